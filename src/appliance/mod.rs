@@ -1,0 +1,1 @@
+//! A running appliance: lanes and the control thread.

@@ -1,0 +1,1 @@
+//! The configuration file: YAML in, checked values out.

@@ -1,0 +1,1 @@
+//! Forward erasure correction: Reed-Solomon over symbols, blocks, and the mathematics of loss.

@@ -1,0 +1,1 @@
+//! The lab: network namespaces, an emulated WAN, scenarios and their reports.

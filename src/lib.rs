@@ -1,0 +1,21 @@
+//! onwire: a pair of transparent layer-3 appliances that make a wide-area link keep what it carries.
+//!
+//! The modules, from the pure middle outwards; `tests/layering.rs` holds who may import whom:
+//!
+//! * [`wire`] bytes to values and back;
+//! * [`fec`] the erasure code, the block being built and the block being filled;
+//! * [`tunnel`] the state machines of a peer: sender, receiver, session;
+//! * [`io`] every system call and all of the `unsafe`;
+//! * [`config`] one YAML file, checked;
+//! * [`appliance`] where state machines and system calls meet;
+//! * [`lab`] namespaces, an emulated WAN, scenarios;
+//! * [`cli`] one file a subcommand.
+
+pub mod appliance;
+pub mod cli;
+pub mod config;
+pub mod fec;
+pub mod io;
+pub mod lab;
+pub mod tunnel;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! The tunnel between two appliances as pure state machines: no I/O, no clock, no locks.

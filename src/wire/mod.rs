@@ -1,0 +1,1 @@
+//! Bytes to values and back: our own datagrams, and a view of the user's packets.
