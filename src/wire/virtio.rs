@@ -82,14 +82,8 @@ mod tests {
 
     #[test]
     fn the_native_form_round_trips() {
-        let header = VirtioHeader {
-            flags: 1,
-            gso_type: 4,
-            hdr_len: 74,
-            gso_size: 1428,
-            csum_start: 40,
-            csum_offset: 16,
-        };
+        let header =
+            VirtioHeader { flags: 1, gso_type: 4, hdr_len: 74, gso_size: 1428, csum_start: 40, csum_offset: 16 };
         assert_eq!(VirtioHeader::from_native(header.to_native()), header);
         assert!(!header.is_plain());
         assert!(VirtioHeader::default().is_plain());
