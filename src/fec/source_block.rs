@@ -1,0 +1,257 @@
+//! The source block being built: whole ADUs end to end in one contiguous buffer, cut into symbols where they lie.
+//!
+//! ```text
+//!  symbol 0        symbol 1        symbol 2        symbol 3
+//!  |hADU...........|ADU........hADU|ADU....        |hADU...
+//!                                          `- the TUN ran dry: sent short; for the code, zeros up to the end
+//! ```
+//!
+//! Symbol `i` lies at `i * symbol_size`. The TUN is read straight into [`room`](SourceBlock::room). A symbol is finished
+//! when it is full, or when its sender will not wait for more; a finished symbol never changes. Nothing here decides
+//! when a block closes, and nothing is sent or sealed.
+
+use super::code::SymbolLayout;
+use crate::wire::adu::{AduHeader, LONG_LEN, PACKET_MAX};
+use crate::wire::payload_id::NO_ADU;
+use crate::wire::virtio::VirtioHeader;
+
+/// A block under construction; its memory is used again for the next one.
+#[derive(Debug)]
+pub struct SourceBlock {
+    symbol_size: usize,
+    buffer: Vec<u8>,
+    /// Where the next byte goes.
+    fill: usize,
+    /// Bytes in each finished symbol.
+    lengths: Vec<u16>,
+    /// Where in each symbol, finished or open, the first ADU begins.
+    first_adus: Vec<u16>,
+    /// Finished symbols that were already taken by [`take_finished`](Self::take_finished).
+    taken: usize,
+}
+
+impl SourceBlock {
+    /// An empty block that stays open until it has `block_symbols` symbols of `symbol_size` bytes.
+    pub fn new(symbol_size: usize, block_symbols: usize) -> Self {
+        let symbols = Self::symbols_max(symbol_size, block_symbols);
+        Self {
+            symbol_size,
+            buffer: vec![0; symbols * symbol_size],
+            fill: 0,
+            lengths: Vec::with_capacity(symbols),
+            first_adus: Vec::with_capacity(symbols),
+            taken: 0,
+        }
+    }
+
+    /// The most symbols such a block can come to have: the last ADU may overfill it.
+    pub fn symbols_max(symbol_size: usize, block_symbols: usize) -> usize {
+        block_symbols + (LONG_LEN + PACKET_MAX).div_ceil(symbol_size) + 1
+    }
+
+    /// Nothing was written since the block was new.
+    pub fn is_empty(&self) -> bool {
+        self.fill == 0
+    }
+
+    /// Symbols begun so far.
+    pub fn symbols(&self) -> usize {
+        self.lengths.len() + usize::from(self.has_open_symbol())
+    }
+
+    /// Finished symbols.
+    pub fn finished(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// A symbol holds bytes and could take more.
+    pub fn has_open_symbol(&self) -> bool {
+        self.fill > self.open_start()
+    }
+
+    /// Where the next packet may be read to: [`PACKET_MAX`] bytes.
+    pub fn room(&mut self) -> &mut [u8] {
+        let start = self.adu_start() + LONG_LEN;
+        &mut self.buffer[start..start + PACKET_MAX]
+    }
+
+    /// Takes the packet of `len` bytes that now lies at the front of [`room`](Self::room) as the next ADU.
+    pub fn commit(&mut self, virtio: VirtioHeader, len: usize) {
+        debug_assert!(len > 0 && len <= PACKET_MAX);
+        let start = self.adu_start();
+        if self.has_open_symbol() && start > self.fill {
+            self.finish_symbol();
+        }
+        let header = AduHeader { packet_len: len, virtio };
+        let header_len = header.header_len();
+        if header_len < LONG_LEN {
+            // Only complete packets have the short header; they are small.
+            self.buffer.copy_within(start + LONG_LEN..start + LONG_LEN + len, start + header_len);
+        }
+        header.emit(&mut self.buffer[start..start + header_len]);
+        self.fill = start + header_len + len;
+
+        let symbol = start / self.symbol_size;
+        self.note_symbols(symbol);
+        if self.first_adus[symbol] == NO_ADU {
+            self.first_adus[symbol] = (start % self.symbol_size) as u16;
+        }
+        let full = self.fill / self.symbol_size;
+        self.lengths.resize(full.max(self.lengths.len()), self.symbol_size as u16);
+        self.note_symbols(self.symbols().saturating_sub(1));
+    }
+
+    /// Finishes the open symbol at its present length: the next ADU begins a new one.
+    pub fn finish_symbol(&mut self) {
+        if self.has_open_symbol() {
+            let start = self.open_start();
+            self.lengths.push((self.fill - start) as u16);
+            self.fill = start + self.symbol_size;
+        }
+    }
+
+    /// The range of finished symbols that were not taken yet; they count as taken now.
+    pub fn take_finished(&mut self) -> std::ops::Range<usize> {
+        let range = self.taken..self.lengths.len();
+        self.taken = self.lengths.len();
+        range
+    }
+
+    /// The bytes of a finished symbol.
+    pub fn symbol(&self, esi: usize) -> &[u8] {
+        let start = esi * self.symbol_size;
+        &self.buffer[start..start + usize::from(self.lengths[esi])]
+    }
+
+    /// Where in a finished symbol the first ADU begins, or [`NO_ADU`].
+    pub fn first_adu(&self, esi: usize) -> u16 {
+        self.first_adus[esi]
+    }
+
+    /// The finished symbols as the code wants them: filled with zeros up to the longest one, rounded up to 64 bytes.
+    pub fn coded(&mut self) -> (SymbolLayout, &[u8]) {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let size = usize::from(longest).next_multiple_of(64);
+        for (esi, &length) in self.lengths.iter().enumerate() {
+            if usize::from(length) < size {
+                let start = esi * self.symbol_size;
+                self.buffer[start + usize::from(length)..start + size].fill(0);
+            }
+        }
+        let layout = SymbolLayout { symbols: self.lengths.len(), stride: self.symbol_size, size };
+        (layout, &self.buffer)
+    }
+
+    /// Empties the block for its next use.
+    pub fn clear(&mut self) {
+        self.fill = 0;
+        self.taken = 0;
+        self.lengths.clear();
+        self.first_adus.clear();
+    }
+
+    fn open_start(&self) -> usize {
+        self.lengths.len() * self.symbol_size
+    }
+
+    /// Where the next ADU begins: an ADU header never straddles two symbols.
+    fn adu_start(&self) -> usize {
+        let open = self.open_start();
+        if self.has_open_symbol() && open + self.symbol_size - self.fill < LONG_LEN {
+            open + self.symbol_size
+        } else {
+            self.fill
+        }
+    }
+
+    fn note_symbols(&mut self, last: usize) {
+        if self.first_adus.len() <= last {
+            self.first_adus.resize(last + 1, NO_ADU);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const E: usize = 128;
+
+    fn push(block: &mut SourceBlock, len: usize, virtio: VirtioHeader) {
+        block.room()[..len].fill(len as u8);
+        block.commit(virtio, len);
+    }
+
+    fn plain() -> VirtioHeader {
+        VirtioHeader::default()
+    }
+
+    #[test]
+    fn small_adus_share_a_symbol_until_the_tun_runs_dry() {
+        let mut block = SourceBlock::new(E, 4);
+        push(&mut block, 20, plain());
+        push(&mut block, 30, plain());
+        assert_eq!((block.symbols(), block.finished()), (1, 0));
+        block.finish_symbol();
+        assert_eq!(block.take_finished(), 0..1);
+        assert_eq!(block.symbol(0).len(), 4 + 20 + 4 + 30);
+        push(&mut block, 10, plain());
+        block.finish_symbol();
+        assert_eq!(block.take_finished(), 1..2);
+        assert_eq!((block.first_adu(0), block.first_adu(1)), (0, 0));
+    }
+
+    #[test]
+    fn a_super_packet_fills_symbols_and_may_overfill_the_block() {
+        let mut block = SourceBlock::new(E, 4);
+        let virtio = VirtioHeader { flags: 1, gso_type: 1, gso_size: 100, ..plain() };
+        push(&mut block, PACKET_MAX, virtio);
+        let bytes = PACKET_MAX + LONG_LEN;
+        assert_eq!(block.finished(), bytes / E);
+        block.finish_symbol();
+        assert_eq!(block.symbols(), bytes.div_ceil(E));
+        assert_eq!(block.first_adu(0), 0);
+        assert!((1..block.symbols()).all(|esi| block.first_adu(esi) == NO_ADU));
+        assert_eq!(block.symbol(block.symbols() - 1).len(), bytes % E);
+    }
+
+    #[test]
+    fn an_adu_header_never_straddles_two_symbols() {
+        for first in 1..2 * E {
+            let mut block = SourceBlock::new(E, 8);
+            push(&mut block, first, plain());
+            push(&mut block, 40, plain());
+            block.finish_symbol();
+            for esi in 0..block.symbols() {
+                let at = block.first_adu(esi);
+                assert!(at == NO_ADU || usize::from(at) + LONG_LEN <= E, "first ADU of {first} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_room_of_a_nearly_full_block_holds_the_longest_packet() {
+        let mut block = SourceBlock::new(E, 4);
+        while block.symbols() < 4 {
+            push(&mut block, 1, plain());
+        }
+        push(&mut block, PACKET_MAX, VirtioHeader { flags: 1, ..plain() });
+        block.finish_symbol();
+        assert!(block.symbols() <= SourceBlock::symbols_max(E, 4));
+    }
+
+    #[test]
+    fn the_coded_size_is_that_of_the_longest_symbol() {
+        let mut block = SourceBlock::new(E, 4);
+        push(&mut block, 60, plain());
+        block.finish_symbol();
+        let (layout, source) = block.coded();
+        assert_eq!((layout.symbols, layout.size), (1, 64));
+        assert_eq!(source[4..64], [60; 60]);
+        block.clear();
+        push(&mut block, 10, plain());
+        block.finish_symbol();
+        let (layout, source) = block.coded();
+        assert_eq!(source[14..layout.size], [0; 50], "what an earlier block left behind is gone");
+    }
+}
