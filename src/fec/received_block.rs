@@ -183,8 +183,8 @@ impl ReceivedBlock {
 
     /// The next ADU that is whole: its header and where its packet lies in [`bytes`](Self::bytes).
     pub fn next_adu(&mut self, skip_holes: bool) -> Option<(AduHeader, Range<usize>)> {
-        while self.is_whole() && !self.holes.is_empty() {
-            if let Some(adu) = self.next_in_hole() {
+        while let Some(index) = self.holes.iter().position(|hole| self.is_filled(hole)) {
+            if let Some(adu) = self.next_in_hole(index) {
                 return Some(adu);
             }
         }
@@ -265,8 +265,15 @@ impl ReceivedBlock {
         Some(esi * self.symbol_size + usize::from(self.first_adus[esi]))
     }
 
-    fn next_in_hole(&mut self) -> Option<(AduHeader, Range<usize>)> {
-        let hole = self.holes.first()?.clone();
+    /// What a hole needs has come, late or rebuilt.
+    fn is_filled(&self, hole: &Range<usize>) -> bool {
+        let (first, last) = (hole.start / self.symbol_size, (hole.end - 1) / self.symbol_size);
+        (self.prefix.max(first)..=last).all(|esi| self.has_symbol(esi))
+    }
+
+    /// The next ADU in a filled hole, which gets smaller by it or goes.
+    fn next_in_hole(&mut self, index: usize) -> Option<(AduHeader, Range<usize>)> {
+        let hole = self.holes[index].clone();
         let (adu, next) = match self.adu_at(hole.start) {
             Step::Adu(header, packet) if packet.end <= hole.end => (Some((header, packet.clone())), packet.end),
             Step::Padding => (None, self.next_symbol(hole.start)),
@@ -277,9 +284,9 @@ impl ReceivedBlock {
             Step::Missing(_) | Step::End => (None, hole.end),
         };
         if next < hole.end {
-            self.holes[0].start = next;
+            self.holes[index].start = next;
         } else {
-            self.holes.remove(0);
+            self.holes.remove(index);
         }
         adu
     }

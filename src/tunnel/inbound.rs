@@ -1,0 +1,290 @@
+//! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
+//!
+//! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
+//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the
+//! first symbol of its block came. A block given up still yields the ADUs that are whole. Addresses and offload headers of ADUs
+//! are checked by the caller.
+//!
+//! Bounds: [`OPEN_BLOCKS_MAX`] blocks and [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::drop_reason::DropReason;
+use crate::fec::code::Code;
+use crate::fec::received_block::{Insertion, ReceivedBlock};
+use crate::wire::adu::AduHeader;
+use crate::wire::payload_id::{RepairId, SourceId};
+use crate::wire::report::{Progress, Reception};
+
+/// Blocks of one profile that may be open at a time.
+pub const OPEN_BLOCKS_MAX: u64 = 4096;
+/// Bytes that the open blocks of one profile may hold.
+pub const MEMORY_MAX: usize = 64 << 20;
+/// Empty blocks that are kept for their memory.
+const SPARE_MAX: usize = 64;
+
+/// How ADUs of different blocks leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// In the order in which they were sent; otherwise as soon as each is whole.
+    pub strict: bool,
+    /// How long a block may be incomplete before it is given up.
+    pub hold: Duration,
+}
+
+/// A block and when its first symbol came.
+#[derive(Debug)]
+struct OpenBlock {
+    block: ReceivedBlock,
+    since: Instant,
+}
+
+/// An ADU that may leave: where it lies.
+#[derive(Debug)]
+pub struct Ready {
+    /// Its header.
+    pub header: AduHeader,
+    sbn: u64,
+    packet: Range<usize>,
+}
+
+/// The blocks of one profile of one peer.
+#[derive(Debug)]
+pub struct Inbound {
+    symbol_size: usize,
+    profile: u8,
+    delivery: Delivery,
+    /// The block at the front of `blocks`; 0 until something is heard.
+    next: u64,
+    /// The first block of which anything was heard: older ones are not missed.
+    heard_from: Option<u64>,
+    /// Blocks below this one are given up as they come to the front.
+    give_up_below: u64,
+    /// The last is always open; before it, `None` is a block of which nothing came.
+    blocks: VecDeque<Option<Box<OpenBlock>>>,
+    /// Without strict ordering: blocks that got a symbol since the last look.
+    touched: Vec<u64>,
+    memory: usize,
+    spare: Vec<Box<OpenBlock>>,
+}
+
+impl Inbound {
+    /// Expects blocks of symbols of up to `symbol_size` bytes.
+    pub fn new(profile: u8, symbol_size: usize, delivery: Delivery) -> Self {
+        Self {
+            symbol_size,
+            profile,
+            delivery,
+            next: 0,
+            heard_from: None,
+            give_up_below: 0,
+            blocks: VecDeque::new(),
+            touched: Vec::new(),
+            memory: 0,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes a source symbol.
+    pub fn handle_source(
+        &mut self,
+        id: SourceId,
+        symbol: &[u8],
+        code: &mut Code,
+        reception: &mut Reception,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if id.unprotected {
+            // Nothing will fill a hole: holding back what follows would only add delay.
+            self.delivery.strict = false;
+        }
+        if id.sbn < self.next {
+            reception.late += 1;
+            return Err(DropReason::LateSymbol);
+        }
+        let open = self.open_block(id.sbn, reception, now);
+        let held = open.block.memory();
+        let insertion = open.block.insert_source(id, symbol);
+        let grown = open.block.memory() - held;
+        self.memory += grown;
+        self.on_insertion(id.sbn, insertion, code, reception)?;
+        if id.previous_symbols > 0 && id.sbn > self.next {
+            let previous = self.open_block(id.sbn - 1, reception, now);
+            if !previous.block.learn_symbols(usize::from(id.previous_symbols)) {
+                return Err(DropReason::Contradictory);
+            }
+            self.on_insertion(id.sbn - 1, Insertion::New, code, reception)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a repair symbol.
+    pub fn handle_repair(
+        &mut self,
+        id: RepairId,
+        symbol: &[u8],
+        code: &mut Code,
+        reception: &mut Reception,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if id.sbn < self.next {
+            // The usual end of a block that lost nothing.
+            return Ok(());
+        }
+        let open = self.open_block(id.sbn, reception, now);
+        let held = open.block.memory();
+        let insertion = open.block.insert_repair(id, symbol);
+        let grown = open.block.memory() - held;
+        self.memory += grown;
+        self.on_insertion(id.sbn, insertion, code, reception)
+    }
+
+    /// The next ADU that may leave at `now`.
+    pub fn next_adu(&mut self, reception: &mut Reception, now: Instant) -> Option<Ready> {
+        loop {
+            let given_up = self.next < self.give_up_below || self.front_deadline().is_some_and(|at| at <= now);
+            let skip_holes = given_up || !self.delivery.strict;
+            match self.blocks.front_mut()? {
+                Some(open) => {
+                    if let Some((header, packet)) = open.block.next_adu(skip_holes) {
+                        return Some(Ready { header, sbn: self.next, packet });
+                    }
+                    if !open.block.is_delivered() && !given_up {
+                        break;
+                    }
+                }
+                None if given_up => {}
+                None => break,
+            }
+            self.pop_front(reception);
+        }
+        self.next_adu_out_of_order()
+    }
+
+    /// The packet of an ADU that [`next_adu`](Self::next_adu) has just named.
+    pub fn packet(&self, ready: &Ready) -> &[u8] {
+        let index = (ready.sbn - self.next) as usize;
+        let open = self.blocks.get(index).and_then(Option::as_ref).expect("the block stays until the next look");
+        &open.block.bytes()[ready.packet.clone()]
+    }
+
+    /// When the front block will be given up, if something is missing in it.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.front_deadline()
+    }
+
+    /// How far this profile has come.
+    pub fn progress(&self) -> Option<Progress> {
+        self.heard_from?;
+        Some(Progress {
+            profile: self.profile,
+            highest: (self.next + self.blocks.len() as u64).saturating_sub(1),
+            decoded_below: self.next,
+        })
+    }
+
+    /// Bytes held by open blocks.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    fn next_adu_out_of_order(&mut self) -> Option<Ready> {
+        while let Some(&sbn) = self.touched.last() {
+            let index = sbn.checked_sub(self.next).map(|index| index as usize);
+            let open = index.and_then(|index| self.blocks.get_mut(index)).and_then(Option::as_mut);
+            if let Some((header, packet)) = open.and_then(|open| open.block.next_adu(true)) {
+                return Some(Ready { header, sbn, packet });
+            }
+            self.touched.pop();
+        }
+        None
+    }
+
+    fn front_deadline(&self) -> Option<Instant> {
+        let since = match self.blocks.front()? {
+            Some(open) if open.block.has_hole() || self.blocks.len() > 1 => open.since,
+            Some(_) => return None,
+            None => self.blocks.iter().flatten().next()?.since,
+        };
+        Some(since + self.delivery.hold)
+    }
+
+    /// The block with this number, which is not below `next`; opened if need be.
+    fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> &mut OpenBlock {
+        if self.heard_from.is_none() {
+            self.heard_from = Some(sbn);
+            self.next = if sbn < OPEN_BLOCKS_MAX { 0 } else { sbn };
+        }
+        if sbn - self.next >= 2 * OPEN_BLOCKS_MAX {
+            // A gap this long is an outage: nothing held could still be completed.
+            let last_open = self.next + self.blocks.len() as u64;
+            while !self.blocks.is_empty() {
+                self.pop_front(reception);
+            }
+            reception.unrecoverable_blocks += sbn - last_open;
+            self.next = sbn;
+        } else if sbn - self.next >= OPEN_BLOCKS_MAX {
+            self.give_up_below = self.give_up_below.max(sbn - OPEN_BLOCKS_MAX + 1);
+        }
+        if self.memory > MEMORY_MAX {
+            self.give_up_below = self.give_up_below.max(self.next) + 1;
+        }
+        let index = (sbn - self.next) as usize;
+        if self.blocks.len() <= index {
+            self.blocks.resize_with(index + 1, || None);
+        }
+        if self.blocks[index].is_none() {
+            let mut open = self
+                .spare
+                .pop()
+                .unwrap_or_else(|| Box::new(OpenBlock { block: ReceivedBlock::new(self.symbol_size), since: now }));
+            open.since = now;
+            self.memory += open.block.memory();
+            self.blocks[index] = Some(open);
+        }
+        self.blocks[index].as_mut().expect("opened above if it was not")
+    }
+
+    fn on_insertion(
+        &mut self,
+        sbn: u64,
+        insertion: Insertion,
+        code: &mut Code,
+        reception: &mut Reception,
+    ) -> Result<(), DropReason> {
+        match insertion {
+            Insertion::Contradictory => return Err(DropReason::Contradictory),
+            Insertion::Unneeded => return Ok(()),
+            Insertion::New => {}
+        }
+        if !self.delivery.strict && self.touched.last() != Some(&sbn) {
+            self.touched.push(sbn);
+        }
+        let index = (sbn - self.next) as usize;
+        if let Some(Some(open)) = self.blocks.get_mut(index) {
+            let rebuilt = open.block.rebuild(code) as u64;
+            reception.recovered_symbols += rebuilt;
+            reception.recovered_blocks += u64::from(rebuilt > 0);
+        }
+        Ok(())
+    }
+
+    fn pop_front(&mut self, reception: &mut Reception) {
+        let missed = self.heard_from.is_some_and(|first| self.next >= first);
+        match self.blocks.pop_front() {
+            Some(Some(mut open)) => {
+                reception.unrecoverable_blocks += u64::from(missed && !open.block.is_delivered());
+                self.memory -= open.block.memory();
+                open.block.clear();
+                if self.spare.len() < SPARE_MAX {
+                    self.spare.push(open);
+                }
+            }
+            Some(None) => reception.unrecoverable_blocks += u64::from(missed),
+            None => {}
+        }
+        self.next += 1;
+    }
+}
