@@ -1,7 +1,7 @@
 //! The virtio network header that travels with every packet of a TUN opened with `IFF_VNET_HDR`.
 //!
 //! Source: Virtio 1.2, section 5.1.6, and `include/uapi/linux/virtio_net.h`. The ten-byte legacy form. Whether a
-//! header fits its packet is not decided here but in [`super::packet`].
+//! header fits its packet is not decided here but in [`super::offload`].
 
 /// What the kernel says of one packet: how to finish its checksum and how to cut it into segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,313 @@
+//! Whether a virtio header fits the packet behind it, decided before the kernel sees the two.
+//!
+//! Used on both sides: for what our TUN read, and for what the peer sent. Whatever passes, Linux from 5.10 on accepts in
+//! a TUN write, and the software segmentation in `segment` can cut. It neither changes the packet nor
+//! verifies a checksum. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use super::packet::{PacketView, TCP, UDP};
+use super::virtio::VirtioHeader;
+
+/// Linux refuses a UDP super-packet of more segments than this (older kernels: more than 64).
+pub const MAX_UDP_SEGMENTS: usize = 128;
+
+/// Where the checksum lies in a TCP header.
+pub const TCP_CHECKSUM_OFFSET: u16 = 16;
+/// Where the checksum lies in a UDP header.
+pub const UDP_CHECKSUM_OFFSET: u16 = 6;
+
+/// Bytes of a UDP header.
+pub const UDP_HEADER: usize = 8;
+
+/// No TCP sender cuts smaller: Linux's lower bound of the segment size, less the room for options. A smaller value
+/// would only multiply one super-packet into tens of thousands of packets.
+const MIN_TCP_SEGMENT: u16 = 8;
+
+/// The kernel's own mark for "sizes are in the fragments"; never valid in a virtio header.
+const GSO_BY_FRAGS: u16 = 0xffff;
+
+/// Why a virtio header may not be handed on with its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OffloadError {
+    /// A flag that nobody negotiated.
+    #[error("unknown virtio flags {0:#04x}")]
+    Flags(u8),
+    /// A kind of super-packet that nobody negotiated, or the obsolete UDP fragmentation.
+    #[error("unknown or obsolete GSO type {0:#04x}")]
+    GsoType(u8),
+    /// The kind of super-packet is not that of the packet's IP version and protocol.
+    #[error("the GSO type does not match the packet")]
+    GsoMismatch,
+    /// A super-packet whose checksum is not left to be finished.
+    #[error("a super-packet without a checksum to finish")]
+    GsoWithoutChecksum,
+    /// Segments of no bytes, absurdly few, or of the value that the kernel reserves.
+    #[error("GSO size {0} is not acceptable")]
+    GsoSize(u16),
+    /// A UDP super-packet of more segments than the kernel takes.
+    #[error("a UDP super-packet of {0} segments, at most {MAX_UDP_SEGMENTS} are allowed")]
+    Segments(usize),
+    /// A super-packet without payload, or with a transport header that is cut short.
+    #[error("the transport header of a super-packet is cut short or has no payload")]
+    Transport,
+    /// The place of the checksum is not that of the packet's transport header.
+    #[error("the checksum position does not match the packet")]
+    Checksum,
+    /// A fragment can neither be cut nor be checksummed.
+    #[error("offload asked for a fragment")]
+    Fragment,
+}
+
+/// Checks `header` against the `packet` that `view` was parsed from and returns it normalised.
+///
+/// Normalised: `hdr_len` computed from the packet (0 when it is not a super-packet), `DATA_VALID` cleared because it is
+/// a statement about another machine's network card, fields without meaning zero, a "super-packet" of one segment made
+/// an ordinary packet. An unknown flag or type is refused, never cleared: it may change what the bytes mean.
+pub fn check_offload(
+    header: VirtioHeader,
+    packet: &[u8],
+    view: &PacketView,
+) -> Result<VirtioHeader, OffloadError> {
+    let unknown = header.flags & !(VirtioHeader::NEEDS_CSUM | VirtioHeader::DATA_VALID);
+    if unknown != 0 {
+        return Err(OffloadError::Flags(unknown));
+    }
+    if header.flags & VirtioHeader::NEEDS_CSUM == 0 {
+        return match header.gso_type {
+            VirtioHeader::GSO_NONE => Ok(VirtioHeader::default()),
+            _ => Err(OffloadError::GsoWithoutChecksum),
+        };
+    }
+    if view.fragment.is_some() {
+        return Err(OffloadError::Fragment);
+    }
+    let plain = check_checksum(header, packet, view)?;
+    if header.gso_type == VirtioHeader::GSO_NONE {
+        return Ok(plain);
+    }
+    check_segmentation(header, plain, packet, view)
+}
+
+/// The checksum part alone: an ordinary packet whose checksum is to be finished.
+fn check_checksum(
+    header: VirtioHeader,
+    packet: &[u8],
+    view: &PacketView,
+) -> Result<VirtioHeader, OffloadError> {
+    let (checksum_offset, transport_header) = match view.protocol {
+        TCP => (TCP_CHECKSUM_OFFSET, 20),
+        UDP => (UDP_CHECKSUM_OFFSET, UDP_HEADER),
+        _ => return Err(OffloadError::Checksum),
+    };
+    if usize::from(header.csum_start) != view.transport_offset
+        || header.csum_offset != checksum_offset
+        || view.transport_offset + transport_header > packet.len()
+    {
+        return Err(OffloadError::Checksum);
+    }
+    Ok(VirtioHeader {
+        flags: VirtioHeader::NEEDS_CSUM,
+        csum_start: header.csum_start,
+        csum_offset: header.csum_offset,
+        ..VirtioHeader::default()
+    })
+}
+
+/// The segmentation part: `plain` is what the checksum part accepted.
+fn check_segmentation(
+    header: VirtioHeader,
+    plain: VirtioHeader,
+    packet: &[u8],
+    view: &PacketView,
+) -> Result<VirtioHeader, OffloadError> {
+    let gso_type = header.gso_type & !VirtioHeader::GSO_ECN;
+    let ecn = header.gso_type & VirtioHeader::GSO_ECN;
+    let matches = match gso_type {
+        VirtioHeader::GSO_TCPV4 => matches!(view.source, IpAddr::V4(_)) && view.protocol == TCP,
+        VirtioHeader::GSO_TCPV6 => matches!(view.source, IpAddr::V6(_)) && view.protocol == TCP,
+        VirtioHeader::GSO_UDP_L4 => view.protocol == UDP && ecn == 0,
+        _ => return Err(OffloadError::GsoType(header.gso_type)),
+    };
+    if !matches {
+        return Err(OffloadError::GsoMismatch);
+    }
+    let (transport_header, smallest) = match gso_type {
+        VirtioHeader::GSO_UDP_L4 => (UDP_HEADER, 1),
+        _ => {
+            let tcp = view.tcp(packet).ok_or(OffloadError::Transport)?;
+            (tcp.header_len, MIN_TCP_SEGMENT)
+        }
+    };
+    let headers = view.transport_offset + transport_header;
+    let payload = packet.len().saturating_sub(headers);
+    if payload == 0 {
+        return Err(OffloadError::Transport);
+    }
+    if header.gso_size < smallest || header.gso_size == GSO_BY_FRAGS {
+        return Err(OffloadError::GsoSize(header.gso_size));
+    }
+    if payload <= usize::from(header.gso_size) {
+        return Ok(plain);
+    }
+    let segments = payload.div_ceil(usize::from(header.gso_size));
+    if gso_type == VirtioHeader::GSO_UDP_L4 && segments > MAX_UDP_SEGMENTS {
+        return Err(OffloadError::Segments(segments));
+    }
+    Ok(VirtioHeader {
+        gso_type: header.gso_type,
+        gso_size: header.gso_size,
+        // Both parts are bounded by the packet: at most eight extension headers and 60 bytes of TCP.
+        hdr_len: u16::try_from(headers).map_err(|_| OffloadError::Transport)?,
+        ..plain
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::PacketView;
+    use super::super::samples;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(header: VirtioHeader, packet: &[u8]) -> Result<VirtioHeader, OffloadError> {
+        check_offload(header, packet, &PacketView::parse(packet).unwrap())
+    }
+
+    #[test]
+    fn what_a_tun_gives_passes_unchanged() {
+        for version in [4, 6] {
+            let table = [
+                (TCP, samples::tcp(0x18, &[1; 12], 20_000), Some(1448)),
+                (TCP, samples::tcp(0x02, &[1; 20], 0), None),
+                (UDP, samples::udp(12_000), Some(1200)),
+                (UDP, samples::udp(0), None),
+            ];
+            for (protocol, transport, gso_size) in table {
+                let (header, packet) = samples::partial(version, protocol, transport, gso_size);
+                assert_eq!(check(header, &packet), Ok(header));
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_packet_loses_everything_that_has_no_meaning() {
+        let packet = samples::ipv4(UDP, &[], &samples::udp(10));
+        let header = VirtioHeader {
+            flags: VirtioHeader::DATA_VALID,
+            hdr_len: 9999,
+            csum_start: 9999,
+            csum_offset: 9999,
+            gso_size: 7,
+            ..VirtioHeader::default()
+        };
+        assert_eq!(check(header, &packet), Ok(VirtioHeader::default()));
+    }
+
+    #[test]
+    fn the_header_length_is_never_believed() {
+        let (good, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 3000), Some(1000));
+        for hdr_len in [0, 10, 39, 41, 65535] {
+            assert_eq!(check(VirtioHeader { hdr_len, ..good }, &packet), Ok(good));
+        }
+    }
+
+    #[test]
+    fn a_super_packet_of_one_segment_is_an_ordinary_packet() {
+        let (good, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 1000), Some(1000));
+        let plain = check(good, &packet).unwrap();
+        assert_eq!((plain.gso_type, plain.gso_size, plain.hdr_len), (0, 0, 0));
+        assert_eq!(plain.flags, VirtioHeader::NEEDS_CSUM);
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_refused_first() {
+        type Change = fn(&mut VirtioHeader);
+        let table: [(u8, Change, OffloadError); 17] = [
+            (TCP, |h| h.flags |= 4, OffloadError::Flags(4)),
+            (TCP, |h| h.flags |= 0x88, OffloadError::Flags(0x88)),
+            (TCP, |h| h.flags = 0, OffloadError::GsoWithoutChecksum),
+            (TCP, |h| h.flags = 2, OffloadError::GsoWithoutChecksum),
+            (TCP, |h| h.gso_type = 3, OffloadError::GsoType(3)),
+            (TCP, |h| h.gso_type = 0x80, OffloadError::GsoType(0x80)),
+            (TCP, |h| h.gso_type = 0x21, OffloadError::GsoType(0x21)),
+            (TCP, |h| h.gso_type = 4, OffloadError::GsoMismatch),
+            (TCP, |h| h.gso_type = 5, OffloadError::GsoMismatch),
+            (UDP, |h| h.gso_type = 1, OffloadError::GsoMismatch),
+            (UDP, |h| h.gso_type = 0x85, OffloadError::GsoMismatch),
+            (TCP, |h| h.gso_size = 0, OffloadError::GsoSize(0)),
+            (TCP, |h| h.gso_size = 7, OffloadError::GsoSize(7)),
+            (TCP, |h| h.gso_size = 0xffff, OffloadError::GsoSize(0xffff)),
+            (UDP, |h| h.gso_size = 31, OffloadError::Segments(130)),
+            (TCP, |h| h.csum_start -= 1, OffloadError::Checksum),
+            (UDP, |h| h.csum_offset = 16, OffloadError::Checksum),
+        ];
+        for (row, (protocol, change, expected)) in table.into_iter().enumerate() {
+            let transport = match protocol {
+                TCP => samples::tcp(0x10, &[], 4000),
+                _ => samples::udp(4000),
+            };
+            let (mut header, packet) = samples::partial(4, protocol, transport, Some(1000));
+            change(&mut header);
+            assert_eq!(check(header, &packet), Err(expected), "row {row}");
+        }
+    }
+
+    #[test]
+    fn ecn_is_kept_with_tcp() {
+        let (mut header, packet) =
+            samples::partial(6, TCP, samples::tcp(0x90, &[], 3000), Some(1000));
+        header.gso_type |= VirtioHeader::GSO_ECN;
+        assert_eq!(check(header, &packet), Ok(header));
+    }
+
+    #[test]
+    fn cut_headers_and_fragments_are_refused() {
+        let (header, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 3000), Some(1000));
+        let shortened = samples::ipv4(TCP, &[], &packet[20..35]);
+        assert_eq!(check(header, &shortened), Err(OffloadError::Checksum));
+        let without_payload = samples::ipv4(TCP, &[], &packet[20..40]);
+        assert_eq!(
+            check(header, &without_payload),
+            Err(OffloadError::Transport)
+        );
+        let mut impossible = packet.clone();
+        impossible[32] = 0x40;
+        assert_eq!(check(header, &impossible), Err(OffloadError::Transport));
+        let mut fragment = packet;
+        fragment[6] = 0x20;
+        assert_eq!(check(header, &fragment), Err(OffloadError::Fragment));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_passes_lies_inside_the_packet_and_passes_again(
+            native in any::<[u8; VirtioHeader::LEN]>(),
+            sensible in any::<bool>(),
+            version in prop_oneof![Just(4u8), Just(6)],
+            tcp in any::<bool>(),
+            payload in 0usize..5000,
+        ) {
+            let (protocol, transport) = match tcp {
+                true => (TCP, samples::tcp(0x10, &[], payload)),
+                false => (UDP, samples::udp(payload)),
+            };
+            let (good, packet) = samples::partial(version, protocol, transport, Some(1000));
+            let mut header = VirtioHeader::from_native(native);
+            if sensible {
+                header.flags = good.flags;
+                header.gso_type = good.gso_type;
+                header.csum_start = good.csum_start;
+                header.csum_offset = good.csum_offset;
+            }
+            if let Ok(checked) = check(header, &packet) {
+                prop_assert_eq!(check(checked, &packet), Ok(checked));
+                prop_assert!(usize::from(checked.hdr_len) <= packet.len());
+                let end = checked.csum_start + checked.csum_offset;
+                prop_assert!(usize::from(end) + 2 <= packet.len());
+            }
+        }
+    }
+}
