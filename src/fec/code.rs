@@ -1,12 +1,663 @@
-//! Placeholder until the code branch is merged.
+//! The erasure code of a lane: repair symbols from source symbols, and lost source symbols from what arrived.
+//!
+//! The code is that of `reed-solomon-simd`: Reed-Solomon over GF(2^16), systematic, any k of the n = k + m symbols rebuild
+//! the block. Few losses are decoded from syndromes:
+//!
+//! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols: what
+//!    remains, the syndromes, is what the lost symbols alone would have given;
+//! 2. each of the e lost symbols is a sum of e syndromes, with the factors of [`super::positions`].
+//!
+//! That costs one encoding and e² products. For many losses in a large block the crate's decoder, whose cost does
+//! not grow with e, is cheaper: [`Cost`] decides. Both give the same bytes.
+//!
+//! This module does not know what a block holds, where symbols come from, or how many repair symbols a block deserves
+//! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
+//! long before.
 
-/// How the symbols of a block lie in its buffer.
+use std::ops::Range;
+
+use reed_solomon_simd::engine::{Engine, utils};
+use reed_solomon_simd::rate::{DefaultRateDecoder, RateDecoder};
+
+use super::locator::ShortLocator;
+use super::positions::{Coefficients, Positions};
+use super::transform::{Piece, Transform};
+
+/// The most encoding symbols, source and repair together, of one block.
+pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
+
+/// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SymbolLayout {
     /// Source symbols, k.
     pub symbols: usize,
-    /// Bytes from the start of one symbol to the start of the next.
+    /// Bytes from one symbol to the next, at least `size`.
     pub stride: usize,
-    /// Bytes of each symbol that are coded; a multiple of 64.
+    /// Bytes of a symbol that the code covers: a multiple of 64, not zero.
     pub size: usize,
+}
+
+impl SymbolLayout {
+    /// Where symbol `index` lies.
+    pub fn range(&self, index: usize) -> Range<usize> {
+        let start = index * self.stride;
+        start..start + self.size
+    }
+
+    /// Whether the code can work on a buffer of `bytes` with `repair_symbols`.
+    fn fits(&self, bytes: usize, repair_symbols: usize) -> bool {
+        let symbols = self.symbols.saturating_add(repair_symbols);
+        let last = self.symbols.saturating_sub(1).checked_mul(self.stride);
+        let end = last.and_then(|last| last.checked_add(self.size));
+        symbols <= MAX_ENCODING_SYMBOLS
+            && self.size > 0
+            && self.size.is_multiple_of(64)
+            && self.size <= self.stride
+            && end.is_some_and(|end| end <= bytes)
+    }
+}
+
+/// A block cannot be rebuilt from what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{lost} source symbols are lost and only {usable} repair symbols are usable")]
+pub struct TooFewSymbols {
+    /// Source symbols that are missing.
+    pub lost: usize,
+    /// Distinct repair symbols of the right index and size that were offered; 0 when the layout does not fit the
+    /// buffer.
+    pub usable: usize,
+}
+
+/// The encoder and decoder of one lane, with their scratch memory. Once that has grown to the size of the largest
+/// block, encoding and syndrome decoding allocate nothing.
+pub struct Code {
+    transform: Transform,
+    coefficients: Coefficients,
+    lost: Vec<usize>,
+    /// Index of each chosen repair symbol, and its place in the caller's list.
+    repair_indices: Vec<usize>,
+    repair_places: Vec<usize>,
+    seen: Vec<bool>,
+    product: Vec<Piece>,
+    decoder: Option<DefaultRateDecoder<ShortLocator>>,
+    forced: Option<Decoding>,
+}
+
+/// The two ways to rebuild a block. They differ in time only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// One encoding and e² products.
+    Syndrome,
+    /// The crate's decoder: transforms over the whole block.
+    Transform,
+}
+
+impl Default for Code {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Code {
+    /// A code with empty scratch. The first one in a process fills the field's tables: 9 MB, some milliseconds.
+    pub fn new() -> Self {
+        Self {
+            transform: Transform::new(),
+            coefficients: Coefficients::default(),
+            lost: Vec::new(),
+            repair_indices: Vec::new(),
+            repair_places: Vec::new(),
+            seen: Vec::new(),
+            product: Vec::new(),
+            decoder: None,
+            forced: None,
+        }
+    }
+
+    /// Decodes in this way whatever it costs; `None` chooses by cost. For tests and measurements.
+    pub fn force_decoding(&mut self, decoding: Option<Decoding>) {
+        self.forced = decoding;
+    }
+
+    /// Writes the `repair_symbols` repair symbols of a block, end to end, each `layout.size` bytes, in place of what
+    /// `repair` held. The part of each source symbol that carries no data must be zero.
+    ///
+    /// Returns how many were written: all; or none when the block is empty, when `layout` does not fit `source`, or when
+    /// there would be more than [`MAX_ENCODING_SYMBOLS`].
+    pub fn encode(
+        &mut self,
+        layout: SymbolLayout,
+        source: &[u8],
+        repair_symbols: usize,
+        repair: &mut Vec<u8>,
+    ) -> usize {
+        repair.clear();
+        if layout.symbols == 0 || repair_symbols == 0 || !layout.fits(source.len(), repair_symbols)
+        {
+            return 0;
+        }
+        let positions = Positions::new(layout.symbols, repair_symbols);
+        let (encoded, _) = self
+            .transform
+            .run(positions, layout, source, None, repair_symbols);
+        repair.extend_from_slice(encoded.as_flattened());
+        repair_symbols
+    }
+
+    /// Fills the source symbols that are not `present` from the repair symbols received: pairs of index (0 to
+    /// `repair_symbols` - 1) and bytes. `repair_symbols` is the m that the sender encoded with, not how many arrived.
+    /// Returns how many were rebuilt.
+    ///
+    /// Repair symbols with a wrong index or size, or offered twice, are passed over. On failure the block is as it was.
+    pub fn decode(
+        &mut self,
+        layout: SymbolLayout,
+        source: &mut [u8],
+        present: &[bool],
+        repair_symbols: usize,
+        repair: &[(u16, &[u8])],
+    ) -> Result<usize, TooFewSymbols> {
+        self.lost.clear();
+        self.lost
+            .extend((0..layout.symbols.min(present.len())).filter(|&i| !present[i]));
+        let lost = self.lost.len() + layout.symbols.saturating_sub(present.len());
+        if lost == 0 {
+            return Ok(0);
+        }
+        if present.len() < layout.symbols || !layout.fits(source.len(), repair_symbols) {
+            return Err(TooFewSymbols { lost, usable: 0 });
+        }
+        let usable = self.choose(layout.size, repair_symbols, repair, lost);
+        if usable < lost {
+            return Err(TooFewSymbols { lost, usable });
+        }
+
+        let decoding = self
+            .forced
+            .unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
+        match decoding {
+            Decoding::Syndrome => {
+                self.decode_syndromes(layout, source, present, repair_symbols, repair);
+            }
+            Decoding::Transform => self
+                .decode_transforms(layout, source, present, repair_symbols, repair)
+                .map_err(|_| TooFewSymbols { lost, usable: 0 })?,
+        }
+        Ok(lost)
+    }
+
+    /// Picks as many usable repair symbols as are needed; returns how many there are, up to that.
+    fn choose(
+        &mut self,
+        size: usize,
+        repair_symbols: usize,
+        repair: &[(u16, &[u8])],
+        needed: usize,
+    ) -> usize {
+        self.seen.clear();
+        self.seen.resize(repair_symbols, false);
+        self.repair_indices.clear();
+        self.repair_places.clear();
+        for (place, &(index, symbol)) in repair.iter().enumerate() {
+            let index = usize::from(index);
+            if self.repair_indices.len() == needed {
+                break;
+            }
+            if index < repair_symbols && symbol.len() == size && !self.seen[index] {
+                self.seen[index] = true;
+                self.repair_indices.push(index);
+                self.repair_places.push(place);
+            }
+        }
+        self.repair_indices.len()
+    }
+
+    fn decode_syndromes(
+        &mut self,
+        layout: SymbolLayout,
+        source: &mut [u8],
+        present: &[bool],
+        repair_symbols: usize,
+        repair: &[(u16, &[u8])],
+    ) {
+        let pieces = layout.size / 64;
+        let positions = Positions::new(layout.symbols, repair_symbols);
+        let wanted = self.repair_indices.iter().max().map_or(0, |&j| j + 1);
+        self.coefficients
+            .solve(positions, &self.lost, &self.repair_indices);
+        self.product.resize(pieces, [0; 64]);
+
+        let (encoded, engine) =
+            self.transform
+                .run(positions, layout, source, Some(present), wanted);
+        for (&index, &place) in self.repair_indices.iter().zip(&self.repair_places) {
+            let (received, _) = repair[place].1.as_chunks::<64>();
+            utils::xor(&mut encoded[index * pieces..][..pieces], received);
+        }
+        let syndromes = &*encoded;
+
+        let product = &mut self.product[..pieces];
+        for (i, &lost) in self.lost.iter().enumerate() {
+            let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut::<64>();
+            for (j, &index) in self.repair_indices.iter().enumerate() {
+                let syndrome = &syndromes[index * pieces..][..pieces];
+                let factor = self.coefficients.coefficient(i, j);
+                if j == 0 {
+                    rebuilt.copy_from_slice(syndrome);
+                    multiply(engine, rebuilt, factor);
+                } else {
+                    product.copy_from_slice(syndrome);
+                    multiply(engine, product, factor);
+                    utils::xor(rebuilt, product);
+                }
+            }
+        }
+    }
+
+    fn decode_transforms(
+        &mut self,
+        layout: SymbolLayout,
+        source: &mut [u8],
+        present: &[bool],
+        repair_symbols: usize,
+        repair: &[(u16, &[u8])],
+    ) -> Result<(), reed_solomon_simd::Error> {
+        let (k, m, size) = (layout.symbols, repair_symbols, layout.size);
+        let decoder = match &mut self.decoder {
+            Some(decoder) => {
+                decoder.reset(k, m, size)?;
+                decoder
+            }
+            none => none.insert(DefaultRateDecoder::new(
+                k,
+                m,
+                size,
+                ShortLocator::new(),
+                None,
+            )?),
+        };
+        for index in (0..k).filter(|&index| present[index]) {
+            decoder.add_original_shard(index, &source[layout.range(index)])?;
+        }
+        for (&index, &place) in self.repair_indices.iter().zip(&self.repair_places) {
+            decoder.add_recovery_shard(index, repair[place].1)?;
+        }
+        let rebuilt = decoder.decode()?;
+        for (index, symbol) in rebuilt.restored_original_iter() {
+            source[layout.range(index)].copy_from_slice(symbol);
+        }
+        Ok(())
+    }
+}
+
+fn multiply(engine: &impl Engine, symbol: &mut [Piece], factor: u16) {
+    // The logarithm of one is zero.
+    if factor != 0 {
+        engine.mul(symbol, factor);
+    }
+}
+
+/// What decoding a block takes, in hundredths of a nanosecond, to tell which way is cheaper.
+///
+/// The constants are for 64 bytes of a symbol, from `cargo bench --bench codec -- --costs` on an x86-64 with AVX2;
+/// only their ratios matter, and those hold wherever one shuffle does the multiplication.
+struct Cost {
+    pieces: usize,
+    encode: usize,
+    transform: usize,
+}
+
+impl Cost {
+    const COPY: usize = 100;
+    const BUTTERFLY: usize = 300;
+    /// Copy, multiply, add.
+    const PRODUCT: usize = 400;
+    /// One step of the locator's transform; it does not depend on the symbol's size.
+    const LOCATOR: usize = 60;
+
+    fn new(layout: SymbolLayout, repair_symbols: usize) -> Self {
+        let pieces = layout.size / 64;
+        let (k, m) = (layout.symbols, repair_symbols);
+        let Positions { span, repair_first } = Positions::new(k, m);
+        let (large, layers) = (if repair_first { k } else { m }, log2(span));
+        let encode = pieces
+            * (k * Self::COPY
+                + (large.next_multiple_of(span) + span) / 2 * layers * Self::BUTTERFLY);
+
+        let points = (span + large).next_power_of_two();
+        let transform = pieces
+            * (k * (Self::COPY + Self::PRODUCT) + (span + large) * log2(points) * Self::BUTTERFLY)
+            + 3 * points / 2 * log2(points) * Self::LOCATOR;
+        Self {
+            pieces,
+            encode,
+            transform,
+        }
+    }
+
+    fn cheaper(&self, lost: usize) -> Decoding {
+        let syndrome = self.encode + lost * lost * self.pieces * Self::PRODUCT;
+        if syndrome <= self.transform {
+            Decoding::Syndrome
+        } else {
+            Decoding::Transform
+        }
+    }
+}
+
+fn log2(power: usize) -> usize {
+    power.trailing_zeros() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
+    use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
+
+    use super::*;
+
+    /// A block of random bytes, with a gap after each symbol that nobody may touch.
+    struct Sample {
+        layout: SymbolLayout,
+        source: Vec<u8>,
+        m: usize,
+        repair: Vec<u8>,
+    }
+
+    impl Sample {
+        fn new(code: &mut Code, k: usize, m: usize, size: usize, seed: u64) -> Self {
+            let layout = SymbolLayout {
+                symbols: k,
+                stride: size + 64,
+                size,
+            };
+            let mut source = vec![0; k * layout.stride];
+            SmallRng::seed_from_u64(seed).fill_bytes(&mut source);
+            let mut repair = vec![1; 7];
+            assert_eq!(code.encode(layout, &source, m, &mut repair), m);
+            Self {
+                layout,
+                source,
+                m,
+                repair,
+            }
+        }
+
+        fn repair(&self, index: usize) -> (u16, &[u8]) {
+            let size = self.layout.size;
+            (index as u16, &self.repair[index * size..][..size])
+        }
+
+        /// The repair symbols by the crate's own encoder.
+        fn reference_repair(&self) -> Vec<u8> {
+            let SymbolLayout { symbols, size, .. } = self.layout;
+            let mut encoder = ReedSolomonEncoder::new(symbols, self.m, size).unwrap();
+            for i in 0..symbols {
+                encoder
+                    .add_original_shard(&self.source[self.layout.range(i)])
+                    .unwrap();
+            }
+            encoder
+                .encode()
+                .unwrap()
+                .recovery_iter()
+                .flatten()
+                .copied()
+                .collect()
+        }
+
+        /// Rebuilds from the given symbols and compares with the data that was lost.
+        #[track_caller]
+        fn check(&self, code: &mut Code, present: &[bool], repair: &[usize]) {
+            let repair: Vec<_> = repair.iter().map(|&j| self.repair(j)).collect();
+            let lost = present.iter().filter(|p| !**p).count();
+            let mut source = self.source.clone();
+            for (i, _) in present.iter().enumerate().filter(|(_, p)| !**p) {
+                source[self.layout.range(i)].fill(0xee);
+            }
+            let damaged = source.clone();
+            let result = code.decode(self.layout, &mut source, present, self.m, &repair);
+            if repair.len() >= lost {
+                assert_eq!(result, Ok(lost));
+                assert!(source == self.source, "{present:?} {:?}", self.layout);
+            } else {
+                let usable = repair.len();
+                assert_eq!(result, Err(TooFewSymbols { lost, usable }));
+                assert!(source == damaged, "a failed decoding changed the block");
+            }
+        }
+
+        fn reference_decode(&self, present: &[bool], repair: &[usize]) -> Vec<(usize, Vec<u8>)> {
+            let SymbolLayout { symbols, size, .. } = self.layout;
+            let mut decoder = ReedSolomonDecoder::new(symbols, self.m, size).unwrap();
+            for i in (0..symbols).filter(|&i| present[i]) {
+                decoder
+                    .add_original_shard(i, &self.source[self.layout.range(i)])
+                    .unwrap();
+            }
+            for &j in repair {
+                decoder.add_recovery_shard(j, self.repair(j).1).unwrap();
+            }
+            let result = decoder.decode().unwrap();
+            result
+                .restored_original_iter()
+                .map(|(i, symbol)| (i, symbol.to_vec()))
+                .collect()
+        }
+    }
+
+    fn bits(pattern: u32, count: usize) -> Vec<bool> {
+        (0..count).map(|i| pattern >> i & 1 == 1).collect()
+    }
+
+    #[test]
+    fn repair_symbols_are_those_of_the_crate() {
+        let mut code = Code::new();
+        for k in (1..40).chain([63, 64, 65, 100, 256, 300]) {
+            for m in (1..12).chain([16, 17, 33, 64, 100]) {
+                let sample = Sample::new(&mut code, k, m, 64, (k * 1000 + m) as u64);
+                assert!(sample.repair == sample.reference_repair(), "({k}, {m})");
+            }
+        }
+        let sample = Sample::new(&mut code, 50, 7, 1408, 1);
+        assert!(sample.repair == sample.reference_repair());
+    }
+
+    #[test]
+    fn every_pattern_of_losses_in_small_blocks_both_ways() {
+        let mut code = Code::new();
+        for (k, m) in (1..=6).flat_map(|k| (1..=4).map(move |m| (k, m))) {
+            let sample = Sample::new(&mut code, k, m, 64, 9);
+            for pattern in 0..1 << (k + m) {
+                let present = bits(pattern, k);
+                let repair: Vec<_> = (0..m).filter(|j| pattern >> (k + j) & 1 == 1).collect();
+                for decoding in [Decoding::Syndrome, Decoding::Transform] {
+                    code.force_decoding(Some(decoding));
+                    sample.check(&mut code, &present, &repair);
+                }
+                let lost = present.iter().filter(|p| !**p).count();
+                // The crate's decoder is slow: one pattern in seven is enough, they were compared with the data.
+                if pattern % 7 == 0 && lost > 0 && repair.len() >= lost {
+                    for (i, symbol) in sample.reference_decode(&present, &repair) {
+                        assert!(symbol == sample.source[sample.layout.range(i)]);
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(120))]
+        #[test]
+        fn random_losses_in_large_blocks_both_ways(
+            k in 1_usize..400,
+            m in 1_usize..150,
+            size in 1_usize..5,
+            share in 0.0_f64..=1.0,
+            seed: u64,
+        ) {
+            let mut code = Code::new();
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let sample = Sample::new(&mut code, k, m, size * 64, seed);
+            let lost = ((k.min(m) as f64 * share) as usize).max(1);
+            let mut present = vec![true; k];
+            for i in rand::seq::index::sample(&mut rng, k, lost) {
+                present[i] = false;
+            }
+            let offered = rng.random_range(lost..=m);
+            let repair = rand::seq::index::sample(&mut rng, m, offered).into_vec();
+            for decoding in [Some(Decoding::Syndrome), Some(Decoding::Transform), None] {
+                code.force_decoding(decoding);
+                sample.check(&mut code, &present, &repair);
+            }
+            sample.check(&mut code, &present, &repair[..lost - 1]);
+        }
+    }
+
+    #[test]
+    fn one_code_serves_blocks_of_all_shapes_in_turn() {
+        let mut code = Code::new();
+        for round in 0..3 {
+            for (k, m, size) in [
+                (64, 8, 1408),
+                (1, 3, 64),
+                (5, 60, 256),
+                (300, 20, 128),
+                (8, 1, 640),
+            ] {
+                let sample = Sample::new(&mut code, k, m, size, round);
+                let mut present = vec![true; k];
+                present[k / 2] = false;
+                for decoding in [Decoding::Syndrome, Decoding::Transform] {
+                    code.force_decoding(Some(decoding));
+                    sample.check(&mut code, &present, &[m - 1]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unusable_repair_symbols_are_passed_over() {
+        let mut code = Code::new();
+        let sample = Sample::new(&mut code, 10, 3, 128, 4);
+        let (_, good) = sample.repair(1);
+        let mut present = [true; 10];
+        present[2] = false;
+        let mut source = sample.source.clone();
+        source[sample.layout.range(2)].fill(0);
+        let offered = [(3, good), (u16::MAX, good), (0, &good[..64]), (2, &[][..])];
+        assert_eq!(
+            code.decode(sample.layout, &mut source, &present, 3, &offered),
+            Err(TooFewSymbols { lost: 1, usable: 0 })
+        );
+        let offered = [(3, good), (1, good), (1, good)];
+        assert_eq!(
+            code.decode(sample.layout, &mut source, &present, 3, &offered),
+            Ok(1)
+        );
+        assert!(source == sample.source);
+        present[5] = false;
+        assert_eq!(
+            code.decode(sample.layout, &mut source, &present, 3, &offered),
+            Err(TooFewSymbols { lost: 2, usable: 1 })
+        );
+    }
+
+    #[test]
+    fn layouts_that_do_not_fit_are_refused() {
+        let mut code = Code::new();
+        let good = SymbolLayout {
+            symbols: 4,
+            stride: 128,
+            size: 128,
+        };
+        let mut source = vec![7; 4 * 128];
+        let bad = [
+            SymbolLayout { symbols: 5, ..good },
+            SymbolLayout { stride: 64, ..good },
+            SymbolLayout {
+                stride: 129,
+                ..good
+            },
+            SymbolLayout {
+                stride: usize::MAX,
+                ..good
+            },
+            SymbolLayout { size: 0, ..good },
+            SymbolLayout { size: 100, ..good },
+            SymbolLayout {
+                symbols: MAX_ENCODING_SYMBOLS,
+                stride: 0,
+                size: 64,
+            },
+        ];
+        let mut repair = vec![1];
+        let symbol = [0; 128];
+        for layout in bad {
+            assert_eq!(code.encode(layout, &source, 2, &mut repair), 0);
+            assert!(repair.is_empty());
+            let present = vec![false; layout.symbols];
+            let offered = [(0, &symbol[..layout.size]), (1, &symbol[..layout.size])];
+            assert!(
+                code.decode(layout, &mut source, &present, 2, &offered)
+                    .is_err()
+            );
+        }
+        assert_eq!(
+            code.encode(good, &source, MAX_ENCODING_SYMBOLS, &mut repair),
+            0
+        );
+        assert_eq!(code.encode(good, &source, usize::MAX, &mut repair), 0);
+        assert_eq!(
+            code.decode(good, &mut source, &[true, true], 2, &[]),
+            Err(TooFewSymbols { lost: 2, usable: 0 })
+        );
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        let mut code = Code::new();
+        let layout = SymbolLayout {
+            symbols: 0,
+            stride: 64,
+            size: 64,
+        };
+        let mut repair = vec![1];
+        assert_eq!(code.encode(layout, &[], 4, &mut repair), 0);
+        assert!(repair.is_empty());
+        assert_eq!(code.decode(layout, &mut [], &[], 4, &[]), Ok(0));
+        let layout = SymbolLayout {
+            symbols: 2,
+            ..layout
+        };
+        assert_eq!(code.encode(layout, &[0; 128], 0, &mut repair), 0);
+        assert_eq!(
+            code.decode(layout, &mut [0; 128], &[true; 2], 0, &[]),
+            Ok(0)
+        );
+        assert_eq!(
+            code.decode(layout, &mut [0; 128], &[true, false], 0, &[(0, &[0; 64])]),
+            Err(TooFewSymbols { lost: 1, usable: 0 })
+        );
+    }
+
+    #[test]
+    fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
+        let choice = |k, m, lost| {
+            let layout = SymbolLayout {
+                symbols: k,
+                stride: 1408,
+                size: 1408,
+            };
+            Cost::new(layout, m).cheaper(lost)
+        };
+        for (k, m) in [(1, 1), (8, 2), (20, 4), (64, 8), (256, 32)] {
+            for lost in 1..=m.min(k) {
+                assert_eq!(choice(k, m, lost), Decoding::Syndrome, "({k}, {m}) {lost}");
+            }
+        }
+        assert_eq!(choice(4000, 1000, 10), Decoding::Syndrome);
+        assert_eq!(choice(4000, 1000, 1000), Decoding::Transform);
+    }
 }

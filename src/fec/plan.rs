@@ -1,0 +1,161 @@
+//! How many repair symbols a block deserves, whatever its length.
+//!
+//! A plan is stated for a full block: so many repair symbols for `block_symbols` source symbols. A shorter block gets
+//! the fewest with which it is at least as safe at the loss that is assumed, and so does a block that a super-packet
+//! has overfilled. The answers are worked out once; asking costs a look-up.
+//!
+//! A plan does not watch the link: it stays as it was made.
+
+use super::code::MAX_ENCODING_SYMBOLS;
+use super::residual::{ln_residual, residual};
+
+/// The most source symbols by which one super-packet overfills a block on a 1500-byte path: 64 KB in symbols of 1408
+/// bytes, and one for its header.
+const OVERFILL: usize = 48;
+
+/// The number of repair symbols for every number of source symbols.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    block_symbols: usize,
+    assume_loss: f64,
+    /// Entry k-1 is the number for k source symbols; empty when nothing is repaired.
+    repair: Vec<u16>,
+}
+
+impl Plan {
+    /// `repair_symbols` for a block of `block_symbols` source symbols, and for every other length as many as make it no
+    /// likelier to be lost when each symbol is lost with probability `assume_loss`.
+    ///
+    /// The numbers rise with the length and are never 0, except when `repair_symbols` is: then this is [`Plan::none`].
+    /// `block_symbols` is taken as at least 1; both together are cut to what the code can do.
+    pub fn fixed(block_symbols: usize, repair_symbols: usize, assume_loss: f64) -> Self {
+        if repair_symbols == 0 {
+            return Self::none();
+        }
+        let block_symbols = block_symbols.clamp(1, MAX_ENCODING_SYMBOLS / 2);
+        let repair_symbols = repair_symbols.min(MAX_ENCODING_SYMBOLS / 4);
+        let target = ln_residual(block_symbols, repair_symbols, assume_loss);
+        let entry =
+            |m: usize| u16::try_from(m).expect("no more repair symbols than the code can do");
+        let enough = |k, m| ln_residual(k, m, assume_loss) <= target;
+
+        // The number never falls as blocks get longer, so each search starts where the last one ended.
+        let mut repair = Vec::with_capacity(block_symbols + OVERFILL);
+        let mut m = 1;
+        for k in 1..block_symbols {
+            while m < repair_symbols && !enough(k, m) {
+                m += 1;
+            }
+            repair.push(entry(m));
+        }
+        m = repair_symbols;
+        for k in block_symbols..=block_symbols + OVERFILL {
+            // Where loss is so high that the target is certain loss, one more symbol would do nothing.
+            while k > block_symbols && m < 2 * repair_symbols + OVERFILL && !enough(k, m) {
+                m += 1;
+            }
+            repair.push(entry(m));
+        }
+        Self {
+            block_symbols,
+            assume_loss,
+            repair,
+        }
+    }
+
+    /// No repair symbols for any block.
+    pub fn none() -> Self {
+        Self {
+            block_symbols: 0,
+            assume_loss: 1.0,
+            repair: Vec::new(),
+        }
+    }
+
+    /// The repair symbols for a block of `k` source symbols. Blocks longer than the plan foresaw get its highest code
+    /// rate's share, rounded up: long blocks are safer at the same share.
+    pub fn repair_symbols(&self, k: usize) -> usize {
+        let Some(&last) = self.repair.last() else {
+            return 0;
+        };
+        match k.checked_sub(1) {
+            None => 0,
+            Some(index) => match self.repair.get(index) {
+                Some(&m) => m.into(),
+                None => (k * usize::from(last)).div_ceil(self.repair.len()),
+            },
+        }
+    }
+
+    /// The chance that a block of `k` source symbols cannot be rebuilt at the loss that is assumed. A plan without
+    /// repair symbols assumes nothing and says 1.
+    pub fn residual(&self, k: usize) -> f64 {
+        residual(k, self.repair_symbols(k), self.assume_loss)
+    }
+
+    /// Repair symbols per source symbol, m/k, of a full block.
+    pub fn overhead(&self) -> f64 {
+        self.repair_symbols(self.block_symbols) as f64 / self.block_symbols.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_plan_of_four_for_thirty_two_at_one_percent() {
+        let plan = Plan::fixed(32, 4, 0.01);
+        let table: Vec<usize> = [0, 1, 2, 5, 8, 16, 31, 32, 33, 64, 80]
+            .map(|k| plan.repair_symbols(k))
+            .into();
+        assert_eq!(table, [0, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6]);
+        assert_eq!(plan.overhead(), 0.125);
+        assert_eq!(plan.residual(32), residual(32, 4, 0.01));
+    }
+
+    #[test]
+    fn no_repair_symbols() {
+        for plan in [Plan::none(), Plan::fixed(32, 0, 0.01)] {
+            assert_eq!(plan.repair_symbols(0), 0);
+            assert_eq!(plan.repair_symbols(32), 0);
+            assert_eq!(plan.overhead(), 0.0);
+            assert_eq!(plan.residual(32), 1.0);
+        }
+    }
+
+    #[test]
+    fn odd_arguments_are_cut_to_size() {
+        assert_eq!(Plan::fixed(0, 3, 0.01).repair_symbols(1), 3);
+        for loss in [0.0, 1.0, -3.0, f64::NAN, f64::INFINITY] {
+            let plan = Plan::fixed(16, 4, loss);
+            assert_eq!(plan.repair_symbols(16), 4);
+            assert_eq!(plan.repair_symbols(1), 1);
+        }
+        let huge = Plan::fixed(usize::MAX, usize::MAX, 0.01);
+        let k = MAX_ENCODING_SYMBOLS / 2;
+        assert!(k + huge.repair_symbols(k) <= MAX_ENCODING_SYMBOLS);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_block_is_as_safe_as_a_full_one_and_no_symbol_is_spent_in_vain(
+            block_symbols in 1_usize..200,
+            m in 1_usize..40,
+            loss in 1e-7_f64..0.2,
+        ) {
+            let plan = Plan::fixed(block_symbols, m, loss);
+            let target = ln_residual(block_symbols, m, loss);
+            prop_assert_eq!(plan.repair_symbols(block_symbols), m);
+            for k in 1..=block_symbols + OVERFILL {
+                let here = plan.repair_symbols(k);
+                prop_assert!(here >= 1 && here >= plan.repair_symbols(k - 1));
+                prop_assert!(ln_residual(k, here, loss) <= target);
+                prop_assert!(here == 1 || k == block_symbols || ln_residual(k, here - 1, loss) > target);
+            }
+            prop_assert!(plan.repair_symbols(1000) >= plan.repair_symbols(block_symbols + OVERFILL));
+        }
+    }
+}

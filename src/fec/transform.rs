@@ -1,0 +1,166 @@
+//! The encoder: repair symbols from source symbols, a span at a time.
+//!
+//! The transforms themselves are those of `reed-solomon-simd`'s engines; the order in which they run is its `DefaultRate`
+//! encoder's, and so are the bytes that come out. Running them here has two reasons: the scratch is two spans, which
+//! stay in the cache, where the crate copies the whole block first; and a block with holes can be encoded as it lies,
+//! lost symbols counting as zeros, which is the first half of a syndrome.
+//!
+//! This module checks nothing: [`super::code`] has made sure that the symbols lie inside the block. It does not know
+//! how a lost symbol is found from a syndrome.
+
+use reed_solomon_simd::engine::{DefaultEngine, Engine, ShardsRefMut, utils};
+
+use super::code::SymbolLayout;
+use super::positions::Positions;
+
+/// A symbol is worked on in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.
+pub(super) type Piece = [u8; 64];
+
+/// Engine and scratch of one lane.
+pub(super) struct Transform {
+    engine: DefaultEngine,
+    scratch: Vec<Piece>,
+}
+
+impl Transform {
+    pub(super) fn new() -> Self {
+        Self {
+            engine: DefaultEngine::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Encodes a block whose missing symbols count as zeros; returns the first `wanted` repair symbols, end to end,
+    /// to be read or changed in place, and the engine to go on with.
+    pub(super) fn run(
+        &mut self,
+        positions: Positions,
+        layout: SymbolLayout,
+        source: &[u8],
+        present: Option<&[bool]>,
+        wanted: usize,
+    ) -> (&mut [Piece], &DefaultEngine) {
+        let block = Block {
+            layout,
+            source,
+            present,
+        };
+        if positions.repair_first {
+            self.onto_repair(positions.span, &block, wanted);
+        } else {
+            self.from_source(positions.span, &block, wanted);
+        }
+        (&mut self.scratch[..wanted * block.pieces()], &self.engine)
+    }
+
+    /// More source than repair symbols: each span of source symbols is transformed and added up, then one transform
+    /// gives the repair symbols.
+    fn onto_repair(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+        let pieces = block.pieces();
+        let room = span * pieces;
+        self.reserve(2 * room);
+        let (sum, rest) = self.scratch.split_at_mut(room);
+        let next = &mut rest[..room];
+
+        let count = span.min(block.layout.symbols);
+        block.load(0..count, sum);
+        ifft(&self.engine, span, pieces, sum, count, span);
+        let mut start = span;
+        while start < block.layout.symbols {
+            let count = span.min(block.layout.symbols - start);
+            if block.load(start..start + count, next) {
+                ifft(&self.engine, span, pieces, next, count, start + span);
+                utils::xor(sum, next);
+            }
+            start += span;
+        }
+        fft(&self.engine, span, pieces, sum, wanted, 0);
+    }
+
+    /// Fewer source than repair symbols: one transform of the source symbols, then one for each span of repair
+    /// symbols.
+    fn from_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+        let pieces = block.pieces();
+        let room = span * pieces;
+        let runs = wanted.div_ceil(span);
+        self.reserve((runs + 1) * room);
+        let (repair, rest) = self.scratch.split_at_mut(runs * room);
+        let spectrum = &mut rest[..room];
+
+        let k = block.layout.symbols;
+        block.load(0..k, spectrum);
+        ifft(&self.engine, span, pieces, spectrum, k, 0);
+        for (run, out) in repair.chunks_exact_mut(room).enumerate() {
+            let start = run * span;
+            out.copy_from_slice(spectrum);
+            fft(
+                &self.engine,
+                span,
+                pieces,
+                out,
+                span.min(wanted - start),
+                start + span,
+            );
+        }
+    }
+
+    fn reserve(&mut self, pieces: usize) {
+        if self.scratch.len() < pieces {
+            self.scratch.resize(pieces, [0; 64]);
+        }
+    }
+}
+
+/// A source block as it lies in the caller's buffer.
+struct Block<'a> {
+    layout: SymbolLayout,
+    source: &'a [u8],
+    present: Option<&'a [bool]>,
+}
+
+impl Block<'_> {
+    fn pieces(&self) -> usize {
+        self.layout.size / 64
+    }
+
+    /// Copies a run of symbols to the front of `span` and fills the rest with zeros. False when all of it is zero.
+    fn load(&self, symbols: std::ops::Range<usize>, span: &mut [Piece]) -> bool {
+        let used = symbols.len() * self.pieces();
+        let mut any = false;
+        for (index, room) in symbols.zip(span.chunks_exact_mut(self.pieces())) {
+            if self.present.is_none_or(|present| present[index]) {
+                room.as_flattened_mut()
+                    .copy_from_slice(&self.source[self.layout.range(index)]);
+                any = true;
+            } else {
+                room.fill([0; 64]);
+            }
+        }
+        span[used..].fill([0; 64]);
+        any
+    }
+}
+
+fn ifft(
+    e: &DefaultEngine,
+    span: usize,
+    pieces: usize,
+    data: &mut [Piece],
+    used: usize,
+    skew: usize,
+) {
+    let mut data = ShardsRefMut::new(span, pieces, data);
+    e.ifft(&mut data, 0, span, used, skew);
+}
+
+fn fft(
+    e: &DefaultEngine,
+    span: usize,
+    pieces: usize,
+    data: &mut [Piece],
+    used: usize,
+    skew: usize,
+) {
+    let mut data = ShardsRefMut::new(span, pieces, data);
+    e.fft(&mut data, 0, span, used, skew);
+}
