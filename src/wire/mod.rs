@@ -5,4 +5,5 @@ pub mod offload;
 pub mod packet;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod segment;
 pub mod virtio;
