@@ -9,4 +9,5 @@ pub mod payload_id;
 pub mod report;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod segment;
 pub mod virtio;

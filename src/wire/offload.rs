@@ -1,7 +1,7 @@
 //! Whether a virtio header fits the packet behind it, decided before the kernel sees the two.
 //!
 //! Used on both sides: for what our TUN read, and for what the peer sent. Whatever passes, Linux from 5.10 on accepts in
-//! a TUN write, and the software segmentation in `segment` can cut. It neither changes the packet nor
+//! a TUN write, and the software segmentation in [`super::segment`] can cut. It neither changes the packet nor
 //! verifies a checksum. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
 
 use std::net::IpAddr;
