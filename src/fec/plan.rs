@@ -72,6 +72,11 @@ impl Plan {
         }
     }
 
+    /// Nothing is ever repaired.
+    pub fn is_none(&self) -> bool {
+        self.repair.is_empty()
+    }
+
     /// The repair symbols for a block of `k` source symbols. Blocks longer than the plan foresaw get its highest code
     /// rate's share, rounded up: long blocks are safer at the same share.
     pub fn repair_symbols(&self, k: usize) -> usize {

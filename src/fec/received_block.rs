@@ -154,8 +154,11 @@ impl ReceivedBlock {
     pub fn rebuild(&mut self, code: &mut Code) -> usize {
         let Some(k) = self.symbols else { return 0 };
         let lost = k - self.present;
+        if lost == 0 || self.repair_indices.len() < lost {
+            return 0;
+        }
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        if lost == 0 || self.repair_indices.len() < lost || usize::from(longest) > self.repair_size {
+        if usize::from(longest) > self.repair_size {
             return 0;
         }
         self.reserve(k);

@@ -22,6 +22,8 @@ use crate::wire::report::{Progress, Reception};
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
 /// Bytes that the open blocks of one profile may hold.
 pub const MEMORY_MAX: usize = 64 << 20;
+/// The first symbol to arrive of a new epoch may be of a block as high as this: the ones before it are under way.
+const REORDERED_START: u64 = 64;
 /// Empty blocks that are kept for their memory.
 const SPARE_MAX: usize = 64;
 
@@ -107,15 +109,13 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol);
-        let grown = open.block.memory() - held;
-        self.memory += grown;
-        self.on_insertion(id.sbn, insertion, code, reception)?;
+        self.on_insertion(id.sbn, insertion, held, code, reception)?;
         if id.previous_symbols > 0 && id.sbn > self.next {
             let previous = self.open_block(id.sbn - 1, reception, now);
-            if !previous.block.learn_symbols(usize::from(id.previous_symbols)) {
-                return Err(DropReason::Contradictory);
-            }
-            self.on_insertion(id.sbn - 1, Insertion::New, code, reception)?;
+            let held = previous.block.memory();
+            let agrees = previous.block.learn_symbols(usize::from(id.previous_symbols));
+            let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
+            self.on_insertion(id.sbn - 1, insertion, held, code, reception)?;
         }
         Ok(())
     }
@@ -136,9 +136,7 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol);
-        let grown = open.block.memory() - held;
-        self.memory += grown;
-        self.on_insertion(id.sbn, insertion, code, reception)
+        self.on_insertion(id.sbn, insertion, held, code, reception)
     }
 
     /// The next ADU that may leave at `now`.
@@ -215,7 +213,7 @@ impl Inbound {
     fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> &mut OpenBlock {
         if self.heard_from.is_none() {
             self.heard_from = Some(sbn);
-            self.next = if sbn < OPEN_BLOCKS_MAX { 0 } else { sbn };
+            self.next = if sbn < REORDERED_START { 0 } else { sbn };
         }
         if sbn - self.next >= 2 * OPEN_BLOCKS_MAX {
             // A gap this long is an outage: nothing held could still be completed.
@@ -247,28 +245,27 @@ impl Inbound {
         self.blocks[index].as_mut().expect("opened above if it was not")
     }
 
+    /// Follows up on a change of block `sbn`, which held `held` bytes before it.
     fn on_insertion(
         &mut self,
         sbn: u64,
         insertion: Insertion,
+        held: usize,
         code: &mut Code,
         reception: &mut Reception,
     ) -> Result<(), DropReason> {
-        match insertion {
-            Insertion::Contradictory => return Err(DropReason::Contradictory),
-            Insertion::Unneeded => return Ok(()),
-            Insertion::New => {}
-        }
-        if !self.delivery.strict && self.touched.last() != Some(&sbn) {
-            self.touched.push(sbn);
-        }
         let index = (sbn - self.next) as usize;
-        if let Some(Some(open)) = self.blocks.get_mut(index) {
+        let open = self.blocks.get_mut(index).and_then(Option::as_mut).expect("the block was opened just now");
+        if insertion == Insertion::New {
             let rebuilt = open.block.rebuild(code) as u64;
             reception.recovered_symbols += rebuilt;
             reception.recovered_blocks += u64::from(rebuilt > 0);
+            if !self.delivery.strict && self.touched.last() != Some(&sbn) {
+                self.touched.push(sbn);
+            }
         }
-        Ok(())
+        self.memory += open.block.memory() - held;
+        if insertion == Insertion::Contradictory { Err(DropReason::Contradictory) } else { Ok(()) }
     }
 
     fn pop_front(&mut self, reception: &mut Reception) {

@@ -137,6 +137,11 @@ impl Policy {
         Self { rules, default }
     }
 
+    /// The profile of packets that no rule matches.
+    pub fn default_profile(&self) -> ProfileId {
+        self.default
+    }
+
     /// The profile of the first rule that matches; see the module for fragments.
     pub fn classify(&self, packet: &PacketView) -> ProfileId {
         if self.rules.is_empty() {

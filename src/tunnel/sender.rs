@@ -15,7 +15,7 @@ use super::session::Session;
 use crate::fec::code::Code;
 use crate::fec::plan::Plan;
 use crate::fec::source_block::SourceBlock;
-use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, TAG_LEN};
+use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
 use crate::wire::payload_id::{PAYLOAD_ID_LEN, RepairId, SourceId};
 use crate::wire::virtio::VirtioHeader;
 
@@ -81,7 +81,7 @@ pub struct Egress<'a> {
 impl Egress<'_> {
     /// Seals one datagram of `prefix` and `body` straight into the outbox.
     pub fn seal(&mut self, datagram_type: DatagramType, prefix: &[u8], body: &[u8]) {
-        let header: Header = self.session.next_header(datagram_type);
+        let header = self.session.next_header(datagram_type);
         let clear = header.emit();
         let len = HEADER_LEN + prefix.len() + body.len() + TAG_LEN;
         let datagram = self.outbox.append(len);

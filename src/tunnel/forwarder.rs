@@ -1,0 +1,313 @@
+//! One lane's share of the tunnel: packets in, datagrams out; datagrams in, packets out.
+//!
+//! ```text
+//!   TUN ── room, handle_packet ──▶ policy ─▶ sender ─▶ outbox ── poll_transmit ──▶ UDP
+//!   TUN ◀── poll_delivery ── checks ◀─ inbound ◀─ session ◀── handle_datagram ── UDP
+//! ```
+//!
+//! The caller reads the clock once a turn and drains the outputs after each input. No input fails: what is wrong is
+//! counted in [`drops`](Forwarder::drops). Handshakes are not read here; their keys come in through
+//! [`install`](Forwarder::install).
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::PeerId;
+use super::drop_reason::{DropReason, Drops};
+use super::handshake::Established;
+use super::inbound::{Delivery, Ready};
+use super::outbox::Transmit;
+use super::peer::{Peer, PeerSettings};
+use super::prefixes::PrefixTable;
+use super::replay::Freshness;
+use super::sender::Profile;
+use crate::fec::code::Code;
+use crate::wire::adu::PACKET_MAX;
+use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, lane_of};
+use crate::wire::offload::check_offload;
+use crate::wire::packet::PacketView;
+use crate::wire::virtio::VirtioHeader;
+
+/// What a forwarder is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our lane's number.
+    pub lane: u8,
+    /// Inner addresses on our side.
+    pub local_prefixes: PrefixTable<()>,
+    /// Inner addresses on the peers' sides.
+    pub peer_prefixes: PrefixTable<PeerId>,
+    /// The peers, by [`PeerId`].
+    pub peers: Vec<PeerSettings>,
+    /// Redundancy profiles, by number.
+    pub profiles: Vec<Profile>,
+    /// How ADUs leave.
+    pub delivery: Delivery,
+}
+
+/// Where the last packet went: the next one is read to the same block, because it probably goes there too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Destination {
+    peer: usize,
+    profile: usize,
+}
+
+/// A packet for the TUN.
+#[derive(Debug)]
+pub struct Deliverable<'a> {
+    /// Its offload header, checked.
+    pub header: VirtioHeader,
+    /// The packet or super-packet.
+    pub packet: &'a [u8],
+}
+
+/// The state machine of one lane.
+pub struct Forwarder {
+    lane: u8,
+    local_prefixes: PrefixTable<()>,
+    peer_prefixes: PrefixTable<PeerId>,
+    profiles: Vec<Profile>,
+    peers: Vec<Peer>,
+    code: Code,
+    drops: Drops,
+    last: Destination,
+    /// Packets for another destination than the last are moved through here.
+    scratch: Vec<u8>,
+    /// Which peer's outbox is looked at first.
+    turn: usize,
+    /// Receiver indices of all live sessions.
+    indices: Vec<(u32, u16)>,
+}
+
+impl Forwarder {
+    /// A lane with no sessions yet.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let Settings { lane, local_prefixes, peer_prefixes, peers, profiles, delivery } = settings;
+        let peers: Vec<Peer> = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, now)).collect();
+        assert!(!peers.is_empty() && !profiles.is_empty(), "the configuration has at least one of each");
+        let profile = peers[0].policy().default_profile().0.into();
+        Self {
+            lane,
+            local_prefixes,
+            peer_prefixes,
+            profiles,
+            peers,
+            code: Code::new(),
+            drops: Drops::default(),
+            last: Destination { peer: 0, profile },
+            scratch: Vec::with_capacity(PACKET_MAX),
+            turn: 0,
+            indices: Vec::new(),
+        }
+    }
+
+    /// Where the next packet from the TUN may be read to: [`PACKET_MAX`] bytes.
+    pub fn room(&mut self) -> &mut [u8] {
+        let Destination { peer, profile } = self.last;
+        self.peers[peer].room(&self.profiles[profile])
+    }
+
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room).
+    pub fn handle_packet(&mut self, header: VirtioHeader, len: usize, now: Instant) {
+        if let Err(reason) = self.forward(header, len, now) {
+            self.drops.count(reason);
+        }
+    }
+
+    fn forward(&mut self, header: VirtioHeader, len: usize, now: Instant) -> Result<(), DropReason> {
+        let read_to = self.last;
+        let room = self.peers[read_to.peer].room(&self.profiles[read_to.profile]);
+        let packet = room.get(..len).ok_or(DropReason::MalformedPacket)?;
+        let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedPacket)?;
+        let header = check_offload(header, packet, &view).map_err(|_| DropReason::MalformedPacket)?;
+        self.local_prefixes.lookup(view.source).ok_or(DropReason::ForeignSource)?;
+        let peer = usize::from(self.peer_prefixes.lookup(view.destination).ok_or(DropReason::NoPeer)?.0);
+        let profile = usize::from(self.peers[peer].policy().classify(&view).0);
+        let destination = Destination { peer, profile };
+        if destination != read_to {
+            self.scratch.clear();
+            self.scratch.extend_from_slice(&self.peers[read_to.peer].room(&self.profiles[read_to.profile])[..len]);
+            self.peers[peer].room(&self.profiles[profile])[..len].copy_from_slice(&self.scratch);
+            self.last = destination;
+        }
+        self.peers[peer].commit(&self.profiles[profile], header, len, &mut self.code, now)
+    }
+
+    /// The TUN is dry: nothing that was read waits for a neighbour any longer.
+    pub fn handle_idle(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            peer.handle_idle(&mut self.code, now);
+        }
+    }
+
+    /// Takes a datagram that is not of the handshake; it is opened in place.
+    pub fn handle_datagram(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
+        if let Err(reason) = self.receive(datagram, from, now) {
+            self.drops.count(reason);
+        }
+    }
+
+    // Length and type, session, seal, replay window, then the payload's own bounds: nothing is believed earlier.
+    fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), DropReason> {
+        let header = Header::parse(datagram).ok_or(DropReason::NotOurs)?;
+        let index = header.receiver_index;
+        let known = self.indices.iter().find(|&&(candidate, _)| candidate == index);
+        let &(_, peer) = known.ok_or(DropReason::UnknownSession)?;
+        let peer = &mut self.peers[usize::from(peer)];
+        let session = peer.sessions.find(index).ok_or(DropReason::UnknownSession)?;
+        if session.is_expired(now) {
+            return Err(DropReason::ExpiredSession);
+        }
+        if lane_of(header.counter) != self.lane {
+            return Err(DropReason::WrongLane);
+        }
+        let (clear, sealed) = datagram.split_at_mut(HEADER_LEN);
+        let opened = session.open(header.counter, clear, sealed).ok_or(DropReason::BadTag)?;
+        let (freshness, newest) = session.accept(header.counter);
+        match freshness {
+            Freshness::Fresh => {}
+            Freshness::Replayed => {
+                peer.on_duplicate();
+                return Err(DropReason::Replayed);
+            }
+            Freshness::TooOld => return Err(DropReason::TooOld),
+        }
+        let is_data = header.datagram_type != DatagramType::Report;
+        peer.on_authentic(index, is_data, from, newest, &mut self.code, now);
+        match header.datagram_type {
+            DatagramType::Source => peer.handle_source(opened, &mut self.code, now),
+            DatagramType::Repair => peer.handle_repair(opened, &mut self.code, now),
+            DatagramType::Report => peer.handle_report(opened, now),
+            DatagramType::Initiation | DatagramType::Response => Err(DropReason::NotOurs),
+        }
+    }
+
+    /// The next packet for the TUN.
+    pub fn poll_delivery(&mut self, now: Instant) -> Option<Deliverable<'_>> {
+        for peer in 0..self.peers.len() {
+            while let Some((profile, ready)) = self.peers[peer].next_adu(now) {
+                match self.judge(peer, profile, &ready) {
+                    Err(reason) => self.drops.count(reason),
+                    Ok(header) => {
+                        let peer = &mut self.peers[peer];
+                        peer.on_delivered(ready.header.packet_len);
+                        return Some(Deliverable { header, packet: peer.packet(profile, &ready) });
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// A peer may only send from its own prefixes to ours, whatever route its ADU came by.
+    fn judge(&self, peer: usize, profile: u8, ready: &Ready) -> Result<VirtioHeader, DropReason> {
+        let packet = self.peers[peer].packet(profile, ready);
+        let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedAdu)?;
+        let header = check_offload(ready.header.virtio, packet, &view).map_err(|_| DropReason::MalformedAdu)?;
+        let owner = self.peer_prefixes.lookup(view.source);
+        let addressed = owner.is_some_and(|owner| usize::from(owner.0) == peer);
+        if !addressed || self.local_prefixes.lookup(view.destination).is_none() {
+            return Err(DropReason::ForeignAddress);
+        }
+        Ok(header)
+    }
+
+    /// Closes blocks, gives up others, reports: whatever is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            peer.handle_timeout(&mut self.code, now);
+        }
+    }
+
+    /// Closes all open blocks, as before an end.
+    pub fn flush(&mut self, now: Instant) {
+        for peer in &mut self.peers {
+            peer.flush(&mut self.code, now);
+        }
+    }
+
+    /// Takes the keys of a finished handshake.
+    pub fn install(&mut self, established: &Established, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(usize::from(established.peer.0)) {
+            peer.install(established, &mut self.code, now);
+        }
+        self.indices.clear();
+        for (number, peer) in self.peers.iter().enumerate() {
+            self.indices.extend(peer.sessions.indices().map(|index| (index, number as u16)));
+        }
+    }
+
+    /// There is room for what further packets would make.
+    pub fn wants_packets(&self) -> bool {
+        !self.peers.iter().any(|peer| peer.outbox.is_full())
+    }
+
+    /// A train waits that nothing will be added to.
+    pub fn has_full_train(&self) -> bool {
+        self.peers.iter().any(|peer| peer.outbox.has_full_train())
+    }
+
+    /// The next train to send; answer with [`on_sent`](Self::on_sent) or [`on_unsendable`](Self::on_unsendable).
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<(PeerId, Transmit<'_>)> {
+        let peers = self.peers.len();
+        for step in 0..peers {
+            let number = (self.turn + step) % peers;
+            let Some(to) = self.peers[number].address() else {
+                self.on_unsendable(PeerId(number as u16));
+                continue;
+            };
+            if self.peers[number].outbox.front(to, now).is_some() {
+                self.turn = number + 1;
+                let transmit = self.peers[number].outbox.front(to, now)?;
+                return Some((PeerId(number as u16), transmit));
+            }
+        }
+        None
+    }
+
+    /// The socket took `bytes` of the train.
+    pub fn on_sent(&mut self, peer: PeerId, bytes: usize, now: Instant) {
+        self.peers[usize::from(peer.0)].outbox.on_sent(bytes, now);
+    }
+
+    /// The train cannot be sent and is thrown away.
+    pub fn on_unsendable(&mut self, peer: PeerId) {
+        let datagrams = self.peers[usize::from(peer.0)].outbox.discard_front();
+        self.drops.add(DropReason::SendFailed, datagrams);
+    }
+
+    /// The kernel refused a packet for the TUN.
+    pub fn on_refused(&mut self) {
+        self.drops.count(DropReason::TunRefused);
+    }
+
+    /// A peer with which a new session is wanted.
+    pub fn poll_request(&mut self, now: Instant) -> Option<PeerId> {
+        let wanting = self.peers.iter_mut().position(|peer| {
+            let Some(session) = peer.sessions.current() else { return false };
+            let worn = session.wants_rekey() || session.is_expired(now);
+            peer.reporting.wants_session(worn, now)
+        })?;
+        Some(PeerId(wanting as u16))
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        self.peers.iter().filter_map(|peer| peer.poll_timeout(now)).min()
+    }
+
+    /// The peers, by [`PeerId`], for status.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// What was thrown away.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
+    /// Bytes held for incomplete blocks.
+    pub fn memory(&self) -> usize {
+        self.peers.iter().map(Peer::memory).sum()
+    }
+}

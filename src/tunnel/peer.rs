@@ -1,0 +1,300 @@
+//! One peer as one lane sees it: sessions, what is being sent, what is being received.
+//!
+//! Which peer a packet or datagram belongs to was found before; addresses of packets are checked by
+//! [`super::forwarder`].
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::drop_reason::DropReason;
+use super::handshake::Established;
+use super::inbound::{Delivery, Inbound, Ready};
+use super::outbox::Outbox;
+use super::pacer::Pacer;
+use super::policy::Policy;
+use super::reporting::Reporting;
+use super::sender::{Egress, Profile, Sender, Sent};
+use super::session::{Change, Sessions};
+use crate::fec::code::Code;
+use crate::wire::datagram::DatagramType;
+use crate::wire::payload_id::{RepairId, SourceId};
+use crate::wire::report::{PROFILES_MAX, Reception, Report};
+use crate::wire::virtio::VirtioHeader;
+
+/// What is configured about a peer.
+#[derive(Clone, Debug)]
+pub struct PeerSettings {
+    /// Where the same lane of the peer listens, if known.
+    pub address: Option<SocketAddr>,
+    /// Bytes of a full symbol toward this peer.
+    pub symbol_size: usize,
+    /// The rate of the path in bytes a second, if it is to be paced.
+    pub bytes_per_second: Option<u64>,
+    /// Which packet gets which profile.
+    pub policy: Policy,
+}
+
+/// One peer on one lane.
+pub struct Peer {
+    settings: PeerSettings,
+    lane: u8,
+    delivery: Delivery,
+    /// Where datagrams go.
+    address: Option<SocketAddr>,
+    /// Keys.
+    pub(super) sessions: Sessions,
+    /// What waits to be sent.
+    pub(super) outbox: Outbox,
+    /// Reports both ways.
+    pub(super) reporting: Reporting,
+    /// By our profile number; made when first used.
+    senders: Vec<Option<Box<Sender>>>,
+    /// By the peer's profile number; made when first heard.
+    inbounds: Vec<Option<Box<Inbound>>>,
+    sent: Sent,
+    /// Blocks and ADUs; datagrams are counted by the sessions.
+    reception: Reception,
+    scratch: Vec<u8>,
+}
+
+impl Peer {
+    /// A peer that was never heard.
+    pub fn new(settings: PeerSettings, lane: u8, delivery: Delivery, now: Instant) -> Self {
+        Self {
+            address: settings.address,
+            outbox: Outbox::new(Pacer::new(settings.bytes_per_second)),
+            settings,
+            lane,
+            delivery,
+            sessions: Sessions::default(),
+            reporting: Reporting::new(now),
+            senders: Vec::new(),
+            inbounds: Vec::new(),
+            sent: Sent::default(),
+            reception: Reception::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Which packet gets which profile.
+    pub fn policy(&self) -> &Policy {
+        &self.settings.policy
+    }
+
+    /// Where datagrams go, if known.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Where a packet for this profile may be read to.
+    pub fn room(&mut self, profile: &Profile) -> &mut [u8] {
+        self.sender(profile).room()
+    }
+
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room).
+    pub fn commit(
+        &mut self,
+        profile: &Profile,
+        virtio: VirtioHeader,
+        len: usize,
+        code: &mut Code,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.sender(profile);
+        let Some(session) = self.sessions.sealing(now) else {
+            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
+            return Err(DropReason::NoSession);
+        };
+        let sender = self.senders[usize::from(profile.number)].as_mut().expect("made above if it was not there");
+        sender.commit(virtio, len, &mut Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent }, now);
+        self.reporting.on_data_sent(now);
+        Ok(())
+    }
+
+    /// The TUN is dry.
+    pub fn handle_idle(&mut self, code: &mut Code, now: Instant) {
+        self.with_egress(code, now, |sender, egress| sender.handle_idle(egress, now));
+    }
+
+    /// Closes blocks whose time is up, reports if that is due.
+    pub fn handle_timeout(&mut self, code: &mut Code, now: Instant) {
+        if self.senders.iter().flatten().any(|sender| sender.deadline().is_some_and(|deadline| deadline <= now)) {
+            self.with_egress(code, now, |sender, egress| sender.handle_timeout(egress, now));
+        }
+        if self.reporting.is_due(now) {
+            self.report(code, now);
+        }
+    }
+
+    /// Closes every open block now, as before an end.
+    pub fn flush(&mut self, code: &mut Code, now: Instant) {
+        self.with_egress(code, now, |sender, egress| sender.close(egress));
+    }
+
+    /// Takes the keys of a finished handshake.
+    pub fn install(&mut self, established: &Established, code: &mut Code, now: Instant) {
+        let heard_from = established.endpoint;
+        let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
+        if self.lane == 0 {
+            self.address = Some(heard_from);
+        } else if moved {
+            self.address = Some(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
+        }
+        if let Some(change) = self.sessions.install(established, self.lane) {
+            self.on_session(change, code, now);
+        }
+    }
+
+    /// Follows up on an authentic, fresh datagram under `receiver_index`.
+    pub fn on_authentic(
+        &mut self,
+        receiver_index: u32,
+        is_data: bool,
+        from: SocketAddr,
+        newest: bool,
+        code: &mut Code,
+        now: Instant,
+    ) {
+        if let Some(change) = self.sessions.confirm(receiver_index) {
+            self.on_session(change, code, now);
+        }
+        self.reporting.on_heard(is_data, now);
+        if newest {
+            self.address = Some(from);
+        }
+    }
+
+    /// Takes a source symbol.
+    pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
+        let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
+        let (inbound, reception) = self.inbound(id.profile).ok_or(DropReason::UnknownSession)?;
+        inbound.handle_source(id, symbol, code, reception, now)
+    }
+
+    /// Takes a repair symbol.
+    pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
+        let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
+        let (inbound, reception) = self.inbound(id.profile).ok_or(DropReason::UnknownSession)?;
+        inbound.handle_repair(id, symbol, code, reception, now)
+    }
+
+    /// Takes a report.
+    pub fn handle_report(&mut self, opened: &[u8], now: Instant) -> Result<(), DropReason> {
+        let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
+        self.reporting.handle_report(&report, now);
+        Ok(())
+    }
+
+    /// The next ADU that may leave, and the profile it came in.
+    pub fn next_adu(&mut self, now: Instant) -> Option<(u8, Ready)> {
+        let reception = &mut self.reception;
+        self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
+            let ready = inbound.as_mut()?.next_adu(reception, now)?;
+            Some((profile as u8, ready))
+        })
+    }
+
+    /// The packet that [`next_adu`](Self::next_adu) has just named.
+    pub fn packet(&self, profile: u8, ready: &Ready) -> &[u8] {
+        let inbound = self.inbounds[usize::from(profile)].as_ref().expect("it has just named an ADU");
+        inbound.packet(ready)
+    }
+
+    /// Counts an ADU that was handed on.
+    pub fn on_delivered(&mut self, bytes: usize) {
+        self.reception.adus += 1;
+        self.reception.adu_bytes += bytes as u64;
+    }
+
+    /// Counts a datagram that was seen before.
+    pub fn on_duplicate(&mut self) {
+        self.reception.duplicates += 1;
+    }
+
+    /// What was sent.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// What was received.
+    pub fn reception(&self) -> Reception {
+        let mut reception = self.reception;
+        self.sessions.add_to(&mut reception);
+        reception
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
+        let inbounds = self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline());
+        let report = if self.sessions.current().is_some() { self.reporting.due_at() } else { None };
+        senders.chain(inbounds).chain(report).chain(self.outbox.ready_at(now)).min()
+    }
+
+    /// Bytes held for incomplete blocks.
+    pub fn memory(&self) -> usize {
+        self.inbounds.iter().flatten().map(|inbound| inbound.memory()).sum()
+    }
+
+    fn sender(&mut self, profile: &Profile) -> &mut Sender {
+        let index = usize::from(profile.number);
+        if self.senders.len() <= index {
+            self.senders.resize_with(index + 1, || None);
+        }
+        let symbol_size = self.settings.symbol_size;
+        self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size)))
+    }
+
+    /// The blocks of the peer's profile; none while no session tells how long its symbols are.
+    fn inbound(&mut self, profile: u8) -> Option<(&mut Inbound, &mut Reception)> {
+        let index = usize::from(profile);
+        if self.inbounds.len() <= index {
+            self.inbounds.resize_with(index + 1, || None);
+        }
+        if self.inbounds[index].is_none() {
+            let symbol_size = usize::from(self.sessions.current()?.remote().symbol_size);
+            self.inbounds[index] = Some(Box::new(Inbound::new(profile, symbol_size, self.delivery)));
+        }
+        Some((self.inbounds[index].as_mut()?, &mut self.reception))
+    }
+
+    /// Runs `act` for each sender; without a session their blocks are forgotten. Tells whether there was one.
+    fn with_egress(
+        &mut self,
+        code: &mut Code,
+        now: Instant,
+        mut act: impl FnMut(&mut Sender, &mut Egress<'_>),
+    ) -> bool {
+        let senders = self.senders.iter_mut().flatten();
+        let Some(session) = self.sessions.sealing(now) else {
+            senders.for_each(|sender| sender.abandon());
+            return false;
+        };
+        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        senders.for_each(|sender| act(sender, &mut egress));
+        true
+    }
+
+    fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
+        if change == Change::NewEpoch {
+            self.inbounds.clear();
+            self.reporting.on_new_epoch();
+        }
+        self.reporting.on_session(now);
+        self.report(code, now);
+    }
+
+    fn report(&mut self, code: &mut Code, now: Instant) {
+        let confirmed = self.sessions.current().is_some_and(|session| session.is_heard());
+        let reception = self.reception();
+        let Some(session) = self.sessions.sealing(now) else { return };
+        let mut report = self.reporting.begin(confirmed, now);
+        report.reception = reception;
+        report.progress =
+            self.inbounds.iter().flatten().filter_map(|inbound| inbound.progress()).take(PROFILES_MAX).collect();
+        self.scratch.clear();
+        report.emit(&mut self.scratch);
+        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        egress.seal(DatagramType::Report, &[], &self.scratch);
+    }
+}

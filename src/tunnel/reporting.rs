@@ -1,0 +1,196 @@
+//! When to report to a peer, what its reports tell about the link, and when its silence means that it is gone.
+//!
+//! Both sides report every [`WHILE_ACTIVE`] while data flows in either direction, and every [`WHILE_IDLE`] otherwise:
+//! that is the keepalive. Each report echoes the newest one heard, which gives both sides the round trip. No sender ever
+//! waits for a report.
+
+use std::time::{Duration, Instant};
+
+use crate::wire::report::{Reception, Report};
+
+/// Interval of reports while data flows.
+pub const WHILE_ACTIVE: Duration = Duration::from_millis(20);
+/// Interval of reports otherwise.
+pub const WHILE_IDLE: Duration = Duration::from_secs(1);
+/// Data without any answer for this long, or for three round trips if that is more: the peer has lost the session.
+const SILENT_FLOOR: Duration = Duration::from_millis(250);
+/// Nothing at all for this long although nothing was asked: as above.
+const SILENT_IDLE: Duration = Duration::from_millis(3500);
+/// How often a new session may be asked for.
+const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The state of reports to and from one peer on one lane.
+#[derive(Debug)]
+pub struct Reporting {
+    start: Instant,
+    reported_at: Option<Instant>,
+    /// Data was sent or received since the last report.
+    active: bool,
+    /// The newest `sent_at` of the peer's reports, and when it came.
+    remote_clock: Option<(u64, Instant)>,
+    rtt: Option<Duration>,
+    heard_at: Option<Instant>,
+    /// When the first data since the last word from the peer was sent.
+    unanswered_since: Option<Instant>,
+    requested_at: Option<Instant>,
+    peer_reception: Option<(Reception, Instant)>,
+}
+
+impl Reporting {
+    /// Nothing heard, nothing told; `start` is the zero of our clock in reports.
+    pub fn new(start: Instant) -> Self {
+        Self {
+            start,
+            reported_at: None,
+            active: false,
+            remote_clock: None,
+            rtt: None,
+            heard_at: None,
+            unanswered_since: None,
+            requested_at: None,
+            peer_reception: None,
+        }
+    }
+
+    /// Data was sent.
+    pub fn on_data_sent(&mut self, now: Instant) {
+        self.active = true;
+        self.unanswered_since.get_or_insert(now);
+    }
+
+    /// Something authentic came; `is_data` if it was a symbol.
+    pub fn on_heard(&mut self, is_data: bool, now: Instant) {
+        self.active |= is_data;
+        self.heard_at = Some(now);
+        self.unanswered_since = None;
+    }
+
+    /// A new session is in use: report at once and often, until the peer is heard.
+    pub fn on_session(&mut self, now: Instant) {
+        self.active = true;
+        self.reported_at = None;
+        self.heard_at = Some(now);
+        self.unanswered_since = None;
+    }
+
+    /// A report came.
+    pub fn handle_report(&mut self, report: &Report, now: Instant) {
+        if self.remote_clock.is_some_and(|(newest, _)| report.sent_at < newest) {
+            return;
+        }
+        self.remote_clock = Some((report.sent_at, now));
+        self.active |= report.wants_reply;
+        self.peer_reception = Some((report.reception, now));
+        if report.echo > 0 {
+            let away = self.micros(now).saturating_sub(report.echo);
+            let sample = Duration::from_micros(away.saturating_sub(u64::from(report.echo_delay)));
+            // RFC 6298's smoothing; the first sample counts whole.
+            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+        }
+    }
+
+    /// When the next report is due.
+    pub fn due_at(&self) -> Option<Instant> {
+        let interval = if self.active { WHILE_ACTIVE } else { WHILE_IDLE };
+        Some(self.reported_at? + interval)
+    }
+
+    /// A report is due.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.due_at().is_none_or(|due| due <= now)
+    }
+
+    /// Begins a report that is sent now; `confirmed` if the peer was heard under the present session.
+    pub fn begin(&mut self, confirmed: bool, now: Instant) -> Report {
+        self.reported_at = Some(now);
+        self.active = !confirmed;
+        let (echo, held) = match self.remote_clock {
+            Some((sent_at, heard)) => (sent_at, now.saturating_duration_since(heard)),
+            None => (0, Duration::ZERO),
+        };
+        Report {
+            sent_at: self.micros(now),
+            echo,
+            echo_delay: u32::try_from(held.as_micros()).unwrap_or(u32::MAX),
+            wants_reply: !confirmed,
+            ..Report::default()
+        }
+    }
+
+    /// The session is `worn`, or the peer has been silent for so long that it must have lost it; said once per interval.
+    pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
+        let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
+        let passed = |since: Option<Instant>, limit| since.is_some_and(|since| now.saturating_duration_since(since) > limit);
+        let wanted = worn || passed(self.unanswered_since, limit) || passed(self.heard_at, SILENT_IDLE);
+        let asked = self.requested_at.is_some_and(|at| now.saturating_duration_since(at) < REQUEST_INTERVAL);
+        if wanted && !asked {
+            self.requested_at = Some(now);
+        }
+        wanted && !asked
+    }
+
+    /// The smoothed round trip.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// What the peer said of our datagrams, and when it said so.
+    pub fn peer_reception(&self) -> Option<(Reception, Instant)> {
+        self.peer_reception
+    }
+
+    /// The clock of the peer's earlier run is forgotten.
+    pub fn on_new_epoch(&mut self) {
+        self.remote_clock = None;
+        self.peer_reception = None;
+    }
+
+    /// Our clock in reports; never 0, which means "none".
+    fn micros(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_micros() as u64 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_round_trip_is_measured_without_the_time_a_report_was_held() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let (mut near, mut far) = (Reporting::new(at(0)), Reporting::new(at(0)));
+        let out = near.begin(true, at(100));
+        far.handle_report(&out, at(125));
+        let back = far.begin(true, at(141));
+        near.handle_report(&back, at(166));
+        assert_eq!(near.rtt(), Some(Duration::from_millis(50)));
+    }
+
+    #[test]
+    fn reports_are_frequent_only_while_data_flows() {
+        let now = Instant::now();
+        let mut reporting = Reporting::new(now);
+        assert!(reporting.is_due(now));
+        reporting.begin(true, now);
+        assert_eq!(reporting.due_at(), Some(now + WHILE_IDLE));
+        reporting.on_data_sent(now);
+        assert_eq!(reporting.due_at(), Some(now + WHILE_ACTIVE));
+    }
+
+    #[test]
+    fn silence_is_noticed_sooner_when_data_waits_for_an_answer() {
+        let now = Instant::now();
+        let after = |millis| now + Duration::from_millis(millis);
+        let mut reporting = Reporting::new(now);
+        reporting.on_session(now);
+        assert!(!reporting.wants_session(false, after(3400)));
+        assert!(reporting.wants_session(false, after(3600)));
+        reporting.on_heard(false, after(3600));
+        reporting.on_data_sent(after(4000));
+        assert!(!reporting.wants_session(false, after(4200)));
+        assert!(reporting.wants_session(false, after(4300)));
+        assert!(!reporting.wants_session(false, after(4400)), "asked a moment ago");
+        assert!(reporting.wants_session(false, after(4600)));
+    }
+}
