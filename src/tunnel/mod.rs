@@ -2,13 +2,21 @@
 
 pub mod drop_reason;
 pub mod forwarder;
+pub mod handshake;
 pub mod inbound;
+pub mod keys;
 mod loss;
 mod outbox;
 mod pacer;
-mod peer;
+pub mod peer;
 pub mod policy;
 pub mod prefixes;
-mod reporting;
+pub mod replay;
+pub mod reporting;
+pub mod seal;
 pub mod sender;
 pub mod session;
+
+/// A configured peer: its place in the configuration's list of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u16);
