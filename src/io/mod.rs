@@ -1,1 +1,14 @@
-//! System calls: TUN, UDP, timers, routes, signals. Knows buffers and addresses, not FEC.
+//! System calls: TUN, UDP, timers, routes, signals, namespaces. Knows buffers and addresses, not FEC.
+//!
+//! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
+//! about what the bytes mean, and any thread that the caller did not ask for.
+
+pub mod netlink;
+pub mod timer;
+pub mod tun;
+pub mod udp;
+
+/// An error of the same kind that says what was being done and what to do about it.
+fn explain(error: &std::io::Error, words: std::fmt::Arguments<'_>) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{words}: {error}"))
+}

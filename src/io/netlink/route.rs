@@ -1,0 +1,222 @@
+//! Routes of our own and the addresses of this host.
+//!
+//! Our routes carry a protocol id, so that those a crash left behind can be told from everybody else's.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Netlink, explain};
+
+/// The protocol id of our routes: `ip route show proto 117` lists them.
+pub const ROUTE_PROTOCOL: u8 = 117;
+
+/// A route of the main table that leads into a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub prefix: IpNetwork,
+    /// The index of the device it leads into.
+    pub device: u32,
+    /// The address this host's own programs send from.
+    pub preferred_source: Option<IpAddr>,
+    /// Smaller is preferred. `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
+    pub metric: Option<u32>,
+    /// Who made it; [`ROUTE_PROTOCOL`] for ours.
+    pub protocol: u8,
+}
+
+/// An address of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The index of the link that has it.
+    pub device: u32,
+    /// The address and the length of its prefix.
+    pub address: IpNetwork,
+}
+
+impl Netlink {
+    /// Adds a route; one to the same prefix with the same metric is an error.
+    pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::NewRoute(encode(route)), NLM_F_CREATE | NLM_F_EXCL).map(drop).map_err(|error| {
+            let advice = match error.raw_os_error() {
+                Some(libc::EEXIST) => {
+                    ": there is one with this metric already; `ip route show` says whose: remove it or give \
+                         ours another metric"
+                }
+                Some(libc::EINVAL) if route.preferred_source.is_some() => {
+                    ": the preferred source must be an address of this host"
+                }
+                _ => "",
+            };
+            explain(&error, format_args!("cannot add route {}{advice}", Words(route)))
+        })
+    }
+
+    /// Removes a route. A route that is gone already is fine.
+    pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
+        match self.ask(RouteNetlinkMessage::DelRoute(encode(route)), 0) {
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {
+                Err(explain(&error, format_args!("cannot remove route {}", Words(route))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All routes of the main table, IPv4 and IPv6, with this protocol id.
+    pub fn routes(&mut self, protocol: u8) -> io::Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let shown = self
+                .dump(RouteNetlinkMessage::GetRoute(message))
+                .map_err(|error| explain(&error, format_args!("cannot list the routes")))?;
+            routes.extend(shown.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(message) => decode(message).filter(|route| route.protocol == protocol),
+                _ => None,
+            }));
+        }
+        Ok(routes)
+    }
+
+    /// All addresses of this host.
+    pub fn addresses(&mut self) -> io::Result<Vec<LocalAddress>> {
+        let shown = self
+            .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+            .map_err(|error| explain(&error, format_args!("cannot list the addresses of this host")))?;
+        Ok(shown
+            .iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(message) => local_address(message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// The first address of this host, of the family of `prefix`, inside it: what our routes prefer as source.
+    pub fn address_within(&mut self, prefix: IpNetwork) -> io::Result<Option<IpAddr>> {
+        Ok(self.addresses()?.iter().map(|local| local.address.ip()).find(|address| prefix.contains(*address)))
+    }
+
+    /// Gives a link an address.
+    pub fn add_address(&mut self, index: u32, address: IpNetwork) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address.ip());
+        message.header.prefix_len = address.prefix();
+        message.header.index = index;
+        message.attributes.push(AddressAttribute::Local(address.ip()));
+        message.attributes.push(AddressAttribute::Address(address.ip()));
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map(drop)
+            .map_err(|error| explain(&error, format_args!("cannot give link {index} the address {address}")))
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn encode(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(route.prefix.ip()),
+        destination_prefix_length: route.prefix.prefix(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: route.protocol.into(),
+        // A device without gateway: whatever is behind it is one link away.
+        scope: match route.prefix {
+            IpNetwork::V4(_) => RouteScope::Link,
+            IpNetwork::V6(_) => RouteScope::Universe,
+        },
+        kind: RouteType::Unicast,
+        ..RouteHeader::default()
+    };
+    let attributes = &mut message.attributes;
+    if route.prefix.prefix() > 0 {
+        attributes.push(RouteAttribute::Destination(route.prefix.network().into()));
+    }
+    attributes.push(RouteAttribute::Oif(route.device));
+    attributes.extend(route.preferred_source.map(|source| RouteAttribute::PrefSource(source.into())));
+    attributes.extend(route.metric.map(RouteAttribute::Priority));
+    message
+}
+
+fn decode(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut destination = match header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    let (mut device, mut preferred_source, mut metric) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::PrefSource(address) => preferred_source = ip(address),
+            RouteAttribute::Priority(priority) => metric = Some(*priority),
+            _ => {}
+        }
+    }
+    Some(Route {
+        prefix: IpNetwork::new(destination, header.destination_prefix_length).ok()?,
+        device: device?,
+        preferred_source,
+        metric,
+        protocol: RouteProtocol::into(header.protocol),
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
+    let mut found = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link `Address` is the other end.
+            AddressAttribute::Local(address) => found = Some(*address),
+            AddressAttribute::Address(address) => found = found.or(Some(*address)),
+            _ => {}
+        }
+    }
+    Some(LocalAddress {
+        device: message.header.index,
+        address: IpNetwork::new(found?, message.header.prefix_len).ok()?,
+    })
+}
+
+/// A route as `ip route` would write it.
+struct Words<'a>(&'a Route);
+
+impl std::fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} dev {}", self.0.prefix, self.0.device)?;
+        if let Some(source) = self.0.preferred_source {
+            write!(f, " src {source}")?;
+        }
+        if let Some(metric) = self.0.metric {
+            write!(f, " metric {metric}")?;
+        }
+        Ok(())
+    }
+}

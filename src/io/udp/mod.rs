@@ -1,0 +1,236 @@
+//! UDP sockets that send and receive whole trains of equal datagrams in one system call.
+//!
+//! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. No error of
+//! the network is fatal here: it is a value to count. What is not here: what the datagrams mean, pacing, retries.
+
+mod address;
+mod control;
+mod errors;
+mod receive;
+mod send;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+pub use errors::ErrorCounts;
+pub use receive::Received;
+pub use send::{GsoOff, GsoState, SendOutcome};
+
+use super::explain;
+
+/// Whether to use something that not every kernel and device has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// Where it works.
+    #[default]
+    Auto,
+    /// Without asking, and not to be switched off by a suspicion ([`UdpSocket::set_gso`]).
+    On,
+    /// Never.
+    Off,
+}
+
+/// How to open a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpOptions {
+    /// Segmentation of trains by the kernel.
+    pub gso: Switch,
+    /// Send and receive buffer, each, in bytes; as much of it as the system allows.
+    pub buffer_bytes: usize,
+}
+
+impl Default for UdpOptions {
+    fn default() -> Self {
+        Self { gso: Switch::Auto, buffer_bytes: 8 << 20 }
+    }
+}
+
+/// A non-blocking UDP socket. Bound to `[::]` it serves IPv4 too, and IPv4 addresses look like IPv4 addresses.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: StdSocket,
+    local: SocketAddr,
+    switch: Switch,
+    gso: GsoState,
+    counts: ErrorCounts,
+    overflows: u64,
+}
+
+impl UdpSocket {
+    /// Binds a socket. Port 0 lets the kernel choose; see [`local_addr`](Self::local_addr).
+    pub fn bind(address: SocketAddr, options: UdpOptions) -> io::Result<Self> {
+        let words = |error: io::Error| {
+            let advice = match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => {
+                    ": the port is in use; `ss -lunp` says by whom: stop that program or choose another port in \
+                     `node.listen`"
+                }
+                Some(libc::EADDRNOTAVAIL) => {
+                    ": no interface of this host has this address; `ip address` lists them: correct `node.listen`"
+                }
+                Some(libc::EACCES) => ": not permitted; ports below 1024 need CAP_NET_BIND_SERVICE",
+                Some(libc::EAFNOSUPPORT) => ": this host has no IPv6; use an IPv4 address in `node.listen`",
+                _ => "",
+            };
+            explain(&error, format_args!("cannot open UDP {address}{advice}"))
+        };
+        let socket = open(address, options).map_err(words)?;
+        let local = socket.local_addr().map_err(words)?;
+        let gso = match options.gso {
+            Switch::Off => GsoState::Off(GsoOff::Configured),
+            Switch::On => GsoState::Active,
+            Switch::Auto => match control::probe_segmentation(socket.as_fd()) {
+                Ok(()) => GsoState::Active,
+                Err(error) => GsoState::Off(GsoOff::Unsupported(error.raw_os_error().unwrap_or(0))),
+            },
+        };
+        Ok(Self { socket, local, switch: options.gso, gso, counts: ErrorCounts::default(), overflows: 0 })
+    }
+
+    /// The address it is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Bytes of the kernel's send and receive buffers, as granted.
+    pub fn buffer_sizes(&self) -> io::Result<(usize, usize)> {
+        let socket = self.socket.as_fd();
+        Ok((
+            rustix::net::sockopt::socket_send_buffer_size(socket)?,
+            rustix::net::sockopt::socket_recv_buffer_size(socket)?,
+        ))
+    }
+
+    /// Whether the kernel segments our trains, and if not, why.
+    pub fn gso_state(&self) -> GsoState {
+        self.gso
+    }
+
+    /// Switches segmentation from what the peer's reports show: off when trains do not arrive, on for another try.
+    /// What the configuration settled (`on`, `off`) stays.
+    pub fn set_gso(&mut self, on: bool) {
+        if self.switch == Switch::Auto {
+            self.gso = match (on, self.gso) {
+                (true, _) => GsoState::Active,
+                (false, GsoState::Active) => GsoState::Off(GsoOff::Suspected),
+                (false, off) => off,
+            };
+        }
+    }
+
+    /// Datagrams the kernel dropped because our receive buffer was full, since the start. Known as of the last
+    /// datagram received.
+    pub fn receive_overflows(&self) -> u64 {
+        self.overflows
+    }
+}
+
+fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket: StdSocket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?.into();
+    let fd = socket.as_fd();
+    if address.is_ipv6() {
+        control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+        control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
+        control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    // On an IPv6 socket these hold for the IPv4 it also carries; a kernel without IPv4 may refuse them.
+    //
+    // PROBE: never fragment (a lost fragment would lose a datagram the code counts as one symbol), and ignore the
+    // kernel's path MTU cache: a forged or stale "fragmentation needed" must not stop a tunnel whose datagram size
+    // is configured. Such messages still arrive in the error queue, to be counted and shown.
+    for (option, value) in [(libc::IP_RECVERR, 1), (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)] {
+        let set = control::set_option(fd, libc::IPPROTO_IP, option, value);
+        if address.is_ipv4() {
+            set?;
+        }
+    }
+    control::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    let bytes = libc::c_int::try_from(options.buffer_bytes).unwrap_or(libc::c_int::MAX);
+    for (force, polite) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)] {
+        control::set_option(fd, libc::SOL_SOCKET, force, bytes)
+            .or_else(|_| control::set_option(fd, libc::SOL_SOCKET, polite, bytes))?;
+    }
+    // Kernels before 5.0 have no GRO for UDP: every datagram then comes alone.
+    let _ = control::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+    rustix::net::bind(fd, &address)?;
+    Ok(socket)
+}
+
+/// An IPv4 address that an IPv6 socket reports in its mapped form, as itself.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => (v4, v6.port()).into(),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+/// An address as the socket's family wants it.
+fn mapped(address: SocketAddr, socket_is_v6: bool) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if socket_is_v6 => (Ipv4Addr::to_ipv6_mapped(v4.ip()), v4.port()).into(),
+        _ => address,
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_wears_its_own_clothes_outside_and_the_sockets_inside() {
+        let v4: SocketAddr = "192.0.2.1:7117".parse().unwrap();
+        let v6: SocketAddr = "[2001:db8::1]:7117".parse().unwrap();
+        assert_eq!(mapped(v4, true), "[::ffff:192.0.2.1]:7117".parse().unwrap());
+        for address in [v4, v6] {
+            assert_eq!(unmapped(mapped(address, true)), address);
+            assert_eq!(mapped(address, false), address);
+        }
+    }
+
+    #[test]
+    fn only_auto_follows_a_suspicion() {
+        for (switch, after) in [
+            (Switch::Auto, GsoState::Off(GsoOff::Suspected)),
+            (Switch::On, GsoState::Active),
+            (Switch::Off, GsoState::Off(GsoOff::Configured)),
+        ] {
+            let options = UdpOptions { gso: switch, ..UdpOptions::default() };
+            let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+            socket.set_gso(false);
+            assert_eq!(socket.gso_state(), after);
+            socket.set_gso(true);
+            assert_eq!(socket.gso_state() == GsoState::Active, switch != Switch::Off);
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_said_in_words() {
+        let first = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let error = UdpSocket::bind(first.local_addr(), UdpOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("ss -lunp"), "{error}");
+    }
+}

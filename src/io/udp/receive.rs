@@ -1,0 +1,96 @@
+//! Receiving: one call gives one datagram, or a train of equal ones that the kernel has put together.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use super::address::RawAddress;
+use super::control::{ControlBuffer, Messages, leading_u32};
+use super::{UdpSocket, unmapped};
+
+/// What one call received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes in the buffer.
+    pub len: usize,
+    /// Size of each datagram in it but the last, which may be shorter. Never 0: `buffer[..len].chunks(segment)`
+    /// gives the datagrams (an empty one gives none).
+    pub segment: usize,
+    /// Where they came from; IPv4 as IPv4 whatever the socket.
+    pub from: SocketAddr,
+}
+
+/// ICMP errors that may stand before a datagram; more mean somebody floods us with them, so let the loop turn.
+const MAX_PENDING_ERRORS: usize = 16;
+
+impl UdpSocket {
+    /// Receives a train, or `None` when there is nothing. `buffer` must hold 65,536 bytes: what does not fit is cut off.
+    ///
+    /// Errors of earlier sends are not reported here: see [`drain_errors`](Self::drain_errors).
+    pub fn recv_train(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        for _ in 0..MAX_PENDING_ERRORS {
+            match self.receive(buffer) {
+                Ok(Some(received)) => return Ok(Some(received)),
+                // Without a source it was not from the network.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EFAULT | libc::ENOTSOCK)) => {
+                    return Err(error);
+                }
+                // An ICMP error of an earlier datagram; reading it here clears it, its copy is in the error queue.
+                Err(_) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        let mut address = RawAddress::EMPTY;
+        let mut control = ControlBuffer::EMPTY;
+        let (len, control_len) = receive_message(self.as_raw_fd(), buffer, &mut address, &mut control, 0)?;
+        let Some(from) = address.decode() else {
+            return Ok(None);
+        };
+        let mut segment = len.max(1);
+        for (level, kind, data) in Messages(&control.0[..control_len]) {
+            match (level, kind, leading_u32(data)) {
+                (libc::SOL_UDP, libc::UDP_GRO, Some(size @ 1..)) => segment = size as usize,
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(total)) => {
+                    // The kernel's counter has 32 bits and wraps.
+                    self.overflows += u64::from(total.wrapping_sub(self.overflows as u32));
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(Received { len, segment, from: unmapped(from) }))
+    }
+}
+
+/// One `recvmsg`. Returns the bytes received and the bytes of control messages.
+pub(super) fn receive_message(
+    socket: libc::c_int,
+    buffer: &mut [u8],
+    address: &mut RawAddress,
+    control: &mut ControlBuffer,
+    flags: libc::c_int,
+) -> io::Result<(usize, usize)> {
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_name = std::ptr::from_mut(address).cast();
+    message.msg_namelen = RawAddress::CAPACITY;
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: the message points to the address, the buffer and the control buffer with their true sizes, all
+    // exclusively borrowed until the call returns.
+    let received = unsafe { libc::recvmsg(socket, &raw mut message, flags) };
+    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    #[allow(clippy::unnecessary_cast, reason = "not a usize in every C library")]
+    let control_len = message.msg_controllen as usize;
+    Ok((len.min(buffer.len()), control_len.min(control.0.len())))
+}

@@ -1,0 +1,194 @@
+//! Sending a train: equal datagrams, one after the other, in as few system calls as the kernel allows.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use super::address::RawAddress;
+use super::control::SegmentMessage;
+use super::{UdpSocket, mapped};
+
+/// Segments in one call that every kernel with UDP segmentation takes.
+const MAX_SEGMENTS: usize = 64;
+/// Bytes in one call: below the 65,507 of a UDP datagram, with room for IPv6 options.
+const MAX_BYTES: usize = 65_000;
+
+/// Whether the kernel cuts our trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GsoState {
+    /// It does: a train is one call.
+    Active,
+    /// It does not: a train is one call a batch (`sendmmsg`), at several times the cost.
+    Off(GsoOff),
+}
+
+/// Why the kernel does not cut our trains. Numbers are errno values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GsoOff {
+    /// The configuration says so.
+    Configured,
+    /// The kernel does not know it.
+    Unsupported(i32),
+    /// A train was refused, and went through cut by us.
+    Refused(i32),
+    /// Reports suggest that trains do not arrive.
+    Suspected,
+}
+
+impl std::fmt::Display for GsoState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let errno = |number| io::Error::from_raw_os_error(number);
+        match *self {
+            Self::Active => f.write_str("active"),
+            Self::Off(GsoOff::Configured) => f.write_str("off (configured)"),
+            Self::Off(GsoOff::Unsupported(number)) => write!(f, "off (not in this kernel: {})", errno(number)),
+            Self::Off(GsoOff::Refused(number)) => write!(f, "off (refused when sending: {})", errno(number)),
+            Self::Off(GsoOff::Suspected) => f.write_str("off (trains did not arrive)"),
+        }
+    }
+}
+
+/// What became of a train.
+#[derive(Debug, Default)]
+pub struct SendOutcome {
+    /// Bytes the kernel took, from the front: whole datagrams.
+    pub sent: usize,
+    /// The send buffer is full: offer the rest again when the socket is writable.
+    pub blocked: bool,
+    /// What stopped the train. The datagram at `sent` is lost, and nothing after it was tried; already counted in
+    /// [`ErrorCounts`](super::ErrorCounts).
+    pub error: Option<io::Error>,
+}
+
+impl UdpSocket {
+    /// Sends `bytes` to `to`, cut into datagrams of `segment` bytes, the last of which may be shorter. A `segment` of
+    /// 0 sends one datagram.
+    pub fn send_train(&mut self, to: SocketAddr, bytes: &[u8], segment: usize) -> SendOutcome {
+        let (address, length) = RawAddress::new(mapped(to, self.local.is_ipv6()));
+        let segment = if segment == 0 { bytes.len() } else { segment };
+        let mut outcome = SendOutcome::default();
+        while outcome.sent < bytes.len() {
+            let rest = &bytes[outcome.sent..];
+            match self.send_batch(&address, length, rest, segment) {
+                Ok(sent) => outcome.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    outcome.blocked = true;
+                    break;
+                }
+                Err(error) => {
+                    self.counts.count_send(&error);
+                    outcome.error = Some(error);
+                    break;
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Sends from the front what fits one call. Ok is more than nothing.
+    fn send_batch(
+        &mut self,
+        address: &RawAddress,
+        length: libc::socklen_t,
+        bytes: &[u8],
+        segment: usize,
+    ) -> io::Result<usize> {
+        if bytes.len() <= segment {
+            return retried(|| self.send_one(address, length, bytes, None));
+        }
+        let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
+        if let (GsoState::Active, Ok(size), 2..) = (self.gso, u16::try_from(segment), fitting) {
+            let batch = &bytes[..bytes.len().min(fitting * segment)];
+            let result = retried(|| self.send_one(address, length, batch, Some(size)));
+            let Err(error) = &result else { return result };
+            let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
+                return result;
+            };
+            // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
+            // segmentation to blame.
+            let sent = retried(|| self.send_each(address, length, batch, segment))?;
+            self.gso = GsoState::Off(super::GsoOff::Refused(errno));
+            return Ok(sent);
+        }
+        retried(|| self.send_each(address, length, bytes, segment))
+    }
+
+    /// One `sendmsg`: a datagram, or with `segment` a train for the kernel to cut.
+    fn send_one(
+        &self,
+        address: &RawAddress,
+        length: libc::socklen_t,
+        bytes: &[u8],
+        segment: Option<u16>,
+    ) -> io::Result<usize> {
+        let mut slice = io_slice(bytes);
+        let mut message = message(address, length, &mut slice);
+        let mut control = SegmentMessage::new(segment.unwrap_or(0));
+        if segment.is_some() {
+            message.msg_control = control.as_mut_ptr();
+            message.msg_controllen = SegmentMessage::LEN as _;
+        }
+        // SAFETY: the message points to the address, the slice and the control message, all alive until the call
+        // returns; the kernel only reads them.
+        let sent = unsafe { libc::sendmsg(self.as_raw_fd(), &raw const message, 0) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// One `sendmmsg`: up to [`MAX_SEGMENTS`] datagrams from the front.
+    fn send_each(
+        &self,
+        address: &RawAddress,
+        length: libc::socklen_t,
+        bytes: &[u8],
+        segment: usize,
+    ) -> io::Result<usize> {
+        let mut slices = [io_slice(&[]); MAX_SEGMENTS];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_SEGMENTS];
+        let mut count = 0;
+        for ((datagram, slice), slot) in bytes.chunks(segment).zip(&mut slices).zip(&mut messages) {
+            *slice = io_slice(datagram);
+            slot.write(libc::mmsghdr { msg_hdr: message(address, length, slice), msg_len: 0 });
+            count += 1;
+        }
+        // SAFETY: the first `count` messages are initialised and point to the address and their slices, all alive
+        // until the call returns; the kernel writes only `msg_len`.
+        let sent = unsafe { libc::sendmmsg(self.as_raw_fd(), messages.as_mut_ptr().cast(), count, 0) };
+        let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        Ok(bytes.len().min(sent * segment))
+    }
+}
+
+fn io_slice(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
+/// A message of one slice. The kernel only reads what the pointers show; their mutability is the C API's.
+fn message(address: &RawAddress, length: libc::socklen_t, slice: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_name = ptr::from_ref(address).cast_mut().cast();
+    message.msg_namelen = length;
+    message.msg_iov = slice;
+    message.msg_iovlen = 1;
+    message
+}
+
+/// Tries again once. With `IP_RECVERR` an ICMP error of an earlier datagram makes the next call fail, whatever that
+/// one sends; it was not tried then.
+fn retried(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    match call() {
+        Err(error) if !is_own(&error) => call(),
+        result => result,
+    }
+}
+
+/// Errors that are about this call and not left over from an earlier datagram.
+fn is_own(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL | libc::EIO | libc::EPERM | libc::EAFNOSUPPORT)
+    )
+}
