@@ -23,6 +23,8 @@ pub struct Link {
     pub gso_max_size: Option<u32>,
     /// Switched on by the administrator.
     pub up: bool,
+    /// It can carry packets.
+    pub carrier: bool,
     /// Its counters.
     pub statistics: LinkStatistics,
 }

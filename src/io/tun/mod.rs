@@ -230,7 +230,11 @@ fn name_cause(name: &str, error: &io::Error) -> io::Error {
             "this system has no /dev/net/tun; load the module (`modprobe tun`), or give the container the device \
              (`--device /dev/net/tun`)"
         }
-        Some(libc::EPERM | libc::EACCES) => {
+        Some(libc::EACCES) => {
+            "this user may not open /dev/net/tun; run as root, or let everybody open it, as most systems do \
+             (`chmod 666 /dev/net/tun`; making a device still needs CAP_NET_ADMIN)"
+        }
+        Some(libc::EPERM) => {
             "not permitted; run as root or with CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)"
         }
         Some(libc::EBUSY | libc::EINVAL | libc::E2BIG) if taken() => {
