@@ -14,7 +14,7 @@ use mio::{Events, Interest, Poll, Token};
 use onwire::io::namespace::NetworkNamespace;
 use onwire::io::netlink::{Netlink, ROUTE_PROTOCOL, Route};
 use onwire::io::tun::{MAX_PACKET, Offload, Tun, TunOptions};
-use onwire::io::udp::{GsoState, UdpOptions, UdpSocket};
+use onwire::io::udp::{GsoState, Switch, UdpOptions, UdpSocket};
 
 /// A namespace whose `owio0` is up and has this address; routes into it go to `peer`.
 fn site(options: TunOptions, address: &str) -> (NetworkNamespace, Vec<Tun>) {
@@ -83,6 +83,13 @@ fn transfer(options: TunOptions, addresses: [&str; 2], content: &[u8]) -> usize 
         assert!(received == content, "{} bytes of {}", received.len(), content.len());
         relay.join().unwrap()
     })
+}
+
+/// Puts a queue of 100 Mbit/s before the device.
+fn shape(namespace: &NetworkNamespace, limit: &str) {
+    let command = format!("qdisc add dev owio0 root tbf rate 100mbit burst 70kb {limit}");
+    let status = namespace.run(|| Command::new("tc").args(command.split(' ')).status()).unwrap();
+    assert!(status.expect("`tc` is missing: apt-get install iproute2").success());
 }
 
 /// IPv6 addresses are tentative for a moment.
@@ -173,6 +180,53 @@ fn a_full_tun_queue_shows_in_the_counters() {
             assert!(statistics.tx_dropped >= 40, "{statistics:?}");
         })
         .unwrap();
+}
+
+#[test]
+fn a_full_send_buffer_blocks_the_train_and_the_rest_goes_later() {
+    let (namespace, queues) = site(TunOptions::default(), "10.99.0.1/24");
+    // A TUN takes packets out of the send buffer's account; a queue before it keeps them there.
+    shape(&namespace, "limit 10mb");
+    for gso in [Switch::Auto, Switch::Off] {
+        let options = UdpOptions { gso, buffer_bytes: 150_000 };
+        let mut socket = namespace.run(|| UdpSocket::bind("0.0.0.0:0".parse().unwrap(), options).unwrap()).unwrap();
+        let bytes = content(1452 * 400);
+        let (mut sent, mut blocked, mut read) = (0, 0, 0);
+        let mut packet = vec![0; MAX_PACKET];
+        let limit = Instant::now() + Duration::from_secs(10);
+        while read < bytes.len() && Instant::now() < limit {
+            let outcome = socket.send_train("10.99.0.2:7117".parse().unwrap(), &bytes[sent..], 1452);
+            assert!(outcome.error.is_none(), "{:?}", outcome.error);
+            assert_eq!(outcome.sent % 1452, 0);
+            sent += outcome.sent;
+            blocked += usize::from(outcome.blocked);
+            assert!(outcome.blocked || sent == bytes.len());
+            thread::sleep(Duration::from_millis(1));
+            while let Ok(length) = queues[0].read(&mut [0; 10], &mut packet) {
+                if packet[0] >> 4 == 4 {
+                    read += length - 28;
+                }
+            }
+        }
+        assert!(blocked > 0);
+        assert_eq!(read, bytes.len(), "{gso:?}");
+    }
+}
+
+#[test]
+fn what_a_queue_of_this_host_drops_is_an_error_and_counted() {
+    let (namespace, _queues) = site(TunOptions::default(), "10.99.0.1/24");
+    shape(&namespace, "limit 5000");
+    let bind = || UdpSocket::bind("0.0.0.0:0".parse().unwrap(), UdpOptions::default()).unwrap();
+    let mut socket = namespace.run(bind).unwrap();
+    let failed = (0..200).filter(|_| {
+        let outcome = socket.send_train("10.99.0.2:7117".parse().unwrap(), &content(1452), 1452);
+        outcome.error.is_some_and(|error| error.raw_os_error() == Some(libc::ENOBUFS))
+    });
+    let failed = failed.count() as u64;
+    let counts = socket.drain_errors();
+    assert!(failed > 0);
+    assert_eq!((counts.queue_full, counts.total()), (failed, failed));
 }
 
 #[test]

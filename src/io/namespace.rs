@@ -142,3 +142,39 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    const NOBODY: u32 = 65_534;
+
+    /// A shell of the user nobody in private namespaces.
+    fn shell(script: &str) -> String {
+        let mut command = Command::new("sh");
+        command.args(["-ec", script]).uid(NOBODY).gid(NOBODY).current_dir("/");
+        let prepare = || {
+            // A change of user takes a process the right to its own /proc entries until the next exec.
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
+            enter_private()
+        };
+        // SAFETY: the closure runs in the forked child, whose only thread it is; it calls no code that expects others.
+        unsafe { command.pre_exec(prepare) };
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    #[test]
+    fn an_ordinary_user_gets_namespaces_of_its_own() {
+        assert_eq!(shell("id -u; ip netns list").trim(), "0");
+        let made = shell(
+            "ip netns add owio-inner; ip -n owio-inner link set lo up; ip netns exec owio-inner ip -br address show lo",
+        );
+        assert!(made.contains("127.0.0.1"), "{made}");
+        assert!(!Path::new("/run/netns/owio-inner").exists());
+    }
+}

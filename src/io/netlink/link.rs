@@ -156,6 +156,7 @@ fn describe(message: LinkMessage) -> Link {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(packets) => link.txqueuelen = packets,
             LinkAttribute::GsoMaxSize(bytes) => link.gso_max_size = Some(bytes),

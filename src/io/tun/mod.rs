@@ -9,7 +9,7 @@ mod ioctl;
 mod simple;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 pub use fast::FastTun;
 pub use simple::SimpleTun;
@@ -186,15 +186,9 @@ impl Tun {
 impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Self::Fast(tun) => tun.as_fd().as_raw_fd(),
+            Self::Fast(tun) => tun.as_raw_fd(),
             Self::Simple(tun) => tun.as_raw_fd(),
         }
-    }
-}
-
-impl AsFd for FastTun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor()
     }
 }
 
