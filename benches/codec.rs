@@ -22,7 +22,7 @@ const CROSSINGS: [(usize, usize, &[usize]); 4] = [
     (64, 32, &[8, 16, 24, 32]),
     (256, 64, &[16, 32, 48, 64]),
     (1000, 200, &[32, 64, 96, 128, 200]),
-    (4000, 1000, &[64, 128, 192, 256]),
+    (4000, 1000, &[64, 192, 256, 512]),
 ];
 const SHAPE_TIME: Duration = Duration::from_millis(2500);
 const CROSSING_TIME: Duration = Duration::from_millis(250);
@@ -59,8 +59,8 @@ fn main() -> ExitCode {
 
     println!("\nthe two ways of decoding, µs");
     println!(
-        "{:>12} {:>6} {:>10} {:>10}  chosen",
-        "(k, m)", "lost", "syndrome", "transform"
+        "{:>12} {:>6} {:>10} {:>10} {:>10}",
+        "(k, m)", "lost", "syndrome", "transform", "chosen"
     );
     let crossings: Vec<_> = CROSSINGS
         .iter()
