@@ -5,10 +5,10 @@
 //!
 //! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols: what
 //!    remains, the syndromes, is what the lost symbols alone would have given;
-//! 2. each of the e lost symbols is a sum of e syndromes, with the factors of [`super::positions`].
+//! 2. each of the e lost symbols is a sum of e syndromes, with the factors that `positions` works out.
 //!
 //! That costs one encoding and e² products. For many losses in a large block the crate's decoder, whose cost does
-//! not grow with e, is cheaper: [`Cost`] decides. Both give the same bytes.
+//! not grow with e, is cheaper: a cost model decides. Both give the same bytes.
 //!
 //! This module does not know what a block holds, where symbols come from, or how many repair symbols a block deserves
 //! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
@@ -534,6 +534,34 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_arguments_make_it_panic(
+            symbols in 0_usize..20,
+            stride in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            size in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            bytes in 0_usize..3000,
+            present in proptest::collection::vec(any::<bool>(), 0..25),
+            m in prop_oneof![0_usize..10, Just(20_000), Just(usize::MAX)],
+            offered in proptest::collection::vec((0_u16..12, prop_oneof![Just(64_usize), Just(128), 0_usize..300]), 0..12),
+        ) {
+            let mut code = Code::new();
+            let layout = SymbolLayout { symbols, stride, size };
+            let mut source = vec![0x5a; bytes];
+            let symbol = [1; 300];
+            let offered: Vec<_> = offered.into_iter().map(|(j, len)| (j, &symbol[..len])).collect();
+            let mut repair = Vec::new();
+            let written = code.encode(layout, &source, m, &mut repair);
+            prop_assert_eq!(repair.len(), if written == 0 { 0 } else { m * size });
+            let lost = (0..symbols).filter(|&i| !present.get(i).is_some_and(|&p| p)).count();
+            match code.decode(layout, &mut source, &present, m, &offered) {
+                Ok(rebuilt) => prop_assert_eq!(rebuilt, lost),
+                Err(TooFewSymbols { lost: said, usable }) => prop_assert!(said == lost && usable < lost),
+            }
+        }
+    }
+
     #[test]
     fn one_code_serves_blocks_of_all_shapes_in_turn() {
         let mut code = Code::new();
@@ -554,6 +582,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scratch_memory_grows_to_the_largest_block_and_no_further() {
+        let mut code = Code::new();
+        code.force_decoding(Some(Decoding::Syndrome));
+        let shapes = [(64, 8), (7, 3), (1, 8), (33, 5), (6, 8), (60, 7)];
+        let mut memory = Vec::new();
+        for _ in 0..3 {
+            for (k, m) in shapes {
+                let sample = Sample::new(&mut code, k, m, 1408, 1);
+                let mut present = vec![true; k];
+                present[..k.min(m)].fill(false);
+                sample.check(&mut code, &present, &(0..m).collect::<Vec<_>>());
+            }
+            memory.push((
+                code.transform.scratch_bytes(),
+                code.product.capacity(),
+                code.lost.capacity(),
+                code.repair_indices.capacity(),
+                code.seen.capacity(),
+            ));
+        }
+        assert_eq!(memory[0], memory[2]);
+        // Two spans of eight, or one span and eight repair symbols after it.
+        assert_eq!(memory[0].0, 16 * 1408);
     }
 
     #[test]

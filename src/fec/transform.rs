@@ -104,6 +104,11 @@ impl Transform {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn scratch_bytes(&self) -> usize {
+        self.scratch.len() * 64
+    }
+
     fn reserve(&mut self, pieces: usize) {
         if self.scratch.len() < pieces {
             self.scratch.resize(pieces, [0; 64]);
