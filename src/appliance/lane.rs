@@ -22,10 +22,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::outlet::Outlet;
-use super::snapshot::LaneSnapshot;
+use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::UdpSocket;
+use crate::io::udp::{ErrorCounts, UdpSocket};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::handshake::Established;
@@ -105,6 +105,7 @@ pub struct Lane {
     buffer: Box<[u8]>,
     ready: Readiness,
     notices_lost: u64,
+    errors: ErrorCounts,
     stopping: bool,
 }
 
@@ -116,6 +117,8 @@ struct Readiness {
     /// The last send did not meet a full buffer.
     sendable: bool,
     commands: bool,
+    /// The error queue may hold something.
+    errors: bool,
 }
 
 impl Lane {
@@ -142,8 +145,9 @@ impl Lane {
             forwarder,
             line,
             buffer: vec![0; 1 << 16].into_boxed_slice(),
-            ready: Readiness { tun: true, udp: true, sendable: true, commands: true },
+            ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
             notices_lost: 0,
+            errors: ErrorCounts::default(),
             stopping: false,
         };
         Ok((lane, waker))
@@ -171,6 +175,9 @@ impl Lane {
             self.send(now);
             self.read_udp(now)?;
             self.deliver(now);
+            if std::mem::take(&mut self.ready.errors) {
+                self.errors += self.udp.drain_errors();
+            }
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.notify(Notice::SessionWanted(peer));
             }
@@ -238,6 +245,7 @@ impl Lane {
             self.forwarder.on_sent(peer, outcome.sent, now);
             if outcome.error.is_some() {
                 // One datagram is lost; the rest is worth another try.
+                self.ready.errors = true;
                 self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
             }
         }
@@ -250,7 +258,6 @@ impl Lane {
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
-                self.udp.drain_errors();
                 break;
             };
             for start in (0..received.len).step_by(received.segment) {
@@ -297,7 +304,8 @@ impl Lane {
             match event.token() {
                 TUN => self.ready.tun = true,
                 UDP => {
-                    self.ready.udp |= event.is_readable() || event.is_error();
+                    self.ready.udp |= event.is_readable();
+                    self.ready.errors |= event.is_error();
                     self.ready.sendable |= event.is_writable();
                 }
                 TIMER => drop(self.timer.acknowledge()?),
@@ -308,7 +316,19 @@ impl Lane {
     }
 
     fn snapshot(&mut self) -> LaneSnapshot {
-        LaneSnapshot::take(self.number, &self.forwarder, &self.udp, self.outlet.counts(), self.notices_lost)
+        let now = Instant::now();
+        LaneSnapshot {
+            lane: self.number,
+            listen: self.udp.local_addr(),
+            gso: self.udp.gso_state().to_string(),
+            receive_overflows: self.udp.receive_overflows(),
+            errors: self.errors,
+            cut_in_software: self.outlet.cut(),
+            notices_lost: self.notices_lost,
+            memory: self.forwarder.memory(),
+            drops: self.forwarder.drops().clone(),
+            peers: self.forwarder.peers().iter().map(|peer| PeerSnapshot::take(peer, now)).collect(),
+        }
     }
 }
 

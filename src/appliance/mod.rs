@@ -1,1 +1,5 @@
 //! A running appliance: lanes and the control thread.
+
+pub mod lane;
+mod outlet;
+pub mod snapshot;

@@ -5,10 +5,10 @@
 //!
 //! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols: what
 //!    remains, the syndromes, is what the lost symbols alone would have given;
-//! 2. each of the e lost symbols is a sum of e syndromes, with the factors of [`super::positions`].
+//! 2. each of the e lost symbols is a sum of e syndromes, with the factors that `positions` works out.
 //!
 //! That costs one encoding and e² products. For many losses in a large block the crate's decoder, whose cost does
-//! not grow with e, is cheaper: [`Cost`] decides. Both give the same bytes.
+//! not grow with e, is cheaper: a cost model decides. Both give the same bytes.
 //!
 //! This module does not know what a block holds, where symbols come from, or how many repair symbols a block deserves
 //! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
@@ -25,6 +25,11 @@ use super::transform::{Piece, Transform};
 
 /// The most encoding symbols, source and repair together, of one block.
 pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
+
+/// With this many lost symbols or more, what depends on the row or on the column alone is multiplied once. Each
+/// different factor of a product brings 128 bytes of multiplication table into the cache: e² of them cost more
+/// than the 2e products.
+const FACTORED_FROM: usize = 12;
 
 /// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,21 +232,29 @@ impl Code {
             .solve(positions, &self.lost, &self.repair_indices);
         self.product.resize(pieces, [0; 64]);
 
-        let (encoded, engine) =
+        let (syndromes, engine) =
             self.transform
                 .run(positions, layout, source, Some(present), wanted);
-        for (&index, &place) in self.repair_indices.iter().zip(&self.repair_places) {
-            let (received, _) = repair[place].1.as_chunks::<64>();
-            utils::xor(&mut encoded[index * pieces..][..pieces], received);
+        let factored = self.lost.len() >= FACTORED_FROM;
+        let received = self.repair_indices.iter().zip(&self.repair_places);
+        for (j, (&index, &place)) in received.enumerate() {
+            let syndrome = &mut syndromes[index * pieces..][..pieces];
+            utils::xor(syndrome, repair[place].1.as_chunks().0);
+            if factored {
+                multiply(engine, syndrome, self.coefficients.of_syndrome(j));
+            }
         }
-        let syndromes = &*encoded;
 
         let product = &mut self.product[..pieces];
         for (i, &lost) in self.lost.iter().enumerate() {
-            let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut::<64>();
+            let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut();
             for (j, &index) in self.repair_indices.iter().enumerate() {
                 let syndrome = &syndromes[index * pieces..][..pieces];
-                let factor = self.coefficients.coefficient(i, j);
+                let factor = if factored {
+                    self.coefficients.between(i, j)
+                } else {
+                    self.coefficients.coefficient(i, j)
+                };
                 if j == 0 {
                     rebuilt.copy_from_slice(syndrome);
                     multiply(engine, rebuilt, factor);
@@ -250,6 +263,9 @@ impl Code {
                     multiply(engine, product, factor);
                     utils::xor(rebuilt, product);
                 }
+            }
+            if factored {
+                multiply(engine, rebuilt, self.coefficients.of_lost(i));
             }
         }
     }
@@ -299,8 +315,8 @@ fn multiply(engine: &impl Engine, symbol: &mut [Piece], factor: u16) {
 
 /// What decoding a block takes, in hundredths of a nanosecond, to tell which way is cheaper.
 ///
-/// The constants are for 64 bytes of a symbol, from `cargo bench --bench codec -- --costs` on an x86-64 with AVX2;
-/// only their ratios matter, and those hold wherever one shuffle does the multiplication.
+/// The constants are for 64 bytes of a symbol; they fit the second table of `cargo bench --bench codec` to about a tenth
+/// on an x86-64 with AVX2, 32 KB of first-level and 1 MB of second-level cache. Only their ratios matter.
 struct Cost {
     pieces: usize,
     encode: usize,
@@ -312,27 +328,34 @@ impl Cost {
     const BUTTERFLY: usize = 300;
     /// Copy, multiply, add.
     const PRODUCT: usize = 400;
-    /// One step of the locator's transform; it does not depend on the symbol's size.
+    /// One step of the locator's transforms; it does not depend on the symbol's size.
     const LOCATOR: usize = 60;
 
     fn new(layout: SymbolLayout, repair_symbols: usize) -> Self {
         let pieces = layout.size / 64;
         let (k, m) = (layout.symbols, repair_symbols);
         let Positions { span, repair_first } = Positions::new(k, m);
-        let (large, layers) = (if repair_first { k } else { m }, log2(span));
-        let encode = pieces
-            * (k * Self::COPY
-                + (large.next_multiple_of(span) + span) / 2 * layers * Self::BUTTERFLY);
-
+        let large = if repair_first { k } else { m };
         let points = (span + large).next_power_of_two();
-        let transform = pieces
-            * (k * (Self::COPY + Self::PRODUCT) + (span + large) * log2(points) * Self::BUTTERFLY)
-            + 3 * points / 2 * log2(points) * Self::LOCATOR;
+
+        let layers = |points: usize| points.ilog2() as usize;
+        let encode = (large.next_multiple_of(span) + span) / 2 * layers(span);
+        let transform = (span + large) * layers(points);
         Self {
             pieces,
-            encode,
-            transform,
+            encode: pieces * (k * Self::COPY + encode * Self::butterfly(2 * span * layout.size)),
+            transform: pieces
+                * (k * (Self::COPY + Self::PRODUCT)
+                    + transform * Self::butterfly(points * layout.size))
+                + 3 * points / 2 * layers(points) * Self::LOCATOR,
         }
+    }
+
+    /// A butterfly on scratch of so many bytes: a quarter slower for each factor of four beyond what is near.
+    fn butterfly(scratch: usize) -> usize {
+        const NEAR: usize = 128 << 10;
+        let doublings = (scratch / NEAR).max(1).ilog2() as usize;
+        Self::BUTTERFLY * (8 + doublings) / 8
     }
 
     fn cheaper(&self, lost: usize) -> Decoding {
@@ -343,10 +366,6 @@ impl Cost {
             Decoding::Transform
         }
     }
-}
-
-fn log2(power: usize) -> usize {
-    power.trailing_zeros() as usize
 }
 
 #[cfg(test)]
@@ -515,6 +534,34 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_arguments_make_it_panic(
+            symbols in 0_usize..20,
+            stride in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            size in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            bytes in 0_usize..3000,
+            present in proptest::collection::vec(any::<bool>(), 0..25),
+            m in prop_oneof![0_usize..10, Just(20_000), Just(usize::MAX)],
+            offered in proptest::collection::vec((0_u16..12, prop_oneof![Just(64_usize), Just(128), 0_usize..300]), 0..12),
+        ) {
+            let mut code = Code::new();
+            let layout = SymbolLayout { symbols, stride, size };
+            let mut source = vec![0x5a; bytes];
+            let symbol = [1; 300];
+            let offered: Vec<_> = offered.into_iter().map(|(j, len)| (j, &symbol[..len])).collect();
+            let mut repair = Vec::new();
+            let written = code.encode(layout, &source, m, &mut repair);
+            prop_assert_eq!(repair.len(), if written == 0 { 0 } else { m * size });
+            let lost = (0..symbols).filter(|&i| !present.get(i).is_some_and(|&p| p)).count();
+            match code.decode(layout, &mut source, &present, m, &offered) {
+                Ok(rebuilt) => prop_assert_eq!(rebuilt, lost),
+                Err(TooFewSymbols { lost: said, usable }) => prop_assert!(said == lost && usable < lost),
+            }
+        }
+    }
+
     #[test]
     fn one_code_serves_blocks_of_all_shapes_in_turn() {
         let mut code = Code::new();
@@ -535,6 +582,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scratch_memory_grows_to_the_largest_block_and_no_further() {
+        let mut code = Code::new();
+        code.force_decoding(Some(Decoding::Syndrome));
+        let shapes = [(64, 8), (7, 3), (1, 8), (33, 5), (6, 8), (60, 7)];
+        let mut memory = Vec::new();
+        for _ in 0..3 {
+            for (k, m) in shapes {
+                let sample = Sample::new(&mut code, k, m, 1408, 1);
+                let mut present = vec![true; k];
+                present[..k.min(m)].fill(false);
+                sample.check(&mut code, &present, &(0..m).collect::<Vec<_>>());
+            }
+            memory.push((
+                code.transform.scratch_bytes(),
+                code.product.capacity(),
+                code.lost.capacity(),
+                code.repair_indices.capacity(),
+                code.seen.capacity(),
+            ));
+        }
+        assert_eq!(memory[0], memory[2]);
+        // Two spans of eight, or one span and eight repair symbols after it.
+        assert_eq!(memory[0].0, 16 * 1408);
     }
 
     #[test]

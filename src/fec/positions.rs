@@ -97,12 +97,30 @@ impl Coefficients {
         divide_by_scale(log, positions.span, outside);
     }
 
-    /// The logarithm of the factor of syndrome `j` in lost symbol `i`.
+    /// The logarithm of the factor of syndrome `j` in lost symbol `i`: the product of the three below.
     pub(super) fn coefficient(&self, i: usize, j: usize) -> u16 {
+        reduce(self.lost[i].log + self.repair[j].log + self.inverse_distance(i, j))
+    }
+
+    /// The logarithm of the factor that syndrome `j` has in every lost symbol.
+    pub(super) fn of_syndrome(&self, j: usize) -> u16 {
+        reduce(self.repair[j].log)
+    }
+
+    /// The logarithm of the factor that lost symbol `i` has for every syndrome.
+    pub(super) fn of_lost(&self, i: usize) -> u16 {
+        reduce(self.lost[i].log)
+    }
+
+    /// The logarithm of what is left when those two are taken out. It takes no more values than the block has
+    /// points, and few in a burst, where [`Self::coefficient`] takes up to e².
+    pub(super) fn between(&self, i: usize, j: usize) -> u16 {
+        reduce(self.inverse_distance(i, j))
+    }
+
+    fn inverse_distance(&self, i: usize, j: usize) -> u64 {
         let log = &*tables::get_exp_log().log;
-        let (lost, repair) = (self.lost[i], self.repair[j]);
-        let distance = u64::from(log[lost.point ^ repair.point]);
-        reduce(lost.log + repair.log + MODULUS - distance)
+        MODULUS - u64::from(log[self.lost[i].point ^ self.repair[j].point])
     }
 }
 

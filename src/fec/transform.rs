@@ -46,16 +46,16 @@ impl Transform {
             present,
         };
         if positions.repair_first {
-            self.onto_repair(positions.span, &block, wanted);
+            self.through_repair(positions.span, &block, wanted);
         } else {
-            self.from_source(positions.span, &block, wanted);
+            self.through_source(positions.span, &block, wanted);
         }
         (&mut self.scratch[..wanted * block.pieces()], &self.engine)
     }
 
     /// More source than repair symbols: each span of source symbols is transformed and added up, then one transform
     /// gives the repair symbols.
-    fn onto_repair(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+    fn through_repair(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
         let pieces = block.pieces();
         let room = span * pieces;
         self.reserve(2 * room);
@@ -79,7 +79,7 @@ impl Transform {
 
     /// Fewer source than repair symbols: one transform of the source symbols, then one for each span of repair
     /// symbols.
-    fn from_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+    fn through_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
         let pieces = block.pieces();
         let room = span * pieces;
         let runs = wanted.div_ceil(span);
@@ -102,6 +102,11 @@ impl Transform {
                 start + span,
             );
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn scratch_bytes(&self) -> usize {
+        self.scratch.len() * 64
     }
 
     fn reserve(&mut self, pieces: usize) {

@@ -253,7 +253,8 @@ impl Forwarder {
         for step in 0..peers {
             let number = (self.turn + step) % peers;
             let Some(to) = self.peers[number].address() else {
-                self.on_unsendable(PeerId(number as u16));
+                let datagrams = self.peers[number].outbox.discard_all();
+                self.drops.add(DropReason::SendFailed, datagrams);
                 continue;
             };
             if self.peers[number].outbox.front(to, now).is_some() {
@@ -270,15 +271,15 @@ impl Forwarder {
         self.peers[usize::from(peer.0)].outbox.on_sent(bytes, now);
     }
 
-    /// The train cannot be sent and is thrown away.
-    pub fn on_unsendable(&mut self, peer: PeerId) {
-        let datagrams = self.peers[usize::from(peer.0)].outbox.discard_front();
-        self.drops.add(DropReason::SendFailed, datagrams);
+    /// The datagram of `bytes` at the front of the train cannot be sent; the next one may be.
+    pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
+        self.on_sent(peer, bytes, now);
+        self.drops.count(DropReason::SendFailed);
     }
 
-    /// The kernel refused a packet for the TUN.
-    pub fn on_refused(&mut self) {
-        self.drops.count(DropReason::TunRefused);
+    /// The kernel refused so many packets for the TUN.
+    pub fn on_refused(&mut self, packets: u64) {
+        self.drops.add(DropReason::TunRefused, packets);
     }
 
     /// A peer with which a new session is wanted.
