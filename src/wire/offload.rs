@@ -1,8 +1,9 @@
 //! Whether a virtio header fits the packet behind it, decided before the kernel sees the two.
 //!
-//! Used on both sides: for what our TUN read, and for what the peer sent. Whatever passes, Linux from 5.10 on accepts in
-//! a TUN write, and the software segmentation in [`super::segment`] can cut. It neither changes the packet nor
-//! verifies a checksum. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
+//! Used on both sides: for what our TUN read, and for what the peer sent. Linux accepts what passes in a TUN write, save
+//! that older kernels (before about 6.9) refuse UDP super-packets of more than 64 segments; whatever passes, [`super::segment`] can
+//! cut. It neither changes the packet nor verifies a checksum. Source: Virtio 1.2, section 5.1.6.4;
+//! `virtio_net_hdr_to_skb` in Linux.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use thiserror::Error;
 use super::packet::{PacketView, TCP, UDP};
 use super::virtio::VirtioHeader;
 
-/// Linux refuses a UDP super-packet of more segments than this (older kernels: more than 64).
+/// Linux refuses a UDP super-packet of more segments than this; older kernels, before about 6.9, take 64.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
 /// Where the checksum lies in a TCP header.
