@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use super::redundancy::duration;
+use super::schema;
+use super::table::{Reading, Table};
+
 /// How recovered packets are handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -32,4 +36,36 @@ pub struct Bypass {
 pub enum WhenDown {
     /// Packets for the peer are dropped and counted.
     Drop,
+}
+
+impl Delivery {
+    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let table = root.field("delivery").table(&schema::DELIVERY, reading);
+        let ordering = [("strict", Ordering::Strict), ("none", Ordering::None)];
+        let ordering = table.field("ordering").choose(&ordering, reading);
+        let range = Duration::from_millis(1)..=Duration::from_secs(10);
+        let hold = duration(&table.field("hold"), range, reading);
+        Self {
+            ordering: ordering.unwrap_or(Ordering::Strict),
+            hold: hold.unwrap_or(Duration::from_millis(20)),
+        }
+    }
+}
+
+impl Bypass {
+    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let table = root.field("bypass").table(&schema::BYPASS, reading);
+        let word = |text: &str| match text {
+            "drop" => Ok(WhenDown::Drop),
+            "withdraw_routes" => Err(
+                "withdrawing routes is not in this version; write drop, or remove the key"
+                    .to_owned(),
+            ),
+            _ => Err(String::new()),
+        };
+        let when_down = table.field("when_down").read("drop", word, reading);
+        Self {
+            when_down: when_down.unwrap_or(WhenDown::Drop),
+        }
+    }
 }
