@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::desk::StatusDesk;
@@ -80,8 +82,8 @@ pub struct Control {
 impl Control {
     /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
     pub fn start(config: Config) -> Result<Self, RunError> {
-        let started = Instant::now();
-        let epoch = rand::random();
+        let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
+        let epoch = random.random();
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let on_signal = Arc::clone(&waker);
@@ -90,7 +92,7 @@ impl Control {
         poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
 
         let endpoints = setup::endpoints(&config)?;
-        let handshakes = setup::handshakes(&config, &endpoints, epoch, started);
+        let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
         let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
         let tun = describe(&config, &queues);
         let device = tun.name.clone();

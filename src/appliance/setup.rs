@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use ipnetwork::IpNetwork;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::config::{self, Config, Repair};
@@ -17,6 +16,7 @@ use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use crate::tunnel::inbound::Delivery;
+use crate::tunnel::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::tunnel::peer::PeerSettings;
 use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
 use crate::tunnel::seal::CipherSet;
@@ -75,10 +75,14 @@ pub fn endpoints(config: &Config) -> io::Result<Vec<Option<SocketAddr>>> {
 }
 
 /// The handshakes with all peers.
-pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64, now: Instant) -> Handshakes {
+pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64, random: StdRng, now: Instant) -> Handshakes {
     let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
-        public: peer.public_key.clone(),
-        preshared: peer.preshared_key.clone().unwrap_or_default(),
+        public: PublicKey::from_bytes(peer.public_key),
+        preshared: peer
+            .preshared_key
+            .as_ref()
+            .map(|key| PresharedKey::from_bytes(key.as_bytes()))
+            .unwrap_or_default(),
         endpoint,
         symbol_size: peer.path.symbol_size(),
     });
@@ -89,10 +93,10 @@ pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64,
         symbol_size: 64,
         epoch,
     };
-    let identity = Identity { private: config.node.private_key.clone(), hello };
+    let identity = Identity { private: PrivateKey::from_bytes(config.node.private_key.as_bytes()), hello };
     // A clock before 1970 tells 0; peers then refuse us after a restart until it is set.
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Handshakes::new(identity, peers.collect(), Box::new(StdRng::from_os_rng()), unix_time, now)
+    Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
 }
 
 /// The address of a lane of a node whose lane 0 listens at `lane_0`.

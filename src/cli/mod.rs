@@ -6,6 +6,9 @@ pub mod check;
 pub mod keygen;
 pub mod log;
 pub mod pubkey;
+mod render;
+pub mod run;
+pub mod status;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -29,6 +32,10 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the appliance in the foreground until INT or TERM
+    Run(run::Run),
+    /// Show what a running appliance knows: peers, loss, recovery, drops
+    Status(status::Status),
     /// Check a configuration file and say what it would run
     Check(check::Check),
     /// Make a private key
@@ -41,6 +48,8 @@ const EXAMPLES: &str = "\
 A pair, from nothing:
   onwire keygen /etc/onwire/ithaca.key        on each appliance; prints the public key for the peer's file
   onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
+  onwire run --config /etc/onwire/ithaca.yaml on each appliance
+  onwire status                               loss, recovery, round trip
 
 Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration.
 `onwire COMMAND --help` has examples of each command.";
@@ -49,6 +58,8 @@ Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration.
 pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
+            Command::Run(command) => command.run(),
+            Command::Status(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),

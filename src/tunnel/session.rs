@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handshake::{Established, Hello, Role};
+use super::handshake::{Established, Role};
+use super::hello::Hello;
 use super::loss::Loss;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
@@ -42,7 +43,7 @@ impl Session {
             counter: Counter::new(lane),
             window: ReplayWindow::new(),
             loss: Loss::default(),
-            remote: established.remote.clone(),
+            remote: established.remote,
             established_at: established.at,
             heard: false,
         }
