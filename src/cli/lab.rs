@@ -24,7 +24,7 @@ pub struct LabArgs {
     /// The scenario; `onwire lab list` shows them.
     #[arg(default_value = SCENARIOS[0].name)]
     scenario: String,
-    /// A built-in topology (pair, pair-veth, pair-outer-v6, pair-inner-9000) or a file like those in netns/.
+    /// A built-in topology (pair, pair-veth, pair-outer-v6, pair-inner-9000, plain) or a file like those in netns/.
     #[arg(long, value_name = "NAME|FILE")]
     topology: Option<String>,
     /// Write the result as JSON.

@@ -13,7 +13,8 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{error::LabError, wan::impairment::Impairment};
 
 /// The topologies that the program brings along: name and text.
-pub const BUILT_IN: [(&str, &str); 4] = [
+pub const BUILT_IN: [(&str, &str); 5] = [
+    ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
     ("pair-veth", include_str!("../../netns/pair-veth.yaml")),
     ("pair-outer-v6", include_str!("../../netns/pair-outer-v6.yaml")),
@@ -223,7 +224,7 @@ mod tests {
     fn the_built_in_topologies_are_right() {
         for (name, _) in BUILT_IN {
             let topology = Topology::load(name).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(topology.appliances().count(), 2, "{name}");
+            assert_eq!(topology.appliances().count(), if name == "plain" { 0 } else { 2 }, "{name}");
             assert_eq!(topology.address("mirror", false), Some("10.2.0.1".parse().unwrap()), "{name}");
             assert_eq!(topology.address("mirror", true), Some("fd00:2::1".parse().unwrap()), "{name}");
         }
@@ -264,6 +265,6 @@ links:
     fn unknown_keys_and_files_are_refused() {
         assert!(Topology::parse("nodes: {}\nlinks: []\nwan: 1", "x").is_err());
         let error = Topology::load("/no/such/file").unwrap_err().to_string();
-        assert!(error.contains("allowed: a file, or one of pair, pair-veth"), "{error}");
+        assert!(error.contains("allowed: a file, or one of plain, pair, pair-veth"), "{error}");
     }
 }
