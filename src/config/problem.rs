@@ -49,10 +49,7 @@ impl std::error::Error for ConfigErrors {}
 impl ConfigErrors {
     /// How many of the problems are errors.
     pub fn errors(&self) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count()
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 }
 
@@ -68,12 +65,7 @@ impl fmt::Display for ConfigErrors {
 
 impl Problem {
     /// Writes the problem as one paragraph with an excerpt of `source`, the text of `file`.
-    pub fn write(
-        &self,
-        f: &mut impl fmt::Write,
-        file: &std::path::Path,
-        source: &str,
-    ) -> fmt::Result {
+    pub fn write(&self, f: &mut impl fmt::Write, file: &std::path::Path, source: &str) -> fmt::Result {
         write!(f, "{}", file.display())?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
@@ -90,22 +82,12 @@ impl Problem {
             write!(f, "; allowed: {}", self.allowed)?;
         }
         f.write_char('\n')?;
-        if let Some(text) = self
-            .line
-            .checked_sub(1)
-            .and_then(|index| source.lines().nth(index))
-        {
+        if let Some(text) = self.line.checked_sub(1).and_then(|index| source.lines().nth(index)) {
             let number = self.line.to_string();
             // Tabs and control characters would move the caret away from its place or reach the terminal.
-            let shown: String = text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
+            let shown: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
             let before = " ".repeat(self.column.saturating_sub(1));
-            let room = shown
-                .chars()
-                .count()
-                .saturating_sub(self.column.saturating_sub(1));
+            let room = shown.chars().count().saturating_sub(self.column.saturating_sub(1));
             let carets = "^".repeat(self.width.clamp(1, room.max(1)));
             writeln!(f, "  {number} | {shown}")?;
             writeln!(f, "  {} | {before}{carets}", " ".repeat(number.len()))?;
