@@ -43,10 +43,7 @@ fn main() -> ExitCode {
     }
 
     println!("symbols of {SYMBOL} bytes; decode times in µs: ours / crate = ratio");
-    println!(
-        "{:>11} {:>10} {:>10}  {:>26} {:>26} {:>26}",
-        "(k, m)", "encode", "crate", "1 lost", "2 lost", "m lost"
-    );
+    println!("{:>11} {:>10} {:>10}  {:>26} {:>26} {:>26}", "(k, m)", "encode", "crate", "1 lost", "2 lost", "m lost");
     let mut shapes = Vec::new();
     let mut single_loss_ratio = f64::NAN;
     for (k, m) in SHAPES {
@@ -58,14 +55,9 @@ fn main() -> ExitCode {
     }
 
     println!("\nthe two ways of decoding, µs");
-    println!(
-        "{:>12} {:>6} {:>10} {:>10} {:>10}",
-        "(k, m)", "lost", "syndrome", "transform", "chosen"
-    );
-    let crossings: Vec<_> = CROSSINGS
-        .iter()
-        .flat_map(|&(k, m, losses)| losses.iter().map(move |&lost| crossing(k, m, lost)))
-        .collect();
+    println!("{:>12} {:>6} {:>10} {:>10} {:>10}", "(k, m)", "lost", "syndrome", "transform", "chosen");
+    let crossings: Vec<_> =
+        CROSSINGS.iter().flat_map(|&(k, m, losses)| losses.iter().map(move |&lost| crossing(k, m, lost))).collect();
 
     let pass = single_loss_ratio <= 0.1;
     println!(
@@ -88,11 +80,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    if pass {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if pass { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn usage(problem: &str) -> ExitCode {
@@ -110,21 +98,12 @@ struct Block {
 
 impl Block {
     fn new(code: &mut Code, k: usize, m: usize) -> Self {
-        let layout = SymbolLayout {
-            symbols: k,
-            stride: SYMBOL,
-            size: SYMBOL,
-        };
+        let layout = SymbolLayout { symbols: k, stride: SYMBOL, size: SYMBOL };
         let mut source = vec![0; k * SYMBOL];
         SmallRng::seed_from_u64(7).fill_bytes(&mut source);
         let mut repair = Vec::new();
         assert_eq!(code.encode(layout, &source, m, &mut repair), m);
-        Self {
-            layout,
-            source,
-            m,
-            repair,
-        }
+        Self { layout, source, m, repair }
     }
 
     /// Losses spread evenly over the block.
@@ -142,10 +121,7 @@ impl Block {
 }
 
 /// Runs all measurements in turn until the time is up; gives the median of each in µs.
-fn take_turns<const N: usize>(
-    time: Duration,
-    mut measure: impl FnMut(usize) -> Duration,
-) -> [f64; N] {
+fn take_turns<const N: usize>(time: Duration, mut measure: impl FnMut(usize) -> Duration) -> [f64; N] {
     let mut rounds: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::new());
     let start = Instant::now();
     while start.elapsed() < time || rounds[0].len() < 5 {
@@ -189,13 +165,7 @@ fn shape(k: usize, m: usize) -> (Value, f64) {
             assert_eq!(rebuilt, Ok(losses[which - 2]));
         }),
         _ => per_call(k, || {
-            crate_decode(
-                &mut decoder,
-                &block,
-                &presents[which - 5],
-                losses[which - 5],
-                &mut damaged,
-            );
+            crate_decode(&mut decoder, &block, &presents[which - 5], losses[which - 5], &mut damaged);
         }),
     });
     assert!(damaged == block.source, "something was rebuilt wrongly");
@@ -203,18 +173,12 @@ fn shape(k: usize, m: usize) -> (Value, f64) {
     let gigabytes = |micros: f64| (k * SYMBOL) as f64 / micros / 1e3;
     let [encode, crate_encode, ours @ .., c1, c2, cm] = times;
     let theirs = [c1, c2, cm];
-    print!(
-        "{:>11} {:>5.2} GB/s {:>5.2} GB/s ",
-        format!("({k}, {m})"),
-        gigabytes(encode),
-        gigabytes(crate_encode)
-    );
+    print!("{:>11} {:>5.2} GB/s {:>5.2} GB/s ", format!("({k}, {m})"), gigabytes(encode), gigabytes(crate_encode));
     let mut decode = Vec::new();
     for ((lost, ours), theirs) in losses.into_iter().zip(ours).zip(theirs) {
         let ratio = ours / theirs;
         print!(" {:>26}", format!("{ours:.1} / {theirs:.0} = {ratio:.3}"));
-        decode
-            .push(json!({ "lost": lost, "micros": ours, "crate_micros": theirs, "ratio": ratio }));
+        decode.push(json!({ "lost": lost, "micros": ours, "crate_micros": theirs, "ratio": ratio }));
     }
     println!();
     let row = json!({
@@ -242,20 +206,11 @@ fn crossing(k: usize, m: usize, lost: usize) -> Value {
         })
     });
     assert!(damaged == block.source, "something was rebuilt wrongly");
-    println!(
-        "{:>12} {lost:>6} {syndrome:>10.1} {transform:>10.1} {chosen:>10.1}",
-        format!("({k}, {m})")
-    );
+    println!("{:>12} {lost:>6} {syndrome:>10.1} {transform:>10.1} {chosen:>10.1}", format!("({k}, {m})"));
     json!({ "k": k, "m": m, "lost": lost, "syndrome_micros": syndrome, "transform_micros": transform, "chosen_micros": chosen })
 }
 
-fn crate_decode(
-    decoder: &mut ReedSolomonDecoder,
-    block: &Block,
-    present: &[bool],
-    lost: usize,
-    damaged: &mut [u8],
-) {
+fn crate_decode(decoder: &mut ReedSolomonDecoder, block: &Block, present: &[bool], lost: usize, damaged: &mut [u8]) {
     let symbols = block.source.chunks_exact(SYMBOL).enumerate();
     for (i, symbol) in symbols.filter(|&(i, _)| present[i]) {
         decoder.add_original_shard(i, symbol).expect("in range");

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod keygen;
+pub mod lab;
 pub mod log;
 pub mod pubkey;
 mod render;
@@ -36,6 +37,8 @@ pub enum Command {
     Run(run::Run),
     /// Show what a running appliance knows: peers, loss, recovery, drops
     Status(status::Status),
+    /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
+    Lab(lab::LabArgs),
     /// Check a configuration file and say what it would run
     Check(check::Check),
     /// Make a private key
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Run(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Lab(args) => lab::run(args),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),

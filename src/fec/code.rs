@@ -137,14 +137,11 @@ impl Code {
         repair: &mut Vec<u8>,
     ) -> usize {
         repair.clear();
-        if layout.symbols == 0 || repair_symbols == 0 || !layout.fits(source.len(), repair_symbols)
-        {
+        if layout.symbols == 0 || repair_symbols == 0 || !layout.fits(source.len(), repair_symbols) {
             return 0;
         }
         let positions = Positions::new(layout.symbols, repair_symbols);
-        let (encoded, _) = self
-            .transform
-            .run(positions, layout, source, None, repair_symbols);
+        let (encoded, _) = self.transform.run(positions, layout, source, None, repair_symbols);
         repair.extend_from_slice(encoded.as_flattened());
         repair_symbols
     }
@@ -163,8 +160,7 @@ impl Code {
         repair: &[(u16, &[u8])],
     ) -> Result<usize, TooFewSymbols> {
         self.lost.clear();
-        self.lost
-            .extend((0..layout.symbols.min(present.len())).filter(|&i| !present[i]));
+        self.lost.extend((0..layout.symbols.min(present.len())).filter(|&i| !present[i]));
         let lost = self.lost.len() + layout.symbols.saturating_sub(present.len());
         if lost == 0 {
             return Ok(0);
@@ -177,9 +173,7 @@ impl Code {
             return Err(TooFewSymbols { lost, usable });
         }
 
-        let decoding = self
-            .forced
-            .unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
+        let decoding = self.forced.unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
         match decoding {
             Decoding::Syndrome => {
                 self.decode_syndromes(layout, source, present, repair_symbols, repair);
@@ -192,13 +186,7 @@ impl Code {
     }
 
     /// Picks as many usable repair symbols as are needed; returns how many there are, up to that.
-    fn choose(
-        &mut self,
-        size: usize,
-        repair_symbols: usize,
-        repair: &[(u16, &[u8])],
-        needed: usize,
-    ) -> usize {
+    fn choose(&mut self, size: usize, repair_symbols: usize, repair: &[(u16, &[u8])], needed: usize) -> usize {
         self.seen.clear();
         self.seen.resize(repair_symbols, false);
         self.repair_indices.clear();
@@ -228,13 +216,10 @@ impl Code {
         let pieces = layout.size / 64;
         let positions = Positions::new(layout.symbols, repair_symbols);
         let wanted = self.repair_indices.iter().max().map_or(0, |&j| j + 1);
-        self.coefficients
-            .solve(positions, &self.lost, &self.repair_indices);
+        self.coefficients.solve(positions, &self.lost, &self.repair_indices);
         self.product.resize(pieces, [0; 64]);
 
-        let (syndromes, engine) =
-            self.transform
-                .run(positions, layout, source, Some(present), wanted);
+        let (syndromes, engine) = self.transform.run(positions, layout, source, Some(present), wanted);
         let factored = self.lost.len() >= FACTORED_FROM;
         let received = self.repair_indices.iter().zip(&self.repair_places);
         for (j, (&index, &place)) in received.enumerate() {
@@ -250,11 +235,8 @@ impl Code {
             let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut();
             for (j, &index) in self.repair_indices.iter().enumerate() {
                 let syndrome = &syndromes[index * pieces..][..pieces];
-                let factor = if factored {
-                    self.coefficients.between(i, j)
-                } else {
-                    self.coefficients.coefficient(i, j)
-                };
+                let factor =
+                    if factored { self.coefficients.between(i, j) } else { self.coefficients.coefficient(i, j) };
                 if j == 0 {
                     rebuilt.copy_from_slice(syndrome);
                     multiply(engine, rebuilt, factor);
@@ -284,13 +266,7 @@ impl Code {
                 decoder.reset(k, m, size)?;
                 decoder
             }
-            none => none.insert(DefaultRateDecoder::new(
-                k,
-                m,
-                size,
-                ShortLocator::new(),
-                None,
-            )?),
+            none => none.insert(DefaultRateDecoder::new(k, m, size, ShortLocator::new(), None)?),
         };
         for index in (0..k).filter(|&index| present[index]) {
             decoder.add_original_shard(index, &source[layout.range(index)])?;
@@ -344,9 +320,7 @@ impl Cost {
         Self {
             pieces,
             encode: pieces * (k * Self::COPY + encode * Self::butterfly(2 * span * layout.size)),
-            transform: pieces
-                * (k * (Self::COPY + Self::PRODUCT)
-                    + transform * Self::butterfly(points * layout.size))
+            transform: pieces * (k * (Self::COPY + Self::PRODUCT) + transform * Self::butterfly(points * layout.size))
                 + 3 * points / 2 * layers(points) * Self::LOCATOR,
         }
     }
@@ -360,11 +334,7 @@ impl Cost {
 
     fn cheaper(&self, lost: usize) -> Decoding {
         let syndrome = self.encode + lost * lost * self.pieces * Self::PRODUCT;
-        if syndrome <= self.transform {
-            Decoding::Syndrome
-        } else {
-            Decoding::Transform
-        }
+        if syndrome <= self.transform { Decoding::Syndrome } else { Decoding::Transform }
     }
 }
 
@@ -386,21 +356,12 @@ mod tests {
 
     impl Sample {
         fn new(code: &mut Code, k: usize, m: usize, size: usize, seed: u64) -> Self {
-            let layout = SymbolLayout {
-                symbols: k,
-                stride: size + 64,
-                size,
-            };
+            let layout = SymbolLayout { symbols: k, stride: size + 64, size };
             let mut source = vec![0; k * layout.stride];
             SmallRng::seed_from_u64(seed).fill_bytes(&mut source);
             let mut repair = vec![1; 7];
             assert_eq!(code.encode(layout, &source, m, &mut repair), m);
-            Self {
-                layout,
-                source,
-                m,
-                repair,
-            }
+            Self { layout, source, m, repair }
         }
 
         fn repair(&self, index: usize) -> (u16, &[u8]) {
@@ -413,17 +374,9 @@ mod tests {
             let SymbolLayout { symbols, size, .. } = self.layout;
             let mut encoder = ReedSolomonEncoder::new(symbols, self.m, size).unwrap();
             for i in 0..symbols {
-                encoder
-                    .add_original_shard(&self.source[self.layout.range(i)])
-                    .unwrap();
+                encoder.add_original_shard(&self.source[self.layout.range(i)]).unwrap();
             }
-            encoder
-                .encode()
-                .unwrap()
-                .recovery_iter()
-                .flatten()
-                .copied()
-                .collect()
+            encoder.encode().unwrap().recovery_iter().flatten().copied().collect()
         }
 
         /// Rebuilds from the given symbols and compares with the data that was lost.
@@ -451,18 +404,13 @@ mod tests {
             let SymbolLayout { symbols, size, .. } = self.layout;
             let mut decoder = ReedSolomonDecoder::new(symbols, self.m, size).unwrap();
             for i in (0..symbols).filter(|&i| present[i]) {
-                decoder
-                    .add_original_shard(i, &self.source[self.layout.range(i)])
-                    .unwrap();
+                decoder.add_original_shard(i, &self.source[self.layout.range(i)]).unwrap();
             }
             for &j in repair {
                 decoder.add_recovery_shard(j, self.repair(j).1).unwrap();
             }
             let result = decoder.decode().unwrap();
-            result
-                .restored_original_iter()
-                .map(|(i, symbol)| (i, symbol.to_vec()))
-                .collect()
+            result.restored_original_iter().map(|(i, symbol)| (i, symbol.to_vec())).collect()
         }
     }
 
@@ -566,13 +514,7 @@ mod tests {
     fn one_code_serves_blocks_of_all_shapes_in_turn() {
         let mut code = Code::new();
         for round in 0..3 {
-            for (k, m, size) in [
-                (64, 8, 1408),
-                (1, 3, 64),
-                (5, 60, 256),
-                (300, 20, 128),
-                (8, 1, 640),
-            ] {
+            for (k, m, size) in [(64, 8, 1408), (1, 3, 64), (5, 60, 256), (300, 20, 128), (8, 1, 640)] {
                 let sample = Sample::new(&mut code, k, m, size, round);
                 let mut present = vec![true; k];
                 present[k / 2] = false;
@@ -625,10 +567,7 @@ mod tests {
             Err(TooFewSymbols { lost: 1, usable: 0 })
         );
         let offered = [(3, good), (1, good), (1, good)];
-        assert_eq!(
-            code.decode(sample.layout, &mut source, &present, 3, &offered),
-            Ok(1)
-        );
+        assert_eq!(code.decode(sample.layout, &mut source, &present, 3, &offered), Ok(1));
         assert!(source == sample.source);
         present[5] = false;
         assert_eq!(
@@ -640,30 +579,16 @@ mod tests {
     #[test]
     fn layouts_that_do_not_fit_are_refused() {
         let mut code = Code::new();
-        let good = SymbolLayout {
-            symbols: 4,
-            stride: 128,
-            size: 128,
-        };
+        let good = SymbolLayout { symbols: 4, stride: 128, size: 128 };
         let mut source = vec![7; 4 * 128];
         let bad = [
             SymbolLayout { symbols: 5, ..good },
             SymbolLayout { stride: 64, ..good },
-            SymbolLayout {
-                stride: 129,
-                ..good
-            },
-            SymbolLayout {
-                stride: usize::MAX,
-                ..good
-            },
+            SymbolLayout { stride: 129, ..good },
+            SymbolLayout { stride: usize::MAX, ..good },
             SymbolLayout { size: 0, ..good },
             SymbolLayout { size: 100, ..good },
-            SymbolLayout {
-                symbols: MAX_ENCODING_SYMBOLS,
-                stride: 0,
-                size: 64,
-            },
+            SymbolLayout { symbols: MAX_ENCODING_SYMBOLS, stride: 0, size: 64 },
         ];
         let mut repair = vec![1];
         let symbol = [0; 128];
@@ -672,43 +597,24 @@ mod tests {
             assert!(repair.is_empty());
             let present = vec![false; layout.symbols];
             let offered = [(0, &symbol[..layout.size]), (1, &symbol[..layout.size])];
-            assert!(
-                code.decode(layout, &mut source, &present, 2, &offered)
-                    .is_err()
-            );
+            assert!(code.decode(layout, &mut source, &present, 2, &offered).is_err());
         }
-        assert_eq!(
-            code.encode(good, &source, MAX_ENCODING_SYMBOLS, &mut repair),
-            0
-        );
+        assert_eq!(code.encode(good, &source, MAX_ENCODING_SYMBOLS, &mut repair), 0);
         assert_eq!(code.encode(good, &source, usize::MAX, &mut repair), 0);
-        assert_eq!(
-            code.decode(good, &mut source, &[true, true], 2, &[]),
-            Err(TooFewSymbols { lost: 2, usable: 0 })
-        );
+        assert_eq!(code.decode(good, &mut source, &[true, true], 2, &[]), Err(TooFewSymbols { lost: 2, usable: 0 }));
     }
 
     #[test]
     fn nothing_to_do() {
         let mut code = Code::new();
-        let layout = SymbolLayout {
-            symbols: 0,
-            stride: 64,
-            size: 64,
-        };
+        let layout = SymbolLayout { symbols: 0, stride: 64, size: 64 };
         let mut repair = vec![1];
         assert_eq!(code.encode(layout, &[], 4, &mut repair), 0);
         assert!(repair.is_empty());
         assert_eq!(code.decode(layout, &mut [], &[], 4, &[]), Ok(0));
-        let layout = SymbolLayout {
-            symbols: 2,
-            ..layout
-        };
+        let layout = SymbolLayout { symbols: 2, ..layout };
         assert_eq!(code.encode(layout, &[0; 128], 0, &mut repair), 0);
-        assert_eq!(
-            code.decode(layout, &mut [0; 128], &[true; 2], 0, &[]),
-            Ok(0)
-        );
+        assert_eq!(code.decode(layout, &mut [0; 128], &[true; 2], 0, &[]), Ok(0));
         assert_eq!(
             code.decode(layout, &mut [0; 128], &[true, false], 0, &[(0, &[0; 64])]),
             Err(TooFewSymbols { lost: 1, usable: 0 })
@@ -718,11 +624,7 @@ mod tests {
     #[test]
     fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
         let choice = |k, m, lost| {
-            let layout = SymbolLayout {
-                symbols: k,
-                stride: 1408,
-                size: 1408,
-            };
+            let layout = SymbolLayout { symbols: k, stride: 1408, size: 1408 };
             Cost::new(layout, m).cheaper(lost)
         };
         for (k, m) in [(1, 1), (8, 2), (20, 4), (64, 8), (256, 32)] {

@@ -36,8 +36,7 @@ impl Plan {
         let block_symbols = block_symbols.clamp(1, MAX_ENCODING_SYMBOLS / 2);
         let repair_symbols = repair_symbols.min(MAX_ENCODING_SYMBOLS / 4);
         let target = ln_residual(block_symbols, repair_symbols, assume_loss);
-        let entry =
-            |m: usize| u16::try_from(m).expect("no more repair symbols than the code can do");
+        let entry = |m: usize| u16::try_from(m).expect("no more repair symbols than the code can do");
         let enough = |k, m| ln_residual(k, m, assume_loss) <= target;
 
         // The number never falls as blocks get longer, so each search starts where the last one ended.
@@ -57,20 +56,12 @@ impl Plan {
             }
             repair.push(entry(m));
         }
-        Self {
-            block_symbols,
-            assume_loss,
-            repair,
-        }
+        Self { block_symbols, assume_loss, repair }
     }
 
     /// No repair symbols for any block.
     pub fn none() -> Self {
-        Self {
-            block_symbols: 0,
-            assume_loss: 1.0,
-            repair: Vec::new(),
-        }
+        Self { block_symbols: 0, assume_loss: 1.0, repair: Vec::new() }
     }
 
     /// Nothing is ever repaired.
@@ -116,9 +107,7 @@ mod tests {
     #[test]
     fn a_plan_of_four_for_thirty_two_at_one_percent() {
         let plan = Plan::fixed(32, 4, 0.01);
-        let table: Vec<usize> = [0, 1, 2, 5, 8, 16, 31, 32, 33, 64, 80]
-            .map(|k| plan.repair_symbols(k))
-            .into();
+        let table: Vec<usize> = [0, 1, 2, 5, 8, 16, 31, 32, 33, 64, 80].map(|k| plan.repair_symbols(k)).into();
         assert_eq!(table, [0, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6]);
         assert_eq!(plan.overhead(), 0.125);
         assert_eq!(plan.residual(32), residual(32, 4, 0.01));
@@ -143,12 +132,7 @@ mod tests {
             assert_eq!(plan.repair_symbols(1), 1);
         }
         let huge = Plan::fixed(usize::MAX, usize::MAX, 0.01);
-        for k in [
-            1,
-            MAX_ENCODING_SYMBOLS / 2,
-            MAX_ENCODING_SYMBOLS / 2 + OVERFILL,
-            12_000,
-        ] {
+        for k in [1, MAX_ENCODING_SYMBOLS / 2, MAX_ENCODING_SYMBOLS / 2 + OVERFILL, 12_000] {
             assert!(k + huge.repair_symbols(k) <= MAX_ENCODING_SYMBOLS);
         }
         assert_eq!(huge.repair_symbols(usize::MAX), 0);

@@ -41,19 +41,11 @@ impl Positions {
     }
 
     fn source(self, index: usize) -> usize {
-        if self.repair_first {
-            self.span + index
-        } else {
-            index
-        }
+        if self.repair_first { self.span + index } else { index }
     }
 
     fn repair(self, index: usize) -> usize {
-        if self.repair_first {
-            index
-        } else {
-            self.span + index
-        }
+        if self.repair_first { index } else { self.span + index }
     }
 }
 
@@ -79,21 +71,15 @@ impl Coefficients {
         debug_assert_eq!(lost.len(), repair.len());
         let factor = |point| Factor { point, log: 0 };
         self.lost.clear();
-        self.lost
-            .extend(lost.iter().map(|&i| factor(positions.source(i))));
+        self.lost.extend(lost.iter().map(|&i| factor(positions.source(i))));
         self.repair.clear();
-        self.repair
-            .extend(repair.iter().map(|&j| factor(positions.repair(j))));
+        self.repair.extend(repair.iter().map(|&j| factor(positions.repair(j))));
 
         let log = &*tables::get_exp_log().log;
         cross(log, &mut self.lost, &self.repair);
         cross(log, &mut self.repair, &self.lost);
 
-        let outside = if positions.repair_first {
-            &mut self.lost
-        } else {
-            &mut self.repair
-        };
+        let outside = if positions.repair_first { &mut self.lost } else { &mut self.repair };
         divide_by_scale(log, positions.span, outside);
     }
 
@@ -130,11 +116,7 @@ fn cross(log: &[u16; 65_536], side: &mut [Factor], other: &[Factor]) {
     for i in 0..side.len() {
         let point = side[i].point;
         let above: u64 = other.iter().map(|o| u64::from(log[point ^ o.point])).sum();
-        let below: u64 = side
-            .iter()
-            .filter(|s| s.point != point)
-            .map(|s| u64::from(log[point ^ s.point]))
-            .sum();
+        let below: u64 = side.iter().filter(|s| s.point != point).map(|s| u64::from(log[point ^ s.point])).sum();
         side[i].log = (above + MODULUS - below % MODULUS) % MODULUS;
     }
 }

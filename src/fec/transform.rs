@@ -24,10 +24,7 @@ pub(super) struct Transform {
 
 impl Transform {
     pub(super) fn new() -> Self {
-        Self {
-            engine: DefaultEngine::new(),
-            scratch: Vec::new(),
-        }
+        Self { engine: DefaultEngine::new(), scratch: Vec::new() }
     }
 
     /// Encodes a block whose missing symbols count as zeros; returns the first `wanted` repair symbols, end to end,
@@ -40,11 +37,7 @@ impl Transform {
         present: Option<&[bool]>,
         wanted: usize,
     ) -> (&mut [Piece], &DefaultEngine) {
-        let block = Block {
-            layout,
-            source,
-            present,
-        };
+        let block = Block { layout, source, present };
         if positions.repair_first {
             self.through_repair(positions.span, &block, wanted);
         } else {
@@ -93,14 +86,7 @@ impl Transform {
         for (run, out) in repair.chunks_exact_mut(room).enumerate() {
             let start = run * span;
             out.copy_from_slice(spectrum);
-            fft(
-                &self.engine,
-                span,
-                pieces,
-                out,
-                span.min(wanted - start),
-                start + span,
-            );
+            fft(&self.engine, span, pieces, out, span.min(wanted - start), start + span);
         }
     }
 
@@ -134,8 +120,7 @@ impl Block<'_> {
         let mut any = false;
         for (index, room) in symbols.zip(span.chunks_exact_mut(self.pieces())) {
             if self.present.is_none_or(|present| present[index]) {
-                room.as_flattened_mut()
-                    .copy_from_slice(&self.source[self.layout.range(index)]);
+                room.as_flattened_mut().copy_from_slice(&self.source[self.layout.range(index)]);
                 any = true;
             } else {
                 room.fill([0; 64]);
@@ -146,26 +131,12 @@ impl Block<'_> {
     }
 }
 
-fn ifft(
-    e: &DefaultEngine,
-    span: usize,
-    pieces: usize,
-    data: &mut [Piece],
-    used: usize,
-    skew: usize,
-) {
+fn ifft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.ifft(&mut data, 0, span, used, skew);
 }
 
-fn fft(
-    e: &DefaultEngine,
-    span: usize,
-    pieces: usize,
-    data: &mut [Piece],
-    used: usize,
-    skew: usize,
-) {
+fn fft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.fft(&mut data, 0, span, used, skew);
 }

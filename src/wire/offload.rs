@@ -67,11 +67,7 @@ pub enum OffloadError {
 /// Normalised: `hdr_len` computed from the packet (0 when it is not a super-packet), `DATA_VALID` cleared because it is
 /// a statement about another machine's network card, fields without meaning zero, a "super-packet" of one segment made
 /// an ordinary packet. An unknown flag or type is refused, never cleared: it may change what the bytes mean.
-pub fn check_offload(
-    header: VirtioHeader,
-    packet: &[u8],
-    view: &PacketView,
-) -> Result<VirtioHeader, OffloadError> {
+pub fn check_offload(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let unknown = header.flags & !(VirtioHeader::NEEDS_CSUM | VirtioHeader::DATA_VALID);
     if unknown != 0 {
         return Err(OffloadError::Flags(unknown));
@@ -93,11 +89,7 @@ pub fn check_offload(
 }
 
 /// The checksum part alone: an ordinary packet whose checksum is to be finished.
-fn check_checksum(
-    header: VirtioHeader,
-    packet: &[u8],
-    view: &PacketView,
-) -> Result<VirtioHeader, OffloadError> {
+fn check_checksum(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let (checksum_offset, transport_header) = match view.protocol {
         TCP => (TCP_CHECKSUM_OFFSET, 20),
         UDP => (UDP_CHECKSUM_OFFSET, UDP_HEADER),
@@ -258,8 +250,7 @@ mod tests {
 
     #[test]
     fn ecn_is_kept_with_tcp() {
-        let (mut header, packet) =
-            samples::partial(6, TCP, samples::tcp(0x90, &[], 3000), Some(1000));
+        let (mut header, packet) = samples::partial(6, TCP, samples::tcp(0x90, &[], 3000), Some(1000));
         header.gso_type |= VirtioHeader::GSO_ECN;
         assert_eq!(check(header, &packet), Ok(header));
     }
@@ -270,10 +261,7 @@ mod tests {
         let shortened = samples::ipv4(TCP, &[], &packet[20..35]);
         assert_eq!(check(header, &shortened), Err(OffloadError::Checksum));
         let without_payload = samples::ipv4(TCP, &[], &packet[20..40]);
-        assert_eq!(
-            check(header, &without_payload),
-            Err(OffloadError::Transport)
-        );
+        assert_eq!(check(header, &without_payload), Err(OffloadError::Transport));
         let mut impossible = packet.clone();
         impossible[32] = 0x40;
         assert_eq!(check(header, &impossible), Err(OffloadError::Transport));
