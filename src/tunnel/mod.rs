@@ -1,6 +1,9 @@
 //! The tunnel between two appliances as pure state machines: no I/O, no clock, no locks.
 
+pub mod handshake;
+pub mod hello;
 pub mod keys;
+mod mac;
 pub mod replay;
 pub mod seal;
 

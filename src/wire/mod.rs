@@ -2,6 +2,7 @@
 
 pub mod adu;
 pub mod datagram;
+pub mod handshake;
 pub mod payload_id;
 pub mod report;
 pub mod virtio;
