@@ -196,10 +196,18 @@ fn show_rule(f: &mut fmt::Formatter<'_>, config: &Config, rule: &PolicyRule) -> 
     };
     part("to", rule.to.map(|to| to.to_string()))?;
     part("from", rule.from.map(|from| from.to_string()))?;
-    part("protocol", rule.protocol.map(|number| number.to_string()))?;
+    part("protocol", rule.protocol.map(show_protocol))?;
     part("port", rule.port.map(|port| port.to_string()))?;
     part("dscp", rule.dscp.map(|dscp| dscp.to_string()))?;
     writeln!(f, "{}", if all { "everything" } else { "" })
+}
+
+fn show_protocol(number: u8) -> String {
+    match number {
+        PolicyRule::TCP => "tcp".to_owned(),
+        PolicyRule::UDP => "udp".to_owned(),
+        number => number.to_string(),
+    }
 }
 
 fn profile_name(config: &Config, number: u8) -> &str {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::redundancy::duration;
+use super::redundancy::{Profile, duration};
 use super::schema;
 use super::table::{Reading, Table};
 
@@ -39,15 +39,21 @@ pub enum WhenDown {
 }
 
 impl Delivery {
-    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+    pub(super) fn read(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
         let table = root.field("delivery").table(&schema::DELIVERY, reading);
         let ordering = [("strict", Ordering::Strict), ("none", Ordering::None)];
         let ordering = table.field("ordering").choose(&ordering, reading);
-        let range = Duration::from_millis(1)..=Duration::from_secs(10);
-        let hold = duration(&table.field("hold"), range, reading);
+        let longest = Duration::from_secs(10);
+        let hold = duration(
+            &table.field("hold"),
+            Duration::from_millis(1)..=longest,
+            reading,
+        );
+        let slowest = profiles.iter().map(|profile| profile.close_after).max();
+        let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
         Self {
             ordering: ordering.unwrap_or(Ordering::Strict),
-            hold: hold.unwrap_or(Duration::from_millis(20)),
+            hold: hold.unwrap_or(default.min(longest)),
         }
     }
 }

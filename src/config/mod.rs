@@ -120,7 +120,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         tun: Tun::read(root, reading),
         peers: Peer::read_all(root, &profiles, reading),
         policy: PolicyRule::read_all(root, &profiles, reading),
-        delivery: Delivery::read(root, reading),
+        delivery: Delivery::read(root, &profiles, reading),
         bypass: Bypass::read(root, reading),
         status: Status::read(root, &node.name, reading),
         log: Log::read(root, reading),

@@ -30,7 +30,7 @@ pub(super) const DEFAULT_PORT: u16 = 7117;
 
 impl Node {
     pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
-        let table = root.field("node").table(&schema::NODE, reading);
+        let table = root.required_table("node", &schema::NODE, reading);
         let name = table
             .required("name", NAME, reading)
             .read(NAME, parse_name, reading);

@@ -156,7 +156,7 @@ impl Peer {
         let path_table = table.field("path").table(&schema::PATH, reading);
         let field = table.field("redundancy");
         let redundancy = redundancy::read_reference(&field, profiles, reading);
-        if !field.is_present() && redundancy.is_none() {
+        if !field.is_present() && redundancy.is_none() && !profiles.is_empty() {
             let found = format!(
                 "missing, and there is no profile `{}`",
                 redundancy::DEFAULT_NAME

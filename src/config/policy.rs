@@ -10,7 +10,7 @@ use super::schema;
 use super::table::{Field, Reading, Table};
 
 /// One rule; what is `None` matches everything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     /// Destination prefix.
     pub to: Option<IpNetwork>,

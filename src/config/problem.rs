@@ -19,7 +19,7 @@ pub struct Place {
     pub line: usize,
     /// Column from 1, in characters.
     pub column: usize,
-    /// Characters to underline.
+    /// Characters to underline; 0 when there is nothing to show.
     pub width: usize,
 }
 
@@ -106,6 +106,9 @@ impl fmt::Display for Problem {
 /// The part of the line at `place` that an error shows, and how many columns were skipped on its left.
 pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
     const SHOWN: usize = 120;
+    if place.width == 0 {
+        return None;
+    }
     let line = lines.get(place.line.checked_sub(1)?)?;
     let column = place.column.saturating_sub(1);
     let skipped = if column < SHOWN * 3 / 4 {

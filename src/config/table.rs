@@ -80,11 +80,12 @@ impl<'a> Reading<'a> {
             }
             match key.rfind(['.', '[']) {
                 Some(end) => key = &key[..end],
+                // The file has nothing to underline.
                 None => {
                     return Place {
                         line: 1,
                         column: 1,
-                        width: 1,
+                        width: 0,
                     };
                 }
             }
@@ -98,14 +99,19 @@ impl<'a> Reading<'a> {
         key: &str,
         [found, allowed, hint]: [&str; 3],
     ) {
+        // A control character in a name could move the cursor or recolour the terminal.
+        let clean = |text: &str| -> String {
+            let text = text.chars().take(2000);
+            text.map(|c| if c.is_control() { '?' } else { c }).collect()
+        };
         self.problems.push(Problem {
             severity,
             file: self.file.to_owned(),
             place,
-            key: key.to_owned(),
-            found: found.to_owned(),
-            allowed: allowed.to_owned(),
-            hint: hint.to_owned(),
+            key: clean(key),
+            found: clean(found),
+            allowed: clean(allowed),
+            hint: clean(hint),
             excerpt: excerpt(&self.lines, place),
         });
     }
@@ -161,6 +167,22 @@ impl<'t> Table<'t> {
             reading.error(&field.key, "missing", allowed, "");
         }
         field
+    }
+
+    /// The table of that name; its absence is one error, not one for each key in it.
+    pub(super) fn required_table(
+        &self,
+        name: &str,
+        keys: &Keys,
+        reading: &mut Reading<'_>,
+    ) -> Table<'t> {
+        let allowed = format!("a table with {}", keys.in_force.join(", "));
+        let field = self.required(name, &allowed, reading);
+        let table = field.table(keys, reading);
+        Table {
+            stand_in: table.stand_in || !field.is_present(),
+            ..table
+        }
     }
 
     /// Every entry, for tables whose keys are names that the user chooses.
@@ -240,6 +262,9 @@ impl<'t> Field<'t> {
     ) -> Option<T> {
         let node = self.node?;
         reading.places.insert(self.key.clone(), node.place);
+        if matches!(node.value, Value::Refused) {
+            return None;
+        }
         let Value::Scalar(text) = &node.value else {
             reading.error(&self.key, &self.found(), allowed, "");
             return None;
@@ -302,6 +327,7 @@ impl<'t> Field<'t> {
             match &node.value {
                 Value::Table(table) => entries = table,
                 Value::Null => {}
+                Value::Refused => stand_in = true,
                 _ => {
                     let allowed = "a table: lines of `key: value`";
                     reading.error(&self.key, &self.found(), allowed, "");
@@ -326,6 +352,9 @@ impl<'t> Field<'t> {
         let Some(node) = self.node else {
             return Vec::new();
         };
+        if matches!(node.value, Value::Refused) {
+            return Vec::new();
+        }
         let Value::List(items) = &node.value else {
             reading.places.insert(self.key.clone(), node.place);
             let hint = "write a list: [one, two], or one a line with a dash";
@@ -348,7 +377,7 @@ impl<'t> Field<'t> {
             Some(Value::Scalar(text)) => format!("found {}", quote(text)),
             Some(Value::List(_)) => "found a list".to_owned(),
             Some(Value::Table(_)) => "found a table".to_owned(),
-            Some(Value::Null) | None => "found nothing".to_owned(),
+            Some(Value::Null | Value::Refused) | None => "found nothing".to_owned(),
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Node {
 pub(super) enum Value {
     /// Nothing, `null` or `~`.
     Null,
+    /// Something that a [`Fault`] speaks of already.
+    Refused,
     /// Text, a number, a word.
     Scalar(String),
     /// `[a, b]` or lines with a dash.
@@ -128,7 +130,7 @@ impl<'a> Builder<'a> {
             Event::Alias(_) => {
                 let hint = "write the value out";
                 self.fault(place, "found a YAML alias, which is not used here", hint);
-                (false, Value::Null)
+                (false, Value::Refused)
             }
             _ => return Err(Stop),
         };
@@ -270,7 +272,7 @@ mod tests {
             ("[a]: 1\n", 1, 1, "found a key that is not a word"),
             ("a: [1, 2\n", 1, 4, "not YAML"),
             ("a: \"x\n", 2, 1, "not YAML"),
-            ("\ta: 1\n", 1, 1, "not YAML"),
+            ("a:\n\tb: 1\n", 2, 2, "not YAML"),
         ] {
             let (_, faults) = parse(text);
             let fault = faults
