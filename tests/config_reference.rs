@@ -37,32 +37,65 @@ fn the_reference_is_good() {
 
 #[test]
 fn the_reference_shows_every_key() {
-    let text = source("reference.yaml");
+    let (shown, commented) = keys_of(&source("reference.yaml"));
     for keys in schema::TABLES {
+        let path = |key: &str| match keys.table {
+            "" => key.to_owned(),
+            table => format!("{table}.{key}"),
+        };
         for key in keys.in_force {
-            let shown = text
-                .lines()
-                .map(|line| line.trim_start().trim_start_matches("- "));
-            let mut shown = shown.filter(|line| line.starts_with(&format!("{key}:")));
             assert!(
-                shown.next().is_some(),
-                "{}.{key} is not in the reference",
-                keys.table
+                shown.contains(&path(key)),
+                "{} is not in the reference",
+                path(key)
             );
         }
         for (key, _) in keys.later {
-            let mut shown = text.lines().map(str::trim_start);
-            let commented = shown.any(|line| line.starts_with(&format!("# {key}:")));
             assert!(
-                commented,
-                "{}.{key} is not in the reference as a comment",
-                keys.table
+                commented.contains(&path(key)),
+                "{} is not in the reference as a comment",
+                path(key)
             );
         }
     }
 }
 
-/// Takes every key away in turn that has a default, and compares with the reference, which states the defaults.
+/// The dotted paths of all keys that begin a line, and of those in comments, told by their indentation.
+fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
+    let (mut shown, mut commented) = (Vec::new(), Vec::new());
+    let mut tables: Vec<(usize, String)> = Vec::new();
+    for line in text.lines() {
+        let spaces = |text: &str| text.len() - text.trim_start().len();
+        let bare = line.trim_start();
+        let comment = bare.strip_prefix("# ");
+        let element = bare.strip_prefix("- ");
+        let content = comment.or(element).unwrap_or(bare);
+        let Some((key, _)) = content
+            .split_once(':')
+            .filter(|(key, _)| !key.contains(' '))
+        else {
+            continue;
+        };
+        let indent = spaces(line) + if element.is_some() { 2 } else { 0 };
+        let above = tables.iter().rev().find(|(outer, _)| *outer < indent);
+        let path = match above.map(|(_, path)| path.as_str()) {
+            None => key.to_owned(),
+            Some("redundancy") => "redundancy.*".to_owned(),
+            Some(list @ ("peers" | "policy")) => format!("{list}[].{key}"),
+            Some(table) => format!("{table}.{key}"),
+        };
+        if comment.is_some() {
+            commented.push(path);
+            continue;
+        }
+        tables.retain(|(outer, _)| *outer < indent);
+        tables.push((indent, path.clone()));
+        shown.push(path);
+    }
+    (shown, commented)
+}
+
+/// The smallest file, every default in force, gives what the reference spells out.
 #[test]
 fn the_reference_states_the_defaults() {
     let key = SecretKey::generate();

@@ -155,3 +155,17 @@ fn many_errors_in_one_long_line_stay_small() {
     assert!(errors.errors() > 20_000);
     assert!(errors.to_string().len() < 20_000 * 600);
 }
+
+#[test]
+fn a_thousand_equal_prefixes_are_not_a_million_problems() {
+    let prefixes = vec!["10.0.0.0/8"; 3_000].join(", ");
+    let text = format!(
+        "node: {{ local_prefixes: [{prefixes}] }}\npeers: [{{ prefixes: [{prefixes}] }}]\n"
+    );
+    let errors = config::parse(&text, Path::new("wide.yaml")).unwrap_err();
+    assert!(
+        (6_000..6_100).contains(&errors.problems.len()),
+        "{}",
+        errors.problems.len()
+    );
+}
