@@ -33,7 +33,8 @@ pub struct LinkSettings {
 impl LinkSettings {
     /// A link; a `stormy` one has every fault now and then.
     pub fn random(stormy: bool, random: &mut SmallRng) -> Self {
-        let delay = Duration::from_micros(random.random_range(20..20_000));
+        // From one room to another continent, each power of ten as likely.
+        let delay = Duration::from_micros(20).mul_f64(10f64.powf(random.random_range(0.0..3.0)));
         if !stormy {
             return Self { delay, ..Self::default() };
         }

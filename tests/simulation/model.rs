@@ -3,6 +3,7 @@
 //! It knows the protocol's promises, not how they are kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use onwire::wire::payload_id::{RepairId, SourceId};
@@ -35,6 +36,13 @@ struct Arrived {
     first: Duration,
     /// When each symbol came.
     esis: BTreeMap<u16, Duration>,
+}
+
+/// Where in a block a packet lies.
+#[derive(Debug)]
+struct Adu {
+    number: u16,
+    symbols: RangeInclusive<u16>,
 }
 
 /// A packet that a forwarder took.
@@ -136,17 +144,21 @@ impl Model {
             for (&sbn, block) in blocks.iter().rev() {
                 let packets = block.packets(settings.symbol_size);
                 let Some(arrived) = block.arrived.get(&receiver) else { continue };
-                let in_time = arrived.enough(block.source.len()).is_some_and(|enough| enough < arrived.first + hold)
-                    && later.is_none_or(|later| arrived.first < later + hold)
-                    && (lowest < 64 || sbn >= lowest);
+                let given_up = arrived.first + hold;
+                let heard_in_time =
+                    later.is_none_or(|later| arrived.first < later + hold) && (lowest < 64 || sbn >= lowest);
                 later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
                 let undisturbed = stream.from == last[stream.from.side.index()] && arrived.first > self.restarted_at;
-                for number in packets {
-                    let taken = &self.taken[stream.from.side.index()][&number];
-                    assert_eq!(taken.stream, stream, "packet {number} went into another stream's block");
+                let enough = arrived.enough(block.source.len()).is_some_and(|enough| enough < given_up);
+                for adu in packets {
+                    let taken = &self.taken[stream.from.side.index()][&adu.number];
+                    assert_eq!(taken.stream, stream, "packet {} went into another stream's block", adu.number);
+                    // Also of a block that cannot be rebuilt, what is whole is not lost.
+                    let has = |esi| arrived.esis.get(&esi).is_some_and(|&at| at < given_up);
+                    let whole = adu.symbols.clone().all(has);
                     assert!(
-                        taken.delivered || !in_time || !undisturbed,
-                        "packet {number} of {stream:?} was not delivered although enough of block {sbn} arrived \
+                        taken.delivered || !(enough || whole) || !heard_in_time || !undisturbed,
+                        "{adu:?} of {stream:?} was not delivered although enough of block {sbn} arrived \
                          ({} of {} + {})",
                         arrived.esis.len(),
                         block.source.len(),
@@ -163,7 +175,7 @@ impl Model {
             let mut found = BTreeSet::new();
             let symbol_size = scenario.sides[side.index()].symbol_size;
             for (_, blocks) in self.streams.iter().filter(|(stream, _)| stream.from.side == side) {
-                for number in blocks.values().flat_map(|block| block.packets(symbol_size)) {
+                for number in blocks.values().flat_map(|block| block.packets(symbol_size)).map(|adu| adu.number) {
                     assert!(found.insert(number), "packet {number} of {side:?} was sent in two blocks");
                 }
             }
@@ -209,7 +221,7 @@ impl Arrived {
 
 impl Block {
     /// The packets in the block: its ADU headers are read as the protocol document draws them.
-    fn packets(&self, symbol_size: usize) -> Vec<u16> {
+    fn packets(&self, symbol_size: usize) -> Vec<Adu> {
         let mut buffer = vec![0; self.source.len() * symbol_size];
         for (place, (&esi, symbol)) in self.source.iter().enumerate() {
             assert_eq!(place, usize::from(esi), "source symbols are numbered without gaps");
@@ -226,7 +238,9 @@ impl Block {
             let header = if buffer[at] & 0x40 != 0 { 12 } else { 4 };
             let len = u32::from_be_bytes([0, buffer[at + 1], buffer[at + 2], buffer[at + 3]]) as usize;
             let Some(packet) = buffer.get(at + header..at + header + len) else { break };
-            packets.push(number_of(packet).expect("what lies in a block is a packet"));
+            let number = number_of(packet).expect("what lies in a block is a packet");
+            let symbols = (at / symbol_size) as u16..=((at + header + len - 1) / symbol_size) as u16;
+            packets.push(Adu { number, symbols });
             at += header + len;
         }
         packets

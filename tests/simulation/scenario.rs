@@ -116,11 +116,13 @@ fn random_side(length: Duration, stormy: bool, random: &mut SmallRng) -> SideSet
 fn random_profile(number: u8, random: &mut SmallRng) -> Profile {
     let block_symbols = random.random_range(1..=40);
     let repair_symbols = [0, 1, 2, 4, 8, 20][random.random_range(0..6)];
+    // Some blocks stay open for so long that whole handshakes fit in.
+    let (idle, after) = if random.random_bool(0.3) { (10_000, 20_000) } else { (600, 4000) };
     Profile {
         number,
         block_symbols,
-        close_when_idle: Duration::from_micros(random.random_range(0..600)),
-        close_after: Duration::from_micros(random.random_range(100..4000)),
+        close_when_idle: Duration::from_micros(random.random_range(0..idle)),
+        close_after: Duration::from_micros(random.random_range(100..after)),
         plan: Plan::fixed(block_symbols, repair_symbols, 0.01),
     }
 }

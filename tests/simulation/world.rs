@@ -42,6 +42,8 @@ enum Event {
     Arrival(Side, Flight),
     Initiation { initiator: Run },
     Install(Run, Box<Established>),
+    /// As above for the initiator, whose newer initiations void the older.
+    Complete(Run, usize, Box<Established>),
     Disaster(Side, Disaster),
     Calm,
 }
@@ -56,6 +58,8 @@ struct Endpoint {
     /// What waits in the TUN.
     tun: VecDeque<(u16, Packet)>,
     wake_at: Option<Duration>,
+    /// The newest handshake that this side began.
+    initiation: usize,
     /// Bytes of datagrams that left the forwarder.
     drained: u64,
     truth: Truth,
@@ -197,6 +201,11 @@ impl World {
                     self.turn_soon(run.side);
                 }
             }
+            Event::Complete(run, initiation, established) => {
+                if self.ends[run.side.index()].initiation == initiation {
+                    self.handle(Event::Install(run, established));
+                }
+            }
             Event::Disaster(side, Disaster::Rekey) => self.initiate(self.ends[side.index()].run),
             Event::Disaster(side, Disaster::Restart) => self.restart(side),
             Event::Calm => self.ends.iter_mut().for_each(|end| end.link.heal()),
@@ -234,7 +243,8 @@ impl World {
         self.sessions += 1;
         self.sessions_end |= self.sessions > 1;
         self.schedule(out, Event::Install(responder.run, Box::new(theirs)));
-        self.schedule(back, Event::Install(initiator, Box::new(ours)));
+        self.ends[side.index()].initiation = self.sessions;
+        self.schedule(back, Event::Complete(initiator, self.sessions, Box::new(ours)));
     }
 
     fn restart(&mut self, side: Side) {
@@ -248,7 +258,7 @@ impl World {
         std::mem::swap(&mut end.link, &mut old.link);
         self.ends[side.index()] = end;
         let initiator = self.ends[side.index()].run;
-        let at = self.now + Duration::from_micros(self.random.random_range(0..5000));
+        let at = self.now + Duration::from_micros([0, 0, 300, 2000][self.random.random_range(0..4)]);
         self.schedule(at, Event::Initiation { initiator });
         self.turn(side);
     }
@@ -536,6 +546,7 @@ impl Endpoint {
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
             wake_at: None,
+            initiation: 0,
             drained: 0,
             truth: Truth::default(),
             heard: None,
