@@ -295,7 +295,7 @@ impl Peer {
     }
 
     fn report(&mut self, code: &mut Code, now: Instant) {
-        let confirmed = self.sessions.current().is_some_and(|session| session.is_heard());
+        let confirmed = self.sessions.is_confirmed();
         let reception = self.reception();
         let Some(session) = self.sessions.sealing(now) else { return };
         let mut report = self.reporting.begin(confirmed, now);
