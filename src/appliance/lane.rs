@@ -71,6 +71,11 @@ pub enum Notice {
         /// The datagram.
         datagram: Vec<u8>,
     },
+    /// The peer has shown that it has the keys of a session in which it called us.
+    SessionConfirmed {
+        /// The session, as we number it.
+        local_index: u32,
+    },
     /// A new session with this peer is wanted.
     SessionWanted(PeerId),
     /// The lane has ended, by command or because it could not go on.
@@ -177,6 +182,9 @@ impl Lane {
             self.deliver(now);
             if std::mem::take(&mut self.ready.errors) {
                 self.errors += self.udp.drain_errors();
+            }
+            while let Some(local_index) = self.forwarder.poll_confirmed() {
+                self.notify(Notice::SessionConfirmed { local_index });
             }
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.notify(Notice::SessionWanted(peer));

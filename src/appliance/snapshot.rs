@@ -41,6 +41,8 @@ pub struct PeerSnapshot {
     pub address: Option<SocketAddr>,
     /// There is a session that may seal.
     pub up: bool,
+    /// Nothing authentic has come for longer than a living peer keeps silent.
+    pub silent: bool,
     /// Since its handshake.
     pub session_age: Option<Duration>,
     /// Sessions so far.
@@ -66,6 +68,7 @@ impl PeerSnapshot {
         Self {
             address: peer.address(),
             up: current.is_some_and(|session| session.can_seal(now)),
+            silent: peer.reporting().is_silent(now),
             session_age: current.map(|session| since(session.established_at())),
             sessions: sessions.established(),
             epoch: sessions.epoch(),

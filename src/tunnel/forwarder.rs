@@ -282,6 +282,11 @@ impl Forwarder {
         self.drops.add(DropReason::TunRefused, packets);
     }
 
+    /// A session in which the peer called us and has now shown that it has the keys.
+    pub fn poll_confirmed(&mut self) -> Option<u32> {
+        self.peers.iter_mut().find_map(|peer| peer.sessions.poll_confirmed())
+    }
+
     /// A peer with which a new session is wanted.
     pub fn poll_request(&mut self, now: Instant) -> Option<PeerId> {
         let wanting = self.peers.iter_mut().position(|peer| {

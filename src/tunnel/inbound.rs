@@ -221,6 +221,7 @@ impl Inbound {
             while !self.blocks.is_empty() {
                 self.pop_front(reception);
             }
+            reception.blocks += sbn - last_open;
             reception.unrecoverable_blocks += sbn - last_open;
             self.next = sbn;
         } else if sbn - self.next >= OPEN_BLOCKS_MAX {
@@ -270,6 +271,7 @@ impl Inbound {
 
     fn pop_front(&mut self, reception: &mut Reception) {
         let missed = self.heard_from.is_some_and(|first| self.next >= first);
+        reception.blocks += u64::from(missed);
         match self.blocks.pop_front() {
             Some(Some(mut open)) => {
                 reception.unrecoverable_blocks += u64::from(missed && !open.block.is_delivered());

@@ -119,15 +119,19 @@ impl Reporting {
 
     /// The session is `worn`, or the peer has been silent for so long that it must have lost it; said once per interval.
     pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
-        let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
-        let passed =
-            |since: Option<Instant>, limit| since.is_some_and(|since| now.saturating_duration_since(since) > limit);
-        let wanted = worn || passed(self.unanswered_since, limit) || passed(self.heard_at, SILENT_IDLE);
+        let wanted = worn || self.is_silent(now);
         let asked = self.requested_at.is_some_and(|at| now.saturating_duration_since(at) < REQUEST_INTERVAL);
         if wanted && !asked {
             self.requested_at = Some(now);
         }
         wanted && !asked
+    }
+
+    /// The peer has said nothing for longer than one that lives and has the session.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
+        let passed = |since: Option<Instant>, limit| since.is_some_and(|at| now.saturating_duration_since(at) > limit);
+        passed(self.unanswered_since, limit) || passed(self.heard_at, SILENT_IDLE)
     }
 
     /// The smoothed round trip.

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handshake::{Established, Hello, Role};
+use super::handshake::{Established, Role};
+use super::hello::Hello;
 use super::loss::Loss;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
@@ -42,7 +43,7 @@ impl Session {
             counter: Counter::new(lane),
             window: ReplayWindow::new(),
             loss: Loss::default(),
-            remote: established.remote.clone(),
+            remote: established.remote,
             established_at: established.at,
             heard: false,
         }
@@ -132,6 +133,7 @@ pub struct Sessions {
     next: Option<Session>,
     epoch: Option<u64>,
     established: u64,
+    confirmed: Option<u32>,
     /// What was received under sessions that are gone.
     retired: Reception,
 }
@@ -162,7 +164,13 @@ impl Sessions {
     /// Notes an authentic datagram under this index: the responder's next session is in use from now on.
     pub fn confirm(&mut self, receiver_index: u32) -> Option<Change> {
         let session = self.next.take_if(|next| next.local_index == receiver_index)?;
+        self.confirmed = Some(receiver_index);
         Some(self.promote(session))
+    }
+
+    /// The receiver index that [`confirm`](Self::confirm) was last called for, told once.
+    pub fn poll_confirmed(&mut self) -> Option<u32> {
+        self.confirmed.take()
     }
 
     /// The session that seals, if there is one that may.
