@@ -100,7 +100,7 @@ impl Trace {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(words.first().copied().unwrap_or_default());
-        command.args(words.iter().skip(1)).env(RUN_MARK, &self.run);
+        command.args(words.iter().skip(1)).env(RUN_MARK, &self.run).env("NO_COLOR", "1");
         command
     }
 
