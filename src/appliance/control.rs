@@ -115,7 +115,7 @@ impl Control {
         }
         let handshake_drops = [0; HandshakeDrop::ALL.len()];
         let routes = Some(routes);
-        let control = Self {
+        let mut control = Self {
             config,
             epoch,
             started,
@@ -130,6 +130,9 @@ impl Control {
             tun,
         };
         control.announce();
+        for number in 0..control.config.peers.len() {
+            control.handshakes.request(PeerId(number as u16), started);
+        }
         Ok(control)
     }
 

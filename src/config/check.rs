@@ -104,27 +104,31 @@ fn declared(config: &Config) -> Vec<Declared> {
 fn check_prefixes(config: &Config, reading: &mut Reading<'_>) {
     let declared = declared(config);
     for (at, later) in declared.iter().enumerate() {
-        for earlier in &declared[..at] {
-            if !overlaps(earlier.prefix, later.prefix) {
-                continue;
-            }
-            let line = reading.line(&earlier.key);
-            let found = format!(
+        // One note for each prefix: a thousand equal ones are not a million problems.
+        let earlier = || {
+            declared[..at]
+                .iter()
+                .filter(|it| overlaps(it.prefix, later.prefix))
+        };
+        let found = |earlier: &Declared, line: String| {
+            format!(
                 "found {}, which overlaps {} at {} ({line})",
                 later.prefix, earlier.prefix, earlier.key
+            )
+        };
+        if let Some(other) = earlier().find(|earlier| earlier.owner != later.owner) {
+            let hint =
+                "an address must belong to one side only, or packets would go to the wrong one";
+            let found = found(other, reading.line(&other.key));
+            reading.error(
+                &later.key,
+                &found,
+                "a prefix that overlaps no other side's",
+                hint,
             );
-            if earlier.owner == later.owner {
-                reading.warning(&later.key, &found, "one of the two is enough");
-            } else {
-                let hint =
-                    "an address must belong to one side only, or packets would go to the wrong one";
-                reading.error(
-                    &later.key,
-                    &found,
-                    "a prefix that overlaps no other side's",
-                    hint,
-                );
-            }
+        } else if let Some(own) = earlier().next() {
+            let found = found(own, reading.line(&own.key));
+            reading.warning(&later.key, &found, "one of the two is enough");
         }
     }
     let six = declared.iter().find(|declared| declared.prefix.is_ipv6());
@@ -153,9 +157,14 @@ fn check_endpoints(config: &Config, reading: &mut Reading<'_>) {
             continue;
         };
         check_last_port(&key, endpoint.port, config.tun.queues, reading);
-        let same = |other: &super::Peer| other.endpoint.as_ref() == Some(endpoint);
+        let same = |other: &super::Peer| {
+            other.endpoint.as_ref().is_some_and(|other| {
+                other.host == endpoint.host
+                    && other.port.abs_diff(endpoint.port) < config.tun.queues
+            })
+        };
         if let Some(first) = config.peers[..at].iter().position(same) {
-            let found = format!("found {endpoint}, which is the endpoint of peers[{first}]");
+            let found = format!("found {endpoint}, which has a port of peers[{first}]'s endpoint");
             reading.error(&key, &found, "an endpoint of its own for each peer", "");
         }
         let Some(address) = endpoint.address() else {
@@ -167,7 +176,8 @@ fn check_endpoints(config: &Config, reading: &mut Reading<'_>) {
             reading.error(&key, &found, "the address of the peer", "");
         }
         let routed = declared.iter().filter(|declared| declared.owner.is_some());
-        for inside in routed.filter(|declared| declared.prefix.contains(address.ip())) {
+        let mut inside = routed.filter(|declared| declared.prefix.contains(address.ip()));
+        if let Some(inside) = inside.next() {
             let found = format!(
                 "found {endpoint}, which is inside the routed prefix {} at {}",
                 inside.prefix, inside.key

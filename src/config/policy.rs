@@ -5,6 +5,7 @@ use std::fmt;
 use ipnetwork::IpNetwork;
 
 use super::peer::read_prefix;
+use super::problem::did_you_mean;
 use super::redundancy::{self, Profile};
 use super::schema;
 use super::table::{Field, Reading, Table};
@@ -159,7 +160,10 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
         "udp" => Ok(PolicyRule::UDP),
         "icmp" => Ok(1),
         "icmpv6" => Ok(58),
-        number => number.parse().map_err(|_| String::new()),
+        number => number.parse().map_err(|_| {
+            let names = ["tcp", "udp", "icmp", "icmpv6"];
+            did_you_mean(text, names.into_iter()).unwrap_or_default()
+        }),
     }
 }
 

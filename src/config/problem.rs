@@ -111,16 +111,20 @@ pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
     }
     let line = lines.get(place.line.checked_sub(1)?)?;
     let column = place.column.saturating_sub(1);
-    let skipped = if column < SHOWN * 3 / 4 {
+    let skipped = if column + place.width.min(SHOWN / 4) <= SHOWN {
         0
     } else {
         column - SHOWN / 2
     };
     // A control character would move the caret from its place, or reach the terminal.
     let shown = line.chars().skip(skipped).take(SHOWN);
-    let text: String = shown
+    let mut text: String = shown
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
+    if skipped > 0 {
+        let rest: String = text.chars().skip(3).collect();
+        text = format!("...{rest}");
+    }
     Some((text.trim_end().to_owned(), skipped))
 }
 

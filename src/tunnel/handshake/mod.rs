@@ -5,8 +5,8 @@
 //! only then does it leave any state; whoever is not a peer gets no reply.
 //!
 //! Both ends may begin at the same moment. Both are answered; the attempt of the node with the greater public key
-//! stands, the other node drops its own, so that one session remains. Sessions live side by side until they expire, so
-//! nothing in flight is lost when they change.
+//! stands, the other node drops its own, so that one session remains. If datagrams are lost two may remain, one for
+//! each direction, until the next renewal. Sessions live side by side until they expire, so nothing in flight is lost.
 //!
 //! Where a peer is, is believed from a response to our own initiation, or when [`Handshakes::on_confirmed`] says that
 //! the peer used the session it began. An initiation alone does not move a peer: after a restart we could not tell
