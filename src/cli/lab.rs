@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::lab::{
     scenario::{self, LabOptions, SCENARIOS},
+    trace::say,
     wan::{control::Remote, emulator, impairment::Impairment},
 };
 
@@ -85,7 +86,7 @@ pub fn run(args: LabArgs) -> ExitCode {
     let result = match args.tool {
         None => run_scenario(args),
         Some(Tool::List) => {
-            SCENARIOS.iter().for_each(|scenario| println!("{:<12} {}", scenario.name, scenario.summary));
+            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<12} {}", scenario.name, scenario.summary)));
             return ExitCode::SUCCESS;
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),
@@ -113,7 +114,8 @@ fn run_scenario(args: LabArgs) -> Result<bool, String> {
 
 fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {
     let answer = Remote::new(socket.clone()).tell(&command.join(" "));
-    println!("{:#}", answer.map_err(|error| format!("{}: {error}", socket.display()))?);
+    let answer = answer.map_err(|error| format!("{}: {error}", socket.display()))?;
+    say(format_args!("{answer:#}"));
     Ok(true)
 }
 

@@ -22,7 +22,7 @@ use super::{
     error::LabError,
     leftovers::{self, Marker},
     report::Report,
-    trace::{Trace, need_programs},
+    trace::{Trace, need_programs, say},
 };
 use crate::io::namespace;
 
@@ -113,7 +113,7 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let directory = std::env::temp_dir().join(format!("onwire-lab-{run}-{}", scenario.name));
     let trace = Trace::new(&run, &directory, options.verbose, stop)?;
     for dead in leftovers::clean_up(&markers, &trace) {
-        println!("(removed what the run {dead} had left behind)");
+        say(format_args!("(removed what the run {dead} had left behind)"));
     }
     let result = {
         let _marker = Marker::set(&markers, &run)?;
@@ -122,7 +122,7 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let is_good = result.as_ref().is_ok_and(Report::passes);
     finish(&trace, is_good && !options.keep);
     let report = result?;
-    println!("\n{}", report.to_text(scenario.name));
+    say(format_args!("\n{}", report.to_text(scenario.name)));
     if let Some(path) = &options.json {
         let text = format!("{:#}\n", report.to_json(scenario.name, options.seed));
         std::fs::write(path, text).map_err(LabError::doing(format!("write {}", path.display())))?;
@@ -134,9 +134,9 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
 fn finish(trace: &Trace, remove: bool) {
     let directory = trace.directory();
     if !remove {
-        println!("logs, configurations and every command: {}", directory.display());
+        say(format_args!("logs, configurations and every command: {}", directory.display()));
     } else if let Err(error) = std::fs::remove_dir_all(directory) {
-        println!("cannot remove {}: {error}", directory.display());
+        say(format_args!("cannot remove {}: {error}", directory.display()));
     }
 }
 

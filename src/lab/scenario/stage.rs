@@ -9,7 +9,13 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{LabOptions, Scenario};
-use crate::lab::{error::LabError, network::Network, process::Process, topology::Topology, trace::Trace};
+use crate::lab::{
+    error::LabError,
+    network::Network,
+    process::Process,
+    topology::Topology,
+    trace::{Trace, say},
+};
 
 /// Everything a scenario is given.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ pub const WAN_TCP: [(&str, &str); 3] = [
 impl<'a> Stage<'a> {
     /// Says something to the user.
     pub fn say(&self, words: &str) {
-        println!("{words}");
+        say(words);
     }
 
     /// Builds the scenario's topology, or the one the user named.
@@ -94,12 +100,11 @@ impl<'a> Stage<'a> {
                 let bytes = done().min(total);
                 bar.set_position(bytes);
                 if !is_terminal && said.elapsed() > Duration::from_secs(3) {
-                    println!(
-                        "  {} of {} MB after {} s",
+                    say(format_args!("  {} of {} MB after {} s",
                         bytes / 1_000_000,
                         total / 1_000_000,
                         start.elapsed().as_secs()
-                    );
+                    ));
                     said = Instant::now();
                 }
             })
