@@ -83,6 +83,12 @@ struct WanArgs {
 
 /// Does what the arguments ask for.
 pub fn run(args: LabArgs) -> ExitCode {
+    if args.tool.is_none()
+        && let Err(error) = scenario::find(&args.scenario)
+    {
+        eprintln!("onwire lab: {error}");
+        return ExitCode::from(super::USAGE);
+    }
     let result = match args.tool {
         None => run_scenario(args),
         Some(Tool::List) => {
@@ -103,10 +109,6 @@ pub fn run(args: LabArgs) -> ExitCode {
 }
 
 fn run_scenario(args: LabArgs) -> Result<bool, String> {
-    if let Err(error) = scenario::find(&args.scenario) {
-        eprintln!("onwire lab: {error}");
-        std::process::exit(2);
-    }
     let LabArgs { scenario, topology, json, seed, seconds, keep, verbose, .. } = args;
     let options = LabOptions { scenario, topology, json, seed, seconds, keep, verbose };
     scenario::run(&options).map_err(|error| error.to_string())

@@ -100,7 +100,8 @@ impl<'a> Stage<'a> {
                 let bytes = done().min(total);
                 bar.set_position(bytes);
                 if !is_terminal && said.elapsed() > Duration::from_secs(3) {
-                    say(format_args!("  {} of {} MB after {} s",
+                    say(format_args!(
+                        "  {} of {} MB after {} s",
                         bytes / 1_000_000,
                         total / 1_000_000,
                         start.elapsed().as_secs()
