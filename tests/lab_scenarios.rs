@@ -6,8 +6,11 @@ use std::process::{Command, Output};
 
 use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
 
+/// Runs the command; what a failed run keeps goes with the test.
 fn lab(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_onwire")).arg("lab").args(words).output().unwrap()
+    let files = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onwire"));
+    command.arg("lab").args(words).env("TMPDIR", files.path()).output().unwrap()
 }
 
 #[test]
