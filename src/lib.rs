@@ -8,6 +8,7 @@
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
 //! * [`appliance`] where state machines and system calls meet;
+//! * [`notify`] which bytes of which flow are protected, told to programs;
 //! * [`lab`] namespaces, an emulated WAN, scenarios;
 //! * [`cli`] one file a subcommand.
 
@@ -17,5 +18,6 @@ pub mod config;
 pub mod fec;
 pub mod io;
 pub mod lab;
+pub mod notify;
 pub mod tunnel;
 pub mod wire;
