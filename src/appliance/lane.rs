@@ -25,7 +25,7 @@ use super::outlet::Outlet;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::{ErrorCounts, UdpSocket};
+use crate::io::udp::{ErrorCounts, GsoState, UdpSocket};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::handshake::Established;
@@ -188,6 +188,10 @@ impl Lane {
             }
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.notify(Notice::SessionWanted(peer));
+            }
+            if self.forwarder.poll_trains_suspected() && self.udp.gso_state() == GsoState::Active {
+                tracing::warn!("segmented trains do not arrive at the peer; one datagram a call from now on");
+                self.udp.set_gso(false);
             }
             if self.stopping {
                 self.forwarder.flush(now);

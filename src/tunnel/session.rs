@@ -248,6 +248,8 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::hello::PROTOCOL_VERSION;
+    use crate::tunnel::seal::CipherSet;
     use crate::tunnel::PeerId;
     use crate::tunnel::seal::Cipher;
     use std::net::SocketAddr;
@@ -260,7 +262,13 @@ mod tests {
             remote_index: local_index + 100,
             sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
             opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-            remote: Hello { epoch, symbol_size: 1408 },
+            remote: Hello {
+                version: PROTOCOL_VERSION,
+                lanes: 1,
+                ciphers: CipherSet::only(Cipher::Aes256Gcm),
+                symbol_size: 1408,
+                epoch,
+            },
             endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
             at,
         }
