@@ -1,8 +1,8 @@
 //! From the checked configuration to the values the state machines and system calls are made from.
 
 use std::io;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
 use rand::rngs::StdRng;
@@ -75,14 +75,16 @@ pub fn endpoints(config: &Config) -> io::Result<Vec<Option<SocketAddr>>> {
 }
 
 /// The handshakes with all peers.
-pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64, random: StdRng, now: Instant) -> Handshakes {
+pub fn handshakes(
+    config: &Config,
+    endpoints: &[Option<SocketAddr>],
+    epoch: u64,
+    random: StdRng,
+    now: Instant,
+) -> Handshakes {
     let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
         public: PublicKey::from_bytes(peer.public_key),
-        preshared: peer
-            .preshared_key
-            .as_ref()
-            .map(|key| PresharedKey::from_bytes(key.as_bytes()))
-            .unwrap_or_default(),
+        preshared: peer.preshared_key.as_ref().map(|key| PresharedKey::from_bytes(key.as_bytes())).unwrap_or_default(),
         endpoint,
         symbol_size: peer.path.symbol_size(),
     });
@@ -112,19 +114,18 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });
-    let owned = config.peers.iter().enumerate().flat_map(|(number, peer)| {
-        peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16)))
-    });
+    let owned = config
+        .peers
+        .iter()
+        .enumerate()
+        .flat_map(|(number, peer)| peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16))));
     Settings {
         lane,
         local_prefixes: config.node.local_prefixes.iter().map(|&prefix| (prefix, ())).collect(),
         peer_prefixes: owned.collect(),
         peers: peers.collect(),
         profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
-        delivery: Delivery {
-            strict: config.delivery.ordering == config::Ordering::Strict,
-            hold: config.delivery.hold,
-        },
+        delivery: Delivery { strict: config.delivery.ordering == config::Ordering::Strict, hold: config.delivery.hold },
     }
 }
 
