@@ -16,7 +16,6 @@ use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use crate::tunnel::inbound::Delivery;
-use crate::tunnel::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::tunnel::peer::PeerSettings;
 use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
 use crate::tunnel::seal::CipherSet;
@@ -83,8 +82,8 @@ pub fn handshakes(
     now: Instant,
 ) -> Handshakes {
     let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
-        public: PublicKey::from_bytes(peer.public_key),
-        preshared: peer.preshared_key.as_ref().map(|key| PresharedKey::from_bytes(key.as_bytes())).unwrap_or_default(),
+        public: peer.public_key(),
+        preshared: peer.preshared_key.clone().unwrap_or_default(),
         endpoint,
         symbol_size: peer.path.symbol_size(),
     });
@@ -95,7 +94,7 @@ pub fn handshakes(
         symbol_size: 64,
         epoch,
     };
-    let identity = Identity { private: PrivateKey::from_bytes(config.node.private_key.as_bytes()), hello };
+    let identity = Identity { private: config.node.private_key().clone(), hello };
     // A clock before 1970 tells 0; peers then refuse us after a restart until it is set.
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
