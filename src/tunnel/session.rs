@@ -248,10 +248,10 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::hello::PROTOCOL_VERSION;
-    use crate::tunnel::seal::CipherSet;
     use crate::tunnel::PeerId;
+    use crate::tunnel::hello::PROTOCOL_VERSION;
     use crate::tunnel::seal::Cipher;
+    use crate::tunnel::seal::CipherSet;
     use std::net::SocketAddr;
 
     fn established(role: Role, local_index: u32, epoch: u64, at: Instant) -> Established {

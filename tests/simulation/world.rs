@@ -40,7 +40,9 @@ struct Flight {
 enum Event {
     Packet(Side, u16, Packet),
     Arrival(Side, Flight),
-    Initiation { initiator: Run },
+    Initiation {
+        initiator: Run,
+    },
     Install(Run, Box<Established>),
     /// As above for the initiator, whose newer initiations void the older.
     Complete(Run, usize, Box<Established>),
