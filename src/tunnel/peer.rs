@@ -278,6 +278,7 @@ impl Peer {
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
             self.inbounds.clear();
+            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
             self.reporting.on_new_epoch();
         }
         self.reporting.on_session(now);
