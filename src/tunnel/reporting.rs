@@ -117,16 +117,24 @@ impl Reporting {
         }
     }
 
-    /// The session is `worn`, or the peer has been silent for so long that it must have lost it; said once per interval.
-    pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
+    /// When a new session will be wanted if nothing is heard until then: at once if the session is `worn`, else when the
+    /// peer has been silent for so long that it must have lost it.
+    pub fn request_at(&self, worn: bool, now: Instant) -> Option<Instant> {
         let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
-        let passed = |since: Option<Instant>, limit| since.is_some_and(|since| now.saturating_duration_since(since) > limit);
-        let wanted = worn || passed(self.unanswered_since, limit) || passed(self.heard_at, SILENT_IDLE);
-        let asked = self.requested_at.is_some_and(|at| now.saturating_duration_since(at) < REQUEST_INTERVAL);
-        if wanted && !asked {
+        let unanswered = self.unanswered_since.map(|since| since + limit);
+        let silent = self.heard_at.map(|since| since + SILENT_IDLE);
+        let wanted = if worn { Some(now) } else { unanswered.into_iter().chain(silent).min() };
+        let allowed = self.requested_at.map(|at| at + REQUEST_INTERVAL);
+        wanted.map(|at| allowed.map_or(at, |allowed| at.max(allowed)))
+    }
+
+    /// A new session is wanted now; said once per interval.
+    pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
+        let wanted = self.request_at(worn, now).is_some_and(|at| at <= now);
+        if wanted {
             self.requested_at = Some(now);
         }
-        wanted && !asked
+        wanted
     }
 
     /// The smoothed round trip.

@@ -81,9 +81,9 @@ impl Session {
         !self.counter.is_exhausted() && !self.is_expired(now)
     }
 
-    /// So much was sealed that a new session is due whatever its age.
-    pub fn wants_rekey(&self) -> bool {
-        self.counter.wants_rekey()
+    /// So much was sealed, or so much time has passed, that a new session is due.
+    pub fn is_worn(&self, now: Instant) -> bool {
+        self.counter.wants_rekey() || self.is_expired(now)
     }
 
     /// Too old to seal or open.
