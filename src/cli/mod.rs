@@ -1,10 +1,106 @@
 //! The command line: one file a subcommand, no logic.
+//!
+//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration.
 
+pub mod check;
+pub mod keygen;
+pub mod lab;
+pub mod log;
+pub mod pubkey;
+mod render;
+pub mod run;
+pub mod status;
+
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+/// Something failed while it ran.
+pub const FAILURE: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const USAGE: u8 = 2;
+
+/// Makes a wide-area link keep what it carries: a pair of appliances that tunnel packets with forward error correction.
+#[derive(Debug, Parser)]
+#[command(name = "onwire", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the appliance in the foreground until INT or TERM
+    Run(run::Run),
+    /// Show what a running appliance knows: peers, loss, recovery, drops
+    Status(status::Status),
+    /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
+    Lab(lab::LabArgs),
+    /// Check a configuration file and say what it would run
+    Check(check::Check),
+    /// Make a private key
+    Keygen(keygen::Keygen),
+    /// Print the public key of a private key
+    Pubkey(pubkey::Pubkey),
+}
+
+const EXAMPLES: &str = "\
+A pair, from nothing:
+  onwire keygen /etc/onwire/ithaca.key        on each appliance; prints the public key for the peer's file
+  onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
+  onwire run --config /etc/onwire/ithaca.yaml on each appliance
+  onwire status                               loss, recovery, round trip
+
+Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration.
+`onwire COMMAND --help` has examples of each command.";
+
 /// Parses the command line and runs what it asks for.
-///
-/// Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match Cli::try_parse() {
+        Ok(cli) => match cli.command {
+            Command::Run(command) => command.run(),
+            Command::Status(command) => command.run(),
+            Command::Lab(args) => lab::run(args),
+            Command::Check(command) => command.run(),
+            Command::Keygen(command) => command.run(),
+            Command::Pubkey(command) => command.run(),
+        },
+        Err(error) => {
+            // A reader that has gone away is no reason to complain.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
+        }
+    }
+}
+
+/// Writes a result to standard output; a reader that has gone away (`| head`) is a success like any other.
+fn print(text: impl Display) -> ExitCode {
+    match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(format_args!(
+                "onwire: cannot write to standard output: {error}\n"
+            ));
+            ExitCode::from(FAILURE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Writes to standard error, where possible.
+fn complain(text: impl Display) {
+    let _ = write!(io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

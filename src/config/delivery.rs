@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use super::redundancy::{Profile, duration};
+use super::schema;
+use super::table::{Reading, Table};
+
 /// How recovered packets are handed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -32,4 +36,42 @@ pub struct Bypass {
 pub enum WhenDown {
     /// Packets for the peer are dropped and counted.
     Drop,
+}
+
+impl Delivery {
+    pub(super) fn read(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
+        let table = root.field("delivery").table(&schema::DELIVERY, reading);
+        let ordering = [("strict", Ordering::Strict), ("none", Ordering::None)];
+        let ordering = table.field("ordering").choose(&ordering, reading);
+        let longest = Duration::from_secs(10);
+        let hold = duration(
+            &table.field("hold"),
+            Duration::from_millis(1)..=longest,
+            reading,
+        );
+        let slowest = profiles.iter().map(|profile| profile.close_after).max();
+        let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
+        Self {
+            ordering: ordering.unwrap_or(Ordering::Strict),
+            hold: hold.unwrap_or(default.min(longest)),
+        }
+    }
+}
+
+impl Bypass {
+    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let table = root.field("bypass").table(&schema::BYPASS, reading);
+        let word = |text: &str| match text {
+            "drop" => Ok(WhenDown::Drop),
+            "withdraw_routes" => Err(
+                "withdrawing routes is not in this version; write drop, or remove the key"
+                    .to_owned(),
+            ),
+            _ => Err(String::new()),
+        };
+        let when_down = table.field("when_down").read("drop", word, reading);
+        Self {
+            when_down: when_down.unwrap_or(WhenDown::Drop),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! values allowed. What comes back can be run without further checks. This module does not start anything, does not
 //! resolve names, and reads no files but the configuration and the keys it names.
 
+mod check;
 mod delivery;
 pub mod key_file;
 mod node;
@@ -12,18 +13,27 @@ mod policy;
 mod problem;
 mod redundancy;
 mod reporting;
+pub mod schema;
+mod table;
 mod tun;
 pub mod units;
+mod yaml;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
 pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
 pub use policy::{PolicyRule, PortRange};
-pub use problem::{ConfigErrors, Problem, Severity};
+pub use problem::{ConfigErrors, Place, Problem, Severity};
 pub use redundancy::{Profile, Repair};
 pub use reporting::{Log, LogFormat, LogLevel, Status};
 pub use tun::{Offload, Tun};
 pub use units::Rate;
+
+use table::{Reading, Table};
 
 /// One appliance's configuration, complete: every default is filled in and every cross-check has passed.
 #[derive(Clone, Debug)]
@@ -55,4 +65,94 @@ impl Config {
     pub fn profile(&self, number: u8) -> Option<&Profile> {
         self.profiles.get(usize::from(number))
     }
+}
+
+/// More than any configuration needs; a larger file is some other file.
+const MOST_BYTES: u64 = 256 * 1024;
+
+/// Reads and checks a configuration file and the key files it names.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    match read_text(path) {
+        Ok(text) => parse(&text, path),
+        Err((found, hint)) => {
+            let mut reading = Reading::new(path, "");
+            reading.error_at(Place::default(), "", &found, hint);
+            Err(ConfigErrors {
+                problems: reading.into_problems(),
+            })
+        }
+    }
+}
+
+/// Checks the text of a configuration file as if it stood at `path`; key files are read from there.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut reading = Reading::new(path, text);
+    let (tree, faults) = yaml::parse(text);
+    for fault in faults {
+        reading.error_at(fault.place, "", &fault.found, &fault.hint);
+    }
+    let config = tree.map(|tree| {
+        let root = Table::root(&tree, &schema::ROOT, &mut reading);
+        read(&root, &mut reading)
+    });
+    let clean = reading.is_clean();
+    let problems = reading.into_problems();
+    match config {
+        Some(config) if clean => Ok(Config {
+            warnings: problems,
+            ..config
+        }),
+        _ => Err(ConfigErrors { problems }),
+    }
+}
+
+fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
+    let node = Node::read(root, reading);
+    let profiles = Profile::read_all(root, reading);
+    let config = Config {
+        tun: Tun::read(root, reading),
+        peers: Peer::read_all(root, &profiles, reading),
+        policy: PolicyRule::read_all(root, &profiles, reading),
+        delivery: Delivery::read(root, &profiles, reading),
+        bypass: Bypass::read(root, reading),
+        status: Status::read(root, &node.name, reading),
+        log: Log::read(root, reading),
+        warnings: Vec::new(),
+        node,
+        profiles,
+    };
+    check::check(&config, reading);
+    config
+}
+
+fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
+    let failed = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "config/reference.yaml explains every key; config/pair holds a pair to start from"
+            }
+            _ => "",
+        };
+        (format!("cannot be read: {error}"), hint)
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err((
+            format!("is larger than {} KiB", MOST_BYTES / 1024),
+            "is it a configuration?",
+        ));
+    }
+    let utf8 = |_| ("is not UTF-8 text".to_owned(), "is it a configuration?");
+    String::from_utf8(bytes).map_err(utf8)
 }

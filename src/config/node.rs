@@ -1,11 +1,14 @@
 //! `node`: who this appliance is. Does not open the socket it names.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
-use super::key_file::SecretKey;
+use super::key_file::{self, SecretKey};
+use super::peer::read_prefixes;
+use super::schema;
+use super::table::{Reading, Table};
 
 /// This appliance: its name, its key, where it listens and which side of the link is ours.
 #[derive(Clone, Debug)]
@@ -20,4 +23,67 @@ pub struct Node {
     pub listen: SocketAddr,
     /// Our side: the inner addresses we send from and deliver to; at least one, none overlapping.
     pub local_prefixes: Vec<IpNetwork>,
+}
+
+/// The port of lane 0 unless the file says otherwise.
+pub(super) const DEFAULT_PORT: u16 = 7117;
+
+impl Node {
+    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let table = root.required_table("node", &schema::NODE, reading);
+        let name = table
+            .required("name", NAME, reading)
+            .read(NAME, parse_name, reading);
+        let key_file = "the path of a file made by `onwire keygen`";
+        let field = table.required("key_file", key_file, reading);
+        let path = field.read(key_file, |text| Ok(text.to_owned()), reading);
+        let path = path.map(|path| reading.resolve(&path)).unwrap_or_default();
+        let mut private_key = SecretKey::from_bytes([0; 32]);
+        if field.is_present() && !path.as_os_str().is_empty() {
+            match key_file::read_secret(&path) {
+                Ok(key) => private_key = key,
+                Err(error) => reading.error(&field.key, &error.to_string(), "", &error.hint(&path)),
+            }
+        }
+        let listen = table.field("listen").read(LISTEN, parse_listen, reading);
+        let local_prefixes = read_prefixes(&table, "local_prefixes", reading);
+        Self {
+            name: name.unwrap_or_default(),
+            key_file: path,
+            private_key,
+            listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT))),
+            local_prefixes,
+        }
+    }
+}
+
+/// What a name of ours may be.
+pub(super) const NAME: &str = "1 to 63 letters, digits, dots, dashes and underscores";
+const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
+
+/// Reads a name of ours. The error is a hint.
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
+    let fits = (1..=63).contains(&text.len());
+    let plain = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if fits && plain {
+        Ok(text.to_owned())
+    } else {
+        Err(String::new())
+    }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => {
+            Err("peers must know the port: choose one".to_owned())
+        }
+        Ok(address) if address.ip().is_multicast() => {
+            Err("a multicast address cannot listen".to_owned())
+        }
+        Ok(address) => Ok(address),
+        Err(_) if text.parse::<std::net::IpAddr>().is_ok() => Err("add the port".to_owned()),
+        Err(_) => Err("names are not resolved here: write the address".to_owned()),
+    }
 }

@@ -12,17 +12,28 @@ pub enum Severity {
     Warning,
 }
 
+/// A stretch of one line of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line from 1; 0 when the problem is the file itself.
+    pub line: usize,
+    /// Column from 1, in characters.
+    pub column: usize,
+    /// Characters to underline; 0 when there is nothing to show.
+    pub width: usize,
+}
+
 /// One thing wrong at one place.
+///
+/// Shown as `file:line:column: key: found; allowed: ...`, then the line with the place underlined, then the hint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// Line from 1; 0 when the problem is the file itself.
-    pub line: usize,
-    /// Column from 1, in characters; 0 when the problem is the file itself.
-    pub column: usize,
-    /// Characters to underline, at least 1.
-    pub width: usize,
+    /// The file as it was named.
+    pub file: PathBuf,
+    /// Where in the file.
+    pub place: Place,
     /// Dotted path such as `peers[0].prefixes[1]`; empty for the whole file.
     pub key: String,
     /// What was found, in words: `found "10.2.0.0/33"` or `missing`.
@@ -31,52 +42,38 @@ pub struct Problem {
     pub allowed: String,
     /// What to do next; may be empty.
     pub hint: String,
+    /// The line, as far as it fits, and the columns skipped on its left.
+    pub(super) excerpt: Option<(String, usize)>,
 }
 
-/// Every error in one configuration file, in the order of the file, and its warnings.
-#[derive(Clone, Debug)]
+/// Everything wrong with one configuration file, in the order of the file: at least one error, and the warnings.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
-    /// The file as it was named.
-    pub file: PathBuf,
-    /// Its text, for the excerpts.
-    pub source: String,
     /// Errors and warnings, sorted by place.
     pub problems: Vec<Problem>,
 }
 
-impl std::error::Error for ConfigErrors {}
-
 impl ConfigErrors {
     /// How many of the problems are errors.
     pub fn errors(&self) -> usize {
-        self.problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count()
+        let is_error = |problem: &&Problem| problem.severity == Severity::Error;
+        self.problems.iter().filter(is_error).count()
     }
 }
 
-/// One paragraph a problem: place, key, found, allowed; the line with the place underlined; the hint.
+impl std::error::Error for ConfigErrors {}
+
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.problems {
-            problem.write(f, &self.file, &self.source)?;
-        }
-        Ok(())
+        self.problems.iter().try_for_each(|problem| problem.fmt(f))
     }
 }
 
-impl Problem {
-    /// Writes the problem as one paragraph with an excerpt of `source`, the text of `file`.
-    pub fn write(
-        &self,
-        f: &mut impl fmt::Write,
-        file: &std::path::Path,
-        source: &str,
-    ) -> fmt::Result {
-        write!(f, "{}", file.display())?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.place.line > 0 {
+            write!(f, ":{}:{}", self.place.line, self.place.column)?;
         }
         f.write_str(": ")?;
         if self.severity == Severity::Warning {
@@ -89,30 +86,127 @@ impl Problem {
         if !self.allowed.is_empty() {
             write!(f, "; allowed: {}", self.allowed)?;
         }
-        f.write_char('\n')?;
-        if let Some(text) = self
-            .line
-            .checked_sub(1)
-            .and_then(|index| source.lines().nth(index))
-        {
-            let number = self.line.to_string();
-            // Tabs and control characters would move the caret away from its place or reach the terminal.
-            let shown: String = text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
-            let before = " ".repeat(self.column.saturating_sub(1));
-            let room = shown
-                .chars()
-                .count()
-                .saturating_sub(self.column.saturating_sub(1));
-            let carets = "^".repeat(self.width.clamp(1, room.max(1)));
-            writeln!(f, "  {number} | {shown}")?;
-            writeln!(f, "  {} | {before}{carets}", " ".repeat(number.len()))?;
+        writeln!(f)?;
+        if let Some((text, skipped)) = &self.excerpt {
+            let number = self.place.line.to_string();
+            let indent = self.place.column.saturating_sub(1 + skipped);
+            let room = text.chars().count().saturating_sub(indent).max(1);
+            let carets = "^".repeat(self.place.width.clamp(1, room));
+            writeln!(f, "  {number} | {text}")?;
+            let gutter = " ".repeat(number.len());
+            writeln!(f, "  {gutter} | {}{carets}", " ".repeat(indent))?;
         }
         if !self.hint.is_empty() {
-            writeln!(f, "  {}", self.hint)?;
+            writeln!(f, "  = {}", self.hint)?;
         }
         Ok(())
+    }
+}
+
+/// The part of the line at `place` that an error shows, and how many columns were skipped on its left.
+pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
+    const SHOWN: usize = 120;
+    if place.width == 0 {
+        return None;
+    }
+    let line = lines.get(place.line.checked_sub(1)?)?;
+    let column = place.column.saturating_sub(1);
+    let skipped = if column + place.width.min(SHOWN / 4) <= SHOWN {
+        0
+    } else {
+        column - SHOWN / 2
+    };
+    // A control character would move the caret from its place, or reach the terminal.
+    let shown = line.chars().skip(skipped).take(SHOWN);
+    let mut text: String = shown
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if skipped > 0 {
+        let rest: String = text.chars().skip(3).collect();
+        text = format!("...{rest}");
+    }
+    Some((text.trim_end().to_owned(), skipped))
+}
+
+/// A value as errors quote it: numbers bare, all else in quotes, cut where it gets long.
+pub(super) fn quote(text: &str) -> String {
+    const SHOWN: usize = 60;
+    if !text.is_empty() && text.len() <= 20 && text.parse::<f64>().is_ok() {
+        return text.to_owned();
+    }
+    let mut quoted: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        quoted.push_str("...");
+    }
+    format!("\"{quoted}\"")
+}
+
+/// `did you mean NAME?` when one of `names` is close to `word`, else nothing.
+pub(super) fn did_you_mean<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let word: String = word.chars().take(64).flat_map(char::to_lowercase).collect();
+    let scored = names.map(|name| (strsim::jaro_winkler(&word, name), name));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 > 0.8).then(|| format!("did you mean `{}`?", best.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_readable_paragraph() {
+        let place = Place {
+            line: 2,
+            column: 8,
+            width: 3,
+        };
+        let problem = Problem {
+            severity: Severity::Error,
+            file: "a.yaml".into(),
+            place,
+            key: "tun.mtu".into(),
+            found: "found 100".into(),
+            allowed: "576 to 9216".into(),
+            hint: "think".into(),
+            excerpt: excerpt(&["tun:", "  mtu: 100"], place),
+        };
+        let expected = "a.yaml:2:8: tun.mtu: found 100; allowed: 576 to 9216\n  2 |   mtu: 100\n    |        ^^^\n  = think\n";
+        assert_eq!(problem.to_string(), expected);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place() {
+        let line = "x".repeat(5000);
+        let (text, skipped) = excerpt(
+            &[&line],
+            Place {
+                line: 1,
+                column: 4000,
+                width: 1,
+            },
+        )
+        .unwrap();
+        assert!(text.len() <= 120 && skipped < 4000 && skipped + 120 > 4000);
+    }
+
+    #[test]
+    fn near_names_are_suggested_and_far_ones_are_not() {
+        let names = ["prefixes", "endpoint", "public_key"];
+        for (word, hint) in [
+            ("prefixs", Some("did you mean `prefixes`?")),
+            ("Endpoints", Some("did you mean `endpoint`?")),
+            ("publickey", Some("did you mean `public_key`?")),
+            ("colour", None),
+        ] {
+            assert_eq!(
+                did_you_mean(word, names.into_iter()).as_deref(),
+                hint,
+                "{word}"
+            );
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! `status` and `log`: what the appliance says about itself.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+
+use super::schema;
+use super::table::{Reading, Table};
 
 /// The status socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +44,47 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Status {
+    pub(super) fn read(root: &Table<'_>, node_name: &str, reading: &mut Reading<'_>) -> Self {
+        let table = root.field("status").table(&schema::STATUS, reading);
+        let field = table.field("socket");
+        let socket = match field.read("a path", |text| Ok(text.to_owned()), reading) {
+            Some(text) => reading.resolve(&text),
+            None => PathBuf::from(format!("/run/onwire/{node_name}.sock")),
+        };
+        // unix(7): sun_path has 108 bytes, one of them for the zero at the end.
+        let length = socket.as_os_str().as_bytes().len();
+        if length > 107 {
+            let found = format!("found a path of {length} bytes");
+            reading.error(
+                &field.key,
+                &found,
+                "a path of at most 107 bytes, directory included",
+                "",
+            );
+        }
+        Self { socket }
+    }
+}
+
+impl Log {
+    pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let table = root.field("log").table(&schema::LOG, reading);
+        let levels = [
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ];
+        let level = table.field("level").choose(&levels, reading);
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let format = table.field("format").choose(&formats, reading);
+        Self {
+            level: level.unwrap_or(LogLevel::Info),
+            format: format.unwrap_or(LogFormat::Text),
+        }
+    }
 }

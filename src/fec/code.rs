@@ -5,10 +5,10 @@
 //!
 //! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols: what
 //!    remains, the syndromes, is what the lost symbols alone would have given;
-//! 2. each of the e lost symbols is a sum of e syndromes, with the factors of [`super::positions`].
+//! 2. each of the e lost symbols is a sum of e syndromes, with the factors that `positions` works out.
 //!
 //! That costs one encoding and e² products. For many losses in a large block the crate's decoder, whose cost does
-//! not grow with e, is cheaper: [`Cost`] decides. Both give the same bytes.
+//! not grow with e, is cheaper: a cost model decides. Both give the same bytes.
 //!
 //! This module does not know what a block holds, where symbols come from, or how many repair symbols a block deserves
 //! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
@@ -25,6 +25,11 @@ use super::transform::{Piece, Transform};
 
 /// The most encoding symbols, source and repair together, of one block.
 pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
+
+/// With this many lost symbols or more, what depends on the row or on the column alone is multiplied once. Each
+/// different factor of a product brings 128 bytes of multiplication table into the cache: e² of them cost more
+/// than the 2e products.
+const FACTORED_FROM: usize = 12;
 
 /// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,14 +137,11 @@ impl Code {
         repair: &mut Vec<u8>,
     ) -> usize {
         repair.clear();
-        if layout.symbols == 0 || repair_symbols == 0 || !layout.fits(source.len(), repair_symbols)
-        {
+        if layout.symbols == 0 || repair_symbols == 0 || !layout.fits(source.len(), repair_symbols) {
             return 0;
         }
         let positions = Positions::new(layout.symbols, repair_symbols);
-        let (encoded, _) = self
-            .transform
-            .run(positions, layout, source, None, repair_symbols);
+        let (encoded, _) = self.transform.run(positions, layout, source, None, repair_symbols);
         repair.extend_from_slice(encoded.as_flattened());
         repair_symbols
     }
@@ -158,8 +160,7 @@ impl Code {
         repair: &[(u16, &[u8])],
     ) -> Result<usize, TooFewSymbols> {
         self.lost.clear();
-        self.lost
-            .extend((0..layout.symbols.min(present.len())).filter(|&i| !present[i]));
+        self.lost.extend((0..layout.symbols.min(present.len())).filter(|&i| !present[i]));
         let lost = self.lost.len() + layout.symbols.saturating_sub(present.len());
         if lost == 0 {
             return Ok(0);
@@ -172,9 +173,7 @@ impl Code {
             return Err(TooFewSymbols { lost, usable });
         }
 
-        let decoding = self
-            .forced
-            .unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
+        let decoding = self.forced.unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
         match decoding {
             Decoding::Syndrome => {
                 self.decode_syndromes(layout, source, present, repair_symbols, repair);
@@ -187,13 +186,7 @@ impl Code {
     }
 
     /// Picks as many usable repair symbols as are needed; returns how many there are, up to that.
-    fn choose(
-        &mut self,
-        size: usize,
-        repair_symbols: usize,
-        repair: &[(u16, &[u8])],
-        needed: usize,
-    ) -> usize {
+    fn choose(&mut self, size: usize, repair_symbols: usize, repair: &[(u16, &[u8])], needed: usize) -> usize {
         self.seen.clear();
         self.seen.resize(repair_symbols, false);
         self.repair_indices.clear();
@@ -223,25 +216,27 @@ impl Code {
         let pieces = layout.size / 64;
         let positions = Positions::new(layout.symbols, repair_symbols);
         let wanted = self.repair_indices.iter().max().map_or(0, |&j| j + 1);
-        self.coefficients
-            .solve(positions, &self.lost, &self.repair_indices);
+        self.coefficients.solve(positions, &self.lost, &self.repair_indices);
         self.product.resize(pieces, [0; 64]);
 
-        let (encoded, engine) =
-            self.transform
-                .run(positions, layout, source, Some(present), wanted);
-        for (&index, &place) in self.repair_indices.iter().zip(&self.repair_places) {
-            let (received, _) = repair[place].1.as_chunks::<64>();
-            utils::xor(&mut encoded[index * pieces..][..pieces], received);
+        let (syndromes, engine) = self.transform.run(positions, layout, source, Some(present), wanted);
+        let factored = self.lost.len() >= FACTORED_FROM;
+        let received = self.repair_indices.iter().zip(&self.repair_places);
+        for (j, (&index, &place)) in received.enumerate() {
+            let syndrome = &mut syndromes[index * pieces..][..pieces];
+            utils::xor(syndrome, repair[place].1.as_chunks().0);
+            if factored {
+                multiply(engine, syndrome, self.coefficients.of_syndrome(j));
+            }
         }
-        let syndromes = &*encoded;
 
         let product = &mut self.product[..pieces];
         for (i, &lost) in self.lost.iter().enumerate() {
-            let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut::<64>();
+            let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut();
             for (j, &index) in self.repair_indices.iter().enumerate() {
                 let syndrome = &syndromes[index * pieces..][..pieces];
-                let factor = self.coefficients.coefficient(i, j);
+                let factor =
+                    if factored { self.coefficients.between(i, j) } else { self.coefficients.coefficient(i, j) };
                 if j == 0 {
                     rebuilt.copy_from_slice(syndrome);
                     multiply(engine, rebuilt, factor);
@@ -250,6 +245,9 @@ impl Code {
                     multiply(engine, product, factor);
                     utils::xor(rebuilt, product);
                 }
+            }
+            if factored {
+                multiply(engine, rebuilt, self.coefficients.of_lost(i));
             }
         }
     }
@@ -268,13 +266,7 @@ impl Code {
                 decoder.reset(k, m, size)?;
                 decoder
             }
-            none => none.insert(DefaultRateDecoder::new(
-                k,
-                m,
-                size,
-                ShortLocator::new(),
-                None,
-            )?),
+            none => none.insert(DefaultRateDecoder::new(k, m, size, ShortLocator::new(), None)?),
         };
         for index in (0..k).filter(|&index| present[index]) {
             decoder.add_original_shard(index, &source[layout.range(index)])?;
@@ -299,8 +291,8 @@ fn multiply(engine: &impl Engine, symbol: &mut [Piece], factor: u16) {
 
 /// What decoding a block takes, in hundredths of a nanosecond, to tell which way is cheaper.
 ///
-/// The constants are for 64 bytes of a symbol, from `cargo bench --bench codec -- --costs` on an x86-64 with AVX2;
-/// only their ratios matter, and those hold wherever one shuffle does the multiplication.
+/// The constants are for 64 bytes of a symbol; they fit the second table of `cargo bench --bench codec` to about a tenth
+/// on an x86-64 with AVX2, 32 KB of first-level and 1 MB of second-level cache. Only their ratios matter.
 struct Cost {
     pieces: usize,
     encode: usize,
@@ -312,41 +304,38 @@ impl Cost {
     const BUTTERFLY: usize = 300;
     /// Copy, multiply, add.
     const PRODUCT: usize = 400;
-    /// One step of the locator's transform; it does not depend on the symbol's size.
+    /// One step of the locator's transforms; it does not depend on the symbol's size.
     const LOCATOR: usize = 60;
 
     fn new(layout: SymbolLayout, repair_symbols: usize) -> Self {
         let pieces = layout.size / 64;
         let (k, m) = (layout.symbols, repair_symbols);
         let Positions { span, repair_first } = Positions::new(k, m);
-        let (large, layers) = (if repair_first { k } else { m }, log2(span));
-        let encode = pieces
-            * (k * Self::COPY
-                + (large.next_multiple_of(span) + span) / 2 * layers * Self::BUTTERFLY);
-
+        let large = if repair_first { k } else { m };
         let points = (span + large).next_power_of_two();
-        let transform = pieces
-            * (k * (Self::COPY + Self::PRODUCT) + (span + large) * log2(points) * Self::BUTTERFLY)
-            + 3 * points / 2 * log2(points) * Self::LOCATOR;
+
+        let layers = |points: usize| points.ilog2() as usize;
+        let encode = (large.next_multiple_of(span) + span) / 2 * layers(span);
+        let transform = (span + large) * layers(points);
         Self {
             pieces,
-            encode,
-            transform,
+            encode: pieces * (k * Self::COPY + encode * Self::butterfly(2 * span * layout.size)),
+            transform: pieces * (k * (Self::COPY + Self::PRODUCT) + transform * Self::butterfly(points * layout.size))
+                + 3 * points / 2 * layers(points) * Self::LOCATOR,
         }
+    }
+
+    /// A butterfly on scratch of so many bytes: a quarter slower for each factor of four beyond what is near.
+    fn butterfly(scratch: usize) -> usize {
+        const NEAR: usize = 128 << 10;
+        let doublings = (scratch / NEAR).max(1).ilog2() as usize;
+        Self::BUTTERFLY * (8 + doublings) / 8
     }
 
     fn cheaper(&self, lost: usize) -> Decoding {
         let syndrome = self.encode + lost * lost * self.pieces * Self::PRODUCT;
-        if syndrome <= self.transform {
-            Decoding::Syndrome
-        } else {
-            Decoding::Transform
-        }
+        if syndrome <= self.transform { Decoding::Syndrome } else { Decoding::Transform }
     }
-}
-
-fn log2(power: usize) -> usize {
-    power.trailing_zeros() as usize
 }
 
 #[cfg(test)]
@@ -367,21 +356,12 @@ mod tests {
 
     impl Sample {
         fn new(code: &mut Code, k: usize, m: usize, size: usize, seed: u64) -> Self {
-            let layout = SymbolLayout {
-                symbols: k,
-                stride: size + 64,
-                size,
-            };
+            let layout = SymbolLayout { symbols: k, stride: size + 64, size };
             let mut source = vec![0; k * layout.stride];
             SmallRng::seed_from_u64(seed).fill_bytes(&mut source);
             let mut repair = vec![1; 7];
             assert_eq!(code.encode(layout, &source, m, &mut repair), m);
-            Self {
-                layout,
-                source,
-                m,
-                repair,
-            }
+            Self { layout, source, m, repair }
         }
 
         fn repair(&self, index: usize) -> (u16, &[u8]) {
@@ -394,17 +374,9 @@ mod tests {
             let SymbolLayout { symbols, size, .. } = self.layout;
             let mut encoder = ReedSolomonEncoder::new(symbols, self.m, size).unwrap();
             for i in 0..symbols {
-                encoder
-                    .add_original_shard(&self.source[self.layout.range(i)])
-                    .unwrap();
+                encoder.add_original_shard(&self.source[self.layout.range(i)]).unwrap();
             }
-            encoder
-                .encode()
-                .unwrap()
-                .recovery_iter()
-                .flatten()
-                .copied()
-                .collect()
+            encoder.encode().unwrap().recovery_iter().flatten().copied().collect()
         }
 
         /// Rebuilds from the given symbols and compares with the data that was lost.
@@ -432,18 +404,13 @@ mod tests {
             let SymbolLayout { symbols, size, .. } = self.layout;
             let mut decoder = ReedSolomonDecoder::new(symbols, self.m, size).unwrap();
             for i in (0..symbols).filter(|&i| present[i]) {
-                decoder
-                    .add_original_shard(i, &self.source[self.layout.range(i)])
-                    .unwrap();
+                decoder.add_original_shard(i, &self.source[self.layout.range(i)]).unwrap();
             }
             for &j in repair {
                 decoder.add_recovery_shard(j, self.repair(j).1).unwrap();
             }
             let result = decoder.decode().unwrap();
-            result
-                .restored_original_iter()
-                .map(|(i, symbol)| (i, symbol.to_vec()))
-                .collect()
+            result.restored_original_iter().map(|(i, symbol)| (i, symbol.to_vec())).collect()
         }
     }
 
@@ -515,17 +482,39 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn no_arguments_make_it_panic(
+            symbols in 0_usize..20,
+            stride in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            size in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
+            bytes in 0_usize..3000,
+            present in proptest::collection::vec(any::<bool>(), 0..25),
+            m in prop_oneof![0_usize..10, Just(20_000), Just(usize::MAX)],
+            offered in proptest::collection::vec((0_u16..12, prop_oneof![Just(64_usize), Just(128), 0_usize..300]), 0..12),
+        ) {
+            let mut code = Code::new();
+            let layout = SymbolLayout { symbols, stride, size };
+            let mut source = vec![0x5a; bytes];
+            let symbol = [1; 300];
+            let offered: Vec<_> = offered.into_iter().map(|(j, len)| (j, &symbol[..len])).collect();
+            let mut repair = Vec::new();
+            let written = code.encode(layout, &source, m, &mut repair);
+            prop_assert_eq!(repair.len(), if written == 0 { 0 } else { m * size });
+            let lost = (0..symbols).filter(|&i| !present.get(i).is_some_and(|&p| p)).count();
+            match code.decode(layout, &mut source, &present, m, &offered) {
+                Ok(rebuilt) => prop_assert_eq!(rebuilt, lost),
+                Err(TooFewSymbols { lost: said, usable }) => prop_assert!(said == lost && usable < lost),
+            }
+        }
+    }
+
     #[test]
     fn one_code_serves_blocks_of_all_shapes_in_turn() {
         let mut code = Code::new();
         for round in 0..3 {
-            for (k, m, size) in [
-                (64, 8, 1408),
-                (1, 3, 64),
-                (5, 60, 256),
-                (300, 20, 128),
-                (8, 1, 640),
-            ] {
+            for (k, m, size) in [(64, 8, 1408), (1, 3, 64), (5, 60, 256), (300, 20, 128), (8, 1, 640)] {
                 let sample = Sample::new(&mut code, k, m, size, round);
                 let mut present = vec![true; k];
                 present[k / 2] = false;
@@ -535,6 +524,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scratch_memory_grows_to_the_largest_block_and_no_further() {
+        let mut code = Code::new();
+        code.force_decoding(Some(Decoding::Syndrome));
+        let shapes = [(64, 8), (7, 3), (1, 8), (33, 5), (6, 8), (60, 7)];
+        let mut memory = Vec::new();
+        for _ in 0..3 {
+            for (k, m) in shapes {
+                let sample = Sample::new(&mut code, k, m, 1408, 1);
+                let mut present = vec![true; k];
+                present[..k.min(m)].fill(false);
+                sample.check(&mut code, &present, &(0..m).collect::<Vec<_>>());
+            }
+            memory.push((
+                code.transform.scratch_bytes(),
+                code.product.capacity(),
+                code.lost.capacity(),
+                code.repair_indices.capacity(),
+                code.seen.capacity(),
+            ));
+        }
+        assert_eq!(memory[0], memory[2]);
+        // Two spans of eight, or one span and eight repair symbols after it.
+        assert_eq!(memory[0].0, 16 * 1408);
     }
 
     #[test]
@@ -552,10 +567,7 @@ mod tests {
             Err(TooFewSymbols { lost: 1, usable: 0 })
         );
         let offered = [(3, good), (1, good), (1, good)];
-        assert_eq!(
-            code.decode(sample.layout, &mut source, &present, 3, &offered),
-            Ok(1)
-        );
+        assert_eq!(code.decode(sample.layout, &mut source, &present, 3, &offered), Ok(1));
         assert!(source == sample.source);
         present[5] = false;
         assert_eq!(
@@ -567,30 +579,16 @@ mod tests {
     #[test]
     fn layouts_that_do_not_fit_are_refused() {
         let mut code = Code::new();
-        let good = SymbolLayout {
-            symbols: 4,
-            stride: 128,
-            size: 128,
-        };
+        let good = SymbolLayout { symbols: 4, stride: 128, size: 128 };
         let mut source = vec![7; 4 * 128];
         let bad = [
             SymbolLayout { symbols: 5, ..good },
             SymbolLayout { stride: 64, ..good },
-            SymbolLayout {
-                stride: 129,
-                ..good
-            },
-            SymbolLayout {
-                stride: usize::MAX,
-                ..good
-            },
+            SymbolLayout { stride: 129, ..good },
+            SymbolLayout { stride: usize::MAX, ..good },
             SymbolLayout { size: 0, ..good },
             SymbolLayout { size: 100, ..good },
-            SymbolLayout {
-                symbols: MAX_ENCODING_SYMBOLS,
-                stride: 0,
-                size: 64,
-            },
+            SymbolLayout { symbols: MAX_ENCODING_SYMBOLS, stride: 0, size: 64 },
         ];
         let mut repair = vec![1];
         let symbol = [0; 128];
@@ -599,43 +597,24 @@ mod tests {
             assert!(repair.is_empty());
             let present = vec![false; layout.symbols];
             let offered = [(0, &symbol[..layout.size]), (1, &symbol[..layout.size])];
-            assert!(
-                code.decode(layout, &mut source, &present, 2, &offered)
-                    .is_err()
-            );
+            assert!(code.decode(layout, &mut source, &present, 2, &offered).is_err());
         }
-        assert_eq!(
-            code.encode(good, &source, MAX_ENCODING_SYMBOLS, &mut repair),
-            0
-        );
+        assert_eq!(code.encode(good, &source, MAX_ENCODING_SYMBOLS, &mut repair), 0);
         assert_eq!(code.encode(good, &source, usize::MAX, &mut repair), 0);
-        assert_eq!(
-            code.decode(good, &mut source, &[true, true], 2, &[]),
-            Err(TooFewSymbols { lost: 2, usable: 0 })
-        );
+        assert_eq!(code.decode(good, &mut source, &[true, true], 2, &[]), Err(TooFewSymbols { lost: 2, usable: 0 }));
     }
 
     #[test]
     fn nothing_to_do() {
         let mut code = Code::new();
-        let layout = SymbolLayout {
-            symbols: 0,
-            stride: 64,
-            size: 64,
-        };
+        let layout = SymbolLayout { symbols: 0, stride: 64, size: 64 };
         let mut repair = vec![1];
         assert_eq!(code.encode(layout, &[], 4, &mut repair), 0);
         assert!(repair.is_empty());
         assert_eq!(code.decode(layout, &mut [], &[], 4, &[]), Ok(0));
-        let layout = SymbolLayout {
-            symbols: 2,
-            ..layout
-        };
+        let layout = SymbolLayout { symbols: 2, ..layout };
         assert_eq!(code.encode(layout, &[0; 128], 0, &mut repair), 0);
-        assert_eq!(
-            code.decode(layout, &mut [0; 128], &[true; 2], 0, &[]),
-            Ok(0)
-        );
+        assert_eq!(code.decode(layout, &mut [0; 128], &[true; 2], 0, &[]), Ok(0));
         assert_eq!(
             code.decode(layout, &mut [0; 128], &[true, false], 0, &[(0, &[0; 64])]),
             Err(TooFewSymbols { lost: 1, usable: 0 })
@@ -645,11 +624,7 @@ mod tests {
     #[test]
     fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
         let choice = |k, m, lost| {
-            let layout = SymbolLayout {
-                symbols: k,
-                stride: 1408,
-                size: 1408,
-            };
+            let layout = SymbolLayout { symbols: k, stride: 1408, size: 1408 };
             Cost::new(layout, m).cheaper(lost)
         };
         for (k, m) in [(1, 1), (8, 2), (20, 4), (64, 8), (256, 32)] {

@@ -35,11 +35,7 @@ impl Engine for ShortLocator {
     fn eval_poly(erasures: &mut [GfElement; GF_ORDER], used: usize) {
         // With more repair than source symbols the crate marks all points after the block as erased. Those outside the
         // subspace contribute one and the same factor to every point, which cancels when the decoder divides it out.
-        let used = if used < GF_ORDER {
-            used
-        } else {
-            erasures.iter().rposition(|&e| e == 0).map_or(1, |i| i + 1)
-        };
+        let used = if used < GF_ORDER { used } else { erasures.iter().rposition(|&e| e == 0).map_or(1, |i| i + 1) };
         let points = used.next_power_of_two();
         let (erasures, _) = erasures.split_at_mut(points);
 

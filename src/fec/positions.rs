@@ -41,19 +41,11 @@ impl Positions {
     }
 
     fn source(self, index: usize) -> usize {
-        if self.repair_first {
-            self.span + index
-        } else {
-            index
-        }
+        if self.repair_first { self.span + index } else { index }
     }
 
     fn repair(self, index: usize) -> usize {
-        if self.repair_first {
-            index
-        } else {
-            self.span + index
-        }
+        if self.repair_first { index } else { self.span + index }
     }
 }
 
@@ -79,30 +71,42 @@ impl Coefficients {
         debug_assert_eq!(lost.len(), repair.len());
         let factor = |point| Factor { point, log: 0 };
         self.lost.clear();
-        self.lost
-            .extend(lost.iter().map(|&i| factor(positions.source(i))));
+        self.lost.extend(lost.iter().map(|&i| factor(positions.source(i))));
         self.repair.clear();
-        self.repair
-            .extend(repair.iter().map(|&j| factor(positions.repair(j))));
+        self.repair.extend(repair.iter().map(|&j| factor(positions.repair(j))));
 
         let log = &*tables::get_exp_log().log;
         cross(log, &mut self.lost, &self.repair);
         cross(log, &mut self.repair, &self.lost);
 
-        let outside = if positions.repair_first {
-            &mut self.lost
-        } else {
-            &mut self.repair
-        };
+        let outside = if positions.repair_first { &mut self.lost } else { &mut self.repair };
         divide_by_scale(log, positions.span, outside);
     }
 
-    /// The logarithm of the factor of syndrome `j` in lost symbol `i`.
+    /// The logarithm of the factor of syndrome `j` in lost symbol `i`: the product of the three below.
     pub(super) fn coefficient(&self, i: usize, j: usize) -> u16 {
+        reduce(self.lost[i].log + self.repair[j].log + self.inverse_distance(i, j))
+    }
+
+    /// The logarithm of the factor that syndrome `j` has in every lost symbol.
+    pub(super) fn of_syndrome(&self, j: usize) -> u16 {
+        reduce(self.repair[j].log)
+    }
+
+    /// The logarithm of the factor that lost symbol `i` has for every syndrome.
+    pub(super) fn of_lost(&self, i: usize) -> u16 {
+        reduce(self.lost[i].log)
+    }
+
+    /// The logarithm of what is left when those two are taken out. It takes no more values than the block has
+    /// points, and few in a burst, where [`Self::coefficient`] takes up to e².
+    pub(super) fn between(&self, i: usize, j: usize) -> u16 {
+        reduce(self.inverse_distance(i, j))
+    }
+
+    fn inverse_distance(&self, i: usize, j: usize) -> u64 {
         let log = &*tables::get_exp_log().log;
-        let (lost, repair) = (self.lost[i], self.repair[j]);
-        let distance = u64::from(log[lost.point ^ repair.point]);
-        reduce(lost.log + repair.log + MODULUS - distance)
+        MODULUS - u64::from(log[self.lost[i].point ^ self.repair[j].point])
     }
 }
 
@@ -112,11 +116,7 @@ fn cross(log: &[u16; 65_536], side: &mut [Factor], other: &[Factor]) {
     for i in 0..side.len() {
         let point = side[i].point;
         let above: u64 = other.iter().map(|o| u64::from(log[point ^ o.point])).sum();
-        let below: u64 = side
-            .iter()
-            .filter(|s| s.point != point)
-            .map(|s| u64::from(log[point ^ s.point]))
-            .sum();
+        let below: u64 = side.iter().filter(|s| s.point != point).map(|s| u64::from(log[point ^ s.point])).sum();
         side[i].log = (above + MODULUS - below % MODULUS) % MODULUS;
     }
 }

@@ -76,10 +76,7 @@ mod tests {
     #[track_caller]
     fn assert_close(found: f64, expected: f64) {
         let error = (found / expected - 1.0).abs();
-        assert!(
-            error < 1e-11,
-            "{found:e} is not {expected:e}: off by {error:e}"
-        );
+        assert!(error < 1e-11, "{found:e} is not {expected:e}: off by {error:e}");
     }
 
     #[test]

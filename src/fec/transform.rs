@@ -24,10 +24,7 @@ pub(super) struct Transform {
 
 impl Transform {
     pub(super) fn new() -> Self {
-        Self {
-            engine: DefaultEngine::new(),
-            scratch: Vec::new(),
-        }
+        Self { engine: DefaultEngine::new(), scratch: Vec::new() }
     }
 
     /// Encodes a block whose missing symbols count as zeros; returns the first `wanted` repair symbols, end to end,
@@ -40,22 +37,18 @@ impl Transform {
         present: Option<&[bool]>,
         wanted: usize,
     ) -> (&mut [Piece], &DefaultEngine) {
-        let block = Block {
-            layout,
-            source,
-            present,
-        };
+        let block = Block { layout, source, present };
         if positions.repair_first {
-            self.onto_repair(positions.span, &block, wanted);
+            self.through_repair(positions.span, &block, wanted);
         } else {
-            self.from_source(positions.span, &block, wanted);
+            self.through_source(positions.span, &block, wanted);
         }
         (&mut self.scratch[..wanted * block.pieces()], &self.engine)
     }
 
     /// More source than repair symbols: each span of source symbols is transformed and added up, then one transform
     /// gives the repair symbols.
-    fn onto_repair(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+    fn through_repair(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
         let pieces = block.pieces();
         let room = span * pieces;
         self.reserve(2 * room);
@@ -79,7 +72,7 @@ impl Transform {
 
     /// Fewer source than repair symbols: one transform of the source symbols, then one for each span of repair
     /// symbols.
-    fn from_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+    fn through_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
         let pieces = block.pieces();
         let room = span * pieces;
         let runs = wanted.div_ceil(span);
@@ -93,15 +86,13 @@ impl Transform {
         for (run, out) in repair.chunks_exact_mut(room).enumerate() {
             let start = run * span;
             out.copy_from_slice(spectrum);
-            fft(
-                &self.engine,
-                span,
-                pieces,
-                out,
-                span.min(wanted - start),
-                start + span,
-            );
+            fft(&self.engine, span, pieces, out, span.min(wanted - start), start + span);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn scratch_bytes(&self) -> usize {
+        self.scratch.len() * 64
     }
 
     fn reserve(&mut self, pieces: usize) {
@@ -129,8 +120,7 @@ impl Block<'_> {
         let mut any = false;
         for (index, room) in symbols.zip(span.chunks_exact_mut(self.pieces())) {
             if self.present.is_none_or(|present| present[index]) {
-                room.as_flattened_mut()
-                    .copy_from_slice(&self.source[self.layout.range(index)]);
+                room.as_flattened_mut().copy_from_slice(&self.source[self.layout.range(index)]);
                 any = true;
             } else {
                 room.fill([0; 64]);
@@ -141,26 +131,12 @@ impl Block<'_> {
     }
 }
 
-fn ifft(
-    e: &DefaultEngine,
-    span: usize,
-    pieces: usize,
-    data: &mut [Piece],
-    used: usize,
-    skew: usize,
-) {
+fn ifft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.ifft(&mut data, 0, span, used, skew);
 }
 
-fn fft(
-    e: &DefaultEngine,
-    span: usize,
-    pieces: usize,
-    data: &mut [Piece],
-    used: usize,
-    skew: usize,
-) {
+fn fft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.fft(&mut data, 0, span, used, skew);
 }

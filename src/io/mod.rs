@@ -3,7 +3,9 @@
 //! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
 //! about what the bytes mean, and any thread that the caller did not ask for.
 
+pub mod namespace;
 pub mod netlink;
+pub mod signal;
 pub mod timer;
 pub mod tun;
 pub mod udp;

@@ -253,7 +253,8 @@ impl Forwarder {
         for step in 0..peers {
             let number = (self.turn + step) % peers;
             let Some(to) = self.peers[number].address() else {
-                self.on_unsendable(PeerId(number as u16));
+                let datagrams = self.peers[number].outbox.discard_all();
+                self.drops.add(DropReason::SendFailed, datagrams);
                 continue;
             };
             if self.peers[number].outbox.front(to, now).is_some() {
@@ -270,15 +271,20 @@ impl Forwarder {
         self.peers[usize::from(peer.0)].outbox.on_sent(bytes, now);
     }
 
-    /// The train cannot be sent and is thrown away.
-    pub fn on_unsendable(&mut self, peer: PeerId) {
-        let datagrams = self.peers[usize::from(peer.0)].outbox.discard_front();
-        self.drops.add(DropReason::SendFailed, datagrams);
+    /// The datagram of `bytes` at the front of the train cannot be sent; the next one may be.
+    pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
+        self.on_sent(peer, bytes, now);
+        self.drops.count(DropReason::SendFailed);
     }
 
-    /// The kernel refused a packet for the TUN.
-    pub fn on_refused(&mut self) {
-        self.drops.count(DropReason::TunRefused);
+    /// The kernel refused so many packets for the TUN.
+    pub fn on_refused(&mut self, packets: u64) {
+        self.drops.add(DropReason::TunRefused, packets);
+    }
+
+    /// A session in which the peer called us and has now shown that it has the keys.
+    pub fn poll_confirmed(&mut self) -> Option<u32> {
+        self.peers.iter_mut().find_map(|peer| peer.sessions.poll_confirmed())
     }
 
     /// A peer with which a new session is wanted.
@@ -311,9 +317,10 @@ impl Forwarder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::handshake::{Hello, Role};
+    use super::super::handshake::Role;
+    use super::super::hello::{Hello, PROTOCOL_VERSION};
     use super::super::policy::{Policy, ProfileId};
-    use super::super::seal::{Cipher, OpeningKey, SealingKey};
+    use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
     use super::super::session::REJECT_AFTER;
     use super::*;
     use crate::fec::plan::Plan;
@@ -362,7 +369,13 @@ mod tests {
             remote_index: other.into(),
             sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[side; 32])),
             opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[other; 32])),
-            remote: Hello { epoch, symbol_size: 1408 },
+            remote: Hello {
+                version: PROTOCOL_VERSION,
+                lanes: 1,
+                ciphers: CipherSet::preferred(),
+                epoch,
+                symbol_size: 1408,
+            },
             endpoint: address(other),
             at,
         }

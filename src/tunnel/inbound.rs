@@ -72,6 +72,7 @@ pub struct Inbound {
     /// Without strict ordering: blocks that got a symbol since the last look.
     touched: Vec<u64>,
     memory: usize,
+    #[allow(clippy::vec_box, reason = "a block moves from here to `blocks` and back as it is")]
     spare: Vec<Box<OpenBlock>>,
 }
 
@@ -227,6 +228,7 @@ impl Inbound {
             while !self.blocks.is_empty() {
                 self.pop_front(reception);
             }
+            reception.blocks += sbn - last_open;
             reception.unrecoverable_blocks += sbn - last_open;
             self.next = sbn;
         } else if sbn - self.next >= OPEN_BLOCKS_MAX {
@@ -292,6 +294,7 @@ impl Inbound {
 
     fn pop_front(&mut self, reception: &mut Reception) {
         let missed = self.heard_from.is_some_and(|first| self.next >= first);
+        reception.blocks += u64::from(missed);
         match self.blocks.pop_front() {
             Some(Some(mut open)) => {
                 reception.unrecoverable_blocks += u64::from(missed && !open.block.is_delivered());

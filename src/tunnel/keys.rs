@@ -171,6 +171,11 @@ impl fmt::Debug for PublicKey {
 pub struct PresharedKey([u8; KEY_LEN]);
 
 impl PresharedKey {
+    /// Takes the 32 bytes of a key.
+    pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
+        Self(*bytes)
+    }
+
     /// Makes a new key from a generator fit for secrets.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut key = Self::default();

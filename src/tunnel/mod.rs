@@ -3,9 +3,11 @@
 pub mod drop_reason;
 pub mod forwarder;
 pub mod handshake;
+pub mod hello;
 pub mod inbound;
 pub mod keys;
 mod loss;
+mod mac;
 mod outbox;
 mod pacer;
 pub mod peer;

@@ -158,8 +158,8 @@ mod tests {
     fn trains_keep_the_limits_of_the_kernel() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None));
-        (0..1000).for_each(|_| drop(outbox.append(1452)));
-        (0..1000).for_each(|_| drop(outbox.append(100)));
+        (0..1000).for_each(|_| outbox.append(1452).fill(1));
+        (0..1000).for_each(|_| outbox.append(100).fill(2));
         let mut datagrams = 0;
         while let Some(train) = outbox.front(to, now) {
             let count = train.bytes.len().div_ceil(train.datagram_len);

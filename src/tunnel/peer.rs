@@ -211,6 +211,16 @@ impl Peer {
         self.reception.duplicates += 1;
     }
 
+    /// Keys, for status.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Reports, for status.
+    pub fn reporting(&self) -> &Reporting {
+        &self.reporting
+    }
+
     /// What was sent.
     pub fn sent(&self) -> Sent {
         self.sent

@@ -130,10 +130,7 @@ pub struct Policy {
 impl Policy {
     /// `default` is for packets that no rule matches.
     pub fn new(rules: impl IntoIterator<Item = Rule>, default: ProfileId) -> Self {
-        let rules = rules
-            .into_iter()
-            .map(|rule| (Span::of(rule.to), rule.from.map(Span::of), rule))
-            .collect();
+        let rules = rules.into_iter().map(|rule| (Span::of(rule.to), rule.from.map(Span::of), rule)).collect();
         Self { rules, default }
     }
 
@@ -149,9 +146,7 @@ impl Policy {
         }
         let (source, destination) = (Address::of(packet.source), Address::of(packet.destination));
         for (to, from, rule) in &self.rules {
-            if to.contains(destination)
-                && from.is_none_or(|from| from.contains(source))
-                && rule.matches_headers(packet)
+            if to.contains(destination) && from.is_none_or(|from| from.contains(source)) && rule.matches_headers(packet)
             {
                 return rule.profile;
             }
@@ -163,14 +158,13 @@ impl Policy {
 impl Rule {
     /// Every condition but the addresses.
     fn matches_headers(&self, packet: &PacketView) -> bool {
-        self.protocol
-            .is_none_or(|protocol| protocol.matches(packet.protocol))
+        self.protocol.is_none_or(|protocol| protocol.matches(packet.protocol))
             && self.dscp.is_none_or(|dscp| dscp == packet.dscp)
             && self.port.is_none_or(|range| {
                 packet.fragment.is_none()
-                    && packet.ports.is_some_and(|ports| {
-                        range.contains(ports.source) || range.contains(ports.destination)
-                    })
+                    && packet
+                        .ports
+                        .is_some_and(|ports| range.contains(ports.source) || range.contains(ports.destination))
             })
     }
 }
@@ -188,10 +182,7 @@ impl Address {
             IpAddr::V4(address) => u128::from(address.to_bits()),
             IpAddr::V6(address) => address.to_bits(),
         };
-        Self {
-            ipv4: address.is_ipv4(),
-            bits,
-        }
+        Self { ipv4: address.is_ipv4(), bits }
     }
 }
 
@@ -205,15 +196,8 @@ struct Span {
 
 impl Span {
     fn of(prefix: IpNetwork) -> Self {
-        let (first, last) = (
-            Address::of(prefix.network()),
-            Address::of(prefix.broadcast()),
-        );
-        Self {
-            ipv4: first.ipv4,
-            first: first.bits,
-            last: last.bits,
-        }
+        let (first, last) = (Address::of(prefix.network()), Address::of(prefix.broadcast()));
+        Self { ipv4: first.ipv4, first: first.bits, last: last.bits }
     }
 
     fn contains(self, address: Address) -> bool {
@@ -260,22 +244,10 @@ mod tests {
         let marked = PacketView { dscp: 46, ..tcp4 };
         let any = rule("0.0.0.0/0", 1);
         let any6 = rule("::/0", 1);
-        let port = |text: &str| Rule {
-            port: Some(text.parse().unwrap()),
-            ..any.clone()
-        };
-        let protocol = |text: &str, rule: &Rule| Rule {
-            protocol: Some(text.parse().unwrap()),
-            ..rule.clone()
-        };
-        let from = |text: &str| Rule {
-            from: Some(text.parse().unwrap()),
-            ..any.clone()
-        };
-        let dscp = Rule {
-            dscp: Some(46),
-            ..any.clone()
-        };
+        let port = |text: &str| Rule { port: Some(text.parse().unwrap()), ..any.clone() };
+        let protocol = |text: &str, rule: &Rule| Rule { protocol: Some(text.parse().unwrap()), ..rule.clone() };
+        let from = |text: &str| Rule { from: Some(text.parse().unwrap()), ..any.clone() };
+        let dscp = Rule { dscp: Some(46), ..any.clone() };
         let table = [
             ("to", rule("10.2.0.10/32", 1), tcp4, true),
             ("to another", rule("10.2.0.11/32", 1), tcp4, false),
@@ -307,11 +279,7 @@ mod tests {
     #[test]
     fn the_first_match_wins_and_the_default_is_last() {
         let packet = view(&samples::ipv4(TCP, &[], &samples::tcp(0x10, &[], 10)));
-        let rules = vec![
-            rule("10.9.0.0/16", 1),
-            rule("10.2.0.0/16", 2),
-            rule("10.2.0.10/32", 3),
-        ];
+        let rules = vec![rule("10.9.0.0/16", 1), rule("10.2.0.0/16", 2), rule("10.2.0.10/32", 3)];
         assert_eq!(classify(rules, &packet), 2);
         assert_eq!(classify(vec![], &packet), 99);
         assert_eq!(classify(vec![rule("10.9.0.0/16", 1)], &packet), 99);
@@ -323,21 +291,12 @@ mod tests {
         first[6] = 0x20;
         let mut second = samples::ipv4(UDP, &[], &[0; 500]);
         second[7] = 125;
-        let rules = vec![
-            Rule {
-                port: PortRange::new(53, 53),
-                ..rule("10.2.0.0/16", 1)
-            },
-            rule("10.2.0.0/16", 2),
-        ];
+        let rules = vec![Rule { port: PortRange::new(53, 53), ..rule("10.2.0.0/16", 1) }, rule("10.2.0.0/16", 2)];
         let (first, second) = (view(&first), view(&second));
         assert!(first.ports.is_some() && first.fragment.is_some());
         assert_eq!(classify(rules.clone(), &first), 2);
         assert_eq!(classify(rules.clone(), &second), 2);
-        let whole = PacketView {
-            fragment: None,
-            ..first
-        };
+        let whole = PacketView { fragment: None, ..first };
         assert_eq!(classify(rules, &whole), 1);
     }
 
@@ -412,29 +371,15 @@ mod tests {
     #[test]
     #[ignore = "a measurement: cargo test --release --lib measure -- --ignored --nocapture"]
     fn measure_what_every_packet_pays() {
-        let prefixes: PrefixTable<u8> = ["10.2.0.0/24", "fd00:2::/64", "10.3.0.0/16"]
-            .iter()
-            .map(|prefix| (prefix.parse().unwrap(), 1))
-            .collect();
-        let database = Rule {
-            protocol: Some(Protocol::Tcp),
-            port: PortRange::new(6379, 6379),
-            ..rule("10.2.0.10/32", 1)
-        };
-        let datagrams = Rule {
-            protocol: Some(Protocol::Udp),
-            ..rule("10.2.0.0/24", 2)
-        };
+        let prefixes: PrefixTable<u8> =
+            ["10.2.0.0/24", "fd00:2::/64", "10.3.0.0/16"].iter().map(|prefix| (prefix.parse().unwrap(), 1)).collect();
+        let database =
+            Rule { protocol: Some(Protocol::Tcp), port: PortRange::new(6379, 6379), ..rule("10.2.0.10/32", 1) };
+        let datagrams = Rule { protocol: Some(Protocol::Udp), ..rule("10.2.0.0/24", 2) };
         let policy = Policy::new([database, datagrams], ProfileId(0));
         let rows = [
-            (
-                "IPv4",
-                samples::ipv4(TCP, &[], &samples::tcp(0x10, &[1; 12], 1448)),
-            ),
-            (
-                "IPv6",
-                samples::ipv6(TCP, &samples::tcp(0x10, &[1; 12], 1428)),
-            ),
+            ("IPv4", samples::ipv4(TCP, &[], &samples::tcp(0x10, &[1; 12], 1448))),
+            ("IPv6", samples::ipv6(TCP, &samples::tcp(0x10, &[1; 12], 1428))),
         ];
         const TURNS: u32 = 5_000_000;
         for (name, packet) in rows {

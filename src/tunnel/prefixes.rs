@@ -46,25 +46,17 @@ impl<T> FromIterator<(IpNetwork, T)> for PrefixTable<T> {
         let (mut ipv4, mut ipv6) = (vec![], vec![]);
         for (owner, (prefix, _)) in entries.iter().enumerate() {
             match (prefix.network(), prefix.broadcast()) {
-                (IpAddr::V4(first), IpAddr::V4(last)) => ipv4.push(Nested {
-                    first: u128::from(first.to_bits()),
-                    last: u128::from(last.to_bits()),
-                    owner,
-                }),
-                (IpAddr::V6(first), IpAddr::V6(last)) => ipv6.push(Nested {
-                    first: first.to_bits(),
-                    last: last.to_bits(),
-                    owner,
-                }),
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    ipv4.push(Nested { first: u128::from(first.to_bits()), last: u128::from(last.to_bits()), owner })
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    ipv6.push(Nested { first: first.to_bits(), last: last.to_bits(), owner })
+                }
                 // A prefix has one IP version.
                 _ => {}
             }
         }
-        Self {
-            entries,
-            ipv4: Ranges::cut(ipv4),
-            ipv6: Ranges::cut(ipv6),
-        }
+        Self { entries, ipv4: Ranges::cut(ipv4), ipv6: Ranges::cut(ipv6) }
     }
 }
 
@@ -86,10 +78,7 @@ impl Ranges {
     fn cut(mut prefixes: Vec<Nested>) -> Self {
         // Outer before inner; the sort is stable, so of equal prefixes the last is innermost.
         prefixes.sort_by(|a, b| a.first.cmp(&b.first).then(b.last.cmp(&a.last)));
-        let mut ranges = Self {
-            starts: vec![],
-            owners: vec![],
-        };
+        let mut ranges = Self { starts: vec![], owners: vec![] };
         let mut open: Vec<Nested> = vec![];
         for prefix in prefixes {
             while let Some(ended) = open.pop_if(|outer| outer.last < prefix.first) {
@@ -133,11 +122,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn table(prefixes: &[&str]) -> PrefixTable<usize> {
-        prefixes
-            .iter()
-            .enumerate()
-            .map(|(index, prefix)| (prefix.parse().unwrap(), index))
-            .collect()
+        prefixes.iter().enumerate().map(|(index, prefix)| (prefix.parse().unwrap(), index)).collect()
     }
 
     #[test]
@@ -173,11 +158,7 @@ mod tests {
             ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Some(8)),
         ];
         for (address, expected) in rows {
-            assert_eq!(
-                table.lookup(address.parse().unwrap()).copied(),
-                expected,
-                "{address}"
-            );
+            assert_eq!(table.lookup(address.parse().unwrap()).copied(), expected, "{address}");
         }
     }
 
@@ -187,10 +168,7 @@ mod tests {
         let both = table(&["0.0.0.0/0", "::/0"]);
         assert_eq!(both.lookup(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), Some(&0));
         assert_eq!(both.lookup(IpAddr::V4(Ipv4Addr::BROADCAST)), Some(&0));
-        assert_eq!(
-            both.lookup(IpAddr::V6(Ipv6Addr::from([0xff; 16]))),
-            Some(&1)
-        );
+        assert_eq!(both.lookup(IpAddr::V6(Ipv6Addr::from([0xff; 16]))), Some(&1));
     }
 
     #[test]

@@ -118,12 +118,9 @@ impl Reporting {
     }
 
     /// When a new session will be wanted if nothing is heard until then: at once if the session is `worn`, else when the
-    /// peer has been silent for so long that it must have lost it.
+    /// peer will have been silent for too long.
     pub fn request_at(&self, worn: bool, now: Instant) -> Option<Instant> {
-        let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
-        let unanswered = self.unanswered_since.map(|since| since + limit);
-        let silent = self.heard_at.map(|since| since + SILENT_IDLE);
-        let wanted = if worn { Some(now) } else { unanswered.into_iter().chain(silent).min() };
+        let wanted = if worn { Some(now) } else { self.silent_at() };
         let allowed = self.requested_at.map(|at| at + REQUEST_INTERVAL);
         wanted.map(|at| allowed.map_or(at, |allowed| at.max(allowed)))
     }
@@ -135,6 +132,18 @@ impl Reporting {
             self.requested_at = Some(now);
         }
         wanted
+    }
+
+    /// The peer has said nothing for longer than one that lives and has the session.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| at <= now)
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
+        let unanswered = self.unanswered_since.map(|since| since + limit);
+        let silent = self.heard_at.map(|since| since + SILENT_IDLE);
+        unanswered.into_iter().chain(silent).min()
     }
 
     /// The smoothed round trip.

@@ -245,9 +245,10 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
-    use super::super::handshake::{Established, Hello, Role};
+    use super::super::handshake::{Established, Role};
+    use super::super::hello::{Hello, PROTOCOL_VERSION};
     use super::super::pacer::Pacer;
-    use super::super::seal::{Cipher, OpeningKey, SealingKey};
+    use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
     use super::super::session::Sessions;
     use super::*;
     use crate::tunnel::PeerId;
@@ -285,7 +286,13 @@ mod tests {
                 remote_index: 2,
                 sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
                 opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-                remote: Hello { epoch: 7, symbol_size: E as u16 },
+                remote: Hello {
+                    version: PROTOCOL_VERSION,
+                    lanes: 1,
+                    ciphers: CipherSet::preferred(),
+                    epoch: 7,
+                    symbol_size: E as u16,
+                },
                 endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
                 at: now,
             };

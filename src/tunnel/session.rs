@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::handshake::{Established, Hello, Role};
+use super::handshake::{Established, Role};
+use super::hello::Hello;
 use super::loss::Loss;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
@@ -42,7 +43,7 @@ impl Session {
             counter: Counter::new(lane),
             window: ReplayWindow::new(),
             loss: Loss::default(),
-            remote: established.remote.clone(),
+            remote: established.remote,
             established_at: established.at,
             heard: false,
         }
@@ -129,6 +130,7 @@ pub struct Sessions {
     crossed: bool,
     epoch: Option<u64>,
     established: u64,
+    confirmed: Option<u32>,
     /// What was received under sessions that are gone.
     retired: Reception,
 }
@@ -166,8 +168,14 @@ impl Sessions {
     /// Notes an authentic datagram under this index: the responder's next session is in use from now on.
     pub fn confirm(&mut self, receiver_index: u32) -> Option<Change> {
         let session = self.next.take_if(|next| next.local_index == receiver_index)?;
+        self.confirmed = Some(receiver_index);
         self.crossed = false;
         Some(self.promote(session, None))
+    }
+
+    /// The receiver index that [`confirm`](Self::confirm) was last called for, told once.
+    pub fn poll_confirmed(&mut self) -> Option<u32> {
+        self.confirmed.take()
     }
 
     /// The session that seals, if there is one that may.
@@ -241,7 +249,8 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::tunnel::PeerId;
-    use crate::tunnel::seal::Cipher;
+    use crate::tunnel::hello::PROTOCOL_VERSION;
+    use crate::tunnel::seal::{Cipher, CipherSet};
     use std::net::SocketAddr;
 
     fn established(role: Role, local_index: u32, epoch: u64, at: Instant) -> Established {
@@ -252,7 +261,13 @@ mod tests {
             remote_index: local_index + 100,
             sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
             opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-            remote: Hello { epoch, symbol_size: 1408 },
+            remote: Hello {
+                version: PROTOCOL_VERSION,
+                lanes: 1,
+                ciphers: CipherSet::preferred(),
+                epoch,
+                symbol_size: 1408,
+            },
             endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
             at,
         }

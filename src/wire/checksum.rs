@@ -42,12 +42,8 @@ pub fn replace(sum: u16, old: u16, new: u16) -> u16 {
 /// Zero if the two addresses are not of one IP version.
 pub fn pseudo_header_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
     let addresses = match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            add(sum(&source.octets()), sum(&destination.octets()))
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            add(sum(&source.octets()), sum(&destination.octets()))
-        }
+        (IpAddr::V4(source), IpAddr::V4(destination)) => add(sum(&source.octets()), sum(&destination.octets())),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => add(sum(&source.octets()), sum(&destination.octets())),
         _ => return 0,
     };
     add(addresses, fold(length as u64 + u64::from(protocol)))
@@ -76,10 +72,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071() {
-        assert_eq!(
-            sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]),
-            0xddf2
-        );
+        assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), 0xddf2);
         assert_eq!(sum(&[]), 0);
         assert_eq!(sum(&[0xff; 65536]), 0xffff);
     }

@@ -1,8 +1,9 @@
 //! Whether a virtio header fits the packet behind it, decided before the kernel sees the two.
 //!
-//! Used on both sides: for what our TUN read, and for what the peer sent. Whatever passes, Linux from 5.10 on accepts in
-//! a TUN write, and the software segmentation in [`super::segment`] can cut. It neither changes the packet nor
-//! verifies a checksum. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
+//! Used on both sides: for what our TUN read, and for what the peer sent. Linux accepts what passes in a TUN write, save
+//! that older kernels (before about 6.9) refuse UDP super-packets of more than 64 segments; whatever passes, [`super::segment`] can
+//! cut. It neither changes the packet nor verifies a checksum. Source: Virtio 1.2, section 5.1.6.4;
+//! `virtio_net_hdr_to_skb` in Linux.
 
 use std::net::IpAddr;
 
@@ -11,7 +12,7 @@ use thiserror::Error;
 use super::packet::{PacketView, TCP, UDP};
 use super::virtio::VirtioHeader;
 
-/// Linux refuses a UDP super-packet of more segments than this (older kernels: more than 64).
+/// Linux refuses a UDP super-packet of more segments than this; older kernels, before about 6.9, take 64.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
 /// Where the checksum lies in a TCP header.
@@ -66,11 +67,7 @@ pub enum OffloadError {
 /// Normalised: `hdr_len` computed from the packet (0 when it is not a super-packet), `DATA_VALID` cleared because it is
 /// a statement about another machine's network card, fields without meaning zero, a "super-packet" of one segment made
 /// an ordinary packet. An unknown flag or type is refused, never cleared: it may change what the bytes mean.
-pub fn check_offload(
-    header: VirtioHeader,
-    packet: &[u8],
-    view: &PacketView,
-) -> Result<VirtioHeader, OffloadError> {
+pub fn check_offload(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let unknown = header.flags & !(VirtioHeader::NEEDS_CSUM | VirtioHeader::DATA_VALID);
     if unknown != 0 {
         return Err(OffloadError::Flags(unknown));
@@ -92,11 +89,7 @@ pub fn check_offload(
 }
 
 /// The checksum part alone: an ordinary packet whose checksum is to be finished.
-fn check_checksum(
-    header: VirtioHeader,
-    packet: &[u8],
-    view: &PacketView,
-) -> Result<VirtioHeader, OffloadError> {
+fn check_checksum(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let (checksum_offset, transport_header) = match view.protocol {
         TCP => (TCP_CHECKSUM_OFFSET, 20),
         UDP => (UDP_CHECKSUM_OFFSET, UDP_HEADER),
@@ -257,8 +250,7 @@ mod tests {
 
     #[test]
     fn ecn_is_kept_with_tcp() {
-        let (mut header, packet) =
-            samples::partial(6, TCP, samples::tcp(0x90, &[], 3000), Some(1000));
+        let (mut header, packet) = samples::partial(6, TCP, samples::tcp(0x90, &[], 3000), Some(1000));
         header.gso_type |= VirtioHeader::GSO_ECN;
         assert_eq!(check(header, &packet), Ok(header));
     }
@@ -269,10 +261,7 @@ mod tests {
         let shortened = samples::ipv4(TCP, &[], &packet[20..35]);
         assert_eq!(check(header, &shortened), Err(OffloadError::Checksum));
         let without_payload = samples::ipv4(TCP, &[], &packet[20..40]);
-        assert_eq!(
-            check(header, &without_payload),
-            Err(OffloadError::Transport)
-        );
+        assert_eq!(check(header, &without_payload), Err(OffloadError::Transport));
         let mut impossible = packet.clone();
         impossible[32] = 0x40;
         assert_eq!(check(header, &impossible), Err(OffloadError::Transport));

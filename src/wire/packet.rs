@@ -116,11 +116,8 @@ impl PacketView {
             return Err(PacketError::LengthMismatch);
         }
         let flags = u16::from_be_bytes([header[6], header[7]]);
-        let fragment = fragment(
-            u32::from(u16::from_be_bytes([header[4], header[5]])),
-            (flags & 0x1fff) << 3,
-            flags & 0x2000 != 0,
-        );
+        let fragment =
+            fragment(u32::from(u16::from_be_bytes([header[4], header[5]])), (flags & 0x1fff) << 3, flags & 0x2000 != 0);
         let protocol = header[9];
         Ok(Self {
             source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
@@ -194,23 +191,15 @@ struct Chain {
 
 impl Chain {
     fn follow(packet: &[u8], first: u8) -> Result<Self, PacketError> {
-        let mut chain = Self {
-            protocol: first,
-            end: IPV6_HEADER,
-            fragment: None,
-        };
+        let mut chain = Self { protocol: first, end: IPV6_HEADER, fragment: None };
         let mut fragment_seen = false;
         for position in 0..=MAX_EXTENSIONS {
             // Every extension header has at least eight bytes; only what its first two say is needed, but of the
             // fragment header all eight.
-            let header = packet
-                .get(chain.end..)
-                .and_then(|rest| rest.first_chunk::<8>());
+            let header = packet.get(chain.end..).and_then(|rest| rest.first_chunk::<8>());
             let len = match (chain.protocol, header) {
                 (HOP_BY_HOP, _) if position > 0 => return Err(PacketError::Extensions),
-                (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS, Some(header)) => {
-                    (usize::from(header[1]) + 1) * 8
-                }
+                (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS, Some(header)) => (usize::from(header[1]) + 1) * 8,
                 // RFC 4302: in words of four bytes, minus two; less than the fixed part cannot be.
                 (AUTHENTICATION, Some(header)) if header[1] > 0 => (usize::from(header[1]) + 2) * 4,
                 (AUTHENTICATION, Some(_)) => return Err(PacketError::Extensions),
@@ -305,21 +294,10 @@ mod tests {
         assert_eq!(view.source, IpAddr::from(samples::V4.0));
         assert_eq!(view.destination, IpAddr::from(samples::V4.1));
         assert_eq!((view.protocol, view.transport_offset), (TCP, 28));
-        assert_eq!(
-            view.ports,
-            Some(Ports {
-                source: 40000,
-                destination: 5432
-            })
-        );
+        assert_eq!(view.ports, Some(Ports { source: 40000, destination: 5432 }));
         assert_eq!(
             view.tcp(&packet),
-            Some(TcpHeader {
-                sequence: 0xffff_ff00,
-                acknowledgement: 77,
-                flags: TcpHeader::ACK,
-                header_len: 32
-            })
+            Some(TcpHeader { sequence: 0xffff_ff00, acknowledgement: 77, flags: TcpHeader::ACK, header_len: 32 })
         );
     }
 
@@ -343,44 +321,16 @@ mod tests {
         let table: [(&str, Vec<u8>, Result<u8, PacketError>); 12] = [
             ("empty", vec![], Err(PacketError::NotIp)),
             ("version 5", with(0, 0x55), Err(PacketError::NotIp)),
-            (
-                "short IPv4",
-                good[..19].to_vec(),
-                Err(PacketError::Truncated),
-            ),
+            ("short IPv4", good[..19].to_vec(), Err(PacketError::Truncated)),
             ("IHL 4", with(0, 0x44), Err(PacketError::HeaderLength)),
-            (
-                "IHL past the end",
-                with(0, 0x4f),
-                Err(PacketError::Truncated),
-            ),
-            (
-                "length too large",
-                with(3, 39),
-                Err(PacketError::LengthMismatch),
-            ),
-            (
-                "trailing bytes",
-                [&good[..], &[0]].concat(),
-                Err(PacketError::LengthMismatch),
-            ),
-            (
-                "short IPv6",
-                samples::ipv6(UDP, &[])[..39].to_vec(),
-                Err(PacketError::Truncated),
-            ),
+            ("IHL past the end", with(0, 0x4f), Err(PacketError::Truncated)),
+            ("length too large", with(3, 39), Err(PacketError::LengthMismatch)),
+            ("trailing bytes", [&good[..], &[0]].concat(), Err(PacketError::LengthMismatch)),
+            ("short IPv6", samples::ipv6(UDP, &[])[..39].to_vec(), Err(PacketError::Truncated)),
             ("no next header", samples::ipv6(59, &[]), Ok(59)),
-            (
-                "late hop-by-hop",
-                samples::ipv6(60, &[0; 16]),
-                Err(PacketError::Extensions),
-            ),
+            ("late hop-by-hop", samples::ipv6(60, &[0; 16]), Err(PacketError::Extensions)),
             ("eight extensions", hop_by_hop(8), Ok(UDP)),
-            (
-                "nine extensions",
-                hop_by_hop(9),
-                Err(PacketError::Extensions),
-            ),
+            ("nine extensions", hop_by_hop(9), Err(PacketError::Extensions)),
         ];
         for (name, packet, expected) in table {
             let found = PacketView::parse(&packet).map(|view| view.protocol);
@@ -399,14 +349,7 @@ mod tests {
         let packet = samples::ipv6(FRAGMENT, &[&later[..], &[0xff; 8]].concat());
         let view = PacketView::parse(&packet).unwrap();
         assert_eq!(view.protocol, DESTINATION_OPTIONS);
-        assert_eq!(
-            view.fragment,
-            Some(Fragment {
-                id: 7,
-                offset: 0x10,
-                more: true
-            })
-        );
+        assert_eq!(view.fragment, Some(Fragment { id: 7, offset: 0x10, more: true }));
         assert!(!view.begins_transport());
     }
 
@@ -430,9 +373,8 @@ mod tests {
 
     fn transport() -> impl Strategy<Value = (u8, Vec<u8>)> {
         prop_oneof![
-            (any::<u8>(), 0usize..10, 0usize..60).prop_map(|(flags, options, payload)| {
-                (TCP, samples::tcp(flags, &vec![1; options * 4], payload))
-            }),
+            (any::<u8>(), 0usize..10, 0usize..60)
+                .prop_map(|(flags, options, payload)| { (TCP, samples::tcp(flags, &vec![1; options * 4], payload)) }),
             (0usize..60).prop_map(|payload| (UDP, samples::udp(payload))),
             (0usize..60).prop_map(|payload| (ICMP, vec![8; 8 + payload])),
             (0usize..60).prop_map(|payload| (132, vec![3; payload])),
@@ -441,76 +383,53 @@ mod tests {
 
     fn ipv4_sample() -> impl Strategy<Value = Sample> {
         let fragment = prop_oneof![3 => Just(0u16), 1 => any::<u16>()];
-        (transport(), 0usize..=10, any::<u8>(), fragment).prop_map(
-            |((protocol, body), options, tos, fragment)| {
-                let mut packet = samples::ipv4(protocol, &vec![1; options * 4], &body);
-                packet[1] = tos;
-                packet[6..8].copy_from_slice(&(fragment & 0x7fff).to_be_bytes());
-                Sample {
-                    packet,
-                    later_fragment: fragment & 0x1fff != 0,
-                }
-            },
-        )
+        (transport(), 0usize..=10, any::<u8>(), fragment).prop_map(|((protocol, body), options, tos, fragment)| {
+            let mut packet = samples::ipv4(protocol, &vec![1; options * 4], &body);
+            packet[1] = tos;
+            packet[6..8].copy_from_slice(&(fragment & 0x7fff).to_be_bytes());
+            Sample { packet, later_fragment: fragment & 0x1fff != 0 }
+        })
     }
 
     fn ipv6_sample() -> impl Strategy<Value = Sample> {
-        let extension = (
-            prop_oneof![
-                Just(ROUTING),
-                Just(DESTINATION_OPTIONS),
-                Just(AUTHENTICATION)
-            ],
-            0u8..4,
-        );
+        let extension = (prop_oneof![Just(ROUTING), Just(DESTINATION_OPTIONS), Just(AUTHENTICATION)], 0u8..4);
         let fragment = prop_oneof![2 => Just(None), 1 => any::<u16>().prop_map(Some)];
-        let inputs = (
-            transport(),
-            any::<bool>(),
-            prop::collection::vec(extension, 0..5),
-            fragment,
-            any::<u16>(),
-        );
-        inputs.prop_map(
-            |((protocol, body), hop_by_hop, extensions, fragment, class)| {
-                // From the innermost header outwards; the fragment header last before the transport.
-                let mut next = protocol;
-                let mut bytes = body;
-                let mut prepend = |kind: u8, mut header: Vec<u8>| {
-                    header[0] = next;
-                    next = kind;
-                    bytes.splice(0..0, header);
+        let inputs = (transport(), any::<bool>(), prop::collection::vec(extension, 0..5), fragment, any::<u16>());
+        inputs.prop_map(|((protocol, body), hop_by_hop, extensions, fragment, class)| {
+            // From the innermost header outwards; the fragment header last before the transport.
+            let mut next = protocol;
+            let mut bytes = body;
+            let mut prepend = |kind: u8, mut header: Vec<u8>| {
+                header[0] = next;
+                next = kind;
+                bytes.splice(0..0, header);
+            };
+            if let Some(fragment) = fragment {
+                let [high, low] = fragment.to_be_bytes();
+                prepend(FRAGMENT, vec![0, 0, high, low, 1, 2, 3, 4]);
+            }
+            for (kind, words) in extensions {
+                let len = match kind {
+                    // In IPv6 the authentication header is a multiple of eight too.
+                    AUTHENTICATION => 16 + usize::from(words) * 8,
+                    _ => 8 + usize::from(words) * 8,
                 };
-                if let Some(fragment) = fragment {
-                    let [high, low] = fragment.to_be_bytes();
-                    prepend(FRAGMENT, vec![0, 0, high, low, 1, 2, 3, 4]);
-                }
-                for (kind, words) in extensions {
-                    let len = match kind {
-                        // In IPv6 the authentication header is a multiple of eight too.
-                        AUTHENTICATION => 16 + usize::from(words) * 8,
-                        _ => 8 + usize::from(words) * 8,
-                    };
-                    let mut header = vec![0; len];
-                    header[1] = match kind {
-                        AUTHENTICATION => (len / 4 - 2) as u8,
-                        _ => words,
-                    };
-                    prepend(kind, header);
-                }
-                if hop_by_hop {
-                    prepend(HOP_BY_HOP, vec![0; 8]);
-                }
-                let mut packet = samples::ipv6(next, &bytes);
-                let [high, low] = (class & 0x0fff).to_be_bytes();
-                packet[0] |= high & 0x0f;
-                packet[1] = low;
-                Sample {
-                    packet,
-                    later_fragment: fragment.is_some_and(|fragment| fragment & 0xfff8 != 0),
-                }
-            },
-        )
+                let mut header = vec![0; len];
+                header[1] = match kind {
+                    AUTHENTICATION => (len / 4 - 2) as u8,
+                    _ => words,
+                };
+                prepend(kind, header);
+            }
+            if hop_by_hop {
+                prepend(HOP_BY_HOP, vec![0; 8]);
+            }
+            let mut packet = samples::ipv6(next, &bytes);
+            let [high, low] = (class & 0x0fff).to_be_bytes();
+            packet[0] |= high & 0x0f;
+            packet[1] = low;
+            Sample { packet, later_fragment: fragment.is_some_and(|fragment| fragment & 0xfff8 != 0) }
+        })
     }
 
     fn equal_to_oracle(sample: &Sample) -> Result<(), TestCaseError> {
@@ -540,16 +459,10 @@ mod tests {
         let whole = SlicedPacket::from_ip(packet);
         prop_assert!(whole.is_ok(), "{whole:?}");
         let whole = whole.unwrap();
-        prop_assert!(matches!(
-            whole.net,
-            Some(NetSlice::Ipv4(_) | NetSlice::Ipv6(_))
-        ));
+        prop_assert!(matches!(whole.net, Some(NetSlice::Ipv4(_) | NetSlice::Ipv6(_))));
         match whole.transport {
             Some(TransportSlice::Tcp(tcp)) => {
-                let ports = Ports {
-                    source: tcp.source_port(),
-                    destination: tcp.destination_port(),
-                };
+                let ports = Ports { source: tcp.source_port(), destination: tcp.destination_port() };
                 prop_assert_eq!(view.ports, Some(ports));
                 let header = view.tcp(packet).unwrap();
                 prop_assert_eq!(header.sequence, tcp.sequence_number());
@@ -563,10 +476,7 @@ mod tests {
                 prop_assert_eq!(header.flags & TcpHeader::CWR != 0, tcp.cwr());
             }
             Some(TransportSlice::Udp(udp)) => {
-                let ports = Ports {
-                    source: udp.source_port(),
-                    destination: udp.destination_port(),
-                };
+                let ports = Ports { source: udp.source_port(), destination: udp.destination_port() };
                 prop_assert_eq!(view.ports, Some(ports));
                 prop_assert_eq!(view.tcp(packet), None);
             }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  sent_at (64) | echo (64) | echo_delay (32) | flags (8) | profiles (8) | 0 (16)
-//!  received | lost | recovered_symbols | recovered_blocks | unrecoverable_blocks | late | duplicates | adus | adu_bytes   (9 x 64)
+//!  received | lost | recovered_symbols | recovered_blocks | blocks | unrecoverable_blocks | late | duplicates | adus | adu_bytes   (10 x 64)
 //!  burst_lengths (8 x 64)
 //!  per profile:  profile (8) | 0 (24) | highest sbn (64) | decoded below sbn (64)
 //! ```
 //!
-//! Big-endian, inside the seal. All counts are since the receiver began to hear this lane in this epoch of ours and only grow: a lost report
+//! Big-endian, inside the seal. All counts are since the receiver was started and only grow: a lost report
 //! costs nothing. Times are microseconds since the start of whoever wrote them. Bytes behind the last profile are
 //! ignored, so that later versions can add to the end.
 
@@ -16,7 +16,9 @@ pub const BURST_CLASSES: usize = 8;
 /// The most profiles whose progress one report carries.
 pub const PROFILES_MAX: usize = 32;
 
-const FIXED_LEN: usize = 24 + 9 * 8 + BURST_CLASSES * 8;
+const FIXED_LEN: usize = 24 + COUNTS * 8 + BURST_CLASSES * 8;
+/// Counts in front of the burst lengths.
+const COUNTS: usize = 10;
 const PROFILE_LEN: usize = 20;
 
 /// The class of a run of `length` lost datagrams: 1, 2, 3-4, 5-8, ... 33-64, more.
@@ -25,7 +27,7 @@ pub fn burst_class(length: u64) -> usize {
     (class as usize).min(BURST_CLASSES - 1)
 }
 
-/// Counts of what arrived on one lane, since the epoch began.
+/// Counts of what arrived on one lane, since the receiver was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reception {
     /// Datagrams that arrived and were authentic, each counted once.
@@ -36,7 +38,9 @@ pub struct Reception {
     pub recovered_symbols: u64,
     /// Blocks in which a symbol was rebuilt.
     pub recovered_blocks: u64,
-    /// Blocks given up with symbols missing.
+    /// Blocks that are done with, whole or given up.
+    pub blocks: u64,
+    /// Of them, those given up with symbols missing.
     pub unrecoverable_blocks: u64,
     /// Symbols of blocks that were already given up.
     pub late: u64,
@@ -57,6 +61,7 @@ impl Reception {
         self.lost += other.lost;
         self.recovered_symbols += other.recovered_symbols;
         self.recovered_blocks += other.recovered_blocks;
+        self.blocks += other.blocks;
         self.unrecoverable_blocks += other.unrecoverable_blocks;
         self.late += other.late;
         self.duplicates += other.duplicates;
@@ -110,6 +115,7 @@ impl Report {
             r.lost,
             r.recovered_symbols,
             r.recovered_blocks,
+            r.blocks,
             r.unrecoverable_blocks,
             r.late,
             r.duplicates,
@@ -137,7 +143,7 @@ impl Report {
         let count = |index: usize| u64_at(24 + index * 8);
         let mut burst_lengths = [0; BURST_CLASSES];
         for (class, runs) in burst_lengths.iter_mut().enumerate() {
-            *runs = count(9 + class);
+            *runs = count(COUNTS + class);
         }
         let mut progress = Vec::new();
         for _ in 0..fixed[21] {
@@ -156,11 +162,12 @@ impl Report {
                 lost: count(1),
                 recovered_symbols: count(2),
                 recovered_blocks: count(3),
-                unrecoverable_blocks: count(4),
-                late: count(5),
-                duplicates: count(6),
-                adus: count(7),
-                adu_bytes: count(8),
+                blocks: count(4),
+                unrecoverable_blocks: count(5),
+                late: count(6),
+                duplicates: count(7),
+                adus: count(8),
+                adu_bytes: count(9),
                 burst_lengths,
             },
             progress,
@@ -184,6 +191,7 @@ mod tests {
                 lost: 5,
                 recovered_symbols: 6,
                 recovered_blocks: 7,
+                blocks: 30,
                 unrecoverable_blocks: 8,
                 late: 9,
                 duplicates: 10,

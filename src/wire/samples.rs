@@ -7,13 +7,10 @@ use super::packet::{TCP, UDP};
 use super::virtio::VirtioHeader;
 
 /// The addresses of every sample.
-pub(crate) const V4: (Ipv4Addr, Ipv4Addr) =
-    (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 10));
+pub(crate) const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Addr::new(10, 2, 0, 10));
 /// The same for IPv6.
-pub(crate) const V6: (Ipv6Addr, Ipv6Addr) = (
-    Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1),
-    Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10),
-);
+pub(crate) const V6: (Ipv6Addr, Ipv6Addr) =
+    (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10));
 
 /// An IPv4 packet; `options` is padded by the caller to words of four bytes.
 pub(crate) fn ipv4(protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {

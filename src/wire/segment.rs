@@ -24,12 +24,7 @@ pub fn segment_count(header: VirtioHeader, packet: &[u8]) -> usize {
 ///
 /// Several segments make a smaller super-packet, one segment an ordinary packet; both still carry the partial checksum
 /// (`NEEDS_CSUM`) if `packet` did. A range is cut off at [`segment_count`]; of an empty one nothing is appended.
-pub fn segment_range(
-    header: VirtioHeader,
-    packet: &[u8],
-    range: Range<usize>,
-    out: &mut Vec<u8>,
-) -> VirtioHeader {
+pub fn segment_range(header: VirtioHeader, packet: &[u8], range: Range<usize>, out: &mut Vec<u8>) -> VirtioHeader {
     let plan = Cut::plan(header, packet);
     let count = plan.as_ref().map_or(1, |cut| cut.count);
     let range = range.start..range.end.min(count);
@@ -64,10 +59,7 @@ pub fn complete_checksum(header: VirtioHeader, packet: &mut [u8]) {
     // The field holds the sum of the pseudo-header and is summed with the rest.
     let sum = !checksum::sum(covered);
     let at = usize::from(header.csum_offset);
-    if let Some(field) = covered
-        .get_mut(at..)
-        .and_then(|rest| rest.first_chunk_mut::<2>())
-    {
+    if let Some(field) = covered.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         // To UDP zero means "no checksum", and the other form of zero is sent instead (RFC 768). TCP keeps it.
         let udp = header.csum_offset == UDP_CHECKSUM_OFFSET;
         *field = if udp && sum == 0 { 0xffff } else { sum }.to_be_bytes();
@@ -75,12 +67,7 @@ pub fn complete_checksum(header: VirtioHeader, packet: &mut [u8]) {
 }
 
 fn without_segmentation(header: VirtioHeader) -> VirtioHeader {
-    VirtioHeader {
-        gso_type: VirtioHeader::GSO_NONE,
-        gso_size: 0,
-        hdr_len: 0,
-        ..header
-    }
+    VirtioHeader { gso_type: VirtioHeader::GSO_NONE, gso_size: 0, hdr_len: 0, ..header }
 }
 
 /// Where a super-packet is cut.
@@ -127,29 +114,12 @@ impl Cut {
                 false => UDP_HEADER,
             };
         let size = usize::from(header.gso_size);
-        let count = packet
-            .len()
-            .checked_sub(payload)?
-            .checked_add(size.checked_sub(1)?)?
-            / size;
-        (count > 1).then_some(Self {
-            ipv4,
-            tcp,
-            transport,
-            payload,
-            size,
-            count,
-        })
+        let count = packet.len().checked_sub(payload)?.checked_add(size.checked_sub(1)?)? / size;
+        (count > 1).then_some(Self { ipv4, tcp, transport, payload, size, count })
     }
 
     /// `range` is not empty and ends at `count` or before.
-    fn emit(
-        &self,
-        header: VirtioHeader,
-        packet: &[u8],
-        range: Range<usize>,
-        out: &mut Vec<u8>,
-    ) -> VirtioHeader {
+    fn emit(&self, header: VirtioHeader, packet: &[u8], range: Range<usize>, out: &mut Vec<u8>) -> VirtioHeader {
         let from = self.payload + range.start * self.size;
         let to = (self.payload + range.end * self.size).min(packet.len());
         let begin = out.len();
@@ -193,9 +163,8 @@ impl Cut {
     fn fit_transport_header(&self, transport: &mut [u8], old_len: u16, range: &Range<usize>) {
         let new_len = transport.len() as u16;
         let field = if self.tcp {
-            let sequence =
-                u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]])
-                    .wrapping_add((range.start * self.size) as u32);
+            let sequence = u32::from_be_bytes([transport[4], transport[5], transport[6], transport[7]])
+                .wrapping_add((range.start * self.size) as u32);
             transport[4..8].copy_from_slice(&sequence.to_be_bytes());
             if range.end < self.count {
                 transport[13] &= !(TcpHeader::FIN | TcpHeader::PSH);
@@ -241,12 +210,8 @@ mod tests {
         let length = (headers - transport + payload.len()) as u16;
 
         let mut segment = vec![];
-        let mut ipv4 = Ipv4Header::from_slice(packet)
-            .ok()
-            .map(|(header, _)| header);
-        let mut ipv6 = Ipv6Header::from_slice(packet)
-            .ok()
-            .map(|(header, _)| header);
+        let mut ipv4 = Ipv4Header::from_slice(packet).ok().map(|(header, _)| header);
+        let mut ipv6 = Ipv6Header::from_slice(packet).ok().map(|(header, _)| header);
         if let Some(ipv4) = &mut ipv4 {
             ipv4.identification = ipv4.identification.wrapping_add(index as u16);
             ipv4.total_len = (headers + payload.len()) as u16;
@@ -298,11 +263,7 @@ mod tests {
     fn with_extension((header, packet): (VirtioHeader, Vec<u8>)) -> (VirtioHeader, Vec<u8>) {
         let mut body = vec![packet[6], 0, 1, 4, 0, 0, 0, 0];
         body.extend_from_slice(&packet[40..]);
-        let extended = VirtioHeader {
-            hdr_len: header.hdr_len + 8,
-            csum_start: header.csum_start + 8,
-            ..header
-        };
+        let extended = VirtioHeader { hdr_len: header.hdr_len + 8, csum_start: header.csum_start + 8, ..header };
         (extended, samples::ipv6(60, &body))
     }
 
@@ -316,24 +277,21 @@ mod tests {
             32u16..1500,
             2usize..3000,
         );
-        inputs.prop_map(
-            |(version, tcp, extended, flags, options, gso_size, payload)| {
-                let payload = payload + usize::from(gso_size);
-                let (protocol, transport) = match tcp {
-                    true => (TCP, samples::tcp(flags, &vec![1; options * 4], payload)),
-                    false => (UDP, samples::udp(payload)),
-                };
-                let (mut header, packet) =
-                    samples::partial(version, protocol, transport, Some(gso_size));
-                if tcp && flags & TcpHeader::CWR != 0 {
-                    header.gso_type |= VirtioHeader::GSO_ECN;
-                }
-                match version == 6 && extended {
-                    true => with_extension((header, packet)),
-                    false => (header, packet),
-                }
-            },
-        )
+        inputs.prop_map(|(version, tcp, extended, flags, options, gso_size, payload)| {
+            let payload = payload + usize::from(gso_size);
+            let (protocol, transport) = match tcp {
+                true => (TCP, samples::tcp(flags, &vec![1; options * 4], payload)),
+                false => (UDP, samples::udp(payload)),
+            };
+            let (mut header, packet) = samples::partial(version, protocol, transport, Some(gso_size));
+            if tcp && flags & TcpHeader::CWR != 0 {
+                header.gso_type |= VirtioHeader::GSO_ECN;
+            }
+            match version == 6 && extended {
+                true => with_extension((header, packet)),
+                false => (header, packet),
+            }
+        })
     }
 
     #[test]
@@ -356,10 +314,7 @@ mod tests {
     #[test]
     fn an_ordinary_packet_is_one_segment_and_gets_its_checksum() {
         for version in [4, 6] {
-            let table = [
-                (TCP, samples::tcp(0xff, &[1; 20], 99)),
-                (UDP, samples::udp(99)),
-            ];
+            let table = [(TCP, samples::tcp(0xff, &[1; 20], 99)), (UDP, samples::udp(99))];
             for (protocol, transport) in table {
                 // The reference makes one segment of what could have been a super-packet.
                 let (uncut, packet) = samples::partial(version, protocol, transport, Some(99));
@@ -372,10 +327,7 @@ mod tests {
 
     #[test]
     fn a_checksum_of_zero_is_all_ones_in_udp_and_stays_zero_in_tcp() {
-        let table = [
-            (UDP, samples::udp(2), 26, 0xffff),
-            (TCP, samples::tcp(0x10, &[], 2), 36, 0),
-        ];
+        let table = [(UDP, samples::udp(2), 26, 0xffff), (TCP, samples::tcp(0x10, &[], 2), 36, 0)];
         for (protocol, transport, field, expected) in table {
             let (header, mut packet) = samples::partial(4, protocol, transport, None);
             // The two payload bytes bring the sum to 0xffff, whose inverse is zero.

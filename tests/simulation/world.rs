@@ -275,7 +275,8 @@ impl World {
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
             let refused = self.now < self.scenario.calm && self.random.random_bool(0.01);
             if refused {
-                end.forwarder.on_unsendable(peer);
+                datagrams.truncate(1);
+                end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
             } else {
                 if self.random.random_bool(0.2) {
                     datagrams.truncate(self.random.random_range(1..=datagrams.len()));

@@ -23,6 +23,8 @@ pub struct Link {
     pub gso_max_size: Option<u32>,
     /// Switched on by the administrator.
     pub up: bool,
+    /// It can carry packets.
+    pub carrier: bool,
     /// Its counters.
     pub statistics: LinkStatistics,
 }
@@ -154,6 +156,7 @@ fn describe(message: LinkMessage) -> Link {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Carrier(carrier) => link.carrier = carrier != 0,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(packets) => link.txqueuelen = packets,
             LinkAttribute::GsoMaxSize(bytes) => link.gso_max_size = Some(bytes),

@@ -9,7 +9,7 @@ mod ioctl;
 mod simple;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 pub use fast::FastTun;
 pub use simple::SimpleTun;
@@ -186,15 +186,9 @@ impl Tun {
 impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
         match self {
-            Self::Fast(tun) => tun.as_fd().as_raw_fd(),
+            Self::Fast(tun) => tun.as_raw_fd(),
             Self::Simple(tun) => tun.as_raw_fd(),
         }
-    }
-}
-
-impl AsFd for FastTun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor()
     }
 }
 
@@ -230,7 +224,11 @@ fn name_cause(name: &str, error: &io::Error) -> io::Error {
             "this system has no /dev/net/tun; load the module (`modprobe tun`), or give the container the device \
              (`--device /dev/net/tun`)"
         }
-        Some(libc::EPERM | libc::EACCES) => {
+        Some(libc::EACCES) => {
+            "this user may not open /dev/net/tun; run as root, or let everybody open it, as most systems do \
+             (`chmod 666 /dev/net/tun`; making a device still needs CAP_NET_ADMIN)"
+        }
+        Some(libc::EPERM) => {
             "not permitted; run as root or with CAP_NET_ADMIN (systemd: AmbientCapabilities=CAP_NET_ADMIN)"
         }
         Some(libc::EBUSY | libc::EINVAL | libc::E2BIG) if taken() => {

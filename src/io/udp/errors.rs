@@ -100,8 +100,9 @@ impl AddAssign for ErrorCounts {
 const MAX_ENTRIES: usize = 256;
 
 impl UdpSocket {
-    /// Empties the error queue, and takes what was counted since the last time, errors of [`send_train`]
-    /// (Self::send_train) included. Call it each turn in which the poll reported an error: the queue is bounded.
+    /// Empties the error queue, and takes what was counted since the last time, errors of
+    /// [`send_train`](Self::send_train) included. Call it each turn in which the poll reported an error: the queue is
+    /// bounded.
     pub fn drain_errors(&mut self) -> ErrorCounts {
         // The datagram that failed comes back with its error; its first bytes are all we take of it.
         let mut datagram = [0; 64];

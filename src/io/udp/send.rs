@@ -192,3 +192,30 @@ fn is_own(error: &io::Error) -> bool {
         Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL | libc::EIO | libc::EPERM | libc::EAFNOSUPPORT)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::udp::{GsoOff, GsoState, UdpOptions, control};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_train_that_the_kernel_will_not_cut_is_cut_here_and_the_state_says_so() {
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let (mut sender, mut receiver) = (bind(), bind());
+        // Without checksums there is no segmentation: EINVAL, as from a device that cannot.
+        control::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let bytes: Vec<u8> = (0..200_000u32).map(|at| at as u8).collect();
+        for _ in 0..2 {
+            let outcome = sender.send_train(receiver.local_addr(), &bytes, 1452);
+            assert_eq!((outcome.sent, outcome.blocked), (bytes.len(), false), "{:?}", outcome.error);
+            assert_eq!(sender.gso_state(), GsoState::Off(GsoOff::Refused(libc::EINVAL)));
+            let (mut received, mut buffer) = (Vec::new(), vec![0; 65_536]);
+            while let Some(train) = receiver.recv_train(&mut buffer).unwrap() {
+                received.extend_from_slice(&buffer[..train.len]);
+            }
+            assert!(received == bytes, "{} bytes came", received.len());
+        }
+        assert_eq!(sender.drain_errors().total(), 0);
+    }
+}

@@ -1,0 +1,323 @@
+//! The control thread: handshakes, keys, the status socket, signals, start and stop.
+//!
+//! It talks to the lanes through bounded channels and a waker in each direction, so that nothing a stranger sends to it
+//! can hold up a packet. It owns no packet and no block.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::desk::StatusDesk;
+use super::lane::{Command, Lane, Line, Notice};
+use super::routes::Routes;
+use super::setup;
+use super::snapshot::LaneSnapshot;
+use super::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
+use crate::config::Config;
+use crate::io::signal::{PendingSignals, Signal};
+use crate::io::tun::Tun;
+use crate::io::udp::UdpSocket;
+use crate::tunnel::PeerId;
+use crate::tunnel::drop_reason::{DropReason, Drops};
+use crate::tunnel::forwarder::Forwarder;
+use crate::tunnel::handshake::{HandshakeDrop, HandshakeEvent, Handshakes};
+
+const WAKER: Token = Token(0);
+const STATUS: Token = Token(1);
+
+/// Notices that may wait for the control thread, of all lanes.
+const NOTICES_MAX: usize = 256;
+/// Commands that may wait for one lane.
+const COMMANDS_MAX: usize = 64;
+/// How long a lane may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// Why an appliance could not start or go on, in a sentence for its user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RunError(String);
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A lane as the control thread knows it.
+struct LaneHandle {
+    commands: SyncSender<Command>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<LaneSnapshot>,
+}
+
+impl LaneHandle {
+    /// `false` if the lane is too busy to be told anything, or gone.
+    fn tell(&self, command: Command) -> bool {
+        self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
+    }
+}
+
+/// The control thread's state.
+pub struct Control {
+    config: Config,
+    epoch: u64,
+    started: Instant,
+    poll: Poll,
+    signals: Arc<PendingSignals>,
+    desk: StatusDesk,
+    handshakes: Handshakes,
+    handshake_drops: [u64; HandshakeDrop::ALL.len()],
+    notices: Receiver<Notice>,
+    lanes: Vec<LaneHandle>,
+    routes: Option<Routes>,
+    tun: TunStatus,
+}
+
+impl Control {
+    /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
+    pub fn start(config: Config) -> Result<Self, RunError> {
+        let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
+        let epoch = random.random();
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let on_signal = Arc::clone(&waker);
+        let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
+        let mut desk = StatusDesk::open(&config.status.socket)?;
+        poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
+
+        let endpoints = setup::endpoints(&config)?;
+        let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
+        let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
+        let tun = describe(&config, &queues);
+        let device = tun.name.clone();
+
+        let (notify, notices) = sync_channel(NOTICES_MAX);
+        let mut prepared = Vec::new();
+        for (number, queue) in (0..).zip(queues) {
+            let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
+            let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
+            let (commands, to_lane) = sync_channel(COMMANDS_MAX);
+            let line = Line { commands: to_lane, notices: notify.clone(), control: Arc::clone(&waker) };
+            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line)?;
+            prepared.push((lane, commands, waker));
+        }
+        let routes = Routes::install(&config, &device)?;
+        let mut lanes = Vec::new();
+        for (number, (lane, commands, waker)) in prepared.into_iter().enumerate() {
+            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || lane.run())?;
+            lanes.push(LaneHandle { commands, waker, thread });
+        }
+        let handshake_drops = [0; HandshakeDrop::ALL.len()];
+        let routes = Some(routes);
+        let mut control = Self {
+            config,
+            epoch,
+            started,
+            poll,
+            signals,
+            desk,
+            handshakes,
+            handshake_drops,
+            notices,
+            lanes,
+            routes,
+            tun,
+        };
+        control.announce();
+        for number in 0..control.config.peers.len() {
+            control.handshakes.request(PeerId(number as u16), started);
+        }
+        Ok(control)
+    }
+
+    /// Runs until a signal asks to stop or a lane fails; returns the last status.
+    pub fn run(mut self) -> Result<Status, RunError> {
+        let mut events = Events::with_capacity(8);
+        let outcome = loop {
+            let now = Instant::now();
+            if let Err(error) = self.turn(now) {
+                break Err(error);
+            }
+            if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
+                tracing::info!("stopping");
+                break Ok(());
+            }
+            let timeout = self.handshakes.poll_timeout().map(|due| due.saturating_duration_since(now));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
+                _ => {}
+            }
+        };
+        let status = self.stop();
+        outcome.map(|()| status)
+    }
+
+    fn turn(&mut self, now: Instant) -> Result<(), RunError> {
+        if self.signals.take(Signal::User1) {
+            let status = self.status("running");
+            tracing::info!(status = %serde_json::to_string(&status).unwrap_or_default(), "status");
+        }
+        if self.signals.take(Signal::HangUp) {
+            tracing::warn!("SIGHUP: reloading is not supported yet; restart to use a changed configuration");
+        }
+        while let Ok(notice) = self.notices.try_recv() {
+            self.handle_notice(notice, now)?;
+        }
+        self.handshakes.handle_timeout(now);
+        self.pass_on();
+        while let Some(caller) = self.desk.next_caller() {
+            let status = self.status("running");
+            caller.answer(&status);
+        }
+        Ok(())
+    }
+
+    fn handle_notice(&mut self, notice: Notice, now: Instant) -> Result<(), RunError> {
+        match notice {
+            Notice::Handshake { from, datagram } => {
+                if let Err(reason) = self.handshakes.handle_datagram(&datagram, from, now) {
+                    self.handshake_drops[reason as usize] += 1;
+                    tracing::debug!(%from, %reason, "handshake datagram dropped");
+                }
+            }
+            Notice::SessionConfirmed { local_index } => self.handshakes.on_confirmed(local_index, now),
+            Notice::SessionWanted(peer) => {
+                tracing::debug!(peer = self.name(peer), "new session wanted");
+                self.handshakes.request(peer, now);
+            }
+            Notice::Ended { lane, cause } => {
+                let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
+                return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what the handshakes have produced.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.handshakes.poll_event() {
+            match event {
+                HandshakeEvent::Established(established) => {
+                    tracing::info!(
+                        peer = self.name(established.peer),
+                        endpoint = %established.endpoint,
+                        cipher = ?established.sealing.cipher(),
+                        "session established"
+                    );
+                    for (number, lane) in self.lanes.iter().enumerate() {
+                        if !lane.tell(Command::Install(Box::new(established.clone()))) {
+                            tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
+                        }
+                    }
+                }
+                HandshakeEvent::Incompatible { peer, what } => {
+                    tracing::error!(peer = self.name(peer), "cannot work with this peer: {what}");
+                }
+            }
+        }
+        while let Some((to, datagram)) = self.handshakes.poll_transmit() {
+            if let Some(lane) = self.lanes.first() {
+                // A handshake that is not sent is tried again by its timer.
+                lane.tell(Command::Handshake { to, datagram });
+            }
+        }
+    }
+
+    /// Routes first, so that nothing more comes in; then the lanes, which send what they have.
+    fn stop(&mut self) -> Status {
+        self.tun.tx_dropped = self.dropped();
+        self.routes = None;
+        for lane in &self.lanes {
+            // A full channel empties as long as the lane lives, and a lane that does not live ends with it.
+            let _ = lane.commands.send(Command::Stop);
+            let _ = lane.waker.wake();
+        }
+        let snapshots: Vec<LaneSnapshot> =
+            self.lanes.drain(..).filter_map(|lane| lane.thread.join().ok()).collect();
+        self.compose("stopped", &snapshots)
+    }
+
+    fn status(&mut self, state: &str) -> Status {
+        self.tun.tx_dropped = self.dropped();
+        let (reply, answers) = sync_channel(self.lanes.len());
+        let asked = self.lanes.iter().filter(|lane| lane.tell(Command::Snapshot(reply.clone()))).count();
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        let mut snapshots: Vec<LaneSnapshot> = (0..asked)
+            .map_while(|_| answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
+            .collect();
+        snapshots.sort_by_key(|snapshot| snapshot.lane);
+        self.compose(state, &snapshots)
+    }
+
+    fn compose(&self, state: &str, snapshots: &[LaneSnapshot]) -> Status {
+        let mut drops = Drops::default();
+        snapshots.iter().for_each(|snapshot| drops.merge(&snapshot.drops));
+        drops.add(DropReason::Handshake, self.handshake_drops.iter().sum());
+        let mut by_name = named(&drops);
+        let handshake_drops = HandshakeDrop::ALL.iter().zip(self.handshake_drops);
+        by_name.extend(handshake_drops.filter(|(_, count)| *count > 0).map(|(why, count)| (why.to_string(), count)));
+        let peers = self.config.peers.iter().enumerate().map(|(number, peer)| {
+            PeerStatus::gather(&peer.name, snapshots.iter().filter_map(move |lane| lane.peers.get(number)))
+        });
+        Status {
+            node: self.config.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            epoch: format!("{:016x}", self.epoch),
+            state: state.to_owned(),
+            tun: self.tun.clone(),
+            lanes: snapshots.iter().map(LaneStatus::from).collect(),
+            peers: peers.collect(),
+            drops: by_name,
+        }
+    }
+
+    fn dropped(&mut self) -> Option<u64> {
+        self.routes.as_mut()?.dropped().ok()
+    }
+
+    fn name(&self, peer: PeerId) -> &str {
+        self.config.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name)
+    }
+
+    fn announce(&self) {
+        let config = &self.config;
+        tracing::info!(
+            node = config.node.name,
+            listen = %config.node.listen,
+            lanes = self.lanes.len(),
+            tun = self.tun.name,
+            backend = self.tun.backend,
+            epoch = format_args!("{:016x}", self.epoch),
+            "onwire {} is running",
+            env!("CARGO_PKG_VERSION")
+        );
+        for route in self.routes.iter().flat_map(Routes::added) {
+            tracing::info!(prefix = %route.prefix, source = ?route.preferred_source, "route installed");
+        }
+        if let Some(reason) = &self.tun.fallback {
+            tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
+        }
+    }
+}
+
+fn describe(config: &Config, queues: &[Tun]) -> TunStatus {
+    let first = &queues[0];
+    let offloads = first.offloads();
+    TunStatus {
+        name: first.name().to_owned(),
+        mtu: u32::from(config.tun.mtu),
+        backend: if offloads.vnet_header { "fast" } else { "simple" }.to_owned(),
+        fallback: first.fallback().map(str::to_owned),
+        tcp_offload: offloads.tcp,
+        udp_offload: offloads.udp,
+        queues: queues.len(),
+        tx_dropped: None,
+    }
+}

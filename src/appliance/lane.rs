@@ -1,0 +1,348 @@
+//! A lane: one TUN queue, one UDP socket, one thread that runs to completion.
+//!
+//! A turn, with a budget on each step so that no side starves:
+//!
+//! 1. commands of the control thread;
+//! 2. read the TUN; a full train leaves as soon as it is full;
+//! 3. close blocks and send reports that are due;
+//! 4. send;
+//! 5. read UDP, deliver to the TUN after each train;
+//! 6. sleep until a descriptor is ready or the next deadline.
+//!
+//! The clock is read once a turn and handed down. What the bytes mean is decided in [`crate::tunnel`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::outlet::Outlet;
+use super::snapshot::{LaneSnapshot, PeerSnapshot};
+use crate::io::timer::Timer;
+use crate::io::tun::Tun;
+use crate::io::udp::{ErrorCounts, UdpSocket};
+use crate::tunnel::PeerId;
+use crate::tunnel::forwarder::Forwarder;
+use crate::tunnel::handshake::Established;
+use crate::wire::adu::PACKET_MAX;
+use crate::wire::datagram::DatagramType;
+use crate::wire::virtio::VirtioHeader;
+
+const TUN: Token = Token(0);
+const UDP: Token = Token(1);
+const TIMER: Token = Token(2);
+const WAKER: Token = Token(3);
+
+/// Packets or super-packets read from the TUN in one turn.
+const TUN_BUDGET: usize = 16;
+/// Trains read from UDP in one turn.
+const UDP_BUDGET: usize = 8;
+
+/// What the control thread asks of a lane.
+#[derive(Debug)]
+pub enum Command {
+    /// Use these keys.
+    Install(Box<Established>),
+    /// Send this datagram of a handshake.
+    Handshake {
+        /// Where to.
+        to: SocketAddr,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
+    /// Tell what you have counted.
+    Snapshot(SyncSender<LaneSnapshot>),
+    /// Send what is left, and end.
+    Stop,
+}
+
+/// What a lane tells the control thread.
+#[derive(Debug)]
+pub enum Notice {
+    /// A datagram of a handshake came.
+    Handshake {
+        /// Where from.
+        from: SocketAddr,
+        /// The datagram.
+        datagram: Vec<u8>,
+    },
+    /// The peer has shown that it has the keys of a session in which it called us.
+    SessionConfirmed {
+        /// The session, as we number it.
+        local_index: u32,
+    },
+    /// A new session with this peer is wanted.
+    SessionWanted(PeerId),
+    /// The lane has ended, by command or because it could not go on.
+    Ended {
+        /// Its number.
+        lane: u8,
+        /// Why, if it was not asked to.
+        cause: Option<io::Error>,
+    },
+}
+
+/// Both ends of a lane's conversation with the control thread, lane side.
+#[derive(Debug)]
+pub struct Line {
+    /// Commands to the lane.
+    pub commands: Receiver<Command>,
+    /// Notices to the control thread; bounded: what does not fit is counted and forgotten.
+    pub notices: SyncSender<Notice>,
+    /// Wakes the control thread.
+    pub control: Arc<Waker>,
+}
+
+/// One lane, before and while it runs.
+pub struct Lane {
+    number: u8,
+    outlet: Outlet,
+    udp: UdpSocket,
+    timer: Timer,
+    poll: Poll,
+    forwarder: Forwarder,
+    line: Line,
+    buffer: Box<[u8]>,
+    ready: Readiness,
+    notices_lost: u64,
+    errors: ErrorCounts,
+    stopping: bool,
+}
+
+/// Descriptors that may have more: they are edge-triggered, so this is remembered until one says it has not.
+#[derive(Debug, Default)]
+struct Readiness {
+    tun: bool,
+    udp: bool,
+    /// The last send did not meet a full buffer.
+    sendable: bool,
+    commands: bool,
+    /// The error queue may hold something.
+    errors: bool,
+}
+
+impl Lane {
+    /// Puts the descriptors into one poll; the waker wakes this lane for commands.
+    pub fn new(
+        number: u8,
+        tun: Tun,
+        udp: UdpSocket,
+        forwarder: Forwarder,
+        line: Line,
+    ) -> io::Result<(Self, Arc<Waker>)> {
+        let (poll, timer) = (Poll::new()?, Timer::new()?);
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&udp.as_raw_fd()), UDP, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
+        let lane = Self {
+            number,
+            outlet: Outlet::new(tun),
+            udp,
+            timer,
+            poll,
+            forwarder,
+            line,
+            buffer: vec![0; 1 << 16].into_boxed_slice(),
+            ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
+            notices_lost: 0,
+            errors: ErrorCounts::default(),
+            stopping: false,
+        };
+        Ok((lane, waker))
+    }
+
+    /// Runs until told to stop; returns what was counted.
+    pub fn run(mut self) -> LaneSnapshot {
+        let cause = self.turns().err();
+        let snapshot = self.snapshot();
+        // Without a control thread there is nobody left to tell.
+        let _ = self.line.notices.send(Notice::Ended { lane: self.number, cause });
+        let _ = self.line.control.wake();
+        snapshot
+    }
+
+    fn turns(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(8);
+        loop {
+            let now = Instant::now();
+            if self.ready.commands {
+                self.obey(now);
+            }
+            self.read_tun(now)?;
+            self.forwarder.handle_timeout(now);
+            self.send(now);
+            self.read_udp(now)?;
+            self.deliver(now);
+            if std::mem::take(&mut self.ready.errors) {
+                self.errors += self.udp.drain_errors();
+            }
+            while let Some(local_index) = self.forwarder.poll_confirmed() {
+                self.notify(Notice::SessionConfirmed { local_index });
+            }
+            while let Some(peer) = self.forwarder.poll_request(now) {
+                self.notify(Notice::SessionWanted(peer));
+            }
+            if self.stopping {
+                self.forwarder.flush(now);
+                self.send(now);
+                return Ok(());
+            }
+            self.sleep(&mut events, now)?;
+        }
+    }
+
+    fn obey(&mut self, now: Instant) {
+        loop {
+            match self.line.commands.try_recv() {
+                Ok(Command::Install(established)) => self.forwarder.install(&established, now),
+                Ok(Command::Handshake { to, datagram }) => {
+                    // A handshake that cannot be sent is tried again by its timer.
+                    self.udp.send_train(to, &datagram, datagram.len());
+                }
+                Ok(Command::Snapshot(reply)) => {
+                    // Whoever asked may have given up waiting.
+                    let _ = reply.try_send(self.snapshot());
+                }
+                Ok(Command::Stop) => self.stopping = true,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    break;
+                }
+            }
+        }
+        self.ready.commands = false;
+    }
+
+    fn read_tun(&mut self, now: Instant) -> io::Result<()> {
+        for _ in 0..TUN_BUDGET {
+            if !self.ready.tun || !self.forwarder.wants_packets() {
+                break;
+            }
+            let mut header = [0; VirtioHeader::LEN];
+            match self.outlet.tun().read(&mut header, self.forwarder.room()) {
+                Ok(len) => self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
+                Err(error) if is_passing(&error) => self.ready.tun = false,
+                Err(error) => return Err(error),
+            }
+            if self.forwarder.has_full_train() {
+                self.send(now);
+            }
+        }
+        if !self.ready.tun {
+            self.forwarder.handle_idle(now);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, now: Instant) {
+        while self.ready.sendable {
+            let Some((peer, train)) = self.forwarder.poll_transmit(now) else { break };
+            let len = train.bytes.len();
+            let datagram_len = train.datagram_len;
+            let outcome = self.udp.send_train(train.to, train.bytes, datagram_len);
+            self.ready.sendable = !outcome.blocked;
+            self.forwarder.on_sent(peer, outcome.sent, now);
+            if outcome.error.is_some() {
+                // One datagram is lost; the rest is worth another try.
+                self.ready.errors = true;
+                self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
+            }
+        }
+    }
+
+    fn read_udp(&mut self, now: Instant) -> io::Result<()> {
+        for _ in 0..UDP_BUDGET {
+            if !self.ready.udp {
+                break;
+            }
+            let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
+                self.ready.udp = false;
+                break;
+            };
+            for start in (0..received.len).step_by(received.segment) {
+                let end = received.len.min(start + received.segment);
+                let datagram = &mut self.buffer[start..end];
+                if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {
+                    let notice = Notice::Handshake { from: received.from, datagram: datagram.to_vec() };
+                    self.notify(notice);
+                } else {
+                    self.forwarder.handle_datagram(datagram, received.from, now);
+                }
+            }
+            self.deliver(now);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, now: Instant) {
+        let mut refused = 0;
+        while let Some(deliverable) = self.forwarder.poll_delivery(now) {
+            refused += u64::from(!self.outlet.write(deliverable.header, deliverable.packet));
+        }
+        self.forwarder.on_refused(refused);
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        match self.line.notices.try_send(notice) {
+            // A waker that fails has no poll any more: the control thread is gone.
+            Ok(()) => drop(self.line.control.wake()),
+            Err(_) => self.notices_lost += 1,
+        }
+    }
+
+    fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
+        let busy = self.ready.udp || (self.ready.tun && self.forwarder.wants_packets());
+        if !busy {
+            self.timer.set(self.forwarder.poll_timeout(now), now)?;
+        }
+        match self.poll.poll(events, busy.then_some(Duration::ZERO)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in events.iter() {
+            match event.token() {
+                TUN => self.ready.tun = true,
+                UDP => {
+                    self.ready.udp |= event.is_readable();
+                    self.ready.errors |= event.is_error();
+                    self.ready.sendable |= event.is_writable();
+                }
+                TIMER => drop(self.timer.acknowledge()?),
+                _ => self.ready.commands = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> LaneSnapshot {
+        let now = Instant::now();
+        LaneSnapshot {
+            lane: self.number,
+            listen: self.udp.local_addr(),
+            gso: self.udp.gso_state().to_string(),
+            receive_overflows: self.udp.receive_overflows(),
+            errors: self.errors,
+            cut_in_software: self.outlet.cut(),
+            notices_lost: self.notices_lost,
+            memory: self.forwarder.memory(),
+            drops: self.forwarder.drops().clone(),
+            peers: self.forwarder.peers().iter().map(|peer| PeerSnapshot::take(peer, now)).collect(),
+        }
+    }
+}
+
+/// The device is down or being moved: packets come again when it is up.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(libc::EIO)
+}
+
+const _: () = assert!(PACKET_MAX <= 1 << 17, "a packet's length fits the ADU header's 24 bits");

@@ -1,0 +1,165 @@
+//! From the checked configuration to the values the state machines and system calls are made from.
+
+use std::io;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use ipnetwork::IpNetwork;
+use rand::rngs::StdRng;
+
+use crate::config::{self, Config, Repair};
+use crate::fec::plan::Plan;
+use crate::io::tun::{Offload, TunOptions};
+use crate::io::udp::{Switch, UdpOptions};
+use crate::tunnel::PeerId;
+use crate::tunnel::forwarder::Settings;
+use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
+use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
+use crate::tunnel::inbound::Delivery;
+use crate::tunnel::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::tunnel::peer::PeerSettings;
+use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
+use crate::tunnel::seal::CipherSet;
+use crate::tunnel::sender::Profile;
+
+/// How the TUN device is opened.
+pub fn tun_options(config: &Config) -> TunOptions {
+    TunOptions {
+        offload: match config.tun.offload {
+            config::Offload::Auto => Offload::Auto,
+            config::Offload::Off => Offload::Off,
+        },
+        queues: usize::from(config.tun.queues),
+        mtu: u32::from(config.tun.mtu),
+        txqueuelen: config.tun.txqueuelen,
+        gso_max_size: None,
+    }
+}
+
+/// How a lane's socket is opened. One socket serves all peers, so the most careful of their wishes counts.
+pub fn udp_options(config: &Config) -> UdpOptions {
+    let wishes = || config.peers.iter().map(|peer| peer.path.udp_gso);
+    let gso = if wishes().any(|wish| wish == config::UdpGso::Off) {
+        Switch::Off
+    } else if wishes().all(|wish| wish == config::UdpGso::On) {
+        Switch::On
+    } else {
+        Switch::Auto
+    };
+    UdpOptions { gso, ..UdpOptions::default() }
+}
+
+/// Where each peer's lane 0 listens; names are resolved now.
+pub fn endpoints(config: &Config) -> io::Result<Vec<Option<SocketAddr>>> {
+    let listens_on_ipv6 = config.node.listen.is_ipv6();
+    config
+        .peers
+        .iter()
+        .map(|peer| {
+            let Some(endpoint) = &peer.endpoint else { return Ok(None) };
+            if let Some(address) = endpoint.address() {
+                return Ok(Some(address));
+            }
+            let words = |cause: String| {
+                io::Error::other(format!(
+                    "cannot resolve the endpoint {endpoint} of peer {}: {cause}; check the name with `getent hosts`, \
+                     or write its address",
+                    peer.name
+                ))
+            };
+            let mut found = endpoint.to_string().to_socket_addrs().map_err(|error| words(error.to_string()))?;
+            let fitting = found.find(|address| listens_on_ipv6 || address.is_ipv4());
+            fitting.map(Some).ok_or_else(|| words("it has no IPv4 address and node.listen is IPv4".to_owned()))
+        })
+        .collect()
+}
+
+/// The handshakes with all peers.
+pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64, random: StdRng, now: Instant) -> Handshakes {
+    let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
+        public: PublicKey::from_bytes(peer.public_key),
+        preshared: peer
+            .preshared_key
+            .as_ref()
+            .map(|key| PresharedKey::from_bytes(key.as_bytes()))
+            .unwrap_or_default(),
+        endpoint,
+        symbol_size: peer.path.symbol_size(),
+    });
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        lanes: config.tun.queues as u8,
+        ciphers: CipherSet::preferred(),
+        symbol_size: 64,
+        epoch,
+    };
+    let identity = Identity { private: PrivateKey::from_bytes(config.node.private_key.as_bytes()), hello };
+    // A clock before 1970 tells 0; peers then refuse us after a restart until it is set.
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
+}
+
+/// The address of a lane of a node whose lane 0 listens at `lane_0`.
+pub fn lane_address(lane_0: SocketAddr, lane: u8) -> SocketAddr {
+    SocketAddr::new(lane_0.ip(), lane_0.port() + u16::from(lane))
+}
+
+/// What the forwarder of `lane` is made from.
+pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lane: u8) -> Settings {
+    let peers = config.peers.iter().zip(endpoints).map(|(peer, endpoint)| PeerSettings {
+        address: endpoint.map(|endpoint| lane_address(endpoint, lane)),
+        symbol_size: usize::from(peer.path.symbol_size()),
+        bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
+        policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
+    });
+    let owned = config.peers.iter().enumerate().flat_map(|(number, peer)| {
+        peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16)))
+    });
+    Settings {
+        lane,
+        local_prefixes: config.node.local_prefixes.iter().map(|&prefix| (prefix, ())).collect(),
+        peer_prefixes: owned.collect(),
+        peers: peers.collect(),
+        profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
+        delivery: Delivery {
+            strict: config.delivery.ordering == config::Ordering::Strict,
+            hold: config.delivery.hold,
+        },
+    }
+}
+
+fn profile(number: u8, profile: &config::Profile) -> Profile {
+    let block_symbols = usize::from(profile.block_symbols);
+    Profile {
+        number,
+        block_symbols,
+        close_when_idle: profile.close_when_idle,
+        close_after: profile.close_after,
+        plan: match profile.repair {
+            Repair::None => Plan::none(),
+            Repair::Fixed { symbols, assume_loss } => Plan::fixed(block_symbols, usize::from(symbols), assume_loss),
+        },
+    }
+}
+
+/// A rule for each family that the configured rule is about: without a prefix, both.
+fn rules(rule: &config::PolicyRule) -> Vec<Rule> {
+    let everything: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let whole_family = |address: IpAddr| IpNetwork::new(address, 0).expect("0 bits fit every family");
+    let destinations = match rule.to {
+        Some(to) => vec![to],
+        None => everything.map(whole_family).to_vec(),
+    };
+    let port = rule.port.and_then(|port| PortRange::new(port.first, port.last));
+    destinations
+        .into_iter()
+        .map(|to| Rule {
+            to,
+            from: rule.from,
+            protocol: rule.protocol.map(Protocol::Number),
+            port,
+            dscp: rule.dscp,
+            profile: ProfileId(rule.redundancy),
+        })
+        .collect()
+}

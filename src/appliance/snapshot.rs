@@ -1,0 +1,81 @@
+//! What a lane has counted, taken between two turns and handed to the control thread as a value.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::io::udp::ErrorCounts;
+use crate::tunnel::drop_reason::Drops;
+use crate::tunnel::peer::Peer;
+use crate::tunnel::sender::Sent;
+use crate::wire::report::Reception;
+
+/// One lane's counts since the start.
+#[derive(Clone, Debug)]
+pub struct LaneSnapshot {
+    /// Its number.
+    pub lane: u8,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether the kernel segments trains, in words.
+    pub gso: String,
+    /// Datagrams the kernel dropped because our receive buffer was full.
+    pub receive_overflows: u64,
+    /// Errors of sending.
+    pub errors: ErrorCounts,
+    /// Super-packets cut in software for the TUN.
+    pub cut_in_software: u64,
+    /// Notices the control thread was too busy for.
+    pub notices_lost: u64,
+    /// Bytes held for incomplete blocks.
+    pub memory: usize,
+    /// What was thrown away.
+    pub drops: Drops,
+    /// The peers, in the order of the configuration.
+    pub peers: Vec<PeerSnapshot>,
+}
+
+/// One peer on one lane.
+#[derive(Clone, Debug)]
+pub struct PeerSnapshot {
+    /// Where datagrams go.
+    pub address: Option<SocketAddr>,
+    /// There is a session that may seal.
+    pub up: bool,
+    /// Nothing authentic has come for longer than a living peer keeps silent.
+    pub silent: bool,
+    /// Since its handshake.
+    pub session_age: Option<Duration>,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// The run of the peer.
+    pub epoch: Option<u64>,
+    /// Smoothed round trip.
+    pub rtt: Option<Duration>,
+    /// What we sent.
+    pub sent: Sent,
+    /// What we received.
+    pub reception: Reception,
+    /// What the peer last said it received, and how long ago.
+    pub peer_reception: Option<(Reception, Duration)>,
+}
+
+impl PeerSnapshot {
+    /// Copies what is known of `peer` at `now`.
+    pub fn take(peer: &Peer, now: Instant) -> Self {
+        let sessions = peer.sessions();
+        let current = sessions.current();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        Self {
+            address: peer.address(),
+            up: current.is_some_and(|session| session.can_seal(now)),
+            silent: peer.reporting().is_silent(now),
+            session_age: current.map(|session| since(session.established_at())),
+            sessions: sessions.established(),
+            epoch: sessions.epoch(),
+            rtt: peer.reporting().rtt(),
+            sent: peer.sent(),
+            reception: peer.reception(),
+            peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
+        }
+    }
+}

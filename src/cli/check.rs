@@ -1,0 +1,227 @@
+//! `onwire check`: says what is wrong with a configuration, or what it would run. Starts nothing.
+
+use std::fmt::{self, Display};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{USAGE, complain, print};
+use crate::config::key_file::show_public;
+use crate::config::units::show_duration;
+use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair};
+
+/// Check a configuration file and say what it would run
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  onwire check /etc/onwire/ithaca.yaml                what would run, or every error at once
+  onwire check new.yaml && systemctl reload onwire    only when it is good
+
+Key files are read too; run it as the user the appliance runs as. Host names are not resolved.
+Exit codes: 0 good (warnings may be printed), 2 errors.")]
+pub struct Check {
+    /// The configuration file
+    file: PathBuf,
+}
+
+impl Check {
+    /// Checks the file; exit code 2 when it cannot be used.
+    pub fn run(self) -> ExitCode {
+        match config::load(&self.file) {
+            Ok(config) => {
+                config.warnings.iter().for_each(complain);
+                print(format_args!(
+                    "{}: good\n\n{}",
+                    self.file.display(),
+                    Summary(&config)
+                ))
+            }
+            Err(errors) => {
+                complain(format_args!(
+                    "{errors}{}: {}\n",
+                    self.file.display(),
+                    Count(&errors)
+                ));
+                ExitCode::from(USAGE)
+            }
+        }
+    }
+}
+
+/// `3 errors, 1 warning`.
+struct Count<'a>(&'a ConfigErrors);
+
+impl Display for Count<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let errors = self.0.errors();
+        write!(f, "{errors} error{}", plural(errors))?;
+        match self.0.problems.len() - errors {
+            0 => Ok(()),
+            warnings => write!(f, ", {warnings} warning{}", plural(warnings)),
+        }
+    }
+}
+
+/// What a configuration would run, for people.
+pub struct Summary<'a>(pub &'a Config);
+
+impl Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        let (node, tun) = (&config.node, &config.tun);
+        let last = node.listen.port() + (tun.queues - 1);
+        writeln!(f, "node {}", node.name)?;
+        line(f, "public key", show_public(&node.private_key.public_key()))?;
+        match tun.queues {
+            1 => line(f, "listens", format_args!("{} (UDP), 1 lane", node.listen))?,
+            lanes => line(
+                f,
+                "listens",
+                format_args!("{} to port {last} (UDP), {lanes} lanes", node.listen),
+            )?,
+        }
+        let back_end = match tun.offload {
+            config::Offload::Auto => "super-packets where the kernel has them",
+            config::Offload::Off => "one packet a read",
+        };
+        line(
+            f,
+            "tun",
+            format_args!("{}, mtu {}, {back_end}", tun.name, tun.mtu),
+        )?;
+        line(f, "our side", join(&node.local_prefixes))?;
+        let hold = show_duration(config.delivery.hold);
+        match config.delivery.ordering {
+            Ordering::Strict => line(
+                f,
+                "delivery",
+                format_args!("in order, a hole holds up to {hold}"),
+            )?,
+            Ordering::None => line(f, "delivery", "as packets become whole")?,
+        }
+        line(f, "status", config.status.socket.display())?;
+        for peer in &config.peers {
+            writeln!(f)?;
+            show_peer(f, config, peer)?;
+        }
+        writeln!(f, "\nredundancy")?;
+        config
+            .profiles
+            .iter()
+            .try_for_each(|profile| show_profile(f, profile))?;
+        if !config.policy.is_empty() {
+            writeln!(f, "\npolicy, the first match wins")?;
+            config
+                .policy
+                .iter()
+                .try_for_each(|rule| show_rule(f, config, rule))?;
+        }
+        Ok(())
+    }
+}
+
+fn show_peer(f: &mut fmt::Formatter<'_>, config: &Config, peer: &Peer) -> fmt::Result {
+    writeln!(f, "peer {}", peer.name)?;
+    match &peer.endpoint {
+        Some(endpoint) => line(f, "endpoint", endpoint)?,
+        None => line(
+            f,
+            "endpoint",
+            "none: waits to be called, so the peer's file must have ours",
+        )?,
+    }
+    line(
+        f,
+        "routes",
+        format_args!("{} into {}", join(&peer.prefixes), config.tun.name),
+    )?;
+    let path = &peer.path;
+    line(
+        f,
+        "path",
+        format_args!(
+            "mtu {}, symbols of up to {} bytes",
+            path.mtu,
+            path.symbol_size()
+        ),
+    )?;
+    match path.rate {
+        Some(rate) => line(
+            f,
+            "pacing",
+            format_args!("{rate}, data and repair together"),
+        )?,
+        None => line(f, "pacing", "none")?,
+    }
+    let preshared = if peer.preshared_key.is_some() {
+        "yes"
+    } else {
+        "no"
+    };
+    line(f, "preshared", preshared)?;
+    line(f, "redundancy", profile_name(config, peer.redundancy))
+}
+
+fn show_profile(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
+    let k = profile.block_symbols;
+    let (idle, after) = (
+        show_duration(profile.close_when_idle),
+        show_duration(profile.close_after),
+    );
+    let closes = format!("closes at {k} symbols, {idle} idle or {after}");
+    match profile.repair {
+        Repair::None => line(f, &profile.name, format_args!("unprotected, {closes}")),
+        Repair::Fixed { symbols, .. } => {
+            let overhead = profile.overhead() * 100.0;
+            line(
+                f,
+                &profile.name,
+                format_args!("k {k}, m {symbols}, overhead {overhead:.1} %, {closes}"),
+            )
+        }
+    }
+}
+
+fn show_rule(f: &mut fmt::Formatter<'_>, config: &Config, rule: &PolicyRule) -> fmt::Result {
+    write!(f, "  {:<11} ", profile_name(config, rule.redundancy))?;
+    let mut all = true;
+    let mut part = |name: &str, value: Option<String>| match value {
+        Some(value) => {
+            let comma = if std::mem::take(&mut all) { "" } else { ", " };
+            write!(f, "{comma}{name} {value}")
+        }
+        None => Ok(()),
+    };
+    part("to", rule.to.map(|to| to.to_string()))?;
+    part("from", rule.from.map(|from| from.to_string()))?;
+    part("protocol", rule.protocol.map(show_protocol))?;
+    part("port", rule.port.map(|port| port.to_string()))?;
+    part("dscp", rule.dscp.map(|dscp| dscp.to_string()))?;
+    writeln!(f, "{}", if all { "everything" } else { "" })
+}
+
+fn show_protocol(number: u8) -> String {
+    match number {
+        PolicyRule::TCP => "tcp".to_owned(),
+        PolicyRule::UDP => "udp".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+fn profile_name(config: &Config, number: u8) -> &str {
+    config.profile(number).map_or("", |profile| &profile.name)
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: impl Display) -> fmt::Result {
+    writeln!(f, "  {name:<11} {value}")
+}
+
+fn join(prefixes: &[ipnetwork::IpNetwork]) -> String {
+    prefixes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

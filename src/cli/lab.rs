@@ -1,0 +1,141 @@
+//! `onwire lab`: runs a scenario, lists them, or is the WAN emulator of one.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+
+use crate::lab::{
+    scenario::{self, LabOptions, SCENARIOS},
+    trace::say,
+    wan::{control::Remote, emulator, impairment::Impairment},
+};
+
+/// Builds a network of two sites and an emulated WAN on this machine and runs real programs through real appliances.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  onwire lab                              the quickstart: rsync over 50 ms and 1 % loss\n  \
+                  onwire lab throughput --json out.json   how fast this machine is\n  \
+                  onwire lab shell --topology pair-veth   a lab to try things in\n  \
+                  onwire lab list                         every scenario"
+)]
+pub struct LabArgs {
+    #[command(subcommand)]
+    tool: Option<Tool>,
+    /// The scenario; `onwire lab list` shows them.
+    #[arg(default_value = SCENARIOS[0].name)]
+    scenario: String,
+    /// A built-in topology (pair, pair-veth, pair-outer-v6, pair-inner-9000, plain) or a file like those in netns/.
+    #[arg(long, value_name = "NAME|FILE")]
+    topology: Option<String>,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seed of the WAN's chance and of the generated data.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Length of each measurement.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Keep logs and generated files also when all is well.
+    #[arg(long)]
+    keep: bool,
+    /// Show each command on the terminal (they are always in commands.log).
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// List the scenarios.
+    List,
+    /// Send a command to a running WAN emulator, such as `set loss 1%` or `counters`.
+    Tell {
+        /// The emulator's control socket.
+        socket: PathBuf,
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Be a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
+    #[command(hide = true)]
+    Wan(WanArgs),
+}
+
+#[derive(Debug, Args)]
+struct WanArgs {
+    /// Name of the device where "forth" begins.
+    near: String,
+    /// Name of the other device.
+    far: String,
+    #[arg(long)]
+    control: PathBuf,
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Settings such as `delay 25ms, loss 1%`.
+    #[arg(long, default_value = "")]
+    forth: String,
+    #[arg(long, default_value = "")]
+    back: String,
+}
+
+/// Does what the arguments ask for.
+pub fn run(args: LabArgs) -> ExitCode {
+    if args.tool.is_none()
+        && let Err(error) = scenario::find(&args.scenario)
+    {
+        eprintln!("onwire lab: {error}");
+        return ExitCode::from(super::USAGE);
+    }
+    let result = match args.tool {
+        None => run_scenario(args),
+        Some(Tool::List) => {
+            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<12} {}", scenario.name, scenario.summary)));
+            return ExitCode::SUCCESS;
+        }
+        Some(Tool::Tell { socket, command }) => tell(socket, &command),
+        Some(Tool::Wan(args)) => be_wan(args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("onwire lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_scenario(args: LabArgs) -> Result<bool, String> {
+    let LabArgs { scenario, topology, json, seed, seconds, keep, verbose, .. } = args;
+    let options = LabOptions { scenario, topology, json, seed, seconds, keep, verbose };
+    scenario::run(&options).map_err(|error| error.to_string())
+}
+
+fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {
+    let answer = Remote::new(socket.clone()).tell(&command.join(" "));
+    let answer = answer.map_err(|error| format!("{}: {error}", socket.display()))?;
+    say(format_args!("{answer:#}"));
+    Ok(true)
+}
+
+fn be_wan(args: WanArgs) -> Result<bool, String> {
+    let read = |text: &str| {
+        let mut impairment = Impairment::default();
+        for change in text.split(',').map(str::trim).filter(|change| !change.is_empty()) {
+            let (key, value) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
+            impairment.set(key, value.trim()).map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(impairment)
+    };
+    let options = emulator::EmulatorOptions {
+        devices: [args.near, args.far],
+        mtu: args.mtu,
+        control: args.control,
+        seed: args.seed,
+        impairments: [read(&args.forth)?, read(&args.back)?],
+    };
+    emulator::run(options).map(|()| true).map_err(|error| error.to_string())
+}

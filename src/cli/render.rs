@@ -1,0 +1,131 @@
+//! Status as a person reads it.
+
+use std::fmt::Write;
+
+use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
+
+/// The whole status in a few lines for each peer.
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_status(&mut text, status);
+    text
+}
+
+fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
+    let tun = &status.tun;
+    writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
+    let offloads = match (tun.tcp_offload, tun.udp_offload) {
+        (true, true) => "TCP and UDP super-packets",
+        (true, false) => "TCP super-packets",
+        _ => "one packet a read",
+    };
+    let dropped = tun.tx_dropped.map_or("?".to_owned(), grouped);
+    writeln!(
+        out,
+        "  {}: {} back-end, {offloads}, MTU {}, {} dropped before we read them",
+        tun.name, tun.backend, tun.mtu, dropped
+    )?;
+    for lane in &status.lanes {
+        writeln!(
+            out,
+            "  lane {}: {}, UDP GSO {}, {} send errors, {} lost to a full receive buffer",
+            lane.lane, lane.listen, lane.udp_gso, lane.send_errors, lane.receive_overflows
+        )?;
+    }
+    for peer in &status.peers {
+        write_peer(out, peer)?;
+    }
+    for (reason, count) in &status.drops {
+        writeln!(out, "  dropped: {} {reason}", grouped(*count))?;
+    }
+    Ok(())
+}
+
+fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
+    let endpoint = peer.endpoint.map_or("nowhere yet".to_owned(), |endpoint| endpoint.to_string());
+    writeln!(out, "\npeer {}: {} at {endpoint}", peer.name, peer.state)?;
+    if let Some(age) = peer.session_age_s {
+        let rtt = peer.rtt_ms.map_or("unknown".to_owned(), |rtt| format!("{rtt:.1} ms"));
+        writeln!(out, "  session   {} old, {} so far, round trip {rtt}", duration(age), peer.sessions)?;
+    }
+    let sent = &peer.sent;
+    writeln!(
+        out,
+        "  sent      {} packets ({}) in {} blocks: {} source and {} repair symbols, {:.1} % more bytes",
+        grouped(sent.adus),
+        bytes(sent.adu_bytes),
+        grouped(sent.blocks),
+        grouped(sent.source_symbols),
+        grouped(sent.repair_symbols),
+        sent.overhead * 100.0
+    )?;
+    write_received(out, "received", &peer.received)?;
+    if let Some(report) = &peer.peer_report {
+        write_received(out, "its side", &report.received)?;
+    }
+    Ok(())
+}
+
+fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> std::fmt::Result {
+    writeln!(
+        out,
+        "  {label}  {} packets ({}); datagrams: {} came, {} lost ({:.3} %)",
+        grouped(received.adus),
+        bytes(received.adu_bytes),
+        grouped(received.datagrams),
+        grouped(received.lost),
+        received.raw_loss * 100.0
+    )?;
+    writeln!(
+        out,
+        "            {} symbols rebuilt in {} blocks; {} of {} blocks could not be rebuilt",
+        grouped(received.recovered_symbols),
+        grouped(received.recovered_blocks),
+        grouped(received.unrecoverable_blocks),
+        grouped(received.blocks)
+    )
+}
+
+fn duration(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_scaled() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([bytes(999), bytes(1500), bytes(256_000_000)], ["999 B", "1.5 kB", "256.0 MB"]);
+        assert_eq!([duration(1.25), duration(61.0), duration(7260.0)], ["1.2 s", "1 min 1 s", "2 h 1 min"]);
+    }
+}

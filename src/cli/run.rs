@@ -1,0 +1,53 @@
+//! `onwire run`: the appliance itself, in the foreground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{log, render};
+use crate::appliance::control::Control;
+use crate::config;
+
+/// Arguments of `onwire run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  onwire check /etc/onwire/ithaca.yaml          look for mistakes first
+  onwire run --config /etc/onwire/ithaca.yaml   run in the foreground; routes are removed at the end
+  systemctl enable --now onwire@ithaca          run as a service, with config/onwire@.service
+
+Signals: INT and TERM stop cleanly (a second INT at once); USR1 writes the status to the log.
+Needs CAP_NET_ADMIN for the TUN device and its routes.")]
+pub struct Run {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Run {
+    /// Runs; 0 when asked to stop, 1 when it cannot start or go on, 2 when the configuration is wrong.
+    pub fn run(self) -> ExitCode {
+        let config = match config::load(&self.config) {
+            Ok(config) => config,
+            Err(errors) => {
+                eprint!("{errors}");
+                return ExitCode::from(2);
+            }
+        };
+        log::start(config.log);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        match Control::start(config).and_then(Control::run) {
+            Ok(status) => {
+                eprint!("{}", render::status(&status));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Checks across keys: values that are right alone and wrong together. Does not read files or resolve names.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::peer::NO_PREFIX;
+use super::table::Reading;
+use super::units::show_duration;
+use super::{Config, Endpoint, Offload};
+
+/// Notes what is wrong between the values of `config`, some of which may be stand-ins for wrong ones.
+pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
+    check_names(config, reading);
+    check_keys(config, reading);
+    check_prefixes(config, reading);
+    check_endpoints(config, reading);
+    check_lanes(config, reading);
+    check_times(config, reading);
+    if reading.is_clean() {
+        warn_of_useless_rules(config, reading);
+    }
+}
+
+fn check_names(config: &Config, reading: &mut Reading<'_>) {
+    for (at, peer) in config.peers.iter().enumerate() {
+        let key = format!("peers[{at}].name");
+        if peer.name.is_empty() {
+            continue;
+        }
+        let found = format!("found \"{}\"", peer.name);
+        if peer.name == config.node.name {
+            let hint = format!(
+                "that is this node's own name ({})",
+                reading.line("node.name")
+            );
+            reading.error(&key, &found, "a name of its own for each appliance", &hint);
+        }
+        if let Some(first) = config.peers[..at]
+            .iter()
+            .position(|other| other.name == peer.name)
+        {
+            let hint = format!(
+                "peers[{first}] has it ({})",
+                reading.line(&format!("peers[{first}].name"))
+            );
+            reading.error(&key, &found, "a name of its own for each peer", &hint);
+        }
+    }
+}
+
+fn check_keys(config: &Config, reading: &mut Reading<'_>) {
+    // The stand-in for a key that could not be read has a public key too, but no peer has it.
+    let own = config.node.private_key.public_key();
+    for (at, peer) in config.peers.iter().enumerate() {
+        let key = format!("peers[{at}].public_key");
+        if peer.public_key == own {
+            let hint = "write the key that `onwire pubkey` prints on the peer, not here";
+            reading.error(
+                &key,
+                "found this node's own public key",
+                "the public key of the peer",
+                hint,
+            );
+        }
+        let same = |other: &&super::Peer| other.public_key == peer.public_key;
+        if peer.public_key != [0; 32]
+            && let Some(first) = config.peers[..at].iter().position(|other| same(&other))
+        {
+            let found = format!("found the public key of peers[{first}]");
+            let hint = "each appliance has its own key: run `onwire keygen` on each";
+            reading.error(&key, &found, "a key of its own for each peer", hint);
+        }
+    }
+}
+
+/// A prefix of the file, whose it is, and its key.
+struct Declared {
+    prefix: IpNetwork,
+    owner: Option<usize>,
+    key: String,
+}
+
+fn declared(config: &Config) -> Vec<Declared> {
+    let local = config.node.local_prefixes.iter().enumerate();
+    let local = local.map(|(at, prefix)| (*prefix, None, format!("node.local_prefixes[{at}]")));
+    let peers = config.peers.iter().enumerate().flat_map(|(owner, peer)| {
+        let prefixes = peer.prefixes.iter().enumerate();
+        prefixes.map(move |(at, prefix)| {
+            (
+                *prefix,
+                Some(owner),
+                format!("peers[{owner}].prefixes[{at}]"),
+            )
+        })
+    });
+    let all = local
+        .chain(peers)
+        .filter(|(prefix, ..)| *prefix != NO_PREFIX);
+    all.map(|(prefix, owner, key)| Declared { prefix, owner, key })
+        .collect()
+}
+
+fn check_prefixes(config: &Config, reading: &mut Reading<'_>) {
+    let declared = declared(config);
+    for (at, later) in declared.iter().enumerate() {
+        // One note for each prefix: a thousand equal ones are not a million problems.
+        let earlier = || {
+            declared[..at]
+                .iter()
+                .filter(|it| overlaps(it.prefix, later.prefix))
+        };
+        let found = |earlier: &Declared, line: String| {
+            format!(
+                "found {}, which overlaps {} at {} ({line})",
+                later.prefix, earlier.prefix, earlier.key
+            )
+        };
+        if let Some(other) = earlier().find(|earlier| earlier.owner != later.owner) {
+            let hint =
+                "an address must belong to one side only, or packets would go to the wrong one";
+            let found = found(other, reading.line(&other.key));
+            reading.error(
+                &later.key,
+                &found,
+                "a prefix that overlaps no other side's",
+                hint,
+            );
+        } else if let Some(own) = earlier().next() {
+            let found = found(own, reading.line(&own.key));
+            reading.warning(&later.key, &found, "one of the two is enough");
+        }
+    }
+    let six = declared.iter().find(|declared| declared.prefix.is_ipv6());
+    if let Some(six) = six
+        && config.tun.mtu < 1280
+    {
+        let found = format!(
+            "found {}, too small for the IPv6 prefix {} at {}",
+            config.tun.mtu, six.prefix, six.key
+        );
+        let hint = "RFC 8200 wants 1280 at least; large packets are cut into symbols, so the path's MTU does not matter";
+        reading.error("tun.mtu", &found, "1280 to 9216 with IPv6 prefixes", hint);
+    }
+}
+
+fn overlaps(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+fn check_endpoints(config: &Config, reading: &mut Reading<'_>) {
+    let declared = declared(config);
+    let listen = config.node.listen;
+    for (at, peer) in config.peers.iter().enumerate() {
+        let key = format!("peers[{at}].endpoint");
+        let Some(endpoint) = &peer.endpoint else {
+            continue;
+        };
+        check_last_port(&key, endpoint.port, config.tun.queues, reading);
+        let same = |other: &super::Peer| {
+            other.endpoint.as_ref().is_some_and(|other| {
+                other.host == endpoint.host
+                    && other.port.abs_diff(endpoint.port) < config.tun.queues
+            })
+        };
+        if let Some(first) = config.peers[..at].iter().position(same) {
+            let found = format!("found {endpoint}, which has a port of peers[{first}]'s endpoint");
+            reading.error(&key, &found, "an endpoint of its own for each peer", "");
+        }
+        let Some(address) = endpoint.address() else {
+            continue;
+        };
+        check_family(&key, endpoint, address.ip(), listen.ip(), reading);
+        if address == listen {
+            let found = format!("found {endpoint}, where this node listens itself");
+            reading.error(&key, &found, "the address of the peer", "");
+        }
+        let routed = declared.iter().filter(|declared| declared.owner.is_some());
+        let mut inside = routed.filter(|declared| declared.prefix.contains(address.ip()));
+        if let Some(inside) = inside.next() {
+            let found = format!(
+                "found {endpoint}, which is inside the routed prefix {} at {}",
+                inside.prefix, inside.key
+            );
+            let hint = "the tunnel's own datagrams would be routed into the tunnel: use an address outside, or a \
+                        narrower prefix";
+            reading.error(
+                &key,
+                &found,
+                "an address outside all prefixes of peers",
+                hint,
+            );
+        }
+    }
+}
+
+fn check_family(
+    key: &str,
+    endpoint: &Endpoint,
+    to: IpAddr,
+    from: IpAddr,
+    reading: &mut Reading<'_>,
+) {
+    // A socket on [::] reaches both.
+    let reaches = to.is_ipv4() == from.is_ipv4() || (from.is_ipv6() && from.is_unspecified());
+    if !reaches {
+        let version = if from.is_ipv4() { 4 } else { 6 };
+        let found = format!("found {endpoint}, but node.listen is the IPv{version} address {from}");
+        let hint = "listen on [::] to reach both versions";
+        reading.error(key, &found, &format!("an IPv{version} endpoint"), hint);
+    }
+}
+
+fn check_lanes(config: &Config, reading: &mut Reading<'_>) {
+    let queues = config.tun.queues;
+    if config.tun.offload == Offload::Off && queues > 1 {
+        let found = format!("found {queues} with offload: off");
+        let hint = "the simple back-end has one queue: write queues: 1, or offload: auto";
+        reading.error("tun.queues", &found, "1 with offload: off", hint);
+    }
+    check_last_port("node.listen", config.node.listen.port(), queues, reading);
+}
+
+fn check_last_port(key: &str, first: u16, queues: u16, reading: &mut Reading<'_>) {
+    let most = u16::MAX - (queues - 1);
+    if first > most {
+        let found = format!("found the port {first} for {queues} lanes");
+        let hint = format!(
+            "lane i uses the port plus i, up to {}",
+            u32::from(first) + u32::from(queues) - 1
+        );
+        reading.error(
+            key,
+            &found,
+            &format!("a port up to {most} with queues: {queues}"),
+            &hint,
+        );
+    }
+}
+
+fn check_times(config: &Config, reading: &mut Reading<'_>) {
+    let slowest = config
+        .profiles
+        .iter()
+        .max_by_key(|profile| profile.close_after);
+    if let Some(profile) = slowest
+        && config.delivery.hold < profile.close_after
+    {
+        let hold = show_duration(config.delivery.hold);
+        let close = show_duration(profile.close_after);
+        let found = format!(
+            "found {hold}, shorter than redundancy.{}.close_after: {close}",
+            profile.name
+        );
+        let hint =
+            "a lost symbol's repair comes when its block closes: whoever waits less never sees it";
+        reading.error("delivery.hold", &found, &format!("{close} to 10s"), hint);
+    }
+}
+
+fn warn_of_useless_rules(config: &Config, reading: &mut Reading<'_>) {
+    for (at, rule) in config.policy.iter().enumerate() {
+        let key = format!("policy[{at}]");
+        if let Some(first) = config.policy[..at]
+            .iter()
+            .position(|earlier| earlier.covers(rule))
+        {
+            let line = reading.line(&format!("policy[{first}]"));
+            let found =
+                format!("never reached: policy[{first}] ({line}) matches all that this one does");
+            reading.warning(
+                &key,
+                &found,
+                "the first match wins: move the narrower rule up",
+            );
+        }
+        let routed = || config.peers.iter().flat_map(|peer| &peer.prefixes);
+        if let Some(to) = rule.to
+            && !routed().any(|prefix| overlaps(*prefix, to))
+        {
+            let found = format!("never matches: no peer has addresses in {to}");
+            reading.warning(
+                &format!("{key}.to"),
+                &found,
+                "`to` is the destination, on the peers' side",
+            );
+        }
+        if let Some(from) = rule.from
+            && !config
+                .node
+                .local_prefixes
+                .iter()
+                .any(|prefix| overlaps(*prefix, from))
+        {
+            let found = format!("never matches: no local prefix has addresses in {from}");
+            reading.warning(
+                &format!("{key}.from"),
+                &found,
+                "`from` is the source, on this side",
+            );
+        }
+    }
+}

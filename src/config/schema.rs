@@ -1,0 +1,96 @@
+//! The names of all keys, table by table. Does not say what their values may be: the file of each table does.
+//!
+//! One list serves three masters: unknown keys are told from it, what is not in force yet is refused from it, and a test
+//! holds the commented reference to it.
+
+/// The keys of one table of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// Where the table stands: `peers[]` for an element of a list, `redundancy.*` for a name that the user chooses.
+    pub table: &'static str,
+    /// Keys in force.
+    pub in_force: &'static [&'static str],
+    /// Keys that a later version brings, each with what it will do.
+    pub later: &'static [(&'static str, &'static str)],
+}
+
+/// The top of the file.
+pub const ROOT: Keys = Keys {
+    table: "",
+    in_force: &[
+        "node",
+        "tun",
+        "peers",
+        "redundancy",
+        "policy",
+        "delivery",
+        "bypass",
+        "status",
+        "log",
+    ],
+    later: &[
+        ("notify", "notifications of protected bytes"),
+        ("metrics", "metrics for Prometheus"),
+    ],
+};
+/// `node`.
+pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefixes"]);
+/// `tun`.
+pub const TUN: Keys = keys("tun", &["name", "mtu", "offload", "queues", "txqueuelen"]);
+/// One of `peers`.
+pub const PEER: Keys = keys(
+    "peers[]",
+    &[
+        "name",
+        "public_key",
+        "preshared_key_file",
+        "endpoint",
+        "prefixes",
+        "path",
+        "redundancy",
+    ],
+);
+/// `path` of a peer.
+pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "udp_gso"]);
+/// One profile under `redundancy`.
+pub const PROFILE: Keys = keys(
+    "redundancy.*",
+    &["block_symbols", "close_when_idle", "close_after", "repair"],
+);
+/// `repair` of a profile.
+pub const REPAIR: Keys = Keys {
+    table: "redundancy.*.repair",
+    in_force: &["fixed", "assume_loss"],
+    later: &[
+        ("residual", "repair planned for a residual loss"),
+        ("survive_burst", "repair planned for a burst"),
+        ("min", "the least repair of a plan"),
+        ("max_overhead", "the most repair of a plan"),
+    ],
+};
+/// One rule of `policy`.
+pub const RULE: Keys = keys(
+    "policy[]",
+    &["to", "from", "protocol", "port", "dscp", "redundancy"],
+);
+/// `delivery`.
+pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold"]);
+/// `bypass`.
+pub const BYPASS: Keys = keys("bypass", &["when_down"]);
+/// `status`.
+pub const STATUS: Keys = keys("status", &["socket"]);
+/// `log`.
+pub const LOG: Keys = keys("log", &["level", "format"]);
+
+/// Every table.
+pub const TABLES: [Keys; 12] = [
+    ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, STATUS, LOG,
+];
+
+const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
+    Keys {
+        table,
+        in_force,
+        later: &[],
+    }
+}

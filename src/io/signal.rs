@@ -1,0 +1,85 @@
+//! Signals as events: stop, reload, report.
+//!
+//! `ctrlc` for interrupt, `signal-hook` for the rest (the former cannot tell hang-up from terminate). Each has a thread
+//! of its own, so nothing here runs inside a signal handler. What is not here: what the program does about them.
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
+
+use super::explain;
+
+/// What somebody outside wants of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// `SIGINT`: stop, asked from the terminal. The second one ends the process at once, with code 130.
+    Interrupt,
+    /// `SIGTERM`: stop, asked by the service manager.
+    Terminate,
+    /// `SIGHUP`: read the configuration again.
+    HangUp,
+    /// `SIGUSR1`: print statistics.
+    User1,
+}
+
+impl Signal {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Calls `deliver` for each signal, on a thread of this module. Once per process.
+pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
+    let deliver = Arc::new(deliver);
+    let mut others = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP, SIGUSR1])
+        .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
+    let interrupted = AtomicBool::new(false);
+    let on_interrupt = Arc::clone(&deliver);
+    ctrlc::set_handler(move || {
+        if interrupted.swap(true, Ordering::Relaxed) {
+            process::exit(130);
+        }
+        on_interrupt(Signal::Interrupt);
+    })
+    .map_err(|error| io::Error::other(format!("cannot listen to interrupts: {error}")))?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for number in others.forever() {
+                deliver(match number {
+                    SIGHUP => Signal::HangUp,
+                    SIGUSR1 => Signal::User1,
+                    _ => Signal::Terminate,
+                });
+            }
+        })
+        .map_err(|error| explain(&error, format_args!("cannot start the thread for signals")))?;
+    Ok(())
+}
+
+/// The signals that have come and were not taken yet.
+#[derive(Debug, Default)]
+pub struct PendingSignals(AtomicU8);
+
+impl PendingSignals {
+    /// Listens, and calls `wake` after noting each signal: for a loop that sleeps in a poll
+    /// (`move || drop(waker.wake())`). Once per process.
+    pub fn listen(wake: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
+        let pending = Arc::new(Self::default());
+        let noted = Arc::clone(&pending);
+        listen(move |signal| {
+            noted.0.fetch_or(signal.bit(), Ordering::Release);
+            wake();
+        })?;
+        Ok(pending)
+    }
+
+    /// Whether this signal has come since the last time it was asked about.
+    pub fn take(&self, signal: Signal) -> bool {
+        self.0.fetch_and(!signal.bit(), Ordering::Acquire) & signal.bit() != 0
+    }
+}

@@ -1,0 +1,239 @@
+//! The two appliances of a lab: configuration files and keys made on the fly, started, waited for, asked, stopped.
+//!
+//! Works through the executable as a user would: `keygen`, `run`, `status`. Knows nothing of what an appliance does.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::{Duration, Instant},
+};
+
+use super::{
+    error::LabError,
+    network::{Network, own_executable, path_text},
+    process::Process,
+    status::Status,
+    topology::AppliancePlan,
+};
+
+/// How long two appliances may take to find each other.
+const UP_WITHIN: Duration = Duration::from_secs(10);
+
+/// What differs between the pairs of a scenario.
+#[derive(Clone, Debug)]
+pub struct PairOptions {
+    /// Names the log files and configurations of this pair.
+    pub label: String,
+    /// `repair:` of the only profile, in the configuration's words.
+    pub repair: String,
+    /// `block_symbols:` of that profile.
+    pub block_symbols: u32,
+    /// `offload:` of the TUN: `auto` or `off`.
+    pub offload: &'static str,
+}
+
+impl Default for PairOptions {
+    fn default() -> Self {
+        Self { label: "onwire".to_owned(), repair: "{ fixed: 4 }".to_owned(), block_symbols: 32, offload: "auto" }
+    }
+}
+
+/// An appliance that runs.
+#[derive(Debug)]
+pub struct RunningAppliance {
+    node: String,
+    socket: PathBuf,
+    /// Its process.
+    pub process: Process,
+}
+
+/// How an appliance ended, and its last words.
+#[derive(Debug)]
+pub struct Ended {
+    /// The node it ran in.
+    pub node: String,
+    /// Its exit status.
+    pub exit: ExitStatus,
+    /// The status it gave just before.
+    pub status: Status,
+    /// Processor time it used.
+    pub cpu: Duration,
+}
+
+impl RunningAppliance {
+    /// Its status now.
+    pub fn status(&self, network: &Network<'_>) -> Result<Status, LabError> {
+        let text = self.status_text(network)?;
+        Status::parse(&text)
+            .map_err(|error| LabError::Sentence(format!("the status of {} cannot be read: {error}", self.node)))
+    }
+
+    /// The text of its status.
+    pub fn status_text(&self, network: &Network<'_>) -> Result<String, LabError> {
+        let socket = path_text(&self.socket)?;
+        network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])
+    }
+
+    /// The name of its node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn stop(mut self, network: &Network<'_>) -> Result<Ended, LabError> {
+        let status = self.status(network)?;
+        let cpu = self.process.cpu_time().unwrap_or_default();
+        let exit = self.process.terminate()?;
+        Ok(Ended { node: self.node, exit, status, cpu })
+    }
+}
+
+/// Two appliances with a session between them.
+#[derive(Debug)]
+pub struct Pair<'n> {
+    network: &'n Network<'n>,
+    /// Where the data comes from first, then the other one.
+    pub appliances: [RunningAppliance; 2],
+}
+
+impl<'n> Pair<'n> {
+    /// Makes keys and configurations, starts both and waits until both say that their session is up.
+    pub fn start(network: &'n Network<'n>, options: &PairOptions) -> Result<Self, LabError> {
+        let plans: Vec<_> = network.topology().appliances().collect();
+        let [(near, near_plan), (far, far_plan)] = plans[..] else {
+            let found = plans.len();
+            return Err(LabError::Sentence(format!("this scenario needs two appliances; the topology has {found}")));
+        };
+        let [near_key, far_key] = [make_key(network, near, options)?, make_key(network, far, options)?];
+        let near = start(network, options, (near, near_plan, &near_key.0), (far_plan, &far_key.1))?;
+        let far = start(network, options, (far, far_plan, &far_key.0), (near_plan, &near_key.1))?;
+        let mut pair = Self { network, appliances: [near, far] };
+        pair.wait_up()?;
+        Ok(pair)
+    }
+
+    /// The statuses of both, in the order of [`appliances`](Self::appliances).
+    pub fn status(&self) -> Result<[Status; 2], LabError> {
+        let [near, far] = &self.appliances;
+        Ok([near.status(self.network)?, far.status(self.network)?])
+    }
+
+    /// Processor time of both so far.
+    pub fn cpu_times(&self) -> [Duration; 2] {
+        self.appliances.each_ref().map(|appliance| appliance.process.cpu_time().unwrap_or_default())
+    }
+
+    /// Stops both with SIGTERM.
+    pub fn stop(self) -> Result<[Ended; 2], LabError> {
+        let [near, far] = self.appliances;
+        Ok([near.stop(self.network)?, far.stop(self.network)?])
+    }
+
+    fn wait_up(&mut self) -> Result<(), LabError> {
+        let deadline = Instant::now() + UP_WITHIN;
+        for appliance in &mut self.appliances {
+            let RunningAppliance { socket, process, node } = appliance;
+            let left = deadline.saturating_duration_since(Instant::now());
+            process.wait_until(left, &format!("the status socket of {node}"), |_| socket.exists())?;
+            let (executable, socket) = (own_executable()?, path_text(socket)?);
+            let words = [executable.as_str(), "status", "--json", "--socket", &socket];
+            let trace = self.network.trace();
+            let left = deadline.saturating_duration_since(Instant::now());
+            process.wait_until(left, &format!("session of {node} up"), |_| {
+                trace.run(&words).ok().and_then(|text| Status::parse(&text).ok()).is_some_and(|status| status.is_up())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A private key's file and the public key's text.
+fn make_key(network: &Network<'_>, node: &str, options: &PairOptions) -> Result<(PathBuf, String), LabError> {
+    let file = network.trace().directory().join(format!("{}-{node}.key", options.label));
+    let executable = own_executable()?;
+    network.trace().run(&[&executable, "keygen", &path_text(&file)?])?;
+    let public = network.trace().run(&[&executable, "pubkey", &path_text(&file)?])?;
+    Ok((file, public.trim().to_owned()))
+}
+
+fn start(
+    network: &Network<'_>,
+    options: &PairOptions,
+    (node, plan, key): (&str, &AppliancePlan, &Path),
+    (peer, peer_key): (&AppliancePlan, &str),
+) -> Result<RunningAppliance, LabError> {
+    let name = format!("{}-{node}", options.label);
+    let socket = network.trace().directory().join(format!("{name}.sock"));
+    let peer_name = &plan.peer;
+    let text =
+        configuration(options, &[node, peer_name], [plan, peer], [&path_text(key)?, peer_key, &path_text(&socket)?]);
+    let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
+    let process = network.start(node, &name, &[&own_executable()?, "run", "--config", &path_text(&file)?])?;
+    Ok(RunningAppliance { node: node.to_owned(), socket, process })
+}
+
+/// The text of one appliance's configuration. Strings are quoted as JSON, which YAML reads.
+fn configuration(
+    options: &PairOptions,
+    names: &[&str; 2],
+    [own, peer]: [&AppliancePlan; 2],
+    [key_file, peer_key, socket]: [&str; 3],
+) -> String {
+    let list = |plan: &AppliancePlan| {
+        plan.local_prefixes.iter().map(|prefix| format!("{:?}", prefix.to_string())).collect::<Vec<_>>().join(", ")
+    };
+    let (own_prefixes, peer_prefixes) = (list(own), list(peer));
+    let ([name, peer_name], listen, endpoint) = (names, own.listen, peer.listen);
+    let PairOptions { repair, block_symbols, offload, .. } = options;
+    let (tun_mtu, path_mtu) = (own.tun_mtu, own.path_mtu);
+    format!(
+        "node:
+  name: {name}
+  key_file: {key_file:?}
+  listen: \"{listen}\"
+  local_prefixes: [{own_prefixes}]
+tun:
+  name: ow0
+  mtu: {tun_mtu}
+  offload: {offload}
+peers:
+  - name: {peer_name}
+    public_key: {peer_key:?}
+    endpoint: \"{endpoint}\"
+    prefixes: [{peer_prefixes}]
+    path:
+      mtu: {path_mtu}
+    redundancy: lab
+redundancy:
+  lab:
+    block_symbols: {block_symbols}
+    repair: {repair}
+status:
+  socket: {socket:?}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::topology::Topology;
+
+    #[test]
+    fn the_configuration_names_both_sides() {
+        let topology = Topology::load("pair-outer-v6").unwrap();
+        let plans: Vec<_> = topology.appliances().map(|(_, plan)| plan).collect();
+        let keys = ["/tmp/a key", "abc=", "/tmp/s.sock"];
+        let text = configuration(&PairOptions::default(), &["ithaca", "syracuse"], [plans[0], plans[1]], keys);
+        for line in [
+            "  name: ithaca",
+            "  key_file: \"/tmp/a key\"",
+            "  listen: \"[2001:db8::1]:7117\"",
+            "  local_prefixes: [\"10.1.0.0/24\", \"fd00:1::/64\"]",
+            "    endpoint: \"[2001:db8::2]:7117\"",
+            "    prefixes: [\"10.2.0.0/24\", \"fd00:2::/64\"]",
+            "    repair: { fixed: 4 }",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}

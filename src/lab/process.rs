@@ -1,0 +1,240 @@
+//! A program that runs beside the lab: waited for, measured, and never left behind.
+//!
+//! Knows processes, not what they are for.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use super::{error::LabError, trace::tail};
+
+/// How long a program may take to end after it was asked to.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(20);
+
+/// A running program. Dropping it ends it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    command: String,
+    child: Child,
+    log: PathBuf,
+    stop: Arc<AtomicBool>,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    pub(super) fn new(name: &str, command: String, child: Child, log: PathBuf, stop: Arc<AtomicBool>) -> Self {
+        Self { name: name.to_owned(), command, child, log, stop, ended: None }
+    }
+
+    /// Its name in the lab.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where its output is.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What it has written so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
+        self.ended.is_none()
+    }
+
+    /// Processor time it has used, user and system, all threads; `None` when it has ended.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
+        cpu_time_of(&stat)
+    }
+
+    /// Waits until it ends by itself; an error when it fails, takes too long, or the user wants to stop.
+    pub fn wait(&mut self, limit: Duration) -> Result<(), LabError> {
+        let deadline = Instant::now() + limit;
+        while self.is_running() {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(LabError::Stopped);
+            }
+            if Instant::now() > deadline {
+                return Err(self.failed(format!("did not end in {limit:?}")));
+            }
+            thread::sleep(STEP);
+        }
+        match self.ended {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(self.failed(status.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until its output contains `text`.
+    pub fn wait_for_output(&mut self, text: &str, limit: Duration) -> Result<(), LabError> {
+        self.wait_until(limit, text, |process| process.output().contains(text))
+    }
+
+    /// Waits until `is_done`; an error that quotes its output when it ends first or time is up.
+    pub fn wait_until(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut is_done: impl FnMut(&Self) -> bool,
+    ) -> Result<(), LabError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if is_done(self) {
+                return Ok(());
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(LabError::Stopped);
+            }
+            if !self.is_running() {
+                return Err(self.failed(format!("ended before \"{what}\"")));
+            }
+            if Instant::now() > deadline {
+                return Err(self.failed(format!("no \"{what}\" within {limit:?}")));
+            }
+            thread::sleep(STEP);
+        }
+    }
+
+    /// Asks it to end (SIGTERM), waits, and kills it only if it does not. Gives back how it ended.
+    pub fn terminate(&mut self) -> Result<ExitStatus, LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        self.signal(Signal::TERM);
+        // Programs that read their input to its end stop then; nobody else reads it.
+        drop(self.child.stdin.take());
+        while self.is_running() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        if self.is_running() {
+            self.kill();
+            return Err(self.failed(format!("did not end within {PATIENCE:?} of SIGTERM and was killed")));
+        }
+        self.sweep_group();
+        self.ended.ok_or_else(|| self.failed("lost".to_owned()))
+    }
+
+    /// Sends a signal, if it still runs.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.is_running()
+            && let Some(pid) = Pid::from_raw(self.id() as i32)
+        {
+            // It may have ended since we looked; the number stays its own until we have waited for it.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if self.is_running() {
+            let _ = self.child.kill();
+            self.ended = self.child.wait().ok();
+        }
+        self.sweep_group();
+    }
+
+    /// Ends what it started itself: it leads a process group of its own.
+    fn sweep_group(&self) {
+        if let Some(group) = Pid::from_raw(self.id() as i32) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    fn failed(&self, status: String) -> LabError {
+        LabError::Command {
+            command: self.command.clone(),
+            status,
+            said: format!("{} (see {})", tail(&self.output()), self.log.display()),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = self.terminate();
+        }
+    }
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms (the value that Linux shows on every architecture we know).
+fn cpu_time_of(stat: &str) -> Option<Duration> {
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let mut fields = after_name.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(Duration::from_millis((user + system) * 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::trace::Trace;
+
+    fn trace(directory: &Path) -> Trace {
+        Trace::new("ow-test", directory, false, Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn cpu_time_is_read_past_a_name_with_brackets() {
+        let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 1 0 5";
+        assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(cpu_time_of("12"), None);
+    }
+
+    #[test]
+    fn output_and_failure_are_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let trace = trace(directory.path());
+        let mut process = trace.start("talk", &["sh", "-c", "echo ready; read x; exit 4"]).unwrap();
+        process.wait_for_output("ready", Duration::from_secs(5)).unwrap();
+        assert!(process.cpu_time().is_some());
+        let status = process.terminate().unwrap();
+        assert!(!status.success());
+        let mut process = trace.start("fail", &["sh", "-c", "echo no luck; exit 4"]).unwrap();
+        let error = process.wait(Duration::from_secs(5)).unwrap_err().to_string();
+        assert!(error.contains("exit status: 4") && error.contains("no luck"), "{error}");
+    }
+
+    #[test]
+    fn a_dropped_process_and_its_children_are_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let trace = trace(directory.path());
+        let mut process = trace.start("parent", &["sh", "-c", "sleep 1000 & echo child $!; wait"]).unwrap();
+        process.wait_for_output("child ", Duration::from_secs(5)).unwrap();
+        let child = process.output().trim().replace("child ", "");
+        drop(process);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let is_alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        while is_alive() && Instant::now() < deadline {
+            thread::sleep(STEP);
+        }
+        assert!(!is_alive());
+    }
+}

@@ -1,0 +1,183 @@
+//! The scenarios: what `onwire lab NAME` runs, and the frame around each.
+//!
+//! The frame looks for programs, cleans up after earlier crashes, marks the run, listens to signals, and afterwards
+//! prints and writes the report. A scenario builds, measures and claims.
+
+mod loss;
+mod quickstart;
+mod shell;
+mod stage;
+mod throughput;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use signal_hook::{consts, flag};
+
+pub use stage::Stage;
+
+use super::{
+    error::LabError,
+    leftovers::{self, Marker},
+    report::Report,
+    trace::{Trace, need_programs, say},
+};
+use crate::io::namespace;
+
+/// A scenario by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// What the user types.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// The topology it runs on unless the user names another.
+    pub topology: &'static str,
+    /// Programs it runs.
+    programs: &'static [&'static str],
+    run: fn(&Stage<'_>) -> Result<Report, LabError>,
+}
+
+/// Every scenario; the first is the default.
+pub const SCENARIOS: [Scenario; 4] = [
+    Scenario {
+        name: "quickstart",
+        summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
+        topology: "pair",
+        programs: &["ip", "sysctl", "ss", "rsync"],
+        run: quickstart::run,
+    },
+    Scenario {
+        name: "loss",
+        summary: "raw loss, rebuilt, left over and goodput at 0 to 5 % loss, single and in bursts",
+        topology: "pair",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: loss::run,
+    },
+    Scenario {
+        name: "throughput",
+        summary: "how fast: plain route, no repair, 4 repair symbols for 32, simple back-end; processor time per GB",
+        topology: "pair-veth",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: throughput::run,
+    },
+    Scenario {
+        name: "shell",
+        summary: "builds the lab and stays up; prints how to enter each node",
+        topology: "pair",
+        programs: &["ip", "sysctl"],
+        run: shell::run,
+    },
+];
+
+/// What the user may choose.
+#[derive(Clone, Debug)]
+pub struct LabOptions {
+    /// Which scenario.
+    pub scenario: String,
+    /// Another topology than the scenario's own: a built-in name or a file.
+    pub topology: Option<String>,
+    /// Where to write the result.
+    pub json: Option<PathBuf>,
+    /// Seed of the emulator and of generated data.
+    pub seed: u64,
+    /// Length of each measurement, where a scenario has such.
+    pub seconds: Option<u64>,
+    /// Keep the run's directory also when all is well.
+    pub keep: bool,
+    /// Show each command on the terminal.
+    pub verbose: bool,
+}
+
+/// Finds a scenario; the error names all.
+pub fn find(name: &str) -> Result<Scenario, LabError> {
+    SCENARIOS.into_iter().find(|scenario| scenario.name == name).ok_or_else(|| {
+        let names = SCENARIOS.map(|scenario| scenario.name).join(", ");
+        LabError::Sentence(format!("there is no scenario \"{name}\"; allowed: {names}"))
+    })
+}
+
+/// Runs a scenario from first check to report; `true` when it passed. Must be called while there is one thread.
+pub fn run(options: &LabOptions) -> Result<bool, LabError> {
+    let scenario = find(&options.scenario)?;
+    need_programs(scenario.programs)?;
+    let markers = Marker::directory();
+    if !rustix::process::geteuid().is_root() {
+        namespace::enter_private()
+            .map_err(|error| LabError::Sentence(format!("the lab needs network namespaces: {error}")))?;
+    }
+    let stop = listen_to_signals().map_err(LabError::doing("listen to signals"))?;
+    let run = format!("ow-{}", std::process::id());
+    let directory = std::env::temp_dir().join(leftovers::run_files(&run) + scenario.name);
+    let trace = Trace::new(&run, &directory, options.verbose, stop)?;
+    for dead in leftovers::clean_up(&markers, &trace) {
+        say(format_args!("(removed what the run {dead} had left behind)"));
+    }
+    let result = {
+        let _marker = Marker::set(&markers, &run, &directory)?;
+        (scenario.run)(&Stage { scenario, options, trace: &trace, run: &run })
+    };
+    let is_good = result.as_ref().is_ok_and(Report::passes);
+    finish(&trace, is_good, options.keep);
+    let report = result?;
+    say(format_args!("\n{}", report.to_text(scenario.name)));
+    if let Some(path) = &options.json {
+        let text = format!("{:#}\n", report.to_json(scenario.name, options.seed));
+        std::fs::write(path, text).map_err(LabError::doing(format!("write {}", path.display())))?;
+    }
+    Ok(report.passes())
+}
+
+/// Removes the run's directory, or says where it is. Of a failed run the logs stay, the generated data does not.
+fn finish(trace: &Trace, is_good: bool, keep: bool) {
+    let directory = trace.directory();
+    let result = match (is_good, keep) {
+        (true, false) => std::fs::remove_dir_all(directory),
+        (false, false) => remove_data(directory),
+        (_, true) => Ok(()),
+    };
+    if !is_good || keep {
+        say(format_args!("logs, configurations and every command: {}", directory.display()));
+    }
+    if let Err(error) = result {
+        say(format_args!("cannot clean {}: {error}", directory.display()));
+    }
+}
+
+fn remove_data(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The first signal asks to stop and clean up; a second one ends the program at once, and the next run cleans up.
+fn listen_to_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [consts::SIGINT, consts::SIGTERM, consts::SIGHUP] {
+        flag::register_conditional_shutdown(signal, 1, stop.clone())?;
+        flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::topology::Topology;
+
+    #[test]
+    fn every_scenario_has_its_topology() {
+        for scenario in SCENARIOS {
+            assert!(Topology::load(scenario.topology).is_ok(), "{}", scenario.name);
+            assert_eq!(find(scenario.name).unwrap().name, scenario.name);
+        }
+        let error = find("quick").unwrap_err().to_string();
+        assert_eq!(error, "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, shell");
+    }
+}

@@ -1,0 +1,58 @@
+//! A lab that stays up, for trying things by hand.
+
+use std::time::Duration;
+
+use super::Stage;
+use crate::lab::{
+    error::LabError,
+    network::own_executable,
+    pair::{Pair, PairOptions},
+    report::Report,
+};
+
+/// Runs the scenario: until the user stops it, or for `--seconds`.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let network = stage.build()?;
+    let has_pair = network.topology().appliances().count() == 2;
+    let pair = if has_pair { Some(Pair::start(&network, &PairOptions::default())?) } else { None };
+    stage.say("\nThe lab is up. A shell in a node:");
+    // In namespaces of an ordinary user, the way in leads through this very process.
+    let enter = if own_run_is_visible() {
+        String::new()
+    } else {
+        format!("nsenter -t {} -U -m --preserve-credentials ", std::process::id())
+    };
+    for node in network.topology().nodes.keys() {
+        stage.say(&format!("  {enter}ip netns exec {} bash    # {node}", network.namespace(node)));
+    }
+    if let Some(pair) = &pair {
+        stage.say("What an appliance says of itself:");
+        for appliance in &pair.appliances {
+            let socket = stage.trace.directory().join(format!("onwire-{}.sock", appliance.node()));
+            stage.say(&format!("  {} status --socket {}", own_executable()?, socket.display()));
+        }
+    }
+    if network.wan().is_some() {
+        let socket = stage.trace.directory().join("wan.sock");
+        stage.say("What the WAN does (set loss 1%, set forth delay 100ms, cut, blackhole, open, counters):");
+        stage.say(&format!("  {} lab tell {} set loss 1%", own_executable()?, socket.display()));
+    }
+    stage.say("Ctrl-C takes it down.");
+    let stay = stage.options.seconds.map_or(Duration::MAX, Duration::from_secs);
+    let step = Duration::from_millis(200);
+    let mut stayed = Duration::ZERO;
+    while stayed < stay {
+        match stage.pause(step) {
+            Err(LabError::Stopped) => break,
+            other => other?,
+        }
+        stayed += step;
+    }
+    drop(pair);
+    Ok(Report::default())
+}
+
+fn own_run_is_visible() -> bool {
+    // The whole range of user ids is mapped to itself only where nobody has made a user namespace.
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
+}

@@ -1,0 +1,130 @@
+//! What a scenario stands on: its options, its words to the user, and the steps that several scenarios take.
+
+use std::{
+    io::IsTerminal,
+    thread,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{LabOptions, Scenario};
+use crate::lab::{
+    error::LabError,
+    network::Network,
+    process::Process,
+    topology::Topology,
+    trace::{Trace, say},
+};
+
+/// Everything a scenario is given.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    /// Which scenario runs.
+    pub scenario: Scenario,
+    /// What the user chose.
+    pub options: &'a LabOptions,
+    /// Where commands are shown.
+    pub trace: &'a Trace,
+    /// The run's name.
+    pub run: &'a str,
+}
+
+/// TCP over the WAN: buffers that hold 8 MB in flight, which is 1.3 Gbit/s at 50 ms and less than the queues on the
+/// way, so that only the WAN loses anything.
+pub const WAN_TCP: [(&str, &str); 3] = [
+    ("net.ipv4.tcp_rmem", "4096 131072 8388608"),
+    ("net.ipv4.tcp_wmem", "4096 131072 8388608"),
+    ("net.ipv4.tcp_slow_start_after_idle", "0"),
+];
+
+impl<'a> Stage<'a> {
+    /// Says something to the user.
+    pub fn say(&self, words: &str) {
+        say(words);
+    }
+
+    /// Builds the scenario's topology, or the one the user named.
+    pub fn build(&self) -> Result<Network<'a>, LabError> {
+        let name = self.options.topology.as_deref().unwrap_or(self.scenario.topology);
+        let topology = Topology::load(name)?;
+        self.say(&format!("building {name} in network namespaces {}-* ...", self.run));
+        Network::build(topology, self.run, self.options.seed, self.trace)
+    }
+
+    /// Sets TCP of the two end hosts and says so, with the congestion control that their routes ask for.
+    ///
+    /// It is a property of the routes because a namespace may not choose as its default what the host has not allowed to
+    /// everybody, which cubic often is not.
+    pub fn set_tcp(&self, network: &Network<'_>, settings: &[(&str, &str)]) -> Result<(), LabError> {
+        for node in ["primary", "mirror"] {
+            network.sysctl(node, settings)?;
+        }
+        let words: Vec<_> =
+            settings.iter().map(|(key, value)| format!("{}={value}", key.trim_start_matches("net.ipv4."))).collect();
+        let routes = network.run("primary", &["ip", "route", "show", "default"])?;
+        let congestion = routes.split_whitespace().skip_while(|word| *word != "congctl").nth(1);
+        let congestion = congestion.unwrap_or("the host's default").to_owned();
+        self.say(&format!("TCP at primary and mirror: congestion control {congestion}, {}", words.join(", ")));
+        Ok(())
+    }
+
+    /// Waits, and returns early with an error when the user wants to stop.
+    pub fn pause(&self, duration: Duration) -> Result<(), LabError> {
+        let end = Instant::now() + duration;
+        while Instant::now() < end {
+            self.trace.check_stop()?;
+            thread::sleep(Duration::from_millis(20).min(end.saturating_duration_since(Instant::now())));
+        }
+        self.trace.check_stop()
+    }
+
+    /// Waits for a transfer to end and shows how far `done` bytes of `total` it is; gives back how long it took.
+    pub fn watch(
+        &self,
+        process: &mut Process,
+        total: u64,
+        limit: Duration,
+        mut done: impl FnMut() -> u64,
+    ) -> Result<Duration, LabError> {
+        let start = Instant::now();
+        let bar = ProgressBar::new(total);
+        if let Ok(style) = ProgressStyle::with_template("  {bar:40} {bytes} of {total_bytes} ({bytes_per_sec})") {
+            bar.set_style(style);
+        }
+        let is_terminal = std::io::stderr().is_terminal();
+        let mut said = start;
+        let mut looked = start;
+        let result = process.wait_until(limit, "transfer", |_| {
+            false_after(&mut looked, || {
+                let bytes = done().min(total);
+                bar.set_position(bytes);
+                if !is_terminal && said.elapsed() > Duration::from_secs(3) {
+                    say(format_args!(
+                        "  {} of {} MB after {} s",
+                        bytes / 1_000_000,
+                        total / 1_000_000,
+                        start.elapsed().as_secs()
+                    ));
+                    said = Instant::now();
+                }
+            })
+        });
+        bar.finish_and_clear();
+        let elapsed = start.elapsed();
+        // It ended by itself, which `wait_until` takes for an error: how it ended is what counts.
+        match result {
+            Err(LabError::Stopped) => Err(LabError::Stopped),
+            _ => process.wait(Duration::ZERO).map(|()| elapsed),
+        }
+    }
+}
+
+/// Looks ten times a second, and is never done.
+fn false_after(looked: &mut Instant, look: impl FnOnce()) -> bool {
+    if looked.elapsed() > Duration::from_millis(100) {
+        *looked = Instant::now();
+        look();
+    }
+    false
+}

@@ -1,0 +1,197 @@
+//! Runs the lab's commands, one at a time, and shows each: on the terminal when asked, in `commands.log` always.
+//!
+//! Whoever reads the log can type the lab by hand. Starts long-running programs too, but [`super::process`] looks after
+//! them.
+
+use std::{
+    fmt::Display,
+    fs::File,
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{error::LabError, process::Process};
+
+/// The environment variable that marks every process of a run, so that a later run finds what a crash left behind.
+pub const RUN_MARK: &str = "ONWIRE_LAB_RUN";
+
+/// The commands of one run.
+#[derive(Debug)]
+pub struct Trace {
+    run: String,
+    directory: PathBuf,
+    log: File,
+    is_shown: bool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Trace {
+    /// A trace for the run of this name, with its logs in `directory`. `stop` ends waiting when a signal sets it.
+    pub fn new(run: &str, directory: &Path, is_shown: bool, stop: Arc<AtomicBool>) -> Result<Self, LabError> {
+        std::fs::create_dir_all(directory).map_err(LabError::doing(format!("create {}", directory.display())))?;
+        let path = directory.join("commands.log");
+        let log = File::create(&path).map_err(LabError::doing(format!("write {}", path.display())))?;
+        Ok(Self { run: run.to_owned(), directory: directory.to_owned(), log, is_shown, stop })
+    }
+
+    /// Where logs and generated files of this run are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The flag that a signal sets.
+    pub fn stop(&self) -> &Arc<AtomicBool> {
+        &self.stop
+    }
+
+    /// An error when the user has asked to stop.
+    pub fn check_stop(&self) -> Result<(), LabError> {
+        if self.stop.load(Ordering::Relaxed) { Err(LabError::Stopped) } else { Ok(()) }
+    }
+
+    /// Runs a command to its end and gives back its standard output.
+    pub fn run(&self, words: &[&str]) -> Result<String, LabError> {
+        self.check_stop()?;
+        self.run_always(words)
+    }
+
+    /// Like [`run`](Self::run), also after a signal: for cleaning up.
+    pub fn run_always(&self, words: &[&str]) -> Result<String, LabError> {
+        self.show(words);
+        let mut command = self.command(words);
+        let output = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(words, error))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(LabError::Command {
+            command: words.join(" "),
+            status: output.status.to_string(),
+            said: tail(&String::from_utf8_lossy(&output.stderr)),
+        })
+    }
+
+    /// Starts a program that runs beside the lab; what it writes goes to `NAME.log`.
+    pub fn start(&self, name: &str, words: &[&str]) -> Result<Process, LabError> {
+        self.check_stop()?;
+        self.show(words);
+        let path = self.directory.join(format!("{name}.log"));
+        let doing = || LabError::doing(format!("write {}", path.display()));
+        let log = File::create(&path).map_err(doing())?;
+        let errors = log.try_clone().map_err(doing())?;
+        // Its own process group: ctrl-C is for the lab, which then stops everything in its order.
+        let mut command = self.command(words);
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let child = command.stdin(Stdio::piped()).stdout(log).stderr(errors).spawn();
+        let child = child.map_err(|error| cannot_start(words, error))?;
+        Ok(Process::new(name, words.join(" "), child, path, self.stop.clone()))
+    }
+
+    /// Writes a file of the run, shown like a command.
+    pub fn write_file(&self, name: &str, content: &str) -> Result<PathBuf, LabError> {
+        let path = self.directory.join(name);
+        self.note(&format!("write {}", path.display()));
+        std::fs::write(&path, content).map_err(LabError::doing(format!("write {}", path.display())))?;
+        Ok(path)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(words.first().copied().unwrap_or_default());
+        command.args(words.iter().skip(1)).env(RUN_MARK, &self.run).env("NO_COLOR", "1");
+        command
+    }
+
+    fn show(&self, words: &[&str]) {
+        let quoted = words.iter().map(|word| match word.contains(|c: char| c.is_whitespace() || c == '\'') {
+            true => format!("'{}'", word.replace('\'', "'\\''")),
+            false => (*word).to_owned(),
+        });
+        self.note(&quoted.collect::<Vec<_>>().join(" "));
+    }
+
+    fn note(&self, line: &str) {
+        // A full disk must not stop the lab from cleaning up.
+        let _ = writeln!(&self.log, "+ {line}");
+        if self.is_shown {
+            let _ = writeln!(std::io::stderr(), "+ {line}");
+        }
+    }
+}
+
+fn cannot_start(words: &[&str], error: std::io::Error) -> LabError {
+    let program = words.first().copied().unwrap_or_default();
+    if error.kind() == ErrorKind::NotFound {
+        return LabError::MissingProgram { program: program.to_owned(), package: package_of(program) };
+    }
+    LabError::System { doing: format!("run `{}`", words.join(" ")), source: error }
+}
+
+/// Says a line to the user. A reader that has gone away (`| head`) does not stop the lab from cleaning up.
+pub fn say(words: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{words}");
+}
+
+/// Fails with the command that installs it when a program is not in the search path.
+pub fn need_programs(programs: &[&str]) -> Result<(), LabError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in programs {
+        if !std::env::split_paths(&path).any(|directory| directory.join(program).is_file()) {
+            return Err(LabError::MissingProgram { program: (*program).to_owned(), package: package_of(program) });
+        }
+    }
+    Ok(())
+}
+
+fn package_of(program: &str) -> &'static str {
+    match program {
+        "ip" | "tc" | "ss" => "iproute2",
+        "sysctl" => "procps",
+        "iperf3" => "iperf3",
+        "rsync" => "rsync",
+        "ping" => "iputils-ping",
+        "unshare" => "util-linux",
+        _ => "apt-file  (then: apt-file search it)",
+    }
+}
+
+/// The last lines of a text, for an error message.
+pub fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_written_down_and_failures_quoted() {
+        let directory = tempfile::tempdir().unwrap();
+        let trace = Trace::new("ow-test", directory.path(), false, Arc::default()).unwrap();
+        assert_eq!(trace.run(&["echo", "a b"]).unwrap(), "a b\n");
+        let error = trace.run(&["sh", "-c", "echo broken >&2; exit 3"]).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("broken"), "{error}");
+        let log = std::fs::read_to_string(directory.path().join("commands.log")).unwrap();
+        assert!(log.starts_with("+ echo 'a b'\n"), "{log}");
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = need_programs(&["sh", "onwire-no-such-program"]).unwrap_err().to_string();
+        assert!(error.starts_with("`onwire-no-such-program` is not installed"), "{error}");
+        assert_eq!(package_of("iperf3"), "iperf3");
+    }
+
+    #[test]
+    fn a_signal_stops_new_commands_but_not_cleaning() {
+        let directory = tempfile::tempdir().unwrap();
+        let stop = Arc::new(AtomicBool::new(true));
+        let trace = Trace::new("ow-test", directory.path(), false, stop).unwrap();
+        assert!(matches!(trace.run(&["true"]), Err(LabError::Stopped)));
+        assert!(trace.run_always(&["true"]).is_ok());
+    }
+}

@@ -1,0 +1,94 @@
+//! What the emulator did to one direction: the ground truth of every experiment.
+//!
+//! Everything is counted per datagram as it would be on a real wire: a super-packet of 44 segments is 44 datagrams,
+//! each with its own headers. Counts only; says nothing of why an appliance lost something else.
+
+use serde::{Deserialize, Serialize};
+
+/// Datagrams that did not arrive, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// By the loss model.
+    pub chance: u64,
+    /// The queue in front of the limited rate was full.
+    pub queue: u64,
+    /// Longer than the MTU.
+    pub mtu: u64,
+    /// Met a cut link at the entrance.
+    pub cut: u64,
+    /// Met a blackhole, at the entrance or in flight.
+    pub blackhole: u64,
+    /// The emulator's own memory bound: zero in any experiment that is worth reading.
+    pub overflow: u64,
+    /// The receiving kernel would not take it.
+    pub refused: u64,
+}
+
+impl Lost {
+    /// All causes together.
+    pub fn total(&self) -> u64 {
+        self.chance + self.queue + self.mtu + self.cut + self.blackhole + self.overflow + self.refused
+    }
+}
+
+/// The counters of one direction, since the emulator's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Datagrams that came to the entrance.
+    pub entered: u64,
+    /// Their bytes, IP headers included.
+    pub entered_bytes: u64,
+    /// Datagrams that left at the exit, duplicates included.
+    pub delivered: u64,
+    /// Their bytes.
+    pub delivered_bytes: u64,
+    /// Datagrams that did not.
+    pub lost: Lost,
+    /// Datagrams that left once more than they came.
+    pub duplicated: u64,
+    /// Datagrams with flipped bits.
+    pub corrupted: u64,
+    /// Datagrams that were held back for others to overtake.
+    pub reordered: u64,
+    /// Datagrams on their way now.
+    pub in_flight: u64,
+    /// Reads from the entrance: packets and super-packets.
+    pub trains: u64,
+}
+
+impl Counters {
+    /// Whether every datagram is accounted for.
+    pub fn balanced(&self) -> bool {
+        self.entered + self.duplicated == self.delivered + self.lost.total() + self.in_flight
+    }
+
+    /// What was counted after `earlier` was taken.
+    pub fn since(&self, earlier: &Counters) -> Counters {
+        let lost = Lost {
+            chance: self.lost.chance - earlier.lost.chance,
+            queue: self.lost.queue - earlier.lost.queue,
+            mtu: self.lost.mtu - earlier.lost.mtu,
+            cut: self.lost.cut - earlier.lost.cut,
+            blackhole: self.lost.blackhole - earlier.lost.blackhole,
+            overflow: self.lost.overflow - earlier.lost.overflow,
+            refused: self.lost.refused - earlier.lost.refused,
+        };
+        Counters {
+            entered: self.entered - earlier.entered,
+            entered_bytes: self.entered_bytes - earlier.entered_bytes,
+            delivered: self.delivered - earlier.delivered,
+            delivered_bytes: self.delivered_bytes - earlier.delivered_bytes,
+            lost,
+            duplicated: self.duplicated - earlier.duplicated,
+            corrupted: self.corrupted - earlier.corrupted,
+            reordered: self.reordered - earlier.reordered,
+            in_flight: self.in_flight,
+            trains: self.trains - earlier.trains,
+        }
+    }
+
+    /// The share of datagrams that the emulator lost, by whatever cause.
+    pub fn loss(&self) -> f64 {
+        if self.entered == 0 { 0.0 } else { self.lost.total() as f64 / self.entered as f64 }
+    }
+}

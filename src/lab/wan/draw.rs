@@ -1,0 +1,190 @@
+//! Chance, drawn ahead: how many datagrams pass before the next one is hit.
+//!
+//! Gaps between events of a fixed probability are geometric, so one random number serves a whole run of datagrams and
+//! the cost is per event, not per datagram. Knows positions in a run, not packets.
+
+use rand::Rng;
+
+/// Events of one fixed probability per datagram.
+#[derive(Clone, Debug)]
+pub struct Draw {
+    probability: f64,
+    /// Datagrams that pass before the next event.
+    clear: u64,
+}
+
+impl Draw {
+    /// Events that hit each datagram independently with `probability`.
+    pub fn new(probability: f64, rng: &mut impl Rng) -> Self {
+        Self { probability, clear: gap(probability, rng) }
+    }
+
+    /// Passes `count` datagrams and calls `hit` with the position of each one the event falls on, in rising order.
+    #[inline]
+    pub fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
+        let mut at = 0;
+        while self.clear < count - at {
+            at += self.clear;
+            hit(at);
+            at += 1;
+            self.clear = gap(self.probability, rng);
+        }
+        self.clear = self.clear.saturating_sub(count - at);
+        if self.probability <= 0.0 {
+            self.clear = u64::MAX;
+        }
+    }
+}
+
+/// How datagrams are lost on the way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Each datagram alone, with this probability.
+    Independent(f64),
+    /// The Gilbert-Elliott model (Gilbert 1960, Elliott 1963): a Markov chain of a good and a bad state.
+    Bursts {
+        /// Chance per datagram that a good path turns bad.
+        start: f64,
+        /// Chance per datagram that a bad path turns good: the mean burst is its inverse.
+        stop: f64,
+        /// Loss while bad.
+        bad: f64,
+        /// Loss while good.
+        good: f64,
+    },
+}
+
+impl Loss {
+    /// The long-run share of datagrams that this model loses.
+    pub fn mean(&self) -> f64 {
+        match *self {
+            Loss::Independent(probability) => probability,
+            Loss::Bursts { start, .. } if start <= 0.0 => match *self {
+                Loss::Bursts { good, .. } => good,
+                Loss::Independent(probability) => probability,
+            },
+            Loss::Bursts { start, stop, bad, good } => (start * bad + stop * good) / (start + stop),
+        }
+    }
+}
+
+/// The state of a [`Loss`] model between datagrams.
+#[derive(Clone, Debug)]
+pub struct LossDraw {
+    loss: Loss,
+    current: Draw,
+    is_bad: bool,
+    /// Datagrams until the state changes; never reached without bursts.
+    stay: u64,
+}
+
+impl LossDraw {
+    /// A model at its start, in the good state.
+    pub fn new(loss: Loss, rng: &mut impl Rng) -> Self {
+        let (probability, stay) = match loss {
+            Loss::Independent(probability) => (probability, u64::MAX),
+            Loss::Bursts { start, good, .. } => (good, gap(start, rng)),
+        };
+        Self { loss, current: Draw::new(probability, rng), is_bad: false, stay }
+    }
+
+    /// Passes `count` datagrams and calls `hit` with the position of each lost one, in rising order.
+    #[inline]
+    pub fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
+        let mut at = 0;
+        while self.stay < count - at {
+            let run = self.stay;
+            self.current.pass(run, rng, |position| hit(at + position));
+            at += run;
+            self.turn(rng);
+        }
+        self.current.pass(count - at, rng, |position| hit(at + position));
+        if self.stay != u64::MAX {
+            self.stay -= count - at;
+        }
+    }
+
+    fn turn(&mut self, rng: &mut impl Rng) {
+        let Loss::Bursts { start, stop, bad, good } = self.loss else {
+            self.stay = u64::MAX;
+            return;
+        };
+        self.is_bad = !self.is_bad;
+        let (loss, leave) = if self.is_bad { (bad, stop) } else { (good, start) };
+        // A state lasts for one datagram at least, otherwise two certain changes would never let one pass.
+        self.stay = gap(leave, rng).saturating_add(1);
+        self.current = Draw::new(loss, rng);
+    }
+}
+
+/// Datagrams that pass before an event of this probability: geometric, from 0.
+fn gap(probability: f64, rng: &mut impl Rng) -> u64 {
+    if probability <= 0.0 {
+        return u64::MAX;
+    }
+    if probability >= 1.0 {
+        return 0;
+    }
+    // (0, 1]: the logarithm of zero would be a gap without end.
+    let uniform = 1.0 - rng.random::<f64>();
+    let gap = uniform.ln() / (-probability).ln_1p();
+    if gap >= 1e18 { u64::MAX - 1 } else { gap as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    fn lost(loss: Loss, runs: &[u64], seed: u64) -> Vec<u64> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut draw = LossDraw::new(loss, &mut rng);
+        let mut hits = Vec::new();
+        let mut base = 0;
+        for &run in runs {
+            draw.pass(run, &mut rng, |at| hits.push(base + at));
+            base += run;
+        }
+        hits
+    }
+
+    #[test]
+    fn the_long_run_share_is_the_probability() {
+        for probability in [0.0, 0.001, 0.01, 0.05, 0.5, 1.0] {
+            let hits = lost(Loss::Independent(probability), &[44; 20_000], 7).len() as f64;
+            let expected = probability * 880_000.0;
+            let sigma = (expected * (1.0 - probability)).sqrt();
+            assert!((hits - expected).abs() <= 5.0 * sigma, "{probability}: {hits} of {expected}");
+        }
+    }
+
+    #[test]
+    fn bursts_have_their_mean_share_and_length() {
+        let loss = Loss::Bursts { start: 0.0025, stop: 0.25, bad: 1.0, good: 0.0 };
+        let hits = lost(loss, &[44; 20_000], 3);
+        let bursts = 1 + hits.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+        let mean = hits.len() as f64 / bursts as f64;
+        assert!((3.6..4.4).contains(&mean), "mean burst {mean}");
+        let share = hits.len() as f64 / 880_000.0;
+        assert!((share / loss.mean() - 1.0).abs() < 0.1, "share {share} of {}", loss.mean());
+    }
+
+    #[test]
+    fn how_datagrams_are_bundled_does_not_matter() {
+        for loss in [Loss::Independent(0.03), Loss::Bursts { start: 0.02, stop: 0.3, bad: 0.8, good: 0.001 }] {
+            let whole = lost(loss, &[9_000], 11);
+            assert_eq!(whole, lost(loss, &[1; 9_000], 11));
+            assert_eq!(whole, lost(loss, &[45; 200], 11));
+            assert!(!whole.is_empty());
+        }
+    }
+
+    #[test]
+    fn extremes_end() {
+        assert!(lost(Loss::Independent(0.0), &[u64::MAX / 4; 3], 1).is_empty());
+        assert_eq!(lost(Loss::Bursts { start: 1.0, stop: 1.0, bad: 1.0, good: 0.0 }, &[10], 1), [0, 2, 4, 6, 8]);
+        assert_eq!(lost(Loss::Bursts { start: 1.0, stop: 0.0, bad: 1.0, good: 0.0 }, &[4], 1), [0, 1, 2, 3]);
+        assert!(lost(Loss::Bursts { start: 0.0, stop: 0.0, bad: 1.0, good: 0.0 }, &[40], 1).is_empty());
+    }
+}

@@ -1,0 +1,226 @@
+//! The emulator's process: two TUN devices, one thread a direction, and the control socket.
+//!
+//! A process of its own, not threads of the lab: its processor time can be told from the others', it survives a busy
+//! scenario, and a user can drive it by hand. It ends when its standard input does, so it never outlives a lab that
+//! crashed. It opens the two devices in the namespace it is started in; whoever starts it moves them to where they are
+//! the uplinks. Each direction owns its [`Link`]; commands reach it through a channel.
+
+use std::{
+    io::{self, Read, Write},
+    os::fd::AsRawFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
+    thread,
+    time::Instant,
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
+
+use super::{
+    control,
+    counters::Counters,
+    impairment::Impairment,
+    link::Link,
+    train::{Pool, Train},
+};
+use crate::{
+    io::{
+        timer::Timer,
+        tun::{Tun, TunOptions},
+    },
+    wire::virtio::VirtioHeader,
+};
+
+/// What the emulator needs to know at its start.
+#[derive(Clone, Debug)]
+pub struct EmulatorOptions {
+    /// Names of the two devices; the first is the end where "forth" begins.
+    pub devices: [String; 2],
+    /// MTU of both.
+    pub mtu: u32,
+    /// Where to listen for commands.
+    pub control: PathBuf,
+    /// Seed of both directions.
+    pub seed: u64,
+    /// Properties of the two directions, forth and back.
+    pub impairments: [Impairment; 2],
+}
+
+/// A question to a direction's thread; the answer goes to the sender inside.
+#[derive(Debug)]
+pub enum Question {
+    /// Apply these changes, all or none; answers in words.
+    Set(Vec<(String, String)>, Sender<Result<String, String>>),
+    /// What was done so far.
+    Counters(Sender<Counters>),
+}
+
+/// The control side of one direction.
+#[derive(Clone, Debug)]
+pub struct Line {
+    questions: Sender<Question>,
+    waker: Arc<Waker>,
+}
+
+impl Line {
+    /// Changes properties; the answer is the description of what is in force, or why nothing was changed.
+    pub fn set(&self, changes: Vec<(String, String)>) -> Result<String, String> {
+        let (sender, answer) = mpsc::channel();
+        self.ask(Question::Set(changes, sender));
+        answer.recv().unwrap_or_else(|_| Err("this direction has stopped".to_owned()))
+    }
+
+    /// The counters, or `None` when the direction has stopped.
+    pub fn counters(&self) -> Option<Counters> {
+        let (sender, answer) = mpsc::channel();
+        self.ask(Question::Counters(sender));
+        answer.recv().ok()
+    }
+
+    fn ask(&self, question: Question) {
+        // A direction that has stopped drops the question, and with it the sender that the answer is awaited from.
+        let _ = self.questions.send(question);
+        let _ = self.waker.wake();
+    }
+}
+
+/// Runs until standard input ends. Prints `ready` once the devices exist and the control socket listens.
+pub fn run(options: EmulatorOptions) -> io::Result<()> {
+    let open = |name: &str| -> io::Result<Arc<Tun>> {
+        let options = TunOptions { mtu: options.mtu, ..TunOptions::default() };
+        let tun = Tun::open(name, options)?.into_iter().next();
+        tun.map(Arc::new).ok_or_else(|| io::Error::other("the TUN gave no queue"))
+    };
+    let [near, far] = [open(&options.devices[0])?, open(&options.devices[1])?];
+    let [forth, back] = options.impairments;
+    let forth = start(near.clone(), far.clone(), Link::new(forth, options.seed))?;
+    // Two directions with equal fates would lose a question and its answer together.
+    let back = start(far, near, Link::new(back, options.seed ^ 0x9e37_79b9_7f4a_7c15))?;
+    control::listen(&options.control, [forth, back])?;
+    println!("ready");
+    io::stdout().flush()?;
+    let mut nothing = [0; 64];
+    while io::stdin().read(&mut nothing)? > 0 {}
+    let _ = std::fs::remove_file(&options.control);
+    Ok(())
+}
+
+fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<Line> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let timer = Timer::new()?;
+    poll.registry().register(&mut SourceFd(&from.as_raw_fd()), TUN, Interest::READABLE)?;
+    poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+    let (questions, inbox) = mpsc::channel();
+    let direction = Direction { from, to, link, poll, timer, inbox };
+    thread::Builder::new().name("wan".to_owned()).spawn(move || {
+        if let Err(error) = direction.run() {
+            eprintln!("onwire lab wan: a direction stopped: {error}");
+        }
+    })?;
+    Ok(Line { questions, waker })
+}
+
+const TUN: Token = Token(0);
+const TIMER: Token = Token(1);
+const WAKER: Token = Token(2);
+/// Trains read in one turn before those that are due leave.
+const TURN: usize = 32;
+
+struct Direction {
+    from: Arc<Tun>,
+    to: Arc<Tun>,
+    link: Link,
+    poll: Poll,
+    timer: Timer,
+    inbox: Receiver<Question>,
+}
+
+impl Direction {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(8);
+        let mut buffer = vec![0; Pool::LARGE];
+        loop {
+            if !self.answer() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let dry = self.read(&mut buffer, now)?;
+            self.write(now);
+            if !dry {
+                continue;
+            }
+            self.timer.set(self.link.poll_timeout(), now)?;
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            if events.iter().any(|event| event.token() == TIMER) {
+                self.timer.acknowledge()?;
+            }
+        }
+    }
+
+    /// Answers what was asked meanwhile; `false` when nobody can ask any more.
+    fn answer(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                // Whoever asked may have gone away: then nobody misses the answer.
+                Ok(Question::Counters(asker)) => drop(asker.send(self.link.counters())),
+                Ok(Question::Set(changes, asker)) => {
+                    let mut impairment = self.link.impairment().clone();
+                    let changed = changes.iter().try_for_each(|(key, value)| impairment.set(key, value));
+                    let answer = match changed {
+                        Ok(()) => {
+                            let description = impairment.describe();
+                            self.link.set_impairment(impairment);
+                            Ok(description)
+                        }
+                        Err(error) => Err(error.to_string()),
+                    };
+                    drop(asker.send(answer));
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Reads trains until the device is dry or the turn is over; `true` when it is dry.
+    fn read(&mut self, buffer: &mut Vec<u8>, now: Instant) -> io::Result<bool> {
+        for _ in 0..TURN {
+            let mut header = [0; VirtioHeader::LEN];
+            let length = match self.from.read(&mut header, buffer) {
+                Ok(0) => return Ok(true),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let header = VirtioHeader::from_native(header);
+            let mut packet = self.link.buffer(length);
+            if length > Pool::SMALL {
+                // Large packets change buffers with the reader instead of being copied.
+                packet.resize(Pool::LARGE, 0);
+                std::mem::swap(&mut packet, buffer);
+                packet.truncate(length);
+            } else {
+                packet.extend_from_slice(&buffer[..length]);
+            }
+            self.link.handle_train(Train { header, packet }, now);
+        }
+        Ok(false)
+    }
+
+    fn write(&mut self, now: Instant) {
+        while let Some(train) = self.link.poll_train(now) {
+            if self.to.write(&train.header.to_native(), &train.packet).is_err() {
+                self.link.on_refused(&train);
+            }
+            self.link.recycle(train);
+        }
+    }
+}

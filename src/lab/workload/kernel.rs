@@ -1,0 +1,67 @@
+//! What the kernel counted in a node: TCP segments sent and sent again, trains a device dropped.
+
+use crate::lab::{error::LabError, network::Network};
+
+/// TCP of a namespace since it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpCounters {
+    /// Segments sent, those sent again not included.
+    pub sent: u64,
+    /// Segments sent again.
+    pub retransmitted: u64,
+    /// Retransmission timeouts.
+    pub timeouts: u64,
+}
+
+impl TcpCounters {
+    /// Reads them in a node.
+    pub fn of(network: &Network<'_>, node: &str) -> Result<Self, LabError> {
+        let text = network.run(node, &["cat", "/proc/net/snmp", "/proc/net/netstat"])?;
+        Self::parse(&text).ok_or_else(|| LabError::Sentence("this kernel has no TCP counters in /proc/net".to_owned()))
+    }
+
+    /// What was counted after `earlier` was read.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            sent: self.sent - earlier.sent,
+            retransmitted: self.retransmitted - earlier.retransmitted,
+            timeouts: self.timeouts - earlier.timeouts,
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(Self {
+            sent: counter(text, "Tcp:", "OutSegs")?,
+            retransmitted: counter(text, "Tcp:", "RetransSegs")?,
+            timeouts: counter(text, "TcpExt:", "TCPTimeouts")?,
+        })
+    }
+}
+
+/// Trains that a device of a node dropped because nobody read them in time.
+pub fn dropped_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
+    let text = network.run(node, &["ip", "-j", "-s", "link", "show", "dev", device])?;
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let dropped = value[0]["stats64"]["tx"]["dropped"].as_u64();
+    dropped.ok_or_else(|| LabError::Sentence(format!("`ip -j -s link` says nothing of drops of {device}")))
+}
+
+/// Pairs of lines: names, then values, each after the same label.
+fn counter(text: &str, label: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter(|line| line.split_whitespace().next() == Some(label));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names.split_whitespace().position(|found| found == name)?;
+    values.split_whitespace().nth(at)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_found_by_name() {
+        let text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin OutSegs RetransSegs\nTcp: 200 1000 3\nTcpExt: A TCPTimeouts\nTcpExt: 9 2\n";
+        assert_eq!(TcpCounters::parse(text), Some(TcpCounters { sent: 1000, retransmitted: 3, timeouts: 2 }));
+        assert_eq!(TcpCounters::parse("Tcp: OutSegs\n"), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! Real programs that send through a lab, and what the kernel says of them.
+
+pub mod data;
+pub mod dialogue;
+pub mod iperf;
+pub mod kernel;
+pub mod rsync;

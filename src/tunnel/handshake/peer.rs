@@ -1,0 +1,137 @@
+//! One peer as the handshakes see it: its keys, where it may be reached, the attempt under way and when to renew.
+//!
+//! It decides when something is due and where it goes; it neither writes nor reads messages.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::noise::Call;
+use crate::tunnel::hello::Incompatibility;
+use crate::tunnel::keys::{PresharedKey, PublicKey};
+use crate::tunnel::mac::MacKey;
+
+/// Wait this long for the first answer, then twice as long each time ...
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// ... but never longer than this.
+pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(5);
+
+/// Seconds and nanoseconds, big-endian, so that later is greater byte by byte.
+pub(super) type Timestamp = [u8; 12];
+
+/// The moment `since_unix` in the form of TAI64N, whose seconds count from 2^62 at 1970. Leap seconds do not matter.
+pub(super) fn timestamp(since_unix: Duration) -> Timestamp {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&((1 << 62) + since_unix.as_secs()).to_be_bytes());
+    bytes[8..].copy_from_slice(&since_unix.subsec_nanos().to_be_bytes());
+    bytes
+}
+
+/// What the configuration says of a peer.
+#[derive(Clone, Debug)]
+pub struct HandshakePeer {
+    /// Its identity.
+    pub public: PublicKey,
+    /// The secret shared with it besides; the default is none.
+    pub preshared: PresharedKey,
+    /// Where it listens, lane 0; `None` waits until it calls.
+    pub endpoint: Option<SocketAddr>,
+    /// The largest symbol we send it, in bytes: what the path to it carries.
+    pub symbol_size: u16,
+}
+
+/// A handshake that we began and that is not finished. It is repeated for ever.
+pub(super) struct Attempt {
+    /// `None` after an answer that was authentic but of no use.
+    pub call: Option<Call>,
+    /// The index in the initiation last sent.
+    pub local_index: u32,
+    /// When it was asked for.
+    pub since: Instant,
+    /// Initiations sent so far.
+    pub sent: u32,
+    /// When to send the next initiation.
+    pub retry_at: Instant,
+}
+
+pub(super) struct Peer {
+    pub public: PublicKey,
+    pub preshared: PresharedKey,
+    /// For datagrams to the peer.
+    pub mac: MacKey,
+    configured: Option<SocketAddr>,
+    pub symbol_size: u16,
+    /// Where the peer last proved to be.
+    pub proven: Option<SocketAddr>,
+    /// The newest timestamp from the peer.
+    pub newest: Option<Timestamp>,
+    pub attempt: Option<Attempt>,
+    /// When to begin again although nobody asks.
+    pub renew_at: Option<Instant>,
+    /// The last incompatibility told, and the peer's epoch then.
+    pub told: Option<(u64, Incompatibility)>,
+}
+
+impl Peer {
+    pub fn new(peer: HandshakePeer) -> Self {
+        Self {
+            mac: MacKey::of(&peer.public),
+            public: peer.public,
+            preshared: peer.preshared,
+            configured: peer.endpoint,
+            symbol_size: peer.symbol_size,
+            proven: None,
+            newest: None,
+            attempt: None,
+            renew_at: None,
+            told: None,
+        }
+    }
+
+    /// Where the initiation number `sent` goes: where the peer last was, and every second time where the configuration
+    /// says, as the peer may have come back there.
+    pub fn endpoint(&self, sent: u32) -> Option<SocketAddr> {
+        if sent.is_multiple_of(2) { self.proven.or(self.configured) } else { self.configured.or(self.proven) }
+    }
+
+    /// The next thing to do, if any.
+    pub fn due(&self) -> Option<Instant> {
+        self.attempt.as_ref().map(|attempt| attempt.retry_at).or(self.renew_at)
+    }
+}
+
+/// How long to wait after initiation number `sent`. `jitter` adds up to a fifth, so that two nodes that began together
+/// do not stay in step.
+pub(super) fn retry_delay(sent: u32, jitter: u32) -> Duration {
+    let delay = RETRY_FIRST.saturating_mul(1 << sent.min(16)).min(RETRY_LONGEST);
+    delay + delay / 5 * (jitter % 1024) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let waits: Vec<u128> = (0..7).map(|sent| retry_delay(sent, 0).as_millis()).collect();
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        assert!((0..2000).all(|jitter| retry_delay(u32::MAX, jitter) < Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn later_timestamps_are_greater() {
+        let moments = [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_000_000_000].map(Duration::from_nanos);
+        assert!(moments.map(timestamp).is_sorted());
+        assert_eq!(timestamp(Duration::new(2, 3)), *b"\x40\0\0\0\0\0\0\x02\0\0\0\x03");
+    }
+
+    #[test]
+    fn a_lost_peer_is_sought_where_it_was_and_where_it_should_be() {
+        let [configured, elsewhere] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let public = PublicKey::from_bytes([1; 32]);
+        let mut peer =
+            Peer::new(HandshakePeer { public, preshared: PresharedKey::default(), endpoint: Some(configured), symbol_size: 1408 });
+        assert_eq!([0, 1].map(|sent| peer.endpoint(sent)), [Some(configured); 2]);
+        peer.proven = Some(elsewhere);
+        assert_eq!([0, 1, 2].map(|sent| peer.endpoint(sent).unwrap()), [elsewhere, configured, elsewhere]);
+    }
+}

@@ -1,0 +1,53 @@
+//! mac1: the cheap lock in front of the handshake.
+//!
+//! HMAC-SHA256, cut to 16 bytes, under a key that anybody can compute who knows the receiver's public key. It costs a
+//! stranger's datagram one hash and no reply. It authenticates nobody: that is the handshake's work.
+
+use ring::{digest, hmac};
+
+use super::keys::PublicKey;
+use crate::wire::handshake::MAC_LEN;
+
+/// The mac1 key of one receiver.
+pub(super) struct MacKey(hmac::Key);
+
+impl MacKey {
+    /// Of the node with this public key: SHA-256 over a label and the key.
+    pub fn of(receiver: &PublicKey) -> Self {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(b"onwire mac1");
+        hash.update(receiver.as_bytes());
+        Self(hmac::Key::new(hmac::HMAC_SHA256, hash.finish().as_ref()))
+    }
+
+    /// The mac of these bytes.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; MAC_LEN] {
+        let tag = hmac::sign(&self.0, bytes);
+        *tag.as_ref().first_chunk().expect("HMAC-SHA256 gives 32 bytes")
+    }
+
+    /// Whether the mac is right, in a time that does not tell how wrong it is.
+    pub fn verify(&self, bytes: &[u8], mac: &[u8; MAC_LEN]) -> bool {
+        let wanted = self.sign(bytes);
+        wanted.iter().zip(mac).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_receiver_and_bytes_verify() {
+        let key = MacKey::of(&PublicKey::from_bytes([1; 32]));
+        let mac = key.sign(b"initiation");
+        assert!(key.verify(b"initiation", &mac));
+        assert!(!key.verify(b"initiatioN", &mac));
+        assert!(!MacKey::of(&PublicKey::from_bytes([2; 32])).verify(b"initiation", &mac));
+        for bit in 0..MAC_LEN * 8 {
+            let mut mac = mac;
+            mac[bit / 8] ^= 1 << (bit % 8);
+            assert!(!key.verify(b"initiation", &mac), "bit {bit}");
+        }
+    }
+}
