@@ -15,6 +15,7 @@ use super::policy::Policy;
 use super::reporting::Reporting;
 use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
+use super::train_watch::TrainWatch;
 use crate::fec::code::Code;
 use crate::wire::datagram::DatagramType;
 use crate::wire::payload_id::{RepairId, SourceId};
@@ -54,6 +55,9 @@ pub struct Peer {
     sent: Sent,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
+    train_watch: TrainWatch,
+    /// Trains seem not to arrive, and nobody was told yet.
+    trains_suspected: bool,
     scratch: Vec<u8>,
 }
 
@@ -72,6 +76,8 @@ impl Peer {
             inbounds: Vec::new(),
             sent: Sent::default(),
             reception: Reception::default(),
+            train_watch: TrainWatch::default(),
+            trains_suspected: false,
             scratch: Vec::new(),
         }
     }
@@ -181,6 +187,8 @@ impl Peer {
     /// Takes a report.
     pub fn handle_report(&mut self, opened: &[u8], now: Instant) -> Result<(), DropReason> {
         let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
+        let symbols = self.sent.source_symbols + self.sent.repair_symbols;
+        self.trains_suspected |= self.train_watch.handle_report(&report, symbols, now);
         self.reporting.handle_report(&report, now);
         Ok(())
     }
@@ -211,6 +219,11 @@ impl Peer {
         self.reception.duplicates += 1;
     }
 
+    /// Trains seem not to arrive; told once.
+    pub fn poll_trains_suspected(&mut self) -> bool {
+        std::mem::take(&mut self.trains_suspected)
+    }
+
     /// Keys, for status.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -237,8 +250,16 @@ impl Peer {
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
         let inbounds = self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline());
-        let report = if self.sessions.current().is_some() { self.reporting.due_at() } else { None };
-        senders.chain(inbounds).chain(report).chain(self.outbox.ready_at(now)).min()
+        let session = self.sessions.current();
+        let report = session.filter(|session| session.can_seal(now)).and_then(|_| self.reporting.due_at());
+        let request = session.and_then(|session| self.reporting.request_at(session.is_worn(now), now));
+        senders.chain(inbounds).chain(report).chain(request).chain(self.outbox.ready_at(now)).min()
+    }
+
+    /// A new session is wanted: the one in use is worn, or the peer seems to have lost it. Said once per interval.
+    pub fn wants_session(&mut self, now: Instant) -> bool {
+        let Some(session) = self.sessions.current() else { return false };
+        self.reporting.wants_session(session.is_worn(now), now)
     }
 
     /// Bytes held for incomplete blocks.
@@ -288,7 +309,9 @@ impl Peer {
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
             self.inbounds.clear();
+            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
             self.reporting.on_new_epoch();
+            self.train_watch.on_new_epoch();
         }
         self.reporting.on_session(now);
         self.report(code, now);
@@ -305,6 +328,9 @@ impl Peer {
         self.scratch.clear();
         report.emit(&mut self.scratch);
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        // A report travels alone, so that it arrives even where trains do not.
+        egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);
+        egress.outbox.end_train();
     }
 }

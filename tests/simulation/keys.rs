@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use onwire::tunnel::PeerId;
-use onwire::tunnel::handshake::{Established, Hello, Role};
-use onwire::tunnel::seal::{Cipher, OpeningKey, SealingKey};
+use onwire::tunnel::handshake::{Established, Role};
+use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
+use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
 use onwire::wire::datagram::{DatagramType, HEADER_LEN, Header, count_of};
 use onwire::wire::payload_id::{RepairId, SourceId};
 use onwire::wire::report::Report;
@@ -131,5 +132,6 @@ impl Keys {
 }
 
 fn hello(party: Party) -> Hello {
-    Hello { epoch: party.epoch, symbol_size: party.symbol_size as u16 }
+    let symbol_size = party.symbol_size as u16;
+    Hello { version: PROTOCOL_VERSION, lanes: 4, ciphers: CipherSet::preferred(), symbol_size, epoch: party.epoch }
 }
