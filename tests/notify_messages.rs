@@ -89,7 +89,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     let codes = [
         RefusalCode::Invalid,
         RefusalCode::NotSupported,
-        RefusalCode::NotSubscribed,
+        RefusalCode::Other(-107),
         RefusalCode::Full,
         RefusalCode::Other(-5),
     ];
@@ -116,8 +116,8 @@ fn message() -> impl Strategy<Value = Message> {
             heartbeat: Duration::from_millis(heartbeat.into()),
             violations,
         })),
-        any::<(u32, u64, u64, u32, u64)>().prop_map(|(count, since, version, notified, violations)| Message::Done(
-            Done { count, since, version, notified, violations }
+        any::<(u32, u64, u64, u64, u32, u64)>().prop_map(|(count, since, version, head, notified, violations)| Message::Done(
+            Done { count, since, version, head, notified, violations }
         )),
         refusal().prop_map(Message::Refused),
         Just(Message::Acknowledged),
@@ -143,7 +143,7 @@ fn request() -> impl Strategy<Value = Request> {
             token: Token(token)
         }),
         Just(Request::Unsubscribe),
-        (any::<u64>(), filter()).prop_map(|(since, filter)| Request::GetFlows { since, filter }),
+        (any::<(u64, u32)>(), filter()).prop_map(|((since, count), filter)| Request::GetFlows { since, count, filter }),
         (key(), any::<u64>()).prop_map(|(key, cookie)| Request::Register { key, cookie }),
         Just(Request::Flush),
         Just(Request::Barrier),
@@ -222,7 +222,7 @@ proptest! {
             Message::Done(_) => {
                 let done = DoneBuffer::new_checked(raw.body).unwrap();
                 prop_assert_eq!(done.code(), 0);
-                prop_assert_eq!(walk(done.extended_ack()), 5);
+                prop_assert_eq!(walk(done.extended_ack()), 6);
             }
             Message::Barrier(Barrier { level: None }) => prop_assert_eq!(walk(&raw.body[4..]), 0),
             _ => prop_assert!(walk(&raw.body[4..]) > 0),
@@ -299,8 +299,8 @@ fn unknown_attributes_are_refused_in_requests_and_ignored_in_messages() {
 fn offsets_point_into_nested_lists() {
     // A key (type 1) that holds a protocol (type 1) of two bytes.
     let key = [12, 0, 1, 0x80, 6, 0, 1, 0, 6, 6, 0, 0];
-    let bytes = request_with(Request::GetFlows { since: 0, filter: Filter::default() }, &key);
+    let bytes = request_with(Request::GetFlows { since: 0, count: 9, filter: Filter::default() }, &key);
     let refusal = Request::parse(&Messages::new(&bytes).next().unwrap().unwrap()).unwrap_err();
-    // Headers, the `since` attribute, the header of the key.
-    assert_eq!(refusal.offset, Some(20 + 12 + 4));
+    // Headers, the attributes `since` and `count`, the header of the key.
+    assert_eq!(refusal.offset, Some(20 + 12 + 8 + 4));
 }

@@ -2,11 +2,16 @@
 //!
 //! * [`message`] the messages and requests; [`attribute`] their building blocks;
 //! * [`envelope`] authentication; [`replay`] each datagram once;
+//! * [`publisher`] the appliance's side; [`client`] the side of programs that wait;
+//! * [`tcp_info`] how much a local TCP socket has been given to send.
 //!
 //! `docs/protocol.md` describes the bytes for other languages. This module imports nothing of the appliance: other
 //! programs can use it alone. It does not decide what is protected.
 
 pub mod attribute;
+pub mod client;
 pub mod envelope;
 pub mod message;
+pub mod publisher;
 pub mod replay;
+pub mod tcp_info;

@@ -25,8 +25,6 @@ pub enum RefusalCode {
     Invalid,
     /// EOPNOTSUPP: no such command, type or version.
     NotSupported,
-    /// ENOTCONN: subscribe first; the lease has ended or the appliance has restarted.
-    NotSubscribed,
     /// ENOSPC: a table is full.
     Full,
     /// Another errno, negative as on the wire.
@@ -38,7 +36,6 @@ impl RefusalCode {
         match self {
             RefusalCode::Invalid => -22,
             RefusalCode::NotSupported => -95,
-            RefusalCode::NotSubscribed => -107,
             RefusalCode::Full => -28,
             RefusalCode::Other(code) => code,
         }
@@ -48,7 +45,6 @@ impl RefusalCode {
         match code {
             -22 => RefusalCode::Invalid,
             -95 => RefusalCode::NotSupported,
-            -107 => RefusalCode::NotSubscribed,
             -28 => RefusalCode::Full,
             other => RefusalCode::Other(other),
         }
@@ -118,16 +114,18 @@ pub(super) fn parse_error(raw: &Raw<'_>) -> Result<Message, Malformed> {
     Ok(Message::Refused(refusal))
 }
 
-/// The end of a dump: `NLMSG_DONE`.
+/// The end of a page of a dump: `NLMSG_DONE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Messages of the dump before this one: who counted fewer asks again.
+    /// Messages of the page before this one: who counted fewer asks again.
     pub count: u32,
-    /// The dump starts after this version; 0 although more was asked for means that everything was dumped.
+    /// The page starts after this version; 0 although more was asked for means that the dump begins anew.
     pub since: u64,
-    /// Everything that changed up to this version is in the dump.
+    /// Everything that changed after `since` and up to this version is in the page: ask on from here.
     pub version: u64,
-    /// Notifications of this subscription up to this number say nothing that the dump does not say.
+    /// The newest version there is; the dump is complete when `version` has reached it.
+    pub head: u64,
+    /// Notifications of this subscription up to this number say nothing that a complete dump does not say.
     pub notified: u32,
     /// Violation messages so far in this epoch.
     pub violations: u64,
@@ -141,6 +139,7 @@ impl Done {
             put_u32(out, kind::COUNT, self.count);
             put_u64(out, kind::SINCE, self.since);
             put_u64(out, kind::VERSION, self.version);
+            put_u64(out, kind::HEAD, self.head);
             put_u32(out, kind::NOTIFIED, self.notified);
             put_u64(out, kind::VIOLATIONS, self.violations);
         });
@@ -154,6 +153,7 @@ pub(super) fn parse_done(raw: &Raw<'_>) -> Result<Done, Malformed> {
         count: fields.need(fields.count, kind::COUNT)?,
         since: fields.need(fields.since, kind::SINCE)?,
         version: fields.need(fields.version, kind::VERSION)?,
+        head: fields.need(fields.head, kind::HEAD)?,
         notified: fields.need(fields.notified, kind::NOTIFIED)?,
         violations: fields.need(fields.violations, kind::VIOLATIONS)?,
     })

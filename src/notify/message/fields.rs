@@ -78,6 +78,7 @@ table! {
         VIOLATIONS = 28, "violations", U64;
         PACKETS = 29, "packets", U64;
         HEARTBEAT = 30, "heartbeat", U32;
+        HEAD = 31, "head", U64;
     }
 }
 
@@ -150,6 +151,7 @@ pub struct Fields {
     pub violations: Option<u64>,
     pub packets: Option<u64>,
     pub heartbeat: Option<u32>,
+    pub head: Option<u64>,
 }
 
 impl Fields {
@@ -199,6 +201,7 @@ impl Fields {
                 attribute::VIOLATIONS => fields.violations = Some(read.u64()?),
                 attribute::PACKETS => fields.packets = Some(read.u64()?),
                 attribute::HEARTBEAT => fields.heartbeat = Some(read.u32()?),
+                attribute::HEAD => fields.head = Some(read.u64()?),
                 _ => refuse(&read, unknown)?,
             }
         }

@@ -134,7 +134,7 @@ impl Filter {
     }
 
     /// The key of one flow, when everything that makes one is there.
-    pub(super) fn to_key(self) -> Option<FlowKey> {
+    pub fn to_key(self) -> Option<FlowKey> {
         let source = SocketAddr::new(self.source?, self.source_port?);
         let destination = SocketAddr::new(self.destination?, self.destination_port?);
         Some(FlowKey { protocol: self.protocol?, source, destination })
@@ -167,6 +167,16 @@ pub enum GoneReason {
 }
 
 impl GoneReason {
+    /// As it is written in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            GoneReason::Closed => "closed",
+            GoneReason::Idle => "idle",
+            GoneReason::Evicted => "evicted",
+            GoneReason::Replaced => "replaced",
+        }
+    }
+
     fn from_wire(value: u8) -> Option<GoneReason> {
         use GoneReason::{Closed, Evicted, Idle, Replaced};
         [Closed, Idle, Evicted, Replaced].into_iter().find(|reason| *reason as u8 == value)

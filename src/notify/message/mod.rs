@@ -22,6 +22,7 @@ mod request;
 pub use answer::{Challenge, Done, Refusal, RefusalCode, Subscribed};
 pub use fields::{FIELDS, Field, KEY_FIELDS, PEER_FIELDS, RANGE_FIELDS, Shape};
 pub use flow::{Event, Filter, Flow, FlowKey, GoneReason, Level, Origin, Positions};
+pub(super) use notice::emit_state;
 pub use notice::{Barrier, Block, Heartbeat, LinkState, MAX_PEERS, MAX_RANGES, Peer, Range, StateReason, Violation};
 pub use request::{GROUP_BLOCKS, GROUP_FLOWS, Request, Token};
 

@@ -138,7 +138,7 @@ pub(super) fn state_from_fields(mut fields: Fields) -> Result<Peer, Malformed> {
     fields.peers.pop().ok_or(Malformed::AttributeMissing { kind: kind::PEER })
 }
 
-pub(super) fn emit_state(peer: &Peer, header: Header, out: &mut Vec<u8>) {
+pub(in crate::notify) fn emit_state(peer: &Peer, header: Header, out: &mut Vec<u8>) {
     emit_generic(command::STATE, header, out, |out| peer.emit(true, out));
 }
 

@@ -38,10 +38,12 @@ pub enum Request {
     },
     /// End the subscription at once.
     Unsubscribe,
-    /// Dump flows, links and violations.
+    /// One page of a dump of flows, links and violations, in the order in which they changed.
     GetFlows {
         /// Only what changed after this version; 0 for all.
         since: u64,
+        /// Messages in the page, at the most.
+        count: u32,
         /// Which flows.
         filter: Filter,
     },
@@ -88,7 +90,11 @@ impl Request {
                 token: fields.need(fields.token, kind::TOKEN)?,
             },
             command::UNSUBSCRIBE => Request::Unsubscribe,
-            command::GET_FLOWS => Request::GetFlows { since: fields.since.unwrap_or(0), filter: fields.filter },
+            command::GET_FLOWS => Request::GetFlows {
+                since: fields.since.unwrap_or(0),
+                count: fields.need(fields.count, kind::COUNT)?,
+                filter: fields.filter,
+            },
             command::REGISTER => Request::Register {
                 key: fields.need(fields.filter.to_key(), kind::KEY)?,
                 cookie: fields.need(fields.filter.cookie, kind::COOKIE)?,
@@ -121,8 +127,9 @@ impl Request {
                 put(out, kind::TOKEN, &token.0);
                 filter.emit(out);
             }
-            Request::GetFlows { since, filter } => {
+            Request::GetFlows { since, count, filter } => {
                 put_u64(out, kind::SINCE, *since);
+                put_u32(out, kind::COUNT, *count);
                 filter.emit(out);
             }
             Request::Register { key, cookie } => Filter { cookie: Some(*cookie), ..Filter::exactly(key) }.emit(out),

@@ -1,0 +1,17 @@
+//! The client: subscribe, wait until bytes are protected, ask for flushes and barriers.
+//!
+//! [`Client`] is blocking, with one socket and no threads; [`Core`] is the same without socket and clock, for event loops
+//! and tests. Neither has a default that means yes: what is not known to be protected is not.
+
+mod blocking;
+mod core;
+mod requests;
+mod sequence;
+mod status;
+mod violations;
+mod watch;
+
+pub use self::blocking::{Client, LocalFlow, Waited};
+pub use self::core::{Core, Wish};
+pub use self::requests::Outcome;
+pub use self::status::{Reason, Status};

@@ -1,0 +1,254 @@
+//! Requests that wait for their answer, each sent again until it comes.
+//!
+//! Requests that may be obeyed twice keep their number when they are sent again. Pages get a new one: the messages of a
+//! page are counted, and those of two attempts must not be mixed up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::notify::message::{FlowKey, Level, Refusal, Request};
+
+/// The first repetition; each later one waits twice as long.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+/// No longer than this.
+const LAST_RETRY: Duration = Duration::from_millis(320);
+/// Requests of the program at once, and outcomes it has not asked for.
+const MAX_PROGRAM: usize = 1024;
+/// Messages of a page while nothing is lost.
+const MOST_PAGE: u32 = 48;
+/// Messages of a page when much is lost: what fits one datagram.
+const LEAST_PAGE: u32 = 5;
+
+/// How a request of the program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was obeyed.
+    Acknowledged,
+    /// The barrier was reached at this level, or failed.
+    Barrier(Option<Level>),
+    /// It was refused.
+    Refused(Refusal),
+    /// The appliance restarted before it answered a barrier.
+    Restarted,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The subscription.
+    Subscribe,
+    /// A page of the dump.
+    Page,
+    /// Which instance a flow is.
+    Lookup(FlowKey),
+    /// The program wants it.
+    Program,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    seq: u32,
+    request: Request,
+    purpose: Purpose,
+    /// When it was sent first.
+    asked: Option<Instant>,
+    due: Instant,
+    wait: Duration,
+    /// Messages of its page so far.
+    parts: u32,
+}
+
+/// All requests of a client.
+#[derive(Debug)]
+pub struct Requests {
+    port: u32,
+    next: u32,
+    waiting: Vec<Waiting>,
+    outcomes: BTreeMap<u32, Outcome>,
+    forgotten: VecDeque<u32>,
+    page: u32,
+}
+
+impl Requests {
+    /// No requests yet; `port` is not 0.
+    pub fn new(port: u32) -> Requests {
+        Requests {
+            port,
+            next: 1,
+            waiting: vec![],
+            outcomes: BTreeMap::new(),
+            forgotten: VecDeque::new(),
+            page: MOST_PAGE,
+        }
+    }
+
+    /// What marks our answers.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Messages to ask for in the next page.
+    pub fn page(&self) -> u32 {
+        self.page
+    }
+
+    /// Adds a request, due at once; gives its number.
+    pub fn push(&mut self, request: Request, purpose: Purpose, now: Instant) -> Option<u32> {
+        let program = self.waiting.iter().filter(|waiting| waiting.purpose == Purpose::Program).count();
+        if purpose == Purpose::Program && program >= MAX_PROGRAM {
+            return None;
+        }
+        let seq = self.next_number();
+        let wait = FIRST_RETRY;
+        self.waiting.push(Waiting { seq, request, purpose, asked: None, due: now, wait, parts: 0 });
+        Some(seq)
+    }
+
+    /// Whether a request with such a purpose waits.
+    pub fn has(&self, same: impl Fn(Purpose) -> bool) -> bool {
+        self.waiting.iter().any(|waiting| same(waiting.purpose))
+    }
+
+    /// Forgets requests with such a purpose.
+    pub fn remove(&mut self, same: impl Fn(Purpose) -> bool) {
+        self.waiting.retain(|waiting| !same(waiting.purpose));
+    }
+
+    /// When the request with this number and purpose was sent first, if it waits.
+    pub fn find(&self, seq: u32, port: u32, purpose: Purpose) -> Option<Instant> {
+        let same = |waiting: &&Waiting| waiting.seq == seq && waiting.purpose == purpose;
+        self.waiting.iter().find(same).filter(|_| port == self.port).and_then(|waiting| waiting.asked)
+    }
+
+    /// A request is answered and nobody wants to know how.
+    pub fn finish(&mut self, seq: u32) {
+        self.waiting.retain(|waiting| waiting.seq != seq);
+    }
+
+    /// A request must be sent again at once, changed.
+    pub fn repeat_now(&mut self, seq: u32, now: Instant) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq) {
+            waiting.due = now;
+        }
+    }
+
+    /// A request of the program is answered.
+    pub fn on_answer(&mut self, seq: u32, port: u32, outcome: Outcome) {
+        if port != self.port {
+            return;
+        }
+        // A subscription or a page that is refused is asked for again in time.
+        let known = |waiting: &Waiting| waiting.seq == seq && waiting.purpose == Purpose::Program;
+        if let Some(at) = self.waiting.iter().position(known) {
+            self.waiting.swap_remove(at);
+            self.end(seq, outcome);
+        }
+    }
+
+    /// How a request of the program ended; told once.
+    pub fn poll_outcome(&mut self, seq: u32) -> Option<Outcome> {
+        self.outcomes.remove(&seq)
+    }
+
+    /// Another run of the publisher: what the earlier one was asked about its own past has no answer.
+    pub fn on_restart(&mut self, now: Instant) {
+        let barriers: Vec<u32> = self.waiting.iter().filter(|waiting| is_barrier(waiting)).map(|w| w.seq).collect();
+        self.waiting.retain(|waiting| !is_barrier(waiting));
+        for seq in barriers {
+            self.end(seq, Outcome::Restarted);
+        }
+        self.waiting.retain(|waiting| waiting.purpose != Purpose::Page);
+        for waiting in &mut self.waiting {
+            waiting.due = now;
+            waiting.wait = FIRST_RETRY;
+        }
+    }
+
+    /// A message of a page came: the publisher is at it.
+    pub fn on_part(&mut self, seq: u32, port: u32, now: Instant) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq && port == self.port) {
+            waiting.parts += 1;
+            waiting.due = waiting.due.max(now + FIRST_RETRY);
+        }
+    }
+
+    /// The end of a page came; gives what it is for and how many of its messages came.
+    pub fn end_page(&self, seq: u32, port: u32) -> Option<(Purpose, u32)> {
+        let waiting = self.waiting.iter().find(|waiting| waiting.seq == seq && port == self.port)?;
+        Some((waiting.purpose, waiting.parts))
+    }
+
+    /// A page came in part, or did not tell what is wanted: it is asked for again, and smaller if it was cut.
+    pub fn retry_page(&mut self, seq: u32, now: Instant) {
+        let next = self.next_number();
+        let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq) else {
+            return;
+        };
+        waiting.seq = next;
+        waiting.parts = 0;
+        waiting.asked = None;
+        if let (Request::GetFlows { count, .. }, Purpose::Page) = (&mut waiting.request, waiting.purpose) {
+            self.page = (*count / 2).max(LEAST_PAGE);
+            *count = self.page;
+            waiting.due = now;
+        } else {
+            waiting.due = now + waiting.wait;
+            waiting.wait = (waiting.wait * 2).min(LAST_RETRY);
+        }
+    }
+
+    /// A page came whole: the next may be longer.
+    pub fn on_page_whole(&mut self) {
+        self.page = (self.page * 2).min(MOST_PAGE);
+    }
+
+    /// The next request that is due, with its number. Without a subscription only that is asked for.
+    pub fn poll_due(&mut self, subscribed: bool, now: Instant) -> Option<(Request, u32)> {
+        let due = |waiting: &Waiting| waiting.due <= now && (subscribed || waiting.purpose == Purpose::Subscribe);
+        let at = self.waiting.iter().position(due)?;
+        let again = self.waiting[at].asked.is_some();
+        if again && matches!(self.waiting[at].purpose, Purpose::Page | Purpose::Lookup(_)) {
+            let wait = self.waiting[at].wait;
+            let seq = self.waiting[at].seq;
+            self.retry_page(seq, now);
+            self.waiting[at].wait = (wait * 2).min(LAST_RETRY);
+        }
+        let waiting = &mut self.waiting[at];
+        if !again {
+            // The first answer may come late and the next attempt early: both count.
+            waiting.wait = waiting.wait.max(FIRST_RETRY);
+        }
+        waiting.asked = waiting.asked.or(Some(now));
+        waiting.due = now + waiting.wait;
+        if again && matches!(waiting.purpose, Purpose::Subscribe | Purpose::Program) {
+            waiting.wait = (waiting.wait * 2).min(LAST_RETRY);
+        }
+        Some((waiting.request, waiting.seq))
+    }
+
+    /// When the next request is due.
+    pub fn poll_timeout(&self, subscribed: bool) -> Option<Instant> {
+        let may = |waiting: &&Waiting| subscribed || waiting.purpose == Purpose::Subscribe;
+        self.waiting.iter().filter(may).map(|waiting| waiting.due).min()
+    }
+
+    fn end(&mut self, seq: u32, outcome: Outcome) {
+        self.outcomes.insert(seq, outcome);
+        self.forgotten.push_back(seq);
+        if self.forgotten.len() > MAX_PROGRAM
+            && let Some(oldest) = self.forgotten.pop_front()
+        {
+            self.outcomes.remove(&oldest);
+        }
+    }
+
+    fn next_number(&mut self) -> u32 {
+        let seq = self.next;
+        self.next = self.next.wrapping_add(1);
+        seq
+    }
+}
+
+fn is_barrier(waiting: &Waiting) -> bool {
+    waiting.request == Request::Barrier
+}

@@ -1,0 +1,83 @@
+//! Which losses after the claim are known here, out of those that the publisher has counted.
+//!
+//! While one is not known, no claim can be trusted: it may be the one that is void.
+
+use std::collections::BTreeSet;
+
+/// Numbers remembered one by one.
+const MAX_AHEAD: usize = 1024;
+
+/// The numbers of the violations of one run of the publisher.
+#[derive(Debug)]
+pub struct Violations {
+    /// All up to this one are known, or were before the subscription.
+    known: u64,
+    ahead: BTreeSet<u64>,
+    /// So many were counted.
+    highest: u64,
+}
+
+impl Violations {
+    /// `before` were counted when the subscription began: each is in the dump that follows, if it still matters.
+    pub fn new(before: u64) -> Violations {
+        Violations { known: before, ahead: BTreeSet::new(), highest: before }
+    }
+
+    /// A violation is known.
+    pub fn on_number(&mut self, number: u64) {
+        self.on_highest(number);
+        if number > self.known && self.ahead.len() < MAX_AHEAD {
+            self.ahead.insert(number);
+        }
+        while self.ahead.first().is_some_and(|first| *first == self.known + 1) {
+            self.ahead.pop_first();
+            self.known += 1;
+        }
+    }
+
+    /// So many were counted.
+    pub fn on_highest(&mut self, count: u64) {
+        self.highest = self.highest.max(count);
+    }
+
+    /// Whether all that were counted are known.
+    pub fn are_known(&self) -> bool {
+        self.known == self.highest
+    }
+
+    /// A dump is complete, and `count` were counted in it: what it did not tell will not be told. True when there is such
+    /// a violation.
+    pub fn settle(&mut self, count: u64) -> bool {
+        let missing = self.known < count && self.ahead.range(..=count).count() as u64 != count - self.known;
+        self.known = self.known.max(count);
+        self.ahead = self.ahead.split_off(&(self.known + 1));
+        self.on_highest(count);
+        self.on_number(0);
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_violation_that_is_missing_is_noticed() {
+        let mut violations = Violations::new(5);
+        assert!(violations.are_known());
+        violations.on_number(7);
+        assert!(!violations.are_known());
+        violations.on_number(6);
+        assert!(violations.are_known());
+        violations.on_highest(8);
+        assert!(!violations.are_known());
+        assert!(violations.settle(8));
+        assert!(violations.are_known());
+        violations.on_number(10);
+        violations.on_number(11);
+        assert!(violations.settle(9));
+        assert!(violations.are_known());
+        violations.on_number(12);
+        assert!(!violations.settle(12));
+    }
+}

@@ -1,0 +1,264 @@
+//! Datagrams out: each subscriber is told what lies behind its cursor, as many messages in a datagram as fit.
+//!
+//! The order within a subscriber: answers, changes, blocks, the page of a dump, the heartbeat when it is due. Subscribers
+//! take turns at going first, so that a budget that runs out hits each of them alike.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::session::Session;
+use super::{HEARTBEAT, Publisher, Told};
+use crate::notify::envelope::{self, Direction, Envelope};
+use crate::notify::message::{
+    Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
+};
+
+/// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a turn.
+const MAX_SCAN: usize = 1024;
+
+/// Where a datagram goes and how it is sealed.
+struct Seal {
+    address: SocketAddr,
+    key: u16,
+    receiver: u64,
+}
+
+impl Publisher {
+    /// Builds and sends up to `most` datagrams; gives how many. `send` says whether the socket took it: what it refuses is
+    /// counted and not tried again, for it will be repeated anyway. If `most` were sent, call again in the next turn.
+    pub fn poll_datagrams(&mut self, most: usize, now: Instant, mut send: impl FnMut(SocketAddr, &[u8]) -> bool) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let Some((asker, header, refusal)) = self.strangers.pop_front() else {
+                break;
+            };
+            let answer = match refusal {
+                Some(refusal) => Message::Refused(refusal),
+                None => Message::Challenge(Challenge { token: self.challenger.token(&asker, now) }),
+            };
+            self.begin();
+            answer.emit(header, &mut self.datagram);
+            let seal = Seal { address: asker.address, key: asker.key, receiver: asker.epoch };
+            sent += self.finish(&seal, &mut send);
+        }
+        let count = self.sessions.len();
+        let first = self.first;
+        for turn in 0..count {
+            let at = (first + turn) % count;
+            while sent < most {
+                let more = self.fill(at, now);
+                if self.datagram.len() > envelope::LEN {
+                    let session = &self.sessions[at];
+                    let seal = Seal { address: session.address, key: session.key, receiver: session.epoch };
+                    sent += self.finish(&seal, &mut send);
+                }
+                if !more {
+                    break;
+                }
+            }
+            if sent >= most {
+                // Whoever was cut short begins next time.
+                self.first = at;
+                return sent;
+            }
+        }
+        self.first = if count == 0 { 0 } else { (first + 1) % count };
+        sent
+    }
+
+    fn begin(&mut self) {
+        self.datagram.clear();
+        self.datagram.resize(envelope::LEN, 0);
+    }
+
+    fn finish(&mut self, seal: &Seal, send: &mut impl FnMut(SocketAddr, &[u8]) -> bool) -> usize {
+        // Keys are not removed while sessions with them live; were one missing, silence is the safe answer.
+        let Some(key) = self.keys.find(seal.key) else {
+            return 0;
+        };
+        self.datagram_count += 1;
+        let envelope = Envelope {
+            direction: Direction::Notification,
+            key: seal.key,
+            sender: self.epoch,
+            receiver: seal.receiver,
+            counter: self.datagram_count,
+        };
+        key.seal(&envelope, &mut self.datagram);
+        match send(seal.address, &self.datagram) {
+            true => self.counters.sent += 1,
+            false => self.counters.send_errors += 1,
+        }
+        1
+    }
+
+    /// Fills a datagram for a subscriber; true when there is more for it than fits.
+    fn fill(&mut self, at: usize, now: Instant) -> bool {
+        self.begin();
+        self.fill_answers(at) || self.fill_changes(at) || self.fill_blocks(at) || self.fill_page(at) || {
+            self.fill_heartbeat(at, now)
+        }
+    }
+
+    fn fill_answers(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        while let Some((header, answer)) = session.answers.front() {
+            if !append(&mut self.datagram, |out| answer.emit(*header, out)) {
+                return true;
+            }
+            session.answers.pop_front();
+        }
+        false
+    }
+
+    fn fill_changes(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        if session.groups & GROUP_FLOWS == 0 {
+            session.cursor = self.log.version();
+            return false;
+        }
+        let mut scanned = 0;
+        for (version, told) in self.log.after(session.cursor) {
+            if scanned == MAX_SCAN {
+                return true;
+            }
+            scanned += 1;
+            if is_wanted(told, &session.filter) {
+                let header = session.next_notification();
+                if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                    return true;
+                }
+                session.seq = header.seq;
+            }
+            session.cursor = version;
+        }
+        false
+    }
+
+    fn fill_blocks(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        if session.groups & GROUP_BLOCKS == 0 {
+            session.blocks = self.block_count;
+            return false;
+        }
+        let waiting = self.block_count - session.blocks;
+        let skipped = waiting.saturating_sub(self.blocks.len() as u64);
+        if skipped > 0 {
+            // The gap in the numbers tells the subscriber.
+            session.seq = session.seq.wrapping_add(skipped as u32);
+            session.blocks += skipped;
+            self.counters.blocks_skipped += skipped;
+        }
+        let oldest = self.blocks.len() - (self.block_count - session.blocks) as usize;
+        for block in self.blocks.range(oldest..) {
+            let header = session.next_notification();
+            if !append(&mut self.datagram, |out| block.emit(header, out)) {
+                return true;
+            }
+            session.seq = header.seq;
+            session.blocks += 1;
+        }
+        false
+    }
+
+    fn fill_page(&mut self, at: usize) -> bool {
+        let Session { page: slot, .. } = &mut self.sessions[at];
+        let Some(page) = slot else {
+            return false;
+        };
+        let header = Header { flags: flags::MULTI, ..page.header };
+        let exact = page.filter.to_key().and_then(|key| self.flows.get(&key).copied());
+        if page.filter.to_key().is_some() {
+            // One flow: found without a walk, and told only here, so that the page has exactly one message or none.
+            let told = exact.and_then(|slot| self.log.value(slot));
+            if let Some(told) = told.filter(|told| is_wanted(told, &page.filter) && page.told == 0) {
+                if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                    return true;
+                }
+                page.told = 1;
+            }
+            page.cursor = page.since;
+        } else {
+            let mut scanned = 0;
+            for (version, told) in self.log.after(page.cursor) {
+                // What changed after the request is told by the notifications that follow it.
+                if page.left == 0 || scanned == MAX_SCAN || version > page.head {
+                    break;
+                }
+                scanned += 1;
+                if is_wanted(told, &page.filter) {
+                    if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                        return true;
+                    }
+                    page.told += 1;
+                    page.left -= 1;
+                }
+                page.cursor = version;
+            }
+            if self.log.after(page.cursor).next().is_none_or(|(version, _)| version > page.head) {
+                page.cursor = page.head;
+            }
+        }
+        let done = Done {
+            count: page.told,
+            since: page.since,
+            version: page.cursor,
+            head: page.head,
+            notified: page.notified,
+            violations: self.violation_count,
+        };
+        if !append(&mut self.datagram, |out| done.emit(page.header, out)) {
+            return true;
+        }
+        *slot = None;
+        false
+    }
+
+    fn fill_heartbeat(&mut self, at: usize, now: Instant) -> bool {
+        let session = &mut self.sessions[at];
+        if session.heartbeat > now {
+            return false;
+        }
+        let peers = self.peers.iter().filter_map(|(_, slot)| match self.log.value(*slot) {
+            Some(Told::Peer(peer)) => Some(Peer { name: None, ..*peer }),
+            _ => None,
+        });
+        let heartbeat =
+            Heartbeat { version: session.cursor, violations: self.violation_count, peers: peers.collect() };
+        let header = Header { flags: 0, seq: session.seq, port: 0 };
+        if !append(&mut self.datagram, |out| heartbeat.emit(header, out)) {
+            return true;
+        }
+        // After a pause of the whole appliance one heartbeat is enough.
+        session.heartbeat = (session.heartbeat + HEARTBEAT).max(now + HEARTBEAT / 2);
+        false
+    }
+}
+
+/// Appends a message unless the datagram would get too long.
+fn append(datagram: &mut Vec<u8>, emit: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let before = datagram.len();
+    emit(datagram);
+    // Alone in its datagram a message always fits: each says how long it may get.
+    let fits = datagram.len() <= MAX_DATAGRAM || before <= envelope::LEN;
+    if !fits {
+        datagram.truncate(before);
+    }
+    fits
+}
+
+fn is_wanted(told: &Told, filter: &crate::notify::message::Filter) -> bool {
+    match told {
+        Told::Flow(flow) => filter.matches(&flow.key, flow.cookie),
+        // Links and violations concern whoever trusts any flow; a violation of other flows is told too, and does no harm.
+        Told::Peer(_) | Told::Violation(_) => true,
+    }
+}
+
+fn emit(told: &Told, header: Header, out: &mut Vec<u8>) {
+    match told {
+        Told::Flow(flow) => flow.emit(header, out),
+        Told::Peer(peer) => crate::notify::message::emit_state(peer, header, out),
+        Told::Violation(violation) => violation.emit(header, out),
+    }
+}

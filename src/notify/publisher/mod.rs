@@ -1,0 +1,347 @@
+//! The publisher: what the appliance knows becomes datagrams to subscribers.
+//!
+//! 1. `publish_*` notes what changed (this file);
+//! 2. [`Publisher::handle_datagram`] takes requests in and hands to the appliance what only it can do ([`Asked`]);
+//! 3. [`Publisher::poll_datagrams`] tells each subscriber what it has not been told, in the same turn.
+//!
+//! Pure: no socket, no clock, no randomness. It believes what it is told: whether bytes are protected is decided by the
+//! caller. It keeps positions from falling within an instance and refuses older instances, nothing more.
+
+mod challenge;
+mod deliver;
+mod log;
+mod requests;
+mod session;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use self::challenge::Challenger;
+use self::log::{Log, Slot};
+use self::session::Session;
+use super::envelope::KeyRing;
+use super::message::{Block, Event, Flow, FlowKey, Header, Level, MAX_PEERS, MAX_RANGES, Message, Peer, Range, Refusal, Violation};
+
+/// Bounds on everything that could grow.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Subscribers in all.
+    pub subscribers: usize,
+    /// Subscribers with one key.
+    pub subscribers_per_key: usize,
+    /// Subscribers at one IP address.
+    pub subscribers_per_address: usize,
+    /// The shortest lease granted.
+    pub least_lease: Duration,
+    /// The longest lease granted.
+    pub most_lease: Duration,
+    /// Flows told about, those that are gone included.
+    pub flows: usize,
+    /// Flows that are gone and still told about.
+    pub gone: usize,
+    /// Violation messages kept for dumps.
+    pub violations: usize,
+    /// Block messages kept until every subscriber was told.
+    pub blocks: usize,
+    /// Messages in one page of a dump.
+    pub page: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            subscribers: 64,
+            subscribers_per_key: 48,
+            subscribers_per_address: 48,
+            least_lease: Duration::from_millis(500),
+            most_lease: Duration::from_secs(60),
+            flows: 65_536,
+            gone: 4096,
+            violations: 256,
+            blocks: 256,
+            page: 48,
+        }
+    }
+}
+
+/// The time between heartbeats.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// What happened so far, for status and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams handed to the socket.
+    pub sent: u64,
+    /// Datagrams the socket refused.
+    pub send_errors: u64,
+    /// Requests obeyed.
+    pub requests: u64,
+    /// Datagrams that were not this protocol, or cut short.
+    pub not_ours: u64,
+    /// Datagrams with an unknown key or a wrong authentication.
+    pub forged: u64,
+    /// Datagrams made by a publisher.
+    pub wrong_direction: u64,
+    /// Datagrams for an earlier run of this publisher.
+    pub old_epoch: u64,
+    /// Datagrams seen before.
+    pub replayed: u64,
+    /// Requests of someone without a subscription.
+    pub not_subscribed: u64,
+    /// Requests refused with an error.
+    pub refused: u64,
+    /// Subscriptions refused because of a limit.
+    pub full: u64,
+    /// Subscriptions answered with a challenge.
+    pub challenged: u64,
+    /// Leases that ended without renewal.
+    pub leases_ended: u64,
+    /// Answers and challenges dropped because too many were waiting.
+    pub answers_dropped: u64,
+    /// Blocks not told to a subscriber that was too slow.
+    pub blocks_skipped: u64,
+    /// Flows not told about because of a limit.
+    pub flows_refused: u64,
+    /// Updates of an instance that was replaced already.
+    pub stale_updates: u64,
+}
+
+/// What a subscriber asked the appliance for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Put a cookie on a flow, present or to come.
+    Register {
+        /// The flow.
+        key: FlowKey,
+        /// The cookie.
+        cookie: u64,
+    },
+    /// Close the open blocks now.
+    Flush,
+    /// Answer with [`Publisher::publish_barrier`] when everything read from the TUN so far is protected, or cannot be.
+    Barrier {
+        /// To give back.
+        id: u64,
+    },
+}
+
+/// Something in the log.
+#[derive(Debug)]
+enum Told {
+    Flow(Flow),
+    Peer(Peer),
+    Violation(Violation),
+}
+
+/// The state of the publisher.
+#[derive(Debug)]
+pub struct Publisher {
+    limits: Limits,
+    keys: KeyRing,
+    epoch: u64,
+    challenger: Challenger,
+    log: Log<Told>,
+    flows: HashMap<FlowKey, Slot>,
+    /// Flows that are gone, oldest first, with their instance: a slot may have been taken over since.
+    gone: VecDeque<(FlowKey, u64)>,
+    /// Something told at this version is not in the log any more: who asks for less gets everything.
+    forgotten: u64,
+    peers: Vec<(u32, Slot)>,
+    violations: VecDeque<Slot>,
+    violation_count: u64,
+    blocks: VecDeque<Block>,
+    /// How many blocks were published; the last of `blocks` has this number.
+    block_count: u64,
+    sessions: Vec<Session>,
+    /// The session to be served first in the next turn.
+    first: usize,
+    /// Answers to those without a subscription: a challenge, or the refusal.
+    strangers: VecDeque<(challenge::Asker, Header, Option<Refusal>)>,
+    asked: VecDeque<Asked>,
+    barrier_count: u64,
+    /// Of all datagrams sent: one sequence for all subscribers.
+    datagram_count: u64,
+    counters: Counters,
+    /// The datagram being built.
+    datagram: Vec<u8>,
+}
+
+impl Publisher {
+    /// A publisher with its keys. `epoch` (not 0) and `secret` are random and drawn at each start.
+    pub fn new(keys: KeyRing, limits: Limits, epoch: u64, secret: &[u8; 32], now: Instant) -> Publisher {
+        Publisher {
+            limits,
+            keys,
+            // 0 means "not known" in an envelope; a generator that gives it must not make an unusable publisher.
+            epoch: epoch.max(1),
+            challenger: Challenger::new(secret, now),
+            log: Log::new(),
+            flows: HashMap::new(),
+            gone: VecDeque::new(),
+            forgotten: 0,
+            peers: vec![],
+            violations: VecDeque::new(),
+            violation_count: 0,
+            blocks: VecDeque::new(),
+            block_count: 0,
+            sessions: vec![],
+            first: 0,
+            strangers: VecDeque::new(),
+            asked: VecDeque::new(),
+            barrier_count: 0,
+            datagram_count: 0,
+            counters: Counters::default(),
+            datagram: Vec::with_capacity(2 * super::message::MAX_DATAGRAM),
+        }
+    }
+
+    /// Tells about a flow. Positions that are lower than those told before do not count.
+    pub fn publish_flow(&mut self, flow: &Flow, now: Instant) {
+        let known = self.flows.get(&flow.key).copied();
+        let before = known.and_then(|slot| match self.log.value(slot) {
+            Some(Told::Flow(before)) => Some((before.instance, matches!(before.event, Event::Gone(_)))),
+            _ => None,
+        });
+        match (known, before) {
+            (_, Some((instance, gone))) if instance > flow.instance || (gone && instance == flow.instance) => {
+                self.counters.stale_updates += 1;
+                return;
+            }
+            (Some(slot), Some((instance, _))) => self.log.change(slot, now, |told| {
+                let mut next = *flow;
+                if let (Told::Flow(before), true) = (&*told, instance == flow.instance) {
+                    next.positions.raise(&before.positions);
+                    next.packets = next.packets.max(before.packets);
+                    next.cookie = next.cookie.or(before.cookie);
+                }
+                *told = Told::Flow(next);
+            }),
+            _ => {
+                if self.flows.len() >= self.limits.flows && !self.forget_oldest_gone() {
+                    self.counters.flows_refused += 1;
+                    return;
+                }
+                let slot = self.log.insert(Told::Flow(*flow), now);
+                self.flows.insert(flow.key, slot);
+            }
+        }
+        if matches!(flow.event, Event::Gone(_)) {
+            self.gone.push_back((flow.key, flow.instance));
+            while self.gone.len() > self.limits.gone && self.forget_oldest_gone() {}
+        }
+    }
+
+    /// Tells the state of the link to a peer. More than [`MAX_PEERS`] are not told.
+    pub fn publish_state(&mut self, peer: &Peer, now: Instant) {
+        match self.peers.iter().find(|(id, _)| *id == peer.id) {
+            Some((_, slot)) => self.log.change(*slot, now, |told| {
+                let mut next = peer.clone();
+                if let Told::Peer(before) = told {
+                    next.name = next.name.or(before.name.take());
+                }
+                *told = Told::Peer(next);
+            }),
+            None if self.peers.len() < MAX_PEERS => {
+                let slot = self.log.insert(Told::Peer(peer.clone()), now);
+                self.peers.push((peer.id, slot));
+            }
+            None => {}
+        }
+    }
+
+    /// Tells that ranges which were called protected are lost.
+    pub fn publish_violation(&mut self, peer: u32, ranges: &[Range], now: Instant) {
+        for ranges in ranges.chunks(MAX_RANGES) {
+            self.violation_count += 1;
+            let violation = Violation { number: self.violation_count, peer, ranges: ranges.to_vec() };
+            let slot = self.log.insert(Told::Violation(violation), now);
+            self.violations.push_back(slot);
+            if self.violations.len() > self.limits.violations {
+                let oldest = self.violations.pop_front();
+                self.forget(oldest);
+            }
+        }
+    }
+
+    /// Tells that a block was decided, to those who want to know of each. Nothing is kept when nobody does.
+    pub fn publish_block(&mut self, block: &Block) {
+        self.block_count += 1;
+        let wanted = self.sessions.iter().any(|session| session.groups & super::message::GROUP_BLOCKS != 0);
+        if !wanted {
+            self.blocks.clear();
+            return;
+        }
+        self.blocks.push_back(block.clone());
+        if self.blocks.len() > self.limits.blocks {
+            self.blocks.pop_front();
+        }
+    }
+
+    /// Answers a barrier: everything read from the TUN before it was asked for has reached `level`; `None`: something
+    /// failed.
+    pub fn publish_barrier(&mut self, id: u64, level: Option<Level>) {
+        for session in &mut self.sessions {
+            if let Some(waiting) = session.barriers.iter_mut().find(|waiting| waiting.id == id) {
+                waiting.outcome = Some(level);
+                let header = waiting.header;
+                if !session.answer(header, Message::Barrier(super::message::Barrier { level })) {
+                    self.counters.answers_dropped += 1;
+                }
+                return;
+            }
+        }
+    }
+
+    /// What subscribers asked the appliance for, in order.
+    pub fn poll_asked(&mut self) -> Option<Asked> {
+        self.asked.pop_front()
+    }
+
+    /// Ends leases, and tells again what is due to be told again.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let before = self.sessions.len();
+        self.sessions.retain(|session| session.ends > now);
+        self.counters.leases_ended += (before - self.sessions.len()) as u64;
+        self.log.handle_timeout(now);
+    }
+
+    /// When to call [`Publisher::handle_timeout`] and then [`Publisher::poll_datagrams`] next, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let leases = self.sessions.iter().map(|session| session.heartbeat.min(session.ends));
+        leases.chain(self.log.poll_timeout()).min()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Subscribers with a lease.
+    pub fn subscribers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.sessions.iter().map(|session| session.address)
+    }
+
+    /// Makes room by forgetting a flow that is gone; false when there is none.
+    fn forget_oldest_gone(&mut self) -> bool {
+        while let Some((key, instance)) = self.gone.pop_front() {
+            let slot = self.flows.get(&key).copied();
+            let still = slot.and_then(|slot| self.log.value(slot)).is_some_and(|told| match told {
+                Told::Flow(flow) => flow.instance == instance && matches!(flow.event, Event::Gone(_)),
+                _ => false,
+            });
+            if still {
+                self.flows.remove(&key);
+                self.forget(slot);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn forget(&mut self, slot: Option<Slot>) {
+        if let Some((_, version)) = slot.and_then(|slot| self.log.remove(slot)) {
+            self.forgotten = self.forgotten.max(version);
+        }
+    }
+}
