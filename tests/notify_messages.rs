@@ -50,11 +50,11 @@ fn event() -> impl Strategy<Value = Event> {
 prop_compose! {
     fn flow()(
         key in key(), instance: u64, peer: u32, event in event(), level in level(), middle: bool,
-        origin_seq: Option<u32>, positions in positions(), packets: Option<u64>, cookie: Option<u64>,
+        origin_seq: Option<u32>, positions in positions(), violated: Option<u64>, packets: Option<u64>, cookie: Option<u64>,
         block: Option<(u16, u16)>,
     ) -> Flow {
         let origin = if middle { Origin::Middle } else { Origin::Start };
-        Flow { key, instance, peer, event, level, origin, origin_seq, positions, packets, cookie, block }
+        Flow { key, instance, peer, event, level, origin, origin_seq, positions, violated, packets, cookie, block }
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Wish {
     pub lease: Duration,
     /// Groups of notifications.
     pub groups: u32,
-    /// Which flows to be told about.
+    /// Which flows to be told about; watch no others.
     pub filter: Filter,
     /// Keep every message for [`Core::poll_message`], and ask for a dump at the beginning.
     pub follow: bool,
@@ -66,6 +66,8 @@ struct Contact {
     /// When the present lease ends, counted from when it was asked for.
     ends: Instant,
     heartbeat: Instant,
+    /// The last heartbeat or grant.
+    heard: Instant,
 }
 
 /// The state of a client.
@@ -228,7 +230,7 @@ impl Core {
 
     /// Renews what must be renewed and asks about gaps. [`Core::poll_datagram`] does it too.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let silent = self.contact.as_ref().is_none_or(|contact| now >= contact.heartbeat + SILENCE);
+        let silent = self.contact.as_ref().is_none_or(|contact| now >= contact.heard + SILENCE);
         if (now >= self.renew || silent) && !self.requests.has(|purpose| purpose == Purpose::Subscribe) {
             let Wish { lease, groups, filter, .. } = self.wish;
             let request = Request::Subscribe { lease, groups, filter, token: Token::default() };
@@ -252,7 +254,7 @@ impl Core {
         let gap = self.contact.as_ref().and_then(|contact| contact.gap_since).map(|since| since + GAP);
         let gap = gap.filter(|_| !self.requests.has(|purpose| purpose == Purpose::Page));
         let subscribing = self.requests.has(|purpose| purpose == Purpose::Subscribe);
-        let silence = self.contact.as_ref().map(|contact| contact.heartbeat + SILENCE);
+        let silence = self.contact.as_ref().map(|contact| contact.heard + SILENCE);
         let renew = silence.map_or(self.renew, |silence| silence.min(self.renew));
         let next = [gap, Some(renew).filter(|_| !subscribing), self.requests.poll_timeout(self.contact.is_some())];
         // While nothing else is due, a heartbeat is.
@@ -315,6 +317,7 @@ impl Core {
                     lease: granted.lease,
                     ends: asked + granted.lease,
                     heartbeat: now,
+                    heard: now,
                 });
                 self.requests.finish(raw.header.seq);
                 self.on_run(granted.lease, asked, now);
@@ -370,6 +373,7 @@ impl Core {
             Message::Subscribed(granted) => {
                 if let Some(asked) = self.requests.find(seq, port, Purpose::Subscribe) {
                     contact.lease = granted.lease;
+                    contact.heard = contact.heard.max(now);
                     contact.ends = contact.ends.max(asked + granted.lease);
                     self.renew = asked + granted.lease / 4;
                     self.requests.finish(seq);
@@ -422,6 +426,7 @@ impl Core {
             return;
         };
         contact.heartbeat = contact.heartbeat.max(now);
+        contact.heard = contact.heard.max(now);
         contact.violations.on_highest(heartbeat.violations);
         contact.sequence.on_highest(seq);
         if !contact.sequence.has_gap() && !self.requests.has(|purpose| purpose == Purpose::Page) {
@@ -450,9 +455,7 @@ impl Core {
                 }
                 contact.sequence.settle(done.notified);
                 contact.gap_since = None;
-                if contact.violations.settle(done.violations) {
-                    self.watches.values_mut().for_each(Watch::on_unknown_violation);
-                }
+                contact.violations.settle(done.violations);
             }
             _ => self.requests.finish(seq),
         }

@@ -18,7 +18,7 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// `before` were counted when the subscription began: each is in the dump that follows, if it still matters.
+    /// `before` were counted when the subscription began: the flows that they concern say so themselves.
     pub fn new(before: u64) -> Violations {
         Violations { known: before, ahead: BTreeSet::new(), highest: before }
     }
@@ -45,15 +45,12 @@ impl Violations {
         self.known == self.highest
     }
 
-    /// A dump is complete, and `count` were counted in it: what it did not tell will not be told. True when there is such
-    /// a violation.
-    pub fn settle(&mut self, count: u64) -> bool {
-        let missing = self.known < count && self.ahead.range(..=count).count() as u64 != count - self.known;
+    /// A dump is complete, and `count` were counted in it: whatever flows they concern, it has told.
+    pub fn settle(&mut self, count: u64) {
         self.known = self.known.max(count);
         self.ahead = self.ahead.split_off(&(self.known + 1));
         self.on_highest(count);
         self.on_number(0);
-        missing
     }
 }
 
@@ -71,13 +68,12 @@ mod tests {
         assert!(violations.are_known());
         violations.on_highest(8);
         assert!(!violations.are_known());
-        assert!(violations.settle(8));
+        violations.settle(8);
         assert!(violations.are_known());
         violations.on_number(10);
         violations.on_number(11);
-        assert!(violations.settle(9));
+        assert!(!violations.are_known());
+        violations.settle(9);
         assert!(violations.are_known());
-        violations.on_number(12);
-        assert!(!violations.settle(12));
     }
 }

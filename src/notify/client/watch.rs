@@ -79,6 +79,9 @@ impl Watch {
             self.end = Some(Reason::OtherConnection);
         } else if flow.instance == pinned {
             self.current.raise(&flow.positions);
+            if let Some(start) = flow.violated {
+                self.on_loss(start);
+            }
             self.told = Some((flow.peer, flow.level));
             if let Event::Gone(reason) = flow.event {
                 self.end = Some(Reason::Gone(reason));
@@ -91,14 +94,13 @@ impl Watch {
         if range.key != self.key || self.pinned.is_none_or(|pinned| pinned != range.instance) {
             return;
         }
-        // Without a place in the stream the loss may be anywhere.
-        let start = self.shift.map_or(0, |shift| place(shift, range.start));
-        self.violated = Some(self.violated.map_or(start, |earlier| earlier.min(start)));
+        self.on_loss(range.start);
     }
 
-    /// Bytes were lost, and which ones cannot be learnt any more.
-    pub fn on_unknown_violation(&mut self) {
-        self.violated = Some(0);
+    fn on_loss(&mut self, start: u64) {
+        // Without a place in the stream the loss may be anywhere.
+        let start = self.shift.map_or(0, |shift| place(shift, start));
+        self.violated = Some(self.violated.map_or(start, |earlier| earlier.min(start)));
     }
 
     /// The program's socket tells that this is not its connection.
@@ -208,6 +210,7 @@ mod tests {
             origin: Origin::Start,
             origin_seq: Some(1000),
             positions: Positions { on_wire: Some(on_wire), ..Positions::default() },
+            violated: None,
             packets: None,
             cookie: None,
             block: None,

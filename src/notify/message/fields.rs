@@ -79,6 +79,7 @@ table! {
         PACKETS = 29, "packets", U64;
         HEARTBEAT = 30, "heartbeat", U32;
         HEAD = 31, "head", U64;
+        VIOLATED = 32, "violated", U64;
     }
 }
 
@@ -152,6 +153,7 @@ pub struct Fields {
     pub packets: Option<u64>,
     pub heartbeat: Option<u32>,
     pub head: Option<u64>,
+    pub violated: Option<u64>,
 }
 
 impl Fields {
@@ -202,6 +204,7 @@ impl Fields {
                 attribute::PACKETS => fields.packets = Some(read.u64()?),
                 attribute::HEARTBEAT => fields.heartbeat = Some(read.u32()?),
                 attribute::HEAD => fields.head = Some(read.u64()?),
+                attribute::VIOLATED => fields.violated = Some(read.u64()?),
                 _ => refuse(&read, unknown)?,
             }
         }

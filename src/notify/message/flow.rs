@@ -262,6 +262,9 @@ pub struct Flow {
     pub origin_seq: Option<u32>,
     /// How far it is protected.
     pub positions: Positions,
+    /// The lowest position that was lost after it had been called protected. Claims of more are void, until the mirror
+    /// has acknowledged it.
+    pub violated: Option<u64>,
     /// UDP: packets at the configured level.
     pub packets: Option<u64>,
     /// What a program registered for it.
@@ -293,13 +296,14 @@ impl Flow {
             origin,
             origin_seq: fields.origin_seq,
             positions: fields.positions,
+            violated: fields.violated,
             packets: fields.packets,
             cookie: fields.filter.cookie,
             block: fields.k.zip(fields.m),
         })
     }
 
-    /// Appends the message: at most 232 bytes.
+    /// Appends the message: at most 244 bytes.
     pub fn emit(&self, header: Header, out: &mut Vec<u8>) {
         emit_generic(command::FLOW, header, out, |out| {
             put_nested(out, kind::KEY, |out| Filter::exactly(&self.key).emit_key(out));
@@ -324,6 +328,7 @@ impl Flow {
                 (kind::ON_WIRE, self.positions.on_wire),
                 (kind::DECODED, self.positions.decoded),
                 (kind::ACKED, self.positions.acked),
+                (kind::VIOLATED, self.violated),
                 (kind::PACKETS, self.packets),
                 (kind::COOKIE, self.cookie),
             ];

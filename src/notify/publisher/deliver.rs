@@ -95,7 +95,7 @@ impl Publisher {
     /// Fills a datagram for a subscriber; true when there is more for it than fits.
     fn fill(&mut self, at: usize, now: Instant) -> bool {
         self.begin();
-        self.fill_answers(at) || self.fill_changes(at) || self.fill_blocks(at) || self.fill_page(at) || {
+        self.fill_answers(at) || self.fill_changes(at) || self.fill_blocks(at) || self.fill_pages(at) || {
             self.fill_heartbeat(at, now)
         }
     }
@@ -161,9 +161,18 @@ impl Publisher {
         false
     }
 
+    fn fill_pages(&mut self, at: usize) -> bool {
+        while !self.sessions[at].pages.is_empty() {
+            if self.fill_page(at) {
+                return true;
+            }
+        }
+        false
+    }
+
     fn fill_page(&mut self, at: usize) -> bool {
-        let Session { page: slot, .. } = &mut self.sessions[at];
-        let Some(page) = slot else {
+        let Session { pages, .. } = &mut self.sessions[at];
+        let Some(page) = pages.front_mut() else {
             return false;
         };
         let header = Header { flags: flags::MULTI, ..page.header };
@@ -210,7 +219,7 @@ impl Publisher {
         if !append(&mut self.datagram, |out| done.emit(page.header, out)) {
             return true;
         }
-        *slot = None;
+        pages.pop_front();
         false
     }
 

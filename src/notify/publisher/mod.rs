@@ -213,6 +213,7 @@ impl Publisher {
                 if let (Told::Flow(before), true) = (&*told, instance == flow.instance) {
                     next.positions.raise(&before.positions);
                     next.packets = next.packets.max(before.packets);
+                    next.violated = lowest(before.violated, next.violated);
                     next.cookie = next.cookie.or(before.cookie);
                 }
                 *told = Told::Flow(next);
@@ -252,6 +253,19 @@ impl Publisher {
 
     /// Tells that ranges which were called protected are lost.
     pub fn publish_violation(&mut self, peer: u32, ranges: &[Range], now: Instant) {
+        // The flow itself says it too, for as long as it is told about: who missed the message learns it there.
+        for range in ranges {
+            let Some(slot) = self.flows.get(&range.key).copied() else {
+                continue;
+            };
+            if matches!(self.log.value(slot), Some(Told::Flow(flow)) if flow.instance == range.instance) {
+                self.log.change(slot, now, |told| {
+                    if let Told::Flow(flow) = told {
+                        flow.violated = lowest(flow.violated, Some(range.start));
+                    }
+                });
+            }
+        }
         for ranges in ranges.chunks(MAX_RANGES) {
             self.violation_count += 1;
             let violation = Violation { number: self.violation_count, peer, ranges: ranges.to_vec() };
@@ -344,4 +358,8 @@ impl Publisher {
             self.forgotten = self.forgotten.max(version);
         }
     }
+}
+
+fn lowest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }

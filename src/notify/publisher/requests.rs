@@ -103,7 +103,7 @@ impl Publisher {
             heartbeat: now,
             answers: Default::default(),
             barriers: Default::default(),
-            page: None,
+            pages: Default::default(),
         });
         let at = self.sessions.len() - 1;
         match refusal {
@@ -209,7 +209,7 @@ impl Publisher {
         // belongs to nobody; it gets everything too.
         let since = if since < self.forgotten || since > head { 0 } else { since };
         let session = &mut self.sessions[at];
-        session.page = Some(Page {
+        let begun = session.begin_page(Page {
             header,
             filter,
             since,
@@ -219,6 +219,7 @@ impl Publisher {
             notified: session.seq,
             head,
         });
+        self.counters.answers_dropped += u64::from(!begun);
     }
 }
 

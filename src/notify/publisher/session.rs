@@ -11,6 +11,8 @@ use crate::notify::replay::ReplayWindow;
 
 /// Answers waiting to be sent to one subscriber.
 const MAX_ANSWERS: usize = 16;
+/// Pages waiting to be sent to one subscriber.
+const MAX_PAGES: usize = 64;
 /// Barriers remembered for one subscriber: the oldest gives way.
 const MAX_BARRIERS: usize = 16;
 
@@ -77,8 +79,8 @@ pub struct Session {
     pub answers: VecDeque<(Header, Message)>,
     /// Barriers asked for.
     pub barriers: VecDeque<Waiting>,
-    /// The page being sent.
-    pub page: Option<Page>,
+    /// Pages of dumps to send; the first is being sent.
+    pub pages: VecDeque<Page>,
 }
 
 impl Session {
@@ -87,6 +89,15 @@ impl Session {
         let room = self.answers.len() < MAX_ANSWERS;
         if room {
             self.answers.push_back((header, message));
+        }
+        room
+    }
+
+    /// Queues a page; false when too many wait already.
+    pub fn begin_page(&mut self, page: Page) -> bool {
+        let room = self.pages.len() < MAX_PAGES;
+        if room {
+            self.pages.push_back(page);
         }
         room
     }
