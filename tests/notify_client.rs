@@ -1,4 +1,5 @@
 //! The blocking client against a publisher behind a real socket on the loopback.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

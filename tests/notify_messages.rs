@@ -2,6 +2,7 @@
 //! bytes, and no bytes make it panic.
 //!
 //! The oracle reads in the machine's byte order; this protocol is little-endian, as the machines that run this test.
+#![allow(clippy::unwrap_used)]
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -116,9 +117,9 @@ fn message() -> impl Strategy<Value = Message> {
             heartbeat: Duration::from_millis(heartbeat.into()),
             violations,
         })),
-        any::<(u32, u64, u64, u64, u32, u64)>().prop_map(|(count, since, version, head, notified, violations)| Message::Done(
-            Done { count, since, version, head, notified, violations }
-        )),
+        any::<(u32, u64, u64, u64, u32, u64)>().prop_map(|(count, since, version, head, notified, violations)| {
+            Message::Done(Done { count, since, version, head, notified, violations })
+        }),
         refusal().prop_map(Message::Refused),
         Just(Message::Acknowledged),
     ]

@@ -2,6 +2,7 @@
 //! flows whose truth is known: whatever a client calls protected must be.
 //!
 //! A failing run prints its seed; run it alone with `SEED=n cargo test --test notify_simulation`.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -73,10 +74,7 @@ fn address(client: usize) -> SocketAddr {
 }
 
 fn flow_key(flow: usize) -> FlowKey {
-    FlowKey::tcp(
-        SocketAddr::from(([10, 1, 0, 1], 5000 + flow as u16)),
-        SocketAddr::from(([10, 2, 0, 10], 5432)),
-    )
+    FlowKey::tcp(SocketAddr::from(([10, 1, 0, 1], 5000 + flow as u16)), SocketAddr::from(([10, 2, 0, 10], 5432)))
 }
 
 fn key() -> Key {

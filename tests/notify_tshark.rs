@@ -1,4 +1,5 @@
 //! Wireshark reads the protocol: the test vectors as a capture, decoded by tshark with `docs/protocol/onwire.lua`.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;
@@ -67,13 +68,32 @@ fn tshark_reads_every_vector() {
     std::fs::write(&capture, pcap(&vectors)).unwrap();
 
     let columns = ["-T", "fields", "-E", "separator=|", "-e", "_ws.col.Info", "-e", "netlink.hdr_len", "-e"];
-    let columns = [&columns[..], &["onwire.on_wire", "-e", "onwire.key.destination_port", "-e", "_ws.malformed"]].concat();
+    let columns =
+        [&columns[..], &["onwire.on_wire", "-e", "onwire.key.destination_port", "-e", "_ws.malformed"]].concat();
     let lines = tshark(&capture, &columns);
     let lines: Vec<Vec<&str>> = lines.lines().map(|line| line.split('|').collect()).collect();
     assert_eq!(lines.len(), vectors.len());
     let expected = [
-        "SUBSCRIBE", "SUBSCRIBE", "GET_FLOWS", "GET_FLOWS", "REGISTER", "FLUSH", "BARRIER", "UNSUBSCRIBE", "CHALLENGE",
-        "SUBSCRIBE", "FLOW", "DONE", "FLOW", "FLOW", "STATE", "VIOLATION", "BLOCK", "HEARTBEAT", "BARRIER", "ACK",
+        "SUBSCRIBE",
+        "SUBSCRIBE",
+        "GET_FLOWS",
+        "GET_FLOWS",
+        "REGISTER",
+        "FLUSH",
+        "BARRIER",
+        "UNSUBSCRIBE",
+        "CHALLENGE",
+        "SUBSCRIBE",
+        "FLOW",
+        "DONE",
+        "FLOW",
+        "FLOW",
+        "STATE",
+        "VIOLATION",
+        "BLOCK",
+        "HEARTBEAT",
+        "BARRIER",
+        "ACK",
         "ERROR",
     ];
     for ((line, (name, datagram)), expected) in lines.iter().zip(&vectors).zip(expected) {

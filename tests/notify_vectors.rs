@@ -1,4 +1,5 @@
 //! The test vectors in `docs/protocol/vectors.txt` are what this implementation makes; `UPDATE_VECTORS=1` writes them.
+#![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 use std::path::Path;
@@ -24,7 +25,12 @@ fn flow() -> Flow {
         level: Level::OnWire,
         origin: Origin::Start,
         origin_seq: Some(0xfffffff0),
-        positions: Positions { queued: Some(70_000), on_wire: Some(65_536), decoded: Some(40_000), acked: Some(32_768) },
+        positions: Positions {
+            queued: Some(70_000),
+            on_wire: Some(65_536),
+            decoded: Some(40_000),
+            acked: Some(32_768),
+        },
         violated: None,
         packets: None,
         cookie: Some(0xfeed),
@@ -48,7 +54,8 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
     };
     let answer = |seq| Header { flags: 0, seq, port: PORT };
     let told = |seq| Header { flags: 0, seq, port: 0 };
-    let refusal = Refusal { code: RefusalCode::Invalid, offset: Some(20), text: "attribute 99 at byte 0 is unknown".into() };
+    let refusal =
+        Refusal { code: RefusalCode::Invalid, offset: Some(20), text: "attribute 99 at byte 0 is unknown".into() };
     let done = Done { count: 1, since: 0, version: 2, head: 2, notified: 0, violations: 0 };
     let udp = Flow {
         key: v6,

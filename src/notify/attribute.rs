@@ -145,11 +145,12 @@ mod tests {
 
     #[test]
     fn lists_are_read_to_the_first_error() {
-        let good: &[u8] = &[5, 0, 3, 0, 0xaa, 0, 0, 0, 8, 0, 4, 0x80, 1, 2, 3, 4];
-        let table: [(&[u8], &[(u16, &[u8])], bool); 6] = [
+        const GOOD: &[u8] = &[5, 0, 3, 0, 0xaa, 0, 0, 0, 8, 0, 4, 0x80, 1, 2, 3, 4];
+        type Row = (&'static [u8], &'static [(u16, &'static [u8])], bool);
+        let table: [Row; 6] = [
             (&[], &[], true),
-            (good, &[(3, &[0xaa]), (4, &[1, 2, 3, 4])], true),
-            (&good[..5], &[(3, &[0xaa])], true),
+            (GOOD, &[(3, &[0xaa]), (4, &[1, 2, 3, 4])], true),
+            (&[5, 0, 3, 0, 0xaa], &[(3, &[0xaa])], true),
             (&[4, 0, 3], &[], false),
             (&[3, 0, 3, 0], &[], false),
             (&[4, 0, 3, 0, 9, 0, 1, 0, 0], &[(3, &[])], false),

@@ -25,13 +25,7 @@ pub fn written(stream: &TcpStream) -> io::Result<u64> {
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: the pointers are to a buffer and a length that outlive the call, and the length is the buffer's.
     let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
     };
     if result != 0 {
         return Err(io::Error::last_os_error());

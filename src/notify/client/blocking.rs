@@ -59,9 +59,10 @@ impl Client {
 
     /// As [`Client::connect`], with a wish.
     pub fn connect_with(address: impl ToSocketAddrs, key: Key, wish: Wish) -> io::Result<Client> {
-        let address = address.to_socket_addrs()?.next().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "the name of the appliance has no address")
-        })?;
+        let address = address
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name of the appliance has no address"))?;
         let any: SocketAddr = match address {
             SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
             SocketAddr::V6(_) => ([0u16; 8], 0).into(),
@@ -172,7 +173,12 @@ impl Client {
         &self.core
     }
 
-    fn ask<T>(&mut self, request: Request, deadline: Instant, read: impl Fn(Outcome) -> T) -> io::Result<Result<T, Reason>> {
+    fn ask<T>(
+        &mut self,
+        request: Request,
+        deadline: Instant,
+        read: impl Fn(Outcome) -> T,
+    ) -> io::Result<Result<T, Reason>> {
         let Some(number) = self.core.request(request, Instant::now()) else {
             return Ok(Err(Reason::Refused));
         };
@@ -231,7 +237,9 @@ impl Client {
     }
 
     fn on_receive_error(&self, error: io::Error) -> io::Result<()> {
-        use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock};
+        use io::ErrorKind::{
+            ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock,
+        };
         match error.kind() {
             WouldBlock | TimedOut | Interrupted => Ok(()),
             // Told by ICMP: nobody is there now. The pause keeps a call from turning at full speed.

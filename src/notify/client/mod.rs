@@ -5,6 +5,7 @@
 
 mod blocking;
 mod core;
+mod receive;
 mod requests;
 mod sequence;
 mod status;

@@ -26,7 +26,12 @@ struct Seal {
 impl Publisher {
     /// Builds and sends up to `most` datagrams; gives how many. `send` says whether the socket took it: what it refuses is
     /// counted and not tried again, for it will be repeated anyway. If `most` were sent, call again in the next turn.
-    pub fn poll_datagrams(&mut self, most: usize, now: Instant, mut send: impl FnMut(SocketAddr, &[u8]) -> bool) -> usize {
+    pub fn poll_datagrams(
+        &mut self,
+        most: usize,
+        now: Instant,
+        mut send: impl FnMut(SocketAddr, &[u8]) -> bool,
+    ) -> usize {
         let mut sent = 0;
         while sent < most {
             let Some((asker, header, refusal)) = self.strangers.pop_front() else {
@@ -47,11 +52,13 @@ impl Publisher {
             let at = (first + turn) % count;
             while sent < most {
                 let more = self.fill(at, now);
-                if self.datagram.len() > envelope::LEN {
-                    let session = &self.sessions[at];
-                    let seal = Seal { address: session.address, key: session.key, receiver: session.epoch };
-                    sent += self.finish(&seal, &mut send);
+                // Nothing to send and yet more to look at: the rest is for the next turn.
+                if self.datagram.len() == envelope::LEN {
+                    break;
                 }
+                let session = &self.sessions[at];
+                let seal = Seal { address: session.address, key: session.key, receiver: session.epoch };
+                sent += self.finish(&seal, &mut send);
                 if !more {
                     break;
                 }
@@ -117,12 +124,10 @@ impl Publisher {
             session.cursor = self.log.version();
             return false;
         }
-        let mut scanned = 0;
-        for (version, told) in self.log.after(session.cursor) {
+        for (scanned, (version, told)) in self.log.after(session.cursor).enumerate() {
             if scanned == MAX_SCAN {
                 return true;
             }
-            scanned += 1;
             if is_wanted(told, &session.filter) {
                 let header = session.next_notification();
                 if !append(&mut self.datagram, |out| emit(told, header, out)) {
@@ -188,13 +193,11 @@ impl Publisher {
             }
             page.cursor = page.since;
         } else {
-            let mut scanned = 0;
-            for (version, told) in self.log.after(page.cursor) {
+            for (scanned, (version, told)) in self.log.after(page.cursor).enumerate() {
                 // What changed after the request is told by the notifications that follow it.
                 if page.left == 0 || scanned == MAX_SCAN || version > page.head {
                     break;
                 }
-                scanned += 1;
                 if is_wanted(told, &page.filter) {
                     if !append(&mut self.datagram, |out| emit(told, header, out)) {
                         return true;
@@ -232,8 +235,7 @@ impl Publisher {
             Some(Told::Peer(peer)) => Some(Peer { name: None, ..*peer }),
             _ => None,
         });
-        let heartbeat =
-            Heartbeat { version: session.cursor, violations: self.violation_count, peers: peers.collect() };
+        let heartbeat = Heartbeat { version: session.cursor, violations: self.violation_count, peers: peers.collect() };
         let header = Header { flags: 0, seq: session.seq, port: 0 };
         if !append(&mut self.datagram, |out| heartbeat.emit(header, out)) {
             return true;

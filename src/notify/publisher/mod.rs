@@ -21,7 +21,9 @@ use self::challenge::Challenger;
 use self::log::{Log, Slot};
 use self::session::Session;
 use super::envelope::KeyRing;
-use super::message::{Block, Event, Flow, FlowKey, Header, Level, MAX_PEERS, MAX_RANGES, Message, Peer, Range, Refusal, Violation};
+use super::message::{
+    Block, Event, Flow, FlowKey, Header, Level, MAX_PEERS, MAX_RANGES, Message, Peer, Range, Refusal, Violation,
+};
 
 /// Bounds on everything that could grow.
 #[derive(Clone, Copy, Debug)]
