@@ -252,6 +252,18 @@ impl Client {
     }
 }
 
+impl Drop for Client {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if self.core.has_contact(now) && self.core.request(Request::Unsubscribe, now).is_some() {
+            while self.core.poll_datagram(&mut self.outgoing, now) {
+                // A courtesy: were it lost, the lease would end by itself.
+                let _ = self.socket.send(&self.outgoing);
+            }
+        }
+    }
+}
+
 /// A wait that ended without an answer.
 struct NotYet(Reason);
 

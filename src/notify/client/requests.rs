@@ -223,7 +223,12 @@ impl Requests {
         if again && matches!(waiting.purpose, Purpose::Subscribe | Purpose::Program) {
             waiting.wait = (waiting.wait * 2).min(LAST_RETRY);
         }
-        Some((waiting.request, waiting.seq))
+        let due = (waiting.request, waiting.seq);
+        if due.0 == Request::Unsubscribe {
+            // It has no answer: were it lost, the lease ends by itself.
+            self.waiting.swap_remove(at);
+        }
+        Some(due)
     }
 
     /// When the next request is due.
