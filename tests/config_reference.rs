@@ -10,9 +10,7 @@ use onwire::config::key_file::{SecretKey, show_public, write_secret};
 use onwire::config::{self, Config, Repair, schema};
 
 fn source(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("config")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -44,18 +42,10 @@ fn the_reference_shows_every_key() {
             table => format!("{table}.{key}"),
         };
         for key in keys.in_force {
-            assert!(
-                shown.contains(&path(key)),
-                "{} is not in the reference",
-                path(key)
-            );
+            assert!(shown.contains(&path(key)), "{} is not in the reference", path(key));
         }
         for (key, _) in keys.later {
-            assert!(
-                commented.contains(&path(key)),
-                "{} is not in the reference as a comment",
-                path(key)
-            );
+            assert!(commented.contains(&path(key)), "{} is not in the reference as a comment", path(key));
         }
     }
 }
@@ -70,10 +60,7 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
         let comment = bare.strip_prefix("# ");
         let element = bare.strip_prefix("- ");
         let content = comment.or(element).unwrap_or(bare);
-        let Some((key, _)) = content
-            .split_once(':')
-            .filter(|(key, _)| !key.contains(' '))
-        else {
+        let Some((key, _)) = content.split_once(':').filter(|(key, _)| !key.contains(' ')) else {
             continue;
         };
         let indent = spaces(line) + if element.is_some() { 2 } else { 0 };
@@ -129,14 +116,8 @@ fn the_pair_is_good_once_its_keys_are_made() {
     let there = load(&text, &[("syracuse.key", &syracuse)]);
     assert_eq!(here.peers[0].prefixes, there.node.local_prefixes);
     assert_eq!(there.peers[0].prefixes, here.node.local_prefixes);
-    assert_eq!(
-        here.peers[0].public_key,
-        there.node.private_key.public_key()
-    );
-    assert_eq!(
-        there.peers[0].public_key,
-        here.node.private_key.public_key()
-    );
+    assert_eq!(here.peers[0].public_key, there.node.private_key.public_key());
+    assert_eq!(there.peers[0].public_key, here.node.private_key.public_key());
     assert!(here.warnings.is_empty() && there.warnings.is_empty());
 }
 
@@ -158,43 +139,18 @@ fn values_arrive_as_they_are_written() {
     );
     let config = load(&text, &[("a.key", &key)]);
     assert_eq!(config.node.listen, "[::]:9000".parse().unwrap());
-    assert_eq!(
-        (config.tun.mtu, config.tun.queues, config.tun.txqueuelen),
-        (9000, 4, Some(1000))
-    );
+    assert_eq!((config.tun.mtu, config.tun.queues, config.tun.txqueuelen), (9000, 4, Some(1000)));
     let peer = &config.peers[0];
     assert_eq!(peer.preshared_key.as_ref(), Some(&key));
-    assert_eq!(
-        peer.path.rate.map(config::Rate::bits_per_second),
-        Some(950_000_000)
-    );
+    assert_eq!(peer.path.rate.map(config::Rate::bits_per_second), Some(950_000_000));
     assert_eq!(peer.path.udp_gso, config::UdpGso::Off);
     let profile = config.profile(peer.redundancy).unwrap();
-    assert_eq!(
-        (profile.name.as_str(), profile.block_symbols),
-        ("long", 256)
-    );
-    assert_eq!(
-        profile.repair,
-        Repair::Fixed {
-            symbols: 32,
-            assume_loss: 0.02
-        }
-    );
+    assert_eq!((profile.name.as_str(), profile.block_symbols), ("long", 256));
+    assert_eq!(profile.repair, Repair::Fixed { symbols: 32, assume_loss: 0.02 });
     assert_eq!(profile.overhead(), 0.125);
-    assert_eq!(
-        config.delivery.hold,
-        Duration::from_millis(80),
-        "four times close_after"
-    );
+    assert_eq!(config.delivery.hold, Duration::from_millis(80), "four times close_after");
     let rule = config.policy[0];
-    assert_eq!(
-        (rule.protocol, rule.dscp, rule.redundancy),
-        (Some(17), Some(46), 0)
-    );
-    assert!(
-        rule.port
-            .is_some_and(|port| port.contains(53) && !port.contains(5432))
-    );
+    assert_eq!((rule.protocol, rule.dscp, rule.redundancy), (Some(17), Some(46), 0));
+    assert!(rule.port.is_some_and(|port| port.contains(53) && !port.contains(5432)));
     assert_eq!(config.log.level, config::LogLevel::Debug);
 }

@@ -25,21 +25,11 @@ pub struct Pubkey {
 impl Pubkey {
     /// Prints the key; exit code 1 when the file is not a private key of ours.
     pub fn run(self) -> ExitCode {
-        let key = if self.file == Path::new("-") {
-            read_stdin()
-        } else {
-            key_file::read_secret(&self.file)
-        };
+        let key = if self.file == Path::new("-") { read_stdin() } else { key_file::read_secret(&self.file) };
         match key {
-            Ok(key) => print(format_args!(
-                "{}\n",
-                key_file::show_public(&key.public_key())
-            )),
+            Ok(key) => print(format_args!("{}\n", key_file::show_public(&key.public_key()))),
             Err(error) => {
-                complain(format_args!(
-                    "onwire: {error}\n  = {}\n",
-                    error.hint(&self.file)
-                ));
+                complain(format_args!("onwire: {error}\n  = {}\n", error.hint(&self.file)));
                 ExitCode::from(FAILURE)
             }
         }
@@ -48,15 +38,11 @@ impl Pubkey {
 
 fn read_stdin() -> Result<SecretKey, KeyError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(256));
-    io::stdin()
-        .lock()
-        .take(256)
-        .read_to_end(&mut bytes)
-        .map_err(|error| KeyError::Io {
-            path: "on standard input".to_owned(),
-            action: "read",
-            error,
-        })?;
+    io::stdin().lock().take(256).read_to_end(&mut bytes).map_err(|error| KeyError::Io {
+        path: "on standard input".to_owned(),
+        action: "read",
+        error,
+    })?;
     let text = std::str::from_utf8(&bytes).map_err(|_| KeyError::Alphabet)?;
     SecretKey::parse(text)
 }

@@ -75,9 +75,7 @@ impl KeyError {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
                 format!("make one: onwire keygen {path}")
             }
-            Self::Io {
-                action: "written", ..
-            } => String::new(),
+            Self::Io { action: "written", .. } => String::new(),
             Self::Io { .. } => "run as the user who owns it".to_owned(),
             Self::Exposed { .. } => {
                 format!("chmod 600 {path}; if others may have read it, make a new key")
@@ -91,9 +89,7 @@ impl SecretKey {
     /// A new random key.
     pub fn generate() -> Self {
         let mut bytes = [0; 32];
-        OsRng
-            .try_fill_bytes(&mut bytes)
-            .expect("the kernel's random numbers do not fail once it has booted");
+        OsRng.try_fill_bytes(&mut bytes).expect("the kernel's random numbers do not fail once it has booted");
         Self(bytes)
     }
 
@@ -154,18 +150,10 @@ pub fn show_public(key: &[u8; 32]) -> String {
 /// Reads a private or preshared key from a regular file that only its owner can use.
 pub fn read_secret(path: &Path) -> Result<SecretKey, KeyError> {
     let shown = path.display().to_string();
-    let failed = |error| KeyError::Io {
-        path: shown.clone(),
-        action: "read",
-        error,
-    };
+    let failed = |error| KeyError::Io { path: shown.clone(), action: "read", error };
     // Without O_NONBLOCK the open of a fifo would wait for a writer.
     let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err(KeyError::NotAFile { path: shown });
@@ -177,17 +165,11 @@ pub fn read_secret(path: &Path) -> Result<SecretKey, KeyError> {
     let mut text = Zeroizing::new(String::with_capacity(MOST_TEXT));
     if let Err(error) = file.take(MOST_TEXT as u64).read_to_string(&mut text) {
         return Err(match error.kind() {
-            io::ErrorKind::InvalidData => KeyError::Content {
-                path: shown,
-                error: Box::new(KeyError::Alphabet),
-            },
+            io::ErrorKind::InvalidData => KeyError::Content { path: shown, error: Box::new(KeyError::Alphabet) },
             _ => failed(error),
         });
     }
-    SecretKey::parse(&text).map_err(|error| KeyError::Content {
-        path: shown,
-        error: Box::new(error),
-    })
+    SecretKey::parse(&text).map_err(|error| KeyError::Content { path: shown, error: Box::new(error) })
 }
 
 /// More than any key file holds; reading stops there.
@@ -195,18 +177,9 @@ const MOST_TEXT: usize = 256;
 
 /// Writes a key to a new file of mode 0600; a file that exists is left as it is.
 pub fn write_secret(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
-    let failed = |error| KeyError::Io {
-        path: path.display().to_string(),
-        action: "written",
-        error,
-    };
+    let failed = |error| KeyError::Io { path: path.display().to_string(), action: "written", error };
     let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     let text = Zeroizing::new(format!("{}\n", *key.to_text()));
     write_durably(&mut file, text.as_bytes()).map_err(failed)
 }
@@ -224,15 +197,8 @@ fn decode(text: &str) -> Result<[u8; 32], KeyError> {
     }
     let decoded = STANDARD.decode(text).map_err(|_| KeyError::Alphabet)?;
     let decoded = Zeroizing::new(decoded);
-    let key: [u8; 32] = decoded
-        .as_slice()
-        .try_into()
-        .map_err(|_| KeyError::Alphabet)?;
-    if key == [0; 32] {
-        Err(KeyError::Zero)
-    } else {
-        Ok(key)
-    }
+    let key: [u8; 32] = decoded.as_slice().try_into().map_err(|_| KeyError::Alphabet)?;
+    if key == [0; 32] { Err(KeyError::Zero) } else { Ok(key) }
 }
 
 #[cfg(test)]
@@ -273,40 +239,21 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.key");
         assert!(matches!(read_secret(&path), Err(KeyError::Io { .. })));
-        assert!(matches!(
-            read_secret(directory.path()),
-            Err(KeyError::Exposed { .. } | KeyError::NotAFile { .. })
-        ));
+        assert!(matches!(read_secret(directory.path()), Err(KeyError::Exposed { .. } | KeyError::NotAFile { .. })));
         write_secret(&path, &SecretKey::generate()).unwrap();
         for mode in [0o640, 0o604, 0o660, 0o644] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(
-                matches!(read_secret(&path), Err(KeyError::Exposed { .. })),
-                "{mode:o}"
-            );
+            assert!(matches!(read_secret(&path), Err(KeyError::Exposed { .. })), "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        for content in [
-            &b""[..],
-            b"short",
-            b"\xff\xfe",
-            &[b'A'; 44],
-            &[b'!'; 44],
-            &[b'x'; 4096],
-        ] {
+        for content in [&b""[..], b"short", b"\xff\xfe", &[b'A'; 44], &[b'!'; 44], &[b'x'; 4096]] {
             fs::write(&path, content).unwrap();
-            assert!(
-                matches!(read_secret(&path), Err(KeyError::Content { .. })),
-                "{content:?}"
-            );
+            assert!(matches!(read_secret(&path), Err(KeyError::Content { .. })), "{content:?}");
         }
     }
 
     #[test]
     fn secrets_are_not_printed() {
-        assert_eq!(
-            format!("{:?}", SecretKey::from_bytes([7; 32])),
-            "SecretKey(..)"
-        );
+        assert_eq!(format!("{:?}", SecretKey::from_bytes([7; 32])), "SecretKey(..)");
     }
 }

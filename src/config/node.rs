@@ -31,9 +31,7 @@ pub(super) const DEFAULT_PORT: u16 = 7117;
 impl Node {
     pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
         let table = root.required_table("node", &schema::NODE, reading);
-        let name = table
-            .required("name", NAME, reading)
-            .read(NAME, parse_name, reading);
+        let name = table.required("name", NAME, reading).read(NAME, parse_name, reading);
         let key_file = "the path of a file made by `onwire keygen`";
         let field = table.required("key_file", key_file, reading);
         let path = field.read(key_file, |text| Ok(text.to_owned()), reading);
@@ -64,24 +62,14 @@ const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
 /// Reads a name of ours. The error is a hint.
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len());
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if fits && plain {
-        Ok(text.to_owned())
-    } else {
-        Err(String::new())
-    }
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if fits && plain { Ok(text.to_owned()) } else { Err(String::new()) }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => {
-            Err("peers must know the port: choose one".to_owned())
-        }
-        Ok(address) if address.ip().is_multicast() => {
-            Err("a multicast address cannot listen".to_owned())
-        }
+        Ok(address) if address.port() == 0 => Err("peers must know the port: choose one".to_owned()),
+        Ok(address) if address.ip().is_multicast() => Err("a multicast address cannot listen".to_owned()),
         Ok(address) => Ok(address),
         Err(_) if text.parse::<std::net::IpAddr>().is_ok() => Err("add the port".to_owned()),
         Err(_) => Err("names are not resolved here: write the address".to_owned()),
