@@ -72,6 +72,24 @@ fn pubkey_refuses_what_is_not_a_key() {
     assert_eq!(onwire(directory.path(), &["pubkey", "nowhere.key"], b"").status.code(), Some(1));
 }
 
+/// Where the configuration was named without a directory, this once gave a node with a key of zeros.
+#[test]
+fn an_empty_key_file_name_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let public = onwire(directory.path(), &["keygen", "b.key"], b"");
+    for [own, preshared] in [["", "b.key"], ["b.key", ""]] {
+        let config = format!(
+            "node: {{ name: a, key_file: \"{own}\", local_prefixes: [10.1.0.0/24] }}\n\
+             peers: [{{ name: b, public_key: \"{}\", preshared_key_file: \"{preshared}\", prefixes: [10.2.0.0/24] }}]\n",
+            text(&public.stdout)
+        );
+        fs::write(directory.path().join("a.yaml"), config).unwrap();
+        let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+        assert!(text(&output.stderr).contains("key_file: found \"\"; allowed: the path"), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     let directory = tempfile::tempdir().unwrap();

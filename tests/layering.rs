@@ -13,7 +13,7 @@ const MODULES: &[Module] = &[
     Module { name: "fec", may_import: &["wire"], pure: true },
     Module { name: "tunnel", may_import: &["fec", "wire"], pure: true },
     Module { name: "io", may_import: &[], pure: false },
-    Module { name: "config", may_import: &[], pure: false },
+    Module { name: "config", may_import: &["tunnel::keys"], pure: false },
     Module { name: "appliance", may_import: &["tunnel", "fec", "wire", "io", "config"], pure: false },
     Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },
     Module { name: "cli", may_import: &["appliance", "config", "lab"], pure: false },

@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::desk::StatusDesk;
 use super::lane::{Command, Lane, Line, Notice};
@@ -245,8 +245,7 @@ impl Control {
             let _ = lane.commands.send(Command::Stop);
             let _ = lane.waker.wake();
         }
-        let snapshots: Vec<LaneSnapshot> =
-            self.lanes.drain(..).filter_map(|lane| lane.thread.join().ok()).collect();
+        let snapshots: Vec<LaneSnapshot> = self.lanes.drain(..).filter_map(|lane| lane.thread.join().ok()).collect();
         self.compose("stopped", &snapshots)
     }
 

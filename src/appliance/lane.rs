@@ -315,7 +315,10 @@ impl Lane {
         let total = self.errors;
         if errors.too_big > 0 {
             let mtu = errors.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
-            tracing::warn!("datagrams are too big for the path, whose MTU is {mtu}; lower `path.mtu` ({})", total.too_big);
+            tracing::warn!(
+                "datagrams are too big for the path, whose MTU is {mtu}; lower `path.mtu` ({})",
+                total.too_big
+            );
         } else {
             tracing::warn!(
                 queue_full = total.queue_full,

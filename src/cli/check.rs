@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{USAGE, complain, print};
-use crate::config::key_file::show_public;
 use crate::config::units::show_duration;
 use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair};
 
@@ -65,7 +64,7 @@ impl Display for Summary<'_> {
         let (node, tun) = (&config.node, &config.tun);
         let last = node.listen.port() + (tun.queues - 1);
         writeln!(f, "node {}", node.name)?;
-        line(f, "public key", show_public(&node.private_key.public_key()))?;
+        line(f, "public key", node.private_key().public_key())?;
         match tun.queues {
             1 => line(f, "listens", format_args!("{} (UDP), 1 lane", node.listen))?,
             lanes => line(f, "listens", format_args!("{} to port {last} (UDP), {lanes} lanes", node.listen))?,

@@ -41,18 +41,18 @@ fn check_names(config: &Config, reading: &mut Reading<'_>) {
 }
 
 fn check_keys(config: &Config, reading: &mut Reading<'_>) {
-    // The stand-in for a key that could not be read has a public key too, but no peer has it.
-    let own = config.node.private_key.public_key();
+    let own = config.node.public_key();
     for (at, peer) in config.peers.iter().enumerate() {
+        if peer.public_key.is_none() {
+            continue;
+        }
         let key = format!("peers[{at}].public_key");
         if peer.public_key == own {
             let hint = "write the key that `onwire pubkey` prints on the peer, not here";
             reading.error(&key, "found this node's own public key", "the public key of the peer", hint);
         }
         let same = |other: &&super::Peer| other.public_key == peer.public_key;
-        if peer.public_key != [0; 32]
-            && let Some(first) = config.peers[..at].iter().position(|other| same(&other))
-        {
+        if let Some(first) = config.peers[..at].iter().position(|other| same(&other)) {
             let found = format!("found the public key of peers[{first}]");
             let hint = "each appliance has its own key: run `onwire keygen` on each";
             reading.error(&key, &found, "a key of its own for each peer", hint);

@@ -6,24 +6,25 @@ use std::path::PathBuf;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::key_file::{self, SecretKey};
+use super::key_file;
 use super::node;
 use super::redundancy::{self, Profile};
 use super::schema;
 use super::table::{Field, Reading, Table};
 use super::units::{Rate, parse_rate};
+use crate::tunnel::keys::{PresharedKey, PublicKey};
 
 /// One appliance at another site, and the path to it.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Shown in status and logs; unique.
     pub name: String,
-    /// Its X25519 public key; unique.
-    pub public_key: [u8; 32],
+    /// `None` only while a faulty file is being read.
+    pub(super) public_key: Option<PublicKey>,
     /// Where the preshared key was read from.
     pub preshared_key_file: Option<PathBuf>,
     /// The preshared key, mixed into the handshake.
-    pub preshared_key: Option<SecretKey>,
+    pub preshared_key: Option<PresharedKey>,
     /// Where to call it; `None` waits to be called.
     pub endpoint: Option<Endpoint>,
     /// The mirror's subnets: routed into the TUN, and the only inner addresses accepted from this peer.
@@ -105,6 +106,11 @@ impl fmt::Display for Endpoint {
 }
 
 impl Peer {
+    /// Its X25519 public key; unique.
+    pub fn public_key(&self) -> PublicKey {
+        self.public_key.expect("a peer without a readable key is an error, and then there is no configuration")
+    }
+
     pub(super) fn read_all(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Vec<Self> {
         let allowed = "a list of at least one peer";
         let field = root.required("peers", allowed, reading);
@@ -120,19 +126,12 @@ impl Peer {
         let name = table.required("name", node::NAME, reading).read(node::NAME, node::parse_name, reading);
         let public_key = "the 44 characters that `onwire pubkey` prints on the peer";
         let field = table.required("public_key", public_key, reading);
-        let parse = |text: &str| key_file::parse_public(text).map_err(|error| error.to_string());
+        let parse = |text: &str| PublicKey::parse(text).map_err(|error| error.to_string());
         let public_key = field.read(public_key, parse, reading);
 
         let field = table.field("preshared_key_file");
-        let path = field.read("the path of a key file, or null", |text| Ok(text.to_owned()), reading);
-        let path = path.map(|path| reading.resolve(&path));
-        let preshared_key = path.as_deref().and_then(|path| match key_file::read_secret(path) {
-            Ok(key) => Some(key),
-            Err(error) => {
-                reading.error(&field.key, &error.to_string(), "", &error.hint(path));
-                None
-            }
-        });
+        let allowed = "the path of a key file, or null";
+        let (path, preshared_key) = key_file::read_field(&field, allowed, PresharedKey::parse, reading);
         let endpoint = table.field("endpoint").read(ENDPOINT, parse_endpoint, reading);
         let prefixes = read_prefixes(&table, "prefixes", reading);
         let path_table = table.field("path").table(&schema::PATH, reading);
@@ -144,7 +143,7 @@ impl Peer {
         }
         Self {
             name: name.unwrap_or_default(),
-            public_key: public_key.unwrap_or_default(),
+            public_key,
             preshared_key_file: path,
             preshared_key,
             endpoint,

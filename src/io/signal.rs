@@ -39,6 +39,7 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
     let interrupted = AtomicBool::new(false);
     let on_interrupt = Arc::clone(&deliver);
+    // `try_set_handler` would refuse where a shell has started us in the background, with interrupts ignored.
     ctrlc::set_handler(move || {
         if interrupted.swap(true, Ordering::Relaxed) {
             process::exit(130);
