@@ -16,7 +16,7 @@ const MODULES: &[Module] = &[
     Module { name: "config", may_import: &["tunnel::keys"], pure: false },
     Module { name: "appliance", may_import: &["tunnel", "fec", "wire", "io", "config"], pure: false },
     Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },
-    Module { name: "cli", may_import: &["appliance", "config", "lab"], pure: false },
+    Module { name: "cli", may_import: &["appliance", "config", "lab", "tunnel::keys"], pure: false },
     Module { name: "lib", may_import: &[], pure: false },
     Module { name: "main", may_import: &["cli"], pure: false },
 ];

@@ -293,6 +293,11 @@ impl Forwarder {
         Some(PeerId(wanting as u16))
     }
 
+    /// Reports of a peer show that trains do not arrive; told once each time.
+    pub fn poll_trains_suspected(&mut self) -> bool {
+        self.peers.iter_mut().any(Peer::poll_trains_suspected)
+    }
+
     /// When something has to happen if nothing comes: then call [`handle_timeout`](Self::handle_timeout) and drain all
     /// outputs, [`poll_request`](Self::poll_request) among them.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
