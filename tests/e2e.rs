@@ -11,6 +11,8 @@
 
 #[path = "e2e/appliance.rs"]
 mod appliance;
+#[path = "e2e/capture.rs"]
+mod capture;
 #[path = "e2e/datagrams.rs"]
 mod datagrams;
 #[path = "e2e/ground.rs"]

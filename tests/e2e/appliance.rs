@@ -16,6 +16,8 @@ use crate::ground::{Ground, ONWIRE};
 /// How long two appliances may take to find each other.
 const UP_WITHIN: Duration = Duration::from_secs(15);
 
+const NODES: [&str; 2] = ["ithaca", "syracuse"];
+
 /// Changes to the base configuration: a JSON pointer and the value to put there; null takes the key away.
 pub type Changes<'a> = &'a [(&'a str, Value)];
 
@@ -23,7 +25,9 @@ pub type Changes<'a> = &'a [(&'a str, Value)];
 pub struct Appliance<'g> {
     ground: &'g Ground,
     node: &'static str,
-    config: PathBuf,
+    base: Value,
+    /// Its configuration file.
+    pub config: PathBuf,
     /// Its status socket.
     pub socket: PathBuf,
     starts: u32,
@@ -31,6 +35,22 @@ pub struct Appliance<'g> {
 }
 
 impl Appliance<'_> {
+    /// Writes its configuration: the base, changed.
+    fn configure(&self, changes: Changes<'_>) {
+        let mut config = self.base.clone();
+        for (pointer, value) in changes {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer begins with a slash");
+            let parent = config.pointer_mut(parent).and_then(Value::as_object_mut).expect("changes go into tables");
+            match value {
+                Value::Null => drop(parent.remove(key)),
+                value => drop(parent.insert(key.to_owned(), value.clone())),
+            }
+        }
+        // JSON is YAML.
+        fs::write(&self.config, format!("{config:#}")).unwrap();
+        self.ground.command(&[ONWIRE, "check", self.config.to_str().unwrap()]);
+    }
+
     /// Starts it, or starts it again.
     pub fn start(&mut self) {
         self.starts += 1;
@@ -119,24 +139,37 @@ impl<'g> Pair<'g> {
 
     /// As [`prepare`](Self::prepare) with changes of its own for each side.
     pub fn prepare_each(ground: &'g Ground, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
-        let public = ["ithaca", "syracuse"].map(|node| {
+        let public = NODES.map(|node| {
             let key = ground.directory().join(format!("{node}.key"));
             let key = key.to_str().unwrap();
             ground.command(&[ONWIRE, "keygen", key]);
             ground.command(&[ONWIRE, "pubkey", key]).trim().to_owned()
         });
-        let appliance = |node, config: Value| {
-            let path = |ending: &str| ground.directory().join(format!("{node}.{ending}"));
-            let (file, socket) = (path("yaml"), path("sock"));
-            // JSON is YAML.
-            fs::write(&file, format!("{config:#}")).unwrap();
-            ground.command(&[ONWIRE, "check", file.to_str().unwrap()]);
-            Appliance { ground, node, config: file, socket, starts: 0, process: None }
-        };
-        Self {
-            ithaca: appliance("ithaca", configuration(ground, 0, &public[1], ithaca)),
-            syracuse: appliance("syracuse", configuration(ground, 1, &public[0], syracuse)),
+        let [ithaca, syracuse] = [(0, ithaca), (1, syracuse)].map(|(side, changes)| {
+            let path = |ending: &str| ground.directory().join(format!("{}.{ending}", NODES[side]));
+            let base = base(ground, side, &public[1 - side]);
+            let appliance = Appliance {
+                ground,
+                node: NODES[side],
+                base,
+                config: path("yaml"),
+                socket: path("sock"),
+                starts: 0,
+                process: None,
+            };
+            appliance.configure(changes);
+            appliance
+        });
+        Self { ithaca, syracuse }
+    }
+
+    /// Stops both, and starts them with other changes of the base.
+    pub fn reconfigure(&mut self, ithaca: Changes<'_>, syracuse: Changes<'_>) {
+        for (appliance, changes) in [(&mut self.ithaca, ithaca), (&mut self.syracuse, syracuse)] {
+            appliance.terminate();
+            appliance.configure(changes);
         }
+        self.run();
     }
 
     /// Both run and their session is up.
@@ -165,22 +198,21 @@ impl<'g> Pair<'g> {
     }
 }
 
-/// The configuration of one side, 0 or 1.
-fn configuration(ground: &Ground, side: usize, peer_key: &str, changes: Changes<'_>) -> Value {
-    let names = ["ithaca", "syracuse"];
+/// The base configuration of one side, 0 or 1.
+fn base(ground: &Ground, side: usize, peer_key: &str) -> Value {
     let prefixes = [["10.1.0.0/24", "fd00:1::/64"], ["10.2.0.0/24", "fd00:2::/64"]];
     let endpoints = ["192.0.2.1:7117", "192.0.2.2:7117"];
-    let path = |ending: &str| ground.directory().join(format!("{}.{ending}", names[side]));
-    let mut config = json!({
+    let path = |ending: &str| ground.directory().join(format!("{}.{ending}", NODES[side]));
+    json!({
         "node": {
-            "name": names[side],
+            "name": NODES[side],
             "key_file": path("key"),
             "listen": endpoints[side],
             "local_prefixes": prefixes[side],
         },
         "tun": { "name": "ow0" },
         "peers": [{
-            "name": names[1 - side],
+            "name": NODES[1 - side],
             "public_key": peer_key,
             "endpoint": endpoints[1 - side],
             "prefixes": prefixes[1 - side],
@@ -191,16 +223,7 @@ fn configuration(ground: &Ground, side: usize, peer_key: &str, changes: Changes<
         "policy": [],
         "delivery": {},
         "status": { "socket": path("sock") },
-    });
-    for (pointer, value) in changes {
-        let (parent, key) = pointer.rsplit_once('/').expect("a pointer begins with a slash");
-        let parent = config.pointer_mut(parent).and_then(Value::as_object_mut).expect("changes go into tables");
-        match value {
-            Value::Null => drop(parent.remove(key)),
-            value => drop(parent.insert(key.to_owned(), value.clone())),
-        }
-    }
-    config
+    })
 }
 
 /// Changes for an outer path of IPv6: ithaca's, then syracuse's.

@@ -32,7 +32,8 @@ fn assert_clean(pair: &Pair<'_>) {
         let status = appliance.status();
         let peer = &status.peers[0];
         assert_eq!((peer.received.unrecoverable_blocks, status.lanes[0].too_big), (0, 0), "{status:?}");
-        for reason in ["malformed_adu", "tun_refused", "bad_tag", "bad_payload", "send_failed", "contradictory_symbol"] {
+        for reason in ["malformed_adu", "tun_refused", "bad_tag", "bad_payload", "send_failed", "contradictory_symbol"]
+        {
             assert_eq!(status.drops.get(reason), None, "{status:?}");
         }
         assert!(peer.sent.repair_symbols > 0 && peer.received.adus > 0, "{status:?}");
@@ -96,14 +97,12 @@ fn a_udp_sender_with_segmentation_loses_no_datagram() {
     let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
     for (at, any) in [(MIRROR[0], "0.0.0.0:0"), (MIRROR[1], "[::]:0")] {
         let sink = Sink::listen(&mirror, at);
-        let mut socket =
-            primary.run(|| UdpSocket::bind(any.parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();
+        let mut socket = primary.run(|| UdpSocket::bind(any.parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();
         // Trains whose last datagram is as long as the others, and ones where it is shorter.
         for (turn, last) in [1000, 123, 1000, 8].into_iter().enumerate() {
             let first = turn as u64 * 20;
             let lengths = (0..20).map(|at| if at == 19 { last } else { 1000 });
-            let train: Vec<u8> =
-                (first..).zip(lengths).flat_map(|(number, length)| datagram(number, length)).collect();
+            let train: Vec<u8> = (first..).zip(lengths).flat_map(|(number, length)| datagram(number, length)).collect();
             let outcome = socket.send_train(sink.address, &train, 1000);
             assert!(outcome.error.is_none() && outcome.sent == train.len(), "{:?}", outcome.error);
             assert!(sink.wait_for(first as usize + 20), "{} of {} arrived", sink.count(), first + 20);
