@@ -30,7 +30,8 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
             streams::copy_paced(&primary, &mirror, MIRROR[0], 3, 5_000_000, rest)
         });
         thread::sleep(Duration::from_millis(800));
-        assert!(sinks.iter().all(|sink| sink.count() > 20), "both streams flow");
+        let counts = sinks.each_ref().map(Sink::count);
+        assert!(counts.iter().all(|count| *count > 20), "both streams flow: {counts:?}");
         let appliance = choose(&mut pair);
         go(appliance);
         thread::sleep(Duration::from_millis(300));
