@@ -32,19 +32,13 @@ fn keygen_writes_a_private_file_and_prints_what_pubkey_prints() {
     let made = onwire(directory.path(), &["keygen", "a.key"], b"");
     assert!(made.status.success(), "{}", text(&made.stderr));
     let path = directory.path().join("a.key");
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-        0o600
-    );
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
     let public = onwire(directory.path(), &["pubkey", "a.key"], b"");
     assert_eq!(text(&made.stdout), text(&public.stdout));
     assert_eq!(text(&public.stdout).len(), 44);
     let private = fs::read(&path).unwrap();
     for arguments in [&["pubkey"][..], &["pubkey", "-"]] {
-        assert_eq!(
-            text(&onwire(directory.path(), arguments, &private).stdout),
-            text(&public.stdout)
-        );
+        assert_eq!(text(&onwire(directory.path(), arguments, &private).stdout), text(&public.stdout));
     }
 }
 
@@ -54,15 +48,8 @@ fn keygen_never_overwrites() {
     fs::write(directory.path().join("a.key"), "precious").unwrap();
     let output = onwire(directory.path(), &["keygen", "a.key"], b"");
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        text(&output.stderr).contains("a.key cannot be written: File exists"),
-        "{}",
-        text(&output.stderr)
-    );
-    assert_eq!(
-        fs::read_to_string(directory.path().join("a.key")).unwrap(),
-        "precious"
-    );
+    assert!(text(&output.stderr).contains("a.key cannot be written: File exists"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(directory.path().join("a.key")).unwrap(), "precious");
 }
 
 #[test]
@@ -70,10 +57,7 @@ fn keygen_without_a_file_prints_the_private_key() {
     let directory = tempfile::tempdir().unwrap();
     let made = onwire(directory.path(), &["keygen"], b"");
     let public = onwire(directory.path(), &["pubkey"], &made.stdout);
-    assert_eq!(
-        text(&made.stderr),
-        format!("public key: {}", text(&public.stdout))
-    );
+    assert_eq!(text(&made.stderr), format!("public key: {}", text(&public.stdout)));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -85,12 +69,25 @@ fn pubkey_refuses_what_is_not_a_key() {
         assert_eq!(output.status.code(), Some(1), "{input:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
     }
-    assert_eq!(
-        onwire(directory.path(), &["pubkey", "nowhere.key"], b"")
-            .status
-            .code(),
-        Some(1)
-    );
+    assert_eq!(onwire(directory.path(), &["pubkey", "nowhere.key"], b"").status.code(), Some(1));
+}
+
+/// Where the configuration was named without a directory, this once gave a node with a key of zeros.
+#[test]
+fn an_empty_key_file_name_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let public = onwire(directory.path(), &["keygen", "b.key"], b"");
+    for [own, preshared] in [["", "b.key"], ["b.key", ""]] {
+        let config = format!(
+            "node: {{ name: a, key_file: \"{own}\", local_prefixes: [10.1.0.0/24] }}\n\
+             peers: [{{ name: b, public_key: \"{}\", preshared_key_file: \"{preshared}\", prefixes: [10.2.0.0/24] }}]\n",
+            text(&public.stdout)
+        );
+        fs::write(directory.path().join("a.yaml"), config).unwrap();
+        let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+        assert!(text(&output.stderr).contains("key_file: found \"\"; allowed: the path"), "{}", text(&output.stderr));
+    }
 }
 
 #[test]
@@ -105,11 +102,7 @@ fn usage_errors_exit_with_2_and_help_with_0() {
         (&["--help"], 0),
         (&["--version"], 0),
     ] {
-        assert_eq!(
-            onwire(directory.path(), arguments, b"").status.code(),
-            Some(code),
-            "{arguments:?}"
-        );
+        assert_eq!(onwire(directory.path(), arguments, b"").status.code(), Some(code), "{arguments:?}");
     }
     for command in ["check", "keygen", "pubkey"] {
         let help = onwire(directory.path(), &[command, "--help"], b"");
@@ -148,12 +141,6 @@ fn check_says_what_would_run_and_warns() {
         assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
     }
     let warned = text(&output.stderr);
-    assert!(
-        warned.contains("a.yaml:6:3: warning: policy[1]: never reached: policy[0] (line 5)"),
-        "{warned}"
-    );
-    assert!(
-        warned.contains("a.yaml:7:9: warning: policy[2].to: never matches"),
-        "{warned}"
-    );
+    assert!(warned.contains("a.yaml:6:3: warning: policy[1]: never reached: policy[0] (line 5)"), "{warned}");
+    assert!(warned.contains("a.yaml:7:9: warning: policy[2].to: never matches"), "{warned}");
 }

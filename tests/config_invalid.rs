@@ -39,18 +39,10 @@ fn every_invalid_file_is_refused_with_its_golden_words() {
         }
         let expected = fs::read_to_string(&golden).unwrap_or_default();
         if output.status.code() != Some(2) || !output.stdout.is_empty() || stderr != expected {
-            wrong.push(format!(
-                "--- {}: {}\n{stderr}",
-                name.display(),
-                output.status
-            ));
+            wrong.push(format!("--- {}: {}\n{stderr}", name.display(), output.status));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "not as in the .stderr file beside it:\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "not as in the .stderr file beside it:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -58,23 +50,14 @@ fn every_golden_file_has_its_invalid_file() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/invalid");
     for entry in fs::read_dir(&sources).unwrap() {
         let path = entry.unwrap().path();
-        assert!(
-            path.with_extension("yaml").exists(),
-            "{} has no .yaml",
-            path.display()
-        );
+        assert!(path.with_extension("yaml").exists(), "{} has no .yaml", path.display());
     }
 }
 
 fn yaml_files(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into());
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into());
     let mut names: Vec<PathBuf> = entries.collect();
-    names.retain(|name| {
-        name.extension()
-            .is_some_and(|extension| extension == "yaml")
-    });
+    names.retain(|name| name.extension().is_some_and(|extension| extension == "yaml"));
     names.sort();
     names
 }

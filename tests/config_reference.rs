@@ -6,20 +6,24 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use onwire::config::key_file::{SecretKey, show_public, write_secret};
-use onwire::config::{self, Config, Repair, schema};
+use onwire::config::{self, Config, Repair, key_file, schema};
+use onwire::tunnel::keys::{PresharedKey, PrivateKey};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+fn key(seed: u64) -> PrivateKey {
+    PrivateKey::generate(&mut StdRng::seed_from_u64(seed))
+}
 
 fn source(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("config")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn load(text: &str, keys: &[(&str, &SecretKey)]) -> Config {
+fn load(text: &str, keys: &[(&str, &PrivateKey)]) -> Config {
     let directory = tempfile::tempdir().unwrap();
     for (name, key) in keys {
-        write_secret(&directory.path().join(name), key).unwrap();
+        key_file::write(&directory.path().join(name), &key.to_text()).unwrap();
     }
     let path = directory.path().join("onwire.yaml");
     fs::write(&path, text).unwrap();
@@ -28,10 +32,10 @@ fn load(text: &str, keys: &[(&str, &SecretKey)]) -> Config {
 
 #[test]
 fn the_reference_is_good() {
-    let key = SecretKey::generate();
+    let key = key(1);
     let config = load(&source("reference.yaml"), &[("ithaca.key", &key)]);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    assert_eq!(config.node.private_key, key);
+    assert_eq!(config.node.private_key().to_text(), key.to_text());
     assert_eq!(config.peers[0].path.symbol_size(), 1408);
 }
 
@@ -44,18 +48,10 @@ fn the_reference_shows_every_key() {
             table => format!("{table}.{key}"),
         };
         for key in keys.in_force {
-            assert!(
-                shown.contains(&path(key)),
-                "{} is not in the reference",
-                path(key)
-            );
+            assert!(shown.contains(&path(key)), "{} is not in the reference", path(key));
         }
         for (key, _) in keys.later {
-            assert!(
-                commented.contains(&path(key)),
-                "{} is not in the reference as a comment",
-                path(key)
-            );
+            assert!(commented.contains(&path(key)), "{} is not in the reference as a comment", path(key));
         }
     }
 }
@@ -70,10 +66,7 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
         let comment = bare.strip_prefix("# ");
         let element = bare.strip_prefix("- ");
         let content = comment.or(element).unwrap_or(bare);
-        let Some((key, _)) = content
-            .split_once(':')
-            .filter(|(key, _)| !key.contains(' '))
-        else {
+        let Some((key, _)) = content.split_once(':').filter(|(key, _)| !key.contains(' ')) else {
             continue;
         };
         let indent = spaces(line) + if element.is_some() { 2 } else { 0 };
@@ -98,13 +91,13 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
 /// The smallest file, every default in force, gives what the reference spells out.
 #[test]
 fn the_reference_states_the_defaults() {
-    let key = SecretKey::generate();
+    let key = key(1);
     let keys = [("ithaca.key", &key)];
     let reference = load(&source("reference.yaml"), &keys);
     let smallest = format!(
         "node: {{ name: ithaca, key_file: ithaca.key, local_prefixes: [10.1.0.0/24] }}\n\
          peers: [{{ name: syracuse, public_key: \"{}\", prefixes: [10.2.0.0/24] }}]\n",
-        show_public(&reference.peers[0].public_key)
+        reference.peers[0].public_key()
     );
     let config = load(&smallest, &keys);
     assert_eq!(config.node.listen, reference.node.listen);
@@ -121,29 +114,22 @@ fn the_reference_states_the_defaults() {
 
 #[test]
 fn the_pair_is_good_once_its_keys_are_made() {
-    let (ithaca, syracuse) = (SecretKey::generate(), SecretKey::generate());
-    let public = |key: &SecretKey| show_public(&key.public_key());
+    let (ithaca, syracuse) = (key(1), key(2));
+    let public = |key: &PrivateKey| key.public_key().to_string();
     let text = source("pair/ithaca.yaml").replace("PUBLIC-KEY-OF-SYRACUSE", &public(&syracuse));
     let here = load(&text, &[("ithaca.key", &ithaca)]);
     let text = source("pair/syracuse.yaml").replace("PUBLIC-KEY-OF-ITHACA", &public(&ithaca));
     let there = load(&text, &[("syracuse.key", &syracuse)]);
     assert_eq!(here.peers[0].prefixes, there.node.local_prefixes);
     assert_eq!(there.peers[0].prefixes, here.node.local_prefixes);
-    assert_eq!(
-        here.peers[0].public_key,
-        there.node.private_key.public_key()
-    );
-    assert_eq!(
-        there.peers[0].public_key,
-        here.node.private_key.public_key()
-    );
+    assert_eq!(here.peers[0].public_key(), there.node.private_key().public_key());
+    assert_eq!(there.peers[0].public_key(), here.node.private_key().public_key());
     assert!(here.warnings.is_empty() && there.warnings.is_empty());
 }
 
 #[test]
 fn values_arrive_as_they_are_written() {
-    let key = SecretKey::generate();
-    let peer = show_public(&SecretKey::generate().public_key());
+    let (key, peer) = (key(1), key(2).public_key());
     let text = format!(
         "node: {{ name: a, key_file: a.key, listen: \"[::]:9000\", local_prefixes: [10.1.0.1] }}\n\
          tun: {{ name: tun7, mtu: 9000, queues: 4, txqueuelen: 1000 }}\n\
@@ -158,43 +144,18 @@ fn values_arrive_as_they_are_written() {
     );
     let config = load(&text, &[("a.key", &key)]);
     assert_eq!(config.node.listen, "[::]:9000".parse().unwrap());
-    assert_eq!(
-        (config.tun.mtu, config.tun.queues, config.tun.txqueuelen),
-        (9000, 4, Some(1000))
-    );
+    assert_eq!((config.tun.mtu, config.tun.queues, config.tun.txqueuelen), (9000, 4, Some(1000)));
     let peer = &config.peers[0];
-    assert_eq!(peer.preshared_key.as_ref(), Some(&key));
-    assert_eq!(
-        peer.path.rate.map(config::Rate::bits_per_second),
-        Some(950_000_000)
-    );
+    assert_eq!(peer.preshared_key.as_ref().map(PresharedKey::to_text), Some(key.to_text()));
+    assert_eq!(peer.path.rate.map(config::Rate::bits_per_second), Some(950_000_000));
     assert_eq!(peer.path.udp_gso, config::UdpGso::Off);
     let profile = config.profile(peer.redundancy).unwrap();
-    assert_eq!(
-        (profile.name.as_str(), profile.block_symbols),
-        ("long", 256)
-    );
-    assert_eq!(
-        profile.repair,
-        Repair::Fixed {
-            symbols: 32,
-            assume_loss: 0.02
-        }
-    );
+    assert_eq!((profile.name.as_str(), profile.block_symbols), ("long", 256));
+    assert_eq!(profile.repair, Repair::Fixed { symbols: 32, assume_loss: 0.02 });
     assert_eq!(profile.overhead(), 0.125);
-    assert_eq!(
-        config.delivery.hold,
-        Duration::from_millis(80),
-        "four times close_after"
-    );
+    assert_eq!(config.delivery.hold, Duration::from_millis(80), "four times close_after");
     let rule = config.policy[0];
-    assert_eq!(
-        (rule.protocol, rule.dscp, rule.redundancy),
-        (Some(17), Some(46), 0)
-    );
-    assert!(
-        rule.port
-            .is_some_and(|port| port.contains(53) && !port.contains(5432))
-    );
+    assert_eq!((rule.protocol, rule.dscp, rule.redundancy), (Some(17), Some(46), 0));
+    assert!(rule.port.is_some_and(|port| port.contains(53) && !port.contains(5432)));
     assert_eq!(config.log.level, config::LogLevel::Debug);
 }

@@ -15,16 +15,8 @@ fn read(text: &str) -> Result<(), TestCaseError> {
         Err(errors) => {
             prop_assert!(errors.errors() > 0);
             let shown = errors.to_string();
-            prop_assert!(
-                shown.chars().all(|c| c == '\n' || !c.is_control()),
-                "{:?}",
-                shown
-            );
-            for problem in errors
-                .problems
-                .iter()
-                .filter(|p| p.severity == Severity::Error)
-            {
+            prop_assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{:?}", shown);
+            for problem in errors.problems.iter().filter(|p| p.severity == Severity::Error) {
                 prop_assert!(!problem.found.is_empty());
                 prop_assert!(problem.place.line <= text.lines().count() + 1);
             }
@@ -84,8 +76,7 @@ fn slip() -> impl Strategy<Value = Slip> {
         "\r\n",
     ]);
     prop_oneof![
-        (any::<prop::sample::Index>(), words)
-            .prop_map(|(at, word)| Slip::Insert(at.index(1 << 16), word.to_owned())),
+        (any::<prop::sample::Index>(), words).prop_map(|(at, word)| Slip::Insert(at.index(1 << 16), word.to_owned())),
         (0..1usize << 16, 0..40usize).prop_map(|(at, length)| Slip::Remove(at, length)),
         (0..1usize << 16, 0..200usize).prop_map(|(at, length)| Slip::Repeat(at, length)),
     ]
@@ -144,13 +135,7 @@ proptest! {
 
 #[test]
 fn many_errors_in_one_long_line_stay_small() {
-    let text = format!(
-        "tun: {{ {} }}\n",
-        (0..20_000)
-            .map(|n| format!("k{n}: 1"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    let text = format!("tun: {{ {} }}\n", (0..20_000).map(|n| format!("k{n}: 1")).collect::<Vec<_>>().join(", "));
     let errors = config::parse(&text, Path::new("long.yaml")).unwrap_err();
     assert!(errors.errors() > 20_000);
     assert!(errors.to_string().len() < 20_000 * 600);
@@ -159,13 +144,7 @@ fn many_errors_in_one_long_line_stay_small() {
 #[test]
 fn a_thousand_equal_prefixes_are_not_a_million_problems() {
     let prefixes = vec!["10.0.0.0/8"; 3_000].join(", ");
-    let text = format!(
-        "node: {{ local_prefixes: [{prefixes}] }}\npeers: [{{ prefixes: [{prefixes}] }}]\n"
-    );
+    let text = format!("node: {{ local_prefixes: [{prefixes}] }}\npeers: [{{ prefixes: [{prefixes}] }}]\n");
     let errors = config::parse(&text, Path::new("wide.yaml")).unwrap_err();
-    assert!(
-        (6_000..6_100).contains(&errors.problems.len()),
-        "{}",
-        errors.problems.len()
-    );
+    assert!((6_000..6_100).contains(&errors.problems.len()), "{}", errors.problems.len());
 }

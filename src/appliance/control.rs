@@ -3,15 +3,16 @@
 //! It talks to the lanes through bounded channels and a waker in each direction, so that nothing a stranger sends to it
 //! can hold up a packet. It owns no packet and no block.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::desk::StatusDesk;
 use super::lane::{Command, Lane, Line, Notice};
@@ -77,6 +78,8 @@ pub struct Control {
     lanes: Vec<LaneHandle>,
     routes: Option<Routes>,
     tun: TunStatus,
+    /// Peers that were found silent and have not answered since.
+    called: BTreeSet<PeerId>,
 }
 
 impl Control {
@@ -128,6 +131,7 @@ impl Control {
             lanes,
             routes,
             tun,
+            called: BTreeSet::new(),
         };
         control.announce();
         for number in 0..control.config.peers.len() {
@@ -188,7 +192,9 @@ impl Control {
             }
             Notice::SessionConfirmed { local_index } => self.handshakes.on_confirmed(local_index, now),
             Notice::SessionWanted(peer) => {
-                tracing::debug!(peer = self.name(peer), "new session wanted");
+                if self.called.insert(peer) {
+                    tracing::warn!(peer = self.name(peer), "the peer is silent or its session is worn; calling it");
+                }
                 self.handshakes.request(peer, now);
             }
             Notice::Ended { lane, cause } => {
@@ -204,6 +210,7 @@ impl Control {
         while let Some(event) = self.handshakes.poll_event() {
             match event {
                 HandshakeEvent::Established(established) => {
+                    self.called.remove(&established.peer);
                     tracing::info!(
                         peer = self.name(established.peer),
                         endpoint = %established.endpoint,
@@ -238,8 +245,7 @@ impl Control {
             let _ = lane.commands.send(Command::Stop);
             let _ = lane.waker.wake();
         }
-        let snapshots: Vec<LaneSnapshot> =
-            self.lanes.drain(..).filter_map(|lane| lane.thread.join().ok()).collect();
+        let snapshots: Vec<LaneSnapshot> = self.lanes.drain(..).filter_map(|lane| lane.thread.join().ok()).collect();
         self.compose("stopped", &snapshots)
     }
 

@@ -25,12 +25,13 @@ use super::outlet::Outlet;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::{ErrorCounts, UdpSocket};
+use crate::io::udp::{ErrorCounts, GsoState, UdpSocket};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::handshake::Established;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
+use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
 use crate::wire::virtio::VirtioHeader;
 
 const TUN: Token = Token(0);
@@ -42,6 +43,9 @@ const WAKER: Token = Token(3);
 const TUN_BUDGET: usize = 16;
 /// Trains read from UDP in one turn.
 const UDP_BUDGET: usize = 8;
+
+/// How often a warning about sending may be repeated.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the control thread asks of a lane.
 #[derive(Debug)]
@@ -111,6 +115,7 @@ pub struct Lane {
     ready: Readiness,
     notices_lost: u64,
     errors: ErrorCounts,
+    warned_at: Option<Instant>,
     stopping: bool,
 }
 
@@ -153,6 +158,7 @@ impl Lane {
             ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
             notices_lost: 0,
             errors: ErrorCounts::default(),
+            warned_at: None,
             stopping: false,
         };
         Ok((lane, waker))
@@ -181,13 +187,17 @@ impl Lane {
             self.read_udp(now)?;
             self.deliver(now);
             if std::mem::take(&mut self.ready.errors) {
-                self.errors += self.udp.drain_errors();
+                self.note_errors(now);
             }
             while let Some(local_index) = self.forwarder.poll_confirmed() {
                 self.notify(Notice::SessionConfirmed { local_index });
             }
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.notify(Notice::SessionWanted(peer));
+            }
+            if self.forwarder.poll_trains_suspected() && self.udp.gso_state() == GsoState::Active {
+                tracing::warn!("segmented trains do not arrive at the peer; one datagram a call from now on");
+                self.udp.set_gso(false);
             }
             if self.stopping {
                 self.forwarder.flush(now);
@@ -272,6 +282,8 @@ impl Lane {
                 let end = received.len.min(start + received.segment);
                 let datagram = &mut self.buffer[start..end];
                 if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {
+                    // The longest is told apart here, so that a stranger cannot make us copy more.
+                    let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
                     let notice = Notice::Handshake { from: received.from, datagram: datagram.to_vec() };
                     self.notify(notice);
                 } else {
@@ -289,6 +301,33 @@ impl Lane {
             refused += u64::from(!self.outlet.write(deliverable.header, deliverable.packet));
         }
         self.forwarder.on_refused(refused);
+    }
+
+    /// Counts what the error queue holds; says so, now and then, if the user can do something about it.
+    fn note_errors(&mut self, now: Instant) {
+        let errors = self.udp.drain_errors();
+        self.errors += errors;
+        let said_lately = self.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARN_INTERVAL);
+        if errors.total() == 0 || said_lately {
+            return;
+        }
+        self.warned_at = Some(now);
+        let total = self.errors;
+        if errors.too_big > 0 {
+            let mtu = errors.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
+            tracing::warn!(
+                "datagrams are too big for the path, whose MTU is {mtu}; lower `path.mtu` ({})",
+                total.too_big
+            );
+        } else {
+            tracing::warn!(
+                queue_full = total.queue_full,
+                unreachable = total.unreachable,
+                forbidden = total.forbidden,
+                other = total.other,
+                "datagrams could not be sent; counts since the start"
+            );
+        }
     }
 
     fn notify(&mut self, notice: Notice) {

@@ -31,6 +31,13 @@ impl Routes {
                     preferred_source = routes.netlink.address_within(local)?;
                 }
             }
+            if preferred_source.is_none() && !forwards(prefix.is_ipv6()) {
+                tracing::warn!(
+                    "this host has no address in local_prefixes and does not forward either, so nothing will come to \
+                     {prefix} from here; `sysctl -w {}=1`",
+                    forwarding_key(prefix.is_ipv6())
+                );
+            }
             let route = Route {
                 prefix: *prefix,
                 device: index,
@@ -54,6 +61,16 @@ impl Routes {
     pub fn added(&self) -> &[Route] {
         &self.added
     }
+}
+
+fn forwarding_key(ipv6: bool) -> &'static str {
+    if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" }
+}
+
+/// Whether this host forwards packets; where that cannot be read, it is taken to.
+fn forwards(ipv6: bool) -> bool {
+    let path = format!("/proc/sys/{}", forwarding_key(ipv6).replace('.', "/"));
+    std::fs::read_to_string(path).map_or(true, |value| value.trim() != "0")
 }
 
 impl Drop for Routes {

@@ -1,8 +1,8 @@
 //! From the checked configuration to the values the state machines and system calls are made from.
 
 use std::io;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
 use rand::rngs::StdRng;
@@ -16,7 +16,6 @@ use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use crate::tunnel::inbound::Delivery;
-use crate::tunnel::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::tunnel::peer::PeerSettings;
 use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
 use crate::tunnel::seal::CipherSet;
@@ -75,14 +74,16 @@ pub fn endpoints(config: &Config) -> io::Result<Vec<Option<SocketAddr>>> {
 }
 
 /// The handshakes with all peers.
-pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64, random: StdRng, now: Instant) -> Handshakes {
+pub fn handshakes(
+    config: &Config,
+    endpoints: &[Option<SocketAddr>],
+    epoch: u64,
+    random: StdRng,
+    now: Instant,
+) -> Handshakes {
     let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
-        public: PublicKey::from_bytes(peer.public_key),
-        preshared: peer
-            .preshared_key
-            .as_ref()
-            .map(|key| PresharedKey::from_bytes(key.as_bytes()))
-            .unwrap_or_default(),
+        public: peer.public_key(),
+        preshared: peer.preshared_key.clone().unwrap_or_default(),
         endpoint,
         symbol_size: peer.path.symbol_size(),
     });
@@ -93,7 +94,7 @@ pub fn handshakes(config: &Config, endpoints: &[Option<SocketAddr>], epoch: u64,
         symbol_size: 64,
         epoch,
     };
-    let identity = Identity { private: PrivateKey::from_bytes(config.node.private_key.as_bytes()), hello };
+    let identity = Identity { private: config.node.private_key().clone(), hello };
     // A clock before 1970 tells 0; peers then refuse us after a restart until it is set.
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
@@ -112,19 +113,18 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });
-    let owned = config.peers.iter().enumerate().flat_map(|(number, peer)| {
-        peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16)))
-    });
+    let owned = config
+        .peers
+        .iter()
+        .enumerate()
+        .flat_map(|(number, peer)| peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16))));
     Settings {
         lane,
         local_prefixes: config.node.local_prefixes.iter().map(|&prefix| (prefix, ())).collect(),
         peer_prefixes: owned.collect(),
         peers: peers.collect(),
         profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
-        delivery: Delivery {
-            strict: config.delivery.ordering == config::Ordering::Strict,
-            hold: config.delivery.hold,
-        },
+        delivery: Delivery { strict: config.delivery.ordering == config::Ordering::Strict, hold: config.delivery.hold },
     }
 }
 

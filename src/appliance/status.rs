@@ -205,10 +205,7 @@ impl PeerStatus {
             sessions: first.map_or(0, |lane| lane.sessions),
             sent: sent.into(),
             received: (&reception).into(),
-            peer_report: told_ago.map(|ago| PeerReport {
-                received: (&told).into(),
-                age_ms: ago.as_secs_f64() * 1e3,
-            }),
+            peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
         }
     }
 }

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{USAGE, complain, print};
-use crate::config::key_file::show_public;
 use crate::config::units::show_duration;
 use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair};
 
@@ -31,18 +30,10 @@ impl Check {
         match config::load(&self.file) {
             Ok(config) => {
                 config.warnings.iter().for_each(complain);
-                print(format_args!(
-                    "{}: good\n\n{}",
-                    self.file.display(),
-                    Summary(&config)
-                ))
+                print(format_args!("{}: good\n\n{}", self.file.display(), Summary(&config)))
             }
             Err(errors) => {
-                complain(format_args!(
-                    "{errors}{}: {}\n",
-                    self.file.display(),
-                    Count(&errors)
-                ));
+                complain(format_args!("{errors}{}: {}\n", self.file.display(), Count(&errors)));
                 ExitCode::from(USAGE)
             }
         }
@@ -73,32 +64,20 @@ impl Display for Summary<'_> {
         let (node, tun) = (&config.node, &config.tun);
         let last = node.listen.port() + (tun.queues - 1);
         writeln!(f, "node {}", node.name)?;
-        line(f, "public key", show_public(&node.private_key.public_key()))?;
+        line(f, "public key", node.private_key().public_key())?;
         match tun.queues {
             1 => line(f, "listens", format_args!("{} (UDP), 1 lane", node.listen))?,
-            lanes => line(
-                f,
-                "listens",
-                format_args!("{} to port {last} (UDP), {lanes} lanes", node.listen),
-            )?,
+            lanes => line(f, "listens", format_args!("{} to port {last} (UDP), {lanes} lanes", node.listen))?,
         }
         let back_end = match tun.offload {
             config::Offload::Auto => "super-packets where the kernel has them",
             config::Offload::Off => "one packet a read",
         };
-        line(
-            f,
-            "tun",
-            format_args!("{}, mtu {}, {back_end}", tun.name, tun.mtu),
-        )?;
+        line(f, "tun", format_args!("{}, mtu {}, {back_end}", tun.name, tun.mtu))?;
         line(f, "our side", join(&node.local_prefixes))?;
         let hold = show_duration(config.delivery.hold);
         match config.delivery.ordering {
-            Ordering::Strict => line(
-                f,
-                "delivery",
-                format_args!("in order, a hole holds up to {hold}"),
-            )?,
+            Ordering::Strict => line(f, "delivery", format_args!("in order, a hole holds up to {hold}"))?,
             Ordering::None => line(f, "delivery", "as packets become whole")?,
         }
         line(f, "status", config.status.socket.display())?;
@@ -107,16 +86,10 @@ impl Display for Summary<'_> {
             show_peer(f, config, peer)?;
         }
         writeln!(f, "\nredundancy")?;
-        config
-            .profiles
-            .iter()
-            .try_for_each(|profile| show_profile(f, profile))?;
+        config.profiles.iter().try_for_each(|profile| show_profile(f, profile))?;
         if !config.policy.is_empty() {
             writeln!(f, "\npolicy, the first match wins")?;
-            config
-                .policy
-                .iter()
-                .try_for_each(|rule| show_rule(f, config, rule))?;
+            config.policy.iter().try_for_each(|rule| show_rule(f, config, rule))?;
         }
         Ok(())
     }
@@ -126,60 +99,29 @@ fn show_peer(f: &mut fmt::Formatter<'_>, config: &Config, peer: &Peer) -> fmt::R
     writeln!(f, "peer {}", peer.name)?;
     match &peer.endpoint {
         Some(endpoint) => line(f, "endpoint", endpoint)?,
-        None => line(
-            f,
-            "endpoint",
-            "none: waits to be called, so the peer's file must have ours",
-        )?,
+        None => line(f, "endpoint", "none: waits to be called, so the peer's file must have ours")?,
     }
-    line(
-        f,
-        "routes",
-        format_args!("{} into {}", join(&peer.prefixes), config.tun.name),
-    )?;
+    line(f, "routes", format_args!("{} into {}", join(&peer.prefixes), config.tun.name))?;
     let path = &peer.path;
-    line(
-        f,
-        "path",
-        format_args!(
-            "mtu {}, symbols of up to {} bytes",
-            path.mtu,
-            path.symbol_size()
-        ),
-    )?;
+    line(f, "path", format_args!("mtu {}, symbols of up to {} bytes", path.mtu, path.symbol_size()))?;
     match path.rate {
-        Some(rate) => line(
-            f,
-            "pacing",
-            format_args!("{rate}, data and repair together"),
-        )?,
+        Some(rate) => line(f, "pacing", format_args!("{rate}, data and repair together"))?,
         None => line(f, "pacing", "none")?,
     }
-    let preshared = if peer.preshared_key.is_some() {
-        "yes"
-    } else {
-        "no"
-    };
+    let preshared = if peer.preshared_key.is_some() { "yes" } else { "no" };
     line(f, "preshared", preshared)?;
     line(f, "redundancy", profile_name(config, peer.redundancy))
 }
 
 fn show_profile(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
     let k = profile.block_symbols;
-    let (idle, after) = (
-        show_duration(profile.close_when_idle),
-        show_duration(profile.close_after),
-    );
+    let (idle, after) = (show_duration(profile.close_when_idle), show_duration(profile.close_after));
     let closes = format!("closes at {k} symbols, {idle} idle or {after}");
     match profile.repair {
         Repair::None => line(f, &profile.name, format_args!("unprotected, {closes}")),
         Repair::Fixed { symbols, .. } => {
             let overhead = profile.overhead() * 100.0;
-            line(
-                f,
-                &profile.name,
-                format_args!("k {k}, m {symbols}, overhead {overhead:.1} %, {closes}"),
-            )
+            line(f, &profile.name, format_args!("k {k}, m {symbols}, overhead {overhead:.1} %, {closes}"))
         }
     }
 }
@@ -219,9 +161,5 @@ fn line(f: &mut fmt::Formatter<'_>, name: &str, value: impl Display) -> fmt::Res
 }
 
 fn join(prefixes: &[ipnetwork::IpNetwork]) -> String {
-    prefixes
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

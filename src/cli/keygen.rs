@@ -4,9 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
 use super::{FAILURE, complain, print};
-use crate::config::key_file::{self, SecretKey};
+use crate::config::key_file;
+use crate::tunnel::keys::PrivateKey;
 
 /// Make a private key
 #[derive(Debug, Args)]
@@ -25,13 +28,14 @@ pub struct Keygen {
 impl Keygen {
     /// Makes the key; exit code 1 when the file cannot be made.
     pub fn run(self) -> ExitCode {
-        let key = SecretKey::generate();
-        let public = key_file::show_public(&key.public_key());
+        // The kernel's random numbers do not fail once it has booted.
+        let key = PrivateKey::generate(&mut OsRng.unwrap_err());
+        let public = key.public_key();
         let Some(path) = self.file else {
             complain(format_args!("public key: {public}\n"));
             return print(format_args!("{}\n", *key.to_text()));
         };
-        match key_file::write_secret(&path, &key) {
+        match key_file::write(&path, &key.to_text()) {
             Ok(()) => print(format_args!("{public}\n")),
             Err(error) => {
                 complain(format_args!("onwire: {error}\n"));

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::lab::{
     scenario::{self, LabOptions, SCENARIOS},
+    trace::say,
     wan::{control::Remote, emulator, impairment::Impairment},
 };
 
@@ -82,10 +83,16 @@ struct WanArgs {
 
 /// Does what the arguments ask for.
 pub fn run(args: LabArgs) -> ExitCode {
+    if args.tool.is_none()
+        && let Err(error) = scenario::find(&args.scenario)
+    {
+        eprintln!("onwire lab: {error}");
+        return ExitCode::from(super::USAGE);
+    }
     let result = match args.tool {
         None => run_scenario(args),
         Some(Tool::List) => {
-            SCENARIOS.iter().for_each(|scenario| println!("{:<12} {}", scenario.name, scenario.summary));
+            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<12} {}", scenario.name, scenario.summary)));
             return ExitCode::SUCCESS;
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),
@@ -102,10 +109,6 @@ pub fn run(args: LabArgs) -> ExitCode {
 }
 
 fn run_scenario(args: LabArgs) -> Result<bool, String> {
-    if let Err(error) = scenario::find(&args.scenario) {
-        eprintln!("onwire lab: {error}");
-        std::process::exit(2);
-    }
     let LabArgs { scenario, topology, json, seed, seconds, keep, verbose, .. } = args;
     let options = LabOptions { scenario, topology, json, seed, seconds, keep, verbose };
     scenario::run(&options).map_err(|error| error.to_string())
@@ -113,7 +116,8 @@ fn run_scenario(args: LabArgs) -> Result<bool, String> {
 
 fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {
     let answer = Remote::new(socket.clone()).tell(&command.join(" "));
-    println!("{:#}", answer.map_err(|error| format!("{}: {error}", socket.display()))?);
+    let answer = answer.map_err(|error| format!("{}: {error}", socket.display()))?;
+    say(format_args!("{answer:#}"));
     Ok(true)
 }
 

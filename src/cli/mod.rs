@@ -80,9 +80,7 @@ pub fn main() -> ExitCode {
 fn print(text: impl Display) -> ExitCode {
     match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(format_args!(
-                "onwire: cannot write to standard output: {error}\n"
-            ));
+            complain(format_args!("onwire: cannot write to standard output: {error}\n"));
             ExitCode::from(FAILURE)
         }
         _ => ExitCode::SUCCESS,

@@ -8,7 +8,8 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::{FAILURE, complain, print};
-use crate::config::key_file::{self, KeyError, SecretKey};
+use crate::config::key_file::{self, MOST_TEXT};
+use crate::tunnel::keys::PrivateKey;
 
 /// Print the public key of a private key
 #[derive(Debug, Args)]
@@ -26,37 +27,25 @@ impl Pubkey {
     /// Prints the key; exit code 1 when the file is not a private key of ours.
     pub fn run(self) -> ExitCode {
         let key = if self.file == Path::new("-") {
-            read_stdin()
+            read_stdin().map_err(|words| (words, key_file::ONE_LINE.to_owned()))
         } else {
-            key_file::read_secret(&self.file)
+            key_file::read(&self.file, PrivateKey::parse).map_err(|error| (error.to_string(), error.hint(&self.file)))
         };
         match key {
-            Ok(key) => print(format_args!(
-                "{}\n",
-                key_file::show_public(&key.public_key())
-            )),
-            Err(error) => {
-                complain(format_args!(
-                    "onwire: {error}\n  = {}\n",
-                    error.hint(&self.file)
-                ));
+            Ok(key) => print(format_args!("{}\n", key.public_key())),
+            Err((words, hint)) => {
+                complain(format_args!("onwire: {words}\n  = {hint}\n"));
                 ExitCode::from(FAILURE)
             }
         }
     }
 }
 
-fn read_stdin() -> Result<SecretKey, KeyError> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
-    io::stdin()
-        .lock()
-        .take(256)
-        .read_to_end(&mut bytes)
-        .map_err(|error| KeyError::Io {
-            path: "on standard input".to_owned(),
-            action: "read",
-            error,
-        })?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| KeyError::Alphabet)?;
-    SecretKey::parse(text)
+/// Reads the key from standard input. The error is in words.
+fn read_stdin() -> Result<PrivateKey, String> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST_TEXT));
+    let input = io::stdin().lock().take(MOST_TEXT as u64).read_to_end(&mut bytes);
+    input.map_err(|error| format!("standard input cannot be read: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| "standard input holds no key: it is not text".to_owned())?;
+    PrivateKey::parse(text).map_err(|error| format!("standard input holds no key: {error}"))
 }

@@ -32,6 +32,10 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
             "  lane {}: {}, UDP GSO {}, {} send errors, {} lost to a full receive buffer",
             lane.lane, lane.listen, lane.udp_gso, lane.send_errors, lane.receive_overflows
         )?;
+        if lane.too_big > 0 {
+            let mtu = lane.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
+            writeln!(out, "          {} too big for the path, whose MTU is {mtu}: lower `path.mtu`", lane.too_big)?;
+        }
     }
     for peer in &status.peers {
         write_peer(out, peer)?;

@@ -30,43 +30,29 @@ fn check_names(config: &Config, reading: &mut Reading<'_>) {
         }
         let found = format!("found \"{}\"", peer.name);
         if peer.name == config.node.name {
-            let hint = format!(
-                "that is this node's own name ({})",
-                reading.line("node.name")
-            );
+            let hint = format!("that is this node's own name ({})", reading.line("node.name"));
             reading.error(&key, &found, "a name of its own for each appliance", &hint);
         }
-        if let Some(first) = config.peers[..at]
-            .iter()
-            .position(|other| other.name == peer.name)
-        {
-            let hint = format!(
-                "peers[{first}] has it ({})",
-                reading.line(&format!("peers[{first}].name"))
-            );
+        if let Some(first) = config.peers[..at].iter().position(|other| other.name == peer.name) {
+            let hint = format!("peers[{first}] has it ({})", reading.line(&format!("peers[{first}].name")));
             reading.error(&key, &found, "a name of its own for each peer", &hint);
         }
     }
 }
 
 fn check_keys(config: &Config, reading: &mut Reading<'_>) {
-    // The stand-in for a key that could not be read has a public key too, but no peer has it.
-    let own = config.node.private_key.public_key();
+    let own = config.node.public_key();
     for (at, peer) in config.peers.iter().enumerate() {
+        if peer.public_key.is_none() {
+            continue;
+        }
         let key = format!("peers[{at}].public_key");
         if peer.public_key == own {
             let hint = "write the key that `onwire pubkey` prints on the peer, not here";
-            reading.error(
-                &key,
-                "found this node's own public key",
-                "the public key of the peer",
-                hint,
-            );
+            reading.error(&key, "found this node's own public key", "the public key of the peer", hint);
         }
         let same = |other: &&super::Peer| other.public_key == peer.public_key;
-        if peer.public_key != [0; 32]
-            && let Some(first) = config.peers[..at].iter().position(|other| same(&other))
-        {
+        if let Some(first) = config.peers[..at].iter().position(|other| same(&other)) {
             let found = format!("found the public key of peers[{first}]");
             let hint = "each appliance has its own key: run `onwire keygen` on each";
             reading.error(&key, &found, "a key of its own for each peer", hint);
@@ -86,46 +72,24 @@ fn declared(config: &Config) -> Vec<Declared> {
     let local = local.map(|(at, prefix)| (*prefix, None, format!("node.local_prefixes[{at}]")));
     let peers = config.peers.iter().enumerate().flat_map(|(owner, peer)| {
         let prefixes = peer.prefixes.iter().enumerate();
-        prefixes.map(move |(at, prefix)| {
-            (
-                *prefix,
-                Some(owner),
-                format!("peers[{owner}].prefixes[{at}]"),
-            )
-        })
+        prefixes.map(move |(at, prefix)| (*prefix, Some(owner), format!("peers[{owner}].prefixes[{at}]")))
     });
-    let all = local
-        .chain(peers)
-        .filter(|(prefix, ..)| *prefix != NO_PREFIX);
-    all.map(|(prefix, owner, key)| Declared { prefix, owner, key })
-        .collect()
+    let all = local.chain(peers).filter(|(prefix, ..)| *prefix != NO_PREFIX);
+    all.map(|(prefix, owner, key)| Declared { prefix, owner, key }).collect()
 }
 
 fn check_prefixes(config: &Config, reading: &mut Reading<'_>) {
     let declared = declared(config);
     for (at, later) in declared.iter().enumerate() {
         // One note for each prefix: a thousand equal ones are not a million problems.
-        let earlier = || {
-            declared[..at]
-                .iter()
-                .filter(|it| overlaps(it.prefix, later.prefix))
-        };
+        let earlier = || declared[..at].iter().filter(|it| overlaps(it.prefix, later.prefix));
         let found = |earlier: &Declared, line: String| {
-            format!(
-                "found {}, which overlaps {} at {} ({line})",
-                later.prefix, earlier.prefix, earlier.key
-            )
+            format!("found {}, which overlaps {} at {} ({line})", later.prefix, earlier.prefix, earlier.key)
         };
         if let Some(other) = earlier().find(|earlier| earlier.owner != later.owner) {
-            let hint =
-                "an address must belong to one side only, or packets would go to the wrong one";
+            let hint = "an address must belong to one side only, or packets would go to the wrong one";
             let found = found(other, reading.line(&other.key));
-            reading.error(
-                &later.key,
-                &found,
-                "a prefix that overlaps no other side's",
-                hint,
-            );
+            reading.error(&later.key, &found, "a prefix that overlaps no other side's", hint);
         } else if let Some(own) = earlier().next() {
             let found = found(own, reading.line(&own.key));
             reading.warning(&later.key, &found, "one of the two is enough");
@@ -135,11 +99,9 @@ fn check_prefixes(config: &Config, reading: &mut Reading<'_>) {
     if let Some(six) = six
         && config.tun.mtu < 1280
     {
-        let found = format!(
-            "found {}, too small for the IPv6 prefix {} at {}",
-            config.tun.mtu, six.prefix, six.key
-        );
-        let hint = "RFC 8200 wants 1280 at least; large packets are cut into symbols, so the path's MTU does not matter";
+        let found = format!("found {}, too small for the IPv6 prefix {} at {}", config.tun.mtu, six.prefix, six.key);
+        let hint =
+            "RFC 8200 wants 1280 at least; large packets are cut into symbols, so the path's MTU does not matter";
         reading.error("tun.mtu", &found, "1280 to 9216 with IPv6 prefixes", hint);
     }
 }
@@ -159,8 +121,7 @@ fn check_endpoints(config: &Config, reading: &mut Reading<'_>) {
         check_last_port(&key, endpoint.port, config.tun.queues, reading);
         let same = |other: &super::Peer| {
             other.endpoint.as_ref().is_some_and(|other| {
-                other.host == endpoint.host
-                    && other.port.abs_diff(endpoint.port) < config.tun.queues
+                other.host == endpoint.host && other.port.abs_diff(endpoint.port) < config.tun.queues
             })
         };
         if let Some(first) = config.peers[..at].iter().position(same) {
@@ -178,29 +139,16 @@ fn check_endpoints(config: &Config, reading: &mut Reading<'_>) {
         let routed = declared.iter().filter(|declared| declared.owner.is_some());
         let mut inside = routed.filter(|declared| declared.prefix.contains(address.ip()));
         if let Some(inside) = inside.next() {
-            let found = format!(
-                "found {endpoint}, which is inside the routed prefix {} at {}",
-                inside.prefix, inside.key
-            );
+            let found =
+                format!("found {endpoint}, which is inside the routed prefix {} at {}", inside.prefix, inside.key);
             let hint = "the tunnel's own datagrams would be routed into the tunnel: use an address outside, or a \
                         narrower prefix";
-            reading.error(
-                &key,
-                &found,
-                "an address outside all prefixes of peers",
-                hint,
-            );
+            reading.error(&key, &found, "an address outside all prefixes of peers", hint);
         }
     }
 }
 
-fn check_family(
-    key: &str,
-    endpoint: &Endpoint,
-    to: IpAddr,
-    from: IpAddr,
-    reading: &mut Reading<'_>,
-) {
+fn check_family(key: &str, endpoint: &Endpoint, to: IpAddr, from: IpAddr, reading: &mut Reading<'_>) {
     // A socket on [::] reaches both.
     let reaches = to.is_ipv4() == from.is_ipv4() || (from.is_ipv6() && from.is_unspecified());
     if !reaches {
@@ -225,35 +173,20 @@ fn check_last_port(key: &str, first: u16, queues: u16, reading: &mut Reading<'_>
     let most = u16::MAX - (queues - 1);
     if first > most {
         let found = format!("found the port {first} for {queues} lanes");
-        let hint = format!(
-            "lane i uses the port plus i, up to {}",
-            u32::from(first) + u32::from(queues) - 1
-        );
-        reading.error(
-            key,
-            &found,
-            &format!("a port up to {most} with queues: {queues}"),
-            &hint,
-        );
+        let hint = format!("lane i uses the port plus i, up to {}", u32::from(first) + u32::from(queues) - 1);
+        reading.error(key, &found, &format!("a port up to {most} with queues: {queues}"), &hint);
     }
 }
 
 fn check_times(config: &Config, reading: &mut Reading<'_>) {
-    let slowest = config
-        .profiles
-        .iter()
-        .max_by_key(|profile| profile.close_after);
+    let slowest = config.profiles.iter().max_by_key(|profile| profile.close_after);
     if let Some(profile) = slowest
         && config.delivery.hold < profile.close_after
     {
         let hold = show_duration(config.delivery.hold);
         let close = show_duration(profile.close_after);
-        let found = format!(
-            "found {hold}, shorter than redundancy.{}.close_after: {close}",
-            profile.name
-        );
-        let hint =
-            "a lost symbol's repair comes when its block closes: whoever waits less never sees it";
+        let found = format!("found {hold}, shorter than redundancy.{}.close_after: {close}", profile.name);
+        let hint = "a lost symbol's repair comes when its block closes: whoever waits less never sees it";
         reading.error("delivery.hold", &found, &format!("{close} to 10s"), hint);
     }
 }
@@ -261,43 +194,23 @@ fn check_times(config: &Config, reading: &mut Reading<'_>) {
 fn warn_of_useless_rules(config: &Config, reading: &mut Reading<'_>) {
     for (at, rule) in config.policy.iter().enumerate() {
         let key = format!("policy[{at}]");
-        if let Some(first) = config.policy[..at]
-            .iter()
-            .position(|earlier| earlier.covers(rule))
-        {
+        if let Some(first) = config.policy[..at].iter().position(|earlier| earlier.covers(rule)) {
             let line = reading.line(&format!("policy[{first}]"));
-            let found =
-                format!("never reached: policy[{first}] ({line}) matches all that this one does");
-            reading.warning(
-                &key,
-                &found,
-                "the first match wins: move the narrower rule up",
-            );
+            let found = format!("never reached: policy[{first}] ({line}) matches all that this one does");
+            reading.warning(&key, &found, "the first match wins: move the narrower rule up");
         }
         let routed = || config.peers.iter().flat_map(|peer| &peer.prefixes);
         if let Some(to) = rule.to
             && !routed().any(|prefix| overlaps(*prefix, to))
         {
             let found = format!("never matches: no peer has addresses in {to}");
-            reading.warning(
-                &format!("{key}.to"),
-                &found,
-                "`to` is the destination, on the peers' side",
-            );
+            reading.warning(&format!("{key}.to"), &found, "`to` is the destination, on the peers' side");
         }
         if let Some(from) = rule.from
-            && !config
-                .node
-                .local_prefixes
-                .iter()
-                .any(|prefix| overlaps(*prefix, from))
+            && !config.node.local_prefixes.iter().any(|prefix| overlaps(*prefix, from))
         {
             let found = format!("never matches: no local prefix has addresses in {from}");
-            reading.warning(
-                &format!("{key}.from"),
-                &found,
-                "`from` is the source, on this side",
-            );
+            reading.warning(&format!("{key}.from"), &found, "`from` is the source, on this side");
         }
     }
 }

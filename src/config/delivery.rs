@@ -44,17 +44,10 @@ impl Delivery {
         let ordering = [("strict", Ordering::Strict), ("none", Ordering::None)];
         let ordering = table.field("ordering").choose(&ordering, reading);
         let longest = Duration::from_secs(10);
-        let hold = duration(
-            &table.field("hold"),
-            Duration::from_millis(1)..=longest,
-            reading,
-        );
+        let hold = duration(&table.field("hold"), Duration::from_millis(1)..=longest, reading);
         let slowest = profiles.iter().map(|profile| profile.close_after).max();
         let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
-        Self {
-            ordering: ordering.unwrap_or(Ordering::Strict),
-            hold: hold.unwrap_or(default.min(longest)),
-        }
+        Self { ordering: ordering.unwrap_or(Ordering::Strict), hold: hold.unwrap_or(default.min(longest)) }
     }
 }
 
@@ -63,15 +56,12 @@ impl Bypass {
         let table = root.field("bypass").table(&schema::BYPASS, reading);
         let word = |text: &str| match text {
             "drop" => Ok(WhenDown::Drop),
-            "withdraw_routes" => Err(
-                "withdrawing routes is not in this version; write drop, or remove the key"
-                    .to_owned(),
-            ),
+            "withdraw_routes" => {
+                Err("withdrawing routes is not in this version; write drop, or remove the key".to_owned())
+            }
             _ => Err(String::new()),
         };
         let when_down = table.field("when_down").read("drop", word, reading);
-        Self {
-            when_down: when_down.unwrap_or(WhenDown::Drop),
-        }
+        Self { when_down: when_down.unwrap_or(WhenDown::Drop) }
     }
 }

@@ -80,9 +80,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         Err((found, hint)) => {
             let mut reading = Reading::new(path, "");
             reading.error_at(Place::default(), "", &found, hint);
-            Err(ConfigErrors {
-                problems: reading.into_problems(),
-            })
+            Err(ConfigErrors { problems: reading.into_problems() })
         }
     }
 }
@@ -105,10 +103,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     let clean = reading.is_clean();
     let problems = reading.into_problems();
     match config {
-        Some(config) if clean => Ok(Config {
-            warnings: problems,
-            ..config
-        }),
+        Some(config) if clean => Ok(Config { warnings: problems, ..config }),
         _ => Err(ConfigErrors { problems }),
     }
 }
@@ -144,14 +139,9 @@ fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
     };
     let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err((
-            format!("is larger than {} KiB", MOST_BYTES / 1024),
-            "is it a configuration?",
-        ));
+        return Err((format!("is larger than {} KiB", MOST_BYTES / 1024), "is it a configuration?"));
     }
     let utf8 = |_| ("is not UTF-8 text".to_owned(), "is it a configuration?");
     String::from_utf8(bytes).map_err(utf8)

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 
-use super::key_file::{self, SecretKey};
+use super::key_file;
 use super::peer::read_prefixes;
 use super::schema;
 use super::table::{Reading, Table};
+use crate::tunnel::keys::{PrivateKey, PublicKey};
 
 /// This appliance: its name, its key, where it listens and which side of the link is ours.
 #[derive(Clone, Debug)]
@@ -17,8 +18,8 @@ pub struct Node {
     pub name: String,
     /// Where the private key was read from.
     pub key_file: PathBuf,
-    /// The private key.
-    pub private_key: SecretKey,
+    /// `None` only while a faulty file is being read.
+    private_key: Option<PrivateKey>,
     /// The tunnel's UDP address of lane 0; lane i uses the port plus i.
     pub listen: SocketAddr,
     /// Our side: the inner addresses we send from and deliver to; at least one, none overlapping.
@@ -29,27 +30,29 @@ pub struct Node {
 pub(super) const DEFAULT_PORT: u16 = 7117;
 
 impl Node {
+    /// The private key.
+    pub fn private_key(&self) -> &PrivateKey {
+        self.private_key
+            .as_ref()
+            .expect("a file without a readable key is an error, and then there is no configuration")
+    }
+
+    /// The public half of the private key, unless the file is faulty.
+    pub(super) fn public_key(&self) -> Option<PublicKey> {
+        self.private_key.as_ref().map(PrivateKey::public_key)
+    }
+
     pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
         let table = root.required_table("node", &schema::NODE, reading);
-        let name = table
-            .required("name", NAME, reading)
-            .read(NAME, parse_name, reading);
-        let key_file = "the path of a file made by `onwire keygen`";
-        let field = table.required("key_file", key_file, reading);
-        let path = field.read(key_file, |text| Ok(text.to_owned()), reading);
-        let path = path.map(|path| reading.resolve(&path)).unwrap_or_default();
-        let mut private_key = SecretKey::from_bytes([0; 32]);
-        if field.is_present() && !path.as_os_str().is_empty() {
-            match key_file::read_secret(&path) {
-                Ok(key) => private_key = key,
-                Err(error) => reading.error(&field.key, &error.to_string(), "", &error.hint(&path)),
-            }
-        }
+        let name = table.required("name", NAME, reading).read(NAME, parse_name, reading);
+        let a_path = "the path of a file made by `onwire keygen`";
+        let field = table.required("key_file", a_path, reading);
+        let (path, private_key) = key_file::read_field(&field, a_path, PrivateKey::parse, reading);
         let listen = table.field("listen").read(LISTEN, parse_listen, reading);
         let local_prefixes = read_prefixes(&table, "local_prefixes", reading);
         Self {
             name: name.unwrap_or_default(),
-            key_file: path,
+            key_file: path.unwrap_or_default(),
             private_key,
             listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT))),
             local_prefixes,
@@ -64,24 +67,14 @@ const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
 /// Reads a name of ours. The error is a hint.
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len());
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if fits && plain {
-        Ok(text.to_owned())
-    } else {
-        Err(String::new())
-    }
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    if fits && plain { Ok(text.to_owned()) } else { Err(String::new()) }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => {
-            Err("peers must know the port: choose one".to_owned())
-        }
-        Ok(address) if address.ip().is_multicast() => {
-            Err("a multicast address cannot listen".to_owned())
-        }
+        Ok(address) if address.port() == 0 => Err("peers must know the port: choose one".to_owned()),
+        Ok(address) if address.ip().is_multicast() => Err("a multicast address cannot listen".to_owned()),
         Ok(address) => Ok(address),
         Err(_) if text.parse::<std::net::IpAddr>().is_ok() => Err("add the port".to_owned()),
         Err(_) => Err("names are not resolved here: write the address".to_owned()),

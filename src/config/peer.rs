@@ -6,24 +6,25 @@ use std::path::PathBuf;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-use super::key_file::{self, SecretKey};
+use super::key_file;
 use super::node;
 use super::redundancy::{self, Profile};
 use super::schema;
 use super::table::{Field, Reading, Table};
 use super::units::{Rate, parse_rate};
+use crate::tunnel::keys::{PresharedKey, PublicKey};
 
 /// One appliance at another site, and the path to it.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Shown in status and logs; unique.
     pub name: String,
-    /// Its X25519 public key; unique.
-    pub public_key: [u8; 32],
+    /// `None` only while a faulty file is being read.
+    pub(super) public_key: Option<PublicKey>,
     /// Where the preshared key was read from.
     pub preshared_key_file: Option<PathBuf>,
     /// The preshared key, mixed into the handshake.
-    pub preshared_key: Option<SecretKey>,
+    pub preshared_key: Option<PresharedKey>,
     /// Where to call it; `None` waits to be called.
     pub endpoint: Option<Endpoint>,
     /// The mirror's subnets: routed into the TUN, and the only inner addresses accepted from this peer.
@@ -105,67 +106,44 @@ impl fmt::Display for Endpoint {
 }
 
 impl Peer {
-    pub(super) fn read_all(
-        root: &Table<'_>,
-        profiles: &[Profile],
-        reading: &mut Reading<'_>,
-    ) -> Vec<Self> {
+    /// Its X25519 public key; unique.
+    pub fn public_key(&self) -> PublicKey {
+        self.public_key.expect("a peer without a readable key is an error, and then there is no configuration")
+    }
+
+    pub(super) fn read_all(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Vec<Self> {
         let allowed = "a list of at least one peer";
         let field = root.required("peers", allowed, reading);
         let elements = field.list(allowed, reading);
         if field.is_list() && elements.is_empty() {
             reading.error(&field.key, "found an empty list", allowed, "");
         }
-        elements
-            .iter()
-            .map(|element| Self::read(element, profiles, reading))
-            .collect()
+        elements.iter().map(|element| Self::read(element, profiles, reading)).collect()
     }
 
     fn read(element: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
         let table = element.table(&schema::PEER, reading);
-        let name =
-            table
-                .required("name", node::NAME, reading)
-                .read(node::NAME, node::parse_name, reading);
+        let name = table.required("name", node::NAME, reading).read(node::NAME, node::parse_name, reading);
         let public_key = "the 44 characters that `onwire pubkey` prints on the peer";
         let field = table.required("public_key", public_key, reading);
-        let parse = |text: &str| key_file::parse_public(text).map_err(|error| error.to_string());
+        let parse = |text: &str| PublicKey::parse(text).map_err(|error| error.to_string());
         let public_key = field.read(public_key, parse, reading);
 
         let field = table.field("preshared_key_file");
-        let path = field.read(
-            "the path of a key file, or null",
-            |text| Ok(text.to_owned()),
-            reading,
-        );
-        let path = path.map(|path| reading.resolve(&path));
-        let preshared_key = path
-            .as_deref()
-            .and_then(|path| match key_file::read_secret(path) {
-                Ok(key) => Some(key),
-                Err(error) => {
-                    reading.error(&field.key, &error.to_string(), "", &error.hint(path));
-                    None
-                }
-            });
-        let endpoint = table
-            .field("endpoint")
-            .read(ENDPOINT, parse_endpoint, reading);
+        let allowed = "the path of a key file, or null";
+        let (path, preshared_key) = key_file::read_field(&field, allowed, PresharedKey::parse, reading);
+        let endpoint = table.field("endpoint").read(ENDPOINT, parse_endpoint, reading);
         let prefixes = read_prefixes(&table, "prefixes", reading);
         let path_table = table.field("path").table(&schema::PATH, reading);
         let field = table.field("redundancy");
         let redundancy = redundancy::read_reference(&field, profiles, reading);
         if !field.is_present() && redundancy.is_none() && !profiles.is_empty() {
-            let found = format!(
-                "missing, and there is no profile `{}`",
-                redundancy::DEFAULT_NAME
-            );
+            let found = format!("missing, and there is no profile `{}`", redundancy::DEFAULT_NAME);
             reading.error(&field.key, &found, &redundancy::names(profiles), "");
         }
         Self {
             name: name.unwrap_or_default(),
-            public_key: public_key.unwrap_or_default(),
+            public_key,
             preshared_key_file: path,
             preshared_key,
             endpoint,
@@ -180,55 +158,33 @@ impl OuterPath {
     fn read(table: &Table<'_>, reading: &mut Reading<'_>) -> Self {
         let mtu = table.field("mtu").number(576..=9216, reading);
         let parse = |text: &str| match parse_rate(text)? {
-            rate if rate.bits_per_second() < 64_000 => {
-                Err("below 64kbit nothing useful passes".to_owned())
-            }
+            rate if rate.bits_per_second() < 64_000 => Err("below 64kbit nothing useful passes".to_owned()),
             rate => Ok(rate),
         };
-        let rate =
-            table
-                .field("rate")
-                .read("a rate such as 950mbit or 2.5gbit, or null", parse, reading);
-        let udp_gso = [
-            ("auto", UdpGso::Auto),
-            ("on", UdpGso::On),
-            ("off", UdpGso::Off),
-        ];
+        let rate = table.field("rate").read("a rate such as 950mbit or 2.5gbit, or null", parse, reading);
+        let udp_gso = [("auto", UdpGso::Auto), ("on", UdpGso::On), ("off", UdpGso::Off)];
         let udp_gso = table.field("udp_gso").choose(&udp_gso, reading);
-        Self {
-            mtu: mtu.map_or(1500, |mtu| mtu as u16),
-            rate,
-            udp_gso: udp_gso.unwrap_or(UdpGso::Auto),
-        }
+        Self { mtu: mtu.map_or(1500, |mtu| mtu as u16), rate, udp_gso: udp_gso.unwrap_or(UdpGso::Auto) }
     }
 }
 
-const ENDPOINT: &str =
-    "host:port, such as 203.0.113.2:7117, [2001:db8::2]:7117 or mirror.example.org:7117";
+const ENDPOINT: &str = "host:port, such as 203.0.113.2:7117, [2001:db8::2]:7117 or mirror.example.org:7117";
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!(
-            "put brackets around the address and add the port: [{text}]:{}",
-            node::DEFAULT_PORT
-        ));
+        return Err(format!("put brackets around the address and add the port: [{text}]:{}", node::DEFAULT_PORT));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !text.ends_with(']') => (host, port),
         _ => {
-            return Err(format!(
-                "add the port, such as {text}:{}",
-                node::DEFAULT_PORT
-            ));
+            return Err(format!("add the port, such as {text}:{}", node::DEFAULT_PORT));
         }
     };
     let port = match port.parse() {
         Ok(0) | Err(_) => return Err("the port is a number from 1 to 65535".to_owned()),
         Ok(port) => port,
     };
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let host = match bracketed {
         Some(inner) => match inner.parse() {
             Ok(address) => Host::Address(IpAddr::V6(address)),
@@ -240,12 +196,8 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
         },
     };
     match host {
-        Host::Address(address) if address.is_unspecified() => {
-            Err("no peer can be called there".to_owned())
-        }
-        Host::Address(address) if address.is_multicast() => {
-            Err("a peer is one host, not a group".to_owned())
-        }
+        Host::Address(address) if address.is_unspecified() => Err("no peer can be called there".to_owned()),
+        Host::Address(address) if address.is_multicast() => Err("a peer is one host, not a group".to_owned()),
         host => Ok(Endpoint { host, port }),
     }
 }
@@ -253,9 +205,7 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
 fn parse_host_name(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
             && !label.starts_with('-')
     };
     // A name of digits only is an address that somebody mistyped.
@@ -272,18 +222,13 @@ fn parse_host_name(text: &str) -> Result<String, String> {
 const PREFIX: &str = "an IPv4 or IPv6 prefix such as 10.2.0.0/24 or fd00:2::/64";
 
 /// Stands in for a prefix that is wrong; no right one is equal to it.
-pub(super) const NO_PREFIX: IpNetwork =
-    IpNetwork::V4(match Ipv4Network::new_checked(Ipv4Addr::BROADCAST, 32) {
-        Some(prefix) => prefix,
-        None => unreachable!(),
-    });
+pub(super) const NO_PREFIX: IpNetwork = IpNetwork::V4(match Ipv4Network::new_checked(Ipv4Addr::BROADCAST, 32) {
+    Some(prefix) => prefix,
+    None => unreachable!(),
+});
 
 /// Reads a required list of prefixes.
-pub(super) fn read_prefixes(
-    table: &Table<'_>,
-    name: &str,
-    reading: &mut Reading<'_>,
-) -> Vec<IpNetwork> {
+pub(super) fn read_prefixes(table: &Table<'_>, name: &str, reading: &mut Reading<'_>) -> Vec<IpNetwork> {
     let allowed = "a list of IPv4 and IPv6 prefixes such as [10.2.0.0/24, \"fd00:2::/64\"]";
     let field = table.required(name, allowed, reading);
     let elements = field.list(allowed, reading);
@@ -291,10 +236,7 @@ pub(super) fn read_prefixes(
         reading.error(&field.key, "found an empty list", allowed, "");
     }
     // A wrong element keeps its place in the list, so that later checks count as the file does.
-    elements
-        .iter()
-        .map(|element| read_prefix(element, reading).unwrap_or(NO_PREFIX))
-        .collect()
+    elements.iter().map(|element| read_prefix(element, reading).unwrap_or(NO_PREFIX)).collect()
 }
 
 /// Reads one prefix.
@@ -306,9 +248,7 @@ fn parse_prefix(text: &str) -> Result<IpNetwork, String> {
     let prefix: IpNetwork = match text.parse() {
         Ok(prefix) => prefix,
         Err(_) => {
-            let length = text
-                .split_once('/')
-                .filter(|(address, _)| address.parse::<IpAddr>().is_ok());
+            let length = text.split_once('/').filter(|(address, _)| address.parse::<IpAddr>().is_ok());
             return Err(match length {
                 Some((address, _)) if address.contains(':') => "the length is 0 to 128".to_owned(),
                 Some(_) => "the length is 0 to 32".to_owned(),
@@ -323,9 +263,7 @@ fn parse_prefix(text: &str) -> Result<IpNetwork, String> {
         let (network, ip) = (prefix.network(), prefix.ip());
         let all = prefix.prefix();
         let one = if prefix.is_ipv4() { 32 } else { 128 };
-        return Err(format!(
-            "write {network}/{all} for the subnet, or {ip}/{one} for the one host"
-        ));
+        return Err(format!("write {network}/{all} for the subnet, or {ip}/{one} for the one host"));
     }
     Ok(prefix)
 }
@@ -344,11 +282,7 @@ mod tests {
         ] {
             let endpoint = parse_endpoint(text).unwrap();
             assert_eq!(endpoint.to_string(), text);
-            assert_eq!(
-                endpoint.address(),
-                address.map(|a| a.parse().unwrap()),
-                "{text}"
-            );
+            assert_eq!(endpoint.address(), address.map(|a| a.parse().unwrap()), "{text}");
         }
         for text in [
             "",
@@ -375,45 +309,20 @@ mod tests {
 
     #[test]
     fn prefixes_have_no_host_bits() {
-        for text in [
-            "10.2.0.0/24",
-            "0.0.0.0/0",
-            "10.2.0.1/32",
-            "10.2.0.1",
-            "fd00:2::/64",
-            "fd00:2::1",
-        ] {
+        for text in ["10.2.0.0/24", "0.0.0.0/0", "10.2.0.1/32", "10.2.0.1", "fd00:2::/64", "fd00:2::1"] {
             assert!(parse_prefix(text).is_ok(), "{text}");
         }
         let hint = "write 10.2.0.0/24 for the subnet, or 10.2.0.1/32 for the one host";
         assert_eq!(parse_prefix("10.2.0.1/24"), Err(hint.to_owned()));
-        for text in [
-            "",
-            "10.2.0.0/33",
-            "10.2.0/24",
-            "fd00:2::/129",
-            "fd00:2::1/64",
-            "mirror",
-        ] {
+        for text in ["", "10.2.0.0/33", "10.2.0/24", "fd00:2::/129", "fd00:2::1/64", "mirror"] {
             assert!(parse_prefix(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn the_symbol_size_is_what_the_path_leaves() {
-        for (mtu, size) in [
-            (1500, 1408),
-            (576, 448),
-            (1280, 1152),
-            (9000, 8896),
-            (9216, 9088),
-            (0, 0),
-        ] {
-            let path = OuterPath {
-                mtu,
-                rate: None,
-                udp_gso: UdpGso::Auto,
-            };
+        for (mtu, size) in [(1500, 1408), (576, 448), (1280, 1152), (9000, 8896), (9216, 9088), (0, 0)] {
+            let path = OuterPath { mtu, rate: None, udp_gso: UdpGso::Auto };
             assert_eq!(path.symbol_size(), size, "{mtu}");
         }
     }

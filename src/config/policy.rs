@@ -42,16 +42,9 @@ impl PolicyRule {
     /// UDP's protocol number.
     pub const UDP: u8 = 17;
 
-    pub(super) fn read_all(
-        root: &Table<'_>,
-        profiles: &[Profile],
-        reading: &mut Reading<'_>,
-    ) -> Vec<Self> {
+    pub(super) fn read_all(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Vec<Self> {
         let rules = root.field("policy").list("a list of rules", reading);
-        rules
-            .iter()
-            .map(|rule| Self::read(rule, profiles, reading))
-            .collect()
+        rules.iter().map(|rule| Self::read(rule, profiles, reading)).collect()
     }
 
     fn read(element: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
@@ -65,43 +58,19 @@ impl PolicyRule {
             let found = format!("found {from}, but `to` is {to}");
             reading.error(&key, &found, "two prefixes of one IP version", "");
         }
-        let protocol = table
-            .field("protocol")
-            .read(PROTOCOL, parse_protocol, reading);
+        let protocol = table.field("protocol").read(PROTOCOL, parse_protocol, reading);
         let port_field = table.field("port");
-        let port = port_field.read(
-            "a port or a range, such as 5432 or 6000-6063",
-            PortRange::parse,
-            reading,
-        );
+        let port = port_field.read("a port or a range, such as 5432 or 6000-6063", PortRange::parse, reading);
         // Without a protocol the port is one of TCP or of UDP.
-        if port.is_some()
-            && protocol.is_some_and(|number| ![Self::TCP, Self::UDP].contains(&number))
-        {
+        if port.is_some() && protocol.is_some_and(|number| ![Self::TCP, Self::UDP].contains(&number)) {
             let hint = "ports exist in TCP and UDP only: remove the port, or write `protocol: tcp` or `protocol: udp`";
-            reading.error(
-                &port_field.key,
-                "found a port of a protocol that has none",
-                "",
-                hint,
-            );
+            reading.error(&port_field.key, "found a port of a protocol that has none", "", hint);
         }
         let dscp = table.field("dscp").read(DSCP, parse_dscp, reading);
         let allowed = redundancy::names(profiles);
         let field = table.required("redundancy", &allowed, reading);
-        let redundancy = if field.is_present() {
-            redundancy::read_reference(&field, profiles, reading)
-        } else {
-            None
-        };
-        Self {
-            to,
-            from,
-            protocol,
-            port,
-            dscp,
-            redundancy: redundancy.unwrap_or_default(),
-        }
+        let redundancy = if field.is_present() { redundancy::read_reference(&field, profiles, reading) } else { None };
+        Self { to, from, protocol, port, dscp, redundancy: redundancy.unwrap_or_default() }
     }
 
     /// Whether every packet that matches `other` matches this rule too.
@@ -109,9 +78,7 @@ impl PolicyRule {
         let prefix = |ours: Option<IpNetwork>, theirs: Option<IpNetwork>| match (ours, theirs) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(ours), Some(theirs)) => {
-                ours.prefix() <= theirs.prefix() && ours.contains(theirs.network())
-            }
+            (Some(ours), Some(theirs)) => ours.prefix() <= theirs.prefix() && ours.contains(theirs.network()),
         };
         let port = match (self.port, other.port) {
             (None, _) => true,
@@ -176,9 +143,7 @@ fn parse_dscp(text: &str) -> Result<u8, String> {
         b"ef" => Ok(46),
         b"be" | b"df" => Ok(0),
         [b'c', b's', class @ b'0'..=b'7'] => Ok((class - b'0') * 8),
-        [b'a', b'f', class @ b'1'..=b'4', drop @ b'1'..=b'3'] => {
-            Ok((class - b'0') * 8 + (drop - b'0') * 2)
-        }
+        [b'a', b'f', class @ b'1'..=b'4', drop @ b'1'..=b'3'] => Ok((class - b'0') * 8 + (drop - b'0') * 2),
         _ => match lower.parse() {
             Ok(value) if value < 64 => Ok(value),
             _ => Err(String::new()),
@@ -192,37 +157,18 @@ mod tests {
 
     #[test]
     fn ports_are_one_or_a_range() {
-        for (text, first, last) in [
-            ("5432", 5432, 5432),
-            ("6000-6063", 6000, 6063),
-            ("1-65535", 1, 65535),
-        ] {
-            assert_eq!(
-                PortRange::parse(text),
-                Ok(PortRange { first, last }),
-                "{text}"
-            );
+        for (text, first, last) in [("5432", 5432, 5432), ("6000-6063", 6000, 6063), ("1-65535", 1, 65535)] {
+            assert_eq!(PortRange::parse(text), Ok(PortRange { first, last }), "{text}");
         }
         for text in ["", "0", "65536", "6063-6000", "a-b", "-", "1-"] {
             assert!(PortRange::parse(text).is_err(), "{text}");
         }
-        assert!(
-            PortRange { first: 1, last: 3 }.contains(3)
-                && !PortRange { first: 1, last: 3 }.contains(4)
-        );
+        assert!(PortRange { first: 1, last: 3 }.contains(3) && !PortRange { first: 1, last: 3 }.contains(4));
     }
 
     #[test]
     fn dscp_has_numbers_and_names() {
-        for (text, value) in [
-            ("0", 0),
-            ("63", 63),
-            ("ef", 46),
-            ("EF", 46),
-            ("af41", 34),
-            ("cs1", 8),
-            ("be", 0),
-        ] {
+        for (text, value) in [("0", 0), ("63", 63), ("ef", 46), ("EF", 46), ("af41", 34), ("cs1", 8), ("be", 0)] {
             assert_eq!(parse_dscp(text), Ok(value), "{text}");
         }
         for text in ["64", "-1", "af51", "cs8", "fast", ""] {
@@ -236,10 +182,7 @@ mod tests {
             to: Some(to.parse().unwrap()),
             from: None,
             protocol,
-            port: port.map(|port| PortRange {
-                first: port,
-                last: port,
-            }),
+            port: port.map(|port| PortRange { first: port, last: port }),
             dscp: None,
             redundancy: 0,
         };

@@ -111,16 +111,10 @@ pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
     }
     let line = lines.get(place.line.checked_sub(1)?)?;
     let column = place.column.saturating_sub(1);
-    let skipped = if column + place.width.min(SHOWN / 4) <= SHOWN {
-        0
-    } else {
-        column - SHOWN / 2
-    };
+    let skipped = if column + place.width.min(SHOWN / 4) <= SHOWN { 0 } else { column - SHOWN / 2 };
     // A control character would move the caret from its place, or reach the terminal.
     let shown = line.chars().skip(skipped).take(SHOWN);
-    let mut text: String = shown
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut text: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
     if skipped > 0 {
         let rest: String = text.chars().skip(3).collect();
         text = format!("...{rest}");
@@ -134,11 +128,7 @@ pub(super) fn quote(text: &str) -> String {
     if !text.is_empty() && text.len() <= 20 && text.parse::<f64>().is_ok() {
         return text.to_owned();
     }
-    let mut quoted: String = text
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut quoted: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN).is_some() {
         quoted.push_str("...");
     }
@@ -159,11 +149,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_readable_paragraph() {
-        let place = Place {
-            line: 2,
-            column: 8,
-            width: 3,
-        };
+        let place = Place { line: 2, column: 8, width: 3 };
         let problem = Problem {
             severity: Severity::Error,
             file: "a.yaml".into(),
@@ -174,22 +160,15 @@ mod tests {
             hint: "think".into(),
             excerpt: excerpt(&["tun:", "  mtu: 100"], place),
         };
-        let expected = "a.yaml:2:8: tun.mtu: found 100; allowed: 576 to 9216\n  2 |   mtu: 100\n    |        ^^^\n  = think\n";
+        let expected =
+            "a.yaml:2:8: tun.mtu: found 100; allowed: 576 to 9216\n  2 |   mtu: 100\n    |        ^^^\n  = think\n";
         assert_eq!(problem.to_string(), expected);
     }
 
     #[test]
     fn a_long_line_is_cut_around_the_place() {
         let line = "x".repeat(5000);
-        let (text, skipped) = excerpt(
-            &[&line],
-            Place {
-                line: 1,
-                column: 4000,
-                width: 1,
-            },
-        )
-        .unwrap();
+        let (text, skipped) = excerpt(&[&line], Place { line: 1, column: 4000, width: 1 }).unwrap();
         assert!(text.len() <= 120 && skipped < 4000 && skipped + 120 > 4000);
     }
 
@@ -202,11 +181,7 @@ mod tests {
             ("publickey", Some("did you mean `public_key`?")),
             ("colour", None),
         ] {
-            assert_eq!(
-                did_you_mean(word, names.into_iter()).as_deref(),
-                hint,
-                "{word}"
-            );
+            assert_eq!(did_you_mean(word, names.into_iter()).as_deref(), hint, "{word}");
         }
     }
 }

@@ -68,10 +68,7 @@ impl Default for Profile {
             block_symbols: 32,
             close_when_idle: Duration::from_micros(50),
             close_after: Duration::from_micros(500),
-            repair: Repair::Fixed {
-                symbols: 4,
-                assume_loss: DEFAULT_LOSS,
-            },
+            repair: Repair::Fixed { symbols: 4, assume_loss: DEFAULT_LOSS },
         }
     }
 }
@@ -85,19 +82,11 @@ impl Profile {
             return vec![Self::default()];
         }
         let table = field.names(reading);
-        let profiles: Vec<_> = table
-            .named()
-            .map(|(name, field)| Self::read(name, &field, reading))
-            .collect();
+        let profiles: Vec<_> = table.named().map(|(name, field)| Self::read(name, &field, reading)).collect();
         let allowed = "1 to 256 profiles";
         match profiles.len() {
             0 if field.is_table() => reading.error(&field.key, "found no profile", allowed, ""),
-            257.. => reading.error(
-                &field.key,
-                &format!("found {} profiles", profiles.len()),
-                allowed,
-                "",
-            ),
+            257.. => reading.error(&field.key, &format!("found {} profiles", profiles.len()), allowed, ""),
             _ => {}
         }
         profiles
@@ -111,21 +100,15 @@ impl Profile {
         let table = field.table(&schema::PROFILE, reading);
         let block_symbols = table.field("block_symbols").number(1..=4096, reading);
         let longest = Duration::from_secs(1);
-        let idle = duration(
-            &table.field("close_when_idle"),
-            Duration::ZERO..=longest,
-            reading,
-        );
+        let idle = duration(&table.field("close_when_idle"), Duration::ZERO..=longest, reading);
         let shortest = Duration::from_micros(10);
         let after_field = table.field("close_after");
-        let after =
-            duration(&after_field, shortest..=longest, reading).unwrap_or(default.close_after);
+        let after = duration(&after_field, shortest..=longest, reading).unwrap_or(default.close_after);
         let close_when_idle = match idle {
             Some(idle) if idle > after => {
                 let found = format!("found {}, longer than close_after", show_duration(idle));
                 let allowed = format!("0us to {}", show_duration(after));
-                let hint =
-                    "a block always closes after close_after: shorten this, or lengthen that";
+                let hint = "a block always closes after close_after: shorten this, or lengthen that";
                 reading.error(&table.field("close_when_idle").key, &found, &allowed, hint);
                 idle
             }
@@ -153,10 +136,7 @@ impl Repair {
             return field.read("none, or a table such as { fixed: 4 }", word, reading);
         }
         let table = field.table(&schema::REPAIR, reading);
-        let later = schema::REPAIR
-            .later
-            .iter()
-            .any(|(name, _)| table.field(name).is_present());
+        let later = schema::REPAIR.later.iter().any(|(name, _)| table.field(name).is_present());
         let fixed = if later {
             table.field("fixed")
         } else {
@@ -169,10 +149,7 @@ impl Repair {
         };
         let allowed = "a loss above 0 and up to 50%, such as 0.1%";
         let assume_loss = table.field("assume_loss").read(allowed, loss, reading);
-        Some(Self::Fixed {
-            symbols: symbols? as u16,
-            assume_loss: assume_loss.unwrap_or(DEFAULT_LOSS),
-        })
+        Some(Self::Fixed { symbols: symbols? as u16, assume_loss: assume_loss.unwrap_or(DEFAULT_LOSS) })
     }
 }
 
@@ -187,19 +164,11 @@ pub(super) fn duration(
         duration if range.contains(&duration) => Ok(duration),
         _ => Err(String::new()),
     };
-    field.read(
-        &format!("a duration from {least} to {most}"),
-        parse,
-        reading,
-    )
+    field.read(&format!("a duration from {least} to {most}"), parse, reading)
 }
 
 /// Reads the name of a profile as its number; the default's number when there is no value.
-pub(super) fn read_reference(
-    field: &Field<'_>,
-    profiles: &[Profile],
-    reading: &mut Reading<'_>,
-) -> Option<u8> {
+pub(super) fn read_reference(field: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Option<u8> {
     let number = |name: &str| {
         let at = profiles.iter().position(|profile| profile.name == name);
         at.and_then(|at| u8::try_from(at).ok())
@@ -211,19 +180,11 @@ pub(super) fn read_reference(
         let near = did_you_mean(name, profiles.iter().map(|profile| profile.name.as_str()));
         near.unwrap_or_else(|| "profiles are made under `redundancy`".to_owned())
     };
-    field.read(
-        &names(profiles),
-        |name| number(name).ok_or_else(|| near(name)),
-        reading,
-    )
+    field.read(&names(profiles), |name| number(name).ok_or_else(|| near(name)), reading)
 }
 
 /// The profiles' names, as an error lists what is allowed.
 pub(super) fn names(profiles: &[Profile]) -> String {
-    let names: Vec<_> = profiles
-        .iter()
-        .take(16)
-        .map(|profile| profile.name.as_str())
-        .collect();
+    let names: Vec<_> = profiles.iter().take(16).map(|profile| profile.name.as_str()).collect();
     format!("the name of a profile: {}", names.join(", "))
 }

@@ -58,12 +58,7 @@ impl Status {
         let length = socket.as_os_str().as_bytes().len();
         if length > 107 {
             let found = format!("found a path of {length} bytes");
-            reading.error(
-                &field.key,
-                &found,
-                "a path of at most 107 bytes, directory included",
-                "",
-            );
+            reading.error(&field.key, &found, "a path of at most 107 bytes, directory included", "");
         }
         Self { socket }
     }
@@ -82,9 +77,6 @@ impl Log {
         let level = table.field("level").choose(&levels, reading);
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         let format = table.field("format").choose(&formats, reading);
-        Self {
-            level: level.unwrap_or(LogLevel::Info),
-            format: format.unwrap_or(LogFormat::Text),
-        }
+        Self { level: level.unwrap_or(LogLevel::Info), format: format.unwrap_or(LogFormat::Text) }
     }
 }

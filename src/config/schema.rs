@@ -17,46 +17,20 @@ pub struct Keys {
 /// The top of the file.
 pub const ROOT: Keys = Keys {
     table: "",
-    in_force: &[
-        "node",
-        "tun",
-        "peers",
-        "redundancy",
-        "policy",
-        "delivery",
-        "bypass",
-        "status",
-        "log",
-    ],
-    later: &[
-        ("notify", "notifications of protected bytes"),
-        ("metrics", "metrics for Prometheus"),
-    ],
+    in_force: &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "status", "log"],
+    later: &[("notify", "notifications of protected bytes"), ("metrics", "metrics for Prometheus")],
 };
 /// `node`.
 pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefixes"]);
 /// `tun`.
 pub const TUN: Keys = keys("tun", &["name", "mtu", "offload", "queues", "txqueuelen"]);
 /// One of `peers`.
-pub const PEER: Keys = keys(
-    "peers[]",
-    &[
-        "name",
-        "public_key",
-        "preshared_key_file",
-        "endpoint",
-        "prefixes",
-        "path",
-        "redundancy",
-    ],
-);
+pub const PEER: Keys =
+    keys("peers[]", &["name", "public_key", "preshared_key_file", "endpoint", "prefixes", "path", "redundancy"]);
 /// `path` of a peer.
 pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "udp_gso"]);
 /// One profile under `redundancy`.
-pub const PROFILE: Keys = keys(
-    "redundancy.*",
-    &["block_symbols", "close_when_idle", "close_after", "repair"],
-);
+pub const PROFILE: Keys = keys("redundancy.*", &["block_symbols", "close_when_idle", "close_after", "repair"]);
 /// `repair` of a profile.
 pub const REPAIR: Keys = Keys {
     table: "redundancy.*.repair",
@@ -69,10 +43,7 @@ pub const REPAIR: Keys = Keys {
     ],
 };
 /// One rule of `policy`.
-pub const RULE: Keys = keys(
-    "policy[]",
-    &["to", "from", "protocol", "port", "dscp", "redundancy"],
-);
+pub const RULE: Keys = keys("policy[]", &["to", "from", "protocol", "port", "dscp", "redundancy"]);
 /// `delivery`.
 pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold"]);
 /// `bypass`.
@@ -83,14 +54,8 @@ pub const STATUS: Keys = keys("status", &["socket"]);
 pub const LOG: Keys = keys("log", &["level", "format"]);
 
 /// Every table.
-pub const TABLES: [Keys; 12] = [
-    ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, STATUS, LOG,
-];
+pub const TABLES: [Keys; 12] = [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, STATUS, LOG];
 
 const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
-    Keys {
-        table,
-        in_force,
-        later: &[],
-    }
+    Keys { table, in_force, later: &[] }
 }

@@ -20,12 +20,7 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self {
-            file,
-            lines: text.lines().collect(),
-            problems: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { file, lines: text.lines().collect(), problems: Vec::new(), places: HashMap::new() }
     }
 
     /// `path` as seen from the directory of the configuration file.
@@ -35,12 +30,7 @@ impl<'a> Reading<'a> {
 
     /// Notes an error about the value of `key`, or of the nearest table around it that the file has.
     pub(super) fn error(&mut self, key: &str, found: &str, allowed: &str, hint: &str) {
-        self.note(
-            Severity::Error,
-            self.place(key),
-            key,
-            [found, allowed, hint],
-        );
+        self.note(Severity::Error, self.place(key), key, [found, allowed, hint]);
     }
 
     /// Notes a warning about the value of `key`.
@@ -55,9 +45,7 @@ impl<'a> Reading<'a> {
 
     /// Whether nothing worse than a warning was noted.
     pub(super) fn is_clean(&self) -> bool {
-        self.problems
-            .iter()
-            .all(|problem| problem.severity == Severity::Warning)
+        self.problems.iter().all(|problem| problem.severity == Severity::Warning)
     }
 
     /// `line N`, where `key` stands, to point at from elsewhere.
@@ -67,8 +55,7 @@ impl<'a> Reading<'a> {
 
     /// Everything noted, in the order of the file.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems
-            .sort_by_key(|problem| (problem.place, problem.severity));
+        self.problems.sort_by_key(|problem| (problem.place, problem.severity));
         self.problems
     }
 
@@ -82,23 +69,13 @@ impl<'a> Reading<'a> {
                 Some(end) => key = &key[..end],
                 // The file has nothing to underline.
                 None => {
-                    return Place {
-                        line: 1,
-                        column: 1,
-                        width: 0,
-                    };
+                    return Place { line: 1, column: 1, width: 0 };
                 }
             }
         }
     }
 
-    fn note(
-        &mut self,
-        severity: Severity,
-        place: Place,
-        key: &str,
-        [found, allowed, hint]: [&str; 3],
-    ) {
+    fn note(&mut self, severity: Severity, place: Place, key: &str, [found, allowed, hint]: [&str; 3]) {
         // A control character in a name could move the cursor or recolour the terminal.
         let clean = |text: &str| -> String {
             let text = text.chars().take(2000);
@@ -136,32 +113,18 @@ pub(super) struct Field<'t> {
 impl<'t> Table<'t> {
     /// The top of the file.
     pub(super) fn root(node: &'t Node, keys: &Keys, reading: &mut Reading<'_>) -> Self {
-        Field {
-            key: String::new(),
-            node: Some(node),
-        }
-        .table(keys, reading)
+        Field { key: String::new(), node: Some(node) }.table(keys, reading)
     }
 
     /// The key of that name, be it there or not.
     pub(super) fn field(&self, name: &str) -> Field<'t> {
         let entry = self.entries.iter().find(|entry| entry.key == name);
-        let node = entry
-            .map(|entry| &entry.value)
-            .filter(|node| !matches!(node.value, Value::Null));
-        Field {
-            key: join(&self.key, name),
-            node,
-        }
+        let node = entry.map(|entry| &entry.value).filter(|node| !matches!(node.value, Value::Null));
+        Field { key: join(&self.key, name), node }
     }
 
     /// The key of that name; its absence is an error, with what `allowed` says.
-    pub(super) fn required(
-        &self,
-        name: &str,
-        allowed: &str,
-        reading: &mut Reading<'_>,
-    ) -> Field<'t> {
+    pub(super) fn required(&self, name: &str, allowed: &str, reading: &mut Reading<'_>) -> Field<'t> {
         let field = self.field(name);
         if field.node.is_none() && !self.stand_in {
             reading.error(&field.key, "missing", allowed, "");
@@ -170,19 +133,11 @@ impl<'t> Table<'t> {
     }
 
     /// The table of that name; its absence is one error, not one for each key in it.
-    pub(super) fn required_table(
-        &self,
-        name: &str,
-        keys: &Keys,
-        reading: &mut Reading<'_>,
-    ) -> Table<'t> {
+    pub(super) fn required_table(&self, name: &str, keys: &Keys, reading: &mut Reading<'_>) -> Table<'t> {
         let allowed = format!("a table with {}", keys.in_force.join(", "));
         let field = self.required(name, &allowed, reading);
         let table = field.table(keys, reading);
-        Table {
-            stand_in: table.stand_in || !field.is_present(),
-            ..table
-        }
+        Table { stand_in: table.stand_in || !field.is_present(), ..table }
     }
 
     /// Every entry, for tables whose keys are names that the user chooses.
@@ -190,13 +145,7 @@ impl<'t> Table<'t> {
         let path = self.key.clone();
         self.entries.iter().map(move |entry| {
             let name = entry.key.as_str();
-            (
-                name,
-                Field {
-                    key: join(&path, name),
-                    node: Some(&entry.value),
-                },
-            )
+            (name, Field { key: join(&path, name), node: Some(&entry.value) })
         })
     }
 
@@ -208,12 +157,7 @@ impl<'t> Table<'t> {
             }
             if let Some((_, what)) = keys.later.iter().find(|(name, _)| *name == entry.key) {
                 let hint = format!("{what}: not in this version; remove the key until then");
-                reading.error_at(
-                    entry.place,
-                    &key,
-                    "found a key that is not in force yet",
-                    &hint,
-                );
+                reading.error_at(entry.place, &key, "found a key that is not in force yet", &hint);
                 continue;
             }
             let all = format!("the keys here are {}", keys.in_force.join(", "));
@@ -233,24 +177,12 @@ impl<'t> Field<'t> {
 
     /// Whether the value is a table.
     pub(super) fn is_table(&self) -> bool {
-        matches!(
-            self.node,
-            Some(Node {
-                value: Value::Table(_),
-                ..
-            })
-        )
+        matches!(self.node, Some(Node { value: Value::Table(_), .. }))
     }
 
     /// Whether the value is a list.
     pub(super) fn is_list(&self) -> bool {
-        matches!(
-            self.node,
-            Some(Node {
-                value: Value::List(_),
-                ..
-            })
-        )
+        matches!(self.node, Some(Node { value: Value::List(_), .. }))
     }
 
     /// The value as `parse` reads it, or `None` when it is absent or wrong. The error of `parse` is a hint.
@@ -279,29 +211,18 @@ impl<'t> Field<'t> {
     }
 
     /// One of a few words.
-    pub(super) fn choose<T: Copy>(
-        &self,
-        choices: &[(&str, T)],
-        reading: &mut Reading<'_>,
-    ) -> Option<T> {
+    pub(super) fn choose<T: Copy>(&self, choices: &[(&str, T)], reading: &mut Reading<'_>) -> Option<T> {
         let words = || choices.iter().map(|(word, _)| *word);
         let allowed = words().collect::<Vec<_>>().join(", ");
         let choose = |text: &str| {
-            let choice = choices
-                .iter()
-                .find(|(word, _)| *word == text)
-                .map(|(_, value)| *value);
+            let choice = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
             choice.ok_or_else(|| did_you_mean(text, words()).unwrap_or_default())
         };
         self.read(&allowed, choose, reading)
     }
 
     /// A whole number in a range.
-    pub(super) fn number(
-        &self,
-        range: std::ops::RangeInclusive<u32>,
-        reading: &mut Reading<'_>,
-    ) -> Option<u32> {
+    pub(super) fn number(&self, range: std::ops::RangeInclusive<u32>, reading: &mut Reading<'_>) -> Option<u32> {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let parse = |text: &str| match text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
@@ -336,15 +257,9 @@ impl<'t> Field<'t> {
             }
         }
         for entry in entries {
-            reading
-                .places
-                .insert(join(&self.key, &entry.key), entry.place);
+            reading.places.insert(join(&self.key, &entry.key), entry.place);
         }
-        Table {
-            key: self.key.clone(),
-            entries,
-            stand_in,
-        }
+        Table { key: self.key.clone(), entries, stand_in }
     }
 
     /// The elements of a list; a value that is not a list is an error.
@@ -364,10 +279,7 @@ impl<'t> Field<'t> {
         let field = |(index, node): (usize, &'t Node)| {
             let key = format!("{}[{index}]", self.key);
             reading.places.insert(key.clone(), node.place);
-            Field {
-                key,
-                node: Some(node),
-            }
+            Field { key, node: Some(node) }
         };
         items.iter().enumerate().map(field).collect()
     }
@@ -383,9 +295,5 @@ impl<'t> Field<'t> {
 }
 
 fn join(table: &str, key: &str) -> String {
-    if table.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{table}.{key}")
-    }
+    if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") }
 }

@@ -49,9 +49,7 @@ impl Tun {
 const NAME: &str = "an interface name: 1 to 15 letters, digits, dots, dashes and underscores";
 
 fn parse_name(text: &str) -> Result<String, String> {
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     match text.len() {
         _ if !plain || matches!(text, "" | "." | "..") => Err(String::new()),
         1..=15 => Ok(text.to_owned()),

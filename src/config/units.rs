@@ -28,11 +28,7 @@ impl Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, size) in [
-            ("gbit", 1_000_000_000),
-            ("mbit", 1_000_000),
-            ("kbit", 1_000),
-        ] {
+        for (unit, size) in [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1_000)] {
             if self.bits_per_second >= size && self.bits_per_second.is_multiple_of(size) {
                 return write!(f, "{}{unit}", self.bits_per_second / size);
             }
@@ -43,13 +39,7 @@ impl fmt::Display for Rate {
 
 /// Reads a duration with its unit: `50us`, `1.5ms`, `2s`. The error is a hint.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 5] = [
-        ("ns", 1e-9),
-        ("us", 1e-6),
-        ("µs", 1e-6),
-        ("ms", 1e-3),
-        ("s", 1.0),
-    ];
+    const UNITS: [(&str, f64); 5] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
     let (number, unit) = split(text)?;
     let Some((_, seconds)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(if unit.is_empty() {
@@ -79,9 +69,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
             "the units are bit, kbit, mbit and gbit, in powers of 1000 bits per second".to_owned()
         });
     };
-    Ok(Rate::from_bits_per_second(
-        (number * factor).round().min(1e18) as u64,
-    ))
+    Ok(Rate::from_bits_per_second((number * factor).round().min(1e18) as u64))
 }
 
 /// Reads `0.1%` or `0.001` as a fraction. The error is a hint.
@@ -106,13 +94,9 @@ pub fn show_duration(duration: Duration) -> String {
 }
 
 fn split(text: &str) -> Result<(f64, &str), String> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let number = number
-        .parse()
-        .map_err(|_| "write a number and its unit".to_owned())?;
+    let number = number.parse().map_err(|_| "write a number and its unit".to_owned())?;
     Ok((number, unit.trim()))
 }
 
@@ -133,28 +117,12 @@ mod tests {
             ("2s", 2_000_000_000),
             ("7ns", 7),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_nanos(nanoseconds)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_nanos(nanoseconds)), "{text}");
         }
-        for text in [
-            "",
-            "50",
-            "us",
-            "-1ms",
-            "1h",
-            "1.2.3ms",
-            "1e9s",
-            "99999999999999999s",
-        ] {
+        for text in ["", "50", "us", "-1ms", "1h", "1.2.3ms", "1e9s", "99999999999999999s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
-        assert_eq!(
-            parse_duration("50"),
-            Err("add the unit: 50us, 50ms or 50s".to_owned())
-        );
+        assert_eq!(parse_duration("50"), Err("add the unit: 50us, 50ms or 50s".to_owned()));
     }
 
     #[test]
@@ -174,11 +142,7 @@ mod tests {
             ("1234bit", 1_234, "1234bit"),
         ] {
             let rate = parse_rate(text).unwrap();
-            assert_eq!(
-                (rate.bits_per_second(), rate.to_string().as_str()),
-                (bits, shown),
-                "{text}"
-            );
+            assert_eq!((rate.bits_per_second(), rate.to_string().as_str()), (bits, shown), "{text}");
         }
         for text in ["", "950", "fast", "10MB", "10Mbps", "-1mbit"] {
             assert!(parse_rate(text).is_err(), "{text}");
@@ -188,12 +152,7 @@ mod tests {
 
     #[test]
     fn fractions_are_percent_or_below_one() {
-        for (text, fraction) in [
-            ("0.1%", 0.001),
-            ("1%", 0.01),
-            ("0.001", 0.001),
-            ("50 %", 0.5),
-        ] {
+        for (text, fraction) in [("0.1%", 0.001), ("1%", 0.01), ("0.001", 0.001), ("50 %", 0.5)] {
             assert_eq!(parse_fraction(text), Ok(fraction), "{text}");
         }
         for text in ["1", "x", "-1%", "1ms", "%"] {

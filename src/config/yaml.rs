@@ -59,10 +59,7 @@ pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
     // Deep nesting has no use here, and the tree is built by recursion.
     options.flow_nesting_limit = 32;
     options.block_nesting_limit = 32;
-    let mut builder = Builder {
-        parser: Parser::new_from_str_with_options(text, options),
-        faults: Vec::new(),
-    };
+    let mut builder = Builder { parser: Parser::new_from_str_with_options(text, options), faults: Vec::new() };
     let tree = builder.document().map_err(|Stop| ()).ok();
     (tree, builder.faults)
 }
@@ -91,14 +88,7 @@ impl<'a> Builder<'a> {
                 event => root = Some(self.node(event, span)?),
             }
         }
-        Ok(root.unwrap_or(Node {
-            place: Place {
-                line: 1,
-                column: 1,
-                width: 1,
-            },
-            value: Value::Null,
-        }))
+        Ok(root.unwrap_or(Node { place: Place { line: 1, column: 1, width: 1 }, value: Value::Null }))
     }
 
     fn next(&mut self) -> Result<(Event<'a>, Span), Stop> {
@@ -118,11 +108,7 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, style, _, tag) => {
                 let plain = style == serde_yaml::granit_parser::ScalarStyle::Plain;
                 let null = plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-                let value = if null {
-                    Value::Null
-                } else {
-                    Value::Scalar(text.into_owned())
-                };
+                let value = if null { Value::Null } else { Value::Scalar(text.into_owned()) };
                 (tag.is_some(), value)
             }
             Event::SequenceStart(_, _, tag) => (tag.is_some(), Value::List(self.list()?)),
@@ -135,11 +121,7 @@ impl<'a> Builder<'a> {
             _ => return Err(Stop),
         };
         if tag {
-            self.fault(
-                place,
-                "found a YAML tag, which is not used here",
-                "remove the word that begins with `!`",
-            );
+            self.fault(place, "found a YAML tag, which is not used here", "remove the word that begins with `!`");
         }
         Ok(Node { place, value })
     }
@@ -168,11 +150,7 @@ impl<'a> Builder<'a> {
             let name = match key.value {
                 Value::Scalar(name) => name,
                 _ => {
-                    self.fault(
-                        key.place,
-                        "found a key that is not a word",
-                        "write `key: value`",
-                    );
+                    self.fault(key.place, "found a key that is not a word", "write `key: value`");
                     continue;
                 }
             };
@@ -185,29 +163,17 @@ impl<'a> Builder<'a> {
                 self.fault(key.place, &found, &hint);
                 continue;
             }
-            entries.push(Entry {
-                key: name,
-                place: key.place,
-                value,
-            });
+            entries.push(Entry { key: name, place: key.place, value });
         }
     }
 
     fn fault(&mut self, place: Place, found: &str, hint: &str) {
-        self.faults.push(Fault {
-            place,
-            found: found.to_owned(),
-            hint: hint.to_owned(),
-        });
+        self.faults.push(Fault { place, found: found.to_owned(), hint: hint.to_owned() });
     }
 
     fn on_syntax_error(&mut self, error: &ScanError) {
         let mark = error.marker();
-        let place = Place {
-            line: mark.line().max(1),
-            column: mark.col() + 1,
-            width: 1,
-        };
+        let place = Place { line: mark.line().max(1), column: mark.col() + 1, width: 1 };
         let hint = "nothing after this place was checked; a lost space, quote or bracket here or on the line before is \
                     the usual cause";
         self.fault(place, &format!("not YAML: {}", error.info()), hint);
@@ -216,16 +182,8 @@ impl<'a> Builder<'a> {
 
 fn place_of(span: Span) -> Place {
     let (start, end) = (span.start, span.end);
-    let width = if end.line() > start.line() {
-        usize::MAX
-    } else {
-        end.col().saturating_sub(start.col())
-    };
-    Place {
-        line: start.line(),
-        column: start.col() + 1,
-        width,
-    }
+    let width = if end.line() > start.line() { usize::MAX } else { end.col().saturating_sub(start.col()) };
+    Place { line: start.line(), column: start.col() + 1, width }
 }
 
 #[cfg(test)]
@@ -239,25 +197,15 @@ mod tests {
         assert!(faults.is_empty());
         let mut places = Vec::new();
         walk(&tree.unwrap(), String::new(), &mut places);
-        let shown: Vec<_> = places
-            .iter()
-            .map(|(key, p)| format!("{key} {}:{}+{}", p.line, p.column, p.width))
-            .collect();
-        assert_eq!(
-            shown,
-            [".a.b.0 2:7+1", ".a.b.1 2:10+5", ".a.c 3:3+1", ".d.e 4:9+1"]
-        );
+        let shown: Vec<_> =
+            places.iter().map(|(key, p)| format!("{key} {}:{}+{}", p.line, p.column, p.width)).collect();
+        assert_eq!(shown, [".a.b.0 2:7+1", ".a.b.1 2:10+5", ".a.c 3:3+1", ".d.e 4:9+1"]);
     }
 
     fn walk(node: &Node, key: String, places: &mut Vec<(String, Place)>) {
         match &node.value {
-            Value::Table(entries) => entries
-                .iter()
-                .for_each(|e| walk(&e.value, format!("{key}.{}", e.key), places)),
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .for_each(|(i, n)| walk(n, format!("{key}.{i}"), places)),
+            Value::Table(entries) => entries.iter().for_each(|e| walk(&e.value, format!("{key}.{}", e.key), places)),
+            Value::List(items) => items.iter().enumerate().for_each(|(i, n)| walk(n, format!("{key}.{i}"), places)),
             _ => places.push((key, node.place)),
         }
     }
@@ -275,16 +223,9 @@ mod tests {
             ("a:\n\tb: 1\n", 2, 2, "not YAML"),
         ] {
             let (_, faults) = parse(text);
-            let fault = faults
-                .first()
-                .unwrap_or_else(|| panic!("{text:?} has no fault"));
+            let fault = faults.first().unwrap_or_else(|| panic!("{text:?} has no fault"));
             assert!(fault.found.starts_with(found), "{text:?}: {}", fault.found);
-            assert_eq!(
-                (fault.place.line, fault.place.column),
-                (line, column),
-                "{text:?}: {}",
-                fault.found
-            );
+            assert_eq!((fault.place.line, fault.place.column), (line, column), "{text:?}: {}", fault.found);
         }
     }
 

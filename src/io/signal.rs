@@ -39,7 +39,8 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
     let interrupted = AtomicBool::new(false);
     let on_interrupt = Arc::clone(&deliver);
-    ctrlc::try_set_handler(move || {
+    // `try_set_handler` would refuse where a shell has started us in the background, with interrupts ignored.
+    ctrlc::set_handler(move || {
         if interrupted.swap(true, Ordering::Relaxed) {
             process::exit(130);
         }

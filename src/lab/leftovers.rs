@@ -2,11 +2,11 @@
 //!
 //! A run holds a lock on its marker file for as long as it lives; the kernel drops the lock when it dies, however it
 //! dies. The next run takes every marker whose lock is free, ends the processes that carry that run's mark in their
-//! environment, deletes its namespaces and then the marker. Touches nothing that is not marked.
+//! environment, deletes its namespaces, its files and then the marker. Touches nothing that is not marked.
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -38,13 +38,17 @@ impl Marker {
         std::env::temp_dir().join(format!("onwire-lab-{}", user.as_raw()))
     }
 
-    /// Marks the run of this name in `directory` as alive.
-    pub fn set(directory: &Path, run: &str) -> Result<Self, LabError> {
+    /// Marks the run of this name in `directory` as alive; its logs and data are in `files`.
+    pub fn set(directory: &Path, run: &str, files: &Path) -> Result<Self, LabError> {
         let path = directory.join(format!("{run}.run"));
         let mark = || {
             fs::create_dir_all(directory)?;
-            let file = File::create(&path)?;
+            // It gets its name when it is locked: no other run ever sees it free while this one lives.
+            let unnamed = directory.join(format!("{run}.new"));
+            let mut file = File::create(&unnamed)?;
             file.try_lock()?;
+            file.write_all(files.as_os_str().as_encoded_bytes())?;
+            fs::rename(&unnamed, &path)?;
             Ok(file)
         };
         let lock = mark().map_err(|error: io::Error| LabError::System {
@@ -77,9 +81,20 @@ pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
     for run in &runs {
         end_processes(run);
         delete_namespaces(run, trace);
-        let _ = fs::remove_file(directory.join(format!("{run}.run")));
+        let marker = directory.join(format!("{run}.run"));
+        let files = PathBuf::from(fs::read_to_string(&marker).unwrap_or_default());
+        // Only what this program would have named so.
+        if files.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&run_files(run))) {
+            let _ = fs::remove_dir_all(files);
+        }
+        let _ = fs::remove_file(marker);
     }
     runs
+}
+
+/// How the name of a run's directory begins.
+pub fn run_files(run: &str) -> String {
+    format!("onwire-lab-{run}-")
 }
 
 /// Kills every process that carries the mark of this run, the caller excepted.
@@ -117,15 +132,17 @@ mod tests {
     #[test]
     fn a_live_run_is_left_alone_and_a_dead_one_found() {
         let directory = tempfile::tempdir().unwrap();
-        let alive = Marker::set(directory.path(), "ow-1").unwrap();
-        fs::write(directory.path().join("ow-2.run"), "").unwrap();
+        let files = directory.path().join("onwire-lab-ow-2-test");
+        fs::create_dir(&files).unwrap();
+        let alive = Marker::set(directory.path(), "ow-1", directory.path()).unwrap();
+        fs::write(directory.path().join("ow-2.run"), files.to_str().unwrap()).unwrap();
         fs::write(directory.path().join("other"), "").unwrap();
         assert_eq!(dead_runs(directory.path()), ["ow-2"]);
-        assert!(Marker::set(directory.path(), "ow-1").is_err());
         drop(alive);
         let trace = Trace::new("ow-3", directory.path(), false, Default::default()).unwrap();
         assert_eq!(clean_up(directory.path(), &trace), ["ow-2"]);
         assert!(dead_runs(directory.path()).is_empty());
+        assert!(!files.exists() && directory.path().exists());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The JSON is described in `docs/lab.md` and stable. Decides nothing: a scenario says what it claims.
 
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::{Map, Value, json};
 
 /// A claim of a scenario and what was found.
@@ -38,7 +38,7 @@ impl Report {
     /// Adds a table.
     pub fn table(&mut self, headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(headers.iter().copied());
+        table.load_style(UTF8_BORDERS_ONLY).set_header(headers.iter().copied());
         table.add_rows(rows);
         self.tables.push(table);
     }
@@ -66,7 +66,7 @@ impl Report {
     /// The result for people.
     pub fn to_text(&self, scenario: &str) -> String {
         let mut claims = Table::new();
-        claims.load_style(UTF8_HORIZONTAL_ONLY).set_header(["claim", "found", ""]);
+        claims.load_style(UTF8_BORDERS_ONLY).set_header(["claim", "found", ""]);
         for claim in &self.claims {
             claims.add_row([claim.claim.as_str(), &claim.found, if claim.holds { "ok" } else { "NOT SO" }]);
         }

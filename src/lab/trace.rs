@@ -4,6 +4,7 @@
 //! them.
 
 use std::{
+    fmt::Display,
     fs::File,
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
@@ -100,7 +101,7 @@ impl Trace {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(words.first().copied().unwrap_or_default());
-        command.args(words.iter().skip(1)).env(RUN_MARK, &self.run);
+        command.args(words.iter().skip(1)).env(RUN_MARK, &self.run).env("NO_COLOR", "1");
         command
     }
 
@@ -116,7 +117,7 @@ impl Trace {
         // A full disk must not stop the lab from cleaning up.
         let _ = writeln!(&self.log, "+ {line}");
         if self.is_shown {
-            eprintln!("+ {line}");
+            let _ = writeln!(std::io::stderr(), "+ {line}");
         }
     }
 }
@@ -127,6 +128,11 @@ fn cannot_start(words: &[&str], error: std::io::Error) -> LabError {
         return LabError::MissingProgram { program: program.to_owned(), package: package_of(program) };
     }
     LabError::System { doing: format!("run `{}`", words.join(" ")), source: error }
+}
+
+/// Says a line to the user. A reader that has gone away (`| head`) does not stop the lab from cleaning up.
+pub fn say(words: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{words}");
 }
 
 /// Fails with the command that installs it when a program is not in the search path.

@@ -297,6 +297,11 @@ impl Forwarder {
         Some(PeerId(wanting as u16))
     }
 
+    /// Reports of a peer show that trains do not arrive; told once each time.
+    pub fn poll_trains_suspected(&mut self) -> bool {
+        self.peers.iter_mut().any(Peer::poll_trains_suspected)
+    }
+
     /// When something has to happen if nothing comes.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.peers.iter().filter_map(|peer| peer.poll_timeout(now)).min()

@@ -69,6 +69,7 @@ pub struct Inbound {
     /// Without strict ordering: blocks that got a symbol since the last look.
     touched: Vec<u64>,
     memory: usize,
+    #[expect(clippy::vec_box, reason = "boxes go to and fro between here and `blocks` without moving what is in them")]
     spare: Vec<Box<OpenBlock>>,
 }
 

@@ -1,8 +1,8 @@
 //! The long-lived keys of a node: X25519 key pairs and preshared keys, as text and as bytes.
 //!
 //! The text form is WireGuard's: 44 characters of base64. Secrets are wiped when dropped and never printed, and no
-//! error repeats the text it complains about. Files, their modes and where they lie are not known here, nor are the
-//! short-lived keys of a session ([`super::seal`]).
+//! error repeats the text it complains about. Files and their modes are not known here
+//! ([`crate::config::key_file`]), nor are the short-lived keys of a session ([`super::seal`]).
 
 use std::fmt;
 
@@ -29,25 +29,21 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The text is too short or too long.
-    #[error(
-        "found {found} characters; a key is {TEXT_LEN} characters of base64 ending in `=`; \
-         copy the whole line that `onwire keygen` or `onwire pubkey` printed"
-    )]
+    #[error("a key is {TEXT_LEN} characters of base64; this has {found}")]
     Length {
         /// Characters found, surrounding white space apart.
         found: usize,
     },
     /// A character that base64 does not have, or has only elsewhere.
     #[error(
-        "character {position} does not belong there; a key is {TEXT_LEN} characters of A-Z, a-z, 0-9, + and /, the \
-         last of them `=`; copy the whole line that `onwire keygen` or `onwire pubkey` printed"
+        "a key is {TEXT_LEN} characters of base64, the last of them `=`; character {position} does not belong there"
     )]
     Character {
         /// Which one, the first being 1.
         position: usize,
     },
     /// All bytes are zero: a placeholder, with which everybody could compute the shared secret.
-    #[error("found a key of 32 zero bytes, which protects nothing; make one with `onwire keygen`")]
+    #[error("a key of zeros protects nothing")]
     Zero,
 }
 
@@ -85,11 +81,11 @@ impl PrivateKey {
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         random.fill_bytes(bytes.as_mut_slice());
-        Self::from_bytes(&bytes)
+        Self::clamped(&bytes)
     }
 
     /// Takes any 32 bytes and clamps them as RFC 7748 section 5 demands, so that equal keys have equal texts.
-    pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
+    fn clamped(bytes: &[u8; KEY_LEN]) -> Self {
         let mut key = Self(*bytes);
         key.0[0] &= 0xf8;
         key.0[31] = key.0[31] & 0x7f | 0x40;
@@ -98,7 +94,7 @@ impl PrivateKey {
 
     /// Reads the base64 form.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        parse_text(text).map(|bytes| Self::from_bytes(&bytes))
+        parse_text(text).map(|bytes| Self::clamped(&bytes))
     }
 
     /// The base64 form, for the key file. It wipes itself too.
@@ -138,7 +134,7 @@ pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
     /// Takes the 32 bytes as they are.
-    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+    pub(super) const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self(bytes)
     }
 
@@ -148,7 +144,7 @@ impl PublicKey {
     }
 
     /// The 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+    pub(super) fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
 }
@@ -171,11 +167,6 @@ impl fmt::Debug for PublicKey {
 pub struct PresharedKey([u8; KEY_LEN]);
 
 impl PresharedKey {
-    /// Takes the 32 bytes of a key.
-    pub fn from_bytes(bytes: &[u8; KEY_LEN]) -> Self {
-        Self(*bytes)
-    }
-
     /// Makes a new key from a generator fit for secrets.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut key = Self::default();
@@ -234,7 +225,7 @@ mod tests {
             ),
         ];
         for (private, public) in rows {
-            assert_eq!(PrivateKey::from_bytes(&hex(private)).public_key(), PublicKey::from_bytes(hex(public)));
+            assert_eq!(PrivateKey::clamped(&hex(private)).public_key(), PublicKey::from_bytes(hex(public)));
         }
     }
 

@@ -18,6 +18,7 @@ pub mod reporting;
 pub mod seal;
 pub mod sender;
 pub mod session;
+mod train_watch;
 
 /// A configured peer: its place in the configuration's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

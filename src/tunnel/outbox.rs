@@ -19,7 +19,9 @@ const TRAINS_MAX: usize = 4;
 /// Equal datagrams for one address.
 #[derive(Debug, Default)]
 struct Train {
+    /// As long as the longest train; the first `fill` bytes are datagrams.
     bytes: Vec<u8>,
+    fill: usize,
     datagram_len: usize,
     datagrams: usize,
     /// Nothing more may be added: a shorter datagram ended it, or part of it was sent.
@@ -54,26 +56,32 @@ impl Outbox {
         Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max }
     }
 
-    /// Room for one more datagram of `len` bytes, zeros or the bytes of an old one.
+    /// Room for one more datagram of `len` bytes, which hold anything.
     pub fn append(&mut self, len: usize) -> &mut [u8] {
         let fits = self.queue.back().is_some_and(|train| {
             !train.ended
                 && len <= train.datagram_len
                 && train.datagrams < TRAIN_DATAGRAMS_MAX
-                && train.bytes.len() + len <= self.train_max
+                && train.fill + len <= self.train_max
         });
         if !fits {
-            let mut train = self.spare.pop().unwrap_or_default();
-            train.bytes.clear();
-            train.bytes.reserve(self.train_max);
-            self.queue.push_back(Train { bytes: train.bytes, datagram_len: len, datagrams: 0, ended: false, sent: 0 });
+            let mut bytes = self.spare.pop().unwrap_or_default().bytes;
+            bytes.resize(self.train_max.max(len), 0);
+            self.queue.push_back(Train { bytes, fill: 0, datagram_len: len, datagrams: 0, ended: false, sent: 0 });
         }
         let train = self.queue.back_mut().expect("a train was pushed when none fitted");
         train.ended |= len < train.datagram_len;
         train.datagrams += 1;
-        let start = train.bytes.len();
-        train.bytes.resize(start + len, 0);
-        &mut train.bytes[start..]
+        let start = train.fill;
+        train.fill += len;
+        &mut train.bytes[start..train.fill]
+    }
+
+    /// Ends the train that could be added to: the next datagram begins another.
+    pub fn end_train(&mut self) {
+        if let Some(train) = self.queue.back_mut() {
+            train.ended = true;
+        }
     }
 
     /// A train waits that nothing more will be added to.
@@ -97,7 +105,7 @@ impl Outbox {
         if self.pacer.ready_at(now).is_some() {
             return None;
         }
-        Some(Transmit { to, bytes: &train.bytes[train.sent..], datagram_len: train.datagram_len })
+        Some(Transmit { to, bytes: &train.bytes[train.sent..train.fill], datagram_len: train.datagram_len })
     }
 
     /// When pacing lets the next train leave, if one waits for that.
@@ -111,7 +119,7 @@ impl Outbox {
         let Some(train) = self.queue.front_mut() else { return };
         train.sent += bytes;
         train.ended = true;
-        if train.sent >= train.bytes.len() {
+        if train.sent >= train.fill {
             self.spare.extend(self.queue.pop_front());
         }
     }
@@ -119,7 +127,7 @@ impl Outbox {
     /// Throws away the front train, which cannot be sent; returns how many datagrams that were.
     pub fn discard_front(&mut self) -> u64 {
         let Some(train) = self.queue.pop_front() else { return 0 };
-        let datagrams = (train.bytes.len() - train.sent).div_ceil(train.datagram_len.max(1));
+        let datagrams = (train.fill - train.sent).div_ceil(train.datagram_len.max(1));
         self.spare.push(train);
         datagrams as u64
     }
@@ -158,8 +166,12 @@ mod tests {
     fn trains_keep_the_limits_of_the_kernel() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None));
-        (0..1000).for_each(|_| drop(outbox.append(1452)));
-        (0..1000).for_each(|_| drop(outbox.append(100)));
+        for _ in 0..1000 {
+            outbox.append(1452);
+        }
+        for _ in 0..1000 {
+            outbox.append(100);
+        }
         let mut datagrams = 0;
         while let Some(train) = outbox.front(to, now) {
             let count = train.bytes.len().div_ceil(train.datagram_len);

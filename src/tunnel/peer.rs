@@ -15,6 +15,7 @@ use super::policy::Policy;
 use super::reporting::Reporting;
 use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
+use super::train_watch::TrainWatch;
 use crate::fec::code::Code;
 use crate::wire::datagram::DatagramType;
 use crate::wire::payload_id::{RepairId, SourceId};
@@ -54,6 +55,9 @@ pub struct Peer {
     sent: Sent,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
+    train_watch: TrainWatch,
+    /// Trains seem not to arrive, and nobody was told yet.
+    trains_suspected: bool,
     scratch: Vec<u8>,
 }
 
@@ -72,6 +76,8 @@ impl Peer {
             inbounds: Vec::new(),
             sent: Sent::default(),
             reception: Reception::default(),
+            train_watch: TrainWatch::default(),
+            trains_suspected: false,
             scratch: Vec::new(),
         }
     }
@@ -181,6 +187,8 @@ impl Peer {
     /// Takes a report.
     pub fn handle_report(&mut self, opened: &[u8], now: Instant) -> Result<(), DropReason> {
         let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
+        let symbols = self.sent.source_symbols + self.sent.repair_symbols;
+        self.trains_suspected |= self.train_watch.handle_report(&report, symbols, now);
         self.reporting.handle_report(&report, now);
         Ok(())
     }
@@ -209,6 +217,11 @@ impl Peer {
     /// Counts a datagram that was seen before.
     pub fn on_duplicate(&mut self) {
         self.reception.duplicates += 1;
+    }
+
+    /// Trains seem not to arrive; told once.
+    pub fn poll_trains_suspected(&mut self) -> bool {
+        std::mem::take(&mut self.trains_suspected)
     }
 
     /// Keys, for status.
@@ -289,13 +302,14 @@ impl Peer {
         if change == Change::NewEpoch {
             self.inbounds.clear();
             self.reporting.on_new_epoch();
+            self.train_watch.on_new_epoch();
         }
         self.reporting.on_session(now);
         self.report(code, now);
     }
 
     fn report(&mut self, code: &mut Code, now: Instant) {
-        let confirmed = self.sessions.current().is_some_and(|session| session.is_heard());
+        let confirmed = self.sessions.is_confirmed();
         let reception = self.reception();
         let Some(session) = self.sessions.sealing(now) else { return };
         let mut report = self.reporting.begin(confirmed, now);
@@ -305,6 +319,9 @@ impl Peer {
         self.scratch.clear();
         report.emit(&mut self.scratch);
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        // A report travels alone, so that it arrives even where trains do not.
+        egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);
+        egress.outbox.end_train();
     }
 }

@@ -92,11 +92,6 @@ impl Session {
         now.saturating_duration_since(self.established_at) >= REJECT_AFTER
     }
 
-    /// Something authentic came under this session.
-    pub fn is_heard(&self) -> bool {
-        self.heard
-    }
-
     /// When its handshake ended.
     pub fn established_at(&self) -> Instant {
         self.established_at
@@ -131,6 +126,8 @@ pub struct Sessions {
     current: Option<Session>,
     previous: Option<Session>,
     next: Option<Session>,
+    /// `previous` is of a handshake that crossed the one of `current`: the peer may go on using it.
+    crossed: bool,
     epoch: Option<u64>,
     established: u64,
     confirmed: Option<u32>,
@@ -144,7 +141,14 @@ impl Sessions {
         self.established += 1;
         let session = Session::new(established, lane);
         match established.role {
-            Role::Initiator => Some(self.promote(session)),
+            Role::Initiator => {
+                // The two ends may have begun a handshake at the same time. The peer uses the other one's session until
+                // it hears of this one, so it still opens; but it must not come to seal when something late is heard
+                // under it: the peer may have forgotten it by then.
+                let pending = self.next.take_if(|next| next.remote.epoch == session.remote.epoch);
+                self.crossed = pending.is_some();
+                Some(self.promote(session, pending))
+            }
             Role::Responder => {
                 let displaced = self.next.replace(session);
                 self.retire(displaced);
@@ -165,7 +169,8 @@ impl Sessions {
     pub fn confirm(&mut self, receiver_index: u32) -> Option<Change> {
         let session = self.next.take_if(|next| next.local_index == receiver_index)?;
         self.confirmed = Some(receiver_index);
-        Some(self.promote(session))
+        self.crossed = false;
+        Some(self.promote(session, None))
     }
 
     /// The receiver index that [`confirm`](Self::confirm) was last called for, told once.
@@ -176,6 +181,13 @@ impl Sessions {
     /// The session that seals, if there is one that may.
     pub fn sealing(&mut self, now: Instant) -> Option<&mut Session> {
         self.current.as_mut().filter(|session| session.can_seal(now))
+    }
+
+    /// The peer is known to have the keys of the session in use.
+    pub fn is_confirmed(&self) -> bool {
+        // Whoever uses the session of a crossing handshake has answered ours before.
+        let crossing = self.previous.as_ref().filter(|_| self.crossed);
+        [self.current.as_ref(), crossing].into_iter().flatten().any(|session| session.heard)
     }
 
     /// The session in use.
@@ -206,16 +218,22 @@ impl Sessions {
         }
     }
 
-    fn promote(&mut self, session: Session) -> Change {
-        let change = if self.epoch == Some(session.remote.epoch) { Change::Rekeyed } else { Change::NewEpoch };
-        self.epoch = Some(session.remote.epoch);
-        let displaced = self.previous.take();
-        self.retire(displaced);
-        self.previous = self.current.replace(session);
-        if change == Change::NewEpoch {
-            // What an earlier run of the peer sealed would be numbered against this one's blocks.
-            let displaced = self.previous.take();
+    fn promote(&mut self, session: Session, pending: Option<Session>) -> Change {
+        let epoch = Some(session.remote.epoch);
+        let ended = self.epoch.filter(|_| self.epoch != epoch);
+        let change = if self.epoch == epoch { Change::Rekeyed } else { Change::NewEpoch };
+        self.epoch = epoch;
+        let replaced = self.current.replace(session);
+        for session in [replaced, pending].into_iter().flatten() {
+            let displaced = self.previous.replace(session);
             self.retire(displaced);
+        }
+        // What an earlier run of the peer sealed would be numbered against this one's blocks, and it must not take over.
+        for slot in [&mut self.previous, &mut self.next] {
+            let stale = slot.take_if(|session| Some(session.remote.epoch) == ended);
+            if let Some(session) = stale {
+                session.add_to(&mut self.retired);
+            }
         }
         change
     }
@@ -224,5 +242,132 @@ impl Sessions {
         if let Some(session) = session {
             session.add_to(&mut self.retired);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::PeerId;
+    use crate::tunnel::hello::PROTOCOL_VERSION;
+    use crate::tunnel::seal::Cipher;
+    use crate::tunnel::seal::CipherSet;
+    use std::net::SocketAddr;
+
+    fn established(role: Role, local_index: u32, epoch: u64, at: Instant) -> Established {
+        Established {
+            peer: PeerId(0),
+            role,
+            local_index,
+            remote_index: local_index + 100,
+            sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
+            opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
+            remote: Hello {
+                version: PROTOCOL_VERSION,
+                lanes: 1,
+                ciphers: CipherSet::only(Cipher::Aes256Gcm),
+                symbol_size: 1408,
+                epoch,
+            },
+            endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
+            at,
+        }
+    }
+
+    enum Step {
+        Initiated(u32, u64),
+        Responded(u32, u64),
+        Heard(u32),
+    }
+    use Step::{Heard, Initiated, Responded};
+
+    /// What seals and what else opens after these steps.
+    fn after(steps: &[Step]) -> (Option<u32>, Vec<u32>) {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        for step in steps {
+            match *step {
+                Initiated(index, epoch) => {
+                    assert!(sessions.install(&established(Role::Initiator, index, epoch, now), 0).is_some());
+                }
+                Responded(index, epoch) => {
+                    assert_eq!(sessions.install(&established(Role::Responder, index, epoch, now), 0), None);
+                }
+                Heard(index) => {
+                    sessions.find(index).expect("a step hears a known session").accept(0);
+                    sessions.confirm(index);
+                }
+            }
+        }
+        let current = sessions.current().map(|session| session.local_index);
+        (current, sessions.indices().filter(|&index| Some(index) != current).collect())
+    }
+
+    #[test]
+    fn which_session_seals_and_which_still_open() {
+        let rows: &[(&[Step], Option<u32>, &[u32])] = &[
+            (&[Responded(1, 7)], None, &[1]),
+            (&[Responded(1, 7), Heard(1)], Some(1), &[]),
+            (&[Initiated(1, 7), Initiated(2, 7)], Some(2), &[1]),
+            (&[Initiated(1, 7), Initiated(2, 7), Initiated(3, 7)], Some(3), &[2]),
+            (&[Initiated(1, 7), Responded(2, 7)], Some(1), &[2]),
+            (&[Initiated(1, 7), Responded(2, 7), Heard(1)], Some(1), &[2]),
+            (&[Initiated(1, 7), Responded(2, 7), Heard(2)], Some(2), &[1]),
+            // A new run of the peer: nothing of the earlier one opens any more.
+            (&[Initiated(1, 7), Initiated(2, 8)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 8), Heard(2)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 7), Initiated(3, 8)], Some(3), &[]),
+            // The answer of an earlier run comes late, after the new run has called: that call is not forgotten.
+            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7)], Some(3), &[1, 2]),
+            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7), Heard(2)], Some(2), &[]),
+        ];
+        for (row, (steps, current, others)) in rows.iter().enumerate() {
+            assert_eq!(after(steps), (*current, others.to_vec()), "row {row}");
+        }
+    }
+
+    #[test]
+    fn a_late_datagram_of_a_crossing_handshake_brought_back_a_session_the_peer_had_forgotten() {
+        let (current, others) = after(&[Initiated(1, 7), Responded(2, 7), Initiated(3, 7), Heard(2)]);
+        assert_eq!((current, others), (Some(3), vec![2]));
+    }
+
+    #[test]
+    fn a_peer_heard_under_a_crossing_session_has_ours_too() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        sessions.install(&established(Role::Responder, 1, 7, now), 0);
+        sessions.install(&established(Role::Initiator, 2, 7, now), 0);
+        assert!(!sessions.is_confirmed());
+        sessions.find(1).unwrap().accept(0);
+        assert!(sessions.is_confirmed());
+        sessions.install(&established(Role::Initiator, 3, 7, now), 0);
+        assert!(!sessions.is_confirmed());
+        sessions.find(3).unwrap().accept(0);
+        assert!(sessions.is_confirmed());
+    }
+
+    #[test]
+    fn what_was_received_under_retired_sessions_still_counts() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        for index in 1..6 {
+            sessions.install(&established(Role::Initiator, index, u64::from(index / 3), now), 0);
+            sessions.find(index).unwrap().accept(0);
+            sessions.find(index).unwrap().accept(2);
+            let mut reception = Reception::default();
+            sessions.add_to(&mut reception);
+            assert_eq!((reception.received, reception.lost), (2 * u64::from(index), u64::from(index)));
+        }
+    }
+
+    #[test]
+    fn an_old_session_neither_seals_nor_is_called_fresh() {
+        let now = Instant::now();
+        let mut sessions = Sessions::default();
+        sessions.install(&established(Role::Initiator, 1, 7, now), 0);
+        assert!(sessions.sealing(now + REJECT_AFTER - Duration::from_nanos(1)).is_some());
+        assert!(sessions.sealing(now + REJECT_AFTER).is_none());
+        assert!(sessions.find(1).unwrap().is_expired(now + REJECT_AFTER));
     }
 }

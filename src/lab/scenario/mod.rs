@@ -10,7 +10,7 @@ mod stage;
 mod throughput;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -22,7 +22,7 @@ use super::{
     error::LabError,
     leftovers::{self, Marker},
     report::Report,
-    trace::{Trace, need_programs},
+    trace::{Trace, need_programs, say},
 };
 use crate::io::namespace;
 
@@ -110,19 +110,19 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     }
     let stop = listen_to_signals().map_err(LabError::doing("listen to signals"))?;
     let run = format!("ow-{}", std::process::id());
-    let directory = std::env::temp_dir().join(format!("onwire-lab-{run}-{}", scenario.name));
+    let directory = std::env::temp_dir().join(leftovers::run_files(&run) + scenario.name);
     let trace = Trace::new(&run, &directory, options.verbose, stop)?;
     for dead in leftovers::clean_up(&markers, &trace) {
-        println!("(removed what the run {dead} had left behind)");
+        say(format_args!("(removed what the run {dead} had left behind)"));
     }
     let result = {
-        let _marker = Marker::set(&markers, &run)?;
+        let _marker = Marker::set(&markers, &run, &directory)?;
         (scenario.run)(&Stage { scenario, options, trace: &trace, run: &run })
     };
     let is_good = result.as_ref().is_ok_and(Report::passes);
-    finish(&trace, is_good && !options.keep);
+    finish(&trace, is_good, options.keep);
     let report = result?;
-    println!("\n{}", report.to_text(scenario.name));
+    say(format_args!("\n{}", report.to_text(scenario.name)));
     if let Some(path) = &options.json {
         let text = format!("{:#}\n", report.to_json(scenario.name, options.seed));
         std::fs::write(path, text).map_err(LabError::doing(format!("write {}", path.display())))?;
@@ -130,14 +130,30 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     Ok(report.passes())
 }
 
-/// Removes the run's directory, or says where it is.
-fn finish(trace: &Trace, remove: bool) {
+/// Removes the run's directory, or says where it is. Of a failed run the logs stay, the generated data does not.
+fn finish(trace: &Trace, is_good: bool, keep: bool) {
     let directory = trace.directory();
-    if !remove {
-        println!("logs, configurations and every command: {}", directory.display());
-    } else if let Err(error) = std::fs::remove_dir_all(directory) {
-        println!("cannot remove {}: {error}", directory.display());
+    let result = match (is_good, keep) {
+        (true, false) => std::fs::remove_dir_all(directory),
+        (false, false) => remove_data(directory),
+        (_, true) => Ok(()),
+    };
+    if !is_good || keep {
+        say(format_args!("logs, configurations and every command: {}", directory.display()));
     }
+    if let Err(error) = result {
+        say(format_args!("cannot clean {}: {error}", directory.display()));
+    }
+}
+
+fn remove_data(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The first signal asks to stop and clean up; a second one ends the program at once, and the next run cleans up.

@@ -9,7 +9,13 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{LabOptions, Scenario};
-use crate::lab::{error::LabError, network::Network, process::Process, topology::Topology, trace::Trace};
+use crate::lab::{
+    error::LabError,
+    network::Network,
+    process::Process,
+    topology::Topology,
+    trace::{Trace, say},
+};
 
 /// Everything a scenario is given.
 #[derive(Debug)]
@@ -24,10 +30,9 @@ pub struct Stage<'a> {
     pub run: &'a str,
 }
 
-/// TCP in the lab: loss-based, the common default, and the one that suffers; buffers that hold 8 MB in flight, which
-/// is 1.3 Gbit/s at 50 ms and less than the queues on the way, so that only the WAN loses anything.
-pub const WAN_TCP: [(&str, &str); 4] = [
-    ("net.ipv4.tcp_congestion_control", "cubic"),
+/// TCP over the WAN: buffers that hold 8 MB in flight, which is 1.3 Gbit/s at 50 ms and less than the queues on the
+/// way, so that only the WAN loses anything.
+pub const WAN_TCP: [(&str, &str); 3] = [
     ("net.ipv4.tcp_rmem", "4096 131072 8388608"),
     ("net.ipv4.tcp_wmem", "4096 131072 8388608"),
     ("net.ipv4.tcp_slow_start_after_idle", "0"),
@@ -36,7 +41,7 @@ pub const WAN_TCP: [(&str, &str); 4] = [
 impl<'a> Stage<'a> {
     /// Says something to the user.
     pub fn say(&self, words: &str) {
-        println!("{words}");
+        say(words);
     }
 
     /// Builds the scenario's topology, or the one the user named.
@@ -47,14 +52,20 @@ impl<'a> Stage<'a> {
         Network::build(topology, self.run, self.options.seed, self.trace)
     }
 
-    /// Sets TCP of the two end hosts and says so.
+    /// Sets TCP of the two end hosts and says so, with the congestion control that their routes ask for.
+    ///
+    /// It is a property of the routes because a namespace may not choose as its default what the host has not allowed to
+    /// everybody, which cubic often is not.
     pub fn set_tcp(&self, network: &Network<'_>, settings: &[(&str, &str)]) -> Result<(), LabError> {
         for node in ["primary", "mirror"] {
             network.sysctl(node, settings)?;
         }
         let words: Vec<_> =
             settings.iter().map(|(key, value)| format!("{}={value}", key.trim_start_matches("net.ipv4."))).collect();
-        self.say(&format!("TCP at primary and mirror: {}", words.join(", ")));
+        let routes = network.run("primary", &["ip", "route", "show", "default"])?;
+        let congestion = routes.split_whitespace().skip_while(|word| *word != "congctl").nth(1);
+        let congestion = congestion.unwrap_or("the host's default").to_owned();
+        self.say(&format!("TCP at primary and mirror: congestion control {congestion}, {}", words.join(", ")));
         Ok(())
     }
 
@@ -89,12 +100,12 @@ impl<'a> Stage<'a> {
                 let bytes = done().min(total);
                 bar.set_position(bytes);
                 if !is_terminal && said.elapsed() > Duration::from_secs(3) {
-                    println!(
+                    say(format_args!(
                         "  {} of {} MB after {} s",
                         bytes / 1_000_000,
                         total / 1_000_000,
                         start.elapsed().as_secs()
-                    );
+                    ));
                     said = Instant::now();
                 }
             })

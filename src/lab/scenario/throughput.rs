@@ -13,8 +13,9 @@ use crate::lab::{
     workload::iperf::{Bulk, BulkPlan},
 };
 
-/// Loss-based and the common default; buffers as the kernel ships them grow far enough here.
-const TCP: [(&str, &str); 1] = [("net.ipv4.tcp_congestion_control", "cubic")];
+/// Buffers as kernels ship them: they grow far enough where there is no delay.
+const TCP: [(&str, &str); 2] =
+    [("net.ipv4.tcp_rmem", "4096 131072 6291456"), ("net.ipv4.tcp_wmem", "4096 16384 4194304")];
 const FLOWS: [u32; 2] = [1, 4];
 
 /// One way to carry the traffic.

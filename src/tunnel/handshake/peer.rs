@@ -128,8 +128,12 @@ mod tests {
     fn a_lost_peer_is_sought_where_it_was_and_where_it_should_be() {
         let [configured, elsewhere] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         let public = PublicKey::from_bytes([1; 32]);
-        let mut peer =
-            Peer::new(HandshakePeer { public, preshared: PresharedKey::default(), endpoint: Some(configured), symbol_size: 1408 });
+        let mut peer = Peer::new(HandshakePeer {
+            public,
+            preshared: PresharedKey::default(),
+            endpoint: Some(configured),
+            symbol_size: 1408,
+        });
         assert_eq!([0, 1].map(|sent| peer.endpoint(sent)), [Some(configured); 2]);
         peer.proven = Some(elsewhere);
         assert_eq!([0, 1, 2].map(|sent| peer.endpoint(sent).unwrap()), [elsewhere, configured, elsewhere]);

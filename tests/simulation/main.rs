@@ -1,0 +1,39 @@
+//! Two appliances, two bad links and a reference model on virtual time, thousands of times.
+//!
+//! A run is told by its seed alone. `ONWIRE_SEED=7` runs one seed, `ONWIRE_SEEDS=500` as many from 0.
+
+mod keys;
+mod link;
+mod model;
+mod packets;
+mod scenario;
+mod side;
+mod truth;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::{Outcome, World};
+
+const SEEDS: u64 = 10_000;
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number; leave it out or give one")))
+}
+
+#[test]
+fn whatever_the_links_do_the_promises_hold() {
+    let seeds = match number_from("ONWIRE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number_from("ONWIRE_SEEDS").unwrap_or(SEEDS),
+    };
+    let mut total = Outcome::default();
+    for seed in seeds {
+        let outcome = catch_unwind(AssertUnwindSafe(|| World::run(seed))).unwrap_or_else(|_| {
+            panic!("seed {seed} failed; again with: ONWIRE_SEED={seed} cargo test --test simulation -- --nocapture")
+        });
+        total.add(&outcome);
+    }
+    println!("{total:?}");
+}

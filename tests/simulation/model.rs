@@ -1,0 +1,248 @@
+//! The reference model: what was put in, what was sealed, what arrived, and therefore what must come out.
+//!
+//! It knows the protocol's promises, not how they are kept.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use onwire::wire::payload_id::{RepairId, SourceId};
+
+use crate::keys::Run;
+use crate::packets::{Packet, number_of};
+use crate::scenario::Scenario;
+use crate::side::Side;
+
+/// The blocks of one profile that one run sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Stream {
+    from: Run,
+    profile: u8,
+}
+
+/// One block as it was sent and as it arrived at each run of the receiver.
+#[derive(Debug, Default)]
+struct Block {
+    source: BTreeMap<u16, Vec<u8>>,
+    symbols: Option<u16>,
+    repair_symbols: u16,
+    arrived: BTreeMap<Run, Arrived>,
+}
+
+/// What arrived of a block.
+#[derive(Debug)]
+struct Arrived {
+    /// When anything was first heard of the block.
+    first: Duration,
+    /// When each symbol came.
+    esis: BTreeMap<u16, Duration>,
+}
+
+/// Where in a block a packet lies.
+#[derive(Debug)]
+struct Adu {
+    number: u16,
+    symbols: RangeInclusive<u16>,
+}
+
+/// A packet that a forwarder took.
+#[derive(Debug)]
+struct Taken {
+    stream: Stream,
+    packet: Packet,
+    delivered: bool,
+}
+
+/// Everything known of a run of the simulation.
+#[derive(Debug, Default)]
+pub struct Model {
+    taken: [HashMap<u16, Taken>; 2],
+    /// The last packet that each run of a receiver was given of each stream.
+    last: HashMap<(Run, Stream), u16>,
+    streams: BTreeMap<Stream, BTreeMap<u64, Block>>,
+    restarted_at: Duration,
+}
+
+impl Model {
+    /// A forwarder took packet `number` for `profile`.
+    pub fn on_taken(&mut self, by: Run, number: u16, profile: u8, packet: Packet) {
+        let stream = Stream { from: by, profile };
+        let taken = Taken { stream, packet, delivered: false };
+        assert!(self.taken[by.side.index()].insert(number, taken).is_none(), "numbers are unique");
+    }
+
+    /// A run ended.
+    pub fn on_restart(&mut self, now: Duration) {
+        self.restarted_at = now;
+    }
+
+    /// A source symbol was sealed.
+    pub fn on_source(&mut self, from: Run, id: SourceId, symbol: &[u8]) {
+        let block = self.block(from, id.profile, id.sbn);
+        let known = block.source.insert(id.esi, symbol.to_vec());
+        assert!(known.is_none(), "source symbol {} of block {} of {from:?} was sealed twice", id.esi, id.sbn);
+        if id.previous_symbols > 0 {
+            let previous = self.block(from, id.profile, id.sbn - 1);
+            assert_eq!(
+                previous.source.len(),
+                usize::from(id.previous_symbols),
+                "the length told of block {}",
+                id.sbn - 1
+            );
+            previous.symbols = Some(id.previous_symbols);
+        }
+    }
+
+    /// A repair symbol was sealed.
+    pub fn on_repair(&mut self, from: Run, id: RepairId) {
+        let block = self.block(from, id.profile, id.sbn);
+        assert_eq!(block.source.len(), usize::from(id.source_symbols), "the length told of block {}", id.sbn);
+        block.symbols = Some(id.source_symbols);
+        block.repair_symbols = id.repair_symbols;
+    }
+
+    /// A symbol reached run `at` of the receiver, for the first time and under a session that it has.
+    pub fn on_arrival(&mut self, from: Run, profile: u8, sbn: u64, esi: u16, at: Run, now: Duration) {
+        self.touch(from, profile, sbn, at, now).esis.insert(esi, now);
+    }
+
+    /// Run `at` of the receiver learned that there is such a block.
+    pub fn on_mention(&mut self, from: Run, profile: u8, sbn: u64, at: Run, now: Duration) {
+        self.touch(from, profile, sbn, at, now);
+    }
+
+    /// Run `at` wrote a packet to its TUN.
+    pub fn on_delivered(&mut self, at: Run, packet: Packet, scenario: &Scenario) {
+        let from = at.side.other();
+        let number = number_of(&packet.bytes).expect("what is delivered is a packet");
+        let taken = self.taken[from.index()].get_mut(&number);
+        let taken = taken.unwrap_or_else(|| panic!("{at:?} was given packet {number}, which was never taken"));
+        assert!(taken.packet.bytes == packet.bytes, "packet {number} from {from:?} was changed on its way");
+        assert_eq!(taken.packet.header, packet.header, "the offload header of packet {number} was changed");
+        assert!(!taken.delivered, "packet {number} from {from:?} was delivered twice");
+        taken.delivered = true;
+        let profile = &scenario.sides[from.index()].profiles[usize::from(taken.stream.profile)];
+        if scenario.sides[at.side.index()].delivery.strict && !profile.plan.is_none() {
+            let before = self.last.insert((at, taken.stream), number);
+            assert!(
+                before.is_none_or(|before| before < number),
+                "packet {number} came after {before:?}: {:?}",
+                taken.stream
+            );
+        }
+    }
+
+    /// At the end of all: what had to come out has come out. `last` are the runs that saw the end.
+    pub fn check(&mut self, last: [Run; 2], scenario: &Scenario) {
+        for (&stream, blocks) in &self.streams {
+            let settings = &scenario.sides[stream.from.side.index()];
+            let receiver = last[stream.from.side.other().index()];
+            let hold = scenario.sides[receiver.side.index()].delivery.hold;
+            let lowest = first_heard(blocks, receiver);
+            // The earliest mention of any later block: `hold` after it, a block that is not there is given up.
+            let mut later: Option<Duration> = None;
+            for (&sbn, block) in blocks.iter().rev() {
+                let packets = block.packets(settings.symbol_size);
+                let Some(arrived) = block.arrived.get(&receiver) else { continue };
+                let given_up = arrived.first + hold;
+                let heard_in_time =
+                    later.is_none_or(|later| arrived.first < later + hold) && (lowest < 64 || sbn >= lowest);
+                later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
+                let undisturbed = stream.from == last[stream.from.side.index()] && arrived.first > self.restarted_at;
+                let enough = arrived.enough(block.source.len()).is_some_and(|enough| enough < given_up);
+                for adu in packets {
+                    let taken = &self.taken[stream.from.side.index()][&adu.number];
+                    assert_eq!(taken.stream, stream, "packet {} went into another stream's block", adu.number);
+                    // Also of a block that cannot be rebuilt, what is whole is not lost.
+                    let has = |esi| arrived.esis.get(&esi).is_some_and(|&at| at < given_up);
+                    let whole = adu.symbols.clone().all(has);
+                    assert!(
+                        taken.delivered || !(enough || whole) || !heard_in_time || !undisturbed,
+                        "{adu:?} of {stream:?} was not delivered although enough of block {sbn} arrived \
+                         ({} of {} + {})",
+                        arrived.esis.len(),
+                        block.source.len(),
+                        block.repair_symbols,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Without disasters every packet that was taken lies in exactly one block.
+    pub fn check_blocks(&self, scenario: &Scenario) {
+        for side in Side::BOTH {
+            let mut found = BTreeSet::new();
+            let symbol_size = scenario.sides[side.index()].symbol_size;
+            for (_, blocks) in self.streams.iter().filter(|(stream, _)| stream.from.side == side) {
+                for number in blocks.values().flat_map(|block| block.packets(symbol_size)).map(|adu| adu.number) {
+                    assert!(found.insert(number), "packet {number} of {side:?} was sent in two blocks");
+                }
+            }
+            let missing = self.taken[side.index()].keys().find(|number| !found.contains(number));
+            assert_eq!(missing, None, "a packet that {side:?} took lies in no block");
+        }
+    }
+
+    /// Packets delivered to a side.
+    pub fn delivered_to(&self, side: Side) -> usize {
+        self.taken[side.other().index()].values().filter(|taken| taken.delivered).count()
+    }
+
+    /// Packets taken at a side.
+    pub fn taken_at(&self, side: Side) -> usize {
+        self.taken[side.index()].len()
+    }
+
+    fn block(&mut self, from: Run, profile: u8, sbn: u64) -> &mut Block {
+        self.streams.entry(Stream { from, profile }).or_default().entry(sbn).or_default()
+    }
+
+    fn touch(&mut self, from: Run, profile: u8, sbn: u64, at: Run, now: Duration) -> &mut Arrived {
+        let block = self.block(from, profile, sbn);
+        block.arrived.entry(at).or_insert(Arrived { first: now, esis: BTreeMap::new() })
+    }
+}
+
+/// The block that a run of the receiver heard of first; of several at once the highest, which may have come first.
+fn first_heard(blocks: &BTreeMap<u64, Block>, receiver: Run) -> u64 {
+    let heard = blocks.iter().filter_map(|(&sbn, block)| Some((block.arrived.get(&receiver)?.first, sbn)));
+    heard.min_by_key(|&(first, sbn)| (first, u64::MAX - sbn)).map_or(0, |(_, sbn)| sbn)
+}
+
+impl Arrived {
+    /// When as many symbols had come as the block has source symbols.
+    fn enough(&self, symbols: usize) -> Option<Duration> {
+        let mut times: Vec<Duration> = self.esis.values().copied().collect();
+        times.sort();
+        times.get(symbols.checked_sub(1)?).copied()
+    }
+}
+
+impl Block {
+    /// The packets in the block: its ADU headers are read as the protocol document draws them.
+    fn packets(&self, symbol_size: usize) -> Vec<Adu> {
+        let mut buffer = vec![0; self.source.len() * symbol_size];
+        for (place, (&esi, symbol)) in self.source.iter().enumerate() {
+            assert_eq!(place, usize::from(esi), "source symbols are numbered without gaps");
+            buffer[place * symbol_size..][..symbol.len()].copy_from_slice(symbol);
+        }
+        let mut packets = Vec::new();
+        let mut at = 0;
+        while at < buffer.len() {
+            let rest = (at / symbol_size + 1) * symbol_size - at;
+            if rest < 4 || buffer[at] == 0 {
+                at += rest;
+                continue;
+            }
+            let header = if buffer[at] & 0x40 != 0 { 12 } else { 4 };
+            let len = u32::from_be_bytes([0, buffer[at + 1], buffer[at + 2], buffer[at + 3]]) as usize;
+            let Some(packet) = buffer.get(at + header..at + header + len) else { break };
+            let number = number_of(packet).expect("what lies in a block is a packet");
+            let symbols = (at / symbol_size) as u16..=((at + header + len - 1) / symbol_size) as u16;
+            packets.push(Adu { number, symbols });
+            at += header + len;
+        }
+        packets
+    }
+}

@@ -1,0 +1,128 @@
+//! What a seed stands for: links, profiles, traffic and disasters, all chosen before anything runs.
+
+use std::time::Duration;
+
+use onwire::fec::plan::Plan;
+use onwire::tunnel::inbound::Delivery;
+use onwire::tunnel::sender::Profile;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::link::LinkSettings;
+use crate::side::Side;
+
+/// Something that happens to a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disaster {
+    /// It forgets everything and begins a new epoch.
+    Restart,
+    /// It agrees on new keys, in the same epoch.
+    Rekey,
+}
+
+/// What is configured at one side.
+#[derive(Clone, Debug)]
+pub struct SideSettings {
+    /// Its redundancy profiles.
+    pub profiles: Vec<Profile>,
+    /// Bytes of a full symbol that it sends.
+    pub symbol_size: usize,
+    /// Its pacing.
+    pub bytes_per_second: Option<u64>,
+    /// How what it receives leaves.
+    pub delivery: Delivery,
+    /// The link that it sends into.
+    pub link: LinkSettings,
+    /// When each packet comes from its TUN, and its profile.
+    pub traffic: Vec<(Duration, u8)>,
+}
+
+/// Everything about one run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The lane at both ends.
+    pub lane: u8,
+    /// By side.
+    pub sides: [SideSettings; 2],
+    /// What happens, to whom and when.
+    pub disasters: Vec<(Duration, Side, Disaster)>,
+    /// Outputs are polled this often in a turn at most.
+    pub budget: usize,
+    /// After the last packet and the last disaster; the links are perfect from here on.
+    pub calm: Duration,
+    /// All is over.
+    pub end: Duration,
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of(seed: u64) -> Self {
+        let random = &mut SmallRng::seed_from_u64(seed);
+        let stormy = random.random_bool(0.85);
+        let length = Duration::from_micros(random.random_range(500..60_000));
+        let sides = [(); 2].map(|()| random_side(length, stormy, random));
+        let mut disasters = Vec::new();
+        for (disaster, chance) in [(Disaster::Restart, 0.25), (Disaster::Rekey, 0.25)] {
+            if random.random_bool(chance) {
+                for _ in 0..random.random_range(1..=3) {
+                    let side = Side::BOTH[random.random_range(0..2)];
+                    disasters.push((length.mul_f64(random.random_range(0.0..1.2)), side, disaster));
+                }
+            }
+        }
+        let hold = sides.iter().map(|side| side.delivery.hold).max().unwrap_or_default();
+        let slowest = sides.iter().map(|side| side.link.delay + side.link.jitter).max().unwrap_or_default();
+        // Long enough for every handshake to end and for what was held or under way to have its fate.
+        let calm = length.mul_f64(1.2) + slowest * 8;
+        let end = calm + hold * 2 + slowest * 4 + Duration::from_millis(2200);
+        let budget = if random.random_bool(0.5) { 1000 } else { random.random_range(1..6) };
+        Self { lane: if random.random_bool(0.8) { 0 } else { 3 }, sides, disasters, budget, calm, end }
+    }
+}
+
+fn random_side(length: Duration, stormy: bool, random: &mut SmallRng) -> SideSettings {
+    let symbol_size = [64, 128, 256, 576, 1408, 1408][random.random_range(0..6)];
+    let profiles: Vec<Profile> = (0..random.random_range(1..=3)).map(|number| random_profile(number, random)).collect();
+    let close_after = profiles.iter().map(|profile| profile.close_after).max().unwrap_or_default();
+    let packets = match random.random_range(0..10) {
+        0 => 0,
+        1..8 => random.random_range(1..30),
+        _ => random.random_range(30..120),
+    };
+    let bursts = random.random_bool(0.5);
+    let mut at = Duration::ZERO;
+    let mut traffic: Vec<(Duration, u8)> = (0..packets)
+        .map(|_| {
+            if !bursts || random.random_bool(0.15) {
+                at = length.mul_f64(random.random());
+            }
+            (at, random.random_range(0..profiles.len()) as u8)
+        })
+        .collect();
+    traffic.sort();
+    SideSettings {
+        symbol_size,
+        bytes_per_second: random.random_bool(0.3).then(|| random.random_range(5_000_000..200_000_000)),
+        delivery: Delivery {
+            strict: random.random_bool(0.7),
+            hold: close_after * random.random_range(1..4) + Duration::from_micros(random.random_range(200..8000)),
+        },
+        link: LinkSettings::random(stormy, random),
+        traffic,
+        profiles,
+    }
+}
+
+fn random_profile(number: u8, random: &mut SmallRng) -> Profile {
+    let block_symbols = random.random_range(1..=40);
+    let repair_symbols = [0, 1, 2, 4, 8, 20][random.random_range(0..6)];
+    // Some blocks stay open for so long that whole handshakes fit in.
+    let (idle, after) = if random.random_bool(0.3) { (10_000, 20_000) } else { (600, 4000) };
+    Profile {
+        number,
+        block_symbols,
+        close_when_idle: Duration::from_micros(random.random_range(0..idle)),
+        close_after: Duration::from_micros(random.random_range(100..after)),
+        plan: Plan::fixed(block_symbols, repair_symbols, 0.01),
+    }
+}

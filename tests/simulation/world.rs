@@ -1,0 +1,591 @@
+//! Two forwarders, two links and one clock: everything that happens, in the order of virtual time.
+//!
+//! A side is driven as a lane drives it: packets in, idle, timeouts, datagrams out, packets out, each with a budget.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use onwire::tunnel::PeerId;
+use onwire::tunnel::drop_reason::{DropReason, Drops};
+use onwire::tunnel::forwarder::{Forwarder, Settings};
+use onwire::tunnel::handshake::Established;
+use onwire::tunnel::peer::PeerSettings;
+use onwire::tunnel::policy::{Policy, ProfileId, Rule};
+use onwire::wire::report::Report;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::keys::{Content, Keys, Party, Run, Sealed};
+use crate::link::{Link, damage, forge};
+use crate::model::Model;
+use crate::packets::{Packet, random_packet};
+use crate::scenario::{Disaster, Scenario};
+use crate::side::Side;
+use crate::truth::Truth;
+
+/// No turn is over before this.
+const TURN: Duration = Duration::from_micros(1);
+/// More turns in a run mean that one side wakes for nothing.
+const TURNS_MAX: usize = 60_000;
+
+/// A datagram under way.
+#[derive(Debug)]
+struct Flight {
+    bytes: Vec<u8>,
+    /// What it is; `None` when it was damaged or forged.
+    genuine: Option<Sealed>,
+}
+
+enum Event {
+    Packet(Side, u16, Packet),
+    Arrival(Side, Flight),
+    Initiation {
+        initiator: Run,
+    },
+    Install(Run, Box<Established>),
+    /// As above for the initiator, whose newer initiations void the older.
+    Complete(Run, usize, Box<Established>),
+    Disaster(Side, Disaster),
+    Calm,
+}
+
+/// One appliance with what surrounds it.
+struct Endpoint {
+    run: Run,
+    epoch: u64,
+    address: SocketAddr,
+    forwarder: Forwarder,
+    link: Link,
+    /// What waits in the TUN.
+    tun: VecDeque<(u16, Packet)>,
+    wake_at: Option<Duration>,
+    /// The newest handshake that this side began.
+    initiation: usize,
+    /// Bytes of datagrams that left the forwarder.
+    drained: u64,
+    truth: Truth,
+    /// The newest report that reached this side.
+    heard: Option<Report>,
+    /// Datagrams that reached this side, for the attacker.
+    captured: Vec<(Vec<u8>, Sealed)>,
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Packets that a forwarder took.
+    pub taken: usize,
+    /// Packets delivered.
+    pub delivered: usize,
+    /// Datagrams sent.
+    pub datagrams: u64,
+    /// Blocks in which symbols were rebuilt.
+    pub recovered_blocks: u64,
+    /// Blocks given up.
+    pub unrecoverable_blocks: u64,
+    /// Turns of both sides.
+    pub turns: usize,
+}
+
+impl Outcome {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Self) {
+        self.taken += other.taken;
+        self.delivered += other.delivered;
+        self.datagrams += other.datagrams;
+        self.recovered_blocks += other.recovered_blocks;
+        self.unrecoverable_blocks += other.unrecoverable_blocks;
+        self.turns += other.turns;
+    }
+}
+
+/// The simulation of one scenario.
+pub struct World {
+    scenario: Scenario,
+    random: SmallRng,
+    start: Instant,
+    now: Duration,
+    events: BTreeMap<(Duration, u64), Event>,
+    sequence: u64,
+    ends: [Endpoint; 2],
+    keys: Keys,
+    model: Model,
+    sessions: usize,
+    /// There was a second session or a restart: datagrams of sessions that are gone may come.
+    sessions_end: bool,
+    turns: usize,
+}
+
+impl World {
+    /// Runs the scenario of `seed` to its end; panics when a promise is broken.
+    pub fn run(seed: u64) -> Outcome {
+        let scenario = Scenario::of(seed);
+        let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed);
+        let start = Instant::now();
+        let ends = Side::BOTH.map(|side| Endpoint::new(side, &scenario, start, &mut random));
+        let mut world = Self {
+            scenario,
+            random,
+            start,
+            now: Duration::ZERO,
+            events: BTreeMap::new(),
+            sequence: 0,
+            ends,
+            keys: Keys::default(),
+            model: Model::default(),
+            sessions: 0,
+            sessions_end: false,
+            turns: 0,
+        };
+        world.schedule_all();
+        world.run_to_end();
+        world.check()
+    }
+
+    fn schedule_all(&mut self) {
+        for side in Side::BOTH {
+            for (number, (at, profile)) in self.scenario.sides[side.index()].traffic.clone().into_iter().enumerate() {
+                let packet = random_packet(number as u16, profile, side, &mut self.random);
+                self.schedule(at, Event::Packet(side, number as u16, packet));
+            }
+        }
+        for (at, side, disaster) in self.scenario.disasters.clone() {
+            self.schedule(at, Event::Disaster(side, disaster));
+        }
+        self.schedule(self.scenario.calm, Event::Calm);
+        let initiator = self.ends[self.random.random_range(0..2)].run;
+        self.schedule(Duration::ZERO, Event::Initiation { initiator });
+    }
+
+    fn schedule(&mut self, at: Duration, event: Event) {
+        self.sequence += 1;
+        self.events.insert((at.max(self.now), self.sequence), event);
+    }
+
+    fn run_to_end(&mut self) {
+        loop {
+            let wake = self.ends.iter().filter_map(|end| Some((end.wake_at?, end.run.side))).min();
+            let next = self.events.keys().next().map(|&(at, _)| at);
+            let Some(now) = wake.map(|(at, _)| at).into_iter().chain(next).min() else { break };
+            if now > self.scenario.end {
+                break;
+            }
+            self.now = now;
+            match next {
+                Some(at) if at == now => {
+                    let (_, event) = self.events.pop_first().expect("its time was read above");
+                    self.handle(event);
+                }
+                _ => {
+                    let (_, side) = wake.expect("otherwise an event was next");
+                    self.turn(side);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Packet(side, number, packet) => {
+                self.ends[side.index()].tun.push_back((number, packet));
+                self.turn_soon(side);
+            }
+            Event::Arrival(side, flight) => {
+                self.arrive(side, flight);
+                self.turn_soon(side);
+            }
+            Event::Initiation { initiator } => self.initiate(initiator),
+            Event::Install(run, established) => {
+                let end = &mut self.ends[run.side.index()];
+                if end.run == run {
+                    end.forwarder.install(&established, self.start + self.now);
+                    self.turn_soon(run.side);
+                }
+            }
+            Event::Complete(run, initiation, established) => {
+                if self.ends[run.side.index()].initiation == initiation {
+                    self.handle(Event::Install(run, established));
+                }
+            }
+            Event::Disaster(side, Disaster::Rekey) => self.initiate(self.ends[side.index()].run),
+            Event::Disaster(side, Disaster::Restart) => self.restart(side),
+            Event::Calm => self.ends.iter_mut().for_each(|end| end.link.heal()),
+        }
+    }
+
+    /// A lane may be busy when something comes: sometimes the turn is a little later and meets more at once.
+    fn turn_soon(&mut self, side: Side) {
+        if self.random.random_bool(0.6) {
+            self.turn(side);
+        } else {
+            let at = self.now + Duration::from_micros(self.random.random_range(1..60));
+            let end = &mut self.ends[side.index()];
+            end.wake_at = Some(end.wake_at.map_or(at, |wake| wake.min(at)));
+        }
+    }
+
+    fn party(&self, side: Side) -> Party {
+        let end = &self.ends[side.index()];
+        let symbol_size = self.scenario.sides[side.index()].symbol_size;
+        Party { run: end.run, epoch: end.epoch, symbol_size, address: end.address }
+    }
+
+    /// The responder has its keys after one delay, the initiator after two.
+    fn initiate(&mut self, initiator: Run) {
+        let side = initiator.side;
+        if self.ends[side.index()].run != initiator {
+            return;
+        }
+        let out = self.now + self.ends[side.index()].link.delay();
+        let back = out + self.ends[side.other().index()].link.delay();
+        let responder = self.party(side.other());
+        let (party, at) = (self.party(side), self.start + self.now);
+        let [ours, theirs] = self.keys.agree(party, responder, &mut self.random, at);
+        self.sessions += 1;
+        self.sessions_end |= self.sessions > 1;
+        self.schedule(out, Event::Install(responder.run, Box::new(theirs)));
+        self.ends[side.index()].initiation = self.sessions;
+        self.schedule(back, Event::Complete(initiator, self.sessions, Box::new(ours)));
+    }
+
+    fn restart(&mut self, side: Side) {
+        self.model.on_restart(self.now);
+        self.sessions_end = true;
+        let mut end = Endpoint::new(side, &self.scenario, self.start + self.now, &mut self.random);
+        let old = &mut self.ends[side.index()];
+        end.run.restarts = old.run.restarts + 1;
+        end.tun = std::mem::take(&mut old.tun);
+        end.captured = std::mem::take(&mut old.captured);
+        std::mem::swap(&mut end.link, &mut old.link);
+        self.ends[side.index()] = end;
+        let initiator = self.ends[side.index()].run;
+        let at = self.now + Duration::from_micros([0, 0, 300, 2000][self.random.random_range(0..4)]);
+        self.schedule(at, Event::Initiation { initiator });
+        self.turn(side);
+    }
+
+    /// One turn of a lane.
+    fn turn(&mut self, side: Side) {
+        self.turns += 1;
+        assert!(self.turns < TURNS_MAX, "{TURNS_MAX} turns by {:?}: a side wakes for nothing", self.now);
+        let now = self.start + self.now;
+        let budget = self.scenario.budget;
+        let mut leftover = self.take_packets(side, budget);
+        let end = &mut self.ends[side.index()];
+        if end.tun.is_empty() {
+            end.forwarder.handle_idle(now);
+        }
+        end.forwarder.handle_timeout(now);
+        self.check_queue(side);
+        leftover |= self.transmit(side, budget);
+        leftover |= self.deliver(side, budget);
+        if self.ends[side.index()].forwarder.poll_request(now).is_some() {
+            self.initiate(self.ends[side.index()].run);
+        }
+        let end = &mut self.ends[side.index()];
+        let wake = end.forwarder.poll_timeout(now);
+        if leftover {
+            end.wake_at = Some(self.now + TURN * self.random.random_range(1..40));
+        } else {
+            assert!(wake.is_none_or(|at| at > now), "all work is done at {:?}, and still a timeout is due", self.now);
+            assert!(end.tun.is_empty() || wake.is_some(), "packets wait and nothing will wake the lane");
+            end.wake_at = wake.map(|at| at - self.start);
+        }
+    }
+
+    /// Reads the TUN; `true` if there is more that could be read.
+    fn take_packets(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        let end = &mut self.ends[side.index()];
+        for _ in 0..budget {
+            if !end.forwarder.wants_packets() {
+                return false;
+            }
+            let Some((number, packet)) = end.tun.pop_front() else { return false };
+            let drops = end.forwarder.drops().clone();
+            end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
+            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now);
+            match newly_dropped(&drops, end.forwarder.drops())[..] {
+                [] => {
+                    let (_, profile) = self.scenario.sides[side.index()].traffic[usize::from(number)];
+                    self.model.on_taken(end.run, number, profile, packet);
+                }
+                [(DropReason::NoSession, 1)] => {}
+                ref other => panic!("a good packet was dropped: {other:?}"),
+            }
+        }
+        !end.tun.is_empty() && end.forwarder.wants_packets()
+    }
+
+    /// Sends; `true` if there is more that could be sent.
+    fn transmit(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        for _ in 0..budget {
+            let end = &mut self.ends[side.index()];
+            let Some((peer, train)) = end.forwarder.poll_transmit(now) else { return false };
+            assert_eq!(peer, PeerId(0));
+            let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
+            let refused = self.now < self.scenario.calm && self.random.random_bool(0.01);
+            if refused {
+                end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
+            } else {
+                if self.random.random_bool(0.2) {
+                    datagrams.truncate(self.random.random_range(1..=datagrams.len()));
+                }
+                let bytes: usize = datagrams.iter().map(Vec::len).sum();
+                end.forwarder.on_sent(peer, bytes, now);
+            }
+            for datagram in datagrams {
+                self.ends[side.index()].drained += datagram.len() as u64;
+                self.send(side, datagram, refused);
+            }
+        }
+        self.ends[side.index()].forwarder.poll_transmit(now).is_some()
+    }
+
+    /// Puts one datagram on the link, with all that may happen to it there.
+    fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool) {
+        let sealed = self.keys.read(&datagram);
+        match &sealed.content {
+            Content::Source(id, symbol) => self.model.on_source(sealed.from, *id, symbol),
+            Content::Repair(id) => self.model.on_repair(sealed.from, *id),
+            Content::Report(_) => {}
+        }
+        if refused {
+            return;
+        }
+        let random = &mut self.random;
+        let fate = self.ends[side.index()].link.fate(random);
+        let to = side.other();
+        for (after, damaged) in fate.copies {
+            let mut bytes = datagram.clone();
+            if damaged {
+                damage(&mut bytes, &mut self.random);
+            }
+            let genuine = (!damaged).then(|| sealed.clone());
+            self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine }));
+        }
+        let captured = &self.ends[to.index()].captured;
+        if let (Some(after), false) = (fate.replay, captured.is_empty()) {
+            let (bytes, sealed) = captured[self.random.random_range(0..captured.len())].clone();
+            self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine: Some(sealed) }));
+        }
+        if let Some(after) = fate.forgery {
+            let bytes = forge(self.keys.newest_index(to), self.scenario.lane, &mut self.random);
+            self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine: None }));
+        }
+    }
+
+    /// A datagram comes out of the link.
+    fn arrive(&mut self, side: Side, flight: Flight) {
+        let now = self.start + self.now;
+        let from = self.ends[side.other().index()].address;
+        let end = &mut self.ends[side.index()];
+        let drops = end.forwarder.drops().clone();
+        let before = Snapshot::of(&end.forwarder, now);
+        let mut bytes = flight.bytes.clone();
+        match flight.genuine {
+            None => {
+                // Whoever forges sends from elsewhere.
+                end.forwarder.handle_datagram(&mut bytes, SocketAddr::from(([198, 51, 100, 1], 9)), now);
+                let dropped = newly_dropped(&drops, end.forwarder.drops());
+                use DropReason::{BadTag, NotOurs, UnknownSession, WrongLane};
+                assert!(
+                    matches!(dropped[..], [(NotOurs | UnknownSession | WrongLane | BadTag, 1)]),
+                    "a forged datagram was taken: {dropped:?}"
+                );
+                before.check(&end.forwarder, 0, now);
+            }
+            Some(sealed) if end.truth.has(sealed.receiver_index, sealed.count) => {
+                end.forwarder.handle_datagram(&mut bytes, SocketAddr::from(([198, 51, 100, 2], 9)), now);
+                let dropped = newly_dropped(&drops, end.forwarder.drops());
+                let again = match dropped[..] {
+                    [(DropReason::Replayed, 1)] => 1,
+                    [(DropReason::UnknownSession, 1)] if self.sessions_end => 0,
+                    _ => panic!("a replayed datagram was taken: {dropped:?}"),
+                };
+                end.truth.duplicates += again;
+                before.check(&end.forwarder, again, now);
+            }
+            Some(sealed) => {
+                end.forwarder.handle_datagram(&mut bytes, from, now);
+                match newly_dropped(&drops, end.forwarder.drops())[..] {
+                    [] | [(DropReason::LateSymbol, 1)] => self.note_arrival(side, flight.bytes, sealed),
+                    [(DropReason::UnknownSession, 1)] if self.sessions_end => {
+                        before.check(&end.forwarder, 0, now);
+                    }
+                    ref other => panic!("a good datagram was dropped: {other:?}"),
+                }
+            }
+        }
+    }
+
+    fn note_arrival(&mut self, side: Side, bytes: Vec<u8>, sealed: Sealed) {
+        let end = &mut self.ends[side.index()];
+        end.truth.insert(sealed.receiver_index, sealed.count);
+        let (at, now) = (end.run, self.now);
+        match &sealed.content {
+            Content::Source(id, _) => {
+                self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now);
+                if id.previous_symbols > 0 {
+                    self.model.on_mention(sealed.from, id.profile, id.sbn - 1, at, now);
+                }
+            }
+            Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
+            Content::Report(report) => end.heard = Some(Report::clone(report)),
+        }
+        if end.captured.len() < 200 {
+            end.captured.push((bytes, sealed));
+        }
+    }
+
+    /// Writes the TUN; `true` if there may be more.
+    fn deliver(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        let end = &mut self.ends[side.index()];
+        for _ in 0..budget {
+            let Some(deliverable) = end.forwarder.poll_delivery(now) else { return false };
+            let packet = Packet { header: deliverable.header, bytes: deliverable.packet.to_vec() };
+            end.truth.adus += 1;
+            end.truth.adu_bytes += packet.bytes.len() as u64;
+            self.model.on_delivered(end.run, packet, &self.scenario);
+        }
+        true
+    }
+
+    /// What waits to be sent and what is held for later is bounded.
+    fn check_queue(&self, side: Side) {
+        let end = &self.ends[side.index()];
+        let settings = &self.scenario.sides[side.index()];
+        let longest: u64 = settings
+            .profiles
+            .iter()
+            .map(|profile| {
+                let symbols = profile.block_symbols + 65_600 / settings.symbol_size + 2;
+                ((symbols + profile.plan.repair_symbols(symbols)) * (settings.symbol_size + 44)) as u64
+            })
+            .sum();
+        let waiting = end.forwarder.peers()[0].sent().bytes - end.drained;
+        assert!(waiting <= 4 * 65_000 + longest + 1000, "{waiting} bytes wait to be sent");
+        let memory = end.forwarder.memory();
+        assert!(memory <= 4 << 20, "{memory} bytes are held for what little is under way");
+    }
+
+    fn check(mut self) -> Outcome {
+        let mut outcome = Outcome { turns: self.turns, ..Outcome::default() };
+        for side in Side::BOTH {
+            let end = &self.ends[side.index()];
+            let peer = &end.forwarder.peers()[0];
+            let reception = peer.reception();
+            end.truth.check(&reception);
+            assert!(end.tun.is_empty(), "packets were left in the TUN");
+            let told = self.ends[side.other().index()].heard.as_ref().expect("a report came in the calm");
+            let mut told = told.reception;
+            // Reports are datagrams too: the last ones may have crossed.
+            assert!(reception.received - told.received <= 2, "{told:?} was reported, {reception:?} is true");
+            told.received = reception.received;
+            assert_eq!(told, reception, "what was reported is true");
+            outcome.taken += self.model.taken_at(side);
+            outcome.delivered += self.model.delivered_to(side);
+            outcome.datagrams += peer.sent().datagrams;
+            outcome.recovered_blocks += reception.recovered_blocks;
+            outcome.unrecoverable_blocks += reception.unrecoverable_blocks;
+        }
+        let last = Side::BOTH.map(|side| self.ends[side.index()].run);
+        self.model.check(last, &self.scenario);
+        if self.scenario.disasters.is_empty() {
+            self.model.check_blocks(&self.scenario);
+        }
+        outcome
+    }
+}
+
+impl Endpoint {
+    fn new(side: Side, scenario: &Scenario, now: Instant, random: &mut SmallRng) -> Self {
+        let settings = &scenario.sides[side.index()];
+        let prefix = |side: Side, ipv4: bool| {
+            let text = if ipv4 {
+                format!("10.{}.0.0/16", side.number() + 1)
+            } else {
+                format!("fd00:{}::/32", side.number() + 1)
+            };
+            text.parse().expect("a prefix")
+        };
+        let rules = settings.profiles.iter().flat_map(|profile| {
+            [true, false].map(|ipv4| Rule {
+                to: prefix(side.other(), ipv4),
+                from: None,
+                protocol: None,
+                port: None,
+                dscp: Some(profile.number),
+                profile: ProfileId(profile.number),
+            })
+        });
+        let address = |side: Side| SocketAddr::from(([192, 0, 2, side.number() + 1], 7117 + u16::from(scenario.lane)));
+        let peer = PeerSettings {
+            address: random.random_bool(0.5).then(|| address(side.other())),
+            symbol_size: settings.symbol_size,
+            bytes_per_second: settings.bytes_per_second,
+            policy: Policy::new(rules, ProfileId(0)),
+        };
+        let forwarder = Forwarder::new(
+            Settings {
+                lane: scenario.lane,
+                local_prefixes: [true, false].map(|ipv4| (prefix(side, ipv4), ())).into_iter().collect(),
+                peer_prefixes: [true, false].map(|ipv4| (prefix(side.other(), ipv4), PeerId(0))).into_iter().collect(),
+                peers: vec![peer],
+                profiles: settings.profiles.clone(),
+                delivery: settings.delivery,
+            },
+            now,
+        );
+        Self {
+            run: Run { side, restarts: 0 },
+            epoch: random.random(),
+            address: address(side),
+            forwarder,
+            link: Link::new(settings.link.clone()),
+            tun: VecDeque::new(),
+            wake_at: None,
+            initiation: 0,
+            drained: 0,
+            truth: Truth::default(),
+            heard: None,
+            captured: Vec::new(),
+        }
+    }
+}
+
+/// What a forged or repeated datagram must leave as it was.
+#[derive(PartialEq, Debug)]
+struct Snapshot {
+    reception: onwire::wire::report::Reception,
+    sent: onwire::tunnel::sender::Sent,
+    address: Option<SocketAddr>,
+    memory: usize,
+    timeout: Option<Instant>,
+}
+
+impl Snapshot {
+    fn of(forwarder: &Forwarder, now: Instant) -> Self {
+        let peer = &forwarder.peers()[0];
+        Self {
+            reception: peer.reception(),
+            sent: peer.sent(),
+            address: peer.address(),
+            memory: forwarder.memory(),
+            timeout: forwarder.poll_timeout(now),
+        }
+    }
+
+    fn check(mut self, forwarder: &Forwarder, duplicates: u64, now: Instant) {
+        self.reception.duplicates += duplicates;
+        assert_eq!(self, Self::of(forwarder, now), "a datagram that was thrown away left a trace");
+    }
+}
+
+fn newly_dropped(before: &Drops, after: &Drops) -> Vec<(DropReason, u64)> {
+    let pairs = before.iter().zip(after.iter());
+    pairs.filter(|((_, old), (_, new))| old != new).map(|((reason, old), (_, new))| (reason, new - old)).collect()
+}
