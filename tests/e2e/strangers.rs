@@ -72,7 +72,11 @@ impl Stranger {
 /// What ithaca sends to syracuse while a session is made and used.
 fn recorded(ground: &Ground, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
     let capture = Capture::begin(&ground.node("ithaca"));
-    pair.run();
+    // A call that syracuse was not there to hear would be a new one to it, whoever sends it.
+    pair.syracuse.start();
+    pair.syracuse.wait("status", |_| true);
+    pair.ithaca.start();
+    pair.wait_up();
     streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 300_000);
     std::thread::sleep(Duration::from_millis(100));
     let to_syracuse = |it: &crate::capture::Seen| it.to.to_string() == "192.0.2.2:7117";
@@ -133,34 +137,38 @@ fn strangers_are_counted_and_get_no_answer() {
 }
 
 #[test]
-fn what_was_recorded_before_a_restart_is_of_no_use_after_it() {
+fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
     let ground = Ground::perfect();
     let mut pair = Pair::prepare(&ground, &unsegmented());
     let real = recorded(&ground, &mut pair);
-    for restart in ["ithaca", "syracuse"] {
+    let calls = real.iter().filter(|bytes| bytes[0] == 1).count() as u64;
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    // A node that was restarted cannot know a recorded call from a new one and may answer it once. That makes no
+    // session, because the stranger has no key, and moves nothing.
+    for (restart, answers_at_most) in [("ithaca", 0), ("syracuse", calls)] {
         let appliance = if restart == "ithaca" { &mut pair.ithaca } else { &mut pair.syracuse };
         appliance.kill();
         appliance.start();
         pair.wait_up();
-        streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 300_000);
-        std::thread::sleep(Duration::from_millis(1100));
+        streams::copy(&primary, &mirror, MIRROR[0], 1, 300_000);
         let before = pair.syracuse.status();
         let mut stranger = Stranger::new(&ground.node("ithaca"));
         real.iter().for_each(|bytes| stranger.send(bytes));
-        stranger.assert_no_reply();
+        let mut answers = 0;
+        while stranger.socket.recv(&mut [0; 2000]).is_ok() {
+            answers += 1;
+        }
+        assert!(answers <= answers_at_most, "{restart}: {answers} answers to {calls} recorded calls");
         let after = pair.syracuse.status();
-        assert_eq!(
-            refused(&after) - refused(&before),
-            stranger.sent,
-            "{restart}: {:?}\n{:?}",
-            before.drops,
-            after.drops
-        );
-        assert_eq!(after.peers[0].endpoint, before.peers[0].endpoint, "{restart}");
-        assert_eq!(after.peers[0].sessions, before.peers[0].sessions, "{restart}");
+        let unanswered = refused(&after) - refused(&before);
+        assert_eq!(unanswered + answers, stranger.sent, "{restart}: {:?}\n{:?}", before.drops, after.drops);
+        assert_eq!(after.peers[0].endpoint.map(|it| it.port()), Some(7117), "{restart}");
         assert_eq!(after.peers[0].epoch, before.peers[0].epoch, "{restart}");
+        let arrived = after.peers[0].received.adus;
+        streams::copy(&primary, &mirror, MIRROR[0], 1, 300_000);
+        streams::copy(&mirror, &primary, PRIMARY[1], 1, 300_000);
+        assert!(pair.syracuse.status().peers[0].received.adus > arrived);
     }
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 300_000);
 }
 
 #[test]
