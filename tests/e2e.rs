@@ -9,6 +9,8 @@
 //! The WAN is a veth pair where nothing is lost, else the lab's emulator. The tests count packets and compare checksums;
 //! times are only bounded. They need root and the programs `ip`, `sysctl` and `ping`; without them they fail and say so.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "e2e/appliance.rs"]
 mod appliance;
 #[path = "e2e/capture.rs"]

@@ -178,15 +178,17 @@ fn the_rate_of_the_path_is_kept() {
 #[test]
 fn a_peer_without_endpoint_waits_to_be_called() {
     let ground = Ground::perfect();
-    let mut pair = Pair::prepare_each(&ground, &[], &[("/peers/0/endpoint", json!(null))]);
+    // Each lane has to learn where its counterpart is.
+    let lanes = ("/tun/queues", json!(2));
+    let mut pair = Pair::prepare_each(&ground, &[lanes.clone()], &[lanes, ("/peers/0/endpoint", json!(null))]);
     pair.syracuse.start();
     let status = pair.syracuse.wait("status", |_| true);
     assert_eq!((status.peers[0].state.as_str(), status.peers[0].endpoint), ("connecting", None));
     pair.ithaca.start();
     pair.wait_up();
     let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
-    streams::copy(&mirror, &primary, PRIMARY[0], 1, 1_000_000);
-    streams::copy(&primary, &mirror, MIRROR[1], 1, 1_000_000);
+    streams::copy(&mirror, &primary, PRIMARY[0], 8, 200_000);
+    streams::copy(&primary, &mirror, MIRROR[1], 8, 200_000);
     let endpoint = pair.syracuse.status().peers[0].endpoint.map(|address| address.to_string());
     assert_eq!(endpoint.as_deref(), Some("192.0.2.1:7117"));
 }
