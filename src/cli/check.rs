@@ -15,7 +15,7 @@ use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Prof
 #[command(after_help = "\
 Examples:
   onwire check /etc/onwire/ithaca.yaml                what would run, or every error at once
-  onwire check new.yaml && systemctl reload onwire    only when it is good
+  onwire check new.yaml && mv new.yaml /etc/onwire/ithaca.yaml   only when it is good
 
 Key files are read too; run it as the user the appliance runs as. Host names are not resolved.
 Exit codes: 0 good (warnings may be printed), 2 errors.")]

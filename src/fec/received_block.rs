@@ -400,13 +400,14 @@ mod tests {
         numbers
     }
 
+    /// The symbol that arrives, and the packets that leave then.
+    type Arrival<'a> = (usize, &'a [u8]);
+
     #[test]
     fn adus_leave_as_soon_as_they_are_whole() {
         // Symbols 0; 1 and 2; 3.
         let sent = block_of(&[40, 200, 50]);
-        // Whether holes are skipped; then the symbols as they come, each with the packets that leave.
-        type Row = (bool, &'static [(usize, &'static [u8])]);
-        let rows: &[Row] = &[
+        let rows: &[(bool, &[Arrival<'_>])] = &[
             (false, &[(0, &[1]), (1, &[]), (2, &[2]), (3, &[3])]),
             (false, &[(3, &[]), (2, &[]), (1, &[]), (0, &[1, 2, 3])]),
             (false, &[(0, &[1]), (2, &[]), (3, &[]), (1, &[2, 3])]),

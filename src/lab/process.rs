@@ -133,7 +133,7 @@ impl Process {
             self.kill();
             return Err(self.failed(format!("did not end within {PATIENCE:?} of SIGTERM and was killed")));
         }
-        self.sweep_group();
+        self.sweep();
         self.ended.ok_or_else(|| self.failed("lost".to_owned()))
     }
 
@@ -153,13 +153,13 @@ impl Process {
             let _ = self.child.kill();
             self.ended = self.child.wait().ok();
         }
-        self.sweep_group();
+        self.sweep();
     }
 
     /// Ends what it started itself: it leads a process group of its own.
-    fn sweep_group(&self) {
-        if let Some(group) = Pid::from_raw(self.id() as i32) {
-            let _ = kill_process_group(group, Signal::KILL);
+    fn sweep(&self) {
+        if let Some(leader) = Pid::from_raw(self.id() as i32) {
+            let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 

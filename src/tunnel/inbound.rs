@@ -26,6 +26,8 @@ pub const MEMORY_MAX: usize = 64 << 20;
 const REORDERED_START: u64 = 64;
 /// Empty blocks that are kept for their memory.
 const SPARE_MAX: usize = 64;
+/// Longer blocks are not kept: only a few of them would be more than all that may be held.
+const SPARE_MEMORY_MAX: usize = 512 << 10;
 
 /// How ADUs of different blocks leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,14 +64,15 @@ pub struct Inbound {
     next: u64,
     /// The first block of which anything was heard: older ones are not missed.
     heard_from: Option<u64>,
-    /// Blocks below this one are given up as they come to the front.
+    /// Blocks below this one are given up as they come to the front, and take no more symbols: what leaves of them has
+    /// to leave in order, and an ADU behind a hole may have left.
     give_up_below: u64,
     /// The last is always open; before it, `None` is a block of which nothing came.
     blocks: VecDeque<Option<Box<OpenBlock>>>,
     /// Without strict ordering: blocks that got a symbol since the last look.
     touched: Vec<u64>,
     memory: usize,
-    #[expect(clippy::vec_box, reason = "boxes go to and fro between here and `blocks` without moving what is in them")]
+    #[allow(clippy::vec_box, reason = "a block moves from here to `blocks` and back as it is")]
     spare: Vec<Box<OpenBlock>>,
 }
 
@@ -103,7 +106,7 @@ impl Inbound {
             // Nothing will fill a hole: holding back what follows would only add delay.
             self.delivery.strict = false;
         }
-        if id.sbn < self.next {
+        if id.sbn < self.lowest_wanted() {
             reception.late += 1;
             return Err(DropReason::LateSymbol);
         }
@@ -111,7 +114,7 @@ impl Inbound {
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol);
         self.on_insertion(id.sbn, insertion, held, code, reception)?;
-        if id.previous_symbols > 0 && id.sbn > self.next {
+        if id.previous_symbols > 0 && id.sbn > self.lowest_wanted() {
             let previous = self.open_block(id.sbn - 1, reception, now);
             let held = previous.block.memory();
             let agrees = previous.block.learn_symbols(usize::from(id.previous_symbols));
@@ -130,7 +133,7 @@ impl Inbound {
         reception: &mut Reception,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if id.sbn < self.next {
+        if id.sbn < self.lowest_wanted() {
             // The usual end of a block that lost nothing.
             return Ok(());
         }
@@ -143,7 +146,10 @@ impl Inbound {
     /// The next ADU that may leave at `now`.
     pub fn next_adu(&mut self, reception: &mut Reception, now: Instant) -> Option<Ready> {
         loop {
-            let given_up = self.next < self.give_up_below || self.front_deadline().is_some_and(|at| at <= now);
+            if self.front_deadline().is_some_and(|at| at <= now) {
+                self.give_up_below = self.give_up_below.max(self.next + 1);
+            }
+            let given_up = self.next < self.give_up_below;
             let skip_holes = given_up || !self.delivery.strict;
             match self.blocks.front_mut()? {
                 Some(open) => {
@@ -228,9 +234,6 @@ impl Inbound {
         } else if sbn - self.next >= OPEN_BLOCKS_MAX {
             self.give_up_below = self.give_up_below.max(sbn - OPEN_BLOCKS_MAX + 1);
         }
-        if self.memory > MEMORY_MAX {
-            self.give_up_below = self.give_up_below.max(self.next) + 1;
-        }
         let index = (sbn - self.next) as usize;
         if self.blocks.len() <= index {
             self.blocks.resize_with(index + 1, || None);
@@ -267,7 +270,26 @@ impl Inbound {
             }
         }
         self.memory += open.block.memory() - held;
+        if self.memory > MEMORY_MAX {
+            self.give_up_oldest();
+        }
         if insertion == Insertion::Contradictory { Err(DropReason::Contradictory) } else { Ok(()) }
+    }
+
+    /// The first block that still takes symbols.
+    fn lowest_wanted(&self) -> u64 {
+        self.next.max(self.give_up_below)
+    }
+
+    /// Gives up as many blocks as it takes to be within bounds again.
+    fn give_up_oldest(&mut self) {
+        let mut memory = self.memory;
+        let kept = self.blocks.iter().position(|open| {
+            memory -= open.as_ref().map_or(0, |open| open.block.memory());
+            memory <= MEMORY_MAX
+        });
+        let given_up = kept.map_or(self.blocks.len(), |last| last + 1);
+        self.give_up_below = self.give_up_below.max(self.next + given_up as u64);
     }
 
     fn pop_front(&mut self, reception: &mut Reception) {
@@ -278,7 +300,7 @@ impl Inbound {
                 reception.unrecoverable_blocks += u64::from(missed && !open.block.is_delivered());
                 self.memory -= open.block.memory();
                 open.block.clear();
-                if self.spare.len() < SPARE_MAX {
+                if self.spare.len() < SPARE_MAX && open.block.memory() <= SPARE_MEMORY_MAX {
                     self.spare.push(open);
                 }
             }
@@ -286,5 +308,159 @@ impl Inbound {
             None => {}
         }
         self.next += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fec::source_block::SourceBlock;
+    use crate::wire::virtio::VirtioHeader;
+
+    const E: usize = 64;
+    const HOLD: Duration = Duration::from_millis(10);
+
+    /// An inbound side fed with blocks of small packets, one in each symbol; a packet says where it was.
+    struct Bench {
+        inbound: Inbound,
+        code: Code,
+        reception: Reception,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn new(strict: bool) -> Self {
+            Self {
+                inbound: Inbound::new(0, E, Delivery { strict, hold: HOLD }),
+                code: Code::new(),
+                reception: Reception::default(),
+                start: Instant::now(),
+            }
+        }
+
+        fn at(&self, millis: u64) -> Instant {
+            self.start + Duration::from_millis(millis)
+        }
+
+        /// Source symbol `esi` of block `sbn`; every block has 3.
+        fn source(&mut self, sbn: u64, esi: u16, millis: u64) -> Result<(), DropReason> {
+            let mut block = SourceBlock::new(E, 8);
+            block.room()[..2].copy_from_slice(&[sbn as u8, esi as u8]);
+            block.commit(VirtioHeader::default(), 2);
+            block.finish_symbol();
+            let previous_symbols = if sbn == 0 { 0 } else { 3 };
+            let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
+            let now = self.at(millis);
+            self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now)
+        }
+
+        fn one(&mut self, millis: u64) -> Option<(u8, u8)> {
+            let now = self.at(millis);
+            let ready = self.inbound.next_adu(&mut self.reception, now)?;
+            let packet = self.inbound.packet(&ready);
+            Some((packet[0], packet[1]))
+        }
+
+        fn all(&mut self, millis: u64) -> Vec<(u8, u8)> {
+            std::iter::from_fn(|| self.one(millis)).collect()
+        }
+    }
+
+    #[test]
+    fn a_hole_holds_what_follows_until_it_is_filled_or_given_up() {
+        let mut bench = Bench::new(true);
+        for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)] {
+            bench.source(sbn, esi, 0).unwrap();
+        }
+        assert_eq!(bench.all(0), [(0, 0)]);
+        assert_eq!(bench.inbound.deadline(), Some(bench.at(10)));
+        assert_eq!(bench.all(9), []);
+        assert_eq!(bench.all(10), [(0, 2), (1, 0), (1, 1), (1, 2)]);
+        assert_eq!(bench.reception.unrecoverable_blocks, 1);
+        assert_eq!(bench.source(0, 1, 11), Err(DropReason::LateSymbol));
+        assert_eq!(bench.reception.late, 1);
+
+        let mut bench = Bench::new(true);
+        for (sbn, esi) in [(1, 0), (0, 0), (0, 2), (0, 1)] {
+            bench.source(sbn, esi, 0).unwrap();
+        }
+        assert_eq!(bench.all(1), [(0, 0), (0, 1), (0, 2), (1, 0)]);
+    }
+
+    #[test]
+    fn without_order_adus_leave_as_they_become_whole() {
+        let mut bench = Bench::new(false);
+        let rows = [((1, 2), 1), ((0, 1), 1), ((2, 0), 1), ((0, 0), 1), ((1, 0), 1)];
+        for ((sbn, esi), leave) in rows {
+            bench.source(sbn, esi, 0).unwrap();
+            let left = bench.all(0);
+            assert_eq!(left.len(), leave);
+            assert!(left.contains(&(sbn as u8, esi as u8)));
+        }
+        assert_eq!(bench.all(10), []);
+        assert_eq!(bench.inbound.progress().unwrap().decoded_below, 2);
+    }
+
+    #[test]
+    fn a_symbol_that_came_between_two_looks_at_a_block_given_up_left_out_of_order() {
+        let mut bench = Bench::new(true);
+        for (sbn, esi) in [(0, 1), (0, 2), (1, 0)] {
+            bench.source(sbn, esi, 0).unwrap();
+        }
+        assert_eq!(bench.one(10), Some((0, 1)), "symbol 0 was jumped over");
+        assert_eq!(bench.source(0, 0, 10), Err(DropReason::LateSymbol));
+        assert_eq!(bench.all(10), [(0, 2), (1, 0)]);
+    }
+
+    #[test]
+    fn a_block_of_which_nothing_came_is_given_up_with_the_next() {
+        let mut bench = Bench::new(true);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        assert_eq!(bench.all(0).len(), 3);
+        bench.source(2, 0, 5).unwrap();
+        assert_eq!(bench.all(14), []);
+        assert_eq!(bench.all(15), [(2, 0)]);
+        // Nothing has told that block 0 ended where it seemed to.
+        assert_eq!(bench.reception.unrecoverable_blocks, 2);
+    }
+
+    #[test]
+    fn what_was_before_the_first_block_heard_is_not_missed() {
+        let mut bench = Bench::new(true);
+        bench.source(1000, 0, 0).unwrap();
+        assert_eq!(bench.all(0), [(232, 0)]);
+        assert_eq!(bench.source(999, 0, 0), Err(DropReason::LateSymbol));
+        let mut bench = Bench::new(true);
+        bench.source(40, 0, 0).unwrap();
+        assert_eq!(bench.all(9), [], "earlier ones may only be late");
+        assert_eq!(bench.all(10), [(40, 0)]);
+        // Block 39 was mentioned by a symbol of block 40, no other.
+        assert_eq!(bench.reception.unrecoverable_blocks, 0);
+    }
+
+    #[test]
+    fn open_blocks_are_bounded_whatever_numbers_come() {
+        let mut bench = Bench::new(true);
+        for sbn in [0, 100, OPEN_BLOCKS_MAX + 50, 3 * OPEN_BLOCKS_MAX, 1 << 48] {
+            bench.source(sbn, 0, 0).unwrap();
+            assert!(bench.inbound.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+            while bench.one(0).is_some() {}
+            assert!(bench.inbound.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+        }
+        assert_eq!(bench.inbound.progress().unwrap().highest, 1 << 48);
+    }
+
+    #[test]
+    fn many_long_blocks_held_more_memory_than_the_bound() {
+        let mut bench = Bench::new(true);
+        let block = 8192 * E;
+        (0..400).for_each(|sbn| bench.source(sbn, 1, 0).unwrap());
+        for sbn in (0..400).rev() {
+            let _ = bench.source(sbn, 8191, 0);
+            assert_eq!(bench.all(0).iter().filter(|&&(_, esi)| esi == 255).count(), 0);
+            assert!(bench.inbound.memory() <= MEMORY_MAX + 2 * block, "{} bytes", bench.inbound.memory());
+        }
+        let spare: usize = bench.inbound.spare.iter().map(|open| open.block.memory()).sum();
+        assert!(spare <= SPARE_MAX * SPARE_MEMORY_MAX);
     }
 }

@@ -255,8 +255,16 @@ impl Peer {
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
         let inbounds = self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline());
-        let report = if self.sessions.current().is_some() { self.reporting.due_at() } else { None };
-        senders.chain(inbounds).chain(report).chain(self.outbox.ready_at(now)).min()
+        let session = self.sessions.current();
+        let report = session.filter(|session| session.can_seal(now)).and_then(|_| self.reporting.due_at());
+        let request = session.and_then(|session| self.reporting.request_at(session.is_worn(now), now));
+        senders.chain(inbounds).chain(report).chain(request).chain(self.outbox.ready_at(now)).min()
+    }
+
+    /// A new session is wanted: the one in use is worn, or the peer seems to have lost it. Said once per interval.
+    pub fn wants_session(&mut self, now: Instant) -> bool {
+        let Some(session) = self.sessions.current() else { return false };
+        self.reporting.wants_session(session.is_worn(now), now)
     }
 
     /// Bytes held for incomplete blocks.
@@ -306,6 +314,7 @@ impl Peer {
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
             self.inbounds.clear();
+            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
             self.reporting.on_new_epoch();
             self.train_watch.on_new_epoch();
         }

@@ -117,21 +117,33 @@ impl Reporting {
         }
     }
 
-    /// The session is `worn`, or the peer has been silent for so long that it must have lost it; said once per interval.
+    /// When a new session will be wanted if nothing is heard until then: at once if the session is `worn`, else when the
+    /// peer will have been silent for too long.
+    pub fn request_at(&self, worn: bool, now: Instant) -> Option<Instant> {
+        let wanted = if worn { Some(now) } else { self.silent_at() };
+        let allowed = self.requested_at.map(|at| at + REQUEST_INTERVAL);
+        wanted.map(|at| allowed.map_or(at, |allowed| at.max(allowed)))
+    }
+
+    /// A new session is wanted now; said once per interval.
     pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
-        let wanted = worn || self.is_silent(now);
-        let asked = self.requested_at.is_some_and(|at| now.saturating_duration_since(at) < REQUEST_INTERVAL);
-        if wanted && !asked {
+        let wanted = self.request_at(worn, now).is_some_and(|at| at <= now);
+        if wanted {
             self.requested_at = Some(now);
         }
-        wanted && !asked
+        wanted
     }
 
     /// The peer has said nothing for longer than one that lives and has the session.
     pub fn is_silent(&self, now: Instant) -> bool {
+        self.silent_at().is_some_and(|at| at <= now)
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
         let limit = SILENT_FLOOR.max(self.rtt.unwrap_or_default() * 3 + WHILE_ACTIVE);
-        let passed = |since: Option<Instant>, limit| since.is_some_and(|at| now.saturating_duration_since(at) > limit);
-        passed(self.unanswered_since, limit) || passed(self.heard_at, SILENT_IDLE)
+        let unanswered = self.unanswered_since.map(|since| since + limit);
+        let silent = self.heard_at.map(|since| since + SILENT_IDLE);
+        unanswered.into_iter().chain(silent).min()
     }
 
     /// The smoothed round trip.

@@ -186,13 +186,21 @@ impl Sender {
             self.send_repair(k, m, egress);
         }
         egress.sent.blocks += 1;
-        self.previous_symbols = k as u16;
-        self.sbn += 1;
-        self.abandon();
+        self.begin_next(k as u16);
     }
 
-    /// Forgets the open block, whose session is gone.
+    /// Forgets the open block: its session or the peer that had the beginning of it is gone. Its number is not used
+    /// again, or symbols of two blocks would be taken for one; and what the peer's earlier run has delivered of it cannot
+    /// be rebuilt by the new one and delivered again.
     pub fn abandon(&mut self) {
+        if self.is_open() {
+            self.begin_next(0);
+        }
+    }
+
+    fn begin_next(&mut self, previous_symbols: u16) {
+        self.previous_symbols = previous_symbols;
+        self.sbn += 1;
         self.block.clear();
         self.opened_at = None;
         self.idle_since = None;
@@ -232,5 +240,171 @@ impl Sender {
     /// Bytes of a full datagram of this sender.
     pub fn datagram_len(&self) -> usize {
         HEADER_LEN + PAYLOAD_ID_LEN + self.symbol_size + TAG_LEN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::handshake::{Established, Role};
+    use super::super::hello::{Hello, PROTOCOL_VERSION};
+    use super::super::pacer::Pacer;
+    use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
+    use super::super::session::Sessions;
+    use super::*;
+    use crate::tunnel::PeerId;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    const E: usize = 128;
+
+    /// A sender with what surrounds it, and the keys to read what it makes.
+    struct Bench {
+        sender: Sender,
+        sessions: Sessions,
+        outbox: Outbox,
+        code: Code,
+        sent: Sent,
+        now: Instant,
+    }
+
+    /// A datagram as a row tells it: source (sbn, esi, k of the block before) or repair (sbn, esi, k, m).
+    #[derive(Debug, PartialEq, Eq)]
+    enum Datagram {
+        Source(u64, u16, u16),
+        Repair(u64, u16, u16, u16),
+    }
+    use Datagram::{Repair, Source};
+
+    impl Bench {
+        fn new(repair_symbols: usize) -> Self {
+            let now = Instant::now();
+            let mut sessions = Sessions::default();
+            let established = Established {
+                peer: PeerId(0),
+                role: Role::Initiator,
+                local_index: 1,
+                remote_index: 2,
+                sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
+                opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
+                remote: Hello {
+                    version: PROTOCOL_VERSION,
+                    lanes: 1,
+                    ciphers: CipherSet::preferred(),
+                    epoch: 7,
+                    symbol_size: E as u16,
+                },
+                endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
+                at: now,
+            };
+            sessions.install(&established, 0);
+            let profile = Profile {
+                number: 0,
+                block_symbols: 4,
+                close_when_idle: Duration::from_micros(50),
+                close_after: Duration::from_millis(2),
+                plan: Plan::fixed(4, repair_symbols, 0.01),
+            };
+            let (outbox, code) = (Outbox::new(Pacer::new(None)), Code::new());
+            Self { sender: Sender::new(profile, E), sessions, outbox, code, sent: Sent::default(), now }
+        }
+
+        fn with<T>(&mut self, act: impl FnOnce(&mut Sender, &mut Egress<'_>) -> T) -> T {
+            let session = self.sessions.sealing(self.now).unwrap();
+            let mut egress = Egress { session, outbox: &mut self.outbox, code: &mut self.code, sent: &mut self.sent };
+            act(&mut self.sender, &mut egress)
+        }
+
+        fn push(&mut self, len: usize) {
+            let now = self.now;
+            let header = VirtioHeader { flags: u8::from(len > E), ..VirtioHeader::default() };
+            self.with(|sender, egress| {
+                sender.room()[..len].fill(7);
+                sender.commit(header, len, egress, now);
+            });
+        }
+
+        /// Everything sent since the last look.
+        fn sent(&mut self) -> Vec<Datagram> {
+            let key = OpeningKey::new(Cipher::ChaCha20Poly1305, &[1; 32]);
+            let mut datagrams = Vec::new();
+            while let Some(train) = self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)), self.now) {
+                let len = train.bytes.len();
+                for datagram in train.bytes.chunks(train.datagram_len) {
+                    let header = crate::wire::datagram::Header::parse(datagram).unwrap();
+                    let (clear, mut sealed) = (&datagram[..HEADER_LEN], datagram[HEADER_LEN..].to_vec());
+                    let opened = key.open(header.counter, clear, &mut sealed).unwrap();
+                    datagrams.push(match header.datagram_type {
+                        DatagramType::Source => {
+                            let (id, _) = SourceId::parse(opened).unwrap();
+                            Source(id.sbn, id.esi, id.previous_symbols)
+                        }
+                        _ => {
+                            let (id, _) = RepairId::parse(opened).unwrap();
+                            Repair(id.sbn, id.esi, id.source_symbols, id.repair_symbols)
+                        }
+                    });
+                }
+                self.outbox.on_sent(len, self.now);
+            }
+            datagrams
+        }
+    }
+
+    #[test]
+    fn full_symbols_leave_at_once_and_a_full_block_closes() {
+        let mut bench = Bench::new(1);
+        bench.push(100);
+        assert_eq!(bench.sent(), []);
+        bench.push(100);
+        assert_eq!(bench.sent(), [Source(0, 0, 0)]);
+        bench.push(200);
+        assert_eq!(bench.sent(), [Source(0, 1, 0), Source(0, 2, 0), Source(0, 3, 0), Repair(0, 4, 4, 1)]);
+        assert!(!bench.sender.is_open());
+        bench.push(300);
+        assert_eq!(bench.sent(), [Source(1, 0, 4), Source(1, 1, 4)]);
+    }
+
+    #[test]
+    fn without_a_plan_nothing_is_repaired() {
+        let mut bench = Bench::new(0);
+        bench.push(600);
+        assert_eq!(bench.sent(), (0..5).map(|esi| Source(0, esi, 0)).collect::<Vec<_>>());
+        assert_eq!((bench.sent.blocks, bench.sent.repair_symbols), (1, 0));
+    }
+
+    #[test]
+    fn a_block_closes_when_nothing_comes_or_when_it_is_old() {
+        let mut bench = Bench::new(1);
+        let start = bench.now;
+        let micros = |micros| start + Duration::from_micros(micros);
+        assert_eq!(bench.sender.deadline(), None);
+        bench.push(10);
+        assert_eq!(bench.sender.deadline(), Some(micros(2000)), "the TUN may have more");
+        bench.with(|sender, egress| sender.handle_idle(egress, micros(5)));
+        assert_eq!(bench.sent(), [Source(0, 0, 0)], "no byte waits for a neighbour");
+        assert_eq!(bench.sender.deadline(), Some(micros(55)));
+        bench.with(|sender, egress| sender.handle_idle(egress, micros(30)));
+        assert_eq!(bench.sender.deadline(), Some(micros(55)), "idle since the first time");
+        bench.push(10);
+        assert_eq!(bench.sender.deadline(), Some(micros(2000)));
+        bench.with(|sender, egress| sender.handle_idle(egress, micros(1990)));
+        assert_eq!(bench.sender.deadline(), Some(micros(2000)), "old before it is idle");
+        bench.with(|sender, egress| sender.handle_timeout(egress, micros(1999)));
+        assert_eq!(bench.sent(), [Source(0, 1, 0)]);
+        bench.with(|sender, egress| sender.handle_timeout(egress, micros(2000)));
+        assert_eq!(bench.sent(), [Repair(0, 2, 2, 1)]);
+        assert_eq!(bench.sender.deadline(), None);
+    }
+
+    #[test]
+    fn the_number_of_an_abandoned_block_was_used_again() {
+        let mut bench = Bench::new(1);
+        bench.push(200);
+        assert_eq!(bench.sent(), [Source(0, 0, 0)]);
+        bench.sender.abandon();
+        bench.sender.abandon();
+        assert!(!bench.sender.is_open() && bench.sender.deadline().is_none());
+        bench.push(200);
+        assert_eq!(bench.sent(), [Source(1, 0, 0)], "and the length of block 0 is not known");
     }
 }

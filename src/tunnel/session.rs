@@ -82,9 +82,9 @@ impl Session {
         !self.counter.is_exhausted() && !self.is_expired(now)
     }
 
-    /// So much was sealed that a new session is due whatever its age.
-    pub fn wants_rekey(&self) -> bool {
-        self.counter.wants_rekey()
+    /// So much was sealed, or so much time has passed, that a new session is due.
+    pub fn is_worn(&self, now: Instant) -> bool {
+        self.counter.wants_rekey() || self.is_expired(now)
     }
 
     /// Too old to seal or open.
@@ -250,8 +250,7 @@ mod tests {
     use super::*;
     use crate::tunnel::PeerId;
     use crate::tunnel::hello::PROTOCOL_VERSION;
-    use crate::tunnel::seal::Cipher;
-    use crate::tunnel::seal::CipherSet;
+    use crate::tunnel::seal::{Cipher, CipherSet};
     use std::net::SocketAddr;
 
     fn established(role: Role, local_index: u32, epoch: u64, at: Instant) -> Established {
@@ -265,9 +264,9 @@ mod tests {
             remote: Hello {
                 version: PROTOCOL_VERSION,
                 lanes: 1,
-                ciphers: CipherSet::only(Cipher::Aes256Gcm),
-                symbol_size: 1408,
+                ciphers: CipherSet::preferred(),
                 epoch,
+                symbol_size: 1408,
             },
             endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
             at,

@@ -24,6 +24,10 @@ pub const SOURCE_SYMBOLS_MAX: usize = 8192;
 /// The most repair symbols a block may have.
 pub const REPAIR_SYMBOLS_MAX: usize = 8192;
 
+/// The highest block number: a sender that closes ten million blocks a second needs a year. It keeps sums of numbers
+/// and of losses far from the end of 64 bits.
+pub const SBN_MAX: u64 = 1 << 48;
+
 /// Flag of a source symbol: no repair symbols will follow in this profile.
 const UNPROTECTED: u8 = 1;
 
@@ -71,7 +75,8 @@ impl SourceId {
             previous_symbols: fields.a,
             first_adu: fields.b,
         };
-        let bounded = usize::from(id.esi) < SOURCE_SYMBOLS_MAX
+        let bounded = id.sbn <= SBN_MAX
+            && usize::from(id.esi) < SOURCE_SYMBOLS_MAX
             && usize::from(id.previous_symbols) <= SOURCE_SYMBOLS_MAX
             && !symbol.is_empty()
             && (id.first_adu == NO_ADU || usize::from(id.first_adu) < symbol.len());
@@ -104,7 +109,8 @@ impl RepairId {
             repair_symbols: fields.b,
         };
         let (k, m) = (usize::from(id.source_symbols), usize::from(id.repair_symbols));
-        let bounded = (1..=SOURCE_SYMBOLS_MAX).contains(&k)
+        let bounded = id.sbn <= SBN_MAX
+            && (1..=SOURCE_SYMBOLS_MAX).contains(&k)
             && (1..=REPAIR_SYMBOLS_MAX).contains(&m)
             && (k..k + m).contains(&usize::from(id.esi))
             && !symbol.is_empty()
@@ -192,9 +198,11 @@ mod tests {
         let source = |id: SourceId, len| SourceId::parse(&with_symbol(id.emit(), len)).is_some();
         assert!(!source(SOURCE, 0));
         assert!(!source(SourceId { esi: 8192, ..SOURCE }, 64));
+        assert!(!source(SourceId { sbn: SBN_MAX + 1, ..SOURCE }, 64));
         assert!(!source(SourceId { first_adu: 64, ..SOURCE }, 64));
         let repair = |id: RepairId, len| RepairId::parse(&with_symbol(id.emit(), len)).is_some();
         assert!(!repair(REPAIR, 100), "a coded size is a multiple of 64");
+        assert!(!repair(RepairId { sbn: SBN_MAX + 1, ..REPAIR }, 64));
         assert!(!repair(RepairId { esi: 31, ..REPAIR }, 64), "a source symbol's esi");
         assert!(!repair(RepairId { esi: 36, ..REPAIR }, 64), "past the last repair symbol");
         assert!(!repair(RepairId { source_symbols: 0, ..REPAIR }, 64));

@@ -132,11 +132,6 @@ impl Keys {
 }
 
 fn hello(party: Party) -> Hello {
-    Hello {
-        version: PROTOCOL_VERSION,
-        lanes: 1,
-        ciphers: CipherSet::only(Cipher::Aes256Gcm),
-        symbol_size: party.symbol_size as u16,
-        epoch: party.epoch,
-    }
+    let symbol_size = party.symbol_size as u16;
+    Hello { version: PROTOCOL_VERSION, lanes: 4, ciphers: CipherSet::preferred(), symbol_size, epoch: party.epoch }
 }

@@ -2,27 +2,24 @@
 //!
 //! A side is driven as a lane drives it: packets in, idle, timeouts, datagrams out, packets out, each with a budget.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use onwire::tunnel::PeerId;
-use onwire::tunnel::drop_reason::{DropReason, Drops};
-use onwire::tunnel::forwarder::{Forwarder, Settings};
+use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::handshake::Established;
-use onwire::tunnel::peer::PeerSettings;
-use onwire::tunnel::policy::{Policy, ProfileId, Rule};
-use onwire::wire::report::Report;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::endpoint::{Endpoint, Snapshot, newly_dropped};
 use crate::keys::{Content, Keys, Party, Run, Sealed};
-use crate::link::{Link, damage, forge};
+use crate::link::{damage, forge};
 use crate::model::Model;
+use crate::outcome::Outcome;
 use crate::packets::{Packet, random_packet};
 use crate::scenario::{Disaster, Scenario};
 use crate::side::Side;
-use crate::truth::Truth;
 
 /// No turn is over before this.
 const TURN: Duration = Duration::from_micros(1);
@@ -48,56 +45,6 @@ enum Event {
     Complete(Run, usize, Box<Established>),
     Disaster(Side, Disaster),
     Calm,
-}
-
-/// One appliance with what surrounds it.
-struct Endpoint {
-    run: Run,
-    epoch: u64,
-    address: SocketAddr,
-    forwarder: Forwarder,
-    link: Link,
-    /// What waits in the TUN.
-    tun: VecDeque<(u16, Packet)>,
-    wake_at: Option<Duration>,
-    /// The newest handshake that this side began.
-    initiation: usize,
-    /// Bytes of datagrams that left the forwarder.
-    drained: u64,
-    truth: Truth,
-    /// The newest report that reached this side.
-    heard: Option<Report>,
-    /// Datagrams that reached this side, for the attacker.
-    captured: Vec<(Vec<u8>, Sealed)>,
-}
-
-/// What a run came to.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Outcome {
-    /// Packets that a forwarder took.
-    pub taken: usize,
-    /// Packets delivered.
-    pub delivered: usize,
-    /// Datagrams sent.
-    pub datagrams: u64,
-    /// Blocks in which symbols were rebuilt.
-    pub recovered_blocks: u64,
-    /// Blocks given up.
-    pub unrecoverable_blocks: u64,
-    /// Turns of both sides.
-    pub turns: usize,
-}
-
-impl Outcome {
-    /// Adds another run.
-    pub fn add(&mut self, other: &Self) {
-        self.taken += other.taken;
-        self.delivered += other.delivered;
-        self.datagrams += other.datagrams;
-        self.recovered_blocks += other.recovered_blocks;
-        self.unrecoverable_blocks += other.unrecoverable_blocks;
-        self.turns += other.turns;
-    }
 }
 
 /// The simulation of one scenario.
@@ -328,6 +275,7 @@ impl World {
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
             let refused = self.now < self.scenario.calm && self.random.random_bool(0.01);
             if refused {
+                datagrams.truncate(1);
                 end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
             } else {
                 if self.random.random_bool(0.2) {
@@ -433,7 +381,7 @@ impl World {
                 }
             }
             Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
-            Content::Report(report) => end.heard = Some(Report::clone(report)),
+            Content::Report(report) => end.heard = Some(report.as_ref().clone()),
         }
         if end.captured.len() < 200 {
             end.captured.push((bytes, sealed));
@@ -499,93 +447,4 @@ impl World {
         }
         outcome
     }
-}
-
-impl Endpoint {
-    fn new(side: Side, scenario: &Scenario, now: Instant, random: &mut SmallRng) -> Self {
-        let settings = &scenario.sides[side.index()];
-        let prefix = |side: Side, ipv4: bool| {
-            let text = if ipv4 {
-                format!("10.{}.0.0/16", side.number() + 1)
-            } else {
-                format!("fd00:{}::/32", side.number() + 1)
-            };
-            text.parse().expect("a prefix")
-        };
-        let rules = settings.profiles.iter().flat_map(|profile| {
-            [true, false].map(|ipv4| Rule {
-                to: prefix(side.other(), ipv4),
-                from: None,
-                protocol: None,
-                port: None,
-                dscp: Some(profile.number),
-                profile: ProfileId(profile.number),
-            })
-        });
-        let address = |side: Side| SocketAddr::from(([192, 0, 2, side.number() + 1], 7117 + u16::from(scenario.lane)));
-        let peer = PeerSettings {
-            address: random.random_bool(0.5).then(|| address(side.other())),
-            symbol_size: settings.symbol_size,
-            bytes_per_second: settings.bytes_per_second,
-            policy: Policy::new(rules, ProfileId(0)),
-        };
-        let forwarder = Forwarder::new(
-            Settings {
-                lane: scenario.lane,
-                local_prefixes: [true, false].map(|ipv4| (prefix(side, ipv4), ())).into_iter().collect(),
-                peer_prefixes: [true, false].map(|ipv4| (prefix(side.other(), ipv4), PeerId(0))).into_iter().collect(),
-                peers: vec![peer],
-                profiles: settings.profiles.clone(),
-                delivery: settings.delivery,
-            },
-            now,
-        );
-        Self {
-            run: Run { side, restarts: 0 },
-            epoch: random.random(),
-            address: address(side),
-            forwarder,
-            link: Link::new(settings.link.clone()),
-            tun: VecDeque::new(),
-            wake_at: None,
-            initiation: 0,
-            drained: 0,
-            truth: Truth::default(),
-            heard: None,
-            captured: Vec::new(),
-        }
-    }
-}
-
-/// What a forged or repeated datagram must leave as it was.
-#[derive(PartialEq, Debug)]
-struct Snapshot {
-    reception: onwire::wire::report::Reception,
-    sent: onwire::tunnel::sender::Sent,
-    address: Option<SocketAddr>,
-    memory: usize,
-    timeout: Option<Instant>,
-}
-
-impl Snapshot {
-    fn of(forwarder: &Forwarder, now: Instant) -> Self {
-        let peer = &forwarder.peers()[0];
-        Self {
-            reception: peer.reception(),
-            sent: peer.sent(),
-            address: peer.address(),
-            memory: forwarder.memory(),
-            timeout: forwarder.poll_timeout(now),
-        }
-    }
-
-    fn check(mut self, forwarder: &Forwarder, duplicates: u64, now: Instant) {
-        self.reception.duplicates += duplicates;
-        assert_eq!(self, Self::of(forwarder, now), "a datagram that was thrown away left a trace");
-    }
-}
-
-fn newly_dropped(before: &Drops, after: &Drops) -> Vec<(DropReason, u64)> {
-    let pairs = before.iter().zip(after.iter());
-    pairs.filter(|((_, old), (_, new))| old != new).map(|((reason, old), (_, new))| (reason, new - old)).collect()
 }
