@@ -150,7 +150,8 @@ fn the_first_rule_that_matches_chooses_the_profile() {
         repair as f64 / source as f64
     };
     let udp = |at: &str| Sink::listen(&mirror, at).expect_all(&primary, 200, 1000);
-    let rows: [(&str, &dyn Fn(), std::ops::Range<f64>); 3] = [
+    type Row<'a> = (&'a str, &'a dyn Fn(), std::ops::Range<f64>);
+    let rows: [Row<'_>; 3] = [
         ("UDP over IPv4: off", &|| udp(MIRROR[0]), 0.0..0.01),
         ("UDP over IPv6: the peer's own, steady", &|| udp(MIRROR[1]), 0.1..4.1),
         // Super-packets make blocks of more than eight symbols, which get eight at least.
@@ -179,8 +180,8 @@ fn the_rate_of_the_path_is_kept() {
 fn a_peer_without_endpoint_waits_to_be_called() {
     let ground = Ground::perfect();
     // Each lane has to learn where its counterpart is.
-    let lanes = ("/tun/queues", json!(2));
-    let mut pair = Pair::prepare_each(&ground, &[lanes.clone()], &[lanes, ("/peers/0/endpoint", json!(null))]);
+    let changes = [("/tun/queues", json!(2)), ("/peers/0/endpoint", json!(null))];
+    let mut pair = Pair::prepare_each(&ground, &changes[..1], &changes);
     pair.syracuse.start();
     let status = pair.syracuse.wait("status", |_| true);
     assert_eq!((status.peers[0].state.as_str(), status.peers[0].endpoint), ("connecting", None));
