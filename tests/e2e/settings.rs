@@ -93,6 +93,26 @@ fn segmentation_may_be_off_at_one_end() {
 }
 
 #[test]
+fn segmentation_is_given_up_where_trains_do_not_arrive() {
+    let ground = Ground::perfect();
+    let pair = Pair::start(&ground, &[]);
+    assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "active");
+    // On a veth a train is one buffer: what is longer than any datagram is a train.
+    for rule in [
+        "add table inet trains",
+        "add chain inet trains inward { type filter hook prerouting priority 0 ; }",
+        "add rule inet trains inward meta l4proto udp meta length > 1500 drop",
+    ] {
+        let words: Vec<&str> = ["nft"].into_iter().chain(rule.split(' ')).collect();
+        let done = ground.run("syracuse", &words);
+        assert!(done.is_ok(), "{done:?}; nft missing? apt-get install nftables");
+    }
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    streams::copy(&primary, &mirror, MIRROR[0], 1, 500_000);
+    assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "off (trains did not arrive)");
+}
+
+#[test]
 fn order_is_strict_or_not_as_configured() {
     for (ordering, waits) in [("strict", true), ("none", false)] {
         let ground = Ground::emulated("delay 2ms");
