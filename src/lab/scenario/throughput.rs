@@ -159,9 +159,9 @@ fn report(rows: &[Row; 4], load: &Load) -> Report {
         let each = ratios.iter().map(|ratio| format!("{ratio:.1}")).collect::<Vec<_>>().join(", ");
         let ratio = median(ratios);
         report.claim(
-            format!("super-packets with repair are at least 6 times the simple back-end, {flows} flow(s)"),
+            format!("super-packets with repair are at least 3 times the simple back-end, {flows} flow(s)"),
             format!("{ratio:.1} times ({each}{but})"),
-            ratio >= 6.0,
+            ratio >= 3.0,
         );
     }
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
