@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
-use super::inbound::{Delivery, Inbound, Ready};
+use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::policy::Policy;
@@ -170,7 +170,8 @@ impl Peer {
             self.on_session(change, code, now);
         }
         self.reporting.on_heard(is_data, now);
-        if newest {
+        // What is late under an older session was sent before the peer moved.
+        if newest && self.sessions.is_current(receiver_index) {
             self.address = Some(from);
         }
     }
@@ -290,6 +291,9 @@ impl Peer {
         if self.inbounds[index].is_none() {
             let symbol_size = usize::from(self.sessions.current()?.remote().symbol_size);
             self.inbounds[index] = Some(Box::new(Inbound::new(profile, symbol_size, self.delivery)));
+            let open = self.inbounds.iter().flatten().count();
+            let share = (MEMORY_MAX / open).max(MEMORY_MIN);
+            self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.set_memory_max(share));
         }
         Some((self.inbounds[index].as_mut()?, &mut self.reception))
     }
