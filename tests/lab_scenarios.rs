@@ -34,6 +34,18 @@ fn a_topology_with_mistakes_builds_nothing() {
 }
 
 #[test]
+fn commands_are_printed_unless_quiet() {
+    for (words, are_printed) in [(&[][..], true), (&["--quiet"], false)] {
+        let output = lab(&[&["shell", "--topology", "plain", "--seconds", "0"], words].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let lines = errors.lines().filter(|line| line.starts_with("+ ip netns add ow-")).count();
+        assert_eq!(lines, if are_printed { 5 } else { 0 }, "four nodes and the emulator: {errors}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("+ ip"), "commands are not part of the result");
+    }
+}
+
+#[test]
 fn the_loss_scenario_passes_and_writes_its_result() {
     need_programs(&["ip", "sysctl", "iperf3"]).unwrap_or_else(|error| panic!("{error}"));
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -278,7 +278,8 @@ impl Lane {
                 self.ready.udp = false;
                 break;
             };
-            for start in (0..received.len).step_by(received.segment) {
+            // An empty datagram is one too, and counted.
+            for start in (0..received.len.max(1)).step_by(received.segment) {
                 let end = received.len.min(start + received.segment);
                 let datagram = &mut self.buffer[start..end];
                 if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {

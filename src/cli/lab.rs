@@ -40,9 +40,9 @@ pub struct LabArgs {
     /// Keep logs and generated files also when all is well.
     #[arg(long)]
     keep: bool,
-    /// Show each command on the terminal (they are always in commands.log).
+    /// Do not show each command on the terminal (they are always in commands.log).
     #[arg(long, short)]
-    verbose: bool,
+    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,8 +109,8 @@ pub fn run(args: LabArgs) -> ExitCode {
 }
 
 fn run_scenario(args: LabArgs) -> Result<bool, String> {
-    let LabArgs { scenario, topology, json, seed, seconds, keep, verbose, .. } = args;
-    let options = LabOptions { scenario, topology, json, seed, seconds, keep, verbose };
+    let LabArgs { scenario, topology, json, seed, seconds, keep, quiet, .. } = args;
+    let options = LabOptions { scenario, topology, json, seed, seconds, keep, is_quiet: quiet };
     scenario::run(&options).map_err(|error| error.to_string())
 }
 

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
 
@@ -16,7 +17,8 @@ use super::explain;
 /// What somebody outside wants of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// `SIGINT`: stop, asked from the terminal. The second one ends the process at once, with code 130.
+    /// `SIGINT`: stop, asked from the terminal. One that comes later than a moment after the first ends the process at
+    /// once, with code 130.
     Interrupt,
     /// `SIGTERM`: stop, asked by the service manager.
     Terminate,
@@ -32,16 +34,21 @@ impl Signal {
     }
 }
 
+/// Interrupts that come this close together are one.
+const SAME_INTERRUPT: Duration = Duration::from_millis(300);
+
 /// Calls `deliver` for each signal, on a thread of this module. Once per process.
 pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     let deliver = Arc::new(deliver);
     let mut others = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP, SIGUSR1])
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
-    let interrupted = AtomicBool::new(false);
+    let first: OnceLock<Instant> = OnceLock::new();
     let on_interrupt = Arc::clone(&deliver);
     // `try_set_handler` would refuse where a shell has started us in the background, with interrupts ignored.
     ctrlc::set_handler(move || {
-        if interrupted.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        // `timeout` and some terminals signal the process and then its group: that is one interrupt, not two.
+        if now.saturating_duration_since(*first.get_or_init(|| now)) > SAME_INTERRUPT {
             process::exit(130);
         }
         on_interrupt(Signal::Interrupt);

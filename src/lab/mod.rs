@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod leftovers;
+pub mod load;
 pub mod network;
 pub mod pair;
 pub mod process;

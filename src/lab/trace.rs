@@ -1,9 +1,10 @@
-//! Runs the lab's commands, one at a time, and shows each: on the terminal when asked, in `commands.log` always.
+//! Runs the lab's commands, one at a time, and shows each: on the terminal unless told not to, in `commands.log` always.
 //!
-//! Whoever reads the log can type the lab by hand. Starts long-running programs too, but [`super::process`] looks after
+//! Whoever reads them can type the lab by hand. Starts long-running programs too, but [`super::process`] looks after
 //! them.
 
 use std::{
+    cell::RefCell,
     fmt::Display,
     fs::File,
     io::{ErrorKind, Write},
@@ -27,6 +28,8 @@ pub struct Trace {
     directory: PathBuf,
     log: File,
     is_shown: bool,
+    /// What the terminal showed last: a command that is repeated until it succeeds is shown once.
+    shown: RefCell<String>,
     stop: Arc<AtomicBool>,
 }
 
@@ -36,7 +39,14 @@ impl Trace {
         std::fs::create_dir_all(directory).map_err(LabError::doing(format!("create {}", directory.display())))?;
         let path = directory.join("commands.log");
         let log = File::create(&path).map_err(LabError::doing(format!("write {}", path.display())))?;
-        Ok(Self { run: run.to_owned(), directory: directory.to_owned(), log, is_shown, stop })
+        Ok(Self {
+            run: run.to_owned(),
+            directory: directory.to_owned(),
+            log,
+            is_shown,
+            shown: RefCell::default(),
+            stop,
+        })
     }
 
     /// Where logs and generated files of this run are.
@@ -62,7 +72,7 @@ impl Trace {
 
     /// Like [`run`](Self::run), also after a signal: for cleaning up.
     pub fn run_always(&self, words: &[&str]) -> Result<String, LabError> {
-        self.show(words);
+        self.show(words, "");
         let mut command = self.command(words);
         let output = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(words, error))?;
         if output.status.success() {
@@ -78,7 +88,7 @@ impl Trace {
     /// Starts a program that runs beside the lab; what it writes goes to `NAME.log`.
     pub fn start(&self, name: &str, words: &[&str]) -> Result<Process, LabError> {
         self.check_stop()?;
-        self.show(words);
+        self.show(words, " &");
         let path = self.directory.join(format!("{name}.log"));
         let doing = || LabError::doing(format!("write {}", path.display()));
         let log = File::create(&path).map_err(doing())?;
@@ -91,10 +101,10 @@ impl Trace {
         Ok(Process::new(name, words.join(" "), child, path, self.stop.clone()))
     }
 
-    /// Writes a file of the run, shown like a command.
+    /// Writes a file of the run, shown as a comment among the commands.
     pub fn write_file(&self, name: &str, content: &str) -> Result<PathBuf, LabError> {
         let path = self.directory.join(name);
-        self.note(&format!("write {}", path.display()));
+        self.note(&format!("# writes {}", path.display()));
         std::fs::write(&path, content).map_err(LabError::doing(format!("write {}", path.display())))?;
         Ok(path)
     }
@@ -105,19 +115,21 @@ impl Trace {
         command
     }
 
-    fn show(&self, words: &[&str]) {
-        let quoted = words.iter().map(|word| match word.contains(|c: char| c.is_whitespace() || c == '\'') {
+    fn show(&self, words: &[&str], end: &str) {
+        let needs_quotes = |c: char| c.is_whitespace() || "'\"*?[]{}()<>|&;$`\\#~!".contains(c);
+        let quoted = words.iter().map(|word| match word.is_empty() || word.contains(needs_quotes) {
             true => format!("'{}'", word.replace('\'', "'\\''")),
             false => (*word).to_owned(),
         });
-        self.note(&quoted.collect::<Vec<_>>().join(" "));
+        self.note(&format!("+ {}{end}", quoted.collect::<Vec<_>>().join(" ")));
     }
 
     fn note(&self, line: &str) {
         // A full disk must not stop the lab from cleaning up.
-        let _ = writeln!(&self.log, "+ {line}");
-        if self.is_shown {
-            let _ = writeln!(std::io::stderr(), "+ {line}");
+        let _ = writeln!(&self.log, "{line}");
+        if self.is_shown && *self.shown.borrow() != line {
+            let _ = writeln!(std::io::stderr(), "{line}");
+            line.clone_into(&mut self.shown.borrow_mut());
         }
     }
 }
@@ -176,7 +188,7 @@ mod tests {
         let error = trace.run(&["sh", "-c", "echo broken >&2; exit 3"]).unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.ends_with("broken"), "{error}");
         let log = std::fs::read_to_string(directory.path().join("commands.log")).unwrap();
-        assert!(log.starts_with("+ echo 'a b'\n"), "{log}");
+        assert!(log.starts_with("+ echo 'a b'\n+ sh -c 'echo broken >&2; exit 3'\n"), "{log}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! first symbol of its block came. A block given up still yields the ADUs that are whole. Addresses and offload headers of ADUs
 //! are checked by the caller.
 //!
-//! Bounds: [`OPEN_BLOCKS_MAX`] blocks and [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
+//! Bounds: [`OPEN_BLOCKS_MAX`] blocks and a share of [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -20,8 +20,10 @@ use crate::wire::report::{Progress, Reception};
 
 /// Blocks of one profile that may be open at a time.
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
-/// Bytes that the open blocks of one profile may hold.
+/// Bytes that the open blocks of all profiles of one peer may hold.
 pub const MEMORY_MAX: usize = 64 << 20;
+/// The least share of one profile: a few of the longest blocks.
+pub const MEMORY_MIN: usize = 4 << 20;
 /// The first symbol to arrive of a new epoch may be of a block as high as this: the ones before it are under way.
 const REORDERED_START: u64 = 64;
 /// Empty blocks that are kept for their memory.
@@ -72,6 +74,7 @@ pub struct Inbound {
     /// Without strict ordering: blocks that got a symbol since the last look.
     touched: Vec<u64>,
     memory: usize,
+    memory_max: usize,
     #[allow(clippy::vec_box, reason = "a block moves from here to `blocks` and back as it is")]
     spare: Vec<Box<OpenBlock>>,
 }
@@ -89,6 +92,7 @@ impl Inbound {
             blocks: VecDeque::new(),
             touched: Vec::new(),
             memory: 0,
+            memory_max: MEMORY_MAX,
             spare: Vec::new(),
         }
     }
@@ -190,6 +194,11 @@ impl Inbound {
         })
     }
 
+    /// The share of memory that this profile has.
+    pub fn set_memory_max(&mut self, bytes: usize) {
+        self.memory_max = bytes;
+    }
+
     /// Bytes held by open blocks.
     pub fn memory(&self) -> usize {
         self.memory
@@ -270,7 +279,7 @@ impl Inbound {
             }
         }
         self.memory += open.block.memory() - held;
-        if self.memory > MEMORY_MAX {
+        if self.memory > self.memory_max {
             self.give_up_oldest();
         }
         if insertion == Insertion::Contradictory { Err(DropReason::Contradictory) } else { Ok(()) }
@@ -286,7 +295,7 @@ impl Inbound {
         let mut memory = self.memory;
         let kept = self.blocks.iter().position(|open| {
             memory -= open.as_ref().map_or(0, |open| open.block.memory());
-            memory <= MEMORY_MAX
+            memory <= self.memory_max
         });
         let given_up = kept.map_or(self.blocks.len(), |last| last + 1);
         self.give_up_below = self.give_up_below.max(self.next + given_up as u64);

@@ -83,6 +83,9 @@ impl Loss {
             _ => {
                 self.gaps[index] = (first, before);
                 self.gaps.insert(index + 1, (count + 1, behind));
+                if self.gaps.len() > OPEN_GAPS_MAX {
+                    self.settle_oldest();
+                }
             }
         }
     }

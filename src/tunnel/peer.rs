@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::drop_reason::DropReason;
-use super::handshake::Established;
-use super::inbound::{Delivery, Inbound, Ready};
+use super::handshake::{Established, Role};
+use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::policy::Policy;
@@ -138,13 +138,18 @@ impl Peer {
     }
 
     /// Takes the keys of a finished handshake.
+    ///
+    /// Only an answer to our own call shows where the peer is. A call may be a copy of an old one, sent by anybody; the
+    /// first datagram under its keys is not, and tells the address.
     pub fn install(&mut self, established: &Established, code: &mut Code, now: Instant) {
-        let heard_from = established.endpoint;
-        let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
-        if self.lane == 0 {
-            self.address = Some(heard_from);
-        } else if moved {
-            self.address = Some(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
+        if established.role == Role::Initiator {
+            let heard_from = established.endpoint;
+            let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
+            if self.lane == 0 {
+                self.address = Some(heard_from);
+            } else if moved {
+                self.address = Some(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
+            }
         }
         if let Some(change) = self.sessions.install(established, self.lane) {
             self.on_session(change, code, now);
@@ -165,7 +170,8 @@ impl Peer {
             self.on_session(change, code, now);
         }
         self.reporting.on_heard(is_data, now);
-        if newest {
+        // What is late under an older session was sent before the peer moved.
+        if newest && self.sessions.is_current(receiver_index) {
             self.address = Some(from);
         }
     }
@@ -285,6 +291,9 @@ impl Peer {
         if self.inbounds[index].is_none() {
             let symbol_size = usize::from(self.sessions.current()?.remote().symbol_size);
             self.inbounds[index] = Some(Box::new(Inbound::new(profile, symbol_size, self.delivery)));
+            let open = self.inbounds.iter().flatten().count();
+            let share = (MEMORY_MAX / open).max(MEMORY_MIN);
+            self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.set_memory_max(share));
         }
         Some((self.inbounds[index].as_mut()?, &mut self.reception))
     }
@@ -332,5 +341,59 @@ impl Peer {
         egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);
         egress.outbox.end_train();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tunnel::PeerId;
+    use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
+    use crate::tunnel::policy::ProfileId;
+    use crate::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
+
+    fn established(role: Role, endpoint: SocketAddr, at: Instant) -> Established {
+        Established {
+            peer: PeerId(0),
+            role,
+            local_index: 1,
+            remote_index: 2,
+            sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
+            opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
+            remote: Hello {
+                version: PROTOCOL_VERSION,
+                lanes: 2,
+                ciphers: CipherSet::only(Cipher::ChaCha20Poly1305),
+                symbol_size: 1408,
+                epoch: 7,
+            },
+            endpoint,
+            at,
+        }
+    }
+
+    #[test]
+    fn a_replayed_call_moved_the_peer_to_the_address_of_a_stranger() {
+        let (now, mut code) = (Instant::now(), Code::new());
+        let at = |host: u8, port: u16| SocketAddr::from(([192, 0, 2, host], port));
+        for lane in [0, 1] {
+            let settings = PeerSettings {
+                address: Some(at(1, 7117 + u16::from(lane))),
+                symbol_size: 1408,
+                bytes_per_second: None,
+                policy: Policy::new([], ProfileId(0)),
+            };
+            let delivery = Delivery { strict: true, hold: Duration::from_millis(20) };
+            let mut peer = Peer::new(settings, lane, delivery, now);
+            peer.install(&established(Role::Responder, at(66, 6666), now), &mut code, now);
+            assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: anybody can repeat a call");
+            peer.on_authentic(1, false, at(3, 7117 + u16::from(lane)), true, &mut code, now);
+            assert_eq!(peer.address(), Some(at(3, 7117 + u16::from(lane))), "lane {lane}: only the peer has the keys");
+            peer.install(&established(Role::Initiator, at(4, 7117), now), &mut code, now);
+            assert_eq!(peer.address(), Some(at(4, 7117 + u16::from(lane))), "lane {lane}: it answered from there");
+        }
     }
 }

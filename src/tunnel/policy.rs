@@ -208,12 +208,9 @@ impl Span {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::prefixes::PrefixTable;
     use crate::wire::packet::{Fragment, Ports};
     use crate::wire::samples;
     use proptest::prelude::*;
-    use std::hint::black_box;
-    use std::time::Instant;
 
     fn rule(to: &str, profile: u8) -> Rule {
         Rule {
@@ -365,38 +362,6 @@ mod tests {
             });
             let expected = expected.map_or(99, |rule| rule.profile.0);
             prop_assert_eq!(classify(rules, &packet), expected);
-        }
-    }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release --lib measure -- --ignored --nocapture"]
-    fn measure_what_every_packet_pays() {
-        let prefixes: PrefixTable<u8> =
-            ["10.2.0.0/24", "fd00:2::/64", "10.3.0.0/16"].iter().map(|prefix| (prefix.parse().unwrap(), 1)).collect();
-        let database =
-            Rule { protocol: Some(Protocol::Tcp), port: PortRange::new(6379, 6379), ..rule("10.2.0.10/32", 1) };
-        let datagrams = Rule { protocol: Some(Protocol::Udp), ..rule("10.2.0.0/24", 2) };
-        let policy = Policy::new([database, datagrams], ProfileId(0));
-        let rows = [
-            ("IPv4", samples::ipv4(TCP, &[], &samples::tcp(0x10, &[1; 12], 1448))),
-            ("IPv6", samples::ipv6(TCP, &samples::tcp(0x10, &[1; 12], 1428))),
-        ];
-        const TURNS: u32 = 5_000_000;
-        for (name, packet) in rows {
-            let time = |work: &dyn Fn(&[u8]) -> bool| {
-                let begin = Instant::now();
-                for _ in 0..TURNS {
-                    black_box(work(black_box(&packet)));
-                }
-                begin.elapsed() * 1000 / TURNS
-            };
-            let parse = time(&|packet| PacketView::parse(packet).is_ok());
-            let all = time(&|packet| {
-                let view = view(packet);
-                let known = prefixes.lookup(view.destination).is_some();
-                known && black_box(policy.classify(&view)) == ProfileId(0)
-            });
-            println!("{name}: 1000 packets: parse {parse:?}, with prefix and policy {all:?}");
         }
     }
 }

@@ -24,8 +24,8 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Reporting {
     start: Instant,
     reported_at: Option<Instant>,
-    /// Data was sent or received since the last report.
-    active: bool,
+    /// When data was first sent or received since the last report.
+    active_since: Option<Instant>,
     /// The newest `sent_at` of the peer's reports, and when it came.
     remote_clock: Option<(u64, Instant)>,
     rtt: Option<Duration>,
@@ -42,7 +42,7 @@ impl Reporting {
         Self {
             start,
             reported_at: None,
-            active: false,
+            active_since: None,
             remote_clock: None,
             rtt: None,
             heard_at: None,
@@ -54,20 +54,22 @@ impl Reporting {
 
     /// Data was sent.
     pub fn on_data_sent(&mut self, now: Instant) {
-        self.active = true;
+        self.active_since.get_or_insert(now);
         self.unanswered_since.get_or_insert(now);
     }
 
     /// Something authentic came; `is_data` if it was a symbol.
     pub fn on_heard(&mut self, is_data: bool, now: Instant) {
-        self.active |= is_data;
+        if is_data {
+            self.active_since.get_or_insert(now);
+        }
         self.heard_at = Some(now);
         self.unanswered_since = None;
     }
 
     /// A new session is in use: report at once and often, until the peer is heard.
     pub fn on_session(&mut self, now: Instant) {
-        self.active = true;
+        self.active_since = Some(now);
         self.reported_at = None;
         self.heard_at = Some(now);
         self.unanswered_since = None;
@@ -79,7 +81,9 @@ impl Reporting {
             return;
         }
         self.remote_clock = Some((report.sent_at, now));
-        self.active |= report.wants_reply;
+        if report.wants_reply {
+            self.active_since.get_or_insert(now);
+        }
         self.peer_reception = Some((report.reception, now));
         if report.echo > 0 {
             let away = self.micros(now).saturating_sub(report.echo);
@@ -91,8 +95,9 @@ impl Reporting {
 
     /// When the next report is due.
     pub fn due_at(&self) -> Option<Instant> {
-        let interval = if self.active { WHILE_ACTIVE } else { WHILE_IDLE };
-        Some(self.reported_at? + interval)
+        // Not before what has begun to flow can have an end: the report then tells of all of a short burst.
+        let idle = self.reported_at? + WHILE_IDLE;
+        Some(self.active_since.map_or(idle, |since| since + WHILE_ACTIVE))
     }
 
     /// A report is due.
@@ -103,7 +108,7 @@ impl Reporting {
     /// Begins a report that is sent now; `confirmed` if the peer was heard under the present session.
     pub fn begin(&mut self, confirmed: bool, now: Instant) -> Report {
         self.reported_at = Some(now);
-        self.active = !confirmed;
+        self.active_since = (!confirmed).then_some(now);
         let (echo, held) = match self.remote_clock {
             Some((sent_at, heard)) => (sent_at, now.saturating_duration_since(heard)),
             None => (0, Duration::ZERO),

@@ -195,6 +195,11 @@ impl Sessions {
         self.current.as_ref()
     }
 
+    /// Datagrams with this receiver index belong to the session in use.
+    pub fn is_current(&self, receiver_index: u32) -> bool {
+        self.current.as_ref().is_some_and(|session| session.local_index == receiver_index)
+    }
+
     /// Receiver indices that datagrams may carry.
     pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
         [&self.current, &self.previous, &self.next].into_iter().flatten().map(|session| session.local_index)

@@ -7,9 +7,9 @@
 //!  per profile:  profile (8) | 0 (24) | highest sbn (64) | decoded below sbn (64)
 //! ```
 //!
-//! Big-endian, inside the seal. All counts are since the receiver was started and only grow: a lost report
-//! costs nothing. Times are microseconds since the start of whoever wrote them. Bytes behind the last profile are
-//! ignored, so that later versions can add to the end.
+//! Big-endian, inside the seal. All counts are since the receiver was started and only grow, but for losses that a late
+//! datagram takes back: a lost report costs nothing. Times are microseconds since the start of whoever wrote them. Bytes
+//! behind the last profile are ignored, so that later versions can add to the end.
 
 /// How many lengths of bursts are told apart; see [`burst_class`].
 pub const BURST_CLASSES: usize = 8;

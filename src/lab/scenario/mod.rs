@@ -10,6 +10,8 @@ mod stage;
 mod throughput;
 
 use std::{
+    fs::OpenOptions,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
@@ -25,6 +27,9 @@ use super::{
     trace::{Trace, need_programs, say},
 };
 use crate::io::namespace;
+
+/// What TUN devices are made with.
+const TUN: &str = "/dev/net/tun";
 
 /// A scenario by name.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +92,8 @@ pub struct LabOptions {
     pub seconds: Option<u64>,
     /// Keep the run's directory also when all is well.
     pub keep: bool,
-    /// Show each command on the terminal.
-    pub verbose: bool,
+    /// Do not show each command on the terminal.
+    pub is_quiet: bool,
 }
 
 /// Finds a scenario; the error names all.
@@ -103,6 +108,7 @@ pub fn find(name: &str) -> Result<Scenario, LabError> {
 pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let scenario = find(&options.scenario)?;
     need_programs(scenario.programs)?;
+    need_tun()?;
     let markers = Marker::directory();
     if !rustix::process::geteuid().is_root() {
         namespace::enter_private()
@@ -111,7 +117,7 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let stop = listen_to_signals().map_err(LabError::doing("listen to signals"))?;
     let run = format!("ow-{}", std::process::id());
     let directory = std::env::temp_dir().join(leftovers::run_files(&run) + scenario.name);
-    let trace = Trace::new(&run, &directory, options.verbose, stop)?;
+    let trace = Trace::new(&run, &directory, !options.is_quiet, stop)?;
     for dead in leftovers::clean_up(&markers, &trace) {
         say(format_args!("(removed what the run {dead} had left behind)"));
     }
@@ -128,6 +134,24 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
         std::fs::write(path, text).map_err(LabError::doing(format!("write {}", path.display())))?;
     }
     Ok(report.passes())
+}
+
+/// Fails with what to do about it when TUN devices cannot be made. Said here, before anything is built, and not by the
+/// emulator or an appliance whose log one would have to find.
+fn need_tun() -> Result<(), LabError> {
+    OpenOptions::new().read(true).write(true).open(TUN).map(drop).map_err(cannot_open_tun)
+}
+
+fn cannot_open_tun(error: io::Error) -> LabError {
+    let advice = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "run as root, or open it to this user: as root `chmod 666 /dev/net/tun` (until the next boot) or a udev \
+                 rule `KERNEL==\"tun\", MODE=\"0666\"`"
+        }
+        ErrorKind::NotFound => "as root `modprobe tun`; a container needs `--device /dev/net/tun`",
+        _ => "as root `modprobe tun`; a container must be allowed character device 10:200",
+    };
+    LabError::Sentence(format!("the lab makes TUN devices and cannot open {TUN} ({error}): {advice}"))
 }
 
 /// Removes the run's directory, or says where it is. Of a failed run the logs stay, the generated data does not.
@@ -170,6 +194,18 @@ fn listen_to_signals() -> std::io::Result<Arc<AtomicBool>> {
 mod tests {
     use super::*;
     use crate::lab::topology::Topology;
+
+    #[test]
+    fn a_closed_or_missing_tun_comes_with_advice() {
+        for (kind, advice) in [
+            (ErrorKind::PermissionDenied, "`chmod 666 /dev/net/tun`"),
+            (ErrorKind::NotFound, "`modprobe tun`"),
+            (ErrorKind::Other, "10:200"),
+        ] {
+            let error = cannot_open_tun(kind.into()).to_string();
+            assert!(error.contains(TUN) && error.contains(advice), "{error}");
+        }
+    }
 
     #[test]
     fn every_scenario_has_its_topology() {

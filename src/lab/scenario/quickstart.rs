@@ -62,6 +62,12 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let (large, small) = (make("large", BYTES)?, make("small", DIRECT_BYTES)?);
     let copies = directory.join("copies");
     let daemon = Daemon::start(&network, "mirror", mirror, &copies)?;
+    if daemon.is_nested() {
+        stage.say(
+            "(without root: rsync's daemon has a second user namespace, in which it is not root, because the root of the\n\
+             first may not change its groups and the daemon would insist)",
+        );
+    }
 
     stage.say(&format!("starting the appliances (blocks of {BLOCK_SYMBOLS} symbols, repair {REPAIR}) ..."));
     let options = PairOptions { repair: REPAIR.to_owned(), block_symbols: BLOCK_SYMBOLS, ..PairOptions::default() };

@@ -1,4 +1,7 @@
 //! A directory copied with rsync to a daemon that serves one directory of the run.
+//!
+//! A daemon that believes to be root changes its groups, which the kernel refuses to the root of an ordinary user's
+//! namespace. There the daemon runs in a second user namespace, in which it is not root and does not try.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,6 +13,7 @@ use crate::lab::{
     error::LabError,
     network::{Network, path_text},
     process::Process,
+    trace::need_programs,
 };
 
 const PORT: u16 = 8730;
@@ -19,6 +23,7 @@ const PORT: u16 = 8730;
 pub struct Daemon {
     _process: Process,
     at: SocketAddr,
+    is_nested: bool,
 }
 
 impl Daemon {
@@ -26,20 +31,32 @@ impl Daemon {
     pub fn start(network: &Network<'_>, node: &str, address: IpAddr, directory: &Path) -> Result<Self, LabError> {
         let root = path_text(directory)?;
         let lock = path_text(&network.trace().directory().join("rsync.lock"))?;
-        let text = format!(
-            "use chroot = no\nlock file = {lock}\n[data]\n  path = {root}\n  read only = no\n  uid = 0\n  gid = 0\n"
-        );
+        let is_nested = may_not_set_groups();
+        // Without these two a daemon of root writes as nobody; any other daemon writes as itself.
+        let user = if is_nested { "" } else { "  uid = 0\n  gid = 0\n" };
+        let text = format!("use chroot = no\nlock file = {lock}\n[data]\n  path = {root}\n  read only = no\n{user}");
         std::fs::create_dir_all(directory).map_err(LabError::doing(format!("create {root}")))?;
         let file = path_text(&network.trace().write_file("rsyncd.conf", &text)?)?;
         let (port, address_text) = (PORT.to_string(), address.to_string());
-        let words =
+        let daemon =
             ["rsync", "--daemon", "--no-detach", "--address", &address_text, "--port", &port, "--config", &file];
-        let mut process = network.start(node, "rsync-daemon", &words)?;
+        let nest: &[&str] = if is_nested {
+            need_programs(&["unshare"])?;
+            &["unshare", "--user", "--map-user=1", "--map-group=1"]
+        } else {
+            &[]
+        };
+        let mut process = network.start(node, "rsync-daemon", &[nest, &daemon].concat())?;
         let listening = format!(":{port}");
         process.wait_until(Duration::from_secs(5), "rsync listens", |_| {
             network.run(node, &["ss", "-Hltn"]).is_ok_and(|text| text.contains(&listening))
         })?;
-        Ok(Self { _process: process, at: SocketAddr::new(address, PORT) })
+        Ok(Self { _process: process, at: SocketAddr::new(address, PORT), is_nested })
+    }
+
+    /// Whether it runs in a user namespace of its own because this one may not set groups.
+    pub fn is_nested(&self) -> bool {
+        self.is_nested
     }
 
     /// Starts copying what is in `directory` from `node` to a directory of this name at the daemon.
@@ -48,4 +65,9 @@ impl Daemon {
         let to = format!("rsync://{}/data/{name}/", self.at);
         network.start(node, &format!("rsync-{name}"), &["rsync", "-a", "--whole-file", "--stats", &from, &to])
     }
+}
+
+/// Whether this process is in a user namespace that has given up `setgroups`, as an ordinary user's must.
+fn may_not_set_groups() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }

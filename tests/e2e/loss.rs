@@ -1,0 +1,98 @@
+//! Over a WAN that loses: what the code can rebuild nobody notices, and of what it cannot the whole packets are saved.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    appliance::Pair,
+    datagrams::{Sink, Stream},
+    ground::{Ground, MIRROR, PRIMARY},
+    streams,
+};
+
+/// More than ten of 74 datagrams are lost once in ten million blocks at 2 %.
+fn generous() -> [(&'static str, Value); 1] {
+    [("/redundancy/steady", json!({ "block_symbols": 64, "repair": { "fixed": 12, "assume_loss": "2%" } }))]
+}
+
+#[test]
+fn tcp_does_not_notice_two_percent_of_loss() {
+    let ground = Ground::emulated("delay 5ms, loss 2%");
+    let pair = Pair::start(&ground, &generous());
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (tcp, truth) = (ground.tcp("primary"), ground.wan().truth().unwrap());
+    for at in MIRROR {
+        streams::copy(&primary, &mirror, at, 3, 5_000_000);
+    }
+    let tcp = ground.tcp("primary").since(&tcp);
+    let truth = ground.wan().truth().unwrap().since(&truth);
+    assert!(truth.forth.lost.chance > 200, "the control: {truth:?}");
+    for appliance in [&pair.ithaca, &pair.syracuse] {
+        let received = appliance.status().peers[0].received;
+        assert_eq!(received.unrecoverable_blocks, 0, "{received:?}");
+        assert!(received.recovered_symbols > 0, "{received:?}");
+    }
+    let received = pair.syracuse.status().peers[0].received;
+    // What is on its way while one side is asked is counted by the other only.
+    assert!(received.lost.abs_diff(truth.forth.lost.total()) < 40, "{received:?} and {truth:?}");
+    // A busy machine delays an acknowledgement now and then; the WAN lost ten times as much.
+    assert!(tcp.retransmitted <= 20 + tcp.sent / 500, "{tcp:?}");
+}
+
+#[test]
+fn bursts_are_rebuilt_by_long_blocks() {
+    // Five in a row, and 1 % of all.
+    let ground = Ground::emulated("delay 2ms, loss bursts 0.2% 20%");
+    let steady = json!({ "block_symbols": 256, "close_after": "5ms", "repair": { "fixed": 60, "assume_loss": "5%" } });
+    let pair = Pair::start(&ground, &[("/redundancy/steady", steady)]);
+    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 2, 8_000_000);
+    let received = pair.syracuse.status().peers[0].received;
+    assert!(received.recovered_symbols > 20, "{received:?}");
+    assert!(received.burst_lengths[2..].iter().sum::<u64>() > 3, "runs of three and more were seen: {received:?}");
+    // A run can be longer than any code; a rare one is no fault.
+    assert!(received.unrecoverable_blocks * 100 <= received.blocks, "{received:?}");
+}
+
+#[test]
+fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
+    let hostile = "delay 3ms, jitter 1ms, loss 1%, duplicate 3%, corrupt 1%, reorder 3%, reorder_delay 2ms";
+    for ordering in ["strict", "none"] {
+        let ground = Ground::emulated(hostile);
+        let mut changes = generous().to_vec();
+        changes.push(("/delivery", json!({ "ordering": ordering })));
+        let pair = Pair::start(&ground, &changes);
+        let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+        let sink = Sink::listen(&mirror, MIRROR[0]);
+        let stream = Stream::begin(&primary, sink.address, 900, Duration::from_millis(1));
+        streams::copy(&primary, &mirror, MIRROR[0], 2, 3_000_000);
+        streams::copy(&mirror, &primary, PRIMARY[1], 2, 1_000_000);
+        let sent = stream.end();
+        assert!(sink.wait_for(sent as usize - sent as usize / 100), "{ordering}: {} of {sent} came", sink.count());
+        sink.arrived().assert_once();
+        assert!(pair.syracuse.drops("replayed") > 0 && pair.syracuse.drops("bad_tag") > 0);
+    }
+}
+
+#[test]
+fn whole_packets_of_a_block_beyond_repair_are_saved() {
+    let ground = Ground::emulated("delay 2ms");
+    let steady =
+        json!({ "block_symbols": 32, "close_when_idle": "5ms", "close_after": "5ms", "repair": { "fixed": 1 } });
+    let pair = Pair::start(&ground, &[("/redundancy/steady", steady)]);
+    ground.wan().tell("set forth loss 30%").unwrap();
+    let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
+    let stream = Stream::begin(&ground.node("primary"), sink.address, 1000, Duration::from_micros(500));
+    std::thread::sleep(Duration::from_secs(2));
+    let sent = stream.end();
+    std::thread::sleep(Duration::from_millis(300));
+    let received = pair.syracuse.status().peers[0].received;
+    assert!(received.unrecoverable_blocks > 20 && received.residual_loss > 0.2, "{received:?}");
+    let arrived = sink.count() as f64 / sent as f64;
+    // About 70 % come by themselves; without saving, nearly every block would be lost whole.
+    assert!((0.5..0.95).contains(&arrived), "{arrived} of {sent} arrived: {received:?}");
+    sink.arrived().assert_once();
+    // The link is good again, and so is everything else.
+    ground.wan().tell("set forth loss 0%").unwrap();
+    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[1], 2, 1_000_000);
+}

@@ -1,0 +1,87 @@
+//! Either side goes and comes back while data flows: the transfer completes and nothing is delivered twice.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    appliance::{Appliance, Pair},
+    datagrams::{Sink, Stream},
+    ground::{Ground, MIRROR, PRIMARY},
+    streams,
+};
+
+/// Beside a transfer and a steady stream in each direction the appliance that `choose` names goes and comes back.
+fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go: fn(&mut Appliance<'_>)) {
+    let ground = Ground::emulated("delay 5ms");
+    let mut pair = Pair::start(&ground, &[]);
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let sinks = [Sink::listen(&mirror, MIRROR[0]), Sink::listen(&primary, PRIMARY[1])];
+    let interval = Duration::from_millis(4);
+    let streams = [
+        Stream::begin(&primary, sinks[0].address, 500, interval),
+        Stream::begin(&mirror, sinks[1].address, 500, interval),
+    ];
+    thread::scope(|scope| {
+        // Three seconds and more.
+        let copy = scope.spawn(|| {
+            let rest = Duration::from_millis(40);
+            streams::copy_paced(&primary, &mirror, MIRROR[0], 3, 5_000_000, rest)
+        });
+        thread::sleep(Duration::from_millis(800));
+        for sink in &sinks {
+            assert!(sink.wait_for(20), "both streams flow: {} datagrams came to {}", sink.count(), sink.address);
+        }
+        let appliance = choose(&mut pair);
+        go(appliance);
+        thread::sleep(Duration::from_millis(300));
+        let back = Instant::now();
+        appliance.start();
+        for (sink, direction) in sinks.iter().zip(["forth", "back"]) {
+            let deadline = back + Duration::from_secs(10);
+            let healed = loop {
+                if let Some(when) = sink.arrived().when.into_iter().find(|when| *when > back) {
+                    break when - back;
+                }
+                assert!(Instant::now() < deadline, "{direction}: no datagram for ten seconds after the restart");
+                thread::sleep(Duration::from_millis(5));
+            };
+            println!("{direction}: healed {healed:?} after the process was started");
+            assert!(healed < Duration::from_secs(3), "{direction}: {healed:?}");
+        }
+        copy.join().unwrap();
+    });
+    let sent = streams.map(Stream::end);
+    thread::sleep(Duration::from_millis(100));
+    for (sink, sent) in sinks.iter().zip(sent) {
+        let arrived = sink.arrived();
+        arrived.assert_once();
+        assert!(
+            arrived.times.len() as u64 <= sent && arrived.times.len() as u64 > sent / 2,
+            "{} of {sent}",
+            sink.count()
+        );
+    }
+    pair.wait_up();
+}
+
+#[test]
+fn the_near_side_is_killed_during_a_transfer() {
+    restart(|pair| &mut pair.ithaca, |appliance| appliance.kill());
+}
+
+#[test]
+fn the_far_side_is_killed_during_a_transfer() {
+    restart(|pair| &mut pair.syracuse, |appliance| appliance.kill());
+}
+
+#[test]
+fn the_near_side_is_stopped_and_started_during_a_transfer() {
+    restart(|pair| &mut pair.ithaca, |appliance| assert!(appliance.terminate().0.success()));
+}
+
+#[test]
+fn the_far_side_is_stopped_and_started_during_a_transfer() {
+    restart(|pair| &mut pair.syracuse, |appliance| assert!(appliance.terminate().0.success()));
+}

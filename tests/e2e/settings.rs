@@ -1,0 +1,241 @@
+//! Configuration keys have the effect that they promise: back-ends, lanes, segmentation, order, policy, rate, calls, keys.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use onwire::io::udp::{UdpOptions, UdpSocket};
+use serde_json::json;
+
+use crate::{
+    appliance::Pair,
+    capture::Capture,
+    datagrams::{Sink, datagram, sender},
+    ground::{Ground, MIRROR, ONWIRE, PRIMARY},
+    streams,
+};
+
+#[test]
+fn back_ends_may_differ() {
+    let ground = Ground::perfect();
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let mut pairs = [("auto", "off"), ("off", "auto"), ("off", "off")].into_iter();
+    let change = |offload| vec![("/tun/offload", json!(offload))];
+    let (near, far) = pairs.next().unwrap();
+    let mut pair = Pair::start_each(&ground, &change(near), &change(far));
+    let mut ends = (near, far);
+    loop {
+        let backend = |offload| if offload == "off" { "simple" } else { "fast" };
+        assert_eq!(pair.ithaca.status().tun.backend, backend(ends.0));
+        assert_eq!(pair.syracuse.status().tun.backend, backend(ends.1));
+        for at in MIRROR {
+            streams::copy(&primary, &mirror, at, 4, 500_000);
+            Sink::listen(&mirror, at).expect_all(&primary, 32, 9000);
+        }
+        streams::copy(&mirror, &primary, PRIMARY[0], 1, 2_000_000);
+        // A super-packet of UDP, which a simple back-end neither gives nor takes.
+        let sink = Sink::listen(&mirror, MIRROR[0]);
+        let any = "0.0.0.0:0".parse().unwrap();
+        let mut socket = primary.run(|| UdpSocket::bind(any, UdpOptions::default()).unwrap()).unwrap();
+        let train: Vec<u8> = (0..30).flat_map(|number| datagram(number, 1000)).collect();
+        socket.send_train(sink.address, &train, 1000);
+        assert!(sink.wait_for(30), "{ends:?}: {} of 30 arrived", sink.count());
+        sink.arrived().assert_once();
+        let Some(next) = pairs.next() else { break };
+        ends = next;
+        pair.reconfigure(&change(ends.0), &change(ends.1));
+    }
+}
+
+#[test]
+fn two_lanes_carry_flows_beside_each_other() {
+    let ground = Ground::perfect();
+    let queues = [("/tun/queues", json!(2))];
+    let pair = Pair::start(&ground, &queues);
+    let capture = Capture::begin(&ground.node("ithaca"));
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    for at in MIRROR {
+        streams::copy(&primary, &mirror, at, 20, 200_000);
+        Sink::listen(&mirror, at).expect_all(&primary, 64, 1000);
+    }
+    let status = pair.syracuse.status();
+    let ports: Vec<_> = status.lanes.iter().map(|lane| lane.listen.port()).collect();
+    assert_eq!((status.tun.queues, ports), (2, vec![7117, 7118]));
+    assert_eq!(status.peers[0].received.unrecoverable_blocks, 0);
+    let datagrams = capture.end();
+    for port in [7117, 7118] {
+        let is_source = |bytes: &[u8]| bytes.first() == Some(&4);
+        let used = datagrams.iter().filter(|it| it.to.port() == port && it.from.port() == port && is_source(&it.bytes));
+        assert!(used.count() > 20, "flows are spread over both lanes");
+    }
+}
+
+#[test]
+fn segmentation_may_be_off_at_one_end() {
+    let ground = Ground::perfect();
+    let off = [("/peers/0/path", json!({ "udp_gso": "off" }))];
+    let pair = Pair::start_each(&ground, &off, &[]);
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let capture = Capture::begin(&ground.node("ithaca"));
+    streams::copy(&primary, &mirror, MIRROR[0], 2, 2_000_000);
+    streams::copy(&mirror, &primary, PRIMARY[1], 2, 2_000_000);
+    let gso = |appliance: &crate::appliance::Appliance<'_>| appliance.status().lanes[0].udp_gso.clone();
+    assert!(gso(&pair.ithaca).starts_with("off"), "{}", gso(&pair.ithaca));
+    assert_eq!(gso(&pair.syracuse), "active");
+    let longest = |from: &str| {
+        let datagrams = capture.so_far();
+        let lengths = datagrams.iter().filter(|it| it.from.ip().to_string() == from).map(|it| it.bytes.len());
+        lengths.max().unwrap_or(0)
+    };
+    assert!(longest("192.0.2.1") <= 1472, "one datagram a send: {}", longest("192.0.2.1"));
+    assert!(longest("192.0.2.2") > 1472, "trains: {}", longest("192.0.2.2"));
+}
+
+#[test]
+fn segmentation_is_given_up_where_trains_do_not_arrive() {
+    let ground = Ground::perfect();
+    let pair = Pair::start(&ground, &[]);
+    assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "active");
+    // On a veth a train is one buffer: what is longer than any datagram is a train.
+    for rule in [
+        "add table inet trains",
+        "add chain inet trains inward { type filter hook prerouting priority 0 ; }",
+        "add rule inet trains inward meta l4proto udp meta length > 1500 drop",
+    ] {
+        let words: Vec<&str> = ["nft"].into_iter().chain(rule.split(' ')).collect();
+        let done = ground.run("syracuse", &words);
+        assert!(done.is_ok(), "{done:?}; nft missing? apt-get install nftables");
+    }
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    streams::copy(&primary, &mirror, MIRROR[0], 1, 500_000);
+    assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "off (trains did not arrive)");
+}
+
+#[test]
+fn order_is_strict_or_not_as_configured() {
+    for (ordering, waits) in [("strict", true), ("none", false)] {
+        let ground = Ground::emulated("delay 2ms");
+        let changes = [
+            ("/delivery", json!({ "ordering": ordering, "hold": "3s" })),
+            ("/redundancy/steady/repair", json!({ "fixed": 1 })),
+        ];
+        let pair = Pair::start(&ground, &changes);
+        let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
+        let socket = sender(&ground.node("primary"), sink.address);
+        let send = |number| socket.send(&datagram(number, 100)).unwrap();
+        send(0);
+        assert!(sink.wait_for(1));
+        // This one is lost with its repair symbols, and what follows is behind a hole.
+        ground.wan().tell("cut forth").unwrap();
+        send(1);
+        std::thread::sleep(Duration::from_millis(100));
+        ground.wan().tell("open").unwrap();
+        let start = Instant::now();
+        send(2);
+        assert!(sink.wait_for(2), "{ordering}: a hole does not hold for ever");
+        let waited = start.elapsed() > Duration::from_secs(1);
+        assert_eq!(waited, waits, "{ordering}: {:?}", start.elapsed());
+        sink.arrived().assert_once();
+        drop(pair);
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_chooses_the_profile() {
+    let ground = Ground::perfect();
+    let changes = [
+        ("/redundancy/much", json!({ "block_symbols": 8, "repair": { "fixed": 8 } })),
+        ("/redundancy/off", json!({ "repair": "none" })),
+        (
+            "/policy",
+            json!([
+                { "to": "10.2.0.0/24", "protocol": "udp", "redundancy": "off" },
+                { "protocol": "tcp", "redundancy": "much" },
+            ]),
+        ),
+    ];
+    let pair = Pair::start_each(&ground, &changes, &[]);
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let sent = || pair.ithaca.status().peers[0].sent;
+    let share = |work: &dyn Fn()| {
+        let before = sent();
+        work();
+        // The last block closes when the TUN has been idle; a status asked at once could come before.
+        std::thread::sleep(Duration::from_millis(50));
+        let after = sent();
+        let (source, repair) =
+            (after.source_symbols - before.source_symbols, after.repair_symbols - before.repair_symbols);
+        assert!(source > 50, "{source} source symbols");
+        repair as f64 / source as f64
+    };
+    let udp = |at: &str| Sink::listen(&mirror, at).expect_all(&primary, 200, 1000);
+    type Row<'a> = (&'a str, &'a dyn Fn(), std::ops::Range<f64>);
+    let rows: [Row<'_>; 3] = [
+        ("UDP over IPv4: off", &|| udp(MIRROR[0]), 0.0..0.01),
+        ("UDP over IPv6: the peer's own, steady", &|| udp(MIRROR[1]), 0.1..4.1),
+        // Super-packets make blocks of more than eight symbols, which get eight at least.
+        ("TCP: much", &|| _ = streams::copy(&primary, &mirror, MIRROR[0], 1, 2_000_000), 0.16..8.1),
+    ];
+    for (what, work, allowed) in rows {
+        let found = share(work);
+        assert!(allowed.contains(&found), "{what}: {found} repair symbols for a source symbol, not in {allowed:?}");
+    }
+}
+
+#[test]
+fn the_rate_of_the_path_is_kept() {
+    let ground = Ground::perfect();
+    let pair = Pair::start_each(&ground, &[("/peers/0/path", json!({ "rate": "20mbit" }))], &[]);
+    let elapsed = streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 2, 2_000_000);
+    // 32 Mbit of data, and headers and repair symbols on top.
+    assert!(elapsed > Duration::from_millis(1600), "{elapsed:?}");
+    let bits = pair.ithaca.status().peers[0].sent.bytes as f64 * 8.0;
+    let rate = bits / elapsed.as_secs_f64();
+    assert!(rate < 22e6, "{rate} bit/s on a path of 20 Mbit/s");
+    assert!(rate > 4e6, "{rate} bit/s: the path is not used");
+}
+
+#[test]
+fn a_peer_without_endpoint_waits_to_be_called() {
+    let ground = Ground::perfect();
+    // Each lane has to learn where its counterpart is.
+    let changes = [("/tun/queues", json!(2)), ("/peers/0/endpoint", json!(null))];
+    let mut pair = Pair::prepare_each(&ground, &changes[..1], &changes);
+    pair.syracuse.start();
+    let status = pair.syracuse.wait("status", |_| true);
+    assert_eq!((status.peers[0].state.as_str(), status.peers[0].endpoint), ("connecting", None));
+    pair.ithaca.start();
+    pair.wait_up();
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    streams::copy(&mirror, &primary, PRIMARY[0], 8, 200_000);
+    streams::copy(&primary, &mirror, MIRROR[1], 8, 200_000);
+    let endpoint = pair.syracuse.status().peers[0].endpoint.map(|address| address.to_string());
+    assert_eq!(endpoint.as_deref(), Some("192.0.2.1:7117"));
+}
+
+#[test]
+fn a_preshared_key_must_be_shared() {
+    let ground = Ground::perfect();
+    let keys = ["one.psk", "other.psk"].map(|name| {
+        let path = ground.directory().join(name).to_str().unwrap().to_owned();
+        ground.command(&[ONWIRE, "keygen", &path]);
+        path
+    });
+    let change = |key: &str| vec![("/peers/0/preshared_key_file", json!(key))];
+    let mut pair = Pair::prepare_each(&ground, &change(&keys[0]), &change(&keys[1]));
+    pair.ithaca.start();
+    pair.syracuse.start();
+    pair.syracuse.wait("refused handshake", |status| status.drops.get("handshake").is_some_and(|count| *count > 0));
+    std::thread::sleep(Duration::from_secs(1));
+    for appliance in [&pair.ithaca, &pair.syracuse] {
+        let status = appliance.status();
+        assert_eq!(status.peers[0].state, "connecting", "two different keys: {status:?}");
+    }
+    pair.ithaca.terminate();
+    pair.syracuse.terminate();
+    // The same secret in both files.
+    fs::copy(&keys[0], &keys[1]).unwrap();
+    pair.run();
+    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 1_000_000);
+}
