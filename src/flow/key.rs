@@ -92,7 +92,8 @@ impl Hash {
         let PackedKey([a, b, c, d, rest]) = *key;
         let source = fold(a ^ first, b ^ second);
         let destination = fold(c ^ second ^ source, d ^ third);
-        fold(rest ^ third ^ destination, first | 1) as u32
+        // Once more, because neighbouring ports alone leave a pattern in one product.
+        fold(fold(rest ^ third ^ destination, first | 1), second | 1) as u32
     }
 }
 
