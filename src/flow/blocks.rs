@@ -147,7 +147,7 @@ impl Blocks {
         let Some(ahead) = block.sbn.checked_sub(self.queues[profile].first) else {
             return false;
         };
-        let excess = (ahead + 1).saturating_sub(self.blocks_max as u64);
+        let excess = ahead.saturating_add(1).saturating_sub(self.blocks_max as u64);
         for _ in 0..excess.min(self.queues[profile].entries.len() as u64) {
             self.drop_first(profile);
         }
@@ -200,7 +200,7 @@ impl Blocks {
         let queue = &mut self.queues[profile];
         while queue.entries.front().is_some_and(|entry| entry.decided) {
             queue.entries.pop_front();
-            queue.first += 1;
+            queue.first = queue.first.saturating_add(1);
         }
     }
 
@@ -214,7 +214,7 @@ impl Blocks {
     fn drop_first(&mut self, profile: usize) {
         let queue = &mut self.queues[profile];
         if let Some(entry) = queue.entries.pop_front() {
-            queue.first += 1;
+            queue.first = queue.first.saturating_add(1);
             self.forgotten += u64::from(entry.head != NONE);
             self.free_all(entry.head);
         }
@@ -257,7 +257,7 @@ impl Blocks {
             };
             entry.tail = NONE;
             let head = std::mem::replace(&mut entry.head, NONE);
-            queue.searched = queue.first + at as u64 + 1;
+            queue.searched = queue.first.saturating_add(at as u64 + 1);
             self.forgotten += 1;
             self.free_all(head);
             return;
@@ -338,6 +338,9 @@ mod tests {
             assert!(blocks.queues[1].entries.len() <= 4);
         }
         assert_eq!(blocks.forgotten, 3);
+        assert!(blocks.record(block(u64::MAX), flow(1), span(0), NONE).is_some());
+        blocks.release(block(u64::MAX));
+        assert_eq!(blocks.first(), None);
         assert_eq!(blocks.pool.len(), 2, "what was forgotten is used again");
         assert_eq!(blocks.record(block(3), flow(1), span(0), NONE), None);
     }

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::ages::Line;
+use super::blocks::BlockId;
 use super::coverage::{Coverage, Mark, Span};
 use super::key::{FlowKey, PackedKey};
 use super::sequence::{self, Previous, REACH};
@@ -23,7 +24,7 @@ const COVERED: [Level; 3] = [Level::Queued, Level::OnWire, Level::Decoded];
 /// What a segment that was sent means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// It carries nothing that needs protection, or only what has it.
+    /// It carries nothing that needs protection, or only what is acknowledged.
     Nothing,
     /// It carries these bytes.
     Bytes(Span),
@@ -44,25 +45,32 @@ pub(super) enum Answer {
     Contradicts,
 }
 
+/// The first 128 bytes are all that a packet of a steady flow touches: among many flows the time goes into cache misses.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Flow {
-    pub id: FlowId,
     pub packed: PackedKey,
+    pub id: FlowId,
     /// Sequence number of offset 0.
     base: u32,
-    strays: u8,
+    /// The number of its last range in a block, and that block.
+    pub last_range: u32,
+    pub last_block: BlockId,
+    /// The end of the last byte sent.
+    sent: Mark,
+    acked: u64,
+    pub seen_at: Instant,
+    pub line: Line,
     /// Levels whose change was not told yet.
     pub untold: u8,
+    strays: u8,
     /// What came before offset 0 is protected or acknowledged, or there was nothing.
     anchored: bool,
     sent_fin: bool,
     received_fin: bool,
     broken_off: bool,
-    /// The number of its last range in a block.
-    pub last_range: u32,
-    /// The end of the last byte sent.
-    sent: Mark,
-    acked: u64,
+    /// There may still be packets of `previous`.
+    guarded: bool,
     /// By level, the strongest last; each covers at least what the next one does.
     coverage: [Coverage; 3],
     told: [Mark; 4],
@@ -70,8 +78,6 @@ pub(super) struct Flow {
     /// decoded or acknowledged. 0 for none.
     lost_below: u64,
     previous: Option<Previous>,
-    pub line: Line,
-    pub seen_at: Instant,
     pub cookie: Option<u64>,
     origin: Origin,
     key: FlowKey,
@@ -91,6 +97,8 @@ impl Flow {
             received_fin: false,
             broken_off: false,
             last_range: u32::MAX,
+            last_block: BlockId { profile: 0, sbn: 0 },
+            guarded: false,
             sent: Mark::default(),
             acked: 0,
             coverage: Default::default(),
@@ -113,6 +121,7 @@ impl Flow {
             std::mem::swap(kept, cleared);
         }
         if self.is_tcp() {
+            next.guarded = true;
             next.previous = Some(Previous::new(self.base, self.sequence(self.sent.offset), now));
         }
         // It stays in the line that it is in; whoever called moves it.
@@ -128,23 +137,32 @@ impl Flow {
         self.broken_off || (self.sent_fin && self.received_fin)
     }
 
+    /// The connection before, while its packets may still come.
+    #[inline]
+    fn previous(&mut self, now: Instant) -> Option<Previous> {
+        if !self.guarded {
+            return None;
+        }
+        let previous = self.previous.filter(|previous| !previous.is_over(now));
+        self.guarded = previous.is_some();
+        previous
+    }
+
     /// A segment with `payload` bytes, `header` in front, was sent.
     pub fn on_segment_sent(&mut self, header: &TcpHeader, payload: u32, now: Instant) -> Sent {
-        if self.previous.is_some_and(|previous| previous.is_over(now)) {
-            self.previous = None;
-        }
         if header.flags & TcpHeader::RST != 0 {
             self.broken_off = true;
             return Sent::Nothing;
         }
+        let previous = self.previous(now);
         if header.flags & TcpHeader::SYN != 0 {
-            return self.on_syn_sent(header.sequence.wrapping_add(1), payload);
+            return self.on_syn_sent(header.sequence.wrapping_add(1), payload, previous);
         }
         let fin = header.flags & TcpHeader::FIN != 0;
         if payload == 0 && !fin {
             return Sent::Nothing;
         }
-        if self.previous.is_some_and(|previous| previous.covers(header.sequence, payload)) {
+        if previous.is_some_and(|previous| previous.covers(header.sequence, payload)) {
             return Sent::Stray;
         }
         let start = sequence::offset(header.sequence, self.base, self.sent.offset);
@@ -166,15 +184,14 @@ impl Flow {
             }
         }
         self.sent_fin |= fin && end >= 0 && end as u64 == self.sent.offset;
-        let needed_from = self.acked.max(self.coverage[Level::Decoded as usize].mark().offset);
-        let start = (start.max(0) as u64).max(needed_from);
+        let start = (start.max(0) as u64).max(self.acked);
         match u64::try_from(end) {
             Ok(end) if end > start => Sent::Bytes(Span { start: bytes(start), end: bytes(end) }),
             _ => Sent::Nothing,
         }
     }
 
-    fn on_syn_sent(&mut self, base: u32, payload: u32) -> Sent {
+    fn on_syn_sent(&mut self, base: u32, payload: u32, previous: Option<Previous>) -> Sent {
         if base == self.base {
             self.anchored = true;
             // Data in a SYN (RFC 7413) may be refused by the other end even if it arrives. It counts when it
@@ -182,7 +199,7 @@ impl Flow {
             self.sent.offset = self.sent.offset.max(payload.into());
             return Sent::Nothing;
         }
-        match self.previous.is_some_and(|previous| previous.began_at(base)) {
+        match previous.is_some_and(|previous| previous.began_at(base)) {
             true => Sent::Stray,
             false => Sent::Begins(Origin::Syn, base),
         }
@@ -191,7 +208,7 @@ impl Flow {
     /// A segment came from the other end.
     pub fn on_segment_received(&mut self, header: &TcpHeader, now: Instant) -> Answer {
         let has = |flag: u8| header.flags & flag != 0;
-        let previous = self.previous.filter(|previous| !previous.is_over(now));
+        let previous = self.previous(now);
         if has(TcpHeader::RST) {
             // Its acknowledgement says that the bytes arrived, not that anybody has them.
             self.broken_off = true;

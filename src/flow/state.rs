@@ -112,7 +112,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// For one lane; about 35 MB when every flow and range is in use, and next to nothing while few are.
+    /// For one lane; about 45 MB when every flow and range is in use, and two while few are. A flow whose bytes are
+    /// protected out of order may take 3 KB more.
     fn default() -> Self {
         Self {
             flows: 65_536,

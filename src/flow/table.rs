@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::ages::{Ages, Line};
+use super::ages::{self, Ages, Line};
 use super::blocks::{BlockId, Blocks};
 use super::coverage::Span;
 use super::events::{Event, Events, GoneReason};
@@ -389,9 +389,11 @@ impl FlowTable {
         let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
             return false;
         };
-        let recorded = self.blocks.record(block, flow.id, span, flow.last_range);
+        // Looking at the range of another block would cost a cache miss for nothing.
+        let last = if flow.last_block == block { flow.last_range } else { ages::NONE };
+        let recorded = self.blocks.record(block, flow.id, span, last);
         match recorded {
-            Some(range) => flow.last_range = range,
+            Some(range) => (flow.last_range, flow.last_block) = (range, block),
             None => self.counters.unrecorded += 1,
         }
         recorded.is_some()

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::samples;
@@ -443,4 +445,57 @@ fn what_is_of_no_flow_is_left_alone() {
     assert_eq!(desk.sent(&samples::ipv4(UDP, &[], &[0; 6]), VirtioHeader::default(), 0), None);
     assert_eq!(desk.tcp(1, RST, 100, 10, 0), None);
     assert_eq!((desk.table.counters().fragments, desk.table.is_empty()), (1, true));
+}
+
+proptest! {
+    #[test]
+    fn no_packet_and_no_fate_is_too_strange(
+        steps in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u8>(), 0u8..12, 0u64..9, any::<[u8; 3]>()), 1..150),
+    ) {
+        let limits = Limits { flows: 3, ranges: 5, blocks: 4, cookies: 1, ..Limits::default() };
+        let mut desk = Desk::with(limits);
+        for (sequence, acknowledgement, flags, action, sbn, noise) in steps {
+            let [port, at, value] = noise;
+            let version = if port & 8 == 0 { 4 } else { 6 };
+            let mut packet = segment(version, u16::from(port & 7), flags, sequence, acknowledgement, 5);
+            let at = usize::from(at) % packet.len();
+            packet[at] = value;
+            let sbn = if sbn == 8 { u64::from(sequence) << 32 } else { sbn };
+            let view = PacketView::parse(&packet);
+            match (action, view) {
+                (0..5, Ok(view)) => {
+                    desk.table.on_sent(&packet, &view, VirtioHeader::default(), block(sbn), desk.now);
+                }
+                (5..7, Ok(view)) => desk.table.on_received(&packet, &view, desk.now),
+                (7, _) => desk.table.on_block_protected(block(sbn), Level::ALL[usize::from(value & 3)]),
+                (8, _) => desk.table.on_block_failed(block(sbn), desk.now),
+                (9, _) => {
+                    desk.table.violation(block(sbn), desk.now);
+                }
+                (10, _) => desk.table.on_blocks_decoded(0, sbn),
+                (11, _) if value < 32 => desk.table.on_epoch(desk.now),
+                _ => {
+                    desk.now += Duration::from_secs(u64::from(value) * 10);
+                    desk.table.handle_timeout(desk.now);
+                }
+            }
+            prop_assert!(desk.table.len() <= 3);
+            if port & 16 == 0 {
+                desk.told();
+            }
+        }
+        for flow in desk.table.flows() {
+            let bytes = flow.positions.map(|position| position.bytes);
+            prop_assert!(bytes.is_sorted_by(|weak, strong| weak >= strong), "{bytes:?}");
+            prop_assert!(bytes[0] <= flow.sent.bytes);
+        }
+    }
+}
+
+#[test]
+fn the_memory_of_a_full_table_is_what_the_limits_say() {
+    let limits = Limits::default();
+    let flows = limits.flows * (size_of::<Option<super::instance::Flow>>() + 40);
+    let ranges = limits.ranges * size_of::<super::blocks::Range>();
+    assert!(flows + ranges < 45 << 20, "{} MB", (flows + ranges) >> 20);
 }
