@@ -5,6 +5,7 @@
 //! * [`wire`] bytes to values and back;
 //! * [`fec`] the erasure code, the block being built and the block being filled;
 //! * [`tunnel`] the state machines of a peer: sender, receiver, session;
+//! * [`flow`] TCP sequence numbers to the position up to which a flow is protected;
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
 //! * [`appliance`] where state machines and system calls meet;
@@ -16,6 +17,7 @@ pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod fec;
+pub mod flow;
 pub mod io;
 pub mod lab;
 pub mod notify;

@@ -1,0 +1,125 @@
+//! What happened to flows, in order, until somebody asks.
+//!
+//! Positions are cumulative, so a flow whose position changes often waits only once. It publishes nothing.
+
+use std::collections::VecDeque;
+
+use super::state::{FlowId, FlowState, Level, Position};
+
+/// News and ends of flows that wait at most; beyond, the reader is told to look at all flows again.
+const WAITING_MAX: usize = 4096;
+
+/// Why an instance is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoneReason {
+    /// Both sides ended it or one broke it off, and it lingered for a while.
+    Closed,
+    /// No packet was seen for long.
+    Idle,
+    /// The table was full and no other flow was idle for longer.
+    Evicted,
+    /// A new connection took its ports.
+    Replaced,
+    /// Some of its packets will never be protected, and nobody will send them again: UDP.
+    Broken,
+}
+
+/// A change that subscribers want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A flow or a new instance of one.
+    New(FlowState),
+    /// Everything before `position` has reached `level`.
+    Protected {
+        /// The flow.
+        flow: FlowId,
+        /// What is known of it.
+        level: Level,
+        /// Up to where.
+        position: Position,
+    },
+    /// The instance is no longer followed; what was said of it stands, what is missing will not come.
+    Gone {
+        /// Its last state.
+        flow: FlowState,
+        /// Why.
+        reason: GoneReason,
+    },
+    /// The reader was too slow: flows came or went untold.
+    Overflow,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    waiting: VecDeque<Event>,
+    overflowed: bool,
+    /// Flows whose positions changed, each once.
+    changed: VecDeque<FlowId>,
+}
+
+impl Events {
+    pub fn new(flows: usize) -> Self {
+        Self { changed: VecDeque::with_capacity(2 * flows + 1), ..Self::default() }
+    }
+
+    pub fn push(&mut self, event: Event) {
+        match self.waiting.len() < WAITING_MAX && !self.overflowed {
+            true => self.waiting.push_back(event),
+            false => self.overflowed = true,
+        }
+    }
+
+    /// The caller makes sure that no flow waits twice.
+    pub fn push_changed(&mut self, flow: FlowId) {
+        self.changed.push_back(flow);
+    }
+
+    /// The next that is not a change of a position.
+    pub fn pop(&mut self) -> Option<Event> {
+        let event = self.waiting.pop_front();
+        if event.is_none() && std::mem::take(&mut self.overflowed) {
+            return Some(Event::Overflow);
+        }
+        event
+    }
+
+    pub fn changed_len(&self) -> usize {
+        self.changed.len()
+    }
+
+    pub fn retain_changed(&mut self, lives: impl Fn(FlowId) -> bool) {
+        self.changed.retain(|&id| lives(id));
+    }
+
+    pub fn first_changed(&self) -> Option<FlowId> {
+        self.changed.front().copied()
+    }
+
+    pub fn pop_changed(&mut self) {
+        self.changed.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_is_told_so_once_and_last() {
+        let mut events = Events::new(0);
+        let event = Event::Protected {
+            flow: FlowId { slot: 0, instance: 1 },
+            level: Level::OnWire,
+            position: Position::default(),
+        };
+        for _ in 0..WAITING_MAX + 5 {
+            events.push(event);
+        }
+        let mut told = Vec::new();
+        while let Some(event) = events.pop() {
+            told.push(event);
+        }
+        assert_eq!(told.len(), WAITING_MAX + 1);
+        assert_eq!(told.last(), Some(&Event::Overflow));
+    }
+}

@@ -1,0 +1,140 @@
+//! The fate of blocks, and what follows from it for the flows in them.
+//!
+//! Whoever calls has judged the evidence: timestamps, errors, link health, reports. Here it is only spread. Blocks of a
+//! profile may be decided in any order.
+
+use std::time::Instant;
+
+use super::blocks::BlockId;
+use super::events::GoneReason;
+use super::state::{FlowState, Level, Origin, Position};
+use super::table::FlowTable;
+
+/// A block whose data is lost, and whose it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The block.
+    pub block: BlockId,
+    /// What had been said of it; from [`Level::OnWire`] on a promise is broken. None if nothing was said or if it is no
+    /// longer remembered.
+    pub level: Option<Level>,
+    /// What it held of flows that still exist.
+    pub ranges: Vec<LostRange>,
+    /// Ranges of instances that are gone.
+    pub gone: usize,
+}
+
+impl Violation {
+    /// Something was called protected that is lost.
+    pub fn breaks_promise(&self) -> bool {
+        self.level >= Some(Level::OnWire)
+    }
+}
+
+/// Bytes of a flow that were in a lost block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// The flow when the loss became known; its [`Level::Acked`] position tells what has arrived by another way.
+    pub flow: FlowState,
+    /// Where the lost bytes begin.
+    pub start: Position,
+    /// Where they end.
+    pub end: Position,
+}
+
+impl FlowTable {
+    /// `block` is complete and has reached `level`, and so, with what came before it, has what it holds of each flow.
+    ///
+    /// [`Level::Decoded`] and beyond ends what is remembered of the block.
+    pub fn on_block_protected(&mut self, block: BlockId, level: Level) {
+        let Some(mut known) = self.blocks.raise(block, level) else {
+            return;
+        };
+        while let Some(range) = known.ranges.next(&self.blocks) {
+            let slot = range.flow.slot;
+            if let Some(flow) = self.flow_mut(slot).filter(|flow| flow.id == range.flow) {
+                if !flow.on_reached(range.span, known.level, level) {
+                    self.counters.forgotten_spans += 1;
+                }
+                self.settle(slot);
+            }
+        }
+        if level >= Level::Decoded {
+            self.blocks.release(block);
+        }
+    }
+
+    /// The peer holds all blocks of `profile` below `below`, whether or not they were known to have left.
+    ///
+    /// Blocks that the peer gave up must have been named before, to [`violation`](Self::violation): what a
+    /// report calls "decoded below" may include them.
+    pub fn on_blocks_decoded(&mut self, profile: u8, below: u64) {
+        while let Some(block) = self.blocks.first_below(profile, below) {
+            self.on_block_protected(block, Level::Decoded);
+            // What was decoded out of turn is released already; what is not must not hold up the others.
+            self.blocks.release(block);
+        }
+    }
+
+    /// `block` will never be protected: it was not sent whole, or nothing proves that it was.
+    ///
+    /// The bytes of TCP count once they are acknowledged or sent again; a UDP flow ends and begins again.
+    pub fn on_block_failed(&mut self, block: BlockId, now: Instant) {
+        if let Some(level) = self.blocks.find(block).map(|known| known.level)
+            && level >= Some(Level::OnWire)
+        {
+            // It was called protected. Only a violation takes that back.
+            return;
+        }
+        self.lose(block, now);
+    }
+
+    /// `block` is lost: the peer could not rebuild it. Says whose bytes it held, and what had been promised.
+    ///
+    /// No flow in it is called protected further before the loss is made good.
+    pub fn violation(&mut self, block: BlockId, now: Instant) -> Violation {
+        let violation = self.lose(block, now);
+        self.counters.violations += u64::from(violation.breaks_promise());
+        violation
+    }
+
+    fn lose(&mut self, block: BlockId, now: Instant) -> Violation {
+        let mut violation = Violation { block, level: None, ranges: Vec::new(), gone: 0 };
+        let Some(mut known) = self.blocks.find(block) else {
+            return violation;
+        };
+        violation.level = known.level;
+        let promised = violation.breaks_promise();
+        let mut broken = Vec::new();
+        while let Some(range) = known.ranges.next(&self.blocks) {
+            let slot = range.flow.slot;
+            let Some(flow) = self.flow_mut(slot).filter(|flow| flow.id == range.flow) else {
+                violation.gone += 1;
+                continue;
+            };
+            let (start, end) = (flow.present(range.span.start), flow.present(range.span.end));
+            violation.ranges.push(LostRange { flow: flow.state(), start, end });
+            if !flow.is_tcp() {
+                broken.push(range.flow);
+            } else if promised {
+                flow.on_lost(range.span);
+            }
+        }
+        for id in broken {
+            if self.flow_mut(id.slot).is_some_and(|flow| flow.id == id) {
+                self.begin_again(id.slot, Origin::FirstSeen, 0, GoneReason::Broken, now);
+            }
+        }
+        self.blocks.release(block);
+        violation
+    }
+
+    /// The numbers of blocks begin again: what was said stands, what was not decided never will be.
+    pub fn on_epoch(&mut self, now: Instant) {
+        while let Some(block) = self.blocks.first() {
+            self.on_block_failed(block, now);
+            self.blocks.release(block);
+        }
+        self.blocks.restart();
+    }
+}

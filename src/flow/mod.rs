@@ -1,0 +1,32 @@
+//! Which bytes of which flow are protected: TCP sequence numbers and decided blocks to contiguous positions.
+//!
+//! ```text
+//!   on_sent ──▶ key ─▶ instance: bytes [a, b) ─▶ blocks: block 91 holds [a, b) of flow f
+//!   on_block_protected(91, level) ──▶ evidence ─▶ coverage of f at that level ─▶ poll_event: f is protected up to b
+//!   on_received ──▶ the peer's acknowledgement raises f, too
+//! ```
+//!
+//! One table serves one lane and one peer: their blocks are numbered together. It is pure: it knows no clock, no socket and
+//! no link health, and it never decides that a block is protected; it only keeps what follows from being told so.
+//! In every doubt a position stays where it is: a false "protected" is lost data, a missing one costs a round trip.
+
+mod ages;
+mod blocks;
+mod coverage;
+mod events;
+mod evidence;
+mod index;
+mod instance;
+mod key;
+mod sequence;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use blocks::BlockId;
+pub use events::{Event, GoneReason};
+pub use evidence::{LostRange, Violation};
+pub use key::FlowKey;
+pub use state::{Counters, FlowId, FlowState, Level, Limits, Origin, Position};
+pub use table::{FlowTable, TooManyCookies};

@@ -1,0 +1,96 @@
+//! TCP's 32-bit sequence numbers: to 64-bit offsets, and told apart between two connections on the same ports.
+//!
+//! It looks at numbers only, never at what they were evidence of.
+
+use std::time::{Duration, Instant};
+
+/// No window is larger (RFC 7323, section 2.3): a segment further away than this is not of this connection.
+pub(super) const REACH: i64 = 1 << 30;
+
+/// How long packets of the connection before may still come out of the network around us.
+const GUARD_TIME: Duration = Duration::from_secs(3);
+
+/// On each side of the last byte that the connection before had sent, its packets are expected. Linux advances its
+/// initial numbers by 15.6 million a second, so a port that is used again after one second is clear of it.
+const GUARD_BYTES: u32 = 1 << 22;
+
+/// The offset of `sequence`, counted from `base`, that is nearest to `near`; negative for what lies before `base`.
+pub(super) fn offset(sequence: u32, base: u32, near: u64) -> i64 {
+    let reference = base.wrapping_add(near as u32);
+    let distance = sequence.wrapping_sub(reference) as i32;
+    // A flow would have to carry eight exabytes to overflow this.
+    near as i64 + i64::from(distance)
+}
+
+/// What is remembered of the connection that had the same ports before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Previous {
+    base: u32,
+    next: u32,
+    until: Instant,
+}
+
+impl Previous {
+    /// A connection whose first byte had `base` and whose last known byte was before `next`; replaced at `now`.
+    pub fn new(base: u32, next: u32, now: Instant) -> Self {
+        Self { base, next, until: now + GUARD_TIME }
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+
+    /// A SYN or the answer to one belongs to it.
+    pub fn began_at(&self, base: u32) -> bool {
+        self.base == base
+    }
+
+    /// `len` bytes at `sequence` may be of it.
+    ///
+    /// They may be of its successor as well, if that began nearby; then its first bytes count only when acknowledged.
+    pub fn covers(&self, sequence: u32, len: u32) -> bool {
+        let low = self.next.wrapping_sub(GUARD_BYTES);
+        sequence.wrapping_add(len).wrapping_sub(low) <= 2 * GUARD_BYTES + len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_go_on_where_numbers_wrap() {
+        let gib = 1i64 << 30;
+        let table = [
+            ("the first byte", 100, 100, 0, 0),
+            ("over the wrap", 5, 0xffff_fff0, 0, 21),
+            ("before the base", 95, 100, 0, -5),
+            ("the second time around", 7, 0, 0x1_0000_0000, 0x1_0000_0007),
+            ("a retransmission from before the wrap", 0xffff_ffff, 0, 0x1_0000_0000, 0xffff_ffff),
+            ("far ahead", 0x4000_0000, 0, 0, gib),
+            ("far behind", 0xc000_0000, 0, 0, -gib),
+        ];
+        for (case, sequence, base, near, expected) in table {
+            assert_eq!(offset(sequence, base, near), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_connection_before_is_recognised_around_its_end() {
+        let now = Instant::now();
+        let previous = Previous::new(10, 1000, now);
+        let bytes = GUARD_BYTES;
+        let table = [
+            (1000, 1, true),
+            (1000u32.wrapping_sub(bytes), 1, true),
+            (1000u32.wrapping_sub(bytes + 10), 10, true),
+            (1000u32.wrapping_sub(bytes + 10), 9, false),
+            (1000 + bytes, 1, true),
+            (1001 + bytes, 1, false),
+        ];
+        for (sequence, len, expected) in table {
+            assert_eq!(previous.covers(sequence, len), expected, "{sequence} {len}");
+        }
+        assert!(!previous.is_over(now) && previous.is_over(now + GUARD_TIME));
+    }
+}

@@ -1,0 +1,153 @@
+//! The values that the table is made from and gives out: limits, levels, positions, what is known of a flow.
+//!
+//! Nothing is decided here.
+
+use std::time::{Duration, Instant};
+
+use super::key::FlowKey;
+
+/// What is known of some bytes; each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Handed to the kernel, whole blocks of them.
+    Queued,
+    /// *Protected*: all datagrams of their blocks left this host while the link was healthy.
+    OnWire,
+    /// The peer appliance holds their blocks.
+    Decoded,
+    /// The TCP at the other end acknowledged them.
+    Acked,
+}
+
+impl Level {
+    /// All levels, the weakest first.
+    pub const ALL: [Self; 4] = [Self::Queued, Self::OnWire, Self::Decoded, Self::Acked];
+
+    pub(super) fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// One instance of a flow. The instance number alone is unique within a table and is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId {
+    pub(super) slot: u32,
+    pub(super) instance: u64,
+}
+
+impl FlowId {
+    /// Counts all instances that the table has seen, from 1.
+    pub fn instance(self) -> u64 {
+        self.instance
+    }
+}
+
+/// Where the count of a flow's bytes begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At the first byte after the SYN.
+    Syn,
+    /// At the first byte or packet seen, whatever came before it. Of TCP, nothing is said to be protected until the
+    /// other end has acknowledged what came before.
+    FirstSeen,
+}
+
+/// Everything of a flow before this has reached a level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Payload bytes since the flow's [`Origin`]. SYN and FIN count nothing.
+    pub bytes: u64,
+    /// Packets of UDP, each segment of a super-packet counted; 0 for TCP.
+    pub packets: u64,
+    /// The sequence number of the next byte; 0 for UDP.
+    pub sequence: u32,
+}
+
+/// What is known of one instance of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowState {
+    /// The instance.
+    pub id: FlowId,
+    /// Its 5-tuple.
+    pub key: FlowKey,
+    /// What a subscriber called the 5-tuple.
+    pub cookie: Option<u64>,
+    /// Where its count begins.
+    pub origin: Origin,
+    /// The end of the last byte or packet that was sent.
+    pub sent: Position,
+    /// How far it has come, by [`Level`].
+    pub positions: [Position; 4],
+    /// Ended by both sides or broken off by one.
+    pub closed: bool,
+    /// When it was last seen, to the second.
+    pub seen_at: Instant,
+}
+
+impl FlowState {
+    /// How far it has come at `level`.
+    pub fn position(&self, level: Level) -> Position {
+        self.positions[level as usize]
+    }
+}
+
+/// How much a table may remember, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows; beyond, the longest idle gives way.
+    pub flows: usize,
+    /// Byte ranges in blocks that are undecided or that the peer has not reported; beyond, the oldest reported
+    /// protected are forgotten first.
+    pub ranges: usize,
+    /// Blocks of one profile that are remembered.
+    pub blocks: usize,
+    /// Cookies for flows that do not exist yet.
+    pub cookies: usize,
+    /// Life of a TCP flow without packets.
+    pub tcp_idle: Duration,
+    /// Life of a UDP flow without packets, and of a cookie without a flow.
+    pub udp_idle: Duration,
+    /// Life of a closed flow without packets.
+    pub closed: Duration,
+}
+
+impl Default for Limits {
+    /// For one lane; about 45 MB when every flow and range is in use, and two while few are. A flow whose bytes are
+    /// protected out of order may take 3 KB more.
+    fn default() -> Self {
+        Self {
+            flows: 65_536,
+            ranges: 65_536,
+            blocks: 16_384,
+            cookies: 4_096,
+            // RFC 5382: no less than two hours and four minutes, the time after which TCP sends its keepalives.
+            tcp_idle: Duration::from_secs(7_500),
+            // RFC 4787: five minutes or more are recommended.
+            udp_idle: Duration::from_secs(300),
+            closed: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a table has seen since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instances begun.
+    pub opened: u64,
+    /// Instances that gave way to another flow because the table was full.
+    pub evicted: u64,
+    /// Packets of TCP or UDP that were fragments; no flow counts them.
+    pub fragments: u64,
+    /// TCP segments that cannot be of the present connection, or may be of the one before.
+    pub strays: u64,
+    /// Acknowledgements of bytes that were never seen.
+    pub implausible_acks: u64,
+    /// Ranges that were sent but not remembered: their bytes count only when acknowledged.
+    pub unrecorded: u64,
+    /// Spans that were protected out of order and forgotten, because a flow had too many.
+    pub forgotten_spans: u64,
+    /// Blocks whose ranges were forgotten before the peer reported them.
+    pub forgotten_blocks: u64,
+    /// Blocks that were protected and turned out lost.
+    pub violations: u64,
+}

@@ -1,0 +1,415 @@
+//! The flow table: packets of both directions go in, changes of flows come out.
+//!
+//! 1. [`on_sent`](FlowTable::on_sent) notes which bytes of which flow a block holds.
+//! 2. The fate of a block ([`super::evidence`]) or an acknowledgement
+//!    ([`on_received`](FlowTable::on_received)) moves positions.
+//! 3. [`poll_event`](FlowTable::poll_event) tells what changed; [`flows`](FlowTable::flows) tells all there is.
+//!
+//! Every memory in it is bounded by [`Limits`]. What a flow's bytes mean is in [`super::instance`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::ages::{self, Ages, Line};
+use super::blocks::{BlockId, Blocks};
+use super::coverage::Span;
+use super::events::{Event, Events, GoneReason};
+use super::index::Index;
+use super::instance::{Answer, Flow, Sent};
+use super::key::{FlowKey, Hash, PackedKey};
+use super::state::{Counters, FlowId, FlowState, Level, Limits, Origin};
+use crate::wire::offload::UDP_HEADER;
+use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
+use crate::wire::segment::segment_count;
+use crate::wire::virtio::VirtioHeader;
+
+/// A flow's age is this much too high at most; so it need not move for every packet.
+const AGE_STEP: Duration = Duration::from_secs(1);
+
+/// Flows that one call of [`FlowTable::handle_timeout`] removes at most.
+const REMOVALS_MAX: usize = 256;
+
+/// No more cookies can be kept for flows that do not exist yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{limit} flows that do not exist yet have a cookie, and no more can be kept; register when the connection is made"
+)]
+pub struct TooManyCookies {
+    /// How many there may be.
+    pub limit: usize,
+}
+
+/// All flows of one lane toward one peer.
+#[derive(Debug)]
+pub struct FlowTable {
+    limits: Limits,
+    hash: Hash,
+    index: Index,
+    pub(super) flows: Vec<Option<Flow>>,
+    free: Vec<u32>,
+    ages: Ages,
+    pub(super) blocks: Blocks,
+    pub(super) events: Events,
+    pub(super) counters: Counters,
+    cookies: BTreeMap<PackedKey, (u64, Instant)>,
+    instances: u64,
+}
+
+impl FlowTable {
+    /// An empty table. `seed` must be secret: it keeps others from choosing ports that are slow to find.
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        let flows = limits.flows.clamp(1, 1 << 24);
+        let limits = Limits { flows, ..limits };
+        Self {
+            hash: Hash::new(seed),
+            index: Index::new(flows),
+            flows: Vec::with_capacity(flows),
+            free: Vec::with_capacity(flows),
+            ages: Ages::new(flows),
+            blocks: Blocks::new(limits.ranges, limits.blocks),
+            events: Events::new(flows),
+            counters: Counters::default(),
+            cookies: BTreeMap::new(),
+            instances: 0,
+            limits,
+        }
+    }
+
+    /// `packet` was put into the open `block`; `view` was made from it and `virtio` belongs to it.
+    ///
+    /// Returns the flow whose packet it was. A super-packet is one range of its flow's bytes.
+    #[inline]
+    pub fn on_sent(
+        &mut self,
+        packet: &[u8],
+        view: &PacketView,
+        virtio: VirtioHeader,
+        block: BlockId,
+        now: Instant,
+    ) -> Option<FlowId> {
+        let Some(key) = FlowKey::sent(view) else {
+            self.counters.fragments += u64::from(view.fragment.is_some() && matches!(view.protocol, TCP | UDP));
+            return None;
+        };
+        match view.protocol {
+            TCP => {
+                let header = view.tcp(packet)?;
+                let payload = packet.len().saturating_sub(view.transport_offset + header.header_len);
+                self.on_segment_sent(key, &header, payload as u32, block, now)
+            }
+            _ => {
+                let payload = packet.len().checked_sub(view.transport_offset + UDP_HEADER)?;
+                self.on_datagrams_sent(key, payload, segment_count(virtio, packet), block, now)
+            }
+        }
+    }
+
+    fn on_segment_sent(
+        &mut self,
+        key: FlowKey,
+        header: &TcpHeader,
+        payload: u32,
+        block: BlockId,
+        now: Instant,
+    ) -> Option<FlowId> {
+        let slot = match self.find_slot(&PackedKey::new(&key)) {
+            Some(slot) => slot,
+            None if header.flags & TcpHeader::RST != 0 => return None,
+            None if header.flags & TcpHeader::SYN != 0 => {
+                self.open(key, Origin::Syn, header.sequence.wrapping_add(1), now)
+            }
+            None if payload > 0 => self.open(key, Origin::FirstSeen, header.sequence, now),
+            None => return None,
+        };
+        let flow = self.flow_mut(slot)?;
+        let mut sent = flow.on_segment_sent(header, payload, now);
+        if let Sent::Begins(origin, base) = sent {
+            self.begin_again(slot, origin, base, GoneReason::Replaced, now);
+            // Whoever begins has met itself now, and nothing else.
+            sent = self.flow_mut(slot)?.on_segment_sent(header, payload, now);
+        }
+        match sent {
+            Sent::Bytes(span) => {
+                self.record(slot, block, span);
+            }
+            Sent::Stray => self.counters.strays += 1,
+            Sent::Nothing | Sent::Begins(..) => {}
+        }
+        self.touch(slot, now);
+        self.id(slot)
+    }
+
+    fn on_datagrams_sent(
+        &mut self,
+        key: FlowKey,
+        payload: usize,
+        packets: usize,
+        block: BlockId,
+        now: Instant,
+    ) -> Option<FlowId> {
+        let slot = match self.find_slot(&PackedKey::new(&key)) {
+            Some(slot) => slot,
+            None => self.open(key, Origin::FirstSeen, 0, now),
+        };
+        let span = self.flow_mut(slot)?.on_datagrams_sent(payload as u64, packets as u32);
+        // What is not recorded will never be known to be protected, and nobody sends it again: the count begins behind it.
+        if !self.record(slot, block, span) && !self.flow_mut(slot)?.take_back(span) {
+            self.begin_again(slot, Origin::FirstSeen, 0, GoneReason::Broken, now);
+        }
+        self.touch(slot, now);
+        self.id(slot)
+    }
+
+    /// `packet` came from the peer; `view` was made from it.
+    #[inline]
+    pub fn on_received(&mut self, packet: &[u8], view: &PacketView, now: Instant) {
+        let Some(key) = FlowKey::received(view) else {
+            return;
+        };
+        let Some(slot) = self.find_slot(&PackedKey::new(&key)) else {
+            return;
+        };
+        if let Some(header) = view.tcp(packet)
+            && let Some(flow) = self.flow_mut(slot)
+        {
+            match flow.on_segment_received(&header, now) {
+                Answer::Fits => {}
+                Answer::Implausible => self.counters.implausible_acks += 1,
+                Answer::Contradicts => {
+                    self.remove(slot, GoneReason::Replaced);
+                    return;
+                }
+            }
+            self.settle(slot);
+        }
+        self.touch(slot, now);
+    }
+
+    /// Names the 5-tuple for a subscriber: in all that is told of its present and next instances.
+    ///
+    /// A flow that does not exist yet is named when its first packet is sent, if that is soon
+    /// ([`Limits::udp_idle`]). The last name counts. Returns the flow if it exists.
+    pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<Option<FlowId>, TooManyCookies> {
+        let packed = PackedKey::new(key);
+        if let Some(slot) = self.find_slot(&packed)
+            && let Some(flow) = self.flow_mut(slot)
+        {
+            flow.cookie = Some(cookie);
+            return Ok(Some(flow.id));
+        }
+        let limit = self.limits.cookies;
+        if self.cookies.len() >= limit && !self.cookies.contains_key(&packed) {
+            let life = self.limits.udp_idle;
+            self.cookies.retain(|_, (_, since)| now.saturating_duration_since(*since) < life);
+            if self.cookies.len() >= limit {
+                return Err(TooManyCookies { limit });
+            }
+        }
+        self.cookies.insert(packed, (cookie, now));
+        Ok(None)
+    }
+
+    /// The next change. What is told of a flow after it is [gone](Event::Gone) is of another instance.
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop() {
+            return Some(event);
+        }
+        loop {
+            let id = self.events.first_changed()?;
+            let flow = self.flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == id);
+            if let Some(flow) = flow
+                && let Some(level) = Level::ALL.into_iter().find(|level| flow.untold & level.bit() != 0)
+            {
+                flow.untold &= !level.bit();
+                let position = flow.position(level);
+                if flow.untold == 0 {
+                    self.events.pop_changed();
+                }
+                return Some(Event::Protected { flow: id, level, position });
+            }
+            self.events.pop_changed();
+        }
+    }
+
+    /// What is known of an instance, while it lives.
+    pub fn flow(&self, id: FlowId) -> Option<FlowState> {
+        Some(self.flows.get(id.slot as usize)?.as_ref().filter(|flow| flow.id == id)?.state())
+    }
+
+    /// The present instance of a 5-tuple.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowState> {
+        Some(self.flows.get(self.find_slot(&PackedKey::new(key))? as usize)?.as_ref()?.state())
+    }
+
+    /// All flows, in an order that stays while they live, for a dump in parts: skip what was told already.
+    pub fn flows(&self) -> impl Iterator<Item = FlowState> {
+        self.flows.iter().flatten().map(Flow::state)
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.flows.len() - self.free.len()
+    }
+
+    /// There is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters { forgotten_blocks: self.blocks.forgotten, ..self.counters }
+    }
+
+    /// When the next flow has been idle for too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        Line::ALL.into_iter().filter_map(|line| self.oldest(line).map(|(_, due)| due)).min()
+    }
+
+    /// Lets go of flows that have been idle for too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut removals = REMOVALS_MAX;
+        for line in Line::ALL {
+            while removals > 0
+                && let Some((slot, _)) = self.oldest(line).filter(|&(_, due)| due <= now)
+            {
+                let reason = if line == Line::Closed { GoneReason::Closed } else { GoneReason::Idle };
+                self.remove(slot, reason);
+                removals -= 1;
+            }
+        }
+    }
+
+    /// The longest idle flow of a line, and when its time is up.
+    fn oldest(&self, line: Line) -> Option<(u32, Instant)> {
+        let slot = self.ages.oldest(line)?;
+        let flow = self.flows.get(slot as usize)?.as_ref()?;
+        let life = match line {
+            Line::Closed => self.limits.closed,
+            Line::Udp => self.limits.udp_idle,
+            Line::Tcp => self.limits.tcp_idle,
+        };
+        Some((slot, flow.seen_at + life + AGE_STEP))
+    }
+
+    #[inline]
+    fn find_slot(&self, key: &PackedKey) -> Option<u32> {
+        let matches = |slot: u32| self.flows[slot as usize].as_ref().is_some_and(|flow| flow.packed == *key);
+        self.index.find(self.hash.of(key), matches)
+    }
+
+    pub(super) fn flow_mut(&mut self, slot: u32) -> Option<&mut Flow> {
+        self.flows.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn id(&self, slot: u32) -> Option<FlowId> {
+        Some(self.flows.get(slot as usize)?.as_ref()?.id)
+    }
+
+    fn next_id(&mut self, slot: u32) -> FlowId {
+        self.instances += 1;
+        self.counters.opened += 1;
+        FlowId { slot, instance: self.instances }
+    }
+
+    fn open(&mut self, key: FlowKey, origin: Origin, base: u32, now: Instant) -> u32 {
+        if self.len() >= self.limits.flows {
+            self.evict();
+        }
+        let slot = self.free.pop().unwrap_or(self.flows.len() as u32);
+        let id = self.next_id(slot);
+        let packed = PackedKey::new(&key);
+        let life = self.limits.udp_idle;
+        let cookie = self.cookies.remove(&packed).filter(|(_, since)| now.saturating_duration_since(*since) < life);
+        let flow = Flow::new(id, key, origin, base, cookie.map(|(cookie, _)| cookie), now);
+        self.events.push(Event::New(flow.state()));
+        self.ages.append(flow.line, slot);
+        self.index.insert(self.hash.of(&packed), slot);
+        match self.flows.get_mut(slot as usize) {
+            Some(place) => *place = Some(flow),
+            None => self.flows.push(Some(flow)),
+        }
+        slot
+    }
+
+    /// The ports of a flow belong to a new instance from now on.
+    pub(super) fn begin_again(&mut self, slot: u32, origin: Origin, base: u32, reason: GoneReason, now: Instant) {
+        let id = self.next_id(slot);
+        if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) {
+            self.events.push(Event::Gone { flow: flow.state(), reason });
+            flow.begin_again(id, origin, base, now);
+            self.events.push(Event::New(flow.state()));
+        }
+    }
+
+    /// Whatever is closed goes first, then whatever is idle for longest.
+    fn evict(&mut self) {
+        let idle = |line| {
+            self.ages.oldest(line).and_then(|slot| Some((self.flows.get(slot as usize)?.as_ref()?.seen_at, slot)))
+        };
+        let victim = idle(Line::Closed).or_else(|| [Line::Udp, Line::Tcp].into_iter().filter_map(idle).min());
+        if let Some((_, slot)) = victim {
+            self.counters.evicted += 1;
+            self.remove(slot, GoneReason::Evicted);
+        }
+    }
+
+    fn remove(&mut self, slot: u32, reason: GoneReason) {
+        if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::take) {
+            self.events.push(Event::Gone { flow: flow.state(), reason });
+            self.ages.remove(flow.line, slot);
+            self.index.remove(self.hash.of(&flow.packed), slot);
+            self.free.push(slot);
+        }
+    }
+
+    /// The flow was seen: it is the youngest, and in the line where it belongs.
+    #[inline]
+    fn touch(&mut self, slot: u32, now: Instant) {
+        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let line = match flow.is_tcp() {
+            _ if flow.is_closed() => Line::Closed,
+            true => Line::Tcp,
+            false => Line::Udp,
+        };
+        if line != flow.line || now.saturating_duration_since(flow.seen_at) >= AGE_STEP {
+            self.ages.remove(flow.line, slot);
+            flow.line = line;
+            flow.seen_at = now;
+            self.ages.append(line, slot);
+        }
+    }
+
+    fn record(&mut self, slot: u32, block: BlockId, span: Span) -> bool {
+        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
+            return false;
+        };
+        // Looking at the range of another block would cost a cache miss for nothing.
+        let last = if flow.last_block == block { flow.last_range } else { ages::NONE };
+        let recorded = self.blocks.record(block, flow.id, span, last);
+        match recorded {
+            Some(range) => (flow.last_range, flow.last_block) = (range, block),
+            None => self.counters.unrecorded += 1,
+        }
+        recorded.is_some()
+    }
+
+    /// Positions of a flow may have changed.
+    pub(super) fn settle(&mut self, slot: u32) {
+        if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut)
+            && flow.settle()
+        {
+            self.events.push_changed(flow.id);
+            if self.events.changed_len() > 2 * self.limits.flows {
+                // Nobody asks. At most one entry for each living instance is of use.
+                let flows = &self.flows;
+                self.events.retain_changed(|id| flows[id.slot as usize].as_ref().is_some_and(|flow| flow.id == id));
+            }
+        }
+    }
+}

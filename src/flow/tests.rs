@@ -1,0 +1,501 @@
+//! The table as its user sees it: packets and fates in, positions out.
+
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
+use crate::wire::samples;
+use crate::wire::virtio::VirtioHeader;
+
+const ACK: u8 = TcpHeader::ACK;
+const SYN: u8 = TcpHeader::SYN;
+const FIN: u8 = TcpHeader::FIN;
+const RST: u8 = TcpHeader::RST;
+
+/// A table, and the packets of a few flows.
+struct Desk {
+    table: FlowTable,
+    now: Instant,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self::with(Limits { flows: 4, ..Limits::default() })
+    }
+
+    fn with(limits: Limits) -> Self {
+        Self { table: FlowTable::new(limits, 1), now: Instant::now() }
+    }
+
+    fn sent(&mut self, packet: &[u8], virtio: VirtioHeader, sbn: u64) -> Option<FlowId> {
+        let view = PacketView::parse(packet).unwrap();
+        self.table.on_sent(packet, &view, virtio, block(sbn), self.now)
+    }
+
+    fn tcp(&mut self, port: u16, flags: u8, sequence: u32, len: usize, sbn: u64) -> Option<FlowId> {
+        self.sent(&segment(4, port, flags, sequence, 0, len), VirtioHeader::default(), sbn)
+    }
+
+    fn udp(&mut self, port: u16, len: usize, sbn: u64) -> Option<FlowId> {
+        let mut datagram = samples::udp(len);
+        datagram[..2].copy_from_slice(&port.to_be_bytes());
+        self.sent(&samples::ipv4(UDP, &[], &datagram), VirtioHeader::default(), sbn)
+    }
+
+    fn answer(&mut self, port: u16, flags: u8, acknowledgement: u32) {
+        let packet = turned(segment(4, port, flags, 77, acknowledgement, 0));
+        let view = PacketView::parse(&packet).unwrap();
+        self.table.on_received(&packet, &view, self.now);
+    }
+
+    fn protect(&mut self, sbn: u64) {
+        self.table.on_block_protected(block(sbn), Level::OnWire);
+    }
+
+    fn bytes(&self, id: FlowId, level: Level) -> u64 {
+        self.table.flow(id).unwrap().position(level).bytes
+    }
+
+    fn on_wire(&self, id: FlowId) -> u64 {
+        self.bytes(id, Level::OnWire)
+    }
+
+    /// Everything that happened, in short.
+    fn told(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.table.poll_event())
+            .map(|event| match event {
+                Event::New(flow) => format!("new {}", flow.id.instance()),
+                Event::Protected { flow, level, position } => {
+                    format!("{level:?} {} {} {}", flow.instance(), position.bytes, position.sequence)
+                }
+                Event::Gone { flow, reason } => format!("{reason:?} {}", flow.id.instance()),
+                Event::Overflow => "overflow".to_owned(),
+            })
+            .collect()
+    }
+}
+
+fn block(sbn: u64) -> BlockId {
+    BlockId { profile: 0, sbn }
+}
+
+fn segment(version: u8, port: u16, flags: u8, sequence: u32, acknowledgement: u32, len: usize) -> Vec<u8> {
+    let mut bytes = samples::tcp(flags, &[1; 12], len);
+    bytes[..2].copy_from_slice(&port.to_be_bytes());
+    bytes[4..8].copy_from_slice(&sequence.to_be_bytes());
+    bytes[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+    match version {
+        4 => samples::ipv4(TCP, &[], &bytes),
+        _ => samples::ipv6(TCP, &bytes),
+    }
+}
+
+/// The same packet from the other end.
+fn turned(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[12..20].rotate_left(4);
+    packet[20..24].rotate_left(2);
+    packet
+}
+
+#[test]
+fn a_position_rises_over_contiguous_bytes_only() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, u32::MAX - 100, 0, 0).unwrap();
+    for (index, sbn) in [0, 1, 2, 3].into_iter().enumerate() {
+        let sequence = (u32::MAX - 99).wrapping_add(50 * index as u32);
+        assert_eq!(desk.tcp(1, ACK, sequence, 50, sbn), Some(id));
+    }
+    for (sbn, expected) in [(3, 0), (0, 50), (2, 50), (1, 200)] {
+        desk.protect(sbn);
+        assert_eq!(desk.on_wire(id), expected, "block {sbn}");
+    }
+    assert_eq!(desk.told(), ["new 1", "Queued 1 200 100", "OnWire 1 200 100"]);
+    assert_eq!(desk.bytes(id, Level::Decoded), 0);
+    desk.table.on_blocks_decoded(0, 3);
+    assert_eq!(desk.told(), ["Decoded 1 150 50"]);
+    desk.answer(1, ACK, 80);
+    assert_eq!(desk.told(), ["Decoded 1 180 80", "Acked 1 180 80"]);
+}
+
+#[test]
+fn both_ip_versions_and_super_packets_are_one_range_each() {
+    for version in [4, 6] {
+        let mut desk = Desk::new();
+        let syn = segment(version, 9, SYN, 10, 0, 0);
+        let id = desk.sent(&syn, VirtioHeader::default(), 0).unwrap();
+        let packet = segment(version, 9, ACK, 11, 0, 60_000);
+        let virtio = VirtioHeader { gso_type: VirtioHeader::GSO_TCPV4, gso_size: 1400, ..VirtioHeader::default() };
+        assert_eq!(desk.sent(&packet, virtio, 0), Some(id));
+        desk.protect(0);
+        assert_eq!(desk.on_wire(id), 60_000);
+        assert_eq!(desk.table.find(&desk.table.flow(id).unwrap().key).unwrap().id, id);
+    }
+}
+
+#[test]
+fn retransmissions_probes_and_overlaps_never_lower_a_position() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 999, 0, 0).unwrap();
+    desk.tcp(1, ACK, 1000, 100, 0);
+    desk.protect(0);
+    desk.answer(1, ACK, 1100);
+    for (case, flags, sequence, len) in [
+        ("the same again", ACK, 1000, 100),
+        ("a part of it", ACK, 1050, 20),
+        ("keepalive", ACK, 1099, 0),
+        ("keepalive with a byte", ACK, 1099, 1),
+        ("bare acknowledgement", ACK, 1100, 0),
+        ("the SYN again", SYN, 999, 0),
+    ] {
+        assert_eq!(desk.tcp(1, flags, sequence, len, 1), Some(id), "{case}");
+        assert_eq!(desk.on_wire(id), 100, "{case}");
+    }
+    desk.tcp(1, ACK, 1050, 100, 2);
+    assert_eq!(desk.on_wire(id), 100, "half of it is new and unprotected");
+    desk.protect(2);
+    assert_eq!(desk.on_wire(id), 150);
+    desk.protect(1);
+    assert_eq!(desk.on_wire(id), 150);
+}
+
+#[test]
+fn a_failed_block_holds_its_flow_until_sent_again_or_acknowledged() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    for sbn in 0..4 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+    }
+    let now = desk.now;
+    desk.table.on_block_failed(block(0), now);
+    desk.table.on_block_failed(block(2), now);
+    for sbn in [0, 1, 3] {
+        desk.protect(sbn);
+    }
+    assert_eq!(desk.on_wire(id), 0, "what failed stays failed");
+    desk.tcp(1, ACK, 100, 10, 4);
+    desk.protect(4);
+    assert_eq!(desk.on_wire(id), 20);
+    desk.answer(1, ACK, 130);
+    assert_eq!(desk.on_wire(id), 40);
+}
+
+#[test]
+fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.tcp(1, ACK, 5000, 0, 0), None, "an acknowledgement makes no flow");
+    let id = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
+    assert_eq!(desk.table.flow(id).unwrap().origin, Origin::FirstSeen);
+    desk.protect(0);
+    for (acknowledgement, expected) in [(4999, 0), (5101, 0), (5000, 100)] {
+        desk.answer(1, ACK, acknowledgement);
+        assert_eq!(desk.on_wire(id), expected, "{acknowledgement}");
+    }
+    assert_eq!(desk.table.flow(id).unwrap().position(Level::OnWire).sequence, 5100);
+    assert_eq!(desk.table.counters().implausible_acks, 1);
+}
+
+#[test]
+fn another_syn_is_another_instance_and_old_packets_are_strays() {
+    let mut desk = Desk::new();
+    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 50, 0);
+    let new = desk.tcp(1, SYN, 0x7000_0000, 0, 1).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(desk.told(), ["new 1", "Replaced 1", "new 2"]);
+    assert_eq!(desk.tcp(1, SYN, 0x7000_0000, 0, 1), Some(new), "the SYN again");
+    assert_eq!(desk.tcp(1, SYN, 99, 0, 1), Some(new), "the old SYN");
+    desk.tcp(1, ACK, 120, 50, 1);
+    desk.answer(1, ACK, 170);
+    desk.tcp(1, ACK, 0x7000_0001, 10, 1);
+    desk.protect(0);
+    assert_eq!(desk.on_wire(new), 0, "block 0 held bytes of the old instance");
+    desk.protect(1);
+    assert_eq!(desk.on_wire(new), 10);
+    assert_eq!(desk.table.counters().strays, 2);
+    assert_eq!(desk.table.flow(old), None);
+}
+
+#[test]
+fn a_connection_begun_behind_our_back_is_noticed() {
+    let mut desk = Desk::new();
+    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    let mut ids = Vec::new();
+    for index in 0..8 {
+        ids.push(desk.tcp(1, ACK, 0x7000_0000 + index * 10, 10, 0).unwrap());
+    }
+    assert!(ids[..7].iter().all(|&id| id == old));
+    let new = desk.table.flow(ids[7]).unwrap();
+    assert_eq!((new.origin, new.id == old), (Origin::FirstSeen, false));
+
+    desk.told();
+    let syn = desk.tcp(2, SYN, 99, 0, 0).unwrap();
+    desk.answer(2, SYN | ACK, 100);
+    assert!(desk.table.flow(syn).is_some());
+    desk.answer(2, SYN | ACK, 4242);
+    assert_eq!(desk.table.flow(syn), None, "its SYN took another road");
+    assert_eq!(desk.told(), ["new 3", "Replaced 3"]);
+}
+
+#[test]
+fn data_in_a_syn_counts_when_acknowledged() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 10, 0).unwrap();
+    desk.protect(0);
+    assert_eq!(desk.on_wire(id), 0);
+    desk.answer(1, SYN | ACK, 110);
+    assert_eq!(desk.on_wire(id), 10);
+}
+
+#[test]
+fn fin_and_its_acknowledgement_count_no_byte_and_close_the_flow() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK | FIN, 100, 10, 0);
+    desk.answer(1, ACK | FIN, 111);
+    let flow = desk.table.flow(id).unwrap();
+    assert_eq!((flow.closed, flow.position(Level::Acked).bytes, flow.sent.bytes), (true, 10, 10));
+    desk.told();
+    desk.now += Duration::from_secs(12);
+    assert!(desk.table.deadline().unwrap() < desk.now);
+    desk.table.handle_timeout(desk.now);
+    assert_eq!((desk.told(), desk.table.is_empty()), (vec!["Closed 1".to_owned()], true));
+}
+
+#[test]
+fn a_reset_acknowledges_nothing() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.answer(1, RST | ACK, 110);
+    assert_eq!(desk.on_wire(id), 0);
+    assert!(desk.table.flow(id).unwrap().closed);
+    desk.tcp(1, ACK, 110, 10, 0);
+    assert!(!desk.table.flow(id).unwrap().closed, "it was a stray reset");
+}
+
+#[test]
+fn udp_counts_packets_and_bytes_and_begins_again_after_a_loss() {
+    let mut desk = Desk::new();
+    let id = desk.udp(1, 100, 0).unwrap();
+    desk.udp(1, 0, 0);
+    let (virtio, packet) = samples::partial(4, UDP, samples::udp(1000), Some(300));
+    desk.sent(&packet, virtio, 1);
+    desk.udp(1, 5, 1);
+    desk.protect(1);
+    desk.protect(0);
+    let position = desk.table.flow(id).unwrap().position(Level::OnWire);
+    assert_eq!((position.bytes, position.packets), (105, 3));
+    desk.udp(1, 7, 2);
+    desk.told();
+    desk.table.on_block_failed(block(2), desk.now);
+    assert_eq!(desk.told(), ["Broken 1", "new 3"], "2 is the super-packet's flow");
+    let id = desk.udp(1, 9, 3).unwrap();
+    desk.protect(3);
+    let position = desk.table.flow(id).unwrap().position(Level::OnWire);
+    assert_eq!((position.bytes, position.packets), (9, 1));
+}
+
+#[test]
+fn a_udp_super_packet_counts_each_of_its_packets() {
+    let mut desk = Desk::new();
+    let (virtio, packet) = samples::partial(6, UDP, samples::udp(1000), Some(300));
+    let id = desk.sent(&packet, virtio, 0).unwrap();
+    desk.protect(0);
+    let position = desk.table.flow(id).unwrap().position(Level::OnWire);
+    assert_eq!((position.bytes, position.packets), (1000, 4));
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_called_protected() {
+    let mut desk = Desk::with(Limits { flows: 8, ranges: 2, ..Limits::default() });
+    let tcp = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    let udp = desk.udp(1, 10, 0).unwrap();
+    desk.tcp(1, ACK, 110, 10, 1);
+    let again = desk.udp(1, 10, 1).unwrap();
+    assert_eq!(desk.udp(1, 10, 1), Some(again), "it begins again once");
+    for sbn in 0..2 {
+        desk.protect(sbn);
+    }
+    assert_eq!(desk.on_wire(tcp), 10);
+    assert_eq!(desk.table.flow(udp), None);
+    let id = desk.udp(1, 3, 2).unwrap();
+    desk.protect(2);
+    assert_eq!((id, desk.on_wire(id)), (again, 3));
+    assert_eq!((desk.table.counters().unrecorded, desk.table.counters().forgotten_blocks), (3, 1));
+}
+
+#[test]
+fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    for sbn in 0..3 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+    }
+    let udp = desk.udp(7, 33, 1).unwrap();
+    for sbn in 0..3 {
+        desk.protect(sbn);
+    }
+    desk.told();
+    desk.table.on_block_failed(block(1), desk.now);
+    assert_eq!(desk.on_wire(id), 30, "too late to call it failed");
+    let violation = desk.table.violation(block(1), desk.now);
+    assert!(violation.breaks_promise());
+    let ranges: Vec<_> = violation.ranges.iter().map(|lost| (lost.flow.id, lost.start.bytes, lost.end.bytes)).collect();
+    assert_eq!(ranges, [(id, 10, 20), (udp, 0, 33)]);
+    assert_eq!((violation.ranges[0].start.sequence, violation.ranges[0].end.sequence), (110, 120));
+    desk.table.on_blocks_decoded(0, 3);
+    desk.tcp(1, ACK, 130, 10, 3);
+    desk.protect(3);
+    assert_eq!(desk.on_wire(id), 30, "held");
+    desk.tcp(1, ACK, 110, 10, 4);
+    desk.protect(4);
+    assert_eq!(desk.on_wire(id), 30, "held until it has arrived");
+    desk.table.on_block_protected(block(4), Level::Decoded);
+    assert_eq!(desk.on_wire(id), 40);
+    let again = desk.table.violation(block(1), desk.now);
+    assert!(!again.breaks_promise() && again.ranges.is_empty());
+    assert_eq!(desk.table.counters().violations, 1);
+}
+
+#[test]
+fn an_epoch_voids_what_is_pending_and_keeps_what_was_said() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.tcp(1, ACK, 110, 10, 1);
+    desk.protect(0);
+    desk.table.on_epoch(desk.now);
+    desk.protect(1);
+    assert_eq!(desk.on_wire(id), 10);
+    desk.tcp(1, ACK, 120, 10, 0);
+    desk.protect(0);
+    assert_eq!(desk.on_wire(id), 10);
+    desk.answer(1, ACK, 120);
+    assert_eq!(desk.on_wire(id), 30, "block 0 of the new epoch counts");
+}
+
+#[test]
+fn the_longest_idle_gives_way_and_closed_flows_first() {
+    let mut desk = Desk::new();
+    for port in 1..=4 {
+        desk.tcp(port, SYN, 99, 0, 0);
+        desk.now += Duration::from_secs(2);
+    }
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.answer(4, RST, 0);
+    desk.told();
+    desk.tcp(5, SYN, 99, 0, 0);
+    desk.tcp(6, SYN, 99, 0, 0);
+    assert_eq!(desk.told(), ["Evicted 4", "new 5", "Evicted 2", "new 6"]);
+    assert_eq!((desk.table.len(), desk.table.flows().count()), (4, 4));
+    desk.now += Duration::from_secs(8000);
+    desk.table.handle_timeout(desk.now);
+    assert_eq!(desk.told(), ["Idle 3", "Idle 1", "Idle 5", "Idle 6"]);
+    assert_eq!(desk.table.deadline(), None);
+}
+
+#[test]
+fn a_cookie_names_a_flow_before_and_after_it_begins() {
+    let mut desk = Desk::with(Limits { cookies: 2, ..Limits::default() });
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    let key = desk.table.flow(id).unwrap().key;
+    let other = |port| FlowKey { source_port: port, ..key };
+    assert_eq!(desk.table.register(&key, 7, desk.now), Ok(Some(id)));
+    assert_eq!(desk.table.register(&other(2), 8, desk.now), Ok(None));
+    assert_eq!(desk.table.register(&other(3), 9, desk.now), Ok(None));
+    assert_eq!(desk.table.register(&other(4), 9, desk.now), Err(TooManyCookies { limit: 2 }));
+    let next = desk.tcp(1, SYN, 0x5000_0000, 0, 0).unwrap();
+    let second = desk.tcp(2, SYN, 99, 0, 0).unwrap();
+    assert_eq!(desk.table.flow(next).unwrap().cookie, Some(7), "it names the ports");
+    assert_eq!(desk.table.flow(second).unwrap().cookie, Some(8));
+    desk.now += Duration::from_secs(400);
+    assert_eq!(desk.table.register(&other(4), 9, desk.now), Ok(None), "old ones make room");
+    let third = desk.tcp(3, SYN, 99, 0, 0).unwrap();
+    assert_eq!(desk.table.flow(third).unwrap().cookie, None);
+}
+
+#[test]
+fn a_reader_who_never_comes_costs_bounded_memory() {
+    let mut desk = Desk::with(Limits { flows: 1, ..Limits::default() });
+    for round in 0..5000u32 {
+        let syn = round.wrapping_mul(0x0500_0000);
+        desk.tcp(1, SYN, syn, 0, u64::from(round));
+        desk.tcp(1, ACK, syn + 1, 1, u64::from(round));
+        desk.protect(round.into());
+        desk.now += Duration::from_secs(4);
+    }
+    assert!(desk.table.events.changed_len() <= 3);
+    let told = desk.told();
+    let sequence = 4999u32.wrapping_mul(0x0500_0000) + 2;
+    let last = ["overflow".to_owned(), format!("Queued 5000 1 {sequence}"), format!("OnWire 5000 1 {sequence}")];
+    assert_eq!(told[told.len() - 3..], last);
+}
+
+#[test]
+fn what_is_of_no_flow_is_left_alone() {
+    let mut desk = Desk::new();
+    let mut fragment = segment(4, 1, ACK, 100, 0, 10);
+    fragment[6] = 0x20;
+    assert_eq!(desk.sent(&fragment, VirtioHeader::default(), 0), None);
+    assert_eq!(desk.sent(&samples::ipv4(1, &[], &[0; 8]), VirtioHeader::default(), 0), None);
+    assert_eq!(desk.sent(&samples::ipv4(TCP, &[], &[0; 8]), VirtioHeader::default(), 0), None);
+    assert_eq!(desk.sent(&samples::ipv4(UDP, &[], &[0; 6]), VirtioHeader::default(), 0), None);
+    assert_eq!(desk.tcp(1, RST, 100, 10, 0), None);
+    assert_eq!((desk.table.counters().fragments, desk.table.is_empty()), (1, true));
+}
+
+proptest! {
+    #[test]
+    fn no_packet_and_no_fate_is_too_strange(
+        steps in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u8>(), 0u8..12, 0u64..9, any::<[u8; 3]>()), 1..150),
+    ) {
+        let limits = Limits { flows: 3, ranges: 5, blocks: 4, cookies: 1, ..Limits::default() };
+        let mut desk = Desk::with(limits);
+        for (sequence, acknowledgement, flags, action, sbn, noise) in steps {
+            let [port, at, value] = noise;
+            let version = if port & 8 == 0 { 4 } else { 6 };
+            let mut packet = segment(version, u16::from(port & 7), flags, sequence, acknowledgement, 5);
+            let at = usize::from(at) % packet.len();
+            packet[at] = value;
+            let sbn = if sbn == 8 { u64::from(sequence) << 32 } else { sbn };
+            let view = PacketView::parse(&packet);
+            match (action, view) {
+                (0..5, Ok(view)) => {
+                    desk.table.on_sent(&packet, &view, VirtioHeader::default(), block(sbn), desk.now);
+                }
+                (5..7, Ok(view)) => desk.table.on_received(&packet, &view, desk.now),
+                (7, _) => desk.table.on_block_protected(block(sbn), Level::ALL[usize::from(value & 3)]),
+                (8, _) => desk.table.on_block_failed(block(sbn), desk.now),
+                (9, _) => {
+                    desk.table.violation(block(sbn), desk.now);
+                }
+                (10, _) => desk.table.on_blocks_decoded(0, sbn),
+                (11, _) if value < 32 => desk.table.on_epoch(desk.now),
+                _ => {
+                    desk.now += Duration::from_secs(u64::from(value) * 10);
+                    desk.table.handle_timeout(desk.now);
+                }
+            }
+            prop_assert!(desk.table.len() <= 3);
+            if port & 16 == 0 {
+                desk.told();
+            }
+        }
+        for flow in desk.table.flows() {
+            let bytes = flow.positions.map(|position| position.bytes);
+            prop_assert!(bytes.is_sorted_by(|weak, strong| weak >= strong), "{bytes:?}");
+            prop_assert!(bytes[0] <= flow.sent.bytes);
+        }
+    }
+}
+
+#[test]
+fn the_memory_of_a_full_table_is_what_the_limits_say() {
+    let limits = Limits::default();
+    let flows = limits.flows * (size_of::<Option<super::instance::Flow>>() + 40);
+    let ranges = limits.ranges * size_of::<super::blocks::Range>();
+    assert!(flows + ranges < 45 << 20, "{} MB", (flows + ranges) >> 20);
+}

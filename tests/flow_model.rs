@@ -1,0 +1,367 @@
+//! The flow table against a model that remembers every single byte.
+//!
+//! Random histories of one TCP connection after the other on the same ports: losses before us, retransmissions cut in
+//! another way, blocks decided in any order or failed, acknowledgements, old packets, sequence numbers that wrap. Nothing
+//! may be called protected unless every earlier byte of that connection is; and what is protected must be said.
+
+use std::time::{Duration, Instant};
+
+use onwire::flow::{BlockId, Event, FlowId, FlowTable, GoneReason, Level, Limits, Violation};
+use onwire::wire::packet::PacketView;
+use onwire::wire::virtio::VirtioHeader;
+use proptest::prelude::*;
+
+const ACK: u8 = 0x10;
+const SYN: u8 = 0x02;
+const BYTES: usize = 6000;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Sends the next bytes of the connection.
+    Send {
+        len: usize,
+    },
+    /// The next bytes go another way: they are never seen.
+    Miss {
+        len: usize,
+    },
+    /// Sends bytes from `back` before the end again, or out of order from before they were seen.
+    Again {
+        back: usize,
+        len: usize,
+    },
+    /// Opens the next block.
+    Close,
+    /// The fate of a closed block, counted from the oldest without one.
+    Decide {
+        index: usize,
+        level: Level,
+    },
+    Fail {
+        index: usize,
+    },
+    /// The peer lost a block that was protected.
+    Lose {
+        index: usize,
+    },
+    /// The other end acknowledges this share of what was sent, in percent.
+    Acknowledge {
+        percent: usize,
+    },
+    /// The SYN once more.
+    SynAgain,
+    /// A new connection on the same ports.
+    Syn {
+        isn: u32,
+    },
+    /// A packet of the connection before appears, and an acknowledgement of it.
+    Old {
+        back: usize,
+        len: usize,
+    },
+    /// The numbers of blocks begin again.
+    Epoch,
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let level = prop_oneof![2 => Just(Level::Queued), 6 => Just(Level::OnWire), 3 => Just(Level::Decoded)];
+    prop_oneof![
+        12 => (1usize..60).prop_map(|len| Step::Send { len }),
+        1 => (1usize..30).prop_map(|len| Step::Miss { len }),
+        5 => (1usize..300, 1usize..90).prop_map(|(back, len)| Step::Again { back, len }),
+        8 => Just(Step::Close),
+        12 => (0usize..6, level).prop_map(|(index, level)| Step::Decide { index, level }),
+        2 => (0usize..6).prop_map(|index| Step::Fail { index }),
+        1 => (0usize..6).prop_map(|index| Step::Lose { index }),
+        3 => (0usize..=100).prop_map(|percent| Step::Acknowledge { percent }),
+        1 => Just(Step::SynAgain),
+        1 => prop_oneof![any::<u32>(), Just(u32::MAX), (0u32..200).prop_map(|near| u32::MAX - near)].prop_map(|isn| Step::Syn { isn }),
+        2 => (0usize..200, 1usize..60).prop_map(|(back, len)| Step::Old { back, len }),
+        1 => Just(Step::Epoch),
+        1 => Just(Step::Wait),
+    ]
+}
+
+/// One connection, byte by byte.
+struct Connection {
+    isn: u32,
+    /// Bytes that the sender has written so far, seen or not.
+    written: usize,
+    /// The end of the last byte seen.
+    seen: usize,
+    acked: usize,
+    /// The strongest level whose block holds the byte, as 1 + level; 0 for none.
+    levels: Vec<u8>,
+    /// Bytes that were called protected and lost.
+    lost_below: usize,
+}
+
+impl Connection {
+    fn new(isn: u32) -> Self {
+        Self { isn, written: 0, seen: 0, acked: 0, levels: vec![0; BYTES], lost_below: 0 }
+    }
+
+    fn contiguous(&self, level: Level) -> usize {
+        let reached = |at: usize| at < self.acked || self.levels[at] > level as u8;
+        (0..BYTES).take_while(|&at| reached(at)).count()
+    }
+}
+
+/// What a block holds: connection, bytes.
+type Held = Vec<(usize, usize, usize)>;
+
+struct World {
+    table: FlowTable,
+    now: Instant,
+    connections: Vec<Connection>,
+    sbn: u64,
+    /// Blocks without a final fate; the last is open.
+    blocks: Vec<(u64, Held, Option<Level>)>,
+    /// Where the present connection began near the end of the one before, the table may know less than the model.
+    exact: bool,
+    id: Option<FlowId>,
+    /// Highest position told of the present instance.
+    told: [u64; 4],
+}
+
+impl World {
+    fn new(isn: u32) -> Self {
+        let limits = Limits { flows: 4, ranges: 4096, ..Limits::default() };
+        let mut world = Self {
+            table: FlowTable::new(limits, 3),
+            now: Instant::now(),
+            connections: Vec::new(),
+            sbn: 0,
+            blocks: vec![(0, Held::new(), None)],
+            exact: true,
+            id: None,
+            told: [0; 4],
+        };
+        world.begin(isn);
+        world
+    }
+
+    fn begin(&mut self, isn: u32) {
+        // Before the guard's three seconds are over, a connection must be far away to be told apart surely.
+        self.exact = self.connections.last().is_none_or(|last| {
+            let end = last.isn.wrapping_add(last.seen as u32);
+            let distance = isn.wrapping_sub(end) as i32;
+            distance.unsigned_abs() > (1 << 22) + 2 * BYTES as u32
+        });
+        self.connections.push(Connection::new(isn));
+        self.emit(SYN, isn, 0);
+        self.drain();
+        assert_ne!(self.id, None);
+    }
+
+    fn emit(&mut self, flags: u8, sequence: u32, len: usize) -> Option<FlowId> {
+        let packet = packet(false, flags, sequence, 0, len);
+        let view = PacketView::parse(&packet).expect("built as a packet");
+        let block = BlockId { profile: 2, sbn: self.sbn };
+        self.table.on_sent(&packet, &view, VirtioHeader::default(), block, self.now)
+    }
+
+    fn answer(&mut self, acknowledgement: u32) {
+        let packet = packet(true, ACK, 1, acknowledgement, 0);
+        let view = PacketView::parse(&packet).expect("built as a packet");
+        self.table.on_received(&packet, &view, self.now);
+    }
+
+    fn send(&mut self, start: usize, len: usize) {
+        let at = self.connections.len() - 1;
+        let connection = &mut self.connections[at];
+        let len = len.min(BYTES - start);
+        if len == 0 {
+            return;
+        }
+        connection.written = connection.written.max(start + len);
+        connection.seen = connection.seen.max(start + len);
+        let sequence = connection.isn.wrapping_add(1 + start as u32);
+        self.blocks.last_mut().expect("one is always open").1.push((at, start, start + len));
+        self.emit(ACK, sequence, len);
+    }
+
+    fn apply(&mut self, step: &Step) {
+        let at = self.connections.len() - 1;
+        let (isn, written, seen) = {
+            let connection = &self.connections[at];
+            (connection.isn, connection.written, connection.seen)
+        };
+        match *step {
+            Step::Send { len } => self.send(written, len),
+            Step::Miss { len } => self.connections[at].written = (written + len).min(BYTES),
+            Step::Again { back, len } => {
+                let start = written.saturating_sub(back).max(self.connections[at].acked.saturating_sub(50));
+                self.send(start, len.min(written - start));
+            }
+            Step::Close => {
+                self.sbn += 1;
+                self.blocks.push((self.sbn, Held::new(), None));
+            }
+            Step::Decide { index, level } if index + 1 < self.blocks.len() => {
+                let (sbn, held, known) = &mut self.blocks[index];
+                let block = BlockId { profile: 2, sbn: *sbn };
+                for &(connection, start, end) in held.iter() {
+                    for byte in &mut self.connections[connection].levels[start..end] {
+                        *byte = (*byte).max(level as u8 + 1);
+                    }
+                }
+                *known = (*known).max(Some(level));
+                if level == Level::Decoded {
+                    self.blocks.remove(index);
+                }
+                self.table.on_block_protected(block, level);
+            }
+            Step::Fail { index } if index + 1 < self.blocks.len() && self.blocks[index].2 < Some(Level::OnWire) => {
+                let (sbn, ..) = self.blocks.remove(index);
+                self.table.on_block_failed(BlockId { profile: 2, sbn }, self.now);
+            }
+            Step::Lose { index } if index + 1 < self.blocks.len() => {
+                let (sbn, held, level) = self.blocks.remove(index);
+                let violation = self.table.violation(BlockId { profile: 2, sbn }, self.now);
+                // A block that held nothing which needed protection may be unknown.
+                assert!(violation.ranges.is_empty() || violation.level == level);
+                self.check_violation(&violation, &held);
+                for (connection, start, end) in held {
+                    let connection = &mut self.connections[connection];
+                    if level >= Some(Level::OnWire) && end > connection.contiguous(Level::Decoded) && end > start {
+                        connection.lost_below = connection.lost_below.max(end);
+                    }
+                }
+            }
+            Step::Acknowledge { percent } => {
+                let acked = seen * percent / 100;
+                self.connections[at].acked = self.connections[at].acked.max(acked);
+                self.answer(isn.wrapping_add(1 + acked as u32));
+            }
+            Step::SynAgain => {
+                self.emit(SYN, isn, 0);
+            }
+            // The SYN of the connection before is taken for a late copy.
+            Step::Syn { isn: next } if next != isn && (at == 0 || next != self.connections[at - 1].isn) => {
+                self.begin(next)
+            }
+            Step::Old { back, len } if at > 0 => {
+                let old = &self.connections[at - 1];
+                let end = old.written.saturating_sub(back);
+                let start = end.saturating_sub(len);
+                let sequence = old.isn.wrapping_add(1 + start as u32);
+                self.emit(ACK, sequence, end - start);
+                self.answer(sequence);
+            }
+            Step::Epoch => {
+                self.table.on_epoch(self.now);
+                self.sbn = 0;
+                self.blocks = vec![(0, Held::new(), None)];
+            }
+            Step::Wait => self.now += Duration::from_millis(10),
+            _ => {}
+        }
+    }
+
+    /// Every range that is named was in the block, and all that is still missing is named.
+    fn check_violation(&self, violation: &Violation, held: &Held) {
+        let at = self.connections.len() - 1;
+        let present = || held.iter().filter(|(connection, ..)| *connection == at);
+        for range in &violation.ranges {
+            for byte in range.start.bytes as usize..range.end.bytes as usize {
+                assert!(present().any(|&(_, start, end)| (start..end).contains(&byte)), "byte {byte} was not in it");
+            }
+        }
+        if violation.level.is_some() && self.exact {
+            let safe = self.connections[at].contiguous(Level::Decoded);
+            for &(_, start, end) in present() {
+                for byte in start.max(safe)..end {
+                    let named = |start: u64, end: u64| (start..end).contains(&(byte as u64));
+                    assert!(
+                        violation.ranges.iter().any(|range| named(range.start.bytes, range.end.bytes)),
+                        "byte {byte} is lost and nobody is told"
+                    );
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let connection = self.connections.last().expect("one is always there");
+        while let Some(event) = self.table.poll_event() {
+            match event {
+                Event::New(flow) => {
+                    assert_ne!(Some(flow.id), self.id);
+                    self.id = Some(flow.id);
+                    self.told = [0; 4];
+                }
+                Event::Protected { flow, level, position } => {
+                    assert_eq!(Some(flow), self.id);
+                    assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
+                    assert!(position.bytes > self.told[level as usize], "told positions only rise");
+                    self.told[level as usize] = position.bytes;
+                    if level != Level::Acked {
+                        let truth = connection.contiguous(level) as u64;
+                        assert!(position.bytes <= truth, "{level:?} {} of {truth}", position.bytes);
+                    }
+                }
+                Event::Gone { reason, .. } => assert_eq!(reason, GoneReason::Replaced),
+                Event::Overflow => panic!("drained after every step"),
+            }
+        }
+    }
+
+    /// Positions are as high as the truth allows.
+    fn check_complete(&mut self) {
+        let connection = self.connections.last_mut().expect("one is always there");
+        if !self.exact || self.table.counters().forgotten_spans > 0 {
+            return;
+        }
+        let decoded = connection.contiguous(Level::Decoded);
+        if decoded >= connection.lost_below {
+            connection.lost_below = 0;
+        }
+        for level in [Level::Queued, Level::OnWire, Level::Decoded] {
+            let told = self.told[level as usize];
+            let truth = connection.contiguous(level) as u64;
+            if connection.lost_below > 0 && level < Level::Decoded {
+                assert!((decoded as u64..=truth).contains(&told), "{level:?}: {told}, while a loss holds it");
+            } else {
+                assert_eq!(told, truth, "{level:?}");
+            }
+        }
+        assert_eq!(self.told[Level::Acked as usize], connection.acked as u64);
+    }
+}
+
+fn packet(from_peer: bool, flags: u8, sequence: u32, acknowledgement: u32, len: usize) -> Vec<u8> {
+    let mut packet = vec![0; 40 + len];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&((40 + len) as u16).to_be_bytes());
+    packet[9] = 6;
+    packet[12..20].copy_from_slice(&[10, 1, 0, 1, 10, 2, 0, 1]);
+    packet[20..24].copy_from_slice(&[0x80, 0, 0x15, 0x38]);
+    packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+    packet[28..32].copy_from_slice(&acknowledgement.to_be_bytes());
+    packet[32] = 5 << 4;
+    packet[33] = flags;
+    if from_peer {
+        packet[12..20].rotate_left(4);
+        packet[20..24].rotate_left(2);
+    }
+    packet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_called_protected_that_is_not(
+        isn in prop_oneof![any::<u32>(), (0u32..3000).prop_map(|near| u32::MAX - near)],
+        steps in prop::collection::vec(step(), 1..250),
+    ) {
+        let mut world = World::new(isn);
+        for step in &steps {
+            world.apply(step);
+            world.drain();
+            world.check_complete();
+        }
+    }
+}
