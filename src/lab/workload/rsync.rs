@@ -31,7 +31,7 @@ impl Daemon {
     pub fn start(network: &Network<'_>, node: &str, address: IpAddr, directory: &Path) -> Result<Self, LabError> {
         let root = path_text(directory)?;
         let lock = path_text(&network.trace().directory().join("rsync.lock"))?;
-        let is_nested = may_not_set_groups();
+        let is_nested = setgroups_is_denied();
         // Without these two a daemon of root writes as nobody; any other daemon writes as itself.
         let user = if is_nested { "" } else { "  uid = 0\n  gid = 0\n" };
         let text = format!("use chroot = no\nlock file = {lock}\n[data]\n  path = {root}\n  read only = no\n{user}");
@@ -68,6 +68,6 @@ impl Daemon {
 }
 
 /// Whether this process is in a user namespace that has given up `setgroups`, as an ordinary user's must.
-fn may_not_set_groups() -> bool {
+fn setgroups_is_denied() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }
