@@ -240,6 +240,8 @@ impl Control {
     fn stop(&mut self) -> Status {
         self.tun.tx_dropped = self.dropped();
         self.routes = None;
+        // Nobody reads notices any more: a lane that a flood has left with a full channel must not wait for room in it.
+        self.notices = sync_channel(0).1;
         for lane in &self.lanes {
             // A full channel empties as long as the lane lives, and a lane that does not live ends with it.
             let _ = lane.commands.send(Command::Stop);

@@ -3,7 +3,7 @@
 //! Unix file permissions decide who may ask. Nothing is read from the caller.
 
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,7 +39,17 @@ impl StatusDesk {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(words)?;
         }
-        if path.exists() {
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    format!(
+                        "cannot open the status socket {}: there is something else of this name, which is left alone; \
+                         choose another path in `status.socket`",
+                        path.display()
+                    ),
+                ));
+            }
             if StdStream::connect(path).is_ok() {
                 return Err(words(io::ErrorKind::AddrInUse.into()));
             }
@@ -100,4 +110,30 @@ pub fn ask(path: &Path) -> io::Result<Status> {
     let stream = StdStream::connect(path).map_err(words)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     serde_json::from_reader(stream).map_err(|error| words(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_named_as_the_status_socket_was_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        let error = StatusDesk::open(&path).err().unwrap().to_string();
+        assert!(error.contains("status.socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn a_socket_that_a_crash_left_is_replaced_and_one_that_answers_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let desk = StatusDesk::open(&path).unwrap();
+        assert!(StatusDesk::open(&path).err().unwrap().to_string().contains("another onwire"));
+        drop(desk);
+        assert!(!path.exists());
+    }
 }
