@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -112,9 +113,19 @@ impl Control {
         }
         let routes = Routes::install(&config, &device)?;
         let mut lanes = Vec::new();
-        for (number, (lane, commands, waker)) in prepared.into_iter().enumerate() {
-            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(move || lane.run())?;
-            lanes.push(LaneHandle { commands, waker, thread });
+        for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
+            let (ended, control) = (notify.clone(), Arc::clone(&waker));
+            let body = move || {
+                catch_unwind(AssertUnwindSafe(|| lane.run())).unwrap_or_else(|panic| {
+                    // An appliance without one of its lanes must not look as if it ran.
+                    let cause = Some(io::Error::other("it panicked, which is a bug; the message is above"));
+                    let _ = ended.send(Notice::Ended { lane: number, cause });
+                    let _ = control.wake();
+                    resume_unwind(panic)
+                })
+            };
+            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(body)?;
+            lanes.push(LaneHandle { commands, waker: lane_waker, thread });
         }
         let handshake_drops = [0; HandshakeDrop::ALL.len()];
         let routes = Some(routes);
