@@ -86,6 +86,7 @@ fn forwarder(now: Instant, strict: bool) -> Forwarder {
         symbol_size: SYMBOL_SIZE.into(),
         bytes_per_second: None,
         policy: Policy::new([], ProfileId(0)),
+        claims: true,
     };
     let settings = Settings {
         lane: 0,

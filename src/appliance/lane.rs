@@ -238,7 +238,7 @@ impl Lane {
             }
             let mut header = [0; VirtioHeader::LEN];
             match self.outlet.tun().read(&mut header, self.forwarder.room()) {
-                Ok(len) => self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now),
+                Ok(len) => self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |_| {}),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
                 Err(error) if is_passing(&error) => self.ready.tun = false,
                 Err(error) => return Err(error),

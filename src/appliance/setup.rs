@@ -112,6 +112,7 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         symbol_size: usize::from(peer.path.symbol_size()),
         bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
+        claims: false,
     });
     let owned = config
         .peers

@@ -7,20 +7,12 @@ use std::collections::VecDeque;
 
 use super::coverage::Span;
 use super::state::{FlowId, Level};
+use crate::wire::payload_id::BlockId;
 
 const NONE: u32 = u32::MAX;
 
 /// How many old blocks are looked at when the pool is full.
 const SEARCH_MAX: usize = 64;
-
-/// A block of one lane toward one peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BlockId {
-    /// The redundancy profile, which numbers its blocks alone.
-    pub profile: u8,
-    /// The block's number, from 0 in each epoch.
-    pub sbn: u64,
-}
 
 /// Some bytes of a flow in a block.
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use super::blocks::BlockId;
 use super::events::GoneReason;
 use super::state::{FlowState, Level, Origin, Position};
 use super::table::FlowTable;
+use crate::wire::payload_id::BlockId;
 
 /// A block whose data is lost, and whose it was.
 #[derive(Clone, Debug, PartialEq, Eq)]

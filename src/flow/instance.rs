@@ -7,13 +7,13 @@
 use std::time::Instant;
 
 use super::ages::Line;
-use super::blocks::BlockId;
 use super::coverage::{Coverage, Mark, Span};
 use super::key::{FlowKey, PackedKey};
 use super::sequence::{self, Previous, REACH};
 use super::state::{FlowId, FlowState, Level, Origin, Position};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{TCP, TcpHeader};
+use crate::wire::payload_id::BlockId;
 
 /// So many segments in a row that fit nowhere mean that a connection began behind our back.
 const STRAYS_MAX: u8 = 8;

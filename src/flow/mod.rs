@@ -24,9 +24,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use blocks::BlockId;
 pub use events::{Event, GoneReason};
 pub use evidence::{LostRange, Violation};
 pub use key::FlowKey;
 pub use state::{Counters, FlowId, FlowState, Level, Limits, Origin, Position};
 pub use table::{FlowTable, TooManyCookies};
+
+pub use crate::wire::payload_id::BlockId;

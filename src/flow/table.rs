@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::ages::{self, Ages, Line};
-use super::blocks::{BlockId, Blocks};
+use super::blocks::Blocks;
 use super::coverage::Span;
 use super::events::{Event, Events, GoneReason};
 use super::index::Index;
@@ -22,6 +22,7 @@ use super::key::{FlowKey, Hash, PackedKey};
 use super::state::{Counters, FlowId, FlowState, Level, Limits, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
+use crate::wire::payload_id::BlockId;
 use crate::wire::segment::segment_count;
 use crate::wire::virtio::VirtioHeader;
 

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::PeerId;
+use super::block_event::BlockEvent;
 use super::drop_reason::{DropReason, Drops};
 use super::handshake::Established;
 use super::inbound::{Delivery, Ready};
@@ -26,6 +27,7 @@ use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, lane_of};
 use crate::wire::offload::check_offload;
 use crate::wire::packet::PacketView;
+use crate::wire::payload_id::BlockId;
 use crate::wire::virtio::VirtioHeader;
 
 /// What a forwarder is made from.
@@ -52,13 +54,32 @@ struct Destination {
     profile: usize,
 }
 
-/// A packet for the TUN.
+/// A packet on its way to a peer, seen before it is put into its block.
 #[derive(Debug)]
-pub struct Deliverable<'a> {
+pub struct Outgoing<'a> {
+    /// Where it goes.
+    pub peer: PeerId,
+    /// The block it will be in.
+    pub block: BlockId,
     /// Its offload header, checked.
     pub header: VirtioHeader,
     /// The packet or super-packet.
     pub packet: &'a [u8],
+    /// Its headers.
+    pub view: &'a PacketView,
+}
+
+/// A packet for the TUN.
+#[derive(Debug)]
+pub struct Deliverable<'a> {
+    /// Where it comes from.
+    pub peer: PeerId,
+    /// Its offload header, checked.
+    pub header: VirtioHeader,
+    /// The packet or super-packet.
+    pub packet: &'a [u8],
+    /// Its headers.
+    pub view: PacketView,
 }
 
 /// The state machine of one lane.
@@ -107,14 +128,26 @@ impl Forwarder {
         self.peers[peer].room(&self.profiles[profile])
     }
 
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room).
-    pub fn handle_packet(&mut self, header: VirtioHeader, len: usize, now: Instant) {
-        if let Err(reason) = self.forward(header, len, now) {
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); shows it to `observe` if it will be sent.
+    pub fn handle_packet(
+        &mut self,
+        header: VirtioHeader,
+        len: usize,
+        now: Instant,
+        observe: impl FnOnce(Outgoing<'_>),
+    ) {
+        if let Err(reason) = self.forward(header, len, now, observe) {
             self.drops.count(reason);
         }
     }
 
-    fn forward(&mut self, header: VirtioHeader, len: usize, now: Instant) -> Result<(), DropReason> {
+    fn forward(
+        &mut self,
+        header: VirtioHeader,
+        len: usize,
+        now: Instant,
+        observe: impl FnOnce(Outgoing<'_>),
+    ) -> Result<(), DropReason> {
         let read_to = self.last;
         let room = self.peers[read_to.peer].room(&self.profiles[read_to.profile]);
         let packet = room.get(..len).ok_or(DropReason::MalformedPacket)?;
@@ -130,7 +163,12 @@ impl Forwarder {
             self.peers[peer].room(&self.profiles[profile])[..len].copy_from_slice(&self.scratch);
             self.last = destination;
         }
-        self.peers[peer].commit(&self.profiles[profile], header, len, &mut self.code, now)
+        let id = PeerId(peer as u16);
+        let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
+        let block = peer.block_id(profile, now)?;
+        observe(Outgoing { peer: id, block, header, packet: &peer.room(profile)[..len], view: &view });
+        peer.commit(profile, header, len, &mut self.code, now);
+        Ok(())
     }
 
     /// The TUN is dry: nothing that was read waits for a neighbour any longer.
@@ -188,10 +226,10 @@ impl Forwarder {
             while let Some((profile, ready)) = self.peers[peer].next_adu(now) {
                 match self.judge(peer, profile, &ready) {
                     Err(reason) => self.drops.count(reason),
-                    Ok(header) => {
-                        let peer = &mut self.peers[peer];
+                    Ok((header, view)) => {
+                        let (id, peer) = (PeerId(peer as u16), &mut self.peers[peer]);
                         peer.on_delivered(ready.header.packet_len);
-                        return Some(Deliverable { header, packet: peer.packet(profile, &ready) });
+                        return Some(Deliverable { peer: id, header, packet: peer.packet(profile, &ready), view });
                     }
                 }
             }
@@ -200,7 +238,7 @@ impl Forwarder {
     }
 
     /// A peer may only send from its own prefixes to ours, whatever route its ADU came by.
-    fn judge(&self, peer: usize, profile: u8, ready: &Ready) -> Result<VirtioHeader, DropReason> {
+    fn judge(&self, peer: usize, profile: u8, ready: &Ready) -> Result<(VirtioHeader, PacketView), DropReason> {
         let packet = self.peers[peer].packet(profile, ready);
         let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedAdu)?;
         let header = check_offload(ready.header.virtio, packet, &view).map_err(|_| DropReason::MalformedAdu)?;
@@ -209,7 +247,7 @@ impl Forwarder {
         if !addressed || self.local_prefixes.lookup(view.destination).is_none() {
             return Err(DropReason::ForeignAddress);
         }
-        Ok(header)
+        Ok((header, view))
     }
 
     /// Closes blocks, gives up others, reports: whatever is due at `now`.
@@ -254,6 +292,9 @@ impl Forwarder {
             let number = (self.turn + step) % peers;
             let Some(to) = self.peers[number].address() else {
                 let datagrams = self.peers[number].outbox.discard_all();
+                if datagrams > 0 {
+                    self.peers[number].on_unsendable();
+                }
                 self.drops.add(DropReason::SendFailed, datagrams);
                 continue;
             };
@@ -268,13 +309,20 @@ impl Forwarder {
 
     /// The socket took `bytes` of the train.
     pub fn on_sent(&mut self, peer: PeerId, bytes: usize, now: Instant) {
-        self.peers[usize::from(peer.0)].outbox.on_sent(bytes, now);
+        self.peers[usize::from(peer.0)].on_sent(bytes, now);
     }
 
     /// The datagram of `bytes` at the front of the train cannot be sent; the next one may be.
     pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
+        self.peers[usize::from(peer.0)].on_unsendable();
         self.on_sent(peer, bytes, now);
         self.drops.count(DropReason::SendFailed);
+    }
+
+    /// What happened to a block toward a peer for which protection is claimed; drain it each turn.
+    pub fn poll_block_event(&mut self) -> Option<(PeerId, BlockEvent)> {
+        let told = |(number, peer): (usize, &mut Peer)| Some((PeerId(number as u16), peer.poll_block_event()?));
+        self.peers.iter_mut().enumerate().find_map(told)
     }
 
     /// The kernel refused so many packets for the TUN.
@@ -353,6 +401,7 @@ mod tests {
             symbol_size: 1408,
             bytes_per_second: None,
             policy: Policy::new([], ProfileId(0)),
+            claims: false,
         };
         let settings = Settings {
             lane: 0,
@@ -398,7 +447,7 @@ mod tests {
 
     fn push(forwarder: &mut Forwarder, header: VirtioHeader, packet: &[u8], now: Instant) {
         forwarder.room()[..packet.len()].copy_from_slice(packet);
-        forwarder.handle_packet(header, packet.len(), now);
+        forwarder.handle_packet(header, packet.len(), now, |_| {});
     }
 
     fn datagrams(forwarder: &mut Forwarder, now: Instant) -> Vec<Vec<u8>> {
@@ -462,7 +511,7 @@ mod tests {
             push(&mut near, header, packet, now);
             assert_eq!(near.drops().of(reason), before + 1, "{reason:?}");
         }
-        near.handle_packet(plain, PACKET_MAX + 1, now);
+        near.handle_packet(plain, PACKET_MAX + 1, now, |_| {});
         let mut lonely = forwarder(1, now);
         push(&mut lonely, plain, &good, now);
         assert_eq!(lonely.drops().of(DropReason::NoSession), 1);

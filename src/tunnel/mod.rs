@@ -1,5 +1,6 @@
 //! The tunnel between two appliances as pure state machines: no I/O, no clock, no locks.
 
+pub mod block_event;
 pub mod drop_reason;
 pub mod forwarder;
 pub mod handshake;

@@ -2,12 +2,16 @@
 //!
 //! A datagram is written where it will be sent from. A train holds datagrams of one length, the last may be shorter;
 //! the bound on the queue is kept by whoever reads the TUN, through [`is_full`](Outbox::is_full).
+//!
+//! The last datagram of a block for which protection is claimed travels alone: the kernel stamps only the first datagram
+//! of a train that it cuts, and this is the one whose departure shows that the block has left.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::pacer::Pacer;
+use crate::wire::payload_id::BlockId;
 
 /// The most datagrams in a train (the kernel's `UDP_MAX_SEGMENTS` before 6.9 is 64).
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
@@ -27,6 +31,8 @@ struct Train {
     /// Nothing more may be added: a shorter datagram ended it, or part of it was sent.
     ended: bool,
     sent: usize,
+    /// It is the last datagram of this block, alone.
+    ends: Option<BlockId>,
 }
 
 /// A train for the socket.
@@ -38,6 +44,8 @@ pub struct Transmit<'a> {
     pub bytes: &'a [u8],
     /// Bytes of each datagram; the last may be shorter.
     pub datagram_len: usize,
+    /// It is one datagram, the last of this block: its departure is worth a timestamp.
+    pub ends: Option<BlockId>,
 }
 
 /// What waits to be sent to one peer.
@@ -67,7 +75,15 @@ impl Outbox {
         if !fits {
             let mut bytes = self.spare.pop().unwrap_or_default().bytes;
             bytes.resize(self.train_max.max(len), 0);
-            self.queue.push_back(Train { bytes, fill: 0, datagram_len: len, datagrams: 0, ended: false, sent: 0 });
+            self.queue.push_back(Train {
+                bytes,
+                fill: 0,
+                datagram_len: len,
+                datagrams: 0,
+                ended: false,
+                sent: 0,
+                ends: None,
+            });
         }
         let train = self.queue.back_mut().expect("a train was pushed when none fitted");
         train.ended |= len < train.datagram_len;
@@ -84,6 +100,14 @@ impl Outbox {
         }
     }
 
+    /// The datagram appended last, the only one of its train, is the last of `block`.
+    pub fn end_block(&mut self, block: BlockId) {
+        if let Some(train) = self.queue.back_mut() {
+            train.ended = true;
+            train.ends = Some(block);
+        }
+    }
+
     /// A train waits that nothing more will be added to.
     pub fn has_full_train(&self) -> bool {
         self.queue.len() > 1 || self.queue.front().is_some_and(|train| train.datagrams == TRAIN_DATAGRAMS_MAX)
@@ -91,7 +115,8 @@ impl Outbox {
 
     /// So much waits that no more should be made.
     pub fn is_full(&self) -> bool {
-        self.queue.len() >= TRAINS_MAX
+        // The ends of blocks are short: counted like the others they would halve what may wait.
+        self.queue.len() >= TRAINS_MAX && self.queue.iter().filter(|train| train.ends.is_none()).count() >= TRAINS_MAX
     }
 
     /// Nothing waits.
@@ -105,7 +130,12 @@ impl Outbox {
         if self.pacer.ready_at(now).is_some() {
             return None;
         }
-        Some(Transmit { to, bytes: &train.bytes[train.sent..train.fill], datagram_len: train.datagram_len })
+        Some(Transmit {
+            to,
+            bytes: &train.bytes[train.sent..train.fill],
+            datagram_len: train.datagram_len,
+            ends: train.ends,
+        })
     }
 
     /// When pacing lets the next train leave, if one waits for that.
@@ -113,15 +143,19 @@ impl Outbox {
         if self.queue.is_empty() { None } else { self.pacer.ready_at(now) }
     }
 
-    /// Notes that the socket took `bytes` of the front train.
-    pub fn on_sent(&mut self, bytes: usize, now: Instant) {
+    /// Notes that the socket took `bytes` of the front train. Returns the block whose last datagram that was.
+    pub fn on_sent(&mut self, bytes: usize, now: Instant) -> Option<BlockId> {
         self.pacer.on_sent(bytes, now);
-        let Some(train) = self.queue.front_mut() else { return };
+        let train = self.queue.front_mut()?;
         train.sent += bytes;
         train.ended = true;
-        if train.sent >= train.fill {
-            self.spare.extend(self.queue.pop_front());
+        if train.sent < train.fill {
+            return None;
         }
+        let train = self.queue.pop_front()?;
+        let ends = train.ends;
+        self.spare.push(train);
+        ends
     }
 
     /// Throws away the front train, which cannot be sent; returns how many datagrams that were.

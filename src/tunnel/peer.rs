@@ -3,9 +3,11 @@
 //! Which peer a packet or datagram belongs to was found before; addresses of packets are checked by
 //! [`super::forwarder`].
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
 use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
@@ -18,7 +20,7 @@ use super::session::{Change, Sessions};
 use super::train_watch::TrainWatch;
 use crate::fec::code::Code;
 use crate::wire::datagram::DatagramType;
-use crate::wire::payload_id::{RepairId, SourceId};
+use crate::wire::payload_id::{BlockId, RepairId, SourceId};
 use crate::wire::report::{PROFILES_MAX, Reception, Report};
 use crate::wire::virtio::VirtioHeader;
 
@@ -33,6 +35,8 @@ pub struct PeerSettings {
     pub bytes_per_second: Option<u64>,
     /// Which packet gets which profile.
     pub policy: Policy,
+    /// Somebody is told what is protected: blocks are followed until they have left this host.
+    pub claims: bool,
 }
 
 /// One peer on one lane.
@@ -53,6 +57,8 @@ pub struct Peer {
     /// By the peer's profile number; made when first heard.
     inbounds: Vec<Option<Box<Inbound>>>,
     sent: Sent,
+    /// What happened to blocks and was not told yet; drained each turn.
+    block_events: VecDeque<BlockEvent>,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
     train_watch: TrainWatch,
@@ -75,6 +81,7 @@ impl Peer {
             senders: Vec::new(),
             inbounds: Vec::new(),
             sent: Sent::default(),
+            block_events: VecDeque::new(),
             reception: Reception::default(),
             train_watch: TrainWatch::default(),
             trains_suspected: false,
@@ -97,24 +104,29 @@ impl Peer {
         self.sender(profile).room()
     }
 
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room).
-    pub fn commit(
-        &mut self,
-        profile: &Profile,
-        virtio: VirtioHeader,
-        len: usize,
-        code: &mut Code,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        self.sender(profile);
-        let Some(session) = self.sessions.sealing(now) else {
-            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
+    /// The block into which [`commit`](Self::commit) will put the packet in [`room`](Self::room).
+    pub fn block_id(&mut self, profile: &Profile, now: Instant) -> Result<BlockId, DropReason> {
+        if self.sessions.sealing(now).is_none() {
+            self.abandon_blocks();
             return Err(DropReason::NoSession);
+        }
+        Ok(self.sender(profile).block_id())
+    }
+
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room), which [`block_id`](Self::block_id) has let
+    /// pass.
+    pub fn commit(&mut self, profile: &Profile, virtio: VirtioHeader, len: usize, code: &mut Code, now: Instant) {
+        let Some(session) = self.sessions.sealing(now) else { return };
+        let Some(Some(sender)) = self.senders.get_mut(usize::from(profile.number)) else { return };
+        let mut egress = Egress {
+            session,
+            outbox: &mut self.outbox,
+            code,
+            sent: &mut self.sent,
+            events: self.settings.claims.then_some(&mut self.block_events),
         };
-        let sender = self.senders[usize::from(profile.number)].as_mut().expect("made above if it was not there");
-        sender.commit(virtio, len, &mut Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent }, now);
+        sender.commit(virtio, len, &mut egress, now);
         self.reporting.on_data_sent(now);
-        Ok(())
     }
 
     /// The TUN is dry.
@@ -225,6 +237,25 @@ impl Peer {
         self.reception.duplicates += 1;
     }
 
+    /// The socket took `bytes` of the front train.
+    pub fn on_sent(&mut self, bytes: usize, now: Instant) {
+        if let Some(block) = self.outbox.on_sent(bytes, now) {
+            self.block_events.push_back(BlockEvent::Sent { block });
+        }
+    }
+
+    /// Datagrams were thrown away unsent.
+    pub fn on_unsendable(&mut self) {
+        if self.settings.claims {
+            self.block_events.push_back(BlockEvent::Unsendable);
+        }
+    }
+
+    /// What happened to a block, in order.
+    pub fn poll_block_event(&mut self) -> Option<BlockEvent> {
+        self.block_events.pop_front()
+    }
+
     /// Trains seem not to arrive; told once.
     pub fn poll_trains_suspected(&mut self) -> bool {
         std::mem::take(&mut self.trains_suspected)
@@ -305,20 +336,34 @@ impl Peer {
         now: Instant,
         mut act: impl FnMut(&mut Sender, &mut Egress<'_>),
     ) -> bool {
-        let senders = self.senders.iter_mut().flatten();
         let Some(session) = self.sessions.sealing(now) else {
-            senders.for_each(|sender| sender.abandon());
+            self.abandon_blocks();
             return false;
         };
-        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        let mut egress = Egress {
+            session,
+            outbox: &mut self.outbox,
+            code,
+            sent: &mut self.sent,
+            events: self.settings.claims.then_some(&mut self.block_events),
+        };
+        let senders = self.senders.iter_mut().flatten();
         senders.for_each(|sender| act(sender, &mut egress));
         true
+    }
+
+    fn abandon_blocks(&mut self) {
+        for block in self.senders.iter_mut().flatten().filter_map(|sender| sender.abandon()) {
+            if self.settings.claims {
+                self.block_events.push_back(BlockEvent::Abandoned { block });
+            }
+        }
     }
 
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
             self.inbounds.clear();
-            self.senders.iter_mut().flatten().for_each(|sender| sender.abandon());
+            self.abandon_blocks();
             self.reporting.on_new_epoch();
             self.train_watch.on_new_epoch();
         }
@@ -336,7 +381,7 @@ impl Peer {
             self.inbounds.iter().flatten().filter_map(|inbound| inbound.progress()).take(PROFILES_MAX).collect();
         self.scratch.clear();
         report.emit(&mut self.scratch);
-        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent };
+        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None };
         // A report travels alone, so that it arrives even where trains do not.
         egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);
@@ -385,6 +430,7 @@ mod tests {
                 symbol_size: 1408,
                 bytes_per_second: None,
                 policy: Policy::new([], ProfileId(0)),
+                claims: false,
             };
             let delivery = Delivery { strict: true, hold: Duration::from_millis(20) };
             let mut peer = Peer::new(settings, lane, delivery, now);

@@ -8,15 +8,17 @@
 //! When a lost block ends is told by its repair symbols and by the source symbols of the next block. What the peer
 //! makes of it all is not known here.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::block_event::BlockEvent;
 use super::outbox::Outbox;
 use super::session::Session;
 use crate::fec::code::Code;
 use crate::fec::plan::Plan;
 use crate::fec::source_block::SourceBlock;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
-use crate::wire::payload_id::{PAYLOAD_ID_LEN, RepairId, SourceId};
+use crate::wire::payload_id::{BlockId, PAYLOAD_ID_LEN, RepairId, SourceId};
 use crate::wire::virtio::VirtioHeader;
 
 /// How blocks of a profile are closed and how much is added to them.
@@ -76,6 +78,8 @@ pub struct Egress<'a> {
     pub code: &'a mut Code,
     /// Counts what is sent.
     pub sent: &'a mut Sent,
+    /// Takes what happens to blocks, if protection is claimed toward this peer.
+    pub events: Option<&'a mut VecDeque<BlockEvent>>,
 }
 
 impl Egress<'_> {
@@ -185,6 +189,10 @@ impl Sender {
         if m > 0 {
             self.send_repair(k, m, egress);
         }
+        if let Some(events) = &mut egress.events {
+            let (source_symbols, repair_symbols) = (k as u16, m as u16);
+            events.push_back(BlockEvent::Closed { block: self.block_id(), source_symbols, repair_symbols });
+        }
         egress.sent.blocks += 1;
         self.begin_next(k as u16);
     }
@@ -192,10 +200,17 @@ impl Sender {
     /// Forgets the open block: its session or the peer that had the beginning of it is gone. Its number is not used
     /// again, or symbols of two blocks would be taken for one; and what the peer's earlier run has delivered of it cannot
     /// be rebuilt by the new one and delivered again.
-    pub fn abandon(&mut self) {
-        if self.is_open() {
-            self.begin_next(0);
-        }
+    ///
+    /// Returns the block, if one was open.
+    pub fn abandon(&mut self) -> Option<BlockId> {
+        let block = self.is_open().then(|| self.block_id())?;
+        self.begin_next(0);
+        Some(block)
+    }
+
+    /// The block that the next packet is put into.
+    pub fn block_id(&self) -> BlockId {
+        BlockId { profile: self.profile.number, sbn: self.sbn }
     }
 
     fn begin_next(&mut self, previous_symbols: u16) {
@@ -225,6 +240,10 @@ impl Sender {
         let (layout, source) = self.block.coded();
         egress.code.encode(layout, source, m, &mut self.repair);
         for (index, symbol) in self.repair.chunks_exact(layout.size).enumerate() {
+            let ends_block = index + 1 == m && egress.events.is_some();
+            if ends_block {
+                egress.outbox.end_train();
+            }
             let id = RepairId {
                 profile: self.profile.number,
                 esi: (k + index) as u16,
@@ -234,6 +253,9 @@ impl Sender {
             };
             egress.seal(DatagramType::Repair, &id.emit(), symbol);
             egress.sent.repair_symbols += 1;
+            if ends_block {
+                egress.outbox.end_block(self.block_id());
+            }
         }
     }
 
@@ -264,6 +286,8 @@ mod tests {
         outbox: Outbox,
         code: Code,
         sent: Sent,
+        claims: bool,
+        events: VecDeque<BlockEvent>,
         now: Instant,
     }
 
@@ -305,12 +329,19 @@ mod tests {
                 plan: Plan::fixed(4, repair_symbols, 0.01),
             };
             let (outbox, code) = (Outbox::new(Pacer::new(None)), Code::new());
-            Self { sender: Sender::new(profile, E), sessions, outbox, code, sent: Sent::default(), now }
+            let (sender, events) = (Sender::new(profile, E), VecDeque::new());
+            Self { sender, sessions, outbox, code, sent: Sent::default(), claims: false, events, now }
         }
 
         fn with<T>(&mut self, act: impl FnOnce(&mut Sender, &mut Egress<'_>) -> T) -> T {
             let session = self.sessions.sealing(self.now).unwrap();
-            let mut egress = Egress { session, outbox: &mut self.outbox, code: &mut self.code, sent: &mut self.sent };
+            let mut egress = Egress {
+                session,
+                outbox: &mut self.outbox,
+                code: &mut self.code,
+                sent: &mut self.sent,
+                events: self.claims.then_some(&mut self.events),
+            };
             act(&mut self.sender, &mut egress)
         }
 
@@ -394,6 +425,25 @@ mod tests {
         bench.with(|sender, egress| sender.handle_timeout(egress, micros(2000)));
         assert_eq!(bench.sent(), [Repair(0, 2, 2, 1)]);
         assert_eq!(bench.sender.deadline(), None);
+    }
+
+    #[test]
+    fn the_last_datagram_of_a_block_that_is_claimed_travels_alone() {
+        let mut bench = Bench::new(2);
+        bench.claims = true;
+        bench.push(600);
+        bench.push(100);
+        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), bench.now);
+        let mut trains = Vec::new();
+        while let Some(train) = bench.outbox.front(to, now) {
+            let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));
+            trains.push((datagrams, train.ends.map(|block| block.sbn)));
+            let whole = bench.outbox.on_sent(len, now);
+            assert_eq!(whole.map(|block| block.sbn), trains[trains.len() - 1].1);
+        }
+        assert_eq!(trains, [(5, None), (2, None), (1, Some(0))]);
+        let block = BlockId { profile: 0, sbn: 0 };
+        assert_eq!(bench.events, [BlockEvent::Closed { block, source_symbols: 5, repair_symbols: 3 }]);
     }
 
     #[test]

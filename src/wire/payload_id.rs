@@ -31,6 +31,15 @@ pub const SBN_MAX: u64 = 1 << 48;
 /// Flag of a source symbol: no repair symbols will follow in this profile.
 const UNPROTECTED: u8 = 1;
 
+/// Names a block of one lane toward one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId {
+    /// The sender's redundancy profile, which numbers its blocks alone.
+    pub profile: u8,
+    /// Source block number.
+    pub sbn: u64,
+}
+
 /// Identifies a source symbol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceId {

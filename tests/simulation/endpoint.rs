@@ -77,6 +77,7 @@ impl Endpoint {
             symbol_size: settings.symbol_size,
             bytes_per_second: settings.bytes_per_second,
             policy: Policy::new(rules, ProfileId(0)),
+            claims: random.random_bool(0.5),
         };
         let forwarder = Forwarder::new(
             Settings {

@@ -252,7 +252,7 @@ impl World {
             let Some((number, packet)) = end.tun.pop_front() else { return false };
             let drops = end.forwarder.drops().clone();
             end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
-            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now);
+            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |_| {});
             match newly_dropped(&drops, end.forwarder.drops())[..] {
                 [] => {
                     let (_, profile) = self.scenario.sides[side.index()].traffic[usize::from(number)];
@@ -270,6 +270,7 @@ impl World {
         let now = self.start + self.now;
         for _ in 0..budget {
             let end = &mut self.ends[side.index()];
+            while end.forwarder.poll_block_event().is_some() {}
             let Some((peer, train)) = end.forwarder.poll_transmit(now) else { return false };
             assert_eq!(peer, PeerId(0));
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();

@@ -1,0 +1,32 @@
+//! What happens to a block on its way out of this host, for whoever has to know when it is protected.
+//!
+//! Told only toward peers for which protection is claimed, in order. Nothing is decided here.
+
+use crate::wire::payload_id::BlockId;
+
+/// A step of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockEvent {
+    /// It is complete: all its symbols wait to be sent or were sent.
+    Closed {
+        /// The block.
+        block: BlockId,
+        /// k, its source symbols.
+        source_symbols: u16,
+        /// m, its repair symbols.
+        repair_symbols: u16,
+    },
+    /// The kernel took its last datagram, which travelled alone, and every one before it unless
+    /// [`Unsendable`](Self::Unsendable) said otherwise.
+    Sent {
+        /// The block.
+        block: BlockId,
+    },
+    /// It ended before it was complete, and nothing more of it is sent.
+    Abandoned {
+        /// The block.
+        block: BlockId,
+    },
+    /// A datagram could not be sent: no block that was not sent as a whole before this can be whole on the link.
+    Unsendable,
+}
