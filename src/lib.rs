@@ -6,6 +6,7 @@
 //! * [`fec`] the erasure code, the block being built and the block being filled;
 //! * [`tunnel`] the state machines of a peer: sender, receiver, session;
 //! * [`flow`] TCP sequence numbers to the position up to which a flow is protected;
+//! * [`protect`] when a block may be called protected, and what takes it back;
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
 //! * [`appliance`] where state machines and system calls meet;
@@ -21,5 +22,6 @@ pub mod flow;
 pub mod io;
 pub mod lab;
 pub mod notify;
+pub mod protect;
 pub mod tunnel;
 pub mod wire;

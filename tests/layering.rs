@@ -13,6 +13,7 @@ const MODULES: &[Module] = &[
     Module { name: "fec", may_import: &["wire"], pure: true },
     Module { name: "tunnel", may_import: &["fec", "wire"], pure: true },
     Module { name: "flow", may_import: &["wire"], pure: true },
+    Module { name: "protect", may_import: &["flow", "tunnel", "wire"], pure: true },
     Module { name: "notify", may_import: &[], pure: false },
     Module { name: "io", may_import: &[], pure: false },
     Module { name: "config", may_import: &["tunnel::keys"], pure: false },

@@ -29,4 +29,6 @@ pub enum BlockEvent {
     },
     /// A datagram could not be sent: no block that was not sent as a whole before this can be whole on the link.
     Unsendable,
+    /// The peer was started anew, or is heard for the first time: it has no block that was sent before.
+    PeerRestarted,
 }

@@ -190,6 +190,7 @@ impl Inbound {
         Some(Progress {
             profile: self.profile,
             highest: (self.next + self.blocks.len() as u64).saturating_sub(1),
+            decoded_from: 0,
             decoded_below: self.next,
         })
     }

@@ -4,6 +4,7 @@ pub mod block_event;
 pub mod drop_reason;
 pub mod forwarder;
 pub mod handshake;
+pub mod heard;
 pub mod hello;
 pub mod inbound;
 pub mod keys;

@@ -364,6 +364,9 @@ impl Peer {
         if change == Change::NewEpoch {
             self.inbounds.clear();
             self.abandon_blocks();
+            if self.settings.claims {
+                self.block_events.push_back(BlockEvent::PeerRestarted);
+            }
             self.reporting.on_new_epoch();
             self.train_watch.on_new_epoch();
         }

@@ -80,8 +80,23 @@ pub struct Progress {
     pub profile: u8,
     /// The highest block of which anything arrived.
     pub highest: u64,
+    /// What is said of blocks begins with this one: of those before it nothing was ever heard.
+    pub decoded_from: u64,
     /// Every block below this one is whole or given up.
     pub decoded_below: u64,
+}
+
+/// Consecutive blocks that were given up with something missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostRun {
+    /// The sender's profile.
+    pub profile: u8,
+    /// The first of them.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+    /// Of a single block, how many of its first source symbols are there: its sender knows whether those are all.
+    pub symbols: u16,
 }
 
 /// One report.
@@ -149,7 +164,7 @@ impl Report {
         for _ in 0..fixed[21] {
             let (entry, behind) = rest.split_first_chunk::<PROFILE_LEN>()?;
             let field = |at: usize| entry[at..at + 8].iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-            progress.push(Progress { profile: entry[0], highest: field(4), decoded_below: field(12) });
+            progress.push(Progress { profile: entry[0], highest: field(4), decoded_from: 0, decoded_below: field(12) });
             rest = behind;
         }
         Some(Self {
@@ -200,8 +215,8 @@ mod tests {
                 burst_lengths: [13, 14, 15, 16, 17, 18, 19, 20],
             },
             progress: vec![
-                Progress { profile: 0, highest: 21, decoded_below: 22 },
-                Progress { profile: 200, highest: u64::MAX, decoded_below: 0 },
+                Progress { profile: 0, highest: 21, decoded_from: 0, decoded_below: 22 },
+                Progress { profile: 200, highest: u64::MAX, decoded_from: 0, decoded_below: 0 },
             ],
         };
         let mut bytes = Vec::new();

@@ -1,0 +1,68 @@
+//! Questions whether everything read from the TUN so far is protected, until they can be answered.
+//!
+//! A barrier remembers where each profile's blocks ended when it was asked for, nothing of what is in them.
+
+use super::ledger::Ledger;
+use crate::flow::Level;
+use crate::wire::payload_id::BlockId;
+
+/// Barriers that may wait; beyond, they fail at once.
+const WAITING_MAX: usize = 256;
+
+#[derive(Debug)]
+struct Barrier {
+    id: u64,
+    /// The first block of each profile that is not asked about.
+    ends: Vec<BlockId>,
+}
+
+/// The barriers of one lane toward one peer.
+#[derive(Debug, Default)]
+pub(super) struct Barriers(Vec<Barrier>);
+
+impl Barriers {
+    /// Asks; false if too many wait.
+    pub fn push(&mut self, id: u64, ledger: &Ledger) -> bool {
+        if self.0.len() >= WAITING_MAX {
+            return false;
+        }
+        self.0.push(Barrier { id, ends: ledger.ends().collect() });
+        true
+    }
+
+    /// `block` will never be protected: whoever asked about it is answered no. Calls `fail` with each.
+    pub fn on_void(&mut self, block: BlockId, mut fail: impl FnMut(u64)) {
+        self.0.retain(|barrier| {
+            let asked = barrier.ends.iter().any(|end| end.profile == block.profile && end.sbn > block.sbn);
+            if asked {
+                fail(barrier.id);
+            }
+            !asked
+        });
+    }
+
+    /// All that wait are answered no.
+    pub fn fail_all(&mut self, fail: impl FnMut(u64)) {
+        self.0.drain(..).map(|barrier| barrier.id).for_each(fail);
+    }
+
+    /// Answers those of which everything is protected by now.
+    pub fn settle(&mut self, ledger: &Ledger, mut answer: impl FnMut(u64, Level)) {
+        self.0.retain(|barrier| {
+            let mut decoded = true;
+            for end in &barrier.ends {
+                match ledger.is_covered(*end) {
+                    Some(with_peer) => decoded &= with_peer,
+                    None => return true,
+                }
+            }
+            answer(barrier.id, if decoded { Level::Decoded } else { Level::OnWire });
+            false
+        });
+    }
+
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether the link to a peer may be trusted with a promise: FEC to nobody protects nothing.
+//!
+//! The one proof that both directions work is a report in which the peer echoes our own clock. It is good for three
+//! round trips, at least [`PROOF_FLOOR`]. What blocks contained is not known here.
+
+use std::time::{Duration, Instant};
+
+/// A proof of the round trip is good for at least this long.
+pub const PROOF_FLOOR: Duration = Duration::from_millis(100);
+/// Proofs in a row before a link that was not trusted is trusted again: one that comes and goes is not up.
+const PROOFS_WANTED: u32 = 3;
+/// After a violation the link must be clean for this long.
+const CLEAN_AFTER_VIOLATION: Duration = Duration::from_secs(1);
+/// After this host has dropped or refused a datagram. A queue that overflows may also drop what no error tells of.
+const CLEAN_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// So many timestamps in a row that did not come: they are not going to.
+const MISSING_MAX: u32 = 3;
+
+/// State of the link to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkState {
+    /// Healthy: blocks can become protected.
+    Up,
+    /// As up, and about to stop.
+    Draining,
+    /// Carries data, protects nothing.
+    Degraded,
+    /// Carries nothing.
+    Down,
+}
+
+/// Why a link is not up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateReason {
+    /// It is.
+    None,
+    /// The administrator is stopping the appliance.
+    Administrator,
+    /// No report of the peer has proven the round trip lately.
+    NoReports,
+    /// A block that was called protected was lost.
+    Violation,
+    /// Datagrams were refused or dropped in this host.
+    SendErrors,
+    /// Timestamps stay away.
+    NoTimestamps,
+    /// There is no session with the peer.
+    NoSession,
+}
+
+/// What is known of one link.
+#[derive(Debug)]
+pub(super) struct Health {
+    session: bool,
+    draining: bool,
+    proven_at: Option<Instant>,
+    rtt: Duration,
+    proofs: u32,
+    violated_at: Option<Instant>,
+    error_at: Option<Instant>,
+    stamps_missing: u32,
+    stampless: bool,
+}
+
+impl Health {
+    /// Nothing is proven; `stampless` if no timestamps can be had.
+    pub fn new(stampless: bool) -> Self {
+        Self {
+            session: false,
+            draining: false,
+            proven_at: None,
+            rtt: Duration::ZERO,
+            proofs: 0,
+            violated_at: None,
+            error_at: None,
+            stamps_missing: 0,
+            stampless,
+        }
+    }
+
+    pub fn on_session(&mut self, there_is_one: bool) {
+        self.session = there_is_one;
+    }
+
+    pub fn on_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The peer was started anew: it has none of our blocks.
+    pub fn on_epoch(&mut self) {
+        self.proven_at = None;
+        self.proofs = 0;
+    }
+
+    /// A report has shown that a datagram of ours sent at `proven_at` arrived and was answered.
+    pub fn on_proof(&mut self, proven_at: Option<Instant>, rtt: Option<Duration>, now: Instant) {
+        self.rtt = rtt.unwrap_or(self.rtt);
+        if proven_at <= self.proven_at {
+            return;
+        }
+        if !self.is_proven(now) {
+            // Proofs that were interrupted begin anew.
+            self.proofs = 0;
+        }
+        self.proven_at = proven_at;
+        self.proofs = if self.is_proven(now) { self.proofs.saturating_add(1) } else { 0 };
+    }
+
+    pub fn on_violation(&mut self, now: Instant) {
+        self.violated_at = Some(now);
+    }
+
+    pub fn on_error(&mut self, now: Instant) {
+        self.error_at = Some(now);
+    }
+
+    pub fn on_stamp(&mut self) {
+        self.stamps_missing = 0;
+    }
+
+    pub fn on_stamp_missing(&mut self) {
+        self.stamps_missing = self.stamps_missing.saturating_add(1);
+    }
+
+    /// Blocks may be called protected.
+    pub fn is_healthy(&mut self, now: Instant) -> bool {
+        matches!(self.state(now).0, LinkState::Up | LinkState::Draining)
+    }
+
+    /// What the link is, and why it is no better.
+    pub fn state(&mut self, now: Instant) -> (LinkState, StateReason) {
+        if !self.is_proven(now) {
+            self.proofs = 0;
+        }
+        let lately = |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
+        if !self.session {
+            (LinkState::Down, StateReason::NoSession)
+        } else if self.proofs < PROOFS_WANTED {
+            (LinkState::Degraded, StateReason::NoReports)
+        } else if lately(self.violated_at, CLEAN_AFTER_VIOLATION) {
+            (LinkState::Degraded, StateReason::Violation)
+        } else if self.stampless || self.stamps_missing >= MISSING_MAX {
+            (LinkState::Degraded, StateReason::NoTimestamps)
+        } else if lately(self.error_at, CLEAN_AFTER_ERROR) {
+            (LinkState::Degraded, StateReason::SendErrors)
+        } else if self.draining {
+            (LinkState::Draining, StateReason::Administrator)
+        } else {
+            (LinkState::Up, StateReason::None)
+        }
+    }
+
+    /// When the state changes if nothing comes.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let after = |at: Option<Instant>, span| at.map(|at| at + span);
+        let ends = [
+            // One step beyond, or the look at the deadline would find the proof good still.
+            after(self.proven_at, self.proof_life() + Duration::from_micros(1)),
+            after(self.violated_at, CLEAN_AFTER_VIOLATION),
+            after(self.error_at, CLEAN_AFTER_ERROR),
+        ];
+        ends.into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    fn proof_life(&self) -> Duration {
+        PROOF_FLOOR.max(3 * self.rtt)
+    }
+
+    fn is_proven(&self, now: Instant) -> bool {
+        self.proven_at.is_some_and(|at| now.saturating_duration_since(at) <= self.proof_life())
+    }
+}

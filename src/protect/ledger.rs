@@ -1,0 +1,306 @@
+//! The evidence for each block, from its first packet until the peer has told its fate.
+//!
+//! A block moves one way: open, closed, sent, and then it has left or its timestamp has not come. Nothing is claimed here;
+//! whether a block that has left is protected also depends on the link.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::wire::payload_id::BlockId;
+
+/// Blocks of a profile whose fate is not known; beyond, the oldest is forgotten, and with it what could still be said.
+const BLOCKS_MAX: usize = 16_384;
+/// A timestamp that has not come by then does not count any more.
+pub const STAMP_WITHIN: Duration = Duration::from_secs(1);
+
+/// How far a block has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Takes packets.
+    Open,
+    /// Complete, and not taken by the kernel yet.
+    Closed,
+    /// The kernel took all of it; its timestamp may come.
+    Sent { since: Instant },
+    /// It was called protected.
+    Claimed,
+    /// Nothing will prove that it has left: only the peer can tell.
+    Unproven,
+    /// The peer has it, or it is void: nothing more is asked of it.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    source_symbols: u16,
+    repair_symbols: u16,
+    stage: Stage,
+}
+
+impl Entry {
+    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open };
+}
+
+/// The blocks of one profile.
+#[derive(Debug, Default)]
+struct Queue {
+    first: u64,
+    entries: VecDeque<Entry>,
+    /// Blocks below this one do not wait for a timestamp.
+    unstamped_from: u64,
+}
+
+impl Queue {
+    fn entry(&mut self, sbn: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::try_from(sbn.checked_sub(self.first)?).ok()?)
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    fn drop_done(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.stage == Stage::Done) {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// Source and repair symbols of a block.
+pub type Size = (u16, u16);
+
+/// What a report says of a block that was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The peer has all of it.
+    Whole,
+    /// It is lost.
+    Lost {
+        /// It was called protected.
+        claimed: bool,
+    },
+}
+
+/// The blocks of one lane toward one peer.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    queues: Vec<Queue>,
+    /// Blocks that were forgotten before their fate was known.
+    pub forgotten: u64,
+}
+
+impl Ledger {
+    /// A packet is put into `block`.
+    #[inline]
+    pub fn on_packet(&mut self, block: BlockId) {
+        let profile = usize::from(block.profile);
+        if self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) {
+            self.open(block);
+        }
+    }
+
+    #[cold]
+    fn open(&mut self, block: BlockId) {
+        let profile = usize::from(block.profile);
+        if self.queues.len() <= profile {
+            self.queues.resize_with(profile + 1, Queue::default);
+        }
+        let queue = &mut self.queues[profile];
+        if queue.entries.is_empty() {
+            queue.first = block.sbn;
+        }
+        // Numbers between are of blocks in which no packet was seen; they are void.
+        while queue.end() < block.sbn && queue.entries.len() < BLOCKS_MAX {
+            queue.entries.push_back(Entry { stage: Stage::Done, ..Entry::NEW });
+        }
+        if queue.end() < block.sbn {
+            self.forgotten += queue.entries.len() as u64;
+            queue.entries.clear();
+            queue.first = block.sbn;
+        }
+        queue.entries.push_back(Entry::NEW);
+        if queue.entries.len() > BLOCKS_MAX {
+            queue.entries.pop_front();
+            queue.first += 1;
+            self.forgotten += 1;
+        }
+        queue.drop_done();
+    }
+
+    /// `block` is complete.
+    pub fn on_closed(&mut self, block: BlockId, (source_symbols, repair_symbols): Size) {
+        let Some(entry) = self.entry(block) else { return };
+        entry.source_symbols = source_symbols;
+        entry.repair_symbols = repair_symbols;
+        if entry.stage == Stage::Open {
+            // Without repair symbols it is never protected.
+            entry.stage = if repair_symbols == 0 { Stage::Unproven } else { Stage::Closed };
+        }
+    }
+
+    /// The kernel took the last datagram of `block`. `Some` if it took all the others too.
+    pub fn on_sent(&mut self, block: BlockId, now: Instant) -> Option<Size> {
+        let entry = self.entry(block).filter(|entry| entry.stage == Stage::Closed)?;
+        entry.stage = Stage::Sent { since: now };
+        Some((entry.source_symbols, entry.repair_symbols))
+    }
+
+    /// Nothing more of `block` will be sent.
+    pub fn on_abandoned(&mut self, block: BlockId) {
+        if let Some(entry) = self.entry(block) {
+            entry.stage = Stage::Done;
+        }
+        if let Some(queue) = self.queues.get_mut(usize::from(block.profile)) {
+            queue.drop_done();
+        }
+    }
+
+    /// A datagram could not be sent: no block that the kernel has not taken whole will be whole. Returns how many.
+    pub fn on_unsendable(&mut self) -> u64 {
+        let mut hit = 0;
+        for queue in &mut self.queues {
+            for entry in queue.entries.iter_mut().rev() {
+                match entry.stage {
+                    Stage::Open | Stage::Closed => {
+                        entry.stage = Stage::Unproven;
+                        hit += 1;
+                    }
+                    Stage::Done => {}
+                    // Blocks leave in order: what is before this one was sent or hit already.
+                    Stage::Sent { .. } | Stage::Claimed | Stage::Unproven => break,
+                }
+            }
+        }
+        hit
+    }
+
+    /// The last datagram of `block` has left this host. `Some` if that is what was waited for.
+    pub fn on_left(&mut self, block: BlockId) -> Option<Size> {
+        let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
+        entry.stage = Stage::Unproven;
+        Some((entry.source_symbols, entry.repair_symbols))
+    }
+
+    /// `block`, which has left, is called protected.
+    pub fn claim(&mut self, block: BlockId) {
+        if let Some(entry) = self.entry(block) {
+            entry.stage = Stage::Claimed;
+        }
+    }
+
+    /// Blocks whose timestamp has not come in time are no longer waited for. Returns how many.
+    pub fn handle_timeout(&mut self, now: Instant) -> u64 {
+        let mut missing = 0;
+        for queue in &mut self.queues {
+            while let Some((at, since)) = queue.oldest_sent() {
+                if since + STAMP_WITHIN > now {
+                    break;
+                }
+                queue.entries[at].stage = Stage::Unproven;
+                missing += 1;
+            }
+        }
+        missing
+    }
+
+    /// When the next timestamp is late.
+    pub fn deadline(&mut self) -> Option<Instant> {
+        let oldest = self.queues.iter_mut().filter_map(Queue::oldest_sent).map(|(_, since)| since).min();
+        oldest.map(|since| since + STAMP_WITHIN)
+    }
+
+    /// No block waits for the kernel or for a timestamp.
+    pub fn is_settled(&mut self) -> bool {
+        let unsent = |queue: &Queue| {
+            let last = queue.entries.iter().rev().find(|entry| entry.stage != Stage::Done);
+            last.is_some_and(|entry| matches!(entry.stage, Stage::Open | Stage::Closed))
+        };
+        !self.queues.iter().any(unsent) && self.deadline().is_none()
+    }
+
+    /// The peer tells that it has given up `count` blocks from `first` on, of the only one of which it held the first
+    /// `symbols` source symbols. Calls `tell` for each that was waited for.
+    pub fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, mut tell: impl FnMut(BlockId, Fate)) {
+        let Some(queue) = self.queues.get_mut(usize::from(first.profile)) else { return };
+        let end = first.sbn.saturating_add(count).min(queue.end());
+        for sbn in first.sbn.max(queue.first)..end {
+            let Some(entry) = queue.entry(sbn) else { continue };
+            let stage = std::mem::replace(&mut entry.stage, Stage::Done);
+            let whole = count == 1 && entry.source_symbols > 0 && symbols >= entry.source_symbols;
+            let fate = match stage {
+                Stage::Done => continue,
+                _ if whole => Fate::Whole,
+                stage => Fate::Lost { claimed: stage == Stage::Claimed },
+            };
+            tell(BlockId { sbn, ..first }, fate);
+        }
+        queue.drop_done();
+    }
+
+    /// Blocks below `below` are known to be with the peer.
+    pub fn on_decoded(&mut self, profile: u8, below: u64) {
+        let Some(queue) = self.queues.get_mut(usize::from(profile)) else { return };
+        while queue.first < below && queue.entries.pop_front().is_some() {
+            queue.first += 1;
+        }
+    }
+
+    /// The first block of `profile` whose fate is not known.
+    pub fn first(&self, profile: u8) -> Option<u64> {
+        Some(self.queues.get(usize::from(profile))?.first)
+    }
+
+    /// Where each profile's blocks end now.
+    pub fn ends(&self) -> impl Iterator<Item = BlockId> {
+        let filled = self.queues.iter().enumerate().filter(|(_, queue)| !queue.entries.is_empty());
+        filled.map(|(profile, queue)| BlockId { profile: profile as u8, sbn: queue.end() })
+    }
+
+    /// Every block below `end` is claimed or with the peer: `Some(true)` if all are with the peer.
+    pub fn is_covered(&self, end: BlockId) -> Option<bool> {
+        let Some(queue) = self.queues.get(usize::from(end.profile)) else { return Some(true) };
+        let below = usize::try_from(end.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
+        let mut decoded = true;
+        for entry in queue.entries.iter().take(below) {
+            match entry.stage {
+                Stage::Done => {}
+                Stage::Claimed => decoded = false,
+                _ => return None,
+            }
+        }
+        Some(decoded)
+    }
+
+    /// The peer was started anew: nothing it had counts.
+    pub fn restart(&mut self) {
+        self.queues.clear();
+    }
+
+    fn entry(&mut self, block: BlockId) -> Option<&mut Entry> {
+        self.queues.get_mut(usize::from(block.profile))?.entry(block.sbn)
+    }
+}
+
+impl Queue {
+    /// The oldest block that waits for its timestamp.
+    fn oldest_sent(&mut self) -> Option<(usize, Instant)> {
+        let from = usize::try_from(self.unstamped_from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        for (at, entry) in self.entries.iter().enumerate().skip(from) {
+            match entry.stage {
+                Stage::Sent { since } => {
+                    self.unstamped_from = self.first + at as u64;
+                    return Some((at, since));
+                }
+                // What is behind it was not sent either.
+                Stage::Open | Stage::Closed => {
+                    self.unstamped_from = self.first + at as u64;
+                    return None;
+                }
+                Stage::Claimed | Stage::Unproven | Stage::Done => {}
+            }
+        }
+        self.unstamped_from = self.end();
+        None
+    }
+}

@@ -1,0 +1,27 @@
+//! When a block may be called protected, and what takes it back: evidence, link health, and the flows they are about.
+//!
+//! ```text
+//!   packet ─▶ flow table: whose bytes, in which block
+//!   closed ─▶ sent ─▶ timestamp ─┐
+//!   report: both ways work ──────┴▶ block protected ─▶ flow table ─▶ notice
+//!   report: block lost ─▶ violation ─▶ notice; the link is degraded
+//! ```
+//!
+//! One [`Protection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
+//! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
+
+mod barrier;
+mod evidence;
+mod health;
+mod ledger;
+mod notice;
+mod protection;
+mod stamps;
+#[cfg(test)]
+mod tests;
+
+pub use evidence::Evidence;
+pub use health::{LinkState, StateReason};
+pub use notice::{Counters, Notice};
+pub use protection::Protection;
+pub use stamps::Stamps;

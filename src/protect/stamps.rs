@@ -1,0 +1,79 @@
+//! Numbers for the datagrams of a lane whose departure was asked to be timestamped, and whose blocks they end.
+//!
+//! A timestamp that does not come costs a place here and nothing else.
+
+use std::collections::VecDeque;
+
+use crate::tunnel::PeerId;
+use crate::wire::payload_id::BlockId;
+
+/// Timestamps that may be waited for; beyond, the oldest is no longer believed.
+const WAITING_MAX: usize = 65_536;
+
+/// The timestamps that a lane waits for.
+#[derive(Debug, Default)]
+pub struct Stamps {
+    /// The number of the first of `waiting`; the others follow without gaps.
+    first: u32,
+    waiting: VecDeque<Option<(PeerId, BlockId)>>,
+}
+
+impl Stamps {
+    /// The number to ask for the departure of the last datagram of `block` with.
+    pub fn begin(&mut self, peer: PeerId, block: BlockId) -> u32 {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+        let number = self.first.wrapping_add(self.waiting.len() as u32);
+        self.waiting.push_back(Some((peer, block)));
+        number
+    }
+
+    /// The datagram with this number has left: the end of which block it was. Each number counts once.
+    pub fn take(&mut self, number: u32) -> Option<(PeerId, BlockId)> {
+        let at = number.wrapping_sub(self.first) as usize;
+        let taken = self.waiting.get_mut(at)?.take();
+        while self.waiting.front().is_some_and(Option::is_none) {
+            self.waiting.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId(0);
+
+    fn block(sbn: u64) -> BlockId {
+        BlockId { profile: 0, sbn }
+    }
+
+    #[test]
+    fn each_number_names_its_block_once_also_around_the_end_of_the_numbers() {
+        let mut stamps = Stamps { first: u32::MAX - 1, waiting: VecDeque::new() };
+        let numbers: Vec<u32> = (0..4).map(|sbn| stamps.begin(PEER, block(sbn))).collect();
+        assert_eq!(numbers, [u32::MAX - 1, u32::MAX, 0, 1]);
+        assert_eq!(stamps.take(0), Some((PEER, block(2))));
+        assert_eq!(stamps.take(0), None);
+        assert_eq!(stamps.take(u32::MAX - 1), Some((PEER, block(0))));
+        assert_eq!(stamps.take(u32::MAX - 1), None, "forgotten");
+        assert_eq!(stamps.take(2), None, "never given");
+        assert_eq!(stamps.take(1), Some((PEER, block(3))));
+    }
+
+    #[test]
+    fn timestamps_that_never_come_are_forgotten_and_not_mistaken() {
+        let mut stamps = Stamps::default();
+        let first = stamps.begin(PEER, block(0));
+        for sbn in 1..=WAITING_MAX as u64 {
+            stamps.begin(PEER, block(sbn));
+        }
+        assert_eq!(stamps.waiting.len(), WAITING_MAX);
+        assert_eq!(stamps.take(first), None);
+        assert_eq!(stamps.take(first + 1), Some((PEER, block(1))));
+    }
+}

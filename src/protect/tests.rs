@@ -1,0 +1,329 @@
+//! The rules of protection, each with the input that would break it.
+
+use std::time::{Duration, Instant};
+
+use super::{Evidence, LinkState, Notice, Protection, StateReason};
+use crate::flow::{Event, FlowTable, Level, Limits};
+use crate::tunnel::PeerId;
+use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::forwarder::Outgoing;
+use crate::tunnel::heard::Heard;
+use crate::wire::packet::{PacketView, UDP};
+use crate::wire::payload_id::BlockId;
+use crate::wire::report::{LostRun, Progress};
+use crate::wire::samples;
+use crate::wire::virtio::VirtioHeader;
+
+const RTT: Duration = Duration::from_millis(10);
+
+/// One link and a UDP flow of packets of ten bytes.
+struct Bench {
+    protection: Protection,
+    now: Instant,
+    packet: Vec<u8>,
+    view: PacketView,
+}
+
+fn block(sbn: u64) -> BlockId {
+    BlockId { profile: 0, sbn }
+}
+
+fn run(first: u64, count: u32, symbols: u16) -> LostRun {
+    LostRun { profile: 0, first, count, symbols }
+}
+
+impl Bench {
+    fn new(evidence: Evidence) -> Self {
+        let packet = samples::ipv4(UDP, &[], &samples::udp(10));
+        let view = PacketView::parse(&packet).unwrap();
+        let protection = Protection::new(FlowTable::new(Limits::default(), 7), evidence);
+        Self { protection, now: Instant::now(), packet, view }
+    }
+
+    /// A link that is up.
+    fn up() -> Self {
+        let mut bench = Self::new(Evidence::Timestamps);
+        bench.protection.on_session(true);
+        bench.prove(3);
+        assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
+        bench.notices();
+        bench
+    }
+
+    fn prove(&mut self, times: u32) {
+        for _ in 0..times {
+            self.pass(20);
+            let heard = Heard { proven_at: Some(self.now - RTT), rtt: Some(RTT), ..Heard::default() };
+            self.protection.on_heard(&heard, self.now);
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    fn state(&mut self) -> (LinkState, StateReason) {
+        self.protection.handle_timeout(self.now);
+        self.protection.state()
+    }
+
+    fn packet(&mut self, sbn: u64) {
+        let outgoing = Outgoing {
+            peer: PeerId(0),
+            block: block(sbn),
+            header: VirtioHeader::default(),
+            packet: &self.packet,
+            view: &self.view,
+        };
+        self.protection.on_outgoing(&outgoing, self.now);
+    }
+
+    fn event(&mut self, event: BlockEvent) {
+        self.protection.on_block(event, self.now);
+    }
+
+    fn close(&mut self, sbn: u64) {
+        self.event(BlockEvent::Closed { block: block(sbn), source_symbols: 2, repair_symbols: 1 });
+    }
+
+    /// A block of one packet, handed to the kernel.
+    fn send(&mut self, sbn: u64) {
+        self.packet(sbn);
+        self.close(sbn);
+        self.event(BlockEvent::Sent { block: block(sbn) });
+    }
+
+    /// As above, and stamped.
+    fn leave(&mut self, sbn: u64) {
+        self.send(sbn);
+        self.protection.on_left(block(sbn), self.now);
+    }
+
+    fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
+        let progress = vec![Progress { profile: 0, highest: below, decoded_from: from, decoded_below: below }];
+        let heard = Heard { proven_at: Some(self.now - RTT), rtt: Some(RTT), progress, lost };
+        self.protection.on_heard(&heard, self.now);
+    }
+
+    fn notices(&mut self) -> Vec<Notice> {
+        self.protection.handle_timeout(self.now);
+        std::iter::from_fn(|| self.protection.poll_notice()).collect()
+    }
+
+    /// Bytes that are known to have reached `level`.
+    fn reached(&mut self, level: Level) -> u64 {
+        let positions = self.protection.flows().flows().map(|flow| flow.position(level).bytes);
+        positions.max().unwrap_or(0)
+    }
+
+    fn protected(&mut self) -> u64 {
+        self.reached(Level::OnWire)
+    }
+}
+
+#[test]
+fn a_block_is_protected_when_it_has_left_and_not_before() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    bench.protection.on_left(block(0), bench.now);
+    bench.close(0);
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0, "a timestamp of what was not sent");
+    bench.event(BlockEvent::Sent { block: block(0) });
+    assert_eq!((bench.protected(), bench.reached(Level::Queued)), (0, 0));
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 10);
+    let told = bench.notices();
+    assert!(matches!(told[..], [Notice::Flow(Event::New(_)), .., Notice::Flow(Event::Protected { .. })]), "{told:?}");
+}
+
+#[test]
+fn what_could_not_be_sent_whole_is_not_protected() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.packet(1);
+    bench.close(1);
+    bench.packet(2);
+    bench.event(BlockEvent::Unsendable);
+    bench.prove(6);
+    for sbn in [1, 2] {
+        bench.close(sbn);
+        bench.event(BlockEvent::Sent { block: block(sbn) });
+        bench.protection.on_left(block(sbn), bench.now);
+    }
+    assert_eq!(bench.protected(), 0);
+    assert_eq!(bench.protection.counters().unsendable, 2, "block 0 had gone before");
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 10);
+}
+
+#[test]
+fn an_error_behind_an_abandoned_block_spared_what_waited_before_it() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    bench.close(0);
+    bench.packet(1);
+    bench.event(BlockEvent::Abandoned { block: block(1) });
+    bench.event(BlockEvent::Unsendable);
+    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.pass(101);
+    bench.prove(3);
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0);
+}
+
+#[test]
+fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
+    for (rtt, life) in [(RTT, 100), (Duration::from_millis(50), 150)] {
+        let mut bench = Bench::up();
+        let proven_at = bench.now;
+        bench.protection.on_heard(&Heard { proven_at: Some(proven_at), rtt: Some(rtt), ..Heard::default() }, proven_at);
+        bench.pass(life);
+        bench.leave(0);
+        assert_eq!(bench.protected(), 10);
+        assert_eq!(bench.state().0, LinkState::Up);
+        let due = bench.protection.deadline(bench.now).unwrap();
+        assert!(due - proven_at < Duration::from_millis(life + 1), "nobody else wakes it");
+        bench.now = due;
+        bench.leave(1);
+        assert_eq!(bench.protected(), 10);
+        assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
+        bench.prove(2);
+        bench.leave(2);
+        assert_eq!(bench.protected(), 10, "two proofs are not enough to come back");
+        bench.prove(1);
+        assert_eq!(bench.state().0, LinkState::Up);
+    }
+}
+
+#[test]
+fn an_old_echo_proves_nothing() {
+    let mut bench = Bench::up();
+    let old = bench.now;
+    bench.pass(200);
+    for _ in 0..5 {
+        bench.protection.on_heard(&Heard { proven_at: Some(old), rtt: Some(RTT), ..Heard::default() }, bench.now);
+    }
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
+}
+
+#[test]
+fn a_loss_after_the_promise_is_a_violation_and_one_before_it_is_not() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.leave(1);
+    bench.send(2);
+    bench.notices();
+    bench.hear(vec![run(1, 2, 0)], 0, 3);
+    let told = bench.notices();
+    let violations: Vec<_> = told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).collect();
+    assert!(matches!(violations[..], [Notice::Violation(violation)] if violation.block == block(1)), "{told:?}");
+    assert_eq!((bench.protection.counters().lost, bench.protection.counters().violations), (2, 1));
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::Violation));
+    bench.prove(51);
+    assert_eq!(bench.state().0, LinkState::Up, "clean for a second");
+    bench.hear(vec![run(1, 2, 0)], 0, 3);
+    assert_eq!(bench.protection.counters().violations, 1, "each loss counts once, however often it is told");
+}
+
+#[test]
+fn a_block_whose_end_alone_is_unknown_to_the_peer_is_whole() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.hear(vec![run(0, 1, 2)], 0, 1);
+    assert_eq!((bench.protection.counters().lost, bench.reached(Level::Decoded)), (0, 10));
+    bench.leave(1);
+    bench.hear(vec![run(1, 1, 1)], 0, 2);
+    assert_eq!(bench.protection.counters().violations, 1);
+}
+
+#[test]
+fn blocks_from_before_the_peer_began_to_count_are_lost() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.leave(1);
+    bench.hear(vec![], 1, 2);
+    assert_eq!(bench.protection.counters().violations, 1);
+    assert_eq!(bench.reached(Level::Decoded), 0);
+}
+
+#[test]
+fn a_peer_that_restarts_takes_with_it_what_was_pending() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.protection.ask_barrier(5);
+    bench.event(BlockEvent::PeerRestarted);
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0);
+    assert!(bench.notices().contains(&Notice::Barrier(5, None)));
+    bench.leave(1);
+    assert_eq!(bench.protected(), 0, "nothing is proven of the new run");
+}
+
+#[test]
+fn timestamps_that_stay_away_end_trust_until_one_comes() {
+    let mut bench = Bench::up();
+    for sbn in 0..3 {
+        bench.send(sbn);
+    }
+    for _ in 0..60 {
+        bench.prove(1);
+        bench.protection.handle_timeout(bench.now);
+    }
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoTimestamps));
+    assert_eq!(bench.protection.counters().stamps_missing, 3);
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0, "too late to count");
+    bench.leave(3);
+    assert_eq!(bench.state().0, LinkState::Up);
+}
+
+#[test]
+fn without_timestamps_blocks_are_queued_and_never_more() {
+    for (evidence, state) in [(Evidence::HandOver, LinkState::Up), (Evidence::HandOverOnly, LinkState::Degraded)] {
+        let mut bench = Bench::new(evidence);
+        bench.protection.on_session(true);
+        bench.prove(3);
+        assert_eq!(bench.state().0, state);
+        bench.leave(0);
+        assert_eq!((bench.reached(Level::Queued), bench.protected()), (10, 0), "{evidence:?}");
+        bench.pass(200);
+        bench.leave(1);
+        assert_eq!(bench.reached(Level::Queued), 10, "{evidence:?}: nobody is there");
+    }
+}
+
+#[test]
+fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.send(1);
+    bench.packet(2);
+    bench.notices();
+    bench.protection.ask_barrier(1);
+    bench.protection.on_left(block(1), bench.now);
+    assert_eq!(bench.notices().iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count(), 0);
+    bench.close(2);
+    bench.event(BlockEvent::Sent { block: block(2) });
+    bench.packet(3);
+    bench.protection.on_left(block(2), bench.now);
+    assert_eq!(bench.notices().last(), Some(&Notice::Barrier(1, Some(Level::OnWire))));
+    bench.protection.ask_barrier(2);
+    bench.event(BlockEvent::Abandoned { block: block(3) });
+    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
+    bench.hear(vec![], 0, 4);
+    bench.protection.ask_barrier(3);
+    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
+}
+
+#[test]
+fn a_profile_without_repair_symbols_is_never_protected() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    bench.event(BlockEvent::Closed { block: block(0), source_symbols: 2, repair_symbols: 0 });
+    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0);
+    bench.hear(vec![], 0, 1);
+    assert_eq!(bench.reached(Level::Decoded), 10);
+}
