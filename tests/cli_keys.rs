@@ -62,6 +62,31 @@ fn keygen_without_a_file_prints_the_private_key() {
 }
 
 #[test]
+fn keygen_makes_notification_keys_that_check_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = onwire(directory.path(), &["keygen", "--notify", "notify.key"], b"");
+    assert!(file.status.success() && file.stdout.is_empty(), "{}", text(&file.stderr));
+    let path = directory.path().join("notify.key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let printed = onwire(directory.path(), &["keygen", "--notify"], b"");
+    assert!(printed.stderr.is_empty());
+    assert_eq!((printed.stdout.len(), fs::read(&path).unwrap().len()), (45, 45));
+    assert_ne!(printed.stdout, fs::read(&path).unwrap());
+    onwire(directory.path(), &["keygen", "a.key"], b"");
+    let public = onwire(directory.path(), &["keygen", "b.key"], b"");
+    let config = format!(
+        "node: {{ name: a, key_file: a.key, local_prefixes: [10.1.0.0/24] }}\n\
+         peers: [{{ name: b, public_key: \"{}\", prefixes: [10.2.0.0/24] }}]\n\
+         notify: {{ keys: [{{ id: 3, file: notify.key }}] }}\n",
+        text(&public.stdout)
+    );
+    fs::write(directory.path().join("a.yaml"), config).unwrap();
+    let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("127.0.0.1:7118 (UDP), key 3, level on_wire"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn pubkey_refuses_what_is_not_a_key() {
     let directory = tempfile::tempdir().unwrap();
     for input in [&b""[..], b"abc\n", b"\xff\xff", &[b'A'; 1000]] {

@@ -69,6 +69,8 @@ fn make_key_files(directory: &Path) {
         ("exposed.key", KEY.as_bytes(), 0o644),
         ("garbage.key", b"this is no key\n", 0o600),
         ("binary.key", b"\xff\x00\xfe", 0o600),
+        ("short.key", b"c2VjcmV0Cg==\n", 0o600),
+        ("zero.key", b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", 0o600),
     ] {
         let path = directory.join(name);
         fs::write(&path, content).unwrap();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use onwire::config::{self, Config, Repair, key_file, schema};
+use onwire::notify::message::Level;
 use onwire::tunnel::keys::{PresharedKey, PrivateKey};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -33,10 +34,12 @@ fn load(text: &str, keys: &[(&str, &PrivateKey)]) -> Config {
 #[test]
 fn the_reference_is_good() {
     let key = key(1);
-    let config = load(&source("reference.yaml"), &[("ithaca.key", &key)]);
+    let config = load(&source("reference.yaml"), &[("ithaca.key", &key), ("notify.key", &key)]);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert_eq!(config.node.private_key().to_text(), key.to_text());
     assert_eq!(config.peers[0].path.symbol_size(), 1408);
+    let [notify_key] = &config.notify.as_ref().unwrap().keys[..] else { panic!("{:?}", config.notify) };
+    assert_eq!((notify_key.id, notify_key.secret.to_text()), (1, key.to_text()));
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
         let path = match above.map(|(_, path)| path.as_str()) {
             None => key.to_owned(),
             Some("redundancy") => "redundancy.*".to_owned(),
-            Some(list @ ("peers" | "policy")) => format!("{list}[].{key}"),
+            Some(list @ ("peers" | "policy" | "notify.keys")) => format!("{list}[].{key}"),
             Some(table) => format!("{table}.{key}"),
         };
         if comment.is_some() {
@@ -92,7 +95,7 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
 #[test]
 fn the_reference_states_the_defaults() {
     let key = key(1);
-    let keys = [("ithaca.key", &key)];
+    let keys = [("ithaca.key", &key), ("notify.key", &key)];
     let reference = load(&source("reference.yaml"), &keys);
     let smallest = format!(
         "node: {{ name: ithaca, key_file: ithaca.key, local_prefixes: [10.1.0.0/24] }}\n\
@@ -108,6 +111,10 @@ fn the_reference_states_the_defaults() {
     assert_eq!(config.profiles, reference.profiles[..1]);
     assert_eq!(config.delivery, reference.delivery);
     assert_eq!(config.bypass, reference.bypass);
+    assert!(config.notify.is_none(), "no section, no notifications");
+    let config = load(&format!("{smallest}notify: {{ keys: [{{ id: 7, file: notify.key }}] }}\n"), &keys);
+    let (short, long) = (config.notify.unwrap(), reference.notify.unwrap());
+    assert_eq!((short.listen, short.level, short.keys[0].id), (long.listen, long.level, 7));
     assert_eq!(config.status, reference.status);
     assert_eq!(config.log, reference.log);
 }
@@ -140,6 +147,7 @@ fn values_arrive_as_they_are_written() {
          \x20 long: {{ block_symbols: 256, close_when_idle: 1ms, close_after: 20ms, repair: {{ fixed: 32, assume_loss: 2% }} }}\n\
          policy: [{{ to: 10.2.0.0/25, protocol: udp, port: 1-1024, dscp: ef, redundancy: none }}]\n\
          delivery: {{ ordering: none }}\n\
+         notify: {{ listen: \"[::1]:9100\", level: queued, keys: [{{ id: 65535, file: a.key }}, {{ id: 2, file: a.key }}] }}\n\
          log: {{ level: debug, format: json }}\n"
     );
     let config = load(&text, &[("a.key", &key)]);
@@ -158,4 +166,7 @@ fn values_arrive_as_they_are_written() {
     assert_eq!((rule.protocol, rule.dscp, rule.redundancy), (Some(17), Some(46), 0));
     assert!(rule.port.is_some_and(|port| port.contains(53) && !port.contains(5432)));
     assert_eq!(config.log.level, config::LogLevel::Debug);
+    let notify = config.notify.unwrap();
+    assert_eq!((notify.listen, notify.level), ("[::1]:9100".parse().unwrap(), Level::Queued));
+    assert_eq!(notify.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [65535, 2]);
 }

@@ -120,7 +120,7 @@ proptest! {
 
     #[test]
     fn any_value_of_any_key_never_panics(
-        table in prop::sample::select(vec!["node", "tun", "delivery", "bypass", "status", "log", "redundancy.x", "policy[]", "peers[]"]),
+        table in prop::sample::select(vec!["node", "tun", "delivery", "bypass", "notify", "status", "log", "redundancy.x", "policy[]", "peers[]"]),
         key in prop::sample::select(onwire::config::schema::TABLES.iter().flat_map(|keys| keys.in_force).copied().collect::<Vec<_>>()),
         value in "[-0-9a-z:./%\\[\\]{}, ]{0,40}",
     ) {

@@ -16,10 +16,16 @@ const MODULES: &[Module] = &[
     Module { name: "protect", may_import: &["flow", "tunnel", "wire"], pure: true },
     Module { name: "notify", may_import: &[], pure: false },
     Module { name: "io", may_import: &[], pure: false },
-    Module { name: "config", may_import: &["tunnel::keys"], pure: false },
+    Module { name: "config", may_import: &["tunnel::keys", "notify"], pure: false },
     Module { name: "appliance", may_import: &["tunnel", "fec", "wire", "io", "config"], pure: false },
     Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },
-    Module { name: "cli", may_import: &["appliance", "config", "lab", "tunnel::keys"], pure: false },
+    // The commands that watch and wait are programs like any other that uses the notification library, and ask the kernel
+    // what local sockets have sent.
+    Module {
+        name: "cli",
+        may_import: &["appliance", "config", "lab", "tunnel::keys", "notify", "io::sock_diag"],
+        pure: false,
+    },
     Module { name: "lib", may_import: &[], pure: false },
     Module { name: "main", may_import: &["cli"], pure: false },
 ];

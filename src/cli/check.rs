@@ -80,6 +80,15 @@ impl Display for Summary<'_> {
             Ordering::Strict => line(f, "delivery", format_args!("in order, a hole holds up to {hold}"))?,
             Ordering::None => line(f, "delivery", "as packets become whole")?,
         }
+        match &config.notify {
+            Some(notify) => {
+                let keys: Vec<String> = notify.keys.iter().map(|key| key.id.to_string()).collect();
+                let plural = if keys.len() == 1 { "" } else { "s" };
+                let (keys, level) = (keys.join(", "), notify.level.name());
+                line(f, "notify", format_args!("{} (UDP), key{plural} {keys}, level {level}", notify.listen))?;
+            }
+            None => line(f, "notify", "none: nobody is told what is protected")?,
+        }
         line(f, "status", config.status.socket.display())?;
         for peer in &config.peers {
             writeln!(f)?;

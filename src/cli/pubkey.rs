@@ -8,7 +8,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::{FAILURE, complain, print};
-use crate::config::key_file::{self, MOST_TEXT};
+use crate::config::key_file::{self, KEYGEN, MOST_TEXT};
 use crate::tunnel::keys::PrivateKey;
 
 /// Print the public key of a private key
@@ -27,9 +27,10 @@ impl Pubkey {
     /// Prints the key; exit code 1 when the file is not a private key of ours.
     pub fn run(self) -> ExitCode {
         let key = if self.file == Path::new("-") {
-            read_stdin().map_err(|words| (words, key_file::ONE_LINE.to_owned()))
+            read_stdin().map_err(|words| (words, key_file::one_line(KEYGEN)))
         } else {
-            key_file::read(&self.file, PrivateKey::parse).map_err(|error| (error.to_string(), error.hint(&self.file)))
+            key_file::read(&self.file, PrivateKey::parse)
+                .map_err(|error| (error.to_string(), error.hint(&self.file, KEYGEN)))
         };
         match key {
             Ok(key) => print(format_args!("{}\n", key.public_key())),

@@ -16,6 +16,7 @@ pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
     check_prefixes(config, reading);
     check_endpoints(config, reading);
     check_lanes(config, reading);
+    check_notify(config, reading);
     check_times(config, reading);
     if reading.is_clean() {
         warn_of_useless_rules(config, reading);
@@ -175,6 +176,21 @@ fn check_last_port(key: &str, first: u16, queues: u16, reading: &mut Reading<'_>
         let found = format!("found the port {first} for {queues} lanes");
         let hint = format!("lane i uses the port plus i, up to {}", u32::from(first) + u32::from(queues) - 1);
         reading.error(key, &found, &format!("a port up to {most} with queues: {queues}"), &hint);
+    }
+}
+
+fn check_notify(config: &Config, reading: &mut Reading<'_>) {
+    let Some(notify) = &config.notify else { return };
+    let (tunnel, address) = (config.node.listen, notify.listen);
+    let same_host = tunnel.ip() == address.ip() || tunnel.ip().is_unspecified() || address.ip().is_unspecified();
+    let lane = address.port().checked_sub(tunnel.port()).filter(|lane| *lane < config.tun.queues);
+    if let Some(lane) = lane
+        && same_host
+    {
+        let last = tunnel.port().saturating_add(config.tun.queues - 1);
+        let found = format!("found {address}, where lane {lane} of the tunnel listens");
+        let allowed = format!("a port other than those of node.listen and its lanes, {} to {last}", tunnel.port());
+        reading.error("notify.listen", &found, &allowed, "choose another port here, or in node.listen");
     }
 }
 

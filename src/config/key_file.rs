@@ -1,5 +1,5 @@
 //! Key files: one key on one line, readable by its owner alone. What a key is, as text and as bytes, is known in
-//! [`crate::tunnel::keys`], not here.
+//! [`crate::tunnel::keys`] and [`crate::notify::secret`], not here.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::table::{Field, Reading};
-use crate::tunnel::keys::KeyError;
 
 /// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,42 +49,52 @@ pub enum KeyFileError {
         /// The file.
         path: String,
         /// What is wrong with it.
-        error: KeyError,
+        error: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl KeyFileError {
-    /// What to do about it; may be empty.
-    pub fn hint(&self, path: &Path) -> String {
+    /// What to do about it, where `command` makes such keys; may be empty.
+    pub fn hint(&self, path: &Path, command: &str) -> String {
         let path = path.display();
         match self {
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
-                format!("make one: onwire keygen {path}")
+                format!("make one: {command} {path}")
             }
             Self::Io { action: "written", .. } => String::new(),
             Self::Io { .. } => "run as the user who owns it".to_owned(),
             Self::Exposed { .. } => {
                 format!("chmod 600 {path}; if others may have read it, make a new key")
             }
-            Self::NotAFile { .. } | Self::NotText { .. } | Self::Content { .. } => ONE_LINE.to_owned(),
+            Self::NotAFile { .. } | Self::NotText { .. } | Self::Content { .. } => one_line(command),
         }
     }
 }
 
+/// The command that makes private and preshared keys.
+pub const KEYGEN: &str = "onwire keygen";
+/// The command that makes notification keys.
+pub const KEYGEN_NOTIFY: &str = "onwire keygen --notify";
+
 /// The hint where something else than a key was found.
-pub const ONE_LINE: &str = "the file holds one line, as `onwire keygen` writes it";
+pub fn one_line(command: &str) -> String {
+    format!("the file holds one line, as `{command}` writes it")
+}
 
 /// Reads the path in `field` and the key in that file; a key that is absent or wrong is `None`, and a wrong one noted.
-pub(super) fn read_field<Key>(
+/// `command` makes such keys.
+pub(super) fn read_field<Key, Wrong: std::error::Error + Send + Sync + 'static>(
     field: &Field<'_>,
     allowed: &str,
-    parse: impl FnOnce(&str) -> Result<Key, KeyError>,
+    command: &str,
+    parse: impl FnOnce(&str) -> Result<Key, Wrong>,
     reading: &mut Reading<'_>,
 ) -> (Option<PathBuf>, Option<Key>) {
     let name = |text: &str| if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) };
     let Some(path) = field.read(allowed, name, reading) else { return (None, None) };
     let path = reading.resolve(&path);
-    let key = read(&path, parse).map_err(|error| reading.error(&field.key, &error.to_string(), "", &error.hint(&path)));
+    let key = read(&path, parse)
+        .map_err(|error| reading.error(&field.key, &error.to_string(), "", &error.hint(&path, command)));
     (Some(path), key.ok())
 }
 
@@ -96,7 +105,10 @@ pub const MOST_TEXT: usize = 256;
 ///
 /// # Errors
 /// The file cannot be read, is exposed, or `parse` refuses its content.
-pub fn read<Key>(path: &Path, parse: impl FnOnce(&str) -> Result<Key, KeyError>) -> Result<Key, KeyFileError> {
+pub fn read<Key, Wrong: std::error::Error + Send + Sync + 'static>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<Key, Wrong>,
+) -> Result<Key, KeyFileError> {
     let shown = path.display().to_string();
     let failed = |error| KeyFileError::Io { path: shown.clone(), action: "read", error };
     // Without O_NONBLOCK the open of a fifo would wait for a writer.
@@ -116,7 +128,7 @@ pub fn read<Key>(path: &Path, parse: impl FnOnce(&str) -> Result<Key, KeyError>)
             _ => failed(error),
         });
     }
-    parse(&text).map_err(|error| KeyFileError::Content { path: shown, error })
+    parse(&text).map_err(|error| KeyFileError::Content { path: shown, error: error.into() })
 }
 
 /// Writes the text of a key to a new file of mode 0600.

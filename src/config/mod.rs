@@ -8,6 +8,7 @@ mod check;
 mod delivery;
 pub mod key_file;
 mod node;
+mod notify;
 mod peer;
 mod policy;
 mod problem;
@@ -25,6 +26,7 @@ use std::path::Path;
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
+pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, Notify, NotifyKey};
 pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
 pub use policy::{PolicyRule, PortRange};
 pub use problem::{ConfigErrors, Place, Problem, Severity};
@@ -52,6 +54,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// What happens to packets while a peer is down.
     pub bypass: Bypass,
+    /// The notifications of what is protected; `None` gives none.
+    pub notify: Option<Notify>,
     /// The status socket.
     pub status: Status,
     /// The log.
@@ -117,6 +121,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         policy: PolicyRule::read_all(root, &profiles, reading),
         delivery: Delivery::read(root, &profiles, reading),
         bypass: Bypass::read(root, reading),
+        notify: Notify::read(root, reading),
         status: Status::read(root, &node.name, reading),
         log: Log::read(root, reading),
         warnings: Vec::new(),

@@ -47,7 +47,7 @@ impl Node {
         let name = table.required("name", NAME, reading).read(NAME, parse_name, reading);
         let a_path = "the path of a file made by `onwire keygen`";
         let field = table.required("key_file", a_path, reading);
-        let (path, private_key) = key_file::read_field(&field, a_path, PrivateKey::parse, reading);
+        let (path, private_key) = key_file::read_field(&field, a_path, key_file::KEYGEN, PrivateKey::parse, reading);
         let listen = table.field("listen").read(LISTEN, parse_listen, reading);
         let local_prefixes = read_prefixes(&table, "local_prefixes", reading);
         Self {
@@ -71,9 +71,10 @@ pub(super) fn parse_name(text: &str) -> Result<String, String> {
     if fits && plain { Ok(text.to_owned()) } else { Err(String::new()) }
 }
 
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+/// Reads an address to listen at. The error is a hint.
+pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() == 0 => Err("peers must know the port: choose one".to_owned()),
+        Ok(address) if address.port() == 0 => Err("others must know the port: choose one".to_owned()),
         Ok(address) if address.ip().is_multicast() => Err("a multicast address cannot listen".to_owned()),
         Ok(address) => Ok(address),
         Err(_) if text.parse::<std::net::IpAddr>().is_ok() => Err("add the port".to_owned()),

@@ -131,7 +131,8 @@ impl Peer {
 
         let field = table.field("preshared_key_file");
         let allowed = "the path of a key file, or null";
-        let (path, preshared_key) = key_file::read_field(&field, allowed, PresharedKey::parse, reading);
+        let (path, preshared_key) =
+            key_file::read_field(&field, allowed, key_file::KEYGEN, PresharedKey::parse, reading);
         let endpoint = table.field("endpoint").read(ENDPOINT, parse_endpoint, reading);
         let prefixes = read_prefixes(&table, "prefixes", reading);
         let path_table = table.field("path").table(&schema::PATH, reading);

@@ -17,8 +17,8 @@ pub struct Keys {
 /// The top of the file.
 pub const ROOT: Keys = Keys {
     table: "",
-    in_force: &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "status", "log"],
-    later: &[("notify", "notifications of protected bytes"), ("metrics", "metrics for Prometheus")],
+    in_force: &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "notify", "status", "log"],
+    later: &[("metrics", "metrics for Prometheus")],
 };
 /// `node`.
 pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefixes"]);
@@ -48,13 +48,18 @@ pub const RULE: Keys = keys("policy[]", &["to", "from", "protocol", "port", "dsc
 pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold"]);
 /// `bypass`.
 pub const BYPASS: Keys = keys("bypass", &["when_down"]);
+/// `notify`.
+pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level"]);
+/// One of `keys` of `notify`.
+pub const NOTIFY_KEY: Keys = keys("notify.keys[]", &["id", "file"]);
 /// `status`.
 pub const STATUS: Keys = keys("status", &["socket"]);
 /// `log`.
 pub const LOG: Keys = keys("log", &["level", "format"]);
 
 /// Every table.
-pub const TABLES: [Keys; 12] = [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, STATUS, LOG];
+pub const TABLES: [Keys; 14] =
+    [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, STATUS, LOG];
 
 const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
     Keys { table, in_force, later: &[] }

@@ -1,7 +1,7 @@
 //! The notification protocol: which bytes of which flow are protected, told over UDP in netlink's message format.
 //!
 //! * [`message`] the messages and requests; [`attribute`] their building blocks;
-//! * [`envelope`] authentication; [`replay`] each datagram once;
+//! * [`envelope`] authentication; [`secret`] its keys as text; [`replay`] each datagram once;
 //! * [`publisher`] the appliance's side; [`client`] the side of programs that wait;
 //! * [`tcp_info`] how much a local TCP socket has been given to send.
 //!
@@ -14,4 +14,5 @@ pub mod envelope;
 pub mod message;
 pub mod publisher;
 pub mod replay;
+pub mod secret;
 pub mod tcp_info;
