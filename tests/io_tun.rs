@@ -155,7 +155,7 @@ fn a_datagram_beyond_the_mtu_is_counted_with_the_mtu_and_leaves_segmentation_on(
         assert_eq!((outcome.sent, outcome.blocked), (0, false));
         assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::EMSGSIZE));
     }
-    let counts = socket.drain_errors();
+    let counts = socket.drain_errors(&mut |_| {});
     assert_eq!((counts.too_big, counts.path_mtu, counts.total()), (2, Some(1400), 2));
     assert_eq!(socket.gso_state(), GsoState::Active);
     assert_eq!(socket.send_train(to, &content(1372 * 5), 1372).sent, 1372 * 5);
@@ -188,7 +188,7 @@ fn a_full_send_buffer_blocks_the_train_and_the_rest_goes_later() {
     // A TUN takes packets out of the send buffer's account; a queue before it keeps them there.
     shape(&namespace, "limit 10mb");
     for gso in [Switch::Auto, Switch::Off] {
-        let options = UdpOptions { gso, buffer_bytes: 150_000 };
+        let options = UdpOptions { gso, buffer_bytes: 150_000, ..UdpOptions::default() };
         let mut socket = namespace.run(|| UdpSocket::bind("0.0.0.0:0".parse().unwrap(), options).unwrap()).unwrap();
         let bytes = content(1452 * 400);
         let (mut sent, mut blocked, mut read) = (0, 0, 0);
@@ -224,7 +224,7 @@ fn what_a_queue_of_this_host_drops_is_an_error_and_counted() {
         outcome.error.is_some_and(|error| error.raw_os_error() == Some(libc::ENOBUFS))
     });
     let failed = failed.count() as u64;
-    let counts = socket.drain_errors();
+    let counts = socket.drain_errors(&mut |_| {});
     assert!(failed > 0);
     assert_eq!((counts.queue_full, counts.total()), (failed, failed));
 }

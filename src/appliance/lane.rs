@@ -306,7 +306,7 @@ impl Lane {
 
     /// Counts what the error queue holds; says so, now and then, if the user can do something about it.
     fn note_errors(&mut self, now: Instant) {
-        let errors = self.udp.drain_errors();
+        let errors = self.udp.drain_errors(&mut |_| {});
         self.errors += errors;
         let said_lately = self.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARN_INTERVAL);
         if errors.total() == 0 || said_lately {

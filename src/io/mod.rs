@@ -1,10 +1,11 @@
-//! System calls: TUN, UDP, timers, routes, signals, namespaces. Knows buffers and addresses, not FEC.
+//! System calls: TUN, UDP, timers, routes, queues, signals, namespaces. Knows buffers and addresses, not FEC.
 //!
 //! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
 //! about what the bytes mean, and any thread that the caller did not ask for.
 
 pub mod namespace;
 pub mod netlink;
+pub mod qdisc;
 pub mod signal;
 pub mod timer;
 pub mod tun;

@@ -41,34 +41,59 @@ pub(super) fn probe_segmentation(socket: BorrowedFd<'_>) -> io::Result<()> {
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
-/// The control message that asks for a train to be cut into datagrams of `segment` bytes.
-pub(super) struct SegmentMessage([usize; (HEADER + WORD) / WORD]);
+/// Bytes of one control message whose data fits a word, the padding of the data included.
+const SLOT: usize = HEADER + WORD;
 
-impl SegmentMessage {
+/// `SCM_TS_OPT_ID` of `include/uapi/asm-generic/socket.h`, since Linux 6.13. An architecture that numbers it otherwise
+/// refuses this one, as older kernels do.
+const SCM_TS_OPT_ID: libc::c_int = 81;
+
+/// The control messages of one send: none, one or two.
+#[repr(align(8))]
+pub(super) struct Requests {
+    bytes: [u8; 2 * SLOT],
+    len: usize,
+}
+
+impl Requests {
+    /// Asks for nothing.
+    pub(super) const NONE: Self = Self { bytes: [0; 2 * SLOT], len: 0 };
+
+    /// Asks for a train to be cut into datagrams of `segment` bytes.
     #[inline]
-    pub(super) fn new(segment: u16) -> Self {
-        let header = libc::cmsghdr {
-            cmsg_len: (HEADER + size_of::<u16>()) as _,
-            cmsg_level: libc::SOL_UDP,
-            cmsg_type: libc::UDP_SEGMENT,
-        };
-        let mut words = [0; (HEADER + WORD) / WORD];
-        let at = words.as_mut_ptr();
-        // SAFETY: `words` is aligned for a cmsghdr and has room for it and the word that follows.
-        unsafe {
-            at.cast::<libc::cmsghdr>().write(header);
-            at.byte_add(HEADER).cast::<u16>().write(segment);
+    pub(super) fn segment(segment: u16) -> Self {
+        Self::NONE.and(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
+    }
+
+    /// Asks for a transmit timestamp from software, which comes back with this id, if there is one.
+    #[inline]
+    pub(super) fn stamp(id: Option<u32>) -> Self {
+        // What else the socket's flags say (ids, no data) is not for a control message: the kernel would refuse it.
+        let wanted = libc::SOF_TIMESTAMPING_TX_SOFTWARE.to_ne_bytes();
+        let request = Self::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &wanted);
+        match id {
+            Some(id) => request.and(libc::SOL_SOCKET, SCM_TS_OPT_ID, &id.to_ne_bytes()),
+            None => request,
         }
-        Self(words)
     }
 
+    /// Adds a message; its data fits a word, and there are at most two.
     #[inline]
-    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::c_void {
-        self.0.as_mut_ptr().cast()
+    fn and(mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Self {
+        let slot = &mut self.bytes[self.len..self.len + SLOT];
+        slot[..WORD].copy_from_slice(&(HEADER + data.len()).to_ne_bytes());
+        slot[HEADER - 8..HEADER - 4].copy_from_slice(&level.to_ne_bytes());
+        slot[HEADER - 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
+        slot[HEADER..HEADER + data.len()].copy_from_slice(data);
+        self.len += SLOT;
+        self
     }
 
-    /// Bytes, the padding of the data included.
-    pub(super) const LEN: usize = HEADER + WORD;
+    /// The messages as the kernel reads them, aligned for it.
+    #[inline]
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// Room for the control messages of one receive.
@@ -108,12 +133,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_written_message_reads_back() {
-        let message = SegmentMessage::new(1452);
-        let bytes: Vec<u8> = message.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        assert_eq!(bytes.len(), SegmentMessage::LEN);
-        let read: Vec<_> = Messages(&bytes).collect();
-        assert_eq!(read, [(libc::SOL_UDP, libc::UDP_SEGMENT, &1452u16.to_ne_bytes()[..])]);
+    fn written_messages_read_back() {
+        let stamp = libc::SOF_TIMESTAMPING_TX_SOFTWARE.to_ne_bytes();
+        let (segment, id) = (1452u16.to_ne_bytes(), 0xfedc_ba98u32.to_ne_bytes());
+        let stamped = (libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &stamp[..]);
+        for (requests, expected) in [
+            (Requests::NONE, vec![]),
+            (Requests::segment(1452), vec![(libc::SOL_UDP, libc::UDP_SEGMENT, &segment[..])]),
+            (Requests::stamp(None), vec![stamped]),
+            (Requests::stamp(Some(0xfedc_ba98)), vec![stamped, (libc::SOL_SOCKET, SCM_TS_OPT_ID, &id[..])]),
+        ] {
+            assert_eq!(requests.as_bytes().len(), expected.len() * SLOT);
+            assert_eq!(requests.as_bytes().as_ptr() as usize % size_of::<libc::cmsghdr>().min(8), 0);
+            assert_eq!(Messages(requests.as_bytes()).collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! What went wrong with datagrams that were sent: errors of the calls, and what comes back later.
+//! What became of datagrams that were sent: errors of the calls, and what comes back later through the error queue.
 //!
-//! Without the error queue the kernel keeps to itself that its own queues dropped our datagrams.
+//! Without the error queue the kernel keeps to itself that its own queues dropped our datagrams. Transmit timestamps
+//! come the same way. What they prove is not decided here.
 
 use std::io;
 use std::ops::AddAssign;
@@ -8,8 +9,9 @@ use std::os::fd::AsRawFd;
 
 use super::UdpSocket;
 use super::address::RawAddress;
-use super::control::{ControlBuffer, Messages};
+use super::control::{ControlBuffer, Messages, leading_u32};
 use super::receive::receive_message;
+use super::stamps::StampState;
 
 /// Errors of sending, counted since they were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,8 +28,10 @@ pub struct ErrorCounts {
     pub forbidden: u64,
     /// Anything else.
     pub other: u64,
-    /// Transmit timestamps found in the queue; not errors.
+    /// Transmit timestamps that were told; not errors.
     pub timestamps: u64,
+    /// Transmit timestamps that belong to no datagram we know, and were not told; not errors either.
+    pub stray_timestamps: u64,
 }
 
 impl ErrorCounts {
@@ -57,27 +61,31 @@ impl ErrorCounts {
         *counter += 1;
     }
 
-    /// `data` is a `sock_extended_err` (`include/uapi/linux/errqueue.h`): errno u32, origin u8, type u8, code u8,
-    /// pad u8, info u32, data u32; then who said it.
-    fn count_queued(&mut self, data: &[u8]) {
-        let (Some(errno), Some(&origin)) = (data.first_chunk(), data.get(4)) else {
-            return;
-        };
-        let errno = i32::from_ne_bytes(*errno);
-        if origin == libc::SO_EE_ORIGIN_TIMESTAMPING {
-            self.timestamps += 1;
-            return;
-        }
-        if errno == libc::EMSGSIZE
-            && let Some(mtu) = data.get(8..).and_then(|info| info.first_chunk())
-        {
-            let mtu = u32::from_ne_bytes(*mtu);
-            self.path_mtu = Some(self.path_mtu.map_or(mtu, |known| known.min(mtu)));
+    fn count_queued(&mut self, queued: &Queued) {
+        if queued.errno == libc::EMSGSIZE {
+            self.path_mtu = Some(self.path_mtu.map_or(queued.info, |known| known.min(queued.info)));
         }
         // The call that met a local error has returned it and it is counted.
-        if origin != libc::SO_EE_ORIGIN_LOCAL {
-            self.count(errno);
+        if queued.origin != libc::SO_EE_ORIGIN_LOCAL {
+            self.count(queued.errno);
         }
+    }
+}
+
+/// An entry of the error queue.
+struct Queued {
+    errno: i32,
+    origin: u8,
+    info: u32,
+    data: u32,
+}
+
+impl Queued {
+    /// Bytes are a `sock_extended_err` (`include/uapi/linux/errqueue.h`): errno u32, origin u8, type u8, code u8,
+    /// pad u8, info u32, data u32; then who said it.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let word = |at| leading_u32(bytes.get(at..)?);
+        Some(Self { errno: word(0)?.cast_signed(), origin: *bytes.get(4)?, info: word(8)?, data: word(12)? })
     }
 }
 
@@ -93,51 +101,98 @@ impl AddAssign for ErrorCounts {
         self.forbidden += later.forbidden;
         self.other += later.other;
         self.timestamps += later.timestamps;
+        self.stray_timestamps += later.stray_timestamps;
     }
 }
 
 /// Entries read in one call: a flood of ICMP must not hold the loop.
 const MAX_ENTRIES: usize = 256;
 
+/// `SCM_TSTAMP_SND` of `include/uapi/linux/errqueue.h`: the driver got the datagram. Others say that it was queued or
+/// acknowledged.
+const SCM_TSTAMP_SND: u32 = 0;
+
 impl UdpSocket {
-    /// Empties the error queue, and takes what was counted since the last time, errors of
-    /// [`send_train`](Self::send_train) included. Call it each turn in which the poll reported an error: the queue is
-    /// bounded.
-    pub fn drain_errors(&mut self) -> ErrorCounts {
-        // The datagram that failed comes back with its error; its first bytes are all we take of it.
-        let mut datagram = [0; 64];
+    /// Empties the error queue: tells the stamp of each datagram of [`send_stamped`](Self::send_stamped) that has left,
+    /// and takes what was counted since the last time, errors of sending included.
+    ///
+    /// Call it each turn in which the poll reported an error, as the queue is bounded, or
+    /// [`errors_left`](Self::errors_left) says so; with nothing there it is one short system call. Stamps come in the
+    /// order in which datagrams left. One may be lost when the queue is full; none is told that did not come.
+    pub fn drain_errors(&mut self, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
+        // The datagram that failed comes back with its error; unless timestamps need more, its first bytes will do.
+        let mut short = [0; 64];
+        let mut control = ControlBuffer::EMPTY;
+        let fd = self.as_raw_fd();
+        self.errors_left = true;
         for _ in 0..MAX_ENTRIES {
+            let buffer = match self.on_their_way.buffer() {
+                [] => &mut short[..],
+                whole => whole,
+            };
             let mut address = RawAddress::EMPTY;
-            let mut control = ControlBuffer::EMPTY;
-            let flags = libc::MSG_ERRQUEUE;
-            let received = receive_message(self.as_raw_fd(), &mut datagram, &mut address, &mut control, flags);
-            let Ok((_, control_len)) = received else { break };
+            let received = receive_message(fd, buffer, &mut address, &mut control, libc::MSG_ERRQUEUE);
+            let Ok((len, control_len)) = received else {
+                self.errors_left = false;
+                break;
+            };
             for message in Messages(&control.0[..control_len]) {
                 if let (libc::IPPROTO_IP, libc::IP_RECVERR, data) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, data) =
                     message
+                    && let Some(queued) = Queued::parse(data)
                 {
-                    self.counts.count_queued(data);
+                    self.handle_queued(&queued, len, stamped);
                 }
             }
         }
         std::mem::take(&mut self.counts)
+    }
+
+    /// Whether the last [`drain_errors`](Self::drain_errors) ended at its bound: drain again in the next turn, without
+    /// waiting for the poll to say so.
+    pub fn errors_left(&self) -> bool {
+        self.errors_left
+    }
+
+    /// `len` are the bytes that came back with it.
+    fn handle_queued(&mut self, queued: &Queued, len: usize, stamped: &mut impl FnMut(u32)) {
+        if queued.origin != libc::SO_EE_ORIGIN_TIMESTAMPING {
+            return self.counts.count_queued(queued);
+        }
+        let stamp = match self.stamps {
+            _ if queued.info != SCM_TSTAMP_SND => None,
+            StampState::OwnId => Some(queued.data),
+            StampState::LoopedData => self.on_their_way.claim(len),
+            StampState::Off(_) => None,
+        };
+        match stamp {
+            Some(stamp) => {
+                self.counts.timestamps += 1;
+                stamped(stamp);
+            }
+            None => self.counts.stray_timestamps += 1,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::udp::{StampsOff, UdpOptions};
 
-    fn queued(errno: i32, origin: u8, info: u32) -> Vec<u8> {
-        let mut data = errno.to_ne_bytes().to_vec();
-        data.extend([origin, 3, 4, 0]);
-        data.extend(info.to_ne_bytes());
-        data.extend([0; 4]);
-        data
+    fn queued(errno: i32, origin: u8, info: u32) -> Queued {
+        let mut bytes = errno.to_ne_bytes().to_vec();
+        bytes.extend([origin, 3, 4, 0]);
+        bytes.extend(info.to_ne_bytes());
+        bytes.extend([0; 4]);
+        for cut in 0..bytes.len() {
+            assert!(Queued::parse(&bytes[..cut]).is_none(), "{cut}");
+        }
+        Queued::parse(&bytes).unwrap()
     }
 
     #[test]
-    fn every_error_lands_in_its_counter_and_timestamps_in_none() {
+    fn every_error_lands_in_its_counter() {
         let mut counts = ErrorCounts::default();
         for (errno, origin, info) in [
             (libc::ECONNREFUSED, libc::SO_EE_ORIGIN_ICMP, 0),
@@ -145,11 +200,9 @@ mod tests {
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_ICMP, 1400),
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_LOCAL, 1300),
             (libc::EPROTO, libc::SO_EE_ORIGIN_ICMP, 0),
-            (libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, 0),
         ] {
             counts.count_queued(&queued(errno, origin, info));
         }
-        counts.count_queued(&[1, 2, 3]);
         for errno in [libc::ENOBUFS, libc::EPERM] {
             counts.count_send(&io::Error::from_raw_os_error(errno));
         }
@@ -160,12 +213,35 @@ mod tests {
             path_mtu: Some(1300),
             forbidden: 1,
             other: 1,
-            timestamps: 1,
+            timestamps: 0,
+            stray_timestamps: 0,
         };
         assert_eq!(counts, expected);
         assert_eq!(counts.total(), 6);
-        let mut sum = expected;
-        sum += expected;
+        let mut sum = ErrorCounts { timestamps: 3, stray_timestamps: 4, ..expected };
+        sum += sum;
         assert_eq!((sum.unreachable, sum.path_mtu), (4, Some(1300)));
+        assert_eq!((sum.timestamps, sum.stray_timestamps), (6, 8));
+    }
+
+    #[test]
+    fn only_a_timestamp_of_leaving_is_told() {
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let (left, scheduled, acknowledged) = (0, 1, 2);
+        for (state, info, expected) in [
+            (StampState::OwnId, left, vec![u32::MAX]),
+            (StampState::OwnId, scheduled, vec![]),
+            (StampState::OwnId, acknowledged, vec![]),
+            (StampState::LoopedData, left, vec![]),
+            (StampState::Off(StampsOff::Configured), left, vec![]),
+        ] {
+            socket.stamps = state;
+            let mut told = Vec::new();
+            let entry = Queued { data: u32::MAX, ..queued(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, info) };
+            socket.handle_queued(&entry, 0, &mut |stamp| told.push(stamp));
+            assert_eq!(told, expected, "{state:?} {info}");
+            let counts = socket.drain_errors(&mut |stamp| panic!("{stamp}"));
+            assert_eq!((counts.timestamps, counts.stray_timestamps), (told.len() as u64, 1 - told.len() as u64));
+        }
     }
 }

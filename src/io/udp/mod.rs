@@ -1,13 +1,14 @@
 //! UDP sockets that send and receive whole trains of equal datagrams in one system call.
 //!
-//! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. No error of
-//! the network is fatal here: it is a value to count. What is not here: what the datagrams mean, pacing, retries.
+//! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. A datagram may
+//! ask for a timestamp that proves that it left. No error of the network is fatal here: it is a value to count. What is not here: what the datagrams mean, pacing, retries.
 
 mod address;
 mod control;
 mod errors;
 mod receive;
 mod send;
+mod stamps;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
@@ -18,8 +19,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 pub use errors::ErrorCounts;
 pub use receive::Received;
 pub use send::{GsoOff, GsoState, SendOutcome};
+pub use stamps::{StampChoice, StampState, StampsOff};
 
 use super::explain;
+use stamps::OnTheirWay;
 
 /// Whether to use something that not every kernel and device has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +41,15 @@ pub enum Switch {
 pub struct UdpOptions {
     /// Segmentation of trains by the kernel.
     pub gso: Switch,
+    /// Transmit timestamps.
+    pub stamps: StampChoice,
     /// Send and receive buffer, each, in bytes; as much of it as the system allows.
     pub buffer_bytes: usize,
 }
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { gso: Switch::Auto, buffer_bytes: 8 << 20 }
+        Self { gso: Switch::Auto, stamps: StampChoice::Auto, buffer_bytes: 8 << 20 }
     }
 }
 
@@ -55,6 +60,9 @@ pub struct UdpSocket {
     local: SocketAddr,
     switch: Switch,
     gso: GsoState,
+    stamps: StampState,
+    on_their_way: OnTheirWay,
+    errors_left: bool,
     counts: ErrorCounts,
     overflows: u64,
 }
@@ -87,7 +95,18 @@ impl UdpSocket {
                 Err(error) => GsoState::Off(GsoOff::Unsupported(error.raw_os_error().unwrap_or(0))),
             },
         };
-        Ok(Self { socket, local, switch: options.gso, gso, counts: ErrorCounts::default(), overflows: 0 })
+        let stamps = stamps::settle(socket.as_fd(), address.is_ipv6(), options.stamps);
+        Ok(Self {
+            socket,
+            local,
+            switch: options.gso,
+            gso,
+            stamps,
+            on_their_way: OnTheirWay::new(stamps),
+            errors_left: false,
+            counts: ErrorCounts::default(),
+            overflows: 0,
+        })
     }
 
     /// The address it is bound to.
@@ -119,6 +138,12 @@ impl UdpSocket {
                 (false, off) => off,
             };
         }
+    }
+
+    /// How transmit timestamps find their datagrams, or why there are none. That a device gives them shows when one
+    /// comes.
+    pub fn stamps(&self) -> StampState {
+        self.stamps
     }
 
     /// Datagrams the kernel dropped because our receive buffer was full, since the start. Known as of the last

@@ -1,4 +1,5 @@
-//! Sending a train: equal datagrams, one after the other, in as few system calls as the kernel allows.
+//! Sending: a train of equal datagrams in as few system calls as the kernel allows, or one datagram that asks for a
+//! transmit timestamp. What comes back later is not read here.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,7 +9,8 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 use super::address::RawAddress;
-use super::control::SegmentMessage;
+use super::control::Requests;
+use super::stamps::{StampState, StampsOff};
 use super::{UdpSocket, mapped};
 
 /// Segments in one call that every kernel with UDP segmentation takes.
@@ -88,6 +90,49 @@ impl UdpSocket {
         outcome
     }
 
+    /// Sends one datagram and asks for a transmit timestamp of it, which [`drain_errors`](Self::drain_errors) tells by
+    /// its `stamp`: any number that no datagram on its way bears. Nor may two on their way have the same length and
+    /// first 16 bytes, by which older kernels' timestamps find them. An empty datagram is not sent.
+    ///
+    /// A datagram that must be known to have left travels alone, because the kernel stamps a train once, when its
+    /// *first* segment leaves. A timestamp says that the driver of the last device got the datagram (a TUN's driver
+    /// gets it before its ring of packets may be full and drop it). It says nothing of datagrams sent earlier unless
+    /// they took the same queue; no timestamp comes for a datagram whose send failed. Where there are no timestamps
+    /// ([`stamps`](Self::stamps)) the datagram is sent all the same.
+    pub fn send_stamped(&mut self, to: SocketAddr, datagram: &[u8], stamp: u32) -> SendOutcome {
+        if datagram.is_empty() {
+            return SendOutcome::default();
+        }
+        let (address, length) = RawAddress::new(mapped(to, self.local.is_ipv6()));
+        let requests = match self.stamps {
+            StampState::OwnId => Requests::stamp(Some(stamp)),
+            StampState::LoopedData => Requests::stamp(None),
+            StampState::Off(_) => Requests::NONE,
+        };
+        let mut result = retried(|| self.send_one(&address, length, datagram, &requests));
+        match &result {
+            Ok(_) if self.stamps == StampState::LoopedData => self.on_their_way.push(stamp, datagram),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !requests.as_bytes().is_empty() => {
+                // As with segmentation: only if the datagram goes through without was the request to blame.
+                result = retried(|| self.send_one(&address, length, datagram, &Requests::NONE));
+                if result.is_ok() {
+                    self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
+                }
+            }
+            _ => {}
+        }
+        match result {
+            Ok(sent) => SendOutcome { sent, ..SendOutcome::default() },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                SendOutcome { blocked: true, ..SendOutcome::default() }
+            }
+            Err(error) => {
+                self.counts.count_send(&error);
+                SendOutcome { error: Some(error), ..SendOutcome::default() }
+            }
+        }
+    }
+
     /// Sends from the front what fits one call. Ok is more than nothing.
     fn send_batch(
         &mut self,
@@ -97,12 +142,13 @@ impl UdpSocket {
         segment: usize,
     ) -> io::Result<usize> {
         if bytes.len() <= segment {
-            return retried(|| self.send_one(address, length, bytes, None));
+            return retried(|| self.send_one(address, length, bytes, &Requests::NONE));
         }
         let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
         if let (GsoState::Active, Ok(size), 2..) = (self.gso, u16::try_from(segment), fitting) {
             let batch = &bytes[..bytes.len().min(fitting * segment)];
-            let result = retried(|| self.send_one(address, length, batch, Some(size)));
+            let requests = Requests::segment(size);
+            let result = retried(|| self.send_one(address, length, batch, &requests));
             let Err(error) = &result else { return result };
             let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
                 return result;
@@ -116,22 +162,19 @@ impl UdpSocket {
         retried(|| self.send_each(address, length, bytes, segment))
     }
 
-    /// One `sendmsg`: a datagram, or with `segment` a train for the kernel to cut.
+    /// One `sendmsg`: a datagram, or a train for the kernel to cut if `requests` says so.
     fn send_one(
         &self,
         address: &RawAddress,
         length: libc::socklen_t,
         bytes: &[u8],
-        segment: Option<u16>,
+        requests: &Requests,
     ) -> io::Result<usize> {
         let mut slice = io_slice(bytes);
         let mut message = message(address, length, &mut slice);
-        let mut control = SegmentMessage::new(segment.unwrap_or(0));
-        if segment.is_some() {
-            message.msg_control = control.as_mut_ptr();
-            message.msg_controllen = SegmentMessage::LEN as _;
-        }
-        // SAFETY: the message points to the address, the slice and the control message, all alive until the call
+        message.msg_control = requests.as_bytes().as_ptr().cast_mut().cast();
+        message.msg_controllen = requests.as_bytes().len() as _;
+        // SAFETY: the message points to the address, the slice and the control messages, all alive until the call
         // returns; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(self.as_raw_fd(), &raw const message, 0) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
@@ -216,6 +259,6 @@ mod tests {
             }
             assert!(received == bytes, "{} bytes came", received.len());
         }
-        assert_eq!(sender.drain_errors().total(), 0);
+        assert_eq!(sender.drain_errors(&mut |_| {}).total(), 0);
     }
 }
