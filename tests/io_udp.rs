@@ -1,10 +1,16 @@
-//! UDP trains over the loopback device: content, segments, fall-backs and errors.
+//! UDP trains over the loopback device: content, segments, fall-backs and errors. Transmit timestamps, with either
+//! mechanism, through slow and full queues of namespaces that vanish with the test. Needs root and iproute2.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use onwire::io::udp::{GsoOff, GsoState, Received, Switch, UdpOptions, UdpSocket};
+use onwire::io::namespace::NetworkNamespace;
+use onwire::io::tun::{Offload, Tun, TunOptions};
+use onwire::io::udp::{
+    ErrorCounts, GsoOff, GsoState, Received, StampChoice, StampState, StampsOff, Switch, UdpOptions, UdpSocket,
+};
 
 fn bind(address: &str, gso: Switch) -> UdpSocket {
     UdpSocket::bind(address.parse().unwrap(), UdpOptions { gso, ..UdpOptions::default() }).unwrap()
@@ -138,4 +144,234 @@ fn the_wrong_family_is_an_error_value() {
     assert_eq!((outcome.sent, outcome.blocked), (0, false));
     assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::EAFNOSUPPORT));
     assert_eq!(sender.drain_errors(&mut |_| {}).other, 1);
+}
+
+/// A socket whose timestamps work this way.
+fn stamping(address: &str, choice: StampChoice) -> UdpSocket {
+    let socket = UdpSocket::bind(address.parse().unwrap(), UdpOptions { stamps: choice, ..UdpOptions::default() });
+    socket.unwrap()
+}
+
+/// A datagram as ours are: no two begin alike.
+fn numbered(number: u32, length: usize) -> Vec<u8> {
+    let mut bytes = content(length);
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// The stamps that come until there are as many as wanted, or for a while; and what else was counted.
+fn stamps(socket: &mut UdpSocket, wanted: usize) -> (Vec<u32>, ErrorCounts) {
+    let (mut told, mut counts) = (Vec::new(), ErrorCounts::default());
+    let limit = Instant::now() + Duration::from_secs(10);
+    while told.len() < wanted && Instant::now() < limit {
+        counts += socket.drain_errors(&mut |stamp| told.push(stamp));
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    // One too many would come now.
+    std::thread::sleep(Duration::from_millis(30));
+    counts += socket.drain_errors(&mut |stamp| told.push(stamp));
+    (told, counts)
+}
+
+fn run(program: &str, arguments: &str) {
+    let status = Command::new(program).args(arguments.split(' ')).status();
+    let status = status.unwrap_or_else(|error| panic!("{program}: {error}: apt-get install iproute2"));
+    assert!(status.success(), "{program} {arguments}");
+}
+
+/// Runs `work` in a namespace with the loopback device and a veth that leads to 10.98.0.2 and fd98::2, where nobody
+/// answers.
+fn beside_a_veth(work: impl FnOnce() + Send) {
+    let inside = || {
+        run("ip", "link set lo up");
+        run("ip", "link add owu0 type veth peer name owu1");
+        run("ip", "link set owu0 up");
+        run("ip", "link set owu1 up");
+        run("ip", "address add 10.98.0.1/24 dev owu0");
+        run("ip", "-6 address add fd98::1/64 dev owu0 nodad");
+        run("ip", "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev owu0");
+        run("ip", "-6 neighbor add fd98::2 lladdr 02:00:00:00:00:02 dev owu0");
+        work();
+    };
+    NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
+}
+
+const BOTH: [StampChoice; 2] = [StampChoice::Auto, StampChoice::LoopedData];
+
+#[test]
+fn the_mechanism_is_what_was_asked_for() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let best = if version >= (6, 13) { StampState::OwnId } else { StampState::LoopedData };
+    let states = || {
+        ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"].map(|address| stamping(address, StampChoice::Auto).stamps())
+    };
+    assert_eq!(states(), [best; 4]);
+    assert_eq!(stamping("127.0.0.1:0", StampChoice::LoopedData).stamps(), StampState::LoopedData);
+    // Without a loopback device there is no proof.
+    let alone = || stamping("0.0.0.0:0", StampChoice::Auto).stamps();
+    assert_eq!(NetworkNamespace::anonymous().unwrap().run(alone).unwrap(), StampState::LoopedData);
+
+    let mut off = stamping("127.0.0.1:0", StampChoice::Off);
+    assert_eq!(off.stamps(), StampState::Off(StampsOff::Configured));
+    let mut receiver = bind("127.0.0.1:0", Switch::Auto);
+    assert_eq!(off.send_stamped(receiver.local_addr(), b"hello", 1).sent, 5);
+    assert_eq!(receive(&mut receiver, 5).0, b"hello");
+    assert_eq!(stamps(&mut off, 0), (vec![], ErrorCounts::default()));
+}
+
+#[test]
+fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
+    for choice in BOTH {
+        for (from, to) in [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")] {
+            let (mut sender, mut receiver) = (stamping(from, choice), bind(to, Switch::Auto));
+            for (stamp, length) in [(u32::MAX, 1452), (0, 16), (1, 4), (77, 65_000), (0x8000_0000, 100)] {
+                let datagram = numbered(stamp, length);
+                let outcome = sender.send_stamped(receiver.local_addr(), &datagram, stamp);
+                assert_eq!((outcome.sent, outcome.blocked), (length, false), "{:?}", outcome.error);
+                let mut told = Vec::new();
+                let counts = sender.drain_errors(&mut |stamp| told.push(stamp));
+                assert_eq!(told, [stamp], "{choice:?} {from} {length}");
+                assert_eq!(counts, ErrorCounts { timestamps: 1, ..ErrorCounts::default() });
+                assert_eq!(receive(&mut receiver, length).0, datagram);
+                // Only the stamped one: neither a train nor the datagrams of a train.
+                assert_eq!(sender.send_train(receiver.local_addr(), &content(3000), 1452).sent, 3000);
+                receive(&mut receiver, 3000);
+            }
+            assert_eq!(sender.send_stamped(receiver.local_addr(), b"", 5).sent, 0);
+            assert_eq!(stamps(&mut sender, 0), (vec![], ErrorCounts::default()));
+        }
+    }
+}
+
+#[test]
+fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
+    beside_a_veth(|| {
+        run("tc", "qdisc add dev owu0 root tbf rate 2mbit burst 5kb limit 1mb");
+        for choice in BOTH {
+            for (from, to) in [("0.0.0.0:0", "10.98.0.2:9"), ("[::]:0", "[fd98::2]:9"), ("[::]:0", "10.98.0.2:9")] {
+                let mut sender = stamping(from, choice);
+                let start = Instant::now();
+                for number in 0..40 {
+                    // In between, what asks for no stamp.
+                    assert_eq!(sender.send_train(to.parse().unwrap(), &content(500), 500).sent, 500);
+                    let outcome = sender.send_stamped(to.parse().unwrap(), &numbered(number, 1000), number ^ 0xffff);
+                    assert_eq!(outcome.sent, 1000, "{:?}", outcome.error);
+                }
+                let (handed_over, mut early) = (start.elapsed(), 0);
+                sender.drain_errors(&mut |stamp| {
+                    assert_eq!(stamp, early ^ 0xffff);
+                    early += 1;
+                });
+                let (told, counts) = stamps(&mut sender, 40 - early as usize);
+                assert_eq!(told, (early..40).map(|number| number ^ 0xffff).collect::<Vec<_>>(), "{choice:?} {to}");
+                assert_eq!((counts.stray_timestamps, counts.total()), (0, 0));
+                // 60 KB at 2 Mbit/s less the burst: at least 200 ms.
+                assert!(early < 10 && start.elapsed() > Duration::from_millis(200), "{early} {handed_over:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_full_queue_refuses_is_an_error_and_gets_no_stamp() {
+    beside_a_veth(|| {
+        run("tc", "qdisc add dev owu0 root tbf rate 8mbit burst 5kb limit 10kb");
+        for choice in BOTH {
+            let mut sender = stamping("0.0.0.0:0", choice);
+            let (mut taken, mut refused) = (Vec::new(), 0);
+            for number in 0..100 {
+                let outcome = sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(number, 1000), number);
+                match outcome.error {
+                    None => taken.push(number),
+                    Some(error) => {
+                        assert_eq!((error.raw_os_error(), outcome.sent), (Some(libc::ENOBUFS), 0));
+                        refused += 1;
+                    }
+                }
+            }
+            let (told, counts) = stamps(&mut sender, taken.len());
+            assert!(refused > 50 && taken.len() > 5, "{refused} refused");
+            assert_eq!(told, taken, "{choice:?}");
+            assert_eq!((counts.queue_full, counts.total(), counts.stray_timestamps), (refused, refused, 0));
+        }
+    });
+}
+
+#[test]
+fn a_datagram_for_an_address_that_nobody_has_gets_no_stamp() {
+    beside_a_veth(|| {
+        for choice in BOTH {
+            let mut sender = stamping("0.0.0.0:0", choice);
+            // Waits for an address that is never told; and there is no route at all.
+            sender.send_stamped("10.98.0.77:9".parse().unwrap(), &numbered(1, 100), 1);
+            let outcome = sender.send_stamped("203.0.113.1:9".parse().unwrap(), &numbered(2, 100), 2);
+            assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::ENETUNREACH));
+            assert_eq!(sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(3, 100), 3).sent, 100);
+            let (told, counts) = stamps(&mut sender, 1);
+            assert_eq!((told, counts.unreachable), (vec![3], 1), "{choice:?}");
+        }
+    });
+}
+
+#[test]
+fn a_tun_stamps_what_its_ring_then_drops() {
+    let options = TunOptions { offload: Offload::Off, txqueuelen: Some(4), ..TunOptions::default() };
+    let inside = || {
+        run("ip", "link set lo up");
+        let _tun = Tun::open("owu2", options).unwrap();
+        run("ip", "link set owu2 up");
+        run("ip", "address add 10.97.0.1/24 dev owu2");
+        for choice in BOTH {
+            let mut sender = stamping("0.0.0.0:0", choice);
+            for number in 0..20 {
+                sender.send_stamped("10.97.0.2:9".parse().unwrap(), &numbered(number, 200), number);
+            }
+            let (told, _) = stamps(&mut sender, 20);
+            assert!(told.len() > 4 && told.iter().all(|stamp| *stamp < 20), "{choice:?} {told:?}");
+        }
+    };
+    NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
+}
+
+#[test]
+fn stamps_and_refusals_share_the_queue_and_neither_is_lost() {
+    for choice in BOTH {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (mut sender, receiver) = (stamping(address, choice), bind(address, Switch::Auto));
+            let mut closed = receiver.local_addr();
+            closed.set_port(9);
+            for number in 0..30 {
+                let to = if number % 3 == 0 { closed } else { receiver.local_addr() };
+                let outcome = sender.send_stamped(to, &numbered(number, 300), number);
+                assert_eq!(outcome.sent, 300, "{:?}", outcome.error);
+            }
+            let (told, counts) = stamps(&mut sender, 30);
+            assert_eq!(told, (0..30).collect::<Vec<_>>(), "{choice:?} {address}");
+            // The kernel limits how many refusals it sends a second, IPv6 more than IPv4.
+            assert!((1..=10).contains(&counts.unreachable), "{counts:?}");
+            assert_eq!((counts.total(), counts.stray_timestamps), (counts.unreachable, 0));
+        }
+    }
+}
+
+#[test]
+fn a_long_queue_is_read_in_bounded_pieces() {
+    for choice in BOTH {
+        let (mut sender, receiver) = (stamping("127.0.0.1:0", choice), bind("127.0.0.1:0", Switch::Auto));
+        for number in 0..1000 {
+            assert_eq!(sender.send_stamped(receiver.local_addr(), &numbered(number, 64), number).sent, 64);
+        }
+        let (mut told, mut calls) = (Vec::new(), 0);
+        loop {
+            sender.drain_errors(&mut |stamp| told.push(stamp));
+            calls += 1;
+            if !sender.errors_left() {
+                break;
+            }
+        }
+        assert_eq!(told, (0..1000).collect::<Vec<_>>(), "{choice:?}");
+        assert!(calls > 1, "{calls}");
+    }
 }
