@@ -1,16 +1,19 @@
 //! The flow table by itself: `cargo bench --bench flow [-- --json FILE]`.
 //!
 //! Ten thousand TCP flows send in random order; each block holds 64 of their packets, is protected when it closes and
-//! decoded 100 blocks later. Then the same with one flow, as a bulk transfer has it. Each number is the median of its
-//! rounds, in nanoseconds for one packet. The last line says whether a packet of an existing flow among 10,000 takes less
-//! than 100 ns; in between lie the caches of the machine, for every packet is of another flow. Packets are prepared and
-//! parsed before, as the forwarder does; only the table is measured.
+//! decoded 100 blocks later. Then the same with one flow, as a bulk transfer has it. Each number is the median over the
+//! blocks, in nanoseconds for one packet: a block is shorter than a time slice, so that others who use the machine
+//! disturb a few blocks and not the number. Every packet is of another flow, so among 10,000 the time goes into cache
+//! misses, and what those cost is the machine's affair. Therefore the column `map` tells, for the same packets in the same
+//! run, what a plain `HashMap` from 5-tuple to byte count takes, and the last line holds on_sent against it. Packets
+//! are prepared and parsed before, as the forwarder does; only the table is measured.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use onwire::flow::{BlockId, Event, FlowTable, Level, Limits};
+use onwire::flow::{BlockId, Event, FlowKey, FlowTable, Level, Limits};
 use onwire::wire::packet::PacketView;
 use onwire::wire::virtio::VirtioHeader;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -19,10 +22,10 @@ use serde_json::json;
 const FLOWS: usize = 10_000;
 const PAYLOAD: usize = 1400;
 const BLOCK_PACKETS: usize = 64;
-const BLOCKS: usize = 400;
+const BLOCKS: usize = 10_000;
 const DECODED_AFTER: u64 = 100;
-const ROUNDS: usize = 25;
-const SENT_MAX: f64 = 100.0;
+/// Times what the map takes.
+const SENT_MAX: f64 = 2.0;
 
 fn main() -> ExitCode {
     let mut json_file = None;
@@ -39,21 +42,25 @@ fn main() -> ExitCode {
         }
     }
     println!("ns for one packet");
-    println!("{:>7} {:>9} {:>9} {:>9} {:>9} {:>9}", "flows", "on_sent", "protect", "events", "decode", "ack");
+    print!("{:>7}", "flows");
+    for step in STEPS {
+        print!(" {step:>9}");
+    }
+    println!();
     let many = measure(FLOWS);
     let one = measure(1);
-    let pass = many[0] < SENT_MAX;
+    let ratio = many[1] / many[0];
+    let pass = ratio < SENT_MAX;
     let verdict = if pass { "pass" } else { "fail" };
-    println!("{verdict}: on_sent among {FLOWS} flows takes {:.0} ns (less than {SENT_MAX})", many[0]);
+    println!("{verdict}: on_sent among {FLOWS} flows takes {ratio:.2} times what the map takes (less than {SENT_MAX})");
     if let Some(file) = json_file {
-        let names = ["on_sent", "protect", "events", "decode", "ack"];
         let row =
-            |times: [f64; 5]| names.into_iter().zip(times).map(|(name, ns)| (name.to_owned(), json!(ns))).collect();
+            |times: [f64; 6]| STEPS.into_iter().zip(times).map(|(name, ns)| (name.to_owned(), json!(ns))).collect();
         let (many, one): (serde_json::Map<_, _>, serde_json::Map<_, _>) = (row(many), row(one));
         let report = json!({
             "scenario": "flow",
             "pass": pass,
-            "metrics": { "flows": FLOWS, "ns_per_packet_many_flows": many, "ns_per_packet_one_flow": one },
+            "metrics": { "flows": FLOWS, "sent_over_map": ratio, "ns_per_packet_many_flows": many, "ns_per_packet_one_flow": one },
         });
         if let Err(error) = std::fs::write(&file, format!("{report:#}\n")) {
             eprintln!("cannot write {file}: {error}");
@@ -99,68 +106,91 @@ impl Exchange {
     }
 }
 
-/// Nanoseconds a packet: sent, block protected, events told, block decoded, acknowledged.
-fn measure(flows: usize) -> [f64; 5] {
+/// What is measured, in the order of the columns.
+const STEPS: [&str; 6] = ["map", "on_sent", "protect", "events", "decode", "ack"];
+
+/// Nanoseconds a packet, by [`STEPS`].
+fn measure(flows: usize) -> [f64; 6] {
     let mut random = SmallRng::seed_from_u64(1);
     let mut table = FlowTable::new(Limits::default(), random.random());
+    let mut map: HashMap<FlowKey, u64> = HashMap::new();
     let now = Instant::now();
     let mut sequences = vec![1 + PAYLOAD as u32; flows];
     for flow in 0..flows {
         let syn = Exchange::new(flow, 0x02, 0);
         table.on_sent(&syn.packet, &syn.views[0], VirtioHeader::default(), BlockId { profile: 0, sbn: 0 }, now);
+        map.extend(FlowKey::sent(&syn.views[0]).map(|key| (key, 0)));
     }
     while table.poll_event().is_some() {}
 
-    let packets = (BLOCKS * BLOCK_PACKETS) as f64;
-    let mut rounds: [Vec<f64>; 5] = Default::default();
-    let mut sbn = 1;
-    for _ in 0..ROUNDS {
-        let mut spent = [0.0; 5];
-        for _ in 0..BLOCKS {
-            let block = BlockId { profile: 0, sbn };
-            let exchanges: Vec<Exchange> = (0..BLOCK_PACKETS)
-                .map(|_| {
-                    let flow = random.random_range(0..flows);
-                    let next = sequences[flow].wrapping_add(PAYLOAD as u32);
-                    Exchange::new(flow, 0x10, std::mem::replace(&mut sequences[flow], next))
-                })
-                .collect();
-            let mut lap = Instant::now();
-            let mut next = |spent: &mut f64| {
-                let end = Instant::now();
-                *spent += (end - lap).as_nanos() as f64;
-                lap = end;
-            };
-            for Exchange { packet, views, .. } in &exchanges {
-                black_box(table.on_sent(packet, &views[0], VirtioHeader::default(), block, now));
+    let mut times: [Vec<f64>; 6] = std::array::from_fn(|_| Vec::with_capacity(BLOCKS));
+    for sbn in 1..=BLOCKS as u64 {
+        let block = BlockId { profile: 0, sbn };
+        let exchanges: Vec<Exchange> = (0..BLOCK_PACKETS)
+            .map(|_| {
+                let flow = random.random_range(0..flows);
+                let next = sequences[flow].wrapping_add(PAYLOAD as u32);
+                Exchange::new(flow, 0x10, std::mem::replace(&mut sequences[flow], next))
+            })
+            .collect();
+        let mut spent = [0.0; 6];
+        let mut lap = Instant::now();
+        let mut next = |spent: &mut f64| {
+            let end = Instant::now();
+            *spent += (end - lap).as_nanos() as f64;
+            lap = end;
+        };
+        // Whoever comes second finds the packets in the cache.
+        for step in if sbn % 2 == 0 { [0, 1] } else { [1, 0] } {
+            match step {
+                0 => add_up(&mut map, &exchanges),
+                _ => send(&mut table, &exchanges, block, now),
             }
-            next(&mut spent[0]);
-            table.on_block_protected(block, Level::OnWire);
-            next(&mut spent[1]);
-            drain(&mut table);
-            next(&mut spent[2]);
-            table.on_blocks_decoded(0, (sbn + 1).saturating_sub(DECODED_AFTER));
-            next(&mut spent[3]);
-            drain(&mut table);
-            next(&mut spent[2]);
-            for Exchange { answer, views, .. } in &exchanges {
-                table.on_received(answer, &views[1], now);
-            }
-            next(&mut spent[4]);
-            drain(&mut table);
-            sbn += 1;
+            next(&mut spent[step]);
         }
-        for (round, spent) in rounds.iter_mut().zip(spent) {
-            round.push(spent / packets);
+        table.on_block_protected(block, Level::OnWire);
+        next(&mut spent[2]);
+        drain(&mut table);
+        next(&mut spent[3]);
+        table.on_blocks_decoded(0, (sbn + 1).saturating_sub(DECODED_AFTER));
+        next(&mut spent[4]);
+        drain(&mut table);
+        next(&mut spent[3]);
+        for Exchange { answer, views, .. } in &exchanges {
+            table.on_received(answer, &views[1], now);
+        }
+        next(&mut spent[5]);
+        drain(&mut table);
+        for (times, spent) in times.iter_mut().zip(spent) {
+            times.push(spent / BLOCK_PACKETS as f64);
         }
     }
-    let median = rounds.map(|mut times| {
+    let median = times.map(|mut times| {
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     });
-    let [sent, protect, events, decode, ack] = median;
-    println!("{flows:>7} {sent:>9.1} {protect:>9.1} {events:>9.1} {decode:>9.1} {ack:>9.1}");
+    print!("{flows:>7}");
+    for ns in median {
+        print!(" {ns:>9.1}");
+    }
+    println!();
     median
+}
+
+#[inline(never)]
+fn add_up(map: &mut HashMap<FlowKey, u64>, exchanges: &[Exchange]) {
+    for Exchange { views, .. } in exchanges {
+        if let Some(sum) = FlowKey::sent(&views[0]).and_then(|key| map.get_mut(&key)) {
+            *sum += PAYLOAD as u64;
+        }
+    }
+}
+
+#[inline(never)]
+fn send(table: &mut FlowTable, exchanges: &[Exchange], block: BlockId, now: Instant) {
+    for Exchange { packet, views, .. } in exchanges {
+        black_box(table.on_sent(packet, &views[0], VirtioHeader::default(), block, now));
+    }
 }
 
 fn drain(table: &mut FlowTable) {
