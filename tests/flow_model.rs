@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use onwire::flow::{BlockId, Event, FlowId, FlowTable, GoneReason, Level, Limits, Violation};
+use onwire::flow::{BlockId, Event, FlowId, FlowTable, GoneReason, Instances, Level, Limits, Violation};
 use onwire::wire::packet::PacketView;
 use onwire::wire::virtio::VirtioHeader;
 use proptest::prelude::*;
@@ -129,7 +129,7 @@ impl World {
     fn new(isn: u32) -> Self {
         let limits = Limits { flows: 4, ranges: 4096, ..Limits::default() };
         let mut world = Self {
-            table: FlowTable::new(limits, 3),
+            table: FlowTable::new(limits, 3, Instances::default()),
             now: Instant::now(),
             connections: Vec::new(),
             sbn: 0,
@@ -292,8 +292,8 @@ impl World {
                     self.id = Some(flow.id);
                     self.told = [0; 4];
                 }
-                Event::Protected { flow, level, position } => {
-                    assert_eq!(Some(flow), self.id);
+                Event::Protected { flow, level, position, .. } => {
+                    assert_eq!(Some(flow.id), self.id);
                     assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
                     assert!(position.bytes > self.told[level as usize], "told positions only rise");
                     self.told[level as usize] = position.bytes;

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::blocks::BlockId;
 use super::state::{FlowId, FlowState, Level, Position};
 
 /// News and ends of flows that wait at most; beyond, the reader is told to look at all flows again.
@@ -31,12 +32,14 @@ pub enum Event {
     New(FlowState),
     /// Everything before `position` has reached `level`.
     Protected {
-        /// The flow.
-        flow: FlowId,
+        /// The flow, with its other levels, too.
+        flow: FlowState,
         /// What is known of it.
         level: Level,
         /// Up to where.
         position: Position,
+        /// The block whose fate raised a position of the flow last; none if an acknowledgement did.
+        block: Option<BlockId>,
     },
     /// The instance is no longer followed; what was said of it stands, what is missing will not come.
     Gone {
@@ -102,16 +105,21 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::time::Instant;
+
+    use super::super::instance::Flow;
+    use super::super::key::FlowKey;
+    use super::super::state::Origin;
     use super::*;
 
     #[test]
     fn a_slow_reader_is_told_so_once_and_last() {
         let mut events = Events::new(0);
-        let event = Event::Protected {
-            flow: FlowId { slot: 0, instance: 1 },
-            level: Level::OnWire,
-            position: Position::default(),
-        };
+        let any = IpAddr::from([10, 0, 0, 1]);
+        let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
+        let flow = Flow::new(FlowId { slot: 0, instance: 1 }, key, Origin::FirstSeen, 0, None, Instant::now());
+        let event = Event::New(flow.state());
         for _ in 0..WAITING_MAX + 5 {
             events.push(event);
         }

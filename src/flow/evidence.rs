@@ -56,7 +56,7 @@ impl FlowTable {
                 if !flow.on_reached(range.span, known.level, level) {
                     self.counters.forgotten_spans += 1;
                 }
-                self.settle(slot);
+                self.settle(slot, Some(block));
             }
         }
         if level >= Level::Decoded {

@@ -1,9 +1,12 @@
 //! Finds the slot of a flow by the hash of its key: linear probing in a table that is at most half full.
 //!
-//! It holds no keys: the caller compares. A removed entry leaves no tombstone, so that any number of flows may come and go
-//! without the table ever being rebuilt or allocating.
+//! It holds no keys: the caller compares. It grows with the flows that there are, since a few flows in a large table
+//! would be a cache miss each. A removed entry leaves no tombstone, so that any number of flows may come and go without
+//! the table being rebuilt: it grows only when there are more at a time than ever before.
 
 const VACANT: u32 = u32::MAX;
+
+const LEN_MIN: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -11,16 +14,19 @@ struct Entry {
     slot: u32,
 }
 
+impl Entry {
+    const VACANT: Self = Self { hash: 0, slot: VACANT };
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     entries: Vec<Entry>,
+    used: usize,
 }
 
 impl Index {
-    /// Room for `capacity` slots; no more may be in it at a time.
-    pub fn new(capacity: usize) -> Self {
-        let len = (2 * capacity).next_power_of_two().max(8);
-        Self { entries: vec![Entry { hash: 0, slot: VACANT }; len] }
+    pub fn new() -> Self {
+        Self { entries: vec![Entry::VACANT; LEN_MIN], used: 0 }
     }
 
     fn mask(&self) -> usize {
@@ -44,11 +50,24 @@ impl Index {
     }
 
     pub fn insert(&mut self, hash: u32, slot: u32) {
-        let mut at = hash as usize & self.mask();
+        self.used += 1;
+        if 2 * self.used > self.entries.len() {
+            let grown = vec![Entry::VACANT; 2 * self.entries.len()];
+            for entry in std::mem::replace(&mut self.entries, grown) {
+                if entry.slot != VACANT {
+                    self.place(entry);
+                }
+            }
+        }
+        self.place(Entry { hash, slot });
+    }
+
+    fn place(&mut self, entry: Entry) {
+        let mut at = entry.hash as usize & self.mask();
         while self.entries[at].slot != VACANT {
             at = (at + 1) & self.mask();
         }
-        self.entries[at] = Entry { hash, slot };
+        self.entries[at] = entry;
     }
 
     /// Takes `slot` out and moves what was pushed behind it one step nearer to its place.
@@ -76,6 +95,7 @@ impl Index {
             }
         }
         self.entries[hole].slot = VACANT;
+        self.used -= 1;
     }
 }
 
@@ -88,8 +108,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_map(steps in prop::collection::vec((0u32..16, 0u32..24), 1..400)) {
-            let mut index = Index::new(24);
+        fn agrees_with_a_map(steps in prop::collection::vec((0u32..16, 0u32..80), 1..400)) {
+            let mut index = Index::new();
             let mut model: HashMap<u32, u32> = HashMap::new();
             for (hash, slot) in steps {
                 // Hashes that collide and wrap around the end of the table.

@@ -62,6 +62,10 @@ impl PackedKey {
         let ports = u64::from(key.source_port) << 48 | u64::from(key.destination_port) << 32;
         Self([a, b, c, d, ports | u64::from(key.protocol) << 8 | version])
     }
+
+    pub fn protocol(&self) -> u8 {
+        (self.0[4] >> 8) as u8
+    }
 }
 
 fn words(address: IpAddr) -> [u64; 2] {

@@ -27,7 +27,7 @@ mod tests;
 pub use events::{Event, GoneReason};
 pub use evidence::{LostRange, Violation};
 pub use key::FlowKey;
-pub use state::{Counters, FlowId, FlowState, Level, Limits, Origin, Position};
+pub use state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin, Position};
 pub use table::{FlowTable, TooManyCookies};
 
 pub use crate::wire::payload_id::BlockId;

@@ -2,6 +2,8 @@
 //!
 //! Nothing is decided here.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::key::FlowKey;
@@ -28,7 +30,8 @@ impl Level {
     }
 }
 
-/// One instance of a flow. The instance number alone is unique within a table and is never used again.
+/// One instance of a flow. The instance number alone is unique among all tables with the same [`Instances`], and is never
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId {
     pub(super) slot: u32,
@@ -36,9 +39,21 @@ pub struct FlowId {
 }
 
 impl FlowId {
-    /// Counts all instances that the table has seen, from 1.
+    /// Its number among all [`Instances`]; of the same 5-tuple, a later one is higher.
     pub fn instance(self) -> u64 {
         self.instance
+    }
+}
+
+/// Numbers the instances of all tables of an appliance, from 1: subscribers take a higher number under the same 5-tuple
+/// for a later connection, whichever lane it is on.
+#[derive(Clone, Debug, Default)]
+pub struct Instances(Arc<AtomicU64>);
+
+impl Instances {
+    pub(super) fn next(&self) -> u64 {
+        // Only the numbers are shared, so their order needs none beside them.
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -74,10 +89,17 @@ pub struct FlowState {
     pub cookie: Option<u64>,
     /// Where its count begins.
     pub origin: Origin,
+    /// The sequence number of position 0; none for UDP.
+    pub origin_sequence: Option<u32>,
+    /// What came before position 0 is at the other end, or there was nothing. Before that no position is told.
+    pub anchored: bool,
     /// The end of the last byte or packet that was sent.
     pub sent: Position,
     /// How far it has come, by [`Level`].
     pub positions: [Position; 4],
+    /// The lowest byte that was called protected and then lost, until the other end has acknowledged all that was lost.
+    /// What was said of bytes behind it is void.
+    pub violated: Option<Position>,
     /// Ended by both sides or broken off by one.
     pub closed: bool,
     /// When it was last seen, to the second.
@@ -88,6 +110,14 @@ impl FlowState {
     /// How far it has come at `level`.
     pub fn position(&self, level: Level) -> Position {
         self.positions[level as usize]
+    }
+
+    /// How far it has come at `level`, as it may be told to others; none where nothing can be said: of UDP nobody
+    /// acknowledges anything, and of a TCP flow first seen in its middle nothing is known before an acknowledgement has
+    /// reached its first byte seen.
+    pub fn told(&self, level: Level) -> Option<Position> {
+        let known = self.anchored && (level != Level::Acked || self.origin_sequence.is_some());
+        known.then(|| self.position(level))
     }
 }
 

@@ -19,7 +19,7 @@ use super::events::{Event, Events, GoneReason};
 use super::index::Index;
 use super::instance::{Answer, Flow, Sent};
 use super::key::{FlowKey, Hash, PackedKey};
-use super::state::{Counters, FlowId, FlowState, Level, Limits, Origin};
+use super::state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::payload_id::BlockId;
@@ -55,17 +55,18 @@ pub struct FlowTable {
     pub(super) events: Events,
     pub(super) counters: Counters,
     cookies: BTreeMap<PackedKey, (u64, Instant)>,
-    instances: u64,
+    instances: Instances,
 }
 
 impl FlowTable {
-    /// An empty table. `seed` must be secret: it keeps others from choosing ports that are slow to find.
-    pub fn new(limits: Limits, seed: u64) -> Self {
+    /// An empty table. `seed` must be secret: it keeps others from choosing ports that are slow to find. All tables of an
+    /// appliance share `instances`.
+    pub fn new(limits: Limits, seed: u64, instances: Instances) -> Self {
         let flows = limits.flows.clamp(1, 1 << 24);
         let limits = Limits { flows, ..limits };
         Self {
             hash: Hash::new(seed),
-            index: Index::new(flows),
+            index: Index::new(),
             flows: Vec::with_capacity(flows),
             free: Vec::with_capacity(flows),
             ages: Ages::new(flows),
@@ -73,7 +74,7 @@ impl FlowTable {
             events: Events::new(flows),
             counters: Counters::default(),
             cookies: BTreeMap::new(),
-            instances: 0,
+            instances,
             limits,
         }
     }
@@ -183,7 +184,7 @@ impl FlowTable {
                     return;
                 }
             }
-            self.settle(slot);
+            self.settle(slot, None);
         }
         self.touch(slot, now);
     }
@@ -197,7 +198,7 @@ impl FlowTable {
         if let Some(slot) = self.find_slot(&packed)
             && let Some(flow) = self.flow_mut(slot)
         {
-            flow.cookie = Some(cookie);
+            flow.set_cookie(cookie);
             return Ok(Some(flow.id));
         }
         let limit = self.limits.cookies;
@@ -225,11 +226,12 @@ impl FlowTable {
                 && let Some(level) = Level::ALL.into_iter().find(|level| flow.untold & level.bit() != 0)
             {
                 flow.untold &= !level.bit();
-                let position = flow.position(level);
+                let (position, block) = (flow.position(level), flow.raised_by());
+                let event = Event::Protected { flow: flow.state(), level, position, block };
                 if flow.untold == 0 {
                     self.events.pop_changed();
                 }
-                return Some(Event::Protected { flow: id, level, position });
+                return Some(event);
             }
             self.events.pop_changed();
         }
@@ -245,9 +247,16 @@ impl FlowTable {
         Some(self.flows.get(self.find_slot(&PackedKey::new(key))? as usize)?.as_ref()?.state())
     }
 
-    /// All flows, in an order that stays while they live, for a dump in parts: skip what was told already.
+    /// All flows, in an order that stays while they live.
     pub fn flows(&self) -> impl Iterator<Item = FlowState> {
-        self.flows.iter().flatten().map(Flow::state)
+        self.flows_from(0).map(|(_, flow)| flow)
+    }
+
+    /// The flows from `place` on, each with the place after it, for a dump in parts: begin with 0 and go on from the place
+    /// of the last that was told. A flow that lives throughout is told exactly once, others may or may not be.
+    pub fn flows_from(&self, place: usize) -> impl Iterator<Item = (usize, FlowState)> {
+        let rest = self.flows.get(place..).unwrap_or_default();
+        (place + 1..).zip(rest).filter_map(|(next, flow)| Some((next, flow.as_ref()?.state())))
     }
 
     /// How many flows there are.
@@ -311,9 +320,8 @@ impl FlowTable {
     }
 
     fn next_id(&mut self, slot: u32) -> FlowId {
-        self.instances += 1;
         self.counters.opened += 1;
-        FlowId { slot, instance: self.instances }
+        FlowId { slot, instance: self.instances.next() }
     }
 
     fn open(&mut self, key: FlowKey, origin: Origin, base: u32, now: Instant) -> u32 {
@@ -401,9 +409,9 @@ impl FlowTable {
     }
 
     /// Positions of a flow may have changed.
-    pub(super) fn settle(&mut self, slot: u32) {
+    pub(super) fn settle(&mut self, slot: u32, by: Option<BlockId>) {
         if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut)
-            && flow.settle()
+            && flow.settle(by)
         {
             self.events.push_changed(flow.id);
             if self.events.changed_len() > 2 * self.limits.flows {

@@ -26,7 +26,7 @@ impl Desk {
     }
 
     fn with(limits: Limits) -> Self {
-        Self { table: FlowTable::new(limits, 1), now: Instant::now() }
+        Self { table: FlowTable::new(limits, 1, Instances::default()), now: Instant::now() }
     }
 
     fn sent(&mut self, packet: &[u8], virtio: VirtioHeader, sbn: u64) -> Option<FlowId> {
@@ -67,8 +67,8 @@ impl Desk {
         std::iter::from_fn(|| self.table.poll_event())
             .map(|event| match event {
                 Event::New(flow) => format!("new {}", flow.id.instance()),
-                Event::Protected { flow, level, position } => {
-                    format!("{level:?} {} {} {}", flow.instance(), position.bytes, position.sequence)
+                Event::Protected { flow, level, position, .. } => {
+                    format!("{level:?} {} {} {}", flow.id.instance(), position.bytes, position.sequence)
                 }
                 Event::Gone { flow, reason } => format!("{reason:?} {}", flow.id.instance()),
                 Event::Overflow => "overflow".to_owned(),
@@ -495,7 +495,8 @@ proptest! {
 #[test]
 fn the_memory_of_a_full_table_is_what_the_limits_say() {
     let limits = Limits::default();
-    let flows = limits.flows * (size_of::<Option<super::instance::Flow>>() + 40);
+    let flow = size_of::<Option<super::instance::Flow>>() + size_of::<super::instance::Rest>();
+    let flows = limits.flows * (flow + 40);
     let ranges = limits.ranges * size_of::<super::blocks::Range>();
     assert!(flows + ranges < 45 << 20, "{} MB", (flows + ranges) >> 20);
 }
