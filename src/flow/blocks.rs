@@ -30,10 +30,15 @@ struct Entry {
     tail: u32,
     level: Option<Level>,
     decided: bool,
+    forgotten: bool,
 }
 
 impl Entry {
-    const NEW: Self = Self { head: NONE, tail: NONE, level: None, decided: false };
+    const NEW: Self = Self { head: NONE, tail: NONE, level: None, decided: false, forgotten: false };
+
+    fn promised(&self) -> bool {
+        self.level >= Some(Level::OnWire) && !self.decided
+    }
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +46,8 @@ struct Queue {
     first: u64,
     /// Protected blocks below this one were forgotten already.
     searched: u64,
+    /// All blocks that had to be forgotten whole although they were protected, and others among them.
+    dropped: std::ops::Range<u64>,
     entries: VecDeque<Entry>,
 }
 
@@ -68,6 +75,8 @@ impl Ranges {
 pub(super) struct Known {
     pub level: Option<Level>,
     pub ranges: Ranges,
+    /// It held more than `ranges`, and nobody knows what.
+    pub forgotten: bool,
 }
 
 #[derive(Debug)]
@@ -159,13 +168,25 @@ impl Blocks {
         if entry.decided || entry.level.is_some_and(|known| known >= level) {
             return None;
         }
-        Some(Known { level: entry.level.replace(level), ranges: Ranges(entry.head) })
+        let forgotten = entry.forgotten;
+        Some(Known { level: entry.level.replace(level), ranges: Ranges(entry.head), forgotten })
     }
 
-    /// What is remembered of a block.
+    /// What is remembered of a block. Of one that was forgotten whole, the worst is assumed: that it was protected.
     pub fn find(&mut self, block: BlockId) -> Option<Known> {
-        let entry = self.queues.get_mut(usize::from(block.profile))?.entry(block.sbn)?;
-        (!entry.decided).then_some(Known { level: entry.level, ranges: Ranges(entry.head) })
+        let queue = self.queues.get_mut(usize::from(block.profile))?;
+        if queue.dropped.contains(&block.sbn) {
+            return Some(Known { level: Some(Level::OnWire), ranges: Ranges(NONE), forgotten: true });
+        }
+        let entry = queue.entry(block.sbn)?;
+        (!entry.decided).then_some(Known { level: entry.level, ranges: Ranges(entry.head), forgotten: entry.forgotten })
+    }
+
+    /// No block of `profile` below `below` can turn out lost any more.
+    pub fn settle_below(&mut self, profile: u8, below: u64) {
+        if let Some(queue) = self.queues.get_mut(usize::from(profile)) {
+            queue.dropped.start = queue.dropped.start.max(below);
+        }
     }
 
     /// The first block of `profile` that is remembered, if it is below `below`.
@@ -206,6 +227,10 @@ impl Blocks {
     fn drop_first(&mut self, profile: usize) {
         let queue = &mut self.queues[profile];
         if let Some(entry) = queue.entries.pop_front() {
+            if entry.promised() {
+                let start = if queue.dropped.is_empty() { queue.first } else { queue.dropped.start };
+                queue.dropped = start..queue.first.saturating_add(1);
+            }
             queue.first = queue.first.saturating_add(1);
             self.forgotten += u64::from(entry.head != NONE);
             self.free_all(entry.head);
@@ -248,6 +273,7 @@ impl Blocks {
                 continue;
             };
             entry.tail = NONE;
+            entry.forgotten = true;
             let head = std::mem::replace(&mut entry.head, NONE);
             queue.searched = queue.first.saturating_add(at as u64 + 1);
             self.forgotten += 1;

@@ -15,13 +15,16 @@ use crate::wire::payload_id::BlockId;
 pub struct Violation {
     /// The block.
     pub block: BlockId,
-    /// What had been said of it; from [`Level::OnWire`] on a promise is broken. None if nothing was said or if it is no
-    /// longer remembered.
+    /// What had been said of it; from [`Level::OnWire`] on a promise is broken. None if nothing was said. Where it is not
+    /// remembered what was said, a promise is assumed.
     pub level: Option<Level>,
     /// What it held of flows that still exist.
     pub ranges: Vec<LostRange>,
     /// Ranges of instances that are gone.
     pub gone: usize,
+    /// It is not remembered what it held. A promise to any flow may be broken: each is held where it is known to have
+    /// arrived, and its [`FlowState::violated`] says so. Look at all flows.
+    pub forgotten: bool,
 }
 
 impl Violation {
@@ -34,7 +37,7 @@ impl Violation {
 /// Bytes of a flow that were in a lost block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostRange {
-    /// The flow when the loss became known; its [`Level::Acked`] position tells what has arrived by another way.
+    /// The flow once the loss was known; its [`Level::Acked`] position tells what has arrived by another way.
     pub flow: FlowState,
     /// Where the lost bytes begin.
     pub start: Position,
@@ -69,6 +72,7 @@ impl FlowTable {
     /// Blocks that the peer gave up must have been named before, to [`violation`](Self::violation): what a
     /// report calls "decoded below" may include them.
     pub fn on_blocks_decoded(&mut self, profile: u8, below: u64) {
+        self.blocks.settle_below(profile, below);
         while let Some(block) = self.blocks.first_below(profile, below) {
             self.on_block_protected(block, Level::Decoded);
             // What was decoded out of turn is released already; what is not must not hold up the others.
@@ -91,7 +95,8 @@ impl FlowTable {
 
     /// `block` is lost: the peer could not rebuild it. Says whose bytes it held, and what had been promised.
     ///
-    /// No flow in it is called protected further before the loss is made good.
+    /// No flow in it is called protected further before the loss is made good. Name each lost block once: one that is no
+    /// longer remembered would be a violation each time.
     pub fn violation(&mut self, block: BlockId, now: Instant) -> Violation {
         let violation = self.lose(block, now);
         self.counters.violations += u64::from(violation.breaks_promise());
@@ -99,7 +104,7 @@ impl FlowTable {
     }
 
     fn lose(&mut self, block: BlockId, now: Instant) -> Violation {
-        let mut violation = Violation { block, level: None, ranges: Vec::new(), gone: 0 };
+        let mut violation = Violation { block, level: None, ranges: Vec::new(), gone: 0, forgotten: false };
         let Some(mut known) = self.blocks.find(block) else {
             return violation;
         };
@@ -113,11 +118,24 @@ impl FlowTable {
                 continue;
             };
             let (start, end) = (flow.present(range.span.start), flow.present(range.span.end));
+            if promised {
+                flow.on_lost(range.span);
+            }
             violation.ranges.push(LostRange { flow: flow.state(), start, end });
             if !flow.is_tcp() {
                 broken.push(range.flow);
-            } else if promised {
-                flow.on_lost(range.span);
+            }
+        }
+        violation.forgotten = promised && known.forgotten;
+        // What a forgotten block held was sent long before, so a second one at the same time finds everything held.
+        if violation.forgotten && self.held_at.replace(now) != Some(now) {
+            for flow in self.flows.iter_mut().flatten() {
+                if let Some(span) = flow.unarrived() {
+                    flow.on_lost(span);
+                    if !flow.is_tcp() {
+                        broken.push(flow.id);
+                    }
+                }
             }
         }
         for id in broken {

@@ -56,6 +56,8 @@ pub struct FlowTable {
     pub(super) counters: Counters,
     cookies: BTreeMap<PackedKey, (u64, Instant)>,
     instances: Instances,
+    /// When all flows were held for the sake of a block that was forgotten.
+    pub(super) held_at: Option<Instant>,
 }
 
 impl FlowTable {
@@ -75,6 +77,7 @@ impl FlowTable {
             counters: Counters::default(),
             cookies: BTreeMap::new(),
             instances,
+            held_at: None,
             limits,
         }
     }
@@ -255,8 +258,8 @@ impl FlowTable {
     /// The flows from `place` on, each with the place after it, for a dump in parts: begin with 0 and go on from the place
     /// of the last that was told. A flow that lives throughout is told exactly once, others may or may not be.
     pub fn flows_from(&self, place: usize) -> impl Iterator<Item = (usize, FlowState)> {
-        let rest = self.flows.get(place..).unwrap_or_default();
-        (place + 1..).zip(rest).filter_map(|(next, flow)| Some((next, flow.as_ref()?.state())))
+        let from = self.flows.iter().enumerate().skip(place);
+        from.filter_map(|(at, flow)| Some((at + 1, flow.as_ref()?.state())))
     }
 
     /// How many flows there are.

@@ -361,6 +361,206 @@ fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
 }
 
 #[test]
+fn a_violation_of_a_forgotten_block_holds_every_flow() {
+    let narrow = Limits { flows: 4, ..Limits::default() };
+    for (case, limits) in
+        [("its ranges", Limits { ranges: 2, ..narrow }), ("the block", Limits { blocks: 2, ..narrow })]
+    {
+        let mut desk = Desk::with(limits);
+        let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+        for sbn in 0..3 {
+            desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+            desk.protect(sbn);
+        }
+        assert_eq!((desk.on_wire(id), desk.table.counters().forgotten_blocks), (30, 1), "{case}");
+        desk.answer(1, ACK, 105);
+        let violation = desk.table.violation(block(0), desk.now);
+        assert!(violation.breaks_promise() && violation.forgotten, "{case}");
+        let flow = desk.table.flow(id).unwrap();
+        assert_eq!(flow.violated.map(|lowest| (lowest.bytes, lowest.sequence)), Some((5, 105)), "{case}");
+        desk.tcp(1, ACK, 130, 10, 3);
+        desk.protect(3);
+        assert_eq!(desk.on_wire(id), 30, "{case}: held");
+        desk.answer(1, ACK, 140);
+        assert_eq!((desk.on_wire(id), desk.table.flow(id).unwrap().violated), (40, None), "{case}");
+    }
+}
+
+#[test]
+fn a_forgotten_block_that_was_decoded_breaks_no_promise() {
+    let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
+    desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    for sbn in 0..3 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+        desk.protect(sbn);
+    }
+    desk.table.on_blocks_decoded(0, 1);
+    assert!(!desk.table.violation(block(0), desk.now).breaks_promise());
+}
+
+#[test]
+fn a_violation_is_told_with_the_lowest_byte_lost_until_all_is_acknowledged() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    for sbn in 0..3 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+        desk.protect(sbn);
+    }
+    let mut violated = |sbn| desk.table.violation(block(sbn), desk.now).ranges[0].flow.violated.unwrap().bytes;
+    assert_eq!((violated(2), violated(1)), (20, 10));
+    for (acknowledgement, expected) in [(110, Some(10)), (129, Some(10)), (130, None)] {
+        desk.answer(1, ACK, acknowledgement);
+        let violated = desk.table.flow(id).unwrap().violated;
+        assert_eq!(violated.map(|lowest| lowest.bytes), expected, "{acknowledgement}");
+    }
+}
+
+#[test]
+fn forged_segments_far_ahead_do_not_turn_the_count() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    for step in 1..=5u32 {
+        desk.tcp(1, ACK, 100u32.wrapping_add(step.wrapping_mul(0x3fff_ffff)), 10, 0);
+    }
+    assert!(desk.table.flow(id).unwrap().sent.bytes <= (1 << 30) + 10);
+    desk.answer(1, ACK, 110);
+    assert_eq!(desk.bytes(id, Level::Acked), 10);
+    desk.tcp(1, ACK, 110, 10, 1);
+    assert_eq!(desk.on_wire(id), 10);
+}
+
+#[test]
+fn without_acknowledgements_what_is_contiguous_reaches_as_far() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    let mut sequence = 100u32;
+    for sbn in 0..20_000u64 {
+        desk.tcp(1, ACK, sequence, 60_000, sbn);
+        sequence = sequence.wrapping_add(60_000);
+        desk.protect(sbn);
+        desk.table.on_block_protected(block(sbn), Level::Decoded);
+    }
+    assert_eq!(desk.on_wire(id), 20_000 * 60_000, "more than a window");
+    assert_eq!(desk.table.counters().strays, 0);
+}
+
+#[test]
+fn the_answer_to_an_unseen_syn_acknowledges_nothing() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 1000, 0);
+    desk.answer(1, ACK | SYN, 100);
+    assert!(desk.table.flow(id).is_some(), "the answer once more");
+    desk.answer(1, ACK | SYN, 600);
+    assert_eq!(desk.table.flow(id), None, "another connection, with a number in the window of this one");
+
+    let middle = desk.tcp(2, ACK, 5000, 1000, 0).unwrap();
+    desk.answer(2, ACK | SYN, 5600);
+    desk.protect(0);
+    assert_eq!(desk.on_wire(middle), 0);
+}
+
+#[test]
+fn a_connection_that_begins_with_the_same_number_is_another() {
+    for closing in [FIN | ACK, RST] {
+        let mut desk = Desk::new();
+        let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+        desk.tcp(1, SYN, 99, 0, 0);
+        desk.tcp(1, ACK | FIN, 100, 50, 0);
+        desk.answer(1, closing, 151);
+        desk.answer(1, ACK, 151);
+        assert!(desk.table.flow(old).unwrap().closed);
+        let new = desk.tcp(1, SYN, 99, 0, 1).unwrap();
+        assert_ne!(old, new, "{closing}");
+        desk.tcp(1, ACK, 100, 50, 1);
+        assert_eq!(desk.on_wire(new), 0, "nothing of it has left");
+    }
+}
+
+#[test]
+fn a_block_decided_after_its_flow_gave_way_says_nothing_of_the_next() {
+    let mut desk = Desk::with(Limits { flows: 1, ..Limits::default() });
+    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    let new = desk.tcp(2, SYN, 99, 0, 1).unwrap();
+    desk.tcp(2, ACK, 100, 10, 1);
+    desk.protect(0);
+    assert_eq!((desk.table.flow(old), desk.on_wire(new)), (None, 0));
+    assert_eq!(desk.table.violation(block(0), desk.now).gone, 1);
+    assert_eq!(desk.table.flow(new).unwrap().violated, None);
+    desk.protect(1);
+    assert_eq!(desk.on_wire(new), 10);
+}
+
+#[test]
+fn a_state_says_where_nothing_can_be_said() {
+    let mut desk = Desk::new();
+    let middle = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
+    let udp = desk.udp(2, 10, 0).unwrap();
+    desk.protect(0);
+    let told = |desk: &Desk, id| {
+        let flow = desk.table.flow(id).unwrap();
+        (flow.origin_sequence, Level::ALL.map(|level| flow.told(level).map(|position| position.bytes)))
+    };
+    assert_eq!(told(&desk, middle), (Some(5000), [None; 4]));
+    desk.answer(1, ACK, 5000);
+    assert_eq!(told(&desk, middle), (Some(5000), [Some(100), Some(100), Some(0), Some(0)]));
+    assert_eq!(told(&desk, udp), (None, [Some(10), Some(10), Some(0), None]));
+}
+
+#[test]
+fn an_event_names_the_block_that_raised_it() {
+    let mut desk = Desk::new();
+    desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 7);
+    desk.protect(7);
+    let raised = |desk: &mut Desk| {
+        let events = std::iter::from_fn(|| desk.table.poll_event());
+        let of = |event| match event {
+            Event::Protected { level, block, flow, position } => Some((level, block, flow.position(level) == position)),
+            _ => None,
+        };
+        events.filter_map(of).collect::<Vec<_>>()
+    };
+    let by = Some(block(7));
+    assert_eq!(raised(&mut desk), [(Level::Queued, by, true), (Level::OnWire, by, true)]);
+    desk.answer(1, ACK, 110);
+    assert_eq!(raised(&mut desk), [(Level::Decoded, None, true), (Level::Acked, None, true)]);
+}
+
+#[test]
+fn instances_rise_over_all_tables() {
+    let instances = Instances::default();
+    let mut desks = [Desk::new(), Desk::new()];
+    for desk in &mut desks {
+        desk.table = FlowTable::new(Limits::default(), 1, instances.clone());
+    }
+    let mut open = |at: usize, syn| desks[at].tcp(1, SYN, syn, 0, 0).unwrap().instance();
+    assert_eq!([open(0, 9), open(1, 9), open(0, 0x5000_0000), open(1, 0x5000_0000)], [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_dump_in_parts_tells_each_flow_that_stays_once() {
+    let mut desk = Desk::with(Limits { flows: 8, ..Limits::default() });
+    let ids: Vec<_> = (0..8).map(|port| desk.tcp(port, SYN, 99, 0, 0).unwrap()).collect();
+    let (mut place, mut told) = (0, Vec::new());
+    for page in 0..4 {
+        for (next, flow) in desk.table.flows_from(place).take(3) {
+            place = next;
+            told.push(flow.id);
+        }
+        if page == 0 {
+            desk.answer(5, RST, 0);
+            desk.tcp(99, SYN, 99, 0, 0).unwrap();
+        }
+    }
+    assert!(ids.iter().enumerate().all(|(at, id)| at == 5 || told.iter().filter(|&other| other == id).count() == 1));
+    assert_eq!((told.len(), desk.table.flows_from(place).count()), (8, 0));
+    assert_eq!(desk.table.flows_from(usize::MAX).count(), 0);
+}
+
+#[test]
 fn an_epoch_voids_what_is_pending_and_keeps_what_was_said() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
