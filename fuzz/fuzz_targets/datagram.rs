@@ -85,8 +85,8 @@ fn forwarder(now: Instant, strict: bool) -> Forwarder {
         address: None,
         symbol_size: SYMBOL_SIZE.into(),
         bytes_per_second: None,
-        policy: Policy::new([], ProfileId(0)),
         claims: true,
+        policy: Policy::new([], ProfileId(0)),
     };
     let settings = Settings {
         lane: 0,

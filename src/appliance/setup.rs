@@ -111,8 +111,8 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         address: endpoint.map(|endpoint| lane_address(endpoint, lane)),
         symbol_size: usize::from(peer.path.symbol_size()),
         bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
-        policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
         claims: false,
+        policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });
     let owned = config
         .peers

@@ -140,7 +140,14 @@ impl ReceivedBlock {
 
     /// The last ADU has left.
     pub fn is_delivered(&self) -> bool {
-        self.is_whole() && self.holes.is_empty() && self.cursor >= self.present * self.symbol_size
+        self.is_whole() && self.has_left(self.present)
+    }
+
+    /// As many source symbols as there are, if they lie at the front and every ADU in them has left; otherwise 0. A block
+    /// whose length nothing told is whole if this is its length.
+    pub fn delivered_symbols(&self) -> usize {
+        let only_front = self.present == self.prefix && self.malformed == 0;
+        if only_front && self.has_left(self.present) { self.present } else { 0 }
     }
 
     /// Places where the bytes made no sense although every symbol was authentic: a fault of the sender.
@@ -242,6 +249,11 @@ impl ReceivedBlock {
         self.cursor = 0;
         self.holes.clear();
         self.malformed = 0;
+    }
+
+    /// Every ADU in the first `symbols` has left.
+    fn has_left(&self, symbols: usize) -> bool {
+        self.holes.is_empty() && self.cursor >= symbols * self.symbol_size
     }
 
     fn has_symbol(&self, esi: usize) -> bool {

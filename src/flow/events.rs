@@ -4,8 +4,8 @@
 
 use std::collections::VecDeque;
 
-use super::blocks::BlockId;
 use super::state::{FlowId, FlowState, Level, Position};
+use crate::wire::payload_id::BlockId;
 
 /// News and ends of flows that wait at most; beyond, the reader is told to look at all flows again.
 const WAITING_MAX: usize = 4096;

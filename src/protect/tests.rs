@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Evidence, LinkState, Notice, Protection, StateReason};
-use crate::flow::{Event, FlowTable, Level, Limits};
+use crate::flow::{Event, FlowTable, Instances, Level, Limits};
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::forwarder::Outgoing;
@@ -36,7 +36,7 @@ impl Bench {
     fn new(evidence: Evidence) -> Self {
         let packet = samples::ipv4(UDP, &[], &samples::udp(10));
         let view = PacketView::parse(&packet).unwrap();
-        let protection = Protection::new(FlowTable::new(Limits::default(), 7), evidence);
+        let protection = Protection::new(FlowTable::new(Limits::default(), 7, Instances::default()), evidence);
         Self { protection, now: Instant::now(), packet, view }
     }
 

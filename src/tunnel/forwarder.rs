@@ -16,6 +16,7 @@ use super::PeerId;
 use super::block_event::BlockEvent;
 use super::drop_reason::{DropReason, Drops};
 use super::handshake::Established;
+use super::heard::Heard;
 use super::inbound::{Delivery, Ready};
 use super::outbox::Transmit;
 use super::peer::{Peer, PeerSettings};
@@ -215,7 +216,7 @@ impl Forwarder {
         match header.datagram_type {
             DatagramType::Source => peer.handle_source(opened, &mut self.code, now),
             DatagramType::Repair => peer.handle_repair(opened, &mut self.code, now),
-            DatagramType::Report => peer.handle_report(opened, now),
+            DatagramType::Report => peer.handle_report(opened, &mut self.code, now),
             DatagramType::Initiation | DatagramType::Response => Err(DropReason::NotOurs),
         }
     }
@@ -330,6 +331,12 @@ impl Forwarder {
         self.drops.add(DropReason::TunRefused, packets);
     }
 
+    /// What the reports of a peer have told since the last time; whoever does not ask loses nothing by it.
+    pub fn poll_heard(&mut self) -> Option<(PeerId, Heard)> {
+        let mut peers = self.peers.iter_mut().enumerate();
+        peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_heard()?)))
+    }
+
     /// A session in which the peer called us and has now shown that it has the keys.
     pub fn poll_confirmed(&mut self) -> Option<u32> {
         self.peers.iter_mut().find_map(|peer| peer.sessions.poll_confirmed())
@@ -400,8 +407,8 @@ mod tests {
             address: None,
             symbol_size: 1408,
             bytes_per_second: None,
-            policy: Policy::new([], ProfileId(0)),
             claims: false,
+            policy: Policy::new([], ProfileId(0)),
         };
         let settings = Settings {
             lane: 0,

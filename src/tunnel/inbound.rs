@@ -2,8 +2,11 @@
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
 //! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the
-//! first symbol of its block came. A block given up still yields the ADUs that are whole. Addresses and offload headers of ADUs
-//! are checked by the caller.
+//! first symbol of its block came, or since the sender's report that the block is closed. A block given up still yields
+//! the ADUs that are whole. Addresses and offload headers of ADUs are checked by the caller.
+//!
+//! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
+//! whole, or is in `given_up` until the sender is known to have heard of it.
 //!
 //! Bounds: [`OPEN_BLOCKS_MAX`] blocks and a share of [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
 
@@ -12,11 +15,12 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::drop_reason::DropReason;
+use super::given_up::GivenUp;
 use crate::fec::code::Code;
 use crate::fec::received_block::{Insertion, ReceivedBlock};
 use crate::wire::adu::AduHeader;
 use crate::wire::payload_id::{RepairId, SourceId};
-use crate::wire::report::{Progress, Reception};
+use crate::wire::report::{LostRun, Progress, Reception, SentBelow};
 
 /// Blocks of one profile that may be open at a time.
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
@@ -66,6 +70,13 @@ pub struct Inbound {
     next: u64,
     /// The first block of which anything was heard: older ones are not missed.
     heard_from: Option<u64>,
+    /// `next` at its beginning: nothing is told of blocks below.
+    decoded_from: u64,
+    /// The first block that is accounted for; below `decoded_from` when the sender told late that there were earlier ones.
+    accounted_from: u64,
+    /// The sender has told that blocks below this one are closed.
+    closed_below: u64,
+    given_up: GivenUp,
     /// Blocks below this one are given up as they come to the front, and take no more symbols: what leaves of them has
     /// to leave in order, and an ADU behind a hole may have left.
     give_up_below: u64,
@@ -88,6 +99,10 @@ impl Inbound {
             delivery,
             next: 0,
             heard_from: None,
+            decoded_from: 0,
+            accounted_from: 0,
+            closed_below: 0,
+            given_up: GivenUp::default(),
             give_up_below: 0,
             blocks: VecDeque::new(),
             touched: Vec::new(),
@@ -147,6 +162,39 @@ impl Inbound {
         self.on_insertion(id.sbn, insertion, held, code, reception)
     }
 
+    /// Takes what the sender told of its closed blocks: those of which nothing came are missed from now on.
+    pub fn handle_sent(
+        &mut self,
+        told: SentBelow,
+        code: &mut Code,
+        reception: &mut Reception,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(last) = told.below.checked_sub(1).filter(|&last| last >= told.from) else { return Ok(()) };
+        if self.heard_from.is_none() {
+            self.begin(told.from, told.from);
+        } else if told.from < self.accounted_from {
+            self.given_up.add(told.from, self.accounted_from - told.from, 0);
+            self.accounted_from = told.from;
+        }
+        if told.below <= self.closed_below {
+            return Ok(());
+        }
+        self.closed_below = told.below;
+        if last < self.lowest_wanted() {
+            return Ok(());
+        }
+        let open = self.open_block(last, reception, now);
+        if !open.block.has_hole() {
+            // The report may have overtaken the end of the block.
+            open.since = now;
+        }
+        let held = open.block.memory();
+        let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
+        let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
+        self.on_insertion(last, insertion, held, code, reception)
+    }
+
     /// The next ADU that may leave at `now`.
     pub fn next_adu(&mut self, reception: &mut Reception, now: Instant) -> Option<Ready> {
         loop {
@@ -184,15 +232,30 @@ impl Inbound {
         self.front_deadline()
     }
 
-    /// How far this profile has come.
+    /// How far this profile has come, for a report that names what [`name_given_up`](Self::name_given_up) has put in.
     pub fn progress(&self) -> Option<Progress> {
         self.heard_from?;
         Some(Progress {
             profile: self.profile,
             highest: (self.next + self.blocks.len() as u64).saturating_sub(1),
-            decoded_from: 0,
-            decoded_below: self.next,
+            decoded_from: self.decoded_from,
+            decoded_below: self.given_up.first_unnamed(self.decoded_from).unwrap_or(self.next),
         })
+    }
+
+    /// Names blocks given up in the report written at `sent_at`, as [`GivenUp::name`] does.
+    pub fn name_given_up(&mut self, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
+        self.given_up.name(self.profile, sent_at, room, lost);
+    }
+
+    /// The sender has our report written at `sent_at`.
+    pub fn on_acknowledged(&mut self, sent_at: u64) {
+        self.given_up.on_acknowledged(sent_at);
+    }
+
+    /// Blocks given up of which the sender is not known to have heard.
+    pub fn given_up(&self) -> &GivenUp {
+        &self.given_up
     }
 
     /// The share of memory that this profile has.
@@ -219,18 +282,25 @@ impl Inbound {
 
     fn front_deadline(&self) -> Option<Instant> {
         let since = match self.blocks.front()? {
-            Some(open) if open.block.has_hole() || self.blocks.len() > 1 => open.since,
+            Some(open) if open.block.has_hole() || self.blocks.len() > 1 || self.next < self.closed_below => open.since,
             Some(_) => return None,
             None => self.blocks.iter().flatten().next()?.since,
         };
         Some(since + self.delivery.hold)
     }
 
+    /// Counts blocks from `next`, of which those before `heard_from` are not missed.
+    fn begin(&mut self, next: u64, heard_from: u64) {
+        self.next = next;
+        self.decoded_from = next;
+        self.accounted_from = next;
+        self.heard_from = Some(heard_from);
+    }
+
     /// The block with this number, which is not below `next`; opened if need be.
     fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> &mut OpenBlock {
         if self.heard_from.is_none() {
-            self.heard_from = Some(sbn);
-            self.next = if sbn < REORDERED_START { 0 } else { sbn };
+            self.begin(if sbn < REORDERED_START { 0 } else { sbn }, sbn);
         }
         if sbn - self.next >= 2 * OPEN_BLOCKS_MAX {
             // A gap this long is an outage: nothing held could still be completed.
@@ -240,6 +310,7 @@ impl Inbound {
             }
             reception.blocks += sbn - last_open;
             reception.unrecoverable_blocks += sbn - last_open;
+            self.given_up.add(last_open, sbn - last_open, 0);
             self.next = sbn;
         } else if sbn - self.next >= OPEN_BLOCKS_MAX {
             self.give_up_below = self.give_up_below.max(sbn - OPEN_BLOCKS_MAX + 1);
@@ -303,19 +374,22 @@ impl Inbound {
     }
 
     fn pop_front(&mut self, reception: &mut Reception) {
+        let Some(front) = self.blocks.pop_front() else { return };
         let missed = self.heard_from.is_some_and(|first| self.next >= first);
+        let delivered = front.as_ref().is_some_and(|open| open.block.is_delivered());
         reception.blocks += u64::from(missed);
-        match self.blocks.pop_front() {
-            Some(Some(mut open)) => {
-                reception.unrecoverable_blocks += u64::from(missed && !open.block.is_delivered());
-                self.memory -= open.block.memory();
-                open.block.clear();
-                if self.spare.len() < SPARE_MAX && open.block.memory() <= SPARE_MEMORY_MAX {
-                    self.spare.push(open);
-                }
+        reception.unrecoverable_blocks += u64::from(missed && !delivered);
+        // Of a block in which bytes made no sense, not everything was handed on although nothing is missing.
+        if !front.as_ref().is_some_and(|open| open.block.is_delivered() && open.block.malformed() == 0) {
+            let symbols = front.as_ref().map_or(0, |open| open.block.delivered_symbols());
+            self.given_up.add(self.next, 1, symbols as u16);
+        }
+        if let Some(mut open) = front {
+            self.memory -= open.block.memory();
+            open.block.clear();
+            if self.spare.len() < SPARE_MAX && open.block.memory() <= SPARE_MEMORY_MAX {
+                self.spare.push(open);
             }
-            Some(None) => reception.unrecoverable_blocks += u64::from(missed),
-            None => {}
         }
         self.next += 1;
     }

@@ -3,6 +3,7 @@
 pub mod block_event;
 pub mod drop_reason;
 pub mod forwarder;
+mod given_up;
 pub mod handshake;
 pub mod heard;
 pub mod hello;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
+use super::heard::Heard;
 use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
 use super::outbox::Outbox;
 use super::pacer::Pacer;
@@ -20,8 +21,8 @@ use super::session::{Change, Sessions};
 use super::train_watch::TrainWatch;
 use crate::fec::code::Code;
 use crate::wire::datagram::DatagramType;
-use crate::wire::payload_id::{BlockId, RepairId, SourceId};
-use crate::wire::report::{PROFILES_MAX, Reception, Report};
+use crate::wire::payload_id::{BlockId, PAYLOAD_ID_LEN, RepairId, SourceId};
+use crate::wire::report::{Capacity, Reception, Report, SentBelow};
 use crate::wire::virtio::VirtioHeader;
 
 /// What is configured about a peer.
@@ -35,7 +36,8 @@ pub struct PeerSettings {
     pub bytes_per_second: Option<u64>,
     /// Which packet gets which profile.
     pub policy: Policy,
-    /// Somebody is told what is protected: blocks are followed until they have left this host.
+    /// Somebody is told what is protected: blocks are followed until they have left this host, and the peer is asked to
+    /// report often also when idle.
     pub claims: bool,
 }
 
@@ -56,9 +58,15 @@ pub struct Peer {
     senders: Vec<Option<Box<Sender>>>,
     /// By the peer's profile number; made when first heard.
     inbounds: Vec<Option<Box<Inbound>>>,
+    /// By our profile number: the first block begun for the present run of the peer; 0 where it is not set.
+    sent_from: Vec<u64>,
     sent: Sent,
     /// What happened to blocks and was not told yet; drained each turn.
     block_events: VecDeque<BlockEvent>,
+    /// What reports told of our blocks, until somebody asks.
+    heard: Option<Heard>,
+    /// Which profile a report begins with, so that each has its turn when not all have room in one.
+    report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
     train_watch: TrainWatch,
@@ -70,6 +78,8 @@ pub struct Peer {
 impl Peer {
     /// A peer that was never heard.
     pub fn new(settings: PeerSettings, lane: u8, delivery: Delivery, now: Instant) -> Self {
+        let mut reporting = Reporting::new(now);
+        reporting.set_claims(settings.claims);
         Self {
             address: settings.address,
             outbox: Outbox::new(Pacer::new(settings.bytes_per_second)),
@@ -77,11 +87,14 @@ impl Peer {
             lane,
             delivery,
             sessions: Sessions::default(),
-            reporting: Reporting::new(now),
+            reporting,
             senders: Vec::new(),
             inbounds: Vec::new(),
+            sent_from: Vec::new(),
             sent: Sent::default(),
             block_events: VecDeque::new(),
+            heard: None,
+            report_turn: 0,
             reception: Reception::default(),
             train_watch: TrainWatch::default(),
             trains_suspected: false,
@@ -203,21 +216,48 @@ impl Peer {
     }
 
     /// Takes a report.
-    pub fn handle_report(&mut self, opened: &[u8], now: Instant) -> Result<(), DropReason> {
+    pub fn handle_report(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
         let symbols = self.sent.source_symbols + self.sent.repair_symbols;
         self.trains_suspected |= self.train_watch.handle_report(&report, symbols, now);
-        self.reporting.handle_report(&report, now);
-        Ok(())
+        if !self.reporting.handle_report(&report, now) {
+            return Ok(());
+        }
+        let acknowledged = self.reporting.acknowledged();
+        self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.on_acknowledged(acknowledged));
+        let heard = self.heard.get_or_insert_default();
+        heard.proven_at = self.reporting.proven_at();
+        heard.rtt = self.reporting.rtt();
+        let from = |profile: u8| self.sent_from.get(usize::from(profile)).copied().unwrap_or(0);
+        report.lost.iter().for_each(|&run| heard.on_lost(run, from(run.profile)));
+        report.progress.iter().for_each(|&told| heard.on_progress(told, from(told.profile)));
+        let mut outcome = Ok(());
+        for &told in &report.sent {
+            let Some((inbound, reception)) = self.inbound(told.profile) else { continue };
+            outcome = outcome.and(inbound.handle_sent(told, code, reception, now));
+        }
+        outcome
+    }
+
+    /// What reports told of our blocks since the last time.
+    pub fn poll_heard(&mut self) -> Option<Heard> {
+        self.heard.take()
     }
 
     /// The next ADU that may leave, and the profile it came in.
     pub fn next_adu(&mut self, now: Instant) -> Option<(u8, Ready)> {
         let reception = &mut self.reception;
-        self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
-            let ready = inbound.as_mut()?.next_adu(reception, now)?;
-            Some((profile as u8, ready))
-        })
+        let mut news = false;
+        let next = self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
+            let inbound = inbound.as_mut()?;
+            let ready = inbound.next_adu(reception, now);
+            news |= inbound.given_up().has_unnamed();
+            Some((profile as u8, ready?))
+        });
+        if news {
+            self.reporting.on_news(now);
+        }
+        next
     }
 
     /// The packet that [`next_adu`](Self::next_adu) has just named.
@@ -367,6 +407,11 @@ impl Peer {
             if self.settings.claims {
                 self.block_events.push_back(BlockEvent::PeerRestarted);
             }
+            self.sent_from.clear();
+            let closed_below = |sender: &Option<Box<Sender>>| sender.as_ref().map_or(0, |it| it.closed_below().0);
+            self.sent_from.extend(self.senders.iter().map(closed_below));
+            // What the earlier run told stays told; it proves nothing of this one.
+            self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
             self.reporting.on_new_epoch();
             self.train_watch.on_new_epoch();
         }
@@ -377,11 +422,13 @@ impl Peer {
     fn report(&mut self, code: &mut Code, now: Instant) {
         let confirmed = self.sessions.is_confirmed();
         let reception = self.reception();
-        let Some(session) = self.sessions.sealing(now) else { return };
+        if self.sessions.sealing(now).is_none() {
+            return;
+        }
         let mut report = self.reporting.begin(confirmed, now);
         report.reception = reception;
-        report.progress =
-            self.inbounds.iter().flatten().filter_map(|inbound| inbound.progress()).take(PROFILES_MAX).collect();
+        self.tell_fates(&mut report, now);
+        let Some(session) = self.sessions.sealing(now) else { return };
         self.scratch.clear();
         report.emit(&mut self.scratch);
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None };
@@ -389,6 +436,42 @@ impl Peer {
         egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);
         egress.outbox.end_train();
+    }
+
+    /// Puts in what became of the peer's blocks and which of ours it should have.
+    fn tell_fates(&mut self, report: &mut Report, now: Instant) {
+        let capacity = Capacity::of(self.settings.symbol_size + PAYLOAD_ID_LEN);
+        let turn = self.report_turn;
+        self.report_turn = turn.wrapping_add(1);
+        let named: usize = self.inbounds.iter().flatten().map(|inbound| inbound.given_up().named()).sum();
+        let mut room = capacity.lost.saturating_sub(named);
+        let mut unsettled = false;
+        let first = turn % self.inbounds.len().max(1);
+        let (behind, front) = self.inbounds.split_at_mut(first);
+        for inbound in front.iter_mut().chain(behind).flatten() {
+            inbound.name_given_up(report.sent_at, &mut room, &mut report.lost);
+            // Only now it is known what is named.
+            if report.progress.len() < capacity.progress {
+                report.progress.extend(inbound.progress());
+            }
+            unsettled |= !inbound.given_up().is_empty();
+        }
+        let senders = self.senders.len();
+        let rotated = (0..senders).map(|step| (turn + step) % senders);
+        report.sent = rotated
+            .filter_map(|profile| {
+                let (below, symbols) = self.senders[profile].as_ref()?.closed_below();
+                let from = self.sent_from.get(profile).copied().unwrap_or(0);
+                (below > from).then_some(SentBelow { profile: profile as u8, from, below, symbols })
+            })
+            .take(capacity.sent)
+            .collect();
+        // The peer should hear soon of what is still to be told, and we of its having heard.
+        let unsettled = unsettled && !self.reporting.is_silent(now);
+        report.wants_reply |= unsettled;
+        if unsettled || self.senders.iter().flatten().any(|sender| sender.is_open()) {
+            self.reporting.on_news(now);
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! When to report to a peer, what its reports tell about the link, and when its silence means that it is gone.
 //!
-//! Both sides report every [`WHILE_ACTIVE`] while data flows in either direction, and every [`WHILE_IDLE`] otherwise:
-//! that is the keepalive. Each report echoes the newest one heard, which gives both sides the round trip. No sender ever
-//! waits for a report.
+//! Both sides report every [`WHILE_ACTIVE`] while data flows in either direction or either of them claims protection, and
+//! every [`WHILE_IDLE`] otherwise: that is the keepalive. Each report echoes the newest one heard, which gives both sides
+//! the round trip, and proves that both directions worked. No sender ever waits for a report. What reports tell of
+//! blocks, and what follows from a proof that is old, is not decided here.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,15 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Reporting {
     start: Instant,
+    /// Our side claims protection from what reports tell.
+    claims: bool,
+    /// The peer says the same of itself.
+    peer_claims: bool,
     reported_at: Option<Instant>,
+    /// `sent_at` of our newest report, of which no two have the same.
+    sent_at: u64,
+    /// `sent_at` of our newest report that the peer's present run has echoed; 0 for none.
+    acknowledged: u64,
     /// When data was first sent or received since the last report.
     active_since: Option<Instant>,
     /// The newest `sent_at` of the peer's reports, and when it came.
@@ -41,7 +50,11 @@ impl Reporting {
     pub fn new(start: Instant) -> Self {
         Self {
             start,
+            claims: false,
+            peer_claims: false,
             reported_at: None,
+            sent_at: 0,
+            acknowledged: 0,
             active_since: None,
             remote_clock: None,
             rtt: None,
@@ -50,6 +63,16 @@ impl Reporting {
             requested_at: None,
             peer_reception: None,
         }
+    }
+
+    /// Whether our side claims protection from what reports tell: then both sides report often also when idle.
+    pub fn set_claims(&mut self, claims: bool) {
+        self.claims = claims;
+    }
+
+    /// There is something to tell that should not wait for an idle line.
+    pub fn on_news(&mut self, now: Instant) {
+        self.active_since.get_or_insert(now);
     }
 
     /// Data was sent.
@@ -75,29 +98,46 @@ impl Reporting {
         self.unanswered_since = None;
     }
 
-    /// A report came.
-    pub fn handle_report(&mut self, report: &Report, now: Instant) {
-        if self.remote_clock.is_some_and(|(newest, _)| report.sent_at < newest) {
-            return;
+    /// A report came. Tells whether it is the newest: what an older one says is to be ignored.
+    pub fn handle_report(&mut self, report: &Report, now: Instant) -> bool {
+        if self.remote_clock.is_some_and(|(newest, _)| report.sent_at <= newest) {
+            return false;
         }
         self.remote_clock = Some((report.sent_at, now));
+        self.peer_claims = report.wants_reports;
         if report.wants_reply {
             self.active_since.get_or_insert(now);
         }
         self.peer_reception = Some((report.reception, now));
-        if report.echo > 0 {
+        if report.echo > 0 && report.echo <= self.sent_at {
+            self.acknowledged = self.acknowledged.max(report.echo);
             let away = self.micros(now).saturating_sub(report.echo);
             let sample = Duration::from_micros(away.saturating_sub(u64::from(report.echo_delay)));
             // RFC 6298's smoothing; the first sample counts whole.
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
         }
+        true
+    }
+
+    /// `sent_at` of our newest report that the peer's present run is known to have; 0 for none.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// When that report was written: both directions worked at that moment.
+    pub fn proven_at(&self) -> Option<Instant> {
+        let since_start = self.acknowledged.checked_sub(1)?;
+        Some(self.start + Duration::from_micros(since_start))
     }
 
     /// When the next report is due.
     pub fn due_at(&self) -> Option<Instant> {
         // Not before what has begun to flow can have an end: the report then tells of all of a short burst.
-        let idle = self.reported_at? + WHILE_IDLE;
-        Some(self.active_since.map_or(idle, |since| since + WHILE_ACTIVE))
+        let reported_at = self.reported_at?;
+        if self.claims || self.peer_claims {
+            return Some(reported_at + WHILE_ACTIVE);
+        }
+        Some(self.active_since.map_or(reported_at + WHILE_IDLE, |since| since + WHILE_ACTIVE))
     }
 
     /// A report is due.
@@ -108,16 +148,18 @@ impl Reporting {
     /// Begins a report that is sent now; `confirmed` if the peer was heard under the present session.
     pub fn begin(&mut self, confirmed: bool, now: Instant) -> Report {
         self.reported_at = Some(now);
+        self.sent_at = self.micros(now).max(self.sent_at + 1);
         self.active_since = (!confirmed).then_some(now);
         let (echo, held) = match self.remote_clock {
             Some((sent_at, heard)) => (sent_at, now.saturating_duration_since(heard)),
             None => (0, Duration::ZERO),
         };
         Report {
-            sent_at: self.micros(now),
+            sent_at: self.sent_at,
             echo,
             echo_delay: u32::try_from(held.as_micros()).unwrap_or(u32::MAX),
             wants_reply: !confirmed,
+            wants_reports: self.claims,
             ..Report::default()
         }
     }
@@ -161,10 +203,12 @@ impl Reporting {
         self.peer_reception
     }
 
-    /// The clock of the peer's earlier run is forgotten.
+    /// The clock of the peer's earlier run is forgotten, and what that run had of ours.
     pub fn on_new_epoch(&mut self) {
         self.remote_clock = None;
         self.peer_reception = None;
+        self.peer_claims = false;
+        self.acknowledged = 0;
     }
 
     /// Our clock in reports; never 0, which means "none".
@@ -198,6 +242,50 @@ mod tests {
         assert_eq!(reporting.due_at(), Some(now + WHILE_IDLE));
         reporting.on_data_sent(now);
         assert_eq!(reporting.due_at(), Some(now + WHILE_ACTIVE));
+    }
+
+    #[test]
+    fn while_either_side_claims_protection_both_report_often() {
+        let start = Instant::now();
+        let (mut near, mut far) = (Reporting::new(start), Reporting::new(start));
+        near.set_claims(true);
+        let report = near.begin(true, start);
+        assert!(far.handle_report(&report, start));
+        far.begin(true, start);
+        for side in [&mut near, &mut far] {
+            assert_eq!(side.due_at(), Some(start + WHILE_ACTIVE));
+            side.on_data_sent(start + WHILE_ACTIVE / 2);
+            assert_eq!(side.due_at(), Some(start + WHILE_ACTIVE));
+        }
+        far.on_new_epoch();
+        far.begin(true, start);
+        assert_eq!(far.due_at(), Some(start + WHILE_IDLE));
+    }
+
+    #[test]
+    fn the_round_trip_is_proven_by_what_was_sent_and_came_back_from_this_run_of_the_peer() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut near = Reporting::new(start);
+        let first = near.begin(true, at(10)).sent_at;
+        let second = near.begin(true, at(10)).sent_at;
+        near.begin(true, at(30));
+        assert!(second > first, "else the echo of one would stand for the other");
+        let rows = [
+            (1, 0, true, None),
+            (2, first, true, Some(at(10))),
+            (3, second, true, Some(at(10) + Duration::from_micros(1))),
+            (3, second + 1, false, Some(at(10) + Duration::from_micros(1))),
+            (4, first, true, Some(at(10) + Duration::from_micros(1))),
+            (5, u64::MAX, true, Some(at(10) + Duration::from_micros(1))),
+        ];
+        for (sent_at, echo, news, proven_at) in rows {
+            let report = Report { sent_at, echo, ..Report::default() };
+            assert_eq!((near.handle_report(&report, at(40)), near.proven_at()), (news, proven_at), "echo {echo}");
+        }
+        near.on_new_epoch();
+        assert_eq!((near.acknowledged(), near.proven_at()), (0, None));
+        assert!(near.handle_report(&Report { sent_at: 1, ..Report::default() }, at(50)));
     }
 
     #[test]

@@ -197,6 +197,11 @@ impl Sender {
         self.begin_next(k as u16);
     }
 
+    /// Every block below this one is closed, and k of the last of them; 0 if it has none, because it was abandoned.
+    pub fn closed_below(&self) -> (u64, u16) {
+        (self.sbn, self.previous_symbols)
+    }
+
     /// Forgets the open block: its session or the peer that had the beginning of it is gone. Its number is not used
     /// again, or symbols of two blocks would be taken for one; and what the peer's earlier run has delivered of it cannot
     /// be rebuilt by the new one and delivered again.

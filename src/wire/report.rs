@@ -1,25 +1,35 @@
-//! The report: what a receiver saw of the datagrams of one lane. It is also the keepalive and the clock of the link.
+//! The report: what a receiver saw of the datagrams of one lane, and what became of the blocks. It is also the keepalive
+//! and the clock of the link.
 //!
 //! ```text
-//!  sent_at (64) | echo (64) | echo_delay (32) | flags (8) | profiles (8) | 0 (16)
+//!  sent_at (64) | echo (64) | echo_delay (32) | flags (8) | profiles (8) | sent (8) | lost (8)
 //!  received | lost | recovered_symbols | recovered_blocks | blocks | unrecoverable_blocks | late | duplicates | adus | adu_bytes   (10 x 64)
 //!  burst_lengths (8 x 64)
-//!  per profile:  profile (8) | 0 (24) | highest sbn (64) | decoded below sbn (64)
+//!  per profile:  profile (8) | 0 (24)               | highest sbn (64) | decoded from sbn (64) | decoded below sbn (64)
+//!  per sent:     profile (8) | 0 (8) | symbols (16) | from sbn (64)    | below sbn (64)
+//!  per lost:     profile (8) | 0 (8) | symbols (16) | count (32)       | first sbn (64)
 //! ```
 //!
 //! Big-endian, inside the seal. All counts are since the receiver was started and only grow, but for losses that a late
 //! datagram takes back: a lost report costs nothing. Times are microseconds since the start of whoever wrote them. Bytes
-//! behind the last profile are ignored, so that later versions can add to the end.
+//! behind the last entry are ignored, so that later versions can add to the end. When a report is due, and which lost
+//! blocks it has to name again, is not known here.
+
+use super::payload_id::{SBN_MAX, SOURCE_SYMBOLS_MAX};
 
 /// How many lengths of bursts are told apart; see [`burst_class`].
 pub const BURST_CLASSES: usize = 8;
-/// The most profiles whose progress one report carries.
-pub const PROFILES_MAX: usize = 32;
+/// The most entries of each kind that one report carries.
+pub const ENTRIES_MAX: usize = 16;
 
 const FIXED_LEN: usize = 24 + COUNTS * 8 + BURST_CLASSES * 8;
 /// Counts in front of the burst lengths.
 const COUNTS: usize = 10;
-const PROFILE_LEN: usize = 20;
+const PROGRESS_LEN: usize = 28;
+const SENT_LEN: usize = 20;
+const LOST_LEN: usize = 16;
+/// The payload of a report on the smallest path that can be configured (576 bytes): every list has room in it.
+const ROOM_MIN: usize = 464;
 
 /// The class of a run of `length` lost datagrams: 1, 2, 3-4, 5-8, ... 33-64, more.
 pub fn burst_class(length: u64) -> usize {
@@ -73,36 +83,71 @@ impl Reception {
     }
 }
 
-/// How far the blocks of one profile have come.
+/// How far the blocks of one profile have come at their receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The sender's profile.
     pub profile: u8,
-    /// The highest block of which anything arrived.
+    /// The highest block of which anything is known.
     pub highest: u64,
-    /// What is said of blocks begins with this one: of those before it nothing was ever heard.
+    /// Nothing is said of blocks below this one: the receiver began to count here.
     pub decoded_from: u64,
-    /// Every block below this one is whole or given up.
+    /// Every block from `decoded_from` to below this one is whole and handed on, but for those that are named lost: by
+    /// this report, or by an earlier one that the writer knows to have arrived.
     pub decoded_below: u64,
 }
 
-/// Consecutive blocks that were given up with something missing.
+/// What the writer has sent in one of its own profiles, so that the reader misses what did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentBelow {
+    /// The writer's profile.
+    pub profile: u8,
+    /// The first block that was begun for the present run of the reader.
+    pub from: u64,
+    /// Every block below this one is closed.
+    pub below: u64,
+    /// k of block `below - 1`; 0 if it has none, because it was abandoned.
+    pub symbols: u16,
+}
+
+/// A run of blocks that were given up with something missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostRun {
     /// The sender's profile.
     pub profile: u8,
     /// The first of them.
     pub first: u64,
-    /// How many.
+    /// How many there are, at least 1.
     pub count: u32,
-    /// Of a single block, how many of its first source symbols are there: its sender knows whether those are all.
+    /// Of a single block: all ADUs of source symbols `0..symbols` were handed on and nothing behind them came. If that
+    /// is the k of the block, it is whole after all, and only its end was never told. Otherwise 0.
     pub symbols: u16,
+}
+
+/// How many entries fit into a report on a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Entries of [`Report::progress`].
+    pub progress: usize,
+    /// Entries of [`Report::sent`].
+    pub sent: usize,
+    /// Entries of [`Report::lost`].
+    pub lost: usize,
+}
+
+impl Capacity {
+    /// What fits into a payload of `bytes`, a third for each list.
+    pub fn of(bytes: usize) -> Self {
+        let third = (bytes.max(ROOM_MIN) - FIXED_LEN) / 3;
+        let fitting = |len: usize| (third / len).min(ENTRIES_MAX);
+        Self { progress: fitting(PROGRESS_LEN), sent: fitting(SENT_LEN), lost: fitting(LOST_LEN) }
+    }
 }
 
 /// One report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// When it was written, microseconds on the writer's clock.
+    /// When it was written, microseconds on the writer's clock; no two reports of a writer have the same.
     pub sent_at: u64,
     /// The newest `sent_at` that the writer has received; 0 for none.
     pub echo: u64,
@@ -110,20 +155,29 @@ pub struct Report {
     pub echo_delay: u32,
     /// The writer asks for a report in return, soon.
     pub wants_reply: bool,
+    /// The writer claims protection from what it is told: it wants to be told often also while nothing flows.
+    pub wants_reports: bool,
     /// What arrived.
     pub reception: Reception,
-    /// How far each profile's blocks have come.
+    /// How far the blocks of the reader's profiles have come; at most [`ENTRIES_MAX`].
     pub progress: Vec<Progress>,
+    /// How far the writer's own profiles have come; at most [`ENTRIES_MAX`].
+    pub sent: Vec<SentBelow>,
+    /// Blocks of the reader's profiles that were given up; at most [`ENTRIES_MAX`].
+    pub lost: Vec<LostRun>,
 }
 
 impl Report {
     /// Appends the report's bytes to `out`.
     pub fn emit(&self, out: &mut Vec<u8>) {
-        let progress = &self.progress[..self.progress.len().min(PROFILES_MAX)];
+        let progress = &self.progress[..self.progress.len().min(ENTRIES_MAX)];
+        let sent = &self.sent[..self.sent.len().min(ENTRIES_MAX)];
+        let lost = &self.lost[..self.lost.len().min(ENTRIES_MAX)];
         out.extend(self.sent_at.to_be_bytes());
         out.extend(self.echo.to_be_bytes());
         out.extend(self.echo_delay.to_be_bytes());
-        out.extend([u8::from(self.wants_reply), progress.len() as u8, 0, 0]);
+        let flags = u8::from(self.wants_reply) | u8::from(self.wants_reports) << 1;
+        out.extend([flags, progress.len() as u8, sent.len() as u8, lost.len() as u8]);
         let r = &self.reception;
         let counts = [
             r.received,
@@ -143,35 +197,45 @@ impl Report {
         for entry in progress {
             out.extend([entry.profile, 0, 0, 0]);
             out.extend(entry.highest.to_be_bytes());
+            out.extend(entry.decoded_from.to_be_bytes());
             out.extend(entry.decoded_below.to_be_bytes());
+        }
+        for entry in sent {
+            out.extend([entry.profile, 0]);
+            out.extend(entry.symbols.to_be_bytes());
+            out.extend(entry.from.to_be_bytes());
+            out.extend(entry.below.to_be_bytes());
+        }
+        for entry in lost {
+            out.extend([entry.profile, 0]);
+            out.extend(entry.symbols.to_be_bytes());
+            out.extend(entry.count.to_be_bytes());
+            out.extend(entry.first.to_be_bytes());
         }
     }
 
-    /// Reads a report; `None` if it is too short for what it announces.
+    /// Reads a report; `None` if it is too short for what it announces, or an entry breaks a bound.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (fixed, mut rest) = bytes.split_first_chunk::<FIXED_LEN>()?;
-        let u64_at = |at: usize| {
-            let mut value = [0; 8];
-            value.copy_from_slice(&fixed[at..at + 8]);
-            u64::from_be_bytes(value)
-        };
-        let count = |index: usize| u64_at(24 + index * 8);
+        let [flags, profiles, sent_entries, lost_entries] = [fixed[20], fixed[21], fixed[22], fixed[23]];
+        let count = |index: usize| number(&fixed[24 + index * 8..][..8]);
         let mut burst_lengths = [0; BURST_CLASSES];
         for (class, runs) in burst_lengths.iter_mut().enumerate() {
             *runs = count(COUNTS + class);
         }
-        let mut progress = Vec::new();
-        for _ in 0..fixed[21] {
-            let (entry, behind) = rest.split_first_chunk::<PROFILE_LEN>()?;
-            let field = |at: usize| entry[at..at + 8].iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-            progress.push(Progress { profile: entry[0], highest: field(4), decoded_from: 0, decoded_below: field(12) });
-            rest = behind;
+        let entries = |entries: u8| usize::from(entries) <= ENTRIES_MAX;
+        if !(entries(profiles) && entries(sent_entries) && entries(lost_entries)) {
+            return None;
         }
+        let progress: Option<Vec<_>> = (0..profiles).map(|_| Progress::parse(take(&mut rest)?)).collect();
+        let sent: Option<Vec<_>> = (0..sent_entries).map(|_| SentBelow::parse(take(&mut rest)?)).collect();
+        let lost: Option<Vec<_>> = (0..lost_entries).map(|_| LostRun::parse(take(&mut rest)?)).collect();
         Some(Self {
-            sent_at: u64_at(0),
-            echo: u64_at(8),
-            echo_delay: u32::from_be_bytes([fixed[16], fixed[17], fixed[18], fixed[19]]),
-            wants_reply: fixed[20] & 1 != 0,
+            sent_at: number(&fixed[..8]),
+            echo: number(&fixed[8..16]),
+            echo_delay: number(&fixed[16..20]) as u32,
+            wants_reply: flags & 1 != 0,
+            wants_reports: flags & 2 != 0,
             reception: Reception {
                 received: count(0),
                 lost: count(1),
@@ -185,9 +249,48 @@ impl Report {
                 adu_bytes: count(9),
                 burst_lengths,
             },
-            progress,
+            progress: progress?,
+            sent: sent?,
+            lost: lost?,
         })
     }
+}
+
+impl Progress {
+    fn parse(entry: &[u8; PROGRESS_LEN]) -> Option<Self> {
+        let (highest, decoded_from, decoded_below) =
+            (number(&entry[4..12]), number(&entry[12..20]), number(&entry[20..]));
+        let bounded = highest <= SBN_MAX && decoded_from <= SBN_MAX + 1 && decoded_below <= SBN_MAX + 1;
+        bounded.then_some(Self { profile: entry[0], highest, decoded_from, decoded_below })
+    }
+}
+
+impl SentBelow {
+    fn parse(entry: &[u8; SENT_LEN]) -> Option<Self> {
+        let (symbols, from, below) = (number(&entry[2..4]) as u16, number(&entry[4..12]), number(&entry[12..]));
+        let bounded = usize::from(symbols) <= SOURCE_SYMBOLS_MAX && from <= below && below <= SBN_MAX + 1;
+        bounded.then_some(Self { profile: entry[0], from, below, symbols })
+    }
+}
+
+impl LostRun {
+    fn parse(entry: &[u8; LOST_LEN]) -> Option<Self> {
+        let (symbols, count, first) = (number(&entry[2..4]) as u16, number(&entry[4..8]) as u32, number(&entry[8..]));
+        let bounded = usize::from(symbols) <= SOURCE_SYMBOLS_MAX && count > 0 && first <= SBN_MAX;
+        bounded.then_some(Self { profile: entry[0], first, count, symbols })
+    }
+}
+
+/// Cuts the next entry off.
+fn take<'a, const LEN: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; LEN]> {
+    let (entry, behind) = rest.split_first_chunk::<LEN>()?;
+    *rest = behind;
+    Some(entry)
+}
+
+/// At most 8 bytes as a number.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 #[cfg(test)]
@@ -201,6 +304,7 @@ mod tests {
             echo: 2,
             echo_delay: 3,
             wants_reply: true,
+            wants_reports: false,
             reception: Reception {
                 received: 4,
                 lost: 5,
@@ -215,8 +319,13 @@ mod tests {
                 burst_lengths: [13, 14, 15, 16, 17, 18, 19, 20],
             },
             progress: vec![
-                Progress { profile: 0, highest: 21, decoded_from: 0, decoded_below: 22 },
-                Progress { profile: 200, highest: u64::MAX, decoded_from: 0, decoded_below: 0 },
+                Progress { profile: 0, highest: 21, decoded_from: 7, decoded_below: 22 },
+                Progress { profile: 200, highest: SBN_MAX, decoded_from: 0, decoded_below: SBN_MAX + 1 },
+            ],
+            sent: vec![SentBelow { profile: 9, from: 3, below: 44, symbols: 8192 }],
+            lost: vec![
+                LostRun { profile: 0, first: 12, count: 1, symbols: 5 },
+                LostRun { profile: 200, first: SBN_MAX, count: u32::MAX, symbols: 0 },
             ],
         };
         let mut bytes = Vec::new();
@@ -227,6 +336,68 @@ mod tests {
         }
         bytes.extend([0xff; 9]);
         assert_eq!(Report::parse(&bytes), Some(report));
+    }
+
+    #[test]
+    fn each_flag_and_each_list_is_told_apart() {
+        let sent = SentBelow { profile: 1, from: 0, below: 1, symbols: 1 };
+        let lost = LostRun { profile: 1, first: 1, count: 1, symbols: 0 };
+        let progress = Progress { profile: 1, highest: 1, decoded_from: 1, decoded_below: 1 };
+        let rows = [
+            Report { wants_reply: true, ..Report::default() },
+            Report { wants_reports: true, ..Report::default() },
+            Report { progress: vec![progress; ENTRIES_MAX], ..Report::default() },
+            Report { sent: vec![sent; ENTRIES_MAX], ..Report::default() },
+            Report { lost: vec![lost; ENTRIES_MAX], ..Report::default() },
+        ];
+        for report in rows {
+            let mut bytes = Vec::new();
+            report.emit(&mut bytes);
+            assert_eq!(Report::parse(&bytes), Some(report));
+        }
+    }
+
+    #[test]
+    fn entries_beyond_what_blocks_can_be_are_refused() {
+        let sent = SentBelow { profile: 0, from: 0, below: 1, symbols: 0 };
+        let lost = LostRun { profile: 0, first: 0, count: 1, symbols: 0 };
+        let progress = Progress { profile: 0, highest: 0, decoded_from: 0, decoded_below: 0 };
+        let rows = [
+            Report { sent: vec![SentBelow { below: SBN_MAX + 2, ..sent }], ..Report::default() },
+            Report { sent: vec![SentBelow { from: 2, ..sent }], ..Report::default() },
+            Report { sent: vec![SentBelow { symbols: 8193, ..sent }], ..Report::default() },
+            Report { lost: vec![LostRun { first: SBN_MAX + 1, ..lost }], ..Report::default() },
+            Report { lost: vec![LostRun { count: 0, ..lost }], ..Report::default() },
+            Report { lost: vec![LostRun { symbols: 8193, ..lost }], ..Report::default() },
+            Report { progress: vec![Progress { highest: SBN_MAX + 1, ..progress }], ..Report::default() },
+            Report { progress: vec![Progress { decoded_from: SBN_MAX + 2, ..progress }], ..Report::default() },
+            Report { progress: vec![Progress { decoded_below: SBN_MAX + 2, ..progress }], ..Report::default() },
+        ];
+        for report in rows {
+            let mut bytes = Vec::new();
+            report.emit(&mut bytes);
+            assert_eq!(Report::parse(&bytes), None, "{report:?}");
+        }
+        let mut bytes = Vec::new();
+        Report::default().emit(&mut bytes);
+        bytes.extend([0; 17 * PROGRESS_LEN]);
+        for list in 21..24 {
+            bytes[list] = 17;
+            assert_eq!(Report::parse(&bytes), None);
+            bytes[list] = 0;
+        }
+    }
+
+    #[test]
+    fn a_full_report_fits_the_path() {
+        for bytes in [464, 500, 1168, 1424, 9104] {
+            let capacity = Capacity::of(bytes);
+            let len =
+                FIXED_LEN + capacity.progress * PROGRESS_LEN + capacity.sent * SENT_LEN + capacity.lost * LOST_LEN;
+            assert!(len <= bytes, "{capacity:?} takes {len} of {bytes} bytes");
+            assert!(capacity.progress >= 3 && capacity.sent >= 3 && capacity.lost >= 3, "{capacity:?}");
+        }
+        assert_eq!(Capacity::of(1424), Capacity { progress: 14, sent: 16, lost: 16 });
     }
 
     #[test]

@@ -76,8 +76,8 @@ impl Endpoint {
             address: random.random_bool(0.5).then(|| address(side.other())),
             symbol_size: settings.symbol_size,
             bytes_per_second: settings.bytes_per_second,
+            claims: settings.claims,
             policy: Policy::new(rules, ProfileId(0)),
-            claims: random.random_bool(0.5),
         };
         let forwarder = Forwarder::new(
             Settings {

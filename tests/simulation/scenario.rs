@@ -29,6 +29,8 @@ pub struct SideSettings {
     pub symbol_size: usize,
     /// Its pacing.
     pub bytes_per_second: Option<u64>,
+    /// It claims protection from what it is told.
+    pub claims: bool,
     /// How what it receives leaves.
     pub delivery: Delivery,
     /// The link that it sends into.
@@ -103,6 +105,7 @@ fn random_side(length: Duration, stormy: bool, random: &mut SmallRng) -> SideSet
     SideSettings {
         symbol_size,
         bytes_per_second: random.random_bool(0.3).then(|| random.random_range(5_000_000..200_000_000)),
+        claims: random.random_bool(0.2),
         delivery: Delivery {
             strict: random.random_bool(0.7),
             hold: close_after * random.random_range(1..4) + Duration::from_micros(random.random_range(200..8000)),
