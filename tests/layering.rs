@@ -15,7 +15,8 @@ const MODULES: &[Module] = &[
     Module { name: "flow", may_import: &["wire"], pure: true },
     Module { name: "protect", may_import: &["flow", "tunnel", "wire"], pure: true },
     Module { name: "notify", may_import: &[], pure: false },
-    Module { name: "io", may_import: &[], pure: false },
+    // One place knows where the fields of the kernel's `struct tcp_info` lie.
+    Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
     Module { name: "config", may_import: &["tunnel::keys", "notify"], pure: false },
     Module { name: "appliance", may_import: &["tunnel", "fec", "wire", "io", "config"], pure: false },
     Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },

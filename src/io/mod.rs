@@ -1,4 +1,4 @@
-//! System calls: TUN, UDP, timers, routes, queues, signals, namespaces. Knows buffers and addresses, not FEC.
+//! System calls: TUN, UDP, timers, routes, queues, sockets of others, signals, namespaces. Knows buffers and addresses, not FEC.
 //!
 //! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
 //! about what the bytes mean, and any thread that the caller did not ask for.
@@ -7,6 +7,7 @@ pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
 pub mod signal;
+pub mod sock_diag;
 pub mod timer;
 pub mod tun;
 pub mod udp;

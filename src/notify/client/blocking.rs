@@ -3,6 +3,7 @@
 //! Without a thread of its own it renews its lease only while it is called: between calls that are further apart than
 //! the lease the subscription ends, and the next call begins it again by itself.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
@@ -48,6 +49,16 @@ pub struct Client {
     core: Core,
     level: Level,
     outgoing: Vec<u8>,
+    recorder: Option<Recorder>,
+}
+
+/// Takes every datagram that comes, with its source and destination.
+struct Recorder(Box<dyn FnMut(SocketAddr, SocketAddr, &[u8])>);
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
 }
 
 impl Client {
@@ -72,12 +83,17 @@ impl Client {
         let mut epoch = [0; 8];
         SystemRandom::new().fill(&mut epoch).map_err(|_| io::Error::other("the system has no random numbers"))?;
         let core = Core::new(key, wish, u64::from_le_bytes(epoch), Instant::now());
-        Ok(Client { socket, core, level: Level::OnWire, outgoing: vec![] })
+        Ok(Client { socket, core, level: Level::OnWire, outgoing: vec![], recorder: None })
     }
 
     /// Asks for at least this level from now on; [`Level::OnWire`] at first.
     pub fn set_least_level(&mut self, level: Level) {
         self.level = level;
+    }
+
+    /// Gives every datagram that comes from now on, believed or not, to `recorder`: source, destination, bytes.
+    pub fn record(&mut self, recorder: impl FnMut(SocketAddr, SocketAddr, &[u8]) + 'static) {
+        self.recorder = Some(Recorder(Box::new(recorder)));
     }
 
     /// The flow of a connected local socket, and how much was written into it.
@@ -115,6 +131,12 @@ impl Client {
             Status::Never(reason) => Ok(Waited::NotProtected { reason }),
             Status::Pending(reason) => Err(reason),
         })
+    }
+
+    /// Tells how much a watched flow's socket has been given by now, when that is known from elsewhere than
+    /// [`Client::wait_all`]: claims of more are about another connection.
+    pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
+        self.core.handle_written(key, written);
     }
 
     /// Waits until everything that was written into a socket so far is protected. Begins the watch when there is none.
@@ -217,7 +239,7 @@ impl Client {
         self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(50))))?;
         let mut datagram = [0; 2048];
         match self.socket.recv(&mut datagram) {
-            Ok(len) => self.core.handle_datagram(&datagram[..len], Instant::now()),
+            Ok(len) => self.on_datagram(&datagram[..len])?,
             Err(error) => return self.on_receive_error(error),
         }
         self.socket.set_nonblocking(true)?;
@@ -225,7 +247,7 @@ impl Client {
         // Bounded, so that a flood cannot keep a call from its deadline.
         for _ in 0..256 {
             match self.socket.recv(&mut datagram) {
-                Ok(len) => self.core.handle_datagram(&datagram[..len], Instant::now()),
+                Ok(len) => self.on_datagram(&datagram[..len])?,
                 Err(error) => {
                     rest = self.on_receive_error(error);
                     break;
@@ -234,6 +256,14 @@ impl Client {
         }
         self.socket.set_nonblocking(false)?;
         rest
+    }
+
+    fn on_datagram(&mut self, datagram: &[u8]) -> io::Result<()> {
+        if let Some(Recorder(take)) = &mut self.recorder {
+            take(self.socket.peer_addr()?, self.socket.local_addr()?, datagram);
+        }
+        self.core.handle_datagram(datagram, Instant::now());
+        Ok(())
     }
 
     fn on_receive_error(&self, error: io::Error) -> io::Result<()> {

@@ -176,6 +176,23 @@ impl Core {
         }
     }
 
+    /// Up to which offset of a watched flow everything was claimed at `least` or better: for people. Violations and lost
+    /// contact do not lower it, so decide by [`Core::status`].
+    pub fn covered(&self, key: &FlowKey, least: Level) -> u64 {
+        self.watches.get(key).map_or(0, |watch| watch.covered(least))
+    }
+
+    /// The run of the publisher that has granted the subscription: another number after a restart.
+    pub fn run(&self) -> Option<u64> {
+        self.contact.as_ref().map(|contact| contact.epoch)
+    }
+
+    /// Whether everything that this run of the publisher had to tell has come: the dump at the beginning is whole and
+    /// nothing is missing since.
+    pub fn is_complete(&self) -> bool {
+        !self.is_stale() && !self.requests.has(|purpose| purpose == Purpose::Page)
+    }
+
     /// Asks for something; the outcome comes from [`Core::poll_outcome`] under the number this gives. `None`: too much
     /// is being asked already.
     pub fn request(&mut self, request: Request, now: Instant) -> Option<u32> {

@@ -143,6 +143,13 @@ impl Watch {
         }
     }
 
+    /// Up to which stream offset everything was claimed at `least` or better, violations apart: to tell people how much is
+    /// missing. Use [`Watch::status`] to decide.
+    pub fn covered(&self, least: Level) -> u64 {
+        let levels = Level::ALL.into_iter().filter(|level| *level >= least);
+        levels.filter_map(|level| self.reach(level)).max().unwrap_or(0)
+    }
+
     /// Up to which stream offset everything is covered at this level.
     fn reach(&self, level: Level) -> Option<u64> {
         let floor = self.floor.at(level);

@@ -1,0 +1,323 @@
+//! What local TCP sockets have been given to send, those of other programs too: one `sock_diag` dump, no privilege.
+//!
+//! It sees the network namespace of the calling thread and nothing of connections that have ended: what such a socket
+//! had sent was acknowledged, or the connection failed. Knows neither flows nor what is protected.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use super::explain;
+use crate::notify::tcp_info;
+
+/// A local TCP socket that is, or was until just now, connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// Its own address; an IPv4 address that is mapped into IPv6 is given as IPv4.
+    pub local: SocketAddr,
+    /// The other side's.
+    pub remote: SocketAddr,
+    /// The state of the connection.
+    pub state: TcpState,
+    /// What it has sent. `None`: the kernel has forgotten how much, because the other side has acknowledged all of it and
+    /// the end too.
+    pub sent: Option<Sent>,
+}
+
+/// Bytes of the stream toward the other side, counted from the beginning of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Written into the socket so far, sent or not. While the end of a closed socket's stream waits to be sent it counts as
+    /// one byte more.
+    pub written: u64,
+    /// Acknowledged by the other side, at least; the end of the stream may make it one less than it is.
+    pub acknowledged: u64,
+}
+
+/// The state of a connection, as in RFC 9293.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TcpState {
+    Established,
+    SynSent,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    CloseWait,
+    LastAck,
+    Closing,
+}
+
+impl TcpState {
+    /// The kernel's numbers (`net/tcp_states.h`). Those left out have no stream toward the other side.
+    const NUMBERS: [(u8, TcpState); 8] = [
+        (1, TcpState::Established),
+        (2, TcpState::SynSent),
+        (4, TcpState::FinWait1),
+        (5, TcpState::FinWait2),
+        (6, TcpState::TimeWait),
+        (8, TcpState::CloseWait),
+        (9, TcpState::LastAck),
+        (11, TcpState::Closing),
+    ];
+
+    fn from_kernel(number: u8) -> Option<TcpState> {
+        TcpState::NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, state)| *state)
+    }
+}
+
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// `INET_DIAG_INFO`: `struct tcp_info`.
+const INFO: u16 = 2;
+/// Bytes of `struct inet_diag_req_v2` and of `struct inet_diag_msg`.
+const REQUEST: usize = 56;
+const MESSAGE: usize = 72;
+/// The kernel sends dumps in pieces of at most 32 KiB.
+const ANSWER_BYTES: usize = 64 * 1024;
+
+/// The TCP sockets of this network namespace whose other side `is_wanted`.
+pub fn tcp_sockets(is_wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<TcpSocket>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        dump(family as u8, &mut |message| {
+            if let Some(socket) = parse(message)?
+                && is_wanted(socket.remote)
+            {
+                found.push(socket);
+            }
+            Ok(())
+        })
+        .map_err(|error| explain(&error, format_args!("cannot ask the kernel for its TCP sockets")))?;
+    }
+    Ok(found)
+}
+
+fn dump(family: u8, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = 1;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(Diag::Request { family }));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    loop {
+        answer.clear();
+        socket.recv(&mut answer, 0)?;
+        let mut rest = &answer[..];
+        while let Some(length) = rest.first_chunk().map(|field| u32::from_ne_bytes(*field) as usize) {
+            let cut = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is cut");
+            let message = rest.get(..length).filter(|message| message.len() >= 16).ok_or_else(cut)?;
+            let message = NetlinkMessage::<Diag>::deserialize(message);
+            let message = message.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(Diag::Answer(body)) => take(&body)?,
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            // Messages are aligned to four bytes.
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// The two messages of the family: what we send and what comes.
+#[derive(Debug)]
+enum Diag {
+    Request { family: u8 },
+    Answer(Vec<u8>),
+}
+
+impl From<Diag> for NetlinkPayload<Diag> {
+    fn from(message: Diag) -> Self {
+        NetlinkPayload::InnerMessage(message)
+    }
+}
+
+impl NetlinkSerializable for Diag {
+    fn message_type(&self) -> u16 {
+        BY_FAMILY
+    }
+
+    fn buffer_len(&self) -> usize {
+        REQUEST
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        let family = match self {
+            Diag::Request { family } => *family,
+            Diag::Answer(_) => 0,
+        };
+        let states = TcpState::NUMBERS.iter().fold(0u32, |states, (number, _)| states | 1 << number);
+        buffer[..4].copy_from_slice(&[family, libc::IPPROTO_TCP as u8, 1 << (INFO - 1), 0]);
+        buffer[4..8].copy_from_slice(&states.to_ne_bytes());
+        buffer[8..].fill(0);
+    }
+}
+
+impl NetlinkDeserializable for Diag {
+    type Error = DecodeError;
+
+    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Diag::Answer(payload.to_vec()))
+    }
+}
+
+/// Reads a `struct inet_diag_msg` with its attributes; `None` for a state that is not of interest.
+fn parse(message: &[u8]) -> io::Result<Option<TcpSocket>> {
+    let short = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's description of a socket is cut");
+    let (head, mut attributes) = message.split_first_chunk::<MESSAGE>().ok_or_else(short)?;
+    let Some(state) = TcpState::from_kernel(head[1]) else {
+        return Ok(None);
+    };
+    let address = |port: usize, at: usize| {
+        let ip: IpAddr = if i32::from(head[0]) == libc::AF_INET {
+            Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]).into()
+        } else {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&head[at..at + 16]);
+            Ipv6Addr::from(octets).into()
+        };
+        SocketAddr::new(ip.to_canonical(), u16::from_be_bytes([head[port], head[port + 1]]))
+    };
+    // write_seq - snd_una: the end of the stream counts too once it is queued.
+    let unacknowledged = u32::from_ne_bytes([head[60], head[61], head[62], head[63]]);
+    let mut sent = None;
+    while let Some((header, rest)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let body = length.checked_sub(4).and_then(|length| rest.get(..length)).ok_or_else(short)?;
+        if u16::from_ne_bytes([header[2], header[3]]) == INFO {
+            let written = tcp_info::written_in(body)?;
+            let acknowledged = written.saturating_sub(unacknowledged.into());
+            sent = Some(Sent { written, acknowledged });
+        }
+        attributes = rest.get((length - 4).next_multiple_of(4)..).unwrap_or_default();
+    }
+    // What remains of a socket after its end was acknowledged has no numbers; everywhere else they must be there.
+    if sent.is_none() && !matches!(state, TcpState::TimeWait | TcpState::FinWait2) {
+        let text = "the kernel does not say how much a TCP socket has sent: Linux 4.19 or later is needed";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(Some(TcpSocket { local: address(4, 8), remote: address(6, 24), state, sent }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn socket_of(local: SocketAddr, remote: SocketAddr) -> Option<TcpSocket> {
+        let found = tcp_sockets(|it| it == remote).unwrap();
+        found.into_iter().find(|socket| socket.local == local)
+    }
+
+    fn until<T>(mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(value) = check() {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "not within ten seconds");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn every_byte_is_counted_sent_or_not_over_both_versions_and_mapped() {
+        for (listen, dial) in [("127.0.0.1:0", None), ("[::1]:0", None), ("[::]:0", Some("::ffff:127.0.0.1"))] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let at = listener.local_addr().unwrap();
+            let at = dial.map_or(at, |ip: &str| SocketAddr::new(ip.parse().unwrap(), at.port()));
+            let mut stream = TcpStream::connect(at).unwrap();
+            let (mut other, _) = listener.accept().unwrap();
+            let plain = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+            let (local, remote) = (plain(stream.local_addr().unwrap()), plain(at));
+            stream.write_all(b"hello").unwrap();
+            let acknowledged = |count| {
+                until(|| socket_of(local, remote).and_then(|it| it.sent).filter(|it| it.acknowledged == count));
+            };
+            acknowledged(5);
+            stream.set_nonblocking(true).unwrap();
+            let mut total = 5;
+            while let Ok(count) = stream.write(&[7; 100_000]) {
+                total += count as u64;
+            }
+            let socket = socket_of(local, remote).unwrap();
+            let sent = socket.sent.unwrap();
+            assert_eq!((socket.state, sent.written), (TcpState::Established, total), "{listen}");
+            assert!(sent.acknowledged < total, "nothing waits in the socket: {sent:?}");
+            other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            other.read_exact(&mut vec![0; total as usize]).unwrap();
+            acknowledged(total);
+        }
+    }
+
+    #[test]
+    fn a_closed_socket_with_data_still_counts_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let mut stream = TcpStream::connect(remote).unwrap();
+        let local = stream.local_addr().unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut total = 0;
+        while let Ok(count) = stream.write(&[7; 100_000]) {
+            total += count as u64;
+        }
+        drop(stream);
+        let socket = socket_of(local, remote).unwrap();
+        assert_eq!(socket.state, TcpState::FinWait1);
+        let sent = socket.sent.unwrap();
+        // The end waits behind the data and counts as a byte.
+        assert_eq!(sent.written, total + 1);
+        assert!(sent.acknowledged < total);
+        other.read_exact(&mut vec![0; total as usize]).unwrap();
+        let socket = until(|| socket_of(local, remote).filter(|it| it.state == TcpState::FinWait2));
+        assert!(socket.sent.is_none_or(|sent| sent == Sent { written: total, acknowledged: total }), "{socket:?}");
+        drop(other);
+        let socket = until(|| socket_of(local, remote).filter(|it| it.state == TcpState::TimeWait));
+        assert_eq!(socket.sent, None);
+    }
+
+    #[test]
+    fn the_side_that_closes_last_is_counted_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = listener.local_addr().unwrap();
+        let mut stream = TcpStream::connect(remote).unwrap();
+        let local = stream.local_addr().unwrap();
+        let (other, _) = listener.accept().unwrap();
+        other.shutdown(Shutdown::Write).unwrap();
+        stream.write_all(b"more").unwrap();
+        let socket = until(|| socket_of(local, remote).filter(|it| it.state == TcpState::CloseWait));
+        assert_eq!(socket.sent.map(|sent| sent.written), Some(4));
+    }
+
+    #[test]
+    fn a_description_that_is_cut_is_an_error_and_no_panic() {
+        let mut whole = vec![0; MESSAGE];
+        whole[..2].copy_from_slice(&[libc::AF_INET as u8, 1]);
+        whole.extend([228u16.to_ne_bytes(), INFO.to_ne_bytes()].concat());
+        whole.extend([0; 224]);
+        assert!(parse(&whole).unwrap().is_some());
+        for length in 0..whole.len() {
+            assert!(parse(&whole[..length]).is_err(), "{length}");
+        }
+        whole[1] = 10;
+        assert_eq!(parse(&whole).unwrap(), None, "a listener");
+    }
+}
