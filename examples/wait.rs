@@ -1,4 +1,5 @@
-//! Sends a line to a mirror and says whether it is protected: `cargo run --example wait -- MIRROR:PORT KEY_FILE`.
+//! Sends a line to a mirror and says whether it is protected:
+//! `cargo run --no-default-features --example wait -- MIRROR:PORT KEY_FILE`.
 
 use std::error::Error;
 use std::io::Write;
@@ -6,14 +7,14 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use onwire::notify::client::{Client, Waited};
-use onwire::notify::envelope::Key;
+use onwire::notify::secret::Secret;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, mirror, key_file] = &arguments[..] else {
         return Err("usage: wait MIRROR:PORT KEY_FILE".into());
     };
-    let key = Key::new(1, &std::fs::read(key_file)?)?;
+    let key = Secret::parse(&std::fs::read_to_string(key_file)?)?.to_key(1);
     let mut client = Client::connect("127.0.0.1:7118", key)?;
 
     let mut mirror = TcpStream::connect(mirror)?;

@@ -13,15 +13,27 @@
 //! * [`notify`] which bytes of which flow are protected, told to programs;
 //! * [`lab`] namespaces, an emulated WAN, scenarios;
 //! * [`cli`] one file a subcommand.
+//!
+//! Without the feature `appliance` there is [`notify`] alone, for programs that want to know what is protected.
 
+#[cfg(feature = "appliance")]
 pub mod appliance;
+#[cfg(feature = "appliance")]
 pub mod cli;
+#[cfg(feature = "appliance")]
 pub mod config;
+#[cfg(feature = "appliance")]
 pub mod fec;
+#[cfg(feature = "appliance")]
 pub mod flow;
+#[cfg(feature = "appliance")]
 pub mod io;
+#[cfg(feature = "appliance")]
 pub mod lab;
 pub mod notify;
+#[cfg(feature = "appliance")]
 pub mod protect;
+#[cfg(feature = "appliance")]
 pub mod tunnel;
+#[cfg(feature = "appliance")]
 pub mod wire;

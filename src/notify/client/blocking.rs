@@ -53,7 +53,9 @@ pub struct Client {
 }
 
 /// Takes every datagram that comes, with its source and destination.
-struct Recorder(Box<dyn FnMut(SocketAddr, SocketAddr, &[u8])>);
+type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]);
+
+struct Recorder(Box<Take>);
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
