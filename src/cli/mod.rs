@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand, no logic.
 //!
-//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration.
+//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 nobody gives notifications.
 
 pub mod check;
+mod destination;
+pub mod flows;
 pub mod keygen;
 pub mod lab;
 pub mod log;
@@ -10,6 +12,10 @@ pub mod pubkey;
 mod render;
 pub mod run;
 pub mod status;
+mod subscription;
+mod told;
+pub mod wait;
+pub mod watch;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -21,6 +27,8 @@ use clap::{Parser, Subcommand};
 pub const FAILURE: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
+/// The appliance does not answer those who ask for notifications.
+pub const NO_CONTACT: u8 = 3;
 
 /// Makes a wide-area link keep what it carries: a pair of appliances that tunnel packets with forward error correction.
 #[derive(Debug, Parser)]
@@ -37,11 +45,17 @@ pub enum Command {
     Run(run::Run),
     /// Show what a running appliance knows: peers, loss, recovery, drops
     Status(status::Status),
+    /// Show live which bytes of which flow are protected
+    Watch(watch::Watch),
+    /// Wait until all that local sockets have sent to a host is protected
+    Wait(wait::Wait),
+    /// Show every flow that the appliance knows, and how far each is protected
+    Flows(flows::Flows),
     /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
     Lab(lab::LabArgs),
     /// Check a configuration file and say what it would run
     Check(check::Check),
-    /// Make a private key
+    /// Make a private key, or a notification key
     Keygen(keygen::Keygen),
     /// Print the public key of a private key
     Pubkey(pubkey::Pubkey),
@@ -53,8 +67,9 @@ A pair, from nothing:
   onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
   onwire run --config /etc/onwire/ithaca.yaml on each appliance
   onwire status                               loss, recovery, round trip
+  onwire wait --to mirror                     until what was sent there is protected
 
-Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration.
+Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance.
 `onwire COMMAND --help` has examples of each command.";
 
 /// Parses the command line and runs what it asks for.
@@ -63,6 +78,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Run(command) => command.run(),
             Command::Status(command) => command.run(),
+            Command::Watch(command) => command.run(),
+            Command::Wait(command) => command.run(),
+            Command::Flows(command) => command.run(),
             Command::Lab(args) => lab::run(args),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),

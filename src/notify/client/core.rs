@@ -187,6 +187,11 @@ impl Core {
         self.contact.as_ref().map(|contact| contact.epoch)
     }
 
+    /// When the last heartbeat came, or the subscription was granted; `None` before that.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.contact.as_ref().map(|contact| contact.heard)
+    }
+
     /// Whether everything that this run of the publisher had to tell has come: the dump at the beginning is whole and
     /// nothing is missing since.
     pub fn is_complete(&self) -> bool {

@@ -1,0 +1,149 @@
+//! `onwire flows`: what the appliance knows now, once. Does not follow changes; `onwire watch` does.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use serde_json::Value;
+
+use super::destination::Destination;
+use super::render::grouped;
+use super::subscription::Subscription;
+use super::{FAILURE, NO_CONTACT, USAGE, complain, print, told};
+use crate::notify::client::{Client, Wish};
+use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
+
+/// Show every flow that the appliance knows, and how far each is protected
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  onwire flows                              every flow and its position at each level, in bytes since its start
+  onwire flows --to mirror:5432             those to one host and port
+  onwire flows --json | jq '.[] | select(.violated)'
+
+JSON: an array of objects with the fields of a flow in `onwire watch --json`.
+Exit codes: 0 shown, 1 failure, 2 usage, 3 no contact with the appliance.")]
+pub struct Flows {
+    #[command(flatten)]
+    subscription: Subscription,
+    /// Only flows to this host
+    #[arg(long, value_name = "HOST[:PORT]")]
+    to: Option<String>,
+    /// For programs: one JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// How long the appliance may take to tell everything.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Flows {
+    /// Asks and prints.
+    pub fn run(self) -> ExitCode {
+        let wrong = |words: String| {
+            complain(format_args!("onwire flows: {words}\n"));
+            ExitCode::from(USAGE)
+        };
+        let to = match self.to.as_deref().map(Destination::resolve).transpose() {
+            Ok(to) => to,
+            Err(words) => return wrong(words),
+        };
+        let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
+        let mut client = match self.subscription.client(Wish { follow: true, filter, ..Wish::default() }) {
+            Ok(client) => client,
+            Err(words) => return wrong(words),
+        };
+        let flows = match collect(&mut client, to.as_ref()) {
+            Ok(Some(flows)) => flows,
+            Ok(None) => {
+                let (at, advice) = (self.subscription.notify, self.subscription.advice());
+                complain(format_args!("onwire flows: the appliance at {at} does not answer\n  = {advice}\n"));
+                return ExitCode::from(NO_CONTACT);
+            }
+            Err(error) => {
+                complain(format_args!("onwire flows: {error}\n"));
+                return ExitCode::from(FAILURE);
+            }
+        };
+        let peers: BTreeMap<u32, Peer> = client.core().peers().map(|peer| (peer.id, peer.clone())).collect();
+        if self.json {
+            let flows = flows.values().map(|flow| Value::Object(told::flow_json(flow, peers.get(&flow.peer))));
+            print(format_args!("{:#}\n", Value::Array(flows.collect())))
+        } else {
+            print(table(&flows, &peers))
+        }
+    }
+}
+
+/// Every flow, once all are told; `None` when they are not in time.
+fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Option<BTreeMap<FlowKey, Flow>>> {
+    let mut flows = BTreeMap::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.next_message(deadline.min(Instant::now() + Duration::from_millis(20)))? {
+            Some(Message::Flow(flow)) => {
+                if to.is_none_or(|to| to.is(flow.key.destination)) {
+                    flows.insert(flow.key, flow);
+                }
+            }
+            Some(_) => {}
+            None if client.core().has_contact(Instant::now()) && client.core().is_complete() => return Ok(Some(flows)),
+            None if Instant::now() >= deadline => return Ok(None),
+            None => {}
+        }
+    }
+}
+
+fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String {
+    if flows.is_empty() {
+        return "no flows\n".to_owned();
+    }
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    table.set_header([
+        "protocol",
+        "source",
+        "destination",
+        "from",
+        "queued",
+        "on_wire",
+        "decoded",
+        "acked",
+        "peer",
+        "cookie",
+        "state",
+    ]);
+    for flow in flows.values() {
+        let position = |level| flow.positions.at(level).map_or("-".to_owned(), grouped);
+        let peer = peers.get(&flow.peer);
+        let name = peer.and_then(|peer| peer.name.as_deref()).map_or(flow.peer.to_string(), ToOwned::to_owned);
+        let peer = match peer {
+            Some(peer) if peer.state != LinkState::Up => format!("{name} ({})", told::link(peer)),
+            Some(_) => format!("{name} (up)"),
+            None => name,
+        };
+        let mut state = match flow.event {
+            Event::Gone(reason) => format!("gone: {}", reason.name()),
+            _ => "open".to_owned(),
+        };
+        if let Some(start) = flow.violated {
+            state = format!("VIOLATED from {}, {state}", grouped(start));
+        }
+        table.add_row([
+            told::protocol(flow.key.protocol),
+            flow.key.source.to_string(),
+            flow.key.destination.to_string(),
+            if flow.origin == Origin::Start { "start" } else { "middle" }.to_owned(),
+            position(Level::Queued),
+            position(Level::OnWire),
+            position(Level::Decoded),
+            position(Level::Acked),
+            peer,
+            flow.cookie.map_or("-".to_owned(), |cookie| cookie.to_string()),
+            state,
+        ]);
+    }
+    format!("{table}\n")
+}

@@ -1,0 +1,345 @@
+//! `onwire wait`: returns when all that local sockets have sent to a host is protected: a barrier for scripts.
+//!
+//! The kernel tells which connections there are and how much each was given; the appliance tells how much of it is
+//! protected, and the kernel again how much the far end has acknowledged. It does not see the connections of other network
+//! namespaces, and none that ended before it began.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::destination::Destination;
+use super::render::grouped;
+use super::subscription::Subscription;
+use super::{FAILURE, NO_CONTACT, USAGE, complain, print, told};
+use crate::config::units::{parse_duration, show_duration};
+use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
+use crate::notify::client::{Client, Reason, Status, Wish};
+use crate::notify::message::{FlowKey, Level};
+
+/// Wait until all that local sockets have sent to a host is protected
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  zfs send tank@now | ssh mirror zfs recv backup/tank; onwire wait --to mirror
+  onwire wait --to mirror:5432 --timeout 2s || alarm 'not protected'
+  onwire wait --to mirror --json | jq .flows
+
+It counts what every TCP connection of this network namespace to that host (all its addresses) has been given so far, and
+waits until all of it is on the wire together with its repair, or acknowledged by the host. What is sent meanwhile does
+not prolong the wait. A connection that ended before is not counted.
+
+JSON: { protected, level, reason, flows: [{ protocol, source, destination, bytes, protected, missing, level, reason }] }
+Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no contact with the appliance.")]
+pub struct Wait {
+    #[command(flatten)]
+    subscription: Subscription,
+    /// The host at the far end
+    #[arg(long, value_name = "HOST[:PORT]")]
+    to: String,
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// What to wait for: queued, on_wire, decoded or acked
+    #[arg(long, default_value = "on_wire", value_parser = parse_level)]
+    level: Level,
+    /// Fail where there is no connection that has sent anything
+    #[arg(long)]
+    require: bool,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_level(text: &str) -> Result<Level, String> {
+    let level = Level::ALL.into_iter().find(|level| level.name() == text);
+    level.ok_or_else(|| "allowed: queued, on_wire, decoded, acked".to_owned())
+}
+
+/// How often the kernel is asked again.
+const ROUND: Duration = Duration::from_millis(50);
+/// Without any contact for this long at the start the appliance is not there.
+const FIRST_CONTACT: Duration = Duration::from_secs(3);
+/// When progress is shown first, and how often then.
+const PROGRESS: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(500)];
+
+/// A connection, and how much of it is waited for.
+struct Awaited {
+    key: FlowKey,
+    bytes: u64,
+    /// How much the far end has acknowledged, by the kernel's word.
+    acknowledged: u64,
+    /// The kernel does not know the connection any more, and it was not seen to end well.
+    vanished: bool,
+    status: Status,
+}
+
+impl Awaited {
+    fn new(socket: &TcpSocket) -> Option<Self> {
+        let Sent { written, acknowledged } = socket.sent.filter(|sent| sent.written > 0)?;
+        let key = FlowKey::tcp(socket.local, socket.remote);
+        let status = Status::Pending(Reason::UnknownFlow);
+        Some(Self { key, bytes: written, acknowledged, vanished: false, status })
+    }
+
+    /// Takes the kernel's word of now.
+    fn on_socket(&mut self, found: Option<&TcpSocket>) {
+        match found.map(|socket| socket.sent) {
+            // What was written before stays; but the end of a stream that waits to be sent was counted as a byte.
+            Some(Some(sent)) => {
+                self.bytes = self.bytes.min(sent.written);
+                self.acknowledged = self.acknowledged.max(sent.acknowledged);
+            }
+            Some(None) => self.acknowledged = self.bytes,
+            None => self.vanished = true,
+        }
+    }
+
+    fn level(&self) -> Option<Level> {
+        match self.status {
+            Status::Protected { level } => Some(level),
+            Status::Pending(_) | Status::Never(_) => None,
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match self.status {
+            Status::Protected { .. } => None,
+            Status::Pending(reason) | Status::Never(reason) => Some(reason),
+        }
+    }
+
+    /// No news can make it protected any more.
+    fn is_hopeless(&self) -> bool {
+        self.vanished && matches!(self.status, Status::Never(_))
+    }
+
+    fn protected(&self, client: &Client, least: Level) -> u64 {
+        // Once something was lost after the claim, only what the far end has is certain.
+        let claimed = match self.reason() {
+            Some(Reason::Violated | Reason::OtherConnection) => 0,
+            _ => client.core().covered(&self.key, least),
+        };
+        self.acknowledged.max(claimed).min(self.bytes)
+    }
+}
+
+impl Wait {
+    /// Waits; see the exit codes above.
+    pub fn run(self) -> ExitCode {
+        let prepared = Destination::resolve(&self.to).and_then(|to| {
+            let mut client = self.subscription.client(Wish::default())?;
+            client.set_least_level(self.level);
+            Ok((to, client))
+        });
+        let (to, mut client) = match prepared {
+            Ok(prepared) => prepared,
+            Err(words) => {
+                complain(format_args!("onwire wait: {words}\n"));
+                return ExitCode::from(USAGE);
+            }
+        };
+        match self.wait(&to, &mut client) {
+            Ok((flows, code)) => self.tell(&to, &client, &flows, code),
+            Err(error) => {
+                complain(format_args!("onwire wait: {error}\n"));
+                ExitCode::from(FAILURE)
+            }
+        }
+    }
+
+    /// Waits, and gives every connection as it stands at the end, with the exit code.
+    fn wait(&self, to: &Destination, client: &mut Client) -> io::Result<(Vec<Awaited>, u8)> {
+        let begin = Instant::now();
+        let deadline = begin.checked_add(self.timeout);
+        let sockets = tcp_sockets(|remote| to.is(remote))?;
+        let mut flows: Vec<Awaited> = sockets.iter().filter_map(Awaited::new).collect();
+        if flows.is_empty() {
+            return Ok((flows, if self.require { FAILURE } else { 0 }));
+        }
+        let mut progress = Progress::new(begin);
+        for flow in &flows {
+            client.watch(flow.key);
+        }
+        let mut had_contact = false;
+        loop {
+            self.look(to, client, &mut flows)?;
+            let now = Instant::now();
+            let has_contact = client.core().has_contact(now);
+            had_contact |= has_contact;
+            let open: Vec<&Awaited> = flows.iter().filter(|flow| flow.level().is_none()).collect();
+            if open.is_empty() {
+                return Ok((flows, 0));
+            }
+            let is_over = deadline.is_some_and(|deadline| now >= deadline);
+            if is_over || open.iter().all(|flow| flow.is_hopeless()) {
+                return Ok((flows, if has_contact { FAILURE } else { NO_CONTACT }));
+            }
+            if !had_contact && now >= begin + FIRST_CONTACT {
+                return Ok((flows, NO_CONTACT));
+            }
+            progress.show(&open, client, self.level);
+            let round = deadline.map_or(now + ROUND, |deadline| deadline.min(now + ROUND));
+            match open.iter().find(|flow| matches!(flow.status, Status::Pending(_))) {
+                Some(flow) => {
+                    let (key, bytes) = (flow.key, flow.bytes);
+                    // The next look decides; this only takes in what comes, and returns early when it suffices.
+                    let _ = client.wait(&key, bytes, round)?;
+                }
+                None => std::thread::sleep(round.saturating_duration_since(Instant::now())),
+            }
+        }
+    }
+
+    /// Asks the kernel again, and decides each connection anew.
+    fn look(&self, to: &Destination, client: &mut Client, flows: &mut [Awaited]) -> io::Result<()> {
+        let sockets = tcp_sockets(|remote| to.is(remote))?;
+        for flow in flows.iter_mut().filter(|flow| flow.level().is_none()) {
+            let same = |socket: &&TcpSocket| FlowKey::tcp(socket.local, socket.remote) == flow.key;
+            let found = sockets.iter().find(same);
+            if let Some(sent) = found.and_then(|socket| socket.sent) {
+                // Asked after the claims came that are weighed below: claims of more are another connection's.
+                client.handle_written(&flow.key, sent.written);
+            }
+            flow.on_socket(found);
+            flow.status = if flow.acknowledged >= flow.bytes {
+                Status::Protected { level: Level::Acked }
+            } else {
+                client.core().status(&flow.key, flow.bytes, self.level, Instant::now())
+            };
+        }
+        Ok(())
+    }
+
+    fn tell(&self, to: &Destination, client: &Client, flows: &[Awaited], code: u8) -> ExitCode {
+        let level = flows.iter().filter_map(Awaited::level).min();
+        let reason = flows.iter().find_map(Awaited::reason);
+        if self.json {
+            let flow = |flow: &Awaited| {
+                let protected = flow.protected(client, self.level);
+                let mut fields = told::key_json(&flow.key);
+                fields.extend(told::object(json!({
+                    "bytes": flow.bytes,
+                    "protected": protected,
+                    "missing": flow.bytes - protected,
+                    "level": flow.level().map(Level::name),
+                    "reason": flow.reason().map(|reason| reason.to_string()),
+                })));
+                Value::Object(fields)
+            };
+            let told = json!({
+                "protected": code == 0,
+                "level": level.filter(|_| code == 0).map(Level::name),
+                "reason": reason.map(|reason| reason.to_string()),
+                "flows": flows.iter().map(flow).collect::<Vec<_>>(),
+            });
+            let printed = print(format_args!("{told}\n"));
+            return if code == 0 { printed } else { ExitCode::from(code) };
+        }
+        if flows.is_empty() {
+            let words = format!("no local TCP connection to {to} has sent anything: nothing to wait for");
+            if code == 0 {
+                return print(format_args!("{words}\n"));
+            }
+            complain(format_args!("onwire wait: {words}\n"));
+            return ExitCode::from(code);
+        }
+        let bytes: u64 = flows.iter().map(|flow| flow.bytes).sum();
+        let connections = count(flows.len());
+        if code == 0 {
+            let level = level.map_or("", Level::name);
+            return print(format_args!("protected ({level}): {} bytes of {connections} to {to}\n", grouped(bytes)));
+        }
+        let open: Vec<&Awaited> = flows.iter().filter(|flow| flow.level().is_none()).collect();
+        let waited = show_duration(self.timeout);
+        match code {
+            NO_CONTACT => {
+                let at = self.subscription.notify;
+                complain(format_args!("onwire wait: the appliance at {at} does not answer\n"));
+                complain(format_args!("  = {}\n", self.subscription.advice()));
+            }
+            _ => complain(format_args!("onwire wait: not protected within {waited}\n")),
+        }
+        for flow in open {
+            let missing = grouped(flow.bytes - flow.protected(client, self.level));
+            let (key, of) = (told::key(&flow.key), grouped(flow.bytes));
+            let why = flow.reason().map_or(String::new(), |reason| format!(": {reason}"));
+            complain(format_args!("  {key}  {missing} of {of} bytes are not protected{why}\n"));
+        }
+        ExitCode::from(code)
+    }
+}
+
+fn count(connections: usize) -> String {
+    format!("{connections} connection{}", if connections == 1 { "" } else { "s" })
+}
+
+/// A line on the terminal that says what is still missing, and goes away at the end.
+struct Progress {
+    next: Option<Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(begin: Instant) -> Self {
+        Self { next: Some(begin + PROGRESS[0]).filter(|_| io::stderr().is_terminal()), shown: false }
+    }
+
+    fn show(&mut self, open: &[&Awaited], client: &Client, least: Level) {
+        let now = Instant::now();
+        if self.next.is_none_or(|next| now < next) {
+            return;
+        }
+        self.next = Some(now + PROGRESS[1]);
+        self.shown = true;
+        let missing: u64 = open.iter().map(|flow| flow.bytes - flow.protected(client, least)).sum();
+        let why = open.iter().find_map(|flow| flow.reason().filter(|reason| *reason != Reason::Deadline));
+        let why = why.map_or(String::new(), |reason| format!(", {reason}"));
+        complain(format_args!("\r\x1b[Kwaiting for {} bytes of {}{why}", grouped(missing), count(open.len())));
+        let _ = io::stderr().flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            complain("\r\x1b[K");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::io::sock_diag::TcpState;
+
+    fn socket(state: TcpState, sent: Option<(u64, u64)>) -> TcpSocket {
+        let at = |text: &str| -> SocketAddr { text.parse().expect("an address") };
+        let sent = sent.map(|(written, acknowledged)| Sent { written, acknowledged });
+        TcpSocket { local: at("10.1.0.1:4000"), remote: at("10.2.0.1:22"), state, sent }
+    }
+
+    #[test]
+    fn the_kernels_later_word_counts() {
+        use TcpState::{Established, FinWait1, FinWait2, TimeWait};
+        assert!(Awaited::new(&socket(Established, Some((0, 0)))).is_none());
+        assert!(Awaited::new(&socket(TimeWait, None)).is_none());
+        for (first, later, bytes, acknowledged, vanished) in [
+            (socket(Established, Some((100, 0))), Some(socket(Established, Some((500, 90)))), 100, 90, false),
+            // The end was counted as a byte while it waited.
+            (socket(FinWait1, Some((101, 0))), Some(socket(FinWait1, Some((100, 50)))), 100, 50, false),
+            (socket(FinWait1, Some((101, 0))), Some(socket(FinWait2, Some((100, 100)))), 100, 100, false),
+            (socket(FinWait1, Some((101, 0))), Some(socket(TimeWait, None)), 101, 101, false),
+            (socket(Established, Some((100, 20))), None, 100, 20, true),
+        ] {
+            let mut flow = Awaited::new(&first).expect("it has sent something");
+            flow.on_socket(later.as_ref());
+            assert_eq!((flow.bytes, flow.acknowledged, flow.vanished), (bytes, acknowledged, vanished), "{later:?}");
+        }
+    }
+}

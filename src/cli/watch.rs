@@ -1,0 +1,307 @@
+//! `onwire watch`: notifications as they come, one line a change. Repetitions are left out; nothing is decided here.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use super::destination::Destination;
+use super::subscription::Subscription;
+use super::{FAILURE, NO_CONTACT, USAGE, complain, told};
+use crate::config::units::{parse_duration, show_duration};
+use crate::notify::client::{Client, Wish};
+use crate::notify::message::{
+    Filter, Flow, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, LinkState, Message, Peer, Range, StateReason,
+};
+use crate::notify::pcap::Pcap;
+
+/// Show live which bytes of which flow are protected
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  onwire watch                                  a line a change: flows, links, violations, lost contact
+  onwire watch --to mirror:5432 --protocol tcp  flows to one host and port
+  onwire watch --json | jq 'select(.type == \"violation\")'
+  onwire watch --blocks --for 10s --pcap notify.pcap
+  tshark -X lua_script:docs/protocol/onwire.lua -r notify.pcap
+
+Positions are bytes since the start of the flow (since its first byte seen, where it was seen from its middle):
+queued: the kernel has them; on_wire: they have left this host with their repair, which is what \"protected\" means;
+decoded: the peer appliance has them; acked: the mirror has acknowledged them.
+
+JSON: one object a line. Every object has
+  time        seconds since 1970        type   flow, link, violation, block, contact
+flow:         protocol, source, destination, instance, event (new, protected, gone), gone_reason, level (what the
+              appliance calls protected: on_wire, or queued), origin (start, middle), origin_seq, queued, on_wire,
+              decoded, acked (positions or null), violated (claims above it are void unless acked), packets (UDP), cookie,
+              k and m of the last block, peer, peer_name, link
+link:         peer, peer_name, link (up, degraded, down, draining), reason
+violation:    number, peer, ranges: [{ protocol, source, destination, instance, start, end }]
+block:        peer, lane, profile, sbn, k, m, level (null: failed), ranges
+contact:      contact (true, false), run (another number after a restart of the appliance), silent_for seconds
+
+Exit codes: 0 done, 1 failure, 2 usage, 3 there was never contact with the appliance.")]
+pub struct Watch {
+    #[command(flatten)]
+    subscription: Subscription,
+    /// For programs: one JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Show each block too
+    #[arg(long)]
+    blocks: bool,
+    /// Only flows to this host
+    #[arg(long, value_name = "HOST[:PORT]")]
+    to: Option<String>,
+    /// Only flows of this protocol: tcp, udp, or a number
+    #[arg(long, value_parser = parse_protocol)]
+    protocol: Option<u8>,
+    /// Stop after so many lines
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    /// Stop after this time
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    time: Option<Duration>,
+    /// Write the datagrams received to this file, for Wireshark
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+}
+
+fn parse_protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        number => number.parse().map_err(|_| "allowed: tcp, udp, or a number from 0 to 255".to_owned()),
+    }
+}
+
+impl Watch {
+    /// Prints until the end that was asked for, or a signal.
+    pub fn run(self) -> ExitCode {
+        let wrong = |words: String| {
+            complain(format_args!("onwire watch: {words}\n"));
+            ExitCode::from(USAGE)
+        };
+        let to = match self.to.as_deref().map(Destination::resolve).transpose() {
+            Ok(to) => to,
+            Err(words) => return wrong(words),
+        };
+        let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
+        let groups = if self.blocks { GROUP_FLOWS | GROUP_BLOCKS } else { GROUP_FLOWS };
+        let filter = Filter { protocol: self.protocol, ..filter };
+        let mut client = match self.subscription.client(Wish { follow: true, groups, filter, ..Wish::default() }) {
+            Ok(client) => client,
+            Err(words) => return wrong(words),
+        };
+        if let Some(path) = &self.pcap {
+            let capture = File::create(path).and_then(Pcap::new);
+            match capture {
+                Ok(mut capture) => client.record(move |from, to, datagram| {
+                    if let Err(error) = capture.write(from, to, datagram, SystemTime::now()) {
+                        complain(format_args!("onwire watch: the capture lacks a datagram: {error}\n"));
+                    }
+                }),
+                Err(error) => return wrong(format!("cannot write {}: {error}", path.display())),
+            }
+        }
+        match Screen::new(self, to).follow(&mut client) {
+            Ok(code) => code,
+            // A reader that has gone away has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(format_args!("onwire watch: {error}\n"));
+                ExitCode::from(FAILURE)
+            }
+        }
+    }
+}
+
+/// What was shown last, so that only changes are shown.
+struct Screen {
+    options: Watch,
+    to: Option<Destination>,
+    flows: HashMap<FlowKey, Flow>,
+    links: HashMap<u32, Peer>,
+    violations: Vec<u64>,
+    /// The run of the appliance that there was contact with last.
+    run: Option<u64>,
+    silent_since: Option<Instant>,
+    lines: u64,
+}
+
+/// Violations remembered, so that one that is repeated is shown once.
+const MOST_VIOLATIONS: usize = 1024;
+/// Flows remembered; beyond them a repetition may be shown again.
+const MOST_FLOWS: usize = 100_000;
+
+impl Screen {
+    fn new(options: Watch, to: Option<Destination>) -> Self {
+        Self {
+            options,
+            to,
+            flows: HashMap::new(),
+            links: HashMap::new(),
+            violations: Vec::new(),
+            run: None,
+            silent_since: None,
+            lines: 0,
+        }
+    }
+
+    fn follow(mut self, client: &mut Client) -> io::Result<ExitCode> {
+        let begin = Instant::now();
+        let end = self.options.time.and_then(|time| begin.checked_add(time));
+        let mut dropped = 0;
+        loop {
+            let now = Instant::now();
+            if end.is_some_and(|end| now >= end) || self.options.count.is_some_and(|count| self.lines >= count) {
+                let code = if self.run.is_some() { 0 } else { NO_CONTACT };
+                return Ok(ExitCode::from(code));
+            }
+            let slice = now + Duration::from_millis(100);
+            let message = client.next_message(end.map_or(slice, |end| end.min(slice)))?;
+            self.show_contact(client, begin)?;
+            if let Some(message) = message {
+                self.show_message(message)?;
+            }
+            let total = client.core().messages_dropped();
+            if total > dropped {
+                complain(format_args!(
+                    "onwire watch: {} messages skipped: too many for this reader\n",
+                    total - dropped
+                ));
+                dropped = total;
+            }
+        }
+    }
+
+    fn show_contact(&mut self, client: &Client, begin: Instant) -> io::Result<()> {
+        let now = Instant::now();
+        let at = self.options.subscription.notify;
+        let run = client.core().run().filter(|_| client.core().has_contact(now));
+        match run {
+            Some(run) if self.run != Some(run) || self.silent_since.is_some() => {
+                let words = match self.run {
+                    None => format!("contact with {at}"),
+                    Some(before) if before == run => format!("contact with {at} again"),
+                    Some(_) => format!("contact with {at}: the appliance has restarted"),
+                };
+                if self.run != Some(run) {
+                    // Instances and numbers belong to a run.
+                    self.flows.clear();
+                    self.links.clear();
+                    self.violations.clear();
+                }
+                let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
+                self.run = Some(run);
+                let fields = json!({ "contact": true, "run": run, "silent_for": silent });
+                self.line("contact", words, told::object(fields))
+            }
+            // Patience at the start: the first answers take a round trip or two.
+            None if self.silent_since.is_none() && (self.run.is_some() || now > begin + Duration::from_millis(500)) => {
+                let heard = if self.run.is_some() { client.core().last_heard() } else { Some(begin) };
+                let since = heard.unwrap_or(begin);
+                self.silent_since = Some(since);
+                let silent = now.saturating_duration_since(since);
+                let shown = show_duration(Duration::from_millis(silent.as_millis() as u64));
+                let words = format!("no contact with {at} for {shown}: count nothing as protected");
+                let fields = json!({ "contact": false, "run": self.run, "silent_for": silent.as_secs_f64() });
+                self.line("contact", words, told::object(fields))?;
+                if self.run.is_none() {
+                    complain(format_args!("  = {}\n", self.options.subscription.advice()));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn show_message(&mut self, message: Message) -> io::Result<()> {
+        match message {
+            Message::Flow(flow) => self.show_flow(flow),
+            Message::State(peer) => self.show_link(peer),
+            Message::Heartbeat(heartbeat) => heartbeat.peers.into_iter().try_for_each(|peer| self.show_link(peer)),
+            Message::Violation(violation) => {
+                let known = self.violations.contains(&violation.number);
+                if known || !self.is_wanted(&violation.ranges) {
+                    return Ok(());
+                }
+                if self.violations.len() == MOST_VIOLATIONS {
+                    self.violations.remove(0);
+                }
+                self.violations.push(violation.number);
+                let ranges: Vec<String> = violation.ranges.iter().map(told::range).collect();
+                let words = format!(
+                    "VIOLATION {}: called protected, and lost on the path: {}",
+                    violation.number,
+                    ranges.join(", ")
+                );
+                self.line("violation", words, told::violation_json(&violation))
+            }
+            Message::Block(block) if self.is_wanted(&block.ranges) => {
+                self.line("block", told::block(&block), told::block_json(&block))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn show_flow(&mut self, flow: Flow) -> io::Result<()> {
+        if self.flows.get(&flow.key) == Some(&flow) || !self.is_wanted_flow(&flow.key) {
+            return Ok(());
+        }
+        if self.flows.len() >= MOST_FLOWS {
+            self.flows.clear();
+        }
+        self.flows.insert(flow.key, flow);
+        let words = format!("{}  {}", told::key(&flow.key), told::flow(&flow));
+        self.line("flow", words, told::flow_json(&flow, self.links.get(&flow.peer)))
+    }
+
+    fn show_link(&mut self, told: Peer) -> io::Result<()> {
+        let before = self.links.get(&told.id);
+        let what = |peer: &Peer| -> (LinkState, StateReason) { (peer.state, peer.reason) };
+        let changed = before.is_none_or(|before| what(before) != what(&told));
+        // Heartbeats leave the names out.
+        let name = told.name.clone().or_else(|| before.and_then(|before| before.name.clone()));
+        let peer = Peer { name, ..told };
+        self.links.insert(peer.id, peer.clone());
+        if !changed {
+            return Ok(());
+        }
+        let name = peer.name.as_deref().map_or(peer.id.to_string(), ToOwned::to_owned);
+        self.line("link", format!("link to {name}  {}", told::link(&peer)), told::link_json(&peer))
+    }
+
+    fn is_wanted(&self, ranges: &[Range]) -> bool {
+        // What names no flow may concern any.
+        ranges.is_empty() || ranges.iter().any(|range| self.is_wanted_flow(&range.key))
+    }
+
+    fn is_wanted_flow(&self, key: &FlowKey) -> bool {
+        self.to.as_ref().is_none_or(|to| to.is(key.destination))
+            && self.options.protocol.is_none_or(|protocol| protocol == key.protocol)
+    }
+
+    fn line(&mut self, kind: &str, words: impl Display, fields: Map<String, Value>) -> io::Result<()> {
+        if self.options.count.is_some_and(|count| self.lines >= count) {
+            return Ok(());
+        }
+        self.lines += 1;
+        let now = SystemTime::now();
+        let mut out = io::stdout().lock();
+        if self.options.json {
+            let mut object = told::object(json!({ "time": told::unix_time(now), "type": kind }));
+            object.extend(fields);
+            writeln!(out, "{}", Value::Object(object))?;
+        } else {
+            writeln!(out, "{}  {words}", told::time_of_day(now))?;
+        }
+        out.flush()
+    }
+}
