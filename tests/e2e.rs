@@ -30,6 +30,8 @@ mod icmp;
 mod loss;
 #[path = "e2e/paths.rs"]
 mod paths;
+#[path = "e2e/promises.rs"]
+mod promises;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/settings.rs"]

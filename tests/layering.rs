@@ -18,7 +18,11 @@ const MODULES: &[Module] = &[
     // One place knows where the fields of the kernel's `struct tcp_info` lie.
     Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
     Module { name: "config", may_import: &["tunnel::keys", "notify"], pure: false },
-    Module { name: "appliance", may_import: &["tunnel", "fec", "wire", "io", "config"], pure: false },
+    Module {
+        name: "appliance",
+        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify"],
+        pure: false,
+    },
     Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },
     // The commands that watch and wait are programs like any other that uses the notification library, and ask the kernel
     // what local sockets have sent.

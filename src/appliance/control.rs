@@ -16,15 +16,21 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::desk::StatusDesk;
-use super::lane::{Command, Lane, Line, Notice};
+use super::herald::Herald;
+use super::lane::Lane;
+use super::line::{Command, Line, Notice};
 use super::routes::Routes;
 use super::setup;
 use super::snapshot::LaneSnapshot;
 use super::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
-use crate::config::Config;
+use super::voice::Voice;
+use super::warden::Warden;
+use crate::config::{Config, Notify};
+use crate::flow::Instances;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::tun::Tun;
-use crate::io::udp::UdpSocket;
+use crate::io::udp::{StampState, UdpSocket};
+use crate::notify::message::Level;
 use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::forwarder::Forwarder;
@@ -96,6 +102,7 @@ impl Control {
         poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
 
         let endpoints = setup::endpoints(&config)?;
+        let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
         let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
         let tun = describe(&config, &queues);
@@ -110,6 +117,9 @@ impl Control {
             let line = Line { commands: to_lane, notices: notify.clone(), control: Arc::clone(&waker) };
             let (lane, waker) = Lane::new(number, queue, udp, forwarder, line)?;
             prepared.push((lane, commands, waker));
+        }
+        if let Some(notify) = &config.notify {
+            appoint_wardens(&config, notify, &mut prepared, random_of_notify, started)?;
         }
         let routes = Routes::install(&config, &device)?;
         let mut lanes = Vec::new();
@@ -293,6 +303,7 @@ impl Control {
             tun: self.tun.clone(),
             lanes: snapshots.iter().map(LaneStatus::from).collect(),
             peers: peers.collect(),
+            notify: snapshots.iter().find_map(|lane| lane.notify.clone()),
             drops: by_name,
         }
     }
@@ -324,6 +335,32 @@ impl Control {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
         }
     }
+}
+
+/// Opens the notification port and gives each lane a warden.
+fn appoint_wardens(
+    config: &Config,
+    notify: &Notify,
+    lanes: &mut [(Lane, SyncSender<Command>, Arc<Waker>)],
+    mut random: StdRng,
+    now: Instant,
+) -> io::Result<()> {
+    let herald = Herald::open(setup::herald_settings(config, notify, random.random(), random.random()), now)?;
+    tracing::info!(listen = %herald.listen(), level = notify.level.name(), "notifications");
+    let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
+    let instances = Instances::default();
+    for (number, ((lane, _, _), voice)) in (0..).zip(lanes.iter_mut().zip(Voice::of_lanes(herald, &wakers))) {
+        let stamps = lane.stamps();
+        if let (StampState::Off(_), true) = (stamps, notify.level != Level::Queued) {
+            tracing::warn!(
+                "no transmit timestamps: {stamps}. Nothing will be called protected; `notify.level: queued` tells what \
+                 the kernel has taken, which may still be lost with this host"
+            );
+        }
+        let guard = setup::guard(config, notify.level, stamps, &instances, random.random());
+        lane.set_warden(Warden::new(number, guard, voice))?;
+    }
+    Ok(())
 }
 
 fn describe(config: &Config, queues: &[Tun]) -> TunStatus {

@@ -12,23 +12,23 @@
 //! The clock is read once a turn and handed down. What the bytes mean is decided in [`crate::tunnel`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::line::{Command, Line, Notice};
 use super::outlet::Outlet;
+use super::promised::NotifyStatus;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
+use super::warden::Warden;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::{ErrorCounts, GsoState, UdpSocket};
-use crate::tunnel::PeerId;
+use crate::io::udp::{ErrorCounts, GsoState, StampState, UdpSocket};
 use crate::tunnel::forwarder::Forwarder;
-use crate::tunnel::handshake::Established;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
 use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
@@ -38,69 +38,18 @@ const TUN: Token = Token(0);
 const UDP: Token = Token(1);
 const TIMER: Token = Token(2);
 const WAKER: Token = Token(3);
+const HERALD: Token = Token(4);
 
 /// Packets or super-packets read from the TUN in one turn.
 const TUN_BUDGET: usize = 16;
 /// Trains read from UDP in one turn.
 const UDP_BUDGET: usize = 8;
 
+/// How long a lane that was told to stop waits for what it has sent to leave this host.
+const DRAIN: Duration = Duration::from_millis(500);
+
 /// How often a warning about sending may be repeated.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What the control thread asks of a lane.
-#[derive(Debug)]
-pub enum Command {
-    /// Use these keys.
-    Install(Box<Established>),
-    /// Send this datagram of a handshake.
-    Handshake {
-        /// Where to.
-        to: SocketAddr,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
-    /// Tell what you have counted.
-    Snapshot(SyncSender<LaneSnapshot>),
-    /// Send what is left, and end.
-    Stop,
-}
-
-/// What a lane tells the control thread.
-#[derive(Debug)]
-pub enum Notice {
-    /// A datagram of a handshake came.
-    Handshake {
-        /// Where from.
-        from: SocketAddr,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
-    /// The peer has shown that it has the keys of a session in which it called us.
-    SessionConfirmed {
-        /// The session, as we number it.
-        local_index: u32,
-    },
-    /// A new session with this peer is wanted.
-    SessionWanted(PeerId),
-    /// The lane has ended, by command or because it could not go on.
-    Ended {
-        /// Its number.
-        lane: u8,
-        /// Why, if it was not asked to.
-        cause: Option<io::Error>,
-    },
-}
-
-/// Both ends of a lane's conversation with the control thread, lane side.
-#[derive(Debug)]
-pub struct Line {
-    /// Commands to the lane.
-    pub commands: Receiver<Command>,
-    /// Notices to the control thread; bounded: what does not fit is counted and forgotten.
-    pub notices: SyncSender<Notice>,
-    /// Wakes the control thread.
-    pub control: Arc<Waker>,
-}
 
 /// One lane, before and while it runs.
 pub struct Lane {
@@ -110,13 +59,18 @@ pub struct Lane {
     timer: Timer,
     poll: Poll,
     forwarder: Forwarder,
+    /// If somebody may be told what is protected.
+    warden: Option<Warden>,
     line: Line,
     buffer: Box<[u8]>,
     ready: Readiness,
     notices_lost: u64,
     errors: ErrorCounts,
+    /// Errors that were found beside timestamps.
+    unnoted: ErrorCounts,
     warned_at: Option<Instant>,
-    stopping: bool,
+    /// The lane was told to stop, and ends at the latest then.
+    stopping: Option<Instant>,
 }
 
 /// Descriptors that may have more: they are edge-triggered, so this is remembered until one says it has not.
@@ -158,10 +112,26 @@ impl Lane {
             ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
             notices_lost: 0,
             errors: ErrorCounts::default(),
+            unnoted: ErrorCounts::default(),
             warned_at: None,
-            stopping: false,
+            stopping: None,
+            warden: None,
         };
         Ok((lane, waker))
+    }
+
+    /// What is protected is told from now on.
+    pub fn set_warden(&mut self, mut warden: Warden) -> io::Result<()> {
+        if let Some(herald) = warden.voice().herald() {
+            self.poll.registry().register(&mut SourceFd(&herald.as_raw_fd()), HERALD, Interest::READABLE)?;
+        }
+        self.warden = Some(warden);
+        Ok(())
+    }
+
+    /// How timestamps of departures are had on this lane's socket.
+    pub fn stamps(&self) -> StampState {
+        self.udp.stamps()
     }
 
     /// Runs until told to stop; returns what was counted.
@@ -186,6 +156,7 @@ impl Lane {
             self.send(now);
             self.read_udp(now)?;
             self.deliver(now);
+            self.keep_promises();
             if std::mem::take(&mut self.ready.errors) {
                 self.note_errors(now);
             }
@@ -199,13 +170,33 @@ impl Lane {
                 tracing::warn!("segmented trains do not arrive at the peer; one datagram a call from now on");
                 self.udp.set_gso(false);
             }
-            if self.stopping {
-                self.forwarder.flush(now);
-                self.send(now);
+            if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
                 return Ok(());
             }
             self.sleep(&mut events, now)?;
         }
+    }
+
+    /// Everything that was read has left this host, or will not.
+    fn has_drained(&mut self, latest: Instant, now: Instant) -> bool {
+        self.forwarder.flush(now);
+        self.send(now);
+        self.keep_promises();
+        now >= latest || self.warden.as_mut().is_none_or(Warden::is_settled)
+    }
+
+    /// Follows the evidence, and tells subscribers. The clock is read again: a timestamp is worth nothing without a
+    /// link that is healthy now, and this turn may have begun long ago.
+    fn keep_promises(&mut self) {
+        let Some(warden) = &mut self.warden else { return };
+        let now = Instant::now();
+        warden.on_progress(&mut self.forwarder, now);
+        if warden.is_waiting() || self.ready.errors {
+            let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number, now));
+            self.ready.errors |= errors.total() > 0;
+            self.unnoted += errors;
+        }
+        warden.publish(&mut self.forwarder, now);
     }
 
     fn obey(&mut self, now: Instant) {
@@ -220,15 +211,22 @@ impl Lane {
                     // Whoever asked may have given up waiting.
                     let _ = reply.try_send(self.snapshot());
                 }
-                Ok(Command::Stop) => self.stopping = true,
+                Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
-                    self.stopping = true;
+                    self.stop(now);
                     break;
                 }
             }
         }
         self.ready.commands = false;
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping.get_or_insert(now + DRAIN);
+        if let Some(warden) = &mut self.warden {
+            warden.on_drain();
+        }
     }
 
     fn read_tun(&mut self, now: Instant) -> io::Result<()> {
@@ -238,7 +236,14 @@ impl Lane {
             }
             let mut header = [0; VirtioHeader::LEN];
             match self.outlet.tun().read(&mut header, self.forwarder.room()) {
-                Ok(len) => self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |_| {}),
+                Ok(len) => {
+                    let warden = &mut self.warden;
+                    self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |outgoing| {
+                        if let Some(warden) = warden {
+                            warden.on_outgoing(&outgoing, now);
+                        }
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
                 Err(error) if is_passing(&error) => self.ready.tun = false,
                 Err(error) => return Err(error),
@@ -258,7 +263,11 @@ impl Lane {
             let Some((peer, train)) = self.forwarder.poll_transmit(now) else { break };
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
-            let outcome = self.udp.send_train(train.to, train.bytes, datagram_len);
+            let stamp = train.ends.and_then(|block| self.warden.as_mut()?.next_stamp(peer, block, now));
+            let outcome = match stamp {
+                Some(number) => self.udp.send_stamped(train.to, train.bytes, number),
+                None => self.udp.send_train(train.to, train.bytes, datagram_len),
+            };
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
             if outcome.error.is_some() {
@@ -299,6 +308,9 @@ impl Lane {
     fn deliver(&mut self, now: Instant) {
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(now) {
+            if let Some(warden) = &mut self.warden {
+                warden.on_incoming(&deliverable, now);
+            }
             refused += u64::from(!self.outlet.write(deliverable.header, deliverable.packet));
         }
         self.forwarder.on_refused(refused);
@@ -306,7 +318,14 @@ impl Lane {
 
     /// Counts what the error queue holds; says so, now and then, if the user can do something about it.
     fn note_errors(&mut self, now: Instant) {
-        let errors = self.udp.drain_errors(&mut |_| {});
+        let warden = &mut self.warden;
+        let mut stamped = |number| {
+            if let Some(warden) = warden {
+                warden.on_stamp(number, now);
+            }
+        };
+        let mut errors = self.udp.drain_errors(&mut stamped);
+        errors += std::mem::take(&mut self.unnoted);
         self.errors += errors;
         let said_lately = self.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARN_INTERVAL);
         if errors.total() == 0 || said_lately {
@@ -340,9 +359,15 @@ impl Lane {
     }
 
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
-        let busy = self.ready.udp || (self.ready.tun && self.forwarder.wants_packets());
+        let busy = self.ready.udp
+            || (self.ready.tun && self.forwarder.wants_packets())
+            || self.ready.errors
+            || self.udp.errors_left()
+            || self.warden.as_mut().is_some_and(Warden::is_busy);
         if !busy {
-            self.timer.set(self.forwarder.poll_timeout(now), now)?;
+            let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
+            let due = [self.forwarder.poll_timeout(now), promises, self.stopping].into_iter().flatten().min();
+            self.timer.set(due, now)?;
         }
         match self.poll.poll(events, busy.then_some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -356,6 +381,11 @@ impl Lane {
                     self.ready.errors |= event.is_error();
                     self.ready.sendable |= event.is_writable();
                 }
+                HERALD => {
+                    if let Some(herald) = self.warden.as_mut().and_then(|warden| warden.voice().herald_mut()) {
+                        herald.on_readable();
+                    }
+                }
                 TIMER => drop(self.timer.acknowledge()?),
                 _ => self.ready.commands = true,
             }
@@ -365,6 +395,10 @@ impl Lane {
 
     fn snapshot(&mut self) -> LaneSnapshot {
         let now = Instant::now();
+        let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
+        let peers: Vec<_> = (self.forwarder.peers().iter().enumerate())
+            .map(|(number, peer)| PeerSnapshot::take(peer, promises(number), now))
+            .collect();
         LaneSnapshot {
             lane: self.number,
             listen: self.udp.local_addr(),
@@ -375,7 +409,9 @@ impl Lane {
             notices_lost: self.notices_lost,
             memory: self.forwarder.memory(),
             drops: self.forwarder.drops().clone(),
-            peers: self.forwarder.peers().iter().map(|peer| PeerSnapshot::take(peer, now)).collect(),
+            timestamps: self.udp.stamps().to_string(),
+            notify: self.warden.as_mut().and_then(|warden| warden.voice().herald().map(NotifyStatus::take)),
+            peers,
         }
     }
 }

@@ -2,9 +2,15 @@
 
 pub mod control;
 pub mod desk;
+mod herald;
 pub mod lane;
+pub mod line;
 mod outlet;
+pub mod promised;
 mod routes;
 mod setup;
 pub mod snapshot;
 pub mod status;
+mod told;
+mod voice;
+mod warden;

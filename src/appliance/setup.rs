@@ -7,10 +7,15 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ipnetwork::IpNetwork;
 use rand::rngs::StdRng;
 
+use super::herald::HeraldSettings;
 use crate::config::{self, Config, Repair};
 use crate::fec::plan::Plan;
+use crate::flow::{FlowTable, Instances, Limits};
 use crate::io::tun::{Offload, TunOptions};
-use crate::io::udp::{Switch, UdpOptions};
+use crate::io::udp::{StampChoice, StampState, Switch, UdpOptions};
+use crate::notify::envelope::KeyRing;
+use crate::notify::message::Level;
+use crate::protect::{Evidence, Guard, Protection};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
@@ -45,7 +50,9 @@ pub fn udp_options(config: &Config) -> UdpOptions {
     } else {
         Switch::Auto
     };
-    UdpOptions { gso, ..UdpOptions::default() }
+    let wants_stamps = config.notify.as_ref().is_some_and(|notify| notify.level != Level::Queued);
+    let stamps = if wants_stamps { StampChoice::Auto } else { StampChoice::Off };
+    UdpOptions { gso, stamps, ..UdpOptions::default() }
 }
 
 /// Where each peer's lane 0 listens; names are resolved now.
@@ -111,7 +118,7 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         address: endpoint.map(|endpoint| lane_address(endpoint, lane)),
         symbol_size: usize::from(peer.path.symbol_size()),
         bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
-        claims: false,
+        claims: config.notify.is_some(),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });
     let owned = config
@@ -126,6 +133,38 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         peers: peers.collect(),
         profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
         delivery: Delivery { strict: config.delivery.ordering == config::Ordering::Strict, hold: config.delivery.hold },
+    }
+}
+
+/// The promises of a lane: what they rest on is what was configured, if timestamps can be had.
+pub fn guard(config: &Config, level: Level, stamps: StampState, instances: &Instances, seed: u64) -> Guard {
+    let evidence = match (level, stamps) {
+        (Level::Queued, _) => Evidence::HandOver,
+        (_, StampState::Off(_)) => Evidence::HandOverOnly,
+        (_, StampState::OwnId | StampState::LoopedData) => Evidence::Timestamps,
+    };
+    let tables = config.peers.len() * usize::from(config.tun.queues);
+    let all = Limits::default();
+    let share = |limit: usize, least: usize| (limit / tables).max(least.min(limit));
+    let limits = Limits { flows: share(all.flows, 4096), ranges: share(all.ranges, 16_384), ..all };
+    let table = || FlowTable::new(limits, seed, instances.clone());
+    Guard::new(config.peers.iter().map(|_| Protection::new(table(), evidence)).collect())
+}
+
+/// The notification port.
+pub fn herald_settings(config: &Config, notify: &config::Notify, epoch: u64, secret: [u8; 32]) -> HeraldSettings {
+    let mut keys = KeyRing::new();
+    for key in &notify.keys {
+        // The configuration has seen to it that there are not too many and that their numbers differ.
+        let _ = keys.insert(key.secret.to_key(key.id));
+    }
+    HeraldSettings {
+        listen: notify.listen,
+        keys,
+        peers: config.peers.iter().map(|peer| peer.name.clone()).collect(),
+        lanes: usize::from(config.tun.queues),
+        epoch,
+        secret,
     }
 }
 

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::promised::{NotifyStatus, PromisesSnapshot};
 use crate::io::udp::ErrorCounts;
+use crate::protect::Protection;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::sender::Sent;
@@ -22,6 +24,10 @@ pub struct LaneSnapshot {
     pub receive_overflows: u64,
     /// Errors of sending.
     pub errors: ErrorCounts,
+    /// How departures are timestamped, in words.
+    pub timestamps: String,
+    /// The notification port, on the lane that has it.
+    pub notify: Option<NotifyStatus>,
     /// Super-packets cut in software for the TUN.
     pub cut_in_software: u64,
     /// Notices the control thread was too busy for.
@@ -57,11 +63,13 @@ pub struct PeerSnapshot {
     pub reception: Reception,
     /// What the peer last said it received, and how long ago.
     pub peer_reception: Option<(Reception, Duration)>,
+    /// What is promised, if anything is.
+    pub promises: Option<PromisesSnapshot>,
 }
 
 impl PeerSnapshot {
     /// Copies what is known of `peer` at `now`.
-    pub fn take(peer: &Peer, now: Instant) -> Self {
+    pub fn take(peer: &Peer, protection: Option<&Protection>, now: Instant) -> Self {
         let sessions = peer.sessions();
         let current = sessions.current();
         let since = |at: Instant| now.saturating_duration_since(at);
@@ -76,6 +84,7 @@ impl PeerSnapshot {
             sent: peer.sent(),
             reception: peer.reception(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
+            promises: protection.map(PromisesSnapshot::take),
         }
     }
 }

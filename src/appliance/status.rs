@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::promised::{NotifyStatus, ProtectionStatus};
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::sender::Sent;
@@ -32,6 +33,9 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Each peer, over all lanes.
     pub peers: Vec<PeerStatus>,
+    /// The notification port, if there is one.
+    #[serde(default)]
+    pub notify: Option<NotifyStatus>,
     /// What was thrown away, by reason, over all lanes; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }
@@ -76,6 +80,9 @@ pub struct LaneStatus {
     pub too_big: u64,
     /// The smallest path MTU that was told with them.
     pub path_mtu: Option<u32>,
+    /// How departures are timestamped: `by number`, `by content`, or `off` with the reason.
+    #[serde(default)]
+    pub timestamps: String,
     /// Super-packets cut in software because the TUN does not take them.
     pub cut_in_software: u64,
     /// Notices lost because the control thread was busy.
@@ -109,6 +116,9 @@ pub struct PeerStatus {
     pub received: ReceivedStatus,
     /// What the peer says it received from us.
     pub peer_report: Option<PeerReport>,
+    /// What is promised to flows, if notifications are configured.
+    #[serde(default)]
+    pub protection: Option<ProtectionStatus>,
 }
 
 /// What was sent to a peer.
@@ -206,6 +216,7 @@ impl PeerStatus {
             sent: sent.into(),
             received: (&reception).into(),
             peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
+            protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }
     }
 }
@@ -256,6 +267,7 @@ impl From<&LaneSnapshot> for LaneStatus {
             queue_full: lane.errors.queue_full,
             too_big: lane.errors.too_big,
             path_mtu: lane.errors.path_mtu,
+            timestamps: lane.timestamps.clone(),
             cut_in_software: lane.cut_in_software,
             notices_lost: lane.notices_lost,
             memory: lane.memory,

@@ -83,10 +83,8 @@ fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Opt
     let deadline = Instant::now() + PATIENCE;
     loop {
         match client.next_message(deadline.min(Instant::now() + Duration::from_millis(20)))? {
-            Some(Message::Flow(flow)) => {
-                if to.is_none_or(|to| to.is(flow.key.destination)) {
-                    flows.insert(flow.key, flow);
-                }
+            Some(Message::Flow(flow)) if to.is_none_or(|to| to.is(flow.key.destination)) => {
+                flows.insert(flow.key, flow);
             }
             Some(_) => {}
             None if client.core().has_contact(Instant::now()) && client.core().is_complete() => return Ok(Some(flows)),

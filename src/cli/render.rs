@@ -37,6 +37,19 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
             writeln!(out, "          {} too big for the path, whose MTU is {mtu}: lower `path.mtu`", lane.too_big)?;
         }
     }
+    if let Some(notify) = &status.notify {
+        writeln!(
+            out,
+            "  notifications: {}, {} subscribers, {} sent; {} requests, {} refused, {} forged or foreign, {} replayed",
+            notify.listen,
+            notify.subscribers,
+            grouped(notify.sent),
+            grouped(notify.requests),
+            grouped(notify.refused),
+            grouped(notify.forged + notify.not_ours),
+            grouped(notify.replayed)
+        )?;
+    }
     for peer in &status.peers {
         write_peer(out, peer)?;
     }
@@ -52,6 +65,19 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     if let Some(age) = peer.session_age_s {
         let rtt = peer.rtt_ms.map_or("unknown".to_owned(), |rtt| format!("{rtt:.1} ms"));
         writeln!(out, "  session   {} old, {} so far, round trip {rtt}", duration(age), peer.sessions)?;
+    }
+    if let Some(protection) = &peer.protection {
+        let because = if protection.reason == "none" { String::new() } else { format!(" ({})", protection.reason) };
+        writeln!(
+            out,
+            "  promises  link {}{because}; level {}; {} flows; {} blocks protected, {} not; {} violations",
+            protection.state,
+            protection.level,
+            grouped(protection.flows),
+            grouped(protection.protected_blocks),
+            grouped(protection.untrusted_blocks + protection.unsendable_blocks + protection.stamps_missing),
+            grouped(protection.violations)
+        )?;
     }
     let sent = &peer.sent;
     writeln!(

@@ -246,6 +246,20 @@ impl Ledger {
         }
     }
 
+    /// The first block of `profile` that may still take packets, or that is not begun: nobody can have all of it.
+    pub fn closed_below(&self, profile: u8) -> u64 {
+        let Some(queue) = self.queues.get(usize::from(profile)) else { return 0 };
+        let is_open = queue.entries.back().is_some_and(|entry| entry.stage == Stage::Open);
+        queue.end() - u64::from(is_open)
+    }
+
+    /// How many symbols `block` has, while its fate is not known.
+    pub fn size(&self, block: BlockId) -> Option<Size> {
+        let queue = self.queues.get(usize::from(block.profile))?;
+        let entry = queue.entries.get(usize::try_from(block.sbn.checked_sub(queue.first)?).ok()?)?;
+        (entry.source_symbols > 0).then_some((entry.source_symbols, entry.repair_symbols))
+    }
+
     /// The first block of `profile` whose fate is not known.
     pub fn first(&self, profile: u8) -> Option<u64> {
         Some(self.queues.get(usize::from(profile))?.first)

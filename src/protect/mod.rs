@@ -12,6 +12,7 @@
 
 mod barrier;
 mod evidence;
+mod guard;
 mod health;
 mod ledger;
 mod notice;
@@ -21,6 +22,7 @@ mod stamps;
 mod tests;
 
 pub use evidence::Evidence;
+pub use guard::Guard;
 pub use health::{LinkState, StateReason};
 pub use notice::{Counters, Notice};
 pub use protection::Protection;

@@ -6,6 +6,7 @@ use crate::wire::payload_id::BlockId;
 
 /// Something that became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
 pub enum Notice {
     /// Of a flow.
     Flow(Event),

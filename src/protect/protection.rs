@@ -29,7 +29,6 @@ pub struct Protection {
     notices: VecDeque<Notice>,
     /// Somebody wants to know of each block.
     tells_blocks: bool,
-    last_size: Size,
     counters: Counters,
 }
 
@@ -45,7 +44,6 @@ impl Protection {
             told: (LinkState::Down, StateReason::NoSession),
             notices: VecDeque::new(),
             tells_blocks: false,
-            last_size: (0, 0),
             counters: Counters::default(),
         }
     }
@@ -122,8 +120,10 @@ impl Protection {
                 let block = BlockId { profile: progress.profile, sbn: first };
                 self.on_lost(block, progress.decoded_from - first, 0, now);
             }
-            self.flows.on_blocks_decoded(progress.profile, progress.decoded_below);
-            self.ledger.on_decoded(progress.profile, progress.decoded_below);
+            // What is still open cannot be with the peer, whatever it says.
+            let below = progress.decoded_below.min(self.ledger.closed_below(progress.profile));
+            self.flows.on_blocks_decoded(progress.profile, below);
+            self.ledger.on_decoded(progress.profile, below);
         }
     }
 
@@ -227,9 +227,9 @@ impl Protection {
         self.evidence
     }
 
-    /// Source and repair symbols of the block that was called protected last.
-    pub fn last_size(&self) -> (u16, u16) {
-        self.last_size
+    /// Source and repair symbols of a block, while its fate is not known.
+    pub fn size(&self, block: BlockId) -> Option<(u16, u16)> {
+        self.ledger.size(block)
     }
 
     /// The state of the link, as it was last told.
@@ -248,7 +248,6 @@ impl Protection {
     }
 
     fn claim(&mut self, block: BlockId, size: Size, level: Level) {
-        self.last_size = size;
         if level >= Level::OnWire {
             self.counters.protected += 1;
             self.ledger.claim(block);

@@ -3,30 +3,38 @@
 //! A timestamp that does not come costs a place here and nothing else.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
+use super::ledger::STAMP_WITHIN;
 use crate::tunnel::PeerId;
 use crate::wire::payload_id::BlockId;
 
 /// Timestamps that may be waited for; beyond, the oldest is no longer believed.
 const WAITING_MAX: usize = 65_536;
 
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    peer: PeerId,
+    block: BlockId,
+    since: Instant,
+}
+
 /// The timestamps that a lane waits for.
 #[derive(Debug, Default)]
 pub struct Stamps {
     /// The number of the first of `waiting`; the others follow without gaps.
     first: u32,
-    waiting: VecDeque<Option<(PeerId, BlockId)>>,
+    waiting: VecDeque<Option<Waiting>>,
 }
 
 impl Stamps {
     /// The number to ask for the departure of the last datagram of `block` with.
-    pub fn begin(&mut self, peer: PeerId, block: BlockId) -> u32 {
+    pub fn begin(&mut self, peer: PeerId, block: BlockId, now: Instant) -> u32 {
         if self.waiting.len() >= WAITING_MAX {
-            self.waiting.pop_front();
-            self.first = self.first.wrapping_add(1);
+            self.drop_first();
         }
         let number = self.first.wrapping_add(self.waiting.len() as u32);
-        self.waiting.push_back(Some((peer, block)));
+        self.waiting.push_back(Some(Waiting { peer, block, since: now }));
         number
     }
 
@@ -35,10 +43,27 @@ impl Stamps {
         let at = number.wrapping_sub(self.first) as usize;
         let taken = self.waiting.get_mut(at)?.take();
         while self.waiting.front().is_some_and(Option::is_none) {
-            self.waiting.pop_front();
-            self.first = self.first.wrapping_add(1);
+            self.drop_first();
         }
-        taken
+        taken.map(|waiting| (waiting.peer, waiting.block))
+    }
+
+    /// What is late does not count any more, and is not waited for.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let is_over = |first: &Option<Waiting>| first.is_none_or(|waiting| waiting.since + STAMP_WITHIN <= now);
+        while self.waiting.front().is_some_and(is_over) {
+            self.drop_first();
+        }
+    }
+
+    /// Some timestamp may still come.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn drop_first(&mut self) {
+        self.waiting.pop_front();
+        self.first = self.first.wrapping_add(1);
     }
 }
 
@@ -54,8 +79,9 @@ mod tests {
 
     #[test]
     fn each_number_names_its_block_once_also_around_the_end_of_the_numbers() {
+        let now = Instant::now();
         let mut stamps = Stamps { first: u32::MAX - 1, waiting: VecDeque::new() };
-        let numbers: Vec<u32> = (0..4).map(|sbn| stamps.begin(PEER, block(sbn))).collect();
+        let numbers: Vec<u32> = (0..4).map(|sbn| stamps.begin(PEER, block(sbn), now)).collect();
         assert_eq!(numbers, [u32::MAX - 1, u32::MAX, 0, 1]);
         assert_eq!(stamps.take(0), Some((PEER, block(2))));
         assert_eq!(stamps.take(0), None);
@@ -67,13 +93,19 @@ mod tests {
 
     #[test]
     fn timestamps_that_never_come_are_forgotten_and_not_mistaken() {
+        let start = Instant::now();
         let mut stamps = Stamps::default();
-        let first = stamps.begin(PEER, block(0));
+        let first = stamps.begin(PEER, block(0), start);
         for sbn in 1..=WAITING_MAX as u64 {
-            stamps.begin(PEER, block(sbn));
+            stamps.begin(PEER, block(sbn), start);
         }
         assert_eq!(stamps.waiting.len(), WAITING_MAX);
         assert_eq!(stamps.take(first), None);
         assert_eq!(stamps.take(first + 1), Some((PEER, block(1))));
+        let late = stamps.begin(PEER, block(9), start + STAMP_WITHIN / 2);
+        stamps.handle_timeout(start + STAMP_WITHIN);
+        assert_eq!(stamps.waiting.len(), 1);
+        assert_eq!(stamps.take(late), Some((PEER, block(9))));
+        assert!(!stamps.is_waiting());
     }
 }

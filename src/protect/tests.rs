@@ -248,6 +248,20 @@ fn blocks_from_before_the_peer_began_to_count_are_lost() {
 }
 
 #[test]
+fn what_is_still_open_is_not_with_the_peer_whatever_it_says() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.packet(1);
+    bench.hear(vec![], 0, 9);
+    assert_eq!(bench.reached(Level::Decoded), 10);
+    bench.packet(1);
+    bench.close(1);
+    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.protection.on_left(block(1), bench.now);
+    assert_eq!((bench.protected(), bench.reached(Level::Decoded)), (30, 10));
+}
+
+#[test]
 fn a_peer_that_restarts_takes_with_it_what_was_pending() {
     let mut bench = Bench::up();
     bench.send(0);

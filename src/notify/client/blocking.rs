@@ -53,7 +53,7 @@ pub struct Client {
 }
 
 /// Takes every datagram that comes, with its source and destination.
-type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]);
+type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]) + Send;
 
 struct Recorder(Box<Take>);
 
@@ -94,7 +94,7 @@ impl Client {
     }
 
     /// Gives every datagram that comes from now on, believed or not, to `recorder`: source, destination, bytes.
-    pub fn record(&mut self, recorder: impl FnMut(SocketAddr, SocketAddr, &[u8]) + 'static) {
+    pub fn record(&mut self, recorder: impl FnMut(SocketAddr, SocketAddr, &[u8]) + Send + 'static) {
         self.recorder = Some(Recorder(Box::new(recorder)));
     }
 

@@ -283,8 +283,7 @@ impl Publisher {
     /// Tells that a block was decided, to those who want to know of each. Nothing is kept when nobody does.
     pub fn publish_block(&mut self, block: &Block) {
         self.block_count += 1;
-        let wanted = self.sessions.iter().any(|session| session.groups & super::message::GROUP_BLOCKS != 0);
-        if !wanted {
+        if !self.wants_blocks() {
             self.blocks.clear();
             return;
         }
@@ -331,6 +330,11 @@ impl Publisher {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Somebody wants to know of each block.
+    pub fn wants_blocks(&self) -> bool {
+        self.sessions.iter().any(|session| session.groups & super::message::GROUP_BLOCKS != 0)
     }
 
     /// Subscribers with a lease.

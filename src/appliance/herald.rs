@@ -1,0 +1,242 @@
+//! The herald: the notification port, with the publisher behind it. Lane 0 has it and runs it in its turns.
+//!
+//! It puts together what lanes see of the same peer: a link is as good as on its worst lane, a barrier is answered when
+//! all have answered. Whether something is protected was decided in [`crate::protect`].
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use super::told::{Told, reason_of, state_of};
+use crate::notify::envelope::KeyRing;
+use crate::notify::message::{Level, Peer};
+use crate::notify::publisher::{Asked, Counters, Limits, Publisher};
+use crate::protect::{LinkState, StateReason};
+
+/// Requests read in one turn.
+const READ_BUDGET: usize = 32;
+/// Notifications sent in one turn.
+const SEND_BUDGET: usize = 256;
+/// A request is far shorter; what is longer is cut and refused.
+const REQUEST_MAX: usize = 2048;
+
+/// What the herald is made from.
+#[derive(Debug)]
+pub struct HeraldSettings {
+    /// Where requests come in.
+    pub listen: SocketAddr,
+    /// The keys of subscribers.
+    pub keys: KeyRing,
+    /// Names of the peers, by number.
+    pub peers: Vec<String>,
+    /// Lanes that will tell.
+    pub lanes: usize,
+    /// Random, of this run.
+    pub epoch: u64,
+    /// Random, of this run, and secret.
+    pub secret: [u8; 32],
+}
+
+/// One peer, as each lane sees it.
+#[derive(Debug)]
+struct Link {
+    name: String,
+    lanes: Vec<(LinkState, StateReason)>,
+    told: Option<(LinkState, StateReason)>,
+}
+
+/// A barrier that lanes still have to answer.
+#[derive(Debug)]
+struct Barrier {
+    id: u64,
+    missing: usize,
+    level: Level,
+}
+
+/// The publisher and its socket.
+#[derive(Debug)]
+pub struct Herald {
+    socket: UdpSocket,
+    listen: SocketAddr,
+    publisher: Publisher,
+    links: Vec<Link>,
+    barriers: Vec<Barrier>,
+    buffer: Box<[u8; REQUEST_MAX]>,
+    /// Requests may wait in the socket, which is edge-triggered.
+    readable: bool,
+    /// Something may wait to be told.
+    pending: bool,
+}
+
+impl Herald {
+    /// Opens the port.
+    pub fn open(settings: HeraldSettings, now: Instant) -> io::Result<Self> {
+        let words = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    ": the port is in use; `ss -lunp` says by whom: stop that program or choose another port in \
+                     `notify.listen`"
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    ": no interface of this host has this address; `ip address` lists them: correct `notify.listen`"
+                }
+                _ => "",
+            };
+            io::Error::new(
+                error.kind(),
+                format!("cannot open the notification port {}{advice} ({error})", settings.listen),
+            )
+        };
+        let socket = UdpSocket::bind(settings.listen).map_err(words)?;
+        socket.set_nonblocking(true)?;
+        let listen = socket.local_addr()?;
+        let unknown = (LinkState::Down, StateReason::NoSession);
+        let links =
+            settings.peers.into_iter().map(|name| Link { name, lanes: vec![unknown; settings.lanes], told: None });
+        let mut herald = Self {
+            socket,
+            listen,
+            publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
+            links: links.collect(),
+            barriers: Vec::new(),
+            buffer: Box::new([0; REQUEST_MAX]),
+            readable: true,
+            pending: true,
+        };
+        (0..herald.links.len()).for_each(|peer| herald.tell_link(peer, now));
+        Ok(herald)
+    }
+
+    /// Takes note of something; subscribers hear of it with [`send`](Self::send).
+    pub fn tell(&mut self, told: Told, now: Instant) {
+        self.pending = true;
+        match told {
+            Told::Flow(flow) => self.publisher.publish_flow(&flow, now),
+            Told::Block(block) => self.publisher.publish_block(&block),
+            Told::Violation { peer, ranges } => self.publisher.publish_violation(peer, &ranges, now),
+            Told::State { peer, lane, state, reason } => {
+                let Some(link) = self.links.get_mut(peer as usize) else { return };
+                if let Some(seen) = link.lanes.get_mut(usize::from(lane)) {
+                    *seen = (state, reason);
+                }
+                self.tell_link(peer as usize, now);
+            }
+            Told::Barrier { id, level } => self.on_barrier(id, level),
+        }
+    }
+
+    fn tell_link(&mut self, peer: usize, now: Instant) {
+        let link = &mut self.links[peer];
+        let worst = link.lanes.iter().max_by_key(|(state, _)| *state).copied();
+        let (state, reason) = worst.unwrap_or((LinkState::Down, StateReason::NoSession));
+        if link.told.replace((state, reason)) == Some((state, reason)) {
+            return;
+        }
+        let (state, reason) = (state_of(state), reason_of(reason));
+        tracing::info!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        let name = Some(link.name.clone().into_boxed_str());
+        self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
+    }
+
+    /// Begins a barrier that so many will answer.
+    pub fn begin_barrier(&mut self, id: u64, answers: usize) {
+        self.barriers.push(Barrier { id, missing: answers, level: Level::Acked });
+    }
+
+    fn on_barrier(&mut self, id: u64, level: Option<Level>) {
+        let Some(at) = self.barriers.iter().position(|barrier| barrier.id == id) else { return };
+        let barrier = &mut self.barriers[at];
+        barrier.missing -= 1;
+        let outcome = match level {
+            None => None,
+            Some(level) => {
+                barrier.level = barrier.level.min(level);
+                if barrier.missing > 0 {
+                    return;
+                }
+                Some(barrier.level)
+            }
+        };
+        self.barriers.swap_remove(at);
+        self.publisher.publish_barrier(id, outcome);
+    }
+
+    /// Requests may have come.
+    pub fn on_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Reads requests, as many as one turn may.
+    pub fn read(&mut self, now: Instant) {
+        for _ in 0..READ_BUDGET {
+            if !self.readable {
+                return;
+            }
+            match self.socket.recv_from(&mut self.buffer[..]) {
+                Ok((len, from)) => {
+                    self.publisher.handle_datagram(from, &self.buffer[..len], now);
+                    self.pending = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                // A subscriber that is gone shows as an error of the next call; others may have written meanwhile.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// There is more to read, or to send, than one turn may.
+    pub fn is_busy(&self) -> bool {
+        self.readable || self.pending
+    }
+
+    /// What subscribers want of the appliance.
+    pub fn poll_asked(&mut self) -> Option<Asked> {
+        self.publisher.poll_asked()
+    }
+
+    /// Tells subscribers what they have not been told.
+    pub fn send(&mut self, now: Instant) {
+        if self.publisher.poll_timeout().is_some_and(|at| at <= now) {
+            self.publisher.handle_timeout(now);
+            self.pending = true;
+        }
+        if self.pending {
+            let socket = &self.socket;
+            let sent =
+                self.publisher.poll_datagrams(SEND_BUDGET, now, |to, datagram| socket.send_to(datagram, to).is_ok());
+            self.pending = sent >= SEND_BUDGET;
+        }
+    }
+
+    /// When to send next if nothing comes.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.publisher.poll_timeout()
+    }
+
+    /// Somebody wants to know of each block.
+    pub fn wants_blocks(&self) -> bool {
+        self.publisher.wants_blocks()
+    }
+
+    /// Where it listens.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Subscribers with a lease.
+    pub fn subscribers(&self) -> usize {
+        self.publisher.subscribers().count()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.publisher.counters()
+    }
+}
+
+impl AsRawFd for Herald {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}

@@ -1,0 +1,168 @@
+//! How a lane speaks to subscribers: lane 0 through the herald it has, the others through lane 0.
+//!
+//! Between lanes there are bounded channels and wakers. What does not fit waits where it came from: positions are
+//! cumulative, so a lane that cannot speak for a moment has less to say afterwards, not more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
+
+use mio::Waker;
+
+use super::herald::Herald;
+use super::told::Told;
+use crate::notify::message::FlowKey;
+
+/// Messages that may wait for lane 0.
+const TOLD_MAX: usize = 4096;
+/// Errands that may wait for a lane.
+const ERRANDS_MAX: usize = 256;
+
+/// What lane 0 asks of another for a subscriber.
+#[derive(Clone, Copy, Debug)]
+pub enum Errand {
+    /// Put a cookie on a flow.
+    Register(FlowKey, u64),
+    /// Close the open blocks.
+    Flush,
+    /// Tell when everything read so far is protected.
+    Barrier(u64),
+    /// Tell of each block from now on, or no longer.
+    Blocks(bool),
+}
+
+/// How lane 0 reaches another lane.
+#[derive(Debug)]
+pub struct Colleague {
+    errands: SyncSender<Errand>,
+    waker: Arc<Waker>,
+}
+
+/// A lane's way to subscribers.
+#[derive(Debug)]
+pub enum Voice {
+    /// The lane with the port.
+    Herald {
+        /// The port.
+        herald: Box<Herald>,
+        /// What other lanes have to tell.
+        told: Receiver<Told>,
+        /// The other lanes.
+        colleagues: Vec<Colleague>,
+    },
+    /// Any other.
+    Relay {
+        /// To lane 0.
+        told: SyncSender<Told>,
+        /// Wakes lane 0.
+        waker: Arc<Waker>,
+        /// From lane 0.
+        errands: Receiver<Errand>,
+        /// What did not fit; nothing is added but what belongs to the same notice.
+        stuck: VecDeque<Told>,
+        /// Something was put into the channel since lane 0 was woken.
+        unwoken: bool,
+    },
+}
+
+impl Voice {
+    /// The voices of all lanes, whose wakers these are.
+    pub fn of_lanes(herald: Herald, wakers: &[Arc<Waker>]) -> Vec<Self> {
+        let (tell, told) = sync_channel(TOLD_MAX);
+        let mut colleagues = Vec::new();
+        let mut relays = Vec::new();
+        for waker in wakers.iter().skip(1) {
+            let (send, errands) = sync_channel(ERRANDS_MAX);
+            colleagues.push(Colleague { errands: send, waker: Arc::clone(waker) });
+            let (told, waker) = (tell.clone(), Arc::clone(&wakers[0]));
+            relays.push(Self::Relay { told, waker, errands, stuck: VecDeque::new(), unwoken: false });
+        }
+        let mut voices = vec![Self::Herald { herald: Box::new(herald), told, colleagues }];
+        voices.append(&mut relays);
+        voices
+    }
+
+    /// The port, on lane 0.
+    pub fn herald(&self) -> Option<&Herald> {
+        match self {
+            Self::Herald { herald, .. } => Some(herald),
+            Self::Relay { .. } => None,
+        }
+    }
+
+    /// The port, on lane 0.
+    pub fn herald_mut(&mut self) -> Option<&mut Herald> {
+        match self {
+            Self::Herald { herald, .. } => Some(herald),
+            Self::Relay { .. } => None,
+        }
+    }
+
+    /// There is room for another message.
+    pub fn can_tell(&mut self) -> bool {
+        let Self::Relay { told, stuck, unwoken, .. } = self else { return true };
+        while let Some(waiting) = stuck.pop_front() {
+            match told.try_send(waiting) {
+                Ok(()) => *unwoken = true,
+                Err(TrySendError::Full(waiting)) => {
+                    stuck.push_front(waiting);
+                    return false;
+                }
+                // Lane 0 has ended, and the appliance with it.
+                Err(TrySendError::Disconnected(_)) => {}
+            }
+        }
+        true
+    }
+
+    /// Takes a message; call it while there [is room](Self::can_tell).
+    pub fn tell(&mut self, message: Told, now: Instant) {
+        match self {
+            Self::Herald { herald, .. } => herald.tell(message, now),
+            Self::Relay { stuck, .. } if !stuck.is_empty() => stuck.push_back(message),
+            Self::Relay { told, stuck, unwoken, .. } => match told.try_send(message) {
+                Ok(()) => *unwoken = true,
+                Err(TrySendError::Full(message)) => stuck.push_back(message),
+                Err(TrySendError::Disconnected(_)) => {}
+            },
+        }
+    }
+
+    /// Passes on what other lanes have told, or wakes the lane that will.
+    pub fn pass_on(&mut self, now: Instant) {
+        match self {
+            Self::Herald { herald, told, .. } => told.try_iter().for_each(|message| herald.tell(message, now)),
+            Self::Relay { waker, unwoken, .. } => {
+                if std::mem::take(unwoken) {
+                    // A waker that fails has no poll any more: the appliance ends.
+                    let _ = waker.wake();
+                }
+            }
+        }
+    }
+
+    /// What lane 0 wants of this lane.
+    pub fn poll_errand(&mut self) -> Option<Errand> {
+        match self {
+            Self::Herald { .. } => None,
+            Self::Relay { errands, .. } => errands.try_recv().ok(),
+        }
+    }
+
+    /// Sends the other lanes on an errand; tells how many did not get it.
+    pub fn send_all(&self, errand: Errand) -> usize {
+        let Self::Herald { colleagues, .. } = self else { return 0 };
+        let got_it =
+            |colleague: &&Colleague| colleague.errands.try_send(errand).is_ok() && colleague.waker.wake().is_ok();
+        colleagues.len() - colleagues.iter().filter(got_it).count()
+    }
+
+    /// Other lanes that an errand reaches.
+    pub fn colleagues(&self) -> usize {
+        match self {
+            Self::Herald { colleagues, .. } => colleagues.len(),
+            Self::Relay { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The warden of a lane: brings what happens on the lane to its promises, and what follows from it to subscribers.
+//!
+//! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
+//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read.
+
+use std::time::Instant;
+
+use super::told::{Told, key_from};
+use super::voice::{Errand, Voice};
+use crate::notify::publisher::Asked;
+use crate::protect::{Evidence, Guard};
+use crate::tunnel::PeerId;
+use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
+use crate::wire::payload_id::BlockId;
+
+/// Keeps one lane's promises.
+#[derive(Debug)]
+pub struct Warden {
+    lane: u8,
+    guard: Guard,
+    voice: Voice,
+    stamps: bool,
+    tells_blocks: bool,
+}
+
+impl Warden {
+    /// The warden of `lane`.
+    pub fn new(lane: u8, guard: Guard, voice: Voice) -> Self {
+        let stamps = guard.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
+        Self { lane, guard, voice, stamps, tells_blocks: false }
+    }
+
+    /// A packet is about to be put into its block.
+    #[inline]
+    pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
+        self.guard.on_outgoing(outgoing, now);
+    }
+
+    /// A packet came from a peer.
+    #[inline]
+    pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
+        self.guard.on_incoming(incoming, now);
+    }
+
+    /// The number to ask for the departure of the last datagram of `block` with; none where timestamps are no evidence.
+    pub fn next_stamp(&mut self, peer: PeerId, block: BlockId, now: Instant) -> Option<u32> {
+        self.stamps.then(|| self.guard.next_stamp(peer, block, now))
+    }
+
+    /// Some timestamp may still come.
+    pub fn is_waiting(&self) -> bool {
+        self.guard.is_waiting()
+    }
+
+    /// First: what happened to blocks and what reports told.
+    pub fn on_progress(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        while let Some((peer, event)) = forwarder.poll_block_event() {
+            self.guard.on_block(peer, event, now);
+        }
+        while let Some((peer, heard)) = forwarder.poll_heard() {
+            self.guard.on_heard(peer, &heard, now);
+        }
+        for (peer, protection) in forwarder.peers().iter().zip(self.guard.peers_mut()) {
+            protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
+        }
+    }
+
+    /// Then: the datagram with this number has left.
+    pub fn on_stamp(&mut self, number: u32, now: Instant) {
+        self.guard.on_stamp(number, now);
+    }
+
+    /// Last: what is due, what is asked, and what there is to tell.
+    pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        self.guard.handle_timeout(now);
+        if let Some(herald) = self.voice.herald_mut() {
+            herald.read(now);
+        }
+        self.obey(forwarder, now);
+        self.tell(now);
+        self.voice.pass_on(now);
+        if let Some(herald) = self.voice.herald_mut() {
+            herald.send(now);
+        }
+    }
+
+    fn obey(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        while let Some(errand) = self.voice.poll_errand() {
+            self.run(errand, forwarder, now);
+        }
+        while let Some(asked) = self.voice.herald_mut().and_then(|herald| herald.poll_asked()) {
+            let errand = match asked {
+                Asked::Register { key, cookie } => Errand::Register(key, cookie),
+                Asked::Flush => Errand::Flush,
+                Asked::Barrier { id } => Errand::Barrier(id),
+            };
+            self.send_round(errand, now);
+            self.run(errand, forwarder, now);
+        }
+        let wanted = self.voice.herald().map(|herald| herald.wants_blocks());
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks) {
+            // Whoever missed it is asked again when the wish changes; block messages are told once and may be missed.
+            self.send_round(Errand::Blocks(wanted), now);
+            self.run(Errand::Blocks(wanted), forwarder, now);
+        }
+    }
+
+    fn send_round(&mut self, errand: Errand, now: Instant) {
+        let peers = self.guard.peers().len();
+        if let (Errand::Barrier(id), lanes) = (errand, self.voice.colleagues() + 1)
+            && let Some(herald) = self.voice.herald_mut()
+        {
+            herald.begin_barrier(id, peers * lanes);
+        }
+        let missed = self.voice.send_all(errand);
+        if let (Errand::Barrier(id), 1..) = (errand, missed) {
+            self.voice.tell(Told::Barrier { id, level: None }, now);
+        }
+    }
+
+    fn run(&mut self, errand: Errand, forwarder: &mut Forwarder, now: Instant) {
+        match errand {
+            Errand::Flush => forwarder.flush(now),
+            Errand::Blocks(wanted) => {
+                self.tells_blocks = wanted;
+                self.guard.peers_mut().iter_mut().for_each(|protection| protection.set_tells_blocks(wanted));
+            }
+            Errand::Barrier(id) => {
+                self.guard.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
+                // What is protected already is answered in this turn.
+                self.guard.handle_timeout(now);
+            }
+            Errand::Register(key, cookie) => {
+                for protection in self.guard.peers_mut() {
+                    if let Err(error) = protection.register(&key_from(&key), cookie, now) {
+                        tracing::debug!("a cookie was not kept: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        while self.voice.can_tell() {
+            let Some((peer, notice)) = self.guard.poll_notice() else { return };
+            let Self { guard, voice, lane, .. } = self;
+            let protection = &guard.peers()[usize::from(peer.0)];
+            Told::of(notice, protection, peer, *lane, |told| voice.tell(told, now));
+        }
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let herald = self.voice.herald().and_then(|herald| herald.deadline());
+        self.guard.deadline(now).into_iter().chain(herald).min()
+    }
+
+    /// There is more to do than fitted into this turn.
+    pub fn is_busy(&mut self) -> bool {
+        !self.voice.can_tell() || self.voice.herald().is_some_and(|herald| herald.is_busy())
+    }
+
+    /// The appliance is about to stop.
+    pub fn on_drain(&mut self) {
+        self.guard.on_drain();
+    }
+
+    /// Nothing waits for the kernel or for a timestamp.
+    pub fn is_settled(&mut self) -> bool {
+        self.guard.is_settled()
+    }
+
+    /// Datagrams were dropped in this host, and no error told which.
+    pub fn on_dropped_here(&mut self, now: Instant) {
+        self.guard.on_dropped_here(now);
+    }
+
+    /// The promises, for status.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The port, on lane 0.
+    pub fn voice(&mut self) -> &mut Voice {
+        &mut self.voice
+    }
+}

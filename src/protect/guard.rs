@@ -1,0 +1,117 @@
+//! All promises of one lane: the peers' protections and the timestamps that the lane waits for.
+
+use std::time::Instant;
+
+use super::notice::Notice;
+use super::protection::Protection;
+use super::stamps::Stamps;
+use crate::tunnel::PeerId;
+use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::forwarder::{Deliverable, Outgoing};
+use crate::tunnel::heard::Heard;
+use crate::wire::payload_id::BlockId;
+
+/// The promises of one lane.
+#[derive(Debug)]
+pub struct Guard {
+    peers: Vec<Protection>,
+    stamps: Stamps,
+}
+
+impl Guard {
+    /// The peers by number.
+    pub fn new(peers: Vec<Protection>) -> Self {
+        Self { peers, stamps: Stamps::default() }
+    }
+
+    /// A packet is about to be put into its block.
+    #[inline]
+    pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(outgoing.peer.0)) {
+            protection.on_outgoing(outgoing, now);
+        }
+    }
+
+    /// A packet came from a peer.
+    #[inline]
+    pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(incoming.peer.0)) {
+            protection.on_incoming(incoming, now);
+        }
+    }
+
+    /// A block took a step on its way out.
+    pub fn on_block(&mut self, peer: PeerId, event: BlockEvent, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_block(event, now);
+        }
+    }
+
+    /// The number to ask for the departure of the last datagram of `block` with.
+    pub fn next_stamp(&mut self, peer: PeerId, block: BlockId, now: Instant) -> u32 {
+        self.stamps.begin(peer, block, now)
+    }
+
+    /// Some timestamp may still come.
+    pub fn is_waiting(&self) -> bool {
+        self.stamps.is_waiting()
+    }
+
+    /// The datagram with this number has left this host.
+    pub fn on_stamp(&mut self, number: u32, now: Instant) {
+        if let Some((peer, block)) = self.stamps.take(number)
+            && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
+        {
+            protection.on_left(block, now);
+        }
+    }
+
+    /// A report of a peer told something.
+    pub fn on_heard(&mut self, peer: PeerId, heard: &Heard, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_heard(heard, now);
+        }
+    }
+
+    /// Datagrams were dropped in this host, and no error told which.
+    pub fn on_dropped_here(&mut self, now: Instant) {
+        self.peers.iter_mut().for_each(|protection| protection.on_dropped_here(now));
+    }
+
+    /// The appliance is about to stop.
+    pub fn on_drain(&mut self) {
+        self.peers.iter_mut().for_each(Protection::on_drain);
+    }
+
+    /// Whatever is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stamps.handle_timeout(now);
+        self.peers.iter_mut().for_each(|protection| protection.handle_timeout(now));
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        self.peers.iter_mut().filter_map(|protection| protection.deadline(now)).min()
+    }
+
+    /// The next thing to tell, and of which peer.
+    pub fn poll_notice(&mut self) -> Option<(PeerId, Notice)> {
+        let told = |(number, peer): (usize, &mut Protection)| Some((PeerId(number as u16), peer.poll_notice()?));
+        self.peers.iter_mut().enumerate().find_map(told)
+    }
+
+    /// Nothing waits for the kernel or for a timestamp.
+    pub fn is_settled(&mut self) -> bool {
+        self.peers.iter_mut().all(Protection::is_settled)
+    }
+
+    /// The peers by number.
+    pub fn peers(&self) -> &[Protection] {
+        &self.peers
+    }
+
+    /// The peers by number.
+    pub fn peers_mut(&mut self) -> &mut [Protection] {
+        &mut self.peers
+    }
+}
