@@ -129,7 +129,7 @@ fn usage_errors_exit_with_2_and_help_with_0() {
     ] {
         assert_eq!(onwire(directory.path(), arguments, b"").status.code(), Some(code), "{arguments:?}");
     }
-    for command in ["check", "keygen", "pubkey"] {
+    for command in ["check", "keygen", "pubkey", "watch", "wait", "flows"] {
         let help = onwire(directory.path(), &[command, "--help"], b"");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");
     }

@@ -28,7 +28,12 @@ impl Subscription {
     pub fn client(&self, wish: Wish) -> Result<Client, String> {
         let secret = key_file::read(&self.key, Secret::parse).map_err(|error| {
             let hint = error.hint(&self.key, KEYGEN_NOTIFY);
-            format!("{error}\n  = {hint}, and name it under notify.keys in the appliance's file")
+            let further = match self.key.exists() {
+                true => "",
+                // A key that nobody else knows is of no use.
+                false => ", and name it under notify.keys in the appliance's file",
+            };
+            format!("{error}\n  = {hint}{further}")
         })?;
         Client::connect_with(self.notify, secret.to_key(self.key_id), wish)
             .map_err(|error| format!("cannot ask {}: {error}", self.notify))

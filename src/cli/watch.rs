@@ -44,7 +44,7 @@ flow:         protocol, source, destination, instance, event (new, protected, go
 link:         peer, peer_name, link (up, degraded, down, draining), reason
 violation:    number, peer, ranges: [{ protocol, source, destination, instance, start, end }]
 block:        peer, lane, profile, sbn, k, m, level (null: failed), ranges
-contact:      contact (true, false), run (another number after a restart of the appliance), silent_for seconds
+contact:      contact (true, false), run (another text after a restart of the appliance), silent_for seconds
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 there was never contact with the appliance.")]
 pub struct Watch {
@@ -120,6 +120,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// As text: JSON readers keep 53 bits of a number.
+fn run_json(run: Option<u64>) -> Option<String> {
+    run.map(|run| format!("{run:016x}"))
 }
 
 /// What was shown last, so that only changes are shown.
@@ -200,7 +205,7 @@ impl Screen {
                 }
                 let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
                 self.run = Some(run);
-                let fields = json!({ "contact": true, "run": run, "silent_for": silent });
+                let fields = json!({ "contact": true, "run": run_json(Some(run)), "silent_for": silent });
                 self.line("contact", words, told::object(fields))
             }
             // Patience at the start: the first answers take a round trip or two.
@@ -211,7 +216,11 @@ impl Screen {
                 let silent = now.saturating_duration_since(since);
                 let shown = show_duration(Duration::from_millis(silent.as_millis() as u64));
                 let words = format!("no contact with {at} for {shown}: count nothing as protected");
-                let fields = json!({ "contact": false, "run": self.run, "silent_for": silent.as_secs_f64() });
+                let fields = json!({
+                    "contact": false,
+                    "run": run_json(self.run),
+                    "silent_for": silent.as_secs_f64(),
+                });
                 self.line("contact", words, told::object(fields))?;
                 if self.run.is_none() {
                     complain(format_args!("  = {}\n", self.options.subscription.advice()));

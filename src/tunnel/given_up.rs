@@ -110,6 +110,9 @@ mod tests {
     /// First, how many, symbols.
     type Run = (u64, u32, u16);
 
+    /// As above, before it is cut into what a report can tell.
+    type Added = (u64, u64, u16);
+
     fn named(given_up: &mut GivenUp, sent_at: u64, mut room: usize) -> Vec<Run> {
         let mut lost = Vec::new();
         given_up.name(3, sent_at, &mut room, &mut lost);
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn consecutive_blocks_are_one_run_unless_they_may_be_whole() {
-        let rows: [(&[(u64, u64, u16)], &[Run]); 4] = [
+        let rows: [(&[Added], &[Run]); 4] = [
             (&[(4, 1, 0), (5, 1, 0), (6, 3, 0)], &[(4, 5, 0)]),
             (&[(4, 1, 0), (6, 1, 0)], &[(4, 1, 0), (6, 1, 0)]),
             (&[(4, 1, 0), (5, 1, 9), (6, 1, 0)], &[(4, 1, 0), (5, 1, 9), (6, 1, 0)]),
