@@ -302,7 +302,8 @@ fn watch_shows_each_change_once_and_captures_what_came() {
     let contact = kinds("contact");
     assert_eq!(contact.iter().map(|line| line["contact"].clone()).collect::<Vec<_>>(), [true, false]);
     assert!(contact.iter().all(|line| line["run"] == "000000000000002a"), "{contact:?}");
-    assert!(contact[1]["silent_for"].as_f64().unwrap() >= 0.9, "{contact:?}");
+    // A lease is a second, and was renewed up to a quarter before the last heartbeat.
+    assert!(contact[1]["silent_for"].as_f64().unwrap() >= 0.5, "{contact:?}");
     let positions: Vec<&Value> = kinds("flow").iter().map(|line| &line["on_wire"]).collect();
     assert_eq!(positions[..2], [&Value::Null, &Value::from(65_536)], "{lines:#?}");
     // The violation is told of the flow too; nothing is repeated.

@@ -51,7 +51,7 @@ impl Flows {
             Err(words) => return wrong(words),
         };
         let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
-        let mut client = match self.subscription.client(Wish { follow: true, filter, ..Wish::default() }) {
+        let mut client = match self.subscription.client(Wish::following(filter, false)) {
             Ok(client) => client,
             Err(words) => return wrong(words),
         };

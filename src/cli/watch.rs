@@ -16,9 +16,7 @@ use super::subscription::Subscription;
 use super::{FAILURE, NO_CONTACT, USAGE, complain, told};
 use crate::config::units::{parse_duration, show_duration};
 use crate::notify::client::{Client, Wish};
-use crate::notify::message::{
-    Filter, Flow, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, LinkState, Message, Peer, Range, StateReason,
-};
+use crate::notify::message::{Filter, Flow, FlowKey, LinkState, Message, Peer, Range, StateReason};
 use crate::notify::pcap::Pcap;
 
 /// Show live which bytes of which flow are protected
@@ -93,9 +91,8 @@ impl Watch {
             Err(words) => return wrong(words),
         };
         let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
-        let groups = if self.blocks { GROUP_FLOWS | GROUP_BLOCKS } else { GROUP_FLOWS };
         let filter = Filter { protocol: self.protocol, ..filter };
-        let mut client = match self.subscription.client(Wish { follow: true, groups, filter, ..Wish::default() }) {
+        let mut client = match self.subscription.client(Wish::following(filter, self.blocks)) {
             Ok(client) => client,
             Err(words) => return wrong(words),
         };

@@ -18,7 +18,9 @@ use super::status::{Reason, Status};
 use super::violations::Violations;
 use super::watch::Watch;
 use crate::notify::envelope::{self, Direction, Envelope, Key, KeyRing};
-use crate::notify::message::{Filter, FlowKey, GROUP_FLOWS, Level, LinkState, Message, Peer, Request, Token};
+use crate::notify::message::{
+    Filter, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, Level, LinkState, Message, Peer, Request, Token,
+};
 use crate::notify::replay::ReplayWindow;
 
 /// Without a heartbeat for this long the subscription is asked for again: the appliance may have restarted.
@@ -47,6 +49,14 @@ pub struct Wish {
 impl Default for Wish {
     fn default() -> Wish {
         Wish { lease: Duration::from_secs(1), groups: GROUP_FLOWS, filter: Filter::default(), follow: false }
+    }
+}
+
+impl Wish {
+    /// To be given every message about these flows, and about each block too if `blocks`.
+    pub fn following(filter: Filter, blocks: bool) -> Wish {
+        let groups = if blocks { GROUP_FLOWS | GROUP_BLOCKS } else { GROUP_FLOWS };
+        Wish { follow: true, groups, filter, ..Wish::default() }
     }
 }
 
