@@ -67,6 +67,11 @@ fuzz_target!(|input: &[u8]| {
             let len = train.bytes.len();
             forwarder.on_sent(to, len, now);
         }
+        if kind & 4 != 0 {
+            while let Some((_, heard)) = forwarder.poll_heard() {
+                assert!(heard.proven_at.is_none_or(|at| at <= now), "the future proves nothing");
+            }
+        }
         assert!(forwarder.memory() <= profiles.len() * (MEMORY_MAX + LONGEST_BLOCK));
         while forwarder.poll_request(now).is_some() {}
         assert!(forwarder.poll_timeout(now).is_none_or(|at| at > now), "all is drained and still something is due");

@@ -143,10 +143,10 @@ impl ReceivedBlock {
         self.is_whole() && self.has_left(self.present)
     }
 
-    /// As many source symbols as there are, if they lie at the front and every ADU in them has left; otherwise 0. A block
-    /// whose length nothing told is whole if this is its length.
+    /// Of a block whose length nothing told: as many source symbols as there are, if they lie at the front and every ADU
+    /// in them has left; it is whole if this is its length. Otherwise 0.
     pub fn delivered_symbols(&self) -> usize {
-        let only_front = self.present == self.prefix && self.malformed == 0;
+        let only_front = self.symbols.is_none() && self.present == self.prefix && self.malformed == 0;
         if only_front && self.has_left(self.present) { self.present } else { 0 }
     }
 

@@ -10,7 +10,7 @@
 use super::seal::{Cipher, CipherSet};
 
 /// The version of everything behind the handshake: payload ids, ADU headers, reports.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// A node's description of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_is_added_later_is_ignored_and_what_is_missing_refused() {
         let bytes = HELLO.emit();
-        assert_eq!(bytes, *b"\x01\x02\x03\0\x05\x80\0\0\x01\x23\x45\x67\x89\xab\xcd\xef");
+        assert_eq!(bytes, *b"\x02\x02\x03\0\x05\x80\0\0\x01\x23\x45\x67\x89\xab\xcd\xef");
         assert_eq!(Hello::parse(&bytes), Some(HELLO));
         assert_eq!(Hello::parse(&[&bytes[..], b"more"].concat()), Some(HELLO));
         for length in 0..Hello::LEN {
@@ -133,7 +133,7 @@ mod tests {
         let rows = [
             (HELLO, HELLO, Ok(Cipher::Aes256Gcm)),
             (HELLO, Hello { ciphers: chacha, symbol_size: 1152, epoch: 1, ..HELLO }, Ok(Cipher::ChaCha20Poly1305)),
-            (HELLO, Hello { version: 2, lanes: 9, ..HELLO }, Err("speaks protocol version 2, this node 1")),
+            (HELLO, Hello { version: 1, lanes: 9, ..HELLO }, Err("speaks protocol version 1, this node 2")),
             (HELLO, Hello { lanes: 1, ..HELLO }, Err("runs 1 lanes, this node 2")),
             (
                 Hello { ciphers: aes, ..HELLO },

@@ -445,6 +445,21 @@ mod tests {
             Some((packet[0], packet[1]))
         }
 
+        /// The sender tells that it has closed blocks `from..below`, and k of the last.
+        fn told(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
+            let (told, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
+            self.inbound.handle_sent(told, &mut self.code, &mut self.reception, now).unwrap();
+        }
+
+        /// What the next report tells: blocks lost with their symbols, and which are done with.
+        fn fates(&mut self) -> (Vec<(u64, u32, u16)>, Range<u64>) {
+            let (mut room, mut lost) = (16, Vec::new());
+            self.inbound.name_given_up(1, &mut room, &mut lost);
+            let progress = self.inbound.progress().unwrap();
+            let lost = lost.iter().map(|run| (run.first, run.count, run.symbols)).collect();
+            (lost, progress.decoded_from..progress.decoded_below)
+        }
+
         fn all(&mut self, millis: u64) -> Vec<(u8, u8)> {
             std::iter::from_fn(|| self.one(millis)).collect()
         }
@@ -482,7 +497,8 @@ mod tests {
             assert!(left.contains(&(sbn as u8, esi as u8)));
         }
         assert_eq!(bench.all(10), []);
-        assert_eq!(bench.inbound.progress().unwrap().decoded_below, 2);
+        assert_eq!(bench.inbound.progress().unwrap().decoded_below, 0, "block 0 was not named yet");
+        assert_eq!(bench.fates(), (vec![(0, 2, 0)], 0..2));
     }
 
     #[test]
@@ -520,6 +536,104 @@ mod tests {
         assert_eq!(bench.all(10), [(40, 0)]);
         // Block 39 was mentioned by a symbol of block 40, no other.
         assert_eq!(bench.reception.unrecoverable_blocks, 0);
+    }
+
+    #[test]
+    fn a_receiver_that_began_in_the_middle_called_what_was_before_decoded() {
+        let mut bench = Bench::new(true);
+        bench.source(71, 0, 0).unwrap();
+        bench.all(0);
+        assert_eq!(bench.fates(), (vec![], 71..71));
+        bench.told(64, 72, 1, 1);
+        bench.all(1);
+        assert_eq!(bench.fates(), (vec![(64, 7, 0)], 71..72), "those before were sent to this run, too");
+        let mut bench = Bench::new(true);
+        bench.source(3, 0, 0).unwrap();
+        bench.all(10);
+        assert_eq!(bench.fates(), (vec![(0, 3, 0)], 0..3), "not missed by the statistics, and not decoded");
+    }
+
+    #[test]
+    fn a_tail_of_which_nothing_came_is_given_up_without_later_traffic() {
+        let mut bench = Bench::new(true);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        bench.all(0);
+        bench.told(0, 4, 3, 20);
+        assert_eq!((bench.all(20), bench.inbound.deadline()), (vec![], Some(bench.at(30))));
+        assert_eq!(bench.all(29), []);
+        bench.source(2, 1, 29).unwrap();
+        bench.told(0, 4, 3, 29);
+        assert_eq!(bench.all(30), [(2, 1)], "hearing it again prolongs nothing");
+        // Block 0 may be whole: 3 symbols of it came, and the sender knows whether that is all.
+        assert_eq!(bench.fates(), (vec![(0, 1, 3), (1, 3, 0)], 0..4));
+        assert_eq!(bench.reception.unrecoverable_blocks, 4);
+        assert_eq!(bench.inbound.deadline(), None);
+    }
+
+    #[test]
+    fn the_report_tells_where_the_last_block_ends_and_may_overtake_it() {
+        let mut bench = Bench::new(true);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        bench.told(0, 1, 3, 5);
+        bench.all(5);
+        assert_eq!(bench.fates(), (vec![], 0..1));
+        bench.source(1, 0, 6).unwrap();
+        bench.told(0, 2, 3, 40);
+        assert_eq!(bench.all(49), [(1, 0)], "the rest has its time from the report on");
+        (1..3).for_each(|esi| bench.source(1, esi, 49).unwrap());
+        assert_eq!(bench.all(49).len(), 2);
+        bench.told(0, 3, 0, 50);
+        bench.source(2, 0, 50).unwrap();
+        assert_eq!(bench.all(60), [(2, 0)]);
+        assert_eq!(bench.fates(), (vec![(2, 1, 1)], 0..3), "an abandoned block has no length");
+    }
+
+    #[test]
+    fn a_receiver_that_heard_nothing_counts_from_where_the_sender_began_for_it() {
+        for (from, below) in [(0, 3), (500, 503)] {
+            let mut bench = Bench::new(true);
+            bench.told(from, below, 3, 0);
+            assert_eq!(bench.all(10), []);
+            assert_eq!(bench.fates(), (vec![(from, 3, 0)], from..below));
+            assert_eq!(bench.reception.unrecoverable_blocks, 3);
+        }
+    }
+
+    #[test]
+    fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
+        let mut bench = Bench::new(true);
+        for below in [1, OPEN_BLOCKS_MAX + 50, 2 * OPEN_BLOCKS_MAX, 9 * OPEN_BLOCKS_MAX, 1 << 48] {
+            bench.told(0, below, 3, 0);
+            assert!(bench.inbound.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+            assert!(bench.inbound.memory() == 0);
+            while bench.one(0).is_some() {}
+            assert!(bench.inbound.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+        }
+        while bench.one(10).is_some() {}
+        let (mut next, mut reports) = (0, 0);
+        while next < 1 << 48 {
+            reports += 1;
+            let (lost, done) = bench.fates();
+            assert_eq!(done, 0..lost.last().map(|&(first, count, _)| first + u64::from(count)).unwrap());
+            for (first, count, symbols) in lost {
+                assert_eq!((first, symbols), (next, 0));
+                next += u64::from(count);
+            }
+            bench.inbound.on_acknowledged(1);
+        }
+        assert!(reports < 5000, "{reports} reports");
+    }
+
+    #[test]
+    fn an_outage_gives_up_whole_blocks_that_were_not_handed_on() {
+        let mut bench = Bench::new(true);
+        for (sbn, esi) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)] {
+            bench.source(sbn, esi, 0).unwrap();
+        }
+        bench.source(3 * OPEN_BLOCKS_MAX, 0, 0).unwrap();
+        while bench.one(10).is_some() {}
+        let (lost, done) = bench.fates();
+        assert_eq!((lost, done), (vec![(0, 3 * OPEN_BLOCKS_MAX as u32, 0)], 0..3 * OPEN_BLOCKS_MAX));
     }
 
     #[test]

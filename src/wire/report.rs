@@ -119,8 +119,8 @@ pub struct LostRun {
     pub first: u64,
     /// How many there are, at least 1.
     pub count: u32,
-    /// Of a single block: all ADUs of source symbols `0..symbols` were handed on and nothing behind them came. If that
-    /// is the k of the block, it is whole after all, and only its end was never told. Otherwise 0.
+    /// Of a single block whose end was never told: source symbols `0..symbols` were all that came, and every ADU in
+    /// them was handed on. If that is its k, it is whole after all. Otherwise 0.
     pub symbols: u16,
 }
 

@@ -45,6 +45,8 @@ pub struct Endpoint {
     pub truth: Truth,
     /// The newest report that reached this side.
     pub heard: Option<Report>,
+    /// The run of the peer that wrote it.
+    pub reporter: Option<Run>,
     /// Datagrams that reached this side, for the attacker.
     pub captured: Vec<(Vec<u8>, Sealed)>,
 }
@@ -102,6 +104,7 @@ impl Endpoint {
             drained: 0,
             truth: Truth::default(),
             heard: None,
+            reporter: None,
             captured: Vec::new(),
         }
     }

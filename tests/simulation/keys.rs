@@ -55,6 +55,8 @@ pub enum Content {
 pub struct Sealed {
     /// Who made it.
     pub from: Run,
+    /// Whom it is for: nobody else can open it.
+    pub to: Run,
     /// The session and the place in it.
     pub receiver_index: u32,
     /// The count within the session.
@@ -66,7 +68,8 @@ pub struct Sealed {
 /// All sessions there ever were.
 #[derive(Default)]
 pub struct Keys {
-    readers: HashMap<u32, (Run, OpeningKey)>,
+    /// By receiver index: who seals with it, for whom, and how it is read.
+    readers: HashMap<u32, (Run, Run, OpeningKey)>,
     newest: [u32; 2],
 }
 
@@ -90,8 +93,8 @@ impl Keys {
             }
         });
         let [initiator_index, responder_index] = indices;
-        self.readers.insert(responder_index, (initiator.run, OpeningKey::new(cipher, &keys[0])));
-        self.readers.insert(initiator_index, (responder.run, OpeningKey::new(cipher, &keys[1])));
+        self.readers.insert(responder_index, (initiator.run, responder.run, OpeningKey::new(cipher, &keys[0])));
+        self.readers.insert(initiator_index, (responder.run, initiator.run, OpeningKey::new(cipher, &keys[1])));
         self.newest[initiator.run.side.index()] = initiator_index;
         self.newest[responder.run.side.index()] = responder_index;
         let established = |role, own: usize, remote: Party| Established {
@@ -116,7 +119,7 @@ impl Keys {
     /// Reads a datagram that a side is about to send.
     pub fn read(&self, datagram: &[u8]) -> Sealed {
         let header = Header::parse(datagram).expect("what is sent has a header");
-        let (from, key) = &self.readers[&header.receiver_index];
+        let (from, to, key) = &self.readers[&header.receiver_index];
         let mut text = datagram[HEADER_LEN..].to_vec();
         let opened = key.open(header.counter, &datagram[..HEADER_LEN], &mut text).expect("what is sent is sealed");
         let content = match header.datagram_type {
@@ -127,7 +130,8 @@ impl Keys {
             DatagramType::Repair => Content::Repair(RepairId::parse(opened).expect("as above").0),
             _ => Content::Report(Box::new(Report::parse(opened).expect("what is sent is a valid report"))),
         };
-        Sealed { from: *from, receiver_index: header.receiver_index, count: count_of(header.counter), content }
+        let count = count_of(header.counter);
+        Sealed { from: *from, to: *to, receiver_index: header.receiver_index, count, content }
     }
 }
 

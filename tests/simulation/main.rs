@@ -3,6 +3,7 @@
 //! A run is told by its seed alone. `ONWIRE_SEED=7` runs one seed, `ONWIRE_SEEDS=500` as many from 0.
 
 mod endpoint;
+mod fates;
 mod keys;
 mod link;
 mod model;
@@ -42,5 +43,7 @@ fn whatever_the_links_do_the_promises_hold() {
     if number_from("ONWIRE_SEED").is_none() {
         assert!(total.delivered * 2 > total.taken, "most packets arrive, or the storm hides what is tested: {total:?}");
         assert!(total.recovered_blocks > 0 && total.unrecoverable_blocks > 0, "{total:?}");
+        assert!(total.told_decoded > total.told_lost && total.told_lost > 0, "{total:?}");
+        assert!(total.silent_tails > 0 && total.whole_although_lost > 0, "each happens now and then: {total:?}");
     }
 }

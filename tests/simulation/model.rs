@@ -6,9 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use onwire::tunnel::heard::Heard;
 use onwire::wire::payload_id::{RepairId, SourceId};
+use onwire::wire::report::SentBelow;
 
+use crate::fates::Fates;
 use crate::keys::Run;
+use crate::outcome::Outcome;
 use crate::packets::{Packet, number_of};
 use crate::scenario::Scenario;
 use crate::side::Side;
@@ -23,6 +27,8 @@ struct Stream {
 /// One block as it was sent and as it arrived at each run of the receiver.
 #[derive(Debug, Default)]
 struct Block {
+    /// The run of the receiver that its symbols were sealed for.
+    to: Option<Run>,
     source: BTreeMap<u16, Vec<u8>>,
     symbols: Option<u16>,
     repair_symbols: u16,
@@ -50,7 +56,8 @@ struct Adu {
 struct Taken {
     stream: Stream,
     packet: Packet,
-    delivered: bool,
+    /// The run of the receiver that wrote it to its TUN.
+    delivered: Option<Run>,
 }
 
 /// Everything known of a run of the simulation.
@@ -61,13 +68,15 @@ pub struct Model {
     last: HashMap<(Run, Stream), u16>,
     streams: BTreeMap<Stream, BTreeMap<u64, Block>>,
     restarted_at: Duration,
+    /// What reports told.
+    pub fates: Fates,
 }
 
 impl Model {
     /// A forwarder took packet `number` for `profile`.
     pub fn on_taken(&mut self, by: Run, number: u16, profile: u8, packet: Packet) {
         let stream = Stream { from: by, profile };
-        let taken = Taken { stream, packet, delivered: false };
+        let taken = Taken { stream, packet, delivered: None };
         assert!(self.taken[by.side.index()].insert(number, taken).is_none(), "numbers are unique");
     }
 
@@ -77,8 +86,10 @@ impl Model {
     }
 
     /// A source symbol was sealed.
-    pub fn on_source(&mut self, from: Run, id: SourceId, symbol: &[u8]) {
+    pub fn on_source(&mut self, from: Run, to: Run, id: SourceId, symbol: &[u8]) {
         let block = self.block(from, id.profile, id.sbn);
+        let addressed = *block.to.get_or_insert(to);
+        assert_eq!(addressed, to, "block {} of {from:?} was begun for another run", id.sbn);
         let known = block.source.insert(id.esi, symbol.to_vec());
         assert!(known.is_none(), "source symbol {} of block {} of {from:?} was sealed twice", id.esi, id.sbn);
         if id.previous_symbols > 0 {
@@ -111,6 +122,73 @@ impl Model {
         self.touch(from, profile, sbn, at, now);
     }
 
+    /// A report of `from` tells how long its last closed block is.
+    pub fn on_closed(&mut self, from: Run, told: SentBelow) {
+        if told.symbols > 0 {
+            let block = self.block(from, told.profile, told.below - 1);
+            assert_eq!(block.source.len(), usize::from(told.symbols), "the length told of block {}", told.below - 1);
+            block.symbols = Some(told.symbols);
+        }
+    }
+
+    /// Run `at` was told by a report how far the sender has come.
+    pub fn on_told(&mut self, from: Run, told: SentBelow, at: Run, now: Duration) {
+        if told.below > told.from {
+            self.touch(from, told.profile, told.below - 1, at, now);
+        }
+    }
+
+    /// Run `from` was told of its blocks by run `to`: what it may take for decoded was handed on.
+    pub fn on_heard(&mut self, from: Run, to: Run, heard: &Heard, symbol_size: usize) {
+        for (profile, sbn) in self.fates.on_heard(from, to, heard) {
+            let block = self.streams.get(&Stream { from, profile }).and_then(|blocks| blocks.get(&sbn));
+            let block = block.unwrap_or_else(|| panic!("{to:?} calls block {sbn} decoded, which {from:?} never sent"));
+            assert_eq!(block.to, Some(to), "block {sbn} of {from:?} was not sent to who calls it decoded");
+            assert!(self.is_handed_on(block, from, to, symbol_size), "{to:?} calls block {sbn} of {from:?} decoded");
+        }
+    }
+
+    /// The block was closed and every packet in it was written to the TUN of run `to`.
+    fn is_handed_on(&self, block: &Block, from: Run, to: Run, symbol_size: usize) -> bool {
+        let taken = &self.taken[from.side.index()];
+        let mut packets = block.packets(symbol_size).into_iter();
+        block.symbols.is_some() && packets.all(|adu| taken[&adu.number].delivered == Some(to))
+    }
+
+    /// At the end of all: the sender knows the fate of every block, and it is the true one. `last` as below.
+    pub fn check_fates(&self, last: [Run; 2], scenario: &Scenario, outcome: &mut Outcome) {
+        for (path, told) in self.fates.told() {
+            let symbol_size = scenario.sides[path.from.side.index()].symbol_size;
+            let nothing = BTreeMap::new();
+            let blocks = self.streams.get(&Stream { from: path.from, profile: path.profile }).unwrap_or(&nothing);
+            for (sbn, &symbols) in &told.lost {
+                // Of a block that was abandoned at once there may be nothing.
+                let Some(block) = blocks.get(sbn) else { continue };
+                assert_eq!(block.to, Some(path.to), "block {sbn} of {path:?} is not this run's to lose");
+                let handed_on = self.is_handed_on(block, path.from, path.to, symbol_size);
+                let whole = symbols > 0 && block.symbols == Some(symbols);
+                assert_eq!(handed_on, whole, "block {sbn} of {path:?}, of which {symbols} symbols came, {block:?}");
+                outcome.told_lost += 1;
+                outcome.whole_although_lost += usize::from(whole);
+            }
+            outcome.told_decoded += blocks.keys().filter(|&&sbn| told.is_decoded(sbn)).count();
+        }
+        for (stream, blocks) in &self.streams {
+            let to = last[stream.from.side.other().index()];
+            if stream.from != last[stream.from.side.index()] {
+                continue;
+            }
+            let path = crate::fates::Path { from: stream.from, to, profile: stream.profile };
+            let told = self.fates.told().get(&path);
+            for (&sbn, block) in blocks.iter().filter(|(_, block)| block.to == Some(to)) {
+                let known = told.is_some_and(|told| told.lost.contains_key(&sbn) || told.is_decoded(sbn));
+                assert!(known, "nothing was told of block {sbn} of {path:?}: {told:?}, {block:?}");
+            }
+            let silent = |block: &Block| block.arrived.values().all(|arrived| arrived.esis.is_empty());
+            outcome.silent_tails += usize::from(blocks.values().next_back().is_some_and(silent));
+        }
+    }
+
     /// Run `at` wrote a packet to its TUN.
     pub fn on_delivered(&mut self, at: Run, packet: Packet, scenario: &Scenario) {
         let from = at.side.other();
@@ -119,8 +197,8 @@ impl Model {
         let taken = taken.unwrap_or_else(|| panic!("{at:?} was given packet {number}, which was never taken"));
         assert!(taken.packet.bytes == packet.bytes, "packet {number} from {from:?} was changed on its way");
         assert_eq!(taken.packet.header, packet.header, "the offload header of packet {number} was changed");
-        assert!(!taken.delivered, "packet {number} from {from:?} was delivered twice");
-        taken.delivered = true;
+        assert!(taken.delivered.is_none(), "packet {number} from {from:?} was delivered twice");
+        taken.delivered = Some(at);
         let profile = &scenario.sides[from.index()].profiles[usize::from(taken.stream.profile)];
         if scenario.sides[at.side.index()].delivery.strict && !profile.plan.is_none() {
             let before = self.last.insert((at, taken.stream), number);
@@ -157,7 +235,7 @@ impl Model {
                     let has = |esi| arrived.esis.get(&esi).is_some_and(|&at| at < given_up);
                     let whole = adu.symbols.clone().all(has);
                     assert!(
-                        taken.delivered || !(enough || whole) || !heard_in_time || !undisturbed,
+                        taken.delivered.is_some() || !(enough || whole) || !heard_in_time || !undisturbed,
                         "{adu:?} of {stream:?} was not delivered although enough of block {sbn} arrived \
                          ({} of {} + {})",
                         arrived.esis.len(),
@@ -186,7 +264,7 @@ impl Model {
 
     /// Packets delivered to a side.
     pub fn delivered_to(&self, side: Side) -> usize {
-        self.taken[side.other().index()].values().filter(|taken| taken.delivered).count()
+        self.taken[side.other().index()].values().filter(|taken| taken.delivered.is_some()).count()
     }
 
     /// Packets taken at a side.

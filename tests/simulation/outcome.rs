@@ -13,6 +13,14 @@ pub struct Outcome {
     pub recovered_blocks: u64,
     /// Blocks given up.
     pub unrecoverable_blocks: u64,
+    /// Blocks that their sender was told to be decoded.
+    pub told_decoded: usize,
+    /// Blocks that their sender was told to be lost.
+    pub told_lost: usize,
+    /// Of them, those whose end alone was never told: their sender can see that they are whole.
+    pub whole_although_lost: usize,
+    /// Profiles of whose last block nothing arrived, with nothing sent after it.
+    pub silent_tails: usize,
     /// Turns of both sides.
     pub turns: usize,
 }
@@ -25,6 +33,10 @@ impl Outcome {
         self.datagrams += other.datagrams;
         self.recovered_blocks += other.recovered_blocks;
         self.unrecoverable_blocks += other.unrecoverable_blocks;
+        self.told_decoded += other.told_decoded;
+        self.told_lost += other.told_lost;
+        self.whole_although_lost += other.whole_although_lost;
+        self.silent_tails += other.silent_tails;
         self.turns += other.turns;
     }
 }

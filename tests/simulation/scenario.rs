@@ -76,7 +76,9 @@ impl Scenario {
         let slowest = sides.iter().map(|side| side.link.delay + side.link.jitter).max().unwrap_or_default();
         // Long enough for every handshake to end and for what was held or under way to have its fate.
         let calm = length.mul_f64(1.2) + slowest * 8;
-        let end = calm + hold * 2 + slowest * 4 + Duration::from_millis(2200);
+        // Two reports of an idle line.
+        let reports = if sides.iter().any(|side| side.claims) { 300 } else { 2200 };
+        let end = calm + hold * 2 + slowest * 4 + Duration::from_millis(reports);
         let budget = if random.random_bool(0.5) { 1000 } else { random.random_range(1..6) };
         Self { lane: if random.random_bool(0.8) { 0 } else { 3 }, sides, disasters, budget, calm, end }
     }

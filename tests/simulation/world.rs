@@ -297,9 +297,9 @@ impl World {
     fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool) {
         let sealed = self.keys.read(&datagram);
         match &sealed.content {
-            Content::Source(id, symbol) => self.model.on_source(sealed.from, *id, symbol),
+            Content::Source(id, symbol) => self.model.on_source(sealed.from, sealed.to, *id, symbol),
             Content::Repair(id) => self.model.on_repair(sealed.from, *id),
-            Content::Report(_) => {}
+            Content::Report(report) => report.sent.iter().for_each(|told| self.model.on_closed(sealed.from, *told)),
         }
         if refused {
             return;
@@ -330,6 +330,16 @@ impl World {
     fn arrive(&mut self, side: Side, flight: Flight) {
         let now = self.start + self.now;
         let from = self.ends[side.other().index()].address;
+        let end = &mut self.ends[side.index()];
+        let written_by_another = end.reporter.is_some_and(|reporter| {
+            flight
+                .genuine
+                .as_ref()
+                .is_some_and(|sealed| matches!(sealed.content, Content::Report(_)) && sealed.from != reporter)
+        });
+        if written_by_another {
+            self.ask_for_fates(side);
+        }
         let end = &mut self.ends[side.index()];
         let drops = end.forwarder.drops().clone();
         let before = Snapshot::of(&end.forwarder, now);
@@ -382,11 +392,34 @@ impl World {
                 }
             }
             Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
-            Content::Report(report) => end.heard = Some(report.as_ref().clone()),
+            Content::Report(report) => {
+                self.model.fates.on_report(sealed.from, at, report.sent_at, report.echo);
+                if end.reporter != Some(sealed.from) || end.heard.as_ref().is_some_and(|it| it.sent_at < report.sent_at)
+                {
+                    report.sent.iter().for_each(|told| self.model.on_told(sealed.from, *told, at, now));
+                    end.heard = Some(report.as_ref().clone());
+                }
+                end.reporter = Some(sealed.from);
+            }
         }
+        if self.random.random_bool(0.7) {
+            self.ask_for_fates(side);
+        }
+        let end = &mut self.ends[side.index()];
         if end.captured.len() < 200 {
             end.captured.push((bytes, sealed));
         }
+    }
+
+    /// Asks a side what it was told of its blocks, and holds that against the truth.
+    fn ask_for_fates(&mut self, side: Side) {
+        let end = &mut self.ends[side.index()];
+        let Some((peer, heard)) = end.forwarder.poll_heard() else { return };
+        assert_eq!(peer, PeerId(0));
+        assert!(heard.proven_at.is_none_or(|at| at <= self.start + self.now), "the future proves nothing");
+        let reporter = end.reporter.expect("what was told was in a report");
+        let symbol_size = self.scenario.sides[side.index()].symbol_size;
+        self.model.on_heard(end.run, reporter, &heard, symbol_size);
     }
 
     /// Writes the TUN; `true` if there may be more.
@@ -441,8 +474,10 @@ impl World {
             outcome.recovered_blocks += reception.recovered_blocks;
             outcome.unrecoverable_blocks += reception.unrecoverable_blocks;
         }
+        Side::BOTH.into_iter().for_each(|side| self.ask_for_fates(side));
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
         self.model.check(last, &self.scenario);
+        self.model.check_fates(last, &self.scenario, &mut outcome);
         if self.scenario.disasters.is_empty() {
             self.model.check_blocks(&self.scenario);
         }
