@@ -107,13 +107,7 @@ impl GivenUp {
 mod tests {
     use super::*;
 
-    /// First, how many, symbols.
-    type Run = (u64, u32, u16);
-
-    /// As above, before it is cut into what a report can tell.
-    type Added = (u64, u64, u16);
-
-    fn named(given_up: &mut GivenUp, sent_at: u64, mut room: usize) -> Vec<Run> {
+    fn named(given_up: &mut GivenUp, sent_at: u64, mut room: usize) -> Vec<(u64, u32, u16)> {
         let mut lost = Vec::new();
         given_up.name(3, sent_at, &mut room, &mut lost);
         assert!(lost.iter().all(|run| run.profile == 3));
@@ -122,7 +116,8 @@ mod tests {
 
     #[test]
     fn consecutive_blocks_are_one_run_unless_they_may_be_whole() {
-        let rows: [(&[Added], &[Run]); 4] = [
+        type Row<'a> = (&'a [(u64, u64, u16)], &'a [(u64, u32, u16)]);
+        let rows: [Row<'_>; 4] = [
             (&[(4, 1, 0), (5, 1, 0), (6, 3, 0)], &[(4, 5, 0)]),
             (&[(4, 1, 0), (6, 1, 0)], &[(4, 1, 0), (6, 1, 0)]),
             (&[(4, 1, 0), (5, 1, 9), (6, 1, 0)], &[(4, 1, 0), (5, 1, 9), (6, 1, 0)]),
