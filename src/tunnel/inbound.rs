@@ -243,7 +243,7 @@ impl Inbound {
         })
     }
 
-    /// Names blocks given up in the report written at `sent_at`, as [`GivenUp::name`] does.
+    /// Names blocks given up in the report written at `sent_at`, those named before first.
     pub fn name_given_up(&mut self, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
         self.given_up.name(self.profile, sent_at, room, lost);
     }
