@@ -23,6 +23,7 @@ use super::routes::Routes;
 use super::setup;
 use super::snapshot::LaneSnapshot;
 use super::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
+use super::uplinks::Uplinks;
 use super::voice::Voice;
 use super::warden::Warden;
 use crate::config::{Config, Notify};
@@ -85,6 +86,7 @@ pub struct Control {
     lanes: Vec<LaneHandle>,
     routes: Option<Routes>,
     tun: TunStatus,
+    uplinks: Uplinks,
     /// Peers that were found silent and have not answered since.
     called: BTreeSet<PeerId>,
 }
@@ -152,6 +154,7 @@ impl Control {
             lanes,
             routes,
             tun,
+            uplinks: Uplinks::default(),
             called: BTreeSet::new(),
         };
         control.announce();
@@ -173,7 +176,8 @@ impl Control {
                 tracing::info!("stopping");
                 break Ok(());
             }
-            let timeout = self.handshakes.poll_timeout().map(|due| due.saturating_duration_since(now));
+            let due = self.handshakes.poll_timeout().into_iter().chain(self.uplinks.poll_timeout()).min();
+            let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
                 _ => {}
@@ -195,7 +199,14 @@ impl Control {
             self.handle_notice(notice, now)?;
         }
         self.handshakes.handle_timeout(now);
-        self.pass_on();
+        self.pass_on(now);
+        if self.uplinks.look(now) {
+            for (number, lane) in self.lanes.iter().enumerate() {
+                if !lane.tell(Command::DroppedHere) {
+                    tracing::warn!("lane {number} is too busy to be told that this host has dropped datagrams");
+                }
+            }
+        }
         while let Some(caller) = self.desk.next_caller() {
             let status = self.status("running");
             caller.answer(&status);
@@ -227,11 +238,14 @@ impl Control {
     }
 
     /// Passes on what the handshakes have produced.
-    fn pass_on(&mut self) {
+    fn pass_on(&mut self, now: Instant) {
         while let Some(event) = self.handshakes.poll_event() {
             match event {
                 HandshakeEvent::Established(established) => {
                     self.called.remove(&established.peer);
+                    if self.config.notify.is_some() {
+                        self.uplinks.add(established.endpoint.ip(), now);
+                    }
                     tracing::info!(
                         peer = self.name(established.peer),
                         endpoint = %established.endpoint,

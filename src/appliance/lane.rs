@@ -211,6 +211,11 @@ impl Lane {
                     // Whoever asked may have given up waiting.
                     let _ = reply.try_send(self.snapshot());
                 }
+                Ok(Command::DroppedHere) => {
+                    if let Some(warden) = &mut self.warden {
+                        warden.on_dropped_here(now);
+                    }
+                }
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {

@@ -25,6 +25,8 @@ pub enum Command {
     },
     /// Tell what you have counted.
     Snapshot(SyncSender<LaneSnapshot>),
+    /// A queue of this host has dropped datagrams, and no failed send told of it.
+    DroppedHere,
     /// Send what is left, and end.
     Stop,
 }

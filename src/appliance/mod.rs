@@ -12,5 +12,6 @@ mod setup;
 pub mod snapshot;
 pub mod status;
 mod told;
+mod uplinks;
 mod voice;
 mod warden;
