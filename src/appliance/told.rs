@@ -64,25 +64,25 @@ impl Told {
             Notice::Flow(flow::Event::Overflow) => {
                 protection.flows().flows().for_each(|state| tell(flow(&state, Event::Protected)));
             }
-            Notice::Block { block, source_symbols, repair_symbols, level } => tell(Self::Block(message::Block {
-                peer,
-                lane,
-                profile: block.profile,
-                sbn: block.sbn,
-                k: source_symbols,
-                m: repair_symbols,
-                level: level.map(level_of),
-                ranges: Vec::new(),
-            })),
+            Notice::Block { block, source_symbols, repair_symbols, level, ranges } => {
+                tell(Self::Block(message::Block {
+                    peer,
+                    lane,
+                    profile: block.profile,
+                    sbn: block.sbn,
+                    k: source_symbols,
+                    m: repair_symbols,
+                    level: level.map(level_of),
+                    ranges: ranges.iter().map(range_of).collect(),
+                }))
+            }
             Notice::State(state, reason) => tell(Self::State { peer, lane, state, reason }),
             Notice::Violation(violation) => {
-                let ranges = violation.ranges.iter().map(|range| Range {
-                    key: key_of(&range.flow.key),
-                    instance: range.flow.id.instance(),
-                    start: range.start.bytes,
-                    end: range.end.bytes,
-                });
-                tell(Self::Violation { peer, ranges: ranges.collect() });
+                tell(Self::Violation { peer, ranges: violation.ranges.iter().map(range_of).collect() });
+                if violation.forgotten {
+                    // Whose bytes were lost is not known any more: no flow keeps what was said of it.
+                    protection.flows().flows().for_each(|state| tell(flow(&state, Event::Protected)));
+                }
             }
             Notice::Barrier(id, level) => tell(Self::Barrier { id, level: level.map(level_of) }),
         }
@@ -126,6 +126,15 @@ fn flow_message(state: &FlowState, event: Event, peer: u32, evidence: Evidence) 
         packets: packets.filter(|_| state.origin_sequence.is_none()).map(|position| position.packets),
         cookie: state.cookie,
         block: None,
+    }
+}
+
+fn range_of(range: &flow::BlockRange) -> Range {
+    Range {
+        key: key_of(&range.flow.key),
+        instance: range.flow.id.instance(),
+        start: range.start.bytes,
+        end: range.end.bytes,
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Violation {
     /// remembered what was said, a promise is assumed.
     pub level: Option<Level>,
     /// What it held of flows that still exist.
-    pub ranges: Vec<LostRange>,
+    pub ranges: Vec<BlockRange>,
     /// Ranges of instances that are gone.
     pub gone: usize,
     /// It is not remembered what it held. A promise to any flow may be broken: each is held where it is known to have
@@ -36,10 +36,11 @@ impl Violation {
 
 /// Bytes of a flow that were in a lost block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LostRange {
-    /// The flow once the loss was known; its [`Level::Acked`] position tells what has arrived by another way.
+pub struct BlockRange {
+    /// The flow; of a lost block once the loss was known: its [`Level::Acked`] position tells what has arrived by another
+    /// way.
     pub flow: FlowState,
-    /// Where the lost bytes begin.
+    /// Where the bytes begin.
     pub start: Position,
     /// Where they end.
     pub end: Position,
@@ -103,6 +104,21 @@ impl FlowTable {
         violation
     }
 
+    /// What a block that is remembered holds of flows that still exist, at most so many ranges.
+    pub fn ranges(&mut self, block: BlockId, most: usize) -> Vec<BlockRange> {
+        let mut ranges = Vec::new();
+        let Some(mut known) = self.blocks.find(block) else { return ranges };
+        while ranges.len() < most
+            && let Some(range) = known.ranges.next(&self.blocks)
+        {
+            if let Some(flow) = self.flow_mut(range.flow.slot).filter(|flow| flow.id == range.flow) {
+                let (start, end) = (flow.present(range.span.start), flow.present(range.span.end));
+                ranges.push(BlockRange { flow: flow.state(), start, end });
+            }
+        }
+        ranges
+    }
+
     fn lose(&mut self, block: BlockId, now: Instant) -> Violation {
         let mut violation = Violation { block, level: None, ranges: Vec::new(), gone: 0, forgotten: false };
         let Some(mut known) = self.blocks.find(block) else {
@@ -121,7 +137,7 @@ impl FlowTable {
             if promised {
                 flow.on_lost(range.span);
             }
-            violation.ranges.push(LostRange { flow: flow.state(), start, end });
+            violation.ranges.push(BlockRange { flow: flow.state(), start, end });
             if !flow.is_tcp() {
                 broken.push(range.flow);
             }

@@ -25,7 +25,7 @@ mod table;
 mod tests;
 
 pub use events::{Event, GoneReason};
-pub use evidence::{LostRange, Violation};
+pub use evidence::{BlockRange, Violation};
 pub use key::FlowKey;
 pub use state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin, Position};
 pub use table::{FlowTable, TooManyCookies};

@@ -1,7 +1,7 @@
 //! What a subscriber may want to know, as values.
 
 use super::health::{LinkState, StateReason};
-use crate::flow::{Event, Level, Violation};
+use crate::flow::{BlockRange, Event, Level, Violation};
 use crate::wire::payload_id::BlockId;
 
 /// Something that became known.
@@ -20,6 +20,8 @@ pub enum Notice {
         repair_symbols: u16,
         /// What it has reached; none: it will not be called protected.
         level: Option<Level>,
+        /// What it holds of flows, the first few.
+        ranges: Vec<BlockRange>,
     },
     /// The link has another state or another reason for it.
     State(LinkState, StateReason),

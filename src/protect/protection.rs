@@ -17,6 +17,9 @@ use crate::tunnel::forwarder::{Deliverable, Outgoing};
 use crate::tunnel::heard::Heard;
 use crate::wire::payload_id::BlockId;
 
+/// Ranges of flows that are told of one block.
+const RANGES_TOLD: usize = 8;
+
 /// What is promised to the flows of one peer on one lane.
 #[derive(Debug)]
 pub struct Protection {
@@ -262,7 +265,8 @@ impl Protection {
 
     fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {
         if self.tells_blocks {
-            self.notices.push_back(Notice::Block { block, source_symbols, repair_symbols, level });
+            let ranges = self.flows.ranges(block, RANGES_TOLD);
+            self.notices.push_back(Notice::Block { block, source_symbols, repair_symbols, level, ranges });
         }
     }
 

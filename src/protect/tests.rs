@@ -308,6 +308,25 @@ fn without_timestamps_blocks_are_queued_and_never_more() {
 }
 
 #[test]
+fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.protection.set_tells_blocks(true);
+    bench.leave(1);
+    bench.event(BlockEvent::Unsendable);
+    bench.leave(2);
+    let blocks: Vec<_> = bench.notices().into_iter().filter(|notice| matches!(notice, Notice::Block { .. })).collect();
+    let [Notice::Block { block: first, level, ranges, .. }, Notice::Block { block: second, level: none, .. }] =
+        &blocks[..]
+    else {
+        panic!("{blocks:?}")
+    };
+    assert_eq!((*first, *level), (block(1), Some(Level::OnWire)));
+    assert_eq!(ranges.iter().map(|range| (range.start.bytes, range.end.bytes)).collect::<Vec<_>>(), [(10, 20)]);
+    assert_eq!((*second, *none), (block(2), None), "the link is not trusted after an error");
+}
+
+#[test]
 fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
     let mut bench = Bench::up();
     bench.leave(0);

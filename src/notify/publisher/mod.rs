@@ -268,7 +268,9 @@ impl Publisher {
                 });
             }
         }
-        for ranges in ranges.chunks(MAX_RANGES) {
+        // A loss that hit no flow we still know of is told, too: it counts.
+        let nobody = ranges.is_empty().then_some(ranges);
+        for ranges in ranges.chunks(MAX_RANGES).chain(nobody) {
             self.violation_count += 1;
             let violation = Violation { number: self.violation_count, peer, ranges: ranges.to_vec() };
             let slot = self.log.insert(Told::Violation(violation), now);
