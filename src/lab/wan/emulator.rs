@@ -129,6 +129,8 @@ const TIMER: Token = Token(1);
 const WAKER: Token = Token(2);
 /// Trains read in one turn before those that are due leave.
 const TURN: usize = 32;
+/// More than a device's queue holds; a sender that never pauses must not keep a change away.
+const TURNS_BEFORE_CHANGE: usize = 64;
 
 struct Direction {
     from: Arc<Tun>,
@@ -144,7 +146,7 @@ impl Direction {
         let mut events = Events::with_capacity(8);
         let mut buffer = vec![0; Pool::LARGE];
         loop {
-            if !self.answer() {
+            if !self.answer(&mut buffer)? {
                 return Ok(());
             }
             let now = Instant::now();
@@ -165,12 +167,18 @@ impl Direction {
     }
 
     /// Answers what was asked meanwhile; `false` when nobody can ask any more.
-    fn answer(&mut self) -> bool {
+    fn answer(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         loop {
             match self.inbox.try_recv() {
                 // Whoever asked may have gone away: then nobody misses the answer.
                 Ok(Question::Counters(asker)) => drop(asker.send(self.link.counters())),
                 Ok(Question::Set(changes, asker)) => {
+                    // What had left the sender before the change met the link as it was.
+                    for _ in 0..TURNS_BEFORE_CHANGE {
+                        if self.read(buffer, Instant::now())? {
+                            break;
+                        }
+                    }
                     let mut impairment = self.link.impairment().clone();
                     let changed = changes.iter().try_for_each(|(key, value)| impairment.set(key, value));
                     let answer = match changed {
@@ -183,8 +191,8 @@ impl Direction {
                     };
                     drop(asker.send(answer));
                 }
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => return Ok(false),
             }
         }
     }
