@@ -23,7 +23,20 @@ const MODULES: &[Module] = &[
         may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify"],
         pure: false,
     },
-    Module { name: "lab", may_import: &["config", "io", "wire", "appliance::status"], pure: false },
+    // The lab's programs wait for notifications as a user's would; its attacks forge them.
+    Module {
+        name: "lab",
+        may_import: &[
+            "config",
+            "io",
+            "wire",
+            "appliance::status",
+            "notify::client",
+            "notify::envelope",
+            "notify::message",
+        ],
+        pure: false,
+    },
     // The commands that watch and wait are programs like any other that uses the notification library, and ask the kernel
     // what local sockets have sent.
     Module {

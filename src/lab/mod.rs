@@ -1,8 +1,9 @@
 //! The lab: network namespaces, an emulated WAN, scenarios and their reports.
 //!
 //! [`topology`] reads what is to be built, [`network`] builds it with [`wan`] in its middle, [`pair`] puts two
-//! appliances in, [`workload`] sends through them, and a [`scenario`] measures and claims. Everything runs the
-//! executable and other programs as a user would; nothing here is part of an appliance.
+//! appliances in, [`workload`] sends through them, [`subscriber`] is told what is protected (through [`relay`], which
+//! garbles on purpose what it forwards), and a [`scenario`] measures and claims. Everything runs the executable and
+//! other programs as a user would; nothing here is part of an appliance.
 
 pub mod error;
 pub mod leftovers;
@@ -10,9 +11,11 @@ pub mod load;
 pub mod network;
 pub mod pair;
 pub mod process;
+pub mod relay;
 pub mod report;
 pub mod scenario;
 pub mod status;
+pub mod subscriber;
 pub mod topology;
 pub mod trace;
 pub mod units;

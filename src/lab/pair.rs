@@ -3,10 +3,14 @@
 //! Works through the executable as a user would: `keygen`, `run`, `status`. Knows nothing of what an appliance does.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
     time::{Duration, Instant},
 };
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{
     error::LabError,
@@ -15,9 +19,11 @@ use super::{
     status::Status,
     topology::AppliancePlan,
 };
+use crate::notify::envelope::Key;
 
 /// How long two appliances may take to find each other.
 const UP_WITHIN: Duration = Duration::from_secs(10);
+const NOTIFY_PORT: u16 = 7118;
 
 /// What differs between the pairs of a scenario.
 #[derive(Clone, Debug)]
@@ -30,11 +36,19 @@ pub struct PairOptions {
     pub block_symbols: u32,
     /// `offload:` of the TUN: `auto` or `off`.
     pub offload: &'static str,
+    /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances notify nobody.
+    pub notify: Option<&'static str>,
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
-        Self { label: "onwire".to_owned(), repair: "{ fixed: 4 }".to_owned(), block_symbols: 32, offload: "auto" }
+        Self {
+            label: "onwire".to_owned(),
+            repair: "{ fixed: 4 }".to_owned(),
+            block_symbols: 32,
+            offload: "auto",
+            notify: None,
+        }
     }
 }
 
@@ -43,8 +57,20 @@ impl Default for PairOptions {
 pub struct RunningAppliance {
     node: String,
     socket: PathBuf,
+    publisher: Option<Publisher>,
     /// Its process.
     pub process: Process,
+}
+
+/// Where an appliance publishes its notifications, and the key to them.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    /// Its address, on the side of its own site.
+    pub address: SocketAddr,
+    /// The file with the key.
+    pub key_file: PathBuf,
+    /// The key.
+    pub key: Key,
 }
 
 /// How an appliance ended, and its last words.
@@ -72,6 +98,12 @@ impl RunningAppliance {
     pub fn status_text(&self, network: &Network<'_>) -> Result<String, LabError> {
         let socket = path_text(&self.socket)?;
         network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])
+    }
+
+    /// Where it publishes, when the pair was started with notifications.
+    pub fn publisher(&self) -> Result<&Publisher, LabError> {
+        let silent = || LabError::Sentence(format!("the appliance of {} was started without notifications", self.node));
+        self.publisher.as_ref().ok_or_else(silent)
     }
 
     /// The name of its node.
@@ -131,7 +163,7 @@ impl<'n> Pair<'n> {
     fn wait_up(&mut self) -> Result<(), LabError> {
         let deadline = Instant::now() + UP_WITHIN;
         for appliance in &mut self.appliances {
-            let RunningAppliance { socket, process, node } = appliance;
+            let RunningAppliance { socket, process, node, .. } = appliance;
             let left = deadline.saturating_duration_since(Instant::now());
             process.wait_until(left, &format!("the status socket of {node}"), |_| socket.exists())?;
             let (executable, socket) = (own_executable()?, path_text(socket)?);
@@ -164,11 +196,40 @@ fn start(
     let name = format!("{}-{node}", options.label);
     let socket = network.trace().directory().join(format!("{name}.sock"));
     let peer_name = &plan.peer;
-    let text =
+    let mut text =
         configuration(options, &[node, peer_name], [plan, peer], [&path_text(key)?, peer_key, &path_text(&socket)?]);
+    let publisher = options.notify.map(|_| publisher(network, node)).transpose()?;
+    if let (Some(level), Some(Publisher { address, key_file, key })) = (options.notify, &publisher) {
+        let (id, file) = (key.id(), path_text(key_file)?);
+        text +=
+            &format!("notify:\n  listen: \"{address}\"\n  keys: [{{ id: {id}, file: {file:?} }}]\n  level: {level}\n");
+    }
     let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
     let process = network.start(node, &name, &[&own_executable()?, "run", "--config", &path_text(&file)?])?;
-    Ok(RunningAppliance { node: node.to_owned(), socket, process })
+    Ok(RunningAppliance { node: node.to_owned(), socket, publisher, process })
+}
+
+/// Where the appliance of a node publishes. All pairs of a run have the same key, so that what an earlier one published
+/// is a danger to the subscribers of a later one.
+fn publisher(network: &Network<'_>, node: &str) -> Result<Publisher, LabError> {
+    let key_file = network.trace().directory().join("notify.key");
+    let text = match std::fs::read_to_string(&key_file) {
+        Ok(text) => text,
+        Err(_) => {
+            let mut secret = [0; 32];
+            let random = SystemRandom::new().fill(&mut secret);
+            random.map_err(|_| LabError::Sentence("the system has no random numbers".to_owned()))?;
+            let text = STANDARD.encode(secret) + "\n";
+            network.trace().write_secret("notify.key", &text)?;
+            text
+        }
+    };
+    let secret = STANDARD.decode(text.trim()).unwrap_or_default();
+    let key = Key::new(1, &secret);
+    let key = key.map_err(|error| LabError::Sentence(format!("{}: {error}", key_file.display())))?;
+    let no_address = || LabError::Sentence(format!("the topology gives {node} no IPv4 address"));
+    let address = network.topology().address(node, false).ok_or_else(no_address)?;
+    Ok(Publisher { address: SocketAddr::new(address, NOTIFY_PORT), key_file, key })
 }
 
 /// The text of one appliance's configuration. Strings are quoted as JSON, which YAML reads.

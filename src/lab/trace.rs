@@ -6,8 +6,9 @@
 use std::{
     cell::RefCell,
     fmt::Display,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -106,6 +107,18 @@ impl Trace {
         let path = self.directory.join(name);
         self.note(&format!("# writes {}", path.display()));
         std::fs::write(&path, content).map_err(LabError::doing(format!("write {}", path.display())))?;
+        Ok(path)
+    }
+
+    /// Writes a file of the run that only its owner may read, and does not show what is in it.
+    pub fn write_secret(&self, name: &str, content: &str) -> Result<PathBuf, LabError> {
+        let path = self.directory.join(name);
+        self.note(&format!("# writes {} (mode 600)", path.display()));
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(content.as_bytes())
+        };
+        write().map_err(LabError::doing(format!("write {}", path.display())))?;
         Ok(path)
     }
 

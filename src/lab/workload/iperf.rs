@@ -34,6 +34,8 @@ pub struct BulkPlan<'a> {
     pub seconds: u64,
     /// The congestion control.
     pub congestion: &'a str,
+    /// What each flow holds itself to, in iperf3's words (`500M`); none: whatever TCP makes.
+    pub rate: Option<&'a str>,
 }
 
 impl BulkPlan<'_> {
@@ -58,6 +60,8 @@ impl BulkPlan<'_> {
             "--connect-timeout",
             "5000",
         ];
+        let rate = self.rate.map(|rate| ["-b", rate]);
+        let words = [&words[..], rate.as_ref().map_or(&[], |rate| &rate[..])].concat();
         let mut client = network.start(self.from, &format!("{}-iperf", self.name), &words)?;
         client.wait(Duration::from_secs(self.seconds + 30))?;
         parse(&client.output())

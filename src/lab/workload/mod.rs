@@ -5,3 +5,5 @@ pub mod dialogue;
 pub mod iperf;
 pub mod kernel;
 pub mod rsync;
+pub mod stream;
+pub mod trickle;

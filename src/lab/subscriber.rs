@@ -1,0 +1,88 @@
+//! A program that subscribes to an appliance's notifications and looks at each as it comes.
+//!
+//! Its socket is made inside a node's namespace; its thread stays with the lab, so that its clock is the lab's. It blocks
+//! in `recv` between messages, as a program that waits does. What the messages mean is for whoever looks.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{error::LabError, network::Network, pair::Publisher};
+use crate::{
+    io::namespace::NetworkNamespace,
+    notify::{
+        client::{Client, Wish},
+        message::Message,
+    },
+};
+
+/// How long a subscription may take to be granted.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks whether it shall end.
+const STEP: Duration = Duration::from_millis(50);
+
+/// A subscriber that goes on until it is asked to finish.
+#[derive(Debug)]
+pub struct Subscriber {
+    is_over: Arc<AtomicBool>,
+    following: JoinHandle<io::Result<u64>>,
+}
+
+impl Subscriber {
+    /// Subscribes from `node` and waits until that is granted. `look` is called with every message and when it came.
+    pub fn start(
+        network: &Network<'_>,
+        node: &str,
+        publisher: &Publisher,
+        mut look: impl FnMut(&Message, Instant) + Send + 'static,
+    ) -> Result<Self, LabError> {
+        let wish = Wish { follow: true, ..Wish::default() };
+        let mut client = connect(network, node, publisher.address, publisher, wish)?;
+        let first = client.next_message(Instant::now() + PATIENCE).and_then(|first| {
+            let refused = || io::Error::new(io::ErrorKind::TimedOut, format!("not granted within {PATIENCE:?}"));
+            first.ok_or_else(refused)
+        });
+        let first = first.map_err(LabError::doing(format!("subscribe to {} from {node}", publisher.address)))?;
+        look(&first, Instant::now());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let following = thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                if let Some(message) = client.next_message(Instant::now() + STEP)? {
+                    look(&message, Instant::now());
+                }
+            }
+            Ok(client.core().messages_dropped())
+        });
+        Ok(Self { is_over, following })
+    }
+
+    /// Ends the subscription; tells how many messages came faster than they were looked at, and were not.
+    pub fn finish(self) -> Result<u64, LabError> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let followed = self.following.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        followed.map_err(LabError::doing("follow the notifications"))
+    }
+}
+
+/// A client in `node` with the publisher's key, of the publisher itself or of whoever forwards to it from `address`.
+pub fn connect(
+    network: &Network<'_>,
+    node: &str,
+    address: SocketAddr,
+    publisher: &Publisher,
+    wish: Wish,
+) -> Result<Client, LabError> {
+    let connect = || -> io::Result<Client> {
+        let inside = NetworkNamespace::named(&network.namespace(node))?;
+        inside.run(|| Client::connect_with(address, publisher.key.clone(), wish))?
+    };
+    connect().map_err(LabError::doing(format!("reach {address} from {node}")))
+}

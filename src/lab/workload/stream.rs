@@ -1,0 +1,158 @@
+//! One-way TCP: a program at one site writes into a connection, and the application at the other counts what it gets.
+//!
+//! The sockets are made inside the nodes' namespaces; the threads stay with the lab. What arrives is counted, not
+//! compared: TCP delivers bytes in order or not at all.
+
+use std::{
+    io::{self, Read},
+    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+
+use crate::{
+    io::namespace::NetworkNamespace,
+    lab::{error::LabError, network::Network},
+    notify::message::FlowKey,
+};
+
+/// How long a connection may take to come about.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A first packet that is lost is sent again after a second, by this machine's TCP: rather begin anew.
+const ATTEMPT: Duration = Duration::from_millis(300);
+
+/// Where streams end.
+#[derive(Debug)]
+pub struct Sink {
+    listener: TcpListener,
+    at: SocketAddr,
+    from: NetworkNamespace,
+}
+
+/// A connection and what arrives of it.
+#[derive(Debug)]
+pub struct Stream {
+    /// The end of the program that writes.
+    pub near: TcpStream,
+    key: FlowKey,
+    far: TcpStream,
+    received: Arc<AtomicU64>,
+    reading: JoinHandle<()>,
+}
+
+impl Sink {
+    /// Listens at `address` of node `to` for streams from node `from`.
+    pub fn listen(network: &Network<'_>, from: &str, to: &str, address: IpAddr) -> Result<Self, LabError> {
+        let open = || -> io::Result<Self> {
+            let inside = NetworkNamespace::named(&network.namespace(to))?;
+            let listener = inside.run(|| TcpListener::bind(SocketAddr::new(address, 0)))??;
+            listener.set_nonblocking(true)?;
+            let at = listener.local_addr()?;
+            Ok(Self { listener, at, from: NetworkNamespace::named(&network.namespace(from))? })
+        };
+        open().map_err(LabError::doing(format!("listen at {address} in {to}")))
+    }
+
+    /// Opens a stream, from a given port when there is one: then it looks like an earlier one from there.
+    pub fn open(&self, port: Option<u16>) -> Result<Stream, LabError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.attempt(port) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(LabError::doing(format!("connect to {}", self.at))(error));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn attempt(&self, port: Option<u16>) -> io::Result<Stream> {
+        let near = match port {
+            Some(port) => self.from.run(|| self.connect_from(port))??,
+            None => self.from.run(|| TcpStream::connect_timeout(&self.at, ATTEMPT))??,
+        };
+        near.set_nodelay(true)?;
+        let own = near.local_addr()?;
+        let deadline = Instant::now() + ATTEMPT;
+        let far = loop {
+            match self.listener.accept() {
+                // Others may wait here that an earlier attempt had given up.
+                Ok((far, from)) if from == own => break far,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_micros(200));
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        far.set_nonblocking(false)?;
+        let received = Arc::new(AtomicU64::new(0));
+        let (mut reader, count) = (far.try_clone()?, received.clone());
+        let reading = thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                count.fetch_add(length as u64, Ordering::Release);
+            }
+        });
+        Ok(Stream { key: FlowKey::tcp(own, self.at), near, far, received, reading })
+    }
+
+    fn connect_from(&self, port: u16) -> io::Result<TcpStream> {
+        let SocketAddr::V4(to) = self.at else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a stream from a given port needs IPv4"));
+        };
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, port))?;
+        // The time to send also bounds connecting.
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(ATTEMPT))?;
+        connect(&socket, &to)?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+        Ok(TcpStream::from(socket))
+    }
+}
+
+impl Stream {
+    /// The flow it is to an appliance.
+    pub fn key(&self) -> FlowKey {
+        self.key
+    }
+
+    /// Bytes that the far application has read.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// Waits until the far application has `wanted` bytes, or has got nothing for as long as `quiet`; gives what it has.
+    pub fn drain(&self, wanted: u64, quiet: Duration) -> u64 {
+        let (mut last, mut since) = (self.received(), Instant::now());
+        while last < wanted && since.elapsed() < quiet {
+            thread::sleep(Duration::from_millis(1));
+            let now = self.received();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        last
+    }
+
+    /// Ends both programs at once: nothing is sent again, and nobody waits for the other end.
+    pub fn abort(self) {
+        for end in [&self.near, &self.far] {
+            // Without it the connection would be ended politely, and what was not delivered be sent again.
+            let _ = sockopt::set_socket_linger(end, Some(Duration::ZERO));
+        }
+        // The reader has a handle of its own: only a shutdown wakes it.
+        let _ = self.far.shutdown(std::net::Shutdown::Read);
+        drop(self.near);
+        drop(self.far);
+        let _ = self.reading.join();
+    }
+}
