@@ -1,7 +1,8 @@
 //! Requests that wait for their answer, each sent again until it comes.
 //!
 //! Requests that may be obeyed twice keep their number when they are sent again. Pages get a new one: the messages of a
-//! page are counted, and those of two attempts must not be mixed up.
+//! page are counted, and those of two attempts must not be mixed up. A lookup is one message and keeps its number: the
+//! answer to any attempt will do. It is repeated soon, because until it is answered nothing about a new connection counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use crate::notify::message::{FlowKey, Level, Refusal, Request};
 
 /// The first repetition; each later one waits twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
+/// The first repetition of a lookup.
+const FIRST_LOOKUP: Duration = Duration::from_millis(2);
 /// No longer than this.
 const LAST_RETRY: Duration = Duration::from_millis(320);
 /// Requests of the program at once, and outcomes it has not asked for.
@@ -43,6 +46,15 @@ pub enum Purpose {
     Lookup(FlowKey),
     /// The program wants it.
     Program,
+}
+
+impl Purpose {
+    fn first_retry(self) -> Duration {
+        match self {
+            Purpose::Lookup(_) => FIRST_LOOKUP,
+            Purpose::Subscribe | Purpose::Page | Purpose::Program => FIRST_RETRY,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -99,7 +111,7 @@ impl Requests {
             return None;
         }
         let seq = self.next_number();
-        let wait = FIRST_RETRY;
+        let wait = purpose.first_retry();
         self.waiting.push(Waiting { seq, request, purpose, asked: None, due: now, wait, parts: 0 });
         Some(seq)
     }
@@ -160,7 +172,7 @@ impl Requests {
         self.waiting.retain(|waiting| waiting.purpose != Purpose::Page);
         for waiting in &mut self.waiting {
             waiting.due = now;
-            waiting.wait = FIRST_RETRY;
+            waiting.wait = waiting.purpose.first_retry();
         }
     }
 
@@ -207,7 +219,7 @@ impl Requests {
         let due = |waiting: &Waiting| waiting.due <= now && (subscribed || waiting.purpose == Purpose::Subscribe);
         let at = self.waiting.iter().position(due)?;
         let again = self.waiting[at].asked.is_some();
-        if again && matches!(self.waiting[at].purpose, Purpose::Page | Purpose::Lookup(_)) {
+        if again && self.waiting[at].purpose == Purpose::Page {
             let wait = self.waiting[at].wait;
             let seq = self.waiting[at].seq;
             self.retry_page(seq, now);
@@ -216,11 +228,11 @@ impl Requests {
         let waiting = &mut self.waiting[at];
         if !again {
             // The first answer may come late and the next attempt early: both count.
-            waiting.wait = waiting.wait.max(FIRST_RETRY);
+            waiting.wait = waiting.wait.max(waiting.purpose.first_retry());
         }
         waiting.asked = waiting.asked.or(Some(now));
         waiting.due = now + waiting.wait;
-        if again && matches!(waiting.purpose, Purpose::Subscribe | Purpose::Program) {
+        if again && waiting.purpose != Purpose::Page {
             waiting.wait = (waiting.wait * 2).min(LAST_RETRY);
         }
         let due = (waiting.request, waiting.seq);
@@ -256,4 +268,35 @@ impl Requests {
 
 fn is_barrier(waiting: &Waiting) -> bool {
     waiting.request == Request::Barrier
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::message::Filter;
+
+    /// In 200 ms: when a request was sent, and with which number.
+    fn attempts(request: Request, purpose: Purpose) -> Vec<(u128, u32)> {
+        let start = Instant::now();
+        let mut requests = Requests::new(1);
+        requests.push(request, purpose, start);
+        let times = (0..200).map(|ms| start + Duration::from_millis(ms));
+        let sent =
+            times.filter_map(|now| requests.poll_due(true, now).map(|(_, seq)| ((now - start).as_millis(), seq)));
+        sent.collect()
+    }
+
+    #[test]
+    fn a_lookup_is_repeated_soon_and_any_answer_will_do() {
+        let key = FlowKey::tcp("10.1.0.1:1".parse().unwrap(), "10.2.0.1:2".parse().unwrap());
+        let lookup = Request::GetFlows { since: 0, count: 1, filter: Filter::exactly(&key) };
+        let page = Request::GetFlows { since: 0, count: 48, filter: Filter::default() };
+        let times = |list: &[(u128, u32)]| list.iter().map(|(ms, _)| *ms).collect::<Vec<_>>();
+        let lookups = attempts(lookup, Purpose::Lookup(key));
+        assert_eq!(times(&lookups), [0, 2, 4, 8, 16, 32, 64, 128]);
+        assert!(lookups.iter().all(|(_, seq)| *seq == 1), "{lookups:?}");
+        let pages = attempts(page, Purpose::Page);
+        assert!(pages.windows(2).all(|pair| pair[0].1 < pair[1].1), "{pages:?}");
+        assert!(attempts(Request::Flush, Purpose::Program).iter().all(|(_, seq)| *seq == 1));
+    }
 }
