@@ -4,6 +4,8 @@
 
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
 
 /// Runs the command; what a failed run keeps goes with the test.
@@ -21,7 +23,16 @@ fn every_scenario_is_listed_and_others_are_refused() {
     }
     let refused = lab(&["quikstart"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, throughput, shell"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, throughput, watch, "));
+}
+
+#[test]
+fn a_slack_that_makes_no_sense_is_refused() {
+    for slack in ["0", "-1", "nan", "much"] {
+        let refused = lab(&["blackhole", "--slack", slack]);
+        assert_eq!(refused.status.code(), Some(2), "{slack}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("1 to 1000"), "{slack}");
+    }
 }
 
 #[test]
@@ -45,16 +56,21 @@ fn commands_are_printed_unless_quiet() {
     }
 }
 
+/// Runs a scenario to its result; gives that and everything that was said.
+fn result_of(words: &[&str]) -> (Value, String) {
+    need_programs(&["ip", "sysctl", "tc", "iperf3"]).unwrap_or_else(|error| panic!("{error}"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = lab(&[words, &["--json", file.path().to_str().unwrap()]].concat());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let result: Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).expect(&said);
+    assert_eq!((&result["scenario"], &result["seed"]), (&Value::from(words[0]), &Value::from(1)));
+    assert_eq!(result["pass"], output.status.success());
+    (result, said)
+}
+
 #[test]
 fn the_loss_scenario_passes_and_writes_its_result() {
-    need_programs(&["ip", "sysctl", "iperf3"]).unwrap_or_else(|error| panic!("{error}"));
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let output = lab(&["loss", "--seconds", "2", "--json", file.path().to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let result: serde_json::Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).expect(&said);
-    assert_eq!(result["scenario"], "loss");
-    assert_eq!(result["seed"], 1);
-    assert_eq!(result["pass"], output.status.success());
+    let (result, said) = result_of(&["loss", "--seconds", "2"]);
     let sweep = result["metrics"]["sweep"].as_array().expect(&said);
     assert_eq!(sweep.len(), 8);
     for key in ["emulator_loss", "receiver_loss", "residual_loss", "goodput_mbit", "of_loss_free"] {
@@ -66,4 +82,45 @@ fn the_loss_scenario_passes_and_writes_its_result() {
     let agreement = claims.iter().find(|claim| claim["claim"].as_str().is_some_and(|claim| claim.starts_with(truth)));
     assert_eq!(agreement.expect(&said)["pass"], true, "{said}");
     assert!(sweep[3]["recovered_symbols"].as_u64() > Some(0), "{said}");
+}
+
+/// What a debug build on a busy machine may take longer.
+const SLACK: [&str; 2] = ["--slack", "20"];
+
+#[test]
+fn what_is_called_protected_is_there_after_a_cut_and_at_queued_it_is_not() {
+    let (result, said) = result_of(&["honest", "--trials", "8"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let [on_wire, queued] = [&result["metrics"]["on_wire"], &result["metrics"]["queued"]];
+    assert_eq!((&on_wire["told"], &on_wire["bytes_lost"]), (&Value::from(8), &Value::from(0)), "{said}");
+    assert!(queued["bytes_lost"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn a_subscriber_behind_a_bad_path_believes_nothing_false() {
+    let (result, said) = result_of(&[&["notify-faults", "--trials", "6"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["notifications"]["replayed_of_earlier_run"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn a_blackhole_ends_protection_and_its_end_restores_it() {
+    let (result, said) = result_of(&[&["blackhole"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["cases"].as_array().map(Vec::len), Some(12), "{said}");
+}
+
+#[test]
+fn every_lone_write_is_told_to_be_protected() {
+    let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
+    assert_eq!(result["pass"], true, "{said}");
+    for arm in ["idle", "loaded"] {
+        assert_eq!(result["metrics"][arm]["writes"], 100, "{said}");
+    }
+}
+
+#[test]
+fn a_newcomer_sees_what_the_notifications_say() {
+    let (result, said) = result_of(&["watch", "--seconds", "6"]);
+    assert_eq!(result["pass"], true, "{said}");
 }

@@ -16,6 +16,7 @@ use crate::lab::{
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  onwire lab                              the quickstart: rsync over 50 ms and 1 % loss\n  \
                   onwire lab throughput --json out.json   how fast this machine is\n  \
+                  onwire lab watch                        what the notifications look like\n  \
                   onwire lab shell --topology pair-veth   a lab to try things in\n  \
                   onwire lab list                         every scenario"
 )]
@@ -37,6 +38,12 @@ pub struct LabArgs {
     /// Length of each measurement.
     #[arg(long)]
     seconds: Option<u64>,
+    /// How often, in scenarios of trials.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    trials: Option<u32>,
+    /// Make the limits of time that a scenario claims this many times longer, on a slow machine.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = read_slack)]
+    slack: f64,
     /// Keep logs and generated files also when all is well.
     #[arg(long)]
     keep: bool,
@@ -109,9 +116,16 @@ pub fn run(args: LabArgs) -> ExitCode {
 }
 
 fn run_scenario(args: LabArgs) -> Result<bool, String> {
-    let LabArgs { scenario, topology, json, seed, seconds, keep, quiet, .. } = args;
-    let options = LabOptions { scenario, topology, json, seed, seconds, keep, is_quiet: quiet };
+    let LabArgs { scenario, topology, json, seed, seconds, trials, slack, keep, quiet, .. } = args;
+    let options = LabOptions { scenario, topology, json, seed, seconds, trials, slack, keep, is_quiet: quiet };
     scenario::run(&options).map_err(|error| error.to_string())
+}
+
+fn read_slack(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(slack) if (1.0..=1000.0).contains(&slack) => Ok(slack),
+        _ => Err("allowed: a number from 1 to 1000; 1 claims what the documentation does".to_owned()),
+    }
 }
 
 fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {

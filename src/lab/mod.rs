@@ -16,6 +16,7 @@ pub mod report;
 pub mod scenario;
 pub mod status;
 pub mod subscriber;
+pub mod times;
 pub mod topology;
 pub mod trace;
 pub mod units;

@@ -59,8 +59,16 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         };
         let own_before = own_drops(&before)?;
         let name = format!("loss-{number}");
-        let plan =
-            BulkPlan { name: &name, from: "primary", to: "mirror", address, flows: 1, seconds, congestion: "cubic" };
+        let plan = BulkPlan {
+            name: &name,
+            from: "primary",
+            to: "mirror",
+            address,
+            flows: 1,
+            seconds,
+            congestion: "cubic",
+            rate: None,
+        };
         let bulk = plan.run(&network)?;
         stage.pause(Duration::from_millis(400))?;
         let after = pair.appliances[1].status(&network)?;

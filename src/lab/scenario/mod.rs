@@ -3,11 +3,16 @@
 //! The frame looks for programs, cleans up after earlier crashes, marks the run, listens to signals, and afterwards
 //! prints and writes the report. A scenario builds, measures and claims.
 
+mod blackhole;
+mod honest;
+mod latency;
 mod loss;
+mod notify_faults;
 mod quickstart;
 mod shell;
 mod stage;
 mod throughput;
+mod watch;
 
 use std::{
     fs::OpenOptions,
@@ -46,7 +51,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 4] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -67,6 +72,41 @@ pub const SCENARIOS: [Scenario; 4] = [
         topology: "pair-veth",
         programs: &["ip", "sysctl", "iperf3"],
         run: throughput::run,
+    },
+    Scenario {
+        name: "watch",
+        summary: "what the notifications look like: traffic, a link that fails, and `onwire watch` beside it",
+        topology: "pair",
+        programs: &["ip", "sysctl"],
+        run: watch::run,
+    },
+    Scenario {
+        name: "honest",
+        summary: "a slow queue on the uplink, the link cut the moment \"protected\" arrives: was it? And at level queued?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "tc"],
+        run: honest::run,
+    },
+    Scenario {
+        name: "latency",
+        summary: "from a write to the notification that it is protected: lone writes, idle and beside bulk traffic",
+        topology: "pair-veth",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: latency::run,
+    },
+    Scenario {
+        name: "blackhole",
+        summary: "the WAN swallows both directions or one: how soon \"protected\" stops, and how soon it comes back",
+        topology: "pair",
+        programs: &["ip", "sysctl"],
+        run: blackhole::run,
+    },
+    Scenario {
+        name: "notify-faults",
+        summary: "notifications lost, doubled, overtaken, replayed and forged: is any \"protected\" false, how late are they?",
+        topology: "pair",
+        programs: &["ip", "sysctl"],
+        run: notify_faults::run,
     },
     Scenario {
         name: "shell",
@@ -90,6 +130,10 @@ pub struct LabOptions {
     pub seed: u64,
     /// Length of each measurement, where a scenario has such.
     pub seconds: Option<u64>,
+    /// How often, where a scenario repeats itself.
+    pub trials: Option<u32>,
+    /// Limits of time are this many times longer: for slow machines and debug builds.
+    pub slack: f64,
     /// Keep the run's directory also when all is well.
     pub keep: bool,
     /// Do not show each command on the terminal.
@@ -214,6 +258,9 @@ mod tests {
             assert_eq!(find(scenario.name).unwrap().name, scenario.name);
         }
         let error = find("quick").unwrap_err().to_string();
-        assert_eq!(error, "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, shell");
+        assert_eq!(
+            error,
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, shell"
+        );
     }
 }

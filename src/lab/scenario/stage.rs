@@ -9,12 +9,18 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{LabOptions, Scenario};
-use crate::lab::{
-    error::LabError,
-    network::Network,
-    process::Process,
-    topology::Topology,
-    trace::{Trace, say},
+use crate::{
+    lab::{
+        error::LabError,
+        network::Network,
+        process::Process,
+        topology::Topology,
+        trace::{Trace, say},
+    },
+    notify::{
+        client::Client,
+        message::{FlowKey, LinkState},
+    },
 };
 
 /// Everything a scenario is given.
@@ -37,6 +43,9 @@ pub const WAN_TCP: [(&str, &str); 3] = [
     ("net.ipv4.tcp_wmem", "4096 131072 8388608"),
     ("net.ipv4.tcp_slow_start_after_idle", "0"),
 ];
+
+/// How long a link may take to be up again after it was mended.
+const RECOVERY: Duration = Duration::from_secs(30);
 
 impl<'a> Stage<'a> {
     /// Says something to the user.
@@ -117,6 +126,29 @@ impl<'a> Stage<'a> {
             Err(LabError::Stopped) => Err(LabError::Stopped),
             _ => process.wait(Duration::ZERO).map(|()| elapsed),
         }
+    }
+}
+
+/// Waits until the client hears from its appliance that all links are up.
+pub fn wait_up(stage: &Stage<'_>, client: &mut Client) -> Result<(), LabError> {
+    let deadline = Instant::now() + RECOVERY;
+    // About no flow nothing can be said, but asking takes in what has arrived.
+    let nothing = FlowKey::tcp(([0; 4], 0).into(), ([0; 4], 0).into());
+    loop {
+        let _ = client.status(&nothing, 0).map_err(LabError::doing("listen to the appliance"))?;
+        let core = client.core();
+        let is_up = core.peers().count() > 0 && core.peers().all(|peer| peer.state == LinkState::Up);
+        if is_up && core.has_contact(Instant::now()) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let states: Vec<_> =
+                core.peers().map(|peer| format!("{}: {}", peer.state.name(), peer.reason.name())).collect();
+            let found = if states.is_empty() { "nothing is heard".to_owned() } else { states.join(", ") };
+            return Err(LabError::Sentence(format!("the link is not up within {RECOVERY:?}; {found}")));
+        }
+        stage.trace.check_stop()?;
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

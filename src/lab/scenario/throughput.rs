@@ -1,20 +1,32 @@
-//! How fast, and at what cost: the plain route, the tunnel without and with repair, and the simple back-end.
+//! How fast, and at what cost: the plain route, the tunnel without and with repair, with a subscriber, and the simple
+//! back-end.
 //!
 //! Every way is measured once a round, and medians over the rounds count: what else the machine does for a while then
 //! meets all ways, or a round that the median leaves out.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
 use super::Stage;
-use crate::lab::{
-    error::LabError,
-    load::Load,
-    network::Network,
-    pair::{Pair, PairOptions},
-    report::Report,
-    workload::iperf::{Bulk, BulkPlan},
+use crate::{
+    lab::{
+        error::LabError,
+        load::Load,
+        network::Network,
+        pair::{Pair, PairOptions},
+        report::Report,
+        subscriber::Subscriber,
+        workload::iperf::{Bulk, BulkPlan},
+    },
+    notify::message::Message,
 };
 
 /// Buffers as kernels ship them: they grow far enough where there is no delay.
@@ -31,14 +43,20 @@ struct Way {
     label: &'static str,
     /// `repair` and `offload` of the appliances; none: the plain route.
     pair: Option<(&'static str, &'static str)>,
+    /// The appliances notify, and a subscriber takes everything about all flows.
+    is_watched: bool,
 }
 
-const WAYS: [Way; 4] = [
-    Way { name: "plain route", label: "plain_route", pair: None },
-    Way { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")) },
-    Way { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some(("{ fixed: 4 }", "auto")) },
-    Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some(("{ fixed: 4 }", "off")) },
+const FIXED: &str = "{ fixed: 4 }";
+const WAYS: [Way; 5] = [
+    Way { name: "plain route", label: "plain_route", pair: None, is_watched: false },
+    Way { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), is_watched: false },
+    Way { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), is_watched: false },
+    Way { name: "the same, with a subscriber", label: "subscriber", pair: Some((FIXED, "auto")), is_watched: true },
+    Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), is_watched: false },
 ];
+/// Telling everything costs no more than this share of the speed.
+const WATCHED: f64 = 0.95;
 
 /// A way measured in one round, with one flow and with four.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +130,8 @@ fn measure(
     let pair = match way.pair {
         Some((repair, offload)) => {
             let label = label.clone();
-            let options = PairOptions { label, repair: repair.to_owned(), offload, ..PairOptions::default() };
+            let notify = way.is_watched.then_some("on_wire");
+            let options = PairOptions { label, repair: repair.to_owned(), offload, notify, ..PairOptions::default() };
             Some(Pair::start(network, &options)?)
         }
         None => {
@@ -123,11 +142,30 @@ fn measure(
         }
     };
     let mut round = Round::default();
+    let messages = Arc::new(AtomicU64::new(0));
+    let subscriber = match pair.as_ref().filter(|_| way.is_watched) {
+        Some(pair) => {
+            let (near, messages) = (&pair.appliances[0], messages.clone());
+            let look = move |_: &Message, _| {
+                messages.fetch_add(1, Ordering::Relaxed);
+            };
+            Some(Subscriber::start(network, near.node(), near.publisher()?, look)?)
+        }
+        None => None,
+    };
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
         let before = pair.as_ref().map(Pair::cpu_times);
-        let plan =
-            BulkPlan { name: &name, from: "primary", to: "mirror", address, flows, seconds, congestion: "cubic" };
+        let plan = BulkPlan {
+            name: &name,
+            from: "primary",
+            to: "mirror",
+            address,
+            flows,
+            seconds,
+            congestion: "cubic",
+            rate: None,
+        };
         let bulk = plan.run(network)?;
         round.bulks[at] = bulk;
         if let (Some(pair), Some(before)) = (&pair, before) {
@@ -138,6 +176,10 @@ fn measure(
         let plural = if flows == 1 { "flow " } else { "flows" };
         stage.say(&format!("  {:<34} {flows} {plural}  {:.2} Gbit/s", way.name, round.gbit(at)));
         stage.pause(Duration::from_millis(100))?;
+    }
+    if let Some(subscriber) = subscriber {
+        let dropped = subscriber.finish()?;
+        stage.say(&format!("  (the subscriber took {messages:?} messages and dropped {dropped})"));
     }
     match pair {
         Some(pair) => drop(pair.stop()?),
@@ -150,9 +192,9 @@ fn measure(
     Ok(round)
 }
 
-fn report(rows: &[Row; 4], load: &Load) -> Report {
+fn report(rows: &[Row; 5], load: &Load) -> Report {
     let mut report = Report::default();
-    let [plain, _, repair, simple] = rows;
+    let [plain, _, repair, watched, simple] = rows;
     let but = if load.is_busy() { "; the machine was busy" } else { "" };
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let ratios = repair.ratios(simple, at);
@@ -163,6 +205,17 @@ fn report(rows: &[Row; 4], load: &Load) -> Report {
             format!("{ratio:.1} times ({each}{but})"),
             ratio >= 3.0,
         );
+    }
+    for (at, flows) in FLOWS.into_iter().enumerate() {
+        let ratios = watched.ratios(repair, at);
+        let each = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ");
+        let ratio = median(ratios);
+        report.claim(
+            format!("a subscriber to all flows leaves {WATCHED} of the speed, {flows} flow(s)"),
+            format!("{ratio:.2} ({each}{but})"),
+            ratio >= WATCHED,
+        );
+        report.metric(["subscriber_ratio_flows_1", "subscriber_ratio_flows_4"][at], ratio);
     }
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
     report.table(
@@ -234,9 +287,10 @@ mod tests {
 
     #[test]
     fn one_disturbed_round_does_not_decide() {
-        let [plain, none, repair, simple] = WAYS.each_ref();
+        let [plain, none, repair, watched, simple] = WAYS.each_ref();
         let rows = |simple_gbits| {
-            [row(plain, [16.0; 3]), row(none, [8.0; 3]), row(repair, [7.0, 0.7, 7.0]), row(simple, simple_gbits)]
+            let [plain, none] = [row(plain, [16.0; 3]), row(none, [8.0; 3])];
+            [plain, none, row(repair, [7.0, 0.7, 7.0]), row(watched, [6.8, 6.8, 1.0]), row(simple, simple_gbits)]
         };
         let calm = Load::parse("0.10 0.2 0.3 1/100 7", 2).unwrap();
         let passes = report(&rows([1.0; 3]), &calm);
@@ -250,5 +304,8 @@ mod tests {
         // What slows a whole round slows both sides of the ratio.
         assert!(report(&rows([1.0, 0.1, 1.0]), &calm).passes());
         assert!(!report(&rows([1.0, 1.0, 2.0].map(|gbit| gbit * 1.2)), &calm).passes());
+        let mut costly = rows([1.0; 3]);
+        costly[3] = row(watched, [6.5, 0.6, 6.5]);
+        assert!(!report(&costly, &calm).passes());
     }
 }

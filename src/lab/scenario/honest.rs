@@ -1,0 +1,231 @@
+//! E7: is "protected" true? The uplink is slow and its queue long, so that what the appliance has sent waits in its host.
+//! The link is cut at the moment a program is told that its bytes are protected, and what sat in the queue is lost.
+//!
+//! The control is the same at level `queued`, where the word of the kernel that it took the datagrams is enough. The cut
+//! is at the entrance of the WAN: what had left the host arrives.
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde_json::json;
+
+use super::{
+    Stage,
+    stage::{WAN_TCP, wait_up},
+};
+use crate::{
+    lab::{
+        error::LabError,
+        network::Network,
+        pair::{Pair, PairOptions},
+        report::Report,
+        subscriber,
+        times::Times,
+        workload::stream::Sink,
+    },
+    notify::{
+        client::{Client, Waited, Wish},
+        message::Level,
+    },
+};
+
+/// 64 KB take 65 ms, and their repair symbols some more: shorter than the link is trusted without word from the peer.
+const QUEUE: [&str; 10] = ["tc", "qdisc", "add", "dev", "wan0", "root", "tbf", "rate", "8mbit", "burst"];
+const QUEUE_SIZE: [&str; 3] = ["4kb", "limit", "8mb"];
+const TRIALS: u32 = 200;
+const BYTES: std::ops::RangeInclusive<u64> = 1..=64 * 1024;
+/// How long a program waits to be told.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// When nothing has arrived for this long after the cut, nothing will: several times the way and the peer's patience.
+const QUIET: Duration = Duration::from_millis(400);
+
+/// What became of the trials at one level.
+#[derive(Debug)]
+struct Arm {
+    level: Level,
+    trials: u32,
+    /// Trials in which the program was told that its bytes are protected, by the level it was told.
+    told: [u32; 4],
+    /// Bytes called protected.
+    bytes: u64,
+    /// Of these, bytes that did not arrive.
+    lost: u64,
+    /// Trials in which some did not.
+    lossy: u32,
+    /// From the write to the word.
+    waits: Times,
+}
+
+impl Arm {
+    fn new(level: Level, trials: u32) -> Self {
+        Self { level, trials, told: [0; 4], bytes: 0, lost: 0, lossy: 0, waits: Times::default() }
+    }
+
+    fn on_trial(&mut self, level: Level, claimed: u64, arrived: u64, waited: Duration) {
+        self.told[level as usize - 1] += 1;
+        self.bytes += claimed;
+        self.lost += claimed.saturating_sub(arrived);
+        self.lossy += u32::from(arrived < claimed);
+        self.waits.record(waited);
+    }
+
+    fn told(&self) -> u32 {
+        self.told.iter().sum()
+    }
+}
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let trials = stage.options.trials.unwrap_or(TRIALS);
+    // The control has to lose once; that it loses nearly always is not the point.
+    let control = (trials / 4).max(3);
+    stage.say(&format!(
+        "honest: the uplink of the primary's appliance carries 8 Mbit/s and queues the rest. A program writes up to 64 KB, is\n\
+         told \"protected\", and that moment the link is cut; then the program is killed. What does the mirror have?\n\
+         {trials} trials at level on_wire, {control} at level queued.\n"
+    ));
+    let network = stage.build()?;
+    stage.set_tcp(&network, &WAN_TCP)?;
+    network.run("ithaca", &[&QUEUE[..], &QUEUE_SIZE].concat())?;
+    // All of a write leaves the primary at once, as from a connection that has been in use, and waits in the queue.
+    let route = network.run("primary", &["ip", "-4", "route", "show", "default"])?;
+    let words = ["ip", "route", "change"].into_iter().chain(route.split_whitespace()).chain(["initcwnd", "64"]);
+    network.run("primary", &words.collect::<Vec<_>>())?;
+    let arms = [(Level::OnWire, trials), (Level::Queued, control)];
+    let arms = arms.map(|(level, trials)| measure(stage, &network, level, trials));
+    let [honest, control] = arms;
+    Ok(report(&[honest?, control?]))
+}
+
+fn measure(stage: &Stage<'_>, network: &Network<'_>, level: Level, trials: u32) -> Result<Arm, LabError> {
+    let options = PairOptions { label: level.name().to_owned(), notify: Some(level.name()), ..PairOptions::default() };
+    let pair = Pair::start(network, &options)?;
+    let publisher = pair.appliances[0].publisher()?;
+    let mut client = subscriber::connect(network, "primary", publisher.address, publisher, Wish::default())?;
+    client.set_least_level(level);
+    let no_address = || LabError::Sentence("the topology gives mirror no IPv4 address".to_owned());
+    let address = network.topology().address("mirror", false).ok_or_else(no_address)?;
+    let sink = Sink::listen(network, "primary", "mirror", address)?;
+    let mut rng = SmallRng::seed_from_u64(stage.options.seed);
+    let mut arm = Arm::new(level, trials);
+    let mut said = Instant::now();
+    for number in 0..trials {
+        if said.elapsed() > PATIENCE {
+            stage.say(&format!("  {}: {number} of {trials}", level.name()));
+            said = Instant::now();
+        }
+        network.tell_wan("open")?;
+        wait_up(stage, &mut client)?;
+        let size = rng.random_range(BYTES);
+        // In every other trial the cut comes in the middle of what was written.
+        let claimed = if number % 2 == 0 { size } else { rng.random_range(1..=size) };
+        trial(network, &sink, &mut client, (size, claimed), &mut arm)?;
+    }
+    network.tell_wan("open")?;
+    pair.stop()?;
+    Ok(arm)
+}
+
+fn trial(
+    network: &Network<'_>,
+    sink: &Sink,
+    client: &mut Client,
+    (size, claimed): (u64, u64),
+    arm: &mut Arm,
+) -> Result<(), LabError> {
+    let mut stream = sink.open(None)?;
+    let key = stream.key();
+    client.watch(key);
+    let begin = Instant::now();
+    stream.near.write_all(&vec![7; size as usize]).map_err(LabError::doing("write to the mirror"))?;
+    let waited = client.wait(&key, claimed, begin + PATIENCE).map_err(LabError::doing("wait for the notification"))?;
+    network.tell_wan("cut")?;
+    let elapsed = begin.elapsed();
+    client.unwatch(&key);
+    if let Waited::Protected { level } = waited {
+        let arrived = stream.drain(claimed, QUIET);
+        arm.on_trial(level, claimed, arrived, elapsed);
+    }
+    stream.abort();
+    Ok(())
+}
+
+fn report(arms: &[Arm; 2]) -> Report {
+    let mut report = Report::default();
+    let [honest, control] = arms;
+    let told = |arm: &Arm| format!("{} of {} trials", arm.told(), arm.trials);
+    report.claim(
+        "at on_wire, no byte that was called protected is lost",
+        format!("{} of {} bytes, in {} of {} trials", honest.lost, honest.bytes, honest.lossy, honest.trials),
+        honest.lost == 0 && honest.bytes > 0,
+    );
+    report.claim("at on_wire, programs are told", told(honest), honest.told() == honest.trials);
+    report.claim(
+        "control: at queued, bytes that were called protected are lost",
+        format!("{} of {} bytes, in {} of {} trials", control.lost, control.bytes, control.lossy, control.trials),
+        control.lost > 0,
+    );
+    report.table(
+        &[
+            "level",
+            "trials",
+            "told",
+            "first at queued, on_wire, decoded, acked",
+            "bytes called protected",
+            "lost",
+            "wait p50, p99",
+        ],
+        arms.iter().map(|arm| {
+            let ms = |share| arm.waits.quantile(share).as_secs_f64() * 1e3;
+            vec![
+                arm.level.name().to_owned(),
+                arm.trials.to_string(),
+                arm.told().to_string(),
+                arm.told.map(|count| count.to_string()).join(", "),
+                arm.bytes.to_string(),
+                arm.lost.to_string(),
+                format!("{:.0}, {:.0} ms", ms(0.5), ms(0.99)),
+            ]
+        }),
+    );
+    for arm in arms {
+        report.metric(
+            arm.level.name(),
+            json!({
+                "trials": arm.trials,
+                "told": arm.told(),
+                "told_at": Level::ALL.map(|level| (level.name(), arm.told[level as usize - 1]))
+                    .into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+                "bytes_protected": arm.bytes,
+                "bytes_lost": arm.lost,
+                "trials_with_loss": arm.lossy,
+                "wait_p50_us": arm.waits.micros(0.5),
+                "wait_p99_us": arm.waits.micros(0.99),
+            }),
+        );
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arm(level: Level, arrived: u64) -> Arm {
+        let mut arm = Arm::new(level, 1);
+        arm.on_trial(level, 1000, arrived, Duration::from_millis(3));
+        arm
+    }
+
+    #[test]
+    fn one_lost_byte_fails_and_so_does_a_control_that_loses_none() {
+        let [honest, queued] = [Level::OnWire, Level::Queued];
+        assert!(report(&[arm(honest, 5000), arm(queued, 0)]).passes());
+        assert!(!report(&[arm(honest, 999), arm(queued, 0)]).passes());
+        assert!(!report(&[arm(honest, 1000), arm(queued, 1000)]).passes());
+        assert!(!report(&[Arm::new(honest, 1), arm(queued, 0)]).passes(), "nobody was told anything");
+    }
+}
