@@ -318,3 +318,14 @@ fn is_acknowledged(outcome: Outcome) -> Result<(), Reason> {
         Outcome::Barrier(_) | Outcome::Refused(_) => Err(Reason::Refused),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_change_threads() {
+        fn sendable<T: Send>() {}
+        sendable::<Client>();
+    }
+}
