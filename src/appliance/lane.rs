@@ -48,6 +48,10 @@ const UDP_BUDGET: usize = 8;
 /// How long a lane that was told to stop waits for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// What is due sooner is waited for awake, where somebody waits for what is protected: to fall asleep and be woken by
+/// the timer takes about as long as a block stays open for a neighbour.
+const SPIN: Duration = Duration::from_micros(60);
+
 /// How often a warning about sending may be repeated.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -369,12 +373,16 @@ impl Lane {
             || self.ready.errors
             || self.udp.errors_left()
             || self.warden.as_mut().is_some_and(Warden::is_busy);
+        let mut is_soon = false;
         if !busy {
             let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
             let due = [self.forwarder.poll_timeout(now), promises, self.stopping].into_iter().flatten().min();
-            self.timer.set(due, now)?;
+            is_soon = self.warden.is_some() && due.is_some_and(|due| due.saturating_duration_since(now) <= SPIN);
+            if !is_soon {
+                self.timer.set(due, now)?;
+            }
         }
-        match self.poll.poll(events, busy.then_some(Duration::ZERO)) {
+        match self.poll.poll(events, (busy || is_soon).then_some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }
