@@ -17,6 +17,8 @@ const FIRST_LOOKUP: Duration = Duration::from_millis(2);
 const LAST_RETRY: Duration = Duration::from_millis(320);
 /// Requests of the program at once, and outcomes it has not asked for.
 const MAX_PROGRAM: usize = 1024;
+/// Nor than this while the subscription lasts: a renewal must come through before the lease ends, over a bad path too.
+const LAST_RENEWAL: Duration = Duration::from_millis(40);
 /// Messages of a page while nothing is lost.
 const MOST_PAGE: u32 = 48;
 /// Messages of a page when much is lost: what fits one datagram.
@@ -233,7 +235,8 @@ impl Requests {
         waiting.asked = waiting.asked.or(Some(now));
         waiting.due = now + waiting.wait;
         if again && waiting.purpose != Purpose::Page {
-            waiting.wait = (waiting.wait * 2).min(LAST_RETRY);
+            let renews = subscribed && waiting.purpose == Purpose::Subscribe;
+            waiting.wait = (waiting.wait * 2).min(if renews { LAST_RENEWAL } else { LAST_RETRY });
         }
         let due = (waiting.request, waiting.seq);
         if due.0 == Request::Unsubscribe {
@@ -273,9 +276,9 @@ fn is_barrier(waiting: &Waiting) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notify::message::Filter;
+    use crate::notify::message::{Filter, Token};
 
-    /// In 200 ms: when a request was sent, and with which number.
+    /// While subscribed, in 200 ms: when a request was sent, and with which number.
     fn attempts(request: Request, purpose: Purpose) -> Vec<(u128, u32)> {
         let start = Instant::now();
         let mut requests = Requests::new(1);
@@ -298,5 +301,8 @@ mod tests {
         let pages = attempts(page, Purpose::Page);
         assert!(pages.windows(2).all(|pair| pair[0].1 < pair[1].1), "{pages:?}");
         assert!(attempts(Request::Flush, Purpose::Program).iter().all(|(_, seq)| *seq == 1));
+        let filter = Filter::default();
+        let renewal = Request::Subscribe { lease: Duration::from_secs(1), groups: 1, filter, token: Token::default() };
+        assert_eq!(times(&attempts(renewal, Purpose::Subscribe)), [0, 20, 40, 80, 120, 160]);
     }
 }
