@@ -70,7 +70,7 @@ struct Findings {
     unconfirmed: u64,
     /// Offsets that the other was told and this one was not, when the round ended.
     missed: u64,
-    /// By how much later.
+    /// By how much later; of those that were missed, how long they had been by then.
     delays: Times,
     /// The same for the first belief of each connection: by then the subscriber knows which of the connections with these
     /// addresses it is.
@@ -78,8 +78,8 @@ struct Findings {
 }
 
 impl Findings {
-    /// A round with what both believed, when the cut was made, and what arrived.
-    fn on_round(&mut self, faulty: &Beliefs, direct: &Beliefs, cut: Instant, arrived: u64, slack: f64) {
+    /// A round with what both believed, when it was cut and when it ended, and what arrived.
+    fn on_round(&mut self, [faulty, direct]: [&Beliefs; 2], [cut, end]: [Instant; 2], arrived: u64, slack: f64) {
         self.rounds += 1;
         let believed = believed_at(faulty, cut);
         self.believed += believed;
@@ -96,7 +96,10 @@ impl Findings {
         let first =
             faulty.first_key_value().and_then(|(offset, at)| Some(at.saturating_duration_since(*direct.get(offset)?)));
         self.first.extend(first);
-        self.missed += direct.keys().filter(|offset| !faulty.contains_key(offset)).count() as u64;
+        for (_, told) in direct.iter().filter(|(offset, _)| !faulty.contains_key(offset)) {
+            self.missed += 1;
+            self.delays.record(end.saturating_duration_since(*told));
+        }
     }
 }
 
@@ -174,10 +177,11 @@ fn round(
     network.tell_wan("cut")?;
     stage.pause(AFTER)?;
     is_over.store(true, Ordering::Relaxed);
+    let end = Instant::now();
     let [faulty, direct] = waiters.map(Waiter::finish);
     let ((faulty, faulty_beliefs), (direct, direct_beliefs)) = (faulty?, direct?);
     let arrived = stream.drain(believed_at(&faulty_beliefs, cut), QUIET);
-    findings.on_round(&faulty_beliefs, &direct_beliefs, cut, arrived, stage.options.slack);
+    findings.on_round([&faulty_beliefs, &direct_beliefs], [cut, end], arrived, stage.options.slack);
     stream.abort();
     Ok([faulty, direct])
 }
@@ -254,7 +258,7 @@ fn report(findings: &Findings, [requests, notifications]: &[FaultCounters; 2], s
     );
     let us = |share| findings.delays.micros(share);
     report.table(
-        &["beliefs", "not confirmed", "missed until the cut", "late: p50", "p99", "p99.9", "most"],
+        &["beliefs", "not confirmed", "missed until the end", "late: p50", "p99", "p99.9", "most"],
         [vec![
             findings.beliefs.to_string(),
             findings.unconfirmed.to_string(),
@@ -311,7 +315,8 @@ mod tests {
         };
         let mut findings = Findings::default();
         let direct = beliefs(&[(200, 10), (400, 20), (600, 30)]);
-        findings.on_round(&beliefs(faulty), &direct, start + Duration::from_millis(1000), arrived, 1.0);
+        let times = [1000, 1300].map(|ms| start + Duration::from_millis(ms));
+        findings.on_round([&beliefs(faulty), &direct], times, arrived, 1.0);
         findings
     }
 
@@ -324,6 +329,7 @@ mod tests {
         assert!(!passes(&findings(&[(200, 12), (400, 25), (600, 55)], 599)), "it did not arrive");
         assert!(!passes(&findings(&[(200, 12), (800, 40)], 800)), "nobody was told");
         assert!(!passes(&findings(&[(200, 12), (600, 61)], 600)), "too late");
+        assert!(!passes(&findings(&[(200, 12), (400, 25)], 600)), "never");
         assert!(!passes(&findings(&[], 0)), "nothing was believed");
         assert_eq!(findings(&[(200, 12), (600, 2000)], 200).lost, 0, "what is told after the cut need not arrive");
         let untouched = FaultCounters { wrong_key: 0, ..COUNTERS };
