@@ -29,7 +29,7 @@ fn every_scenario_is_listed_and_others_are_refused() {
 #[test]
 fn a_slack_that_makes_no_sense_is_refused() {
     for slack in ["0", "-1", "nan", "much"] {
-        let refused = lab(&["blackhole", "--slack", slack]);
+        let refused = lab(&["blackhole", &format!("--slack={slack}")]);
         assert_eq!(refused.status.code(), Some(2), "{slack}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains("1 to 1000"), "{slack}");
     }
