@@ -200,11 +200,12 @@ impl Control {
         }
         self.handshakes.handle_timeout(now);
         self.pass_on(now);
-        if self.uplinks.look(now) {
-            for (number, lane) in self.lanes.iter().enumerate() {
-                if !lane.tell(Command::DroppedHere) {
-                    tracing::warn!("lane {number} is too busy to be told that this host has dropped datagrams");
-                }
+        let seen = self.uplinks.look(now);
+        for (number, lane) in self.lanes.iter().enumerate() {
+            let told = (!seen.several_queues || lane.tell(Command::Stay))
+                && (!seen.dropped || lane.tell(Command::DroppedHere));
+            if !told {
+                tracing::warn!("lane {number} is too busy to be told what the uplinks do");
             }
         }
         while let Some(caller) = self.desk.next_caller() {

@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::complaints::Complaints;
 use super::line::{Command, Line, Notice};
 use super::outlet::Outlet;
 use super::promised::NotifyStatus;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use super::warden::Warden;
+use crate::io::cpu;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::{ErrorCounts, GsoState, StampState, UdpSocket};
+use crate::io::udp::{GsoState, StampState, UdpSocket};
 use crate::tunnel::forwarder::Forwarder;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
@@ -52,9 +54,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// the timer takes about as long as a block stays open for a neighbour.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// How often a warning about sending may be repeated.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
-
 /// One lane, before and while it runs.
 pub struct Lane {
     number: u8,
@@ -69,10 +68,7 @@ pub struct Lane {
     buffer: Box<[u8]>,
     ready: Readiness,
     notices_lost: u64,
-    errors: ErrorCounts,
-    /// Errors that were found beside timestamps.
-    unnoted: ErrorCounts,
-    warned_at: Option<Instant>,
+    complaints: Complaints,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
 }
@@ -115,9 +111,7 @@ impl Lane {
             buffer: vec![0; 1 << 16].into_boxed_slice(),
             ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
             notices_lost: 0,
-            errors: ErrorCounts::default(),
-            unnoted: ErrorCounts::default(),
-            warned_at: None,
+            complaints: Complaints::default(),
             stopping: None,
             warden: None,
         };
@@ -195,10 +189,9 @@ impl Lane {
         let Some(warden) = &mut self.warden else { return };
         let now = Instant::now();
         warden.on_progress(&mut self.forwarder, now);
-        if warden.is_waiting() || self.ready.errors {
+        if warden.is_waiting() || std::mem::take(&mut self.ready.errors) {
             let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number, now));
-            self.ready.errors |= errors.total() > 0;
-            self.unnoted += errors;
+            self.complaints.note(errors, now);
         }
         warden.publish(&mut self.forwarder, now);
     }
@@ -220,6 +213,7 @@ impl Lane {
                         warden.on_dropped_here(now);
                     }
                 }
+                Ok(Command::Stay) => self.stay(),
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -229,6 +223,20 @@ impl Lane {
             }
         }
         self.ready.commands = false;
+    }
+
+    /// A timestamp shows that what was sent before has left only if all of it went through the same queue.
+    fn stay(&self) {
+        match cpu::stay(self.number.into()) {
+            Ok(cpu) => {
+                tracing::info!(lane = self.number, cpu, "the uplink has several queues; staying on one processor")
+            }
+            Err(error) => tracing::warn!(
+                lane = self.number,
+                "cannot stay on one processor ({error}): a block may be called protected while a datagram of it waits in \
+                 another queue of this host; allow sched_setaffinity or give the device one queue"
+            ),
+        }
     }
 
     fn stop(&mut self, now: Instant) {
@@ -325,38 +333,15 @@ impl Lane {
         self.forwarder.on_refused(refused);
     }
 
-    /// Counts what the error queue holds; says so, now and then, if the user can do something about it.
+    /// Empties the error queue.
     fn note_errors(&mut self, now: Instant) {
         let warden = &mut self.warden;
-        let mut stamped = |number| {
+        let found = self.udp.drain_errors(&mut |number| {
             if let Some(warden) = warden {
                 warden.on_stamp(number, now);
             }
-        };
-        let mut errors = self.udp.drain_errors(&mut stamped);
-        errors += std::mem::take(&mut self.unnoted);
-        self.errors += errors;
-        let said_lately = self.warned_at.is_some_and(|at| now.saturating_duration_since(at) < WARN_INTERVAL);
-        if errors.total() == 0 || said_lately {
-            return;
-        }
-        self.warned_at = Some(now);
-        let total = self.errors;
-        if errors.too_big > 0 {
-            let mtu = errors.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
-            tracing::warn!(
-                "datagrams are too big for the path, whose MTU is {mtu}; lower `path.mtu` ({})",
-                total.too_big
-            );
-        } else {
-            tracing::warn!(
-                queue_full = total.queue_full,
-                unreachable = total.unreachable,
-                forbidden = total.forbidden,
-                other = total.other,
-                "datagrams could not be sent; counts since the start"
-            );
-        }
+        });
+        self.complaints.note(found, now);
     }
 
     fn notify(&mut self, notice: Notice) {
@@ -417,7 +402,7 @@ impl Lane {
             listen: self.udp.local_addr(),
             gso: self.udp.gso_state().to_string(),
             receive_overflows: self.udp.receive_overflows(),
-            errors: self.errors,
+            errors: self.complaints.total(),
             cut_in_software: self.outlet.cut(),
             notices_lost: self.notices_lost,
             memory: self.forwarder.memory(),

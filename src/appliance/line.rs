@@ -27,6 +27,8 @@ pub enum Command {
     Snapshot(SyncSender<LaneSnapshot>),
     /// A queue of this host has dropped datagrams, and no failed send told of it.
     DroppedHere,
+    /// An uplink has several transmit queues: stay on one processor, so that what is sent keeps its order.
+    Stay,
     /// Send what is left, and end.
     Stop,
 }

@@ -1,5 +1,6 @@
 //! A running appliance: lanes and the control thread, where state machines and system calls meet.
 
+mod complaints;
 pub mod control;
 pub mod desk;
 mod herald;

@@ -17,6 +17,16 @@ pub struct Uplinks {
     /// Where each peer was last heard.
     peers: BTreeMap<IpAddr, Option<Egress>>,
     next_look: Option<Instant>,
+    several_queues: bool,
+}
+
+/// What a look has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// A queue that may drop in silence has dropped something.
+    pub dropped: bool,
+    /// For the first time a device has several transmit queues.
+    pub several_queues: bool,
 }
 
 impl Uplinks {
@@ -31,17 +41,18 @@ impl Uplinks {
         self.next_look
     }
 
-    /// Reads the counters if it is time; `true` if a queue that may drop in silence has dropped something.
-    pub fn look(&mut self, now: Instant) -> bool {
+    /// Looks at the devices and their counters if it is time.
+    pub fn look(&mut self, now: Instant) -> Seen {
+        let mut seen = Seen::default();
         if self.next_look.is_none_or(|at| at > now) {
-            return false;
+            return seen;
         }
         self.next_look = Some(now + INTERVAL);
-        let mut dropped = false;
         for (peer, known) in &mut self.peers {
             // While there is no route, sends fail, and that is seen.
             let Ok(found) = egress(*peer) else { continue };
-            dropped |= has_dropped(known.as_ref(), &found);
+            seen.dropped |= has_dropped(known.as_ref(), &found);
+            seen.several_queues |= !self.several_queues && found.has_several_queues();
             let is_news =
                 known.as_ref().is_none_or(|known| (&known.device, &known.qdisc) != (&found.device, &found.qdisc));
             if is_news && found.may_drop_silently() {
@@ -56,7 +67,8 @@ impl Uplinks {
             }
             *known = Some(found);
         }
-        dropped
+        self.several_queues |= seen.several_queues;
+        seen
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
 //! about what the bytes mean, and any thread that the caller did not ask for.
 
+pub mod cpu;
 pub mod namespace;
 pub mod netlink;
 pub mod qdisc;

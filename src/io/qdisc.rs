@@ -43,6 +43,14 @@ impl Egress {
     }
 }
 
+impl Egress {
+    /// Whether the device has several transmit queues, so that datagrams sent on different processors may overtake each
+    /// other in this host.
+    pub fn has_several_queues(&self) -> bool {
+        self.kinds.iter().any(|kind| kind == "mq" || kind == "mqprio" || kind == "taprio")
+    }
+}
+
 /// The way to `to` from the network namespace of this thread, as it is now.
 pub fn egress(to: IpAddr) -> io::Result<Egress> {
     let mut netlink = Netlink::open()?;

@@ -1,0 +1,36 @@
+//! On which processor a thread runs.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
+/// Keeps this thread on one of the processors that it may use: number `preference`, counted around. Returns which.
+///
+/// A device with several transmit queues chooses one by the processor that sends. Datagrams of one thread then keep
+/// their order only while it stays where it is.
+pub fn stay(preference: usize) -> io::Result<usize> {
+    let allowed = sched_getaffinity(None)?;
+    let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let chosen = usable.get(preference % usable.len().max(1)).copied().unwrap_or_else(sched_getcpu);
+    let mut only = CpuSet::new();
+    only.set(chosen);
+    sched_setaffinity(None, &only)?;
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_stays_where_it_was_put() {
+        let thread = std::thread::spawn(|| {
+            let before = sched_getaffinity(None).unwrap();
+            let chosen = stay(1).unwrap();
+            let after = sched_getaffinity(None).unwrap();
+            assert!(before.is_set(chosen));
+            assert_eq!((after.count(), sched_getcpu()), (1, chosen));
+        });
+        thread.join().unwrap();
+    }
+}
