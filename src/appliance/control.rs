@@ -200,12 +200,11 @@ impl Control {
         }
         self.handshakes.handle_timeout(now);
         self.pass_on(now);
-        let seen = self.uplinks.look(now);
-        for (number, lane) in self.lanes.iter().enumerate() {
-            let told = (!seen.several_queues || lane.tell(Command::Stay))
-                && (!seen.dropped || lane.tell(Command::DroppedHere));
-            if !told {
-                tracing::warn!("lane {number} is too busy to be told what the uplinks do");
+        for uplink in self.uplinks.look(now) {
+            let told = |lane: &LaneHandle| lane.tell(Command::Uplink(uplink));
+            if !self.lanes.iter().map(told).fold(true, |all, told| all & told) {
+                // One that is too busy is told at the next look.
+                self.uplinks.on_untold(uplink.peer);
             }
         }
         while let Some(caller) = self.desk.next_caller() {

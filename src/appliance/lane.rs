@@ -25,6 +25,7 @@ use super::line::{Command, Line, Notice};
 use super::outlet::Outlet;
 use super::promised::NotifyStatus;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
+use super::uplinks::Uplink;
 use super::warden::Warden;
 use crate::io::cpu;
 use crate::io::timer::Timer;
@@ -190,7 +191,7 @@ impl Lane {
         let now = Instant::now();
         warden.on_progress(&mut self.forwarder, now);
         if warden.is_waiting() || std::mem::take(&mut self.ready.errors) {
-            let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number, now));
+            let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number));
             self.complaints.note(errors, now);
         }
         warden.publish(&mut self.forwarder, now);
@@ -208,12 +209,7 @@ impl Lane {
                     // Whoever asked may have given up waiting.
                     let _ = reply.try_send(self.snapshot());
                 }
-                Ok(Command::DroppedHere) => {
-                    if let Some(warden) = &mut self.warden {
-                        warden.on_dropped_here(now);
-                    }
-                }
-                Ok(Command::Stay) => self.stay(),
+                Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -225,8 +221,15 @@ impl Lane {
         self.ready.commands = false;
     }
 
-    /// A timestamp shows that what was sent before has left only if all of it went through the same queue.
-    fn stay(&self) {
+    /// A timestamp shows that what was sent before has left only if all of it went through the same queue, and if that
+    /// keeps what it takes.
+    fn on_uplink(&mut self, uplink: Uplink) {
+        if let Some(warden) = &mut self.warden {
+            warden.on_uplink(uplink.peer, uplink.is_suspect);
+        }
+        if !uplink.several_queues {
+            return;
+        }
         match cpu::stay(self.number.into()) {
             Ok(cpu) => {
                 tracing::info!(lane = self.number, cpu, "the uplink has several queues; staying on one processor")
@@ -338,7 +341,7 @@ impl Lane {
         let warden = &mut self.warden;
         let found = self.udp.drain_errors(&mut |number| {
             if let Some(warden) = warden {
-                warden.on_stamp(number, now);
+                warden.on_stamp(number);
             }
         });
         self.complaints.note(found, now);

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use mio::Waker;
 
 use super::snapshot::LaneSnapshot;
+use super::uplinks::Uplink;
 use crate::tunnel::PeerId;
 use crate::tunnel::handshake::Established;
 
@@ -25,10 +26,8 @@ pub enum Command {
     },
     /// Tell what you have counted.
     Snapshot(SyncSender<LaneSnapshot>),
-    /// A queue of this host has dropped datagrams, and no failed send told of it.
-    DroppedHere,
-    /// An uplink has several transmit queues: stay on one processor, so that what is sent keeps its order.
-    Stay,
+    /// The way to a peer has changed.
+    Uplink(Uplink),
     /// Send what is left, and end.
     Stop,
 }

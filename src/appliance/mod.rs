@@ -12,6 +12,7 @@ mod routes;
 mod setup;
 pub mod snapshot;
 pub mod status;
+mod suspects;
 mod told;
 mod uplinks;
 mod voice;

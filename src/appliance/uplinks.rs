@@ -1,6 +1,7 @@
-//! Watches the queues through which this host reaches its peers, for drops that no failed send tells of.
+//! Finds the queues through which this host reaches its peers, and those that may drop what they have taken.
 //!
-//! Only where notifications are configured: without them nobody relies on what has left this host.
+//! Only where notifications are configured: without them nobody relies on what has left this host. Lanes read the counters
+//! of suspected queues themselves, each time they are about to believe a timestamp.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::io::qdisc::{Egress, egress};
 
-/// How often the counters are read.
+/// How often the ways are looked at: for so long a queue that was put there may drop unnoticed.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The ways to the peers.
@@ -17,15 +18,16 @@ pub struct Uplinks {
     /// Where each peer was last heard.
     peers: BTreeMap<IpAddr, Option<Egress>>,
     next_look: Option<Instant>,
-    several_queues: bool,
 }
 
-/// What a look has shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// A queue that may drop in silence has dropped something.
-    pub dropped: bool,
-    /// For the first time a device has several transmit queues.
+/// The way to a peer, as it has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Where the peer is.
+    pub peer: IpAddr,
+    /// A queue on it may drop datagrams of which no failed send tells.
+    pub is_suspect: bool,
+    /// Its device has several transmit queues and chooses by the processor that sends.
     pub several_queues: bool,
 }
 
@@ -41,40 +43,39 @@ impl Uplinks {
         self.next_look
     }
 
-    /// Looks at the devices and their counters if it is time.
-    pub fn look(&mut self, now: Instant) -> Seen {
-        let mut seen = Seen::default();
+    /// Looks, if it is time: the ways that have changed.
+    pub fn look(&mut self, now: Instant) -> Vec<Uplink> {
         if self.next_look.is_none_or(|at| at > now) {
-            return seen;
+            return Vec::new();
         }
         self.next_look = Some(now + INTERVAL);
+        let mut news = Vec::new();
         for (peer, known) in &mut self.peers {
             // While there is no route, sends fail, and that is seen.
             let Ok(found) = egress(*peer) else { continue };
-            seen.dropped |= has_dropped(known.as_ref(), &found);
-            seen.several_queues |= !self.several_queues && found.has_several_queues();
-            let is_news =
-                known.as_ref().is_none_or(|known| (&known.device, &known.qdisc) != (&found.device, &found.qdisc));
-            if is_news && found.may_drop_silently() {
+            let way = |it: &Egress| (it.device.clone(), it.qdisc.clone());
+            if known.as_ref().map(way) == Some(way(&found)) {
+                continue;
+            }
+            let (is_suspect, several_queues) = (found.may_drop_silently(), found.has_several_queues());
+            news.push(Uplink { peer: *peer, is_suspect, several_queues });
+            if is_suspect {
                 tracing::warn!(
                     %peer,
                     device = found.device,
                     qdisc = found.qdisc,
-                    "this queue may drop a datagram that it has taken, and then blocks were called protected that have \
-                     not left this host as a whole; give the device an honest one: `tc qdisc replace dev {} root fq`",
+                    "this queue may drop a datagram that it has taken: whenever it drops one, whoever sent it, nothing is \
+                     called protected for a while; give the device an honest one: `tc qdisc replace dev {} root fq`",
                     found.device
                 );
             }
             *known = Some(found);
         }
-        self.several_queues |= seen.several_queues;
-        seen
+        news
     }
-}
 
-/// A queue that may drop in silence has done so since it was last looked at.
-fn has_dropped(known: Option<&Egress>, found: &Egress) -> bool {
-    let same = known.filter(|known| (&known.device, &known.qdisc) == (&found.device, &found.qdisc));
-    let rose = same.and_then(|known| Some(known.drops? != found.drops?)).unwrap_or(false);
-    rose && found.may_drop_silently()
+    /// Not every lane could be told of the way to this peer.
+    pub fn on_untold(&mut self, peer: IpAddr) {
+        self.peers.insert(peer, None);
+    }
 }

@@ -1,10 +1,13 @@
 //! The warden of a lane: brings what happens on the lane to its promises, and what follows from it to subscribers.
 //!
 //! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
-//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read.
+//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
+//! are believed, the queues that may drop in silence are asked: the last datagram may have left and others not.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
+use super::suspects::Suspects;
 use super::told::{Told, key_from};
 use super::voice::{Errand, Voice};
 use crate::notify::publisher::Asked;
@@ -19,6 +22,9 @@ pub struct Warden {
     lane: u8,
     guard: Guard,
     voice: Voice,
+    suspects: Suspects,
+    /// Timestamps that were read and not believed yet.
+    read: Vec<u32>,
     stamps: bool,
     tells_blocks: bool,
 }
@@ -27,7 +33,8 @@ impl Warden {
     /// The warden of `lane`.
     pub fn new(lane: u8, guard: Guard, voice: Voice) -> Self {
         let stamps = guard.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
-        Self { lane, guard, voice, stamps, tells_blocks: false }
+        let (suspects, read) = (Suspects::default(), Vec::new());
+        Self { lane, guard, voice, suspects, read, stamps, tells_blocks: false }
     }
 
     /// A packet is about to be put into its block.
@@ -65,13 +72,19 @@ impl Warden {
         }
     }
 
-    /// Then: the datagram with this number has left.
-    pub fn on_stamp(&mut self, number: u32, now: Instant) {
-        self.guard.on_stamp(number, now);
+    /// Then: the datagram with this number has left. What follows from it does so in [`publish`](Self::publish).
+    pub fn on_stamp(&mut self, number: u32) {
+        self.read.push(number);
     }
 
     /// Last: what is due, what is asked, and what there is to tell.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        if !self.read.is_empty() && self.suspects.have_dropped() {
+            self.guard.on_dropped_here(now);
+        }
+        for number in self.read.drain(..) {
+            self.guard.on_stamp(number, now);
+        }
         self.guard.handle_timeout(now);
         if let Some(herald) = self.voice.herald_mut() {
             herald.read(now);
@@ -157,7 +170,7 @@ impl Warden {
 
     /// There is more to do than fitted into this turn.
     pub fn is_busy(&mut self) -> bool {
-        !self.voice.can_tell() || self.voice.herald().is_some_and(|herald| herald.is_busy())
+        !self.read.is_empty() || !self.voice.can_tell() || self.voice.herald().is_some_and(|herald| herald.is_busy())
     }
 
     /// The appliance is about to stop.
@@ -170,9 +183,9 @@ impl Warden {
         self.guard.is_settled()
     }
 
-    /// Datagrams were dropped in this host, and no error told which.
-    pub fn on_dropped_here(&mut self, now: Instant) {
-        self.guard.on_dropped_here(now);
+    /// A queue on the way to a peer may drop what it has taken, or this is over.
+    pub fn on_uplink(&mut self, peer: IpAddr, is_suspect: bool) {
+        self.suspects.on_uplink(peer, is_suspect);
     }
 
     /// The promises, for status.

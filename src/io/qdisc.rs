@@ -66,6 +66,31 @@ pub fn egress(to: IpAddr) -> io::Result<Egress> {
     Ok(describe(device, &queues))
 }
 
+/// What the queues of one device have dropped, to be read often.
+#[derive(Debug)]
+pub struct DropCounter {
+    netlink: Netlink,
+    device: u32,
+}
+
+impl DropCounter {
+    /// Of the device that leads to `to` from the network namespace of this thread, as it is now.
+    pub fn open(to: IpAddr) -> io::Result<Self> {
+        let mut netlink = Netlink::open()?;
+        let device = netlink.device_toward(to)?;
+        Ok(Self { netlink, device })
+    }
+
+    /// Packets dropped so far, if the queues count them; an error where the device is gone.
+    pub fn read(&mut self) -> io::Result<Option<u64>> {
+        let queues = self.netlink.queues(self.device)?;
+        match queues.is_empty() {
+            true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+            false => Ok(dropped(&queues)),
+        }
+    }
+}
+
 /// One queueing discipline of a device.
 #[derive(Clone, Debug)]
 struct Queue {
@@ -158,6 +183,10 @@ fn describe(device: String, queues: &[Queue]) -> Egress {
     below.dedup();
     let qdisc = if below.is_empty() { root.to_owned() } else { format!("{root} ({})", below.join(", ")) };
     let kinds = std::iter::once(root).chain(below).map(str::to_owned).collect();
+    Egress { device, qdisc, drops: dropped(queues), kinds }
+}
+
+fn dropped(queues: &[Queue]) -> Option<u64> {
     // Some roots count what those below drop and some do not: the larger one is the whole.
     let has_below = |queue: &Queue| {
         queue.handle.major != 0 && queues.iter().any(|it| it.parent.major == queue.handle.major && !it.is_root())
@@ -166,8 +195,7 @@ fn describe(device: String, queues: &[Queue]) -> Egress {
         let counters = queues.iter().filter(|it| of(it)).filter_map(|it| it.drops);
         counters.map(u64::from).reduce(|sum, drops| sum + drops)
     };
-    let drops = sum(&Queue::is_root).max(sum(&|queue| !queue.is_root() && !has_below(queue)));
-    Egress { device, qdisc, drops, kinds }
+    sum(&Queue::is_root).max(sum(&|queue| !queue.is_root() && !has_below(queue)))
 }
 
 #[cfg(test)]

@@ -175,6 +175,21 @@ impl Ledger {
         hit
     }
 
+    /// Something was dropped in this host, of a block that the kernel has taken or not: none whose last datagram has not
+    /// left is known to be whole. Returns how many.
+    pub fn on_dropped(&mut self) -> u64 {
+        let mut hit = 0;
+        for queue in &mut self.queues {
+            for entry in queue.entries.iter_mut() {
+                if matches!(entry.stage, Stage::Open | Stage::Closed | Stage::Sent { .. }) {
+                    entry.stage = Stage::Unproven;
+                    hit += 1;
+                }
+            }
+        }
+        hit
+    }
+
     /// The last datagram of `block` has left this host. `Some` if that is what was waited for.
     pub fn on_left(&mut self, block: BlockId) -> Option<Size> {
         let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;

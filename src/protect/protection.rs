@@ -154,7 +154,7 @@ impl Protection {
 
     /// A datagram was dropped in this host without an error that tells which.
     pub fn on_dropped_here(&mut self, now: Instant) {
-        self.counters.unsendable += self.ledger.on_unsendable();
+        self.counters.unsendable += self.ledger.on_dropped();
         self.health.on_error(now);
     }
 

@@ -308,6 +308,21 @@ fn without_timestamps_blocks_are_queued_and_never_more() {
 }
 
 #[test]
+fn a_block_that_was_sent_before_a_silent_drop_was_protected_by_a_timestamp_long_after_it() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    // The queue drops a part of it; by the time the rest has left, the link looks clean.
+    bench.protection.on_dropped_here(bench.now);
+    bench.prove(10);
+    assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
+    bench.protection.on_left(block(0), bench.now);
+    bench.send(1);
+    bench.protection.on_left(block(1), bench.now);
+    let counters = bench.protection.counters();
+    assert_eq!((counters.unsendable, counters.protected), (1, 1), "{counters:?}");
+}
+
+#[test]
 fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
     let mut bench = Bench::up();
     bench.leave(0);
