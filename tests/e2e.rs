@@ -32,6 +32,20 @@ mod loss;
 mod paths;
 #[path = "e2e/promises.rs"]
 mod promises;
+#[path = "e2e/promises_commands.rs"]
+mod promises_commands;
+#[path = "e2e/promises_lanes.rs"]
+mod promises_lanes;
+#[path = "e2e/promises_levels.rs"]
+mod promises_levels;
+#[path = "e2e/promises_loss.rs"]
+mod promises_loss;
+#[path = "e2e/promises_restart.rs"]
+mod promises_restart;
+#[path = "e2e/promises_site.rs"]
+mod promises_site;
+#[path = "e2e/promises_strangers.rs"]
+mod promises_strangers;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/settings.rs"]

@@ -9,6 +9,7 @@ use std::{
 };
 
 use onwire::{appliance::status::Status, lab::process::Process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::ground::{Ground, ONWIRE};
@@ -63,6 +64,11 @@ impl Appliance<'_> {
         self.process.take().expect("it runs").kill();
     }
 
+    /// Sends SIGTERM and does not wait.
+    pub fn ask_to_stop(&mut self) {
+        self.process.as_mut().expect("it runs").signal(Signal::TERM);
+    }
+
     /// Ends it with SIGTERM: how it ended and what it wrote.
     pub fn terminate(&mut self) -> (ExitStatus, String) {
         let mut process = self.process.take().expect("it runs");
@@ -83,6 +89,11 @@ impl Appliance<'_> {
     /// The status of a running appliance.
     pub fn status(&self) -> Status {
         self.try_status().unwrap_or_else(|error| panic!("{error}\n{}", self.output()))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
     }
 
     /// What it has written since it was last started.
