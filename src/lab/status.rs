@@ -51,6 +51,16 @@ pub struct PeerStatus {
     pub sent: Sent,
     /// What we received.
     pub received: Received,
+    /// What we promise, if anything.
+    pub protection: Option<Promises>,
+}
+
+/// What is promised to flows.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Promises {
+    /// Flows that are followed.
+    pub flows: u64,
 }
 
 /// Counters of what was sent.

@@ -73,7 +73,7 @@ fn two_lanes_promise_as_one() {
     // A barrier after the writes covers those of both lanes.
     for round in 1..=5 {
         for stream in &mut streams {
-            stream.write_all(&vec![round; 100]).unwrap();
+            stream.write_all(&[round; 100]).unwrap();
         }
         assert_eq!(client.flush(soon()).unwrap(), Ok(()));
         let waited = client.barrier(soon()).unwrap();

@@ -24,7 +24,10 @@ use crate::{
         pair::{Pair, PairOptions},
         report::Report,
         subscriber::Subscriber,
-        workload::iperf::{Bulk, BulkPlan},
+        workload::{
+            crowd,
+            iperf::{Bulk, BulkPlan},
+        },
     },
     notify::message::Message,
 };
@@ -55,6 +58,8 @@ const WAYS: [Way; 5] = [
     Way { name: "the same, with a subscriber", label: "subscriber", pair: Some((FIXED, "auto")), is_watched: true },
     Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), is_watched: false },
 ];
+/// Flows beside the measured ones where somebody subscribes to all.
+const CROWD: u16 = 10_000;
 /// Telling everything costs no more than this share of the speed.
 const WATCHED: f64 = 0.95;
 
@@ -62,6 +67,8 @@ const WATCHED: f64 = 0.95;
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     bulks: [Bulk; 2],
+    /// Flows in the table of the near appliance.
+    flows_followed: u64,
     /// Processor seconds per GB of user data for the near and the far appliance.
     cpu_per_gb: [[f64; 2]; 2],
 }
@@ -153,6 +160,9 @@ fn measure(
         }
         None => None,
     };
+    if way.is_watched {
+        crowd::gather(network, "primary", "mirror", address, CROWD)?;
+    }
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
         let before = pair.as_ref().map(Pair::cpu_times);
@@ -180,6 +190,10 @@ fn measure(
     if let Some(subscriber) = subscriber {
         let dropped = subscriber.finish()?;
         stage.say(&format!("  (the subscriber took {messages:?} messages and dropped {dropped})"));
+    }
+    if let Some(pair) = &pair {
+        let promises = pair.appliances[0].status(network)?.peer().protection;
+        round.flows_followed = promises.map_or(0, |promises| promises.flows);
     }
     match pair {
         Some(pair) => drop(pair.stop()?),
@@ -217,6 +231,12 @@ fn report(rows: &[Row; 5], load: &Load) -> Report {
         );
         report.metric(["subscriber_ratio_flows_1", "subscriber_ratio_flows_4"][at], ratio);
     }
+    let followed = watched.rounds.iter().map(|round| round.flows_followed).min().unwrap_or(0);
+    report.claim(
+        format!("the subscriber's appliance follows {CROWD} flows and more"),
+        format!("{followed}, at the least"),
+        followed >= CROWD.into(),
+    );
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
     report.table(
         &["", "1 flow", "of plain", "4 flows", "of plain", "CPU s per GB: near, far (1 flow)", "TCP sent again"],
@@ -281,7 +301,8 @@ mod tests {
 
     fn row(way: &'static Way, gbits: [f64; ROUNDS]) -> Row {
         let bulk = |gbit: f64| Bulk { bits_per_second: gbit * 1e9, bytes: 1e9, retransmits: 2 };
-        let rounds = gbits.map(|gbit| Round { bulks: [bulk(gbit); 2], cpu_per_gb: [[0.5, 0.25]; 2] });
+        let rounds =
+            gbits.map(|gbit| Round { bulks: [bulk(gbit); 2], cpu_per_gb: [[0.5, 0.25]; 2], flows_followed: 10_001 });
         Row { way, rounds: rounds.to_vec() }
     }
 

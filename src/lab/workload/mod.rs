@@ -1,5 +1,6 @@
 //! Real programs that send through a lab, and what the kernel says of them.
 
+pub mod crowd;
 pub mod data;
 pub mod dialogue;
 pub mod iperf;
