@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::{
     datagrams::{Sink, datagram, sender},
     ground::{Ground, MIRROR},
-    promises_site::{Beside, client, connect, listener, protected, run, telling, text, wait_link, write_protected},
+    promises_site::{
+        Beside, client, connect, listener, protected, run, telling, text, wait_link, wait_until, write_protected,
+    },
 };
 
 /// The one JSON value that a command printed.
@@ -44,7 +46,6 @@ fn wait_ends_well_before_the_mirror_can_have_it_and_with_the_reason_where_it_can
         // Now and then a busy machine takes as long as the mirror.
         assert!(levels.iter().any(|level| level == "on_wire"), "{at}: {levels:?}");
     }
-    // Of both at once, by a host that has both addresses in no name: one is named.
     let output = run(&ground, &["wait", "--to", MIRROR[1], "--level", "acked"]);
     assert!(text(&output.stdout).starts_with("protected (acked): 45,015 bytes of 1 connection"), "{output:?}");
 
@@ -125,15 +126,15 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
 #[test]
 fn watch_tells_the_life_of_a_flow_and_of_the_link() {
     let ground = Ground::emulated("delay 2ms");
-    let (_pair, secret) = telling(&ground, &[]);
+    let (pair, secret) = telling(&ground, &[]);
     let mut client = client(&ground, &secret);
     wait_link(&mut client, LinkState::Up);
     let watch = Beside::start(&ground, &["watch", "--json", "--protocol", "tcp", "--for", "40s"]);
     let six = Beside::start(&ground, &["watch", "--json", "--count", "6"]);
     let to = listener(&ground, MIRROR[0]);
     // The watcher has begun for certain when the appliance knows three subscribers.
-    crate::promises_site::wait_until(&mut client, "three subscribers", |_| {
-        _pair.ithaca.status().notify.is_some_and(|notify| notify.subscribers == 3)
+    wait_until(&mut client, "three subscribers", |_| {
+        pair.ithaca.status().notify.is_some_and(|notify| notify.subscribers == 3)
     });
     let mut stream = connect(&ground, to);
     let mut total = 0;
@@ -159,7 +160,7 @@ fn watch_tells_the_life_of_a_flow_and_of_the_link() {
         (Some("gone"), &json!("closed"))
     );
     let positions: Vec<u64> = flow.iter().filter_map(|line| line["on_wire"].as_u64()).collect();
-    assert!(positions.is_sorted() && positions.last() == Some(&total_of(total)), "{positions:?}");
+    assert!(positions.is_sorted() && positions.last() == Some(&(total as u64)), "{positions:?}");
     assert!(flow.iter().all(|line| line["instance"] == flow[0]["instance"]), "{flow:#?}");
     let links: Vec<_> = of("link").iter().map(|line| line["link"].as_str().unwrap().to_owned()).collect();
     assert_eq!(
@@ -169,8 +170,4 @@ fn watch_tells_the_life_of_a_flow_and_of_the_link() {
     );
     let degraded = of("link").into_iter().find(|line| line["link"] == "degraded").expect("it was degraded");
     assert_eq!(degraded["reason"], "no reports");
-}
-
-fn total_of(bytes: usize) -> u64 {
-    bytes as u64
 }
