@@ -80,6 +80,7 @@ impl Protection {
             }
             BlockEvent::Abandoned { block } => {
                 self.ledger.on_abandoned(block);
+                self.flows.on_block_failed(block, now);
                 self.on_void(block);
             }
             BlockEvent::Unsendable => {

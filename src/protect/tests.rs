@@ -375,3 +375,13 @@ fn a_profile_without_repair_symbols_is_never_protected() {
     bench.hear(vec![], 0, 1);
     assert_eq!(bench.reached(Level::Decoded), 10);
 }
+
+#[test]
+fn an_abandoned_block_was_taken_for_decoded() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    bench.event(BlockEvent::Abandoned { block: block(0) });
+    bench.leave(1);
+    bench.hear(vec![run(0, 1, 0)], 0, 2);
+    assert_eq!(bench.reached(Level::Decoded), 10, "one of two packets arrived");
+}
