@@ -167,6 +167,8 @@ impl Ledger {
                         hit += 1;
                     }
                     Stage::Done => {}
+                    // It was never waited for; what is before it may be.
+                    Stage::Unproven if entry.repair_symbols == 0 && entry.source_symbols > 0 => {}
                     // Blocks leave in order: what is before this one was sent or hit already.
                     Stage::Sent { .. } | Stage::Claimed | Stage::Unproven => break,
                 }

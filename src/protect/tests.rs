@@ -385,3 +385,18 @@ fn an_abandoned_block_was_taken_for_decoded() {
     bench.hear(vec![run(0, 1, 0)], 0, 2);
     assert_eq!(bench.reached(Level::Decoded), 10, "one of two packets arrived");
 }
+
+#[test]
+fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    bench.close(0);
+    bench.packet(1);
+    bench.event(BlockEvent::Closed { block: block(1), source_symbols: 2, repair_symbols: 0 });
+    bench.event(BlockEvent::Unsendable);
+    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.pass(101);
+    bench.prove(3);
+    bench.protection.on_left(block(0), bench.now);
+    assert_eq!(bench.protected(), 0);
+}
