@@ -163,6 +163,15 @@ impl FlowTable {
         violation
     }
 
+    /// No block of the profile before `below` will be protected that was not called so already.
+    pub fn on_blocks_void(&mut self, below: BlockId, now: Instant) {
+        self.blocks.settle_below(below.profile, below.sbn);
+        while let Some(block) = self.blocks.first_below(below.profile, below.sbn) {
+            self.on_block_failed(block, now);
+            self.blocks.release(block);
+        }
+    }
+
     /// The numbers of blocks begin again: what was said stands, what was not decided never will be.
     pub fn on_epoch(&mut self, now: Instant) {
         while let Some(block) = self.blocks.first() {

@@ -49,7 +49,7 @@ impl Barriers {
     /// Answers those of which everything is protected by now.
     pub fn settle(&mut self, ledger: &Ledger, mut answer: impl FnMut(u64, Level)) {
         self.0.retain(|barrier| {
-            let mut decoded = true;
+            let mut decoded = !ledger.has_void_claims();
             for end in &barrier.ends {
                 match ledger.is_covered(*end) {
                     Some(with_peer) => decoded &= with_peer,

@@ -88,6 +88,7 @@ pub(super) struct Ledger {
     queues: Vec<Queue>,
     /// Blocks that were forgotten before their fate was known.
     pub forgotten: u64,
+    claims_void: bool,
 }
 
 impl Ledger {
@@ -303,9 +304,18 @@ impl Ledger {
         Some(decoded)
     }
 
-    /// The peer was started anew: nothing it had counts.
-    pub fn restart(&mut self) {
-        self.queues.clear();
+    /// Blocks that had been called protected were under way when the peer was restarted: whether it has them is unknown.
+    pub fn has_void_claims(&self) -> bool {
+        self.claims_void
+    }
+
+    /// Nothing is asked any more of blocks before `below`: the run of the peer that they were sent to is gone.
+    pub fn on_void(&mut self, below: BlockId) {
+        if let Some(queue) = self.queues.get(usize::from(below.profile)) {
+            let before = usize::try_from(below.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
+            self.claims_void |= queue.entries.iter().take(before).any(|entry| entry.stage == Stage::Claimed);
+        }
+        self.on_decoded(below.profile, below.sbn);
     }
 
     fn entry(&mut self, block: BlockId) -> Option<&mut Entry> {

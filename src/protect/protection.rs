@@ -88,11 +88,13 @@ impl Protection {
                 self.health.on_error(now);
             }
             BlockEvent::PeerRestarted => {
-                self.flows.on_epoch(now);
-                self.ledger.restart();
                 self.health.on_epoch();
                 let notices = &mut self.notices;
                 self.barriers.fail_all(|id| notices.push_back(Notice::Barrier(id, None)));
+            }
+            BlockEvent::Void { below } => {
+                self.flows.on_blocks_void(below, now);
+                self.ledger.on_void(below);
             }
         }
     }

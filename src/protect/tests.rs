@@ -267,6 +267,7 @@ fn a_peer_that_restarts_takes_with_it_what_was_pending() {
     bench.send(0);
     bench.protection.ask_barrier(5);
     bench.event(BlockEvent::PeerRestarted);
+    bench.event(BlockEvent::Void { below: block(1) });
     bench.protection.on_left(block(0), bench.now);
     assert_eq!(bench.protected(), 0);
     assert!(bench.notices().contains(&Notice::Barrier(5, None)));
@@ -399,4 +400,33 @@ fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
     bench.prove(3);
     bench.protection.on_left(block(0), bench.now);
     assert_eq!(bench.protected(), 0);
+}
+
+#[test]
+fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_run() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.packet(1);
+    bench.event(BlockEvent::PeerRestarted);
+    bench.event(BlockEvent::Void { below: block(1) });
+    bench.protection.ask_barrier(5);
+    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(5, _))), "block 1 is open");
+    bench.prove(3);
+    bench.close(1);
+    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.protection.on_left(block(1), bench.now);
+    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
+}
+
+#[test]
+fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
+    let mut bench = Bench::up();
+    bench.leave(0);
+    bench.event(BlockEvent::PeerRestarted);
+    bench.event(BlockEvent::Void { below: block(1) });
+    bench.prove(3);
+    bench.leave(1);
+    bench.hear(vec![], 1, 2);
+    bench.protection.ask_barrier(5);
+    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
 }

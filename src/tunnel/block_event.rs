@@ -30,5 +30,11 @@ pub enum BlockEvent {
     /// A datagram could not be sent: no block that was not sent as a whole before this can be whole on the link.
     Unsendable,
     /// The peer was started anew, or is heard for the first time: it has no block that was sent before.
+    /// [`Void`](Self::Void) follows for each profile.
     PeerRestarted,
+    /// The blocks of the profile before this one were not sent to the present run of the peer.
+    Void {
+        /// The first that is, or will be.
+        below: BlockId,
+    },
 }

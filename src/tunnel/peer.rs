@@ -376,12 +376,14 @@ impl Peer {
         if change == Change::NewEpoch {
             self.inbounds.clear();
             self.abandon_blocks();
-            if self.settings.claims {
-                self.block_events.push_back(BlockEvent::PeerRestarted);
-            }
             self.sent_from.clear();
             let closed_below = |sender: &Option<Box<Sender>>| sender.as_ref().map_or(0, |it| it.closed_below().0);
             self.sent_from.extend(self.senders.iter().map(closed_below));
+            if self.settings.claims {
+                self.block_events.push_back(BlockEvent::PeerRestarted);
+                let ends = self.senders.iter().flatten().map(|sender| sender.block_id());
+                self.block_events.extend(ends.map(|below| BlockEvent::Void { below }));
+            }
             // What the earlier run told stays told; it proves nothing of this one.
             self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
             self.reporting.on_new_epoch();
