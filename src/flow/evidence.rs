@@ -5,7 +5,9 @@
 
 use std::time::Instant;
 
+use super::coverage::Span;
 use super::events::GoneReason;
+use super::instance::Flow;
 use super::state::{FlowState, Level, Origin, Position};
 use super::table::FlowTable;
 use crate::wire::payload_id::BlockId;
@@ -141,18 +143,22 @@ impl FlowTable {
             if !flow.is_tcp() {
                 broken.push(range.flow);
             }
+            self.on_hole(slot, range.span);
         }
         violation.forgotten = promised && known.forgotten;
         // What a forgotten block held was sent long before, so a second one at the same time finds everything held.
         if violation.forgotten && self.held_at.replace(now) != Some(now) {
+            let mut held = Vec::new();
             for flow in self.flows.iter_mut().flatten() {
                 if let Some(span) = flow.unarrived() {
                     flow.on_lost(span);
+                    held.push((flow.id.slot, span));
                     if !flow.is_tcp() {
                         broken.push(flow.id);
                     }
                 }
             }
+            held.into_iter().for_each(|(slot, span)| self.on_hole(slot, span));
         }
         for id in broken {
             if self.flow_mut(id.slot).is_some_and(|flow| flow.id == id) {
@@ -170,6 +176,32 @@ impl FlowTable {
             self.on_block_failed(block, now);
             self.blocks.release(block);
         }
+    }
+
+    /// Bytes of some TCP flow were in a block that failed or could not be noted, and neither are they protected by
+    /// another nor acknowledged yet.
+    pub fn has_holes(&mut self) -> bool {
+        let flows = &self.flows;
+        self.holed.retain(|id| {
+            let flow = flows.get(id.slot as usize).and_then(Option::as_ref).filter(|flow| flow.id == *id);
+            flow.is_some_and(Flow::has_hole)
+        });
+        !self.holed.is_empty()
+    }
+
+    /// `span` of a TCP flow is missing in what was protected.
+    pub(super) fn on_hole(&mut self, slot: u32, span: Span) {
+        let Some(flow) = self.flow_mut(slot).filter(|flow| flow.is_tcp()) else { return };
+        let id = flow.id;
+        flow.on_hole(span);
+        if self.holed.contains(&id) {
+            return;
+        }
+        if self.holed.len() >= self.flows.len() {
+            // Of those that were made good nobody has asked.
+            self.has_holes();
+        }
+        self.holed.push(id);
     }
 
     /// The numbers of blocks begin again: what was said stands, what was not decided never will be.

@@ -56,6 +56,8 @@ pub struct FlowTable {
     pub(super) counters: Counters,
     cookies: BTreeMap<PackedKey, (u64, Instant)>,
     instances: Instances,
+    /// Flows of TCP that may have a hole.
+    pub(super) holed: Vec<FlowId>,
     /// When all flows were held for the sake of a block that was forgotten.
     pub(super) held_at: Option<Instant>,
 }
@@ -77,6 +79,7 @@ impl FlowTable {
             counters: Counters::default(),
             cookies: BTreeMap::new(),
             instances,
+            holed: Vec::new(),
             held_at: None,
             limits,
         }
@@ -137,7 +140,9 @@ impl FlowTable {
         }
         match sent {
             Sent::Bytes(span) => {
-                self.record(slot, block, span);
+                if !self.record(slot, block, span) {
+                    self.on_hole(slot, span);
+                }
             }
             Sent::Stray => self.counters.strays += 1,
             Sent::Nothing | Sent::Begins(..) => {}

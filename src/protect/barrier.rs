@@ -46,8 +46,12 @@ impl Barriers {
         self.0.drain(..).map(|barrier| barrier.id).for_each(fail);
     }
 
-    /// Answers those of which everything is protected by now.
-    pub fn settle(&mut self, ledger: &Ledger, mut answer: impl FnMut(u64, Level)) {
+    /// Answers those of which everything is protected by now; none while `holes` tells that bytes of a block that had
+    /// failed before are still to be sent again.
+    pub fn settle(&mut self, ledger: &Ledger, holes: impl FnOnce() -> bool, mut answer: impl FnMut(u64, Level)) {
+        if self.0.is_empty() || holes() {
+            return;
+        }
         self.0.retain(|barrier| {
             let mut decoded = !ledger.has_void_claims();
             for end in &barrier.ends {
@@ -59,10 +63,5 @@ impl Barriers {
             answer(barrier.id, if decoded { Level::Decoded } else { Level::OnWire });
             false
         });
-    }
-
-    /// Nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }

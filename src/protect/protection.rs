@@ -181,10 +181,7 @@ impl Protection {
         }
         self.flows.handle_timeout(now);
         self.tell_state(now);
-        if !self.barriers.is_empty() {
-            let notices = &mut self.notices;
-            self.barriers.settle(&self.ledger, |id, level| notices.push_back(Notice::Barrier(id, Some(level))));
-        }
+        self.settle_barriers();
     }
 
     /// When something has to happen if nothing comes.
@@ -260,10 +257,13 @@ impl Protection {
         }
         self.flows.on_block_protected(block, level);
         self.tell_block(block, size, Some(level));
-        if !self.barriers.is_empty() {
-            let notices = &mut self.notices;
-            self.barriers.settle(&self.ledger, |id, level| notices.push_back(Notice::Barrier(id, Some(level))));
-        }
+        self.settle_barriers();
+    }
+
+    fn settle_barriers(&mut self) {
+        let Self { barriers, ledger, flows, notices, .. } = self;
+        let answer = |id, level| notices.push_back(Notice::Barrier(id, Some(level)));
+        barriers.settle(ledger, || flows.has_holes(), answer);
     }
 
     fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {

@@ -8,7 +8,7 @@ use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::forwarder::Outgoing;
 use crate::tunnel::heard::Heard;
-use crate::wire::packet::{PacketView, UDP};
+use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::payload_id::BlockId;
 use crate::wire::report::{LostRun, Progress};
 use crate::wire::samples;
@@ -47,6 +47,23 @@ impl Bench {
         bench.prove(3);
         assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
         bench.notices();
+        bench
+    }
+
+    /// The same with a TCP connection whose SYN was seen: each packet is its first ten bytes.
+    fn tcp() -> Self {
+        let mut bench = Self::up();
+        for (flags, sequence, len) in [(TcpHeader::SYN, 99u32, 0), (TcpHeader::ACK, 100, 10)] {
+            let mut segment = [0; 20].to_vec();
+            segment.resize(20 + len, 7);
+            segment[4..8].copy_from_slice(&sequence.to_be_bytes());
+            (segment[12], segment[13]) = (5 << 4, flags);
+            bench.packet = samples::ipv4(TCP, &[], &segment);
+            bench.view = PacketView::parse(&bench.packet).unwrap();
+            if flags == TcpHeader::SYN {
+                bench.packet(0);
+            }
+        }
         bench
     }
 
@@ -378,6 +395,41 @@ fn a_profile_without_repair_symbols_is_never_protected() {
 }
 
 #[test]
+fn a_barrier_passed_over_bytes_that_were_known_to_be_lost() {
+    for claimed in [false, true] {
+        let mut bench = Bench::tcp();
+        bench.send(0);
+        if claimed {
+            bench.protection.on_left(block(0), bench.now);
+        }
+        bench.hear(vec![run(0, 1, 0)], 0, 1);
+        bench.pass(1001);
+        bench.prove(3);
+        bench.protection.ask_barrier(1);
+        assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "TCP will send it again");
+        bench.leave(1);
+        bench.hear(vec![], 0, 2);
+        assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::Decoded))));
+    }
+}
+
+#[test]
+fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_run() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.packet(1);
+    bench.event(BlockEvent::PeerRestarted);
+    bench.event(BlockEvent::Void { below: block(1) });
+    bench.protection.ask_barrier(5);
+    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(5, _))), "block 1 is open");
+    bench.prove(3);
+    bench.close(1);
+    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.protection.on_left(block(1), bench.now);
+    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
+}
+
+#[test]
 fn an_abandoned_block_was_taken_for_decoded() {
     let mut bench = Bench::up();
     bench.packet(0);
@@ -400,22 +452,6 @@ fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
     bench.prove(3);
     bench.protection.on_left(block(0), bench.now);
     assert_eq!(bench.protected(), 0);
-}
-
-#[test]
-fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_run() {
-    let mut bench = Bench::up();
-    bench.send(0);
-    bench.packet(1);
-    bench.event(BlockEvent::PeerRestarted);
-    bench.event(BlockEvent::Void { below: block(1) });
-    bench.protection.ask_barrier(5);
-    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(5, _))), "block 1 is open");
-    bench.prove(3);
-    bench.close(1);
-    bench.event(BlockEvent::Sent { block: block(1) });
-    bench.protection.on_left(block(1), bench.now);
-    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
 }
 
 #[test]
