@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use onwire::protect::Guard;
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::{DropReason, Drops};
 use onwire::tunnel::forwarder::{Forwarder, Settings};
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId, Rule};
 use onwire::tunnel::sender::Sent;
+use onwire::wire::payload_id::BlockId;
 use onwire::wire::report::{Reception, Report};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -35,6 +37,12 @@ pub struct Endpoint {
     pub link: Link,
     /// What waits in the TUN.
     pub tun: VecDeque<(u16, Packet)>,
+    /// What it promises, if it claims anything.
+    pub guard: Option<Guard>,
+    /// Timestamps that nobody has read yet.
+    pub stamps: Vec<(u32, BlockId)>,
+    /// When all that waits in the host has left it.
+    pub queue_free_at: Duration,
     /// When its next turn is, if nothing comes.
     pub wake_at: Option<Duration>,
     /// The newest handshake that this side began.
@@ -99,6 +107,9 @@ impl Endpoint {
             forwarder,
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
+            guard: settings.claims.then(|| settings.host.guard()),
+            stamps: Vec::new(),
+            queue_free_at: Duration::ZERO,
             wake_at: None,
             initiation: 0,
             drained: 0,

@@ -75,12 +75,14 @@ pub struct Fate {
 pub struct Link {
     settings: LinkSettings,
     burst_left: u32,
+    /// Nothing that enters before this arrives.
+    black_until: Duration,
 }
 
 impl Link {
     /// A link in its quiet state.
     pub fn new(settings: LinkSettings) -> Self {
-        Self { settings, burst_left: 0 }
+        Self { settings, burst_left: 0, black_until: Duration::ZERO }
     }
 
     /// The delay without jitter.
@@ -88,16 +90,25 @@ impl Link {
         self.settings.delay
     }
 
+    /// It swallows everything until then.
+    pub fn blacken(&mut self, until: Duration) {
+        self.black_until = until;
+    }
+
     /// No faults from now on.
     pub fn heal(&mut self) {
         self.settings = LinkSettings { delay: self.settings.delay, ..LinkSettings::default() };
         self.burst_left = 0;
+        self.black_until = Duration::ZERO;
     }
 
-    /// Decides on one datagram.
-    pub fn fate(&mut self, random: &mut SmallRng) -> Fate {
+    /// Decides on one datagram that enters at `now`.
+    pub fn fate(&mut self, random: &mut SmallRng, now: Duration) -> Fate {
         let settings = &self.settings;
         let mut fate = Fate::default();
+        if now < self.black_until {
+            return fate;
+        }
         let when = |random: &mut SmallRng| settings.delay + settings.jitter.mul_f64(random.random());
         if self.burst_left > 0 {
             self.burst_left -= 1;

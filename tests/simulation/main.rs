@@ -4,14 +4,18 @@
 
 mod endpoint;
 mod fates;
+mod hosts;
 mod keys;
 mod link;
 mod model;
 mod outcome;
 mod packets;
+mod promises;
 mod scenario;
 mod side;
+mod spans;
 mod truth;
+mod warden;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +48,13 @@ fn whatever_the_links_do_the_promises_hold() {
         assert!(total.delivered * 2 > total.taken, "most packets arrive, or the storm hides what is tested: {total:?}");
         assert!(total.recovered_blocks > 0 && total.unrecoverable_blocks > 0, "{total:?}");
         assert!(total.told_decoded > total.told_lost && total.told_lost > 0, "{total:?}");
+        // What is excused must not swallow the test, and what protects must have been needed.
+        let excused = total.excused_lost + total.excused_late + total.excused_restart + total.excused_sender;
+        assert!(total.kept + total.rebuilt > 3 * excused && total.rebuilt > total.excused_lost, "{total:?}");
+        assert!(total.positions_kept > 5 * total.positions_excused, "{total:?}");
+        assert!(total.violations > 0 && total.barriers_granted > 0 && total.barriers_denied > 0, "{total:?}");
+        let checked = number_from("ONWIRE_SEEDS").unwrap_or(SEEDS) as usize;
+        assert!(total.kept + total.rebuilt >= checked, "one block for each seed at least: {total:?}");
         assert!(total.silent_tails > 0 && total.whole_although_lost > 0, "each happens now and then: {total:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use onwire::tunnel::heard::Heard;
-use onwire::wire::payload_id::{RepairId, SourceId};
+use onwire::wire::payload_id::{BlockId, RepairId, SourceId};
 use onwire::wire::report::SentBelow;
 
 use crate::fates::Fates;
@@ -58,6 +58,27 @@ struct Taken {
     packet: Packet,
     /// The run of the receiver that wrote it to its TUN.
     delivered: Option<Run>,
+}
+
+/// What became of a block that was called protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All of it arrived.
+    Whole,
+    /// It lost no more than it had repair symbols for, and was handed on.
+    Rebuilt,
+    /// It lost more.
+    TooManyLost,
+    /// As above, and nobody lived to be told.
+    NotTold,
+    /// Enough of it came, but not within `hold`.
+    TooLate,
+    /// It was handed on in part at most: who should have it was restarted.
+    ReceiverRestarted,
+    /// As above: who sent it was restarted.
+    SenderRestarted,
+    /// It was not handed on, for no good reason.
+    Broken,
 }
 
 /// Everything known of a run of the simulation.
@@ -245,6 +266,64 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// The run of the receiver that a block was sealed for.
+    pub fn addressee(&self, from: Run, id: BlockId) -> Option<Run> {
+        self.streams.get(&Stream { from, profile: id.profile })?.get(&id.sbn)?.to
+    }
+
+    /// The sender was told that this block is lost.
+    pub fn is_told_lost(&self, from: Run, id: BlockId) -> bool {
+        let told = self.fates.told().iter().filter(|(path, _)| path.from == from && path.profile == id.profile);
+        told.into_iter().any(|(_, told)| told.lost.contains_key(&id.sbn))
+    }
+
+    /// Packet `number` of `side` was written to the TUN at the other end.
+    pub fn is_delivered(&self, side: Side, number: u16) -> bool {
+        self.taken[side.index()].get(&number).is_some_and(|taken| taken.delivered.is_some())
+    }
+
+    /// What became of each block that was sent. `last` as above.
+    pub fn verdicts(&self, last: [Run; 2], scenario: &Scenario) -> BTreeMap<(Run, BlockId), Verdict> {
+        let mut verdicts = BTreeMap::new();
+        for (&stream, blocks) in &self.streams {
+            let from = stream.from;
+            let receiver = last[from.side.other().index()];
+            let hold = scenario.sides[receiver.side.index()].delivery.hold;
+            let lowest = first_heard(blocks, receiver);
+            let mut later: Option<Duration> = None;
+            for (&sbn, block) in blocks.iter().rev() {
+                let Some(to) = block.to else { continue };
+                let taken = &self.taken[from.side.index()];
+                let packets = block.packets(scenario.sides[from.side.index()].symbol_size);
+                let handed_on = packets.iter().all(|adu| taken[&adu.number].delivered == Some(to));
+                let came = block.arrived.get(&to).map_or(0, |arrived| arrived.esis.len());
+                let sent = block.source.len() + usize::from(block.repair_symbols);
+                let arrived = block.arrived.get(&receiver);
+                let in_time = arrived.is_some_and(|arrived| {
+                    let enough = arrived.enough(block.source.len());
+                    enough.is_some_and(|enough| enough < arrived.first + hold)
+                        && later.is_none_or(|later| arrived.first < later + hold)
+                        && (lowest < 64 || sbn >= lowest)
+                });
+                if let Some(arrived) = arrived {
+                    later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
+                }
+                let verdict = match handed_on {
+                    true if came == sent => Verdict::Whole,
+                    true => Verdict::Rebuilt,
+                    false if to != receiver => Verdict::ReceiverRestarted,
+                    false if from != last[from.side.index()] && came < block.source.len() => Verdict::NotTold,
+                    false if from != last[from.side.index()] => Verdict::SenderRestarted,
+                    false if came < block.source.len() => Verdict::TooManyLost,
+                    false if !in_time => Verdict::TooLate,
+                    false => Verdict::Broken,
+                };
+                verdicts.insert((from, BlockId { profile: stream.profile, sbn }), verdict);
+            }
+        }
+        verdicts
     }
 
     /// Without disasters every packet that was taken lies in exactly one block.

@@ -36,8 +36,8 @@ fn random_len(random: &mut SmallRng) -> usize {
     }
 }
 
-/// Packet number `number` from `from` to the other side, for the profile that its DSCP names.
-pub fn random_packet(number: u16, profile: u8, from: Side, random: &mut SmallRng) -> Packet {
+/// A packet from `from` to the other side, for the profile that its DSCP names. It has no number yet.
+pub fn random_packet(profile: u8, from: Side, random: &mut SmallRng) -> Packet {
     let ipv4 = random.random_bool(0.6);
     let protocol = match random.random_range(0..10) {
         0..6 => TCP,
@@ -57,25 +57,11 @@ pub fn random_packet(number: u16, profile: u8, from: Side, random: &mut SmallRng
 
     let mut bytes = vec![0; len];
     random.fill(&mut bytes[headers.min(len)..]);
-    if ipv4 {
-        bytes[0] = 0x45;
-        bytes[1] = profile << 2;
-        bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        bytes[4..6].copy_from_slice(&number.to_be_bytes());
-        bytes[8] = 64;
-        bytes[9] = protocol;
-        bytes[12..16].copy_from_slice(&[10, from.number() + 1, 0, random.random()]);
-        bytes[16..20].copy_from_slice(&[10, from.other().number() + 1, 0, random.random()]);
-    } else {
-        bytes[0] = 0x60 | profile >> 2;
-        bytes[1] = profile << 6;
-        bytes[2..4].copy_from_slice(&number.to_be_bytes());
-        bytes[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
-        bytes[6] = protocol;
-        bytes[7] = 64;
-        bytes[8..12].copy_from_slice(&[0xfd, 0, 0, from.number() + 1]);
-        bytes[24..28].copy_from_slice(&[0xfd, 0, 0, from.other().number() + 1]);
-    }
+    begin_network(&mut bytes, ipv4, protocol, profile, from);
+    // Few hosts, so that a flow has more than one packet.
+    let (source, destination) = if ipv4 { (15, 19) } else { (23, 39) };
+    bytes[source] = random.random_range(0..2);
+    bytes[destination] = random.random_range(0..2);
     match protocol {
         TCP => bytes[network + 12] = 5 << 4,
         UDP => bytes[network + 4..network + 6].copy_from_slice(&((8 + payload) as u16).to_be_bytes()),
@@ -111,7 +97,79 @@ fn random_header(ipv4: bool, protocol: u8, headers: usize, payload: usize, rando
     VirtioHeader { gso_type: gso_type | ecn, gso_size, hdr_len: headers as u16, ..partial }
 }
 
-/// The number inside a packet that [`random_packet`] made; `None` for other bytes.
+/// A TCP segment without its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// The side that sends it.
+    pub from: Side,
+    /// IPv4 or IPv6.
+    pub ipv4: bool,
+    /// The profile that its DSCP names.
+    pub profile: u8,
+    /// Its ports, the sender's first.
+    pub ports: [u16; 2],
+    /// Of its first byte.
+    pub sequence: u32,
+    /// With the ACK flag only.
+    pub acknowledgement: u32,
+    /// As in the TCP header.
+    pub flags: u8,
+}
+
+/// A TCP segment of one connection with these bytes; a longer one is a super-packet. It has no number yet.
+pub fn segment(of: Segment, payload: &[u8], random: &mut SmallRng) -> Packet {
+    let network = if of.ipv4 { 20 } else { 40 };
+    let headers = network + 20;
+    let len = headers + payload.len();
+    let mut bytes = vec![0; len];
+    begin_network(&mut bytes, of.ipv4, TCP, of.profile, of.from);
+    let (source, destination) = if of.ipv4 { (12..16, 16..20) } else { (8..24, 24..40) };
+    bytes[source.end - 2] = 1;
+    bytes[destination.end - 2] = 1;
+    let tcp = &mut bytes[network..];
+    tcp[..2].copy_from_slice(&of.ports[0].to_be_bytes());
+    tcp[2..4].copy_from_slice(&of.ports[1].to_be_bytes());
+    tcp[4..8].copy_from_slice(&of.sequence.to_be_bytes());
+    tcp[8..12].copy_from_slice(&of.acknowledgement.to_be_bytes());
+    tcp[12] = 5 << 4;
+    tcp[13] = of.flags;
+    tcp[20..].copy_from_slice(payload);
+    Packet { header: random_header(of.ipv4, TCP, headers, payload.len(), random), bytes }
+}
+
+fn begin_network(bytes: &mut [u8], ipv4: bool, protocol: u8, profile: u8, from: Side) {
+    let len = bytes.len();
+    if ipv4 {
+        bytes[0] = 0x45;
+        bytes[1] = profile << 2;
+        bytes[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        bytes[8] = 64;
+        bytes[9] = protocol;
+        bytes[12..16].copy_from_slice(&[10, from.number() + 1, 0, 0]);
+        bytes[16..20].copy_from_slice(&[10, from.other().number() + 1, 0, 0]);
+    } else {
+        bytes[0] = 0x60 | profile >> 2;
+        bytes[1] = profile << 6;
+        bytes[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        bytes[6] = protocol;
+        bytes[7] = 64;
+        bytes[8..12].copy_from_slice(&[0xfd, 0, 0, from.number() + 1]);
+        bytes[24..28].copy_from_slice(&[0xfd, 0, 0, from.other().number() + 1]);
+    }
+}
+
+/// Writes the number by which the packet is known.
+pub fn set_number(packet: &mut [u8], number: u16) {
+    let at = if packet[0] >> 4 == 4 { 4 } else { 2 };
+    packet[at..at + 2].copy_from_slice(&number.to_be_bytes());
+}
+
+/// The profile that the packet's DSCP names.
+pub fn profile_of(packet: &[u8]) -> u8 {
+    if packet[0] >> 4 == 4 { packet[1] >> 2 } else { (packet[0] & 15) << 2 | packet[1] >> 6 }
+}
+
+/// The number that [`set_number`] wrote; `None` for bytes that are no packet.
 pub fn number_of(packet: &[u8]) -> Option<u16> {
     let at = match packet.first()? >> 4 {
         4 => 4,

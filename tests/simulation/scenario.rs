@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::link::LinkSettings;
 use crate::side::Side;
+use crate::warden::{HostSettings, QUEUE_MAX};
 
 /// Something that happens to a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Disaster {
     Restart,
     /// It agrees on new keys, in the same epoch.
     Rekey,
+    /// Its link swallows everything for so long.
+    Blackhole(Duration),
 }
 
 /// What is configured at one side.
@@ -31,12 +34,16 @@ pub struct SideSettings {
     pub bytes_per_second: Option<u64>,
     /// It claims protection from what it is told.
     pub claims: bool,
+    /// What is between it and its link.
+    pub host: HostSettings,
     /// How what it receives leaves.
     pub delivery: Delivery,
     /// The link that it sends into.
     pub link: LinkSettings,
     /// When each packet comes from its TUN, and its profile.
     pub traffic: Vec<(Duration, u8)>,
+    /// When something happens to each of the connections that its hosts begin.
+    pub connections: Vec<Vec<Duration>>,
 }
 
 /// Everything about one run.
@@ -61,30 +68,43 @@ impl Scenario {
     pub fn of(seed: u64) -> Self {
         let random = &mut SmallRng::seed_from_u64(seed);
         let stormy = random.random_bool(0.85);
-        let length = Duration::from_micros(random.random_range(500..60_000));
-        let sides = [(); 2].map(|()| random_side(length, stormy, random));
+        let claims = random.random_bool(0.4).then(|| [random.random_bool(0.8), random.random_bool(0.5)]);
+        let [length, lead] = match claims {
+            // A link is trusted after some round trips and reports.
+            Some(_) => [random.random_range(5_000..100_000), [0, 90_000, 90_000, 90_000][random.random_range(0..4)]],
+            None => [random.random_range(500..60_000), 0],
+        }
+        .map(Duration::from_micros);
+        let sides = [0, 1].map(|side| random_side(claims.is_some_and(|it| it[side]), length, lead, stormy, random));
         let mut disasters = Vec::new();
         for (disaster, chance) in [(Disaster::Restart, 0.25), (Disaster::Rekey, 0.25)] {
             if random.random_bool(chance) {
                 for _ in 0..random.random_range(1..=3) {
                     let side = Side::BOTH[random.random_range(0..2)];
-                    disasters.push((length.mul_f64(random.random_range(0.0..1.2)), side, disaster));
+                    disasters.push((lead + length.mul_f64(random.random_range(0.0..1.2)), side, disaster));
                 }
+            }
+        }
+        if claims.is_some() && random.random_bool(0.2) {
+            for _ in 0..random.random_range(1..=2) {
+                let disaster = Disaster::Blackhole(Duration::from_millis(random.random_range(5..250)));
+                let side = Side::BOTH[random.random_range(0..2)];
+                disasters.push((lead + length.mul_f64(random.random()), side, disaster));
             }
         }
         let hold = sides.iter().map(|side| side.delivery.hold).max().unwrap_or_default();
         let slowest = sides.iter().map(|side| side.link.delay + side.link.jitter).max().unwrap_or_default();
         // Long enough for every handshake to end and for what was held or under way to have its fate.
-        let calm = length.mul_f64(1.2) + slowest * 8;
+        let calm = lead + length.mul_f64(1.2) + slowest * 8;
         // Two reports of an idle line.
         let reports = if sides.iter().any(|side| side.claims) { 300 } else { 2200 };
-        let end = calm + hold * 2 + slowest * 4 + Duration::from_millis(reports);
+        let end = calm + QUEUE_MAX + hold * 2 + slowest * 4 + Duration::from_millis(reports);
         let budget = if random.random_bool(0.5) { 1000 } else { random.random_range(1..6) };
         Self { lane: if random.random_bool(0.8) { 0 } else { 3 }, sides, disasters, budget, calm, end }
     }
 }
 
-fn random_side(length: Duration, stormy: bool, random: &mut SmallRng) -> SideSettings {
+fn random_side(claims: bool, length: Duration, lead: Duration, stormy: bool, random: &mut SmallRng) -> SideSettings {
     let symbol_size = [64, 128, 256, 576, 1408, 1408][random.random_range(0..6)];
     let profiles: Vec<Profile> = (0..random.random_range(1..=3)).map(|number| random_profile(number, random)).collect();
     let close_after = profiles.iter().map(|profile| profile.close_after).max().unwrap_or_default();
@@ -100,14 +120,28 @@ fn random_side(length: Duration, stormy: bool, random: &mut SmallRng) -> SideSet
             if !bursts || random.random_bool(0.15) {
                 at = length.mul_f64(random.random());
             }
-            (at, random.random_range(0..profiles.len()) as u8)
+            (lead + at, random.random_range(0..profiles.len()) as u8)
         })
         .collect();
     traffic.sort();
+    let connections = (0..if claims { random.random_range(0..4) } else { 0 })
+        .map(|_| {
+            let mut at = lead.mul_f64(random.random());
+            let pause = random.random_range(20_000..8_000_000);
+            let acts = random.random_range(4..40);
+            let times = (0..acts).map(|_| {
+                at += Duration::from_nanos(random.random_range(0..pause));
+                at
+            });
+            times.take_while(|at| *at < lead + length).collect()
+        })
+        .collect();
     SideSettings {
         symbol_size,
         bytes_per_second: random.random_bool(0.3).then(|| random.random_range(5_000_000..200_000_000)),
-        claims: random.random_bool(0.2),
+        claims,
+        host: HostSettings::random(random),
+        connections,
         delivery: Delivery {
             strict: random.random_bool(0.7),
             hold: close_after * random.random_range(1..4) + Duration::from_micros(random.random_range(200..8000)),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use onwire::protect::Evidence;
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::handshake::Established;
@@ -13,13 +14,20 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::endpoint::{Endpoint, Snapshot, newly_dropped};
+use crate::hosts::{Hosts, Meaning};
 use crate::keys::{Content, Keys, Party, Run, Sealed};
 use crate::link::{damage, forge};
 use crate::model::Model;
 use crate::outcome::Outcome;
-use crate::packets::{Packet, random_packet};
+use crate::packets::{Packet, number_of, profile_of, random_packet, set_number};
+use crate::promises::{Promises, Taken, Truths};
 use crate::scenario::{Disaster, Scenario};
 use crate::side::Side;
+use crate::warden::block_of;
+use onwire::flow::FlowKey;
+use onwire::wire::packet::UDP;
+use onwire::wire::payload_id::BlockId;
+use onwire::wire::segment::segment_count;
 
 /// No turn is over before this.
 const TURN: Duration = Duration::from_micros(1);
@@ -28,14 +36,21 @@ const TURNS_MAX: usize = 60_000;
 
 /// A datagram under way.
 #[derive(Debug)]
-struct Flight {
+pub(super) struct Flight {
     bytes: Vec<u8>,
     /// What it is; `None` when it was damaged or forged.
     genuine: Option<Sealed>,
 }
 
-enum Event {
-    Packet(Side, u16, Packet),
+pub(super) enum Event {
+    /// A packet comes to the TUN; with its meaning, if it is of a connection.
+    Packet(Side, Packet, Option<Meaning>),
+    /// Something happens to this connection.
+    Act(usize),
+    /// A datagram leaves the host; the last of a block is stamped.
+    Departure(Run, Vec<u8>, Sealed, Option<(u32, BlockId)>),
+    /// A timestamp comes.
+    Stamp(Run, u32, BlockId),
     Arrival(Side, Flight),
     Initiation {
         initiator: Run,
@@ -49,15 +64,19 @@ enum Event {
 
 /// The simulation of one scenario.
 pub struct World {
-    scenario: Scenario,
-    random: SmallRng,
-    start: Instant,
-    now: Duration,
+    pub(super) scenario: Scenario,
+    pub(super) random: SmallRng,
+    pub(super) start: Instant,
+    pub(super) now: Duration,
     events: BTreeMap<(Duration, u64), Event>,
-    sequence: u64,
-    ends: [Endpoint; 2],
+    pub(super) sequence: u64,
+    pub(super) ends: [Endpoint; 2],
     keys: Keys,
-    model: Model,
+    pub(super) model: Model,
+    pub(super) hosts: Hosts,
+    pub(super) promises: Promises,
+    /// How many packets came to each TUN.
+    packets: [u16; 2],
     sessions: usize,
     /// There was a second session or a restart: datagrams of sessions that are gone may come.
     sessions_end: bool,
@@ -81,6 +100,9 @@ impl World {
             ends,
             keys: Keys::default(),
             model: Model::default(),
+            hosts: Hosts::default(),
+            promises: Promises::default(),
+            packets: [0; 2],
             sessions: 0,
             sessions_end: false,
             turns: 0,
@@ -92,9 +114,16 @@ impl World {
 
     fn schedule_all(&mut self) {
         for side in Side::BOTH {
-            for (number, (at, profile)) in self.scenario.sides[side.index()].traffic.clone().into_iter().enumerate() {
-                let packet = random_packet(number as u16, profile, side, &mut self.random);
-                self.schedule(at, Event::Packet(side, number as u16, packet));
+            for (at, profile) in self.scenario.sides[side.index()].traffic.clone() {
+                let packet = random_packet(profile, side, &mut self.random);
+                self.schedule(at, Event::Packet(side, packet, None));
+            }
+            for times in self.scenario.sides[side.index()].connections.clone() {
+                let random = &mut self.random;
+                let profiles =
+                    [0, 1].map(|side| random.random_range(0..self.scenario.sides[side].profiles.len()) as u8);
+                let connection = self.hosts.open(side, profiles, random);
+                times.into_iter().for_each(|at| self.schedule(at, Event::Act(connection)));
             }
         }
         for (at, side, disaster) in self.scenario.disasters.clone() {
@@ -105,7 +134,7 @@ impl World {
         self.schedule(Duration::ZERO, Event::Initiation { initiator });
     }
 
-    fn schedule(&mut self, at: Duration, event: Event) {
+    pub(super) fn schedule(&mut self, at: Duration, event: Event) {
         self.sequence += 1;
         self.events.insert((at.max(self.now), self.sequence), event);
     }
@@ -134,9 +163,36 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Packet(side, number, packet) => {
+            Event::Packet(side, mut packet, meaning) => {
+                let number = self.packets[side.index()];
+                self.packets[side.index()] += 1;
+                set_number(&mut packet.bytes, number);
+                if let Some(meaning) = meaning {
+                    self.hosts.on_sent(side, number, meaning);
+                }
                 self.ends[side.index()].tun.push_back((number, packet));
                 self.turn_soon(side);
+            }
+            Event::Act(connection) => {
+                for (side, meaning, packet) in self.hosts.act(connection, &mut self.random) {
+                    self.handle(Event::Packet(side, packet, Some(meaning)));
+                }
+            }
+            Event::Departure(run, datagram, sealed, stamp) => {
+                let lives = self.ends[run.side.index()].run == run;
+                if lives || !self.scenario.sides[run.side.index()].host.dies {
+                    self.depart(run.side, datagram, sealed);
+                }
+                if let (Some(stamp), true) = (stamp, lives) {
+                    self.stamp(run.side, stamp);
+                }
+            }
+            Event::Stamp(run, number, block) => {
+                let end = &mut self.ends[run.side.index()];
+                if end.run == run {
+                    end.stamps.push((number, block));
+                    self.turn_soon(run.side);
+                }
             }
             Event::Arrival(side, flight) => {
                 self.arrive(side, flight);
@@ -157,6 +213,7 @@ impl World {
             }
             Event::Disaster(side, Disaster::Rekey) => self.initiate(self.ends[side.index()].run),
             Event::Disaster(side, Disaster::Restart) => self.restart(side),
+            Event::Disaster(side, Disaster::Blackhole(span)) => self.ends[side.index()].link.blacken(self.now + span),
             Event::Calm => self.ends.iter_mut().for_each(|end| end.link.heal()),
         }
     }
@@ -204,6 +261,7 @@ impl World {
         end.run.restarts = old.run.restarts + 1;
         end.tun = std::mem::take(&mut old.tun);
         end.captured = std::mem::take(&mut old.captured);
+        end.queue_free_at = old.queue_free_at;
         std::mem::swap(&mut end.link, &mut old.link);
         self.ends[side.index()] = end;
         let initiator = self.ends[side.index()].run;
@@ -230,8 +288,11 @@ impl World {
         if self.ends[side.index()].forwarder.poll_request(now).is_some() {
             self.initiate(self.ends[side.index()].run);
         }
+        self.keep_promises(side);
         let end = &mut self.ends[side.index()];
         let wake = end.forwarder.poll_timeout(now);
+        let due = end.guard.as_mut().and_then(|guard| guard.deadline(now));
+        let wake = wake.into_iter().chain(due).min();
         if leftover {
             end.wake_at = Some(self.now + TURN * self.random.random_range(1..40));
         } else {
@@ -252,10 +313,31 @@ impl World {
             let Some((number, packet)) = end.tun.pop_front() else { return false };
             let drops = end.forwarder.drops().clone();
             end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
-            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |_| {});
+            let guard = &mut end.guard;
+            let mut taken = None;
+            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |outgoing| {
+                if let Some(guard) = guard {
+                    let strays = guard.peers()[0].flows().counters().strays;
+                    guard.on_outgoing(&outgoing, now);
+                    let is_stray = guard.peers()[0].flows().counters().strays > strays;
+                    let view = outgoing.view;
+                    let flow = FlowKey::sent(view).and_then(|key| guard.peers()[0].flows().find(&key));
+                    let len = outgoing.packet.len().saturating_sub(view.transport_offset + 8) as u64;
+                    let packets = segment_count(outgoing.header, outgoing.packet) as u64;
+                    let datagrams = (view.protocol == UDP && flow.is_some()).then_some((packets, len));
+                    // What could not be noted of UDP is not counted, nor what seems to be of another connection.
+                    let counted =
+                        flow.filter(|flow| if view.protocol == UDP { flow.sent.packets > 0 } else { !is_stray });
+                    let instance = counted.map(|flow| flow.id.instance());
+                    taken = Some(Taken { number, block: outgoing.block, instance, datagrams });
+                }
+            });
             match newly_dropped(&drops, end.forwarder.drops())[..] {
                 [] => {
-                    let (_, profile) = self.scenario.sides[side.index()].traffic[usize::from(number)];
+                    if let Some(taken) = taken {
+                        self.promises.on_taken(end.run, taken, &self.hosts);
+                    }
+                    let profile = profile_of(&packet.bytes);
                     self.model.on_taken(end.run, number, profile, packet);
                 }
                 [(DropReason::NoSession, 1)] => {}
@@ -270,11 +352,17 @@ impl World {
         let now = self.start + self.now;
         for _ in 0..budget {
             let end = &mut self.ends[side.index()];
-            while end.forwarder.poll_block_event().is_some() {}
             let Some((peer, train)) = end.forwarder.poll_transmit(now) else { return false };
             assert_eq!(peer, PeerId(0));
+            let guard = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps);
+            let stamp = train.ends.and_then(|block| Some((guard?.next_stamp(peer, block, now), block)));
+            if train.ends.is_some() && self.random.random_bool(0.02) {
+                // The socket is full: the same again, under another number.
+                return true;
+            }
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
-            let refused = self.now < self.scenario.calm && self.random.random_bool(0.01);
+            let refusal = self.scenario.sides[side.index()].host.refusal;
+            let refused = self.now < self.scenario.calm && self.random.random_bool(refusal);
             if refused {
                 datagrams.truncate(1);
                 end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
@@ -287,25 +375,47 @@ impl World {
             }
             for datagram in datagrams {
                 self.ends[side.index()].drained += datagram.len() as u64;
-                self.send(side, datagram, refused);
+                self.send(side, datagram, refused, stamp);
             }
         }
         self.ends[side.index()].forwarder.poll_transmit(now).is_some()
     }
 
-    /// Puts one datagram on the link, with all that may happen to it there.
-    fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool) {
+    /// Hands one datagram to the host, which puts it on the link when its turn has come.
+    fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool, stamp: Option<(u32, BlockId)>) {
         let sealed = self.keys.read(&datagram);
         match &sealed.content {
             Content::Source(id, symbol) => self.model.on_source(sealed.from, sealed.to, *id, symbol),
             Content::Repair(id) => self.model.on_repair(sealed.from, *id),
-            Content::Report(report) => report.sent.iter().for_each(|told| self.model.on_closed(sealed.from, *told)),
+            Content::Report(report) => {
+                report.sent.iter().for_each(|told| self.model.on_closed(sealed.from, *told));
+                self.promises.on_report_written(sealed.from, report.sent_at, self.now);
+            }
+        }
+        if let Some(block) = block_of(&sealed.content) {
+            self.promises.on_handed(sealed.from, block, refused);
         }
         if refused {
             return;
         }
+        let at = self.leaves_at(side);
+        if at > self.now {
+            self.schedule(at, Event::Departure(sealed.from, datagram, sealed, stamp));
+            return;
+        }
+        self.depart(side, datagram, sealed);
+        if let Some(stamp) = stamp {
+            self.stamp(side, stamp);
+        }
+    }
+
+    /// Puts one datagram on the link, with all that may happen to it there.
+    fn depart(&mut self, side: Side, datagram: Vec<u8>, sealed: Sealed) {
+        if let Some(block) = block_of(&sealed.content) {
+            self.promises.on_entered(sealed.from, block);
+        }
         let random = &mut self.random;
-        let fate = self.ends[side.index()].link.fate(random);
+        let fate = self.ends[side.index()].link.fate(random, self.now);
         let to = side.other();
         for (after, damaged) in fate.copies {
             let mut bytes = datagram.clone();
@@ -394,6 +504,7 @@ impl World {
             Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
             Content::Report(report) => {
                 self.model.fates.on_report(sealed.from, at, report.sent_at, report.echo);
+                self.promises.on_report_arrived(at, sealed.from, report.echo, report.echo_delay, now);
                 if end.reporter != Some(sealed.from) || end.heard.as_ref().is_some_and(|it| it.sent_at < report.sent_at)
                 {
                     report.sent.iter().for_each(|told| self.model.on_told(sealed.from, *told, at, now));
@@ -412,7 +523,7 @@ impl World {
     }
 
     /// Asks a side what it was told of its blocks, and holds that against the truth.
-    fn ask_for_fates(&mut self, side: Side) {
+    pub(super) fn ask_for_fates(&mut self, side: Side) {
         let end = &mut self.ends[side.index()];
         let Some((peer, heard)) = end.forwarder.poll_heard() else { return };
         assert_eq!(peer, PeerId(0));
@@ -420,18 +531,34 @@ impl World {
         let reporter = end.reporter.expect("what was told was in a report");
         let symbol_size = self.scenario.sides[side.index()].symbol_size;
         self.model.on_heard(end.run, reporter, &heard, symbol_size);
+        if let Some(guard) = &mut end.guard {
+            // What happened to blocks comes first, as in a lane.
+            while let Some((peer, event)) = end.forwarder.poll_block_event() {
+                guard.on_block(peer, event, self.start + self.now);
+            }
+            guard.on_heard(peer, &heard, self.start + self.now);
+        }
     }
 
     /// Writes the TUN; `true` if there may be more.
     fn deliver(&mut self, side: Side, budget: usize) -> bool {
         let now = self.start + self.now;
-        let end = &mut self.ends[side.index()];
         for _ in 0..budget {
+            let end = &mut self.ends[side.index()];
             let Some(deliverable) = end.forwarder.poll_delivery(now) else { return false };
+            if let Some(guard) = &mut end.guard {
+                guard.on_incoming(&deliverable, now);
+            }
             let packet = Packet { header: deliverable.header, bytes: deliverable.packet.to_vec() };
             end.truth.adus += 1;
             end.truth.adu_bytes += packet.bytes.len() as u64;
+            let number = number_of(&packet.bytes).expect("what is delivered is a packet");
             self.model.on_delivered(end.run, packet, &self.scenario);
+            let answer = self.hosts.on_delivered(side.other(), number, &mut self.random);
+            if let Some((side, meaning, packet)) = answer.filter(|_| self.now < self.scenario.calm) {
+                let at = self.now + Duration::from_micros(self.random.random_range(1..1000));
+                self.schedule(at, Event::Packet(side, packet, Some(meaning)));
+            }
         }
         true
     }
@@ -478,6 +605,10 @@ impl World {
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
         self.model.check(last, &self.scenario);
         self.model.check_fates(last, &self.scenario, &mut outcome);
+        Side::BOTH.into_iter().for_each(|side| self.keep_promises(side));
+        let truths = Truths { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
+        self.promises.check(last, truths);
+        outcome.add(&self.promises.outcome);
         if self.scenario.disasters.is_empty() {
             self.model.check_blocks(&self.scenario);
         }

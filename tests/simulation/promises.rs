@@ -1,0 +1,400 @@
+//! What each run that claims protection has said, held against what it had evidence of and what became of it.
+//!
+//! At once: no block is called protected before all of it has entered the link and its timestamp was read, nor while the
+//! link was not proven; no position covers a byte that is neither in such a block nor at the other end; no barrier is
+//! answered before that is true of all that was read. In the end: whatever was called protected has arrived, unless one
+//! of the [`Verdict`]s excuses it, and then that was told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use onwire::flow::{Event, FlowState, Level, Violation};
+use onwire::protect::Notice;
+use onwire::wire::payload_id::BlockId;
+
+use crate::hosts::{Direction, Hosts, Meaning};
+use crate::keys::Run;
+use crate::model::{Model, Verdict};
+use crate::outcome::Outcome;
+use crate::scenario::Scenario;
+
+/// No round trip counts for less than this.
+const PROOF_FLOOR: Duration = Duration::from_millis(100);
+/// Clocks in reports count microseconds.
+const ROUNDING: Duration = Duration::from_micros(10);
+
+/// A packet that a run put into a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Its number.
+    pub number: u16,
+    /// Where it lies.
+    pub block: BlockId,
+    /// The flow that it was counted in.
+    pub instance: Option<u64>,
+    /// Packets of UDP and bytes in them.
+    pub datagrams: Option<(u64, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    handed: usize,
+    refused: bool,
+    entered: usize,
+    stamped: bool,
+    claimed: Option<Level>,
+    violated: bool,
+}
+
+impl Block {
+    fn stands(&self, level: Level) -> bool {
+        self.claimed >= Some(level) && !self.violated
+    }
+}
+
+/// A barrier that waits.
+#[derive(Debug)]
+struct Asked {
+    /// How much was read before.
+    taken: usize,
+    /// Blocks that were known to be lost by then, or that were sent to an earlier run of the peer. What TCP had in
+    /// them it sends again, and that is waited for; nothing else can be.
+    gone: BTreeSet<BlockId>,
+}
+
+/// What one run did, knew and said.
+#[derive(Debug, Default)]
+struct Account {
+    taken: Vec<Taken>,
+    /// Places in `taken`.
+    directions: HashMap<Direction, Vec<usize>>,
+    instances: HashMap<u64, Vec<usize>>,
+    blocks: BTreeMap<BlockId, Block>,
+    /// The last that was told of each flow.
+    told: BTreeMap<u64, FlowState>,
+    /// Those that wait.
+    barriers: BTreeMap<u64, Asked>,
+    /// When each report was written.
+    reports: HashMap<u64, Duration>,
+    /// When the newest report was written that each run of the peer has answered.
+    proofs: HashMap<Run, Duration>,
+    longest_rtt: Duration,
+}
+
+/// What all runs said.
+#[derive(Debug, Default)]
+pub struct Promises {
+    accounts: BTreeMap<Run, Account>,
+    /// What was checked so far.
+    pub outcome: Outcome,
+}
+
+/// Where the truth is.
+#[derive(Clone, Copy)]
+pub struct Truths<'a> {
+    /// Of packets and blocks.
+    pub model: &'a Model,
+    /// Of bytes.
+    pub hosts: &'a Hosts,
+    /// What is configured.
+    pub scenario: &'a Scenario,
+}
+
+impl Promises {
+    fn account(&mut self, run: Run) -> &mut Account {
+        self.accounts.entry(run).or_default()
+    }
+
+    fn block(&mut self, run: Run, block: BlockId) -> &mut Block {
+        self.account(run).blocks.entry(block).or_default()
+    }
+
+    /// A packet was put into a block.
+    pub fn on_taken(&mut self, run: Run, taken: Taken, hosts: &Hosts) {
+        let account = self.account(run);
+        let place = account.taken.len();
+        account.taken.push(taken);
+        if let Some(meaning) = hosts.meaning(run.side, taken.number) {
+            account.directions.entry(meaning.bytes().0).or_default().push(place);
+        }
+        if let (Some(instance), Some(_)) = (taken.instance, taken.datagrams) {
+            account.instances.entry(instance).or_default().push(place);
+        }
+    }
+
+    /// The kernel took a datagram of a block, or refused it.
+    pub fn on_handed(&mut self, run: Run, block: BlockId, refused: bool) {
+        let block = self.block(run, block);
+        block.handed += usize::from(!refused);
+        block.refused |= refused;
+    }
+
+    /// A datagram of a block entered the link.
+    pub fn on_entered(&mut self, run: Run, block: BlockId) {
+        self.block(run, block).entered += 1;
+    }
+
+    /// The timestamp of the end of a block was read.
+    pub fn on_stamp(&mut self, run: Run, block: BlockId) {
+        self.block(run, block).stamped = true;
+    }
+
+    /// A report was written.
+    pub fn on_report_written(&mut self, run: Run, sent_at: u64, now: Duration) {
+        self.account(run).reports.insert(sent_at, now);
+    }
+
+    /// A report of `from` arrived at `run`, and answers what that run had written.
+    pub fn on_report_arrived(&mut self, run: Run, from: Run, echo: u64, held: u32, now: Duration) {
+        let account = self.account(run);
+        let Some(&written) = account.reports.get(&echo) else { return };
+        let rtt = (now - written).saturating_sub(Duration::from_micros(held.into()));
+        account.longest_rtt = account.longest_rtt.max(rtt);
+        let proof = account.proofs.entry(from).or_default();
+        *proof = written.max(*proof);
+    }
+
+    /// Somebody asks whether everything read so far is protected.
+    pub fn on_barrier(&mut self, run: Run, id: u64, model: &Model, last: [Run; 2]) {
+        let account = self.account(run);
+        let to = last[run.side.other().index()];
+        let is_gone = |block: &BlockId| model.is_told_lost(run, *block) || model.addressee(run, *block) != Some(to);
+        let gone = account.blocks.keys().copied().filter(is_gone).collect();
+        account.barriers.insert(id, Asked { taken: account.taken.len(), gone });
+    }
+
+    /// A run tells something.
+    pub fn on_notices(&mut self, run: Run, notices: &[Notice], truths: Truths<'_>, now: Duration) {
+        // A position may be told before the block that raised it.
+        for notice in notices {
+            if let Notice::Block { block, source_symbols, repair_symbols, level: Some(level), .. } = *notice {
+                self.on_claim(run, block, (source_symbols, repair_symbols), level, truths, now);
+            }
+        }
+        for notice in notices {
+            match notice {
+                Notice::Flow(Event::New(flow) | Event::Gone { flow, .. } | Event::Protected { flow, .. }) => {
+                    self.on_flow(run, flow, truths);
+                }
+                Notice::Violation(violation) => self.on_violation(run, violation),
+                Notice::Barrier(id, level) => self.on_answer(run, *id, *level, truths),
+                Notice::Flow(Event::Overflow) | Notice::Block { .. } | Notice::State(..) => {}
+            }
+        }
+    }
+
+    fn on_claim(
+        &mut self,
+        run: Run,
+        block: BlockId,
+        (source_symbols, repair_symbols): (u16, u16),
+        level: Level,
+        truths: Truths<'_>,
+        now: Duration,
+    ) {
+        let account = self.accounts.entry(run).or_default();
+        let known = account.blocks.entry(block).or_default();
+        let symbols = usize::from(source_symbols + repair_symbols);
+        assert!(repair_symbols > 0, "{block:?} of {run:?} has no repair symbols: {level:?}");
+        assert!(!known.refused, "a datagram of {block:?} of {run:?} was refused: {level:?}");
+        assert_eq!(known.handed, symbols, "not all of {block:?} of {run:?} was taken: {level:?}");
+        if level >= Level::OnWire {
+            assert!(known.stamped, "no timestamp of {block:?} of {run:?} came: {level:?}");
+            assert_eq!(known.entered, symbols, "some of {block:?} of {run:?} is still in the host");
+            self.outcome.claimed_blocks += 1;
+        }
+        let to = truths.model.addressee(run, block).expect("it was sent");
+        let proof = account.proofs.get(&to).copied();
+        let life = PROOF_FLOOR.max(account.longest_rtt * 3) + ROUNDING;
+        let proven = proof.is_some_and(|written| now.saturating_sub(written) <= life);
+        assert!(proven, "{block:?} of {run:?}: the last proof of the link is of {proof:?}, now is {now:?}");
+        known.claimed = known.claimed.max(Some(level));
+    }
+
+    fn on_flow(&mut self, run: Run, flow: &FlowState, truths: Truths<'_>) {
+        let account = self.accounts.entry(run).or_default();
+        let before = account.told.insert(flow.id.instance(), *flow);
+        let mut above = u64::MAX;
+        for level in Level::ALL {
+            let position = flow.position(level);
+            let known = before.map(|before| before.position(level)).unwrap_or_default();
+            assert!(position.bytes >= known.bytes && position.packets >= known.packets, "{level:?} fell: {flow:?}");
+            assert!(position.bytes <= above, "{level:?} is above a weaker level: {flow:?}");
+            above = position.bytes;
+            if (position.bytes, position.packets) != (known.bytes, known.packets) {
+                account.check_position(run, flow, level, truths);
+                self.outcome.positions_told += usize::from(level == Level::OnWire);
+            }
+        }
+    }
+
+    fn on_violation(&mut self, run: Run, violation: &Violation) {
+        let account = self.accounts.entry(run).or_default();
+        let block = account.blocks.entry(violation.block).or_default();
+        assert!(block.claimed.is_some(), "{violation:?} of what was never claimed");
+        block.violated = true;
+        let named = |taken: &Taken| {
+            let ranges = violation.ranges.iter().filter(|range| Some(range.flow.id.instance()) == taken.instance);
+            // A small table may have forgotten the block before anything was said of what is in it.
+            violation.forgotten || violation.gone > 0 || violation.level.is_none() || ranges.count() > 0
+        };
+        let mut inside = account.taken.iter().filter(|taken| taken.block == violation.block);
+        let unnamed = inside.find(|taken| taken.datagrams.is_some() && taken.instance.is_some() && !named(taken));
+        assert!(unnamed.is_none(), "{unnamed:?} was in it: {violation:?}");
+        self.outcome.violations += 1;
+    }
+
+    fn on_answer(&mut self, run: Run, id: u64, level: Option<Level>, truths: Truths<'_>) {
+        let account = self.accounts.entry(run).or_default();
+        let asked = account.barriers.remove(&id).expect("each barrier is answered once");
+        let Some(level) = level else {
+            self.outcome.barriers_denied += 1;
+            return;
+        };
+        if !truths.scenario.sides[run.side.index()].host.has_room() {
+            return;
+        }
+        self.outcome.barriers_granted += 1;
+        for (place, taken) in account.taken[..asked.taken].iter().enumerate() {
+            let bytes = truths.hosts.meaning(run.side, taken.number);
+            let resent =
+                bytes.filter(|bytes| !truths.hosts.is_over(bytes) && account.is_counted(run, taken, bytes, truths));
+            if resent.is_none() && asked.gone.contains(&taken.block) {
+                continue;
+            }
+            let covered = level == Level::OnWire && account.stands(taken.block, level);
+            let covered = covered || bytes.is_some_and(|bytes| account.is_sent_again(level, bytes, truths));
+            assert!(
+                covered || truths.model.is_delivered(run.side, taken.number),
+                "barrier {id} of {run:?} is answered {level:?}, but {taken:?}, {place}, is not: {:?} {bytes:?} {:?} gone {:?}",
+                account.blocks.get(&taken.block),
+                taken.instance.and_then(|it| account.told.get(&it)),
+                asked.gone,
+            );
+        }
+    }
+
+    /// At the end of all. `last` are the runs that saw it.
+    pub fn check(&mut self, last: [Run; 2], truths: Truths<'_>) {
+        let verdicts = truths.model.verdicts(last, truths.scenario);
+        let outcome = &mut self.outcome;
+        for (&run, account) in &self.accounts {
+            for (&id, block) in account.blocks.iter().filter(|(_, block)| block.claimed >= Some(Level::OnWire)) {
+                let verdict = verdicts[&(run, id)];
+                match verdict {
+                    Verdict::Whole => outcome.kept += 1,
+                    Verdict::Rebuilt => outcome.rebuilt += 1,
+                    Verdict::TooManyLost | Verdict::NotTold => outcome.excused_lost += 1,
+                    Verdict::TooLate => outcome.excused_late += 1,
+                    Verdict::ReceiverRestarted => outcome.excused_restart += 1,
+                    Verdict::SenderRestarted => outcome.excused_sender += 1,
+                    Verdict::Broken => panic!("{id:?} of {run:?} was called protected and did not arrive: {block:?}"),
+                }
+                let told = block.violated || !matches!(verdict, Verdict::TooManyLost | Verdict::TooLate);
+                assert!(told, "the loss of {id:?} of {run:?} was never told: {verdict:?}, {block:?}");
+            }
+            for flow in account.told.values().filter(|flow| flow.position(Level::OnWire).bytes > 0) {
+                let excused = |taken: &Taken| {
+                    !matches!(verdicts.get(&(run, taken.block)), None | Some(Verdict::Whole | Verdict::Rebuilt))
+                };
+                let strict = account.is_covered(run, flow, Level::OnWire, truths, |_| false);
+                outcome.positions_kept += usize::from(strict);
+                outcome.positions_excused += usize::from(!strict);
+                assert!(
+                    strict || account.is_covered(run, flow, Level::OnWire, truths, excused),
+                    "{run:?} called this protected, and it did not arrive: {flow:?}"
+                );
+            }
+            // The hosts have stopped; TCP would have sent again what was lost.
+            let lossless = account.blocks.keys().all(|&id| {
+                let verdict = verdicts.get(&(run, id)).copied();
+                verdict.is_none_or(|verdict| matches!(verdict, Verdict::Whole | Verdict::Rebuilt))
+            });
+            let undisturbed = last.iter().all(|run| run.restarts == 0) && lossless;
+            if undisturbed && truths.scenario.sides[run.side.index()].host.has_room() {
+                assert!(account.barriers.is_empty(), "nobody answered {:?} of {run:?}", account.barriers);
+            }
+        }
+    }
+}
+
+impl Account {
+    /// The segment begins where the flow does or later: what comes before the first byte seen belongs to nobody.
+    fn is_counted(&self, run: Run, taken: &Taken, meaning: &Meaning, truths: Truths<'_>) -> bool {
+        let Some(instance) = taken.instance else { return false };
+        let Some(flow) = self.told.get(&instance) else { return true };
+        let ports = [flow.key.source_port, flow.key.destination_port];
+        let base = flow.origin_sequence.unwrap_or_default();
+        let found = truths.hosts.find(run.side, flow.key.source.is_ipv4(), ports, base);
+        found.is_none_or(|(direction, offset)| direction != meaning.bytes().0 || offset <= meaning.bytes().1)
+    }
+
+    fn stands(&self, block: BlockId, level: Level) -> bool {
+        self.blocks.get(&block).is_some_and(|block| block.stands(level))
+    }
+
+    fn check_position(&self, run: Run, flow: &FlowState, level: Level, truths: Truths<'_>) {
+        let stands = |taken: &Taken| level < Level::Decoded && self.stands(taken.block, level);
+        assert!(
+            self.is_covered(run, flow, level, truths, stands),
+            "{run:?} says what has no evidence: {level:?} {flow:?}"
+        );
+    }
+
+    /// The bytes of a segment are at the other end, or in other packets that are as good as there.
+    fn is_sent_again(&self, level: Level, bytes: &Meaning, truths: Truths<'_>) -> bool {
+        let (direction, start, end) = bytes.bytes();
+        let mut spans = truths.hosts.arrived(direction).clone();
+        spans.add(0, start);
+        for &place in self.directions.get(&direction).into_iter().flatten() {
+            let taken = &self.taken[place];
+            if level == Level::OnWire && self.stands(taken.block, level) {
+                let meaning = truths.hosts.meaning(direction.from, taken.number).expect("it has a direction");
+                let (_, start, end) = meaning.bytes();
+                spans.add(start, end);
+            }
+        }
+        spans.has_all_before(end)
+    }
+
+    /// Everything before the position is at the other end, or in a packet that is as good as there.
+    fn is_covered(
+        &self,
+        run: Run,
+        flow: &FlowState,
+        level: Level,
+        truths: Truths<'_>,
+        good: impl Fn(&Taken) -> bool,
+    ) -> bool {
+        let position = flow.position(level);
+        let Some(base) = flow.origin_sequence else {
+            let (mut packets, mut bytes) = (0, 0);
+            for &place in self.instances.get(&flow.id.instance()).into_iter().flatten() {
+                if packets >= position.packets {
+                    break;
+                }
+                let taken = &self.taken[place];
+                if !good(taken) && !truths.model.is_delivered(run.side, taken.number) {
+                    return false;
+                }
+                let (more, len) = taken.datagrams.expect("only these have an instance here");
+                (packets, bytes) = (packets + more, bytes + len);
+            }
+            return (packets, bytes) == (position.packets, position.bytes);
+        };
+        assert_eq!(position.sequence, base.wrapping_add(position.bytes as u32), "{flow:?}");
+        let key = flow.key;
+        let found = truths.hosts.find(run.side, key.source.is_ipv4(), [key.source_port, key.destination_port], base);
+        let (direction, offset) = found.unwrap_or_else(|| panic!("nobody has sent this: {flow:?}"));
+        let mut spans = truths.hosts.arrived(direction).clone();
+        for &place in self.directions.get(&direction).into_iter().flatten() {
+            let taken = &self.taken[place];
+            if good(taken) {
+                let meaning = truths.hosts.meaning(run.side, taken.number).expect("it has a direction");
+                let (_, start, end) = meaning.bytes();
+                spans.add(start, end);
+            }
+        }
+        spans.has_all_before(offset + position.bytes as u32)
+    }
+}
