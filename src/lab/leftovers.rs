@@ -145,10 +145,22 @@ mod tests {
         assert!(!files.exists() && directory.path().exists());
     }
 
+    /// A process with this mark. The kernel shows what a process was started with a moment after it was started.
+    fn sleeper(run: &str) -> std::process::Child {
+        let child = std::process::Command::new("sleep").arg("1000").env(RUN_MARK, run).spawn().unwrap();
+        let environment = format!("/proc/{}/environ", child.id());
+        for _ in 0..1000 {
+            if fs::read(&environment).is_ok_and(|words| !words.is_empty()) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child
+    }
+
     #[test]
     fn marked_processes_are_ended() {
-        let mut marked = std::process::Command::new("sleep").arg("1000").env(RUN_MARK, "ow-mark-1").spawn().unwrap();
-        let mut other = std::process::Command::new("sleep").arg("1000").env(RUN_MARK, "ow-mark-12").spawn().unwrap();
+        let (mut marked, mut other) = (sleeper("ow-mark-1"), sleeper("ow-mark-12"));
         end_processes("ow-mark-1");
         assert!(!marked.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none());
