@@ -181,10 +181,10 @@ impl FlowTable {
     /// Bytes of some TCP flow were in a block that failed or could not be noted, and neither are they protected by
     /// another nor acknowledged yet.
     pub fn has_holes(&mut self) -> bool {
-        let flows = &self.flows;
+        let flows = &mut self.flows;
         self.holed.retain(|id| {
-            let flow = flows.get(id.slot as usize).and_then(Option::as_ref).filter(|flow| flow.id == *id);
-            flow.is_some_and(Flow::has_hole)
+            let flow = flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == *id);
+            flow.is_some_and(Flow::keeps_hole)
         });
         !self.holed.is_empty()
     }
@@ -193,8 +193,7 @@ impl FlowTable {
     pub(super) fn on_hole(&mut self, slot: u32, span: Span) {
         let Some(flow) = self.flow_mut(slot).filter(|flow| flow.is_tcp()) else { return };
         let id = flow.id;
-        flow.on_hole(span);
-        if self.holed.contains(&id) {
+        if !flow.on_hole(span) {
             return;
         }
         if self.holed.len() >= self.flows.len() {

@@ -4,6 +4,8 @@
 //! packet counts its payload and its header, so that an empty one has a place, too; what is given out is without headers.
 //! It does not know which block its bytes are in.
 
+mod holes;
+
 use std::time::Instant;
 
 use super::ages::Line;
@@ -95,6 +97,8 @@ pub(super) struct Rest {
     violated_below: u64,
     /// The end of what was ever in a block that failed.
     failed_below: u64,
+    /// The table remembers that there may be a hole.
+    is_holed: bool,
     /// Bytes that the SYN carried.
     in_syn: u32,
     /// The block whose fate raised a position last, unless an acknowledgement did.
@@ -133,6 +137,7 @@ impl Flow {
                 lost_below: 0,
                 violated_below: 0,
                 failed_below: 0,
+                is_holed: false,
                 in_syn: 0,
                 raised_by: None,
                 previous: None,
@@ -337,20 +342,6 @@ impl Flow {
         let start = if span.start.offset < arrived.offset { arrived } else { span.start };
         let lowest = rest.violated.filter(|lowest| lowest.offset < start.offset);
         rest.violated = Some(lowest.unwrap_or(start));
-    }
-
-    /// `span` was in a block that failed.
-    pub fn on_hole(&mut self, span: Span) {
-        self.rest.failed_below = self.rest.failed_below.max(span.end.offset);
-    }
-
-    /// Bytes of a failed block were neither sent again and protected nor acknowledged. That the connection was broken off
-    /// may be a mistake: an old SYN of the other end looks like that.
-    pub fn has_hole(&self) -> bool {
-        let rest = &*self.rest;
-        // A position that was told and is void does not fall.
-        let reached = if rest.lost_below > 0 { self.arrived() } else { rest.told[Level::OnWire as usize] };
-        reached.offset < rest.failed_below
     }
 
     /// Something was called protected and is lost, and it is not known what: it may be all that is not known to have

@@ -1,0 +1,28 @@
+//! Whether bytes of a flow were in a block that failed and are nowhere else yet: what a barrier has to wait for.
+
+use super::Flow;
+use crate::flow::coverage::Span;
+use crate::flow::state::Level;
+
+impl Flow {
+    /// `span` was in a block that failed. Tells whether the flow is to be remembered for its hole from now on.
+    pub fn on_hole(&mut self, span: Span) -> bool {
+        self.rest.failed_below = self.rest.failed_below.max(span.end.offset);
+        !std::mem::replace(&mut self.rest.is_holed, true)
+    }
+
+    /// It is to be remembered still.
+    pub fn keeps_hole(&mut self) -> bool {
+        self.rest.is_holed = self.has_hole();
+        self.rest.is_holed
+    }
+
+    /// Bytes of a failed block were neither sent again and protected nor acknowledged. That the connection was broken off
+    /// may be a mistake: an old SYN of the other end looks like that.
+    fn has_hole(&self) -> bool {
+        let rest = &*self.rest;
+        // A position that was told and is void does not fall.
+        let reached = if rest.lost_below > 0 { self.arrived() } else { rest.told[Level::OnWire as usize] };
+        reached.offset < rest.failed_below
+    }
+}
