@@ -54,6 +54,8 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// What is due sooner is waited for awake, where somebody waits for what is protected: to fall asleep and be woken by
 /// the timer takes about as long as a block stays open for a neighbour.
 const SPIN: Duration = Duration::from_micros(60);
+/// And that no more often than this.
+const SPIN_EVERY: Duration = Duration::from_millis(1);
 
 /// One lane, before and while it runs.
 pub struct Lane {
@@ -70,6 +72,8 @@ pub struct Lane {
     ready: Readiness,
     notices_lost: u64,
     complaints: Complaints,
+    /// When the lane last began to wait awake.
+    spun_at: Option<Instant>,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
 }
@@ -113,6 +117,7 @@ impl Lane {
             ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
             notices_lost: 0,
             complaints: Complaints::default(),
+            spun_at: None,
             stopping: None,
             warden: None,
         };
@@ -355,6 +360,15 @@ impl Lane {
         }
     }
 
+    /// A lone write may be waited for awake; in a stream of them the processor is better used by whoever makes it.
+    fn may_spin(&mut self, now: Instant) -> bool {
+        let since = self.spun_at.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= SPIN_EVERY) {
+            self.spun_at = Some(now);
+        }
+        self.warden.is_some() && since.is_none_or(|since| since < SPIN || since >= SPIN_EVERY)
+    }
+
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
         let busy = self.ready.udp
             || (self.ready.tun && self.forwarder.wants_packets())
@@ -365,7 +379,7 @@ impl Lane {
         if !busy {
             let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
             let due = [self.forwarder.poll_timeout(now), promises, self.stopping].into_iter().flatten().min();
-            is_soon = self.warden.is_some() && due.is_some_and(|due| due.saturating_duration_since(now) <= SPIN);
+            is_soon = due.is_some_and(|due| due.saturating_duration_since(now) <= SPIN) && self.may_spin(now);
             if !is_soon {
                 self.timer.set(due, now)?;
             }

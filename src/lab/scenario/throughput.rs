@@ -60,6 +60,8 @@ const WAYS: [Way; 5] = [
 ];
 /// Flows beside the measured ones where somebody subscribes to all.
 const CROWD: u16 = 10_000;
+/// What is new is told again for ten seconds; then the crowd is in the table and silent, as idle flows are.
+const CALM: Duration = Duration::from_secs(12);
 /// Telling everything costs no more than this share of the speed.
 const WATCHED: f64 = 0.95;
 
@@ -162,6 +164,7 @@ fn measure(
     };
     if way.is_watched {
         crowd::gather(network, "primary", "mirror", address, CROWD)?;
+        stage.pause(CALM)?;
     }
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
