@@ -11,6 +11,7 @@
 //! * [`config`] one YAML file, checked;
 //! * [`appliance`] where state machines and system calls meet;
 //! * [`notify`] which bytes of which flow are protected, told to programs;
+//! * [`gate`] ack gates: proxies that acknowledge what is protected;
 //! * [`lab`] namespaces, an emulated WAN, scenarios;
 //! * [`cli`] one file a subcommand.
 //!
@@ -26,6 +27,8 @@ pub mod config;
 pub mod fec;
 #[cfg(feature = "appliance")]
 pub mod flow;
+#[cfg(feature = "appliance")]
+pub mod gate;
 #[cfg(feature = "appliance")]
 pub mod io;
 #[cfg(feature = "appliance")]

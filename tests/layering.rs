@@ -23,6 +23,9 @@ const MODULES: &[Module] = &[
         may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify"],
         pure: false,
     },
+    // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
+    // dialects are given bytes and say what to do with them.
+    Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
     // The lab's programs wait for notifications as a user's would; its attacks forge them.
     Module {
         name: "lab",
@@ -34,6 +37,7 @@ const MODULES: &[Module] = &[
             "notify::client",
             "notify::envelope",
             "notify::message",
+            "gate::status",
         ],
         pure: false,
     },
@@ -41,7 +45,7 @@ const MODULES: &[Module] = &[
     // what local sockets have sent.
     Module {
         name: "cli",
-        may_import: &["appliance", "config", "lab", "tunnel::keys", "notify", "io::sock_diag"],
+        may_import: &["appliance", "config", "gate", "lab", "tunnel::keys", "notify", "io::sock_diag"],
         pure: false,
     },
     Module { name: "lib", may_import: &[], pure: false },

@@ -1,0 +1,205 @@
+//! What a replication protocol is to the gate: a state machine that sees the bytes of both sides of one connection.
+//!
+//! A dialect forwards what it is given, notes marks in the stream toward the mirror, and when the gate releases a mark
+//! says so to the primary in the protocol's own words. It has no socket and no clock, never fails and never panics,
+//! whatever the bytes: what it does not understand it forwards, and acknowledges nothing early from then on.
+
+/// One side of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The server that has the data first.
+    Primary,
+    /// Its copy at the far site, behind the appliance.
+    Mirror,
+}
+
+/// Why a mark is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// The appliance calls everything up to it protected.
+    Protected,
+    /// Neither protected nor acknowledged by the mirror within the time of the policy `available`.
+    Exposed,
+}
+
+/// A replication protocol.
+pub trait Dialect {
+    /// Bytes that came from `side`, in order. Whatever has to be forwarded goes to the other side through `turn`.
+    fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn);
+
+    /// Everything up to and with the mark `mark` (the highest, when several are released at once) may be acknowledged to
+    /// the primary. Marks that the mirror has acknowledged itself are not released any more.
+    fn on_released(&mut self, mark: u64, release: Release, turn: &mut Turn);
+
+    /// `side` will send nothing more. What is still held back is forwarded now; the gate then ends the other side's
+    /// stream too.
+    fn on_end(&mut self, _side: Side, _turn: &mut Turn) {}
+
+    /// TLS was established on `side` after [`Turn::start_tls`]; bytes given and taken from now on are plain text.
+    fn on_tls(&mut self, _side: Side, _turn: &mut Turn) {}
+
+    /// How many bytes may be read from the primary now: less than everything only where the gate must hold back the
+    /// program, as the cap on unprotected bytes does.
+    fn may_read(&self) -> usize {
+        usize::MAX
+    }
+
+    /// What the connection does at the moment, for people: "start-up", "replication of slot mirror", "ordinary session".
+    fn phase(&self) -> &str;
+}
+
+/// What a dialect wants done, in order. Bytes reserved for one side are never seen by the other.
+#[derive(Debug, Default)]
+pub struct Turn {
+    to_primary: Vec<u8>,
+    to_mirror: Vec<u8>,
+    marks: Vec<Mark>,
+    acknowledged: Option<u64>,
+    real: u64,
+    injected: u64,
+    tls: Vec<(Side, usize)>,
+    notes: Vec<Note>,
+    close: Option<String>,
+}
+
+/// A place in the stream toward the mirror that the primary waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes of this turn's output toward the mirror that come before it.
+    pub after: usize,
+    /// The protocol's own number of it; never falls within a connection.
+    pub mark: u64,
+}
+
+/// Something to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Good to know.
+    Info(String),
+    /// The connection works, and is not what its owner wants.
+    Warning(String),
+}
+
+impl Turn {
+    /// Sends `bytes` to `side`, behind what this turn sends there already.
+    pub fn send(&mut self, side: Side, bytes: &[u8]) {
+        match side {
+            Side::Primary => self.to_primary.extend_from_slice(bytes),
+            Side::Mirror => self.to_mirror.extend_from_slice(bytes),
+        }
+    }
+
+    /// Notes that the primary waits for everything sent to the mirror so far. `mark` must not be below an earlier one.
+    pub fn mark(&mut self, mark: u64) {
+        self.marks.push(Mark { after: self.to_mirror.len(), mark });
+    }
+
+    /// The mirror has acknowledged everything up to `mark` itself: a real acknowledgement was forwarded.
+    pub fn on_acknowledged(&mut self, mark: u64) {
+        self.real += 1;
+        self.acknowledged = self.acknowledged.max(Some(mark));
+    }
+
+    /// An acknowledgement that the mirror has not given yet was sent to the primary, for counting.
+    pub fn on_injected(&mut self) {
+        self.injected += 1;
+    }
+
+    /// Begins TLS on `side`, behind what this turn has sent there so far: as server toward who connected to the gate, as
+    /// client toward whom the gate connected to. [`Dialect::on_tls`] follows.
+    pub fn start_tls(&mut self, side: Side) {
+        let after = match side {
+            Side::Primary => self.to_primary.len(),
+            Side::Mirror => self.to_mirror.len(),
+        };
+        self.tls.push((side, after));
+    }
+
+    /// Logs.
+    pub fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// Ends the connection on both sides once everything is sent, and logs why.
+    pub fn close(&mut self, reason: impl Into<String>) {
+        self.close.get_or_insert(reason.into());
+    }
+
+    /// Bytes for `side`.
+    pub fn sent(&self, side: Side) -> &[u8] {
+        match side {
+            Side::Primary => &self.to_primary,
+            Side::Mirror => &self.to_mirror,
+        }
+    }
+
+    /// Marks noted, in order.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// The highest mark that the mirror has acknowledged itself in this turn.
+    pub fn acknowledged(&self) -> Option<u64> {
+        self.acknowledged
+    }
+
+    /// Acknowledgements forwarded and injected in this turn.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.real, self.injected)
+    }
+
+    /// Where TLS begins: the side, and the bytes of this turn that are sent to it before.
+    pub fn tls(&self) -> &[(Side, usize)] {
+        &self.tls
+    }
+
+    /// What to log.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Why the connection must end, if it must.
+    pub fn closing(&self) -> Option<&str> {
+        self.close.as_deref()
+    }
+
+    /// Empties it for the next turn; keeps its memory.
+    pub fn clear(&mut self) {
+        let Self { to_primary, to_mirror, marks, acknowledged, real, injected, tls, notes, close } = self;
+        to_primary.clear();
+        to_mirror.clear();
+        marks.clear();
+        (*acknowledged, *real, *injected) = (None, 0, 0);
+        tls.clear();
+        notes.clear();
+        *close = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_keeps_order_and_is_empty_after_clearing() {
+        let mut turn = Turn::default();
+        turn.send(Side::Mirror, b"abc");
+        turn.mark(3);
+        turn.send(Side::Mirror, b"de");
+        turn.mark(5);
+        turn.send(Side::Primary, b"S");
+        turn.start_tls(Side::Primary);
+        turn.on_acknowledged(2);
+        turn.on_acknowledged(1);
+        turn.on_injected();
+        turn.close("done");
+        turn.close("later");
+        assert_eq!(turn.sent(Side::Mirror), b"abcde");
+        assert_eq!(turn.marks(), [Mark { after: 3, mark: 3 }, Mark { after: 5, mark: 5 }]);
+        assert_eq!(turn.tls(), [(Side::Primary, 1)]);
+        assert_eq!((turn.acknowledged(), turn.counts(), turn.closing()), (Some(2), (2, 1), Some("done")));
+        turn.clear();
+        assert!(turn.sent(Side::Mirror).is_empty() && turn.marks().is_empty() && turn.closing().is_none());
+        assert_eq!((turn.acknowledged(), turn.counts()), (None, (0, 0)));
+    }
+}
