@@ -178,6 +178,14 @@ impl FlowTable {
         }
     }
 
+    /// Blocks were forgotten before their fate was known: whatever TCP has sent by now and is not known to have arrived
+    /// may have been in one of them, and counts as a hole.
+    pub fn hold_all(&mut self) {
+        let unarrived = |flow: &Flow| Some((flow.id.slot, flow.unarrived()?));
+        let held: Vec<_> = self.flows.iter().flatten().filter_map(unarrived).collect();
+        held.into_iter().for_each(|(slot, span)| self.on_hole(slot, span));
+    }
+
     /// Bytes of some TCP flow were in a block that failed or could not be noted, and neither are they protected by
     /// another nor acknowledged yet.
     pub fn has_holes(&mut self) -> bool {

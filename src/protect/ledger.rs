@@ -4,12 +4,13 @@
 //! whether a block that has left is protected also depends on the link.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::wire::payload_id::BlockId;
 
-/// Blocks of a profile whose fate is not known; beyond, the oldest is forgotten, and with it what could still be said.
-const BLOCKS_MAX: usize = 16_384;
+/// Blocks of a profile whose fate is not known; beyond, the oldest is forgotten, but for its number.
+pub(super) const BLOCKS_MAX: usize = 16_384;
 /// A timestamp that has not come by then does not count any more.
 pub const STAMP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -48,6 +49,12 @@ struct Queue {
     entries: VecDeque<Entry>,
     /// Blocks below this one do not wait for a timestamp.
     unstamped_from: u64,
+    /// From the first to the last block, as far as the peer has not told, that had to be forgotten; and the same of those
+    /// among them that had been called protected.
+    forgotten: Range<u64>,
+    forgotten_claims: Range<u64>,
+    /// What flows have sent before this block opened is held already.
+    held: u64,
 }
 
 impl Queue {
@@ -59,12 +66,32 @@ impl Queue {
         self.first + self.entries.len() as u64
     }
 
+    /// Forgets the oldest block. True if its fate was not known.
+    fn forget_first(&mut self) -> bool {
+        let Some(entry) = self.entries.pop_front() else { return false };
+        let sbn = self.first;
+        self.first += 1;
+        if entry.stage == Stage::Done {
+            return false;
+        }
+        extend(&mut self.forgotten, sbn);
+        if entry.stage == Stage::Claimed {
+            extend(&mut self.forgotten_claims, sbn);
+        }
+        true
+    }
+
     fn drop_done(&mut self) {
         while self.entries.front().is_some_and(|entry| entry.stage == Stage::Done) {
             self.entries.pop_front();
             self.first += 1;
         }
     }
+}
+
+fn extend(range: &mut Range<u64>, sbn: u64) {
+    let start = if range.is_empty() { sbn } else { range.start };
+    *range = start..sbn + 1;
 }
 
 /// Source and repair symbols of a block.
@@ -92,17 +119,17 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// A packet is put into `block`.
+    /// A packet is put into `block`. True if older blocks had to be forgotten for it before their fate was known. Their
+    /// loss would not say whose bytes it took: everything that flows have sent before this packet must be held.
     #[inline]
-    pub fn on_packet(&mut self, block: BlockId) {
+    #[must_use]
+    pub fn on_packet(&mut self, block: BlockId) -> bool {
         let profile = usize::from(block.profile);
-        if self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) {
-            self.open(block);
-        }
+        self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) && self.open(block)
     }
 
     #[cold]
-    fn open(&mut self, block: BlockId) {
+    fn open(&mut self, block: BlockId) -> bool {
         let profile = usize::from(block.profile);
         if self.queues.len() <= profile {
             self.queues.resize_with(profile + 1, Queue::default);
@@ -116,17 +143,21 @@ impl Ledger {
             queue.entries.push_back(Entry { stage: Stage::Done, ..Entry::NEW });
         }
         if queue.end() < block.sbn {
-            self.forgotten += queue.entries.len() as u64;
-            queue.entries.clear();
+            while !queue.entries.is_empty() {
+                self.forgotten += u64::from(queue.forget_first());
+            }
             queue.first = block.sbn;
         }
         queue.entries.push_back(Entry::NEW);
         if queue.entries.len() > BLOCKS_MAX {
-            queue.entries.pop_front();
-            queue.first += 1;
-            self.forgotten += 1;
+            self.forgotten += u64::from(queue.forget_first());
         }
         queue.drop_done();
+        let hold = queue.forgotten.end > queue.held;
+        if hold {
+            queue.held = block.sbn;
+        }
+        hold
     }
 
     /// `block` is complete.
@@ -238,10 +269,19 @@ impl Ledger {
     }
 
     /// The peer tells that it has given up `count` blocks from `first` on, of the only one of which it held the first
-    /// `symbols` source symbols. Calls `tell` for each that was waited for.
+    /// `symbols` source symbols. Calls `tell` for each that was waited for, and once for all that were forgotten.
     pub fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, mut tell: impl FnMut(BlockId, Fate)) {
         let Some(queue) = self.queues.get_mut(usize::from(first.profile)) else { return };
-        let end = first.sbn.saturating_add(count).min(queue.end());
+        let end = first.sbn.saturating_add(count);
+        let lost = |forgotten: &Range<u64>| {
+            let from = forgotten.start.max(first.sbn);
+            (from < forgotten.end.min(end)).then_some(from)
+        };
+        let claimed = lost(&queue.forgotten_claims);
+        if let Some(sbn) = claimed.or(lost(&queue.forgotten)) {
+            tell(BlockId { sbn, ..first }, Fate::Lost { claimed: claimed.is_some() });
+        }
+        let end = end.min(queue.end());
         for sbn in first.sbn.max(queue.first)..end {
             let Some(entry) = queue.entry(sbn) else { continue };
             let stage = std::mem::replace(&mut entry.stage, Stage::Done);
@@ -259,6 +299,9 @@ impl Ledger {
     /// Blocks below `below` are known to be with the peer.
     pub fn on_decoded(&mut self, profile: u8, below: u64) {
         let Some(queue) = self.queues.get_mut(usize::from(profile)) else { return };
+        for forgotten in [&mut queue.forgotten, &mut queue.forgotten_claims] {
+            forgotten.start = forgotten.start.max(below);
+        }
         while queue.first < below && queue.entries.pop_front().is_some() {
             queue.first += 1;
         }
@@ -280,18 +323,23 @@ impl Ledger {
 
     /// The first block of `profile` whose fate is not known.
     pub fn first(&self, profile: u8) -> Option<u64> {
-        Some(self.queues.get(usize::from(profile))?.first)
+        let queue = self.queues.get(usize::from(profile))?;
+        Some(if queue.forgotten.is_empty() { queue.first } else { queue.forgotten.start })
     }
 
     /// Where each profile's blocks end now.
     pub fn ends(&self) -> impl Iterator<Item = BlockId> {
-        let filled = self.queues.iter().enumerate().filter(|(_, queue)| !queue.entries.is_empty());
+        let unknown = |queue: &Queue| !queue.entries.is_empty() || !queue.forgotten.is_empty();
+        let filled = self.queues.iter().enumerate().filter(move |(_, queue)| unknown(queue));
         filled.map(|(profile, queue)| BlockId { profile: profile as u8, sbn: queue.end() })
     }
 
     /// Every block below `end` is claimed or with the peer: `Some(true)` if all are with the peer.
     pub fn is_covered(&self, end: BlockId) -> Option<bool> {
         let Some(queue) = self.queues.get(usize::from(end.profile)) else { return Some(true) };
+        if !queue.forgotten.is_empty() && queue.forgotten.start < end.sbn {
+            return None;
+        }
         let below = usize::try_from(end.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
         let mut decoded = true;
         for entry in queue.entries.iter().take(below) {
@@ -314,6 +362,7 @@ impl Ledger {
         if let Some(queue) = self.queues.get(usize::from(below.profile)) {
             let before = usize::try_from(below.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
             self.claims_void |= queue.entries.iter().take(before).any(|entry| entry.stage == Stage::Claimed);
+            self.claims_void |= !queue.forgotten_claims.is_empty();
         }
         self.on_decoded(below.profile, below.sbn);
     }

@@ -54,7 +54,9 @@ impl Protection {
     /// A packet is about to be put into its block.
     #[inline]
     pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
-        self.ledger.on_packet(outgoing.block);
+        if self.ledger.on_packet(outgoing.block) {
+            self.flows.hold_all();
+        }
         self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
     }
 

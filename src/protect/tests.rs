@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::ledger::BLOCKS_MAX;
 use super::{Evidence, LinkState, Notice, Protection, StateReason};
 use crate::flow::{Event, FlowTable, Instances, Level, Limits};
 use crate::tunnel::PeerId;
@@ -465,4 +466,61 @@ fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
     bench.hear(vec![], 1, 2);
     bench.protection.ask_barrier(5);
     assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
+}
+
+/// As many blocks as are remembered, from `first` on.
+fn fill(bench: &mut Bench, first: u64) {
+    (first..first + BLOCKS_MAX as u64).for_each(|sbn| bench.send(sbn));
+}
+
+#[test]
+fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.protection.ask_barrier(1);
+    fill(&mut bench, 1);
+    bench.protection.ask_barrier(2);
+    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.leave(sbn));
+    bench.protection.handle_timeout(bench.now);
+    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "nobody knows of block 0");
+    assert_eq!(bench.protection.counters().forgotten, 1);
+    bench.hear(vec![], 0, 1);
+    bench.protection.handle_timeout(bench.now);
+    let answers = bench.notices();
+    assert!(answers.contains(&Notice::Barrier(1, Some(Level::Decoded))), "{answers:?}");
+    assert!(answers.contains(&Notice::Barrier(2, Some(Level::OnWire))), "{answers:?}");
+}
+
+#[test]
+fn the_loss_of_a_forgotten_block_failed_no_barrier() {
+    let mut bench = Bench::tcp();
+    bench.send(0);
+    bench.protection.ask_barrier(1);
+    // Another flow goes on.
+    (bench.packet, bench.view) = (Bench::up().packet, Bench::up().view);
+    fill(&mut bench, 1);
+    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.leave(sbn));
+    bench.hear(vec![run(0, 1, 0)], 0, 1);
+    let told = bench.notices();
+    assert!(told.contains(&Notice::Barrier(1, None)), "{told:?}");
+    assert!(!told.iter().any(|notice| matches!(notice, Notice::Violation(_))), "it was never called protected");
+    bench.protection.ask_barrier(2);
+    bench.protection.handle_timeout(bench.now);
+    let told = bench.notices();
+    assert!(!told.iter().any(|notice| matches!(notice, Notice::Barrier(..))), "its bytes are nowhere: {told:?}");
+}
+
+#[test]
+fn the_loss_of_a_protected_block_that_had_to_be_forgotten_was_never_told() {
+    let mut bench = Bench::tcp();
+    bench.send(0);
+    bench.leave(0);
+    assert!(bench.protected() > 0);
+    fill(&mut bench, 1);
+    bench.hear(vec![run(0, 1, 0)], 0, 1);
+    let violations = |told: &[Notice]| told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count();
+    assert_eq!(violations(&bench.notices()), 1);
+    bench.hear(vec![run(0, 1, 0)], 0, 1);
+    assert_eq!(violations(&bench.notices()), 0, "it is told once");
+    assert_eq!(bench.protection.counters().violations, 1);
 }
