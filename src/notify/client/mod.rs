@@ -5,6 +5,7 @@
 
 mod blocking;
 mod core;
+mod losses;
 mod receive;
 mod requests;
 mod sequence;

@@ -4,6 +4,7 @@
 //! instance is therefore taken from the answer to a question that was asked *after* the program had its connection.
 //! What was told in an earlier run of the appliance stands: bytes that were protected then are so now.
 
+use super::losses::Losses;
 use super::status::{Reason, Status};
 use crate::notify::message::{Event, Flow, FlowKey, Level, Origin, Positions, Range};
 
@@ -23,8 +24,8 @@ pub struct Watch {
     shift: Option<i64>,
     /// The absolute sequence number of the stream's first byte.
     first_seq: Option<u32>,
-    /// The lowest stream offset of a loss after the claim.
-    violated: Option<u64>,
+    /// Lost after the claim.
+    losses: Losses,
     end: Option<Reason>,
 }
 
@@ -39,7 +40,7 @@ impl Watch {
             current: Positions::default(),
             shift: None,
             first_seq: None,
-            violated: None,
+            losses: Losses::default(),
             end: None,
         }
     }
@@ -78,10 +79,12 @@ impl Watch {
         if flow.instance > pinned {
             self.end = Some(Reason::OtherConnection);
         } else if flow.instance == pinned {
+            // In the order of this run: what an earlier one told says nothing about which message is newer.
+            let [acked, told] = [&self.current, &flow.positions]
+                .map(|positions| positions.acked.map_or(0, |position| self.placed(position)));
+            self.losses.on_told(flow.violated.map(|start| self.placed(start)), told, acked);
             self.current.raise(&flow.positions);
-            if let Some(start) = flow.violated {
-                self.on_loss(start);
-            }
+            self.losses.on_acked(self.acked());
             self.told = Some((flow.peer, flow.level));
             if let Event::Gone(reason) = flow.event {
                 self.end = Some(Reason::Gone(reason));
@@ -94,13 +97,19 @@ impl Watch {
         if range.key != self.key || self.pinned.is_none_or(|pinned| pinned != range.instance) {
             return;
         }
-        self.on_loss(range.start);
+        // Without a place in the stream the loss may be anywhere.
+        let place = |shift| place(shift, range.start)..place(shift, range.end);
+        self.losses.on_range(self.shift.map_or(0..u64::MAX, place), self.acked());
     }
 
-    fn on_loss(&mut self, start: u64) {
-        // Without a place in the stream the loss may be anywhere.
-        let start = self.shift.map_or(0, |shift| place(shift, start));
-        self.violated = Some(self.violated.map_or(start, |earlier| earlier.min(start)));
+    /// Where a position lies in the stream; at its beginning when nobody knows.
+    fn placed(&self, position: u64) -> u64 {
+        self.shift.map_or(0, |shift| place(shift, position))
+    }
+
+    /// What the mirror has acknowledged.
+    fn acked(&self) -> u64 {
+        self.reach(Level::Acked).unwrap_or(0)
     }
 
     /// The program's socket tells that this is not its connection.
@@ -118,6 +127,7 @@ impl Watch {
                 self.floor.set(level, reach);
             }
         }
+        self.losses.on_restart(self.highest());
         self.pinned = None;
         self.told = None;
         self.current = Positions::default();
@@ -127,7 +137,7 @@ impl Watch {
     /// What can be said about everything below `offset`, `least` or better. `trusting` is false while a loss is known to
     /// have happened and is not known exactly: then only the mirror's own acknowledgement counts.
     pub fn status(&self, offset: u64, least: Level, trusting: bool) -> Status {
-        let suspect = !trusting || self.violated.is_some_and(|start| offset > start);
+        let suspect = !trusting || self.losses.lowest().is_some_and(|start| offset > start);
         let least_now = if suspect { Level::Acked } else { least };
         let covered = |level: &Level| *level >= least_now && self.reach(*level).is_some_and(|reach| reach >= offset);
         if let Some(level) = Level::ALL.into_iter().rev().find(covered) {
@@ -287,8 +297,27 @@ mod tests {
         let acked = Positions { acked: Some(70), ..Positions::default() };
         watch.on_flow(&Flow { positions: acked, ..flow(3, 0) });
         assert_eq!(says(&watch, 70), Status::Protected { level: Level::Acked });
-        assert_eq!(says(&watch, 71), Status::Pending(Reason::Violated));
+        assert_eq!(says(&watch, 100), YES, "made good, and what is behind it was never lost");
         assert_eq!(pinned(100).status(50, Level::OnWire, false), Status::Pending(Reason::Violated));
+    }
+
+    #[test]
+    fn a_loss_that_a_new_run_tells_counts_although_an_earlier_one_knew_of_more_acknowledged() {
+        let mut watch = pinned(100);
+        watch.on_flow(&Flow { positions: Positions { acked: Some(90), ..Positions::default() }, ..flow(3, 0) });
+        watch.on_restart();
+        let middle = |on_wire, violated| Flow {
+            origin: Origin::Middle,
+            origin_seq: Some(1100),
+            positions: Positions { on_wire: Some(on_wire), ..Positions::default() },
+            violated,
+            ..flow(1, 0)
+        };
+        watch.on_answer(&middle(50, None));
+        assert_eq!(says(&watch, 150), YES);
+        watch.on_flow(&middle(50, Some(10)));
+        assert_eq!(says(&watch, 110), YES);
+        assert_eq!(says(&watch, 150), Status::Pending(Reason::Violated));
     }
 
     #[test]

@@ -198,7 +198,8 @@ impl Publisher {
         }
     }
 
-    /// Tells about a flow. Positions that are lower than those told before do not count.
+    /// Tells about a flow. Positions that are lower than those told before do not count. A loss is over when it is not
+    /// told any more: who tells must do so until the mirror has acknowledged it.
     pub fn publish_flow(&mut self, flow: &Flow, now: Instant) {
         let known = self.flows.get(&flow.key).copied();
         let before = known.and_then(|slot| match self.log.value(slot) {
@@ -215,7 +216,6 @@ impl Publisher {
                 if let (Told::Flow(before), true) = (&*told, instance == flow.instance) {
                     next.positions.raise(&before.positions);
                     next.packets = next.packets.max(before.packets);
-                    next.violated = lowest(before.violated, next.violated);
                     next.cookie = next.cookie.or(before.cookie);
                 }
                 *told = Told::Flow(next);
@@ -262,7 +262,10 @@ impl Publisher {
             };
             if matches!(self.log.value(slot), Some(Told::Flow(flow)) if flow.instance == range.instance) {
                 self.log.change(slot, now, |told| {
-                    if let Told::Flow(flow) = told {
+                    // What the mirror has by now was made good by another way.
+                    if let Told::Flow(flow) = told
+                        && flow.positions.acked.is_none_or(|acked| acked < range.end)
+                    {
                         flow.violated = lowest(flow.violated, Some(range.start));
                     }
                 });

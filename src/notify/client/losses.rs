@@ -1,0 +1,138 @@
+//! What one flow lost after it had been called protected, until the mirror has acknowledged it.
+//!
+//! A loss is told twice: by a violation, with its end, and by the flow, which tells the lowest for as long as it stands.
+//! Either may come late, twice or not at all, so each alone must be enough, and an old message must not end what a newer
+//! one has told. The mirror's own acknowledgement puts them in order: within an instance it only rises.
+
+use std::ops::Range;
+
+/// Losses remembered one by one; beyond, they count as one that reaches from the first to the last.
+const MOST: usize = 32;
+
+/// The lowest loss that the flow itself told last.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    start: u64,
+    /// What the mirror had acknowledged when it was told.
+    acked: u64,
+}
+
+/// The losses of one flow, as offsets in its stream.
+#[derive(Debug, Default)]
+pub struct Losses {
+    ranges: Vec<Range<u64>>,
+    standing: Option<Standing>,
+}
+
+impl Losses {
+    /// The lowest offset that is lost; `None` when nothing is.
+    pub fn lowest(&self) -> Option<u64> {
+        let ranges = self.ranges.iter().map(|range| range.start);
+        ranges.chain(self.standing.map(|standing| standing.start)).min()
+    }
+
+    /// A violation tells of `range`; the mirror has acknowledged everything below `acked`.
+    pub fn on_range(&mut self, range: Range<u64>, acked: u64) {
+        if range.end <= acked || self.ranges.contains(&range) {
+            return;
+        }
+        self.ranges.push(range);
+        if self.ranges.len() > MOST {
+            let start = self.ranges.iter().map(|range| range.start).min().unwrap_or(0);
+            let end = self.ranges.iter().map(|range| range.end).max().unwrap_or(u64::MAX);
+            self.ranges.clear();
+            self.ranges.push(start..end);
+        }
+    }
+
+    /// The flow tells its lowest loss, or that there is none, and what the mirror had acknowledged by then; before this
+    /// message `acked` was known to be.
+    pub fn on_told(&mut self, lowest: Option<u64>, told_acked: u64, acked: u64) {
+        match (lowest, self.standing) {
+            // The message that told `acked` is newer, and has said what stands.
+            (Some(_), _) if told_acked < acked => {}
+            (Some(start), standing) => {
+                let start = standing.map_or(start, |standing| standing.start.min(start));
+                self.standing = Some(Standing { start, acked: told_acked });
+            }
+            // Only what was told later can have seen the loss made good, and then its first byte is with the mirror.
+            (None, Some(standing)) if told_acked > standing.acked && told_acked > standing.start => {
+                self.standing = None;
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// The mirror has acknowledged everything below `acked`.
+    pub fn on_acked(&mut self, acked: u64) {
+        self.ranges.retain(|range| range.end > acked);
+    }
+
+    /// The next run of the appliance will not know of these losses: what was claimed ends at `claimed`, and nothing else
+    /// can be void.
+    pub fn on_restart(&mut self, claimed: u64) {
+        if let Some(Standing { start, acked }) = self.standing.take() {
+            self.on_range(start..claimed.max(start.saturating_add(1)), acked.min(start));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_ends_when_the_mirror_has_all_of_it_and_not_before() {
+        let mut losses = Losses::default();
+        losses.on_range(40..60, 10);
+        losses.on_range(50..90, 10);
+        losses.on_acked(60);
+        assert_eq!(losses.lowest(), Some(50));
+        losses.on_acked(89);
+        assert_eq!(losses.lowest(), Some(50));
+        losses.on_acked(90);
+        assert_eq!(losses.lowest(), None);
+        losses.on_range(40..60, 90);
+        assert_eq!(losses.lowest(), None, "told again");
+    }
+
+    #[test]
+    fn what_the_flow_told_is_ended_only_by_what_it_told_later() {
+        let mut losses = Losses::default();
+        losses.on_told(Some(40), 10, 10);
+        for earlier in [0, 9, 10, 39, 40] {
+            losses.on_told(None, earlier, 10);
+            assert_eq!(losses.lowest(), Some(40), "{earlier}");
+        }
+        losses.on_told(None, 60, 10);
+        assert_eq!(losses.lowest(), None);
+        losses.on_told(Some(40), 10, 60);
+        assert_eq!(losses.lowest(), None, "an old message that came late");
+        losses.on_told(Some(70), 60, 60);
+        assert_eq!(losses.lowest(), Some(70), "another loss");
+    }
+
+    #[test]
+    fn a_loss_outlives_the_run_that_told_it() {
+        let mut losses = Losses::default();
+        losses.on_told(Some(40), 10, 10);
+        losses.on_restart(100);
+        losses.on_told(None, 80, 10);
+        losses.on_acked(99);
+        assert_eq!(losses.lowest(), Some(40));
+        losses.on_acked(100);
+        assert_eq!(losses.lowest(), None);
+    }
+
+    #[test]
+    fn many_losses_become_one_that_holds_them_all() {
+        let mut losses = Losses::default();
+        (0..1000).for_each(|at| losses.on_range(at * 10 + 100..at * 10 + 105, 0));
+        assert!(losses.ranges.len() <= MOST);
+        assert_eq!(losses.lowest(), Some(100));
+        losses.on_acked(10_000);
+        assert!(losses.lowest().is_some());
+        losses.on_acked(10_095);
+        assert_eq!(losses.lowest(), None);
+    }
+}
