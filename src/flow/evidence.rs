@@ -186,15 +186,23 @@ impl FlowTable {
         held.into_iter().for_each(|(slot, span)| self.on_hole(slot, span));
     }
 
-    /// Bytes of some TCP flow were in a block that failed or could not be noted, and neither are they protected by
-    /// another nor acknowledged yet.
-    pub fn has_holes(&mut self) -> bool {
+    /// How far the bytes of TCP flows have come that were in a block that failed or could not be noted: none while some are
+    /// neither protected by another nor acknowledged.
+    pub fn made_good(&mut self) -> Option<Level> {
         let flows = &mut self.flows;
+        let mut open = false;
         self.holed.retain(|id| {
             let flow = flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == *id);
-            flow.is_some_and(Flow::keeps_hole)
+            flow.is_some_and(|flow| {
+                open |= flow.has_hole();
+                flow.keeps_hole()
+            })
         });
-        !self.holed.is_empty()
+        match (open, self.holed.is_empty()) {
+            (true, _) => None,
+            (false, false) => Some(Level::OnWire),
+            (false, true) => Some(Level::Decoded),
+        }
     }
 
     /// `span` of a TCP flow is missing in what was protected.
@@ -206,7 +214,7 @@ impl FlowTable {
         }
         if self.holed.len() >= self.flows.len() {
             // Of those that were made good nobody has asked.
-            self.has_holes();
+            self.made_good();
         }
         self.holed.push(id);
     }

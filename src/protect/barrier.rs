@@ -46,14 +46,20 @@ impl Barriers {
         self.0.drain(..).map(|barrier| barrier.id).for_each(fail);
     }
 
-    /// Answers those of which everything is protected by now; none while `holes` tells that bytes of a block that had
-    /// failed before are still to be sent again.
-    pub fn settle(&mut self, ledger: &Ledger, holes: impl FnOnce() -> bool, mut answer: impl FnMut(u64, Level)) {
-        if self.0.is_empty() || holes() {
+    /// Answers those of which everything is protected by now. `made_good` tells how far bytes have come that were in blocks
+    /// that had failed before; while some are still to be sent again nothing is answered.
+    pub fn settle(
+        &mut self,
+        ledger: &Ledger,
+        made_good: impl FnOnce() -> Option<Level>,
+        mut answer: impl FnMut(u64, Level),
+    ) {
+        if self.0.is_empty() {
             return;
         }
+        let Some(made_good) = made_good() else { return };
         self.0.retain(|barrier| {
-            let mut decoded = !ledger.has_void_claims();
+            let mut decoded = made_good >= Level::Decoded && !ledger.has_void_claims();
             for end in &barrier.ends {
                 match ledger.is_covered(*end) {
                     Some(with_peer) => decoded &= with_peer,

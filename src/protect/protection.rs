@@ -265,7 +265,7 @@ impl Protection {
     fn settle_barriers(&mut self) {
         let Self { barriers, ledger, flows, notices, .. } = self;
         let answer = |id, level| notices.push_back(Notice::Barrier(id, Some(level)));
-        barriers.settle(ledger, || flows.has_holes(), answer);
+        barriers.settle(ledger, || flows.made_good(), answer);
     }
 
     fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {

@@ -11,15 +11,15 @@ impl Flow {
         !std::mem::replace(&mut self.rest.is_holed, true)
     }
 
-    /// It is to be remembered still.
+    /// It is to be remembered still: the bytes are not known to be with the peer.
     pub fn keeps_hole(&mut self) -> bool {
-        self.rest.is_holed = self.has_hole();
+        self.rest.is_holed = self.arrived().offset < self.rest.failed_below;
         self.rest.is_holed
     }
 
     /// Bytes of a failed block were neither sent again and protected nor acknowledged. That the connection was broken off
     /// may be a mistake: an old SYN of the other end looks like that.
-    fn has_hole(&self) -> bool {
+    pub fn has_hole(&self) -> bool {
         let rest = &*self.rest;
         // A position that was told and is void does not fall.
         let reached = if rest.lost_below > 0 { self.arrived() } else { rest.told[Level::OnWire as usize] };
