@@ -63,7 +63,7 @@ fuzz_target!(|input: &[u8]| {
             let view = PacketView::parse(delivery.packet).expect("what is delivered is a packet");
             assert!(view.source.to_string().starts_with("10.2."), "from {}", view.source);
         }
-        while let Some((to, train)) = forwarder.poll_transmit(now) {
+        while let Some((to, train)) = forwarder.poll_transmit(Trains::All, now) {
             let len = train.bytes.len();
             forwarder.on_sent(to, len, now);
         }

@@ -3,7 +3,7 @@
 //! A turn, with a budget on each step so that no side starves:
 //!
 //! 1. commands of the control thread;
-//! 2. read the TUN; a full train leaves as soon as it is full;
+//! 2. read the TUN; a train leaves as soon as it is full;
 //! 3. close blocks and send reports that are due;
 //! 4. send;
 //! 5. read UDP, deliver to the TUN after each train;
@@ -32,6 +32,7 @@ use crate::io::timer::Timer;
 use crate::io::tun::Tun;
 use crate::io::udp::{GsoState, StampState, UdpSocket};
 use crate::tunnel::forwarder::Forwarder;
+use crate::tunnel::outbox::Trains;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
 use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
@@ -157,7 +158,7 @@ impl Lane {
             }
             self.read_tun(now)?;
             self.forwarder.handle_timeout(now);
-            self.send(now);
+            self.send(Trains::All, now);
             self.read_udp(now)?;
             self.deliver(now);
             self.keep_promises();
@@ -184,7 +185,7 @@ impl Lane {
     /// Everything that was read has left this host, or will not.
     fn has_drained(&mut self, latest: Instant, now: Instant) -> bool {
         self.forwarder.flush(now);
-        self.send(now);
+        self.send(Trains::All, now);
         self.keep_promises();
         now >= latest || self.warden.as_mut().is_none_or(Warden::is_settled)
     }
@@ -274,7 +275,7 @@ impl Lane {
                 Err(error) => return Err(error),
             }
             if self.forwarder.has_full_train() {
-                self.send(now);
+                self.send(Trains::Full, now);
             }
         }
         if !self.ready.tun {
@@ -283,12 +284,12 @@ impl Lane {
         Ok(())
     }
 
-    fn send(&mut self, now: Instant) {
+    fn send(&mut self, trains: Trains, now: Instant) {
         while self.ready.sendable {
-            let Some((peer, train)) = self.forwarder.poll_transmit(now) else { break };
+            let Some((peer, train)) = self.forwarder.poll_transmit(trains, now) else { break };
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
-            let stamp = train.ends.and_then(|block| self.warden.as_mut()?.next_stamp(peer, block, now));
+            let stamp = train.proves.and_then(|blocks| self.warden.as_mut()?.next_stamp(peer, blocks, now));
             let outcome = match stamp {
                 Some(number) => self.udp.send_stamped(train.to, train.bytes, number),
                 None => self.udp.send_train(train.to, train.bytes, datagram_len),

@@ -14,7 +14,6 @@ use crate::notify::publisher::Asked;
 use crate::protect::{Evidence, Guard};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
-use crate::wire::payload_id::BlockId;
 
 /// Keeps one lane's promises.
 #[derive(Debug)]
@@ -49,9 +48,10 @@ impl Warden {
         self.guard.on_incoming(incoming, now);
     }
 
-    /// The number to ask for the departure of the last datagram of `block` with; none where timestamps are no evidence.
-    pub fn next_stamp(&mut self, peer: PeerId, block: BlockId, now: Instant) -> Option<u32> {
-        self.stamps.then(|| self.guard.next_stamp(peer, block, now))
+    /// The number to ask for the departure of a datagram with that shows so many `blocks` to have left; none where
+    /// timestamps are no evidence.
+    pub fn next_stamp(&mut self, peer: PeerId, blocks: u64, now: Instant) -> Option<u32> {
+        self.stamps.then(|| self.guard.next_stamp(peer, blocks, now))
     }
 
     /// Some timestamp may still come.

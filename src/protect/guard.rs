@@ -9,7 +9,6 @@ use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
 use crate::tunnel::heard::Heard;
-use crate::wire::payload_id::BlockId;
 
 /// The promises of one lane.
 #[derive(Debug)]
@@ -47,9 +46,10 @@ impl Guard {
         }
     }
 
-    /// The number to ask for the departure of the last datagram of `block` with.
-    pub fn next_stamp(&mut self, peer: PeerId, block: BlockId, now: Instant) -> u32 {
-        self.stamps.begin(peer, block, now)
+    /// The number to ask for the departure of a datagram with that shows so many `blocks` to have left, counted as they
+    /// were told to be sent.
+    pub fn next_stamp(&mut self, peer: PeerId, blocks: u64, now: Instant) -> u32 {
+        self.stamps.begin(peer, blocks, now)
     }
 
     /// Some timestamp may still come.
@@ -59,10 +59,10 @@ impl Guard {
 
     /// The datagram with this number has left this host.
     pub fn on_stamp(&mut self, number: u32, now: Instant) {
-        if let Some((peer, block)) = self.stamps.take(number)
+        if let Some((peer, blocks)) = self.stamps.take(number)
             && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
         {
-            protection.on_left(block, now);
+            protection.on_left(blocks, now);
         }
     }
 

@@ -224,7 +224,7 @@ impl Ledger {
         hit
     }
 
-    /// The last datagram of `block` has left this host. `Some` if that is what was waited for.
+    /// All of `block` has left this host. `Some` if that is what was waited for.
     pub fn on_left(&mut self, block: BlockId) -> Option<Size> {
         let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
         entry.stage = Stage::Unproven;

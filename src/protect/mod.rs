@@ -11,6 +11,7 @@
 //! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
 
 mod barrier;
+mod departures;
 mod evidence;
 mod guard;
 mod health;

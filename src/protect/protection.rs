@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::barrier::Barriers;
+use super::departures::Departures;
 use super::evidence::Evidence;
 use super::health::{Health, LinkState, StateReason};
 use super::ledger::{Fate, Ledger, Size};
@@ -26,6 +27,7 @@ pub struct Protection {
     evidence: Evidence,
     flows: FlowTable,
     ledger: Ledger,
+    departures: Departures,
     health: Health,
     barriers: Barriers,
     told: (LinkState, StateReason),
@@ -42,6 +44,7 @@ impl Protection {
             evidence,
             flows,
             ledger: Ledger::default(),
+            departures: Departures::default(),
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             told: (LinkState::Down, StateReason::NoSession),
@@ -73,11 +76,13 @@ impl Protection {
                 self.ledger.on_closed(block, (source_symbols, repair_symbols));
             }
             BlockEvent::Sent { block } => {
+                self.departures.on_sent(block);
                 if let Some(size) = self.ledger.on_sent(block, now)
                     && self.evidence != Evidence::Timestamps
                     && self.health_allows(now)
                 {
                     self.claim(block, size, Level::Queued);
+                    self.settle_barriers();
                 }
             }
             BlockEvent::Abandoned { block } => {
@@ -101,19 +106,22 @@ impl Protection {
         }
     }
 
-    /// The last datagram of `block` has left this host.
-    pub fn on_left(&mut self, block: BlockId, now: Instant) {
+    /// So many `blocks`, of all that were told to be sent, have left this host.
+    pub fn on_left(&mut self, blocks: u64, now: Instant) {
         self.health.on_stamp();
-        let Some(size) = self.ledger.on_left(block) else { return };
-        if self.evidence != Evidence::Timestamps {
-            return;
+        while let Some(block) = self.departures.next_left(blocks) {
+            let Some(size) = self.ledger.on_left(block) else { continue };
+            if self.evidence != Evidence::Timestamps {
+                continue;
+            }
+            if self.health.is_healthy(now) {
+                self.claim(block, size, Level::OnWire);
+            } else {
+                self.counters.untrusted += 1;
+                self.tell_block(block, size, None);
+            }
         }
-        if self.health.is_healthy(now) {
-            self.claim(block, size, Level::OnWire);
-        } else {
-            self.counters.untrusted += 1;
-            self.tell_block(block, size, None);
-        }
+        self.settle_barriers();
     }
 
     /// A report of the peer tells what became of blocks.
@@ -259,7 +267,6 @@ impl Protection {
         }
         self.flows.on_block_protected(block, level);
         self.tell_block(block, size, Some(level));
-        self.settle_barriers();
     }
 
     fn settle_barriers(&mut self) {

@@ -16,8 +16,7 @@ pub enum BlockEvent {
         /// m, its repair symbols.
         repair_symbols: u16,
     },
-    /// The kernel took its last datagram, which travelled alone, and every one before it unless
-    /// [`Unsendable`](Self::Unsendable) said otherwise.
+    /// The kernel took its last datagram, and every one before it unless [`Unsendable`](Self::Unsendable) said otherwise.
     Sent {
         /// The block.
         block: BlockId,

@@ -18,7 +18,7 @@ use super::drop_reason::{DropReason, Drops};
 use super::handshake::Established;
 use super::heard::Heard;
 use super::inbound::{Delivery, Ready};
-use super::outbox::Transmit;
+use super::outbox::{Trains, Transmit};
 use super::peer::{Peer, PeerSettings};
 use super::prefixes::PrefixTable;
 use super::replay::Freshness;
@@ -287,7 +287,7 @@ impl Forwarder {
     }
 
     /// The next train to send; answer with [`on_sent`](Self::on_sent) or [`on_unsendable`](Self::on_unsendable).
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<(PeerId, Transmit<'_>)> {
+    pub fn poll_transmit(&mut self, trains: Trains, now: Instant) -> Option<(PeerId, Transmit<'_>)> {
         let peers = self.peers.len();
         for step in 0..peers {
             let number = (self.turn + step) % peers;
@@ -299,9 +299,9 @@ impl Forwarder {
                 self.drops.add(DropReason::SendFailed, datagrams);
                 continue;
             };
-            if self.peers[number].outbox.front(to, now).is_some() {
+            if self.peers[number].outbox.front(to, trains, now).is_some() {
                 self.turn = number + 1;
-                let transmit = self.peers[number].outbox.front(to, now)?;
+                let transmit = self.peers[number].outbox.front(to, trains, now)?;
                 return Some((PeerId(number as u16), transmit));
             }
         }
@@ -459,7 +459,7 @@ mod tests {
 
     fn datagrams(forwarder: &mut Forwarder, now: Instant) -> Vec<Vec<u8>> {
         let mut datagrams = Vec::new();
-        while let Some((peer, train)) = forwarder.poll_transmit(now) {
+        while let Some((peer, train)) = forwarder.poll_transmit(Trains::All, now) {
             datagrams.extend(train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec));
             let len = train.bytes.len();
             forwarder.on_sent(peer, len, now);

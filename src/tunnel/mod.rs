@@ -11,7 +11,7 @@ pub mod inbound;
 pub mod keys;
 mod loss;
 mod mac;
-mod outbox;
+pub mod outbox;
 mod pacer;
 pub mod peer;
 pub mod policy;

@@ -251,9 +251,7 @@ impl Peer {
 
     /// The socket took `bytes` of the front train.
     pub fn on_sent(&mut self, bytes: usize, now: Instant) {
-        if let Some(block) = self.outbox.on_sent(bytes, now) {
-            self.block_events.push_back(BlockEvent::Sent { block });
-        }
+        self.outbox.on_sent(bytes, now, |block| self.block_events.push_back(BlockEvent::Sent { block }));
     }
 
     /// Datagrams were thrown away unsent.

@@ -245,10 +245,6 @@ impl Sender {
         let (layout, source) = self.block.coded();
         egress.code.encode(layout, source, m, &mut self.repair);
         for (index, symbol) in self.repair.chunks_exact(layout.size).enumerate() {
-            let ends_block = index + 1 == m && egress.events.is_some();
-            if ends_block {
-                egress.outbox.end_train();
-            }
             let id = RepairId {
                 profile: self.profile.number,
                 esi: (k + index) as u16,
@@ -258,9 +254,9 @@ impl Sender {
             };
             egress.seal(DatagramType::Repair, &id.emit(), symbol);
             egress.sent.repair_symbols += 1;
-            if ends_block {
-                egress.outbox.end_block(self.block_id());
-            }
+        }
+        if egress.events.is_some() {
+            egress.outbox.end_block(self.block_id());
         }
     }
 
@@ -274,6 +270,7 @@ impl Sender {
 mod tests {
     use super::super::handshake::{Established, Role};
     use super::super::hello::{Hello, PROTOCOL_VERSION};
+    use super::super::outbox::Trains;
     use super::super::pacer::Pacer;
     use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
     use super::super::session::Sessions;
@@ -363,7 +360,7 @@ mod tests {
         fn sent(&mut self) -> Vec<Datagram> {
             let key = OpeningKey::new(Cipher::ChaCha20Poly1305, &[1; 32]);
             let mut datagrams = Vec::new();
-            while let Some(train) = self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)), self.now) {
+            while let Some(train) = self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)), Trains::All, self.now) {
                 let len = train.bytes.len();
                 for datagram in train.bytes.chunks(train.datagram_len) {
                     let header = crate::wire::datagram::Header::parse(datagram).unwrap();
@@ -380,7 +377,7 @@ mod tests {
                         }
                     });
                 }
-                self.outbox.on_sent(len, self.now);
+                self.outbox.on_sent(len, self.now, |_| {});
             }
             datagrams
         }
@@ -433,20 +430,21 @@ mod tests {
     }
 
     #[test]
-    fn the_last_datagram_of_a_block_that_is_claimed_travels_alone() {
+    fn the_end_of_a_block_that_is_claimed_is_marked() {
         let mut bench = Bench::new(2);
         bench.claims = true;
         bench.push(600);
         bench.push(100);
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), bench.now);
         let mut trains = Vec::new();
-        while let Some(train) = bench.outbox.front(to, now) {
+        while let Some(train) = bench.outbox.front(to, Trains::All, now) {
             let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));
-            trains.push((datagrams, train.ends.map(|block| block.sbn)));
-            let whole = bench.outbox.on_sent(len, now);
-            assert_eq!(whole.map(|block| block.sbn), trains[trains.len() - 1].1);
+            let proves = train.proves;
+            let mut taken = Vec::new();
+            bench.outbox.on_sent(len, now, |block| taken.push(block.sbn));
+            trains.push((datagrams, proves, taken));
         }
-        assert_eq!(trains, [(5, None), (2, None), (1, Some(0))]);
+        assert_eq!(trains, [(5, None, vec![]), (2, None, vec![]), (1, Some(1), vec![0])]);
         let block = BlockId { profile: 0, sbn: 0 };
         assert_eq!(bench.events, [BlockEvent::Closed { block, source_symbols: 5, repair_symbols: 3 }]);
     }

@@ -40,7 +40,9 @@ pub struct Endpoint {
     /// What it promises, if it claims anything.
     pub guard: Option<Guard>,
     /// Timestamps that nobody has read yet.
-    pub stamps: Vec<(u32, BlockId)>,
+    pub stamps: Vec<(u32, usize)>,
+    /// Blocks whose last datagram the host took, in order.
+    pub ended: Vec<BlockId>,
     /// When all that waits in the host has left it.
     pub queue_free_at: Duration,
     /// When its next turn is, if nothing comes.
@@ -109,6 +111,7 @@ impl Endpoint {
             tun: VecDeque::new(),
             guard: settings.claims.then(|| settings.host.guard()),
             stamps: Vec::new(),
+            ended: Vec::new(),
             queue_free_at: Duration::ZERO,
             wake_at: None,
             initiation: 0,

@@ -134,9 +134,14 @@ impl Promises {
         self.block(run, block).entered += 1;
     }
 
-    /// The timestamp of the end of a block was read.
-    pub fn on_stamp(&mut self, run: Run, block: BlockId) {
-        self.block(run, block).stamped = true;
+    /// A timestamp was read, of a datagram that the host took with or after the last ones of these blocks.
+    pub fn on_stamp(&mut self, run: Run, ended: &[BlockId]) {
+        for block in ended.iter().rev() {
+            // Whatever ended before it was stamped with it.
+            if std::mem::replace(&mut self.block(run, *block).stamped, true) {
+                break;
+            }
+        }
     }
 
     /// A report was written.

@@ -87,6 +87,11 @@ pub fn block_of(content: &Content) -> Option<BlockId> {
     }
 }
 
+/// A datagram is the last of its block.
+pub fn ends_block(content: &Content) -> bool {
+    matches!(content, Content::Repair(id) if id.esi + 1 == id.source_symbols + id.repair_symbols)
+}
+
 impl World {
     /// The end of a turn: what happened to blocks, what reports told, timestamps, what is due, questions, notices.
     pub(super) fn keep_promises(&mut self, side: Side) {
@@ -107,8 +112,8 @@ impl World {
         for (peer, protection) in end.forwarder.peers().iter().zip(guard.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
         }
-        for (number, block) in end.stamps.drain(..) {
-            self.promises.on_stamp(end.run, block);
+        for (number, ended) in end.stamps.drain(..) {
+            self.promises.on_stamp(end.run, &end.ended[..ended]);
             guard.on_stamp(number, now);
         }
         guard.handle_timeout(now);
@@ -137,8 +142,8 @@ impl World {
         end.queue_free_at
     }
 
-    /// The datagram that ends a block has left: its timestamp is on its way, or lost.
-    pub(super) fn stamp(&mut self, side: Side, (number, block): (u32, BlockId)) {
+    /// A datagram behind the ends of so many blocks has left: its timestamp is on its way, or lost.
+    pub(super) fn stamp(&mut self, side: Side, (number, ended): (u32, usize)) {
         let host = &self.scenario.sides[side.index()].host;
         let (loss, after) = (host.stamp_loss, host.stamp_after);
         if self.random.random_bool(loss) {
@@ -146,9 +151,9 @@ impl World {
         }
         let at = self.now + after.mul_f64(self.random.random::<f64>().powi(3));
         let run = self.ends[side.index()].run;
-        self.schedule(at, Event::Stamp(run, number, block));
+        self.schedule(at, Event::Stamp(run, number, ended));
         if self.random.random_bool(0.02) {
-            self.schedule(at + after, Event::Stamp(run, number, block));
+            self.schedule(at + after, Event::Stamp(run, number, ended));
         }
     }
 }

@@ -10,6 +10,7 @@ use onwire::protect::Evidence;
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::handshake::Established;
+use onwire::tunnel::outbox::Trains;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,10 +24,9 @@ use crate::packets::{Packet, number_of, profile_of, random_packet, set_number};
 use crate::promises::{Promises, Taken, Truths};
 use crate::scenario::{Disaster, Scenario};
 use crate::side::Side;
-use crate::warden::block_of;
+use crate::warden::{block_of, ends_block};
 use onwire::flow::FlowKey;
 use onwire::wire::packet::UDP;
-use onwire::wire::payload_id::BlockId;
 use onwire::wire::segment::segment_count;
 
 /// No turn is over before this.
@@ -47,10 +47,10 @@ pub(super) enum Event {
     Packet(Side, Packet, Option<Meaning>),
     /// Something happens to this connection.
     Act(usize),
-    /// A datagram leaves the host; the last of a block is stamped.
-    Departure(Run, Vec<u8>, Sealed, Option<(u32, BlockId)>),
+    /// A datagram leaves the host; some are stamped, under a number, and are behind the ends of so many blocks.
+    Departure(Run, Vec<u8>, Sealed, Option<(u32, usize)>),
     /// A timestamp comes.
-    Stamp(Run, u32, BlockId),
+    Stamp(Run, u32, usize),
     Arrival(Side, Flight),
     Initiation {
         initiator: Run,
@@ -187,10 +187,10 @@ impl World {
                     self.stamp(run.side, stamp);
                 }
             }
-            Event::Stamp(run, number, block) => {
+            Event::Stamp(run, number, ended) => {
                 let end = &mut self.ends[run.side.index()];
                 if end.run == run {
-                    end.stamps.push((number, block));
+                    end.stamps.push((number, ended));
                     self.turn_soon(run.side);
                 }
             }
@@ -352,11 +352,11 @@ impl World {
         let now = self.start + self.now;
         for _ in 0..budget {
             let end = &mut self.ends[side.index()];
-            let Some((peer, train)) = end.forwarder.poll_transmit(now) else { return false };
+            let Some((peer, train)) = end.forwarder.poll_transmit(Trains::All, now) else { return false };
             assert_eq!(peer, PeerId(0));
             let guard = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps);
-            let stamp = train.ends.and_then(|block| Some((guard?.next_stamp(peer, block, now), block)));
-            if train.ends.is_some() && self.random.random_bool(0.02) {
+            let stamp = train.proves.and_then(|blocks| Some(guard?.next_stamp(peer, blocks, now)));
+            if train.proves.is_some() && self.random.random_bool(0.02) {
                 // The socket is full: the same again, under another number.
                 return true;
             }
@@ -378,11 +378,11 @@ impl World {
                 self.send(side, datagram, refused, stamp);
             }
         }
-        self.ends[side.index()].forwarder.poll_transmit(now).is_some()
+        self.ends[side.index()].forwarder.poll_transmit(Trains::All, now).is_some()
     }
 
     /// Hands one datagram to the host, which puts it on the link when its turn has come.
-    fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool, stamp: Option<(u32, BlockId)>) {
+    fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool, stamp: Option<u32>) {
         let sealed = self.keys.read(&datagram);
         match &sealed.content {
             Content::Source(id, symbol) => self.model.on_source(sealed.from, sealed.to, *id, symbol),
@@ -398,6 +398,9 @@ impl World {
         if refused {
             return;
         }
+        let ended = &mut self.ends[side.index()].ended;
+        ended.extend(block_of(&sealed.content).filter(|_| ends_block(&sealed.content)));
+        let stamp = stamp.map(|number| (number, ended.len()));
         let at = self.leaves_at(side);
         if at > self.now {
             self.schedule(at, Event::Departure(sealed.from, datagram, sealed, stamp));
