@@ -37,6 +37,7 @@ const MODULES: &[Module] = &[
             "notify::client",
             "notify::envelope",
             "notify::message",
+            "notify::secret",
             "gate::status",
         ],
         pure: false,

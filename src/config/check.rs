@@ -8,6 +8,7 @@ use super::peer::NO_PREFIX;
 use super::table::Reading;
 use super::units::show_duration;
 use super::{Config, Endpoint, Offload};
+use crate::notify::message::MAX_PEERS;
 
 /// Notes what is wrong between the values of `config`, some of which may be stand-ins for wrong ones.
 pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
@@ -181,6 +182,12 @@ fn check_last_port(key: &str, first: u16, queues: u16, reading: &mut Reading<'_>
 
 fn check_notify(config: &Config, reading: &mut Reading<'_>) {
     let Some(notify) = &config.notify else { return };
+    if config.peers.len() > MAX_PEERS {
+        let found = format!("found {} peers", config.peers.len());
+        let hint =
+            "subscribers are told the links to no more; take `notify` away, or divide the peers among appliances";
+        reading.error("peers", &found, &format!("at most {MAX_PEERS} where there is `notify`"), hint);
+    }
     let (tunnel, address) = (config.node.listen, notify.listen);
     let same_host = tunnel.ip() == address.ip() || tunnel.ip().is_unspecified() || address.ip().is_unspecified();
     let lane = address.port().checked_sub(tunnel.port()).filter(|lane| *lane < config.tun.queues);

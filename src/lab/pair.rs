@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     topology::AppliancePlan,
 };
 use crate::notify::envelope::Key;
+use crate::notify::secret::Secret;
 
 /// How long two appliances may take to find each other.
 const UP_WITHIN: Duration = Duration::from_secs(10);
@@ -213,20 +213,19 @@ fn start(
 /// is a danger to the subscribers of a later one.
 fn publisher(network: &Network<'_>, node: &str) -> Result<Publisher, LabError> {
     let key_file = network.trace().directory().join("notify.key");
-    let text = match std::fs::read_to_string(&key_file) {
-        Ok(text) => text,
+    let unusable = |error: &dyn std::fmt::Display| LabError::Sentence(format!("{}: {error}", key_file.display()));
+    let secret = match std::fs::read_to_string(&key_file) {
+        Ok(text) => Secret::parse(&text).map_err(|error| unusable(&error))?,
         Err(_) => {
-            let mut secret = [0; 32];
-            let random = SystemRandom::new().fill(&mut secret);
+            let mut bytes = [0; 32];
+            let random = SystemRandom::new().fill(&mut bytes);
             random.map_err(|_| LabError::Sentence("the system has no random numbers".to_owned()))?;
-            let text = STANDARD.encode(secret) + "\n";
-            network.trace().write_secret("notify.key", &text)?;
-            text
+            let secret = Secret::from_random(&bytes);
+            network.trace().write_secret("notify.key", &format!("{}\n", *secret.to_text()))?;
+            secret
         }
     };
-    let secret = STANDARD.decode(text.trim()).unwrap_or_default();
-    let key = Key::new(1, &secret);
-    let key = key.map_err(|error| LabError::Sentence(format!("{}: {error}", key_file.display())))?;
+    let key = secret.to_key(1);
     let no_address = || LabError::Sentence(format!("the topology gives {node} no IPv4 address"));
     let address = network.topology().address(node, false).ok_or_else(no_address)?;
     Ok(Publisher { address: SocketAddr::new(address, NOTIFY_PORT), key_file, key })
