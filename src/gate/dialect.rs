@@ -22,8 +22,20 @@ pub enum Release {
     Exposed,
 }
 
+/// On which legs of a connection TLS is configured to end at the gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsChoice {
+    /// The gate has a certificate for those who connect to it.
+    pub accepts: bool,
+    /// The gate speaks TLS to the server that it connects to.
+    pub connects: bool,
+}
+
 /// A replication protocol.
 pub trait Dialect {
+    /// Both sides are connected and nothing has come from either.
+    fn on_open(&mut self, _turn: &mut Turn) {}
+
     /// Bytes that came from `side`, in order. Whatever has to be forwarded goes to the other side through `turn`.
     fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn);
 
