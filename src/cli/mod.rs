@@ -5,11 +5,13 @@
 pub mod check;
 mod destination;
 pub mod flows;
+pub mod gate;
 pub mod keygen;
 pub mod lab;
 pub mod log;
 pub mod pubkey;
 mod render;
+mod render_gate;
 pub mod run;
 pub mod status;
 mod subscription;
@@ -51,6 +53,8 @@ pub enum Command {
     Wait(wait::Wait),
     /// Show every flow that the appliance knows, and how far each is protected
     Flows(flows::Flows),
+    /// Proxy a replication protocol and acknowledge what is protected
+    Gate(gate::Gate),
     /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
     Lab(lab::LabArgs),
     /// Check a configuration file and say what it would run
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
             Command::Watch(command) => command.run(),
             Command::Wait(command) => command.run(),
             Command::Flows(command) => command.run(),
+            Command::Gate(command) => command.run(),
             Command::Lab(args) => lab::run(args),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),

@@ -117,7 +117,7 @@ fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> s
     )
 }
 
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

@@ -1,13 +1,16 @@
-//! `onwire status`: ask a running appliance.
+//! `onwire status`: ask a running appliance, or a process of gates. Changes nothing there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::render;
-use crate::appliance::desk;
+use super::{complain, print, render, render_gate};
+use crate::appliance::status::Status as ApplianceStatus;
 use crate::config;
+use crate::config::gate::DEFAULT_STATUS;
+use crate::gate::desk;
+use crate::gate::status::{ROLE, Status as GateStatus};
 
 /// Arguments of `onwire status`.
 #[derive(Debug, Args)]
@@ -15,6 +18,7 @@ use crate::config;
 Examples:
   onwire status                                     the only appliance under /run/onwire
   onwire status --config /etc/onwire/ithaca.yaml    the one with this configuration
+  onwire status --socket /run/onwire/gate.sock      the gates of this host
   onwire status --json | jq '.peers[].received.raw_loss'")]
 pub struct Status {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
@@ -35,20 +39,30 @@ impl Status {
             Ok(socket) => socket,
             Err(code) => return code,
         };
-        match desk::ask(&socket) {
-            Ok(status) if self.json => {
-                println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain values"));
-                ExitCode::SUCCESS
-            }
-            Ok(status) => {
-                print!("{}", render::status(&status));
-                ExitCode::SUCCESS
-            }
+        match desk::ask(&socket).map_err(|error| error.to_string()).and_then(|text| self.show(&text)) {
+            Ok(text) => print(text),
             Err(error) => {
-                eprintln!("onwire status: {error}");
+                complain(format_args!("onwire status: {error}\n"));
                 ExitCode::FAILURE
             }
         }
+    }
+
+    /// The document of a gate or of an appliance, which tell themselves apart by `role`.
+    fn show(&self, text: &str) -> Result<String, String> {
+        let unknown = |error: serde_json::Error| {
+            format!("the answer is no status that this version knows ({error}); are both programs of the same version?")
+        };
+        let value: serde_json::Value = serde_json::from_str(text).map_err(unknown)?;
+        if self.json {
+            return serde_json::to_string_pretty(&value).map(|text| text + "\n").map_err(unknown);
+        }
+        if value.get("role").is_some_and(|role| role == ROLE) {
+            let status: GateStatus = serde_json::from_value(value).map_err(unknown)?;
+            return Ok(render_gate::status(&status));
+        }
+        let status: ApplianceStatus = serde_json::from_value(value).map_err(unknown)?;
+        Ok(render::status(&status))
     }
 
     fn socket(&self) -> Result<PathBuf, ExitCode> {
@@ -62,8 +76,12 @@ impl Status {
             });
         }
         let entries = std::fs::read_dir("/run/onwire").into_iter().flatten().flatten().map(|entry| entry.path());
-        let sockets: Vec<PathBuf> =
+        let mut sockets: Vec<PathBuf> =
             entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
+        if sockets.len() == 2 {
+            // Beside the only appliance, the gates are asked by name.
+            sockets.retain(|path| path != Path::new(DEFAULT_STATUS));
+        }
         if let [socket] = &sockets[..] {
             return Ok(socket.clone());
         }

@@ -1,4 +1,4 @@
-//! What `watch`, `wait` and `flows` share: which appliance tells, and with which key one asks it. Sends nothing.
+//! What `watch`, `wait`, `flows` and `gate` share: which appliance tells, and with which key one asks it. Sends nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,6 +26,13 @@ pub struct Subscription {
 impl Subscription {
     /// A client with this wish. The error says what is wrong and what to do.
     pub fn client(&self, wish: Wish) -> Result<Client, String> {
+        let (secret, id) = self.secret()?;
+        Client::connect_with(self.notify, secret.to_key(id), wish)
+            .map_err(|error| format!("cannot ask {}: {error}", self.notify))
+    }
+
+    /// The key, and its number. The error says what is wrong and what to do.
+    pub fn secret(&self) -> Result<(Secret, u16), String> {
         let secret = key_file::read(&self.key, Secret::parse).map_err(|error| {
             let hint = error.hint(&self.key, KEYGEN_NOTIFY);
             let further = match self.key.exists() {
@@ -35,8 +42,7 @@ impl Subscription {
             };
             format!("{error}\n  = {hint}{further}")
         })?;
-        Client::connect_with(self.notify, secret.to_key(self.key_id), wish)
-            .map_err(|error| format!("cannot ask {}: {error}", self.notify))
+        Ok((secret, self.key_id))
     }
 
     /// What to look at when the appliance does not answer.

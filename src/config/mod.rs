@@ -6,6 +6,8 @@
 
 mod check;
 mod delivery;
+pub mod gate;
+pub mod gate_file;
 pub mod key_file;
 mod node;
 mod notify;

@@ -57,7 +57,26 @@ pub const STATUS: Keys = keys("status", &["socket"]);
 /// `log`.
 pub const LOG: Keys = keys("log", &["level", "format"]);
 
-/// Every table.
+/// The top of a file of gates.
+pub const GATE_ROOT: Keys = keys("", &["notify", "gates", "status", "log"]);
+/// `notify` of a file of gates.
+pub const GATE_NOTIFY: Keys = keys("notify", &["address", "key_file", "key_id"]);
+/// One of `gates`.
+pub const GATE: Keys = keys(
+    "gates[]",
+    &["name", "kind", "listen", "upstream", "policy", "level", "max_unprotected", "connections", "tls", "upstream_tls"],
+);
+/// `tls` of a gate.
+pub const GATE_TLS: Keys = keys("gates[].tls", &["certificate", "key"]);
+/// `upstream_tls` of a gate.
+pub const GATE_UPSTREAM_TLS: Keys = keys("gates[].upstream_tls", &["authority", "name", "certificate", "key"]);
+/// `status` of a file of gates.
+pub const GATE_STATUS: Keys = keys("status", &["socket"]);
+
+/// Every table of a file of gates.
+pub const GATE_TABLES: [Keys; 7] = [GATE_ROOT, GATE_NOTIFY, GATE, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, LOG];
+
+/// Every table of an appliance's file.
 pub const TABLES: [Keys; 14] =
     [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, STATUS, LOG];
 

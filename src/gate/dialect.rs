@@ -32,7 +32,7 @@ pub struct TlsChoice {
 }
 
 /// A replication protocol.
-pub trait Dialect {
+pub trait Dialect: Send {
     /// Both sides are connected and nothing has come from either.
     fn on_open(&mut self, _turn: &mut Turn) {}
 

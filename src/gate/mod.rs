@@ -1,7 +1,26 @@
 //! Ack gates: proxies at the primary site that acknowledge what is protected, in the words of the replication protocol.
 //!
-//! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock.
+//! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock;
+//!   [`kinds`] which there are, [`tcp`] the one for any protocol;
+//! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
+//!   [`exposure`] what was acknowledged without cover;
+//! * [`witness`] what the appliance says is protected;
+//! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here; [`connection`] two of them and a dialect;
+//! * [`service`] a process of gates; [`proxy`] its loop; [`desk`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 
+pub mod connection;
+pub mod desk;
 pub mod dialect;
+pub mod exposure;
+pub mod kinds;
+pub mod leg;
+pub mod marks;
+pub mod policy;
+pub mod proxy;
+pub mod service;
+pub mod status;
+pub mod tcp;
+pub mod tls;
+pub mod witness;

@@ -1,0 +1,99 @@
+//! The status of gates as a person reads it. Computes nothing.
+
+use std::fmt::Write;
+
+use super::render::{duration, grouped};
+use crate::gate::status::{ConnectionStatus, GateStatus, Status};
+
+/// The whole status in a few lines for each gate and each connection that replicates.
+pub fn status(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_status(&mut text, status);
+    text
+}
+
+fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
+    writeln!(out, "gates: {}, onwire {}, {}", status.state, status.version, duration(status.uptime_s))?;
+    let notify = &status.notify;
+    match (notify.contact, notify.heard_s) {
+        (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,
+        (false, Some(heard)) => writeln!(
+            out,
+            "  appliance at {}: silent for {}: nothing counts as protected",
+            notify.address,
+            duration(heard)
+        )?,
+        (false, None) => writeln!(
+            out,
+            "  appliance at {}: never heard: does it run, does it listen there, and is this its key?",
+            notify.address
+        )?,
+    }
+    for link in &notify.links {
+        match link.state.as_str() {
+            "up" => writeln!(out, "  link to {}: up", link.name)?,
+            state => writeln!(out, "  link to {}: {state} ({})", link.name, link.reason)?,
+        }
+    }
+    status.gates.iter().try_for_each(|gate| write_gate(out, gate))
+}
+
+fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
+    let totals = &gate.totals;
+    writeln!(
+        out,
+        "\n{}: {} on {} to {}, policy {}, level {}",
+        gate.name, gate.kind, gate.listen, gate.upstream, gate.policy, gate.level
+    )?;
+    writeln!(
+        out,
+        "  connections: {} now, {} so far, {} refused, {} without a server, {} ended by strict",
+        gate.connections.len(),
+        grouped(totals.connections),
+        grouped(totals.refused),
+        grouped(totals.connect_failures),
+        grouped(totals.ended_by_strict)
+    )?;
+    writeln!(
+        out,
+        "  acknowledgements: {} real, {} given early; {} bytes to mirrors, {} from them",
+        grouped(totals.real_acks),
+        grouped(totals.injected_acks),
+        grouped(totals.sent_bytes),
+        grouped(totals.received_bytes)
+    )?;
+    if totals.exposures > 0 {
+        writeln!(
+            out,
+            "  EXPOSED: {} bytes were acknowledged with nothing behind them, in {} times",
+            grouped(totals.exposed_bytes),
+            grouped(totals.exposures)
+        )?;
+    }
+    gate.connections.iter().filter(|it| it.replicates).try_for_each(|it| write_connection(out, it))
+}
+
+fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result {
+    writeln!(out, "  {}: {}, {}, {}", it.number, it.client, it.phase, duration(it.age_s))?;
+    writeln!(
+        out,
+        "    sent {}, protected {}, unprotected {}; acks {} real, {} early; {} marks wait",
+        grouped(it.sent),
+        grouped(it.protected),
+        grouped(it.unprotected),
+        grouped(it.real_acks),
+        grouped(it.injected_acks),
+        grouped(it.waiting)
+    )?;
+    if it.exposed > 0 {
+        writeln!(out, "    EXPOSED: {} bytes are acknowledged and nowhere but here", grouped(it.exposed))?;
+    }
+    if let Some(age) = it.oldest_waiting_s.filter(|age| *age > 1.0) {
+        writeln!(out, "    the oldest mark waits for {}", duration(age))?;
+    }
+    if let Some(reason) = &it.reason {
+        writeln!(out, "    not protected: {reason}")?;
+    }
+    Ok(())
+}

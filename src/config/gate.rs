@@ -1,0 +1,303 @@
+//! Ack gates as values: which protocols are proxied where, and what they may acknowledge. Does not open sockets.
+//!
+//! A file of them is read in [`super::gate_file`]; the command line of `onwire gate` makes the same values.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Problem;
+use super::reporting::Log;
+use super::units::{parse_duration, show_duration};
+use crate::notify::envelope::Key;
+use crate::notify::message::Level;
+use crate::notify::secret::Secret;
+
+/// All gates of a process.
+#[derive(Clone, Debug)]
+pub struct Gates {
+    /// Which appliance says what is protected.
+    pub notify: GateNotify,
+    /// At least one.
+    pub gates: Vec<Gate>,
+    /// Path of the status socket; `None`: there is none.
+    pub status: Option<PathBuf>,
+    /// The log.
+    pub log: Log,
+    /// What is legal but probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// The appliance whose notifications are believed.
+#[derive(Clone, Debug)]
+pub struct GateNotify {
+    /// Its notification port.
+    pub address: SocketAddr,
+    /// What is shared with it.
+    pub secret: Secret,
+    /// That key's number there.
+    pub key_id: u16,
+}
+
+impl GateNotify {
+    /// The key as the protocol uses it.
+    pub fn key(&self) -> Key {
+        self.secret.to_key(self.key_id)
+    }
+}
+
+/// One gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// For logs and status.
+    pub name: String,
+    /// The protocol.
+    pub kind: Kind,
+    /// Where it listens: for the mirror, or for the application where the kind is tcp.
+    pub listen: SocketAddr,
+    /// Where it connects to: the primary, or the mirror where the kind is tcp.
+    pub upstream: SocketAddr,
+    /// When it acknowledges.
+    pub policy: Policy,
+    /// The least level that counts as protected.
+    pub level: Level,
+    /// Bytes that may be unprotected; kind tcp only.
+    pub max_unprotected: Option<u64>,
+    /// Connections at once.
+    pub connections: usize,
+    /// TLS toward who connects to the gate.
+    pub tls: Option<Certificate>,
+    /// TLS toward whom the gate connects to.
+    pub upstream_tls: Option<UpstreamTls>,
+}
+
+/// What is wrong with a gate as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What was found.
+    pub found: String,
+    /// What would be right.
+    pub allowed: &'static str,
+    /// What to do next.
+    pub hint: &'static str,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}; allowed: {}; {}", self.found, self.allowed, self.hint)
+    }
+}
+
+impl Gate {
+    /// Whether its values go together.
+    ///
+    /// # Errors
+    /// The first that do not.
+    pub fn check(&self) -> Result<(), Fault> {
+        let kind = self.kind.name();
+        let fault = |found: String, allowed, hint| Err(Fault { found, allowed, hint });
+        if self.kind == Kind::Tcp && (self.tls.is_some() || self.upstream_tls.is_some()) {
+            let hint =
+                "remove them: TLS between application and mirror passes through, and is protected like other bytes";
+            return fault("found certificates at a gate of kind tcp".to_owned(), "none", hint);
+        }
+        if self.kind != Kind::Tcp && self.max_unprotected.is_some() {
+            let hint = "remove it: here the primary itself waits for acknowledgements";
+            return fault(format!("found max_unprotected at a gate of kind {kind}"), "kind tcp only", hint);
+        }
+        if self.listen == self.upstream {
+            let hint = "it would connect to itself; correct one of the two";
+            return fault(format!("found {} for listen and upstream", self.listen), "two addresses", hint);
+        }
+        Ok(())
+    }
+}
+
+/// A certificate chain and its key, in PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub chain: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// TLS to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Certificates of those who may have signed the server's.
+    pub authority: PathBuf,
+    /// The name that the server's certificate must have.
+    pub name: String,
+    /// What we show to the server.
+    pub certificate: Option<Certificate>,
+}
+
+/// A protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any protocol: nothing is acknowledged, but no more than a cap is unprotected.
+    Tcp,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 1] = [Kind::Tcp];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+        }
+    }
+
+    /// Reads the name of a protocol.
+    ///
+    /// # Errors
+    /// In words: what is allowed, or why there can be no gate for it.
+    pub fn parse(text: &str) -> Result<Kind, String> {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+        kind.ok_or_else(|| {
+            refusal(text).unwrap_or_else(|| format!("there is no gate of this kind; allowed: {}", names()))
+        })
+    }
+}
+
+/// All names of protocols, for people.
+pub fn names() -> String {
+    Kind::ALL.map(Kind::name).join(", ")
+}
+
+/// Protocols whose acknowledgements are votes, as people call them.
+const VOTERS: &[&str] = &[
+    "aerospike",
+    "ceph",
+    "cockroach",
+    "cockroachdb",
+    "consensus",
+    "consul",
+    "etcd",
+    "galera",
+    "group-replication",
+    "group_replication",
+    "innodb-cluster",
+    "kafka",
+    "kubernetes",
+    "mgr",
+    "mongodb",
+    "nats",
+    "paxos",
+    "patroni-raft",
+    "pxc",
+    "raft",
+    "rqlite",
+    "tidb",
+    "tikv",
+    "vault",
+    "wsrep",
+    "yugabyte",
+    "yugabytedb",
+    "zookeeper",
+];
+
+/// Why there is no gate for a protocol of votes; `None` where it is not known as one.
+pub fn refusal(kind: &str) -> Option<String> {
+    let known = VOTERS.contains(&kind.to_ascii_lowercase().as_str());
+    known.then(|| {
+        format!(
+            "there is no gate for {kind}, and there will be none: in a protocol of votes (Raft, Paxos, etcd, Galera, Group \
+             Replication, Kafka) an acknowledgement says \"I have stored this and will remember my vote\". Nobody can say \
+             that for a member that has not stored it: two majorities could then decide differently, and data that all \
+             were told is safe would be undone, with no disaster at all. Send its traffic through the appliances, which \
+             loses nothing of its meaning; allowed for gates: {}",
+            names()
+        )
+    })
+}
+
+/// When a gate acknowledges. All of them do at the first of protected and really acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// A connection that the appliance does not see ends, instead of waiting for the mirror without a word.
+    Strict,
+    /// Nothing else: a degraded appliance means remote-sync.
+    Auto,
+    /// After this time with neither, too, and alarmed.
+    Available(Duration),
+}
+
+impl Policy {
+    /// Reads `strict`, `auto` or `available=1s`.
+    ///
+    /// # Errors
+    /// A hint.
+    pub fn parse(text: &str) -> Result<Policy, String> {
+        match text.split_once('=') {
+            None if text == "strict" => Ok(Policy::Strict),
+            None if text == "auto" => Ok(Policy::Auto),
+            None if text == "available" => {
+                Err("add the time after which it acknowledges what is not protected: available=1s".to_owned())
+            }
+            Some(("available", time)) => match parse_duration(time)? {
+                time if time <= MOST_PATIENCE => Ok(Policy::Available(time)),
+                _ => Err("at most one hour".to_owned()),
+            },
+            _ => Err(format!("allowed: {POLICIES}")),
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Policy::Strict => out.write_str("strict"),
+            Policy::Auto => out.write_str("auto"),
+            Policy::Available(time) => write!(out, "available={}", show_duration(*time)),
+        }
+    }
+}
+
+/// The longest time of [`Policy::Available`].
+const MOST_PATIENCE: Duration = Duration::from_secs(3600);
+/// Connections of a gate unless the file says otherwise.
+pub const DEFAULT_CONNECTIONS: usize = 1024;
+/// Connections of a gate at most.
+pub const MOST_CONNECTIONS: u32 = 16_384;
+/// The status socket unless something else is said.
+pub const DEFAULT_STATUS: &str = "/run/onwire/gate.sock";
+/// The appliance's notification port unless something else is said.
+pub const DEFAULT_NOTIFY: &str = "127.0.0.1:7118";
+/// The key unless something else is said.
+pub const DEFAULT_KEY: &str = "/etc/onwire/notify.key";
+
+/// The policies, for people.
+pub const POLICIES: &str = "strict, auto, or available=TIME such as available=1s";
+/// The levels that a gate may take for protected.
+pub const LEVELS: [(&str, Level); 2] = [("on_wire", Level::OnWire), ("queued", Level::Queued)];
+
+/// Reads the least level that a gate may take for protected.
+///
+/// # Errors
+/// A hint.
+pub fn parse_level(text: &str) -> Result<Level, String> {
+    let level = LEVELS.iter().find(|(word, _)| *word == text).map(|(_, level)| *level);
+    level.ok_or_else(|| "allowed: on_wire, or queued where devices give no timestamps".to_owned())
+}
+
+/// Reads a number of bytes: `65536`, `64KiB`, `1MiB`.
+///
+/// # Errors
+/// A hint.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..end].parse().map_err(|_| "write a whole number and its unit".to_owned())?;
+    let unit = match text[end..].trim() {
+        "" | "B" => 1,
+        "KiB" | "k" | "K" => 1 << 10,
+        "MiB" | "m" | "M" => 1 << 20,
+        "GiB" | "g" | "G" => 1 << 30,
+        _ => return Err("the units are KiB, MiB and GiB".to_owned()),
+    };
+    number.checked_mul(unit).filter(|size| *size > 0).ok_or_else(|| "1 byte to 16 EiB".to_owned())
+}

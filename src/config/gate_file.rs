@@ -1,0 +1,172 @@
+//! A file of gates, from YAML to checked values. What the values mean is said in [`super::gate`].
+
+use std::path::{Path, PathBuf};
+
+use super::gate::{
+    Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, Gate, GateNotify, Gates, Kind, LEVELS, MOST_CONNECTIONS,
+    POLICIES, Policy, UpstreamTls, names, parse_size,
+};
+use super::key_file;
+use super::node::parse_listen;
+use super::problem::ConfigErrors;
+use super::reporting::Log;
+use super::schema;
+use super::table::{Field, Reading, Table};
+use super::{Place, read_text, yaml};
+use crate::notify::message::Level;
+use crate::notify::secret::Secret;
+
+const ADDRESS: &str = "an address and a port, such as 10.1.0.1:5433 or [2001:db8::1]:5433";
+const SIZE: &str = "a number of bytes, such as 65536, 64KiB or 1MiB";
+const GATES: &str =
+    "a list of at least one gate, such as [{ kind: tcp, listen: 127.0.0.1:9000, upstream: 10.2.0.1:9000 }]";
+const PEM: &str = "the path of a PEM file";
+
+/// Reads and checks a file of gates and the key file it names.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load(path: &Path) -> Result<Gates, ConfigErrors> {
+    match read_text(path) {
+        Ok(text) => parse(&text, path),
+        Err((found, _)) => {
+            let mut reading = Reading::new(path, "");
+            let hint = "config/gate.yaml explains every key";
+            reading.error_at(Place::default(), "", &found, hint);
+            Err(ConfigErrors { problems: reading.into_problems() })
+        }
+    }
+}
+
+/// Checks the text of a file of gates as if it stood at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut reading = Reading::new(path, text);
+    let (tree, faults) = yaml::parse(text);
+    for fault in faults {
+        reading.error_at(fault.place, "", &fault.found, &fault.hint);
+    }
+    let gates = tree.and_then(|tree| {
+        let root = Table::root(&tree, &schema::GATE_ROOT, &mut reading);
+        read(&root, &mut reading)
+    });
+    let clean = reading.is_clean();
+    let problems = reading.into_problems();
+    match gates {
+        Some(gates) if clean => Ok(Gates { warnings: problems, ..gates }),
+        _ => Err(ConfigErrors { problems }),
+    }
+}
+
+/// Whether the text is a file of gates rather than an appliance's.
+pub fn is_one(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("gates:"))
+}
+
+fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
+    let notify = read_notify(root, reading);
+    let field = root.required("gates", GATES, reading);
+    let elements = field.list(GATES, reading);
+    if field.is_list() && elements.is_empty() {
+        reading.error(&field.key, "found an empty list", GATES, "");
+    }
+    let gates: Vec<_> = elements.iter().filter_map(|element| read_gate(element, reading)).collect();
+    for (at, gate) in gates.iter().enumerate() {
+        let key = |at: usize, name: &str| elements.get(at).map_or(String::new(), |it| format!("{}.{name}", it.key));
+        if let Some(first) = gates[..at].iter().position(|earlier| earlier.listen == gate.listen) {
+            let hint = format!("the one on {} listens there", reading.line(&key(first, "listen")));
+            reading.error(&key(at, "listen"), &format!("found {}", gate.listen), "an address of its own", &hint);
+        }
+        if let Some(first) = gates[..at].iter().position(|earlier| earlier.name == gate.name) {
+            let hint = format!("the one on {} has it; give it a `name`", reading.line(&key(first, "kind")));
+            reading.error(&key(at, "name"), &format!("found {}", gate.name), "a name of its own", &hint);
+        }
+    }
+    let status = root.field("status").table(&schema::GATE_STATUS, reading);
+    let socket = status.field("socket").read("a path", |text| Ok(text.to_owned()), reading);
+    let socket = socket.map_or(PathBuf::from(DEFAULT_STATUS), |text| reading.resolve(&text));
+    let log = Log::read(root, reading);
+    Some(Gates { notify: notify?, gates, status: Some(socket), log, warnings: Vec::new() })
+}
+
+fn read_notify(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<GateNotify> {
+    let table = root.required_table("notify", &schema::GATE_NOTIFY, reading);
+    let address = table.required("address", ADDRESS, reading).read(ADDRESS, parse_listen, reading);
+    let id = table.field("key_id").number(1..=u16::MAX.into(), reading).unwrap_or(1);
+    let what = "the path of a file made by `onwire keygen --notify`";
+    let file = table.required("key_file", what, reading);
+    let (_, secret) = key_file::read_field(&file, what, key_file::KEYGEN_NOTIFY, Secret::parse, reading);
+    Some(GateNotify { address: address?, secret: secret?, key_id: u16::try_from(id).unwrap_or(1) })
+}
+
+fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {
+    let table = element.table(&schema::GATE, reading);
+    let kind = table.required("kind", &names(), reading).read(&names(), Kind::parse, reading);
+    let listen = table.required("listen", ADDRESS, reading).read(ADDRESS, parse_listen, reading);
+    let upstream = table.required("upstream", ADDRESS, reading).read(ADDRESS, parse_listen, reading);
+    let policy = table.field("policy").read(POLICIES, Policy::parse, reading).unwrap_or(Policy::Auto);
+    let level = table.field("level").choose(&LEVELS, reading).unwrap_or(Level::OnWire);
+    let cap = table.field("max_unprotected");
+    let max_unprotected = cap.read(SIZE, parse_size, reading);
+    let connections = table.field("connections").number(1..=MOST_CONNECTIONS, reading);
+    let named = |text: &str| match text.is_empty() || text.len() > 64 {
+        true => Err(String::new()),
+        false => Ok(text.to_owned()),
+    };
+    let name = table.field("name").read("1 to 64 characters", named, reading);
+    let tls = read_certificate(&table.field("tls"), reading);
+    let upstream_tls = read_upstream_tls(&table.field("upstream_tls"), reading);
+    let gate = Gate {
+        name: name.unwrap_or_else(|| kind.map_or("", Kind::name).to_owned()),
+        kind: kind?,
+        listen: listen?,
+        upstream: upstream?,
+        policy,
+        level,
+        max_unprotected,
+        connections: connections.map_or(DEFAULT_CONNECTIONS, |number| number as usize),
+        tls,
+        upstream_tls,
+    };
+    if let Err(fault) = gate.check() {
+        reading.error(&element.key, &fault.found, fault.allowed, fault.hint);
+    }
+    Some(gate)
+}
+
+fn read_path(field: &Field<'_>, reading: &mut Reading<'_>) -> Option<PathBuf> {
+    let path = field.read(PEM, |text| if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) }, reading);
+    path.map(|path| reading.resolve(&path))
+}
+
+fn read_certificate(field: &Field<'_>, reading: &mut Reading<'_>) -> Option<Certificate> {
+    if !field.is_present() {
+        return None;
+    }
+    let table = field.table(&schema::GATE_TLS, reading);
+    let chain = read_path(&table.required("certificate", PEM, reading), reading);
+    let key = read_path(&table.required("key", PEM, reading), reading);
+    Some(Certificate { chain: chain?, key: key? })
+}
+
+fn read_upstream_tls(field: &Field<'_>, reading: &mut Reading<'_>) -> Option<UpstreamTls> {
+    if !field.is_present() {
+        return None;
+    }
+    let table = field.table(&schema::GATE_UPSTREAM_TLS, reading);
+    let authority = read_path(&table.required("authority", PEM, reading), reading);
+    let word = "the name that the server's certificate has, such as db1.example.net";
+    let name = table.required("name", word, reading);
+    let name = name.read(word, |text| if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) }, reading);
+    let chain = read_path(&table.field("certificate"), reading);
+    let key = table.field("key");
+    if chain.is_some() != key.is_present() {
+        reading.error(&key.key, "found one of certificate and key", "both or none", "");
+    }
+    let key = read_path(&key, reading);
+    let certificate = chain.zip(key).map(|(chain, key)| Certificate { chain, key });
+    Some(UpstreamTls { authority: authority?, name: name?, certificate })
+}

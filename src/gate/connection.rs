@@ -1,0 +1,471 @@
+//! One connection through a gate: two legs, a dialect between them, and the marks that the primary waits for.
+//!
+//! 1. [`Connection::pump`] reads what may be read, gives it to the dialect and does what that wants;
+//! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
+//! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
+//!
+//! It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dialect::{Dialect, Note, Release, Side, Turn};
+use super::exposure::{Exposure, Range};
+use super::leg::{Leg, Taken};
+use super::marks::Marks;
+use super::policy::{Course, GRACE};
+use super::status::{ConnectionStatus, Totals};
+use super::tls::Tls;
+use super::witness::Witness;
+use crate::config::gate::Gate;
+use crate::notify::client::Reason;
+use crate::notify::message::FlowKey;
+
+/// Bytes read from one side in one turn, so that no connection keeps the others waiting.
+const BUDGET: usize = 256 * 1024;
+/// How long the server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection that has lost one end, or must end, may take to deliver what is already here.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// Memory that all connections of a thread share while they are served.
+pub struct Scratch {
+    bytes: Box<[u8]>,
+    plain: Vec<u8>,
+    turn: Turn,
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch { bytes: vec![0; 64 * 1024].into_boxed_slice(), plain: Vec::new(), turn: Turn::default() }
+    }
+}
+
+/// Two legs and what happens between them.
+pub struct Connection {
+    number: u64,
+    gate: Arc<Gate>,
+    client: SocketAddr,
+    /// The side that connected to the gate.
+    caller: Side,
+    tls: Tls,
+    dialect: Box<dyn Dialect>,
+    primary: Leg,
+    mirror: Leg,
+    opened: bool,
+    /// The flow toward the mirror.
+    key: Option<FlowKey>,
+    marks: Marks,
+    course: Course,
+    exposure: Exposure,
+    /// Sides whose end the dialect knows of: primary, mirror.
+    ended: (bool, bool),
+    closing: bool,
+    /// When it is dropped, whatever waits.
+    deadline: Option<Instant>,
+    accepted: Instant,
+    /// Up to here everything was released because it was protected, or really acknowledged.
+    settled: u64,
+    condition: Reason,
+    told_blind: Option<Reason>,
+    counts: Totals,
+}
+
+impl Connection {
+    /// A connection that `client` has made to the gate by the leg `accepted`; `upstream` may still be connecting.
+    pub fn new(
+        number: u64,
+        gate: Arc<Gate>,
+        (dialect, caller, tls): (Box<dyn Dialect>, Side, Tls),
+        (client, accepted, upstream): (SocketAddr, Leg, Leg),
+        now: Instant,
+    ) -> Connection {
+        let (primary, mirror) = match caller {
+            Side::Mirror => (upstream, accepted),
+            Side::Primary => (accepted, upstream),
+        };
+        Connection {
+            number,
+            client,
+            caller,
+            tls,
+            dialect,
+            primary,
+            mirror,
+            opened: false,
+            key: None,
+            marks: Marks::default(),
+            course: Course::new(gate.policy),
+            exposure: Exposure::default(),
+            ended: (false, false),
+            closing: false,
+            deadline: Some(now + CONNECT),
+            accepted: now,
+            settled: 0,
+            condition: Reason::Deadline,
+            told_blind: None,
+            counts: Totals { connections: 1, ..Totals::default() },
+            gate,
+        }
+    }
+
+    /// The leg that somebody made to us, or that we made.
+    pub fn leg(&mut self, is_caller: bool) -> &mut Leg {
+        match (self.caller, is_caller) {
+            (Side::Primary, true) | (Side::Mirror, false) => &mut self.primary,
+            (Side::Mirror, true) | (Side::Primary, false) => &mut self.mirror,
+        }
+    }
+
+    /// Moves bytes as far as they go now. True when there is more to do at once: others are served first.
+    pub fn pump(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+        if !self.opened && !self.open(scratch, witness, now) {
+            return false;
+        }
+        self.primary.flush();
+        self.mirror.flush();
+        // The mirror first: its acknowledgements are short and awaited.
+        let more = self.pump_side(Side::Mirror, scratch, now) | self.pump_side(Side::Primary, scratch, now);
+        self.on_ends(scratch, now);
+        more
+    }
+
+    /// Lets the primary know of what is protected, or has waited long enough. True when marks were released.
+    pub fn release(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+        // Marks wait while the primary does not read what it is told: that bounds our memory.
+        let (false, true, Some(key)) = (self.marks.is_empty() || self.closing, self.primary.has_room(), self.key)
+        else {
+            return false;
+        };
+        if let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done()) {
+            witness.handle_written(&key, written);
+        }
+        let level = self.gate.level;
+        let protected = self.marks.release(|waiting| witness.covers(&key, waiting.offset, level, now));
+        if let Some(last) = protected {
+            self.settled = self.settled.max(last.offset);
+            self.counts.released += 1;
+            self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
+            self.apply(scratch, now);
+        }
+        let course = &self.course;
+        let exposed = self.marks.release(|waiting| course.exposes(waiting.since).is_some_and(|due| due <= now));
+        if let Some(last) = exposed {
+            let safe = self.settled.max(witness.covered(&key, level));
+            self.counts.exposures += 1;
+            self.counts.exposed_bytes += self.exposure.on_released(safe, (last.offset, last.mark));
+            self.dialect.on_released(last.mark, Release::Exposed, &mut scratch.turn);
+            self.apply(scratch, now);
+            let alarm = self.exposure.poll_alarm(now);
+            self.alarm(alarm);
+        }
+        protected.is_some() || exposed.is_some()
+    }
+
+    /// Looks whether the appliance sees the flow: under `strict` a connection that it does not see ends.
+    pub fn on_tick(&mut self, witness: &mut Witness, now: Instant) {
+        let alarm = self.exposure.poll_alarm(now);
+        self.alarm(alarm);
+        let (Some(key), true, false) = (self.key, self.course.replicates(), self.closing) else {
+            return;
+        };
+        self.condition = witness.condition(&key, self.gate.level, now);
+        if let Some(reason) = self.course.on_condition(self.condition, now) {
+            self.counts.ended_by_strict += 1;
+            let why = format!(
+                "{reason}, for {} s: the policy strict does not let it go on. Does the route from {} to {} lead into the \
+                 appliance's TUN, and is {} that appliance?",
+                GRACE.as_secs(),
+                key.source.ip(),
+                key.destination.ip(),
+                witness.address()
+            );
+            return self.close(&why, now);
+        }
+        let blind = self.course.blind(now);
+        if blind != self.told_blind {
+            let (gate, number) = (&self.gate.name, self.number);
+            match blind {
+                Some(reason) => tracing::warn!(
+                    %gate, connection = number,
+                    "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements",
+                    key.source, key.destination
+                ),
+                None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
+            }
+            self.told_blind = blind;
+        }
+    }
+
+    /// Ends it on both sides, after what waits was sent.
+    pub fn close(&mut self, why: &str, now: Instant) {
+        if self.closing {
+            return;
+        }
+        tracing::warn!(gate = %self.gate.name, connection = self.number, client = %self.client, "ended: {why}");
+        self.end_by(now + LINGER);
+    }
+
+    /// Ends it on both sides and drops it at `deadline` at the latest.
+    pub fn end_by(&mut self, deadline: Instant) {
+        self.closing = true;
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.primary.finish();
+        self.mirror.finish();
+    }
+
+    /// Nothing is left to do.
+    pub fn is_over(&self, now: Instant) -> bool {
+        let quiet = |leg: &Leg| leg.is_done() && (leg.has_ended() || leg.failure().is_some());
+        let over = self.deadline.is_some_and(|deadline| now >= deadline);
+        over || (quiet(&self.primary) && quiet(&self.mirror))
+    }
+
+    /// When something is due if nothing comes.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let exposes = self.marks.oldest().and_then(|oldest| self.course.exposes(oldest.since));
+        // Where the primary has no room, its socket wakes us.
+        let exposes = exposes.filter(|_| self.primary.has_room() && !self.closing);
+        self.deadline.into_iter().chain(exposes).min()
+    }
+
+    /// Marks wait to be released.
+    pub fn is_waiting(&self) -> bool {
+        !self.marks.is_empty()
+    }
+
+    /// It has noted marks.
+    pub fn replicates(&self) -> bool {
+        self.course.replicates()
+    }
+
+    /// The last words; gives the flow whose watch ends, and the counts.
+    pub fn end(mut self) -> (Option<FlowKey>, Totals) {
+        let alarm = self.exposure.last_alarm();
+        self.alarm(alarm);
+        let counts = self.counts();
+        let failure = self.primary.failure().or(self.mirror.failure()).unwrap_or("closed");
+        tracing::debug!(gate = %self.gate.name, connection = self.number, "over: {failure}");
+        (self.key, counts)
+    }
+
+    /// What it has counted.
+    pub fn counts(&self) -> Totals {
+        let replicating = u64::from(self.course.replicates());
+        let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
+        Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
+    }
+
+    /// For the status.
+    pub fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
+        let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+        let sent = self.mirror.offset();
+        let protected = self.key.map_or(0, |key| witness.covered(&key, self.gate.level)).min(sent);
+        let healthy = self.condition == Reason::Deadline;
+        ConnectionStatus {
+            number: self.number,
+            client: self.client,
+            source: self.key.map(|key| key.source),
+            destination: self.key.map(|key| key.destination),
+            phase: if self.opened { self.dialect.phase().to_owned() } else { "connecting".to_owned() },
+            replicates: self.course.replicates(),
+            tls: (self.mirror.has_tls(), self.primary.has_tls()),
+            age_s: age(self.accepted),
+            sent,
+            written: self.mirror.written().unwrap_or(sent),
+            protected,
+            released: self.settled,
+            unprotected: sent - protected,
+            exposed: self.exposure.bytes(self.settled.max(protected)),
+            waiting: self.marks.len() as u64,
+            oldest_waiting_s: self.marks.oldest().map(|oldest| age(oldest.since)),
+            real_acks: self.counts.real_acks,
+            injected_acks: self.counts.injected_acks,
+            buffered: (self.mirror.backlog() as u64, self.primary.backlog() as u64),
+            reason: (!healthy && self.course.replicates()).then(|| self.condition.to_string()),
+        }
+    }
+
+    /// Both legs are connected; false while they are not, or when they cannot be.
+    fn open(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+        let connected = self.leg(false).poll_connected();
+        if let Ok(false) = connected {
+            return false;
+        }
+        let addresses = connected.and_then(|_| self.mirror.addresses());
+        let (local, far) = match addresses {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                self.counts.connect_failures += 1;
+                let (gate, upstream) = (&self.gate.name, self.gate.upstream);
+                tracing::warn!(%gate, client = %self.client, "cannot connect to {upstream}: {error}");
+                self.deadline = Some(now);
+                return false;
+            }
+        };
+        (self.opened, self.deadline) = (true, None);
+        let key = FlowKey::tcp(local, far);
+        match witness.watch(key, self.number, now) {
+            true => self.key = Some(key),
+            false => tracing::warn!(gate = %self.gate.name, "too many flows are watched: this one is not protected"),
+        }
+        tracing::debug!(gate = %self.gate.name, connection = self.number, client = %self.client, "open");
+        self.dialect.on_open(&mut scratch.turn);
+        self.apply(scratch, now);
+        true
+    }
+
+    /// The server did not answer in time; for the log.
+    pub fn on_connect_timeout(&mut self) {
+        if !self.opened && self.counts.connect_failures == 0 {
+            self.counts.connect_failures += 1;
+            let (gate, upstream, seconds) = (&self.gate.name, self.gate.upstream, CONNECT.as_secs());
+            tracing::warn!(%gate, client = %self.client, "{upstream} does not answer within {seconds} s");
+        }
+    }
+
+    fn pump_side(&mut self, side: Side, scratch: &mut Scratch, now: Instant) -> bool {
+        let mut budget = BUDGET;
+        loop {
+            let most = match side {
+                Side::Primary if !self.closing => self.dialect.may_read(),
+                _ => usize::MAX,
+            };
+            let (from, to) = match side {
+                Side::Primary => (&mut self.primary, &self.mirror),
+                Side::Mirror => (&mut self.mirror, &self.primary),
+            };
+            if most == 0 || !to.has_room() || !from.may_read() {
+                return false;
+            }
+            if budget == 0 {
+                return true;
+            }
+            match from.read(&mut scratch.bytes, &mut scratch.plain, most.min(budget)) {
+                // A program may keep on sending while its connection ends: that goes nowhere.
+                Taken::Bytes(bytes, _) if self.closing => budget = budget.saturating_sub(bytes.len().max(1)),
+                Taken::Bytes(bytes, established) => {
+                    budget = budget.saturating_sub(bytes.len().max(1));
+                    if established {
+                        self.dialect.on_tls(side, &mut scratch.turn);
+                    }
+                    if !bytes.is_empty() {
+                        self.dialect.on_bytes(side, bytes, &mut scratch.turn);
+                    }
+                    self.apply(scratch, now);
+                }
+                Taken::Nothing | Taken::End => return false,
+            }
+        }
+    }
+
+    /// A side that has ended ends the other's stream; one that has failed ends the connection.
+    fn on_ends(&mut self, scratch: &mut Scratch, now: Instant) {
+        for side in [Side::Primary, Side::Mirror] {
+            let (leg, told) = match side {
+                Side::Primary => (&self.primary, &mut self.ended.0),
+                Side::Mirror => (&self.mirror, &mut self.ended.1),
+            };
+            if !leg.has_ended() || *told {
+                continue;
+            }
+            *told = true;
+            if leg.failure().is_some() && self.deadline.is_none() {
+                self.deadline = Some(now + LINGER);
+            }
+            if !self.closing {
+                self.dialect.on_end(side, &mut scratch.turn);
+                self.apply(scratch, now);
+            }
+            match side {
+                Side::Primary => self.mirror.finish(),
+                Side::Mirror => self.primary.finish(),
+            }
+        }
+    }
+
+    /// Does what the dialect wants.
+    fn apply(&mut self, scratch: &mut Scratch, now: Instant) {
+        let turn = &scratch.turn;
+        let (gate, number) = (&self.gate.name, self.number);
+        for note in turn.notes() {
+            match note {
+                Note::Info(text) => tracing::info!(%gate, connection = number, "{text}"),
+                Note::Warning(text) => tracing::warn!(%gate, connection = number, "{text}"),
+            }
+        }
+        let sent = self.deliver(Side::Primary, turn, now).and_then(|()| self.deliver(Side::Mirror, turn, now));
+        let (real, injected) = turn.counts();
+        self.counts.real_acks += real;
+        self.counts.injected_acks += injected;
+        if let Some(mark) = turn.acknowledged() {
+            self.exposure.on_acknowledged(mark);
+            if let Some(last) = self.marks.on_acknowledged(mark) {
+                self.settled = self.settled.max(last.offset);
+            }
+        }
+        if let Some(why) = sent.err().as_deref().or(turn.closing()) {
+            let why = why.to_owned();
+            self.close(&why, now);
+        }
+        scratch.turn.clear();
+    }
+
+    /// Sends what a turn has for one side, begins TLS where it wants, and notes the marks with their places.
+    fn deliver(&mut self, side: Side, turn: &Turn, now: Instant) -> Result<(), String> {
+        let bytes = turn.sent(side);
+        let (leg, marks) = match side {
+            Side::Primary => (&mut self.primary, &[][..]),
+            Side::Mirror => (&mut self.mirror, turn.marks()),
+        };
+        if !marks.is_empty() {
+            self.course.on_mark(now);
+            self.counts.marks += marks.len() as u64;
+        }
+        let mut starts = turn.tls().iter().filter(|(at, _)| *at == side).map(|(_, after)| *after).peekable();
+        if !leg.has_tls() && starts.peek().is_none() {
+            // Plain bytes have their places before they are sent: one write for all.
+            let before = leg.offset();
+            leg.send(bytes);
+            marks.iter().for_each(|mark| self.marks.note(before + mark.after as u64, mark.mark, now));
+            return Ok(());
+        }
+        let session = || match side == self.caller {
+            true => self.tls.accept(),
+            false => self.tls.connect(),
+        };
+        let mut sent = 0;
+        for mark in marks {
+            while let Some(after) = starts.next_if(|after| *after < mark.after) {
+                leg.send(&bytes[sent..after]);
+                leg.start_tls(session()?);
+                sent = after;
+            }
+            leg.send(&bytes[sent..mark.after]);
+            sent = mark.after;
+            // What waits for the handshake has no place yet: it is acknowledged by the mirror alone.
+            if let Some(place) = leg.place() {
+                self.marks.note(place, mark.mark, now);
+            }
+        }
+        for after in starts {
+            leg.send(&bytes[sent..after]);
+            leg.start_tls(session()?);
+            sent = after;
+        }
+        leg.send(&bytes[sent..]);
+        Ok(())
+    }
+
+    fn alarm(&self, exposed: Option<Range>) {
+        if let Some(Range { offsets: (start, end), marks: (first, last) }) = exposed {
+            tracing::error!(
+                gate = %self.gate.name, connection = self.number,
+                "ALARM: acknowledged {} bytes that are neither protected nor at the mirror: bytes {start} to {end}, marks \
+                 {first} to {last} (policy {})",
+                end - start, self.gate.policy
+            );
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Bytes that were acknowledged with nothing behind them, by the policy `available`: how many still are, and the alarm.
+//!
+//! It does not decide that they are; see [`super::policy`].
+
+use std::time::{Duration, Instant};
+
+/// How often a connection speaks of it.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A range of the stream and the marks that it was acknowledged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First byte, and the byte behind the last.
+    pub offsets: (u64, u64),
+    /// The marks released, first and last.
+    pub marks: (u64, u64),
+}
+
+/// What one connection has exposed.
+#[derive(Debug, Default)]
+pub struct Exposure {
+    /// Acknowledged so, up to this place and mark.
+    reach: Option<(u64, u64)>,
+    unsaid: Option<Range>,
+    said: Option<Instant>,
+}
+
+impl Exposure {
+    /// Marks were released with nothing behind them, up to `mark` at `offset`; below `safe` nothing is exposed. Gives how
+    /// many bytes that are more than before.
+    pub fn on_released(&mut self, safe: u64, (offset, mark): (u64, u64)) -> u64 {
+        let start = self.reach.map_or(safe, |(reach, _)| reach.max(safe)).min(offset);
+        self.reach = Some((offset, mark));
+        self.unsaid = Some(match self.unsaid {
+            Some(earlier) => Range { offsets: (earlier.offsets.0, offset), marks: (earlier.marks.0, mark) },
+            None => Range { offsets: (start, offset), marks: (mark, mark) },
+        });
+        offset - start
+    }
+
+    /// The mirror has acknowledged everything up to `mark` itself.
+    pub fn on_acknowledged(&mut self, mark: u64) {
+        self.reach = self.reach.filter(|(_, exposed)| *exposed > mark);
+    }
+
+    /// Bytes that are exposed while everything below `safe` is not.
+    pub fn bytes(&self, safe: u64) -> u64 {
+        self.reach.map_or(0, |(reach, _)| reach.saturating_sub(safe))
+    }
+
+    /// What must be told now; at most once a second, and nothing is left out.
+    pub fn poll_alarm(&mut self, now: Instant) -> Option<Range> {
+        let lately = self.said.is_some_and(|at| now < at + INTERVAL);
+        let range = if lately { None } else { self.unsaid.take() };
+        if range.is_some() {
+            self.said = Some(now);
+        }
+        range
+    }
+
+    /// What was not told yet, at the end.
+    pub fn last_alarm(&mut self) -> Option<Range> {
+        self.unsaid.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exposed_byte_is_counted_once_and_told_once() {
+        let start = Instant::now();
+        let mut exposure = Exposure::default();
+        assert_eq!(exposure.on_released(100, (250, 7)), 150);
+        assert_eq!(exposure.poll_alarm(start), Some(Range { offsets: (100, 250), marks: (7, 7) }));
+        assert_eq!(exposure.on_released(100, (300, 8)), 50);
+        assert_eq!(exposure.on_released(280, (400, 9)), 100);
+        assert_eq!(exposure.poll_alarm(start + Duration::from_millis(999)), None);
+        assert_eq!(exposure.poll_alarm(start + INTERVAL), Some(Range { offsets: (250, 400), marks: (8, 9) }));
+        assert_eq!((exposure.bytes(0), exposure.bytes(390), exposure.bytes(500)), (400, 10, 0));
+        exposure.on_acknowledged(8);
+        assert_eq!(exposure.bytes(300), 100);
+        exposure.on_acknowledged(9);
+        assert_eq!((exposure.bytes(0), exposure.last_alarm()), (0, None));
+    }
+}

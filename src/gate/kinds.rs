@@ -1,0 +1,19 @@
+//! Which dialect speaks which protocol: the one place where a gate's kind becomes a state machine.
+
+use super::dialect::{Dialect, Side, TlsChoice};
+use super::tcp::Tcp;
+use crate::config::gate::{Gate, Kind};
+
+/// A dialect for a new connection of this gate.
+pub fn dialect(gate: &Gate, _tls: TlsChoice) -> Box<dyn Dialect> {
+    match gate.kind {
+        Kind::Tcp => Box::new(Tcp::new(gate.max_unprotected)),
+    }
+}
+
+/// Who connects to a gate of this kind; the gate connects to the other.
+pub fn listens_to(kind: Kind) -> Side {
+    match kind {
+        Kind::Tcp => Side::Primary,
+    }
+}

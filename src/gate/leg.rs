@@ -1,0 +1,333 @@
+//! One socket of a connection, with the bytes that wait to be written to it.
+//!
+//! It counts the stream it sends, as the socket carries it: `offset` is the end of all that was given to it, `written`
+//! the end of what the kernel has taken. TLS may begin in the middle. It does not know what the bytes mean, and bounds
+//! nothing by itself: whoever fills it looks at [`Leg::has_room`].
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::net::TcpStream;
+use rustix::net::sockopt;
+
+use super::tls::Session;
+
+/// With this much waiting, nothing more is read for it.
+pub const HIGH: usize = 256 * 1024;
+/// Memory kept for the next bytes.
+const KEPT: usize = 64 * 1024;
+/// A far end that has gone silently is noticed after about a minute.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// What a read gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken<'a> {
+    /// Plain text, may be empty; whether TLS was established by it.
+    Bytes(&'a [u8], bool),
+    /// Nothing for now.
+    Nothing,
+    /// The far end sends nothing more.
+    End,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub struct Leg {
+    stream: TcpStream,
+    connected: bool,
+    readable: bool,
+    writable: bool,
+    out: Vec<u8>,
+    /// Bytes of `out` that the kernel has taken.
+    head: usize,
+    offset: u64,
+    received: u64,
+    /// The far end sends nothing more.
+    ended: bool,
+    /// Our end of the stream follows what waits.
+    finishing: bool,
+    finished: bool,
+    failed: Option<String>,
+    tls: Option<Box<Session>>,
+}
+
+impl Leg {
+    /// A connection that somebody made to us.
+    pub fn accepted(stream: TcpStream) -> Leg {
+        let leg = Leg::new(stream, true);
+        leg.tune();
+        leg
+    }
+
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// The kernel refuses at once.
+    pub fn connecting(to: SocketAddr) -> io::Result<Leg> {
+        Ok(Leg::new(TcpStream::connect(to)?, false))
+    }
+
+    fn new(stream: TcpStream, connected: bool) -> Leg {
+        Leg {
+            stream,
+            connected,
+            readable: false,
+            writable: false,
+            out: Vec::new(),
+            head: 0,
+            offset: 0,
+            received: 0,
+            ended: false,
+            finishing: false,
+            finished: false,
+            failed: None,
+            tls: None,
+        }
+    }
+
+    /// Without these the connection is slower or lives longer than it should, and works.
+    fn tune(&self) {
+        let (idle, interval, count) = KEEPALIVE;
+        let tuned = self.stream.set_nodelay(true).and_then(|()| {
+            sockopt::set_socket_keepalive(&self.stream, true)?;
+            sockopt::set_tcp_keepidle(&self.stream, idle)?;
+            sockopt::set_tcp_keepintvl(&self.stream, interval)?;
+            Ok(sockopt::set_tcp_keepcnt(&self.stream, count)?)
+        });
+        if let Err(error) = tuned {
+            tracing::debug!("cannot tune a socket: {error}");
+        }
+    }
+
+    /// The socket, for a poll.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Our address and the far end's.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
+    }
+
+    /// The poll says that something may be done.
+    pub fn on_ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// Whether the connection is there; it may have become so, or failed.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub fn poll_connected(&mut self) -> io::Result<bool> {
+        if self.connected || !self.writable {
+            return Ok(self.connected);
+        }
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => {
+                self.connected = true;
+                self.tune();
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.writable = false;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Something may be read.
+    pub fn may_read(&self) -> bool {
+        self.connected && self.readable && !self.ended
+    }
+
+    /// Reads at most `most` bytes (not 0) of the socket.
+    pub fn read<'a>(&mut self, scratch: &'a mut [u8], plain: &'a mut Vec<u8>, most: usize) -> Taken<'a> {
+        let most = most.min(scratch.len());
+        let count = match self.stream.read(&mut scratch[..most]) {
+            Ok(0) => {
+                self.ended = true;
+                return Taken::End;
+            }
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Taken::Nothing;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Taken::Nothing,
+            Err(error) => {
+                self.fail(error.to_string());
+                return Taken::End;
+            }
+        };
+        self.received += count as u64;
+        let Some(session) = &mut self.tls else {
+            return Taken::Bytes(&scratch[..count], false);
+        };
+        plain.clear();
+        let before = self.out.len();
+        let result = session.receive(&scratch[..count], plain, &mut self.out);
+        self.offset += (self.out.len() - before) as u64;
+        self.flush();
+        match result {
+            Ok(established) => Taken::Bytes(plain, established),
+            Err(error) => {
+                self.fail(error);
+                Taken::End
+            }
+        }
+    }
+
+    /// Sends bytes, behind all that was given before.
+    pub fn send(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() || self.finishing || self.failed.is_some() {
+            return;
+        }
+        if let Some(session) = &mut self.tls {
+            let before = self.out.len();
+            session.send(bytes, &mut self.out);
+            self.offset += (self.out.len() - before) as u64;
+            return self.flush();
+        }
+        self.offset += bytes.len() as u64;
+        // Nothing waits: what the kernel takes at once need not be copied.
+        let taken = if self.pending() == 0 { self.write_now(bytes) } else { 0 };
+        if self.failed.is_none() {
+            self.out.extend_from_slice(&bytes[taken..]);
+        }
+    }
+
+    /// The place in the stream behind all that was given, if it is known: plain text that waits for the TLS handshake
+    /// has none yet.
+    pub fn place(&self) -> Option<u64> {
+        let known = self.tls.as_ref().is_none_or(|session| session.is_established());
+        known.then_some(self.offset)
+    }
+
+    /// Everything from here on is TLS.
+    pub fn start_tls(&mut self, mut session: Session) {
+        let before = self.out.len();
+        session.begin(&mut self.out);
+        self.offset += (self.out.len() - before) as u64;
+        self.tls = Some(Box::new(session));
+        self.flush();
+    }
+
+    /// TLS was begun on it.
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Nothing more will be given: the stream ends behind what waits.
+    pub fn finish(&mut self) {
+        if self.finishing {
+            return;
+        }
+        if let Some(session) = &mut self.tls {
+            let before = self.out.len();
+            session.end(&mut self.out);
+            self.offset += (self.out.len() - before) as u64;
+        }
+        self.finishing = true;
+        self.flush();
+    }
+
+    /// Gives to the kernel what it takes.
+    pub fn flush(&mut self) {
+        while self.pending() > 0 && self.connected && self.writable && self.failed.is_none() {
+            let out = std::mem::take(&mut self.out);
+            let taken = self.write_now(&out[self.head..]);
+            self.out = out;
+            self.head += taken;
+            if taken == 0 {
+                break;
+            }
+        }
+        if self.head == self.out.len() {
+            self.out.clear();
+            self.head = 0;
+            self.out.shrink_to(KEPT);
+        } else if self.head >= HIGH {
+            self.out.drain(..self.head);
+            self.head = 0;
+        }
+        if self.finishing && !self.finished && self.connected && self.pending() == 0 && self.failed.is_none() {
+            self.finished = true;
+            // Where it fails the far end has gone already.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn write_now(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() && self.connected && self.writable {
+            match self.stream.write(&bytes[taken..]) {
+                Ok(0) => break,
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.fail(error.to_string());
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    fn fail(&mut self, why: String) {
+        self.failed.get_or_insert(why);
+        self.ended = true;
+        self.out = Vec::new();
+        self.head = 0;
+    }
+
+    /// Bytes that wait for the kernel, or for TLS.
+    pub fn backlog(&self) -> usize {
+        self.pending() + self.tls.as_ref().map_or(0, |session| session.backlog())
+    }
+
+    /// More may be read for it.
+    pub fn has_room(&self) -> bool {
+        self.backlog() < HIGH
+    }
+
+    /// Bytes of the stream given to it so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of the stream that the kernel has taken; `None` where that is not known any more.
+    pub fn written(&self) -> Option<u64> {
+        self.failed.is_none().then(|| self.offset - self.pending() as u64)
+    }
+
+    /// Bytes that came.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The far end sends nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Everything was given to the kernel and our end of the stream too, or it cannot be.
+    pub fn is_done(&self) -> bool {
+        self.finished || self.failed.is_some()
+    }
+
+    /// What went wrong with it.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    fn pending(&self) -> usize {
+        self.out.len() - self.head
+    }
+}

@@ -1,0 +1,143 @@
+//! When a connection acknowledges without protection, and when it must end instead: the three policies.
+//!
+//! All of them acknowledge at the first of protected and really acknowledged; that is done in [`super::connection`].
+//! This file holds what they do beyond it. It has no clock.
+
+use std::time::{Duration, Instant};
+
+use crate::config::gate::Policy;
+use crate::notify::client::Reason;
+
+/// How long a connection under `strict` may wait for an appliance that does not see it.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// One connection under its policy.
+#[derive(Debug)]
+pub struct Course {
+    policy: Policy,
+    /// Since when, without a break, the appliance could not have protected anything of this flow; from the first mark on.
+    blind_since: Option<Instant>,
+    replicates: bool,
+    /// Why, as it was seen last.
+    blind: Option<Reason>,
+}
+
+impl Course {
+    /// A connection without a mark.
+    pub fn new(policy: Policy) -> Course {
+        Course { policy, blind_since: None, replicates: false, blind: None }
+    }
+
+    /// A mark was noted.
+    pub fn on_mark(&mut self, now: Instant) {
+        if !self.replicates {
+            self.replicates = true;
+            self.blind_since = Some(now);
+        }
+    }
+
+    /// Whether there was a mark ever.
+    pub fn replicates(&self) -> bool {
+        self.replicates
+    }
+
+    /// Why nothing beyond what is covered can be called protected now. Gives the reason when it is time to end the
+    /// connection for it.
+    pub fn on_condition(&mut self, condition: Reason, now: Instant) -> Option<Reason> {
+        if !self.replicates {
+            return None;
+        }
+        if !is_blind(condition) {
+            (self.blind, self.blind_since) = (None, None);
+            return None;
+        }
+        self.blind = Some(condition);
+        let since = *self.blind_since.get_or_insert(now);
+        (self.policy == Policy::Strict && now >= since + GRACE).then_some(condition)
+    }
+
+    /// The reason for which the appliance has been unable to protect the flow for `GRACE`, for the log.
+    pub fn blind(&self, now: Instant) -> Option<Reason> {
+        self.blind.filter(|_| self.blind_since.is_some_and(|since| now >= since + GRACE))
+    }
+
+    /// When a mark that was noted at `since` is acknowledged with nothing behind it, if ever.
+    pub fn exposes(&self, since: Instant) -> Option<Instant> {
+        match self.policy {
+            Policy::Available(time) => Some(since + time),
+            Policy::Strict | Policy::Auto => None,
+        }
+    }
+}
+
+/// The appliance does not know the flow, or can only call it something less than what is asked for. A link that is down
+/// and an appliance that does not answer are not this: they heal, and the mirror's own acknowledgement is waited for.
+fn is_blind(condition: Reason) -> bool {
+    match condition {
+        Reason::UnknownFlow
+        | Reason::MiddleOfFlow
+        | Reason::Level(_)
+        | Reason::Gone(_)
+        | Reason::OtherConnection
+        | Reason::Refused => true,
+        Reason::Deadline
+        | Reason::NoContact
+        | Reason::Link(..)
+        | Reason::Violated
+        | Reason::Failed
+        | Reason::Restarted => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::message::{Level, LinkState, StateReason};
+
+    #[test]
+    fn strict_ends_what_the_appliance_does_not_see_and_nothing_else() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let link = Reason::Link(LinkState::Down, StateReason::NoSession);
+        for (policy, reason, ends) in [
+            (Policy::Strict, Reason::UnknownFlow, true),
+            (Policy::Strict, Reason::Level(Level::Queued), true),
+            (Policy::Strict, Reason::MiddleOfFlow, true),
+            (Policy::Strict, Reason::NoContact, false),
+            (Policy::Strict, link, false),
+            (Policy::Strict, Reason::Deadline, false),
+            (Policy::Auto, Reason::UnknownFlow, false),
+            (Policy::Available(Duration::ZERO), Reason::UnknownFlow, false),
+        ] {
+            let mut course = Course::new(policy);
+            assert_eq!(course.on_condition(reason, at(9000)), None, "nothing is replicated yet");
+            course.on_mark(at(10_000));
+            course.on_mark(at(12_000));
+            assert_eq!(course.on_condition(reason, at(14_999)), None);
+            assert_eq!(course.on_condition(reason, at(15_000)).is_some(), ends, "{policy:?} {reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_five_seconds_begin_anew_after_the_appliance_has_seen_the_flow() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut course = Course::new(Policy::Strict);
+        course.on_mark(at(0));
+        assert_eq!(course.on_condition(Reason::UnknownFlow, at(4)), None);
+        assert_eq!(course.on_condition(Reason::Deadline, at(5)), None);
+        assert_eq!(course.on_condition(Reason::UnknownFlow, at(6)), None);
+        assert_eq!(course.on_condition(Reason::UnknownFlow, at(10)), None);
+        assert_eq!(course.on_condition(Reason::UnknownFlow, at(11)), Some(Reason::UnknownFlow));
+        assert_eq!(course.blind(at(11)), Some(Reason::UnknownFlow));
+    }
+
+    #[test]
+    fn only_available_exposes_and_exactly_after_its_time() {
+        let start = Instant::now();
+        let time = Duration::from_millis(700);
+        assert_eq!(Course::new(Policy::Available(time)).exposes(start), Some(start + time));
+        assert_eq!(Course::new(Policy::Auto).exposes(start), None);
+        assert_eq!(Course::new(Policy::Strict).exposes(start), None);
+    }
+}

@@ -1,0 +1,467 @@
+//! The loop of a gate process: listeners, connections, the witness and the status socket on one thread.
+//!
+//! A turn: wait; take in what the appliance says and release what it covers; move bytes of connections that are ready;
+//! do what is due. The clock is read once a turn. It knows no protocol and decides nothing about marks.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::connection::{Connection, Scratch};
+use super::desk::{CALLERS, Desk};
+use super::dialect::{Dialect, Side, TlsChoice};
+use super::kinds;
+use super::leg::Leg;
+use super::status::{GateStatus, ROLE, Status, Totals};
+use super::tls::Tls;
+use super::witness::Witness;
+use crate::config::gate::{Gate, Gates};
+
+const WAKER: Token = Token(0);
+const WITNESS: Token = Token(1);
+const DESK: usize = 2;
+/// The tokens of listeners.
+const LISTENERS: usize = DESK + CALLERS + 1;
+/// The tokens of legs, two a connection.
+const LEGS: usize = 1 << 16;
+/// How often connections are looked after when nothing happens.
+const TICK: Duration = Duration::from_millis(250);
+/// After an error of accepting, which is most often a lack of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Connections accepted in one turn.
+const ACCEPTS: usize = 64;
+/// How long connections may take to deliver what is here when the process is asked to stop.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often the same warning may be repeated.
+const REPEAT: Duration = Duration::from_secs(1);
+
+/// Makes the dialect of a new connection.
+pub type Make = Box<dyn Fn(&Gate, TlsChoice) -> Box<dyn Dialect> + Send>;
+
+/// A gate that listens.
+struct Door {
+    gate: Arc<Gate>,
+    listener: Option<TcpListener>,
+    tls: Tls,
+    caller: Side,
+    make: Make,
+    /// Somebody may be waiting.
+    ready: bool,
+    /// When to try again after an error.
+    again: Option<Instant>,
+    warned: Option<Instant>,
+    connections: usize,
+    /// Of connections that ended, and of those never made.
+    totals: Totals,
+}
+
+/// Asks a running [`Proxy`] to do something, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    stop: Arc<AtomicBool>,
+    report: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
+impl Stop {
+    /// Close the listeners, end the connections, return.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Write the status to the log.
+    pub fn report(&self) {
+        self.report.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // It fails only when the loop is gone, and then there is nobody to wake.
+        let _ = self.waker.wake();
+    }
+}
+
+/// All gates of a process.
+pub struct Proxy {
+    poll: Poll,
+    doors: Vec<Door>,
+    /// Connections, each with its door.
+    slots: Vec<Option<(usize, Connection)>>,
+    free: Vec<usize>,
+    /// Connections with something to do in this turn.
+    ready: Vec<usize>,
+    witness: Witness,
+    desk: Option<Desk>,
+    scratch: Scratch,
+    stop: Stop,
+    stopping: Option<Instant>,
+    started: Instant,
+    tick: Instant,
+    next_number: u64,
+}
+
+impl Proxy {
+    /// Opens everything: from here on callers are accepted by the kernel.
+    ///
+    /// # Errors
+    /// An address or a file cannot be used; the words say which and what to do.
+    pub fn start(config: &Gates) -> io::Result<Proxy> {
+        Proxy::start_with(config, |gate| (kinds::listens_to(gate.kind), Box::new(kinds::dialect)))
+    }
+
+    /// As [`Proxy::start`], with other dialects than a gate's kind has: for tests, and for protocols of one's own.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub fn start_with(config: &Gates, dialects: impl Fn(&Gate) -> (Side, Make)) -> io::Result<Proxy> {
+        let now = Instant::now();
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let stop = Stop { stop: Arc::default(), report: Arc::default(), waker };
+        let mut witness =
+            Witness::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
+        poll.registry().register(witness.socket(), WITNESS, Interest::READABLE)?;
+        let mut doors = Vec::new();
+        for (number, gate) in config.gates.iter().enumerate() {
+            let (caller, make) = dialects(gate);
+            let tls = Tls::load(gate.tls.as_ref(), gate.upstream_tls.as_ref()).map_err(io::Error::other)?;
+            let mut listener = listen(gate)?;
+            poll.registry().register(&mut listener, Token(LISTENERS + number), Interest::READABLE)?;
+            doors.push(Door {
+                gate: Arc::new(gate.clone()),
+                listener: Some(listener),
+                tls,
+                caller,
+                make,
+                ready: false,
+                again: None,
+                warned: None,
+                connections: 0,
+                totals: Totals::default(),
+            });
+        }
+        let desk = config.status.as_ref().map(|path| Desk::open(path, poll.registry(), DESK)).transpose()?;
+        Ok(Proxy {
+            poll,
+            doors,
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: Vec::new(),
+            witness,
+            desk,
+            scratch: Scratch::default(),
+            stop,
+            stopping: None,
+            started: now,
+            tick: now + TICK,
+            next_number: 1,
+        })
+    }
+
+    /// What stops it.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Where the gates listen, in the order of the configuration.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn addresses(&self) -> io::Result<Vec<std::net::SocketAddr>> {
+        self.doors.iter().filter_map(|door| door.listener.as_ref()).map(TcpListener::local_addr).collect()
+    }
+
+    /// Serves until it is asked to stop; gives the last status.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait for events.
+    pub fn run(mut self) -> io::Result<Status> {
+        for door in &self.doors {
+            let (gate, policy) = (&door.gate, door.gate.policy);
+            let address = door.listener.as_ref().map(TcpListener::local_addr).transpose()?.unwrap_or(gate.listen);
+            tracing::info!(
+                gate = %gate.name, kind = gate.kind.name(), %policy, upstream = %gate.upstream, "listening on {address}"
+            );
+        }
+        let mut events = Events::with_capacity(1024);
+        let mut more = false;
+        loop {
+            let wait = if more { Duration::ZERO } else { self.timeout() };
+            match self.poll.poll(&mut events, Some(wait)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.on_event(event, now);
+            }
+            more = self.turn(now);
+            if self.stopping.is_some() && self.slots.iter().all(Option::is_none) {
+                return Ok(self.status(now));
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event, now: Instant) {
+        match event.token() {
+            WAKER => self.on_wake(now),
+            WITNESS => self.witness.on_ready(),
+            token if token.0 >= LEGS => {
+                let at = (token.0 - LEGS) / 2;
+                let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
+                let failed = event.is_error();
+                let readable = failed || event.is_readable() || event.is_read_closed();
+                let writable = failed || event.is_writable() || event.is_write_closed();
+                connection.leg(token.0 % 2 == 0).on_ready(readable, writable);
+                self.ready.push(at);
+            }
+            token if token.0 >= LISTENERS => {
+                if let Some(door) = self.doors.get_mut(token.0 - LISTENERS) {
+                    door.ready = true;
+                }
+            }
+            _ => self.on_callers(now),
+        }
+    }
+
+    fn on_callers(&mut self, now: Instant) {
+        let Some(mut desk) = self.desk.take() else { return };
+        let tell = || {
+            let mut document = serde_json::to_vec(&self.status(now)).expect("a status is plain values");
+            document.push(b'\n');
+            document
+        };
+        desk.handle_ready(self.poll.registry(), tell, now);
+        self.desk = Some(desk);
+    }
+
+    fn on_wake(&mut self, now: Instant) {
+        if self.stop.report.swap(false, Ordering::AcqRel) {
+            let text = serde_json::to_string(&self.status(now)).expect("a status is plain values");
+            tracing::info!("status {text}");
+        }
+        if self.stop.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+            self.stopping = Some(now);
+            for door in &mut self.doors {
+                door.listener = None;
+            }
+            for (at, slot) in self.slots.iter_mut().enumerate() {
+                if let Some((_, connection)) = slot {
+                    connection.end_by(now + FAREWELL);
+                    self.ready.push(at);
+                }
+            }
+        }
+    }
+
+    /// One turn; true when there is more to do at once.
+    fn turn(&mut self, now: Instant) -> bool {
+        // First what commits wait for.
+        let mut more = self.witness.turn(now);
+        for at in 0..self.slots.len() {
+            self.release(at, now);
+        }
+        for number in 0..self.doors.len() {
+            more |= self.accept(number, now);
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.sort_unstable();
+        ready.dedup();
+        for at in ready {
+            if let Some(Some((_, connection))) = self.slots.get_mut(at) {
+                if connection.pump(&mut self.scratch, &mut self.witness, now) {
+                    self.ready.push(at);
+                }
+                self.release(at, now);
+                self.sweep(at, now);
+            }
+        }
+        if now >= self.tick {
+            self.tick = now + TICK;
+            for at in 0..self.slots.len() {
+                if let Some(Some((_, connection))) = self.slots.get_mut(at) {
+                    connection.on_tick(&mut self.witness, now);
+                }
+            }
+            if let Some(desk) = &mut self.desk {
+                desk.handle_timeout(now);
+            }
+        }
+        for at in 0..self.slots.len() {
+            self.sweep(at, now);
+        }
+        more || !self.ready.is_empty()
+    }
+
+    fn release(&mut self, at: usize, now: Instant) {
+        let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
+        if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.witness, now) {
+            // What was held back may go on.
+            self.ready.push(at);
+        }
+    }
+
+    /// Takes away a connection that is over.
+    fn sweep(&mut self, at: usize, now: Instant) {
+        let Some(slot) = self.slots.get_mut(at) else { return };
+        if !slot.as_ref().is_some_and(|(_, connection)| connection.is_over(now)) {
+            return;
+        }
+        let Some((door, mut connection)) = slot.take() else { return };
+        connection.on_connect_timeout();
+        for is_caller in [true, false] {
+            // Closing it takes it out of the poll, too.
+            let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());
+        }
+        let (key, counts) = connection.end();
+        if let Some(key) = key {
+            self.witness.unwatch(&key);
+        }
+        if let Some(door) = self.doors.get_mut(door) {
+            door.connections -= 1;
+            door.totals.add(&counts);
+        }
+        self.free.push(at);
+    }
+
+    /// Accepts who waits; true when there may be more.
+    fn accept(&mut self, number: usize, now: Instant) -> bool {
+        let Some(door) = self.doors.get_mut(number) else { return false };
+        if door.again.is_some_and(|again| now >= again) {
+            (door.again, door.ready) = (None, true);
+        }
+        if !door.ready || door.again.is_some() {
+            return false;
+        }
+        for _ in 0..ACCEPTS {
+            let door = &mut self.doors[number];
+            let Some(listener) = &door.listener else { return false };
+            match listener.accept() {
+                Ok((stream, client)) => {
+                    if door.connections >= door.gate.connections {
+                        door.totals.refused += 1;
+                        let most = door.gate.connections;
+                        door.warn(now, &format!("{client} was turned away: there are {most} connections already"));
+                        continue;
+                    }
+                    let leg = Leg::accepted(stream);
+                    if let Err(error) = self.admit(number, client, leg, now) {
+                        let door = &mut self.doors[number];
+                        door.totals.connect_failures += 1;
+                        let upstream = door.gate.upstream;
+                        door.warn(now, &format!("cannot connect to {upstream} for {client}: {error}"));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    door.ready = false;
+                    return false;
+                }
+                // The caller gave up while it waited.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                }
+                Err(error) => {
+                    door.again = Some(now + PAUSE);
+                    door.warn(now, &format!("cannot accept connections: {error}; are there enough descriptors?"));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, number: usize, client: std::net::SocketAddr, caller: Leg, now: Instant) -> io::Result<()> {
+        let door = &mut self.doors[number];
+        let upstream = Leg::connecting(door.gate.upstream)?;
+        let dialect = (door.make)(&door.gate, door.tls.choice());
+        let gate = Arc::clone(&door.gate);
+        let made = (dialect, door.caller, door.tls.clone());
+        let mut connection = Connection::new(self.next_number, gate, made, (client, caller, upstream), now);
+        let at = self.free.pop().unwrap_or(self.slots.len());
+        let (registry, both) = (self.poll.registry(), Interest::READABLE | Interest::WRITABLE);
+        let registered = [true, false].into_iter().try_for_each(|is_caller| {
+            let token = Token(LEGS + 2 * at + usize::from(!is_caller));
+            registry.register(connection.leg(is_caller).stream(), token, both)
+        });
+        if at == self.slots.len() {
+            self.slots.push(None);
+        }
+        if let Err(error) = registered {
+            self.free.push(at);
+            return Err(error);
+        }
+        self.next_number += 1;
+        self.slots[at] = Some((number, connection));
+        self.doors[number].connections += 1;
+        self.ready.push(at);
+        Ok(())
+    }
+
+    fn timeout(&self) -> Duration {
+        let live = || self.slots.iter().flatten().map(|(_, connection)| connection);
+        let connections = live().filter_map(Connection::poll_timeout).min();
+        let tick = live().any(Connection::replicates).then_some(self.tick);
+        let doors = self.doors.iter().filter_map(|door| door.again).min();
+        let desk = self.desk.as_ref().and_then(Desk::poll_timeout);
+        let due = [connections, tick, doors, desk].into_iter().flatten().min();
+        let due = due.map_or(self.witness.poll_timeout(), |due| due.min(self.witness.poll_timeout()));
+        due.saturating_duration_since(Instant::now())
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        let gates = self.doors.iter().enumerate().map(|(number, door)| {
+            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, connection)| connection);
+            let mut totals = door.totals.clone();
+            live().for_each(|connection| totals.add(&connection.counts()));
+            let listener = door.listener.as_ref().and_then(|listener| listener.local_addr().ok());
+            GateStatus {
+                name: door.gate.name.clone(),
+                kind: door.gate.kind.name().to_owned(),
+                listen: listener.unwrap_or(door.gate.listen),
+                upstream: door.gate.upstream,
+                policy: door.gate.policy.to_string(),
+                level: door.gate.level.name().to_owned(),
+                totals,
+                connections: live().map(|connection| connection.status(&self.witness, now)).collect(),
+            }
+        });
+        Status {
+            role: ROLE.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: if self.stopping.is_some() { "stopping" } else { "running" }.to_owned(),
+            uptime_s: now.saturating_duration_since(self.started).as_secs_f64(),
+            notify: self.witness.status(now),
+            gates: gates.collect(),
+        }
+    }
+}
+
+impl Door {
+    fn warn(&mut self, now: Instant, words: &str) {
+        if self.warned.is_none_or(|at| now >= at + REPEAT) {
+            self.warned = Some(now);
+            tracing::warn!(gate = %self.gate.name, "{words}");
+        }
+    }
+}
+
+fn listen(gate: &Gate) -> io::Result<TcpListener> {
+    TcpListener::bind(gate.listen).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                ": the port is in use; `ss -ltnp` says by whom: stop that program or listen on another port"
+            }
+            io::ErrorKind::AddrNotAvailable => ": no interface of this host has this address; `ip address` lists them",
+            io::ErrorKind::PermissionDenied => ": ports below 1024 need root or CAP_NET_BIND_SERVICE",
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("gate {} cannot listen on {}{advice} ({error})", gate.name, gate.listen))
+    })
+}

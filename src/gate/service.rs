@@ -1,0 +1,23 @@
+//! A gate process from start to end: opens everything, listens to signals, serves. The loop is in [`super::proxy`].
+
+use std::io;
+
+use super::proxy::Proxy;
+use super::status::Status;
+use crate::config::gate::Gates;
+use crate::io::signal::{self, Signal};
+
+/// Runs the gates until INT or TERM. Once per process.
+///
+/// # Errors
+/// Something cannot be opened, or the kernel refuses to go on; a sentence for the user.
+pub fn run(gates: &Gates) -> io::Result<Status> {
+    let proxy = Proxy::start(gates)?;
+    let stop = proxy.stopper();
+    signal::listen(move |signal| match signal {
+        Signal::Interrupt | Signal::Terminate => stop.stop(),
+        Signal::User1 => stop.report(),
+        Signal::HangUp => tracing::warn!("a gate does not read its configuration again: restart it"),
+    })?;
+    proxy.run()
+}

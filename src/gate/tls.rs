@@ -1,0 +1,221 @@
+//! TLS that ends at the gate: what is configured for a gate, and the session of one leg.
+//!
+//! A session turns plain text into the bytes that the socket carries and back, record by record, so that the place in the
+//! socket's stream where a record ends is known. It has no socket, and does not decide when TLS begins.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+
+use super::dialect::TlsChoice;
+use crate::config::gate::{Certificate, UpstreamTls};
+
+/// What is configured for the connections of a gate; empty where TLS is none of its business.
+#[derive(Clone, Default)]
+pub struct Tls {
+    server: Option<Arc<ServerConfig>>,
+    client: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Tls({:?})", self.choice())
+    }
+}
+
+impl Tls {
+    /// Reads the files that are named.
+    ///
+    /// # Errors
+    /// A file cannot be read or does not hold what it should; the words name it.
+    pub fn load(certificate: Option<&Certificate>, upstream: Option<&UpstreamTls>) -> Result<Tls, String> {
+        let provider = Arc::new(ring::default_provider());
+        let server = certificate.map(|files| server(files, &provider)).transpose()?;
+        let client = upstream.map(|wish| client(wish, &provider)).transpose()?;
+        Ok(Tls { server, client })
+    }
+
+    /// On which legs TLS is configured.
+    pub fn choice(&self) -> TlsChoice {
+        TlsChoice { accepts: self.server.is_some(), connects: self.client.is_some() }
+    }
+
+    /// A session as the server toward who connected to the gate.
+    ///
+    /// # Errors
+    /// No certificate is configured.
+    pub fn accept(&self) -> Result<Session, String> {
+        let config = self.server.as_ref().ok_or("the gate has no certificate for those who connect to it")?;
+        let session = ServerConnection::new(Arc::clone(config)).map_err(|error| error.to_string())?;
+        Ok(Session::new(session.into()))
+    }
+
+    /// A session as the client of the server that the gate connected to.
+    ///
+    /// # Errors
+    /// TLS is not configured for it.
+    pub fn connect(&self) -> Result<Session, String> {
+        let (config, name) = self.client.as_ref().ok_or("the gate is not configured for TLS to the server")?;
+        let session = ClientConnection::new(Arc::clone(config), name.clone()).map_err(|error| error.to_string())?;
+        Ok(Session::new(session.into()))
+    }
+}
+
+fn server(files: &Certificate, provider: &Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, String> {
+    let chain = certificates(&files.chain)?;
+    let key = private_key(&files.key)?;
+    let config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| format!("{} and {} are no pair: {error}", files.chain.display(), files.key.display()))?;
+    Ok(Arc::new(config))
+}
+
+fn client(
+    wish: &UpstreamTls,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&wish.authority)? {
+        roots.add(certificate).map_err(|error| format!("{}: {error}", wish.authority.display()))?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let config = match &wish.certificate {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let (chain, key) = (certificates(&files.chain)?, private_key(&files.key)?);
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                format!("{} and {} are no pair: {error}", files.chain.display(), files.key.display())
+            })?
+        }
+    };
+    let name = ServerName::try_from(wish.name.clone()).map_err(|_| {
+        format!("{:?} is neither a host name nor an address; name what the certificate says", wish.name)
+    })?;
+    Ok((Arc::new(config), name))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let words = |error: String| format!("cannot read certificates from {}: {error}", path.display());
+    let file = File::open(path).map_err(|error| words(error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(words("the file has none in PEM form".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(words(error.to_string())),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let words = |error: String| format!("cannot read the private key from {}: {error}", path.display());
+    let file = File::open(path).map_err(|error| words(error.to_string()))?;
+    PrivateKeyDer::from_pem_reader(file).map_err(|error| words(error.to_string()))
+}
+
+/// TLS on one leg.
+pub struct Session {
+    connection: Connection,
+    /// Plain text from before the handshake was done.
+    early: Vec<u8>,
+    established: bool,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Session {{ established: {} }}", self.established)
+    }
+}
+
+impl Session {
+    fn new(mut connection: Connection) -> Session {
+        // The leg bounds what waits; a bound of the library's own would lose bytes silently.
+        connection.set_buffer_limit(None);
+        Session { connection, early: Vec::new(), established: false }
+    }
+
+    /// The handshake is done.
+    pub fn is_established(&self) -> bool {
+        self.established
+    }
+
+    /// Plain text that waits for the handshake.
+    pub fn backlog(&self) -> usize {
+        self.early.len()
+    }
+
+    /// Bytes of the socket: plain text is appended to `plain`, what must be answered to `out`. True when the handshake
+    /// was completed by them.
+    ///
+    /// # Errors
+    /// TLS failed; what `out` got is the alert that says so.
+    pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<bool, String> {
+        let before = self.established;
+        while !bytes.is_empty() {
+            let taken = self.connection.read_tls(&mut bytes).map_err(|error| error.to_string())?;
+            if taken == 0 {
+                return Err("bytes after the end of the TLS session".to_owned());
+            }
+            let state = self.connection.process_new_packets();
+            if let Err(error) = state {
+                self.drain(out);
+                return Err(format!("TLS: {error}"));
+            }
+            let mut reader = self.connection.reader();
+            match reader.read_to_end(plain) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        self.drain(out);
+        if !self.established && !self.connection.is_handshaking() {
+            self.established = true;
+            let early = std::mem::take(&mut self.early);
+            self.send(&early, out);
+        }
+        Ok(self.established && !before)
+    }
+
+    /// Appends the records of this plain text to `out`, whole: the end of `out` is where they end. Before the handshake
+    /// is done it waits.
+    pub fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) {
+        if !self.established {
+            self.early.extend_from_slice(plain);
+            return;
+        }
+        self.connection.writer().write_all(plain).expect("the session's buffer has no limit");
+        self.drain(out);
+    }
+
+    /// Appends whatever the handshake has to say.
+    pub fn begin(&mut self, out: &mut Vec<u8>) {
+        self.drain(out);
+    }
+
+    /// Appends the notice that nothing more will come.
+    pub fn end(&mut self, out: &mut Vec<u8>) {
+        self.connection.send_close_notify();
+        self.drain(out);
+    }
+
+    fn drain(&mut self, out: &mut Vec<u8>) {
+        while self.connection.wants_write() {
+            // Writing to memory cannot fail.
+            if self.connection.write_tls(out).is_err() {
+                return;
+            }
+        }
+    }
+}
