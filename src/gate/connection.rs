@@ -4,18 +4,20 @@
 //! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
 //! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
 //!
-//! It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+//! What it tells about itself is in [`told`]. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+
+mod told;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::dialect::{Dialect, Note, Release, Side, Turn};
-use super::exposure::{Exposure, Range};
+use super::exposure::Exposure;
 use super::leg::{Leg, Taken};
 use super::marks::Marks;
 use super::policy::{Course, GRACE};
-use super::status::{ConnectionStatus, Totals};
+use super::status::Totals;
 use super::tls::Tls;
 use super::witness::Witness;
 use crate::config::gate::Gate;
@@ -183,19 +185,7 @@ impl Connection {
             );
             return self.close(&why, now);
         }
-        let blind = self.course.blind(now);
-        if blind != self.told_blind {
-            let (gate, number) = (&self.gate.name, self.number);
-            match blind {
-                Some(reason) => tracing::warn!(
-                    %gate, connection = number,
-                    "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements",
-                    key.source, key.destination
-                ),
-                None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
-            }
-            self.told_blind = blind;
-        }
+        self.tell_blind(now);
     }
 
     /// Ends it on both sides, after what waits was sent.
@@ -248,43 +238,6 @@ impl Connection {
         let failure = self.primary.failure().or(self.mirror.failure()).unwrap_or("closed");
         tracing::debug!(gate = %self.gate.name, connection = self.number, "over: {failure}");
         (self.key, counts)
-    }
-
-    /// What it has counted.
-    pub fn counts(&self) -> Totals {
-        let replicating = u64::from(self.course.replicates());
-        let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
-        Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
-    }
-
-    /// For the status.
-    pub fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
-        let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
-        let sent = self.mirror.offset();
-        let protected = self.key.map_or(0, |key| witness.covered(&key, self.gate.level)).min(sent);
-        let healthy = self.condition == Reason::Deadline;
-        ConnectionStatus {
-            number: self.number,
-            client: self.client,
-            source: self.key.map(|key| key.source),
-            destination: self.key.map(|key| key.destination),
-            phase: if self.opened { self.dialect.phase().to_owned() } else { "connecting".to_owned() },
-            replicates: self.course.replicates(),
-            tls: (self.mirror.has_tls(), self.primary.has_tls()),
-            age_s: age(self.accepted),
-            sent,
-            written: self.mirror.written().unwrap_or(sent),
-            protected,
-            released: self.settled,
-            unprotected: sent - protected,
-            exposed: self.exposure.bytes(self.settled.max(protected)),
-            waiting: self.marks.len() as u64,
-            oldest_waiting_s: self.marks.oldest().map(|oldest| age(oldest.since)),
-            real_acks: self.counts.real_acks,
-            injected_acks: self.counts.injected_acks,
-            buffered: (self.mirror.backlog() as u64, self.primary.backlog() as u64),
-            reason: (!healthy && self.course.replicates()).then(|| self.condition.to_string()),
-        }
     }
 
     /// Both legs are connected; false while they are not, or when they cannot be.
@@ -456,16 +409,5 @@ impl Connection {
         }
         leg.send(&bytes[sent..]);
         Ok(())
-    }
-
-    fn alarm(&self, exposed: Option<Range>) {
-        if let Some(Range { offsets: (start, end), marks: (first, last) }) = exposed {
-            tracing::error!(
-                gate = %self.gate.name, connection = self.number,
-                "ALARM: acknowledged {} bytes that are neither protected nor at the mirror: bytes {start} to {end}, marks \
-                 {first} to {last} (policy {})",
-                end - start, self.gate.policy
-            );
-        }
     }
 }

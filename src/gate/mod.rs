@@ -6,13 +6,14 @@
 //!   [`exposure`] what was acknowledged without cover;
 //! * [`witness`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here; [`connection`] two of them and a dialect;
-//! * [`service`] a process of gates; [`proxy`] its loop; [`desk`] and [`status`] what it tells about itself.
+//! * [`service`] a process of gates; [`proxy`] its loop, [`door`] a listener of it; [`desk`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 
 pub mod connection;
 pub mod desk;
 pub mod dialect;
+pub mod door;
 pub mod exposure;
 pub mod kinds;
 pub mod leg;

@@ -16,11 +16,11 @@ use rand::{Rng, SeedableRng};
 
 use super::connection::{Connection, Scratch};
 use super::desk::{CALLERS, Desk};
-use super::dialect::{Dialect, Side, TlsChoice};
+use super::dialect::Side;
+use super::door::{Door, Make};
 use super::kinds;
 use super::leg::Leg;
-use super::status::{GateStatus, ROLE, Status, Totals};
-use super::tls::Tls;
+use super::status::{GateStatus, ROLE, Status};
 use super::witness::Witness;
 use crate::config::gate::{Gate, Gates};
 
@@ -39,29 +39,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ACCEPTS: usize = 64;
 /// How long connections may take to deliver what is here when the process is asked to stop.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often the same warning may be repeated.
-const REPEAT: Duration = Duration::from_secs(1);
-
-/// Makes the dialect of a new connection.
-pub type Make = Box<dyn Fn(&Gate, TlsChoice) -> Box<dyn Dialect> + Send>;
-
-/// A gate that listens.
-struct Door {
-    gate: Arc<Gate>,
-    listener: Option<TcpListener>,
-    tls: Tls,
-    caller: Side,
-    make: Make,
-    /// Somebody may be waiting.
-    ready: bool,
-    /// When to try again after an error.
-    again: Option<Instant>,
-    warned: Option<Instant>,
-    connections: usize,
-    /// Of connections that ended, and of those never made.
-    totals: Totals,
-}
-
 /// Asks a running [`Proxy`] to do something, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stop {
@@ -132,21 +109,11 @@ impl Proxy {
         let mut doors = Vec::new();
         for (number, gate) in config.gates.iter().enumerate() {
             let (caller, make) = dialects(gate);
-            let tls = Tls::load(gate.tls.as_ref(), gate.upstream_tls.as_ref()).map_err(io::Error::other)?;
-            let mut listener = listen(gate)?;
-            poll.registry().register(&mut listener, Token(LISTENERS + number), Interest::READABLE)?;
-            doors.push(Door {
-                gate: Arc::new(gate.clone()),
-                listener: Some(listener),
-                tls,
-                caller,
-                make,
-                ready: false,
-                again: None,
-                warned: None,
-                connections: 0,
-                totals: Totals::default(),
-            });
+            let mut door = Door::open(gate, caller, make)?;
+            if let Some(listener) = &mut door.listener {
+                poll.registry().register(listener, Token(LISTENERS + number), Interest::READABLE)?;
+            }
+            doors.push(door);
         }
         let desk = config.status.as_ref().map(|path| Desk::open(path, poll.registry(), DESK)).transpose()?;
         Ok(Proxy {
@@ -441,27 +408,4 @@ impl Proxy {
             gates: gates.collect(),
         }
     }
-}
-
-impl Door {
-    fn warn(&mut self, now: Instant, words: &str) {
-        if self.warned.is_none_or(|at| now >= at + REPEAT) {
-            self.warned = Some(now);
-            tracing::warn!(gate = %self.gate.name, "{words}");
-        }
-    }
-}
-
-fn listen(gate: &Gate) -> io::Result<TcpListener> {
-    TcpListener::bind(gate.listen).map_err(|error| {
-        let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                ": the port is in use; `ss -ltnp` says by whom: stop that program or listen on another port"
-            }
-            io::ErrorKind::AddrNotAvailable => ": no interface of this host has this address; `ip address` lists them",
-            io::ErrorKind::PermissionDenied => ": ports below 1024 need root or CAP_NET_BIND_SERVICE",
-            _ => "",
-        };
-        io::Error::new(error.kind(), format!("gate {} cannot listen on {}{advice} ({error})", gate.name, gate.listen))
-    })
 }

@@ -3,14 +3,22 @@
 //! The program that connects to the gate is the primary, who it connects to is the mirror. Bytes pass unchanged; while as
 //! many as the cap allows are unprotected, none are read from the program. It injects nothing and knows no
 //! acknowledgements.
+//!
+//! Bytes count as unprotected until the next place that is marked is protected: the cap is never exceeded, and what is
+//! protected counts at most a sixteenth of it late.
 
 use super::dialect::{Dialect, Release, Side, Turn};
+
+/// Bytes between marked places, at most.
+const MOST_STEP: u64 = 16 * 1024;
 
 /// One connection with a cap.
 #[derive(Debug)]
 pub struct Tcp {
     /// Bytes that may be unprotected.
     cap: u64,
+    /// Places of the stream that are multiples of it are marked.
+    step: u64,
     sent: u64,
     released: u64,
 }
@@ -18,7 +26,8 @@ pub struct Tcp {
 impl Tcp {
     /// At most `cap` bytes unprotected; `None`: no cap, the gate only counts.
     pub fn new(cap: Option<u64>) -> Tcp {
-        Tcp { cap: cap.unwrap_or(u64::MAX), sent: 0, released: 0 }
+        let cap = cap.unwrap_or(u64::MAX);
+        Tcp { cap, step: (cap / 16).clamp(1, MOST_STEP), sent: 0, released: 0 }
     }
 }
 
@@ -26,9 +35,15 @@ impl Dialect for Tcp {
     fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn) {
         match side {
             Side::Primary => {
-                turn.send(Side::Mirror, bytes);
-                self.sent += bytes.len() as u64;
-                turn.mark(self.sent);
+                let mut rest = bytes;
+                while !rest.is_empty() {
+                    let to_next = self.step - self.sent % self.step;
+                    let (piece, behind) = rest.split_at(rest.len().min(usize::try_from(to_next).unwrap_or(usize::MAX)));
+                    turn.send(Side::Mirror, piece);
+                    self.sent += piece.len() as u64;
+                    turn.mark(self.sent);
+                    rest = behind;
+                }
             }
             Side::Mirror => turn.send(Side::Primary, bytes),
         }
@@ -57,7 +72,7 @@ mod tests {
         let (mut tcp, mut turn) = (Tcp::new(Some(10)), Turn::default());
         assert_eq!(tcp.may_read(), 10);
         tcp.on_bytes(Side::Primary, b"1234567", &mut turn);
-        assert_eq!((tcp.may_read(), turn.marks()[0].mark, turn.marks()[0].after), (3, 7, 7));
+        assert_eq!((tcp.may_read(), turn.marks().last().map(|last| (last.mark, last.after))), (3, Some((7, 7))));
         tcp.on_bytes(Side::Mirror, b"an answer of any length", &mut turn);
         tcp.on_bytes(Side::Primary, b"890", &mut turn);
         assert_eq!((tcp.may_read(), tcp.phase()), (0, "at the cap"));
@@ -68,5 +83,14 @@ mod tests {
         assert_eq!(turn.sent(Side::Mirror), b"1234567890");
         assert_eq!(turn.sent(Side::Primary), b"an answer of any length");
         assert_eq!(Tcp::new(None).may_read(), usize::MAX);
+    }
+
+    #[test]
+    fn places_are_marked_often_enough_to_go_on_before_everything_is_protected() {
+        let (mut tcp, mut turn) = (Tcp::new(Some(1600)), Turn::default());
+        tcp.on_bytes(Side::Primary, &[7; 250], &mut turn);
+        tcp.on_bytes(Side::Primary, &[8; 100], &mut turn);
+        let marks: Vec<_> = turn.marks().iter().map(|it| (it.mark, it.after)).collect();
+        assert_eq!(marks, [(100, 100), (200, 200), (250, 250), (300, 300), (350, 350)]);
     }
 }

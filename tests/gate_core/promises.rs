@@ -206,7 +206,10 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
         assert_eq!(totals.ended_by_strict, u64::from(ends));
     }
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("the appliance has not seen this flow") && log.contains("can say no more than queued"), "{log}");
+    assert!(
+        log.contains("the appliance has not seen this flow") && log.contains("can say no more than queued"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! What a connection tells about itself: status, counts, alarms. It changes nothing of what the connection does.
+
+use std::time::Instant;
+
+use super::Connection;
+use crate::gate::exposure::Range;
+use crate::gate::status::{ConnectionStatus, Totals};
+use crate::gate::witness::Witness;
+use crate::notify::client::Reason;
+
+impl Connection {
+    /// What it has counted.
+    pub fn counts(&self) -> Totals {
+        let replicating = u64::from(self.course.replicates());
+        let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
+        Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
+    }
+
+    /// For the status.
+    pub fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
+        let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+        let sent = self.mirror.offset();
+        let protected = self.key.map_or(0, |key| witness.covered(&key, self.gate.level)).min(sent);
+        let healthy = self.condition == Reason::Deadline;
+        ConnectionStatus {
+            number: self.number,
+            client: self.client,
+            source: self.key.map(|key| key.source),
+            destination: self.key.map(|key| key.destination),
+            phase: if self.opened { self.dialect.phase().to_owned() } else { "connecting".to_owned() },
+            replicates: self.course.replicates(),
+            tls: (self.mirror.has_tls(), self.primary.has_tls()),
+            age_s: age(self.accepted),
+            sent,
+            written: self.mirror.written().unwrap_or(sent),
+            protected,
+            released: self.settled,
+            unprotected: sent - protected,
+            exposed: self.exposure.bytes(self.settled.max(protected)),
+            waiting: self.marks.len() as u64,
+            oldest_waiting_s: self.marks.oldest().map(|oldest| age(oldest.since)),
+            real_acks: self.counts.real_acks,
+            injected_acks: self.counts.injected_acks,
+            buffered: (self.mirror.backlog() as u64, self.primary.backlog() as u64),
+            reason: (!healthy && self.course.replicates()).then(|| self.condition.to_string()),
+        }
+    }
+
+    /// Says once that the appliance does not see the flow, and that it does again.
+    pub(super) fn tell_blind(&mut self, now: Instant) {
+        let (gate, number, blind) = (&self.gate.name, self.number, self.course.blind(now));
+        let Some(key) = self.key.filter(|_| blind != self.told_blind) else {
+            return;
+        };
+        match blind {
+            Some(reason) => tracing::warn!(
+                %gate, connection = number,
+                "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements",
+                key.source, key.destination
+            ),
+            None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
+        }
+        self.told_blind = blind;
+    }
+
+    /// Says what was acknowledged with nothing behind it.
+    pub(super) fn alarm(&self, exposed: Option<Range>) {
+        if let Some(Range { offsets: (start, end), marks: (first, last) }) = exposed {
+            tracing::error!(
+                gate = %self.gate.name, connection = self.number,
+                "ALARM: acknowledged {} bytes that are neither protected nor at the mirror: bytes {start} to {end}, marks \
+                 {first} to {last} (policy {})",
+                end - start, self.gate.policy
+            );
+        }
+    }
+}
