@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{USAGE, complain, print};
+use crate::config::gate::Gates;
 use crate::config::units::show_duration;
-use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair};
+use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair, gate_file};
 
 /// Check a configuration file and say what it would run
 #[derive(Debug, Args)]
@@ -27,10 +28,14 @@ pub struct Check {
 impl Check {
     /// Checks the file; exit code 2 when it cannot be used.
     pub fn run(self) -> ExitCode {
-        match config::load(&self.file) {
-            Ok(config) => {
-                config.warnings.iter().for_each(complain);
-                print(format_args!("{}: good\n\n{}", self.file.display(), Summary(&config)))
+        let checked = match gate_file::is_at(&self.file) {
+            true => gate_file::load(&self.file).map(|gates| (GatesSummary(&gates).to_string(), gates.warnings)),
+            false => config::load(&self.file).map(|config| (Summary(&config).to_string(), config.warnings)),
+        };
+        match checked {
+            Ok((summary, warnings)) => {
+                warnings.iter().for_each(complain);
+                print(format_args!("{}: good\n\n{summary}", self.file.display()))
             }
             Err(errors) => {
                 complain(format_args!("{errors}{}: {}\n", self.file.display(), Count(&errors)));
@@ -52,6 +57,34 @@ impl Display for Count<'_> {
             0 => Ok(()),
             warnings => write!(f, ", {warnings} warning{}", plural(warnings)),
         }
+    }
+}
+
+/// What a file of gates would run, for people.
+struct GatesSummary<'a>(&'a Gates);
+
+impl Display for GatesSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gates { notify, gates, status, .. } = self.0;
+        writeln!(f, "gates")?;
+        line(f, "appliance", format_args!("{} (UDP), key {}", notify.address, notify.key_id))?;
+        if let Some(status) = status {
+            line(f, "status", status.display())?;
+        }
+        for gate in gates {
+            writeln!(f, "\ngate {}", gate.name)?;
+            line(f, "kind", gate.kind.name())?;
+            line(f, "listens", gate.listen)?;
+            line(f, "upstream", gate.upstream)?;
+            line(f, "policy", format_args!("{}, level {}", gate.policy, gate.level.name()))?;
+            if let Some(cap) = gate.max_unprotected {
+                line(f, "cap", format_args!("{cap} bytes unprotected"))?;
+            }
+            let on = |leg: bool| if leg { "ends here" } else { "as it is" };
+            let (caller, server) = (on(gate.tls.is_some()), on(gate.upstream_tls.is_some()));
+            line(f, "tls", format_args!("of callers {caller}, of the server {server}"))?;
+        }
+        Ok(())
     }
 }
 

@@ -61,9 +61,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     }
 }
 
-/// Whether the text is a file of gates rather than an appliance's.
-pub fn is_one(text: &str) -> bool {
-    text.lines().any(|line| line.starts_with("gates:"))
+/// Whether the file is one of gates rather than an appliance's: it has `gates` at its top.
+pub fn is_at(path: &Path) -> bool {
+    read_text(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("gates:")))
 }
 
 fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {

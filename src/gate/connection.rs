@@ -136,33 +136,41 @@ impl Connection {
     /// Lets the primary know of what is protected, or has waited long enough. True when marks were released.
     pub fn release(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
         // Marks wait while the primary does not read what it is told: that bounds our memory.
-        let (false, true, Some(key)) = (self.marks.is_empty() || self.closing, self.primary.has_room(), self.key)
-        else {
+        if self.marks.is_empty() || self.closing || !self.primary.has_room() {
             return false;
-        };
-        if let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done()) {
-            witness.handle_written(&key, written);
         }
-        let level = self.gate.level;
-        let protected = self.marks.release(|waiting| witness.covers(&key, waiting.offset, level, now));
-        if let Some(last) = protected {
-            self.settled = self.settled.max(last.offset);
-            self.counts.released += 1;
-            self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
-            self.apply(scratch, now);
-        }
+        let protected = self.release_protected(scratch, witness, now);
         let course = &self.course;
         let exposed = self.marks.release(|waiting| course.exposes(waiting.since).is_some_and(|due| due <= now));
         if let Some(last) = exposed {
-            let safe = self.settled.max(witness.covered(&key, level));
+            let covered = self.key.map_or(0, |key| witness.covered(&key, self.gate.level, now));
             self.counts.exposures += 1;
+            let safe = self.settled.max(covered);
             self.counts.exposed_bytes += self.exposure.on_released(safe, (last.offset, last.mark));
             self.dialect.on_released(last.mark, Release::Exposed, &mut scratch.turn);
             self.apply(scratch, now);
             let alarm = self.exposure.poll_alarm(now);
             self.alarm(alarm);
         }
-        protected.is_some() || exposed.is_some()
+        protected || exposed.is_some()
+    }
+
+    fn release_protected(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+        let Some(key) = self.key else {
+            return false;
+        };
+        if let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done()) {
+            witness.handle_written(&key, written);
+        }
+        let level = self.gate.level;
+        let Some(last) = self.marks.release(|waiting| witness.covers(&key, waiting.offset, level, now)) else {
+            return false;
+        };
+        self.settled = self.settled.max(last.offset);
+        self.counts.released += 1;
+        self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
+        self.apply(scratch, now);
+        true
     }
 
     /// Looks whether the appliance sees the flow: under `strict` a connection that it does not see ends.
@@ -270,8 +278,8 @@ impl Connection {
     }
 
     /// The server did not answer in time; for the log.
-    pub fn on_connect_timeout(&mut self) {
-        if !self.opened && self.counts.connect_failures == 0 {
+    pub fn on_connect_timeout(&mut self, now: Instant) {
+        if !self.opened && self.counts.connect_failures == 0 && now >= self.accepted + CONNECT {
             self.counts.connect_failures += 1;
             let (gate, upstream, seconds) = (&self.gate.name, self.gate.upstream, CONNECT.as_secs());
             tracing::warn!(%gate, client = %self.client, "{upstream} does not answer within {seconds} s");

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
+use rustix::net::sockopt;
 
 use super::dialect::{Dialect, Side, TlsChoice};
 use super::status::Totals;
 use super::tls::Tls;
 use crate::config::gate::Gate;
 
+/// The kernel holds at most this much that an application with a cap has sent and the gate has not read; it doubles what
+/// it is asked for, to have room for its own books.
+pub const CAPPED_BUFFER: usize = 128 * 1024;
 /// How often the same warning may be repeated.
 const REPEAT: Duration = Duration::from_secs(1);
 
@@ -72,6 +76,15 @@ impl Door {
 }
 
 fn listen(gate: &Gate) -> io::Result<TcpListener> {
+    let listener = bind(gate)?;
+    if gate.max_unprotected.is_some() {
+        // What waits here was accepted from the application and is not protected either.
+        sockopt::set_socket_recv_buffer_size(&listener, CAPPED_BUFFER / 2)?;
+    }
+    Ok(listener)
+}
+
+fn bind(gate: &Gate) -> io::Result<TcpListener> {
     TcpListener::bind(gate.listen).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => {

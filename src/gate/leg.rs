@@ -172,6 +172,7 @@ impl Leg {
         plain.clear();
         let before = self.out.len();
         let result = session.receive(&scratch[..count], plain, &mut self.out);
+        self.ended |= session.has_ended();
         self.offset += (self.out.len() - before) as u64;
         self.flush();
         match result {

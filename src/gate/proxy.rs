@@ -258,9 +258,9 @@ impl Proxy {
                     connection.on_tick(&mut self.witness, now);
                 }
             }
-            if let Some(desk) = &mut self.desk {
-                desk.handle_timeout(now);
-            }
+        }
+        if let Some(desk) = &mut self.desk {
+            desk.handle_timeout(now);
         }
         for at in 0..self.slots.len() {
             self.sweep(at, now);
@@ -283,7 +283,7 @@ impl Proxy {
             return;
         }
         let Some((door, mut connection)) = slot.take() else { return };
-        connection.on_connect_timeout();
+        connection.on_connect_timeout(now);
         for is_caller in [true, false] {
             // Closing it takes it out of the poll, too.
             let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());

@@ -130,6 +130,7 @@ pub struct Session {
     /// Plain text from before the handshake was done.
     early: Vec<u8>,
     established: bool,
+    ended: bool,
 }
 
 impl fmt::Debug for Session {
@@ -142,12 +143,17 @@ impl Session {
     fn new(mut connection: Connection) -> Session {
         // The leg bounds what waits; a bound of the library's own would lose bytes silently.
         connection.set_buffer_limit(None);
-        Session { connection, early: Vec::new(), established: false }
+        Session { connection, early: Vec::new(), established: false, ended: false }
     }
 
     /// The handshake is done.
     pub fn is_established(&self) -> bool {
         self.established
+    }
+
+    /// The far end has said that nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Plain text that waits for the handshake.
@@ -165,12 +171,16 @@ impl Session {
         while !bytes.is_empty() {
             let taken = self.connection.read_tls(&mut bytes).map_err(|error| error.to_string())?;
             if taken == 0 {
-                return Err("bytes after the end of the TLS session".to_owned());
+                // Bytes behind the end of the session are nobody's.
+                self.ended = true;
+                break;
             }
-            let state = self.connection.process_new_packets();
-            if let Err(error) = state {
-                self.drain(out);
-                return Err(format!("TLS: {error}"));
+            match self.connection.process_new_packets() {
+                Ok(state) => self.ended |= state.peer_has_closed(),
+                Err(error) => {
+                    self.drain(out);
+                    return Err(format!("TLS: {error}"));
+                }
             }
             let mut reader = self.connection.reader();
             match reader.read_to_end(plain) {

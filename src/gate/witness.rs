@@ -126,8 +126,9 @@ impl Witness {
                 self.core.request(Request::Register { key, cookie }, now);
             }
         }
-        let links: Vec<_> = self.core.peers().map(|peer| (peer.id, peer.state)).collect();
-        if links != self.links {
+        let links = || self.core.peers().map(|peer| (peer.id, peer.state));
+        if !links().eq(self.links.iter().copied()) {
+            let links: Vec<_> = links().collect();
             for peer in self.core.peers().filter(|peer| !self.links.contains(&(peer.id, peer.state))) {
                 let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
                 match peer.state {
@@ -188,9 +189,12 @@ impl Witness {
         }
     }
 
-    /// How far the flow was claimed to be covered: for people.
-    pub fn covered(&self, key: &FlowKey, least: Level) -> u64 {
-        self.core.covered(key, least)
+    /// How far the flow was claimed to be covered: for people. 0 where claims are void.
+    pub fn covered(&self, key: &FlowKey, least: Level, now: Instant) -> u64 {
+        match self.condition(key, least, now) {
+            Reason::Violated | Reason::OtherConnection => 0,
+            _ => self.core.covered(key, least),
+        }
     }
 
     /// For the status.

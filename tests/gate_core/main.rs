@@ -5,5 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bytes;
+mod command;
 mod ground;
 mod promises;
+mod secure;

@@ -20,7 +20,7 @@ impl Connection {
     pub fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
         let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
         let sent = self.mirror.offset();
-        let protected = self.key.map_or(0, |key| witness.covered(&key, self.gate.level)).min(sent);
+        let protected = self.key.map_or(0, |key| witness.covered(&key, self.gate.level, now)).min(sent);
         let healthy = self.condition == Reason::Deadline;
         ConnectionStatus {
             number: self.number,

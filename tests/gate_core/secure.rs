@@ -1,0 +1,156 @@
+//! TLS that ends at the gate: plain text on the inside, the exact places of the ciphertext on the outside.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use onwire::config::gate::{Certificate, Gate, Policy, UpstreamTls};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+use crate::ground::*;
+
+/// A socket that counts the bytes that came out of it.
+struct Counted(TcpStream, u64);
+
+impl Read for Counted {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(bytes)?;
+        self.1 += count as u64;
+        Ok(count)
+    }
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// A certificate for `localhost` that signs itself, in files.
+fn certificate(directory: &Path, name: &str) -> Certificate {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let path = |what: &str| -> PathBuf { directory.join(format!("{name}.{what}")) };
+    std::fs::write(path("pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+    Certificate { chain: path("pem"), key: path("key") }
+}
+
+fn client(trusted: &Certificate) -> ClientConnection {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&trusted.chain).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+}
+
+fn server_session(own: &Certificate) -> ServerConnection {
+    let chain = vec![CertificateDer::from_pem_file(&own.chain).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    ServerConnection::new(Arc::new(config)).unwrap()
+}
+
+#[test]
+fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let (of_gate, of_primary) = (certificate(directory.path(), "gate"), certificate(directory.path(), "primary"));
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let settings = Gate {
+        tls: Some(of_gate.clone()),
+        upstream_tls: Some(UpstreamTls {
+            authority: of_primary.chain.clone(),
+            name: "localhost".to_owned(),
+            certificate: None,
+        }),
+        ..gate(upstream, Policy::Auto)
+    };
+    let gate = Running::lines(settings, appliance.address);
+    gate.hears();
+    let Session { primary, mirror, key } = Session::open(&gate, &primary);
+    let mut mirror = StreamOwned::new(client(&of_gate), Counted(mirror, 0));
+    let primary = std::thread::spawn(move || {
+        let mut primary = StreamOwned::new(server_session(&of_primary), primary);
+        primary.write_all(b"one\ntwo\n").unwrap();
+        primary
+    });
+    let mut got = [0; 8];
+    mirror.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"one\ntwo\n");
+    let mut primary = primary.join().unwrap();
+
+    let seen = gate.connection("both lines sent", |it| it.waiting == 2);
+    assert_eq!(seen.tls, (true, true));
+    assert_eq!(seen.sent, mirror.sock.1, "the gate counts what the socket carries");
+    // The second line is the last record of the stream.
+    appliance.protect(key, seen.sent - 1);
+    let mut answer = [0; 3];
+    primary.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"P1\n");
+    primary.sock.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(primary.read(&mut answer).is_err(), "one byte of its record is not protected");
+    primary.sock.set_read_timeout(Some(SOON)).unwrap();
+    appliance.protect(key, seen.sent);
+    primary.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"P2\n");
+
+    // Much of it, both ways, and an end that is heard.
+    let long = vec![b'q'; 3_000_000];
+    let sent = long.clone();
+    let writer = std::thread::spawn(move || {
+        primary.write_all(&sent).unwrap();
+        primary.conn.send_close_notify();
+        primary.flush().unwrap();
+        primary.sock.shutdown(std::net::Shutdown::Write).unwrap();
+        primary
+    });
+    let mut got = Vec::new();
+    mirror.read_to_end(&mut got).unwrap();
+    assert!(got == long);
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let settings = Gate { tls: Some(certificate(directory.path(), "gate")), ..gate(upstream, Policy::Auto) };
+    let gate = Running::lines(settings, appliance.address);
+    let mut session = Session::open(&gate, &primary);
+    session.mirror.write_all(b"this is no TLS at all, and never will be\n").unwrap();
+    session.mirror.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut alert = Vec::new();
+    let _ = session.mirror.read_to_end(&mut alert);
+    assert_eq!(session.primary.read(&mut [0; 8]).unwrap(), 0, "nothing of it reaches the primary");
+    drop(session);
+    until("over", || gate.status().gates[0].connections.is_empty().then_some(()));
+}
+
+#[test]
+fn a_server_with_another_certificate_is_not_spoken_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let (expected, actual) = (certificate(directory.path(), "expected"), certificate(directory.path(), "actual"));
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let upstream_tls = Some(UpstreamTls { authority: expected.chain, name: "localhost".to_owned(), certificate: None });
+    let gate = Running::lines(Gate { upstream_tls, ..gate(upstream, Policy::Auto) }, appliance.address);
+    let session = Session::open(&gate, &primary);
+    let (mut mirror, primary) = (session.mirror, session.primary);
+    mirror.write_all(b"secret\n").unwrap();
+    let mut server = StreamOwned::new(server_session(&actual), primary);
+    assert!(server.read(&mut [0; 16]).is_err(), "the gate must refuse the certificate");
+    drop(server);
+    assert!(!matches!(mirror.read(&mut [0; 8]), Ok(1..)));
+}
