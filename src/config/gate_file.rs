@@ -73,18 +73,20 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
     if field.is_list() && elements.is_empty() {
         reading.error(&field.key, "found an empty list", GATES, "");
     }
-    let gates: Vec<_> = elements.iter().filter_map(|element| read_gate(element, reading)).collect();
-    for (at, gate) in gates.iter().enumerate() {
-        let key = |at: usize, name: &str| elements.get(at).map_or(String::new(), |it| format!("{}.{name}", it.key));
-        if let Some(first) = gates[..at].iter().position(|earlier| earlier.listen == gate.listen) {
-            let hint = format!("the one on {} listens there", reading.line(&key(first, "listen")));
-            reading.error(&key(at, "listen"), &format!("found {}", gate.listen), "an address of its own", &hint);
+    let mut read = |element| read_gate(element, reading).map(|gate| (element, gate));
+    let gates: Vec<(&Field<'_>, Gate)> = elements.iter().filter_map(&mut read).collect();
+    for (at, (element, gate)) in gates.iter().enumerate() {
+        let key = |element: &Field<'_>, name: &str| format!("{}.{name}", element.key);
+        if let Some((first, _)) = gates[..at].iter().find(|(_, earlier)| earlier.listen == gate.listen) {
+            let hint = format!("the gate on {} listens there", reading.line(&first.key));
+            reading.error(&key(element, "listen"), &format!("found {}", gate.listen), "an address of its own", &hint);
         }
-        if let Some(first) = gates[..at].iter().position(|earlier| earlier.name == gate.name) {
-            let hint = format!("the one on {} has it; give it a `name`", reading.line(&key(first, "kind")));
-            reading.error(&key(at, "name"), &format!("found {}", gate.name), "a name of its own", &hint);
+        if let Some((first, _)) = gates[..at].iter().find(|(_, earlier)| earlier.name == gate.name) {
+            let hint = format!("the gate on {} has it: give each a `name`", reading.line(&first.key));
+            reading.error(&key(element, "name"), &format!("found {}", gate.name), "a name of its own", &hint);
         }
     }
+    let gates = gates.into_iter().map(|(_, gate)| gate).collect();
     let status = root.field("status").table(&schema::GATE_STATUS, reading);
     let socket = status.field("socket").read("a path", |text| Ok(text.to_owned()), reading);
     let socket = socket.map_or(PathBuf::from(DEFAULT_STATUS), |text| reading.resolve(&text));
