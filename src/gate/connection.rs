@@ -4,7 +4,7 @@
 //! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
 //! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
 //!
-//! What it tells about itself is in [`told`]. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+//! What it tells about itself is in `told`. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
 
 mod told;
 

@@ -115,6 +115,9 @@ impl Appliance {
             block: None,
         };
         self.orders.send(Order::Flow(flow)).unwrap();
+        // A datagram that means nothing, so that it looks at once.
+        let knock = UdpSocket::bind("127.0.0.1:0").unwrap();
+        knock.send_to(&[0], self.address).unwrap();
     }
 
     /// Takes back what was said.

@@ -54,7 +54,7 @@ fn a_notification_reaches_the_primary_at_once() {
         .collect();
     delays.sort();
     println!("from the appliance's word to the primary: p50 {:?}, p99 {:?}", delays[100], delays[198]);
-    // The appliance of this test looks for orders once a millisecond.
+    // A bound for machines that are busy with other things; undisturbed it is far below a millisecond.
     assert!(delays[100] < Duration::from_millis(20), "{:?}", delays[100]);
 }
 
