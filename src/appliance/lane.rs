@@ -52,6 +52,9 @@ const UDP_BUDGET: usize = 8;
 /// How long a lane that was told to stop waits for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// How long a hole that is due may go on holding because the socket was not yet read to its end.
+const LATENESS_MAX: Duration = Duration::from_millis(100);
+
 /// What is due sooner is waited for awake, where somebody waits for what is protected: to fall asleep and be woken by
 /// the timer takes about as long as a block stays open for a neighbour.
 const SPIN: Duration = Duration::from_micros(60);
@@ -75,6 +78,10 @@ pub struct Lane {
     complaints: Complaints,
     /// When the lane last began to wait awake.
     spun_at: Option<Instant>,
+    /// Everything that came before this has been read.
+    read_until: Instant,
+    /// Since when there was always more to read.
+    behind_since: Option<Instant>,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
 }
@@ -119,6 +126,8 @@ impl Lane {
             notices_lost: 0,
             complaints: Complaints::default(),
             spun_at: None,
+            read_until: Instant::now(),
+            behind_since: None,
             stopping: None,
             warden: None,
         };
@@ -311,6 +320,7 @@ impl Lane {
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
+                (self.read_until, self.behind_since) = (now, None);
                 break;
             };
             // An empty datagram is one too, and counted.
@@ -332,8 +342,14 @@ impl Lane {
     }
 
     fn deliver(&mut self, now: Instant) {
+        // A hole is not given up while what fills it may lie unread in the socket, because we are late ourselves.
+        let behind_since = *self.behind_since.get_or_insert(now);
+        let until = match self.ready.udp && now.saturating_duration_since(behind_since) < LATENESS_MAX {
+            true => self.read_until,
+            false => now,
+        };
         let mut refused = 0;
-        while let Some(deliverable) = self.forwarder.poll_delivery(now) {
+        while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(warden) = &mut self.warden {
                 warden.on_incoming(&deliverable, now);
             }

@@ -1,14 +1,17 @@
 //! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
-//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the
-//! first symbol of its block came, or since the sender's report that the block is closed. A block given up still yields
-//! the ADUs that are whole. Addresses and offload headers of ADUs are checked by the caller.
+//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since it was
+//! known that something of its block is missing: a later symbol of it came, something of a later block, or the sender's
+//! report that it is closed. A block given up still yields the ADUs that are whole. Addresses and offload headers of
+//! ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
 //! whole, or is in `given_up` until the sender is known to have heard of it.
 //!
 //! Bounds: [`OPEN_BLOCKS_MAX`] blocks and a share of [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
+
+mod standing;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,11 +19,14 @@ use std::time::{Duration, Instant};
 
 use super::drop_reason::DropReason;
 use super::given_up::GivenUp;
+use super::lost_blocks::Losses;
 use crate::fec::code::Code;
 use crate::fec::received_block::{Insertion, ReceivedBlock};
 use crate::wire::adu::AduHeader;
 use crate::wire::payload_id::{RepairId, SourceId};
-use crate::wire::report::{LostRun, Progress, Reception, SentBelow};
+use crate::wire::report::{Reception, SentBelow};
+
+pub use standing::Standing;
 
 /// Blocks of one profile that may be open at a time.
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
@@ -44,11 +50,16 @@ pub struct Delivery {
     pub hold: Duration,
 }
 
-/// A block and when its first symbol came.
+/// A block and what its coming tells.
 #[derive(Debug)]
 struct OpenBlock {
     block: ReceivedBlock,
+    /// When anything was first heard of it.
     since: Instant,
+    /// Since when something of it is known to be missing, or may be because it is not the last any more.
+    missing_since: Option<Instant>,
+    /// Its sender is known to have closed it, and to have sent all of it unless it died in that moment.
+    closed: bool,
 }
 
 /// An ADU that may leave: where it lies.
@@ -58,6 +69,8 @@ pub struct Ready {
     pub header: AduHeader,
     sbn: u64,
     packet: Range<usize>,
+    /// It is of an earlier run of the peer.
+    pub(super) retired: bool,
 }
 
 /// The blocks of one profile of one peer.
@@ -80,6 +93,12 @@ pub struct Inbound {
     /// Blocks below this one are given up as they come to the front, and take no more symbols: what leaves of them has
     /// to leave in order, and an ADU behind a hole may have left.
     give_up_below: u64,
+    /// The last block, given up when its sender was not known to have closed it. Were more of it or behind it to come, it
+    /// would be lost.
+    unfinished: Option<u64>,
+    losses: Losses,
+    /// It belongs to an earlier run of the peer: nothing more comes.
+    retired: bool,
     /// The last is always open; before it, `None` is a block of which nothing came.
     blocks: VecDeque<Option<Box<OpenBlock>>>,
     /// Without strict ordering: blocks that got a symbol since the last look.
@@ -104,6 +123,9 @@ impl Inbound {
             closed_below: 0,
             given_up: GivenUp::default(),
             give_up_below: 0,
+            unfinished: None,
+            losses: Losses::default(),
+            retired: false,
             blocks: VecDeque::new(),
             touched: Vec::new(),
             memory: 0,
@@ -132,13 +154,13 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol);
-        self.on_insertion(id.sbn, insertion, held, code, reception)?;
+        self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
         if id.previous_symbols > 0 && id.sbn > self.lowest_wanted() {
             let previous = self.open_block(id.sbn - 1, reception, now);
             let held = previous.block.memory();
             let agrees = previous.block.learn_symbols(usize::from(id.previous_symbols));
             let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
-            self.on_insertion(id.sbn - 1, insertion, held, code, reception)?;
+            self.on_insertion(id.sbn - 1, insertion, held, code, reception, now)?;
         }
         Ok(())
     }
@@ -154,12 +176,16 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         if id.sbn < self.lowest_wanted() {
             // The usual end of a block that lost nothing.
+            if self.unfinished == Some(id.sbn) {
+                self.on_unfinished_end(now);
+            }
             return Ok(());
         }
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol);
-        self.on_insertion(id.sbn, insertion, held, code, reception)
+        open.closed = true;
+        self.on_insertion(id.sbn, insertion, held, code, reception, now)
     }
 
     /// Takes what the sender told of its closed blocks: those of which nothing came are missed from now on.
@@ -181,18 +207,19 @@ impl Inbound {
             return Ok(());
         }
         self.closed_below = told.below;
+        if self.unfinished.is_some_and(|sbn| sbn < told.below) {
+            self.on_unfinished_end(now);
+        }
         if last < self.lowest_wanted() {
             return Ok(());
         }
+        // The report may have overtaken the end of the block: it has its time from now on.
         let open = self.open_block(last, reception, now);
-        if !open.block.has_hole() {
-            // The report may have overtaken the end of the block.
-            open.since = now;
-        }
+        open.closed = true;
         let held = open.block.memory();
         let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
-        self.on_insertion(last, insertion, held, code, reception)
+        self.on_insertion(last, insertion, held, code, reception, now)
     }
 
     /// The next ADU that may leave at `now`.
@@ -206,7 +233,7 @@ impl Inbound {
             match self.blocks.front_mut()? {
                 Some(open) => {
                     if let Some((header, packet)) = open.block.next_adu(skip_holes) {
-                        return Some(Ready { header, sbn: self.next, packet });
+                        return Some(Ready { header, sbn: self.next, packet, retired: self.retired });
                     }
                     if !open.block.is_delivered() && !given_up {
                         break;
@@ -215,7 +242,7 @@ impl Inbound {
                 None if given_up => {}
                 None => break,
             }
-            self.pop_front(reception);
+            self.pop_front(reception, now);
         }
         self.next_adu_out_of_order()
     }
@@ -230,32 +257,6 @@ impl Inbound {
     /// When the front block will be given up, if something is missing in it.
     pub fn deadline(&self) -> Option<Instant> {
         self.front_deadline()
-    }
-
-    /// How far this profile has come, for a report that names what [`name_given_up`](Self::name_given_up) has put in.
-    pub fn progress(&self) -> Option<Progress> {
-        self.heard_from?;
-        Some(Progress {
-            profile: self.profile,
-            highest: (self.next + self.blocks.len() as u64).saturating_sub(1),
-            decoded_from: self.decoded_from,
-            decoded_below: self.given_up.first_unnamed(self.decoded_from).unwrap_or(self.next),
-        })
-    }
-
-    /// Names blocks given up in the report written at `sent_at`, those named before first.
-    pub fn name_given_up(&mut self, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
-        self.given_up.name(self.profile, sent_at, room, lost);
-    }
-
-    /// The sender has our report written at `sent_at`.
-    pub fn on_acknowledged(&mut self, sent_at: u64) {
-        self.given_up.on_acknowledged(sent_at);
-    }
-
-    /// Blocks given up of which the sender is not known to have heard.
-    pub fn given_up(&self) -> &GivenUp {
-        &self.given_up
     }
 
     /// The share of memory that this profile has.
@@ -273,7 +274,7 @@ impl Inbound {
             let index = sbn.checked_sub(self.next).map(|index| index as usize);
             let open = index.and_then(|index| self.blocks.get_mut(index)).and_then(Option::as_mut);
             if let Some((header, packet)) = open.and_then(|open| open.block.next_adu(true)) {
-                return Some(Ready { header, sbn, packet });
+                return Some(Ready { header, sbn, packet, retired: self.retired });
             }
             self.touched.pop();
         }
@@ -282,11 +283,17 @@ impl Inbound {
 
     fn front_deadline(&self) -> Option<Instant> {
         let since = match self.blocks.front()? {
-            Some(open) if open.block.has_hole() || self.blocks.len() > 1 || self.next < self.closed_below => open.since,
-            Some(_) => return None,
+            Some(open) => open.missing_since?,
             None => self.blocks.iter().flatten().next()?.since,
         };
         Some(since + self.delivery.hold)
+    }
+
+    /// More came of or behind a block that was given up as unfinished: it was sent, and is lost.
+    fn on_unfinished_end(&mut self, now: Instant) {
+        if let Some(sbn) = self.unfinished.take() {
+            self.losses.add(self.profile, sbn, 1, now);
+        }
     }
 
     /// Counts blocks from `next`, of which those before `heard_from` are not missed.
@@ -302,29 +309,40 @@ impl Inbound {
         if self.heard_from.is_none() {
             self.begin(if sbn < REORDERED_START { 0 } else { sbn }, sbn);
         }
+        self.on_unfinished_end(now);
         if sbn - self.next >= 2 * OPEN_BLOCKS_MAX {
             // A gap this long is an outage: nothing held could still be completed.
             let last_open = self.next + self.blocks.len() as u64;
             while !self.blocks.is_empty() {
-                self.pop_front(reception);
+                self.pop_front(reception, now);
             }
             reception.blocks += sbn - last_open;
             reception.unrecoverable_blocks += sbn - last_open;
             self.given_up.add(last_open, sbn - last_open, 0);
+            self.on_unfinished_end(now);
+            self.losses.add(self.profile, last_open, sbn - last_open, now);
             self.next = sbn;
         } else if sbn - self.next >= OPEN_BLOCKS_MAX {
             self.give_up_below = self.give_up_below.max(sbn - OPEN_BLOCKS_MAX + 1);
         }
         let index = (sbn - self.next) as usize;
         if self.blocks.len() <= index {
+            // What was the last block is closed, or something new would not have come.
+            if let Some(Some(last)) = self.blocks.back_mut() {
+                last.missing_since.get_or_insert(now);
+                last.closed = true;
+            }
             self.blocks.resize_with(index + 1, || None);
         }
+        let is_last = index + 1 == self.blocks.len();
         if self.blocks[index].is_none() {
-            let mut open = self
-                .spare
-                .pop()
-                .unwrap_or_else(|| Box::new(OpenBlock { block: ReceivedBlock::new(self.symbol_size), since: now }));
+            let mut open = self.spare.pop().unwrap_or_else(|| {
+                let block = ReceivedBlock::new(self.symbol_size);
+                Box::new(OpenBlock { block, since: now, missing_since: None, closed: false })
+            });
             open.since = now;
+            open.missing_since = (!is_last).then_some(now);
+            open.closed = !is_last;
             self.memory += open.block.memory();
             self.blocks[index] = Some(open);
         }
@@ -339,8 +357,10 @@ impl Inbound {
         held: usize,
         code: &mut Code,
         reception: &mut Reception,
+        now: Instant,
     ) -> Result<(), DropReason> {
         let index = (sbn - self.next) as usize;
+        let is_last = index + 1 == self.blocks.len();
         let open = self.blocks.get_mut(index).and_then(Option::as_mut).expect("the block was opened just now");
         if insertion == Insertion::New {
             let rebuilt = open.block.rebuild(code) as u64;
@@ -349,6 +369,11 @@ impl Inbound {
             if !self.delivery.strict && self.touched.last() != Some(&sbn) {
                 self.touched.push(sbn);
             }
+        }
+        if open.block.has_hole() || sbn < self.closed_below {
+            open.missing_since.get_or_insert(now);
+        } else if is_last {
+            open.missing_since = None;
         }
         self.memory += open.block.memory() - held;
         if self.memory > self.memory_max {
@@ -373,7 +398,7 @@ impl Inbound {
         self.give_up_below = self.give_up_below.max(self.next + given_up as u64);
     }
 
-    fn pop_front(&mut self, reception: &mut Reception) {
+    fn pop_front(&mut self, reception: &mut Reception, now: Instant) {
         let Some(front) = self.blocks.pop_front() else { return };
         let missed = self.heard_from.is_some_and(|first| self.next >= first);
         let delivered = front.as_ref().is_some_and(|open| open.block.is_delivered());
@@ -383,6 +408,14 @@ impl Inbound {
         if !front.as_ref().is_some_and(|open| open.block.is_delivered() && open.block.malformed() == 0) {
             let symbols = front.as_ref().map_or(0, |open| open.block.delivered_symbols());
             self.given_up.add(self.next, 1, symbols as u16);
+            let closed = !self.blocks.is_empty() || front.as_ref().is_none_or(|open| open.closed);
+            match missed {
+                // Of nothing but its first symbols nobody can tell whether that was all.
+                true if !closed && symbols > 0 => {}
+                true if !closed => self.unfinished = Some(self.next),
+                true => self.losses.add(self.profile, self.next, 1, now),
+                false => {}
+            }
         }
         if let Some(mut open) = front {
             self.memory -= open.block.memory();

@@ -10,6 +10,7 @@ pub mod hello;
 pub mod inbound;
 pub mod keys;
 mod loss;
+pub mod lost_blocks;
 mod mac;
 pub mod outbox;
 mod pacer;

@@ -13,7 +13,8 @@ use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
 use super::heard::Heard;
-use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
+use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready, Standing};
+use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::policy::Policy;
@@ -59,6 +60,12 @@ pub struct Peer {
     senders: Vec<Option<Box<Sender>>>,
     /// By the peer's profile number; made when first heard.
     inbounds: Vec<Option<Box<Inbound>>>,
+    /// Those of earlier runs of the peer that still hold something: it leaves before anything of the present run.
+    retiring: VecDeque<Box<Inbound>>,
+    /// What earlier runs of the peer sent and was given up.
+    losses: Losses,
+    /// When something authentic last came.
+    last_heard: Option<Instant>,
     /// By our profile number: the first block begun for the present run of the peer; 0 where it is not set.
     sent_from: Vec<u64>,
     sent: Sent,
@@ -91,6 +98,9 @@ impl Peer {
             reporting,
             senders: Vec::new(),
             inbounds: Vec::new(),
+            retiring: VecDeque::new(),
+            losses: Losses::default(),
+            last_heard: None,
             sent_from: Vec::new(),
             sent: Sent::default(),
             block_events: VecDeque::new(),
@@ -196,6 +206,7 @@ impl Peer {
             self.on_session(change, code, now);
         }
         self.reporting.on_heard(is_data, now);
+        self.last_heard = Some(now);
         // What is late under an older session was sent before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
             self.address = Some(from);
@@ -219,6 +230,13 @@ impl Peer {
     /// The next ADU that may leave, and the profile it came in.
     pub fn next_adu(&mut self, now: Instant) -> Option<(u8, Ready)> {
         let reception = &mut self.reception;
+        while let Some(retiring) = self.retiring.front_mut() {
+            if let Some(ready) = retiring.next_adu(reception, now) {
+                return Some((retiring.profile(), ready));
+            }
+            self.losses.append(retiring.losses());
+            self.retiring.pop_front();
+        }
         let mut news = false;
         let next = self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
             let inbound = inbound.as_mut()?;
@@ -234,8 +252,11 @@ impl Peer {
 
     /// The packet that [`next_adu`](Self::next_adu) has just named.
     pub fn packet(&self, profile: u8, ready: &Ready) -> &[u8] {
-        let inbound = self.inbounds[usize::from(profile)].as_ref().expect("it has just named an ADU");
-        inbound.packet(ready)
+        let inbound = match ready.retired {
+            true => self.retiring.front(),
+            false => self.inbounds[usize::from(profile)].as_ref(),
+        };
+        inbound.expect("it has just named an ADU").packet(ready)
     }
 
     /// Counts an ADU that was handed on.
@@ -311,7 +332,29 @@ impl Peer {
 
     /// Bytes held for incomplete blocks.
     pub fn memory(&self) -> usize {
-        self.inbounds.iter().flatten().map(|inbound| inbound.memory()).sum()
+        self.inbounds.iter().flatten().chain(&self.retiring).map(|inbound| inbound.memory()).sum()
+    }
+
+    /// What waits of each profile that was heard, in the present run of the peer.
+    pub fn standings(&self) -> impl Iterator<Item = Standing> + '_ {
+        self.inbounds.iter().flatten().map(|inbound| inbound.standing())
+    }
+
+    /// What earlier runs of the peer sent has all left.
+    pub fn has_retired(&self) -> bool {
+        self.retiring.is_empty()
+    }
+
+    /// What was given up.
+    pub fn losses(&self) -> Losses {
+        let mut losses = self.losses.clone();
+        self.retiring.iter().chain(self.inbounds.iter().flatten()).for_each(|inbound| losses.append(inbound.losses()));
+        losses
+    }
+
+    /// When something authentic last came.
+    pub fn last_heard(&self) -> Option<Instant> {
+        self.last_heard
     }
 
     fn sender(&mut self, profile: &Profile) -> &mut Sender {
@@ -370,9 +413,20 @@ impl Peer {
         }
     }
 
+    /// Every hole is final now. What is whole behind one was called protected, and its sender may not be there to repeat it.
+    fn retire_inbounds(&mut self) {
+        for mut inbound in self.inbounds.drain(..).flatten() {
+            inbound.retire();
+            match inbound.is_empty() {
+                true => self.losses.append(inbound.losses()),
+                false => self.retiring.push_back(inbound),
+            }
+        }
+    }
+
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
-            self.inbounds.clear();
+            self.retire_inbounds();
             self.abandon_blocks();
             self.sent_from.clear();
             let closed_below = |sender: &Option<Box<Sender>>| sender.as_ref().map_or(0, |it| it.closed_below().0);

@@ -69,14 +69,12 @@ pub enum Verdict {
     Rebuilt,
     /// It lost more.
     TooManyLost,
-    /// As above, and nobody lived to be told.
+    /// It lost more, or enough of it did not come within `hold`, and nobody lived to be told.
     NotTold,
     /// Enough of it came, but not within `hold`.
     TooLate,
     /// It was handed on in part at most: who should have it was restarted.
     ReceiverRestarted,
-    /// As above: who sent it was restarted.
-    SenderRestarted,
     /// It was not handed on, for no good reason.
     Broken,
 }
@@ -314,8 +312,9 @@ impl Model {
                     true if came == sent => Verdict::Whole,
                     true => Verdict::Rebuilt,
                     false if to != receiver => Verdict::ReceiverRestarted,
-                    false if from != last[from.side.index()] && came < block.source.len() => Verdict::NotTold,
-                    false if from != last[from.side.index()] => Verdict::SenderRestarted,
+                    false if from != last[from.side.index()] && !(came >= block.source.len() && in_time) => {
+                        Verdict::NotTold
+                    }
                     false if came < block.source.len() => Verdict::TooManyLost,
                     false if !in_time => Verdict::TooLate,
                     false => Verdict::Broken,

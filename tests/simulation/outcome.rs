@@ -33,8 +33,6 @@ pub struct Outcome {
     pub excused_late: usize,
     /// Under way when the receiver was restarted.
     pub excused_restart: usize,
-    /// Under way when the sender was restarted.
-    pub excused_sender: usize,
     /// Violations told.
     pub violations: usize,
     /// Positions told.
@@ -69,7 +67,6 @@ impl Outcome {
         self.excused_lost += other.excused_lost;
         self.excused_late += other.excused_late;
         self.excused_restart += other.excused_restart;
-        self.excused_sender += other.excused_sender;
         self.violations += other.violations;
         self.positions_told += other.positions_told;
         self.positions_kept += other.positions_kept;

@@ -292,7 +292,6 @@ impl Promises {
                     Verdict::TooManyLost | Verdict::NotTold => outcome.excused_lost += 1,
                     Verdict::TooLate => outcome.excused_late += 1,
                     Verdict::ReceiverRestarted => outcome.excused_restart += 1,
-                    Verdict::SenderRestarted => outcome.excused_sender += 1,
                     Verdict::Broken => panic!("{id:?} of {run:?} was called protected and did not arrive: {block:?}"),
                 }
                 let told = block.violated || !matches!(verdict, Verdict::TooManyLost | Verdict::TooLate);
