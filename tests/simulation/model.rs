@@ -42,6 +42,8 @@ struct Arrived {
     first: Duration,
     /// When each symbol came.
     esis: BTreeMap<u16, Duration>,
+    /// When the sender told that it is closed.
+    closed: Option<Duration>,
 }
 
 /// Where in a block a packet lies.
@@ -153,7 +155,7 @@ impl Model {
     /// Run `at` was told by a report how far the sender has come.
     pub fn on_told(&mut self, from: Run, told: SentBelow, at: Run, now: Duration) {
         if told.below > told.from {
-            self.touch(from, told.profile, told.below - 1, at, now);
+            self.touch(from, told.profile, told.below - 1, at, now).closed.get_or_insert(now);
         }
     }
 
@@ -241,7 +243,7 @@ impl Model {
             for (&sbn, block) in blocks.iter().rev() {
                 let packets = block.packets(settings.symbol_size);
                 let Some(arrived) = block.arrived.get(&receiver) else { continue };
-                let given_up = arrived.first + hold;
+                let given_up = arrived.given_up(block.source.len(), hold, later);
                 let heard_in_time =
                     later.is_none_or(|later| arrived.first < later + hold) && (lowest < 64 || sbn >= lowest);
                 later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
@@ -301,7 +303,7 @@ impl Model {
                 let arrived = block.arrived.get(&receiver);
                 let in_time = arrived.is_some_and(|arrived| {
                     let enough = arrived.enough(block.source.len());
-                    enough.is_some_and(|enough| enough < arrived.first + hold)
+                    enough.is_some_and(|enough| enough < arrived.given_up(block.source.len(), hold, later))
                         && later.is_none_or(|later| arrived.first < later + hold)
                         && (lowest < 64 || sbn >= lowest)
                 });
@@ -356,7 +358,7 @@ impl Model {
 
     fn touch(&mut self, from: Run, profile: u8, sbn: u64, at: Run, now: Duration) -> &mut Arrived {
         let block = self.block(from, profile, sbn);
-        block.arrived.entry(at).or_insert(Arrived { first: now, esis: BTreeMap::new() })
+        block.arrived.entry(at).or_insert(Arrived { first: now, esis: BTreeMap::new(), closed: None })
     }
 }
 
@@ -367,6 +369,31 @@ fn first_heard(blocks: &BTreeMap<u64, Block>, receiver: Run) -> u64 {
 }
 
 impl Arrived {
+    /// When a receiver may give up a block of so many source symbols, of which a later one was first heard at `later`:
+    /// `hold` after it could know that something is missing, and not while nothing is.
+    fn given_up(&self, symbols: usize, hold: Duration, later: Option<Duration>) -> Duration {
+        let mut came: Vec<(Duration, u16)> = self.esis.iter().map(|(&esi, &at)| (at, esi)).collect();
+        came.sort();
+        let repair = came.iter().find(|(_, esi)| usize::from(*esi) >= symbols).map(|(at, _)| *at);
+        let closed = later.into_iter().chain(self.closed).chain(repair).min();
+        let (mut there, mut since): (BTreeSet<u16>, Option<Duration>) = Default::default();
+        for (at, esi) in came {
+            let closed = closed.filter(|closed| *closed <= at);
+            since = since.or(closed);
+            if since.is_some_and(|since| since + hold <= at) {
+                break;
+            }
+            there.insert(esi);
+            if there.len() >= symbols {
+                return Duration::MAX;
+            }
+            let prefix = (0..).take_while(|esi| there.contains(esi)).count();
+            let has_hole = there.iter().any(|esi| usize::from(*esi) > prefix);
+            since = if has_hole || closed.is_some() { since.or(Some(at)) } else { None };
+        }
+        since.or(closed).map_or(Duration::MAX, |since| since + hold)
+    }
+
     /// When as many symbols had come as the block has source symbols.
     fn enough(&self, symbols: usize) -> Option<Duration> {
         let mut times: Vec<Duration> = self.esis.values().copied().collect();
