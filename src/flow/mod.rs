@@ -11,6 +11,7 @@
 //! In every doubt a position stays where it is: a false "protected" is lost data, a missing one costs a round trip.
 
 mod ages;
+pub mod arrivals;
 mod blocks;
 mod coverage;
 mod events;
