@@ -95,7 +95,7 @@ impl Control {
     /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
     pub fn start(config: Config) -> Result<Self, RunError> {
         let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
-        let epoch = random.random();
+        let (epoch, arrivals_seed) = (random.random(), random.random());
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let on_signal = Arc::clone(&waker);
@@ -117,7 +117,7 @@ impl Control {
             let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
             let (commands, to_lane) = sync_channel(COMMANDS_MAX);
             let line = Line { commands: to_lane, notices: notify.clone(), control: Arc::clone(&waker) };
-            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line)?;
+            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line, arrivals_seed)?;
             prepared.push((lane, commands, waker));
         }
         if let Some(notify) = &config.notify {

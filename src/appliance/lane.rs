@@ -20,17 +20,22 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::arrived::ArrivedSnapshot;
 use super::complaints::Complaints;
+use super::lateness::Lateness;
 use super::line::{Command, Line, Notice};
 use super::outlet::Outlet;
 use super::promised::NotifyStatus;
+use super::readiness::Readiness;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use super::uplinks::Uplink;
 use super::warden::Warden;
+use crate::flow::arrivals::{Arrival, Arrivals};
 use crate::io::cpu;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
 use crate::io::udp::{GsoState, StampState, UdpSocket};
+use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::outbox::Trains;
 use crate::wire::adu::PACKET_MAX;
@@ -52,8 +57,8 @@ const UDP_BUDGET: usize = 8;
 /// How long a lane that was told to stop waits for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// How long a hole that is due may go on holding because the socket was not yet read to its end.
-const LATENESS_MAX: Duration = Duration::from_millis(100);
+/// TCP flows toward us that a lane follows.
+const ARRIVALS_MAX: usize = 8192;
 
 /// What is due sooner is waited for awake, where somebody waits for what is protected: to fall asleep and be woken by
 /// the timer takes about as long as a block stays open for a neighbour.
@@ -78,24 +83,11 @@ pub struct Lane {
     complaints: Complaints,
     /// When the lane last began to wait awake.
     spun_at: Option<Instant>,
-    /// Everything that came before this has been read.
-    read_until: Instant,
-    /// Since when there was always more to read.
-    behind_since: Option<Instant>,
+    lateness: Lateness,
+    /// Which bytes of which TCP flow were handed on.
+    arrivals: Arrivals,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
-}
-
-/// Descriptors that may have more: they are edge-triggered, so this is remembered until one says it has not.
-#[derive(Debug, Default)]
-struct Readiness {
-    tun: bool,
-    udp: bool,
-    /// The last send did not meet a full buffer.
-    sendable: bool,
-    commands: bool,
-    /// The error queue may hold something.
-    errors: bool,
 }
 
 impl Lane {
@@ -106,6 +98,7 @@ impl Lane {
         udp: UdpSocket,
         forwarder: Forwarder,
         line: Line,
+        arrivals_seed: u64,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         let registry = poll.registry();
@@ -122,12 +115,12 @@ impl Lane {
             forwarder,
             line,
             buffer: vec![0; 1 << 16].into_boxed_slice(),
-            ready: Readiness { tun: true, udp: true, sendable: true, commands: true, errors: false },
+            ready: Readiness::at_start(),
             notices_lost: 0,
             complaints: Complaints::default(),
             spun_at: None,
-            read_until: Instant::now(),
-            behind_since: None,
+            lateness: Lateness::new(Instant::now()),
+            arrivals: Arrivals::new(ARRIVALS_MAX, arrivals_seed),
             stopping: None,
             warden: None,
         };
@@ -272,8 +265,9 @@ impl Lane {
             let mut header = [0; VirtioHeader::LEN];
             match self.outlet.tun().read(&mut header, self.forwarder.room()) {
                 Ok(len) => {
-                    let warden = &mut self.warden;
+                    let (warden, arrivals) = (&mut self.warden, &mut self.arrivals);
                     self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |outgoing| {
+                        arrivals.on_outgoing(outgoing.view, outgoing.packet, now);
                         if let Some(warden) = warden {
                             warden.on_outgoing(&outgoing, now);
                         }
@@ -320,7 +314,7 @@ impl Lane {
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
-                (self.read_until, self.behind_since) = (now, None);
+                self.lateness.on_dry(now);
                 break;
             };
             // An empty datagram is one too, and counted.
@@ -342,18 +336,15 @@ impl Lane {
     }
 
     fn deliver(&mut self, now: Instant) {
-        // A hole is not given up while what fills it may lie unread in the socket, because we are late ourselves.
-        let behind_since = *self.behind_since.get_or_insert(now);
-        let until = match self.ready.udp && now.saturating_duration_since(behind_since) < LATENESS_MAX {
-            true => self.read_until,
-            false => now,
-        };
+        let until = self.lateness.heard_until(!self.ready.udp, now);
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(warden) = &mut self.warden {
                 warden.on_incoming(&deliverable, now);
             }
-            refused += u64::from(!self.outlet.write(deliverable.header, deliverable.packet));
+            let is_written = self.outlet.write(deliverable.header, deliverable.packet);
+            refused += u64::from(!is_written);
+            self.arrivals.on_incoming(&deliverable.view, deliverable.packet, is_written, now);
         }
         self.forwarder.on_refused(refused);
     }
@@ -428,9 +419,12 @@ impl Lane {
     fn snapshot(&mut self) -> LaneSnapshot {
         let now = Instant::now();
         let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
-        let peers: Vec<_> = (self.forwarder.peers().iter().enumerate())
-            .map(|(number, peer)| PeerSnapshot::take(peer, promises(number), now))
-            .collect();
+        let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
+            let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
+            let arrived = ArrivedSnapshot::take(peer, &self.arrivals, owns, now);
+            PeerSnapshot::take(peer, promises(number.into()), arrived, now)
+        });
+        let peers = peers.collect();
         LaneSnapshot {
             lane: self.number,
             listen: self.udp.local_addr(),

@@ -1,13 +1,16 @@
 //! A running appliance: lanes and the control thread, where state machines and system calls meet.
 
+pub mod arrived;
 mod complaints;
 pub mod control;
 pub mod desk;
 mod herald;
 pub mod lane;
+mod lateness;
 pub mod line;
 mod outlet;
 pub mod promised;
+mod readiness;
 mod routes;
 mod setup;
 pub mod snapshot;
@@ -15,5 +18,6 @@ pub mod status;
 mod suspects;
 mod told;
 mod uplinks;
+pub mod verdict;
 mod voice;
 mod warden;

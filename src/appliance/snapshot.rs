@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::arrived::ArrivedSnapshot;
 use super::promised::{NotifyStatus, PromisesSnapshot};
 use crate::io::udp::ErrorCounts;
 use crate::protect::Protection;
@@ -65,11 +66,13 @@ pub struct PeerSnapshot {
     pub peer_reception: Option<(Reception, Duration)>,
     /// What is promised, if anything is.
     pub promises: Option<PromisesSnapshot>,
+    /// What arrived, and what is missing in it.
+    pub arrived: ArrivedSnapshot,
 }
 
 impl PeerSnapshot {
     /// Copies what is known of `peer` at `now`.
-    pub fn take(peer: &Peer, protection: Option<&Protection>, now: Instant) -> Self {
+    pub fn take(peer: &Peer, protection: Option<&Protection>, arrived: ArrivedSnapshot, now: Instant) -> Self {
         let sessions = peer.sessions();
         let current = sessions.current();
         let since = |at: Instant| now.saturating_duration_since(at);
@@ -85,6 +88,7 @@ impl PeerSnapshot {
             reception: peer.reception(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
             promises: protection.map(PromisesSnapshot::take),
+            arrived,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::arrived::ArrivedStatus;
 use super::promised::{NotifyStatus, ProtectionStatus};
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::tunnel::drop_reason::Drops;
@@ -119,6 +120,9 @@ pub struct PeerStatus {
     /// What is promised to flows, if notifications are configured.
     #[serde(default)]
     pub protection: Option<ProtectionStatus>,
+    /// What arrived from the peer, for `onwire drain`.
+    #[serde(default)]
+    pub arrived: Option<ArrivedStatus>,
 }
 
 /// What was sent to a peer.
@@ -216,6 +220,7 @@ impl PeerStatus {
             sent: sent.into(),
             received: (&reception).into(),
             peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
+            arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod check;
 mod destination;
+pub mod drain;
 pub mod flows;
 pub mod gate;
 pub mod keygen;
@@ -55,6 +56,8 @@ pub enum Command {
     Flows(flows::Flows),
     /// Proxy a replication protocol and acknowledge what is protected
     Gate(gate::Gate),
+    /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
+    Drain(drain::Drain),
     /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
     Lab(lab::LabArgs),
     /// Check a configuration file and say what it would run
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
             Command::Wait(command) => command.run(),
             Command::Flows(command) => command.run(),
             Command::Gate(command) => command.run(),
+            Command::Drain(command) => command.run(),
             Command::Lab(args) => lab::run(args),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),

@@ -35,7 +35,7 @@ pub struct Status {
 impl Status {
     /// Asks and prints.
     pub fn run(self) -> ExitCode {
-        let socket = match self.socket() {
+        let socket = match find_socket(self.socket.as_deref(), self.config.as_deref(), "status") {
             Ok(socket) => socket,
             Err(code) => return code,
         };
@@ -64,32 +64,33 @@ impl Status {
         let status: ApplianceStatus = serde_json::from_value(value).map_err(unknown)?;
         Ok(render::status(&status))
     }
+}
 
-    fn socket(&self) -> Result<PathBuf, ExitCode> {
-        if let Some(socket) = &self.socket {
-            return Ok(socket.clone());
-        }
-        if let Some(file) = &self.config {
-            return config::load(file).map(|config| config.status.socket).map_err(|errors| {
-                eprint!("{errors}");
-                ExitCode::from(2)
-            });
-        }
-        let entries = std::fs::read_dir("/run/onwire").into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut sockets: Vec<PathBuf> =
-            entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
-        if sockets.len() == 2 {
-            // Beside the only appliance, the gates are asked by name.
-            sockets.retain(|path| path != Path::new(DEFAULT_STATUS));
-        }
-        if let [socket] = &sockets[..] {
-            return Ok(socket.clone());
-        }
-        let found = match sockets.len() {
-            0 => "there is no socket in /run/onwire; is an appliance running?".to_owned(),
-            number => format!("there are {number} sockets in /run/onwire"),
-        };
-        eprintln!("onwire status: {found} Name one with --socket or --config");
-        Err(ExitCode::from(2))
+/// The status socket that is meant; complains in the name of `command` where there is no telling which.
+pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command: &str) -> Result<PathBuf, ExitCode> {
+    if let Some(socket) = socket {
+        return Ok(socket.to_owned());
     }
+    if let Some(file) = config {
+        return config::load(file).map(|config| config.status.socket).map_err(|errors| {
+            eprint!("{errors}");
+            ExitCode::from(2)
+        });
+    }
+    let entries = std::fs::read_dir("/run/onwire").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut sockets: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
+    if sockets.len() == 2 {
+        // Beside the only appliance, the gates are asked by name.
+        sockets.retain(|path| path != Path::new(DEFAULT_STATUS));
+    }
+    if let [socket] = &sockets[..] {
+        return Ok(socket.clone());
+    }
+    let found = match sockets.len() {
+        0 => "there is no socket in /run/onwire; is an appliance running?".to_owned(),
+        number => format!("there are {number} sockets in /run/onwire"),
+    };
+    eprintln!("onwire {command}: {found} Name one with --socket or --config");
+    Err(ExitCode::from(2))
 }

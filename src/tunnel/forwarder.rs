@@ -9,7 +9,7 @@
 //! counted in [`drops`](Forwarder::drops). Handshakes are not read here; their keys come in through
 //! [`install`](Forwarder::install).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::PeerId;
@@ -367,6 +367,11 @@ impl Forwarder {
     /// What was thrown away.
     pub fn drops(&self) -> &Drops {
         &self.drops
+    }
+
+    /// The peer at whose side this inner address is.
+    pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
+        self.peer_prefixes.lookup(address).copied()
     }
 
     /// Bytes held for incomplete blocks.

@@ -520,6 +520,62 @@ mod tests {
     }
 
     #[test]
+    fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
+        let mut bench = Bench::new(true);
+        bench.source(0, 0, 0).unwrap();
+        assert_eq!((bench.all(0), bench.inbound.deadline()), (vec![(0, 0)], None));
+        // The rest of it comes after a pause that is longer than a hole may hold.
+        bench.source(0, 2, 50).unwrap();
+        assert_eq!((bench.all(50), bench.inbound.deadline()), (vec![], Some(bench.at(60))));
+        bench.source(0, 1, 59).unwrap();
+        assert_eq!((bench.all(59), bench.inbound.deadline()), (vec![(0, 1), (0, 2)], None));
+        // So does what comes of the next one, before the end of this.
+        bench.source(1, 1, 100).unwrap();
+        assert_eq!(bench.inbound.deadline(), Some(bench.at(110)));
+        bench.source(1, 0, 109).unwrap();
+        assert_eq!(bench.all(109), [(1, 0), (1, 1)]);
+        assert_eq!(bench.reception.unrecoverable_blocks, 0);
+    }
+
+    #[test]
+    fn what_is_whole_behind_a_hole_was_dropped_when_the_peer_started_anew() {
+        let mut bench = Bench::new(true);
+        for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (3, 0)] {
+            bench.source(sbn, esi, 0).unwrap();
+        }
+        assert_eq!(bench.all(1), [(0, 0)]);
+        bench.inbound.retire();
+        assert_eq!(bench.all(1), [(0, 2), (1, 0), (1, 1), (1, 2), (3, 0)], "at once, and in order");
+        assert!(bench.inbound.is_empty());
+        // Nothing told where block 1 ends. That of block 3 is not lost: its sender ended in the middle of it, as far as
+        // anybody knows.
+        let lost: Vec<_> = bench.inbound.losses().newest().map(|lost| (lost.first, lost.count)).collect();
+        assert_eq!(lost, [(0, 3)]);
+    }
+
+    #[test]
+    fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
+        type Step = fn(&mut Bench);
+        let rows: [(Step, usize, Option<u64>, u64); 7] = [
+            (|it| it.source(0, 0, 0).unwrap(), 0, None, 0),
+            (|it| it.source(0, 2, 0).unwrap(), 1, None, 0),
+            (|it| drop(it.all(10)), 0, Some(0), 0),
+            (|it| assert!(it.source(0, 1, 11).is_err()), 0, Some(0), 0),
+            (|it| it.source(1, 0, 12).unwrap(), 0, None, 1),
+            (|it| it.told(0, 2, 3, 13), 1, None, 1),
+            (|it| drop(it.all(30)), 0, None, 2),
+        ];
+        let mut bench = Bench::new(true);
+        for (number, (step, waiting, unfinished, lost)) in rows.into_iter().enumerate() {
+            step(&mut bench);
+            bench.all(9);
+            let standing = bench.inbound.standing();
+            let found = (standing.waiting, standing.unfinished, bench.inbound.losses().blocks());
+            assert_eq!(found, (waiting, unfinished, lost), "step {number}");
+        }
+    }
+
+    #[test]
     fn without_order_adus_leave_as_they_become_whole() {
         let mut bench = Bench::new(false);
         let rows = [((1, 2), 1), ((0, 1), 1), ((2, 0), 1), ((0, 0), 1), ((1, 0), 1)];
@@ -594,7 +650,7 @@ mod tests {
         bench.told(0, 4, 3, 20);
         assert_eq!((bench.all(20), bench.inbound.deadline()), (vec![], Some(bench.at(30))));
         bench.told(0, 4, 3, 29);
-        assert_eq!((bench.all(29), bench.fates().1), (vec![], 0..1));
+        assert_eq!((bench.all(29), bench.fates().1), (vec![], 0..0), "the end of block 0 may be late, too");
         assert_eq!(bench.all(30), [], "hearing it again prolongs nothing");
         // Block 0 may be whole: 3 symbols of it came, and the sender knows whether that is all.
         assert_eq!(bench.fates(), (vec![(0, 1, 3), (1, 3, 0)], 0..4));

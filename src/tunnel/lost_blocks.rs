@@ -33,11 +33,10 @@ impl Losses {
     /// Notes that `count` blocks from `first` were given up at `now`.
     pub fn add(&mut self, profile: u8, first: u64, count: u64, now: Instant) {
         self.blocks += count;
-        if let Some(last) = self.newest.back_mut().filter(|last| last.profile == profile) {
-            if last.first + last.count == first {
-                (last.count, last.at) = (last.count + count, now);
-                return;
-            }
+        let joins = |last: &&mut LostBlocks| last.profile == profile && last.first + last.count == first;
+        if let Some(last) = self.newest.back_mut().filter(joins) {
+            (last.count, last.at) = (last.count + count, now);
+            return;
         }
         if self.newest.len() == RUNS_MAX {
             self.newest.pop_front();

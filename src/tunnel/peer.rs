@@ -4,6 +4,7 @@
 //! [`super::forwarder`].
 
 mod reports;
+mod standing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
 use super::heard::Heard;
-use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready, Standing};
+use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::pacer::Pacer;
@@ -333,28 +334,6 @@ impl Peer {
     /// Bytes held for incomplete blocks.
     pub fn memory(&self) -> usize {
         self.inbounds.iter().flatten().chain(&self.retiring).map(|inbound| inbound.memory()).sum()
-    }
-
-    /// What waits of each profile that was heard, in the present run of the peer.
-    pub fn standings(&self) -> impl Iterator<Item = Standing> + '_ {
-        self.inbounds.iter().flatten().map(|inbound| inbound.standing())
-    }
-
-    /// What earlier runs of the peer sent has all left.
-    pub fn has_retired(&self) -> bool {
-        self.retiring.is_empty()
-    }
-
-    /// What was given up.
-    pub fn losses(&self) -> Losses {
-        let mut losses = self.losses.clone();
-        self.retiring.iter().chain(self.inbounds.iter().flatten()).for_each(|inbound| losses.append(inbound.losses()));
-        losses
-    }
-
-    /// When something authentic last came.
-    pub fn last_heard(&self) -> Option<Instant> {
-        self.last_heard
     }
 
     fn sender(&mut self, profile: &Profile) -> &mut Sender {

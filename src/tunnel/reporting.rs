@@ -193,6 +193,11 @@ impl Reporting {
         unanswered.into_iter().chain(silent).min()
     }
 
+    /// How often a peer that lives says something at least.
+    pub fn peer_interval(&self) -> Duration {
+        if self.claims || self.peer_claims { WHILE_ACTIVE } else { WHILE_IDLE }
+    }
+
     /// The smoothed round trip.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt

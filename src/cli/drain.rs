@@ -1,0 +1,200 @@
+//! `onwire drain`: at the mirror, before it is promoted: waits until all that is in flight has arrived, and says whether
+//! something is missing.
+//!
+//! It asks the appliance again and again, and shows its judgement; it stops and changes nothing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{FAILURE, USAGE, complain, print, status};
+use crate::appliance::arrived::ArrivedStatus;
+use crate::appliance::desk;
+use crate::appliance::status::Status;
+use crate::appliance::verdict::{Judgement, Verdict, judge};
+use crate::config::units::parse_duration;
+
+/// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  onwire drain && pg_ctl promote -D /var/lib/postgresql/15/main
+  onwire drain --peer ithaca --timeout 30s
+  onwire drain --json | jq '.peers[].reasons'
+
+Run it on the mirror's appliance when the primary's site is gone, or its programs and its appliance are stopped.
+  complete    nothing is known to be missing
+  unfinished  all that was sent to its end is here; what was being sent when the primary ended is here in part
+  incomplete  something that may have been acknowledged is missing, or it is too early to say
+
+JSON: { node, verdict, waited_s, peers: [{ peer, verdict, alive, reasons: [], arrived: {} }] }
+Exit codes: 0 complete or unfinished, 1 incomplete, 2 usage.")]
+pub struct Drain {
+    /// The status socket; by default the one in the configuration, or the only one in /run/onwire
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration file that names the socket
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The peer that is gone; by default all
+    #[arg(long, value_name = "NAME")]
+    peer: Option<String>,
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// For programs: one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often the appliance is asked.
+const ROUND: Duration = Duration::from_millis(50);
+/// When progress is shown first, and how often then.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// A peer as it was found last.
+struct Found {
+    peer: String,
+    arrived: ArrivedStatus,
+    judgement: Judgement,
+}
+
+impl Drain {
+    /// Waits and tells; see the exit codes above.
+    pub fn run(self) -> ExitCode {
+        let socket = match status::find_socket(self.socket.as_deref(), self.config.as_deref(), "drain") {
+            Ok(socket) => socket,
+            Err(code) => return code,
+        };
+        let begin = Instant::now();
+        let mut next_word = begin + PROGRESS;
+        loop {
+            let status = match desk::ask(&socket) {
+                Ok(status) => status,
+                Err(error) => {
+                    complain(format_args!("onwire drain: {error}\n"));
+                    return ExitCode::from(FAILURE);
+                }
+            };
+            let found = match self.look(&status) {
+                Ok(found) => found,
+                Err(words) => {
+                    complain(format_args!("onwire drain: {words}\n"));
+                    return ExitCode::from(USAGE);
+                }
+            };
+            let now = Instant::now();
+            let waits = found.iter().any(|peer| !peer.judgement.waits_for.is_empty());
+            if !waits || now >= begin + self.timeout {
+                return self.tell(&status.node, found, now - begin);
+            }
+            if now >= next_word {
+                next_word = now + PROGRESS;
+                found.iter().for_each(complain_of);
+            }
+            std::thread::sleep(ROUND.min((begin + self.timeout).saturating_duration_since(now)));
+        }
+    }
+
+    fn look(&self, status: &Status) -> Result<Vec<Found>, String> {
+        let wanted = |name: &str| self.peer.as_deref().is_none_or(|peer| peer == name);
+        // A lane that was too busy to answer may know of more.
+        let missing = status.tun.queues.saturating_sub(status.lanes.len());
+        let found = status.peers.iter().filter(|peer| wanted(&peer.name)).map(|peer| {
+            let arrived = peer.arrived.clone().unwrap_or_default();
+            let mut judgement = judge(&arrived);
+            if missing > 0 {
+                judgement.waits_for.push(format!("{missing} lanes that are too busy to answer"));
+            }
+            Found { peer: peer.name.clone(), arrived, judgement }
+        });
+        let found: Vec<Found> = found.collect();
+        if found.is_empty() {
+            let names: Vec<&str> = status.peers.iter().map(|peer| peer.name.as_str()).collect();
+            let asked = self.peer.as_deref().unwrap_or_default();
+            return Err(format!("--peer: found {asked}; this appliance has {}", names.join(", ")));
+        }
+        Ok(found)
+    }
+
+    fn tell(&self, node: &str, found: Vec<Found>, waited: Duration) -> ExitCode {
+        let mut verdict = Verdict::Complete;
+        let (mut text, mut peers) = (String::new(), Vec::new());
+        for Found { peer, arrived, judgement } in found {
+            let judgement = judgement.at_the_end();
+            verdict = verdict.max(judgement.verdict);
+            peers.push(peer_json(&peer, &arrived, &judgement));
+            show(&mut text, &peer, &arrived, &judgement);
+        }
+        let document = json!({
+            "node": node,
+            "verdict": verdict.name(),
+            "waited_s": waited.as_secs_f64(),
+            "peers": peers,
+        });
+        let printed = if self.json { print(format_args!("{document:#}\n")) } else { print(text) };
+        if printed != ExitCode::SUCCESS || verdict < Verdict::Incomplete { printed } else { ExitCode::from(FAILURE) }
+    }
+}
+
+fn peer_json(peer: &str, arrived: &ArrivedStatus, judgement: &Judgement) -> Value {
+    json!({
+        "peer": peer,
+        "verdict": judgement.verdict.name(),
+        "alive": judgement.is_alive,
+        "reasons": judgement.reasons,
+        "arrived": arrived,
+    })
+}
+
+/// What is waited for, and what to do where waiting is of no use.
+fn complain_of(Found { peer, judgement, .. }: &Found) {
+    if judgement.waits_for.is_empty() {
+        return;
+    }
+    complain(format_args!("onwire drain: {peer}: waiting for {}\n", judgement.waits_for.join("; ")));
+    if judgement.is_alive {
+        complain(format_args!("onwire drain: {peer}: {ALIVE}\n"));
+    }
+}
+
+const ALIVE: &str = "its appliance lives and still sends, so there is nothing to drain yet. Stop the programs of the \
+                     primary and then its appliance, or cut its link, and drain again";
+
+fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, judgement: &Judgement) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{peer}: {}", judgement.verdict.name());
+    for reason in &judgement.reasons {
+        let _ = writeln!(text, "  {reason}");
+    }
+    if judgement.is_alive {
+        let _ = writeln!(text, "  {ALIVE}");
+    }
+    let heard = arrived.heard_ms_ago.map_or("never".to_owned(), |ago| format!("{:.1} s ago", ago / 1e3));
+    let _ = writeln!(
+        text,
+        "  heard {heard}; {} blocks lost since the start; {} TCP flows, {} forgotten",
+        arrived.lost_blocks, arrived.flows_known, arrived.flows_evicted
+    );
+    for flow in &arrived.flows {
+        let acknowledged = match flow.acknowledged {
+            Some(bytes) if bytes >= flow.bytes => "all acknowledged".to_owned(),
+            Some(bytes) => format!("{bytes} acknowledged"),
+            None => "acknowledgements not seen".to_owned(),
+        };
+        let since = if flow.from_syn { "" } else { " since first seen" };
+        let _ = write!(
+            text,
+            "  {} > {}: {} bytes{since}, next sequence {}, {acknowledged}",
+            flow.source, flow.destination, flow.bytes, flow.sequence
+        );
+        for missing in &flow.missing {
+            let _ = write!(text, ", missing [{}, {})", missing.from, missing.to);
+        }
+        let _ = writeln!(text);
+    }
+}

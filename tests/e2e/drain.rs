@@ -1,0 +1,157 @@
+//! The site of the primary is lost: `onwire drain` at the mirror waits for what is in flight and says what is missing.
+//!
+//! The order of a disaster: loss, then a cut at the entrance of the link, then the end of the processes.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use onwire::notify::{
+    client::Client,
+    message::{Level, LinkState},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    appliance::Pair,
+    ground::{Ground, MIRROR, ONWIRE},
+    promises_site::{client, connect, protected, soon, telling, wait_link},
+};
+
+/// Drains at the mirror's appliance: the exit code, the one object that it prints, and its complaints.
+fn drain(pair: &Pair<'_>, arguments: &[&str]) -> (i32, Value, String) {
+    let socket = pair.syracuse.socket.to_str().unwrap();
+    let output = Command::new(ONWIRE).args(["drain", "--json", "--socket", socket]).args(arguments).output().unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    let object = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), object, complaints)
+}
+
+fn reasons(object: &Value) -> String {
+    let reasons = object["peers"][0]["reasons"].as_array().unwrap();
+    reasons.iter().map(|reason| reason.as_str().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// A program at the mirror that counts what it reads from one connection.
+fn counter(ground: &Ground) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = ground.node("mirror").run(|| TcpListener::bind((MIRROR[0], 0)).unwrap()).unwrap();
+    let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&count);
+    thread::spawn(move || {
+        let Ok((mut stream, _)) = listener.accept() else { return };
+        let mut sink = [0; 65_536];
+        while let Ok(len @ 1..) = stream.read(&mut sink) {
+            counted.fetch_add(len as u64, Ordering::Relaxed);
+        }
+    });
+    (address, count)
+}
+
+/// The flow of this stream as the drain tells it.
+fn flow_of<'v>(object: &'v Value, stream: &TcpStream) -> &'v Value {
+    let source = stream.local_addr().unwrap().to_string();
+    let flows = object["peers"][0]["arrived"]["flows"].as_array().unwrap();
+    flows.iter().find(|flow| flow["source"] == source.as_str()).unwrap_or_else(|| panic!("no {source}: {object:#}"))
+}
+
+#[test]
+fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected() {
+    let ground = Ground::emulated("delay 50ms");
+    let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16 } });
+    let (mut pair, secret) = telling(&ground, &[("/redundancy/steady", steady)]);
+    let mut client = client(&ground, &secret);
+    wait_link(&mut client, LinkState::Up);
+    let (address, count) = counter(&ground);
+    let mut stream = connect(&ground, address);
+    let commit = |client: &mut Client, stream: &mut TcpStream| {
+        stream.write_all(&[7; 4096]).unwrap();
+        protected(client, stream)
+    };
+    commit(&mut client, &mut stream);
+    // While the primary lives there is nothing to drain, and that is said.
+    let (code, object, complaints) = drain(&pair, &["--timeout", "2500ms"]);
+    assert_eq!((code, &object["verdict"], &object["peers"][0]["alive"]), (1, &json!("incomplete"), &json!(true)));
+    assert!(complaints.contains("lives") && reasons(&object).contains("silence"), "{complaints} {object:#}");
+
+    ground.wan().tell("set forth loss 5%").unwrap();
+    let (mut written, mut on_wire) = (4096, 0);
+    let end = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < end {
+        on_wire += u32::from(commit(&mut client, &mut stream) == Level::OnWire);
+        written += 4096;
+    }
+    ground.wan().tell("cut").unwrap();
+    pair.ithaca.kill();
+    let began = Instant::now();
+    let (code, object, _) = drain(&pair, &[]);
+    println!(
+        "{on_wire} of {written} bytes' commits were told before the mirror had them; drained in {:?}",
+        began.elapsed()
+    );
+    assert!(on_wire > 5, "nothing was in flight: {on_wire}");
+    assert_eq!((code, &object["verdict"]), (0, &json!("complete")), "{object:#}");
+    let flow = flow_of(&object, &stream);
+    assert_eq!((&flow["bytes"], &flow["missing"]), (&json!(written), &json!([])), "{object:#}");
+    assert_eq!(flow["acknowledged"], json!(written), "{object:#}");
+    assert_eq!(flow["from_syn"], json!(true));
+    assert_eq!(count.load(Ordering::Relaxed), written, "what was protected is at the mirror");
+    let recovered = pair.syracuse.status().peers[0].received.recovered_blocks;
+    assert!(recovered > 0, "the control: nothing was lost on the way");
+}
+
+#[test]
+fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_flow() {
+    let ground = Ground::emulated("delay 100ms");
+    let steady = json!({ "block_symbols": 8, "repair": { "fixed": 1 } });
+    let (mut pair, secret) = telling(&ground, &[("/redundancy/steady", steady)]);
+    let mut client = client(&ground, &secret);
+    wait_link(&mut client, LinkState::Up);
+    let (address, count) = counter(&ground);
+    let mut stream = connect(&ground, address);
+    stream.write_all(b"first").unwrap();
+    protected(&mut client, &stream);
+    let deadline = soon();
+    while count.load(Ordering::Relaxed) < 5 {
+        assert!(Instant::now() < deadline, "the first bytes never came");
+        thread::sleep(Duration::from_millis(5));
+    }
+    // The peer's TCP has no time to send again.
+    ground.wan().tell("set forth loss 50%").unwrap();
+    for _ in 0..10 {
+        stream.write_all(&[7; 1200]).unwrap();
+        thread::sleep(Duration::from_millis(4));
+    }
+    ground.wan().tell("cut").unwrap();
+    pair.ithaca.kill();
+    let (code, object, _) = drain(&pair, &[]);
+    assert_eq!((code, &object["verdict"]), (1, &json!("incomplete")), "{object:#}");
+    let flow = flow_of(&object, &stream);
+    let source = stream.local_addr().unwrap().to_string();
+    let said = reasons(&object);
+    assert!(said.contains("were given up") && said.contains(&source) && said.contains("missing bytes"), "{said}");
+    let first = &flow["missing"][0];
+    assert_eq!(first["from"], flow["bytes"], "{object:#}");
+    assert!(first["to"].as_u64() > first["from"].as_u64() && flow["highest"].as_u64() <= Some(12_005), "{object:#}");
+    assert_eq!(flow["bytes"], json!(count.load(Ordering::Relaxed)), "the program was given what has no gap before it");
+
+    let words = drain(&pair, &["--peer", "nobody"]);
+    assert!(words.0 == 2 && words.2.contains("found nobody") && words.2.contains("ithaca"), "{words:?}");
+    // Whoever was started after the disaster knows nothing of it, and does not call that complete.
+    pair.syracuse.kill();
+    pair.syracuse.start();
+    let deadline = soon();
+    while pair.syracuse.try_status().is_err() {
+        assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (code, object, _) = drain(&pair, &[]);
+    assert!(code == 1 && reasons(&object).contains("nothing has come from this peer"), "{object:#}");
+}
