@@ -1,7 +1,7 @@
 //! What of each TCP flow from a peer was handed on here: up to which byte without a gap, what is missing behind it, and
 //! how much the TCP at our end has acknowledged.
 //!
-//! The other half of [`super::table`], for the end that receives: asked when the sender is gone for good. One parse was
+//! The other half of [`FlowTable`](super::FlowTable), for the end that receives: asked when the sender is gone for good. One parse was
 //! made for every packet anyway; in order it costs a look-up and an addition. It promises nothing and judges nothing, and
 //! knows neither blocks nor the link. The table is bounded: the flow that was idle for longest gives way, and is counted.
 

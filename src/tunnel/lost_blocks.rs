@@ -1,7 +1,7 @@
 //! Blocks that were given up with something missing, remembered for whoever wants to use what arrived.
 //!
 //! The newest runs are kept, with the time of each; all are counted. What was in the blocks is not known here, nor whether
-//! it came later by another way; what the sender is told of them is the work of [`super::given_up`].
+//! it came later by another way; what the sender is told of them is another matter.
 
 use std::collections::VecDeque;
 use std::time::Instant;
