@@ -1,0 +1,64 @@
+//! A line of what the primary sends before the replication stream, put together from pieces. It does not say what the
+//! line means.
+
+/// Bytes of a line at most; the longest that a replica is sent has below a hundred.
+const MOST_BYTES: usize = 512;
+
+/// What some bytes were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// All of them belong to the line.
+    Within,
+    /// The line ends before this byte.
+    Complete(usize),
+    /// Longer than any line that is known.
+    TooLong,
+}
+
+/// The line so far.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    /// Takes bytes up to the end of the line. After a complete line it is to be cleared.
+    pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> Read {
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        if self.bytes.len() + part.len() > MOST_BYTES {
+            return Read::TooLong;
+        }
+        self.bytes.extend_from_slice(part);
+        end.map_or(Read::Within, |end| Read::Complete(end + 1))
+    }
+
+    /// The line without its end.
+    pub(super) fn text(&self) -> &[u8] {
+        self.bytes.strip_suffix(b"\r").unwrap_or(&self.bytes)
+    }
+
+    /// Begins the next.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_at_its_newline_and_has_a_limit() {
+        let mut line = Line::default();
+        assert_eq!(line.on_bytes(b"+O"), Read::Within);
+        assert_eq!(line.on_bytes(b"K\r"), Read::Within);
+        assert_eq!(line.on_bytes(b"\n+OK"), Read::Complete(1));
+        assert_eq!(line.text(), b"+OK");
+        line.clear();
+        assert_eq!(line.on_bytes(b"\n"), Read::Complete(1));
+        assert!(line.text().is_empty());
+        assert_eq!(line.on_bytes(&[b'a'; MOST_BYTES]), Read::Within);
+        assert_eq!(line.on_bytes(b"b"), Read::TooLong);
+    }
+}

@@ -1,0 +1,320 @@
+//! Redis and Valkey: `REPLCONF ACK` for what is protected, so that `WAIT` returns without the round trip.
+//!
+//! A replica connects to the gate as to its primary. The answer to its `PSYNC` tells where the replication stream begins:
+//! `+FULLRESYNC ID OFFSET` and a snapshot, then the byte behind it has the offset OFFSET + 1; or `+CONTINUE`, then the
+//! next byte has the offset that `PSYNC` asked for. From there each byte counts one, whatever it holds, as both servers
+//! count. When a place in the stream is released the gate sends the primary `REPLCONF ACK` with its offset, between two
+//! commands of the replica and only after the replica's first own one; the replica's later ones are forwarded, raised to
+//! what was told already. `FACK`, what the replica's append-only file has on disk, stays the replica's own.
+//!
+//! It does not acknowledge early for `SYNC`, for snapshots over a second connection (it takes that offer out of the
+//! replica's `REPLCONF`, so that one is used), or for what it cannot read, such as TLS that ends elsewhere: these pass, with
+//! a warning. It judges no other command: ordinary connections pass.
+
+mod command;
+mod line;
+mod snapshot;
+mod stream;
+
+use self::command::{Command, Parsed};
+use self::line::{Line, Read};
+use self::snapshot::{Progress, Snapshot};
+use self::stream::Stream;
+use super::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
+
+/// What a replica offers when it can take the snapshot over a connection of its own: Redis 8, Valkey 8. The stream then
+/// begins at an offset that only the other connection is told.
+const SECOND_CONNECTION: [&str; 2] = ["rdb-channel-repl", "dual-channel"];
+/// The first byte of a TLS connection: a handshake record.
+const TLS_RECORD: u8 = 0x16;
+
+/// One connection of a Redis replica, or of anybody else, to its primary.
+#[derive(Debug)]
+pub struct Redis {
+    stage: Stage,
+    /// From the mirror: the beginning of a command.
+    held: Vec<u8>,
+    begun: bool,
+    tls: TlsChoice,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Before `PSYNC`: so many answers of one line are due.
+    StartUp { due: u32, line: Line },
+    /// `PSYNC` was sent behind commands whose answers are due; with the offset of the first byte it asked for.
+    Asked { due: u32, line: Line, first: Option<u64> },
+    /// The snapshot passes; the stream behind it has this base.
+    Snapshot { base: u64, snapshot: Snapshot },
+    /// The replication stream.
+    Replication(Stream),
+    /// Everything passes, unread.
+    Passing(&'static str),
+}
+
+impl Redis {
+    /// A connection of which nothing is known yet. Where TLS is configured it begins with the first byte, as Redis has it,
+    /// on each side by itself.
+    pub fn new(tls: TlsChoice) -> Self {
+        Self { stage: Stage::StartUp { due: 0, line: Line::default() }, held: Vec::new(), begun: false, tls }
+    }
+
+    /// Understands nothing from here on.
+    fn pass(&mut self, why: &str, turn: &mut Turn) {
+        self.stage = Stage::Passing("replication without early acknowledgements");
+        turn.note(Note::Warning(format!("{why}; nothing is acknowledged early on this connection")));
+    }
+
+    /// Bytes from the primary, which are forwarded already. The number of them that the stage used, which may be another
+    /// one then.
+    fn on_primary(&mut self, bytes: &[u8], turn: &mut Turn) -> usize {
+        match &mut self.stage {
+            Stage::StartUp { line, .. } | Stage::Asked { line, .. } => match line.on_bytes(bytes) {
+                Read::Within => bytes.len(),
+                Read::TooLong => {
+                    self.on_unexpected_answer(turn);
+                    bytes.len()
+                }
+                Read::Complete(used) => {
+                    self.on_answer(turn);
+                    used
+                }
+            },
+            Stage::Snapshot { base, snapshot } => match snapshot.on_bytes(bytes) {
+                Progress::Within => bytes.len(),
+                Progress::Complete(used) => {
+                    self.stage = Stage::Replication(Stream::new(*base));
+                    used
+                }
+                Progress::Foreign => {
+                    self.pass("the snapshot from the primary has a form that is not known", turn);
+                    bytes.len()
+                }
+            },
+            Stage::Replication(stream) => {
+                let offset = stream.on_sent(bytes.len());
+                turn.mark(offset);
+                bytes.len()
+            }
+            Stage::Passing(_) => bytes.len(),
+        }
+    }
+
+    /// A whole line before the replication stream.
+    fn on_answer(&mut self, turn: &mut Turn) {
+        match &mut self.stage {
+            Stage::StartUp { due, line } | Stage::Asked { due, line, .. } if *due > 0 || line.text().is_empty() => {
+                let text = line.text();
+                // A bare newline keeps the connection alive and answers nothing.
+                if text.is_empty() || matches!(text[0], b'+' | b'-') {
+                    *due -= u32::from(!text.is_empty());
+                    line.clear();
+                } else {
+                    self.on_unexpected_answer(turn);
+                }
+            }
+            Stage::Asked { line, first, .. } => {
+                let text = String::from_utf8_lossy(line.text()).into_owned();
+                let first = *first;
+                self.on_psync_answer(&text, first, turn);
+            }
+            _ => self.on_unexpected_answer(turn),
+        }
+    }
+
+    fn on_psync_answer(&mut self, answer: &str, first: Option<u64>, turn: &mut Turn) {
+        let mut words = answer.split_ascii_whitespace();
+        match words.next() {
+            Some("+FULLRESYNC") => match words.nth(1).and_then(|offset| command::number(offset.as_bytes())) {
+                Some(base) => {
+                    turn.note(Note::Info(format!("full synchronisation; the stream begins behind offset {base}")));
+                    self.stage = Stage::Snapshot { base, snapshot: Snapshot::default() };
+                }
+                None => self.pass(&format!("the primary answered PSYNC with `{answer}`, without an offset"), turn),
+            },
+            Some("+CONTINUE") => match first.and_then(|first| first.checked_sub(1)) {
+                Some(base) => {
+                    turn.note(Note::Info(format!("partial synchronisation; the stream goes on behind offset {base}")));
+                    self.stage = Stage::Replication(Stream::new(base));
+                }
+                None => self.pass("the primary continues a stream whose offset the mirror did not name", turn),
+            },
+            // Refused for now; the replica asks again, here or on another connection.
+            Some(refusal) if refusal.starts_with('-') => {
+                self.stage = Stage::StartUp { due: 0, line: Line::default() };
+            }
+            _ => {
+                self.pass(
+                    &format!(
+                        "the primary answered PSYNC with `{answer}`, which is not known (for a snapshot over a second \
+                         connection set `repl-rdb-channel no`, in Valkey `dual-channel-replication-enabled no`)"
+                    ),
+                    turn,
+                );
+            }
+        }
+    }
+
+    /// The primary sent what answers nothing, or in a form that no answer before replication has.
+    fn on_unexpected_answer(&mut self, turn: &mut Turn) {
+        match self.stage {
+            Stage::StartUp { .. } => self.stage = Stage::Passing("ordinary session"),
+            _ => self.pass("the primary's answer to PSYNC cannot be read", turn),
+        }
+    }
+
+    /// A whole command of the mirror's, with its bytes.
+    fn on_command(&mut self, command: &Command, bytes: &[u8], turn: &mut Turn) {
+        if command.count() == 0 {
+            return turn.send(Side::Primary, bytes);
+        }
+        let is_ack = command.is(bytes, 0, "REPLCONF") && command.is(bytes, 1, "ACK");
+        match &mut self.stage {
+            Stage::Replication(stream) if is_ack => {
+                let told = command.number(bytes, 2).and_then(|real| Some((real, stream.on_real(real)?)));
+                match told {
+                    Some((real, told)) => {
+                        if real == told {
+                            turn.send(Side::Primary, bytes);
+                        } else {
+                            let mut raised = Vec::with_capacity(bytes.len() + 20);
+                            command::emit_ack(told, Some((command, bytes)), &mut raised);
+                            turn.send(Side::Primary, &raised);
+                        }
+                        turn.on_acknowledged(real);
+                    }
+                    None => {
+                        turn.send(Side::Primary, bytes);
+                        let offset = String::from_utf8_lossy(command.argument(bytes, 2)).into_owned();
+                        self.pass(&format!("the mirror acknowledges offset {offset}, which was not sent to it"), turn);
+                    }
+                }
+            }
+            Stage::StartUp { due, line } => {
+                let in_start_up = ["PING", "AUTH", "REPLCONF"].iter().any(|word| command.is(bytes, 0, word));
+                if in_start_up {
+                    *due += u32::from(!is_ack);
+                    let hidden = without_second_connection(command, bytes);
+                    turn.send(Side::Primary, hidden.as_deref().unwrap_or(bytes));
+                } else if command.is(bytes, 0, "PSYNC") {
+                    let (due, line) = (*due, std::mem::take(line));
+                    self.stage = Stage::Asked { due, line, first: command.number(bytes, 2) };
+                    turn.send(Side::Primary, bytes);
+                } else {
+                    turn.send(Side::Primary, bytes);
+                    if command.is(bytes, 0, "SYNC") {
+                        self.pass("the mirror asked with SYNC, whose answer tells no offset", turn);
+                    } else {
+                        self.stage = Stage::Passing("ordinary session");
+                    }
+                }
+            }
+            _ => {
+                turn.send(Side::Primary, bytes);
+                if !is_ack && !matches!(self.stage, Stage::Passing(_)) {
+                    let name = String::from_utf8_lossy(command.argument(bytes, 0)).into_owned();
+                    self.pass(&format!("the mirror sent `{name}` where it only acknowledges"), turn);
+                }
+            }
+        }
+    }
+
+    /// What the mirror sends is no command of a replica.
+    fn on_foreign(&mut self, turn: &mut Turn) {
+        match self.stage {
+            Stage::StartUp { .. } => self.stage = Stage::Passing("ordinary session"),
+            _ => self.pass("what the mirror sends cannot be read", turn),
+        }
+    }
+}
+
+impl Dialect for Redis {
+    fn on_open(&mut self, turn: &mut Turn) {
+        if self.tls.accepts {
+            turn.start_tls(Side::Mirror);
+        }
+        if self.tls.connects {
+            turn.start_tls(Side::Primary);
+        }
+    }
+
+    fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn) {
+        if side == Side::Primary {
+            turn.send(Side::Mirror, bytes);
+            let mut at = 0;
+            while at < bytes.len() {
+                at += self.on_primary(&bytes[at..], turn);
+            }
+            if matches!(self.stage, Stage::Passing(_)) {
+                turn.send(Side::Primary, &std::mem::take(&mut self.held));
+            }
+            return;
+        }
+        if !self.begun && bytes.first() == Some(&TLS_RECORD) {
+            self.pass(
+                "the mirror begins TLS, for which this gate has no certificate (`tls_cert` and `tls_key` of the gate)",
+                turn,
+            );
+        }
+        self.begun |= !bytes.is_empty();
+        self.held.extend_from_slice(bytes);
+        let held = std::mem::take(&mut self.held);
+        let mut at = 0;
+        while at < held.len() && !matches!(self.stage, Stage::Passing(_)) {
+            match command::parse(&held[at..]) {
+                Parsed::Incomplete => {
+                    self.held = held[at..].to_vec();
+                    return;
+                }
+                Parsed::Foreign => self.on_foreign(turn),
+                Parsed::Command(command) => {
+                    let end = at + command.len;
+                    self.on_command(&command, &held[at..end], turn);
+                    at = end;
+                }
+            }
+        }
+        turn.send(Side::Primary, &held[at..]);
+    }
+
+    fn on_released(&mut self, mark: u64, _release: Release, turn: &mut Turn) {
+        let Stage::Replication(stream) = &mut self.stage else { return };
+        if let Some(offset) = stream.on_released(mark) {
+            let mut ack = Vec::with_capacity(48);
+            command::emit_ack(offset, None, &mut ack);
+            turn.send(Side::Primary, &ack);
+            turn.on_injected();
+        }
+    }
+
+    fn on_end(&mut self, side: Side, turn: &mut Turn) {
+        if side == Side::Mirror {
+            turn.send(Side::Primary, &std::mem::take(&mut self.held));
+        }
+    }
+
+    fn phase(&self) -> &str {
+        match &self.stage {
+            Stage::StartUp { .. } | Stage::Asked { .. } => "start-up",
+            Stage::Snapshot { .. } => "snapshot",
+            Stage::Replication(_) => "replication",
+            Stage::Passing(phase) => phase,
+        }
+    }
+}
+
+/// `REPLCONF capa …` without the offer of a second connection: its name becomes one that no primary knows, of the same
+/// length. None if there is no such offer.
+fn without_second_connection(command: &Command, bytes: &[u8]) -> Option<Vec<u8>> {
+    let offers = |at: &usize| SECOND_CONNECTION.iter().any(|offer| command.is(bytes, *at, offer));
+    let offered: Vec<usize> =
+        (2..command.count()).filter(|&at| command.is(bytes, at - 1, "capa")).filter(offers).collect();
+    let mut hidden = (!offered.is_empty()).then(|| bytes.to_vec())?;
+    for at in offered {
+        hidden[command.range(at)].fill(b'-');
+    }
+    Some(hidden)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! The Redis dialect between two real servers: `WAIT` returns for what is protected, and for nothing else.
+
+#![cfg(feature = "appliance")]
+#![allow(clippy::unwrap_used)]
+
+mod servers;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use onwire::gate::dialect::TlsChoice;
+use onwire::gate::redis::Redis;
+use servers::{Driver, Server, directory, free_port, until};
+
+/// A server, its port and its files.
+struct Site {
+    server: Server,
+    port: u16,
+    _directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn start(options: &[&str]) -> Site {
+        let (directory, port) = (directory(), free_port());
+        let port_text = port.to_string();
+        let own = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let arguments: Vec<String> = own.iter().chain(options).map(|&word| word.to_owned()).collect();
+        let server = Server::start("redis-server", "redis-server", &arguments, directory.path());
+        let site = Site { server, port, _directory: directory };
+        until("redis-server answers", || site.try_ask("PING").is_some());
+        site
+    }
+
+    fn try_ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+        answer(&mut BufReader::new(stream))
+    }
+
+    fn ask(&self, command: &str) -> String {
+        self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command}"))
+    }
+
+    /// Writes and waits for one replica, on one connection; how many have it, and after how long.
+    fn set_and_wait(&self, value: &str, limit: Duration) -> (String, Duration) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let begun = Instant::now();
+        write!(stream, "SET key {value}\r\nWAIT 1 {}\r\n", limit.as_millis()).unwrap();
+        let mut reader = BufReader::new(stream);
+        assert_eq!(answer(&mut reader).unwrap(), "+OK");
+        (answer(&mut reader).unwrap(), begun.elapsed())
+    }
+}
+
+/// A reply of one line, or a bulk string.
+fn answer(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let line = line.strip_suffix("\r\n")?;
+    let Some(len) = line.strip_prefix('$') else { return Some(line.to_owned()) };
+    let mut bytes = vec![0; len.parse().ok()?];
+    reader.read_exact(&mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+const SOON: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_secs(15);
+
+/// A frozen mirror: without protection nobody has the write, with protection the gate says it has.
+fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, driver: &Driver) {
+    driver.protect(false);
+    assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+    mirror.server.freeze();
+    let (count, _) = primary.set_and_wait("unprotected", SOON);
+    assert_eq!(count, ":0", "the mirror is frozen and nothing is protected");
+    let before = driver.injected();
+    driver.protect(true);
+    let (count, waited) = primary.set_and_wait("protected", LATE);
+    assert_eq!(count, ":1", "{:?}", driver.warnings());
+    assert!(waited < LATE, "{waited:?}");
+    assert!(driver.injected() > before);
+    driver.protect(false);
+    let (count, _) = primary.set_and_wait("again", SOON);
+    assert_eq!(count, ":0", "one release is not a release of what follows");
+    mirror.server.thaw();
+    assert_eq!(primary.set_and_wait("last", LATE).0, ":1");
+    until("the mirror has the last write", || mirror.ask("GET key") == "last");
+    assert_eq!(driver.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_write_is_acknowledged_when_it_is_protected_and_not_before() {
+    for diskless in ["no", "yes"] {
+        let primary = Site::start(&[
+            "--repl-diskless-sync",
+            diskless,
+            "--repl-diskless-sync-delay",
+            "0",
+            "--enable-debug-command",
+            "local",
+        ]);
+        assert_eq!(primary.ask("DEBUG POPULATE 20000 key 100"), "+OK");
+        let driver = Driver::start(primary.port, || Box::new(Redis::new(TlsChoice::default())));
+        let port = driver.port().to_string();
+        let mirror = Site::start(&["--replicaof", "127.0.0.1", &port]);
+        until("the mirror is in step", || {
+            mirror.ask("INFO replication").contains("master_link_status:up") && driver.has_phase("replication")
+        });
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &driver);
+
+        // Again behind a partial synchronisation.
+        assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");
+        until("the mirror is in step again", || {
+            primary.ask("INFO stats").contains("sync_partial_ok:1")
+                && mirror.ask("INFO replication").contains("master_link_status:up")
+        });
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &driver);
+        assert_eq!(offset(&primary), offset(&mirror));
+    }
+}
+
+/// What a server counts of the replication stream.
+fn offset(site: &Site) -> u64 {
+    let info = site.ask("INFO replication");
+    let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+    line.expect("every server has an offset").parse().unwrap()
+}
