@@ -1,0 +1,211 @@
+//! Acknowledgements of semi-synchronous replication: `ef`, a position of 64 bits, the name of the binary log.
+//!
+//! [`Places`] remembers the places that the primary waits for, in the order of the stream, each under a number that the
+//! gate's marks carry; names and positions alone could not be compared across files. It sends nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::event::SEMI_SYNC;
+
+/// Places remembered at most. Beyond, the newest takes the place of the one before it: that one is then acknowledged with
+/// it, later than it could be.
+const MOST_PLACES: usize = 65_536;
+
+/// What an acknowledgement names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its number on this connection, rising from 1.
+    pub(super) number: u64,
+    file: Arc<[u8]>,
+    position: u64,
+}
+
+impl Place {
+    /// The packet that acknowledges it. Its number is 0, as for everything that a replica sends during a dump.
+    pub(super) fn emit(&self, out: &mut Vec<u8>) {
+        let len = (1 + 8 + self.file.len()) as u32;
+        out.extend_from_slice(&len.to_le_bytes()[..3]);
+        out.extend_from_slice(&[0, SEMI_SYNC]);
+        out.extend_from_slice(&self.position.to_le_bytes());
+        out.extend_from_slice(&self.file);
+    }
+}
+
+/// The content of a replica's acknowledgement: position and file.
+pub(super) fn parse(content: &[u8]) -> Option<(u64, &[u8])> {
+    let (&SEMI_SYNC, rest) = content.split_first()? else { return None };
+    let (position, file) = rest.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*position), file))
+}
+
+/// What to do with a real acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Real {
+    /// The primary does not know it yet. With the number of the last place that it covers.
+    News(u64),
+    /// The primary has it from the gate already. A second one could count as another replica's.
+    Known(u64),
+    /// It names a file that is not being sent.
+    Foreign,
+}
+
+/// The places that the primary waits for.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    file: Option<Arc<[u8]>>,
+    waiting: VecDeque<Place>,
+    last: u64,
+    /// The replica's own.
+    real: Option<u64>,
+    released: u64,
+    told: Option<Place>,
+}
+
+impl Places {
+    /// Events that follow are in this file.
+    pub(super) fn on_file(&mut self, name: &[u8]) {
+        if self.file.as_deref() != Some(name) {
+            self.file = Some(name.into());
+        }
+    }
+
+    /// The primary waits for this position in the present file; its number. None before a file is known.
+    pub(super) fn on_wanted(&mut self, end: u32) -> Option<u64> {
+        let file = self.file.clone()?;
+        self.last += 1;
+        if self.waiting.len() == MOST_PLACES {
+            self.waiting.pop_back();
+        }
+        self.waiting.push_back(Place { number: self.last, file, position: end.into() });
+        Some(self.last)
+    }
+
+    /// The replica has acknowledged everything up to there itself.
+    pub(super) fn on_real(&mut self, position: u64, file: &[u8]) -> Real {
+        let known = self.file.as_deref() == Some(file)
+            || self.told.as_ref().is_some_and(|told| *told.file == *file)
+            || self.waiting.iter().any(|place| *place.file == *file);
+        if !known {
+            return Real::Foreign;
+        }
+        let before = self.real.unwrap_or(0);
+        let covered = self.covered(position, file);
+        let number = self.waiting.drain(..covered).next_back().map_or(before, |place| place.number);
+        self.real = Some(number);
+        let has = |told: &Place| number < told.number || *told.file == *file && position <= told.position;
+        if self.told.as_ref().is_some_and(has) {
+            return Real::Known(number);
+        }
+        self.told = Some(Place { number, file: file.into(), position });
+        Real::News(number)
+    }
+
+    /// How many places lie at or before this one. They are in the order of the stream, so those of earlier files come first;
+    /// if none is in this file it is an earlier one itself, and covers none.
+    fn covered(&self, position: u64, file: &[u8]) -> usize {
+        let mut covered = 0;
+        for (at, place) in self.waiting.iter().enumerate() {
+            match *place.file == *file {
+                true if place.position <= position => covered = at + 1,
+                true => return if covered == 0 { at } else { covered },
+                false if covered > 0 => break,
+                false => {}
+            }
+        }
+        covered
+    }
+
+    /// Everything up to the place `number` may be acknowledged; the one to acknowledge now, if that is news.
+    ///
+    /// None before the replica's first own acknowledgement: only that shows that it writes what it is sent, and names
+    /// places as we do.
+    pub(super) fn on_released(&mut self, number: u64) -> Option<&Place> {
+        self.released = self.released.max(number);
+        self.real?;
+        let told = self.told.as_ref().map_or(0, |told| told.number);
+        let at = self.waiting.partition_point(|place| place.number <= self.released).checked_sub(1)?;
+        let place = self.waiting.get(at).filter(|place| place.number > told)?;
+        self.told = Some(place.clone());
+        self.told.as_ref()
+    }
+
+    /// What was released before the replica's first acknowledgement, if the primary does not have it yet.
+    pub(super) fn poll_released(&mut self) -> Option<&Place> {
+        self.on_released(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(place: Option<&Place>) -> Option<u64> {
+        place.map(|place| place.position)
+    }
+
+    #[test]
+    fn an_acknowledgement_reads_as_it_was_written() {
+        let place = Place { number: 1, file: b"bin.000001".as_slice().into(), position: 0x0102_0304_0506 };
+        let mut bytes = vec![];
+        place.emit(&mut bytes);
+        assert_eq!(bytes, b"\x13\0\0\0\xef\x06\x05\x04\x03\x02\x01\0\0bin.000001");
+        assert_eq!(parse(&bytes[4..]), Some((0x0102_0304_0506, b"bin.000001".as_slice())));
+        for wrong in [b"".as_slice(), b"\x01", b"\xef", b"\xef1234567"] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_primary_is_told_each_place_once_and_in_order() {
+        let mut places = Places::default();
+        assert_eq!(places.on_wanted(4), None, "no file yet");
+        places.on_file(b"bin.000001");
+        assert_eq!([places.on_wanted(100), places.on_wanted(200), places.on_wanted(300)], [Some(1), Some(2), Some(3)]);
+        assert_eq!(places.on_released(2), None, "before the replica's first");
+        assert_eq!(places.on_real(100, b"bin.000001"), Real::News(1));
+        assert_eq!(position(places.poll_released()), Some(200));
+        assert_eq!(position(places.on_released(2)), None);
+        assert_eq!(places.on_real(200, b"bin.000001"), Real::Known(2));
+        places.on_file(b"bin.000002");
+        assert_eq!(places.on_wanted(50), Some(4), "lower, and in a later file");
+        assert_eq!(position(places.on_released(4)), Some(50));
+        assert_eq!(places.on_real(300, b"bin.000001"), Real::Known(3), "told with what is behind it");
+        assert_eq!(places.on_real(50, b"bin.000002"), Real::Known(4));
+        assert_eq!(places.on_wanted(80), Some(5));
+        assert_eq!(places.on_real(80, b"bin.000002"), Real::News(5));
+        assert_eq!(position(places.on_released(5)), None);
+        assert!(places.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_real_one_between_places_covers_those_before() {
+        let mut places = Places::default();
+        places.on_file(b"bin.000001");
+        places.on_wanted(100);
+        places.on_wanted(200);
+        assert_eq!(places.on_real(90, b"bin.000001"), Real::News(0));
+        assert_eq!(places.on_real(150, b"bin.000001"), Real::News(1));
+        assert_eq!(places.on_real(140, b"bin.000001"), Real::Known(1));
+        assert_eq!(position(places.on_released(2)), Some(200));
+        assert_eq!(places.on_real(7, b"other.000001"), Real::Foreign);
+        places.on_file(b"bin.000002");
+        assert_eq!(places.on_wanted(60), Some(3));
+        assert_eq!(places.on_real(4, b"bin.000002"), Real::News(2), "covers what waits in the file before");
+        assert_eq!(places.on_real(60, b"bin.000002"), Real::News(3));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_nothing_is_told_too_early() {
+        let mut places = Places::default();
+        places.on_file(b"bin.000001");
+        let last = MOST_PLACES as u32 + 10;
+        for end in 1..=last {
+            places.on_wanted(end);
+        }
+        assert_eq!(places.waiting.len(), MOST_PLACES);
+        assert_eq!(places.on_real(1, b"bin.000001"), Real::News(1));
+        assert_eq!(position(places.on_released(u64::from(last) - 1)), Some(MOST_PLACES as u64 - 1));
+        assert_eq!(position(places.on_released(last.into())), Some(last.into()));
+    }
+}

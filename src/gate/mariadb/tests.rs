@@ -1,0 +1,323 @@
+//! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what the primary is told.
+
+use super::event::tests::{event, rotate};
+use super::greeting::tests::greeting;
+use super::*;
+use crate::gate::dialect::Mark;
+use proptest::prelude::*;
+
+/// One step of a session.
+#[derive(Clone, Debug)]
+enum Step {
+    Primary(Vec<u8>),
+    Mirror(Vec<u8>),
+    Released(u64),
+}
+use Step::{Mirror, Primary, Released};
+
+/// What a session came to.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    to_primary: Vec<u8>,
+    to_mirror: Vec<u8>,
+    /// Marks, each with the bytes it stands behind.
+    marks: Vec<(u64, usize)>,
+    acknowledged: Option<u64>,
+    counts: (u64, u64),
+    warnings: Vec<String>,
+    phase: String,
+}
+
+fn play(steps: &[Step], mut cut: impl FnMut(usize) -> usize) -> Outcome {
+    let mut dialect = MariaDb::new();
+    let mut outcome = Outcome::default();
+    for step in steps {
+        match step {
+            Primary(bytes) | Mirror(bytes) => {
+                let side = if matches!(step, Primary(_)) { Side::Primary } else { Side::Mirror };
+                let mut rest = bytes.as_slice();
+                while !rest.is_empty() {
+                    let (piece, further) = rest.split_at(cut(rest.len()).clamp(1, rest.len()));
+                    let mut turn = Turn::default();
+                    dialect.on_bytes(side, piece, &mut turn);
+                    outcome.take(&turn);
+                    rest = further;
+                }
+            }
+            Released(mark) => {
+                let mut turn = Turn::default();
+                dialect.on_released(*mark, Release::Protected, &mut turn);
+                outcome.take(&turn);
+            }
+        }
+    }
+    outcome.phase = dialect.phase().to_owned();
+    outcome
+}
+
+impl Outcome {
+    fn take(&mut self, turn: &Turn) {
+        for Mark { after, mark } in turn.marks() {
+            assert!(self.marks.last().is_none_or(|(last, _)| last <= mark), "marks rise");
+            self.marks.push((*mark, self.to_mirror.len() + after));
+        }
+        self.to_primary.extend_from_slice(turn.sent(Side::Primary));
+        self.to_mirror.extend_from_slice(turn.sent(Side::Mirror));
+        self.acknowledged = self.acknowledged.max(turn.acknowledged());
+        self.counts = (self.counts.0 + turn.counts().0, self.counts.1 + turn.counts().1);
+        for note in turn.notes() {
+            if let Note::Warning(text) = note {
+                self.warnings.push(text.clone());
+            }
+        }
+        assert_eq!(turn.closing(), None);
+    }
+}
+
+fn packet(number: u8, content: &[u8]) -> Vec<u8> {
+    let len = (content.len() as u32).to_le_bytes();
+    [&len[..3], &[number], content].concat()
+}
+
+/// An event as a semi-synchronous replica gets it.
+fn semi_sync(number: u8, wanted: u8, event: &[u8]) -> Step {
+    Primary(packet(number, &[&[0, 0xef, wanted], event].concat()))
+}
+
+fn ack(position: u64, file: &str) -> Vec<u8> {
+    packet(0, &[&[0xef], &position.to_le_bytes()[..], file.as_bytes()].concat())
+}
+
+/// Up to and with the command that asks for the binary log.
+fn start_up() -> Vec<Step> {
+    let ok = Primary(packet(1, b"\0\0\0\x02\0\0\0"));
+    vec![
+        Primary(packet(0, &greeting(!0x0400_0820))),
+        Mirror(packet(1, b"\x05\xa2\x0b\0 and the rest of the answer")),
+        Primary(packet(2, b"\0\0\0\x02\0\0\0")),
+        Mirror(packet(0, b"\x03SET @rpl_semi_sync_slave= 1")),
+        ok.clone(),
+        Mirror(packet(0, b"\x15 a replica registers")),
+        ok,
+        Mirror(packet(0, b"\x12\x04\0\0\0\0\0\x02\0\0\0")),
+    ]
+}
+
+/// A dump with one event that nobody waits for.
+fn dump() -> Vec<Step> {
+    let mut steps = start_up();
+    steps.push(semi_sync(1, 0, &rotate("bin.000001")));
+    steps.push(semi_sync(2, 0, &event(15, 256, 0, b"a format description")));
+    steps
+}
+
+fn given(steps: &[Step], side: Side) -> Vec<u8> {
+    let of_side = |step: &Step| match (step, side) {
+        (Primary(bytes), Side::Primary) | (Mirror(bytes), Side::Mirror) => bytes.clone(),
+        _ => vec![],
+    };
+    steps.iter().flat_map(of_side).collect()
+}
+
+#[test]
+fn a_transaction_is_acknowledged_when_it_is_protected() {
+    let mut steps = dump();
+    steps.push(semi_sync(3, 0, &event(162, 300, 0, b"begin")));
+    steps.push(semi_sync(4, 1, &event(16, 400, 0, b"commit")));
+    steps.push(Mirror(ack(400, "bin.000001")));
+    let first = play(&steps, |len| len);
+    assert_eq!(first.marks, [(1, first.to_mirror.len())]);
+    assert_eq!((first.acknowledged, first.counts, first.warnings.len()), (Some(1), (1, 0), 0));
+    assert_eq!(first.phase, "semi-synchronous replication");
+    assert_eq!(first.to_primary, given(&steps, Side::Mirror));
+    assert_eq!(first.to_mirror, given(&steps, Side::Primary));
+
+    steps.push(semi_sync(1, 1, &event(16, 500, 0, b"commit")));
+    steps.push(semi_sync(1, 0, &event(4, 540, 0, b"\x04\0\0\0\0\0\0\0bin.000002")));
+    steps.push(semi_sync(2, 0, &rotate("bin.000002")));
+    steps.push(semi_sync(3, 1, &event(16, 350, 0, b"commit")));
+    let sent = play(&steps, |len| len);
+    assert_eq!(sent.marks.iter().map(|mark| mark.0).collect::<Vec<_>>(), [1, 2, 3]);
+    steps.push(Released(2));
+    steps.push(Released(3));
+    let released = play(&steps, |len| len);
+    let told = [sent.to_primary, ack(500, "bin.000001"), ack(350, "bin.000002")].concat();
+    assert_eq!((&released.to_primary, released.counts), (&told, (1, 2)));
+    // The replica's own come later; the primary has them.
+    steps.push(Mirror([ack(500, "bin.000001"), ack(350, "bin.000002"), packet(0, b"\x01")].concat()));
+    let ended = play(&steps, |len| len);
+    assert_eq!(ended.to_primary, [told, packet(0, b"\x01")].concat());
+    assert_eq!((ended.acknowledged, ended.counts), (Some(3), (3, 2)));
+}
+
+#[test]
+fn nothing_is_told_before_the_replica_has_acknowledged() {
+    let mut steps = dump();
+    steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
+    steps.push(semi_sync(1, 1, &event(16, 500, 0, b"commit")));
+    steps.push(Released(2));
+    let silent = play(&steps, |len| len);
+    assert_eq!((silent.counts, silent.to_primary), ((0, 0), given(&steps, Side::Mirror)));
+    steps.push(Mirror(ack(400, "bin.000001")));
+    let spoken = play(&steps, |len| len);
+    assert_eq!(spoken.to_primary, [given(&steps, Side::Mirror), ack(500, "bin.000001")].concat());
+    assert_eq!(spoken.counts, (1, 1));
+}
+
+#[test]
+fn an_early_acknowledgement_stands_between_two_packets() {
+    let mut steps = dump();
+    steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
+    steps.push(semi_sync(1, 1, &event(16, 500, 0, b"commit")));
+    let (first, quit) = (ack(400, "bin.000001"), packet(0, b"\x01"));
+    steps.extend([Mirror([&first, &quit[..3]].concat()), Released(2), Mirror(quit[3..].to_vec())]);
+    let outcome = play(&steps, |len| len);
+    let expected = [given(&start_up(), Side::Mirror), first, ack(500, "bin.000001"), quit].concat();
+    assert_eq!(outcome.to_primary, expected);
+}
+
+#[test]
+fn neither_tls_nor_compression_is_offered() {
+    let outcome = play(&[Primary(packet(0, &greeting(0xffff_ffff)))], |len| len);
+    assert_eq!(outcome.to_mirror, packet(0, &greeting(!(0x20 | 0x800 | 0x0400_0000))));
+    let refused = [Primary(packet(0, b"\xff\x10\x04Too many connections"))];
+    let outcome = play(&refused, |len| len);
+    assert_eq!((outcome.phase.as_str(), outcome.to_mirror), ("refused by the primary", given(&refused, Side::Primary)));
+}
+
+#[test]
+fn a_large_event_is_marked_at_its_end() {
+    const FULL: usize = 0xff_ffff;
+    let content = [&[0, 0xef, 1], event(16, 900, 0, &vec![7; FULL + 100]).as_slice()].concat();
+    let large = [packet(3, &content[..FULL]), packet(4, &content[FULL..])].concat();
+    let mut steps = dump();
+    steps.extend([Primary(large), Mirror(ack(900, "bin.000001"))]);
+    let outcome = play(&steps, |len| len.min(65_536));
+    assert_eq!(outcome.marks, [(1, outcome.to_mirror.len())]);
+    assert_eq!((outcome.acknowledged, outcome.to_mirror), (Some(1), given(&steps, Side::Primary)));
+}
+
+#[test]
+fn an_ordinary_session_passes() {
+    let mut steps = start_up();
+    steps.truncate(3);
+    steps.push(Mirror(packet(0, b"\x03SELECT 1")));
+    // A row, and a packet of data that looks like a command but is none.
+    steps.push(Primary(packet(1, b"\x01")));
+    steps.push(Mirror(packet(3, b"\x12 data")));
+    steps.push(Released(1));
+    let outcome = play(&steps, |len| len);
+    assert_eq!((outcome.phase.as_str(), outcome.warnings.len()), ("ordinary session", 0));
+    assert_eq!(outcome.to_primary, given(&steps, Side::Mirror));
+    assert_eq!(outcome.to_mirror, given(&steps, Side::Primary));
+}
+
+#[test]
+fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
+    let without = "replication without early acknowledgements";
+    let after = |mut steps: Vec<Step>, further: Step| {
+        steps.push(further);
+        steps
+    };
+    let answer = |content: &[u8]| {
+        let mut steps = start_up();
+        steps.truncate(1);
+        after(steps, Mirror(packet(1, content)))
+    };
+    let wanted = semi_sync(3, 1, &event(16, 400, 0, b"commit"));
+    let cases = [
+        ("TLS", answer(b"\x05\xaa\x0b\0 and TLS"), without, 1),
+        ("compression", answer(b"\x25\xa2\x0b\0 and more"), without, 1),
+        ("an OK for an event", after(start_up(), Primary(packet(1, b"\0\0\0\x02\0\0\0"))), without, 1),
+        (
+            "no semi-sync",
+            after(start_up(), Primary(packet(1, &[&[0], rotate("b.000001").as_slice()].concat()))),
+            "asynchronous replication",
+            1,
+        ),
+        ("a bad name", after(start_up(), semi_sync(1, 0, &rotate("name"))), without, 1),
+        ("an error", after(start_up(), Primary(packet(1, b"\xff\xd4\x04#HY000no"))), "ordinary session", 0),
+        ("an event without header", after(dump(), Primary(packet(3, &event(16, 400, 0, b"")))), without, 1),
+        ("an event of a wrong size", after(dump(), semi_sync(3, 1, &event(16, 400, 0, b"abc")[..20])), without, 1),
+        (
+            "the end",
+            after(after(dump(), wanted.clone()), Primary(packet(4, b"\xff\xd4\x04#HY000no"))),
+            "ordinary session",
+            0,
+        ),
+        ("another file", after(after(dump(), wanted.clone()), Mirror(ack(4, "other.000001"))), without, 1),
+        ("another form", after(after(dump(), wanted), Mirror(packet(0, b"\xef0123456789012345"))), without, 1),
+        ("something long", after(dump(), Mirror(packet(0, &[0; 2000]))), without, 1),
+    ];
+    for (name, mut steps, phase, warnings) in cases {
+        steps.extend([Released(u64::MAX), Mirror(ack(400, "bin.000001")), Primary(vec![0; 30])]);
+        let outcome = play(&steps, |len| len);
+        assert_eq!(outcome.phase, phase, "{name}");
+        assert_eq!(outcome.warnings.len(), warnings, "{name}: {:?}", outcome.warnings);
+        assert_eq!(outcome.counts.1, 0, "{name}");
+        assert_eq!(outcome.to_primary, given(&steps, Side::Mirror), "{name}");
+        assert_eq!(outcome.to_mirror, given(&steps, Side::Primary), "{name}");
+    }
+}
+
+#[test]
+fn what_is_held_back_leaves_when_its_side_ends() {
+    let mut steps = dump();
+    steps.push(Mirror(b"\x13\0\0\0\xef".to_vec()));
+    let mut dialect = MariaDb::new();
+    let mut turn = Turn::default();
+    for step in &steps {
+        match step {
+            Primary(bytes) => dialect.on_bytes(Side::Primary, bytes, &mut turn),
+            Mirror(bytes) => dialect.on_bytes(Side::Mirror, bytes, &mut turn),
+            Released(_) => {}
+        }
+    }
+    dialect.on_end(Side::Mirror, &mut turn);
+    assert_eq!(turn.sent(Side::Primary), given(&steps, Side::Mirror));
+    let (mut dialect, mut turn) = (MariaDb::new(), Turn::default());
+    dialect.on_bytes(Side::Primary, b"\x50\0\0\0\x0a5.5", &mut turn);
+    assert!(turn.sent(Side::Mirror).is_empty());
+    dialect.on_end(Side::Primary, &mut turn);
+    assert_eq!(turn.sent(Side::Mirror), b"\x50\0\0\0\x0a5.5");
+}
+
+proptest! {
+    #[test]
+    fn pieces_of_any_size_come_to_the_same(sizes in proptest::collection::vec(1..40usize, 1..200)) {
+        let mut steps = dump();
+        steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
+        steps.push(Mirror(ack(400, "bin.000001")));
+        steps.push(semi_sync(1, 1, &event(16, 500, 0, b"commit")));
+        steps.push(Released(2));
+        steps.push(semi_sync(1, 0, &rotate("bin.000002")));
+        steps.push(semi_sync(2, 1, &event(16, 350, 0, &[7; 700])));
+        steps.push(Mirror([ack(500, "bin.000001"), ack(350, "bin.000002"), packet(0, b"\x01")].concat()));
+        let whole = play(&steps, |len| len);
+        let mut sizes = sizes.iter().cycle();
+        let pieces = play(&steps, |_| *sizes.next().expect("a cycle has no end"));
+        prop_assert_eq!(pieces, whole);
+    }
+
+    #[test]
+    fn any_bytes_pass_whole_and_in_order(
+        begin in any::<bool>(),
+        further in proptest::collection::vec((any::<bool>(), proptest::collection::vec(prop_oneof![Just(0u8), Just(0xef), any::<u8>()], 0..40)), 0..20),
+    ) {
+        let mut steps = if begin { dump() } else { vec![] };
+        steps.extend(further.into_iter().map(|(primary, bytes)| if primary { Primary(bytes) } else { Mirror(bytes) }));
+        let mut dialect = MariaDb::new();
+        let mut turn = Turn::default();
+        for step in &steps {
+            match step {
+                Primary(bytes) => dialect.on_bytes(Side::Primary, bytes, &mut turn),
+                Mirror(bytes) => dialect.on_bytes(Side::Mirror, bytes, &mut turn),
+                Released(_) => {}
+            }
+        }
+        dialect.on_end(Side::Primary, &mut turn);
+        dialect.on_end(Side::Mirror, &mut turn);
+        prop_assert_eq!(turn.sent(Side::Mirror).len(), given(&steps, Side::Primary).len());
+        prop_assert_eq!(turn.sent(Side::Primary), given(&steps, Side::Mirror));
+    }
+}

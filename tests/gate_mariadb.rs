@@ -1,0 +1,140 @@
+//! The MariaDB dialect between two real servers: a semi-synchronous commit returns for what is protected, and for nothing
+//! else, and the primary never falls back to asynchronous replication.
+
+#![cfg(feature = "appliance")]
+#![allow(clippy::unwrap_used)]
+
+mod servers;
+
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use onwire::gate::mariadb::MariaDb;
+use servers::{Driver, Server, directory, free_port, unprivileged, until};
+
+/// A server, its port and its files.
+struct Site {
+    server: Server,
+    port: u16,
+    directory: tempfile::TempDir,
+}
+
+impl Site {
+    fn start(id: u32, options: &[&str]) -> Site {
+        let (directory, port) = (directory(), free_port());
+        let path = directory.path().display();
+        let install = unprivileged("mariadb-install-db", directory.path())
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+            .arg(format!("--datadir={path}/data"))
+            .output()
+            .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; install it: apt-get install mariadb-server"));
+        assert!(install.status.success(), "{}", String::from_utf8_lossy(&install.stderr));
+        let own = [
+            "--no-defaults".to_owned(),
+            format!("--datadir={path}/data"),
+            format!("--socket={path}/socket"),
+            format!("--pid-file={path}/pid"),
+            format!("--port={port}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--server-id={id}"),
+            "--log-bin=bin".to_owned(),
+            "--innodb-buffer-pool-size=16M".to_owned(),
+        ];
+        let arguments: Vec<String> = own.into_iter().chain(options.iter().map(|&word| word.to_owned())).collect();
+        let server = Server::start("/usr/sbin/mariadbd", "mariadb-server", &arguments, directory.path());
+        let site = Site { server, port, directory };
+        until("mariadbd answers", || site.client("SELECT 1").wait().unwrap().success());
+        site
+    }
+
+    /// A client that executes statements and ends.
+    fn client(&self, sql: &str) -> Child {
+        unprivileged("mariadb", self.directory.path())
+            .args(["--no-defaults", "--socket=socket", "--user=root", "--batch", "--skip-column-names", "-e", sql])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("mariadb: {error}; install it: apt-get install mariadb-client"))
+    }
+
+    fn ask(&self, sql: &str) -> String {
+        let output = self.client(sql).wait_with_output().unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn status(&self, name: &str) -> String {
+        let row = self.ask(&format!("SHOW GLOBAL STATUS LIKE '{name}'"));
+        row.rsplit('\t').next().unwrap_or_default().to_owned()
+    }
+}
+
+fn has_ended(client: &mut Child) -> bool {
+    client.try_wait().unwrap().is_some()
+}
+
+fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, driver: &Driver) {
+    driver.protect(false);
+    let before = driver.injected();
+    primary.ask("INSERT INTO d.t (word) VALUES ('real')");
+    assert_eq!(driver.injected(), before, "nothing is protected");
+    mirror.server.freeze();
+    let mut insert = primary.client("INSERT INTO d.t (word) VALUES ('held')");
+    thread::sleep(Duration::from_millis(1500));
+    assert!(!has_ended(&mut insert), "the mirror is frozen and nothing is protected");
+    driver.protect(true);
+    until("the protected commit returns", || has_ended(&mut insert));
+    assert!(driver.injected() > before, "{:?}", driver.warnings());
+    primary.ask("INSERT INTO d.t (word) VALUES ('protected')");
+    // Larger than a packet can be.
+    primary.ask("INSERT INTO d.t (word) VALUES (REPEAT('x', 17000000))");
+    primary.ask("FLUSH BINARY LOGS; INSERT INTO d.t (word) VALUES ('another file')");
+    driver.protect(false);
+    let mut insert = primary.client("INSERT INTO d.t (word) VALUES ('held again')");
+    thread::sleep(Duration::from_millis(1500));
+    assert!(!has_ended(&mut insert), "one release is not a release of what follows");
+    mirror.server.thaw();
+    until("the mirror's own word ends the commit", || has_ended(&mut insert));
+    let rows = "SELECT COUNT(*), SUM(LENGTH(word)) FROM d.t";
+    until("the mirror has every row", || mirror.ask(rows) == primary.ask(rows));
+    assert_eq!(primary.status("Rpl_semi_sync_master_status"), "ON");
+    assert_eq!(primary.status("Rpl_semi_sync_master_no_tx"), "0");
+    assert_eq!(driver.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_commit_is_acknowledged_when_it_is_protected_and_not_before() {
+    let semi_sync = [
+        "--rpl-semi-sync-master-enabled=ON",
+        "--rpl-semi-sync-master-timeout=600000",
+        "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
+        "--max-allowed-packet=64M",
+    ];
+    for checksum in ["CRC32", "NONE"] {
+        let checksum = format!("--binlog-checksum={checksum}");
+        let primary = Site::start(1, &[&semi_sync[..], &[checksum.as_str()]].concat());
+        let mirror = Site::start(2, &["--rpl-semi-sync-slave-enabled=ON", "--max-allowed-packet=64M"]);
+        // Before anybody waits.
+        primary.ask(
+            "SET GLOBAL rpl_semi_sync_master_enabled=OFF; CREATE USER r@localhost IDENTIFIED BY 'secret'; \
+             CREATE USER r@'127.0.0.1' IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO r@localhost; \
+             GRANT REPLICATION SLAVE ON *.* TO r@'127.0.0.1'; CREATE DATABASE d; \
+             CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, word LONGTEXT); \
+             SET GLOBAL rpl_semi_sync_master_enabled=ON",
+        );
+        let driver = Driver::start(primary.port, || Box::new(MariaDb::new()));
+        mirror.ask(&format!(
+            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='r', MASTER_PASSWORD='secret', \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE",
+            driver.port()
+        ));
+        until("the mirror replicates", || driver.has_phase("semi-synchronous replication"));
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &driver);
+
+        // Again on another connection, which begins inside a file and asks by file and position.
+        mirror.ask("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=no; START SLAVE");
+        until("the mirror replicates again", || primary.status("Rpl_semi_sync_master_clients") == "1");
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &driver);
+    }
+}
