@@ -102,6 +102,10 @@ impl Gate {
                 "remove them: TLS between application and mirror passes through, and is protected like other bytes";
             return fault("found certificates at a gate of kind tcp".to_owned(), "none", hint);
         }
+        if self.kind == Kind::MariaDb && (self.tls.is_some() || self.upstream_tls.is_some()) {
+            let hint = "remove them and set MASTER_SSL=0 at the mirror: between the sites the appliances encrypt";
+            return fault("found certificates at a gate of kind mariadb".to_owned(), "none", hint);
+        }
         if self.kind != Kind::Tcp && self.max_unprotected.is_some() {
             let hint = "remove it: here the primary itself waits for acknowledgements";
             return fault(format!("found max_unprotected at a gate of kind {kind}"), "kind tcp only", hint);
@@ -137,17 +141,23 @@ pub struct UpstreamTls {
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Redis and Valkey: `REPLCONF ACK`.
+    Redis,
+    /// MariaDB and MySQL: semi-synchronous replication.
+    MariaDb,
     /// Any protocol: nothing is acknowledged, but no more than a cap is unprotected.
     Tcp,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 1] = [Kind::Tcp];
+    pub const ALL: [Kind; 3] = [Kind::Redis, Kind::MariaDb, Kind::Tcp];
 
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
+            Kind::Redis => "redis",
+            Kind::MariaDb => "mariadb",
             Kind::Tcp => "tcp",
         }
     }

@@ -1,19 +1,27 @@
-//! Real servers on loopback for tests, and a driver that puts a dialect between two of them: it moves bytes as a gate does
-//! and releases marks when the test says so, with neither appliance nor notifications.
+//! Real servers on loopback for tests, and a gate between two of them, with an appliance that says what the test wants. It
+//! judges nothing.
 
 use std::fs::Permissions;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use onwire::gate::dialect::{Dialect, Release, Side, Turn};
+use onwire::config::gate::{Gate, Kind, Policy};
+use onwire::gate::desk;
+use onwire::gate::status::Status;
+use onwire::notify::message::FlowKey;
+
+use self::ground::{Appliance, Running, gate};
+
+#[allow(dead_code)]
+#[path = "../gate_core/ground.rs"]
+mod ground;
 
 /// Nobody: the servers refuse to run as root, and must own nothing.
 const NOBODY: u32 = 65_534;
@@ -60,7 +68,7 @@ impl Drop for Server {
 pub fn unprivileged(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(directory);
-    let ours = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let ours = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if ours {
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -89,138 +97,76 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Stands where a gate stands.
-pub struct Driver {
-    port: u16,
-    shared: Arc<Shared>,
+/// A gate between two servers, and an appliance that calls protected what the test says.
+pub struct Gateway {
+    gate: Running,
+    _appliance: Arc<Appliance>,
+    protecting: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
-struct Shared {
-    protected: AtomicBool,
-    sessions: Mutex<Vec<Arc<Mutex<Session>>>>,
-}
-
-struct Session {
-    dialect: Box<dyn Dialect + Send>,
-    primary: TcpStream,
-    mirror: TcpStream,
-    turn: Turn,
-    mark: Option<u64>,
-    injected: u64,
-    warnings: Vec<String>,
-}
-
-impl Driver {
+impl Gateway {
     /// Listens for mirrors and connects each to the primary at `upstream`.
-    pub fn start(upstream: u16, dialect: fn() -> Box<dyn Dialect + Send>) -> Driver {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-        let port = listener.local_addr().expect("a bound socket has an address").port();
-        let shared = Arc::new(Shared::default());
-        let own = Arc::clone(&shared);
-        thread::spawn(move || {
-            for mirror in listener.incoming() {
-                let (Ok(mirror), Ok(primary)) =
-                    (mirror, TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream))))
-                else {
-                    continue;
-                };
-                let _ = (mirror.set_nodelay(true), primary.set_nodelay(true));
-                let legs = (primary.try_clone().expect("a socket"), mirror.try_clone().expect("a socket"));
-                let (turn, warnings) = (Turn::default(), vec![]);
-                let session = Session { dialect: dialect(), primary, mirror, turn, mark: None, injected: 0, warnings };
-                let session = Arc::new(Mutex::new(session));
-                own.sessions.lock().expect("no thread panics").push(Arc::clone(&session));
-                for (side, leg) in [(Side::Primary, legs.0), (Side::Mirror, legs.1)] {
-                    let (session, shared) = (Arc::clone(&session), Arc::clone(&own));
-                    thread::spawn(move || relay(side, leg, &session, &shared));
+    pub fn start(kind: Kind, upstream: u16) -> Gateway {
+        let appliance = Arc::new(Appliance::start());
+        let gate = Gate { kind, ..gate(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream)), Policy::Auto) };
+        let gate = Running::tcp(gate, appliance.address);
+        gate.hears();
+        let (protecting, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (appliance, socket) = (Arc::clone(&appliance), gate.socket.clone());
+            let (protecting, ended) = (Arc::clone(&protecting), Arc::clone(&ended));
+            thread::spawn(move || {
+                while !ended.load(SeqCst) {
+                    if protecting.load(SeqCst) {
+                        protect_all(&appliance, &socket);
+                    }
+                    thread::sleep(Duration::from_millis(1));
                 }
-            }
-        });
-        Driver { port, shared }
+            })
+        };
+        Gateway { gate, _appliance: appliance, protecting, ended, thread: Some(thread) }
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.gate.address.port()
     }
 
-    /// From now on everything is protected at once, or nothing is.
-    pub fn protect(&self, protected: bool) {
-        self.shared.protected.store(protected, SeqCst);
-        if protected {
-            for session in self.shared.sessions.lock().expect("no thread panics").iter() {
-                session.lock().expect("no thread panics").release();
-            }
-        }
+    /// From now on all that is sent becomes protected, or nothing does.
+    pub fn protect(&self, protecting: bool) {
+        self.protecting.store(protecting, SeqCst);
+        // What the thread was about to say is said.
+        thread::sleep(Duration::from_millis(100));
     }
 
-    /// Acknowledgements that were sent in the mirror's stead.
+    /// Acknowledgements that the gate gave in the mirror's stead.
     pub fn injected(&self) -> u64 {
-        self.sum(|session| session.injected)
+        self.gate.status().gates[0].totals.injected_acks
     }
 
     /// Whether a connection of this phase exists.
     pub fn has_phase(&self, phase: &str) -> bool {
-        self.sum(|session| u64::from(session.dialect.phase() == phase)) > 0
-    }
-
-    /// All warnings so far.
-    pub fn warnings(&self) -> Vec<String> {
-        let sessions = self.shared.sessions.lock().expect("no thread panics");
-        sessions.iter().flat_map(|session| session.lock().expect("no thread panics").warnings.clone()).collect()
-    }
-
-    fn sum(&self, of: impl Fn(&Session) -> u64) -> u64 {
-        let sessions = self.shared.sessions.lock().expect("no thread panics");
-        sessions.iter().map(|session| of(&session.lock().expect("no thread panics"))).sum()
+        self.gate.status().gates[0].connections.iter().any(|connection| connection.phase == phase)
     }
 }
 
-fn relay(side: Side, mut leg: TcpStream, session: &Mutex<Session>, shared: &Shared) {
-    let mut bytes = [0; 16_384];
-    loop {
-        let len = leg.read(&mut bytes).unwrap_or(0);
-        let mut session = session.lock().expect("no thread panics");
-        if len == 0 {
-            let mut turn = std::mem::take(&mut session.turn);
-            session.dialect.on_end(side, &mut turn);
-            session.turn = turn;
-            session.apply();
-            let _ = session.primary.shutdown(Shutdown::Both);
-            let _ = session.mirror.shutdown(Shutdown::Both);
-            return;
-        }
-        let mut turn = std::mem::take(&mut session.turn);
-        session.dialect.on_bytes(side, &bytes[..len], &mut turn);
-        session.turn = turn;
-        session.apply();
-        if shared.protected.load(SeqCst) {
-            session.release();
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.ended.store(true, SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
-impl Session {
-    fn release(&mut self) {
-        if let Some(mark) = self.mark {
-            let mut turn = std::mem::take(&mut self.turn);
-            self.dialect.on_released(mark, Release::Protected, &mut turn);
-            self.turn = turn;
-            self.apply();
+/// Calls everything protected that the gate has put on a socket toward the mirror.
+fn protect_all(appliance: &Appliance, socket: &Path) {
+    let status: Status = serde_json::from_str(&desk::ask(socket).unwrap()).unwrap();
+    for connection in &status.gates[0].connections {
+        if let (Some(source), Some(destination)) = (connection.source, connection.destination) {
+            appliance.protect(FlowKey::tcp(source, destination), connection.written);
         }
-    }
-
-    fn apply(&mut self) {
-        let _ = self.mirror.write_all(self.turn.sent(Side::Mirror));
-        let _ = self.primary.write_all(self.turn.sent(Side::Primary));
-        self.mark = self.turn.marks().last().map(|mark| mark.mark).or(self.mark);
-        self.injected += self.turn.counts().1;
-        for note in self.turn.notes() {
-            if let onwire::gate::dialect::Note::Warning(text) = note {
-                self.warnings.push(text.clone());
-            }
-        }
-        self.turn.clear();
     }
 }

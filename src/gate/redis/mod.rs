@@ -252,7 +252,7 @@ impl Dialect for Redis {
         }
         if !self.begun && bytes.first() == Some(&TLS_RECORD) {
             self.pass(
-                "the mirror begins TLS, for which this gate has no certificate (`tls_cert` and `tls_key` of the gate)",
+                "the mirror begins TLS, for which this gate has no certificate (`tls` of the gate, or --tls-cert)",
                 turn,
             );
         }
