@@ -7,6 +7,7 @@ mod servers;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use onwire::config::gate::Kind;
@@ -20,10 +21,13 @@ struct Site {
 }
 
 impl Site {
-    fn start(options: &[&str]) -> Site {
+    /// With a file of `config/redis` and further options, which come before what the file says.
+    fn start(file: &str, options: &[&str]) -> Site {
         let (directory, port) = (directory(), free_port());
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/redis").join(file);
+        std::fs::copy(&config, directory.path().join(file)).unwrap();
         let port_text = port.to_string();
-        let own = ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let own = [file, "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let arguments: Vec<String> = own.iter().chain(options).map(|&word| word.to_owned()).collect();
         let server = Server::start("redis-server", "redis-server", &arguments, directory.path());
         let site = Site { server, port, _directory: directory };
@@ -92,18 +96,14 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
 #[test]
 fn a_write_is_acknowledged_when_it_is_protected_and_not_before() {
     for diskless in ["no", "yes"] {
-        let primary = Site::start(&[
-            "--repl-diskless-sync",
-            diskless,
-            "--repl-diskless-sync-delay",
-            "0",
-            "--enable-debug-command",
-            "local",
-        ]);
+        let primary = Site::start(
+            "primary.conf",
+            &["--repl-diskless-sync", diskless, "--repl-diskless-sync-delay", "0", "--enable-debug-command", "local"],
+        );
         assert_eq!(primary.ask("DEBUG POPULATE 20000 key 100"), "+OK");
         let gate = Gateway::start(Kind::Redis, primary.port);
         let port = gate.port().to_string();
-        let mirror = Site::start(&["--replicaof", "127.0.0.1", &port]);
+        let mirror = Site::start("mirror.conf", &["--replicaof", "127.0.0.1", &port]);
         until("the mirror is in step", || {
             mirror.ask("INFO replication").contains("master_link_status:up") && gate.has_phase("replication")
         });

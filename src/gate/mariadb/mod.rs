@@ -151,6 +151,10 @@ impl MariaDb {
 
     /// Bytes from the mirror up to the end of one packet at most; how many.
     fn on_mirror(&mut self, bytes: &[u8], turn: &mut Turn) -> usize {
+        if let Stage::Greeting = self.stage {
+            turn.send(Side::Mirror, &std::mem::take(&mut self.held));
+            self.pass("the mirror speaks before it was greeted, which is not this protocol", turn);
+        }
         if let Stage::Passing(_) = self.stage {
             turn.send(Side::Primary, bytes);
             return bytes.len();

@@ -282,6 +282,17 @@ fn what_is_held_back_leaves_when_its_side_ends() {
     assert_eq!(turn.sent(Side::Mirror), b"\x50\0\0\0\x0a5.5");
 }
 
+#[test]
+fn a_client_that_does_not_wait_for_the_greeting_gets_it_all_the_same() {
+    let greeting = packet(0, &greeting(0xffff_ffff));
+    let word = packet(1, b"\x05\xaa\x0b\0");
+    let (begin, rest) = greeting.split_at(9);
+    let steps = [Primary(begin.to_vec()), Mirror(word), Primary(rest.to_vec())];
+    let outcome = play(&steps, |len| len);
+    assert_eq!((outcome.to_mirror, outcome.warnings.len()), (greeting, 1));
+    assert_eq!(outcome.to_primary, given(&steps, Side::Mirror));
+}
+
 proptest! {
     #[test]
     fn pieces_of_any_size_come_to_the_same(sizes in proptest::collection::vec(1..40usize, 1..200)) {
