@@ -32,12 +32,12 @@ fuzz_target!(|input: &[u8]| {
             0 => {
                 dialect.on_bytes(Side::Primary, bytes, &mut turn);
                 given += bytes.len();
-                passed += turn.sent(Side::Mirror).len();
-                assert!(passed <= given);
             }
             1 | 2 => dialect.on_bytes(Side::Mirror, bytes, &mut turn),
             _ => dialect.on_released(last.min(len.into()), Release::Protected, &mut turn),
         }
+        passed += turn.sent(Side::Mirror).len();
+        assert!(passed <= given);
         for mark in turn.marks() {
             assert!(mark.mark > last && mark.after <= turn.sent(Side::Mirror).len());
             last = mark.mark;
