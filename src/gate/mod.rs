@@ -1,7 +1,7 @@
 //! Ack gates: proxies at the primary site that acknowledge what is protected, in the words of the replication protocol.
 //!
 //! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock;
-//!   [`kinds`] which there are, [`tcp`] the one for any protocol, [`redis`], [`mariadb`];
+//!   [`kinds`] which there are, [`tcp`] the one for any protocol, [`postgres`], [`redis`], [`mariadb`];
 //! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
 //!   [`exposure`] what was acknowledged without cover;
 //! * [`witness`] what the appliance says is protected;
@@ -20,6 +20,7 @@ pub mod leg;
 pub mod mariadb;
 pub mod marks;
 pub mod policy;
+pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod service;

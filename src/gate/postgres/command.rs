@@ -1,0 +1,158 @@
+//! What a client asks of a walsender, as far as it matters to a gate: whether and how it starts replication.
+//!
+//! ```text
+//! START_REPLICATION [SLOT name] [PHYSICAL] X/X [TIMELINE n]
+//! START_REPLICATION SLOT name LOGICAL X/X [(options)]
+//! ```
+//!
+//! Reads as the server's own scanner does; it does not check what the server will refuse anyway.
+
+use std::fmt;
+
+use super::replication::Lsn;
+
+/// Bytes of a query that [`Command::parse`] must see: options may follow, and be long.
+pub(super) const BEGINNING: usize = 512;
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Starts replication.
+    Start(Start),
+    /// Says that it starts replication, in a way that was not understood.
+    Unclear,
+    /// Anything else.
+    Other,
+}
+
+/// How replication starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The replication slot.
+    pub slot: Option<String>,
+    /// Decoded changes rather than WAL.
+    pub logical: bool,
+    /// From where.
+    pub from: Lsn,
+}
+
+impl Command {
+    /// Reads a query: the body of a `Q` message, or its beginning.
+    pub(super) fn parse(query: &[u8]) -> Self {
+        let mut words = Words(query);
+        if words.next() != Some(Word::Name("START_REPLICATION".into())) {
+            return Self::Other;
+        }
+        words.start().map_or(Self::Unclear, Self::Start)
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.logical { "logical replication" } else { "replication" })?;
+        match &self.slot {
+            Some(slot) => write!(f, " of slot {}", slot.escape_debug()),
+            None => f.write_str(" without a slot"),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    /// A keyword, a name, a number or a position.
+    Name(String),
+    /// A name in quotes: never a keyword.
+    Quoted(String),
+}
+
+/// The words of a query.
+struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn start(&mut self) -> Option<Start> {
+        let mut word = self.next()?;
+        let mut slot = None;
+        if word == Word::Name("SLOT".into()) {
+            let (Word::Name(name) | Word::Quoted(name)) = self.next()?;
+            slot = Some(name);
+            word = self.next()?;
+        }
+        let logical = word == Word::Name("LOGICAL".into());
+        if logical || word == Word::Name("PHYSICAL".into()) {
+            word = self.next()?;
+        }
+        let Word::Name(position) = word else { return None };
+        let from = Lsn::parse(&position)?;
+        Some(Start { slot, logical, from })
+    }
+}
+
+impl Iterator for Words<'_> {
+    type Item = Word;
+
+    fn next(&mut self) -> Option<Word> {
+        // The scanner of the server has the vertical tab in its list, Rust's does not.
+        let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+        let begin = self.0.iter().position(|byte| !is_space(byte))?;
+        let text = &self.0[begin..];
+        if let Some(quoted) = text.strip_prefix(b"\"") {
+            let end = quoted.iter().position(|byte| *byte == b'"')?;
+            self.0 = &quoted[end + 1..];
+            return Some(Word::Quoted(String::from_utf8_lossy(&quoted[..end]).into_owned()));
+        }
+        let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"_$/".contains(byte);
+        let end = text.iter().position(|byte| !is_name(byte)).unwrap_or(text.len()).max(1);
+        self.0 = &text[end..];
+        Some(Word::Name(String::from_utf8_lossy(&text[..end]).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_as_the_server_reads_them() {
+        let start = |slot: Option<&str>, logical, from| {
+            Command::Start(Start { slot: slot.map(str::to_owned), logical, from: Lsn(from) })
+        };
+        let cases = [
+            ("START_REPLICATION 0/3000000 TIMELINE 1\0", start(None, false, 0x300_0000)),
+            ("START_REPLICATION PHYSICAL 0/3000000", start(None, false, 0x300_0000)),
+            (
+                "START_REPLICATION SLOT \"mirror\" 16/B374D848 TIMELINE 7\0",
+                start(Some("mirror"), false, 0x16_b374_d848),
+            ),
+            ("START_REPLICATION\tSLOT mirror\x0bPHYSICAL\n0/0", start(Some("mirror"), false, 0)),
+            (
+                "START_REPLICATION SLOT \"sub\" LOGICAL 0/15E8F30 (proto_version '3', publication_names '\"p\"')\0",
+                start(Some("sub"), true, 0x15e_8f30),
+            ),
+            ("START_REPLICATION SLOT \"LOGICAL\" 0/1", start(Some("LOGICAL"), false, 1)),
+            ("START_REPLICATION SLOT \"a b\" LOGICAL FFFFFFFF/FFFFFFFF", start(Some("a b"), true, u64::MAX)),
+            ("START_REPLICATION", Command::Unclear),
+            ("START_REPLICATION SLOT \"open", Command::Unclear),
+            ("START_REPLICATION SLOT x LOGICAL", Command::Unclear),
+            ("START_REPLICATION 0/123456789", Command::Unclear),
+            ("START_REPLICATION \"0/1\"", Command::Unclear),
+            ("START_REPLICATION (0/1)", Command::Unclear),
+            ("start_replication 0/1", Command::Other),
+            ("\"START_REPLICATION\" 0/1", Command::Other),
+            ("IDENTIFY_SYSTEM", Command::Other),
+            ("BASE_BACKUP ( LABEL 'START_REPLICATION 0/1' )", Command::Other),
+            ("", Command::Other),
+            ("\u{feff}", Command::Other),
+        ];
+        for (query, wanted) in cases {
+            assert_eq!(Command::parse(query.as_bytes()), wanted, "{query:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_is_told_in_words() {
+        let start = Start { slot: Some("a\nb".into()), logical: true, from: Lsn(1) };
+        assert_eq!(start.to_string(), "logical replication of slot a\\nb");
+        let start = Start { slot: None, logical: false, from: Lsn(1) };
+        assert_eq!(start.to_string(), "replication without a slot");
+    }
+}

@@ -1,0 +1,253 @@
+//! PostgreSQL: the mirror connects to the gate as to its primary, and a commit that waits for `remote_write` returns when
+//! its WAL is protected.
+//!
+//! * [`startup`] what a client sends first
+//! * [`message`] the stream cut into messages
+//! * [`authentication`] channel binding where TLS ends at the gate
+//! * [`command`] what the mirror asks of the walsender
+//! * [`replication`] one replication stream: positions sent, told, raised
+//! * [`session`] both directions of a session
+//!
+//! This file is the first packets of a connection, TLS on both legs, and what passes unread. It decides nothing about
+//! protection, and never raises more than the write position: see [`replication`].
+
+mod authentication;
+mod command;
+mod message;
+mod replication;
+mod session;
+mod startup;
+
+use crate::gate::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
+use session::{Further, Session};
+use startup::Opening;
+
+/// A connection of a PostgreSQL standby, subscriber or other client to its primary.
+#[derive(Debug)]
+pub struct Postgres {
+    tls: TlsChoice,
+    /// TLS toward the client is established.
+    private: bool,
+    /// Bytes of the client that have no place to go yet.
+    held: Vec<u8>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The first packet is awaited, or one after a request that was answered.
+    Opening,
+    /// TLS toward the client is being established.
+    Securing,
+    /// The primary was asked for TLS; then it is being established. `held` is the packet to open with.
+    Asking { first: First, answered: bool },
+    /// Messages.
+    Session(Box<Session>),
+    /// Everything passes unread; why, in words.
+    Passing(&'static str),
+    /// Nothing passes any more.
+    Over,
+}
+
+/// What the client opens with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Cancel,
+    Start { walsender: bool },
+}
+
+impl Postgres {
+    /// A connection that nothing has come from. `tls` says on which legs TLS ends at the gate.
+    pub fn new(tls: TlsChoice) -> Self {
+        Self { tls, private: false, held: Vec::new(), stage: Stage::Opening }
+    }
+
+    /// Looks at what the client sends until it opens a session.
+    fn open(&mut self, turn: &mut Turn) {
+        while let Some((opening, len)) = startup::parse(&self.held) {
+            let first = match opening {
+                Opening::Ssl if self.tls.accepts && !self.private => {
+                    // A client that waits for the answer, as it must, cannot have sent more: somebody else has.
+                    if self.held.len() > len {
+                        return self.refuse("unencrypted bytes follow the request for TLS", "", turn);
+                    }
+                    self.held.clear();
+                    turn.send(Side::Mirror, b"S");
+                    turn.start_tls(Side::Mirror);
+                    self.stage = Stage::Securing;
+                    return;
+                }
+                Opening::Ssl | Opening::Gss => {
+                    self.held.drain(..len);
+                    turn.send(Side::Mirror, b"N");
+                    continue;
+                }
+                Opening::DirectTls if !self.private => {
+                    let what = "it is encrypted from its first byte, which the gate cannot read; \
+                                leave sslnegotiation at its default in primary_conninfo";
+                    return self.pass("TLS passed through", what, turn);
+                }
+                Opening::DirectTls => Err("TLS within TLS".to_owned()),
+                Opening::Unknown(what) => Err(what),
+                Opening::Cancel => Ok(First::Cancel),
+                Opening::Start { .. } if self.tls.accepts && !self.private => {
+                    let hint = "Set sslmode=require, or better verify-full, in the connection string.";
+                    return self.refuse("this gate accepts only connections with TLS", hint, turn);
+                }
+                Opening::Start { walsender } => Ok(First::Start { walsender }),
+            };
+            return match first {
+                Ok(first) if self.tls.connects => {
+                    turn.send(Side::Primary, &startup::ssl_request());
+                    self.stage = Stage::Asking { first, answered: false };
+                }
+                Ok(first) => self.begin(first, turn),
+                Err(what) if self.tls.accepts || self.tls.connects => {
+                    self.refuse(&format!("{what} is not PostgreSQL's protocol 3"), "", turn);
+                }
+                Err(what) => self.pass("an unknown protocol", &what, turn),
+            };
+        }
+    }
+
+    /// Both legs are as they shall be: the session begins with the first packet.
+    fn begin(&mut self, first: First, turn: &mut Turn) {
+        let held = std::mem::take(&mut self.held);
+        match first {
+            First::Cancel => {
+                turn.send(Side::Primary, &held);
+                self.stage = Stage::Passing("cancellation");
+            }
+            First::Start { walsender: false } if !self.tls.connects => {
+                turn.send(Side::Primary, &held);
+                self.stage = Stage::Passing("ordinary session");
+            }
+            First::Start { walsender } => {
+                let len = startup::parse(&held).map_or(held.len(), |(_, len)| len);
+                let (packet, rest) = held.split_at(len.min(held.len()));
+                turn.send(Side::Primary, packet);
+                self.stage = Stage::Session(Box::new(Session::new(walsender, self.tls.connects)));
+                self.on_bytes(Side::Mirror, rest, turn);
+            }
+        }
+    }
+
+    /// Passes everything from now on, and says why nothing of it is acknowledged early.
+    fn pass(&mut self, phase: &'static str, what: &str, turn: &mut Turn) {
+        turn.note(Note::Warning(format!("nothing is acknowledged early on this connection: {what}")));
+        turn.send(Side::Primary, &std::mem::take(&mut self.held));
+        self.stage = Stage::Passing(phase);
+    }
+
+    /// Turns the client away.
+    fn refuse(&mut self, what: &str, hint: &str, turn: &mut Turn) {
+        turn.send(Side::Mirror, &startup::refusal(what, hint));
+        self.end(what.to_owned(), turn);
+    }
+
+    fn end(&mut self, reason: String, turn: &mut Turn) {
+        turn.close(reason);
+        self.held = Vec::new();
+        self.stage = Stage::Over;
+    }
+
+    /// The primary's answer to the request for TLS.
+    fn on_answer(&mut self, bytes: &[u8], turn: &mut Turn) {
+        let Stage::Asking { answered, .. } = &mut self.stage else { return };
+        match bytes {
+            // More than the answer was not sent by the primary, or not to us.
+            b"S" if !*answered => {
+                *answered = true;
+                turn.start_tls(Side::Primary);
+            }
+            [] => {}
+            [b'N', ..] if !*answered => {
+                let hint = "Set ssl = on at the primary, or take TLS toward it out of the gate's configuration.";
+                self.refuse("the primary does not offer TLS, which this gate is told to use", hint, turn);
+            }
+            _ => self.refuse("the primary answered a request for TLS with something else", "", turn),
+        }
+    }
+}
+
+impl Dialect for Postgres {
+    fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn) {
+        let further = match (&mut self.stage, side) {
+            (Stage::Opening, Side::Mirror) => {
+                self.held.extend_from_slice(bytes);
+                return self.open(turn);
+            }
+            (Stage::Asking { .. }, Side::Primary) => return self.on_answer(bytes, turn),
+            (Stage::Asking { .. }, Side::Mirror) => {
+                // Nobody has anything to say before the first packet is answered.
+                return self.refuse("more was sent before the start-up packet was answered", "", turn);
+            }
+            (Stage::Securing, Side::Mirror) | (Stage::Over, _) => return,
+            (Stage::Opening | Stage::Securing, Side::Primary) if self.tls.connects => {
+                return self.refuse("the primary spoke before it was spoken to", "", turn);
+            }
+            (Stage::Opening | Stage::Securing | Stage::Passing(_), _) => {
+                return turn.send(other(side), bytes);
+            }
+            (Stage::Session(session), Side::Primary) => session.on_primary(bytes, turn),
+            (Stage::Session(session), Side::Mirror) => session.on_mirror(bytes, turn),
+        };
+        match further {
+            Further::Follow => {}
+            Further::Pass => {
+                let Stage::Session(session) = &self.stage else { return };
+                let ordinary = session.is_ordinary();
+                self.stage =
+                    Stage::Passing(if ordinary { "ordinary session" } else { "passed without early acknowledgements" });
+            }
+            Further::Over => self.stage = Stage::Over,
+        }
+    }
+
+    fn on_released(&mut self, mark: u64, _release: Release, turn: &mut Turn) {
+        if let Stage::Session(session) = &mut self.stage {
+            session.on_released(mark, turn);
+        }
+    }
+
+    fn on_end(&mut self, side: Side, turn: &mut Turn) {
+        match &mut self.stage {
+            Stage::Session(session) => session.on_end(side, turn),
+            // Half a first packet may be anything; it must not reach the primary unencrypted.
+            Stage::Opening if side == Side::Mirror && !self.tls.connects => {
+                turn.send(Side::Primary, &std::mem::take(&mut self.held));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_tls(&mut self, side: Side, turn: &mut Turn) {
+        match (side, &self.stage) {
+            (Side::Mirror, Stage::Securing) => {
+                self.private = true;
+                self.stage = Stage::Opening;
+            }
+            (Side::Primary, Stage::Asking { first, answered: true }) => {
+                let first = *first;
+                self.begin(first, turn);
+            }
+            _ => {}
+        }
+    }
+
+    fn phase(&self) -> &str {
+        match &self.stage {
+            Stage::Opening | Stage::Securing | Stage::Asking { .. } => "start-up",
+            Stage::Session(session) => session.phase(),
+            Stage::Passing(phase) => phase,
+            Stage::Over => "ended",
+        }
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Primary => Side::Mirror,
+        Side::Mirror => Side::Primary,
+    }
+}

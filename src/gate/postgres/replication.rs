@@ -1,0 +1,329 @@
+//! One replication stream: what was sent to the mirror, what the mirror has said, what the primary was told.
+//!
+//! ```text
+//! primary  w: 'w' | start u64 | end of WAL u64 | clock i64 | data          k: 'k' | end u64 | clock i64 | reply u8
+//! mirror   r: 'r' | write u64 | flush u64 | apply u64 | clock i64 | reply u8
+//! ```
+//!
+//! Each in a CopyData message. Only `write` is ever raised, and only to what was sent in this stream: `flush` moves
+//! replication slots, and the primary could recycle WAL that the mirror lacks. It sends nothing itself.
+
+use std::fmt;
+
+use super::command::Start;
+
+/// Bytes of `w` in front of its data.
+pub(super) const DATA: usize = 25;
+/// Bytes of `k`.
+const KEEPALIVE: usize = 18;
+/// Bytes of `r`.
+pub(super) const STATUS: usize = 34;
+
+/// A position in the WAL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lsn(pub u64);
+
+impl Lsn {
+    /// Reads `X/X`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (high, low) = text.split_once('/')?;
+        let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
+        Some(Self(half(high)? << 32 | half(low)?))
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// A standby status update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    /// Received and written.
+    pub write: Lsn,
+    /// On the mirror's disk.
+    pub flush: Lsn,
+    /// Visible there.
+    pub apply: Lsn,
+    /// The mirror's clock, microseconds since 2000.
+    pub clock: u64,
+    /// Wants an answer at once.
+    pub reply: u8,
+}
+
+impl Status {
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
+        let body: &[u8; STATUS] = body.try_into().ok()?;
+        if body[0] != b'r' {
+            return None;
+        }
+        let (write, flush) = (Lsn(number(body, 1)), Lsn(number(body, 9)));
+        Some(Self { write, flush, apply: Lsn(number(body, 17)), clock: number(body, 25), reply: body[33] })
+    }
+
+    /// The whole message, CopyData and all.
+    pub(super) fn emit(&self) -> [u8; 5 + STATUS] {
+        let mut bytes = [0; 5 + STATUS];
+        bytes[..6].copy_from_slice(&[b'd', 0, 0, 0, 4 + STATUS as u8, b'r']);
+        for (at, value) in [(6, self.write.0), (14, self.flush.0), (22, self.apply.0), (30, self.clock)] {
+            bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());
+        }
+        bytes[38] = self.reply;
+        bytes
+    }
+}
+
+/// Why nothing more can be acknowledged early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// A message of replication is shorter than it must be.
+    Short(char),
+    /// WAL does not follow on what was sent before.
+    Gap {
+        /// The end of what was sent.
+        sent: Lsn,
+        /// Where the next began.
+        next: Lsn,
+    },
+    /// Positions beyond all numbers.
+    Beyond,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short(tag) => write!(f, "a message `{tag}` is too short"),
+            Self::Gap { sent, next } => write!(f, "WAL was sent up to {sent} and goes on at {next}"),
+            Self::Beyond => f.write_str("a position is beyond the end of all WAL"),
+        }
+    }
+}
+
+/// One replication stream.
+#[derive(Clone, Debug)]
+pub(super) struct Stream {
+    logical: bool,
+    /// The end of what was sent to the mirror; of a logical stream none of what it sent yet.
+    sent: Lsn,
+    /// The highest mark of earlier streams. Marks never fall within a connection; positions may from one to the next.
+    floor: u64,
+    /// What is added to a position to make its mark, once the first is known.
+    shift: Option<u64>,
+    /// Released by the gate.
+    released: Lsn,
+    /// The highest write position that the primary was told.
+    told: Lsn,
+    /// The mirror's last words, once it has flushed something. A receiver that never does is no standby, and nobody waits
+    /// for it.
+    last: Option<Status>,
+}
+
+impl Stream {
+    /// A stream begins. `floor` is the highest mark noted on the connection.
+    pub(super) fn new(start: &Start, floor: u64) -> Self {
+        let sent = if start.logical { Lsn(0) } else { start.from };
+        Self { logical: start.logical, sent, floor, shift: None, released: Lsn(0), told: Lsn(0), last: None }
+    }
+
+    /// A CopyData message of the primary, its beginning of up to [`DATA`] bytes and its whole length: the mark that its
+    /// last byte deserves.
+    pub(super) fn on_data(&mut self, seen: &[u8], len: usize) -> Result<Option<u64>, Doubt> {
+        let end = match seen.first() {
+            Some(b'w') if seen.len() < DATA => return Err(Doubt::Short('w')),
+            Some(b'w') if self.logical => Lsn(number(seen, 1)),
+            Some(b'w') => {
+                let next = Lsn(number(seen, 1));
+                if next != self.sent {
+                    return Err(Doubt::Gap { sent: self.sent, next });
+                }
+                Lsn(next.0.checked_add((len - DATA) as u64).ok_or(Doubt::Beyond)?)
+            }
+            // What a logical stream leaves out, because nobody subscribes to it, ends with a keepalive alone.
+            Some(b'k') if self.logical && seen.len() < KEEPALIVE => return Err(Doubt::Short('k')),
+            Some(b'k') if self.logical => Lsn(number(seen, 1)),
+            _ => return Ok(None),
+        };
+        // Changes of a transaction carry positions before its commit, and before the commit of the one sent earlier.
+        if end <= self.sent {
+            return Ok(None);
+        }
+        self.sent = end;
+        let shift = *self.shift.get_or_insert(if end.0 > self.floor { 0 } else { self.floor - end.0 + 1 });
+        end.0.checked_add(shift).map(Some).ok_or(Doubt::Beyond)
+    }
+
+    /// The mirror's own words: those to forward in their place, and the mark that they acknowledge.
+    pub(super) fn on_status(&mut self, status: Status) -> (Status, u64) {
+        if self.last.is_some() || status.flush != Lsn(0) {
+            self.last = Some(status);
+        }
+        let write = status.write.max(if self.last.is_some() { self.released } else { Lsn(0) });
+        self.told = self.told.max(write);
+        let mark = match self.shift {
+            Some(shift) => status.write.0.saturating_add(shift),
+            None => status.write.0.min(self.floor),
+        };
+        (Status { write: self.told, ..status }, mark)
+    }
+
+    /// The gate releases a mark, perhaps of an earlier stream.
+    pub(super) fn on_released(&mut self, mark: u64) {
+        if let Some(shift) = self.shift
+            && mark > self.floor
+        {
+            self.released = self.released.max(Lsn(mark.saturating_sub(shift)).min(self.sent));
+        }
+    }
+
+    /// Nothing is raised beyond what the primary was told already.
+    pub(super) fn stop(&mut self) {
+        self.released = self.released.min(self.told);
+    }
+
+    /// What to tell the primary in the mirror's stead now.
+    pub(super) fn poll_early(&mut self) -> Option<Status> {
+        let last = self.last.filter(|_| self.released > self.told)?;
+        self.told = self.released;
+        Some(Status { write: self.told, reply: 0, ..last })
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_be_bytes(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(logical: bool, from: u64, floor: u64) -> Stream {
+        Stream::new(&Start { slot: None, logical, from: Lsn(from) }, floor)
+    }
+
+    fn data(start: u64, len: usize) -> (Vec<u8>, usize) {
+        // The end of the primary's WAL is far ahead: it must not count.
+        ([&b"w"[..], &start.to_be_bytes(), &u64::MAX.to_be_bytes(), &[0; 8]].concat(), DATA + len)
+    }
+
+    fn keepalive(end: u64) -> (Vec<u8>, usize) {
+        ([&b"k"[..], &end.to_be_bytes(), &[0; 9]].concat(), KEEPALIVE)
+    }
+
+    fn mark(stream: &mut Stream, (bytes, len): (Vec<u8>, usize)) -> Result<Option<u64>, Doubt> {
+        stream.on_data(&bytes, len)
+    }
+
+    fn status(write: u64, flush: u64) -> Status {
+        Status { write: Lsn(write), flush: Lsn(flush), apply: Lsn(7), clock: 99, reply: 1 }
+    }
+
+    #[test]
+    fn positions_are_written_as_postgresql_writes_them() {
+        for (text, wanted) in [
+            ("0/0", Some(0)),
+            ("16/B374D848", Some(0x16_b374_d848)),
+            ("ffffffff/ffffffff", Some(u64::MAX)),
+            ("0", None),
+            ("/1", None),
+            ("0/", None),
+            ("123456789/0", None),
+            ("0/1/2", None),
+        ] {
+            assert_eq!(Lsn::parse(text).map(|lsn| lsn.0), wanted, "{text}");
+        }
+        assert_eq!(Lsn(0x16_b374_d848).to_string(), "16/B374D848");
+    }
+
+    #[test]
+    fn a_status_reads_as_it_was_written() {
+        let bytes = status(1 << 40, 5).emit();
+        assert_eq!(bytes[..6], *b"d\0\0\0\x26r");
+        assert_eq!(Status::parse(&bytes[5..]), Some(status(1 << 40, 5)));
+        assert_eq!(Status::parse(&bytes[5..38]), None);
+        assert_eq!(Status::parse(&[b'h'; STATUS]), None);
+    }
+
+    #[test]
+    fn a_mark_is_the_end_of_what_was_sent() {
+        let mut wal = stream(false, 1000, 0);
+        assert_eq!(mark(&mut wal, data(1000, 24)), Ok(Some(1024)));
+        assert_eq!(mark(&mut wal, keepalive(9000)), Ok(None));
+        assert_eq!(mark(&mut wal, data(1024, 0)), Ok(None), "nothing new");
+        assert_eq!(mark(&mut wal, data(1024, 1)), Ok(Some(1025)));
+        assert_eq!(wal.on_data(b"s", 1), Ok(None), "messages of later versions");
+        assert_eq!(wal.on_data(b"", 0), Ok(None));
+    }
+
+    #[test]
+    fn wal_that_does_not_follow_raises_doubt() {
+        let gap = |sent, next| Err(Doubt::Gap { sent: Lsn(sent), next: Lsn(next) });
+        assert_eq!(mark(&mut stream(false, 1000, 0), data(1001, 5)), gap(1000, 1001));
+        assert_eq!(mark(&mut stream(false, 1000, 0), data(999, 5)), gap(1000, 999));
+        assert_eq!(mark(&mut stream(false, u64::MAX, 0), data(u64::MAX, 1)), Err(Doubt::Beyond));
+        assert_eq!(mark(&mut stream(false, 5, u64::MAX), data(5, 1)), Err(Doubt::Beyond), "no mark is left");
+        assert_eq!(stream(false, 0, 0).on_data(b"w1234", 5), Err(Doubt::Short('w')));
+        assert_eq!(stream(true, 0, 0).on_data(b"k1234", 5), Err(Doubt::Short('k')));
+    }
+
+    #[test]
+    fn a_logical_stream_counts_positions_and_not_bytes() {
+        let mut changes = stream(true, 500, 0);
+        assert_eq!(mark(&mut changes, data(400, 30)), Ok(Some(400)));
+        assert_eq!(mark(&mut changes, data(450, 3000)), Ok(Some(450)), "a commit ends here");
+        assert_eq!(mark(&mut changes, data(420, 10)), Ok(None), "a change of a transaction that commits later");
+        assert_eq!(mark(&mut changes, keepalive(600)), Ok(Some(600)), "what was left out");
+    }
+
+    #[test]
+    fn write_is_raised_once_the_mirror_has_flushed_and_flush_never() {
+        let mut wal = stream(false, 100, 0);
+        let _ = mark(&mut wal, data(100, 50));
+        wal.on_released(150);
+        assert_eq!(wal.poll_early(), None, "the mirror has said nothing");
+        assert_eq!(wal.on_status(status(0, 0)), (status(0, 0), 0), "it receives and keeps nothing");
+        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.on_status(status(110, 100)), (status(150, 100), 110), "its first words are raised");
+        assert_eq!(wal.poll_early(), None, "told already");
+        let _ = mark(&mut wal, data(150, 50));
+        wal.on_released(200);
+        assert_eq!(wal.poll_early(), Some(Status { reply: 0, ..status(200, 100) }));
+        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.on_status(status(160, 160)), (status(200, 160), 160), "write never falls");
+        assert_eq!(wal.on_status(status(260, 210)), (status(260, 210), 260), "the mirror may be ahead");
+        wal.on_released(200);
+        assert_eq!(wal.poll_early(), None);
+    }
+
+    #[test]
+    fn a_mark_beyond_what_was_sent_claims_nothing() {
+        let mut wal = stream(false, 100, 0);
+        let _ = wal.on_status(status(100, 100));
+        wal.on_released(500);
+        assert_eq!(wal.poll_early(), None, "nothing was sent");
+        let _ = mark(&mut wal, data(100, 50));
+        wal.on_released(500);
+        assert_eq!(wal.poll_early().map(|early| early.write), Some(Lsn(150)));
+    }
+
+    #[test]
+    fn a_later_stream_takes_nothing_from_an_earlier_one() {
+        // The earlier one went up to 200; this one begins again at 100, as after a change of timeline.
+        let mut wal = stream(false, 100, 200);
+        assert_eq!(wal.on_status(status(90, 90)).1, 90);
+        let first = mark(&mut wal, data(100, 50)).unwrap().unwrap();
+        assert!(first > 200, "marks never fall: {first}");
+        wal.on_released(200);
+        assert_eq!(wal.poll_early(), None, "that was the earlier stream's mark");
+        wal.on_released(first);
+        assert_eq!(wal.poll_early().map(|early| early.write), Some(Lsn(150)));
+        let second = mark(&mut wal, data(150, 1000)).unwrap().unwrap();
+        assert_eq!(second, first + 1000);
+        assert_eq!(wal.on_status(status(150, 150)).1, first, "real words acknowledge the mark of their position");
+        // Further on than the earlier one: positions are their own marks.
+        assert_eq!(mark(&mut stream(false, 200, 200), data(200, 1)), Ok(Some(201)));
+    }
+}

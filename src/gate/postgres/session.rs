@@ -1,0 +1,338 @@
+//! A session after its start-up packet: follows both directions message by message, and finds replication in them.
+//!
+//! Everything is forwarded as it came, apart from three things: the write position in the mirror's status updates, status
+//! updates in its stead, and channel binding where TLS ends at the gate. It does not see start-up packets or TLS.
+
+use std::collections::VecDeque;
+
+use super::{
+    authentication,
+    command::{BEGINNING, Command, Start},
+    message::{BadLength, HEADER, Messages, Part},
+    replication::{DATA, STATUS, Status, Stream},
+    startup,
+};
+use crate::gate::dialect::{Note, Side, Turn};
+
+/// Commands of a client that has not waited for their answers. Clients that replicate send one at a time.
+const MOST_COMMANDS: usize = 64;
+
+/// What a list of SASL mechanisms may measure to be looked at.
+const LONGEST_LIST: usize = 4096;
+
+/// Whether the session has to be followed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Further {
+    /// Yes.
+    Follow,
+    /// No: all that comes passes unread.
+    Pass,
+    /// It ends.
+    Over,
+}
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    from_primary: Messages,
+    from_mirror: Messages,
+    /// With a walsender.
+    walsender: bool,
+    /// TLS toward the primary ends here.
+    unbind: bool,
+    login: Login,
+    /// What the primary has not answered yet.
+    commands: VecDeque<Command>,
+    stream: Option<Stream>,
+    /// The stream goes on in both directions.
+    streaming: bool,
+    /// The message that passes toward the mirror deserves a mark.
+    due: Option<u64>,
+    /// The highest mark noted.
+    marked: u64,
+    /// Nothing has happened that the gate does not understand.
+    trusted: bool,
+    phase: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Login {
+    /// The client is being authenticated.
+    Asked,
+    /// The server has listed SASL mechanisms; the client's choice comes next.
+    Choosing,
+    /// The server is content, and starts.
+    Accepted,
+    /// The server takes commands.
+    Done,
+}
+
+impl Session {
+    /// Begins behind the start-up packet. `unbind`: TLS toward the primary ends at the gate.
+    pub(super) fn new(walsender: bool, unbind: bool) -> Self {
+        Self {
+            from_primary: Messages::new(),
+            from_mirror: Messages::new(),
+            walsender,
+            unbind,
+            login: Login::Asked,
+            commands: VecDeque::new(),
+            stream: None,
+            streaming: false,
+            due: None,
+            marked: 0,
+            trusted: true,
+            phase: "authentication".into(),
+        }
+    }
+
+    /// What the session does, in words.
+    pub(super) fn phase(&self) -> &str {
+        &self.phase
+    }
+
+    /// Whether it is a session with a backend, which replicates nothing.
+    pub(super) fn is_ordinary(&self) -> bool {
+        !self.walsender
+    }
+
+    /// Bytes of the primary.
+    pub(super) fn on_primary(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
+        loop {
+            let (streaming, login) = (self.streaming, self.login);
+            let part = self.from_primary.next(&mut input, |tag, len| match tag {
+                b'd' if streaming => DATA,
+                b'R' if login != Login::Done && len <= LONGEST_LIST => len,
+                _ => 0,
+            });
+            match part {
+                Ok(None) => return Further::Follow,
+                Ok(Some(Part::More(more))) => turn.send(Side::Mirror, more),
+                Ok(Some(Part::Start)) => {
+                    if self.on_primary_start(turn) == Further::Pass {
+                        self.release_held(turn);
+                        turn.send(Side::Mirror, input);
+                        return Further::Pass;
+                    }
+                }
+                Err(bad) => {
+                    self.on_nonsense(Side::Primary, bad, turn);
+                    turn.send(Side::Mirror, input);
+                    return Further::Pass;
+                }
+            }
+            if self.from_primary.is_between()
+                && let Some(mark) = self.due.take()
+            {
+                self.marked = mark;
+                turn.mark(mark);
+            }
+        }
+    }
+
+    /// Bytes of the mirror.
+    pub(super) fn on_mirror(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
+        loop {
+            let (streaming, walsender) = (self.streaming, self.walsender);
+            let choosing = self.login == Login::Choosing && self.unbind;
+            // What may be a status update is held until it is whole: nothing of ours may come in the middle of it.
+            let part = self.from_mirror.next(&mut input, |tag, len| match tag {
+                b'd' if streaming && len == STATUS => STATUS,
+                b'd' if streaming => 1,
+                b'Q' if walsender => BEGINNING,
+                b'p' if choosing => authentication::FIRST_MESSAGE,
+                _ => 0,
+            });
+            match part {
+                Ok(None) => return Further::Follow,
+                Ok(Some(Part::More(more))) => turn.send(Side::Primary, more),
+                Ok(Some(Part::Start)) => {
+                    if self.on_mirror_start(turn) == Further::Over {
+                        return Further::Over;
+                    }
+                }
+                Err(bad) => {
+                    self.on_nonsense(Side::Mirror, bad, turn);
+                    turn.send(Side::Primary, input);
+                    return Further::Pass;
+                }
+            }
+            self.tell_early(turn);
+        }
+    }
+
+    /// The gate releases a mark.
+    pub(super) fn on_released(&mut self, mark: u64, turn: &mut Turn) {
+        if let Some(stream) = &mut self.stream
+            && self.trusted
+        {
+            stream.on_released(mark);
+            self.tell_early(turn);
+        }
+    }
+
+    /// `side` sends nothing more: what is held of it is forwarded, and replication is over.
+    pub(super) fn on_end(&mut self, side: Side, turn: &mut Turn) {
+        match side {
+            Side::Primary => turn.send(Side::Mirror, self.from_primary.held()),
+            Side::Mirror => turn.send(Side::Primary, self.from_mirror.held()),
+        }
+        self.streaming = false;
+    }
+
+    fn on_primary_start(&mut self, turn: &mut Turn) -> Further {
+        let seen = self.from_primary.seen();
+        let (tag, body) = (seen[0], &seen[HEADER..]);
+        if tag == b'R' && self.login != Login::Done {
+            let request = authentication::request(body);
+            let unbound = (self.unbind && request == Some(authentication::SASL)).then(|| authentication::unbound(body));
+            turn.send(Side::Mirror, unbound.flatten().as_deref().unwrap_or(seen));
+            self.login = match request {
+                Some(authentication::OK) => Login::Accepted,
+                Some(authentication::SASL) => Login::Choosing,
+                _ => Login::Asked,
+            };
+            let ordinary = self.login == Login::Accepted && !self.walsender;
+            return if ordinary { Further::Pass } else { Further::Follow };
+        }
+        turn.send(Side::Mirror, seen);
+        match tag {
+            b'd' if self.streaming => {
+                let due = self.stream.as_mut().map(|stream| stream.on_data(body, self.from_primary.body_len()));
+                match due {
+                    Some(Ok(mark)) => self.due = mark.filter(|_| self.trusted),
+                    Some(Err(doubt)) => self.distrust(&doubt.to_string(), turn),
+                    None => {}
+                }
+            }
+            b'W' if self.walsender => self.on_stream(turn),
+            b'c' | b'C' | b'E' => self.streaming = false,
+            b'Z' => {
+                self.streaming = false;
+                if self.login == Login::Done {
+                    self.commands.pop_front();
+                }
+                self.login = Login::Done;
+                self.say("commands of replication");
+            }
+            _ => {}
+        }
+        Further::Follow
+    }
+
+    /// The primary has answered that replication begins.
+    fn on_stream(&mut self, turn: &mut Turn) {
+        match self.commands.front() {
+            Some(Command::Start(start)) => {
+                let start: Start = start.clone();
+                self.stream = Some(Stream::new(&start, self.marked));
+                self.streaming = true;
+                if self.trusted {
+                    turn.note(Note::Info(format!("{start} begins at {}", start.from)));
+                    self.say(&start.to_string());
+                }
+            }
+            Some(Command::Unclear) => self.distrust("START_REPLICATION was not understood", turn),
+            Some(Command::Other) | None => self.distrust("replication begins that nobody started", turn),
+        }
+    }
+
+    fn on_mirror_start(&mut self, turn: &mut Turn) -> Further {
+        let seen = self.from_mirror.seen();
+        let (tag, body) = (seen[0], &seen[HEADER..]);
+        match tag {
+            b'p' if self.login == Login::Choosing && self.unbind => {
+                if authentication::complains(body) {
+                    let reason = "the mirror wants channel binding, and TLS ends at this gate";
+                    turn.send(
+                        Side::Mirror,
+                        &startup::refusal(reason, "Set channel_binding=disable in the connection string."),
+                    );
+                    turn.close(format!("{reason}: set channel_binding=disable in its primary_conninfo"));
+                    return Further::Over;
+                }
+                self.login = Login::Asked;
+            }
+            b'Q' if self.walsender => {
+                let command = Command::parse(body);
+                self.on_command(command, turn);
+            }
+            // These, too, are answered with ReadyForQuery.
+            b'S' | b'F' if self.walsender && !self.streaming => self.on_command(Command::Other, turn),
+            b'd' if self.streaming && body.first() == Some(&b'r') => {
+                let Some(status) = Status::parse(body) else {
+                    self.distrust("a status update of the mirror has an unknown length", turn);
+                    turn.send(Side::Primary, self.from_mirror.seen());
+                    return Further::Follow;
+                };
+                if let Some(stream) = &mut self.stream {
+                    let (told, mark) = stream.on_status(status);
+                    turn.send(Side::Primary, &told.emit());
+                    turn.on_acknowledged(mark);
+                    return Further::Follow;
+                }
+            }
+            // Behind CopyDone a status update would be no part of the stream.
+            b'c' | b'f' | b'X' => self.streaming = false,
+            _ => {}
+        }
+        turn.send(Side::Primary, self.from_mirror.seen());
+        Further::Follow
+    }
+
+    fn on_command(&mut self, command: Command, turn: &mut Turn) {
+        if self.commands.len() < MOST_COMMANDS {
+            self.commands.push_back(command);
+        } else {
+            self.distrust("the mirror sends commands without waiting for answers", turn);
+        }
+    }
+
+    /// Tells the primary what is protected, unless a message of the mirror is on its way to it.
+    fn tell_early(&mut self, turn: &mut Turn) {
+        if self.streaming
+            && self.trusted
+            && self.from_mirror.is_between()
+            && let Some(early) = self.stream.as_mut().and_then(Stream::poll_early)
+        {
+            turn.send(Side::Primary, &early.emit());
+            turn.on_injected();
+        }
+    }
+
+    fn on_nonsense(&mut self, side: Side, BadLength { tag, length }: BadLength, turn: &mut Turn) {
+        let who = match side {
+            Side::Primary => "primary",
+            Side::Mirror => "mirror",
+        };
+        self.distrust(&format!("the {who} sends a message {:?} of {length} bytes", char::from(tag)), turn);
+        self.release_held(turn);
+    }
+
+    /// Forwards what is held of both sides, because nothing is looked at any more.
+    fn release_held(&mut self, turn: &mut Turn) {
+        turn.send(Side::Mirror, self.from_primary.held());
+        turn.send(Side::Primary, self.from_mirror.held());
+    }
+
+    /// Gives up early acknowledgements for the rest of the connection, and says so once.
+    fn distrust(&mut self, reason: &str, turn: &mut Turn) {
+        if self.trusted && self.walsender {
+            self.say("passed without early acknowledgements");
+            turn.note(Note::Warning(format!(
+                "nothing more is acknowledged early on this connection: {reason}; commits wait for the mirror"
+            )));
+        }
+        self.trusted = false;
+        if let Some(stream) = &mut self.stream {
+            stream.stop();
+        }
+    }
+
+    fn say(&mut self, phase: &str) {
+        if self.trusted && self.phase != phase {
+            self.phase = phase.into();
+        }
+    }
+}
