@@ -86,7 +86,7 @@ fn is_true(value: &[u8]) -> bool {
 pub(super) fn refusal(message: &str, hint: &str) -> Vec<u8> {
     let fields = [('S', "FATAL"), ('V', "FATAL"), ('C', "08004"), ('M', message), ('H', hint)];
     let mut body = Vec::new();
-    for (name, text) in fields {
+    for (name, text) in fields.into_iter().filter(|(_, text)| !text.is_empty()) {
         body.push(name as u8);
         body.extend(text.bytes().filter(|byte| *byte != 0));
         body.push(0);
@@ -159,6 +159,6 @@ mod tests {
     #[test]
     fn a_refusal_is_an_error_message_of_the_protocol() {
         let bytes = refusal("no\0", "do");
-        assert_eq!(bytes, b"E\0\0\0\x24SFATAL\0VFATAL\0C08004\0Mno\0Hdo\0\0");
+        assert_eq!(bytes, b"E\0\0\0\x22SFATAL\0VFATAL\0C08004\0Mno\0Hdo\0\0");
     }
 }

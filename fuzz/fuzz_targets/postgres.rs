@@ -1,0 +1,51 @@
+//! Any bytes of both sides through the PostgreSQL dialect, whole and byte by byte: the same comes out, marks never fall.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use onwire::gate::dialect::{Dialect, Mark, Release, Side, TlsChoice, Turn};
+use onwire::gate::postgres::Postgres;
+
+/// What came out: to the primary, to the mirror, marks with their places, and why it ended.
+type Outcome = (Vec<u8>, Vec<u8>, Vec<(usize, u64)>, bool);
+
+fuzz_target!(|input: &[u8]| {
+    let Some((choice, script)) = input.split_first() else { return };
+    let tls = TlsChoice { accepts: choice & 1 != 0, connects: choice & 2 != 0 };
+    let whole = play(tls, script, usize::MAX);
+    // Bytes behind a request for TLS are refused, and what comes before TLS is established is not looked at: there the
+    // pieces count.
+    if !tls.accepts && !tls.connects {
+        assert_eq!(whole, play(tls, script, 1));
+    }
+    assert!(whole.2.is_sorted_by_key(|mark| mark.1));
+});
+
+/// Plays a script: what to do, and for how many bytes of the script, over and over.
+fn play(tls: TlsChoice, mut script: &[u8], piece: usize) -> Outcome {
+    let mut dialect = Postgres::new(tls);
+    let mut out = Outcome::default();
+    while let [act, len, rest @ ..] = script {
+        let (bytes, further) = rest.split_at((*len as usize).min(rest.len()));
+        script = further;
+        let mut turn = |act: &mut dyn FnMut(&mut Postgres, &mut Turn)| {
+            let mut turn = Turn::default();
+            act(&mut dialect, &mut turn);
+            let base = out.1.len();
+            out.2.extend(turn.marks().iter().map(|Mark { after, mark }| (base + after, *mark)));
+            out.0.extend_from_slice(turn.sent(Side::Primary));
+            out.1.extend_from_slice(turn.sent(Side::Mirror));
+            out.3 |= turn.closing().is_some();
+        };
+        let side = if act & 1 == 0 { Side::Primary } else { Side::Mirror };
+        match act % 8 {
+            0..5 => bytes.chunks(piece).for_each(|piece| turn(&mut |it, turn| it.on_bytes(side, piece, turn))),
+            5 => turn(&mut |it, turn| it.on_tls(side, turn)),
+            6 => {
+                let mark = bytes.first_chunk().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes));
+                turn(&mut |it, turn| it.on_released(mark, Release::Protected, turn));
+            }
+            _ => turn(&mut |it, turn| it.on_end(side, turn)),
+        }
+    }
+    out
+}
