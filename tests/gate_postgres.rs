@@ -26,19 +26,19 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_flush_stays_real() {
     let mut it = replicating();
     assert_eq!(it.phase(), "replication of slot mirror");
     it.mirror(&status(0x1000, 0x1000, 0x900, 0));
-    assert_eq!(it.to_primary(), status(0x1000, 0x1000, 0x900, 0), "unchanged");
+    assert_eq!(it.primary_heard(), status(0x1000, 0x1000, 0x900, 0), "unchanged");
     it.primary(&wal(0x1000, 0x80));
-    assert_eq!(it.to_mirror(), wal(0x1000, 0x80));
+    assert_eq!(it.mirror_heard(), wal(0x1000, 0x80));
     assert_eq!(it.marks(), [(wal(0x1000, 0x80).len(), 0x1080)]);
-    assert_eq!(it.to_primary(), b"", "nothing before it is protected");
+    assert_eq!(it.primary_heard(), b"", "nothing before it is protected");
     it.release(0x1080);
-    assert_eq!(it.to_primary(), status(0x1080, 0x1000, 0x900, 0));
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1000, 0x900, 0));
     assert_eq!(it.counts(), (1, 1));
     it.mirror(&status(0x1040, 0x1040, 0x1000, 1));
-    assert_eq!(it.to_primary(), status(0x1080, 0x1040, 0x1000, 1), "write does not fall, all else is the mirror's");
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1040, 0x1000, 1), "write does not fall, all else is the mirror's");
     assert_eq!(it.acknowledged(), Some(0x1040), "the mirror's own words, not ours");
     it.release(0x1080);
-    assert_eq!(it.to_primary(), b"", "said already");
+    assert_eq!(it.primary_heard(), b"", "said already");
 }
 
 #[test]
@@ -46,14 +46,14 @@ fn nothing_is_said_for_a_mirror_that_has_flushed_nothing() {
     let mut it = replicating();
     it.primary(&wal(0x1000, 0x80));
     it.release(0x1080);
-    assert_eq!(it.to_primary(), b"", "it has said nothing yet");
+    assert_eq!(it.primary_heard(), b"", "it has said nothing yet");
     it.mirror(&status(0x1010, 0, 0, 0));
-    assert_eq!(it.to_primary(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup do");
+    assert_eq!(it.primary_heard(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup do");
     it.mirror(&status(0x1010, 0x1008, 0, 0));
-    assert_eq!(it.to_primary(), status(0x1080, 0x1008, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1008, 0, 0));
     it.primary(&wal(0x1080, 1));
     it.release_as(0x1081, Release::Exposed);
-    assert_eq!(it.to_primary(), status(0x1081, 0x1008, 0, 0), "the policy decided; the words are the same");
+    assert_eq!(it.primary_heard(), status(0x1081, 0x1008, 0, 0), "the policy decided; the words are the same");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_acknowledgement_waits_for_the_end_of_a_message_of_the_mirror() {
         it.mirror(&feedback[cut..]);
         let ours = status(0x1080, 0x1000, 0, 0);
         let (before, after) = ([&ours[..], &feedback].concat(), [&feedback[..], &ours].concat());
-        let sent = it.to_primary();
+        let sent = it.primary_heard();
         // Up to its sixth byte nothing of the mirror's message has been forwarded.
         assert_eq!(sent, if cut < 6 { before } else { after }, "cut at {cut}");
     }
@@ -83,7 +83,7 @@ fn an_acknowledgement_waits_for_the_end_of_a_message_of_the_mirror() {
         it.mirror(&theirs[..cut]);
         it.release(0x1080);
         it.mirror(&theirs[cut..]);
-        assert_eq!(it.to_primary(), [status(0x1080, 0x1000, 0, 0), status(0x1080, 0x1010, 0, 0)].concat());
+        assert_eq!(it.primary_heard(), [status(0x1080, 0x1000, 0, 0), status(0x1080, 0x1010, 0, 0)].concat());
     }
 }
 
@@ -97,7 +97,7 @@ fn a_change_of_timeline_forgets_everything() {
     it.release(0x1100);
     it.forget();
     it.mirror(&status(0x1100, 0x1100, 0, 0));
-    assert_eq!(it.to_primary(), status(0x1100, 0x1100, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1100, 0x1100, 0, 0));
     it.mirror(&message(b'c', b""));
     it.primary(&[message(b'T', b"\0\x02"), message(b'D', b"2"), message(b'C', b"SELECT\0")].concat());
     it.primary(&[message(b'C', b"START_STREAMING\0"), message(b'Z', b"I")].concat());
@@ -109,9 +109,9 @@ fn a_change_of_timeline_forgets_everything() {
     let mark = it.marks()[0].1;
     assert!(mark > 0x1100, "{mark:#x} is above every mark of the earlier timeline");
     it.release(mark);
-    assert_eq!(it.to_primary(), b"", "the mirror has to speak first, again");
+    assert_eq!(it.primary_heard(), b"", "the mirror has to speak first, again");
     it.mirror(&status(0x1000, 0x1000, 0, 0));
-    assert_eq!(it.to_primary(), status(0x1080, 0x1000, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1000, 0, 0));
     assert_eq!(it.warnings(), 0, "{:?}", it.notes());
 }
 
@@ -130,12 +130,12 @@ fn a_logical_subscriber_gains_too() {
     let whole = [wal(0x2000, 20), wal(0x1f00, 5000), wal(0x2040, 26)].concat().len();
     assert_eq!(it.marks(), [(wal(0, 20).len(), 0x2000), (whole, 0x2040)]);
     it.release(0x2040);
-    assert_eq!(it.to_primary(), status(0x2040, 0x900, 0x900, 0));
+    assert_eq!(it.primary_heard(), status(0x2040, 0x900, 0x900, 0));
     // Nothing of that transaction is published: a keepalive is all there is to it.
     it.primary(&keepalive(0x2100));
     assert_eq!(it.marks().last(), Some(&(whole + keepalive(0).len(), 0x2100)));
     it.release(0x2100);
-    assert_eq!(it.to_primary(), status(0x2100, 0x900, 0x900, 0));
+    assert_eq!(it.primary_heard(), status(0x2100, 0x900, 0x900, 0));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn commands_of_replication_pass_and_a_base_backup_too() {
     it.mirror(&query("BASE_BACKUP ( LABEL 'START_REPLICATION 0/1' )"));
     assert_eq!(it.phase(), "commands of replication");
     it.primary(&backup);
-    assert_eq!(it.to_mirror(), backup);
+    assert_eq!(it.mirror_heard(), backup);
     assert_eq!((it.marks(), it.notes().len()), (vec![], 0));
     // A failed start leaves no trace.
     it.mirror(&query("START_REPLICATION SLOT \"none\" 0/5000"));
@@ -177,7 +177,7 @@ fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
         it.forget();
         it.primary(&end);
         it.release(0x1008);
-        assert_eq!(it.to_primary(), b"");
+        assert_eq!(it.primary_heard(), b"");
     }
     for end in [message(b'c', b""), message(b'X', b"")] {
         let mut it = replicating();
@@ -186,7 +186,7 @@ fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
         it.forget();
         it.mirror(&end);
         it.release(0x1008);
-        assert_eq!(it.to_primary(), end);
+        assert_eq!(it.primary_heard(), end);
     }
 }
 
@@ -201,17 +201,17 @@ fn what_is_not_understood_is_forwarded_and_warned_of_once() {
         it.forget();
         it.primary(&stream);
         it.primary(&wal(0x1008, 8));
-        assert_eq!(it.to_mirror(), [stream.clone(), wal(0x1008, 8)].concat());
+        assert_eq!(it.mirror_heard(), [stream.clone(), wal(0x1008, 8)].concat());
         it.release(0x1010);
         it.mirror(&status(0x1003, 0x1001, 0, 0));
-        assert_eq!(it.to_primary(), status(0x1003, 0x1001, 0, 0), "only the mirror's words");
+        assert_eq!(it.primary_heard(), status(0x1003, 0x1001, 0, 0), "only the mirror's words");
         assert_eq!(it.warnings(), 1, "{:?}", it.notes());
     }
     let mut it = replicating();
     let long = copy(&[b'r'; 40]);
     it.mirror(&long);
     it.mirror(&long);
-    assert_eq!((it.to_primary(), it.warnings()), ([&long[..], &long].concat(), 1));
+    assert_eq!((it.primary_heard(), it.warnings()), ([&long[..], &long].concat(), 1));
     let mut it = Conversation::new(PLAIN);
     it.log_in("replication\0true\0\0");
     it.primary(&message(b'W', b"\0\0\0"));
@@ -228,18 +228,18 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
     it.mirror(&gss);
     it.mirror(&ssl[..3]);
     it.mirror(&ssl[3..]);
-    assert_eq!((it.to_mirror(), it.to_primary()), (b"NN".to_vec(), vec![]));
+    assert_eq!((it.mirror_heard(), it.primary_heard()), (b"NN".to_vec(), vec![]));
     let start = startup(0x3_0002, "user\0u\0database\0d\0\0");
     it.mirror(&start);
     it.mirror(b"Q and whatever");
     it.primary(b"anything");
-    assert_eq!(it.to_primary(), [&start[..], b"Q and whatever"].concat());
-    assert_eq!(it.to_mirror(), b"NNanything");
+    assert_eq!(it.primary_heard(), [&start[..], b"Q and whatever"].concat());
+    assert_eq!(it.mirror_heard(), b"NNanything");
     assert_eq!((it.phase(), it.notes().len()), ("ordinary session".to_owned(), 0));
 
     let mut it = Conversation::new(PLAIN);
     it.mirror(&cancel());
-    assert_eq!((it.to_primary(), it.phase()), (cancel(), "cancellation".to_owned()));
+    assert_eq!((it.primary_heard(), it.phase()), (cancel(), "cancellation".to_owned()));
 
     for (first, phase) in
         [(&b"\x16\x03\x01\0\x05hello"[..], "TLS passed through"), (b"GET / HTTP", "an unknown protocol")]
@@ -247,44 +247,44 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
         let mut it = Conversation::new(PLAIN);
         it.mirror(first);
         it.primary(first);
-        assert_eq!((it.to_primary(), it.to_mirror()), (first.to_vec(), first.to_vec()));
+        assert_eq!((it.primary_heard(), it.mirror_heard()), (first.to_vec(), first.to_vec()));
         assert_eq!((it.phase(), it.warnings()), (phase.to_owned(), 1));
     }
     let mut it = Conversation::new(PLAIN);
     it.mirror(&startup(0x3_0000, "user\0u\0\0")[..7]);
     it.end(Side::Mirror);
-    assert_eq!(it.to_primary(), &startup(0x3_0000, "user\0u\0\0")[..7], "what was held is not lost");
+    assert_eq!(it.primary_heard(), &startup(0x3_0000, "user\0u\0\0")[..7], "what was held is not lost");
 }
 
 #[test]
 fn tls_ends_at_the_gate_on_both_legs() {
     let mut it = Conversation::new(BOTH);
     it.mirror(&startup(80_877_103, ""));
-    assert_eq!((it.to_mirror(), it.tls()), (b"S".to_vec(), vec![(Side::Mirror, 1)]));
+    assert_eq!((it.mirror_heard(), it.tls()), (b"S".to_vec(), vec![(Side::Mirror, 1)]));
     it.secured(Side::Mirror);
     let start = startup(0x3_0000, "user\0r\0replication\0true\0\0");
     it.mirror(&start);
-    assert_eq!(it.to_primary(), startup(80_877_103, ""), "the start-up packet waits for TLS");
+    assert_eq!(it.primary_heard(), startup(80_877_103, ""), "the start-up packet waits for TLS");
     it.forget();
     it.primary(b"S");
-    assert_eq!((it.to_primary(), it.tls()), (vec![], vec![(Side::Primary, 0)]));
+    assert_eq!((it.primary_heard(), it.tls()), (vec![], vec![(Side::Primary, 0)]));
     it.secured(Side::Primary);
-    assert_eq!(it.to_primary(), start);
+    assert_eq!(it.primary_heard(), start);
     let list = |names: &str| message(b'R', &[&[0, 0, 0, 10], names.as_bytes()].concat());
     it.primary(&list("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"));
-    assert_eq!(it.to_mirror(), list("SCRAM-SHA-256\0\0"), "nobody could bind to the channel");
+    assert_eq!(it.mirror_heard(), list("SCRAM-SHA-256\0\0"), "nobody could bind to the channel");
     it.forget();
     let first = message(b'p', b"SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=nonce");
     it.mirror(&first);
     it.primary(&[message(b'R', b"\0\0\0\x0br=nonce"), message(b'R', b"\0\0\0\x0cv=")].concat());
-    assert_eq!(it.to_primary(), first);
+    assert_eq!(it.primary_heard(), first);
     it.primary(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat());
     it.start("START_REPLICATION 0/1000");
     it.mirror(&status(0x1000, 0x1000, 0, 0));
     it.primary(&wal(0x1000, 4));
     it.forget();
     it.release(0x1004);
-    assert_eq!(it.to_primary(), status(0x1004, 0x1000, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1004, 0x1000, 0, 0));
     assert_eq!(it.closing(), None);
 }
 
@@ -300,9 +300,9 @@ fn a_client_that_insists_on_channel_binding_is_told_what_to_do() {
     it.forget();
     it.mirror(&message(b'p', b"SCRAM-SHA-256\0\0\0\0\x0dy,,n=,r=nonce"));
     assert!(it.closing().unwrap().contains("channel_binding=disable"), "{:?}", it.closing());
-    let said = String::from_utf8_lossy(&it.to_mirror()).into_owned();
+    let said = String::from_utf8_lossy(&it.mirror_heard()).into_owned();
     assert!(said.starts_with('E') && said.contains("channel_binding=disable"), "{said:?}");
-    assert_eq!(it.to_primary(), b"");
+    assert_eq!(it.primary_heard(), b"");
 }
 
 #[test]
@@ -331,18 +331,18 @@ fn where_tls_is_configured_nothing_goes_without_it() {
         act(&mut it);
         let reason = it.closing().unwrap_or_default();
         assert!(reason.contains(wanted), "wanted {wanted:?}, got {reason:?}");
-        let said = String::from_utf8_lossy(&it.to_mirror()).into_owned();
+        let said = String::from_utf8_lossy(&it.mirror_heard()).into_owned();
         assert!(said.starts_with('E') && said.contains(wanted), "{said:?}");
-        let sent = it.to_primary();
+        let sent = it.primary_heard();
         assert!(sent.is_empty() || sent == startup(80_877_103, ""), "{sent:?}");
         it.mirror(b"more");
         it.primary(b"more");
-        assert_eq!(it.to_primary().len(), 0, "it is over");
+        assert_eq!(it.primary_heard().len(), 0, "it is over");
     }
     // Requests to cancel come without encryption from every libpq before 17, and carry nothing.
     let mut it = Conversation::new(TlsChoice { accepts: true, connects: false });
     it.mirror(&cancel());
-    assert_eq!(it.to_primary(), cancel());
+    assert_eq!(it.primary_heard(), cancel());
 }
 
 /// What happens in a session, for the properties below.

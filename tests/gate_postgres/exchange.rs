@@ -148,14 +148,14 @@ impl Conversation {
     }
 
     /// What the primary was sent since last asked.
-    pub fn to_primary(&mut self) -> Vec<u8> {
+    pub fn primary_heard(&mut self) -> Vec<u8> {
         let news = self.to_primary[self.seen[0]..].to_vec();
         self.seen[0] = self.to_primary.len();
         news
     }
 
     /// What the mirror was sent since [`forget`](Self::forget).
-    pub fn to_mirror(&mut self) -> Vec<u8> {
+    pub fn mirror_heard(&self) -> Vec<u8> {
         self.to_mirror[self.seen[1]..].to_vec()
     }
 
