@@ -141,6 +141,8 @@ pub struct UpstreamTls {
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Streaming replication of PostgreSQL.
+    Postgres,
     /// Redis and Valkey: `REPLCONF ACK`.
     Redis,
     /// MariaDB and MySQL: semi-synchronous replication.
@@ -151,11 +153,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::Redis, Kind::MariaDb, Kind::Tcp];
+    pub const ALL: [Kind; 4] = [Kind::Postgres, Kind::Redis, Kind::MariaDb, Kind::Tcp];
 
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
+            Kind::Postgres => "postgres",
             Kind::Redis => "redis",
             Kind::MariaDb => "mariadb",
             Kind::Tcp => "tcp",

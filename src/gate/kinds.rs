@@ -2,6 +2,7 @@
 
 use super::dialect::{Dialect, Side, TlsChoice};
 use super::mariadb::MariaDb;
+use super::postgres::Postgres;
 use super::redis::Redis;
 use super::tcp::Tcp;
 use crate::config::gate::{Gate, Kind};
@@ -9,6 +10,7 @@ use crate::config::gate::{Gate, Kind};
 /// A dialect for a new connection of this gate.
 pub fn dialect(gate: &Gate, tls: TlsChoice) -> Box<dyn Dialect> {
     match gate.kind {
+        Kind::Postgres => Box::new(Postgres::new(tls)),
         Kind::Redis => Box::new(Redis::new(tls)),
         Kind::MariaDb => Box::new(MariaDb::new()),
         Kind::Tcp => Box::new(Tcp::new(gate.max_unprotected)),
@@ -18,7 +20,7 @@ pub fn dialect(gate: &Gate, tls: TlsChoice) -> Box<dyn Dialect> {
 /// Who connects to a gate of this kind; the gate connects to the other.
 pub fn listens_to(kind: Kind) -> Side {
     match kind {
-        Kind::Redis | Kind::MariaDb => Side::Mirror,
+        Kind::Postgres | Kind::Redis | Kind::MariaDb => Side::Mirror,
         Kind::Tcp => Side::Primary,
     }
 }
