@@ -1,0 +1,153 @@
+//! PostgreSQL itself through the gate: a primary and its mirror, neither of them modified, on the loopback device of a
+//! network namespace of the test's own, beside an appliance that says what the test wants.
+//!
+//! Needs root, PostgreSQL 15 and `ip`; without them the tests fail and say what to install.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "gate_postgres_real/appliance.rs"]
+mod appliance;
+#[path = "gate_postgres_real/site.rs"]
+mod site;
+
+use std::time::Duration;
+
+use site::{GATE, MIRROR, PRIMARY, Site};
+
+/// Long enough for a commit that waits for nobody, on a busy machine.
+const SURELY: Duration = Duration::from_millis(1500);
+
+/// A primary with a synchronous mirror, which has come to be by a base backup through the gate.
+fn replicating() -> Site {
+    let mut site = Site::new();
+    site.start_primary("");
+    site.start_gate(&[]);
+    site.backup(&format!("host={GATE} port=6432 user=postgres"));
+    site.start_mirror("application_name=mirror");
+    site.sql(PRIMARY, "CREATE TABLE kept (id serial, words text)");
+    site.make_synchronous("mirror");
+    site
+}
+
+#[test]
+fn a_commit_waits_for_protection_and_a_flush_for_the_mirror() {
+    let site = replicating();
+    assert_eq!(site.phase(), "replication of slot mirror");
+    // Nothing is protected: the mirror's own words release a commit.
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
+
+    let receiver = site.freeze_receiver();
+    let commit = site.commit("remote_write", "INSERT INTO kept (words) VALUES ('waits')");
+    assert!(!commit.returns_within(SURELY), "neither protected nor written at the mirror");
+    site.appliance.protect();
+    commit.returns();
+    // Seventy commits more, of which the mirror hears nothing.
+    for _ in 0..70 {
+        site.sql(PRIMARY, "INSERT INTO kept (words) SELECT repeat('x', 1000)");
+    }
+    let flushed = site.commit("on", "INSERT INTO kept (words) VALUES ('flushed')");
+    let applied = site.commit("remote_apply", "INSERT INTO kept (words) VALUES ('applied')");
+    assert!(!flushed.returns_within(SURELY), "`on` still means the mirror's disk");
+    assert!(!applied.returns_within(Duration::ZERO), "`remote_apply` still means the mirror's tables");
+
+    site.sql(PRIMARY, "CHECKPOINT");
+    let has = site.sql(MIRROR, "SELECT pg_last_wal_receive_lsn()");
+    let behind = format!("SELECT restart_lsn <= '{has}' FROM pg_replication_slots WHERE slot_name = 'mirror'");
+    assert_eq!(site.sql(PRIMARY, &behind), "t", "the slot keeps what the mirror has not flushed");
+    let positions = format!("SELECT write_lsn > '{has}', flush_lsn <= '{has}' FROM pg_stat_replication");
+    assert_eq!(site.sql(PRIMARY, &positions), "t|t");
+    let connection = site.connection();
+    assert!(connection["injected_acks"].as_u64().unwrap() > 70, "{connection:#}");
+
+    site.thaw(receiver);
+    flushed.returns();
+    applied.returns();
+    site.compare("SELECT count(*) FROM kept", "74");
+}
+
+#[test]
+fn commits_complete_when_a_killed_gate_is_started_again() {
+    let mut site = replicating();
+    site.appliance.protect();
+    let load = site.load(4, 8);
+    std::thread::sleep(Duration::from_secs(2));
+    for _ in 0..2 {
+        site.kill_gate();
+        let commit = site.commit("remote_write", "INSERT INTO kept (words) VALUES ('blocked')");
+        assert!(!commit.returns_within(SURELY), "no mirror is connected");
+        site.start_gate(&[]);
+        commit.returns();
+    }
+    let commits = load.finish();
+    assert!(commits > 100, "{commits} commits");
+    site.compare("SELECT count(*) FROM kept", &(commits + 2).to_string());
+}
+
+#[test]
+fn a_logical_subscriber_releases_commits_too() {
+    let mut site = Site::new();
+    site.start_primary("");
+    site.start_gate(&[]);
+    site.sql(PRIMARY, "CREATE TABLE kept (id serial primary key, words text)");
+    site.sql(PRIMARY, "CREATE TABLE private (words text)");
+    site.sql(PRIMARY, "CREATE PUBLICATION everything FOR TABLE kept");
+    site.start_empty_mirror();
+    site.sql(MIRROR, "CREATE TABLE kept (id serial primary key, words text)");
+    let connection = format!("host={GATE} port=6432 user=postgres dbname=postgres");
+    site.sql(MIRROR, &format!("CREATE SUBSCRIPTION mirror CONNECTION '{connection}' PUBLICATION everything"));
+    site.make_synchronous("mirror");
+    assert_eq!(site.phase(), "logical replication of slot mirror");
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
+
+    let worker = site.freeze("SELECT pid FROM pg_stat_subscription WHERE subname = 'mirror' AND relid IS NULL");
+    let commit = site.commit("remote_write", "INSERT INTO kept (words) VALUES ('waits')");
+    assert!(!commit.returns_within(SURELY), "neither protected nor received by the subscriber");
+    site.appliance.protect();
+    commit.returns();
+    // What nobody subscribes to is told by a keepalive alone.
+    site.commit("remote_write", "INSERT INTO private VALUES ('nobody hears of it')").returns();
+    let flushed = site.commit("on", "INSERT INTO kept (words) VALUES ('flushed')");
+    assert!(!flushed.returns_within(SURELY), "`on` still means the subscriber's disk");
+    site.thaw(worker);
+    flushed.returns();
+    site.compare("SELECT count(*) FROM kept", "3");
+}
+
+#[test]
+fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
+    let mut site = Site::new();
+    let files = site.certificates("gate.test");
+    site.start_primary(&format!(
+        "ssl = on\nssl_cert_file = '{0}'\nssl_key_file = '{1}'\npassword_encryption = 'scram-sha-256'\n",
+        files.chain.display(),
+        files.server_key.display()
+    ));
+    site.sql(PRIMARY, "CREATE ROLE r REPLICATION SUPERUSER LOGIN PASSWORD 'secret'");
+    site.allow("hostssl all,replication r 127.0.0.0/8 scram-sha-256");
+    let (chain, key) = (files.chain.to_str().unwrap(), files.gate_key.to_str().unwrap());
+    site.start_gate(&["--tls-cert", chain, "--tls-key", key, "--upstream-tls", "gate.test", "--upstream-ca", chain]);
+
+    let through = format!("hostaddr={GATE} host=gate.test port=6432 user=r password=secret dbname=postgres");
+    let verified = format!("{through} sslmode=verify-full sslrootcert={chain}");
+    let ask = |words: &str| site.ask(words, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    assert_eq!(ask(&format!("{verified} channel_binding=disable")), Ok("t".into()), "TLS to the primary");
+    let error = ask(&verified).unwrap_err();
+    assert!(error.contains("channel_binding=disable"), "libpq hears what to do: {error}");
+    let error = ask(&format!("{through} sslmode=disable")).unwrap_err();
+    assert!(error.contains("accepts only connections with TLS"), "{error}");
+    let error = ask(&format!("{verified} channel_binding=disable").replace("=secret", "=wrong")).unwrap_err();
+    assert!(error.contains("password authentication failed"), "{error}");
+
+    let mirror = format!("{verified} channel_binding=disable").replace(" dbname=postgres", "");
+    site.backup(&mirror);
+    site.start_mirror("application_name=mirror");
+    site.sql(PRIMARY, "CREATE TABLE kept (id serial, words text)");
+    site.make_synchronous("mirror");
+    let receiver = site.freeze_receiver();
+    let commit = site.commit("remote_write", "INSERT INTO kept (words) VALUES ('waits')");
+    assert!(!commit.returns_within(SURELY), "neither protected nor written at the mirror");
+    site.appliance.protect();
+    commit.returns();
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "1");
+}
