@@ -1,15 +1,15 @@
 //! PostgreSQL: the mirror connects to the gate as to its primary, and a commit that waits for `remote_write` returns when
 //! its WAL is protected.
 //!
-//! * [`startup`] what a client sends first
-//! * [`message`] the stream cut into messages
-//! * [`authentication`] channel binding where TLS ends at the gate
-//! * [`command`] what the mirror asks of the walsender
-//! * [`replication`] one replication stream: positions sent, told, raised
-//! * [`session`] both directions of a session
+//! * `startup` what a client sends first
+//! * `message` the stream cut into messages
+//! * `authentication` channel binding where TLS ends at the gate
+//! * `command` what the mirror asks of the walsender
+//! * `replication` one replication stream: positions sent, told, raised
+//! * `session` both directions of a session
 //!
 //! This file is the first packets of a connection, TLS on both legs, and what passes unread. It decides nothing about
-//! protection, and never raises more than the write position: see [`replication`].
+//! protection, and never raises more than the write position: see `replication`.
 
 mod authentication;
 mod command;
