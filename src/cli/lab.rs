@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use crate::lab::{
     scenario::{self, LabOptions, SCENARIOS},
     trace::say,
+    units,
     wan::{control::Remote, emulator, impairment::Impairment},
 };
 
@@ -41,6 +42,12 @@ pub struct LabArgs {
     /// How often, in scenarios of trials.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     trials: Option<u32>,
+    /// Losses to try, such as 0.1%,5%, in `disaster`.
+    #[arg(long, value_name = "LOSS", value_delimiter = ',', value_parser = read_loss)]
+    loss: Vec<f64>,
+    /// Run these parts alone, in scenarios of several; a name that is not known is answered with those that are.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    arm: Vec<String>,
     /// Make the limits of time that a scenario claims this many times longer, on a slow machine.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = read_slack)]
     slack: f64,
@@ -116,9 +123,14 @@ pub fn run(args: LabArgs) -> ExitCode {
 }
 
 fn run_scenario(args: LabArgs) -> Result<bool, String> {
-    let LabArgs { scenario, topology, json, seed, seconds, trials, slack, keep, quiet, .. } = args;
-    let options = LabOptions { scenario, topology, json, seed, seconds, trials, slack, keep, is_quiet: quiet };
+    let LabArgs { scenario, topology, json, seed, seconds, trials, loss, arm, slack, keep, quiet, .. } = args;
+    let (losses, arms, is_quiet) = (loss, arm, quiet);
+    let options = LabOptions { scenario, topology, json, seed, seconds, trials, losses, arms, slack, keep, is_quiet };
     scenario::run(&options).map_err(|error| error.to_string())
+}
+
+fn read_loss(text: &str) -> Result<f64, String> {
+    units::parse_probability(text).map_err(|error| error.to_string())
 }
 
 fn read_slack(text: &str) -> Result<f64, String> {

@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod qdisc;
 pub mod signal;
 pub mod sock_diag;
+pub mod tcp;
 pub mod timer;
 pub mod tun;
 pub mod udp;

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     error::LabError,
+    servers::place,
     trace::{RUN_MARK, Trace},
 };
 
@@ -85,7 +86,8 @@ pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
         let files = PathBuf::from(fs::read_to_string(&marker).unwrap_or_default());
         // Only what this program would have named so.
         if files.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&run_files(run))) {
-            let _ = fs::remove_dir_all(files);
+            let _ = fs::remove_dir_all(&files);
+            files.file_name().into_iter().for_each(place::remove_leftovers);
         }
         let _ = fs::remove_file(marker);
     }

@@ -2,7 +2,8 @@
 //!
 //! [`topology`] reads what is to be built, [`network`] builds it with [`wan`] in its middle, [`pair`] puts two
 //! appliances in, [`workload`] sends through them, [`subscriber`] is told what is protected (through [`relay`], which
-//! garbles on purpose what it forwards), and a [`scenario`] measures and claims. Everything runs the executable and
+//! garbles on purpose what it forwards), [`servers`] are the databases that are replicated through them, and a [`scenario`]
+//! measures and claims. Everything runs the executable and
 //! other programs as a user would; nothing here is part of an appliance.
 
 pub mod error;
@@ -14,6 +15,7 @@ pub mod process;
 pub mod relay;
 pub mod report;
 pub mod scenario;
+pub mod servers;
 pub mod status;
 pub mod subscriber;
 pub mod times;

@@ -58,6 +58,8 @@ pub struct RunningAppliance {
     node: String,
     socket: PathBuf,
     publisher: Option<Publisher>,
+    /// What started it.
+    command: [String; 4],
     /// Its process.
     pub process: Process,
 }
@@ -111,6 +113,16 @@ impl RunningAppliance {
         &self.node
     }
 
+    /// Crashes it if it still runs, and starts it anew with the same configuration; does not wait for its session.
+    pub fn restart(&mut self, network: &Network<'_>) -> Result<(), LabError> {
+        self.process.kill();
+        // A crash leaves the file, which would look as if the new one were ready.
+        let _ = std::fs::remove_file(&self.socket);
+        let name = self.process.name().to_owned();
+        self.process = network.start(&self.node, &name, &self.command.each_ref().map(String::as_str))?;
+        Ok(())
+    }
+
     fn stop(mut self, network: &Network<'_>) -> Result<Ended, LabError> {
         let status = self.status(network)?;
         let cpu = self.process.cpu_time().unwrap_or_default();
@@ -143,6 +155,13 @@ impl<'n> Pair<'n> {
         Ok(pair)
     }
 
+    /// Crashes both and starts them anew with the same configurations; waits until both say that their session is up.
+    pub fn restart(&mut self) -> Result<(), LabError> {
+        self.appliances.iter_mut().for_each(|appliance| appliance.process.kill());
+        self.appliances.iter_mut().try_for_each(|appliance| appliance.restart(self.network))?;
+        self.wait_up()
+    }
+
     /// The statuses of both, in the order of [`appliances`](Self::appliances).
     pub fn status(&self) -> Result<[Status; 2], LabError> {
         let [near, far] = &self.appliances;
@@ -160,7 +179,8 @@ impl<'n> Pair<'n> {
         Ok([near.stop(self.network)?, far.stop(self.network)?])
     }
 
-    fn wait_up(&mut self) -> Result<(), LabError> {
+    /// Waits until both say that their session is up.
+    pub fn wait_up(&mut self) -> Result<(), LabError> {
         let deadline = Instant::now() + UP_WITHIN;
         for appliance in &mut self.appliances {
             let RunningAppliance { socket, process, node, .. } = appliance;
@@ -205,8 +225,9 @@ fn start(
             &format!("notify:\n  listen: \"{address}\"\n  keys: [{{ id: {id}, file: {file:?} }}]\n  level: {level}\n");
     }
     let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
-    let process = network.start(node, &name, &[&own_executable()?, "run", "--config", &path_text(&file)?])?;
-    Ok(RunningAppliance { node: node.to_owned(), socket, publisher, process })
+    let command = [own_executable()?, "run".to_owned(), "--config".to_owned(), path_text(&file)?];
+    let process = network.start(node, &name, &command.each_ref().map(String::as_str))?;
+    Ok(RunningAppliance { node: node.to_owned(), socket, publisher, command, process })
 }
 
 /// Where the appliance of a node publishes. All pairs of a run have the same key, so that what an earlier one published

@@ -4,6 +4,7 @@
 //! prints and writes the report. A scenario builds, measures and claims.
 
 mod blackhole;
+mod disaster;
 mod honest;
 mod latency;
 mod loss;
@@ -51,7 +52,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -109,6 +110,13 @@ pub const SCENARIOS: [Scenario; 9] = [
         run: notify_faults::run,
     },
     Scenario {
+        name: "disaster",
+        summary: "loss, half a second later the cut, then the death of the primary site: what was acknowledged and is lost?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: disaster::run,
+    },
+    Scenario {
         name: "shell",
         summary: "builds the lab and stays up; prints how to enter each node",
         topology: "pair",
@@ -132,6 +140,10 @@ pub struct LabOptions {
     pub seconds: Option<u64>,
     /// How often, where a scenario repeats itself.
     pub trials: Option<u32>,
+    /// Losses to try, where a scenario tries several; none: its own.
+    pub losses: Vec<f64>,
+    /// Parts of the scenario to run, by their names; none: all.
+    pub arms: Vec<String>,
     /// Limits of time are this many times longer: for slow machines and debug builds.
     pub slack: f64,
     /// Keep the run's directory also when all is well.
@@ -260,7 +272,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, shell"
         );
     }
 }

@@ -68,6 +68,6 @@ impl Daemon {
 }
 
 /// Whether this process is in a user namespace that has given up `setgroups`, as an ordinary user's must.
-fn setgroups_is_denied() -> bool {
+pub fn setgroups_is_denied() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }

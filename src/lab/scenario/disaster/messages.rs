@@ -1,0 +1,146 @@
+//! Messages: a program writes records of 4 KB into one TCP connection, each acknowledged before the next as its arm has
+//! it. It is the simplest thing that waits for a notification.
+//!
+//! The mirror's program reads; what it has read is what survives.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, rngs::SmallRng};
+
+use super::{Outcome, arm::Arm, site::Site};
+use crate::{
+    io::tcp,
+    lab::{
+        error::LabError,
+        scenario::stage::wait_up,
+        subscriber,
+        workload::stream::{Sink, Stream},
+    },
+    notify::{
+        client::{Client, Waited, Wish},
+        message::FlowKey,
+    },
+};
+
+const RECORD: [u8; 4096] = [7; 4096];
+/// Between an acknowledgement and the next record, so that no arm only measures how fast it can fill a buffer.
+const PAUSE: Duration = Duration::from_micros(300);
+/// How long the program works before the disaster begins.
+const BEFORE: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_millis(700);
+/// After the cut, nothing is read for so long only when nothing will be.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// One trial.
+pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Outcome, LabError> {
+    site.mend()?;
+    let stream = sink.open(None)?;
+    let client = match site.publisher()? {
+        Some(publisher) if site.arm.waits_for_protection() => {
+            let mut client =
+                subscriber::connect(site.network, "primary", publisher.address, publisher, Wish::default())?;
+            wait_up(site.stage, &mut client)?;
+            client.watch(stream.key());
+            Some(client)
+        }
+        _ => None,
+    };
+    let writer = Writer::start(&stream, client, site.arm)?;
+    site.stage.pause(rng.random_range(BEFORE))?;
+    let strike = site.strike(|| writer.end())?;
+    let told = writer.finish(&stream)?;
+    site.drain()?;
+    let acknowledged = told.iter().filter(|(at, _)| *at < strike.cut).count() as u64;
+    let arrived = stream.drain(acknowledged * RECORD.len() as u64, QUIET) / RECORD.len() as u64;
+    stream.abort();
+    let waits = told.iter().map(|(_, wait)| *wait).collect();
+    Ok(Outcome::new(site, &strike, acknowledged, acknowledged.saturating_sub(arrived), waits))
+}
+
+/// When each record was acknowledged, and after how long.
+type Told = Vec<(Instant, Duration)>;
+
+struct Writer {
+    is_over: Arc<AtomicBool>,
+    writing: JoinHandle<io::Result<Told>>,
+}
+
+impl Writer {
+    fn start(stream: &Stream, client: Option<Client>, arm: Arm) -> Result<Self, LabError> {
+        let near = stream.near.try_clone().map_err(LabError::doing("keep a hold of the connection"))?;
+        let (key, is_over) = (stream.key(), Arc::new(AtomicBool::new(false)));
+        let over = is_over.clone();
+        let writing = thread::spawn(move || write(near, key, client, arm, &over));
+        Ok(Self { is_over, writing })
+    }
+
+    /// The program dies: it writes nothing more, and what it is told no longer counts.
+    fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// What it was told. A write may hang in a full socket: only its end wakes it.
+    fn finish(self, stream: &Stream) -> Result<Told, LabError> {
+        let _ = stream.near.shutdown(std::net::Shutdown::Write);
+        let written = self.writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.map_err(LabError::doing("write records"))
+    }
+}
+
+fn write(
+    mut near: std::net::TcpStream,
+    key: FlowKey,
+    mut client: Option<Client>,
+    arm: Arm,
+    is_over: &AtomicBool,
+) -> io::Result<Told> {
+    let mut told = Told::new();
+    let mut offset = 0;
+    let is_alive = || !is_over.load(Ordering::Relaxed);
+    while is_alive() {
+        let begin = Instant::now();
+        if let Err(error) = near.write_all(&RECORD) {
+            return if is_alive() { Err(error) } else { Ok(told) };
+        }
+        offset += RECORD.len() as u64;
+        let is_acknowledged = match &mut client {
+            Some(client) => wait_protected(client, &key, offset, &is_alive)?,
+            None if arm == Arm::NetworkSyncNoRepair => wait_sent(&near, &is_alive)?,
+            None => true,
+        };
+        if !is_acknowledged {
+            break;
+        }
+        told.push((Instant::now(), begin.elapsed()));
+        thread::sleep(PAUSE);
+    }
+    Ok(told)
+}
+
+fn wait_protected(client: &mut Client, key: &FlowKey, offset: u64, is_alive: &dyn Fn() -> bool) -> io::Result<bool> {
+    while is_alive() {
+        match client.wait(key, offset, Instant::now() + Duration::from_millis(20))? {
+            Waited::Protected { .. } => return Ok(true),
+            // A reason that comes at once must not make this a busy loop.
+            Waited::NotProtected { .. } => thread::sleep(Duration::from_micros(200)),
+        }
+    }
+    Ok(false)
+}
+
+fn wait_sent(near: &std::net::TcpStream, is_alive: &dyn Fn() -> bool) -> io::Result<bool> {
+    while is_alive() {
+        if tcp::unsent(near)? == 0 {
+            return Ok(true);
+        }
+        thread::sleep(Duration::from_micros(100));
+    }
+    Ok(false)
+}

@@ -1,0 +1,277 @@
+//! E1: the rolling disaster. The WAN begins to lose, half a second later it is cut, and the primary's site dies. What its
+//! clients were told is compared with what the mirror has, by when they were told it and by how the data travelled.
+//!
+//! The arms that promise less are the controls: each must lose something, or the disaster is too weak to prove anything.
+
+mod arm;
+mod messages;
+mod rows;
+mod site;
+
+use std::time::{Duration, Instant};
+
+use rand::{SeedableRng, rngs::SmallRng};
+use serde_json::{Value, json};
+
+use self::{
+    arm::{Arm, BLOCK_SYMBOLS, residual},
+    rows::Servers,
+    site::{ONE_WAY, Site, Strike},
+};
+use super::{Stage, stage::WAN_TCP};
+use crate::lab::{error::LabError, report::Report, times::Times, workload::stream::Sink};
+
+/// Trials of the arm that must not lose, for each loss and each workload.
+const TRIALS: u32 = 20;
+/// Another arm needs only to lose once: of as many trials it has one.
+const CONTROL_SHARE: u32 = 5;
+const CONTROL_TRIALS: u32 = 3;
+const LOSSES: [f64; 4] = [0.001, 0.005, 0.01, 0.05];
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Workload {
+    Messages,
+    Rows,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Rows => "rows",
+        }
+    }
+}
+
+/// What became of one trial.
+#[derive(Debug)]
+pub struct Outcome {
+    acknowledged: u64,
+    lost: u64,
+    /// How long each write waited for its acknowledgement.
+    waits: Vec<Duration>,
+    /// Whether a violation was told in time, when something was lost.
+    is_told: bool,
+}
+
+impl Outcome {
+    fn new(site: &Site<'_>, strike: &Strike, acknowledged: u64, lost: u64, waits: Vec<Duration>) -> Self {
+        Self { acknowledged, lost, waits, is_told: strike.is_violation_told(site.stage.options.slack) }
+    }
+}
+
+/// All trials of an arm at a loss.
+#[derive(Debug)]
+struct Cell {
+    workload: Workload,
+    arm: Arm,
+    loss: f64,
+    trials: u32,
+    acknowledged: u64,
+    lost: u64,
+    /// Trials in which something was lost, and those of them in which a violation was told in time.
+    lossy: u32,
+    told: u32,
+    waits: Times,
+}
+
+impl Cell {
+    fn new(workload: Workload, arm: Arm, loss: f64) -> Self {
+        let waits = Times::default();
+        Self { workload, arm, loss, trials: 0, acknowledged: 0, lost: 0, lossy: 0, told: 0, waits }
+    }
+
+    fn on_trial(&mut self, outcome: &Outcome) {
+        self.trials += 1;
+        self.acknowledged += outcome.acknowledged;
+        self.lost += outcome.lost;
+        self.lossy += u32::from(outcome.lost > 0);
+        self.told += u32::from(outcome.lost > 0 && outcome.is_told);
+        outcome.waits.iter().for_each(|wait| self.waits.record(*wait));
+    }
+}
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let arms = Arm::chosen(&stage.options.arms)?;
+    let losses = if stage.options.losses.is_empty() { LOSSES.to_vec() } else { stage.options.losses.clone() };
+    let trials = stage.options.trials.unwrap_or(TRIALS);
+    let control = (trials / CONTROL_SHARE).max(CONTROL_TRIALS);
+    stage.say(&format!(
+        "disaster: {ONE_WAY:?} one way. At a random moment the WAN begins to lose; half a second later it is cut at its\n\
+         entrance, and the programs of the primary site are killed. Which of the records and rows that were acknowledged\n\
+         before the cut does the mirror not have? {trials} trials of network-sync at each loss, {control} of each other arm.\n"
+    ));
+    let network = stage.build()?;
+    stage.set_tcp(&network, &WAN_TCP)?;
+    network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
+    let address = |node: &str| {
+        let missing = || LabError::Sentence(format!("the topology gives {node} no IPv4 address"));
+        network.topology().address(node, false).ok_or_else(missing)
+    };
+    let addresses = [address("primary")?, address("mirror")?];
+    let sink = Sink::listen(&network, "primary", "mirror", addresses[1])?;
+    let servers = Servers::prepare(stage, &network, addresses)?;
+    let mut rng = SmallRng::seed_from_u64(stage.options.seed);
+    let mut cells = Vec::new();
+    for (arm, loss) in arms.iter().flat_map(|arm| losses.iter().map(move |loss| (*arm, *loss))) {
+        let mut site = Site::make(stage, &network, arm, loss)?;
+        let trials = if arm == Arm::NetworkSync { trials } else { control };
+        for workload in [Workload::Messages, Workload::Rows] {
+            let mut cell = Cell::new(workload, arm, loss);
+            let mut said = Instant::now();
+            for number in 0..trials {
+                if said.elapsed() > PATIENCE {
+                    stage.say(&format!("    {number} of {trials}"));
+                    said = Instant::now();
+                }
+                let outcome = match workload {
+                    Workload::Messages => messages::trial(&mut site, &sink, &mut rng)?,
+                    Workload::Rows => servers.trial(&mut site, &mut rng)?,
+                };
+                cell.on_trial(&outcome);
+            }
+            stage.say(&format!(
+                "  {}, {} at {} % loss: {} of {} lost",
+                workload.name(),
+                arm.name(),
+                loss * 100.0,
+                cell.lost,
+                cell.acknowledged
+            ));
+            cells.push(cell);
+        }
+        site.clear()?;
+    }
+    Ok(report(&cells))
+}
+
+fn report(cells: &[Cell]) -> Report {
+    let mut report = Report::default();
+    for workload in [Workload::Messages, Workload::Rows] {
+        for arm in Arm::ALL {
+            let of_arm: Vec<&Cell> = cells.iter().filter(|cell| cell.workload == workload && cell.arm == arm).collect();
+            if !of_arm.is_empty() {
+                claim(&mut report, workload, arm, &of_arm);
+            }
+        }
+    }
+    report.table(
+        &[
+            "workload",
+            "arm",
+            "loss",
+            "k, m",
+            "left of a block",
+            "trials",
+            "acknowledged",
+            "lost",
+            "in trials",
+            "wait p50",
+        ],
+        cells.iter().map(|cell| {
+            let repair = cell.arm.repair(cell.loss);
+            let (shape, left) = match cell.arm.has_appliances() {
+                true => (
+                    format!("{BLOCK_SYMBOLS}, {repair}"),
+                    format!("{:.0e}", residual(BLOCK_SYMBOLS, repair, cell.loss)),
+                ),
+                false => ("none".to_owned(), "-".to_owned()),
+            };
+            vec![
+                cell.workload.name().to_owned(),
+                cell.arm.name().to_owned(),
+                format!("{} %", cell.loss * 100.0),
+                shape,
+                left,
+                cell.trials.to_string(),
+                cell.acknowledged.to_string(),
+                cell.lost.to_string(),
+                cell.lossy.to_string(),
+                format!("{:.2} ms", cell.waits.quantile(0.5).as_secs_f64() * 1e3),
+            ]
+        }),
+    );
+    report.metric("cells", cells.iter().map(to_json).collect::<Vec<Value>>());
+    report
+}
+
+fn claim(report: &mut Report, workload: Workload, arm: Arm, cells: &[&Cell]) {
+    let sum = |count: fn(&Cell) -> u64| cells.iter().map(|cell| count(cell)).sum::<u64>();
+    let (acknowledged, lost) = (sum(|cell| cell.acknowledged), sum(|cell| cell.lost));
+    let (trials, lossy) = (sum(|cell| cell.trials.into()), sum(|cell| cell.lossy.into()));
+    let found = format!("{lost} of {acknowledged}, in {lossy} of {trials} trials");
+    let (arm_name, name) = (arm.name(), workload.name());
+    if arm == Arm::NetworkSync {
+        report.claim(format!("{name}, {arm_name}: none is lost"), found, lost == 0 && acknowledged > 0);
+        // What the mirror itself has acknowledged would prove nothing.
+        let slowest = cells.iter().map(|cell| cell.waits.quantile(0.5)).max().unwrap_or_default();
+        let claim = format!("{name}, {arm_name}: most are acknowledged before the mirror can have them");
+        report.claim(claim, format!("p50 {slowest:?}, one way {ONE_WAY:?}"), slowest < ONE_WAY);
+        return;
+    }
+    report.claim(format!("control: {name}, {arm_name}: some are lost"), found, lost > 0);
+    if arm == Arm::TooLittleRepair {
+        let told = sum(|cell| cell.told.into());
+        let claim = format!("{name}, {arm_name}: whatever is lost, a violation is told");
+        report.claim(claim, format!("in {told} of {lossy} trials"), told == lossy);
+    }
+}
+
+fn to_json(cell: &Cell) -> Value {
+    let repair = cell.arm.repair(cell.loss);
+    let residual = cell.arm.has_appliances().then(|| residual(BLOCK_SYMBOLS, repair, cell.loss));
+    json!({
+        "workload": cell.workload.name(),
+        "arm": cell.arm.name(),
+        "loss": cell.loss,
+        "source_symbols": BLOCK_SYMBOLS,
+        "repair_symbols": repair,
+        "residual": residual,
+        "trials": cell.trials,
+        "acknowledged": cell.acknowledged,
+        "lost": cell.lost,
+        "trials_with_loss": cell.lossy,
+        "trials_with_violation_told": cell.told,
+        "wait_p50_us": cell.waits.micros(0.5),
+        "wait_p99_us": cell.waits.micros(0.99),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(arm: Arm, lost: u64, is_told: bool) -> Cell {
+        let mut cell = Cell::new(Workload::Rows, arm, 0.01);
+        cell.on_trial(&Outcome { acknowledged: 100, lost, waits: vec![Duration::from_millis(3)], is_told });
+        cell
+    }
+
+    #[test]
+    fn one_acknowledged_row_that_is_lost_fails() {
+        assert!(report(&[cell(Arm::NetworkSync, 0, false)]).passes());
+        assert!(!report(&[cell(Arm::NetworkSync, 1, true)]).passes());
+        let mut slow = cell(Arm::NetworkSync, 0, false);
+        (0..3).for_each(|_| slow.waits.record(2 * ONE_WAY));
+        assert!(!report(&[slow]).passes(), "the mirror's own word is no test");
+        assert!(!report(&[Cell::new(Workload::Rows, Arm::NetworkSync, 0.01)]).passes(), "nobody was told anything");
+    }
+
+    #[test]
+    fn a_control_that_never_fails_makes_the_run_fail() {
+        for arm in Arm::ALL.into_iter().skip(1) {
+            assert!(report(&[cell(arm, 3, true)]).passes(), "{arm:?}");
+            assert!(!report(&[cell(arm, 0, false)]).passes(), "{arm:?}");
+        }
+        // At one loss it may hold.
+        assert!(report(&[cell(Arm::LocalSync, 0, false), cell(Arm::LocalSync, 1, false)]).passes());
+    }
+
+    #[test]
+    fn a_loss_that_nobody_was_told_of_fails() {
+        assert!(!report(&[cell(Arm::TooLittleRepair, 3, true), cell(Arm::TooLittleRepair, 1, false)]).passes());
+    }
+}

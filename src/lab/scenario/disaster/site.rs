@@ -1,0 +1,171 @@
+//! The two sites of a disaster for one arm at one loss: made whole before each trial, struck in its course.
+//!
+//! The order of a disaster: the WAN begins to lose; some time later it is cut at its entrance, so that what is in flight
+//! arrives; then the primary's processes die. What a client is told after the cut began is not counted: nothing that
+//! leaves a dying site by its only path can be saved, and nobody can have been promised otherwise.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::arm::{Arm, BLOCK_SYMBOLS};
+use crate::{
+    lab::{
+        error::LabError,
+        network::Network,
+        pair::{Pair, PairOptions, Publisher},
+        scenario::Stage,
+        subscriber::Subscriber,
+    },
+    notify::message::Message,
+};
+
+/// One way of the WAN.
+pub const ONE_WAY: Duration = Duration::from_millis(50);
+/// From the first loss to the cut.
+const LOSS_BEFORE_CUT: Duration = Duration::from_millis(500);
+/// The same where a violation is to be told of what the cut takes: earlier ones are mended by TCP before it.
+const SHORT_LOSS: Duration = Duration::from_millis(80);
+/// How long after the cut the peer's word may take: two ways, the time a hole may hold, a report, and a busy machine.
+const PEER_WORD: Duration = Duration::from_millis(500);
+/// When the mirror's appliance has received nothing for this long, nothing is on its way any more.
+const QUIET: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The way between the routers where no appliances are.
+const PLAIN: [(&str, &str); 2] = [("ithaca", "10.2.0.0/24"), ("syracuse", "10.1.0.0/24")];
+
+/// Both sites.
+#[derive(Debug)]
+pub struct Site<'s> {
+    /// What the scenario is given.
+    pub stage: &'s Stage<'s>,
+    /// The network.
+    pub network: &'s Network<'s>,
+    /// What is tried.
+    pub arm: Arm,
+    /// At which loss.
+    pub loss: f64,
+    pair: Option<Pair<'s>>,
+}
+
+/// What happened at the end of the primary site.
+#[derive(Debug)]
+pub struct Strike {
+    /// Just before the cut: what was told later does not count.
+    pub cut: Instant,
+    /// When violations were told, by an appliance that outlived its site for that.
+    pub violations: Vec<Instant>,
+}
+
+impl Strike {
+    /// Whether what was lost was told as soon as it could be.
+    pub fn is_violation_told(&self, slack: f64) -> bool {
+        self.violations.iter().any(|told| *told < self.cut + PEER_WORD.mul_f64(slack))
+    }
+}
+
+impl<'s> Site<'s> {
+    /// The sites for an arm at a loss: the appliances it needs, or the plain route.
+    pub fn make(stage: &'s Stage<'s>, network: &'s Network<'s>, arm: Arm, loss: f64) -> Result<Self, LabError> {
+        if !arm.has_appliances() {
+            plain_route(network, "add")?;
+            return Ok(Self { stage, network, arm, loss, pair: None });
+        }
+        let repair = match arm.repair(loss) {
+            0 => "none".to_owned(),
+            symbols => format!("{{ fixed: {symbols}, assume_loss: {}% }}", loss * 100.0),
+        };
+        let options = PairOptions {
+            label: format!("{}-{}", arm.name(), loss * 100.0),
+            repair,
+            block_symbols: BLOCK_SYMBOLS,
+            notify: Some("on_wire"),
+            ..PairOptions::default()
+        };
+        let pair = Pair::start(network, &options)?;
+        Ok(Self { stage, network, arm, loss, pair: Some(pair) })
+    }
+
+    /// Makes everything whole: no loss, both appliances new.
+    pub fn mend(&mut self) -> Result<(), LabError> {
+        self.network.tell_wan("set loss 0%, passage open")?;
+        self.pair.as_mut().map_or(Ok(()), Pair::restart)
+    }
+
+    /// Who tells what is protected, in arms with appliances.
+    pub fn publisher(&self) -> Result<Option<&Publisher>, LabError> {
+        self.pair.as_ref().map(|pair| pair.appliances[0].publisher()).transpose()
+    }
+
+    /// The disaster. `kill` ends the programs of the primary site.
+    pub fn strike(&mut self, kill: impl FnOnce()) -> Result<Strike, LabError> {
+        let violations = Arc::<Mutex<Vec<Instant>>>::default();
+        let is_told = self.arm == Arm::TooLittleRepair;
+        let listener = match self.publisher()? {
+            Some(publisher) if is_told => {
+                let heard = violations.clone();
+                let look = move |message: &Message, at: Instant| {
+                    if matches!(message, Message::Violation(_)) {
+                        heard.lock().unwrap_or_else(PoisonError::into_inner).push(at);
+                    }
+                };
+                Some(Subscriber::start(self.network, "ithaca", publisher, look)?)
+            }
+            _ => None,
+        };
+        self.network.tell_wan(&format!("set loss {}%", self.loss * 100.0))?;
+        self.stage.pause(if is_told { SHORT_LOSS } else { LOSS_BEFORE_CUT })?;
+        let cut = Instant::now();
+        self.network.tell_wan(if is_told { "cut forth" } else { "cut" })?;
+        kill();
+        if is_told {
+            self.stage.pause(PEER_WORD.mul_f64(self.stage.options.slack))?;
+        }
+        if let Some(pair) = &mut self.pair {
+            pair.appliances[0].process.kill();
+        }
+        listener.map_or(Ok(0), Subscriber::finish)?;
+        let violations = violations.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Strike { cut, violations })
+    }
+
+    /// Waits until nothing more comes out of the WAN at the mirror.
+    pub fn drain(&self) -> Result<(), LabError> {
+        let Some(wan) = self.network.wan() else { return Ok(()) };
+        let deadline = Instant::now() + PATIENCE;
+        let (mut last, mut since) = (None, Instant::now());
+        loop {
+            let truth = wan.truth().map_err(LabError::doing("read the emulator's counters"))?;
+            let now = Some((truth.forth.delivered, truth.forth.in_flight));
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if truth.forth.in_flight == 0 && since.elapsed() > QUIET {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Sentence(format!("the WAN is not empty {PATIENCE:?} after it was cut")));
+            }
+            self.stage.pause(Duration::from_millis(5))?;
+        }
+    }
+
+    /// Ends the appliances, or takes the plain route away.
+    pub fn clear(self) -> Result<(), LabError> {
+        match self.pair {
+            // One of them is dead already.
+            Some(mut pair) => pair.appliances.iter_mut().for_each(|appliance| appliance.process.kill()),
+            None => plain_route(self.network, "del")?,
+        }
+        Ok(())
+    }
+}
+
+/// Adds or deletes the routes between the sites without appliances.
+pub fn plain_route(network: &Network<'_>, verb: &str) -> Result<(), LabError> {
+    for (node, prefix) in PLAIN {
+        network.run(node, &["ip", "route", verb, prefix, "dev", "wan0"])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! An ack gate of a lab: the executable's own `gate` command, in the node of the primary.
+//!
+//! Starts and ends it; what it tells of itself is JSON that a scenario reads.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::lab::{
+    error::LabError,
+    network::{Network, own_executable, path_text},
+    pair::Publisher,
+    process::Process,
+};
+
+/// How long it may take to listen.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+
+/// What makes a gate.
+#[derive(Clone, Debug)]
+pub struct GatePlan<'p> {
+    /// The protocol: `postgres`, `redis`, `mariadb` or `tcp`.
+    pub kind: &'p str,
+    /// Its node.
+    pub node: &'p str,
+    /// Names its log and its socket.
+    pub name: &'p str,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where it connects to.
+    pub upstream: SocketAddr,
+    /// `strict`, `auto` or `available=TIME`.
+    pub policy: &'p str,
+    /// The appliance that tells it what is protected.
+    pub publisher: &'p Publisher,
+    /// Further words of its command line.
+    pub more: Vec<String>,
+}
+
+/// A running gate. Dropping it ends it.
+#[derive(Debug)]
+pub struct Gate {
+    /// Its process.
+    pub process: Process,
+    socket: PathBuf,
+}
+
+impl Gate {
+    /// Starts it and waits until it listens.
+    pub fn start(network: &Network<'_>, plan: &GatePlan<'_>) -> Result<Self, LabError> {
+        let socket = network.trace().directory().join(format!("{}.sock", plan.name));
+        // After a crash the file of the last one is still there.
+        let _ = std::fs::remove_file(&socket);
+        let [listen, upstream, notify] = [plan.listen, plan.upstream, plan.publisher.address].map(|it| it.to_string());
+        let (executable, id) = (own_executable()?, plan.publisher.key.id().to_string());
+        let (key, status) = (path_text(&plan.publisher.key_file)?, path_text(&socket)?);
+        let mut words = vec![executable.as_str(), "gate", plan.kind, "--listen", &listen, "--upstream", &upstream];
+        words.extend(["--policy", plan.policy, "--notify", &notify, "--key", &key, "--key-id", &id]);
+        words.extend(["--status", &status]);
+        words.extend(plan.more.iter().map(String::as_str));
+        let mut process = network.start(plan.node, plan.name, &words)?;
+        process.wait_for_output("listening", LISTENS_WITHIN)?;
+        Ok(Self { process, socket })
+    }
+
+    /// What it says of itself.
+    pub fn status(&self, network: &Network<'_>) -> Result<Value, LabError> {
+        let socket = path_text(&self.socket)?;
+        let text = network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])?;
+        serde_json::from_str(&text)
+            .map_err(|error| LabError::Sentence(format!("the status of the gate cannot be read: {error}")))
+    }
+
+    /// Ends it as a crash would.
+    pub fn crash(&mut self) {
+        self.process.kill();
+    }
+
+    /// Halts it, or lets it go on.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+}

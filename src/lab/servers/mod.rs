@@ -1,0 +1,11 @@
+//! Real database servers in a lab: found, given data, run as an unprivileged user inside the nodes, asked, crashed.
+//!
+//! [`place`] is where their data live, [`server`] a server whose processes end together, and one module for each kind:
+//! [`postgres`]. [`gate`] puts an ack gate between two of them. Everything runs what the distribution installs, with its
+//! own settings on the command line; nothing here knows what an experiment wants to show.
+
+pub mod gate;
+pub mod place;
+pub mod postgres;
+pub mod postgres_session;
+pub mod server;

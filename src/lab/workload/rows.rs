@@ -1,0 +1,109 @@
+//! Rows: several clients insert into PostgreSQL, one row a transaction, and remember what they were told.
+//!
+//! An id is unique over all clients. A client stops when its server does. Knows nothing of replication.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::lab::{
+    error::LabError,
+    servers::{postgres::Postgres, postgres_session::Session},
+};
+
+/// The table of the rows.
+pub const TABLE: &str = "CREATE TABLE items (id bigint PRIMARY KEY, words text NOT NULL)";
+/// Every id that a server has.
+pub const IDS: &str = "SELECT id FROM items";
+/// Bytes of a row besides its id.
+const WORDS: usize = 400;
+/// Ids of one client.
+const EACH: u64 = 1 << 32;
+
+/// A row that its client was told is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Its id.
+    pub id: u64,
+    /// When the client was told.
+    pub at: Instant,
+    /// How long the client waited.
+    pub wait: Duration,
+}
+
+/// Clients that insert until they are asked to finish or their server dies.
+#[derive(Debug)]
+pub struct Clients {
+    is_over: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    inserting: Vec<JoinHandle<Vec<Committed>>>,
+}
+
+impl Clients {
+    /// Starts `clients` clients, each with a session of its own; `before` is run in each, for its settings. Ids begin at
+    /// `from`, which tells one crowd from the next.
+    pub fn start(server: &Postgres, clients: u64, from: u64, before: &str) -> Result<Self, LabError> {
+        let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut inserting = Vec::new();
+        for client in 0..clients {
+            let mut session = server.session()?;
+            if !before.is_empty() {
+                session.query(before).map_err(LabError::doing(format!("run `{before}`")))?;
+            }
+            let (over, count) = (is_over.clone(), count.clone());
+            let first = client * EACH + from;
+            inserting.push(thread::spawn(move || insert(&mut session, first, &over, &count)));
+        }
+        Ok(Self { is_over, count, inserting })
+    }
+
+    /// Rows committed so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Ends them, after the row that each waits for, and gives back what they were told.
+    pub fn finish(self) -> Vec<Committed> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let told =
+            self.inserting.into_iter().map(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        told.flatten().collect()
+    }
+}
+
+fn insert(session: &mut Session, first: u64, is_over: &AtomicBool, count: &AtomicU64) -> Vec<Committed> {
+    let words = "w".repeat(WORDS);
+    let mut told = Vec::new();
+    for id in first.. {
+        if is_over.load(Ordering::Relaxed) {
+            break;
+        }
+        let begin = Instant::now();
+        // An error is the end of the server: what it has not answered, nobody was told.
+        if session.query(&format!("INSERT INTO items VALUES ({id}, '{words}')")).is_err() {
+            break;
+        }
+        let at = Instant::now();
+        told.push(Committed { id, at, wait: at - begin });
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    told
+}
+
+/// The ids that a server has, sorted.
+pub fn ids(server: &Postgres) -> Result<Vec<u64>, LabError> {
+    let read = || -> io::Result<Vec<u64>> {
+        let rows = server.attempt()?.query(IDS)?;
+        let parse = |row: Vec<Option<String>>| row.first().cloned().flatten().and_then(|id| id.parse().ok());
+        rows.into_iter().map(|row| parse(row).ok_or_else(|| io::Error::other("an id is no number"))).collect()
+    };
+    let mut ids = read().map_err(LabError::doing("read the rows of a server"))?;
+    ids.sort_unstable();
+    Ok(ids)
+}
