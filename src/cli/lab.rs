@@ -30,7 +30,7 @@ pub struct LabArgs {
     /// A built-in topology (pair, pair-veth, pair-outer-v6, pair-inner-9000, plain) or a file like those in netns/.
     #[arg(long, value_name = "NAME|FILE")]
     topology: Option<String>,
-    /// Write the result as JSON.
+    /// Write the result as JSON, and a plot, where there is one, beside it as .svg.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Seed of the WAN's chance and of the generated data.
@@ -106,7 +106,7 @@ pub fn run(args: LabArgs) -> ExitCode {
     let result = match args.tool {
         None => run_scenario(args),
         Some(Tool::List) => {
-            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<12} {}", scenario.name, scenario.summary)));
+            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<14} {}", scenario.name, scenario.summary)));
             return ExitCode::SUCCESS;
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),

@@ -2,15 +2,16 @@
 //!
 //! [`topology`] reads what is to be built, [`network`] builds it with [`wan`] in its middle, [`pair`] puts two
 //! appliances in, [`workload`] sends through them, [`subscriber`] is told what is protected (through [`relay`], which
-//! garbles on purpose what it forwards), [`servers`] are the databases that are replicated through them, and a [`scenario`]
-//! measures and claims. Everything runs the executable and
-//! other programs as a user would; nothing here is part of an appliance.
+//! garbles on purpose what it forwards), [`servers`] are the databases that are replicated through them, and a
+//! [`scenario`] measures and claims. Everything runs the executable and other programs as a user would; nothing here is
+//! part of an appliance.
 
 pub mod error;
 pub mod leftovers;
 pub mod load;
 pub mod network;
 pub mod pair;
+pub mod plot;
 pub mod process;
 pub mod relay;
 pub mod report;

@@ -5,6 +5,8 @@
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::{Map, Value, json};
 
+use super::plot::Plot;
+
 /// A claim of a scenario and what was found.
 #[derive(Clone, Debug)]
 pub struct Claim {
@@ -22,6 +24,7 @@ pub struct Report {
     claims: Vec<Claim>,
     metrics: Map<String, Value>,
     tables: Vec<Table>,
+    plot: Option<Plot>,
 }
 
 impl Report {
@@ -41,6 +44,16 @@ impl Report {
         table.load_style(UTF8_BORDERS_ONLY).set_header(headers.iter().copied());
         table.add_rows(rows);
         self.tables.push(table);
+    }
+
+    /// Adds the plot; a report has at most one.
+    pub fn draw(&mut self, plot: Plot) {
+        self.plot = Some(plot);
+    }
+
+    /// The plot as SVG.
+    pub fn to_svg(&self) -> Option<String> {
+        self.plot.as_ref().map(Plot::to_svg)
     }
 
     /// Whether every claim holds. A report without claims claims nothing and passes.

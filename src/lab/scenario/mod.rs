@@ -4,6 +4,7 @@
 //! prints and writes the report. A scenario builds, measures and claims.
 
 mod blackhole;
+mod commit_latency;
 mod disaster;
 mod honest;
 mod latency;
@@ -52,7 +53,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -115,6 +116,13 @@ pub const SCENARIOS: [Scenario; 10] = [
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv"],
         run: disaster::run,
+    },
+    Scenario {
+        name: "commit-latency",
+        summary: "how long a PostgreSQL commit takes: local, network-sync and the remote ways, over the round trip",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: commit_latency::run,
     },
     Scenario {
         name: "shell",
@@ -188,6 +196,11 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     if let Some(path) = &options.json {
         let text = format!("{:#}\n", report.to_json(scenario.name, options.seed));
         std::fs::write(path, text).map_err(LabError::doing(format!("write {}", path.display())))?;
+        if let Some(svg) = report.to_svg() {
+            let path = path.with_extension("svg");
+            std::fs::write(&path, svg).map_err(LabError::doing(format!("write {}", path.display())))?;
+            say(format_args!("plot: {}", path.display()));
+        }
     }
     Ok(report.passes())
 }
@@ -272,7 +285,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, shell"
         );
     }
 }

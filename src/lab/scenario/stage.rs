@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal,
+    net::IpAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -150,6 +151,23 @@ pub fn wait_up(stage: &Stage<'_>, client: &mut Client) -> Result<(), LabError> {
         stage.trace.check_stop()?;
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Adds or deletes (`add`, `del`) the routes between the sites where no appliances are.
+pub fn plain_route(network: &Network<'_>, verb: &str) -> Result<(), LabError> {
+    for (node, prefix) in [("ithaca", "10.2.0.0/24"), ("syracuse", "10.1.0.0/24")] {
+        network.run(node, &["ip", "route", verb, prefix, "dev", "wan0"])?;
+    }
+    Ok(())
+}
+
+/// The IPv4 addresses of primary and mirror.
+pub fn ends(network: &Network<'_>) -> Result<[IpAddr; 2], LabError> {
+    let address = |node: &str| {
+        let missing = || LabError::Sentence(format!("the topology gives {node} no IPv4 address"));
+        network.topology().address(node, false).ok_or_else(missing)
+    };
+    Ok([address("primary")?, address("mirror")?])
 }
 
 /// Looks ten times a second, and is never done.

@@ -7,5 +7,6 @@
 pub mod gate;
 pub mod place;
 pub mod postgres;
+pub mod postgres_pair;
 pub mod postgres_session;
 pub mod server;

@@ -6,8 +6,8 @@
 
 use std::{
     ffi::OsStr,
-    fs,
-    os::unix::fs::chown,
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -119,6 +119,8 @@ impl Place {
     fn make_directory(&self, path: &Path) -> Result<(), LabError> {
         let make = || {
             fs::create_dir_all(path)?;
+            // PostgreSQL takes no directory that others can read.
+            fs::set_permissions(path, Permissions::from_mode(0o700))?;
             match self.owner {
                 Owner::User(user, own) => chown(path, Some(user), Some(own)),
                 Owner::Ordinary => Ok(()),

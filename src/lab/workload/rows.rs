@@ -37,6 +37,19 @@ pub struct Committed {
     pub wait: Duration,
 }
 
+/// How clients behave.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientPlan<'p> {
+    /// How many there are, each with a session of its own.
+    pub clients: u64,
+    /// The first id of the first client: tells one crowd from the next.
+    pub from: u64,
+    /// Run in each session first, for its settings.
+    pub before: &'p str,
+    /// Between a row and the next.
+    pub pause: Duration,
+}
+
 /// Clients that insert until they are asked to finish or their server dies.
 #[derive(Debug)]
 pub struct Clients {
@@ -46,9 +59,9 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts `clients` clients, each with a session of its own; `before` is run in each, for its settings. Ids begin at
-    /// `from`, which tells one crowd from the next.
-    pub fn start(server: &Postgres, clients: u64, from: u64, before: &str) -> Result<Self, LabError> {
+    /// Starts them.
+    pub fn start(server: &Postgres, plan: ClientPlan<'_>) -> Result<Self, LabError> {
+        let ClientPlan { clients, from, before, pause } = plan;
         let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut inserting = Vec::new();
         for client in 0..clients {
@@ -58,7 +71,7 @@ impl Clients {
             }
             let (over, count) = (is_over.clone(), count.clone());
             let first = client * EACH + from;
-            inserting.push(thread::spawn(move || insert(&mut session, first, &over, &count)));
+            inserting.push(thread::spawn(move || insert(&mut session, first, pause, &over, &count)));
         }
         Ok(Self { is_over, count, inserting })
     }
@@ -77,7 +90,13 @@ impl Clients {
     }
 }
 
-fn insert(session: &mut Session, first: u64, is_over: &AtomicBool, count: &AtomicU64) -> Vec<Committed> {
+fn insert(
+    session: &mut Session,
+    first: u64,
+    pause: Duration,
+    is_over: &AtomicBool,
+    count: &AtomicU64,
+) -> Vec<Committed> {
     let words = "w".repeat(WORDS);
     let mut told = Vec::new();
     for id in first.. {
@@ -92,6 +111,9 @@ fn insert(session: &mut Session, first: u64, is_over: &AtomicBool, count: &Atomi
         let at = Instant::now();
         told.push(Committed { id, at, wait: at - begin });
         count.fetch_add(1, Ordering::Relaxed);
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
     }
     told
 }

@@ -15,11 +15,15 @@ use serde_json::{Value, json};
 
 use self::{
     arm::{Arm, BLOCK_SYMBOLS, residual},
-    rows::Servers,
     site::{ONE_WAY, Site, Strike},
 };
-use super::{Stage, stage::WAN_TCP};
-use crate::lab::{error::LabError, report::Report, times::Times, workload::stream::Sink};
+use super::{
+    Stage,
+    stage::{WAN_TCP, ends, plain_route},
+};
+use crate::lab::{
+    error::LabError, report::Report, servers::postgres_pair::PostgresPair, times::Times, workload::stream::Sink,
+};
 
 /// Trials of the arm that must not lose, for each loss and each workload.
 const TRIALS: u32 = 20;
@@ -107,13 +111,12 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let network = stage.build()?;
     stage.set_tcp(&network, &WAN_TCP)?;
     network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
-    let address = |node: &str| {
-        let missing = || LabError::Sentence(format!("the topology gives {node} no IPv4 address"));
-        network.topology().address(node, false).ok_or_else(missing)
-    };
-    let addresses = [address("primary")?, address("mirror")?];
+    let addresses = ends(&network)?;
     let sink = Sink::listen(&network, "primary", "mirror", addresses[1])?;
-    let servers = Servers::prepare(stage, &network, addresses)?;
+    plain_route(&network, "add")?;
+    let servers = PostgresPair::prepare(&network, addresses)?;
+    plain_route(&network, "del")?;
+    stage.say(&format!("  {}", servers.describe()?));
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let mut cells = Vec::new();
     for (arm, loss) in arms.iter().flat_map(|arm| losses.iter().map(move |loss| (*arm, *loss))) {
@@ -129,7 +132,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
                 }
                 let outcome = match workload {
                     Workload::Messages => messages::trial(&mut site, &sink, &mut rng)?,
-                    Workload::Rows => servers.trial(&mut site, &mut rng)?,
+                    Workload::Rows => rows::trial(&mut site, &servers, &mut rng)?,
                 };
                 cell.on_trial(&outcome);
             }
@@ -194,6 +197,7 @@ fn report(cells: &[Cell]) -> Report {
             ]
         }),
     );
+    report.metric("one_way_ms", ONE_WAY.as_millis() as u64);
     report.metric("cells", cells.iter().map(to_json).collect::<Vec<Value>>());
     report
 }

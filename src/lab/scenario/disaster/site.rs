@@ -15,7 +15,7 @@ use crate::{
         error::LabError,
         network::Network,
         pair::{Pair, PairOptions, Publisher},
-        scenario::Stage,
+        scenario::{Stage, stage::plain_route},
         subscriber::Subscriber,
     },
     notify::message::Message,
@@ -32,8 +32,9 @@ const PEER_WORD: Duration = Duration::from_millis(500);
 /// When the mirror's appliance has received nothing for this long, nothing is on its way any more.
 const QUIET: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The way between the routers where no appliances are.
-const PLAIN: [(&str, &str); 2] = [("ithaca", "10.2.0.0/24"), ("syracuse", "10.1.0.0/24")];
+
+/// A WAN that loses nothing.
+const WHOLE: &str = "set loss 0%, passage open";
 
 /// Both sites.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ impl Strike {
 impl<'s> Site<'s> {
     /// The sites for an arm at a loss: the appliances it needs, or the plain route.
     pub fn make(stage: &'s Stage<'s>, network: &'s Network<'s>, arm: Arm, loss: f64) -> Result<Self, LabError> {
+        // The arm before has left it cut.
+        network.tell_wan(WHOLE)?;
         if !arm.has_appliances() {
             plain_route(network, "add")?;
             return Ok(Self { stage, network, arm, loss, pair: None });
@@ -89,7 +92,7 @@ impl<'s> Site<'s> {
 
     /// Makes everything whole: no loss, both appliances new.
     pub fn mend(&mut self) -> Result<(), LabError> {
-        self.network.tell_wan("set loss 0%, passage open")?;
+        self.network.tell_wan(WHOLE)?;
         self.pair.as_mut().map_or(Ok(()), Pair::restart)
     }
 
@@ -160,12 +163,4 @@ impl<'s> Site<'s> {
         }
         Ok(())
     }
-}
-
-/// Adds or deletes the routes between the sites without appliances.
-pub fn plain_route(network: &Network<'_>, verb: &str) -> Result<(), LabError> {
-    for (node, prefix) in PLAIN {
-        network.run(node, &["ip", "route", verb, prefix, "dev", "wan0"])?;
-    }
-    Ok(())
 }

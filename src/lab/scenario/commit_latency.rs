@@ -1,0 +1,278 @@
+//! E3 and E5: how long a PostgreSQL commit takes, by how it waits and how far the mirror is.
+//!
+//! One cluster with its standby behind the gate serves `local`, `network-sync` (`remote_write` through the gate), `on` and
+//! `remote_apply`, a setting of each session; `direct` is `remote_write` with the standby at the primary itself, through
+//! the same appliances. Nothing is lost on the way: that is for `disaster`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{
+    Stage,
+    stage::{WAN_TCP, ends},
+};
+use crate::lab::{
+    error::LabError,
+    load::Load,
+    network::Network,
+    pair::{Pair, PairOptions},
+    plot::{Plot, PlotLine},
+    report::Report,
+    servers::{
+        postgres::Postgres,
+        postgres_pair::{Follows, PostgresPair},
+    },
+    times::Times,
+    workload::rows::{ClientPlan, Clients},
+};
+
+/// Round trips, in milliseconds.
+const ROUND_TRIPS: [u64; 4] = [0, 10, 50, 100];
+const CLIENTS: [u64; 2] = [1, 8];
+/// Of each measurement, unless the user says otherwise.
+const SECONDS: u64 = 4;
+/// Of the beginning of each measurement nothing counts.
+const WARMING: Duration = Duration::from_millis(500);
+/// Between two commits of a client: one outstanding commit is measured, not a flood of them.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Ids of one measurement.
+const IDS: u64 = 10_000_000;
+/// How much more than a local commit one may cost that waits until it is protected.
+const ABOVE_LOCAL: Duration = Duration::from_millis(1);
+/// How much of the direct way it may cost at 50 ms.
+const OF_DIRECT: f64 = 0.1;
+/// How much it may depend on the distance, or by how much time.
+const FLAT: f64 = 1.1;
+const FLAT_TIME: Duration = Duration::from_micros(100);
+
+/// How a commit waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Local,
+    NetworkSync,
+    Direct,
+    On,
+    RemoteApply,
+}
+
+impl Way {
+    const ALL: [Self; 5] = [Self::Local, Self::NetworkSync, Self::Direct, Self::On, Self::RemoteApply];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::NetworkSync => "network-sync",
+            Self::Direct => "remote_write direct",
+            Self::On => "on",
+            Self::RemoteApply => "remote_apply",
+        }
+    }
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Local => "SET synchronous_commit = local",
+            Self::NetworkSync | Self::Direct => "SET synchronous_commit = remote_write",
+            Self::On => "SET synchronous_commit = on",
+            Self::RemoteApply => "SET synchronous_commit = remote_apply",
+        }
+    }
+}
+
+/// One measurement.
+struct Row {
+    way: Way,
+    round_trip: u64,
+    clients: u64,
+    times: Times,
+}
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let seconds = stage.options.seconds.unwrap_or(SECONDS).max(1);
+    stage.say(&format!(
+        "commit-latency: PostgreSQL inserts of one row, {seconds} s for each way to wait, each of the round trips {ROUND_TRIPS:?} ms,\n\
+         1 and 8 clients with one outstanding commit each and {PAUSE:?} between. Through the appliances, the gate and no loss.\n"
+    ));
+    let load = Load::now()?;
+    stage.say(&load.to_string());
+    let network = stage.build()?;
+    stage.set_tcp(&network, &WAN_TCP)?;
+    network.tell_wan("set delay 0")?;
+    let pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
+    let servers = PostgresPair::prepare(&network, ends(&network)?)?;
+    stage.say(&format!("  {}", servers.describe()?));
+    let mut rows = Vec::new();
+    for follows in [Follows::Gate, Follows::Primary] {
+        network.tell_wan("set delay 0")?;
+        servers.renew()?;
+        let gate = match follows {
+            Follows::Gate => Some(servers.start_gate(pair.appliances[0].publisher()?, "auto")?),
+            Follows::Primary => None,
+        };
+        let primary = servers.start_primary("remote_write", "mirror")?;
+        let mirror = servers.launch_mirror(follows)?;
+        servers.wait_followed(&primary)?;
+        let ways = Way::ALL.into_iter().filter(|way| (*way == Way::Direct) == (follows == Follows::Primary));
+        let ways: Vec<_> = ways.collect();
+        for round_trip in ROUND_TRIPS {
+            network.tell_wan(&format!("set delay {}us", round_trip * 500))?;
+            for (way, clients) in ways.iter().flat_map(|way| CLIENTS.map(|clients| (*way, clients))) {
+                servers.wait_even(&primary)?;
+                let from = (rows.len() as u64 + 1) * IDS;
+                let times = measure(stage, &network, &primary, (way, clients, from), Duration::from_secs(seconds))?;
+                let [p50, p99] = [0.5, 0.99].map(|share| times.quantile(share).as_secs_f64() * 1e3);
+                stage.say(&format!(
+                    "  {round_trip:>3} ms, {clients} clients, {}: p50 {p50:.2} ms, p99 {p99:.2} ms",
+                    way.name()
+                ));
+                rows.push(Row { way, round_trip, clients, times });
+            }
+        }
+        drop((mirror, primary, gate));
+    }
+    pair.stop()?;
+    let mut report = report(&rows, stage.options.slack);
+    report.metric("load", load.to_json());
+    report.metric("data_in_memory", servers.is_in_memory());
+    Ok(report)
+}
+
+fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    primary: &Postgres,
+    (way, clients, from): (Way, u64, u64),
+    duration: Duration,
+) -> Result<Times, LabError> {
+    let begin = Instant::now();
+    let clients = Clients::start(primary, ClientPlan { clients, from, before: way.setting(), pause: PAUSE })?;
+    stage.pause(WARMING + duration)?;
+    network.trace().check_stop()?;
+    let mut times = Times::default();
+    let told = clients.finish();
+    told.iter().filter(|row| row.at > begin + WARMING).for_each(|row| times.record(row.wait));
+    Ok(times)
+}
+
+/// The median of a measurement.
+fn median(rows: &[Row], way: Way, round_trip: u64, clients: u64) -> Duration {
+    let found = rows.iter().find(|row| row.way == way && row.round_trip == round_trip && row.clients == clients);
+    found.map_or(Duration::ZERO, |row| row.times.quantile(0.5))
+}
+
+fn report(rows: &[Row], slack: f64) -> Report {
+    let mut report = Report::default();
+    let of = |way, round_trip| median(rows, way, round_trip, 1);
+    let most_above = ROUND_TRIPS.map(|it| of(Way::NetworkSync, it).saturating_sub(of(Way::Local, it)));
+    let most_above = most_above.into_iter().max().unwrap_or_default();
+    let limit = ABOVE_LOCAL.mul_f64(slack);
+    let claim = format!("network-sync p50 is at most local + {limit:?}, at every round trip");
+    report.claim(claim, format!("{most_above:?} at most"), most_above <= limit);
+    let (sync, direct) = (of(Way::NetworkSync, 50), of(Way::Direct, 50));
+    let share = sync.as_secs_f64() / direct.as_secs_f64().max(1e-9);
+    report.claim(
+        format!("network-sync p50 is at most {OF_DIRECT} of remote_write direct at 50 ms"),
+        format!("{share:.3} ({sync:?} of {direct:?})"),
+        share <= OF_DIRECT * slack,
+    );
+    let medians = ROUND_TRIPS.map(|round_trip| of(Way::NetworkSync, round_trip));
+    let [least, most] = [medians.iter().min(), medians.iter().max()].map(|it| it.copied().unwrap_or_default());
+    let limit = least.mul_f64(1.0 + (FLAT - 1.0) * slack).max(least + FLAT_TIME.mul_f64(slack));
+    report.claim(
+        "network-sync p50 does not depend on the round trip (10 %, or 100 us)",
+        format!("{least:?} to {most:?}"),
+        most <= limit && most > Duration::ZERO,
+    );
+    for (way, claim) in [
+        (Way::On, "`on` waits for the mirror also through the gate"),
+        (Way::RemoteApply, "`remote_apply` waits for the mirror also through the gate"),
+        (Way::Direct, "control: remote_write direct waits a round trip"),
+    ] {
+        let waits = [50, 100].map(|round_trip| (round_trip, of(way, round_trip)));
+        let holds = waits.iter().all(|(round_trip, wait)| *wait >= Duration::from_millis(*round_trip));
+        let found = waits.map(|(round_trip, wait)| format!("{wait:?} at {round_trip} ms")).join(", ");
+        report.claim(claim, found, holds);
+    }
+    let ms = |times: &Times, share| format!("{:.2}", times.quantile(share).as_secs_f64() * 1e3);
+    report.table(
+        &["round trip", "clients", "way", "commits", "p50 ms", "p99 ms"],
+        rows.iter().map(|row| {
+            vec![
+                format!("{} ms", row.round_trip),
+                row.clients.to_string(),
+                row.way.name().to_owned(),
+                row.times.count().to_string(),
+                ms(&row.times, 0.5),
+                ms(&row.times, 0.99),
+            ]
+        }),
+    );
+    report.metric("commits", rows.iter().map(to_json).collect::<Vec<Value>>());
+    report.draw(plot(rows));
+    report
+}
+
+fn to_json(row: &Row) -> Value {
+    json!({
+        "way": row.way.name(),
+        "round_trip_ms": row.round_trip,
+        "clients": row.clients,
+        "commits": row.times.count(),
+        "p50_us": row.times.micros(0.5),
+        "p99_us": row.times.micros(0.99),
+    })
+}
+
+fn plot(rows: &[Row]) -> Plot {
+    let line = |way: Way| PlotLine {
+        name: way.name().to_owned(),
+        is_dashed: way != Way::NetworkSync,
+        points: ROUND_TRIPS.map(|it| (it as f64, median(rows, way, it, 1).as_secs_f64() * 1e3)).to_vec(),
+    };
+    Plot {
+        title: "PostgreSQL commit, one client".to_owned(),
+        across: "round trip to the mirror, ms".to_owned(),
+        upwards: "commit p50, ms".to_owned(),
+        lines: Way::ALL.map(line).to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows in which a way takes this long at a round trip.
+    fn rows(wait: impl Fn(Way, u64) -> Duration) -> Vec<Row> {
+        let all = Way::ALL.into_iter().flat_map(|way| ROUND_TRIPS.map(|round_trip| (way, round_trip)));
+        all.map(|(way, round_trip)| {
+            let mut times = Times::default();
+            times.record(wait(way, round_trip));
+            Row { way, round_trip, clients: 1, times }
+        })
+        .collect()
+    }
+
+    fn good(way: Way, round_trip: u64) -> Duration {
+        match way {
+            Way::Local => Duration::from_micros(300),
+            Way::NetworkSync => Duration::from_micros(900),
+            _ => Duration::from_millis(round_trip) + Duration::from_micros(500),
+        }
+    }
+
+    #[test]
+    fn each_aim_can_be_missed() {
+        assert!(report(&rows(good), 1.0).passes());
+        assert!(report(&rows(good), 1.0).to_svg().is_some());
+        let with = |way: Way, round_trip: u64, wait: Duration| {
+            report(&rows(|w, r| if (w, r) == (way, round_trip) { wait } else { good(w, r) }), 1.0).passes()
+        };
+        assert!(!with(Way::NetworkSync, 0, Duration::from_micros(1400)), "too slow");
+        assert!(!with(Way::NetworkSync, 100, Duration::from_micros(1050)), "not flat");
+        assert!(!with(Way::Direct, 50, Duration::from_millis(8)), "the direct way is not what it should be");
+        assert!(!with(Way::On, 100, Duration::from_millis(1)), "`on` was acknowledged early");
+        assert!(!with(Way::RemoteApply, 50, Duration::from_millis(1)), "`remote_apply` was acknowledged early");
+        assert!(!report(&[], 1.0).passes());
+    }
+}

@@ -1,0 +1,147 @@
+//! A PostgreSQL primary and its standby, prepared once and begun anew from copies as often as an experiment wants.
+//!
+//! The standby follows the primary itself or through a gate. What is written and what must survive is not known here.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::{
+    gate::{Gate, GatePlan},
+    place::Place,
+    postgres::{self, Postgres, PostgresPlan, Programs, primary_settings, standby_settings},
+};
+use crate::lab::{error::LabError, network::Network, pair::Publisher, workload::rows};
+
+/// Where the gate listens, at the primary.
+const GATE_PORT: u16 = 5433;
+/// How long the standby may take to follow.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(20);
+/// A standby whose positions do not change for this long has replayed what it can.
+const QUIET: Duration = Duration::from_millis(250);
+/// How many standbys follow.
+const FOLLOWERS: &str = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn IS NOT NULL";
+/// Whether every standby has all there is.
+const ARE_EVEN: &str =
+    "SELECT count(*) > 0 AND bool_and(flush_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication";
+/// How far the standby is.
+const POSITIONS: &str = "SELECT concat(pg_last_wal_receive_lsn(), ' ', pg_last_wal_replay_lsn())";
+
+/// Whom the standby follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// The primary itself.
+    Primary,
+    /// The gate.
+    Gate,
+}
+
+/// A prepared primary and its standby.
+#[derive(Debug)]
+pub struct PostgresPair<'n> {
+    network: &'n Network<'n>,
+    place: Place,
+    programs: Programs,
+    /// Addresses of primary and mirror.
+    addresses: [IpAddr; 2],
+}
+
+impl<'n> PostgresPair<'n> {
+    /// Makes both data directories, with the table of rows: the standby's is a base backup through the WAN, which must be
+    /// there.
+    pub fn prepare(network: &'n Network<'n>, addresses: [IpAddr; 2]) -> Result<Self, LabError> {
+        let programs = Programs::locate()?;
+        let place = Place::make(network.trace(), &["postgres", "nobody"])?;
+        let pair = Self { network, place, programs, addresses };
+        pair.programs.init(network, &pair.place, "primary", "prepared-primary")?;
+        let plan = pair.plan("primary", "prepared-primary", primary_settings("local", ""));
+        let mut primary = pair.programs.start(network, &pair.place, &plan)?;
+        primary.session()?.query(rows::TABLE).map_err(LabError::doing("make the table"))?;
+        let at = SocketAddr::new(addresses[0], postgres::PORT);
+        pair.programs.base_backup(network, &pair.place, ("mirror", "prepared-mirror"), at)?;
+        primary.stop()?;
+        Ok(pair)
+    }
+
+    /// Which release it is and where its data live.
+    pub fn describe(&self) -> Result<String, LabError> {
+        Ok(format!("{}, {}", self.programs.version(self.network)?, self.place.describe()))
+    }
+
+    /// Whether `fsync` costs nothing here.
+    pub fn is_in_memory(&self) -> bool {
+        self.place.is_memory()
+    }
+
+    /// Gives both their prepared data again. Neither may run.
+    pub fn renew(&self) -> Result<(), LabError> {
+        for node in ["primary", "mirror"] {
+            self.place.copy(self.network.trace(), &format!("prepared-{node}"), node)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the primary and waits until it answers; see [`primary_settings`].
+    pub fn start_primary(&self, synchronous_commit: &str, standby: &str) -> Result<Postgres, LabError> {
+        let plan = self.plan("primary", "primary", primary_settings(synchronous_commit, standby));
+        self.programs.start(self.network, &self.place, &plan)
+    }
+
+    /// Starts the standby and does not wait for it: it comes when there is something to follow.
+    pub fn launch_mirror(&self, follows: Follows) -> Result<Postgres, LabError> {
+        let port = if follows == Follows::Gate { GATE_PORT } else { postgres::PORT };
+        let plan = self.plan("mirror", "mirror", standby_settings(SocketAddr::new(self.addresses[0], port)));
+        self.programs.launch(self.network, &self.place, &plan)
+    }
+
+    /// Starts a gate between the two.
+    pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
+        let plan = GatePlan {
+            kind: "postgres",
+            node: "primary",
+            name: "gate",
+            listen: SocketAddr::new(self.addresses[0], GATE_PORT),
+            upstream: SocketAddr::new(self.addresses[0], postgres::PORT),
+            policy,
+            publisher,
+            more: Vec::new(),
+        };
+        Gate::start(self.network, &plan)
+    }
+
+    /// Waits until the standby follows the primary.
+    pub fn wait_followed(&self, primary: &Postgres) -> Result<(), LabError> {
+        primary.wait_for(self.network, FOLLOWERS, "1", FOLLOWS_WITHIN)
+    }
+
+    /// Waits until the standby has all that the primary has.
+    pub fn wait_even(&self, primary: &Postgres) -> Result<(), LabError> {
+        primary.wait_for(self.network, ARE_EVEN, "t", FOLLOWS_WITHIN)
+    }
+
+    /// Waits until the standby has replayed all that it received. Half a record at the end stays.
+    pub fn wait_replayed(&self, mirror: &mut Postgres) -> Result<(), LabError> {
+        mirror.wait_ready()?;
+        let mut session = mirror.session()?;
+        let deadline = Instant::now() + FOLLOWS_WITHIN;
+        let (mut last, mut since) = (None, Instant::now());
+        while since.elapsed() < QUIET {
+            let now = session.value(POSITIONS).map_err(LabError::doing("ask the standby how far it is"))?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Sentence(format!("the standby still replays {FOLLOWS_WITHIN:?} after the end")));
+            }
+            self.network.trace().check_stop()?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn plan<'p>(&self, node: &'p str, data: &'p str, settings: Vec<(&'static str, String)>) -> PostgresPlan<'p> {
+        let address = self.addresses[usize::from(node == "mirror")];
+        PostgresPlan { node, address, name: node, data, settings }
+    }
+}
