@@ -178,7 +178,9 @@ fn package_of(program: &str) -> &'static str {
         "iperf3" => "iperf3",
         "rsync" => "rsync",
         "ping" => "iputils-ping",
-        "unshare" => "util-linux",
+        "unshare" | "setpriv" => "util-linux",
+        "redis-server" => "redis-server",
+        "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",
     }
 }

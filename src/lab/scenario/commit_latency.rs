@@ -36,6 +36,8 @@ const SECONDS: u64 = 4;
 const WARMING: Duration = Duration::from_millis(500);
 /// Between two commits of a client: one outstanding commit is measured, not a flood of them.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Bytes of a row.
+const BYTES: usize = 400;
 /// Ids of one measurement.
 const IDS: u64 = 10_000_000;
 /// How much more than a local commit one may cost that waits until it is protected.
@@ -146,7 +148,8 @@ fn measure(
     duration: Duration,
 ) -> Result<Times, LabError> {
     let begin = Instant::now();
-    let clients = Clients::start(primary, ClientPlan { clients, from, before: way.setting(), pause: PAUSE })?;
+    let clients =
+        Clients::start(primary, ClientPlan { clients, from, bytes: BYTES, before: way.setting(), pause: PAUSE })?;
     stage.pause(WARMING + duration)?;
     network.trace().check_stop()?;
     let mut times = Times::default();

@@ -14,6 +14,7 @@ mod quickstart;
 mod shell;
 mod stage;
 mod throughput;
+mod twins;
 mod watch;
 
 use std::{
@@ -53,7 +54,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 11] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -114,7 +115,7 @@ pub const SCENARIOS: [Scenario; 11] = [
         name: "disaster",
         summary: "loss, half a second later the cut, then the death of the primary site: what was acknowledged and is lost?",
         topology: "pair",
-        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        programs: &["ip", "sysctl", "tc", "unshare", "setpriv"],
         run: disaster::run,
     },
     Scenario {
@@ -123,6 +124,20 @@ pub const SCENARIOS: [Scenario; 11] = [
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv"],
         run: commit_latency::run,
+    },
+    Scenario {
+        name: "redis",
+        summary: "SET and WAIT through the gate and without it, and what a disaster takes of what was acknowledged",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv", "redis-server"],
+        run: twins::run_redis,
+    },
+    Scenario {
+        name: "mariadb",
+        summary: "semi-synchronous commits through the gate and without it, and what a disaster takes of them",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv", "mariadbd", "mariadb-install-db"],
+        run: twins::run_mariadb,
     },
     Scenario {
         name: "shell",
@@ -285,7 +300,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, shell"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Rows: several clients insert into PostgreSQL, one row a transaction, and remember what they were told.
+//! Rows: several clients insert into a database, one row a transaction, and remember what they were told.
 //!
 //! An id is unique over all clients. A client stops when its server does. Knows nothing of replication.
 
@@ -12,19 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lab::{
-    error::LabError,
-    servers::{postgres::Postgres, postgres_session::Session},
-};
+use crate::lab::{error::LabError, servers::postgres::Postgres};
 
 /// The table of the rows.
 pub const TABLE: &str = "CREATE TABLE items (id bigint PRIMARY KEY, words text NOT NULL)";
 /// Every id that a server has.
 pub const IDS: &str = "SELECT id FROM items";
-/// Bytes of a row besides its id.
-const WORDS: usize = 400;
 /// Ids of one client.
 const EACH: u64 = 1 << 32;
+
+/// Writes the row of an id; returns when the server says that it is safe, as far as it was asked to.
+pub type Write = Box<dyn FnMut(u64) -> io::Result<()> + Send>;
 
 /// A row that its client was told is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +42,8 @@ pub struct ClientPlan<'p> {
     pub clients: u64,
     /// The first id of the first client: tells one crowd from the next.
     pub from: u64,
+    /// Bytes of a row besides its id.
+    pub bytes: usize,
     /// Run in each session first, for its settings.
     pub before: &'p str,
     /// Between a row and the next.
@@ -59,21 +59,30 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Starts them.
+    /// Starts clients of a PostgreSQL server.
     pub fn start(server: &Postgres, plan: ClientPlan<'_>) -> Result<Self, LabError> {
-        let ClientPlan { clients, from, before, pause } = plan;
-        let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut inserting = Vec::new();
-        for client in 0..clients {
+        let words = "w".repeat(plan.bytes);
+        let writers = (0..plan.clients).map(|_| {
             let mut session = server.session()?;
-            if !before.is_empty() {
-                session.query(before).map_err(LabError::doing(format!("run `{before}`")))?;
+            if !plan.before.is_empty() {
+                session.query(plan.before).map_err(LabError::doing(format!("run `{}`", plan.before)))?;
             }
+            let words = words.clone();
+            let write = move |id| session.query(&format!("INSERT INTO items VALUES ({id}, '{words}')")).map(drop);
+            Ok(Box::new(write) as Write)
+        });
+        Ok(Self::start_with(writers.collect::<Result<_, LabError>>()?, plan.from, plan.pause))
+    }
+
+    /// Starts a client for each way to write a row of an id and wait until it is acknowledged.
+    pub fn start_with(writers: Vec<Write>, from: u64, pause: Duration) -> Self {
+        let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let start = |(client, write): (u64, Write)| {
             let (over, count) = (is_over.clone(), count.clone());
-            let first = client * EACH + from;
-            inserting.push(thread::spawn(move || insert(&mut session, first, pause, &over, &count)));
-        }
-        Ok(Self { is_over, count, inserting })
+            thread::spawn(move || insert(write, client * EACH + from, pause, &over, &count))
+        };
+        let inserting = (0..).zip(writers).map(start).collect();
+        Self { is_over, count, inserting }
     }
 
     /// Rows committed so far.
@@ -90,14 +99,7 @@ impl Clients {
     }
 }
 
-fn insert(
-    session: &mut Session,
-    first: u64,
-    pause: Duration,
-    is_over: &AtomicBool,
-    count: &AtomicU64,
-) -> Vec<Committed> {
-    let words = "w".repeat(WORDS);
+fn insert(mut write: Write, first: u64, pause: Duration, is_over: &AtomicBool, count: &AtomicU64) -> Vec<Committed> {
     let mut told = Vec::new();
     for id in first.. {
         if is_over.load(Ordering::Relaxed) {
@@ -105,7 +107,7 @@ fn insert(
         }
         let begin = Instant::now();
         // An error is the end of the server: what it has not answered, nobody was told.
-        if session.query(&format!("INSERT INTO items VALUES ({id}, '{words}')")).is_err() {
+        if write(id).is_err() {
             break;
         }
         let at = Instant::now();

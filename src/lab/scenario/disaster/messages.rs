@@ -1,4 +1,4 @@
-//! Messages: a program writes records of 4 KB into one TCP connection, each acknowledged before the next as its arm has
+//! Messages: a program writes bursts of records of 4 KB into one TCP connection, each record acknowledged as its arm has
 //! it. It is the simplest thing that waits for a notification.
 //!
 //! The mirror's program reads; what it has read is what survives.
@@ -31,8 +31,10 @@ use crate::{
 };
 
 const RECORD: [u8; 4096] = [7; 4096];
-/// Between an acknowledgement and the next record, so that no arm only measures how fast it can fill a buffer.
-const PAUSE: Duration = Duration::from_micros(300);
+/// Records come in bursts, and between two bursts there is time: 35 Mbit/s in all, so that no arm only measures how fast it
+/// can fill a buffer.
+const BURST: u64 = 16;
+const PAUSE: Duration = Duration::from_millis(15);
 /// How long the program works before the disaster begins.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_millis(700);
 /// After the cut, nothing is read for so long only when nothing will be.
@@ -106,19 +108,28 @@ fn write(
     let is_alive = || !is_over.load(Ordering::Relaxed);
     while is_alive() {
         let begin = Instant::now();
-        if let Err(error) = near.write_all(&RECORD) {
-            return if is_alive() { Err(error) } else { Ok(told) };
+        let first = offset;
+        for _ in 0..BURST {
+            if let Err(error) = near.write_all(&RECORD) {
+                return if is_alive() { Err(error) } else { Ok(told) };
+            }
+            offset += RECORD.len() as u64;
+            if client.is_none() && arm != Arm::NetworkSyncNoRepair {
+                told.push((Instant::now(), begin.elapsed()));
+            }
         }
-        offset += RECORD.len() as u64;
-        let is_acknowledged = match &mut client {
-            Some(client) => wait_protected(client, &key, offset, &is_alive)?,
-            None if arm == Arm::NetworkSyncNoRepair => wait_sent(&near, &is_alive)?,
-            None => true,
-        };
-        if !is_acknowledged {
-            break;
+        if arm == Arm::NetworkSyncNoRepair && wait_sent(&near, &is_alive)? {
+            told.extend((0..BURST).map(|_| (Instant::now(), begin.elapsed())));
         }
-        told.push((Instant::now(), begin.elapsed()));
+        if let Some(client) = &mut client {
+            let ends = (1..=BURST).map(|number| first + number * RECORD.len() as u64);
+            for end in ends {
+                if !wait_protected(client, &key, end, &is_alive)? {
+                    return Ok(told);
+                }
+                told.push((Instant::now(), begin.elapsed()));
+            }
+        }
         thread::sleep(PAUSE);
     }
     Ok(told)

@@ -3,10 +3,10 @@
 //!
 //! The arms that promise less are the controls: each must lose something, or the disaster is too weak to prove anything.
 
-mod arm;
+pub mod arm;
 mod messages;
 mod rows;
-mod site;
+pub mod site;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ const TRIALS: u32 = 20;
 const CONTROL_SHARE: u32 = 5;
 const CONTROL_TRIALS: u32 = 3;
 const LOSSES: [f64; 4] = [0.001, 0.005, 0.01, 0.05];
+/// The uplink of the primary's site: what is written in a burst waits in its host for its turn, as on most real ones.
+const UPLINK: [&str; 13] =
+    ["tc", "qdisc", "add", "dev", "wan0", "root", "tbf", "rate", "100mbit", "burst", "16kb", "limit", "8mb"];
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What writes.
@@ -104,13 +107,14 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let trials = stage.options.trials.unwrap_or(TRIALS);
     let control = (trials / CONTROL_SHARE).max(CONTROL_TRIALS);
     stage.say(&format!(
-        "disaster: {ONE_WAY:?} one way. At a random moment the WAN begins to lose; half a second later it is cut at its\n\
+        "disaster: {ONE_WAY:?} one way, uplink 100 Mbit/s. At a random moment the WAN begins to lose; half a second later it is cut at its\n\
          entrance, and the programs of the primary site are killed. Which of the records and rows that were acknowledged\n\
          before the cut does the mirror not have? {trials} trials of network-sync at each loss, {control} of each other arm.\n"
     ));
     let network = stage.build()?;
     stage.set_tcp(&network, &WAN_TCP)?;
     network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
+    network.run("ithaca", &UPLINK)?;
     let addresses = ends(&network)?;
     let sink = Sink::listen(&network, "primary", "mirror", addresses[1])?;
     plain_route(&network, "add")?;

@@ -13,8 +13,10 @@ use crate::lab::{
     workload::rows::{self, ClientPlan, Clients},
 };
 
-/// Rows of about 2 MB of log a second: local-sync must not lose only because the WAN cannot carry what it promises.
-const CLIENTS: ClientPlan<'_> = ClientPlan { clients: 4, from: 1, before: "", pause: Duration::from_millis(1) };
+/// Rows of about 4 MB of log a second: a third of the uplink, so that local-sync does not lose only because the WAN cannot
+/// carry what it promises.
+const CLIENTS: ClientPlan<'_> =
+    ClientPlan { clients: 4, from: 1, bytes: 4096, before: "", pause: Duration::from_millis(4) };
 /// How long the clients work before the disaster begins.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1000);
 
