@@ -175,6 +175,7 @@ fn package_of(program: &str) -> &'static str {
     match program {
         "ip" | "tc" | "ss" => "iproute2",
         "sysctl" => "procps",
+        "nft" => "nftables",
         "iperf3" => "iperf3",
         "rsync" => "rsync",
         "ping" => "iputils-ping",

@@ -5,6 +5,7 @@
 
 mod blackhole;
 mod commit_latency;
+mod crash_matrix;
 mod disaster;
 mod honest;
 mod latency;
@@ -54,7 +55,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: [Scenario; 14] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -138,6 +139,13 @@ pub const SCENARIOS: [Scenario; 13] = [
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv", "mariadbd", "mariadb-install-db"],
         run: twins::run_mariadb,
+    },
+    Scenario {
+        name: "crash-matrix",
+        summary: "gate, appliances and mirror killed and halted under load: do commits go on, and is anything lost?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "nft", "unshare", "setpriv"],
+        run: crash_matrix::run,
     },
     Scenario {
         name: "shell",
@@ -300,7 +308,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, shell"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Redis and MariaDB behind a gate: how long a write waits, and what a disaster takes of what was acknowledged.
 //!
-//! Four ways to write: for the own host alone (`local`), for the mirror through the gate (`network-sync`), for the mirror
-//! itself (`direct`), and in the disaster the first of them is the control. The disaster is that of `disaster`, at 1 %.
+//! Three ways to write: for the own host alone (`local`), for the mirror through the gate (`network-sync`), for the mirror
+//! itself (`direct`). The disaster is that of `disaster`, at 1 %; its control writes for the own host, over the plain route.
 
 use std::time::Duration;
 
@@ -19,7 +19,10 @@ use crate::lab::{
     network::Network,
     pair::{Pair, PairOptions},
     report::Report,
-    servers::database::{Databases, Kind},
+    servers::{
+        database::{Databases, Kind},
+        gate::Gate,
+    },
     times::Times,
     workload::rows::Clients,
 };
@@ -151,7 +154,7 @@ fn measure(
     Ok((times, fell_back))
 }
 
-/// Disasters of writes that wait for the gate, and of writes that wait for nothing.
+/// Disasters of writes that wait for the gate, and of writes that wait for nothing, over the plain route.
 fn disasters(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -159,40 +162,51 @@ fn disasters(
     trials: u32,
 ) -> Result<[Disasters; 2], LabError> {
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
-    let mut site = Site::make(stage, network, Arm::NetworkSync, LOSS)?;
     let mut found = <[Disasters; 2]>::default();
-    for ((waits, trials), found) in [(true, trials), (false, CONTROL_TRIALS)].into_iter().zip(&mut found) {
+    let arms = [(Arm::NetworkSync, trials), (Arm::LocalSync, CONTROL_TRIALS)];
+    for ((arm, trials), found) in arms.into_iter().zip(&mut found) {
+        let mut site = Site::make(stage, network, arm, LOSS)?;
         for _ in 0..trials {
-            site.mend()?;
-            let mut primary = databases.start("primary")?;
-            let publisher = site.publisher()?.cloned();
-            let mut gate = publisher.as_ref().map(|publisher| databases.start_gate(publisher)).transpose()?;
-            primary.set_waiting(true)?;
-            let mut mirror = databases.start_mirror(true)?;
-            databases.wait_followed(&primary)?;
-            primary.set_waiting(waits)?;
-            let writers = (0..CLIENTS).map(|_| primary.writer(waits)).collect::<Result<_, _>>()?;
-            let clients = Clients::start_with(writers, 1, PAUSE);
-            stage.pause(rng.random_range(BEFORE))?;
-            let strike = site.strike(|| {
-                primary.server.crash();
-                gate = None;
-            })?;
-            let told = clients.finish();
-            site.drain()?;
-            let survived = mirror.settled_ids()?;
-            mirror.server.crash();
-            let acknowledged: Vec<_> = told.iter().filter(|row| row.at < strike.cut).collect();
-            let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count() as u64;
-            found.trials += 1;
-            found.acknowledged += acknowledged.len() as u64;
-            found.lost += lost;
-            found.lossy += u32::from(lost > 0);
+            trial(&mut site, databases, &mut rng, found)?;
         }
-        stage.say(&format!("  {} of {} acknowledged writes lost", found.lost, found.acknowledged));
+        site.clear()?;
+        stage.say(&format!("  {}: {} of {} acknowledged lost", arm.name(), found.lost, found.acknowledged));
     }
-    site.clear()?;
     Ok(found)
+}
+
+fn trial(
+    site: &mut Site<'_>,
+    databases: &Databases<'_>,
+    rng: &mut SmallRng,
+    found: &mut Disasters,
+) -> Result<(), LabError> {
+    site.mend()?;
+    let mut primary = databases.start("primary")?;
+    let mut gate = site.publisher()?.map(|publisher| databases.start_gate(publisher)).transpose()?;
+    let waits = gate.is_some();
+    primary.set_waiting(true)?;
+    let mut mirror = databases.start_mirror(waits)?;
+    databases.wait_followed(&primary)?;
+    primary.set_waiting(waits)?;
+    let writers = (0..CLIENTS).map(|_| primary.writer(waits)).collect::<Result<_, _>>()?;
+    let clients = Clients::start_with(writers, 1, PAUSE);
+    site.stage.pause(rng.random_range(BEFORE))?;
+    let strike = site.strike(|| {
+        primary.server.crash();
+        gate.iter_mut().for_each(Gate::crash);
+    })?;
+    let told = clients.finish();
+    site.drain()?;
+    let survived = mirror.settled_ids()?;
+    mirror.server.crash();
+    let acknowledged: Vec<_> = told.iter().filter(|row| row.at < strike.cut).collect();
+    let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count() as u64;
+    found.trials += 1;
+    found.acknowledged += acknowledged.len() as u64;
+    found.lost += lost;
+    found.lossy += u32::from(lost > 0);
+    Ok(())
 }
 
 fn report(findings: &Findings, slack: f64) -> Report {

@@ -50,6 +50,18 @@ pub struct ClientPlan<'p> {
     pub pause: Duration,
 }
 
+impl Committed {
+    /// The first id that a client may write.
+    pub fn first_id(client: u64) -> u64 {
+        client * EACH
+    }
+
+    /// The number of the client that wrote it.
+    pub fn client(&self) -> u64 {
+        self.id / EACH
+    }
+}
+
 /// Clients that insert until they are asked to finish or their server dies.
 #[derive(Debug)]
 pub struct Clients {
@@ -79,7 +91,7 @@ impl Clients {
         let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |(client, write): (u64, Write)| {
             let (over, count) = (is_over.clone(), count.clone());
-            thread::spawn(move || insert(write, client * EACH + from, pause, &over, &count))
+            thread::spawn(move || insert(write, Committed::first_id(client) + from, pause, &over, &count))
         };
         let inserting = (0..).zip(writers).map(start).collect();
         Self { is_over, count, inserting }
@@ -88,6 +100,19 @@ impl Clients {
     /// Rows committed so far.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Asks them to end and waits until each has the answer that it waits for; false when some has not by then.
+    pub fn wait_idle(&self, limit: Duration) -> bool {
+        self.is_over.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + limit;
+        while self.inserting.iter().any(|client| !client.is_finished()) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// Ends them, after the row that each waits for, and gives back what they were told.

@@ -10,6 +10,9 @@ pub const BLOCK_SYMBOLS: u32 = 32;
 /// The chance of losing a full block that the arms with enough repair are dimensioned for, at most.
 const RESIDUAL: f64 = 1e-9;
 
+/// A loss that one repair symbol does not survive.
+const MUCH_LOSS: f64 = 0.05;
+
 /// When a write is acknowledged, and how it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arm {
@@ -60,6 +63,15 @@ impl Arm {
     /// Whether a write waits until it is called protected.
     pub fn waits_for_protection(self) -> bool {
         matches!(self, Self::NetworkSync | Self::TooLittleRepair)
+    }
+
+    /// At which of the chosen losses it is tried. Too little repair shows only where it is much too little: what is lost must
+    /// be lost in the last moment, before TCP has sent it again.
+    pub fn losses(self, chosen: &[f64]) -> Vec<f64> {
+        match self {
+            Self::TooLittleRepair => vec![chosen.iter().copied().fold(MUCH_LOSS, f64::max)],
+            _ => chosen.to_vec(),
+        }
     }
 
     /// Repair symbols of a full block at this loss.
@@ -119,6 +131,9 @@ mod tests {
             assert!(residual(BLOCK_SYMBOLS, repair, loss) <= RESIDUAL);
             assert!(residual(BLOCK_SYMBOLS, repair - 1, loss) > RESIDUAL, "{repair} at {loss}");
         }
+        assert_eq!(Arm::NetworkSync.losses(&[0.001, 0.01]), [0.001, 0.01]);
+        assert_eq!(Arm::TooLittleRepair.losses(&[0.001, 0.01]), [MUCH_LOSS]);
+        assert_eq!(Arm::TooLittleRepair.losses(&[0.1]), [0.1]);
         assert!(Arm::TooLittleRepair.repair(0.05) < Arm::NetworkSync.repair(0.001));
     }
 

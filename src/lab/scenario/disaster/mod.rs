@@ -109,7 +109,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.say(&format!(
         "disaster: {ONE_WAY:?} one way, uplink 100 Mbit/s. At a random moment the WAN begins to lose; half a second later it is cut at its\n\
          entrance, and the programs of the primary site are killed. Which of the records and rows that were acknowledged\n\
-         before the cut does the mirror not have? {trials} trials of network-sync at each loss, {control} of each other arm.\n"
+         before the cut does the mirror not have? {trials} trials of network-sync at each loss and of too-little-repair, {control} of each other arm.\n"
     ));
     let network = stage.build()?;
     stage.set_tcp(&network, &WAN_TCP)?;
@@ -123,9 +123,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.say(&format!("  {}", servers.describe()?));
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let mut cells = Vec::new();
-    for (arm, loss) in arms.iter().flat_map(|arm| losses.iter().map(move |loss| (*arm, *loss))) {
+    for (arm, loss) in arms.iter().flat_map(|arm| arm.losses(&losses).into_iter().map(|loss| (*arm, loss))) {
         let mut site = Site::make(stage, &network, arm, loss)?;
-        let trials = if arm == Arm::NetworkSync { trials } else { control };
+        let trials = if arm.waits_for_protection() { trials } else { control };
         for workload in [Workload::Messages, Workload::Rows] {
             let mut cell = Cell::new(workload, arm, loss);
             let mut said = Instant::now();

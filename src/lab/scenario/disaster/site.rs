@@ -14,7 +14,7 @@ use crate::{
     lab::{
         error::LabError,
         network::Network,
-        pair::{Pair, PairOptions, Publisher},
+        pair::{Pair, PairOptions, Publisher, RunningAppliance},
         scenario::{Stage, stage::plain_route},
         subscriber::Subscriber,
     },
@@ -99,6 +99,12 @@ impl<'s> Site<'s> {
     /// Who tells what is protected, in arms with appliances.
     pub fn publisher(&self) -> Result<Option<&Publisher>, LabError> {
         self.pair.as_ref().map(|pair| pair.appliances[0].publisher()).transpose()
+    }
+
+    /// One of the appliances: 0 is the primary's.
+    pub fn appliance(&mut self, at: usize) -> Result<&mut RunningAppliance, LabError> {
+        let missing = || LabError::Sentence(format!("{} has no appliances", self.arm.name()));
+        self.pair.as_mut().and_then(|pair| pair.appliances.get_mut(at)).ok_or_else(missing)
     }
 
     /// The disaster. `kill` ends the programs of the primary site.
