@@ -124,3 +124,61 @@ fn a_newcomer_sees_what_the_notifications_say() {
     let (result, said) = result_of(&["watch", "--seconds", "6"]);
     assert_eq!(result["pass"], true, "{said}");
 }
+
+/// Runs a scenario whose servers come with this package, and shows what is missing when they are not there.
+fn result_with_servers(words: &[&str]) -> (Value, String) {
+    need_programs(&["unshare", "setpriv", "nft"]).unwrap_or_else(|error| panic!("{error}"));
+    result_of(words)
+}
+
+#[test]
+fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
+    // Whether the controls lose something in so few trials is chance; that they are tried is not.
+    let (result, said) = result_with_servers(&["disaster", "--trials", "2", "--loss", "1%"]);
+    let cells = result["metrics"]["cells"].as_array().expect(&said);
+    assert_eq!(cells.len(), 10, "{said}");
+    for cell in cells {
+        assert!(cell["acknowledged"].as_u64() > Some(0), "{cell}: {said}");
+        if cell["arm"] == "network-sync" {
+            assert_eq!((&cell["lost"], &cell["trials"]), (&Value::from(0), &Value::from(2)), "{said}");
+            assert!(cell["residual"].as_f64() <= Some(1e-9), "{cell}");
+        }
+    }
+    // The plain route loses something in every trial: TCP stalls behind what one lost packet held.
+    let local = cells.iter().filter(|cell| cell["arm"] == "local-sync");
+    assert!(local.filter_map(|cell| cell["lost"].as_u64()).sum::<u64>() > 0, "{said}");
+}
+
+#[test]
+fn commits_behind_the_gate_do_not_wait_for_the_round_trip() {
+    let (result, said) = result_with_servers(&[&["commit-latency", "--seconds", "1"], &SLACK[..]].concat());
+    assert_eq!(result["metrics"]["commits"].as_array().map(Vec::len), Some(40), "{said}");
+    assert_eq!(result["pass"], true, "{said}");
+}
+
+#[test]
+fn redis_and_mariadb_lose_nothing_that_a_gate_acknowledged() {
+    for scenario in ["redis", "mariadb"] {
+        let words = [&[scenario, "--seconds", "1", "--trials", "2"], &SLACK[..]].concat();
+        let (result, said) = result_with_servers(&words);
+        assert_eq!(result["pass"], true, "{said}");
+        assert_eq!(result["metrics"]["disasters"]["lost"], 0, "{said}");
+    }
+}
+
+#[test]
+fn a_process_that_dies_or_halts_costs_no_acknowledged_row() {
+    let words = [&["crash-matrix", "--arm", "gate-killed,appliance-killed,notifications-cut"], &SLACK[..]].concat();
+    let (result, said) = result_with_servers(&words);
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["faults"].as_array().map(Vec::len), Some(3), "{said}");
+}
+
+#[test]
+fn arms_that_do_not_exist_are_named_with_those_that_do() {
+    for (scenario, allowed) in [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted")] {
+        let refused = lab(&[scenario, "--arm", "no-such-arm"]);
+        assert_eq!(refused.status.code(), Some(1), "{scenario}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(allowed), "{scenario}");
+    }
+}
