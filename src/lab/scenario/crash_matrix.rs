@@ -221,7 +221,7 @@ impl<'c, 'n> Cast<'c, 'n> {
     fn cut_notifications(&self) -> Result<(), LabError> {
         for (node, port) in NOTIFY_RULES {
             let rule = format!(
-                "table inet lab {{ chain cut {{ type filter hook input priority 0; udp {port} 7118 drop; }} }}"
+                "table inet lab {{ chain cut {{ type filter hook input priority 0; udp {port} 7118 drop; }}; }}"
             );
             self.network.run(node, &["nft", &rule])?;
         }
