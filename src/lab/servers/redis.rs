@@ -103,7 +103,9 @@ impl Session {
 fn answer(stream: &mut impl BufRead) -> io::Result<Answer> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "Redis answered with what is not understood");
     let mut line = String::new();
-    if stream.read_line(&mut line)? == 0 {
+    stream.read_line(&mut line)?;
+    // A server that died in the middle of a line has not answered.
+    if !line.ends_with('\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let line = line.trim_end();
