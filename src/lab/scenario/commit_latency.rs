@@ -179,11 +179,13 @@ fn report(rows: &[Row], slack: f64) -> Report {
         format!("{share:.3} ({sync:?} of {direct:?})"),
         share <= OF_DIRECT * slack,
     );
-    let medians = ROUND_TRIPS.map(|round_trip| of(Way::NetworkSync, round_trip));
+    // Next door the mirror's own word may come first: that is another way to wait.
+    let far = ROUND_TRIPS.iter().filter(|round_trip| **round_trip > 0);
+    let medians: Vec<_> = far.map(|round_trip| of(Way::NetworkSync, *round_trip)).collect();
     let [least, most] = [medians.iter().min(), medians.iter().max()].map(|it| it.copied().unwrap_or_default());
     let limit = least.mul_f64(1.0 + (FLAT - 1.0) * slack).max(least + FLAT_TIME.mul_f64(slack));
     report.claim(
-        "network-sync p50 does not depend on the round trip (10 %, or 100 us)",
+        "network-sync p50 does not depend on the round trip, 10 to 100 ms (by 10 %, or 100 us)",
         format!("{least:?} to {most:?}"),
         most <= limit && most > Duration::ZERO,
     );
