@@ -29,6 +29,7 @@ use super::promised::NotifyStatus;
 use super::readiness::Readiness;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use super::uplinks::Uplink;
+use super::vigil::Vigil;
 use super::warden::Warden;
 use crate::flow::arrivals::{Arrival, Arrivals};
 use crate::io::cpu;
@@ -60,12 +61,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// TCP flows toward us that a lane follows.
 const ARRIVALS_MAX: usize = 8192;
 
-/// What is due sooner is waited for awake, where somebody waits for what is protected: to fall asleep and be woken by
-/// the timer takes about as long as a block stays open for a neighbour.
-const SPIN: Duration = Duration::from_micros(60);
-/// And that no more often than this.
-const SPIN_EVERY: Duration = Duration::from_millis(1);
-
 /// One lane, before and while it runs.
 pub struct Lane {
     number: u8,
@@ -81,8 +76,7 @@ pub struct Lane {
     ready: Readiness,
     notices_lost: u64,
     complaints: Complaints,
-    /// When the lane last began to wait awake.
-    spun_at: Option<Instant>,
+    vigil: Vigil,
     lateness: Lateness,
     /// Which bytes of which TCP flow were handed on.
     arrivals: Arrivals,
@@ -118,7 +112,7 @@ impl Lane {
             ready: Readiness::at_start(),
             notices_lost: 0,
             complaints: Complaints::default(),
-            spun_at: None,
+            vigil: Vigil::default(),
             lateness: Lateness::new(Instant::now()),
             arrivals: Arrivals::new(ARRIVALS_MAX, arrivals_seed),
             stopping: None,
@@ -265,6 +259,7 @@ impl Lane {
             let mut header = [0; VirtioHeader::LEN];
             match self.outlet.tun().read(&mut header, self.forwarder.room()) {
                 Ok(len) => {
+                    self.vigil.on_packet();
                     let (warden, arrivals) = (&mut self.warden, &mut self.arrivals);
                     self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |outgoing| {
                         arrivals.on_outgoing(outgoing.view, outgoing.packet, now);
@@ -368,15 +363,6 @@ impl Lane {
         }
     }
 
-    /// A lone write may be waited for awake; in a stream of them the processor is better used by whoever makes it.
-    fn may_spin(&mut self, now: Instant) -> bool {
-        let since = self.spun_at.map(|at| now.saturating_duration_since(at));
-        if since.is_none_or(|since| since >= SPIN_EVERY) {
-            self.spun_at = Some(now);
-        }
-        self.warden.is_some() && since.is_none_or(|since| since < SPIN || since >= SPIN_EVERY)
-    }
-
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
         let busy = self.ready.udp
             || (self.ready.tun && self.forwarder.wants_packets())
@@ -387,7 +373,7 @@ impl Lane {
         if !busy {
             let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
             let due = [self.forwarder.poll_timeout(now), promises, self.stopping].into_iter().flatten().min();
-            is_soon = due.is_some_and(|due| due.saturating_duration_since(now) <= SPIN) && self.may_spin(now);
+            is_soon = self.warden.is_some() && due.is_some_and(|due| self.vigil.waits_awake(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;
             }

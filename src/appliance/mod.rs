@@ -19,5 +19,6 @@ mod suspects;
 mod told;
 mod uplinks;
 pub mod verdict;
+mod vigil;
 mod voice;
 mod warden;

@@ -20,7 +20,7 @@ pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// The most bytes in a train: an IP packet less its headers, with some room.
 pub const TRAIN_BYTES_MAX: usize = 65_000;
 /// While more trains wait, departures are shown each time so many bytes have left.
-const UNPROVEN_BYTES: usize = 256 << 10;
+const UNPROVEN_BYTES: usize = 1 << 20;
 /// And no later than this after the end of a block has left.
 const UNPROVEN_FOR: Duration = Duration::from_micros(500);
 /// Trains that may wait before no more packets are read for this peer.
@@ -328,14 +328,14 @@ mod tests {
     fn in_a_stream_departures_are_shown_before_too_much_or_too_old_is_not() {
         let start = Instant::now();
         let mut outbox = Outbox::new(Pacer::new(None));
-        append(&mut outbox, 640, Some(0));
-        append(&mut outbox, 640, Some(1));
+        append(&mut outbox, 1280, Some(0));
+        append(&mut outbox, 1280, Some(1));
         append(&mut outbox, 1, None);
         let trains = sent(&mut outbox, Trains::Full, start);
         let alone: Vec<usize> = (0..trains.len()).filter(|at| trains[*at].1.is_some()).collect();
-        assert_eq!(trains.iter().map(|train| train.0).sum::<usize>(), 1280);
+        assert_eq!(trains.iter().map(|train| train.0).sum::<usize>(), 2560);
         assert_eq!(alone.len(), 1, "{trains:?}");
-        assert_eq!(trains[alone[0]].1, Some(1), "256 kB behind the first");
+        assert_eq!(trains[alone[0]].1, Some(1), "1 MB behind the first");
         append(&mut outbox, 100, None);
         let later = start + UNPROVEN_FOR;
         assert_eq!(sent(&mut outbox, Trains::Full, later), [(63, None, vec![]), (1, Some(2), vec![])]);
