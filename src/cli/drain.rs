@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{FAILURE, USAGE, complain, print, status};
+use super::{FAILURE, NO_CONTACT, USAGE, complain, print, status};
 use crate::appliance::arrived::ArrivedStatus;
 use crate::appliance::desk;
 use crate::appliance::status::Status;
@@ -22,7 +22,7 @@ use crate::config::units::parse_duration;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  onwire drain && pg_ctl promote -D /var/lib/postgresql/15/main
+  onwire drain                       then let the mirror read what has come, and promote it
   onwire drain --peer ithaca --timeout 30s
   onwire drain --json | jq '.peers[].reasons'
 
@@ -32,7 +32,7 @@ Run it on the mirror's appliance when the primary's site is gone, or its program
   incomplete  something that may have been acknowledged is missing, or it is too early to say
 
 JSON: { node, verdict, waited_s, peers: [{ peer, verdict, alive, reasons: [], arrived: {} }] }
-Exit codes: 0 complete or unfinished, 1 incomplete, 2 usage.")]
+Exit codes: 0 complete or unfinished, 1 incomplete, 2 usage, 3 the appliance does not answer.")]
 pub struct Drain {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
@@ -77,7 +77,7 @@ impl Drain {
                 Ok(status) => status,
                 Err(error) => {
                     complain(format_args!("onwire drain: {error}\n"));
-                    return ExitCode::from(FAILURE);
+                    return ExitCode::from(NO_CONTACT);
                 }
             };
             let found = match self.look(&status) {
