@@ -144,17 +144,22 @@ fn a_primary_that_never_reads_its_acknowledgements_costs_a_bounded_memory() {
         }
         total
     });
-    // Also the mirror's words pile up for a primary that does not listen.
+    // Also the mirror's words pile up for a primary that does not listen. The time limit is of the socket and its writes:
+    // to make it non-blocking would make the reader so, too.
     let mut talker = session.mirror.try_clone().unwrap();
-    talker.set_nonblocking(true).unwrap();
+    talker.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
     let words = "B00000\n".repeat(100_000);
-    for _ in 0..200 {
+    // However much the sockets on the way hold: until the gate has so much that it reads no more, and well beyond.
+    let mut beyond = 0;
+    let seen = until("a full buffer", || {
         let _ = talker.write(words.as_bytes());
-        session.primary.write_all(&[b"y\n".repeat(100)].concat()).unwrap();
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let seen = gate.connection("a full buffer", |it| it.buffered.1 > 0);
+        session.primary.write_all(&b"y\n".repeat(100)).unwrap();
+        let seen = gate.connection("the connection", |_| true);
+        beyond += u32::from(seen.buffered.1 >= HIGH as u64);
+        (beyond == 100).then_some(seen)
+    });
     assert!(seen.buffered.1 <= HIGH as u64 + 128 * 1024, "{seen:?}");
+    assert!(seen.waiting > 0 && seen.waiting <= 16_384, "{seen:?}");
     session.primary.shutdown(Shutdown::Both).unwrap();
     drop(talker);
     session.mirror.shutdown(Shutdown::Both).unwrap();
