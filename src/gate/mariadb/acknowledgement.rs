@@ -63,6 +63,17 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// The first number is behind `last`, the last one of an earlier dump on the same connection: marks of that one may
+    /// still be released, and must mean nothing here.
+    pub(super) fn after(last: u64) -> Self {
+        Self { last, released: last, ..Self::default() }
+    }
+
+    /// The last number given.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Events that follow are in this file.
     pub(super) fn on_file(&mut self, name: &[u8]) {
         if self.file.as_deref() != Some(name) {
@@ -121,7 +132,7 @@ impl Places {
     /// None before the replica's first own acknowledgement: only that shows that it writes what it is sent, and names
     /// places as we do.
     pub(super) fn on_released(&mut self, number: u64) -> Option<&Place> {
-        self.released = self.released.max(number);
+        self.released = self.released.max(number.min(self.last));
         self.real?;
         let told = self.told.as_ref().map_or(0, |told| told.number);
         let at = self.waiting.partition_point(|place| place.number <= self.released).checked_sub(1)?;
@@ -207,5 +218,19 @@ mod tests {
         assert_eq!(places.on_real(1, b"bin.000001"), Real::News(1));
         assert_eq!(position(places.on_released(u64::from(last) - 1)), Some(MOST_PLACES as u64 - 1));
         assert_eq!(position(places.on_released(last.into())), Some(last.into()));
+    }
+
+    #[test]
+    fn what_was_released_of_an_earlier_dump_acknowledges_nothing_of_a_later_one() {
+        let mut places = Places::after(7);
+        places.on_file(b"bin.000002");
+        assert_eq!(places.on_released(7), None);
+        assert_eq!([places.on_wanted(100), places.on_wanted(200)], [Some(8), Some(9)]);
+        assert_eq!(places.on_real(4, b"bin.000002"), Real::News(0));
+        assert_eq!(position(places.poll_released()), None);
+        assert_eq!(position(places.on_released(8)), Some(100));
+        assert_eq!(position(places.on_released(u64::MAX)), Some(200));
+        assert_eq!(places.on_wanted(300), Some(10));
+        assert_eq!(position(places.poll_released()), None, "a release is never about what was noted after it");
     }
 }

@@ -36,6 +36,8 @@ pub struct MariaDb {
     held: Vec<u8>,
     /// The mirror has answered the greeting.
     answered: bool,
+    /// The last number of a mark. Numbers go on from dump to dump.
+    numbered: u64,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl MariaDb {
             from_mirror: Packets::default(),
             held: Vec::new(),
             answered: false,
+            numbered: 0,
         }
     }
 
@@ -106,11 +109,15 @@ impl MariaDb {
                 Dump::Asked => self.on_first_event(turn),
                 Dump::Asynchronous if event::is_end(packet) => self.stage = Stage::Commands,
                 Dump::Asynchronous => {}
-                Dump::SemiSync(places) => match on_event(packet, places, turn) {
-                    Next::Event => {}
-                    Next::Command => self.stage = Stage::Commands,
-                    Next::Foreign => self.pass("the primary sent an event that cannot be read", turn),
-                },
+                Dump::SemiSync(places) => {
+                    let next = on_event(packet, places, turn);
+                    self.numbered = places.last();
+                    match next {
+                        Next::Event => {}
+                        Next::Command => self.stage = Stage::Commands,
+                        Next::Foreign => self.pass("the primary sent an event that cannot be read", turn),
+                    }
+                }
             }
         }
         used
@@ -129,8 +136,9 @@ impl MariaDb {
         let packet = self.from_primary.packet();
         match event::is_semi_sync(packet) {
             Some(true) => {
-                let mut places = Places::default();
+                let mut places = Places::after(self.numbered);
                 if on_event(packet, &mut places, turn) == Next::Event {
+                    self.numbered = places.last();
                     self.stage = Stage::Dump(Dump::SemiSync(places));
                 } else {
                     self.pass("the primary's first event cannot be read", turn);

@@ -165,6 +165,24 @@ fn nothing_is_told_before_the_replica_has_acknowledged() {
 }
 
 #[test]
+fn a_mark_of_an_earlier_dump_acknowledges_nothing_of_the_next() {
+    let mut steps = dump();
+    steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
+    // The dump ends, and the mirror asks for another on the same connection.
+    steps.push(Primary(packet(4, b"\xfe\0\0\x02\0")));
+    steps.push(Mirror(packet(0, b"\x12\x04\0\0\0\0\0\x02\0\0\0")));
+    steps.push(semi_sync(1, 0, &rotate("bin.000002")));
+    steps.push(semi_sync(2, 1, &event(16, 700, 0, b"commit")));
+    steps.push(Released(1));
+    steps.push(Mirror(ack(4, "bin.000002")));
+    let outcome = play(&steps, |rest| rest);
+    assert_eq!(outcome.marks.iter().map(|(mark, _)| *mark).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(outcome.counts, (1, 0), "only the mirror has acknowledged");
+    steps.push(Released(2));
+    assert_eq!(play(&steps, |rest| rest).counts, (1, 1));
+}
+
+#[test]
 fn an_early_acknowledgement_stands_between_two_packets() {
     let mut steps = dump();
     steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
