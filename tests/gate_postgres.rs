@@ -257,6 +257,16 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
 }
 
 #[test]
+fn endless_requests_for_encryption_are_not_answered_for_ever() {
+    let request = b"\0\0\0\x08\x04\xd2\x16\x2f";
+    let mut it = Conversation::new(PLAIN);
+    it.mirror(&request.repeat(100_000));
+    assert!(it.mirror_heard().starts_with(b"NNE"), "two answers, then an error");
+    assert!(it.mirror_heard().len() < 300 && it.primary_heard().is_empty());
+    assert_eq!(it.phase(), "ended");
+}
+
+#[test]
 fn tls_ends_at_the_gate_on_both_legs() {
     let mut it = Conversation::new(BOTH);
     it.mirror(&startup(80_877_103, ""));

@@ -22,6 +22,9 @@ use crate::gate::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
 use session::{Further, Session};
 use startup::Opening;
 
+/// One request for TLS and one for GSSAPI may be declined.
+const MOST_DECLINED: u8 = 2;
+
 /// A connection of a PostgreSQL standby, subscriber or other client to its primary.
 #[derive(Debug)]
 pub struct Postgres {
@@ -30,6 +33,8 @@ pub struct Postgres {
     private: bool,
     /// Bytes of the client that have no place to go yet.
     held: Vec<u8>,
+    /// Requests for encryption that were declined.
+    declined: u8,
     stage: Stage,
 }
 
@@ -59,7 +64,7 @@ enum First {
 impl Postgres {
     /// A connection that nothing has come from. `tls` says on which legs TLS ends at the gate.
     pub fn new(tls: TlsChoice) -> Self {
-        Self { tls, private: false, held: Vec::new(), stage: Stage::Opening }
+        Self { tls, private: false, held: Vec::new(), declined: 0, stage: Stage::Opening }
     }
 
     /// Looks at what the client sends until it opens a session.
@@ -77,7 +82,12 @@ impl Postgres {
                     self.stage = Stage::Securing;
                     return;
                 }
+                // As the server, which answers each kind once: who does not read the answers must not cost memory.
+                Opening::Ssl | Opening::Gss if self.declined == MOST_DECLINED => {
+                    return self.refuse("encryption was asked for and declined already", "", turn);
+                }
                 Opening::Ssl | Opening::Gss => {
+                    self.declined += 1;
                     self.held.drain(..len);
                     turn.send(Side::Mirror, b"N");
                     continue;
