@@ -6,10 +6,12 @@
 //!   [`exposure`] what was acknowledged without cover;
 //! * [`witness`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here; [`connection`] two of them and a dialect;
-//! * [`service`] a process of gates; [`proxy`] its loop, [`door`] a listener of it; [`desk`] and [`status`] what it tells about itself.
+//! * [`service`] a process of gates; [`proxy`] its loop, [`agenda`] whom it looks at,
+//!   [`door`] a listener of it; [`desk`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 
+pub mod agenda;
 pub mod connection;
 pub mod desk;
 pub mod dialect;

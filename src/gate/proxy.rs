@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::agenda::Agenda;
 use super::connection::{Connection, Scratch};
 use super::desk::{CALLERS, Desk};
 use super::dialect::Side;
@@ -73,8 +74,9 @@ pub struct Proxy {
     /// Connections, each with its door.
     slots: Vec<Option<(usize, Connection)>>,
     free: Vec<usize>,
-    /// Connections with something to do in this turn.
-    ready: Vec<usize>,
+    agenda: Agenda,
+    /// Some connection was seen to have marks, so that all are to be looked after.
+    replicates: bool,
     witness: Witness,
     desk: Option<Desk>,
     scratch: Scratch,
@@ -121,7 +123,8 @@ impl Proxy {
             doors,
             slots: Vec::new(),
             free: Vec::new(),
-            ready: Vec::new(),
+            agenda: Agenda::default(),
+            replicates: false,
             witness,
             desk,
             scratch: Scratch::default(),
@@ -188,7 +191,7 @@ impl Proxy {
                 let readable = failed || event.is_readable() || event.is_read_closed();
                 let writable = failed || event.is_writable() || event.is_write_closed();
                 connection.leg(token.0 % 2 == 0).on_ready(readable, writable);
-                self.ready.push(at);
+                self.agenda.on_ready(at);
             }
             token if token.0 >= LISTENERS => {
                 if let Some(door) = self.doors.get_mut(token.0 - LISTENERS) {
@@ -223,7 +226,7 @@ impl Proxy {
             for (at, slot) in self.slots.iter_mut().enumerate() {
                 if let Some((_, connection)) = slot {
                     connection.end_by(now + FAREWELL);
-                    self.ready.push(at);
+                    self.agenda.on_ready(at);
                 }
             }
         }
@@ -233,56 +236,59 @@ impl Proxy {
     fn turn(&mut self, now: Instant) -> bool {
         // First what commits wait for.
         let mut more = self.witness.turn(now);
-        for at in 0..self.slots.len() {
+        for at in self.agenda.waiting() {
             self.release(at, now);
         }
         for number in 0..self.doors.len() {
             more |= self.accept(number, now);
         }
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.sort_unstable();
-        ready.dedup();
-        for at in ready {
+        for at in self.agenda.poll_ready() {
             if let Some(Some((_, connection))) = self.slots.get_mut(at) {
                 if connection.pump(&mut self.scratch, &mut self.witness, now) {
-                    self.ready.push(at);
+                    self.agenda.on_ready(at);
                 }
                 self.release(at, now);
-                self.sweep(at, now);
             }
         }
         if now >= self.tick {
-            self.tick = now + TICK;
+            (self.tick, self.replicates) = (now + TICK, false);
             for at in 0..self.slots.len() {
                 if let Some(Some((_, connection))) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.witness, now);
                 }
+                self.settle(at, now);
             }
         }
         if let Some(desk) = &mut self.desk {
             desk.handle_timeout(now);
         }
-        for at in 0..self.slots.len() {
-            self.sweep(at, now);
+        for at in self.agenda.overdue(now) {
+            self.settle(at, now);
         }
-        more || !self.ready.is_empty()
+        more || self.agenda.has_ready()
     }
 
     fn release(&mut self, at: usize, now: Instant) {
         let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.witness, now) {
             // What was held back may go on.
-            self.ready.push(at);
+            self.agenda.on_ready(at);
         }
+        self.settle(at, now);
     }
 
-    /// Takes away a connection that is over.
-    fn sweep(&mut self, at: usize, now: Instant) {
+    /// After something was done with a connection: takes it away if it is over, else notes when to look at it again.
+    fn settle(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else { return };
-        if !slot.as_ref().is_some_and(|(_, connection)| connection.is_over(now)) {
-            return;
-        }
-        let Some((door, mut connection)) = slot.take() else { return };
+        let over = match slot {
+            Some((_, connection)) if !connection.is_over(now) => {
+                self.replicates |= connection.replicates();
+                return self.agenda.on_state(at, connection.is_waiting(), connection.poll_timeout());
+            }
+            slot => slot.take(),
+        };
+        let Some((door, mut connection)) = over else { return };
+        self.agenda.forget(at);
         connection.on_connect_timeout(now);
         for is_caller in [true, false] {
             // Closing it takes it out of the poll, too.
@@ -367,14 +373,13 @@ impl Proxy {
         self.next_number += 1;
         self.slots[at] = Some((number, connection));
         self.doors[number].connections += 1;
-        self.ready.push(at);
+        self.agenda.on_ready(at);
         Ok(())
     }
 
     fn timeout(&self) -> Duration {
-        let live = || self.slots.iter().flatten().map(|(_, connection)| connection);
-        let connections = live().filter_map(Connection::poll_timeout).min();
-        let tick = live().any(Connection::replicates).then_some(self.tick);
+        let connections = self.agenda.poll_timeout();
+        let tick = self.replicates.then_some(self.tick);
         let doors = self.doors.iter().filter_map(|door| door.again).min();
         let desk = self.desk.as_ref().and_then(Desk::poll_timeout);
         let due = [connections, tick, doors, desk].into_iter().flatten().min();
