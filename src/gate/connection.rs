@@ -59,6 +59,8 @@ pub struct Connection {
     /// The flow toward the mirror.
     key: Option<FlowKey>,
     marks: Marks,
+    /// The last mark of what waits for the TLS handshake, and so has no place yet.
+    unplaced: Option<u64>,
     course: Course,
     exposure: Exposure,
     /// Sides whose end the dialect knows of: primary, mirror.
@@ -98,6 +100,7 @@ impl Connection {
             opened: false,
             key: None,
             marks: Marks::default(),
+            unplaced: None,
             course: Course::new(gate.policy),
             exposure: Exposure::default(),
             ended: (false, false),
@@ -127,6 +130,9 @@ impl Connection {
         }
         self.primary.flush();
         self.mirror.flush();
+        // Before more is written: what was claimed about an earlier connection of these addresses shows as too much only
+        // while less than that was written.
+        self.compare_written(witness);
         // The mirror first: its acknowledgements are short and awaited.
         let more = self.pump_side(Side::Mirror, scratch, now) | self.pump_side(Side::Primary, scratch, now);
         self.on_ends(scratch, now);
@@ -159,9 +165,7 @@ impl Connection {
         let Some(key) = self.key else {
             return false;
         };
-        if let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done()) {
-            witness.handle_written(&key, written);
-        }
+        self.compare_written(witness);
         let level = self.gate.level;
         let Some(last) = self.marks.release(|waiting| witness.covers(&key, waiting.offset, level, now)) else {
             return false;
@@ -171,6 +175,15 @@ impl Connection {
         self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
         self.apply(scratch, now);
         true
+    }
+
+    /// Behind the end of the stream nothing is written, and the end itself may be claimed.
+    fn compare_written(&self, witness: &mut Witness) {
+        if let Some(key) = &self.key
+            && let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done())
+        {
+            witness.handle_written(key, written);
+        }
     }
 
     /// Looks whether the appliance sees the flow: under `strict` a connection that it does not see ends.
@@ -309,6 +322,7 @@ impl Connection {
                 Taken::Bytes(bytes, established) => {
                     budget = budget.saturating_sub(bytes.len().max(1));
                     if established {
+                        self.place(side, now);
                         self.dialect.on_tls(side, &mut scratch.turn);
                     }
                     if !bytes.is_empty() {
@@ -361,16 +375,25 @@ impl Connection {
         self.counts.real_acks += real;
         self.counts.injected_acks += injected;
         if let Some(mark) = turn.acknowledged() {
-            self.exposure.on_acknowledged(mark);
-            if let Some(last) = self.marks.on_acknowledged(mark) {
-                self.settled = self.settled.max(last.offset);
-            }
+            let exposed = self.exposure.on_acknowledged(mark);
+            let waited = self.marks.on_acknowledged(mark).map(|last| last.offset);
+            self.settled = self.settled.max(exposed.unwrap_or(0)).max(waited.unwrap_or(0));
+            self.unplaced = self.unplaced.filter(|unplaced| *unplaced > mark);
         }
         if let Some(why) = sent.err().as_deref().or(turn.closing()) {
             let why = why.to_owned();
             self.close(&why, now);
         }
         scratch.turn.clear();
+    }
+
+    /// TLS was established on `side`: what waited for it was sent, and has a place now.
+    fn place(&mut self, side: Side, now: Instant) {
+        if side == Side::Mirror
+            && let Some(mark) = self.unplaced.take()
+        {
+            self.marks.note(self.mirror.offset(), mark, now);
+        }
     }
 
     /// Sends what a turn has for one side, begins TLS where it wants, and notes the marks with their places.
@@ -405,9 +428,9 @@ impl Connection {
             }
             leg.send(&bytes[sent..mark.after]);
             sent = mark.after;
-            // What waits for the handshake has no place yet: it is acknowledged by the mirror alone.
-            if let Some(place) = leg.place() {
-                self.marks.note(place, mark.mark, now);
+            match leg.place() {
+                Some(place) => self.marks.note(place, mark.mark, now),
+                None => self.unplaced = Some(mark.mark),
             }
         }
         for after in starts {

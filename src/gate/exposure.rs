@@ -38,9 +38,10 @@ impl Exposure {
         offset - start
     }
 
-    /// The mirror has acknowledged everything up to `mark` itself.
-    pub fn on_acknowledged(&mut self, mark: u64) {
-        self.reach = self.reach.filter(|(_, exposed)| *exposed > mark);
+    /// The mirror has acknowledged everything up to `mark` itself. Gives the place up to which what was exposed is there:
+    /// its marks wait nowhere any more, so nobody else knows it.
+    pub fn on_acknowledged(&mut self, mark: u64) -> Option<u64> {
+        self.reach.take_if(|(_, exposed)| *exposed <= mark).map(|(reach, _)| reach)
     }
 
     /// Bytes that are exposed while everything below `safe` is not.
@@ -79,9 +80,9 @@ mod tests {
         assert_eq!(exposure.poll_alarm(start + Duration::from_millis(999)), None);
         assert_eq!(exposure.poll_alarm(start + INTERVAL), Some(Range { offsets: (250, 400), marks: (8, 9) }));
         assert_eq!((exposure.bytes(0), exposure.bytes(390), exposure.bytes(500)), (400, 10, 0));
-        exposure.on_acknowledged(8);
+        assert_eq!(exposure.on_acknowledged(8), None);
         assert_eq!(exposure.bytes(300), 100);
-        exposure.on_acknowledged(9);
+        assert_eq!(exposure.on_acknowledged(9), Some(400));
         assert_eq!((exposure.bytes(0), exposure.last_alarm()), (0, None));
     }
 }

@@ -241,3 +241,42 @@ fn available_acknowledges_after_its_time_and_says_what_it_exposed() {
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
     assert!(log.contains("ALARM: acknowledged 12 bytes") && log.contains("bytes 4 to 16, marks 2 to 2"), "{log}");
 }
+
+#[test]
+fn what_the_mirror_has_acknowledged_since_is_not_counted_as_exposed_again() {
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let time = Duration::from_millis(20);
+    let gate = Running::lines(gate(upstream, Policy::Available(time)), appliance.address);
+    let mut session = Session::open(&gate, &primary);
+    for line in 1..=3 {
+        session.replicate("ten bytes\n");
+        session.hears(&format!("X{line}\n"));
+        session.mirror.write_all(format!("A{line}\n").as_bytes()).unwrap();
+        session.hears(&format!("A{line}\n"));
+    }
+    let totals = gate.stop().gates[0].totals.clone();
+    assert_eq!((totals.exposures, totals.exposed_bytes), (3, 30));
+}
+
+#[test]
+fn a_claim_of_more_than_was_written_covers_nothing_that_is_written_afterwards() {
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
+    gate.hears();
+    let mut session = Session::open(&gate, &primary);
+    session.replicate("one\n");
+    appliance.protect(session.key, 4);
+    session.hears("P1\n");
+    // About an earlier connection of these addresses. Nothing waits while it is told.
+    appliance.protect(session.key, 1000);
+    let mut other = Session::open(&gate, &primary);
+    other.replicate("later\n");
+    appliance.protect(other.key, 6);
+    other.hears("P1\n");
+    session.replicate(&format!("two\n{}\n", "x".repeat(5000)));
+    session.hears_nothing(LONG_ENOUGH);
+    session.mirror.write_all(b"A3\n").unwrap();
+    session.hears("A3\n");
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onwire::config::gate::{Certificate, Gate, Policy, UpstreamTls};
+use onwire::notify::message::FlowKey;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -61,34 +62,69 @@ fn server_session(own: &Certificate) -> ServerConnection {
     ServerConnection::new(Arc::new(config)).unwrap()
 }
 
+/// A connection with TLS on both legs, before either handshake.
+struct Private {
+    gate: Running,
+    appliance: Appliance,
+    key: FlowKey,
+    primary: StreamOwned<ServerConnection, TcpStream>,
+    mirror: StreamOwned<ClientConnection, Counted>,
+    _directory: tempfile::TempDir,
+}
+
+impl Private {
+    fn open() -> Private {
+        let directory = tempfile::tempdir().unwrap();
+        let (of_gate, of_primary) = (certificate(directory.path(), "gate"), certificate(directory.path(), "primary"));
+        let (primary, upstream) = server();
+        let appliance = Appliance::start();
+        let settings = Gate {
+            tls: Some(of_gate.clone()),
+            upstream_tls: Some(UpstreamTls {
+                authority: of_primary.chain.clone(),
+                name: "localhost".to_owned(),
+                certificate: None,
+            }),
+            ..gate(upstream, Policy::Auto)
+        };
+        let gate = Running::lines(settings, appliance.address);
+        gate.hears();
+        let Session { primary, mirror, key } = Session::open(&gate, &primary);
+        let mirror = StreamOwned::new(client(&of_gate), Counted(mirror, 0));
+        let primary = StreamOwned::new(server_session(&of_primary), primary);
+        Private { gate, appliance, key, primary, mirror, _directory: directory }
+    }
+}
+
 #[test]
-fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
-    let directory = tempfile::tempdir().unwrap();
-    let (of_gate, of_primary) = (certificate(directory.path(), "gate"), certificate(directory.path(), "primary"));
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let settings = Gate {
-        tls: Some(of_gate.clone()),
-        upstream_tls: Some(UpstreamTls {
-            authority: of_primary.chain.clone(),
-            name: "localhost".to_owned(),
-            certificate: None,
-        }),
-        ..gate(upstream, Policy::Auto)
-    };
-    let gate = Running::lines(settings, appliance.address);
-    gate.hears();
-    let Session { primary, mirror, key } = Session::open(&gate, &primary);
-    let mut mirror = StreamOwned::new(client(&of_gate), Counted(mirror, 0));
-    let primary = std::thread::spawn(move || {
-        let mut primary = StreamOwned::new(server_session(&of_primary), primary);
-        primary.write_all(b"one\ntwo\n").unwrap();
-        primary
-    });
+fn a_line_from_before_the_handshake_with_the_mirror_is_released_with_its_record() {
+    let Private { gate, appliance, key, mut primary, mut mirror, _directory } = Private::open();
+    primary.write_all(b"one\ntwo\n").unwrap();
+    gate.connection("both lines at the gate", |it| it.buffered.0 == 8);
     let mut got = [0; 8];
     mirror.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"one\ntwo\n");
-    let mut primary = primary.join().unwrap();
+    let seen = gate.connection("a mark for both", |it| it.waiting == 1);
+    assert_eq!(seen.sent, mirror.sock.1);
+    appliance.protect(key, seen.sent - 1);
+    gate.connection("all but one byte protected", |it| it.protected == seen.sent - 1 && it.waiting == 1);
+    appliance.protect(key, seen.sent);
+    let mut answer = [0; 3];
+    primary.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"P2\n");
+}
+
+#[test]
+fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
+    let Private { gate, appliance, key, mut primary, mut mirror, _directory } = Private::open();
+    // First the handshake with the mirror: lines from before it share one mark.
+    while mirror.conn.is_handshaking() {
+        mirror.conn.complete_io(&mut mirror.sock).unwrap();
+    }
+    primary.write_all(b"one\ntwo\n").unwrap();
+    let mut got = [0; 8];
+    mirror.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"one\ntwo\n");
 
     let seen = gate.connection("both lines sent", |it| it.waiting == 2);
     assert_eq!(seen.tls, (true, true));
