@@ -84,7 +84,7 @@ impl Postgres {
                 }
                 // As the server, which answers each kind once: who does not read the answers must not cost memory.
                 Opening::Ssl | Opening::Gss if self.declined == MOST_DECLINED => {
-                    return self.refuse("encryption was asked for and declined already", "", turn);
+                    Err("a further request for encryption that was declined".to_owned())
                 }
                 Opening::Ssl | Opening::Gss => {
                     self.declined += 1;
