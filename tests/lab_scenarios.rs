@@ -141,9 +141,15 @@ fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
         assert!(cell["acknowledged"].as_u64() > Some(0), "{cell}: {said}");
         if cell["arm"] == "network-sync" {
             assert_eq!((&cell["lost"], &cell["trials"]), (&Value::from(0), &Value::from(2)), "{said}");
+            let verdicts = ["complete", "unfinished", "incomplete"].map(|it| cell["drain"][it].as_u64().unwrap());
+            assert_eq!(verdicts.iter().sum::<u64>(), 2, "each mirror is drained: {said}");
             assert!(cell["residual"].as_f64() <= Some(1e-9), "{cell}");
         }
     }
+    let claims = result["claims"].as_array().expect(&said);
+    let of_drain =
+        claims.iter().filter(|it| it["claim"].as_str().is_some_and(|claim| claim.contains("drain never says")));
+    assert!(of_drain.clone().count() == 4 && of_drain.clone().all(|it| it["pass"] == true), "{said}");
     // The plain route loses something in every trial: TCP stalls behind what one lost packet held.
     let local = cells.iter().filter(|cell| cell["arm"] == "local-sync");
     assert!(local.filter_map(|cell| cell["lost"].as_u64()).sum::<u64>() > 0, "{said}");

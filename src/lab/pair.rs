@@ -102,6 +102,11 @@ impl RunningAppliance {
         network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])
     }
 
+    /// Its status socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Where it publishes, when the pair was started with notifications.
     pub fn publisher(&self) -> Result<&Publisher, LabError> {
         let silent = || LabError::Sentence(format!("the appliance of {} was started without notifications", self.node));

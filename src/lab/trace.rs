@@ -71,13 +71,23 @@ impl Trace {
         self.run_always(words)
     }
 
+    /// Like [`run`](Self::run), for a command that answers with its exit code too: these codes are no failure.
+    pub fn run_with_codes(&self, words: &[&str], codes: &[i32]) -> Result<(String, i32), LabError> {
+        self.check_stop()?;
+        self.run_to_end(words, codes)
+    }
+
     /// Like [`run`](Self::run), also after a signal: for cleaning up.
     pub fn run_always(&self, words: &[&str]) -> Result<String, LabError> {
+        self.run_to_end(words, &[0]).map(|(said, _)| said)
+    }
+
+    fn run_to_end(&self, words: &[&str], codes: &[i32]) -> Result<(String, i32), LabError> {
         self.show(words, "");
         let mut command = self.command(words);
         let output = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(words, error))?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        if let Some(code) = output.status.code().filter(|code| codes.contains(code)) {
+            return Ok((String::from_utf8_lossy(&output.stdout).into_owned(), code));
         }
         Err(LabError::Command {
             command: words.join(" "),

@@ -58,12 +58,13 @@ pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Out
     site.stage.pause(rng.random_range(BEFORE))?;
     let strike = site.strike(|| writer.end())?;
     let told = writer.finish(&stream)?;
-    site.drain()?;
+    let drained = site.drain()?;
     let acknowledged = told.iter().filter(|(at, _)| *at < strike.cut).count() as u64;
     let arrived = stream.drain(acknowledged * RECORD.len() as u64, QUIET) / RECORD.len() as u64;
     stream.abort();
     let waits = told.iter().map(|(_, wait)| *wait).collect();
-    Ok(Outcome::new(site, &strike, acknowledged, acknowledged.saturating_sub(arrived), waits))
+    let lost = acknowledged.saturating_sub(arrived);
+    Ok(Outcome { acknowledged, lost, waits, ..Outcome::new(site, &strike, drained) })
 }
 
 /// When each record was acknowledged, and after how long.

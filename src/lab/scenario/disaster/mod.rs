@@ -4,6 +4,7 @@
 //! The arms that promise less are the controls: each must lose something, or the disaster is too weak to prove anything.
 
 pub mod arm;
+pub mod drain;
 mod messages;
 mod rows;
 pub mod site;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use self::{
     arm::{Arm, BLOCK_SYMBOLS, residual},
+    drain::{Drained, Verdicts},
     site::{ONE_WAY, Site, Strike},
 };
 use super::{
@@ -61,11 +63,15 @@ pub struct Outcome {
     waits: Vec<Duration>,
     /// Whether a violation was told in time, when something was lost.
     is_told: bool,
+    /// How the mirror was drained, where it has an appliance.
+    drained: Option<Drained>,
 }
 
 impl Outcome {
-    fn new(site: &Site<'_>, strike: &Strike, acknowledged: u64, lost: u64, waits: Vec<Duration>) -> Self {
-        Self { acknowledged, lost, waits, is_told: strike.is_violation_told(site.stage.options.slack) }
+    /// Of a disaster in which nobody was told anything.
+    fn new(site: &Site<'_>, strike: &Strike, drained: Option<Drained>) -> Self {
+        let is_told = strike.is_violation_told(site.stage.options.slack);
+        Self { acknowledged: 0, lost: 0, waits: Vec::new(), is_told, drained }
     }
 }
 
@@ -82,12 +88,13 @@ struct Cell {
     lossy: u32,
     told: u32,
     waits: Times,
+    verdicts: Verdicts,
 }
 
 impl Cell {
     fn new(workload: Workload, arm: Arm, loss: f64) -> Self {
-        let waits = Times::default();
-        Self { workload, arm, loss, trials: 0, acknowledged: 0, lost: 0, lossy: 0, told: 0, waits }
+        let (waits, verdicts) = (Times::default(), Verdicts::default());
+        Self { workload, arm, loss, trials: 0, acknowledged: 0, lost: 0, lossy: 0, told: 0, waits, verdicts }
     }
 
     fn on_trial(&mut self, outcome: &Outcome) {
@@ -97,6 +104,9 @@ impl Cell {
         self.lossy += u32::from(outcome.lost > 0);
         self.told += u32::from(outcome.lost > 0 && outcome.is_told);
         outcome.waits.iter().for_each(|wait| self.waits.record(*wait));
+        if let Some(drained) = outcome.drained {
+            self.verdicts.count(drained, outcome.lost > 0);
+        }
     }
 }
 
@@ -177,6 +187,7 @@ fn report(cells: &[Cell]) -> Report {
             "lost",
             "in trials",
             "wait p50",
+            "drain: complete, unfinished, incomplete",
         ],
         cells.iter().map(|cell| {
             let repair = cell.arm.repair(cell.loss);
@@ -198,6 +209,7 @@ fn report(cells: &[Cell]) -> Report {
                 cell.lost.to_string(),
                 cell.lossy.to_string(),
                 format!("{:.2} ms", cell.waits.quantile(0.5).as_secs_f64() * 1e3),
+                if cell.arm.has_appliances() { cell.verdicts.to_string() } else { "-".to_owned() },
             ]
         }),
     );
@@ -212,6 +224,11 @@ fn claim(report: &mut Report, workload: Workload, arm: Arm, cells: &[&Cell]) {
     let (trials, lossy) = (sum(|cell| cell.trials.into()), sum(|cell| cell.lossy.into()));
     let found = format!("{lost} of {acknowledged}, in {lossy} of {trials} trials");
     let (arm_name, name) = (arm.name(), workload.name());
+    if arm.waits_for_protection() {
+        let mut verdicts = Verdicts::default();
+        cells.iter().for_each(|cell| verdicts.add(&cell.verdicts));
+        verdicts.claim(report, &format!("{name}, {arm_name}"));
+    }
     if arm == Arm::NetworkSync {
         report.claim(format!("{name}, {arm_name}: none is lost"), found, lost == 0 && acknowledged > 0);
         // What the mirror itself has acknowledged would prove nothing.
@@ -245,17 +262,36 @@ fn to_json(cell: &Cell) -> Value {
         "trials_with_violation_told": cell.told,
         "wait_p50_us": cell.waits.micros(0.5),
         "wait_p99_us": cell.waits.micros(0.99),
+        "drain": cell.arm.has_appliances().then(|| cell.verdicts.to_json()),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{drain::Verdict, *};
 
     fn cell(arm: Arm, lost: u64, is_told: bool) -> Cell {
         let mut cell = Cell::new(Workload::Rows, arm, 0.01);
-        cell.on_trial(&Outcome { acknowledged: 100, lost, waits: vec![Duration::from_millis(3)], is_told });
+        let verdict = if lost > 0 { Verdict::Incomplete } else { Verdict::Complete };
+        let drained = arm.has_appliances().then_some(Drained { verdict, in_flight: 0 });
+        cell.on_trial(&Outcome { acknowledged: 100, lost, waits: vec![Duration::from_millis(3)], is_told, drained });
         cell
+    }
+
+    #[test]
+    fn a_drain_that_overlooks_what_is_missing_fails() {
+        for (verdict, lost, passes) in [
+            (Verdict::Complete, 0, true),
+            (Verdict::Unfinished, 0, true),
+            (Verdict::Incomplete, 3, true),
+            (Verdict::Complete, 3, false),
+        ] {
+            let drained = Some(Drained { verdict, in_flight: 0 });
+            let mut cell = Cell::new(Workload::Rows, Arm::TooLittleRepair, 0.05);
+            cell.on_trial(&Outcome { acknowledged: 9, lost: 1, waits: Vec::new(), is_told: true, drained: None });
+            cell.on_trial(&Outcome { acknowledged: 9, lost, waits: Vec::new(), is_told: true, drained });
+            assert_eq!(report(&[cell]).passes(), passes, "{verdict:?}, {lost} lost");
+        }
     }
 
     #[test]

@@ -49,12 +49,13 @@ pub fn trial(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng
         }
     })?;
     let told = clients.finish();
-    site.drain()?;
+    let drained = site.drain()?;
     servers.wait_replayed(&mut mirror)?;
     let survived = rows::ids(&mirror)?;
     mirror.server.crash();
     let acknowledged: Vec<_> = told.iter().filter(|row| row.at < strike.cut).collect();
-    let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count();
+    let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count() as u64;
     let waits = told.iter().map(|row| row.wait).collect();
-    Ok(Outcome::new(site, &strike, acknowledged.len() as u64, lost as u64, waits))
+    let acknowledged = acknowledged.len() as u64;
+    Ok(Outcome { acknowledged, lost, waits, ..Outcome::new(site, &strike, drained) })
 }

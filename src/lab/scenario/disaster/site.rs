@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::arm::{Arm, BLOCK_SYMBOLS};
+use super::{
+    arm::{Arm, BLOCK_SYMBOLS},
+    drain::{self, Drained},
+};
 use crate::{
     lab::{
         error::LabError,
@@ -139,8 +142,23 @@ impl<'s> Site<'s> {
         Ok(Strike { cut, violations })
     }
 
-    /// Waits until nothing more comes out of the WAN at the mirror.
-    pub fn drain(&self) -> Result<(), LabError> {
+    /// Drains the mirror as its operator would, and then makes sure that nothing more comes out of the WAN; on the plain
+    /// route only the latter.
+    pub fn drain(&self) -> Result<Option<Drained>, LabError> {
+        let drained = match &self.pair {
+            Some(pair) => {
+                let verdict = drain::ask(self.network.trace(), pair.appliances[1].socket())?;
+                let wan = self.network.wan().map(|wan| wan.truth()).transpose();
+                let truth = wan.map_err(LabError::doing("read the emulator's counters"))?;
+                Some(Drained { verdict, in_flight: truth.map_or(0, |truth| truth.forth.in_flight) })
+            }
+            None => None,
+        };
+        self.wait_empty()?;
+        Ok(drained)
+    }
+
+    fn wait_empty(&self) -> Result<(), LabError> {
         let Some(wan) = self.network.wan() else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
         let (mut last, mut since) = (None, Instant::now());
