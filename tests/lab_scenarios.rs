@@ -156,6 +156,15 @@ fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
 }
 
 #[test]
+fn no_more_than_the_cap_is_lost_of_what_a_program_wrote() {
+    let (result, said) = result_of(&["cap", "--trials", "2"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let most = |way: &str| result["metrics"][way]["missing_most"].as_u64().unwrap();
+    let limit = ["cap_bytes", "buffer_bytes"].map(|it| result["metrics"][it].as_u64().unwrap()).iter().sum::<u64>();
+    assert!(most("gate") <= limit && most("no_gate") > limit, "{said}");
+}
+
+#[test]
 fn commits_behind_the_gate_do_not_wait_for_the_round_trip() {
     let (result, said) = result_with_servers(&[&["commit-latency", "--seconds", "1"], &SLACK[..]].concat());
     assert_eq!(result["metrics"]["commits"].as_array().map(Vec::len), Some(40), "{said}");

@@ -4,6 +4,7 @@
 //! prints and writes the report. A scenario builds, measures and claims.
 
 mod blackhole;
+mod cap;
 mod commit_latency;
 mod crash_matrix;
 mod disaster;
@@ -55,7 +56,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 14] = [
+pub const SCENARIOS: [Scenario; 15] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -146,6 +147,13 @@ pub const SCENARIOS: [Scenario; 14] = [
         topology: "pair",
         programs: &["ip", "sysctl", "nft", "unshare", "setpriv"],
         run: crash_matrix::run,
+    },
+    Scenario {
+        name: "cap",
+        summary: "a program writes all it can through `gate tcp --max-unprotected`: how much can a disaster take of it?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "tc"],
+        run: cap::run,
     },
     Scenario {
         name: "shell",
@@ -308,7 +316,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, cap, shell"
         );
     }
 }

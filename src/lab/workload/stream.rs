@@ -73,6 +73,34 @@ impl Sink {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.at
+    }
+
+    /// Opens a stream through a gate that listens at `gate` and connects to this sink. What its key says is the leg
+    /// to the gate, which no appliance sees.
+    pub fn open_through(&self, gate: SocketAddr) -> Result<Stream, LabError> {
+        let open = || -> io::Result<Stream> {
+            // What an earlier attempt had given up.
+            while self.listener.accept().is_ok() {}
+            let near = self.from.run(|| TcpStream::connect_timeout(&gate, PATIENCE))??;
+            near.set_nodelay(true)?;
+            let deadline = Instant::now() + PATIENCE;
+            let far = loop {
+                match self.listener.accept() {
+                    Ok((far, _)) => break far,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+            Stream::begin(FlowKey::tcp(near.local_addr()?, gate), near, far)
+        };
+        open().map_err(LabError::doing(format!("connect to {} through the gate at {gate}", self.at)))
+    }
+
     fn attempt(&self, port: Option<u16>) -> io::Result<Stream> {
         let near = match port {
             Some(port) => self.from.run(|| self.connect_from(port))??,
@@ -92,16 +120,7 @@ impl Sink {
                 Err(error) => return Err(error),
             }
         };
-        far.set_nonblocking(false)?;
-        let received = Arc::new(AtomicU64::new(0));
-        let (mut reader, count) = (far.try_clone()?, received.clone());
-        let reading = thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 16];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                count.fetch_add(length as u64, Ordering::Release);
-            }
-        });
-        Ok(Stream { key: FlowKey::tcp(own, self.at), near, far, received, reading })
+        Stream::begin(FlowKey::tcp(own, self.at), near, far)
     }
 
     fn connect_from(&self, port: u16) -> io::Result<TcpStream> {
@@ -120,6 +139,19 @@ impl Sink {
 }
 
 impl Stream {
+    fn begin(key: FlowKey, near: TcpStream, far: TcpStream) -> io::Result<Self> {
+        far.set_nonblocking(false)?;
+        let received = Arc::new(AtomicU64::new(0));
+        let (mut reader, count) = (far.try_clone()?, received.clone());
+        let reading = thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                count.fetch_add(length as u64, Ordering::Release);
+            }
+        });
+        Ok(Self { key, near, far, received, reading })
+    }
+
     /// The flow it is to an appliance.
     pub fn key(&self) -> FlowKey {
         self.key
