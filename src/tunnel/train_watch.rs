@@ -11,6 +11,8 @@ use crate::wire::report::Report;
 const WINDOW: Duration = Duration::from_millis(500);
 /// How many datagrams have to be sent meanwhile; few, because a starving TCP sends no more.
 const DATAGRAMS: u64 = 8;
+/// And when neither most nor few of them were lost.
+const DECISIVE: u64 = 32;
 
 /// Compares what was sent in trains with what the peer says has arrived.
 #[derive(Debug, Default)]
@@ -42,7 +44,12 @@ impl TrainWatch {
         }
         // Reports share the counter with data, so what they close behind them is counted as lost at once.
         let lost_since = lost.saturating_sub(mark.lost);
-        let bad = report.echo > mark.echo && lost_since > sent_since / 4 * 3;
+        let echoes = report.echo > mark.echo;
+        let bad = echoes && lost_since > sent_since / 4 * 3;
+        // Of so few the last may have been sent after the report was: more of them decide.
+        if echoes && !bad && lost_since > sent_since / 4 && sent_since < DECISIVE {
+            return false;
+        }
         self.mark = Some(Mark { at: now, sent, lost, echo: report.echo });
         std::mem::replace(&mut self.bad_before, bad) && bad
     }
@@ -83,5 +90,16 @@ mod tests {
         assert!(!suspected(1000, 990, 0), "our reports do not arrive either: the path is dead");
         assert!(!suspected(0, 0, 20), "nothing was sent");
         assert!(!suspected_within(9, 1000, 1000, 20), "an outage of less than a second");
+    }
+
+    #[test]
+    fn the_last_burst_of_a_starving_sender_that_no_report_covered_cleared_the_trains() {
+        let (mut watch, start) = (TrainWatch::default(), Instant::now());
+        // Seconds, symbols sent by then, and how many of them the peer knew to be lost; six at a time.
+        let reports = [(0, 0, 0), (1, 12, 12), (3, 24, 18), (6, 30, 30), (12, 42, 36)];
+        let told = reports.map(|(second, sent, lost)| {
+            watch.handle_report(&report(lost, 1 + second), sent, start + Duration::from_secs(second))
+        });
+        assert_eq!(told, [false, false, false, true, false]);
     }
 }
