@@ -100,7 +100,9 @@ impl Place {
         match self.owner {
             Owner::User(user, own) => {
                 let words = [format!("--reuid={user}"), format!("--regid={own}")];
-                ["setpriv".to_owned()].into_iter().chain(words).chain(["--clear-groups".to_owned()]).collect()
+                // Our directory for temporary files may be closed to the owner.
+                let own = ["--clear-groups", "env", "-u", "TMPDIR"].map(str::to_owned);
+                ["setpriv".to_owned()].into_iter().chain(words).chain(own).collect()
             }
             Owner::Ordinary => ["unshare", "--user", "--map-user=1", "--map-group=1"].map(str::to_owned).to_vec(),
         }
