@@ -78,11 +78,12 @@ impl Told {
             }
             Notice::State(state, reason) => tell(Self::State { peer, lane, state, reason }),
             Notice::Violation(violation) => {
-                tell(Self::Violation { peer, ranges: violation.ranges.iter().map(range_of).collect() });
                 if violation.forgotten {
-                    // Whose bytes were lost is not known any more: no flow keeps what was said of it.
+                    // Whose bytes were lost is not known any more: no flow keeps what was said of it. Told first: who
+                    // knows the count of violations has to know what they took back.
                     protection.flows().flows().for_each(|state| tell(flow(&state, Event::Protected)));
                 }
+                tell(Self::Violation { peer, ranges: violation.ranges.iter().map(range_of).collect() });
             }
             Notice::Barrier(id, level) => tell(Self::Barrier { id, level: level.map(level_of) }),
         }
