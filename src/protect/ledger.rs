@@ -209,9 +209,9 @@ impl Ledger {
         hit
     }
 
-    /// Something was dropped in this host, of a block that the kernel has taken or not: none whose last datagram has not
-    /// left is known to be whole. Returns how many.
-    pub fn on_dropped(&mut self) -> u64 {
+    /// No departure from now on shows that a block which has been begun has left whole: something was dropped in this host,
+    /// or goes another way. Returns how many are hit.
+    pub fn distrust_pending(&mut self) -> u64 {
         let mut hit = 0;
         for queue in &mut self.queues {
             for entry in queue.entries.iter_mut() {

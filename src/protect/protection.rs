@@ -94,6 +94,7 @@ impl Protection {
                 self.counters.unsendable += self.ledger.on_unsendable();
                 self.health.on_error(now);
             }
+            BlockEvent::Moved => self.counters.untrusted += self.ledger.distrust_pending(),
             BlockEvent::PeerRestarted => {
                 self.health.on_epoch();
                 let notices = &mut self.notices;
@@ -167,7 +168,7 @@ impl Protection {
 
     /// A datagram was dropped in this host without an error that tells which.
     pub fn on_dropped_here(&mut self, now: Instant) {
-        self.counters.unsendable += self.ledger.on_dropped();
+        self.counters.unsendable += self.ledger.distrust_pending();
         self.health.on_error(now);
     }
 

@@ -351,6 +351,22 @@ fn a_block_that_was_sent_before_a_silent_drop_was_protected_by_a_timestamp_long_
 }
 
 #[test]
+fn the_departure_of_a_datagram_on_a_new_way_spoke_for_blocks_that_waited_on_the_old_one() {
+    let mut bench = Bench::up();
+    bench.send(0);
+    bench.packet(1);
+    bench.event(BlockEvent::Moved);
+    bench.close(1);
+    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.leave(2);
+    let counters = bench.protection.counters();
+    assert_eq!((counters.untrusted, counters.protected, bench.protected()), (2, 1, 0), "{counters:?}");
+    assert_eq!(bench.state(), (LinkState::Up, StateReason::None), "nothing is wrong with the link");
+    bench.hear(vec![], 0, 2);
+    assert_eq!(bench.protected(), 30, "the peer has them");
+}
+
+#[test]
 fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
     let mut bench = Bench::up();
     bench.leave(0);

@@ -183,9 +183,9 @@ impl Peer {
             let heard_from = established.endpoint;
             let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
             if self.lane == 0 {
-                self.address = Some(heard_from);
+                self.send_to(heard_from);
             } else if moved {
-                self.address = Some(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
+                self.send_to(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
             }
         }
         if let Some(change) = self.sessions.install(established, self.lane) {
@@ -210,7 +210,14 @@ impl Peer {
         self.last_heard = Some(now);
         // What is late under an older session was sent before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
-            self.address = Some(from);
+            self.send_to(from);
+        }
+    }
+
+    fn send_to(&mut self, address: SocketAddr) {
+        let before = self.address.replace(address);
+        if self.settings.claims && before.is_some_and(|before| before != address) {
+            self.block_events.push_back(BlockEvent::Moved);
         }
     }
 
@@ -454,6 +461,28 @@ mod tests {
             endpoint,
             at,
         }
+    }
+
+    #[test]
+    fn a_departure_after_the_peer_moved_is_told_from_those_before() {
+        let (now, mut code) = (Instant::now(), Code::new());
+        let at = |host: u8| SocketAddr::from(([192, 0, 2, host], 7117));
+        let settings = PeerSettings {
+            address: None,
+            symbol_size: 1408,
+            bytes_per_second: None,
+            policy: Policy::new([], ProfileId(0)),
+            claims: true,
+        };
+        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold: Duration::from_millis(20) }, now);
+        peer.install(&established(Role::Initiator, at(1), now), &mut code, now);
+        let mut moves = |peer: &mut Peer, host| {
+            peer.on_authentic(1, false, at(host), true, &mut code, now);
+            std::iter::from_fn(|| peer.poll_block_event()).filter(|event| *event == BlockEvent::Moved).count()
+        };
+        assert_eq!(moves(&mut peer, 1), 0, "nothing was sent to anywhere else");
+        assert_eq!(moves(&mut peer, 3), 1);
+        assert_eq!(moves(&mut peer, 3), 0);
     }
 
     #[test]
