@@ -9,13 +9,23 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity}
 /// A device with several transmit queues chooses one by the processor that sends. Datagrams of one thread then keep
 /// their order only while it stays where it is.
 pub fn stay(preference: usize) -> io::Result<usize> {
-    let allowed = sched_getaffinity(None)?;
-    let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    let usable = usable()?;
     let chosen = usable.get(preference % usable.len().max(1)).copied().unwrap_or_else(sched_getcpu);
-    let mut only = CpuSet::new();
-    only.set(chosen);
-    sched_setaffinity(None, &only)?;
+    stay_on(&[chosen])?;
     Ok(chosen)
+}
+
+/// The processors that this thread may use.
+pub fn usable() -> io::Result<Vec<usize>> {
+    let allowed = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect())
+}
+
+/// Keeps this thread, and those that it starts from now on, on these processors.
+pub fn stay_on(processors: &[usize]) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    processors.iter().for_each(|&cpu| only.set(cpu));
+    Ok(sched_setaffinity(None, &only)?)
 }
 
 #[cfg(test)]

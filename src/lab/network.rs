@@ -3,7 +3,7 @@
 //! Names are unique to the run. Everything is gone when the value is dropped, which also happens on an error, a panic
 //! and a signal. Starts the WAN emulator where the topology has one; starts no appliance.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
     error::LabError,
@@ -21,12 +21,14 @@ pub struct Network<'a> {
     run: String,
     topology: Topology,
     emulator: Option<(Process, Remote)>,
+    /// The processors of nodes that do not get all, as `taskset` takes them.
+    processors: BTreeMap<String, String>,
 }
 
 impl<'a> Network<'a> {
     /// Builds it; what was built is taken down again when a step fails.
     pub fn build(topology: Topology, run: &str, seed: u64, trace: &'a Trace) -> Result<Self, LabError> {
-        let mut network = Self { trace, run: run.to_owned(), topology, emulator: None };
+        let mut network = Self { trace, run: run.to_owned(), topology, emulator: None, processors: BTreeMap::new() };
         network.raise(seed)?;
         Ok(network)
     }
@@ -63,16 +65,31 @@ impl<'a> Network<'a> {
         remote.tell(command).map(drop).map_err(LabError::doing(format!("tell the emulator \"{command}\"")))
     }
 
+    /// What runs in these nodes from now on runs on these processors alone.
+    pub fn confine(&mut self, nodes: &[&str], processors: &[usize]) {
+        let list = processors.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        self.processors.extend(nodes.iter().map(|node| ((*node).to_owned(), list.clone())));
+    }
+
     /// Runs a command in a node to its end.
     pub fn run(&self, node: &str, words: &[&str]) -> Result<String, LabError> {
         let namespace = self.namespace(node);
-        self.trace.run(&[&["ip", "netns", "exec", &namespace], words].concat())
+        self.trace.run(&[&self.inside(node, &namespace), words].concat())
     }
 
     /// Starts a program in a node; its output goes to `NAME.log`.
     pub fn start(&self, node: &str, name: &str, words: &[&str]) -> Result<Process, LabError> {
         let namespace = self.namespace(node);
-        self.trace.start(name, &[&["ip", "netns", "exec", &namespace], words].concat())
+        self.trace.start(name, &[&self.inside(node, &namespace), words].concat())
+    }
+
+    /// What stands before a command that runs in a node.
+    fn inside<'w>(&'w self, node: &str, namespace: &'w str) -> Vec<&'w str> {
+        let mut words = vec!["ip", "netns", "exec", namespace];
+        if let Some(processors) = self.processors.get(node) {
+            words.extend(["taskset", "-c", processors]);
+        }
+        words
     }
 
     /// Sets kernel parameters of a node.

@@ -189,7 +189,7 @@ fn package_of(program: &str) -> &'static str {
         "iperf3" => "iperf3",
         "rsync" => "rsync",
         "ping" => "iputils-ping",
-        "unshare" | "setpriv" => "util-linux",
+        "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",
         "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",

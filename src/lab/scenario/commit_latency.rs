@@ -2,7 +2,8 @@
 //!
 //! One cluster with its standby behind the gate serves `local`, `network-sync` (`remote_write` through the gate), `on` and
 //! `remote_apply`, a setting of each session; `direct` is `remote_write` with the standby at the primary itself, through
-//! the same appliances. Nothing is lost on the way: that is for `disaster`.
+//! the same appliances. Nothing is lost on the way: that is for `disaster`. Each site has its own processors, and each
+//! measurement is made in several rounds, so that a machine that is slower for a while is so for all.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,6 @@ use super::{
 use crate::lab::{
     error::LabError,
     load::Load,
-    network::Network,
     pair::{Pair, PairOptions},
     plot::{Plot, PlotLine},
     report::Report,
@@ -30,15 +30,16 @@ use crate::lab::{
 /// Round trips, in milliseconds.
 const ROUND_TRIPS: [u64; 4] = [0, 10, 50, 100];
 const CLIENTS: [u64; 2] = [1, 8];
-/// Of each measurement, unless the user says otherwise.
+/// Of each measurement, unless the user says otherwise, in so many rounds.
 const SECONDS: u64 = 4;
-/// Of the beginning of each measurement nothing counts.
+const ROUNDS: u32 = 4;
+/// Of the beginning of each measurement nothing counts, in each round.
 const WARMING: Duration = Duration::from_millis(500);
 /// Between two commits of a client: one outstanding commit is measured, not a flood of them.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Bytes of a row.
 const BYTES: usize = 400;
-/// Ids of one measurement.
+/// Ids of one measurement in one round.
 const IDS: u64 = 10_000_000;
 /// How much more than a local commit one may cost that waits until it is protected.
 const ABOVE_LOCAL: Duration = Duration::from_millis(1);
@@ -89,22 +90,37 @@ struct Row {
     times: Times,
 }
 
+impl Row {
+    fn is(&self, way: Way, round_trip: u64, clients: u64) -> bool {
+        (self.way, self.round_trip, self.clients) == (way, round_trip, clients)
+    }
+
+    fn say(&self, stage: &Stage<'_>) {
+        let Self { way, round_trip, clients, times } = self;
+        let [p50, p99] = [0.5, 0.99].map(|share| times.quantile(share).as_secs_f64() * 1e3);
+        stage
+            .say(&format!("  {round_trip:>3} ms, {clients} clients, {}: p50 {p50:.2} ms, p99 {p99:.2} ms", way.name()));
+    }
+}
+
 /// Runs the scenario.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let seconds = stage.options.seconds.unwrap_or(SECONDS).max(1);
     stage.say(&format!(
-        "commit-latency: PostgreSQL inserts of one row, {seconds} s for each way to wait, each of the round trips {ROUND_TRIPS:?} ms,\n\
-         1 and 8 clients with one outstanding commit each and {PAUSE:?} between. Through the appliances, the gate and no loss.\n"
+        "commit-latency: PostgreSQL inserts of one row, {seconds} s in {ROUNDS} rounds for each way to wait, each of the round\n\
+         trips {ROUND_TRIPS:?} ms, 1 and 8 clients with one outstanding commit each and {PAUSE:?} between. Through the appliances, the gate and no loss.\n"
     ));
     let load = Load::now()?;
     stage.say(&load.to_string());
-    let network = stage.build()?;
+    let mut network = stage.build()?;
+    stage.part_sites(&mut network)?;
     stage.set_tcp(&network, &WAN_TCP)?;
     network.tell_wan("set delay 0")?;
     let pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
     let servers = PostgresPair::prepare(&network, ends(&network)?)?;
     stage.say(&format!("  {}", servers.describe()?));
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut ids = IDS;
     for follows in [Follows::Gate, Follows::Primary] {
         network.tell_wan("set delay 0")?;
         servers.renew()?;
@@ -117,18 +133,23 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         servers.wait_followed(&primary)?;
         let ways = Way::ALL.into_iter().filter(|way| (*way == Way::Direct) == (follows == Follows::Primary));
         let ways: Vec<_> = ways.collect();
-        for round_trip in ROUND_TRIPS {
+        for (round, round_trip) in (1..=ROUNDS).flat_map(|round| ROUND_TRIPS.map(|round_trip| (round, round_trip))) {
             network.tell_wan(&format!("set delay {}us", round_trip * 500))?;
+            stage.say(&format!("  round {round} of {ROUNDS}, {round_trip} ms"));
             for (way, clients) in ways.iter().flat_map(|way| CLIENTS.map(|clients| (*way, clients))) {
                 servers.wait_even(&primary)?;
-                let from = (rows.len() as u64 + 1) * IDS;
-                let times = measure(stage, &network, &primary, (way, clients, from), Duration::from_secs(seconds))?;
-                let [p50, p99] = [0.5, 0.99].map(|share| times.quantile(share).as_secs_f64() * 1e3);
-                stage.say(&format!(
-                    "  {round_trip:>3} ms, {clients} clients, {}: p50 {p50:.2} ms, p99 {p99:.2} ms",
-                    way.name()
-                ));
-                rows.push(Row { way, round_trip, clients, times });
+                let plan = ClientPlan { clients, from: ids, bytes: BYTES, before: way.setting(), pause: PAUSE };
+                ids += IDS;
+                let told = measure(stage, &primary, plan, Duration::from_secs(seconds) / ROUNDS)?;
+                let found = rows.iter().position(|row| row.is(way, round_trip, clients));
+                let at = found.unwrap_or_else(|| {
+                    rows.push(Row { way, round_trip, clients, times: Times::default() });
+                    rows.len() - 1
+                });
+                told.into_iter().for_each(|wait| rows[at].times.record(wait));
+                if round == ROUNDS {
+                    rows[at].say(stage);
+                }
             }
         }
         drop((mirror, primary, gate));
@@ -140,27 +161,23 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report)
 }
 
+/// How long each commit took.
 fn measure(
     stage: &Stage<'_>,
-    network: &Network<'_>,
     primary: &Postgres,
-    (way, clients, from): (Way, u64, u64),
+    plan: ClientPlan<'_>,
     duration: Duration,
-) -> Result<Times, LabError> {
+) -> Result<Vec<Duration>, LabError> {
     let begin = Instant::now();
-    let clients =
-        Clients::start(primary, ClientPlan { clients, from, bytes: BYTES, before: way.setting(), pause: PAUSE })?;
+    let clients = Clients::start(primary, plan)?;
     stage.pause(WARMING + duration)?;
-    network.trace().check_stop()?;
-    let mut times = Times::default();
     let told = clients.finish();
-    told.iter().filter(|row| row.at > begin + WARMING).for_each(|row| times.record(row.wait));
-    Ok(times)
+    Ok(told.iter().filter(|row| row.at > begin + WARMING).map(|row| row.wait).collect())
 }
 
 /// The median of a measurement.
 fn median(rows: &[Row], way: Way, round_trip: u64, clients: u64) -> Duration {
-    let found = rows.iter().find(|row| row.way == way && row.round_trip == round_trip && row.clients == clients);
+    let found = rows.iter().find(|row| row.is(way, round_trip, clients));
     found.map_or(Duration::ZERO, |row| row.times.quantile(0.5))
 }
 

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{LabOptions, Scenario};
 use crate::{
+    io::cpu,
     lab::{
         error::LabError,
         network::Network,
@@ -60,6 +61,23 @@ impl<'a> Stage<'a> {
         let topology = Topology::load(name)?;
         self.say(&format!("building {name} in network namespaces {}-* ...", self.run));
         Network::build(topology, self.run, self.options.seed, self.trace)
+    }
+
+    /// Gives each site its own half of the processors, as two hosts have their own; this thread stays with the first.
+    /// Otherwise what runs at one site takes the processor from the other in the moment that is measured.
+    pub fn part_sites(&self, network: &mut Network<'_>) -> Result<(), LabError> {
+        let usable = cpu::usable().map_err(LabError::doing("ask for the usable processors"))?;
+        let (first, second) = usable.split_at(usable.len() / 2);
+        if first.is_empty() {
+            self.say("one processor for both sites: each waits for the other");
+            return Ok(());
+        }
+        let appliances: Vec<_> = network.topology().appliances().map(|(node, _)| node.to_owned()).collect();
+        for ((end, appliance), processors) in ["primary", "mirror"].into_iter().zip(&appliances).zip([first, second]) {
+            network.confine(&[end, appliance], processors);
+            self.say(&format!("{end} and {appliance} run on processors {processors:?}"));
+        }
+        cpu::stay_on(first).map_err(LabError::doing("stay on the processors of the first site"))
     }
 
     /// Sets TCP of the two end hosts and says so, with the congestion control that their routes ask for.

@@ -61,10 +61,21 @@ impl Sink {
 
     /// Opens a stream, from a given port when there is one: then it looks like an earlier one from there.
     pub fn open(&self, port: Option<u16>) -> Result<Stream, LabError> {
+        self.open_watched(port, |_, _| ())
+    }
+
+    /// The same; `look` is called with how many bytes the far application has, and when it had read them.
+    pub fn open_watched(
+        &self,
+        port: Option<u16>,
+        look: impl FnMut(u64, Instant) + Send + 'static,
+    ) -> Result<Stream, LabError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.attempt(port) {
-                Ok(stream) => return Ok(stream),
+                Ok((key, near, far)) => {
+                    return Stream::begin(key, near, far, look).map_err(LabError::doing("read what arrives"));
+                }
                 Err(error) if Instant::now() > deadline => {
                     return Err(LabError::doing(format!("connect to {}", self.at))(error));
                 }
@@ -96,12 +107,12 @@ impl Sink {
                     Err(error) => return Err(error),
                 }
             };
-            Stream::begin(FlowKey::tcp(near.local_addr()?, gate), near, far)
+            Stream::begin(FlowKey::tcp(near.local_addr()?, gate), near, far, |_, _| ())
         };
         open().map_err(LabError::doing(format!("connect to {} through the gate at {gate}", self.at)))
     }
 
-    fn attempt(&self, port: Option<u16>) -> io::Result<Stream> {
+    fn attempt(&self, port: Option<u16>) -> io::Result<(FlowKey, TcpStream, TcpStream)> {
         let near = match port {
             Some(port) => self.from.run(|| self.connect_from(port))??,
             None => self.from.run(|| TcpStream::connect_timeout(&self.at, ATTEMPT))??,
@@ -120,7 +131,7 @@ impl Sink {
                 Err(error) => return Err(error),
             }
         };
-        Stream::begin(FlowKey::tcp(own, self.at), near, far)
+        Ok((FlowKey::tcp(own, self.at), near, far))
     }
 
     fn connect_from(&self, port: u16) -> io::Result<TcpStream> {
@@ -139,14 +150,20 @@ impl Sink {
 }
 
 impl Stream {
-    fn begin(key: FlowKey, near: TcpStream, far: TcpStream) -> io::Result<Self> {
+    fn begin(
+        key: FlowKey,
+        near: TcpStream,
+        far: TcpStream,
+        mut look: impl FnMut(u64, Instant) + Send + 'static,
+    ) -> io::Result<Self> {
         far.set_nonblocking(false)?;
         let received = Arc::new(AtomicU64::new(0));
         let (mut reader, count) = (far.try_clone()?, received.clone());
         let reading = thread::spawn(move || {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                count.fetch_add(length as u64, Ordering::Release);
+                let before = count.fetch_add(length as u64, Ordering::Release);
+                look(before + length as u64, Instant::now());
             }
         });
         Ok(Self { key, near, far, received, reading })
