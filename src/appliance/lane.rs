@@ -57,6 +57,8 @@ const UDP_BUDGET: usize = 8;
 
 /// How long a lane that was told to stop waits for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often it looks meanwhile whether that is over.
+const STOP_STEP: Duration = Duration::from_millis(1);
 
 /// TCP flows toward us that a lane follows.
 const ARRIVALS_MAX: usize = 8192;
@@ -372,7 +374,9 @@ impl Lane {
         let mut is_soon = false;
         if !busy {
             let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
-            let due = [self.forwarder.poll_timeout(now), promises, self.stopping].into_iter().flatten().min();
+            // Nothing tells that another lane has ended.
+            let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
+            let due = [self.forwarder.poll_timeout(now), promises, look].into_iter().flatten().min();
             is_soon = self.warden.is_some() && due.is_some_and(|due| self.vigil.waits_awake(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Instant;
 
 use mio::Waker;
@@ -50,6 +50,8 @@ pub enum Voice {
         told: Receiver<Told>,
         /// The other lanes.
         colleagues: Vec<Colleague>,
+        /// All of them have ended, and everything that they had to tell was heard.
+        heard_all: bool,
     },
     /// Any other.
     Relay {
@@ -78,7 +80,7 @@ impl Voice {
             let (told, waker) = (tell.clone(), Arc::clone(&wakers[0]));
             relays.push(Self::Relay { told, waker, errands, stuck: VecDeque::new(), unwoken: false });
         }
-        let mut voices = vec![Self::Herald { herald: Box::new(herald), told, colleagues }];
+        let mut voices = vec![Self::Herald { herald: Box::new(herald), told, colleagues, heard_all: false }];
         voices.append(&mut relays);
         voices
     }
@@ -132,13 +134,29 @@ impl Voice {
     /// Passes on what other lanes have told, or wakes the lane that will.
     pub fn pass_on(&mut self, now: Instant) {
         match self {
-            Self::Herald { herald, told, .. } => told.try_iter().for_each(|message| herald.tell(message, now)),
+            Self::Herald { herald, told, heard_all, .. } => loop {
+                match told.try_recv() {
+                    Ok(message) => herald.tell(message, now),
+                    Err(ended) => {
+                        *heard_all = ended == TryRecvError::Disconnected;
+                        break;
+                    }
+                }
+            },
             Self::Relay { waker, unwoken, .. } => {
                 if std::mem::take(unwoken) {
                     // A waker that fails has no poll any more: the appliance ends.
                     let _ = waker.wake();
                 }
             }
+        }
+    }
+
+    /// Nothing more has to be told through this voice: what is stuck has gone, and nobody else speaks through it.
+    pub fn is_done(&mut self) -> bool {
+        match self {
+            Self::Herald { heard_all, .. } => *heard_all,
+            Self::Relay { .. } => self.can_tell(),
         }
     }
 
@@ -163,6 +181,44 @@ impl Voice {
         match self {
             Self::Herald { colleagues, .. } => colleagues.len(),
             Self::Relay { .. } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::appliance::herald::HeraldSettings;
+    use crate::notify::envelope::KeyRing;
+    use crate::protect::{LinkState, StateReason};
+
+    #[test]
+    fn the_port_closed_before_the_last_words_of_another_lane() {
+        let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        for lanes in [1, 2] {
+            let settings = HeraldSettings {
+                listen: ([127, 0, 0, 1], 0).into(),
+                keys: KeyRing::default(),
+                peers: vec!["syracuse".to_owned()],
+                lanes,
+                epoch: 1,
+                secret: [0; 32],
+            };
+            let wakers = vec![waker.clone(); lanes];
+            let mut voices = Voice::of_lanes(Herald::open(settings, now).unwrap(), &wakers);
+            let mut port = voices.remove(0);
+            port.pass_on(now);
+            assert_eq!(port.is_done(), lanes == 1, "{lanes}");
+            for mut relay in voices {
+                let (state, reason) = (LinkState::Draining, StateReason::Administrator);
+                relay.tell(Told::State { peer: 0, lane: 1, state, reason }, now);
+                assert!(relay.is_done());
+            }
+            // The other lane has ended; its words wait.
+            assert_eq!(port.is_done(), lanes == 1, "{lanes}");
+            port.pass_on(now);
+            assert!(port.is_done());
         }
     }
 }

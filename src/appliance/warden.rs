@@ -178,9 +178,9 @@ impl Warden {
         self.guard.on_drain();
     }
 
-    /// Nothing waits for the kernel or for a timestamp.
+    /// Nothing waits for the kernel, for a timestamp or to be told.
     pub fn is_settled(&mut self) -> bool {
-        self.guard.is_settled()
+        self.guard.is_settled() && self.voice.is_done()
     }
 
     /// A queue on the way to a peer may drop what it has taken, or this is over.
