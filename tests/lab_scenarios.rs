@@ -120,6 +120,13 @@ fn every_lone_write_is_told_to_be_protected() {
 }
 
 #[test]
+fn what_had_to_be_rebuilt_arrives_soon_after_what_had_not() {
+    let (result, said) = result_of(&[&["recovery", "--trials", "300"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["series"][1]["recovered_symbols"].as_u64() > Some(10), "{said}");
+}
+
+#[test]
 fn a_newcomer_sees_what_the_notifications_say() {
     let (result, said) = result_of(&["watch", "--seconds", "6"]);
     assert_eq!(result["pass"], true, "{said}");

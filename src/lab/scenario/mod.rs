@@ -13,6 +13,7 @@ mod latency;
 mod loss;
 mod notify_faults;
 mod quickstart;
+mod recovery;
 mod shell;
 mod stage;
 mod throughput;
@@ -56,7 +57,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 15] = [
+pub const SCENARIOS: [Scenario; 16] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -98,6 +99,13 @@ pub const SCENARIOS: [Scenario; 15] = [
         topology: "pair-veth",
         programs: &["ip", "sysctl", "iperf3"],
         run: latency::run,
+    },
+    Scenario {
+        name: "recovery",
+        summary: "how much later a packet arrives that had to be rebuilt: lone datagrams, without loss and with 10 %",
+        topology: "pair",
+        programs: &["ip", "sysctl"],
+        run: recovery::run,
     },
     Scenario {
         name: "blackhole",
@@ -316,7 +324,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, cap, shell"
         );
     }
 }
