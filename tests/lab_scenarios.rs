@@ -197,6 +197,23 @@ fn a_process_that_dies_or_halts_costs_no_acknowledged_row() {
 }
 
 #[test]
+fn a_slot_stays_where_its_standby_is() {
+    let (result, said) = result_with_servers(&[&["slot", "--seconds", "2"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    let beyond = |position: &str| result["metrics"][position]["beyond_while_halted"].as_i64().unwrap();
+    assert!(beyond("restart_lsn") <= 0 && beyond("write_lsn") > 0, "{said}");
+}
+
+#[test]
+fn pgbench_behind_the_gate_fails_nowhere() {
+    let (result, said) = result_with_servers(&[&["soak", "--seconds", "8"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    let metrics = &result["metrics"];
+    assert!(metrics["memory_series"].as_array().map(Vec::len) > Some(20), "{said}");
+    assert_eq!(metrics["rows"]["mirror"], metrics["transactions"], "{said}");
+}
+
+#[test]
 fn arms_that_do_not_exist_are_named_with_those_that_do() {
     for (scenario, allowed) in [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted")] {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);

@@ -71,6 +71,12 @@ impl Process {
         cpu_time_of(&stat)
     }
 
+    /// Memory that it has in use, in bytes, without what was paged out; `None` when it has ended.
+    pub fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
+        memory_of(&status)
+    }
+
     /// Waits until it ends by itself; an error when it fails, takes too long, or the user wants to stop.
     pub fn wait(&mut self, limit: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + limit;
@@ -189,6 +195,12 @@ fn cpu_time_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((user + system) * 10))
 }
 
+/// `VmRSS` of `/proc/PID/status`, in bytes.
+fn memory_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +215,15 @@ mod tests {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 1 0 5";
         assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1750)));
         assert_eq!(cpu_time_of("12"), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        assert_eq!(
+            memory_of("Name:\tonwire\nVmHWM:\t    9000 kB\nVmRSS:\t    7884 kB\nThreads:\t2\n"),
+            Some(7884 * 1024)
+        );
+        assert_eq!(memory_of("Name:\tgone\n"), None);
     }
 
     #[test]

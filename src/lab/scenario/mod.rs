@@ -15,6 +15,8 @@ mod notify_faults;
 mod quickstart;
 mod recovery;
 mod shell;
+mod slot;
+mod soak;
 mod stage;
 mod throughput;
 mod twins;
@@ -57,7 +59,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 16] = [
+pub const SCENARIOS: [Scenario; 18] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -155,6 +157,20 @@ pub const SCENARIOS: [Scenario; 16] = [
         topology: "pair",
         programs: &["ip", "sysctl", "nft", "unshare", "setpriv"],
         run: crash_matrix::run,
+    },
+    Scenario {
+        name: "slot",
+        summary: "the standby is halted while commits go on: does its replication slot stay where its disk is?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: slot::run,
+    },
+    Scenario {
+        name: "soak",
+        summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: soak::run,
     },
     Scenario {
         name: "cap",
@@ -324,7 +340,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
         );
     }
 }

@@ -16,6 +16,7 @@ use super::{place::Place, postgres_session::Session, server::Server};
 use crate::lab::{
     error::LabError,
     network::{Network, path_text},
+    process::Process,
 };
 
 /// Where a server of this lab listens, at the address of its node.
@@ -151,6 +152,19 @@ impl Programs {
         words.extend(settings.iter().map(String::as_str));
         let server = Server::start(network, place, plan.node, plan.name, &words)?;
         Ok(Postgres { server, socket: sockets.join(format!(".s.PGSQL.{PORT}")) })
+    }
+
+    /// Starts the load generator `pgbench` in a node with these words, for a server beside it.
+    pub fn pgbench(
+        &self,
+        network: &Network<'_>,
+        (node, server): (&str, &Postgres),
+        words: &[&str],
+    ) -> Result<Process, LabError> {
+        let (program, port) = (self.path("pgbench")?, PORT.to_string());
+        let sockets = path_text(server.socket.parent().unwrap_or(&server.socket))?;
+        let server = [program.as_str(), "-h", &sockets, "-p", &port, "-U", USER];
+        network.start(node, "pgbench", &[&server[..], words, &["postgres"]].concat())
     }
 
     fn path(&self, program: &str) -> Result<String, LabError> {

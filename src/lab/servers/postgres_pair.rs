@@ -12,7 +12,7 @@ use super::{
     place::Place,
     postgres::{self, Postgres, PostgresPlan, Programs, primary_settings, standby_settings},
 };
-use crate::lab::{error::LabError, network::Network, pair::Publisher, workload::rows};
+use crate::lab::{error::LabError, network::Network, pair::Publisher, process::Process, workload::rows};
 
 /// Where the gate listens, at the primary.
 const GATE_PORT: u16 = 5433;
@@ -37,6 +37,9 @@ pub enum Follows {
     Gate,
 }
 
+/// A setting of a server and its value.
+pub type Setting = (&'static str, &'static str);
+
 /// A prepared primary and its standby.
 #[derive(Debug)]
 pub struct PostgresPair<'n> {
@@ -55,7 +58,8 @@ impl<'n> PostgresPair<'n> {
         let place = Place::make(network.trace(), &["postgres", "nobody"])?;
         let pair = Self { network, place, programs, addresses };
         pair.programs.init(network, &pair.place, "primary", "prepared-primary")?;
-        let plan = pair.plan("primary", "prepared-primary", primary_settings("local", ""));
+        let plan = pair.plan("primary", primary_settings("local", ""), &[]);
+        let plan = PostgresPlan { data: "prepared-primary", ..plan };
         let mut primary = pair.programs.start(network, &pair.place, &plan)?;
         primary.session()?.query(rows::TABLE).map_err(LabError::doing("make the table"))?;
         let at = SocketAddr::new(addresses[0], postgres::PORT);
@@ -84,15 +88,35 @@ impl<'n> PostgresPair<'n> {
 
     /// Starts the primary and waits until it answers; see [`primary_settings`].
     pub fn start_primary(&self, synchronous_commit: &str, standby: &str) -> Result<Postgres, LabError> {
-        let plan = self.plan("primary", "primary", primary_settings(synchronous_commit, standby));
+        self.start_primary_with(synchronous_commit, standby, &[])
+    }
+
+    /// The same, with more settings.
+    pub fn start_primary_with(
+        &self,
+        synchronous_commit: &str,
+        standby: &str,
+        more: &[Setting],
+    ) -> Result<Postgres, LabError> {
+        let plan = self.plan("primary", primary_settings(synchronous_commit, standby), more);
         self.programs.start(self.network, &self.place, &plan)
     }
 
     /// Starts the standby and does not wait for it: it comes when there is something to follow.
     pub fn launch_mirror(&self, follows: Follows) -> Result<Postgres, LabError> {
+        self.launch_mirror_with(follows, &[])
+    }
+
+    /// The same, with more settings.
+    pub fn launch_mirror_with(&self, follows: Follows, more: &[Setting]) -> Result<Postgres, LabError> {
         let port = if follows == Follows::Gate { GATE_PORT } else { postgres::PORT };
-        let plan = self.plan("mirror", "mirror", standby_settings(SocketAddr::new(self.addresses[0], port)));
+        let plan = self.plan("mirror", standby_settings(SocketAddr::new(self.addresses[0], port)), more);
         self.programs.launch(self.network, &self.place, &plan)
+    }
+
+    /// Starts the load generator `pgbench` beside the primary, with these words.
+    pub fn start_pgbench(&self, primary: &Postgres, words: &[&str]) -> Result<Process, LabError> {
+        self.programs.pgbench(self.network, ("primary", primary), words)
     }
 
     /// Starts a gate between the two.
@@ -140,8 +164,10 @@ impl<'n> PostgresPair<'n> {
         Ok(())
     }
 
-    fn plan<'p>(&self, node: &'p str, data: &'p str, settings: Vec<(&'static str, String)>) -> PostgresPlan<'p> {
+    /// What makes the server of a node, on the data of the same name.
+    fn plan<'p>(&self, node: &'p str, mut settings: Vec<(&'static str, String)>, more: &[Setting]) -> PostgresPlan<'p> {
         let address = self.addresses[usize::from(node == "mirror")];
-        PostgresPlan { node, address, name: node, data, settings }
+        settings.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        PostgresPlan { node, address, name: node, data: node, settings }
     }
 }

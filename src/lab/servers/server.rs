@@ -76,16 +76,24 @@ impl Server {
 
     /// Sends a signal to each of its processes: to halt them and have them go on.
     pub fn signal_all(&self, signal: Signal) {
-        let Some(first) = self.first() else { return };
-        let space = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns/pid")).ok();
-        let Some(own) = space(&first.as_raw_nonzero().to_string()) else { return };
-        let Ok(entries) = fs::read_dir("/proc") else { return };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        for pid in names.filter(|name| space(name).is_some_and(|found| found == own)) {
-            if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
-                let _ = kill_process(pid, signal);
-            }
+        for pid in self.first().map(processes).unwrap_or_default() {
+            let _ = kill_process(pid, signal);
         }
+    }
+
+    /// Halts each of its processes and waits until the last has come to a halt: a system call may end first, and one that
+    /// was being started must be asked too.
+    pub fn halt(&mut self, limit: Duration) -> Result<(), LabError> {
+        let first = self.first();
+        self.process.wait_until(limit, "each process halts", |_| {
+            let mut going = first.map(processes).unwrap_or_default();
+            let is_any = !going.is_empty();
+            going.retain(|pid| !is_halted(*pid));
+            for pid in &going {
+                let _ = kill_process(*pid, Signal::STOP);
+            }
+            is_any && going.is_empty()
+        })
     }
 
     /// The first process of its namespace, without which the others do not live.
@@ -99,5 +107,38 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.crash();
+    }
+}
+
+/// Every process of the process namespace of this one.
+fn processes(first: Pid) -> Vec<Pid> {
+    let space = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns/pid")).ok();
+    let own = space(&first.as_raw_nonzero().to_string());
+    let (Some(own), Ok(entries)) = (own, fs::read_dir("/proc")) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let ours = names.filter(|name| space(name).is_some_and(|found| found == own));
+    ours.filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)).collect()
+}
+
+/// Whether a process is halted, or has ended.
+fn is_halted(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    state_of(&stat).is_none_or(|state| matches!(state, 'T' | 'Z'))
+}
+
+/// The state in `/proc/PID/stat`, behind the name in brackets, which may hold anything.
+fn state_of(stat: &str) -> Option<char> {
+    stat[stat.rfind(')')? + 1..].trim_start().chars().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_is_read_past_a_name_with_brackets() {
+        assert_eq!(state_of("12 (a) T) S 1 12 12"), Some('S'));
+        assert_eq!(state_of("12 (postgres) T 1"), Some('T'));
+        assert_eq!(state_of(""), None);
     }
 }

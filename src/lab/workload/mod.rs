@@ -5,6 +5,7 @@ pub mod data;
 pub mod dialogue;
 pub mod iperf;
 pub mod kernel;
+pub mod pgbench;
 pub mod rows;
 pub mod rsync;
 pub mod stream;
