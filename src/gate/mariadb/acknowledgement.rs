@@ -1,7 +1,8 @@
 //! Acknowledgements of semi-synchronous replication: `ef`, a position of 64 bits, the name of the binary log.
 //!
 //! [`Places`] remembers the places that the primary waits for, in the order of the stream, each under a number that the
-//! gate's marks carry; names and positions alone could not be compared across files. It sends nothing.
+//! gate's marks carry; names and positions alone could not be compared across files. Both sides can make it look one up as
+//! often as they like, so that costs next to nothing, however many wait. It sends nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,10 +51,18 @@ pub(super) enum Real {
     Foreign,
 }
 
+/// A binary log, and the first number that a place in it has or could have had.
+#[derive(Debug)]
+struct Log {
+    name: Arc<[u8]>,
+    first: u64,
+}
+
 /// The places that the primary waits for.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    file: Option<Arc<[u8]>>,
+    /// Those that a place waits in, in the order of the stream, and the present one.
+    logs: VecDeque<Log>,
     waiting: VecDeque<Place>,
     last: u64,
     /// The replica's own.
@@ -76,17 +85,38 @@ impl Places {
 
     /// Events that follow are in this file.
     pub(super) fn on_file(&mut self, name: &[u8]) {
-        if self.file.as_deref() != Some(name) {
-            self.file = Some(name.into());
+        if self.logs.back().is_some_and(|log| *log.name == *name) {
+            return;
+        }
+        let first = self.last + 1;
+        // No place was ever noted in the last one, so nobody will name it.
+        if self.logs.back().is_some_and(|log| log.first == first) {
+            self.logs.pop_back();
+        }
+        self.logs.push_back(Log { name: name.into(), first });
+        self.forget_logs();
+    }
+
+    /// Forgets binary logs that no place waits in any more, but never the present one.
+    fn forget_logs(&mut self) {
+        let next = self.waiting.front().map_or(self.last + 1, |place| place.number);
+        while self.logs.get(1).is_some_and(|log| log.first <= next) {
+            self.logs.pop_front();
         }
     }
 
     /// The primary waits for this position in the present file; its number. None before a file is known.
     pub(super) fn on_wanted(&mut self, end: u32) -> Option<u64> {
-        let file = self.file.clone()?;
+        let file = Arc::clone(&self.logs.back()?.name);
         self.last += 1;
-        if self.waiting.len() == MOST_PLACES {
-            self.waiting.pop_back();
+        if self.waiting.len() == MOST_PLACES
+            && let Some(given_up) = self.waiting.pop_back()
+        {
+            while let Some(before) = self.logs.len().checked_sub(2)
+                && self.logs[before].first >= given_up.number
+            {
+                self.logs.remove(before);
+            }
         }
         self.waiting.push_back(Place { number: self.last, file, position: end.into() });
         Some(self.last)
@@ -94,16 +124,16 @@ impl Places {
 
     /// The replica has acknowledged everything up to there itself.
     pub(super) fn on_real(&mut self, position: u64, file: &[u8]) -> Real {
-        let known = self.file.as_deref() == Some(file)
-            || self.told.as_ref().is_some_and(|told| *told.file == *file)
-            || self.waiting.iter().any(|place| *place.file == *file);
-        if !known {
-            return Real::Foreign;
-        }
+        let covered = match self.logs.iter().position(|log| *log.name == *file) {
+            Some(log) => self.covered(position, log),
+            // An earlier one, which no place waits in any more.
+            None if self.told.as_ref().is_some_and(|told| *told.file == *file) => 0,
+            None => return Real::Foreign,
+        };
         let before = self.real.unwrap_or(0);
-        let covered = self.covered(position, file);
         let number = self.waiting.drain(..covered).next_back().map_or(before, |place| place.number);
         self.real = Some(number);
+        self.forget_logs();
         let has = |told: &Place| number < told.number || *told.file == *file && position <= told.position;
         if self.told.as_ref().is_some_and(has) {
             return Real::Known(number);
@@ -112,19 +142,12 @@ impl Places {
         Real::News(number)
     }
 
-    /// How many places lie at or before this one. They are in the order of the stream, so those of earlier files come first;
-    /// if none is in this file it is an earlier one itself, and covers none.
-    fn covered(&self, position: u64, file: &[u8]) -> usize {
-        let mut covered = 0;
-        for (at, place) in self.waiting.iter().enumerate() {
-            match *place.file == *file {
-                true if place.position <= position => covered = at + 1,
-                true => return if covered == 0 { at } else { covered },
-                false if covered > 0 => break,
-                false => {}
-            }
-        }
-        covered
+    /// How many places lie at or before this one. They are in the order of the stream, so those of earlier files come first.
+    fn covered(&self, position: u64, log: usize) -> usize {
+        let first = self.logs[log].first;
+        let behind = self.logs.get(log + 1).map_or(u64::MAX, |next| next.first);
+        let is_covered = |place: &Place| place.number < first || place.number < behind && place.position <= position;
+        self.waiting.partition_point(is_covered)
     }
 
     /// Everything up to the place `number` may be acknowledged; the one to acknowledge now, if that is news.
@@ -149,6 +172,8 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn position(place: Option<&Place>) -> Option<u64> {
@@ -218,6 +243,80 @@ mod tests {
         assert_eq!(places.on_real(1, b"bin.000001"), Real::News(1));
         assert_eq!(position(places.on_released(u64::from(last) - 1)), Some(MOST_PLACES as u64 - 1));
         assert_eq!(position(places.on_released(last.into())), Some(last.into()));
+    }
+
+    #[test]
+    fn binary_logs_are_forgotten_with_their_places() {
+        let mut places = Places::default();
+        let name = |number: u32| format!("bin.{number}").into_bytes();
+        for number in 0..MOST_PLACES as u32 + 100 {
+            places.on_file(&name(number));
+            places.on_wanted(4);
+        }
+        assert!(places.waiting.len() == MOST_PLACES && places.logs.len() <= MOST_PLACES);
+        assert_eq!(places.on_real(4, &name(1000)), Real::News(1001));
+        let last = places.last();
+        assert_eq!(places.on_real(4, &name(last as u32 - 1)), Real::News(last));
+        assert_eq!((places.waiting.len(), places.logs.len()), (0, 1));
+        for number in 0..100 {
+            places.on_file(&name(number));
+        }
+        assert_eq!(places.logs.len(), 1, "nobody waits for anything in them");
+    }
+
+    #[test]
+    fn a_replica_that_repeats_itself_costs_the_gate_next_to_nothing() {
+        let mut places = Places::default();
+        places.on_file(b"bin.000001");
+        places.on_wanted(1000);
+        assert_eq!(places.on_real(1000, b"bin.000001"), Real::News(1));
+        places.on_file(b"bin.000002");
+        for end in 1..=MOST_PLACES as u32 {
+            places.on_wanted(end);
+        }
+        let begun = std::time::Instant::now();
+        for _ in 0..300_000 {
+            assert_eq!(places.on_real(1000, b"bin.000001"), Real::Known(1));
+        }
+        // One look at each place that waits would be minutes.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    proptest! {
+        /// Against one that remembers every place with its file and looks at all of them.
+        #[test]
+        fn each_real_one_covers_exactly_what_lies_before_it(
+            steps in proptest::collection::vec((0..6u8, 1..30u32), 1..200),
+        ) {
+            let name = |file: usize| format!("bin.{file:06}").into_bytes();
+            let (mut places, mut all) = (Places::default(), Vec::<(usize, u32)>::new());
+            let (mut file, mut end, mut real) = (0, 4, 0);
+            places.on_file(&name(file));
+            for (what, more) in steps {
+                match what {
+                    0..=2 => {
+                        end += more;
+                        all.push((file, end));
+                        prop_assert_eq!(places.on_wanted(end), Some(all.len() as u64));
+                    }
+                    3 => {
+                        (file, end) = (file + 1, 4);
+                        places.on_file(&name(file));
+                    }
+                    4 => drop(places.on_released(u64::from(more)).cloned()),
+                    _ => {
+                        // As a replica does: a place it was sent, or one between two of them, none of it before the last.
+                        let wanted = (file, end.saturating_sub(more % 7));
+                        let covered = all.iter().take_while(|place| **place <= wanted).count() as u64;
+                        real = covered.max(real);
+                        let told = places.on_real(wanted.1.into(), &name(file));
+                        prop_assert!(told == Real::News(real) || told == Real::Known(real), "{:?}, not {}", told, real);
+                    }
+                }
+                prop_assert_eq!(places.waiting.len() as u64, all.len() as u64 - real);
+                prop_assert!(places.logs.len() <= places.waiting.len() + 1);
+            }
+        }
     }
 
     #[test]
