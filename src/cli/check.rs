@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{USAGE, complain, print};
-use crate::config::gate::Gates;
+use crate::config::gate::{Gate, Gates};
 use crate::config::units::show_duration;
 use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair, gate_file};
+use crate::gate::tls::Tls;
 
 /// Check a configuration file and say what it would run
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ Examples:
   onwire check /etc/onwire/ithaca.yaml                what would run, or every error at once
   onwire check new.yaml && mv new.yaml /etc/onwire/ithaca.yaml   only when it is good
 
-Key files are read too; run it as the user the appliance runs as. Host names are not resolved.
+Key files and certificates are read too; run it as the user the appliance or gate runs as. Host names are not resolved.
 Exit codes: 0 good (warnings may be printed), 2 errors.")]
 pub struct Check {
     /// The configuration file
@@ -28,11 +29,22 @@ pub struct Check {
 impl Check {
     /// Checks the file; exit code 2 when it cannot be used.
     pub fn run(self) -> ExitCode {
+        let mut faults = Vec::new();
         let checked = match gate_file::is_at(&self.file) {
-            true => gate_file::load(&self.file).map(|gates| (GatesSummary(&gates).to_string(), gates.warnings)),
+            true => gate_file::load(&self.file).map(|gates| {
+                faults = certificate_faults(&gates);
+                (GatesSummary(&gates).to_string(), gates.warnings)
+            }),
             false => config::load(&self.file).map(|config| (Summary(&config).to_string(), config.warnings)),
         };
         match checked {
+            Ok((_, warnings)) if !faults.is_empty() => {
+                warnings.iter().for_each(complain);
+                let (file, count) = (self.file.display(), faults.len());
+                faults.iter().for_each(|fault| complain(format_args!("{file}: {fault}\n")));
+                complain(format_args!("{file}: {count} error{}\n", if count == 1 { "" } else { "s" }));
+                ExitCode::from(USAGE)
+            }
             Ok((summary, warnings)) => {
                 warnings.iter().for_each(complain);
                 print(format_args!("{}: good\n\n{summary}", self.file.display()))
@@ -43,6 +55,15 @@ impl Check {
             }
         }
     }
+}
+
+/// What is wrong with the certificates and keys that gates name, as their start would say it; all of it.
+fn certificate_faults(gates: &Gates) -> Vec<String> {
+    let both = |gate: &Gate| {
+        let legs = [Tls::load(gate.tls.as_ref(), None), Tls::load(None, gate.upstream_tls.as_ref())];
+        legs.into_iter().filter_map(Result::err).map(|fault| format!("gate {}: {fault}", gate.name)).collect::<Vec<_>>()
+    };
+    gates.gates.iter().flat_map(both).collect()
 }
 
 /// `3 errors, 1 warning`.

@@ -5,7 +5,8 @@
 //! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
 //!   [`exposure`] what was acknowledged without cover;
 //! * [`witness`] what the appliance says is protected;
-//! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here; [`connection`] two of them and a dialect;
+//! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
+//!   [`connection`] two of them and a dialect;
 //! * [`service`] a process of gates; [`proxy`] its loop, [`agenda`] whom it looks at,
 //!   [`door`] a listener of it; [`desk`] and [`status`] what it tells about itself.
 //!
@@ -21,6 +22,7 @@ pub mod kinds;
 pub mod leg;
 pub mod mariadb;
 pub mod marks;
+pub mod pem;
 pub mod policy;
 pub mod postgres;
 pub mod proxy;

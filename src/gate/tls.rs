@@ -4,17 +4,15 @@
 //! socket's stream where a record ends is known. It has no socket, and does not decide when TLS begins.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, Error, RootCertStore, ServerConfig, ServerConnection};
 
 use super::dialect::TlsChoice;
+use super::pem::{certificates, private_key};
 use crate::config::gate::{Certificate, UpstreamTls};
 
 /// What is configured for the connections of a gate; empty where TLS is none of its business.
@@ -76,7 +74,7 @@ fn server(files: &Certificate, provider: &Arc<CryptoProvider>) -> Result<Arc<Ser
         .map_err(|error| error.to_string())?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| format!("{} and {} are no pair: {error}", files.chain.display(), files.key.display()))?;
+        .map_err(|error| no_pair(files, &error))?;
     Ok(Arc::new(config))
 }
 
@@ -86,7 +84,12 @@ fn client(
 ) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&wish.authority)? {
-        roots.add(certificate).map_err(|error| format!("{}: {error}", wish.authority.display()))?;
+        roots.add(certificate).map_err(|error| {
+            let file = wish.authority.display();
+            format!(
+                "a certificate in {file} is no authority ({error}); `openssl x509 -noout -text -in {file}` shows it"
+            )
+        })?;
     }
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
@@ -96,9 +99,7 @@ fn client(
         None => builder.with_no_client_auth(),
         Some(files) => {
             let (chain, key) = (certificates(&files.chain)?, private_key(&files.key)?);
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                format!("{} and {} are no pair: {error}", files.chain.display(), files.key.display())
-            })?
+            builder.with_client_auth_cert(chain, key).map_err(|error| no_pair(files, &error))?
         }
     };
     let name = ServerName::try_from(wish.name.clone()).map_err(|_| {
@@ -107,21 +108,21 @@ fn client(
     Ok((Arc::new(config), name))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let words = |error: String| format!("cannot read certificates from {}: {error}", path.display());
-    let file = File::open(path).map_err(|error| words(error.to_string()))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(file).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(words("the file has none in PEM form".to_owned())),
-        Ok(found) => Ok(found),
-        Err(error) => Err(words(error.to_string())),
+fn no_pair(files: &Certificate, error: &Error) -> String {
+    let (chain, key) = (files.chain.display(), files.key.display());
+    match error {
+        Error::InconsistentKeys(_) => format!(
+            "the private key in {key} does not belong to the first certificate in {chain}: the chain must begin with the one              that the key was made for; `openssl x509 -noout -pubkey -in {chain}` and `openssl pkey -pubout -in {key}` show              the same when it does"
+        ),
+        Error::InvalidCertificate(_) => {
+            format!(
+                "a certificate in {chain} cannot be read ({error}); `openssl x509 -noout -text -in {chain}` shows it"
+            )
+        }
+        error => format!(
+            "{chain} and {key} cannot be used: {error}; keys may be RSA of 2048 bits or more, ECDSA, or Ed25519"
+        ),
     }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let words = |error: String| format!("cannot read the private key from {}: {error}", path.display());
-    let file = File::open(path).map_err(|error| words(error.to_string()))?;
-    PrivateKeyDer::from_pem_reader(file).map_err(|error| words(error.to_string()))
 }
 
 /// TLS on one leg.

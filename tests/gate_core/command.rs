@@ -1,7 +1,7 @@
 //! The program: `onwire gate`, its file, its status, and what it refuses.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,6 +52,24 @@ impl Program {
         (Program(child), said)
     }
 
+    /// A gate of kind tcp with a cap and the policy strict, its files in `directory`; with what it said, where it listens, and
+    /// its status socket.
+    fn tcp(
+        directory: &Path,
+        upstream: SocketAddr,
+        cap: &str,
+        notify: SocketAddr,
+    ) -> (Program, Vec<String>, String, String) {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let socket = directory.join("gate.sock").display().to_string();
+        let (upstream, notify, key) = (upstream.to_string(), notify.to_string(), key_file(directory));
+        let required =
+            ["gate", "tcp", "--listen", &listen, "--upstream", &upstream, "--notify", &notify, "--key", &key];
+        let more = ["--max-unprotected", cap, "--policy", "strict", "--status", &socket];
+        let (program, said) = Program::start(&[&required[..], &more].concat());
+        (program, said, listen, socket)
+    }
+
     fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, signal).unwrap();
@@ -63,26 +81,7 @@ fn a_gate_says_where_it_listens_tells_its_status_and_stops_when_asked() {
     let directory = tempfile::tempdir().unwrap();
     let (server, upstream) = server();
     let appliance = Appliance::start();
-    let listen = format!("127.0.0.1:{}", free_port());
-    let socket = directory.path().join("gate.sock").display().to_string();
-    let (mut program, said) = Program::start(&[
-        "gate",
-        "tcp",
-        "--listen",
-        &listen,
-        "--upstream",
-        &upstream.to_string(),
-        "--max-unprotected",
-        "64KiB",
-        "--policy",
-        "strict",
-        "--notify",
-        &appliance.address.to_string(),
-        "--key",
-        &key_file(directory.path()),
-        "--status",
-        &socket,
-    ]);
+    let (mut program, said, listen, socket) = Program::tcp(directory.path(), upstream, "64KiB", appliance.address);
     assert!(said.last().unwrap().contains(&listen), "{said:?}");
     let mut application = TcpStream::connect(&listen).unwrap();
     let (mut mirror, _) = server.accept().unwrap();
@@ -178,6 +177,53 @@ fn what_does_not_go_together_is_said_before_anything_is_opened() {
 }
 
 #[test]
+fn certificates_that_cannot_be_used_are_told_by_the_check_and_by_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    key_file(directory.path());
+    for name in ["one", "other"] {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(directory.path().join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        std::fs::write(directory.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    }
+    let file = directory.path().join("gate.yaml");
+    let path = file.to_str().unwrap();
+    let gate = |port: u16, more: &str| {
+        format!("  - {{ name: g{port}, kind: redis, listen: 127.0.0.1:{port}, upstream: 127.0.0.1:9, {more} }}\n")
+    };
+    let write = |gates: &[String]| {
+        let head = "notify: { address: 127.0.0.1:9, key_file: notify.key }\nstatus: { socket: gate.sock }\ngates:\n";
+        std::fs::write(&file, head.to_owned() + &gates.concat()).unwrap();
+    };
+    let good = "tls: { certificate: one.pem, key: one.key }";
+    write(&[gate(1, good)]);
+    assert!(onwire(&["check", path]).status.success(), "{}", stderr(&onwire(&["check", path])));
+
+    // What would happen at start, each by itself; all of it at once from the check.
+    let bad = [
+        ("tls: { certificate: one.pem, key: other.key }", "other.key does not belong to the first certificate in"),
+        ("tls: { certificate: none.pem, key: one.key }", "none.pem: No such file"),
+        ("tls: { certificate: one.pem, key: one.pem }", "the wrong way round"),
+        ("upstream_tls: { authority: one.key, name: localhost }", "one.key holds a private key and no certificate"),
+        ("upstream_tls: { authority: one.pem, name: 'a b' }", "neither a host name nor an address"),
+    ];
+    for (more, words) in bad {
+        write(&[gate(1, more)]);
+        let started = onwire(&["gate", "--config", path]);
+        assert_eq!(started.status.code(), Some(1), "{more}: {}", stderr(&started));
+        assert!(stderr(&started).contains("gate g1: ") && stderr(&started).contains(words), "{}", stderr(&started));
+    }
+    let all: Vec<String> = bad.iter().zip(1..).map(|((more, _), port)| gate(port, more)).collect();
+    write(&all);
+    let checked = onwire(&["check", path]);
+    let said = stderr(&checked);
+    assert_eq!(checked.status.code(), Some(2), "{said}");
+    for ((_, words), port) in bad.iter().zip(1..) {
+        assert!(said.contains(words) && said.contains(&format!("gate g{port}: ")), "{words}: {said}");
+    }
+    assert!(said.contains("5 errors") && checked.stdout.is_empty(), "{said}");
+}
+
+#[test]
 fn an_address_in_use_is_told_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let (_taken, address) = server();
@@ -234,26 +280,8 @@ fn a_gate_that_waits_in_vain_uses_next_to_no_processor() {
     let directory = tempfile::tempdir().unwrap();
     let (server, upstream) = server();
     // Nobody listens there: every datagram is answered with a refusal.
-    let nobody =
-        format!("127.0.0.1:{}", std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
-    let listen = format!("127.0.0.1:{}", free_port());
-    let socket = directory.path().join("gate.sock").display().to_string();
-    let (program, _) = Program::start(&[
-        "gate",
-        "tcp",
-        "--listen",
-        &listen,
-        "--upstream",
-        &upstream.to_string(),
-        "--max-unprotected",
-        "1KiB",
-        "--notify",
-        &nobody,
-        "--key",
-        &key_file(directory.path()),
-        "--status",
-        &socket,
-    ]);
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (program, _, listen, _) = Program::tcp(directory.path(), upstream, "1KiB", nobody);
     let mut application = TcpStream::connect(&listen).unwrap();
     let (mut mirror, _) = server.accept().unwrap();
     application.write_all(&[1; 4096]).unwrap();
