@@ -27,6 +27,8 @@ pub mod policy;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
+#[cfg(test)]
+mod rehearsal;
 pub mod service;
 pub mod status;
 pub mod tcp;

@@ -97,10 +97,7 @@ fn no_more_than_the_cap_passes_unprotected() {
 
 #[test]
 fn a_mirror_that_never_reads_costs_a_bounded_memory() {
-    let appliance = Appliance::start();
-    let (server, upstream) = server();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    let mut session = Session::open(&gate, &server);
+    let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     // Lines, so that every one of them is a mark.
     let data: Vec<u8> = (0..40_000_000u32).map(|at| if at % 16 == 15 { b'\n' } else { b'x' }).collect();
     session.primary.set_nonblocking(true).unwrap();
@@ -131,10 +128,7 @@ fn a_mirror_that_never_reads_costs_a_bounded_memory() {
 
 #[test]
 fn a_primary_that_never_reads_its_acknowledgements_costs_a_bounded_memory() {
-    let appliance = Appliance::start();
-    let (server, upstream) = server();
-    let gate = Running::lines(gate(upstream, Policy::Available(Duration::ZERO)), appliance.address);
-    let mut session = Session::open(&gate, &server);
+    let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Available(Duration::ZERO));
     let mut mirror = session.mirror.try_clone().unwrap();
     let reader = std::thread::spawn(move || {
         let mut total = 0;
@@ -226,10 +220,7 @@ fn a_server_that_is_not_there_ends_the_connection_and_is_counted() {
 
 #[test]
 fn a_side_that_vanishes_takes_the_other_with_it_and_what_it_sent_arrives() {
-    let appliance = Appliance::start();
-    let (server, upstream) = server();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    let mut session = Session::open(&gate, &server);
+    let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\n");
     session.primary.write_all(b"last words\n").unwrap();
     drop(session.primary);
@@ -242,10 +233,7 @@ fn a_side_that_vanishes_takes_the_other_with_it_and_what_it_sent_arrives() {
 
 #[test]
 fn a_stop_ends_everything_soon_even_with_a_mirror_that_does_not_read() {
-    let appliance = Appliance::start();
-    let (server, upstream) = server();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    let mut session = Session::open(&gate, &server);
+    let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.primary.set_nonblocking(true).unwrap();
     while session.primary.write(&[b'z'; 100_000]).is_ok() {}
     let start = Instant::now();

@@ -324,6 +324,31 @@ impl Session {
     }
 }
 
+/// A gate of lines that hears its appliance, and a connection through it.
+pub struct Scene {
+    pub appliance: Appliance,
+    pub gate: Running,
+    pub session: Session,
+    /// Where the primary listens.
+    pub primary: TcpListener,
+}
+
+impl Scene {
+    pub fn open(policy: Policy) -> Scene {
+        Scene::with(|upstream| gate(upstream, policy))
+    }
+
+    /// With these settings, made of the primary's address.
+    pub fn with(settings: impl FnOnce(SocketAddr) -> Gate) -> Scene {
+        let (primary, upstream) = server();
+        let appliance = Appliance::start();
+        let gate = Running::lines(settings(upstream), appliance.address);
+        gate.hears();
+        let session = Session::open(&gate, &primary);
+        Scene { appliance, gate, session, primary }
+    }
+}
+
 /// A listener of a server behind the gate.
 pub fn server() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

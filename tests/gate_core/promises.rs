@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use onwire::config::gate::Policy;
+use onwire::config::gate::{Gate, Policy};
 use onwire::notify::message::{Level, Positions};
 
 use crate::ground::*;
@@ -13,11 +13,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_line_is_acknowledged_when_its_last_byte_is_protected_and_not_one_byte_earlier() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\nthree");
     appliance.protect(session.key, 3);
     session.hears_nothing(LONG_ENOUGH);
@@ -38,11 +34,7 @@ fn a_line_is_acknowledged_when_its_last_byte_is_protected_and_not_one_byte_earli
 
 #[test]
 fn a_notification_reaches_the_primary_at_once() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, mut session, gate: _gate, .. } = Scene::open(Policy::Auto);
     let mut delays: Vec<Duration> = (1..=200u64)
         .map(|line| {
             session.replicate("abcdefg\n");
@@ -60,11 +52,7 @@ fn a_notification_reaches_the_primary_at_once() {
 
 #[test]
 fn the_mirrors_own_acknowledgement_is_forwarded_and_nothing_is_injected_for_it_afterwards() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\n");
     session.mirror.write_all(b"A1\n").unwrap();
     session.hears("A1\n");
@@ -93,12 +81,8 @@ fn without_an_appliance_or_with_another_key_nothing_is_acknowledged_early() {
 
 #[test]
 fn after_the_appliance_restarts_the_gate_hears_it_again_and_what_was_said_still_counts() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     let address = appliance.address;
-    let gate = Running::lines(gate(upstream, Policy::Auto), address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
     session.replicate("one\n");
     appliance.protect(session.key, 4);
     session.hears("P1\n");
@@ -117,11 +101,7 @@ fn after_the_appliance_restarts_the_gate_hears_it_again_and_what_was_said_still_
 
 #[test]
 fn what_was_violated_is_not_released_until_the_mirror_has_it() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, mut session, gate: _gate, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\n");
     appliance.protect(session.key, 4);
     session.hears("P1\n");
@@ -135,11 +115,7 @@ fn what_was_violated_is_not_released_until_the_mirror_has_it() {
 
 #[test]
 fn claims_of_more_than_was_written_are_about_another_connection() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, mut session, gate: _gate, .. } = Scene::open(Policy::Auto);
     session.replicate("one\n");
     appliance.protect(session.key, 1_000_000);
     session.hears_nothing(LONG_ENOUGH);
@@ -150,12 +126,8 @@ fn claims_of_more_than_was_written_are_about_another_connection() {
 #[test]
 fn a_level_below_the_least_is_not_enough() {
     for (least, acknowledged) in [(Level::OnWire, false), (Level::Queued, true)] {
-        let (primary, upstream) = server();
-        let appliance = Appliance::start();
-        let settings = onwire::config::gate::Gate { level: least, ..gate(upstream, Policy::Auto) };
-        let gate = Running::lines(settings, appliance.address);
-        gate.hears();
-        let mut session = Session::open(&gate, &primary);
+        let Scene { appliance, gate: _gate, mut session, .. } =
+            Scene::with(|upstream| Gate { level: least, ..gate(upstream, Policy::Auto) });
         session.replicate("one\n");
         let queued = Positions { queued: Some(4), ..Positions::default() };
         appliance.tell(session.key, Level::Queued, queued);
@@ -175,11 +147,7 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
         (Policy::Strict, Some(Level::OnWire)),
         (Policy::Auto, None),
     ] {
-        let (primary, upstream) = server();
-        let appliance = Appliance::start();
-        let gate = Running::lines(gate(upstream, policy), appliance.address);
-        gate.hears();
-        let mut session = Session::open(&gate, &primary);
+        let Scene { appliance, gate, mut session, .. } = Scene::open(policy);
         // A connection that replicates nothing is nobody's concern.
         std::thread::sleep(Duration::from_millis(500));
         let first_mark = Instant::now();
@@ -215,12 +183,8 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
 #[test]
 fn available_acknowledges_after_its_time_and_says_what_it_exposed() {
     let log = keep_log();
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
     let time = Duration::from_millis(400);
-    let gate = Running::lines(gate(upstream, Policy::Available(time)), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Available(time));
     session.replicate("one\n");
     appliance.protect(session.key, 4);
     session.hears("P1\n");
@@ -244,11 +208,8 @@ fn available_acknowledges_after_its_time_and_says_what_it_exposed() {
 
 #[test]
 fn what_the_mirror_has_acknowledged_since_is_not_counted_as_exposed_again() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
     let time = Duration::from_millis(20);
-    let gate = Running::lines(gate(upstream, Policy::Available(time)), appliance.address);
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Available(time));
     for line in 1..=3 {
         session.replicate("ten bytes\n");
         session.hears(&format!("X{line}\n"));
@@ -261,11 +222,7 @@ fn what_the_mirror_has_acknowledged_since_is_not_counted_as_exposed_again() {
 
 #[test]
 fn a_claim_of_more_than_was_written_covers_nothing_that_is_written_afterwards() {
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let gate = Running::lines(gate(upstream, Policy::Auto), appliance.address);
-    gate.hears();
-    let mut session = Session::open(&gate, &primary);
+    let Scene { appliance, gate, mut session, primary } = Scene::open(Policy::Auto);
     session.replicate("one\n");
     appliance.protect(session.key, 4);
     session.hears("P1\n");

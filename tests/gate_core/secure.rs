@@ -76,9 +76,7 @@ impl Private {
     fn open() -> Private {
         let directory = tempfile::tempdir().unwrap();
         let (of_gate, of_primary) = (certificate(directory.path(), "gate"), certificate(directory.path(), "primary"));
-        let (primary, upstream) = server();
-        let appliance = Appliance::start();
-        let settings = Gate {
+        let Scene { appliance, gate, session, .. } = Scene::with(|upstream| Gate {
             tls: Some(of_gate.clone()),
             upstream_tls: Some(UpstreamTls {
                 authority: of_primary.chain.clone(),
@@ -86,10 +84,8 @@ impl Private {
                 certificate: None,
             }),
             ..gate(upstream, Policy::Auto)
-        };
-        let gate = Running::lines(settings, appliance.address);
-        gate.hears();
-        let Session { primary, mirror, key } = Session::open(&gate, &primary);
+        });
+        let Session { primary, mirror, key } = session;
         let mirror = StreamOwned::new(client(&of_gate), Counted(mirror, 0));
         let primary = StreamOwned::new(server_session(&of_primary), primary);
         Private { gate, appliance, key, primary, mirror, _directory: directory }
@@ -160,11 +156,9 @@ fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
 #[test]
 fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
     let directory = tempfile::tempdir().unwrap();
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
-    let settings = Gate { tls: Some(certificate(directory.path(), "gate")), ..gate(upstream, Policy::Auto) };
-    let gate = Running::lines(settings, appliance.address);
-    let mut session = Session::open(&gate, &primary);
+    let own = certificate(directory.path(), "gate");
+    let Scene { appliance: _appliance, gate, mut session, .. } =
+        Scene::with(|upstream| Gate { tls: Some(own), ..gate(upstream, Policy::Auto) });
     session.mirror.write_all(b"this is no TLS at all, and never will be\n").unwrap();
     session.mirror.shutdown(std::net::Shutdown::Write).unwrap();
     let mut alert = Vec::new();
@@ -178,11 +172,9 @@ fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
 fn a_server_with_another_certificate_is_not_spoken_to() {
     let directory = tempfile::tempdir().unwrap();
     let (expected, actual) = (certificate(directory.path(), "expected"), certificate(directory.path(), "actual"));
-    let (primary, upstream) = server();
-    let appliance = Appliance::start();
     let upstream_tls = Some(UpstreamTls { authority: expected.chain, name: "localhost".to_owned(), certificate: None });
-    let gate = Running::lines(Gate { upstream_tls, ..gate(upstream, Policy::Auto) }, appliance.address);
-    let session = Session::open(&gate, &primary);
+    let Scene { appliance: _appliance, gate: _gate, session, .. } =
+        Scene::with(|upstream| Gate { upstream_tls, ..gate(upstream, Policy::Auto) });
     let (mut mirror, primary) = (session.mirror, session.primary);
     mirror.write_all(b"secret\n").unwrap();
     let mut server = StreamOwned::new(server_session(&actual), primary);

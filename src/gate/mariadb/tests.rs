@@ -3,75 +3,15 @@
 use super::event::tests::{event, rotate};
 use super::greeting::tests::greeting;
 use super::*;
-use crate::gate::dialect::Mark;
+use crate::gate::rehearsal::{
+    self, Outcome,
+    Step::{self, Ended, Mirror, Primary, Released},
+    given,
+};
 use proptest::prelude::*;
 
-/// One step of a session.
-#[derive(Clone, Debug)]
-enum Step {
-    Primary(Vec<u8>),
-    Mirror(Vec<u8>),
-    Released(u64),
-}
-use Step::{Mirror, Primary, Released};
-
-/// What a session came to.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    to_primary: Vec<u8>,
-    to_mirror: Vec<u8>,
-    /// Marks, each with the bytes it stands behind.
-    marks: Vec<(u64, usize)>,
-    acknowledged: Option<u64>,
-    counts: (u64, u64),
-    warnings: Vec<String>,
-    phase: String,
-}
-
-fn play(steps: &[Step], mut cut: impl FnMut(usize) -> usize) -> Outcome {
-    let mut dialect = MariaDb::new();
-    let mut outcome = Outcome::default();
-    for step in steps {
-        match step {
-            Primary(bytes) | Mirror(bytes) => {
-                let side = if matches!(step, Primary(_)) { Side::Primary } else { Side::Mirror };
-                let mut rest = bytes.as_slice();
-                while !rest.is_empty() {
-                    let (piece, further) = rest.split_at(cut(rest.len()).clamp(1, rest.len()));
-                    let mut turn = Turn::default();
-                    dialect.on_bytes(side, piece, &mut turn);
-                    outcome.take(&turn);
-                    rest = further;
-                }
-            }
-            Released(mark) => {
-                let mut turn = Turn::default();
-                dialect.on_released(*mark, Release::Protected, &mut turn);
-                outcome.take(&turn);
-            }
-        }
-    }
-    outcome.phase = dialect.phase().to_owned();
-    outcome
-}
-
-impl Outcome {
-    fn take(&mut self, turn: &Turn) {
-        for Mark { after, mark } in turn.marks() {
-            assert!(self.marks.last().is_none_or(|(last, _)| last <= mark), "marks rise");
-            self.marks.push((*mark, self.to_mirror.len() + after));
-        }
-        self.to_primary.extend_from_slice(turn.sent(Side::Primary));
-        self.to_mirror.extend_from_slice(turn.sent(Side::Mirror));
-        self.acknowledged = self.acknowledged.max(turn.acknowledged());
-        self.counts = (self.counts.0 + turn.counts().0, self.counts.1 + turn.counts().1);
-        for note in turn.notes() {
-            if let Note::Warning(text) = note {
-                self.warnings.push(text.clone());
-            }
-        }
-        assert_eq!(turn.closing(), None);
-    }
+fn play(steps: &[Step], cut: impl FnMut(usize) -> usize) -> Outcome {
+    rehearsal::play(MariaDb::new(), steps, cut)
 }
 
 fn packet(number: u8, content: &[u8]) -> Vec<u8> {
@@ -109,14 +49,6 @@ fn dump() -> Vec<Step> {
     steps.push(semi_sync(1, 0, &rotate("bin.000001")));
     steps.push(semi_sync(2, 0, &event(15, 256, 0, b"a format description")));
     steps
-}
-
-fn given(steps: &[Step], side: Side) -> Vec<u8> {
-    let of_side = |step: &Step| match (step, side) {
-        (Primary(bytes), Side::Primary) | (Mirror(bytes), Side::Mirror) => bytes.clone(),
-        _ => vec![],
-    };
-    steps.iter().flat_map(of_side).collect()
 }
 
 #[test]
@@ -282,22 +214,13 @@ fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
 fn what_is_held_back_leaves_when_its_side_ends() {
     let mut steps = dump();
     steps.push(Mirror(b"\x13\0\0\0\xef".to_vec()));
-    let mut dialect = MariaDb::new();
-    let mut turn = Turn::default();
-    for step in &steps {
-        match step {
-            Primary(bytes) => dialect.on_bytes(Side::Primary, bytes, &mut turn),
-            Mirror(bytes) => dialect.on_bytes(Side::Mirror, bytes, &mut turn),
-            Released(_) => {}
-        }
-    }
-    dialect.on_end(Side::Mirror, &mut turn);
-    assert_eq!(turn.sent(Side::Primary), given(&steps, Side::Mirror));
-    let (mut dialect, mut turn) = (MariaDb::new(), Turn::default());
-    dialect.on_bytes(Side::Primary, b"\x50\0\0\0\x0a5.5", &mut turn);
-    assert!(turn.sent(Side::Mirror).is_empty());
-    dialect.on_end(Side::Primary, &mut turn);
-    assert_eq!(turn.sent(Side::Mirror), b"\x50\0\0\0\x0a5.5");
+    assert_ne!(play(&steps, |len| len).to_primary, given(&steps, Side::Mirror));
+    steps.push(Ended(Side::Mirror));
+    assert_eq!(play(&steps, |len| len).to_primary, given(&steps, Side::Mirror));
+    let mut steps = vec![Primary(b"\x50\0\0\0\x0a5.5".to_vec())];
+    assert!(play(&steps, |len| len).to_mirror.is_empty());
+    steps.push(Ended(Side::Primary));
+    assert_eq!(play(&steps, |len| len).to_mirror, given(&steps, Side::Primary));
 }
 
 #[test]
@@ -335,18 +258,9 @@ proptest! {
     ) {
         let mut steps = if begin { dump() } else { vec![] };
         steps.extend(further.into_iter().map(|(primary, bytes)| if primary { Primary(bytes) } else { Mirror(bytes) }));
-        let mut dialect = MariaDb::new();
-        let mut turn = Turn::default();
-        for step in &steps {
-            match step {
-                Primary(bytes) => dialect.on_bytes(Side::Primary, bytes, &mut turn),
-                Mirror(bytes) => dialect.on_bytes(Side::Mirror, bytes, &mut turn),
-                Released(_) => {}
-            }
-        }
-        dialect.on_end(Side::Primary, &mut turn);
-        dialect.on_end(Side::Mirror, &mut turn);
-        prop_assert_eq!(turn.sent(Side::Mirror).len(), given(&steps, Side::Primary).len());
-        prop_assert_eq!(turn.sent(Side::Primary), given(&steps, Side::Mirror));
+        steps.extend([Ended(Side::Primary), Ended(Side::Mirror)]);
+        let outcome = play(&steps, |len| len);
+        prop_assert_eq!(outcome.to_mirror.len(), given(&steps, Side::Primary).len());
+        prop_assert_eq!(outcome.to_primary, given(&steps, Side::Mirror));
     }
 }

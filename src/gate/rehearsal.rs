@@ -1,0 +1,97 @@
+//! Sessions played through a dialect, for the tests of dialects: steps of both sides, cut anywhere, and what came of them.
+//! It knows no protocol.
+
+use super::dialect::{Dialect, Mark, Note, Release, Side, Turn};
+
+/// One step of a session.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// The primary sends this.
+    Primary(Vec<u8>),
+    /// The mirror sends this.
+    Mirror(Vec<u8>),
+    /// The gate releases this mark.
+    Released(u64),
+    /// This side sends nothing more.
+    Ended(Side),
+}
+
+/// What a session came to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// All that the primary got.
+    pub to_primary: Vec<u8>,
+    /// All that the mirror got.
+    pub to_mirror: Vec<u8>,
+    /// Marks, each with the bytes it stands behind.
+    pub marks: Vec<(u64, usize)>,
+    /// The highest mark that the mirror has acknowledged itself.
+    pub acknowledged: Option<u64>,
+    /// Acknowledgements forwarded and injected.
+    pub counts: (u64, u64),
+    /// What was warned of.
+    pub warnings: Vec<String>,
+    /// What the dialect says of itself at the end.
+    pub phase: String,
+}
+
+/// Plays the steps; `cut` says of so many bytes that a side sends how many come at once.
+pub fn play(mut dialect: impl Dialect, steps: &[Step], mut cut: impl FnMut(usize) -> usize) -> Outcome {
+    let mut outcome = Outcome::default();
+    for step in steps {
+        let (side, mut rest) = match step {
+            Step::Primary(bytes) => (Side::Primary, bytes.as_slice()),
+            Step::Mirror(bytes) => (Side::Mirror, bytes.as_slice()),
+            Step::Released(mark) => {
+                outcome.take(|turn| dialect.on_released(*mark, Release::Protected, turn));
+                continue;
+            }
+            Step::Ended(side) => {
+                outcome.take(|turn| dialect.on_end(*side, turn));
+                continue;
+            }
+        };
+        while !rest.is_empty() {
+            let (piece, further) = rest.split_at(cut(rest.len()).clamp(1, rest.len()));
+            outcome.take(|turn| dialect.on_bytes(side, piece, turn));
+            rest = further;
+        }
+    }
+    outcome.phase = dialect.phase().to_owned();
+    outcome
+}
+
+/// All that `side` sends in these steps.
+pub fn given(steps: &[Step], side: Side) -> Vec<u8> {
+    let of_side = |step: &Step| match (step, side) {
+        (Step::Primary(bytes), Side::Primary) | (Step::Mirror(bytes), Side::Mirror) => bytes.clone(),
+        _ => vec![],
+    };
+    steps.iter().flat_map(of_side).collect()
+}
+
+impl Outcome {
+    /// The highest mark and the bytes that it stands behind.
+    pub fn last_mark(&self) -> Option<(u64, usize)> {
+        self.marks.last().copied()
+    }
+
+    fn take(&mut self, act: impl FnOnce(&mut Turn)) {
+        let mut turn = Turn::default();
+        act(&mut turn);
+        for Mark { after, mark } in turn.marks() {
+            assert!(self.marks.last().is_none_or(|(last, _)| last <= mark), "marks rise");
+            self.marks.push((*mark, self.to_mirror.len() + after));
+        }
+        self.to_primary.extend_from_slice(turn.sent(Side::Primary));
+        self.to_mirror.extend_from_slice(turn.sent(Side::Mirror));
+        self.acknowledged = self.acknowledged.max(turn.acknowledged());
+        self.counts = (self.counts.0 + turn.counts().0, self.counts.1 + turn.counts().1);
+        for note in turn.notes() {
+            if let Note::Warning(text) = note {
+                self.warnings.push(text.clone());
+            }
+        }
+        assert_eq!(turn.closing(), None);
+    }
+}
