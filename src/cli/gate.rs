@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -60,6 +61,9 @@ pub struct Gate {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CONNECTIONS as u32,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(gate::MOST_CONNECTIONS)))]
     connections: u32,
+    /// How long a connection may take to begin: TLS, authentication
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = gate::parse_start_timeout)]
+    start_timeout: Duration,
     #[command(flatten)]
     subscription: Subscription,
     /// The status socket
@@ -136,6 +140,7 @@ impl Gate {
             level: self.level,
             max_unprotected: self.max_unprotected,
             connections: self.connections as usize,
+            start_timeout: self.start_timeout,
             tls: pair(&self.tls_cert, &self.tls_key),
             upstream_tls,
         };

@@ -48,12 +48,13 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "  connections: {} now, {} so far, {} refused, {} without a server, {} ended by strict",
+        "  connections: {} now, {} so far, {} refused, {} without a server, {} ended by strict, {} let go",
         gate.connections.len(),
         grouped(totals.connections),
         grouped(totals.refused),
         grouped(totals.connect_failures),
-        grouped(totals.ended_by_strict)
+        grouped(totals.ended_by_strict),
+        grouped(totals.overdue)
     )?;
     writeln!(
         out,

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Gate {
     pub max_unprotected: Option<u64>,
     /// Connections at once.
     pub connections: usize,
+    /// How long a connection may take to begin: TLS, and authentication where the gate can tell.
+    pub start_timeout: Duration,
     /// TLS toward who connects to the gate.
     pub tls: Option<Certificate>,
     /// TLS toward whom the gate connects to.
@@ -277,6 +280,12 @@ const MOST_PATIENCE: Duration = Duration::from_secs(3600);
 pub const DEFAULT_CONNECTIONS: usize = 1024;
 /// Connections of a gate at most.
 pub const MOST_CONNECTIONS: u32 = 16_384;
+/// How long a connection may take to begin unless the file says otherwise.
+pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// What it may be set to.
+const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+/// That range, for people.
+pub const START_TIMEOUT_RANGE: &str = "a time from 1s to 3600s, such as 30s";
 /// The status socket unless something else is said.
 pub const DEFAULT_STATUS: &str = "/run/onwire/gate.sock";
 /// The appliance's notification port unless something else is said.
@@ -296,6 +305,17 @@ pub const LEVELS: [(&str, Level); 2] = [("on_wire", Level::OnWire), ("queued", L
 pub fn parse_level(text: &str) -> Result<Level, String> {
     let level = LEVELS.iter().find(|(word, _)| *word == text).map(|(_, level)| *level);
     level.ok_or_else(|| "allowed: on_wire, or queued where devices give no timestamps".to_owned())
+}
+
+/// Reads how long a connection may take to begin: `30s`.
+///
+/// # Errors
+/// A hint.
+pub fn parse_start_timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if START_TIMEOUTS.contains(&time) => Ok(time),
+        _ => Err("one that is too short ends true callers, one without end lets strangers stay".to_owned()),
+    }
 }
 
 /// Reads a number of bytes: `65536`, `64KiB`, `1MiB`.

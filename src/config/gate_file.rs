@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::gate::{
-    Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, Gate, GateNotify, Gates, Kind, LEVELS, MOST_CONNECTIONS,
-    POLICIES, Policy, UpstreamTls, names, parse_size,
+    Certificate, DEFAULT_CONNECTIONS, DEFAULT_START_TIMEOUT, DEFAULT_STATUS, Gate, GateNotify, Gates, Kind, LEVELS,
+    MOST_CONNECTIONS, POLICIES, Policy, START_TIMEOUT_RANGE, UpstreamTls, names, parse_size, parse_start_timeout,
 };
 use super::key_file;
 use super::node::parse_listen;
@@ -114,6 +114,7 @@ fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {
     let cap = table.field("max_unprotected");
     let max_unprotected = cap.read(SIZE, parse_size, reading);
     let connections = table.field("connections").number(1..=MOST_CONNECTIONS, reading);
+    let start = table.field("start_timeout").read(START_TIMEOUT_RANGE, parse_start_timeout, reading);
     let named = |text: &str| match text.is_empty() || text.len() > 64 {
         true => Err(String::new()),
         false => Ok(text.to_owned()),
@@ -130,6 +131,7 @@ fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {
         level,
         max_unprotected,
         connections: connections.map_or(DEFAULT_CONNECTIONS, |number| number as usize),
+        start_timeout: start.unwrap_or(DEFAULT_START_TIMEOUT),
         tls,
         upstream_tls,
     };

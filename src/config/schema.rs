@@ -64,7 +64,19 @@ pub const GATE_NOTIFY: Keys = keys("notify", &["address", "key_file", "key_id"])
 /// One of `gates`.
 pub const GATE: Keys = keys(
     "gates[]",
-    &["name", "kind", "listen", "upstream", "policy", "level", "max_unprotected", "connections", "tls", "upstream_tls"],
+    &[
+        "name",
+        "kind",
+        "listen",
+        "upstream",
+        "policy",
+        "level",
+        "max_unprotected",
+        "connections",
+        "start_timeout",
+        "tls",
+        "upstream_tls",
+    ],
 );
 /// `tls` of a gate.
 pub const GATE_TLS: Keys = keys("gates[].tls", &["certificate", "key"]);

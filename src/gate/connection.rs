@@ -4,8 +4,10 @@
 //! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
 //! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
 //!
-//! What it tells about itself is in `told`. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+//! What it tells about itself is in `told`, what it is let go for when it does not happen in `overdue`. It waits for
+//! nothing and knows no other connection; the loop is [`super::proxy`].
 
+mod overdue;
 mod told;
 
 use std::net::SocketAddr;
@@ -26,8 +28,6 @@ use crate::notify::message::FlowKey;
 
 /// Bytes read from one side in one turn, so that no connection keeps the others waiting.
 const BUDGET: usize = 256 * 1024;
-/// How long the server may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long a connection that has lost one end, or must end, may take to deliver what is already here.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -69,6 +69,8 @@ pub struct Connection {
     /// When it is dropped, whatever waits.
     deadline: Option<Instant>,
     accepted: Instant,
+    /// Since when its server has ended it, and everything of that is given to the caller.
+    deserted: Option<Instant>,
     /// Up to here everything was released because it was protected, or really acknowledged.
     settled: u64,
     condition: Reason,
@@ -105,8 +107,9 @@ impl Connection {
             exposure: Exposure::default(),
             ended: (false, false),
             closing: false,
-            deadline: Some(now + CONNECT),
+            deadline: None,
             accepted: now,
+            deserted: None,
             settled: 0,
             condition: Reason::Deadline,
             told_blind: None,
@@ -136,6 +139,7 @@ impl Connection {
         // The mirror first: its acknowledgements are short and awaited.
         let more = self.pump_side(Side::Mirror, scratch, now) | self.pump_side(Side::Primary, scratch, now);
         self.on_ends(scratch, now);
+        self.on_deserted(now);
         more
     }
 
@@ -229,7 +233,7 @@ impl Connection {
     /// Nothing is left to do.
     pub fn is_over(&self, now: Instant) -> bool {
         let quiet = |leg: &Leg| leg.is_done() && (leg.has_ended() || leg.failure().is_some());
-        let over = self.deadline.is_some_and(|deadline| now >= deadline);
+        let over = self.deadline.or_else(|| self.overdue_at()).is_some_and(|due| now >= due);
         over || (quiet(&self.primary) && quiet(&self.mirror))
     }
 
@@ -238,7 +242,7 @@ impl Connection {
         let exposes = self.marks.oldest().and_then(|oldest| self.course.exposes(oldest.since));
         // Where the primary has no room, its socket wakes us.
         let exposes = exposes.filter(|_| self.primary.has_room() && !self.closing);
-        self.deadline.into_iter().chain(exposes).min()
+        self.deadline.or_else(|| self.overdue_at()).into_iter().chain(exposes).min()
     }
 
     /// Marks wait to be released.
@@ -278,7 +282,7 @@ impl Connection {
                 return false;
             }
         };
-        (self.opened, self.deadline) = (true, None);
+        self.opened = true;
         let key = FlowKey::tcp(local, far);
         match witness.watch(key, self.number, now) {
             true => self.key = Some(key),
@@ -288,15 +292,6 @@ impl Connection {
         self.dialect.on_open(&mut scratch.turn);
         self.apply(scratch, now);
         true
-    }
-
-    /// The server did not answer in time; for the log.
-    pub fn on_connect_timeout(&mut self, now: Instant) {
-        if !self.opened && self.counts.connect_failures == 0 && now >= self.accepted + CONNECT {
-            self.counts.connect_failures += 1;
-            let (gate, upstream, seconds) = (&self.gate.name, self.gate.upstream, CONNECT.as_secs());
-            tracing::warn!(%gate, client = %self.client, "{upstream} does not answer within {seconds} s");
-        }
     }
 
     fn pump_side(&mut self, side: Side, scratch: &mut Scratch, now: Instant) -> bool {

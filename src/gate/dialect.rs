@@ -56,6 +56,12 @@ pub trait Dialect: Send {
         usize::MAX
     }
 
+    /// Whoever connected was not admitted by the server yet, so what it does may be limited in time. False where the
+    /// protocol does not show it.
+    fn is_starting(&self) -> bool {
+        false
+    }
+
     /// What the connection does at the moment, for people: "start-up", "replication of slot mirror", "ordinary session".
     fn phase(&self) -> &str;
 }

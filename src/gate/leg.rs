@@ -224,6 +224,11 @@ impl Leg {
         self.tls.is_some()
     }
 
+    /// TLS was begun on it, and its handshake is not done.
+    pub fn is_securing(&self) -> bool {
+        self.tls.as_ref().is_some_and(|session| !session.is_established())
+    }
+
     /// Nothing more will be given: the stream ends behind what waits.
     pub fn finish(&mut self) {
         if self.finishing {

@@ -289,7 +289,7 @@ impl Proxy {
         };
         let Some((door, mut connection)) = over else { return };
         self.agenda.forget(at);
-        connection.on_connect_timeout(now);
+        let overdue = connection.poll_overdue(now);
         for is_caller in [true, false] {
             // Closing it takes it out of the poll, too.
             let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());
@@ -301,6 +301,9 @@ impl Proxy {
         if let Some(door) = self.doors.get_mut(door) {
             door.connections -= 1;
             door.totals.add(&counts);
+            if let Some(words) = overdue {
+                door.warn(now, &words);
+            }
         }
         self.free.push(at);
     }

@@ -92,6 +92,10 @@ pub struct Totals {
     pub connect_failures: u64,
     /// Ended by the policy `strict`.
     pub ended_by_strict: u64,
+    /// Let go because what had to happen did not, within the gate's `start_timeout`: TLS, start-up, or the caller's end
+    /// after the server's.
+    #[serde(default)]
+    pub overdue: u64,
     /// Connections that replicated.
     pub replicating: u64,
     /// Marks noted: moments the primary waited for.
@@ -164,6 +168,7 @@ impl Totals {
         self.refused += other.refused;
         self.connect_failures += other.connect_failures;
         self.ended_by_strict += other.ended_by_strict;
+        self.overdue += other.overdue;
         self.replicating += other.replicating;
         self.marks += other.marks;
         self.released += other.released;

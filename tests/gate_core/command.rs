@@ -163,6 +163,7 @@ fn what_does_not_go_together_is_said_before_anything_is_opened() {
         (&["--upstream", "127.0.0.1:2", "--policy", "fast"], "strict, auto"),
         (&["--upstream", "127.0.0.1:2", "--level", "decoded"], "on_wire"),
         (&["--upstream", "127.0.0.1:2", "--max-unprotected", "0"], "1 byte"),
+        (&["--upstream", "127.0.0.1:2", "--start-timeout", "500ms"], "lets strangers stay"),
         (&["--upstream", "127.0.0.1:2", "--tls-cert", "a"], "--tls-key"),
         (&["--upstream", "127.0.0.1:2", "--tls-cert", "a", "--tls-key", "b"], "passes through"),
         (&["--config", "x.yaml"], "--config"),
@@ -256,6 +257,8 @@ fn the_reference_of_gates_is_good_and_shows_every_key() {
     assert!(gates.warnings.is_empty());
     let [gate] = &gates.gates[..] else { panic!("{gates:?}") };
     assert_eq!((gate.max_unprotected, gate.connections, gates.notify.key_id), (Some(1 << 20), 64, 1));
+    // The example shows the default.
+    assert_eq!(gate.start_timeout, onwire::config::gate::DEFAULT_START_TIMEOUT);
     let keys = onwire::config::schema::GATE_TABLES;
     for (table, key) in keys.iter().flat_map(|keys| keys.in_force.iter().map(|key| (keys.table, *key))) {
         let shown = text.lines().any(|line| {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use onwire::config::gate::{Gate, GateNotify, Gates, Kind, Policy};
+use onwire::config::gate::{DEFAULT_START_TIMEOUT, Gate, GateNotify, Gates, Kind, Policy};
 use onwire::config::{Log, LogFormat, LogLevel};
 use onwire::gate::desk;
 use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
@@ -216,6 +216,7 @@ pub fn gate(upstream: SocketAddr, policy: Policy) -> Gate {
         level: Level::OnWire,
         max_unprotected: None,
         connections: 1024,
+        start_timeout: DEFAULT_START_TIMEOUT,
         tls: None,
         upstream_tls: None,
     }

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use onwire::config::gate::{Certificate, Gate, Policy, UpstreamTls};
 use onwire::notify::message::FlowKey;
@@ -166,6 +166,46 @@ fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
     assert_eq!(session.primary.read(&mut [0; 8]).unwrap(), 0, "nothing of it reaches the primary");
     drop(session);
     until("over", || gate.status().gates[0].connections.is_empty().then_some(()));
+}
+
+#[test]
+fn strangers_who_say_nothing_keep_a_true_client_out_for_the_bound_at_most() {
+    const PLACES: usize = 2;
+    let directory = tempfile::tempdir().unwrap();
+    let own = certificate(directory.path(), "gate");
+    let (primary, upstream) = server();
+    let appliance = Appliance::start();
+    let bound = Duration::from_secs(2);
+    let settings =
+        Gate { tls: Some(own.clone()), connections: PLACES, start_timeout: bound, ..gate(upstream, Policy::Auto) };
+    let gate = Running::lines(settings, appliance.address);
+    gate.hears();
+    let begun = Instant::now();
+    let strangers: Vec<_> = (0..PLACES).map(|_| Session::open(&gate, &primary)).collect();
+    let mut early = TcpStream::connect(gate.address).unwrap();
+    early.set_read_timeout(Some(SOON)).unwrap();
+    assert!(!matches!(early.read(&mut [0]), Ok(1..)), "there is no place");
+    until("the strangers are let go", || (gate.status().gates[0].totals.overdue == PLACES as u64).then_some(()));
+    assert!(begun.elapsed() >= bound, "{:?}", begun.elapsed());
+    for mut stranger in strangers {
+        assert!(!matches!(stranger.mirror.read(&mut [0]), Ok(1..)));
+        assert!(!matches!(stranger.primary.read(&mut [0]), Ok(1..)));
+    }
+
+    let Session { mut primary, mirror, key } = Session::open(&gate, &primary);
+    let mut mirror = StreamOwned::new(client(&own), mirror);
+    mirror.write_all(b"hello\n").unwrap();
+    primary.read_exact(&mut [0; 6]).unwrap();
+    // Silence is no offence of those who have begun.
+    std::thread::sleep(bound * 2);
+    primary.write_all(b"one\n").unwrap();
+    mirror.read_exact(&mut [0; 4]).unwrap();
+    appliance.protect(key, gate.connection("a mark", |it| it.waiting == 1).sent);
+    let mut answer = [0; 3];
+    primary.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"P1\n");
+    let totals = gate.stop().gates[0].totals.clone();
+    assert_eq!((totals.refused, totals.overdue, totals.connect_failures), (1, PLACES as u64, 0));
 }
 
 #[test]

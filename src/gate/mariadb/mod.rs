@@ -23,6 +23,8 @@ use super::dialect::{Dialect, Note, Release, Side, Turn};
 
 /// `COM_BINLOG_DUMP` and `COM_BINLOG_DUMP_GTID`.
 const DUMPS: [u8; 2] = [0x12, 0x1e];
+/// How a packet of the primary begins that says yes.
+const OK: u8 = 0;
 /// Bytes of a packet's header.
 const HEADER_LEN: usize = 4;
 
@@ -36,6 +38,8 @@ pub struct MariaDb {
     held: Vec<u8>,
     /// The mirror has answered the greeting.
     answered: bool,
+    /// The primary has said that it is content with the answer.
+    admitted: bool,
     /// The last number of a mark. Numbers go on from dump to dump.
     numbered: u64,
 }
@@ -77,6 +81,7 @@ impl MariaDb {
             from_mirror: Packets::default(),
             held: Vec::new(),
             answered: false,
+            admitted: false,
             numbered: 0,
         }
     }
@@ -102,6 +107,7 @@ impl MariaDb {
             return used;
         }
         turn.send(Side::Mirror, &bytes[..used]);
+        self.admitted |= complete && self.answered && self.from_primary.packet().kind() == Some(OK);
         if complete && let Stage::Dump(dump) = &mut self.stage {
             let packet = self.from_primary.packet();
             match dump {
@@ -295,6 +301,14 @@ impl Dialect for MariaDb {
             _ => return,
         };
         turn.send(held, &std::mem::take(&mut self.held));
+    }
+
+    fn is_starting(&self) -> bool {
+        match self.stage {
+            Stage::Greeting => true,
+            Stage::Commands | Stage::Dump(_) => !self.admitted,
+            Stage::Passing(_) => false,
+        }
     }
 
     fn phase(&self) -> &str {

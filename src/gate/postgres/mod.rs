@@ -245,6 +245,15 @@ impl Dialect for Postgres {
         }
     }
 
+    fn is_starting(&self) -> bool {
+        match &self.stage {
+            Stage::Opening | Stage::Securing | Stage::Asking { .. } => true,
+            Stage::Session(session) => session.is_starting(),
+            // Unread: the primary's own limit ends what it has not admitted.
+            Stage::Passing(_) | Stage::Over => false,
+        }
+    }
+
     fn phase(&self) -> &str {
         match &self.stage {
             Stage::Opening | Stage::Securing | Stage::Asking { .. } => "start-up",

@@ -97,6 +97,11 @@ impl Session {
         !self.walsender
     }
 
+    /// Whether the client is still being authenticated.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.login, Login::Asked | Login::Choosing)
+    }
+
     /// Bytes of the primary.
     pub(super) fn on_primary(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
         loop {
