@@ -125,7 +125,8 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     site.sql(PRIMARY, "CREATE ROLE r REPLICATION SUPERUSER LOGIN PASSWORD 'secret'");
     site.allow("hostssl all,replication r 127.0.0.0/8 scram-sha-256");
     let (chain, key) = (files.chain.to_str().unwrap(), files.gate_key.to_str().unwrap());
-    site.start_gate(&["--tls-cert", chain, "--tls-key", key, "--upstream-tls", "gate.test", "--upstream-ca", chain]);
+    let tls = ["--tls-cert", chain, "--tls-key", key, "--upstream-tls", "gate.test", "--upstream-ca", chain];
+    site.start_gate(&[&tls[..], &["--start-timeout", "3s"]].concat());
 
     let through = format!("hostaddr={GATE} host=gate.test port=6432 user=r password=secret dbname=postgres");
     let verified = format!("{through} sslmode=verify-full sslrootcert={chain}");
@@ -150,4 +151,6 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     commit.returns();
     site.thaw(receiver);
     site.compare("SELECT count(*) FROM kept", "1");
+    // Were it not seen to have begun, it would be let go and made again, over and over.
+    site.outlives(3.0);
 }

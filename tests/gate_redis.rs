@@ -108,6 +108,7 @@ fn a_write_is_acknowledged_when_it_is_protected_and_not_before() {
             mirror.ask("INFO replication").contains("master_link_status:up") && gate.has_phase("replication")
         });
         only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
+        gate.outlives_start();
 
         // Again behind a partial synchronisation.
         assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");

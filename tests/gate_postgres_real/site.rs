@@ -208,6 +208,11 @@ impl Site {
         })
     }
 
+    /// Waits until the connection that replicates is older than so many seconds.
+    pub fn outlives(&self, seconds: f64) {
+        until("it is older", || self.connection()["age_s"].as_f64().filter(|age| *age > seconds + 0.5));
+    }
+
     pub fn phase(&self) -> String {
         self.connection()["phase"].as_str().unwrap().to_owned()
     }

@@ -3,18 +3,19 @@
 
 use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use onwire::config::gate::{Gate, Kind, Policy};
 use onwire::gate::desk;
-use onwire::gate::status::Status;
+use onwire::gate::status::{ConnectionStatus, Status};
 use onwire::notify::message::FlowKey;
 
 use self::ground::{Appliance, Running, gate};
@@ -41,9 +42,19 @@ impl Server {
         Server(child)
     }
 
-    /// Stops it as if its site were gone: no connection closes.
+    /// Stops it as if its site were gone: no connection closes. When this returns none of its threads runs any more: the
+    /// signal alone takes effect when one of them is next on a processor.
     pub fn freeze(&self) {
         self.signal("STOP");
+        let threads = format!("/proc/{}/task", self.0.id());
+        until("it stands still", || {
+            let threads = std::fs::read_dir(&threads).expect("a process that was started has threads");
+            threads.flatten().all(|thread| {
+                let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                // A thread that has ended has no state.
+                stat.is_empty() || stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+            })
+        });
     }
 
     /// Lets it go on.
@@ -82,10 +93,17 @@ pub fn directory() -> tempfile::TempDir {
     directory
 }
 
-/// A port that nobody uses at the moment.
+/// A port that nobody uses. It lies below those that the kernel gives to clients: a server may take seconds until it binds
+/// its own, and a connection of anybody's could have taken it by then. Each process of tests begins elsewhere.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    const PORTS: Range<u32> = 20_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let ports = std::iter::repeat_with(|| {
+        let at = std::process::id().wrapping_mul(67).wrapping_add(NEXT.fetch_add(1, SeqCst));
+        u16::try_from(PORTS.start + at % PORTS.len() as u32).expect("the range holds ports")
+    });
+    ports.take(PORTS.len()).find(is_free).expect("some port is free")
 }
 
 /// Waits until `condition` holds; `what` is for the message if it never does.
@@ -97,11 +115,15 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// What has not begun after this time is let go by the gate.
+const START: Duration = Duration::from_secs(3);
+
 /// A gate between two servers, and an appliance that calls protected what the test says.
 pub struct Gateway {
     gate: Running,
     _appliance: Arc<Appliance>,
-    protecting: Arc<AtomicBool>,
+    /// Held while something is said.
+    protecting: Arc<Mutex<bool>>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -110,17 +132,21 @@ impl Gateway {
     /// Listens for mirrors and connects each to the primary at `upstream`.
     pub fn start(kind: Kind, upstream: u16) -> Gateway {
         let appliance = Arc::new(Appliance::start());
-        let gate = Gate { kind, ..gate(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream)), Policy::Auto) };
+        let usual = gate(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream)), Policy::Auto);
+        let gate = Gate { kind, start_timeout: START, ..usual };
         let gate = Running::tcp(gate, appliance.address);
         gate.hears();
-        let (protecting, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (protecting, ended) = (Arc::new(Mutex::new(false)), Arc::new(AtomicBool::new(false)));
         let thread = {
             let (appliance, socket) = (Arc::clone(&appliance), gate.socket.clone());
             let (protecting, ended) = (Arc::clone(&protecting), Arc::clone(&ended));
             thread::spawn(move || {
                 while !ended.load(SeqCst) {
-                    if protecting.load(SeqCst) {
-                        protect_all(&appliance, &socket);
+                    {
+                        let protecting = protecting.lock().expect("nobody panics while it is held");
+                        if *protecting {
+                            protect_all(&appliance, &socket);
+                        }
                     }
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -134,16 +160,21 @@ impl Gateway {
         self.gate.address.port()
     }
 
-    /// From now on all that is sent becomes protected, or nothing does.
+    /// From now on all that is sent becomes protected, or nothing does that is sent later.
     pub fn protect(&self, protecting: bool) {
-        self.protecting.store(protecting, SeqCst);
-        // What the thread was about to say is said.
-        thread::sleep(Duration::from_millis(100));
+        *self.protecting.lock().expect("the thread that protects has not failed") = protecting;
     }
 
     /// Acknowledgements that the gate gave in the mirror's stead.
     pub fn injected(&self) -> u64 {
         self.gate.status().gates[0].totals.injected_acks
+    }
+
+    /// Waits until a connection that replicates is older than what has not begun can be. Were it not seen to have begun, it
+    /// would be let go and made again, over and over.
+    pub fn outlives_start(&self) {
+        let is_older = |it: &ConnectionStatus| it.replicates && it.age_s > START.as_secs_f64() + 0.5;
+        until("the mirror's connection is older", || self.gate.status().gates[0].connections.iter().any(is_older));
     }
 
     /// Whether a connection of this phase exists.
