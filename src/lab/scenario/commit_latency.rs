@@ -34,7 +34,7 @@ const CLIENTS: [u64; 2] = [1, 8];
 const SECONDS: u64 = 4;
 const ROUNDS: u32 = 4;
 /// Of the beginning of each measurement nothing counts, in each round.
-const WARMING: Duration = Duration::from_millis(500);
+const WARMING: Duration = Duration::from_millis(200);
 /// Between two commits of a client: one outstanding commit is measured, not a flood of them.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Bytes of a row.
