@@ -16,6 +16,7 @@ use onwire::tunnel::forwarder::{Forwarder, Settings};
 use onwire::tunnel::handshake::{Established, Role};
 use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use onwire::tunnel::inbound::{Delivery, MEMORY_MAX};
+use onwire::tunnel::outbox::Trains;
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId};
 use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
