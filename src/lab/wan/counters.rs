@@ -44,6 +44,8 @@ pub struct Counters {
     pub delivered_bytes: u64,
     /// Datagrams that did not.
     pub lost: Lost,
+    /// Datagrams lost by chance behind the last one that was not: nothing at the exit tells that they ever were.
+    pub lost_last: u64,
     /// Datagrams that left once more than they came.
     pub duplicated: u64,
     /// Datagrams with flipped bits.
@@ -79,6 +81,7 @@ impl Counters {
             delivered: self.delivered - earlier.delivered,
             delivered_bytes: self.delivered_bytes - earlier.delivered_bytes,
             lost,
+            lost_last: self.lost_last,
             duplicated: self.duplicated - earlier.duplicated,
             corrupted: self.corrupted - earlier.corrupted,
             reordered: self.reordered - earlier.reordered,

@@ -268,6 +268,7 @@ impl Link {
             let fate = self.fate(at);
             if fate.lost {
                 self.counters.lost.chance += 1;
+                self.counters.lost_last += 1;
                 at += 1;
                 continue;
             }
@@ -338,6 +339,7 @@ impl Link {
     }
 
     fn send_off(&mut self, train: Train, shape: Shape, release: Instant, held_back: bool) {
+        self.counters.lost_last = 0;
         self.memory += train.packet.capacity();
         self.counters.in_flight += shape.segments;
         self.entered_trains += 1;

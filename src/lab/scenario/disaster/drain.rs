@@ -34,6 +34,15 @@ pub struct Drained {
     pub verdict: Verdict,
     /// Datagrams that were on their way to the mirror when it spoke, by the emulator's count.
     pub in_flight: u64,
+    /// Datagrams that were lost behind the last one that arrived, by the emulator's count: the mirror never heard of them.
+    pub lost_last: u64,
+}
+
+impl Drained {
+    /// Nothing that came to the mirror tells of what was lost last, so it can say nothing of that.
+    pub fn is_unheard(&self) -> bool {
+        self.lost_last > 0
+    }
 }
 
 /// The drains of several disasters.
@@ -45,6 +54,8 @@ pub struct Verdicts {
     /// `complete` although something that was acknowledged is missing, and `unfinished` although.
     complete_but_missing: u32,
     unfinished_but_missing: u32,
+    /// Of the former, where what was lost last had nothing behind it that arrived.
+    complete_but_unheard: u32,
     /// Spoke while datagrams were on their way.
     too_early: u32,
 }
@@ -75,6 +86,7 @@ impl Verdicts {
             Verdict::Complete => {
                 self.complete += 1;
                 self.complete_but_missing += missing;
+                self.complete_but_unheard += u32::from(is_missing && drained.is_unheard());
             }
             Verdict::Unfinished => {
                 self.unfinished += 1;
@@ -92,14 +104,18 @@ impl Verdicts {
         self.incomplete += other.incomplete;
         self.complete_but_missing += other.complete_but_missing;
         self.unfinished_but_missing += other.unfinished_but_missing;
+        self.complete_but_unheard += other.complete_but_unheard;
         self.too_early += other.too_early;
     }
 
     /// States what must hold wherever a write waited until it was called protected.
     pub fn claim(&self, report: &mut Report, of: &str) {
-        let found = format!("{} of {} complete; {self}", self.complete_but_missing, self.complete);
-        let claim = format!("{of}: drain never says complete while something called protected is missing");
-        report.claim(claim, found, self.complete_but_missing == 0);
+        let (missing, unheard) = (self.complete_but_missing, self.complete_but_unheard);
+        let but = if unheard > 0 { format!(", {unheard} of them unheard of") } else { String::new() };
+        let found = format!("{missing} of {} complete{but}; {self}", self.complete);
+        let claim =
+            format!("{of}: drain never says complete while something called protected is missing that it can know of");
+        report.claim(claim, found, missing == unheard);
         let claim = format!("{of}: drain speaks when nothing is on its way");
         report.claim(claim, format!("{} too early", self.too_early), self.too_early == 0);
     }
@@ -112,6 +128,7 @@ impl Verdicts {
             "incomplete": self.incomplete,
             "complete_but_missing": self.complete_but_missing,
             "unfinished_but_missing": self.unfinished_but_missing,
+            "complete_but_unheard": self.complete_but_unheard,
             "too_early": self.too_early,
         })
     }
@@ -139,14 +156,15 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_drain_fails() {
-        for (verdict, in_flight, is_missing, passes) in [
-            (Verdict::Complete, 0, false, true),
-            (Verdict::Incomplete, 0, true, true),
-            (Verdict::Complete, 0, true, false),
-            (Verdict::Complete, 1, false, false),
+        for (verdict, in_flight, lost_last, is_missing, passes) in [
+            (Verdict::Complete, 0, 0, false, true),
+            (Verdict::Incomplete, 0, 0, true, true),
+            (Verdict::Complete, 0, 0, true, false),
+            (Verdict::Complete, 0, 2, true, true),
+            (Verdict::Complete, 1, 0, false, false),
         ] {
             let (mut verdicts, mut report) = (Verdicts::default(), Report::default());
-            verdicts.count(Drained { verdict, in_flight }, is_missing);
+            verdicts.count(Drained { verdict, in_flight, lost_last }, is_missing);
             verdicts.claim(&mut report, "rows");
             assert_eq!(report.passes(), passes, "{verdict:?} {in_flight} {is_missing}");
         }

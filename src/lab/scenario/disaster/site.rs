@@ -20,6 +20,7 @@ use crate::{
         pair::{Pair, PairOptions, Publisher, RunningAppliance},
         scenario::{Stage, stage::plain_route},
         subscriber::Subscriber,
+        wan::counters::Counters,
     },
     notify::message::Message,
 };
@@ -150,7 +151,12 @@ impl<'s> Site<'s> {
                 let verdict = drain::ask(self.network.trace(), pair.appliances[1].socket())?;
                 let wan = self.network.wan().map(|wan| wan.truth()).transpose();
                 let truth = wan.map_err(LabError::doing("read the emulator's counters"))?;
-                Some(Drained { verdict, in_flight: truth.map_or(0, |truth| truth.forth.in_flight) })
+                let of = |count: fn(&Counters) -> u64| truth.as_ref().map_or(0, |truth| count(&truth.forth));
+                Some(Drained {
+                    verdict,
+                    in_flight: of(|forth| forth.in_flight),
+                    lost_last: of(|forth| forth.lost_last),
+                })
             }
             None => None,
         };
