@@ -112,7 +112,9 @@ fn no_pair(files: &Certificate, error: &Error) -> String {
     let (chain, key) = (files.chain.display(), files.key.display());
     match error {
         Error::InconsistentKeys(_) => format!(
-            "the private key in {key} does not belong to the first certificate in {chain}: the chain must begin with the one              that the key was made for; `openssl x509 -noout -pubkey -in {chain}` and `openssl pkey -pubout -in {key}` show              the same when it does"
+            "the private key in {key} does not belong to the first certificate in {chain}: the chain must begin with the one \
+             that the key was made for; `openssl x509 -noout -pubkey -in {chain}` and `openssl pkey -pubout -in {key}` show \
+             the same when it does"
         ),
         Error::InvalidCertificate(_) => {
             format!(

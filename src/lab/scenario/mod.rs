@@ -99,14 +99,14 @@ pub const SCENARIOS: [Scenario; 18] = [
         name: "latency",
         summary: "from a write to the notification that it is protected: lone writes, idle and beside bulk traffic",
         topology: "pair-veth",
-        programs: &["ip", "sysctl", "iperf3"],
+        programs: &["taskset", "ip", "sysctl", "iperf3"],
         run: latency::run,
     },
     Scenario {
         name: "recovery",
         summary: "how much later a packet arrives that had to be rebuilt: lone datagrams, without loss and with 10 %",
         topology: "pair",
-        programs: &["ip", "sysctl"],
+        programs: &["taskset", "ip", "sysctl"],
         run: recovery::run,
     },
     Scenario {
@@ -134,7 +134,7 @@ pub const SCENARIOS: [Scenario; 18] = [
         name: "commit-latency",
         summary: "how long a PostgreSQL commit takes: local, network-sync and the remote ways, over the round trip",
         topology: "pair",
-        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        programs: &["taskset", "ip", "sysctl", "unshare", "setpriv"],
         run: commit_latency::run,
     },
     Scenario {

@@ -13,6 +13,8 @@ use crate::lab::{
     trace::Trace,
 };
 
+/// The least that travels of a block: one source and one repair symbol. Fewer lost datagrams leave something to hear of.
+const LEAST_BLOCK: u64 = 2;
 /// Exit codes of a verdict; another one is no verdict.
 const CODES: [i32; 2] = [0, 1];
 
@@ -41,7 +43,7 @@ pub struct Drained {
 impl Drained {
     /// Nothing that came to the mirror tells of what was lost last, so it can say nothing of that.
     pub fn is_unheard(&self) -> bool {
-        self.lost_last > 0
+        self.lost_last >= LEAST_BLOCK
     }
 }
 
@@ -160,6 +162,7 @@ mod tests {
             (Verdict::Complete, 0, 0, false, true),
             (Verdict::Incomplete, 0, 0, true, true),
             (Verdict::Complete, 0, 0, true, false),
+            (Verdict::Complete, 0, 1, true, false),
             (Verdict::Complete, 0, 2, true, true),
             (Verdict::Complete, 1, 0, false, false),
         ] {

@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_loss_that_nobody_was_told_of_fails_unless_nothing_arrived_behind_it() {
         assert!(!report(&[cell(Arm::TooLittleRepair, 3, true), cell(Arm::TooLittleRepair, 1, false)]).passes());
-        for (lost_last, passes) in [(0, false), (2, true)] {
+        for (lost_last, passes) in [(0, false), (1, false), (2, true)] {
             let mut cell = cell(Arm::TooLittleRepair, 3, true);
             let drained = Some(Drained { verdict: Verdict::Complete, in_flight: 0, lost_last });
             cell.on_trial(&Outcome { acknowledged: 9, lost: 1, waits: Vec::new(), is_told: false, drained });
