@@ -222,6 +222,7 @@ fn certificates_that_cannot_be_used_are_told_by_the_check_and_by_the_start() {
         assert!(said.contains(words) && said.contains(&format!("gate g{port}: ")), "{words}: {said}");
     }
     assert!(said.contains("5 errors") && checked.stdout.is_empty(), "{said}");
+    assert!(!said.contains("   "), "a line break in the source shows: {said}");
 }
 
 #[test]
