@@ -24,7 +24,7 @@ use crate::lab::{
         postgres_pair::{Follows, PostgresPair},
     },
     times::Times,
-    workload::rows::{ClientPlan, Clients},
+    workload::rows::{ClientPlan, Clients, Rhythm},
 };
 
 /// Round trips, in milliseconds.
@@ -138,7 +138,13 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
             stage.say(&format!("  round {round} of {ROUNDS}, {round_trip} ms"));
             for (way, clients) in ways.iter().flat_map(|way| CLIENTS.map(|clients| (*way, clients))) {
                 servers.wait_even(&primary)?;
-                let plan = ClientPlan { clients, from: ids, bytes: BYTES, before: way.setting(), pause: PAUSE };
+                let plan = ClientPlan {
+                    clients,
+                    from: ids,
+                    bytes: BYTES,
+                    before: way.setting(),
+                    rhythm: Rhythm::steady(PAUSE),
+                };
                 ids += IDS;
                 let told = measure(stage, &primary, plan, Duration::from_secs(seconds) / ROUNDS)?;
                 let found = rows.iter().position(|row| row.is(way, round_trip, clients));

@@ -25,14 +25,14 @@ use crate::lab::{
         postgres_pair::{Follows, PostgresPair},
     },
     times::Times,
-    workload::rows::{self, ClientPlan, Clients, Committed},
+    workload::rows::{self, ClientPlan, Clients, Committed, Rhythm},
 };
 
 const DELAY: &str = "set delay 25ms";
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 const LOSS: f64 = 0.01;
 const CLIENTS: ClientPlan<'_> =
-    ClientPlan { clients: 4, from: 1, bytes: 400, before: "", pause: Duration::from_millis(2) };
+    ClientPlan { clients: 4, from: 1, bytes: 400, before: "", rhythm: Rhythm::steady(Duration::from_millis(2)) };
 /// How long the clients work before the fault.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(1000);
 /// How long a fault lasts.

@@ -23,7 +23,7 @@ use crate::lab::{
         postgres_pair::{Follows, PostgresPair, Setting},
         postgres_session::Session,
     },
-    workload::rows::{self, ClientPlan, Clients},
+    workload::rows::{self, ClientPlan, Clients, Rhythm},
 };
 
 /// How long the standby is halted, unless the user says otherwise.
@@ -42,7 +42,7 @@ const EARLY: ClientPlan<'_> = ClientPlan {
     from: 1,
     bytes: 400,
     before: "SET synchronous_commit = remote_write",
-    pause: Duration::from_millis(2),
+    rhythm: Rhythm::steady(Duration::from_millis(2)),
 };
 const PATIENT: [(&str, ClientPlan<'_>); 2] = [
     ("on", ClientPlan { clients: 1, from: IDS, before: "SET synchronous_commit = on", ..EARLY }),

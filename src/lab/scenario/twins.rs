@@ -24,7 +24,7 @@ use crate::lab::{
         gate::Gate,
     },
     times::Times,
-    workload::rows::Clients,
+    workload::rows::{Clients, Rhythm},
 };
 
 /// 50 ms round trip.
@@ -145,7 +145,7 @@ fn measure(
     let mirror = databases.start_mirror(gate.is_some())?;
     databases.wait_followed(&primary)?;
     primary.set_waiting(waits)?;
-    let clients = Clients::start_with(vec![primary.writer(waits)?], 1, PAUSE);
+    let clients = Clients::start_with(vec![primary.writer(waits)?], 1, Rhythm::steady(PAUSE));
     stage.pause(WARMING)?;
     let begin = std::time::Instant::now();
     stage.pause(duration)?;
@@ -192,7 +192,7 @@ fn trial(
     databases.wait_followed(&primary)?;
     primary.set_waiting(waits)?;
     let writers = (0..CLIENTS).map(|_| primary.writer(waits)).collect::<Result<_, _>>()?;
-    let clients = Clients::start_with(writers, 1, PAUSE);
+    let clients = Clients::start_with(writers, 1, Rhythm::steady(PAUSE));
     site.stage.pause(rng.random_range(BEFORE))?;
     let strike = site.strike(|| {
         primary.server.crash();

@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::{Rng, SeedableRng, distr::Alphanumeric, rngs::SmallRng};
+
 use crate::lab::{error::LabError, servers::postgres::Postgres};
 
 /// The table of the rows.
@@ -46,8 +48,24 @@ pub struct ClientPlan<'p> {
     pub bytes: usize,
     /// Run in each session first, for its settings.
     pub before: &'p str,
-    /// Between a row and the next.
+    /// When each writes.
+    pub rhythm: Rhythm,
+}
+
+/// When a client writes: some rows, each as soon as the one before is acknowledged, then a pause.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rhythm {
+    /// Rows between two pauses; 0 is as 1.
+    pub burst: u64,
+    /// Between a burst and the next.
     pub pause: Duration,
+}
+
+impl Rhythm {
+    /// A pause after each row.
+    pub const fn steady(pause: Duration) -> Self {
+        Self { burst: 1, pause }
+    }
 }
 
 impl Committed {
@@ -73,7 +91,7 @@ pub struct Clients {
 impl Clients {
     /// Starts clients of a PostgreSQL server.
     pub fn start(server: &Postgres, plan: ClientPlan<'_>) -> Result<Self, LabError> {
-        let words = "w".repeat(plan.bytes);
+        let words = words(plan.bytes);
         let writers = (0..plan.clients).map(|_| {
             let mut session = server.session()?;
             if !plan.before.is_empty() {
@@ -83,15 +101,15 @@ impl Clients {
             let write = move |id| session.query(&format!("INSERT INTO items VALUES ({id}, '{words}')")).map(drop);
             Ok(Box::new(write) as Write)
         });
-        Ok(Self::start_with(writers.collect::<Result<_, LabError>>()?, plan.from, plan.pause))
+        Ok(Self::start_with(writers.collect::<Result<_, LabError>>()?, plan.from, plan.rhythm))
     }
 
     /// Starts a client for each way to write a row of an id and wait until it is acknowledged.
-    pub fn start_with(writers: Vec<Write>, from: u64, pause: Duration) -> Self {
+    pub fn start_with(writers: Vec<Write>, from: u64, rhythm: Rhythm) -> Self {
         let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |(client, write): (u64, Write)| {
             let (over, count) = (is_over.clone(), count.clone());
-            thread::spawn(move || insert(write, Committed::first_id(client) + from, pause, &over, &count))
+            thread::spawn(move || insert(write, Committed::first_id(client) + from, rhythm, &over, &count))
         };
         let inserting = (0..).zip(writers).map(start).collect();
         Self { is_over, count, inserting }
@@ -124,7 +142,13 @@ impl Clients {
     }
 }
 
-fn insert(mut write: Write, first: u64, pause: Duration, is_over: &AtomicBool, count: &AtomicU64) -> Vec<Committed> {
+/// Text that a server cannot make shorter: what a row is said to weigh is what travels. PostgreSQL compresses a value of
+/// more than 2 KB, and one of equal letters to next to nothing.
+fn words(bytes: usize) -> String {
+    SmallRng::seed_from_u64(1).sample_iter(Alphanumeric).take(bytes).map(char::from).collect()
+}
+
+fn insert(mut write: Write, first: u64, rhythm: Rhythm, is_over: &AtomicBool, count: &AtomicU64) -> Vec<Committed> {
     let mut told = Vec::new();
     for id in first.. {
         if is_over.load(Ordering::Relaxed) {
@@ -138,8 +162,8 @@ fn insert(mut write: Write, first: u64, pause: Duration, is_over: &AtomicBool, c
         let at = Instant::now();
         told.push(Committed { id, at, wait: at - begin });
         count.fetch_add(1, Ordering::Relaxed);
-        if !pause.is_zero() {
-            thread::sleep(pause);
+        if (id + 1 - first).is_multiple_of(rhythm.burst.max(1)) {
+            thread::sleep(rhythm.pause);
         }
     }
     told
@@ -155,4 +179,41 @@ pub fn ids(server: &Postgres) -> Result<Vec<u64>, LabError> {
     let mut ids = read().map_err(LabError::doing("read the rows of a server"))?;
     ids.sort_unstable();
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_pauses_after_each_burst_and_stops_with_its_server() {
+        for (burst, pauses) in [(0, 5), (1, 5), (2, 2), (6, 0)] {
+            let rhythm = Rhythm { burst, pause: Duration::from_millis(20) };
+            let mut left = 5;
+            let write = move |_| {
+                left -= 1;
+                if left < 0 { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+            };
+            let begin = Instant::now();
+            let clients = Clients::start_with(vec![Box::new(write)], 7, rhythm);
+            while clients.inserting.iter().any(|client| !client.is_finished()) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(begin.elapsed() >= pauses * rhythm.pause, "{burst}");
+            assert_eq!(clients.count(), 5);
+            let ids: Vec<u64> = clients.finish().iter().map(|row| row.id).collect();
+            assert_eq!(ids, [7, 8, 9, 10, 11]);
+        }
+    }
+
+    #[test]
+    fn a_row_weighs_what_it_says() {
+        let words = words(4096);
+        assert_eq!(words.len(), 4096);
+        // A text of equal or repeated parts would travel as next to nothing.
+        let mut parts: Vec<&str> = (0..4092).map(|at| &words[at..at + 4]).collect();
+        parts.sort_unstable();
+        parts.dedup();
+        assert!(parts.len() > 4000, "{}", parts.len());
+    }
 }
