@@ -64,7 +64,8 @@ pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Out
     stream.abort();
     let waits = told.iter().map(|(_, wait)| *wait).collect();
     let lost = acknowledged.saturating_sub(arrived);
-    Ok(Outcome { acknowledged, lost, waits, ..Outcome::new(site, &strike, drained) })
+    let since = (lost > 0).then(|| strike.cut - told[arrived as usize].0);
+    Ok(Outcome { acknowledged, lost, since, waits, ..Outcome::new(site, &strike, drained) })
 }
 
 /// When each record was acknowledged, and after how long.

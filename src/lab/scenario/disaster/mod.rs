@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::{
     arm::{Arm, BLOCK_SYMBOLS, residual},
-    drain::{Drained, Verdicts},
+    drain::{Drained, Verdict, Verdicts},
     site::{ONE_WAY, Site, Strike},
 };
 use super::{
@@ -59,6 +59,8 @@ impl Workload {
 pub struct Outcome {
     acknowledged: u64,
     lost: u64,
+    /// How long before the cut the first of what is lost was acknowledged.
+    since: Option<Duration>,
     /// How long each write waited for its acknowledgement.
     waits: Vec<Duration>,
     /// Whether a violation was told in time, when something was lost.
@@ -71,7 +73,25 @@ impl Outcome {
     /// Of a disaster in which nobody was told anything.
     fn new(site: &Site<'_>, strike: &Strike, drained: Option<Drained>) -> Self {
         let is_told = strike.is_violation_told(site.stage.options.slack);
-        Self { acknowledged: 0, lost: 0, waits: Vec::new(), is_told, drained }
+        Self { acknowledged: 0, lost: 0, since: None, waits: Vec::new(), is_told, drained }
+    }
+
+    /// What a promise was worth less than it said, in words: nobody was told of a loss, or drain did not find it.
+    fn surprise(&self) -> Option<String> {
+        let drained = self.drained.filter(|_| self.lost > 0)?;
+        let is_found = drained.verdict == Verdict::Incomplete;
+        (!self.is_told || !is_found).then(|| {
+            format!(
+                "{} lost of {}, the first acknowledged {:?} before the cut; violation told: {}; drain: {:?}; {} \
+                 datagrams lost behind the last that arrived",
+                self.lost,
+                self.acknowledged,
+                self.since.unwrap_or_default(),
+                self.is_told,
+                drained.verdict,
+                drained.lost_last
+            )
+        })
     }
 }
 
@@ -169,6 +189,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
                     Workload::Rows => rows::trial(&mut site, &servers, &mut rng)?,
                 };
                 cell.on_trial(&outcome);
+                if let Some(surprise) = outcome.surprise().filter(|_| arm.waits_for_protection()) {
+                    stage.say(&format!("    trial {}: {surprise}", cell.trials));
+                }
             }
             stage.say(&format!(
                 "  {}, {} at {} % loss: {} of {} lost",
@@ -290,13 +313,20 @@ fn to_json(cell: &Cell) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::{drain::Verdict, *};
+    use super::*;
 
     fn cell(arm: Arm, lost: u64, is_told: bool) -> Cell {
         let mut cell = Cell::new(Workload::Rows, arm, 0.01);
         let verdict = if lost > 0 { Verdict::Incomplete } else { Verdict::Complete };
         let drained = arm.has_appliances().then_some(Drained { verdict, in_flight: 0, lost_last: 0 });
-        cell.on_trial(&Outcome { acknowledged: 100, lost, waits: vec![Duration::from_millis(3)], is_told, drained });
+        cell.on_trial(&Outcome {
+            acknowledged: 100,
+            lost,
+            since: None,
+            waits: vec![Duration::from_millis(3)],
+            is_told,
+            drained,
+        });
         cell
     }
 
@@ -310,8 +340,15 @@ mod tests {
         ] {
             let drained = Some(Drained { verdict, in_flight: 0, lost_last: 0 });
             let mut cell = Cell::new(Workload::Rows, Arm::TooLittleRepair, 0.05);
-            cell.on_trial(&Outcome { acknowledged: 9, lost: 1, waits: Vec::new(), is_told: true, drained: None });
-            cell.on_trial(&Outcome { acknowledged: 9, lost, waits: Vec::new(), is_told: true, drained });
+            cell.on_trial(&Outcome {
+                acknowledged: 9,
+                lost: 1,
+                since: None,
+                waits: Vec::new(),
+                is_told: true,
+                drained: None,
+            });
+            cell.on_trial(&Outcome { acknowledged: 9, lost, since: None, waits: Vec::new(), is_told: true, drained });
             assert_eq!(report(&[cell]).passes(), passes, "{verdict:?}, {lost} lost");
         }
     }
@@ -342,7 +379,14 @@ mod tests {
         for (lost_last, passes) in [(0, false), (1, false), (2, true)] {
             let mut cell = cell(Arm::TooLittleRepair, 3, true);
             let drained = Some(Drained { verdict: Verdict::Complete, in_flight: 0, lost_last });
-            cell.on_trial(&Outcome { acknowledged: 9, lost: 1, waits: Vec::new(), is_told: false, drained });
+            cell.on_trial(&Outcome {
+                acknowledged: 9,
+                lost: 1,
+                since: None,
+                waits: Vec::new(),
+                is_told: false,
+                drained,
+            });
             assert_eq!(report(&[cell]).passes(), passes, "{lost_last}");
         }
     }
