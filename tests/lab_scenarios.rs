@@ -174,8 +174,25 @@ fn no_more_than_the_cap_is_lost_of_what_a_program_wrote() {
 #[test]
 fn commits_behind_the_gate_do_not_wait_for_the_round_trip() {
     let (result, said) = result_with_servers(&[&["commit-latency", "--seconds", "1"], &SLACK[..]].concat());
-    assert_eq!(result["metrics"]["commits"].as_array().map(Vec::len), Some(40), "{said}");
-    assert_eq!(result["pass"], true, "{said}");
+    let commits = result["metrics"]["commits"].as_array().expect(&said);
+    assert_eq!(commits.len(), 40, "{said}");
+    // How little time it is, the benchmark says. Here: what waits for the mirror takes a round trip, what does not takes less.
+    let far = commits.iter().filter(|it| it["round_trip_ms"] == 100);
+    let (mut waits, mut does_not) = (0, 0);
+    for of in far {
+        let took = of["p50_us"].as_f64().expect(&said);
+        match of["way"].as_str() {
+            Some("local" | "network-sync") => {
+                assert!(took < 100_000.0, "{of}: {said}");
+                does_not += 1;
+            }
+            _ => {
+                assert!(took >= 100_000.0, "{of}: {said}");
+                waits += 1;
+            }
+        }
+    }
+    assert_eq!((does_not, waits), (4, 6), "{said}");
 }
 
 #[test]

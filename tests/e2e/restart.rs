@@ -31,7 +31,7 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
         });
         thread::sleep(Duration::from_millis(800));
         for sink in &sinks {
-            assert!(sink.wait_for(20), "both streams flow: {} datagrams came to {}", sink.count(), sink.address);
+            assert!(sink.wait_for(20), "{} datagrams came to {}: {}", sink.count(), sink.address, last_hops(&ground));
         }
         let appliance = choose(&mut pair);
         go(appliance);
@@ -64,6 +64,14 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
         );
     }
     pair.wait_up();
+}
+
+/// What the kernels of the sites have to say of a datagram that an appliance handed on and that did not come.
+fn last_hops(ground: &Ground) -> String {
+    let look = "ip -6 neigh; ip -6 addr; grep -v '\\b0$' /proc/net/snmp6";
+    let of =
+        |node: &str| format!("--- {node}\n{}", ground.run(node, &["sh", "-c", look]).unwrap_or_else(|error| error));
+    ["primary", "ithaca", "syracuse", "mirror"].map(of).join("\n")
 }
 
 #[test]
