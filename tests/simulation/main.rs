@@ -10,11 +10,13 @@ mod link;
 mod model;
 mod outcome;
 mod packets;
+mod passage;
 mod promises;
 mod scenario;
 mod side;
 mod spans;
 mod truth;
+mod turn;
 mod warden;
 mod world;
 

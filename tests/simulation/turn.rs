@@ -1,0 +1,177 @@
+//! One turn of a side, as a lane drives it: packets in, idle, timeouts, datagrams out, packets out, each with a budget.
+
+use std::time::Duration;
+
+use onwire::flow::FlowKey;
+use onwire::protect::Evidence;
+use onwire::tunnel::PeerId;
+use onwire::tunnel::drop_reason::DropReason;
+use onwire::tunnel::outbox::Trains;
+use onwire::wire::packet::UDP;
+use onwire::wire::segment::segment_count;
+use rand::Rng;
+
+use crate::endpoint::newly_dropped;
+use crate::packets::{Packet, number_of, profile_of};
+use crate::promises::Taken;
+use crate::side::Side;
+use crate::world::{Event, World};
+
+/// No turn is over before this.
+const TURN: Duration = Duration::from_micros(1);
+/// More turns in a run mean that one side wakes for nothing.
+const TURNS_MAX: usize = 60_000;
+
+impl World {
+    /// One turn of a lane.
+    pub(super) fn turn(&mut self, side: Side) {
+        self.turns += 1;
+        assert!(self.turns < TURNS_MAX, "{TURNS_MAX} turns by {:?}: a side wakes for nothing", self.now);
+        let now = self.start + self.now;
+        let budget = self.scenario.budget;
+        let mut leftover = self.take_packets(side, budget);
+        let end = &mut self.ends[side.index()];
+        if end.tun.is_empty() {
+            end.forwarder.handle_idle(now);
+        }
+        end.forwarder.handle_timeout(now);
+        self.check_queue(side);
+        leftover |= self.transmit(side, budget);
+        leftover |= self.deliver(side, budget);
+        if self.ends[side.index()].forwarder.poll_request(now).is_some() {
+            self.initiate(self.ends[side.index()].run);
+        }
+        self.keep_promises(side);
+        let end = &mut self.ends[side.index()];
+        let wake = end.forwarder.poll_timeout(now);
+        let due = end.guard.as_mut().and_then(|guard| guard.deadline(now));
+        let wake = wake.into_iter().chain(due).min();
+        if leftover {
+            end.wake_at = Some(self.now + TURN * self.random.random_range(1..40));
+        } else {
+            assert!(wake.is_none_or(|at| at > now), "all work is done at {:?}, and still a timeout is due", self.now);
+            assert!(end.tun.is_empty() || wake.is_some(), "packets wait and nothing will wake the lane");
+            end.wake_at = wake.map(|at| at - self.start);
+        }
+    }
+
+    /// Reads the TUN; `true` if there is more that could be read.
+    fn take_packets(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        let end = &mut self.ends[side.index()];
+        for _ in 0..budget {
+            if !end.forwarder.wants_packets() {
+                return false;
+            }
+            let Some((number, packet)) = end.tun.pop_front() else { return false };
+            let drops = end.forwarder.drops().clone();
+            end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
+            let guard = &mut end.guard;
+            let mut taken = None;
+            end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |outgoing| {
+                if let Some(guard) = guard {
+                    let strays = guard.peers()[0].flows().counters().strays;
+                    guard.on_outgoing(&outgoing, now);
+                    let is_stray = guard.peers()[0].flows().counters().strays > strays;
+                    let view = outgoing.view;
+                    let flow = FlowKey::sent(view).and_then(|key| guard.peers()[0].flows().find(&key));
+                    let len = outgoing.packet.len().saturating_sub(view.transport_offset + 8) as u64;
+                    let packets = segment_count(outgoing.header, outgoing.packet) as u64;
+                    let datagrams = (view.protocol == UDP && flow.is_some()).then_some((packets, len));
+                    // What could not be noted of UDP is not counted, nor what seems to be of another connection.
+                    let counted =
+                        flow.filter(|flow| if view.protocol == UDP { flow.sent.packets > 0 } else { !is_stray });
+                    let instance = counted.map(|flow| flow.id.instance());
+                    taken = Some(Taken { number, block: outgoing.block, instance, datagrams });
+                }
+            });
+            match newly_dropped(&drops, end.forwarder.drops())[..] {
+                [] => {
+                    if let Some(taken) = taken {
+                        self.promises.on_taken(end.run, taken, &self.hosts);
+                    }
+                    let profile = profile_of(&packet.bytes);
+                    self.model.on_taken(end.run, number, profile, packet);
+                }
+                [(DropReason::NoSession, 1)] => {}
+                ref other => panic!("a good packet was dropped: {other:?}"),
+            }
+        }
+        !end.tun.is_empty() && end.forwarder.wants_packets()
+    }
+
+    /// Sends; `true` if there is more that could be sent.
+    fn transmit(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        for _ in 0..budget {
+            let end = &mut self.ends[side.index()];
+            let Some((peer, train)) = end.forwarder.poll_transmit(Trains::All, now) else { return false };
+            assert_eq!(peer, PeerId(0));
+            let guard = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps);
+            let stamp = train.proves.and_then(|blocks| Some(guard?.next_stamp(peer, blocks, now)));
+            if train.proves.is_some() && self.random.random_bool(0.02) {
+                // The socket is full: the same again, under another number.
+                return true;
+            }
+            let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
+            let refusal = self.scenario.sides[side.index()].host.refusal;
+            let refused = self.now < self.scenario.calm && self.random.random_bool(refusal);
+            if refused {
+                datagrams.truncate(1);
+                end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
+            } else {
+                if self.random.random_bool(0.2) {
+                    datagrams.truncate(self.random.random_range(1..=datagrams.len()));
+                }
+                let bytes: usize = datagrams.iter().map(Vec::len).sum();
+                end.forwarder.on_sent(peer, bytes, now);
+            }
+            for datagram in datagrams {
+                self.ends[side.index()].drained += datagram.len() as u64;
+                self.send(side, datagram, refused, stamp);
+            }
+        }
+        self.ends[side.index()].forwarder.poll_transmit(Trains::All, now).is_some()
+    }
+
+    /// Writes the TUN; `true` if there may be more.
+    fn deliver(&mut self, side: Side, budget: usize) -> bool {
+        let now = self.start + self.now;
+        for _ in 0..budget {
+            let end = &mut self.ends[side.index()];
+            let Some(deliverable) = end.forwarder.poll_delivery(now) else { return false };
+            if let Some(guard) = &mut end.guard {
+                guard.on_incoming(&deliverable, now);
+            }
+            let packet = Packet { header: deliverable.header, bytes: deliverable.packet.to_vec() };
+            end.truth.adus += 1;
+            end.truth.adu_bytes += packet.bytes.len() as u64;
+            let number = number_of(&packet.bytes).expect("what is delivered is a packet");
+            self.model.on_delivered(end.run, packet, &self.scenario);
+            let answer = self.hosts.on_delivered(side.other(), number, &mut self.random);
+            if let Some((side, meaning, packet)) = answer.filter(|_| self.now < self.scenario.calm) {
+                let at = self.now + Duration::from_micros(self.random.random_range(1..1000));
+                self.schedule(at, Event::Packet(side, packet, Some(meaning)));
+            }
+        }
+        true
+    }
+
+    /// What waits to be sent and what is held for later is bounded.
+    fn check_queue(&self, side: Side) {
+        let end = &self.ends[side.index()];
+        let settings = &self.scenario.sides[side.index()];
+        let longest: u64 = settings
+            .profiles
+            .iter()
+            .map(|profile| {
+                let symbols = profile.block_symbols + 65_600 / settings.symbol_size + 2;
+                ((symbols + profile.plan.repair_symbols(symbols)) * (settings.symbol_size + 44)) as u64
+            })
+            .sum();
+        let waiting = end.forwarder.peers()[0].sent().bytes - end.drained;
+        assert!(waiting <= 4 * 65_000 + longest + 1000, "{waiting} bytes wait to be sent");
+        let memory = end.forwarder.memory();
+        assert!(memory <= 4 << 20, "{memory} bytes are held for what little is under way");
+    }
+}
