@@ -137,6 +137,7 @@ mod tests {
             assert!(wait(&mut poll, Duration::from_secs(5)));
             let slept = now.elapsed();
             assert!(slept >= delay, "woke after {slept:?} of {delay:?}");
+            assert!(slept < delay + Duration::from_millis(500), "woke after {slept:?}");
             assert!(timer.acknowledge().unwrap());
             assert!(!timer.acknowledge().unwrap());
             assert_eq!(timer.deadline(), None);

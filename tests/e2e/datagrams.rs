@@ -91,9 +91,9 @@ impl Sink {
         self.arrived.lock().unwrap().times.len()
     }
 
-    /// Waits until so many different numbers have arrived; `false` if that does not happen in twenty seconds.
+    /// Waits until so many different numbers have arrived; `false` if that does not happen in five seconds.
     pub fn wait_for(&self, count: usize) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(5);
         while self.count() < count && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }

@@ -48,6 +48,7 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
                 thread::sleep(Duration::from_millis(5));
             };
             println!("{direction}: healed {healed:?} after the process was started");
+            assert!(healed < Duration::from_secs(3), "{direction}: {healed:?}");
         }
         copy.join().unwrap();
     });

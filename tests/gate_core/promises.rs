@@ -159,12 +159,12 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
         session.mirror.write_all(b"A1\n").unwrap();
         session.hears("A1\n");
         let ends = policy == Policy::Strict && told != Some(Level::OnWire);
-        session.primary.set_read_timeout(Some(Duration::from_secs(if ends { 20 } else { 8 }))).unwrap();
+        session.primary.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
         match session.primary.read(&mut [0; 16]) {
             Ok(count) => {
                 assert!(count == 0 && ends, "{policy:?} {told:?}: {count} bytes");
                 let after = first_mark.elapsed();
-                assert!(after >= Duration::from_secs(5), "{after:?}");
+                assert!(after >= Duration::from_secs(5) && after < Duration::from_secs(7), "{after:?}");
                 assert_eq!(session.mirror.read(&mut [0; 16]).unwrap(), 0);
             }
             Err(_) => assert!(!ends, "{policy:?} {told:?}: it goes on"),

@@ -66,6 +66,11 @@ impl Rhythm {
     pub const fn steady(pause: Duration) -> Self {
         Self { burst: 1, pause }
     }
+
+    /// Whether a client that has written so many rows pauses now.
+    fn pauses_after(&self, written: u64) -> bool {
+        written.is_multiple_of(self.burst.max(1))
+    }
 }
 
 impl Committed {
@@ -162,7 +167,7 @@ fn insert(mut write: Write, first: u64, rhythm: Rhythm, is_over: &AtomicBool, co
         let at = Instant::now();
         told.push(Committed { id, at, wait: at - begin });
         count.fetch_add(1, Ordering::Relaxed);
-        if (id + 1 - first).is_multiple_of(rhythm.burst.max(1)) {
+        if rhythm.pauses_after(id + 1 - first) {
             thread::sleep(rhythm.pause);
         }
     }
@@ -189,6 +194,7 @@ mod tests {
     fn a_client_pauses_after_each_burst_and_stops_with_its_server() {
         for (burst, pauses) in [(0, 5), (1, 5), (2, 2), (6, 0)] {
             let rhythm = Rhythm { burst, pause: Duration::from_millis(20) };
+            assert_eq!((1..=5).filter(|written| rhythm.pauses_after(*written)).count(), pauses as usize, "{burst}");
             let mut left = 5;
             let write = move |_| {
                 left -= 1;

@@ -76,7 +76,7 @@ impl Outcome {
         Self { acknowledged: 0, lost: 0, since: None, waits: Vec::new(), is_told, drained }
     }
 
-    /// What a promise was worth less than it said, in words: nobody was told of a loss, or drain did not find it.
+    /// Where a promise was worth less than it said, in words: nobody was told of a loss, or drain did not find it.
     fn surprise(&self) -> Option<String> {
         let drained = self.drained.filter(|_| self.lost > 0)?;
         let is_found = drained.verdict == Verdict::Incomplete;
@@ -350,6 +350,26 @@ mod tests {
             });
             cell.on_trial(&Outcome { acknowledged: 9, lost, since: None, waits: Vec::new(), is_told: true, drained });
             assert_eq!(report(&[cell]).passes(), passes, "{verdict:?}, {lost} lost");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_nobody_was_told_of_or_that_drain_did_not_find_is_a_surprise() {
+        for (lost, is_told, verdict, is_surprise) in [
+            (0, false, Verdict::Complete, false),
+            (2, true, Verdict::Incomplete, false),
+            (2, false, Verdict::Incomplete, true),
+            (2, true, Verdict::Complete, true),
+            (2, true, Verdict::Unfinished, true),
+        ] {
+            let drained = Some(Drained { verdict, in_flight: 0, lost_last: 7 });
+            let since = Some(Duration::from_millis(4));
+            let outcome = Outcome { acknowledged: 9, lost, since, waits: Vec::new(), is_told, drained };
+            let said = outcome.surprise();
+            assert_eq!(said.is_some(), is_surprise, "{verdict:?}, {lost} lost, told: {is_told}");
+            assert!(
+                said.is_none_or(|said| said.contains("2 lost of 9") && said.contains("4ms") && said.contains("7 "))
+            );
         }
     }
 
