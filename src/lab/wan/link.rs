@@ -495,6 +495,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_behind_the_last_that_passed_is_counted_and_nothing_else() {
+        let now = Instant::now();
+        let mut seen = [0; 3];
+        for seed in 0..200 {
+            let mut link = Link::new(with(&[("loss", "40%")]), seed);
+            link.handle_train(train(44), now);
+            let last = drain(&mut link, now).last().and_then(|train| train.packet.last().copied()).unwrap();
+            let behind = 43 - u64::from(last);
+            assert_eq!(link.counters().lost_last, behind, "seed {seed}");
+            seen[behind.min(2) as usize] += 1;
+            // What meets a cut is no loss that anybody was promised protection from.
+            link.set_impairment(with(&[("passage", "cut")]));
+            link.handle_train(train(10), now);
+            assert_eq!(link.counters().lost_last, behind, "seed {seed}");
+            link.set_impairment(with(&[]));
+            link.handle_train(train(1), now);
+            assert_eq!(link.counters().lost_last, 0, "seed {seed}");
+        }
+        assert!(seen.iter().all(|times| *times > 0), "{seen:?}");
+    }
+
+    #[test]
     fn an_untouched_train_stays_whole() {
         let now = Instant::now();
         let mut link = Link::new(with(&[("delay", "1ms"), ("loss", "0.0001%")]), 1);
