@@ -1,0 +1,219 @@
+//! Tests of the forwarder: packets in and out of it, sessions, and what it drops.
+
+use super::super::handshake::Role;
+use super::super::hello::{Hello, PROTOCOL_VERSION};
+use super::super::policy::{Policy, ProfileId};
+use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
+use super::super::session::REJECT_AFTER;
+use super::*;
+use crate::fec::plan::Plan;
+use crate::wire::packet::UDP;
+use crate::wire::samples;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn address(side: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, side], 7117))
+}
+
+/// Side 1 holds the source of the sample packets, side 2 their destination.
+fn forwarder(side: u8, now: Instant) -> Forwarder {
+    let prefix = |side: u8| format!("10.{side}.0.0/16").parse().expect("a prefix");
+    let profile = Profile {
+        number: 0,
+        block_symbols: 4,
+        close_when_idle: Duration::from_micros(50),
+        close_after: Duration::from_millis(2),
+        plan: Plan::fixed(4, 1, 0.01),
+    };
+    let peer = PeerSettings {
+        address: None,
+        symbol_size: 1408,
+        bytes_per_second: None,
+        claims: false,
+        policy: Policy::new([], ProfileId(0)),
+    };
+    let settings = Settings {
+        lane: 0,
+        local_prefixes: [(prefix(side), ())].into_iter().collect(),
+        peer_prefixes: [(prefix(3 - side), PeerId(0))].into_iter().collect(),
+        peers: vec![peer],
+        profiles: vec![profile],
+        delivery: Delivery { strict: true, hold: Duration::from_millis(10) },
+    };
+    Forwarder::new(settings, now)
+}
+
+fn established(side: u8, role: Role, epoch: u64, at: Instant) -> Established {
+    let other = 3 - side;
+    Established {
+        peer: PeerId(0),
+        role,
+        local_index: side.into(),
+        remote_index: other.into(),
+        sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[side; 32])),
+        opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[other; 32])),
+        remote: Hello {
+            version: PROTOCOL_VERSION,
+            lanes: 1,
+            ciphers: CipherSet::preferred(),
+            epoch,
+            symbol_size: 1408,
+        },
+        endpoint: address(other),
+        at,
+    }
+}
+
+/// A pair that has exchanged its first reports.
+fn pair(now: Instant) -> [Forwarder; 2] {
+    let [mut near, mut far] = [forwarder(1, now), forwarder(2, now)];
+    far.install(&established(2, Role::Responder, 1, now), now);
+    near.install(&established(1, Role::Initiator, 2, now), now);
+    carry(&mut near, 1, &mut far, now);
+    carry(&mut far, 2, &mut near, now);
+    [near, far]
+}
+
+fn push(forwarder: &mut Forwarder, header: VirtioHeader, packet: &[u8], now: Instant) {
+    forwarder.room()[..packet.len()].copy_from_slice(packet);
+    forwarder.handle_packet(header, packet.len(), now, |_| {});
+}
+
+fn datagrams(forwarder: &mut Forwarder, now: Instant) -> Vec<Vec<u8>> {
+    let mut datagrams = Vec::new();
+    while let Some((peer, train)) = forwarder.poll_transmit(Trains::All, now) {
+        datagrams.extend(train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec));
+        let len = train.bytes.len();
+        forwarder.on_sent(peer, len, now);
+    }
+    datagrams
+}
+
+fn carry(from: &mut Forwarder, side: u8, to: &mut Forwarder, now: Instant) {
+    for mut datagram in datagrams(from, now) {
+        to.handle_datagram(&mut datagram, address(side), now);
+    }
+}
+
+fn delivered(forwarder: &mut Forwarder, now: Instant) -> Vec<(VirtioHeader, Vec<u8>)> {
+    let mut packets = Vec::new();
+    while let Some(packet) = forwarder.poll_delivery(now) {
+        packets.push((packet.header, packet.packet.to_vec()));
+    }
+    packets
+}
+
+#[test]
+fn a_packet_crosses_as_it_was_and_a_replay_does_not() {
+    let now = Instant::now();
+    let [mut near, mut far] = pair(now);
+    let (header, packet) = samples::partial(4, UDP, samples::udp(3000), Some(1000));
+    push(&mut near, header, &packet, now);
+    near.handle_idle(now);
+    let sent = datagrams(&mut near, now);
+    for mut datagram in sent.iter().chain(&sent).cloned() {
+        far.handle_datagram(&mut datagram, address(1), now);
+    }
+    assert_eq!(delivered(&mut far, now), [(header, packet)]);
+    assert_eq!(far.drops().of(DropReason::Replayed), sent.len() as u64);
+    assert_eq!(far.peers()[0].reception().duplicates, sent.len() as u64);
+}
+
+#[test]
+fn what_does_not_belong_here_is_counted_by_reason() {
+    let now = Instant::now();
+    let plain = VirtioHeader::default();
+    let good = samples::ipv4(UDP, &[], &samples::udp(10));
+    let (mut foreign, mut lost) = (good.clone(), good.clone());
+    foreign[13] = 9;
+    lost[17] = 9;
+    let rows: [(&[u8], VirtioHeader, DropReason); 5] = [
+        (&foreign, plain, DropReason::ForeignSource),
+        (&lost, plain, DropReason::NoPeer),
+        (&good[..15], plain, DropReason::MalformedPacket),
+        (&[], plain, DropReason::MalformedPacket),
+        (&good, VirtioHeader { gso_type: 1, ..plain }, DropReason::MalformedPacket),
+    ];
+    let [mut near, _] = pair(now);
+    for (packet, header, reason) in rows {
+        let before = near.drops().of(reason);
+        push(&mut near, header, packet, now);
+        assert_eq!(near.drops().of(reason), before + 1, "{reason:?}");
+    }
+    near.handle_packet(plain, PACKET_MAX + 1, now, |_| {});
+    let mut lonely = forwarder(1, now);
+    push(&mut lonely, plain, &good, now);
+    assert_eq!(lonely.drops().of(DropReason::NoSession), 1);
+
+    let rows: [(&[u8], DropReason); 4] = [
+        (&[], DropReason::NotOurs),
+        (&[4; 27], DropReason::NotOurs),
+        (&[4; 28], DropReason::UnknownSession),
+        (&[4, 0, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], DropReason::WrongLane),
+    ];
+    for (datagram, reason) in rows {
+        let before = near.drops().of(reason);
+        near.handle_datagram(&mut datagram.to_vec(), address(2), now);
+        assert_eq!(near.drops().of(reason), before + 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_peer_may_send_only_from_its_own_prefixes() {
+    let now = Instant::now();
+    let [mut near, mut far] = pair(now);
+    far.peer_prefixes = PrefixTable::default();
+    push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), now);
+    near.flush(now);
+    carry(&mut near, 1, &mut far, now);
+    assert_eq!(delivered(&mut far, now), []);
+    assert_eq!(far.drops().of(DropReason::ForeignAddress), 1);
+}
+
+#[test]
+fn an_expired_session_kept_the_lane_awake() {
+    let now = Instant::now();
+    let [mut near, _] = pair(now);
+    let later = now + REJECT_AFTER;
+    near.handle_timeout(later);
+    assert_eq!(near.poll_request(later), Some(PeerId(0)));
+    assert_eq!(near.poll_request(later), None);
+    assert_eq!(datagrams(&mut near, later), Vec::<Vec<u8>>::new());
+    assert!(near.poll_timeout(later).is_some_and(|at| at > later), "to ask again");
+}
+
+#[test]
+fn the_lane_wakes_to_ask_for_a_session_when_data_stays_unanswered() {
+    let start = Instant::now();
+    let [mut near, _] = pair(start);
+    push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), start);
+    let mut now = start;
+    for _ in 0..100 {
+        near.handle_timeout(now);
+        datagrams(&mut near, now);
+        if near.poll_request(now).is_some() {
+            break;
+        }
+        now = near.poll_timeout(now).unwrap();
+    }
+    assert_eq!(now - start, Duration::from_millis(250));
+}
+
+#[test]
+fn the_new_run_of_a_peer_could_deliver_again_what_the_earlier_one_had() {
+    let now = Instant::now();
+    let [mut near, mut far] = pair(now);
+    let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
+    push(&mut near, header, &packet, now);
+    near.handle_idle(now);
+    carry(&mut near, 1, &mut far, now);
+    assert_eq!(delivered(&mut far, now).len(), 1);
+    // The block is open still; the repair symbol that closes it would rebuild the packet.
+    let mut again = forwarder(2, now);
+    again.install(&established(2, Role::Responder, 1, now), now);
+    near.install(&established(1, Role::Initiator, 3, now), now);
+    near.flush(now);
+    carry(&mut near, 1, &mut again, now);
+    assert_eq!(delivered(&mut again, now + Duration::from_secs(1)), []);
+}

@@ -1,0 +1,321 @@
+//! Tests of what comes in: blocks, order, holes, and what is given up.
+
+use super::*;
+use crate::fec::source_block::SourceBlock;
+use crate::wire::virtio::VirtioHeader;
+
+const E: usize = 64;
+const HOLD: Duration = Duration::from_millis(10);
+
+/// An inbound side fed with blocks of small packets, one in each symbol; a packet says where it was.
+struct Bench {
+    inbound: Inbound,
+    code: Code,
+    reception: Reception,
+    start: Instant,
+}
+
+impl Bench {
+    fn new(strict: bool) -> Self {
+        Self {
+            inbound: Inbound::new(0, E, Delivery { strict, hold: HOLD }),
+            code: Code::new(),
+            reception: Reception::default(),
+            start: Instant::now(),
+        }
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis)
+    }
+
+    /// Source symbol `esi` of block `sbn`; every block has 3.
+    fn source(&mut self, sbn: u64, esi: u16, millis: u64) -> Result<(), DropReason> {
+        let mut block = SourceBlock::new(E, 8);
+        block.room()[..2].copy_from_slice(&[sbn as u8, esi as u8]);
+        block.commit(VirtioHeader::default(), 2);
+        block.finish_symbol();
+        let previous_symbols = if sbn == 0 { 0 } else { 3 };
+        let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
+        let now = self.at(millis);
+        self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now)
+    }
+
+    fn one(&mut self, millis: u64) -> Option<(u8, u8)> {
+        let now = self.at(millis);
+        let ready = self.inbound.next_adu(&mut self.reception, now)?;
+        let packet = self.inbound.packet(&ready);
+        Some((packet[0], packet[1]))
+    }
+
+    /// The sender tells that it has closed blocks `from..below`, and k of the last.
+    fn told(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
+        let (told, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
+        self.inbound.handle_sent(told, &mut self.code, &mut self.reception, now).unwrap();
+    }
+
+    /// What the next report tells: blocks lost with their symbols, and which are done with.
+    fn fates(&mut self) -> (Vec<(u64, u32, u16)>, Range<u64>) {
+        let (mut room, mut lost) = (16, Vec::new());
+        self.inbound.name_given_up(1, &mut room, &mut lost);
+        let progress = self.inbound.progress().unwrap();
+        let lost = lost.iter().map(|run| (run.first, run.count, run.symbols)).collect();
+        (lost, progress.decoded_from..progress.decoded_below)
+    }
+
+    fn all(&mut self, millis: u64) -> Vec<(u8, u8)> {
+        std::iter::from_fn(|| self.one(millis)).collect()
+    }
+}
+
+#[test]
+fn a_hole_holds_what_follows_until_it_is_filled_or_given_up() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(0), [(0, 0)]);
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(10)));
+    assert_eq!(bench.all(9), []);
+    assert_eq!(bench.all(10), [(0, 2), (1, 0), (1, 1), (1, 2)]);
+    assert_eq!(bench.reception.unrecoverable_blocks, 1);
+    assert_eq!(bench.source(0, 1, 11), Err(DropReason::LateSymbol));
+    assert_eq!(bench.reception.late, 1);
+
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(1, 0), (0, 0), (0, 2), (0, 1)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(1), [(0, 0), (0, 1), (0, 2), (1, 0)]);
+}
+
+#[test]
+fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 0, 0).unwrap();
+    assert_eq!((bench.all(0), bench.inbound.deadline()), (vec![(0, 0)], None));
+    // The rest of it comes after a pause that is longer than a hole may hold.
+    bench.source(0, 2, 50).unwrap();
+    assert_eq!((bench.all(50), bench.inbound.deadline()), (vec![], Some(bench.at(60))));
+    bench.source(0, 1, 59).unwrap();
+    assert_eq!((bench.all(59), bench.inbound.deadline()), (vec![(0, 1), (0, 2)], None));
+    // So does what comes of the next one, before the end of this.
+    bench.source(1, 1, 100).unwrap();
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(110)));
+    bench.source(1, 0, 109).unwrap();
+    assert_eq!(bench.all(109), [(1, 0), (1, 1)]);
+    assert_eq!(bench.reception.unrecoverable_blocks, 0);
+}
+
+#[test]
+fn what_is_whole_behind_a_hole_was_dropped_when_the_peer_started_anew() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (3, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(1), [(0, 0)]);
+    bench.inbound.retire();
+    assert_eq!(bench.all(1), [(0, 2), (1, 0), (1, 1), (1, 2), (3, 0)], "at once, and in order");
+    assert!(bench.inbound.is_empty());
+    // Nothing told where block 1 ends. That of block 3 is not lost: its sender ended in the middle of it, as far as
+    // anybody knows.
+    let lost: Vec<_> = bench.inbound.losses().newest().map(|lost| (lost.first, lost.count)).collect();
+    assert_eq!(lost, [(0, 3)]);
+}
+
+#[test]
+fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
+    type Step = fn(&mut Bench);
+    let rows: [(Step, usize, Option<u64>, u64); 7] = [
+        (|it| it.source(0, 0, 0).unwrap(), 0, None, 0),
+        (|it| it.source(0, 2, 0).unwrap(), 1, None, 0),
+        (|it| drop(it.all(10)), 0, Some(0), 0),
+        (|it| assert!(it.source(0, 1, 11).is_err()), 0, Some(0), 0),
+        (|it| it.source(1, 0, 12).unwrap(), 0, None, 1),
+        (|it| it.told(0, 2, 3, 13), 1, None, 1),
+        (|it| drop(it.all(30)), 0, None, 2),
+    ];
+    let mut bench = Bench::new(true);
+    for (number, (step, waiting, unfinished, lost)) in rows.into_iter().enumerate() {
+        step(&mut bench);
+        bench.all(9);
+        let standing = bench.inbound.standing();
+        let found = (standing.waiting, standing.unfinished, bench.inbound.losses().blocks());
+        assert_eq!(found, (waiting, unfinished, lost), "step {number}");
+    }
+}
+
+#[test]
+fn without_order_adus_leave_as_they_become_whole() {
+    let mut bench = Bench::new(false);
+    let rows = [((1, 2), 1), ((0, 1), 1), ((2, 0), 1), ((0, 0), 1), ((1, 0), 1)];
+    for ((sbn, esi), leave) in rows {
+        bench.source(sbn, esi, 0).unwrap();
+        let left = bench.all(0);
+        assert_eq!(left.len(), leave);
+        assert!(left.contains(&(sbn as u8, esi as u8)));
+    }
+    assert_eq!(bench.all(10), []);
+    assert_eq!(bench.inbound.progress().unwrap().decoded_below, 0, "block 0 was not named yet");
+    assert_eq!(bench.fates(), (vec![(0, 2, 0)], 0..2));
+}
+
+#[test]
+fn a_symbol_that_came_between_two_looks_at_a_block_given_up_left_out_of_order() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 1), (0, 2), (1, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.one(10), Some((0, 1)), "symbol 0 was jumped over");
+    assert_eq!(bench.source(0, 0, 10), Err(DropReason::LateSymbol));
+    assert_eq!(bench.all(10), [(0, 2), (1, 0)]);
+}
+
+#[test]
+fn a_block_of_which_nothing_came_is_given_up_with_the_next() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    assert_eq!(bench.all(0).len(), 3);
+    bench.source(2, 0, 5).unwrap();
+    assert_eq!(bench.all(14), []);
+    assert_eq!(bench.all(15), [(2, 0)]);
+    // Nothing has told that block 0 ended where it seemed to.
+    assert_eq!(bench.reception.unrecoverable_blocks, 2);
+}
+
+#[test]
+fn what_was_before_the_first_block_heard_is_not_missed() {
+    let mut bench = Bench::new(true);
+    bench.source(1000, 0, 0).unwrap();
+    assert_eq!(bench.all(0), [(232, 0)]);
+    assert_eq!(bench.source(999, 0, 0), Err(DropReason::LateSymbol));
+    let mut bench = Bench::new(true);
+    bench.source(40, 0, 0).unwrap();
+    assert_eq!(bench.all(9), [], "earlier ones may only be late");
+    assert_eq!(bench.all(10), [(40, 0)]);
+    // Block 39 was mentioned by a symbol of block 40, no other.
+    assert_eq!(bench.reception.unrecoverable_blocks, 0);
+}
+
+#[test]
+fn a_receiver_that_began_in_the_middle_called_what_was_before_decoded() {
+    let mut bench = Bench::new(true);
+    bench.source(71, 0, 0).unwrap();
+    bench.all(0);
+    assert_eq!(bench.fates(), (vec![], 71..71));
+    bench.told(64, 72, 1, 1);
+    bench.all(1);
+    assert_eq!(bench.fates(), (vec![(64, 7, 0)], 71..72), "those before were sent to this run, too");
+    let mut bench = Bench::new(true);
+    bench.source(3, 0, 0).unwrap();
+    bench.all(10);
+    assert_eq!(bench.fates(), (vec![(0, 3, 0)], 0..3), "not missed by the statistics, and not decoded");
+}
+
+#[test]
+fn a_tail_of_which_nothing_came_is_given_up_without_later_traffic() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    bench.all(0);
+    bench.told(0, 4, 3, 20);
+    assert_eq!((bench.all(20), bench.inbound.deadline()), (vec![], Some(bench.at(30))));
+    bench.told(0, 4, 3, 29);
+    assert_eq!((bench.all(29), bench.fates().1), (vec![], 0..0), "the end of block 0 may be late, too");
+    assert_eq!(bench.all(30), [], "hearing it again prolongs nothing");
+    // Block 0 may be whole: 3 symbols of it came, and the sender knows whether that is all.
+    assert_eq!(bench.fates(), (vec![(0, 1, 3), (1, 3, 0)], 0..4));
+    assert_eq!(bench.reception.unrecoverable_blocks, 4);
+    assert_eq!(bench.inbound.deadline(), None);
+}
+
+#[test]
+fn the_report_tells_where_the_last_block_ends_and_may_overtake_it() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    bench.told(0, 1, 3, 5);
+    bench.all(5);
+    assert_eq!(bench.fates(), (vec![], 0..1));
+    bench.source(1, 0, 6).unwrap();
+    bench.told(0, 2, 3, 40);
+    assert_eq!(bench.all(49), [(1, 0)], "the rest has its time from the report on");
+    (1..3).for_each(|esi| bench.source(1, esi, 49).unwrap());
+    assert_eq!(bench.all(49).len(), 2);
+    bench.told(0, 3, 0, 50);
+    bench.source(2, 0, 50).unwrap();
+    assert_eq!(bench.all(60), [(2, 0)]);
+    assert_eq!(bench.fates(), (vec![(2, 1, 1)], 0..3), "an abandoned block has no length");
+}
+
+#[test]
+fn a_receiver_that_heard_nothing_counts_from_where_the_sender_began_for_it() {
+    for (from, below) in [(0, 3), (500, 503)] {
+        let mut bench = Bench::new(true);
+        bench.told(from, below, 3, 0);
+        assert_eq!(bench.all(10), []);
+        assert_eq!(bench.fates(), (vec![(from, 3, 0)], from..below));
+        assert_eq!(bench.reception.unrecoverable_blocks, 3);
+    }
+}
+
+#[test]
+fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
+    let mut bench = Bench::new(true);
+    for below in [1, OPEN_BLOCKS_MAX + 50, 2 * OPEN_BLOCKS_MAX, 9 * OPEN_BLOCKS_MAX, 1 << 48] {
+        bench.told(0, below, 3, 0);
+        assert!(bench.inbound.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+        assert!(bench.inbound.memory() == 0);
+        while bench.one(0).is_some() {}
+        assert!(bench.inbound.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+    }
+    while bench.one(10).is_some() {}
+    let (mut next, mut reports) = (0, 0);
+    while next < 1 << 48 {
+        reports += 1;
+        let (lost, done) = bench.fates();
+        assert_eq!(done, 0..lost.last().map(|&(first, count, _)| first + u64::from(count)).unwrap());
+        for (first, count, symbols) in lost {
+            assert_eq!((first, symbols), (next, 0));
+            next += u64::from(count);
+        }
+        bench.inbound.on_acknowledged(1);
+    }
+    assert!(reports < 5000, "{reports} reports");
+}
+
+#[test]
+fn an_outage_gives_up_whole_blocks_that_were_not_handed_on() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    bench.source(3 * OPEN_BLOCKS_MAX, 0, 0).unwrap();
+    while bench.one(10).is_some() {}
+    let (lost, done) = bench.fates();
+    assert_eq!((lost, done), (vec![(0, 3 * OPEN_BLOCKS_MAX as u32, 0)], 0..3 * OPEN_BLOCKS_MAX));
+}
+
+#[test]
+fn open_blocks_are_bounded_whatever_numbers_come() {
+    let mut bench = Bench::new(true);
+    for sbn in [0, 100, OPEN_BLOCKS_MAX + 50, 3 * OPEN_BLOCKS_MAX, 1 << 48] {
+        bench.source(sbn, 0, 0).unwrap();
+        assert!(bench.inbound.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+        while bench.one(0).is_some() {}
+        assert!(bench.inbound.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+    }
+    assert_eq!(bench.inbound.progress().unwrap().highest, 1 << 48);
+}
+
+#[test]
+fn many_long_blocks_held_more_memory_than_the_bound() {
+    let mut bench = Bench::new(true);
+    let block = 8192 * E;
+    (0..400).for_each(|sbn| bench.source(sbn, 1, 0).unwrap());
+    for sbn in (0..400).rev() {
+        let _ = bench.source(sbn, 8191, 0);
+        assert_eq!(bench.all(0).iter().filter(|&&(_, esi)| esi == 255).count(), 0);
+        assert!(bench.inbound.memory() <= MEMORY_MAX + 2 * block, "{} bytes", bench.inbound.memory());
+    }
+    let spare: usize = bench.inbound.spare.iter().map(|open| open.block.memory()).sum();
+    assert!(spare <= SPARE_MAX * SPARE_MEMORY_MAX);
+}
