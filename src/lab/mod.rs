@@ -9,6 +9,7 @@
 pub mod error;
 pub mod leftovers;
 pub mod load;
+pub mod median;
 pub mod network;
 pub mod pair;
 pub mod plot;

@@ -15,6 +15,16 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Its peers.
     pub peers: Vec<PeerStatus>,
+    /// Its notifications, if it notifies.
+    pub notify: Option<NotifyStatus>,
+}
+
+/// The part about notifications.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NotifyStatus {
+    /// Programs with a lease.
+    pub subscribers: u64,
 }
 
 /// The part about the TUN device.

@@ -32,6 +32,7 @@ const STEP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Subscriber {
     is_over: Arc<AtomicBool>,
+    is_complete: Arc<AtomicBool>,
     following: JoinHandle<io::Result<u64>>,
 }
 
@@ -52,16 +53,23 @@ impl Subscriber {
         let first = first.map_err(LabError::doing(format!("subscribe to {} from {node}", publisher.address)))?;
         look(&first, Instant::now());
         let is_over = Arc::new(AtomicBool::new(false));
-        let over = is_over.clone();
+        let is_complete = Arc::new(AtomicBool::new(false));
+        let (over, complete) = (is_over.clone(), is_complete.clone());
         let following = thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
                 if let Some(message) = client.next_message(Instant::now() + STEP)? {
                     look(&message, Instant::now());
                 }
+                complete.store(client.core().is_complete(), Ordering::Relaxed);
             }
             Ok(client.core().messages_dropped())
         });
-        Ok(Self { is_over, following })
+        Ok(Self { is_over, is_complete, following })
+    }
+
+    /// Whether it was told all that there was to tell when it came.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Relaxed)
     }
 
     /// Ends the subscription; tells how many messages came faster than they were looked at, and were not.

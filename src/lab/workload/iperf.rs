@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde_json::Value;
 
-use crate::lab::{error::LabError, network::Network};
+use crate::lab::{error::LabError, network::Network, process::Process};
 
 /// What one iperf3 run found.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -38,9 +38,22 @@ pub struct BulkPlan<'a> {
     pub rate: Option<&'a str>,
 }
 
+/// A bulk transfer under way. Dropping it ends it.
+#[derive(Debug)]
+pub struct RunningBulk {
+    client: Process,
+    _server: Process,
+    limit: Duration,
+}
+
 impl BulkPlan<'_> {
     /// Runs it to its end.
     pub fn run(&self, network: &Network<'_>) -> Result<Bulk, LabError> {
+        self.start(network)?.finish()
+    }
+
+    /// Begins it.
+    pub fn start(&self, network: &Network<'_>) -> Result<RunningBulk, LabError> {
         let server_name = format!("{}-iperf-server", self.name);
         let [address, flows, seconds] = [self.address.to_string(), self.flows.to_string(), self.seconds.to_string()];
         let server = ["iperf3", "-s", "-1", "-B", &address, "--forceflush"];
@@ -62,9 +75,21 @@ impl BulkPlan<'_> {
         ];
         let rate = self.rate.map(|rate| ["-b", rate]);
         let words = [&words[..], rate.as_ref().map_or(&[], |rate| &rate[..])].concat();
-        let mut client = network.start(self.from, &format!("{}-iperf", self.name), &words)?;
-        client.wait(Duration::from_secs(self.seconds + 30))?;
-        parse(&client.output())
+        let client = network.start(self.from, &format!("{}-iperf", self.name), &words)?;
+        Ok(RunningBulk { client, _server: server, limit: Duration::from_secs(self.seconds + 30) })
+    }
+}
+
+impl RunningBulk {
+    /// Whether it still sends.
+    pub fn is_running(&mut self) -> bool {
+        self.client.is_running()
+    }
+
+    /// Waits for its end.
+    pub fn finish(mut self) -> Result<Bulk, LabError> {
+        self.client.wait(self.limit)?;
+        parse(&self.client.output())
     }
 }
 

@@ -1,6 +1,11 @@
-//! What the kernel counted in a node: TCP segments sent and sent again, trains a device dropped.
+//! What the kernel counted in a node: TCP segments sent and sent again, bytes a device received, trains it dropped.
 
-use crate::lab::{error::LabError, network::Network};
+use std::fs;
+
+use crate::{
+    io::namespace::NetworkNamespace,
+    lab::{error::LabError, network::Network},
+};
 
 /// TCP of a namespace since it exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +51,21 @@ pub fn dropped_by_device(network: &Network<'_>, node: &str, device: &str) -> Res
     dropped.ok_or_else(|| LabError::Sentence(format!("`ip -j -s link` says nothing of drops of {device}")))
 }
 
+/// Bytes that a device of a node has received, with the headers of the link. Read without a command: that would take
+/// from the speed of which this is a measure.
+pub fn received_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
+    let path = "/proc/thread-self/net/dev";
+    let read = || NetworkNamespace::named(&network.namespace(node))?.run(|| fs::read_to_string(path))?;
+    let text = read().map_err(LabError::doing(format!("read {path} in {node}")))?;
+    received(&text, device).ok_or_else(|| LabError::Sentence(format!("{path} says nothing of {device} in {node}")))
+}
+
+/// A line for each device: its name, and first of all the bytes it received.
+fn received(text: &str, device: &str) -> Option<u64> {
+    let (_, counts) = text.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == device)?;
+    counts.split_whitespace().next()?.parse().ok()
+}
+
 /// Pairs of lines: names, then values, each after the same label.
 fn counter(text: &str, label: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.split_whitespace().next() == Some(label));
@@ -63,5 +83,14 @@ mod tests {
         let text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin OutSegs RetransSegs\nTcp: 200 1000 3\nTcpExt: A TCPTimeouts\nTcpExt: 9 2\n";
         assert_eq!(TcpCounters::parse(text), Some(TcpCounters { sent: 1000, retransmitted: 3, timeouts: 2 }));
         assert_eq!(TcpCounters::parse("Tcp: OutSegs\n"), None);
+    }
+
+    #[test]
+    fn a_device_is_found_by_its_whole_name() {
+        let text = "Inter-| Receive\n face |bytes packets\n site01: 5 1 0\n site0:123456 7 0\n";
+        assert_eq!(
+            (received(text, "site0"), received(text, "site01"), received(text, "site")),
+            (Some(123_456), Some(5), None)
+        );
     }
 }

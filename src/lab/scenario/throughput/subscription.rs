@@ -1,0 +1,306 @@
+//! What a subscriber costs: the same flows through the same pair, for a moment with it and for a moment without, in turns.
+//!
+//! Two transfers differ by more than a subscriber can cost: each falls into place on the processors in its own way, and a
+//! machine that is shared is fast for some seconds and slow for others. So the flows stay, nothing changes from one slice to
+//! the next but the subscription, and slices are short: what else happens meets both of a pair, or few of many.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use super::super::Stage;
+use crate::{
+    lab::{
+        error::LabError,
+        median::{median, median_bounds},
+        network::Network,
+        pair::{Pair, RunningAppliance},
+        report::Report,
+        subscriber::Subscriber,
+        workload::{iperf::BulkPlan, kernel::received_by_device},
+    },
+    notify::message::Message,
+};
+
+/// An odd number, so that one is in the middle.
+const PAIRS: usize = 61;
+/// Until the flows have their speed.
+const LEAD: Duration = Duration::from_secs(1);
+/// A subscriber is first told of every flow there is, which is not what it costs from then on.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_millis(50);
+const SLICE: Duration = Duration::from_millis(250);
+/// How often something is said.
+const NEWS: usize = 5;
+/// Telling everything costs no more than this share of the speed.
+const LEAST: f64 = 0.95;
+
+/// A moment with or without the subscriber.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slice {
+    seconds: f64,
+    /// Received by the mirror.
+    bytes: f64,
+    /// Processor time of both appliances.
+    cpu_seconds: f64,
+    /// What the subscriber was told.
+    messages: u64,
+}
+
+/// All slices of one transfer.
+#[derive(Debug)]
+pub struct Turns {
+    flows: u32,
+    /// Without and with, whichever came first.
+    pairs: Vec<[Slice; 2]>,
+    /// Flows in the table of the near appliance, at the end.
+    flows_followed: u64,
+    /// Messages that the subscriber was too slow to take.
+    dropped: u64,
+}
+
+/// A subscriber at the appliance's own host that counts what it is told of all flows.
+#[derive(Debug)]
+pub struct Listener {
+    subscriber: Subscriber,
+    messages: Arc<AtomicU64>,
+}
+
+impl Listener {
+    /// Begins to listen.
+    pub fn start(network: &Network<'_>, appliance: &RunningAppliance) -> Result<Self, LabError> {
+        let messages = Arc::new(AtomicU64::new(0));
+        let count = messages.clone();
+        let look = move |_: &Message, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let subscriber = Subscriber::start(network, appliance.node(), appliance.publisher()?, look)?;
+        Ok(Self { subscriber, messages })
+    }
+
+    /// Waits until it was told of every flow there is.
+    fn wait_complete(&self, stage: &Stage<'_>) -> Result<(), LabError> {
+        let deadline = Instant::now() + COMPLETE_WITHIN;
+        while !self.subscriber.is_complete() {
+            if Instant::now() > deadline {
+                return Err(LabError::Sentence(format!(
+                    "the subscriber was not told of all flows in {COMPLETE_WITHIN:?}"
+                )));
+            }
+            stage.pause(Duration::from_millis(5))?;
+        }
+        Ok(())
+    }
+
+    /// What it was told so far.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Ends it; tells how many messages it was too slow to take.
+    pub fn finish(self) -> Result<u64, LabError> {
+        self.subscriber.finish()
+    }
+}
+
+/// Takes turns on a pair that notifies, while so many flows go through it.
+pub fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &Pair<'_>,
+    address: IpAddr,
+    flows: u32,
+) -> Result<Turns, LabError> {
+    let name = format!("turns-{flows}");
+    let lasts = LEAD + (SETTLE + SLICE) * 2 * PAIRS as u32;
+    let plan = BulkPlan {
+        name: &name,
+        from: "primary",
+        to: "mirror",
+        address,
+        flows,
+        // Ended when the last slice is: a slow machine must not run out of it.
+        seconds: 3 * lasts.as_secs(),
+        congestion: "cubic",
+        rate: None,
+    };
+    let mut bulk = plan.start(network)?;
+    stage.pause(LEAD)?;
+    let mut turns = Turns { flows, pairs: Vec::new(), flows_followed: 0, dropped: 0 };
+    for number in 1..=PAIRS {
+        let mut slices = [Slice::default(); 2];
+        // Whatever drifts is as often against the one as against the other.
+        for is_watched in [number % 2 == 0, number % 2 == 1] {
+            let listener = is_watched.then(|| Listener::start(network, &pair.appliances[0])).transpose()?;
+            listener.as_ref().map_or(Ok(()), |listener| listener.wait_complete(stage))?;
+            stage.pause(SETTLE)?;
+            if number == 1 {
+                check(network, pair, is_watched)?;
+            }
+            slices[usize::from(is_watched)] = slice(stage, network, pair, listener.as_ref())?;
+            turns.dropped += listener.map_or(Ok(0), Listener::finish)?;
+        }
+        turns.pairs.push(slices);
+        if number % NEWS == 0 {
+            let ratio = median(turns.ratios());
+            stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
+        }
+    }
+    if !bulk.is_running() {
+        return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
+    }
+    let promises = pair.appliances[0].status(network)?.peer().protection;
+    turns.flows_followed = promises.map_or(0, |promises| promises.flows);
+    Ok(turns)
+}
+
+/// Nothing would be measured if the appliance had its subscriber always or never.
+fn check(network: &Network<'_>, pair: &Pair<'_>, is_watched: bool) -> Result<(), LabError> {
+    let found = pair.appliances[0].status(network)?.notify.map_or(0, |notify| notify.subscribers);
+    let expected = u64::from(is_watched);
+    let wrong =
+        || LabError::Sentence(format!("the near appliance has {found} subscribers where it ought to have {expected}"));
+    (found == expected).then_some(()).ok_or_else(wrong)
+}
+
+fn slice(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &Pair<'_>,
+    listener: Option<&Listener>,
+) -> Result<Slice, LabError> {
+    let look = || -> Result<_, LabError> {
+        let bytes = received_by_device(network, "mirror", "site0")?;
+        let cpu: Duration = pair.cpu_times().iter().sum();
+        Ok((Instant::now(), bytes, cpu, listener.map_or(0, Listener::messages)))
+    };
+    let (began, bytes, cpu, messages) = look()?;
+    stage.pause(SLICE)?;
+    let end = look()?;
+    Ok(Slice {
+        seconds: (end.0 - began).as_secs_f64(),
+        bytes: end.1.saturating_sub(bytes) as f64,
+        cpu_seconds: end.2.saturating_sub(cpu).as_secs_f64(),
+        messages: end.3 - messages,
+    })
+}
+
+impl Slice {
+    fn gbit(&self) -> f64 {
+        self.bytes * 8.0 / 1e9 / self.seconds.max(1e-9)
+    }
+}
+
+impl Turns {
+    fn each(&self, of: impl Fn(&[Slice; 2]) -> f64) -> Vec<f64> {
+        self.pairs.iter().map(of).collect()
+    }
+
+    /// Speed with the subscriber relative to without, pair by pair.
+    fn ratios(&self) -> Vec<f64> {
+        self.each(|[without, with]| with.gbit() / without.gbit().max(1e-9))
+    }
+
+    /// Processor time for each GB, of all slices together: the kernel counts it in hundredths of a second.
+    fn cpu_per_gb(&self, is_watched: bool) -> f64 {
+        let slices = self.pairs.iter().map(|pair| pair[usize::from(is_watched)]);
+        let (cpu, bytes) =
+            slices.fold((0.0, 0.0), |(cpu, bytes), slice| (cpu + slice.cpu_seconds, bytes + slice.bytes));
+        cpu / (bytes / 1e9).max(1e-9)
+    }
+
+    /// States what was found.
+    pub fn report(&self, report: &mut Report, crowd: u64, but: &str) {
+        let (ratio, [low, high]) = (median(self.ratios()), median_bounds(self.ratios()));
+        let Self { flows, flows_followed, dropped, .. } = self;
+        report.claim(
+            format!("a subscriber to all flows leaves {LEAST} of the speed, {flows} flow(s)"),
+            format!(
+                "{ratio:.3} ({low:.3} to {high:.3} with 95 % certainty, {PAIRS} pairs of slices{but}); CPU s per GB, both \
+                 appliances: {:.2} without, {:.2} with",
+                self.cpu_per_gb(false),
+                self.cpu_per_gb(true)
+            ),
+            ratio >= LEAST,
+        );
+        let told = self.each(|[_, with]| with.messages as f64 / with.seconds.max(1e-9));
+        let least = told.iter().copied().fold(f64::INFINITY, f64::min);
+        report.claim(
+            format!("it is told all the while, with {crowd} flows and more in the table, {flows} flow(s)"),
+            format!("{:.0} messages a second, {dropped} not taken; {flows_followed} flows", median(told)),
+            least > 0.0 && least.is_finite() && *flows_followed >= crowd,
+        );
+    }
+
+    /// The numbers, and below them each pair.
+    pub fn to_json(&self) -> Value {
+        let numbers = |slice: &Slice| json!({ "gbit": slice.gbit(), "messages": slice.messages });
+        let pairs =
+            self.pairs.iter().map(|[without, with]| json!({ "without": numbers(without), "with": numbers(with) }));
+        let [low, high] = median_bounds(self.ratios());
+        json!({
+            "ratio": median(self.ratios()),
+            "ratio_least": low,
+            "ratio_most": high,
+            "cpu_seconds_per_gb_without": self.cpu_per_gb(false),
+            "cpu_seconds_per_gb_with": self.cpu_per_gb(true),
+            "flows_followed": self.flows_followed,
+            "messages_not_taken": self.dropped,
+            "pairs": pairs.collect::<Vec<_>>(),
+        })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Turns whose slices with the subscriber have this share of the speed, but for some that were disturbed.
+    pub fn turns(with: f64, disturbed: usize, messages: u64) -> Turns {
+        let slice = |gbit: f64| Slice { seconds: 0.5, bytes: gbit / 16.0 * 1e9, cpu_seconds: 0.4375, messages };
+        let pair = |at| [slice(7.0), slice(if at < disturbed { 1.0 } else { 7.0 * with })];
+        Turns { flows: 4, pairs: (0..PAIRS).map(pair).collect(), flows_followed: 10_004, dropped: 0 }
+    }
+
+    fn passes(turns: &Turns, crowd: u64) -> bool {
+        let mut report = Report::default();
+        turns.report(&mut report, crowd, "");
+        report.passes()
+    }
+
+    #[test]
+    fn a_few_disturbed_slices_do_not_decide_and_a_costly_subscriber_does() {
+        assert!(passes(&turns(0.97, 0, 9), 10_000));
+        assert!(passes(&turns(0.97, PAIRS / 2, 9), 10_000));
+        assert!(!passes(&turns(0.97, PAIRS / 2 + 1, 9), 10_000));
+        assert!(!passes(&turns(0.94, 0, 9), 10_000));
+    }
+
+    #[test]
+    fn a_subscriber_that_hears_nothing_shows_nothing() {
+        assert!(!passes(&turns(1.0, 0, 0), 10_000));
+        assert!(!passes(&turns(1.0, 0, 9), 10_005));
+    }
+
+    #[test]
+    fn each_pair_is_told_with_its_speeds() {
+        let value = turns(0.5, 0, 9).to_json();
+        assert_eq!(
+            (&value["ratio"], &value["ratio_least"], &value["flows_followed"]),
+            (&json!(0.5), &json!(0.5), &json!(10_004))
+        );
+        assert_eq!(value["cpu_seconds_per_gb_with"], json!(2.0));
+        let pair = &value["pairs"][PAIRS - 1];
+        assert_eq!(
+            (&pair["without"]["gbit"], &pair["with"]["gbit"], &pair["with"]["messages"]),
+            (&json!(7.0), &json!(3.5), &json!(9))
+        );
+    }
+}
