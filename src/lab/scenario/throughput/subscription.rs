@@ -30,13 +30,13 @@ use crate::{
 };
 
 /// An odd number, so that one is in the middle.
-const PAIRS: usize = 61;
+const PAIRS: usize = 101;
 /// Until the flows have their speed.
 const LEAD: Duration = Duration::from_secs(1);
 /// A subscriber is first told of every flow there is, which is not what it costs from then on.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
-const SLICE: Duration = Duration::from_millis(250);
+const SLICE: Duration = Duration::from_millis(150);
 /// How often something is said.
 const NEWS: usize = 5;
 /// Telling everything costs no more than this share of the speed.
