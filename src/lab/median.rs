@@ -9,7 +9,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Two of the values between which the true median lies with 95 % certainty or more, as the sign test has it; of fewer
-/// than six values none are so certain, and these are the lowest and the highest.
+/// than six values none are so certain, and these are the lowest and the highest. For a thousand values at the most.
 pub fn median_bounds(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     let rank = rank(values.len());
@@ -20,6 +20,7 @@ pub fn median_bounds(mut values: Vec<f64>) -> [f64; 2] {
 /// How many values to leave out at each end: so many or fewer of `count` fall on one side of the median, by chance, in one
 /// of forty cases at the most.
 fn rank(count: usize) -> usize {
+    debug_assert!(count <= 1000, "the share of one way in all would be too small a number");
     let mut rank = 0;
     // The share of all ways to fall that have exactly `rank` values on that side, then of those with so many or fewer.
     let mut exactly = 0.5_f64.powi(count as i32);

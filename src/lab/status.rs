@@ -25,6 +25,8 @@ pub struct Status {
 pub struct NotifyStatus {
     /// Programs with a lease.
     pub subscribers: u64,
+    /// Subscribers that went without a word.
+    pub leases_ended: u64,
 }
 
 /// The part about the TUN device.

@@ -150,6 +150,10 @@ fn gather_crowd(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Re
     stage.pause(CALM)
 }
 
+fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
+    BulkPlan { name, from: "primary", to: "mirror", address, flows, seconds, congestion: "cubic", rate: None }
+}
+
 fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -183,17 +187,7 @@ fn measure(
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
         let before = pair.as_ref().map(Pair::cpu_times);
-        let plan = BulkPlan {
-            name: &name,
-            from: "primary",
-            to: "mirror",
-            address,
-            flows,
-            seconds,
-            congestion: "cubic",
-            rate: None,
-        };
-        let bulk = plan.run(network)?;
+        let bulk = plan(&name, address, flows, seconds).run(network)?;
         round.bulks[at] = bulk;
         if let (Some(pair), Some(before)) = (&pair, before) {
             for (side, (now, before)) in pair.cpu_times().into_iter().zip(before).enumerate() {
@@ -247,9 +241,16 @@ fn report(rows: &[Row; 5], turns: &[Turns; 2], load: &Load) -> Report {
         format!("{followed}, at the least"),
         followed >= CROWD.into(),
     );
-    for (at, label) in ["subscriber_ratio_flows_1", "subscriber_ratio_flows_4"].into_iter().enumerate() {
-        report.metric(label, median(watched.ratios(repair, at)));
-    }
+    let of_silent =
+        ["subscriber_ratio_flows_1", "subscriber_ratio_flows_4"].into_iter().enumerate().map(|(at, label)| {
+            let ratios = watched.ratios(repair, at);
+            let each = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ");
+            let ratio = median(ratios);
+            report.metric(label, ratio);
+            format!("{ratio:.2} ({each})")
+        });
+    let of_silent = ["notifications and a subscriber".to_owned()].into_iter().chain(of_silent).collect();
+    report.table(&["of the speed without notifications, by rounds", "1 flow", "4 flows"], [of_silent]);
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
     report.table(
         &["", "1 flow", "of plain", "4 flows", "of plain", "CPU s per GB: near, far (1 flow)", "TCP sent again"],

@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::super::Stage;
+use super::{Stage, plan};
 use crate::{
     lab::{
         error::LabError,
@@ -23,8 +23,9 @@ use crate::{
         network::Network,
         pair::{Pair, RunningAppliance},
         report::Report,
+        status::NotifyStatus,
         subscriber::Subscriber,
-        workload::{iperf::BulkPlan, kernel::received_by_device},
+        workload::kernel::received_by_device,
     },
     notify::message::Message,
 };
@@ -120,18 +121,8 @@ pub fn measure(
 ) -> Result<Turns, LabError> {
     let name = format!("turns-{flows}");
     let lasts = LEAD + (SETTLE + SLICE) * 2 * PAIRS as u32;
-    let plan = BulkPlan {
-        name: &name,
-        from: "primary",
-        to: "mirror",
-        address,
-        flows,
-        // Ended when the last slice is: a slow machine must not run out of it.
-        seconds: 3 * lasts.as_secs(),
-        congestion: "cubic",
-        rate: None,
-    };
-    let mut bulk = plan.start(network)?;
+    // Ended when the last slice is: a slow machine must not run out of it.
+    let mut bulk = plan(&name, address, flows, 3 * lasts.as_secs()).start(network)?;
     stage.pause(LEAD)?;
     let mut turns = Turns { flows, pairs: Vec::new(), flows_followed: 0, dropped: 0 };
     for number in 1..=PAIRS {
@@ -139,10 +130,12 @@ pub fn measure(
         // Whatever drifts is as often against the one as against the other.
         for is_watched in [number % 2 == 0, number % 2 == 1] {
             let listener = is_watched.then(|| Listener::start(network, &pair.appliances[0])).transpose()?;
-            listener.as_ref().map_or(Ok(()), |listener| listener.wait_complete(stage))?;
+            if let Some(listener) = &listener {
+                listener.wait_complete(stage)?;
+            }
             stage.pause(SETTLE)?;
             if number == 1 {
-                check(network, pair, is_watched)?;
+                check(&notify_status(network, pair)?, is_watched.into())?;
             }
             slices[usize::from(is_watched)] = slice(stage, network, pair, listener.as_ref())?;
             turns.dropped += listener.map_or(Ok(0), Listener::finish)?;
@@ -156,18 +149,28 @@ pub fn measure(
     if !bulk.is_running() {
         return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
     }
+    stage.pause(SETTLE)?;
+    check(&notify_status(network, pair)?, 0)?;
     let promises = pair.appliances[0].status(network)?.peer().protection;
     turns.flows_followed = promises.map_or(0, |promises| promises.flows);
     Ok(turns)
 }
 
-/// Nothing would be measured if the appliance had its subscriber always or never.
-fn check(network: &Network<'_>, pair: &Pair<'_>, is_watched: bool) -> Result<(), LabError> {
-    let found = pair.appliances[0].status(network)?.notify.map_or(0, |notify| notify.subscribers);
-    let expected = u64::from(is_watched);
-    let wrong =
-        || LabError::Sentence(format!("the near appliance has {found} subscribers where it ought to have {expected}"));
-    (found == expected).then_some(()).ok_or_else(wrong)
+fn notify_status(network: &Network<'_>, pair: &Pair<'_>) -> Result<NotifyStatus, LabError> {
+    Ok(pair.appliances[0].status(network)?.notify.unwrap_or_default())
+}
+
+/// Nothing would be measured if the appliance went on telling a subscriber in the slices without. One whose parting word
+/// was lost stays until its lease ends, which is counted: so one look at the end speaks for all slices.
+fn check(found: &NotifyStatus, expected: u64) -> Result<(), LabError> {
+    let NotifyStatus { subscribers, leases_ended } = *found;
+    if subscribers == expected && leases_ended == 0 {
+        return Ok(());
+    }
+    Err(LabError::Sentence(format!(
+        "the near appliance has {subscribers} subscribers where it ought to have {expected}, and ended {leases_ended} leases \
+         by itself where it ought to have ended none: slices without a subscriber were not"
+    )))
 }
 
 fn slice(
@@ -203,9 +206,9 @@ impl Turns {
         self.pairs.iter().map(of).collect()
     }
 
-    /// Speed with the subscriber relative to without, pair by pair.
+    /// Speed with the subscriber relative to without, pair by pair; where nothing came without, nothing is shown.
     fn ratios(&self) -> Vec<f64> {
-        self.each(|[without, with]| with.gbit() / without.gbit().max(1e-9))
+        self.each(|[without, with]| if without.bytes > 0.0 { with.gbit() / without.gbit() } else { 0.0 })
     }
 
     /// Processor time for each GB, of all slices together: the kernel counts it in hundredths of a second.
@@ -287,6 +290,23 @@ pub mod tests {
     fn a_subscriber_that_hears_nothing_shows_nothing() {
         assert!(!passes(&turns(1.0, 0, 0), 10_000));
         assert!(!passes(&turns(1.0, 0, 9), 10_005));
+    }
+
+    #[test]
+    fn slices_without_traffic_speak_for_nothing() {
+        let mut turns = turns(0.97, 0, 9);
+        turns.pairs.iter_mut().take(PAIRS / 2 + 1).for_each(|[without, _]| without.bytes = 0.0);
+        assert!(!passes(&turns, 10_000));
+    }
+
+    #[test]
+    fn a_subscriber_that_stayed_is_noticed_even_when_it_is_gone() {
+        for (subscribers, leases_ended, expected, is_fine) in
+            [(0, 0, 0, true), (1, 0, 1, true), (1, 0, 0, false), (0, 0, 1, false), (0, 1, 0, false)]
+        {
+            let found = NotifyStatus { subscribers, leases_ended };
+            assert_eq!(check(&found, expected).is_ok(), is_fine, "{found:?}, {expected}");
+        }
     }
 
     #[test]
