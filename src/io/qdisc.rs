@@ -26,6 +26,8 @@ const HONEST: &[&str] =
 pub struct Egress {
     /// The name of the device.
     pub device: String,
+    /// Its index.
+    pub index: u32,
     /// The kind of its root queue, as `tc qdisc` calls it; in brackets the kinds of those below, each once:
     /// `mq (fq_codel)`. `unknown` where the kernel lists no root, as of a device that is down.
     pub qdisc: String,
@@ -63,7 +65,7 @@ pub fn egress(to: IpAddr) -> io::Result<Egress> {
     let queues = netlink
         .queues(index)
         .map_err(|error| explain(&error, format_args!("cannot list the queues of {device} (`tc qdisc show`)")))?;
-    Ok(describe(device, &queues))
+    Ok(describe(device, index, &queues))
 }
 
 /// What the queues of one device have dropped, to be read often.
@@ -74,11 +76,9 @@ pub struct DropCounter {
 }
 
 impl DropCounter {
-    /// Of the device that leads to `to` from the network namespace of this thread, as it is now.
-    pub fn open(to: IpAddr) -> io::Result<Self> {
-        let mut netlink = Netlink::open()?;
-        let device = netlink.device_toward(to)?;
-        Ok(Self { netlink, device })
+    /// Of the device with this index in the network namespace of this thread.
+    pub fn open(device: u32) -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open()?, device })
     }
 
     /// Packets dropped so far, if the queues count them; an error where the device is gone.
@@ -176,14 +176,14 @@ fn queue(message: TcMessage) -> Queue {
     queue
 }
 
-fn describe(device: String, queues: &[Queue]) -> Egress {
+fn describe(device: String, index: u32, queues: &[Queue]) -> Egress {
     let root = queues.iter().find(|queue| queue.is_root()).map_or("unknown", |root| root.kind.as_str());
     let mut below: Vec<&str> = queues.iter().filter(|it| !it.is_root()).map(|it| it.kind.as_str()).collect();
     below.sort_unstable();
     below.dedup();
     let qdisc = if below.is_empty() { root.to_owned() } else { format!("{root} ({})", below.join(", ")) };
     let kinds = std::iter::once(root).chain(below).map(str::to_owned).collect();
-    Egress { device, qdisc, drops: dropped(queues), kinds }
+    Egress { device, index, qdisc, drops: dropped(queues), kinds }
 }
 
 fn dropped(queues: &[Queue]) -> Option<u64> {
@@ -249,7 +249,7 @@ mod tests {
             (vec![queue(1, root, "pfifo", Some(u32::MAX))], "pfifo", Some(u64::from(u32::MAX)), false),
         ];
         for (queues, qdisc, drops, silent) in cases {
-            let egress = describe("eth0".to_owned(), &queues);
+            let egress = describe("eth0".to_owned(), 2, &queues);
             assert_eq!((egress.device.as_str(), egress.qdisc.as_str()), ("eth0", qdisc));
             assert_eq!((egress.drops, egress.may_drop_silently()), (drops, silent), "{qdisc}");
         }

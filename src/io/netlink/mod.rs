@@ -1,9 +1,12 @@
 //! Links, addresses and routes through `rtnetlink`: one request, its answer, no shelling out.
 //!
-//! A socket belongs to the network namespace of the thread that opened it, for good. What is not here: following
-//! changes (nobody needs it) and deciding which routes ought to exist.
+//! A socket belongs to the network namespace of the thread that opened it, for good. What changes by itself is heard by
+//! [`Monitor`], and what has to be read often by [`CounterReader`]. Which routes ought to exist is not decided here.
 
+mod attributes;
+mod counters;
 mod link;
+mod monitor;
 mod route;
 
 use std::io;
@@ -13,7 +16,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+pub use counters::{CounterReader, LinkCounters};
 pub use link::{Link, LinkStatistics};
+pub use monitor::{Change, Monitor};
 pub use route::{LocalAddress, ROUTE_PROTOCOL, Route};
 
 use super::explain;
