@@ -216,7 +216,7 @@ fn the_mechanism_is_what_was_asked_for() {
     let mut off = stamping("127.0.0.1:0", StampChoice::Off);
     assert_eq!(off.stamps(), StampState::Off(StampsOff::Configured));
     let mut receiver = bind("127.0.0.1:0", Switch::Auto);
-    assert_eq!(off.send_stamped(receiver.local_addr(), b"hello", 1).sent, 5);
+    assert_eq!(off.send_stamped(receiver.local_addr(), b"hello", 0, 1).sent, 5);
     assert_eq!(receive(&mut receiver, 5).0, b"hello");
     assert_eq!(stamps(&mut off, 0), (vec![], ErrorCounts::default()));
 }
@@ -228,7 +228,7 @@ fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
             let (mut sender, mut receiver) = (stamping(from, choice), bind(to, Switch::Auto));
             for (stamp, length) in [(u32::MAX, 1452), (0, 16), (1, 4), (77, 65_000), (0x8000_0000, 100)] {
                 let datagram = numbered(stamp, length);
-                let outcome = sender.send_stamped(receiver.local_addr(), &datagram, stamp);
+                let outcome = sender.send_stamped(receiver.local_addr(), &datagram, 0, stamp);
                 assert_eq!((outcome.sent, outcome.blocked), (length, false), "{:?}", outcome.error);
                 let mut told = Vec::new();
                 let counts = sender.drain_errors(&mut |stamp| told.push(stamp));
@@ -239,10 +239,70 @@ fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
                 assert_eq!(sender.send_train(receiver.local_addr(), &content(3000), 1452).sent, 3000);
                 receive(&mut receiver, 3000);
             }
-            assert_eq!(sender.send_stamped(receiver.local_addr(), b"", 5).sent, 0);
+            assert_eq!(sender.send_stamped(receiver.local_addr(), b"", 0, 5).sent, 0);
             assert_eq!(stamps(&mut sender, 0), (vec![], ErrorCounts::default()));
         }
     }
+}
+
+/// Datagrams of `length` bytes of which no two begin alike.
+fn numbered_train(datagrams: u32, length: usize) -> Vec<u8> {
+    (0..datagrams).flat_map(|number| numbered(number, length)).collect()
+}
+
+#[test]
+fn a_train_has_a_stamp_of_each_packet_that_the_kernel_takes() {
+    for choice in BOTH {
+        for (gso, packets) in [(Switch::On, 1), (Switch::Off, 7)] {
+            let options = UdpOptions { stamps: choice, gso, ..UdpOptions::default() };
+            let mut sender = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+            let mut receiver = bind("127.0.0.1:0", Switch::Auto);
+            let train = numbered_train(7, 1452);
+            let first = u32::MAX - 2;
+            let outcome = sender.send_stamped(receiver.local_addr(), &train, 1452, first);
+            assert_eq!(
+                (outcome.sent, outcome.stamps),
+                (train.len(), packets),
+                "{choice:?} {gso:?} {:?}",
+                outcome.error
+            );
+            assert_eq!(receive(&mut receiver, train.len()).0, train);
+            let (told, counts) = stamps(&mut sender, packets);
+            let expected: Vec<u32> = (0..packets as u32).map(|number| first.wrapping_add(number)).collect();
+            assert_eq!((told, counts.stray_timestamps), (expected, 0), "{choice:?} {gso:?}");
+        }
+    }
+}
+
+#[test]
+fn what_the_host_drops_in_silence_gets_no_stamp_and_what_follows_gets_its_own() {
+    beside_a_veth(|| {
+        let to = "10.98.0.2:9".parse().unwrap();
+        for choice in BOTH {
+            run("ip", "link set owu1 up");
+            run("ip", "neighbor replace 10.98.0.2 lladdr 02:00:00:00:00:02 dev owu0");
+            run("tc", "qdisc replace dev owu0 root handle 1: htb default 1");
+            run("tc", "class replace dev owu0 parent 1: classid 1:1 htb rate 8mbit burst 2kb");
+            let mut sender = stamping("0.0.0.0:0", choice);
+            // 30 KB wait in the queue when it is replaced.
+            for number in 0..10 {
+                let train = numbered_train(3, 1000);
+                let train: Vec<u8> =
+                    train.chunks(1000).flat_map(|it| [&[number as u8; 8], &it[8..]].concat()).collect();
+                let outcome = sender.send_stamped(to, &train, 1000, number);
+                assert_eq!((outcome.sent, outcome.stamps), (3000, 1), "{:?}", outcome.error);
+            }
+            run("tc", "qdisc replace dev owu0 root pfifo limit 100");
+            assert_eq!(sender.send_stamped(to, &numbered(77, 500), 0, 77).stamps, 1);
+            let (told, counts) = stamps(&mut sender, 11);
+            assert!(told.len() < 9 && told.last() == Some(&77), "{choice:?} {told:?}: the queue was emptied");
+            assert_eq!((counts.total(), counts.stray_timestamps), (0, 0), "and nobody said so");
+            run("ip", "link set owu1 down");
+            std::thread::sleep(Duration::from_millis(1500));
+            assert_eq!(sender.send_stamped(to, &numbered(78, 500), 0, 78).sent, 500, "without a carrier");
+            assert_eq!(stamps(&mut sender, 0).0, [0u32; 0], "{choice:?}");
+        }
+    });
 }
 
 #[test]
@@ -256,7 +316,7 @@ fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
                 for number in 0..40 {
                     // In between, what asks for no stamp.
                     assert_eq!(sender.send_train(to.parse().unwrap(), &content(500), 500).sent, 500);
-                    let outcome = sender.send_stamped(to.parse().unwrap(), &numbered(number, 1000), number ^ 0xffff);
+                    let outcome = sender.send_stamped(to.parse().unwrap(), &numbered(number, 1000), 0, number ^ 0xffff);
                     assert_eq!(outcome.sent, 1000, "{:?}", outcome.error);
                 }
                 let (handed_over, mut early) = (start.elapsed(), 0);
@@ -282,7 +342,7 @@ fn what_a_full_queue_refuses_is_an_error_and_gets_no_stamp() {
             let mut sender = stamping("0.0.0.0:0", choice);
             let (mut taken, mut refused) = (Vec::new(), 0);
             for number in 0..100 {
-                let outcome = sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(number, 1000), number);
+                let outcome = sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(number, 1000), 0, number);
                 match outcome.error {
                     None => taken.push(number),
                     Some(error) => {
@@ -305,10 +365,10 @@ fn a_datagram_for_an_address_that_nobody_has_gets_no_stamp() {
         for choice in BOTH {
             let mut sender = stamping("0.0.0.0:0", choice);
             // Waits for an address that is never told; and there is no route at all.
-            sender.send_stamped("10.98.0.77:9".parse().unwrap(), &numbered(1, 100), 1);
-            let outcome = sender.send_stamped("203.0.113.1:9".parse().unwrap(), &numbered(2, 100), 2);
+            sender.send_stamped("10.98.0.77:9".parse().unwrap(), &numbered(1, 100), 0, 1);
+            let outcome = sender.send_stamped("203.0.113.1:9".parse().unwrap(), &numbered(2, 100), 0, 2);
             assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::ENETUNREACH));
-            assert_eq!(sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(3, 100), 3).sent, 100);
+            assert_eq!(sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(3, 100), 0, 3).sent, 100);
             let (told, counts) = stamps(&mut sender, 1);
             assert_eq!((told, counts.unreachable), (vec![3], 1), "{choice:?}");
         }
@@ -326,7 +386,7 @@ fn a_tun_stamps_what_its_ring_then_drops() {
         for choice in BOTH {
             let mut sender = stamping("0.0.0.0:0", choice);
             for number in 0..20 {
-                sender.send_stamped("10.97.0.2:9".parse().unwrap(), &numbered(number, 200), number);
+                sender.send_stamped("10.97.0.2:9".parse().unwrap(), &numbered(number, 200), 0, number);
             }
             let (told, _) = stamps(&mut sender, 20);
             assert!(told.len() > 4 && told.iter().all(|stamp| *stamp < 20), "{choice:?} {told:?}");
@@ -344,7 +404,7 @@ fn stamps_and_refusals_share_the_queue_and_neither_is_lost() {
             closed.set_port(9);
             for number in 0..30 {
                 let to = if number % 3 == 0 { closed } else { receiver.local_addr() };
-                let outcome = sender.send_stamped(to, &numbered(number, 300), number);
+                let outcome = sender.send_stamped(to, &numbered(number, 300), 0, number);
                 assert_eq!(outcome.sent, 300, "{:?}", outcome.error);
             }
             let (told, counts) = stamps(&mut sender, 30);
@@ -361,7 +421,7 @@ fn a_long_queue_is_read_in_bounded_pieces() {
     for choice in BOTH {
         let (mut sender, receiver) = (stamping("127.0.0.1:0", choice), bind("127.0.0.1:0", Switch::Auto));
         for number in 0..1000 {
-            assert_eq!(sender.send_stamped(receiver.local_addr(), &numbered(number, 64), number).sent, 64);
+            assert_eq!(sender.send_stamped(receiver.local_addr(), &numbered(number, 64), 0, number).sent, 64);
         }
         let (mut told, mut calls) = (Vec::new(), 0);
         loop {

@@ -196,6 +196,9 @@ impl Lane {
         warden.on_progress(&mut self.forwarder, now);
         if warden.is_waiting() || std::mem::take(&mut self.ready.errors) {
             let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number));
+            if errors.late > 0 {
+                warden.on_late_error(now);
+            }
             self.complaints.note(errors, now);
         }
         warden.publish(&mut self.forwarder, now);
@@ -225,12 +228,8 @@ impl Lane {
         self.ready.commands = false;
     }
 
-    /// A timestamp shows that what was sent before has left only if all of it went through the same queue, and if that
-    /// keeps what it takes.
+    /// The end of a train is shown by what left after it, so all of it has to go through one queue.
     fn on_uplink(&mut self, uplink: Uplink) {
-        if let Some(warden) = &mut self.warden {
-            warden.on_uplink(uplink.peer, uplink.is_suspect);
-        }
         if !uplink.several_queues {
             return;
         }
@@ -289,11 +288,14 @@ impl Lane {
             let Some((peer, train)) = self.forwarder.poll_transmit(trains, now) else { break };
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
-            let stamp = train.proves.and_then(|blocks| self.warden.as_mut()?.next_stamp(peer, blocks, now));
-            let outcome = match stamp {
-                Some(number) => self.udp.send_stamped(train.to, train.bytes, number),
+            let send = train.send;
+            let outcome = match self.warden.as_ref().and_then(Warden::next_stamp) {
+                Some(number) => self.udp.send_stamped(train.to, train.bytes, datagram_len, number),
                 None => self.udp.send_train(train.to, train.bytes, datagram_len),
             };
+            if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
+                warden.on_taken(peer, send, outcome.stamps, now);
+            }
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
             if outcome.error.is_some() {
@@ -354,6 +356,9 @@ impl Lane {
                 warden.on_stamp(number);
             }
         });
+        if let Some(warden) = self.warden.as_mut().filter(|_| found.late > 0) {
+            warden.on_late_error(now);
+        }
         self.complaints.note(found, now);
     }
 

@@ -1,7 +1,7 @@
-//! Finds the queues through which this host reaches its peers, and those that may drop what they have taken.
+//! Finds the queues through which this host reaches its peers, and names those that may drop what they have taken.
 //!
-//! Only where notifications are configured: without them nobody relies on what has left this host. Lanes read the counters
-//! of suspected queues themselves, each time they are about to believe a timestamp.
+//! Only where notifications are configured: without them nobody relies on what has left this host. Lanes look at the ways
+//! themselves, each time they are about to believe a timestamp: [`super::ways`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::io::qdisc::{Egress, egress};
 
-/// How often the ways are looked at: for so long a queue that was put there may drop unnoticed.
+/// How often the ways are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The ways to the peers.
@@ -25,8 +25,6 @@ pub struct Uplinks {
 pub struct Uplink {
     /// Where the peer is.
     pub peer: IpAddr,
-    /// A queue on it may drop datagrams of which no failed send tells.
-    pub is_suspect: bool,
     /// Its device has several transmit queues and chooses by the processor that sends.
     pub several_queues: bool,
 }
@@ -58,7 +56,7 @@ impl Uplinks {
                 continue;
             }
             let (is_suspect, several_queues) = (found.may_drop_silently(), found.has_several_queues());
-            news.push(Uplink { peer: *peer, is_suspect, several_queues });
+            news.push(Uplink { peer: *peer, several_queues });
             if is_suspect {
                 tracing::warn!(
                     %peer,

@@ -2,14 +2,13 @@
 //!
 //! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
 //! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
-//! are believed, the queues that may drop in silence are asked: the last datagram may have left and others not.
+//! are believed, the ways to the peers are looked at: one datagram of a train may have left and others not.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
-use super::suspects::Suspects;
 use super::told::{Told, key_from};
 use super::voice::{Errand, Voice};
+use super::ways::Ways;
 use crate::notify::publisher::Asked;
 use crate::protect::{Evidence, Guard};
 use crate::tunnel::PeerId;
@@ -21,7 +20,7 @@ pub struct Warden {
     lane: u8,
     guard: Guard,
     voice: Voice,
-    suspects: Suspects,
+    ways: Ways,
     /// Timestamps that were read and not believed yet.
     read: Vec<u32>,
     stamps: bool,
@@ -32,8 +31,8 @@ impl Warden {
     /// The warden of `lane`.
     pub fn new(lane: u8, guard: Guard, voice: Voice) -> Self {
         let stamps = guard.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
-        let (suspects, read) = (Suspects::default(), Vec::new());
-        Self { lane, guard, voice, suspects, read, stamps, tells_blocks: false }
+        let (ways, read) = (Ways::default(), Vec::new());
+        Self { lane, guard, voice, ways, read, stamps, tells_blocks: false }
     }
 
     /// A packet is about to be put into its block.
@@ -48,10 +47,16 @@ impl Warden {
         self.guard.on_incoming(incoming, now);
     }
 
-    /// The number to ask for the departure of a datagram with that shows so many `blocks` to have left; none where
-    /// timestamps are no evidence.
-    pub fn next_stamp(&mut self, peer: PeerId, blocks: u64, now: Instant) -> Option<u32> {
-        self.stamps.then(|| self.guard.next_stamp(peer, blocks, now))
+    /// The number to ask for the timestamps of the next send with; none where timestamps are no evidence.
+    pub fn next_stamp(&self) -> Option<u32> {
+        self.stamps.then(|| self.guard.next_stamp())
+    }
+
+    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+        if self.stamps {
+            self.guard.on_taken(peer, send, timestamps, now);
+        }
     }
 
     /// Some timestamp may still come.
@@ -70,17 +75,26 @@ impl Warden {
         for (peer, protection) in forwarder.peers().iter().zip(self.guard.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
         }
+        if self.stamps {
+            self.ways.follow(forwarder.peers().iter().map(|peer| peer.address().map(|address| address.ip())));
+        }
     }
 
-    /// Then: the datagram with this number has left. What follows from it does so in [`publish`](Self::publish).
+    /// Then: a timestamp with this number came. What follows from it does so in [`publish`](Self::publish).
     pub fn on_stamp(&mut self, number: u32) {
         self.read.push(number);
     }
 
+    /// An error came back for a datagram that the kernel had taken.
+    pub fn on_late_error(&mut self, now: Instant) {
+        self.guard.on_dropped_here(now);
+    }
+
     /// Last: what is due, what is asked, and what there is to tell.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        if !self.read.is_empty() && self.suspects.have_dropped() {
-            self.guard.on_dropped_here(now);
+        if !self.read.is_empty() {
+            let peers = self.guard.peers_mut();
+            self.ways.look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
         }
         for number in self.read.drain(..) {
             self.guard.on_stamp(number, now);
@@ -181,11 +195,6 @@ impl Warden {
     /// Nothing waits for the kernel, for a timestamp or to be told.
     pub fn is_settled(&mut self) -> bool {
         self.guard.is_settled() && self.voice.is_done()
-    }
-
-    /// A queue on the way to a peer may drop what it has taken, or this is over.
-    pub fn on_uplink(&mut self, peer: IpAddr, is_suspect: bool) {
-        self.suspects.on_uplink(peer, is_suspect);
     }
 
     /// The promises, for status.

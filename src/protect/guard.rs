@@ -46,10 +46,17 @@ impl Guard {
         }
     }
 
-    /// The number to ask for the departure of a datagram with that shows so many `blocks` to have left, counted as they
-    /// were told to be sent.
-    pub fn next_stamp(&mut self, peer: PeerId, blocks: u64, now: Instant) -> u32 {
-        self.stamps.begin(peer, blocks, now)
+    /// The number to ask for the timestamps of the next send with.
+    pub fn next_stamp(&self) -> u32 {
+        self.stamps.next()
+    }
+
+    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+        self.stamps.begin(peer, send, timestamps, now);
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_taken(send);
+        }
     }
 
     /// Some timestamp may still come.
@@ -57,12 +64,12 @@ impl Guard {
         self.stamps.is_waiting()
     }
 
-    /// The datagram with this number has left this host.
+    /// A timestamp with this number came.
     pub fn on_stamp(&mut self, number: u32, now: Instant) {
-        if let Some((peer, blocks)) = self.stamps.take(number)
+        if let Some((peer, send)) = self.stamps.take(number)
             && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
         {
-            protection.on_left(blocks, now);
+            protection.on_left(send, now);
         }
     }
 

@@ -36,10 +36,12 @@ struct Entry {
     source_symbols: u16,
     repair_symbols: u16,
     stage: Stage,
+    /// No datagram of it is in an earlier send.
+    first_send: u64,
 }
 
 impl Entry {
-    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open };
+    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open, first_send: 0 };
 }
 
 /// The blocks of one profile.
@@ -97,6 +99,15 @@ fn extend(range: &mut Range<u64>, sbn: u64) {
 /// Source and repair symbols of a block.
 pub type Size = (u16, u16);
 
+/// A block that the kernel has taken whole.
+#[derive(Clone, Copy, Debug)]
+pub struct SentBlock {
+    /// Its symbols.
+    pub size: Size,
+    /// No datagram of it is in an earlier send.
+    pub first_send: u64,
+}
+
 /// What a report says of a block that was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -121,15 +132,16 @@ pub(super) struct Ledger {
 impl Ledger {
     /// A packet is put into `block`. True if older blocks had to be forgotten for it before their fate was known. Their
     /// loss would not say whose bytes it took: everything that flows have sent before this packet must be held.
+    /// `next_send` is the number of the next send.
     #[inline]
     #[must_use]
-    pub fn on_packet(&mut self, block: BlockId) -> bool {
+    pub fn on_packet(&mut self, block: BlockId, next_send: u64) -> bool {
         let profile = usize::from(block.profile);
-        self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) && self.open(block)
+        self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) && self.open(block, next_send)
     }
 
     #[cold]
-    fn open(&mut self, block: BlockId) -> bool {
+    fn open(&mut self, block: BlockId, first_send: u64) -> bool {
         let profile = usize::from(block.profile);
         if self.queues.len() <= profile {
             self.queues.resize_with(profile + 1, Queue::default);
@@ -148,7 +160,7 @@ impl Ledger {
             }
             queue.first = block.sbn;
         }
-        queue.entries.push_back(Entry::NEW);
+        queue.entries.push_back(Entry { first_send, ..Entry::NEW });
         if queue.entries.len() > BLOCKS_MAX {
             self.forgotten += u64::from(queue.forget_first());
         }
@@ -172,10 +184,10 @@ impl Ledger {
     }
 
     /// The kernel took the last datagram of `block`. `Some` if it took all the others too.
-    pub fn on_sent(&mut self, block: BlockId, now: Instant) -> Option<Size> {
+    pub fn on_sent(&mut self, block: BlockId, now: Instant) -> Option<SentBlock> {
         let entry = self.entry(block).filter(|entry| entry.stage == Stage::Closed)?;
         entry.stage = Stage::Sent { since: now };
-        Some((entry.source_symbols, entry.repair_symbols))
+        Some(SentBlock { size: (entry.source_symbols, entry.repair_symbols), first_send: entry.first_send })
     }
 
     /// Nothing more of `block` will be sent.

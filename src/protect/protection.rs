@@ -57,7 +57,7 @@ impl Protection {
     /// A packet is about to be put into its block.
     #[inline]
     pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
-        if self.ledger.on_packet(outgoing.block) {
+        if self.ledger.on_packet(outgoing.block, self.departures.next_send()) {
             self.flows.hold_all();
         }
         self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
@@ -75,13 +75,12 @@ impl Protection {
             BlockEvent::Closed { block, source_symbols, repair_symbols } => {
                 self.ledger.on_closed(block, (source_symbols, repair_symbols));
             }
-            BlockEvent::Sent { block } => {
-                self.departures.on_sent(block);
-                if let Some(size) = self.ledger.on_sent(block, now)
-                    && self.evidence != Evidence::Timestamps
-                    && self.health_allows(now)
-                {
-                    self.claim(block, size, Level::Queued);
+            BlockEvent::Sent { block, last, alone } => {
+                let Some(sent) = self.ledger.on_sent(block, now) else { return };
+                if self.evidence == Evidence::Timestamps {
+                    self.departures.on_sent(block, sent.first_send, last, alone);
+                } else if self.health_allows(now) {
+                    self.claim(block, sent.size, Level::Queued);
                     self.settle_barriers();
                 }
             }
@@ -107,14 +106,17 @@ impl Protection {
         }
     }
 
-    /// So many `blocks`, of all that were told to be sent, have left this host.
-    pub fn on_left(&mut self, blocks: u64, now: Instant) {
+    /// The kernel took the send of this number.
+    pub fn on_taken(&mut self, send: u64) {
+        self.departures.on_taken(send);
+    }
+
+    /// The send of this number has left this host.
+    pub fn on_left(&mut self, send: u64, now: Instant) {
         self.health.on_stamp();
-        while let Some(block) = self.departures.next_left(blocks) {
+        self.departures.on_left(send, now);
+        while let Some(block) = self.departures.poll_left() {
             let Some(size) = self.ledger.on_left(block) else { continue };
-            if self.evidence != Evidence::Timestamps {
-                continue;
-            }
             if self.health.is_healthy(now) {
                 self.claim(block, size, Level::OnWire);
             } else {
@@ -185,6 +187,7 @@ impl Protection {
     /// Whatever is due at `now`: late timestamps, links to be trusted no more or again, idle flows.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.evidence == Evidence::Timestamps {
+            self.departures.handle_timeout(now);
             for _ in 0..self.ledger.handle_timeout(now) {
                 self.counters.stamps_missing += 1;
                 self.health.on_stamp_missing();

@@ -23,8 +23,8 @@ struct Bench {
     now: Instant,
     packet: Vec<u8>,
     view: PacketView,
-    /// Blocks that were handed to the kernel.
-    sent: Vec<u64>,
+    /// The block of each send.
+    sends: Vec<u64>,
 }
 
 fn block(sbn: u64) -> BlockId {
@@ -40,7 +40,7 @@ impl Bench {
         let packet = samples::ipv4(UDP, &[], &samples::udp(10));
         let view = PacketView::parse(&packet).unwrap();
         let protection = Protection::new(FlowTable::new(Limits::default(), 7, Instances::default()), evidence);
-        Self { protection, now: Instant::now(), packet, view, sent: Vec::new() }
+        Self { protection, now: Instant::now(), packet, view, sends: Vec::new() }
     }
 
     /// A link that is up.
@@ -99,10 +99,15 @@ impl Bench {
     }
 
     fn event(&mut self, event: BlockEvent) {
-        if let BlockEvent::Sent { block } = event {
-            self.sent.push(block.sbn);
-        }
         self.protection.on_block(event, self.now);
+    }
+
+    /// The kernel took the block with a send of its own.
+    fn sent(&mut self, sbn: u64) {
+        let last = self.sends.len() as u64;
+        self.sends.push(sbn);
+        self.protection.on_taken(last);
+        self.event(BlockEvent::Sent { block: block(sbn), last, alone: true });
     }
 
     fn close(&mut self, sbn: u64) {
@@ -113,7 +118,7 @@ impl Bench {
     fn send(&mut self, sbn: u64) {
         self.packet(sbn);
         self.close(sbn);
-        self.event(BlockEvent::Sent { block: block(sbn) });
+        self.sent(sbn);
     }
 
     /// As above, and stamped.
@@ -122,10 +127,10 @@ impl Bench {
         self.left(sbn);
     }
 
-    /// A timestamp shows that the block has left, and so all that were handed to the kernel before it.
+    /// The timestamp of the block's send came, or of one that never was.
     fn left(&mut self, sbn: u64) {
-        let at = self.sent.iter().rposition(|sent| *sent == sbn).unwrap_or(self.sent.len());
-        self.protection.on_left(at as u64 + 1, self.now);
+        let at = self.sends.iter().position(|sent| *sent == sbn).unwrap_or(self.sends.len());
+        self.protection.on_left(at as u64, self.now);
     }
 
     fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
@@ -158,12 +163,45 @@ fn a_block_is_protected_when_it_has_left_and_not_before() {
     bench.close(0);
     bench.left(0);
     assert_eq!(bench.protected(), 0, "a timestamp of what was not sent");
-    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.sent(0);
     assert_eq!((bench.protected(), bench.reached(Level::Queued)), (0, 0));
     bench.left(0);
     assert_eq!(bench.protected(), 10);
     let told = bench.notices();
     assert!(matches!(told[..], [Notice::Flow(Event::New(_)), .., Notice::Flow(Event::Protected { .. })]), "{told:?}");
+}
+
+#[test]
+fn a_later_timestamp_spoke_for_a_block_that_the_host_had_dropped_in_silence() {
+    let mut bench = Bench::up();
+    (0..3).for_each(|sbn| bench.send(sbn));
+    bench.left(0);
+    bench.left(2);
+    assert_eq!((bench.protected(), bench.protection.counters().protected), (10, 2), "the bytes behind a hole are not");
+    for _ in 0..60 {
+        bench.prove(1);
+        bench.protection.handle_timeout(bench.now);
+    }
+    bench.left(1);
+    assert_eq!((bench.protected(), bench.protection.counters().stamps_missing), (10, 1), "too late to count");
+    bench.hear(vec![], 0, 2);
+    assert_eq!(bench.protected(), 30, "the peer has it");
+}
+
+#[test]
+fn a_block_in_several_sends_is_protected_when_the_last_of_them_has_left() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    // Two trains, of which the second holds the end; and the end of a train is shown by the next.
+    bench.protection.on_taken(0);
+    bench.close(0);
+    bench.protection.on_taken(1);
+    bench.event(BlockEvent::Sent { block: block(0), last: 1, alone: false });
+    bench.protection.on_taken(2);
+    for (send, protected) in [(1, 0), (2, 0), (0, 10)] {
+        bench.protection.on_left(send, bench.now);
+        assert_eq!(bench.protected(), protected, "send {send}");
+    }
 }
 
 #[test]
@@ -175,9 +213,10 @@ fn what_could_not_be_sent_whole_is_not_protected() {
     bench.packet(2);
     bench.event(BlockEvent::Unsendable);
     bench.prove(6);
+    bench.left(0);
     for sbn in [1, 2] {
         bench.close(sbn);
-        bench.event(BlockEvent::Sent { block: block(sbn) });
+        bench.sent(sbn);
         bench.left(sbn);
     }
     assert_eq!(bench.protected(), 10, "block 0, which had gone before, and no other");
@@ -192,7 +231,7 @@ fn an_error_behind_an_abandoned_block_spared_what_waited_before_it() {
     bench.packet(1);
     bench.event(BlockEvent::Abandoned { block: block(1) });
     bench.event(BlockEvent::Unsendable);
-    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.sent(0);
     bench.pass(101);
     bench.prove(3);
     bench.left(0);
@@ -283,7 +322,7 @@ fn what_is_still_open_is_not_with_the_peer_whatever_it_says() {
     assert_eq!(bench.reached(Level::Decoded), 10);
     bench.packet(1);
     bench.close(1);
-    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.sent(1);
     bench.left(1);
     assert_eq!((bench.protected(), bench.reached(Level::Decoded)), (30, 10));
 }
@@ -357,7 +396,7 @@ fn the_departure_of_a_datagram_on_a_new_way_spoke_for_blocks_that_waited_on_the_
     bench.packet(1);
     bench.event(BlockEvent::Moved);
     bench.close(1);
-    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.sent(1);
     bench.leave(2);
     let counters = bench.protection.counters();
     assert_eq!((counters.untrusted, counters.protected, bench.protected()), (2, 1, 0), "{counters:?}");
@@ -396,7 +435,7 @@ fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
     bench.left(1);
     assert_eq!(bench.notices().iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count(), 0);
     bench.close(2);
-    bench.event(BlockEvent::Sent { block: block(2) });
+    bench.sent(2);
     bench.packet(3);
     bench.left(2);
     assert_eq!(bench.notices().last(), Some(&Notice::Barrier(1, Some(Level::OnWire))));
@@ -413,7 +452,7 @@ fn a_profile_without_repair_symbols_is_never_protected() {
     let mut bench = Bench::up();
     bench.packet(0);
     bench.event(BlockEvent::Closed { block: block(0), source_symbols: 2, repair_symbols: 0 });
-    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.sent(0);
     bench.left(0);
     assert_eq!(bench.protected(), 0);
     bench.hear(vec![], 0, 1);
@@ -452,7 +491,7 @@ fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_
     assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(5, _))), "block 1 is open");
     bench.prove(3);
     bench.close(1);
-    bench.event(BlockEvent::Sent { block: block(1) });
+    bench.sent(1);
     bench.left(1);
     assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
 }
@@ -475,7 +514,7 @@ fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
     bench.packet(1);
     bench.event(BlockEvent::Closed { block: block(1), source_symbols: 2, repair_symbols: 0 });
     bench.event(BlockEvent::Unsendable);
-    bench.event(BlockEvent::Sent { block: block(0) });
+    bench.sent(0);
     bench.pass(101);
     bench.prove(3);
     bench.left(0);
@@ -507,7 +546,7 @@ fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
     bench.protection.ask_barrier(1);
     fill(&mut bench, 1);
     bench.protection.ask_barrier(2);
-    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.leave(sbn));
+    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
     bench.protection.handle_timeout(bench.now);
     assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "nobody knows of block 0");
     assert_eq!(bench.protection.counters().forgotten, 1);
@@ -526,7 +565,7 @@ fn the_loss_of_a_forgotten_block_failed_no_barrier() {
     // Another flow goes on.
     (bench.packet, bench.view) = (Bench::up().packet, Bench::up().view);
     fill(&mut bench, 1);
-    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.leave(sbn));
+    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
     bench.hear(vec![run(0, 1, 0)], 0, 1);
     let told = bench.notices();
     assert!(told.contains(&Notice::Barrier(1, None)), "{told:?}");
@@ -540,7 +579,6 @@ fn the_loss_of_a_forgotten_block_failed_no_barrier() {
 #[test]
 fn the_loss_of_a_protected_block_that_had_to_be_forgotten_was_never_told() {
     let mut bench = Bench::tcp();
-    bench.send(0);
     bench.leave(0);
     assert!(bench.protected() > 0);
     fill(&mut bench, 1);

@@ -20,6 +20,10 @@ pub enum BlockEvent {
     Sent {
         /// The block.
         block: BlockId,
+        /// With which of all sends, counted from 0.
+        last: u64,
+        /// That send was of its last datagram alone.
+        alone: bool,
     },
     /// It ended before it was complete, and nothing more of it is sent.
     Abandoned {

@@ -315,8 +315,7 @@ impl Forwarder {
 
     /// The datagram of `bytes` at the front of the train cannot be sent; the next one may be.
     pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
-        self.peers[usize::from(peer.0)].on_unsendable();
-        self.on_sent(peer, bytes, now);
+        self.peers[usize::from(peer.0)].skip(bytes, now);
         self.drops.count(DropReason::SendFailed);
     }
 

@@ -3,14 +3,14 @@
 //! A datagram is written where it will be sent from. A train holds datagrams of one length, the last may be shorter;
 //! the bound on the queue is kept by whoever reads the TUN, through [`is_full`](Outbox::is_full).
 //!
-//! Where protection is claimed, now and then a datagram travels alone: the kernel stamps only the first datagram of a
-//! train that it cuts. Datagrams leave in order, so the departure of that one shows that all blocks have left whose last
-//! datagram is not behind it. It is the last one that waits, because nothing else may follow for long, and one among
-//! many when much or old is not shown yet.
+//! Sends are counted, and each block that ends is told with the number of the send that took its last datagram: the
+//! departure of a block is shown send by send. The kernel stamps only the first datagram of a train that it cuts; that
+//! the others have left is shown by the next send. So the datagram that ends the last block that waits travels alone,
+//! because nothing else may follow for long.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::pacer::Pacer;
 use crate::wire::payload_id::BlockId;
@@ -19,10 +19,6 @@ use crate::wire::payload_id::BlockId;
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// The most bytes in a train: an IP packet less its headers, with some room.
 pub const TRAIN_BYTES_MAX: usize = 65_000;
-/// While more trains wait, departures are shown each time so many bytes have left.
-const UNPROVEN_BYTES: usize = 1 << 20;
-/// And no later than this after the end of a block has left.
-const UNPROVEN_FOR: Duration = Duration::from_micros(500);
 /// Trains that may wait before no more packets are read for this peer.
 const TRAINS_MAX: usize = 4;
 
@@ -70,9 +66,8 @@ pub struct Transmit<'a> {
     pub bytes: &'a [u8],
     /// Bytes of each datagram; the last may be shorter.
     pub datagram_len: usize,
-    /// It is one datagram, whose departure shows that so many blocks have left since the start, in the order in which
-    /// [`Outbox::on_sent`] names them.
-    pub proves: Option<u64>,
+    /// The number of this send, if the kernel takes anything of it.
+    pub send: u64,
 }
 
 /// What waits to be sent to one peer.
@@ -82,28 +77,15 @@ pub struct Outbox {
     spare: Vec<Train>,
     pacer: Pacer,
     train_max: usize,
-    /// Blocks that the kernel has taken whole, and how many of them the departure of a datagram will show.
-    taken: u64,
-    proven: u64,
-    /// Since when the kernel has had a block whose departure nothing will show, and what it has taken since.
-    unproven_since: Option<Instant>,
-    unproven_bytes: usize,
+    /// Sends of which the kernel took something.
+    sends: u64,
 }
 
 impl Outbox {
     /// An empty outbox with this pacing.
     pub fn new(pacer: Pacer) -> Self {
         let train_max = pacer.train_max(TRAIN_BYTES_MAX);
-        Self {
-            queue: VecDeque::new(),
-            spare: Vec::new(),
-            pacer,
-            train_max,
-            taken: 0,
-            proven: 0,
-            unproven_since: None,
-            unproven_bytes: 0,
-        }
+        Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max, sends: 0 }
     }
 
     /// Room for one more datagram of `len` bytes, which hold anything.
@@ -173,26 +155,11 @@ impl Outbox {
         }
         let is_last = trains == Trains::All && self.queue.len() == 1;
         let len = match train.but_last() {
-            0 => train.left(),
-            but_last if self.shows(train).is_some() && (is_last || self.is_overdue(now)) => but_last,
+            but_last @ 1.. if is_last && !train.ends.is_empty() => but_last,
             _ => train.left(),
         };
-        Some(Transmit {
-            to,
-            bytes: &train.bytes[train.sent..train.sent + len],
-            datagram_len: train.datagram_len,
-            proves: self.shows(train).filter(|_| train.but_last() == 0),
-        })
-    }
-
-    /// How many blocks will have left with the last datagram of `train`, if that is not shown by another already.
-    fn shows(&self, train: &Train) -> Option<u64> {
-        let through = self.taken + train.ends.len() as u64;
-        (through > self.proven).then_some(through)
-    }
-
-    fn is_overdue(&self, now: Instant) -> bool {
-        self.unproven_bytes >= UNPROVEN_BYTES || self.unproven_since.is_some_and(|since| now >= since + UNPROVEN_FOR)
+        let bytes = &train.bytes[train.sent..train.sent + len];
+        Some(Transmit { to, bytes, datagram_len: train.datagram_len, send: self.sends })
     }
 
     /// When pacing lets the next train leave, if one waits for that.
@@ -201,31 +168,28 @@ impl Outbox {
     }
 
     /// Notes that the socket took `bytes` of the front train. Calls `taken` with each block whose last datagram was there,
-    /// when all of the train was taken.
-    pub fn on_sent(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId)) {
+    /// when all of the train was taken, with the number of this send and whether it was of that datagram alone.
+    pub fn on_sent(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
+        let send = self.sends;
+        self.sends += u64::from(bytes > 0);
+        self.advance(send, bytes, now, taken);
+    }
+
+    /// Passes over `bytes` of the front train, which cannot be sent: this is no send.
+    pub fn skip(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
+        self.advance(self.sends, bytes, now, taken);
+    }
+
+    fn advance(&mut self, send: u64, bytes: usize, now: Instant, mut taken: impl FnMut(BlockId, u64, bool)) {
         self.pacer.on_sent(bytes, now);
-        let Some(train) = self.queue.front() else { return };
-        if bytes > 0
-            && train.but_last() == 0
-            && let Some(through) = self.shows(train)
-        {
-            self.proven = through;
-            (self.unproven_since, self.unproven_bytes) = (None, 0);
-        }
-        if self.unproven_since.is_some() {
-            self.unproven_bytes += bytes;
-        }
         let Some(train) = self.queue.front_mut() else { return };
         train.sent += bytes;
         train.ended = true;
         if train.sent < train.fill {
             return;
         }
-        self.taken += train.ends.len() as u64;
-        if self.taken > self.proven {
-            self.unproven_since.get_or_insert(now);
-        }
-        train.ends.drain(..).for_each(taken);
+        let alone = bytes <= train.datagram_len;
+        train.ends.drain(..).for_each(|block| taken(block, send, alone));
         self.spare.extend(self.queue.pop_front());
     }
 
@@ -262,7 +226,7 @@ mod tests {
         while let Some(train) = outbox.front(to, Trains::All, now) {
             trains.push((train.bytes.len(), train.datagram_len));
             let len = train.bytes.len();
-            outbox.on_sent(len, now, |_| {});
+            outbox.on_sent(len, now, |_, _, _| {});
         }
         assert_eq!(trains, [(240, 100), (40, 40), (100, 100)]);
     }
@@ -283,22 +247,25 @@ mod tests {
             assert!(train.bytes.len() <= TRAIN_BYTES_MAX && count <= TRAIN_DATAGRAMS_MAX);
             datagrams += count;
             let half = train.datagram_len;
-            outbox.on_sent(half, now, |_| {});
+            outbox.on_sent(half, now, |_, _, _| {});
         }
         assert!(datagrams >= 2000);
         assert!(outbox.is_empty());
     }
 
-    /// Sends all of `trains`; of each its datagrams, what it proves, and the blocks that the kernel has then.
-    fn sent(outbox: &mut Outbox, trains: Trains, now: Instant) -> Vec<(usize, Option<u64>, Vec<u64>)> {
+    /// Sends all of `trains`; of each its datagrams, and the blocks that the kernel has then, alone or not.
+    fn sent(outbox: &mut Outbox, trains: Trains, now: Instant) -> Vec<(usize, Vec<(u64, bool)>)> {
         let to = SocketAddr::from(([192, 0, 2, 1], 7117));
         let mut sent = Vec::new();
         while let Some(train) = outbox.front(to, trains, now) {
-            let (len, datagrams, proves) =
-                (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len), train.proves);
+            let (len, datagrams, number) =
+                (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len), train.send);
             let mut taken = Vec::new();
-            outbox.on_sent(len, now, |block| taken.push(block.sbn));
-            sent.push((datagrams, proves, taken));
+            outbox.on_sent(len, now, |block, send, alone| {
+                assert_eq!(send, number);
+                taken.push((block.sbn, alone));
+            });
+            sent.push((datagrams, taken));
         }
         sent
     }
@@ -309,49 +276,38 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_datagram_travels_alone_and_shows_all_blocks_before_it() {
+    fn only_the_datagram_that_ends_the_last_block_travels_alone() {
         let now = Instant::now();
         let mut outbox = Outbox::new(Pacer::new(None));
         append(&mut outbox, 30, Some(0));
         append(&mut outbox, 30, Some(1));
         assert_eq!(sent(&mut outbox, Trains::Full, now), [], "one train, not full");
         append(&mut outbox, 30, None);
-        assert_eq!(sent(&mut outbox, Trains::Full, now), [(64, None, vec![0, 1])]);
-        assert_eq!(sent(&mut outbox, Trains::All, now), [(25, None, vec![]), (1, Some(2), vec![])]);
-        append(&mut outbox, 5, None);
-        assert_eq!(sent(&mut outbox, Trains::All, now), [(5, None, vec![])], "nothing to show");
+        assert_eq!(sent(&mut outbox, Trains::Full, now), [(64, vec![(0, false), (1, false)])]);
+        assert_eq!(sent(&mut outbox, Trains::All, now), [(26, vec![])], "nothing ends in it, and it shows what did");
         append(&mut outbox, 1, Some(2));
-        assert_eq!(sent(&mut outbox, Trains::All, now), [(1, Some(3), vec![2])]);
+        assert_eq!(sent(&mut outbox, Trains::All, now), [(1, vec![(2, true)])]);
+        append(&mut outbox, 70, Some(3));
+        let all = sent(&mut outbox, Trains::All, now);
+        assert_eq!(all, [(64, vec![]), (5, vec![]), (1, vec![(3, true)])]);
+        assert_eq!(outbox.sends, 6);
     }
 
     #[test]
-    fn in_a_stream_departures_are_shown_before_too_much_or_too_old_is_not() {
-        let start = Instant::now();
-        let mut outbox = Outbox::new(Pacer::new(None));
-        append(&mut outbox, 1280, Some(0));
-        append(&mut outbox, 1280, Some(1));
-        append(&mut outbox, 1, None);
-        let trains = sent(&mut outbox, Trains::Full, start);
-        let alone: Vec<usize> = (0..trains.len()).filter(|at| trains[*at].1.is_some()).collect();
-        assert_eq!(trains.iter().map(|train| train.0).sum::<usize>(), 2560);
-        assert_eq!(alone.len(), 1, "{trains:?}");
-        assert_eq!(trains[alone[0]].1, Some(1), "1 MB behind the first");
-        append(&mut outbox, 100, None);
-        let later = start + UNPROVEN_FOR;
-        assert_eq!(sent(&mut outbox, Trains::Full, later), [(63, None, vec![]), (1, Some(2), vec![])]);
-    }
-
-    #[test]
-    fn what_follows_a_train_that_was_sent_in_part_shows_it_too() {
+    fn sends_are_counted_when_the_kernel_took_something_and_a_block_ends_with_the_one_that_took_its_end() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None));
         append(&mut outbox, 4, Some(0));
         let train = outbox.front(to, Trains::All, now).unwrap();
-        assert_eq!((train.bytes.len(), train.proves), (3000, None));
-        outbox.on_sent(1000, now, |block| panic!("{block:?}"));
+        assert_eq!((train.bytes.len(), train.send), (3000, 0));
+        outbox.on_sent(0, now, |block, _, _| panic!("{block:?}"));
+        assert_eq!(outbox.front(to, Trains::All, now).unwrap().send, 0, "the socket was full");
+        outbox.on_sent(1000, now, |block, _, _| panic!("{block:?}"));
         append(&mut outbox, 3, None);
+        assert_eq!(outbox.front(to, Trains::All, now).unwrap().send, 1);
         // The rest of the first train is not the last that waits any more.
-        assert_eq!(sent(&mut outbox, Trains::All, now), [(3, None, vec![0]), (2, None, vec![]), (1, Some(1), vec![])]);
-        outbox.on_sent(0, now, |block| panic!("{block:?}"));
+        assert_eq!(sent(&mut outbox, Trains::All, now), [(3, vec![(0, false)]), (3, vec![])]);
+        assert_eq!(outbox.sends, 3);
+        outbox.on_sent(0, now, |block, _, _| panic!("{block:?}"));
     }
 }

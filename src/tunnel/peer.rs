@@ -280,7 +280,8 @@ impl Peer {
 
     /// The socket took `bytes` of the front train.
     pub fn on_sent(&mut self, bytes: usize, now: Instant) {
-        self.outbox.on_sent(bytes, now, |block| self.block_events.push_back(BlockEvent::Sent { block }));
+        let events = &mut self.block_events;
+        self.outbox.on_sent(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
     }
 
     /// Datagrams were thrown away unsent.
@@ -288,6 +289,13 @@ impl Peer {
         if self.settings.claims {
             self.block_events.push_back(BlockEvent::Unsendable);
         }
+    }
+
+    /// The datagram of `bytes` at the front of the front train cannot be sent.
+    pub fn skip(&mut self, bytes: usize, now: Instant) {
+        self.on_unsendable();
+        let events = &mut self.block_events;
+        self.outbox.skip(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
     }
 
     /// What happened to a block, in order.

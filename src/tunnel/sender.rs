@@ -377,7 +377,7 @@ mod tests {
                         }
                     });
                 }
-                self.outbox.on_sent(len, self.now, |_| {});
+                self.outbox.on_sent(len, self.now, |_, _, _| {});
             }
             datagrams
         }
@@ -439,12 +439,11 @@ mod tests {
         let mut trains = Vec::new();
         while let Some(train) = bench.outbox.front(to, Trains::All, now) {
             let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));
-            let proves = train.proves;
             let mut taken = Vec::new();
-            bench.outbox.on_sent(len, now, |block| taken.push(block.sbn));
-            trains.push((datagrams, proves, taken));
+            bench.outbox.on_sent(len, now, |block, send, alone| taken.push((block.sbn, send, alone)));
+            trains.push((datagrams, taken));
         }
-        assert_eq!(trains, [(5, None, vec![]), (2, None, vec![]), (1, Some(1), vec![0])]);
+        assert_eq!(trains, [(5, vec![]), (2, vec![]), (1, vec![(0, 2, true)])]);
         let block = BlockId { profile: 0, sbn: 0 };
         assert_eq!(bench.events, [BlockEvent::Closed { block, source_symbols: 5, repair_symbols: 3 }]);
     }

@@ -39,6 +39,8 @@ pub struct Endpoint {
     pub tun: VecDeque<(u16, Packet)>,
     /// What it promises, if it claims anything.
     pub guard: Option<Guard>,
+    /// The device has counted a drop since timestamps were last believed.
+    pub device_has_dropped: bool,
     /// Timestamps that nobody has read yet.
     pub stamps: Vec<(u32, usize)>,
     /// Blocks whose last datagram the host took, in order.
@@ -110,6 +112,7 @@ impl Endpoint {
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
             guard: settings.claims.then(|| settings.host.guard()),
+            device_has_dropped: false,
             stamps: Vec::new(),
             ended: Vec::new(),
             queue_free_at: Duration::ZERO,

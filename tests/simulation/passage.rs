@@ -21,9 +21,20 @@ pub(super) struct Flight {
     genuine: Option<Sealed>,
 }
 
+/// What the host does with a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HostFate {
+    /// It takes it, and sends it when its turn has come.
+    Taken,
+    /// It says no.
+    Refused,
+    /// It takes it and drops it, and says nothing.
+    Dropped,
+}
+
 impl World {
     /// Hands one datagram to the host, which puts it on the link when its turn has come.
-    pub(super) fn send(&mut self, side: Side, datagram: Vec<u8>, refused: bool, stamp: Option<u32>) {
+    pub(super) fn send(&mut self, side: Side, datagram: Vec<u8>, fate: HostFate, stamp: Option<u32>) {
         let sealed = self.keys.read(&datagram);
         match &sealed.content {
             Content::Source(id, symbol) => self.model.on_source(sealed.from, sealed.to, *id, symbol),
@@ -34,9 +45,9 @@ impl World {
             }
         }
         if let Some(block) = block_of(&sealed.content) {
-            self.promises.on_handed(sealed.from, block, refused);
+            self.promises.on_handed(sealed.from, block, fate == HostFate::Refused);
         }
-        if refused {
+        if fate != HostFate::Taken {
             return;
         }
         let ended = &mut self.ends[side.index()].ended;
@@ -53,8 +64,13 @@ impl World {
         }
     }
 
-    /// Puts one datagram on the link, with all that may happen to it there.
+    /// Puts one datagram on the link, with all that may happen to it there; unless the device drops it.
     pub(super) fn depart(&mut self, side: Side, datagram: Vec<u8>, sealed: Sealed) {
+        let device_loss = self.scenario.sides[side.index()].host.device_loss;
+        if self.now < self.scenario.calm && self.random.random_bool(device_loss) {
+            self.ends[side.index()].device_has_dropped = true;
+            return;
+        }
         if let Some(block) = block_of(&sealed.content) {
             self.promises.on_entered(sealed.from, block);
         }

@@ -13,6 +13,7 @@ use rand::Rng;
 
 use crate::endpoint::newly_dropped;
 use crate::packets::{Packet, number_of, profile_of};
+use crate::passage::HostFate;
 use crate::promises::Taken;
 use crate::side::Side;
 use crate::world::{Event, World};
@@ -107,28 +108,43 @@ impl World {
             let end = &mut self.ends[side.index()];
             let Some((peer, train)) = end.forwarder.poll_transmit(Trains::All, now) else { return false };
             assert_eq!(peer, PeerId(0));
-            let guard = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps);
-            let stamp = train.proves.and_then(|blocks| Some(guard?.next_stamp(peer, blocks, now)));
-            if train.proves.is_some() && self.random.random_bool(0.02) {
-                // The socket is full: the same again, under another number.
+            let send = train.send;
+            if self.random.random_bool(0.01) {
+                // The socket is full: the same again, later.
                 return true;
             }
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
-            let refusal = self.scenario.sides[side.index()].host.refusal;
-            let refused = self.now < self.scenario.calm && self.random.random_bool(refusal);
-            if refused {
+            let host = &self.scenario.sides[side.index()].host;
+            let (cuts, silence) = (host.cuts, host.silence);
+            let is_stormy = self.now < self.scenario.calm;
+            if is_stormy && self.random.random_bool(host.refusal) {
                 datagrams.truncate(1);
                 end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
-            } else {
-                if self.random.random_bool(0.2) {
-                    datagrams.truncate(self.random.random_range(1..=datagrams.len()));
-                }
-                let bytes: usize = datagrams.iter().map(Vec::len).sum();
-                end.forwarder.on_sent(peer, bytes, now);
-            }
-            for datagram in datagrams {
+                let datagram = datagrams.remove(0);
                 self.ends[side.index()].drained += datagram.len() as u64;
-                self.send(side, datagram, refused, stamp);
+                self.send(side, datagram, HostFate::Refused, None);
+                continue;
+            }
+            if self.random.random_bool(0.2) {
+                datagrams.truncate(self.random.random_range(1..=datagrams.len()));
+            }
+            let bytes: usize = datagrams.iter().map(Vec::len).sum();
+            end.forwarder.on_sent(peer, bytes, now);
+            let mut numbers = None;
+            if let Some(guard) = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps)
+            {
+                numbers = Some(guard.next_stamp());
+                guard.on_taken(peer, send, if cuts { 1 } else { datagrams.len() }, now);
+            }
+            let mut is_dropped = false;
+            for (place, datagram) in (0..).zip(datagrams) {
+                self.ends[side.index()].drained += datagram.len() as u64;
+                let is_packet = place == 0 || !cuts;
+                if is_packet {
+                    is_dropped = is_stormy && self.random.random_bool(silence);
+                }
+                let number = numbers.filter(|_| is_packet).map(|first| first.wrapping_add(place));
+                self.send(side, datagram, if is_dropped { HostFate::Dropped } else { HostFate::Taken }, number);
             }
         }
         self.ends[side.index()].forwarder.poll_transmit(Trains::All, now).is_some()

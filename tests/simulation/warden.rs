@@ -34,6 +34,12 @@ pub struct HostSettings {
     pub stamp_loss: f64,
     /// The kernel refuses a datagram with this probability.
     pub refusal: f64,
+    /// The kernel drops a packet that it took with this probability, and nobody is told.
+    pub silence: f64,
+    /// The device drops a datagram with this probability, and counts it.
+    pub device_loss: f64,
+    /// The kernel takes a train as one packet and cuts it when it leaves; otherwise each datagram is one.
+    pub cuts: bool,
     /// What waits in the host is lost with the run that sent it.
     pub dies: bool,
 }
@@ -47,6 +53,7 @@ impl HostSettings {
         let wait = Duration::from_micros(chance(0.5, 3.0).exp_m1().mul_add(20.0, 0.0) as u64);
         let stamp_after = Duration::from_micros(chance(0.7, 20_000.0) as u64);
         let (stamp_loss, refusal) = (chance(0.3, 0.3), chance(0.4, 0.03));
+        let (silence, device_loss) = (chance(0.4, 0.1), chance(0.3, 0.02));
         let evidence = match random.random_range(0..12) {
             0 => Evidence::HandOver,
             1 => Evidence::HandOverOnly,
@@ -61,7 +68,8 @@ impl HostSettings {
             blocks: few(0.15, 1024, random),
             ..Limits::default()
         };
-        Self { evidence, limits, wait, stamp_after, stamp_loss, refusal, dies: random.random_bool(0.5) }
+        let (cuts, dies) = (random.random_bool(0.7), random.random_bool(0.5));
+        Self { evidence, limits, wait, stamp_after, stamp_loss, refusal, silence, device_loss, cuts, dies }
     }
 
     /// Nothing has to be forgotten: only then it is known what TCP still has to send again.
@@ -111,6 +119,9 @@ impl World {
         let guard = end.guard.as_mut().expect("looked at above");
         for (peer, protection) in end.forwarder.peers().iter().zip(guard.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
+        }
+        if !end.stamps.is_empty() && std::mem::take(&mut end.device_has_dropped) {
+            guard.on_dropped_here(now);
         }
         for (number, ended) in end.stamps.drain(..) {
             self.promises.on_stamp(end.run, &end.ended[..ended]);

@@ -48,21 +48,21 @@ const SLOT: usize = HEADER + WORD;
 /// refuses this one, as older kernels do.
 const SCM_TS_OPT_ID: libc::c_int = 81;
 
-/// The control messages of one send: none, one or two.
+/// The control messages of one send: at most three.
 #[repr(align(8))]
 pub(super) struct Requests {
-    bytes: [u8; 2 * SLOT],
+    bytes: [u8; 3 * SLOT],
     len: usize,
 }
 
 impl Requests {
     /// Asks for nothing.
-    pub(super) const NONE: Self = Self { bytes: [0; 2 * SLOT], len: 0 };
+    pub(super) const NONE: Self = Self { bytes: [0; 3 * SLOT], len: 0 };
 
-    /// Asks for a train to be cut into datagrams of `segment` bytes.
+    /// Asks as well for a train to be cut into datagrams of `segment` bytes.
     #[inline]
-    pub(super) fn segment(segment: u16) -> Self {
-        Self::NONE.and(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
+    pub(super) fn segment(self, segment: u16) -> Self {
+        self.and(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
     }
 
     /// Asks for a transmit timestamp from software, which comes back with this id, if there is one.
@@ -77,7 +77,7 @@ impl Requests {
         }
     }
 
-    /// Adds a message; its data fits a word, and there are at most two.
+    /// Adds a message; its data fits a word, and there are at most three.
     #[inline]
     fn and(mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Self {
         let slot = &mut self.bytes[self.len..self.len + SLOT];
@@ -137,11 +137,14 @@ mod tests {
         let stamp = libc::SOF_TIMESTAMPING_TX_SOFTWARE.to_ne_bytes();
         let (segment, id) = (1452u16.to_ne_bytes(), 0xfedc_ba98u32.to_ne_bytes());
         let stamped = (libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &stamp[..]);
+        let numbered = (libc::SOL_SOCKET, SCM_TS_OPT_ID, &id[..]);
+        let cut = (libc::SOL_UDP, libc::UDP_SEGMENT, &segment[..]);
         for (requests, expected) in [
             (Requests::NONE, vec![]),
-            (Requests::segment(1452), vec![(libc::SOL_UDP, libc::UDP_SEGMENT, &segment[..])]),
+            (Requests::NONE.segment(1452), vec![cut]),
             (Requests::stamp(None), vec![stamped]),
-            (Requests::stamp(Some(0xfedc_ba98)), vec![stamped, (libc::SOL_SOCKET, SCM_TS_OPT_ID, &id[..])]),
+            (Requests::stamp(Some(0xfedc_ba98)), vec![stamped, numbered]),
+            (Requests::stamp(Some(0xfedc_ba98)).segment(1452), vec![stamped, numbered, cut]),
         ] {
             assert_eq!(requests.as_bytes().len(), expected.len() * SLOT);
             assert_eq!(requests.as_bytes().as_ptr() as usize % size_of::<libc::cmsghdr>().min(8), 0);

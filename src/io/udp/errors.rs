@@ -28,6 +28,9 @@ pub struct ErrorCounts {
     pub forbidden: u64,
     /// Anything else.
     pub other: u64,
+    /// Errors among them that came back after the send had succeeded: something that the kernel took was dropped, in this
+    /// host or on the path.
+    pub late: u64,
     /// Transmit timestamps that were told; not errors.
     pub timestamps: u64,
     /// Transmit timestamps that belong to no datagram we know, and were not told; not errors either.
@@ -67,6 +70,7 @@ impl ErrorCounts {
         }
         // The call that met a local error has returned it and it is counted.
         if queued.origin != libc::SO_EE_ORIGIN_LOCAL {
+            self.late += 1;
             self.count(queued.errno);
         }
     }
@@ -100,6 +104,7 @@ impl AddAssign for ErrorCounts {
         };
         self.forbidden += later.forbidden;
         self.other += later.other;
+        self.late += later.late;
         self.timestamps += later.timestamps;
         self.stray_timestamps += later.stray_timestamps;
     }
@@ -113,7 +118,7 @@ const MAX_ENTRIES: usize = 256;
 const SCM_TSTAMP_SND: u32 = 0;
 
 impl UdpSocket {
-    /// Empties the error queue: tells the stamp of each datagram of [`send_stamped`](Self::send_stamped) that has left,
+    /// Empties the error queue: tells the stamp of each packet of [`send_stamped`](Self::send_stamped) that has left,
     /// and takes what was counted since the last time, errors of sending included.
     ///
     /// Call it each turn in which the poll reported an error, as the queue is bounded, or
@@ -213,6 +218,7 @@ mod tests {
             path_mtu: Some(1300),
             forbidden: 1,
             other: 1,
+            late: 4,
             timestamps: 0,
             stray_timestamps: 0,
         };

@@ -1,5 +1,5 @@
-//! Sending: a train of equal datagrams in as few system calls as the kernel allows, or one datagram that asks for a
-//! transmit timestamp. What comes back later is not read here.
+//! Sending: a train of equal datagrams in as few system calls as the kernel allows, with or without asking for transmit
+//! timestamps. What comes back later is not read here.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -58,6 +58,9 @@ impl std::fmt::Display for GsoState {
 pub struct SendOutcome {
     /// Bytes the kernel took, from the front: whole datagrams.
     pub sent: usize,
+    /// Timestamps that were asked for with these bytes, by numbers from the stamp of the call on. Each stands for one packet
+    /// that the kernel took; one that never comes tells that its packet was dropped, or nothing.
+    pub stamps: usize,
     /// The send buffer is full: offer the rest again when the socket is writable.
     pub blocked: bool,
     /// What stopped the train. The datagram at `sent` is lost, and nothing after it was tried; already counted in
@@ -65,17 +68,47 @@ pub struct SendOutcome {
     pub error: Option<io::Error>,
 }
 
+/// What one system call took.
+#[derive(Clone, Copy)]
+struct Taken {
+    bytes: usize,
+    /// As many packets as the kernel may drop or send each by itself: a train that it cuts is one until it is cut.
+    packets: usize,
+}
+
 impl UdpSocket {
     /// Sends `bytes` to `to`, cut into datagrams of `segment` bytes, the last of which may be shorter. A `segment` of
     /// 0 sends one datagram.
     pub fn send_train(&mut self, to: SocketAddr, bytes: &[u8], segment: usize) -> SendOutcome {
+        self.send(to, bytes, segment, None)
+    }
+
+    /// The same, and asks for a transmit timestamp of each packet that the kernel takes: one of a train that it cuts, one
+    /// of each datagram otherwise. [`drain_errors`](Self::drain_errors) tells them by `stamp` and the numbers that follow
+    /// it, which nothing on its way may bear. Nor may two datagrams on their way have the same length and first 16 bytes,
+    /// by which older kernels' timestamps find them.
+    ///
+    /// A timestamp says that the driver of the last device got the datagram (a TUN's driver gets it before its ring of
+    /// packets may be full and drop it). Of a train that the kernel cuts it is the *first* datagram's: that the others
+    /// have left shows the timestamp of something sent later through the same queue, if the device has dropped nothing.
+    /// No timestamp comes for what was dropped in this host. Where there are no timestamps ([`stamps`](Self::stamps))
+    /// all is sent all the same.
+    pub fn send_stamped(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, stamp: u32) -> SendOutcome {
+        self.send(to, bytes, segment, Some(stamp))
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, stamp: Option<u32>) -> SendOutcome {
         let (address, length) = RawAddress::new(mapped(to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
         let mut outcome = SendOutcome::default();
         while outcome.sent < bytes.len() {
             let rest = &bytes[outcome.sent..];
-            match self.send_batch(&address, length, rest, segment) {
-                Ok(sent) => outcome.sent += sent,
+            let number = stamp.map(|stamp| stamp.wrapping_add(outcome.stamps as u32));
+            match self.send_batch(&address, length, rest, segment, number) {
+                Ok((taken, stamps)) => {
+                    outcome.sent += taken.bytes;
+                    outcome.stamps += stamps;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome.blocked = true;
                     break;
@@ -90,76 +123,70 @@ impl UdpSocket {
         outcome
     }
 
-    /// Sends one datagram and asks for a transmit timestamp of it, which [`drain_errors`](Self::drain_errors) tells by
-    /// its `stamp`: any number that no datagram on its way bears. Nor may two on their way have the same length and
-    /// first 16 bytes, by which older kernels' timestamps find them. An empty datagram is not sent.
-    ///
-    /// A datagram that must be known to have left travels alone, because the kernel stamps a train once, when its
-    /// *first* segment leaves. A timestamp says that the driver of the last device got the datagram (a TUN's driver
-    /// gets it before its ring of packets may be full and drop it). It says nothing of datagrams sent earlier unless
-    /// they took the same queue; no timestamp comes for a datagram whose send failed. Where there are no timestamps
-    /// ([`stamps`](Self::stamps)) the datagram is sent all the same.
-    pub fn send_stamped(&mut self, to: SocketAddr, datagram: &[u8], stamp: u32) -> SendOutcome {
-        if datagram.is_empty() {
-            return SendOutcome::default();
-        }
-        let (address, length) = RawAddress::new(mapped(to, self.local.is_ipv6()));
-        let requests = match self.stamps {
-            StampState::OwnId => Requests::stamp(Some(stamp)),
-            StampState::LoopedData => Requests::stamp(None),
-            StampState::Off(_) => Requests::NONE,
-        };
-        let mut result = retried(|| self.send_one(&address, length, datagram, &requests));
-        match &result {
-            Ok(_) if self.stamps == StampState::LoopedData => self.on_their_way.push(stamp, datagram),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !requests.as_bytes().is_empty() => {
-                // As with segmentation: only if the datagram goes through without was the request to blame.
-                result = retried(|| self.send_one(&address, length, datagram, &Requests::NONE));
-                if result.is_ok() {
-                    self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
-                }
-            }
-            _ => {}
-        }
-        match result {
-            Ok(sent) => SendOutcome { sent, ..SendOutcome::default() },
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                SendOutcome { blocked: true, ..SendOutcome::default() }
-            }
-            Err(error) => {
-                self.counts.count_send(&error);
-                SendOutcome { error: Some(error), ..SendOutcome::default() }
-            }
-        }
-    }
-
-    /// Sends from the front what fits one call. Ok is more than nothing.
+    /// Sends from the front what fits one call; tells how many timestamps were asked for. Ok is more than nothing.
     fn send_batch(
         &mut self,
         address: &RawAddress,
         length: libc::socklen_t,
         bytes: &[u8],
         segment: usize,
-    ) -> io::Result<usize> {
+        stamp: Option<u32>,
+    ) -> io::Result<(Taken, usize)> {
+        let stamp = stamp.filter(|_| !matches!(self.stamps, StampState::Off(_)));
+        match self.try_batch(address, length, bytes, segment, stamp) {
+            Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+                // As with segmentation: only if it goes through without was the request to blame.
+                let taken = self.try_batch(address, length, bytes, segment, None)?;
+                self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
+                Ok((taken, 0))
+            }
+            Err(error) => Err(error),
+            Ok(taken) => {
+                let Some(stamp) = stamp else { return Ok((taken, 0)) };
+                if self.stamps == StampState::LoopedData {
+                    self.on_their_way.push_all(stamp, &bytes[..taken.bytes], segment, taken.packets);
+                }
+                Ok((taken, taken.packets))
+            }
+        }
+    }
+
+    /// Asks for the timestamp with this number, if one is wanted.
+    fn requests(&self, stamp: Option<u32>) -> Requests {
+        match (self.stamps, stamp) {
+            (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
+            (StampState::LoopedData, Some(_)) => Requests::stamp(None),
+            _ => Requests::NONE,
+        }
+    }
+
+    fn try_batch(
+        &mut self,
+        address: &RawAddress,
+        length: libc::socklen_t,
+        bytes: &[u8],
+        segment: usize,
+        stamp: Option<u32>,
+    ) -> io::Result<Taken> {
         if bytes.len() <= segment {
-            return retried(|| self.send_one(address, length, bytes, &Requests::NONE));
+            return retried(|| self.send_one(address, length, bytes, &self.requests(stamp)));
         }
         let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
         if let (GsoState::Active, Ok(size), 2..) = (self.gso, u16::try_from(segment), fitting) {
             let batch = &bytes[..bytes.len().min(fitting * segment)];
-            let requests = Requests::segment(size);
-            let result = retried(|| self.send_one(address, length, batch, &requests));
+            let cut = self.requests(stamp).segment(size);
+            let result = retried(|| self.send_one(address, length, batch, &cut));
             let Err(error) = &result else { return result };
             let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
                 return result;
             };
             // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
             // segmentation to blame.
-            let sent = retried(|| self.send_each(address, length, batch, segment))?;
+            let taken = retried(|| self.send_each(address, length, batch, segment, stamp))?;
             self.gso = GsoState::Off(super::GsoOff::Refused(errno));
-            return Ok(sent);
+            return Ok(taken);
         }
-        retried(|| self.send_each(address, length, bytes, segment))
+        retried(|| self.send_each(address, length, bytes, segment, stamp))
     }
 
     /// One `sendmsg`: a datagram, or a train for the kernel to cut if `requests` says so.
@@ -169,15 +196,14 @@ impl UdpSocket {
         length: libc::socklen_t,
         bytes: &[u8],
         requests: &Requests,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Taken> {
         let mut slice = io_slice(bytes);
-        let mut message = message(address, length, &mut slice);
-        message.msg_control = requests.as_bytes().as_ptr().cast_mut().cast();
-        message.msg_controllen = requests.as_bytes().len() as _;
+        let message = message(address, length, &mut slice, requests);
         // SAFETY: the message points to the address, the slice and the control messages, all alive until the call
         // returns; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(self.as_raw_fd(), &raw const message, 0) };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        let bytes = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        Ok(Taken { bytes, packets: 1 })
     }
 
     /// One `sendmmsg`: up to [`MAX_SEGMENTS`] datagrams from the front.
@@ -187,20 +213,25 @@ impl UdpSocket {
         length: libc::socklen_t,
         bytes: &[u8],
         segment: usize,
-    ) -> io::Result<usize> {
+        stamp: Option<u32>,
+    ) -> io::Result<Taken> {
         let mut slices = [io_slice(&[]); MAX_SEGMENTS];
+        let mut requests = [const { Requests::NONE }; MAX_SEGMENTS];
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_SEGMENTS];
         let mut count = 0;
-        for ((datagram, slice), slot) in bytes.chunks(segment).zip(&mut slices).zip(&mut messages) {
+        for (((datagram, slice), slot), asked) in
+            bytes.chunks(segment).zip(&mut slices).zip(&mut messages).zip(&mut requests)
+        {
             *slice = io_slice(datagram);
-            slot.write(libc::mmsghdr { msg_hdr: message(address, length, slice), msg_len: 0 });
+            *asked = self.requests(stamp.map(|stamp| stamp.wrapping_add(count)));
+            slot.write(libc::mmsghdr { msg_hdr: message(address, length, slice, asked), msg_len: 0 });
             count += 1;
         }
-        // SAFETY: the first `count` messages are initialised and point to the address and their slices, all alive
-        // until the call returns; the kernel writes only `msg_len`.
+        // SAFETY: the first `count` messages are initialised and point to the address, their slices and the control
+        // messages, all alive until the call returns; the kernel writes only `msg_len`.
         let sent = unsafe { libc::sendmmsg(self.as_raw_fd(), messages.as_mut_ptr().cast(), count, 0) };
-        let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
-        Ok(bytes.len().min(sent * segment))
+        let packets = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        Ok(Taken { bytes: bytes.len().min(packets * segment), packets })
     }
 }
 
@@ -209,19 +240,26 @@ fn io_slice(bytes: &[u8]) -> libc::iovec {
 }
 
 /// A message of one slice. The kernel only reads what the pointers show; their mutability is the C API's.
-fn message(address: &RawAddress, length: libc::socklen_t, slice: &mut libc::iovec) -> libc::msghdr {
+fn message(
+    address: &RawAddress,
+    length: libc::socklen_t,
+    slice: &mut libc::iovec,
+    requests: &Requests,
+) -> libc::msghdr {
     // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_name = ptr::from_ref(address).cast_mut().cast();
     message.msg_namelen = length;
     message.msg_iov = slice;
     message.msg_iovlen = 1;
+    message.msg_control = requests.as_bytes().as_ptr().cast_mut().cast();
+    message.msg_controllen = requests.as_bytes().len() as _;
     message
 }
 
 /// Tries again once. With `IP_RECVERR` an ICMP error of an earlier datagram makes the next call fail, whatever that
 /// one sends; it was not tried then.
-fn retried(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+fn retried(mut call: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
     match call() {
         Err(error) if !is_own(&error) => call(),
         result => result,

@@ -103,7 +103,7 @@ fn own_ids_work(is_v6: bool) -> bool {
         let mut told = Vec::new();
         for id in TRIAL_IDS {
             // Tells a refusal from a mere full queue: only the former changes the state.
-            if socket.send_stamped(to, b"onwire", id).sent == 0 || socket.stamps != StampState::OwnId {
+            if socket.send_stamped(to, b"onwire", 0, id).sent == 0 || socket.stamps != StampState::OwnId {
                 return Ok(false);
             }
         }
@@ -149,6 +149,8 @@ pub(super) struct OnTheirWay {
 struct Sent {
     stamp: u32,
     len: u32,
+    /// Bytes of the first datagram of a train; of one datagram, its length.
+    first: u32,
     prefix: [u8; PREFIX],
 }
 
@@ -167,13 +169,24 @@ impl OnTheirWay {
         &mut self.packet
     }
 
-    /// Remembers a datagram that was sent.
-    pub(super) fn push(&mut self, stamp: u32, datagram: &[u8]) {
+    /// Remembers the packets of a train of datagrams of `segment` bytes that the kernel took: one that it cuts itself, or
+    /// each datagram.
+    pub(super) fn push_all(&mut self, stamp: u32, train: &[u8], segment: usize, packets: usize) {
+        if packets == 1 {
+            return self.push(stamp, train, segment);
+        }
+        let datagrams = train.chunks(segment).take(packets);
+        (0..).zip(datagrams).for_each(|(number, datagram)| self.push(stamp.wrapping_add(number), datagram, segment));
+    }
+
+    /// What comes back of a train is its first datagram where the kernel has cut it, and all of it where the device does.
+    fn push(&mut self, stamp: u32, datagram: &[u8], segment: usize) {
         let Ok(len) = u32::try_from(datagram.len()) else { return };
+        let first = len.min(u32::try_from(segment).unwrap_or(len));
         if self.datagrams.len() >= MAX_ON_THEIR_WAY {
             self.datagrams.pop_front();
         }
-        self.datagrams.push_back(Sent { stamp, len, prefix: prefix(datagram) });
+        self.datagrams.push_back(Sent { stamp, len, first, prefix: prefix(datagram) });
     }
 
     /// The stamp of the datagram at the end of the first `len` bytes of the buffer, which is forgotten. `None` if there
@@ -195,7 +208,11 @@ impl Sent {
     /// timestamp does not say, therefore from behind; the length in the UDP header must agree.
     #[inline]
     fn ends(&self, packet: &[u8]) -> bool {
-        let len = self.len as usize;
+        self.is_at_end(self.len as usize, packet) || self.is_at_end(self.first as usize, packet)
+    }
+
+    #[inline]
+    fn is_at_end(&self, len: usize, packet: &[u8]) -> bool {
         let Some(udp) = packet.len().checked_sub(len + UDP_HEADER) else { return false };
         let (header, datagram) = packet[udp..].split_at(UDP_HEADER);
         let said = usize::from(u16::from_be_bytes([header[UDP_LENGTH], header[UDP_LENGTH + 1]]));
@@ -238,7 +255,7 @@ mod tests {
         for headers in [0, 20, 34, 40, 54, 60, 200] {
             let mut sent = OnTheirWay::new(StampState::LoopedData);
             for (stamp, bytes) in [(u32::MAX, &long), (0, &short), (1, &tiny)] {
-                sent.push(stamp, bytes);
+                sent.push_all(stamp, bytes, bytes.len(), 1);
             }
             for (what, bytes) in [
                 ("another", packet(headers, &datagram(9, 1452), 0)),
@@ -260,11 +277,28 @@ mod tests {
     }
 
     #[test]
+    fn a_train_is_found_by_its_first_datagram_or_by_all_of_it_and_cut_by_us_by_each() {
+        let train: Vec<u8> = (0..2500u32).map(|at| (at * at) as u8).collect();
+        for (packets, found) in [(1, [&train[..1000], &[], &[]]), (1, [&train[..], &[], &[]])] {
+            let mut sent = OnTheirWay::new(StampState::LoopedData);
+            sent.push_all(7, &train, 1000, packets);
+            assert_eq!(claim(&mut sent, &packet(28, &train[1000..2000], 0)), None, "a later one says nothing");
+            assert_eq!(claim(&mut sent, &packet(28, found[0], 0)), Some(7));
+            assert_eq!(claim(&mut sent, &packet(28, found[0], 0)), None);
+        }
+        let mut sent = OnTheirWay::new(StampState::LoopedData);
+        sent.push_all(8, &train, 1000, 3);
+        for (number, datagram) in (8..).zip(train.chunks(1000)) {
+            assert_eq!(claim(&mut sent, &packet(28, datagram, 0)), Some(number));
+        }
+    }
+
+    #[test]
     fn of_two_alike_neither_is_told() {
         let mut sent = OnTheirWay::new(StampState::LoopedData);
-        sent.push(1, b"the same sixteen bytes, and more");
-        sent.push(2, b"the same sixteen bytes, and else");
-        sent.push(3, b"others are not affected by that.");
+        sent.push(1, b"the same sixteen bytes, and more", 32);
+        sent.push(2, b"the same sixteen bytes, and else", 32);
+        sent.push(3, b"others are not affected by that.", 32);
         assert_eq!(claim(&mut sent, &packet(34, b"the same sixteen bytes, and more", 0)), None);
         assert_eq!(claim(&mut sent, &packet(34, b"others are not affected by that.", 0)), Some(3));
     }
@@ -275,7 +309,7 @@ mod tests {
         let capacity = sent.datagrams.capacity();
         let datagram = |number: u32| [number.to_be_bytes(), [7; 4], [7; 4], [7; 4], [7; 4]].concat();
         for number in 0..MAX_ON_THEIR_WAY as u32 + 2 {
-            sent.push(number, &datagram(number));
+            sent.push(number, &datagram(number), 20);
         }
         assert_eq!(sent.datagrams.capacity(), capacity);
         for (number, expected) in [(0, None), (1, None), (2, Some(2)), (4097, Some(4097))] {
