@@ -196,8 +196,8 @@ impl Lane {
         warden.on_progress(&mut self.forwarder, now);
         if warden.is_waiting() || std::mem::take(&mut self.ready.errors) {
             let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number));
-            if errors.late > 0 {
-                warden.on_late_error(now);
+            while let Some(to) = self.udp.poll_late_error() {
+                warden.on_late_error(to, &self.forwarder, now);
             }
             self.complaints.note(errors, now);
         }
@@ -356,8 +356,10 @@ impl Lane {
                 warden.on_stamp(number);
             }
         });
-        if let Some(warden) = self.warden.as_mut().filter(|_| found.late > 0) {
-            warden.on_late_error(now);
+        while let Some(to) = self.udp.poll_late_error() {
+            if let Some(warden) = &mut self.warden {
+                warden.on_late_error(to, &self.forwarder, now);
+            }
         }
         self.complaints.note(found, now);
     }

@@ -4,6 +4,7 @@
 //! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
 //! are believed, the ways to the peers are looked at: one datagram of a train may have left and others not.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::told::{Told, key_from};
@@ -85,9 +86,13 @@ impl Warden {
         self.read.push(number);
     }
 
-    /// An error came back for a datagram that the kernel had taken.
-    pub fn on_late_error(&mut self, now: Instant) {
-        self.guard.on_dropped_here(now);
+    /// An error came back for a datagram that the kernel had taken and that was sent to this address.
+    pub fn on_late_error(&mut self, to: IpAddr, forwarder: &Forwarder, now: Instant) {
+        for (peer, protection) in forwarder.peers().iter().zip(self.guard.peers_mut()) {
+            if to.is_unspecified() || peer.address().is_some_and(|address| address.ip() == to) {
+                protection.on_dropped_here(now);
+            }
+        }
     }
 
     /// Last: what is due, what is asked, and what there is to tell.

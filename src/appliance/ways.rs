@@ -83,8 +83,9 @@ impl Ways {
         }
         for number in 0..self.ways.len() {
             let Some(way) = &mut self.ways[number] else { continue };
+            // Without a way every change may be the one that makes it.
             let concerns = |change: &Change| way.device.is_none_or(|device| change.concerns(way.to, device));
-            if way.device.is_none() || changes.iter().any(concerns) {
+            if changes.iter().any(concerns) {
                 way.has_changed = true;
                 self.find_device(number);
             }

@@ -80,11 +80,6 @@ impl Guard {
         }
     }
 
-    /// Datagrams were dropped in this host, and no error told which.
-    pub fn on_dropped_here(&mut self, now: Instant) {
-        self.peers.iter_mut().for_each(|protection| protection.on_dropped_here(now));
-    }
-
     /// The appliance is about to stop.
     pub fn on_drain(&mut self) {
         self.peers.iter_mut().for_each(Protection::on_drain);

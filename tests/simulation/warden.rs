@@ -121,7 +121,7 @@ impl World {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
         }
         if !end.stamps.is_empty() && std::mem::take(&mut end.device_has_dropped) {
-            guard.on_dropped_here(now);
+            guard.peers_mut().iter_mut().for_each(|protection| protection.on_dropped_here(now));
         }
         for (number, ended) in end.stamps.drain(..) {
             self.promises.on_stamp(end.run, &end.ended[..ended]);

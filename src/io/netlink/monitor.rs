@@ -13,7 +13,7 @@ use netlink_sys::{Socket, SocketAddr};
 use super::attributes::{attributes, ip_address, message_parts};
 use super::explain;
 
-/// Topics of `include/uapi/linux/rtnetlink.h`, which calls them by another word: links, queues, addresses, routes, rules and next hops.
+/// Topics, numbered as in `include/uapi/linux/rtnetlink.h`: links, queues, addresses, routes, rules and next hops.
 const TOPICS: [u32; 9] = [1, 4, 5, 7, 8, 9, 11, 19, 32];
 
 /// Changes that are read in one call; more wait, and may be lost, which is told.

@@ -4,10 +4,11 @@
 //! come the same way. What they prove is not decided here.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::AddAssign;
 use std::os::fd::AsRawFd;
 
-use super::UdpSocket;
+use super::{UdpSocket, unmapped};
 use super::address::RawAddress;
 use super::control::{ControlBuffer, Messages, leading_u32};
 use super::receive::receive_message;
@@ -110,6 +111,9 @@ impl AddAssign for ErrorCounts {
     }
 }
 
+/// Addresses that are told apart in one call; more are told as one that stands for any.
+const LATE_ERRORS_MAX: usize = 32;
+
 /// Entries read in one call: a flood of ICMP must not hold the loop.
 const MAX_ENTRIES: usize = 256;
 
@@ -146,7 +150,8 @@ impl UdpSocket {
                     message
                     && let Some(queued) = Queued::parse(data)
                 {
-                    self.handle_queued(&queued, len, stamped);
+                    let to = address.decode().map(|to| unmapped(to).ip());
+                    self.handle_queued(&queued, to, len, stamped);
                 }
             }
         }
@@ -159,10 +164,27 @@ impl UdpSocket {
         self.errors_left
     }
 
-    /// `len` are the bytes that came back with it.
-    fn handle_queued(&mut self, queued: &Queued, len: usize, stamped: &mut impl FnMut(u32)) {
+    /// Where something was sent that the kernel had taken and for which an error came back, as found by
+    /// [`drain_errors`](Self::drain_errors). The unspecified address stands for any.
+    pub fn poll_late_error(&mut self) -> Option<IpAddr> {
+        self.late_errors.pop()
+    }
+
+    /// `to` is where the datagram was sent that it is about; `len` are the bytes that came back with it.
+    fn handle_queued(&mut self, queued: &Queued, to: Option<IpAddr>, len: usize, stamped: &mut impl FnMut(u32)) {
         if queued.origin != libc::SO_EE_ORIGIN_TIMESTAMPING {
-            return self.counts.count_queued(queued);
+            let late = self.counts.late;
+            self.counts.count_queued(queued);
+            let to = to.unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+            if self.counts.late > late && !self.late_errors.contains(&to) {
+                if self.late_errors.len() >= LATE_ERRORS_MAX {
+                    self.late_errors.clear();
+                    self.late_errors.push(Ipv6Addr::UNSPECIFIED.into());
+                } else {
+                    self.late_errors.push(to);
+                }
+            }
+            return;
         }
         let stamp = match self.stamps {
             _ if queued.info != SCM_TSTAMP_SND => None,
@@ -231,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn errors_that_come_late_are_told_by_the_address_they_are_about_and_bounded() {
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let at = |host: u8| IpAddr::from([192, 0, 2, host]);
+        let mut told = |entries: &[(u8, Option<IpAddr>)]| -> Vec<IpAddr> {
+            for &(origin, to) in entries {
+                socket.handle_queued(&queued(libc::ECONNREFUSED, origin, 0), to, 0, &mut |stamp| panic!("{stamp}"));
+            }
+            std::iter::from_fn(|| socket.poll_late_error()).collect()
+        };
+        let (icmp, local) = (libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_LOCAL);
+        assert_eq!(told(&[(icmp, Some(at(1))), (icmp, Some(at(1))), (local, Some(at(2)))]), [at(1)]);
+        let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        assert_eq!(told(&[(icmp, None)]), [any]);
+        let many: Vec<_> = (0..=LATE_ERRORS_MAX as u8).map(|host| (icmp, Some(at(host)))).collect();
+        assert_eq!(told(&many), [any], "nobody is left out");
+    }
+
+    #[test]
     fn only_a_timestamp_of_leaving_is_told() {
         let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let (left, scheduled, acknowledged) = (0, 1, 2);
@@ -244,7 +284,7 @@ mod tests {
             socket.stamps = state;
             let mut told = Vec::new();
             let entry = Queued { data: u32::MAX, ..queued(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, info) };
-            socket.handle_queued(&entry, 0, &mut |stamp| told.push(stamp));
+            socket.handle_queued(&entry, None, 0, &mut |stamp| told.push(stamp));
             assert_eq!(told, expected, "{state:?} {info}");
             let counts = socket.drain_errors(&mut |stamp| panic!("{stamp}"));
             assert_eq!((counts.timestamps, counts.stray_timestamps), (told.len() as u64, 1 - told.len() as u64));

@@ -11,7 +11,7 @@ mod send;
 mod stamps;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -64,6 +64,7 @@ pub struct UdpSocket {
     on_their_way: OnTheirWay,
     errors_left: bool,
     counts: ErrorCounts,
+    late_errors: Vec<IpAddr>,
     overflows: u64,
 }
 
@@ -105,6 +106,7 @@ impl UdpSocket {
             on_their_way: OnTheirWay::new(stamps),
             errors_left: false,
             counts: ErrorCounts::default(),
+            late_errors: Vec::new(),
             overflows: 0,
         })
     }
