@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::AddAssign;
 use std::os::fd::AsRawFd;
 
-use super::{UdpSocket, unmapped};
 use super::address::RawAddress;
 use super::control::{ControlBuffer, Messages, leading_u32};
 use super::receive::receive_message;
 use super::stamps::StampState;
+use super::{UdpSocket, unmapped};
 
 /// Errors of sending, counted since they were last taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
