@@ -115,6 +115,7 @@ fn the_reference_states_the_defaults() {
     let config = load(&format!("{smallest}notify: {{ keys: [{{ id: 7, file: notify.key }}] }}\n"), &keys);
     let (short, long) = (config.notify.unwrap(), reference.notify.unwrap());
     assert_eq!((short.listen, short.level, short.keys[0].id), (long.listen, long.level, 7));
+    assert_eq!((short.trust_max, long.trust_max), (config::DEFAULT_TRUST_MAX, config::DEFAULT_TRUST_MAX));
     assert_eq!(config.status, reference.status);
     assert_eq!(config.log, reference.log);
 }
@@ -147,7 +148,7 @@ fn values_arrive_as_they_are_written() {
          \x20 long: {{ block_symbols: 256, close_when_idle: 1ms, close_after: 20ms, repair: {{ fixed: 32, assume_loss: 2% }} }}\n\
          policy: [{{ to: 10.2.0.0/25, protocol: udp, port: 1-1024, dscp: ef, redundancy: none }}]\n\
          delivery: {{ ordering: none }}\n\
-         notify: {{ listen: \"[::1]:9100\", level: queued, keys: [{{ id: 65535, file: a.key }}, {{ id: 2, file: a.key }}] }}\n\
+         notify: {{ listen: \"[::1]:9100\", level: queued, trust_max: 1.5s, keys: [{{ id: 65535, file: a.key }}, {{ id: 2, file: a.key }}] }}\n\
          log: {{ level: debug, format: json }}\n"
     );
     let config = load(&text, &[("a.key", &key)]);
@@ -167,6 +168,7 @@ fn values_arrive_as_they_are_written() {
     assert!(rule.port.is_some_and(|port| port.contains(53) && !port.contains(5432)));
     assert_eq!(config.log.level, config::LogLevel::Debug);
     let notify = config.notify.unwrap();
+    assert_eq!(notify.trust_max, Duration::from_millis(1500));
     assert_eq!((notify.listen, notify.level), ("[::1]:9100".parse().unwrap(), Level::Queued));
     assert_eq!(notify.keys.iter().map(|key| key.id).collect::<Vec<_>>(), [65535, 2]);
 }

@@ -15,7 +15,7 @@ use crate::io::tun::{Offload, TunOptions};
 use crate::io::udp::{StampChoice, StampState, Switch, UdpOptions};
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::Level;
-use crate::protect::{Evidence, Guard, Protection};
+use crate::protect::{Evidence, Guard, Protection, TRUST_MAX};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
@@ -148,8 +148,16 @@ pub fn guard(config: &Config, level: Level, stamps: StampState, instances: &Inst
     let share = |limit: usize, least: usize| (limit / tables).max(least.min(limit));
     let limits = Limits { flows: share(all.flows, 4096), ranges: share(all.ranges, 16_384), ..all };
     let table = || FlowTable::new(limits, seed, instances.clone());
-    Guard::new(config.peers.iter().map(|_| Protection::new(table(), evidence)).collect())
+    let trust_max = config.notify.as_ref().map_or(TRUST_MAX, |notify| notify.trust_max);
+    let protection = |_| {
+        let mut protection = Protection::new(table(), evidence);
+        protection.limit_trust(trust_max);
+        protection
+    };
+    Guard::new(config.peers.iter().map(protection).collect())
 }
+
+const _: () = assert!(config::DEFAULT_TRUST_MAX.as_nanos() == TRUST_MAX.as_nanos(), "what is documented is what holds");
 
 /// The notification port.
 pub fn herald_settings(config: &Config, notify: &config::Notify, epoch: u64, secret: [u8; 32]) -> HeraldSettings {

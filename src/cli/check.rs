@@ -140,6 +140,12 @@ impl Display for Summary<'_> {
                 let plural = if keys.len() == 1 { "" } else { "s" };
                 let (keys, level) = (keys.join(", "), notify.level.name());
                 line(f, "notify", format_args!("{} (UDP), key{plural} {keys}, level {level}", notify.listen))?;
+                let max = show_duration(notify.trust_max);
+                line(
+                    f,
+                    "trust",
+                    format_args!("a link is trusted for up to {max} after what is known to have arrived"),
+                )?;
             }
             None => line(f, "notify", "none: nobody is told what is protected")?,
         }

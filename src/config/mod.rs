@@ -28,7 +28,7 @@ use std::path::Path;
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
-pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, Notify, NotifyKey};
+pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify, NotifyKey};
 pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
 pub use policy::{PolicyRule, PortRange};
 pub use problem::{ConfigErrors, Place, Problem, Severity};

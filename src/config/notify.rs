@@ -1,9 +1,11 @@
 //! `notify`: where notifications are asked for, with which keys, and what counts as protected. Does not open the socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use super::key_file;
 use super::node::parse_listen;
+use super::redundancy::duration;
 use super::schema;
 use super::table::{Field, Reading, Table};
 use crate::notify::envelope::MAX_KEYS;
@@ -19,6 +21,8 @@ pub struct Notify {
     pub keys: Vec<NotifyKey>,
     /// What is told as protected: [`Level::OnWire`], or [`Level::Queued`] where devices give no timestamps.
     pub level: Level,
+    /// For how long at most a link is trusted after the last datagram of ours that is known to have arrived.
+    pub trust_max: Duration,
 }
 
 /// A key that subscribers may use.
@@ -32,6 +36,8 @@ pub struct NotifyKey {
 
 /// The port unless the file says otherwise.
 pub const DEFAULT_PORT: u16 = 7118;
+/// Three round trips of 200 ms.
+pub const DEFAULT_TRUST_MAX: Duration = Duration::from_millis(600);
 
 const LISTEN: &str = "an address and a port, such as 127.0.0.1:7118 or [::1]:7118";
 const KEYS: &str = "a list of at least one key, such as [{ id: 1, file: /etc/onwire/notify.key }]";
@@ -47,10 +53,13 @@ impl Notify {
         let listen = table.field("listen").read(LISTEN, parse_listen, reading);
         let keys = read_keys(&table, reading);
         let level = table.field("level").choose(&[("on_wire", Level::OnWire), ("queued", Level::Queued)], reading);
+        let trusted = Duration::from_millis(100)..=Duration::from_secs(10);
+        let trust_max = duration(&table.field("trust_max"), trusted, reading);
         Some(Self {
             listen: listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))),
             keys,
             level: level.unwrap_or(Level::OnWire),
+            trust_max: trust_max.unwrap_or(DEFAULT_TRUST_MAX),
         })
     }
 }

@@ -49,7 +49,7 @@ pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold"]);
 /// `bypass`.
 pub const BYPASS: Keys = keys("bypass", &["when_down"]);
 /// `notify`.
-pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level"]);
+pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level", "trust_max"]);
 /// One of `keys` of `notify`.
 pub const NOTIFY_KEY: Keys = keys("notify.keys[]", &["id", "file"]);
 /// `status`.

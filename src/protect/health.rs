@@ -1,14 +1,12 @@
 //! Whether the link to a peer may be trusted with a promise: FEC to nobody protects nothing.
 //!
-//! The one proof that both directions work is a report in which the peer echoes our own clock. It is good for three
-//! round trips, at least [`PROOF_FLOOR`]. What blocks contained is not known here.
+//! The one proof that both directions work is a report in which the peer echoes our own clock. For how long it is good, and
+//! how many are wanted, is decided in [`super::trust`]. What blocks contained is not known here.
 
 use std::time::{Duration, Instant};
 
-/// A proof of the round trip is good for at least this long.
-pub const PROOF_FLOOR: Duration = Duration::from_millis(100);
-/// Proofs in a row before a link that was not trusted is trusted again: one that comes and goes is not up.
-const PROOFS_WANTED: u32 = 3;
+use super::trust::{TRUST_MAX, Trust};
+
 /// After a violation the link must be clean for this long.
 const CLEAN_AFTER_VIOLATION: Duration = Duration::from_secs(1);
 /// After this host has dropped or refused a datagram. A queue that overflows may also drop what no error tells of.
@@ -53,9 +51,7 @@ pub enum StateReason {
 pub(super) struct Health {
     session: bool,
     draining: bool,
-    proven_at: Option<Instant>,
-    rtt: Duration,
-    proofs: u32,
+    trust: Trust,
     violated_at: Option<Instant>,
     error_at: Option<Instant>,
     stamps_missing: u32,
@@ -68,14 +64,17 @@ impl Health {
         Self {
             session: false,
             draining: false,
-            proven_at: None,
-            rtt: Duration::ZERO,
-            proofs: 0,
+            trust: Trust::new(TRUST_MAX),
             violated_at: None,
             error_at: None,
             stamps_missing: 0,
             stampless,
         }
+    }
+
+    /// No proof of the round trip is good for longer than `max`.
+    pub fn limit_trust(&mut self, max: Duration) {
+        self.trust = Trust::new(max);
     }
 
     pub fn on_session(&mut self, there_is_one: bool) {
@@ -88,22 +87,17 @@ impl Health {
 
     /// The peer was started anew: it has none of our blocks.
     pub fn on_epoch(&mut self) {
-        self.proven_at = None;
-        self.proofs = 0;
+        self.trust.on_new_run();
     }
 
-    /// A report has shown that a datagram of ours sent at `proven_at` arrived and was answered.
-    pub fn on_proof(&mut self, proven_at: Option<Instant>, rtt: Option<Duration>, now: Instant) {
-        self.rtt = rtt.unwrap_or(self.rtt);
-        if proven_at <= self.proven_at {
-            return;
-        }
-        if !self.is_proven(now) {
-            // Proofs that were interrupted begin anew.
-            self.proofs = 0;
-        }
-        self.proven_at = proven_at;
-        self.proofs = if self.is_proven(now) { self.proofs.saturating_add(1) } else { 0 };
+    /// Datagrams go to another address: nothing is proven of the way there.
+    pub fn on_new_path(&mut self, now: Instant) {
+        self.trust.on_new_path(now);
+    }
+
+    /// A report has shown that a datagram of ours written at `proven_at` arrived and was answered.
+    pub fn on_proof(&mut self, proven_at: Option<Instant>, least_rtt: Option<Duration>, now: Instant) {
+        self.trust.on_proof(proven_at, least_rtt, now);
     }
 
     pub fn on_violation(&mut self, now: Instant) {
@@ -129,13 +123,12 @@ impl Health {
 
     /// What the link is, and why it is no better.
     pub fn state(&mut self, now: Instant) -> (LinkState, StateReason) {
-        if !self.is_proven(now) {
-            self.proofs = 0;
-        }
+        // Asked in any case: it is what notices that a proof has become old.
+        let is_trusted = self.trust.holds(now);
         let lately = |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
         if !self.session {
             (LinkState::Down, StateReason::NoSession)
-        } else if self.proofs < PROOFS_WANTED {
+        } else if !is_trusted {
             (LinkState::Degraded, StateReason::NoReports)
         } else if lately(self.violated_at, CLEAN_AFTER_VIOLATION) {
             (LinkState::Degraded, StateReason::Violation)
@@ -153,20 +146,7 @@ impl Health {
     /// When the state changes if nothing comes.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let after = |at: Option<Instant>, span| at.map(|at| at + span);
-        let ends = [
-            // One step beyond, or the look at the deadline would find the proof good still.
-            after(self.proven_at, self.proof_life() + Duration::from_micros(1)),
-            after(self.violated_at, CLEAN_AFTER_VIOLATION),
-            after(self.error_at, CLEAN_AFTER_ERROR),
-        ];
-        ends.into_iter().flatten().filter(|at| *at > now).min()
-    }
-
-    fn proof_life(&self) -> Duration {
-        PROOF_FLOOR.max(3 * self.rtt)
-    }
-
-    fn is_proven(&self, now: Instant) -> bool {
-        self.proven_at.is_some_and(|at| now.saturating_duration_since(at) <= self.proof_life())
+        let ends = [after(self.violated_at, CLEAN_AFTER_VIOLATION), after(self.error_at, CLEAN_AFTER_ERROR)];
+        ends.into_iter().chain(self.trust.deadlines()).flatten().filter(|at| *at > now).min()
     }
 }

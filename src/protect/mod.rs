@@ -21,6 +21,7 @@ mod protection;
 mod stamps;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use evidence::Evidence;
 pub use guard::Guard;
@@ -28,3 +29,4 @@ pub use health::{LinkState, StateReason};
 pub use notice::{Counters, Notice};
 pub use protection::Protection;
 pub use stamps::Stamps;
+pub use trust::{PROOF_FLOOR, TRUST_MAX};

@@ -4,7 +4,7 @@
 //! read after the event it goes with: a link that was trusted when a turn began may not be any more.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::barrier::Barriers;
 use super::departures::Departures;
@@ -52,6 +52,11 @@ impl Protection {
             tells_blocks: false,
             counters: Counters::default(),
         }
+    }
+
+    /// The link is trusted for no longer than `max` after a datagram of ours that is known to have arrived.
+    pub fn limit_trust(&mut self, max: Duration) {
+        self.health.limit_trust(max);
     }
 
     /// A packet is about to be put into its block.
@@ -129,7 +134,7 @@ impl Protection {
 
     /// A report of the peer tells what became of blocks.
     pub fn on_heard(&mut self, heard: &Heard, now: Instant) {
-        self.health.on_proof(heard.proven_at, heard.rtt, now);
+        self.health.on_proof(heard.proven_at, heard.least_rtt, now);
         for run in &heard.lost {
             self.on_lost(BlockId { profile: run.profile, sbn: run.first }, run.count.into(), run.symbols, now);
         }

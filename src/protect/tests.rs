@@ -73,7 +73,7 @@ impl Bench {
     fn prove(&mut self, times: u32) {
         for _ in 0..times {
             self.pass(20);
-            let heard = Heard { proven_at: Some(self.now - RTT), rtt: Some(RTT), ..Heard::default() };
+            let heard = Heard { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), ..Heard::default() };
             self.protection.on_heard(&heard, self.now);
         }
     }
@@ -135,7 +135,7 @@ impl Bench {
 
     fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
         let progress = vec![Progress { profile: 0, highest: below, decoded_from: from, decoded_below: below }];
-        let heard = Heard { proven_at: Some(self.now - RTT), rtt: Some(RTT), progress, lost };
+        let heard = Heard { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), progress, lost };
         self.protection.on_heard(&heard, self.now);
     }
 
@@ -243,7 +243,9 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
     for (rtt, life) in [(RTT, 100), (Duration::from_millis(50), 150)] {
         let mut bench = Bench::up();
         let proven_at = bench.now;
-        bench.protection.on_heard(&Heard { proven_at: Some(proven_at), rtt: Some(rtt), ..Heard::default() }, proven_at);
+        bench
+            .protection
+            .on_heard(&Heard { proven_at: Some(proven_at), least_rtt: Some(rtt), ..Heard::default() }, proven_at);
         bench.pass(life);
         bench.leave(0);
         assert_eq!(bench.protected(), 10);
@@ -256,7 +258,8 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
         assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
         bench.prove(2);
         bench.leave(2);
-        assert_eq!(bench.protected(), 10, "two proofs are not enough to come back");
+        assert_eq!((bench.protected(), bench.protection.counters().protected), (10, 1));
+        assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "two proofs do not bring trust back");
         bench.prove(1);
         assert_eq!(bench.state().0, LinkState::Up);
     }
@@ -268,7 +271,7 @@ fn an_old_echo_proves_nothing() {
     let old = bench.now;
     bench.pass(200);
     for _ in 0..5 {
-        bench.protection.on_heard(&Heard { proven_at: Some(old), rtt: Some(RTT), ..Heard::default() }, bench.now);
+        bench.protection.on_heard(&Heard { proven_at: Some(old), least_rtt: Some(RTT), ..Heard::default() }, bench.now);
     }
     assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
 }

@@ -16,10 +16,11 @@ const RUNS_MAX: usize = 1024;
 /// Take `lost` first: a block in it has no part in `progress`, neither now nor later. A run may be told more than once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// When our newest report left that the peer's present run is known to have received: both directions worked then.
+    /// When our newest report was written that went to the peer's present address and that its present run is known to have
+    /// received: both directions worked then.
     pub proven_at: Option<Instant>,
-    /// The smoothed round trip.
-    pub rtt: Option<Duration>,
+    /// The least round trip of the last ten seconds, of that run and over that path.
+    pub least_rtt: Option<Duration>,
     /// How far the blocks of each of our profiles have come, one entry a profile.
     pub progress: Vec<Progress>,
     /// Blocks given up by the peer.

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod prefixes;
 pub mod replay;
 pub mod reporting;
+mod round_trips;
 pub mod seal;
 pub mod sender;
 pub mod session;

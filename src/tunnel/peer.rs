@@ -432,7 +432,7 @@ impl Peer {
             }
             // What the earlier run told stays told; it proves nothing of this one.
             self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
-            self.reporting.on_new_epoch();
+            self.reporting.on_new_epoch(now);
             self.train_watch.on_new_epoch();
         }
         self.reporting.on_session(now);

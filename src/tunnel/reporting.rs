@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::round_trips::RoundTrips;
 use crate::wire::report::{Reception, Report};
 
 /// Interval of reports while data flows.
@@ -33,11 +34,16 @@ pub struct Reporting {
     sent_at: u64,
     /// `sent_at` of our newest report that the peer's present run has echoed; 0 for none.
     acknowledged: u64,
+    /// `sent_at` of our newest report when the peer's address changed: what was written by then may have gone to the one
+    /// before.
+    path_from: u64,
     /// When data was first sent or received since the last report.
     active_since: Option<Instant>,
     /// The newest `sent_at` of the peer's reports, and when it came.
     remote_clock: Option<(u64, Instant)>,
+    /// Smoothed; anybody on the path can make it long.
     rtt: Option<Duration>,
+    round_trips: RoundTrips,
     heard_at: Option<Instant>,
     /// When the first data since the last word from the peer was sent.
     unanswered_since: Option<Instant>,
@@ -55,9 +61,11 @@ impl Reporting {
             reported_at: None,
             sent_at: 0,
             acknowledged: 0,
+            path_from: 0,
             active_since: None,
             remote_clock: None,
             rtt: None,
+            round_trips: RoundTrips::new(start),
             heard_at: None,
             unanswered_since: None,
             requested_at: None,
@@ -115,6 +123,9 @@ impl Reporting {
             let sample = Duration::from_micros(away.saturating_sub(u64::from(report.echo_delay)));
             // RFC 6298's smoothing; the first sample counts whole.
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+            if report.echo > self.path_from {
+                self.round_trips.on_sample(sample, now);
+            }
         }
         true
     }
@@ -124,9 +135,9 @@ impl Reporting {
         self.acknowledged
     }
 
-    /// When that report was written: both directions worked at that moment.
+    /// When that report was written, if it went to the peer's present address: both directions worked at that moment.
     pub fn proven_at(&self) -> Option<Instant> {
-        let since_start = self.acknowledged.checked_sub(1)?;
+        let since_start = Some(self.acknowledged).filter(|sent_at| *sent_at > self.path_from)?.checked_sub(1)?;
         Some(self.start + Duration::from_micros(since_start))
     }
 
@@ -203,17 +214,29 @@ impl Reporting {
         self.rtt
     }
 
+    /// The least round trip of the last ten seconds with the peer's present run and over the present path.
+    pub fn least_rtt(&self) -> Option<Duration> {
+        self.round_trips.least()
+    }
+
     /// What the peer said of our datagrams, and when it said so.
     pub fn peer_reception(&self) -> Option<(Reception, Instant)> {
         self.peer_reception
     }
 
     /// The clock of the peer's earlier run is forgotten, and what that run had of ours.
-    pub fn on_new_epoch(&mut self) {
+    pub fn on_new_epoch(&mut self, now: Instant) {
         self.remote_clock = None;
         self.peer_reception = None;
         self.peer_claims = false;
         self.acknowledged = 0;
+        self.round_trips = RoundTrips::new(now);
+    }
+
+    /// Datagrams go to another address from now on. What was echoed so far proves nothing of the way there.
+    pub fn on_new_path(&mut self, now: Instant) {
+        self.path_from = self.sent_at;
+        self.round_trips = RoundTrips::new(now);
     }
 
     /// Our clock in reports; never 0, which means "none".
@@ -262,7 +285,7 @@ mod tests {
             side.on_data_sent(start + WHILE_ACTIVE / 2);
             assert_eq!(side.due_at(), Some(start + WHILE_ACTIVE));
         }
-        far.on_new_epoch();
+        far.on_new_epoch(start);
         far.begin(true, start);
         assert_eq!(far.due_at(), Some(start + WHILE_IDLE));
     }
@@ -288,9 +311,36 @@ mod tests {
             let report = Report { sent_at, echo, ..Report::default() };
             assert_eq!((near.handle_report(&report, at(40)), near.proven_at()), (news, proven_at), "echo {echo}");
         }
-        near.on_new_epoch();
+        near.on_new_epoch(at(40));
         assert_eq!((near.acknowledged(), near.proven_at()), (0, None));
         assert!(near.handle_report(&Report { sent_at: 1, ..Report::default() }, at(50)));
+    }
+
+    #[test]
+    fn what_was_written_before_the_address_changed_proves_nothing_of_the_new_path() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut near = Reporting::new(start);
+        let mut sent_at = 0;
+        let mut echo = |near: &mut Reporting, echo, now| {
+            sent_at += 1;
+            near.handle_report(&Report { sent_at, echo, ..Report::default() }, now);
+            (near.proven_at(), near.least_rtt())
+        };
+        let first = near.begin(true, at(10)).sent_at;
+        assert_eq!(echo(&mut near, first, at(40)), (Some(at(10)), Some(Duration::from_millis(30))));
+        let second = near.begin(true, at(40)).sent_at;
+        near.on_new_path(at(50));
+        assert_eq!((near.proven_at(), near.least_rtt()), (None, None));
+        assert_eq!(
+            echo(&mut near, second, at(60)),
+            (None, None),
+            "it waited in the outbox, or went to the old address"
+        );
+        assert_eq!(near.acknowledged(), second, "the peer has it all the same");
+        let third = near.begin(true, at(60)).sent_at;
+        assert_eq!(echo(&mut near, second, at(70)), (None, None));
+        assert_eq!(echo(&mut near, third, at(140)), (Some(at(60)), Some(Duration::from_millis(80))));
     }
 
     #[test]

@@ -164,9 +164,9 @@ impl World {
             Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
             Content::Report(report) => {
                 self.model.fates.on_report(sealed.from, at, report.sent_at, report.echo);
-                self.promises.on_report_arrived(at, sealed.from, report.echo, report.echo_delay, now);
                 if end.reporter != Some(sealed.from) || end.heard.as_ref().is_some_and(|it| it.sent_at < report.sent_at)
                 {
+                    self.promises.on_report_arrived(at, sealed.from, report.echo, report.echo_delay, now);
                     report.sent.iter().for_each(|told| self.model.on_told(sealed.from, *told, at, now));
                     end.heard = Some(report.as_ref().clone());
                 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use onwire::flow::{Event, FlowState, Level, Violation};
-use onwire::protect::Notice;
+use onwire::protect::{Notice, PROOF_FLOOR, TRUST_MAX};
 use onwire::wire::payload_id::BlockId;
 
 use crate::hosts::{Direction, Hosts, Meaning};
@@ -18,8 +18,6 @@ use crate::model::{Model, Verdict};
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 
-/// No round trip counts for less than this.
-const PROOF_FLOOR: Duration = Duration::from_millis(100);
 /// Clocks in reports count microseconds.
 const ROUNDING: Duration = Duration::from_micros(10);
 
@@ -78,7 +76,8 @@ struct Account {
     reports: HashMap<u64, Duration>,
     /// When the newest report was written that each run of the peer has answered.
     proofs: HashMap<Run, Duration>,
-    longest_rtt: Duration,
+    /// The least round trip with each run of the peer. No simulation is longer than the window in which it counts.
+    least_rtt: HashMap<Run, Duration>,
 }
 
 /// What all runs said.
@@ -149,12 +148,13 @@ impl Promises {
         self.account(run).reports.insert(sent_at, now);
     }
 
-    /// A report of `from` arrived at `run`, and answers what that run had written.
+    /// A report of `from`, newer than those before, arrived at `run`, and answers what that run had written.
     pub fn on_report_arrived(&mut self, run: Run, from: Run, echo: u64, held: u32, now: Duration) {
         let account = self.account(run);
         let Some(&written) = account.reports.get(&echo) else { return };
         let rtt = (now - written).saturating_sub(Duration::from_micros(held.into()));
-        account.longest_rtt = account.longest_rtt.max(rtt);
+        let least = account.least_rtt.entry(from).or_insert(rtt);
+        *least = rtt.min(*least);
         let proof = account.proofs.entry(from).or_default();
         *proof = written.max(*proof);
     }
@@ -210,7 +210,8 @@ impl Promises {
         }
         let to = truths.model.addressee(run, block).expect("it was sent");
         let proof = account.proofs.get(&to).copied();
-        let life = PROOF_FLOOR.max(account.longest_rtt * 3) + ROUNDING;
+        let least = account.least_rtt.get(&to).copied().unwrap_or_default();
+        let life = (least * 3).max(PROOF_FLOOR).min(TRUST_MAX) + ROUNDING;
         let proven = proof.is_some_and(|written| now.saturating_sub(written) <= life);
         assert!(proven, "{block:?} of {run:?}: the last proof of the link is of {proof:?}, now is {now:?}");
         known.claimed = known.claimed.max(Some(level));

@@ -26,7 +26,7 @@ impl Peer {
         self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.on_acknowledged(acknowledged));
         let heard = self.heard.get_or_insert_default();
         heard.proven_at = self.reporting.proven_at();
-        heard.rtt = self.reporting.rtt();
+        heard.least_rtt = self.reporting.least_rtt();
         let from = |profile: u8| self.sent_from.get(usize::from(profile)).copied().unwrap_or(0);
         report.lost.iter().for_each(|&run| heard.on_lost(run, from(run.profile)));
         report.progress.iter().for_each(|&told| heard.on_progress(told, from(told.profile)));
