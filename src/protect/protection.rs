@@ -98,7 +98,10 @@ impl Protection {
                 self.counters.unsendable += self.ledger.on_unsendable();
                 self.health.on_error(now);
             }
-            BlockEvent::Moved => self.counters.untrusted += self.ledger.distrust_pending(),
+            BlockEvent::Moved => {
+                self.counters.untrusted += self.ledger.distrust_pending();
+                self.health.on_new_path(now);
+            }
             BlockEvent::PeerRestarted => {
                 self.health.on_epoch();
                 let notices = &mut self.notices;

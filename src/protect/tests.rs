@@ -266,6 +266,26 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
 }
 
 #[test]
+fn a_link_with_a_long_round_trip_is_trusted_up_to_the_cap_that_is_configured() {
+    for (max, life) in [(None, 600), (Some(1500), 1200)] {
+        let mut bench = Bench::new(Evidence::Timestamps);
+        max.into_iter().for_each(|max| bench.protection.limit_trust(Duration::from_millis(max)));
+        bench.protection.on_session(true);
+        let mut proven_at = bench.now;
+        for _ in 0..3 {
+            bench.pass(20);
+            proven_at = bench.now;
+            let least_rtt = Some(Duration::from_millis(400));
+            bench.protection.on_heard(&Heard { proven_at: Some(proven_at), least_rtt, ..Heard::default() }, bench.now);
+        }
+        bench.now = proven_at + Duration::from_millis(life);
+        assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
+        bench.pass(1);
+        assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
+    }
+}
+
+#[test]
 fn an_old_echo_proves_nothing() {
     let mut bench = Bench::up();
     let old = bench.now;
@@ -393,7 +413,7 @@ fn a_block_that_was_sent_before_a_silent_drop_was_protected_by_a_timestamp_long_
 }
 
 #[test]
-fn the_departure_of_a_datagram_on_a_new_way_spoke_for_blocks_that_waited_on_the_old_one() {
+fn neither_departures_nor_proofs_of_the_old_path_speak_for_a_new_one() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.packet(1);
@@ -402,10 +422,16 @@ fn the_departure_of_a_datagram_on_a_new_way_spoke_for_blocks_that_waited_on_the_
     bench.sent(1);
     bench.leave(2);
     let counters = bench.protection.counters();
-    assert_eq!((counters.untrusted, counters.protected, bench.protected()), (2, 1, 0), "{counters:?}");
-    assert_eq!(bench.state(), (LinkState::Up, StateReason::None), "nothing is wrong with the link");
-    bench.hear(vec![], 0, 2);
-    assert_eq!(bench.protected(), 30, "the peer has them");
+    assert_eq!((counters.untrusted, counters.protected, bench.protected()), (3, 0, 0), "{counters:?}");
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "nobody has answered from there");
+    bench.prove(2);
+    bench.leave(3);
+    assert_eq!(bench.protection.counters().protected, 0);
+    bench.prove(4);
+    bench.leave(4);
+    assert_eq!(bench.protection.counters().protected, 1, "the new path has proven itself");
+    bench.hear(vec![], 0, 4);
+    assert_eq!(bench.protected(), 50, "the peer has those before");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub enum BlockEvent {
     /// A datagram could not be sent: no block that was not sent as a whole before this can be whole on the link.
     Unsendable,
     /// Datagrams go to another address from now on, perhaps by another device: no departure after this shows that what was
-    /// begun before has left.
+    /// begun before has left, and no proof of the round trip from before is one of the new path.
     Moved,
     /// The peer was started anew, or is heard for the first time: it has no block that was sent before.
     /// [`Void`](Self::Void) follows for each profile.

@@ -183,9 +183,9 @@ impl Peer {
             let heard_from = established.endpoint;
             let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
             if self.lane == 0 {
-                self.send_to(heard_from);
+                self.send_to(heard_from, now);
             } else if moved {
-                self.send_to(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())));
+                self.send_to(SocketAddr::new(heard_from.ip(), heard_from.port().wrapping_add(self.lane.into())), now);
             }
         }
         if let Some(change) = self.sessions.install(established, self.lane) {
@@ -210,13 +210,23 @@ impl Peer {
         self.last_heard = Some(now);
         // What is late under an older session was sent before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
-            self.send_to(from);
+            self.send_to(from, now);
         }
     }
 
-    fn send_to(&mut self, address: SocketAddr) {
-        let before = self.address.replace(address);
-        if self.settings.claims && before.is_some_and(|before| before != address) {
+    fn send_to(&mut self, address: SocketAddr, now: Instant) {
+        if self.address.replace(address).is_none_or(|before| before == address) {
+            return;
+        }
+        self.on_new_path(now);
+    }
+
+    /// Datagrams go another way from now on. That is proven by an echo of what is written after this: whoever has not got
+    /// the keys cannot answer it.
+    fn on_new_path(&mut self, now: Instant) {
+        self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
+        self.reporting.on_new_path(now);
+        if self.settings.claims {
             self.block_events.push_back(BlockEvent::Moved);
         }
     }

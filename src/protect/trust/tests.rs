@@ -127,6 +127,19 @@ fn a_link_that_comes_and_goes_is_trusted_later_each_time_and_then_no_more() {
 }
 
 #[test]
+fn whoever_sleeps_is_woken_when_trust_returns() {
+    let mut link = Link::new();
+    link.pass(ms(200), true);
+    link.pass(ms(300), false);
+    let returns = link.now + STEP + PROBATION;
+    assert_eq!(link.pass(PROBATION, true), Duration::ZERO);
+    assert_eq!(link.trust.deadlines()[1], Some(returns));
+    assert!(!link.trust.holds(returns - ms(1)));
+    assert!(link.trust.holds(returns));
+    assert_eq!(link.trust.deadlines()[1], None);
+}
+
+#[test]
 fn trust_returns_within_two_seconds_however_often_it_was_lost_and_each_ten_seconds_forgive_half() {
     let mut link = Link::new();
     for _ in 0..20 {

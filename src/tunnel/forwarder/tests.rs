@@ -18,6 +18,10 @@ fn address(side: u8) -> SocketAddr {
 
 /// Side 1 holds the source of the sample packets, side 2 their destination.
 fn forwarder(side: u8, now: Instant) -> Forwarder {
+    forwarder_that(false, side, now)
+}
+
+fn forwarder_that(claims: bool, side: u8, now: Instant) -> Forwarder {
     let prefix = |side: u8| format!("10.{side}.0.0/16").parse().expect("a prefix");
     let profile = Profile {
         number: 0,
@@ -30,7 +34,7 @@ fn forwarder(side: u8, now: Instant) -> Forwarder {
         address: None,
         symbol_size: 1408,
         bytes_per_second: None,
-        claims: false,
+        claims,
         policy: Policy::new([], ProfileId(0)),
     };
     let settings = Settings {
@@ -67,7 +71,10 @@ fn established(side: u8, role: Role, epoch: u64, at: Instant) -> Established {
 
 /// A pair that has exchanged its first reports.
 fn pair(now: Instant) -> [Forwarder; 2] {
-    let [mut near, mut far] = [forwarder(1, now), forwarder(2, now)];
+    pair_of([forwarder(1, now), forwarder(2, now)], now)
+}
+
+fn pair_of([mut near, mut far]: [Forwarder; 2], now: Instant) -> [Forwarder; 2] {
     far.install(&established(2, Role::Responder, 1, now), now);
     near.install(&established(1, Role::Initiator, 2, now), now);
     carry(&mut near, 1, &mut far, now);
@@ -216,4 +223,121 @@ fn the_new_run_of_a_peer_could_deliver_again_what_the_earlier_one_had() {
     near.flush(now);
     carry(&mut near, 1, &mut again, now);
     assert_eq!(delivered(&mut again, now + Duration::from_secs(1)), []);
+}
+
+/// Whatever `from` has to send, as if it came from the host `side`.
+fn report(from: &mut Forwarder, side: u8, to: &mut Forwarder, now: Instant) {
+    from.handle_timeout(now);
+    carry(from, side, to, now);
+}
+
+fn proven_at(forwarder: &mut Forwarder) -> Option<Instant> {
+    forwarder.poll_heard().and_then(|(_, heard)| heard.proven_at)
+}
+
+#[test]
+fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    // The peer is heard from elsewhere once, or its address is changed to and fro.
+    for path in [&[(9, 40)][..], &[(9, 40), (2, 60), (9, 80)]] {
+        let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
+        report(&mut near, 1, &mut far, at(20));
+        report(&mut far, 2, &mut near, at(20));
+        assert_eq!(proven_at(&mut near), Some(at(20)));
+        let moves = |near: &mut Forwarder| {
+            std::iter::from_fn(|| near.poll_block_event()).filter(|(_, event)| *event == BlockEvent::Moved).count()
+        };
+        assert_eq!(moves(&mut near), 0);
+        report(&mut near, 1, &mut far, at(38));
+        // A report waits in the outbox meanwhile.
+        near.handle_timeout(at(40));
+        for &(host, millis) in path {
+            report(&mut far, host, &mut near, at(millis));
+        }
+        assert_eq!(moves(&mut near), path.len());
+        assert_eq!(proven_at(&mut near), None, "what the old path has proven and nobody has asked for yet");
+        assert_eq!(near.poll_transmit(Trains::All, at(90)).map(|(_, train)| train.to), Some(address(9)));
+        carry(&mut near, 1, &mut far, at(90));
+        report(&mut far, 9, &mut near, at(100));
+        assert_eq!(proven_at(&mut near), None, "it was written before, wherever it went");
+        report(&mut near, 1, &mut far, at(110));
+        report(&mut far, 9, &mut near, at(120));
+        assert_eq!(proven_at(&mut near), Some(at(110)));
+        assert_eq!(moves(&mut near), 0);
+    }
+}
+
+#[test]
+fn a_proof_of_the_earlier_run_is_none_of_the_new_one() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
+    report(&mut near, 1, &mut far, at(20));
+    report(&mut far, 2, &mut near, at(20));
+    // Nobody has asked for it when the peer is there anew.
+    let mut again = forwarder(2, at(40));
+    again.install(&established(2, Role::Responder, 1, at(40)), at(40));
+    near.install(&established(1, Role::Initiator, 3, at(40)), at(40));
+    assert_eq!(proven_at(&mut near), None);
+    carry(&mut near, 1, &mut again, at(60));
+    report(&mut again, 2, &mut near, at(60));
+    assert_eq!(proven_at(&mut near), None, "its first report was written before it had read one of ours");
+    report(&mut again, 2, &mut near, at(80));
+    assert_eq!(proven_at(&mut near), Some(at(40)), "by what was written for the new run");
+}
+
+#[test]
+fn an_address_is_not_learned_from_what_is_late_or_of_an_old_session() {
+    let now = Instant::now();
+    let later = now + Duration::from_millis(20);
+    let [mut near, mut far] = pair(now);
+    let session = |side: u8, role| Established {
+        local_index: 10 + u32::from(side),
+        remote_index: 13 - u32::from(side),
+        ..established(side, role, u64::from(3 - side), later)
+    };
+    let speak = |far: &mut Forwarder| {
+        push(far, VirtioHeader::default(), &answer(), now);
+        far.flush(now);
+        datagrams(far, now)
+    };
+    let (mut early, mut late) = (speak(&mut far), speak(&mut far));
+    near.handle_datagram(&mut late[0], address(2), now);
+    near.handle_datagram(&mut early[0], address(7), now);
+    assert_eq!(near.peers()[0].address(), Some(address(2)), "it was overtaken");
+    near.handle_datagram(&mut late[1], address(3), now);
+    assert_eq!(near.peers()[0].address(), Some(address(3)), "the newest shows where the peer is");
+
+    let mut old = speak(&mut far);
+    near.install(&session(1, Role::Responder), later);
+    far.install(&session(2, Role::Initiator), later);
+    carry(&mut far, 4, &mut near, later);
+    assert_eq!(near.peers()[0].address(), Some(address(4)));
+    near.handle_datagram(&mut old[0], address(7), later);
+    assert_eq!(near.peers()[0].address(), Some(address(4)), "it was sent before the session that is in use");
+    assert_eq!(near.drops(), &Drops::default(), "all of them were opened");
+}
+
+#[test]
+fn an_expired_session_opens_nothing() {
+    let now = Instant::now();
+    for (age, packets, expired) in [(REJECT_AFTER - Duration::from_nanos(1), 1, 0), (REJECT_AFTER, 0, 1)] {
+        let [mut near, mut far] = pair(now);
+        push(&mut far, VirtioHeader::default(), &answer(), now);
+        far.handle_idle(now);
+        carry(&mut far, 7, &mut near, now + age);
+        assert_eq!(delivered(&mut near, now + age).len(), packets);
+        assert_eq!(near.drops().of(DropReason::ExpiredSession), expired);
+        let host = if packets > 0 { 7 } else { 2 };
+        assert_eq!(near.peers()[0].address(), Some(address(host)));
+    }
+}
+
+/// A packet from side 2 to side 1.
+fn answer() -> Vec<u8> {
+    let mut packet = samples::ipv4(UDP, &[], &samples::udp(10));
+    let (source, destination) = packet[12..20].split_at_mut(4);
+    source.swap_with_slice(destination);
+    packet
 }
