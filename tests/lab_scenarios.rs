@@ -111,6 +111,13 @@ fn a_blackhole_ends_protection_and_its_end_restores_it() {
 }
 
 #[test]
+fn a_man_on_the_path_does_not_lengthen_the_trust_in_a_link() {
+    let (result, said) = result_of(&["held-link", "--trials", "7", "--slack", "1.5"]);
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["cases"].as_array().map(Vec::len), Some(7), "{said}");
+}
+
+#[test]
 fn every_lone_write_is_told_to_be_protected() {
     let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
     assert_eq!(result["pass"], true, "{said}");

@@ -2,13 +2,14 @@
 //!
 //! [`topology`] reads what is to be built, [`network`] builds it with [`wan`] in its middle, [`pair`] puts two
 //! appliances in, [`workload`] sends through them, [`subscriber`] is told what is protected (through [`relay`], which
-//! garbles on purpose what it forwards), [`servers`] are the databases that are replicated through them, and a
+//! garbles on purpose what it forwards), [`man`] stands on the path between the appliances, [`servers`] are the databases that are replicated through them, and a
 //! [`scenario`] measures and claims. Everything runs the executable and other programs as a user would; nothing here is
 //! part of an appliance.
 
 pub mod error;
 pub mod leftovers;
 pub mod load;
+pub mod man;
 pub mod median;
 pub mod network;
 pub mod pair;

@@ -19,7 +19,7 @@ use crate::{
     io::namespace::NetworkNamespace,
     notify::{
         client::{Client, Wish},
-        message::Message,
+        message::{Filter, Message},
     },
 };
 
@@ -42,9 +42,28 @@ impl Subscriber {
         network: &Network<'_>,
         node: &str,
         publisher: &Publisher,
+        look: impl FnMut(&Message, Instant) + Send + 'static,
+    ) -> Result<Self, LabError> {
+        Self::follow(network, node, publisher, Wish::following(Filter::default(), false), look)
+    }
+
+    /// The same, and is told of each block.
+    pub fn start_with_blocks(
+        network: &Network<'_>,
+        node: &str,
+        publisher: &Publisher,
+        look: impl FnMut(&Message, Instant) + Send + 'static,
+    ) -> Result<Self, LabError> {
+        Self::follow(network, node, publisher, Wish::following(Filter::default(), true), look)
+    }
+
+    fn follow(
+        network: &Network<'_>,
+        node: &str,
+        publisher: &Publisher,
+        wish: Wish,
         mut look: impl FnMut(&Message, Instant) + Send + 'static,
     ) -> Result<Self, LabError> {
-        let wish = Wish { follow: true, ..Wish::default() };
         let mut client = connect(network, node, publisher.address, publisher, wish)?;
         let first = client.next_message(Instant::now() + PATIENCE).and_then(|first| {
             let refused = || io::Error::new(io::ErrorKind::TimedOut, format!("not granted within {PATIENCE:?}"));

@@ -8,6 +8,7 @@ mod cap;
 mod commit_latency;
 mod crash_matrix;
 mod disaster;
+mod held_link;
 mod honest;
 mod latency;
 mod loss;
@@ -59,7 +60,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 18] = [
+pub const SCENARIOS: [Scenario; 19] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -115,6 +116,13 @@ pub const SCENARIOS: [Scenario; 18] = [
         topology: "pair",
         programs: &["ip", "sysctl"],
         run: blackhole::run,
+    },
+    Scenario {
+        name: "held-link",
+        summary: "a man on the path delays, holds, reorders, then swallows: for how long does \"protected\" go on?",
+        topology: "pair-held",
+        programs: &["ip", "sysctl"],
+        run: held_link::run,
     },
     Scenario {
         name: "notify-faults",
@@ -340,7 +348,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
         );
     }
 }

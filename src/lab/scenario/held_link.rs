@@ -1,0 +1,300 @@
+//! A man on the path delays, holds, reorders, and then swallows everything. How long does "protected" go on?
+//!
+//! Listens as a subscriber does, to each block. Time counts from the last datagram of the primary's appliance that he let
+//! go on, which nobody but he knows. Each trial has fresh appliances, so that none profits from what another has taught them.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde_json::json;
+
+use super::{Stage, stage};
+use crate::{
+    config::DEFAULT_TRUST_MAX,
+    lab::{
+        error::LabError,
+        man::{Man, Order},
+        network::Network,
+        pair::{Pair, PairOptions},
+        report::Report,
+        subscriber::Subscriber,
+        workload::trickle::Trickle,
+    },
+    notify::message::{Level, LinkState, Message},
+};
+
+/// Where the man stands.
+const SIDES: [&str; 2] = ["one-side", "other-side"];
+const ROUND_TRIPS: [u64; 4] = [2, 20, 60, 150];
+const TRIALS: u32 = 100;
+/// He does nothing for this long first, with traffic.
+const BEFORE: Duration = Duration::from_millis(300);
+/// Swallowing goes on for this long after the last moment at which a claim is allowed.
+const AFTER: Duration = Duration::from_millis(400);
+/// The way of a notification from the appliance's clock to the subscriber's.
+const WAY: Duration = Duration::from_millis(20);
+/// A proof of the round trip is good for this long at the least.
+const FLOOR: Duration = Duration::from_millis(100);
+/// A link that takes longer to come up does not.
+const UP_WITHIN: Duration = Duration::from_secs(20);
+/// Claims that must come before, or their absence later would prove nothing.
+const LIVELY: usize = 20;
+
+/// What he does before he swallows everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trick {
+    HoldsBack,
+    HoldsForth,
+    HoldsBoth,
+    DelaysMore,
+    Scatters,
+    ComesAndGoes,
+    SlowFromTheStart,
+}
+
+const TRICKS: [(Trick, &str); 7] = [
+    (Trick::HoldsBack, "holds what comes back, lets it go"),
+    (Trick::HoldsForth, "holds what goes forth, lets it go"),
+    (Trick::HoldsBoth, "holds both, lets them go"),
+    (Trick::DelaysMore, "delays more and more"),
+    (Trick::Scatters, "scatters"),
+    (Trick::ComesAndGoes, "swallows now and then"),
+    (Trick::SlowFromTheStart, "is slow from the start"),
+];
+
+/// What a subscriber noted down.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Each time a block was called protected.
+    claims: Vec<Instant>,
+    is_up: bool,
+}
+
+impl Notes {
+    fn take(&mut self, message: &Message, now: Instant) {
+        match message {
+            Message::Block(block) if block.level >= Some(Level::OnWire) => self.claims.push(now),
+            Message::State(peer) => self.is_up = peer.state == LinkState::Up,
+            Message::Heartbeat(heartbeat) => self.is_up = heartbeat.peers.iter().all(|it| it.state == LinkState::Up),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    trick: Trick,
+    round_trip: Duration,
+    claims_before: usize,
+    /// After the last datagram that went on; none if no claim came later than that.
+    last_claim: Option<Duration>,
+}
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    stage.say(
+        "held-link: small TCP and UDP writes from primary to mirror; between the appliances stands a man without keys. He lets\n\
+         everything pass at first, then delays, holds or reorders, and at last swallows all. A subscriber at the appliance\n\
+         notes each block that is called protected.\n",
+    );
+    let network = stage.build()?;
+    let addresses = network.topology().appliances().map(|(_, plan)| plan.listen).collect::<Vec<_>>();
+    let [first, second] = addresses[..] else {
+        return Err(LabError::Sentence(format!("needs two appliances; the topology has {}", addresses.len())));
+    };
+    let man = Man::stand(&network, SIDES, [first, second], stage.options.seed)?;
+    let mut pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
+    let mut rows = Vec::new();
+    let trials = stage.options.trials.unwrap_or(TRIALS);
+    for trial in 0..trials {
+        let (trick, words) = TRICKS[trial as usize % TRICKS.len()];
+        let mut random = SmallRng::seed_from_u64(stage.options.seed << 32 | u64::from(trial));
+        let place = if trick == Trick::SlowFromTheStart { 0 } else { random.random_range(0..ROUND_TRIPS.len()) };
+        let round_trip = Duration::from_millis(ROUND_TRIPS[place]);
+        man.set_path(round_trip / 2);
+        man.order(at_first(trick));
+        pair.restart()?;
+        let row = measure(stage, &network, &pair, &man, (trick, round_trip, &mut random))?;
+        stage.say(&format!("  {} of {trials}: {round_trip:?}, {words}: last claim {}", trial + 1, ms(row.last_claim)));
+        rows.push(row);
+    }
+    man.order([Order::Pass; 2]);
+    pair.stop()?;
+    Ok(report(&rows, stage.options.slack))
+}
+
+fn at_first(trick: Trick) -> [Order; 2] {
+    // Three such round trips are longer than the cap.
+    let slow = Order::Delay(Duration::from_millis(250));
+    [Order::Pass, if trick == Trick::SlowFromTheStart { slow } else { Order::Pass }]
+}
+
+fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &Pair<'_>,
+    man: &Man,
+    (trick, round_trip, random): (Trick, Duration, &mut SmallRng),
+) -> Result<Row, LabError> {
+    let near = &pair.appliances[0];
+    let [_, mirror] = stage::ends(network)?;
+    let trickle = Trickle::open(network, "primary", "mirror", mirror)?;
+    let notes = Arc::new(Mutex::new(Notes::default()));
+    let taking = notes.clone();
+    let look = move |message: &Message, at| lock(&taking).take(message, at);
+    let subscriber = Subscriber::start_with_blocks(network, near.node(), near.publisher()?, look)?;
+    let deadline = Instant::now() + UP_WITHIN;
+    while !lock(&notes).is_up {
+        if Instant::now() > deadline {
+            return Err(LabError::Sentence(format!("the link is not up within {UP_WITHIN:?}")));
+        }
+        stage.pause(Duration::from_millis(2))?;
+    }
+    trickle.set_flowing(true);
+    stage.pause(BEFORE)?;
+    let begins = Instant::now();
+    hinder(stage, man, trick, random)?;
+    man.order([Order::Swallow; 2]);
+    let nothing = || LabError::Sentence("the man has let nothing go on".to_owned());
+    let last_forth = man.last_forth().ok_or_else(nothing)?;
+    stage.pause(DEFAULT_TRUST_MAX + AFTER)?;
+    subscriber.finish()?;
+    trickle.end();
+    let notes = lock(&notes);
+    let claims = || notes.claims.iter();
+    Ok(Row {
+        trick,
+        round_trip,
+        claims_before: claims().filter(|at| **at <= begins).count(),
+        last_claim: claims().next_back().filter(|at| **at > last_forth).map(|at| *at - last_forth),
+    })
+}
+
+/// Everything but the end.
+fn hinder(stage: &Stage<'_>, man: &Man, trick: Trick, random: &mut SmallRng) -> Result<(), LabError> {
+    let longest = if random.random_bool(0.1) { 3000 } else { 1500 };
+    let long = Duration::from_millis(random.random_range(100..=longest));
+    let hold = Order::Hold { reversed: random.random() };
+    let then = Duration::from_millis(random.random_range(0..300));
+    let order_for = |orders, time| {
+        man.order(orders);
+        stage.pause(time)
+    };
+    match trick {
+        Trick::HoldsBack => order_for([Order::Pass, hold], long)?,
+        Trick::HoldsForth => order_for([hold, Order::Pass], long)?,
+        Trick::HoldsBoth => order_for([hold, hold], long)?,
+        Trick::DelaysMore => {
+            let step = Duration::from_millis(30);
+            for steps in 1..=(long.as_millis() / step.as_millis()) as u32 {
+                order_for([Order::Pass, Order::Delay(step * steps)], step * 4 / 3)?;
+            }
+            return Ok(());
+        }
+        Trick::Scatters => return order_for([Order::Scatter(long); 2], Duration::from_millis(1200)),
+        Trick::ComesAndGoes => {
+            for _ in 0..3 {
+                order_for([Order::Swallow; 2], Duration::from_millis(300))?;
+                order_for([Order::Pass; 2], Duration::from_millis(300))?;
+            }
+            return Ok(());
+        }
+        Trick::SlowFromTheStart => return Ok(()),
+    }
+    order_for([Order::Pass; 2], then)
+}
+
+fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
+    notes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report(rows: &[Row], slack: f64) -> Report {
+    let mut report = Report::default();
+    let limit = (DEFAULT_TRUST_MAX + WAY).mul_f64(slack);
+    let lively = rows.iter().map(|row| row.claims_before).min().unwrap_or(0);
+    report.claim(
+        "control: blocks are called protected before he does anything",
+        format!("{lively} in {BEFORE:?}, at the least"),
+        lively >= LIVELY,
+    );
+    let beyond = rows.iter().filter(|row| row.last_claim.is_some()).count();
+    report.claim(
+        "control: a cut is noticed late, so that there is something to measure",
+        format!("claims after his last datagram in {beyond} of {} trials", rows.len()),
+        beyond > 0,
+    );
+    let late = rows.iter().filter(|row| row.last_claim.is_some_and(|last| last > limit)).count();
+    let last = rows.iter().filter_map(|row| row.last_claim).max();
+    report.claim(
+        format!(
+            "no block is called protected later than {DEFAULT_TRUST_MAX:?} after the last datagram that he let go on"
+        ),
+        format!("{late} times of {}; the last {} after", rows.len(), ms(last)),
+        late == 0,
+    );
+    let short = |row: &&Row| row.trick != Trick::SlowFromTheStart && 3 * row.round_trip < FLOOR;
+    let mut soon: Vec<_> = rows.iter().filter(short).map(|row| row.last_claim.unwrap_or_default()).collect();
+    soon.sort();
+    let median = soon.get(soon.len() / 2).copied();
+    report.claim(
+        format!("where three of the least round trips are shorter than {FLOOR:?}, half of the time no later than that"),
+        format!("{} trials, half of them until {}", soon.len(), ms(median)),
+        median.is_none_or(|median| median <= (FLOOR + WAY).mul_f64(slack)),
+    );
+    report.table(
+        &["what he does", "trials", "claims before", "last claim"],
+        TRICKS.iter().map(|(trick, words)| {
+            let of = || rows.iter().filter(|row| row.trick == *trick);
+            vec![
+                (*words).to_owned(),
+                of().count().to_string(),
+                of().map(|row| row.claims_before).min().unwrap_or(0).to_string(),
+                ms(of().filter_map(|row| row.last_claim).max()),
+            ]
+        }),
+    );
+    let cases = rows.iter().map(|row| {
+        let words = TRICKS.iter().find(|(trick, _)| *trick == row.trick).map_or("", |(_, words)| words);
+        json!({
+            "what": words,
+            "round_trip_ms": row.round_trip.as_secs_f64() * 1e3,
+            "claims_before": row.claims_before,
+            "last_claim_ms": row.last_claim.map(|last| last.as_secs_f64() * 1e3),
+        })
+    });
+    report.metric("cases", cases.collect::<Vec<_>>());
+    report.metric("limit_ms", DEFAULT_TRUST_MAX.as_secs_f64() * 1e3);
+    report
+}
+
+fn ms(duration: Option<Duration>) -> String {
+    duration.map_or("none".to_owned(), |duration| format!("{:.0} ms", duration.as_secs_f64() * 1e3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(claims_before: usize, last_claim: Option<u64>) -> Row {
+        Row {
+            trick: Trick::Scatters,
+            round_trip: Duration::from_millis(2),
+            claims_before,
+            last_claim: last_claim.map(Duration::from_millis),
+        }
+    }
+
+    #[test]
+    fn a_late_claim_or_a_silent_control_fails() {
+        assert!(report(&[row(300, Some(590)), row(300, Some(90)), row(300, None)], 1.0).passes());
+        for bad in [row(3, Some(10)), row(300, Some(621))] {
+            assert!(!report(&[row(300, Some(90)), row(300, Some(90)), bad], 1.0).passes(), "{bad:?}");
+        }
+        assert!(!report(&[row(300, None)], 1.0).passes());
+        assert!(!report(&[row(300, Some(150)), row(300, Some(150)), row(300, None)], 1.0).passes(), "half of them");
+        assert!(report(&[row(300, Some(1200)), row(300, Some(180)), row(300, None)], 2.0).passes());
+    }
+}
