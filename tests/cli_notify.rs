@@ -16,7 +16,7 @@ use onwire::notify::envelope::KeyRing;
 use onwire::notify::message::*;
 use onwire::notify::publisher::{Limits, Publisher};
 use onwire::notify::secret::Secret;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 enum Tell {
     Flow(Box<Flow>),
@@ -226,12 +226,69 @@ fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
     let output = appliance.run(&arguments);
     assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("protected (acked): "), "{}", text(&output.stdout));
+}
 
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = appliance.run(&["wait", "--to", &free]);
-    assert_eq!(code(&output), Some(0));
-    assert!(text(&output.stdout).contains("nothing to wait for"), "{}", text(&output.stdout));
-    assert_eq!(code(&appliance.run(&["wait", "--to", &free, "--require"])), Some(1));
+/// What `wait` says of a host, and its exit code; `wanted` must be in its words.
+fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &str) {
+    for option in [&[][..], &["--require"]] {
+        let output = appliance.run(&[&["wait", "--to", to][..], option].concat());
+        let words = text(&output.stderr);
+        assert_eq!((code(&output), output.stdout.is_empty()), (Some(4), true), "{option:?}: {words}");
+        assert!(words.contains(wanted) && words.contains("--allow-none"), "{wanted}:\n{words}");
+    }
+    let output = appliance.run(&["wait", "--to", to, "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(code(&output), Some(4));
+    let fields = (&told["protected"], &told["flows"], &told["open"], &told["level"]);
+    assert_eq!(fields, (&json!(false), &json!([]), &json!(open), &Value::Null), "{told}");
+    assert!(told["reason"].as_str().unwrap().contains(wanted), "{told}");
+
+    let output = appliance.run(&["wait", "--to", to, "--allow-none"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("nothing to wait for: "), "{}", text(&output.stdout));
+    let output = appliance.run(&["wait", "--to", to, "--allow-none", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &told["protected"]), (Some(0), &json!(false)), "nothing is protected either");
+}
+
+#[test]
+fn wait_does_not_say_yes_where_there_is_nothing_to_wait_for() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap().to_string();
+    nothing_to_wait_for(&appliance, &to, 0, "no open TCP connection of this host goes to");
+
+    let mut stream = TcpStream::connect(&to).unwrap();
+    let (mut other, _) = listener.accept().unwrap();
+    nothing_to_wait_for(&appliance, &to, 1, "has sent nothing");
+
+    // What has ended was acknowledged, and is not what a script that asks now means.
+    stream.write_all(b"all of it arrives").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    other.read_to_end(&mut Vec::new()).unwrap();
+    drop(other);
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    drop(stream);
+    let output = appliance.run(&["wait", "--to", &to]);
+    assert_eq!(code(&output), Some(4), "{output:?}");
+    assert!(text(&output.stderr).contains("ended, and what has ended is not counted"), "{output:?}");
+}
+
+#[test]
+fn wait_takes_no_yes_from_an_appliance_that_knows_of_other_connections_only() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    let (sent, other) = (stuffed(), stuffed());
+    appliance.tell_flow(flow(other.key, Some(u64::MAX / 2)));
+    let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "400ms"]);
+    assert_eq!(code(&output), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("has not seen this flow"), "{output:?}");
+    // A list of nothing says so.
+    for (arguments, wanted) in [(&["flows", "--to", &sent.to][..], "no flows"), (&["flows", "--to", &sent.to, "--json"], "[]")] {
+        let output = appliance.run(arguments);
+        assert_eq!((code(&output), text(&output.stdout)), (Some(0), wanted), "{output:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, no logic.
 //!
-//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 nobody gives notifications.
+//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 nobody gives notifications, 4 there
+//! is nothing of what was asked about.
 
 pub mod check;
 mod destination;
@@ -32,6 +33,8 @@ pub const FAILURE: u8 = 1;
 pub const USAGE: u8 = 2;
 /// The appliance does not answer those who ask for notifications.
 pub const NO_CONTACT: u8 = 3;
+/// There is nothing of what was asked about. Never 0: a question without an object has no yes.
+pub const NOTHING: u8 = 4;
 
 /// Makes a wide-area link keep what it carries: a pair of appliances that tunnel packets with forward error correction.
 #[derive(Debug, Parser)]
@@ -76,7 +79,8 @@ A pair, from nothing:
   onwire status                               loss, recovery, round trip
   onwire wait --to mirror                     until what was sent there is protected
 
-Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance.
+Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance,
+4 nothing of what was asked about.
 `onwire COMMAND --help` has examples of each command.";
 
 /// Parses the command line and runs what it asks for.

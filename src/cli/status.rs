@@ -19,7 +19,10 @@ Examples:
   onwire status                                     the only appliance under /run/onwire
   onwire status --config /etc/onwire/ithaca.yaml    the one with this configuration
   onwire status --socket /run/onwire/gate.sock      the gates of this host
-  onwire status --json | jq '.peers[].received.raw_loss'")]
+  onwire status --json | jq '.peers[].received.raw_loss'
+  onwire status --json | jq -e '.peers | length > 0 and all(.protection.state == \"up\")'   for scripts: is all up
+
+Exit codes: 0 it answered, whatever it told; 1 it did not answer; 2 usage. That nothing is up is no failure here.")]
 pub struct Status {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]

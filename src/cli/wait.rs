@@ -2,7 +2,7 @@
 //!
 //! The kernel tells which connections there are and how much each was given; the appliance tells how much of it is
 //! protected, and the kernel again how much the far end has acknowledged. It does not see the connections of other network
-//! namespaces, and none that ended before it began.
+//! namespaces, and counts none that ended before it began. Where it finds nothing to wait for it does not say yes.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::destination::Destination;
 use super::render::grouped;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, USAGE, complain, print, told};
+use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, complain, print, told};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
 use crate::notify::client::{Client, Reason, Status, Wish};
@@ -24,16 +24,19 @@ use crate::notify::message::{FlowKey, Level};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  zfs send tank@now | ssh mirror zfs recv backup/tank; onwire wait --to mirror
+  redis-cli SET order 17 && onwire wait --to mirror     the replica's connection, whoever opened it
   onwire wait --to mirror:5432 --timeout 2s || alarm 'not protected'
   onwire wait --to mirror --json | jq .flows
 
-It counts what every TCP connection of this network namespace to that host (all its addresses) has been given so far, and
-waits until all of it is on the wire together with its repair, or acknowledged by the host. What is sent meanwhile does
-not prolong the wait. A connection that ended before is not counted.
+It counts what every open TCP connection of this network namespace to that host (all its addresses) has been given so
+far, and waits until all of it is on the wire together with its repair, or acknowledged by the host. What is sent
+meanwhile does not prolong the wait. A connection that ended before is not counted. Where no open connection has sent
+anything there is nothing to wait for, and that is no yes: exit code 4, or 0 with --allow-none.
 
-JSON: { protected, level, reason, flows: [{ protocol, source, destination, bytes, protected, missing, level, reason }] }
-Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no contact with the appliance.")]
+JSON: { protected, level, reason, open, ended, flows: [{ protocol, source, destination, bytes, protected, missing, level,
+        reason }] }. open, ended: connections to the host that the kernel knows. protected is false where flows is empty.
+Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no contact with the appliance, 4 nothing to wait
+for.")]
 pub struct Wait {
     #[command(flatten)]
     subscription: Subscription,
@@ -46,8 +49,11 @@ pub struct Wait {
     /// What to wait for: queued, on_wire, decoded or acked
     #[arg(long, default_value = "on_wire", value_parser = parse_level)]
     level: Level,
-    /// Fail where there is no connection that has sent anything
+    /// End with 0 also where no open connection has sent anything
     #[arg(long)]
+    allow_none: bool,
+    /// No effect: without --allow-none something to wait for is required. Older scripts name it
+    #[arg(long, conflicts_with = "allow_none")]
     require: bool,
     /// For programs: one JSON object
     #[arg(long)]
@@ -75,6 +81,33 @@ struct Awaited {
     /// The kernel does not know the connection any more, and it was not seen to end well.
     vanished: bool,
     status: Status,
+}
+
+/// The connections to the host when the wait began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Connections {
+    open: usize,
+    /// Ended lately; the host had acknowledged all of them.
+    ended: usize,
+}
+
+impl Connections {
+    fn count(sockets: &[TcpSocket]) -> Self {
+        let ended = sockets.iter().filter(|socket| socket.sent.is_none()).count();
+        Self { open: sockets.len() - ended, ended }
+    }
+
+    /// What is there instead of something to wait for.
+    fn words(self, to: &Destination) -> String {
+        let mut words = match self.open {
+            0 => format!("no open TCP connection of this host goes to {to}"),
+            open => format!("{} to {to} {} sent nothing", count(open), if open == 1 { "has" } else { "have" }),
+        };
+        if self.ended > 0 {
+            words += &format!("; {} ended, and what has ended is not counted", count(self.ended));
+        }
+        words
+    }
 }
 
 impl Awaited {
@@ -142,8 +175,12 @@ impl Wait {
                 return ExitCode::from(USAGE);
             }
         };
-        match self.wait(&to, &mut client) {
-            Ok((flows, code)) => self.tell(&to, &client, &flows, code),
+        let waited = tcp_sockets(|remote| to.is(remote)).and_then(|sockets| {
+            let (flows, code) = self.wait(&to, &sockets, &mut client)?;
+            Ok((Connections::count(&sockets), flows, code))
+        });
+        match waited {
+            Ok((connections, flows, code)) => self.tell(&to, &client, connections, &flows, code),
             Err(error) => {
                 complain(format_args!("onwire wait: {error}\n"));
                 ExitCode::from(FAILURE)
@@ -152,13 +189,12 @@ impl Wait {
     }
 
     /// Waits, and gives every connection as it stands at the end, with the exit code.
-    fn wait(&self, to: &Destination, client: &mut Client) -> io::Result<(Vec<Awaited>, u8)> {
+    fn wait(&self, to: &Destination, sockets: &[TcpSocket], client: &mut Client) -> io::Result<(Vec<Awaited>, u8)> {
         let begin = Instant::now();
         let deadline = begin.checked_add(self.timeout);
-        let sockets = tcp_sockets(|remote| to.is(remote))?;
         let mut flows: Vec<Awaited> = sockets.iter().filter_map(Awaited::new).collect();
         if flows.is_empty() {
-            return Ok((flows, if self.require { FAILURE } else { 0 }));
+            return Ok((flows, if self.allow_none && !self.require { 0 } else { NOTHING }));
         }
         let mut progress = Progress::new(begin);
         for flow in &flows {
@@ -214,9 +250,17 @@ impl Wait {
         Ok(())
     }
 
-    fn tell(&self, to: &Destination, client: &Client, flows: &[Awaited], code: u8) -> ExitCode {
+    fn tell(
+        &self,
+        to: &Destination,
+        client: &Client,
+        connections: Connections,
+        flows: &[Awaited],
+        code: u8,
+    ) -> ExitCode {
         let level = flows.iter().filter_map(Awaited::level).min();
-        let reason = flows.iter().find_map(Awaited::reason);
+        let reason = flows.iter().find_map(Awaited::reason).map(|reason| reason.to_string());
+        let nothing = flows.is_empty().then(|| connections.words(to));
         if self.json {
             let flow = |flow: &Awaited| {
                 let protected = flow.protected(client, self.level);
@@ -231,20 +275,21 @@ impl Wait {
                 Value::Object(fields)
             };
             let told = json!({
-                "protected": code == 0,
+                "protected": code == 0 && nothing.is_none(),
                 "level": level.filter(|_| code == 0).map(Level::name),
-                "reason": reason.map(|reason| reason.to_string()),
+                "reason": nothing.or(reason),
+                "open": connections.open,
+                "ended": connections.ended,
                 "flows": flows.iter().map(flow).collect::<Vec<_>>(),
             });
             let printed = print(format_args!("{told}\n"));
             return if code == 0 { printed } else { ExitCode::from(code) };
         }
-        if flows.is_empty() {
-            let words = format!("no local TCP connection to {to} has sent anything: nothing to wait for");
+        if let Some(words) = nothing {
             if code == 0 {
-                return print(format_args!("{words}\n"));
+                return print(format_args!("nothing to wait for: {words}\n"));
             }
-            complain(format_args!("onwire wait: {words}\n"));
+            complain(format_args!("onwire wait: nothing to wait for: {words}\n  = {REMEDY}\n"));
             return ExitCode::from(code);
         }
         let bytes: u64 = flows.iter().map(|flow| flow.bytes).sum();
@@ -272,6 +317,10 @@ impl Wait {
         ExitCode::from(code)
     }
 }
+
+const REMEDY: &str = "run it on the host and in the network namespace of the program that sends, while its connection \
+                      is open, and name the address that its connection goes to (`ss -tn`); --allow-none makes this exit \
+                      code 0";
 
 fn count(connections: usize) -> String {
     format!("{connections} connection{}", if connections == 1 { "" } else { "s" })
@@ -322,6 +371,27 @@ mod tests {
         let at = |text: &str| -> SocketAddr { text.parse().expect("an address") };
         let sent = sent.map(|(written, acknowledged)| Sent { written, acknowledged });
         TcpSocket { local: at("10.1.0.1:4000"), remote: at("10.2.0.1:22"), state, sent }
+    }
+
+    #[test]
+    fn what_is_there_instead_of_something_to_wait_for_is_said() {
+        use TcpState::{Established, FinWait2, TimeWait};
+        let (idle, ended) = (socket(Established, Some((0, 0))), [socket(TimeWait, None), socket(FinWait2, None)]);
+        let to = Destination::resolve("10.2.0.1").expect("an address");
+        for (sockets, open, wanted) in [
+            (&[][..], 0, "no open TCP connection of this host goes to 10.2.0.1"),
+            (&[idle], 1, "1 connection to 10.2.0.1 has sent nothing"),
+            (&[idle, idle], 2, "2 connections to 10.2.0.1 have sent nothing"),
+            (
+                &ended,
+                0,
+                "no open TCP connection of this host goes to 10.2.0.1; 2 connections ended, and what has ended is not \
+                 counted",
+            ),
+        ] {
+            let connections = Connections::count(sockets);
+            assert_eq!((connections.open, connections.words(&to).as_str()), (open, wanted));
+        }
     }
 
     #[test]
