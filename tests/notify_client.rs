@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use onwire::notify::client::{Client, Reason, Waited, Wish};
+use onwire::notify::client::{Client, Reason, Status, Waited, Wish};
 use onwire::notify::envelope::{Key, KeyRing};
 use onwire::notify::message::*;
 use onwire::notify::publisher::{Asked, Limits, Publisher};
@@ -143,6 +143,32 @@ fn nobody_and_a_wrong_key_mean_not_protected() {
         assert_eq!(waited, Waited::NotProtected { reason: Reason::NoContact });
         let deadline = Instant::now() + Duration::from_millis(50);
         assert_eq!(client.barrier(deadline).unwrap(), Waited::NotProtected { reason: Reason::NoContact });
+    }
+}
+
+/// Of no bytes at all everything is protected; but not of a flow that nobody knows.
+#[test]
+fn an_unknown_flow_a_lost_contact_and_no_watch_are_no_yes_even_about_no_bytes() {
+    let (stream, _other) = connection();
+    let flow_key = Client::flow_of(&stream).unwrap().key;
+    let nowhere = FlowKey::tcp(([10, 9, 9, 9], 1).into(), ([10, 9, 9, 9], 2).into());
+    let all = Some(1 << 40);
+    let told = Positions { queued: all, on_wire: all, decoded: all, acked: all };
+    let appliance = Appliance::start(Flow { positions: told, ..flow(flow_key) }, 0);
+    let mut client = Client::connect(appliance.address, key()).unwrap();
+    client.set_least_level(Level::Queued);
+    assert_eq!(client.status(&nowhere, 0).unwrap(), Status::Never(Reason::UnknownFlow), "not watched");
+    assert!(client.watch(nowhere) && client.watch(flow_key));
+    assert_eq!(client.wait(&flow_key, 1, soon()).unwrap(), Waited::Protected { level: Level::Acked });
+    let short = Instant::now() + Duration::from_millis(100);
+    assert_eq!(client.wait(&nowhere, 0, short).unwrap(), Waited::NotProtected { reason: Reason::UnknownFlow });
+    drop(appliance);
+    let after_the_lease = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < after_the_lease {
+        let _ = client.next_message(after_the_lease).unwrap();
+    }
+    for offset in [0, 1] {
+        assert_eq!(client.status(&flow_key, offset).unwrap(), Status::Pending(Reason::NoContact), "{offset}");
     }
 }
 

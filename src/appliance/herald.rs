@@ -1,7 +1,8 @@
 //! The herald: the notification port, with the publisher behind it. Lane 0 has it and runs it in its turns.
 //!
 //! It puts together what lanes see of the same peer: a link is as good as on its worst lane, a barrier is answered when
-//! all have answered. Whether something is protected was decided in [`crate::protect`].
+//! all have answered. Whether something is protected was decided in [`crate::protect`]. A barrier that is about nothing,
+//! or asked while packets for a peer are dropped for want of a session, is answered no.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -44,6 +45,12 @@ struct Link {
     name: String,
     lanes: Vec<(LinkState, StateReason)>,
     told: Option<(LinkState, StateReason)>,
+}
+
+impl Link {
+    fn is_down(&self) -> bool {
+        self.lanes.iter().any(|(state, _)| *state == LinkState::Down)
+    }
 }
 
 /// A barrier that lanes still have to answer.
@@ -142,12 +149,16 @@ impl Herald {
     /// Begins a barrier that so many will answer.
     pub fn begin_barrier(&mut self, id: u64, answers: usize) {
         self.barriers.push(Barrier { id, missing: answers, level: Level::Acked });
+        // What is read for a peer without a session is dropped, and in no block that anybody could ask about.
+        if answers == 0 || self.links.iter().any(Link::is_down) {
+            self.on_barrier(id, None);
+        }
     }
 
     fn on_barrier(&mut self, id: u64, level: Option<Level>) {
         let Some(at) = self.barriers.iter().position(|barrier| barrier.id == id) else { return };
         let barrier = &mut self.barriers[at];
-        barrier.missing -= 1;
+        barrier.missing = barrier.missing.saturating_sub(1);
         let outcome = match level {
             None => None,
             Some(level) => {
@@ -155,7 +166,8 @@ impl Herald {
                 if barrier.missing > 0 {
                     return;
                 }
-                Some(barrier.level)
+                // At none of them was anything ever read: there is nothing that could be protected.
+                Some(barrier.level).filter(|level| *level < Level::Acked)
             }
         };
         self.barriers.swap_remove(at);
@@ -238,5 +250,72 @@ impl Herald {
 impl AsRawFd for Herald {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::notify::client::{Client, Reason, Waited};
+    use crate::notify::secret::Secret;
+
+    /// What a client is answered to a barrier by an appliance with two peers whose links have these states and whose
+    /// lanes answer so.
+    fn answered(links: [LinkState; 2], answers: [Option<Level>; 2]) -> Waited {
+        let secret = Secret::from_random(&[5; 32]);
+        let mut keys = KeyRing::new();
+        keys.insert(secret.to_key(1)).unwrap();
+        let settings = HeraldSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys,
+            peers: vec!["syracuse".to_owned(), "utica".to_owned()],
+            lanes: 1,
+            epoch: 3,
+            secret: [0; 32],
+        };
+        let mut herald = Herald::open(settings, Instant::now()).unwrap();
+        for (peer, state) in (0..).zip(links) {
+            herald.tell(Told::State { peer, lane: 0, state, reason: StateReason::None }, Instant::now());
+        }
+        let at = herald.listen();
+        let asking = std::thread::spawn(move || {
+            let mut client = Client::connect(at, secret.to_key(1)).unwrap();
+            client.set_least_level(Level::Queued);
+            client.barrier(Instant::now() + Duration::from_secs(10)).unwrap()
+        });
+        while !asking.is_finished() {
+            let now = Instant::now();
+            herald.on_readable();
+            herald.read(now);
+            while let Some(asked) = herald.poll_asked() {
+                let Asked::Barrier { id } = asked else { panic!("{asked:?}") };
+                herald.begin_barrier(id, answers.len());
+                answers.iter().for_each(|level| herald.tell(Told::Barrier { id, level: *level }, now));
+            }
+            herald.send(now);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        asking.join().unwrap()
+    }
+
+    #[test]
+    fn a_barrier_about_nothing_or_beside_a_peer_that_is_down_is_no_yes() {
+        use LinkState::{Degraded, Down, Up};
+        let no = Waited::NotProtected { reason: Reason::Failed };
+        let yes = |level| Waited::Protected { level };
+        let (nothing, decoded, on_wire) = (Some(Level::Acked), Some(Level::Decoded), Some(Level::OnWire));
+        for (links, answers, wanted) in [
+            ([Up, Up], [nothing, nothing], no),
+            ([Up, Up], [nothing, decoded], yes(Level::Decoded)),
+            ([Up, Up], [on_wire, decoded], yes(Level::OnWire)),
+            ([Up, Up], [decoded, None], no),
+            ([Degraded, Up], [decoded, decoded], yes(Level::Decoded)),
+            ([Up, Down], [decoded, decoded], no),
+            ([Up, Down], [decoded, nothing], no),
+        ] {
+            assert_eq!(answered(links, answers), wanted, "{links:?} {answers:?}");
+        }
     }
 }

@@ -40,7 +40,8 @@ pub enum Told {
     Barrier {
         /// Which barrier.
         id: u64,
-        /// What everything asked about has reached there; none if something never will.
+        /// What everything asked about has reached there; none if something never will. `Acked`: nothing was ever read
+        /// there.
         level: Option<message::Level>,
     },
 }

@@ -14,6 +14,8 @@ struct Barrier {
     id: u64,
     /// The first block of each profile that is not asked about.
     ends: Vec<BlockId>,
+    /// Nothing was ever read for this peer when it was asked.
+    is_empty: bool,
 }
 
 /// The barriers of one lane toward one peer.
@@ -26,7 +28,7 @@ impl Barriers {
         if self.0.len() >= WAITING_MAX {
             return false;
         }
-        self.0.push(Barrier { id, ends: ledger.ends().collect() });
+        self.0.push(Barrier { id, ends: ledger.ends().collect(), is_empty: !ledger.has_begun() });
         true
     }
 
@@ -48,6 +50,9 @@ impl Barriers {
 
     /// Answers those of which everything is protected by now. `made_good` tells how far bytes have come that were in blocks
     /// that had failed before; while some are still to be sent again nothing is answered.
+    ///
+    /// One asked before anything was read is answered [`Level::Acked`], which nothing read can be: whoever asked several
+    /// peers sees that it was about nothing here.
     pub fn settle(
         &mut self,
         ledger: &Ledger,
@@ -66,7 +71,14 @@ impl Barriers {
                     None => return true,
                 }
             }
-            answer(barrier.id, if decoded { Level::Decoded } else { Level::OnWire });
+            answer(
+                barrier.id,
+                match decoded {
+                    true if barrier.is_empty => Level::Acked,
+                    true => Level::Decoded,
+                    false => Level::OnWire,
+                },
+            );
             false
         });
     }

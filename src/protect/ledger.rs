@@ -339,6 +339,11 @@ impl Ledger {
         Some(if queue.forgotten.is_empty() { queue.first } else { queue.forgotten.start })
     }
 
+    /// Some packet was put into a block.
+    pub fn has_begun(&self) -> bool {
+        !self.queues.is_empty()
+    }
+
     /// Where each profile's blocks end now.
     pub fn ends(&self) -> impl Iterator<Item = BlockId> {
         let unknown = |queue: &Queue| !queue.entries.is_empty() || !queue.forgotten.is_empty();

@@ -27,7 +27,8 @@ pub enum Notice {
     State(LinkState, StateReason),
     /// A block that was called protected is lost.
     Violation(Violation),
-    /// A barrier is answered: everything asked about has reached the level, or something never will.
+    /// A barrier is answered: everything asked about has reached the level, or something never will. [`Level::Acked`]:
+    /// nothing was ever read, so it was about nothing.
     Barrier(u64, Option<Level>),
 }
 

@@ -454,6 +454,19 @@ fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
 }
 
 #[test]
+fn a_barrier_about_nothing_is_told_from_one_about_something() {
+    let mut bench = Bench::up();
+    bench.protection.ask_barrier(1);
+    bench.packet(0);
+    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::Acked))));
+    bench.protection.ask_barrier(2);
+    bench.event(BlockEvent::Abandoned { block: block(0) });
+    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
+    bench.protection.ask_barrier(3);
+    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
+}
+
+#[test]
 fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
     let mut bench = Bench::up();
     bench.leave(0);

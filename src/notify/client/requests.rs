@@ -269,8 +269,9 @@ impl Requests {
     }
 }
 
+/// A barrier that a run of the publisher was asked for; one that waits for the first contact was not.
 fn is_barrier(waiting: &Waiting) -> bool {
-    waiting.request == Request::Barrier
+    waiting.request == Request::Barrier && waiting.asked.is_some()
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ pub enum Reason {
     OtherConnection,
     /// The bytes were called protected and were lost on the path; the mirror has not acknowledged them since.
     Violated,
-    /// Something that the appliance had read will not become protected.
+    /// Something that the appliance had read will not become protected, it had read nothing at all, or it drops what it
+    /// reads because a link is down.
     Failed,
     /// The appliance restarted: what was asked of the earlier run is not known.
     Restarted,
@@ -45,7 +46,9 @@ impl fmt::Display for Reason {
             Reason::Gone(reason) => write!(out, "the flow ended first ({})", reason.name()),
             Reason::OtherConnection => out.write_str("the appliance knows another connection by these addresses"),
             Reason::Violated => out.write_str("bytes that were called protected are lost on the path"),
-            Reason::Failed => out.write_str("something that was sent will not become protected"),
+            Reason::Failed => {
+                out.write_str("nothing was sent through the appliance, or something that will not become protected")
+            }
             Reason::Restarted => out.write_str("the appliance restarted"),
             Reason::Refused => out.write_str("the appliance refused the request"),
         }
