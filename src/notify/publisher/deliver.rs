@@ -191,7 +191,8 @@ impl Publisher {
                 }
                 page.told = 1;
             }
-            page.cursor = page.since;
+            // All that there is of this flow is told: whoever asks on from a version below the head has nothing to ask.
+            page.cursor = page.head;
         } else {
             for (scanned, (version, told)) in self.log.after(page.cursor).enumerate() {
                 // What changed after the request is told by the notifications that follow it.
