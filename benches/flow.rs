@@ -24,6 +24,15 @@ const PAYLOAD: usize = 1400;
 const BLOCK_PACKETS: usize = 64;
 const BLOCKS: usize = 10_000;
 const DECODED_AFTER: u64 = 100;
+/// What comes with nearly every packet of TCP: the checksum is left to the device.
+const PARTIAL: VirtioHeader = VirtioHeader {
+    flags: VirtioHeader::NEEDS_CSUM,
+    gso_type: 0,
+    hdr_len: 0,
+    gso_size: 0,
+    csum_start: 20,
+    csum_offset: 16,
+};
 /// Times what the map takes.
 const SENT_MAX: f64 = 2.0;
 
@@ -96,6 +105,7 @@ impl Exchange {
         packet[24..28].copy_from_slice(&sequence.to_be_bytes());
         packet[32] = 5 << 4;
         packet[33] = flags;
+        packet[34..36].copy_from_slice(&[0xff; 2]);
         let mut answer = packet[..40].to_vec();
         answer[2..4].copy_from_slice(&40u16.to_be_bytes());
         answer[12..20].rotate_left(4);
@@ -118,7 +128,7 @@ fn measure(flows: usize) -> [f64; 6] {
     let mut sequences = vec![1 + PAYLOAD as u32; flows];
     for flow in 0..flows {
         let syn = Exchange::new(flow, 0x02, 0);
-        table.on_sent(&syn.packet, &syn.views[0], VirtioHeader::default(), BlockId { profile: 0, sbn: 0 }, now);
+        table.on_sent(&syn.packet, &syn.views[0], PARTIAL, BlockId { profile: 0, sbn: 0 }, now);
         map.extend(FlowKey::sent(&syn.views[0]).map(|key| (key, 0)));
     }
     while table.poll_event().is_some() {}
@@ -157,7 +167,7 @@ fn measure(flows: usize) -> [f64; 6] {
         drain(&mut table);
         next(&mut spent[3]);
         for Exchange { answer, views, .. } in &exchanges {
-            table.on_received(answer, &views[1], now);
+            table.on_received(answer, &views[1], PARTIAL, now);
         }
         next(&mut spent[5]);
         drain(&mut table);
@@ -189,7 +199,7 @@ fn add_up(map: &mut HashMap<FlowKey, u64>, exchanges: &[Exchange]) {
 #[inline(never)]
 fn send(table: &mut FlowTable, exchanges: &[Exchange], block: BlockId, now: Instant) {
     for Exchange { packet, views, .. } in exchanges {
-        black_box(table.on_sent(packet, &views[0], VirtioHeader::default(), block, now));
+        black_box(table.on_sent(packet, &views[0], PARTIAL, block, now));
     }
 }
 

@@ -3,16 +3,24 @@
 //! Random histories of one TCP connection after the other on the same ports: losses before us, retransmissions cut in
 //! another way, blocks decided in any order or failed, acknowledgements, old packets, sequence numbers that wrap. Nothing
 //! may be called protected unless every earlier byte of that connection is; and what is protected must be said.
+//!
+//! Outsiders forge segments in both directions: one who knows the ports and no numbers, one who has guessed one of the two
+//! numbers, and one who knows both and not how to make a checksum. Nothing of theirs may change any position.
 
 use std::time::{Duration, Instant};
 
-use onwire::flow::{BlockId, Event, FlowId, FlowTable, GoneReason, Instances, Level, Limits, Violation};
+use onwire::flow::{BlockId, Event, FlowId, FlowState, FlowTable, GoneReason, Instances, Level, Limits, Violation};
+use onwire::wire::checksum;
 use onwire::wire::packet::PacketView;
 use onwire::wire::virtio::VirtioHeader;
 use proptest::prelude::*;
 
 const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
+/// What both ends offer, unscaled.
+const WINDOW: u32 = 0xffff;
 const BYTES: usize = 6000;
 
 #[derive(Clone, Debug)]
@@ -59,9 +67,52 @@ enum Step {
         back: usize,
         len: usize,
     },
+    /// Somebody else sends a segment in the name of one end.
+    Forge(Forged),
     /// The numbers of blocks begin again.
     Epoch,
     Wait,
+}
+
+/// A segment of an outsider.
+#[derive(Clone, Copy, Debug)]
+struct Forged {
+    from_peer: bool,
+    flags: u8,
+    len: usize,
+    /// What is right about it.
+    guess: Guess,
+    sequence: u32,
+    acknowledgement: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guess {
+    Nothing,
+    Sequence,
+    Acknowledgement,
+    /// Both numbers, but not the checksum.
+    Numbers,
+}
+
+fn forged() -> impl Strategy<Value = Forged> {
+    let flags = prop_oneof![6 => Just(ACK), 1 => Just(ACK | FIN), 1 => Just(RST), 1 => Just(RST | ACK), 2 => Just(SYN)];
+    let guess = prop_oneof![
+        2 => Just(Guess::Nothing),
+        2 => Just(Guess::Sequence),
+        2 => Just(Guess::Acknowledgement),
+        2 => Just(Guess::Numbers),
+    ];
+    (any::<bool>(), flags, 0usize..200, guess, any::<u32>(), any::<u32>()).prop_map(
+        |(from_peer, flags, len, guess, sequence, acknowledgement)| Forged {
+            from_peer,
+            flags,
+            len,
+            guess,
+            sequence,
+            acknowledgement,
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -78,10 +129,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::SynAgain),
         1 => prop_oneof![any::<u32>(), Just(u32::MAX), (0u32..200).prop_map(|near| u32::MAX - near)].prop_map(|isn| Step::Syn { isn }),
         2 => (0usize..200, 1usize..60).prop_map(|(back, len)| Step::Old { back, len }),
+        4 => forged().prop_map(Step::Forge),
         1 => Just(Step::Epoch),
         1 => Just(Step::Wait),
     ]
 }
+
+/// The number of the first byte of the peer.
+const PEER_ISN: u32 = 0xffff_ff00;
 
 /// One connection, byte by byte.
 struct Connection {
@@ -123,6 +178,8 @@ struct World {
     id: Option<FlowId>,
     /// Highest position told of the present instance.
     told: [u64; 4],
+    /// Data of outsiders since the last of ours.
+    forged: u8,
 }
 
 impl World {
@@ -137,6 +194,7 @@ impl World {
             exact: true,
             id: None,
             told: [0; 4],
+            forged: 0,
         };
         world.begin(isn);
         world
@@ -150,22 +208,80 @@ impl World {
             distance.unsigned_abs() > (1 << 22) + 2 * BYTES as u32
         });
         self.connections.push(Connection::new(isn));
+        let before = self.id;
         self.emit(SYN, isn, 0);
+        self.receive(SYN | ACK, PEER_ISN.wrapping_sub(1), isn.wrapping_add(1), 0);
+        self.forged = 0;
         self.drain();
-        assert_ne!(self.id, None);
+        assert_ne!(self.id, before);
     }
 
     fn emit(&mut self, flags: u8, sequence: u32, len: usize) -> Option<FlowId> {
-        let packet = packet(false, flags, sequence, 0, len);
+        let acknowledgement = if flags & ACK != 0 { PEER_ISN } else { 0 };
+        let packet = packet(false, flags, sequence, acknowledgement, len);
         let view = PacketView::parse(&packet).expect("built as a packet");
         let block = BlockId { profile: 2, sbn: self.sbn };
         self.table.on_sent(&packet, &view, VirtioHeader::default(), block, self.now)
     }
 
     fn answer(&mut self, acknowledgement: u32) {
-        let packet = packet(true, ACK, 1, acknowledgement, 0);
-        let view = PacketView::parse(&packet).expect("built as a packet");
-        self.table.on_received(&packet, &view, self.now);
+        self.receive(ACK, PEER_ISN, acknowledgement, 0);
+    }
+
+    fn receive(&mut self, flags: u8, sequence: u32, acknowledgement: u32, len: usize) {
+        let packet = packet(true, flags, sequence, acknowledgement, len);
+        self.hand_over(true, &packet);
+    }
+
+    fn hand_over(&mut self, from_peer: bool, packet: &[u8]) {
+        let view = PacketView::parse(packet).expect("built as a packet");
+        let block = BlockId { profile: 2, sbn: self.sbn };
+        match from_peer {
+            true => self.table.on_received(packet, &view, VirtioHeader::default(), self.now),
+            false => {
+                self.table.on_sent(packet, &view, VirtioHeader::default(), block, self.now);
+            }
+        }
+    }
+
+    /// An outsider's segment goes by: whatever it is, nothing that is told changes.
+    fn forge(&mut self, forged: Forged) {
+        let last = &self.connections[self.connections.len() - 1];
+        let next = last.isn.wrapping_add(1 + last.seen as u32);
+        // What it would take to be believed: in the sender's numbers, and in the receiver's.
+        let right = if forged.from_peer { [PEER_ISN, next] } else { [next, PEER_ISN] };
+        let far = |number: u32, right: u32| match number.wrapping_sub(right).wrapping_add(1 << 20) < 1 << 21 {
+            true => number.wrapping_add(1 << 22),
+            false => number,
+        };
+        let knows = |guess| forged.guess == guess || forged.guess == Guess::Numbers;
+        let sequence = if knows(Guess::Sequence) { right[0] } else { far(forged.sequence, right[0]) };
+        let mut acknowledgement = far(forged.acknowledgement, right[1]);
+        if knows(Guess::Acknowledgement) {
+            acknowledgement = right[1];
+        }
+        // An RST is judged by its sequence number alone, and so is a SYN: who has guessed it may end what is known.
+        let alone = forged.flags & (RST | SYN) != 0 && forged.guess == Guess::Sequence;
+        let is_data = !forged.from_peer && (forged.len > 0 || forged.flags & FIN != 0);
+        // Eight in a row that fit nowhere are taken for another connection: that ends what is known, and raises nothing.
+        if alone || (is_data && self.forged >= 6) {
+            return;
+        }
+        self.forged += u8::from(is_data);
+        let len = if forged.flags & (RST | SYN) != 0 { 0 } else { forged.len };
+        let mut packet = packet(forged.from_peer, forged.flags, sequence, acknowledgement, len);
+        if forged.guess == Guess::Numbers {
+            packet[36] ^= 1;
+        }
+        let before = (self.id, self.states());
+        self.hand_over(forged.from_peer, &packet);
+        self.drain();
+        assert_eq!(before, (self.id, self.states()), "{forged:?}");
+    }
+
+    /// All that is known of flows, but for when they were seen.
+    fn states(&self) -> Vec<FlowState> {
+        self.table.flows().map(|state| FlowState { seen_at: self.now, ..state }).collect()
     }
 
     fn send(&mut self, start: usize, len: usize) {
@@ -175,6 +291,7 @@ impl World {
         if len == 0 {
             return;
         }
+        self.forged = 0;
         connection.written = connection.written.max(start + len);
         connection.seen = connection.seen.max(start + len);
         let sequence = connection.isn.wrapping_add(1 + start as u32);
@@ -250,6 +367,7 @@ impl World {
                 self.emit(ACK, sequence, end - start);
                 self.answer(sequence);
             }
+            Step::Forge(forged) => self.forge(forged),
             Step::Epoch => {
                 self.table.on_epoch(self.now);
                 self.sbn = 0;
@@ -342,10 +460,15 @@ fn packet(from_peer: bool, flags: u8, sequence: u32, acknowledgement: u32, len: 
     packet[28..32].copy_from_slice(&acknowledgement.to_be_bytes());
     packet[32] = 5 << 4;
     packet[33] = flags;
+    packet[34..36].copy_from_slice(&(WINDOW as u16).to_be_bytes());
     if from_peer {
         packet[12..20].rotate_left(4);
         packet[20..24].rotate_left(2);
     }
+    let view = PacketView::parse(&packet).expect("built as a packet");
+    let pseudo = checksum::pseudo_header_sum(view.source, view.destination, 6, 20 + len);
+    let sum = !checksum::add(checksum::sum(&packet[20..]), pseudo);
+    packet[36..38].copy_from_slice(&sum.to_be_bytes());
     packet
 }
 

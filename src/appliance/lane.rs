@@ -263,7 +263,7 @@ impl Lane {
                     self.vigil.on_packet();
                     let (warden, arrivals) = (&mut self.warden, &mut self.arrivals);
                     self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |outgoing| {
-                        arrivals.on_outgoing(outgoing.view, outgoing.packet, now);
+                        arrivals.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
                         if let Some(warden) = warden {
                             warden.on_outgoing(&outgoing, now);
                         }
@@ -343,7 +343,8 @@ impl Lane {
             }
             let is_written = self.outlet.write(deliverable.header, deliverable.packet);
             refused += u64::from(!is_written);
-            self.arrivals.on_incoming(&deliverable.view, deliverable.packet, is_written, now);
+            let (view, packet, header) = (&deliverable.view, deliverable.packet, deliverable.header);
+            self.arrivals.on_incoming(view, packet, header, is_written, now);
         }
         self.forwarder.on_refused(refused);
     }

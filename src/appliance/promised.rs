@@ -61,6 +61,12 @@ pub struct ProtectionStatus {
     pub violations: u64,
     /// Blocks that were forgotten before the peer told their fate.
     pub forgotten_blocks: u64,
+    /// TCP segments, of either direction, with a wrong checksum: sent on, and not counted for anything.
+    #[serde(default)]
+    pub bad_checksums: u64,
+    /// TCP segments, of either direction, that their receiver would not take: sent on, and not counted for anything.
+    #[serde(default)]
+    pub implausible_segments: u64,
 }
 
 impl ProtectionStatus {
@@ -76,7 +82,11 @@ impl ProtectionStatus {
             reason: reason_of(reason).name().to_owned(),
             level: level.name().to_owned(),
             flows: lanes.clone().map(|lane| lane.flows as u64).sum(),
-            flows_evicted: lanes.map(|lane| lane.flow_counters.evicted).sum(),
+            flows_evicted: lanes.clone().map(|lane| lane.flow_counters.evicted).sum(),
+            bad_checksums: lanes.clone().map(|lane| lane.flow_counters.bad_checksums).sum(),
+            implausible_segments: lanes
+                .map(|lane| lane.flow_counters.implausible_acks + lane.flow_counters.strays)
+                .sum(),
             protected_blocks: counters.protected,
             untrusted_blocks: counters.untrusted,
             unsendable_blocks: counters.unsendable,

@@ -10,8 +10,10 @@ use std::time::Instant;
 use super::ages::{Ages, Line};
 use super::index::Index;
 use super::key::{FlowKey, Hash, PackedKey};
+use super::plausible::{Ends, Segment, has_sound_checksum};
 use super::sequence::{REACH, offset};
 use crate::wire::packet::{PacketView, TCP, TcpHeader};
+use crate::wire::virtio::VirtioHeader;
 
 /// Runs of bytes behind a gap that are kept apart. More are taken for missing.
 pub const ISLANDS_MAX: usize = 8;
@@ -42,6 +44,8 @@ pub struct Arrival {
     pub gap_since: Option<Instant>,
     /// When anything of it was last seen.
     pub seen: Instant,
+    /// What the peer's end, the sender, and ours have shown.
+    ends: Ends,
     islands: [Span; ISLANDS_MAX],
     count: usize,
 }
@@ -59,6 +63,7 @@ impl Arrival {
             reset: false,
             gap_since: None,
             seen: now,
+            ends: Ends::default(),
             islands: [(0, 0); ISLANDS_MAX],
             count: 0,
         }
@@ -112,15 +117,25 @@ impl Arrival {
         self.settle(self.seen);
     }
 
-    fn on_segment(&mut self, header: &TcpHeader, len: u32, now: Instant) {
+    /// Whoever forges what arrives can only make something seem to be missing: that errs on the safe side. What ends a
+    /// flow, so that nothing of it is asked about any more, must be what our end would take.
+    fn on_segment(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) {
         self.seen = now;
-        self.reset |= header.flags & TcpHeader::RST != 0;
+        if header.flags & TcpHeader::RST != 0 {
+            let acked = self.sequence(self.acked.unwrap_or(0));
+            self.reset |= self.ends.takes_sent_reset(header, acked, self.sequence(self.highest));
+            return;
+        }
+        let taken = header.flags & TcpHeader::SYN != 0 || self.ends.takes_sent(header, len);
+        if taken {
+            self.ends.on_sent(header, scale);
+        }
         let begin = offset(header.sequence, self.base, self.contiguous);
         let end = begin + i64::from(len);
         if (begin - self.contiguous as i64).abs() > REACH || end < 0 {
             return;
         }
-        if header.flags & TcpHeader::FIN != 0 {
+        if taken && header.flags & TcpHeader::FIN != 0 {
             self.end = Some(end as u64);
         }
         if len > 0 {
@@ -128,18 +143,28 @@ impl Arrival {
         }
     }
 
-    fn on_acknowledged(&mut self, acknowledgement: u32, now: Instant) {
-        let acked = offset(acknowledgement, self.base, self.contiguous);
-        if (acked - self.contiguous as i64).abs() > REACH || acked < 0 {
+    fn on_answer(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) {
+        if header.flags & TcpHeader::RST != 0 {
+            self.reset |= self.ends.takes_reset(header, self.base, self.sequence(self.highest));
             return;
         }
+        let is_syn = header.flags & TcpHeader::SYN != 0;
+        if header.flags & TcpHeader::ACK == 0 || !(is_syn || self.ends.takes_answer(header)) {
+            return;
+        }
+        let acked = offset(header.acknowledgement, self.base, self.contiguous);
+        // Nobody acknowledges what has not come; what came by another way is acknowledged with what comes behind it.
+        let most = self.highest as i64 + i64::from(self.end.is_some());
+        if (acked - self.contiguous as i64).abs() > REACH || acked < 0 || acked > most {
+            return;
+        }
+        self.ends.on_answer(header, len, scale);
         // An acknowledgement of the end counts one more than there are bytes.
         let acked = self.end.map_or(acked as u64, |end| end.min(acked as u64));
         self.acked = self.acked.max(Some(acked));
         if acked > self.contiguous {
             // It came by another way, or before we were here.
             self.contiguous = acked;
-            self.highest = self.highest.max(acked);
             self.settle(now);
         }
     }
@@ -192,6 +217,7 @@ pub struct Arrivals {
     hash: Hash,
     flows_max: usize,
     evicted: u64,
+    bad_checksums: u64,
     refused_at: Option<Instant>,
 }
 
@@ -205,13 +231,21 @@ impl Arrivals {
             hash: Hash::new(seed),
             flows_max: flows_max.max(1),
             evicted: 0,
+            bad_checksums: 0,
             refused_at: None,
         }
     }
 
     /// A packet from a peer was handed on, or `is_written` tells that it could not be.
     #[inline]
-    pub fn on_incoming(&mut self, view: &PacketView, packet: &[u8], is_written: bool, now: Instant) {
+    pub fn on_incoming(
+        &mut self,
+        view: &PacketView,
+        packet: &[u8],
+        virtio: VirtioHeader,
+        is_written: bool,
+        now: Instant,
+    ) {
         if !is_written {
             self.refused_at = Some(now);
         }
@@ -219,7 +253,12 @@ impl Arrivals {
             return;
         }
         let (Some(key), Some(header)) = (FlowKey::sent(view), view.tcp(packet)) else { return };
-        let len = packet.len().saturating_sub(view.transport_offset + header.header_len) as u32;
+        if !has_sound_checksum(packet, view, virtio) {
+            // Our end will not take it: it has not arrived.
+            self.bad_checksums += 1;
+            return;
+        }
+        let Segment { header, payload: len, scale } = Segment::new(packet, view, header);
         let is_syn = header.flags & TcpHeader::SYN != 0;
         let base = header.sequence.wrapping_add(is_syn.into());
         let slot = match self.find(&key) {
@@ -231,7 +270,7 @@ impl Arrivals {
         if is_syn && (flow.base != base || !flow.from_syn) {
             *flow = Arrival::new(key, base, true, now);
         }
-        flow.on_segment(&TcpHeader { sequence: base, ..header }, len, now);
+        flow.on_segment(&TcpHeader { sequence: base, ..header }, len, scale, now);
         self.ages.remove(Line::Tcp, slot);
         self.ages.append(Line::Tcp, slot);
     }
@@ -243,22 +282,28 @@ impl Arrivals {
 
     /// A packet goes to a peer: its acknowledgement tells what our end has.
     #[inline]
-    pub fn on_outgoing(&mut self, view: &PacketView, packet: &[u8], now: Instant) {
+    pub fn on_outgoing(&mut self, view: &PacketView, packet: &[u8], virtio: VirtioHeader, now: Instant) {
         if view.protocol != TCP {
             return;
         }
         let (Some(key), Some(header)) = (FlowKey::received(view), view.tcp(packet)) else { return };
         let Some(slot) = self.find(&key) else { return };
-        let flow = &mut self.flows[slot as usize].2;
-        flow.reset |= header.flags & TcpHeader::RST != 0;
-        if header.flags & TcpHeader::ACK != 0 {
-            flow.on_acknowledged(header.acknowledgement, now);
+        if !has_sound_checksum(packet, view, virtio) {
+            self.bad_checksums += 1;
+            return;
         }
+        let Segment { header, payload: len, scale } = Segment::new(packet, view, header);
+        self.flows[slot as usize].2.on_answer(&header, len, scale, now);
     }
 
     /// Every flow that is known.
     pub fn flows(&self) -> impl Iterator<Item = &Arrival> {
         self.flows.iter().map(|(_, _, flow)| flow)
+    }
+
+    /// TCP segments with a wrong checksum: they count for nothing.
+    pub fn bad_checksums(&self) -> u64 {
+        self.bad_checksums
     }
 
     /// Flows that gave way.
@@ -335,12 +380,13 @@ mod tests {
         /// From the peer: flags, where the segment begins, how long it is.
         fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) {
             let bytes = packet(self.ipv4, port, false, flags, [BASE.wrapping_add(begin), 1], len);
-            self.arrivals.on_incoming(&PacketView::parse(&bytes).unwrap(), &bytes, true, self.now);
+            let view = PacketView::parse(&bytes).unwrap();
+            self.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, self.now);
         }
 
         fn acked(&mut self, port: u16, flags: u8, upto: u32) {
             let bytes = packet(self.ipv4, port, true, flags, [9, BASE.wrapping_add(upto)], 0);
-            self.arrivals.on_outgoing(&PacketView::parse(&bytes).unwrap(), &bytes, self.now);
+            self.arrivals.on_outgoing(&PacketView::parse(&bytes).unwrap(), &bytes, VirtioHeader::default(), self.now);
         }
 
         fn flow(&self, port: u16) -> Arrival {
@@ -404,6 +450,41 @@ mod tests {
         // What is out of every window is of no connection that we know.
         bench.came(1, ACK, 1 << 31, 10);
         assert_eq!(bench.state().0, 10);
+    }
+
+    #[test]
+    fn a_forged_acknowledgement_or_end_does_not_hide_what_is_missing() {
+        let mut bench = Bench::new(true);
+        bench.came(1, TcpHeader::SYN, u32::MAX, 0);
+        bench.came(1, ACK, 0, 400);
+        bench.came(1, ACK, 600, 100);
+        bench.acked(1, ACK, 300);
+        let missing = (400, vec![(400, 600)], Some(300));
+        bench.acked(1, ACK, 701);
+        assert_eq!(bench.state(), missing, "more than has come");
+        for flags in [ACK, TcpHeader::RST] {
+            // A number that the peer's end did not ask for.
+            let bytes = packet(true, 1, true, flags, [1 << 28, BASE.wrapping_add(700)], 0);
+            let view = PacketView::parse(&bytes).unwrap();
+            bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now);
+        }
+        bench.came(1, TcpHeader::RST, 1 << 28, 0);
+        // In the windows, with a wrong checksum.
+        for (back, flags, numbers, len) in
+            [(true, ACK, [9, 700], 0), (false, ACK, [400, 1], 200), (false, ACK | TcpHeader::FIN, [300, 1], 0)]
+        {
+            let numbers =
+                if back { [numbers[0], BASE.wrapping_add(numbers[1])] } else { [BASE.wrapping_add(numbers[0]), 1] };
+            let mut bytes = packet(true, 1, back, flags, numbers, len);
+            bytes[37] ^= 1;
+            let view = PacketView::parse(&bytes).unwrap();
+            match back {
+                true => bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now),
+                false => bench.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, bench.now),
+            }
+        }
+        assert_eq!((bench.state(), bench.arrivals.bad_checksums()), (missing, 3));
+        assert!(!bench.flow(1).is_over() && bench.flow(1).end.is_none());
     }
 
     #[test]

@@ -1,51 +1,30 @@
-//! One instance of a flow: what a TCP segment in either direction says of its bytes, and how far each level has come.
+//! One instance of a flow, and how far each level has come. What a TCP segment says of it is in [`segments`].
 //!
 //! Offsets count payload bytes from the byte after the SYN, or from the first byte seen; SYN and FIN count nothing. A UDP
 //! packet counts its payload and its header, so that an empty one has a place, too; what is given out is without headers.
 //! It does not know which block its bytes are in.
 
 mod holes;
+mod marks;
+mod segments;
 
 use std::time::Instant;
 
 use super::ages::Line;
 use super::coverage::{Coverage, Mark, Span};
 use super::key::{FlowKey, PackedKey};
-use super::sequence::{self, Previous, REACH};
+use super::plausible::Ends;
+use super::sequence::Previous;
 use super::state::{FlowId, FlowState, Level, Origin, Position};
 use crate::wire::offload::UDP_HEADER;
-use crate::wire::packet::{TCP, TcpHeader};
+use crate::wire::packet::TCP;
 use crate::wire::payload_id::BlockId;
 
-/// So many segments in a row that fit nowhere mean that a connection began behind our back.
-const STRAYS_MAX: u8 = 8;
+use marks::Marks;
+pub(super) use segments::{Answer, Sent};
 
 /// Levels that blocks reach; what the other end acknowledged needs no coverage.
 const COVERED: [Level; 3] = [Level::Queued, Level::OnWire, Level::Decoded];
-
-/// What a segment that was sent means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// It carries nothing that needs protection, or only what is acknowledged.
-    Nothing,
-    /// It carries these bytes.
-    Bytes(Span),
-    /// It is not of this connection.
-    Stray,
-    /// It begins another connection, whose first byte has this sequence number.
-    Begins(Origin, u32),
-}
-
-/// What a segment from the other end means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Nothing, or more of this flow is acknowledged than before.
-    Fits,
-    /// It acknowledges what was never seen.
-    Implausible,
-    /// It answers a SYN that was never seen: this connection is over.
-    Contradicts,
-}
 
 /// What a packet of a steady flow touches, in two cache lines: among many flows the time goes into cache misses. All else
 /// is in [`Rest`].
@@ -56,25 +35,21 @@ pub(super) struct Flow {
     pub id: FlowId,
     /// Sequence number of offset 0.
     base: u32,
-    /// The number of its last range in a block, and that block.
-    pub last_range: u32,
-    pub last_block: BlockId,
+    /// The number of its last range in a block, and that block in one word.
+    last_range: u32,
+    last_block: u64,
     /// The end of the last byte sent.
     sent: u64,
     acked: u64,
     pub seen_at: Instant,
     rest: Box<Rest>,
+    /// What both ends of a TCP connection have shown.
+    ends: Ends,
     pub line: Line,
     /// Levels whose change was not told yet.
     pub untold: u8,
     strays: u8,
-    /// What came before offset 0 is protected or acknowledged, or there was nothing.
-    anchored: bool,
-    sent_fin: bool,
-    received_fin: bool,
-    broken_off: bool,
-    /// There may still be packets of the connection before.
-    guarded: bool,
+    marks: Marks,
 }
 
 // A field more would be a third cache line for every packet.
@@ -104,6 +79,8 @@ pub(super) struct Rest {
     /// The block whose fate raised a position last, unless an acknowledgement did.
     raised_by: Option<BlockId>,
     previous: Option<Previous>,
+    /// A SYN was sent while the connection lived: the number of its first byte, and its numbers.
+    syn: Option<(u32, Ends)>,
     cookie: Option<u64>,
     origin: Origin,
     key: FlowKey,
@@ -118,13 +95,10 @@ impl Flow {
             base,
             strays: 0,
             untold: 0,
-            anchored: origin == Origin::Syn || !tcp,
-            sent_fin: false,
-            received_fin: false,
-            broken_off: false,
+            marks: Marks::default().with(Marks::ANCHORED, origin == Origin::Syn || !tcp),
+            ends: Ends::default(),
             last_range: u32::MAX,
-            last_block: BlockId { profile: 0, sbn: 0 },
-            guarded: false,
+            last_block: 0,
             sent: 0,
             acked: 0,
             line: if tcp { Line::Tcp } else { Line::Udp },
@@ -141,6 +115,7 @@ impl Flow {
                 in_syn: 0,
                 raised_by: None,
                 previous: None,
+                syn: None,
                 cookie,
                 origin,
                 key,
@@ -156,7 +131,7 @@ impl Flow {
             std::mem::swap(kept, cleared);
         }
         if self.is_tcp() {
-            next.guarded = true;
+            next.marks.set(Marks::GUARDED, true);
             next.rest.previous = Some(Previous::new(self.base, self.sequence(self.sent), now));
         }
         // It stays in the line that it is in; whoever called moves it.
@@ -169,131 +144,35 @@ impl Flow {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.broken_off || (self.sent_fin && self.received_fin)
+        self.marks.has(Marks::BROKEN_OFF) || (self.marks.has(Marks::SENT_FIN) && self.marks.has(Marks::RECEIVED_FIN))
+    }
+
+    /// The number of its last range, if that is in `block`: to look at another block's would cost a cache miss for nothing.
+    #[inline]
+    pub fn range_in(&self, block: BlockId) -> Option<u32> {
+        (self.last_block == packed(block)).then_some(self.last_range)
+    }
+
+    /// Its last range has this number and is in `block`.
+    #[inline]
+    pub fn set_range(&mut self, range: u32, block: BlockId) {
+        (self.last_range, self.last_block) = (range, packed(block));
+    }
+
+    /// What both ends have shown by a segment that begins the connection, seen before it was known.
+    pub fn set_ends(&mut self, ends: Ends) {
+        self.ends = ends;
     }
 
     /// The connection before, while its packets may still come.
     #[inline]
     fn previous(&mut self, now: Instant) -> Option<Previous> {
-        if !self.guarded {
+        if !self.marks.has(Marks::GUARDED) {
             return None;
         }
         let previous = self.rest.previous.filter(|previous| !previous.is_over(now));
-        self.guarded = previous.is_some();
+        self.marks.set(Marks::GUARDED, previous.is_some());
         previous
-    }
-
-    /// A segment with `payload` bytes, `header` in front, was sent.
-    pub fn on_segment_sent(&mut self, header: &TcpHeader, payload: u32, now: Instant) -> Sent {
-        if header.flags & TcpHeader::RST != 0 {
-            self.broken_off = true;
-            return Sent::Nothing;
-        }
-        let previous = self.previous(now);
-        if header.flags & TcpHeader::SYN != 0 {
-            return self.on_syn_sent(header.sequence.wrapping_add(1), payload, previous);
-        }
-        let fin = header.flags & TcpHeader::FIN != 0;
-        if payload == 0 && !fin {
-            return Sent::Nothing;
-        }
-        if previous.is_some_and(|previous| previous.covers(header.sequence, payload)) {
-            return Sent::Stray;
-        }
-        let start = sequence::offset(header.sequence, self.base, self.sent);
-        let end = start + i64::from(payload);
-        if self.is_out_of_reach(start) || end < self.acked as i64 - REACH {
-            self.strays += 1;
-            return match self.strays >= STRAYS_MAX {
-                true => Sent::Begins(Origin::FirstSeen, header.sequence),
-                false => Sent::Stray,
-            };
-        }
-        self.strays = 0;
-        if end > self.sent as i64 {
-            self.sent = end as u64;
-            if payload > 0 {
-                // Who broke off or was done does not send more: it was a stray that said so.
-                self.broken_off = false;
-                self.sent_fin = false;
-            }
-        }
-        self.sent_fin |= fin && end >= 0 && end as u64 == self.sent;
-        let start = (start.max(0) as u64).max(self.acked);
-        match u64::try_from(end) {
-            Ok(end) if end > start => Sent::Bytes(Span { start: bytes(start), end: bytes(end) }),
-            _ => Sent::Nothing,
-        }
-    }
-
-    /// No window that the other end offers can include `start`.
-    ///
-    /// Whoever could move `sent` further, by forged segments, would have true ones taken for those of another turn of the
-    /// sequence numbers, gigabytes ahead. Where no acknowledgement comes by, what is contiguous is as good as one.
-    #[inline]
-    fn is_out_of_reach(&self, start: i64) -> bool {
-        let reaches = |floor: u64| start <= floor as i64 + REACH;
-        !reaches(self.acked) && !reaches(self.rest.coverage[Level::Queued as usize].mark().offset)
-    }
-
-    fn on_syn_sent(&mut self, base: u32, payload: u32, previous: Option<Previous>) -> Sent {
-        if base == self.base && self.is_closed() && self.sent > self.rest.in_syn.into() {
-            // Nobody repeats the SYN of a connection that is over: whoever numbers them all alike begins another one.
-            return Sent::Begins(Origin::Syn, base);
-        }
-        if base == self.base {
-            self.anchored = true;
-            // Data in a SYN (RFC 7413) may be refused by the other end even if it arrives. It counts when it
-            // is acknowledged or sent again.
-            self.sent = self.sent.max(payload.into());
-            self.rest.in_syn = self.rest.in_syn.max(payload);
-            return Sent::Nothing;
-        }
-        match previous.is_some_and(|previous| previous.began_at(base)) {
-            true => Sent::Stray,
-            false => Sent::Begins(Origin::Syn, base),
-        }
-    }
-
-    /// A segment came from the other end.
-    pub fn on_segment_received(&mut self, header: &TcpHeader, now: Instant) -> Answer {
-        let has = |flag: u8| header.flags & flag != 0;
-        let previous = self.previous(now);
-        if has(TcpHeader::RST) {
-            // Its acknowledgement says that the bytes arrived, not that anybody has them.
-            self.broken_off = true;
-            return Answer::Fits;
-        }
-        if !has(TcpHeader::ACK) {
-            // The other end begins a new connection; our SYN in answer will tell its number.
-            self.broken_off |= has(TcpHeader::SYN);
-            return Answer::Fits;
-        }
-        let acked = header.acknowledgement;
-        let offset = sequence::offset(acked, self.base, self.sent);
-        // The answer to a SYN acknowledges no more than what the SYN carried. If it does, it belongs to a connection that
-        // began behind our back, and what it acknowledges was never sent by this one.
-        if has(TcpHeader::SYN) && !(0..=i64::from(self.rest.in_syn)).contains(&offset) {
-            return match self.rest.origin == Origin::FirstSeen
-                || previous.is_some_and(|previous| previous.began_at(acked))
-            {
-                true => Answer::Fits,
-                false => Answer::Contradicts,
-            };
-        }
-        if previous.is_some_and(|previous| previous.covers(acked, 0)) {
-            return Answer::Fits;
-        }
-        self.received_fin |= has(TcpHeader::FIN);
-        let Ok(offset) = u64::try_from(offset) else {
-            return Answer::Fits;
-        };
-        if offset > self.sent + u64::from(self.sent_fin) {
-            return Answer::Implausible;
-        }
-        self.anchored = true;
-        self.acked = self.acked.max(offset.min(self.sent));
-        Answer::Fits
     }
 
     /// UDP datagrams with `payload` bytes in all were sent.
@@ -359,7 +238,7 @@ impl Flow {
 
     /// Works out how far each level has come. True if there is something to tell and there was nothing before.
     pub fn settle(&mut self, by: Option<BlockId>) -> bool {
-        if !self.anchored {
+        if !self.marks.has(Marks::ANCHORED) {
             return false;
         }
         let rest = &mut *self.rest;
@@ -426,7 +305,7 @@ impl Flow {
             cookie: rest.cookie,
             origin: rest.origin,
             origin_sequence: self.is_tcp().then_some(self.base),
-            anchored: self.anchored,
+            anchored: self.marks.has(Marks::ANCHORED),
             sent: self.present(self.sent()),
             positions: rest.told.map(|mark| self.present(mark)),
             violated: rest.violated.map(|mark| self.present(mark)),
@@ -434,6 +313,11 @@ impl Flow {
             seen_at: self.seen_at,
         }
     }
+}
+
+/// A block's name in one word; no profile numbers so many blocks that its number would be cut.
+fn packed(block: BlockId) -> u64 {
+    u64::from(block.profile) << 56 ^ block.sbn
 }
 
 fn bytes(offset: u64) -> Mark {

@@ -19,6 +19,7 @@ mod evidence;
 mod index;
 mod instance;
 mod key;
+mod plausible;
 mod sequence;
 mod state;
 mod table;

@@ -170,8 +170,10 @@ pub struct Counters {
     pub fragments: u64,
     /// TCP segments that cannot be of the present connection, or may be of the one before.
     pub strays: u64,
-    /// Acknowledgements of bytes that were never seen.
+    /// Answers that acknowledge bytes that were never seen, or that their receiver would not take.
     pub implausible_acks: u64,
+    /// TCP segments in either direction with a wrong checksum: they were sent on and count for nothing.
+    pub bad_checksums: u64,
     /// Ranges that were sent but not remembered: their bytes count only when acknowledged.
     pub unrecorded: u64,
     /// Spans that were protected out of order and forgotten, because a flow had too many.

@@ -19,6 +19,7 @@ use super::events::{Event, Events, GoneReason};
 use super::index::Index;
 use super::instance::{Answer, Flow, Sent};
 use super::key::{FlowKey, Hash, PackedKey};
+use super::plausible::{Segment, has_sound_checksum};
 use super::state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
@@ -87,7 +88,8 @@ impl FlowTable {
 
     /// `packet` was put into the open `block`; `view` was made from it and `virtio` belongs to it.
     ///
-    /// Returns the flow whose packet it was. A super-packet is one range of its flow's bytes.
+    /// Returns the flow whose packet it was. A super-packet is one range of its flow's bytes. A segment of TCP whose receiver
+    /// would not take it is of no flow.
     #[inline]
     pub fn on_sent(
         &mut self,
@@ -104,8 +106,11 @@ impl FlowTable {
         match view.protocol {
             TCP => {
                 let header = view.tcp(packet)?;
-                let payload = packet.len().saturating_sub(view.transport_offset + header.header_len);
-                self.on_segment_sent(key, &header, payload as u32, block, now)
+                if !has_sound_checksum(packet, view, virtio) {
+                    self.counters.bad_checksums += 1;
+                    return None;
+                }
+                self.on_segment_sent(key, &Segment::new(packet, view, header), block, now)
             }
             _ => {
                 let payload = packet.len().checked_sub(view.transport_offset + UDP_HEADER)?;
@@ -117,8 +122,7 @@ impl FlowTable {
     fn on_segment_sent(
         &mut self,
         key: FlowKey,
-        header: &TcpHeader,
-        payload: u32,
+        Segment { header, payload, scale }: &Segment,
         block: BlockId,
         now: Instant,
     ) -> Option<FlowId> {
@@ -128,15 +132,15 @@ impl FlowTable {
             None if header.flags & TcpHeader::SYN != 0 => {
                 self.open(key, Origin::Syn, header.sequence.wrapping_add(1), now)
             }
-            None if payload > 0 => self.open(key, Origin::FirstSeen, header.sequence, now),
+            None if *payload > 0 => self.open(key, Origin::FirstSeen, header.sequence, now),
             None => return None,
         };
         let flow = self.flow_mut(slot)?;
-        let mut sent = flow.on_segment_sent(header, payload, now);
+        let mut sent = flow.on_segment_sent(header, *payload, *scale, now);
         if let Sent::Begins(origin, base) = sent {
             self.begin_again(slot, origin, base, GoneReason::Replaced, now);
             // Whoever begins has met itself now, and nothing else.
-            sent = self.flow_mut(slot)?.on_segment_sent(header, payload, now);
+            sent = self.flow_mut(slot)?.on_segment_sent(header, *payload, *scale, now);
         }
         match sent {
             Sent::Bytes(span) => {
@@ -172,24 +176,38 @@ impl FlowTable {
         self.id(slot)
     }
 
-    /// `packet` came from the peer; `view` was made from it.
+    /// `packet` came from the peer; `view` was made from it and `virtio` belongs to it.
     #[inline]
-    pub fn on_received(&mut self, packet: &[u8], view: &PacketView, now: Instant) {
+    pub fn on_received(&mut self, packet: &[u8], view: &PacketView, virtio: VirtioHeader, now: Instant) {
         let Some(key) = FlowKey::received(view) else {
             return;
         };
         let Some(slot) = self.find_slot(&PackedKey::new(&key)) else {
             return;
         };
-        if let Some(header) = view.tcp(packet)
-            && let Some(flow) = self.flow_mut(slot)
-        {
-            match flow.on_segment_received(&header, now) {
+        if let Some(header) = view.tcp(packet) {
+            if !has_sound_checksum(packet, view, virtio) {
+                self.counters.bad_checksums += 1;
+                return;
+            }
+            let Segment { header, payload, scale } = Segment::new(packet, view, header);
+            let Some(flow) = self.flow_mut(slot) else { return };
+            match flow.on_segment_received(&header, payload, scale, now) {
                 Answer::Fits => {}
-                Answer::Implausible => self.counters.implausible_acks += 1,
+                Answer::Implausible => {
+                    self.counters.implausible_acks += 1;
+                    return;
+                }
                 Answer::Contradicts => {
                     self.remove(slot, GoneReason::Replaced);
                     return;
+                }
+                Answer::Begins(origin, base, ends) => {
+                    self.begin_again(slot, origin, base, GoneReason::Replaced, now);
+                    if let Some(flow) = self.flow_mut(slot) {
+                        flow.set_ends(ends);
+                        flow.on_segment_received(&header, payload, scale, now);
+                    }
                 }
             }
             self.settle(slot, None);
@@ -406,11 +424,10 @@ impl FlowTable {
         let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
             return false;
         };
-        // Looking at the range of another block would cost a cache miss for nothing.
-        let last = if flow.last_block == block { flow.last_range } else { ages::NONE };
+        let last = flow.range_in(block).unwrap_or(ages::NONE);
         let recorded = self.blocks.record(block, flow.id, span, last);
         match recorded {
-            Some(range) => (flow.last_range, flow.last_block) = (range, block),
+            Some(range) => flow.set_range(range, block),
             None => self.counters.unrecorded += 1,
         }
         recorded.is_some()

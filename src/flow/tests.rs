@@ -47,7 +47,12 @@ impl Desk {
     fn answer(&mut self, port: u16, flags: u8, acknowledgement: u32) {
         let packet = turned(segment(4, port, flags, 77, acknowledgement, 0));
         let view = PacketView::parse(&packet).unwrap();
-        self.table.on_received(&packet, &view, self.now);
+        self.table.on_received(&packet, &view, VirtioHeader::default(), self.now);
+    }
+
+    fn received(&mut self, packet: &[u8], virtio: VirtioHeader) {
+        let view = PacketView::parse(packet).unwrap();
+        self.table.on_received(packet, &view, virtio, self.now);
     }
 
     fn protect(&mut self, sbn: u64) {
@@ -158,6 +163,105 @@ fn retransmissions_probes_and_overlaps_never_lower_a_position() {
     assert_eq!(desk.on_wire(id), 150);
     desk.protect(1);
     assert_eq!(desk.on_wire(id), 150);
+}
+
+/// A connection of which 1000 bytes are protected and nothing is acknowledged; both ends have shown windows of 30,000.
+fn living() -> (Desk, FlowId) {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 999, 0, 0).unwrap();
+    for packet in [shown(SYN | ACK, 76, 1000), shown(ACK, 77, 1000)] {
+        desk.received(&packet, VirtioHeader::default());
+    }
+    desk.sent(&segment(4, 1, ACK, 1000, 77, 1000), VirtioHeader::default(), 0);
+    desk.protect(0);
+    assert_eq!((desk.on_wire(id), desk.bytes(id, Level::Acked)), (1000, 0));
+    (desk, id)
+}
+
+/// An answer with a window of 30,000.
+fn shown(flags: u8, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+    let mut bytes = samples::tcp(flags, &[], 0);
+    bytes[..4].copy_from_slice(&[21, 56, 0, 1]);
+    bytes[4..8].copy_from_slice(&sequence.to_be_bytes());
+    bytes[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
+    bytes[14..16].copy_from_slice(&30_000u16.to_be_bytes());
+    let mut packet = samples::ipv4(TCP, &[], &bytes);
+    packet[12..20].rotate_left(4);
+    packet
+}
+
+#[test]
+fn a_forged_acknowledgement_raised_what_the_mirror_was_said_to_have() {
+    let (mut desk, id) = living();
+    for (case, packet) in [
+        ("a number that the primary did not ask for", shown(ACK, 500_000, 2000)),
+        ("the same below", shown(ACK, 77u32.wrapping_sub(500_000), 2000)),
+        ("more than was sent", shown(ACK, 77, 2001)),
+        ("an end elsewhere", shown(ACK | FIN, 500_000, 2000)),
+        ("an RST elsewhere", shown(RST | ACK, 500_000, 2000)),
+    ] {
+        let before = desk.table.counters().implausible_acks;
+        desk.received(&packet, VirtioHeader::default());
+        assert_eq!(desk.bytes(id, Level::Acked), 0, "{case}");
+        assert_eq!(desk.table.counters().implausible_acks, before + 1, "{case}");
+        assert!(!desk.table.flow(id).unwrap().closed, "{case}");
+    }
+    let mut wrong = shown(ACK, 77, 2000);
+    wrong[37] ^= 1;
+    desk.received(&wrong, VirtioHeader::default());
+    assert_eq!((desk.bytes(id, Level::Acked), desk.table.counters().bad_checksums), (0, 1));
+    let partial = VirtioHeader { flags: VirtioHeader::NEEDS_CSUM, ..VirtioHeader::default() };
+    desk.received(&wrong, partial);
+    assert_eq!(desk.bytes(id, Level::Acked), 1000, "the checksum is not there yet");
+}
+
+#[test]
+fn forged_data_moved_positions_past_what_the_program_wrote() {
+    let (mut desk, id) = living();
+    let mut wrong = segment(4, 1, ACK, 2000, 77, 500);
+    wrong[60] ^= 1;
+    for (case, packet) in [
+        ("beyond the window", segment(4, 1, ACK, 1000 + 30_002, 77, 500)),
+        ("next, with an acknowledgement from nowhere", segment(4, 1, ACK, 2000, 1_000_000, 500)),
+        ("next, with none", segment(4, 1, 0, 2000, 77, 500)),
+        ("next, with a wrong checksum", wrong),
+    ] {
+        desk.sent(&packet, VirtioHeader::default(), 1);
+        assert_eq!(desk.table.flow(id).unwrap().sent.bytes, 1000, "{case}");
+    }
+    // An RST and an end elsewhere end nothing.
+    for flags in [RST, ACK | FIN] {
+        desk.sent(&segment(4, 1, flags, 500_000, 77, 0), VirtioHeader::default(), 1);
+    }
+    desk.protect(1);
+    desk.sent(&segment(4, 1, ACK, 2000, 77, 500), VirtioHeader::default(), 2);
+    assert_eq!(desk.on_wire(id), 1000);
+    desk.protect(2);
+    assert_eq!((desk.on_wire(id), desk.table.flow(id).unwrap().closed), (1500, false));
+    let counters = desk.table.counters();
+    assert_eq!((counters.bad_checksums, counters.strays), (1, 5), "{counters:?}");
+    // The right ones do.
+    desk.sent(&segment(4, 1, RST, 2500, 0, 0), VirtioHeader::default(), 3);
+    assert!(desk.table.flow(id).unwrap().closed);
+}
+
+#[test]
+fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered() {
+    let (mut desk, id) = living();
+    desk.tcp(1, SYN, 70_000_000, 0, 1);
+    desk.sent(&segment(4, 1, ACK, 2000, 77, 500), VirtioHeader::default(), 1);
+    desk.protect(1);
+    assert_eq!(desk.on_wire(id), 1500, "nobody has answered it");
+    desk.tcp(1, SYN, 90_000_000, 0, 2);
+    desk.received(&shown(SYN | ACK, 5000, 90_000_001), VirtioHeader::default());
+    let key = desk.table.flows().next().unwrap().key;
+    let next = desk.table.find(&key).unwrap();
+    assert!(next.id != id && next.origin == Origin::Syn && next.origin_sequence == Some(90_000_001));
+    desk.sent(&segment(4, 1, ACK, 90_000_001, 5001, 40), VirtioHeader::default(), 2);
+    desk.protect(2);
+    assert_eq!(desk.on_wire(next.id), 40);
+    desk.received(&shown(ACK, 5001, 90_000_041), VirtioHeader::default());
+    assert_eq!(desk.bytes(next.id, Level::Acked), 40);
 }
 
 #[test]
@@ -585,7 +689,7 @@ fn the_longest_idle_gives_way_and_closed_flows_first() {
         desk.now += Duration::from_secs(2);
     }
     desk.tcp(1, ACK, 100, 10, 0);
-    desk.answer(4, RST, 0);
+    desk.answer(4, RST | ACK, 100);
     desk.told();
     desk.tcp(5, SYN, 99, 0, 0);
     desk.tcp(6, SYN, 99, 0, 0);
@@ -666,7 +770,7 @@ proptest! {
                 (0..5, Ok(view)) => {
                     desk.table.on_sent(&packet, &view, VirtioHeader::default(), block(sbn), desk.now);
                 }
-                (5..7, Ok(view)) => desk.table.on_received(&packet, &view, desk.now),
+                (5..7, Ok(view)) => desk.table.on_received(&packet, &view, VirtioHeader::default(), desk.now),
                 (7, _) => desk.table.on_block_protected(block(sbn), Level::ALL[usize::from(value & 3)]),
                 (8, _) => desk.table.on_block_failed(block(sbn), desk.now),
                 (9, _) => {

@@ -71,7 +71,7 @@ impl Protection {
     /// A packet came from the peer; what it acknowledges counts.
     #[inline]
     pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
-        self.flows.on_received(incoming.packet, &incoming.view, now);
+        self.flows.on_received(incoming.packet, &incoming.view, incoming.header, now);
     }
 
     /// A block took a step on its way out.

@@ -62,7 +62,7 @@ pub struct Outgoing<'a> {
     pub peer: PeerId,
     /// The block it will be in.
     pub block: BlockId,
-    /// Its offload header, checked.
+    /// Its offload header, checked, and with [`VirtioHeader::DATA_VALID`] where this host has verified its checksum.
     pub header: VirtioHeader,
     /// The packet or super-packet.
     pub packet: &'a [u8],
@@ -153,6 +153,7 @@ impl Forwarder {
         let room = self.peers[read_to.peer].room(&self.profiles[read_to.profile]);
         let packet = room.get(..len).ok_or(DropReason::MalformedPacket)?;
         let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedPacket)?;
+        let was_verified = header.flags & VirtioHeader::DATA_VALID;
         let header = check_offload(header, packet, &view).map_err(|_| DropReason::MalformedPacket)?;
         self.local_prefixes.lookup(view.source).ok_or(DropReason::ForeignSource)?;
         let peer = usize::from(self.peer_prefixes.lookup(view.destination).ok_or(DropReason::NoPeer)?.0);
@@ -167,7 +168,8 @@ impl Forwarder {
         let id = PeerId(peer as u16);
         let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
         let block = peer.block_id(profile, now)?;
-        observe(Outgoing { peer: id, block, header, packet: &peer.room(profile)[..len], view: &view });
+        let seen = VirtioHeader { flags: header.flags | was_verified, ..header };
+        observe(Outgoing { peer: id, block, header: seen, packet: &peer.room(profile)[..len], view: &view });
         peer.commit(profile, header, len, &mut self.code, now);
         Ok(())
     }

@@ -9,19 +9,22 @@ use std::net::IpAddr;
 /// Zero only when all bytes are zero, so a sum over a real header is never zero.
 pub fn sum(bytes: &[u8]) -> u16 {
     // One's complement addition does not care about byte order (RFC 1071, section 2 (B)): sum in the machine's own and
-    // swap once at the end. Halves of 32 bits in 64-bit sums cannot overflow below 16 GB and vectorise well.
-    let (blocks, rest) = bytes.as_chunks::<16>();
-    let mut total = 0u64;
+    // swap once at the end. Halves of 32 bits in 64-bit sums cannot overflow below 16 GB; sums that do not wait for each
+    // other vectorise well.
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let mut sums = [0u64; 8];
     for block in blocks {
-        let wide = u128::from_ne_bytes(*block);
-        let [a, b, c, d] = [wide, wide >> 32, wide >> 64, wide >> 96].map(|word| word as u32);
-        total += u64::from(a) + u64::from(b) + u64::from(c) + u64::from(d);
+        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
+            let word = u64::from_ne_bytes(*word);
+            *sum += (word & 0xffff_ffff) + (word >> 32);
+        }
     }
-    let mut tail = [0; 16];
+    let mut total: u64 = sums.iter().sum();
+    let (words, rest) = rest.as_chunks::<4>();
+    total += words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
+    let mut tail = [0; 4];
     tail[..rest.len()].copy_from_slice(rest);
-    for word in tail.as_chunks::<4>().0 {
-        total += u64::from(u32::from_ne_bytes(*word));
-    }
+    total += u64::from(u32::from_ne_bytes(tail));
     u16::from_be(fold(total))
 }
 

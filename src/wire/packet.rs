@@ -248,6 +248,8 @@ pub struct TcpHeader {
     pub flags: u8,
     /// Bytes of the header with its options: 20 to 60, all of them present.
     pub header_len: usize,
+    /// What the sender lets the other end send, before it is scaled.
+    pub window: u16,
 }
 
 impl TcpHeader {
@@ -276,7 +278,27 @@ impl TcpHeader {
             acknowledgement: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
             flags: header[13],
             header_len,
+            window: u16::from_be_bytes([header[14], header[15]]),
         })
+    }
+
+    /// By how many bits the sender of the SYN at the beginning of `transport` scales its windows; none if it does not say
+    /// (RFC 7323, section 2.2).
+    pub fn window_scale(&self, transport: &[u8]) -> Option<u8> {
+        const END: u8 = 0;
+        const PADDING: u8 = 1;
+        const WINDOW_SCALE: u8 = 3;
+        let mut options = transport.get(TCP_HEADER..self.header_len)?;
+        loop {
+            options = match *options {
+                [] | [END, ..] => return None,
+                [PADDING, ref rest @ ..] => rest,
+                [WINDOW_SCALE, 3, scale, ..] => return Some(scale),
+                // Less than the two bytes that say so cannot be; the rest means nothing.
+                [_, len, ..] if len >= 2 => options.get(usize::from(len)..)?,
+                _ => return None,
+            };
+        }
     }
 }
 
@@ -297,7 +319,13 @@ mod tests {
         assert_eq!(view.ports, Some(Ports { source: 40000, destination: 5432 }));
         assert_eq!(
             view.tcp(&packet),
-            Some(TcpHeader { sequence: 0xffff_ff00, acknowledgement: 77, flags: TcpHeader::ACK, header_len: 32 })
+            Some(TcpHeader {
+                sequence: 0xffff_ff00,
+                acknowledgement: 77,
+                flags: TcpHeader::ACK,
+                header_len: 32,
+                window: 512
+            })
         );
     }
 
@@ -351,6 +379,25 @@ mod tests {
         assert_eq!(view.protocol, DESTINATION_OPTIONS);
         assert_eq!(view.fragment, Some(Fragment { id: 7, offset: 0x10, more: true }));
         assert!(!view.begins_transport());
+    }
+
+    #[test]
+    fn the_window_scale_is_found_among_options_that_may_be_anything() {
+        for (options, wanted) in [
+            (&[][..], None),
+            (&[2, 4, 5, 180, 1, 3, 3, 7], Some(7)),
+            (&[3, 3, 14, 0], Some(14)),
+            (&[1, 1, 1, 0, 3, 3, 7, 1], None),
+            (&[2, 1, 3, 3, 7, 1, 1, 1], None),
+            (&[2, 0, 3, 3, 7, 1, 1, 1], None),
+            (&[4, 200, 3, 3], None),
+            (&[1, 1, 3, 3], None),
+            (&[1, 1, 1, 3], None),
+        ] {
+            let transport = samples::tcp(TcpHeader::SYN, options, 5);
+            let header = TcpHeader::parse(&transport).unwrap();
+            assert_eq!(header.window_scale(&transport), wanted, "{options:?}");
+        }
     }
 
     #[test]

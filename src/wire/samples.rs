@@ -12,7 +12,7 @@ pub(crate) const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Add
 pub(crate) const V6: (Ipv6Addr, Ipv6Addr) =
     (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10));
 
-/// An IPv4 packet; `options` is padded by the caller to words of four bytes.
+/// An IPv4 packet, with the checksum of a TCP segment filled in; `options` is padded by the caller to words of four bytes.
 pub(crate) fn ipv4(protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
     let header_len = 20 + options.len();
     let mut packet = vec![0; 20];
@@ -27,10 +27,20 @@ pub(crate) fn ipv4(protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
     let sum = !checksum::sum(&packet);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend_from_slice(body);
+    complete(&mut packet[header_len..], protocol, (V4.0.into(), V4.1.into()));
     packet
 }
 
-/// An IPv6 packet; `body` begins with the header that `next` names.
+/// Fills in the checksum of a TCP segment that has none.
+fn complete(segment: &mut [u8], protocol: u8, (source, destination): (IpAddr, IpAddr)) {
+    if protocol == TCP && segment.len() >= 20 && segment[16..18] == [0, 0] {
+        let pseudo = checksum::pseudo_header_sum(source, destination, TCP, segment.len());
+        let sum = !checksum::add(checksum::sum(segment), pseudo);
+        segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// An IPv6 packet, with the checksum of a TCP segment filled in; `body` begins with the header that `next` names.
 pub(crate) fn ipv6(next: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = vec![0; 40];
     packet[0] = 0x60;
@@ -40,6 +50,7 @@ pub(crate) fn ipv6(next: u8, body: &[u8]) -> Vec<u8> {
     packet[8..24].copy_from_slice(&V6.0.octets());
     packet[24..40].copy_from_slice(&V6.1.octets());
     packet.extend_from_slice(body);
+    complete(&mut packet[40..], next, (V6.0.into(), V6.1.into()));
     packet
 }
 

@@ -341,3 +341,21 @@ fn answer() -> Vec<u8> {
     source.swap_with_slice(destination);
     packet
 }
+
+#[test]
+fn that_this_host_has_verified_a_checksum_is_shown_here_and_not_told_to_the_peer() {
+    let now = Instant::now();
+    let packet = samples::ipv4(UDP, &[], &samples::udp(100));
+    let [mut near, mut far] = pair(now);
+    for flags in [0, VirtioHeader::DATA_VALID] {
+        near.room()[..packet.len()].copy_from_slice(&packet);
+        let mut seen = None;
+        let header = VirtioHeader { flags, ..VirtioHeader::default() };
+        near.handle_packet(header, packet.len(), now, |outgoing| seen = Some(outgoing.header.flags));
+        assert_eq!(seen, Some(flags));
+        near.flush(now);
+        carry(&mut near, 1, &mut far, now);
+        let deliverable = far.poll_delivery(now).expect("it arrived");
+        assert_eq!(deliverable.header, VirtioHeader::default());
+    }
+}
