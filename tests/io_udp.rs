@@ -138,6 +138,54 @@ fn what_a_full_receive_buffer_drops_is_counted() {
 }
 
 #[test]
+fn what_was_dropped_behind_the_last_datagram_is_known_when_asked_for() {
+    let options = UdpOptions { buffer_bytes: 16 << 10, gso: Switch::Off, ..UdpOptions::default() };
+    let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+    let mut sender = bind("127.0.0.1:0", Switch::Off);
+    assert_eq!(receiver.count_overflows(), 0);
+    sender.send_train(receiver.local_addr(), &content(1000 * 200), 1000);
+    let mut buffer = vec![0; 65_536];
+    let arrived = std::iter::from_fn(|| receiver.recv_train(&mut buffer).unwrap()).count() as u64;
+    assert_eq!(receiver.receive_overflows(), 0, "nothing came behind what was dropped");
+    assert_eq!((receiver.count_overflows(), receiver.receive_overflows()), (200 - arrived, 200 - arrived));
+    // A datagram that brings the same count, or an older one, adds nothing.
+    assert_eq!(sender.send_train(receiver.local_addr(), b"next", 4).sent, 4);
+    receive(&mut receiver, 4);
+    assert_eq!(receiver.receive_overflows(), 200 - arrived);
+}
+
+#[test]
+fn a_datagram_came_when_it_came_and_not_when_it_was_read() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        // Whether transmit timestamps are wanted from the same socket, and by which mechanism.
+        for stamps in [StampChoice::Auto, StampChoice::LoopedData, StampChoice::Off] {
+            let options = UdpOptions { stamps, ..UdpOptions::default() };
+            let mut receiver = UdpSocket::bind(address.parse().unwrap(), options).unwrap();
+            let mut sender = UdpSocket::bind(address.parse().unwrap(), options).unwrap();
+            assert!(receiver.recv_train(&mut [0; 65_536]).unwrap().is_none());
+            let mut sent = Vec::new();
+            for _ in 0..2 {
+                let before = Instant::now();
+                assert_eq!(sender.send_train(receiver.local_addr(), &content(3000), 1452).sent, 3000);
+                sent.push((before, Instant::now()));
+                std::thread::sleep(Duration::from_millis(150));
+            }
+            let (_, trains) = receive(&mut receiver, 6000);
+            let mut arrivals = trains.iter().map(|train| train.arrived.unwrap());
+            let slack = Duration::from_millis(2);
+            for (before, after) in sent {
+                let arrived = arrivals.next().unwrap();
+                assert!(
+                    before - slack < arrived && arrived < after + slack,
+                    "{:?}, {address} {stamps:?}",
+                    arrived - before
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn the_wrong_family_is_an_error_value() {
     let mut sender = bind("127.0.0.1:0", Switch::Auto);
     let outcome = sender.send_train("[::1]:9".parse().unwrap(), b"hello", 5);

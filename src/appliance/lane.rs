@@ -60,6 +60,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// How often it looks meanwhile whether that is over.
 const STOP_STEP: Duration = Duration::from_millis(1);
 
+/// How often a hole is looked at that holds on beyond its time.
+const HELD_STEP: Duration = Duration::from_millis(1);
+
 /// TCP flows toward us that a lane follows.
 const ARRIVALS_MAX: usize = 8192;
 
@@ -97,6 +100,7 @@ impl Lane {
         arrivals_seed: u64,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
+        let (hold, room) = (forwarder.hold(), udp.buffer_sizes()?.1);
         let registry = poll.registry();
         registry.register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         registry.register(&mut SourceFd(&udp.as_raw_fd()), UDP, Interest::READABLE | Interest::WRITABLE)?;
@@ -115,7 +119,7 @@ impl Lane {
             notices_lost: 0,
             complaints: Complaints::default(),
             vigil: Vigil::default(),
-            lateness: Lateness::new(Instant::now()),
+            lateness: Lateness::new(hold, room, Instant::now()),
             arrivals: Arrivals::new(ARRIVALS_MAX, arrivals_seed),
             stopping: None,
             warden: None,
@@ -151,6 +155,7 @@ impl Lane {
         let mut events = Events::with_capacity(8);
         loop {
             let now = Instant::now();
+            self.lateness.on_turn(now);
             if self.ready.commands {
                 self.obey(now);
             }
@@ -307,15 +312,18 @@ impl Lane {
     }
 
     fn read_udp(&mut self, now: Instant) -> io::Result<()> {
+        // The poll may not have told yet of what came while this lane stood still, and nothing is given up before a look.
+        self.ready.udp |= self.forwarder.held_until().is_some_and(|due| due <= now);
         for _ in 0..UDP_BUDGET {
             if !self.ready.udp {
                 break;
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
-                self.lateness.on_dry(now);
+                self.lateness.on_empty(now);
                 break;
             };
+            let arrived = self.lateness.on_train(received.arrived, received.len, now);
             // An empty datagram is one too, and counted.
             for start in (0..received.len.max(1)).step_by(received.segment) {
                 let end = received.len.min(start + received.segment);
@@ -326,7 +334,7 @@ impl Lane {
                     let notice = Notice::Handshake { from: received.from, datagram: datagram.to_vec() };
                     self.notify(notice);
                 } else {
-                    self.forwarder.handle_datagram(datagram, received.from, now);
+                    self.forwarder.handle_datagram(datagram, received.from, arrived);
                 }
             }
             self.deliver(now);
@@ -335,7 +343,7 @@ impl Lane {
     }
 
     fn deliver(&mut self, now: Instant) {
-        let until = self.lateness.heard_until(!self.ready.udp, now);
+        let until = self.lateness.heard_until();
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(warden) = &mut self.warden {
@@ -344,7 +352,7 @@ impl Lane {
             let is_written = self.outlet.write(deliverable.header, deliverable.packet);
             refused += u64::from(!is_written);
             let (view, packet, header) = (&deliverable.view, deliverable.packet, deliverable.header);
-            self.arrivals.on_incoming(view, packet, header, is_written, now);
+            self.arrivals.on_incoming(view, packet, header, is_written, until);
         }
         self.forwarder.on_refused(refused);
     }
@@ -384,11 +392,19 @@ impl Lane {
             let promises = self.warden.as_mut().and_then(|warden| warden.deadline(now));
             // Nothing tells that another lane has ended.
             let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
-            let due = [self.forwarder.poll_timeout(now), promises, look].into_iter().flatten().min();
+            let mut due = self.forwarder.poll_timeout(now);
+            if self.forwarder.held_until().is_some_and(|held| held <= now) {
+                // It holds on because the lane has not listened for long enough; all else that was due is done.
+                due = due.map(|due| due.max(now + HELD_STEP));
+            }
+            let due = [due, promises, look].into_iter().flatten().min();
             is_soon = self.warden.is_some() && due.is_some_and(|due| self.vigil.waits_awake(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;
             }
+            self.lateness.on_sleep(due, now);
+        } else {
+            self.lateness.on_sleep(Some(now), now);
         }
         match self.poll.poll(events, (busy || is_soon).then_some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),

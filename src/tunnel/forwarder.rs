@@ -5,12 +5,14 @@
 //!   TUN ◀── poll_delivery ── checks ◀─ inbound ◀─ session ◀── handle_datagram ── UDP
 //! ```
 //!
-//! The caller reads the clock once a turn and drains the outputs after each input. No input fails: what is wrong is
+//! The caller reads the clock once a turn and drains the outputs after each input. What comes is judged by when it came:
+//! [`handle_datagram`](Forwarder::handle_datagram) and [`poll_delivery`](Forwarder::poll_delivery) have that for their
+//! `now`, which is behind the clock of a lane that is late. No input fails: what is wrong is
 //! counted in [`drops`](Forwarder::drops). Handshakes are not read here; their keys come in through
 //! [`install`](Forwarder::install).
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::PeerId;
 use super::block_event::BlockEvent;
@@ -181,7 +183,7 @@ impl Forwarder {
         }
     }
 
-    /// Takes a datagram that is not of the handshake; it is opened in place.
+    /// Takes a datagram that is not of the handshake; it is opened in place. `now` is when it came, however late it is read.
     pub fn handle_datagram(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
         if let Err(reason) = self.receive(datagram, from, now) {
             self.drops.count(reason);
@@ -223,7 +225,8 @@ impl Forwarder {
         }
     }
 
-    /// The next packet for the TUN.
+    /// The next packet for the TUN. `now` is a time until which everything that came has been handed in: no block is given
+    /// up while what it waits for may be unread.
     pub fn poll_delivery(&mut self, now: Instant) -> Option<Deliverable<'_>> {
         for peer in 0..self.peers.len() {
             while let Some((profile, ready)) = self.peers[peer].next_adu(now) {
@@ -358,6 +361,17 @@ impl Forwarder {
     /// outputs, [`poll_request`](Self::poll_request) among them.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.peers.iter().filter_map(|peer| peer.poll_timeout(now)).min()
+    }
+
+    /// How long a hole may hold.
+    pub fn hold(&self) -> Duration {
+        self.peers[0].hold()
+    }
+
+    /// When a block is given up, if nothing more comes: the caller looks whether anything has come before it says that it is
+    /// so late.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.peers.iter().filter_map(|peer| peer.held_until()).min()
     }
 
     /// The peers, by [`PeerId`], for status.

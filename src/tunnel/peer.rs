@@ -343,7 +343,7 @@ impl Peer {
     /// When something has to happen if nothing comes.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
-        let inbounds = self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline());
+        let inbounds = self.held_until();
         let session = self.sessions.current();
         let report = session.filter(|session| session.can_seal(now)).and_then(|_| self.reporting.due_at());
         let request = session.and_then(|session| self.reporting.request_at(session.is_worn(now), now));

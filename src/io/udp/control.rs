@@ -38,6 +38,22 @@ pub(super) fn probe_segmentation(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0)
 }
 
+/// `SO_MEMINFO` and `SK_MEMINFO_DROPS` of `include/uapi`: what a socket holds, in words of 32 bits, since Linux 4.12.
+const SO_MEMINFO: libc::c_int = 55;
+const SK_MEMINFO_DROPS: usize = 8;
+
+/// Datagrams that the socket had no room for, as the kernel counts them; none if it does not say.
+pub(super) fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
+    let mut words = [0u32; 16];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the array and the length to `len`; both live through the call.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut len)
+    };
+    let told = len as usize / size_of::<u32>();
+    (result == 0 && told > SK_MEMINFO_DROPS).then_some(words[SK_MEMINFO_DROPS])
+}
+
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
@@ -126,6 +142,12 @@ impl<'a> Iterator for Messages<'a> {
 #[inline]
 pub(super) fn leading_u32(data: &[u8]) -> Option<u32> {
     data.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+/// The long integer a control message begins with.
+#[inline]
+pub(super) fn leading_u64(data: &[u8]) -> Option<u64> {
+    data.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]

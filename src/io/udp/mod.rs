@@ -4,6 +4,7 @@
 //! ask for a timestamp that proves that it left. No error of the network is fatal here: it is a value to count. What is not here: what the datagrams mean, pacing, retries.
 
 mod address;
+mod arrival;
 mod control;
 mod errors;
 mod receive;
@@ -22,6 +23,7 @@ pub use send::{GsoOff, GsoState, SendOutcome};
 pub use stamps::{StampChoice, StampState, StampsOff};
 
 use super::explain;
+use arrival::ArrivalClock;
 use stamps::OnTheirWay;
 
 /// Whether to use something that not every kernel and device has.
@@ -66,6 +68,7 @@ pub struct UdpSocket {
     counts: ErrorCounts,
     late_errors: Vec<IpAddr>,
     overflows: u64,
+    arrivals: ArrivalClock,
 }
 
 impl UdpSocket {
@@ -108,6 +111,7 @@ impl UdpSocket {
             counts: ErrorCounts::default(),
             late_errors: Vec::new(),
             overflows: 0,
+            arrivals: ArrivalClock::default(),
         })
     }
 
@@ -149,9 +153,25 @@ impl UdpSocket {
     }
 
     /// Datagrams the kernel dropped because our receive buffer was full, since the start. Known as of the last
-    /// datagram received.
+    /// datagram received or the last [`count_overflows`](Self::count_overflows).
     pub fn receive_overflows(&self) -> u64 {
         self.overflows
+    }
+
+    /// Asks the kernel for that count: of what was dropped behind the last datagram that was received, none tells.
+    pub fn count_overflows(&mut self) -> u64 {
+        if let Some(total) = control::drops(self.socket.as_fd()) {
+            self.on_overflows(total);
+        }
+        self.overflows
+    }
+
+    fn on_overflows(&mut self, total: u32) {
+        // The kernel's counter has 32 bits and wraps. One that came with a datagram may be older than the last one known.
+        let more = total.wrapping_sub(self.overflows as u32);
+        if more <= u32::MAX / 2 {
+            self.overflows += u64::from(more);
+        }
     }
 }
 
@@ -180,6 +200,8 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
         }
     }
     control::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    // Where arrival times are not to be had, what is read counts as having come when it is read.
+    let _ = control::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     let bytes = libc::c_int::try_from(options.buffer_bytes).unwrap_or(libc::c_int::MAX);
     for (force, polite) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)] {
         control::set_option(fd, libc::SOL_SOCKET, force, bytes)

@@ -5,8 +5,10 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use super::address::RawAddress;
+use super::arrival::parse_stamp;
 use super::control::{ControlBuffer, Messages, leading_u32};
 use super::{UdpSocket, unmapped};
 
@@ -20,6 +22,9 @@ pub struct Received {
     pub segment: usize,
     /// Where they came from; IPv4 as IPv4 whatever the socket.
     pub from: SocketAddr,
+    /// When the first of them came to this host, however late it is read; none where the kernel does not say, or its
+    /// clock was set meanwhile.
+    pub arrived: Option<Instant>,
 }
 
 /// ICMP errors that may stand before a datagram; more mean somebody floods us with them, so let the loop turn.
@@ -35,7 +40,10 @@ impl UdpSocket {
                 Ok(Some(received)) => return Ok(Some(received)),
                 // Without a source it was not from the network.
                 Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.arrivals.on_empty();
+                    return Ok(None);
+                }
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EFAULT | libc::ENOTSOCK)) => {
                     return Err(error);
                 }
@@ -54,18 +62,16 @@ impl UdpSocket {
         let Some(from) = address.decode() else {
             return Ok(None);
         };
-        let mut segment = len.max(1);
+        let (mut segment, mut stamp) = (len.max(1), None);
         for (level, kind, data) in Messages(&control.0[..control_len]) {
             match (level, kind, leading_u32(data)) {
                 (libc::SOL_UDP, libc::UDP_GRO, Some(size @ 1..)) => segment = size as usize,
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(total)) => {
-                    // The kernel's counter has 32 bits and wraps.
-                    self.overflows += u64::from(total.wrapping_sub(self.overflows as u32));
-                }
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(total)) => self.on_overflows(total),
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, _) => stamp = parse_stamp(data),
                 _ => {}
             }
         }
-        Ok(Some(Received { len, segment, from: unmapped(from) }))
+        Ok(Some(Received { len, segment, from: unmapped(from), arrived: self.arrivals.tell(stamp) }))
     }
 }
 

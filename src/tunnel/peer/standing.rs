@@ -30,6 +30,11 @@ impl Peer {
         self.delivery.hold
     }
 
+    /// When a block will be given up, if nothing more comes.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline()).min()
+    }
+
     /// When something authentic last came.
     pub fn last_heard(&self) -> Option<Instant> {
         self.last_heard
