@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::listening::Silence;
 use crate::flow::arrivals::{Arrival, Arrivals};
 use crate::tunnel::inbound::Standing;
 use crate::tunnel::lost_blocks::LostBlocks;
@@ -26,6 +27,7 @@ const FLOW_LIFE: Duration = Duration::from_secs(125 * 60);
 pub struct ArrivedSnapshot {
     taken_at: Instant,
     heard_at: Option<Instant>,
+    silence: Silence,
     quiet_after: Duration,
     is_empty: bool,
     standings: Vec<Standing>,
@@ -38,7 +40,13 @@ pub struct ArrivedSnapshot {
 
 impl ArrivedSnapshot {
     /// Copies what is known at `now`; `owns` tells which flows are from this peer.
-    pub fn take(peer: &Peer, arrivals: &Arrivals, owns: impl Fn(&Arrival) -> bool, now: Instant) -> Self {
+    pub fn take(
+        peer: &Peer,
+        arrivals: &Arrivals,
+        owns: impl Fn(&Arrival) -> bool,
+        silence: Silence,
+        now: Instant,
+    ) -> Self {
         let losses = peer.losses();
         // What is still on its way is behind what came last by the variation of the path's delay at most; a peer that
         // lives says something in each interval.
@@ -47,6 +55,7 @@ impl ArrivedSnapshot {
         Self {
             taken_at: now,
             heard_at: peer.last_heard(),
+            silence,
             quiet_after: variation + peer.reporting().peer_interval(),
             is_empty: peer.has_retired(),
             standings: peer.standings().collect(),
@@ -70,6 +79,13 @@ impl ArrivedSnapshot {
 pub struct ArrivedStatus {
     /// How long ago anything came; none if nothing ever did since the start.
     pub heard_ms_ago: Option<f64>,
+    /// For how long since then the sockets were found empty. Time in which the appliance stood still is not counted.
+    pub silent_ms: f64,
+    /// Lanes that had not read their socket to its end when they were asked.
+    pub unread_lanes: u64,
+    /// How long ago the kernel was found to have dropped datagrams for want of room in a socket, if none from the peer has
+    /// come after them.
+    pub overflowed_ms_ago: Option<f64>,
     /// After a silence of this length nothing is in flight any more.
     pub quiet_after_ms: f64,
     /// Blocks that wait for symbols, or hold back what came.
@@ -175,6 +191,9 @@ impl ArrivedStatus {
         flows.truncate(FLOWS_TOLD);
         let mut status = Self {
             heard_ms_ago: lanes.clone().filter_map(|(_, lane)| lane.heard_at).max().map(ms_since),
+            silent_ms: lanes.clone().map(|(_, lane)| lane.silence.lasted).min().unwrap_or_default().as_secs_f64() * 1e3,
+            unread_lanes: lanes.clone().filter(|(_, lane)| !lane.silence.is_read).count() as u64,
+            overflowed_ms_ago: lanes.clone().filter_map(|(_, lane)| lane.silence.overflowed_at).max().map(ms_since),
             quiet_after_ms: lanes.clone().map(|(_, lane)| lane.quiet_after.as_secs_f64() * 1e3).fold(0.0, f64::max),
             refused_ms_ago: lanes.clone().filter_map(|(_, lane)| lane.refused_at).max().map(ms_since),
             flows_known,

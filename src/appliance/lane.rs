@@ -6,39 +6,40 @@
 //! 2. read the TUN; a train leaves as soon as it is full;
 //! 3. close blocks and send reports that are due;
 //! 4. send;
-//! 5. read UDP, deliver to the TUN after each train;
+//! 5. read UDP, deliver to the TUN after each train, answer whoever asked what came;
 //! 6. sleep until a descriptor is ready or the next deadline.
 //!
 //! The clock is read once a turn and handed down. What the bytes mean is decided in [`crate::tunnel`].
 
+mod answer;
+
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::TryRecvError;
+use std::sync::mpsc::{SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::arrived::ArrivedSnapshot;
 use super::complaints::Complaints;
 use super::lateness::Lateness;
 use super::line::{Command, Line, Notice};
+use super::listening::Listening;
 use super::outlet::Outlet;
-use super::promised::NotifyStatus;
 use super::readiness::Readiness;
-use super::snapshot::{LaneSnapshot, PeerSnapshot};
+use super::snapshot::LaneSnapshot;
 use super::uplinks::Uplink;
 use super::vigil::Vigil;
 use super::warden::Warden;
-use crate::flow::arrivals::{Arrival, Arrivals};
+use crate::flow::arrivals::Arrivals;
 use crate::io::cpu;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
 use crate::io::udp::{GsoState, StampState, UdpSocket};
-use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::outbox::Trains;
+use crate::tunnel::peer::Peer;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
 use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
@@ -82,7 +83,7 @@ pub struct Lane {
     notices_lost: u64,
     complaints: Complaints,
     vigil: Vigil,
-    lateness: Lateness,
+    listening: Listening<SyncSender<LaneSnapshot>>,
     /// Which bytes of which TCP flow were handed on.
     arrivals: Arrivals,
     /// The lane was told to stop, and ends at the latest then.
@@ -100,7 +101,8 @@ impl Lane {
         arrivals_seed: u64,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
-        let (hold, room) = (forwarder.hold(), udp.buffer_sizes()?.1);
+        let (hold, peers) = (forwarder.hold(), forwarder.peers().len());
+        let (room, now) = (udp.buffer_sizes()?.1, Instant::now());
         let registry = poll.registry();
         registry.register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         registry.register(&mut SourceFd(&udp.as_raw_fd()), UDP, Interest::READABLE | Interest::WRITABLE)?;
@@ -119,7 +121,7 @@ impl Lane {
             notices_lost: 0,
             complaints: Complaints::default(),
             vigil: Vigil::default(),
-            lateness: Lateness::new(hold, room, Instant::now()),
+            listening: Listening::new(Lateness::new(hold, room, now), peers, now),
             arrivals: Arrivals::new(ARRIVALS_MAX, arrivals_seed),
             stopping: None,
             warden: None,
@@ -144,7 +146,7 @@ impl Lane {
     /// Runs until told to stop; returns what was counted.
     pub fn run(mut self) -> LaneSnapshot {
         let cause = self.turns().err();
-        let snapshot = self.snapshot();
+        let snapshot = self.snapshot(false);
         // Without a control thread there is nobody left to tell.
         let _ = self.line.notices.send(Notice::Ended { lane: self.number, cause });
         let _ = self.line.control.wake();
@@ -155,7 +157,7 @@ impl Lane {
         let mut events = Events::with_capacity(8);
         loop {
             let now = Instant::now();
-            self.lateness.on_turn(now);
+            self.listening.lateness.on_turn(now);
             if self.ready.commands {
                 self.obey(now);
             }
@@ -164,6 +166,10 @@ impl Lane {
             self.send(Trains::All, now);
             self.read_udp(now)?;
             self.deliver(now);
+            while let Some((reply, is_read)) = self.listening.poll_question() {
+                self.answer(&reply, is_read);
+            }
+            self.listening.on_turn_end();
             self.keep_promises();
             if std::mem::take(&mut self.ready.errors) {
                 self.note_errors(now);
@@ -218,8 +224,9 @@ impl Lane {
                     self.udp.send_train(to, &datagram, datagram.len());
                 }
                 Ok(Command::Snapshot(reply)) => {
-                    // Whoever asked may have given up waiting.
-                    let _ = reply.try_send(self.snapshot());
+                    if let Some(reply) = self.listening.on_question(reply, now) {
+                        self.answer(&reply, false);
+                    }
                 }
                 Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
                 Ok(Command::Stop) => self.stop(now),
@@ -312,18 +319,19 @@ impl Lane {
     }
 
     fn read_udp(&mut self, now: Instant) -> io::Result<()> {
-        // The poll may not have told yet of what came while this lane stood still, and nothing is given up before a look.
-        self.ready.udp |= self.forwarder.held_until().is_some_and(|due| due <= now);
+        // The poll may not have told yet of what came while this lane stood still.
+        self.ready.udp |= self.listening.wants_look(self.forwarder.held_until(), now);
         for _ in 0..UDP_BUDGET {
             if !self.ready.udp {
                 break;
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
-                self.lateness.on_empty(now);
+                self.listening.on_empty(self.forwarder.peers().iter().map(Peer::last_heard), now);
                 break;
             };
-            let arrived = self.lateness.on_train(received.arrived, received.len, now);
+            let arrived = self.listening.lateness.on_train(received.arrived, received.len, now);
+            self.listening.on_overflows(self.udp.receive_overflows(), arrived);
             // An empty datagram is one too, and counted.
             for start in (0..received.len.max(1)).step_by(received.segment) {
                 let end = received.len.min(start + received.segment);
@@ -343,7 +351,7 @@ impl Lane {
     }
 
     fn deliver(&mut self, now: Instant) {
-        let until = self.lateness.heard_until();
+        let until = self.listening.lateness.heard_until();
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(warden) = &mut self.warden {
@@ -383,6 +391,7 @@ impl Lane {
 
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
         let busy = self.ready.udp
+            || self.listening.is_asked()
             || (self.ready.tun && self.forwarder.wants_packets())
             || self.ready.errors
             || self.udp.errors_left()
@@ -402,9 +411,9 @@ impl Lane {
             if !is_soon {
                 self.timer.set(due, now)?;
             }
-            self.lateness.on_sleep(due, now);
+            self.listening.lateness.on_sleep(due, now);
         } else {
-            self.lateness.on_sleep(Some(now), now);
+            self.listening.lateness.on_sleep(Some(now), now);
         }
         match self.poll.poll(events, (busy || is_soon).then_some(Duration::ZERO)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -428,31 +437,6 @@ impl Lane {
             }
         }
         Ok(())
-    }
-
-    fn snapshot(&mut self) -> LaneSnapshot {
-        let now = Instant::now();
-        let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
-        let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
-            let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
-            let arrived = ArrivedSnapshot::take(peer, &self.arrivals, owns, now);
-            PeerSnapshot::take(peer, promises(number.into()), arrived, now)
-        });
-        let peers = peers.collect();
-        LaneSnapshot {
-            lane: self.number,
-            listen: self.udp.local_addr(),
-            gso: self.udp.gso_state().to_string(),
-            receive_overflows: self.udp.receive_overflows(),
-            errors: self.complaints.total(),
-            cut_in_software: self.outlet.cut(),
-            notices_lost: self.notices_lost,
-            memory: self.forwarder.memory(),
-            drops: self.forwarder.drops().clone(),
-            timestamps: self.udp.stamps().to_string(),
-            notify: self.warden.as_mut().and_then(|warden| warden.voice().herald().map(NotifyStatus::take)),
-            peers,
-        }
     }
 }
 

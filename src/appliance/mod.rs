@@ -8,6 +8,7 @@ mod herald;
 pub mod lane;
 mod lateness;
 pub mod line;
+mod listening;
 mod outlet;
 pub mod promised;
 mod readiness;

@@ -75,10 +75,17 @@ impl Judgement {
     }
 
     fn look_for_waiting(&mut self, arrived: &ArrivedStatus, heard: f64) {
-        if heard < arrived.quiet_after_ms {
+        let (silent, quiet) = (arrived.silent_ms, arrived.quiet_after_ms);
+        if arrived.unread_lanes > 0 {
+            self.waits_for.push(format!("{} lanes that have not read their sockets to the end", arrived.unread_lanes));
+        }
+        if heard < quiet {
             self.is_alive = true;
-            let quiet = arrived.quiet_after_ms;
             self.waits_for.push(format!("silence: something came {heard:.0} ms ago, {quiet:.0} ms are needed"));
+        } else if silent < quiet {
+            // It stood still, or nobody has looked: what came may not have reached the socket yet.
+            self.waits_for
+                .push(format!("silence: nothing came for {silent:.0} ms of listening, {quiet:.0} ms are needed"));
         }
         if arrived.waiting_blocks > 0 {
             self.waits_for.push(format!("{} blocks that are not done with", arrived.waiting_blocks));
@@ -103,6 +110,13 @@ impl Judgement {
             self.say(
                 Verdict::Incomplete,
                 format!("blocks {first} to {last} of lane {lane}, profile {profile}, were given up {when}"),
+            );
+        }
+        if let Some(ago) = arrived.overflowed_ms_ago {
+            let ago = ago / 1e3;
+            self.say(
+                Verdict::Incomplete,
+                format!("a socket of this host was full and dropped datagrams, found {ago:.1} s ago, with nothing of the peer behind them"),
             );
         }
         if arrived.refused_ms_ago.is_some_and(|refused| refused <= heard + SENT_AGAIN_MS) {
@@ -153,6 +167,7 @@ mod tests {
     fn drained() -> ArrivedStatus {
         ArrivedStatus {
             heard_ms_ago: Some(600.0),
+            silent_ms: 560.0,
             quiet_after_ms: 520.0,
             flows: vec![ArrivalStatus {
                 source: "10.1.0.1:40000".parse().unwrap(),
@@ -182,7 +197,7 @@ mod tests {
     #[test]
     fn each_thing_that_is_missing_has_its_verdict_and_its_words() {
         type Row = (fn(&mut ArrivedStatus), Verdict, &'static str);
-        let rows: [Row; 9] = [
+        let rows: [Row; 10] = [
             (|_| (), Verdict::Complete, ""),
             (|it| it.heard_ms_ago = None, Verdict::Incomplete, "nothing has come from this peer"),
             (
@@ -208,6 +223,7 @@ mod tests {
                 "the end of block 7",
             ),
             (|it| it.refused_ms_ago = Some(700.0), Verdict::Incomplete, "refused"),
+            (|it| it.overflowed_ms_ago = Some(100.0), Verdict::Incomplete, "dropped datagrams"),
         ];
         for (change, verdict, words) in rows {
             let mut arrived = drained();
@@ -222,8 +238,11 @@ mod tests {
     #[test]
     fn what_may_still_come_is_waited_for_and_is_incomplete_when_the_time_is_up() {
         type Row = (fn(&mut ArrivedStatus), &'static str);
-        let rows: [Row; 3] = [
+        let rows: [Row; 5] = [
             (|it| it.heard_ms_ago = Some(3.0), "silence: something came 3 ms ago"),
+            // An appliance that stood still, and has not looked since.
+            (|it| it.silent_ms = 519.0, "silence: nothing came for 519 ms of listening"),
+            (|it| it.unread_lanes = 2, "2 lanes that have not read"),
             (|it| it.waiting_blocks = 4, "4 blocks"),
             (|it| it.flows[0].acknowledged = Some(4990), "10 bytes"),
         ];

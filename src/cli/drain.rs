@@ -4,6 +4,7 @@
 //! It asks the appliance again and again, and shows its judgement; it stops and changes nothing.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -75,6 +76,8 @@ impl Drain {
         loop {
             let status = match desk::ask(&socket) {
                 Ok(status) => status,
+                // It may only stand still.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < self.timeout => continue,
                 Err(error) => {
                     complain(format_args!("onwire drain: {error}\n"));
                     return ExitCode::from(NO_CONTACT);

@@ -1,0 +1,47 @@
+//! What a lane answers when it is asked what it has counted and heard.
+
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use super::Lane;
+use crate::appliance::arrived::ArrivedSnapshot;
+use crate::appliance::promised::NotifyStatus;
+use crate::appliance::snapshot::{LaneSnapshot, PeerSnapshot};
+use crate::flow::arrivals::Arrival;
+use crate::tunnel::PeerId;
+
+impl Lane {
+    /// Answers whoever asked; `is_read` if everything was read that had come by then.
+    pub(super) fn answer(&mut self, reply: &SyncSender<LaneSnapshot>, is_read: bool) {
+        // Whoever asked may have given up waiting.
+        let _ = reply.try_send(self.snapshot(is_read));
+    }
+
+    pub(super) fn snapshot(&mut self, is_read: bool) -> LaneSnapshot {
+        let now = Instant::now();
+        let receive_overflows = self.udp.count_overflows();
+        self.listening.on_overflows(receive_overflows, now);
+        let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
+        let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
+            let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
+            let silence = self.listening.silence(number.into(), peer.last_heard(), is_read);
+            let arrived = ArrivedSnapshot::take(peer, &self.arrivals, owns, silence, now);
+            PeerSnapshot::take(peer, promises(number.into()), arrived, now)
+        });
+        let peers = peers.collect();
+        LaneSnapshot {
+            lane: self.number,
+            listen: self.udp.local_addr(),
+            gso: self.udp.gso_state().to_string(),
+            receive_overflows,
+            errors: self.complaints.total(),
+            cut_in_software: self.outlet.cut(),
+            notices_lost: self.notices_lost,
+            memory: self.forwarder.memory(),
+            drops: self.forwarder.drops().clone(),
+            timestamps: self.udp.stamps().to_string(),
+            notify: self.warden.as_mut().and_then(|warden| warden.voice().herald().map(NotifyStatus::take)),
+            peers,
+        }
+    }
+}
