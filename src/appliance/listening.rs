@@ -162,7 +162,7 @@ mod tests {
             listening.on_empty([heard, None].into_iter(), at(now));
             assert_eq!(listening.silence(0, heard, true).lasted, ms(silence), "at {now}");
         }
-        assert_eq!(listening.silence(1, None, true).lasted, ms(380), "of a peer that was never heard");
+        assert_eq!(listening.silence(1, None, true).lasted, ms(330), "of a peer that was never heard");
         assert_eq!(listening.silence(0, Some(at(3231)), true).lasted, ms(0), "it was heard since the last look");
         assert_eq!(listening.silence(2, None, true), Silence { is_read: true, ..Silence::default() }, "no such peer");
     }

@@ -470,7 +470,8 @@ mod tests {
                 }
                 for (index, symbol) in repair.chunks(layout.size).enumerate() {
                     let (k, esi) = (k as u16, (k + index) as u16);
-                    let id = RepairId { profile: 0, esi, sbn: 0, source_symbols: k, repair_symbols: 2 };
+                    let id =
+                        RepairId { profile: 0, esi, sbn: 0, source_symbols: k, repair_symbols: 2, previous_symbols: 0 };
                     assert_eq!(received.insert_repair(id, symbol), Insertion::New);
                     assert_eq!(received.rebuild(&mut code), index * 2);
                 }
@@ -488,7 +489,8 @@ mod tests {
     #[test]
     fn symbols_that_contradict_the_block_are_refused() {
         let sent = block_of(&[40, 40, 40]);
-        let repair = |k, m, esi| RepairId { profile: 0, esi, sbn: 0, source_symbols: k, repair_symbols: m };
+        let repair =
+            |k, m, esi| RepairId { profile: 0, esi, sbn: 0, source_symbols: k, repair_symbols: m, previous_symbols: 0 };
         let mut received = ReceivedBlock::new(E);
         assert_eq!(insert(&mut received, &sent, 2), Insertion::New);
         assert_eq!(insert(&mut received, &sent, 2), Insertion::Unneeded);

@@ -155,14 +155,7 @@ impl Inbound {
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol);
         self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
-        if id.previous_symbols > 0 && id.sbn > self.lowest_wanted() {
-            let previous = self.open_block(id.sbn - 1, reception, now);
-            let held = previous.block.memory();
-            let agrees = previous.block.learn_symbols(usize::from(id.previous_symbols));
-            let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
-            self.on_insertion(id.sbn - 1, insertion, held, code, reception, now)?;
-        }
-        Ok(())
+        self.learn_previous(id.sbn, id.previous_symbols, code, reception, now)
     }
 
     /// Takes a repair symbol.
@@ -185,7 +178,27 @@ impl Inbound {
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol);
         open.closed = true;
-        self.on_insertion(id.sbn, insertion, held, code, reception, now)
+        self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
+        self.learn_previous(id.sbn, id.previous_symbols.into(), code, reception, now)
+    }
+
+    /// A symbol of block `sbn` tells how many source symbols the block before had; 0 tells nothing.
+    fn learn_previous(
+        &mut self,
+        sbn: u64,
+        symbols: u16,
+        code: &mut Code,
+        reception: &mut Reception,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if symbols == 0 || sbn <= self.lowest_wanted() {
+            return Ok(());
+        }
+        let previous = self.open_block(sbn - 1, reception, now);
+        let held = previous.block.memory();
+        let agrees = previous.block.learn_symbols(symbols.into());
+        let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
+        self.on_insertion(sbn - 1, insertion, held, code, reception, now)
     }
 
     /// Takes what the sender told of its closed blocks: those of which nothing came are missed from now on.

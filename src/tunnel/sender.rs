@@ -5,7 +5,7 @@
 //! 3. The TUN is dry: the open symbol leaves short, the block stays open for `close_when_idle`.
 //! 4. The block is full, idle or old: it closes, and its repair symbols leave.
 //!
-//! When a lost block ends is told by its repair symbols and by the source symbols of the next block. What the peer
+//! When a lost block ends is told by its repair symbols and by all symbols of the next block. What the peer
 //! makes of it all is not known here.
 
 use std::collections::VecDeque;
@@ -251,6 +251,7 @@ impl Sender {
                 sbn: self.sbn,
                 source_symbols: k as u16,
                 repair_symbols: m as u16,
+                previous_symbols: RepairId::previous(self.previous_symbols),
             };
             egress.seal(DatagramType::Repair, &id.emit(), symbol);
             egress.sent.repair_symbols += 1;
@@ -293,7 +294,8 @@ mod tests {
         now: Instant,
     }
 
-    /// A datagram as a row tells it: source (sbn, esi, k of the block before) or repair (sbn, esi, k, m).
+    /// A datagram as a row tells it: source (sbn, esi, k of the block before) or repair (sbn, esi, k, m), which must tell the
+    /// same of the block before.
     #[derive(Debug, PartialEq, Eq)]
     enum Datagram {
         Source(u64, u16, u16),
@@ -373,6 +375,11 @@ mod tests {
                         }
                         _ => {
                             let (id, _) = RepairId::parse(opened).unwrap();
+                            let told = datagrams.iter().rev().find_map(|it| match it {
+                                Source(sbn, _, previous) if *sbn == id.sbn => Some(*previous),
+                                _ => None,
+                            });
+                            assert!(told.is_none_or(|previous| previous == u16::from(id.previous_symbols)), "{id:?}");
                             Repair(id.sbn, id.esi, id.source_symbols, id.repair_symbols)
                         }
                     });
@@ -395,6 +402,12 @@ mod tests {
         assert!(!bench.sender.is_open());
         bench.push(300);
         assert_eq!(bench.sent(), [Source(1, 0, 4), Source(1, 1, 4)]);
+        bench.push(200);
+        assert_eq!(
+            bench.sent(),
+            [Source(1, 2, 4), Source(1, 3, 4), Source(1, 4, 4), Repair(1, 5, 5, 2), Repair(1, 6, 5, 2)],
+            "of block 0 all say that it had 4"
+        );
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //!  source   | profile | flags   | esi     | sbn                          | k' of   | first   | symbol
 //!           |         |         |         |                              | sbn - 1 | ADU     |
 //!           +---------+---------+---------+------------------------------+---------+---------+--------
-//!  repair   | profile | 0       | esi     | sbn                          | k       | m       | symbol
+//!  repair   | profile | k'      | esi     | sbn                          | k       | m       | symbol
 //!           +---------+---------+---------+------------------------------+---------+---------+--------
 //! ```
 //!
-//! Big-endian, inside the seal. A repair symbol's length is the coded symbol size of its block. Each source symbol tells
-//! how many symbols the block before had, so that a receiver learns where a block ended even if all its repair symbols
-//! were lost or there were none; and where in it the first ADU begins, so that whole ADUs behind a hole can be saved
-//! (as in IP-TFS, RFC 9347, section 2.2.1).
+//! Big-endian, inside the seal. A repair symbol's length is the coded symbol size of its block. Each symbol tells how many
+//! source symbols the block before had (k'; a repair symbol has room for 255), so that a receiver learns where a block
+//! ended even if all its repair symbols were lost or there were none, whatever it has of the next. Each source symbol tells
+//! where in it the first ADU begins, so that whole ADUs behind a hole can be saved (as in IP-TFS, RFC 9347, section 2.2.1).
 
 /// Bytes of either payload id.
 pub const PAYLOAD_ID_LEN: usize = 16;
@@ -70,6 +70,15 @@ pub struct RepairId {
     pub source_symbols: u16,
     /// m, the repair symbols of the block.
     pub repair_symbols: u16,
+    /// Source symbols of block `sbn - 1`; 0 when there was none, or too many to be told here.
+    pub previous_symbols: u8,
+}
+
+impl RepairId {
+    /// So many source symbols as a repair symbol can tell of the block before; 0 tells none.
+    pub fn previous(symbols: u16) -> u8 {
+        u8::try_from(symbols).unwrap_or(0)
+    }
 }
 
 impl SourceId {
@@ -116,6 +125,7 @@ impl RepairId {
             sbn: fields.sbn,
             source_symbols: fields.a,
             repair_symbols: fields.b,
+            previous_symbols: fields.flags,
         };
         let (k, m) = (usize::from(id.source_symbols), usize::from(id.repair_symbols));
         let bounded = id.sbn <= SBN_MAX
@@ -131,7 +141,7 @@ impl RepairId {
     pub fn emit(self) -> [u8; PAYLOAD_ID_LEN] {
         Fields {
             profile: self.profile,
-            flags: 0,
+            flags: self.previous_symbols,
             esi: self.esi,
             sbn: self.sbn,
             a: self.source_symbols,
@@ -186,12 +196,19 @@ mod tests {
 
     const SOURCE: SourceId =
         SourceId { profile: 7, unprotected: true, esi: 31, sbn: 1 << 40, previous_symbols: 47, first_adu: 12 };
-    const REPAIR: RepairId = RepairId { profile: 7, esi: 34, sbn: 9, source_symbols: 32, repair_symbols: 4 };
+    const REPAIR: RepairId =
+        RepairId { profile: 7, esi: 34, sbn: 9, source_symbols: 32, repair_symbols: 4, previous_symbols: 255 };
 
     fn with_symbol(id: [u8; PAYLOAD_ID_LEN], len: usize) -> Vec<u8> {
         let mut opened = id.to_vec();
         opened.resize(PAYLOAD_ID_LEN + len, 0xaa);
         opened
+    }
+
+    #[test]
+    fn a_repair_symbol_tells_of_the_block_before_only_what_it_has_room_for() {
+        let told = [0, 1, 255, 256, 8192].map(RepairId::previous);
+        assert_eq!(told, [0, 1, 255, 0, 0]);
     }
 
     #[test]

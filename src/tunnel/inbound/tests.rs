@@ -41,6 +41,21 @@ impl Bench {
         self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now)
     }
 
+    /// A block of one packet of which only this repair symbol comes; it has two.
+    fn lone_repair(&mut self, sbn: u64, index: u16, previous_symbols: u8, millis: u64) {
+        let mut block = SourceBlock::new(E, 8);
+        block.room()[..2].copy_from_slice(&[sbn as u8, 0]);
+        block.commit(VirtioHeader::default(), 2);
+        block.finish_symbol();
+        let mut repair = Vec::new();
+        let (layout, source) = block.coded();
+        self.code.encode(layout, source, 2, &mut repair);
+        let symbol = &repair[usize::from(index) * layout.size..][..layout.size];
+        let id = RepairId { profile: 0, esi: 1 + index, sbn, source_symbols: 1, repair_symbols: 2, previous_symbols };
+        let now = self.at(millis);
+        self.inbound.handle_repair(id, symbol, &mut self.code, &mut self.reception, now).unwrap();
+    }
+
     fn one(&mut self, millis: u64) -> Option<(u8, u8)> {
         let now = self.at(millis);
         let ready = self.inbound.next_adu(&mut self.reception, now)?;
@@ -142,6 +157,30 @@ fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
         let standing = bench.inbound.standing();
         let found = (standing.waiting, standing.unfinished, bench.inbound.losses().blocks());
         assert_eq!(found, (waiting, unfinished, lost), "step {number}");
+    }
+}
+
+#[test]
+fn a_block_without_its_repair_before_one_without_its_source_was_called_lost() {
+    for strict in [true, false] {
+        let mut bench = Bench::new(strict);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        assert_eq!(bench.all(0).len(), 3);
+        // All repair symbols of block 0 are lost, and the source symbol of block 1: no more than each has repair for.
+        bench.lone_repair(1, 0, 3, 1);
+        assert_eq!((bench.all(1), bench.inbound.deadline()), (vec![(1, 0)], None), "and nothing waits for it");
+        bench.all(100);
+        let standing = bench.inbound.standing();
+        assert_eq!((standing.waiting, standing.unfinished, bench.inbound.losses().blocks()), (0, None, 0));
+        assert_eq!((bench.fates(), bench.reception.unrecoverable_blocks), ((vec![], 0..2), 0));
+    }
+    // A block that had more is missed, and one of which nobody tells the end may have had more.
+    for previous_symbols in [4, 0] {
+        let mut bench = Bench::new(true);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        bench.lone_repair(1, 0, previous_symbols, 1);
+        assert_eq!(bench.all(1).len(), 3);
+        assert_eq!((bench.all(11), bench.inbound.losses().blocks()), (vec![(1, 0)], 1));
     }
 }
 
