@@ -18,6 +18,10 @@ const MAX_SEGMENTS: usize = 64;
 /// Bytes in one call: below the 65,507 of a UDP datagram, with room for IPv6 options.
 const MAX_BYTES: usize = 65_000;
 
+/// So many refusals in a row, each of which went through without the request, and it is not made any more. One alone may
+/// have another cause: an address that was away for a moment is `EINVAL` too.
+const REFUSALS_MAX: u8 = 3;
+
 /// Whether the kernel cuts our trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoState {
@@ -137,12 +141,16 @@ impl UdpSocket {
             Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
                 // As with segmentation: only if it goes through without was the request to blame.
                 let taken = self.try_batch(address, length, bytes, segment, None)?;
-                self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
+                self.stamp_refusals += 1;
+                if self.stamp_refusals >= REFUSALS_MAX {
+                    self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
+                }
                 Ok((taken, 0))
             }
             Err(error) => Err(error),
             Ok(taken) => {
                 let Some(stamp) = stamp else { return Ok((taken, 0)) };
+                self.stamp_refusals = 0;
                 if self.stamps == StampState::LoopedData {
                     self.on_their_way.push_all(stamp, &bytes[..taken.bytes], segment, taken.packets);
                 }
@@ -176,14 +184,20 @@ impl UdpSocket {
             let batch = &bytes[..bytes.len().min(fitting * segment)];
             let cut = self.requests(stamp).segment(size);
             let result = retried(|| self.send_one(address, length, batch, &cut));
-            let Err(error) = &result else { return result };
+            let Err(error) = &result else {
+                self.gso_refusals = 0;
+                return result;
+            };
             let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
                 return result;
             };
             // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
             // segmentation to blame.
             let taken = retried(|| self.send_each(address, length, batch, segment, stamp))?;
-            self.gso = GsoState::Off(super::GsoOff::Refused(errno));
+            self.gso_refusals += 1;
+            if self.gso_refusals >= REFUSALS_MAX {
+                self.gso = GsoState::Off(super::GsoOff::Refused(errno));
+            }
             return Ok(taken);
         }
         retried(|| self.send_each(address, length, bytes, segment, stamp))
