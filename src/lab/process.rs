@@ -3,6 +3,7 @@
 //! Knows processes, not what they are for.
 
 use std::{
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     sync::{
@@ -55,6 +56,15 @@ impl Process {
     /// What it has written so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Writes a line to its standard input: a program that reads commands there does them at once, without a new start.
+    pub fn tell(&mut self, line: &str) -> Result<(), LabError> {
+        let result = match &mut self.child.stdin {
+            Some(input) => input.write_all(format!("{line}\n").as_bytes()),
+            None => Err(ErrorKind::BrokenPipe.into()),
+        };
+        result.map_err(LabError::doing(format!("tell {} \"{line}\"", self.name)))
     }
 
     /// Whether it still runs.
@@ -238,6 +248,16 @@ mod tests {
         let mut process = trace.start("fail", &["sh", "-c", "echo no luck; exit 4"]).unwrap();
         let error = process.wait(Duration::from_secs(5)).unwrap_err().to_string();
         assert!(error.contains("exit status: 4") && error.contains("no luck"), "{error}");
+    }
+
+    #[test]
+    fn a_process_does_what_it_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = trace(directory.path()).start("obey", &["sh"]).unwrap();
+        process.tell("echo one; echo two").unwrap();
+        process.wait_for_output("one\ntwo\n", Duration::from_secs(5)).unwrap();
+        process.terminate().unwrap();
+        assert!(process.tell("echo three").is_err());
     }
 
     #[test]

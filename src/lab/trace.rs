@@ -147,7 +147,8 @@ impl Trace {
         self.note(&format!("+ {}{end}", quoted.collect::<Vec<_>>().join(" ")));
     }
 
-    fn note(&self, line: &str) {
+    /// Shows a line: a comment among the commands, or what a program that runs already was told.
+    pub fn note(&self, line: &str) {
         // A full disk must not stop the lab from cleaning up.
         let _ = writeln!(&self.log, "{line}");
         if self.is_shown && *self.shown.borrow() != line {
