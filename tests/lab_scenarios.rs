@@ -118,6 +118,18 @@ fn a_man_on_the_path_does_not_lengthen_the_trust_in_a_link() {
 }
 
 #[test]
+fn what_is_called_protected_is_there_though_the_uplink_drops_without_a_word() {
+    let (result, said) = result_of(&[&["uplink", "--trials", "8"], &SLACK[..]].concat());
+    let [trials, control] = [&result["metrics"]["trials"], &result["metrics"]["control"]];
+    for missing in ["packets_missing", "bytes_missing", "violations", "not_protected_again"] {
+        assert_eq!(trials[missing], 0, "{missing}: {said}");
+    }
+    // How much the cable loses of itself while it goes down, and so does not count, is a matter of how busy the machine is.
+    assert!(trials["packets_on_wire"].as_u64() > Some(0) && trials["disasters"] == 4, "{said}");
+    assert!(control["never_left"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
 fn every_lone_write_is_told_to_be_protected() {
     let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
     assert_eq!(result["pass"], true, "{said}");
@@ -240,7 +252,9 @@ fn pgbench_behind_the_gate_fails_nowhere() {
 
 #[test]
 fn arms_that_do_not_exist_are_named_with_those_that_do() {
-    for (scenario, allowed) in [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted")] {
+    for (scenario, allowed) in
+        [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
+    {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);
         assert_eq!(refused.status.code(), Some(1), "{scenario}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains(allowed), "{scenario}");

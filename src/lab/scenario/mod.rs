@@ -21,6 +21,7 @@ mod soak;
 mod stage;
 mod throughput;
 mod twins;
+mod uplink;
 mod watch;
 
 use std::{
@@ -60,7 +61,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 19] = [
+pub const SCENARIOS: [Scenario; 20] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -130,6 +131,13 @@ pub const SCENARIOS: [Scenario; 19] = [
         topology: "pair",
         programs: &["ip", "sysctl"],
         run: notify_faults::run,
+    },
+    Scenario {
+        name: "uplink",
+        summary: "carrier, device, neighbour, address, queue and route of the uplink come and go: is any \"protected\" false?",
+        topology: "pair-uplink",
+        programs: &["ip", "sysctl", "tc"],
+        run: uplink::run,
     },
     Scenario {
         name: "disaster",
@@ -348,7 +356,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
         );
     }
 }
