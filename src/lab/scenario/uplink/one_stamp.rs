@@ -119,7 +119,7 @@ fn send(mut socket: UdpSocket, to: SocketAddr, is_over: &AtomicBool) -> io::Resu
         let outcome = socket.send_train(to, &train, DATAGRAM);
         departures.pending.extend(next..next + (outcome.sent / DATAGRAM) as u32);
         let stamp = next + TRAIN;
-        let last = socket.send_stamped(to, &datagram(stamp), stamp);
+        let last = socket.send_stamped(to, &datagram(stamp), 0, stamp);
         if last.sent > 0 {
             departures.pending.push_back(stamp);
         }
