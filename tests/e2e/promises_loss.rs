@@ -184,3 +184,14 @@ fn what_a_queue_took_and_dropped_later_is_not_protected() {
     ];
     flood("off", &queue);
 }
+
+/// Of a queue that says "no" with an error no counter is read: the error alone tells that a datagram is gone.
+#[test]
+fn what_a_short_queue_below_a_class_refuses_is_not_protected() {
+    let queue = [
+        "tc qdisc add dev wan0 root handle 1: htb default 1",
+        "tc class add dev wan0 parent 1: classid 1:1 htb rate 4mbit burst 5kb",
+        "tc qdisc add dev wan0 parent 1:1 pfifo limit 10",
+    ];
+    flood("off", &queue);
+}
