@@ -99,4 +99,19 @@ mod tests {
             |sbn: u64| heard.lost.iter().any(|run| (run.first..run.first + u64::from(run.count)).contains(&sbn));
         assert!((0..5000).all(|number| covers(2 * number)));
     }
+
+    #[test]
+    fn what_is_merged_begins_with_the_lowest_and_never_covers_another_profile() {
+        let mut heard = Heard::default();
+        (0..RUNS_MAX as u64).for_each(|number| heard.on_lost(lost(100 + 2 * number, 1), 0));
+        heard.on_lost(LostRun { profile: 2, ..lost(50, 3) }, 0);
+        heard.on_lost(lost(7, 2), 0);
+        let covers = |profile, sbn| {
+            let is_in = |run: &&LostRun| (run.first..run.first + u64::from(run.count)).contains(&sbn);
+            heard.lost.iter().filter(|run| run.profile == profile).any(|run| is_in(&run))
+        };
+        assert!([7, 8, 100, 102].into_iter().all(|sbn| covers(1, sbn)), "{:?}", heard.lost.last());
+        assert!([50, 52].into_iter().all(|sbn| covers(2, sbn)), "{:?}", heard.lost.last());
+        assert!(!covers(2, 7) && !covers(2, 100));
+    }
 }

@@ -199,6 +199,12 @@ impl Counter {
         Self { lane, sealed: 0 }
     }
 
+    /// As if `sealed` datagrams were sealed already.
+    #[cfg(test)]
+    pub(super) fn after(lane: u8, sealed: u64) -> Self {
+        Self { lane, sealed }
+    }
+
     /// The next counter; `None` when the key must not seal any more.
     #[inline]
     pub fn take(&mut self) -> Option<u64> {

@@ -374,4 +374,24 @@ mod tests {
         assert!(sessions.sealing(now + REJECT_AFTER).is_none());
         assert!(sessions.find(1).unwrap().is_expired(now + REJECT_AFTER));
     }
+
+    #[test]
+    fn a_session_asks_for_another_in_time_and_never_seals_with_a_number_twice() {
+        use crate::tunnel::seal::{REFUSE_AFTER_DATAGRAMS, REKEY_AFTER_DATAGRAMS};
+        let now = Instant::now();
+        let rows = [
+            (0, true, false),
+            (REKEY_AFTER_DATAGRAMS - 1, true, false),
+            (REKEY_AFTER_DATAGRAMS, true, true),
+            (REFUSE_AFTER_DATAGRAMS - 1, true, true),
+            (REFUSE_AFTER_DATAGRAMS, false, true),
+        ];
+        for (sealed, can_seal, is_worn) in rows {
+            let mut sessions = Sessions::default();
+            sessions.install(&established(Role::Initiator, 1, 7, now), 3);
+            sessions.current.as_mut().unwrap().counter = Counter::after(3, sealed);
+            assert_eq!(sessions.sealing(now).is_some(), can_seal, "{sealed}");
+            assert_eq!(sessions.current().unwrap().is_worn(now), is_worn, "{sealed}");
+        }
+    }
 }

@@ -22,6 +22,11 @@ fn forwarder(side: u8, now: Instant) -> Forwarder {
 }
 
 fn forwarder_that(claims: bool, side: u8, now: Instant) -> Forwarder {
+    forwarder_with(&[side], &[(3 - side, 0)], claims, now)
+}
+
+/// A forwarder whose own prefixes are those of the sides `local`; each of the others belongs to a peer.
+fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant) -> Forwarder {
     let prefix = |side: u8| format!("10.{side}.0.0/16").parse().expect("a prefix");
     let profile = Profile {
         number: 0,
@@ -39,9 +44,9 @@ fn forwarder_that(claims: bool, side: u8, now: Instant) -> Forwarder {
     };
     let settings = Settings {
         lane: 0,
-        local_prefixes: [(prefix(side), ())].into_iter().collect(),
-        peer_prefixes: [(prefix(3 - side), PeerId(0))].into_iter().collect(),
-        peers: vec![peer],
+        local_prefixes: local.iter().map(|&side| (prefix(side), ())).collect(),
+        peer_prefixes: others.iter().map(|&(side, peer)| (prefix(side), PeerId(peer))).collect(),
+        peers: vec![peer; others.len()],
         profiles: vec![profile],
         delivery: Delivery { strict: true, hold: Duration::from_millis(10) },
     };
@@ -358,4 +363,154 @@ fn that_this_host_has_verified_a_checksum_is_shown_here_and_not_told_to_the_peer
         let deliverable = far.poll_delivery(now).expect("it arrived");
         assert_eq!(deliverable.header, VirtioHeader::default());
     }
+}
+
+/// What the near side sends as `packets` and the far one does with them.
+fn exchange(near: &mut Forwarder, far: &mut Forwarder, packets: &[&[u8]], now: Instant) -> Vec<Vec<u8>> {
+    far.install(&established(2, Role::Responder, 1, now), now);
+    near.install(&established(1, Role::Initiator, 2, now), now);
+    carry(near, 1, far, now);
+    packets.iter().for_each(|packet| push(near, VirtioHeader::default(), packet, now));
+    near.flush(now);
+    carry(near, 1, far, now);
+    delivered(far, now).into_iter().map(|(_, packet)| packet).collect()
+}
+
+#[test]
+fn a_packet_from_the_prefix_of_another_peer_is_not_delivered() {
+    let now = Instant::now();
+    // The near side is peer 0 of the far one, and sends in the name of its peer 1 too.
+    let mut near = forwarder_with(&[1, 3], &[(2, 0)], false, now);
+    let mut far = forwarder_with(&[2], &[(1, 0), (3, 1)], false, now);
+    let own = samples::ipv4(UDP, &[], &samples::udp(10));
+    let mut of_another = own.clone();
+    of_another[13] = 3;
+    assert_eq!(exchange(&mut near, &mut far, &[&own, &of_another], now), [own]);
+    assert_eq!(far.drops().of(DropReason::ForeignAddress), 1);
+}
+
+#[test]
+fn a_packet_to_an_address_that_is_not_ours_is_not_delivered() {
+    let now = Instant::now();
+    let mut near = forwarder_with(&[1], &[(2, 0), (9, 0)], false, now);
+    let mut far = forwarder_with(&[2], &[(1, 0)], false, now);
+    let to_us = samples::ipv4(UDP, &[], &samples::udp(10));
+    let mut elsewhere = to_us.clone();
+    elsewhere[17] = 9;
+    assert_eq!(exchange(&mut near, &mut far, &[&elsewhere, &to_us], now), [to_us]);
+    assert_eq!(far.drops().of(DropReason::ForeignAddress), 1);
+}
+
+#[test]
+fn what_could_not_be_sent_is_told_to_whoever_claims() {
+    let now = Instant::now();
+    let mut near = forwarder_with(&[1], &[(2, 0)], true, now);
+    near.install(&established(1, Role::Initiator, 2, now), now);
+    datagrams(&mut near, now);
+    push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), now);
+    near.flush(now);
+    std::iter::from_fn(|| near.poll_block_event()).for_each(drop);
+    let (peer, train) = near.poll_transmit(Trains::All, now).unwrap();
+    let len = train.datagram_len.min(train.bytes.len());
+    near.on_unsendable(peer, len, now);
+    let told: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).collect();
+    assert!(told.contains(&(PeerId(0), BlockEvent::Unsendable)), "{told:?}");
+    assert_eq!(near.drops().of(DropReason::SendFailed), 1);
+}
+
+/// Whoever has no key must not be able to use up a number that the peer will use, nor to move the window over those to come.
+#[test]
+fn a_forged_datagram_does_not_touch_the_window() {
+    let now = Instant::now();
+    let [mut near, mut far] = pair(now);
+    let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
+    push(&mut near, header, &packet, now);
+    near.flush(now);
+    let genuine = datagrams(&mut near, now);
+    for datagram in &genuine {
+        let mut same_number = datagram.clone();
+        *same_number.last_mut().unwrap() ^= 1;
+        let mut far_ahead = datagram.clone();
+        far_ahead[6] = 0x40;
+        for mut forged in [same_number, far_ahead] {
+            far.handle_datagram(&mut forged, address(66), now);
+        }
+    }
+    assert_eq!(far.drops().of(DropReason::BadTag), 2 * genuine.len() as u64);
+    assert_eq!(far.peers()[0].address(), Some(address(1)));
+    genuine.into_iter().for_each(|mut datagram| far.handle_datagram(&mut datagram, address(1), now));
+    assert_eq!(delivered(&mut far, now), [(header, packet)]);
+}
+
+#[test]
+fn a_datagram_from_below_the_window_is_not_opened_again() {
+    let now = Instant::now();
+    let [mut near, mut far] = pair(now);
+    let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
+    push(&mut near, header, &packet, now);
+    near.flush(now);
+    let recorded = datagrams(&mut near, now);
+    // The peer has sent so many since.
+    assert_eq!(far.peers[0].sessions.find(2).unwrap().accept(1 << 40).0, Freshness::Fresh);
+    recorded.iter().cloned().for_each(|mut datagram| far.handle_datagram(&mut datagram, address(1), now));
+    assert_eq!(far.drops().of(DropReason::TooOld), recorded.len() as u64);
+    assert_eq!(delivered(&mut far, now), []);
+}
+
+#[test]
+fn a_new_run_of_the_peer_voids_what_was_sent_to_the_earlier_one() {
+    let now = Instant::now();
+    let mut near = forwarder_with(&[1], &[(2, 0)], true, now);
+    near.install(&established(1, Role::Initiator, 2, now), now);
+    push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), now);
+    near.flush(now);
+    datagrams(&mut near, now);
+    push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), now);
+    std::iter::from_fn(|| near.poll_block_event()).for_each(drop);
+    let block = |sbn| BlockId { profile: 0, sbn };
+    near.install(&established(1, Role::Initiator, 3, now), now);
+    let told: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).map(|(_, event)| event).collect();
+    let wanted =
+        [BlockEvent::Abandoned { block: block(1) }, BlockEvent::PeerRestarted, BlockEvent::Void { below: block(2) }];
+    assert_eq!(told, wanted, "the first was sent, the second was open");
+    near.install(&established(1, Role::Initiator, 3, now), now);
+    assert_eq!(near.poll_block_event(), None, "new keys of the same run");
+}
+
+/// Losses that were named wait for the word that they were heard. What has no room beside them must wait too, or it would be
+/// taken for told.
+#[test]
+fn every_loss_is_told_however_many_wait_and_however_many_reports_are_lost() {
+    let start = Instant::now();
+    let [mut near, mut far] = pair(start);
+    let packet = samples::ipv4(UDP, &[], &samples::udp(10));
+    let blocks = 300;
+    for number in 0..blocks {
+        push(&mut near, VirtioHeader::default(), &packet, start);
+        near.flush(start);
+        match number % 2 {
+            0 => drop(datagrams(&mut near, start)),
+            _ => carry(&mut near, 1, &mut far, start),
+        }
+    }
+    let (mut told, mut below) = (Vec::new(), 0);
+    for turn in 1..100 {
+        let now = start + Duration::from_millis(20 * turn);
+        delivered(&mut far, now);
+        [&mut near, &mut far].into_iter().for_each(|side| side.handle_timeout(now));
+        carry(&mut near, 1, &mut far, now);
+        match turn {
+            ..10 => drop(datagrams(&mut far, now)),
+            _ => carry(&mut far, 2, &mut near, now),
+        }
+        while let Some((_, heard)) = near.poll_heard() {
+            told.extend(heard.lost);
+            below = heard.progress.first().map_or(below, |progress| progress.decoded_below);
+            let lost = (0..below).step_by(2);
+            let is_told =
+                |sbn: u64| told.iter().any(|run| (run.first..run.first + u64::from(run.count)).contains(&sbn));
+            assert!(lost.into_iter().all(is_told), "decoded below {below}, {told:?}");
+        }
+    }
+    assert_eq!(below, blocks);
 }

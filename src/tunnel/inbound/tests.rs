@@ -31,11 +31,15 @@ impl Bench {
 
     /// Source symbol `esi` of block `sbn`; every block has 3.
     fn source(&mut self, sbn: u64, esi: u16, millis: u64) -> Result<(), DropReason> {
+        self.symbol(sbn, esi, if sbn == 0 { 0 } else { 3 }, millis)
+    }
+
+    /// The same, of blocks as long as the symbol before says; 0 says nothing.
+    fn symbol(&mut self, sbn: u64, esi: u16, previous_symbols: u16, millis: u64) -> Result<(), DropReason> {
         let mut block = SourceBlock::new(E, 8);
         block.room()[..2].copy_from_slice(&[sbn as u8, esi as u8]);
         block.commit(VirtioHeader::default(), 2);
         block.finish_symbol();
-        let previous_symbols = if sbn == 0 { 0 } else { 3 };
         let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
         let now = self.at(millis);
         self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now)
@@ -357,4 +361,46 @@ fn many_long_blocks_held_more_memory_than_the_bound() {
     }
     let spare: usize = bench.inbound.spare.iter().map(|open| open.block.memory()).sum();
     assert!(spare <= SPARE_MAX * SPARE_MEMORY_MAX);
+}
+
+/// Nothing is missing in it, and yet it was not handed on whole: the sender must not take it for decoded.
+#[test]
+fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 0, 0).unwrap();
+    let now = bench.at(0);
+    let id = SourceId { profile: 0, unprotected: false, esi: 1, sbn: 0, previous_symbols: 0, first_adu: 0 };
+    let Bench { inbound, code, reception, .. } = &mut bench;
+    inbound.handle_source(id, &[0xff; E], code, reception, now).unwrap();
+    bench.source(0, 2, 0).unwrap();
+    [0, 1, 2].into_iter().for_each(|esi| bench.source(1, esi, 0).unwrap());
+    bench.all(0);
+    bench.all(HOLD.as_millis() as u64);
+    let (lost, _) = bench.fates();
+    assert!(lost.iter().any(|&(first, _, symbols)| first == 0 && symbols < 3), "{lost:?}");
+}
+
+#[test]
+fn a_hole_is_given_up_by_its_own_time_whatever_comes_behind_it() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 2, 0).unwrap();
+    let due = Some(bench.at(10));
+    assert_eq!(bench.inbound.deadline(), due);
+    bench.source(0, 1, 8).unwrap();
+    bench.source(1, 0, 9).unwrap();
+    assert_eq!(bench.inbound.deadline(), due);
+}
+
+#[test]
+fn the_oldest_blocks_give_way_where_long_ones_hold_too_much_memory() {
+    let mut bench = Bench::new(true);
+    let block = 8192 * E;
+    for sbn in 0..400 {
+        bench.symbol(sbn, 8191, 0, 0).unwrap();
+        bench.all(0);
+        assert!(bench.inbound.memory() <= MEMORY_MAX + block, "{} bytes", bench.inbound.memory());
+    }
+    assert!(bench.inbound.memory() > MEMORY_MAX / 2, "the control");
+    let (lost, told) = bench.fates();
+    assert!(lost.iter().any(|&(first, count, _)| first == 0 && count > 100), "{lost:?} {told:?}");
 }
