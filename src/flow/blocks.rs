@@ -362,4 +362,23 @@ mod tests {
         assert_eq!(blocks.pool.len(), 2, "what was forgotten is used again");
         assert_eq!(blocks.record(block(3), flow(1), span(0), NONE), None);
     }
+
+    #[test]
+    fn all_promised_blocks_that_gave_way_are_remembered_until_they_are_decided() {
+        let mut blocks = Blocks::new(16, 3);
+        for sbn in 0..3 {
+            blocks.record(block(sbn), flow(1), span(sbn * 10), NONE).unwrap();
+            blocks.raise(block(sbn), Level::OnWire).unwrap();
+        }
+        blocks.record(block(4), flow(1), span(40), NONE).unwrap();
+        let is_forgotten =
+            |blocks: &mut Blocks, sbn| blocks.find(block(sbn)).map(|known| (known.level, known.forgotten));
+        for sbn in [0, 1] {
+            assert_eq!(is_forgotten(&mut blocks, sbn), Some((Some(Level::OnWire), true)), "block {sbn}");
+        }
+        assert_eq!(is_forgotten(&mut blocks, 2), Some((Some(Level::OnWire), false)));
+        blocks.settle_below(1, 1);
+        assert_eq!(is_forgotten(&mut blocks, 0), None);
+        assert_eq!(is_forgotten(&mut blocks, 1), Some((Some(Level::OnWire), true)));
+    }
 }

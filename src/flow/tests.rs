@@ -804,3 +804,101 @@ fn the_memory_of_a_full_table_is_what_the_limits_say() {
     let ranges = limits.ranges * size_of::<super::blocks::Range>();
     assert!(flows + ranges < 45 << 20, "{} MB", (flows + ranges) >> 20);
 }
+
+/// A server that numbers its connections close together, and a client that fills the room between them at once.
+#[test]
+fn what_the_earlier_connection_acknowledged_late_is_not_the_next_ones() {
+    let mut desk = Desk::new();
+    desk.tcp(1, SYN, 999, 0, 0).unwrap();
+    desk.tcp(1, ACK, 1000, 5000, 0);
+    let next = desk.tcp(1, SYN, 4999, 0, 1).unwrap();
+    desk.tcp(1, ACK, 6000 + (1 << 22) + 1, 10, 1);
+    desk.answer(1, ACK, 6000);
+    assert_eq!(desk.bytes(next, Level::Acked), 0);
+    desk.now += Duration::from_secs(3);
+    desk.answer(1, ACK, 6000);
+    assert_eq!(desk.bytes(next, Level::Acked), 1000, "none of the earlier one's comes that late");
+}
+
+#[test]
+fn single_strays_among_good_segments_never_begin_another_instance() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.answer(1, ACK, 110);
+    for round in 0..50 {
+        assert_eq!(desk.tcp(1, ACK, 0x7000_0000, 10, 1), Some(id), "round {round}");
+        assert_eq!(desk.tcp(1, ACK, 110, 10, 1), Some(id));
+    }
+    assert_eq!(desk.table.counters().strays, 50);
+}
+
+#[test]
+fn a_violation_above_another_does_not_hide_it() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    for sbn in 0..4 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+        desk.protect(sbn);
+    }
+    for lost in [1, 3, 2] {
+        desk.table.violation(block(lost), desk.now);
+        assert_eq!(desk.table.flow(id).unwrap().violated.map(|lowest| lowest.bytes), Some(10), "after block {lost}");
+    }
+}
+
+/// A barrier is answered when nothing is missing: neither what failed last nor what failed before it.
+#[test]
+fn a_hole_is_made_good_when_all_that_failed_is_there_again_whatever_failed_last() {
+    for order in [[0, 2], [2, 0]] {
+        let mut desk = Desk::new();
+        desk.tcp(1, SYN, 99, 0, 0).unwrap();
+        for sbn in 0..3 {
+            desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+        }
+        order.into_iter().for_each(|sbn| desk.table.on_block_failed(block(sbn), desk.now));
+        desk.protect(1);
+        assert_eq!(desk.table.made_good(), None);
+        desk.tcp(1, ACK, 100, 10, 3);
+        desk.protect(3);
+        assert_eq!(desk.table.made_good(), None, "{order:?}: the last ten bytes are missing");
+        desk.tcp(1, ACK, 120, 10, 4);
+        desk.protect(4);
+        assert_eq!(desk.table.made_good(), Some(Level::OnWire), "{order:?}");
+    }
+}
+
+#[test]
+fn bytes_that_could_not_be_recorded_are_a_hole() {
+    let mut desk = Desk::with(Limits { flows: 8, ranges: 1, ..Limits::default() });
+    desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    assert_eq!(desk.table.made_good(), Some(Level::Decoded), "nothing failed yet");
+    desk.tcp(1, ACK, 110, 10, 1);
+    assert_eq!(desk.table.counters().unrecorded, 1);
+    assert_eq!(desk.table.made_good(), None);
+    desk.answer(1, ACK, 120);
+    assert_eq!(desk.table.made_good(), Some(Level::Decoded));
+}
+
+/// Nobody knows which bytes a forgotten block held: any UDP packet that has not arrived may be lost, and is not sent again.
+#[test]
+fn a_violation_of_a_forgotten_block_begins_every_udp_flow_again_and_leaves_a_hole_in_every_tcp_flow() {
+    let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
+    desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    let (mut udp, mut sbn) = (None, 0);
+    while sbn < 3 {
+        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+        udp = desk.udp(2, 10, sbn);
+        desk.protect(sbn);
+        sbn += 1;
+    }
+    let udp = udp.unwrap();
+    assert_eq!(desk.table.flow(udp).unwrap().position(Level::OnWire).packets, 3);
+    let violation = desk.table.violation(block(0), desk.now);
+    assert!(violation.breaks_promise() && violation.forgotten);
+    assert_eq!(desk.table.flow(udp), None, "its count begins again");
+    assert_eq!(desk.table.made_good(), None);
+    desk.answer(1, ACK, 130);
+    assert_eq!(desk.table.made_good(), Some(Level::Decoded));
+}

@@ -650,3 +650,51 @@ fn bytes_sent_again_and_only_protected_were_answered_as_decoded() {
     bench.protection.handle_timeout(bench.now);
     assert!(bench.notices().contains(&Notice::Barrier(2, Some(Level::Decoded))));
 }
+
+/// Of one block a report says how many of its first symbols came. Of a run it can say it of none.
+#[test]
+fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
+    let mut bench = Bench::up();
+    [0, 1].into_iter().for_each(|sbn| bench.leave(sbn));
+    bench.hear(vec![run(0, 2, 2)], 0, 2);
+    let told = bench.notices();
+    assert_eq!(told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count(), 2, "{told:?}");
+}
+
+#[test]
+fn a_barrier_too_many_is_answered_at_once_with_no() {
+    let mut bench = Bench::up();
+    bench.packet(0);
+    (0..300).for_each(|id| bench.protection.ask_barrier(id));
+    let told = bench.notices();
+    let refused = told.iter().filter(|notice| matches!(notice, Notice::Barrier(id, None) if *id >= 256)).count();
+    let answered = told.iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count();
+    assert_eq!((refused, answered), (44, 44));
+}
+
+/// The queue of this host is shared: whoever's datagrams it dropped, nobody's are trusted.
+#[test]
+fn what_this_host_drops_is_told_to_every_peer() {
+    let peers = [Bench::up(), Bench::up()];
+    let mut now = peers.iter().map(|bench| bench.now).max().unwrap();
+    let mut guard = super::Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
+    assert!(guard.is_settled());
+    guard.on_dropped_here(now);
+    now += Duration::from_millis(1);
+    guard.handle_timeout(now);
+    let states: Vec<_> = guard.peers().iter().map(|peer| peer.state()).collect();
+    assert_eq!(states, [(LinkState::Degraded, StateReason::SendErrors); 2]);
+}
+
+#[test]
+fn a_lane_waits_for_the_last_of_its_peers() {
+    let [first, mut second] = [Bench::up(), Bench::up()];
+    second.send(0);
+    let now = second.now.max(first.now);
+    let due = second.protection.deadline(now);
+    let mut guard = super::Guard::new(vec![Bench::new(Evidence::Timestamps).protection, second.protection]);
+    assert!(due.is_some());
+    assert_eq!(guard.deadline(now), due, "the first has no session and nothing to wait for");
+    assert!(!guard.is_settled(), "the second waits for its timestamp");
+    drop(first);
+}
