@@ -256,6 +256,20 @@ mod tests {
         assert_eq!(ring().open(Direction::Request, &sealed()), Err(Forged::Direction));
     }
 
+    /// What this version does not know, and a sender that is nobody, are not obeyed even where the seal is good.
+    #[test]
+    fn reserved_bits_and_nobody_do_not_open_though_sealed_with_the_key() {
+        let key = Key::new(7, &[1; 32]).unwrap();
+        for (at, byte) in [(5, 2), (5, 3), (5, 0x80), (4, 2), (8, 0)] {
+            let mut datagram = sealed();
+            datagram[at] = byte;
+            let (head, messages) = datagram.split_at(LEN);
+            let tag = key.tag(&head[..TAG], messages);
+            datagram[TAG..LEN].copy_from_slice(&tag);
+            assert_eq!(ring().open(Direction::Notification, &datagram), Err(Forged::NotOurs), "byte {at}: {byte}");
+        }
+    }
+
     #[test]
     fn keys_are_kept_apart() {
         let mut other = KeyRing::new();

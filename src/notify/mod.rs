@@ -13,6 +13,8 @@ pub mod attribute;
 pub mod client;
 pub mod envelope;
 pub mod message;
+#[cfg(test)]
+mod pair;
 pub mod pcap;
 pub mod publisher;
 pub mod replay;

@@ -135,4 +135,12 @@ mod tests {
         losses.on_acked(10_095);
         assert_eq!(losses.lowest(), None);
     }
+
+    #[test]
+    fn a_loss_told_later_and_higher_does_not_hide_the_lower_one() {
+        let mut losses = Losses::default();
+        losses.on_told(Some(40), 10, 10);
+        losses.on_told(Some(70), 10, 10);
+        assert_eq!(losses.lowest(), Some(40));
+    }
 }

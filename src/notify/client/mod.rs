@@ -10,6 +10,8 @@ mod receive;
 mod requests;
 mod sequence;
 mod status;
+#[cfg(test)]
+mod tests;
 mod violations;
 mod watch;
 

@@ -306,4 +306,39 @@ mod tests {
         let renewal = Request::Subscribe { lease: Duration::from_secs(1), groups: 1, filter, token: Token::default() };
         assert_eq!(times(&attempts(renewal, Purpose::Subscribe)), [0, 20, 40, 80, 120, 160]);
     }
+
+    /// Parts of two tries are not one page: the second may tell other flows.
+    #[test]
+    fn the_parts_of_a_page_that_is_asked_for_again_are_counted_anew() {
+        let now = Instant::now();
+        let mut requests = Requests::new(1);
+        let page = Request::GetFlows { since: 0, count: 48, filter: Filter::default() };
+        let seq = requests.push(page, Purpose::Page, now).unwrap();
+        [0; 3].into_iter().for_each(|_| requests.on_part(seq, 1, now));
+        assert_eq!(requests.end_page(seq, 1), Some((Purpose::Page, 3)));
+        requests.retry_page(seq, now);
+        assert_eq!((requests.end_page(seq, 1), requests.end_page(seq + 1, 1)), (None, Some((Purpose::Page, 0))));
+    }
+
+    #[test]
+    fn an_answer_counts_for_whom_it_is_addressed_to() {
+        let now = Instant::now();
+        let mut requests = Requests::new(5);
+        let seq = requests.push(Request::Barrier, Purpose::Program, now).unwrap();
+        requests.poll_due(true, now);
+        for port in [0, 6] {
+            requests.on_answer(seq, port, Outcome::Barrier(Some(Level::OnWire)));
+            assert_eq!(requests.poll_outcome(seq), None);
+            assert_eq!(requests.find(seq, port, Purpose::Program), None);
+        }
+        assert!(requests.find(seq, 5, Purpose::Program).is_some());
+    }
+
+    #[test]
+    fn a_program_may_ask_for_much_at_once_but_not_for_everything() {
+        let now = Instant::now();
+        let mut requests = Requests::new(1);
+        let asked = (0..2000).filter(|_| requests.push(Request::Flush, Purpose::Program, now).is_some()).count();
+        assert_eq!(asked, MAX_PROGRAM);
+    }
 }

@@ -76,4 +76,13 @@ mod tests {
         violations.settle(9);
         assert!(violations.are_known());
     }
+
+    #[test]
+    fn numbers_far_ahead_cost_bounded_memory_and_a_page_settles_them() {
+        let mut violations = Violations::new(0);
+        (2..10_000).for_each(|number| violations.on_number(number));
+        assert!(violations.ahead.len() <= MAX_AHEAD && !violations.are_known());
+        violations.settle(9_999);
+        assert!(violations.are_known() && violations.ahead.is_empty());
+    }
 }

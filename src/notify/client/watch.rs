@@ -346,4 +346,36 @@ mod tests {
         watch.on_answer(&middle(1100, 50, Some(50)));
         assert_eq!(says(&watch, 1), Status::Pending(Reason::MiddleOfFlow));
     }
+
+    #[test]
+    fn a_violation_of_another_instance_is_none_of_this_one() {
+        let mut watch = pinned(100);
+        for instance in [2, 4] {
+            watch.on_violation(&Range { key: flow(3, 0).key, instance, start: 40, end: 60 });
+        }
+        assert_eq!(says(&watch, 100), YES);
+    }
+
+    #[test]
+    fn a_loss_without_a_place_in_the_stream_may_be_anywhere() {
+        let mut watch = pinned(100);
+        watch.on_restart();
+        let nowhere = Flow { origin: Origin::Middle, origin_seq: None, ..flow(1, 50) };
+        watch.on_answer(&nowhere);
+        assert_eq!(says(&watch, 100), YES, "of the earlier run");
+        watch.on_violation(&Range { key: nowhere.key, instance: 1, start: 10, end: 20 });
+        assert_eq!(says(&watch, 1), Status::Pending(Reason::Violated));
+    }
+
+    #[test]
+    fn a_loss_that_the_flow_told_of_outlives_the_run_that_told_it() {
+        let mut watch = pinned(100);
+        watch.on_flow(&Flow { violated: Some(40), ..flow(3, 100) });
+        assert_eq!(says(&watch, 90), Status::Pending(Reason::Violated));
+        watch.on_restart();
+        let positions = Positions { on_wire: Some(100), acked: Some(60), ..Positions::default() };
+        watch.on_answer(&Flow { positions, ..flow(1, 0) });
+        assert_eq!(says(&watch, 60), Status::Protected { level: Level::Acked });
+        assert_eq!(says(&watch, 90), Status::Pending(Reason::Violated), "up to 100 it was claimed, and may be lost");
+    }
 }

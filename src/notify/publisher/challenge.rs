@@ -87,6 +87,7 @@ mod tests {
         assert!(challenger.accepts(&asker, &token, at(59)));
         assert!(!challenger.accepts(&asker, &token, at(60)));
         assert!(!challenger.accepts(&Asker { address: ([127, 0, 0, 1], 8).into(), ..asker }, &token, at(29)));
+        assert!(!challenger.accepts(&Asker { address: ([127, 0, 0, 2], 9).into(), ..asker }, &token, at(29)));
         assert!(!challenger.accepts(&Asker { key: 2, ..asker }, &token, at(29)));
         assert!(!challenger.accepts(&Asker { epoch: 3, ..asker }, &token, at(29)));
         assert!(!challenger.accepts(&asker, &Token::default(), at(29)));

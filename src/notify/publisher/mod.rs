@@ -12,6 +12,8 @@ mod deliver;
 mod log;
 mod requests;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
