@@ -129,6 +129,8 @@ mod tests {
         let mut marks = Marks::default();
         marks.note(10, 900, now);
         marks.note(20, 5, now);
+        assert_eq!(marks.len(), 1);
+        assert_eq!(marks.release(|waiting| waiting.offset <= 10), None, "that was the old count's");
         assert_eq!(marks.release(|_| true), Some(Waiting { offset: 20, mark: 5, since: now }));
     }
 

@@ -110,7 +110,9 @@ mod tests {
             (Policy::Available(Duration::ZERO), Reason::UnknownFlow, false),
         ] {
             let mut course = Course::new(policy);
-            assert_eq!(course.on_condition(reason, at(9000)), None, "nothing is replicated yet");
+            for ms in [0, 9000] {
+                assert_eq!(course.on_condition(reason, at(ms)), None, "nothing is replicated yet");
+            }
             course.on_mark(at(10_000));
             course.on_mark(at(12_000));
             assert_eq!(course.on_condition(reason, at(14_999)), None);
