@@ -337,3 +337,30 @@ impl Leg {
         self.out.len() - self.head
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What is claimed beyond what the kernel was given is about another connection: what waits here was not given.
+    #[test]
+    fn what_waits_was_not_written_and_a_leg_that_waits_for_much_has_no_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let mut leg = Leg::accepted(TcpStream::from_std(near));
+        leg.on_ready(true, true);
+        assert!(leg.has_room());
+        let bytes = vec![7; 32 << 20];
+        leg.send(&bytes);
+        let waiting = leg.backlog();
+        assert!(waiting > HIGH && !leg.has_room(), "the kernel takes less than that");
+        assert_eq!((leg.offset(), leg.written()), (bytes.len() as u64, Some((bytes.len() - waiting) as u64)));
+        let mut taken = vec![0; bytes.len() - waiting];
+        far.read_exact(&mut taken).unwrap();
+        assert!(taken.iter().all(|&byte| byte == 7));
+    }
+}

@@ -698,3 +698,15 @@ fn a_lane_waits_for_the_last_of_its_peers() {
     assert!(!guard.is_settled(), "the second waits for its timestamp");
     drop(first);
 }
+
+#[test]
+fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
+    let mut peers = [Bench::up(), Bench::up()];
+    peers.iter_mut().for_each(|bench| bench.send(0));
+    let now = peers.iter().map(|bench| bench.now).max().unwrap();
+    let mut guard = super::Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
+    let number = guard.next_stamp(PeerId(1), 1, now);
+    guard.on_stamp(number, now);
+    let protected: Vec<_> = guard.peers().iter().map(|peer| peer.counters().protected).collect();
+    assert_eq!(protected, [0, 1]);
+}

@@ -162,6 +162,7 @@ mod tests {
             ("::ffff:10.2.0.1", None),
             ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Some(8)),
         ];
+        assert!(table.ipv4.starts.is_sorted() && table.ipv6.starts.is_sorted(), "they are searched");
         for (address, expected) in rows {
             assert_eq!(table.lookup(address.parse().unwrap()).copied(), expected, "{address}");
         }

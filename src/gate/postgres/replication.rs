@@ -326,4 +326,16 @@ mod tests {
         // Further on than the earlier one: positions are their own marks.
         assert_eq!(mark(&mut stream(false, 200, 200), data(200, 1)), Ok(Some(201)));
     }
+
+    /// What was released and not told when doubt came is told by nothing later, not even by the mirror's own words.
+    #[test]
+    fn doubt_stops_what_was_released_and_not_told() {
+        let mut wal = stream(false, 100, 0);
+        let _ = mark(&mut wal, data(100, 50));
+        assert_eq!(wal.on_status(status(110, 100)), (status(110, 100), 110));
+        wal.on_released(150);
+        wal.stop();
+        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.on_status(status(120, 120)), (status(120, 120), 120));
+    }
 }
