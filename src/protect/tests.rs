@@ -672,20 +672,6 @@ fn a_barrier_too_many_is_answered_at_once_with_no() {
     assert_eq!((refused, answered), (44, 44));
 }
 
-/// The queue of this host is shared: whoever's datagrams it dropped, nobody's are trusted.
-#[test]
-fn what_this_host_drops_is_told_to_every_peer() {
-    let peers = [Bench::up(), Bench::up()];
-    let mut now = peers.iter().map(|bench| bench.now).max().unwrap();
-    let mut guard = super::Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
-    assert!(guard.is_settled());
-    guard.on_dropped_here(now);
-    now += Duration::from_millis(1);
-    guard.handle_timeout(now);
-    let states: Vec<_> = guard.peers().iter().map(|peer| peer.state()).collect();
-    assert_eq!(states, [(LinkState::Degraded, StateReason::SendErrors); 2]);
-}
-
 #[test]
 fn a_lane_waits_for_the_last_of_its_peers() {
     let [first, mut second] = [Bench::up(), Bench::up()];
@@ -705,8 +691,19 @@ fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
     peers.iter_mut().for_each(|bench| bench.send(0));
     let now = peers.iter().map(|bench| bench.now).max().unwrap();
     let mut guard = super::Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let number = guard.next_stamp(PeerId(1), 1, now);
+    let number = guard.next_stamp();
+    guard.on_taken(PeerId(1), 0, 1, now);
     guard.on_stamp(number, now);
     let protected: Vec<_> = guard.peers().iter().map(|peer| peer.counters().protected).collect();
     assert_eq!(protected, [0, 1]);
+}
+
+#[test]
+fn a_timestamp_that_never_comes_is_not_waited_for_for_ever() {
+    let bench = Bench::up();
+    let mut guard = super::Guard::new(vec![bench.protection]);
+    guard.on_taken(PeerId(0), 0, 1, bench.now);
+    assert!(guard.is_waiting());
+    guard.handle_timeout(bench.now + super::ledger::STAMP_WITHIN);
+    assert!(!guard.is_waiting());
 }
