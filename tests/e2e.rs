@@ -40,8 +40,6 @@ mod promises_commands;
 mod promises_lanes;
 #[path = "e2e/promises_levels.rs"]
 mod promises_levels;
-#[path = "e2e/promises_link.rs"]
-mod promises_link;
 #[path = "e2e/promises_loss.rs"]
 mod promises_loss;
 #[path = "e2e/promises_restart.rs"]

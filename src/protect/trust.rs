@@ -65,12 +65,10 @@ impl Trust {
         self.least_rtt = least_rtt.unwrap_or(self.least_rtt);
         if proven_at > self.proven_at {
             self.proven_at = proven_at;
-            // One that comes when it is too old already restores nothing.
-            if self.is_proven(now) {
-                let (since, proofs) = self.row.unwrap_or((now, 0));
-                self.row = Some((since, proofs.saturating_add(1)));
-            }
+            let (since, proofs) = self.row.unwrap_or((now, 0));
+            self.row = Some((since, proofs.saturating_add(1)));
         }
+        // One that comes when it is too old already restores nothing.
         self.holds(now);
     }
 

@@ -312,7 +312,7 @@ mod tests {
             assert_eq!((near.handle_report(&report, at(40)), near.proven_at()), (news, proven_at), "echo {echo}");
         }
         near.on_new_epoch(at(40));
-        assert_eq!((near.acknowledged(), near.proven_at()), (0, None));
+        assert_eq!((near.acknowledged(), near.proven_at(), near.least_rtt()), (0, None, None));
         assert!(near.handle_report(&Report { sent_at: 1, ..Report::default() }, at(50)));
     }
 

@@ -26,9 +26,6 @@ impl RoundTrips {
 
     /// A round trip was measured.
     pub fn on_sample(&mut self, sample: Duration, now: Instant) {
-        if now.saturating_duration_since(self.since) >= SLOT * SLOTS as u32 {
-            *self = Self::new(now);
-        }
         while now.saturating_duration_since(self.since) >= SLOT {
             self.since += SLOT;
             self.at = (self.at + 1) % SLOTS;

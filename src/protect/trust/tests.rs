@@ -157,6 +157,18 @@ fn trust_returns_within_two_seconds_however_often_it_was_lost_and_each_ten_secon
 }
 
 #[test]
+fn the_first_fresh_proof_after_a_standstill_does_not_continue_what_was_before() {
+    let mut link = Link::new();
+    link.pass(ms(200), true);
+    link.now += ms(400);
+    for is_trusted in [false, false, true] {
+        link.trust.on_proof(Some(link.now - RTT), Some(RTT), link.now);
+        assert_eq!(link.trust.holds(link.now), is_trusted);
+        link.now += STEP;
+    }
+}
+
+#[test]
 fn a_host_that_stood_still_trusts_nothing_old_and_does_not_blame_the_link() {
     let mut link = Link::new();
     for _ in 0..10 {

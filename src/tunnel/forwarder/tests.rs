@@ -274,22 +274,37 @@ fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
 }
 
 #[test]
+fn a_proof_that_was_heard_and_not_asked_for_is_none_of_an_address_that_data_came_from() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    for (host, proven) in [(2, Some(at(20))), (9, None)] {
+        let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
+        report(&mut near, 1, &mut far, at(20));
+        report(&mut far, 2, &mut near, at(20));
+        push(&mut far, VirtioHeader::default(), &answer(), at(21));
+        far.flush(at(21));
+        carry(&mut far, host, &mut near, at(21));
+        assert_eq!(proven_at(&mut near), proven);
+    }
+}
+
+#[test]
 fn a_proof_of_the_earlier_run_is_none_of_the_new_one() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
-    report(&mut near, 1, &mut far, at(20));
-    report(&mut far, 2, &mut near, at(20));
-    // Nobody has asked for it when the peer is there anew.
-    let mut again = forwarder(2, at(40));
-    again.install(&established(2, Role::Responder, 1, at(40)), at(40));
-    near.install(&established(1, Role::Initiator, 3, at(40)), at(40));
+    report(&mut near, 1, &mut far, at(520));
+    report(&mut far, 2, &mut near, at(520));
+    // Nobody has asked for it when the peer is there anew, with a clock that begins anew.
+    let mut again = forwarder(2, at(540));
+    again.install(&established(2, Role::Responder, 1, at(540)), at(540));
+    near.install(&established(1, Role::Initiator, 3, at(540)), at(540));
     assert_eq!(proven_at(&mut near), None);
-    carry(&mut near, 1, &mut again, at(60));
-    report(&mut again, 2, &mut near, at(60));
+    carry(&mut near, 1, &mut again, at(560));
+    report(&mut again, 2, &mut near, at(560));
     assert_eq!(proven_at(&mut near), None, "its first report was written before it had read one of ours");
-    report(&mut again, 2, &mut near, at(80));
-    assert_eq!(proven_at(&mut near), Some(at(40)), "by what was written for the new run");
+    report(&mut again, 2, &mut near, at(580));
+    assert_eq!(proven_at(&mut near), Some(at(540)), "by what was written for the new run");
 }
 
 #[test]
