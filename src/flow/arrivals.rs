@@ -469,6 +469,10 @@ mod tests {
             bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now);
         }
         bench.came(1, TcpHeader::RST, 1 << 28, 0);
+        // An end in the window that acknowledges what our end never sent.
+        let bytes = packet(true, 1, false, ACK | TcpHeader::FIN, [BASE.wrapping_add(300), 1 << 28], 0);
+        let view = PacketView::parse(&bytes).unwrap();
+        bench.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, bench.now);
         // In the windows, with a wrong checksum.
         for (back, flags, numbers, len) in
             [(true, ACK, [9, 700], 0), (false, ACK, [400, 1], 200), (false, ACK | TcpHeader::FIN, [300, 1], 0)]

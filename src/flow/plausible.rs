@@ -257,6 +257,18 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_late_takes_back_nothing_that_was_shown() {
+        let mut ends = ends();
+        ends.on_answer(&header(ACK, ANSWERED.wrapping_sub(900), NEXT.wrapping_sub(900), 10), 0, None);
+        ends.on_sent(&header(ACK, NEXT, ANSWERED.wrapping_sub(90_000), 10), None);
+        assert!(ends.takes_sent(&header(ACK, NEXT + 100_000, ANSWERED, 10), 1));
+        assert!(ends.takes_answer(&header(ACK, ANSWERED.wrapping_add(100_000), NEXT, 10)));
+        // What is acknowledged is not acknowledged again from further back than a window, in whole units.
+        let window = 7 * UNIT;
+        assert!(ends.is_recent(5, 5 + u64::from(window)) && !ends.is_recent(5, 6 + u64::from(window)));
+    }
+
+    #[test]
     fn the_refusal_of_a_syn_acknowledges_it() {
         let mut ends = Ends::default();
         ends.on_sent(&header(SYN, 9, 0, 60_000), Some(7));

@@ -246,6 +246,16 @@ fn forged_data_moved_positions_past_what_the_program_wrote() {
 }
 
 #[test]
+fn a_side_that_only_acknowledges_shows_how_far_the_other_has_come() {
+    let (mut desk, id) = living();
+    for acknowledgement in [60_077, 120_077] {
+        desk.sent(&segment(4, 1, ACK, 2000, acknowledgement, 0), VirtioHeader::default(), 1);
+    }
+    desk.received(&shown(ACK, 120_077, 1500), VirtioHeader::default());
+    assert_eq!(desk.bytes(id, Level::Acked), 500);
+}
+
+#[test]
 fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered() {
     let (mut desk, id) = living();
     desk.tcp(1, SYN, 70_000_000, 0, 1);
