@@ -158,6 +158,18 @@ fn result_with_servers(words: &[&str]) -> (Value, String) {
 }
 
 #[test]
+fn what_stands_still_around_a_disaster_loses_nothing() {
+    let (result, said) = result_with_servers(&["standstill", "--trials", "6", "--arm", "peer,asked,both"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let cells = result["metrics"]["cells"].as_array().expect(&said);
+    assert_eq!(cells.len(), 3, "{said}");
+    for cell in cells {
+        assert!(cell["acknowledged"].as_u64() > Some(0) && cell["halts"].as_u64() >= Some(2), "{cell}: {said}");
+        assert_eq!((&cell["lost"], &cell["false_words"]), (&Value::from(0), &Value::from(0)), "{said}");
+    }
+}
+
+#[test]
 fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
     // Whether the controls lose something in so few trials is chance; that they are tried is not.
     let (result, said) = result_with_servers(&["disaster", "--trials", "2", "--loss", "1%"]);

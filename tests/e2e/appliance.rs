@@ -64,6 +64,12 @@ impl Appliance<'_> {
         self.process.take().expect("it runs").kill();
     }
 
+    /// Halts it, or lets it go on, as a paused virtual machine looks to others.
+    pub fn set_halted(&mut self, is_halted: bool) {
+        let signal = if is_halted { Signal::STOP } else { Signal::CONT };
+        self.process.as_mut().expect("it runs").signal(signal);
+    }
+
     /// Sends SIGTERM and does not wait.
     pub fn ask_to_stop(&mut self) {
         self.process.as_mut().expect("it runs").signal(Signal::TERM);

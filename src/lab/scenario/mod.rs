@@ -19,6 +19,7 @@ mod shell;
 mod slot;
 mod soak;
 mod stage;
+mod standstill;
 mod throughput;
 mod twins;
 mod uplink;
@@ -61,7 +62,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 20] = [
+pub const SCENARIOS: [Scenario; 21] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -173,6 +174,13 @@ pub const SCENARIOS: [Scenario; 20] = [
         topology: "pair",
         programs: &["ip", "sysctl", "nft", "unshare", "setpriv"],
         run: crash_matrix::run,
+    },
+    Scenario {
+        name: "standstill",
+        summary: "appliances, gate and mirror stand still around a disaster and while drain is asked: what is missing?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: standstill::run,
     },
     Scenario {
         name: "slot",
@@ -356,7 +364,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, commit-latency, redis, mariadb, crash-matrix, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
         );
     }
 }

@@ -81,6 +81,16 @@ impl Server {
         }
     }
 
+    /// The same for somebody who has it halted while others use it.
+    pub fn signals(&self) -> impl FnMut(Signal) + Send + 'static {
+        let first = self.first();
+        move |signal| {
+            for pid in first.map(processes).unwrap_or_default() {
+                let _ = kill_process(pid, signal);
+            }
+        }
+    }
+
     /// Halts each of its processes and waits until the last has come to a halt: a system call may end first, and one that
     /// was being started must be asked too.
     pub fn halt(&mut self, limit: Duration) -> Result<(), LabError> {

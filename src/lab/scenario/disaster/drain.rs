@@ -64,20 +64,26 @@ pub struct Verdicts {
 
 /// Drains the appliance with this status socket.
 pub fn ask(trace: &Trace, socket: &Path) -> Result<Verdict, LabError> {
+    ask_in_full(trace, socket).map(|(verdict, _)| verdict)
+}
+
+/// The same, with all that was said.
+pub fn ask_in_full(trace: &Trace, socket: &Path) -> Result<(Verdict, Value), LabError> {
     let words = [&own_executable()?, "drain", "--json", "--socket", &path_text(socket)?];
     let (said, code) = trace.run_with_codes(&words, &CODES)?;
     read(&said, code).ok_or_else(|| LabError::Sentence(format!("drain ended with exit code {code} and said {said:?}")))
 }
 
-/// The verdict, where exit code and text agree on it.
-fn read(said: &str, code: i32) -> Option<Verdict> {
+/// The verdict, where exit code and text agree on it, and the text.
+fn read(said: &str, code: i32) -> Option<(Verdict, Value)> {
     let document: Value = serde_json::from_str(said).ok()?;
-    match (document["verdict"].as_str()?, code) {
-        ("complete", 0) => Some(Verdict::Complete),
-        ("unfinished", 0) => Some(Verdict::Unfinished),
-        ("incomplete", 1) => Some(Verdict::Incomplete),
-        _ => None,
-    }
+    let verdict = match (document["verdict"].as_str()?, code) {
+        ("complete", 0) => Verdict::Complete,
+        ("unfinished", 0) => Verdict::Unfinished,
+        ("incomplete", 1) => Verdict::Incomplete,
+        _ => return None,
+    };
+    Some((verdict, document))
 }
 
 impl Verdicts {
@@ -148,12 +154,13 @@ mod tests {
 
     #[test]
     fn exit_code_and_text_must_agree() {
-        let read = |verdict: &str, code| read(&format!("{{ \"verdict\": \"{verdict}\" }}"), code);
+        let read =
+            |verdict: &str, code| read(&format!("{{ \"verdict\": \"{verdict}\" }}"), code).map(|(verdict, _)| verdict);
         assert_eq!(read("complete", 0), Some(Verdict::Complete));
         assert_eq!(read("unfinished", 0), Some(Verdict::Unfinished));
         assert_eq!(read("incomplete", 1), Some(Verdict::Incomplete));
         assert_eq!((read("complete", 1), read("incomplete", 0), read("fine", 0)), (None, None, None));
-        assert_eq!(super::read("", 1), None, "an appliance that does not answer");
+        assert!(super::read("", 1).is_none(), "an appliance that does not answer");
     }
 
     #[test]

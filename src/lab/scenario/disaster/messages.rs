@@ -30,7 +30,8 @@ use crate::{
     },
 };
 
-const RECORD: [u8; 4096] = [7; 4096];
+/// A record.
+pub const RECORD: [u8; 4096] = [7; 4096];
 /// Records come in bursts, and between two bursts there is time: 35 Mbit/s in all, so that no arm only measures how fast it
 /// can fill a buffer.
 const BURST: u64 = 16;
@@ -43,18 +44,7 @@ const QUIET: Duration = Duration::from_millis(300);
 /// One trial.
 pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Outcome, LabError> {
     site.mend()?;
-    let stream = sink.open(None)?;
-    let client = match site.publisher()? {
-        Some(publisher) if site.arm.waits_for_protection() => {
-            let mut client =
-                subscriber::connect(site.network, "primary", publisher.address, publisher, Wish::default())?;
-            wait_up(site.stage, &mut client)?;
-            client.watch(stream.key());
-            Some(client)
-        }
-        _ => None,
-    };
-    let writer = Writer::start(&stream, client, site.arm)?;
+    let (stream, writer) = begin(site, sink)?;
     site.stage.pause(rng.random_range(BEFORE))?;
     let strike = site.strike(|| writer.end())?;
     let told = writer.finish(&stream)?;
@@ -68,10 +58,28 @@ pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Out
     Ok(Outcome { acknowledged, lost, since, waits, ..Outcome::new(site, &strike, drained) })
 }
 
-/// When each record was acknowledged, and after how long.
-type Told = Vec<(Instant, Duration)>;
+/// The program and its connection, once the link is up.
+pub fn begin(site: &Site<'_>, sink: &Sink) -> Result<(Stream, Writer), LabError> {
+    let stream = sink.open(None)?;
+    let client = match site.publisher()? {
+        Some(publisher) if site.arm.waits_for_protection() => {
+            let mut client =
+                subscriber::connect(site.network, "primary", publisher.address, publisher, Wish::default())?;
+            wait_up(site.stage, &mut client)?;
+            client.watch(stream.key());
+            Some(client)
+        }
+        _ => None,
+    };
+    let writer = Writer::start(&stream, client, site.arm)?;
+    Ok((stream, writer))
+}
 
-struct Writer {
+/// When each record was acknowledged, and after how long.
+pub type Told = Vec<(Instant, Duration)>;
+
+/// The program that writes.
+pub struct Writer {
     is_over: Arc<AtomicBool>,
     writing: JoinHandle<io::Result<Told>>,
 }
@@ -86,12 +94,12 @@ impl Writer {
     }
 
     /// The program dies: it writes nothing more, and what it is told no longer counts.
-    fn end(&self) {
+    pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
     /// What it was told. A write may hang in a full socket: only its end wakes it.
-    fn finish(self, stream: &Stream) -> Result<Told, LabError> {
+    pub fn finish(self, stream: &Stream) -> Result<Told, LabError> {
         let _ = stream.near.shutdown(std::net::Shutdown::Write);
         let written = self.writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written.map_err(LabError::doing("write records"))

@@ -5,8 +5,8 @@
 
 pub mod arm;
 pub mod drain;
-mod messages;
-mod rows;
+pub mod messages;
+pub mod rows;
 pub mod site;
 
 use std::time::{Duration, Instant};

@@ -19,7 +19,7 @@ use crate::lab::{
 /// Rows come in bursts of 64 KB, more than the uplink takes at once: a third of the time something that is committed waits
 /// in its host for its turn. In all it is 3 MB of log a second, a quarter of the uplink, so that local-sync does not lose
 /// only because the WAN cannot carry what it promises.
-const CLIENTS: ClientPlan<'_> = ClientPlan {
+pub const CLIENTS: ClientPlan<'_> = ClientPlan {
     clients: 4,
     from: 1,
     bytes: 4096,
@@ -71,7 +71,7 @@ pub fn trial(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng
 }
 
 /// Which of these rows the standby does not have when it has replayed all that it received.
-fn missing(
+pub fn missing(
     site: &Site<'_>,
     servers: &PostgresPair<'_>,
     mirror: &mut Postgres,

@@ -164,7 +164,8 @@ impl<'s> Site<'s> {
         Ok(drained)
     }
 
-    fn wait_empty(&self) -> Result<(), LabError> {
+    /// Waits until nothing is on its way, and nothing has come for a while.
+    pub fn wait_empty(&self) -> Result<(), LabError> {
         let Some(wan) = self.network.wan() else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
         let (mut last, mut since) = (None, Instant::now());
