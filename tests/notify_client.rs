@@ -21,6 +21,9 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
+/// Whoever registers this cookie hears a little later that all of the flow is lost.
+const VIOLATE: u64 = 666;
+
 /// A publisher that knows one flow, of which everything is on the wire at once when a flush is asked for.
 struct Appliance {
     address: std::net::SocketAddr,
@@ -41,6 +44,7 @@ impl Appliance {
             let mut publisher = Publisher::new(keys, Limits::default(), 42, &[8; 32], Instant::now());
             publisher.publish_flow(&flow, Instant::now());
             let mut bytes = [0; 2048];
+            let mut violation_at = None;
             while !stopped.load(Ordering::Relaxed) {
                 if let Ok((len, from)) = socket.recv_from(&mut bytes) {
                     publisher.handle_datagram(from, &bytes[..len], Instant::now());
@@ -52,8 +56,15 @@ impl Appliance {
                             publisher.publish_flow(&Flow { positions, ..flow }, Instant::now());
                         }
                         Asked::Barrier { id } => publisher.publish_barrier(id, Some(Level::OnWire)),
+                        Asked::Register { cookie: VIOLATE, .. } => {
+                            violation_at = Some(Instant::now() + Duration::from_millis(30));
+                        }
                         Asked::Register { .. } => {}
                     }
+                }
+                if violation_at.take_if(|at| *at <= Instant::now()).is_some() {
+                    let lost = Range { key: flow.key, instance: flow.instance, start: 0, end: after_flush };
+                    publisher.publish_violation(0, &[lost], Instant::now());
                 }
                 publisher.handle_timeout(Instant::now());
                 publisher.poll_datagrams(64, Instant::now(), |to, bytes| socket.send_to(bytes, to).is_ok());
@@ -116,6 +127,24 @@ fn a_write_is_protected_when_the_appliance_says_so_and_not_before() {
     client.set_least_level(Level::Acked);
     let waited = client.wait(&flow_key, 5, Instant::now() + Duration::from_millis(20)).unwrap();
     assert_eq!(waited, Waited::NotProtected { reason: Reason::Level(Level::OnWire) });
+}
+
+#[test]
+fn a_program_that_stood_still_was_told_protected_with_the_violation_unread() {
+    let (mut stream, _other) = connection();
+    let flow_key = Client::flow_of(&stream).unwrap().key;
+    let appliance = Appliance::start(flow(flow_key), 5);
+    let mut client = Client::connect(appliance.address, key()).unwrap();
+    assert!(client.watch(flow_key));
+    stream.write_all(b"hello").unwrap();
+    assert_eq!(client.flush(soon()).unwrap(), Ok(()));
+    assert_eq!(client.wait(&flow_key, 5, soon()).unwrap(), Waited::Protected { level: Level::OnWire });
+    assert_eq!(client.register(flow_key, VIOLATE, soon()).unwrap(), Ok(()));
+    assert_eq!(client.wait(&flow_key, 5, soon()).unwrap(), Waited::Protected { level: Level::OnWire }, "as yet");
+    // It is halted, or does something else; the appliance goes on.
+    std::thread::sleep(Duration::from_millis(200));
+    let waited = client.wait(&flow_key, 5, Instant::now()).unwrap();
+    assert!(matches!(waited, Waited::NotProtected { .. }), "{waited:?}");
 }
 
 #[test]

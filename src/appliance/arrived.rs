@@ -80,11 +80,15 @@ pub struct ArrivedStatus {
     /// How long ago anything came; none if nothing ever did since the start.
     pub heard_ms_ago: Option<f64>,
     /// For how long since then the sockets were found empty. Time in which the appliance stood still is not counted.
+    /// An appliance of an earlier release does not tell, and is never silent.
+    #[serde(default)]
     pub silent_ms: f64,
     /// Lanes that had not read their socket to its end when they were asked.
+    #[serde(default)]
     pub unread_lanes: u64,
     /// How long ago the kernel was found to have dropped datagrams for want of room in a socket, if none from the peer has
     /// come after them.
+    #[serde(default)]
     pub overflowed_ms_ago: Option<f64>,
     /// After a silence of this length nothing is in flight any more.
     pub quiet_after_ms: f64,

@@ -50,7 +50,14 @@ pub struct Client {
     level: Level,
     outgoing: Vec<u8>,
     recorder: Option<Recorder>,
+    /// The socket was not read to its end.
+    is_behind: bool,
 }
+
+/// Datagrams read at a time, so that a flood cannot keep a call from its deadline.
+const AT_ONCE: usize = 256;
+/// Times that many are read before it is said that nothing can be said.
+const ROUNDS: usize = 16;
 
 /// Takes every datagram that comes, with its source and destination.
 type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]) + Send;
@@ -85,7 +92,8 @@ impl Client {
         let mut epoch = [0; 8];
         SystemRandom::new().fill(&mut epoch).map_err(|_| io::Error::other("the system has no random numbers"))?;
         let core = Core::new(key, wish, u64::from_le_bytes(epoch), Instant::now());
-        Ok(Client { socket, core, level: Level::OnWire, outgoing: vec![], recorder: None })
+        let (level, outgoing) = (Level::OnWire, vec![]);
+        Ok(Client { socket, core, level, outgoing, recorder: None, is_behind: false })
     }
 
     /// Asks for at least this level from now on; [`Level::OnWire`] at first.
@@ -121,8 +129,13 @@ impl Client {
 
     /// What can be said now, without waiting, about everything below `offset`. It takes in what has arrived.
     pub fn status(&mut self, key: &FlowKey, offset: u64) -> io::Result<Status> {
-        self.turn(Instant::now())?;
-        Ok(self.core.status(key, offset, self.level, Instant::now()))
+        for _ in 0..ROUNDS {
+            self.turn(Instant::now())?;
+            if !self.is_behind {
+                return Ok(self.core.status(key, offset, self.level, Instant::now()));
+            }
+        }
+        Ok(Status::Pending(Reason::Deadline))
     }
 
     /// Waits until everything below `offset` of a watched flow is protected, or the deadline passes, or it is certain
@@ -213,15 +226,18 @@ impl Client {
         })
     }
 
-    /// Turns until `check` gives an answer; at the deadline the reason it gave last.
+    /// Turns until `check` gives an answer; at the deadline the reason it gave last. What has come is read before: it may
+    /// take back what is known, and a program that stood still has not read it.
     fn wait_until<T: From<NotYet>>(
         &mut self,
         deadline: Instant,
         mut check: impl FnMut(&mut Client, Instant) -> Result<T, Reason>,
     ) -> io::Result<T> {
+        self.take_in()?;
         loop {
             let now = Instant::now();
-            match check(self, now) {
+            let answer = if self.is_behind { Err(Reason::Deadline) } else { check(self, now) };
+            match answer {
                 Ok(answer) => return Ok(answer),
                 Err(reason) if now >= deadline => return Ok(NotYet(reason).into()),
                 Err(_) => self.turn(deadline)?,
@@ -242,15 +258,24 @@ impl Client {
         let mut datagram = [0; 2048];
         match self.socket.recv(&mut datagram) {
             Ok(len) => self.on_datagram(&datagram[..len])?,
-            Err(error) => return self.on_receive_error(error),
+            Err(error) => {
+                self.is_behind = false;
+                return self.on_receive_error(error);
+            }
         }
+        self.take_in()
+    }
+
+    /// Takes in what is there, without waiting.
+    fn take_in(&mut self) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
-        let mut rest = Ok(());
-        // Bounded, so that a flood cannot keep a call from its deadline.
-        for _ in 0..256 {
+        let (mut datagram, mut rest) = ([0; 2048], Ok(()));
+        self.is_behind = true;
+        for _ in 0..AT_ONCE {
             match self.socket.recv(&mut datagram) {
                 Ok(len) => self.on_datagram(&datagram[..len])?,
                 Err(error) => {
+                    self.is_behind = false;
                     rest = self.on_receive_error(error);
                     break;
                 }
