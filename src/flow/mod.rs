@@ -20,6 +20,7 @@ mod index;
 mod instance;
 mod key;
 mod plausible;
+pub mod retained;
 mod sequence;
 mod state;
 mod table;
