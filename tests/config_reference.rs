@@ -147,7 +147,7 @@ fn values_arrive_as_they_are_written() {
          redundancy:\n  none: {{ repair: none }}\n\
          \x20 long: {{ block_symbols: 256, close_when_idle: 1ms, close_after: 20ms, repair: {{ fixed: 32, assume_loss: 2% }} }}\n\
          policy: [{{ to: 10.2.0.0/25, protocol: udp, port: 1-1024, dscp: ef, redundancy: none }}]\n\
-         delivery: {{ ordering: none }}\n\
+         delivery: {{ ordering: none, last_hop: off }}\n\
          notify: {{ listen: \"[::1]:9100\", level: queued, trust_max: 1.5s, keys: [{{ id: 65535, file: a.key }}, {{ id: 2, file: a.key }}] }}\n\
          log: {{ level: debug, format: json }}\n"
     );
@@ -163,6 +163,7 @@ fn values_arrive_as_they_are_written() {
     assert_eq!(profile.repair, Repair::Fixed { symbols: 32, assume_loss: 0.02 });
     assert_eq!(profile.overhead(), 0.125);
     assert_eq!(config.delivery.hold, Duration::from_millis(80), "four times close_after");
+    assert!(!config.delivery.last_hop);
     let rule = config.policy[0];
     assert_eq!((rule.protocol, rule.dscp, rule.redundancy), (Some(17), Some(46), 0));
     assert!(rule.port.is_some_and(|port| port.contains(53) && !port.contains(5432)));

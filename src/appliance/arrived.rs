@@ -157,6 +157,9 @@ pub struct ArrivalStatus {
     pub missing_for_ms: Option<f64>,
     /// Bytes that the TCP at our end has acknowledged; none if its acknowledgements were not seen.
     pub acknowledged: Option<u64>,
+    /// Of those that it has not, bytes that are kept here to be handed on again.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 /// Bytes of a flow that did not come.
@@ -238,6 +241,7 @@ impl ArrivalStatus {
             missing: missing.collect(),
             missing_for_ms: flow.gap_since.map(ms_since),
             acknowledged: flow.acked,
+            kept: flow.kept,
         }
     }
 }

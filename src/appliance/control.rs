@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use super::desk::StatusDesk;
 use super::herald::Herald;
 use super::lane::Lane;
+use super::last_hop::LastHop;
 use super::line::{Command, Line, Notice};
 use super::routes::Routes;
 use super::setup;
@@ -117,7 +118,8 @@ impl Control {
             let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
             let (commands, to_lane) = sync_channel(COMMANDS_MAX);
             let line = Line { commands: to_lane, notices: notify.clone(), control: Arc::clone(&waker) };
-            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line, arrivals_seed)?;
+            let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
+            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line, last_hop)?;
             prepared.push((lane, commands, waker));
         }
         if let Some(notify) = &config.notify {

@@ -23,6 +23,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::complaints::Complaints;
+use super::last_hop::LastHop;
 use super::lateness::Lateness;
 use super::line::{Command, Line, Notice};
 use super::listening::Listening;
@@ -32,7 +33,6 @@ use super::snapshot::LaneSnapshot;
 use super::uplinks::Uplink;
 use super::vigil::Vigil;
 use super::warden::Warden;
-use crate::flow::arrivals::Arrivals;
 use crate::io::cpu;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
@@ -64,9 +64,6 @@ const STOP_STEP: Duration = Duration::from_millis(1);
 /// How often a hole is looked at that holds on beyond its time.
 const HELD_STEP: Duration = Duration::from_millis(1);
 
-/// TCP flows toward us that a lane follows.
-const ARRIVALS_MAX: usize = 8192;
-
 /// One lane, before and while it runs.
 pub struct Lane {
     number: u8,
@@ -84,8 +81,8 @@ pub struct Lane {
     complaints: Complaints,
     vigil: Vigil,
     listening: Listening<SyncSender<LaneSnapshot>>,
-    /// Which bytes of which TCP flow were handed on.
-    arrivals: Arrivals,
+    /// What was handed on.
+    last_hop: LastHop,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
 }
@@ -98,7 +95,7 @@ impl Lane {
         udp: UdpSocket,
         forwarder: Forwarder,
         line: Line,
-        arrivals_seed: u64,
+        last_hop: LastHop,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         let (hold, peers) = (forwarder.hold(), forwarder.peers().len());
@@ -122,7 +119,7 @@ impl Lane {
             complaints: Complaints::default(),
             vigil: Vigil::default(),
             listening: Listening::new(Lateness::new(hold, room, now), peers, now),
-            arrivals: Arrivals::new(ARRIVALS_MAX, arrivals_seed),
+            last_hop,
             stopping: None,
             warden: None,
         };
@@ -170,6 +167,7 @@ impl Lane {
                 self.answer(&reply, is_read);
             }
             self.listening.on_turn_end();
+            self.last_hop.mend(self.forwarder.peers(), &mut self.outlet, !self.ready.udp, now);
             self.keep_promises();
             if std::mem::take(&mut self.ready.errors) {
                 self.note_errors(now);
@@ -273,9 +271,11 @@ impl Lane {
             match self.outlet.tun().read(&mut header, self.forwarder.room()) {
                 Ok(len) => {
                     self.vigil.on_packet();
-                    let (warden, arrivals) = (&mut self.warden, &mut self.arrivals);
-                    self.forwarder.handle_packet(VirtioHeader::from_native(header), len, now, |outgoing| {
-                        arrivals.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
+                    let (warden, last_hop) = (&mut self.warden, &mut self.last_hop);
+                    let header = VirtioHeader::from_native(header);
+                    last_hop.on_read(&self.forwarder.room()[..len], header, now);
+                    self.forwarder.handle_packet(header, len, now, |outgoing| {
+                        last_hop.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
                         if let Some(warden) = warden {
                             warden.on_outgoing(&outgoing, now);
                         }
@@ -359,8 +359,7 @@ impl Lane {
             }
             let is_written = self.outlet.write(deliverable.header, deliverable.packet);
             refused += u64::from(!is_written);
-            let (view, packet, header) = (&deliverable.view, deliverable.packet, deliverable.header);
-            self.arrivals.on_incoming(view, packet, header, is_written, until);
+            self.last_hop.on_incoming(&deliverable, is_written, until);
         }
         self.forwarder.on_refused(refused);
     }
@@ -406,7 +405,7 @@ impl Lane {
                 // It holds on because the lane has not listened for long enough; all else that was due is done.
                 due = due.map(|due| due.max(now + HELD_STEP));
             }
-            let due = [due, promises, look].into_iter().flatten().min();
+            let due = [due, promises, look, self.last_hop.deadline()].into_iter().flatten().min();
             is_soon = self.warden.is_some() && due.is_some_and(|due| self.vigil.waits_awake(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;

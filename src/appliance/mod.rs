@@ -6,6 +6,7 @@ pub mod control;
 pub mod desk;
 mod herald;
 pub mod lane;
+pub mod last_hop;
 mod lateness;
 pub mod line;
 mod listening;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::arrived::ArrivedSnapshot;
+use super::last_hop::LastHopStatus;
 use super::promised::{NotifyStatus, PromisesSnapshot};
 use crate::io::udp::ErrorCounts;
 use crate::protect::Protection;
@@ -35,6 +36,8 @@ pub struct LaneSnapshot {
     pub notices_lost: u64,
     /// Bytes held for incomplete blocks.
     pub memory: usize,
+    /// What is kept for the last hop, unless that is switched off.
+    pub last_hop: Option<LastHopStatus>,
     /// What was thrown away.
     pub drops: Drops,
     /// The peers, in the order of the configuration.

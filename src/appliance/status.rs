@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::arrived::ArrivedStatus;
+use super::last_hop::LastHopStatus;
 use super::promised::{NotifyStatus, ProtectionStatus};
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::tunnel::drop_reason::Drops;
@@ -90,6 +91,9 @@ pub struct LaneStatus {
     pub notices_lost: u64,
     /// Bytes held for incomplete blocks.
     pub memory: usize,
+    /// What is kept until the mirror has acknowledged it; none where that is switched off.
+    #[serde(default)]
+    pub last_hop: Option<LastHopStatus>,
     /// What was thrown away, by reason.
     pub drops: BTreeMap<String, u64>,
 }
@@ -276,6 +280,7 @@ impl From<&LaneSnapshot> for LaneStatus {
             cut_in_software: lane.cut_in_software,
             notices_lost: lane.notices_lost,
             memory: lane.memory,
+            last_hop: lane.last_hop,
             drops: named(&lane.drops),
         }
     }

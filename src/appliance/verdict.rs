@@ -93,7 +93,11 @@ impl Judgement {
         for flow in &arrived.flows {
             if let Some(acknowledged) = flow.acknowledged.filter(|&acknowledged| acknowledged < flow.bytes) {
                 let (name, bytes) = (name(flow), flow.bytes - acknowledged);
-                self.waits_for.push(format!("{name}: {bytes} bytes that were handed on are not acknowledged"));
+                let fate = match bytes.saturating_sub(flow.kept) {
+                    0 => "they are handed on again".to_owned(),
+                    lacking => format!("{lacking} of them are not kept here and cannot be handed on again"),
+                };
+                self.waits_for.push(format!("{name}: {bytes} bytes that were handed on are not acknowledged; {fate}"));
             }
         }
     }
@@ -179,6 +183,7 @@ mod tests {
                 missing: vec![],
                 missing_for_ms: None,
                 acknowledged: Some(5000),
+                kept: 0,
             }],
             ..ArrivedStatus::default()
         }
@@ -238,13 +243,24 @@ mod tests {
     #[test]
     fn what_may_still_come_is_waited_for_and_is_incomplete_when_the_time_is_up() {
         type Row = (fn(&mut ArrivedStatus), &'static str);
-        let rows: [Row; 5] = [
+        let rows: [Row; 7] = [
             (|it| it.heard_ms_ago = Some(3.0), "silence: something came 3 ms ago"),
             // An appliance that stood still, and has not looked since.
             (|it| it.silent_ms = 519.0, "silence: nothing came for 519 ms of listening"),
             (|it| it.unread_lanes = 2, "2 lanes that have not read"),
             (|it| it.waiting_blocks = 4, "4 blocks"),
-            (|it| it.flows[0].acknowledged = Some(4990), "10 bytes"),
+            (
+                |it| it.flows[0].acknowledged = Some(4990),
+                "10 bytes that were handed on are not acknowledged; 10 of them",
+            ),
+            (
+                |it| (it.flows[0].acknowledged, it.flows[0].kept) = (Some(4990), 7),
+                "3 of them are not kept here and cannot be handed on again",
+            ),
+            (
+                |it| (it.flows[0].acknowledged, it.flows[0].kept) = (Some(4990), 11),
+                "10 bytes that were handed on are not acknowledged; they are handed on again",
+            ),
         ];
         for (change, words) in rows {
             let mut arrived = drained();

@@ -134,6 +134,9 @@ impl Display for Summary<'_> {
             Ordering::Strict => line(f, "delivery", format_args!("in order, a hole holds up to {hold}"))?,
             Ordering::None => line(f, "delivery", "as packets become whole")?,
         }
+        if !config.delivery.last_hop {
+            line(f, "last hop", "off: what the LAN here loses after the peer is gone is lost")?;
+        }
         match &config.notify {
             Some(notify) => {
                 let keys: Vec<String> = notify.keys.iter().map(|key| key.id.to_string()).collect();

@@ -13,6 +13,8 @@ pub struct Delivery {
     pub ordering: Ordering,
     /// How long at most.
     pub hold: Duration,
+    /// Whether what was handed on is kept until it is acknowledged, and handed on again while the peer is silent.
+    pub last_hop: bool,
 }
 
 /// Delivery order within a lane.
@@ -46,8 +48,13 @@ impl Delivery {
         let longest = Duration::from_secs(10);
         let hold = duration(&table.field("hold"), Duration::from_millis(1)..=longest, reading);
         let slowest = profiles.iter().map(|profile| profile.close_after).max();
+        let last_hop = table.field("last_hop").choose(&[("on", true), ("off", false)], reading);
         let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
-        Self { ordering: ordering.unwrap_or(Ordering::Strict), hold: hold.unwrap_or(default.min(longest)) }
+        Self {
+            ordering: ordering.unwrap_or(Ordering::Strict),
+            hold: hold.unwrap_or(default.min(longest)),
+            last_hop: last_hop.unwrap_or(true),
+        }
     }
 }
 

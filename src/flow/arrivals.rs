@@ -13,6 +13,7 @@ use super::key::{FlowKey, Hash, PackedKey};
 use super::plausible::{Ends, Segment, has_sound_checksum};
 use super::sequence::{REACH, offset};
 use crate::wire::packet::{PacketView, TCP, TcpHeader};
+use crate::wire::timestamp::Clock;
 use crate::wire::virtio::VirtioHeader;
 
 /// Runs of bytes behind a gap that are kept apart. More are taken for missing.
@@ -38,7 +39,7 @@ pub struct Arrival {
     pub acked: Option<u64>,
     /// Where the sender has ended the stream.
     pub end: Option<u64>,
-    /// Either end broke it off.
+    /// Either end broke it off, and ours lacks nothing or has done it itself.
     pub reset: bool,
     /// Since when the first gap is there.
     pub gap_since: Option<Instant>,
@@ -46,6 +47,8 @@ pub struct Arrival {
     pub seen: Instant,
     /// What the peer's end, the sender, and ours have shown.
     ends: Ends,
+    /// Of the bytes that our end has not acknowledged, how many are kept to be sent again; for whoever keeps them to set.
+    pub kept: u64,
     islands: [Span; ISLANDS_MAX],
     count: usize,
 }
@@ -64,6 +67,7 @@ impl Arrival {
             gap_since: None,
             seen: now,
             ends: Ends::default(),
+            kept: 0,
             islands: [(0, 0); ISLANDS_MAX],
             count: 0,
         }
@@ -113,18 +117,22 @@ impl Arrival {
         self.contiguous = self.contiguous.max(self.acked.unwrap_or(0));
         self.end = self.end.or(other.end.map(moved));
         self.reset |= other.reset;
+        self.kept += other.kept;
         self.seen = self.seen.max(other.seen);
         self.settle(self.seen);
     }
 
     /// Whoever forges what arrives can only make something seem to be missing: that errs on the safe side. What ends a
-    /// flow, so that nothing of it is asked about any more, must be what our end would take.
-    fn on_segment(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) {
+    /// flow, so that nothing of it is asked about any more, must be what our end would take. Gives the first byte, and what
+    /// an acknowledgement of all of it acknowledges.
+    fn on_segment(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) -> Option<Span> {
         self.seen = now;
         if header.flags & TcpHeader::RST != 0 {
+            // A TCP that lacks something does not believe that its sender has broken off, and asks.
+            let is_even = self.acked.is_none_or(|acked| acked >= self.highest);
             let acked = self.sequence(self.acked.unwrap_or(0));
-            self.reset |= self.ends.takes_sent_reset(header, acked, self.sequence(self.highest));
-            return;
+            self.reset |= is_even && self.ends.takes_sent_reset(header, acked, self.sequence(self.highest));
+            return None;
         }
         let taken = header.flags & TcpHeader::SYN != 0 || self.ends.takes_sent(header, len);
         if taken {
@@ -133,32 +141,36 @@ impl Arrival {
         let begin = offset(header.sequence, self.base, self.contiguous);
         let end = begin + i64::from(len);
         if (begin - self.contiguous as i64).abs() > REACH || end < 0 {
-            return;
+            return None;
         }
-        if taken && header.flags & TcpHeader::FIN != 0 {
+        let is_last = taken && header.flags & TcpHeader::FIN != 0;
+        if is_last {
             self.end = Some(end as u64);
         }
         if len > 0 {
             self.add(begin.max(0) as u64, end as u64, now);
         }
+        Some((begin.max(0) as u64, end as u64 + u64::from(is_last)))
     }
 
-    fn on_answer(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) {
+    /// Gives what is acknowledged, the end of the stream counted as one.
+    fn on_answer(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) -> Option<u64> {
         if header.flags & TcpHeader::RST != 0 {
             self.reset |= self.ends.takes_reset(header, self.base, self.sequence(self.highest));
-            return;
+            return None;
         }
         let is_syn = header.flags & TcpHeader::SYN != 0;
         if header.flags & TcpHeader::ACK == 0 || !(is_syn || self.ends.takes_answer(header)) {
-            return;
+            return None;
         }
         let acked = offset(header.acknowledgement, self.base, self.contiguous);
         // Nobody acknowledges what has not come; what came by another way is acknowledged with what comes behind it.
         let most = self.highest as i64 + i64::from(self.end.is_some());
         if (acked - self.contiguous as i64).abs() > REACH || acked < 0 || acked > most {
-            return;
+            return None;
         }
         self.ends.on_answer(header, len, scale);
+        let told = acked as u64;
         // An acknowledgement of the end counts one more than there are bytes.
         let acked = self.end.map_or(acked as u64, |end| end.min(acked as u64));
         self.acked = self.acked.max(Some(acked));
@@ -167,6 +179,7 @@ impl Arrival {
             self.contiguous = acked;
             self.settle(now);
         }
+        Some(told)
     }
 
     fn add(&mut self, from: u64, to: u64, now: Instant) {
@@ -208,6 +221,34 @@ impl Arrival {
     }
 }
 
+/// What a packet from a peer brought of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// The flow's number; another flow may have had it before.
+    pub slot: u32,
+    /// Its first byte.
+    pub begin: u64,
+    /// What an acknowledgement of all of it acknowledges: the end of the stream counts as one.
+    pub upto: u64,
+    /// The number was given to this flow just now.
+    pub is_new: bool,
+    /// The sender's clock.
+    pub clock: Option<Clock>,
+}
+
+/// What a packet to a peer told of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The flow's number.
+    pub slot: u32,
+    /// Our end has everything before this; the end of the stream counts as one.
+    pub upto: Option<u64>,
+    /// It has room for more.
+    pub is_open: bool,
+    /// It has broken the flow off.
+    pub reset: bool,
+}
+
 /// The flows of one lane, of all peers.
 #[derive(Debug)]
 pub struct Arrivals {
@@ -245,34 +286,37 @@ impl Arrivals {
         virtio: VirtioHeader,
         is_written: bool,
         now: Instant,
-    ) {
+    ) -> Option<Brought> {
         if !is_written {
             self.refused_at = Some(now);
         }
         if view.protocol != TCP || !is_written {
-            return;
+            return None;
         }
-        let (Some(key), Some(header)) = (FlowKey::sent(view), view.tcp(packet)) else { return };
+        let (key, header) = (FlowKey::sent(view)?, view.tcp(packet)?);
         if !has_sound_checksum(packet, view, virtio) {
             // Our end will not take it: it has not arrived.
             self.bad_checksums += 1;
-            return;
+            return None;
         }
         let Segment { header, payload: len, scale } = Segment::new(packet, view, header);
         let is_syn = header.flags & TcpHeader::SYN != 0;
         let base = header.sequence.wrapping_add(is_syn.into());
-        let slot = match self.find(&key) {
-            Some(slot) => slot,
-            None if is_syn || len > 0 => self.open(Arrival::new(key, base, is_syn, now)),
-            None => return,
+        let (slot, mut is_new) = match self.find(&key) {
+            Some(slot) => (slot, false),
+            None if is_syn || len > 0 => (self.open(Arrival::new(key, base, is_syn, now)), true),
+            None => return None,
         };
         let flow = &mut self.flows[slot as usize].2;
         if is_syn && (flow.base != base || !flow.from_syn) {
             *flow = Arrival::new(key, base, true, now);
+            is_new = true;
         }
-        flow.on_segment(&TcpHeader { sequence: base, ..header }, len, scale, now);
+        let segment = TcpHeader { sequence: base, ..header };
+        let (begin, upto) = flow.on_segment(&segment, len, scale, now).unwrap_or_default();
         self.ages.remove(Line::Tcp, slot);
         self.ages.append(Line::Tcp, slot);
+        Some(Brought { slot, begin, upto, is_new, clock: Clock::find(view, &header, packet) })
     }
 
     /// When a packet could last not be handed on.
@@ -282,18 +326,26 @@ impl Arrivals {
 
     /// A packet goes to a peer: its acknowledgement tells what our end has.
     #[inline]
-    pub fn on_outgoing(&mut self, view: &PacketView, packet: &[u8], virtio: VirtioHeader, now: Instant) {
+    pub fn on_outgoing(
+        &mut self,
+        view: &PacketView,
+        packet: &[u8],
+        virtio: VirtioHeader,
+        now: Instant,
+    ) -> Option<Acknowledged> {
         if view.protocol != TCP {
-            return;
+            return None;
         }
-        let (Some(key), Some(header)) = (FlowKey::received(view), view.tcp(packet)) else { return };
-        let Some(slot) = self.find(&key) else { return };
+        let (key, header) = (FlowKey::received(view)?, view.tcp(packet)?);
+        let slot = self.find(&key)?;
         if !has_sound_checksum(packet, view, virtio) {
             self.bad_checksums += 1;
-            return;
+            return None;
         }
         let Segment { header, payload: len, scale } = Segment::new(packet, view, header);
-        self.flows[slot as usize].2.on_answer(&header, len, scale, now);
+        let flow = &mut self.flows[slot as usize].2;
+        let upto = flow.on_answer(&header, len, scale, now);
+        Some(Acknowledged { slot, upto, is_open: header.window != 0, reset: flow.reset })
     }
 
     /// Every flow that is known.
@@ -304,6 +356,11 @@ impl Arrivals {
     /// TCP segments with a wrong checksum: they count for nothing.
     pub fn bad_checksums(&self) -> u64 {
         self.bad_checksums
+    }
+
+    /// The same with their numbers, to say what is kept of each.
+    pub fn numbered_mut(&mut self) -> impl Iterator<Item = (u32, &mut Arrival)> {
+        (0..).zip(self.flows.iter_mut().map(|(_, _, flow)| flow))
     }
 
     /// Flows that gave way.
@@ -378,15 +435,15 @@ mod tests {
         }
 
         /// From the peer: flags, where the segment begins, how long it is.
-        fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) {
+        fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) -> Option<Brought> {
             let bytes = packet(self.ipv4, port, false, flags, [BASE.wrapping_add(begin), 1], len);
             let view = PacketView::parse(&bytes).unwrap();
-            self.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, self.now);
+            self.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, self.now)
         }
 
-        fn acked(&mut self, port: u16, flags: u8, upto: u32) {
+        fn acked(&mut self, port: u16, flags: u8, upto: u32) -> Option<Acknowledged> {
             let bytes = packet(self.ipv4, port, true, flags, [9, BASE.wrapping_add(upto)], 0);
-            self.arrivals.on_outgoing(&PacketView::parse(&bytes).unwrap(), &bytes, VirtioHeader::default(), self.now);
+            self.arrivals.on_outgoing(&PacketView::parse(&bytes).unwrap(), &bytes, VirtioHeader::default(), self.now)
         }
 
         fn flow(&self, port: u16) -> Arrival {
@@ -427,7 +484,7 @@ mod tests {
     #[test]
     fn a_flow_is_over_when_its_end_is_acknowledged_or_it_is_broken_off() {
         let mut bench = Bench::new(true);
-        (1..4).for_each(|port| bench.came(port, ACK, 0, 100));
+        assert!((1..4).all(|port| bench.came(port, ACK, 0, 100).is_some()));
         bench.came(1, ACK | TcpHeader::FIN, 100, 50);
         assert!(!bench.flow(1).is_over());
         bench.acked(1, ACK, 151);
@@ -435,6 +492,39 @@ mod tests {
         bench.came(2, TcpHeader::RST, 100, 0);
         bench.acked(3, TcpHeader::RST, 0);
         assert!(bench.flow(2).is_over() && bench.flow(3).is_over());
+    }
+
+    #[test]
+    fn a_sender_that_broke_off_behind_a_packet_that_the_lan_lost_hid_that_it_was_lost() {
+        let mut bench = Bench::new(true);
+        bench.came(1, ACK, 0, 100);
+        bench.acked(1, ACK, 60);
+        bench.came(1, TcpHeader::RST, 100, 0);
+        assert!(!bench.flow(1).is_over() && bench.flow(1).unacknowledged() == 40);
+        bench.acked(1, TcpHeader::RST, 0);
+        assert!(bench.flow(1).is_over());
+    }
+
+    #[test]
+    fn what_is_to_be_kept_and_what_is_acknowledged_is_told_with_the_end_of_the_stream() {
+        let mut bench = Bench::new(true);
+        let told = |slot, begin, upto, is_new| Some(Brought { slot, begin, upto, is_new, clock: None });
+        assert_eq!(bench.came(1, TcpHeader::SYN, u32::MAX, 0), told(0, 0, 0, true));
+        assert_eq!(bench.came(2, TcpHeader::SYN, u32::MAX, 0), told(1, 0, 0, true));
+        assert_eq!(bench.came(1, ACK, 0, 100), told(0, 0, 100, false));
+        assert_eq!(bench.came(1, ACK | TcpHeader::FIN, 100, 50), told(0, 100, 151, false));
+        assert_eq!(bench.came(3, ACK, 5, 0), None, "of a flow that is not known, without a byte");
+        let told = |upto, is_open, reset| Some(Acknowledged { slot: 0, upto, is_open, reset });
+        assert_eq!(bench.acked(1, ACK, 150), told(Some(150), true, false));
+        assert_eq!(bench.acked(1, ACK, 151), told(Some(151), true, false));
+        assert_eq!(bench.acked(1, 0, 151), told(None, true, false));
+        let mut shut = packet(true, 1, true, ACK, [9, BASE], 0);
+        shut[34..36].fill(0);
+        let shut =
+            bench.arrivals.on_outgoing(&PacketView::parse(&shut).unwrap(), &shut, VirtioHeader::default(), bench.now);
+        assert_eq!(shut, told(Some(0), false, false));
+        assert_eq!(bench.acked(1, TcpHeader::RST, 0), told(None, true, true));
+        assert_eq!(bench.came(1, TcpHeader::SYN, 70_000, 0).map(|brought| brought.is_new), Some(true));
     }
 
     #[test]
@@ -483,8 +573,8 @@ mod tests {
             bytes[37] ^= 1;
             let view = PacketView::parse(&bytes).unwrap();
             match back {
-                true => bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now),
-                false => bench.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, bench.now),
+                true => drop(bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now)),
+                false => drop(bench.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, bench.now)),
             }
         }
         assert_eq!((bench.state(), bench.arrivals.bad_checksums()), (missing, 3));
@@ -494,7 +584,7 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_the_longest_idle_gives_way() {
         let mut bench = Bench::new(true);
-        (1..=4).for_each(|port| bench.came(port, ACK, 0, 1));
+        assert!((1..=4).all(|port| bench.came(port, ACK, 0, 1).is_some_and(|brought| brought.is_new)));
         bench.came(1, ACK, 1, 1);
         bench.came(5, ACK, 0, 1);
         let mut ports: Vec<u16> = bench.arrivals.flows().map(|flow| flow.key.source_port).collect();

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use self::buffers::Buffers;
 use self::repeats::Repeats;
 use super::ages::{Ages, Line, NONE};
+use crate::wire::timestamp::Clock;
 use crate::wire::virtio::VirtioHeader;
 
 /// What a packet takes beside its buffer, in the tables here.
@@ -60,6 +61,8 @@ pub struct Handed<'a> {
     pub header: VirtioHeader,
     /// The packet or super-packet.
     pub packet: &'a [u8],
+    /// The sender's clock in it.
+    pub clock: Option<Clock>,
 }
 
 /// Counts, those of `dropped` and `repeated` since the start.
@@ -71,7 +74,7 @@ pub struct Tally {
     pub memory: usize,
     /// Flows of which something is kept.
     pub flows: u64,
-    /// Packets that were dropped because of a bound before they were acknowledged.
+    /// Packets that were dropped because of a bound, or with their flow, before they were acknowledged.
     pub dropped: u64,
     /// How often a packet was sent again.
     pub repeated: u64,
@@ -87,6 +90,7 @@ struct Entry {
     begin: u64,
     upto: u64,
     header: VirtioHeader,
+    clock: Option<Clock>,
     bytes: Vec<u8>,
 }
 
@@ -101,6 +105,8 @@ struct Flow {
     /// Payload of its packets.
     payload: u64,
     acked: u64,
+    /// The latest clock of its sender that was handed on: an older one is not believed any more.
+    clock: Option<u32>,
     repeats: Repeats,
     /// It is among those that are due.
     is_queued: bool,
@@ -115,6 +121,7 @@ impl Flow {
             charge: 0,
             payload: 0,
             acked: 0,
+            clock: None,
             repeats: Repeats::new(now),
             is_queued: false,
         }
@@ -163,7 +170,7 @@ impl Retained {
         }
     }
 
-    /// Keeps a packet, unless it is acknowledged or there already.
+    /// Keeps a packet, unless it has no bytes, is acknowledged, or there already.
     #[inline]
     pub fn keep(&mut self, handed: &Handed<'_>, now: Instant) {
         let at = handed.slot as usize;
@@ -172,7 +179,12 @@ impl Retained {
         }
         let flow = self.flows[at].get_or_insert_with(|| Flow::new(handed.peer, now));
         flow.repeats.on_handed_on(now);
-        if handed.upto <= flow.acked {
+        if let Some(Clock { value, .. }) = handed.clock
+            && flow.clock.is_none_or(|latest| Clock::is_later_than(value, latest))
+        {
+            flow.clock = Some(value);
+        }
+        if handed.upto <= flow.acked.max(handed.begin) {
             return;
         }
         let charge = Buffers::size(handed.packet.len()) + ENTRY_COST;
@@ -219,7 +231,14 @@ impl Retained {
         }
     }
 
-    /// The flow is over, or its number is another's from now on.
+    /// The flow gave way to another, which has its number from now on.
+    pub fn give_way(&mut self, slot: u32) {
+        let before = self.tally.packets;
+        self.forget(slot);
+        self.tally.dropped += before - self.tally.packets;
+    }
+
+    /// The flow is over: nothing of it is wanted any more.
     pub fn forget(&mut self, slot: u32) {
         let Some(Some(flow)) = self.flows.get(slot as usize) else { return };
         let mut head = flow.head;
@@ -294,10 +313,10 @@ impl Retained {
     }
 
     fn insert(&mut self, handed: &Handed<'_>, before: u32, bytes: Vec<u8>, charge: usize) {
-        let &Handed { slot, begin, upto, header, .. } = handed;
+        let &Handed { slot, begin, upto, header, clock, .. } = handed;
         let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
         let behind = self.entries.get(before as usize).map_or(flow.head, |entry| entry.behind);
-        let entry = Entry { slot, before, behind, begin, upto, header, bytes };
+        let entry = Entry { slot, before, behind, begin, upto, header, clock, bytes };
         let number = match self.vacant.pop() {
             Some(number) => {
                 self.entries[number as usize] = entry;
@@ -359,28 +378,31 @@ const BURST: Duration = Duration::from_millis(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Retained {
-    /// The next packet that is to be sent again; `is_silent` tells of which peers.
+    /// The next packet that is to be sent again, as it was but for its sender's clock; `is_silent` tells of which peers.
     pub fn poll(&mut self, is_silent: impl Fn(u16) -> bool, now: Instant) -> Option<(VirtioHeader, &[u8])> {
         if self.is_empty() || self.busy_until.is_some_and(|until| until > now + BURST) {
             return None;
         }
         self.look(&is_silent, now);
-        let number = loop {
+        let (number, latest) = loop {
             let slot = self.due.pop_front()?;
             let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { continue };
             flow.is_queued = false;
             if flow.head == NONE {
                 continue;
             }
-            let (head, is_wanted) = (flow.head, is_silent(flow.peer));
+            let (head, clock, is_wanted) = (flow.head, flow.clock, is_silent(flow.peer));
             let next = if is_wanted { flow.repeats.on_repeated(now) } else { now + LOOK_EVERY };
             self.wake(next);
             if is_wanted {
-                break head;
+                break (head, clock);
             }
         };
         self.tally.repeated += 1;
-        let entry = &self.entries[number as usize];
+        let entry = &mut self.entries[number as usize];
+        if let (Some(clock), Some(latest)) = (&mut entry.clock, latest) {
+            clock.set(latest, entry.header, &mut entry.bytes);
+        }
         let cost = Duration::from_nanos((entry.bytes.len() as u64 + PACKET_COST) * NANOS_A_BYTE);
         self.busy_until = Some(self.busy_until.map_or(now, |until| until.max(now)) + cost);
         Some((entry.header, &entry.bytes))

@@ -204,6 +204,11 @@ impl Reporting {
         unanswered.into_iter().chain(silent).min()
     }
 
+    /// The peer calls bytes protected, by its own word.
+    pub fn peer_claims(&self) -> bool {
+        self.peer_claims
+    }
+
     /// How often a peer that lives says something at least.
     pub fn peer_interval(&self) -> Duration {
         if self.claims || self.peer_claims { WHILE_ACTIVE } else { WHILE_IDLE }

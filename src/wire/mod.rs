@@ -11,4 +11,5 @@ pub mod report;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod segment;
+pub mod timestamp;
 pub mod virtio;

@@ -21,11 +21,12 @@ impl Lane {
         let now = Instant::now();
         let receive_overflows = self.udp.count_overflows();
         self.listening.on_overflows(receive_overflows, now);
+        let (last_hop, arrivals) = (self.last_hop.status(), self.last_hop.arrivals());
         let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
         let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
             let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
             let silence = self.listening.silence(number.into(), peer.last_heard(), is_read);
-            let arrived = ArrivedSnapshot::take(peer, &self.arrivals, owns, silence, now);
+            let arrived = ArrivedSnapshot::take(peer, arrivals, owns, silence, now);
             PeerSnapshot::take(peer, promises(number.into()), arrived, now)
         });
         let peers = peers.collect();
@@ -38,6 +39,7 @@ impl Lane {
             cut_in_software: self.outlet.cut(),
             notices_lost: self.notices_lost,
             memory: self.forwarder.memory(),
+            last_hop,
             drops: self.forwarder.drops().clone(),
             timestamps: self.udp.stamps().to_string(),
             notify: self.warden.as_mut().and_then(|warden| warden.voice().herald().map(NotifyStatus::take)),

@@ -1,6 +1,11 @@
+//! Packets that are kept, against a plain list, a LAN that loses, and ends that say too little. No clock runs: time is
+//! counted.
+
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::wire::packet::{PacketView, TCP, TcpHeader};
+use crate::wire::samples;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -9,7 +14,7 @@ fn header(mark: u16) -> VirtioHeader {
 }
 
 fn handed(slot: u32, begin: u64, upto: u64, packet: &[u8]) -> Handed<'_> {
-    Handed { slot, peer: (slot % 2) as u16, begin, upto, header: header(upto as u16), packet }
+    Handed { slot, peer: (slot % 2) as u16, begin, upto, header: header(upto as u16), packet, clock: None }
 }
 
 /// Numbers of the packets of a flow, from the lowest byte on.
@@ -325,7 +330,10 @@ fn flows_without_number_whose_end_never_acknowledges_are_bounded() {
         }
     }
     assert!((1 << 20..63 << 20).contains(&bytes), "{bytes} in a second");
+    let tally = retained.tally();
+    (0..10_000).step_by(2).for_each(|slot| retained.give_way(slot));
     (0..10_000).for_each(|slot| retained.forget(slot));
+    assert!(retained.tally().dropped > tally.dropped && retained.tally().dropped < tally.dropped + tally.packets);
     assert!(retained.is_empty() && retained.due.is_empty() && retained.charge == 0);
 }
 
@@ -355,4 +363,35 @@ fn what_comes_far_out_of_order_costs_a_bounded_search() {
     assert_eq!(retained.tally().packets, 2001);
     let order = list(&retained, 0);
     assert!(order.is_sorted_by_key(|it| it.0));
+}
+
+#[test]
+fn what_is_sent_again_bears_the_latest_clock_or_the_mirror_throws_it_away() {
+    let start = Instant::now();
+    let mut retained = Retained::new(Bounds::default());
+    let packet = |clock: u32, len: usize| {
+        let options = [&[1, 1, 8, 10][..], &clock.to_be_bytes(), &[0; 4]].concat();
+        samples::ipv4(TCP, &[], &samples::tcp(TcpHeader::ACK, &options, len))
+    };
+    let clock_of = |packet: &[u8]| {
+        let view = PacketView::parse(packet).unwrap();
+        Clock::find(&view, &view.tcp(packet).unwrap(), packet)
+    };
+    let keep = |retained: &mut Retained, begin, clock, len| {
+        let packet = packet(clock, len);
+        let upto = begin + len as u64;
+        retained.keep(&Handed { clock: clock_of(&packet), ..handed(0, begin, upto, &packet) }, start);
+    };
+    keep(&mut retained, 0, u32::MAX, 100);
+    keep(&mut retained, 100, u32::MAX, 100);
+    // The sender has sent the first again, then dies; an older packet overtakes nothing.
+    keep(&mut retained, 0, 5, 100);
+    keep(&mut retained, 200, 4, 100);
+    // A word without a byte has a clock, too.
+    keep(&mut retained, 300, 6, 0);
+    retained.on_acknowledged(0, 100, true, start);
+    let (_, sent) = retained.poll(|_| true, at(start, 300)).unwrap();
+    assert_eq!(clock_of(sent).map(|clock| clock.value), Some(6));
+    assert_eq!(sent.len(), packet(0, 100).len());
+    assert_eq!(retained.tally().packets, 2);
 }
