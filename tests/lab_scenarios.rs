@@ -194,6 +194,19 @@ fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
 }
 
 #[test]
+fn what_the_last_hop_loses_is_handed_on_again() {
+    need_programs(&["nft", "ethtool"]).unwrap_or_else(|error| panic!("{error}"));
+    let (result, said) = result_of(&["last-hop", "--trials", "4"]);
+    let [kept, control] = [&result["metrics"]["kept"], &result["metrics"]["control"]];
+    assert_eq!((&kept["lost"], &kept["incomplete"]), (&Value::from(0), &Value::from(0)), "{said}");
+    assert!(kept["acknowledged"].as_u64() > Some(0), "{said}");
+    // Whether the LAN loses something that matters in so few trials is chance; that drain finds it is not.
+    assert!(control["trials_with_loss"].as_u64() <= control["incomplete"].as_u64(), "{said}");
+    let crowd = &result["metrics"]["crowd"];
+    assert!(crowd["kept_bytes"].as_u64() <= Some(64 << 20) && crowd["dropped"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
 fn no_more_than_the_cap_is_lost_of_what_a_program_wrote() {
     let (result, said) = result_of(&["cap", "--trials", "2"]);
     assert_eq!(result["pass"], true, "{said}");

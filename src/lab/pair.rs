@@ -38,6 +38,8 @@ pub struct PairOptions {
     pub offload: &'static str,
     /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances notify nobody.
     pub notify: Option<&'static str>,
+    /// `delivery.last_hop:`, on or off.
+    pub last_hop: bool,
 }
 
 impl Default for PairOptions {
@@ -48,6 +50,7 @@ impl Default for PairOptions {
             block_symbols: 32,
             offload: "auto",
             notify: None,
+            last_hop: true,
         }
     }
 }
@@ -228,6 +231,9 @@ fn start(
         let (id, file) = (key.id(), path_text(key_file)?);
         text +=
             &format!("notify:\n  listen: \"{address}\"\n  keys: [{{ id: {id}, file: {file:?} }}]\n  level: {level}\n");
+    }
+    if !options.last_hop {
+        text += "delivery: { last_hop: off }\n";
     }
     let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
     let command = [own_executable()?, "run".to_owned(), "--config".to_owned(), path_text(&file)?];

@@ -49,6 +49,20 @@ pub struct LaneStatus {
     pub receive_overflows: u64,
     /// Sends that failed.
     pub send_errors: u64,
+    /// What is kept for the last hop.
+    pub last_hop: Option<LastHop>,
+}
+
+/// What a lane keeps until the mirror has acknowledged it.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LastHop {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Packets dropped because of a bound.
+    pub dropped: u64,
+    /// How often one was handed on again.
+    pub repeated: u64,
 }
 
 /// The part about a peer.
@@ -93,6 +107,8 @@ pub struct Sent {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Received {
+    /// Packets and super-packets handed on.
+    pub adus: u64,
     /// Datagrams that arrived.
     pub datagrams: u64,
     /// Datagrams that did not.
@@ -135,6 +151,7 @@ impl Received {
     /// What was counted after `earlier` was taken.
     pub fn since(&self, earlier: &Received) -> Received {
         Received {
+            adus: self.adus.saturating_sub(earlier.adus),
             datagrams: self.datagrams.saturating_sub(earlier.datagrams),
             lost: self.lost.saturating_sub(earlier.lost),
             recovered_symbols: self.recovered_symbols.saturating_sub(earlier.recovered_symbols),

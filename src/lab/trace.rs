@@ -187,6 +187,7 @@ fn package_of(program: &str) -> &'static str {
         "ip" | "tc" | "ss" => "iproute2",
         "sysctl" => "procps",
         "nft" => "nftables",
+        "ethtool" => "ethtool",
         "iperf3" => "iperf3",
         "rsync" => "rsync",
         "ping" => "iputils-ping",

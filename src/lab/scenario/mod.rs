@@ -10,6 +10,7 @@ mod crash_matrix;
 mod disaster;
 mod held_link;
 mod honest;
+mod last_hop;
 mod latency;
 mod loss;
 mod notify_faults;
@@ -62,7 +63,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 21] = [
+pub const SCENARIOS: [Scenario; 22] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -146,6 +147,13 @@ pub const SCENARIOS: [Scenario; 21] = [
         topology: "pair",
         programs: &["ip", "sysctl", "tc", "unshare", "setpriv"],
         run: disaster::run,
+    },
+    Scenario {
+        name: "last-hop",
+        summary: "3 % loss between the mirror's appliance and the mirror when the primary site is lost: is what is kept enough?",
+        topology: "pair-lan",
+        programs: &["ip", "sysctl", "nft", "ethtool"],
+        run: last_hop::run,
     },
     Scenario {
         name: "commit-latency",
@@ -364,7 +372,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
         );
     }
 }

@@ -79,13 +79,15 @@ pub fn begin(site: &Site<'_>, sink: &Sink) -> Result<(Stream, Writer), LabError>
 pub type Told = Vec<(Instant, Duration)>;
 
 /// The program that writes.
+#[derive(Debug)]
 pub struct Writer {
     is_over: Arc<AtomicBool>,
     writing: JoinHandle<io::Result<Told>>,
 }
 
 impl Writer {
-    fn start(stream: &Stream, client: Option<Client>, arm: Arm) -> Result<Self, LabError> {
+    /// It begins; without a client it takes each write for acknowledged.
+    pub fn start(stream: &Stream, client: Option<Client>, arm: Arm) -> Result<Self, LabError> {
         let near = stream.near.try_clone().map_err(LabError::doing("keep a hold of the connection"))?;
         let (key, is_over) = (stream.key(), Arc::new(AtomicBool::new(false)));
         let over = is_over.clone();
