@@ -80,6 +80,8 @@ impl Witness {
     /// has come than was taken.
     pub fn turn(&mut self, now: Instant) -> bool {
         let mut datagram = [0; 2048];
+        // Whether or not the poll has said so: this process may have stood still since, and what came may take back.
+        self.readable = true;
         for _ in 0..BUDGET {
             if !self.readable {
                 break;
@@ -174,9 +176,10 @@ impl Witness {
         self.core.handle_written(key, written);
     }
 
-    /// Whether everything below `offset` is protected.
+    /// Whether everything below `offset` is protected. Not while more has come than was taken in: it may take back.
     pub fn covers(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> bool {
-        matches!(self.core.status(key, offset, least, now), Status::Protected { level } if level >= least)
+        !self.readable
+            && matches!(self.core.status(key, offset, least, now), Status::Protected { level } if level >= least)
     }
 
     /// Why nothing beyond what is covered can be called protected at this moment; [`Reason::Deadline`] when nothing is
