@@ -17,6 +17,10 @@ use crate::{
         report::Report,
         scenario::Stage,
     },
+    wire::{
+        checksum::{add, pseudo_header_sum, sum},
+        packet::TCP,
+    },
 };
 
 const FLOWS: u16 = 10_000;
@@ -103,7 +107,7 @@ impl Crowd {
 fn send(network: &Network<'_>, first: u16) -> io::Result<()> {
     NetworkNamespace::named(&network.namespace("primary"))?.run(|| {
         let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP))?;
-        let to = SocketAddrV4::new(Ipv4Addr::new(10, 2, 0, 1), 0);
+        let to = SocketAddrV4::new(MIRROR, 0);
         for number in first..FLOWS.min(first + AT_ONCE) {
             for round in 0..ROUNDS {
                 sendto(&socket, &segment(FIRST_PORT + number, round), SendFlags::empty(), &to)?;
@@ -114,7 +118,10 @@ fn send(network: &Network<'_>, first: u16) -> io::Result<()> {
     })?
 }
 
-/// A segment with payload; nobody reads its checksum.
+const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+const MIRROR: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+
+/// A segment with payload.
 fn segment(port: u16, round: u32) -> Vec<u8> {
     let mut segment = vec![0; 20 + PAYLOAD];
     segment[..2].copy_from_slice(&port.to_be_bytes());
@@ -122,5 +129,8 @@ fn segment(port: u16, round: u32) -> Vec<u8> {
     segment[4..8].copy_from_slice(&(1 + round * PAYLOAD as u32).to_be_bytes());
     segment[12] = 5 << 4;
     segment[13] = 0x10;
+    let pseudo_header = pseudo_header_sum(PRIMARY.into(), MIRROR.into(), TCP, segment.len());
+    let checksum = !add(pseudo_header, sum(&segment));
+    segment[16..18].copy_from_slice(&checksum.to_be_bytes());
     segment
 }
