@@ -59,6 +59,7 @@ pub struct Load {
     pub streams: Vec<Stream>,
     ends: [SocketAddr; 2],
     is_over: Arc<AtomicBool>,
+    is_eased: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
     sending: Option<JoinHandle<io::Result<Begun>>>,
     receiving: JoinHandle<()>,
@@ -86,17 +87,23 @@ impl Load {
         };
         let (far, writers, near) = open().map_err(LabError::doing("begin to send from primary to mirror"))?;
         let at = far.local_addr().map_err(LabError::doing("ask for the port of a socket"))?;
-        let (is_over, is_closed, arrived) =
-            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arrived::default());
-        let (over, closed, notes) = (is_over.clone(), is_closed.clone(), arrived.clone());
+        let [is_over, is_eased, is_closed] = [(); 3].map(|()| Arc::<AtomicBool>::default());
+        let arrived = Arrived::default();
+        let (over, eased, closed, notes) = (is_over.clone(), is_eased.clone(), is_closed.clone(), arrived.clone());
         let source = SocketAddr::new(from, 0);
         let sending = thread::spawn(move || {
             near.enter()?;
             let datagrams = Datagrams { source, to: at, next_port: first_port, current: None, ports: Vec::new() };
-            send(datagrams, writers, SmallRng::seed_from_u64(seed), &over)
+            send(datagrams, writers, SmallRng::seed_from_u64(seed), [&over, &eased])
         });
         let receiving = thread::spawn(move || receive(&far, &notes, &closed));
-        Ok(Self { streams, ends: [source, at], is_over, is_closed, sending: Some(sending), receiving, arrived })
+        let sending = Some(sending);
+        Ok(Self { streams, ends: [source, at], is_over, is_eased, is_closed, sending, receiving, arrived })
+    }
+
+    /// Sends a quarter from now on: a queue that has grown long can empty, and until it has no link is trusted.
+    pub fn ease(&self) {
+        self.is_eased.store(true, Ordering::Relaxed);
     }
 
     /// Stops sending: the UDP flows there were, and when each began.
@@ -182,21 +189,22 @@ fn send(
     mut datagrams: Datagrams,
     mut writers: Vec<TcpStream>,
     mut rng: SmallRng,
-    is_over: &AtomicBool,
+    [is_over, is_eased]: [&AtomicBool; 2],
 ) -> io::Result<Begun> {
     let mut next_burst = Instant::now();
     let mut next_writes = vec![next_burst; writers.len()];
     while !is_over.load(Ordering::Relaxed) {
         let now = Instant::now();
+        let slower = if is_eased.load(Ordering::Relaxed) { 4 } else { 1 };
         if now >= next_burst {
             datagrams.burst()?;
-            next_burst = now + UDP_PACE;
+            next_burst = now + UDP_PACE * slower;
         }
         for (writer, next) in writers.iter_mut().zip(&mut next_writes) {
             if now >= *next {
                 // What the socket has no room for is not written: the next burst is due soon.
                 let _ = writer.write(&TCP_BURST);
-                *next = now + Duration::from_millis(rng.random_range(TCP_PACE));
+                *next = now + Duration::from_millis(rng.random_range(TCP_PACE)) * slower;
             }
         }
         thread::sleep(TICK);

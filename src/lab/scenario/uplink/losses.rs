@@ -129,14 +129,15 @@ fn open(namespace: &str) -> io::Result<OwnedFd> {
 fn look(socket: &OwnedFd, seen: &Mutex<HashMap<Id, (Instant, bool)>>, is_over: &AtomicBool) {
     let mut packet = [0; LOOK];
     loop {
-        match recv(socket, &mut packet[..], RecvFlags::empty()) {
+        // Both ends report all the time: only what is there already is read when it ends.
+        let over = is_over.load(Ordering::Relaxed);
+        match recv(socket, &mut packet[..], if over { RecvFlags::DONTWAIT } else { RecvFlags::empty() }) {
             Ok((length, _)) => {
                 if let Some((id, is_symbol)) = parse(&packet[..length]) {
                     lock(seen).entry(id).or_insert((Instant::now(), is_symbol));
                 }
             }
-            // What was there is read before it ends.
-            Err(_) if is_over.load(Ordering::Relaxed) => return,
+            Err(_) if over => return,
             Err(_) => {}
         }
     }

@@ -188,6 +188,7 @@ impl Lab<'_> {
     /// No disaster: what is sent goes on until something new is called protected again, and then stops.
     fn recover(&self, mut load: Load, notes: &Mutex<Notes>, outcome: &mut Outcome) -> Result<Sent, LabError> {
         let over = Instant::now();
+        load.ease();
         let is_back = |notes: &Notes| notes.last_by_departure.is_some_and(|at| at > over);
         let waited = self.wait_for("nothing is called protected any more", notes, is_back);
         outcome.recovery = waited.is_ok().then(|| over.elapsed());
