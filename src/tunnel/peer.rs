@@ -313,11 +313,6 @@ impl Peer {
         self.block_events.pop_front()
     }
 
-    /// Trains seem not to arrive; told once.
-    pub fn poll_trains_suspected(&mut self) -> bool {
-        std::mem::take(&mut self.trains_suspected)
-    }
-
     /// Keys, for status.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions

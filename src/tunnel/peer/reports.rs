@@ -38,6 +38,11 @@ impl Peer {
         outcome
     }
 
+    /// Trains seem not to arrive; told once.
+    pub fn poll_trains_suspected(&mut self) -> bool {
+        std::mem::take(&mut self.trains_suspected)
+    }
+
     /// What reports told of our blocks since the last time.
     pub fn poll_heard(&mut self) -> Option<Heard> {
         self.heard.take()
