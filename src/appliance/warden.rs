@@ -97,7 +97,8 @@ impl Warden {
 
     /// Last: what is due, what is asked, and what there is to tell.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        if !self.read.is_empty() {
+        // What no timestamp of now can decide is looked at when one can.
+        if !self.read.is_empty() && self.guard.awaits_departures() {
             let peers = self.guard.peers_mut();
             self.ways.look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
         }

@@ -96,6 +96,11 @@ impl Departures {
         self.settle();
     }
 
+    /// A block may be found to have left by what is told next.
+    pub fn is_waiting(&self) -> bool {
+        !(self.waiting.is_empty() && self.held.is_empty() && self.ready.is_empty())
+    }
+
     /// A block that is now known to have left.
     pub fn poll_left(&mut self) -> Option<BlockId> {
         self.ready.pop_front()

@@ -64,6 +64,11 @@ impl Guard {
         self.stamps.is_waiting()
     }
 
+    /// The kernel has taken a block whole that is not known to have left: a timestamp may decide that it is protected.
+    pub fn awaits_departures(&self) -> bool {
+        self.peers.iter().any(Protection::awaits_departures)
+    }
+
     /// A timestamp with this number came.
     pub fn on_stamp(&mut self, number: u32, now: Instant) {
         if let Some((peer, send)) = self.stamps.take(number)

@@ -119,6 +119,11 @@ impl Protection {
         self.departures.on_taken(send);
     }
 
+    /// The kernel has taken a block whole that is not known to have left.
+    pub fn awaits_departures(&self) -> bool {
+        self.departures.is_waiting()
+    }
+
     /// The send of this number has left this host.
     pub fn on_left(&mut self, send: u64, now: Instant) {
         self.health.on_stamp();
