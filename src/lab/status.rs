@@ -82,11 +82,13 @@ pub struct PeerStatus {
 }
 
 /// What is promised to flows.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Promises {
     /// Flows that are followed.
     pub flows: u64,
+    /// Of the link: `up`, or not.
+    pub state: String,
 }
 
 /// Counters of what was sent.

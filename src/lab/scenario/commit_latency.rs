@@ -103,6 +103,24 @@ impl Row {
     }
 }
 
+/// Waits until the link is trusted at the round trip that it has now. A path that has become longer is not before the
+/// shorter round trips are forgotten, after ten seconds.
+fn wait_trusted(stage: &Stage<'_>, pair: &Pair<'_>) -> Result<(), LabError> {
+    // The last proof of the path as it was is too old by then.
+    stage.pause(Duration::from_millis(400))?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let [near, _] = pair.status()?;
+        if near.peers.iter().all(|peer| peer.protection.as_ref().is_some_and(|it| it.state == "up")) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(LabError::Sentence("the link is not trusted within 30 s".to_owned()));
+        }
+        stage.pause(Duration::from_millis(100))?;
+    }
+}
+
 /// Runs the scenario.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let seconds = stage.options.seconds.unwrap_or(SECONDS).max(1);
@@ -136,6 +154,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         for (round, round_trip) in (1..=ROUNDS).flat_map(|round| ROUND_TRIPS.map(|round_trip| (round, round_trip))) {
             network.tell_wan(&format!("set delay {}us", round_trip * 500))?;
             stage.say(&format!("  round {round} of {ROUNDS}, {round_trip} ms"));
+            wait_trusted(stage, &pair)?;
             for (way, clients) in ways.iter().flat_map(|way| CLIENTS.map(|clients| (*way, clients))) {
                 servers.wait_even(&primary)?;
                 let plan = ClientPlan {
