@@ -16,7 +16,9 @@ use crate::io::qdisc::{DropCounter, egress};
 struct Device {
     index: u32,
     counters: Option<LinkCounters>,
-    /// Of a queue that may drop what it has taken.
+    /// Its queue may drop what it has taken.
+    is_suspect: bool,
+    /// What tells whether it has; none where that cannot be asked.
     queue: Option<DropCounter>,
     drops: Option<u64>,
     may_have_dropped: bool,
@@ -114,9 +116,12 @@ impl Ways {
                 self.devices.len() - 1
             });
             let device = &mut self.devices[place];
-            // A queue that does not count is asked all the same: then it may always have dropped.
-            device.queue = egress.may_drop_silently().then(|| DropCounter::open(egress.index).ok()).flatten();
-            device.drops = if egress.may_drop_silently() { egress.drops } else { None };
+            // A count that is known stays: what was dropped since may be about another peer, which has not been told yet.
+            if !device.is_suspect {
+                device.drops = egress.drops;
+            }
+            device.is_suspect = egress.may_drop_silently();
+            device.queue = device.is_suspect.then(|| DropCounter::open(egress.index).ok()).flatten();
             if device.counters.is_none() {
                 device.look(self.kernel.as_mut());
             }
@@ -132,7 +137,7 @@ fn complain(error: &io::Error) {
 
 impl Device {
     fn new(index: u32) -> Self {
-        Self { index, counters: None, queue: None, drops: None, may_have_dropped: false }
+        Self { index, counters: None, is_suspect: false, queue: None, drops: None, may_have_dropped: false }
     }
 
     /// Whether it may have dropped something since the last look.
@@ -141,8 +146,8 @@ impl Device {
         let before = std::mem::replace(&mut self.counters, counters);
         let has_carrier = counters.is_some_and(|counters| counters.carrier);
         let mut may_have_dropped = before != counters || !has_carrier;
-        if let Some(queue) = &mut self.queue {
-            let drops = queue.read().ok().flatten();
+        if self.is_suspect {
+            let drops = self.queue.as_mut().and_then(|queue| queue.read().ok().flatten());
             let before = std::mem::replace(&mut self.drops, drops);
             // A queue that does not count cannot be believed.
             may_have_dropped |= drops.is_none() || before != drops;
@@ -228,6 +233,13 @@ mod tests {
             let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
             (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
             assert_eq!(doubtful(&mut ways), [0], "it counts what it has dropped");
+            // A change that is about the way of another peer does not hide what was dropped.
+            (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
+            ways.ways[0].as_mut().unwrap().has_changed = false;
+            ways.find_device(0);
+            assert_eq!(doubtful(&mut ways), [0], "the count that was known stays");
+            ways.devices.iter_mut().for_each(|device| device.queue = None);
+            assert_eq!(doubtful(&mut ways), [0], "a queue that may drop and cannot be asked is not believed");
             run("ip", "link del oww2");
             assert!(doubtful(&mut ways).contains(&1), "there is no way");
             assert!(doubtful(&mut ways).contains(&1), "and still none");
