@@ -203,7 +203,7 @@ impl Lane {
         let Some(warden) = &mut self.warden else { return };
         let now = Instant::now();
         warden.on_progress(&mut self.forwarder, now);
-        if warden.is_waiting() || std::mem::take(&mut self.ready.errors) {
+        if warden.awaits_departures() || std::mem::take(&mut self.ready.errors) {
             let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number));
             while let Some(to) = self.udp.poll_late_error() {
                 warden.on_late_error(to, &self.forwarder, now);

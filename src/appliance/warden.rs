@@ -60,9 +60,9 @@ impl Warden {
         }
     }
 
-    /// Some timestamp may still come.
-    pub fn is_waiting(&self) -> bool {
-        self.guard.is_waiting()
+    /// A timestamp that comes now may decide that something is protected.
+    pub fn awaits_departures(&self) -> bool {
+        self.guard.is_waiting() && self.guard.awaits_departures()
     }
 
     /// First: what happened to blocks and what reports told.
