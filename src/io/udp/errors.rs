@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 
 use super::address::RawAddress;
 use super::control::{ControlBuffer, Messages, leading_u32};
-use super::receive::receive_message;
+use super::receive::{Entries, receive_message};
 use super::stamps::StampState;
 use super::{UdpSocket, unmapped};
 
@@ -129,33 +129,60 @@ impl UdpSocket {
     /// [`errors_left`](Self::errors_left) says so; with nothing there it is one short system call. Stamps come in the
     /// order in which datagrams left. One may be lost when the queue is full; none is told that did not come.
     pub fn drain_errors(&mut self, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
-        // The datagram that failed comes back with its error; unless timestamps need more, its first bytes will do.
-        let mut short = [0; 64];
-        let mut control = ControlBuffer::EMPTY;
-        let fd = self.as_raw_fd();
-        self.errors_left = true;
-        for _ in 0..MAX_ENTRIES {
-            let buffer = match self.on_their_way.buffer() {
-                [] => &mut short[..],
-                whole => whole,
-            };
-            let mut address = RawAddress::EMPTY;
-            let received = receive_message(fd, buffer, &mut address, &mut control, libc::MSG_ERRQUEUE);
-            let Ok((len, control_len)) = received else {
-                self.errors_left = false;
-                break;
-            };
-            for message in Messages(&control.0[..control_len]) {
-                if let (libc::IPPROTO_IP, libc::IP_RECVERR, data) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, data) =
-                    message
-                    && let Some(queued) = Queued::parse(data)
-                {
-                    let to = address.decode().map(|to| unmapped(to).ip());
-                    self.handle_queued(&queued, to, len, stamped);
-                }
+        self.errors_left = if self.stamps == StampState::LoopedData {
+            self.drain_looped(stamped)
+        } else {
+            self.drain_entries(stamped)
+        };
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Reads what comes without its datagram. True if more may be left.
+    fn drain_entries(&mut self, stamped: &mut impl FnMut(u32)) -> bool {
+        let mut entries = Entries::EMPTY;
+        for _ in 0..MAX_ENTRIES / Entries::MAX {
+            let count = entries.read(self.as_raw_fd());
+            for (about, messages) in entries.iter() {
+                self.handle_messages(messages, about, 0, stamped);
+            }
+            if count < Entries::MAX {
+                return false;
             }
         }
-        std::mem::take(&mut self.counts)
+        true
+    }
+
+    /// Reads timestamps that bring their datagram back, one by one: it tells whose they are. True if more may be left.
+    fn drain_looped(&mut self, stamped: &mut impl FnMut(u32)) -> bool {
+        let mut control = ControlBuffer::EMPTY;
+        let fd = self.as_raw_fd();
+        for _ in 0..MAX_ENTRIES {
+            let buffer = self.on_their_way.buffer();
+            let mut about = RawAddress::EMPTY;
+            let Ok((len, control_len)) = receive_message(fd, buffer, &mut about, &mut control, libc::MSG_ERRQUEUE)
+            else {
+                return false;
+            };
+            self.handle_messages(Messages(&control.0[..control_len]), &about, len, stamped);
+        }
+        true
+    }
+
+    fn handle_messages(
+        &mut self,
+        messages: Messages<'_>,
+        about: &RawAddress,
+        len: usize,
+        stamped: &mut impl FnMut(u32),
+    ) {
+        for message in messages {
+            if let (libc::IPPROTO_IP, libc::IP_RECVERR, data) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, data) = message
+                && let Some(queued) = Queued::parse(data)
+            {
+                let to = about.decode().map(|to| unmapped(to).ip());
+                self.handle_queued(&queued, to, len, stamped);
+            }
+        }
     }
 
     /// Whether the last [`drain_errors`](Self::drain_errors) ended at its bound: drain again in the next turn, without

@@ -75,6 +75,61 @@ impl UdpSocket {
     }
 }
 
+/// Room for what one call reads of the error queue: of each entry who it is about and what it says, without its bytes.
+pub(super) struct Entries {
+    addresses: [RawAddress; Self::MAX],
+    controls: [ControlBuffer; Self::MAX],
+    control_lens: [usize; Self::MAX],
+    count: usize,
+}
+
+impl Entries {
+    /// So many are read in one call.
+    pub(super) const MAX: usize = 16;
+    /// None.
+    pub(super) const EMPTY: Self = Self {
+        addresses: [RawAddress::EMPTY; Self::MAX],
+        controls: [const { ControlBuffer::EMPTY }; Self::MAX],
+        control_lens: [0; Self::MAX],
+        count: 0,
+    };
+
+    /// Reads the next ones of this socket's error queue, in one `recvmmsg`; fewer than [`MAX`](Self::MAX) if there are no
+    /// more.
+    pub(super) fn read(&mut self, socket: libc::c_int) -> usize {
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; Self::MAX];
+        for ((message, address), control) in messages.iter_mut().zip(&mut self.addresses).zip(&mut self.controls) {
+            *address = RawAddress::EMPTY;
+            // SAFETY: mmsghdr is plain data for which all zeros is a valid value (some C libraries pad it).
+            let message = unsafe { message.assume_init_mut() };
+            message.msg_hdr.msg_name = std::ptr::from_mut(address).cast();
+            message.msg_hdr.msg_namelen = RawAddress::CAPACITY;
+            message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = control.0.len() as _;
+        }
+        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+        // SAFETY: all messages are initialised and point to addresses and control buffers with their true sizes, all
+        // exclusively borrowed until the call returns. They have no slices to read to.
+        let read = unsafe {
+            libc::recvmmsg(socket, messages.as_mut_ptr().cast(), Self::MAX as _, flags as _, std::ptr::null_mut())
+        };
+        self.count = usize::try_from(read).unwrap_or(0).min(Self::MAX);
+        for (len, message) in self.control_lens.iter_mut().zip(&messages[..self.count]) {
+            // SAFETY: initialised above; the kernel wrote lengths.
+            #[allow(clippy::unnecessary_cast, reason = "not a usize in every C library")]
+            let written = unsafe { message.assume_init_ref() }.msg_hdr.msg_controllen as usize;
+            *len = written.min(self.controls[0].0.len());
+        }
+        self.count
+    }
+
+    /// Those that were read last: the address that each is about, and its control messages.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RawAddress, Messages<'_>)> {
+        let controls = self.controls.iter().zip(&self.control_lens).map(|(control, len)| Messages(&control.0[..*len]));
+        self.addresses.iter().zip(controls).take(self.count)
+    }
+}
+
 /// One `recvmsg`. Returns the bytes received and the bytes of control messages.
 pub(super) fn receive_message(
     socket: libc::c_int,
