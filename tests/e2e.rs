@@ -28,6 +28,8 @@ mod drain;
 mod ends;
 #[path = "e2e/icmp.rs"]
 mod icmp;
+#[path = "e2e/log.rs"]
+mod log;
 #[path = "e2e/loss.rs"]
 mod loss;
 #[path = "e2e/paths.rs"]

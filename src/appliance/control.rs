@@ -29,6 +29,7 @@ use super::voice::Voice;
 use super::warden::Warden;
 use crate::config::{Config, Notify};
 use crate::flow::Instances;
+use crate::io::log;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::tun::Tun;
 use crate::io::udp::{StampState, UdpSocket};
@@ -316,6 +317,7 @@ impl Control {
             uptime_s: self.started.elapsed().as_secs_f64(),
             epoch: format!("{:016x}", self.epoch),
             state: state.to_owned(),
+            log_lines_lost: log::lines_lost(),
             tun: self.tun.clone(),
             lanes: snapshots.iter().map(LaneStatus::from).collect(),
             peers: peers.collect(),

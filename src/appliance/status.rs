@@ -29,6 +29,9 @@ pub struct Status {
     pub epoch: String,
     /// `running` or `stopped`.
     pub state: String,
+    /// Log lines that found nobody to read them, or could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// The TUN device.
     pub tun: TunStatus,
     /// Each lane.

@@ -103,13 +103,13 @@ impl Gate {
                 return ExitCode::from(USAGE);
             }
         };
-        log::start(gates.log);
+        let log = log::start(gates.log);
         for warning in &gates.warnings {
             tracing::warn!("{warning}");
         }
         match service::run(&gates) {
             Ok(status) => {
-                complain(render_gate::status(&status));
+                log.say(&render_gate::status(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {

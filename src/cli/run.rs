@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{log, render};
+use super::{complain, log, render};
 use crate::appliance::control::Control;
 use crate::config;
 
@@ -31,17 +31,17 @@ impl Run {
         let config = match config::load(&self.config) {
             Ok(config) => config,
             Err(errors) => {
-                eprint!("{errors}");
+                complain(errors);
                 return ExitCode::from(2);
             }
         };
-        log::start(config.log);
+        let log = log::start(config.log);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
         match Control::start(config).and_then(Control::run) {
             Ok(status) => {
-                eprint!("{}", render::status(&status));
+                log.say(&render::status(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {

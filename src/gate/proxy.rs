@@ -24,6 +24,7 @@ use super::leg::Leg;
 use super::status::{GateStatus, ROLE, Status};
 use super::witness::Witness;
 use crate::config::gate::{Gate, Gates};
+use crate::io::log;
 
 const WAKER: Token = Token(0);
 const WITNESS: Token = Token(1);
@@ -412,6 +413,7 @@ impl Proxy {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.is_some() { "stopping" } else { "running" }.to_owned(),
             uptime_s: now.saturating_duration_since(self.started).as_secs_f64(),
+            log_lines_lost: log::lines_lost(),
             notify: self.witness.status(now),
             gates: gates.collect(),
         }

@@ -17,6 +17,9 @@ pub struct Status {
     pub state: String,
     /// Since the start.
     pub uptime_s: f64,
+    /// Log lines that found nobody to read them, or could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
     /// The subscription at the appliance.
     pub notify: NotifyStatus,
     /// The gates, in the order of the configuration.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -57,6 +57,14 @@ impl Appliance<'_> {
         self.starts += 1;
         let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
         self.process = Some(self.ground.start(self.node, &name, &[ONWIRE, "run", "--config", config]));
+    }
+
+    /// Starts it with a log that goes there.
+    pub fn start_logging_to(&mut self, log: &Path) {
+        self.starts += 1;
+        let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
+        let script = format!("exec {ONWIRE} run --config {config} 2>{}", log.display());
+        self.process = Some(self.ground.start(self.node, &name, &["sh", "-c", &script]));
     }
 
     /// Kills it as a crash would.
