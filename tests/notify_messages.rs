@@ -144,7 +144,12 @@ fn request() -> impl Strategy<Value = Request> {
             token: Token(token)
         }),
         Just(Request::Unsubscribe),
-        (any::<(u64, u32)>(), filter()).prop_map(|((since, count), filter)| Request::GetFlows { since, count, filter }),
+        (any::<(u64, u32, Option<u64>)>(), filter()).prop_map(|((since, count, begun), filter)| Request::GetFlows {
+            since,
+            begun,
+            count,
+            filter
+        }),
         (key(), any::<u64>()).prop_map(|(key, cookie)| Request::Register { key, cookie }),
         Just(Request::Flush),
         Just(Request::Barrier),
@@ -300,7 +305,7 @@ fn unknown_attributes_are_refused_in_requests_and_ignored_in_messages() {
 fn offsets_point_into_nested_lists() {
     // A key (type 1) that holds a protocol (type 1) of two bytes.
     let key = [12, 0, 1, 0x80, 6, 0, 1, 0, 6, 6, 0, 0];
-    let bytes = request_with(Request::GetFlows { since: 0, count: 9, filter: Filter::default() }, &key);
+    let bytes = request_with(Request::GetFlows { since: 0, begun: None, count: 9, filter: Filter::default() }, &key);
     let refusal = Request::parse(&Messages::new(&bytes).next().unwrap().unwrap()).unwrap_err();
     // Headers, the attributes `since` and `count`, the header of the key.
     assert_eq!(refusal.offset, Some(20 + 12 + 8 + 4));

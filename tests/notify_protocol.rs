@@ -131,7 +131,7 @@ fn an_answer_about_a_flow_that_nobody_knows_sent_a_literal_client_round_for_ever
     (0..100).for_each(|port| desk.publisher.publish_flow(&flow(port), desk.now));
     desk.told();
     for (port, since, flows) in [(5, 0, 1), (5, 90, 1), (500, 0, 0), (500, 90, 0)] {
-        let request = Request::GetFlows { since, count: 1, filter: Filter::exactly(&flow(port).key) };
+        let request = Request::GetFlows { since, begun: None, count: 1, filter: Filter::exactly(&flow(port).key) };
         let told = desk.ask(2, request);
         let end = done(&told);
         let found = told.iter().filter(|(header, _)| header.port == PORT).count() - 1;
@@ -198,7 +198,7 @@ fn a_filter_is_about_flows_and_nothing_else() {
     desk.publisher.publish_block(&block);
     desk.now += Duration::from_millis(200);
     let notifications = desk.told();
-    let page = desk.ask(2, Request::GetFlows { since: 0, count: 48, filter });
+    let page = desk.ask(2, Request::GetFlows { since: 0, begun: None, count: 48, filter });
     for (told, blocks) in [(&notifications, 1), (&page, 0)] {
         let count = |is: fn(&Message) -> bool| told.iter().filter(|(_, message)| is(message)).count();
         assert_eq!(count(|message| matches!(message, Message::Flow(_))), 1, "{told:?}");
@@ -234,7 +234,7 @@ fn a_loss_of_many_ranges_is_several_violations_and_one_of_none_counts_too() {
 
 #[test]
 fn flags_of_requests_beyond_the_first_change_nothing() {
-    let whole = Request::GetFlows { since: 0, count: 1, filter: Filter::exactly(&flow(1).key) };
+    let whole = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&flow(1).key) };
     let register = Request::Register { key: flow(1).key, cookie: 5 };
     for request in [whole, register, Request::Flush, Request::Unsubscribe] {
         let answers = [1u16, 1 | 4, 1 | 0x300, 0xffff].map(|flags| {
@@ -272,7 +272,7 @@ fn what_notified_names_a_complete_dump_has_told() {
     let mut since = 0;
     let mut seen = 0;
     let end = loop {
-        let told = desk.ask(10 + seen, Request::GetFlows { since, count: 3, filter: Filter::default() });
+        let told = desk.ask(10 + seen, Request::GetFlows { since, begun: None, count: 3, filter: Filter::default() });
         let end = done(&told);
         seen += end.count;
         since = end.version;

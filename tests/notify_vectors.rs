@@ -75,8 +75,18 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
     let requests: Vec<(&'static str, u64, u32, Request)> = vec![
         ("subscribe, without a token", 0, 1, subscribe(Token::default())),
         ("subscribe, with the token", PUBLISHER, 1, subscribe(token)),
-        ("get flows: a page", PUBLISHER, 2, Request::GetFlows { since: 0, count: 48, filter: Filter::default() }),
-        ("get flows: one flow", PUBLISHER, 3, Request::GetFlows { since: 0, count: 1, filter: Filter::exactly(&key) }),
+        (
+            "get flows: a page",
+            PUBLISHER,
+            2,
+            Request::GetFlows { since: 0, begun: None, count: 48, filter: Filter::default() },
+        ),
+        (
+            "get flows: one flow",
+            PUBLISHER,
+            3,
+            Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&key) },
+        ),
         ("register", PUBLISHER, 4, Request::Register { key, cookie: 0xfeed }),
         ("flush", PUBLISHER, 5, Request::Flush),
         ("barrier", PUBLISHER, 6, Request::Barrier),

@@ -69,6 +69,8 @@ pub(super) struct Contact {
     pub(super) gap_since: Option<Instant>,
     /// Everything up to this version is known.
     pub(super) mark: u64,
+    /// A dump of all goes on whose first page had this head.
+    pub(super) begun: Option<u64>,
     pub(super) violations: Violations,
     pub(super) lease: Duration,
     /// When the present lease ends, counted from when it was asked for.
@@ -267,7 +269,8 @@ impl Core {
             self.requests.push(request, Purpose::Subscribe, now);
         }
         if let Some(contact) = &mut self.contact {
-            match contact.sequence.has_gap() {
+            // A loss that was counted and is not known of may have been forgotten before it was told.
+            match contact.sequence.has_gap() || !contact.violations.are_known() {
                 false => contact.gap_since = None,
                 true if contact.gap_since.is_none() => contact.gap_since = Some(now),
                 true => {}
@@ -292,7 +295,7 @@ impl Core {
     }
 
     pub(super) fn look_up(&mut self, key: FlowKey, now: Instant) {
-        let request = Request::GetFlows { since: 0, count: 1, filter: Filter::exactly(&key) };
+        let request = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&key) };
         if !self.requests.has(|purpose| purpose == Purpose::Lookup(key)) {
             self.requests.push(request, Purpose::Lookup(key), now);
         }
@@ -300,7 +303,8 @@ impl Core {
 
     pub(super) fn ask_page(&mut self, since: u64, now: Instant) {
         if !self.requests.has(|purpose| purpose == Purpose::Page) {
-            let request = Request::GetFlows { since, count: self.requests.page(), filter: self.wish.filter };
+            let begun = self.contact.as_ref().and_then(|contact| contact.begun).filter(|_| since > 0);
+            let request = Request::GetFlows { since, begun, count: self.requests.page(), filter: self.wish.filter };
             self.requests.push(request, Purpose::Page, now);
         }
     }

@@ -66,6 +66,7 @@ impl Core {
                     sequence: Sequence::new(),
                     gap_since: None,
                     mark: 0,
+                    begun: None,
                     violations: Violations::new(granted.violations),
                     lease: granted.lease,
                     ends: asked + granted.lease,
@@ -203,9 +204,13 @@ impl Core {
                     return;
                 };
                 contact.mark = done.version;
+                if done.since == 0 {
+                    contact.begun = Some(done.head);
+                }
                 if done.version < done.head {
                     return self.ask_page(done.version, now);
                 }
+                contact.begun = None;
                 contact.sequence.settle(done.notified);
                 contact.gap_since = None;
                 contact.violations.settle(done.violations);

@@ -293,8 +293,8 @@ mod tests {
     #[test]
     fn a_lookup_is_repeated_soon_and_any_answer_will_do() {
         let key = FlowKey::tcp("10.1.0.1:1".parse().unwrap(), "10.2.0.1:2".parse().unwrap());
-        let lookup = Request::GetFlows { since: 0, count: 1, filter: Filter::exactly(&key) };
-        let page = Request::GetFlows { since: 0, count: 48, filter: Filter::default() };
+        let lookup = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&key) };
+        let page = Request::GetFlows { since: 0, begun: None, count: 48, filter: Filter::default() };
         let times = |list: &[(u128, u32)]| list.iter().map(|(ms, _)| *ms).collect::<Vec<_>>();
         let lookups = attempts(lookup, Purpose::Lookup(key));
         assert_eq!(times(&lookups), [0, 2, 4, 8, 16, 32, 64, 128]);
@@ -312,7 +312,7 @@ mod tests {
     fn the_parts_of_a_page_that_is_asked_for_again_are_counted_anew() {
         let now = Instant::now();
         let mut requests = Requests::new(1);
-        let page = Request::GetFlows { since: 0, count: 48, filter: Filter::default() };
+        let page = Request::GetFlows { since: 0, begun: None, count: 48, filter: Filter::default() };
         let seq = requests.push(page, Purpose::Page, now).unwrap();
         [0; 3].into_iter().for_each(|_| requests.on_part(seq, 1, now));
         assert_eq!(requests.end_page(seq, 1), Some((Purpose::Page, 3)));

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{Core, Reason, Status, Wish};
 use crate::notify::envelope::{self, Direction, Envelope};
-use crate::notify::message::{Flow, FlowKey, Header, Message, Range, Subscribed, Violation};
+use crate::notify::message::{Event, Flow, FlowKey, GoneReason, Header, Level, Message, Range, Subscribed, Violation};
 use crate::notify::pair::{EPOCH, LEASE, Pair, YES, flow, home, key};
+use crate::notify::publisher::Limits;
 
 /// Whoever asked counts from the moment in which it asked, not from the answer: the publisher forgets it no earlier.
 #[test]
@@ -134,6 +135,66 @@ fn a_violation_that_was_not_heard_of_is_noticed_by_its_count_and_nothing_is_beli
     let told = pair.answers(now);
     pair.tell(&told, now);
     assert_eq!(pair.says(100, now), YES);
+}
+
+/// Carries both ways for so long.
+fn converse_for(pair: &mut Pair, from: Instant, millis: u64) -> Instant {
+    (0..=millis).step_by(5).for_each(|ms| pair.converse(from + Duration::from_millis(ms)));
+    from + Duration::from_millis(millis)
+}
+
+/// More losses at once than the publisher keeps messages of: which flows they concern say the flows themselves.
+#[test]
+fn losses_that_were_forgotten_before_they_were_told_end_no_belief_for_ever() {
+    let start = Instant::now();
+    let mut pair = Pair::watching(start);
+    let lossy = flow(2, 100);
+    pair.publisher.publish_flow(&lossy, start);
+    pair.client.watch(lossy.key, start);
+    let now = converse_for(&mut pair, start, 50);
+    let range = Range { key: lossy.key, instance: lossy.instance, start: 50, end: 60 };
+    (0..1000).for_each(|_| pair.publisher.publish_violation(0, &[range], now));
+    let now = converse_for(&mut pair, now, 300);
+    assert_eq!(pair.says(100, now), YES);
+    let status = |offset| pair.client.status(&lossy.key, offset, Level::OnWire, now);
+    assert_eq!((status(50), status(100)), (YES, Status::Pending(Reason::Violated)));
+    assert!(!pair.client.is_stale());
+}
+
+/// Flows that are gone are forgotten while it goes on, and what changed long ago has a lower version than they had.
+#[test]
+fn a_dump_of_many_pages_ends_although_flows_come_and_go() {
+    let start = Instant::now();
+    let mut pair = Pair::with(Limits { gone: 40, ..Limits::default() }, start);
+    (1..=300).for_each(|port| pair.publisher.publish_flow(&flow(port, 100), start));
+    // Each change is repeated for a while; then it is old.
+    let start = start + Duration::from_secs(15);
+    (0..15_000).step_by(5).for_each(|ms| drop(pair.answers(start - Duration::from_millis(15_000 - ms))));
+    let mut next = 1000;
+    let mut come_and_go = |pair: &mut Pair, count: u16, now| {
+        for port in next..next + count {
+            pair.publisher.publish_flow(&flow(port, 100), now);
+            pair.publisher.publish_flow(&Flow { event: Event::Gone(GoneReason::Closed), ..flow(port, 100) }, now);
+        }
+        next += count;
+    };
+    come_and_go(&mut pair, 100, start);
+    let mut now = start;
+    for _ in 0..20 {
+        now += Duration::from_millis(5);
+        let requests = pair.requests(now);
+        pair.ask(&requests, now);
+        let answers = pair.answers(now);
+        pair.tell(&answers, now);
+        come_and_go(&mut pair, 2, now);
+    }
+    let told = pair.told();
+    let is_told =
+        |port: u16| told.iter().any(|message| matches!(message, Message::Flow(it) if it.instance == u64::from(port)));
+    assert!((1..=300).all(is_told));
+    let requests = pair.publisher.counters().requests;
+    converse_for(&mut pair, now, 100);
+    assert!(pair.client.is_complete() && pair.publisher.counters().requests <= requests + 3, "it asks on and on");
 }
 
 /// A datagram of the publisher as it would be sealed.

@@ -42,6 +42,8 @@ pub enum Request {
     GetFlows {
         /// Only what changed after this version; 0 for all.
         since: u64,
+        /// The page goes on with a dump of all, whose first page had this head.
+        begun: Option<u64>,
         /// Messages in the page, at the most.
         count: u32,
         /// Which flows.
@@ -92,6 +94,7 @@ impl Request {
             command::UNSUBSCRIBE => Request::Unsubscribe,
             command::GET_FLOWS => Request::GetFlows {
                 since: fields.since.unwrap_or(0),
+                begun: fields.head,
                 count: fields.need(fields.count, kind::COUNT)?,
                 filter: fields.filter,
             },
@@ -127,8 +130,9 @@ impl Request {
                 put(out, kind::TOKEN, &token.0);
                 filter.emit(out);
             }
-            Request::GetFlows { since, count, filter } => {
+            Request::GetFlows { since, begun, count, filter } => {
                 put_u64(out, kind::SINCE, *since);
+                begun.iter().for_each(|head| put_u64(out, kind::HEAD, *head));
                 put_u32(out, kind::COUNT, *count);
                 filter.emit(out);
             }

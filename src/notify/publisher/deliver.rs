@@ -124,6 +124,11 @@ impl Publisher {
             session.cursor = self.log.version();
             return false;
         }
+        if self.forgotten > session.cursor.max(session.missed) {
+            // The gap in the numbers tells the subscriber.
+            session.missed = self.forgotten;
+            session.seq = session.seq.wrapping_add(1);
+        }
         for (scanned, (version, told)) in self.log.after(session.cursor).enumerate() {
             if scanned == MAX_SCAN {
                 return true;

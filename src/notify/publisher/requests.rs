@@ -99,6 +99,7 @@ impl Publisher {
             filter: Filter::default(),
             seq: 0,
             cursor: self.log.version(),
+            missed: self.forgotten,
             blocks: self.block_count,
             heartbeat: now,
             answers: Default::default(),
@@ -150,7 +151,8 @@ impl Publisher {
                 self.on_subscribe(at, header, request, now);
                 return true;
             }
-            Ok(Request::GetFlows { since, count, filter }) => {
+            Ok(Request::GetFlows { since, begun, count, filter }) => {
+                let since = self.since_when(since, begun);
                 self.on_page(at, header, since, count, filter);
                 return true;
             }
@@ -203,11 +205,17 @@ impl Publisher {
         self.counters.answers_dropped += u64::from(!session.answer(header, answer));
     }
 
+    /// From which version on a client is told the truth that asks for what changed after `since`.
+    fn since_when(&self, since: u64, begun: Option<u64>) -> u64 {
+        // What was forgotten cannot be told as gone: then only everything is the truth. In a dump of all nothing is told as
+        // gone that changed before it began, so it may go on: else it would begin anew for ever while flows come and go.
+        let is_known = since >= self.forgotten || begun.is_some_and(|head| head >= self.forgotten && head >= since);
+        // A version from the future belongs to nobody; it gets everything too.
+        if is_known && since.max(begun.unwrap_or(0)) <= self.log.version() { since } else { 0 }
+    }
+
     fn on_page(&mut self, at: usize, header: Header, since: u64, count: u32, filter: Filter) {
         let head = self.log.version();
-        // What was forgotten cannot be told as gone: then only everything is the truth. A version from the future
-        // belongs to nobody; it gets everything too.
-        let since = if since < self.forgotten || since > head { 0 } else { since };
         let session = &mut self.sessions[at];
         let begun = session.begin_page(Page {
             header,

@@ -71,6 +71,8 @@ pub struct Session {
     pub seq: u32,
     /// It was told everything up to this version.
     pub cursor: u64,
+    /// Something of this version was forgotten before it was told, and the numbers say so.
+    pub missed: u64,
     /// It was told every block up to this one.
     pub blocks: u64,
     /// When the next heartbeat is due.

@@ -36,7 +36,7 @@ fn messages(datagrams: &[Vec<u8>]) -> Vec<Message> {
 /// The end of a page that the client asks for; meanwhile something happens.
 fn page(pair: &mut Pair, since: u64, now: Instant, meanwhile: impl FnOnce(&mut Pair)) -> Done {
     pair.converse(now);
-    let page = Request::GetFlows { since, count: 48, filter: Filter::default() };
+    let page = Request::GetFlows { since, begun: None, count: 48, filter: Filter::default() };
     let counter = pair.publisher.counters().requests + 3000;
     pair.publisher.handle_datagram(home(), &sealed(&[page], (1, 7, EPOCH, counter)), now);
     meanwhile(pair);
@@ -217,7 +217,7 @@ fn what_programs_ask_for_is_bounded() {
     assert_eq!(pair.publisher.asked.len(), 256);
     assert!(pair.publisher.counters().refused > before.refused);
     for counter in 0..100 {
-        let page = Request::GetFlows { since: 0, count: 1, filter: Filter::default() };
+        let page = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::default() };
         pair.publisher.handle_datagram(home(), &sealed(&[page], (1, 7, EPOCH, 2000 + counter)), now);
     }
     assert_eq!(pair.publisher.sessions[0].pages.len(), 64);
@@ -266,4 +266,27 @@ fn what_is_remembered_is_bounded() {
         (pair.publisher.counters().flows_refused, pair.publisher.flows.len()),
         (refused, 8.min(pair.publisher.flows.len()))
     );
+}
+
+#[test]
+fn what_is_forgotten_before_it_was_told_leaves_a_gap_in_the_numbers() {
+    let start = Instant::now();
+    let limits = Limits { gone: 4, violations: 5, ..Limits::default() };
+    for (count, is_missed) in [(4, false), (6, true)] {
+        let untold = |pair: &mut Pair, now| {
+            let told = pair.answers(now);
+            pair.tell(&told, now);
+            pair.client.is_stale()
+        };
+        let mut pair = Pair::with(limits, start);
+        pair.converse(start);
+        (0..count).for_each(|_| pair.publisher.publish_violation(0, &[], start));
+        assert_eq!(untold(&mut pair, start), is_missed, "{count} violations");
+
+        let mut pair = Pair::with(limits, start);
+        (0..count).for_each(|port| pair.publisher.publish_flow(&flow(port, 10), start));
+        pair.converse(start);
+        (0..count).for_each(|port| pair.publisher.publish_flow(&gone(port), start));
+        assert_eq!(untold(&mut pair, start), is_missed, "{count} flows that are gone");
+    }
 }
