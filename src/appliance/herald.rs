@@ -9,6 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
+use super::broken::BrokenPromises;
 use super::told::{Told, reason_of, state_of};
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::{Level, Peer};
@@ -69,6 +70,7 @@ pub struct Herald {
     publisher: Publisher,
     links: Vec<Link>,
     barriers: Vec<Barrier>,
+    broken: BrokenPromises,
     buffer: Box<[u8; REQUEST_MAX]>,
     /// Requests may wait in the socket, which is edge-triggered.
     readable: bool,
@@ -107,6 +109,7 @@ impl Herald {
             publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
             links: links.collect(),
             barriers: Vec::new(),
+            broken: BrokenPromises::default(),
             buffer: Box::new([0; REQUEST_MAX]),
             readable: true,
             pending: true,
@@ -121,7 +124,11 @@ impl Herald {
         match told {
             Told::Flow(flow) => self.publisher.publish_flow(&flow, now),
             Told::Block(block) => self.publisher.publish_block(&block),
-            Told::Violation { peer, ranges } => self.publisher.publish_violation(peer, &ranges, now),
+            Told::Violation { peer, ranges } => {
+                let name = self.links.get(peer as usize).map_or("?", |link| &link.name);
+                self.broken.note(name, &ranges, now);
+                self.publisher.publish_violation(peer, &ranges, now);
+            }
             Told::State { peer, lane, state, reason } => {
                 let Some(link) = self.links.get_mut(peer as usize) else { return };
                 if let Some(seen) = link.lanes.get_mut(usize::from(lane)) {
@@ -209,6 +216,7 @@ impl Herald {
 
     /// Tells subscribers what they have not been told.
     pub fn send(&mut self, now: Instant) {
+        self.broken.say(now);
         if self.publisher.poll_timeout().is_some_and(|at| at <= now) {
             self.publisher.handle_timeout(now);
             self.pending = true;
@@ -223,7 +231,7 @@ impl Herald {
 
     /// When to send next if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        self.publisher.poll_timeout()
+        self.publisher.poll_timeout().into_iter().chain(self.broken.deadline()).min()
     }
 
     /// Somebody wants to know of each block.

@@ -1,6 +1,7 @@
 //! A running appliance: lanes and the control thread, where state machines and system calls meet.
 
 pub mod arrived;
+mod broken;
 mod complaints;
 pub mod control;
 pub mod desk;

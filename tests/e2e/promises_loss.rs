@@ -82,6 +82,8 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
 
     let counted = pair.ithaca.status().peers[0].protection.clone().unwrap();
     assert!(counted.violations >= 3 && counted.lost_blocks >= counted.violations, "{counted:?}");
+    let log = pair.ithaca.output();
+    assert!(log.contains("a promise was broken") && log.contains(" > 10.2.0.1:"), "{log}");
     let told = messages(&mut follower);
     let mut numbers = Vec::new();
     let mut ranges = 0;
