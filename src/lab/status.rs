@@ -3,6 +3,8 @@
 //! Fields that are missing count as zero, so that the lab and an appliance of a neighbouring version understand each
 //! other. Reads only.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// The status of an appliance.
@@ -17,6 +19,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Its notifications, if it notifies.
     pub notify: Option<NotifyStatus>,
+    /// What it has thrown away, by reason.
+    #[serde(default)]
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// The part about notifications.

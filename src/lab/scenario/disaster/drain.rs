@@ -38,6 +38,8 @@ pub struct Drained {
     pub in_flight: u64,
     /// Datagrams that were lost behind the last one that arrived, by the emulator's count: the mirror never heard of them.
     pub lost_last: u64,
+    /// Symbols that came to the mirror's appliance when their block was given up: later than its hold time.
+    pub late: u64,
 }
 
 impl Drained {
@@ -174,7 +176,7 @@ mod tests {
             (Verdict::Complete, 1, 0, false, false),
         ] {
             let (mut verdicts, mut report) = (Verdicts::default(), Report::default());
-            verdicts.count(Drained { verdict, in_flight, lost_last }, is_missing);
+            verdicts.count(Drained { verdict, in_flight, lost_last, late: 0 }, is_missing);
             verdicts.claim(&mut report, "rows");
             assert_eq!(report.passes(), passes, "{verdict:?} {in_flight} {is_missing}");
         }

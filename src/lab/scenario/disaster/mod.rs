@@ -83,13 +83,14 @@ impl Outcome {
         (!self.is_told || !is_found).then(|| {
             format!(
                 "{} lost of {}, the first acknowledged {:?} before the cut; violation told: {}; drain: {:?}; {} \
-                 datagrams lost behind the last that arrived",
+                 datagrams lost behind the last that arrived; {} symbols later than the hold time",
                 self.lost,
                 self.acknowledged,
                 self.since.unwrap_or_default(),
                 self.is_told,
                 drained.verdict,
-                drained.lost_last
+                drained.lost_last,
+                drained.late
             )
         })
     }
@@ -318,7 +319,7 @@ mod tests {
     fn cell(arm: Arm, lost: u64, is_told: bool) -> Cell {
         let mut cell = Cell::new(Workload::Rows, arm, 0.01);
         let verdict = if lost > 0 { Verdict::Incomplete } else { Verdict::Complete };
-        let drained = arm.has_appliances().then_some(Drained { verdict, in_flight: 0, lost_last: 0 });
+        let drained = arm.has_appliances().then_some(Drained { verdict, in_flight: 0, lost_last: 0, late: 0 });
         cell.on_trial(&Outcome {
             acknowledged: 100,
             lost,
@@ -338,7 +339,7 @@ mod tests {
             (Verdict::Incomplete, 3, true),
             (Verdict::Complete, 3, false),
         ] {
-            let drained = Some(Drained { verdict, in_flight: 0, lost_last: 0 });
+            let drained = Some(Drained { verdict, in_flight: 0, lost_last: 0, late: 0 });
             let mut cell = Cell::new(Workload::Rows, Arm::TooLittleRepair, 0.05);
             cell.on_trial(&Outcome {
                 acknowledged: 9,
@@ -362,7 +363,7 @@ mod tests {
             (2, true, Verdict::Complete, true),
             (2, true, Verdict::Unfinished, true),
         ] {
-            let drained = Some(Drained { verdict, in_flight: 0, lost_last: 7 });
+            let drained = Some(Drained { verdict, in_flight: 0, lost_last: 7, late: 0 });
             let since = Some(Duration::from_millis(4));
             let outcome = Outcome { acknowledged: 9, lost, since, waits: Vec::new(), is_told, drained };
             let said = outcome.surprise();
@@ -398,7 +399,7 @@ mod tests {
         assert!(!report(&[cell(Arm::TooLittleRepair, 3, true), cell(Arm::TooLittleRepair, 1, false)]).passes());
         for (lost_last, passes) in [(0, false), (1, false), (2, true)] {
             let mut cell = cell(Arm::TooLittleRepair, 3, true);
-            let drained = Some(Drained { verdict: Verdict::Complete, in_flight: 0, lost_last });
+            let drained = Some(Drained { verdict: Verdict::Complete, in_flight: 0, lost_last, late: 0 });
             cell.on_trial(&Outcome {
                 acknowledged: 9,
                 lost: 1,

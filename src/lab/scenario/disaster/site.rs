@@ -156,6 +156,7 @@ impl<'s> Site<'s> {
                     verdict,
                     in_flight: of(|forth| forth.in_flight),
                     lost_last: of(|forth| forth.lost_last),
+                    late: pair.appliances[1].status(self.network)?.drops.get("late_symbol").copied().unwrap_or(0),
                 })
             }
             None => None,
