@@ -1,9 +1,9 @@
 //! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
-//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since it was
-//! known that something of its block is missing: a later symbol of it came, something of a later block, or the sender's
-//! report that it is closed. A block given up still yields the ADUs that are whole. Addresses and offload headers of
+//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the end of
+//! its block was known (a repair symbol came, something of a later block, or the sender's report that it is closed) and
+//! nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole. Addresses and offload headers of
 //! ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
@@ -11,12 +11,14 @@
 //!
 //! Bounds: [`OPEN_BLOCKS_MAX`] blocks and a share of [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
 
+mod open_block;
 mod standing;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use self::open_block::OpenBlock;
 use super::drop_reason::DropReason;
 use super::given_up::GivenUp;
 use super::lost_blocks::Losses;
@@ -41,6 +43,9 @@ const SPARE_MAX: usize = 64;
 /// Longer blocks are not kept: only a few of them would be more than all that may be held.
 const SPARE_MEMORY_MAX: usize = 512 << 10;
 
+/// How long a sender may pause in the midst of a block, at the least.
+const SENDER_PAUSE: Duration = Duration::from_millis(500);
+
 /// How ADUs of different blocks leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
@@ -48,18 +53,6 @@ pub struct Delivery {
     pub strict: bool,
     /// How long a block may be incomplete before it is given up.
     pub hold: Duration,
-}
-
-/// A block and what its coming tells.
-#[derive(Debug)]
-struct OpenBlock {
-    block: ReceivedBlock,
-    /// When anything was first heard of it.
-    since: Instant,
-    /// Since when something of it is known to be missing, or may be because it is not the last any more.
-    missing_since: Option<Instant>,
-    /// Its sender is known to have closed it, and to have sent all of it unless it died in that moment.
-    closed: bool,
 }
 
 /// An ADU that may leave: where it lies.
@@ -154,6 +147,7 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol);
+        open.hear(insertion, now);
         self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
         self.learn_previous(id.sbn, id.previous_symbols, code, reception, now)
     }
@@ -177,7 +171,8 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol);
-        open.closed = true;
+        open.close(now);
+        open.hear(insertion, now);
         self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
         self.learn_previous(id.sbn, id.previous_symbols.into(), code, reception, now)
     }
@@ -228,7 +223,7 @@ impl Inbound {
         }
         // The report may have overtaken the end of the block: it has its time from now on.
         let open = self.open_block(last, reception, now);
-        open.closed = true;
+        open.close(now);
         let held = open.block.memory();
         let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
@@ -295,11 +290,14 @@ impl Inbound {
     }
 
     fn front_deadline(&self) -> Option<Instant> {
-        let since = match self.blocks.front()? {
-            Some(open) => open.missing_since?,
-            None => self.blocks.iter().flatten().next()?.since,
+        let hold = self.delivery.hold;
+        let Some(open) = self.blocks.front()? else {
+            return Some(self.blocks.iter().flatten().next()?.since + hold);
         };
-        Some(since + self.delivery.hold)
+        // While its sender sends, symbols that fill the hole are on their way, however long it pauses in the midst of it: its
+        // host may have stood still. It will call the block protected when it has sent the rest.
+        let longest = open.missing_since? + hold.max(SENDER_PAUSE);
+        Some(if open.closed { longest.min(open.heard + hold) } else { longest })
     }
 
     /// More came of or behind a block that was given up as unfinished: it was sent, and is lost.
@@ -343,7 +341,7 @@ impl Inbound {
             // What was the last block is closed, or something new would not have come.
             if let Some(Some(last)) = self.blocks.back_mut() {
                 last.missing_since.get_or_insert(now);
-                last.closed = true;
+                last.close(now);
             }
             self.blocks.resize_with(index + 1, || None);
         }
@@ -351,9 +349,10 @@ impl Inbound {
         if self.blocks[index].is_none() {
             let mut open = self.spare.pop().unwrap_or_else(|| {
                 let block = ReceivedBlock::new(self.symbol_size);
-                Box::new(OpenBlock { block, since: now, missing_since: None, closed: false })
+                Box::new(OpenBlock { block, since: now, missing_since: None, heard: now, closed: false })
             });
             open.since = now;
+            open.heard = now;
             open.missing_since = (!is_last).then_some(now);
             open.closed = !is_last;
             self.memory += open.block.memory();

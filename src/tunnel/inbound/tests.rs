@@ -113,16 +113,21 @@ fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
     let mut bench = Bench::new(true);
     bench.source(0, 0, 0).unwrap();
     assert_eq!((bench.all(0), bench.inbound.deadline()), (vec![(0, 0)], None));
-    // The rest of it comes after a pause that is longer than a hole may hold.
+    // Its sender pauses for longer than a hole may hold, and again with a hole before what it has sent.
     bench.source(0, 2, 50).unwrap();
-    assert_eq!((bench.all(50), bench.inbound.deadline()), (vec![], Some(bench.at(60))));
-    bench.source(0, 1, 59).unwrap();
-    assert_eq!((bench.all(59), bench.inbound.deadline()), (vec![(0, 1), (0, 2)], None));
-    // So does what comes of the next one, before the end of this.
-    bench.source(1, 1, 100).unwrap();
-    assert_eq!(bench.inbound.deadline(), Some(bench.at(110)));
-    bench.source(1, 0, 109).unwrap();
-    assert_eq!(bench.all(109), [(1, 0), (1, 1)]);
+    assert_eq!((bench.all(50), bench.inbound.deadline()), (vec![], Some(bench.at(550))));
+    bench.source(0, 1, 549).unwrap();
+    assert_eq!((bench.all(549), bench.inbound.deadline()), (vec![(0, 1), (0, 2)], None));
+    // From the end of a block on it has the time that a hole may hold, also when the end comes late.
+    bench.source(1, 1, 600).unwrap();
+    assert_eq!(bench.all(600), []);
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(1100)));
+    bench.told(0, 2, 3, 700);
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(710)));
+    bench.source(1, 2, 705).unwrap();
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(715)), "more of it comes");
+    bench.source(1, 0, 714).unwrap();
+    assert_eq!(bench.all(714), [(1, 0), (1, 1), (1, 2)]);
     assert_eq!(bench.reception.unrecoverable_blocks, 0);
 }
 
@@ -148,11 +153,11 @@ fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
     let rows: [(Step, usize, Option<u64>, u64); 7] = [
         (|it| it.source(0, 0, 0).unwrap(), 0, None, 0),
         (|it| it.source(0, 2, 0).unwrap(), 1, None, 0),
-        (|it| drop(it.all(10)), 0, Some(0), 0),
-        (|it| assert!(it.source(0, 1, 11).is_err()), 0, Some(0), 0),
-        (|it| it.source(1, 0, 12).unwrap(), 0, None, 1),
-        (|it| it.told(0, 2, 3, 13), 1, None, 1),
-        (|it| drop(it.all(30)), 0, None, 2),
+        (|it| drop(it.all(500)), 0, Some(0), 0),
+        (|it| assert!(it.source(0, 1, 501).is_err()), 0, Some(0), 0),
+        (|it| it.source(1, 0, 502).unwrap(), 0, None, 1),
+        (|it| it.told(0, 2, 3, 503), 1, None, 1),
+        (|it| drop(it.all(513)), 0, None, 2),
     ];
     let mut bench = Bench::new(true);
     for (number, (step, waiting, unfinished, lost)) in rows.into_iter().enumerate() {
@@ -384,11 +389,12 @@ fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
 fn a_hole_is_given_up_by_its_own_time_whatever_comes_behind_it() {
     let mut bench = Bench::new(true);
     bench.source(0, 2, 0).unwrap();
-    let due = Some(bench.at(10));
-    assert_eq!(bench.inbound.deadline(), due);
     bench.source(0, 1, 8).unwrap();
-    bench.source(1, 0, 9).unwrap();
-    assert_eq!(bench.inbound.deadline(), due);
+    assert_eq!(bench.inbound.deadline(), Some(bench.at(500)), "its sender may be at it");
+    for millis in [9, 12, 18] {
+        bench.source(1, millis as u16 % 3, millis).unwrap_or_default();
+        assert_eq!(bench.inbound.deadline(), Some(bench.at(19)), "from its end on");
+    }
 }
 
 #[test]
