@@ -12,16 +12,18 @@ pub fn status(status: &Status) -> String {
     text
 }
 
+/// Says that log lines were lost, if any were.
+pub fn write_log_loss(out: &mut String, lines: u64) -> std::fmt::Result {
+    match lines {
+        0 => Ok(()),
+        _ => writeln!(out, "  log: {} lines lost: nobody reads it, or it cannot be written", grouped(lines)),
+    }
+}
+
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     let tun = &status.tun;
     writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
-    if status.log_lines_lost > 0 {
-        writeln!(
-            out,
-            "  log: {} lines lost: nobody reads it, or it cannot be written",
-            grouped(status.log_lines_lost)
-        )?;
-    }
+    write_log_loss(out, status.log_lines_lost)?;
     let offloads = match (tun.tcp_offload, tun.udp_offload) {
         (true, true) => "TCP and UDP super-packets",
         (true, false) => "TCP super-packets",

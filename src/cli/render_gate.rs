@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::render::{duration, grouped};
+use super::render::{duration, grouped, write_log_loss};
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
 /// The whole status in a few lines for each gate and each connection that replicates.
@@ -15,13 +15,7 @@ pub fn status(status: &Status) -> String {
 
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "gates: {}, onwire {}, {}", status.state, status.version, duration(status.uptime_s))?;
-    if status.log_lines_lost > 0 {
-        writeln!(
-            out,
-            "  log: {} lines lost: nobody reads it, or it cannot be written",
-            grouped(status.log_lines_lost)
-        )?;
-    }
+    write_log_loss(out, status.log_lines_lost)?;
     let notify = &status.notify;
     match (notify.contact, notify.heard_s) {
         (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,

@@ -3,8 +3,8 @@
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
 //! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the end of
 //! its block was known (a repair symbol came, something of a later block, or the sender's report that it is closed) and
-//! nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole. Addresses and offload headers of
-//! ADUs are checked by the caller.
+//! nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs
+//! that are whole. Addresses and offload headers of ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
 //! whole, or is in `given_up` until the sender is known to have heard of it.
