@@ -38,10 +38,12 @@ struct Entry {
     stage: Stage,
     /// No datagram of it is in an earlier send.
     first_send: u64,
+    /// When its first packet came; none if no packet of it was seen.
+    opened: Option<Instant>,
 }
 
 impl Entry {
-    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open, first_send: 0 };
+    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open, first_send: 0, opened: None };
 }
 
 /// The blocks of one profile.
@@ -108,6 +110,15 @@ pub struct SentBlock {
     pub first_send: u64,
 }
 
+/// A block all of which has left this host.
+#[derive(Clone, Copy, Debug)]
+pub struct LeftBlock {
+    /// Its symbols.
+    pub size: Size,
+    /// From its first packet until it was known to have left.
+    pub took: Duration,
+}
+
 /// What a report says of a block that was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -135,13 +146,13 @@ impl Ledger {
     /// `next_send` is the number of the next send.
     #[inline]
     #[must_use]
-    pub fn on_packet(&mut self, block: BlockId, next_send: u64) -> bool {
+    pub fn on_packet(&mut self, block: BlockId, next_send: u64, now: Instant) -> bool {
         let profile = usize::from(block.profile);
-        self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) && self.open(block, next_send)
+        self.queues.get(profile).is_none_or(|queue| queue.end() <= block.sbn) && self.open(block, next_send, now)
     }
 
     #[cold]
-    fn open(&mut self, block: BlockId, first_send: u64) -> bool {
+    fn open(&mut self, block: BlockId, first_send: u64, now: Instant) -> bool {
         let profile = usize::from(block.profile);
         if self.queues.len() <= profile {
             self.queues.resize_with(profile + 1, Queue::default);
@@ -160,7 +171,7 @@ impl Ledger {
             }
             queue.first = block.sbn;
         }
-        queue.entries.push_back(Entry { first_send, ..Entry::NEW });
+        queue.entries.push_back(Entry { first_send, opened: Some(now), ..Entry::NEW });
         if queue.entries.len() > BLOCKS_MAX {
             self.forgotten += u64::from(queue.forget_first());
         }
@@ -236,11 +247,12 @@ impl Ledger {
         hit
     }
 
-    /// All of `block` has left this host. `Some` if that is what was waited for.
-    pub fn on_left(&mut self, block: BlockId) -> Option<Size> {
+    /// All of `block` is known at `now` to have left this host. `Some` if that is what was waited for.
+    pub fn on_left(&mut self, block: BlockId, now: Instant) -> Option<LeftBlock> {
         let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
         entry.stage = Stage::Unproven;
-        Some((entry.source_symbols, entry.repair_symbols))
+        let took = entry.opened.map_or(Duration::ZERO, |opened| now.saturating_duration_since(opened));
+        Some(LeftBlock { size: (entry.source_symbols, entry.repair_symbols), took })
     }
 
     /// `block`, which has left, is called protected.

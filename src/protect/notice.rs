@@ -37,7 +37,7 @@ pub enum Notice {
 pub struct Counters {
     /// Blocks called protected.
     pub protected: u64,
-    /// Blocks that had left when the link could not be trusted, or whose way changed before they had.
+    /// Blocks that had left when the link could not be trusted or too late, or whose way changed before they had.
     pub untrusted: u64,
     /// Blocks of which a datagram could not be sent.
     pub unsendable: u64,

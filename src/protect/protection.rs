@@ -16,7 +16,13 @@ use crate::flow::{FlowKey, FlowTable, Level, TooManyCookies};
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
 use crate::tunnel::heard::Heard;
+use crate::tunnel::inbound::SENDER_PAUSE;
 use crate::wire::payload_id::BlockId;
+
+/// A block that took longer to leave is not called protected: its peer may have given it up before the repair came.
+const LEAVES_WITHIN: Duration = Duration::from_millis(400);
+/// The rest of what the peer waits is for a path whose delay varies.
+const _: () = assert!(LEAVES_WITHIN.as_millis() + 100 <= SENDER_PAUSE.as_millis());
 
 /// Ranges of flows that are told of one block.
 const RANGES_TOLD: usize = 8;
@@ -62,7 +68,7 @@ impl Protection {
     /// A packet is about to be put into its block.
     #[inline]
     pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
-        if self.ledger.on_packet(outgoing.block, self.departures.next_send()) {
+        if self.ledger.on_packet(outgoing.block, self.departures.next_send(), now) {
             self.flows.hold_all();
         }
         self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
@@ -129,12 +135,12 @@ impl Protection {
         self.health.on_stamp();
         self.departures.on_left(send, now);
         while let Some(block) = self.departures.poll_left() {
-            let Some(size) = self.ledger.on_left(block) else { continue };
-            if self.health.is_healthy(now) {
-                self.claim(block, size, Level::OnWire);
+            let Some(left) = self.ledger.on_left(block, now) else { continue };
+            if left.took <= LEAVES_WITHIN && self.health.is_healthy(now) {
+                self.claim(block, left.size, Level::OnWire);
             } else {
                 self.counters.untrusted += 1;
-                self.tell_block(block, size, None);
+                self.tell_block(block, left.size, None);
             }
         }
         self.settle_barriers();

@@ -205,6 +205,22 @@ fn a_block_in_several_sends_is_protected_when_the_last_of_them_has_left() {
 }
 
 #[test]
+fn a_block_that_its_peer_had_given_up_before_all_of_it_left_was_called_protected() {
+    for (millis, protected) in [(400, 10), (401, 0)] {
+        let mut bench = Bench::up();
+        bench.packet(0);
+        // The link is proven meanwhile; only the block was slow, as when the host stood still in the midst of it.
+        (0..20).for_each(|_| bench.prove(1));
+        bench.close(0);
+        bench.pass(millis - 400);
+        bench.sent(0);
+        bench.left(0);
+        assert_eq!(bench.protected(), protected, "{millis} ms");
+        assert_eq!(bench.protection.counters().untrusted, u64::from(protected == 0));
+    }
+}
+
+#[test]
 fn what_could_not_be_sent_whole_is_not_protected() {
     let mut bench = Bench::up();
     bench.send(0);

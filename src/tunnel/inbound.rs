@@ -2,9 +2,9 @@
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
 //! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the end of
-//! its block was known (a repair symbol came, something of a later block, or the sender's report that it is closed) and
-//! nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs
-//! that are whole. Addresses and offload headers of ADUs are checked by the caller.
+//! its block was known (something of a later block came, or the sender's report that it is closed) and nothing more of it
+//! has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole.
+//! Addresses and offload headers of ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
 //! whole, or is in `given_up` until the sender is known to have heard of it.
@@ -44,7 +44,7 @@ const SPARE_MAX: usize = 64;
 const SPARE_MEMORY_MAX: usize = 512 << 10;
 
 /// How long a sender may pause in the midst of a block, at the least.
-const SENDER_PAUSE: Duration = Duration::from_millis(500);
+pub const SENDER_PAUSE: Duration = Duration::from_millis(500);
 
 /// How ADUs of different blocks leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,8 @@ impl Inbound {
         let open = self.open_block(id.sbn, reception, now);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol);
-        open.close(now);
+        // Closed, but the rest of its repair may be under way: its sender's host may stand still between two of them.
+        open.closed = true;
         open.hear(insertion, now);
         self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
         self.learn_previous(id.sbn, id.previous_symbols.into(), code, reception, now)
@@ -223,7 +224,7 @@ impl Inbound {
         }
         // The report may have overtaken the end of the block: it has its time from now on.
         let open = self.open_block(last, reception, now);
-        open.close(now);
+        open.end(now);
         let held = open.block.memory();
         let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
@@ -297,7 +298,7 @@ impl Inbound {
         // While its sender sends, symbols that fill the hole are on their way, however long it pauses in the midst of it: its
         // host may have stood still. It will call the block protected when it has sent the rest.
         let longest = open.missing_since? + hold.max(SENDER_PAUSE);
-        Some(if open.closed { longest.min(open.heard + hold) } else { longest })
+        Some(if open.ended { longest.min(open.heard + hold) } else { longest })
     }
 
     /// More came of or behind a block that was given up as unfinished: it was sent, and is lost.
@@ -341,7 +342,7 @@ impl Inbound {
             // What was the last block is closed, or something new would not have come.
             if let Some(Some(last)) = self.blocks.back_mut() {
                 last.missing_since.get_or_insert(now);
-                last.close(now);
+                last.end(now);
             }
             self.blocks.resize_with(index + 1, || None);
         }
@@ -349,12 +350,13 @@ impl Inbound {
         if self.blocks[index].is_none() {
             let mut open = self.spare.pop().unwrap_or_else(|| {
                 let block = ReceivedBlock::new(self.symbol_size);
-                Box::new(OpenBlock { block, since: now, missing_since: None, heard: now, closed: false })
+                Box::new(OpenBlock { block, since: now, missing_since: None, heard: now, closed: false, ended: false })
             });
             open.since = now;
             open.heard = now;
             open.missing_since = (!is_last).then_some(now);
             open.closed = !is_last;
+            open.ended = !is_last;
             self.memory += open.block.memory();
             self.blocks[index] = Some(open);
         }

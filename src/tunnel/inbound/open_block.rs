@@ -12,10 +12,12 @@ pub(super) struct OpenBlock {
     pub(super) since: Instant,
     /// Since when something of it is known to be missing, or may be because it is not the last any more.
     pub(super) missing_since: Option<Instant>,
-    /// When something of it came last, or its end became known.
+    /// When something of it came last, or its end did.
     pub(super) heard: Instant,
     /// Its sender is known to have closed it, and to have sent all of it unless it died in that moment.
     pub(super) closed: bool,
+    /// Something came that its sender sent after it.
+    pub(super) ended: bool,
 }
 
 impl OpenBlock {
@@ -26,9 +28,10 @@ impl OpenBlock {
         }
     }
 
-    /// Its end is known.
-    pub(super) fn close(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.closed, true) {
+    /// Something came that was sent after all of it.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.closed = true;
+        if !std::mem::replace(&mut self.ended, true) {
             self.heard = now;
         }
     }

@@ -47,15 +47,23 @@ impl Bench {
 
     /// A block of one packet of which only this repair symbol comes; it has two.
     fn lone_repair(&mut self, sbn: u64, index: u16, previous_symbols: u8, millis: u64) {
+        self.repair(sbn, 1, index, previous_symbols, millis);
+    }
+
+    /// One of two repair symbols of a block of `k` source symbols.
+    fn repair(&mut self, sbn: u64, k: u8, index: u16, previous_symbols: u8, millis: u64) {
         let mut block = SourceBlock::new(E, 8);
-        block.room()[..2].copy_from_slice(&[sbn as u8, 0]);
-        block.commit(VirtioHeader::default(), 2);
-        block.finish_symbol();
+        for esi in 0..k {
+            block.room()[..2].copy_from_slice(&[sbn as u8, esi]);
+            block.commit(VirtioHeader::default(), 2);
+            block.finish_symbol();
+        }
         let mut repair = Vec::new();
         let (layout, source) = block.coded();
         self.code.encode(layout, source, 2, &mut repair);
         let symbol = &repair[usize::from(index) * layout.size..][..layout.size];
-        let id = RepairId { profile: 0, esi: 1 + index, sbn, source_symbols: 1, repair_symbols: 2, previous_symbols };
+        let (esi, source_symbols) = (u16::from(k) + index, k.into());
+        let id = RepairId { profile: 0, esi, sbn, source_symbols, repair_symbols: 2, previous_symbols };
         let now = self.at(millis);
         self.inbound.handle_repair(id, symbol, &mut self.code, &mut self.reception, now).unwrap();
     }
@@ -129,6 +137,16 @@ fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
     bench.source(1, 0, 714).unwrap();
     assert_eq!(bench.all(714), [(1, 0), (1, 1), (1, 2)]);
     assert_eq!(bench.reception.unrecoverable_blocks, 0);
+}
+
+#[test]
+fn a_sender_that_paused_between_two_repair_symbols_lost_the_block() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 2, 0).unwrap();
+    bench.repair(0, 3, 0, 0, 1);
+    assert_eq!((bench.all(1), bench.inbound.deadline()), (vec![], Some(bench.at(500))));
+    bench.repair(0, 3, 1, 0, 499);
+    assert_eq!((bench.all(499), bench.inbound.deadline()), (vec![(0, 0), (0, 1), (0, 2)], None));
 }
 
 #[test]
