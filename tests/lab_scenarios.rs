@@ -118,6 +118,12 @@ fn a_man_on_the_path_does_not_lengthen_the_trust_in_a_link() {
 }
 
 #[test]
+fn a_slow_peer_stopped_all_others() {
+    let (result, said) = result_of(&["slow-peer", "--trials", "2", "--seconds", "2", "--slack", "2"]);
+    assert_eq!(result["pass"], true, "{said}");
+}
+
+#[test]
 fn what_is_called_protected_is_there_though_the_uplink_drops_without_a_word() {
     let (result, said) = result_of(&[&["uplink", "--trials", "8"], &SLACK[..]].concat());
     let [trials, control] = [&result["metrics"]["trials"], &result["metrics"]["control"]];

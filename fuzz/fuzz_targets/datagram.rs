@@ -91,6 +91,7 @@ fn forwarder(now: Instant, strict: bool) -> Forwarder {
         address: None,
         symbol_size: SYMBOL_SIZE.into(),
         bytes_per_second: None,
+            queue_max: Duration::ZERO,
         claims: true,
         policy: Policy::new([], ProfileId(0)),
     };

@@ -117,7 +117,9 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
     let peers = config.peers.iter().zip(endpoints).map(|(peer, endpoint)| PeerSettings {
         address: endpoint.map(|endpoint| lane_address(endpoint, lane)),
         symbol_size: usize::from(peer.path.symbol_size()),
-        bytes_per_second: peer.path.rate.map(|rate| rate.bits_per_second() / 8),
+        // The lanes share the rate: together they must not be faster than the path.
+        bytes_per_second: peer.path.rate.map(|rate| (rate.bytes_per_second() / u64::from(config.tun.queues)).max(1)),
+        queue_max: peer.path.queue,
         claims: config.notify.is_some(),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });

@@ -149,6 +149,9 @@ pub struct SentStatus {
     pub datagrams: u64,
     /// UDP payload bytes.
     pub bytes: u64,
+    /// Packets and super-packets dropped because too much waited for `path.rate`.
+    #[serde(default)]
+    pub queue_dropped: u64,
     /// Bytes sent for each byte of packets, less one.
     pub overhead: f64,
 }
@@ -243,6 +246,7 @@ impl From<Sent> for SentStatus {
             repair_symbols: sent.repair_symbols,
             datagrams: sent.datagrams,
             bytes: sent.bytes,
+            queue_dropped: sent.queue_dropped,
             overhead: share(sent.bytes.saturating_sub(sent.adu_bytes), sent.adu_bytes),
         }
     }

@@ -99,6 +99,10 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
         grouped(sent.repair_symbols),
         sent.overhead * 100.0
     )?;
+    if sent.queue_dropped > 0 {
+        let dropped = grouped(sent.queue_dropped);
+        writeln!(out, "            {dropped} packets dropped: more came than path.rate carries")?;
+    }
     write_received(out, "received", &peer.received)?;
     if let Some(report) = &peer.peer_report {
         write_received(out, "its side", &report.received)?;

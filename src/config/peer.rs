@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::key_file;
 use super::node;
-use super::redundancy::{self, Profile};
+use super::redundancy::{self, Profile, duration};
 use super::schema;
 use super::table::{Field, Reading, Table};
 use super::units::{Rate, parse_rate};
@@ -42,14 +43,23 @@ pub struct OuterPath {
     pub mtu: u16,
     /// Pace data and repair symbols together to this; `None` does not pace.
     pub rate: Option<Rate>,
+    /// How long a packet may wait for that rate; what would wait longer is dropped.
+    pub queue: Duration,
     /// Whether trains of datagrams leave in one system call.
     pub udp_gso: UdpGso,
 }
+
+/// Shorter, and a train of a slow path would fill it.
+const QUEUE_MIN: Duration = Duration::from_millis(1);
+/// Longer, and nothing behind it would be protected.
+const QUEUE_MAX: Duration = Duration::from_secs(1);
 
 impl OuterPath {
     /// Bytes of a datagram that are not symbol: IPv6 and UDP headers, our clear header, payload id and tag,
     /// `40 + 8 + 12 + 16 + 16`. Over IPv4 20 of them stay unused.
     pub const HEADERS: u16 = 92;
+    /// How long a packet may wait for the rate if the file does not say.
+    pub const QUEUE: Duration = Duration::from_millis(50);
 
     /// The symbol size E: what the path leaves for a symbol, down to a multiple of 64.
     pub fn symbol_size(&self) -> u16 {
@@ -163,9 +173,15 @@ impl OuterPath {
             rate => Ok(rate),
         };
         let rate = table.field("rate").read("a rate such as 950mbit or 2.5gbit, or null", parse, reading);
+        let queue = duration(&table.field("queue"), QUEUE_MIN..=QUEUE_MAX, reading);
         let udp_gso = [("auto", UdpGso::Auto), ("on", UdpGso::On), ("off", UdpGso::Off)];
         let udp_gso = table.field("udp_gso").choose(&udp_gso, reading);
-        Self { mtu: mtu.map_or(1500, |mtu| mtu as u16), rate, udp_gso: udp_gso.unwrap_or(UdpGso::Auto) }
+        Self {
+            mtu: mtu.map_or(1500, |mtu| mtu as u16),
+            rate,
+            queue: queue.unwrap_or(Self::QUEUE),
+            udp_gso: udp_gso.unwrap_or(UdpGso::Auto),
+        }
     }
 }
 
@@ -323,7 +339,7 @@ mod tests {
     #[test]
     fn the_symbol_size_is_what_the_path_leaves() {
         for (mtu, size) in [(1500, 1408), (576, 448), (1280, 1152), (9000, 8896), (9216, 9088), (0, 0)] {
-            let path = OuterPath { mtu, rate: None, udp_gso: UdpGso::Auto };
+            let path = OuterPath { mtu, rate: None, queue: OuterPath::QUEUE, udp_gso: UdpGso::Auto };
             assert_eq!(path.symbol_size(), size, "{mtu}");
         }
     }

@@ -19,6 +19,7 @@ pub mod relay;
 pub mod report;
 pub mod scenario;
 pub mod servers;
+pub mod star;
 pub mod status;
 pub mod subscriber;
 pub mod times;

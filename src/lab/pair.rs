@@ -156,8 +156,11 @@ impl<'n> Pair<'n> {
             return Err(LabError::Sentence(format!("this scenario needs two appliances; the topology has {found}")));
         };
         let [near_key, far_key] = [make_key(network, near, options)?, make_key(network, far, options)?];
-        let near = start(network, options, (near, near_plan, &near_key.0), (far_plan, &far_key.1))?;
-        let far = start(network, options, (far, far_plan, &far_key.0), (near_plan, &near_key.1))?;
+        let to = |name, plan, key| Far { name, plan, key, path: "" };
+        let near_peers = [to(far, far_plan, far_key.1.as_str())];
+        let far_peers = [to(near, near_plan, near_key.1.as_str())];
+        let near = start(network, options, (near, near_plan, &near_key.0), &near_peers)?;
+        let far = start(network, options, (far, far_plan, &far_key.0), &far_peers)?;
         let mut pair = Self { network, appliances: [near, far] };
         pair.wait_up()?;
         Ok(pair)
@@ -189,25 +192,34 @@ impl<'n> Pair<'n> {
 
     /// Waits until both say that their session is up.
     pub fn wait_up(&mut self) -> Result<(), LabError> {
-        let deadline = Instant::now() + UP_WITHIN;
-        for appliance in &mut self.appliances {
-            let RunningAppliance { socket, process, node, .. } = appliance;
-            let left = deadline.saturating_duration_since(Instant::now());
-            process.wait_until(left, &format!("the status socket of {node}"), |_| socket.exists())?;
-            let (executable, socket) = (own_executable()?, path_text(socket)?);
-            let words = [executable.as_str(), "status", "--json", "--socket", &socket];
-            let trace = self.network.trace();
-            let left = deadline.saturating_duration_since(Instant::now());
-            process.wait_until(left, &format!("session of {node} up"), |_| {
-                trace.run(&words).ok().and_then(|text| Status::parse(&text).ok()).is_some_and(|status| status.is_up())
-            })?;
-        }
-        Ok(())
+        wait_up(self.network, &mut self.appliances)
     }
 }
 
+/// Waits until all say that their sessions are up.
+pub(super) fn wait_up(network: &Network<'_>, appliances: &mut [RunningAppliance]) -> Result<(), LabError> {
+    let deadline = Instant::now() + UP_WITHIN;
+    for appliance in appliances {
+        let RunningAppliance { socket, process, node, .. } = appliance;
+        let left = deadline.saturating_duration_since(Instant::now());
+        process.wait_until(left, &format!("the status socket of {node}"), |_| socket.exists())?;
+        let (executable, socket) = (own_executable()?, path_text(socket)?);
+        let words = [executable.as_str(), "status", "--json", "--socket", &socket];
+        let left = deadline.saturating_duration_since(Instant::now());
+        process.wait_until(left, &format!("sessions of {node} up"), |_| {
+            let status = network.trace().run(&words).ok().and_then(|text| Status::parse(&text).ok());
+            status.is_some_and(|status| status.is_up())
+        })?;
+    }
+    Ok(())
+}
+
 /// A private key's file and the public key's text.
-fn make_key(network: &Network<'_>, node: &str, options: &PairOptions) -> Result<(PathBuf, String), LabError> {
+pub(super) fn make_key(
+    network: &Network<'_>,
+    node: &str,
+    options: &PairOptions,
+) -> Result<(PathBuf, String), LabError> {
     let file = network.trace().directory().join(format!("{}-{node}.key", options.label));
     let executable = own_executable()?;
     network.trace().run(&[&executable, "keygen", &path_text(&file)?])?;
@@ -215,17 +227,28 @@ fn make_key(network: &Network<'_>, node: &str, options: &PairOptions) -> Result<
     Ok((file, public.trim().to_owned()))
 }
 
-fn start(
+/// A peer as an appliance is told of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Far<'a> {
+    /// The node it runs in.
+    pub name: &'a str,
+    /// Where it listens, and its networks.
+    pub plan: &'a AppliancePlan,
+    /// The text of its public key.
+    pub key: &'a str,
+    /// Further keys of `path`, each with a comma before it: `, rate: 1mbit`.
+    pub path: &'a str,
+}
+
+pub(super) fn start(
     network: &Network<'_>,
     options: &PairOptions,
     (node, plan, key): (&str, &AppliancePlan, &Path),
-    (peer, peer_key): (&AppliancePlan, &str),
+    peers: &[Far<'_>],
 ) -> Result<RunningAppliance, LabError> {
     let name = format!("{}-{node}", options.label);
     let socket = network.trace().directory().join(format!("{name}.sock"));
-    let peer_name = &plan.peer;
-    let mut text =
-        configuration(options, &[node, peer_name], [plan, peer], [&path_text(key)?, peer_key, &path_text(&socket)?]);
+    let mut text = configuration(options, (node, plan), [&path_text(key)?, &path_text(&socket)?], peers);
     let publisher = options.notify.map(|_| publisher(network, node)).transpose()?;
     if let (Some(level), Some(Publisher { address, key_file, key })) = (options.notify, &publisher) {
         let (id, file) = (key.id(), path_text(key_file)?);
@@ -266,17 +289,31 @@ fn publisher(network: &Network<'_>, node: &str) -> Result<Publisher, LabError> {
 /// The text of one appliance's configuration. Strings are quoted as JSON, which YAML reads.
 fn configuration(
     options: &PairOptions,
-    names: &[&str; 2],
-    [own, peer]: [&AppliancePlan; 2],
-    [key_file, peer_key, socket]: [&str; 3],
+    (name, own): (&str, &AppliancePlan),
+    [key_file, socket]: [&str; 2],
+    peers: &[Far<'_>],
 ) -> String {
     let list = |plan: &AppliancePlan| {
         plan.local_prefixes.iter().map(|prefix| format!("{:?}", prefix.to_string())).collect::<Vec<_>>().join(", ")
     };
-    let (own_prefixes, peer_prefixes) = (list(own), list(peer));
-    let ([name, peer_name], listen, endpoint) = (names, own.listen, peer.listen);
+    let (own_prefixes, listen) = (list(own), own.listen);
     let PairOptions { repair, block_symbols, offload, .. } = options;
     let (tun_mtu, path_mtu) = (own.tun_mtu, own.path_mtu);
+    let peers: String = peers
+        .iter()
+        .map(|Far { name, plan, key, path }| {
+            let (endpoint, prefixes) = (plan.listen, list(plan));
+            format!(
+                "  - name: {name}
+    public_key: {key:?}
+    endpoint: \"{endpoint}\"
+    prefixes: [{prefixes}]
+    path: {{ mtu: {path_mtu}{path} }}
+    redundancy: lab
+"
+            )
+        })
+        .collect();
     format!(
         "node:
   name: {name}
@@ -288,14 +325,7 @@ tun:
   mtu: {tun_mtu}
   offload: {offload}
 peers:
-  - name: {peer_name}
-    public_key: {peer_key:?}
-    endpoint: \"{endpoint}\"
-    prefixes: [{peer_prefixes}]
-    path:
-      mtu: {path_mtu}
-    redundancy: lab
-redundancy:
+{peers}redundancy:
   lab:
     block_symbols: {block_symbols}
     repair: {repair}
@@ -314,8 +344,9 @@ mod tests {
     fn the_configuration_names_both_sides() {
         let topology = Topology::load("pair-outer-v6").unwrap();
         let plans: Vec<_> = topology.appliances().map(|(_, plan)| plan).collect();
-        let keys = ["/tmp/a key", "abc=", "/tmp/s.sock"];
-        let text = configuration(&PairOptions::default(), &["ithaca", "syracuse"], [plans[0], plans[1]], keys);
+        let far = Far { name: "syracuse", plan: plans[1], key: "abc=", path: ", rate: 1mbit" };
+        let files = ["/tmp/a key", "/tmp/s.sock"];
+        let text = configuration(&PairOptions::default(), ("ithaca", plans[0]), files, &[far]);
         for line in [
             "  name: ithaca",
             "  key_file: \"/tmp/a key\"",
@@ -323,6 +354,7 @@ mod tests {
             "  local_prefixes: [\"10.1.0.0/24\", \"fd00:1::/64\"]",
             "    endpoint: \"[2001:db8::2]:7117\"",
             "    prefixes: [\"10.2.0.0/24\", \"fd00:2::/64\"]",
+            "    path: { mtu: 1500, rate: 1mbit }",
             "    repair: { fixed: 4 }",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");

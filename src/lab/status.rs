@@ -74,6 +74,8 @@ pub struct LastHop {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
     /// `up` or `connecting`.
     pub state: String,
     /// Round trip of the tunnel.
@@ -108,6 +110,10 @@ pub struct Sent {
     pub datagrams: u64,
     /// Bytes of the user's packets.
     pub adu_bytes: u64,
+    /// UDP payload bytes.
+    pub bytes: u64,
+    /// Packets dropped because too much waited for the path's rate.
+    pub queue_dropped: u64,
 }
 
 /// Counters of what was received.
@@ -145,7 +151,7 @@ impl Status {
 
     /// Whether a session with the peer is up.
     pub fn is_up(&self) -> bool {
-        self.peers.iter().any(|peer| peer.state == "up")
+        !self.peers.is_empty() && self.peers.iter().all(|peer| peer.state == "up")
     }
 
     /// Datagrams lost in this machine, not on the path: our socket buffers.

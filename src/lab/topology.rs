@@ -13,13 +13,14 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{error::LabError, wan::impairment::Impairment};
 
 /// The topologies that the program brings along: name and text.
-pub const BUILT_IN: [(&str, &str); 8] = [
+pub const BUILT_IN: [(&str, &str); 9] = [
     ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
     ("pair-veth", include_str!("../../netns/pair-veth.yaml")),
     ("pair-held", include_str!("../../netns/pair-held.yaml")),
     ("pair-uplink", include_str!("../../netns/pair-uplink.yaml")),
     ("pair-lan", include_str!("../../netns/pair-lan.yaml")),
+    ("star", include_str!("../../netns/star.yaml")),
     ("pair-outer-v6", include_str!("../../netns/pair-outer-v6.yaml")),
     ("pair-inner-9000", include_str!("../../netns/pair-inner-9000.yaml")),
 ];
@@ -52,7 +53,7 @@ pub struct Node {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppliancePlan {
-    /// The node with the other one.
+    /// The node with the other one, or with one of the others.
     pub peer: String,
     /// Its UDP address.
     pub listen: SocketAddr,
@@ -208,9 +209,9 @@ impl Topology {
         }
         for (name, appliance) in self.appliances() {
             let peer = self.nodes.get(&appliance.peer).and_then(|node| node.appliance.as_ref());
-            if peer.is_none_or(|peer| peer.peer != name) {
+            if peer.is_none() || appliance.peer == name {
                 mistakes.push(format!(
-                    "nodes.{name}.appliance.peer: \"{}\" must be a node whose appliance has {name} as its peer",
+                    "nodes.{name}.appliance.peer: \"{}\" must be another node with an appliance",
                     appliance.peer
                 ));
             }
@@ -227,7 +228,15 @@ mod tests {
     fn the_built_in_topologies_are_right() {
         for (name, _) in BUILT_IN {
             let topology = Topology::load(name).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(topology.appliances().count(), if name == "plain" { 0 } else { 2 }, "{name}");
+            assert_eq!(
+                topology.appliances().count(),
+                match name {
+                    "plain" => 0,
+                    "star" => 4,
+                    _ => 2,
+                },
+                "{name}"
+            );
             assert_eq!(topology.address("mirror", false), Some("10.2.0.1".parse().unwrap()), "{name}");
             assert_eq!(topology.address("mirror", true), Some("fd00:2::1".parse().unwrap()), "{name}");
         }
@@ -256,7 +265,7 @@ links:
             "a veth link is perfect",
             "did you mean \"loss\"",
             "a has a device eth0 already",
-            "\"nobody\" must be a node",
+            "\"nobody\" must be another node",
         ];
         for part in expected {
             assert!(error.contains(part), "{part} in {error}");

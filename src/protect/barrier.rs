@@ -2,6 +2,8 @@
 //!
 //! A barrier remembers where each profile's blocks ended when it was asked for, nothing of what is in them.
 
+use std::collections::VecDeque;
+
 use super::ledger::Ledger;
 use crate::flow::Level;
 use crate::wire::payload_id::BlockId;
@@ -20,7 +22,7 @@ struct Barrier {
 
 /// The barriers of one lane toward one peer.
 #[derive(Debug, Default)]
-pub(super) struct Barriers(Vec<Barrier>);
+pub(super) struct Barriers(VecDeque<Barrier>);
 
 impl Barriers {
     /// Asks; false if too many wait.
@@ -28,7 +30,7 @@ impl Barriers {
         if self.0.len() >= WAITING_MAX {
             return false;
         }
-        self.0.push(Barrier { id, ends: ledger.ends().collect(), is_empty: !ledger.has_begun() });
+        self.0.push_back(Barrier { id, ends: ledger.ends().collect(), is_empty: !ledger.has_begun() });
         true
     }
 
@@ -63,12 +65,13 @@ impl Barriers {
             return;
         }
         let Some(made_good) = made_good() else { return };
-        self.0.retain(|barrier| {
+        // Each asks for all that those before it ask for: one that waits is waited for by all behind it.
+        while let Some(barrier) = self.0.front() {
             let mut decoded = made_good >= Level::Decoded && !ledger.has_void_claims();
             for end in &barrier.ends {
                 match ledger.is_covered(*end) {
                     Some(with_peer) => decoded &= with_peer,
-                    None => return true,
+                    None => return,
                 }
             }
             answer(
@@ -79,7 +82,7 @@ impl Barriers {
                     false => Level::OnWire,
                 },
             );
-            false
-        });
+            self.0.pop_front();
+        }
     }
 }

@@ -54,6 +54,8 @@ drop_reasons! {
     ForeignSource = "foreign_source",
     /// Packet from the TUN: there is no session with its peer yet.
     NoSession = "no_session",
+    /// Packet from the TUN: as much as may wait for the rate of the path to its peer waits already.
+    PathQueueFull = "path_queue_full",
     /// Packet for the TUN: the kernel refused it.
     TunRefused = "tun_refused",
     /// Datagram: the kernel refused to send it.

@@ -1,7 +1,9 @@
 //! Datagrams on their way out to one peer, sealed, in trains of equal length: what one system call can take.
 //!
-//! A datagram is written where it will be sent from. A train holds datagrams of one length, the last may be shorter;
-//! the bound on the queue is kept by whoever reads the TUN, through [`is_full`](Outbox::is_full).
+//! A datagram is written where it will be sent from. A train holds datagrams of one length, the last may be shorter.
+//! The bounds on the queue are kept by whoever reads the TUN. Where the path has a rate of its own, what would wait for
+//! longer than `queue_max` is dropped ([`is_over`](Outbox::is_over)): other peers must not wait for this one. Elsewhere
+//! only the socket can hold datagrams up, which all peers share, and no more is read ([`is_full`](Outbox::is_full)).
 //!
 //! Sends are counted, and each block that ends is told with the number of the send that took its last datagram: the
 //! departure of a block is shown send by send. The kernel stamps only the first datagram of a train that it cuts; that
@@ -10,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pacer::Pacer;
 use crate::wire::payload_id::BlockId;
@@ -19,8 +21,12 @@ use crate::wire::payload_id::BlockId;
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// The most bytes in a train: an IP packet less its headers, with some room.
 pub const TRAIN_BYTES_MAX: usize = 65_000;
-/// Trains that may wait before no more packets are read for this peer.
+/// Trains that may wait for the socket before no more packets are read.
 const TRAINS_MAX: usize = 4;
+/// Bytes that may wait, however fast the path is.
+const BYTES_MAX: usize = 64 << 20;
+/// Trains that are kept for their memory.
+const SPARE_MAX: usize = 64;
 
 /// Equal datagrams for one address.
 #[derive(Debug, Default)]
@@ -77,15 +83,19 @@ pub struct Outbox {
     spare: Vec<Train>,
     pacer: Pacer,
     train_max: usize,
+    /// How long a datagram may wait for the path's rate.
+    queue_max: Duration,
+    /// Bytes that wait.
+    waiting: usize,
     /// Sends of which the kernel took something.
     sends: u64,
 }
 
 impl Outbox {
-    /// An empty outbox with this pacing.
-    pub fn new(pacer: Pacer) -> Self {
+    /// An empty outbox with this pacing; where there is a rate, nothing waits for it for much longer than `queue_max`.
+    pub fn new(pacer: Pacer, queue_max: Duration) -> Self {
         let train_max = pacer.train_max(TRAIN_BYTES_MAX);
-        Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max, sends: 0 }
+        Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max, queue_max, waiting: 0, sends: 0 }
     }
 
     /// Room for one more datagram of `len` bytes, which hold anything.
@@ -115,6 +125,7 @@ impl Outbox {
         train.datagrams += 1;
         let start = train.fill;
         train.fill += len;
+        self.waiting += len;
         &mut train.bytes[start..train.fill]
     }
 
@@ -137,9 +148,15 @@ impl Outbox {
         self.queue.len() > 1 || self.queue.front().is_some_and(|train| train.datagrams == TRAIN_DATAGRAMS_MAX)
     }
 
-    /// So much waits that no more should be made.
+    /// So much waits for the socket that no more should be made. The rate of one path holds up nobody else.
     pub fn is_full(&self) -> bool {
-        self.queue.len() >= TRAINS_MAX
+        self.queue.len() >= TRAINS_MAX && !self.pacer.has_rate()
+    }
+
+    /// What is made now would wait for too long behind what waits for the path's rate.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.pacer.has_rate()
+            && (self.waiting > BYTES_MAX || self.pacer.delay_behind(self.waiting, now) > self.queue_max)
     }
 
     /// Nothing waits.
@@ -183,6 +200,7 @@ impl Outbox {
     fn advance(&mut self, send: u64, bytes: usize, now: Instant, mut taken: impl FnMut(BlockId, u64, bool)) {
         self.pacer.on_sent(bytes, now);
         let Some(train) = self.queue.front_mut() else { return };
+        self.waiting -= bytes.min(train.left());
         train.sent += bytes;
         train.ended = true;
         if train.sent < train.fill {
@@ -190,14 +208,23 @@ impl Outbox {
         }
         let alone = bytes <= train.datagram_len;
         train.ends.drain(..).for_each(|block| taken(block, send, alone));
-        self.spare.extend(self.queue.pop_front());
+        if let Some(train) = self.queue.pop_front() {
+            self.keep(train);
+        }
+    }
+
+    fn keep(&mut self, train: Train) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(train);
+        }
     }
 
     /// Throws away the front train, which cannot be sent; returns how many datagrams that were.
     pub fn discard_front(&mut self) -> u64 {
         let Some(train) = self.queue.pop_front() else { return 0 };
-        let datagrams = (train.fill - train.sent).div_ceil(train.datagram_len.max(1));
-        self.spare.push(train);
+        let datagrams = train.left().div_ceil(train.datagram_len.max(1));
+        self.waiting -= train.left();
+        self.keep(train);
         datagrams as u64
     }
 
@@ -218,7 +245,7 @@ mod tests {
     #[test]
     fn equal_datagrams_share_a_train_and_a_shorter_one_ends_it() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
-        let mut outbox = Outbox::new(Pacer::new(None));
+        let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for len in [100, 100, 40, 40, 100] {
             outbox.append(len).fill(len as u8);
         }
@@ -234,7 +261,7 @@ mod tests {
     #[test]
     fn trains_keep_the_limits_of_the_kernel() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
-        let mut outbox = Outbox::new(Pacer::new(None));
+        let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for _ in 0..1000 {
             outbox.append(1452);
         }
@@ -251,6 +278,39 @@ mod tests {
         }
         assert!(datagrams >= 2000);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_path_that_is_slower_than_what_is_offered_held_up_all_others() {
+        let (to, mut now, queue_max) =
+            (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now(), Duration::from_millis(50));
+        // 1 Mbit/s, offered ten times as much.
+        let mut outbox = Outbox::new(Pacer::new(Some(125_000)), queue_max);
+        let (mut waits, mut offered, mut dropped, mut left) = (VecDeque::new(), 0, 0, 0);
+        let mut longest = Duration::ZERO;
+        for _ in 0..5_000 {
+            now += Duration::from_millis(1);
+            assert!(!outbox.is_full(), "others are read on");
+            offered += 1250;
+            if outbox.is_over(now) {
+                dropped += 1250;
+            } else {
+                outbox.append(1250).fill(0);
+                waits.push_back(now);
+            }
+            while let Some(train) = outbox.front(to, Trains::All, now) {
+                let len = train.bytes.len();
+                outbox.on_sent(len, now, |_, _, _| {});
+                left += len;
+                waits.drain(..len / 1250).for_each(|since| longest = longest.max(now - since));
+            }
+        }
+        assert_eq!(offered, dropped + left + outbox.waiting);
+        assert!((595_000..=635_000).contains(&left), "{left} bytes in five seconds");
+        assert!(longest >= queue_max / 2 && longest <= queue_max + Duration::from_millis(25), "{longest:?}");
+        assert!(outbox.spare.len() <= SPARE_MAX);
+        outbox.discard_all();
+        assert_eq!(outbox.waiting, 0);
     }
 
     /// Sends all of `trains`; of each its datagrams, and the blocks that the kernel has then, alone or not.
@@ -278,7 +338,7 @@ mod tests {
     #[test]
     fn only_the_datagram_that_ends_the_last_block_travels_alone() {
         let now = Instant::now();
-        let mut outbox = Outbox::new(Pacer::new(None));
+        let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         append(&mut outbox, 30, Some(0));
         append(&mut outbox, 30, Some(1));
         assert_eq!(sent(&mut outbox, Trains::Full, now), [], "one train, not full");
@@ -296,7 +356,7 @@ mod tests {
     #[test]
     fn sends_are_counted_when_the_kernel_took_something_and_a_block_ends_with_the_one_that_took_its_end() {
         let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
-        let mut outbox = Outbox::new(Pacer::new(None));
+        let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         append(&mut outbox, 4, Some(0));
         let train = outbox.front(to, Trains::All, now).unwrap();
         assert_eq!((train.bytes.len(), train.send), (3000, 0));

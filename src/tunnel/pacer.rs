@@ -32,6 +32,17 @@ impl Pacer {
         }
     }
 
+    /// Whether there is a rate that the link is kept to.
+    pub fn has_rate(&self) -> bool {
+        self.bytes_per_second.is_some()
+    }
+
+    /// How long something waits behind `bytes` that are still to be sent.
+    pub fn delay_behind(&self, bytes: usize, now: Instant) -> Duration {
+        let debt = self.busy_until.map_or(Duration::ZERO, |busy| busy.saturating_duration_since(now));
+        self.bytes_per_second.map_or(debt, |rate| debt + Duration::from_secs_f64(bytes as f64 / rate as f64))
+    }
+
     /// When a train may leave, if that is later than `now`.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         let ready = self.busy_until?.checked_sub(QUANTUM)?;

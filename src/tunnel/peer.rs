@@ -8,7 +8,7 @@ mod standing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
@@ -37,6 +37,8 @@ pub struct PeerSettings {
     pub symbol_size: usize,
     /// The rate of the path in bytes a second, if it is to be paced.
     pub bytes_per_second: Option<u64>,
+    /// How long a packet may wait for that rate.
+    pub queue_max: Duration,
     /// Which packet gets which profile.
     pub policy: Policy,
     /// Somebody is told what is protected: blocks are followed until they have left this host, and the peer is asked to
@@ -91,7 +93,7 @@ impl Peer {
         reporting.set_claims(settings.claims);
         Self {
             address: settings.address,
-            outbox: Outbox::new(Pacer::new(settings.bytes_per_second)),
+            outbox: Outbox::new(Pacer::new(settings.bytes_per_second), settings.queue_max),
             settings,
             lane,
             delivery,
@@ -134,6 +136,10 @@ impl Peer {
         if self.sessions.sealing(now).is_none() {
             self.abandon_blocks();
             return Err(DropReason::NoSession);
+        }
+        if self.outbox.is_over(now) {
+            self.sent.queue_dropped += 1;
+            return Err(DropReason::PathQueueFull);
         }
         Ok(self.sender(profile).block_id())
     }
@@ -328,13 +334,6 @@ impl Peer {
         self.sent
     }
 
-    /// What was received.
-    pub fn reception(&self) -> Reception {
-        let mut reception = self.reception;
-        self.sessions.add_to(&mut reception);
-        reception
-    }
-
     /// When something has to happen if nothing comes.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
@@ -484,6 +483,7 @@ mod tests {
             address: None,
             symbol_size: 1408,
             bytes_per_second: None,
+            queue_max: Duration::ZERO,
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };
@@ -507,6 +507,7 @@ mod tests {
                 address: Some(at(1, 7117 + u16::from(lane))),
                 symbol_size: 1408,
                 bytes_per_second: None,
+                queue_max: Duration::ZERO,
                 policy: Policy::new([], ProfileId(0)),
                 claims: false,
             };

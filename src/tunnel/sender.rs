@@ -53,6 +53,8 @@ pub struct Sent {
     pub datagrams: u64,
     /// UDP payload bytes of them.
     pub bytes: u64,
+    /// Packets and super-packets that were dropped because too much waited for the path's rate.
+    pub queue_dropped: u64,
 }
 
 impl Sent {
@@ -65,6 +67,7 @@ impl Sent {
         self.repair_symbols += other.repair_symbols;
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
+        self.queue_dropped += other.queue_dropped;
     }
 }
 
@@ -332,7 +335,7 @@ mod tests {
                 close_after: Duration::from_millis(2),
                 plan: Plan::fixed(4, repair_symbols, 0.01),
             };
-            let (outbox, code) = (Outbox::new(Pacer::new(None)), Code::new());
+            let (outbox, code) = (Outbox::new(Pacer::new(None), Duration::ZERO), Code::new());
             let (sender, events) = (Sender::new(profile, E), VecDeque::new());
             Self { sender, sessions, outbox, code, sent: Sent::default(), claims: false, events, now }
         }

@@ -90,6 +90,7 @@ impl Endpoint {
             address: random.random_bool(0.5).then(|| address(side.other())),
             symbol_size: settings.symbol_size,
             bytes_per_second: settings.bytes_per_second,
+            queue_max: Duration::from_millis(50),
             claims: settings.claims,
             policy: Policy::new(rules, ProfileId(0)),
         };

@@ -18,6 +18,7 @@ mod quickstart;
 mod recovery;
 mod shell;
 mod slot;
+mod slow_peer;
 mod soak;
 mod stage;
 mod standstill;
@@ -63,7 +64,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 22] = [
+pub const SCENARIOS: [Scenario; 23] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -80,7 +81,7 @@ pub const SCENARIOS: [Scenario; 22] = [
     },
     Scenario {
         name: "throughput",
-        summary: "how fast: plain route, no repair, 4 repair symbols for 32, with a subscriber, simple back-end; six minutes",
+        summary: "how fast: plain route, no repair, 4 repair symbols for 32, with a subscriber, simple back-end; eight minutes",
         topology: "pair-veth",
         programs: &["ip", "sysctl", "iperf3"],
         run: throughput::run,
@@ -133,6 +134,13 @@ pub const SCENARIOS: [Scenario; 22] = [
         topology: "pair",
         programs: &["ip", "sysctl"],
         run: notify_faults::run,
+    },
+    Scenario {
+        name: "slow-peer",
+        summary: "one peer of three has 1 Mbit/s and is offered ten times as much: what does it cost the other two?",
+        topology: "star",
+        programs: &["ip", "sysctl", "iperf3", "ping"],
+        run: slow_peer::run,
     },
     Scenario {
         name: "uplink",
@@ -372,7 +380,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, uplink, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
         );
     }
 }

@@ -39,6 +39,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         address: None,
         symbol_size: 1408,
         bytes_per_second: None,
+        queue_max: Duration::ZERO,
         claims,
         policy: Policy::new([], ProfileId(0)),
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Peer;
 use crate::tunnel::inbound::Standing;
 use crate::tunnel::lost_blocks::Losses;
+use crate::wire::report::Reception;
 
 impl Peer {
     /// What waits of each profile that was heard, in the present run of the peer.
@@ -33,6 +34,13 @@ impl Peer {
     /// When a block will be given up, if nothing more comes.
     pub fn held_until(&self) -> Option<Instant> {
         self.inbounds.iter().flatten().filter_map(|inbound| inbound.deadline()).min()
+    }
+
+    /// What was received.
+    pub fn reception(&self) -> Reception {
+        let mut reception = self.reception;
+        self.sessions.add_to(&mut reception);
+        reception
     }
 
     /// When something authentic last came.

@@ -40,17 +40,28 @@ struct Way {
     label: &'static str,
     /// `repair` and `offload` of the appliances; none: the plain route.
     pair: Option<(&'static str, &'static str)>,
-    /// The appliances notify, and a subscriber takes everything about all flows.
-    is_watched: bool,
+    /// The appliances notify at this level, and a subscriber takes everything about all flows.
+    notify: Option<&'static str>,
 }
 
 const FIXED: &str = "{ fixed: 4 }";
-const WAYS: [Way; 5] = [
-    Way { name: "plain route", label: "plain_route", pair: None, is_watched: false },
-    Way { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), is_watched: false },
-    Way { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), is_watched: false },
-    Way { name: "the same, with a subscriber", label: "subscriber", pair: Some((FIXED, "auto")), is_watched: true },
-    Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), is_watched: false },
+const WAYS: [Way; 6] = [
+    Way { name: "plain route", label: "plain_route", pair: None, notify: None },
+    Way { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), notify: None },
+    Way { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), notify: None },
+    Way {
+        name: "the same, subscriber, level queued",
+        label: "queued",
+        pair: Some((FIXED, "auto")),
+        notify: Some("queued"),
+    },
+    Way {
+        name: "the same, with timestamps",
+        label: "subscriber",
+        pair: Some((FIXED, "auto")),
+        notify: Some("on_wire"),
+    },
+    Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), notify: None },
 ];
 /// Flows beside the measured ones where somebody subscribes to all.
 const CROWD: u16 = 10_000;
@@ -167,8 +178,8 @@ fn measure(
     let pair = match way.pair {
         Some((repair, offload)) => {
             let label = label.clone();
-            let notify = way.is_watched.then_some("on_wire");
-            let options = PairOptions { label, repair: repair.to_owned(), offload, notify, ..PairOptions::default() };
+            let (repair, notify) = (repair.to_owned(), way.notify);
+            let options = PairOptions { label, repair, offload, notify, ..PairOptions::default() };
             Some(Pair::start(network, &options)?)
         }
         None => {
@@ -179,9 +190,9 @@ fn measure(
         }
     };
     let mut round = Round::default();
-    let watched = pair.as_ref().filter(|_| way.is_watched);
+    let watched = pair.as_ref().filter(|_| way.notify.is_some());
     let listener = watched.map(|pair| Listener::start(network, &pair.appliances[0])).transpose()?;
-    if way.is_watched {
+    if way.notify.is_some() {
         gather_crowd(stage, network, address)?;
     }
     for (at, flows) in FLOWS.into_iter().enumerate() {
@@ -217,9 +228,9 @@ fn measure(
     Ok(round)
 }
 
-fn report(rows: &[Row; 5], turns: &[Turns; 2], load: &Load) -> Report {
+fn report(rows: &[Row; 6], turns: &[Turns; 2], load: &Load) -> Report {
     let mut report = Report::default();
-    let [plain, _, repair, watched, simple] = rows;
+    let [plain, _, repair, queued, watched, simple] = rows;
     let but = if load.is_busy() { "; the machine was busy" } else { "" };
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let ratios = repair.ratios(simple, at);
@@ -241,16 +252,21 @@ fn report(rows: &[Row; 5], turns: &[Turns; 2], load: &Load) -> Report {
         format!("{followed}, at the least"),
         followed >= CROWD.into(),
     );
-    let of_silent =
-        ["subscriber_ratio_flows_1", "subscriber_ratio_flows_4"].into_iter().enumerate().map(|(at, label)| {
-            let ratios = watched.ratios(repair, at);
+    let mut ratios = |what: &str, row: &Row, other: &Row, label: &str| {
+        let each = FLOWS.iter().enumerate().map(|(at, flows)| {
+            let ratios = row.ratios(other, at);
             let each = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ");
             let ratio = median(ratios);
-            report.metric(label, ratio);
+            report.metric(&format!("{label}_ratio_flows_{flows}"), ratio);
             format!("{ratio:.2} ({each})")
         });
-    let of_silent = ["notifications and a subscriber".to_owned()].into_iter().chain(of_silent).collect();
-    report.table(&["of the speed without notifications, by rounds", "1 flow", "4 flows"], [of_silent]);
+        [what.to_owned()].into_iter().chain(each).collect::<Vec<_>>()
+    };
+    let costs = [
+        ratios("notifications and a subscriber, of none", watched, repair, "subscriber"),
+        ratios("timestamps of every send, of level queued", watched, queued, "timestamps"),
+    ];
+    report.table(&["speed with, of the speed without, by rounds", "1 flow", "4 flows"], costs);
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
     report.table(
         &["", "1 flow", "of plain", "4 flows", "of plain", "CPU s per GB: near, far (1 flow)", "TCP sent again"],
@@ -316,10 +332,11 @@ mod tests {
 
     #[test]
     fn one_disturbed_round_does_not_decide() {
-        let [plain, none, repair, watched, simple] = WAYS.each_ref();
+        let [plain, none, repair, queued, watched, simple] = WAYS.each_ref();
         let rows = |simple_gbits| {
             let [plain, none] = [row(plain, [16.0; 3]), row(none, [8.0; 3])];
-            [plain, none, row(repair, [7.0, 0.7, 7.0]), row(watched, [6.8, 6.8, 1.0]), row(simple, simple_gbits)]
+            let [queued, watched] = [row(queued, [6.9; 3]), row(watched, [6.8, 6.8, 1.0])];
+            [plain, none, row(repair, [7.0, 0.7, 7.0]), queued, watched, row(simple, simple_gbits)]
         };
         let turns = [1.0; 2].map(|ratio| subscription::tests::turns(ratio, 0, 9));
         let calm = Load::parse("0.10 0.2 0.3 1/100 7", 2).unwrap();
@@ -338,7 +355,7 @@ mod tests {
         costly[1] = subscription::tests::turns(0.94, 0, 9);
         assert!(!report(&rows([1.0; 3]), &costly, &calm).passes());
         let mut forgetful = rows([1.0; 3]);
-        forgetful[3].rounds[1].flows_followed = 9_999;
+        forgetful[4].rounds[1].flows_followed = 9_999;
         let turns = [1.0; 2].map(|ratio| subscription::tests::turns(ratio, 0, 9));
         assert!(!report(&forgetful, &turns, &calm).passes());
     }
