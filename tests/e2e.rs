@@ -52,6 +52,8 @@ mod promises_site;
 mod promises_strangers;
 #[path = "e2e/restart.rs"]
 mod restart;
+#[path = "e2e/routes.rs"]
+mod routes;
 #[path = "e2e/settings.rs"]
 mod settings;
 #[path = "e2e/strangers.rs"]

@@ -3,14 +3,16 @@
 //! It talks to the lanes through bounded channels and a waker in each direction, so that nothing a stranger sends to it
 //! can hold up a packet. It owns no packet and no block.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -41,6 +43,7 @@ use crate::tunnel::handshake::{HandshakeDrop, HandshakeEvent, Handshakes};
 
 const WAKER: Token = Token(0);
 const STATUS: Token = Token(1);
+const ROUTES: Token = Token(2);
 
 /// Notices that may wait for the control thread, of all lanes.
 const NOTICES_MAX: usize = 256;
@@ -126,7 +129,8 @@ impl Control {
         if let Some(notify) = &config.notify {
             appoint_wardens(&config, notify, &mut prepared, random_of_notify, started)?;
         }
-        let routes = Routes::install(&config, &device)?;
+        let routes = Routes::install(&config, &device, started)?;
+        poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
         let mut lanes = Vec::new();
         for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
             let (ended, control) = (notify.clone(), Arc::clone(&waker));
@@ -179,7 +183,8 @@ impl Control {
                 tracing::info!("stopping");
                 break Ok(());
             }
-            let due = self.handshakes.poll_timeout().into_iter().chain(self.uplinks.poll_timeout()).min();
+            let routes = self.routes.as_ref().map(Routes::poll_timeout);
+            let due = [self.handshakes.poll_timeout(), self.uplinks.poll_timeout(), routes].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
@@ -209,6 +214,9 @@ impl Control {
                 // One that is too busy is told at the next look.
                 self.uplinks.on_untold(uplink.peer);
             }
+        }
+        if let Some(routes) = &mut self.routes {
+            routes.look(now);
         }
         while let Some(caller) = self.desk.next_caller() {
             let status = self.status("running");
@@ -291,6 +299,7 @@ impl Control {
 
     fn status(&mut self, state: &str) -> Status {
         self.tun.tx_dropped = self.dropped();
+        self.tun.route_troubles = self.routes.as_ref().map(Routes::troubles).unwrap_or_default();
         let (reply, answers) = sync_channel(self.lanes.len());
         let asked = self.lanes.iter().filter(|lane| lane.tell(Command::Snapshot(reply.clone()))).count();
         let deadline = Instant::now() + ANSWER_WITHIN;
@@ -393,5 +402,6 @@ fn describe(config: &Config, queues: &[Tun]) -> TunStatus {
         udp_offload: offloads.udp,
         queues: queues.len(),
         tx_dropped: None,
+        route_troubles: BTreeMap::new(),
     }
 }

@@ -14,7 +14,7 @@ mod listening;
 mod outlet;
 pub mod promised;
 mod readiness;
-mod routes;
+pub mod routes;
 mod setup;
 pub mod snapshot;
 pub mod status;

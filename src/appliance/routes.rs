@@ -1,15 +1,71 @@
 //! The TUN device's place in this host: up, without an address of its own, with a route for each mirror subnet.
+//!
+//! Others change what we have set: an address that is renewed and a device that is set down and up again take our routes
+//! along, and what the mirror should get leaves in clear by the next best route. So what the kernel tells is listened to,
+//! and each second the routes are looked at in any case. What is wrong is mended where that is ours to do, and said once
+//! when it begins and once when it ends.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::io::netlink::{Netlink, ROUTE_PROTOCOL, Route};
+use crate::io::netlink::{Change, Monitor, Netlink, ROUTE_PROTOCOL, Route};
 
-/// The routes we have added; they are removed when this is dropped, and vanish with the device in any case.
+/// How often everything is looked at, whatever the kernel tells.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A host whose routes change without end is not looked at more often.
+const LEAST_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What is wrong with the way of packets into the device; for each prefix the first that applies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "trouble")]
+pub enum RouteTrouble {
+    /// Somebody has set the device down; nothing comes in.
+    DeviceDown,
+    /// Packets to the prefix take another route.
+    Elsewhere {
+        /// The prefix of that route.
+        prefix: String,
+        /// The index of its device.
+        device: u32,
+    },
+    /// There is no route, and the kernel takes none; its words.
+    Missing {
+        /// What the kernel says.
+        cause: String,
+    },
+    /// Neither has this host an address in `local_prefixes`, nor does it forward for others that have.
+    NotForwarding,
+    /// `local_prefixes` has others than this host, and it does not forward for them.
+    OwnProgramsOnly,
+}
+
+/// A mirror subnet, and how it stands with its route.
+#[derive(Debug)]
+struct Wanted {
+    prefix: IpNetwork,
+    added: Option<Route>,
+    trouble: Option<RouteTrouble>,
+}
+
+/// Our routes; they are removed when this is dropped, and vanish with the device in any case.
 pub struct Routes {
     netlink: Netlink,
+    monitor: Monitor,
     device: u32,
-    added: Vec<Route>,
+    name: String,
+    mtu: u32,
+    is_mtu_told: bool,
+    locals: Vec<IpNetwork>,
+    wanted: Vec<Wanted>,
+    looked_at: Instant,
+    next_look: Instant,
 }
 
 impl Routes {
@@ -17,39 +73,66 @@ impl Routes {
     ///
     /// Where this host has an address within `local_prefixes` itself, its own programs are told to send from that:
     /// the peer accepts nothing else, and the device has no address to choose.
-    pub fn install(config: &Config, device: &str) -> io::Result<Self> {
+    pub fn install(config: &Config, device: &str, now: Instant) -> io::Result<Self> {
+        let monitor = Monitor::open()?;
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(device)?;
         netlink.set_no_ipv6_address(index)?;
         netlink.set_up(index)?;
-        let mut routes = Self { netlink, device: index, added: Vec::new() };
-        for prefix in config.peers.iter().flat_map(|peer| &peer.prefixes) {
-            let mut preferred_source = None;
-            let ours = config.node.local_prefixes.iter().filter(|local| local.is_ipv4() == prefix.is_ipv4());
-            for &local in ours {
-                if preferred_source.is_none() {
-                    preferred_source = routes.netlink.address_within(local)?;
-                }
-            }
-            if preferred_source.is_none() && !forwards(prefix.is_ipv6()) {
-                tracing::warn!(
-                    "this host has no address in local_prefixes and does not forward either, so nothing will come to \
-                     {prefix} from here; `sysctl -w {}=1`",
-                    forwarding_key(prefix.is_ipv6())
-                );
-            }
-            let route = Route {
-                prefix: *prefix,
-                device: index,
-                preferred_source,
-                // The best there is, so that a bypass route beside it can have any other metric.
-                metric: prefix.is_ipv6().then_some(1),
-                protocol: ROUTE_PROTOCOL,
-            };
+        let prefixes = config.peers.iter().flat_map(|peer| &peer.prefixes);
+        let mut routes = Self {
+            netlink,
+            monitor,
+            device: index,
+            name: device.to_owned(),
+            mtu: u32::from(config.tun.mtu),
+            is_mtu_told: false,
+            locals: config.node.local_prefixes.clone(),
+            wanted: prefixes.map(|&prefix| Wanted { prefix, added: None, trouble: None }).collect(),
+            looked_at: now,
+            next_look: now + INTERVAL,
+        };
+        let sources = routes.sources()?;
+        for at in 0..routes.wanted.len() {
+            let route = routes.route(routes.wanted[at].prefix, &sources);
             routes.netlink.add_route(&route)?;
-            routes.added.push(route);
+            routes.wanted[at].added = Some(route);
         }
+        routes.look_at_all(&sources);
         Ok(routes)
+    }
+
+    /// When to look next.
+    pub fn poll_timeout(&self) -> Instant {
+        self.next_look
+    }
+
+    /// Listens to what the kernel tells, and looks if it is time: mends what was changed.
+    pub fn look(&mut self, now: Instant) {
+        let Self { monitor, wanted, device, .. } = self;
+        let mut is_ours = false;
+        monitor.drain(|change| {
+            is_ours |= match change {
+                Change::Link(index) => index == *device,
+                Change::Route(network, length) => {
+                    let same = |wanted: &Wanted| (wanted.prefix.network(), wanted.prefix.prefix()) == (network, length);
+                    wanted.iter().any(same)
+                }
+                Change::Address(_) | Change::Routing | Change::Lost => true,
+            };
+        });
+        if is_ours {
+            self.next_look = self.next_look.min(self.looked_at + LEAST_INTERVAL);
+        }
+        if self.next_look > now {
+            return;
+        }
+        self.looked_at = now;
+        self.next_look = now + INTERVAL;
+        match self.sources() {
+            Ok(sources) => self.look_at_all(&sources),
+            Err(error) => tracing::debug!("{error}"),
+        }
     }
 
     /// Packets that the kernel dropped because we did not read the device fast enough.
@@ -58,9 +141,170 @@ impl Routes {
     }
 
     /// The routes in place.
-    pub fn added(&self) -> &[Route] {
-        &self.added
+    pub fn added(&self) -> impl Iterator<Item = &Route> {
+        self.wanted.iter().filter_map(|wanted| wanted.added.as_ref())
     }
+
+    /// What is wrong, by prefix.
+    pub fn troubles(&self) -> BTreeMap<String, RouteTrouble> {
+        let trouble = |wanted: &Wanted| Some((wanted.prefix.to_string(), wanted.trouble.clone()?));
+        self.wanted.iter().filter_map(trouble).collect()
+    }
+
+    /// The addresses that this host's own programs send from, IPv4 and IPv6.
+    fn sources(&mut self) -> io::Result<[Option<IpAddr>; 2]> {
+        let addresses = self.netlink.addresses()?;
+        let within = |is_ipv4: bool| {
+            let locals = self.locals.iter().filter(move |local| local.is_ipv4() == is_ipv4);
+            let found = |local: &IpNetwork| addresses.iter().map(|it| it.address.ip()).find(|it| local.contains(*it));
+            locals.into_iter().find_map(found)
+        };
+        Ok([within(true), within(false)])
+    }
+
+    fn route(&self, prefix: IpNetwork, sources: &[Option<IpAddr>; 2]) -> Route {
+        Route {
+            prefix,
+            device: self.device,
+            preferred_source: sources[usize::from(prefix.is_ipv6())],
+            // The best there is, so that a bypass route beside it can have any other metric.
+            metric: prefix.is_ipv6().then_some(1),
+            protocol: ROUTE_PROTOCOL,
+        }
+    }
+
+    fn look_at_all(&mut self, sources: &[Option<IpAddr>; 2]) {
+        for at in 0..self.wanted.len() {
+            let found = self.look_at(at, sources);
+            self.tell(at, found);
+        }
+        self.look_at_mtu();
+    }
+
+    /// What is wrong with the route to one prefix, after what can be mended is.
+    fn look_at(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
+        let (prefix, added) = (self.wanted[at].prefix, self.wanted[at].added);
+        let route = self.route(prefix, sources);
+        let address = address_inside(prefix);
+        let device = self.device;
+        let is_ours = |found: &Route| (found.prefix, found.device) == (prefix_of(prefix), device);
+        let found = match self.netlink.route_to(address) {
+            Ok(found) => found,
+            Err(error) => return Some(RouteTrouble::Missing { cause: error.to_string() }),
+        };
+        let is_in_place = found.as_ref().is_some_and(is_ours);
+        if !is_in_place || found.is_some_and(|found| found.preferred_source != route.preferred_source) {
+            if let Some(stale) = added.filter(|_| is_in_place) {
+                // It leads where it should, from an address that is not ours any more. One that cannot be removed stays.
+                let _ = self.netlink.remove_route(&stale);
+            }
+            match self.netlink.add_route(&route) {
+                Ok(()) => {
+                    tracing::info!(prefix = %prefix, source = ?route.preferred_source, "route restored; something had removed it");
+                    self.wanted[at].added = Some(route);
+                    // There may be a better one all the same.
+                    let found = self.netlink.route_to(address).ok().flatten();
+                    if let Some(other) = found.filter(|found| !is_ours(found)) {
+                        return Some(RouteTrouble::Elsewhere {
+                            prefix: other.prefix.to_string(),
+                            device: other.device,
+                        });
+                    }
+                }
+                Err(error) => {
+                    let is_up = self.netlink.link(&self.name).map_or(true, |link| link.up);
+                    return Some(match found.filter(|_| is_up) {
+                        Some(other) => {
+                            RouteTrouble::Elsewhere { prefix: other.prefix.to_string(), device: other.device }
+                        }
+                        None if !is_up => RouteTrouble::DeviceDown,
+                        None => RouteTrouble::Missing { cause: error.to_string() },
+                    });
+                }
+            }
+        }
+        let others = || self.locals.iter().any(|local| local.is_ipv6() == prefix.is_ipv6() && !is_host(*local));
+        match (forwards(prefix.is_ipv6()), route.preferred_source) {
+            (true, _) => None,
+            (false, None) => Some(RouteTrouble::NotForwarding),
+            (false, Some(_)) => others().then_some(RouteTrouble::OwnProgramsOnly),
+        }
+    }
+
+    /// Says what is wrong when it begins, and when it has ended.
+    fn tell(&mut self, at: usize, found: Option<RouteTrouble>) {
+        let Wanted { prefix, trouble, .. } = &mut self.wanted[at];
+        if *trouble == found {
+            return;
+        }
+        let name = &self.name;
+        match &found {
+            None => tracing::info!(prefix = %prefix, "packets to the prefix come to {name} again"),
+            Some(RouteTrouble::DeviceDown) => tracing::warn!(
+                prefix = %prefix,
+                "{name} was set down: nothing comes in, and packets to the prefix may leave unprotected by another route; \
+                 `ip link set {name} up` (the routes come back by themselves)"
+            ),
+            Some(RouteTrouble::Elsewhere { prefix: other, device }) => tracing::warn!(
+                prefix = %prefix,
+                "packets to the prefix do not come to {name}: the route to {other} over link {device} is preferred; \
+                 `ip route get {}` shows it, remove it or give it another metric",
+                address_inside(*prefix)
+            ),
+            Some(RouteTrouble::Missing { cause }) => tracing::warn!(
+                prefix = %prefix,
+                "the route into {name} is missing and cannot be restored: {cause}; packets to the prefix may leave unprotected"
+            ),
+            Some(RouteTrouble::NotForwarding) => tracing::warn!(
+                "this host has no address in local_prefixes and does not forward either, so nothing will come to {prefix} \
+                 from here; `sysctl -w {}=1`",
+                forwarding_key(prefix.is_ipv6())
+            ),
+            Some(RouteTrouble::OwnProgramsOnly) => tracing::warn!(
+                "this host does not forward: of local_prefixes only its own programs reach {prefix}; `sysctl -w {}=1`, or \
+                 write its address alone in local_prefixes",
+                forwarding_key(prefix.is_ipv6())
+            ),
+        }
+        *trouble = found;
+    }
+
+    fn look_at_mtu(&mut self) {
+        let Ok(link) = self.netlink.link(&self.name) else { return };
+        let is_other = link.mtu != self.mtu;
+        if is_other && !self.is_mtu_told {
+            let (name, found, wanted) = (&self.name, link.mtu, self.mtu);
+            tracing::warn!(
+                "the MTU of {name} was changed to {found}, tun.mtu is {wanted}; `ip link set {name} mtu {wanted}`"
+            );
+        }
+        self.is_mtu_told = is_other;
+    }
+}
+
+impl AsRawFd for Routes {
+    /// Readable when the kernel has told something.
+    fn as_raw_fd(&self) -> RawFd {
+        self.monitor.as_raw_fd()
+    }
+}
+
+/// The network alone, without an address in it.
+fn prefix_of(prefix: IpNetwork) -> IpNetwork {
+    IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
+}
+
+/// An address inside, and not the first, which may be taken for the network itself.
+fn address_inside(prefix: IpNetwork) -> IpAddr {
+    match prefix {
+        IpNetwork::V4(network) => network.nth(1).unwrap_or(network.network()).into(),
+        IpNetwork::V6(network) => network.nth(1).unwrap_or(network.network()).into(),
+    }
+}
+
+/// One address, not a network.
+fn is_host(prefix: IpNetwork) -> bool {
+    prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
 }
 
 fn forwarding_key(ipv6: bool) -> &'static str {
@@ -75,8 +319,8 @@ fn forwards(ipv6: bool) -> bool {
 
 impl Drop for Routes {
     fn drop(&mut self) {
-        for route in &self.added {
-            if let Err(error) = self.netlink.remove_route(route) {
+        for route in self.wanted.iter().filter_map(|wanted| wanted.added) {
+            if let Err(error) = self.netlink.remove_route(&route) {
                 tracing::warn!("{error}");
             }
         }

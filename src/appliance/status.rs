@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::arrived::ArrivedStatus;
 use super::last_hop::LastHopStatus;
 use super::promised::{NotifyStatus, ProtectionStatus};
+use super::routes::RouteTrouble;
 use super::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::sender::Sent;
@@ -64,6 +65,9 @@ pub struct TunStatus {
     pub queues: usize,
     /// Packets the kernel dropped because we read too slowly.
     pub tx_dropped: Option<u64>,
+    /// What is wrong with the way of packets into the device, by prefix; empty when all is well.
+    #[serde(default)]
+    pub route_troubles: BTreeMap<String, RouteTrouble>,
 }
 
 /// One lane.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::appliance::routes::RouteTrouble;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 
 /// The whole status in a few lines for each peer.
@@ -35,6 +36,9 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         "  {}: {} back-end, {offloads}, MTU {}, {} dropped before we read them",
         tun.name, tun.backend, tun.mtu, dropped
     )?;
+    for (prefix, trouble) in &tun.route_troubles {
+        writeln!(out, "  {prefix}: {}", route_trouble(trouble, &tun.name))?;
+    }
     for lane in &status.lanes {
         writeln!(
             out,
@@ -66,6 +70,18 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(out, "  dropped: {} {reason}", grouped(*count))?;
     }
     Ok(())
+}
+
+fn route_trouble(trouble: &RouteTrouble, device: &str) -> String {
+    match trouble {
+        RouteTrouble::DeviceDown => format!("route missing, {device} is down: `ip link set {device} up`"),
+        RouteTrouble::Elsewhere { prefix, .. } => {
+            format!("route missing or not preferred: packets take the route to {prefix} instead; see `ip route get`")
+        }
+        RouteTrouble::Missing { cause } => format!("route missing: {cause}"),
+        RouteTrouble::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
+        RouteTrouble::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
+    }
 }
 
 fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {

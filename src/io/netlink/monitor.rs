@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -96,6 +97,13 @@ impl Monitor {
             }
         }
         tell(Change::Lost);
+    }
+}
+
+impl AsRawFd for Monitor {
+    /// Readable when something was told.
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

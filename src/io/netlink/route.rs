@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -80,11 +80,35 @@ impl Netlink {
                 .dump(RouteNetlinkMessage::GetRoute(message))
                 .map_err(|error| explain(&error, format_args!("cannot list the routes")))?;
             routes.extend(shown.iter().filter_map(|message| match message {
-                RouteNetlinkMessage::NewRoute(message) => decode(message).filter(|route| route.protocol == protocol),
+                RouteNetlinkMessage::NewRoute(message) if message.header.table == RouteHeader::RT_TABLE_MAIN => {
+                    decode(message).filter(|route| route.protocol == protocol)
+                }
                 _ => None,
             }));
         }
         Ok(routes)
+    }
+
+    /// The route by which packets of this host to `to` leave, whoever made it; none if there is none, or if it leads into
+    /// no device, as a blackhole does. One lookup, however many routes there are.
+    pub fn route_to(&mut self, to: IpAddr) -> io::Result<Option<Route>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(to);
+        message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+        message.header.flags = RouteFlags::FibMatch;
+        message.attributes.push(RouteAttribute::Destination(to.into()));
+        let is_none = |error: &io::Error| {
+            let none = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL, libc::EACCES, libc::EAGAIN];
+            error.raw_os_error().is_some_and(|code| none.contains(&code))
+        };
+        match self.ask(RouteNetlinkMessage::GetRoute(message), 0) {
+            Ok(shown) => Ok(shown.iter().find_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(message) => decode(message),
+                _ => None,
+            })),
+            Err(error) if is_none(&error) => Ok(None),
+            Err(error) => Err(explain(&error, format_args!("cannot ask for the route to {to}"))),
+        }
     }
 
     /// All addresses of this host.
@@ -154,7 +178,7 @@ fn encode(route: &Route) -> RouteMessage {
 
 fn decode(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
+    if header.kind != RouteType::Unicast {
         return None;
     }
     let mut destination = match header.address_family {
