@@ -56,5 +56,7 @@ mod restart;
 mod routes;
 #[path = "e2e/settings.rs"]
 mod settings;
+#[path = "e2e/setup_faults.rs"]
+mod setup_faults;
 #[path = "e2e/strangers.rs"]
 mod strangers;

@@ -3,7 +3,7 @@
 //! It talks to the lanes through bounded channels and a waker in each direction, so that nothing a stranger sends to it
 //! can hold up a packet. It owns no packet and no block.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,6 +22,7 @@ use super::herald::Herald;
 use super::lane::Lane;
 use super::last_hop::LastHop;
 use super::line::{Command, Line, Notice};
+use super::peering::Peering;
 use super::routes::Routes;
 use super::setup;
 use super::snapshot::LaneSnapshot;
@@ -36,10 +37,8 @@ use crate::io::signal::{PendingSignals, Signal};
 use crate::io::tun::Tun;
 use crate::io::udp::{StampState, UdpSocket};
 use crate::notify::message::Level;
-use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::forwarder::Forwarder;
-use crate::tunnel::handshake::{HandshakeDrop, HandshakeEvent, Handshakes};
 
 const WAKER: Token = Token(0);
 const STATUS: Token = Token(1);
@@ -85,15 +84,12 @@ pub struct Control {
     poll: Poll,
     signals: Arc<PendingSignals>,
     desk: StatusDesk,
-    handshakes: Handshakes,
-    handshake_drops: [u64; HandshakeDrop::ALL.len()],
+    peering: Peering,
     notices: Receiver<Notice>,
     lanes: Vec<LaneHandle>,
     routes: Option<Routes>,
     tun: TunStatus,
     uplinks: Uplinks,
-    /// Peers that were found silent and have not answered since.
-    called: BTreeSet<PeerId>,
 }
 
 impl Control {
@@ -108,7 +104,7 @@ impl Control {
         let mut desk = StatusDesk::open(&config.status.socket)?;
         poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
 
-        let endpoints = setup::endpoints(&config)?;
+        let endpoints = setup::endpoints(&config);
         let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
         let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
@@ -146,28 +142,25 @@ impl Control {
             let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(body)?;
             lanes.push(LaneHandle { commands, waker: lane_waker, thread });
         }
-        let handshake_drops = [0; HandshakeDrop::ALL.len()];
         let routes = Some(routes);
-        let mut control = Self {
+        let on_name = Arc::clone(&waker);
+        let wake = Arc::new(move || drop(on_name.wake()));
+        let peering = Peering::new(&config, handshakes, wake, started);
+        let control = Self {
             config,
             epoch,
             started,
             poll,
             signals,
             desk,
-            handshakes,
-            handshake_drops,
+            peering,
             notices,
             lanes,
             routes,
             tun,
             uplinks: Uplinks::default(),
-            called: BTreeSet::new(),
         };
         control.announce();
-        for number in 0..control.config.peers.len() {
-            control.handshakes.request(PeerId(number as u16), started);
-        }
         Ok(control)
     }
 
@@ -184,7 +177,7 @@ impl Control {
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
-            let due = [self.handshakes.poll_timeout(), self.uplinks.poll_timeout(), routes].into_iter().flatten().min();
+            let due = [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
@@ -206,7 +199,7 @@ impl Control {
         while let Ok(notice) = self.notices.try_recv() {
             self.handle_notice(notice, now)?;
         }
-        self.handshakes.handle_timeout(now);
+        self.peering.handle_timeout(now);
         self.pass_on(now);
         for uplink in self.uplinks.look(now) {
             let told = |lane: &LaneHandle| lane.tell(Command::Uplink(uplink));
@@ -227,19 +220,9 @@ impl Control {
 
     fn handle_notice(&mut self, notice: Notice, now: Instant) -> Result<(), RunError> {
         match notice {
-            Notice::Handshake { from, datagram } => {
-                if let Err(reason) = self.handshakes.handle_datagram(&datagram, from, now) {
-                    self.handshake_drops[reason as usize] += 1;
-                    tracing::debug!(%from, %reason, "handshake datagram dropped");
-                }
-            }
-            Notice::SessionConfirmed { local_index } => self.handshakes.on_confirmed(local_index, now),
-            Notice::SessionWanted(peer) => {
-                if self.called.insert(peer) {
-                    tracing::warn!(peer = self.name(peer), "the peer is silent or its session is worn; calling it");
-                }
-                self.handshakes.request(peer, now);
-            }
+            Notice::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
+            Notice::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
+            Notice::SessionWanted(peer) => self.peering.on_wanted(peer, now),
             Notice::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
                 return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
@@ -250,31 +233,17 @@ impl Control {
 
     /// Passes on what the handshakes have produced.
     fn pass_on(&mut self, now: Instant) {
-        while let Some(event) = self.handshakes.poll_event() {
-            match event {
-                HandshakeEvent::Established(established) => {
-                    self.called.remove(&established.peer);
-                    if self.config.notify.is_some() {
-                        self.uplinks.add(established.endpoint.ip(), now);
-                    }
-                    tracing::info!(
-                        peer = self.name(established.peer),
-                        endpoint = %established.endpoint,
-                        cipher = ?established.sealing.cipher(),
-                        "session established"
-                    );
-                    for (number, lane) in self.lanes.iter().enumerate() {
-                        if !lane.tell(Command::Install(Box::new(established.clone()))) {
-                            tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
-                        }
-                    }
-                }
-                HandshakeEvent::Incompatible { peer, what } => {
-                    tracing::error!(peer = self.name(peer), "cannot work with this peer: {what}");
+        while let Some(established) = self.peering.poll_established() {
+            if self.config.notify.is_some() {
+                self.uplinks.add(established.endpoint.ip(), now);
+            }
+            for (number, lane) in self.lanes.iter().enumerate() {
+                if !lane.tell(Command::Install(Box::new(established.clone()))) {
+                    tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
                 }
             }
         }
-        while let Some((to, datagram)) = self.handshakes.poll_transmit() {
+        while let Some((to, datagram)) = self.peering.poll_transmit() {
             if let Some(lane) = self.lanes.first() {
                 // A handshake that is not sent is tried again by its timer.
                 lane.tell(Command::Handshake { to, datagram });
@@ -313,10 +282,9 @@ impl Control {
     fn compose(&self, state: &str, snapshots: &[LaneSnapshot]) -> Status {
         let mut drops = Drops::default();
         snapshots.iter().for_each(|snapshot| drops.merge(&snapshot.drops));
-        drops.add(DropReason::Handshake, self.handshake_drops.iter().sum());
+        drops.add(DropReason::Handshake, self.peering.drops().map(|(_, count)| count).sum());
         let mut by_name = named(&drops);
-        let handshake_drops = HandshakeDrop::ALL.iter().zip(self.handshake_drops);
-        by_name.extend(handshake_drops.filter(|(_, count)| *count > 0).map(|(why, count)| (why.to_string(), count)));
+        by_name.extend(self.peering.drops().map(|(why, count)| (why.to_string(), count)));
         let peers = self.config.peers.iter().enumerate().map(|(number, peer)| {
             PeerStatus::gather(&peer.name, snapshots.iter().filter_map(move |lane| lane.peers.get(number)))
         });
@@ -337,10 +305,6 @@ impl Control {
 
     fn dropped(&mut self) -> Option<u64> {
         self.routes.as_mut()?.dropped().ok()
-    }
-
-    fn name(&self, peer: PeerId) -> &str {
-        self.config.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name)
     }
 
     fn announce(&self) {

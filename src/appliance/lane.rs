@@ -12,6 +12,7 @@
 //! The clock is read once a turn and handed down. What the bytes mean is decided in [`crate::tunnel`].
 
 mod answer;
+mod say;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,10 +31,9 @@ use super::listening::Listening;
 use super::outlet::Outlet;
 use super::readiness::Readiness;
 use super::snapshot::LaneSnapshot;
-use super::uplinks::Uplink;
+use super::strays::Strays;
 use super::vigil::Vigil;
 use super::warden::Warden;
-use crate::io::cpu;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
 use crate::io::udp::{GsoState, StampState, UdpSocket};
@@ -79,6 +79,7 @@ pub struct Lane {
     ready: Readiness,
     notices_lost: u64,
     complaints: Complaints,
+    strays: Strays,
     vigil: Vigil,
     listening: Listening<SyncSender<LaneSnapshot>>,
     /// What was handed on.
@@ -117,6 +118,7 @@ impl Lane {
             ready: Readiness::at_start(),
             notices_lost: 0,
             complaints: Complaints::default(),
+            strays: Strays::default(),
             vigil: Vigil::default(),
             listening: Listening::new(Lateness::new(hold, room, now), peers, now),
             last_hop,
@@ -172,6 +174,7 @@ impl Lane {
             if std::mem::take(&mut self.ready.errors) {
                 self.note_errors(now);
             }
+            self.say(now);
             while let Some(local_index) = self.forwarder.poll_confirmed() {
                 self.notify(Notice::SessionConfirmed { local_index });
             }
@@ -208,7 +211,7 @@ impl Lane {
             while let Some(to) = self.udp.poll_late_error() {
                 warden.on_late_error(to, &self.forwarder, now);
             }
-            self.complaints.note(errors, now);
+            say::complain(&mut self.complaints, self.number, errors, now);
         }
         warden.publish(&mut self.forwarder, now);
     }
@@ -236,23 +239,6 @@ impl Lane {
             }
         }
         self.ready.commands = false;
-    }
-
-    /// The end of a train is shown by what left after it, so all of it has to go through one queue.
-    fn on_uplink(&mut self, uplink: Uplink) {
-        if !uplink.several_queues {
-            return;
-        }
-        match cpu::stay(self.number.into()) {
-            Ok(cpu) => {
-                tracing::info!(lane = self.number, cpu, "the uplink has several queues; staying on one processor")
-            }
-            Err(error) => tracing::warn!(
-                lane = self.number,
-                "cannot stay on one processor ({error}): a block may be called protected while a datagram of it waits in \
-                 another queue of this host; allow sched_setaffinity or give the device one queue"
-            ),
-        }
     }
 
     fn stop(&mut self, now: Instant) {
@@ -362,22 +348,6 @@ impl Lane {
             self.last_hop.on_incoming(&deliverable, is_written, until);
         }
         self.forwarder.on_refused(refused);
-    }
-
-    /// Empties the error queue.
-    fn note_errors(&mut self, now: Instant) {
-        let warden = &mut self.warden;
-        let found = self.udp.drain_errors(&mut |number| {
-            if let Some(warden) = warden {
-                warden.on_stamp(number);
-            }
-        });
-        while let Some(to) = self.udp.poll_late_error() {
-            if let Some(warden) = &mut self.warden {
-                warden.on_late_error(to, &self.forwarder, now);
-            }
-        }
-        self.complaints.note(found, now);
     }
 
     fn notify(&mut self, notice: Notice) {

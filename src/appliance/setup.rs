@@ -1,7 +1,6 @@
 //! From the checked configuration to the values the state machines and system calls are made from.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
@@ -55,29 +54,9 @@ pub fn udp_options(config: &Config) -> UdpOptions {
     UdpOptions { gso, stamps, ..UdpOptions::default() }
 }
 
-/// Where each peer's lane 0 listens; names are resolved now.
-pub fn endpoints(config: &Config) -> io::Result<Vec<Option<SocketAddr>>> {
-    let listens_on_ipv6 = config.node.listen.is_ipv6();
-    config
-        .peers
-        .iter()
-        .map(|peer| {
-            let Some(endpoint) = &peer.endpoint else { return Ok(None) };
-            if let Some(address) = endpoint.address() {
-                return Ok(Some(address));
-            }
-            let words = |cause: String| {
-                io::Error::other(format!(
-                    "cannot resolve the endpoint {endpoint} of peer {}: {cause}; check the name with `getent hosts`, \
-                     or write its address",
-                    peer.name
-                ))
-            };
-            let mut found = endpoint.to_string().to_socket_addrs().map_err(|error| words(error.to_string()))?;
-            let fitting = found.find(|address| listens_on_ipv6 || address.is_ipv4());
-            fitting.map(Some).ok_or_else(|| words("it has no IPv4 address and node.listen is IPv4".to_owned()))
-        })
-        .collect()
+/// Where each peer's lane 0 listens, as far as the configuration has an address; names are resolved later.
+pub fn endpoints(config: &Config) -> Vec<Option<SocketAddr>> {
+    config.peers.iter().map(|peer| peer.endpoint.as_ref()?.address()).collect()
 }
 
 /// The handshakes with all peers.

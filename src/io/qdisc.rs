@@ -107,7 +107,7 @@ impl Queue {
 }
 
 impl Netlink {
-    fn device_toward(&mut self, to: IpAddr) -> io::Result<u32> {
+    pub(super) fn device_toward(&mut self, to: IpAddr) -> io::Result<u32> {
         let mut message = RouteMessage::default();
         (message.header.address_family, message.header.destination_prefix_length) = match to {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),

@@ -72,6 +72,17 @@ pub struct Outgoing<'a> {
     pub view: &'a PacketView,
 }
 
+/// A packet that belongs to nobody: somebody's prefixes or routes are wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Why it was dropped.
+    pub reason: DropReason,
+    /// Where it came from ...
+    pub source: IpAddr,
+    /// ... and where it wanted to.
+    pub destination: IpAddr,
+}
+
 /// A packet for the TUN.
 #[derive(Debug)]
 pub struct Deliverable<'a> {
@@ -101,6 +112,8 @@ pub struct Forwarder {
     turn: usize,
     /// Receiver indices of all live sessions.
     indices: Vec<(u32, u16)>,
+    /// The last one, until somebody asks.
+    stray: Option<Stray>,
 }
 
 impl Forwarder {
@@ -122,6 +135,7 @@ impl Forwarder {
             scratch: Vec::with_capacity(PACKET_MAX),
             turn: 0,
             indices: Vec::new(),
+            stray: None,
         }
     }
 
@@ -157,8 +171,11 @@ impl Forwarder {
         let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedPacket)?;
         let was_verified = header.flags & VirtioHeader::DATA_VALID;
         let header = check_offload(header, packet, &view).map_err(|_| DropReason::MalformedPacket)?;
-        self.local_prefixes.lookup(view.source).ok_or(DropReason::ForeignSource)?;
-        let peer = usize::from(self.peer_prefixes.lookup(view.destination).ok_or(DropReason::NoPeer)?.0);
+        let peer = match (self.local_prefixes.lookup(view.source), self.peer_prefixes.lookup(view.destination)) {
+            (Some(()), Some(peer)) => usize::from(peer.0),
+            (None, _) => return Err(note_stray(&mut self.stray, DropReason::ForeignSource, &view)),
+            (_, None) => return Err(note_stray(&mut self.stray, DropReason::NoPeer, &view)),
+        };
         let profile = usize::from(self.peers[peer].policy().classify(&view).0);
         let destination = Destination { peer, profile };
         if destination != read_to {
@@ -216,6 +233,9 @@ impl Forwarder {
             Freshness::TooOld => return Err(DropReason::TooOld),
         }
         let is_data = header.datagram_type != DatagramType::Report;
+        // What is routed into the tunnel is no place to send to: it would come back in.
+        let newest =
+            newest && (peer.address() == Some(from) || self.peer_prefixes.lookup(from.ip().to_canonical()).is_none());
         peer.on_authentic(index, is_data, from, newest, &mut self.code, now);
         match header.datagram_type {
             DatagramType::Source => peer.handle_source(opened, &mut self.code, now),
@@ -244,14 +264,14 @@ impl Forwarder {
     }
 
     /// A peer may only send from its own prefixes to ours, whatever route its ADU came by.
-    fn judge(&self, peer: usize, profile: u8, ready: &Ready) -> Result<(VirtioHeader, PacketView), DropReason> {
+    fn judge(&mut self, peer: usize, profile: u8, ready: &Ready) -> Result<(VirtioHeader, PacketView), DropReason> {
         let packet = self.peers[peer].packet(profile, ready);
         let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedAdu)?;
         let header = check_offload(ready.header.virtio, packet, &view).map_err(|_| DropReason::MalformedAdu)?;
         let owner = self.peer_prefixes.lookup(view.source);
         let addressed = owner.is_some_and(|owner| usize::from(owner.0) == peer);
         if !addressed || self.local_prefixes.lookup(view.destination).is_none() {
-            return Err(DropReason::ForeignAddress);
+            return Err(note_stray(&mut self.stray, DropReason::ForeignAddress, &view));
         }
         Ok((header, view))
     }
@@ -330,6 +350,11 @@ impl Forwarder {
         self.peers.iter_mut().enumerate().find_map(told)
     }
 
+    /// A packet that belongs to nobody, the last one since this was asked.
+    pub fn poll_stray(&mut self) -> Option<Stray> {
+        self.stray.take()
+    }
+
     /// The kernel refused so many packets for the TUN.
     pub fn on_refused(&mut self, packets: u64) {
         self.drops.add(DropReason::TunRefused, packets);
@@ -393,6 +418,14 @@ impl Forwarder {
     pub fn memory(&self) -> usize {
         self.peers.iter().map(Peer::memory).sum()
     }
+}
+
+/// Multicast is no stray: every device has some.
+fn note_stray(stray: &mut Option<Stray>, reason: DropReason, view: &PacketView) -> DropReason {
+    if !view.destination.is_multicast() {
+        *stray = Some(Stray { reason, source: view.source, destination: view.destination });
+    }
+    reason
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct Session {
     remote: Hello,
     established_at: Instant,
     heard: bool,
+    /// That something came under it was told.
+    told: bool,
 }
 
 impl Session {
@@ -46,6 +48,7 @@ impl Session {
             remote: established.remote,
             established_at: established.at,
             heard: false,
+            told: false,
         }
     }
 
@@ -167,7 +170,14 @@ impl Sessions {
 
     /// Notes an authentic datagram under this index: the responder's next session is in use from now on.
     pub fn confirm(&mut self, receiver_index: u32) -> Option<Change> {
-        let session = self.next.take_if(|next| next.local_index == receiver_index)?;
+        if let Some(current) = self.current.as_mut().filter(|current| current.local_index == receiver_index) {
+            if !std::mem::replace(&mut current.told, true) {
+                self.confirmed = Some(receiver_index);
+            }
+            return None;
+        }
+        let mut session = self.next.take_if(|next| next.local_index == receiver_index)?;
+        session.told = true;
         self.confirmed = Some(receiver_index);
         self.crossed = false;
         Some(self.promote(session, None))

@@ -1,6 +1,7 @@
 //! Links: find, shape, switch, move, count.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -57,6 +58,14 @@ impl Netlink {
     /// The index of the link of this name.
     pub fn link_index(&mut self, name: &str) -> io::Result<u32> {
         Ok(self.link(name)?.index)
+    }
+
+    /// The name and the MTU of the link through which this host reaches an address.
+    pub fn mtu_toward(&mut self, to: IpAddr) -> io::Result<(String, u32)> {
+        let index = self.device_toward(to)?;
+        self.show_link(link_message(index, None))
+            .map(|link| (link.name, link.mtu))
+            .map_err(|error| explain(&error, format_args!("cannot read the MTU of link {index}")))
     }
 
     /// The counters of a link.

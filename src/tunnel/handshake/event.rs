@@ -77,11 +77,13 @@ pub enum HandshakeDrop {
     BadHello,
     /// Authentic, but the two cannot work together.
     Incompatible,
+    /// From an address that is routed into the tunnel: an answer would come back in through it.
+    InsideTunnel,
 }
 
 impl HandshakeDrop {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Malformed,
         Self::Stranger,
         Self::RateLimited,
@@ -91,6 +93,7 @@ impl HandshakeDrop {
         Self::Unexpected,
         Self::BadHello,
         Self::Incompatible,
+        Self::InsideTunnel,
     ];
 
     /// The reason's name in counters and metrics.
@@ -105,6 +108,7 @@ impl HandshakeDrop {
             Self::Unexpected => "handshake_unexpected",
             Self::BadHello => "handshake_bad_hello",
             Self::Incompatible => "handshake_incompatible",
+            Self::InsideTunnel => "handshake_inside_tunnel",
         }
     }
 }

@@ -69,6 +69,7 @@ struct IndexUse {
 }
 
 struct Session {
+    role: Role,
     endpoint: SocketAddr,
     since: Instant,
 }
@@ -133,17 +134,30 @@ impl Handshakes {
         }
     }
 
-    /// The first datagram was opened with a session: it works in both directions, and the peer is where it said.
-    /// The appliance must call this once for each session in which we are [`Role::Responder`].
-    pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
-        let Some(IndexUse { peer, session: Some(session) }) = self.indices.get(&local_index) else { return };
-        let peer = &mut self.peers[usize::from(peer.0)];
+    /// The peer is called at this address from now on, where nothing better is known.
+    pub fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
+        if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
+            peer.configured = Some(endpoint);
+        }
+    }
+
+    /// The first datagram was opened with a session: it works in both directions, and the peer is where it said. Tells which
+    /// peer that is. The appliance must call this once for each session.
+    pub fn on_confirmed(&mut self, local_index: u32, now: Instant) -> Option<PeerId> {
+        let IndexUse { peer: id, session: Some(session) } = self.indices.get(&local_index)? else { return None };
+        let id = *id;
+        if session.role == Role::Initiator {
+            // The answer to our own call has shown that.
+            return Some(id);
+        }
+        let peer = &mut self.peers[usize::from(id.0)];
         peer.proven = Some(session.endpoint);
         peer.renew_at = Some((session.since + REKEY_AS_RESPONDER_AFTER).max(now));
         // An attempt made since then is for something newer, such as the renewal of this very session.
         if let Some(attempt) = peer.attempt.take_if(|attempt| attempt.since <= session.since) {
             self.indices.remove(&attempt.local_index);
         }
+        Some(id)
     }
 
     /// Takes a datagram whose type says handshake. What is wrong with it is returned, to be counted.
@@ -286,7 +300,7 @@ impl Handshakes {
     }
 
     fn establish(&mut self, established: Established) {
-        let session = Session { endpoint: established.endpoint, since: established.at };
+        let session = Session { role: established.role, endpoint: established.endpoint, since: established.at };
         let index_use = IndexUse { peer: established.peer, session: Some(session) };
         self.indices.insert(established.local_index, index_use);
         self.peers[usize::from(established.peer.0)].told = None;

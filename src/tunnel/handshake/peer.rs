@@ -58,7 +58,7 @@ pub(super) struct Peer {
     pub preshared: PresharedKey,
     /// For datagrams to the peer.
     pub mac: MacKey,
-    configured: Option<SocketAddr>,
+    pub configured: Option<SocketAddr>,
     pub symbol_size: u16,
     /// Where the peer last proved to be.
     pub proven: Option<SocketAddr>,

@@ -1,0 +1,64 @@
+//! What a lane finds wrong and says aloud: errors of sending, packets that belong to nobody, the queues of the uplink.
+
+use std::time::Instant;
+
+use super::Lane;
+use crate::appliance::complaints::Complaints;
+use crate::appliance::uplinks::Uplink;
+use crate::io::cpu;
+use crate::io::udp::ErrorCounts;
+
+impl Lane {
+    /// The end of a train is shown by what left after it, so all of it has to go through one queue.
+    pub(super) fn on_uplink(&mut self, uplink: Uplink) {
+        if !uplink.several_queues {
+            return;
+        }
+        match cpu::stay(self.number.into()) {
+            Ok(cpu) => {
+                tracing::info!(lane = self.number, cpu, "the uplink has several queues; staying on one processor")
+            }
+            Err(error) => tracing::warn!(
+                lane = self.number,
+                "cannot stay on one processor ({error}): a block may be called protected while a datagram of it waits in \
+                 another queue of this host; allow sched_setaffinity or give the device one queue"
+            ),
+        }
+    }
+
+    /// Empties the error queue.
+    pub(super) fn note_errors(&mut self, now: Instant) {
+        let warden = &mut self.warden;
+        let found = self.udp.drain_errors(&mut |number| {
+            if let Some(warden) = warden {
+                warden.on_stamp(number);
+            }
+        });
+        while let Some(to) = self.udp.poll_late_error() {
+            if let Some(warden) = &mut self.warden {
+                warden.on_late_error(to, &self.forwarder, now);
+            }
+        }
+        complain(&mut self.complaints, self.number, found, now);
+    }
+
+    /// Says which packets belong to nobody, and what has ended.
+    pub(super) fn say(&mut self, now: Instant) {
+        if let Some(words) = self.forwarder.poll_stray().and_then(|stray| self.strays.note(stray, now)) {
+            tracing::warn!(lane = self.number, "{words}");
+        }
+        if let Some(reason) = self.strays.poll_ended(now) {
+            tracing::info!(lane = self.number, "no packet was dropped as {} for a minute", reason.name());
+        }
+        if let Some(words) = self.complaints.poll_ended(now) {
+            tracing::info!(lane = self.number, "{words}");
+        }
+    }
+}
+
+/// Counts errors of sending, and says those that are new.
+pub(super) fn complain(complaints: &mut Complaints, lane: u8, found: ErrorCounts, now: Instant) {
+    for words in complaints.note(found, now) {
+        tracing::warn!(lane, "{words}");
+    }
+}

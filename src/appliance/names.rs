@@ -1,0 +1,173 @@
+//! Names of endpoints, resolved beside everything else: a name server that does not answer holds up nothing.
+//!
+//! A name is asked for at the start, and again while its peer is not heard: its address may have changed. Each question has a
+//! thread of its own, because the system's resolver blocks; one name has one question at a time.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::tunnel::PeerId;
+
+/// After the first failure a name is asked for again this soon, then twice as long after each ...
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// ... and never later. As often a name is asked for whose peer is not heard.
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+
+/// What resolves a name: the addresses it has, or why it has none.
+pub type Resolve = dyn Fn(&str) -> Result<Vec<SocketAddr>, String> + Send + Sync;
+
+/// Asks the system.
+pub fn ask_system(name: &str) -> Result<Vec<SocketAddr>, String> {
+    name.to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string())
+}
+
+#[derive(Debug)]
+struct Name {
+    peer: PeerId,
+    /// Host and port.
+    text: String,
+    is_asked: bool,
+    next: Instant,
+    delay: Duration,
+    /// The peer is heard: its address is known to be right.
+    is_heard: bool,
+}
+
+/// What a question found.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whose endpoint it is.
+    pub peer: PeerId,
+    /// Its addresses, or why there are none.
+    pub found: Result<Vec<SocketAddr>, String>,
+}
+
+/// The names of all peers that have one.
+pub struct Names {
+    names: Vec<Name>,
+    resolve: Arc<Resolve>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    answers: Receiver<Answer>,
+    answer: Sender<Answer>,
+}
+
+impl Names {
+    /// Asks for all of them at once. `wake` is called when there is an answer.
+    pub fn new(
+        names: impl IntoIterator<Item = (PeerId, String)>,
+        resolve: Arc<Resolve>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+        now: Instant,
+    ) -> Self {
+        let name = |(peer, text)| Name { peer, text, is_asked: false, next: now, delay: RETRY_FIRST, is_heard: false };
+        let (answer, answers) = channel();
+        Self { names: names.into_iter().map(name).collect(), resolve, wake, answers, answer }
+    }
+
+    /// The peer is heard, or is not any more.
+    pub fn set_heard(&mut self, peer: PeerId, is_heard: bool, now: Instant) {
+        for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_heard != is_heard) {
+            name.is_heard = is_heard;
+            // Where it was is tried first.
+            name.next = now + RETRY_FIRST;
+        }
+    }
+
+    /// Asks what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for name in &mut self.names {
+            if name.is_asked || name.is_heard || name.next > now {
+                continue;
+            }
+            let (peer, text) = (name.peer, name.text.clone());
+            let (resolve, wake, answer) = (Arc::clone(&self.resolve), Arc::clone(&self.wake), self.answer.clone());
+            let ask = move || {
+                // Nobody may want to know any more.
+                let _ = answer.send(Answer { peer, found: resolve(&text) });
+                wake();
+            };
+            // Without a thread it is asked for the next time.
+            name.is_asked = std::thread::Builder::new().name("resolver".to_owned()).spawn(ask).is_ok();
+            name.next = now + name.delay;
+        }
+    }
+
+    /// What was found, if anything.
+    pub fn poll_answer(&mut self, now: Instant) -> Option<Answer> {
+        let answer = self.answers.try_recv().ok()?;
+        if let Some(name) = self.names.iter_mut().find(|name| name.peer == answer.peer) {
+            name.is_asked = false;
+            name.next = now + if answer.found.is_ok() { RETRY_LONGEST } else { name.delay };
+            name.delay = if answer.found.is_ok() { RETRY_FIRST } else { (name.delay * 2).min(RETRY_LONGEST) };
+        }
+        Some(answer)
+    }
+
+    /// When to ask next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.names.iter().filter(|name| !name.is_asked && !name.is_heard).map(|name| name.next).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Waits for the answer of a thread that has nothing to wait for.
+    fn answer(names: &mut Names, now: Instant) -> Answer {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match names.poll_answer(now) {
+                Some(answer) => return answer,
+                None if Instant::now() > deadline => panic!("no answer"),
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    #[test]
+    fn one_name_that_does_not_resolve_stopped_the_whole_appliance() {
+        let start = Instant::now();
+        let (gate, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let resolve = move |name: &str| match name {
+            "slow:1" => held.lock().unwrap().recv().map(|()| vec![]).map_err(|_| "given up".to_owned()),
+            "none:1" => Err("not known".to_owned()),
+            _ => Ok(vec![SocketAddr::from(([192, 0, 2, 7], 1))]),
+        };
+        let names = ["slow:1", "none:1", "good:1"].into_iter().enumerate();
+        let names = names.map(|(number, name)| (PeerId(number as u16), name.to_owned()));
+        let mut names = Names::new(names, Arc::new(resolve), Arc::new(|| {}), start);
+        names.handle_timeout(start);
+        let mut found = [answer(&mut names, start), answer(&mut names, start)];
+        found.sort_by_key(|answer| answer.peer.0);
+        assert_eq!((found[0].peer, found[0].found.clone()), (PeerId(1), Err("not known".to_owned())));
+        assert_eq!(found[1].peer, PeerId(2));
+        // One that is being asked for is not asked for again, one that failed is, later and later.
+        let mut asked_at = Vec::new();
+        let mut now = start;
+        for _ in 0..7 {
+            let due = names.poll_timeout().unwrap();
+            asked_at.push((due - now).as_secs());
+            now = due;
+            names.set_heard(PeerId(2), true, now);
+            names.handle_timeout(now);
+            assert_eq!(answer(&mut names, now).peer, PeerId(1));
+        }
+        assert_eq!(asked_at, [1, 2, 4, 8, 16, 30, 30]);
+        names.set_heard(PeerId(2), false, now);
+        assert_eq!(names.poll_timeout(), Some(now + RETRY_FIRST), "a peer that is not heard any more may have moved");
+        drop(gate);
+        assert_eq!(answer(&mut names, now).found, Err("given up".to_owned()));
+    }
+
+    #[test]
+    fn the_system_is_asked() {
+        assert!(ask_system("localhost:7117").unwrap().iter().all(|address| address.ip().is_loopback()));
+        assert!(ask_system("no-such-host.invalid:7117").is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! What is said of the peers in the log: each cause once, with its remedy, and its end.
+//!
+//! A session counts as established when something came under its keys. A handshake alone proves little: where nothing else
+//! passes, it succeeds again and again. Decides nothing else, and writes nothing itself.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tracing::Level;
+
+use crate::tunnel::PeerId;
+use crate::tunnel::handshake::HandshakeDrop;
+
+/// A peer that has not been heard for so long is said not to answer.
+const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
+/// Complaints about strangers: of more than so many addresses nothing is said.
+const STRANGERS_MAX: usize = 64;
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saying {
+    /// How bad it is.
+    pub level: Level,
+    /// Which peer it is about.
+    pub peer: Option<PeerId>,
+    /// What to say.
+    pub words: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Calling,
+    Silent,
+    Up,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    standing: Standing,
+    /// Since when it is not up.
+    since: Instant,
+    /// That it does not answer was said.
+    is_told: bool,
+    /// A handshake with it succeeded since.
+    has_answered: bool,
+    /// Where it is called.
+    endpoint: Option<SocketAddr>,
+    unresolved: Option<String>,
+}
+
+/// What was said of all peers.
+#[derive(Debug)]
+pub struct PeerLog {
+    peers: Vec<Entry>,
+    strangers: Vec<(HandshakeDrop, IpAddr)>,
+    sayings: VecDeque<Saying>,
+}
+
+impl PeerLog {
+    /// Of peers that are being called, there if an address is known.
+    pub fn new(endpoints: impl IntoIterator<Item = Option<SocketAddr>>, now: Instant) -> Self {
+        let peers = endpoints.into_iter().map(|endpoint| Entry {
+            standing: Standing::Calling,
+            since: now,
+            is_told: false,
+            has_answered: false,
+            endpoint,
+            unresolved: None,
+        });
+        Self { peers: peers.collect(), strangers: Vec::new(), sayings: VecDeque::new() }
+    }
+
+    /// A handshake with the peer has succeeded.
+    pub fn on_answered(&mut self, peer: PeerId, endpoint: SocketAddr) {
+        if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {
+            entry.has_answered = true;
+            entry.endpoint = Some(endpoint);
+        }
+    }
+
+    /// Something came from the peer under the keys of a session. True if it was not heard before.
+    pub fn on_heard(&mut self, peer: PeerId, now: Instant) -> bool {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.standing != Standing::Up) else {
+            return false;
+        };
+        let after = match entry.standing {
+            Standing::Silent => format!(", {:.1} s after it fell silent", (now - entry.since).as_secs_f64()),
+            _ => String::new(),
+        };
+        entry.standing = Standing::Up;
+        let at = entry.endpoint.map_or(String::new(), |endpoint| format!(" with {endpoint}"));
+        self.say(Level::INFO, peer, format!("session established{at}{after}"));
+        true
+    }
+
+    /// The peer is silent, or its session is worn.
+    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.standing == Standing::Up) else {
+            return;
+        };
+        (entry.standing, entry.since, entry.is_told, entry.has_answered) = (Standing::Silent, now, false, false);
+        self.say(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
+    }
+
+    /// The name of the peer's endpoint has this address, which is new.
+    pub fn on_resolved(&mut self, peer: PeerId, endpoint: SocketAddr) {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        entry.unresolved = None;
+        entry.endpoint = Some(endpoint);
+        self.say(Level::INFO, peer, format!("its endpoint is {endpoint}"));
+    }
+
+    /// The name of the peer's endpoint has no address that can be used.
+    pub fn on_unresolved(&mut self, peer: PeerId, cause: &str) {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        if entry.unresolved.as_deref() != Some(cause) {
+            entry.unresolved = Some(cause.to_owned());
+            self.say(Level::WARN, peer, format!("{cause}; it is asked for again"));
+        }
+    }
+
+    /// A handshake datagram from this address was dropped: why, if its sender means to be one of our peers.
+    pub fn on_dropped(&mut self, reason: HandshakeDrop, from: IpAddr) {
+        let words = match reason {
+            HandshakeDrop::Stranger => {
+                "is meant for another node: whoever sent it has another public key for this node than `onwire pubkey` shows"
+            }
+            HandshakeDrop::UnknownPeer => "has a key that is in none of peers[].public_key here",
+            HandshakeDrop::NotAuthentic => {
+                "cannot be opened: it has another preshared_key than we have for that peer, or was damaged"
+            }
+            HandshakeDrop::InsideTunnel => {
+                "comes from inside peers[].prefixes, where what is sent would come back in through the tunnel: the peer must send \
+                 from an address outside of them"
+            }
+            _ => return,
+        };
+        if self.strangers.len() < STRANGERS_MAX && !self.strangers.contains(&(reason, from)) {
+            self.strangers.push((reason, from));
+            let words = format!("a handshake from {from} {words}; of this address it is not said again");
+            self.sayings.push_back(Saying { level: Level::WARN, peer: None, words });
+        }
+    }
+
+    /// Says who has not answered for too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for at in 0..self.peers.len() {
+            let entry = &mut self.peers[at];
+            if entry.standing == Standing::Up || entry.is_told || entry.unresolved.is_some() {
+                continue;
+            }
+            if now < entry.since + UNANSWERED_AFTER {
+                continue;
+            }
+            entry.is_told = true;
+            let (level, words) = match (entry.has_answered, entry.endpoint) {
+                (true, _) => (
+                    Level::WARN,
+                    "the peer answers handshakes, but nothing else of it arrives: do firewalls let all ports of its lanes and \
+                     ours pass (listen, and one more for each of tun.queues), both ways?"
+                        .to_owned(),
+                ),
+                (false, Some(endpoint)) => (
+                    Level::WARN,
+                    format!(
+                        "the peer does not answer at {endpoint}: does onwire run there, do firewalls let UDP pass both ways, \
+                         and do public_key and preshared_key fit on both sides? Its log may say which; it is called on"
+                    ),
+                ),
+                (false, None) => {
+                    (Level::INFO, "the peer has not called yet, and no endpoint says where to call it".to_owned())
+                }
+            };
+            self.say(level, PeerId(at as u16), words);
+        }
+    }
+
+    /// When somebody will not have answered for too long.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let waiting = |entry: &&Entry| entry.standing != Standing::Up && !entry.is_told && entry.unresolved.is_none();
+        self.peers.iter().filter(waiting).map(|entry| entry.since + UNANSWERED_AFTER).min()
+    }
+
+    /// The next thing to say.
+    pub fn poll_saying(&mut self) -> Option<Saying> {
+        self.sayings.pop_front()
+    }
+
+    fn say(&mut self, level: Level, peer: PeerId, words: String) {
+        self.sayings.push_back(Saying { level, peer: Some(peer), words });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: PeerId = PeerId(0);
+
+    fn said(log: &mut PeerLog) -> Vec<String> {
+        std::iter::from_fn(|| log.poll_saying()).map(|saying| format!("{} {}", saying.level, saying.words)).collect()
+    }
+
+    fn endpoint() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 2], 7117))
+    }
+
+    #[test]
+    fn sessions_were_said_to_be_established_where_nothing_but_handshakes_passed() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut log = PeerLog::new([Some(endpoint())], start);
+        for second in 0..60 {
+            log.on_answered(PEER, endpoint());
+            log.on_wanted(PEER, at(second));
+            log.handle_timeout(at(second));
+        }
+        let all = said(&mut log);
+        assert!(all.len() == 1 && all[0].contains("nothing else of it arrives"), "{all:?}");
+        log.on_heard(PEER, at(61));
+        log.on_heard(PEER, at(62));
+        assert_eq!(said(&mut log), ["INFO session established with 192.0.2.2:7117"]);
+        assert_eq!(log.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_said_once_and_so_is_its_coming_back() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut log = PeerLog::new([Some(endpoint()), None], start);
+        log.handle_timeout(at(9));
+        assert_eq!(said(&mut log), [""; 0]);
+        assert_eq!(log.poll_timeout(), Some(at(10)));
+        (10..100).for_each(|second| log.handle_timeout(at(second)));
+        let all = said(&mut log);
+        assert!(all[0].starts_with("WARN the peer does not answer at 192.0.2.2:7117"), "{all:?}");
+        assert!(all[1].starts_with("INFO the peer has not called") && all.len() == 2, "{all:?}");
+        log.on_heard(PEER, at(101));
+        log.on_wanted(PEER, at(110));
+        log.on_wanted(PEER, at(111));
+        log.on_heard(PEER, at(112));
+        let all = said(&mut log);
+        assert_eq!(all[0], "INFO session established with 192.0.2.2:7117");
+        assert!(all[1].starts_with("WARN the peer is silent") && all.len() == 3, "{all:?}");
+        assert_eq!(all[2], "INFO session established with 192.0.2.2:7117, 2.0 s after it fell silent");
+    }
+
+    #[test]
+    fn a_wrong_key_was_silent_for_ever() {
+        let mut log = PeerLog::new([None], Instant::now());
+        let from = |last: u8| IpAddr::from([192, 0, 2, last]);
+        for _ in 0..50 {
+            log.on_dropped(HandshakeDrop::UnknownPeer, from(1));
+            log.on_dropped(HandshakeDrop::NotAuthentic, from(1));
+            log.on_dropped(HandshakeDrop::Stranger, from(2));
+            log.on_dropped(HandshakeDrop::Malformed, from(3));
+        }
+        let all = said(&mut log);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(all[0].contains("192.0.2.1") && all[0].contains("peers[].public_key"), "{all:?}");
+        assert!(all[1].contains("preshared_key") && all[2].contains("onwire pubkey"), "{all:?}");
+        (0..=255).for_each(|last| log.on_dropped(HandshakeDrop::Stranger, from(last)));
+        assert!(
+            said(&mut log).len() + 3 <= STRANGERS_MAX && log.strangers.len() == STRANGERS_MAX,
+            "a flood is bounded"
+        );
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_said_once_and_its_end_too() {
+        let start = Instant::now();
+        let mut log = PeerLog::new([None], start);
+        (0..9).for_each(|_| log.on_unresolved(PEER, "cannot resolve the endpoint mirror.example:7117"));
+        log.handle_timeout(start + Duration::from_secs(60));
+        log.on_resolved(PEER, endpoint());
+        assert_eq!(
+            said(&mut log),
+            [
+                "WARN cannot resolve the endpoint mirror.example:7117; it is asked for again",
+                "INFO its endpoint is 192.0.2.2:7117"
+            ]
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! Who the peers are and where: handshakes, the names of endpoints, and what is said of both.
+//!
+//! An address inside a network that is routed into the tunnel is no endpoint: what is sent there would come back in through the
+//! TUN, again and again. It is looked at wherever an address is learned: here in handshakes and names, and in
+//! [`Forwarder`](crate::tunnel::forwarder) where a peer roams.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::names::{Answer, Names};
+use super::peer_log::{PeerLog, Saying};
+use super::setup;
+use crate::config::{Config, Host};
+use crate::io::netlink::Netlink;
+use crate::tunnel::PeerId;
+use crate::tunnel::handshake::{Established, HandshakeDrop, HandshakeEvent, Handshakes};
+use crate::tunnel::prefixes::PrefixTable;
+
+/// What is known of a peer.
+struct Known {
+    name: String,
+    /// As it was configured; empty if it was not.
+    endpoint: String,
+    address: Option<SocketAddr>,
+    path_mtu: u16,
+    /// That its path is narrower than that was said.
+    is_mtu_told: bool,
+}
+
+/// All peers, as the control thread knows them.
+pub struct Peering {
+    handshakes: Handshakes,
+    drops: [u64; HandshakeDrop::ALL.len()],
+    names: Names,
+    log: PeerLog,
+    /// What is routed into the tunnel.
+    routed: PrefixTable<()>,
+    listens_on_ipv6: bool,
+    peers: Vec<Known>,
+    established: VecDeque<Established>,
+}
+
+impl Peering {
+    /// Calls everybody whose address is known, and asks for the others' names. `wake` is called when a name has an answer.
+    pub fn new(config: &Config, mut handshakes: Handshakes, wake: Arc<dyn Fn() + Send + Sync>, now: Instant) -> Self {
+        let endpoints = setup::endpoints(config);
+        let known = |(peer, address): (&crate::config::Peer, &Option<SocketAddr>)| Known {
+            name: peer.name.clone(),
+            endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
+            address: *address,
+            path_mtu: peer.path.mtu,
+            is_mtu_told: false,
+        };
+        let names = (0..).zip(&config.peers).filter_map(|(number, peer)| {
+            let endpoint = peer.endpoint.as_ref()?;
+            matches!(endpoint.host, Host::Name(_)).then(|| (PeerId(number), endpoint.to_string()))
+        });
+        for number in 0..config.peers.len() {
+            handshakes.request(PeerId(number as u16), now);
+        }
+        Self {
+            handshakes,
+            drops: [0; HandshakeDrop::ALL.len()],
+            names: Names::new(names, Arc::new(super::names::ask_system), wake, now),
+            log: PeerLog::new(endpoints.iter().copied(), now),
+            routed: config.peers.iter().flat_map(|peer| &peer.prefixes).map(|&prefix| (prefix, ())).collect(),
+            listens_on_ipv6: config.node.listen.is_ipv6(),
+            peers: config.peers.iter().zip(&endpoints).map(known).collect(),
+            established: VecDeque::new(),
+        }
+    }
+
+    /// Takes a datagram of a handshake.
+    pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
+        let taken = match self.is_routed(from.ip()) {
+            true => Err(HandshakeDrop::InsideTunnel),
+            false => self.handshakes.handle_datagram(datagram, from, now),
+        };
+        if let Err(reason) = taken {
+            self.drops[reason as usize] += 1;
+            self.log.on_dropped(reason, from.ip().to_canonical());
+            tracing::debug!(%from, %reason, "handshake datagram dropped");
+        }
+    }
+
+    /// Something came under the keys of this session, for the first time.
+    pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
+        if let Some(peer) = self.handshakes.on_confirmed(local_index, now) {
+            if self.log.on_heard(peer, now) {
+                self.names.set_heard(peer, true, now);
+                self.look_at_mtu(peer);
+            }
+        }
+    }
+
+    /// A new session with this peer is wanted.
+    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
+        self.log.on_wanted(peer, now);
+        self.names.set_heard(peer, false, now);
+        self.handshakes.request(peer, now);
+    }
+
+    /// Does what is due, and says what there is to say.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.handshakes.handle_timeout(now);
+        self.names.handle_timeout(now);
+        while let Some(answer) = self.names.poll_answer(now) {
+            self.on_answer(answer, now);
+        }
+        self.log.handle_timeout(now);
+        while let Some(event) = self.handshakes.poll_event() {
+            match event {
+                HandshakeEvent::Established(established) => {
+                    self.log.on_answered(established.peer, established.endpoint);
+                    self.peers[usize::from(established.peer.0)].address = Some(established.endpoint);
+                    tracing::debug!(
+                        peer = self.name(established.peer),
+                        endpoint = %established.endpoint,
+                        cipher = ?established.sealing.cipher(),
+                        "handshake finished"
+                    );
+                    self.established.push_back(established);
+                }
+                HandshakeEvent::Incompatible { peer, what } => {
+                    tracing::error!(peer = self.name(peer), "cannot work with this peer: {what}");
+                }
+            }
+        }
+        while let Some(saying) = self.log.poll_saying() {
+            self.say(&saying);
+        }
+    }
+
+    /// When something is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = [self.handshakes.poll_timeout(), self.names.poll_timeout(), self.log.poll_timeout()];
+        due.into_iter().flatten().min()
+    }
+
+    /// A session for the lanes.
+    pub fn poll_established(&mut self) -> Option<Established> {
+        self.established.pop_front()
+    }
+
+    /// A datagram for lane 0 to send.
+    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.handshakes.poll_transmit()
+    }
+
+    /// Handshake datagrams dropped, by reason.
+    pub fn drops(&self) -> impl Iterator<Item = (HandshakeDrop, u64)> {
+        HandshakeDrop::ALL.into_iter().zip(self.drops).filter(|(_, count)| *count > 0)
+    }
+
+    fn on_answer(&mut self, Answer { peer, found }: Answer, now: Instant) {
+        let Some(known) = self.peers.get(usize::from(peer.0)) else { return };
+        let fitting = |address: &SocketAddr| self.listens_on_ipv6 || address.is_ipv4();
+        let cause = match found {
+            Err(cause) => format!("{cause}; check the name with `getent hosts`, or write its address"),
+            Ok(addresses) => match addresses.iter().find(|address| fitting(address) && !self.is_routed(address.ip())) {
+                Some(&address) => {
+                    if self.peers[usize::from(peer.0)].address.replace(address) != Some(address) {
+                        self.handshakes.set_endpoint(peer, address);
+                        self.log.on_resolved(peer, address);
+                        self.handshakes.request(peer, now);
+                    }
+                    return;
+                }
+                None if addresses.iter().any(fitting) => {
+                    "its address is inside peers[].prefixes, and so would be reached through the tunnel itself"
+                        .to_owned()
+                }
+                None => "it has no IPv4 address and node.listen is IPv4".to_owned(),
+            },
+        };
+        let cause = format!("cannot resolve the endpoint {}: {cause}", known.endpoint);
+        self.log.on_unresolved(peer, &cause);
+    }
+
+    /// A device that carries less than `path.mtu` says drops every full datagram.
+    fn look_at_mtu(&mut self, peer: PeerId) {
+        let Known { name, address, path_mtu, is_mtu_told, .. } = &mut self.peers[usize::from(peer.0)];
+        let Some(address) = address else { return };
+        // A way that cannot be found has other signs.
+        let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(address.ip().to_canonical()))
+        else {
+            return;
+        };
+        let is_narrow = mtu < u32::from(*path_mtu);
+        if is_narrow && !*is_mtu_told {
+            tracing::warn!(
+                peer = name,
+                "path.mtu is {path_mtu}, and {device}, by which the peer is reached, has {mtu}: full datagrams cannot leave; set \
+                 path.mtu to {mtu} or less on both sides"
+            );
+        }
+        *is_mtu_told = is_narrow;
+    }
+
+    fn is_routed(&self, address: IpAddr) -> bool {
+        self.routed.lookup(address.to_canonical()).is_some()
+    }
+
+    fn say(&self, saying: &Saying) {
+        let words = &saying.words;
+        match (saying.level, saying.peer.map(|peer| self.name(peer))) {
+            (tracing::Level::WARN, Some(peer)) => tracing::warn!(peer, "{words}"),
+            (tracing::Level::WARN, None) => tracing::warn!("{words}"),
+            (_, Some(peer)) => tracing::info!(peer, "{words}"),
+            (_, None) => tracing::info!("{words}"),
+        }
+    }
+
+    fn name(&self, peer: PeerId) -> &str {
+        self.peers.get(usize::from(peer.0)).map_or("?", |known| &known.name)
+    }
+}
