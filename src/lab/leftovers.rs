@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     error::LabError,
+    private,
     servers::place,
     trace::{RUN_MARK, Trace},
 };
@@ -30,13 +31,15 @@ pub struct Marker {
 
 impl Marker {
     /// Where the markers of this user are.
-    pub fn directory() -> PathBuf {
+    pub fn directory() -> Result<PathBuf, LabError> {
         let user = rustix::process::getuid();
         let root = PathBuf::from("/run/onwire-lab");
-        if user.is_root() && fs::create_dir_all(&root).is_ok() {
-            return root;
+        if user.is_root() && private::own(&root).is_ok() {
+            return Ok(root);
         }
-        std::env::temp_dir().join(format!("onwire-lab-{}", user.as_raw()))
+        let path = std::env::temp_dir().join(format!("onwire-lab-{}", user.as_raw()));
+        private::own(&path).map_err(LabError::doing("find a place for the marks of runs"))?;
+        Ok(path)
     }
 
     /// Marks the run of this name in `directory` as alive; its logs and data are in `files`.

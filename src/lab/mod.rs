@@ -14,6 +14,7 @@ pub mod median;
 pub mod network;
 pub mod pair;
 pub mod plot;
+pub mod private;
 pub mod process;
 pub mod relay;
 pub mod report;

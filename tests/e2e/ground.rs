@@ -75,7 +75,7 @@ impl Ground {
         // One small value for each test, for the life of the test program: whatever borrows it may be moved freely.
         let trace = Box::leak(Box::new(Trace::new(&run, directory.path(), false, Default::default()).unwrap()));
         // Should this program be killed, the next run of the lab cleans up.
-        let marker = Marker::set(&Marker::directory(), &run, directory.path()).unwrap();
+        let marker = Marker::set(&Marker::directory().unwrap(), &run, directory.path()).unwrap();
         let network = Network::build(topology, &run, 1, trace).unwrap_or_else(|error| panic!("{error}"));
         Self { emulator: None, network, trace, _marker: marker, _directory: directory }
     }

@@ -41,6 +41,7 @@ pub use stage::Stage;
 use super::{
     error::LabError,
     leftovers::{self, Marker},
+    private,
     report::Report,
     trace::{Trace, need_programs, say},
 };
@@ -268,14 +269,16 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let scenario = find(&options.scenario)?;
     need_programs(scenario.programs)?;
     need_tun()?;
-    let markers = Marker::directory();
+    let markers = Marker::directory()?;
     if !rustix::process::geteuid().is_root() {
         namespace::enter_private()
             .map_err(|error| LabError::Sentence(format!("the lab needs network namespaces: {error}")))?;
     }
     let stop = listen_to_signals().map_err(LabError::doing("listen to signals"))?;
     let run = format!("ow-{}", std::process::id());
-    let directory = std::env::temp_dir().join(leftovers::run_files(&run) + scenario.name);
+    let place = std::env::temp_dir();
+    let directory = private::make(&place, &(leftovers::run_files(&run) + scenario.name))
+        .map_err(LabError::doing(format!("make a directory in {}", place.display())))?;
     let trace = Trace::new(&run, &directory, !options.is_quiet, stop)?;
     for dead in leftovers::clean_up(&markers, &trace) {
         say(format_args!("(removed what the run {dead} had left behind)"));

@@ -6,12 +6,12 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt, chown},
+    fs::{self, DirBuilder},
+    os::unix::fs::{DirBuilderExt, lchown},
     path::{Path, PathBuf},
 };
 
-use crate::lab::{error::LabError, network::path_text, trace::Trace, workload::rsync::setgroups_is_denied};
+use crate::lab::{error::LabError, network::path_text, private, trace::Trace, workload::rsync::setgroups_is_denied};
 
 /// A file system in memory, where there is one.
 const MEMORY: &str = "/dev/shm";
@@ -38,12 +38,10 @@ enum Owner {
 impl Place {
     /// Makes the directory for the run that `trace` belongs to. Of `users` the first that exists owns what is in it.
     pub fn make(trace: &Trace, users: &[&str]) -> Result<Self, LabError> {
-        let name = trace.directory().file_name().unwrap_or_default();
+        let name = trace.directory().file_name().and_then(OsStr::to_str).unwrap_or("onwire-lab");
         let memory = Path::new(MEMORY);
         let has_room = rustix::fs::statvfs(memory).is_ok_and(|it| it.f_bavail * it.f_frsize >= ROOM)
             && fs::metadata(memory).is_ok_and(|it| it.is_dir());
-        let (root, is_memory) =
-            if has_room { (memory.join(name), true) } else { (trace.directory().join("servers"), false) };
         let owner = if setgroups_is_denied() {
             Owner::Ordinary
         } else {
@@ -57,9 +55,11 @@ impl Place {
             };
             users.iter().find_map(|user| find_user(&known, user)).ok_or_else(missing)?
         };
-        let place = Self { root, is_memory, owner };
-        place.make_directory(&place.root)?;
-        Ok(place)
+        // It stays ours: what the servers' user may write to is in it, and cannot be exchanged for a link.
+        let (parent, name) = if has_room { (memory, name) } else { (trace.directory(), "servers") };
+        let root = private::make(parent, name);
+        let root = root.map_err(LabError::doing(format!("make a directory for servers in {}", parent.display())))?;
+        Ok(Self { root, is_memory: has_room, owner })
     }
 
     /// What commits cost here, for a report.
@@ -120,11 +120,10 @@ impl Place {
 
     fn make_directory(&self, path: &Path) -> Result<(), LabError> {
         let make = || {
-            fs::create_dir_all(path)?;
             // PostgreSQL takes no directory that others can read.
-            fs::set_permissions(path, Permissions::from_mode(0o700))?;
+            DirBuilder::new().mode(0o700).create(path)?;
             match self.owner {
-                Owner::User(user, own) => chown(path, Some(user), Some(own)),
+                Owner::User(user, own) => lchown(path, Some(user), Some(own)),
                 Owner::Ordinary => Ok(()),
             }
         };
@@ -140,7 +139,9 @@ impl Drop for Place {
 
 /// Removes the data of a run whose files were in `files`, in memory.
 pub fn remove_leftovers(files: &OsStr) {
-    let _ = fs::remove_dir_all(Path::new(MEMORY).join(files));
+    if let Some(name) = files.to_str() {
+        private::remove_all(Path::new(MEMORY), name);
+    }
 }
 
 /// The numbers of a user and its group in `/etc/passwd`.
