@@ -1,28 +1,37 @@
 //! The status socket: whoever connects is told the status as one JSON document, and the connection ends.
 //!
-//! Unix file permissions decide who may ask. Nothing is read from the caller.
+//! Unix file permissions decide who may ask. Nothing is read from the caller, and none holds up the control thread: what the
+//! socket does not take at once, as of a status longer than its buffer, is left to a thread.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 
 use super::status::Status;
 
 /// How long a caller may be slow.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Slow callers that are served at once; more are turned away.
+const SLOW_MAX: usize = 8;
 
 /// Where status is asked for. The socket's file is removed when this is dropped.
 pub struct StatusDesk {
     listener: UnixListener,
     path: PathBuf,
+    slow: Arc<()>,
 }
 
 /// Somebody who wants to know the status.
-pub struct Caller(UnixStream);
+pub struct Caller {
+    stream: UnixStream,
+    /// Counts those that are slow.
+    slow: Arc<()>,
+}
 
 impl StatusDesk {
     /// Binds the socket; one that a crash has left behind is replaced, one that answers is not.
@@ -57,7 +66,7 @@ impl StatusDesk {
         }
         let listener = UnixListener::bind(path).map_err(words)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(words)?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), slow: Arc::new(()) })
     }
 
     /// The socket, for a poll.
@@ -67,7 +76,8 @@ impl StatusDesk {
 
     /// Whoever has come, if anybody.
     pub fn next_caller(&mut self) -> Option<Caller> {
-        self.listener.accept().ok().map(|(stream, _)| Caller(stream))
+        let (stream, _) = self.listener.accept().ok()?;
+        Some(Caller { stream, slow: Arc::clone(&self.slow) })
     }
 }
 
@@ -81,17 +91,50 @@ impl Drop for StatusDesk {
 impl Caller {
     /// Tells the status; a caller that does not read it in time goes without.
     pub fn answer(self, status: &Status) {
-        let stream = StdStream::from(self.0);
+        let Self { mut stream, slow } = self;
         let told = serde_json::to_vec(status).map_err(io::Error::from).and_then(|mut document| {
             document.push(b'\n');
-            stream.set_nonblocking(false)?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            (&stream).write_all(&document)
+            let mut written = 0;
+            while written < document.len() {
+                match stream.write(&document[written..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        document.drain(..written);
+                        return finish(stream.into(), document, &slow);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
         });
         if let Err(error) = told {
             tracing::debug!("status not told: {error}");
         }
     }
+}
+
+/// Tells the rest to a caller that is slow, beside everything else.
+fn finish(stream: StdStream, rest: Vec<u8>, slow: &Arc<()>) -> io::Result<()> {
+    // Each thread holds one of them, the desk one, and this caller one.
+    if Arc::strong_count(slow) > SLOW_MAX + 2 {
+        return Err(io::Error::other("too many callers are slow"));
+    }
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let held = Arc::clone(slow);
+    let body = move || {
+        let (deadline, mut written) = (Instant::now() + PATIENCE, 0);
+        while written < rest.len() && Instant::now() < deadline {
+            match (&stream).write(&rest[written..]) {
+                Ok(count @ 1..) => written += count,
+                _ => break,
+            }
+        }
+        drop(held);
+    };
+    std::thread::Builder::new().name("status".to_owned()).spawn(body).map(drop)
 }
 
 /// Asks the appliance whose status socket is at `path`.
@@ -124,6 +167,61 @@ mod tests {
         let error = StatusDesk::open(&path).err().unwrap().to_string();
         assert!(error.contains("status.socket"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+
+    #[test]
+    fn a_caller_that_does_not_read_held_up_the_control_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.sock");
+        let mut desk = StatusDesk::open(&path).unwrap();
+        let label = "x".repeat(4_000_000);
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "node": label, "version": "1", "uptime_s": 1.0, "epoch": "0", "state": "running", "lanes": [], "peers": [],
+            "tun": { "name": "ow0", "mtu": 1500, "backend": "fast", "fallback": null, "tcp_offload": true,
+                     "udp_offload": true, "queues": 1, "tx_dropped": null },
+            "notify": null, "drops": {},
+        }))
+        .unwrap();
+        // None of them reads, and one does.
+        let silent: Vec<_> = (0..3 * SLOW_MAX).map(|_| StdStream::connect(&path).unwrap()).collect();
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || ask(&path)
+        });
+        let (start, mut served, mut spent) = (Instant::now(), 0, Duration::ZERO);
+        while served <= silent.len() && start.elapsed() < Duration::from_secs(20) {
+            match desk.next_caller() {
+                Some(caller) => {
+                    let since = Instant::now();
+                    caller.answer(&status);
+                    spent += since.elapsed();
+                    served += 1;
+                    assert!(Arc::strong_count(&desk.slow) <= SLOW_MAX + 2);
+                }
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        assert!(
+            spent < PATIENCE * (silent.len() as u32 / 4),
+            "{spent:?} for callers of whom each waits for {PATIENCE:?}"
+        );
+        // Turned away or not, the one that reads costs nobody anything, and it is told when the others are given up.
+        let _ = reader.join().unwrap();
+        while Arc::strong_count(&desk.slow) > 1 && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || ask(&path)
+        });
+        let caller = loop {
+            if let Some(caller) = desk.next_caller() {
+                break caller;
+            }
+        };
+        caller.answer(&status);
+        assert_eq!(reader.join().unwrap().unwrap().node.len(), label.len());
+        drop(silent);
     }
 
     #[test]
