@@ -87,11 +87,11 @@ impl Peering {
 
     /// Something came under the keys of this session, for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
-        if let Some(peer) = self.handshakes.on_confirmed(local_index, now) {
-            if self.log.on_heard(peer, now) {
-                self.names.set_heard(peer, true, now);
-                self.look_at_mtu(peer);
-            }
+        if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
+            && self.log.on_heard(peer, now)
+        {
+            self.names.set_heard(peer, true, now);
+            self.look_at_mtu(peer);
         }
     }
 
