@@ -85,6 +85,10 @@ impl Complaints {
         let at = self.said.iter().position(|(_, last, _)| *last + QUIET <= now)?;
         let (kind, _, before) = self.said.swap_remove(at);
         let count = kind.count(&self.total) - before;
+        if kind == Kind::TooBig {
+            // The path may carry more by now.
+            self.total.path_mtu = None;
+        }
         Some(format!("no datagram failed for a minute ({}, {count} since it began)", kind.name()))
     }
 
@@ -126,6 +130,6 @@ mod tests {
         assert!(said[0].contains("1400; lower `path.mtu`") && said[1].contains("path.rate"), "{said:?}");
         assert_eq!(said[2], "65 no datagram failed for a minute (queue_full, 1 since it began)");
         assert_eq!(said[3], "159 no datagram failed for a minute (too_big, 200 since it began)");
-        assert_eq!(complaints.total().too_big, 200);
+        assert_eq!((complaints.total().too_big, complaints.total().path_mtu), (200, None));
     }
 }

@@ -207,7 +207,9 @@ impl Lane {
         let now = Instant::now();
         warden.on_progress(&mut self.forwarder, now);
         if warden.awaits_departures() || std::mem::take(&mut self.ready.errors) {
-            let errors = self.udp.drain_errors(&mut |number| warden.on_stamp(number));
+            let forwarder = &self.forwarder;
+            let is_own = |quoted: &[u8]| forwarder.is_own(quoted);
+            let errors = self.udp.drain_own_errors(&is_own, &mut |number| warden.on_stamp(number));
             while let Some(to) = self.udp.poll_late_error() {
                 warden.on_late_error(to, &self.forwarder, now);
             }

@@ -87,8 +87,11 @@ pub struct LaneStatus {
     pub queue_full: u64,
     /// Datagrams too big for a device or the path.
     pub too_big: u64,
-    /// The smallest path MTU that was told with them.
+    /// The smallest path MTU that was told with them, until a minute after the last.
     pub path_mtu: Option<u32>,
+    /// Errors from the path that quote no datagram of ours, and so are not believed.
+    #[serde(default)]
+    pub doubtful_errors: u64,
     /// How departures are timestamped: `by number`, `by content`, or `off` with the reason.
     #[serde(default)]
     pub timestamps: String,
@@ -286,6 +289,7 @@ impl From<&LaneSnapshot> for LaneStatus {
             send_errors: lane.errors.total(),
             queue_full: lane.errors.queue_full,
             too_big: lane.errors.too_big,
+            doubtful_errors: lane.errors.doubtful,
             path_mtu: lane.errors.path_mtu,
             timestamps: lane.timestamps.clone(),
             cut_in_software: lane.cut_in_software,

@@ -350,6 +350,13 @@ impl Forwarder {
         self.peers.iter_mut().enumerate().find_map(told)
     }
 
+    /// What an error from the path quotes is the beginning of a datagram that was sent here: nobody off the path can know
+    /// its index and its counter.
+    pub fn is_own(&self, quoted: &[u8]) -> bool {
+        let header = Header::parse_quoted(quoted);
+        header.is_some_and(|it| self.peers.iter().any(|peer| peer.sessions.has_sent(it.receiver_index, it.counter)))
+    }
+
     /// A packet that belongs to nobody, the last one since this was asked.
     pub fn poll_stray(&mut self) -> Option<Stray> {
         self.stray.take()

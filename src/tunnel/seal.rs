@@ -8,7 +8,7 @@ use std::fmt;
 
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use crate::wire::datagram::{self, TAG_LEN};
+use crate::wire::datagram::{self, TAG_LEN, count_of, lane_of};
 
 /// Ask for a new session when a lane has sealed this many datagrams with one key. At 10 Gbit/s that is five minutes;
 /// with 2^28 datagrams of 1.5 KB an attacker's advantage against AES-GCM stays under 2^-58 (RFC 8446, section 5.5,
@@ -197,6 +197,11 @@ impl Counter {
     /// Starts at 0. One for each lane and session, never two for the same pair.
     pub fn new(lane: u8) -> Self {
         Self { lane, sealed: 0 }
+    }
+
+    /// A datagram with this counter was sealed here.
+    pub fn has_given(&self, counter: u64) -> bool {
+        lane_of(counter) == self.lane && count_of(counter) < self.sealed
     }
 
     /// As if `sealed` datagrams were sealed already.

@@ -210,6 +210,12 @@ impl Sessions {
         self.current.as_ref().is_some_and(|session| session.local_index == receiver_index)
     }
 
+    /// A datagram with this header was sent to the peer in a session that still lives.
+    pub fn has_sent(&self, receiver_index: u32, counter: u64) -> bool {
+        let live = [&self.current, &self.previous, &self.next].into_iter().flatten();
+        live.into_iter().any(|session| session.remote_index == receiver_index && session.counter.has_given(counter))
+    }
+
     /// Receiver indices that datagrams may carry.
     pub fn indices(&self) -> impl Iterator<Item = u32> + '_ {
         [&self.current, &self.previous, &self.next].into_iter().flatten().map(|session| session.local_index)

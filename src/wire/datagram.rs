@@ -66,8 +66,16 @@ pub struct Header {
 impl Header {
     /// Reads the header of a sealed datagram; `None` for anything too short, unknown, or of the handshake.
     pub fn parse(datagram: &[u8]) -> Option<Self> {
-        let datagram_type = DatagramType::of(datagram).filter(|kind| !kind.is_handshake())?;
         if datagram.len() < HEADER_LEN + TAG_LEN {
+            return None;
+        }
+        Self::parse_quoted(datagram)
+    }
+
+    /// Reads the header of a sealed datagram of which perhaps nothing more is there.
+    pub fn parse_quoted(datagram: &[u8]) -> Option<Self> {
+        let datagram_type = DatagramType::of(datagram).filter(|kind| !kind.is_handshake())?;
+        if datagram.len() < HEADER_LEN {
             return None;
         }
         let mut counter = [0; 8];

@@ -2,6 +2,7 @@
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use serde_json::json;
 
 use crate::{
@@ -70,4 +71,56 @@ fn a_packet_that_is_too_big_for_the_tunnel_is_answered_with_its_mtu() {
         // Path MTU discovery of TCP follows.
         streams::copy(&ground.node("primary"), &ground.node("mirror"), at, 1, 1_000_000);
     }
+}
+
+/// The sum of RFC 1071 over whole words.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum = words.sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
+}
+
+/// "Destination unreachable" of this code, about a datagram from ithaca's appliance to syracuse's that begins with `payload`.
+fn unreachable(code: u8, mtu: u16, payload: &[u8]) -> Vec<u8> {
+    let mut message = vec![3, code, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    let length = 20 + 8 + payload.len() as u16;
+    let mut header = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    message.extend(header);
+    for field in [7117, 7117, 8 + payload.len() as u16, 0] {
+        message.extend(field.to_be_bytes());
+    }
+    message.extend(payload);
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
+#[test]
+fn a_forged_icmp_error_was_believed_and_shown_for_ever() {
+    let ground = Ground::perfect();
+    let mut pair = Pair::start(&ground, &[]);
+    let forge = || {
+        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
+        let to: SocketAddr = "192.0.2.1:0".parse().unwrap();
+        for code in [1, 3, 4, 13] {
+            // Nothing quoted, a header that no session has, and the beginning of a handshake.
+            let indices = (0u8..20).map(|index| vec![6, 0, 0, index, 0, 0, 0, 0, 0, 0, 0, 1]);
+            for payload in [vec![], vec![7; 40], vec![1; 148]].into_iter().chain(indices) {
+                sendto(&raw, &unreachable(code, 68, &payload), SendFlags::empty(), &to).unwrap();
+            }
+        }
+    };
+    ground.node("syracuse").run(forge).unwrap();
+    let status = pair.ithaca.wait("doubtful errors", |status| status.lanes[0].doubtful_errors >= 40);
+    assert_eq!((status.lanes[0].send_errors, status.lanes[0].path_mtu), (0, None), "{status:?}");
+    assert!(!pair.ithaca.output().contains("too big"), "{}", pair.ithaca.output());
+    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 1_000_000);
+    // What a host really answers quotes what it got.
+    pair.syracuse.terminate();
+    pair.ithaca.wait("an error that is believed", |status| status.lanes[0].send_errors > 0);
 }

@@ -29,7 +29,9 @@ impl Lane {
     /// Empties the error queue.
     pub(super) fn note_errors(&mut self, now: Instant) {
         let warden = &mut self.warden;
-        let found = self.udp.drain_errors(&mut |number| {
+        let forwarder = &self.forwarder;
+        let is_own = |quoted: &[u8]| forwarder.is_own(quoted);
+        let found = self.udp.drain_own_errors(&is_own, &mut |number| {
             if let Some(warden) = warden {
                 warden.on_stamp(number);
             }

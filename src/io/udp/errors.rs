@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 
 use super::address::RawAddress;
 use super::control::{ControlBuffer, Messages, leading_u32};
-use super::receive::{Entries, receive_message};
+use super::receive::{Entries, Entry, QUOTED_MAX, receive_message};
 use super::stamps::StampState;
 use super::{UdpSocket, unmapped};
 
@@ -32,6 +32,8 @@ pub struct ErrorCounts {
     /// Errors among them that came back after the send had succeeded: something that the kernel took was dropped, in this
     /// host or on the path.
     pub late: u64,
+    /// Errors from the path that quote no datagram of ours: anybody may have made them up, and nothing is believed of them.
+    pub doubtful: u64,
     /// Transmit timestamps that were told; not errors.
     pub timestamps: u64,
     /// Transmit timestamps that belong to no datagram we know, and were not told; not errors either.
@@ -66,7 +68,7 @@ impl ErrorCounts {
     }
 
     fn count_queued(&mut self, queued: &Queued) {
-        if queued.errno == libc::EMSGSIZE {
+        if queued.errno == libc::EMSGSIZE && queued.info >= PATH_MTU_MIN {
             self.path_mtu = Some(self.path_mtu.map_or(queued.info, |known| known.min(queued.info)));
         }
         // The call that met a local error has returned it and it is counted.
@@ -106,10 +108,14 @@ impl AddAssign for ErrorCounts {
         self.forbidden += later.forbidden;
         self.other += later.other;
         self.late += later.late;
+        self.doubtful += later.doubtful;
         self.timestamps += later.timestamps;
         self.stray_timestamps += later.stray_timestamps;
     }
 }
+
+/// A smaller path MTU is not believed: every IPv4 host takes packets of 576 bytes (RFC 791).
+const PATH_MTU_MIN: u32 = 576;
 
 /// Addresses that are told apart in one call; more are told as one that stands for any.
 const LATE_ERRORS_MAX: usize = 32;
@@ -129,21 +135,28 @@ impl UdpSocket {
     /// [`errors_left`](Self::errors_left) says so; with nothing there it is one short system call. Stamps come in the
     /// order in which datagrams left. One may be lost when the queue is full; none is told that did not come.
     pub fn drain_errors(&mut self, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
+        self.drain_own_errors(&|_: &[u8]| true, stamped)
+    }
+
+    /// As [`drain_errors`](Self::drain_errors), and believes an error from the path only if `is_own` says that the datagram
+    /// which it quotes, as far as it does, is ours: anybody can send such errors.
+    pub fn drain_own_errors(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
         self.errors_left = if self.stamps == StampState::LoopedData {
-            self.drain_looped(stamped)
+            self.drain_looped(is_own, stamped)
         } else {
-            self.drain_entries(stamped)
+            self.drain_entries(is_own, stamped)
         };
         std::mem::take(&mut self.counts)
     }
 
-    /// Reads what comes without its datagram. True if more may be left.
-    fn drain_entries(&mut self, stamped: &mut impl FnMut(u32)) -> bool {
+    /// Reads what comes without its datagram, but for how it begins. True if more may be left.
+    fn drain_entries(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> bool {
         let mut entries = Entries::EMPTY;
         for _ in 0..MAX_ENTRIES / Entries::MAX {
             let count = entries.read(self.as_raw_fd());
-            for (about, messages) in entries.iter() {
-                self.handle_messages(messages, about, 0, stamped);
+            for Entry { about, messages, quoted } in entries.iter() {
+                let is_own = || is_own(quoted);
+                self.handle_messages(messages, about, 0, &is_own, stamped);
             }
             if count < Entries::MAX {
                 return false;
@@ -153,7 +166,7 @@ impl UdpSocket {
     }
 
     /// Reads timestamps that bring their datagram back, one by one: it tells whose they are. True if more may be left.
-    fn drain_looped(&mut self, stamped: &mut impl FnMut(u32)) -> bool {
+    fn drain_looped(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> bool {
         let mut control = ControlBuffer::EMPTY;
         let fd = self.as_raw_fd();
         for _ in 0..MAX_ENTRIES {
@@ -163,7 +176,11 @@ impl UdpSocket {
             else {
                 return false;
             };
-            self.handle_messages(Messages(&control.0[..control_len]), &about, len, stamped);
+            let mut quoted = [0; QUOTED_MAX];
+            let quoted_len = len.min(QUOTED_MAX);
+            quoted[..quoted_len].copy_from_slice(&buffer[..quoted_len]);
+            let is_own = || is_own(&quoted[..quoted_len]);
+            self.handle_messages(Messages(&control.0[..control_len]), &about, len, &is_own, stamped);
         }
         true
     }
@@ -173,12 +190,18 @@ impl UdpSocket {
         messages: Messages<'_>,
         about: &RawAddress,
         len: usize,
+        is_own: &impl Fn() -> bool,
         stamped: &mut impl FnMut(u32),
     ) {
         for message in messages {
             if let (libc::IPPROTO_IP, libc::IP_RECVERR, data) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, data) = message
                 && let Some(queued) = Queued::parse(data)
             {
+                let is_from_path = matches!(queued.origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6);
+                if is_from_path && !is_own() {
+                    self.counts.doubtful += 1;
+                    continue;
+                }
                 let to = about.decode().map(|to| unmapped(to).ip());
                 self.handle_queued(&queued, to, len, stamped);
             }
@@ -253,6 +276,7 @@ mod tests {
             (libc::EHOSTUNREACH, libc::SO_EE_ORIGIN_ICMP6, 0),
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_ICMP, 1400),
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_LOCAL, 1300),
+            (libc::EMSGSIZE, libc::SO_EE_ORIGIN_LOCAL, 68),
             (libc::EPROTO, libc::SO_EE_ORIGIN_ICMP, 0),
         ] {
             counts.count_queued(&queued(errno, origin, info));
@@ -268,6 +292,7 @@ mod tests {
             forbidden: 1,
             other: 1,
             late: 4,
+            doubtful: 0,
             timestamps: 0,
             stray_timestamps: 0,
         };

@@ -75,11 +75,26 @@ impl UdpSocket {
     }
 }
 
-/// Room for what one call reads of the error queue: of each entry who it is about and what it says, without its bytes.
+/// Bytes of the datagram that an error is about, as far as the error quotes it: its clear header.
+pub const QUOTED_MAX: usize = 12;
+
+/// What an entry of the error queue says, and of what.
+pub(super) struct Entry<'a> {
+    /// Where the datagram was sent.
+    pub about: &'a RawAddress,
+    /// What is said.
+    pub messages: Messages<'a>,
+    /// How the datagram began, as far as it is quoted.
+    pub quoted: &'a [u8],
+}
+
+/// Room for what one call reads of the error queue: of each entry who it is about, what it says, and how its bytes begin.
 pub(super) struct Entries {
     addresses: [RawAddress; Self::MAX],
     controls: [ControlBuffer; Self::MAX],
     control_lens: [usize; Self::MAX],
+    quoted: [[u8; QUOTED_MAX]; Self::MAX],
+    quoted_lens: [usize; Self::MAX],
     count: usize,
 }
 
@@ -91,6 +106,8 @@ impl Entries {
         addresses: [RawAddress::EMPTY; Self::MAX],
         controls: [const { ControlBuffer::EMPTY }; Self::MAX],
         control_lens: [0; Self::MAX],
+        quoted: [[0; QUOTED_MAX]; Self::MAX],
+        quoted_lens: [0; Self::MAX],
         count: 0,
     };
 
@@ -98,35 +115,47 @@ impl Entries {
     /// more.
     pub(super) fn read(&mut self, socket: libc::c_int) -> usize {
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; Self::MAX];
-        for ((message, address), control) in messages.iter_mut().zip(&mut self.addresses).zip(&mut self.controls) {
+        let mut slices = self
+            .quoted
+            .each_mut()
+            .map(|quoted| libc::iovec { iov_base: quoted.as_mut_ptr().cast(), iov_len: QUOTED_MAX });
+        let rooms = self.addresses.iter_mut().zip(&mut self.controls).zip(&mut slices);
+        for (message, ((address, control), slice)) in messages.iter_mut().zip(rooms) {
             *address = RawAddress::EMPTY;
             // SAFETY: mmsghdr is plain data for which all zeros is a valid value (some C libraries pad it).
             let message = unsafe { message.assume_init_mut() };
             message.msg_hdr.msg_name = std::ptr::from_mut(address).cast();
             message.msg_hdr.msg_namelen = RawAddress::CAPACITY;
+            message.msg_hdr.msg_iov = slice;
+            message.msg_hdr.msg_iovlen = 1;
             message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             message.msg_hdr.msg_controllen = control.0.len() as _;
         }
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-        // SAFETY: all messages are initialised and point to addresses and control buffers with their true sizes, all
-        // exclusively borrowed until the call returns. They have no slices to read to.
+        // SAFETY: all messages are initialised and point to addresses, control buffers and slices with their true sizes, all
+        // exclusively borrowed until the call returns.
         let read = unsafe {
             libc::recvmmsg(socket, messages.as_mut_ptr().cast(), Self::MAX as _, flags as _, std::ptr::null_mut())
         };
         self.count = usize::try_from(read).unwrap_or(0).min(Self::MAX);
-        for (len, message) in self.control_lens.iter_mut().zip(&messages[..self.count]) {
+        let lens = self.control_lens.iter_mut().zip(&mut self.quoted_lens);
+        for ((control_len, quoted_len), message) in lens.zip(&messages[..self.count]) {
             // SAFETY: initialised above; the kernel wrote lengths.
+            let message = unsafe { message.assume_init_ref() };
             #[allow(clippy::unnecessary_cast, reason = "not a usize in every C library")]
-            let written = unsafe { message.assume_init_ref() }.msg_hdr.msg_controllen as usize;
-            *len = written.min(self.controls[0].0.len());
+            let written = message.msg_hdr.msg_controllen as usize;
+            *control_len = written.min(self.controls[0].0.len());
+            *quoted_len = (message.msg_len as usize).min(QUOTED_MAX);
         }
         self.count
     }
 
-    /// Those that were read last: the address that each is about, and its control messages.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&RawAddress, Messages<'_>)> {
+    /// Those that were read last.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         let controls = self.controls.iter().zip(&self.control_lens).map(|(control, len)| Messages(&control.0[..*len]));
-        self.addresses.iter().zip(controls).take(self.count)
+        let quoted = self.quoted.iter().zip(&self.quoted_lens).map(|(quoted, len)| &quoted[..*len]);
+        let parts = self.addresses.iter().zip(controls).zip(quoted).take(self.count);
+        parts.map(|((about, messages), quoted)| Entry { about, messages, quoted })
     }
 }
 
