@@ -14,7 +14,8 @@ use crate::tunnel::handshake::HandshakeDrop;
 
 /// A peer that has not been heard for so long is said not to answer.
 const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
-/// Complaints about strangers: of more than so many addresses nothing is said.
+/// Complaints about strangers: of more than so many addresses nothing is said, for each reason. Anybody can be the first kind of
+/// stranger; who has our public key and another's is told of all the same.
 const STRANGERS_MAX: usize = 64;
 
 /// A line of the log.
@@ -136,7 +137,8 @@ impl PeerLog {
             }
             _ => return,
         };
-        if self.strangers.len() < STRANGERS_MAX && !self.strangers.contains(&(reason, from)) {
+        let of_reason = self.strangers.iter().filter(|(said, _)| *said == reason).count();
+        if of_reason < STRANGERS_MAX && !self.strangers.contains(&(reason, from)) {
             self.strangers.push((reason, from));
             let words = format!("a handshake from {from} {words}; of this address it is not said again");
             self.sayings.push_back(Saying { level: Level::WARN, peer: None, words });
@@ -261,10 +263,9 @@ mod tests {
         assert!(all[0].contains("192.0.2.1") && all[0].contains("peers[].public_key"), "{all:?}");
         assert!(all[1].contains("preshared_key") && all[2].contains("onwire pubkey"), "{all:?}");
         (0..=255).for_each(|last| log.on_dropped(HandshakeDrop::Stranger, from(last)));
-        assert!(
-            said(&mut log).len() + 3 <= STRANGERS_MAX && log.strangers.len() == STRANGERS_MAX,
-            "a flood is bounded"
-        );
+        assert_eq!(said(&mut log).len() + 1, STRANGERS_MAX, "a flood is bounded");
+        log.on_dropped(HandshakeDrop::UnknownPeer, from(9));
+        assert_eq!(said(&mut log).len(), 1, "and hides nobody who has a key");
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Routes {
 
     /// What is wrong with the route to one prefix, after what can be mended is.
     fn look_at(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
-        let (prefix, added) = (self.wanted[at].prefix, self.wanted[at].added);
+        let prefix = self.wanted[at].prefix;
         let route = self.route(prefix, sources);
         let address = address_inside(prefix);
         let device = self.device;
@@ -194,11 +194,12 @@ impl Routes {
         };
         let is_in_place = found.as_ref().is_some_and(is_ours);
         if !is_in_place || found.is_some_and(|found| found.preferred_source != route.preferred_source) {
-            if let Some(stale) = added.filter(|_| is_in_place) {
-                // It leads where it should, from an address that is not ours any more. One that cannot be removed stays.
-                let _ = self.netlink.remove_route(&stale);
-            }
-            match self.netlink.add_route(&route) {
+            // Ours that leads where it should, from an address that is not ours any more, is never gone meanwhile.
+            let restored = match is_in_place {
+                true => self.netlink.replace_route(&route),
+                false => self.netlink.add_route(&route),
+            };
+            match restored {
                 Ok(()) => {
                     tracing::info!(prefix = %prefix, source = ?route.preferred_source, "route restored; something had removed it");
                     self.wanted[at].added = Some(route);

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -45,7 +45,16 @@ pub struct LocalAddress {
 impl Netlink {
     /// Adds a route; one to the same prefix with the same metric is an error.
     pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
-        self.ask(RouteNetlinkMessage::NewRoute(encode(route)), NLM_F_CREATE | NLM_F_EXCL).map(drop).map_err(|error| {
+        self.new_route(route, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Puts a route in the place of the one to the same prefix with the same metric: there is always one of the two.
+    pub fn replace_route(&mut self, route: &Route) -> io::Result<()> {
+        self.new_route(route, NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    fn new_route(&mut self, route: &Route, flags: u16) -> io::Result<()> {
+        self.ask(RouteNetlinkMessage::NewRoute(encode(route)), flags).map(drop).map_err(|error| {
             let advice = match error.raw_os_error() {
                 Some(libc::EEXIST) => {
                     ": there is one with this metric already; `ip route show` says whose: remove it or give \
