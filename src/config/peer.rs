@@ -92,7 +92,7 @@ pub struct Endpoint {
 pub enum Host {
     /// A literal address.
     Address(IpAddr),
-    /// A name, resolved at start.
+    /// A name, resolved at start and again while the peer is not heard.
     Name(String),
 }
 
