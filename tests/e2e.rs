@@ -60,3 +60,5 @@ mod settings;
 mod setup_faults;
 #[path = "e2e/strangers.rs"]
 mod strangers;
+#[path = "e2e/tunnels.rs"]
+mod tunnels;

@@ -29,6 +29,7 @@ use crate::fec::code::Code;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, lane_of};
 use crate::wire::offload::check_offload;
+use crate::wire::finish::settle_offload;
 use crate::wire::packet::PacketView;
 use crate::wire::payload_id::BlockId;
 use crate::wire::virtio::VirtioHeader;
@@ -167,10 +168,9 @@ impl Forwarder {
     ) -> Result<(), DropReason> {
         let read_to = self.last;
         let room = self.peers[read_to.peer].room(&self.profiles[read_to.profile]);
-        let packet = room.get(..len).ok_or(DropReason::MalformedPacket)?;
-        let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedPacket)?;
+        let packet = room.get_mut(..len).ok_or(DropReason::MalformedPacket)?;
         let was_verified = header.flags & VirtioHeader::DATA_VALID;
-        let header = check_offload(header, packet, &view).map_err(|_| DropReason::MalformedPacket)?;
+        let (header, view) = settle_offload(header, packet).map_err(|_| DropReason::MalformedPacket)?;
         let peer = match (self.local_prefixes.lookup(view.source), self.peer_prefixes.lookup(view.destination)) {
             (Some(()), Some(peer)) => usize::from(peer.0),
             (None, _) => return Err(note_stray(&mut self.stray, DropReason::ForeignSource, &view)),

@@ -3,6 +3,7 @@
 pub mod adu;
 pub mod checksum;
 pub mod datagram;
+pub mod finish;
 pub mod handshake;
 pub mod offload;
 pub mod packet;

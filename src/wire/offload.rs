@@ -2,14 +2,14 @@
 //!
 //! Used on both sides: for what our TUN read, and for what the peer sent. Linux accepts what passes in a TUN write, save
 //! that older kernels (before about 6.9) refuse UDP super-packets of more than 64 segments; whatever passes, [`super::segment`] can
-//! cut. It neither changes the packet nor verifies a checksum. Source: Virtio 1.2, section 5.1.6.4;
-//! `virtio_net_hdr_to_skb` in Linux.
+//! cut. It neither changes the packet nor verifies a checksum: what the kernel leaves open elsewhere than in TCP or UDP is
+//! finished by [`super::finish`]. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
 
 use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::packet::{PacketView, TCP, UDP};
+use super::packet::{PacketError, PacketView, TCP, UDP};
 use super::virtio::VirtioHeader;
 
 /// Linux refuses a UDP super-packet of more segments than this; older kernels, before about 6.9, take 64.
@@ -23,9 +23,13 @@ pub const UDP_CHECKSUM_OFFSET: u16 = 6;
 /// Bytes of a UDP header.
 pub const UDP_HEADER: usize = 8;
 
-/// No TCP sender cuts smaller: Linux's lower bound of the segment size, less the room for options. A smaller value
-/// would only multiply one super-packet into tens of thousands of packets.
-const MIN_TCP_SEGMENT: u16 = 8;
+/// The most segments of a TCP super-packet: the longest packet in pieces of eight bytes. Pieces may be smaller, down to one
+/// byte, where a network card has joined the segments of an interactive connection; never are there so many of them.
+pub const MAX_TCP_SEGMENTS: usize = 8192;
+
+/// The most bytes of headers that cutting may make of one super-packet. Those of the kernel's own make a tenth of it;
+/// IPv6 extension headers of some kilobytes before thousands of segments would make hundreds of megabytes.
+const MAX_CUT_HEADERS: usize = 4 << 20;
 
 /// The kernel's own mark for "sizes are in the fragments"; never valid in a virtio header.
 const GSO_BY_FRAGS: u16 = 0xffff;
@@ -45,11 +49,12 @@ pub enum OffloadError {
     /// A super-packet whose checksum is not left to be finished.
     #[error("a super-packet without a checksum to finish")]
     GsoWithoutChecksum,
-    /// Segments of no bytes, absurdly few, or of the value that the kernel reserves.
+    /// Segments of no bytes, or of the value that the kernel reserves.
     #[error("GSO size {0} is not acceptable")]
     GsoSize(u16),
-    /// A UDP super-packet of more segments than the kernel takes.
-    #[error("a UDP super-packet of {0} segments, at most {MAX_UDP_SEGMENTS} are allowed")]
+    /// A super-packet of more segments than the kernel takes or makes, or with so much header that cutting it would make
+    /// megabytes of headers.
+    #[error("a super-packet of {0} segments: too many for its protocol or its headers")]
     Segments(usize),
     /// A super-packet without payload, or with a transport header that is cut short.
     #[error("the transport header of a super-packet is cut short or has no payload")]
@@ -60,6 +65,9 @@ pub enum OffloadError {
     /// A fragment can neither be cut nor be checksummed.
     #[error("offload asked for a fragment")]
     Fragment,
+    /// It is not a packet at all.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
 }
 
 /// Checks `header` against the `packet` that `view` was parsed from and returns it normalised.
@@ -127,11 +135,11 @@ fn check_segmentation(
     if !matches {
         return Err(OffloadError::GsoMismatch);
     }
-    let (transport_header, smallest) = match gso_type {
-        VirtioHeader::GSO_UDP_L4 => (UDP_HEADER, 1),
+    let (transport_header, most) = match gso_type {
+        VirtioHeader::GSO_UDP_L4 => (UDP_HEADER, MAX_UDP_SEGMENTS),
         _ => {
             let tcp = view.tcp(packet).ok_or(OffloadError::Transport)?;
-            (tcp.header_len, MIN_TCP_SEGMENT)
+            (tcp.header_len, MAX_TCP_SEGMENTS)
         }
     };
     let headers = view.transport_offset + transport_header;
@@ -139,20 +147,19 @@ fn check_segmentation(
     if payload == 0 {
         return Err(OffloadError::Transport);
     }
-    if header.gso_size < smallest || header.gso_size == GSO_BY_FRAGS {
+    if header.gso_size == 0 || header.gso_size == GSO_BY_FRAGS {
         return Err(OffloadError::GsoSize(header.gso_size));
     }
     if payload <= usize::from(header.gso_size) {
         return Ok(plain);
     }
     let segments = payload.div_ceil(usize::from(header.gso_size));
-    if gso_type == VirtioHeader::GSO_UDP_L4 && segments > MAX_UDP_SEGMENTS {
+    if segments > most || segments * headers > MAX_CUT_HEADERS {
         return Err(OffloadError::Segments(segments));
     }
     Ok(VirtioHeader {
         gso_type: header.gso_type,
         gso_size: header.gso_size,
-        // Both parts are bounded by the packet: at most eight extension headers and 60 bytes of TCP.
         hdr_len: u16::try_from(headers).map_err(|_| OffloadError::Transport)?,
         ..plain
     })
@@ -218,7 +225,7 @@ mod tests {
     #[test]
     fn what_the_kernel_would_refuse_is_refused_first() {
         type Change = fn(&mut VirtioHeader);
-        let table: [(u8, Change, OffloadError); 17] = [
+        let table: [(u8, Change, OffloadError); 16] = [
             (TCP, |h| h.flags |= 4, OffloadError::Flags(4)),
             (TCP, |h| h.flags |= 0x88, OffloadError::Flags(0x88)),
             (TCP, |h| h.flags = 0, OffloadError::GsoWithoutChecksum),
@@ -231,7 +238,6 @@ mod tests {
             (UDP, |h| h.gso_type = 1, OffloadError::GsoMismatch),
             (UDP, |h| h.gso_type = 0x85, OffloadError::GsoMismatch),
             (TCP, |h| h.gso_size = 0, OffloadError::GsoSize(0)),
-            (TCP, |h| h.gso_size = 7, OffloadError::GsoSize(7)),
             (TCP, |h| h.gso_size = 0xffff, OffloadError::GsoSize(0xffff)),
             (UDP, |h| h.gso_size = 31, OffloadError::Segments(130)),
             (TCP, |h| h.csum_start -= 1, OffloadError::Checksum),
@@ -246,6 +252,33 @@ mod tests {
             change(&mut header);
             assert_eq!(check(header, &packet), Err(expected), "row {row}");
         }
+    }
+
+    #[test]
+    fn a_super_packet_of_an_interactive_connection_was_dropped_for_its_small_segments() {
+        for (payload, gso_size) in [(2, 1), (64, 1), (8192, 1), (500, 7)] {
+            let (header, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], payload), Some(gso_size));
+            assert_eq!(check(header, &packet), Ok(header), "{payload} bytes in pieces of {gso_size}");
+        }
+        let (header, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 8193), Some(1));
+        assert_eq!(check(header, &packet), Err(OffloadError::Segments(8193)));
+    }
+
+    #[test]
+    fn extension_headers_do_not_multiply_into_megabytes() {
+        let extended = |headers: usize| {
+            let (header, packet) = samples::partial(6, TCP, samples::tcp(0x10, &[], 8000), Some(1));
+            let mut body = [60, 0, 1, 4, 0, 0, 0, 0].repeat(headers);
+            body[8 * (headers - 1)] = TCP;
+            body.extend_from_slice(&packet[40..]);
+            let at = 40 + 8 * headers as u16;
+            let header = VirtioHeader { csum_start: at, hdr_len: at + 20, ..header };
+            (header, samples::ipv6(60, &body))
+        };
+        let (header, packet) = extended(40);
+        assert_eq!(check(header, &packet), Ok(header));
+        let (header, packet) = extended(400);
+        assert_eq!(check(header, &packet), Err(OffloadError::Segments(8000)), "3260 bytes of headers, 8000 times");
     }
 
     #[test]

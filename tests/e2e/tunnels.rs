@@ -1,0 +1,256 @@
+//! What the kernel may hand out with a checksum to be finished: tunnels between the sites, and any protocol whose checksum
+//! a device may be asked for. VXLAN is real; of the others this kernel may have none, so their packets are written into a TUN
+//! of the primary, which forwards them as if a device had asked.
+
+use std::{
+    io::ErrorKind,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
+use onwire::{
+    io::tun::{Tun, TunOptions},
+    wire::{
+        checksum,
+        packet::PacketView,
+        segment::{complete_checksum, segment_count, segment_range},
+        virtio::VirtioHeader,
+    },
+};
+use serde_json::json;
+
+use crate::{
+    appliance::Pair,
+    datagrams::Sink,
+    ground::{Ground, MIRROR, PRIMARY},
+    streams,
+};
+
+#[test]
+fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
+    let ground = Ground::perfect();
+    let pair = Pair::start(&ground, &[]);
+    // Between hosts behind the appliances, and between the appliances' own hosts; over IPv4 and IPv6.
+    let rows = [
+        (["primary", "mirror"], [PRIMARY[0], MIRROR[0]], "noudpcsum"),
+        (["primary", "mirror"], [PRIMARY[0], MIRROR[0]], "udpcsum"),
+        (["primary", "mirror"], [PRIMARY[1], MIRROR[1]], "udp6zerocsumrx"),
+        (["ithaca", "syracuse"], ["10.1.0.254", "10.2.0.254"], "udpcsum"),
+    ];
+    for (number, (nodes, outer, option)) in rows.into_iter().enumerate() {
+        let (device, id) = (format!("vx{number}"), (number + 7).to_string());
+        let inner = |side: usize| [format!("172.16.{number}.{}", side + 1), format!("fd10:{number}::{}", side + 1)];
+        for (side, node) in nodes.into_iter().enumerate() {
+            let ends = ["local", outer[side], "remote", outer[1 - side], "dstport", "4789", option];
+            let run = |words: &[&str]| ground.run(node, words).unwrap();
+            run(&[&["ip", "link", "add", &device, "type", "vxlan", "id", &id][..], &ends].concat());
+            run(&["ip", "link", "set", &device, "mtu", "1400", "up"]);
+            let [v4, v6] = inner(side);
+            run(&["ip", "addr", "add", &format!("{v4}/24"), "dev", &device]);
+            run(&["ip", "addr", "add", &format!("{v6}/64"), "dev", &device, "nodad"]);
+        }
+        let [from, to] = nodes.map(|node| ground.node(node));
+        for at in inner(1) {
+            let said = ground.ping(nodes[0], &at);
+            assert!(said.contains(" 1 received"), "row {number}: {said}");
+            streams::copy(&from, &to, &at, 2, 300_000);
+            Sink::listen(&to, &at).expect_all(&from, 64, 1200);
+            Sink::listen(&to, &at).expect_all(&from, 8, 9000);
+        }
+        streams::copy(&to, &from, &inner(0)[0], 1, 300_000);
+    }
+    assert_eq!((pair.ithaca.drops("malformed_packet"), pair.syracuse.drops("malformed_packet")), (0, 0));
+}
+
+/// A TUN in the node, up, which the node forwards from and to.
+fn open(ground: &Ground, node: &str) -> Tun {
+    let tun = ground.node(node).run(|| Tun::open("raw0", TunOptions::default()).unwrap().remove(0)).unwrap();
+    ground.run(node, &["ip", "link", "set", "raw0", "up"]).unwrap();
+    for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+        ground.run(node, &["sysctl", "-w", setting]).unwrap();
+    }
+    tun
+}
+
+const SOURCE: [&str; 2] = ["10.1.0.77", "fd00:1::77"];
+const DESTINATION: [&str; 2] = ["10.2.0.200", "fd00:2::200"];
+
+fn addresses(family: usize) -> (IpAddr, IpAddr) {
+    (SOURCE[family].parse().unwrap(), DESTINATION[family].parse().unwrap())
+}
+
+/// An IP packet of this family, 0 for IPv4 and 1 for IPv6, with this behind its header.
+fn ip(family: usize, protocol: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    match addresses(family) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let length = body.len() as u16;
+            let header = Ipv4Header::new(length, 60, IpNumber(protocol), from.octets(), to.octets()).unwrap();
+            header.write(&mut packet).unwrap();
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => Ipv6Header {
+            traffic_class: 0,
+            flow_label: Ipv6FlowLabel::ZERO,
+            payload_length: body.len() as u16,
+            next_header: IpNumber(protocol),
+            hop_limit: 60,
+            source: from.octets(),
+            destination: to.octets(),
+        }
+        .write(&mut packet)
+        .unwrap(),
+        _ => unreachable!("both are of one family"),
+    }
+    packet.extend_from_slice(body);
+    packet
+}
+
+/// The next packet from our source, which nobody has to finish any more, without its IP header; none within a second.
+fn next(tun: &Tun) -> Option<(VirtioHeader, Vec<u8>)> {
+    let (mut header, mut packet) = ([0; VirtioHeader::LEN], vec![0; 66_000]);
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < deadline {
+        match tun.read(&mut header, &mut packet) {
+            Ok(length) => {
+                let is_ours = |view: &PacketView| SOURCE.contains(&view.source.to_string().as_str());
+                if PacketView::parse(&packet[..length]).is_ok_and(|view| is_ours(&view)) {
+                    return Some((VirtioHeader::from_native(header), packet[..length].to_vec()));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    None
+}
+
+/// What the kernels and the appliances on the way say of a packet that did not come.
+fn traces(ground: &Ground, pair: &Pair<'_>) -> String {
+    let counted =
+        |node: &str| ground.run(node, &["sh", "-c", "cat /proc/net/snmp6 | grep -v '[[:space:]]0$' | grep ^Ip6"]);
+    let nodes = ["primary", "ithaca", "syracuse", "mirror"].map(|node| format!("{node} {:?}", counted(node)));
+    format!("{:?}\n{:?}\n{nodes:#?}", pair.ithaca.status().drops, pair.syracuse.status().drops)
+}
+
+fn routed(ground: &Ground) -> (Tun, Tun) {
+    let tuns = (open(ground, "primary"), open(ground, "mirror"));
+    for (family, at) in DESTINATION.into_iter().enumerate() {
+        ground.run("syracuse", &["ip", "route", "add", at, "via", MIRROR[family]]).unwrap();
+        ground.run("mirror", &["ip", "route", "add", at, "dev", "raw0"]).unwrap();
+    }
+    // The first packet waits until neighbours have found each other and addresses are known to be nobody else's.
+    for at in MIRROR {
+        let found = (0..10).any(|_| ground.ping("primary", at).contains(" 1 received"));
+        assert!(found, "no ping to {at}");
+    }
+    tuns
+}
+
+/// Protocol, where its header begins in the body, where its checksum lies in that header, and whether it sums addresses.
+type Row = (&'static str, u8, usize, u16, bool);
+
+#[test]
+fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
+    let rows: [Row; 12] = [
+        ("TCP", 6, 0, 16, true),
+        ("UDP", 17, 0, 6, true),
+        ("UDP-Lite", 136, 0, 6, true),
+        ("DCCP", 33, 0, 6, true),
+        ("ICMPv6", 58, 0, 2, true),
+        ("GRE with a checksum", 47, 0, 4, false),
+        ("TCP inside GRE", 47, 4 + 20, 16, false),
+        ("UDP inside IPIP", 4, 20, 6, false),
+        ("UDP inside SIT or ip6tnl", 41, 40, 6, false),
+        ("TCP inside GENEVE", 17, 8 + 8 + 14 + 20, 16, false),
+        ("UDP inside UDP inside UDP", 17, 8 + 20 + 8 + 20, 6, false),
+        ("ESP over TCP", 50, 16, 16, false),
+    ];
+    for offload in ["auto", "off"] {
+        let ground = Ground::perfect();
+        let pair = Pair::start(&ground, &[("/tun/offload", json!(offload))]);
+        let (primary, mirror) = routed(&ground);
+        for (family, (name, protocol, start, offset, has_pseudo)) in
+            (0..2).flat_map(|family| rows.into_iter().map(move |row| (family, row)))
+        {
+            let ip_header = [20, 40][family];
+            let mut body: Vec<u8> = (0..120u8).map(|at| at.wrapping_mul(31) ^ protocol).collect();
+            if protocol == 6 {
+                body[12] = 0x50;
+            }
+            if protocol == 17 {
+                body[4..6].copy_from_slice(&120u16.to_be_bytes());
+            }
+            let field = start + usize::from(offset)..start + usize::from(offset) + 2;
+            let (from, to) = addresses(family);
+            let pseudo = checksum::pseudo_header_sum(from, to, protocol, body.len());
+            let open = if has_pseudo { pseudo } else { 0x1234 };
+            body[field.clone()].copy_from_slice(&open.to_be_bytes());
+            let sum = !checksum::sum(&body[start..]);
+            let header = VirtioHeader {
+                flags: VirtioHeader::NEEDS_CSUM,
+                csum_start: (ip_header + start) as u16,
+                csum_offset: offset,
+                ..VirtioHeader::default()
+            };
+            primary.write(&header.to_native(), &ip(family, protocol, &body)).unwrap();
+            body[field].copy_from_slice(&sum.to_be_bytes());
+            let (left, mut packet) = next(&mirror).unwrap_or_else(|| {
+                panic!("{name} over family {family}, offload {offload}: did not come\n{}", traces(&ground, &pair))
+            });
+            complete_checksum(left, &mut packet);
+            assert_eq!(packet[ip_header..], body, "{name} over family {family}, offload {offload}");
+        }
+        assert_eq!(pair.ithaca.drops("malformed_packet"), 0);
+    }
+}
+
+#[test]
+fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
+    let ground = Ground::perfect();
+    let pair = Pair::start(&ground, &[]);
+    let (primary, mirror) = routed(&ground);
+    let options = [60, 0, 1, 4, 0, 0, 0, 0];
+    let bodies: [(&str, u8, Vec<u8>); 4] = [
+        ("twenty headers", 60, [&options.repeat(19)[..], &[59, 0, 1, 4, 0, 0, 0, 0, 7, 7]].concat()),
+        ("a header that is cut short", 60, vec![17, 9, 1, 4]),
+        ("two fragment headers", 44, [[44, 0, 0, 1, 0, 0, 0, 7], [17, 0, 0, 9, 0, 0, 0, 7]].concat()),
+        ("an authentication header of no length", 51, vec![17, 0, 0, 0, 0, 0, 0, 0, 1]),
+    ];
+    for (name, protocol, body) in bodies {
+        primary.write(&VirtioHeader::default().to_native(), &ip(1, protocol, &body)).unwrap();
+        let (_, packet) = next(&mirror).unwrap_or_else(|| panic!("{name}: {}", traces(&ground, &pair)));
+        assert_eq!(packet[40..], body, "{name}");
+    }
+    // Interactive TCP, joined by a network card: segments of one byte.
+    let mut body = [&[0; 12][..], &[0x50, 0x18], &[0; 6], &[9; 50]].concat();
+    let (from, to) = addresses(0);
+    let open = checksum::pseudo_header_sum(from, to, 6, body.len());
+    body[16..18].copy_from_slice(&open.to_be_bytes());
+    let header = VirtioHeader {
+        flags: VirtioHeader::NEEDS_CSUM,
+        gso_type: VirtioHeader::GSO_TCPV4,
+        hdr_len: 40,
+        gso_size: 1,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    primary.write(&header.to_native(), &ip(0, 6, &body)).unwrap();
+    let mut bytes = 0;
+    while bytes < 50 {
+        let (header, packet) = next(&mirror).unwrap_or_else(|| panic!("{bytes} of 50: {}", traces(&ground, &pair)));
+        for index in 0..segment_count(header, &packet) {
+            let mut segment = Vec::new();
+            let left = segment_range(header, &packet, index..index + 1, &mut segment);
+            complete_checksum(left, &mut segment);
+            let sums = checksum::add(
+                checksum::pseudo_header_sum(from, to, 6, segment.len() - 20),
+                checksum::sum(&segment[20..]),
+            );
+            assert_eq!(sums, 0xffff, "segment {index}");
+            bytes += segment.len() - 40;
+        }
+    }
+    assert_eq!((bytes, pair.ithaca.drops("malformed_packet")), (50, 0));
+}
