@@ -31,6 +31,12 @@ pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
 /// than the 2e products.
 const FACTORED_FROM: usize = 12;
 
+/// Scratch beyond this is not kept from block to block.
+const SCRATCH_KEPT: usize = 16 << 20;
+/// A block that takes more scratch than this is not decoded: the largest of ours (4096 source and 4096 repair symbols for an
+/// MTU of 9216) takes little more than half of it. What a peer claims of a block costs it one datagram.
+const SCRATCH_MAX: usize = 128 << 20;
+
 /// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SymbolLayout {
@@ -174,15 +180,34 @@ impl Code {
         }
 
         let decoding = self.forced.unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
+        let scratch = scratch(layout, repair_symbols);
+        if scratch > SCRATCH_MAX {
+            return Err(TooFewSymbols { lost, usable: 0 });
+        }
+        let decoded = self.decode_by(decoding, layout, source, present, repair_symbols, repair);
+        if scratch > SCRATCH_KEPT {
+            self.transform = Transform::new();
+            self.decoder = None;
+        }
+        decoded.map(|()| lost).map_err(|_| TooFewSymbols { lost, usable: 0 })
+    }
+
+    fn decode_by(
+        &mut self,
+        decoding: Decoding,
+        layout: SymbolLayout,
+        source: &mut [u8],
+        present: &[bool],
+        repair_symbols: usize,
+        repair: &[(u16, &[u8])],
+    ) -> Result<(), reed_solomon_simd::Error> {
         match decoding {
             Decoding::Syndrome => {
                 self.decode_syndromes(layout, source, present, repair_symbols, repair);
+                Ok(())
             }
-            Decoding::Transform => self
-                .decode_transforms(layout, source, present, repair_symbols, repair)
-                .map_err(|_| TooFewSymbols { lost, usable: 0 })?,
+            Decoding::Transform => self.decode_transforms(layout, source, present, repair_symbols, repair),
         }
-        Ok(lost)
     }
 
     /// Picks as many usable repair symbols as are needed; returns how many there are, up to that.
@@ -280,6 +305,14 @@ impl Code {
         }
         Ok(())
     }
+}
+
+/// Bytes of scratch that either way of decoding takes at most: all points of the block, and one span more.
+fn scratch(layout: SymbolLayout, repair_symbols: usize) -> usize {
+    let Positions { span, repair_first } = Positions::new(layout.symbols, repair_symbols);
+    let large = if repair_first { layout.symbols } else { repair_symbols };
+    let points = (span + large).next_power_of_two().max(large.next_multiple_of(span) + span);
+    points * layout.size
 }
 
 fn multiply(engine: &impl Engine, symbol: &mut [Piece], factor: u16) {

@@ -4,12 +4,14 @@
 //! of it. In normal use ADUs leave strictly from the front. With `skip_holes` they leave from behind a hole as well, at
 //! the symbols that tell where an ADU begins: the holes are remembered, and what lay in them leaves when the block becomes whole after
 //! all. Nothing here knows time, order among blocks, or addresses.
+//!
+//! What a datagram makes a block hold is bounded by the `room` it is given, before anything is allocated.
 
 use std::ops::Range;
 
 use super::code::{Code, SymbolLayout};
 use crate::wire::adu::{AduHeader, Parsed};
-use crate::wire::payload_id::{NO_ADU, RepairId, SourceId};
+use crate::wire::payload_id::{NO_ADU, RepairId, SOURCE_SYMBOLS_MAX, SourceId};
 
 /// What became of a symbol that was put into a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,14 @@ pub enum Insertion {
     Unneeded,
     /// It contradicts what is known of the block, and was thrown away.
     Contradictory,
+    /// To keep it takes more memory than there is, and it was thrown away.
+    NoRoom,
 }
+
+/// Bytes beside each source symbol: its length, where an ADU begins in it, and the holes that it may bound.
+const SYMBOL_OVERHEAD: usize = 2 + 2 + 2 * size_of::<Range<usize>>();
+/// Bytes beside each repair symbol: its index.
+const REPAIR_OVERHEAD: usize = 2;
 
 /// A block under reconstruction; its memory is used again for the next one.
 #[derive(Debug)]
@@ -69,8 +78,8 @@ impl ReceivedBlock {
         }
     }
 
-    /// Puts a source symbol in its place.
-    pub fn insert_source(&mut self, id: SourceId, symbol: &[u8]) -> Insertion {
+    /// Puts a source symbol in its place, if that takes no more than `room` bytes.
+    pub fn insert_source(&mut self, id: SourceId, symbol: &[u8], room: usize) -> Insertion {
         let esi = usize::from(id.esi);
         if symbol.len() > self.symbol_size || self.symbols.is_some_and(|k| esi >= k) {
             return Insertion::Contradictory;
@@ -78,7 +87,9 @@ impl ReceivedBlock {
         if self.has_symbol(esi) {
             return Insertion::Unneeded;
         }
-        self.reserve(esi + 1);
+        if !self.reserve(esi + 1, room) {
+            return Insertion::NoRoom;
+        }
         let start = esi * self.symbol_size;
         self.source[start..start + symbol.len()].copy_from_slice(symbol);
         self.lengths[esi] = symbol.len() as u16;
@@ -93,8 +104,8 @@ impl ReceivedBlock {
         Insertion::New
     }
 
-    /// Keeps a repair symbol, and learns from it how long the block is.
-    pub fn insert_repair(&mut self, id: RepairId, symbol: &[u8]) -> Insertion {
+    /// Keeps a repair symbol, if that takes no more than `room` bytes, and learns from it how long the block is.
+    pub fn insert_repair(&mut self, id: RepairId, symbol: &[u8], room: usize) -> Insertion {
         let (k, m) = (usize::from(id.source_symbols), usize::from(id.repair_symbols));
         let agrees = self.repair_symbols == 0 || (self.repair_symbols == m && self.repair_size == symbol.len());
         if !agrees || symbol.len() > self.symbol_size || !self.learn_symbols(k) {
@@ -103,6 +114,9 @@ impl ReceivedBlock {
         let index = id.esi - id.source_symbols;
         if self.is_whole() || self.repair_indices.contains(&index) {
             return Insertion::Unneeded;
+        }
+        if !self.reserve_repair(symbol.len(), room) {
+            return Insertion::NoRoom;
         }
         self.repair_symbols = m;
         self.repair_size = symbol.len();
@@ -155,23 +169,26 @@ impl ReceivedBlock {
         self.malformed
     }
 
-    /// Bytes of memory this block holds on to.
+    /// Bytes of memory this block holds on to, at most.
     pub fn memory(&self) -> usize {
-        self.source.capacity() + self.repair.capacity()
+        self.source.capacity()
+            + self.lengths.capacity().max(self.first_adus.capacity()) * SYMBOL_OVERHEAD
+            + self.repair.capacity()
+            + self.repair_indices.capacity() * REPAIR_OVERHEAD
     }
 
-    /// Rebuilds what is missing if there are enough symbols; returns how many source symbols were rebuilt.
-    pub fn rebuild(&mut self, code: &mut Code) -> usize {
+    /// Rebuilds what is missing if there are enough symbols, and if what is missing takes no more than `room` bytes; returns
+    /// how many source symbols were rebuilt.
+    pub fn rebuild(&mut self, code: &mut Code, room: usize) -> usize {
         let Some(k) = self.symbols else { return 0 };
         let lost = k - self.present;
         if lost == 0 || self.repair_indices.len() < lost {
             return 0;
         }
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        if usize::from(longest) > self.repair_size {
+        if usize::from(longest) > self.repair_size || !self.reserve(k, room) {
             return 0;
         }
-        self.reserve(k);
         let size = self.repair_size;
         for (esi, &length) in self.lengths.iter().enumerate() {
             let start = esi * self.symbol_size;
@@ -260,15 +277,51 @@ impl ReceivedBlock {
         self.lengths.get(esi).is_some_and(|&length| length > 0)
     }
 
-    fn reserve(&mut self, symbols: usize) {
+    /// Makes place for `symbols` source symbols, if that takes no more than `room` bytes; and for as many more as there
+    /// are, so that a block that grows symbol by symbol is not copied each time.
+    fn reserve(&mut self, symbols: usize, room: usize) -> bool {
+        let have = self.lengths.capacity().min(self.first_adus.capacity());
+        let bytes = symbols * self.symbol_size;
+        let more_bytes = bytes.saturating_sub(self.source.capacity());
+        let needed = more_bytes + symbols.saturating_sub(have) * SYMBOL_OVERHEAD;
+        if needed > room {
+            return false;
+        }
+        if needed > 0 {
+            let ahead = have.min((room - needed) / (self.symbol_size + SYMBOL_OVERHEAD));
+            let symbols = symbols + ahead.min(SOURCE_SYMBOLS_MAX.saturating_sub(symbols));
+            self.lengths.reserve_exact(symbols.saturating_sub(self.lengths.len()));
+            self.first_adus.reserve_exact(symbols.saturating_sub(self.first_adus.len()));
+            self.source.reserve_exact((symbols * self.symbol_size).saturating_sub(self.source.len()));
+        }
         if self.lengths.len() < symbols {
             self.lengths.resize(symbols, 0);
             self.first_adus.resize(symbols, NO_ADU);
         }
-        let bytes = symbols * self.symbol_size;
         if self.source.len() < bytes {
             self.source.resize(bytes, 0);
         }
+        true
+    }
+
+    /// The same for one more repair symbol of `size` bytes.
+    fn reserve_repair(&mut self, size: usize, room: usize) -> bool {
+        let symbols = self.repair_indices.len() + 1;
+        let have = self.repair_indices.capacity().min(self.repair.capacity() / size.max(1));
+        if symbols <= have {
+            return true;
+        }
+        let cost = |symbols: usize| {
+            (symbols * size).saturating_sub(self.repair.capacity())
+                + symbols.saturating_sub(self.repair_indices.capacity()) * REPAIR_OVERHEAD
+        };
+        // Twice as many, if there is room for them.
+        let Some(symbols) = [2 * symbols, symbols].into_iter().find(|&symbols| cost(symbols) <= room) else {
+            return false;
+        };
+        self.repair.reserve_exact((symbols * size).saturating_sub(self.repair.len()));
+        self.repair_indices.reserve_exact(symbols - self.repair_indices.len());
+        true
     }
 
     fn next_symbol(&self, position: usize) -> usize {
@@ -372,6 +425,7 @@ mod tests {
     use crate::wire::virtio::VirtioHeader;
 
     const E: usize = 128;
+    const ROOM: usize = 1 << 20;
 
     /// A closed block of packets of these lengths, the TUN dry after each; packet `i` is filled with `i + 1`.
     fn block_of(lengths: &[usize]) -> SourceBlock {
@@ -397,7 +451,7 @@ mod tests {
     }
 
     fn insert(received: &mut ReceivedBlock, sent: &SourceBlock, esi: usize) -> Insertion {
-        received.insert_source(source_id(sent, esi), sent.symbol(esi))
+        received.insert_source(source_id(sent, esi), sent.symbol(esi), ROOM)
     }
 
     /// Numbers of the packets that leave now.
@@ -472,8 +526,8 @@ mod tests {
                     let (k, esi) = (k as u16, (k + index) as u16);
                     let id =
                         RepairId { profile: 0, esi, sbn: 0, source_symbols: k, repair_symbols: 2, previous_symbols: 0 };
-                    assert_eq!(received.insert_repair(id, symbol), Insertion::New);
-                    assert_eq!(received.rebuild(&mut code), index * 2);
+                    assert_eq!(received.insert_repair(id, symbol, ROOM), Insertion::New);
+                    assert_eq!(received.rebuild(&mut code, ROOM), index * 2);
                 }
                 numbers.extend(leave(&mut received, skip_holes));
                 assert!(received.is_delivered());
@@ -494,17 +548,67 @@ mod tests {
         let mut received = ReceivedBlock::new(E);
         assert_eq!(insert(&mut received, &sent, 2), Insertion::New);
         assert_eq!(insert(&mut received, &sent, 2), Insertion::Unneeded);
-        assert_eq!(received.insert_repair(repair(2, 2, 2), &[0; 64]), Insertion::Contradictory, "symbol 2 is there");
-        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; E + 64]), Insertion::Contradictory, "too long");
-        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; 64]), Insertion::New);
-        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; 64]), Insertion::Unneeded);
-        assert_eq!(received.insert_repair(repair(4, 3, 5), &[0; 64]), Insertion::Contradictory, "another m");
-        assert_eq!(received.insert_repair(repair(4, 2, 5), &[0; 128]), Insertion::Contradictory, "another size");
-        assert_eq!(received.insert_repair(repair(5, 2, 6), &[0; 64]), Insertion::Contradictory, "another k");
+        assert_eq!(
+            received.insert_repair(repair(2, 2, 2), &[0; 64], ROOM),
+            Insertion::Contradictory,
+            "symbol 2 is there"
+        );
+        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; E + 64], ROOM), Insertion::Contradictory, "too long");
+        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; 64], ROOM), Insertion::New);
+        assert_eq!(received.insert_repair(repair(4, 2, 4), &[0; 64], ROOM), Insertion::Unneeded);
+        assert_eq!(received.insert_repair(repair(4, 3, 5), &[0; 64], ROOM), Insertion::Contradictory, "another m");
+        assert_eq!(received.insert_repair(repair(4, 2, 5), &[0; 128], ROOM), Insertion::Contradictory, "another size");
+        assert_eq!(received.insert_repair(repair(5, 2, 6), &[0; 64], ROOM), Insertion::Contradictory, "another k");
         let beyond = SourceId { esi: 4, ..source_id(&sent, 0) };
-        assert_eq!(received.insert_source(beyond, &[0; 10]), Insertion::Contradictory);
-        assert_eq!(received.insert_source(source_id(&sent, 0), &[0; E + 1]), Insertion::Contradictory);
+        assert_eq!(received.insert_source(beyond, &[0; 10], ROOM), Insertion::Contradictory);
+        assert_eq!(received.insert_source(source_id(&sent, 0), &[0; E + 1], ROOM), Insertion::Contradictory);
         assert!(!received.learn_symbols(5) && received.learn_symbols(4));
+    }
+
+    #[test]
+    fn one_datagram_made_the_receiver_hold_half_a_gigabyte() {
+        let id = |esi| SourceId { profile: 0, unprotected: false, esi, sbn: 0, previous_symbols: 0, first_adu: 0 };
+        let mut received = ReceivedBlock::new(65_472);
+        assert_eq!(received.insert_source(id(8191), &[1], 64 << 20), Insertion::NoRoom);
+        assert_eq!(received.memory(), 0);
+        // What is not there has no room either.
+        let repair =
+            RepairId { profile: 0, esi: 8192, sbn: 0, source_symbols: 8192, repair_symbols: 1, previous_symbols: 0 };
+        assert_eq!(received.insert_repair(repair, &[0; 64], 0), Insertion::NoRoom);
+        assert_eq!(received.insert_repair(repair, &[0; 64], 1 << 10), Insertion::New);
+        assert_eq!(received.rebuild(&mut Code::new(), 64 << 20), 0);
+        assert!(received.memory() <= 1 << 10);
+    }
+
+    #[test]
+    fn a_block_never_holds_more_than_it_was_given_room_for() {
+        use proptest::prelude::*;
+        let symbols =
+            proptest::collection::vec((any::<bool>(), 0..600u16, prop_oneof![0..4096usize, 0..200_000usize]), 1..200);
+        proptest!(|(symbols in symbols)| {
+            let (mut received, mut code) = (ReceivedBlock::new(E), Code::new());
+            for (is_source, esi, room) in symbols {
+                let held = received.memory();
+                let id = SourceId { profile: 0, unprotected: false, esi, sbn: 0, previous_symbols: 0, first_adu: 0 };
+                let repair = RepairId {
+                    profile: 0,
+                    esi: 600 + esi,
+                    sbn: 0,
+                    source_symbols: 600,
+                    repair_symbols: 600,
+                    previous_symbols: 0,
+                };
+                let insertion = match is_source {
+                    true => received.insert_source(id, &[0x80; 3], room),
+                    false => received.insert_repair(repair, &[0; E], room),
+                };
+                prop_assert!(received.memory() <= held + room);
+                let held = received.memory();
+                prop_assert!(insertion != Insertion::NoRoom || room < 600 * (E + SYMBOL_OVERHEAD));
+                received.rebuild(&mut code, room);
+                prop_assert!(received.memory() <= held + room);
+            }
+        });
     }
 
     #[test]
@@ -523,7 +627,7 @@ mod tests {
                 }
                 let first_adu = if first_adu % 3 == 0 { NO_ADU } else { first_adu % symbol.len() as u16 };
                 let id = SourceId { profile: 0, unprotected: false, esi, sbn: 0, previous_symbols: 0, first_adu };
-                received.insert_source(id, &symbol);
+                received.insert_source(id, &symbol, ROOM);
                 let mut left = 0;
                 while let Some((_, packet)) = received.next_adu(skip_holes) {
                     prop_assert!(packet.end <= received.bytes().len());

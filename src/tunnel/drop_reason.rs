@@ -42,6 +42,8 @@ drop_reasons! {
     Contradictory = "contradictory_symbol",
     /// Symbol: its block was already given up or delivered.
     LateSymbol = "late_symbol",
+    /// Symbol or report: what it tells of would take more memory than its sender may have us hold.
+    NoRoom = "no_room",
     /// ADU from the peer: does not parse, or its offload header does not fit.
     MalformedAdu = "malformed_adu",
     /// ADU from the peer: its source is not in the peer's prefixes, or its destination not in ours.

@@ -9,9 +9,11 @@
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
 //! whole, or is in `given_up` until the sender is known to have heard of it.
 //!
-//! Bounds: [`OPEN_BLOCKS_MAX`] blocks and a share of [`MEMORY_MAX`] bytes; beyond either, the oldest block is given up.
+//! Bounds: [`OPEN_BLOCKS_MAX`] blocks; beyond, the oldest is given up. And the memory that the peer's other profiles leave: what
+//! would take more is thrown away before it is taken ([`room`]).
 
 mod open_block;
+mod room;
 mod standing;
 
 use std::collections::VecDeque;
@@ -23,26 +25,18 @@ use super::drop_reason::DropReason;
 use super::given_up::GivenUp;
 use super::lost_blocks::Losses;
 use crate::fec::code::Code;
-use crate::fec::received_block::{Insertion, ReceivedBlock};
+use crate::fec::received_block::Insertion;
 use crate::wire::adu::AduHeader;
 use crate::wire::payload_id::{RepairId, SourceId};
 use crate::wire::report::{Reception, SentBelow};
 
+pub use room::{MEMORY_HIGH, MEMORY_MAX};
 pub use standing::Standing;
 
 /// Blocks of one profile that may be open at a time.
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
-/// Bytes that the open blocks of all profiles of one peer may hold.
-pub const MEMORY_MAX: usize = 64 << 20;
-/// The least share of one profile: a few of the longest blocks.
-pub const MEMORY_MIN: usize = 4 << 20;
 /// The first symbol to arrive of a new epoch may be of a block as high as this: the ones before it are under way.
 const REORDERED_START: u64 = 64;
-/// Empty blocks that are kept for their memory.
-const SPARE_MAX: usize = 64;
-/// Longer blocks are not kept: only a few of them would be more than all that may be held.
-const SPARE_MEMORY_MAX: usize = 512 << 10;
-
 /// How long a sender may pause in the midst of a block, at the least.
 pub const SENDER_PAUSE: Duration = Duration::from_millis(500);
 
@@ -94,12 +88,15 @@ pub struct Inbound {
     retired: bool,
     /// The last is always open; before it, `None` is a block of which nothing came.
     blocks: VecDeque<Option<Box<OpenBlock>>>,
-    /// Without strict ordering: blocks that got a symbol since the last look.
+    /// Without strict ordering: blocks that got a symbol since the last look, each once.
     touched: Vec<u64>,
+    /// Bytes of all blocks, open and spare, and of the lists of them.
     memory: usize,
     memory_max: usize,
+    /// Empty blocks that are kept for their memory.
     #[allow(clippy::vec_box, reason = "a block moves from here to `blocks` and back as it is")]
     spare: Vec<Box<OpenBlock>>,
+    spare_memory: usize,
 }
 
 impl Inbound {
@@ -124,6 +121,7 @@ impl Inbound {
             memory: 0,
             memory_max: MEMORY_MAX,
             spare: Vec::new(),
+            spare_memory: 0,
         }
     }
 
@@ -144,9 +142,10 @@ impl Inbound {
             reception.late += 1;
             return Err(DropReason::LateSymbol);
         }
-        let open = self.open_block(id.sbn, reception, now);
+        self.open_block(id.sbn, reception, now)?;
+        let (room, open) = self.opened(id.sbn);
         let held = open.block.memory();
-        let insertion = open.block.insert_source(id, symbol);
+        let insertion = open.block.insert_source(id, symbol, room);
         open.hear(insertion, now);
         self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
         self.learn_previous(id.sbn, id.previous_symbols, code, reception, now)
@@ -168,9 +167,10 @@ impl Inbound {
             }
             return Ok(());
         }
-        let open = self.open_block(id.sbn, reception, now);
+        self.open_block(id.sbn, reception, now)?;
+        let (room, open) = self.opened(id.sbn);
         let held = open.block.memory();
-        let insertion = open.block.insert_repair(id, symbol);
+        let insertion = open.block.insert_repair(id, symbol, room);
         // Closed, but the rest of its repair may be under way: its sender's host may stand still between two of them.
         open.closed = true;
         open.hear(insertion, now);
@@ -190,7 +190,8 @@ impl Inbound {
         if symbols == 0 || sbn <= self.lowest_wanted() {
             return Ok(());
         }
-        let previous = self.open_block(sbn - 1, reception, now);
+        self.open_block(sbn - 1, reception, now)?;
+        let (_, previous) = self.opened(sbn - 1);
         let held = previous.block.memory();
         let agrees = previous.block.learn_symbols(symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
@@ -215,15 +216,18 @@ impl Inbound {
         if told.below <= self.closed_below {
             return Ok(());
         }
-        self.closed_below = told.below;
         if self.unfinished.is_some_and(|sbn| sbn < told.below) {
             self.on_unfinished_end(now);
         }
         if last < self.lowest_wanted() {
+            self.closed_below = told.below;
             return Ok(());
         }
+        // Where there is no room the next report tells it again.
+        self.open_block(last, reception, now)?;
+        self.closed_below = told.below;
         // The report may have overtaken the end of the block: it has its time from now on.
-        let open = self.open_block(last, reception, now);
+        let (_, open) = self.opened(last);
         open.end(now);
         let held = open.block.memory();
         let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
@@ -268,16 +272,6 @@ impl Inbound {
         self.front_deadline()
     }
 
-    /// The share of memory that this profile has.
-    pub fn set_memory_max(&mut self, bytes: usize) {
-        self.memory_max = bytes;
-    }
-
-    /// Bytes held by open blocks.
-    pub fn memory(&self) -> usize {
-        self.memory
-    }
-
     fn next_adu_out_of_order(&mut self) -> Option<Ready> {
         while let Some(&sbn) = self.touched.last() {
             let index = sbn.checked_sub(self.next).map(|index| index as usize);
@@ -285,7 +279,9 @@ impl Inbound {
             if let Some((header, packet)) = open.and_then(|open| open.block.next_adu(true)) {
                 return Some(Ready { header, sbn, packet, retired: self.retired });
             }
-            self.touched.pop();
+            if let Some(open) = self.touched.pop().and(index).and_then(|index| self.blocks.get_mut(index)?.as_mut()) {
+                open.touched = false;
+            }
         }
         None
     }
@@ -316,8 +312,8 @@ impl Inbound {
         self.heard_from = Some(heard_from);
     }
 
-    /// The block with this number, which is not below `next`; opened if need be.
-    fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> &mut OpenBlock {
+    /// Opens the block with this number, which is not below `next`, if need be and if there is room.
+    fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> Result<(), DropReason> {
         if self.heard_from.is_none() {
             self.begin(if sbn < REORDERED_START { 0 } else { sbn }, sbn);
         }
@@ -328,6 +324,7 @@ impl Inbound {
             while !self.blocks.is_empty() {
                 self.pop_front(reception, now);
             }
+            self.touched.clear();
             reception.blocks += sbn - last_open;
             reception.unrecoverable_blocks += sbn - last_open;
             self.given_up.add(last_open, sbn - last_open, 0);
@@ -338,6 +335,11 @@ impl Inbound {
             self.give_up_below = self.give_up_below.max(sbn - OPEN_BLOCKS_MAX + 1);
         }
         let index = (sbn - self.next) as usize;
+        let is_open = self.blocks.get(index).is_some_and(Option::is_some);
+        if is_open {
+            return Ok(());
+        }
+        let mut open = self.take_spare(index + 1, now).ok_or(DropReason::NoRoom)?;
         if self.blocks.len() <= index {
             // What was the last block is closed, or something new would not have come.
             if let Some(Some(last)) = self.blocks.back_mut() {
@@ -347,20 +349,16 @@ impl Inbound {
             self.blocks.resize_with(index + 1, || None);
         }
         let is_last = index + 1 == self.blocks.len();
-        if self.blocks[index].is_none() {
-            let mut open = self.spare.pop().unwrap_or_else(|| {
-                let block = ReceivedBlock::new(self.symbol_size);
-                Box::new(OpenBlock { block, since: now, missing_since: None, heard: now, closed: false, ended: false })
-            });
-            open.since = now;
-            open.heard = now;
-            open.missing_since = (!is_last).then_some(now);
-            open.closed = !is_last;
-            open.ended = !is_last;
-            self.memory += open.block.memory();
-            self.blocks[index] = Some(open);
-        }
-        self.blocks[index].as_mut().expect("opened above if it was not")
+        open.begin(is_last, now);
+        self.blocks[index] = Some(open);
+        Ok(())
+    }
+
+    /// The block with this number, which was opened just now, and how many bytes more it may hold.
+    fn opened(&mut self, sbn: u64) -> (usize, &mut OpenBlock) {
+        let (room, index) = (self.room(), (sbn - self.next) as usize);
+        let open = self.blocks.get_mut(index).and_then(Option::as_mut);
+        (room, open.expect("the block was opened just now"))
     }
 
     /// Follows up on a change of block `sbn`, which held `held` bytes before it.
@@ -373,43 +371,38 @@ impl Inbound {
         reception: &mut Reception,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let index = (sbn - self.next) as usize;
-        let is_last = index + 1 == self.blocks.len();
-        let open = self.blocks.get_mut(index).and_then(Option::as_mut).expect("the block was opened just now");
+        let is_last = (sbn - self.next) as usize + 1 == self.blocks.len();
+        let (strict, closed_below) = (self.delivery.strict, self.closed_below);
+        let (room, open) = self.opened(sbn);
+        // What the insertion has taken is not counted yet.
+        let room = room.saturating_sub(open.block.memory() - held);
+        let mut is_touched = false;
         if insertion == Insertion::New {
-            let rebuilt = open.block.rebuild(code) as u64;
+            let rebuilt = open.block.rebuild(code, room) as u64;
             reception.recovered_symbols += rebuilt;
             reception.recovered_blocks += u64::from(rebuilt > 0);
-            if !self.delivery.strict && self.touched.last() != Some(&sbn) {
-                self.touched.push(sbn);
-            }
+            is_touched = !strict && !std::mem::replace(&mut open.touched, true);
         }
-        if open.block.has_hole() || sbn < self.closed_below {
+        if open.block.has_hole() || sbn < closed_below {
             open.missing_since.get_or_insert(now);
         } else if is_last {
             open.missing_since = None;
         }
-        self.memory += open.block.memory() - held;
-        if self.memory > self.memory_max {
-            self.give_up_oldest();
+        let grown = open.block.memory() - held;
+        self.memory += grown;
+        if is_touched {
+            self.touched.push(sbn);
         }
-        if insertion == Insertion::Contradictory { Err(DropReason::Contradictory) } else { Ok(()) }
+        match insertion {
+            Insertion::Contradictory => Err(DropReason::Contradictory),
+            Insertion::NoRoom => Err(DropReason::NoRoom),
+            Insertion::New | Insertion::Unneeded => Ok(()),
+        }
     }
 
     /// The first block that still takes symbols.
     fn lowest_wanted(&self) -> u64 {
         self.next.max(self.give_up_below)
-    }
-
-    /// Gives up as many blocks as it takes to be within bounds again.
-    fn give_up_oldest(&mut self) {
-        let mut memory = self.memory;
-        let kept = self.blocks.iter().position(|open| {
-            memory -= open.as_ref().map_or(0, |open| open.block.memory());
-            memory <= self.memory_max
-        });
-        let given_up = kept.map_or(self.blocks.len(), |last| last + 1);
-        self.give_up_below = self.give_up_below.max(self.next + given_up as u64);
     }
 
     fn pop_front(&mut self, reception: &mut Reception, now: Instant) {
@@ -431,12 +424,8 @@ impl Inbound {
                 false => {}
             }
         }
-        if let Some(mut open) = front {
-            self.memory -= open.block.memory();
-            open.block.clear();
-            if self.spare.len() < SPARE_MAX && open.block.memory() <= SPARE_MEMORY_MAX {
-                self.spare.push(open);
-            }
+        if let Some(open) = front {
+            self.put_aside(open);
         }
         self.next += 1;
     }

@@ -3,6 +3,7 @@
 //! Which peer a packet or datagram belongs to was found before; addresses of packets are checked by
 //! [`super::forwarder`].
 
+mod memory;
 mod reports;
 mod standing;
 
@@ -14,7 +15,7 @@ use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::handshake::{Established, Role};
 use super::heard::Heard;
-use super::inbound::{Delivery, Inbound, MEMORY_MAX, MEMORY_MIN, Ready};
+use super::inbound::{Delivery, Inbound, Ready};
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::pacer::Pacer;
@@ -65,6 +66,8 @@ pub struct Peer {
     inbounds: Vec<Option<Box<Inbound>>>,
     /// Those of earlier runs of the peer that still hold something: it leaves before anything of the present run.
     retiring: VecDeque<Box<Inbound>>,
+    /// Bytes that `inbounds` and `retiring` hold.
+    held: usize,
     /// What earlier runs of the peer sent and was given up.
     losses: Losses,
     /// When something authentic last came.
@@ -102,6 +105,7 @@ impl Peer {
             senders: Vec::new(),
             inbounds: Vec::new(),
             retiring: VecDeque::new(),
+            held: 0,
             losses: Losses::default(),
             last_heard: None,
             sent_from: Vec::new(),
@@ -240,22 +244,22 @@ impl Peer {
     /// Takes a source symbol.
     pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
-        let (inbound, reception) = self.inbound(id.profile).ok_or(DropReason::UnknownSession)?;
-        inbound.handle_source(id, symbol, code, reception, now)
+        self.with_inbound(id.profile, |inbound, reception| inbound.handle_source(id, symbol, code, reception, now))
     }
 
     /// Takes a repair symbol.
     pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
-        let (inbound, reception) = self.inbound(id.profile).ok_or(DropReason::UnknownSession)?;
-        inbound.handle_repair(id, symbol, code, reception, now)
+        self.with_inbound(id.profile, |inbound, reception| inbound.handle_repair(id, symbol, code, reception, now))
     }
 
     /// The next ADU that may leave, and the profile it came in.
     pub fn next_adu(&mut self, now: Instant) -> Option<(u8, Ready)> {
-        let reception = &mut self.reception;
+        let (reception, held) = (&mut self.reception, &mut self.held);
         while let Some(retiring) = self.retiring.front_mut() {
+            *held -= retiring.memory();
             if let Some(ready) = retiring.next_adu(reception, now) {
+                *held += retiring.memory();
                 return Some((retiring.profile(), ready));
             }
             self.losses.append(retiring.losses());
@@ -264,7 +268,9 @@ impl Peer {
         let mut news = false;
         let next = self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
             let inbound = inbound.as_mut()?;
+            *held -= inbound.memory();
             let ready = inbound.next_adu(reception, now);
+            *held += inbound.memory();
             news |= inbound.given_up().has_unnamed();
             Some((profile as u8, ready?))
         });
@@ -350,11 +356,6 @@ impl Peer {
         self.reporting.wants_session(session.is_worn(now), now)
     }
 
-    /// Bytes held for incomplete blocks.
-    pub fn memory(&self) -> usize {
-        self.inbounds.iter().flatten().chain(&self.retiring).map(|inbound| inbound.memory()).sum()
-    }
-
     fn sender(&mut self, profile: &Profile) -> &mut Sender {
         let index = usize::from(profile.number);
         if self.senders.len() <= index {
@@ -362,22 +363,6 @@ impl Peer {
         }
         let symbol_size = self.settings.symbol_size;
         self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size)))
-    }
-
-    /// The blocks of the peer's profile; none while no session tells how long its symbols are.
-    fn inbound(&mut self, profile: u8) -> Option<(&mut Inbound, &mut Reception)> {
-        let index = usize::from(profile);
-        if self.inbounds.len() <= index {
-            self.inbounds.resize_with(index + 1, || None);
-        }
-        if self.inbounds[index].is_none() {
-            let symbol_size = usize::from(self.sessions.current()?.remote().symbol_size);
-            self.inbounds[index] = Some(Box::new(Inbound::new(profile, symbol_size, self.delivery)));
-            let open = self.inbounds.iter().flatten().count();
-            let share = (MEMORY_MAX / open).max(MEMORY_MIN);
-            self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.set_memory_max(share));
-        }
-        Some((self.inbounds[index].as_mut()?, &mut self.reception))
     }
 
     /// Runs `act` for each sender; without a session their blocks are forgotten. Tells whether there was one.
@@ -416,7 +401,10 @@ impl Peer {
         for mut inbound in self.inbounds.drain(..).flatten() {
             inbound.retire();
             match inbound.is_empty() {
-                true => self.losses.append(inbound.losses()),
+                true => {
+                    self.held -= inbound.memory();
+                    self.losses.append(inbound.losses());
+                }
                 false => self.retiring.push_back(inbound),
             }
         }

@@ -295,3 +295,17 @@ fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
     assert_eq!(choice(4000, 1000, 10), Decoding::Syndrome);
     assert_eq!(choice(4000, 1000, 1000), Decoding::Transform);
 }
+
+#[test]
+fn a_claim_of_many_repair_symbols_took_half_a_gigabyte_of_scratch() {
+    let layout = SymbolLayout { symbols: 1, stride: 65_472, size: 65_472 };
+    let (mut code, mut source) = (Code::new(), vec![0; layout.size]);
+    let symbol = vec![7; layout.size];
+    let refused = code.decode(layout, &mut source, &[false], 8192, &[(8191, &symbol)]);
+    assert_eq!((refused, code.transform.scratch_bytes()), (Err(TooFewSymbols { lost: 1, usable: 0 }), 0));
+    // What is taken once for a large block is given back.
+    assert_eq!(code.decode(layout, &mut source, &[false], 1000, &[(999, &symbol)]), Ok(1));
+    assert_eq!(code.transform.scratch_bytes(), 0);
+    // The largest block of ours is decoded.
+    assert!(scratch(SymbolLayout { symbols: 4096, stride: 9088, size: 9088 }, 4096) <= SCRATCH_MAX);
+}

@@ -18,9 +18,31 @@ pub(super) struct OpenBlock {
     pub(super) closed: bool,
     /// Something came that its sender sent after it.
     pub(super) ended: bool,
+    /// It is in the list of those that got a symbol.
+    pub(super) touched: bool,
 }
 
 impl OpenBlock {
+    /// Bytes of a block beside those that it counts itself: its own fields, the least list of holes, and what the
+    /// allocator keeps beside each of its pieces.
+    pub(super) const OVERHEAD: usize = size_of::<Self>() + 192;
+
+    /// An empty block of symbols of up to `symbol_size` bytes.
+    pub(super) fn new(symbol_size: usize, now: Instant) -> Self {
+        let block = ReceivedBlock::new(symbol_size);
+        Self { block, since: now, missing_since: None, heard: now, closed: false, ended: false, touched: false }
+    }
+
+    /// It is heard of for the first time; `is_last` unless something of a later block came.
+    pub(super) fn begin(&mut self, is_last: bool, now: Instant) {
+        self.since = now;
+        self.heard = now;
+        self.missing_since = (!is_last).then_some(now);
+        self.closed = !is_last;
+        self.ended = !is_last;
+        self.touched = false;
+    }
+
     /// A symbol of it came. What came twice is nothing new of it.
     pub(super) fn hear(&mut self, insertion: Insertion, now: Instant) {
         if insertion == Insertion::New {

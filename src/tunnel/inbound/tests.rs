@@ -42,7 +42,13 @@ impl Bench {
         block.finish_symbol();
         let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
         let now = self.at(millis);
-        self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now)
+        let taken = self.inbound.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now);
+        // As its peer does.
+        let excess = self.inbound.memory().saturating_sub(MEMORY_HIGH);
+        if excess > 0 {
+            self.inbound.relieve(excess);
+        }
+        taken
     }
 
     /// A block of one packet of which only this repair symbol comes; it has two.
@@ -329,7 +335,7 @@ fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
     for below in [1, OPEN_BLOCKS_MAX + 50, 2 * OPEN_BLOCKS_MAX, 9 * OPEN_BLOCKS_MAX, 1 << 48] {
         bench.told(0, below, 3, 0);
         assert!(bench.inbound.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
-        assert!(bench.inbound.memory() == 0);
+        assert!(bench.inbound.memory() < 1 << 18, "no more than the lists");
         while bench.one(0).is_some() {}
         assert!(bench.inbound.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
     }
@@ -375,15 +381,48 @@ fn open_blocks_are_bounded_whatever_numbers_come() {
 #[test]
 fn many_long_blocks_held_more_memory_than_the_bound() {
     let mut bench = Bench::new(true);
-    let block = 8192 * E;
     (0..400).for_each(|sbn| bench.source(sbn, 1, 0).unwrap());
     for sbn in (0..400).rev() {
         let _ = bench.source(sbn, 8191, 0);
         assert_eq!(bench.all(0).iter().filter(|&&(_, esi)| esi == 255).count(), 0);
-        assert!(bench.inbound.memory() <= MEMORY_MAX + 2 * block, "{} bytes", bench.inbound.memory());
+        assert!(bench.inbound.memory() <= MEMORY_MAX, "{} bytes", bench.inbound.memory());
     }
-    let spare: usize = bench.inbound.spare.iter().map(|open| open.block.memory()).sum();
-    assert!(spare <= SPARE_MAX * SPARE_MEMORY_MAX);
+    let counted = |open: &OpenBlock| OpenBlock::OVERHEAD + open.block.memory();
+    let spare: usize = bench.inbound.spare.iter().map(|open| counted(open)).sum();
+    assert_eq!(spare, bench.inbound.spare_memory);
+    let open: usize = bench.inbound.blocks.iter().flatten().map(|open| counted(open)).sum();
+    let lists = 16 * bench.inbound.blocks.capacity();
+    assert_eq!(bench.inbound.memory(), spare + open + lists);
+}
+
+#[test]
+fn what_has_no_room_is_dropped_and_told_and_what_was_told_before_is_told_again() {
+    let mut bench = Bench::new(true);
+    bench.inbound.set_memory_max(10_000);
+    assert_eq!(bench.source(0, 8000, 0), Err(DropReason::NoRoom));
+    assert_eq!(bench.source(0, 0, 0), Ok(()), "what there is room for is taken");
+    let told = SentBelow { profile: 0, from: 0, below: 4000, symbols: 3 };
+    let now = bench.at(0);
+    let Bench { inbound, code, reception, .. } = &mut bench;
+    assert_eq!(inbound.handle_sent(told, code, reception, now), Err(DropReason::NoRoom));
+    assert!(inbound.memory() <= 10_000, "{}", inbound.memory());
+    inbound.set_memory_max(MEMORY_MAX);
+    assert_eq!(inbound.handle_sent(told, code, reception, now), Ok(()));
+    assert_eq!(inbound.blocks.len(), 4000);
+}
+
+#[test]
+fn a_block_is_looked_at_once_however_its_symbols_take_turns_with_those_of_another() {
+    let mut bench = Bench::new(false);
+    for esi in 0..1000 {
+        bench.symbol(7, esi, 0, 0).unwrap();
+        bench.symbol(3, esi, 0, 0).unwrap();
+    }
+    assert_eq!(bench.inbound.touched, [7, 3]);
+    assert_eq!(bench.all(0).len(), 2000);
+    assert!(bench.inbound.touched.is_empty());
+    bench.symbol(3, 1000, 0, 0).unwrap();
+    assert_eq!(bench.all(0).len(), 1);
 }
 
 /// Nothing is missing in it, and yet it was not handed on whole: the sender must not take it for decoded.
@@ -418,11 +457,10 @@ fn a_hole_is_given_up_by_its_own_time_whatever_comes_behind_it() {
 #[test]
 fn the_oldest_blocks_give_way_where_long_ones_hold_too_much_memory() {
     let mut bench = Bench::new(true);
-    let block = 8192 * E;
     for sbn in 0..400 {
         bench.symbol(sbn, 8191, 0, 0).unwrap();
         bench.all(0);
-        assert!(bench.inbound.memory() <= MEMORY_MAX + block, "{} bytes", bench.inbound.memory());
+        assert!(bench.inbound.memory() <= MEMORY_MAX, "{} bytes", bench.inbound.memory());
     }
     assert!(bench.inbound.memory() > MEMORY_MAX / 2, "the control");
     let (lost, told) = bench.fates();

@@ -32,8 +32,9 @@ impl Peer {
         report.progress.iter().for_each(|&told| heard.on_progress(told, from(told.profile)));
         let mut outcome = Ok(());
         for &told in &report.sent {
-            let Some((inbound, reception)) = self.inbound(told.profile) else { continue };
-            outcome = outcome.and(inbound.handle_sent(told, code, reception, now));
+            let taken =
+                self.with_inbound(told.profile, |inbound, reception| inbound.handle_sent(told, code, reception, now));
+            outcome = outcome.and(taken);
         }
         outcome
     }

@@ -1,0 +1,104 @@
+//! A peer that is authentic and in somebody's hands makes us hold no more than docs/wire.md says, by the allocator's count.
+//! The fuzz target `hostile_peer` does the same with inputs that it finds.
+
+// Only an allocator counts what is really held.
+#![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+#[path = "hostile/mod.rs"]
+mod hostile;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hostile::{Counting, run};
+use onwire::tunnel::inbound::MEMORY_MAX;
+use proptest::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The count is that of the whole program: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A train as an input names it.
+#[derive(Clone, Copy, Debug)]
+struct Train {
+    kind: u8,
+    datagrams: u8,
+    profile: u8,
+    esi: (u8, u16),
+    k: (u8, u16),
+    m: (u8, u16),
+    length: (u8, u16),
+    fill: u8,
+    step: u8,
+}
+
+const HIGHEST: (u8, u16) = (1, 0);
+
+impl Train {
+    /// One source symbol of one byte, of the highest esi there is, of block 0 of this profile.
+    fn of(profile: u8) -> Self {
+        let (kind, k, m) = (0x80, (0, 1), (0, 1));
+        Self { kind, datagrams: 0, profile, esi: HIGHEST, k, m, length: (0, 1), fill: 0, step: 0x60 }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![self.kind, self.datagrams, self.profile];
+        for (kind, value) in [self.esi, self.k, self.m, self.length] {
+            bytes.push(kind);
+            bytes.extend(value.to_be_bytes());
+        }
+        bytes.extend([self.fill, self.step]);
+        bytes
+    }
+}
+
+fn input(shape: u8, trains: &[Train]) -> Vec<u8> {
+    [shape].into_iter().chain(trains.iter().flat_map(Train::bytes)).collect()
+}
+
+#[test]
+fn one_datagram_of_a_high_number_made_us_hold_half_a_gigabyte() {
+    let _alone = alone();
+    // The longest symbols: a block of them has no room. Those of an ordinary path: it has.
+    let outcome = run(&input(3, &[Train::of(0)]));
+    assert!((outcome.no_room, outcome.held < 1 << 20) == (1, true), "{outcome:?}");
+    let outcome = run(&input(1, &[Train::of(0)]));
+    assert!((outcome.no_room, outcome.held > 8192 * 1408) == (0, true), "{outcome:?}");
+}
+
+#[test]
+fn many_profiles_made_us_hold_as_many_times_the_bound() {
+    let _alone = alone();
+    for shape in [0, 1, 4, 5] {
+        let trains: Vec<Train> =
+            (0..=255).map(|profile| Train { kind: 0x84, datagrams: 63, ..Train::of(profile) }).collect();
+        let outcome = run(&input(shape, &trains));
+        assert!(outcome.held > MEMORY_MAX / 4, "the control: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_claim_of_many_repair_symbols_took_half_a_gigabyte_to_decode() {
+    let _alone = alone();
+    let repair = Train { kind: 0x82, k: (0, 1), m: HIGHEST, length: HIGHEST, esi: HIGHEST, ..Train::of(0) };
+    assert_eq!(run(&input(3, &[repair])).recovered, 0);
+    assert_eq!(run(&input(3, &[Train { m: (2, 500), ..repair }])).recovered, 1, "the control");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_peer_seals_is_held_within_the_bounds(
+        shape: u8,
+        trains in prop::collection::vec(prop::collection::vec(any::<u8>(), 16..20), 1..40),
+    ) {
+        let _alone = alone();
+        let bytes: Vec<u8> = [shape].into_iter().chain(trains.concat()).collect();
+        run(&bytes);
+    }
+}
