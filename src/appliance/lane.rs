@@ -13,6 +13,7 @@
 
 mod answer;
 mod say;
+mod sending;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use self::sending::PeerTarget;
 use super::complaints::Complaints;
 use super::last_hop::LastHop;
 use super::lateness::Lateness;
@@ -36,7 +38,7 @@ use super::vigil::Vigil;
 use super::warden::Warden;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
-use crate::io::udp::{GsoState, StampState, UdpSocket};
+use crate::io::udp::{StampState, UdpSocket};
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::outbox::Trains;
 use crate::tunnel::peer::Peer;
@@ -84,6 +86,8 @@ pub struct Lane {
     listening: Listening<SyncSender<LaneSnapshot>>,
     /// What was handed on.
     last_hop: LastHop,
+    /// How each peer is sent to.
+    targets: Vec<PeerTarget>,
     /// The lane was told to stop, and ends at the latest then.
     stopping: Option<Instant>,
 }
@@ -122,6 +126,7 @@ impl Lane {
             vigil: Vigil::default(),
             listening: Listening::new(Lateness::new(hold, room, now), peers, now),
             last_hop,
+            targets: Vec::new(),
             stopping: None,
             warden: None,
         };
@@ -181,10 +186,7 @@ impl Lane {
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.notify(Notice::SessionWanted(peer));
             }
-            if self.forwarder.poll_trains_suspected() && self.udp.gso_state() == GsoState::Active {
-                tracing::warn!("segmented trains do not arrive at the peer; one datagram a call from now on");
-                self.udp.set_gso(false);
-            }
+            self.say_what_changed();
             if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
                 return Ok(());
             }
@@ -281,29 +283,6 @@ impl Lane {
             self.forwarder.handle_idle(now);
         }
         Ok(())
-    }
-
-    fn send(&mut self, trains: Trains, now: Instant) {
-        while self.ready.sendable {
-            let Some((peer, train)) = self.forwarder.poll_transmit(trains, now) else { break };
-            let len = train.bytes.len();
-            let datagram_len = train.datagram_len;
-            let send = train.send;
-            let outcome = match self.warden.as_ref().and_then(Warden::next_stamp) {
-                Some(number) => self.udp.send_stamped(train.to, train.bytes, datagram_len, number),
-                None => self.udp.send_train(train.to, train.bytes, datagram_len),
-            };
-            if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
-                warden.on_taken(peer, send, outcome.stamps, now);
-            }
-            self.ready.sendable = !outcome.blocked;
-            self.forwarder.on_sent(peer, outcome.sent, now);
-            if outcome.error.is_some() {
-                // One datagram is lost; the rest is worth another try.
-                self.ready.errors = true;
-                self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
-            }
-        }
     }
 
     fn read_udp(&mut self, now: Instant) -> io::Result<()> {

@@ -44,6 +44,41 @@ pub struct LaneSnapshot {
     pub peers: Vec<PeerSnapshot>,
 }
 
+/// How full-sized datagrams leave for a peer, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrainStatus {
+    /// In trains, where the kernel cuts them.
+    Trains,
+    /// Each alone for a moment, to see whether they arrive then.
+    Trial,
+    /// Each alone: trains do not arrive.
+    Alone,
+    /// They arrive neither way.
+    PathLoses,
+}
+
+impl TrainStatus {
+    fn of(peer: &Peer) -> Self {
+        let watch = peer.train_watch();
+        match (watch.path_loses(), watch.is_settled(), watch.sends_alone()) {
+            (true, _, _) => Self::PathLoses,
+            (_, true, _) => Self::Alone,
+            (_, _, true) => Self::Trial,
+            _ => Self::Trains,
+        }
+    }
+
+    /// In words, for status.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Trains => "in trains",
+            Self::Trial => "alone (to see whether trains are lost)",
+            Self::Alone => "alone (trains did not arrive)",
+            Self::PathLoses => "in trains (long datagrams do not arrive: lower path.mtu)",
+        }
+    }
+}
+
 /// One peer on one lane.
 #[derive(Clone, Debug)]
 pub struct PeerSnapshot {
@@ -61,6 +96,8 @@ pub struct PeerSnapshot {
     pub epoch: Option<u64>,
     /// Smoothed round trip.
     pub rtt: Option<Duration>,
+    /// How trains leave for it.
+    pub trains: TrainStatus,
     /// What we sent.
     pub sent: Sent,
     /// What we received.
@@ -87,6 +124,7 @@ impl PeerSnapshot {
             sessions: sessions.established(),
             epoch: sessions.epoch(),
             rtt: peer.reporting().rtt(),
+            trains: TrainStatus::of(peer),
             sent: peer.sent(),
             reception: peer.reception(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),

@@ -12,7 +12,7 @@ use super::arrived::ArrivedStatus;
 use super::last_hop::LastHopStatus;
 use super::promised::{NotifyStatus, ProtectionStatus};
 use super::routes::RouteTrouble;
-use super::snapshot::{LaneSnapshot, PeerSnapshot};
+use super::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::sender::Sent;
 use crate::wire::report::Reception;
@@ -125,6 +125,9 @@ pub struct PeerStatus {
     pub epoch: Option<String>,
     /// Sessions so far.
     pub sessions: u64,
+    /// How full-sized datagrams leave for it, on the worst lane: `in trains`, or `alone` and why.
+    #[serde(default)]
+    pub trains: String,
     /// What we sent.
     pub sent: SentStatus,
     /// What we received.
@@ -234,6 +237,7 @@ impl PeerStatus {
             rtt_ms: lanes.clone().filter_map(|lane| lane.rtt).max().map(|rtt| rtt.as_secs_f64() * 1e3),
             epoch: first.and_then(|lane| lane.epoch).map(|epoch| format!("{epoch:016x}")),
             sessions: first.map_or(0, |lane| lane.sessions),
+            trains: lanes.clone().map(|lane| lane.trains).max().map_or("", TrainStatus::words).to_owned(),
             sent: sent.into(),
             received: (&reception).into(),
             peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),

@@ -8,6 +8,7 @@ pub mod log;
 pub mod namespace;
 pub mod netlink;
 pub mod qdisc;
+pub mod retry;
 pub mod signal;
 pub mod sock_diag;
 pub mod tcp;

@@ -25,11 +25,12 @@ use super::peer::{Peer, PeerSettings};
 use super::prefixes::PrefixTable;
 use super::replay::Freshness;
 use super::sender::Profile;
+use super::train_watch::TrainNews;
 use crate::fec::code::Code;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, lane_of};
-use crate::wire::offload::check_offload;
 use crate::wire::finish::settle_offload;
+use crate::wire::offload::check_offload;
 use crate::wire::packet::PacketView;
 use crate::wire::payload_id::BlockId;
 use crate::wire::virtio::VirtioHeader;
@@ -384,9 +385,10 @@ impl Forwarder {
         Some(PeerId(wanting as u16))
     }
 
-    /// Reports of a peer show that trains do not arrive; told once each time.
-    pub fn poll_trains_suspected(&mut self) -> bool {
-        self.peers.iter_mut().any(Peer::poll_trains_suspected)
+    /// What has changed of how full-sized datagrams arrive at a peer; told once.
+    pub fn poll_train_news(&mut self) -> Option<(PeerId, TrainNews)> {
+        let mut peers = self.peers.iter_mut().enumerate();
+        peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_train_news()?)))
     }
 
     /// When something has to happen if nothing comes: then call [`handle_timeout`](Self::handle_timeout) and drain all

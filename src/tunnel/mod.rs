@@ -23,7 +23,7 @@ mod round_trips;
 pub mod seal;
 pub mod sender;
 pub mod session;
-mod train_watch;
+pub mod train_watch;
 
 /// A configured peer: its place in the configuration's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -23,7 +23,7 @@ use super::policy::Policy;
 use super::reporting::Reporting;
 use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
-use super::train_watch::TrainWatch;
+use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
 use crate::wire::payload_id::{BlockId, RepairId, SourceId};
 use crate::wire::report::Reception;
@@ -84,8 +84,8 @@ pub struct Peer {
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
     train_watch: TrainWatch,
-    /// Trains seem not to arrive, and nobody was told yet.
-    trains_suspected: bool,
+    /// What was found of trains, and nobody was told yet.
+    train_news: Option<TrainNews>,
     scratch: Vec<u8>,
 }
 
@@ -115,7 +115,7 @@ impl Peer {
             report_turn: 0,
             reception: Reception::default(),
             train_watch: TrainWatch::default(),
-            trains_suspected: false,
+            train_news: None,
             scratch: Vec::new(),
         }
     }

@@ -130,6 +130,11 @@ impl Reporting {
         true
     }
 
+    /// `sent_at` of our newest report; 0 for none.
+    pub fn sent_at(&self) -> u64 {
+        self.sent_at
+    }
+
     /// `sent_at` of our newest report that the peer's present run is known to have; 0 for none.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged

@@ -49,6 +49,8 @@ pub struct Sent {
     pub source_symbols: u64,
     /// Repair symbols sent.
     pub repair_symbols: u64,
+    /// Of them, those that fill a datagram: as long as any of ours.
+    pub full_symbols: u64,
     /// Datagrams of every kind.
     pub datagrams: u64,
     /// UDP payload bytes of them.
@@ -65,6 +67,7 @@ impl Sent {
         self.blocks += other.blocks;
         self.source_symbols += other.source_symbols;
         self.repair_symbols += other.repair_symbols;
+        self.full_symbols += other.full_symbols;
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
         self.queue_dropped += other.queue_dropped;
@@ -239,8 +242,10 @@ impl Sender {
                 previous_symbols: self.previous_symbols,
                 first_adu: self.block.first_adu(esi),
             };
-            egress.seal(DatagramType::Source, &id.emit(), self.block.symbol(esi));
+            let symbol = self.block.symbol(esi);
+            egress.seal(DatagramType::Source, &id.emit(), symbol);
             egress.sent.source_symbols += 1;
+            egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
         }
     }
 
@@ -258,6 +263,7 @@ impl Sender {
             };
             egress.seal(DatagramType::Repair, &id.emit(), symbol);
             egress.sent.repair_symbols += 1;
+            egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
         }
         if egress.events.is_some() {
             egress.outbox.end_block(self.block_id());

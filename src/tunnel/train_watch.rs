@@ -1,62 +1,218 @@
 //! Do trains arrive? Some drivers and kernels lose or damage what they segment, and nobody says so.
 //!
-//! Reports travel alone and data in trains. When the peer's reports go on, and echo ours, while hardly any data
-//! arrives, it is not the path that loses but the segmentation. The remedy is not taken here.
+//! When the peer's reports go on, and echo ours, while hardly any full-sized datagram arrives, either the segmentation loses
+//! them or the path carries nothing of their size: reports are shorter than either. So like is compared with like, and
+//! nothing is decided for good:
+//!
+//! ```text
+//!   trains ── hardly any arrive, twice ─▶ trial, each alone ── they arrive ─▶ trains once more ── hardly any ─▶ alone
+//!     ▲                                          │ nor do they                      │ they arrive          for a while │
+//!     ├──────────────────── it is the path ◀─────┘                                  │                                 │
+//!     ├─────────────────────────────────── it was an outage ◀───────────────────────┘                                 │
+//!     └────────────── they arrive again ◀── trains for another try, else alone for twice as long ◀────────────────────┘
+//! ```
+//!
+//! It does not send and says nothing aloud: [`TrainNews`] tells what has changed.
 
 use std::time::{Duration, Instant};
 
+use super::sender::Sent;
 use crate::wire::report::Report;
 
-/// How long data has to go missing, twice in a row: an outage of the path is over sooner or stops reports too.
+/// How long datagrams have to go missing, twice in a row: an outage of the path is over sooner or stops reports too.
 const WINDOW: Duration = Duration::from_millis(500);
-/// How many datagrams have to be sent meanwhile; few, because a starving TCP sends no more.
+/// How many full-sized ones have to be sent meanwhile; few, because a starving TCP sends no more.
 const DATAGRAMS: u64 = 8;
 /// And when neither most nor few of them were lost.
 const DECISIVE: u64 = 32;
 
-/// Compares what was sent in trains with what the peer says has arrived.
-#[derive(Debug, Default)]
-pub struct TrainWatch {
-    mark: Option<Mark>,
-    /// The window before this one was bad.
-    bad_before: bool,
+/// How long trains are not tried again, and a path that loses them is not tried with single datagrams: at first and at most.
+const WAIT_MIN: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// How full-sized datagrams leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// In trains.
+    Trains,
+    /// Each alone, to see whether they arrive then.
+    Trial,
+    /// In trains once more: was it them?
+    Reversal,
+    /// Each alone until then, because trains do not arrive.
+    Alone(Instant),
+    /// In trains for another try.
+    Retry,
 }
 
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainNews {
+    /// Hardly any full-sized datagram arrives, though reports do: each is sent alone to see whether it is the trains.
+    Trial,
+    /// They arrive alone and not in trains: each is sent alone, and trains are tried again after so long.
+    Alone(Duration),
+    /// They arrive neither way: the path does not carry their size.
+    PathLoses,
+    /// They arrive again, in trains.
+    Arrive,
+}
+
+/// Compares the full-sized datagrams that were sent, in trains or alone, with what the peer says has arrived.
 #[derive(Debug)]
+pub struct TrainWatch {
+    mode: Mode,
+    mark: Option<Mark>,
+    /// Only a report that echoes a later one of ours tells of how datagrams leave now.
+    from: u64,
+    /// The window before this one was bad.
+    bad_before: bool,
+    /// The path was found to lose them: not tried again before then.
+    path_until: Option<Instant>,
+    wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
-    sent: u64,
+    full: u64,
+    symbols: u64,
     lost: u64,
     echo: u64,
 }
 
+/// What a window shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Window {
+    /// Hardly any arrive.
+    Bad,
+    /// Some are lost, as on a bad path.
+    Mixed,
+    /// Nearly all arrive.
+    Good,
+}
+
+impl Default for TrainWatch {
+    fn default() -> Self {
+        Self { mode: Mode::Trains, mark: None, from: 0, bad_before: false, path_until: None, wait: WAIT_MIN }
+    }
+}
+
 impl TrainWatch {
-    /// Takes a report of the peer; `sent` is how many symbols were sent so far. Tells whether trains are suspected.
-    pub fn handle_report(&mut self, report: &Report, sent: u64, now: Instant) -> bool {
-        let lost = report.reception.lost;
-        let Some(mark) = &self.mark else {
-            self.mark = Some(Mark { at: now, sent, lost, echo: report.echo });
-            return false;
-        };
-        let sent_since = sent.saturating_sub(mark.sent);
-        if now.saturating_duration_since(mark.at) < WINDOW || sent_since < DATAGRAMS {
-            return false;
-        }
-        // Reports share the counter with data, so what they close behind them is counted as lost at once.
-        let lost_since = lost.saturating_sub(mark.lost);
-        let echoes = report.echo > mark.echo;
-        let bad = echoes && lost_since > sent_since / 4 * 3;
-        // Of so few the last may have been sent after the report was: more of them decide.
-        if echoes && !bad && lost_since > sent_since / 4 && sent_since < DECISIVE {
-            return false;
-        }
-        self.mark = Some(Mark { at: now, sent, lost, echo: report.echo });
-        std::mem::replace(&mut self.bad_before, bad) && bad
+    /// Full-sized datagrams are to be sent one a call.
+    pub fn sends_alone(&self) -> bool {
+        matches!(self.mode, Mode::Trial | Mode::Alone(_))
     }
 
-    /// Another run of the peer counts anew.
+    /// That is so because trains do not arrive, and not only to see whether they do.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.mode, Mode::Alone(_))
+    }
+
+    /// Full-sized datagrams arrive neither way.
+    pub fn path_loses(&self) -> bool {
+        self.path_until.is_some()
+    }
+
+    /// Takes a report of the peer; `sent` is what was sent to it so far, `sent_at` that of our newest report.
+    pub fn handle_report(&mut self, report: &Report, sent: &Sent, sent_at: u64, now: Instant) -> Option<TrainNews> {
+        if let Mode::Alone(until) = self.mode {
+            if now >= until {
+                self.go(Mode::Retry, sent_at);
+            }
+            return None;
+        }
+        let window = self.look(report, sent, now)?;
+        match (self.mode, window) {
+            (Mode::Trains, Window::Bad) if self.path_until.is_some_and(|until| now < until) => None,
+            (Mode::Trains, Window::Bad) if std::mem::replace(&mut self.bad_before, true) => {
+                self.go(Mode::Trial, sent_at);
+                Some(TrainNews::Trial)
+            }
+            (Mode::Trains, Window::Good) if self.path_until.take().is_some() => {
+                self.wait = WAIT_MIN;
+                self.bad_before = false;
+                Some(TrainNews::Arrive)
+            }
+            (Mode::Trains, window) => {
+                self.bad_before = window == Window::Bad;
+                None
+            }
+            (Mode::Trial, Window::Good) => {
+                self.go(Mode::Reversal, sent_at);
+                None
+            }
+            (Mode::Trial, _) => {
+                let is_news = self.path_until.is_none();
+                self.path_until = Some(now + self.lengthen());
+                self.go(Mode::Trains, sent_at);
+                is_news.then_some(TrainNews::PathLoses)
+            }
+            (Mode::Reversal | Mode::Retry, Window::Bad) => {
+                self.path_until = None;
+                let wait = self.lengthen();
+                self.go(Mode::Alone(now + wait), sent_at);
+                Some(TrainNews::Alone(wait))
+            }
+            (Mode::Reversal | Mode::Retry, _) => {
+                self.path_until = None;
+                self.wait = WAIT_MIN;
+                self.go(Mode::Trains, sent_at);
+                Some(TrainNews::Arrive)
+            }
+            // Nothing is looked at while each is sent alone.
+            (Mode::Alone(_), _) => None,
+        }
+    }
+
+    /// Another run of the peer counts anew. What was found of the way to it stays.
     pub fn on_new_epoch(&mut self) {
-        *self = Self::default();
+        (self.mark, self.bad_before, self.from) = (None, false, 0);
+    }
+
+    /// How long to wait now; twice as long the next time.
+    fn lengthen(&mut self) -> Duration {
+        let wait = self.wait;
+        self.wait = (2 * wait).min(WAIT_MAX);
+        wait
+    }
+
+    fn go(&mut self, mode: Mode, sent_at: u64) {
+        (self.mode, self.mark, self.from, self.bad_before) = (mode, None, sent_at, false);
+    }
+
+    /// What is shown since the mark, once that is enough; then another window begins.
+    fn look(&mut self, report: &Report, sent: &Sent, now: Instant) -> Option<Window> {
+        if report.echo <= self.from {
+            return None;
+        }
+        let (lost, symbols) = (report.reception.lost, sent.source_symbols + sent.repair_symbols);
+        let fresh = Mark { at: now, full: sent.full_symbols, symbols, lost, echo: report.echo };
+        let mark = *self.mark.get_or_insert(fresh);
+        let full = fresh.full.saturating_sub(mark.full);
+        if now.saturating_duration_since(mark.at) < WINDOW || full < DATAGRAMS {
+            return None;
+        }
+        // Reports share the counter with data, so what they close behind them is counted as lost at once.
+        let (lost, symbols) = (lost.saturating_sub(mark.lost), symbols.saturating_sub(mark.symbols));
+        let echoes = report.echo > mark.echo;
+        // The peer does not tell which were lost. A small part of many short ones may be as many as all long ones; and more
+        // than there were symbols are reports too, which travel alone.
+        let is_of_long_ones = lost > symbols / 3 && lost <= symbols + symbols / 4;
+        let window = match () {
+            // Our reports do not arrive either: the path is dead, which shows nothing of trains.
+            () if !echoes => Some(Window::Mixed),
+            () if lost > full / 4 * 3 => is_of_long_ones.then_some(Window::Bad),
+            () if lost > full / 4 => Some(Window::Mixed),
+            () => Some(Window::Good),
+        };
+        // Of so few the last may have been sent after the report was: more of them decide.
+        if echoes && window == Some(Window::Mixed) && full < DECISIVE {
+            return None;
+        }
+        self.mark = Some(fresh);
+        // In a trial a path that is dead shows nothing either way.
+        window.filter(|_| echoes || self.mode == Mode::Trains)
     }
 }
 
@@ -65,40 +221,161 @@ mod tests {
     use super::*;
     use crate::wire::report::Reception;
 
-    fn report(lost: u64, echo: u64) -> Report {
-        Report { echo, reception: Reception { lost, ..Reception::default() }, ..Report::default() }
+    /// A path over which so many of ten full-sized datagrams are lost, in trains and alone.
+    #[derive(Clone, Copy)]
+    struct Path {
+        in_trains: u64,
+        alone: u64,
+        echoes: bool,
+        /// Short datagrams beside them, and how many of those are lost.
+        short: (u64, u64),
     }
 
-    /// Whether trains are suspected after some reports 100 ms apart, in each interval of which so much was sent.
-    fn suspected_within(intervals: u32, sent: u64, lost: u64, echo: u64) -> bool {
-        let (mut watch, start) = (TrainWatch::default(), Instant::now());
-        (0..=intervals).any(|step| {
-            let now = start + Duration::from_millis(100) * step;
-            let step = u64::from(step);
-            watch.handle_report(&report(lost * step, 1 + echo * step), sent * step, now)
-        })
+    /// Runs for some seconds, with reports each 100 ms and ten datagrams between them; tells what is new, by the tenth of a
+    /// second.
+    struct Bench {
+        watch: TrainWatch,
+        start: Instant,
+        tenth: u64,
+        sent: Sent,
+        lost: u64,
+        echo: u64,
     }
 
-    fn suspected(sent: u64, lost: u64, echo: u64) -> bool {
-        suspected_within(20, sent, lost, echo)
+    impl Bench {
+        fn new() -> Self {
+            let (watch, start, sent) = (TrainWatch::default(), Instant::now(), Sent::default());
+            Self { watch, start, tenth: 0, sent, lost: 0, echo: 0 }
+        }
+
+        fn step(&mut self, path: Path) -> Option<TrainNews> {
+            self.tenth += 1;
+            self.sent.full_symbols += 10;
+            self.sent.source_symbols += 10 + path.short.0;
+            self.lost += path.short.1 + if self.watch.sends_alone() { path.alone } else { path.in_trains };
+            self.echo += u64::from(path.echoes);
+            self.report(self.echo)
+        }
+
+        fn report(&mut self, echo: u64) -> Option<TrainNews> {
+            let reception = Reception { lost: self.lost, ..Reception::default() };
+            let report = Report { echo, reception, ..Report::default() };
+            let now = self.start + Duration::from_millis(100) * self.tenth as u32;
+            self.watch.handle_report(&report, &self.sent, self.echo, now)
+        }
+
+        fn run(&mut self, seconds: u64, path: Path) -> Vec<(u64, TrainNews)> {
+            let mut news = Vec::new();
+            for _ in 0..seconds * 10 {
+                let found = self.step(path);
+                news.extend(found.map(|found| (self.tenth, found)));
+            }
+            news
+        }
+    }
+
+    const fn path(in_trains: u64, alone: u64) -> Path {
+        Path { in_trains, alone, echoes: true, short: (0, 0) }
+    }
+
+    fn kinds(news: &[(u64, TrainNews)]) -> Vec<TrainNews> {
+        news.iter().map(|(_, found)| *found).collect()
     }
 
     #[test]
-    fn trains_are_suspected_only_when_reports_arrive_and_data_does_not() {
-        assert!(suspected(1000, 990, 20));
-        assert!(!suspected(1000, 300, 20), "a bad path, but data arrives");
-        assert!(!suspected(1000, 990, 0), "our reports do not arrive either: the path is dead");
-        assert!(!suspected(0, 0, 20), "nothing was sent");
-        assert!(!suspected_within(9, 1000, 1000, 20), "an outage of less than a second");
+    fn trains_are_given_up_only_when_single_datagrams_arrive_and_trains_do_not_once_more() {
+        let alone = TrainNews::Alone(WAIT_MIN);
+        let rows = [
+            ("trains are lost", path(10, 0), vec![TrainNews::Trial, alone], true),
+            ("large datagrams are lost", path(10, 10), vec![TrainNews::Trial, TrainNews::PathLoses], false),
+            ("a bad path, but data arrives", path(3, 3), vec![], false),
+            ("half of what is alone is lost", path(10, 5), vec![TrainNews::Trial, TrainNews::PathLoses], false),
+            ("our reports do not arrive either", Path { echoes: false, ..path(10, 10) }, vec![], false),
+            ("one of a hundred short ones is lost", Path { short: (900, 9), ..path(0, 0) }, vec![], false),
+            ("a tenth of everything is lost", Path { short: (300, 30), ..path(1, 1) }, vec![], false),
+            ("and of the reports", Path { short: (0, 20), ..path(1, 1) }, vec![], false),
+            (
+                "short ones beside, which arrive",
+                Path { short: (10, 0), ..path(10, 0) },
+                vec![TrainNews::Trial, alone],
+                true,
+            ),
+        ];
+        for (name, path, expected, is_settled) in rows {
+            let mut bench = Bench::new();
+            let news = bench.run(10, path);
+            assert_eq!((kinds(&news), bench.watch.is_settled()), (expected, is_settled), "{name}");
+            assert_eq!(bench.watch.sends_alone(), is_settled, "{name}");
+        }
+    }
+
+    #[test]
+    fn four_seconds_without_large_datagrams_made_it_slow_until_a_restart() {
+        // However long they are lost, and whenever in a trial that ends: trains are in use a moment later.
+        for tenths in 1..80 {
+            let mut bench = Bench::new();
+            bench.run(2, path(0, 0));
+            let before = bench.tenth;
+            while bench.tenth < before + tenths {
+                bench.step(path(10, 10));
+            }
+            bench.run(3, path(0, 0));
+            assert!(!bench.watch.sends_alone(), "after {tenths} tenths of a second");
+        }
+    }
+
+    #[test]
+    fn what_was_found_is_tried_again_less_and_less_often_and_its_end_is_told() {
+        let mut bench = Bench::new();
+        let news = bench.run(1000, path(10, 0));
+        let waits: Vec<u64> = news
+            .iter()
+            .filter_map(|(_, found)| match found {
+                TrainNews::Alone(wait) => Some(wait.as_secs()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(waits, [60, 120, 240, 480, 960]);
+        let news = bench.run(1000, path(0, 0));
+        assert_eq!((kinds(&news), bench.watch.sends_alone()), (vec![TrainNews::Arrive], false));
+        let news = bench.run(10, path(10, 0));
+        assert_eq!(kinds(&news), [TrainNews::Trial, TrainNews::Alone(WAIT_MIN)], "and from the beginning");
+
+        let mut bench = Bench::new();
+        let news = bench.run(300, path(10, 10));
+        let trials = kinds(&news).iter().filter(|found| **found == TrainNews::Trial).count();
+        let said = kinds(&news).iter().filter(|found| **found == TrainNews::PathLoses).count();
+        assert_eq!((trials, said, bench.watch.path_loses()), (3, 1, true), "at 1, 61 and 181 seconds, said once");
+        assert_eq!(kinds(&bench.run(2, path(0, 0))), [TrainNews::Arrive]);
+        assert!(!bench.watch.path_loses());
+    }
+
+    #[test]
+    fn what_left_before_the_trial_says_nothing_of_it() {
+        let mut bench = Bench::new();
+        while bench.step(path(10, 10)) != Some(TrainNews::Trial) {}
+        let sent_at = bench.echo;
+        // Reports that echo what was written before it go on telling of losses.
+        for _ in 0..100 {
+            bench.tenth += 1;
+            bench.sent.full_symbols += 10;
+            bench.sent.source_symbols += 10;
+            bench.lost += 10;
+            assert_eq!(bench.report(sent_at), None);
+        }
+        assert!(bench.watch.sends_alone());
     }
 
     #[test]
     fn the_last_burst_of_a_starving_sender_that_no_report_covered_cleared_the_trains() {
         let (mut watch, start) = (TrainWatch::default(), Instant::now());
-        // Seconds, symbols sent by then, and how many of them the peer knew to be lost; six at a time.
+        // Seconds, datagrams sent by then, and how many of them the peer knew to be lost; six at a time.
         let reports = [(0, 0, 0), (1, 12, 12), (3, 24, 18), (6, 30, 30), (12, 42, 36)];
         let told = reports.map(|(second, sent, lost)| {
-            watch.handle_report(&report(lost, 1 + second), sent, start + Duration::from_secs(second))
+            let report =
+                Report { echo: 1 + second, reception: Reception { lost, ..Reception::default() }, ..Report::default() };
+            let sent = Sent { full_symbols: sent, source_symbols: sent, ..Sent::default() };
+            watch.handle_report(&report, &sent, 1 + second, start + Duration::from_secs(second)).is_some()
         });
         assert_eq!(told, [false, false, false, true, false]);
     }

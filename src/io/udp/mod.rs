@@ -19,10 +19,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 pub use errors::ErrorCounts;
 pub use receive::Received;
-pub use send::{GsoOff, GsoState, SendOutcome};
+pub use send::{GsoOff, GsoState, SendOutcome, Target};
 pub use stamps::{StampChoice, StampState, StampsOff};
 
 use super::explain;
+use super::retry::Retry;
 use arrival::ArrivalClock;
 use stamps::OnTheirWay;
 
@@ -32,10 +33,41 @@ pub enum Switch {
     /// Where it works.
     #[default]
     Auto,
-    /// Without asking, and not to be switched off by a suspicion ([`UdpSocket::set_gso`]).
+    /// Without asking, and not to be switched off by a suspicion ([`UdpSocket::keeps_trains`]).
     On,
     /// Never.
     Off,
+}
+
+/// So many refusals in a row, each of which went through without what was asked for, and it is not asked for a while. One
+/// alone may have another cause: an address that was away for a moment is `EINVAL` too.
+const REFUSALS_MAX: u8 = 3;
+
+/// Something that the kernel may refuse and without which sending goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// Cutting trains.
+    Segmentation,
+    /// Transmit timestamps.
+    Timestamps,
+}
+
+impl std::fmt::Display for Extra {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Segmentation => "the segmentation of trains (each datagram costs a part of a call)",
+            Self::Timestamps => "transmit timestamps (nothing is called protected by leaving)",
+        })
+    }
+}
+
+/// What has changed of it.
+#[derive(Debug)]
+pub enum Change {
+    /// It is refused, with this error.
+    Refused(Extra, io::Error),
+    /// It is taken again.
+    Back(Extra),
 }
 
 /// How to open a socket.
@@ -62,10 +94,12 @@ pub struct UdpSocket {
     local: SocketAddr,
     switch: Switch,
     gso: GsoState,
-    /// Refusals in a row.
-    gso_refusals: u8,
+    gso_retry: Retry,
     stamps: StampState,
-    stamp_refusals: u8,
+    /// What they were before they were refused.
+    stamps_before: StampState,
+    stamp_retry: Retry,
+    changes: Vec<Change>,
     on_their_way: OnTheirWay,
     errors_left: bool,
     counts: ErrorCounts,
@@ -108,9 +142,11 @@ impl UdpSocket {
             local,
             switch: options.gso,
             gso,
-            gso_refusals: 0,
+            gso_retry: Retry::after(REFUSALS_MAX),
             stamps,
-            stamp_refusals: 0,
+            stamps_before: stamps,
+            stamp_retry: Retry::after(REFUSALS_MAX),
+            changes: Vec::new(),
             on_their_way: OnTheirWay::new(stamps),
             errors_left: false,
             counts: ErrorCounts::default(),
@@ -139,16 +175,14 @@ impl UdpSocket {
         self.gso
     }
 
-    /// Switches segmentation from what the peer's reports show: off when trains do not arrive, on for another try.
-    /// What the configuration settled (`on`, `off`) stays.
-    pub fn set_gso(&mut self, on: bool) {
-        if self.switch == Switch::Auto {
-            self.gso = match (on, self.gso) {
-                (true, _) => GsoState::Active,
-                (false, GsoState::Active) => GsoState::Off(GsoOff::Suspected),
-                (false, off) => off,
-            };
-        }
+    /// Trains are wanted whatever reports show of them.
+    pub fn keeps_trains(&self) -> bool {
+        self.switch == Switch::On
+    }
+
+    /// What the kernel has begun to refuse, or takes again; told once.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.changes.pop()
     }
 
     /// How transmit timestamps find their datagrams, or why there are none. That a device gives them shows when one
@@ -265,18 +299,15 @@ mod tests {
     }
 
     #[test]
-    fn only_auto_follows_a_suspicion() {
-        for (switch, after) in [
-            (Switch::Auto, GsoState::Off(GsoOff::Suspected)),
-            (Switch::On, GsoState::Active),
-            (Switch::Off, GsoState::Off(GsoOff::Configured)),
+    fn the_configuration_decides_whether_trains_are_kept() {
+        for (switch, state, keeps) in [
+            (Switch::Auto, GsoState::Active, false),
+            (Switch::On, GsoState::Active, true),
+            (Switch::Off, GsoState::Off(GsoOff::Configured), false),
         ] {
             let options = UdpOptions { gso: switch, ..UdpOptions::default() };
-            let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
-            socket.set_gso(false);
-            assert_eq!(socket.gso_state(), after);
-            socket.set_gso(true);
-            assert_eq!(socket.gso_state() == GsoState::Active, switch != Switch::Off);
+            let socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
+            assert_eq!((socket.gso_state(), socket.keeps_trains()), (state, keeps));
         }
     }
 

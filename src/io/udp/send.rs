@@ -11,16 +11,12 @@ use std::ptr;
 use super::address::RawAddress;
 use super::control::Requests;
 use super::stamps::{StampState, StampsOff};
-use super::{UdpSocket, mapped};
+use super::{Change, Extra, UdpSocket, mapped};
 
 /// Segments in one call that every kernel with UDP segmentation takes.
 const MAX_SEGMENTS: usize = 64;
 /// Bytes in one call: below the 65,507 of a UDP datagram, with room for IPv6 options.
 const MAX_BYTES: usize = 65_000;
-
-/// So many refusals in a row, each of which went through without the request, and it is not made any more. One alone may
-/// have another cause: an address that was away for a moment is `EINVAL` too.
-const REFUSALS_MAX: u8 = 3;
 
 /// Whether the kernel cuts our trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +34,8 @@ pub enum GsoOff {
     Configured,
     /// The kernel does not know it.
     Unsupported(i32),
-    /// A train was refused, and went through cut by us.
+    /// A train was refused, and went through cut by us. Tried again now and then.
     Refused(i32),
-    /// Reports suggest that trains do not arrive.
-    Suspected,
 }
 
 impl std::fmt::Display for GsoState {
@@ -52,8 +46,22 @@ impl std::fmt::Display for GsoState {
             Self::Off(GsoOff::Configured) => f.write_str("off (configured)"),
             Self::Off(GsoOff::Unsupported(number)) => write!(f, "off (not in this kernel: {})", errno(number)),
             Self::Off(GsoOff::Refused(number)) => write!(f, "off (refused when sending: {})", errno(number)),
-            Self::Off(GsoOff::Suspected) => f.write_str("off (trains did not arrive)"),
         }
+    }
+}
+
+/// Where a train goes, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Each datagram by itself, though the kernel would cut the train.
+    pub alone: bool,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(to: SocketAddr) -> Self {
+        Self { to, alone: false }
     }
 }
 
@@ -72,6 +80,14 @@ pub struct SendOutcome {
     pub error: Option<io::Error>,
 }
 
+/// A target in the kernel's form, and where a train is cut.
+struct Envelope {
+    address: RawAddress,
+    length: libc::socklen_t,
+    segment: usize,
+    alone: bool,
+}
+
 /// What one system call took.
 #[derive(Clone, Copy)]
 struct Taken {
@@ -84,7 +100,7 @@ impl UdpSocket {
     /// Sends `bytes` to `to`, cut into datagrams of `segment` bytes, the last of which may be shorter. A `segment` of
     /// 0 sends one datagram.
     pub fn send_train(&mut self, to: SocketAddr, bytes: &[u8], segment: usize) -> SendOutcome {
-        self.send(to, bytes, segment, None)
+        self.send(to.into(), bytes, segment, None)
     }
 
     /// The same, and asks for a transmit timestamp of each packet that the kernel takes: one of a train that it cuts, one
@@ -98,17 +114,19 @@ impl UdpSocket {
     /// No timestamp comes for what was dropped in this host. Where there are no timestamps ([`stamps`](Self::stamps))
     /// all is sent all the same.
     pub fn send_stamped(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, stamp: u32) -> SendOutcome {
-        self.send(to, bytes, segment, Some(stamp))
+        self.send(to.into(), bytes, segment, Some(stamp))
     }
 
-    fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, stamp: Option<u32>) -> SendOutcome {
-        let (address, length) = RawAddress::new(mapped(to, self.local.is_ipv6()));
+    /// Either of them, to a target.
+    pub fn send(&mut self, target: Target, bytes: &[u8], segment: usize, stamp: Option<u32>) -> SendOutcome {
+        let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
+        let envelope = Envelope { address, length, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
         while outcome.sent < bytes.len() {
             let rest = &bytes[outcome.sent..];
             let number = stamp.map(|stamp| stamp.wrapping_add(outcome.stamps as u32));
-            match self.send_batch(&address, length, rest, segment, number) {
+            match self.send_batch(&envelope, rest, number) {
                 Ok((taken, stamps)) => {
                     outcome.sent += taken.bytes;
                     outcome.stamps += stamps;
@@ -128,21 +146,17 @@ impl UdpSocket {
     }
 
     /// Sends from the front what fits one call; tells how many timestamps were asked for. Ok is more than nothing.
-    fn send_batch(
-        &mut self,
-        address: &RawAddress,
-        length: libc::socklen_t,
-        bytes: &[u8],
-        segment: usize,
-        stamp: Option<u32>,
-    ) -> io::Result<(Taken, usize)> {
-        let stamp = stamp.filter(|_| !matches!(self.stamps, StampState::Off(_)));
-        match self.try_batch(address, length, bytes, segment, stamp) {
+    fn send_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<(Taken, usize)> {
+        let stamp = stamp.filter(|_| self.asks_for_stamps());
+        match self.try_batch(envelope, bytes, stamp) {
             Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
                 // As with segmentation: only if it goes through without was the request to blame.
-                let taken = self.try_batch(address, length, bytes, segment, None)?;
-                self.stamp_refusals += 1;
-                if self.stamp_refusals >= REFUSALS_MAX {
+                let taken = self.try_batch(envelope, bytes, None)?;
+                let is_new = self.stamp_retry.on_refused();
+                if is_new {
+                    self.changes.push(Change::Refused(Extra::Timestamps, error));
+                }
+                if self.stamp_retry.is_given_up() {
                     self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
                 }
                 Ok((taken, 0))
@@ -150,12 +164,35 @@ impl UdpSocket {
             Err(error) => Err(error),
             Ok(taken) => {
                 let Some(stamp) = stamp else { return Ok((taken, 0)) };
-                self.stamp_refusals = 0;
+                if self.stamp_retry.on_taken() {
+                    self.changes.push(Change::Back(Extra::Timestamps));
+                }
                 if self.stamps == StampState::LoopedData {
-                    self.on_their_way.push_all(stamp, &bytes[..taken.bytes], segment, taken.packets);
+                    self.on_their_way.push_all(stamp, &bytes[..taken.bytes], envelope.segment, taken.packets);
                 }
                 Ok((taken, taken.packets))
             }
+        }
+    }
+
+    /// There are timestamps, or after a while there may be again.
+    fn asks_for_stamps(&mut self) -> bool {
+        match self.stamps {
+            StampState::Off(StampsOff::Refused(_)) if self.stamp_retry.is_allowed() => {
+                self.stamps = self.stamps_before;
+                true
+            }
+            StampState::Off(_) => false,
+            StampState::OwnId | StampState::LoopedData => true,
+        }
+    }
+
+    /// The kernel is to cut trains.
+    fn cuts_trains(&self) -> bool {
+        match self.gso {
+            GsoState::Active => true,
+            GsoState::Off(GsoOff::Refused(_)) => self.gso_retry.is_allowed(),
+            GsoState::Off(_) => false,
         }
     }
 
@@ -168,51 +205,43 @@ impl UdpSocket {
         }
     }
 
-    fn try_batch(
-        &mut self,
-        address: &RawAddress,
-        length: libc::socklen_t,
-        bytes: &[u8],
-        segment: usize,
-        stamp: Option<u32>,
-    ) -> io::Result<Taken> {
+    fn try_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+        let segment = envelope.segment;
         if bytes.len() <= segment {
-            return retried(|| self.send_one(address, length, bytes, &self.requests(stamp)));
+            return retried(|| self.send_one(envelope, bytes, &self.requests(stamp)));
         }
         let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
-        if let (GsoState::Active, Ok(size), 2..) = (self.gso, u16::try_from(segment), fitting) {
-            let batch = &bytes[..bytes.len().min(fitting * segment)];
-            let cut = self.requests(stamp).segment(size);
-            let result = retried(|| self.send_one(address, length, batch, &cut));
-            let Err(error) = &result else {
-                self.gso_refusals = 0;
-                return result;
-            };
-            let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
-                return result;
-            };
-            // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
-            // segmentation to blame.
-            let taken = retried(|| self.send_each(address, length, batch, segment, stamp))?;
-            self.gso_refusals += 1;
-            if self.gso_refusals >= REFUSALS_MAX {
-                self.gso = GsoState::Off(super::GsoOff::Refused(errno));
+        let size = u16::try_from(segment).ok().filter(|_| !envelope.alone && fitting > 1 && self.cuts_trains());
+        let Some(size) = size else { return retried(|| self.send_each(envelope, bytes, stamp)) };
+        let batch = &bytes[..bytes.len().min(fitting * segment)];
+        let cut = self.requests(stamp).segment(size);
+        let result = retried(|| self.send_one(envelope, batch, &cut));
+        let Err(error) = result else {
+            if self.gso_retry.on_taken() {
+                self.gso = GsoState::Active;
+                self.changes.push(Change::Back(Extra::Segmentation));
             }
-            return Ok(taken);
+            return result;
+        };
+        let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
+            return Err(error);
+        };
+        // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
+        // segmentation to blame.
+        let taken = retried(|| self.send_each(envelope, batch, stamp))?;
+        if self.gso_retry.on_refused() {
+            self.changes.push(Change::Refused(Extra::Segmentation, error));
         }
-        retried(|| self.send_each(address, length, bytes, segment, stamp))
+        if self.gso_retry.is_given_up() {
+            self.gso = GsoState::Off(GsoOff::Refused(errno));
+        }
+        Ok(taken)
     }
 
     /// One `sendmsg`: a datagram, or a train for the kernel to cut if `requests` says so.
-    fn send_one(
-        &self,
-        address: &RawAddress,
-        length: libc::socklen_t,
-        bytes: &[u8],
-        requests: &Requests,
-    ) -> io::Result<Taken> {
+    fn send_one(&self, envelope: &Envelope, bytes: &[u8], requests: &Requests) -> io::Result<Taken> {
         let mut slice = io_slice(bytes);
-        let message = message(address, length, &mut slice, requests);
+        let message = message(envelope, &mut slice, requests);
         // SAFETY: the message points to the address, the slice and the control messages, all alive until the call
         // returns; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(self.as_raw_fd(), &raw const message, 0) };
@@ -221,14 +250,8 @@ impl UdpSocket {
     }
 
     /// One `sendmmsg`: up to [`MAX_SEGMENTS`] datagrams from the front.
-    fn send_each(
-        &self,
-        address: &RawAddress,
-        length: libc::socklen_t,
-        bytes: &[u8],
-        segment: usize,
-        stamp: Option<u32>,
-    ) -> io::Result<Taken> {
+    fn send_each(&self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+        let segment = envelope.segment;
         let mut slices = [io_slice(&[]); MAX_SEGMENTS];
         let mut requests = [const { Requests::NONE }; MAX_SEGMENTS];
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_SEGMENTS];
@@ -238,7 +261,7 @@ impl UdpSocket {
         {
             *slice = io_slice(datagram);
             *asked = self.requests(stamp.map(|stamp| stamp.wrapping_add(count)));
-            slot.write(libc::mmsghdr { msg_hdr: message(address, length, slice, asked), msg_len: 0 });
+            slot.write(libc::mmsghdr { msg_hdr: message(envelope, slice, asked), msg_len: 0 });
             count += 1;
         }
         // SAFETY: the first `count` messages are initialised and point to the address, their slices and the control
@@ -254,16 +277,11 @@ fn io_slice(bytes: &[u8]) -> libc::iovec {
 }
 
 /// A message of one slice. The kernel only reads what the pointers show; their mutability is the C API's.
-fn message(
-    address: &RawAddress,
-    length: libc::socklen_t,
-    slice: &mut libc::iovec,
-    requests: &Requests,
-) -> libc::msghdr {
+fn message(envelope: &Envelope, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
     // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_name = ptr::from_ref(address).cast_mut().cast();
-    message.msg_namelen = length;
+    message.msg_name = ptr::from_ref(&envelope.address).cast_mut().cast();
+    message.msg_namelen = envelope.length;
     message.msg_iov = slice;
     message.msg_iovlen = 1;
     message.msg_control = requests.as_bytes().as_ptr().cast_mut().cast();
@@ -312,5 +330,36 @@ mod tests {
             assert!(received == bytes, "{} bytes came", received.len());
         }
         assert_eq!(sender.drain_errors(&mut |_| {}).total(), 0);
+        assert!(matches!(sender.poll_change(), Some(Change::Refused(Extra::Segmentation, _))));
+        assert!(sender.poll_change().is_none(), "said once");
+    }
+
+    #[test]
+    fn a_kernel_that_refused_three_trains_never_got_another_until_a_restart() {
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        let (mut sender, receiver) = (bind(), bind());
+        let send = |sender: &mut UdpSocket| {
+            let bytes = vec![7; 5000];
+            assert_eq!(sender.send_train(receiver.local_addr(), &bytes, 1000).sent, bytes.len());
+            sender.gso_state() == GsoState::Active
+        };
+        let refuse = |sender: &UdpSocket, refuse: libc::c_int| {
+            control::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, refuse).unwrap();
+        };
+        refuse(&sender, 1);
+        assert_eq!([(); 4].map(|()| send(&mut sender)), [true, true, false, false]);
+        refuse(&sender, 0);
+        assert!(!send(&mut sender), "not before its time");
+        sender.gso_retry.expire();
+        assert!(send(&mut sender));
+        let said: Vec<bool> = std::iter::from_fn(|| sender.poll_change())
+            .map(|change| matches!(change, Change::Back(Extra::Segmentation)))
+            .collect();
+        assert_eq!(said, [true, false]);
+        // One that goes alone does not show that trains are taken.
+        let target = Target { alone: true, ..receiver.local_addr().into() };
+        refuse(&sender, 1);
+        (0..9).for_each(|_| assert_eq!(sender.send(target, &[7; 5000], 1000, None).sent, 5000));
+        assert_eq!(sender.gso_state(), GsoState::Active);
     }
 }

@@ -9,6 +9,7 @@ use crate::fec::code::Code;
 use crate::tunnel::drop_reason::DropReason;
 use crate::tunnel::heard::Heard;
 use crate::tunnel::sender::Egress;
+use crate::tunnel::train_watch::{TrainNews, TrainWatch};
 use crate::wire::datagram::DatagramType;
 use crate::wire::payload_id::PAYLOAD_ID_LEN;
 use crate::wire::report::{Capacity, Report, SentBelow};
@@ -17,11 +18,11 @@ impl Peer {
     /// Takes a report.
     pub fn handle_report(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
-        let symbols = self.sent.source_symbols + self.sent.repair_symbols;
-        self.trains_suspected |= self.train_watch.handle_report(&report, symbols, now);
         if !self.reporting.handle_report(&report, now) {
             return Ok(());
         }
+        let news = self.train_watch.handle_report(&report, &self.sent, self.reporting.sent_at(), now);
+        self.train_news = news.or(self.train_news);
         let acknowledged = self.reporting.acknowledged();
         self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.on_acknowledged(acknowledged));
         let heard = self.heard.get_or_insert_default();
@@ -39,9 +40,14 @@ impl Peer {
         outcome
     }
 
-    /// Trains seem not to arrive; told once.
-    pub fn poll_trains_suspected(&mut self) -> bool {
-        std::mem::take(&mut self.trains_suspected)
+    /// What has changed of how full-sized datagrams arrive; told once.
+    pub fn poll_train_news(&mut self) -> Option<TrainNews> {
+        self.train_news.take()
+    }
+
+    /// Whether trains arrive at this peer.
+    pub fn train_watch(&self) -> &TrainWatch {
+        &self.train_watch
     }
 
     /// What reports told of our blocks since the last time.

@@ -1,0 +1,105 @@
+//! How a lane sends: trains to each peer, and what the kernel and the peers' reports tell of them.
+
+use std::time::Instant;
+
+use super::Lane;
+use crate::appliance::warden::Warden;
+use crate::io::udp::{Change, Target};
+use crate::tunnel::outbox::Trains;
+use crate::tunnel::peer::Peer;
+use crate::tunnel::train_watch::TrainNews;
+
+/// How a peer is sent to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PeerTarget {
+    /// One datagram a call.
+    alone: bool,
+}
+
+impl PeerTarget {
+    fn of(peer: &Peer, keeps_trains: bool) -> Self {
+        let watch = peer.train_watch();
+        // Where the configuration wants trains in any case, they are only left for a trial.
+        Self { alone: watch.sends_alone() && !(watch.is_settled() && keeps_trains) }
+    }
+}
+
+impl Lane {
+    /// Sends what waits, as much as the socket takes.
+    pub(super) fn send(&mut self, trains: Trains, now: Instant) {
+        let keeps_trains = self.udp.keeps_trains();
+        self.targets.clear();
+        self.targets.extend(self.forwarder.peers().iter().map(|peer| PeerTarget::of(peer, keeps_trains)));
+        while self.ready.sendable {
+            let Some((peer, train)) = self.forwarder.poll_transmit(trains, now) else { break };
+            let PeerTarget { alone } = self.targets[usize::from(peer.0)];
+            let len = train.bytes.len();
+            let datagram_len = train.datagram_len;
+            let send = train.send;
+            let stamp = self.warden.as_ref().and_then(Warden::next_stamp);
+            let target = Target { to: train.to, alone };
+            let outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
+            if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
+                warden.on_taken(peer, send, outcome.stamps, now);
+            }
+            self.ready.sendable = !outcome.blocked;
+            self.forwarder.on_sent(peer, outcome.sent, now);
+            if outcome.error.is_some() {
+                // One datagram is lost; the rest is worth another try.
+                self.ready.errors = true;
+                self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
+            }
+        }
+    }
+
+    /// Says aloud what was found out about sending, once, and when it has ended.
+    pub(super) fn say_what_changed(&mut self) {
+        while let Some(change) = self.udp.poll_change() {
+            match change {
+                Change::Refused(what, error) => tracing::warn!(
+                    lane = self.number,
+                    "the kernel refuses {what} ({error}): sending without, and trying again now and then"
+                ),
+                Change::Back(what) => tracing::info!(lane = self.number, "the kernel takes {what} again"),
+            }
+        }
+        match self.outlet.poll_change() {
+            Some(true) => tracing::info!(lane = self.number, "the TUN takes UDP super-packets again"),
+            Some(false) => tracing::warn!(
+                lane = self.number,
+                "the TUN refuses UDP super-packets: they are cut here, and tried again now and then"
+            ),
+            None => {}
+        }
+        while let Some((peer, news)) = self.forwarder.poll_train_news() {
+            let to = self.forwarder.peers()[usize::from(peer.0)].address().map_or("?".to_owned(), |to| to.to_string());
+            let lane = self.number;
+            match news {
+                TrainNews::Trial => tracing::info!(
+                    lane,
+                    "hardly any full-sized datagram arrives at {to} although reports do; sending each alone to see whether \
+                     it is the segmentation"
+                ),
+                TrainNews::PathLoses => tracing::warn!(
+                    lane,
+                    "full-sized datagrams do not arrive at {to}, neither in trains nor alone, and short ones do: the path \
+                     carries less than `path.mtu` says, or drops what is long; lower `path.mtu` (`ping -M do -s SIZE` finds \
+                     what passes)"
+                ),
+                TrainNews::Alone(wait) if self.udp.keeps_trains() => tracing::warn!(
+                    lane,
+                    "segmented trains do not arrive at {to} and single datagrams do, but `udp_gso: on` keeps them; set it to \
+                     auto, which looks again after {} s, or off",
+                    wait.as_secs()
+                ),
+                TrainNews::Alone(wait) => tracing::warn!(
+                    lane,
+                    "segmented trains do not arrive at {to} and single datagrams do: one datagram a call, several times as \
+                     costly, and another try in {} s; `path.udp_gso: off` spares the tries",
+                    wait.as_secs()
+                ),
+                TrainNews::Arrive => tracing::info!(lane, "full-sized datagrams arrive at {to} again, in trains"),
+            }
+        }
+    }
+}
