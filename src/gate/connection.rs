@@ -4,15 +4,16 @@
 //! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
 //! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
 //!
-//! What it tells about itself is in `told`, what it is let go for when it does not happen in `overdue`. It waits for
-//! nothing and knows no other connection; the loop is [`super::proxy`].
+//! How it ends is in `ends`, what it tells about itself in `told`, what it is let go for when it does not happen in
+//! `overdue`. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
 
+mod ends;
 mod overdue;
 mod told;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::dialect::{Dialect, Note, Release, Side, Turn};
 use super::exposure::Exposure;
@@ -28,8 +29,6 @@ use crate::notify::message::FlowKey;
 
 /// Bytes read from one side in one turn, so that no connection keeps the others waiting.
 const BUDGET: usize = 256 * 1024;
-/// How long a connection that has lost one end, or must end, may take to deliver what is already here.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// Memory that all connections of a thread share while they are served.
 pub struct Scratch {
@@ -213,30 +212,6 @@ impl Connection {
         self.tell_blind(now);
     }
 
-    /// Ends it on both sides, after what waits was sent.
-    pub fn close(&mut self, why: &str, now: Instant) {
-        if self.closing {
-            return;
-        }
-        tracing::warn!(gate = %self.gate.name, connection = self.number, client = %self.client, "ended: {why}");
-        self.end_by(now + LINGER);
-    }
-
-    /// Ends it on both sides and drops it at `deadline` at the latest.
-    pub fn end_by(&mut self, deadline: Instant) {
-        self.closing = true;
-        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
-        self.primary.finish();
-        self.mirror.finish();
-    }
-
-    /// Nothing is left to do.
-    pub fn is_over(&self, now: Instant) -> bool {
-        let quiet = |leg: &Leg| leg.is_done() && (leg.has_ended() || leg.failure().is_some());
-        let over = self.deadline.or_else(|| self.overdue_at()).is_some_and(|due| now >= due);
-        over || (quiet(&self.primary) && quiet(&self.mirror))
-    }
-
     /// When something is due if nothing comes.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let exposes = self.marks.oldest().and_then(|oldest| self.course.exposes(oldest.since));
@@ -326,31 +301,6 @@ impl Connection {
                     self.apply(scratch, now);
                 }
                 Taken::Nothing | Taken::End => return false,
-            }
-        }
-    }
-
-    /// A side that has ended ends the other's stream; one that has failed ends the connection.
-    fn on_ends(&mut self, scratch: &mut Scratch, now: Instant) {
-        for side in [Side::Primary, Side::Mirror] {
-            let (leg, told) = match side {
-                Side::Primary => (&self.primary, &mut self.ended.0),
-                Side::Mirror => (&self.mirror, &mut self.ended.1),
-            };
-            if !leg.has_ended() || *told {
-                continue;
-            }
-            *told = true;
-            if leg.failure().is_some() && self.deadline.is_none() {
-                self.deadline = Some(now + LINGER);
-            }
-            if !self.closing {
-                self.dialect.on_end(side, &mut scratch.turn);
-                self.apply(scratch, now);
-            }
-            match side {
-                Side::Primary => self.mirror.finish(),
-                Side::Mirror => self.primary.finish(),
             }
         }
     }

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::Duration;
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use rustix::net::sockopt;
 
@@ -48,6 +49,8 @@ pub struct Leg {
     /// Our end of the stream follows what waits.
     finishing: bool,
     finished: bool,
+    /// The kernel says that the connection is no more: reset, or given up because nothing is answered.
+    broken: bool,
     failed: Option<String>,
     tls: Option<Box<Session>>,
 }
@@ -81,6 +84,7 @@ impl Leg {
             ended: false,
             finishing: false,
             finished: false,
+            broken: false,
             failed: None,
             tls: None,
         }
@@ -110,7 +114,18 @@ impl Leg {
         Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
     }
 
-    /// The poll says that something may be done.
+    /// The poll says that something has happened to it.
+    pub fn on_event(&mut self, event: &Event) {
+        let failed = event.is_error();
+        self.on_ready(
+            failed || event.is_readable() || event.is_read_closed(),
+            failed || event.is_writable() || event.is_write_closed(),
+        );
+        // The connection is no more. What came before can still be read; the reason is met on the way.
+        self.broken |= failed;
+    }
+
+    /// Something may be done.
     pub fn on_ready(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
         self.writable |= writable;
@@ -197,9 +212,13 @@ impl Leg {
         }
         self.offset += bytes.len() as u64;
         // Nothing waits: what the kernel takes at once need not be copied.
-        let taken = if self.pending() == 0 { self.write_now(bytes) } else { 0 };
-        if self.failed.is_none() {
-            self.out.extend_from_slice(&bytes[taken..]);
+        let taken = match self.pending() {
+            0 if self.connected => write_now(&mut self.stream, &mut self.writable, bytes),
+            _ => Ok(0),
+        };
+        match taken {
+            Ok(taken) => self.out.extend_from_slice(&bytes[taken..]),
+            Err(error) => self.fail(error.to_string()),
         }
     }
 
@@ -212,6 +231,9 @@ impl Leg {
 
     /// Everything from here on is TLS.
     pub fn start_tls(&mut self, mut session: Session) {
+        if self.failed.is_some() {
+            return;
+        }
         let before = self.out.len();
         session.begin(&mut self.out);
         self.offset += (self.out.len() - before) as u64;
@@ -231,7 +253,7 @@ impl Leg {
 
     /// Nothing more will be given: the stream ends behind what waits.
     pub fn finish(&mut self) {
-        if self.finishing {
+        if self.finishing || self.failed.is_some() {
             return;
         }
         if let Some(session) = &mut self.tls {
@@ -245,14 +267,12 @@ impl Leg {
 
     /// Gives to the kernel what it takes.
     pub fn flush(&mut self) {
-        while self.pending() > 0 && self.connected && self.writable && self.failed.is_none() {
-            let out = std::mem::take(&mut self.out);
-            let taken = self.write_now(&out[self.head..]);
-            self.out = out;
-            self.head += taken;
-            if taken == 0 {
-                break;
-            }
+        if !self.connected || self.failed.is_some() {
+            return;
+        }
+        match write_now(&mut self.stream, &mut self.writable, &self.out[self.head..]) {
+            Ok(taken) => self.head += taken,
+            Err(error) => return self.fail(error.to_string()),
         }
         if self.head == self.out.len() {
             self.out.clear();
@@ -262,30 +282,14 @@ impl Leg {
             self.out.drain(..self.head);
             self.head = 0;
         }
-        if self.finishing && !self.finished && self.connected && self.pending() == 0 && self.failed.is_none() {
+        if self.finishing && !self.finished && self.pending() == 0 {
             self.finished = true;
             // Where it fails the far end has gone already.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
 
-    fn write_now(&mut self, bytes: &[u8]) -> usize {
-        let mut taken = 0;
-        while taken < bytes.len() && self.connected && self.writable {
-            match self.stream.write(&bytes[taken..]) {
-                Ok(0) => break,
-                Ok(count) => taken += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.fail(error.to_string());
-                    break;
-                }
-            }
-        }
-        taken
-    }
-
+    /// It is over: nothing more is read, and what waits is given up.
     fn fail(&mut self, why: String) {
         self.failed.get_or_insert(why);
         self.ended = true;
@@ -293,8 +297,11 @@ impl Leg {
         self.head = 0;
     }
 
-    /// Bytes that wait for the kernel, or for TLS.
+    /// Bytes that wait for the kernel, or for TLS; none where they will never leave.
     pub fn backlog(&self) -> usize {
+        if self.failed.is_some() {
+            return 0;
+        }
         self.pending() + self.tls.as_ref().map_or(0, |session| session.backlog())
     }
 
@@ -328,6 +335,11 @@ impl Leg {
         self.finished || self.failed.is_some()
     }
 
+    /// Its connection is no more, whether or not that was met while reading or writing.
+    pub fn is_broken(&self) -> bool {
+        self.broken || self.failed.is_some()
+    }
+
     /// What went wrong with it.
     pub fn failure(&self) -> Option<&str> {
         self.failed.as_deref()
@@ -336,6 +348,21 @@ impl Leg {
     fn pending(&self) -> usize {
         self.out.len() - self.head
     }
+}
+
+/// How many of these bytes the kernel takes; notes when it takes no more for now.
+fn write_now(stream: &mut TcpStream, writable: &mut bool, bytes: &[u8]) -> io::Result<usize> {
+    let mut taken = 0;
+    while taken < bytes.len() && *writable {
+        match stream.write(&bytes[taken..]) {
+            Ok(0) => break,
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *writable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(taken)
 }
 
 #[cfg(test)]

@@ -188,10 +188,7 @@ impl Proxy {
             token if token.0 >= LEGS => {
                 let at = (token.0 - LEGS) / 2;
                 let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
-                let failed = event.is_error();
-                let readable = failed || event.is_readable() || event.is_read_closed();
-                let writable = failed || event.is_writable() || event.is_write_closed();
-                connection.leg(token.0 % 2 == 0).on_ready(readable, writable);
+                connection.leg(token.0 % 2 == 0).on_event(event);
                 self.agenda.on_ready(at);
             }
             token if token.0 >= LISTENERS => {
