@@ -42,18 +42,22 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_flush_stays_real() {
 }
 
 #[test]
-fn nothing_is_said_for_a_mirror_that_has_flushed_nothing() {
+fn nothing_is_said_for_what_has_flushed_or_applied_nothing() {
     let mut it = replicating();
     it.primary(&wal(0x1000, 0x80));
     it.release(0x1080);
     assert_eq!(it.primary_heard(), b"", "it has said nothing yet");
     it.mirror(&status(0x1010, 0, 0, 0));
-    assert_eq!(it.primary_heard(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup do");
+    assert_eq!(it.primary_heard(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup without a slot do");
     it.mirror(&status(0x1010, 0x1008, 0, 0));
-    assert_eq!(it.primary_heard(), status(0x1080, 0x1008, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1010, 0x1008, 0, 0), "as they do with a slot");
+    it.release(0x1080);
+    assert_eq!(it.primary_heard(), b"", "they apply nothing, and are no mirror");
+    it.mirror(&status(0x1010, 0x1008, 0x1000, 0));
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1008, 0x1000, 0));
     it.primary(&wal(0x1080, 1));
     it.release_as(0x1081, Release::Exposed);
-    assert_eq!(it.primary_heard(), status(0x1081, 0x1008, 0, 0), "the policy decided; the words are the same");
+    assert_eq!(it.primary_heard(), status(0x1081, 0x1008, 0x1000, 0), "the policy decided; the words are the same");
 }
 
 #[test]
@@ -61,43 +65,43 @@ fn an_acknowledgement_waits_for_the_end_of_a_message_of_the_mirror() {
     let feedback = copy(&[&b"h"[..], &[7; 24]].concat());
     for cut in 1..feedback.len() {
         let mut it = replicating();
-        it.mirror(&status(0x1000, 0x1000, 0, 0));
+        it.mirror(&status(0x1000, 0x1000, 0x900, 0));
         it.primary(&wal(0x1000, 0x80));
         it.forget();
         it.mirror(&feedback[..cut]);
         it.release(0x1080);
         it.mirror(&feedback[cut..]);
-        let ours = status(0x1080, 0x1000, 0, 0);
+        let ours = status(0x1080, 0x1000, 0x900, 0);
         let (before, after) = ([&ours[..], &feedback].concat(), [&feedback[..], &ours].concat());
         let sent = it.primary_heard();
         // Up to its sixth byte nothing of the mirror's message has been forwarded.
         assert_eq!(sent, if cut < 6 { before } else { after }, "cut at {cut}");
     }
     // A status update is held until it is whole, so ours may overtake it.
-    let theirs = status(0x1020, 0x1010, 0, 0);
+    let theirs = status(0x1020, 0x1010, 0x900, 0);
     for cut in 1..theirs.len() {
         let mut it = replicating();
-        it.mirror(&status(0x1000, 0x1000, 0, 0));
+        it.mirror(&status(0x1000, 0x1000, 0x900, 0));
         it.primary(&wal(0x1000, 0x80));
         it.forget();
         it.mirror(&theirs[..cut]);
         it.release(0x1080);
         it.mirror(&theirs[cut..]);
-        assert_eq!(it.primary_heard(), [status(0x1080, 0x1000, 0, 0), status(0x1080, 0x1010, 0, 0)].concat());
+        assert_eq!(it.primary_heard(), [status(0x1080, 0x1000, 0x900, 0), status(0x1080, 0x1010, 0x900, 0)].concat());
     }
 }
 
 #[test]
 fn a_change_of_timeline_forgets_everything() {
     let mut it = replicating();
-    it.mirror(&status(0x1000, 0x1000, 0, 0));
+    it.mirror(&status(0x1000, 0x1000, 0x900, 0));
     it.primary(&wal(0x1000, 0x100));
     it.release(0x1080);
     it.primary(&message(b'c', b""));
     it.release(0x1100);
     it.forget();
-    it.mirror(&status(0x1100, 0x1100, 0, 0));
-    assert_eq!(it.primary_heard(), status(0x1100, 0x1100, 0, 0));
+    it.mirror(&status(0x1100, 0x1100, 0x900, 0));
+    assert_eq!(it.primary_heard(), status(0x1100, 0x1100, 0x900, 0));
     it.mirror(&message(b'c', b""));
     it.primary(&[message(b'T', b"\0\x02"), message(b'D', b"2"), message(b'C', b"SELECT\0")].concat());
     it.primary(&[message(b'C', b"START_STREAMING\0"), message(b'Z', b"I")].concat());
@@ -110,8 +114,8 @@ fn a_change_of_timeline_forgets_everything() {
     assert!(mark > 0x1100, "{mark:#x} is above every mark of the earlier timeline");
     it.release(mark);
     assert_eq!(it.primary_heard(), b"", "the mirror has to speak first, again");
-    it.mirror(&status(0x1000, 0x1000, 0, 0));
-    assert_eq!(it.primary_heard(), status(0x1080, 0x1000, 0, 0));
+    it.mirror(&status(0x1000, 0x1000, 0x900, 0));
+    assert_eq!(it.primary_heard(), status(0x1080, 0x1000, 0x900, 0));
     assert_eq!(it.warnings(), 0, "{:?}", it.notes());
 }
 
@@ -172,7 +176,7 @@ fn commands_of_replication_pass_and_a_base_backup_too() {
 fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
     for end in [message(b'E', b"SFATAL\0\0"), message(b'C', b"COPY 0\0"), message(b'c', b"")] {
         let mut it = replicating();
-        it.mirror(&status(0x1000, 0x1000, 0, 0));
+        it.mirror(&status(0x1000, 0x1000, 0x900, 0));
         it.primary(&wal(0x1000, 8));
         it.forget();
         it.primary(&end);
@@ -181,7 +185,7 @@ fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
     }
     for end in [message(b'c', b""), message(b'X', b"")] {
         let mut it = replicating();
-        it.mirror(&status(0x1000, 0x1000, 0, 0));
+        it.mirror(&status(0x1000, 0x1000, 0x900, 0));
         it.primary(&wal(0x1000, 8));
         it.forget();
         it.mirror(&end);
@@ -197,14 +201,14 @@ fn what_is_not_understood_is_forwarded_and_warned_of_once() {
     let bad = [&b"d\0\0\0\x02"[..], b"anything"].concat();
     for stream in [gap, short, bad] {
         let mut it = replicating();
-        it.mirror(&status(0x1000, 0x1000, 0, 0));
+        it.mirror(&status(0x1000, 0x1000, 0x900, 0));
         it.forget();
         it.primary(&stream);
         it.primary(&wal(0x1008, 8));
         assert_eq!(it.mirror_heard(), [stream.clone(), wal(0x1008, 8)].concat());
         it.release(0x1010);
-        it.mirror(&status(0x1003, 0x1001, 0, 0));
-        assert_eq!(it.primary_heard(), status(0x1003, 0x1001, 0, 0), "only the mirror's words");
+        it.mirror(&status(0x1003, 0x1001, 0x900, 0));
+        assert_eq!(it.primary_heard(), status(0x1003, 0x1001, 0x900, 0), "only the mirror's words");
         assert_eq!(it.warnings(), 1, "{:?}", it.notes());
     }
     let mut it = replicating();
@@ -290,11 +294,11 @@ fn tls_ends_at_the_gate_on_both_legs() {
     assert_eq!(it.primary_heard(), first);
     it.primary(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat());
     it.start("START_REPLICATION 0/1000");
-    it.mirror(&status(0x1000, 0x1000, 0, 0));
+    it.mirror(&status(0x1000, 0x1000, 0x900, 0));
     it.primary(&wal(0x1000, 4));
     it.forget();
     it.release(0x1004);
-    assert_eq!(it.primary_heard(), status(0x1004, 0x1000, 0, 0));
+    assert_eq!(it.primary_heard(), status(0x1004, 0x1000, 0x900, 0));
     assert_eq!(it.closing(), None);
 }
 
@@ -452,7 +456,7 @@ fn nearly() -> impl Strategy<Value = Vec<u8>> {
         Just(startup(0x3_0000, "user\0u\0\0")),
         (0..4_usize).prop_map(move |at| query(starts[at])),
         (0..64_u64, 0..64_usize).prop_map(|(start, len)| wal(start, len)),
-        (0..64_u64, 0..3_u64).prop_map(|(write, flush)| status(write, flush, 0, 0)),
+        (0..64_u64, 0..3_u64, 0..3_u64).prop_map(|(write, flush, apply)| status(write, flush, apply, 0)),
         any::<u64>().prop_map(|start| wal(start, 3)),
         (prop::sample::select(b"RSZWCEcdNTpQXf".to_vec()), prop::collection::vec(0..12_u8, 0..30))
             .prop_map(|(tag, body)| message(tag, &body)),

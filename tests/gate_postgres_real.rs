@@ -66,6 +66,26 @@ fn a_commit_waits_for_protection_and_a_flush_for_the_mirror() {
 }
 
 #[test]
+fn a_program_that_keeps_wal_counted_as_the_mirror() {
+    let mut site = Site::new();
+    site.start_primary("");
+    site.start_gate(&[]);
+    site.sql(PRIMARY, "CREATE TABLE kept (words text)");
+    let receiver = site.receive_wal(&format!("host={GATE} port=6432 user=postgres application_name=mirror"), "kept");
+    // The primary itself takes it for a standby, by its name and because it reports what it has flushed.
+    site.make_synchronous("mirror");
+    site.commit("remote_write", "INSERT INTO kept VALUES ('its own words')").returns();
+    site.appliance.protect();
+    site.halt(receiver);
+    let commit = site.commit("remote_write", "INSERT INTO kept VALUES ('no mirror has it')");
+    assert!(!commit.returns_within(SURELY), "there is no mirror that could have it");
+    assert_eq!(site.connection()["injected_acks"], 0);
+    assert!(site.gate_log().contains("it is no mirror"), "{}", site.gate_log());
+    site.thaw(receiver);
+    commit.returns();
+}
+
+#[test]
 fn commits_complete_when_a_killed_gate_is_started_again() {
     let mut site = replicating();
     site.appliance.protect();

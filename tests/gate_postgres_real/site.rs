@@ -41,6 +41,7 @@ pub struct Site {
     pub appliance: Appliance,
     gate: Option<Child>,
     servers: Vec<Child>,
+    receivers: Vec<Child>,
     name: String,
     directory: TempDir,
     user: u32,
@@ -73,7 +74,7 @@ impl Site {
         run(Command::new("ip").args(["netns", "add", &name]));
         run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]));
         let appliance = Appliance::start(&name);
-        Self { appliance, gate: None, servers: vec![], name, directory, user }
+        Self { appliance, gate: None, servers: vec![], receivers: vec![], name, directory, user }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -139,6 +140,17 @@ impl Site {
         let program = format!("{PROGRAMS}/pg_basebackup");
         let options = ["-d", from, "-R", "-C", "-S", "mirror", "-X", "stream", "-c", "fast", "--no-sync", "-D"];
         run(self.command(&program, false).args(options).arg(path));
+    }
+
+    /// Starts a program that keeps the WAL of this slot and applies none, as backups do; its process.
+    pub fn receive_wal(&mut self, from: &str, slot: &str) -> Pid {
+        let path = self.server_directory(slot);
+        self.sql(PRIMARY, &format!("SELECT pg_create_physical_replication_slot('{slot}')"));
+        let mut command = self.command(&format!("{PROGRAMS}/pg_receivewal"), false);
+        let child = command.args(["-d", from, "-S", slot, "-s", "1", "-D"]).arg(path).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        self.receivers.push(child);
+        pid
     }
 
     /// Starts what `backup` has made, with more words for its connection.
@@ -278,6 +290,11 @@ impl Site {
         pid
     }
 
+    /// Stops a process.
+    pub fn halt(&self, pid: Pid) {
+        kill_process(pid, Signal::STOP).unwrap();
+    }
+
     pub fn thaw(&self, pid: Pid) {
         kill_process(pid, Signal::CONT).unwrap();
     }
@@ -305,6 +322,11 @@ impl Site {
         paths
     }
 
+    /// What the gate has said.
+    pub fn gate_log(&self) -> String {
+        fs::read_to_string(self.at("gate.log")).unwrap_or_default()
+    }
+
     fn logs(&self) -> String {
         let names = ["primary.log", "mirror.log", "gate.log"];
         let log = |name| format!("\n{name}:\n{}", fs::read_to_string(self.at(name)).unwrap_or_default());
@@ -317,7 +339,7 @@ impl Drop for Site {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
         }
-        for child in self.gate.iter_mut() {
+        for child in self.gate.iter_mut().chain(&mut self.receivers) {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -63,6 +63,12 @@ impl Status {
         Some(Self { write, flush, apply: Lsn(number(body, 17)), clock: number(body, 25), reply: body[33] })
     }
 
+    /// The words of a server that applies what it receives. Programs that keep WAL (`pg_receivewal`, `pg_basebackup`,
+    /// `pg_recvlogical`) report what they have flushed, as it does, and never that anything was applied.
+    fn is_of_mirror(&self) -> bool {
+        self.flush != Lsn(0) && self.apply != Lsn(0)
+    }
+
     /// The whole message, CopyData and all.
     pub(super) fn emit(&self) -> [u8; 5 + STATUS] {
         let mut bytes = [0; 5 + STATUS];
@@ -115,16 +121,17 @@ pub(super) struct Stream {
     released: Lsn,
     /// The highest write position that the primary was told.
     told: Lsn,
-    /// The mirror's last words, once it has flushed something. A receiver that never does is no standby, and nobody waits
-    /// for it.
+    /// The mirror's last words, once it has flushed and applied something. What never does is no mirror.
     last: Option<Status>,
+    /// It has flushed something and applied nothing, so far.
+    only_keeps: bool,
 }
 
 impl Stream {
     /// A stream begins. `floor` is the highest mark noted on the connection.
     pub(super) fn new(start: &Start, floor: u64) -> Self {
         let sent = if start.logical { Lsn(0) } else { start.from };
-        Self { logical: start.logical, sent, floor, shift: None, released: Lsn(0), told: Lsn(0), last: None }
+        Self { logical: start.logical, sent, floor, shift: None, released: Lsn(0), told: Lsn(0), last: None, only_keeps: false }
     }
 
     /// A CopyData message of the primary, its beginning of up to [`DATA`] bytes and its whole length: the mark that its
@@ -156,9 +163,10 @@ impl Stream {
 
     /// The mirror's own words: those to forward in their place, and the mark that they acknowledge.
     pub(super) fn on_status(&mut self, status: Status) -> (Status, u64) {
-        if self.last.is_some() || status.flush != Lsn(0) {
+        if self.last.is_some() || status.is_of_mirror() {
             self.last = Some(status);
         }
+        self.only_keeps = self.last.is_none() && status.flush != Lsn(0);
         let write = status.write.max(if self.last.is_some() { self.released } else { Lsn(0) });
         self.told = self.told.max(write);
         let mark = match self.shift {
@@ -166,6 +174,11 @@ impl Stream {
             None => status.write.0.min(self.floor),
         };
         (Status { write: self.told, ..status }, mark)
+    }
+
+    /// Whether who receives it has flushed something and never applied anything: a program that keeps WAL, and no mirror.
+    pub(super) fn only_keeps(&self) -> bool {
+        self.only_keeps
     }
 
     /// The gate releases a mark, perhaps of an earlier stream.
@@ -279,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn write_is_raised_once_the_mirror_has_flushed_and_flush_never() {
+    fn write_is_raised_once_the_mirror_has_flushed_and_applied_and_flush_never() {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         wal.on_released(150);
@@ -296,6 +309,23 @@ mod tests {
         assert_eq!(wal.on_status(status(260, 210)), (status(260, 210), 260), "the mirror may be ahead");
         wal.on_released(200);
         assert_eq!(wal.poll_early(), None);
+    }
+
+    /// `pg_receivewal -S` and `pg_basebackup -S` report what they have flushed. They were taken for the mirror.
+    #[test]
+    fn a_receiver_that_keeps_wal_and_applies_none_counted_as_the_mirror() {
+        let kept = |write, flush| Status { apply: Lsn(0), ..status(write, flush) };
+        let mut wal = stream(false, 100, 0);
+        let _ = mark(&mut wal, data(100, 50));
+        assert_eq!(wal.on_status(kept(110, 0)), (kept(110, 0), 110));
+        assert!(!wal.only_keeps(), "it may be about to begin");
+        assert_eq!(wal.on_status(kept(120, 110)), (kept(120, 110), 120));
+        wal.on_released(150);
+        assert_eq!((wal.poll_early(), wal.only_keeps()), (None, true));
+        assert_eq!(wal.on_status(kept(130, 130)), (kept(130, 130), 130), "its own words are not raised");
+        // A standby that had nothing to apply until now.
+        assert_eq!(wal.on_status(status(140, 140)), (status(150, 140), 140));
+        assert!(!wal.only_keeps());
     }
 
     #[test]

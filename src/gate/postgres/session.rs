@@ -272,9 +272,18 @@ impl Session {
                     return Further::Follow;
                 };
                 if let Some(stream) = &mut self.stream {
+                    let kept = stream.only_keeps();
                     let (told, mark) = stream.on_status(status);
                     turn.send(Side::Primary, &told.emit());
                     turn.on_acknowledged(mark);
+                    if stream.only_keeps() && !kept && self.trusted {
+                        turn.note(Note::Warning(
+                            "what replicates here keeps WAL and applies none (pg_receivewal, pg_basebackup, pg_recvlogical): it \
+                             is no mirror, and nothing is acknowledged early for it. If its application_name is one of \
+                             synchronous_standby_names the primary counts it as a standby all the same: give it another"
+                                .to_owned(),
+                        ));
+                    }
                     return Further::Follow;
                 }
             }
