@@ -49,13 +49,14 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "  connections: {} now, {} so far, {} refused, {} without a server, {} ended by strict, {} let go",
+        "  connections: {} now, {} so far, {} refused, {} without a server, {} ended by strict, {} let go, {} probes",
         gate.connections.len(),
         grouped(totals.connections),
         grouped(totals.refused),
         grouped(totals.connect_failures),
         grouped(totals.ended_by_strict),
-        grouped(totals.overdue)
+        grouped(totals.overdue),
+        grouped(totals.probes)
     )?;
     writeln!(
         out,

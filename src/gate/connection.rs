@@ -64,10 +64,14 @@ pub struct Connection {
     exposure: Exposure,
     /// Sides whose end the dialect knows of: primary, mirror.
     ended: (bool, bool),
+    /// The caller left without a word, and before the server did.
+    mute: bool,
     closing: bool,
     /// When it is dropped, whatever waits.
     deadline: Option<Instant>,
     accepted: Instant,
+    /// Since when the server is being connected to.
+    called: Instant,
     /// Since when its server has ended it, and everything of that is given to the caller.
     deserted: Option<Instant>,
     /// Up to here everything was released because it was protected, or really acknowledged.
@@ -105,9 +109,11 @@ impl Connection {
             course: Course::new(gate.policy),
             exposure: Exposure::default(),
             ended: (false, false),
+            mute: false,
             closing: false,
             deadline: None,
             accepted: now,
+            called: now,
             deserted: None,
             settled: 0,
             condition: Reason::Deadline,
@@ -115,6 +121,11 @@ impl Connection {
             counts: Totals { connections: 1, ..Totals::default() },
             gate,
         }
+    }
+
+    /// It was accepted at this time, before the server was called.
+    pub fn accepted_at(self, accepted: Instant) -> Connection {
+        Connection { accepted, ..self }
     }
 
     /// The leg that somebody made to us, or that we made.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mio::net::TcpListener;
 use rustix::net::sockopt;
 
+use super::arrival::Probes;
 use super::dialect::{Dialect, Side, TlsChoice};
 use super::status::Totals;
 use super::tls::Tls;
@@ -38,6 +39,8 @@ pub struct Door {
     /// When to try again after an error.
     pub again: Option<Instant>,
     warned: Option<Instant>,
+    /// Callers that went without a word.
+    pub probes: Probes,
     /// Connections that exist.
     pub connections: usize,
     /// Of connections that ended, and of those never made.
@@ -61,6 +64,7 @@ impl Door {
             ready: false,
             again: None,
             warned: None,
+            probes: Probes::default(),
             connections: 0,
             totals: Totals::default(),
         })

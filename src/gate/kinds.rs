@@ -24,3 +24,23 @@ pub fn listens_to(kind: Kind) -> Side {
         Kind::Tcp => Side::Primary,
     }
 }
+
+/// Who speaks first on a connection to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstWord {
+    /// Who connects.
+    Caller,
+    /// The server.
+    Server,
+    /// Nobody knows.
+    Either,
+}
+
+/// Who speaks first in a protocol.
+pub fn first_word(kind: Kind) -> FirstWord {
+    match kind {
+        Kind::Postgres | Kind::Redis => FirstWord::Caller,
+        Kind::MariaDb => FirstWord::Server,
+        Kind::Tcp => FirstWord::Either,
+    }
+}

@@ -32,6 +32,17 @@ pub enum Taken<'a> {
     End,
 }
 
+/// What a look at a socket gave that takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peeked {
+    /// Something has come.
+    Bytes,
+    /// Nothing for now.
+    Nothing,
+    /// The far end has gone, or sends nothing at all.
+    End,
+}
+
 /// One socket.
 #[derive(Debug)]
 pub struct Leg {
@@ -159,6 +170,20 @@ impl Leg {
     /// Something may be read.
     pub fn may_read(&self) -> bool {
         self.connected && self.readable && !self.ended
+    }
+
+    /// Whether something can be read. It stays there.
+    pub fn peek(&mut self) -> Peeked {
+        while self.may_read() {
+            match self.stream.peek(&mut [0]) {
+                Ok(0) => return Peeked::End,
+                Ok(_) => return Peeked::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Peeked::End,
+            }
+        }
+        Peeked::Nothing
     }
 
     /// Reads at most `most` bytes (not 0) of the socket.

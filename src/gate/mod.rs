@@ -7,12 +7,13 @@
 //! * [`witness`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
 //!   [`connection`] two of them and a dialect;
-//! * [`service`] a process of gates; [`proxy`] its loop, [`agenda`] whom it looks at,
-//!   [`door`] a listener of it; [`desk`] and [`status`] what it tells about itself.
+//! * [`service`] a process of gates; [`proxy`] its loop, [`agenda`] whom it looks at, [`door`] a listener of it,
+//!   [`arrival`] who has said nothing yet; [`desk`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 
 pub mod agenda;
+pub mod arrival;
 pub mod connection;
 pub mod desk;
 pub mod dialect;

@@ -1,7 +1,10 @@
 //! The loop of a gate process: listeners, connections, the witness and the status socket on one thread.
 //!
 //! A turn: wait; take in what the appliance says and release what it covers; move bytes of connections that are ready;
-//! do what is due. The clock is read once a turn. It knows no protocol and decides nothing about marks.
+//! do what is due. The clock is read once a turn. It knows no protocol and decides nothing about marks. Who is let in, and
+//! when the server is connected to for them, is in `admission`.
+
+mod admission;
 
 use std::io;
 use std::sync::Arc;
@@ -15,13 +18,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::agenda::Agenda;
+use super::arrival::Arrival;
 use super::connection::{Connection, Scratch};
 use super::desk::{CALLERS, Desk};
 use super::dialect::Side;
 use super::door::{Door, Make};
-use super::kinds;
-use super::leg::Leg;
-use super::status::{GateStatus, ROLE, Status};
+use super::kinds::{self, FirstWord};
+use super::status::{ConnectionStatus, GateStatus, ROLE, Status, Totals};
 use super::witness::Witness;
 use crate::config::gate::{Gate, Gates};
 use crate::io::log;
@@ -35,10 +38,6 @@ const LISTENERS: usize = DESK + CALLERS + 1;
 const LEGS: usize = 1 << 16;
 /// How often connections are looked after when nothing happens.
 const TICK: Duration = Duration::from_millis(250);
-/// After an error of accepting, which is most often a lack of descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted in one turn.
-const ACCEPTS: usize = 64;
 /// How long connections may take to deliver what is here when the process is asked to stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Asks a running [`Proxy`] to do something, from any thread.
@@ -68,12 +67,20 @@ impl Stop {
     }
 }
 
+/// One that has connected to a gate.
+enum Guest {
+    /// And has said nothing.
+    Arrival(Arrival),
+    /// The server is connected to for it, or being connected to.
+    Connection(Box<Connection>),
+}
+
 /// All gates of a process.
 pub struct Proxy {
     poll: Poll,
     doors: Vec<Door>,
-    /// Connections, each with its door.
-    slots: Vec<Option<(usize, Connection)>>,
+    /// Who is here, each with its door.
+    slots: Vec<Option<(usize, Guest)>>,
     free: Vec<usize>,
     agenda: Agenda,
     /// Some connection was seen to have marks, so that all are to be looked after.
@@ -86,6 +93,22 @@ pub struct Proxy {
     started: Instant,
     tick: Instant,
     next_number: u64,
+}
+
+impl Guest {
+    fn counts(&self) -> Totals {
+        match self {
+            Guest::Arrival(arrival) => arrival.counts(),
+            Guest::Connection(connection) => connection.counts(),
+        }
+    }
+
+    fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
+        match self {
+            Guest::Arrival(arrival) => arrival.status(now),
+            Guest::Connection(connection) => connection.status(witness, now),
+        }
+    }
 }
 
 impl Proxy {
@@ -187,8 +210,11 @@ impl Proxy {
             WITNESS => self.witness.on_ready(),
             token if token.0 >= LEGS => {
                 let at = (token.0 - LEGS) / 2;
-                let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
-                connection.leg(token.0 % 2 == 0).on_event(event);
+                match self.slots.get_mut(at) {
+                    Some(Some((_, Guest::Arrival(arrival)))) => arrival.leg().on_event(event),
+                    Some(Some((_, Guest::Connection(connection)))) => connection.leg(token.0 % 2 == 0).on_event(event),
+                    _ => return,
+                }
                 self.agenda.on_ready(at);
             }
             token if token.0 >= LISTENERS => {
@@ -221,10 +247,14 @@ impl Proxy {
             for door in &mut self.doors {
                 door.listener = None;
             }
-            for (at, slot) in self.slots.iter_mut().enumerate() {
-                if let Some((_, connection)) = slot {
-                    connection.end_by(now + FAREWELL);
-                    self.agenda.on_ready(at);
+            for at in 0..self.slots.len() {
+                match self.slots.get_mut(at) {
+                    Some(Some((_, Guest::Connection(connection)))) => {
+                        connection.end_by(now + FAREWELL);
+                        self.agenda.on_ready(at);
+                    }
+                    Some(Some((_, Guest::Arrival(_)))) => self.let_go(at),
+                    _ => {}
                 }
             }
         }
@@ -241,17 +271,20 @@ impl Proxy {
             more |= self.accept(number, now);
         }
         for at in self.agenda.poll_ready() {
-            if let Some(Some((_, connection))) = self.slots.get_mut(at) {
-                if connection.pump(&mut self.scratch, &mut self.witness, now) {
-                    self.agenda.on_ready(at);
+            match self.slots.get_mut(at) {
+                Some(Some((_, Guest::Connection(connection)))) => {
+                    if connection.pump(&mut self.scratch, &mut self.witness, now) {
+                        self.agenda.on_ready(at);
+                    }
+                    self.release(at, now);
                 }
-                self.release(at, now);
+                _ => self.settle(at, now),
             }
         }
         if now >= self.tick {
             (self.tick, self.replicates) = (now + TICK, false);
             for at in 0..self.slots.len() {
-                if let Some(Some((_, connection))) = self.slots.get_mut(at) {
+                if let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.witness, now);
                 }
                 self.settle(at, now);
@@ -263,11 +296,16 @@ impl Proxy {
         for at in self.agenda.overdue(now) {
             self.settle(at, now);
         }
+        for door in &mut self.doors {
+            if let Some(words) = door.probes.poll_end(now) {
+                tracing::info!(gate = %door.gate.name, "{words}");
+            }
+        }
         more || self.agenda.has_ready()
     }
 
     fn release(&mut self, at: usize, now: Instant) {
-        let Some(Some((_, connection))) = self.slots.get_mut(at) else { return };
+        let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) else { return };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.witness, now) {
             // What was held back may go on.
             self.agenda.on_ready(at);
@@ -275,19 +313,20 @@ impl Proxy {
         self.settle(at, now);
     }
 
-    /// After something was done with a connection: takes it away if it is over, else notes when to look at it again.
+    /// After something was done with one: takes it away if it is over, else notes when to look at it again.
     fn settle(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         let over = match slot {
-            Some((_, connection)) if !connection.is_over(now) => {
+            Some((_, Guest::Arrival(_))) => return self.look_at_arrival(at, now),
+            Some((_, Guest::Connection(connection))) if !connection.is_over(now) => {
                 self.replicates |= connection.replicates();
                 return self.agenda.on_state(at, connection.is_waiting(), connection.poll_timeout());
             }
             slot => slot.take(),
         };
-        let Some((door, mut connection)) = over else { return };
-        self.agenda.forget(at);
+        let Some((door, Guest::Connection(mut connection))) = over else { return };
         let overdue = connection.poll_overdue(now);
+        let mute = connection.mute_caller();
         for is_caller in [true, false] {
             // Closing it takes it out of the poll, too.
             let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());
@@ -296,92 +335,32 @@ impl Proxy {
         if let Some(key) = key {
             self.witness.unwatch(&key);
         }
+        self.forget(at, door, &counts);
+        let Some(door) = self.doors.get_mut(door) else { return };
+        if let Some(words) = overdue {
+            door.warn(now, &words);
+        } else if let Some(client) = mute.filter(|_| kinds::first_word(door.gate.kind) == FirstWord::Server) {
+            door.totals.probes += 1;
+            if let Some(words) = door.probes.on_late_probe(client, door.gate.upstream, now) {
+                tracing::warn!(gate = %door.gate.name, "{words}");
+            }
+        }
+    }
+
+    /// The place is free again.
+    fn forget(&mut self, at: usize, door: usize, counts: &Totals) {
+        self.agenda.forget(at);
+        self.free.push(at);
         if let Some(door) = self.doors.get_mut(door) {
             door.connections -= 1;
-            door.totals.add(&counts);
-            if let Some(words) = overdue {
-                door.warn(now, &words);
-            }
+            door.totals.add(counts);
         }
-        self.free.push(at);
-    }
-
-    /// Accepts who waits; true when there may be more.
-    fn accept(&mut self, number: usize, now: Instant) -> bool {
-        let Some(door) = self.doors.get_mut(number) else { return false };
-        if door.again.is_some_and(|again| now >= again) {
-            (door.again, door.ready) = (None, true);
-        }
-        if !door.ready || door.again.is_some() {
-            return false;
-        }
-        for _ in 0..ACCEPTS {
-            let door = &mut self.doors[number];
-            let Some(listener) = &door.listener else { return false };
-            match listener.accept() {
-                Ok((stream, client)) => {
-                    if door.connections >= door.gate.connections {
-                        door.totals.refused += 1;
-                        let most = door.gate.connections;
-                        door.warn(now, &format!("{client} was turned away: there are {most} connections already"));
-                        continue;
-                    }
-                    let leg = Leg::accepted(stream);
-                    if let Err(error) = self.admit(number, client, leg, now) {
-                        let door = &mut self.doors[number];
-                        door.totals.connect_failures += 1;
-                        let upstream = door.gate.upstream;
-                        door.warn(now, &format!("cannot connect to {upstream} for {client}: {error}"));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    door.ready = false;
-                    return false;
-                }
-                // The caller gave up while it waited.
-                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
-                }
-                Err(error) => {
-                    door.again = Some(now + PAUSE);
-                    door.warn(now, &format!("cannot accept connections: {error}; are there enough descriptors?"));
-                    return false;
-                }
-            }
-        }
-        true
-    }
-
-    fn admit(&mut self, number: usize, client: std::net::SocketAddr, caller: Leg, now: Instant) -> io::Result<()> {
-        let door = &mut self.doors[number];
-        let upstream = Leg::connecting(door.gate.upstream)?;
-        let dialect = (door.make)(&door.gate, door.tls.choice());
-        let gate = Arc::clone(&door.gate);
-        let made = (dialect, door.caller, door.tls.clone());
-        let mut connection = Connection::new(self.next_number, gate, made, (client, caller, upstream), now);
-        let at = self.free.pop().unwrap_or(self.slots.len());
-        let (registry, both) = (self.poll.registry(), Interest::READABLE | Interest::WRITABLE);
-        let registered = [true, false].into_iter().try_for_each(|is_caller| {
-            let token = Token(LEGS + 2 * at + usize::from(!is_caller));
-            registry.register(connection.leg(is_caller).stream(), token, both)
-        });
-        if at == self.slots.len() {
-            self.slots.push(None);
-        }
-        if let Err(error) = registered {
-            self.free.push(at);
-            return Err(error);
-        }
-        self.next_number += 1;
-        self.slots[at] = Some((number, connection));
-        self.doors[number].connections += 1;
-        self.agenda.on_ready(at);
-        Ok(())
     }
 
     fn timeout(&self) -> Duration {
         let connections = self.agenda.poll_timeout();
         let tick = self.replicates.then_some(self.tick);
-        let doors = self.doors.iter().filter_map(|door| door.again).min();
+        let doors = self.doors.iter().flat_map(|door| [door.again, door.probes.poll_timeout()]).flatten().min();
         let desk = self.desk.as_ref().and_then(Desk::poll_timeout);
         let due = [connections, tick, doors, desk].into_iter().flatten().min();
         let due = due.map_or(self.witness.poll_timeout(), |due| due.min(self.witness.poll_timeout()));
@@ -390,9 +369,9 @@ impl Proxy {
 
     fn status(&self, now: Instant) -> Status {
         let gates = self.doors.iter().enumerate().map(|(number, door)| {
-            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, connection)| connection);
+            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, guest)| guest);
             let mut totals = door.totals.clone();
-            live().for_each(|connection| totals.add(&connection.counts()));
+            live().for_each(|guest| totals.add(&guest.counts()));
             let listener = door.listener.as_ref().and_then(|listener| listener.local_addr().ok());
             GateStatus {
                 name: door.gate.name.clone(),
@@ -402,7 +381,7 @@ impl Proxy {
                 policy: door.gate.policy.to_string(),
                 level: door.gate.level.name().to_owned(),
                 totals,
-                connections: live().map(|connection| connection.status(&self.witness, now)).collect(),
+                connections: live().map(|guest| guest.status(&self.witness, now)).collect(),
             }
         });
         Status {

@@ -89,6 +89,9 @@ pub struct GateStatus {
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
+    /// Of these, callers that left without a word, as health checks of a port do.
+    #[serde(default)]
+    pub probes: u64,
     /// Turned away, because there were too many.
     pub refused: u64,
     /// The server could not be connected to.
@@ -164,10 +167,39 @@ pub struct ConnectionStatus {
     pub reason: Option<String>,
 }
 
+impl ConnectionStatus {
+    /// Of a caller of whom nothing has come.
+    pub fn nothing(client: SocketAddr) -> ConnectionStatus {
+        ConnectionStatus {
+            number: 0,
+            client,
+            source: None,
+            destination: None,
+            phase: String::new(),
+            replicates: false,
+            tls: (false, false),
+            age_s: 0.0,
+            sent: 0,
+            written: 0,
+            protected: 0,
+            released: 0,
+            unprotected: 0,
+            exposed: 0,
+            waiting: 0,
+            oldest_waiting_s: None,
+            real_acks: 0,
+            injected_acks: 0,
+            buffered: (0, 0),
+            reason: None,
+        }
+    }
+}
+
 impl Totals {
     /// Adds another's counts.
     pub fn add(&mut self, other: &Totals) {
         self.connections += other.connections;
+        self.probes += other.probes;
         self.refused += other.refused;
         self.connect_failures += other.connect_failures;
         self.ended_by_strict += other.ended_by_strict;

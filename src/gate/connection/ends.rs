@@ -42,6 +42,11 @@ impl Connection {
         if self.deadline.is_none() && (self.primary.is_broken() || self.mirror.is_broken()) {
             self.deadline = Some(now + LINGER);
         }
+        let (caller, server) = match self.caller {
+            Side::Primary => (&self.primary, &self.mirror),
+            Side::Mirror => (&self.mirror, &self.primary),
+        };
+        self.mute |= caller.has_ended() && caller.received() == 0 && !server.has_ended() && !self.closing;
         for side in [Side::Primary, Side::Mirror] {
             let (leg, told) = match side {
                 Side::Primary => (&self.primary, &mut self.ended.0),

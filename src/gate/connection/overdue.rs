@@ -1,7 +1,7 @@
 //! What must have happened with a connection after a while, for whoever connects and does nothing would keep its place:
 //! the server's accept, TLS, start-up, and at the end the caller's own end when its server has ended.
 //!
-//! The time runs from the moment it was accepted, so that nothing a stranger sends makes it longer. A connection that has
+//! The time runs from the moment it was accepted (for the server's accept, from the call), so that nothing a stranger sends makes it longer. A connection that has
 //! begun is not ended by it, nor is one that replicates when its server ends: what is on its way to a mirror goes on. How
 //! long either may be silent is not judged here; the kernel looks whether the far end is alive, and the server has limits.
 
@@ -75,7 +75,7 @@ impl Connection {
             return None;
         }
         if !self.opened {
-            return Some((Awaited::Server, self.accepted + CONNECT));
+            return Some((Awaited::Server, self.called + CONNECT));
         }
         let (caller, server) = match self.caller {
             Side::Primary => (&self.primary, &self.mirror),

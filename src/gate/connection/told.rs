@@ -1,5 +1,6 @@
 //! What a connection tells about itself: status, counts, alarms. It changes nothing of what the connection does.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Connection;
@@ -14,6 +15,11 @@ impl Connection {
         let replicating = u64::from(self.course.replicates());
         let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
         Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
+    }
+
+    /// Who has called, if it left without a word to the server that was connected to for it.
+    pub fn mute_caller(&self) -> Option<SocketAddr> {
+        self.mute.then_some(self.client)
     }
 
     /// For the status.

@@ -1,0 +1,235 @@
+//! Who has connected to a gate and said nothing: for such a one nothing is connected to the server yet.
+//!
+//! Probes of a port (health checks, scanners) connect and go. MariaDB and MySQL count each against the host it came from,
+//! here the gate's, and refuse that host after `max_connect_errors` of them: the mirror too. So the server is connected to when
+//! the caller has spoken or, where the server speaks first, when the caller has stayed for a moment. It knows no server.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::kinds::FirstWord;
+use super::leg::{Leg, Peeked};
+use super::status::{ConnectionStatus, Totals};
+use crate::config::units::show_duration;
+
+/// How long a caller stays before a server that speaks first is connected to for it. Probes are gone by then.
+pub const MOMENT: Duration = Duration::from_millis(250);
+/// Without another for this long the probes have ended.
+const QUIET: Duration = Duration::from_secs(300);
+
+/// What becomes of an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Nothing yet.
+    Stays,
+    /// The server is to be connected to.
+    Enters,
+    /// It is gone without a word.
+    Left,
+    /// It has said nothing for too long.
+    Overdue,
+}
+
+/// A caller that has said nothing.
+pub struct Arrival {
+    number: u64,
+    client: SocketAddr,
+    leg: Leg,
+    since: Instant,
+    /// When the server is connected to without a word of the caller; else when it is let go.
+    enters: Option<Instant>,
+    overdue: Instant,
+    patience: Duration,
+}
+
+impl Arrival {
+    /// `client` has connected. It is let go when it has said nothing for `patience`, if it is the one to speak.
+    pub fn new(
+        number: u64,
+        (client, leg): (SocketAddr, Leg),
+        first: FirstWord,
+        patience: Duration,
+        now: Instant,
+    ) -> Arrival {
+        let enters = match first {
+            FirstWord::Caller => None,
+            FirstWord::Server => Some(now + MOMENT),
+            FirstWord::Either => Some(now),
+        };
+        Arrival { number, client, leg, since: now, enters, overdue: now + patience, patience }
+    }
+
+    /// Its socket.
+    pub fn leg(&mut self) -> &mut Leg {
+        &mut self.leg
+    }
+
+    /// What it does at `now`.
+    pub fn intent(&mut self, now: Instant) -> Intent {
+        if self.leg.is_broken() {
+            return Intent::Left;
+        }
+        match self.leg.peek() {
+            Peeked::Bytes => return Intent::Enters,
+            Peeked::End => return Intent::Left,
+            Peeked::Nothing => {}
+        }
+        match self.enters {
+            Some(at) if now >= at => Intent::Enters,
+            None if now >= self.overdue => Intent::Overdue,
+            _ => Intent::Stays,
+        }
+    }
+
+    /// When to look again if nothing comes.
+    pub fn poll_timeout(&self) -> Instant {
+        self.enters.unwrap_or(self.overdue)
+    }
+
+    /// Its number, who it is, its socket, and when it came.
+    pub fn enter(self) -> (u64, SocketAddr, Leg, Instant) {
+        (self.number, self.client, self.leg, self.since)
+    }
+
+    /// Who it is.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Why it is let go when it is overdue, for the log.
+    pub fn words(&self) -> String {
+        let patience = show_duration(self.patience);
+        format!("{} was let go: it said nothing within {patience} (start_timeout)", self.client)
+    }
+
+    /// What it has counted.
+    pub fn counts(&self) -> Totals {
+        Totals { connections: 1, ..Totals::default() }
+    }
+
+    /// For the status.
+    pub fn status(&self, now: Instant) -> ConnectionStatus {
+        ConnectionStatus {
+            number: self.number,
+            client: self.client,
+            phase: "silent".to_owned(),
+            age_s: now.saturating_duration_since(self.since).as_secs_f64(),
+            ..ConnectionStatus::nothing(self.client)
+        }
+    }
+}
+
+/// Probes of one port: the first is told, and their end.
+#[derive(Debug, Default)]
+pub struct Probes {
+    count: u64,
+    last: Option<Instant>,
+    told_late: bool,
+}
+
+impl Probes {
+    /// `client` has connected and left without a word. What to say, if anything.
+    pub fn on_probe(&mut self, client: SocketAddr, upstream: SocketAddr, now: Instant) -> Option<String> {
+        self.count += 1;
+        self.last = Some(now);
+        (self.count == 1).then(|| {
+            format!(
+                "{client} connected and left without a word, as health checks do: {upstream} is not connected to for that. \
+                 Others are counted (`probes` in status) and not told one by one"
+            )
+        })
+    }
+
+    /// `client` has left without a word after the server, which speaks first, had been connected to for it.
+    pub fn on_late_probe(&mut self, client: SocketAddr, upstream: SocketAddr, now: Instant) -> Option<String> {
+        self.count += 1;
+        self.last = Some(now);
+        let told = std::mem::replace(&mut self.told_late, true);
+        (!told).then(|| {
+            format!(
+                "{client} was greeted by {upstream} and left without a word: a mirror that insists on TLS, which this gate does not \
+                 offer (set MASTER_SSL=0, SOURCE_SSL=0), or a health check that stays for more than {} ms (let it close at once). \
+                 The server counts it as a failed connection of this gate, and refuses the gate after `max_connect_errors` of \
+                 them without a good one between",
+                MOMENT.as_millis()
+            )
+        })
+    }
+
+    /// When their end is to be said.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.last.map(|last| last + QUIET)
+    }
+
+    /// Their end, once there was none for a while.
+    pub fn poll_end(&mut self, now: Instant) -> Option<String> {
+        self.poll_timeout().filter(|end| now >= *end)?;
+        let Probes { count, .. } = std::mem::take(self);
+        Some(format!("no one connects and leaves without a word any more: there were {count}, the last {} s ago", QUIET.as_secs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> SocketAddr {
+        ([192, 0, 2, 1], 5).into()
+    }
+
+    #[test]
+    fn probes_are_told_once_and_their_end_too() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let upstream = ([192, 0, 2, 2], 3306).into();
+        let mut probes = Probes::default();
+        assert!(probes.on_probe(client(), upstream, start).unwrap().contains("192.0.2.1:5 connected and left"));
+        for s in 1..200 {
+            assert_eq!(probes.on_probe(client(), upstream, at(s)), None);
+        }
+        assert!(probes.on_late_probe(client(), upstream, at(200)).unwrap().contains("max_connect_errors"));
+        assert_eq!(probes.on_late_probe(client(), upstream, at(201)), None);
+        assert_eq!(probes.poll_timeout(), Some(at(501)));
+        assert_eq!(probes.poll_end(at(500)), None);
+        assert!(probes.poll_end(at(501)).unwrap().contains("there were 202"));
+        assert_eq!((probes.poll_timeout(), probes.poll_end(at(9000))), (None, None));
+        assert!(probes.on_probe(client(), upstream, at(9000)).is_some(), "and once again the next time");
+    }
+
+    #[test]
+    fn who_speaks_first_decides_when_the_server_is_connected_to() {
+        use std::io::Write as _;
+        let start = Instant::now();
+        let patience = Duration::from_secs(30);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let arrive = |first| {
+            let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (near, from) = listener.accept().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let leg = Leg::accepted(mio::net::TcpStream::from_std(near));
+            (far, Arrival::new(1, (from, leg), first, patience, start))
+        };
+        let look = |arrival: &mut Arrival, after: Duration| {
+            arrival.leg().on_ready(true, true);
+            arrival.intent(start + after)
+        };
+        let moment = Duration::from_millis(1);
+        for (first, at_once, at_last, when) in [
+            (FirstWord::Caller, Intent::Stays, Intent::Overdue, patience),
+            (FirstWord::Server, Intent::Stays, Intent::Enters, MOMENT),
+            (FirstWord::Either, Intent::Enters, Intent::Enters, Duration::ZERO),
+        ] {
+            let (mut far, mut silent) = arrive(first);
+            assert_eq!(look(&mut silent, Duration::ZERO), at_once, "{first:?}");
+            assert_eq!((silent.poll_timeout(), look(&mut silent, when)), (start + when, at_last), "{first:?}");
+            if when > moment {
+                assert_eq!(look(&mut silent, when - moment), Intent::Stays, "{first:?}");
+            }
+            far.write_all(b"x").unwrap();
+            assert_eq!(look(&mut silent, moment), Intent::Enters, "{first:?}: a word");
+            let (far, mut gone) = arrive(first);
+            drop(far);
+            assert_eq!(look(&mut gone, moment), Intent::Left, "{first:?}");
+        }
+    }
+}
