@@ -74,6 +74,15 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
             grouped(totals.exposures)
         )?;
     }
+    if totals.violations > 0 {
+        writeln!(
+            out,
+            "  BROKEN: {} ranges that were called protected were lost; {} early acknowledgements stood on them, of {} lost bytes",
+            grouped(totals.violations),
+            grouped(totals.broken_acks),
+            grouped(totals.broken_bytes)
+        )?;
+    }
     gate.connections.iter().filter(|it| it.replicates).try_for_each(|it| write_connection(out, it))
 }
 

@@ -165,7 +165,10 @@ impl Probes {
     pub fn poll_end(&mut self, now: Instant) -> Option<String> {
         self.poll_timeout().filter(|end| now >= *end)?;
         let Probes { count, .. } = std::mem::take(self);
-        Some(format!("no one connects and leaves without a word any more: there were {count}, the last {} s ago", QUIET.as_secs()))
+        Some(format!(
+            "no one connects and leaves without a word any more: there were {count}, the last {} s ago",
+            QUIET.as_secs()
+        ))
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::dialect::{Dialect, Note, Release, Side, Turn};
+use super::early::Early;
 use super::exposure::Exposure;
 use super::leg::{Leg, Taken};
 use super::marks::Marks;
@@ -62,6 +63,9 @@ pub struct Connection {
     unplaced: Option<u64>,
     course: Course,
     exposure: Exposure,
+    early: Early,
+    /// What is released is acknowledged to the primary, or was once.
+    gives_early: bool,
     /// Sides whose end the dialect knows of: primary, mirror.
     ended: (bool, bool),
     /// The caller left without a word, and before the server did.
@@ -78,6 +82,8 @@ pub struct Connection {
     settled: u64,
     condition: Reason,
     told_blind: Option<Reason>,
+    /// A loss of which no range has come yet.
+    untold_loss: Option<u64>,
     counts: Totals,
 }
 
@@ -108,6 +114,8 @@ impl Connection {
             unplaced: None,
             course: Course::new(gate.policy),
             exposure: Exposure::default(),
+            early: Early::default(),
+            gives_early: false,
             ended: (false, false),
             mute: false,
             closing: false,
@@ -118,6 +126,7 @@ impl Connection {
             settled: 0,
             condition: Reason::Deadline,
             told_blind: None,
+            untold_loss: None,
             counts: Totals { connections: 1, ..Totals::default() },
             gate,
         }
@@ -185,6 +194,7 @@ impl Connection {
             return false;
         };
         self.settled = self.settled.max(last.offset);
+        self.early.on_released(last.offset, last.mark);
         self.counts.released += 1;
         self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
         self.apply(scratch, now);
@@ -330,10 +340,12 @@ impl Connection {
         let (real, injected) = turn.counts();
         self.counts.real_acks += real;
         self.counts.injected_acks += injected;
+        self.gives_early |= self.dialect.gives_early();
         if let Some(mark) = turn.acknowledged() {
             let exposed = self.exposure.on_acknowledged(mark);
             let waited = self.marks.on_acknowledged(mark).map(|last| last.offset);
             self.settled = self.settled.max(exposed.unwrap_or(0)).max(waited.unwrap_or(0));
+            self.early.on_acknowledged(mark, waited.max(exposed));
             self.unplaced = self.unplaced.filter(|unplaced| *unplaced > mark);
         }
         if let Some(why) = sent.err().as_deref().or(turn.closing()) {

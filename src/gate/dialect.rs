@@ -62,6 +62,11 @@ pub trait Dialect: Send {
         false
     }
 
+    /// Released marks are acknowledged to the primary: the mirror has shown that it is one. False while they are only noted.
+    fn gives_early(&self) -> bool {
+        true
+    }
+
     /// What the connection does at the moment, for people: "start-up", "replication of slot mirror", "ordinary session".
     fn phase(&self) -> &str;
 }

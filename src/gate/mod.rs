@@ -3,7 +3,7 @@
 //! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock;
 //!   [`kinds`] which there are, [`tcp`] the one for any protocol, [`postgres`], [`redis`], [`mariadb`];
 //! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
-//!   [`exposure`] what was acknowledged without cover;
+//!   [`exposure`] what was acknowledged without cover, [`early`] what was with it and [`broken`] was lost nevertheless;
 //! * [`witness`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
 //!   [`connection`] two of them and a dialect;
@@ -14,10 +14,12 @@
 
 pub mod agenda;
 pub mod arrival;
+pub mod broken;
 pub mod connection;
 pub mod desk;
 pub mod dialect;
 pub mod door;
+pub mod early;
 pub mod exposure;
 pub mod kinds;
 pub mod leg;

@@ -6,7 +6,9 @@
 
 mod admission;
 
+use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use rand::{Rng, SeedableRng};
 
 use super::agenda::Agenda;
 use super::arrival::Arrival;
+use super::broken::BrokenPromises;
 use super::connection::{Connection, Scratch};
 use super::desk::{CALLERS, Desk};
 use super::dialect::Side;
@@ -87,6 +90,7 @@ pub struct Proxy {
     replicates: bool,
     witness: Witness,
     desk: Option<Desk>,
+    broken: BrokenPromises,
     scratch: Scratch,
     stop: Stop,
     stopping: Option<Instant>,
@@ -151,6 +155,7 @@ impl Proxy {
             replicates: false,
             witness,
             desk,
+            broken: BrokenPromises::default(),
             scratch: Scratch::default(),
             stop,
             stopping: None,
@@ -264,6 +269,7 @@ impl Proxy {
     fn turn(&mut self, now: Instant) -> bool {
         // First what commits wait for.
         let mut more = self.witness.turn(now);
+        self.on_violations(now);
         for at in self.agenda.waiting() {
             self.release(at, now);
         }
@@ -286,6 +292,9 @@ impl Proxy {
             for at in 0..self.slots.len() {
                 if let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.witness, now);
+                    if let Some(range) = connection.poll_untold_loss(&self.witness) {
+                        connection.on_violation(&range, &mut self.broken);
+                    }
                 }
                 self.settle(at, now);
             }
@@ -302,6 +311,23 @@ impl Proxy {
             }
         }
         more || self.agenda.has_ready()
+    }
+
+    /// Counts and says what was lost after it had been called protected.
+    fn on_violations(&mut self, now: Instant) {
+        let mut lost = HashMap::<u64, Vec<Range<u64>>>::new();
+        while let Some((number, range)) = self.witness.poll_violation() {
+            lost.entry(number).or_default().push(range);
+        }
+        if !lost.is_empty() {
+            for guest in self.slots.iter_mut().flatten().map(|(_, guest)| guest) {
+                if let Guest::Connection(connection) = guest {
+                    let ranges = lost.remove(&connection.number()).unwrap_or_default();
+                    ranges.iter().for_each(|range| connection.on_violation(range, &mut self.broken));
+                }
+            }
+        }
+        self.broken.say(now);
     }
 
     fn release(&mut self, at: usize, now: Instant) {
@@ -362,7 +388,7 @@ impl Proxy {
         let tick = self.replicates.then_some(self.tick);
         let doors = self.doors.iter().flat_map(|door| [door.again, door.probes.poll_timeout()]).flatten().min();
         let desk = self.desk.as_ref().and_then(Desk::poll_timeout);
-        let due = [connections, tick, doors, desk].into_iter().flatten().min();
+        let due = [connections, tick, doors, desk, self.broken.poll_timeout()].into_iter().flatten().min();
         let due = due.map_or(self.witness.poll_timeout(), |due| due.min(self.witness.poll_timeout()));
         due.saturating_duration_since(Instant::now())
     }

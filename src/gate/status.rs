@@ -112,6 +112,15 @@ pub struct Totals {
     pub exposures: u64,
     /// Bytes that were acknowledged so.
     pub exposed_bytes: u64,
+    /// Ranges of the streams toward mirrors that were lost after they had been called protected.
+    #[serde(default)]
+    pub violations: u64,
+    /// Bytes of these that were acknowledged early, and that the mirror had not acknowledged itself by then.
+    #[serde(default)]
+    pub broken_bytes: u64,
+    /// Early acknowledgements that stood on such ranges, and that the mirror had not given itself by then.
+    #[serde(default)]
+    pub broken_acks: u64,
     /// Acknowledgements of the mirror that were forwarded.
     pub real_acks: u64,
     /// Acknowledgements that the gate gave before the mirror did.
@@ -209,6 +218,9 @@ impl Totals {
         self.released += other.released;
         self.exposures += other.exposures;
         self.exposed_bytes += other.exposed_bytes;
+        self.violations += other.violations;
+        self.broken_bytes += other.broken_bytes;
+        self.broken_acks += other.broken_acks;
         self.real_acks += other.real_acks;
         self.injected_acks += other.injected_acks;
         self.sent_bytes += other.sent_bytes;

@@ -53,6 +53,10 @@ impl Dialect for Tcp {
         self.released = self.released.max(mark);
     }
 
+    fn gives_early(&self) -> bool {
+        false
+    }
+
     fn may_read(&self) -> usize {
         let unprotected = self.sent.saturating_sub(self.released);
         usize::try_from(self.cap.saturating_sub(unprotected)).unwrap_or(usize::MAX)

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use mio::net::UdpSocket;
@@ -198,6 +199,22 @@ impl Witness {
             Reason::Violated | Reason::OtherConnection => 0,
             _ => self.core.covered(key, least),
         }
+    }
+
+    /// Bytes that were lost after they had been called protected: the number of the connection whose flow it is, and where in
+    /// its stream.
+    pub fn poll_violation(&mut self) -> Option<(u64, Range<u64>)> {
+        while let Some((key, range)) = self.core.poll_violation() {
+            if let Some(cookie) = self.flows.get(&key) {
+                return Some((*cookie, range));
+            }
+        }
+        None
+    }
+
+    /// The lowest byte of a flow that is lost and was called protected.
+    pub fn lowest_loss(&self, key: &FlowKey) -> Option<u64> {
+        self.core.lowest_loss(key)
     }
 
     /// For the status.

@@ -81,5 +81,8 @@ fn where_the_server_greets_a_caller_that_stays_is_connected() {
     drop(stream);
     until("counted", || (gate.status().gates[0].totals.probes == 1).then_some(()));
     let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(said.contains("left without a word: a mirror that insists on TLS") && said.contains("MASTER_SSL=0"), "{said}");
+    assert!(
+        said.contains("left without a word: a mirror that insists on TLS") && said.contains("MASTER_SSL=0"),
+        "{said}"
+    );
 }

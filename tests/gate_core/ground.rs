@@ -98,8 +98,18 @@ impl Appliance {
         self.tell(key, Level::OnWire, Positions { on_wire: Some(on_wire), ..Positions::default() });
     }
 
+    /// Everything below `on_wire` was, and the byte at `violated` is lost.
+    pub fn tell_lost(&self, key: FlowKey, on_wire: u64, violated: u64) {
+        let positions = Positions { on_wire: Some(on_wire), ..Positions::default() };
+        self.tell_flow(key, Level::OnWire, positions, Some(violated));
+    }
+
     /// Says something about a flow.
     pub fn tell(&self, key: FlowKey, level: Level, positions: Positions) {
+        self.tell_flow(key, level, positions, None);
+    }
+
+    fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
         let flow = Flow {
             key,
             instance: 1,
@@ -109,7 +119,7 @@ impl Appliance {
             origin: Origin::Start,
             origin_seq: Some(1000),
             positions,
-            violated: None,
+            violated,
             packets: None,
             cookie: None,
             block: None,

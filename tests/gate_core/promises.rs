@@ -114,6 +114,55 @@ fn what_was_violated_is_not_released_until_the_mirror_has_it() {
 }
 
 #[test]
+fn a_broken_promise_was_not_told_by_the_gate() {
+    let log = keep_log();
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
+    session.replicate("one\ntwo\nthree\n");
+    for (line, end) in [4, 8, 14].into_iter().enumerate() {
+        appliance.protect(session.key, end);
+        session.hears(&format!("P{}\n", line + 1));
+    }
+    session.mirror.write_all(b"A1\n").unwrap();
+    session.hears("A1\n");
+    appliance.violate(session.key, 2, 6);
+    let totals = || gate.status().gates[0].totals.clone();
+    until("the violation is counted", || (totals().violations == 1).then_some(()));
+    // The mirror has the first line; the second and the third stood on the rest.
+    assert_eq!((totals().broken_bytes, totals().broken_acks), (2, 2));
+    let flow = format!("{} > {} bytes 2..6", session.key.source, session.key.destination);
+    let words = format!(
+        "a promise was broken: bytes that were called protected are lost on the path (1 ranges, 4 bytes: test, connection 1: {flow})"
+    );
+    let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert!(
+        said.contains(&words) && said.contains("2 early acknowledgements stood on them, 2 of these bytes"),
+        "{said}"
+    );
+    assert!(said.lines().any(|line| line.contains(&words) && line.contains("ERROR")), "{said}");
+    // Once made good, it is still counted: also when the connection is over, and at the end.
+    appliance.tell(session.key, Level::OnWire, Positions { acked: Some(14), ..Positions::default() });
+    drop(session);
+    until("the connection is over", || gate.status().gates[0].connections.is_empty().then_some(()));
+    let last = gate.stop();
+    let last = &last.gates[0].totals;
+    assert_eq!((last.violations, last.broken_bytes, last.broken_acks), (1, 2, 2));
+}
+
+#[test]
+fn a_loss_of_which_only_the_flow_tells_is_told_too() {
+    let log = keep_log();
+    let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
+    session.replicate("one\ntwo\n");
+    appliance.protect(session.key, 8);
+    session.hears("P2\n");
+    appliance.tell_lost(session.key, 8, 5);
+    until("it is counted", || (gate.status().gates[0].totals.violations == 1).then_some(()));
+    let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert!(said.contains(&format!("{} bytes 5..8", session.key.destination)), "{said}");
+    assert_eq!(gate.stop().gates[0].totals.broken_acks, 1);
+}
+
+#[test]
 fn claims_of_more_than_was_written_are_about_another_connection() {
     let Scene { appliance, mut session, gate: _gate, .. } = Scene::open(Policy::Auto);
     session.replicate("one\n");

@@ -1,9 +1,11 @@
 //! What a connection tells about itself: status, counts, alarms. It changes nothing of what the connection does.
 
 use std::net::SocketAddr;
+use std::ops::Range as Bytes;
 use std::time::Instant;
 
 use super::Connection;
+use crate::gate::broken::BrokenPromises;
 use crate::gate::exposure::Range;
 use crate::gate::status::{ConnectionStatus, Totals};
 use crate::gate::witness::Witness;
@@ -50,6 +52,33 @@ impl Connection {
             buffered: (self.mirror.backlog() as u64, self.primary.backlog() as u64),
             reason: (!healthy && self.course.replicates()).then(|| self.condition.to_string()),
         }
+    }
+
+    /// Its number, which is also the cookie of its flow.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Bytes of its stream were lost although they had been called protected: counts and notes what that has hit.
+    pub fn on_violation(&mut self, range: &Bytes<u64>, broken: &mut BrokenPromises) {
+        let Some(key) = self.key else { return };
+        let mut hit = self.early.on_lost(range, self.mirror.offset());
+        if !self.gives_early {
+            (hit.acknowledged, hit.acknowledgements) = (0, 0);
+        }
+        self.counts.violations += 1;
+        self.counts.broken_bytes += hit.acknowledged;
+        self.counts.broken_acks += hit.acknowledgements;
+        broken.note(&self.gate.name, self.number, (&key, range), hit);
+    }
+
+    /// A loss that the flow tells of and of which no range has come, once it is clear that none will.
+    pub fn poll_untold_loss(&mut self, witness: &Witness) -> Option<Bytes<u64>> {
+        let lost = self.key.filter(|_| self.condition == Reason::Violated).and_then(|key| witness.lowest_loss(&key));
+        let untold = lost.filter(|start| !self.early.knows(*start));
+        let before = std::mem::replace(&mut self.untold_loss, untold);
+        // A range may be on its way: a whole look later it is not.
+        untold.filter(|_| before == untold).map(|start| start..self.mirror.offset())
     }
 
     /// Says once that the appliance does not see the flow, and that it does again.

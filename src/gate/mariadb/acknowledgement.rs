@@ -83,6 +83,11 @@ impl Places {
         self.last
     }
 
+    /// The replica has acknowledged something itself.
+    pub(super) fn is_heard(&self) -> bool {
+        self.real.is_some()
+    }
+
     /// Events that follow are in this file.
     pub(super) fn on_file(&mut self, name: &[u8]) {
         if self.logs.back().is_some_and(|log| *log.name == *name) {

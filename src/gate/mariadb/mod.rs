@@ -311,6 +311,10 @@ impl Dialect for MariaDb {
         }
     }
 
+    fn gives_early(&self) -> bool {
+        matches!(&self.stage, Stage::Dump(Dump::SemiSync(places)) if places.is_heard())
+    }
+
     fn phase(&self) -> &str {
         match &self.stage {
             Stage::Greeting => "start-up",

@@ -254,6 +254,10 @@ impl Dialect for Postgres {
         }
     }
 
+    fn gives_early(&self) -> bool {
+        matches!(&self.stage, Stage::Session(session) if session.gives_early())
+    }
+
     fn phase(&self) -> &str {
         match &self.stage {
             Stage::Opening | Stage::Securing | Stage::Asking { .. } => "start-up",

@@ -131,7 +131,16 @@ impl Stream {
     /// A stream begins. `floor` is the highest mark noted on the connection.
     pub(super) fn new(start: &Start, floor: u64) -> Self {
         let sent = if start.logical { Lsn(0) } else { start.from };
-        Self { logical: start.logical, sent, floor, shift: None, released: Lsn(0), told: Lsn(0), last: None, only_keeps: false }
+        Self {
+            logical: start.logical,
+            sent,
+            floor,
+            shift: None,
+            released: Lsn(0),
+            told: Lsn(0),
+            last: None,
+            only_keeps: false,
+        }
     }
 
     /// A CopyData message of the primary, its beginning of up to [`DATA`] bytes and its whole length: the mark that its
@@ -179,6 +188,11 @@ impl Stream {
     /// Whether who receives it has flushed something and never applied anything: a program that keeps WAL, and no mirror.
     pub(super) fn only_keeps(&self) -> bool {
         self.only_keeps
+    }
+
+    /// Whether a mirror has shown itself.
+    pub(super) fn is_of_mirror(&self) -> bool {
+        self.last.is_some()
     }
 
     /// The gate releases a mark, perhaps of an earlier stream.

@@ -102,6 +102,11 @@ impl Session {
         matches!(self.login, Login::Asked | Login::Choosing)
     }
 
+    /// Whether the primary is told what is protected.
+    pub(super) fn gives_early(&self) -> bool {
+        self.trusted && self.stream.as_ref().is_some_and(Stream::is_of_mirror)
+    }
+
     /// Bytes of the primary.
     pub(super) fn on_primary(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
         loop {

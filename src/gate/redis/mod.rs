@@ -293,6 +293,10 @@ impl Dialect for Redis {
         }
     }
 
+    fn gives_early(&self) -> bool {
+        matches!(&self.stage, Stage::Replication(stream) if stream.is_heard())
+    }
+
     fn phase(&self) -> &str {
         match &self.stage {
             Stage::StartUp { .. } | Stage::Asked { .. } => "start-up",

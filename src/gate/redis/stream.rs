@@ -34,6 +34,11 @@ impl Stream {
         Some(self.told)
     }
 
+    /// The replica has said how far it is.
+    pub(super) fn is_heard(&self) -> bool {
+        self.real.is_some()
+    }
+
     /// Everything up to `offset` may be acknowledged; what to tell the primary now, if it is news.
     ///
     /// Nothing before the replica's first own word: until then it may still be loading, or refuse what it was sent.

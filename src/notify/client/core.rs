@@ -96,6 +96,8 @@ pub struct Core {
     pub(super) renew: Instant,
     pub(super) peers: BTreeMap<u32, Peer>,
     pub(super) watches: HashMap<FlowKey, Watch>,
+    /// Lost ranges of watched flows that the program has not taken.
+    pub(super) violated: VecDeque<(FlowKey, std::ops::Range<u64>)>,
     pub(super) messages: VecDeque<Message>,
     pub(super) messages_dropped: u64,
 }
@@ -119,6 +121,7 @@ impl Core {
             renew: now,
             peers: BTreeMap::new(),
             watches: HashMap::new(),
+            violated: VecDeque::new(),
             messages: VecDeque::new(),
             messages_dropped: 0,
         }
@@ -192,6 +195,17 @@ impl Core {
     /// contact do not lower it, so decide by [`Core::status`].
     pub fn covered(&self, key: &FlowKey, least: Level) -> u64 {
         self.watches.get(key).map_or(0, |watch| watch.covered(least))
+    }
+
+    /// Bytes of a watched flow that were lost after they had been called protected, as offsets in the stream: each range that is
+    /// told, once. For people and counters: [`Core::status`] takes losses into account by itself.
+    pub fn poll_violation(&mut self) -> Option<(FlowKey, std::ops::Range<u64>)> {
+        self.violated.pop_front()
+    }
+
+    /// The lowest offset of a watched flow that is lost and was called protected. It may be known without its range.
+    pub fn lowest_loss(&self, key: &FlowKey) -> Option<u64> {
+        self.watches.get(key).and_then(Watch::lowest_loss)
     }
 
     /// The run of the publisher that has granted the subscription: another number after a restart.

@@ -116,10 +116,12 @@ impl Core {
             }
             Message::State(peer) => self.on_peer(peer),
             Message::Violation(violation) => {
-                contact.violations.on_number(violation.number);
+                let news = contact.violations.on_number(violation.number);
                 for range in &violation.ranges {
-                    if let Some(watch) = self.watches.get_mut(&range.key) {
-                        watch.on_violation(range);
+                    let watch = self.watches.get_mut(&range.key);
+                    let lost = watch.and_then(|watch| watch.on_violation(range));
+                    if let Some(lost) = lost.filter(|_| news && self.violated.len() < MAX_MESSAGES) {
+                        self.violated.push_back((range.key, lost));
                     }
                 }
             }

@@ -23,16 +23,18 @@ impl Violations {
         Violations { known: before, ahead: BTreeSet::new(), highest: before }
     }
 
-    /// A violation is known.
-    pub fn on_number(&mut self, number: u64) {
+    /// A violation is known. Whether that is news.
+    pub fn on_number(&mut self, number: u64) -> bool {
         self.on_highest(number);
-        if number > self.known && self.ahead.len() < MAX_AHEAD {
-            self.ahead.insert(number);
+        let mut news = number > self.known;
+        if news && self.ahead.len() < MAX_AHEAD {
+            news = self.ahead.insert(number);
         }
         while self.ahead.first().is_some_and(|first| *first == self.known + 1) {
             self.ahead.pop_first();
             self.known += 1;
         }
+        news
     }
 
     /// So many were counted.
@@ -62,9 +64,9 @@ mod tests {
     fn a_violation_that_is_missing_is_noticed() {
         let mut violations = Violations::new(5);
         assert!(violations.are_known());
-        violations.on_number(7);
-        assert!(!violations.are_known());
-        violations.on_number(6);
+        assert!(violations.on_number(7));
+        assert!(!violations.are_known() && !violations.on_number(7), "told twice");
+        assert!(violations.on_number(6) && !violations.on_number(6) && !violations.on_number(5));
         assert!(violations.are_known());
         violations.on_highest(8);
         assert!(!violations.are_known());
@@ -80,7 +82,7 @@ mod tests {
     #[test]
     fn numbers_far_ahead_cost_bounded_memory_and_a_page_settles_them() {
         let mut violations = Violations::new(0);
-        (2..10_000).for_each(|number| violations.on_number(number));
+        (2..10_000).for_each(|number| _ = violations.on_number(number));
         assert!(violations.ahead.len() <= MAX_AHEAD && !violations.are_known());
         violations.settle(9_999);
         assert!(violations.are_known() && violations.ahead.is_empty());

@@ -92,14 +92,21 @@ impl Watch {
         }
     }
 
-    /// Bytes were lost after they had been called protected.
-    pub fn on_violation(&mut self, range: &Range) {
+    /// Bytes were lost after they had been called protected. Where they lie in the stream, if they are of this instance.
+    pub fn on_violation(&mut self, range: &Range) -> Option<std::ops::Range<u64>> {
         if range.key != self.key || self.pinned.is_none_or(|pinned| pinned != range.instance) {
-            return;
+            return None;
         }
         // Without a place in the stream the loss may be anywhere.
         let place = |shift| place(shift, range.start)..place(shift, range.end);
-        self.losses.on_range(self.shift.map_or(0..u64::MAX, place), self.acked());
+        let lost = self.shift.map_or(0..u64::MAX, place);
+        self.losses.on_range(lost.clone(), self.acked());
+        Some(lost)
+    }
+
+    /// The lowest offset that is lost and was called protected; `None` when nothing is.
+    pub fn lowest_loss(&self) -> Option<u64> {
+        self.losses.lowest()
     }
 
     /// Where a position lies in the stream; at its beginning when nobody knows.

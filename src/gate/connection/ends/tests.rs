@@ -160,7 +160,8 @@ impl Rig {
     /// It is over within the bound, and the loop will look at it by then.
     fn is_freed(&self) -> bool {
         let due = self.start + BOUND;
-        let looked_at = self.connection.is_over(self.start) || self.connection.poll_timeout().is_some_and(|at| at <= due);
+        let looked_at =
+            self.connection.is_over(self.start) || self.connection.poll_timeout().is_some_and(|at| at <= due);
         self.connection.is_over(due) && looked_at
     }
 }
@@ -279,7 +280,8 @@ fn a_peer_that_answers_nothing_is_given_up_when_the_kernel_does() {
 #[test]
 fn ends_of_which_all_was_read_free_the_place_at_once() {
     let mut rig = Rig::new(Kind::Redis, None, Tls::default());
-    for (end, act) in [(1, Act::Send), (0, Act::Half), (0, Act::Read), (1, Act::Close), (0, Act::Read), (0, Act::Close)] {
+    for (end, act) in [(1, Act::Send), (0, Act::Half), (0, Act::Read), (1, Act::Close), (0, Act::Read), (0, Act::Close)]
+    {
         rig.act(end, act);
     }
     assert!(rig.connection.is_over(rig.start));
