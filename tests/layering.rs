@@ -46,7 +46,17 @@ const MODULES: &[Module] = &[
     // what local sockets have sent.
     Module {
         name: "cli",
-        may_import: &["appliance", "config", "gate", "lab", "tunnel::keys", "notify", "io::log", "io::sock_diag"],
+        may_import: &[
+            "appliance",
+            "config",
+            "gate",
+            "lab",
+            "tunnel::keys",
+            "notify",
+            "io::descriptors",
+            "io::log",
+            "io::sock_diag",
+        ],
         pure: false,
     },
     Module { name: "lib", may_import: &[], pure: false },

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::subscription::Subscription;
-use super::{FAILURE, USAGE, complain, log, render_gate};
+use super::{FAILURE, USAGE, complain, limits, log, render_gate};
 use crate::config::gate::{
     self, Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, GateNotify, Gates, Kind, Policy, UpstreamTls,
 };
@@ -107,6 +107,8 @@ impl Gate {
         for warning in &gates.warnings {
             tracing::warn!("{warning}");
         }
+        let connections = gates.gates.iter().map(|gate| gate.connections).sum();
+        limits::raise(limits::for_connections(connections), &format!("{connections} connections of all gates"));
         match service::run(&gates) {
             Ok(status) => {
                 log.say(&render_gate::status(&status));

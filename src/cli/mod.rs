@@ -10,6 +10,7 @@ pub mod flows;
 pub mod gate;
 pub mod keygen;
 pub mod lab;
+mod limits;
 pub mod log;
 pub mod pubkey;
 mod render;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{complain, log, render};
+use super::{complain, limits, log, render};
 use crate::appliance::control::Control;
 use crate::config;
 
@@ -39,6 +39,8 @@ impl Run {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        let lanes = config.tun.queues;
+        limits::raise(limits::for_lanes(lanes), &format!("{lanes} lanes"));
         match Control::start(config).and_then(Control::run) {
             Ok(status) => {
                 log.say(&render::status(&status));

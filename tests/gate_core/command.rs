@@ -41,8 +41,11 @@ impl Drop for Program {
 
 impl Program {
     fn start(arguments: &[&str]) -> (Program, Vec<String>) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_onwire"));
-        let mut child = command.args(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Program::spawn(Command::new(env!("CARGO_BIN_EXE_onwire")).args(arguments))
+    }
+
+    fn spawn(command: &mut Command) -> (Program, Vec<String>) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         while !said.last().is_some_and(|line: &String| line.contains("listening")) {
@@ -294,4 +297,28 @@ fn a_gate_that_waits_in_vain_uses_next_to_no_processor() {
     std::thread::sleep(Duration::from_secs(2));
     let used = cpu_seconds(program.0.id()) - before;
     assert!(used < 0.2, "{used} s of 2 s");
+}
+
+#[test]
+fn a_soft_limit_of_descriptors_was_kept_where_the_hard_one_allows_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, upstream) = server();
+    let (key, socket) = (key_file(directory.path()), directory.path().join("gate.sock").display().to_string());
+    let upstream = upstream.to_string();
+    let start = |connections: &str| {
+        let arguments = ["gate", "tcp", "--listen", "127.0.0.1:0", "--upstream", &upstream, "--notify", "127.0.0.1:9"];
+        let more = ["--key", &key, "--max-unprotected", "1MiB", "--status", &socket, "--connections", connections];
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -S -n 100 && ulimit -H -n 500 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_onwire")]);
+        let (program, said) = Program::spawn(command.args(arguments).args(more));
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.0.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        (line.split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" "), said.join("\n"))
+    };
+    let (limits, said) = start("200");
+    assert_eq!(limits, "500 500");
+    assert!(!said.contains("descriptors"), "{said}");
+    let (limits, said) = start("1024");
+    assert_eq!(limits, "500 500");
+    assert!(said.contains("may have 500 descriptors open, and 1024 connections of all gates need 2112"), "{said}");
 }

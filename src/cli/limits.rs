@@ -1,0 +1,49 @@
+//! How many descriptors a service of ours may have: as many as the system lets it, and a warning where these are too few.
+
+use crate::io::descriptors;
+
+/// What a service has open beside its connections or lanes: log, polls, sockets of status and notifications, who asks there.
+const BESIDE: u64 = 64;
+/// What a lane has open, at the most: TUN queue, sockets, timers, poll, wakers.
+const OF_LANE: u64 = 16;
+
+/// Descriptors that gates need for so many connections of all of them.
+pub fn for_connections(connections: usize) -> u64 {
+    BESIDE + 2 * connections as u64
+}
+
+/// Descriptors that an appliance of so many lanes needs.
+pub fn for_lanes(lanes: u16) -> u64 {
+    BESIDE + OF_LANE * u64::from(lanes)
+}
+
+/// Raises the soft limit to the hard one. Warns where it stays below what is `needed` for `purpose`.
+pub fn raise(needed: u64, purpose: &str) {
+    if let Some(words) = descriptors::raise_limit().and_then(|limit| warning(limit, needed, purpose)) {
+        tracing::warn!("{words}");
+    }
+}
+
+fn warning(limit: u64, needed: u64, purpose: &str) -> Option<String> {
+    (limit < needed).then(|| {
+        format!(
+            "this process may have {limit} descriptors open, and {purpose} need {needed}: raise the hard limit (`LimitNOFILE=` of \
+             the unit, `ulimit -Hn` of a shell), or configure fewer. Until then whoever comes when all are used has to wait"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_descriptors_are_told_with_what_to_do() {
+        assert_eq!(warning(2112, for_connections(1024), "1024 connections"), None);
+        let words = warning(2111, for_connections(1024), "1024 connections").unwrap();
+        assert!(
+            words.contains("2111 descriptors open, and 1024 connections need 2112") && words.contains("LimitNOFILE")
+        );
+        assert_eq!(warning(4096, for_lanes(64), "64 lanes"), None);
+    }
+}
