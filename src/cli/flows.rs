@@ -9,6 +9,7 @@ use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::Value;
 
 use super::destination::Destination;
+use super::line::Line;
 use super::render::grouped;
 use super::subscription::Subscription;
 use super::{FAILURE, NO_CONTACT, USAGE, complain, print, told};
@@ -116,7 +117,8 @@ fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String
     for flow in flows.values() {
         let position = |level| flow.positions.at(level).map_or("-".to_owned(), grouped);
         let peer = peers.get(&flow.peer);
-        let name = peer.and_then(|peer| peer.name.as_deref()).map_or(flow.peer.to_string(), ToOwned::to_owned);
+        let name =
+            peer.and_then(|peer| peer.name.as_deref()).map_or(flow.peer.to_string(), |name| Line(name).to_string());
         let peer = match peer {
             Some(peer) if peer.state != LinkState::Up => format!("{name} ({})", told::link(peer)),
             Some(_) => format!("{name} (up)"),

@@ -3,15 +3,45 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 
+use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::prelude::*;
 
+use super::line;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::io::log::LogWriter;
 
 /// Sends the log of this process to standard error, as configured, and what is said at a panic with it. No thread waits for
 /// whoever reads it. The first call counts. Keep the result as long as anything is logged.
 pub fn start(log: Log) -> LogWriter {
+    let notice: fn(u64) -> String = match log.format {
+        LogFormat::Text => |lost| format!("WARN {}\n", words(lost)),
+        LogFormat::Json => |lost| format!("{{\"level\":\"WARN\",\"message\":\"{}\"}}\n", words(lost)),
+    };
+    let writer = LogWriter::open(io::stderr(), notice);
+    let lines = writer.lines();
+    // A log that was started before, by a test or a program around us, stays.
+    let _ = subscriber(log, io::stderr().is_terminal(), move || lines.clone()).try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        let trace = match trace.status() {
+            BacktraceStatus::Captured => trace.to_string(),
+            _ => String::new(),
+        };
+        // An event is one line.
+        for line in panic.to_string().lines().chain(trace.lines()) {
+            tracing::error!("{line}");
+        }
+    }));
+    writer
+}
+
+/// What makes lines of events. Each event is one line, whatever others have sent that is in it.
+pub(super) fn subscriber<W>(log: Log, ansi: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -19,27 +49,14 @@ pub fn start(log: Log) -> LogWriter {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let notice: fn(u64) -> String = match log.format {
-        LogFormat::Text => |lost| format!("WARN {}\n", words(lost)),
-        LogFormat::Json => |lost| format!("{{\"level\":\"WARN\",\"message\":\"{}\"}}\n", words(lost)),
-    };
-    let writer = LogWriter::open(io::stderr(), notice);
-    let lines = writer.lines();
-    let subscriber = fmt().with_max_level(level).with_ansi(io::stderr().is_terminal());
-    let subscriber = subscriber.with_writer(move || lines.clone());
-    // A log that was started before, by a test or a program around us, stays.
-    let _ = match log.format {
-        LogFormat::Text => subscriber.with_target(false).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
-    };
-    std::panic::set_hook(Box::new(|panic| {
-        let trace = Backtrace::capture();
-        match trace.status() {
-            BacktraceStatus::Captured => tracing::error!("{panic}\n{trace}"),
-            _ => tracing::error!("{panic}"),
+    let subscriber = fmt::fmt().with_max_level(level).with_ansi(ansi).with_writer(writer);
+    match log.format {
+        LogFormat::Text => {
+            let fields = fmt::format::debug_fn(line::write_field).delimited(" ");
+            Box::new(subscriber.with_target(false).fmt_fields(fields).finish())
         }
-    }));
-    writer
+        LogFormat::Json => Box::new(subscriber.json().flatten_event(true).finish()),
+    }
 }
 
 fn words(lost: u64) -> String {

@@ -11,6 +11,7 @@ pub mod gate;
 pub mod keygen;
 pub mod lab;
 mod limits;
+mod line;
 pub mod log;
 pub mod pubkey;
 mod render;

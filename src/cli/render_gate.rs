@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::line::Line;
 use super::render::{duration, grouped, write_log_loss};
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
@@ -33,8 +34,8 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     for link in &notify.links {
         match link.state.as_str() {
-            "up" => writeln!(out, "  link to {}: up", link.name)?,
-            state => writeln!(out, "  link to {}: {state} ({})", link.name, link.reason)?,
+            "up" => writeln!(out, "  link to {}: up", Line(&link.name))?,
+            state => writeln!(out, "  link to {}: {} ({})", Line(&link.name), Line(state), Line(&link.reason))?,
         }
     }
     status.gates.iter().try_for_each(|gate| write_gate(out, gate))
@@ -87,7 +88,7 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
 }
 
 fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result {
-    writeln!(out, "  {}: {}, {}, {}", it.number, it.client, it.phase, duration(it.age_s))?;
+    writeln!(out, "  {}: {}, {}, {}", it.number, it.client, Line(&it.phase), duration(it.age_s))?;
     writeln!(
         out,
         "    sent {}, protected {}, unprotected {}; acks {} real, {} early; {} marks wait",
@@ -105,7 +106,7 @@ fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result
         writeln!(out, "    the oldest mark waits for {}", duration(age))?;
     }
     if let Some(reason) = &it.reason {
-        writeln!(out, "    not protected: {reason}")?;
+        writeln!(out, "    not protected: {}", Line(reason))?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::destination::Destination;
+use super::line::Line;
 use super::subscription::Subscription;
 use super::{FAILURE, NO_CONTACT, USAGE, complain, told};
 use crate::config::units::{parse_duration, show_duration};
@@ -280,7 +281,7 @@ impl Screen {
         if !changed {
             return Ok(());
         }
-        let name = peer.name.as_deref().map_or(peer.id.to_string(), ToOwned::to_owned);
+        let name = peer.name.as_deref().map_or(peer.id.to_string(), |name| Line(name).to_string());
         self.line("link", format!("link to {name}  {}", told::link(&peer)), told::link_json(&peer))
     }
 
