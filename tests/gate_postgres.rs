@@ -225,6 +225,18 @@ fn what_is_not_understood_is_forwarded_and_warned_of_once() {
 }
 
 #[test]
+fn a_mirror_that_insists_on_encryption_left_without_a_word_in_the_log() {
+    let ssl = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
+    for (bytes, words) in [(&ssl[..], 1), (&ssl[..3], 0), (b"", 0)] {
+        let mut it = Conversation::new(PLAIN);
+        it.mirror(bytes);
+        it.end(Side::Mirror);
+        assert_eq!(it.warnings(), words, "{:?}", it.notes());
+        assert!(words == 0 || format!("{:?}", it.notes()).contains("sslmode=prefer in primary_conninfo"));
+    }
+}
+
+#[test]
 fn requests_for_encryption_are_declined_and_everything_else_passes() {
     let mut it = Conversation::new(PLAIN);
     let ssl = startup(80_877_103, "");

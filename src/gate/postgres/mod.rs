@@ -223,6 +223,14 @@ impl Dialect for Postgres {
     fn on_end(&mut self, side: Side, turn: &mut Turn) {
         match &mut self.stage {
             Stage::Session(session) => session.on_end(side, turn),
+            Stage::Opening if side == Side::Mirror && self.declined > 0 && self.held.is_empty() => {
+                turn.note(Note::Warning(
+                    "the client left when its request for encryption was declined: it insists on it (sslmode=require or stricter, \
+                     gssencmode=require); give the gate a certificate (--tls-cert, --tls-key), or set sslmode=prefer in \
+                     primary_conninfo"
+                        .to_owned(),
+                ));
+            }
             // Half a first packet may be anything; it must not reach the primary unencrypted.
             Stage::Opening if side == Side::Mirror && !self.tls.connects => {
                 turn.send(Side::Primary, &std::mem::take(&mut self.held));
