@@ -217,9 +217,12 @@ impl Session {
         self.drain(out);
     }
 
-    /// Appends the notice that nothing more will come.
+    /// Appends the notice that nothing more will come, if there is a session to end: during the handshake the end of the stream
+    /// says it, and what a stranger then sends is still answered with an alert, which may not follow that notice.
     pub fn end(&mut self, out: &mut Vec<u8>) {
-        self.connection.send_close_notify();
+        if self.established {
+            self.connection.send_close_notify();
+        }
         self.drain(out);
     }
 
