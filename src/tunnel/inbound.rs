@@ -10,7 +10,7 @@
 //! whole, or is in `given_up` until the sender is known to have heard of it.
 //!
 //! Bounds: [`OPEN_BLOCKS_MAX`] blocks; beyond, the oldest is given up. And the memory that the peer's other profiles leave: what
-//! would take more is thrown away before it is taken ([`room`]).
+//! would take more is thrown away before it is taken (`room`).
 
 mod open_block;
 mod room;
