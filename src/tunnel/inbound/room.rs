@@ -68,8 +68,8 @@ impl Inbound {
             if cost > self.room() {
                 return None;
             }
-            self.blocks.reserve_exact(wanted - self.blocks.len());
-            self.touched.reserve_exact(wanted - self.touched.len());
+            self.blocks.reserve_exact(wanted.saturating_sub(self.blocks.len()));
+            self.touched.reserve_exact(wanted.saturating_sub(self.touched.len()));
             self.memory += cost;
         }
         if let Some(open) = self.spare.pop() {
