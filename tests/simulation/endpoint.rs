@@ -23,6 +23,9 @@ use crate::scenario::Scenario;
 use crate::side::Side;
 use crate::truth::Truth;
 
+/// How long a packet may wait for the rate of its path.
+pub const QUEUE_MAX: Duration = Duration::from_millis(50);
+
 /// One appliance with what surrounds it.
 pub struct Endpoint {
     /// Which run of which side.
@@ -90,7 +93,7 @@ impl Endpoint {
             address: random.random_bool(0.5).then(|| address(side.other())),
             symbol_size: settings.symbol_size,
             bytes_per_second: settings.bytes_per_second,
-            queue_max: Duration::from_millis(50),
+            queue_max: QUEUE_MAX,
             claims: settings.claims,
             policy: Policy::new(rules, ProfileId(0)),
         };
