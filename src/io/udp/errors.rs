@@ -68,7 +68,8 @@ impl ErrorCounts {
     }
 
     fn count_queued(&mut self, queued: &Queued) {
-        if queued.errno == libc::EMSGSIZE && queued.info >= PATH_MTU_MIN {
+        let least = if queued.origin == libc::SO_EE_ORIGIN_ICMP6 { PATH_MTU_MIN_IPV6 } else { PATH_MTU_MIN };
+        if queued.errno == libc::EMSGSIZE && queued.info >= least {
             self.path_mtu = Some(self.path_mtu.map_or(queued.info, |known| known.min(queued.info)));
         }
         // The call that met a local error has returned it and it is counted.
@@ -114,8 +115,10 @@ impl AddAssign for ErrorCounts {
     }
 }
 
-/// A smaller path MTU is not believed: every IPv4 host takes packets of 576 bytes (RFC 791).
+/// A smaller path MTU is not believed: every IPv4 host takes packets of 576 bytes (RFC 791), every IPv6 link one of 1280
+/// (RFC 8200, section 5).
 const PATH_MTU_MIN: u32 = 576;
+const PATH_MTU_MIN_IPV6: u32 = 1280;
 
 /// Addresses that are told apart in one call; more are told as one that stands for any.
 const LATE_ERRORS_MAX: usize = 32;
@@ -277,6 +280,7 @@ mod tests {
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_ICMP, 1400),
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_LOCAL, 1300),
             (libc::EMSGSIZE, libc::SO_EE_ORIGIN_LOCAL, 68),
+            (libc::EMSGSIZE, libc::SO_EE_ORIGIN_ICMP6, 1279),
             (libc::EPROTO, libc::SO_EE_ORIGIN_ICMP, 0),
         ] {
             counts.count_queued(&queued(errno, origin, info));
@@ -287,17 +291,17 @@ mod tests {
         let expected = ErrorCounts {
             queue_full: 1,
             unreachable: 2,
-            too_big: 1,
+            too_big: 2,
             path_mtu: Some(1300),
             forbidden: 1,
             other: 1,
-            late: 4,
+            late: 5,
             doubtful: 0,
             timestamps: 0,
             stray_timestamps: 0,
         };
         assert_eq!(counts, expected);
-        assert_eq!(counts.total(), 6);
+        assert_eq!(counts.total(), 7);
         let mut sum = ErrorCounts { timestamps: 3, stray_timestamps: 4, ..expected };
         sum += sum;
         assert_eq!((sum.unreachable, sum.path_mtu), (4, Some(1300)));

@@ -11,6 +11,7 @@ mod receive;
 mod send;
 mod stamps;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -99,7 +100,7 @@ pub struct UdpSocket {
     /// What they were before they were refused.
     stamps_before: StampState,
     stamp_retry: Retry,
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     on_their_way: OnTheirWay,
     errors_left: bool,
     counts: ErrorCounts,
@@ -146,7 +147,7 @@ impl UdpSocket {
             stamps,
             stamps_before: stamps,
             stamp_retry: Retry::after(REFUSALS_MAX),
-            changes: Vec::new(),
+            changes: VecDeque::new(),
             on_their_way: OnTheirWay::new(stamps),
             errors_left: false,
             counts: ErrorCounts::default(),
@@ -182,7 +183,7 @@ impl UdpSocket {
 
     /// What the kernel has begun to refuse, or takes again; told once.
     pub fn poll_change(&mut self) -> Option<Change> {
-        self.changes.pop()
+        self.changes.pop_front()
     }
 
     /// How transmit timestamps find their datagrams, or why there are none. That a device gives them shows when one

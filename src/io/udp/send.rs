@@ -123,6 +123,7 @@ impl UdpSocket {
         let segment = if segment == 0 { bytes.len() } else { segment };
         let envelope = Envelope { address, length, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
+        let mut is_whole = true;
         while outcome.sent < bytes.len() {
             let rest = &bytes[outcome.sent..];
             let number = stamp.map(|stamp| stamp.wrapping_add(outcome.stamps as u32));
@@ -130,6 +131,7 @@ impl UdpSocket {
                 Ok((taken, stamps)) => {
                     outcome.sent += taken.bytes;
                     outcome.stamps += stamps;
+                    is_whole &= stamps == taken.packets;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome.blocked = true;
@@ -142,6 +144,7 @@ impl UdpSocket {
                 }
             }
         }
+        outcome.stamps = counted(outcome.stamps, is_whole);
         outcome
     }
 
@@ -154,7 +157,7 @@ impl UdpSocket {
                 let taken = self.try_batch(envelope, bytes, None)?;
                 let is_new = self.stamp_retry.on_refused();
                 if is_new {
-                    self.changes.push(Change::Refused(Extra::Timestamps, error));
+                    self.changes.push_back(Change::Refused(Extra::Timestamps, error));
                 }
                 if self.stamp_retry.is_given_up() {
                     self.stamps = StampState::Off(StampsOff::Refused(libc::EINVAL));
@@ -165,7 +168,7 @@ impl UdpSocket {
             Ok(taken) => {
                 let Some(stamp) = stamp else { return Ok((taken, 0)) };
                 if self.stamp_retry.on_taken() {
-                    self.changes.push(Change::Back(Extra::Timestamps));
+                    self.changes.push_back(Change::Back(Extra::Timestamps));
                 }
                 if self.stamps == StampState::LoopedData {
                     self.on_their_way.push_all(stamp, &bytes[..taken.bytes], envelope.segment, taken.packets);
@@ -219,7 +222,7 @@ impl UdpSocket {
         let Err(error) = result else {
             if self.gso_retry.on_taken() {
                 self.gso = GsoState::Active;
-                self.changes.push(Change::Back(Extra::Segmentation));
+                self.changes.push_back(Change::Back(Extra::Segmentation));
             }
             return result;
         };
@@ -230,7 +233,7 @@ impl UdpSocket {
         // segmentation to blame.
         let taken = retried(|| self.send_each(envelope, batch, stamp))?;
         if self.gso_retry.on_refused() {
-            self.changes.push(Change::Refused(Extra::Segmentation, error));
+            self.changes.push_back(Change::Refused(Extra::Segmentation, error));
         }
         if self.gso_retry.is_given_up() {
             self.gso = GsoState::Off(GsoOff::Refused(errno));
@@ -289,13 +292,25 @@ fn message(envelope: &Envelope, slice: &mut libc::iovec, requests: &Requests) ->
     message
 }
 
-/// Tries again once. With `IP_RECVERR` an ICMP error of an earlier datagram makes the next call fail, whatever that
+/// How many timestamps stand for a send of which so many were asked. Where the kernel took a part of it without one, the
+/// others do not speak for that part: one more is counted, which never comes.
+fn counted(asked: usize, is_whole: bool) -> usize {
+    if is_whole || asked == 0 { asked } else { asked + 1 }
+}
+
+/// An ICMP error of earlier datagrams makes a call fail so often, at the most.
+const LEFT_OVER_MAX: usize = 16;
+
+/// Tries again. With `IP_RECVERR` an ICMP error of an earlier datagram, forged or not, makes the next call fail, whatever that
 /// one sends; it was not tried then.
 fn retried(mut call: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
-    match call() {
-        Err(error) if !is_own(&error) => call(),
-        result => result,
+    for _ in 0..LEFT_OVER_MAX {
+        match call() {
+            Err(error) if !is_own(&error) => {}
+            result => return result,
+        }
     }
+    call()
 }
 
 /// Errors that are about this call and not left over from an earlier datagram.
@@ -309,6 +324,33 @@ fn is_own(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timestamps_of_a_part_of_a_send_spoke_for_all_of_it() {
+        // Asked for each packet, for none, and for those of one of two calls.
+        assert_eq!([counted(3, true), counted(0, false), counted(3, false)], [3, 0, 4]);
+    }
+
+    #[test]
+    fn several_errors_of_earlier_datagrams_cost_the_next_one() {
+        for (errors, is_sent) in [(0, true), (1, true), (LEFT_OVER_MAX, true), (LEFT_OVER_MAX + 1, false)] {
+            let mut left = errors;
+            let outcome = retried(|| match left {
+                0 => Ok(Taken { bytes: 1, packets: 1 }),
+                _ => {
+                    left -= 1;
+                    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
+                }
+            });
+            assert_eq!(outcome.is_ok(), is_sent, "{errors}");
+        }
+        let mut calls = 0;
+        let own = retried(|| {
+            calls += 1;
+            Err(io::Error::from_raw_os_error(libc::ENOBUFS))
+        });
+        assert!(own.is_err() && calls == 1, "an error of this call is final");
+    }
     use crate::io::udp::{GsoOff, GsoState, UdpOptions, control};
     use std::os::fd::AsFd;
 
@@ -355,7 +397,7 @@ mod tests {
         let said: Vec<bool> = std::iter::from_fn(|| sender.poll_change())
             .map(|change| matches!(change, Change::Back(Extra::Segmentation)))
             .collect();
-        assert_eq!(said, [true, false]);
+        assert_eq!(said, [false, true], "in the order in which it happened");
         // One that goes alone does not show that trains are taken.
         let target = Target { alone: true, ..receiver.local_addr().into() };
         refuse(&sender, 1);
