@@ -265,7 +265,9 @@ impl Lane {
                     let header = VirtioHeader::from_native(header);
                     last_hop.on_read(&self.forwarder.room()[..len], header, now);
                     self.forwarder.handle_packet(header, len, now, |outgoing| {
-                        last_hop.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
+                        if outgoing.block.is_some() {
+                            last_hop.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
+                        }
                         if let Some(warden) = warden {
                             warden.on_outgoing(&outgoing, now);
                         }

@@ -86,19 +86,20 @@ impl FlowTable {
         }
     }
 
-    /// `packet` was put into the open `block`; `view` was made from it and `virtio` belongs to it.
+    /// `packet` was put into the open `block`; `view` was made from it and `virtio` belongs to it. Without a block it was
+    /// dropped here, which is as if its block had failed.
     ///
-    /// Returns the flow whose packet it was. A super-packet is one range of its flow's bytes. A segment of TCP whose receiver
-    /// would not take it is of no flow.
+    /// Returns its flow, if it is of one; a segment of TCP whose receiver would not take it is of none.
     #[inline]
     pub fn on_sent(
         &mut self,
         packet: &[u8],
         view: &PacketView,
         virtio: VirtioHeader,
-        block: BlockId,
+        block: impl Into<Option<BlockId>>,
         now: Instant,
     ) -> Option<FlowId> {
+        let block = block.into();
         let Some(key) = FlowKey::sent(view) else {
             self.counters.fragments += u64::from(view.fragment.is_some() && matches!(view.protocol, TCP | UDP));
             return None;
@@ -123,7 +124,7 @@ impl FlowTable {
         &mut self,
         key: FlowKey,
         Segment { header, payload, scale }: &Segment,
-        block: BlockId,
+        block: Option<BlockId>,
         now: Instant,
     ) -> Option<FlowId> {
         let slot = match self.find_slot(&PackedKey::new(&key)) {
@@ -144,7 +145,7 @@ impl FlowTable {
         }
         match sent {
             Sent::Bytes(span) => {
-                if !self.record(slot, block, span) {
+                if !block.is_some_and(|block| self.record(slot, block, span)) {
                     self.on_hole(slot, span);
                 }
             }
@@ -160,7 +161,7 @@ impl FlowTable {
         key: FlowKey,
         payload: usize,
         packets: usize,
-        block: BlockId,
+        block: Option<BlockId>,
         now: Instant,
     ) -> Option<FlowId> {
         let slot = match self.find_slot(&PackedKey::new(&key)) {
@@ -169,7 +170,7 @@ impl FlowTable {
         };
         let span = self.flow_mut(slot)?.on_datagrams_sent(payload as u64, packets as u32);
         // What is not recorded will never be known to be protected, and nobody sends it again: the count begins behind it.
-        if !self.record(slot, block, span) && !self.flow_mut(slot)?.take_back(span) {
+        if !block.is_some_and(|block| self.record(slot, block, span)) && !self.flow_mut(slot)?.take_back(span) {
             self.begin_again(slot, Origin::FirstSeen, 0, GoneReason::Broken, now);
         }
         self.touch(slot, now);

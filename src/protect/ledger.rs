@@ -115,8 +115,8 @@ pub struct SentBlock {
 pub struct LeftBlock {
     /// Its symbols.
     pub size: Size,
-    /// From its first packet until it was known to have left.
-    pub took: Duration,
+    /// From its first packet until it was known to have left; none if no packet of it was seen.
+    pub took: Option<Duration>,
 }
 
 /// What a report says of a block that was waited for.
@@ -251,7 +251,7 @@ impl Ledger {
     pub fn on_left(&mut self, block: BlockId, now: Instant) -> Option<LeftBlock> {
         let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
         entry.stage = Stage::Unproven;
-        let took = entry.opened.map_or(Duration::ZERO, |opened| now.saturating_duration_since(opened));
+        let took = entry.opened.map(|opened| now.saturating_duration_since(opened));
         Some(LeftBlock { size: (entry.source_symbols, entry.repair_symbols), took })
     }
 

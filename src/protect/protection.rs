@@ -65,10 +65,11 @@ impl Protection {
         self.health.limit_trust(max);
     }
 
-    /// A packet is about to be put into its block.
+    /// A packet is about to be put into its block, or was dropped here.
     #[inline]
     pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
-        if self.ledger.on_packet(outgoing.block, self.departures.next_send(), now) {
+        let next_send = self.departures.next_send();
+        if outgoing.block.is_some_and(|block| self.ledger.on_packet(block, next_send, now)) {
             self.flows.hold_all();
         }
         self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
@@ -136,7 +137,7 @@ impl Protection {
         self.departures.on_left(send, now);
         while let Some(block) = self.departures.poll_left() {
             let Some(left) = self.ledger.on_left(block, now) else { continue };
-            if left.took <= LEAVES_WITHIN && self.health.is_healthy(now) {
+            if left.took.is_some_and(|took| took <= LEAVES_WITHIN) && self.health.is_healthy(now) {
                 self.claim(block, left.size, Level::OnWire);
             } else {
                 self.counters.untrusted += 1;

@@ -1,4 +1,7 @@
-//! The rules of protection, each with the input that would break it.
+//! The rules of protection, each with the input that would break it. Those of barriers are in `barriers`.
+
+#[cfg(test)]
+mod barriers;
 
 use std::time::{Duration, Instant};
 
@@ -56,18 +59,20 @@ impl Bench {
     /// The same with a TCP connection whose SYN was seen: each packet is its first ten bytes.
     fn tcp() -> Self {
         let mut bench = Self::up();
-        for (flags, sequence, len) in [(TcpHeader::SYN, 99u32, 0), (TcpHeader::ACK, 100, 10)] {
-            let mut segment = [0; 20].to_vec();
-            segment.resize(20 + len, 7);
-            segment[4..8].copy_from_slice(&sequence.to_be_bytes());
-            (segment[12], segment[13]) = (5 << 4, flags);
-            bench.packet = samples::ipv4(TCP, &[], &segment);
-            bench.view = PacketView::parse(&bench.packet).unwrap();
-            if flags == TcpHeader::SYN {
-                bench.packet(0);
-            }
-        }
+        bench.next_segment(TcpHeader::SYN, 99, 0);
+        bench.packet(0);
+        bench.next_segment(TcpHeader::ACK, 100, 10);
         bench
+    }
+
+    /// What is sent from now on.
+    fn next_segment(&mut self, flags: u8, sequence: u32, len: usize) {
+        let mut segment = [0; 20].to_vec();
+        segment.resize(20 + len, 7);
+        segment[4..8].copy_from_slice(&sequence.to_be_bytes());
+        (segment[12], segment[13]) = (5 << 4, flags);
+        self.packet = samples::ipv4(TCP, &[], &segment);
+        self.view = PacketView::parse(&self.packet).unwrap();
     }
 
     fn prove(&mut self, times: u32) {
@@ -88,9 +93,18 @@ impl Bench {
     }
 
     fn packet(&mut self, sbn: u64) {
+        self.outgoing(Some(block(sbn)));
+    }
+
+    /// A packet that was read and dropped.
+    fn drop_packet(&mut self) {
+        self.outgoing(None);
+    }
+
+    fn outgoing(&mut self, block: Option<BlockId>) {
         let outgoing = Outgoing {
             peer: PeerId(0),
-            block: block(sbn),
+            block,
             header: VirtioHeader::default(),
             packet: &self.packet,
             view: &self.view,
@@ -470,42 +484,6 @@ fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
 }
 
 #[test]
-fn a_barrier_about_nothing_is_told_from_one_about_something() {
-    let mut bench = Bench::up();
-    bench.protection.ask_barrier(1);
-    bench.packet(0);
-    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::Acked))));
-    bench.protection.ask_barrier(2);
-    bench.event(BlockEvent::Abandoned { block: block(0) });
-    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
-    bench.protection.ask_barrier(3);
-    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
-}
-
-#[test]
-fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
-    let mut bench = Bench::up();
-    bench.leave(0);
-    bench.send(1);
-    bench.packet(2);
-    bench.notices();
-    bench.protection.ask_barrier(1);
-    bench.left(1);
-    assert_eq!(bench.notices().iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count(), 0);
-    bench.close(2);
-    bench.sent(2);
-    bench.packet(3);
-    bench.left(2);
-    assert_eq!(bench.notices().last(), Some(&Notice::Barrier(1, Some(Level::OnWire))));
-    bench.protection.ask_barrier(2);
-    bench.event(BlockEvent::Abandoned { block: block(3) });
-    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
-    bench.hear(vec![], 0, 4);
-    bench.protection.ask_barrier(3);
-    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
-}
-
-#[test]
 fn a_profile_without_repair_symbols_is_never_protected() {
     let mut bench = Bench::up();
     bench.packet(0);
@@ -515,27 +493,6 @@ fn a_profile_without_repair_symbols_is_never_protected() {
     assert_eq!(bench.protected(), 0);
     bench.hear(vec![], 0, 1);
     assert_eq!(bench.reached(Level::Decoded), 10);
-}
-
-#[test]
-fn a_barrier_passed_over_bytes_that_were_known_to_be_lost() {
-    for claimed in [false, true] {
-        let mut bench = Bench::tcp();
-        bench.send(0);
-        if claimed {
-            bench.left(0);
-        }
-        bench.hear(vec![run(0, 1, 0)], 0, 1);
-        bench.pass(1001);
-        bench.prove(3);
-        bench.protection.ask_barrier(1);
-        assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "TCP will send it again");
-        bench.leave(1);
-        bench.hear(vec![], 0, 2);
-        // Where a promise was broken only the peer's word makes it good.
-        let level = if claimed { Level::Decoded } else { Level::OnWire };
-        assert!(bench.notices().contains(&Notice::Barrier(1, Some(level))));
-    }
 }
 
 #[test]
@@ -555,16 +512,6 @@ fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_
 }
 
 #[test]
-fn an_abandoned_block_was_taken_for_decoded() {
-    let mut bench = Bench::up();
-    bench.packet(0);
-    bench.event(BlockEvent::Abandoned { block: block(0) });
-    bench.leave(1);
-    bench.hear(vec![run(0, 1, 0)], 0, 2);
-    assert_eq!(bench.reached(Level::Decoded), 10, "one of two packets arrived");
-}
-
-#[test]
 fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
     let mut bench = Bench::up();
     bench.packet(0);
@@ -579,59 +526,9 @@ fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
     assert_eq!(bench.protected(), 0);
 }
 
-#[test]
-fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
-    let mut bench = Bench::up();
-    bench.leave(0);
-    bench.event(BlockEvent::PeerRestarted);
-    bench.event(BlockEvent::Void { below: block(1) });
-    bench.prove(3);
-    bench.leave(1);
-    bench.hear(vec![], 1, 2);
-    bench.protection.ask_barrier(5);
-    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
-}
-
 /// As many blocks as are remembered, from `first` on.
 fn fill(bench: &mut Bench, first: u64) {
     (first..first + BLOCKS_MAX as u64).for_each(|sbn| bench.send(sbn));
-}
-
-#[test]
-fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
-    let mut bench = Bench::up();
-    bench.send(0);
-    bench.protection.ask_barrier(1);
-    fill(&mut bench, 1);
-    bench.protection.ask_barrier(2);
-    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
-    bench.protection.handle_timeout(bench.now);
-    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "nobody knows of block 0");
-    assert_eq!(bench.protection.counters().forgotten, 1);
-    bench.hear(vec![], 0, 1);
-    bench.protection.handle_timeout(bench.now);
-    let answers = bench.notices();
-    assert!(answers.contains(&Notice::Barrier(1, Some(Level::Decoded))), "{answers:?}");
-    assert!(answers.contains(&Notice::Barrier(2, Some(Level::OnWire))), "{answers:?}");
-}
-
-#[test]
-fn the_loss_of_a_forgotten_block_failed_no_barrier() {
-    let mut bench = Bench::tcp();
-    bench.send(0);
-    bench.protection.ask_barrier(1);
-    // Another flow goes on.
-    (bench.packet, bench.view) = (Bench::up().packet, Bench::up().view);
-    fill(&mut bench, 1);
-    (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
-    bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let told = bench.notices();
-    assert!(told.contains(&Notice::Barrier(1, None)), "{told:?}");
-    assert!(!told.iter().any(|notice| matches!(notice, Notice::Violation(_))), "it was never called protected");
-    bench.protection.ask_barrier(2);
-    bench.protection.handle_timeout(bench.now);
-    let told = bench.notices();
-    assert!(!told.iter().any(|notice| matches!(notice, Notice::Barrier(..))), "its bytes are nowhere: {told:?}");
 }
 
 #[test]
@@ -648,25 +545,6 @@ fn the_loss_of_a_protected_block_that_had_to_be_forgotten_was_never_told() {
     assert_eq!(bench.protection.counters().violations, 1);
 }
 
-#[test]
-fn bytes_sent_again_and_only_protected_were_answered_as_decoded() {
-    let mut bench = Bench::tcp();
-    bench.send(0);
-    bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let other = Bench::up();
-    let tcp = (std::mem::replace(&mut bench.packet, other.packet), std::mem::replace(&mut bench.view, other.view));
-    bench.send(1);
-    bench.protection.ask_barrier(1);
-    bench.hear(vec![], 0, 2);
-    (bench.packet, bench.view) = tcp;
-    bench.leave(2);
-    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::OnWire))));
-    bench.protection.ask_barrier(2);
-    bench.hear(vec![], 0, 3);
-    bench.protection.handle_timeout(bench.now);
-    assert!(bench.notices().contains(&Notice::Barrier(2, Some(Level::Decoded))));
-}
-
 /// Of one block a report says how many of its first symbols came. Of a run it can say it of none.
 #[test]
 fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
@@ -675,17 +553,6 @@ fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
     bench.hear(vec![run(0, 2, 2)], 0, 2);
     let told = bench.notices();
     assert_eq!(told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count(), 2, "{told:?}");
-}
-
-#[test]
-fn a_barrier_too_many_is_answered_at_once_with_no() {
-    let mut bench = Bench::up();
-    bench.packet(0);
-    (0..300).for_each(|id| bench.protection.ask_barrier(id));
-    let told = bench.notices();
-    let refused = told.iter().filter(|notice| matches!(notice, Notice::Barrier(id, None) if *id >= 256)).count();
-    let answered = told.iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count();
-    assert_eq!((refused, answered), (44, 44));
 }
 
 #[test]

@@ -59,13 +59,14 @@ struct Destination {
     profile: usize,
 }
 
-/// A packet on its way to a peer, seen before it is put into its block.
+/// A packet on its way to a peer, seen before it is put into its block, or dropped because there is no session or too much
+/// waits for the path: whoever follows its flow must know that it is missing.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
     /// Where it goes.
     pub peer: PeerId,
-    /// The block it will be in.
-    pub block: BlockId,
+    /// The block it will be in; none if it is dropped.
+    pub block: Option<BlockId>,
     /// Its offload header, checked, and with [`VirtioHeader::DATA_VALID`] where this host has verified its checksum.
     pub header: VirtioHeader,
     /// The packet or super-packet.
@@ -147,7 +148,7 @@ impl Forwarder {
         self.peers[peer].room(&self.profiles[profile])
     }
 
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); shows it to `observe` if it will be sent.
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); shows it to `observe` if it belongs to a peer.
     pub fn handle_packet(
         &mut self,
         header: VirtioHeader,
@@ -187,9 +188,11 @@ impl Forwarder {
         }
         let id = PeerId(peer as u16);
         let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
-        let block = peer.block_id(profile, now)?;
+        let block = peer.block_id(profile, now);
         let seen = VirtioHeader { flags: header.flags | was_verified, ..header };
-        observe(Outgoing { peer: id, block, header: seen, packet: &peer.room(profile)[..len], view: &view });
+        let packet = &peer.room(profile)[..len];
+        observe(Outgoing { peer: id, block: block.ok(), header: seen, packet, view: &view });
+        block?;
         peer.commit(profile, header, len, &mut self.code, now);
         Ok(())
     }

@@ -53,8 +53,9 @@ impl Block {
 /// A barrier that waits.
 #[derive(Debug)]
 struct Asked {
-    /// How much was read before.
+    /// How much was read before, and how much of what was read was dropped before.
     taken: usize,
+    dropped: usize,
     /// Blocks that were known to be lost by then, or that were sent to an earlier run of the peer. What TCP had in
     /// them it sends again, and that is waited for; nothing else can be.
     gone: BTreeSet<BlockId>,
@@ -64,6 +65,8 @@ struct Asked {
 #[derive(Debug, Default)]
 struct Account {
     taken: Vec<Taken>,
+    /// What was read and put into no block, with the flow it is of.
+    dropped: Vec<(u16, Option<u64>)>,
     /// Places in `taken`.
     directions: HashMap<Direction, Vec<usize>>,
     instances: HashMap<u64, Vec<usize>>,
@@ -121,6 +124,11 @@ impl Promises {
         }
     }
 
+    /// A packet of this flow, as far as it is known, was read and dropped; none that seems to be of another connection.
+    pub fn on_dropped(&mut self, run: Run, number: u16, instance: Option<u64>) {
+        self.account(run).dropped.push((number, instance));
+    }
+
     /// The kernel took a datagram of a block, or refused it.
     pub fn on_handed(&mut self, run: Run, block: BlockId, refused: bool) {
         let block = self.block(run, block);
@@ -165,7 +173,7 @@ impl Promises {
         let to = last[run.side.other().index()];
         let is_gone = |block: &BlockId| model.is_told_lost(run, *block) || model.addressee(run, *block) != Some(to);
         let gone = account.blocks.keys().copied().filter(is_gone).collect();
-        account.barriers.insert(id, Asked { taken: account.taken.len(), gone });
+        account.barriers.insert(id, Asked { taken: account.taken.len(), dropped: account.dropped.len(), gone });
     }
 
     /// A run tells something.
@@ -263,8 +271,8 @@ impl Promises {
         self.outcome.barriers_granted += 1;
         for (place, taken) in account.taken[..asked.taken].iter().enumerate() {
             let bytes = truths.hosts.meaning(run.side, taken.number);
-            let resent =
-                bytes.filter(|bytes| !truths.hosts.is_over(bytes) && account.is_counted(run, taken, bytes, truths));
+            let is_counted = |bytes: &&Meaning| account.is_counted(run, taken.instance, bytes, truths);
+            let resent = bytes.filter(|bytes| !truths.hosts.is_over(bytes)).filter(is_counted);
             if resent.is_none() && asked.gone.contains(&taken.block) {
                 continue;
             }
@@ -276,6 +284,17 @@ impl Promises {
                 account.blocks.get(&taken.block),
                 taken.instance.and_then(|it| account.told.get(&it)),
                 asked.gone,
+            );
+        }
+        // Of what was dropped TCP sends its bytes again.
+        for &(number, instance) in &account.dropped[..asked.dropped] {
+            let bytes = truths.hosts.meaning(run.side, number).filter(|bytes| !truths.hosts.is_over(bytes));
+            // Of a flow that is not known, though its bytes were read, nothing is known to be missing.
+            let is_counted = |bytes: &&Meaning| instance.is_none() || account.is_counted(run, instance, bytes, truths);
+            let Some(bytes) = bytes.filter(is_counted) else { continue };
+            assert!(
+                account.is_sent_again(level, bytes, truths),
+                "barrier {id} of {run:?} is answered {level:?}, but packet {number} was dropped and not sent again: {bytes:?}"
             );
         }
     }
@@ -315,7 +334,7 @@ impl Promises {
                 let verdict = verdicts.get(&(run, id)).copied();
                 verdict.is_none_or(|verdict| matches!(verdict, Verdict::Whole | Verdict::Rebuilt))
             });
-            let undisturbed = last.iter().all(|run| run.restarts == 0) && lossless;
+            let undisturbed = last.iter().all(|run| run.restarts == 0) && lossless && account.dropped.is_empty();
             if undisturbed && truths.scenario.sides[run.side.index()].host.has_room() {
                 assert!(account.barriers.is_empty(), "nobody answered {:?} of {run:?}", account.barriers);
             }
@@ -325,8 +344,8 @@ impl Promises {
 
 impl Account {
     /// The segment begins where the flow does or later: what comes before the first byte seen belongs to nobody.
-    fn is_counted(&self, run: Run, taken: &Taken, meaning: &Meaning, truths: Truths<'_>) -> bool {
-        let Some(instance) = taken.instance else { return false };
+    fn is_counted(&self, run: Run, instance: Option<u64>, meaning: &Meaning, truths: Truths<'_>) -> bool {
+        let Some(instance) = instance else { return false };
         let Some(flow) = self.told.get(&instance) else { return true };
         let ports = [flow.key.source_port, flow.key.destination_port];
         let base = flow.origin_sequence.unwrap_or_default();

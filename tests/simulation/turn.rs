@@ -68,7 +68,7 @@ impl World {
             let drops = end.forwarder.drops().clone();
             end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
             let guard = &mut end.guard;
-            let mut taken = None;
+            let (mut taken, mut dropped) = (None, None);
             end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |outgoing| {
                 if let Some(guard) = guard {
                     let strays = guard.peers()[0].flows().counters().strays;
@@ -83,7 +83,8 @@ impl World {
                     let counted =
                         flow.filter(|flow| if view.protocol == UDP { flow.sent.packets > 0 } else { !is_stray });
                     let instance = counted.map(|flow| flow.id.instance());
-                    taken = Some(Taken { number, block: outgoing.block, instance, datagrams });
+                    taken = outgoing.block.map(|block| Taken { number, block, instance, datagrams });
+                    dropped = (!is_stray).then_some((number, instance));
                 }
             });
             match newly_dropped(&drops, end.forwarder.drops())[..] {
@@ -94,9 +95,14 @@ impl World {
                     let profile = profile_of(&packet.bytes);
                     self.model.on_taken(end.run, number, profile, packet);
                 }
-                [(DropReason::NoSession, 1)] => {}
-                // More than the path's rate carries: no other path may wait for it.
-                [(DropReason::PathQueueFull, 1)] if self.scenario.sides[side.index()].bytes_per_second.is_some() => {}
+                // The second is of a path whose rate carries less: no other path may wait for it.
+                [(DropReason::NoSession | DropReason::PathQueueFull, 1)] => {
+                    let has_rate = self.scenario.sides[side.index()].bytes_per_second.is_some();
+                    assert!(has_rate || end.forwarder.drops().of(DropReason::PathQueueFull) == 0);
+                    if let Some((number, instance)) = dropped {
+                        self.promises.on_dropped(end.run, number, instance);
+                    }
+                }
                 ref other => panic!("a good packet was dropped: {other:?}"),
             }
         }
