@@ -1,24 +1,17 @@
 //! Promises that were broken, said in the log: at once, and then no more often than each second, with the bytes that they
 //! were about. Each of them may have been acknowledged to somebody. Counters are kept elsewhere.
 
-use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::io::paced::Paced;
 use crate::notify::message::Range;
-
-/// How often it is said.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Ranges that are named in one line.
-const NAMED_MAX: usize = 8;
 
 /// What was lost and not said yet.
 #[derive(Debug, Default)]
 pub struct BrokenPromises {
-    said_at: Option<Instant>,
     losses: u64,
-    ranges: u64,
     bytes: u64,
-    named: String,
+    ranges: Paced,
 }
 
 impl BrokenPromises {
@@ -26,48 +19,36 @@ impl BrokenPromises {
     /// known any more.
     pub fn note(&mut self, peer: &str, ranges: &[Range], now: Instant) {
         self.losses += 1;
-        for range in ranges {
-            let bytes = range.end.saturating_sub(range.start);
-            (self.ranges, self.bytes) = (self.ranges + 1, self.bytes + bytes);
-            if self.ranges <= NAMED_MAX as u64 {
-                let (key, separator) = (&range.key, if self.named.is_empty() { "" } else { "; " });
-                // Writing to a string cannot fail.
-                let _ = write!(
-                    self.named,
-                    "{separator}{} > {} ({peer}) bytes {}..{}",
-                    key.source, key.destination, range.start, range.end
-                );
-            }
+        for Range { key, start, end, .. } in ranges {
+            self.bytes += end.saturating_sub(*start);
+            self.ranges.add(format_args!("{} > {} ({peer}) bytes {start}..{end}", key.source, key.destination));
         }
         self.say(now);
     }
 
     /// When there is more to say.
     pub fn deadline(&self) -> Option<Instant> {
-        self.said_at.filter(|_| self.losses > 0).map(|at| at + INTERVAL)
+        self.ranges.deadline().filter(|_| self.losses > 0)
     }
 
     /// Says what was not said yet, if the last time was long enough ago.
     pub fn say(&mut self, now: Instant) {
-        if self.said_at.is_none_or(|at| now >= at + INTERVAL)
+        if self.ranges.is_due(now)
             && let Some(words) = self.take_words()
         {
-            self.said_at = Some(now);
+            self.ranges.on_said(now);
             tracing::error!("{words}");
         }
     }
 
     fn take_words(&mut self) -> Option<String> {
-        let Self { losses, ranges, bytes, .. } = *self;
+        let (losses, bytes) = (std::mem::take(&mut self.losses), std::mem::take(&mut self.bytes));
         if losses == 0 {
             return None;
         }
-        let named = std::mem::take(&mut self.named);
-        (self.losses, self.ranges, self.bytes) = (0, 0, 0);
-        let which = match ranges {
-            0 => "of flows that are not known any more".to_owned(),
-            _ if ranges > NAMED_MAX as u64 => format!("{named}; and {} ranges more", ranges - NAMED_MAX as u64),
-            _ => named,
+        let which = match self.ranges.take("ranges") {
+            (0, _) => "of flows that are not known any more".to_owned(),
+            (_, named) => named,
         };
         Some(format!(
             "a promise was broken: blocks that were called protected lost more than their repair symbols ({losses} losses, \
@@ -88,7 +69,10 @@ impl Drop for BrokenPromises {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::io::paced::INTERVAL;
     use crate::notify::message::FlowKey;
 
     fn range(port: u16, start: u64) -> Range {

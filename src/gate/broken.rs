@@ -1,71 +1,51 @@
 //! Promises that were broken, said in the log of a gate: at once, and then no more often than each second, with the bytes that
 //! they were about and what was acknowledged early for them. Counters are kept elsewhere.
 
-use std::fmt::Write;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::early::Hit;
+use crate::io::paced::Paced;
 use crate::notify::message::FlowKey;
-
-/// How often it is said.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// Ranges that are named in one line.
-const NAMED_MAX: usize = 8;
 
 /// What was lost and not said yet.
 #[derive(Debug, Default)]
 pub struct BrokenPromises {
-    said_at: Option<Instant>,
-    ranges: u64,
     hit: Hit,
-    named: String,
+    ranges: Paced,
 }
 
 impl BrokenPromises {
     /// These bytes of the flow of `connection` had been called protected and are lost, with what that has hit.
     pub fn note(&mut self, gate: &str, connection: u64, (key, range): (&FlowKey, &Range<u64>), hit: Hit) {
-        self.ranges += 1;
         self.hit.bytes += hit.bytes;
         self.hit.acknowledged += hit.acknowledged;
         self.hit.acknowledgements += hit.acknowledgements;
-        if self.ranges <= NAMED_MAX as u64 {
-            let separator = if self.named.is_empty() { "" } else { "; " };
-            // Writing to a string cannot fail.
-            let _ = write!(
-                self.named,
-                "{separator}{gate}, connection {connection}: {} > {} bytes {}..{}",
-                key.source, key.destination, range.start, range.end
-            );
-        }
+        let (source, destination, Range { start, end }) = (key.source, key.destination, range);
+        self.ranges.add(format_args!("{gate}, connection {connection}: {source} > {destination} bytes {start}..{end}"));
     }
 
     /// When there is more to say.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.said_at.filter(|_| self.ranges > 0).map(|at| at + INTERVAL)
+        self.ranges.deadline().filter(|_| !self.ranges.is_empty())
     }
 
     /// Says what was not said yet, if the last time was long enough ago.
     pub fn say(&mut self, now: Instant) {
-        if self.said_at.is_none_or(|at| now >= at + INTERVAL)
+        if self.ranges.is_due(now)
             && let Some(words) = self.take_words()
         {
-            self.said_at = Some(now);
+            self.ranges.on_said(now);
             tracing::error!("{words}");
         }
     }
 
     fn take_words(&mut self) -> Option<String> {
-        let Self { ranges, hit, .. } = *self;
+        let (ranges, named) = self.ranges.take("ranges");
+        let hit = std::mem::take(&mut self.hit);
         if ranges == 0 {
             return None;
         }
-        let named = std::mem::take(&mut self.named);
-        (self.ranges, self.hit) = (0, Hit::default());
-        let more = match ranges.saturating_sub(NAMED_MAX as u64) {
-            0 => String::new(),
-            more => format!("; and {more} ranges more"),
-        };
         let acknowledged = match hit.acknowledgements {
             0 => "Nothing was acknowledged early for them that the mirror has not acknowledged since".to_owned(),
             count => format!(
@@ -76,7 +56,7 @@ impl BrokenPromises {
         };
         Some(format!(
             "a promise was broken: bytes that were called protected are lost on the path ({ranges} ranges, {} bytes: \
-             {named}{more}). {acknowledged}. If it happens again, the path loses more than `redundancy` of the appliance \
+             {named}). {acknowledged}. If it happens again, the path loses more than `redundancy` of the appliance \
              repairs: raise `repair` there, and look at the losses in its `onwire status`",
             hit.bytes
         ))
@@ -93,7 +73,10 @@ impl Drop for BrokenPromises {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::io::paced::INTERVAL;
 
     #[test]
     fn the_first_is_said_at_once_and_those_of_the_next_second_in_one_line() {

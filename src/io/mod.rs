@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod log;
 pub mod namespace;
 pub mod netlink;
+pub mod paced;
 pub mod qdisc;
 pub mod retry;
 pub mod signal;
