@@ -4,22 +4,15 @@
 //! The input is a sequence of records: a byte of kind, a byte of milliseconds to wait, two bytes of length, the bytes.
 #![no_main]
 
+#[path = "../../tests/hostile/lane.rs"]
+mod lane;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use onwire::fec::plan::Plan;
-use onwire::tunnel::PeerId;
-use onwire::tunnel::forwarder::{Forwarder, Settings};
-use onwire::tunnel::handshake::{Established, Role};
-use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use onwire::tunnel::inbound::{Delivery, MEMORY_MAX};
 use onwire::tunnel::outbox::Trains;
-use onwire::tunnel::peer::PeerSettings;
-use onwire::tunnel::policy::{Policy, ProfileId};
-use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
-use onwire::tunnel::sender::Profile;
 use onwire::wire::datagram::{DatagramType, Header};
 use onwire::wire::packet::PacketView;
 
@@ -28,9 +21,11 @@ const SYMBOL_SIZE: u16 = 128;
 fuzz_target!(|input: &[u8]| {
     let mut now = Instant::now();
     let peer = SocketAddr::from(([192, 0, 2, 2], 7117));
-    let mut forwarder = forwarder(now, input.first().is_some_and(|byte| byte & 0x80 != 0));
-    forwarder.install(&established(peer, now), now);
-    let key = SealingKey::new(Cipher::ChaCha20Poly1305, &[2; 32]);
+    let strict = input.first().is_some_and(|byte| byte & 0x80 != 0);
+    let delivery = Delivery { strict, hold: Duration::from_millis(10) };
+    let mut forwarder = lane::forwarder(SYMBOL_SIZE, true, delivery, now);
+    forwarder.install(&lane::established(peer, SYMBOL_SIZE, now), now);
+    let key = lane::peers_key();
     let (mut rest, mut counter) = (input, 0);
     while let Some((&[kind, wait, high, low], behind)) = rest.split_first_chunk::<4>() {
         let len = usize::from(u16::from_be_bytes([high, low]) & 0x0fff).min(behind.len());
@@ -73,45 +68,3 @@ fuzz_target!(|input: &[u8]| {
         assert!(forwarder.poll_timeout(now).is_none_or(|at| at > now), "all is drained and still something is due");
     }
 });
-
-fn forwarder(now: Instant, strict: bool) -> Forwarder {
-    let profile = Profile {
-        number: 0,
-        block_symbols: 8,
-        close_when_idle: Duration::from_micros(50),
-        close_after: Duration::from_millis(2),
-        plan: Plan::fixed(8, 2, 0.01),
-    };
-    let peer = PeerSettings {
-        address: None,
-        symbol_size: SYMBOL_SIZE.into(),
-        bytes_per_second: None,
-            queue_max: Duration::ZERO,
-        claims: true,
-        policy: Policy::new([], ProfileId(0)),
-    };
-    let settings = Settings {
-        lane: 0,
-        local_prefixes: [("10.1.0.0/16".parse().expect("a prefix"), ())].into_iter().collect(),
-        peer_prefixes: [("10.2.0.0/16".parse().expect("a prefix"), PeerId(0))].into_iter().collect(),
-        peers: vec![peer],
-        profiles: vec![profile],
-        delivery: Delivery { strict, hold: Duration::from_millis(10) },
-    };
-    Forwarder::new(settings, now)
-}
-
-fn established(peer: SocketAddr, now: Instant) -> Established {
-    let ciphers = CipherSet::preferred();
-    Established {
-        peer: PeerId(0),
-        role: Role::Initiator,
-        local_index: 1,
-        remote_index: 2,
-        sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
-        opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-        remote: Hello { version: PROTOCOL_VERSION, lanes: 1, ciphers, symbol_size: SYMBOL_SIZE, epoch: 7 },
-        endpoint: peer,
-        at: now,
-    }
-}

@@ -89,7 +89,7 @@ impl Complaints {
             // The path may carry more by now.
             self.total.path_mtu = None;
         }
-        Some(format!("no datagram failed for a minute ({}, {count} since it began)", kind.name()))
+        Some(format!("no datagram failed as {} for a minute; {count} did since that began", kind.name()))
     }
 
     /// Counts since the start.
@@ -128,8 +128,8 @@ mod tests {
         }
         assert_eq!(said.len(), 4, "{said:?}");
         assert!(said[0].contains("1400; lower `path.mtu`") && said[1].contains("path.rate"), "{said:?}");
-        assert_eq!(said[2], "65 no datagram failed for a minute (queue_full, 1 since it began)");
-        assert_eq!(said[3], "159 no datagram failed for a minute (too_big, 200 since it began)");
+        assert_eq!(said[2], "65 no datagram failed as queue_full for a minute; 1 did since that began");
+        assert_eq!(said[3], "159 no datagram failed as too_big for a minute; 200 did since that began");
         assert_eq!((complaints.total().too_big, complaints.total().path_mtu), (200, None));
     }
 }

@@ -93,6 +93,24 @@ impl fmt::Display for Fault {
 }
 
 impl Gate {
+    /// One for a test of one connection.
+    #[cfg(test)]
+    pub(crate) fn sample(kind: Kind, upstream: SocketAddr) -> Self {
+        Self {
+            name: "test".to_owned(),
+            kind,
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            upstream,
+            policy: Policy::Auto,
+            level: Level::OnWire,
+            max_unprotected: None,
+            connections: 1,
+            start_timeout: DEFAULT_START_TIMEOUT,
+            tls: None,
+            upstream_tls: None,
+        }
+    }
+
     /// Whether its values go together.
     ///
     /// # Errors

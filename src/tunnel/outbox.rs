@@ -313,6 +313,17 @@ mod tests {
         assert_eq!(outbox.waiting, 0);
     }
 
+    #[test]
+    fn a_fast_path_holds_no_more_than_its_memory_however_long_a_packet_may_wait() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(Pacer::new(Some(12_500_000_000)), Duration::from_secs(1));
+        while !outbox.is_over(now) {
+            outbox.append(65_000);
+        }
+        assert!(outbox.waiting <= BYTES_MAX + 65_000, "{}", outbox.waiting);
+        assert!(outbox.waiting > BYTES_MAX, "the rate alone would take more");
+    }
+
     /// Sends all of `trains`; of each its datagrams, and the blocks that the kernel has then, alone or not.
     fn sent(outbox: &mut Outbox, trains: Trains, now: Instant) -> Vec<(usize, Vec<(u64, bool)>)> {
         let to = SocketAddr::from(([192, 0, 2, 1], 7117));

@@ -3,25 +3,18 @@
 //!
 //! An input is bytes that name what is sent, so that a property and a fuzzer can make it.
 
+mod lane;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use onwire::fec::plan::Plan;
-use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::DropReason;
-use onwire::tunnel::forwarder::{Forwarder, Settings};
-use onwire::tunnel::handshake::{Established, Role};
-use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
+use onwire::tunnel::forwarder::Forwarder;
 use onwire::tunnel::inbound::{Delivery, MEMORY_MAX};
 use onwire::tunnel::outbox::Trains;
-use onwire::tunnel::peer::PeerSettings;
-use onwire::tunnel::policy::{Policy, ProfileId};
-use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
-use onwire::tunnel::sender::Profile;
 use onwire::wire::datagram::{DatagramType, Header};
 
 /// Beside what is counted, for each profile: lists of what was given up (docs/wire.md).
@@ -98,9 +91,10 @@ pub fn run(input: &[u8]) -> Outcome {
     let symbol_size = [64, 1408, 9088, 65_472][usize::from(shape & 3)];
     let mut now = Instant::now();
     let from = SocketAddr::from(([192, 0, 2, 2], 7117));
-    let mut forwarder = forwarder(now, shape & 4 != 0);
-    forwarder.install(&established(from, symbol_size, now), now);
-    let key = SealingKey::new(Cipher::ChaCha20Poly1305, &[2; 32]);
+    let delivery = Delivery { strict: shape & 4 != 0, hold: Duration::from_millis(100) };
+    let mut forwarder = lane::forwarder(1408, false, delivery, now);
+    forwarder.install(&lane::established(from, symbol_size, now), now);
+    let key = lane::peers_key();
     let mut text = vec![0; 70_000];
     let mut datagram = Vec::with_capacity(70_000);
     let (mut profiles, mut counter, mut outcome) = (BTreeSet::new(), 0, Outcome::default());
@@ -207,46 +201,4 @@ fn report(text: &mut [u8], profile: u8, below: u64, symbols: u16, sent_at: u64) 
     text[counts + 2..counts + 4].copy_from_slice(&symbols.to_be_bytes());
     text[counts + 12..counts + 20].copy_from_slice(&below.to_be_bytes());
     counts + 20
-}
-
-fn forwarder(now: Instant, strict: bool) -> Forwarder {
-    let profile = Profile {
-        number: 0,
-        block_symbols: 8,
-        close_when_idle: Duration::from_micros(50),
-        close_after: Duration::from_millis(2),
-        plan: Plan::fixed(8, 2, 0.01),
-    };
-    let peer = PeerSettings {
-        address: None,
-        symbol_size: 1408,
-        bytes_per_second: None,
-        queue_max: Duration::ZERO,
-        claims: false,
-        policy: Policy::new([], ProfileId(0)),
-    };
-    let settings = Settings {
-        lane: 0,
-        local_prefixes: [("10.1.0.0/16".parse().expect("a prefix"), ())].into_iter().collect(),
-        peer_prefixes: [("10.2.0.0/16".parse().expect("a prefix"), PeerId(0))].into_iter().collect(),
-        peers: vec![peer],
-        profiles: vec![profile],
-        delivery: Delivery { strict, hold: Duration::from_millis(100) },
-    };
-    Forwarder::new(settings, now)
-}
-
-fn established(peer: SocketAddr, symbol_size: u16, now: Instant) -> Established {
-    let ciphers = CipherSet::preferred();
-    Established {
-        peer: PeerId(0),
-        role: Role::Initiator,
-        local_index: 1,
-        remote_index: 2,
-        sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
-        opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-        remote: Hello { version: PROTOCOL_VERSION, lanes: 1, ciphers, symbol_size, epoch: 7 },
-        endpoint: peer,
-        at: now,
-    }
 }

@@ -101,14 +101,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::gate::{Certificate, Gate, Kind, Policy};
+    use crate::config::gate::{Certificate, Gate, Kind};
     use crate::gate::connection::Scratch;
     use crate::gate::kinds;
     use crate::gate::leg::Leg;
     use crate::gate::tls::Tls;
     use crate::gate::witness::Witness;
     use crate::notify::envelope::Key;
-    use crate::notify::message::Level;
 
     const BOUND: Duration = Duration::from_secs(30);
     const DAY: Duration = Duration::from_secs(86_400);
@@ -147,19 +146,7 @@ mod tests {
         fn connecting(kind: Kind, tls: Tls) -> Rig {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let upstream = listener.local_addr().unwrap();
-            let gate = Gate {
-                name: "test".to_owned(),
-                kind,
-                listen: "127.0.0.1:0".parse().unwrap(),
-                upstream,
-                policy: Policy::Auto,
-                level: Level::OnWire,
-                max_unprotected: None,
-                connections: 1,
-                start_timeout: BOUND,
-                tls: None,
-                upstream_tls: None,
-            };
+            let gate = Gate { start_timeout: BOUND, ..Gate::sample(kind, upstream) };
             let (client, accepted) = pair();
             let made = (kinds::dialect(&gate, tls.choice()), kinds::listens_to(kind), tls);
             let legs = (client.local_addr().unwrap(), Leg::accepted(accepted), Leg::connecting(upstream).unwrap());

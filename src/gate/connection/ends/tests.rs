@@ -9,13 +9,12 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::net::sockopt;
 
 use super::*;
-use crate::config::gate::{Certificate, DEFAULT_START_TIMEOUT, Gate, Kind, Policy};
+use crate::config::gate::{Certificate, DEFAULT_START_TIMEOUT, Gate, Kind};
 use crate::gate::kinds;
 use crate::gate::leg::HIGH;
 use crate::gate::tls::Tls;
 use crate::gate::witness::Witness;
 use crate::notify::envelope::Key;
-use crate::notify::message::Level;
 
 /// When a connection that has lost an end is over, whatever else happens.
 const BOUND: Duration = if LINGER.as_secs() > DEFAULT_START_TIMEOUT.as_secs() { LINGER } else { DEFAULT_START_TIMEOUT };
@@ -57,19 +56,7 @@ impl Rig {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         sockopt::set_socket_recv_buffer_size(&server, BUFFER).unwrap();
         let upstream = server.local_addr().unwrap();
-        let gate = Gate {
-            name: "test".to_owned(),
-            kind,
-            listen: "127.0.0.1:0".parse().unwrap(),
-            upstream,
-            policy: Policy::Auto,
-            level: Level::OnWire,
-            max_unprotected: cap,
-            connections: 1,
-            start_timeout: DEFAULT_START_TIMEOUT,
-            tls: None,
-            upstream_tls: None,
-        };
+        let gate = Gate { max_unprotected: cap, ..Gate::sample(kind, upstream) };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         sockopt::set_socket_recv_buffer_size(&listener, BUFFER).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
