@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let mut now = Instant::now();
     let peer = SocketAddr::from(([192, 0, 2, 2], 7117));
     let strict = input.first().is_some_and(|byte| byte & 0x80 != 0);
-    let delivery = Delivery { strict, hold: Duration::from_millis(10) };
+    let delivery = Delivery { strict, hold: Duration::from_millis(10), hold_max: Duration::from_millis(10) };
     let mut forwarder = lane::forwarder(SYMBOL_SIZE, true, delivery, now);
     forwarder.install(&lane::established(peer, SYMBOL_SIZE, now), now);
     let key = lane::peers_key();

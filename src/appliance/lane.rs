@@ -320,6 +320,7 @@ impl Lane {
     }
 
     fn deliver(&mut self, now: Instant) {
+        self.listening.lateness.set_hold(self.forwarder.hold());
         let until = self.listening.lateness.heard_until();
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {

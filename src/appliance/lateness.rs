@@ -54,6 +54,11 @@ impl Lateness {
         Self { hold, room, read_until: now, unplaced: None, awake_by: None, halts: VecDeque::new() }
     }
 
+    /// A hole holds for so long from now on.
+    pub fn set_hold(&mut self, hold: Duration) {
+        self.hold = hold;
+    }
+
     /// A turn ends: the next begins at `due` at the latest, if anything is due.
     pub fn on_sleep(&mut self, due: Option<Instant>, now: Instant) {
         self.awake_by = due.map(|due| due.max(now));

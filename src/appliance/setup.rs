@@ -113,7 +113,11 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         peer_prefixes: owned.collect(),
         peers: peers.collect(),
         profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
-        delivery: Delivery { strict: config.delivery.ordering == config::Ordering::Strict, hold: config.delivery.hold },
+        delivery: Delivery {
+            strict: config.delivery.ordering == config::Ordering::Strict,
+            hold: config.delivery.hold,
+            hold_max: config.delivery.hold_max,
+        },
     }
 }
 

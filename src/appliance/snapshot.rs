@@ -102,6 +102,8 @@ pub struct PeerSnapshot {
     pub sent: Sent,
     /// What we received.
     pub reception: Reception,
+    /// How long a hole waits.
+    pub hold: Duration,
     /// What the peer last said it received, and how long ago.
     pub peer_reception: Option<(Reception, Duration)>,
     /// What is promised, if anything is.
@@ -127,6 +129,7 @@ impl PeerSnapshot {
             trains: TrainStatus::of(peer),
             sent: peer.sent(),
             reception: peer.reception(),
+            hold: peer.hold(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
             promises: protection.map(PromisesSnapshot::take),
             arrived,

@@ -191,6 +191,10 @@ pub struct ReceivedStatus {
     pub adu_bytes: u64,
     /// Symbols that came after their block was done with.
     pub late: u64,
+    /// How long a hole waits now, of the lane and profile in which it waits longest: `delivery.hold`, or longer while symbols
+    /// come that late. None of what a peer tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<f64>,
     /// Datagrams seen before.
     pub duplicates: u64,
     /// Runs of lost datagrams of length 1, 2, 3-4, 5-8, 9-16, 17-32, 33-64, more.
@@ -239,7 +243,10 @@ impl PeerStatus {
             sessions: first.map_or(0, |lane| lane.sessions),
             trains: lanes.clone().map(|lane| lane.trains).max().map_or("", TrainStatus::words).to_owned(),
             sent: sent.into(),
-            received: (&reception).into(),
+            received: ReceivedStatus {
+                hold_ms: lanes.clone().map(|lane| lane.hold).max().map(|hold| hold.as_secs_f64() * 1e3),
+                ..(&reception).into()
+            },
             peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
@@ -277,6 +284,7 @@ impl From<&Reception> for ReceivedStatus {
             adus: reception.adus,
             adu_bytes: reception.adu_bytes,
             late: reception.late,
+            hold_ms: None,
             duplicates: reception.duplicates,
             burst_lengths: reception.burst_lengths,
         }

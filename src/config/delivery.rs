@@ -11,8 +11,10 @@ use super::table::{Reading, Table};
 pub struct Delivery {
     /// Whether a hole holds later packets back.
     pub ordering: Ordering,
-    /// How long at most.
+    /// For how long at the least.
     pub hold: Duration,
+    /// And at the most, where the path reorders that far.
+    pub hold_max: Duration,
     /// Whether what was handed on is kept until it is acknowledged, and handed on again while the peer is silent.
     pub last_hop: bool,
 }
@@ -40,6 +42,9 @@ pub enum WhenDown {
     Drop,
 }
 
+/// `hold_max` where nothing is said: paths that reorder further are broken in other ways too.
+const HOLD_MAX: Duration = Duration::from_millis(250);
+
 impl Delivery {
     pub(super) fn read(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
         let table = root.field("delivery").table(&schema::DELIVERY, reading);
@@ -50,9 +55,12 @@ impl Delivery {
         let slowest = profiles.iter().map(|profile| profile.close_after).max();
         let last_hop = table.field("last_hop").choose(&[("on", true), ("off", false)], reading);
         let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
+        let hold = hold.unwrap_or(default.min(longest));
+        let hold_max = duration(&table.field("hold_max"), hold..=longest, reading);
         Self {
             ordering: ordering.unwrap_or(Ordering::Strict),
-            hold: hold.unwrap_or(default.min(longest)),
+            hold,
+            hold_max: hold_max.unwrap_or(HOLD_MAX.max(hold)),
             last_hop: last_hop.unwrap_or(true),
         }
     }

@@ -45,7 +45,7 @@ pub const REPAIR: Keys = Keys {
 /// One rule of `policy`.
 pub const RULE: Keys = keys("policy[]", &["to", "from", "protocol", "port", "dscp", "redundancy"]);
 /// `delivery`.
-pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold", "last_hop"]);
+pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold", "hold_max", "last_hop"]);
 /// `bypass`.
 pub const BYPASS: Keys = keys("bypass", &["when_down"]);
 /// `notify`.

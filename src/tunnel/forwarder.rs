@@ -400,9 +400,9 @@ impl Forwarder {
         self.peers.iter().filter_map(|peer| peer.poll_timeout(now)).min()
     }
 
-    /// How long a hole may hold.
+    /// How long a hole waits now, of the peer of whom it waits longest.
     pub fn hold(&self) -> Duration {
-        self.peers[0].hold()
+        self.peers.iter().map(|peer| peer.hold()).max().unwrap_or_default()
     }
 
     /// When a block is given up, if nothing more comes: the caller looks whether anything has come before it says that it is

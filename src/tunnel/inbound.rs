@@ -1,9 +1,9 @@
 //! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
-//! when everything before it has left; a hole holds what follows until it is filled or `hold` has passed since the end of
-//! its block was known (something of a later block came, or the sender's report that it is closed) and nothing more of it
-//! has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole.
+//! when everything before it has left; a hole holds what follows until it is filled or `hold` (as long as symbols come late:
+//! `reordering`) has passed since the end of its block was known (something of a later block came, or the sender's report that
+//! it is closed) and nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole.
 //! Addresses and offload headers of ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
@@ -13,6 +13,7 @@
 //! would take more is thrown away before it is taken (`room`).
 
 mod open_block;
+mod reordering;
 mod room;
 mod standing;
 
@@ -21,6 +22,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use self::open_block::OpenBlock;
+use self::reordering::Reordering;
 use super::drop_reason::DropReason;
 use super::given_up::GivenUp;
 use super::lost_blocks::Losses;
@@ -45,8 +47,10 @@ pub const SENDER_PAUSE: Duration = Duration::from_millis(500);
 pub struct Delivery {
     /// In the order in which they were sent; otherwise as soon as each is whole.
     pub strict: bool,
-    /// How long a block may be incomplete before it is given up.
+    /// How long a hole waits at the least.
     pub hold: Duration,
+    /// And at the most, where symbols come that late.
+    pub hold_max: Duration,
 }
 
 /// An ADU that may leave: where it lies.
@@ -65,7 +69,8 @@ pub struct Ready {
 pub struct Inbound {
     symbol_size: usize,
     profile: u8,
-    delivery: Delivery,
+    strict: bool,
+    reordering: Reordering,
     /// The block at the front of `blocks`; 0 until something is heard.
     next: u64,
     /// The first block of which anything was heard: older ones are not missed.
@@ -105,7 +110,8 @@ impl Inbound {
         Self {
             symbol_size,
             profile,
-            delivery,
+            strict: delivery.strict,
+            reordering: Reordering::new(delivery.hold..=delivery.hold_max.max(delivery.hold)),
             next: 0,
             heard_from: None,
             decoded_from: 0,
@@ -136,8 +142,9 @@ impl Inbound {
     ) -> Result<(), DropReason> {
         if id.unprotected {
             // Nothing will fill a hole: holding back what follows would only add delay.
-            self.delivery.strict = false;
+            self.strict = false;
         }
+        self.reordering.on_symbol(id.sbn, now);
         if id.sbn < self.lowest_wanted() {
             reception.late += 1;
             return Err(DropReason::LateSymbol);
@@ -160,6 +167,7 @@ impl Inbound {
         reception: &mut Reception,
         now: Instant,
     ) -> Result<(), DropReason> {
+        self.reordering.on_symbol(id.sbn, now);
         if id.sbn < self.lowest_wanted() {
             // The usual end of a block that lost nothing.
             if self.unfinished == Some(id.sbn) {
@@ -242,7 +250,7 @@ impl Inbound {
                 self.give_up_below = self.give_up_below.max(self.next + 1);
             }
             let given_up = self.next < self.give_up_below;
-            let skip_holes = given_up || !self.delivery.strict;
+            let skip_holes = given_up || !self.strict;
             match self.blocks.front_mut()? {
                 Some(open) => {
                     if let Some((header, packet)) = open.block.next_adu(skip_holes) {
@@ -287,7 +295,7 @@ impl Inbound {
     }
 
     fn front_deadline(&self) -> Option<Instant> {
-        let hold = self.delivery.hold;
+        let hold = self.reordering.hold();
         let Some(open) = self.blocks.front()? else {
             return Some(self.blocks.iter().flatten().next()?.since + hold);
         };
@@ -341,6 +349,7 @@ impl Inbound {
         }
         let mut open = self.take_spare(index + 1, now).ok_or(DropReason::NoRoom)?;
         if self.blocks.len() <= index {
+            self.reordering.on_newer(sbn, now);
             // What was the last block is closed, or something new would not have come.
             if let Some(Some(last)) = self.blocks.back_mut() {
                 last.missing_since.get_or_insert(now);
@@ -372,7 +381,7 @@ impl Inbound {
         now: Instant,
     ) -> Result<(), DropReason> {
         let is_last = (sbn - self.next) as usize + 1 == self.blocks.len();
-        let (strict, closed_below) = (self.delivery.strict, self.closed_below);
+        let (strict, closed_below) = (self.strict, self.closed_below);
         let (room, open) = self.opened(sbn);
         // What the insertion has taken is not counted yet.
         let room = room.saturating_sub(open.block.memory() - held);

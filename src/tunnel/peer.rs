@@ -475,7 +475,7 @@ mod tests {
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };
-        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold: Duration::from_millis(20) }, now);
+        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) }, now);
         peer.install(&established(Role::Initiator, at(1), now), &mut code, now);
         let mut moves = |peer: &mut Peer, host| {
             peer.on_authentic(1, false, at(host), true, &mut code, now);
@@ -499,7 +499,7 @@ mod tests {
                 policy: Policy::new([], ProfileId(0)),
                 claims: false,
             };
-            let delivery = Delivery { strict: true, hold: Duration::from_millis(20) };
+            let delivery = Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) };
             let mut peer = Peer::new(settings, lane, delivery, now);
             peer.install(&established(Role::Responder, at(66, 6666), now), &mut code, now);
             assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: anybody can repeat a call");

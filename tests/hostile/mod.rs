@@ -91,7 +91,8 @@ pub fn run(input: &[u8]) -> Outcome {
     let symbol_size = [64, 1408, 9088, 65_472][usize::from(shape & 3)];
     let mut now = Instant::now();
     let from = SocketAddr::from(([192, 0, 2, 2], 7117));
-    let delivery = Delivery { strict: shape & 4 != 0, hold: Duration::from_millis(100) };
+    let delivery =
+        Delivery { strict: shape & 4 != 0, hold: Duration::from_millis(100), hold_max: Duration::from_millis(100) };
     let mut forwarder = lane::forwarder(1408, false, delivery, now);
     forwarder.install(&lane::established(from, symbol_size, now), now);
     let key = lane::peers_key();

@@ -92,7 +92,7 @@ impl Scenario {
                 disasters.push((lead + length.mul_f64(random.random()), side, disaster));
             }
         }
-        let hold = sides.iter().map(|side| side.delivery.hold).max().unwrap_or_default();
+        let hold = sides.iter().map(|side| side.delivery.hold_max).max().unwrap_or_default();
         let slowest = sides.iter().map(|side| side.link.delay + side.link.jitter).max().unwrap_or_default();
         // Long enough for every handshake to end and for what was held or under way to have its fate.
         let calm = lead + length.mul_f64(1.2) + slowest * 8;
@@ -136,16 +136,14 @@ fn random_side(claims: bool, length: Duration, lead: Duration, stormy: bool, ran
             times.take_while(|at| *at < lead + length).collect()
         })
         .collect();
+    let hold = close_after * random.random_range(1..4) + Duration::from_micros(random.random_range(200..8000));
     SideSettings {
         symbol_size,
         bytes_per_second: random.random_bool(0.3).then(|| random.random_range(5_000_000..200_000_000)),
         claims,
         host: HostSettings::random(random),
         connections,
-        delivery: Delivery {
-            strict: random.random_bool(0.7),
-            hold: close_after * random.random_range(1..4) + Duration::from_micros(random.random_range(200..8000)),
-        },
+        delivery: Delivery { strict: random.random_bool(0.7), hold, hold_max: hold * random.random_range(1..6) },
         link: LinkSettings::random(stormy, random),
         traffic,
         profiles,

@@ -49,7 +49,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         peer_prefixes: others.iter().map(|&(side, peer)| (prefix(side), PeerId(peer))).collect(),
         peers: vec![peer; others.len()],
         profiles: vec![profile],
-        delivery: Delivery { strict: true, hold: Duration::from_millis(10) },
+        delivery: Delivery { strict: true, hold: Duration::from_millis(10), hold_max: Duration::from_millis(10) },
     };
     Forwarder::new(settings, now)
 }

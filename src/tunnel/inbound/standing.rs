@@ -2,6 +2,8 @@
 //!
 //! Nothing is taken in or handed on here, and nothing is given up but by the end of the sender's run.
 
+use std::time::Duration;
+
 use super::{Inbound, OpenBlock};
 use crate::tunnel::given_up::GivenUp;
 use crate::tunnel::lost_blocks::Losses;
@@ -28,6 +30,11 @@ impl Inbound {
     /// The sender's number of this profile.
     pub fn profile(&self) -> u8 {
         self.profile
+    }
+
+    /// How long a hole waits now.
+    pub fn hold(&self) -> Duration {
+        self.reordering.hold()
     }
 
     /// Nothing is held.

@@ -18,7 +18,7 @@ struct Bench {
 impl Bench {
     fn new(strict: bool) -> Self {
         Self {
-            inbound: Inbound::new(0, E, Delivery { strict, hold: HOLD }),
+            inbound: Inbound::new(0, E, Delivery { strict, hold: HOLD, hold_max: HOLD }),
             code: Code::new(),
             reception: Reception::default(),
             start: Instant::now(),

@@ -26,9 +26,9 @@ impl Peer {
         losses
     }
 
-    /// How long a hole may hold.
+    /// How long a hole waits now, in the profile in which it waits longest.
     pub fn hold(&self) -> Duration {
-        self.delivery.hold
+        self.inbounds.iter().flatten().map(|inbound| inbound.hold()).fold(self.delivery.hold, Duration::max)
     }
 
     /// When a block will be given up, if nothing more comes.

@@ -1,0 +1,146 @@
+//! How far symbols come behind the end of their block, and how long a hole waits because of it.
+//!
+//! A path that reorders delivers some symbols long after those sent behind them. A hole that waits for less gives a block up
+//! although nothing of it was lost. So the wait follows what was seen: it grows at once, by a quarter more than what came
+//! latest, and shrinks by a sixteenth in each second in which something comes. The configuration bounds it on both sides.
+//!
+//! What is measured is the time since something of a later block came first, not since the symbol was expected: a path or a
+//! sender that stands still delays everything alike, and reorders nothing.
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+/// So many moments are remembered over the longest wait.
+const MOMENTS: u32 = 64;
+/// How often the wait shrinks.
+const SHRINK_EVERY: Duration = Duration::from_secs(1);
+/// By which part of itself.
+const SHRINK_BY: u32 = 16;
+
+/// What was seen of one profile.
+#[derive(Debug)]
+pub struct Reordering {
+    bounds: RangeInclusive<Duration>,
+    /// The wait that what was seen asks for; less than the lower bound if nothing does.
+    wanted: Duration,
+    shrunk_at: Option<Instant>,
+    /// The newest block that had begun by then, oldest first, at least a step apart.
+    moments: VecDeque<(u64, Instant)>,
+}
+
+impl Reordering {
+    /// A hole waits for so long.
+    pub fn new(bounds: RangeInclusive<Duration>) -> Self {
+        Self { bounds, wanted: Duration::ZERO, shrunk_at: None, moments: VecDeque::new() }
+    }
+
+    /// How long a hole waits.
+    #[inline]
+    pub fn hold(&self) -> Duration {
+        self.wanted.clamp(*self.bounds.start(), *self.bounds.end())
+    }
+
+    /// A block began that is newer than all before: those have ended.
+    pub fn on_newer(&mut self, sbn: u64, now: Instant) {
+        let shrunk_at = self.shrunk_at.get_or_insert(now);
+        if now.saturating_duration_since(*shrunk_at) >= SHRINK_EVERY {
+            *shrunk_at = now;
+            self.wanted -= self.wanted / SHRINK_BY;
+        }
+        let step = self.step();
+        if self.moments.back().is_some_and(|&(_, at)| now.saturating_duration_since(at) < step) {
+            return;
+        }
+        self.moments.push_back((sbn, now));
+        while self.moments.len() > MOMENTS as usize + 1 {
+            self.moments.pop_front();
+        }
+    }
+
+    /// A symbol of this block came, which is not the newest. How long the block had ended is known to a step; from before the
+    /// oldest moment remembered it was too late for any wait.
+    pub fn on_symbol(&mut self, sbn: u64, now: Instant) {
+        let newer = self.moments.partition_point(|&(newest, _)| newest <= sbn);
+        let Some(&(_, ended)) = self.moments.get(newer) else { return };
+        let late = now.saturating_duration_since(ended);
+        let step = self.step();
+        if late >= step {
+            self.wanted = self.wanted.max((late + late / 4 + step).min(*self.bounds.end()));
+        }
+    }
+
+    fn step(&self) -> Duration {
+        *self.bounds.end() / MOMENTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn bench() -> (Reordering, Instant) {
+        (Reordering::new(20 * MS..=250 * MS), Instant::now())
+    }
+
+    /// A block each millisecond, each with one symbol that comes `late` after the next began, until the end of `times`.
+    fn run(reordering: &mut Reordering, start: Instant, times: std::ops::Range<u32>, late: u32) {
+        for time in times {
+            let now = start + time * MS;
+            reordering.on_newer(time.into(), now);
+            if let Some(sbn) = time.checked_sub(late + 1) {
+                reordering.on_symbol(sbn.into(), now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_in_order_keeps_the_shortest_wait() {
+        let (mut reordering, start) = bench();
+        run(&mut reordering, start, 0..2000, 0);
+        assert_eq!(reordering.hold(), 20 * MS);
+    }
+
+    #[test]
+    fn the_wait_is_longer_than_what_comes_late_and_within_its_bounds() {
+        for late in [10, 30, 60, 120, 190, 240, 1000, 5000] {
+            let (mut reordering, start) = bench();
+            run(&mut reordering, start, 0..late + 500, late);
+            let hold = reordering.hold();
+            assert!(hold >= (late * MS).min(250 * MS), "{late} ms late: {hold:?}");
+            assert!(hold <= (late * MS * 5 / 4 + 8 * MS).clamp(20 * MS, 250 * MS), "{late} ms late: {hold:?}");
+        }
+    }
+
+    #[test]
+    fn the_wait_shrinks_when_symbols_come_in_time_again_and_only_then() {
+        let (mut reordering, start) = bench();
+        run(&mut reordering, start, 0..1000, 100);
+        let hold = reordering.hold();
+        // An hour in which nothing came is one step.
+        let later = start + Duration::from_secs(3600);
+        reordering.on_newer(1000, later);
+        assert_eq!(reordering.hold(), hold - hold / SHRINK_BY);
+        for second in 1..60 {
+            reordering.on_newer(1000 + second, later + Duration::from_secs(second));
+        }
+        assert_eq!(reordering.hold(), 20 * MS);
+    }
+
+    #[test]
+    fn a_sender_that_stands_still_reorders_nothing() {
+        let (mut reordering, start) = bench();
+        reordering.on_newer(7, start);
+        reordering.on_symbol(7, start + 200 * MS);
+        assert_eq!(reordering.hold(), 20 * MS);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (mut reordering, start) = bench();
+        run(&mut reordering, start, 0..100_000, 200);
+        assert!(reordering.moments.len() <= MOMENTS as usize + 1);
+    }
+}
