@@ -22,6 +22,8 @@ mod ground;
 #[path = "e2e/streams.rs"]
 mod streams;
 
+#[path = "e2e/addresses.rs"]
+mod addresses;
 #[path = "e2e/drain.rs"]
 mod drain;
 #[path = "e2e/ends.rs"]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use onwire::io::namespace::NetworkNamespace;
 use onwire::io::tun::{Offload, Tun, TunOptions};
 use onwire::io::udp::{
-    ErrorCounts, GsoOff, GsoState, Received, StampChoice, StampState, StampsOff, Switch, UdpOptions, UdpSocket,
+    ErrorCounts, GsoOff, GsoState, Received, StampChoice, StampState, StampsOff, Switch, Target, UdpOptions, UdpSocket,
 };
 
 fn bind(address: &str, gso: Switch) -> UdpSocket {
@@ -491,5 +491,55 @@ fn a_long_queue_is_read_in_bounded_pieces() {
         }
         assert_eq!(told, (0..1000).collect::<Vec<_>>(), "{choice:?}");
         assert!(calls > 1, "{calls}");
+    }
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_called() {
+    let alone = Switch::Off;
+    for (listen, called, caller) in [
+        ("0.0.0.0:0", "127.0.0.5", "127.0.0.1:0"),
+        ("[::]:0", "127.0.0.5", "127.0.0.1:0"),
+        ("[::]:0", "::1", "[::1]:0"),
+    ] {
+        for gso in [Switch::Auto, alone] {
+            let (mut node, mut peer) = (bind(listen, gso), bind(caller, gso));
+            let called: std::net::IpAddr = called.parse().unwrap();
+            let to = SocketAddr::new(called, node.local_addr().port());
+            assert_eq!(peer.send_train(to, b"call", 0).sent, 4);
+            let (_, trains) = receive(&mut node, 4);
+            assert_eq!((trains[0].from, trains[0].to), (peer.local_addr(), Some(called)), "{listen} {called}");
+            // Trains, what is left of one, and with a timestamp asked for.
+            let bytes = content(5000);
+            for stamp in [None, Some(7)] {
+                let target = Target { from: trains[0].to, ..trains[0].from.into() };
+                let outcome = node.send(target, &bytes, 1452, stamp);
+                assert_eq!(outcome.sent, bytes.len(), "{:?}", outcome.error);
+                let (received, answers) = receive(&mut peer, bytes.len());
+                assert_eq!(received, bytes);
+                assert!(answers.iter().all(|answer| answer.from == to), "{listen} {called}: {answers:?}");
+                assert_eq!(answers[0].to, None, "a socket of one address has nothing to tell");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_gone_is_an_error_and_no_reason_to_doubt_anything_else() {
+    for (listen, gone) in [("0.0.0.0:0", "203.0.113.9"), ("[::]:0", "203.0.113.9")] {
+        let (mut node, mut peer) = (bind(listen, Switch::Auto), bind("127.0.0.1:0", Switch::Auto));
+        let (gso, stamps, bytes) = (node.gso_state(), node.stamps(), content(5000));
+        let gone = Target { from: Some(gone.parse().unwrap()), ..peer.local_addr().into() };
+        for _ in 0..9 {
+            let outcome = node.send(gone, &bytes, 1452, Some(1));
+            assert_eq!((outcome.sent, outcome.stamps), (0, 0));
+            let errno = outcome.error.unwrap().raw_os_error();
+            // Which one depends on the kernel.
+            assert!(matches!(errno, Some(libc::EINVAL | libc::ENETUNREACH)), "{listen}: {errno:?}");
+        }
+        assert_eq!((node.gso_state(), node.stamps()), (gso, stamps), "{listen}");
+        assert!(node.poll_change().is_none(), "{listen}");
+        assert_eq!(node.send(peer.local_addr().into(), &bytes, 1452, None).sent, bytes.len());
+        assert_eq!(receive(&mut peer, bytes.len()).0, bytes);
     }
 }

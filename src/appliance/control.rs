@@ -38,6 +38,7 @@ use crate::io::tun::Tun;
 use crate::io::udp::{StampState, UdpSocket};
 use crate::notify::message::Level;
 use crate::tunnel::drop_reason::{DropReason, Drops};
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
 
 const WAKER: Token = Token(0);
@@ -205,7 +206,7 @@ impl Control {
             let told = |lane: &LaneHandle| lane.tell(Command::Uplink(uplink));
             if !self.lanes.iter().map(told).fold(true, |all, told| all & told) {
                 // One that is too busy is told at the next look.
-                self.uplinks.on_untold(uplink.peer);
+                self.uplinks.on_untold(uplink);
             }
         }
         if let Some(routes) = &mut self.routes {
@@ -235,7 +236,8 @@ impl Control {
     fn pass_on(&mut self, now: Instant) {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {
-                self.uplinks.add(established.endpoint.ip(), now);
+                let Endpoint { remote, local } = established.endpoint;
+                self.uplinks.add(remote.ip(), local.or(setup::bound_address(&self.config)), now);
             }
             for (number, lane) in self.lanes.iter().enumerate() {
                 if !lane.tell(Command::Install(Box::new(established.clone()))) {
@@ -349,7 +351,7 @@ fn appoint_wardens(
             );
         }
         let guard = setup::guard(config, notify.level, stamps, &instances, random.random());
-        lane.set_warden(Warden::new(number, guard, voice))?;
+        lane.set_warden(Warden::new(number, guard, voice, setup::bound_address(config)))?;
     }
     Ok(())
 }

@@ -39,6 +39,7 @@ use super::warden::Warden;
 use crate::io::timer::Timer;
 use crate::io::tun::Tun;
 use crate::io::udp::{StampState, UdpSocket};
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
 use crate::tunnel::outbox::Trains;
 use crate::tunnel::peer::Peer;
@@ -225,8 +226,7 @@ impl Lane {
             match self.line.commands.try_recv() {
                 Ok(Command::Install(established)) => self.forwarder.install(&established, now),
                 Ok(Command::Handshake { to, datagram }) => {
-                    // A handshake that cannot be sent is tried again by its timer.
-                    self.udp.send_train(to, &datagram, datagram.len());
+                    self.send_handshake(to, &datagram);
                 }
                 Ok(Command::Snapshot(reply)) => {
                     if let Some(reply) = self.listening.on_question(reply, now) {
@@ -308,7 +308,8 @@ impl Lane {
                 if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {
                     // The longest is told apart here, so that a stranger cannot make us copy more.
                     let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
-                    let notice = Notice::Handshake { from: received.from, datagram: datagram.to_vec() };
+                    let from = Endpoint { remote: received.from, local: received.to };
+                    let notice = Notice::Handshake { from, datagram: datagram.to_vec() };
                     self.notify(notice);
                 } else {
                     self.forwarder.handle_datagram(datagram, received.from, arrived);

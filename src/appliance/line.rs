@@ -1,7 +1,6 @@
 //! The line between a lane and the control thread: bounded channels and a waker in each direction.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -10,6 +9,7 @@ use mio::Waker;
 use super::snapshot::LaneSnapshot;
 use super::uplinks::Uplink;
 use crate::tunnel::PeerId;
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::Established;
 
 /// What the control thread asks of a lane.
@@ -19,8 +19,8 @@ pub enum Command {
     Install(Box<Established>),
     /// Send this datagram of a handshake.
     Handshake {
-        /// Where to.
-        to: SocketAddr,
+        /// Where to, and from which address.
+        to: Endpoint,
         /// The datagram.
         datagram: Vec<u8>,
     },
@@ -37,8 +37,8 @@ pub enum Command {
 pub enum Notice {
     /// A datagram of a handshake came.
     Handshake {
-        /// Where from.
-        from: SocketAddr,
+        /// Where from, and to which address.
+        from: Endpoint,
         /// The datagram.
         datagram: Vec<u8>,
     },

@@ -15,6 +15,7 @@ use super::setup;
 use crate::config::{Config, Host};
 use crate::io::netlink::Netlink;
 use crate::tunnel::PeerId;
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::{Established, HandshakeDrop, HandshakeEvent, Handshakes};
 use crate::tunnel::prefixes::PrefixTable;
 
@@ -23,7 +24,7 @@ struct Known {
     name: String,
     /// As it was configured; empty if it was not.
     endpoint: String,
-    address: Option<SocketAddr>,
+    address: Option<Endpoint>,
     path_mtu: u16,
     /// That its path is narrower than that was said.
     is_mtu_told: bool,
@@ -49,7 +50,7 @@ impl Peering {
         let known = |(peer, address): (&crate::config::Peer, &Option<SocketAddr>)| Known {
             name: peer.name.clone(),
             endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
-            address: *address,
+            address: address.map(Endpoint::from),
             path_mtu: peer.path.mtu,
             is_mtu_told: false,
         };
@@ -73,14 +74,15 @@ impl Peering {
     }
 
     /// Takes a datagram of a handshake.
-    pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) {
-        let taken = match self.is_routed(from.ip()) {
+    pub fn handle_datagram(&mut self, datagram: &[u8], from: Endpoint, now: Instant) {
+        let address = from.remote.ip();
+        let taken = match self.is_routed(address) {
             true => Err(HandshakeDrop::InsideTunnel),
             false => self.handshakes.handle_datagram(datagram, from, now),
         };
         if let Err(reason) = taken {
             self.drops[reason as usize] += 1;
-            self.log.on_dropped(reason, from.ip().to_canonical());
+            self.log.on_dropped(reason, address.to_canonical());
             tracing::debug!(%from, %reason, "handshake datagram dropped");
         }
     }
@@ -113,7 +115,7 @@ impl Peering {
         while let Some(event) = self.handshakes.poll_event() {
             match event {
                 HandshakeEvent::Established(established) => {
-                    self.log.on_answered(established.peer, established.endpoint);
+                    self.log.on_answered(established.peer, established.endpoint.remote);
                     self.peers[usize::from(established.peer.0)].address = Some(established.endpoint);
                     tracing::debug!(
                         peer = self.name(established.peer),
@@ -144,8 +146,8 @@ impl Peering {
         self.established.pop_front()
     }
 
-    /// A datagram for lane 0 to send.
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    /// A datagram for lane 0 to send, where to, and from which address.
+    pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
         self.handshakes.poll_transmit()
     }
 
@@ -161,7 +163,8 @@ impl Peering {
             Err(cause) => format!("{cause}; check the name with `getent hosts`, or write its address"),
             Ok(addresses) => match addresses.iter().find(|address| fitting(address) && !self.is_routed(address.ip())) {
                 Some(&address) => {
-                    if self.peers[usize::from(peer.0)].address.replace(address) != Some(address) {
+                    let before = self.peers[usize::from(peer.0)].address.replace(address.into());
+                    if before.map(|before| before.remote) != Some(address) {
                         self.handshakes.set_endpoint(peer, address);
                         self.log.on_resolved(peer, address);
                         self.handshakes.request(peer, now);
@@ -182,12 +185,10 @@ impl Peering {
     /// A device that carries less than `path.mtu` says drops every full datagram.
     fn look_at_mtu(&mut self, peer: PeerId) {
         let Known { name, address, path_mtu, is_mtu_told, .. } = &mut self.peers[usize::from(peer.0)];
-        let Some(address) = address else { return };
+        let Some(Endpoint { remote, local }) = *address else { return };
+        let to = remote.ip().to_canonical();
         // A way that cannot be found has other signs.
-        let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(address.ip().to_canonical()))
-        else {
-            return;
-        };
+        let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, local)) else { return };
         let is_narrow = mtu < u32::from(*path_mtu);
         if is_narrow && !*is_mtu_told {
             tracing::warn!(

@@ -86,6 +86,12 @@ pub fn handshakes(
     Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
 }
 
+/// The address that datagrams leave from by the socket's own bind; none where the kernel chooses.
+pub fn bound_address(config: &Config) -> Option<IpAddr> {
+    let address = config.node.listen.ip().to_canonical();
+    (!address.is_unspecified()).then_some(address)
+}
+
 /// The address of a lane of a node whose lane 0 listens at `lane_0`.
 pub fn lane_address(lane_0: SocketAddr, lane: u8) -> SocketAddr {
     SocketAddr::new(lane_0.ip(), lane_0.port() + u16::from(lane))

@@ -15,8 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The ways to the peers.
 #[derive(Debug, Default)]
 pub struct Uplinks {
-    /// Where each peer was last heard.
-    peers: BTreeMap<IpAddr, Option<Egress>>,
+    /// Where each peer was last heard, and from which address it is sent to.
+    peers: BTreeMap<(IpAddr, Option<IpAddr>), Option<Egress>>,
     next_look: Option<Instant>,
 }
 
@@ -25,14 +25,16 @@ pub struct Uplinks {
 pub struct Uplink {
     /// Where the peer is.
     pub peer: IpAddr,
+    /// From which address it is sent to; none leaves it to the kernel.
+    pub from: Option<IpAddr>,
     /// Its device has several transmit queues and chooses by the processor that sends.
     pub several_queues: bool,
 }
 
 impl Uplinks {
-    /// A session with a peer at this address was established.
-    pub fn add(&mut self, peer: IpAddr, now: Instant) {
-        self.peers.entry(peer).or_default();
+    /// A session with a peer at this address was established; it is sent to from that one, or from where the kernel chooses.
+    pub fn add(&mut self, peer: IpAddr, from: Option<IpAddr>, now: Instant) {
+        self.peers.entry((peer, from)).or_default();
         self.next_look = Some(now);
     }
 
@@ -48,15 +50,15 @@ impl Uplinks {
         }
         self.next_look = Some(now + INTERVAL);
         let mut news = Vec::new();
-        for (peer, known) in &mut self.peers {
+        for ((peer, from), known) in &mut self.peers {
             // While there is no route, sends fail, and that is seen.
-            let Ok(found) = egress(*peer) else { continue };
+            let Ok(found) = egress(*peer, *from) else { continue };
             let way = |it: &Egress| (it.device.clone(), it.qdisc.clone());
             if known.as_ref().map(way) == Some(way(&found)) {
                 continue;
             }
             let (is_suspect, several_queues) = (found.may_drop_silently(), found.has_several_queues());
-            news.push(Uplink { peer: *peer, several_queues });
+            news.push(Uplink { peer: *peer, from: *from, several_queues });
             if is_suspect {
                 tracing::warn!(
                     %peer,
@@ -73,7 +75,7 @@ impl Uplinks {
     }
 
     /// Not every lane could be told of the way to this peer.
-    pub fn on_untold(&mut self, peer: IpAddr) {
-        self.peers.insert(peer, None);
+    pub fn on_untold(&mut self, uplink: Uplink) {
+        self.peers.insert((uplink.peer, uplink.from), None);
     }
 }

@@ -14,6 +14,7 @@ use crate::notify::publisher::Asked;
 use crate::protect::{Evidence, Guard};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
+use crate::tunnel::peer::Peer;
 
 /// Keeps one lane's promises.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Warden {
     guard: Guard,
     voice: Voice,
     ways: Ways,
+    /// The address that the socket is bound to, if to one.
+    bound: Option<IpAddr>,
     /// Timestamps that were read and not believed yet.
     read: Vec<u32>,
     stamps: bool,
@@ -29,11 +32,11 @@ pub struct Warden {
 }
 
 impl Warden {
-    /// The warden of `lane`.
-    pub fn new(lane: u8, guard: Guard, voice: Voice) -> Self {
+    /// The warden of `lane`, whose socket is bound to this address, if to one.
+    pub fn new(lane: u8, guard: Guard, voice: Voice, bound: Option<IpAddr>) -> Self {
         let stamps = guard.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
         let (ways, read) = (Ways::default(), Vec::new());
-        Self { lane, guard, voice, ways, read, stamps, tells_blocks: false }
+        Self { lane, guard, voice, ways, bound, read, stamps, tells_blocks: false }
     }
 
     /// A packet is about to be put into its block.
@@ -77,7 +80,11 @@ impl Warden {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
         }
         if self.stamps {
-            self.ways.follow(forwarder.peers().iter().map(|peer| peer.address().map(|address| address.ip())));
+            let ends = |peer: &Peer| {
+                let endpoint = peer.endpoint()?;
+                Some((endpoint.remote.ip(), endpoint.local.or(self.bound)))
+            };
+            self.ways.follow(forwarder.peers().iter().map(ends));
         }
     }
 

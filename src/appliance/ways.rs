@@ -28,6 +28,8 @@ struct Device {
 #[derive(Clone, Copy, Debug)]
 struct Way {
     to: IpAddr,
+    /// The address that datagrams leave from; none leaves it to the kernel.
+    from: Option<IpAddr>,
     /// None where no route is found.
     device: Option<u32>,
     has_changed: bool,
@@ -55,20 +57,21 @@ impl Kernel {
 }
 
 impl Ways {
-    /// Where the peers are now; nothing was sent there before that is not followed yet. Cheap while nothing changes.
-    pub fn follow(&mut self, peers: impl Iterator<Item = Option<IpAddr>>) {
-        for (number, to) in peers.enumerate() {
+    /// Where the peers are now, and from which address they are sent to; nothing was sent there before that is not followed
+    /// yet. Cheap while nothing changes.
+    pub fn follow(&mut self, peers: impl Iterator<Item = Option<(IpAddr, Option<IpAddr>)>>) {
+        for (number, ends) in peers.enumerate() {
             if self.ways.len() <= number {
                 self.ways.resize(number + 1, None);
             }
-            if self.ways[number].map(|way| way.to) == to {
+            if self.ways[number].map(|way| (way.to, way.from)) == ends {
                 continue;
             }
             // First heard, then looked at: what changes in between is heard.
             if self.kernel.is_none() {
                 self.kernel = Kernel::open().inspect_err(complain).ok();
             }
-            self.ways[number] = to.map(|to| Way { to, device: None, has_changed: false });
+            self.ways[number] = ends.map(|(to, from)| Way { to, from, device: None, has_changed: false });
             self.find_device(number);
         }
     }
@@ -107,7 +110,7 @@ impl Ways {
     /// Finds the device that leads to this peer now, and looks at its queue anew.
     fn find_device(&mut self, number: usize) {
         let Some(way) = self.ways[number].as_mut() else { return };
-        let found = egress(way.to).ok();
+        let found = egress(way.to, way.from).ok();
         way.device = found.as_ref().map(|egress| egress.index);
         if let Some(egress) = found {
             let place = self.devices.iter().position(|device| device.index == egress.index);
@@ -192,7 +195,7 @@ mod tests {
             ] {
                 run("ip", command);
             }
-            let to = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+            let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
             let peers = [to("10.98.0.2"), to("10.97.0.2"), None];
             let mut ways = Ways::default();
             ways.follow(peers.into_iter());

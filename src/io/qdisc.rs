@@ -53,11 +53,12 @@ impl Egress {
     }
 }
 
-/// The way to `to` from the network namespace of this thread, as it is now.
-pub fn egress(to: IpAddr) -> io::Result<Egress> {
+/// The way to `to` from the network namespace of this thread, as it is now, for what is sent from this address; none leaves
+/// it to the kernel.
+pub fn egress(to: IpAddr, from: Option<IpAddr>) -> io::Result<Egress> {
     let mut netlink = Netlink::open()?;
     let index = netlink
-        .device_toward(to)
+        .device_toward(to, from)
         .map_err(|error| explain(&error, format_args!("cannot find the route to {to} (`ip route get {to}`)")))?;
     let device = netlink
         .device_name(index)
@@ -107,13 +108,17 @@ impl Queue {
 }
 
 impl Netlink {
-    pub(super) fn device_toward(&mut self, to: IpAddr) -> io::Result<u32> {
+    pub(super) fn device_toward(&mut self, to: IpAddr, from: Option<IpAddr>) -> io::Result<u32> {
         let mut message = RouteMessage::default();
         (message.header.address_family, message.header.destination_prefix_length) = match to {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),
             IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
         message.attributes.push(RouteAttribute::Destination(to.into()));
+        if let Some(from) = from {
+            message.header.source_prefix_length = message.header.destination_prefix_length;
+            message.attributes.push(RouteAttribute::Source(from.into()));
+        }
         let shown = self.ask(RouteNetlinkMessage::GetRoute(message), 0)?;
         let device = shown.iter().find_map(|message| match message {
             RouteNetlinkMessage::NewRoute(route) => route.attributes.iter().find_map(|attribute| match attribute {
@@ -271,7 +276,7 @@ mod tests {
             run("ip", "address add 10.98.0.1/24 dev owq0");
             run("ip", "-6 address add fd98::1/64 dev owq0 nodad");
             run("ip", "route add 198.51.100.0/24 via 10.98.0.2");
-            let toward = |to: &str| egress(to.parse().unwrap()).unwrap();
+            let toward = |to: &str| egress(to.parse().unwrap(), None).unwrap();
 
             let loopback = toward("127.0.0.1");
             assert_eq!((loopback.device.as_str(), loopback.qdisc.as_str()), ("lo", "noqueue"));
@@ -306,7 +311,7 @@ mod tests {
             assert!(nested.qdisc.starts_with("htb (") && nested.qdisc.contains("tbf"), "{}", nested.qdisc);
             assert!(nested.may_drop_silently() && !nested.qdisc.contains("ingress"));
 
-            let error = egress("203.0.113.1".parse().unwrap()).unwrap_err();
+            let error = egress("203.0.113.1".parse().unwrap(), None).unwrap_err();
             assert!(error.to_string().contains("ip route get 203.0.113.1"), "{error}");
         };
         NetworkNamespace::anonymous().unwrap().run(inside).unwrap();

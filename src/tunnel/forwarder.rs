@@ -320,7 +320,7 @@ impl Forwarder {
         let peers = self.peers.len();
         for step in 0..peers {
             let number = (self.turn + step) % peers;
-            let Some(to) = self.peers[number].address() else {
+            let Some(to) = self.peers[number].endpoint() else {
                 let datagrams = self.peers[number].outbox.discard_all();
                 if datagrams > 0 {
                     self.peers[number].on_unsendable();
@@ -346,6 +346,11 @@ impl Forwarder {
     pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
         self.peers[usize::from(peer.0)].skip(bytes, now);
         self.drops.count(DropReason::SendFailed);
+    }
+
+    /// Nothing can be sent to this peer from the address by which it called; says whether there was one.
+    pub fn on_unroutable(&mut self, peer: PeerId, now: Instant) -> bool {
+        self.peers[usize::from(peer.0)].on_unroutable(now)
     }
 
     /// What happened to a block toward a peer for which protection is claimed; drain it each turn.

@@ -2,6 +2,7 @@
 
 pub mod block_event;
 pub mod drop_reason;
+pub mod endpoint;
 pub mod forwarder;
 mod given_up;
 pub mod handshake;

@@ -11,9 +11,9 @@
 //! because nothing else may follow for long.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::endpoint::Endpoint;
 use super::pacer::Pacer;
 use crate::wire::payload_id::BlockId;
 
@@ -66,8 +66,8 @@ pub enum Trains {
 /// A train for the socket.
 #[derive(Debug)]
 pub struct Transmit<'a> {
-    /// Where to.
-    pub to: SocketAddr,
+    /// Where to, and from which address.
+    pub to: Endpoint,
     /// Datagrams end to end.
     pub bytes: &'a [u8],
     /// Bytes of each datagram; the last may be shorter.
@@ -165,7 +165,7 @@ impl Outbox {
     }
 
     /// The next of `trains`, or the beginning of it, if pacing lets it leave.
-    pub fn front(&self, to: SocketAddr, trains: Trains, now: Instant) -> Option<Transmit<'_>> {
+    pub fn front(&self, to: Endpoint, trains: Trains, now: Instant) -> Option<Transmit<'_>> {
         let train = self.queue.front()?;
         if (trains == Trains::Full && !self.has_full_train()) || self.pacer.ready_at(now).is_some() {
             return None;
@@ -240,11 +240,13 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
     fn equal_datagrams_share_a_train_and_a_shorter_one_ends_it() {
-        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
+        let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for len in [100, 100, 40, 40, 100] {
             outbox.append(len).fill(len as u8);
@@ -260,7 +262,7 @@ mod tests {
 
     #[test]
     fn trains_keep_the_limits_of_the_kernel() {
-        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
+        let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for _ in 0..1000 {
             outbox.append(1452);
@@ -283,7 +285,7 @@ mod tests {
     #[test]
     fn a_path_that_is_slower_than_what_is_offered_held_up_all_others() {
         let (to, mut now, queue_max) =
-            (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now(), Duration::from_millis(50));
+            (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now(), Duration::from_millis(50));
         // 1 Mbit/s, offered ten times as much.
         let mut outbox = Outbox::new(Pacer::new(Some(125_000)), queue_max);
         let (mut waits, mut offered, mut dropped, mut left) = (VecDeque::new(), 0, 0, 0);
@@ -326,7 +328,7 @@ mod tests {
 
     /// Sends all of `trains`; of each its datagrams, and the blocks that the kernel has then, alone or not.
     fn sent(outbox: &mut Outbox, trains: Trains, now: Instant) -> Vec<(usize, Vec<(u64, bool)>)> {
-        let to = SocketAddr::from(([192, 0, 2, 1], 7117));
+        let to = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117)));
         let mut sent = Vec::new();
         while let Some(train) = outbox.front(to, trains, now) {
             let (len, datagrams, number) =
@@ -366,7 +368,7 @@ mod tests {
 
     #[test]
     fn sends_are_counted_when_the_kernel_took_something_and_a_block_ends_with_the_one_that_took_its_end() {
-        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), Instant::now());
+        let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         append(&mut outbox, 4, Some(0));
         let train = outbox.front(to, Trains::All, now).unwrap();

@@ -8,11 +8,12 @@ mod reports;
 mod standing;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
+use super::endpoint::Endpoint;
 use super::handshake::{Established, Role};
 use super::heard::Heard;
 use super::inbound::{Delivery, Inbound, Ready};
@@ -54,6 +55,8 @@ pub struct Peer {
     delivery: Delivery,
     /// Where datagrams go.
     address: Option<SocketAddr>,
+    /// From which address; none leaves it to the kernel.
+    local: Option<IpAddr>,
     /// Keys.
     pub(super) sessions: Sessions,
     /// What waits to be sent.
@@ -96,6 +99,7 @@ impl Peer {
         reporting.set_claims(settings.claims);
         Self {
             address: settings.address,
+            local: None,
             outbox: Outbox::new(Pacer::new(settings.bytes_per_second), settings.queue_max),
             settings,
             lane,
@@ -128,6 +132,28 @@ impl Peer {
     /// Where datagrams go, if known.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// The same, and from which address they leave.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        let remote = self.address?;
+        // The peer may have moved to another family.
+        let local = self.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
+        Some(Endpoint { remote, local })
+    }
+
+    /// Nothing can be sent from the address by which the peer called: it is gone, or no route leads from it. The kernel chooses
+    /// from now on, until a new session tells another. Says whether there was one.
+    pub fn on_unroutable(&mut self, now: Instant) -> bool {
+        let had_local = self.local.is_some();
+        self.set_local(None, now);
+        had_local
+    }
+
+    fn set_local(&mut self, local: Option<IpAddr>, now: Instant) {
+        if std::mem::replace(&mut self.local, local) != local {
+            self.on_new_path(now);
+        }
     }
 
     /// Where a packet for this profile may be read to.
@@ -190,7 +216,7 @@ impl Peer {
     /// first datagram under its keys is not, and tells the address.
     pub fn install(&mut self, established: &Established, code: &mut Code, now: Instant) {
         if established.role == Role::Initiator {
-            let heard_from = established.endpoint;
+            let heard_from = established.endpoint.remote;
             let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
             if self.lane == 0 {
                 self.send_to(heard_from, now);
@@ -427,6 +453,8 @@ impl Peer {
             self.reporting.on_new_epoch(now);
             self.train_watch.on_new_epoch();
         }
+        let local = self.sessions.current().and_then(|session| session.local());
+        self.set_local(local, now);
         self.reporting.on_session(now);
         self.report(code, now);
     }
@@ -458,7 +486,7 @@ mod tests {
                 symbol_size: 1408,
                 epoch: 7,
             },
-            endpoint,
+            endpoint: endpoint.into(),
             at,
         }
     }
@@ -475,7 +503,12 @@ mod tests {
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };
-        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) }, now);
+        let mut peer = Peer::new(
+            settings,
+            0,
+            Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) },
+            now,
+        );
         peer.install(&established(Role::Initiator, at(1), now), &mut code, now);
         let mut moves = |peer: &mut Peer, host| {
             peer.on_authentic(1, false, at(host), true, &mut code, now);
@@ -484,6 +517,41 @@ mod tests {
         assert_eq!(moves(&mut peer, 1), 0, "nothing was sent to anywhere else");
         assert_eq!(moves(&mut peer, 3), 1);
         assert_eq!(moves(&mut peer, 3), 0);
+    }
+
+    #[test]
+    fn who_is_called_answers_from_the_address_that_was_called_until_that_is_gone() {
+        let (now, mut code) = (Instant::now(), Code::new());
+        let [called, other]: [IpAddr; 2] = ["198.51.100.7", "2001:db8::7"].map(|text| text.parse().unwrap());
+        let remote = SocketAddr::from(([192, 0, 2, 1], 7117));
+        let settings = PeerSettings {
+            address: None,
+            symbol_size: 1408,
+            bytes_per_second: None,
+            queue_max: Duration::ZERO,
+            policy: Policy::new([], ProfileId(0)),
+            claims: true,
+        };
+        let hold = Duration::from_millis(20);
+        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold, hold_max: hold }, now);
+        let call = Established {
+            endpoint: Endpoint { remote, local: Some(called) },
+            ..established(Role::Responder, remote, now)
+        };
+        peer.install(&call, &mut code, now);
+        assert_eq!(peer.endpoint(), None, "whether the caller has the keys is not known");
+        peer.on_authentic(1, false, remote, true, &mut code, now);
+        assert_eq!(peer.endpoint(), Some(call.endpoint));
+        let moved = |peer: &mut Peer| std::iter::from_fn(|| peer.poll_block_event()).any(|it| it == BlockEvent::Moved);
+        moved(&mut peer);
+        assert!(peer.on_unroutable(now) && moved(&mut peer), "another way, which has to prove itself");
+        assert_eq!(peer.endpoint(), Some(remote.into()));
+        assert!(!peer.on_unroutable(now) && !moved(&mut peer), "said once");
+        // A call by an address of the other family, and data from this one: the kernel chooses.
+        let call = Established { local_index: 3, endpoint: Endpoint { remote, local: Some(other) }, ..call };
+        peer.install(&call, &mut code, now);
+        peer.on_authentic(3, false, remote, true, &mut code, now);
+        assert_eq!(peer.endpoint(), Some(remote.into()));
     }
 
     #[test]
@@ -499,7 +567,8 @@ mod tests {
                 policy: Policy::new([], ProfileId(0)),
                 claims: false,
             };
-            let delivery = Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) };
+            let delivery =
+                Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) };
             let mut peer = Peer::new(settings, lane, delivery, now);
             peer.install(&established(Role::Responder, at(66, 6666), now), &mut code, now);
             assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: anybody can repeat a call");

@@ -330,7 +330,7 @@ mod tests {
                     epoch: 7,
                     symbol_size: E as u16,
                 },
-                endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
+                endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)).into(),
                 at: now,
             };
             sessions.install(&established, 0);
@@ -371,7 +371,9 @@ mod tests {
         fn sent(&mut self) -> Vec<Datagram> {
             let key = OpeningKey::new(Cipher::ChaCha20Poly1305, &[1; 32]);
             let mut datagrams = Vec::new();
-            while let Some(train) = self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)), Trains::All, self.now) {
+            while let Some(train) =
+                self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)).into(), Trains::All, self.now)
+            {
                 let len = train.bytes.len();
                 for datagram in train.bytes.chunks(train.datagram_len) {
                     let header = crate::wire::datagram::Header::parse(datagram).unwrap();
@@ -457,7 +459,7 @@ mod tests {
         bench.claims = true;
         bench.push(600);
         bench.push(100);
-        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)), bench.now);
+        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)).into(), bench.now);
         let mut trains = Vec::new();
         while let Some(train) = bench.outbox.front(to, Trains::All, now) {
             let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));

@@ -4,6 +4,7 @@
 //! `next` is a responder's new session: it becomes current with the first authentic datagram under it, because only
 //! that proves that the initiator has the key. Keys are agreed elsewhere.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ pub struct Session {
     window: ReplayWindow,
     loss: Loss,
     remote: Hello,
+    local: Option<IpAddr>,
     established_at: Instant,
     heard: bool,
     /// That something came under it was told.
@@ -46,6 +48,7 @@ impl Session {
             window: ReplayWindow::new(),
             loss: Loss::default(),
             remote: established.remote,
+            local: established.endpoint.local,
             established_at: established.at,
             heard: false,
             told: false,
@@ -103,6 +106,11 @@ impl Session {
     /// What the peer told of itself.
     pub fn remote(&self) -> &Hello {
         &self.remote
+    }
+
+    /// Our address by which the peer called for it, if it did.
+    pub fn local(&self) -> Option<IpAddr> {
+        self.local
     }
 
     fn add_to(&self, reception: &mut Reception) {
@@ -289,7 +297,7 @@ mod tests {
                 epoch,
                 symbol_size: 1408,
             },
-            endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)),
+            endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)).into(),
             at,
         }
     }

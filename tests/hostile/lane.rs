@@ -59,7 +59,7 @@ pub fn established(peer: SocketAddr, symbol_size: u16, now: Instant) -> Establis
         sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
         opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
         remote: Hello { version: PROTOCOL_VERSION, lanes: 1, ciphers, symbol_size, epoch: 7 },
-        endpoint: peer,
+        endpoint: peer.into(),
         at: now,
     }
 }

@@ -105,7 +105,7 @@ impl Keys {
             sealing: Arc::new(SealingKey::new(cipher, &keys[own])),
             opening: Arc::new(OpeningKey::new(cipher, &keys[1 - own])),
             remote: hello(remote),
-            endpoint: remote.address,
+            endpoint: remote.address.into(),
             at: now,
         };
         [established(Role::Initiator, 0, responder), established(Role::Responder, 1, initiator)]

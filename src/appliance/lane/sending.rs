@@ -1,10 +1,12 @@
 //! How a lane sends: trains to each peer, and what the kernel and the peers' reports tell of them.
 
+use std::io;
 use std::time::Instant;
 
 use super::Lane;
 use crate::appliance::warden::Warden;
 use crate::io::udp::{Change, Target};
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::outbox::Trains;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::train_watch::TrainNews;
@@ -37,18 +39,35 @@ impl Lane {
             let datagram_len = train.datagram_len;
             let send = train.send;
             let stamp = self.warden.as_ref().and_then(Warden::next_stamp);
-            let target = Target { to: train.to, alone };
+            let target = Target { to: train.to.remote, from: train.to.local, alone };
             let outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
             if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
                 warden.on_taken(peer, send, outcome.stamps, now);
             }
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
-            if outcome.error.is_some() {
+            if let Some(error) = outcome.error {
+                if is_unroutable(&error) && self.forwarder.on_unroutable(peer, now) {
+                    tracing::warn!(
+                        lane = self.number,
+                        peer = peer.0,
+                        "nothing can be sent from the address by which the peer called ({error}); the kernel chooses another"
+                    );
+                }
                 // One datagram is lost; the rest is worth another try.
                 self.ready.errors = true;
                 self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
             }
+        }
+    }
+
+    /// Sends a datagram of a handshake. One that cannot be sent is tried again by its timer.
+    pub(super) fn send_handshake(&mut self, to: Endpoint, datagram: &[u8]) {
+        let mut target = Target { from: to.local, ..to.remote.into() };
+        let error = self.udp.send(target, datagram, 0, None).error;
+        if to.local.is_some() && error.is_some_and(|error| is_unroutable(&error)) {
+            target.from = None;
+            self.udp.send(target, datagram, 0, None);
         }
     }
 
@@ -102,4 +121,12 @@ impl Lane {
             }
         }
     }
+}
+
+/// Errors that may be about our own address: it is gone, or no route leads from it.
+pub(super) fn is_unroutable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV)
+    )
 }

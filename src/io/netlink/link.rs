@@ -61,8 +61,8 @@ impl Netlink {
     }
 
     /// The name and the MTU of the link through which this host reaches an address.
-    pub fn mtu_toward(&mut self, to: IpAddr) -> io::Result<(String, u32)> {
-        let index = self.device_toward(to)?;
+    pub fn mtu_toward(&mut self, to: IpAddr, from: Option<IpAddr>) -> io::Result<(String, u32)> {
+        let index = self.device_toward(to, from)?;
         self.show_link(link_message(index, None))
             .map(|link| (link.name, link.mtu))
             .map_err(|error| explain(&error, format_args!("cannot read the MTU of link {index}")))

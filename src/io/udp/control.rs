@@ -6,6 +6,7 @@
 
 use std::io;
 use std::mem::size_of;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Sets an integer option.
@@ -60,20 +61,71 @@ const HEADER: usize = size_of::<libc::cmsghdr>();
 /// Bytes of one control message whose data fits a word, the padding of the data included.
 const SLOT: usize = HEADER + WORD;
 
+/// The same for a source address: `in6_pktinfo` is the longer of the two.
+const SOURCE_SLOT: usize = HEADER + size_of::<libc::in6_pktinfo>().next_multiple_of(WORD);
+
+/// Bytes of all that one send may ask for.
+const REQUESTS_LEN: usize = 3 * SLOT + SOURCE_SLOT;
+
+/// A source address in the kernel's form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PacketInfo {
+    V4([u8; 12]),
+    V6([u8; 20]),
+}
+
+impl PacketInfo {
+    /// For a socket of this family: one of IPv6 takes IPv4 in its mapped form.
+    pub(super) fn new(from: IpAddr, socket_is_v6: bool) -> Self {
+        // The interface stays 0, which leaves it to the routes.
+        let v6 = |from: Ipv6Addr| {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&from.octets());
+            Self::V6(info)
+        };
+        match from {
+            IpAddr::V4(from) if socket_is_v6 => v6(from.to_ipv6_mapped()),
+            IpAddr::V6(from) => v6(from),
+            IpAddr::V4(from) => {
+                // `struct in_pktinfo`: interface, source, destination.
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&from.octets());
+                Self::V4(info)
+            }
+        }
+    }
+
+    /// The address of ours that a datagram was sent to, if this message says so: of IPv4 the one to answer from, also where
+    /// the datagram was a broadcast.
+    pub(super) fn parse(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<IpAddr> {
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let source: [u8; 4] = data.get(4..8)?.try_into().ok()?;
+                Some(IpAddr::from(source))
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let destination: [u8; 16] = data.get(..16)?.try_into().ok()?;
+                Some(IpAddr::from(destination).to_canonical())
+            }
+            _ => None,
+        }
+    }
+}
+
 /// `SCM_TS_OPT_ID` of `include/uapi/asm-generic/socket.h`, since Linux 6.13. An architecture that numbers it otherwise
 /// refuses this one, as older kernels do.
 const SCM_TS_OPT_ID: libc::c_int = 81;
 
-/// The control messages of one send: at most three.
+/// The control messages of one send: at most three whose data fits a word, and a source address.
 #[repr(align(8))]
 pub(super) struct Requests {
-    bytes: [u8; 3 * SLOT],
+    bytes: [u8; REQUESTS_LEN],
     len: usize,
 }
 
 impl Requests {
     /// Asks for nothing.
-    pub(super) const NONE: Self = Self { bytes: [0; 3 * SLOT], len: 0 };
+    pub(super) const NONE: Self = Self { bytes: [0; REQUESTS_LEN], len: 0 };
 
     /// Asks as well for a train to be cut into datagrams of `segment` bytes.
     #[inline]
@@ -93,15 +145,25 @@ impl Requests {
         }
     }
 
-    /// Adds a message; its data fits a word, and there are at most three.
+    /// Asks as well for this source address.
+    #[inline]
+    pub(super) fn from(self, source: &PacketInfo) -> Self {
+        match source {
+            PacketInfo::V4(info) => self.and(libc::IPPROTO_IP, libc::IP_PKTINFO, info),
+            PacketInfo::V6(info) => self.and(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info),
+        }
+    }
+
+    /// Adds a message.
     #[inline]
     fn and(mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Self {
-        let slot = &mut self.bytes[self.len..self.len + SLOT];
+        let len = HEADER + data.len().next_multiple_of(WORD);
+        let slot = &mut self.bytes[self.len..self.len + len];
         slot[..WORD].copy_from_slice(&(HEADER + data.len()).to_ne_bytes());
         slot[HEADER - 8..HEADER - 4].copy_from_slice(&level.to_ne_bytes());
         slot[HEADER - 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
         slot[HEADER..HEADER + data.len()].copy_from_slice(data);
-        self.len += SLOT;
+        self.len += len;
         self
     }
 
@@ -161,14 +223,19 @@ mod tests {
         let stamped = (libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &stamp[..]);
         let numbered = (libc::SOL_SOCKET, SCM_TS_OPT_ID, &id[..]);
         let cut = (libc::SOL_UDP, libc::UDP_SEGMENT, &segment[..]);
+        let [v4, v6] = [false, true].map(|v6| PacketInfo::new("192.0.2.1".parse().unwrap(), v6));
+        let (PacketInfo::V4(v4_data), PacketInfo::V6(v6_data)) = (v4, v6) else { panic!("{v4:?} {v6:?}") };
+        let from_v4 = (libc::IPPROTO_IP, libc::IP_PKTINFO, &v4_data[..]);
+        let from_v6 = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &v6_data[..]);
         for (requests, expected) in [
             (Requests::NONE, vec![]),
             (Requests::NONE.segment(1452), vec![cut]),
             (Requests::stamp(None), vec![stamped]),
             (Requests::stamp(Some(0xfedc_ba98)), vec![stamped, numbered]),
             (Requests::stamp(Some(0xfedc_ba98)).segment(1452), vec![stamped, numbered, cut]),
+            (Requests::stamp(Some(0xfedc_ba98)).from(&v6).segment(1452), vec![stamped, numbered, from_v6, cut]),
+            (Requests::NONE.from(&v4), vec![from_v4]),
         ] {
-            assert_eq!(requests.as_bytes().len(), expected.len() * SLOT);
             assert_eq!(requests.as_bytes().as_ptr() as usize % size_of::<libc::cmsghdr>().min(8), 0);
             assert_eq!(Messages(requests.as_bytes()).collect::<Vec<_>>(), expected);
         }

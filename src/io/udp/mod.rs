@@ -239,6 +239,14 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
             set?;
         }
     }
+    if address.ip().is_unspecified() {
+        // Who is called has to answer from the address that was called.
+        if address.is_ipv6() {
+            control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        } else {
+            control::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        }
+    }
     control::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
     // Where arrival times are not to be had, what is read counts as having come when it is read.
     let _ = control::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);

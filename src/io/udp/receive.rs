@@ -3,13 +3,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use super::address::RawAddress;
 use super::arrival::parse_stamp;
-use super::control::{ControlBuffer, Messages, leading_u32};
+use super::control::{ControlBuffer, Messages, PacketInfo, leading_u32};
 use super::{UdpSocket, unmapped};
 
 /// What one call received.
@@ -22,6 +22,8 @@ pub struct Received {
     pub segment: usize,
     /// Where they came from; IPv4 as IPv4 whatever the socket.
     pub from: SocketAddr,
+    /// Which address of this host they were sent to; none where the socket has only one, or the kernel does not say.
+    pub to: Option<IpAddr>,
     /// When the first of them came to this host, however late it is read; none where the kernel does not say, or its
     /// clock was set meanwhile.
     pub arrived: Option<Instant>,
@@ -62,16 +64,16 @@ impl UdpSocket {
         let Some(from) = address.decode() else {
             return Ok(None);
         };
-        let (mut segment, mut stamp) = (len.max(1), None);
+        let (mut segment, mut stamp, mut to) = (len.max(1), None, None);
         for (level, kind, data) in Messages(&control.0[..control_len]) {
             match (level, kind, leading_u32(data)) {
                 (libc::SOL_UDP, libc::UDP_GRO, Some(size @ 1..)) => segment = size as usize,
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(total)) => self.on_overflows(total),
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, _) => stamp = parse_stamp(data),
-                _ => {}
+                _ => to = to.or(PacketInfo::parse(level, kind, data)),
             }
         }
-        Ok(Some(Received { len, segment, from: unmapped(from), arrived: self.arrivals.tell(stamp) }))
+        Ok(Some(Received { len, segment, from: unmapped(from), to, arrived: self.arrivals.tell(stamp) }))
     }
 }
 

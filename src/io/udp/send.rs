@@ -4,12 +4,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
 use super::address::RawAddress;
-use super::control::Requests;
+use super::control::{PacketInfo, Requests};
 use super::stamps::{StampState, StampsOff};
 use super::{Change, Extra, UdpSocket, mapped};
 
@@ -55,13 +55,15 @@ impl std::fmt::Display for GsoState {
 pub struct Target {
     /// Where to.
     pub to: SocketAddr,
+    /// From which address of this host, of the same family; none leaves it to the kernel.
+    pub from: Option<IpAddr>,
     /// Each datagram by itself, though the kernel would cut the train.
     pub alone: bool,
 }
 
 impl From<SocketAddr> for Target {
     fn from(to: SocketAddr) -> Self {
-        Self { to, alone: false }
+        Self { to, from: None, alone: false }
     }
 }
 
@@ -84,6 +86,7 @@ pub struct SendOutcome {
 struct Envelope {
     address: RawAddress,
     length: libc::socklen_t,
+    from: Option<PacketInfo>,
     segment: usize,
     alone: bool,
 }
@@ -121,7 +124,8 @@ impl UdpSocket {
     pub fn send(&mut self, target: Target, bytes: &[u8], segment: usize, stamp: Option<u32>) -> SendOutcome {
         let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
-        let envelope = Envelope { address, length, segment, alone: target.alone };
+        let from = target.from.map(|from| PacketInfo::new(from, self.local.is_ipv6()));
+        let envelope = Envelope { address, length, from, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
         let mut is_whole = true;
         while outcome.sent < bytes.len() {
@@ -199,25 +203,29 @@ impl UdpSocket {
         }
     }
 
-    /// Asks for the timestamp with this number, if one is wanted.
-    fn requests(&self, stamp: Option<u32>) -> Requests {
-        match (self.stamps, stamp) {
+    /// Asks for the source of the envelope, and for the timestamp with this number, if one is wanted.
+    fn requests(&self, envelope: &Envelope, stamp: Option<u32>) -> Requests {
+        let requests = match (self.stamps, stamp) {
             (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
             (StampState::LoopedData, Some(_)) => Requests::stamp(None),
             _ => Requests::NONE,
+        };
+        match &envelope.from {
+            Some(from) => requests.from(from),
+            None => requests,
         }
     }
 
     fn try_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
         let segment = envelope.segment;
         if bytes.len() <= segment {
-            return retried(|| self.send_one(envelope, bytes, &self.requests(stamp)));
+            return retried(|| self.send_one(envelope, bytes, &self.requests(envelope, stamp)));
         }
         let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
         let size = u16::try_from(segment).ok().filter(|_| !envelope.alone && fitting > 1 && self.cuts_trains());
         let Some(size) = size else { return retried(|| self.send_each(envelope, bytes, stamp)) };
         let batch = &bytes[..bytes.len().min(fitting * segment)];
-        let cut = self.requests(stamp).segment(size);
+        let cut = self.requests(envelope, stamp).segment(size);
         let result = retried(|| self.send_one(envelope, batch, &cut));
         let Err(error) = result else {
             if self.gso_retry.on_taken() {
@@ -263,7 +271,7 @@ impl UdpSocket {
             bytes.chunks(segment).zip(&mut slices).zip(&mut messages).zip(&mut requests)
         {
             *slice = io_slice(datagram);
-            *asked = self.requests(stamp.map(|stamp| stamp.wrapping_add(count)));
+            *asked = self.requests(envelope, stamp.map(|stamp| stamp.wrapping_add(count)));
             slot.write(libc::mmsghdr { msg_hdr: message(envelope, slice, asked), msg_len: 0 });
             count += 1;
         }
@@ -317,7 +325,7 @@ fn retried(mut call: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
 fn is_own(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL | libc::EIO | libc::EPERM | libc::EAFNOSUPPORT)
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::EINVAL | libc::EIO | libc::EPERM | libc::EAFNOSUPPORT | libc::ENODEV)
     )
 }
 

@@ -70,7 +70,7 @@ fn established(side: u8, role: Role, epoch: u64, at: Instant) -> Established {
             epoch,
             symbol_size: 1408,
         },
-        endpoint: address(other),
+        endpoint: address(other).into(),
         at,
     }
 }
@@ -263,7 +263,7 @@ fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
         }
         assert_eq!(moves(&mut near), path.len());
         assert_eq!(proven_at(&mut near), None, "what the old path has proven and nobody has asked for yet");
-        assert_eq!(near.poll_transmit(Trains::All, at(90)).map(|(_, train)| train.to), Some(address(9)));
+        assert_eq!(near.poll_transmit(Trains::All, at(90)).map(|(_, train)| train.to.remote), Some(address(9)));
         carry(&mut near, 1, &mut far, at(90));
         report(&mut far, 9, &mut near, at(100));
         assert_eq!(proven_at(&mut near), None, "it was written before, wherever it went");

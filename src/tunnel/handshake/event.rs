@@ -1,11 +1,11 @@
 //! What the handshakes of a node report: new sessions, peers that cannot be worked with, datagrams that were dropped.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::tunnel::PeerId;
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::hello::{Hello, Incompatibility};
 use crate::tunnel::seal::{OpeningKey, SealingKey};
 
@@ -36,8 +36,8 @@ pub struct Established {
     pub opening: Arc<OpeningKey>,
     /// What the peer says of itself.
     pub remote: Hello,
-    /// Where datagrams of this session go, on lane 0; lane i adds i to the port.
-    pub endpoint: SocketAddr,
+    /// Where datagrams of this session go, on lane 0, and from which address; lane i adds i to both ports.
+    pub endpoint: Endpoint,
     /// When it began; invalid [`SESSION_EXPIRES_AFTER`](super::SESSION_EXPIRES_AFTER) later.
     pub at: Instant,
 }

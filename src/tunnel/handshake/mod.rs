@@ -35,6 +35,7 @@ use self::limit::RateLimit;
 use self::noise::{Call, Heard, RawKeys};
 use self::peer::{Attempt, Peer, RETRY_LONGEST, Timestamp, retry_delay, timestamp};
 use super::PeerId;
+use super::endpoint::Endpoint;
 use super::hello::Hello;
 use super::keys::{PrivateKey, PublicKey};
 use super::mac::MacKey;
@@ -70,7 +71,7 @@ struct IndexUse {
 
 struct Session {
     role: Role,
-    endpoint: SocketAddr,
+    endpoint: Endpoint,
     since: Instant,
 }
 
@@ -91,7 +92,7 @@ pub struct Handshakes {
     initiations: RateLimit,
     /// Apart from the initiations, so that a flood of those does not keep our own from being answered.
     responses: RateLimit,
-    transmits: VecDeque<(SocketAddr, Vec<u8>)>,
+    transmits: VecDeque<(Endpoint, Vec<u8>)>,
     events: VecDeque<HandshakeEvent>,
 }
 
@@ -160,8 +161,15 @@ impl Handshakes {
         Some(id)
     }
 
-    /// Takes a datagram whose type says handshake. What is wrong with it is returned, to be counted.
-    pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<(), HandshakeDrop> {
+    /// Takes a datagram whose type says handshake. What is wrong with it is returned, to be counted. `from` is where it came
+    /// from, and which of our addresses it was sent to, if that is known.
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &[u8],
+        from: impl Into<Endpoint>,
+        now: Instant,
+    ) -> Result<(), HandshakeDrop> {
+        let from = from.into();
         match DatagramType::of(datagram) {
             Some(DatagramType::Initiation) => {
                 let initiation = Initiation::parse(datagram).ok_or(HandshakeDrop::Malformed)?;
@@ -194,8 +202,8 @@ impl Handshakes {
         self.peers.iter().filter_map(Peer::due).min()
     }
 
-    /// The next datagram to send from lane 0, and where to.
-    pub fn poll_transmit(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+    /// The next datagram to send from lane 0, where to, and from which address.
+    pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
         self.transmits.pop_front()
     }
 
@@ -212,7 +220,7 @@ impl Handshakes {
     fn handle_initiation(
         &mut self,
         initiation: Initiation<'_>,
-        from: SocketAddr,
+        from: Endpoint,
         now: Instant,
     ) -> Result<(), HandshakeDrop> {
         if !self.initiations.allow(now) {
@@ -264,7 +272,7 @@ impl Handshakes {
         Ok(())
     }
 
-    fn handle_response(&mut self, response: Response<'_>, from: SocketAddr, now: Instant) -> Result<(), HandshakeDrop> {
+    fn handle_response(&mut self, response: Response<'_>, from: Endpoint, now: Instant) -> Result<(), HandshakeDrop> {
         let local_index = response.receiver_index;
         let id = self.indices.get(&local_index).ok_or(HandshakeDrop::Unexpected)?.peer;
         let peer = &mut self.peers[usize::from(id.0)];
@@ -281,8 +289,9 @@ impl Handshakes {
             attempt.call = None;
         }
         let (remote, cipher) = judged?;
-        peer.attempt = None;
-        peer.proven = Some(from);
+        // As it was called; to which of our addresses the answer came says only what the kernel chose.
+        let endpoint = Endpoint { local: peer.attempt.take().and_then(|attempt| attempt.local), ..from };
+        peer.proven = Some(endpoint);
         peer.renew_at = Some(now + REKEY_AFTER);
         let (sealing, opening) = session_keys(cipher, &keys);
         self.establish(Established {
@@ -293,7 +302,7 @@ impl Handshakes {
             sealing,
             opening,
             remote,
-            endpoint: from,
+            endpoint,
             at: now,
         });
         Ok(())
@@ -349,11 +358,11 @@ impl Handshakes {
             call
         });
         let retry_at = now + retry_delay(sent, self.random.next_u32());
-        let sent = sent.saturating_add(1);
-        self.peers[usize::from(id.0)].attempt = Some(Attempt { call, local_index, since, sent, retry_at });
+        let (sent, local) = (sent.saturating_add(1), endpoint.local);
+        self.peers[usize::from(id.0)].attempt = Some(Attempt { call, local_index, since, sent, local, retry_at });
     }
 
-    fn transmit(&mut self, id: PeerId, to: SocketAddr, mut datagram: Vec<u8>) {
+    fn transmit(&mut self, id: PeerId, to: Endpoint, mut datagram: Vec<u8>) {
         let mac = self.peers[usize::from(id.0)].mac.sign(&datagram);
         datagram.extend(mac);
         self.transmits.push_back((to, datagram));

@@ -2,10 +2,11 @@
 //!
 //! It decides when something is due and where it goes; it neither writes nor reads messages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::noise::Call;
+use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::hello::Incompatibility;
 use crate::tunnel::keys::{PresharedKey, PublicKey};
 use crate::tunnel::mac::MacKey;
@@ -49,6 +50,8 @@ pub(super) struct Attempt {
     pub since: Instant,
     /// Initiations sent so far.
     pub sent: u32,
+    /// Our own address in the last one; none if it was left to the kernel.
+    pub local: Option<IpAddr>,
     /// When to send the next initiation.
     pub retry_at: Instant,
 }
@@ -61,7 +64,7 @@ pub(super) struct Peer {
     pub configured: Option<SocketAddr>,
     pub symbol_size: u16,
     /// Where the peer last proved to be.
-    pub proven: Option<SocketAddr>,
+    pub proven: Option<Endpoint>,
     /// The newest timestamp from the peer.
     pub newest: Option<Timestamp>,
     pub attempt: Option<Attempt>,
@@ -88,9 +91,14 @@ impl Peer {
     }
 
     /// Where the initiation number `sent` goes: where the peer last was, and every second time where the configuration
-    /// says, as the peer may have come back there.
-    pub fn endpoint(&self, sent: u32) -> Option<SocketAddr> {
-        if sent.is_multiple_of(2) { self.proven.or(self.configured) } else { self.configured.or(self.proven) }
+    /// says, as the peer may have come back there. Then the kernel chooses our own address too: the one that was called may
+    /// lead nowhere any more.
+    pub fn endpoint(&self, sent: u32) -> Option<Endpoint> {
+        let configured = self.configured.map(Endpoint::from);
+        match sent.is_multiple_of(2) {
+            true => self.proven.or(configured),
+            false => configured.or(self.proven.map(Endpoint::without_local)),
+        }
     }
 
     /// The next thing to do, if any.
@@ -134,8 +142,13 @@ mod tests {
             endpoint: Some(configured),
             symbol_size: 1408,
         });
-        assert_eq!([0, 1].map(|sent| peer.endpoint(sent)), [Some(configured); 2]);
-        peer.proven = Some(elsewhere);
-        assert_eq!([0, 1, 2].map(|sent| peer.endpoint(sent).unwrap()), [elsewhere, configured, elsewhere]);
+        let tried = |peer: &Peer| [0, 1, 2].map(|sent| peer.endpoint(sent).unwrap());
+        assert_eq!(tried(&peer), [configured.into(); 3]);
+        // It called this address of ours, and hears answers from there; but that may be gone.
+        let called = Endpoint { remote: elsewhere, local: Some("198.51.100.7".parse().unwrap()) };
+        peer.proven = Some(called);
+        assert_eq!(tried(&peer), [called, configured.into(), called]);
+        peer.configured = None;
+        assert_eq!(tried(&peer), [called, elsewhere.into(), called]);
     }
 }

@@ -77,7 +77,7 @@ impl Node {
         let header =
             Header { datagram_type: DatagramType::Report, receiver_index: session.remote_index, counter: count }.emit();
         let tag = session.sealing.seal(count, &header, &mut []);
-        Some((session.endpoint, [&header[..], &tag[..]].concat()))
+        Some((session.endpoint.remote, [&header[..], &tag[..]].concat()))
     }
 
     fn handle(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
@@ -170,7 +170,7 @@ impl Net {
                 }
             }
             while let Some((to, datagram)) = self.nodes[i].handshakes.poll_transmit() {
-                self.send(from, to, datagram);
+                self.send(from, to.remote, datagram);
             }
         }
     }
@@ -270,6 +270,29 @@ fn a_call_makes_one_session_that_works_both_ways() {
     assert_eq!(net.nodes[0].current().sealing.cipher(), Cipher::Aes256Gcm);
     assert_eq!(net.nodes[0].current().at, net.start + 50 * MS);
     assert_eq!(net.carried.len(), 3);
+}
+
+#[test]
+fn an_answer_and_the_next_call_leave_from_the_address_that_was_called() {
+    let mut net = Net::pair();
+    net.request(0);
+    net.run(SECOND);
+    let called = Endpoint { remote: address(1), local: Some("198.51.100.7".parse().unwrap()) };
+    net.request(0);
+    let call = net.last(DatagramType::Initiation);
+    let now = net.now;
+    // Node 1 has not heard this one yet.
+    let node = &mut net.nodes[1];
+    assert_eq!(node.handshakes.handle_datagram(&call, called, now), Ok(()));
+    assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(called));
+    let Some(HandshakeEvent::Established(session)) = node.handshakes.poll_event() else { panic!("no session") };
+    assert_eq!(session.endpoint, called);
+    assert!(node.handshakes.on_confirmed(session.local_index, now).is_some());
+    node.handshakes.request(PeerId(0), now);
+    assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(called));
+    // Nobody answers there: the address may be gone, so the kernel chooses for every second call.
+    node.handshakes.handle_timeout(now + SECOND);
+    assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(address(1).into()));
 }
 
 #[test]
@@ -542,7 +565,7 @@ fn a_replayed_initiation_is_dropped_and_after_a_restart_moves_nobody() {
     net.request(1);
     net.run(SECOND);
     net.assert_one_session();
-    assert_eq!(net.nodes[1].current().endpoint, address(1));
+    assert_eq!(net.nodes[1].current().endpoint.remote, address(1));
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! Hosts with several addresses: an answer leaves from the one that was called, and a tunnel outlives it.
+
+use serde_json::json;
+
+use crate::{
+    appliance::Pair,
+    ground::{Ground, MIRROR},
+};
+
+/// Syracuse has a second address, listens on all, does not know where ithaca is, and is called by the second one.
+fn second_address(ground: &Ground) -> Pair<'_> {
+    for address in ["192.0.2.22/24", "192.0.2.33/24"] {
+        ground.run("syracuse", &["ip", "address", "add", address, "dev", "wan0"]).unwrap();
+    }
+    let (ithaca, syracuse) = (
+        [("/peers/0/endpoint", json!("192.0.2.22:7117"))],
+        [("/node/listen", json!("0.0.0.0:7117")), ("/peers/0/endpoint", json!(null))],
+    );
+    let mut pair = Pair::prepare_each(ground, &ithaca, &syracuse);
+    pair.run();
+    pair
+}
+
+#[test]
+fn a_firewall_that_lets_answers_in_dropped_those_of_a_host_with_two_addresses_for_ever() {
+    let ground = Ground::perfect();
+    // Ithaca's firewall lets in what belongs to something that ithaca began.
+    let rules = "table inet guard { chain input { type filter hook input priority 0; policy accept; \
+                 iifname \"wan0\" meta l4proto udp ct state new drop; } }";
+    ground.run("ithaca", &["nft", rules]).unwrap();
+    let pair = second_address(&ground);
+    let ping = ground.ping("primary", MIRROR[0]);
+    assert!(ping.contains(" 0% packet loss"), "{ping}");
+    assert_eq!(pair.ithaca.status().peers[0].endpoint, Some("192.0.2.22:7117".parse().unwrap()));
+}
+
+#[test]
+fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
+    let ground = Ground::perfect();
+    let pair = second_address(&ground);
+    let ping = ground.ping("primary", MIRROR[0]);
+    assert!(ping.contains(" 0% packet loss"), "{ping}");
+    ground.run("syracuse", &["ip", "address", "del", "192.0.2.22/24", "dev", "wan0"]).unwrap();
+    // Syracuse sends from another address from now on, and ithaca follows it there.
+    pair.ithaca.wait("follows", |status| status.peers[0].endpoint == Some("192.0.2.2:7117".parse().unwrap()));
+    let ping = ground.ping("primary", MIRROR[0]);
+    assert!(ping.contains(" 0% packet loss"), "{ping}");
+    let log = pair.syracuse.output();
+    assert_eq!(log.matches("the address by which the peer called").count(), 1, "{log}");
+}
