@@ -25,9 +25,13 @@ fn second_address(ground: &Ground) -> Pair<'_> {
 fn a_firewall_that_lets_answers_in_dropped_those_of_a_host_with_two_addresses_for_ever() {
     let ground = Ground::perfect();
     // Ithaca's firewall lets in what belongs to something that ithaca began.
-    let rules = "table inet guard { chain input { type filter hook input priority 0; policy accept; \
-                 iifname \"wan0\" meta l4proto udp ct state new drop; } }";
-    ground.run("ithaca", &["nft", rules]).unwrap();
+    for rule in [
+        "add table inet guard",
+        "add chain inet guard input { type filter hook input priority 0; policy accept; }",
+        "add rule inet guard input iifname wan0 meta l4proto udp ct state new drop",
+    ] {
+        ground.run("ithaca", &["nft", rule]).unwrap();
+    }
     let pair = second_address(&ground);
     let ping = ground.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");

@@ -78,9 +78,9 @@ fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
 fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
     // Held back for up to three times `hold`.
     let ground = Ground::emulated("delay 5ms, reorder 10%, reorder_delay 60ms");
-    let given_up = |hold_max: &str| {
-        let pair = Pair::start(&ground, &[("/delivery", json!({ "hold": "20ms", "hold_max": hold_max }))]);
-        let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let bounded = |hold_max: &str| [("/delivery", json!({ "hold": "20ms", "hold_max": hold_max }))];
+    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let given_up = |pair: &Pair<'_>| {
         streams::copy(&primary, &mirror, MIRROR[0], 1, 1_000_000);
         let before = pair.syracuse.status().peers[0].received;
         streams::copy(&primary, &mirror, MIRROR[0], 1, 4_000_000);
@@ -88,11 +88,13 @@ fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
         assert!(after.lost <= before.lost + 100, "what is late is not lost: {before:?}, {after:?}");
         (after.unrecoverable_blocks - before.unrecoverable_blocks, after)
     };
-    let (blocks, received) = given_up("250ms");
+    let mut pair = Pair::start(&ground, &bounded("250ms"));
+    let (blocks, received) = given_up(&pair);
     assert_eq!(blocks, 0, "{received:?}");
     let hold = received.hold_ms.unwrap();
     assert!((60.0..250.0).contains(&hold), "{received:?}");
-    let (blocks, received) = given_up("20ms");
+    pair.reconfigure(&bounded("20ms"), &bounded("20ms"));
+    let (blocks, received) = given_up(&pair);
     assert!(blocks > 0, "the control: {received:?}");
     assert_eq!(received.hold_ms, Some(20.0));
 }
