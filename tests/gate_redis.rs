@@ -1,8 +1,10 @@
-//! A gate between two real Redis servers: `WAIT` returns for what is protected, and for nothing else.
+//! A gate between two real Redis servers, and two of Valkey: `WAIT` returns for what is protected, and for nothing else.
 
 #![cfg(feature = "appliance")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "servers/found.rs"]
+mod found;
 mod servers;
 
 use std::io::{BufRead, BufReader, Write};
@@ -10,6 +12,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use found::Version;
 use onwire::config::gate::Kind;
 use servers::{Gateway, Server, directory, free_port, until};
 
@@ -22,16 +25,17 @@ struct Site {
 
 impl Site {
     /// With a file of `config/redis` and further options, which come before what the file says.
-    fn start(file: &str, options: &[&str]) -> Site {
+    fn start(version: Version, file: &str, options: &[&str]) -> Site {
         let (directory, port) = (directory(), free_port());
+        let program = found::redis(version);
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/redis").join(file);
         std::fs::copy(&config, directory.path().join(file)).unwrap();
         let port_text = port.to_string();
         let own = [file, "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let arguments: Vec<String> = own.iter().chain(options).map(|&word| word.to_owned()).collect();
-        let server = Server::start("redis-server", "redis-server", &arguments, directory.path());
+        let server = Server::start(program.to_str().unwrap(), "redis-server", &arguments, directory.path());
         let site = Site { server, port, _directory: directory };
-        until("redis-server answers", || site.try_ask("PING").is_some());
+        until("the server answers", || site.try_ask("PING").is_some());
         site
     }
 
@@ -94,16 +98,26 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
 }
 
 #[test]
-fn a_write_is_acknowledged_when_it_is_protected_and_not_before() {
+fn a_write_to_redis_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Distribution);
+}
+
+#[test]
+fn a_write_to_valkey_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Other);
+}
+
+fn a_write_is_acknowledged_when_it_is_protected_and_not_before(version: Version) {
     for diskless in ["no", "yes"] {
         let primary = Site::start(
+            version,
             "primary.conf",
             &["--repl-diskless-sync", diskless, "--repl-diskless-sync-delay", "0", "--enable-debug-command", "local"],
         );
         assert_eq!(primary.ask("DEBUG POPULATE 20000 key 100"), "+OK");
         let gate = Gateway::start(Kind::Redis, primary.port);
         let port = gate.port().to_string();
-        let mirror = Site::start("mirror.conf", &["--replicaof", "127.0.0.1", &port]);
+        let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &port]);
         until("the mirror is in step", || {
             mirror.ask("INFO replication").contains("master_link_status:up") && gate.has_phase("replication")
         });
