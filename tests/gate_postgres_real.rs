@@ -38,6 +38,7 @@ with_each_version! {
     a_program_that_keeps_wal_counted_as_the_mirror
     commits_complete_when_a_killed_gate_is_started_again
     a_logical_subscriber_releases_commits_too
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen
 }
 
 /// A primary with a synchronous mirror, which has come to be by a base backup through the gate.
@@ -193,4 +194,58 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     site.compare("SELECT count(*) FROM kept", "1");
     // Were it not seen to have begun, it would be let go and made again, over and over.
     site.outlives(3.0);
+}
+
+fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+    let mut site = replicating(version);
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
+    site.appliance.protect();
+    // Five commits that are acknowledged before the mirror has read them; what it does with them is the caller's.
+    let insert = |site: &Site| {
+        let receiver = site.freeze_receiver();
+        for _ in 0..5 {
+            site.commit("remote_write", "INSERT INTO kept (words) SELECT repeat('x', 1000)").returns();
+        }
+        receiver
+    };
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "6");
+    // What ends with everything comes back with everything, though it asks from the beginning of a segment.
+    site.stop_mirror();
+    site.copy_mirror("mirror", "backup");
+    site.start_mirror_again();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('behind it')");
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "12");
+    site.end_receiver();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('for another receiver')");
+    site.compare("SELECT count(*) FROM kept", "13");
+    assert_eq!(site.shortfalls(), (0, 0), "{}", site.gate_log());
+
+    // It crashes before it has read what was acknowledged in its stead.
+    let receiver = insert(&site);
+    site.kill(receiver);
+    site.compare("SELECT count(*) FROM kept", "18");
+    let (times, bytes) = site.awaits_shortfall(1);
+    assert!(times == 1 && bytes > 5000, "{times} times, {bytes} bytes");
+    let log = site.gate_log();
+    assert!(log.contains("slot mirror came back with less than was acknowledged early for it"), "{log}");
+
+    // An older copy takes its place.
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "23");
+    site.stop_mirror();
+    site.copy_mirror("backup", "mirror");
+    site.start_mirror_again();
+    site.compare("SELECT count(*) FROM kept", "23");
+    let (times, more) = site.awaits_shortfall(2);
+    assert!(times == 2 && more - bytes > 15_000, "{times} times, {bytes} bytes, then {more}");
+    site.stop_mirror();
+    site.start_mirror_again();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('last')");
+    site.compare("SELECT count(*) FROM kept", "24");
+    assert_eq!(site.shortfalls(), (times, more), "it had caught up");
 }

@@ -40,7 +40,7 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 pub struct Site {
     pub appliance: Appliance,
     gate: Option<Child>,
-    servers: Vec<Child>,
+    servers: Vec<(String, Child)>,
     receivers: Vec<Child>,
     name: String,
     directory: TempDir,
@@ -124,7 +124,7 @@ impl Site {
         let log = fs::File::create(self.at(&format!("{name}.log"))).unwrap();
         let mut command = self.command(&self.program("postgres"), false);
         command.arg("-D").arg(self.at(name)).stdout(log.try_clone().unwrap()).stderr(log);
-        self.servers.push(command.spawn().unwrap());
+        self.servers.push((name.to_owned(), command.spawn().unwrap()));
         until(&format!("{name} answers"), || self.ask(&direct(address), "SELECT 1").ok());
     }
 
@@ -167,6 +167,39 @@ impl Site {
         fs::write(self.at("mirror/postgresql.auto.conf"), format!("{line} {more}'\nprimary_slot_name = 'mirror'\n"))
             .unwrap();
         self.start_server("mirror", MIRROR);
+    }
+
+    /// Stops the mirror as an administrator does.
+    pub fn stop_mirror(&mut self) {
+        let at = self.servers.iter().position(|(name, _)| name == "mirror").unwrap();
+        let (_, mut server) = self.servers.remove(at);
+        kill_process(Pid::from_child(&server), Signal::INT).unwrap();
+        server.wait().unwrap();
+    }
+
+    /// Starts it again.
+    pub fn start_mirror_again(&mut self) {
+        self.start_server("mirror", MIRROR);
+    }
+
+    /// Keeps a copy of the mirror, which was stopped, or puts the copy in its place.
+    pub fn copy_mirror(&self, from: &str, to: &str) {
+        let (from, to) = (self.at(from), self.at(to));
+        let _ = fs::remove_dir_all(&to);
+        run(Command::new("cp").arg("-a").args([from, to]));
+    }
+
+    /// Ends the mirror's process that receives WAL, and waits for another.
+    pub fn end_receiver(&self) {
+        let query = "SELECT pid FROM pg_stat_wal_receiver";
+        let pid = self.sql(MIRROR, query);
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::TERM).unwrap();
+        until("another receiver", || Some(self.sql(MIRROR, query)).filter(|other| !other.is_empty() && *other != pid));
+    }
+
+    /// Kills a process of the mirror: the whole server begins again from what is on its disk.
+    pub fn kill(&self, pid: Pid) {
+        kill_process(pid, Signal::KILL).unwrap();
     }
 
     /// A line in front of the primary's pg_hba.conf, and a way for this test.
@@ -213,6 +246,17 @@ impl Site {
         let output = command.args(["status", "--json", "--socket"]).arg(self.at("gate.sock")).output().unwrap();
         let status: Value = serde_json::from_slice(&output.stdout).ok()?;
         Some(status["gates"][0].clone())
+    }
+
+    /// How often a mirror came back with too little, and how many bytes it lacked.
+    pub fn shortfalls(&self) -> (u64, u64) {
+        let totals = until("the gate answers", || self.status())["totals"].clone();
+        (totals["shortfalls"].as_u64().unwrap(), totals["shortfall_bytes"].as_u64().unwrap())
+    }
+
+    /// Waits until that has happened so often.
+    pub fn awaits_shortfall(&self, times: u64) -> (u64, u64) {
+        until("the gate has noticed", || Some(self.shortfalls()).filter(|found| found.0 >= times))
     }
 
     /// The gate's status of the connection that replicates.
@@ -307,7 +351,8 @@ impl Site {
     /// Waits until both servers answer the same, and that is it.
     pub fn compare(&self, query: &str, wanted: &str) {
         assert_eq!(self.sql(PRIMARY, query), wanted);
-        until("the mirror has all", || (self.sql(MIRROR, query) == wanted).then_some(()));
+        // It may have crashed, and be about to begin again.
+        until("the mirror has all", || (self.ask(&direct(MIRROR), query).ok()? == wanted).then_some(()));
     }
 
     /// A certificate of this name that signs itself, and its key for the servers' user and for root.
@@ -348,7 +393,7 @@ impl Drop for Site {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for server in self.servers.iter_mut().rev() {
+        for (_, server) in self.servers.iter_mut().rev() {
             // Immediate shutdown; a stopped child of the server is killed by it after five seconds.
             let pid = Pid::from_child(server);
             let _ = kill_process(pid, Signal::QUIT);
