@@ -30,13 +30,15 @@ impl Site {
         let path = directory.path().display();
         let install = unprivileged("mariadb-install-db", directory.path())
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            .arg(format!("--datadir={path}/data"))
+            // A server that starts removes the temporary tables of others where it keeps its own.
+            .args([format!("--datadir={path}/data"), format!("--tmpdir={path}")])
             .output()
             .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; install it: apt-get install mariadb-server"));
         assert!(install.status.success(), "{}", String::from_utf8_lossy(&install.stderr));
         let own = [
             format!("--defaults-file={path}/{file}"),
             format!("--datadir={path}/data"),
+            format!("--tmpdir={path}"),
             format!("--socket={path}/socket"),
             format!("--pid-file={path}/pid"),
             format!("--port={port}"),
@@ -107,27 +109,33 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
     assert_eq!(primary.status("Rpl_semi_sync_master_no_tx"), "0");
 }
 
+/// A primary with a mirror that replicates by GTID, through a gate.
+fn replicating(checksum: &str) -> (Site, Site, Gateway) {
+    let primary = Site::start("primary.cnf", &[checksum, "--binlog-format=ROW"]);
+    let mirror = Site::start("mirror.cnf", &[]);
+    // Before anybody waits.
+    primary.ask(
+        "SET GLOBAL rpl_semi_sync_master_enabled=OFF; CREATE USER r@localhost IDENTIFIED BY 'secret'; \
+         CREATE USER r@'127.0.0.1' IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO r@localhost; \
+         GRANT REPLICATION SLAVE ON *.* TO r@'127.0.0.1'; CREATE DATABASE d; \
+         CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, word LONGTEXT); \
+         SET GLOBAL rpl_semi_sync_master_enabled=ON",
+    );
+    let gate = Gateway::start(Kind::MariaDb, primary.port);
+    mirror.ask(&format!(
+        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='r', MASTER_PASSWORD='secret', \
+         MASTER_USE_GTID=slave_pos, MASTER_SSL=0, MASTER_CONNECT_RETRY=1; START SLAVE",
+        gate.port()
+    ));
+    until("the mirror replicates", || gate.has_phase("semi-synchronous replication"));
+    (primary, mirror, gate)
+}
+
 #[test]
 fn a_commit_is_acknowledged_when_it_is_protected_and_not_before() {
     for checksum in ["CRC32", "NONE"] {
         let checksum = format!("--binlog-checksum={checksum}");
-        let primary = Site::start("primary.cnf", &[&checksum, "--binlog-format=ROW"]);
-        let mirror = Site::start("mirror.cnf", &[]);
-        // Before anybody waits.
-        primary.ask(
-            "SET GLOBAL rpl_semi_sync_master_enabled=OFF; CREATE USER r@localhost IDENTIFIED BY 'secret'; \
-             CREATE USER r@'127.0.0.1' IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO r@localhost; \
-             GRANT REPLICATION SLAVE ON *.* TO r@'127.0.0.1'; CREATE DATABASE d; \
-             CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY, word LONGTEXT); \
-             SET GLOBAL rpl_semi_sync_master_enabled=ON",
-        );
-        let gate = Gateway::start(Kind::MariaDb, primary.port);
-        mirror.ask(&format!(
-            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='r', MASTER_PASSWORD='secret', \
-             MASTER_USE_GTID=slave_pos, MASTER_SSL=0, MASTER_CONNECT_RETRY=1; START SLAVE",
-            gate.port()
-        ));
-        until("the mirror replicates", || gate.has_phase("semi-synchronous replication"));
+        let (primary, mirror, gate) = replicating(&checksum);
         only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
         gate.outlives_start();
 
@@ -136,4 +144,42 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_not_before() {
         until("the mirror replicates again", || primary.status("Rpl_semi_sync_master_clients") == "1");
         only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
     }
+}
+
+#[test]
+fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+    let (primary, mirror, gate) = replicating("--binlog-checksum=CRC32");
+    let acknowledge_early = |word: &str| {
+        gate.protect(false);
+        primary.ask("INSERT INTO d.t (word) VALUES ('the mirror has spoken')");
+        mirror.server.freeze();
+        gate.protect(true);
+        primary.ask(&format!("INSERT INTO d.t (word) VALUES ('{word}')"));
+        gate.protect(false);
+        mirror.server.thaw();
+    };
+    let rows = "SELECT COUNT(*), SUM(LENGTH(word)) FROM d.t";
+    let in_step = || until("the mirror has every row", || mirror.ask(rows) == primary.ask(rows));
+    // It has applied everything, and asks for what follows.
+    acknowledge_early("applied");
+    in_step();
+    mirror.ask("STOP SLAVE; START SLAVE");
+    primary.ask("FLUSH BINARY LOGS; INSERT INTO d.t (word) VALUES ('behind it')");
+    // By file and position it keeps what it has not applied.
+    mirror.ask("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=no; START SLAVE; STOP SLAVE SQL_THREAD");
+    acknowledge_early("kept");
+    primary.ask("INSERT INTO d.t (word) VALUES ('it has read what comes before')");
+    mirror.ask("STOP SLAVE; START SLAVE");
+    in_step();
+    primary.ask("INSERT INTO d.t (word) VALUES ('it goes on')");
+    assert_eq!(gate.shortfalls(), (0, 0), "it had everything");
+
+    // By GTID it throws away what it has not applied.
+    mirror.ask("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=slave_pos; START SLAVE; STOP SLAVE SQL_THREAD");
+    acknowledge_early("thrown away");
+    mirror.ask("STOP SLAVE; START SLAVE");
+    in_step();
+    until("the gate has noticed", || gate.shortfalls().0 > 0);
+    let (times, bytes) = gate.shortfalls();
+    assert!(times == 1 && bytes > 50, "{times} times, {bytes} bytes");
 }

@@ -42,6 +42,36 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_flush_stays_real() {
 }
 
 #[test]
+fn a_mirror_is_known_by_its_slot_and_else_by_its_name() {
+    let number = [&b"\0\x04\0\0\0\x0a"[..], b"7123456789", b"\0\0\0\x011\0\0\0\x030/0\xff\xff\xff\xff"].concat();
+    let row = [message(b'T', b"\0\x04"), message(b'D', &number), message(b'C', b"S\0"), message(b'Z', b"I")].concat();
+    for (command, name, is_unique, history) in [
+        ("SLOT \"mirror\" 0/1000 TIMELINE 3", "slot mirror", true, "system 7123456789, timeline 3"),
+        ("0/1000 TIMELINE 1", "syracuse", false, "system 7123456789, timeline 1"),
+    ] {
+        for piece in [1, 8, 10_000] {
+            let mut it = Conversation::new(PLAIN);
+            it.log_in("user\0r\0replication\0true\0application_name\0syracuse\0\0");
+            it.mirror(&query("IDENTIFY_SYSTEM"));
+            row.chunks(piece).for_each(|bytes| it.primary(bytes));
+            it.start(&format!("START_REPLICATION {command}"));
+            let found = it.mirror_is().unwrap();
+            assert_eq!((found.name.as_str(), found.is_unique), (name, is_unique));
+            assert_eq!(found.history, history);
+            it.primary(&wal(0x1000, 0x80));
+            it.mirror(&status(0x1000, 0x1000, 0x900, 0));
+            assert_eq!(it.spoken(), None);
+            it.release(0x1080);
+            assert_eq!(it.spoken().map(|spoken| spoken.place.to_string()), Some("0/1080".to_owned()));
+        }
+    }
+    let mut it = Conversation::new(PLAIN);
+    it.log_in("user\0r\0replication\0database\0database\0d\0\0");
+    it.start("START_REPLICATION SLOT \"sub\" LOGICAL 0/900 (proto_version '3')");
+    assert_eq!(it.mirror_is(), None, "a subscriber's position is no proof");
+}
+
+#[test]
 fn nothing_is_said_for_what_has_flushed_or_applied_nothing() {
     let mut it = replicating();
     it.primary(&wal(0x1000, 0x80));

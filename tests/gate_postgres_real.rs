@@ -1,25 +1,49 @@
 //! PostgreSQL itself through the gate: a primary and its mirror, neither of them modified, on the loopback device of a
 //! network namespace of the test's own, beside an appliance that says what the test wants.
 //!
-//! Needs root, PostgreSQL 15 and `ip`; without them the tests fail and say what to install.
+//! Each test but that of TLS runs with the distribution's PostgreSQL and with another version, of
+//! `tests/servers/requirements.txt`. Needs root, both of them and `ip`; without them the tests fail and say what installs it.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "gate_postgres_real/appliance.rs"]
 mod appliance;
+#[path = "servers/found.rs"]
+mod found;
 #[path = "gate_postgres_real/site.rs"]
 mod site;
 
 use std::time::Duration;
 
+use found::Version;
 use site::{GATE, MIRROR, PRIMARY, Site};
 
 /// Long enough for a commit that waits for nobody, on a busy machine.
 const SURELY: Duration = Duration::from_millis(1500);
 
+/// Each of these tests, once for each version.
+macro_rules! with_each_version {
+    ($($test:ident)*) => {
+        mod distribution {
+            $(#[test] fn $test() { super::$test(super::Version::Distribution); })*
+        }
+        mod other {
+            $(#[test] fn $test() { super::$test(super::Version::Other); })*
+        }
+    };
+}
+
+with_each_version! {
+    a_commit_waits_for_protection_and_a_flush_for_the_mirror
+    a_program_that_keeps_wal_counted_as_the_mirror
+    commits_complete_when_a_killed_gate_is_started_again
+    a_logical_subscriber_releases_commits_too
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen
+}
+
 /// A primary with a synchronous mirror, which has come to be by a base backup through the gate.
-fn replicating() -> Site {
-    let mut site = Site::new();
+fn replicating(version: Version) -> Site {
+    let mut site = Site::new(version);
     site.start_primary("");
     site.start_gate(&[]);
     site.backup(&format!("host={GATE} port=6432 user=postgres"));
@@ -29,9 +53,8 @@ fn replicating() -> Site {
     site
 }
 
-#[test]
-fn a_commit_waits_for_protection_and_a_flush_for_the_mirror() {
-    let site = replicating();
+fn a_commit_waits_for_protection_and_a_flush_for_the_mirror(version: Version) {
+    let site = replicating(version);
     assert_eq!(site.phase(), "replication of slot mirror");
     // Nothing is protected: the mirror's own words release a commit.
     site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
@@ -65,9 +88,8 @@ fn a_commit_waits_for_protection_and_a_flush_for_the_mirror() {
     site.compare("SELECT count(*) FROM kept", "74");
 }
 
-#[test]
-fn a_program_that_keeps_wal_counted_as_the_mirror() {
-    let mut site = Site::new();
+fn a_program_that_keeps_wal_counted_as_the_mirror(version: Version) {
+    let mut site = Site::new(version);
     site.start_primary("");
     site.start_gate(&[]);
     site.sql(PRIMARY, "CREATE TABLE kept (words text)");
@@ -85,9 +107,8 @@ fn a_program_that_keeps_wal_counted_as_the_mirror() {
     commit.returns();
 }
 
-#[test]
-fn commits_complete_when_a_killed_gate_is_started_again() {
-    let mut site = replicating();
+fn commits_complete_when_a_killed_gate_is_started_again(version: Version) {
+    let mut site = replicating(version);
     site.appliance.protect();
     let load = site.load(4, 8);
     std::thread::sleep(Duration::from_secs(2));
@@ -103,9 +124,8 @@ fn commits_complete_when_a_killed_gate_is_started_again() {
     site.compare("SELECT count(*) FROM kept", &(commits + 2).to_string());
 }
 
-#[test]
-fn a_logical_subscriber_releases_commits_too() {
-    let mut site = Site::new();
+fn a_logical_subscriber_releases_commits_too(version: Version) {
+    let mut site = Site::new(version);
     site.start_primary("");
     site.start_gate(&[]);
     site.sql(PRIMARY, "CREATE TABLE kept (id serial primary key, words text)");
@@ -133,9 +153,10 @@ fn a_logical_subscriber_releases_commits_too() {
     site.compare("SELECT count(*) FROM kept", "3");
 }
 
+/// With the distribution's version alone: the other was built without TLS.
 #[test]
 fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
-    let mut site = Site::new();
+    let mut site = Site::new(Version::Distribution);
     let files = site.certificates("gate.test");
     site.start_primary(&format!(
         "ssl = on\nssl_cert_file = '{0}'\nssl_key_file = '{1}'\npassword_encryption = 'scram-sha-256'\n",
@@ -173,4 +194,58 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     site.compare("SELECT count(*) FROM kept", "1");
     // Were it not seen to have begun, it would be let go and made again, over and over.
     site.outlives(3.0);
+}
+
+fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+    let mut site = replicating(version);
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
+    site.appliance.protect();
+    // Five commits that are acknowledged before the mirror has read them; what it does with them is the caller's.
+    let insert = |site: &Site| {
+        let receiver = site.freeze_receiver();
+        for _ in 0..5 {
+            site.commit("remote_write", "INSERT INTO kept (words) SELECT repeat('x', 1000)").returns();
+        }
+        receiver
+    };
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "6");
+    // What ends with everything comes back with everything, though it asks from the beginning of a segment.
+    site.stop_mirror();
+    site.copy_mirror("mirror", "backup");
+    site.start_mirror_again();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('behind it')");
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "12");
+    site.end_receiver();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('for another receiver')");
+    site.compare("SELECT count(*) FROM kept", "13");
+    assert_eq!(site.shortfalls(), (0, 0), "{}", site.gate_log());
+
+    // It crashes before it has read what was acknowledged in its stead.
+    let receiver = insert(&site);
+    site.kill(receiver);
+    site.compare("SELECT count(*) FROM kept", "18");
+    let (times, bytes) = site.awaits_shortfall(1);
+    assert!(times == 1 && bytes > 5000, "{times} times, {bytes} bytes");
+    let log = site.gate_log();
+    assert!(log.contains("slot mirror came back with less than was acknowledged early for it"), "{log}");
+
+    // An older copy takes its place.
+    let receiver = insert(&site);
+    site.thaw(receiver);
+    site.compare("SELECT count(*) FROM kept", "23");
+    site.stop_mirror();
+    site.copy_mirror("backup", "mirror");
+    site.start_mirror_again();
+    site.compare("SELECT count(*) FROM kept", "23");
+    let (times, more) = site.awaits_shortfall(2);
+    assert!(times == 2 && more - bytes > 15_000, "{times} times, {bytes} bytes, then {more}");
+    site.stop_mirror();
+    site.start_mirror_again();
+    site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('last')");
+    site.compare("SELECT count(*) FROM kept", "24");
+    assert_eq!(site.shortfalls(), (times, more), "it had caught up");
 }

@@ -1,15 +1,18 @@
-//! A gate between two real Redis servers: `WAIT` returns for what is protected, and for nothing else.
+//! A gate between two real Redis servers, and two of Valkey: `WAIT` returns for what is protected, and for nothing else.
 
 #![cfg(feature = "appliance")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "servers/found.rs"]
+mod found;
 mod servers;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use found::Version;
 use onwire::config::gate::Kind;
 use servers::{Gateway, Server, directory, free_port, until};
 
@@ -17,22 +20,36 @@ use servers::{Gateway, Server, directory, free_port, until};
 struct Site {
     server: Server,
     port: u16,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+    program: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Site {
     /// With a file of `config/redis` and further options, which come before what the file says.
-    fn start(file: &str, options: &[&str]) -> Site {
+    fn start(version: Version, file: &str, options: &[&str]) -> Site {
         let (directory, port) = (directory(), free_port());
+        let program = found::redis(version);
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/redis").join(file);
         std::fs::copy(&config, directory.path().join(file)).unwrap();
         let port_text = port.to_string();
         let own = [file, "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let arguments: Vec<String> = own.iter().chain(options).map(|&word| word.to_owned()).collect();
-        let server = Server::start("redis-server", "redis-server", &arguments, directory.path());
-        let site = Site { server, port, _directory: directory };
-        until("redis-server answers", || site.try_ask("PING").is_some());
+        Site::begin(directory, port, program, arguments)
+    }
+
+    fn begin(directory: tempfile::TempDir, port: u16, program: PathBuf, arguments: Vec<String>) -> Site {
+        let server = Server::start(program.to_str().unwrap(), "redis-server", &arguments, directory.path());
+        let site = Site { server, port, directory, program, arguments };
+        until("the server answers", || site.try_ask("PING").is_some());
         site
+    }
+
+    /// Kills it, and starts it again with what it has on its disk.
+    fn crash(self) -> Site {
+        let Site { server, port, directory, program, arguments } = self;
+        drop(server);
+        Site::begin(directory, port, program, arguments)
     }
 
     fn try_ask(&self, command: &str) -> Option<String> {
@@ -94,16 +111,26 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
 }
 
 #[test]
-fn a_write_is_acknowledged_when_it_is_protected_and_not_before() {
+fn a_write_to_redis_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Distribution);
+}
+
+#[test]
+fn a_write_to_valkey_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Other);
+}
+
+fn a_write_is_acknowledged_when_it_is_protected_and_not_before(version: Version) {
     for diskless in ["no", "yes"] {
         let primary = Site::start(
+            version,
             "primary.conf",
             &["--repl-diskless-sync", diskless, "--repl-diskless-sync-delay", "0", "--enable-debug-command", "local"],
         );
         assert_eq!(primary.ask("DEBUG POPULATE 20000 key 100"), "+OK");
         let gate = Gateway::start(Kind::Redis, primary.port);
         let port = gate.port().to_string();
-        let mirror = Site::start("mirror.conf", &["--replicaof", "127.0.0.1", &port]);
+        let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &port]);
         until("the mirror is in step", || {
             mirror.ask("INFO replication").contains("master_link_status:up") && gate.has_phase("replication")
         });
@@ -126,4 +153,45 @@ fn offset(site: &Site) -> u64 {
     let info = site.ask("INFO replication");
     let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
     line.expect("every server has an offset").parse().unwrap()
+}
+
+#[test]
+fn a_redis_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Distribution);
+}
+
+#[test]
+fn a_valkey_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Other);
+}
+
+fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+    let primary = Site::start(version, "primary.conf", &["--repl-diskless-sync-delay", "0"]);
+    let gate = Gateway::start(Kind::Redis, primary.port);
+    let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &gate.port().to_string()]);
+    until("the mirror is in step", || gate.has_phase("replication"));
+    let acknowledge_early = |value: &str| {
+        gate.protect(false);
+        assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+        mirror.server.freeze();
+        gate.protect(true);
+        assert_eq!(primary.set_and_wait(value, LATE).0, ":1", "it stands still");
+        gate.protect(false);
+    };
+    acknowledge_early("kept");
+    mirror.server.thaw();
+    until("the mirror has it", || mirror.ask("GET key") == "kept");
+    assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");
+    until("the mirror goes on", || primary.ask("INFO stats").contains("sync_partial_ok:1"));
+    assert_eq!(primary.set_and_wait("again", LATE).0, ":1");
+    assert_eq!(gate.shortfalls(), (0, 0), "it had everything");
+
+    // Its file knows its place; what comes behind is in its memory alone, or not even there.
+    assert_eq!(mirror.ask("SAVE"), "+OK");
+    acknowledge_early("lost");
+    let mirror = mirror.crash();
+    until("the mirror has it again", || mirror.ask("GET key") == "lost");
+    until("the gate has noticed", || gate.shortfalls().0 > 0);
+    let (times, bytes) = gate.shortfalls();
+    assert!(times == 1 && bytes > 50, "{times} times, {bytes} bytes");
 }

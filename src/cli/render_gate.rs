@@ -84,6 +84,14 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
             grouped(totals.broken_bytes)
         )?;
     }
+    if totals.shortfalls > 0 {
+        writeln!(
+            out,
+            "  SHORTFALL: {} times a mirror came back with less than was acknowledged early for it, {} bytes; the log says which",
+            grouped(totals.shortfalls),
+            grouped(totals.shortfall_bytes)
+        )?;
+    }
     gate.connections.iter().filter(|it| it.replicates).try_for_each(|it| write_connection(out, it))
 }
 
@@ -109,4 +117,42 @@ fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result
         writeln!(out, "    not protected: {}", Line(reason))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::status::Totals;
+
+    #[test]
+    fn what_must_stay_at_zero_is_shown_when_it_does_not() {
+        let gate = |totals: Totals| GateStatus {
+            name: "pg".to_owned(),
+            kind: "postgres".to_owned(),
+            listen: ([127, 0, 0, 1], 6432).into(),
+            upstream: ([127, 0, 0, 1], 5432).into(),
+            policy: "auto".to_owned(),
+            level: "on_wire".to_owned(),
+            totals,
+            connections: vec![],
+        };
+        let shown = |totals| {
+            let mut text = String::new();
+            write_gate(&mut text, &gate(totals)).expect("a string takes everything");
+            text
+        };
+        let healthy = shown(Totals::default());
+        for (totals, words) in [
+            (
+                Totals { shortfalls: 2, shortfall_bytes: 12_345, ..Totals::default() },
+                "SHORTFALL: 2 times a mirror came back",
+            ),
+            (Totals { violations: 3, ..Totals::default() }, "BROKEN: 3 ranges"),
+            (Totals { exposures: 1, exposed_bytes: 70, ..Totals::default() }, "EXPOSED: 70 bytes"),
+        ] {
+            let text = shown(totals);
+            assert!(text.contains(words), "{text}");
+            assert!(!healthy.contains(words.split(':').next().unwrap_or_default()), "{healthy}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ use super::exposure::Exposure;
 use super::leg::{Leg, Taken};
 use super::marks::Marks;
 use super::policy::{Course, GRACE};
+use super::returns::{Key, Returns, Spoken};
 use super::status::Totals;
 use super::tls::Tls;
 use super::witness::Witness;
@@ -36,11 +37,14 @@ pub struct Scratch {
     bytes: Box<[u8]>,
     plain: Vec<u8>,
     turn: Turn,
+    /// What mirrors were spoken for on connections that are no more.
+    returns: Returns,
 }
 
 impl Default for Scratch {
     fn default() -> Scratch {
-        Scratch { bytes: vec![0; 64 * 1024].into_boxed_slice(), plain: Vec::new(), turn: Turn::default() }
+        let bytes = vec![0; 64 * 1024].into_boxed_slice();
+        Scratch { bytes, plain: Vec::new(), turn: Turn::default(), returns: Returns::default() }
     }
 }
 
@@ -64,6 +68,9 @@ pub struct Connection {
     course: Course,
     exposure: Exposure,
     early: Early,
+    /// Whom it replicates to, once that is known, and up to where it has spoken for that one.
+    whom: Option<Key>,
+    spoken: Option<Spoken>,
     /// What is released is acknowledged to the primary, or was once.
     gives_early: bool,
     /// Sides whose end the dialect knows of: primary, mirror.
@@ -115,6 +122,8 @@ impl Connection {
             course: Course::new(gate.policy),
             exposure: Exposure::default(),
             early: Early::default(),
+            whom: None,
+            spoken: None,
             gives_early: false,
             ended: (false, false),
             mute: false,
@@ -348,6 +357,7 @@ impl Connection {
             self.early.on_acknowledged(mark, waited.max(exposed));
             self.unplaced = self.unplaced.filter(|unplaced| *unplaced > mark);
         }
+        self.remember(turn, &mut scratch.returns, now);
         if let Some(why) = sent.err().as_deref().or(turn.closing()) {
             let why = why.to_owned();
             self.close(&why, now);

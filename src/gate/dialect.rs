@@ -4,6 +4,8 @@
 //! says so to the primary in the protocol's own words. It has no socket and no clock, never fails and never panics,
 //! whatever the bytes: what it does not understand it forwards, and acknowledges nothing early from then on.
 
+use super::returns::{Mirror, Place, Spoken};
+
 /// One side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -42,6 +44,10 @@ pub trait Dialect: Send {
     /// Everything up to and with the mark `mark` (the highest, when several are released at once) may be acknowledged to
     /// the primary. Marks that the mirror has acknowledged itself are not released any more.
     fn on_released(&mut self, mark: u64, release: Release, turn: &mut Turn);
+
+    /// What the mirror that [`Turn::on_mirror`] named was spoken for on earlier connections; none if for nothing. Comes
+    /// before any further bytes. Dialects that prove with how much a mirror comes back keep it.
+    fn on_recalled(&mut self, _spoken: Option<Spoken>) {}
 
     /// `side` will send nothing more. What is still held back is forwarded now; the gate then ends the other side's
     /// stream too.
@@ -82,6 +88,9 @@ pub struct Turn {
     injected: u64,
     tls: Vec<(Side, usize)>,
     notes: Vec<Note>,
+    mirror: Option<Mirror>,
+    spoken: Option<Spoken>,
+    shortfall: Option<Place>,
     close: Option<String>,
 }
 
@@ -126,6 +135,21 @@ impl Turn {
     /// An acknowledgement that the mirror has not given yet was sent to the primary, for counting.
     pub fn on_injected(&mut self) {
         self.injected += 1;
+    }
+
+    /// The mirror says who it is, and asks to be replicated to.
+    pub fn on_mirror(&mut self, mirror: Mirror) {
+        self.mirror = Some(mirror);
+    }
+
+    /// The primary was told, before the mirror said so, that the mirror has everything up to there.
+    pub fn on_spoken(&mut self, spoken: Spoken) {
+        self.spoken = Some(spoken);
+    }
+
+    /// The mirror is proven to have come back with everything up to `has` and no more, which is less than was recalled.
+    pub fn on_shortfall(&mut self, has: Place) {
+        self.shortfall = Some(has);
     }
 
     /// Begins TLS on `side`, behind what this turn has sent there so far: as server toward who connected to the gate, as
@@ -181,6 +205,21 @@ impl Turn {
         &self.notes
     }
 
+    /// The mirror that has said who it is.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        self.mirror.as_ref()
+    }
+
+    /// Up to where the mirror was spoken for last.
+    pub fn spoken(&self) -> Option<&Spoken> {
+        self.spoken.as_ref()
+    }
+
+    /// What the mirror has come back with, if that is too little.
+    pub fn shortfall(&self) -> Option<&Place> {
+        self.shortfall.as_ref()
+    }
+
     /// Why the connection must end, if it must.
     pub fn closing(&self) -> Option<&str> {
         self.close.as_deref()
@@ -188,13 +227,27 @@ impl Turn {
 
     /// Empties it for the next turn; keeps its memory.
     pub fn clear(&mut self) {
-        let Self { to_primary, to_mirror, marks, acknowledged, real, injected, tls, notes, close } = self;
+        let Self {
+            to_primary,
+            to_mirror,
+            marks,
+            acknowledged,
+            real,
+            injected,
+            tls,
+            notes,
+            mirror,
+            spoken,
+            shortfall,
+            close,
+        } = self;
         to_primary.clear();
         to_mirror.clear();
         marks.clear();
         (*acknowledged, *real, *injected) = (None, 0, 0);
         tls.clear();
         notes.clear();
+        (*mirror, *spoken, *shortfall) = (None, None, None);
         *close = None;
     }
 }
@@ -215,6 +268,8 @@ mod tests {
         turn.on_acknowledged(2);
         turn.on_acknowledged(1);
         turn.on_injected();
+        turn.on_spoken(Spoken { place: Place::Wal(5), stamp: 0 });
+        turn.on_shortfall(Place::Wal(3));
         turn.close("done");
         turn.close("later");
         assert_eq!(turn.sent(Side::Mirror), b"abcde");
@@ -224,5 +279,6 @@ mod tests {
         turn.clear();
         assert!(turn.sent(Side::Mirror).is_empty() && turn.marks().is_empty() && turn.closing().is_none());
         assert_eq!((turn.acknowledged(), turn.counts()), (None, (0, 0)));
+        assert!(turn.mirror().is_none() && turn.spoken().is_none() && turn.shortfall().is_none());
     }
 }

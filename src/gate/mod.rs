@@ -3,7 +3,8 @@
 //! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock;
 //!   [`kinds`] which there are, [`tcp`] the one for any protocol, [`postgres`], [`redis`], [`mariadb`];
 //! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
-//!   [`exposure`] what was acknowledged without cover, [`early`] what was with it and [`broken`] was lost nevertheless;
+//!   [`exposure`] what was acknowledged without cover, [`early`] what was with it and [`broken`] was lost nevertheless,
+//!   [`returns`] what a mirror comes back without;
 //! * [`witness`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
 //!   [`connection`] two of them and a dialect;
@@ -32,6 +33,7 @@ pub mod proxy;
 pub mod redis;
 #[cfg(test)]
 mod rehearsal;
+pub mod returns;
 pub mod service;
 pub mod status;
 pub mod tcp;

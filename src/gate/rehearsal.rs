@@ -2,6 +2,7 @@
 //! It knows no protocol.
 
 use super::dialect::{Dialect, Mark, Note, Release, Side, Turn};
+use super::returns::{Mirror, Place, Spoken};
 
 /// One step of a session.
 #[derive(Clone, Debug)]
@@ -29,6 +30,14 @@ pub struct Outcome {
     pub acknowledged: Option<u64>,
     /// Acknowledgements forwarded and injected.
     pub counts: (u64, u64),
+    /// Who the mirror is, as it said last.
+    pub named: Option<Mirror>,
+    /// The same, of one turn.
+    mirror: Option<Mirror>,
+    /// Up to where it was spoken for.
+    pub spoken: Option<Spoken>,
+    /// What it came back with, each time that was too little.
+    pub shortfalls: Vec<Place>,
     /// What was warned of.
     pub warnings: Vec<String>,
     /// What the dialect says of itself at the end.
@@ -36,7 +45,17 @@ pub struct Outcome {
 }
 
 /// Plays the steps; `cut` says of so many bytes that a side sends how many come at once.
-pub fn play(mut dialect: impl Dialect, steps: &[Step], mut cut: impl FnMut(usize) -> usize) -> Outcome {
+pub fn play(dialect: impl Dialect, steps: &[Step], cut: impl FnMut(usize) -> usize) -> Outcome {
+    play_again(dialect, None, steps, cut)
+}
+
+/// As [`play`], with a mirror that was spoken for before.
+pub fn play_again(
+    mut dialect: impl Dialect,
+    recalled: Option<Spoken>,
+    steps: &[Step],
+    mut cut: impl FnMut(usize) -> usize,
+) -> Outcome {
     let mut outcome = Outcome::default();
     for step in steps {
         let (side, mut rest) = match step {
@@ -53,7 +72,12 @@ pub fn play(mut dialect: impl Dialect, steps: &[Step], mut cut: impl FnMut(usize
         };
         while !rest.is_empty() {
             let (piece, further) = rest.split_at(cut(rest.len()).clamp(1, rest.len()));
+            outcome.mirror = None;
             outcome.take(|turn| dialect.on_bytes(side, piece, turn));
+            if let Some(mirror) = outcome.mirror.take() {
+                outcome.named = Some(mirror);
+                dialect.on_recalled(recalled.clone());
+            }
             rest = further;
         }
     }
@@ -87,6 +111,9 @@ impl Outcome {
         self.to_mirror.extend_from_slice(turn.sent(Side::Mirror));
         self.acknowledged = self.acknowledged.max(turn.acknowledged());
         self.counts = (self.counts.0 + turn.counts().0, self.counts.1 + turn.counts().1);
+        self.mirror = turn.mirror().cloned();
+        self.spoken = turn.spoken().cloned().or(self.spoken.take());
+        self.shortfalls.extend(turn.shortfall().cloned());
         for note in turn.notes() {
             if let Note::Warning(text) = note {
                 self.warnings.push(text.clone());

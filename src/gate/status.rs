@@ -121,6 +121,12 @@ pub struct Totals {
     /// Early acknowledgements that stood on such ranges, and that the mirror had not given itself by then.
     #[serde(default)]
     pub broken_acks: u64,
+    /// Times that a mirror came back with less than had been acknowledged early for it.
+    #[serde(default)]
+    pub shortfalls: u64,
+    /// Bytes that it lacked, where the two places are in one count.
+    #[serde(default)]
+    pub shortfall_bytes: u64,
     /// Acknowledgements of the mirror that were forwarded.
     pub real_acks: u64,
     /// Acknowledgements that the gate gave before the mirror did.
@@ -221,6 +227,8 @@ impl Totals {
         self.violations += other.violations;
         self.broken_bytes += other.broken_bytes;
         self.broken_acks += other.broken_acks;
+        self.shortfalls += other.shortfalls;
+        self.shortfall_bytes += other.shortfall_bytes;
         self.real_acks += other.real_acks;
         self.injected_acks += other.injected_acks;
         self.sent_bytes += other.sent_bytes;

@@ -3,6 +3,7 @@
 use onwire::gate::{
     dialect::{Dialect, Note, Release, Side, TlsChoice, Turn},
     postgres::Postgres,
+    returns::{Mirror, Spoken},
 };
 
 /// A typed message.
@@ -61,6 +62,8 @@ pub struct Conversation {
     notes: Vec<Note>,
     tls: Vec<(Side, usize)>,
     closing: Option<String>,
+    mirror: Option<Mirror>,
+    spoken: Option<Spoken>,
 }
 
 impl Conversation {
@@ -77,6 +80,8 @@ impl Conversation {
             notes: vec![],
             tls: vec![],
             closing: None,
+            mirror: None,
+            spoken: None,
         }
     }
 
@@ -94,6 +99,8 @@ impl Conversation {
         self.counts.0 += turn.counts().0;
         self.counts.1 += turn.counts().1;
         self.notes.extend_from_slice(turn.notes());
+        self.mirror = turn.mirror().cloned().or(self.mirror.take());
+        self.spoken = turn.spoken().cloned().or(self.spoken.take());
         self.tls = turn.tls().to_vec();
         if let Some(reason) = turn.closing() {
             self.closing.get_or_insert(reason.to_owned());
@@ -195,6 +202,16 @@ impl Conversation {
 
     pub fn closing(&self) -> Option<&str> {
         self.closing.as_deref()
+    }
+
+    /// Who the mirror is, as it said last.
+    pub fn mirror_is(&self) -> Option<&Mirror> {
+        self.mirror.as_ref()
+    }
+
+    /// Up to where it was spoken for.
+    pub fn spoken(&self) -> Option<&Spoken> {
+        self.spoken.as_ref()
     }
 
     pub fn phase(&self) -> String {

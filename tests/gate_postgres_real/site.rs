@@ -15,12 +15,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::appliance::{ADDRESS, Appliance, KEY};
+use crate::found::{Version, postgres};
 
 pub const PRIMARY: &str = "127.0.0.1";
 pub const MIRROR: &str = "127.0.0.2";
 pub const GATE: &str = "127.0.0.3";
 
-const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// Patience that no healthy run needs.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -40,11 +40,12 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 pub struct Site {
     pub appliance: Appliance,
     gate: Option<Child>,
-    servers: Vec<Child>,
+    servers: Vec<(String, Child)>,
     receivers: Vec<Child>,
     name: String,
     directory: TempDir,
     user: u32,
+    programs: PathBuf,
 }
 
 /// Files for TLS.
@@ -55,26 +56,30 @@ pub struct Certificates {
 }
 
 impl Site {
-    pub fn new() -> Self {
+    /// With the servers of this version.
+    pub fn new(version: Version) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "network namespaces need root: sudo -E cargo test");
-        for (program, package) in [
-            (format!("{PROGRAMS}/postgres"), "postgresql-15"),
-            (format!("{PROGRAMS}/pgbench"), "postgresql-15"),
-            (format!("{PROGRAMS}/psql"), "postgresql-client-15"),
-            ("/usr/bin/setpriv".to_owned(), "util-linux"),
-        ] {
-            assert!(Path::new(&program).exists(), "{program} is missing: apt-get install {package}");
+        let programs = postgres(version);
+        for program in ["postgres", "initdb", "pgbench", "psql", "pg_basebackup", "pg_receivewal"] {
+            let path = programs.join(program);
+            assert!(path.is_file(), "{} is missing: apt-get install postgresql postgresql-client", path.display());
         }
+        assert!(Path::new("/usr/bin/setpriv").exists(), "setpriv is missing: apt-get install util-linux");
         let id = Command::new("id").args(["-u", "postgres"]).output().unwrap();
-        let user = String::from_utf8_lossy(&id.stdout).trim().parse().expect("apt-get install postgresql-15");
+        let user =
+            String::from_utf8_lossy(&id.stdout).trim().parse().expect("no user postgres: apt-get install postgresql");
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let name = format!("owpg-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]));
         run(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]));
         let appliance = Appliance::start(&name);
-        Self { appliance, gate: None, servers: vec![], receivers: vec![], name, directory, user }
+        Self { appliance, gate: None, servers: vec![], receivers: vec![], name, directory, user, programs }
+    }
+
+    fn program(&self, name: &str) -> String {
+        self.programs.join(name).to_str().unwrap().to_owned()
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -102,7 +107,7 @@ impl Site {
 
     fn make_server(&self, name: &str, address: &str, settings: &str) {
         let path = self.server_directory(name);
-        let initdb = format!("{PROGRAMS}/initdb");
+        let initdb = self.program("initdb");
         run(self.command(&initdb, false).args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"]).arg(&path));
         self.configure(name, address, settings);
     }
@@ -117,9 +122,9 @@ impl Site {
 
     fn start_server(&mut self, name: &str, address: &str) {
         let log = fs::File::create(self.at(&format!("{name}.log"))).unwrap();
-        let mut command = self.command(&format!("{PROGRAMS}/postgres"), false);
+        let mut command = self.command(&self.program("postgres"), false);
         command.arg("-D").arg(self.at(name)).stdout(log.try_clone().unwrap()).stderr(log);
-        self.servers.push(command.spawn().unwrap());
+        self.servers.push((name.to_owned(), command.spawn().unwrap()));
         until(&format!("{name} answers"), || self.ask(&direct(address), "SELECT 1").ok());
     }
 
@@ -137,7 +142,7 @@ impl Site {
     /// Makes the mirror by a base backup from this address.
     pub fn backup(&self, from: &str) {
         let path = self.server_directory("mirror");
-        let program = format!("{PROGRAMS}/pg_basebackup");
+        let program = self.program("pg_basebackup");
         let options = ["-d", from, "-R", "-C", "-S", "mirror", "-X", "stream", "-c", "fast", "--no-sync", "-D"];
         run(self.command(&program, false).args(options).arg(path));
     }
@@ -146,7 +151,7 @@ impl Site {
     pub fn receive_wal(&mut self, from: &str, slot: &str) -> Pid {
         let path = self.server_directory(slot);
         self.sql(PRIMARY, &format!("SELECT pg_create_physical_replication_slot('{slot}')"));
-        let mut command = self.command(&format!("{PROGRAMS}/pg_receivewal"), false);
+        let mut command = self.command(&self.program("pg_receivewal"), false);
         let child = command.args(["-d", from, "-S", slot, "-s", "1", "-D"]).arg(path).spawn().unwrap();
         let pid = Pid::from_child(&child);
         self.receivers.push(child);
@@ -162,6 +167,39 @@ impl Site {
         fs::write(self.at("mirror/postgresql.auto.conf"), format!("{line} {more}'\nprimary_slot_name = 'mirror'\n"))
             .unwrap();
         self.start_server("mirror", MIRROR);
+    }
+
+    /// Stops the mirror as an administrator does.
+    pub fn stop_mirror(&mut self) {
+        let at = self.servers.iter().position(|(name, _)| name == "mirror").unwrap();
+        let (_, mut server) = self.servers.remove(at);
+        kill_process(Pid::from_child(&server), Signal::INT).unwrap();
+        server.wait().unwrap();
+    }
+
+    /// Starts it again.
+    pub fn start_mirror_again(&mut self) {
+        self.start_server("mirror", MIRROR);
+    }
+
+    /// Keeps a copy of the mirror, which was stopped, or puts the copy in its place.
+    pub fn copy_mirror(&self, from: &str, to: &str) {
+        let (from, to) = (self.at(from), self.at(to));
+        let _ = fs::remove_dir_all(&to);
+        run(Command::new("cp").arg("-a").args([from, to]));
+    }
+
+    /// Ends the mirror's process that receives WAL, and waits for another.
+    pub fn end_receiver(&self) {
+        let query = "SELECT pid FROM pg_stat_wal_receiver";
+        let pid = self.sql(MIRROR, query);
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::TERM).unwrap();
+        until("another receiver", || Some(self.sql(MIRROR, query)).filter(|other| !other.is_empty() && *other != pid));
+    }
+
+    /// Kills a process of the mirror: the whole server begins again from what is on its disk.
+    pub fn kill(&self, pid: Pid) {
+        kill_process(pid, Signal::KILL).unwrap();
     }
 
     /// A line in front of the primary's pg_hba.conf, and a way for this test.
@@ -202,18 +240,29 @@ impl Site {
         gate.wait().unwrap();
     }
 
+    /// What the gate says of itself.
+    fn status(&self) -> Option<Value> {
+        let mut command = self.command(env!("CARGO_BIN_EXE_onwire"), true);
+        let output = command.args(["status", "--json", "--socket"]).arg(self.at("gate.sock")).output().unwrap();
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        Some(status["gates"][0].clone())
+    }
+
+    /// How often a mirror came back with too little, and how many bytes it lacked.
+    pub fn shortfalls(&self) -> (u64, u64) {
+        let totals = until("the gate answers", || self.status())["totals"].clone();
+        (totals["shortfalls"].as_u64().unwrap(), totals["shortfall_bytes"].as_u64().unwrap())
+    }
+
+    /// Waits until that has happened so often.
+    pub fn awaits_shortfall(&self, times: u64) -> (u64, u64) {
+        until("the gate has noticed", || Some(self.shortfalls()).filter(|found| found.0 >= times))
+    }
+
     /// The gate's status of the connection that replicates.
     pub fn connection(&self) -> Value {
-        let socket = self.at("gate.sock");
         until("a connection that replicates", || {
-            let output = self
-                .command(env!("CARGO_BIN_EXE_onwire"), true)
-                .args(["status", "--json", "--socket"])
-                .arg(&socket)
-                .output()
-                .unwrap();
-            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-            let connections = status["gates"][0]["connections"].as_array()?.clone();
+            let connections = self.status()?["connections"].as_array()?.clone();
             connections
                 .into_iter()
                 .find(|it| it["phase"].as_str().is_some_and(|phase| phase.contains("replication of")))
@@ -230,7 +279,7 @@ impl Site {
     }
 
     fn psql(&self, connection: &str, text: &str) -> Command {
-        let mut command = self.command(&format!("{PROGRAMS}/psql"), true);
+        let mut command = self.command(&self.program("psql"), true);
         command.env("PGCONNECT_TIMEOUT", "10").args(["-X", "-A", "-t", "-q", "-d", connection]);
         command.args(text.split(";\n").flat_map(|one| ["-c", one])).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -260,7 +309,7 @@ impl Site {
     pub fn load(&self, clients: u32, seconds: u32) -> Load {
         let script = self.at("load.sql");
         fs::write(&script, "INSERT INTO kept (words) VALUES (repeat('x', 200));\n").unwrap();
-        let mut command = self.command(&format!("{PROGRAMS}/pgbench"), true);
+        let mut command = self.command(&self.program("pgbench"), true);
         command.args([
             "-n",
             "-h",
@@ -302,7 +351,8 @@ impl Site {
     /// Waits until both servers answer the same, and that is it.
     pub fn compare(&self, query: &str, wanted: &str) {
         assert_eq!(self.sql(PRIMARY, query), wanted);
-        until("the mirror has all", || (self.sql(MIRROR, query) == wanted).then_some(()));
+        // It may have crashed, and be about to begin again.
+        until("the mirror has all", || (self.ask(&direct(MIRROR), query).ok()? == wanted).then_some(()));
     }
 
     /// A certificate of this name that signs itself, and its key for the servers' user and for root.
@@ -343,7 +393,7 @@ impl Drop for Site {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for server in self.servers.iter_mut().rev() {
+        for (_, server) in self.servers.iter_mut().rev() {
             // Immediate shutdown; a stopped child of the server is killed by it after five seconds.
             let pid = Pid::from_child(server);
             let _ = kill_process(pid, Signal::QUIT);

@@ -170,6 +170,13 @@ impl Gateway {
         self.gate.status().gates[0].totals.injected_acks
     }
 
+    /// How often a mirror came back with less than was acknowledged for it, and how many bytes it lacked.
+    #[allow(dead_code)]
+    pub fn shortfalls(&self) -> (u64, u64) {
+        let totals = &self.gate.status().gates[0].totals;
+        (totals.shortfalls, totals.shortfall_bytes)
+    }
+
     /// Waits until a connection that replicates is older than what has not begun can be. Were it not seen to have begun, it
     /// would be let go and made again, over and over.
     pub fn outlives_start(&self) {

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use super::Connection;
 use crate::gate::broken::BrokenPromises;
+use crate::gate::dialect::Turn;
 use crate::gate::exposure::Range;
+use crate::gate::returns::{Key, Returns};
 use crate::gate::status::{ConnectionStatus, Totals};
 use crate::gate::witness::Witness;
 use crate::notify::client::Reason;
@@ -79,6 +81,29 @@ impl Connection {
         let before = std::mem::replace(&mut self.untold_loss, untold);
         // A range may be on its way: a whole look later it is not.
         untold.filter(|_| before == untold).map(|start| start..self.mirror.offset())
+    }
+
+    /// Keeps what the mirror was spoken for beyond this connection, and says when one came back with less.
+    pub(super) fn remember(&mut self, turn: &Turn, returns: &mut Returns, now: Instant) {
+        if let Some(mirror) = turn.mirror() {
+            let key = Key::new(&self.gate.name, mirror, self.client.ip());
+            self.dialect.on_recalled(returns.recall(&key));
+            (self.whom, self.spoken) = (Some(key), None);
+        }
+        let Some(key) = &self.whom else { return };
+        if let Some(spoken) = turn.spoken() {
+            returns.on_spoken(key, spoken);
+            self.spoken = Some(spoken.clone());
+        }
+        if let Some(has) = turn.shortfall()
+            && let Some(shortfall) = returns.on_shortfall(key, has, self.spoken.as_ref(), now)
+        {
+            self.counts.shortfalls += 1;
+            self.counts.shortfall_bytes += shortfall.bytes;
+            if let Some(words) = shortfall.words {
+                tracing::warn!(gate = %self.gate.name, connection = self.number, "{words}");
+            }
+        }
     }
 
     /// Says once that the appliance does not see the flow, and that it does again.

@@ -18,8 +18,8 @@ const MOST_PLACES: usize = 65_536;
 pub(super) struct Place {
     /// Its number on this connection, rising from 1.
     pub(super) number: u64,
-    file: Arc<[u8]>,
-    position: u64,
+    pub(super) file: Arc<[u8]>,
+    pub(super) position: u64,
 }
 
 impl Place {
@@ -81,6 +81,11 @@ impl Places {
     /// The last number given.
     pub(super) fn last(&self) -> u64 {
         self.last
+    }
+
+    /// The present file.
+    pub(super) fn file(&self) -> Option<&Arc<[u8]>> {
+        self.logs.back().map(|log| &log.name)
     }
 
     /// The replica has acknowledged something itself.

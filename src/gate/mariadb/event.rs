@@ -15,6 +15,8 @@ use super::packet::Packet;
 pub(super) const SEMI_SYNC: u8 = 0xef;
 const HEADER_LEN: usize = 19;
 const ROTATE: u8 = 4;
+/// Events that begin a transaction: of MariaDB; of MySQL with a GTID, without one, and with a tagged one.
+const BEGINS: [u8; 4] = [162, 33, 34, 42];
 /// `LOG_EVENT_ARTIFICIAL_F`: the primary made it for this replica; it is in no file.
 const ARTIFICIAL: u16 = 0x20;
 /// Position in the rotate event, before the name.
@@ -50,6 +52,30 @@ pub(super) fn is_semi_sync(first: &Packet) -> Option<bool> {
 /// Whether `packet` ends the dump.
 pub(super) fn is_end(packet: &Packet) -> bool {
     packet.kind() == Some(0xff) || packet.kind() == Some(0xfe) && packet.len < 9
+}
+
+/// The beginning of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begin {
+    /// Where it lies in the present file.
+    pub(super) start: u32,
+    /// The end of its first event.
+    pub(super) end: u32,
+    /// The server that it was made at.
+    pub(super) server: u32,
+}
+
+/// When an event of a dump with semi-synchronous headers was made, in seconds since 1970, and whether it begins a
+/// transaction. None of what is in no file.
+pub(super) fn dated(packet: &Packet) -> Option<(u32, Option<Begin>)> {
+    let [0, SEMI_SYNC, _, event @ ..] = packet.head.as_slice() else { return None };
+    let (size, end) = (u32_at(event, 9), u32_at(event, 13));
+    let flags = u16::from_le_bytes([*event.get(17)?, *event.get(18)?]);
+    if flags & ARTIFICIAL != 0 || end == 0 {
+        return None;
+    }
+    let begins = BEGINS.contains(&event[4]).then_some(end).and_then(|end| end.checked_sub(size));
+    Some((u32_at(event, 0), begins.map(|start| Begin { start, end, server: u32_at(event, 5) })))
 }
 
 /// Reads a packet of a dump with semi-synchronous headers.
@@ -199,6 +225,23 @@ pub(super) mod tests {
         for (packet, expected) in cases {
             assert_eq!(parse(&packet), expected, "{packet:?}");
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_transaction_is_known_by_its_kind() {
+        let begin = Begin { start: 700 - 27, end: 700, server: 1 };
+        for (kind, flags, end, wanted) in [
+            (162, 0, 700, Some((1_700_000_000, Some(begin)))),
+            (34, 8, 700, Some((1_700_000_000, Some(begin)))),
+            (16, 0, 700, Some((1_700_000_000, None))),
+            (162, 0, 5, Some((1_700_000_000, None))),
+            (162, ARTIFICIAL, 700, None),
+            (162, 0, 0, None),
+        ] {
+            assert_eq!(dated(&semi_sync(0, &event(kind, end, flags, b"12345678"))), wanted, "{kind} {flags} {end}");
+        }
+        assert_eq!(dated(&semi_sync(0, &event(162, 700, 0, b"")[..18])), None);
+        assert_eq!(dated(&packet(b"")), None);
     }
 
     #[test]

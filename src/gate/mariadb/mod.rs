@@ -14,12 +14,15 @@ mod acknowledgement;
 mod event;
 mod greeting;
 mod packet;
+mod resumption;
 
 use self::acknowledgement::{Place, Places, Real};
 use self::event::Received;
 use self::greeting::Taken;
 use self::packet::{HEAD_LEN, Packet, Packets};
+use self::resumption::Resumption;
 use super::dialect::{Dialect, Note, Release, Side, Turn};
+use super::returns::{self, Mirror, Spoken};
 
 /// `COM_BINLOG_DUMP` and `COM_BINLOG_DUMP_GTID`.
 const DUMPS: [u8; 2] = [0x12, 0x1e];
@@ -42,6 +45,9 @@ pub struct MariaDb {
     admitted: bool,
     /// The last number of a mark. Numbers go on from dump to dump.
     numbered: u64,
+    /// The mirror's number, and what decides whether it came back with too little.
+    server: u32,
+    resumption: Resumption,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,8 @@ impl MariaDb {
             answered: false,
             admitted: false,
             numbered: 0,
+            server: 0,
+            resumption: Resumption::default(),
         }
     }
 
@@ -116,6 +124,10 @@ impl MariaDb {
                 Dump::Asynchronous if event::is_end(packet) => self.stage = Stage::Commands,
                 Dump::Asynchronous => {}
                 Dump::SemiSync(places) => {
+                    // Before it names the next file: the transaction lies in the present one.
+                    if let Some(has) = self.resumption.on_event(packet, places.file(), self.server) {
+                        turn.on_shortfall(has);
+                    }
                     let next = on_event(packet, places, turn);
                     self.numbered = places.last();
                     match next {
@@ -208,6 +220,10 @@ impl MariaDb {
                 }
             }
         } else if packet.number == 0 && packet.kind().is_some_and(|kind| DUMPS.contains(&kind)) {
+            self.server = resumption::server(&packet.head);
+            let name = format!("server {}", self.server);
+            // The primary itself serves no two of one number.
+            turn.on_mirror(Mirror { name, is_unique: true, history: "positions in its binary logs".to_owned() });
             self.stage = Stage::Dump(Dump::Asked);
         }
     }
@@ -233,7 +249,7 @@ impl MariaDb {
                 return self.pass("the mirror acknowledges a binary log that it was not sent", turn);
             }
         }
-        acknowledge(places.poll_released(), turn);
+        acknowledge(places.poll_released(), self.resumption.latest(), turn);
     }
 }
 
@@ -264,12 +280,15 @@ fn on_event(packet: &Packet, places: &mut Places, turn: &mut Turn) -> Next {
     Next::Event
 }
 
-fn acknowledge(place: Option<&Place>, turn: &mut Turn) {
+/// `latest` is the newest time in what was sent so far.
+fn acknowledge(place: Option<&Place>, latest: u64, turn: &mut Turn) {
     if let Some(place) = place {
         let mut packet = Vec::with_capacity(64);
         place.emit(&mut packet);
         turn.send(Side::Primary, &packet);
         turn.on_injected();
+        let place = returns::Place::Binlog { file: place.file.clone(), position: place.position };
+        turn.on_spoken(Spoken { place, stamp: latest });
     }
 }
 
@@ -290,8 +309,12 @@ impl Dialect for MariaDb {
 
     fn on_released(&mut self, mark: u64, _release: Release, turn: &mut Turn) {
         if let Stage::Dump(Dump::SemiSync(places)) = &mut self.stage {
-            acknowledge(places.on_released(mark), turn);
+            acknowledge(places.on_released(mark), self.resumption.latest(), turn);
         }
+    }
+
+    fn on_recalled(&mut self, spoken: Option<Spoken>) {
+        self.resumption = Resumption::new(spoken);
     }
 
     fn on_end(&mut self, side: Side, turn: &mut Turn) {

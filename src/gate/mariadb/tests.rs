@@ -52,6 +52,26 @@ fn dump() -> Vec<Step> {
 }
 
 #[test]
+fn a_mirror_that_comes_back_without_a_transaction_that_was_acknowledged_for_it_passed_unseen() {
+    let mut steps = dump();
+    steps.push(semi_sync(3, 0, &event(162, 300, 0, b"begin")));
+    steps.push(semi_sync(4, 1, &event(16, 400, 0, b"commit")));
+    steps.extend([Mirror(ack(256, "bin.000001")), Released(1)]);
+    let start = 300 - 19 - 5;
+    let place = |position| returns::Place::Binlog { file: b"bin.000001".as_slice().into(), position };
+    for (recalled, shortfalls) in [(400, vec![place(start)]), (5000, vec![place(start)]), (start, vec![])] {
+        let recalled = Some(Spoken { place: place(recalled), stamp: 1_700_000_000 });
+        for cut in [1, 3, 10_000] {
+            let outcome = rehearsal::play_again(MariaDb::new(), recalled.clone(), &steps, |_| cut);
+            assert_eq!(outcome.shortfalls, shortfalls);
+            assert_eq!(outcome.named.map(|mirror| mirror.name), Some("server 2".to_owned()));
+            assert_eq!(outcome.spoken, Some(Spoken { place: place(400), stamp: 1_700_000_000 }));
+        }
+    }
+    assert_eq!(play(&steps, |len| len).shortfalls, [], "it was never spoken for");
+}
+
+#[test]
 fn a_transaction_is_acknowledged_when_it_is_protected() {
     let mut steps = dump();
     steps.push(semi_sync(3, 0, &event(162, 300, 0, b"begin")));

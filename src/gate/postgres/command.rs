@@ -3,6 +3,7 @@
 //! ```text
 //! START_REPLICATION [SLOT name] [PHYSICAL] X/X [TIMELINE n]
 //! START_REPLICATION SLOT name LOGICAL X/X [(options)]
+//! IDENTIFY_SYSTEM
 //! ```
 //!
 //! Reads as the server's own scanner does; it does not check what the server will refuse anyway.
@@ -19,6 +20,8 @@ pub(super) const BEGINNING: usize = 512;
 pub(super) enum Command {
     /// Starts replication.
     Start(Start),
+    /// Asks which system and timeline this is.
+    Identify,
     /// Says that it starts replication, in a way that was not understood.
     Unclear,
     /// Anything else.
@@ -34,16 +37,19 @@ pub(super) struct Start {
     pub logical: bool,
     /// From where.
     pub from: Lsn,
+    /// Of which timeline.
+    pub timeline: Option<u32>,
 }
 
 impl Command {
     /// Reads a query: the body of a `Q` message, or its beginning.
     pub(super) fn parse(query: &[u8]) -> Self {
         let mut words = Words(query);
-        if words.next() != Some(Word::Name("START_REPLICATION".into())) {
-            return Self::Other;
+        match words.next() {
+            Some(Word::Name(name)) if name == "IDENTIFY_SYSTEM" => Self::Identify,
+            Some(Word::Name(name)) if name == "START_REPLICATION" => words.start().map_or(Self::Unclear, Self::Start),
+            _ => Self::Other,
         }
-        words.start().map_or(Self::Unclear, Self::Start)
     }
 }
 
@@ -83,7 +89,11 @@ impl Words<'_> {
         }
         let Word::Name(position) = word else { return None };
         let from = Lsn::parse(&position)?;
-        Some(Start { slot, logical, from })
+        let timeline = match (self.next(), self.next()) {
+            (Some(Word::Name(word)), Some(Word::Name(number))) if word == "TIMELINE" => number.parse().ok(),
+            _ => None,
+        };
+        Some(Start { slot, logical, from, timeline })
     }
 }
 
@@ -113,15 +123,16 @@ mod tests {
 
     #[test]
     fn commands_are_read_as_the_server_reads_them() {
-        let start = |slot: Option<&str>, logical, from| {
-            Command::Start(Start { slot: slot.map(str::to_owned), logical, from: Lsn(from) })
+        let timed = |slot: Option<&str>, logical, from, timeline| {
+            Command::Start(Start { slot: slot.map(str::to_owned), logical, from: Lsn(from), timeline })
         };
+        let start = |slot, logical, from| timed(slot, logical, from, None);
         let cases = [
-            ("START_REPLICATION 0/3000000 TIMELINE 1\0", start(None, false, 0x300_0000)),
+            ("START_REPLICATION 0/3000000 TIMELINE 1\0", timed(None, false, 0x300_0000, Some(1))),
             ("START_REPLICATION PHYSICAL 0/3000000", start(None, false, 0x300_0000)),
             (
                 "START_REPLICATION SLOT \"mirror\" 16/B374D848 TIMELINE 7\0",
-                start(Some("mirror"), false, 0x16_b374_d848),
+                timed(Some("mirror"), false, 0x16_b374_d848, Some(7)),
             ),
             ("START_REPLICATION\tSLOT mirror\x0bPHYSICAL\n0/0", start(Some("mirror"), false, 0)),
             (
@@ -138,7 +149,7 @@ mod tests {
             ("START_REPLICATION (0/1)", Command::Unclear),
             ("start_replication 0/1", Command::Other),
             ("\"START_REPLICATION\" 0/1", Command::Other),
-            ("IDENTIFY_SYSTEM", Command::Other),
+            ("IDENTIFY_SYSTEM", Command::Identify),
             ("BASE_BACKUP ( LABEL 'START_REPLICATION 0/1' )", Command::Other),
             ("", Command::Other),
             ("\u{feff}", Command::Other),
@@ -150,9 +161,9 @@ mod tests {
 
     #[test]
     fn a_start_is_told_in_words() {
-        let start = Start { slot: Some("a\nb".into()), logical: true, from: Lsn(1) };
+        let start = Start { slot: Some("a\nb".into()), logical: true, from: Lsn(1), timeline: None };
         assert_eq!(start.to_string(), "logical replication of slot a\\nb");
-        let start = Start { slot: None, logical: false, from: Lsn(1) };
+        let start = Start { slot: None, logical: false, from: Lsn(1), timeline: None };
         assert_eq!(start.to_string(), "replication without a slot");
     }
 }

@@ -6,6 +6,7 @@
 //! * `authentication` channel binding where TLS ends at the gate
 //! * `command` what the mirror asks of the walsender
 //! * `replication` one replication stream: positions sent, told, raised
+//! * `records` where records end, to know what a mirror lacks that comes back
 //! * `session` both directions of a session
 //!
 //! This file is the first packets of a connection, TLS on both legs, and what passes unread. It decides nothing about
@@ -14,11 +15,13 @@
 mod authentication;
 mod command;
 mod message;
+mod records;
 mod replication;
 mod session;
 mod startup;
 
 use crate::gate::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
+use crate::gate::returns::Spoken;
 use session::{Further, Session};
 use startup::Opening;
 
@@ -136,7 +139,11 @@ impl Postgres {
                 let len = startup::parse(&held).map_or(held.len(), |(_, len)| len);
                 let (packet, rest) = held.split_at(len.min(held.len()));
                 turn.send(Side::Primary, packet);
-                self.stage = Stage::Session(Box::new(Session::new(walsender, self.tls.connects)));
+                self.stage = Stage::Session(Box::new(Session::new(
+                    walsender,
+                    self.tls.connects,
+                    startup::application_name(packet),
+                )));
                 self.on_bytes(Side::Mirror, rest, turn);
             }
         }
@@ -217,6 +224,12 @@ impl Dialect for Postgres {
     fn on_released(&mut self, mark: u64, _release: Release, turn: &mut Turn) {
         if let Stage::Session(session) = &mut self.stage {
             session.on_released(mark, turn);
+        }
+    }
+
+    fn on_recalled(&mut self, spoken: Option<Spoken>) {
+        if let Stage::Session(session) = &mut self.stage {
+            session.on_recalled(spoken);
         }
     }
 

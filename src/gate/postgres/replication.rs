@@ -11,6 +11,7 @@
 use std::fmt;
 
 use super::command::Start;
+use super::records::Records;
 
 /// Bytes of `w` in front of its data.
 pub(super) const DATA: usize = 25;
@@ -125,11 +126,19 @@ pub(super) struct Stream {
     last: Option<Status>,
     /// It has flushed something and applied nothing, so far.
     only_keeps: bool,
+    /// Where the WAL lies that passes in the present message.
+    passing: Option<Lsn>,
+    /// How much the mirror must have come back with.
+    records: Option<Records>,
+    /// What it had applied when it said its first words, if it is a mirror. By then it has applied all WAL that it kept, for
+    /// only then it asks for more; what it calls flushed begins there too, and counts what it is sent again.
+    came_with: Option<Option<Lsn>>,
 }
 
 impl Stream {
-    /// A stream begins. `floor` is the highest mark noted on the connection.
-    pub(super) fn new(start: &Start, floor: u64) -> Self {
+    /// A stream begins. `floor` is the highest mark noted on the connection, `spoken` what the mirror was spoken for on
+    /// earlier ones.
+    pub(super) fn new(start: &Start, floor: u64, spoken: Option<Lsn>) -> Self {
         let sent = if start.logical { Lsn(0) } else { start.from };
         Self {
             logical: start.logical,
@@ -140,12 +149,16 @@ impl Stream {
             told: Lsn(0),
             last: None,
             only_keeps: false,
+            passing: None,
+            records: spoken.filter(|_| !start.logical).map(|limit| Records::new(start.from, limit)),
+            came_with: None,
         }
     }
 
     /// A CopyData message of the primary, its beginning of up to [`DATA`] bytes and its whole length: the mark that its
     /// last byte deserves.
     pub(super) fn on_data(&mut self, seen: &[u8], len: usize) -> Result<Option<u64>, Doubt> {
+        self.passing = None;
         let end = match seen.first() {
             Some(b'w') if seen.len() < DATA => return Err(Doubt::Short('w')),
             Some(b'w') if self.logical => Lsn(number(seen, 1)),
@@ -154,6 +167,7 @@ impl Stream {
                 if next != self.sent {
                     return Err(Doubt::Gap { sent: self.sent, next });
                 }
+                self.passing = Some(next);
                 Lsn(next.0.checked_add((len - DATA) as u64).ok_or(Doubt::Beyond)?)
             }
             // What a logical stream leaves out, because nobody subscribes to it, ends with a keepalive alone.
@@ -170,8 +184,17 @@ impl Stream {
         end.0.checked_add(shift).map(Some).ok_or(Doubt::Beyond)
     }
 
+    /// What follows of that message.
+    pub(super) fn on_more(&mut self, more: &[u8]) {
+        if let (Some(records), Some(at)) = (&mut self.records, self.passing) {
+            records.on_wal(at, more);
+            self.passing = Some(Lsn(at.0.saturating_add(more.len() as u64)));
+        }
+    }
+
     /// The mirror's own words: those to forward in their place, and the mark that they acknowledge.
     pub(super) fn on_status(&mut self, status: Status) -> (Status, u64) {
+        self.came_with.get_or_insert(status.is_of_mirror().then_some(status.apply));
         if self.last.is_some() || status.is_of_mirror() {
             self.last = Some(status);
         }
@@ -193,6 +216,19 @@ impl Stream {
     /// Whether a mirror has shown itself.
     pub(super) fn is_of_mirror(&self) -> bool {
         self.last.is_some()
+    }
+
+    /// Up to where the primary was told what the mirror has not said itself, if it was. Not of a logical stream: what a
+    /// subscriber comes back with is the end of a transaction that concerned it, not a position in all WAL.
+    pub(super) fn spoken(&self) -> Option<Lsn> {
+        self.last.filter(|last| !self.logical && self.told > last.write).map(|_| self.told)
+    }
+
+    /// What the mirror came back with, once it is proven that it lacks a record that it was spoken for.
+    pub(super) fn poll_shortfall(&mut self) -> Option<Lsn> {
+        let (needed, has) = (self.records.as_ref()?.found()?, self.came_with?);
+        self.records = None;
+        has.filter(|has| *has < needed)
     }
 
     /// The gate releases a mark, perhaps of an earlier stream.
@@ -228,7 +264,7 @@ mod tests {
     use super::*;
 
     fn stream(logical: bool, from: u64, floor: u64) -> Stream {
-        Stream::new(&Start { slot: None, logical, from: Lsn(from) }, floor)
+        Stream::new(&Start { slot: None, logical, from: Lsn(from), timeline: None }, floor, None)
     }
 
     fn data(start: u64, len: usize) -> (Vec<u8>, usize) {
@@ -381,5 +417,55 @@ mod tests {
         wal.stop();
         assert_eq!(wal.poll_early(), None);
         assert_eq!(wal.on_status(status(120, 120)), (status(120, 120), 120));
+    }
+
+    /// A mirror is sent WAL from 0x50000 on again, and says first that it has applied so much.
+    fn come_back(spoken: Option<u64>, applied: u64) -> Option<Lsn> {
+        let (wal, _) = super::super::records::tests::wal(0x5_0000, 0, &[100, 200, 300], false);
+        let mut stream = Stream::new(
+            &Start { slot: None, logical: false, from: Lsn(0x5_0000), timeline: Some(1) },
+            0,
+            spoken.map(Lsn),
+        );
+        let (bytes, len) = data(0x5_0000, wal.len());
+        let _ = stream.on_data(&bytes, len);
+        assert_eq!(stream.poll_shortfall(), None);
+        let _ = stream.on_status(Status { apply: Lsn(applied), ..status(0x5_1000, applied.max(1)) });
+        for more in wal.chunks(7) {
+            stream.on_more(more);
+        }
+        // It has replayed more by now.
+        let _ = stream.on_status(Status { apply: Lsn(0x5_1000), ..status(0x5_1000, 0x5_1000) });
+        let told = stream.poll_shortfall();
+        assert_eq!(stream.poll_shortfall(), None, "said once");
+        told
+    }
+
+    #[test]
+    fn a_mirror_that_comes_back_without_a_record_that_was_acknowledged_for_it_passed_unseen() {
+        // Records end 104, 304 and 608 bytes behind the header of the segment.
+        let end = |bytes: u64| 0x5_0000 + 40 + bytes;
+        assert_eq!(come_back(Some(end(304)), end(104)), Some(Lsn(end(104))));
+        assert_eq!(come_back(Some(end(304)), 0x5_0000), Some(Lsn(0x5_0000)));
+        assert_eq!(come_back(Some(end(303)), end(104)), None, "nobody was told that part of a record is safe");
+        assert_eq!(come_back(Some(end(304)), end(304)), None, "it asks from the segment's beginning, as ever");
+        assert_eq!(come_back(Some(end(304)), end(608)), None, "it has more");
+        assert_eq!(come_back(Some(end(304)), 0), None, "what applies nothing is no mirror");
+        assert_eq!(come_back(None, end(104)), None, "it was never spoken for");
+    }
+
+    #[test]
+    fn a_mirror_is_spoken_for_while_the_primary_was_told_more_than_it_has_said() {
+        let mut wal = stream(false, 100, 0);
+        let _ = mark(&mut wal, data(100, 50));
+        let _ = wal.on_status(status(110, 100));
+        assert_eq!(wal.spoken(), None);
+        wal.on_released(150);
+        let _ = wal.poll_early();
+        assert_eq!(wal.spoken(), Some(Lsn(150)));
+        let _ = wal.on_status(status(149, 100));
+        assert_eq!(wal.spoken(), Some(Lsn(150)));
+        let _ = wal.on_status(status(150, 100));
+        assert_eq!(wal.spoken(), None);
     }
 }

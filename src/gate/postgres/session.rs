@@ -9,13 +9,17 @@ use super::{
     authentication,
     command::{BEGINNING, Command, Start},
     message::{BadLength, HEADER, Messages, Part},
-    replication::{DATA, STATUS, Status, Stream},
+    replication::{DATA, Lsn, STATUS, Status, Stream},
     startup,
 };
 use crate::gate::dialect::{Note, Side, Turn};
+use crate::gate::returns::{Mirror, Place, Spoken};
 
 /// Commands of a client that has not waited for their answers. Clients that replicate send one at a time.
 const MOST_COMMANDS: usize = 64;
+
+/// Bytes of the answer to IDENTIFY_SYSTEM that hold the system's number, which is its first column.
+const IDENTITY: usize = 32;
 
 /// What a list of SASL mechanisms may measure to be looked at.
 const LONGEST_LIST: usize = 4096;
@@ -45,6 +49,12 @@ pub(super) struct Session {
     /// What the primary has not answered yet.
     commands: VecDeque<Command>,
     stream: Option<Stream>,
+    /// What the client calls itself.
+    name: String,
+    /// The number of the primary's system, in digits.
+    system: Option<String>,
+    /// What the mirror was spoken for on earlier connections.
+    recalled: Option<Lsn>,
     /// The stream goes on in both directions.
     streaming: bool,
     /// The message that passes toward the mirror deserves a mark.
@@ -69,8 +79,9 @@ enum Login {
 }
 
 impl Session {
-    /// Begins behind the start-up packet. `unbind`: TLS toward the primary ends at the gate.
-    pub(super) fn new(walsender: bool, unbind: bool) -> Self {
+    /// Begins behind the start-up packet, of a client that calls itself `name`. `unbind`: TLS toward the primary ends at the
+    /// gate.
+    pub(super) fn new(walsender: bool, unbind: bool, name: String) -> Self {
         Self {
             from_primary: Messages::new(),
             from_mirror: Messages::new(),
@@ -79,6 +90,9 @@ impl Session {
             login: Login::Asked,
             commands: VecDeque::new(),
             stream: None,
+            name,
+            system: None,
+            recalled: None,
             streaming: false,
             due: None,
             marked: 0,
@@ -111,14 +125,22 @@ impl Session {
     pub(super) fn on_primary(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
         loop {
             let (streaming, login) = (self.streaming, self.login);
+            let identifies = self.commands.front() == Some(&Command::Identify);
             let part = self.from_primary.next(&mut input, |tag, len| match tag {
                 b'd' if streaming => DATA,
                 b'R' if login != Login::Done && len <= LONGEST_LIST => len,
+                b'D' if identifies => IDENTITY,
                 _ => 0,
             });
             match part {
                 Ok(None) => return Further::Follow,
-                Ok(Some(Part::More(more))) => turn.send(Side::Mirror, more),
+                Ok(Some(Part::More(more))) => {
+                    turn.send(Side::Mirror, more);
+                    if let Some(stream) = &mut self.stream {
+                        stream.on_more(more);
+                    }
+                    self.tell_shortfall(turn);
+                }
                 Ok(Some(Part::Start)) => {
                     if self.on_primary_start(turn) == Further::Pass {
                         self.release_held(turn);
@@ -216,6 +238,7 @@ impl Session {
                     None => {}
                 }
             }
+            b'D' if self.commands.front() == Some(&Command::Identify) => self.system = identity(body),
             b'W' if self.walsender => self.on_stream(turn),
             b'c' | b'C' | b'E' => self.streaming = false,
             b'Z' => {
@@ -236,7 +259,7 @@ impl Session {
         match self.commands.front() {
             Some(Command::Start(start)) => {
                 let start: Start = start.clone();
-                self.stream = Some(Stream::new(&start, self.marked));
+                self.stream = Some(Stream::new(&start, self.marked, self.recalled.take()));
                 self.streaming = true;
                 if self.trusted {
                     turn.note(Note::Info(format!("{start} begins at {}", start.from)));
@@ -244,7 +267,9 @@ impl Session {
                 }
             }
             Some(Command::Unclear) => self.distrust("START_REPLICATION was not understood", turn),
-            Some(Command::Other) | None => self.distrust("replication begins that nobody started", turn),
+            Some(Command::Identify | Command::Other) | None => {
+                self.distrust("replication begins that nobody started", turn)
+            }
         }
     }
 
@@ -281,6 +306,7 @@ impl Session {
                     let (told, mark) = stream.on_status(status);
                     turn.send(Side::Primary, &told.emit());
                     turn.on_acknowledged(mark);
+                    speak(stream, turn);
                     if stream.only_keeps() && !kept && self.trusted {
                         turn.note(Note::Warning(
                             "what replicates here keeps WAL and applies none (pg_receivewal, pg_basebackup, pg_recvlogical): it \
@@ -289,6 +315,7 @@ impl Session {
                                 .to_owned(),
                         ));
                     }
+                    self.tell_shortfall(turn);
                     return Further::Follow;
                 }
             }
@@ -301,6 +328,18 @@ impl Session {
     }
 
     fn on_command(&mut self, command: Command, turn: &mut Turn) {
+        if let Command::Start(start) = &command
+            && !start.logical
+        {
+            let name = match &start.slot {
+                Some(slot) => format!("slot {slot}"),
+                None if self.name.is_empty() => "a mirror without a name".to_owned(),
+                None => self.name.clone(),
+            };
+            let timeline = start.timeline.map_or("unnamed".to_owned(), |timeline| timeline.to_string());
+            let history = format!("system {}, timeline {timeline}", self.system.as_deref().unwrap_or("unnamed"));
+            turn.on_mirror(Mirror { name, is_unique: start.slot.is_some(), history });
+        }
         if self.commands.len() < MOST_COMMANDS {
             self.commands.push_back(command);
         } else {
@@ -308,15 +347,32 @@ impl Session {
         }
     }
 
+    /// What the mirror was spoken for on earlier connections.
+    pub(super) fn on_recalled(&mut self, spoken: Option<Spoken>) {
+        self.recalled = match spoken {
+            Some(Spoken { place: Place::Wal(at), .. }) => Some(Lsn(at)),
+            _ => None,
+        };
+    }
+
     /// Tells the primary what is protected, unless a message of the mirror is on its way to it.
     fn tell_early(&mut self, turn: &mut Turn) {
         if self.streaming
             && self.trusted
             && self.from_mirror.is_between()
-            && let Some(early) = self.stream.as_mut().and_then(Stream::poll_early)
+            && let Some(stream) = &mut self.stream
+            && let Some(early) = stream.poll_early()
         {
             turn.send(Side::Primary, &early.emit());
             turn.on_injected();
+            speak(stream, turn);
+        }
+    }
+
+    /// Says that the mirror has come back with too little, once that is proven.
+    fn tell_shortfall(&mut self, turn: &mut Turn) {
+        if let Some(has) = self.stream.as_mut().and_then(Stream::poll_shortfall) {
+            turn.on_shortfall(Place::Wal(has.0));
         }
     }
 
@@ -354,4 +410,19 @@ impl Session {
             self.phase = phase.into();
         }
     }
+}
+
+/// Remembers up to where the primary was told more than the mirror has said.
+fn speak(stream: &Stream, turn: &mut Turn) {
+    if let Some(told) = stream.spoken() {
+        turn.on_spoken(Spoken { place: Place::Wal(told.0), stamp: 0 });
+    }
+}
+
+/// The first column of a row: the number of the system.
+fn identity(row: &[u8]) -> Option<String> {
+    let (length, text) = row.get(2..)?.split_first_chunk::<4>()?;
+    let digits = text.get(..u32::from_be_bytes(*length) as usize)?;
+    let digits = std::str::from_utf8(digits).ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.to_owned())
 }

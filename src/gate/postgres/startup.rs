@@ -60,19 +60,30 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(Opening, usize)> {
     Some((opening, length))
 }
 
-/// Whether the parameters ask for a walsender. The last mention counts, as for the server.
+/// Whether the parameters ask for a walsender.
 fn wants_walsender(parameters: &[u8]) -> bool {
+    parameter(parameters, b"replication").is_some_and(|value| value == b"database" || is_true(value))
+}
+
+/// The name that the start-up packet gives its client, by which the server knows a standby.
+pub(super) fn application_name(packet: &[u8]) -> String {
+    let name = parameter(packet.get(8..).unwrap_or_default(), b"application_name").unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// A parameter's value. The last mention counts, as for the server.
+fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let mut words = parameters.split(|byte| *byte == 0);
-    let mut answer = false;
+    let mut found = None;
     while let (Some(name), Some(value)) = (words.next(), words.next()) {
         if name.is_empty() {
             break;
         }
-        if name == b"replication" {
-            answer = value == b"database" || is_true(value);
+        if name == wanted {
+            found = Some(value);
         }
     }
-    answer
+    found
 }
 
 /// As the server reads a boolean: any beginning of the words that is not ambiguous, in any case.
@@ -136,6 +147,13 @@ mod tests {
         }
         let longer = [&ssl_request()[..], b"more"].concat();
         assert_eq!(parse(&longer), Some((Opening::Ssl, 8)), "what follows is not counted");
+    }
+
+    #[test]
+    fn a_client_is_called_what_it_says_last() {
+        let named = packet(0x3_0000, b"application_name\0a\0user\0application_name\0application_name\0b\0\0");
+        assert_eq!(application_name(&named), "b");
+        assert_eq!(application_name(&packet(0x3_0000, b"user\0me\0\0")), "");
     }
 
     #[test]

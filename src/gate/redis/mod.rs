@@ -15,12 +15,15 @@ mod command;
 mod line;
 mod snapshot;
 mod stream;
+mod unit;
 
 use self::command::{Command, Parsed};
 use self::line::{Line, Read};
 use self::snapshot::{Progress, Snapshot};
 use self::stream::Stream;
+use self::unit::Units;
 use super::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
+use super::returns::{Mirror, Place, Spoken};
 
 /// What a replica offers when it can take the snapshot over a connection of its own: Redis 8, Valkey 8. The stream then
 /// begins at an offset that only the other connection is told.
@@ -36,14 +39,21 @@ pub struct Redis {
     held: Vec<u8>,
     begun: bool,
     tls: TlsChoice,
+    /// The port that the replica says it listens on, and the address if it tells one.
+    names: [String; 2],
+    /// What it was spoken for on earlier connections, in the history that it asked for.
+    recalled: Option<u64>,
+    /// Whether it lacks something of that, until this is clear.
+    units: Option<Units>,
 }
 
 #[derive(Debug)]
 enum Stage {
     /// Before `PSYNC`: so many answers of one line are due.
     StartUp { due: u32, line: Line },
-    /// `PSYNC` was sent behind commands whose answers are due; with the offset of the first byte it asked for.
-    Asked { due: u32, line: Line, first: Option<u64> },
+    /// `PSYNC` was sent behind commands whose answers are due; with the history, and the offset of the first byte, that it
+    /// asked for.
+    Asked { due: u32, line: Line, id: String, first: Option<u64> },
     /// The snapshot passes; the stream behind it has this base.
     Snapshot { base: u64, snapshot: Snapshot },
     /// The replication stream.
@@ -56,7 +66,9 @@ impl Redis {
     /// A connection of which nothing is known yet. Where TLS is configured it begins with the first byte, as Redis has it,
     /// on each side by itself.
     pub fn new(tls: TlsChoice) -> Self {
-        Self { stage: Stage::StartUp { due: 0, line: Line::default() }, held: Vec::new(), begun: false, tls }
+        let stage = Stage::StartUp { due: 0, line: Line::default() };
+        let names = Default::default();
+        Self { stage, held: Vec::new(), begun: false, tls, names, recalled: None, units: None }
     }
 
     /// Understands nothing from here on.
@@ -94,6 +106,14 @@ impl Redis {
             Stage::Replication(stream) => {
                 let offset = stream.on_sent(bytes.len());
                 turn.mark(offset);
+                if let Some(units) = &mut self.units
+                    && let Some(lacks) = units.on_bytes(bytes)
+                {
+                    if lacks {
+                        turn.on_shortfall(Place::Offset(units.start()));
+                    }
+                    self.units = None;
+                }
                 bytes.len()
             }
             Stage::Passing(_) => bytes.len(),
@@ -113,29 +133,35 @@ impl Redis {
                     self.on_unexpected_answer(turn);
                 }
             }
-            Stage::Asked { line, first, .. } => {
+            Stage::Asked { line, id, first, .. } => {
                 let text = String::from_utf8_lossy(line.text()).into_owned();
-                let first = *first;
-                self.on_psync_answer(&text, first, turn);
+                let (id, first) = (std::mem::take(id), *first);
+                self.on_psync_answer(&text, &id, first, turn);
             }
             _ => self.on_unexpected_answer(turn),
         }
     }
 
-    fn on_psync_answer(&mut self, answer: &str, first: Option<u64>, turn: &mut Turn) {
+    fn on_psync_answer(&mut self, answer: &str, id: &str, first: Option<u64>, turn: &mut Turn) {
         let mut words = answer.split_ascii_whitespace();
         match words.next() {
-            Some("+FULLRESYNC") => match words.nth(1).and_then(|offset| command::number(offset.as_bytes())) {
-                Some(base) => {
+            Some("+FULLRESYNC") => match (words.next(), words.next().and_then(|at| command::number(at.as_bytes()))) {
+                (Some(id), Some(base)) => {
                     turn.note(Note::Info(format!("full synchronisation; the stream begins behind offset {base}")));
                     self.stage = Stage::Snapshot { base, snapshot: Snapshot::default() };
+                    turn.on_mirror(self.mirror(id));
                 }
-                None => self.pass(&format!("the primary answered PSYNC with `{answer}`, without an offset"), turn),
+                _ => self.pass(&format!("the primary answered PSYNC with `{answer}`, without an offset"), turn),
             },
             Some("+CONTINUE") => match first.and_then(|first| first.checked_sub(1)) {
                 Some(base) => {
                     turn.note(Note::Info(format!("partial synchronisation; the stream goes on behind offset {base}")));
                     self.stage = Stage::Replication(Stream::new(base));
+                    self.units = self.recalled.filter(|limit| *limit > base).map(|limit| Units::new(base, limit));
+                    // The offsets go on when the history gets another name.
+                    if let Some(new) = words.next().filter(|new| *new != id) {
+                        turn.on_mirror(self.mirror(new));
+                    }
                 }
                 None => self.pass("the primary continues a stream whose offset the mirror did not name", turn),
             },
@@ -153,6 +179,17 @@ impl Redis {
                 );
             }
         }
+    }
+
+    /// Who the replica is, in the history `id`.
+    fn mirror(&self, id: &str) -> Mirror {
+        let [port, address] = &self.names;
+        let name = match (port.as_str(), address.as_str()) {
+            ("", _) => "a replica".to_owned(),
+            (port, "") => format!("the replica with port {port}"),
+            (port, address) => format!("replica {address}:{port}"),
+        };
+        Mirror { name, is_unique: false, history: format!("replication {id}") }
     }
 
     /// The primary sent what answers nothing, or in a form that no answer before replication has.
@@ -182,6 +219,7 @@ impl Redis {
                             turn.send(Side::Primary, &raised);
                         }
                         turn.on_acknowledged(real);
+                        speak(stream, turn);
                     }
                     None => {
                         turn.send(Side::Primary, bytes);
@@ -194,11 +232,20 @@ impl Redis {
                 let in_start_up = ["PING", "AUTH", "REPLCONF"].iter().any(|word| command.is(bytes, 0, word));
                 if in_start_up {
                     *due += u32::from(!is_ack);
+                    for at in (2..command.count()).filter(|_| command.is(bytes, 0, "REPLCONF")) {
+                        for (name, word) in self.names.iter_mut().zip(["listening-port", "ip-address"]) {
+                            if command.is(bytes, at - 1, word) {
+                                *name = String::from_utf8_lossy(command.argument(bytes, at)).into_owned();
+                            }
+                        }
+                    }
                     let hidden = without_second_connection(command, bytes);
                     turn.send(Side::Primary, hidden.as_deref().unwrap_or(bytes));
                 } else if command.is(bytes, 0, "PSYNC") {
                     let (due, line) = (*due, std::mem::take(line));
-                    self.stage = Stage::Asked { due, line, first: command.number(bytes, 2) };
+                    let id = String::from_utf8_lossy(command.argument(bytes, 1)).into_owned();
+                    turn.on_mirror(self.mirror(&id));
+                    self.stage = Stage::Asked { due, line, id, first: command.number(bytes, 2) };
                     turn.send(Side::Primary, bytes);
                 } else {
                     turn.send(Side::Primary, bytes);
@@ -284,6 +331,16 @@ impl Dialect for Redis {
             command::emit_ack(offset, None, &mut ack);
             turn.send(Side::Primary, &ack);
             turn.on_injected();
+            speak(stream, turn);
+        }
+    }
+
+    fn on_recalled(&mut self, spoken: Option<Spoken>) {
+        if let Stage::Asked { .. } = self.stage {
+            self.recalled = match spoken {
+                Some(Spoken { place: Place::Offset(at), .. }) => Some(at),
+                _ => None,
+            };
         }
     }
 
@@ -304,6 +361,13 @@ impl Dialect for Redis {
             Stage::Replication(_) => "replication",
             Stage::Passing(phase) => phase,
         }
+    }
+}
+
+/// Remembers up to where the primary was told more than the replica has said.
+fn speak(stream: &Stream, turn: &mut Turn) {
+    if let Some(told) = stream.spoken() {
+        turn.on_spoken(Spoken { place: Place::Offset(told), stamp: 0 });
     }
 }
 

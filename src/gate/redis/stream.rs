@@ -34,6 +34,11 @@ impl Stream {
         Some(self.told)
     }
 
+    /// Up to where the primary was told what the replica has not said itself, if it was.
+    pub(super) fn spoken(&self) -> Option<u64> {
+        self.real.filter(|real| self.told > *real).map(|_| self.told)
+    }
+
     /// The replica has said how far it is.
     pub(super) fn is_heard(&self) -> bool {
         self.real.is_some()
@@ -61,7 +66,9 @@ mod tests {
         let mut stream = Stream::new(100);
         assert_eq!(stream.on_sent(50), 150);
         assert_eq!(stream.on_released(120), None, "before the replica's first word");
+        assert_eq!(stream.spoken(), None);
         assert_eq!(stream.on_real(100), Some(120), "raised to what is protected");
+        assert_eq!(stream.spoken(), Some(120));
         assert_eq!(stream.on_released(120), None, "no news");
         assert_eq!(stream.on_released(140), Some(140));
         assert_eq!(stream.on_released(130), None, "not lower");
@@ -69,6 +76,7 @@ mod tests {
         assert_eq!(stream.on_real(145), Some(145));
         assert_eq!(stream.on_released(u64::MAX), Some(150), "not beyond what was sent");
         assert_eq!(stream.on_real(150), Some(150));
+        assert_eq!(stream.spoken(), None, "its own word");
     }
 
     #[test]

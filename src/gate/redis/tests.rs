@@ -205,6 +205,36 @@ fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
     }
 }
 
+/// A mirror that was spoken for up to this offset comes back with everything up to 1000.
+fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
+    let mut steps = start_up("8de1787ba490483314a4d30f1c628bc5025eb761", "1001");
+    steps.extend([primary(answer), Mirror(ack(1000)), primary(STREAM), primary(STREAM), Released(1060)]);
+    let recalled = Some(Spoken { place: Place::Offset(recalled), stamp: 0 });
+    rehearsal::play_again(Redis::new(TlsChoice::default()), recalled, &steps, |_| cut)
+}
+
+#[test]
+fn a_replica_that_comes_back_without_a_write_that_was_acknowledged_for_it_passed_unseen() {
+    let write = 1000 + STREAM.len() as u64;
+    for cut in [1, 5, 1000] {
+        let with = |recalled| come_back("+CONTINUE\r\n", recalled, cut).shortfalls;
+        assert_eq!(with(write), [Place::Offset(1000)], "the write ends there");
+        assert_eq!(with(write + 500), [Place::Offset(1000)]);
+        assert_eq!(with(write - 1), [], "nobody was told that part of a write is safe");
+        assert_eq!(with(1000), []);
+        assert_eq!(with(500), [], "it has more than it was spoken for");
+        let new_id = "+CONTINUE 1234567890123456789012345678901234567890\r\n";
+        let renamed = come_back(new_id, write, cut);
+        assert_eq!(renamed.shortfalls, [Place::Offset(1000)]);
+        let named = renamed.named.unwrap();
+        assert_eq!(named.history, "replication 1234567890123456789012345678901234567890");
+        assert_eq!((named.name.as_str(), named.is_unique), ("the replica with port 6380", false));
+        assert_eq!(renamed.spoken, Some(Spoken { place: Place::Offset(1060), stamp: 0 }));
+        let whole = "+FULLRESYNC 8de1787ba490483314a4d30f1c628bc5025eb761 1000\r\n$9\r\nREDIS0010";
+        assert_eq!(come_back(whole, write, cut).shortfalls, [], "a snapshot shows nothing of what the replica had");
+    }
+}
+
 #[test]
 fn what_is_held_back_leaves_when_the_mirror_ends() {
     let mut steps = vec![Mirror(b"*1\r\n$4\r\nPI".to_vec())];

@@ -1,0 +1,305 @@
+//! What mirrors were spoken for, beyond their connections: a mirror that comes back with less has lost what the primary's
+//! clients were told is safe, until the primary sends it again.
+//!
+//! How much a mirror has when it comes back is proven by its dialect, each in its own way; here the two are kept and put
+//! into words. Bounded: the mirror that was looked up longest ago is forgotten, which warns of less and never of more.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Mirrors remembered.
+const MOST: usize = 1024;
+/// Bytes of a name that are kept; what servers allow is shorter.
+const MOST_NAME: usize = 128;
+/// Of one mirror no more is said than this often. What was left out is counted in the next line.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// A place in what a primary sends, in the numbers of its protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// PostgreSQL: a position in the WAL.
+    Wal(u64),
+    /// Redis: an offset of the replication stream.
+    Offset(u64),
+    /// MariaDB: a position in a binary log.
+    Binlog {
+        /// The binary log.
+        file: Arc<[u8]>,
+        /// The end of a transaction in it.
+        position: u64,
+    },
+}
+
+impl Place {
+    /// Bytes from an earlier place to this one; none where the two are not in one count.
+    pub fn bytes_since(&self, earlier: &Place) -> Option<u64> {
+        match (earlier, self) {
+            (Place::Wal(from), Place::Wal(to)) | (Place::Offset(from), Place::Offset(to)) => to.checked_sub(*from),
+            (Place::Binlog { file: one, position: from }, Place::Binlog { file: other, position: to })
+                if one == other =>
+            {
+                to.checked_sub(*from)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl PartialOrd for Place {
+    /// None for places of different protocols, and of binary logs that are not numbered in one row.
+    fn partial_cmp(&self, other: &Place) -> Option<Ordering> {
+        match (self, other) {
+            (Place::Wal(one), Place::Wal(two)) | (Place::Offset(one), Place::Offset(two)) => Some(one.cmp(two)),
+            (Place::Binlog { file: one, position: at }, Place::Binlog { file: two, position: to }) => {
+                let ((base, one), (row, two)) = (numbered(one)?, numbered(two)?);
+                (base == row).then(|| (one, at).cmp(&(two, to)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A binary log's name without its number, and that.
+fn numbered(file: &[u8]) -> Option<(&[u8], u64)> {
+    let dot = file.iter().rposition(|&byte| byte == b'.')?;
+    let number = std::str::from_utf8(&file[dot + 1..]).ok()?;
+    Some((&file[..dot], number.parse().ok()?))
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Wal(at) => write!(f, "{:X}/{:X}", at >> 32, at & 0xffff_ffff),
+            Place::Offset(at) => write!(f, "offset {at}"),
+            Place::Binlog { file, position } => write!(f, "{}:{position}", file.escape_ascii()),
+        }
+    }
+}
+
+/// Whom a connection replicates to, and of which history of the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// As the protocol names it: "slot mirror".
+    pub name: String,
+    /// Nobody else has this name. Otherwise the address it comes from belongs to it.
+    pub is_unique: bool,
+    /// Places of different histories are not compared: "system 7, timeline 1".
+    pub history: String,
+}
+
+/// Up to where the primary was told, before the mirror said so itself, that the mirror has everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The place.
+    pub place: Place,
+    /// Where a count may begin again under the same names: the newest time in what was sent up to there. Otherwise 0.
+    pub stamp: u64,
+}
+
+/// A mirror of a gate, in one history.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    gate: String,
+    mirror: String,
+    history: String,
+}
+
+impl Key {
+    /// Of this gate, and of a mirror that comes from `address`.
+    pub fn new(gate: &str, mirror: &Mirror, address: impl fmt::Display) -> Key {
+        let name = |text: &str| text.chars().take(MOST_NAME).flat_map(char::escape_debug).collect::<String>();
+        let whom = match mirror.is_unique {
+            true => name(&mirror.name),
+            false => format!("{} at {address}", name(&mirror.name)),
+        };
+        Key { gate: gate.to_owned(), mirror: whom, history: name(&mirror.history) }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    spoken: Spoken,
+    /// When it was looked up last, in look-ups.
+    used: u64,
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+/// A mirror has come back with less than it was spoken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// What is missing, where the two places are in one count; otherwise 0.
+    pub bytes: u64,
+    /// What to say, unless this was said lately.
+    pub words: Option<String>,
+}
+
+/// What all mirrors of a process were spoken for.
+#[derive(Debug, Default)]
+pub struct Returns {
+    known: HashMap<Key, Known>,
+    used: u64,
+}
+
+impl Returns {
+    /// What this mirror was spoken for.
+    pub fn recall(&mut self, key: &Key) -> Option<Spoken> {
+        self.used += 1;
+        let known = self.known.get_mut(key)?;
+        known.used = self.used;
+        Some(known.spoken.clone())
+    }
+
+    /// This mirror was spoken for up to there.
+    pub fn on_spoken(&mut self, key: &Key, spoken: &Spoken) {
+        if let Some(known) = self.known.get_mut(key) {
+            // Another row of places has begun where the two cannot be compared, or where what is newer has the lower place.
+            let is_new_row = spoken.stamp > known.spoken.stamp;
+            if is_new_row || known.spoken.place.partial_cmp(&spoken.place) != Some(Ordering::Greater) {
+                known.spoken.clone_from(spoken);
+            }
+            return;
+        }
+        if self.known.len() >= MOST
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, known)| known.used).map(|(key, _)| key.clone())
+        {
+            self.known.remove(&oldest);
+        }
+        self.used += 1;
+        let known = Known { spoken: spoken.clone(), used: self.used, said: None, unsaid: 0 };
+        self.known.insert(key.clone(), known);
+    }
+
+    /// The mirror has come back with everything up to `has` and no more, which is less than it was spoken for. From now on
+    /// it is spoken for up to `since`, what was told on its new connection, or else no further than what it has.
+    pub fn on_shortfall(&mut self, key: &Key, has: &Place, since: Option<&Spoken>, now: Instant) -> Option<Shortfall> {
+        let known = self.known.get_mut(key)?;
+        let spoken = known.spoken.place.clone();
+        let bytes = spoken.bytes_since(has).unwrap_or(0);
+        let has_alone = Spoken { place: has.clone(), stamp: known.spoken.stamp };
+        known.spoken = since.cloned().unwrap_or(has_alone);
+        if known.said.is_some_and(|said| now < said + INTERVAL) {
+            known.unsaid += 1;
+            return Some(Shortfall { bytes, words: None });
+        }
+        let more = match std::mem::take(&mut known.unsaid) {
+            0 => String::new(),
+            count => format!(" It did so {count} times more since this was said last."),
+        };
+        known.said = Some(now);
+        let size = if bytes > 0 { format!(", {bytes} bytes further") } else { String::new() };
+        let Key { mirror, history, .. } = key;
+        let words = format!(
+            "{mirror} came back with less than was acknowledged early for it: it has everything up to {has} and no more, and \
+             the primary was told {spoken}{size} ({history}).{more} Until the primary has sent it again, what was acknowledged \
+             behind {has} is at the primary alone. The mirror ended before it had written it (a full disk, a crash, a restart \
+             under load), or lost what it had (written and not flushed, restored from a backup): look at its log and at the \
+             space on its disk. Do not promote it before it has caught up"
+        );
+        Some(Shortfall { bytes, words: Some(words) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("pg", &Mirror { name: name.into(), is_unique: true, history: "timeline 1".into() }, "10.2.0.1")
+    }
+
+    fn wal(at: u64) -> Spoken {
+        Spoken { place: Place::Wal(at), stamp: 0 }
+    }
+
+    fn binlog(file: &str, position: u64) -> Place {
+        Place::Binlog { file: file.as_bytes().into(), position }
+    }
+
+    #[test]
+    fn places_are_compared_within_one_row_alone() {
+        for (one, two, wanted) in [
+            (Place::Wal(7), Place::Wal(8), Some(Ordering::Less)),
+            (Place::Wal(7), Place::Offset(8), None),
+            (Place::Offset(9), Place::Offset(8), Some(Ordering::Greater)),
+            (binlog("bin.000009", 500), binlog("bin.000010", 4), Some(Ordering::Less)),
+            (binlog("bin.999999", 4), binlog("bin.1000000", 4), Some(Ordering::Less)),
+            (binlog("bin.000009", 500), binlog("bin.000009", 500), Some(Ordering::Equal)),
+            (binlog("bin.000009", 500), binlog("other.000010", 4), None),
+            (binlog("bin", 500), binlog("bin", 4), None),
+        ] {
+            assert_eq!(one.partial_cmp(&two), wanted, "{one} {two}");
+        }
+        assert_eq!(Place::Wal(0x16_b374_d848).to_string(), "16/B374D848");
+        assert_eq!(binlog("bin.000009", 500).to_string(), "bin.000009:500");
+        assert_eq!(binlog("bin.000010", 4).bytes_since(&binlog("bin.000009", 500)), None);
+    }
+
+    #[test]
+    fn what_was_spoken_never_falls_and_begins_anew_behind_a_shortfall() {
+        let (mut returns, now) = (Returns::default(), Instant::now());
+        let mirror = key("slot mirror");
+        assert_eq!(returns.recall(&mirror), None);
+        assert_eq!(returns.on_shortfall(&mirror, &Place::Wal(5), None, now), None, "it was not spoken for");
+        returns.on_spoken(&mirror, &wal(900));
+        returns.on_spoken(&mirror, &wal(800));
+        assert_eq!(returns.recall(&mirror), Some(wal(900)));
+        assert_eq!(returns.recall(&key("slot other")), None);
+        // As after RESET MASTER.
+        let other = key("server 2");
+        returns.on_spoken(&other, &Spoken { place: binlog("bin.000009", 500), stamp: 70 });
+        returns.on_spoken(&other, &Spoken { place: binlog("bin.000001", 500), stamp: 69 });
+        assert_eq!(returns.recall(&other).map(|spoken| spoken.stamp), Some(70));
+        returns.on_spoken(&other, &Spoken { place: binlog("bin.000001", 600), stamp: 71 });
+        assert_eq!(returns.recall(&other).map(|spoken| spoken.stamp), Some(71));
+        let told = returns.on_shortfall(&mirror, &Place::Wal(0x100), None, now).unwrap();
+        assert_eq!(told.bytes, 900 - 0x100);
+        let words = told.words.unwrap();
+        assert!(words.starts_with("slot mirror came back with less"), "{words}");
+        assert!(
+            words.contains("up to 0/100 and no more, and the primary was told 0/384, 644 bytes further"),
+            "{words}"
+        );
+        assert_eq!(returns.recall(&mirror), Some(wal(0x100)), "it is not held against it again");
+        returns.on_spoken(&mirror, &wal(1000));
+        let told = returns.on_shortfall(&mirror, &Place::Wal(0x100), Some(&wal(950)), now).unwrap();
+        assert_eq!(told, Shortfall { bytes: 1000 - 0x100, words: None }, "said lately");
+        assert_eq!(returns.recall(&mirror), Some(wal(950)), "what was told on the new connection stands");
+    }
+
+    /// A mirror with a full disk comes back every few seconds.
+    #[test]
+    fn two_hundred_returns_are_said_in_a_few_lines_and_all_are_counted() {
+        let (mut returns, start) = (Returns::default(), Instant::now());
+        let mirror = key("slot mirror");
+        let mut lines = vec![];
+        for at in 0..200 {
+            returns.on_spoken(&mirror, &wal(1000 + at));
+            let now = start + Duration::from_secs(at);
+            lines.extend(returns.on_shortfall(&mirror, &Place::Wal(500), None, now).unwrap().words);
+        }
+        assert_eq!(lines.len(), 4, "at 0, 60, 120 and 180 s");
+        assert!(lines[1].contains("It did so 59 times more since"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn who_shares_a_name_is_told_apart_by_address_and_memory_is_bounded() {
+        let shared = Mirror { name: "walreceiver\n".into(), is_unique: false, history: "timeline 1".into() };
+        let (one, two) = (Key::new("pg", &shared, "10.2.0.1"), Key::new("pg", &shared, "10.2.0.2"));
+        assert_ne!(one, two);
+        assert_eq!(one.mirror, "walreceiver\\n at 10.2.0.1");
+        let mut returns = Returns::default();
+        for at in 0..MOST + 10 {
+            returns.on_spoken(&key(&format!("slot {at}")), &wal(1));
+            returns.recall(&key("slot 0"));
+        }
+        assert_eq!(returns.known.len(), MOST);
+        assert!(returns.recall(&key("slot 0")).is_some(), "looked up all the time");
+        assert!(returns.recall(&key("slot 5")).is_none());
+        let long = Mirror { name: "x".repeat(10_000), ..shared };
+        assert!(Key::new("pg", &long, "10.2.0.1").mirror.len() < 200);
+    }
+}
