@@ -105,7 +105,8 @@ fn strangers_get_no_more_than_they_send() {
     });
     assert!(bytes_out > 0 && bytes_out < bytes_in);
     assert_eq!(publisher.subscribers().count(), 0);
-    assert!(publisher.counters().answers_dropped > 1900);
+    let counters = publisher.counters();
+    assert!(counters.answers_dropped + counters.excess > 1900, "{counters:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use super::broken::BrokenPromises;
+use super::excess::Excess;
 use super::told::{Told, reason_of, state_of};
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::{Level, Peer};
@@ -71,6 +72,7 @@ pub struct Herald {
     links: Vec<Link>,
     barriers: Vec<Barrier>,
     broken: BrokenPromises,
+    excess: Excess,
     buffer: Box<[u8; REQUEST_MAX]>,
     /// Requests may wait in the socket, which is edge-triggered.
     readable: bool,
@@ -110,6 +112,7 @@ impl Herald {
             links: links.collect(),
             barriers: Vec::new(),
             broken: BrokenPromises::default(),
+            excess: Excess::default(),
             buffer: Box::new([0; REQUEST_MAX]),
             readable: true,
             pending: true,
@@ -217,6 +220,13 @@ impl Herald {
     /// Tells subscribers what they have not been told.
     pub fn send(&mut self, now: Instant) {
         self.broken.say(now);
+        let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
+        if let Some(words) = who.and_then(|(address, key)| self.excess.note(address, key, count, now)) {
+            tracing::warn!("{words}");
+        }
+        if let Some(words) = self.excess.poll_ended(now) {
+            tracing::info!("{words}");
+        }
         if self.publisher.poll_timeout().is_some_and(|at| at <= now) {
             self.publisher.handle_timeout(now);
             self.pending = true;
@@ -231,7 +241,8 @@ impl Herald {
 
     /// When to send next if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        self.publisher.poll_timeout().into_iter().chain(self.broken.deadline()).min()
+        let said = self.broken.deadline().into_iter().chain(self.excess.deadline());
+        self.publisher.poll_timeout().into_iter().chain(said).min()
     }
 
     /// Somebody wants to know of each block.

@@ -5,6 +5,7 @@ mod broken;
 mod complaints;
 pub mod control;
 pub mod desk;
+mod excess;
 mod herald;
 pub mod lane;
 pub mod last_hop;

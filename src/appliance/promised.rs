@@ -125,6 +125,9 @@ pub struct NotifyStatus {
     pub not_subscribed: u64,
     /// Answers and block messages that a slow subscriber did not get.
     pub skipped: u64,
+    /// Requests dropped because a program asked for more than its share.
+    #[serde(default)]
+    pub excess: u64,
     /// Flows not told about because there are too many.
     pub flows_refused: u64,
 }
@@ -146,6 +149,7 @@ impl NotifyStatus {
             full,
             challenged: _,
             leases_ended,
+            excess,
             answers_dropped,
             blocks_skipped,
             flows_refused,
@@ -164,6 +168,7 @@ impl NotifyStatus {
             replayed: replayed + old_epoch + wrong_direction,
             not_subscribed,
             skipped: answers_dropped + blocks_skipped,
+            excess,
             flows_refused,
         }
     }

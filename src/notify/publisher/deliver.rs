@@ -1,11 +1,13 @@
 //! Datagrams out: each subscriber is told what lies behind its cursor, as many messages in a datagram as fit.
 //!
-//! The order within a subscriber: answers, changes, blocks, the page of a dump, the heartbeat when it is due. Subscribers
-//! take turns at going first, so that a budget that runs out hits each of them alike.
+//! The order within a subscriber: answers, changes, blocks, the heartbeat when it is due, the page of a dump. Subscribers
+//! take turns, a datagram each or as much work on pages as all others, so that a budget that runs out hits each of them alike.
+//! Pages wait when too much was asked for; nothing else does.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::allowance::LOOKED_AT;
 use super::session::Session;
 use super::{HEARTBEAT, Publisher, Told};
 use crate::notify::envelope::{self, Direction, Envelope};
@@ -15,6 +17,16 @@ use crate::notify::message::{
 
 /// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a turn.
 const MAX_SCAN: usize = 1024;
+
+/// Entries passed over in one page: it ends there, however little was wanted, and is asked on from there.
+const MAX_PASSED: u32 = 1024;
+/// Of them, those before it is another one's turn.
+const MAX_PASSED_AT_ONCE: u32 = 256;
+
+/// Work on pages that is begun for one subscriber before it is another one's turn. With all subscribers waiting a turn comes
+/// about each 20 ms, which is when a client asks again for a page of which nothing has come. Datagrams would be no measure: pages with
+/// a filter that matches nothing are short, and as much work.
+const WORK_AT_ONCE: u32 = 16;
 
 /// Where a datagram goes and how it is sealed.
 struct Seal {
@@ -46,30 +58,68 @@ impl Publisher {
             let seal = Seal { address: asker.address, key: asker.key, receiver: asker.epoch };
             sent += self.finish(&seal, &mut send);
         }
+        sent + self.tell_subscribers(most - sent, now, &mut send)
+    }
+
+    /// Each gets a datagram, or a few of a page, then each that has more gets as much again: nobody waits for all that
+    /// somebody else has asked for.
+    fn tell_subscribers(
+        &mut self,
+        most: usize,
+        now: Instant,
+        send: &mut impl FnMut(SocketAddr, &[u8]) -> bool,
+    ) -> usize {
+        self.allowance.begin_turn();
+        self.resume = None;
         let count = self.sessions.len();
         let first = self.first;
-        for turn in 0..count {
-            let at = (first + turn) % count;
-            while sent < most {
-                let more = self.fill(at, now);
-                // Nothing to send and yet more to look at: the rest is for the next turn.
-                if self.datagram.len() == envelope::LEN {
-                    break;
-                }
+        let mut round = std::mem::take(&mut self.round);
+        round.clear();
+        round.extend((0..count).map(|turn| (first + turn) % count));
+        self.first = if count == 0 { 0 } else { (first + 1) % count };
+        let mut sent = 0;
+        let mut is_found = false;
+        let mut left = WORK_AT_ONCE;
+        while let Some(at) = round.pop_front() {
+            // Whoever was cut short, unless it has had something of its turn.
+            let next = if left < WORK_AT_ONCE { (at + 1) % count } else { at };
+            if sent == most {
+                self.first = next;
+                self.resume = Some(now);
+                break;
+            }
+            if !is_found && !self.sessions[at].pages.is_empty() && self.allowance.is_spent(now) {
+                // It and those behind it wait for their pages.
+                is_found = true;
+                self.first = next;
+            }
+            let more = self.fill(at, &mut left, now);
+            let has_turn = 0 < left && left < WORK_AT_ONCE;
+            if self.datagram.len() > envelope::LEN {
                 let session = &self.sessions[at];
                 let seal = Seal { address: session.address, key: session.key, receiver: session.epoch };
-                sent += self.finish(&seal, &mut send);
-                if !more {
-                    break;
+                sent += self.finish(&seal, send);
+                match more {
+                    true if has_turn => {
+                        round.push_front(at);
+                        continue;
+                    }
+                    true => round.push_back(at),
+                    false => {}
                 }
+            } else if more && left < WORK_AT_ONCE {
+                // It looks for what is wanted, and goes on with that when the others had their turn.
+                round.push_back(at);
+            } else if more {
+                // Nothing to send and yet more to look at: the rest is for the next turn.
+                self.resume = Some(now);
             }
-            if sent >= most {
-                // Whoever was cut short begins next time.
-                self.first = at;
-                return sent;
-            }
+            left = WORK_AT_ONCE;
         }
-        self.first = if count == 0 { 0 } else { (first + 1) % count };
+        self.round = round;
+        let waiting = self.sessions.iter().filter(|session| !session.pages.is_empty());
+        let goes_on = waiting.map(|session| self.allowance.when_told(&session.share, now));
+        self.resume = self.resume.into_iter().chain(goes_on).min();
         sent
     }
 
@@ -99,12 +149,14 @@ impl Publisher {
         1
     }
 
-    /// Fills a datagram for a subscriber; true when there is more for it than fits.
-    fn fill(&mut self, at: usize, now: Instant) -> bool {
+    /// Fills a datagram for a subscriber; true when there is more for it than fits. `left` is the work on pages that may be begun.
+    fn fill(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
         self.begin();
-        self.fill_answers(at) || self.fill_changes(at) || self.fill_blocks(at) || self.fill_pages(at) || {
-            self.fill_heartbeat(at, now)
-        }
+        self.fill_answers(at)
+            || self.fill_changes(at)
+            || self.fill_blocks(at)
+            || self.fill_heartbeat(at, now)
+            || self.fill_pages(at, left, now)
     }
 
     fn fill_answers(&mut self, at: usize) -> bool {
@@ -171,16 +223,27 @@ impl Publisher {
         false
     }
 
-    fn fill_pages(&mut self, at: usize) -> bool {
+    fn fill_pages(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
         while !self.sessions[at].pages.is_empty() {
-            if self.fill_page(at) {
+            if !self.allowance.may_tell(&self.sessions[at].share, now) {
+                return false;
+            }
+            if *left == 0 {
+                return true;
+            }
+            let mut work = 0;
+            let more = self.fill_page(at, &mut work);
+            self.allowance.on_told(&mut self.sessions[at].share, work, now);
+            *left = left.saturating_sub(work);
+            if more {
                 return true;
             }
         }
         false
     }
 
-    fn fill_page(&mut self, at: usize) -> bool {
+    /// The rest of a page, or what fits of it; true when there is more. Counts the work.
+    fn fill_page(&mut self, at: usize, work: &mut u32) -> bool {
         let Session { pages, .. } = &mut self.sessions[at];
         let Some(page) = pages.front_mut() else {
             return false;
@@ -195,24 +258,36 @@ impl Publisher {
                     return true;
                 }
                 page.told = 1;
+                *work += 1;
             }
             // All that there is of this flow is told: whoever asks on from a version below the head has nothing to ask.
             page.cursor = page.head;
         } else {
-            for (scanned, (version, told)) in self.log.after(page.cursor).enumerate() {
+            let mut passed = 0u32;
+            for (version, told) in self.log.after(page.cursor) {
                 // What changed after the request is told by the notifications that follow it.
-                if page.left == 0 || scanned == MAX_SCAN || version > page.head {
+                if page.left == 0 || page.passed == MAX_PASSED || version > page.head {
                     break;
+                }
+                if passed == MAX_PASSED_AT_ONCE {
+                    *work += passed.div_ceil(LOOKED_AT);
+                    return true;
                 }
                 if is_wanted(told, &page.filter) {
                     if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                        *work += passed.div_ceil(LOOKED_AT);
                         return true;
                     }
                     page.told += 1;
                     page.left -= 1;
+                    *work += 1;
+                } else {
+                    passed += 1;
+                    page.passed += 1;
                 }
                 page.cursor = version;
             }
+            *work += passed.div_ceil(LOOKED_AT);
             if self.log.after(page.cursor).next().is_none_or(|(version, _)| version > page.head) {
                 page.cursor = page.head;
             }
@@ -228,6 +303,7 @@ impl Publisher {
         if !append(&mut self.datagram, |out| done.emit(page.header, out)) {
             return true;
         }
+        *work += 1;
         pages.pop_front();
         false
     }

@@ -7,6 +7,7 @@
 //! Pure: no socket, no clock, no randomness. It believes what it is told: whether bytes are protected is decided by the
 //! caller. It keeps positions from falling within an instance and refuses older instances, nothing more.
 
+mod allowance;
 mod challenge;
 mod deliver;
 mod log;
@@ -19,6 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::allowance::Allowance;
 use self::challenge::Challenger;
 use self::log::{Log, Slot};
 use self::session::Session;
@@ -101,6 +103,8 @@ pub struct Counters {
     pub challenged: u64,
     /// Leases that ended without renewal.
     pub leases_ended: u64,
+    /// Requests dropped because whoever sent them asked for more than its share.
+    pub excess: u64,
     /// Answers and challenges dropped because too many were waiting.
     pub answers_dropped: u64,
     /// Blocks not told to a subscriber that was too slow.
@@ -160,6 +164,13 @@ pub struct Publisher {
     sessions: Vec<Session>,
     /// The session to be served first in the next turn.
     first: usize,
+    /// Sessions that may have more to be told in this turn.
+    round: VecDeque<usize>,
+    /// When pages that wait may go on.
+    resume: Option<Instant>,
+    allowance: Allowance,
+    /// Who asked for more than its share last, and with which key.
+    excessive: Option<(SocketAddr, u16)>,
     /// Answers to those without a subscription: a challenge, or the refusal.
     strangers: VecDeque<(challenge::Asker, Header, Option<Refusal>)>,
     asked: VecDeque<Asked>,
@@ -191,6 +202,10 @@ impl Publisher {
             block_count: 0,
             sessions: vec![],
             first: 0,
+            round: VecDeque::new(),
+            resume: None,
+            allowance: Allowance::new(secret, now),
+            excessive: None,
             strangers: VecDeque::new(),
             asked: VecDeque::new(),
             barrier_count: 0,
@@ -331,12 +346,17 @@ impl Publisher {
     /// When to call [`Publisher::handle_timeout`] and then [`Publisher::poll_datagrams`] next, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let leases = self.sessions.iter().map(|session| session.heartbeat.min(session.ends));
-        leases.chain(self.log.poll_timeout()).min()
+        leases.chain(self.log.poll_timeout()).chain(self.resume).min()
     }
 
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Who asked for more than its share since the last time, and with which key; of several the last.
+    pub fn poll_excessive(&mut self) -> Option<(SocketAddr, u16)> {
+        self.excessive.take()
     }
 
     /// Somebody wants to know of each block.

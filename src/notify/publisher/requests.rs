@@ -3,10 +3,14 @@
 //! In order: the envelope opens → this run is meant → a subscriber is known by address, key and epoch, and the counter
 //! is new → the request is well formed. What fails before the last step is counted and not answered: an answer would
 //! serve a forger only. Someone unknown may only subscribe, and is first asked to prove that it receives at its address.
+//!
+//! What is beyond the share of whoever asks ([`super::allowance`]) is counted and dropped, too. It is asked for again, later
+//! each time, as if it had been lost; an answer would cost what it is to save, and a program would take it for final.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::allowance::Share;
 use super::challenge::Asker;
 use super::session::{Page, Session};
 use super::{Asked, HEARTBEAT, Publisher};
@@ -75,6 +79,9 @@ impl Publisher {
             self.counters.not_subscribed += 1;
             return;
         };
+        if !self.allowance.take_newcomer(asker.address, asker.key, now) {
+            return self.on_excess(asker.address, asker.key);
+        }
         let header = answer_to(&raw);
         if !ours || !self.challenger.accepts(asker, &token, now) {
             self.counters.challenged += 1;
@@ -105,6 +112,7 @@ impl Publisher {
             answers: Default::default(),
             barriers: Default::default(),
             pages: Default::default(),
+            share: Share::new(now),
         });
         let at = self.sessions.len() - 1;
         match refusal {
@@ -141,8 +149,21 @@ impl Publisher {
     /// A request of a subscriber; false when the subscription is over.
     fn on_request(&mut self, at: usize, raw: &Raw<'_>, now: Instant) -> bool {
         let header = answer_to(raw);
+        let request = Request::parse(raw);
+        let Session { address, key, share, .. } = &mut self.sessions[at];
+        let granted = match request {
+            Ok(Request::Subscribe { .. }) => share.take_renewal(now),
+            // Paid for when they are told. The end of a subscription is less work than its beginning.
+            Ok(Request::GetFlows { .. } | Request::Unsubscribe) => true,
+            Ok(_) | Err(_) => self.allowance.take_ask(share, now),
+        };
+        if !granted {
+            let (address, key) = (*address, *key);
+            self.on_excess(address, key);
+            return true;
+        }
         self.counters.requests += 1;
-        let answer = match Request::parse(raw) {
+        let answer = match request {
             Ok(Request::Unsubscribe) => {
                 self.sessions.swap_remove(at);
                 return false;
@@ -224,10 +245,20 @@ impl Publisher {
             cursor: since,
             told: 0,
             left: count.clamp(1, self.limits.page),
+            passed: 0,
             notified: session.seq,
             head,
         });
-        self.counters.answers_dropped += u64::from(!begun);
+        if !begun {
+            let (address, key) = (session.address, session.key);
+            self.on_excess(address, key);
+        }
+    }
+
+    /// A request is dropped because whoever sent it asks for more than its share.
+    fn on_excess(&mut self, address: SocketAddr, key: u16) {
+        self.counters.excess += 1;
+        self.excessive = Some((address, key));
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::allowance::Share;
 use crate::notify::message::{Filter, Header, Level, Message};
 use crate::notify::replay::ReplayWindow;
 
@@ -42,6 +43,8 @@ pub struct Page {
     pub told: u32,
     /// Messages that may still be told.
     pub left: u32,
+    /// Entries that were not wanted.
+    pub passed: u32,
     /// The number of the last notification when the request came.
     pub notified: u32,
     /// The newest version when the request came: the page does not run after changes that come later.
@@ -83,6 +86,8 @@ pub struct Session {
     pub barriers: VecDeque<Waiting>,
     /// Pages of dumps to send; the first is being sent.
     pub pages: VecDeque<Page>,
+    /// What it may still ask for.
+    pub share: Share,
 }
 
 impl Session {
@@ -95,11 +100,18 @@ impl Session {
         room
     }
 
-    /// Queues a page; false when too many wait already.
+    /// Queues a page; false when too many wait already. One that waits is not queued twice: its request was sent again.
     pub fn begin_page(&mut self, page: Page) -> bool {
+        let Header { seq, port, .. } = page.header;
+        if self.pages.iter().any(|waiting| (waiting.header.seq, waiting.header.port) == (seq, port)) {
+            return true;
+        }
         let room = self.pages.len() < MAX_PAGES;
         if room {
-            self.pages.push_back(page);
+            // Lookups go before dumps: until one is answered, nothing about a new connection counts.
+            let is_dump = |page: &Page| page.filter.to_key().is_none();
+            let dump = if is_dump(&page) { None } else { self.pages.iter().position(is_dump) };
+            self.pages.insert(dump.unwrap_or(self.pages.len()), page);
         }
         room
     }

@@ -21,6 +21,15 @@ fn sealed(requests: &[Request], (id, sender, receiver, counter): (u16, u64, u64,
     datagram
 }
 
+/// A datagram of one request with this number.
+fn numbered(request: Request, seq: u32, counter: u64) -> Vec<u8> {
+    let mut datagram = vec![0; envelope::LEN];
+    request.emit(seq, 9, &mut datagram);
+    let envelope = Envelope { direction: Direction::Request, key: 1, sender: 7, receiver: EPOCH, counter };
+    key(1).seal(&envelope, &mut datagram);
+    datagram
+}
+
 fn gone(port: u16) -> Flow {
     Flow { event: Event::Gone(GoneReason::Closed), ..flow(port, 10) }
 }
@@ -206,21 +215,23 @@ fn what_programs_ask_for_is_bounded() {
         } else {
             Request::Register { key: flow(1, 0).key, cookie: counter }
         };
-        let mut datagram = vec![0; envelope::LEN];
-        request.emit(2000 + counter as u32, 9, &mut datagram);
-        let envelope =
-            Envelope { direction: Direction::Request, key: 1, sender: 7, receiver: EPOCH, counter: 1001 + counter };
-        key(1).seal(&envelope, &mut datagram);
-        pair.publisher.handle_datagram(home(), &datagram, now);
+        pair.publisher.handle_datagram(home(), &numbered(request, 2000 + counter as u32, 1001 + counter), now);
         assert!(pair.publisher.sessions[0].answers.len() <= 16 && pair.publisher.sessions[0].barriers.len() <= 16);
     }
     assert_eq!(pair.publisher.asked.len(), 256);
     assert!(pair.publisher.counters().refused > before.refused);
+    let page = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::default() };
     for counter in 0..100 {
-        let page = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::default() };
-        pair.publisher.handle_datagram(home(), &sealed(&[page], (1, 7, EPOCH, 2000 + counter)), now);
+        pair.publisher.handle_datagram(home(), &numbered(page, 3000, 2000 + counter), now);
     }
-    assert_eq!(pair.publisher.sessions[0].pages.len(), 64);
+    assert_eq!(pair.publisher.sessions[0].pages.len(), 1, "one page that is asked for again and again");
+    let before = pair.publisher.counters().excess;
+    for counter in 0..100 {
+        pair.publisher.handle_datagram(home(), &numbered(page, 4000 + counter as u32, 3000 + counter), now);
+    }
+    assert_eq!((pair.publisher.sessions[0].pages.len(), pair.publisher.counters().excess), (64, before + 37));
+    assert_eq!(pair.publisher.poll_excessive(), Some((home(), 1)));
+    assert_eq!(pair.publisher.poll_excessive(), None);
 }
 
 #[test]

@@ -1,0 +1,71 @@
+//! Programs that ask for more than their share of the notification port: said once when it begins, with who it is, and once
+//! when it has ended. What is dropped is decided in [`crate::notify::publisher`].
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// It has ended when nothing was dropped for so long.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Since when requests are dropped.
+#[derive(Debug, Default)]
+pub struct Excess {
+    /// When the last one was dropped, and how many there were before the first.
+    said: Option<(Instant, u64)>,
+    /// Dropped since the start, as far as known.
+    total: u64,
+}
+
+impl Excess {
+    /// Requests were dropped, `total` since the start and the last one from there: the words to say if that has begun.
+    pub fn note(&mut self, from: SocketAddr, key: u16, total: u64, now: Instant) -> Option<String> {
+        let before = std::mem::replace(&mut self.total, total);
+        if let Some((last, _)) = &mut self.said {
+            *last = now;
+            return None;
+        }
+        self.said = Some((now, before));
+        Some(format!(
+            "the program at {from} with notification key {key} asks for more than its share: what is beyond it is dropped \
+             until it is asked for again, and counted (`notify.excess` in status). Nobody else is kept waiting. Look at what \
+             that program does; if it is not yours, change the key"
+        ))
+    }
+
+    /// When it may have ended.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.said.map(|(last, _)| last + QUIET)
+    }
+
+    /// The words to say when it has ended.
+    pub fn poll_ended(&mut self, now: Instant) -> Option<String> {
+        let (_, before) = self.said.take_if(|(last, _)| *last + QUIET <= now)?;
+        let count = self.total - before;
+        Some(format!(
+            "no program asked for more than its share for a minute; {count} requests were dropped since that began"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_hundred_seconds_of_excess_are_two_lines() {
+        let (mut excess, start) = (Excess::default(), Instant::now());
+        let mut said = Vec::new();
+        for second in 0..400 {
+            let now = start + Duration::from_secs(second);
+            if second < 200 {
+                said.extend(excess.note(([10, 1, 0, 1], 4000).into(), 2, 3 * (second + 1), now));
+            }
+            assert_eq!(excess.deadline().is_some(), second < 260, "{second}");
+            said.extend(excess.poll_ended(now).map(|words| format!("{second} {words}")));
+        }
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("10.1.0.1:4000 with notification key 2"), "{said:?}");
+        assert!(said[1].starts_with("259 ") && said[1].contains("; 600 requests"), "{said:?}");
+        assert!(excess.note(([10, 1, 0, 1], 4000).into(), 2, 601, start + Duration::from_secs(500)).is_some());
+    }
+}
