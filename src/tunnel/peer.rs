@@ -3,6 +3,7 @@
 //! Which peer a packet or datagram belongs to was found before; addresses of packets are checked by
 //! [`super::forwarder`].
 
+mod address;
 mod memory;
 mod reports;
 mod standing;
@@ -13,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
-use super::endpoint::Endpoint;
 use super::handshake::{Established, Role};
 use super::heard::Heard;
 use super::inbound::{Delivery, Inbound, Ready};
@@ -129,33 +129,6 @@ impl Peer {
         &self.settings.policy
     }
 
-    /// Where datagrams go, if known.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.address
-    }
-
-    /// The same, and from which address they leave.
-    pub fn endpoint(&self) -> Option<Endpoint> {
-        let remote = self.address?;
-        // The peer may have moved to another family.
-        let local = self.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
-        Some(Endpoint { remote, local })
-    }
-
-    /// Nothing can be sent from the address by which the peer called: it is gone, or no route leads from it. The kernel chooses
-    /// from now on, until a new session tells another. Says whether there was one.
-    pub fn on_unroutable(&mut self, now: Instant) -> bool {
-        let had_local = self.local.is_some();
-        self.set_local(None, now);
-        had_local
-    }
-
-    fn set_local(&mut self, local: Option<IpAddr>, now: Instant) {
-        if std::mem::replace(&mut self.local, local) != local {
-            self.on_new_path(now);
-        }
-    }
-
     /// Where a packet for this profile may be read to.
     pub fn room(&mut self, profile: &Profile) -> &mut [u8] {
         self.sender(profile).room()
@@ -247,23 +220,6 @@ impl Peer {
         // What is late under an older session was sent before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
             self.send_to(from, now);
-        }
-    }
-
-    fn send_to(&mut self, address: SocketAddr, now: Instant) {
-        if self.address.replace(address).is_none_or(|before| before == address) {
-            return;
-        }
-        self.on_new_path(now);
-    }
-
-    /// Datagrams go another way from now on. That is proven by an echo of what is written after this: whoever has not got
-    /// the keys cannot answer it.
-    fn on_new_path(&mut self, now: Instant) {
-        self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
-        self.reporting.on_new_path(now);
-        if self.settings.claims {
-            self.block_events.push_back(BlockEvent::Moved);
         }
     }
 
@@ -467,6 +423,7 @@ mod tests {
 
     use super::*;
     use crate::tunnel::PeerId;
+    use crate::tunnel::endpoint::Endpoint;
     use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
     use crate::tunnel::policy::ProfileId;
     use crate::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};

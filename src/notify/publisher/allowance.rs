@@ -7,7 +7,7 @@
 //!
 //! - renewals are paid from the subscriber's own share only;
 //! - what the appliance is asked for is paid from a share of all, and when that is empty from the subscriber's own;
-//! - pages wait their turn, a datagram each, and are paid for when they are told;
+//! - pages wait, by turns of a few datagrams each, and are paid for when they are told;
 //! - newcomers are counted by the address and port they come from and by their key, for they have proven nothing else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,11 +19,11 @@ use crate::notify::envelope::MAX_KEYS;
 /// Work of one page: one for each message, its end included, and one for so many entries that were looked at.
 pub const LOOKED_AT: u32 = 16;
 
-/// Pages, all subscribers together: 64,000 messages a second, about a tenth of a core.
+/// Pages, all subscribers together: 64,000 messages a second.
 const PAGES: Rate = Rate { each: Duration::from_nanos(15_625), burst: 32_000 };
 /// Pages of one subscriber: the largest table, 65,536 flows, is told in less than two seconds.
 const PAGES_OF_ONE: Rate = Rate { each: Duration::from_nanos(31_250), burst: 24_000 };
-/// Pages in one turn, a few milliseconds at the most.
+/// Pages in one turn: more than its datagrams can hold, unless filters pass over much.
 const PAGES_IN_A_TURN: u32 = 2048;
 /// Pages that wait are gone on with when so much may be told: the lane does not wake up for each message.
 const PAGES_AT_ONCE: u32 = 64;

@@ -1,0 +1,56 @@
+//! Where datagrams for a peer go and from which of our addresses, and what follows when that changes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use super::Peer;
+use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::endpoint::Endpoint;
+
+impl Peer {
+    /// Where datagrams go, if known.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The same, and from which address they leave.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        let remote = self.address?;
+        // The peer may have moved to another family.
+        let local = self.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
+        Some(Endpoint { remote, local })
+    }
+
+    /// Nothing can be sent from the address by which the peer called: it is gone, or no route leads from it. The kernel chooses
+    /// from now on, until a new session tells another. Says whether there was one.
+    pub fn on_unroutable(&mut self, now: Instant) -> bool {
+        let had_local = self.local.is_some();
+        self.set_local(None, now);
+        had_local
+    }
+
+    /// Datagrams leave from this address from now on.
+    pub(super) fn set_local(&mut self, local: Option<IpAddr>, now: Instant) {
+        if std::mem::replace(&mut self.local, local) != local {
+            self.on_new_path(now);
+        }
+    }
+
+    /// Datagrams go there from now on.
+    pub(super) fn send_to(&mut self, address: SocketAddr, now: Instant) {
+        if self.address.replace(address).is_none_or(|before| before == address) {
+            return;
+        }
+        self.on_new_path(now);
+    }
+
+    /// Datagrams go another way from now on. That is proven by an echo of what is written after this: whoever has not got
+    /// the keys cannot answer it.
+    fn on_new_path(&mut self, now: Instant) {
+        self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
+        self.reporting.on_new_path(now);
+        if self.settings.claims {
+            self.block_events.push_back(BlockEvent::Moved);
+        }
+    }
+}
