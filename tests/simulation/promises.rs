@@ -67,6 +67,9 @@ struct Account {
     taken: Vec<Taken>,
     /// What was read and put into no block, with the flow it is of.
     dropped: Vec<(u16, Option<u64>)>,
+    /// The run of the peer that is known of, and how much was read before that.
+    peer_run: Option<u64>,
+    stale: usize,
     /// Places in `taken`.
     directions: HashMap<Direction, Vec<usize>>,
     instances: HashMap<u64, Vec<usize>>,
@@ -167,12 +170,23 @@ impl Promises {
         *proof = written.max(*proof);
     }
 
+    /// The run of the peer that this run knows of at the end of a turn.
+    pub fn on_peer_run(&mut self, run: Run, epoch: Option<u64>) {
+        let account = self.account(run);
+        if account.peer_run != epoch {
+            (account.peer_run, account.stale) = (epoch, account.taken.len());
+        }
+    }
+
     /// Somebody asks whether everything read so far is protected.
     pub fn on_barrier(&mut self, run: Run, id: u64, model: &Model, last: [Run; 2]) {
         let account = self.account(run);
         let to = last[run.side.other().index()];
         let is_gone = |block: &BlockId| model.is_told_lost(run, *block) || model.addressee(run, *block) != Some(to);
-        let gone = account.blocks.keys().copied().filter(is_gone).collect();
+        // What was sealed for an earlier run may have waited in this one for its turn, all of it.
+        let waited = account.taken[..account.stale].iter().map(|taken| taken.block);
+        let waited = waited.filter(|block| model.addressee(run, *block).is_none());
+        let gone = account.blocks.keys().copied().filter(is_gone).chain(waited).collect();
         account.barriers.insert(id, Asked { taken: account.taken.len(), dropped: account.dropped.len(), gone });
     }
 

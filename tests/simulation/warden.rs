@@ -128,6 +128,7 @@ impl World {
             guard.on_stamp(number, now);
         }
         guard.handle_timeout(now);
+        self.promises.on_peer_run(end.run, end.forwarder.peers()[0].sessions().epoch());
         if self.random.random_bool(0.03) {
             self.sequence += 1;
             let id = self.sequence;
