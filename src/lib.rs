@@ -1,6 +1,7 @@
 //! onwire: a pair of transparent layer-3 appliances that make a wide-area link keep what it carries.
 //!
-//! The modules, from the pure middle outwards; `tests/layering.rs` holds who may import whom:
+//! To understand the code, read [`architecture`] first. The modules, from the pure middle outwards; `tests/layering.rs` holds
+//! who may import whom:
 //!
 //! * [`wire`] bytes to values and back;
 //! * [`fec`] the erasure code, the block being built and the block being filled;
@@ -40,3 +41,7 @@ pub mod protect;
 pub mod tunnel;
 #[cfg(feature = "appliance")]
 pub mod wire;
+
+#[cfg(feature = "appliance")]
+#[doc = include_str!("../docs/architecture.md")]
+pub mod architecture {}
