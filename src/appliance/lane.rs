@@ -1,15 +1,29 @@
 //! A lane: one TUN queue, one UDP socket, one thread that runs to completion.
 //!
-//! A turn, with a budget on each step so that no side starves:
+//! A turn (`Lane::turns`), with a budget on each reading step so that no side starves:
 //!
-//! 1. commands of the control thread;
-//! 2. read the TUN; a train leaves as soon as it is full;
-//! 3. close blocks and send reports that are due;
-//! 4. send;
-//! 5. read UDP, deliver to the TUN after each train, answer whoever asked what came;
-//! 6. sleep until a descriptor is ready or the next deadline.
+//! 1. note whether the lane stood still since the last turn;
+//! 2. obey the commands of the control thread;
+//! 3. read the TUN: each packet goes into its block, a train leaves as soon as it is full, and when the TUN is empty nothing
+//!    waits for a neighbour any longer;
+//! 4. close blocks and write reports that are due;
+//! 5. send what waits, as much as the socket takes;
+//! 6. read UDP: handshakes go to the control thread, all else is opened; deliver to the TUN after each train;
+//! 7. deliver once more, for what has waited long enough although nothing came;
+//! 8. answer who asked for counters, once everything that came before the question is read;
+//! 9. hand on again what was lost on the last hop, if its sender is silent;
+//! 10. keep promises, by the clock of now: what happened to blocks and what reports told, timestamps, deadlines, requests of
+//!     subscribers, notifications;
+//! 11. empty the error queue, if the poll has told of errors and step 10 has not looked for that reason; without
+//!     notifications this is the only place;
+//! 12. say in the log what is wrong with packets and sending, and what has ended;
+//! 13. tell the control thread which sessions are confirmed and which are wanted;
+//! 14. say in the log what was found out about trains, timestamps and the TUN;
+//! 15. when it is to stop: send what is left, keep promises again, and end if nothing waits or the time is up;
+//! 16. sleep until a descriptor is ready or the next deadline; a short while it may wait awake.
 //!
-//! The clock is read once a turn and handed down. What the bytes mean is decided in [`crate::tunnel`].
+//! The clock is read at the beginning of a turn and handed down, and again for step 10: a timestamp is worth nothing without
+//! a link that is healthy then. What the bytes mean is decided in [`crate::tunnel`].
 
 mod answer;
 mod say;
