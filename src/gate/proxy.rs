@@ -78,7 +78,25 @@ enum Guest {
     Connection(Box<Connection>),
 }
 
-/// All gates of a process.
+/// All gates of a process. Its owner calls [`start`](Self::start) and [`run`](Self::run), which ends with the process;
+/// other threads have [`Stop`].
+///
+/// Inside, `run` drives it in one order, and new code has to keep it:
+///
+/// * **Inputs**: `on_event`, for each event of the poll, only notes what is ready. What programs ask, `on_wake` and
+///   `on_callers` do at once.
+/// * **The turn**, after all events: the witness first, because what has come may take back; then losses (`on_violations`);
+///   then `release` for each connection with marks that wait, because commits wait for that; then `accept`; then `pump`,
+///   with `release` behind it, for each connection that is ready; then what is due: the tick, slow callers of the status
+///   socket, deadlines. `turn` says whether there is more to do at once.
+/// * **`settle`** follows whatever was done with a connection. It takes away one that is over, and else notes in the agenda
+///   whether it has marks that wait and when it is due. One that is not settled keeps its place and its old deadline, and its
+///   new marks wait for the next event.
+/// * **The timer**: `timeout`, asked when no turn has more to do. **Queries**: `addresses`, `status`.
+///
+/// [`Connection`] has the same kinds: after `pump`, `release` and `on_tick`, `settle` asks `is_over`, `is_waiting` and
+/// `poll_timeout`; `poll_overdue` and `end` come last. What a dialect wants (its [`Turn`](super::dialect::Turn)) is done
+/// before it is given more bytes.
 pub struct Proxy {
     poll: Poll,
     doors: Vec<Door>,

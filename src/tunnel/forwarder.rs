@@ -5,11 +5,7 @@
 //!   TUN ◀── poll_delivery ── checks ◀─ inbound ◀─ session ◀── handle_datagram ── UDP
 //! ```
 //!
-//! The caller reads the clock once a turn and drains the outputs after each input. What comes is judged by when it came:
-//! [`handle_datagram`](Forwarder::handle_datagram) and [`poll_delivery`](Forwarder::poll_delivery) have that for their
-//! `now`, which is behind the clock of a lane that is late. No input fails: what is wrong is
-//! counted in [`drops`](Forwarder::drops). Handshakes are not read here; their keys come in through
-//! [`install`](Forwarder::install).
+//! Handshakes are not read here. How to drive it: [`Forwarder`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -99,7 +95,12 @@ pub struct Deliverable<'a> {
     pub view: PacketView,
 }
 
-/// The state machine of one lane.
+/// The state machine of one lane. It does nothing by itself: the caller gives it inputs, then polls all outputs.
+///
+/// `handle_*`, `install`, `flush` and `on_*` are inputs, `poll_*` are outputs, [`poll_timeout`](Self::poll_timeout) is the
+/// timer, the rest are queries. [`crate::tunnel`] has the order of a turn, and what happens if an output is not drained.
+/// The caller reads the clock once a turn. What comes is judged by when it came: [`handle_datagram`](Self::handle_datagram)
+/// and [`poll_delivery`](Self::poll_delivery) have that for their `now`, which is behind the clock of a lane that is late.
 pub struct Forwarder {
     lane: u8,
     local_prefixes: PrefixTable<()>,
