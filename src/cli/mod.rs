@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 nobody gives notifications, 4 there
 //! is nothing of what was asked about.
+//!
+//! Start with [`main`]; `run` and `gate` begin what lives long, the other files ask, show or make something and end.
 
 pub mod check;
 mod destination;

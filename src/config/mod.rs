@@ -3,6 +3,9 @@
 //! [`load`] reads the whole file and reports every [`Problem`] at once, each with line, column, key, value found and
 //! values allowed. What comes back can be run without further checks. This module does not start anything, does not
 //! resolve names, and reads no files but the configuration and the keys it names.
+//!
+//! Start with [`load`], then [`schema`], the names of all keys, and `table`, which reads them. Each table of the file has a
+//! file here; `check` compares keys with each other. [`gate_file`] is the other kind of file, that of `onwire gate`.
 
 mod check;
 mod delivery;

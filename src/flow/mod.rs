@@ -9,6 +9,9 @@
 //! One table serves one lane and one peer: their blocks are numbered together. It is pure: it knows no clock, no socket and
 //! no link health, and it never decides that a block is protected; it only keeps what follows from being told so.
 //! In every doubt a position stays where it is: a false "protected" is lost data, a missing one costs a round trip.
+//!
+//! Start with `table`, then `evidence` (the fate of blocks) and `instance` (one connection and its positions). [`arrivals`]
+//! and [`retained`] are the other end's side: what was handed on, for drain and for the last hop.
 
 mod ages;
 pub mod arrivals;

@@ -12,6 +12,8 @@
 //!   [`arrival`] who has said nothing yet; [`desk`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
+//!
+//! Start with [`dialect`], then [`connection`]; [`tcp`] is the shortest dialect.
 
 pub mod agenda;
 pub mod arrival;

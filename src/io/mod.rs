@@ -1,7 +1,11 @@
-//! System calls: TUN, UDP, timers, routes, queues, sockets of others, signals, namespaces, limits, the log. Knows buffers and addresses, not FEC.
+//! System calls: TUN, UDP, timers, routes, queues, sockets of others, signals, namespaces, limits, the log. Knows buffers and
+//! addresses, not FEC.
 //!
 //! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
 //! about what the bytes mean, and any thread that the caller did not ask for.
+//!
+//! Start with [`tun`] and [`udp`], which carry all packets; [`netlink`] and [`qdisc`] ask the kernel about the way that
+//! they take.
 
 pub mod cpu;
 pub mod descriptors;

@@ -8,6 +8,8 @@
 //!
 //! `docs/protocol.md` describes the bytes for other languages. This module imports nothing of the appliance: other
 //! programs can use it alone. It does not decide what is protected.
+//!
+//! Start with [`message`], then [`publisher`] or [`client`].
 
 pub mod attribute;
 pub mod client;

@@ -9,6 +9,9 @@
 //!
 //! One [`Protection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
 //! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
+//!
+//! Start with `protection`: it asks `ledger` and `departures` about blocks and `health` about the link. `guard` holds one
+//! for each peer, with the numbers of timestamps (`stamps`).
 
 mod barrier;
 mod departures;

@@ -9,6 +9,9 @@
 //!
 //! It does not make a replica semi-synchronous, decides nothing about time limits (the primary does, and falls back to
 //! asynchronous replication by itself), and reads no transaction. What it does not understand passes, with a warning.
+//!
+//! Start with this file, then `acknowledgement` for the places that the primary waits for. `packet`, `event` and `greeting`
+//! read the bytes, `resumption` proves with how much a replica comes back.
 
 mod acknowledgement;
 mod event;

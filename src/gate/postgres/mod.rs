@@ -11,6 +11,8 @@
 //!
 //! This file is the first packets of a connection, TLS on both legs, and what passes unread. It decides nothing about
 //! protection, and never raises more than the write position: see `replication`.
+//!
+//! Start with `replication`, which holds the numbers, then `session`, which finds them in the stream.
 
 mod authentication;
 mod command;

@@ -10,6 +10,9 @@
 //! It does not acknowledge early for `SYNC`, for snapshots over a second connection (it takes that offer out of the
 //! replica's `REPLCONF`, so that one is used), or for what it cannot read, such as TLS that ends elsewhere: these pass, with
 //! a warning. It judges no other command: ordinary connections pass.
+//!
+//! Start with this file, then `stream` for the offsets. `command`, `line` and `snapshot` cut the bytes, `unit` proves with
+//! how much a replica comes back.
 
 mod command;
 mod line;

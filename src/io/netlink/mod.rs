@@ -2,6 +2,8 @@
 //!
 //! A socket belongs to the network namespace of the thread that opened it, for good. What changes by itself is heard by
 //! [`Monitor`], and what has to be read often by [`CounterReader`]. Which routes ought to exist is not decided here.
+//!
+//! Start with this file, the socket and one exchange; `link` and `route` are what is asked, `attributes` reads the answers.
 
 mod attributes;
 mod counters;

@@ -3,6 +3,8 @@
 //! Two back-ends with one face. [`FastTun`] passes super-packets uncut beside the virtio header that describes them;
 //! [`SimpleTun`] passes one complete packet at a time on any kernel, which also helps to rule out an offload bug.
 //! What is not here: any look at a packet or at a header's meaning, addresses and routes (see [`super::netlink`]).
+//!
+//! Start with [`Tun`], then `fast`; `ioctl` opens the device.
 
 mod fast;
 mod ioctl;

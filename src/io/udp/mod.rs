@@ -1,7 +1,10 @@
 //! UDP sockets that send and receive whole trains of equal datagrams in one system call.
 //!
 //! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. A datagram may
-//! ask for a timestamp that proves that it left. No error of the network is fatal here: it is a value to count. What is not here: what the datagrams mean, pacing, retries.
+//! ask for a timestamp that proves that it left. No error of the network is fatal here: it is a value to count. What is not
+//! here: what the datagrams mean, pacing, retries.
+//!
+//! Start with `send`, then `stamps` (how a timestamp finds its datagram) and `errors` (the queue in which they come).
 
 mod address;
 mod arrival;

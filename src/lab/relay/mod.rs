@@ -2,6 +2,8 @@
 //!
 //! [`faults`] decides what happens to a datagram. Serves one subscriber, the one that sent last; lives on when the
 //! publisher restarts, so that recordings of the earlier run can be played to the later one.
+//!
+//! Start with [`faults`]; this file moves the datagrams.
 
 pub mod faults;
 

@@ -2,6 +2,8 @@
 //!
 //! The frame looks for programs, cleans up after earlier crashes, marks the run, listens to signals, and afterwards
 //! prints and writes the report. A scenario builds, measures and claims.
+//!
+//! Start with [`SCENARIOS`] and [`run`]; `loss` is a short scenario to read first, and `stage` is what each is given.
 
 mod blackhole;
 mod cap;

@@ -4,6 +4,8 @@
 //! [`postgres`] with [`postgres_session`] and [`postgres_pair`], [`redis`] and [`mariadb`] with [`database`] for what they
 //! have in common. [`gate`] puts an ack gate between two of them. Everything runs what the distribution installs, with its
 //! own settings on the command line; nothing here knows what an experiment wants to show.
+//!
+//! Start with [`server`], then [`postgres`].
 
 pub mod database;
 pub mod gate;

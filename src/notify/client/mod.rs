@@ -2,6 +2,8 @@
 //!
 //! [`Client`] is blocking, with one socket and no threads; [`Core`] is the same without socket and clock, for event loops
 //! and tests. Neither has a default that means yes: what is not known to be protected is not.
+//!
+//! Start with `core`, then `receive` (what comes) and `watch` (what it means for one flow); `blocking` adds the socket.
 
 mod blocking;
 mod core;

@@ -12,6 +12,8 @@
 //!
 //! One datagram holds whole messages and nothing else. This module does not authenticate: bytes come from
 //! [`super::envelope`], and what an attacker may do with them ends there.
+//!
+//! Start with `fields`, the table of all attributes, then `flow`, the message that all the others are about.
 
 mod answer;
 mod fields;

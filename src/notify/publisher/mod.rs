@@ -6,6 +6,9 @@
 //!
 //! Pure: no socket, no clock, no randomness. It believes what it is told: whether bytes are protected is decided by the
 //! caller. It keeps positions from falling within an instance and refuses older instances, nothing more.
+//!
+//! Start with this file, then `log` (what is told, and how often) and `deliver`. `requests` is the other direction;
+//! `allowance` and `challenge` bound what those who ask can do.
 
 mod allowance;
 mod challenge;

@@ -13,6 +13,8 @@
 //! a recorded one.
 //!
 //! It does not seal datagrams, hold sessions for the lanes, judge whether a link is healthy, or read a clock.
+//!
+//! Start with [`Handshakes::handle_datagram`]; then `peer`, the attempt with one peer, and `noise`, the cryptography.
 
 mod event;
 mod limit;

@@ -2,6 +2,9 @@
 //! clients were told is compared with what the mirror has, by when they were told it and by how the data travelled.
 //!
 //! The arms that promise less are the controls: each must lose something, or the disaster is too weak to prove anything.
+//!
+//! Start with [`run`], then [`arm`] (what is compared) and [`site`] (what is struck); [`messages`] and [`rows`] are the two
+//! loads.
 
 pub mod arm;
 pub mod drain;

@@ -4,6 +4,8 @@
 //! The control is the same with `last_hop: off`. The loss is made by a router of the site, which drops single packets in
 //! both directions: the appliance's host cannot see it. At the end a crowd of flows goes to a mirror that acknowledges
 //! nothing: what is kept for it has a bound.
+//!
+//! Start with [`run`]; `crowd` is the part about the bound.
 
 mod crowd;
 

@@ -4,6 +4,8 @@
 //! Time that passed is not time in which anybody listened. The WAN loses, and each block has repair for that; nothing that
 //! was acknowledged before the cut may be missing at the mirror, and drain may not call that complete which it has not
 //! listened to.
+//!
+//! Start with [`run`], then `trial` (one disaster) and `halts` (what stands still).
 
 mod halts;
 mod trial;

@@ -4,6 +4,8 @@
 //! Every way is measured once a round, and medians over the rounds count: what else the machine does for a while then
 //! meets all ways, or a round that the median leaves out. What a subscriber alone costs is too little for that and is
 //! measured within one transfer ([`subscription`]).
+//!
+//! Start with [`run`].
 
 mod subscription;
 

@@ -1,10 +1,13 @@
 //! E12: the uplink of the primary's host fails in the ways in which it drops without a word: the cable's far end, the device,
 //! the neighbour, the address, the queue and the route come and go under load. Is what was called protected there?
 //!
-//! Nothing is lost behind the uplink, so what is told to be on the wire must be at the mirror, whatever the appliance thinks of
-//! it: numbered UDP packets in every trial, bytes of TCP where a disaster ends the trial and nobody can send them again. What
-//! the cable has lost is seen by taps at its ends; the emulator counts for itself. The control is a sender for which one timestamp
-//! speaks for all that was sent before.
+//! Nothing is lost behind the uplink, so what is told to be on the wire must be at the mirror, whatever the appliance
+//! thinks of it: numbered UDP packets in every trial, bytes of TCP where a disaster ends the trial and nobody can send them
+//! again. What the cable has lost is seen by taps at its ends; the emulator counts for itself. The control is a sender for
+//! which one timestamp speaks for all that was sent before.
+//!
+//! Start with [`run`], then `faults` (what can happen) and `verdict` (what counts); `told` and `losses` are the two sides
+//! that are compared, `one_stamp` is the control.
 
 mod faults;
 mod ground;
