@@ -4,7 +4,7 @@
 //!   `listening` (how far a lane is behind what came), [`last_hop`] (what was handed on and is not acknowledged);
 //! * what is protected: `warden` (a lane's promises), `ways` (what may have dropped something), `voice` (from lane to
 //!   lane), `told` (what subscribers are told), `herald` (the notification port), with `broken` and `excess` for the log;
-//! * the rest: [`control`], [`line`](mod@line) (its channels to the lanes), `setup` (from the configuration), `peering`,
+//! * the rest: [`control`], `line` (its channels to the lanes), `setup` (from the configuration), `peering`,
 //!   `names` and `peer_log` (where the peers are), [`routes`] and `uplinks` (this host), `strays` and `complaints` (what
 //!   lanes say in the log);
 //! * status: [`snapshot`] of a lane, [`status`] of all, [`promised`], [`arrived`] and its [`verdict`], [`desk`] (the socket).
