@@ -118,7 +118,7 @@ impl Caller {
 /// Tells the rest to a caller that is slow, beside everything else.
 fn finish(stream: StdStream, rest: Vec<u8>, slow: &Arc<()>) -> io::Result<()> {
     // Each thread holds one of them, the desk one, and this caller one.
-    if Arc::strong_count(slow) > SLOW_MAX + 2 {
+    if Arc::strong_count(slow) >= SLOW_MAX + 2 {
         return Err(io::Error::other("too many callers are slow"));
     }
     stream.set_nonblocking(false)?;

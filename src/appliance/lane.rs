@@ -191,7 +191,8 @@ impl Lane {
             self.listening.on_turn_end();
             self.last_hop.mend(self.forwarder.peers(), &mut self.outlet, !self.ready.udp, now);
             self.keep_promises();
-            if std::mem::take(&mut self.ready.errors) {
+            // What was left is read without waiting for the poll to say so: it wakes the lane, and would again and again.
+            if std::mem::take(&mut self.ready.errors) | self.udp.errors_left() {
                 self.note_errors(now);
             }
             self.say(now);
@@ -214,7 +215,8 @@ impl Lane {
         self.forwarder.flush(now);
         self.send(Trains::All, now);
         self.keep_promises();
-        now >= latest || self.warden.as_mut().is_none_or(Warden::is_settled)
+        let is_sent = self.forwarder.peers().iter().all(|peer| !peer.has_unsent());
+        now >= latest || (is_sent && self.warden.as_mut().is_none_or(Warden::is_settled))
     }
 
     /// Follows the evidence, and tells subscribers. The clock is read again: a timestamp is worth nothing without a
@@ -223,7 +225,7 @@ impl Lane {
         let Some(warden) = &mut self.warden else { return };
         let now = Instant::now();
         warden.on_progress(&mut self.forwarder, now);
-        if warden.awaits_departures() || std::mem::take(&mut self.ready.errors) {
+        if std::mem::take(&mut self.ready.errors) | warden.awaits_departures() {
             let forwarder = &self.forwarder;
             let is_own = |quoted: &[u8]| forwarder.is_own(quoted);
             let errors = self.udp.drain_own_errors(&is_own, &mut |number| warden.on_stamp(number));

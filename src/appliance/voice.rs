@@ -36,7 +36,28 @@ pub enum Errand {
 #[derive(Debug)]
 pub struct Colleague {
     errands: SyncSender<Errand>,
+    /// What did not fit; nothing more is asked until it does.
+    stuck: VecDeque<Errand>,
     waker: Arc<Waker>,
+}
+
+impl Colleague {
+    /// Sends what waits, as much as fits. False if the lane has ended; what waits for it is forgotten then.
+    fn send(&mut self) -> bool {
+        let mut is_sent = false;
+        while let Some(&errand) = self.stuck.front() {
+            match self.errands.try_send(errand) {
+                Ok(()) => is_sent = true,
+                Err(TrySendError::Full(_)) => break,
+                Err(TrySendError::Disconnected(_)) => {
+                    self.stuck.clear();
+                    return false;
+                }
+            }
+            self.stuck.pop_front();
+        }
+        !is_sent || self.waker.wake().is_ok()
+    }
 }
 
 /// A lane's way to subscribers.
@@ -76,7 +97,7 @@ impl Voice {
         let mut relays = Vec::new();
         for waker in wakers.iter().skip(1) {
             let (send, errands) = sync_channel(ERRANDS_MAX);
-            colleagues.push(Colleague { errands: send, waker: Arc::clone(waker) });
+            colleagues.push(Colleague { errands: send, stuck: VecDeque::new(), waker: Arc::clone(waker) });
             let (told, waker) = (tell.clone(), Arc::clone(&wakers[0]));
             relays.push(Self::Relay { told, waker, errands, stuck: VecDeque::new(), unwoken: false });
         }
@@ -168,12 +189,25 @@ impl Voice {
         }
     }
 
-    /// Sends the other lanes on an errand; tells how many did not get it.
-    pub fn send_all(&self, errand: Errand) -> usize {
+    /// Sends the other lanes on an errand; tells how many will not get it, because they have ended.
+    pub fn send_all(&mut self, errand: Errand) -> usize {
         let Self::Herald { colleagues, .. } = self else { return 0 };
-        let got_it =
-            |colleague: &&Colleague| colleague.errands.try_send(errand).is_ok() && colleague.waker.wake().is_ok();
-        colleagues.len() - colleagues.iter().filter(got_it).count()
+        let mut ended = 0;
+        for colleague in colleagues {
+            colleague.stuck.push_back(errand);
+            ended += usize::from(!colleague.send());
+        }
+        ended
+    }
+
+    /// Every lane has been sent on every errand so far. Until then no other is to be begun: what was promised to a subscriber is
+    /// not dropped, and what waits is bounded.
+    pub fn can_ask(&mut self) -> bool {
+        let Self::Herald { colleagues, .. } = self else { return true };
+        for colleague in colleagues.iter_mut() {
+            colleague.send();
+        }
+        colleagues.iter().all(|colleague| colleague.stuck.is_empty())
     }
 
     /// Other lanes that an errand reaches.
@@ -192,21 +226,54 @@ mod tests {
     use crate::notify::envelope::KeyRing;
     use crate::protect::{LinkState, StateReason};
 
+    fn settings(lanes: usize) -> HeraldSettings {
+        HeraldSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys: KeyRing::default(),
+            peers: vec!["syracuse".to_owned()],
+            lanes,
+            epoch: 1,
+            secret: [0; 32],
+        }
+    }
+
+    #[test]
+    fn what_a_busy_lane_is_asked_for_waits_and_is_not_dropped() {
+        let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let herald = Herald::open(settings(3), now).unwrap();
+        let mut voices = Voice::of_lanes(herald, &vec![waker; 3]);
+        let (mut busy, mut port) = (voices.pop().unwrap(), voices.remove(0));
+        let barriers = |voice: &mut Voice| {
+            let errand = || voice.poll_errand();
+            let ids = std::iter::from_fn(errand).map(|errand| match errand {
+                Errand::Barrier(id) => id,
+                other => panic!("{other:?}"),
+            });
+            ids.collect::<Vec<u64>>()
+        };
+        for id in 0..=ERRANDS_MAX as u64 {
+            assert!(port.can_ask(), "{id}");
+            assert_eq!(port.send_all(Errand::Barrier(id)), 0);
+            barriers(&mut voices[0]);
+        }
+        assert!(!port.can_ask(), "one lane has not got the last");
+        let mut got = barriers(&mut busy);
+        assert!(port.can_ask());
+        got.append(&mut barriers(&mut busy));
+        assert!(got.iter().copied().eq(0..=ERRANDS_MAX as u64), "all, in their order");
+        drop(busy);
+        assert_eq!(port.send_all(Errand::Flush), 1);
+        assert!(port.can_ask(), "who has ended is not waited for");
+    }
+
     #[test]
     fn the_port_closed_before_the_last_words_of_another_lane() {
         let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
         for lanes in [1, 2] {
-            let settings = HeraldSettings {
-                listen: ([127, 0, 0, 1], 0).into(),
-                keys: KeyRing::default(),
-                peers: vec!["syracuse".to_owned()],
-                lanes,
-                epoch: 1,
-                secret: [0; 32],
-            };
             let wakers = vec![waker.clone(); lanes];
-            let mut voices = Voice::of_lanes(Herald::open(settings, now).unwrap(), &wakers);
+            let mut voices = Voice::of_lanes(Herald::open(settings(lanes), now).unwrap(), &wakers);
             let mut port = voices.remove(0);
             port.pass_on(now);
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");

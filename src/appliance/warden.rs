@@ -5,7 +5,7 @@
 //! are believed, the ways to the peers are looked at: one datagram of a train may have left and others not.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::told::{Told, key_from};
 use super::voice::{Errand, Voice};
@@ -15,6 +15,9 @@ use crate::protect::{Evidence, Guard};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
+
+/// When to try again to ask a lane that has no room.
+const ASK_STEP: Duration = Duration::from_millis(1);
 
 /// Keeps one lane's promises.
 #[derive(Debug)]
@@ -128,7 +131,9 @@ impl Warden {
         while let Some(errand) = self.voice.poll_errand() {
             self.run(errand, forwarder, now);
         }
-        while let Some(asked) = self.voice.herald_mut().and_then(|herald| herald.poll_asked()) {
+        while self.voice.can_ask()
+            && let Some(asked) = self.voice.herald_mut().and_then(|herald| herald.poll_asked())
+        {
             let errand = match asked {
                 Asked::Register { key, cookie } => Errand::Register(key, cookie),
                 Asked::Flush => Errand::Flush,
@@ -138,8 +143,9 @@ impl Warden {
             self.run(errand, forwarder, now);
         }
         let wanted = self.voice.herald().map(|herald| herald.wants_blocks());
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks) {
-            // Whoever missed it is asked again when the wish changes; block messages are told once and may be missed.
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks)
+            && self.voice.can_ask()
+        {
             self.send_round(Errand::Blocks(wanted), now);
             self.run(Errand::Blocks(wanted), forwarder, now);
         }
@@ -152,8 +158,8 @@ impl Warden {
         {
             herald.begin_barrier(id, peers * lanes);
         }
-        let missed = self.voice.send_all(errand);
-        if let (Errand::Barrier(id), 1..) = (errand, missed) {
+        let ended = self.voice.send_all(errand);
+        if let (Errand::Barrier(id), 1..) = (errand, ended) {
             self.voice.tell(Told::Barrier { id, level: None }, now);
         }
     }
@@ -192,7 +198,9 @@ impl Warden {
     /// When something has to happen if nothing comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let herald = self.voice.herald().and_then(|herald| herald.deadline());
-        self.guard.deadline(now).into_iter().chain(herald).min()
+        // Nothing tells that another lane has taken an errand.
+        let asked = (!self.voice.can_ask()).then_some(now + ASK_STEP);
+        self.guard.deadline(now).into_iter().chain(herald).chain(asked).min()
     }
 
     /// There is more to do than fitted into this turn.

@@ -48,14 +48,17 @@ pub enum Event {
         /// Why.
         reason: GoneReason,
     },
-    /// The reader was too slow: flows came or went untold.
+    /// The reader was too slow: flows came untold, and some of them went. Those that it was told of have not.
     Overflow,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Events {
     waiting: VecDeque<Event>,
-    overflowed: bool,
+    /// The reader was too slow: the first instance whose beginning it is not told, or a later one.
+    untold_from: Option<u64>,
+    /// The ends of earlier ones since then: nothing else would tell that they are gone. As many at the most as lived.
+    gone: VecDeque<Event>,
     /// Flows whose positions changed, each once.
     changed: VecDeque<FlowId>,
 }
@@ -66,9 +69,15 @@ impl Events {
     }
 
     pub fn push(&mut self, event: Event) {
-        match self.waiting.len() < WAITING_MAX && !self.overflowed {
-            true => self.waiting.push_back(event),
-            false => self.overflowed = true,
+        if self.untold_from.is_none() && self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(event);
+            return;
+        }
+        let untold_from = self.untold_from.get_or_insert(u64::MAX);
+        match &event {
+            Event::New(flow) => *untold_from = flow.id.instance().min(*untold_from),
+            Event::Gone { flow, .. } if flow.id.instance() < *untold_from => self.gone.push_back(event),
+            Event::Gone { .. } | Event::Protected { .. } | Event::Overflow => {}
         }
     }
 
@@ -79,11 +88,8 @@ impl Events {
 
     /// The next that is not a change of a position.
     pub fn pop(&mut self) -> Option<Event> {
-        let event = self.waiting.pop_front();
-        if event.is_none() && std::mem::take(&mut self.overflowed) {
-            return Some(Event::Overflow);
-        }
-        event
+        let event = self.waiting.pop_front().or_else(|| self.gone.pop_front());
+        event.or_else(|| self.untold_from.take().map(|_| Event::Overflow))
     }
 
     pub fn changed_len(&self) -> usize {
@@ -134,6 +140,27 @@ mod tests {
         }
         assert_eq!(told.len(), WAITING_MAX + 1);
         assert_eq!(told.last(), Some(&Event::Overflow));
+    }
+
+    #[test]
+    fn the_end_of_a_flow_is_told_however_slow_the_reader_is() {
+        let mut events = Events::new(0);
+        let any = IpAddr::from([10, 0, 0, 1]);
+        let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
+        let state = |instance| {
+            let id = FlowId { slot: 0, instance };
+            Flow::new(id, key, Origin::FirstSeen, 0, None, Instant::now()).state()
+        };
+        let gone = |instance| Event::Gone { flow: state(instance), reason: GoneReason::Idle };
+        let last = WAITING_MAX as u64;
+        (1..=last).for_each(|instance| events.push(Event::New(state(instance))));
+        // The reader sleeps: an old one ends, one that it never heard of comes and ends, another old one ends.
+        for event in [gone(1), Event::New(state(last + 1)), gone(last + 1), gone(2)] {
+            events.push(event);
+        }
+        let told: Vec<Event> = std::iter::from_fn(|| events.pop()).skip(WAITING_MAX).collect();
+        assert_eq!(told, [gone(1), gone(2), Event::Overflow]);
+        assert_eq!(events.pop(), None, "said once");
     }
 
     #[test]

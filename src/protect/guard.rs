@@ -15,12 +15,14 @@ use crate::tunnel::heard::Heard;
 pub struct Guard {
     peers: Vec<Protection>,
     stamps: Stamps,
+    /// Whose turn it is to tell something.
+    turn: usize,
 }
 
 impl Guard {
     /// The peers by number.
     pub fn new(peers: Vec<Protection>) -> Self {
-        Self { peers, stamps: Stamps::default() }
+        Self { peers, stamps: Stamps::default(), turn: 0 }
     }
 
     /// A packet is about to be put into its block.
@@ -103,8 +105,12 @@ impl Guard {
 
     /// The next thing to tell, and of which peer.
     pub fn poll_notice(&mut self) -> Option<(PeerId, Notice)> {
-        let told = |(number, peer): (usize, &mut Protection)| Some((PeerId(number as u16), peer.poll_notice()?));
-        self.peers.iter_mut().enumerate().find_map(told)
+        // In turns: where there is room for a few only, a busy peer would take it all.
+        let count = self.peers.len();
+        let mut order = (0..count).map(|step| (self.turn + step) % count);
+        let (number, notice) = order.find_map(|number| Some((number, self.peers[number].poll_notice()?)))?;
+        self.turn = number + 1;
+        Some((PeerId(number as u16), notice))
     }
 
     /// Nothing waits for the kernel or for a timestamp.

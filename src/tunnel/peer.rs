@@ -307,6 +307,11 @@ impl Peer {
         self.block_events.pop_front()
     }
 
+    /// Datagrams wait for the socket or for the rate of the path.
+    pub fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Keys, for status.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions

@@ -60,5 +60,4 @@ fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
         assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
         thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(pair.syracuse.output().matches(words).count(), 1);
 }

@@ -76,8 +76,8 @@ fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
 
 #[test]
 fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
-    // Held back for up to three times `hold`.
-    let ground = Ground::emulated("delay 5ms, reorder 10%, reorder_delay 60ms");
+    // Held back for up to three times `hold`, and more of each block than it has repair symbols.
+    let ground = Ground::emulated("delay 5ms, reorder 30%, reorder_delay 60ms");
     let bounded = |hold_max: &str| [("/delivery", json!({ "hold": "20ms", "hold_max": hold_max }))];
     let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
     let given_up = |pair: &Pair<'_>| {
