@@ -271,5 +271,11 @@ fn ends_of_which_all_was_read_free_the_place_at_once() {
     {
         rig.act(end, act);
     }
-    assert!(rig.connection.is_over(rig.start));
+    // On a busy machine the loopback device delivers an end a moment later; of the connection's time nothing passes.
+    let patience = Instant::now() + Duration::from_secs(20);
+    while !rig.connection.is_over(rig.start) {
+        assert!(Instant::now() < patience);
+        std::thread::sleep(Duration::from_millis(1));
+        rig.drive();
+    }
 }
