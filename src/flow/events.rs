@@ -158,6 +158,12 @@ mod tests {
         for event in [gone(1), Event::New(state(last + 1)), gone(last + 1), gone(2)] {
             events.push(event);
         }
+        // However many come and go meanwhile.
+        for instance in last + 2..3 * last {
+            events.push(Event::New(state(instance)));
+            events.push(gone(instance));
+        }
+        assert_eq!((events.waiting.len(), events.gone.len()), (WAITING_MAX, 2));
         let told = std::iter::from_fn(|| events.pop()).skip(WAITING_MAX).map(|event| match event {
             Event::Gone { flow, .. } => Some(flow.id.instance()),
             Event::Overflow => None,

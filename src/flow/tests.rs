@@ -1,5 +1,8 @@
 //! The table as its user sees it: packets and fates in, positions out.
 
+mod instances;
+mod losses;
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -256,46 +259,6 @@ fn a_side_that_only_acknowledges_shows_how_far_the_other_has_come() {
 }
 
 #[test]
-fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered() {
-    let (mut desk, id) = living();
-    desk.tcp(1, SYN, 70_000_000, 0, 1);
-    desk.sent(&segment(4, 1, ACK, 2000, 77, 500), VirtioHeader::default(), 1);
-    desk.protect(1);
-    assert_eq!(desk.on_wire(id), 1500, "nobody has answered it");
-    desk.tcp(1, SYN, 90_000_000, 0, 2);
-    desk.received(&shown(SYN | ACK, 5000, 90_000_001), VirtioHeader::default());
-    let key = desk.table.flows().next().unwrap().key;
-    let next = desk.table.find(&key).unwrap();
-    assert!(next.id != id && next.origin == Origin::Syn && next.origin_sequence == Some(90_000_001));
-    desk.sent(&segment(4, 1, ACK, 90_000_001, 5001, 40), VirtioHeader::default(), 2);
-    desk.protect(2);
-    assert_eq!(desk.on_wire(next.id), 40);
-    desk.received(&shown(ACK, 5001, 90_000_041), VirtioHeader::default());
-    assert_eq!(desk.bytes(next.id, Level::Acked), 40);
-}
-
-#[test]
-fn a_failed_block_holds_its_flow_until_sent_again_or_acknowledged() {
-    let mut desk = Desk::new();
-    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    for sbn in 0..4 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-    }
-    let now = desk.now;
-    desk.table.on_block_failed(block(0), now);
-    desk.table.on_block_failed(block(2), now);
-    for sbn in [0, 1, 3] {
-        desk.protect(sbn);
-    }
-    assert_eq!(desk.on_wire(id), 0, "what failed stays failed");
-    desk.tcp(1, ACK, 100, 10, 4);
-    desk.protect(4);
-    assert_eq!(desk.on_wire(id), 20);
-    desk.answer(1, ACK, 130);
-    assert_eq!(desk.on_wire(id), 40);
-}
-
-#[test]
 fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
     let mut desk = Desk::new();
     assert_eq!(desk.tcp(1, ACK, 5000, 0, 0), None, "an acknowledgement makes no flow");
@@ -308,48 +271,6 @@ fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
     }
     assert_eq!(desk.table.flow(id).unwrap().position(Level::OnWire).sequence, 5100);
     assert_eq!(desk.table.counters().implausible_acks, 1);
-}
-
-#[test]
-fn another_syn_is_another_instance_and_old_packets_are_strays() {
-    let mut desk = Desk::new();
-    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 50, 0);
-    let new = desk.tcp(1, SYN, 0x7000_0000, 0, 1).unwrap();
-    assert_ne!(old, new);
-    assert_eq!(desk.told(), ["new 1", "Replaced 1", "new 2"]);
-    assert_eq!(desk.tcp(1, SYN, 0x7000_0000, 0, 1), Some(new), "the SYN again");
-    assert_eq!(desk.tcp(1, SYN, 99, 0, 1), Some(new), "the old SYN");
-    desk.tcp(1, ACK, 120, 50, 1);
-    desk.answer(1, ACK, 170);
-    desk.tcp(1, ACK, 0x7000_0001, 10, 1);
-    desk.protect(0);
-    assert_eq!(desk.on_wire(new), 0, "block 0 held bytes of the old instance");
-    desk.protect(1);
-    assert_eq!(desk.on_wire(new), 10);
-    assert_eq!(desk.table.counters().strays, 2);
-    assert_eq!(desk.table.flow(old), None);
-}
-
-#[test]
-fn a_connection_begun_behind_our_back_is_noticed() {
-    let mut desk = Desk::new();
-    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    let mut ids = Vec::new();
-    for index in 0..8 {
-        ids.push(desk.tcp(1, ACK, 0x7000_0000 + index * 10, 10, 0).unwrap());
-    }
-    assert!(ids[..7].iter().all(|&id| id == old));
-    let new = desk.table.flow(ids[7]).unwrap();
-    assert_eq!((new.origin, new.id == old), (Origin::FirstSeen, false));
-
-    desk.told();
-    let syn = desk.tcp(2, SYN, 99, 0, 0).unwrap();
-    desk.answer(2, SYN | ACK, 100);
-    assert!(desk.table.flow(syn).is_some());
-    desk.answer(2, SYN | ACK, 4242);
-    assert_eq!(desk.table.flow(syn), None, "its SYN took another road");
-    assert_eq!(desk.told(), ["new 3", "Replaced 3"]);
 }
 
 #[test]
@@ -422,114 +343,6 @@ fn a_udp_super_packet_counts_each_of_its_packets() {
 }
 
 #[test]
-fn what_cannot_be_recorded_is_not_called_protected() {
-    let mut desk = Desk::with(Limits { flows: 8, ranges: 2, ..Limits::default() });
-    let tcp = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 10, 0);
-    let udp = desk.udp(1, 10, 0).unwrap();
-    desk.tcp(1, ACK, 110, 10, 1);
-    let again = desk.udp(1, 10, 1).unwrap();
-    assert_eq!(desk.udp(1, 10, 1), Some(again), "it begins again once");
-    for sbn in 0..2 {
-        desk.protect(sbn);
-    }
-    assert_eq!(desk.on_wire(tcp), 10);
-    assert_eq!(desk.table.flow(udp), None);
-    let id = desk.udp(1, 3, 2).unwrap();
-    desk.protect(2);
-    assert_eq!((id, desk.on_wire(id)), (again, 3));
-    assert_eq!((desk.table.counters().unrecorded, desk.table.counters().forgotten_blocks), (3, 1));
-}
-
-#[test]
-fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
-    let mut desk = Desk::new();
-    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    for sbn in 0..3 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-    }
-    let udp = desk.udp(7, 33, 1).unwrap();
-    for sbn in 0..3 {
-        desk.protect(sbn);
-    }
-    desk.told();
-    desk.table.on_block_failed(block(1), desk.now);
-    assert_eq!(desk.on_wire(id), 30, "too late to call it failed");
-    let violation = desk.table.violation(block(1), desk.now);
-    assert!(violation.breaks_promise());
-    let ranges: Vec<_> = violation.ranges.iter().map(|lost| (lost.flow.id, lost.start.bytes, lost.end.bytes)).collect();
-    assert_eq!(ranges, [(id, 10, 20), (udp, 0, 33)]);
-    assert_eq!((violation.ranges[0].start.sequence, violation.ranges[0].end.sequence), (110, 120));
-    desk.table.on_blocks_decoded(0, 3);
-    desk.tcp(1, ACK, 130, 10, 3);
-    desk.protect(3);
-    assert_eq!(desk.on_wire(id), 30, "held");
-    desk.tcp(1, ACK, 110, 10, 4);
-    desk.protect(4);
-    assert_eq!(desk.on_wire(id), 30, "held until it has arrived");
-    desk.table.on_block_protected(block(4), Level::Decoded);
-    assert_eq!(desk.on_wire(id), 40);
-    let again = desk.table.violation(block(1), desk.now);
-    assert!(!again.breaks_promise() && again.ranges.is_empty());
-    assert_eq!(desk.table.counters().violations, 1);
-}
-
-#[test]
-fn a_violation_of_a_forgotten_block_holds_every_flow() {
-    let narrow = Limits { flows: 4, ..Limits::default() };
-    for (case, limits) in
-        [("its ranges", Limits { ranges: 2, ..narrow }), ("the block", Limits { blocks: 2, ..narrow })]
-    {
-        let mut desk = Desk::with(limits);
-        let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-        for sbn in 0..3 {
-            desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-            desk.protect(sbn);
-        }
-        assert_eq!((desk.on_wire(id), desk.table.counters().forgotten_blocks), (30, 1), "{case}");
-        desk.answer(1, ACK, 105);
-        let violation = desk.table.violation(block(0), desk.now);
-        assert!(violation.breaks_promise() && violation.forgotten, "{case}");
-        let flow = desk.table.flow(id).unwrap();
-        assert_eq!(flow.violated.map(|lowest| (lowest.bytes, lowest.sequence)), Some((5, 105)), "{case}");
-        desk.tcp(1, ACK, 130, 10, 3);
-        desk.protect(3);
-        assert_eq!(desk.on_wire(id), 30, "{case}: held");
-        desk.answer(1, ACK, 140);
-        assert_eq!((desk.on_wire(id), desk.table.flow(id).unwrap().violated), (40, None), "{case}");
-    }
-}
-
-#[test]
-fn a_forgotten_block_that_was_decoded_breaks_no_promise() {
-    let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
-    desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    for sbn in 0..3 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-        desk.protect(sbn);
-    }
-    desk.table.on_blocks_decoded(0, 1);
-    assert!(!desk.table.violation(block(0), desk.now).breaks_promise());
-}
-
-#[test]
-fn a_violation_is_told_with_the_lowest_byte_lost_until_all_is_acknowledged() {
-    let mut desk = Desk::new();
-    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    for sbn in 0..3 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-        desk.protect(sbn);
-    }
-    let mut violated = |sbn| desk.table.violation(block(sbn), desk.now).ranges[0].flow.violated.unwrap().bytes;
-    assert_eq!((violated(2), violated(1)), (20, 10));
-    for (acknowledgement, expected) in [(110, Some(10)), (129, Some(10)), (130, None)] {
-        desk.answer(1, ACK, acknowledgement);
-        let violated = desk.table.flow(id).unwrap().violated;
-        assert_eq!(violated.map(|lowest| lowest.bytes), expected, "{acknowledgement}");
-    }
-}
-
-#[test]
 fn forged_segments_far_ahead_do_not_turn_the_count() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
@@ -576,38 +389,6 @@ fn the_answer_to_an_unseen_syn_acknowledges_nothing() {
 }
 
 #[test]
-fn a_connection_that_begins_with_the_same_number_is_another() {
-    for closing in [FIN | ACK, RST] {
-        let mut desk = Desk::new();
-        let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-        desk.tcp(1, SYN, 99, 0, 0);
-        desk.tcp(1, ACK | FIN, 100, 50, 0);
-        desk.answer(1, closing, 151);
-        desk.answer(1, ACK, 151);
-        assert!(desk.table.flow(old).unwrap().closed);
-        let new = desk.tcp(1, SYN, 99, 0, 1).unwrap();
-        assert_ne!(old, new, "{closing}");
-        desk.tcp(1, ACK, 100, 50, 1);
-        assert_eq!(desk.on_wire(new), 0, "nothing of it has left");
-    }
-}
-
-#[test]
-fn a_block_decided_after_its_flow_gave_way_says_nothing_of_the_next() {
-    let mut desk = Desk::with(Limits { flows: 1, ..Limits::default() });
-    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 10, 0);
-    let new = desk.tcp(2, SYN, 99, 0, 1).unwrap();
-    desk.tcp(2, ACK, 100, 10, 1);
-    desk.protect(0);
-    assert_eq!((desk.table.flow(old), desk.on_wire(new)), (None, 0));
-    assert_eq!(desk.table.violation(block(0), desk.now).gone, 1);
-    assert_eq!(desk.table.flow(new).unwrap().violated, None);
-    desk.protect(1);
-    assert_eq!(desk.on_wire(new), 10);
-}
-
-#[test]
 fn a_state_says_where_nothing_can_be_said() {
     let mut desk = Desk::new();
     let middle = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
@@ -621,37 +402,6 @@ fn a_state_says_where_nothing_can_be_said() {
     desk.answer(1, ACK, 5000);
     assert_eq!(told(&desk, middle), (Some(5000), [Some(100), Some(100), Some(0), Some(0)]));
     assert_eq!(told(&desk, udp), (None, [Some(10), Some(10), Some(0), None]));
-}
-
-#[test]
-fn an_event_names_the_block_that_raised_it() {
-    let mut desk = Desk::new();
-    desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 10, 7);
-    desk.protect(7);
-    let raised = |desk: &mut Desk| {
-        let events = std::iter::from_fn(|| desk.table.poll_event());
-        let of = |event| match event {
-            Event::Protected { level, block, flow, position } => Some((level, block, flow.position(level) == position)),
-            _ => None,
-        };
-        events.filter_map(of).collect::<Vec<_>>()
-    };
-    let by = Some(block(7));
-    assert_eq!(raised(&mut desk), [(Level::Queued, by, true), (Level::OnWire, by, true)]);
-    desk.answer(1, ACK, 110);
-    assert_eq!(raised(&mut desk), [(Level::Decoded, None, true), (Level::Acked, None, true)]);
-}
-
-#[test]
-fn instances_rise_over_all_tables() {
-    let instances = Instances::default();
-    let mut desks = [Desk::new(), Desk::new()];
-    for desk in &mut desks {
-        desk.table = FlowTable::new(Limits::default(), 1, instances.clone());
-    }
-    let mut open = |at: usize, syn| desks[at].tcp(1, SYN, syn, 0, 0).unwrap().instance();
-    assert_eq!([open(0, 9), open(1, 9), open(0, 0x5000_0000), open(1, 0x5000_0000)], [1, 2, 3, 4]);
 }
 
 #[test]
@@ -689,26 +439,6 @@ fn an_epoch_voids_what_is_pending_and_keeps_what_was_said() {
     assert_eq!(desk.on_wire(id), 10);
     desk.answer(1, ACK, 120);
     assert_eq!(desk.on_wire(id), 30, "block 0 of the new epoch counts");
-}
-
-#[test]
-fn the_longest_idle_gives_way_and_closed_flows_first() {
-    let mut desk = Desk::new();
-    for port in 1..=4 {
-        desk.tcp(port, SYN, 99, 0, 0);
-        desk.now += Duration::from_secs(2);
-    }
-    desk.tcp(1, ACK, 100, 10, 0);
-    desk.answer(4, RST | ACK, 100);
-    desk.told();
-    desk.tcp(5, SYN, 99, 0, 0);
-    desk.tcp(6, SYN, 99, 0, 0);
-    assert_eq!(desk.told(), ["Evicted 4", "new 5", "Evicted 2", "new 6"]);
-    assert_eq!((desk.table.len(), desk.table.flows().count()), (4, 4));
-    desk.now += Duration::from_secs(8000);
-    desk.table.handle_timeout(desk.now);
-    assert_eq!(desk.told(), ["Idle 3", "Idle 1", "Idle 5", "Idle 6"]);
-    assert_eq!(desk.table.deadline(), None);
 }
 
 #[test]
@@ -813,102 +543,4 @@ fn the_memory_of_a_full_table_is_what_the_limits_say() {
     let flows = limits.flows * (flow + 40);
     let ranges = limits.ranges * size_of::<super::blocks::Range>();
     assert!(flows + ranges < 45 << 20, "{} MB", (flows + ranges) >> 20);
-}
-
-/// A server that numbers its connections close together, and a client that fills the room between them at once.
-#[test]
-fn what_the_earlier_connection_acknowledged_late_is_not_the_next_ones() {
-    let mut desk = Desk::new();
-    desk.tcp(1, SYN, 999, 0, 0).unwrap();
-    desk.tcp(1, ACK, 1000, 5000, 0);
-    let next = desk.tcp(1, SYN, 4999, 0, 1).unwrap();
-    desk.tcp(1, ACK, 6000 + (1 << 22) + 1, 10, 1);
-    desk.answer(1, ACK, 6000);
-    assert_eq!(desk.bytes(next, Level::Acked), 0);
-    desk.now += Duration::from_secs(3);
-    desk.answer(1, ACK, 6000);
-    assert_eq!(desk.bytes(next, Level::Acked), 1000, "none of the earlier one's comes that late");
-}
-
-#[test]
-fn single_strays_among_good_segments_never_begin_another_instance() {
-    let mut desk = Desk::new();
-    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 10, 0);
-    desk.answer(1, ACK, 110);
-    for round in 0..50 {
-        assert_eq!(desk.tcp(1, ACK, 0x7000_0000, 10, 1), Some(id), "round {round}");
-        assert_eq!(desk.tcp(1, ACK, 110, 10, 1), Some(id));
-    }
-    assert_eq!(desk.table.counters().strays, 50);
-}
-
-#[test]
-fn a_violation_above_another_does_not_hide_it() {
-    let mut desk = Desk::new();
-    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    for sbn in 0..4 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-        desk.protect(sbn);
-    }
-    for lost in [1, 3, 2] {
-        desk.table.violation(block(lost), desk.now);
-        assert_eq!(desk.table.flow(id).unwrap().violated.map(|lowest| lowest.bytes), Some(10), "after block {lost}");
-    }
-}
-
-/// A barrier is answered when nothing is missing: neither what failed last nor what failed before it.
-#[test]
-fn a_hole_is_made_good_when_all_that_failed_is_there_again_whatever_failed_last() {
-    for order in [[0, 2], [2, 0]] {
-        let mut desk = Desk::new();
-        desk.tcp(1, SYN, 99, 0, 0).unwrap();
-        for sbn in 0..3 {
-            desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-        }
-        order.into_iter().for_each(|sbn| desk.table.on_block_failed(block(sbn), desk.now));
-        desk.protect(1);
-        assert_eq!(desk.table.made_good(), None);
-        desk.tcp(1, ACK, 100, 10, 3);
-        desk.protect(3);
-        assert_eq!(desk.table.made_good(), None, "{order:?}: the last ten bytes are missing");
-        desk.tcp(1, ACK, 120, 10, 4);
-        desk.protect(4);
-        assert_eq!(desk.table.made_good(), Some(Level::OnWire), "{order:?}");
-    }
-}
-
-#[test]
-fn bytes_that_could_not_be_recorded_are_a_hole() {
-    let mut desk = Desk::with(Limits { flows: 8, ranges: 1, ..Limits::default() });
-    desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    desk.tcp(1, ACK, 100, 10, 0);
-    assert_eq!(desk.table.made_good(), Some(Level::Decoded), "nothing failed yet");
-    desk.tcp(1, ACK, 110, 10, 1);
-    assert_eq!(desk.table.counters().unrecorded, 1);
-    assert_eq!(desk.table.made_good(), None);
-    desk.answer(1, ACK, 120);
-    assert_eq!(desk.table.made_good(), Some(Level::Decoded));
-}
-
-/// Nobody knows which bytes a forgotten block held: any UDP packet that has not arrived may be lost, and is not sent again.
-#[test]
-fn a_violation_of_a_forgotten_block_begins_every_udp_flow_again_and_leaves_a_hole_in_every_tcp_flow() {
-    let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
-    desk.tcp(1, SYN, 99, 0, 0).unwrap();
-    let (mut udp, mut sbn) = (None, 0);
-    while sbn < 3 {
-        desk.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
-        udp = desk.udp(2, 10, sbn);
-        desk.protect(sbn);
-        sbn += 1;
-    }
-    let udp = udp.unwrap();
-    assert_eq!(desk.table.flow(udp).unwrap().position(Level::OnWire).packets, 3);
-    let violation = desk.table.violation(block(0), desk.now);
-    assert!(violation.breaks_promise() && violation.forgotten);
-    assert_eq!(desk.table.flow(udp), None, "its count begins again");
-    assert_eq!(desk.table.made_good(), None);
-    desk.answer(1, ACK, 130);
-    assert_eq!(desk.table.made_good(), Some(Level::Decoded));
 }

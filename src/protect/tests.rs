@@ -1,7 +1,8 @@
-//! The rules of protection, each with the input that would break it. Those of barriers are in `barriers`.
+//! The rules of protection, each with the input that would break it. Those of barriers are in `barriers`, those of several
+//! peers on one lane in `lanes`.
 
-#[cfg(test)]
 mod barriers;
+mod lanes;
 
 use std::time::{Duration, Instant};
 
@@ -553,40 +554,4 @@ fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
     bench.hear(vec![run(0, 2, 2)], 0, 2);
     let told = bench.notices();
     assert_eq!(told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count(), 2, "{told:?}");
-}
-
-#[test]
-fn a_lane_waits_for_the_last_of_its_peers() {
-    let [first, mut second] = [Bench::up(), Bench::up()];
-    second.send(0);
-    let now = second.now.max(first.now);
-    let due = second.protection.deadline(now);
-    let mut guard = super::Guard::new(vec![Bench::new(Evidence::Timestamps).protection, second.protection]);
-    assert!(due.is_some());
-    assert_eq!(guard.deadline(now), due, "the first has no session and nothing to wait for");
-    assert!(!guard.is_settled(), "the second waits for its timestamp");
-    drop(first);
-}
-
-#[test]
-fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
-    let mut peers = [Bench::up(), Bench::up()];
-    peers.iter_mut().for_each(|bench| bench.send(0));
-    let now = peers.iter().map(|bench| bench.now).max().unwrap();
-    let mut guard = super::Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let number = guard.next_stamp();
-    guard.on_taken(PeerId(1), 0, 1, now);
-    guard.on_stamp(number, now);
-    let protected: Vec<_> = guard.peers().iter().map(|peer| peer.counters().protected).collect();
-    assert_eq!(protected, [0, 1]);
-}
-
-#[test]
-fn a_timestamp_that_never_comes_is_not_waited_for_for_ever() {
-    let bench = Bench::up();
-    let mut guard = super::Guard::new(vec![bench.protection]);
-    guard.on_taken(PeerId(0), 0, 1, bench.now);
-    assert!(guard.is_waiting());
-    guard.handle_timeout(bench.now + super::ledger::STAMP_WITHIN);
-    assert!(!guard.is_waiting());
 }

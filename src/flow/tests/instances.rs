@@ -1,0 +1,140 @@
+//! Connections that follow each other on the same ports, and which of them is meant.
+
+use super::*;
+
+#[test]
+fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered() {
+    let (mut desk, id) = living();
+    desk.tcp(1, SYN, 70_000_000, 0, 1);
+    desk.sent(&segment(4, 1, ACK, 2000, 77, 500), VirtioHeader::default(), 1);
+    desk.protect(1);
+    assert_eq!(desk.on_wire(id), 1500, "nobody has answered it");
+    desk.tcp(1, SYN, 90_000_000, 0, 2);
+    desk.received(&shown(SYN | ACK, 5000, 90_000_001), VirtioHeader::default());
+    let key = desk.table.flows().next().unwrap().key;
+    let next = desk.table.find(&key).unwrap();
+    assert!(next.id != id && next.origin == Origin::Syn && next.origin_sequence == Some(90_000_001));
+    desk.sent(&segment(4, 1, ACK, 90_000_001, 5001, 40), VirtioHeader::default(), 2);
+    desk.protect(2);
+    assert_eq!(desk.on_wire(next.id), 40);
+    desk.received(&shown(ACK, 5001, 90_000_041), VirtioHeader::default());
+    assert_eq!(desk.bytes(next.id, Level::Acked), 40);
+}
+
+#[test]
+fn another_syn_is_another_instance_and_old_packets_are_strays() {
+    let mut desk = Desk::new();
+    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 50, 0);
+    let new = desk.tcp(1, SYN, 0x7000_0000, 0, 1).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(desk.told(), ["new 1", "Replaced 1", "new 2"]);
+    assert_eq!(desk.tcp(1, SYN, 0x7000_0000, 0, 1), Some(new), "the SYN again");
+    assert_eq!(desk.tcp(1, SYN, 99, 0, 1), Some(new), "the old SYN");
+    desk.tcp(1, ACK, 120, 50, 1);
+    desk.answer(1, ACK, 170);
+    desk.tcp(1, ACK, 0x7000_0001, 10, 1);
+    desk.protect(0);
+    assert_eq!(desk.on_wire(new), 0, "block 0 held bytes of the old instance");
+    desk.protect(1);
+    assert_eq!(desk.on_wire(new), 10);
+    assert_eq!(desk.table.counters().strays, 2);
+    assert_eq!(desk.table.flow(old), None);
+}
+
+#[test]
+fn a_connection_begun_behind_our_back_is_noticed() {
+    let mut desk = Desk::new();
+    let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    let mut ids = Vec::new();
+    for index in 0..8 {
+        ids.push(desk.tcp(1, ACK, 0x7000_0000 + index * 10, 10, 0).unwrap());
+    }
+    assert!(ids[..7].iter().all(|&id| id == old));
+    let new = desk.table.flow(ids[7]).unwrap();
+    assert_eq!((new.origin, new.id == old), (Origin::FirstSeen, false));
+
+    desk.told();
+    let syn = desk.tcp(2, SYN, 99, 0, 0).unwrap();
+    desk.answer(2, SYN | ACK, 100);
+    assert!(desk.table.flow(syn).is_some());
+    desk.answer(2, SYN | ACK, 4242);
+    assert_eq!(desk.table.flow(syn), None, "its SYN took another road");
+    assert_eq!(desk.told(), ["new 3", "Replaced 3"]);
+}
+
+#[test]
+fn a_connection_that_begins_with_the_same_number_is_another() {
+    for closing in [FIN | ACK, RST] {
+        let mut desk = Desk::new();
+        let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+        desk.tcp(1, SYN, 99, 0, 0);
+        desk.tcp(1, ACK | FIN, 100, 50, 0);
+        desk.answer(1, closing, 151);
+        desk.answer(1, ACK, 151);
+        assert!(desk.table.flow(old).unwrap().closed);
+        let new = desk.tcp(1, SYN, 99, 0, 1).unwrap();
+        assert_ne!(old, new, "{closing}");
+        desk.tcp(1, ACK, 100, 50, 1);
+        assert_eq!(desk.on_wire(new), 0, "nothing of it has left");
+    }
+}
+
+#[test]
+fn instances_rise_over_all_tables() {
+    let instances = Instances::default();
+    let mut desks = [Desk::new(), Desk::new()];
+    for desk in &mut desks {
+        desk.table = FlowTable::new(Limits::default(), 1, instances.clone());
+    }
+    let mut open = |at: usize, syn| desks[at].tcp(1, SYN, syn, 0, 0).unwrap().instance();
+    assert_eq!([open(0, 9), open(1, 9), open(0, 0x5000_0000), open(1, 0x5000_0000)], [1, 2, 3, 4]);
+}
+
+#[test]
+fn the_longest_idle_gives_way_and_closed_flows_first() {
+    let mut desk = Desk::new();
+    for port in 1..=4 {
+        desk.tcp(port, SYN, 99, 0, 0);
+        desk.now += Duration::from_secs(2);
+    }
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.answer(4, RST | ACK, 100);
+    desk.told();
+    desk.tcp(5, SYN, 99, 0, 0);
+    desk.tcp(6, SYN, 99, 0, 0);
+    assert_eq!(desk.told(), ["Evicted 4", "new 5", "Evicted 2", "new 6"]);
+    assert_eq!((desk.table.len(), desk.table.flows().count()), (4, 4));
+    desk.now += Duration::from_secs(8000);
+    desk.table.handle_timeout(desk.now);
+    assert_eq!(desk.told(), ["Idle 3", "Idle 1", "Idle 5", "Idle 6"]);
+    assert_eq!(desk.table.deadline(), None);
+}
+
+/// A server that numbers its connections close together, and a client that fills the room between them at once.
+#[test]
+fn what_the_earlier_connection_acknowledged_late_is_not_the_next_ones() {
+    let mut desk = Desk::new();
+    desk.tcp(1, SYN, 999, 0, 0).unwrap();
+    desk.tcp(1, ACK, 1000, 5000, 0);
+    let next = desk.tcp(1, SYN, 4999, 0, 1).unwrap();
+    desk.tcp(1, ACK, 6000 + (1 << 22) + 1, 10, 1);
+    desk.answer(1, ACK, 6000);
+    assert_eq!(desk.bytes(next, Level::Acked), 0);
+    desk.now += Duration::from_secs(3);
+    desk.answer(1, ACK, 6000);
+    assert_eq!(desk.bytes(next, Level::Acked), 1000, "none of the earlier one's comes that late");
+}
+
+#[test]
+fn single_strays_among_good_segments_never_begin_another_instance() {
+    let mut desk = Desk::new();
+    let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
+    desk.tcp(1, ACK, 100, 10, 0);
+    desk.answer(1, ACK, 110);
+    for round in 0..50 {
+        assert_eq!(desk.tcp(1, ACK, 0x7000_0000, 10, 1), Some(id), "round {round}");
+        assert_eq!(desk.tcp(1, ACK, 110, 10, 1), Some(id));
+    }
+    assert_eq!(desk.table.counters().strays, 50);
+}

@@ -1,0 +1,52 @@
+//! Several peers on one lane.
+
+use super::*;
+use crate::protect::Guard;
+
+#[test]
+fn a_lane_waits_for_the_last_of_its_peers() {
+    let [first, mut second] = [Bench::up(), Bench::up()];
+    second.send(0);
+    let now = second.now.max(first.now);
+    let due = second.protection.deadline(now);
+    let mut guard = Guard::new(vec![Bench::new(Evidence::Timestamps).protection, second.protection]);
+    assert!(due.is_some());
+    assert_eq!(guard.deadline(now), due, "the first has no session and nothing to wait for");
+    assert!(!guard.is_settled(), "the second waits for its timestamp");
+    drop(first);
+}
+
+#[test]
+fn a_peer_with_much_to_tell_kept_the_others_from_telling() {
+    let mut peers = [Bench::up(), Bench::up()];
+    for bench in &mut peers {
+        bench.packet(0);
+        (0..300).for_each(|id| bench.protection.ask_barrier(id));
+    }
+    let mut guard = Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
+    let told: Vec<u16> = (0..6).map(|_| guard.poll_notice().unwrap().0.0).collect();
+    assert_eq!(told, [0, 1, 0, 1, 0, 1]);
+}
+
+#[test]
+fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
+    let mut peers = [Bench::up(), Bench::up()];
+    peers.iter_mut().for_each(|bench| bench.send(0));
+    let now = peers.iter().map(|bench| bench.now).max().unwrap();
+    let mut guard = Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
+    let number = guard.next_stamp();
+    guard.on_taken(PeerId(1), 0, 1, now);
+    guard.on_stamp(number, now);
+    let protected: Vec<_> = guard.peers().iter().map(|peer| peer.counters().protected).collect();
+    assert_eq!(protected, [0, 1]);
+}
+
+#[test]
+fn a_timestamp_that_never_comes_is_not_waited_for_for_ever() {
+    let bench = Bench::up();
+    let mut guard = Guard::new(vec![bench.protection]);
+    guard.on_taken(PeerId(0), 0, 1, bench.now);
+    assert!(guard.is_waiting());
+    guard.handle_timeout(bench.now + crate::protect::ledger::STAMP_WITHIN);
+    assert!(!guard.is_waiting());
+}
