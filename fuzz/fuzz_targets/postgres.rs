@@ -4,9 +4,13 @@
 use libfuzzer_sys::fuzz_target;
 use onwire::gate::dialect::{Dialect, Mark, Release, Side, TlsChoice, Turn};
 use onwire::gate::postgres::Postgres;
+use onwire::gate::returns::{Place, Spoken};
 
-/// What came out: to the primary, to the mirror, marks with their places, and why it ended.
-type Outcome = (Vec<u8>, Vec<u8>, Vec<(usize, u64)>, bool);
+/// What came out: to the primary, to the mirror, marks with their places, whether it ended, and what a mirror came back with.
+type Outcome = (Vec<u8>, Vec<u8>, Vec<(usize, u64)>, bool, Vec<Place>);
+
+/// Each mirror was spoken for up to there before.
+const RECALLED: u64 = 0x300_0200;
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, script)) = input.split_first() else { return };
@@ -30,11 +34,15 @@ fn play(tls: TlsChoice, mut script: &[u8], piece: usize) -> Outcome {
         let mut turn = |act: &mut dyn FnMut(&mut Postgres, &mut Turn)| {
             let mut turn = Turn::default();
             act(&mut dialect, &mut turn);
+            if turn.mirror().is_some() {
+                dialect.on_recalled(Some(Spoken { place: Place::Wal(RECALLED), stamp: 0 }));
+            }
             let base = out.1.len();
             out.2.extend(turn.marks().iter().map(|Mark { after, mark }| (base + after, *mark)));
             out.0.extend_from_slice(turn.sent(Side::Primary));
             out.1.extend_from_slice(turn.sent(Side::Mirror));
             out.3 |= turn.closing().is_some();
+            out.4.extend(turn.shortfall().cloned());
         };
         let side = if act & 1 == 0 { Side::Primary } else { Side::Mirror };
         match act % 8 {

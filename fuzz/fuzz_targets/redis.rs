@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
 use onwire::gate::redis::Redis;
+use onwire::gate::returns::{Place, Spoken};
 
 fuzz_target!(|input: &[u8]| {
     let mut redis = Redis::new(TlsChoice::default());
@@ -21,6 +22,9 @@ fuzz_target!(|input: &[u8]| {
             }
             1 | 2 => redis.on_bytes(Side::Mirror, bytes, &mut turn),
             _ => redis.on_released(last.min(len.into()), Release::Protected, &mut turn),
+        }
+        if turn.mirror().is_some() {
+            redis.on_recalled(Some(Spoken { place: Place::Offset(u64::MAX / 2), stamp: 0 }));
         }
         for mark in turn.marks() {
             assert!(mark.mark >= last && mark.after <= turn.sent(Side::Mirror).len());

@@ -237,7 +237,7 @@ impl Control {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {
                 let Endpoint { remote, local } = established.endpoint;
-                self.uplinks.add(remote.ip(), local.or(setup::bound_address(&self.config)), now);
+                self.uplinks.add(established.peer, remote.ip(), local.or(setup::bound_address(&self.config)), now);
             }
             for (number, lane) in self.lanes.iter().enumerate() {
                 if !lane.tell(Command::Install(Box::new(established.clone()))) {

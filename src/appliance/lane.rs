@@ -240,7 +240,12 @@ impl Lane {
     fn obey(&mut self, now: Instant) {
         loop {
             match self.line.commands.try_recv() {
-                Ok(Command::Install(established)) => self.forwarder.install(&established, now),
+                Ok(Command::Install(established)) => {
+                    self.forwarder.install(&established, now);
+                    if let Some(warden) = &mut self.warden {
+                        warden.follow(&self.forwarder);
+                    }
+                }
                 Ok(Command::Handshake { to, datagram }) => {
                     self.send_handshake(to, &datagram);
                 }

@@ -39,6 +39,8 @@ pub struct Peering {
     /// What is routed into the tunnel.
     routed: PrefixTable<()>,
     listens_on_ipv6: bool,
+    /// The address that the sockets are bound to, if to one.
+    bound: Option<IpAddr>,
     peers: Vec<Known>,
     established: VecDeque<Established>,
 }
@@ -68,6 +70,7 @@ impl Peering {
             log: PeerLog::new(endpoints.iter().copied(), now),
             routed: config.peers.iter().flat_map(|peer| &peer.prefixes).map(|&prefix| (prefix, ())).collect(),
             listens_on_ipv6: config.node.listen.is_ipv6(),
+            bound: setup::bound_address(config),
             peers: config.peers.iter().zip(&endpoints).map(known).collect(),
             established: VecDeque::new(),
         }
@@ -186,9 +189,9 @@ impl Peering {
     fn look_at_mtu(&mut self, peer: PeerId) {
         let Known { name, address, path_mtu, is_mtu_told, .. } = &mut self.peers[usize::from(peer.0)];
         let Some(Endpoint { remote, local }) = *address else { return };
-        let to = remote.ip().to_canonical();
+        let (to, from) = (remote.ip().to_canonical(), local.or(self.bound));
         // A way that cannot be found has other signs.
-        let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, local)) else { return };
+        let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, from)) else { return };
         let is_narrow = mtu < u32::from(*path_mtu);
         if is_narrow && !*is_mtu_told {
             tracing::warn!(

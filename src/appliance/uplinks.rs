@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::io::qdisc::{Egress, egress};
+use crate::tunnel::PeerId;
 
 /// How often the ways are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -15,26 +16,33 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The ways to the peers.
 #[derive(Debug, Default)]
 pub struct Uplinks {
-    /// Where each peer was last heard, and from which address it is sent to.
-    peers: BTreeMap<(IpAddr, Option<IpAddr>), Option<Egress>>,
+    /// One way for each peer, however often it moves.
+    peers: BTreeMap<PeerId, Known>,
     next_look: Option<Instant>,
+}
+
+/// Where a peer was last heard, from which address it is sent to, and the way there as the lanes know it.
+#[derive(Debug)]
+struct Known {
+    to: IpAddr,
+    from: Option<IpAddr>,
+    way: Option<Egress>,
 }
 
 /// The way to a peer, as it has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Where the peer is.
-    pub peer: IpAddr,
-    /// From which address it is sent to; none leaves it to the kernel.
-    pub from: Option<IpAddr>,
+    /// Which peer.
+    pub peer: PeerId,
     /// Its device has several transmit queues and chooses by the processor that sends.
     pub several_queues: bool,
 }
 
 impl Uplinks {
-    /// A session with a peer at this address was established; it is sent to from that one, or from where the kernel chooses.
-    pub fn add(&mut self, peer: IpAddr, from: Option<IpAddr>, now: Instant) {
-        self.peers.entry((peer, from)).or_default();
+    /// A session with a peer at the address `to` was established; it is sent to from `from`, or from where the kernel chooses.
+    pub fn add(&mut self, peer: PeerId, to: IpAddr, from: Option<IpAddr>, now: Instant) {
+        let known = self.peers.entry(peer).or_insert(Known { to, from, way: None });
+        (known.to, known.from) = (to, from);
         self.next_look = Some(now);
     }
 
@@ -50,18 +58,18 @@ impl Uplinks {
         }
         self.next_look = Some(now + INTERVAL);
         let mut news = Vec::new();
-        for ((peer, from), known) in &mut self.peers {
+        for (&peer, Known { to, from, way: known }) in &mut self.peers {
             // While there is no route, sends fail, and that is seen.
-            let Ok(found) = egress(*peer, *from) else { continue };
+            let Ok(found) = egress(*to, *from) else { continue };
             let way = |it: &Egress| (it.device.clone(), it.qdisc.clone());
             if known.as_ref().map(way) == Some(way(&found)) {
                 continue;
             }
             let (is_suspect, several_queues) = (found.may_drop_silently(), found.has_several_queues());
-            news.push(Uplink { peer: *peer, from: *from, several_queues });
+            news.push(Uplink { peer, several_queues });
             if is_suspect {
                 tracing::warn!(
-                    %peer,
+                    peer = %to,
                     device = found.device,
                     qdisc = found.qdisc,
                     "this queue may drop a datagram that it has taken: whenever it drops one, whoever sent it, nothing is \
@@ -76,6 +84,8 @@ impl Uplinks {
 
     /// Not every lane could be told of the way to this peer.
     pub fn on_untold(&mut self, uplink: Uplink) {
-        self.peers.insert((uplink.peer, uplink.from), None);
+        if let Some(known) = self.peers.get_mut(&uplink.peer) {
+            known.way = None;
+        }
     }
 }

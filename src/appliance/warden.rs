@@ -82,6 +82,12 @@ impl Warden {
         for (peer, protection) in forwarder.peers().iter().zip(self.guard.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
         }
+        self.follow(forwarder);
+    }
+
+    /// The peers may be sent to by another way from now on. Before anything is sent there: what is dropped on a way is told by
+    /// what has changed since it was first looked at.
+    pub fn follow(&mut self, forwarder: &Forwarder) {
         if self.stamps {
             let ends = |peer: &Peer| {
                 let endpoint = peer.endpoint()?;

@@ -349,8 +349,8 @@ impl Forwarder {
         self.drops.count(DropReason::SendFailed);
     }
 
-    /// Nothing can be sent to this peer from the address by which it called; says whether there was one.
-    pub fn on_unroutable(&mut self, peer: PeerId, now: Instant) -> bool {
+    /// Nothing can be sent to this peer from our address that it called. Returns that, unless it is the same as the last time.
+    pub fn on_unroutable(&mut self, peer: PeerId, now: Instant) -> Option<IpAddr> {
         self.peers[usize::from(peer.0)].on_unroutable(now)
     }
 

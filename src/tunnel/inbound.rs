@@ -1,9 +1,10 @@
 //! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
-//! when everything before it has left; a hole holds what follows until it is filled or `hold` (as long as symbols come late:
-//! `reordering`) has passed since the end of its block was known (something of a later block came, or the sender's report that
-//! it is closed) and nothing more of it has come. A sender that is still at it may pause for longer. A block given up still yields the ADUs that are whole.
+//! when everything before it has left; a hole holds what follows until it is filled, or until `hold` has passed since the end
+//! of its block was known (something of a later block came, or the sender's report that it is closed) and nothing more of it
+//! has come. How long `hold` is follows how late symbols come (`reordering`). A sender that is still at it may pause for
+//! longer. A block given up still yields the ADUs that are whole.
 //! Addresses and offload headers of ADUs are checked by the caller.
 //!
 //! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on

@@ -57,6 +57,8 @@ pub struct Peer {
     address: Option<SocketAddr>,
     /// From which address; none leaves it to the kernel.
     local: Option<IpAddr>,
+    /// The last address from which nothing could be sent.
+    refused: Option<IpAddr>,
     /// Keys.
     pub(super) sessions: Sessions,
     /// What waits to be sent.
@@ -100,6 +102,7 @@ impl Peer {
         Self {
             address: settings.address,
             local: None,
+            refused: None,
             outbox: Outbox::new(Pacer::new(settings.bytes_per_second), settings.queue_max),
             settings,
             lane,
@@ -433,6 +436,20 @@ mod tests {
     use crate::tunnel::policy::ProfileId;
     use crate::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
 
+    const HOLD: Duration = Duration::from_millis(20);
+
+    fn peer(address: Option<SocketAddr>, lane: u8, now: Instant) -> Peer {
+        let settings = PeerSettings {
+            address,
+            symbol_size: 1408,
+            bytes_per_second: None,
+            queue_max: Duration::ZERO,
+            policy: Policy::new([], ProfileId(0)),
+            claims: true,
+        };
+        Peer::new(settings, lane, Delivery { strict: true, hold: HOLD, hold_max: HOLD }, now)
+    }
+
     fn established(role: Role, endpoint: SocketAddr, at: Instant) -> Established {
         Established {
             peer: PeerId(0),
@@ -457,20 +474,7 @@ mod tests {
     fn a_departure_after_the_peer_moved_is_told_from_those_before() {
         let (now, mut code) = (Instant::now(), Code::new());
         let at = |host: u8| SocketAddr::from(([192, 0, 2, host], 7117));
-        let settings = PeerSettings {
-            address: None,
-            symbol_size: 1408,
-            bytes_per_second: None,
-            queue_max: Duration::ZERO,
-            policy: Policy::new([], ProfileId(0)),
-            claims: true,
-        };
-        let mut peer = Peer::new(
-            settings,
-            0,
-            Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) },
-            now,
-        );
+        let mut peer = peer(None, 0, now);
         peer.install(&established(Role::Initiator, at(1), now), &mut code, now);
         let mut moves = |peer: &mut Peer, host| {
             peer.on_authentic(1, false, at(host), true, &mut code, now);
@@ -486,16 +490,7 @@ mod tests {
         let (now, mut code) = (Instant::now(), Code::new());
         let [called, other]: [IpAddr; 2] = ["198.51.100.7", "2001:db8::7"].map(|text| text.parse().unwrap());
         let remote = SocketAddr::from(([192, 0, 2, 1], 7117));
-        let settings = PeerSettings {
-            address: None,
-            symbol_size: 1408,
-            bytes_per_second: None,
-            queue_max: Duration::ZERO,
-            policy: Policy::new([], ProfileId(0)),
-            claims: true,
-        };
-        let hold = Duration::from_millis(20);
-        let mut peer = Peer::new(settings, 0, Delivery { strict: true, hold, hold_max: hold }, now);
+        let mut peer = peer(None, 0, now);
         let call = Established {
             endpoint: Endpoint { remote, local: Some(called) },
             ..established(Role::Responder, remote, now)
@@ -506,9 +501,18 @@ mod tests {
         assert_eq!(peer.endpoint(), Some(call.endpoint));
         let moved = |peer: &mut Peer| std::iter::from_fn(|| peer.poll_block_event()).any(|it| it == BlockEvent::Moved);
         moved(&mut peer);
-        assert!(peer.on_unroutable(now) && moved(&mut peer), "another way, which has to prove itself");
+        assert_eq!(peer.on_unroutable(now), Some(called));
+        assert!(moved(&mut peer), "another way, which has to prove itself");
         assert_eq!(peer.endpoint(), Some(remote.into()));
-        assert!(!peer.on_unroutable(now) && !moved(&mut peer), "said once");
+        assert_eq!(peer.on_unroutable(now), None);
+        assert!(!moved(&mut peer));
+        // It calls that address again.
+        let again = Established { local_index: 2, ..call.clone() };
+        peer.install(&again, &mut code, now);
+        peer.on_authentic(2, false, remote, true, &mut code, now);
+        assert_eq!(peer.endpoint(), Some(call.endpoint));
+        assert_eq!(peer.on_unroutable(now), None, "that was said");
+        assert!(moved(&mut peer));
         // A call by an address of the other family, and data from this one: the kernel chooses.
         let call = Established { local_index: 3, endpoint: Endpoint { remote, local: Some(other) }, ..call };
         peer.install(&call, &mut code, now);
@@ -521,17 +525,7 @@ mod tests {
         let (now, mut code) = (Instant::now(), Code::new());
         let at = |host: u8, port: u16| SocketAddr::from(([192, 0, 2, host], port));
         for lane in [0, 1] {
-            let settings = PeerSettings {
-                address: Some(at(1, 7117 + u16::from(lane))),
-                symbol_size: 1408,
-                bytes_per_second: None,
-                queue_max: Duration::ZERO,
-                policy: Policy::new([], ProfileId(0)),
-                claims: false,
-            };
-            let delivery =
-                Delivery { strict: true, hold: Duration::from_millis(20), hold_max: Duration::from_millis(20) };
-            let mut peer = Peer::new(settings, lane, delivery, now);
+            let mut peer = peer(Some(at(1, 7117 + u16::from(lane))), lane, now);
             peer.install(&established(Role::Responder, at(66, 6666), now), &mut code, now);
             assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: anybody can repeat a call");
             peer.on_authentic(1, false, at(3, 7117 + u16::from(lane)), true, &mut code, now);

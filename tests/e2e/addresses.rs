@@ -9,8 +9,11 @@ use serde_json::json;
 
 use crate::{
     appliance::Pair,
-    ground::{Ground, MIRROR},
+    ground::{Ground, MIRROR, PRIMARY},
 };
+
+/// What the log says of an address that nothing can be sent from.
+const LEFT: &str = "by which the peer called";
 
 /// Syracuse has a second address, listens on all, does not know where ithaca is, and is called by the second one.
 fn second_address(ground: &Ground) -> Pair<'_> {
@@ -55,9 +58,29 @@ fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
     let ping = ground.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     // The log is written beside the traffic.
-    let (words, deadline) = ("the address by which the peer called", Instant::now() + Duration::from_secs(20));
-    while !pair.syracuse.output().contains(words) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !pair.syracuse.output().contains(LEFT) {
         assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
         thread::sleep(Duration::from_millis(20));
     }
+    assert_eq!(pair.syracuse.output().matches(LEFT).count(), 1, "{}", pair.syracuse.output());
+}
+
+#[test]
+fn a_link_that_is_down_for_a_moment_is_no_reason_to_leave_the_address_that_was_called() {
+    let ground = Ground::perfect();
+    let pair = second_address(&ground);
+    for _ in 0..3 {
+        // Without its device there is no route either; packets for ithaca go on.
+        ground.run("syracuse", &["ip", "link", "set", "wan0", "down"]).unwrap();
+        ground.ping("mirror", &format!("-c 20 -i 0.01 -W 1 {}", PRIMARY[0]));
+        ground.run("syracuse", &["ip", "link", "set", "wan0", "up"]).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !ground.ping("primary", MIRROR[0]).contains(" 0% packet loss") {
+        assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
+    }
+    assert!(pair.syracuse.status().lanes[0].send_errors > 0, "the control: sends failed");
+    assert!(!pair.syracuse.output().contains(LEFT), "{}", pair.syracuse.output());
+    assert_eq!(pair.ithaca.status().peers[0].endpoint, Some("192.0.2.22:7117".parse().unwrap()));
 }

@@ -4,10 +4,11 @@ use std::{net::UdpSocket, time::Duration};
 
 use onwire::lab::process::Process;
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::{
     appliance::{Appliance, Pair},
-    datagrams::Sink,
+    datagrams::{Sink, datagram, sender},
     ground::{Ground, MIRROR, ONWIRE},
     streams,
 };
@@ -42,6 +43,23 @@ fn routes_carry_our_protocol_and_the_preferred_source() {
         streams::copy(&host, &mirror, at, 2, 1_000_000);
         Sink::listen(&mirror, at).expect_all(&host, 32, 1200);
     }
+}
+
+#[test]
+fn an_appliance_that_was_stopped_did_not_send_what_waited_for_its_rate() {
+    let ground = Ground::perfect();
+    let slow = [("/peers/0/path", json!({ "rate": "1mbit", "queue": "1s" }))];
+    let mut pair = Pair::start_each(&ground, &slow, &[]);
+    let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
+    let socket = sender(&ground.node("primary"), sink.address);
+    // A fifth of a second with repair, of the half that a stop may take.
+    for number in 0..16 {
+        socket.send(&datagram(number, 1000)).unwrap();
+    }
+    pair.ithaca.wait("has read them", |status| status.peers[0].sent.adus >= 16);
+    assert!(sink.count() < 16, "the control: they wait");
+    pair.ithaca.terminate();
+    assert!(sink.wait_for(16), "{} of 16 came", sink.count());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Lane;
 use crate::appliance::warden::Warden;
 use crate::io::udp::{Change, Target};
+use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::outbox::Trains;
 use crate::tunnel::peer::Peer;
@@ -40,24 +41,42 @@ impl Lane {
             let send = train.send;
             let stamp = self.warden.as_ref().and_then(Warden::next_stamp);
             let target = Target { to: train.to.remote, from: train.to.local, alone };
-            let outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
+            let mut outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
+            if target.from.is_some() && outcome.sent == 0 && outcome.error.as_ref().is_some_and(is_unroutable) {
+                // Only if it goes through from another address is this one to blame, and not a link that is down for a moment.
+                let other = self.udp.send(Target { from: None, ..target }, train.bytes, datagram_len, stamp);
+                if other.sent > 0 {
+                    let error = std::mem::replace(&mut outcome, other).error;
+                    self.leave_address(peer, error, now);
+                }
+            }
             if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
                 warden.on_taken(peer, send, outcome.stamps, now);
             }
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
-            if let Some(error) = outcome.error {
-                if is_unroutable(&error) && self.forwarder.on_unroutable(peer, now) {
-                    tracing::warn!(
-                        lane = self.number,
-                        peer = peer.0,
-                        "nothing can be sent from the address by which the peer called ({error}); the kernel chooses another"
-                    );
-                }
+            if outcome.error.is_some() {
                 // One datagram is lost; the rest is worth another try.
                 self.ready.errors = true;
                 self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
             }
+        }
+    }
+
+    /// Nothing can be sent to this peer from our address that it called. The way that its datagrams take now is followed before
+    /// any other is sent.
+    fn leave_address(&mut self, peer: PeerId, error: Option<io::Error>, now: Instant) {
+        if let (Some(from), Some(error)) = (self.forwarder.on_unroutable(peer, now), error) {
+            let to =
+                self.forwarder.peers()[usize::from(peer.0)].address().map_or("?".to_owned(), |to| to.ip().to_string());
+            tracing::warn!(
+                lane = self.number,
+                "nothing can be sent to {to} from {from}, by which the peer called ({error}); the kernel chooses another address, \
+                 and a firewall of the peer may drop what comes from there. `ip route get {to} from {from}` says why"
+            );
+        }
+        if let Some(warden) = &mut self.warden {
+            warden.follow(&self.forwarder);
         }
     }
 
@@ -124,7 +143,7 @@ impl Lane {
 }
 
 /// Errors that may be about our own address: it is gone, or no route leads from it.
-pub(super) fn is_unroutable(error: &io::Error) -> bool {
+fn is_unroutable(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV)

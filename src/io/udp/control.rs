@@ -236,6 +236,8 @@ mod tests {
             (Requests::stamp(Some(0xfedc_ba98)).from(&v6).segment(1452), vec![stamped, numbered, from_v6, cut]),
             (Requests::NONE.from(&v4), vec![from_v4]),
         ] {
+            let len = |data: &[u8]| HEADER + data.len().next_multiple_of(WORD);
+            assert_eq!(requests.as_bytes().len(), expected.iter().map(|(_, _, data)| len(data)).sum::<usize>());
             assert_eq!(requests.as_bytes().as_ptr() as usize % size_of::<libc::cmsghdr>().min(8), 0);
             assert_eq!(Messages(requests.as_bytes()).collect::<Vec<_>>(), expected);
         }

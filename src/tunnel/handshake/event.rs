@@ -36,7 +36,7 @@ pub struct Established {
     pub opening: Arc<OpeningKey>,
     /// What the peer says of itself.
     pub remote: Hello,
-    /// Where datagrams of this session go, on lane 0, and from which address; lane i adds i to both ports.
+    /// Where datagrams of this session go, on lane 0 (lane i adds i to the port), and from which of our addresses.
     pub endpoint: Endpoint,
     /// When it began; invalid [`SESSION_EXPIRES_AFTER`](super::SESSION_EXPIRES_AFTER) later.
     pub at: Instant,

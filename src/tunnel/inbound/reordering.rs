@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// So many moments are remembered over the longest wait.
-const MOMENTS: u32 = 64;
+/// At most so many moments are remembered.
+const MOMENTS_MAX: u32 = 512;
 /// How often the wait shrinks.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
 /// By which part of itself.
@@ -25,6 +25,8 @@ pub struct Reordering {
     /// The wait that what was seen asks for; less than the lower bound if nothing does.
     wanted: Duration,
     shrunk_at: Option<Instant>,
+    /// How exactly lateness is known: a quarter of the shortest wait, or as many moments as may be over the longest.
+    step: Duration,
     /// The newest block that had begun by then, oldest first, at least a step apart.
     moments: VecDeque<(u64, Instant)>,
 }
@@ -32,7 +34,8 @@ pub struct Reordering {
 impl Reordering {
     /// A hole waits for so long.
     pub fn new(bounds: RangeInclusive<Duration>) -> Self {
-        Self { bounds, wanted: Duration::ZERO, shrunk_at: None, moments: VecDeque::new() }
+        let step = (*bounds.start() / 4).max(*bounds.end() / MOMENTS_MAX);
+        Self { bounds, wanted: Duration::ZERO, shrunk_at: None, step, moments: VecDeque::new() }
     }
 
     /// How long a hole waits.
@@ -48,30 +51,24 @@ impl Reordering {
             *shrunk_at = now;
             self.wanted -= self.wanted / SHRINK_BY;
         }
-        let step = self.step();
-        if self.moments.back().is_some_and(|&(_, at)| now.saturating_duration_since(at) < step) {
+        if self.moments.back().is_some_and(|&(_, at)| now.saturating_duration_since(at) < self.step) {
             return;
         }
         self.moments.push_back((sbn, now));
-        while self.moments.len() > MOMENTS as usize + 1 {
+        // What is older than the longest wait was too late for any.
+        while self.moments.get(1).is_some_and(|&(_, at)| now.saturating_duration_since(at) > *self.bounds.end()) {
             self.moments.pop_front();
         }
     }
 
-    /// A symbol of this block came, which is not the newest. How long the block had ended is known to a step; from before the
-    /// oldest moment remembered it was too late for any wait.
+    /// A symbol of this block came. How long ago the block had ended, if it is not the newest, is known to a step.
     pub fn on_symbol(&mut self, sbn: u64, now: Instant) {
         let newer = self.moments.partition_point(|&(newest, _)| newest <= sbn);
         let Some(&(_, ended)) = self.moments.get(newer) else { return };
         let late = now.saturating_duration_since(ended);
-        let step = self.step();
-        if late >= step {
-            self.wanted = self.wanted.max((late + late / 4 + step).min(*self.bounds.end()));
+        if late >= self.step {
+            self.wanted = self.wanted.max((late + late / 4 + self.step).min(*self.bounds.end()));
         }
-    }
-
-    fn step(&self) -> Duration {
-        *self.bounds.end() / MOMENTS
     }
 }
 
@@ -138,9 +135,20 @@ mod tests {
     }
 
     #[test]
+    fn a_long_longest_wait_hid_symbols_that_came_a_little_late() {
+        let bounds = 20 * MS..=Duration::from_secs(10);
+        let (mut reordering, start) = (Reordering::new(bounds), Instant::now());
+        run(&mut reordering, start, 0..2000, 60);
+        let hold = reordering.hold();
+        assert!((60 * MS..=100 * MS).contains(&hold), "{hold:?}");
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
-        let (mut reordering, start) = bench();
-        run(&mut reordering, start, 0..100_000, 200);
-        assert!(reordering.moments.len() <= MOMENTS as usize + 1);
+        for bounds in [20 * MS..=250 * MS, MS..=Duration::from_secs(10), 20 * MS..=20 * MS] {
+            let (mut reordering, start) = (Reordering::new(bounds.clone()), Instant::now());
+            run(&mut reordering, start, 0..100_000, 200);
+            assert!(reordering.moments.len() <= MOMENTS_MAX as usize + 2, "{bounds:?}: {}", reordering.moments.len());
+        }
     }
 }

@@ -21,12 +21,12 @@ impl Peer {
         Some(Endpoint { remote, local })
     }
 
-    /// Nothing can be sent from the address by which the peer called: it is gone, or no route leads from it. The kernel chooses
-    /// from now on, until a new session tells another. Says whether there was one.
-    pub fn on_unroutable(&mut self, now: Instant) -> bool {
-        let had_local = self.local.is_some();
+    /// Nothing can be sent from our address that the peer called: it is gone, or no route leads from it. The kernel chooses
+    /// from now on, until a new session tells another. Returns that address, if it is another than the last time.
+    pub fn on_unroutable(&mut self, now: Instant) -> Option<IpAddr> {
+        let refused = self.local?;
         self.set_local(None, now);
-        had_local
+        (self.refused.replace(refused) != Some(refused)).then_some(refused)
     }
 
     /// Datagrams leave from this address from now on.
