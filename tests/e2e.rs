@@ -17,10 +17,10 @@ mod appliance;
 mod capture;
 #[path = "e2e/datagrams.rs"]
 mod datagrams;
-#[path = "e2e/ground.rs"]
-mod ground;
 #[path = "e2e/streams.rs"]
 mod streams;
+#[path = "e2e/testbed.rs"]
+mod testbed;
 
 #[path = "e2e/addresses.rs"]
 mod addresses;
@@ -36,22 +36,22 @@ mod log;
 mod loss;
 #[path = "e2e/paths.rs"]
 mod paths;
-#[path = "e2e/promises.rs"]
-mod promises;
-#[path = "e2e/promises_commands.rs"]
-mod promises_commands;
-#[path = "e2e/promises_lanes.rs"]
-mod promises_lanes;
-#[path = "e2e/promises_levels.rs"]
-mod promises_levels;
-#[path = "e2e/promises_loss.rs"]
-mod promises_loss;
-#[path = "e2e/promises_restart.rs"]
-mod promises_restart;
-#[path = "e2e/promises_site.rs"]
-mod promises_site;
-#[path = "e2e/promises_strangers.rs"]
-mod promises_strangers;
+#[path = "e2e/protected.rs"]
+mod protected;
+#[path = "e2e/protected_commands.rs"]
+mod protected_commands;
+#[path = "e2e/protected_lanes.rs"]
+mod protected_lanes;
+#[path = "e2e/protected_levels.rs"]
+mod protected_levels;
+#[path = "e2e/protected_loss.rs"]
+mod protected_loss;
+#[path = "e2e/protected_restart.rs"]
+mod protected_restart;
+#[path = "e2e/protected_site.rs"]
+mod protected_site;
+#[path = "e2e/protected_strangers.rs"]
+mod protected_strangers;
 #[path = "e2e/restart.rs"]
 mod restart;
 #[path = "e2e/routes.rs"]

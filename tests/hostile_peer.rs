@@ -11,7 +11,7 @@ mod hostile;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hostile::{Counting, run};
-use onwire::tunnel::inbound::MEMORY_MAX;
+use onwire::tunnel::receiver::MEMORY_MAX;
 use proptest::prelude::*;
 
 #[global_allocator]

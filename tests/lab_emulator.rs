@@ -1,4 +1,4 @@
-//! The lab's ground, in real namespaces: it stands, the emulator does what it counts, and nothing stays behind.
+//! The lab's testbed, in real namespaces: it stands, the emulator does what it counts, and nothing stays behind.
 //!
 //! Needs root and the programs `ip` and `sysctl`; both are asked for in words.
 

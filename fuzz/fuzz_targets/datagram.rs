@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use onwire::tunnel::inbound::{Delivery, MEMORY_MAX};
+use onwire::tunnel::receiver::{Delivery, MEMORY_MAX};
 use onwire::tunnel::outbox::Trains;
 use onwire::wire::datagram::{DatagramType, Header};
 use onwire::wire::packet::PacketView;
@@ -59,7 +59,7 @@ fuzz_target!(|input: &[u8]| {
             forwarder.on_sent(to, len, now);
         }
         if kind & 4 != 0 {
-            while let Some((_, heard)) = forwarder.poll_heard() {
+            while let Some((_, heard)) = forwarder.poll_feedback() {
                 assert!(heard.proven_at.is_none_or(|at| at <= now), "the future proves nothing");
             }
         }

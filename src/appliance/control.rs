@@ -17,19 +17,19 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::desk::StatusDesk;
-use super::herald::Herald;
-use super::lane::Lane;
-use super::last_hop::LastHop;
-use super::line::{Command, Line, Notice};
-use super::peering::Peering;
-use super::routes::Routes;
-use super::setup;
-use super::snapshot::LaneSnapshot;
-use super::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
-use super::uplinks::Uplinks;
-use super::voice::Voice;
-use super::warden::Warden;
+use crate::appliance::host::routes::Routes;
+use crate::appliance::host::uplinks::Uplinks;
+use crate::appliance::lane::Lane;
+use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
+use crate::appliance::lane::last_hop::LastHop;
+use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::appliance::notify::port::NotifyPort;
+use crate::appliance::notify::protection_driver::ProtectionDriver;
+use crate::appliance::notify::publish_path::PublishPath;
+use crate::appliance::peering::Peering;
+use crate::appliance::setup;
+use crate::appliance::status::socket::StatusSocket;
+use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::{Config, Notify};
 use crate::flow::Instances;
 use crate::io::log;
@@ -84,9 +84,9 @@ pub struct Control {
     started: Instant,
     poll: Poll,
     signals: Arc<PendingSignals>,
-    desk: StatusDesk,
+    desk: StatusSocket,
     peering: Peering,
-    notices: Receiver<Notice>,
+    events: Receiver<LaneEvent>,
     lanes: Vec<LaneHandle>,
     routes: Option<Routes>,
     tun: TunStatus,
@@ -102,7 +102,7 @@ impl Control {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let on_signal = Arc::clone(&waker);
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
-        let mut desk = StatusDesk::open(&config.status.socket)?;
+        let mut desk = StatusSocket::open(&config.status.socket)?;
         poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
 
         let endpoints = setup::endpoints(&config);
@@ -112,15 +112,15 @@ impl Control {
         let tun = describe(&config, &queues);
         let device = tun.name.clone();
 
-        let (notify, notices) = sync_channel(NOTICES_MAX);
+        let (notify, events) = sync_channel(NOTICES_MAX);
         let mut prepared = Vec::new();
         for (number, queue) in (0..).zip(queues) {
             let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
             let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
             let (commands, to_lane) = sync_channel(COMMANDS_MAX);
-            let line = Line { commands: to_lane, notices: notify.clone(), control: Arc::clone(&waker) };
+            let channel = LaneChannel { commands: to_lane, events: notify.clone(), control: Arc::clone(&waker) };
             let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
-            let (lane, waker) = Lane::new(number, queue, udp, forwarder, line, last_hop)?;
+            let (lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
             prepared.push((lane, commands, waker));
         }
         if let Some(notify) = &config.notify {
@@ -135,7 +135,7 @@ impl Control {
                 catch_unwind(AssertUnwindSafe(|| lane.run())).unwrap_or_else(|panic| {
                     // An appliance without one of its lanes must not look as if it ran.
                     let cause = Some(io::Error::other("it panicked, which is a bug; the message is above"));
-                    let _ = ended.send(Notice::Ended { lane: number, cause });
+                    let _ = ended.send(LaneEvent::Ended { lane: number, cause });
                     let _ = control.wake();
                     resume_unwind(panic)
                 })
@@ -155,7 +155,7 @@ impl Control {
             signals,
             desk,
             peering,
-            notices,
+            events,
             lanes,
             routes,
             tun,
@@ -197,8 +197,8 @@ impl Control {
         if self.signals.take(Signal::HangUp) {
             tracing::warn!("SIGHUP: reloading is not supported yet; restart to use a changed configuration");
         }
-        while let Ok(notice) = self.notices.try_recv() {
-            self.handle_notice(notice, now)?;
+        while let Ok(event) = self.events.try_recv() {
+            self.handle_notice(event, now)?;
         }
         self.peering.handle_timeout(now);
         self.pass_on(now);
@@ -219,12 +219,12 @@ impl Control {
         Ok(())
     }
 
-    fn handle_notice(&mut self, notice: Notice, now: Instant) -> Result<(), RunError> {
-        match notice {
-            Notice::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
-            Notice::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
-            Notice::SessionWanted(peer) => self.peering.on_wanted(peer, now),
-            Notice::Ended { lane, cause } => {
+    fn handle_notice(&mut self, event: LaneEvent, now: Instant) -> Result<(), RunError> {
+        match event {
+            LaneEvent::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
+            LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
+            LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
+            LaneEvent::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
                 return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
             }
@@ -257,8 +257,8 @@ impl Control {
     fn stop(&mut self) -> Status {
         self.tun.tx_dropped = self.dropped();
         self.routes = None;
-        // Nobody reads notices any more: a lane that a flood has left with a full channel must not wait for room in it.
-        self.notices = sync_channel(0).1;
+        // Nobody reads events any more: a lane that a flood has left with a full channel must not wait for room in it.
+        self.events = sync_channel(0).1;
         for lane in &self.lanes {
             // A full channel empties as long as the lane lives, and a lane that does not live ends with it.
             let _ = lane.commands.send(Command::Stop);
@@ -330,7 +330,7 @@ impl Control {
     }
 }
 
-/// Opens the notification port and gives each lane a warden.
+/// Opens the notification port and gives each lane a driver.
 fn appoint_wardens(
     config: &Config,
     notify: &Notify,
@@ -338,11 +338,12 @@ fn appoint_wardens(
     mut random: StdRng,
     now: Instant,
 ) -> io::Result<()> {
-    let herald = Herald::open(setup::herald_settings(config, notify, random.random(), random.random()), now)?;
-    tracing::info!(listen = %herald.listen(), level = notify.level.name(), "notifications");
+    let port = NotifyPort::open(setup::herald_settings(config, notify, random.random(), random.random()), now)?;
+    tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
     let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
     let instances = Instances::default();
-    for (number, ((lane, _, _), voice)) in (0..).zip(lanes.iter_mut().zip(Voice::of_lanes(herald, &wakers))) {
+    for (number, ((lane, _, _), publish_path)) in (0..).zip(lanes.iter_mut().zip(PublishPath::of_lanes(port, &wakers)))
+    {
         let stamps = lane.stamps();
         if let (StampState::Off(_), true) = (stamps, notify.level != Level::Queued) {
             tracing::warn!(
@@ -350,8 +351,13 @@ fn appoint_wardens(
                  the kernel has taken, which may still be lost with this host"
             );
         }
-        let guard = setup::guard(config, notify.level, stamps, &instances, random.random());
-        lane.set_warden(Warden::new(number, guard, voice, setup::bound_address(config)))?;
+        let lane_protection = setup::lane_protection(config, notify.level, stamps, &instances, random.random());
+        lane.set_protection(ProtectionDriver::new(
+            number,
+            lane_protection,
+            publish_path,
+            setup::bound_address(config),
+        ))?;
     }
     Ok(())
 }

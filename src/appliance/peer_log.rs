@@ -14,7 +14,7 @@ use crate::tunnel::handshake::HandshakeDrop;
 
 /// A peer that has not been heard for so long is said not to answer.
 const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
-/// Complaints about strangers: of more than so many addresses nothing is said, for each reason. Anybody can be the first kind of
+/// SendErrorLog about strangers: of more than so many addresses nothing is said, for each reason. Anybody can be the first kind of
 /// stranger; who has our public key and another's is told of all the same.
 const STRANGERS_MAX: usize = 64;
 
@@ -30,7 +30,7 @@ pub struct Saying {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Contact {
     Calling,
     Silent,
     Up,
@@ -38,7 +38,7 @@ enum Standing {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    standing: Standing,
+    contact: Contact,
     /// Since when it is not up.
     since: Instant,
     /// That it does not answer was said.
@@ -62,7 +62,7 @@ impl PeerLog {
     /// Of peers that are being called, there if an address is known.
     pub fn new(endpoints: impl IntoIterator<Item = Option<SocketAddr>>, now: Instant) -> Self {
         let peers = endpoints.into_iter().map(|endpoint| Entry {
-            standing: Standing::Calling,
+            contact: Contact::Calling,
             since: now,
             is_told: false,
             has_answered: false,
@@ -81,15 +81,15 @@ impl PeerLog {
     }
 
     /// Something came from the peer under the keys of a session. True if it was not heard before.
-    pub fn on_heard(&mut self, peer: PeerId, now: Instant) -> bool {
-        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.standing != Standing::Up) else {
+    pub fn on_feedback(&mut self, peer: PeerId, now: Instant) -> bool {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact != Contact::Up) else {
             return false;
         };
-        let after = match entry.standing {
-            Standing::Silent => format!(", {:.1} s after it fell silent", (now - entry.since).as_secs_f64()),
+        let after = match entry.contact {
+            Contact::Silent => format!(", {:.1} s after it fell silent", (now - entry.since).as_secs_f64()),
             _ => String::new(),
         };
-        entry.standing = Standing::Up;
+        entry.contact = Contact::Up;
         let at = entry.endpoint.map_or(String::new(), |endpoint| format!(" with {endpoint}"));
         self.say(Level::INFO, peer, format!("session established{at}{after}"));
         true
@@ -97,10 +97,10 @@ impl PeerLog {
 
     /// The peer is silent, or its session is worn.
     pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
-        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.standing == Standing::Up) else {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact == Contact::Up) else {
             return;
         };
-        (entry.standing, entry.since, entry.is_told, entry.has_answered) = (Standing::Silent, now, false, false);
+        (entry.contact, entry.since, entry.is_told, entry.has_answered) = (Contact::Silent, now, false, false);
         self.say(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
     }
 
@@ -149,7 +149,7 @@ impl PeerLog {
     pub fn handle_timeout(&mut self, now: Instant) {
         for at in 0..self.peers.len() {
             let entry = &mut self.peers[at];
-            if entry.standing == Standing::Up || entry.is_told || entry.unresolved.is_some() {
+            if entry.contact == Contact::Up || entry.is_told || entry.unresolved.is_some() {
                 continue;
             }
             if now < entry.since + UNANSWERED_AFTER {
@@ -180,7 +180,7 @@ impl PeerLog {
 
     /// When somebody will not have answered for too long.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = |entry: &&Entry| entry.standing != Standing::Up && !entry.is_told && entry.unresolved.is_none();
+        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_told && entry.unresolved.is_none();
         self.peers.iter().filter(waiting).map(|entry| entry.since + UNANSWERED_AFTER).min()
     }
 
@@ -220,8 +220,8 @@ mod tests {
         }
         let all = said(&mut log);
         assert!(all.len() == 1 && all[0].contains("nothing else of it arrives"), "{all:?}");
-        log.on_heard(PEER, at(61));
-        log.on_heard(PEER, at(62));
+        log.on_feedback(PEER, at(61));
+        log.on_feedback(PEER, at(62));
         assert_eq!(said(&mut log), ["INFO session established with 192.0.2.2:7117"]);
         assert_eq!(log.poll_timeout(), None);
     }
@@ -238,10 +238,10 @@ mod tests {
         let all = said(&mut log);
         assert!(all[0].starts_with("WARN the peer does not answer at 192.0.2.2:7117"), "{all:?}");
         assert!(all[1].starts_with("INFO the peer has not called") && all.len() == 2, "{all:?}");
-        log.on_heard(PEER, at(101));
+        log.on_feedback(PEER, at(101));
         log.on_wanted(PEER, at(110));
         log.on_wanted(PEER, at(111));
-        log.on_heard(PEER, at(112));
+        log.on_feedback(PEER, at(112));
         let all = said(&mut log);
         assert_eq!(all[0], "INFO session established with 192.0.2.2:7117");
         assert!(all[1].starts_with("WARN the peer is silent") && all.len() == 3, "{all:?}");

@@ -9,9 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::names::{Answer, Names};
-use super::peer_log::{PeerLog, Saying};
-use super::setup;
+use crate::appliance::host::names::{Answer, Names};
+use crate::appliance::peer_log::{PeerLog, Saying};
+use crate::appliance::setup;
 use crate::config::{Config, Host};
 use crate::io::netlink::Netlink;
 use crate::tunnel::PeerId;
@@ -66,7 +66,7 @@ impl Peering {
         Self {
             handshakes,
             drops: [0; HandshakeDrop::ALL.len()],
-            names: Names::new(names, Arc::new(super::names::ask_system), wake, now),
+            names: Names::new(names, Arc::new(crate::appliance::host::names::ask_system), wake, now),
             log: PeerLog::new(endpoints.iter().copied(), now),
             routed: config.peers.iter().flat_map(|peer| &peer.prefixes).map(|&prefix| (prefix, ())).collect(),
             listens_on_ipv6: config.node.listen.is_ipv6(),
@@ -93,7 +93,7 @@ impl Peering {
     /// Something came under the keys of this session, for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
         if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
-            && self.log.on_heard(peer, now)
+            && self.log.on_feedback(peer, now)
         {
             self.names.set_heard(peer, true, now);
             self.look_at_mtu(peer);

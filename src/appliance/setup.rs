@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ipnetwork::IpNetwork;
 use rand::rngs::StdRng;
 
-use super::herald::HeraldSettings;
+use crate::appliance::notify::port::NotifyPortSettings;
 use crate::config::{self, Config, Repair};
 use crate::fec::plan::Plan;
 use crate::flow::{FlowTable, Instances, Limits};
@@ -14,14 +14,14 @@ use crate::io::tun::{Offload, TunOptions};
 use crate::io::udp::{StampChoice, StampState, Switch, UdpOptions};
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::Level;
-use crate::protect::{Evidence, Guard, Protection, TRUST_MAX};
+use crate::protect::{Evidence, LaneProtection, PeerProtection, TRUST_MAX};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
-use crate::tunnel::inbound::Delivery;
 use crate::tunnel::peer::PeerSettings;
 use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
+use crate::tunnel::receiver::Delivery;
 use crate::tunnel::seal::CipherSet;
 use crate::tunnel::sender::Profile;
 
@@ -128,7 +128,13 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
 }
 
 /// The promises of a lane: what they rest on is what was configured, if timestamps can be had.
-pub fn guard(config: &Config, level: Level, stamps: StampState, instances: &Instances, seed: u64) -> Guard {
+pub fn lane_protection(
+    config: &Config,
+    level: Level,
+    stamps: StampState,
+    instances: &Instances,
+    seed: u64,
+) -> LaneProtection {
     let evidence = match (level, stamps) {
         (Level::Queued, _) => Evidence::HandOver,
         (_, StampState::Off(_)) => Evidence::HandOverOnly,
@@ -141,23 +147,23 @@ pub fn guard(config: &Config, level: Level, stamps: StampState, instances: &Inst
     let table = || FlowTable::new(limits, seed, instances.clone());
     let trust_max = config.notify.as_ref().map_or(TRUST_MAX, |notify| notify.trust_max);
     let protection = |_| {
-        let mut protection = Protection::new(table(), evidence);
+        let mut protection = PeerProtection::new(table(), evidence);
         protection.limit_trust(trust_max);
         protection
     };
-    Guard::new(config.peers.iter().map(protection).collect())
+    LaneProtection::new(config.peers.iter().map(protection).collect())
 }
 
 const _: () = assert!(config::DEFAULT_TRUST_MAX.as_nanos() == TRUST_MAX.as_nanos(), "what is documented is what holds");
 
 /// The notification port.
-pub fn herald_settings(config: &Config, notify: &config::Notify, epoch: u64, secret: [u8; 32]) -> HeraldSettings {
+pub fn herald_settings(config: &Config, notify: &config::Notify, epoch: u64, secret: [u8; 32]) -> NotifyPortSettings {
     let mut keys = KeyRing::new();
     for key in &notify.keys {
         // The configuration has seen to it that there are not too many and that their numbers differ.
         let _ = keys.insert(key.secret.to_key(key.id));
     }
-    HeraldSettings {
+    NotifyPortSettings {
         listen: notify.listen,
         keys,
         peers: config.peers.iter().map(|peer| peer.name.clone()).collect(),

@@ -13,10 +13,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{FAILURE, NO_CONTACT, USAGE, complain, print, status};
-use crate::appliance::arrived::ArrivedStatus;
-use crate::appliance::desk;
 use crate::appliance::status::Status;
-use crate::appliance::verdict::{Judgement, Verdict, judge};
+use crate::appliance::status::arrivals::ArrivedStatus;
+use crate::appliance::status::drain::{DrainAssessment, Verdict, judge};
+use crate::appliance::status::socket;
 use crate::config::units::parse_duration;
 
 /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
@@ -61,7 +61,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 struct Found {
     peer: String,
     arrived: ArrivedStatus,
-    judgement: Judgement,
+    judgement: DrainAssessment,
 }
 
 impl Drain {
@@ -74,7 +74,7 @@ impl Drain {
         let begin = Instant::now();
         let mut next_word = begin + PROGRESS;
         loop {
-            let status = match desk::ask(&socket) {
+            let status = match socket::ask(&socket) {
                 Ok(status) => status,
                 // It may only stand still.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < self.timeout => continue,
@@ -144,7 +144,7 @@ impl Drain {
     }
 }
 
-fn peer_json(peer: &str, arrived: &ArrivedStatus, judgement: &Judgement) -> Value {
+fn peer_json(peer: &str, arrived: &ArrivedStatus, judgement: &DrainAssessment) -> Value {
     json!({
         "peer": peer,
         "verdict": judgement.verdict.name(),
@@ -168,7 +168,7 @@ fn complain_of(Found { peer, judgement, .. }: &Found) {
 const ALIVE: &str = "its appliance lives and still sends, so there is nothing to drain yet. Stop the programs of the \
                      primary and then its appliance, or cut its link, and drain again";
 
-fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, judgement: &Judgement) {
+fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, judgement: &DrainAssessment) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{peer}: {}", judgement.verdict.name());
     for reason in &judgement.reasons {

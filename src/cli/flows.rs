@@ -9,10 +9,10 @@ use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::Value;
 
 use super::destination::Destination;
-use super::line::Line;
+use super::output_line::OutputLine;
 use super::render::grouped;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, USAGE, complain, print, told};
+use super::{FAILURE, NO_CONTACT, USAGE, complain, notification, print};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
 
@@ -70,7 +70,7 @@ impl Flows {
         };
         let peers: BTreeMap<u32, Peer> = client.core().peers().map(|peer| (peer.id, peer.clone())).collect();
         if self.json {
-            let flows = flows.values().map(|flow| Value::Object(told::flow_json(flow, peers.get(&flow.peer))));
+            let flows = flows.values().map(|flow| Value::Object(notification::flow_json(flow, peers.get(&flow.peer))));
             print(format_args!("{:#}\n", Value::Array(flows.collect())))
         } else {
             print(table(&flows, &peers))
@@ -78,7 +78,7 @@ impl Flows {
     }
 }
 
-/// Every flow, once all are told; `None` when they are not in time.
+/// Every flow, once all are notification; `None` when they are not in time.
 fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Option<BTreeMap<FlowKey, Flow>>> {
     let mut flows = BTreeMap::new();
     let deadline = Instant::now() + PATIENCE;
@@ -117,10 +117,11 @@ fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String
     for flow in flows.values() {
         let position = |level| flow.positions.at(level).map_or("-".to_owned(), grouped);
         let peer = peers.get(&flow.peer);
-        let name =
-            peer.and_then(|peer| peer.name.as_deref()).map_or(flow.peer.to_string(), |name| Line(name).to_string());
+        let name = peer
+            .and_then(|peer| peer.name.as_deref())
+            .map_or(flow.peer.to_string(), |name| OutputLine(name).to_string());
         let peer = match peer {
-            Some(peer) if peer.state != LinkState::Up => format!("{name} ({})", told::link(peer)),
+            Some(peer) if peer.state != LinkState::Up => format!("{name} ({})", notification::link(peer)),
             Some(_) => format!("{name} (up)"),
             None => name,
         };
@@ -132,7 +133,7 @@ fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String
             state = format!("VIOLATED from {}, {state}", grouped(start));
         }
         table.add_row([
-            told::protocol(flow.key.protocol),
+            notification::protocol(flow.key.protocol),
             flow.key.source.to_string(),
             flow.key.destination.to_string(),
             if flow.origin == Origin::Start { "start" } else { "middle" }.to_owned(),

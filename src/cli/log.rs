@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::prelude::*;
 
-use super::line;
+use super::output_line;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::io::log::LogWriter;
 
@@ -52,7 +52,7 @@ where
     let subscriber = fmt::fmt().with_max_level(level).with_ansi(ansi).with_writer(writer);
     match log.format {
         LogFormat::Text => {
-            let fields = fmt::format::debug_fn(line::write_field).delimited(" ");
+            let fields = fmt::format::debug_fn(output_line::write_field).delimited(" ");
             Box::new(subscriber.with_target(false).fmt_fields(fields).finish())
         }
         LogFormat::Json => Box::new(subscriber.json().flatten_event(true).finish()),

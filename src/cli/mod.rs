@@ -13,15 +13,15 @@ pub mod gate;
 pub mod keygen;
 pub mod lab;
 mod limits;
-mod line;
 pub mod log;
+mod notification;
+mod output_line;
 pub mod pubkey;
 mod render;
 mod render_gate;
 pub mod run;
 pub mod status;
 mod subscription;
-mod told;
 pub mod wait;
 pub mod watch;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::appliance::routes::RouteTrouble;
+use crate::appliance::host::routes::RouteTrouble;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 
 /// The whole status in a few lines for each peer.

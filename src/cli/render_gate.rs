@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::line::Line;
+use super::output_line::OutputLine;
 use super::render::{duration, grouped, write_log_loss};
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
@@ -34,8 +34,14 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     for link in &notify.links {
         match link.state.as_str() {
-            "up" => writeln!(out, "  link to {}: up", Line(&link.name))?,
-            state => writeln!(out, "  link to {}: {} ({})", Line(&link.name), Line(state), Line(&link.reason))?,
+            "up" => writeln!(out, "  link to {}: up", OutputLine(&link.name))?,
+            state => writeln!(
+                out,
+                "  link to {}: {} ({})",
+                OutputLine(&link.name),
+                OutputLine(state),
+                OutputLine(&link.reason)
+            )?,
         }
     }
     status.gates.iter().try_for_each(|gate| write_gate(out, gate))
@@ -96,7 +102,7 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
 }
 
 fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result {
-    writeln!(out, "  {}: {}, {}, {}", it.number, it.client, Line(&it.phase), duration(it.age_s))?;
+    writeln!(out, "  {}: {}, {}, {}", it.number, it.client, OutputLine(&it.phase), duration(it.age_s))?;
     writeln!(
         out,
         "    sent {}, protected {}, unprotected {}; acks {} real, {} early; {} marks wait",
@@ -114,7 +120,7 @@ fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result
         writeln!(out, "    the oldest mark waits for {}", duration(age))?;
     }
     if let Some(reason) = &it.reason {
-        writeln!(out, "    not protected: {}", Line(reason))?;
+        writeln!(out, "    not protected: {}", OutputLine(reason))?;
     }
     Ok(())
 }

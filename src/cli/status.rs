@@ -9,8 +9,8 @@ use super::{complain, print, render, render_gate};
 use crate::appliance::status::Status as ApplianceStatus;
 use crate::config;
 use crate::config::gate::DEFAULT_STATUS;
-use crate::gate::desk;
 use crate::gate::status::{ROLE, Status as GateStatus};
+use crate::gate::status_socket;
 
 /// Arguments of `onwire status`.
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ Examples:
   onwire status --json | jq '.peers[].received.raw_loss'
   onwire status --json | jq -e '.peers | length > 0 and all(.protection.state == \"up\")'   for scripts: is all up
 
-Exit codes: 0 it answered, whatever it told; 1 it did not answer; 2 usage. That nothing is up is no failure here.")]
+Exit codes: 0 it answered, whatever it notification; 1 it did not answer; 2 usage. That nothing is up is no failure here.")]
 pub struct Status {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
@@ -42,7 +42,7 @@ impl Status {
             Ok(socket) => socket,
             Err(code) => return code,
         };
-        match desk::ask(&socket).map_err(|error| error.to_string()).and_then(|text| self.show(&text)) {
+        match status_socket::ask(&socket).map_err(|error| error.to_string()).and_then(|text| self.show(&text)) {
             Ok(text) => print(text),
             Err(error) => {
                 complain(format_args!("onwire status: {error}\n"));

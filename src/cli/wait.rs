@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::destination::Destination;
 use super::render::grouped;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, complain, print, told};
+use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, complain, notification, print};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
 use crate::notify::client::{Client, Reason, Status, Wish};
@@ -264,8 +264,8 @@ impl Wait {
         if self.json {
             let flow = |flow: &Awaited| {
                 let protected = flow.protected(client, self.level);
-                let mut fields = told::key_json(&flow.key);
-                fields.extend(told::object(json!({
+                let mut fields = notification::key_json(&flow.key);
+                fields.extend(notification::object(json!({
                     "bytes": flow.bytes,
                     "protected": protected,
                     "missing": flow.bytes - protected,
@@ -274,7 +274,7 @@ impl Wait {
                 })));
                 Value::Object(fields)
             };
-            let told = json!({
+            let notification = json!({
                 "protected": code == 0 && nothing.is_none(),
                 "level": level.filter(|_| code == 0).map(Level::name),
                 "reason": nothing.or(reason),
@@ -282,7 +282,7 @@ impl Wait {
                 "ended": connections.ended,
                 "flows": flows.iter().map(flow).collect::<Vec<_>>(),
             });
-            let printed = print(format_args!("{told}\n"));
+            let printed = print(format_args!("{notification}\n"));
             return if code == 0 { printed } else { ExitCode::from(code) };
         }
         if let Some(words) = nothing {
@@ -310,7 +310,7 @@ impl Wait {
         }
         for flow in open {
             let missing = grouped(flow.bytes - flow.protected(client, self.level));
-            let (key, of) = (told::key(&flow.key), grouped(flow.bytes));
+            let (key, of) = (notification::key(&flow.key), grouped(flow.bytes));
             let why = flow.reason().map_or(String::new(), |reason| format!(": {reason}"));
             complain(format_args!("  {key}  {missing} of {of} bytes are not protected{why}\n"));
         }

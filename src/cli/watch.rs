@@ -12,9 +12,9 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::destination::Destination;
-use super::line::Line;
+use super::output_line::OutputLine;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, USAGE, complain, told};
+use super::{FAILURE, NO_CONTACT, USAGE, complain, notification};
 use crate::config::units::{parse_duration, show_duration};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Filter, Flow, FlowKey, LinkState, Message, Peer, Range, StateReason};
@@ -204,7 +204,7 @@ impl Screen {
                 let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
                 self.run = Some(run);
                 let fields = json!({ "contact": true, "run": run_json(Some(run)), "silent_for": silent });
-                self.line("contact", words, told::object(fields))
+                self.line("contact", words, notification::object(fields))
             }
             // Patience at the start: the first answers take a round trip or two.
             None if self.silent_since.is_none() && (self.run.is_some() || now > begin + Duration::from_millis(500)) => {
@@ -219,7 +219,7 @@ impl Screen {
                     "run": run_json(self.run),
                     "silent_for": silent.as_secs_f64(),
                 });
-                self.line("contact", words, told::object(fields))?;
+                self.line("contact", words, notification::object(fields))?;
                 if self.run.is_none() {
                     complain(format_args!("  = {}\n", self.options.subscription.advice()));
                 }
@@ -243,16 +243,16 @@ impl Screen {
                     self.violations.remove(0);
                 }
                 self.violations.push(violation.number);
-                let ranges: Vec<String> = violation.ranges.iter().map(told::range).collect();
+                let ranges: Vec<String> = violation.ranges.iter().map(notification::range).collect();
                 let words = format!(
                     "VIOLATION {}: called protected, and lost on the path: {}",
                     violation.number,
                     ranges.join(", ")
                 );
-                self.line("violation", words, told::violation_json(&violation))
+                self.line("violation", words, notification::violation_json(&violation))
             }
             Message::Block(block) if self.is_wanted(&block.ranges) => {
-                self.line("block", told::block(&block), told::block_json(&block))
+                self.line("block", notification::block(&block), notification::block_json(&block))
             }
             _ => Ok(()),
         }
@@ -266,23 +266,23 @@ impl Screen {
             self.flows.clear();
         }
         self.flows.insert(flow.key, flow);
-        let words = format!("{}  {}", told::key(&flow.key), told::flow(&flow));
-        self.line("flow", words, told::flow_json(&flow, self.links.get(&flow.peer)))
+        let words = format!("{}  {}", notification::key(&flow.key), notification::flow(&flow));
+        self.line("flow", words, notification::flow_json(&flow, self.links.get(&flow.peer)))
     }
 
-    fn show_link(&mut self, told: Peer) -> io::Result<()> {
-        let before = self.links.get(&told.id);
+    fn show_link(&mut self, notification: Peer) -> io::Result<()> {
+        let before = self.links.get(&notification.id);
         let what = |peer: &Peer| -> (LinkState, StateReason) { (peer.state, peer.reason) };
-        let changed = before.is_none_or(|before| what(before) != what(&told));
+        let changed = before.is_none_or(|before| what(before) != what(&notification));
         // Heartbeats leave the names out.
-        let name = told.name.clone().or_else(|| before.and_then(|before| before.name.clone()));
-        let peer = Peer { name, ..told };
+        let name = notification.name.clone().or_else(|| before.and_then(|before| before.name.clone()));
+        let peer = Peer { name, ..notification };
         self.links.insert(peer.id, peer.clone());
         if !changed {
             return Ok(());
         }
-        let name = peer.name.as_deref().map_or(peer.id.to_string(), |name| Line(name).to_string());
-        self.line("link", format!("link to {name}  {}", told::link(&peer)), told::link_json(&peer))
+        let name = peer.name.as_deref().map_or(peer.id.to_string(), |name| OutputLine(name).to_string());
+        self.line("link", format!("link to {name}  {}", notification::link(&peer)), notification::link_json(&peer))
     }
 
     fn is_wanted(&self, ranges: &[Range]) -> bool {
@@ -303,11 +303,11 @@ impl Screen {
         let now = SystemTime::now();
         let mut out = io::stdout().lock();
         if self.options.json {
-            let mut object = told::object(json!({ "time": told::unix_time(now), "type": kind }));
+            let mut object = notification::object(json!({ "time": notification::unix_time(now), "type": kind }));
             object.extend(fields);
             writeln!(out, "{}", Value::Object(object))?;
         } else {
-            writeln!(out, "{}  {words}", told::time_of_day(now))?;
+            writeln!(out, "{}  {words}", notification::time_of_day(now))?;
         }
         out.flush()
     }

@@ -15,10 +15,10 @@
 
 mod ages;
 pub mod arrivals;
+mod block_outcome;
 mod blocks;
 mod coverage;
 mod events;
-mod evidence;
 mod index;
 mod instance;
 mod key;
@@ -30,8 +30,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use block_outcome::{BlockRange, Violation};
 pub use events::{Event, GoneReason};
-pub use evidence::{BlockRange, Violation};
 pub use key::FlowKey;
 pub use state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin, Position};
 pub use table::{FlowTable, TooManyCookies};

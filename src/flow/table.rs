@@ -1,7 +1,7 @@
 //! The flow table: packets of both directions go in, changes of flows come out.
 //!
 //! 1. [`on_sent`](FlowTable::on_sent) notes which bytes of which flow a block holds.
-//! 2. The fate of a block ([`super::evidence`]) or an acknowledgement
+//! 2. The fate of a block ([`super::block_outcome`]) or an acknowledgement
 //!    ([`on_received`](FlowTable::on_received)) moves positions.
 //! 3. [`poll_event`](FlowTable::poll_event) tells what changed; [`flows`](FlowTable::flows) tells all there is.
 //!

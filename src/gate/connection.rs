@@ -1,7 +1,7 @@
 //! One connection through a gate: two legs, a dialect between them, and the marks that the primary waits for.
 //!
 //! 1. [`Connection::pump`] reads what may be read, gives it to the dialect and does what that wants;
-//! 2. [`Connection::release`] asks the witness about the marks and lets the dialect acknowledge what is protected;
+//! 2. [`Connection::release`] asks the subscription about the marks and lets the dialect acknowledge what is protected;
 //! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
 //!
 //! How it ends is in `ends`, what it tells about itself in `told`, what it is let go for when it does not happen in
@@ -9,7 +9,7 @@
 
 mod ends;
 mod overdue;
-mod told;
+mod report;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use std::time::Instant;
 use super::dialect::{Dialect, Note, Release, Side, Turn};
 use super::early::Early;
 use super::exposure::Exposure;
-use super::leg::{Leg, Taken};
+use super::leg::{Leg, ReadOutcome};
 use super::marks::Marks;
-use super::policy::{Course, GRACE};
+use super::policy::{GRACE, PolicyState};
 use super::returns::{Key, Returns, Spoken};
 use super::status::Totals;
+use super::subscription::Subscription;
 use super::tls::Tls;
-use super::witness::Witness;
 use crate::config::gate::Gate;
 use crate::notify::client::Reason;
 use crate::notify::message::FlowKey;
@@ -65,7 +65,7 @@ pub struct Connection {
     marks: Marks,
     /// The last mark of what waits for the TLS handshake, and so has no place yet.
     unplaced: Option<u64>,
-    course: Course,
+    policy: PolicyState,
     exposure: Exposure,
     early: Early,
     /// Whom it replicates to, once that is known, and up to where it has spoken for that one.
@@ -119,7 +119,7 @@ impl Connection {
             key: None,
             marks: Marks::default(),
             unplaced: None,
-            course: Course::new(gate.policy),
+            policy: PolicyState::new(gate.policy),
             exposure: Exposure::default(),
             early: Early::default(),
             whom: None,
@@ -155,15 +155,15 @@ impl Connection {
     }
 
     /// Moves bytes as far as they go now. True when there is more to do at once: others are served first.
-    pub fn pump(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
-        if !self.opened && !self.open(scratch, witness, now) {
+    pub fn pump(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
+        if !self.opened && !self.open(scratch, subscription, now) {
             return false;
         }
         self.primary.flush();
         self.mirror.flush();
         // Before more is written: what was claimed about an earlier connection of these addresses shows as too much only
         // while less than that was written.
-        self.compare_written(witness);
+        self.compare_written(subscription);
         // The mirror first: its acknowledgements are short and awaited.
         let more = self.pump_side(Side::Mirror, scratch, now) | self.pump_side(Side::Primary, scratch, now);
         self.on_ends(scratch, now);
@@ -172,16 +172,16 @@ impl Connection {
     }
 
     /// Lets the primary know of what is protected, or has waited long enough. True when marks were released.
-    pub fn release(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+    pub fn release(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
         // Marks wait while the primary does not read what it is told: that bounds our memory.
         if self.marks.is_empty() || self.closing || !self.primary.has_room() {
             return false;
         }
-        let protected = self.release_protected(scratch, witness, now);
-        let course = &self.course;
-        let exposed = self.marks.release(|waiting| course.exposes(waiting.since).is_some_and(|due| due <= now));
+        let protected = self.release_protected(scratch, subscription, now);
+        let policy = &self.policy;
+        let exposed = self.marks.release(|waiting| policy.exposes(waiting.since).is_some_and(|due| due <= now));
         if let Some(last) = exposed {
-            let covered = self.key.map_or(0, |key| witness.covered(&key, self.gate.level, now));
+            let covered = self.key.map_or(0, |key| subscription.covered(&key, self.gate.level, now));
             self.counts.exposures += 1;
             let safe = self.settled.max(covered);
             self.counts.exposed_bytes += self.exposure.on_released(safe, (last.offset, last.mark));
@@ -193,13 +193,13 @@ impl Connection {
         protected || exposed.is_some()
     }
 
-    fn release_protected(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+    fn release_protected(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
         let Some(key) = self.key else {
             return false;
         };
-        self.compare_written(witness);
+        self.compare_written(subscription);
         let level = self.gate.level;
-        let Some(last) = self.marks.release(|waiting| witness.covers(&key, waiting.offset, level, now)) else {
+        let Some(last) = self.marks.release(|waiting| subscription.covers(&key, waiting.offset, level, now)) else {
             return false;
         };
         self.settled = self.settled.max(last.offset);
@@ -211,23 +211,23 @@ impl Connection {
     }
 
     /// Behind the end of the stream nothing is written, and the end itself may be claimed.
-    fn compare_written(&self, witness: &mut Witness) {
+    fn compare_written(&self, subscription: &mut Subscription) {
         if let Some(key) = &self.key
             && let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done())
         {
-            witness.handle_written(key, written);
+            subscription.handle_written(key, written);
         }
     }
 
     /// Looks whether the appliance sees the flow: under `strict` a connection that it does not see ends.
-    pub fn on_tick(&mut self, witness: &mut Witness, now: Instant) {
+    pub fn on_tick(&mut self, subscription: &mut Subscription, now: Instant) {
         let alarm = self.exposure.poll_alarm(now);
         self.alarm(alarm);
-        let (Some(key), true, false) = (self.key, self.course.replicates(), self.closing) else {
+        let (Some(key), true, false) = (self.key, self.policy.replicates(), self.closing) else {
             return;
         };
-        self.condition = witness.condition(&key, self.gate.level, now);
-        if let Some(reason) = self.course.on_condition(self.condition, now) {
+        self.condition = subscription.condition(&key, self.gate.level, now);
+        if let Some(reason) = self.policy.on_condition(self.condition, now) {
             self.counts.ended_by_strict += 1;
             let why = format!(
                 "{reason}, for {} s: the policy strict does not let it go on. Does the route from {} to {} lead into the \
@@ -235,7 +235,7 @@ impl Connection {
                 GRACE.as_secs(),
                 key.source.ip(),
                 key.destination.ip(),
-                witness.address()
+                subscription.address()
             );
             return self.close(&why, now);
         }
@@ -244,7 +244,7 @@ impl Connection {
 
     /// When something is due if nothing comes.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let exposes = self.marks.oldest().and_then(|oldest| self.course.exposes(oldest.since));
+        let exposes = self.marks.oldest().and_then(|oldest| self.policy.exposes(oldest.since));
         // Where the primary has no room, its socket wakes us.
         let exposes = exposes.filter(|_| self.primary.has_room() && !self.closing);
         self.deadline.or_else(|| self.overdue_at()).into_iter().chain(exposes).min()
@@ -257,7 +257,7 @@ impl Connection {
 
     /// It has noted marks.
     pub fn replicates(&self) -> bool {
-        self.course.replicates()
+        self.policy.replicates()
     }
 
     /// The last words; gives the flow whose watch ends, and the counts.
@@ -271,7 +271,7 @@ impl Connection {
     }
 
     /// Both legs are connected; false while they are not, or when they cannot be.
-    fn open(&mut self, scratch: &mut Scratch, witness: &mut Witness, now: Instant) -> bool {
+    fn open(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
         let connected = self.leg(false).poll_connected();
         if let Ok(false) = connected {
             return false;
@@ -289,7 +289,7 @@ impl Connection {
         };
         self.opened = true;
         let key = FlowKey::tcp(local, far);
-        match witness.watch(key, self.number, now) {
+        match subscription.watch(key, self.number, now) {
             true => self.key = Some(key),
             false => tracing::warn!(gate = %self.gate.name, "too many flows are watched: this one is not protected"),
         }
@@ -318,8 +318,8 @@ impl Connection {
             }
             match from.read(&mut scratch.bytes, &mut scratch.plain, most.min(budget)) {
                 // A program may keep on sending while its connection ends: that goes nowhere.
-                Taken::Bytes(bytes, _) if self.closing => budget = budget.saturating_sub(bytes.len().max(1)),
-                Taken::Bytes(bytes, established) => {
+                ReadOutcome::Bytes(bytes, _) if self.closing => budget = budget.saturating_sub(bytes.len().max(1)),
+                ReadOutcome::Bytes(bytes, established) => {
                     budget = budget.saturating_sub(bytes.len().max(1));
                     if established {
                         self.place(side, now);
@@ -330,7 +330,7 @@ impl Connection {
                     }
                     self.apply(scratch, now);
                 }
-                Taken::Nothing | Taken::End => return false,
+                ReadOutcome::Nothing | ReadOutcome::End => return false,
             }
         }
     }
@@ -382,7 +382,7 @@ impl Connection {
             Side::Mirror => (&mut self.mirror, turn.marks()),
         };
         if !marks.is_empty() {
-            self.course.on_mark(now);
+            self.policy.on_mark(now);
             self.counts.marks += marks.len() as u64;
         }
         let mut starts = turn.tls().iter().filter(|(at, _)| *at == side).map(|(_, after)| *after).peekable();

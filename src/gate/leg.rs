@@ -23,7 +23,7 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration:
 
 /// What a read gave.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken<'a> {
+pub enum ReadOutcome<'a> {
     /// Plain text, may be empty; whether TLS was established by it.
     Bytes(&'a [u8], bool),
     /// Nothing for now.
@@ -187,27 +187,27 @@ impl Leg {
     }
 
     /// Reads at most `most` bytes (not 0) of the socket.
-    pub fn read<'a>(&mut self, scratch: &'a mut [u8], plain: &'a mut Vec<u8>, most: usize) -> Taken<'a> {
+    pub fn read<'a>(&mut self, scratch: &'a mut [u8], plain: &'a mut Vec<u8>, most: usize) -> ReadOutcome<'a> {
         let most = most.min(scratch.len());
         let count = match self.stream.read(&mut scratch[..most]) {
             Ok(0) => {
                 self.ended = true;
-                return Taken::End;
+                return ReadOutcome::End;
             }
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
-                return Taken::Nothing;
+                return ReadOutcome::Nothing;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Taken::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return ReadOutcome::Nothing,
             Err(error) => {
                 self.fail(error.to_string());
-                return Taken::End;
+                return ReadOutcome::End;
             }
         };
         self.received += count as u64;
         let Some(session) = &mut self.tls else {
-            return Taken::Bytes(&scratch[..count], false);
+            return ReadOutcome::Bytes(&scratch[..count], false);
         };
         plain.clear();
         let before = self.out.len();
@@ -216,10 +216,10 @@ impl Leg {
         self.offset += (self.out.len() - before) as u64;
         self.flush();
         match result {
-            Ok(established) => Taken::Bytes(plain, established),
+            Ok(established) => ReadOutcome::Bytes(plain, established),
             Err(error) => {
                 self.fail(error);
-                Taken::End
+                ReadOutcome::End
             }
         }
     }

@@ -5,27 +5,26 @@
 //! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
 //!   [`exposure`] what was acknowledged without cover, [`early`] what was with it and [`broken`] was lost nevertheless,
 //!   [`returns`] what a mirror comes back without;
-//! * [`witness`] what the appliance says is protected;
+//! * [`subscription`] what the appliance says is protected;
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
 //!   [`connection`] two of them and a dialect;
-//! * [`service`] a process of gates; [`proxy`] its loop, [`agenda`] whom it looks at, [`door`] a listener of it,
-//!   [`arrival`] who has said nothing yet; [`desk`] and [`status`] what it tells about itself.
+//! * [`service`] a process of gates; [`proxy`] its loop, [`run_queue`] whom it looks at, [`listener`] a listener of it,
+//!   [`arrival`] who has said nothing yet; [`status_socket`] and [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 //!
 //! Start with [`dialect`], then [`connection`]; [`tcp`] is the shortest dialect.
 
-pub mod agenda;
 pub mod arrival;
-pub mod broken;
 pub mod connection;
-pub mod desk;
 pub mod dialect;
-pub mod door;
+#[cfg(test)]
+mod dialect_tests;
 pub mod early;
 pub mod exposure;
 pub mod kinds;
 pub mod leg;
+pub mod listener;
 pub mod mariadb;
 pub mod marks;
 pub mod pem;
@@ -33,11 +32,12 @@ pub mod policy;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;
-#[cfg(test)]
-mod rehearsal;
 pub mod returns;
+pub mod run_queue;
 pub mod service;
 pub mod status;
+pub mod status_socket;
+pub mod subscription;
 pub mod tcp;
 pub mod tls;
-pub mod witness;
+pub mod violation_log;

@@ -13,7 +13,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// One connection under its policy.
 #[derive(Debug)]
-pub struct Course {
+pub struct PolicyState {
     policy: Policy,
     /// Since when, without a break, the appliance could not have protected anything of this flow; from the first mark on.
     blind_since: Option<Instant>,
@@ -22,10 +22,10 @@ pub struct Course {
     blind: Option<Reason>,
 }
 
-impl Course {
+impl PolicyState {
     /// A connection without a mark.
-    pub fn new(policy: Policy) -> Course {
-        Course { policy, blind_since: None, replicates: false, blind: None }
+    pub fn new(policy: Policy) -> PolicyState {
+        PolicyState { policy, blind_since: None, replicates: false, blind: None }
     }
 
     /// A mark was noted.
@@ -109,14 +109,14 @@ mod tests {
             (Policy::Auto, Reason::UnknownFlow, false),
             (Policy::Available(Duration::ZERO), Reason::UnknownFlow, false),
         ] {
-            let mut course = Course::new(policy);
+            let mut policy = PolicyState::new(policy);
             for ms in [0, 9000] {
-                assert_eq!(course.on_condition(reason, at(ms)), None, "nothing is replicated yet");
+                assert_eq!(policy.on_condition(reason, at(ms)), None, "nothing is replicated yet");
             }
-            course.on_mark(at(10_000));
-            course.on_mark(at(12_000));
-            assert_eq!(course.on_condition(reason, at(14_999)), None);
-            assert_eq!(course.on_condition(reason, at(15_000)).is_some(), ends, "{policy:?} {reason:?}");
+            policy.on_mark(at(10_000));
+            policy.on_mark(at(12_000));
+            assert_eq!(policy.on_condition(reason, at(14_999)), None);
+            assert_eq!(policy.on_condition(reason, at(15_000)).is_some(), ends, "{policy:?} {reason:?}");
         }
     }
 
@@ -124,22 +124,22 @@ mod tests {
     fn the_five_seconds_begin_anew_after_the_appliance_has_seen_the_flow() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let mut course = Course::new(Policy::Strict);
-        course.on_mark(at(0));
-        assert_eq!(course.on_condition(Reason::UnknownFlow, at(4)), None);
-        assert_eq!(course.on_condition(Reason::Deadline, at(5)), None);
-        assert_eq!(course.on_condition(Reason::UnknownFlow, at(6)), None);
-        assert_eq!(course.on_condition(Reason::UnknownFlow, at(10)), None);
-        assert_eq!(course.on_condition(Reason::UnknownFlow, at(11)), Some(Reason::UnknownFlow));
-        assert_eq!(course.blind(at(11)), Some(Reason::UnknownFlow));
+        let mut policy = PolicyState::new(Policy::Strict);
+        policy.on_mark(at(0));
+        assert_eq!(policy.on_condition(Reason::UnknownFlow, at(4)), None);
+        assert_eq!(policy.on_condition(Reason::Deadline, at(5)), None);
+        assert_eq!(policy.on_condition(Reason::UnknownFlow, at(6)), None);
+        assert_eq!(policy.on_condition(Reason::UnknownFlow, at(10)), None);
+        assert_eq!(policy.on_condition(Reason::UnknownFlow, at(11)), Some(Reason::UnknownFlow));
+        assert_eq!(policy.blind(at(11)), Some(Reason::UnknownFlow));
     }
 
     #[test]
     fn only_available_exposes_and_exactly_after_its_time() {
         let start = Instant::now();
         let time = Duration::from_millis(700);
-        assert_eq!(Course::new(Policy::Available(time)).exposes(start), Some(start + time));
-        assert_eq!(Course::new(Policy::Auto).exposes(start), None);
-        assert_eq!(Course::new(Policy::Strict).exposes(start), None);
+        assert_eq!(PolicyState::new(Policy::Available(time)).exposes(start), Some(start + time));
+        assert_eq!(PolicyState::new(Policy::Auto).exposes(start), None);
+        assert_eq!(PolicyState::new(Policy::Strict).exposes(start), None);
     }
 }

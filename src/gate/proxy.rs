@@ -1,4 +1,4 @@
-//! The loop of a gate process: listeners, connections, the witness and the status socket on one thread.
+//! The loop of a gate process: sockets, connections, the subscription and the status socket on one thread.
 //!
 //! A turn: wait; take in what the appliance says and release what it covers; move bytes of connections that are ready;
 //! do what is due. The clock is read once a turn. It knows no protocol and decides nothing about marks. Who is let in, and
@@ -19,23 +19,23 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::agenda::Agenda;
 use super::arrival::Arrival;
-use super::broken::BrokenPromises;
 use super::connection::{Connection, Scratch};
-use super::desk::{CALLERS, Desk};
 use super::dialect::Side;
-use super::door::{Door, Make};
 use super::kinds::{self, FirstWord};
+use super::listener::{GateListener, Make};
+use super::run_queue::RunQueue;
 use super::status::{ConnectionStatus, GateStatus, ROLE, Status, Totals};
-use super::witness::Witness;
+use super::status_socket::{CALLERS, StatusSocket};
+use super::subscription::Subscription;
+use super::violation_log::ViolationLog;
 use crate::config::gate::{Gate, Gates};
 use crate::io::log;
 
 const WAKER: Token = Token(0);
 const WITNESS: Token = Token(1);
 const DESK: usize = 2;
-/// The tokens of listeners.
+/// The tokens of sockets.
 const LISTENERS: usize = DESK + CALLERS + 1;
 /// The tokens of legs, two a connection.
 const LEGS: usize = 1 << 16;
@@ -52,7 +52,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Close the listeners, end the connections, return.
+    /// Close the sockets, end the connections, return.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake();
@@ -85,11 +85,11 @@ enum Guest {
 ///
 /// * **Inputs**: `on_event`, for each event of the poll, only notes what is ready. What programs ask, `on_wake` and
 ///   `on_callers` do at once.
-/// * **The turn**, after all events: the witness first, because what has come may take back; then losses (`on_violations`);
+/// * **The turn**, after all events: the subscription first, because what has come may take back; then losses (`on_violations`);
 ///   then `release` for each connection with marks that wait, because commits wait for that; then `accept`; then `pump`,
 ///   with `release` behind it, for each connection that is ready; then what is due: the tick, slow callers of the status
 ///   socket, deadlines. `turn` says whether there is more to do at once.
-/// * **`settle`** follows whatever was done with a connection. It takes away one that is over, and else notes in the agenda
+/// * **`settle`** follows whatever was done with a connection. It takes away one that is over, and else notes in the run_queue
 ///   whether it has marks that wait and when it is due. One that is not settled keeps its place and its old deadline, and its
 ///   new marks wait for the next event.
 /// * **The timer**: `timeout`, asked when no turn has more to do. **Queries**: `addresses`, `status`.
@@ -99,16 +99,16 @@ enum Guest {
 /// before it is given more bytes.
 pub struct Proxy {
     poll: Poll,
-    doors: Vec<Door>,
-    /// Who is here, each with its door.
+    listeners: Vec<GateListener>,
+    /// Who is here, each with its listener.
     slots: Vec<Option<(usize, Guest)>>,
     free: Vec<usize>,
-    agenda: Agenda,
+    run_queue: RunQueue,
     /// Some connection was seen to have marks, so that all are to be looked after.
     replicates: bool,
-    witness: Witness,
-    desk: Option<Desk>,
-    broken: BrokenPromises,
+    subscription: Subscription,
+    status_socket: Option<StatusSocket>,
+    violation_log: ViolationLog,
     scratch: Scratch,
     stop: Stop,
     stopping: Option<Instant>,
@@ -125,10 +125,10 @@ impl Guest {
         }
     }
 
-    fn status(&self, witness: &Witness, now: Instant) -> ConnectionStatus {
+    fn status(&self, subscription: &Subscription, now: Instant) -> ConnectionStatus {
         match self {
             Guest::Arrival(arrival) => arrival.status(now),
-            Guest::Connection(connection) => connection.status(witness, now),
+            Guest::Connection(connection) => connection.status(subscription, now),
         }
     }
 }
@@ -151,29 +151,30 @@ impl Proxy {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let stop = Stop { stop: Arc::default(), report: Arc::default(), waker };
-        let mut witness =
-            Witness::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
-        poll.registry().register(witness.socket(), WITNESS, Interest::READABLE)?;
-        let mut doors = Vec::new();
+        let mut subscription =
+            Subscription::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
+        poll.registry().register(subscription.socket(), WITNESS, Interest::READABLE)?;
+        let mut listeners = Vec::new();
         for (number, gate) in config.gates.iter().enumerate() {
             let (caller, make) = dialects(gate);
-            let mut door = Door::open(gate, caller, make)?;
-            if let Some(listener) = &mut door.listener {
-                poll.registry().register(listener, Token(LISTENERS + number), Interest::READABLE)?;
+            let mut listener = GateListener::open(gate, caller, make)?;
+            if let Some(socket) = &mut listener.socket {
+                poll.registry().register(socket, Token(LISTENERS + number), Interest::READABLE)?;
             }
-            doors.push(door);
+            listeners.push(listener);
         }
-        let desk = config.status.as_ref().map(|path| Desk::open(path, poll.registry(), DESK)).transpose()?;
+        let status_socket =
+            config.status.as_ref().map(|path| StatusSocket::open(path, poll.registry(), DESK)).transpose()?;
         Ok(Proxy {
             poll,
-            doors,
+            listeners,
             slots: Vec::new(),
             free: Vec::new(),
-            agenda: Agenda::default(),
+            run_queue: RunQueue::default(),
             replicates: false,
-            witness,
-            desk,
-            broken: BrokenPromises::default(),
+            subscription,
+            status_socket,
+            violation_log: ViolationLog::default(),
             scratch: Scratch::default(),
             stop,
             stopping: None,
@@ -193,7 +194,7 @@ impl Proxy {
     /// # Errors
     /// The kernel does not say.
     pub fn addresses(&self) -> io::Result<Vec<std::net::SocketAddr>> {
-        self.doors.iter().filter_map(|door| door.listener.as_ref()).map(TcpListener::local_addr).collect()
+        self.listeners.iter().filter_map(|listener| listener.socket.as_ref()).map(TcpListener::local_addr).collect()
     }
 
     /// Serves until it is asked to stop; gives the last status.
@@ -201,9 +202,9 @@ impl Proxy {
     /// # Errors
     /// The kernel refuses to wait for events.
     pub fn run(mut self) -> io::Result<Status> {
-        for door in &self.doors {
-            let (gate, policy) = (&door.gate, door.gate.policy);
-            let address = door.listener.as_ref().map(TcpListener::local_addr).transpose()?.unwrap_or(gate.listen);
+        for listener in &self.listeners {
+            let (gate, policy) = (&listener.gate, listener.gate.policy);
+            let address = listener.socket.as_ref().map(TcpListener::local_addr).transpose()?.unwrap_or(gate.listen);
             tracing::info!(
                 gate = %gate.name, kind = gate.kind.name(), %policy, upstream = %gate.upstream, "listening on {address}"
             );
@@ -230,7 +231,7 @@ impl Proxy {
     fn on_event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             WAKER => self.on_wake(now),
-            WITNESS => self.witness.on_ready(),
+            WITNESS => self.subscription.on_ready(),
             token if token.0 >= LEGS => {
                 let at = (token.0 - LEGS) / 2;
                 match self.slots.get_mut(at) {
@@ -238,11 +239,11 @@ impl Proxy {
                     Some(Some((_, Guest::Connection(connection)))) => connection.leg(token.0 % 2 == 0).on_event(event),
                     _ => return,
                 }
-                self.agenda.on_ready(at);
+                self.run_queue.on_ready(at);
             }
             token if token.0 >= LISTENERS => {
-                if let Some(door) = self.doors.get_mut(token.0 - LISTENERS) {
-                    door.ready = true;
+                if let Some(listener) = self.listeners.get_mut(token.0 - LISTENERS) {
+                    listener.ready = true;
                 }
             }
             _ => self.on_callers(now),
@@ -250,14 +251,14 @@ impl Proxy {
     }
 
     fn on_callers(&mut self, now: Instant) {
-        let Some(mut desk) = self.desk.take() else { return };
+        let Some(mut status_socket) = self.status_socket.take() else { return };
         let tell = || {
             let mut document = serde_json::to_vec(&self.status(now)).expect("a status is plain values");
             document.push(b'\n');
             document
         };
-        desk.handle_ready(self.poll.registry(), tell, now);
-        self.desk = Some(desk);
+        status_socket.handle_ready(self.poll.registry(), tell, now);
+        self.status_socket = Some(status_socket);
     }
 
     fn on_wake(&mut self, now: Instant) {
@@ -267,14 +268,14 @@ impl Proxy {
         }
         if self.stop.stop.load(Ordering::Acquire) && self.stopping.is_none() {
             self.stopping = Some(now);
-            for door in &mut self.doors {
-                door.listener = None;
+            for listener in &mut self.listeners {
+                listener.socket = None;
             }
             for at in 0..self.slots.len() {
                 match self.slots.get_mut(at) {
                     Some(Some((_, Guest::Connection(connection)))) => {
                         connection.end_by(now + FAREWELL);
-                        self.agenda.on_ready(at);
+                        self.run_queue.on_ready(at);
                     }
                     Some(Some((_, Guest::Arrival(_)))) => self.let_go(at),
                     _ => {}
@@ -286,19 +287,19 @@ impl Proxy {
     /// One turn; true when there is more to do at once.
     fn turn(&mut self, now: Instant) -> bool {
         // First what commits wait for.
-        let mut more = self.witness.turn(now);
+        let mut more = self.subscription.turn(now);
         self.on_violations(now);
-        for at in self.agenda.waiting() {
+        for at in self.run_queue.waiting() {
             self.release(at, now);
         }
-        for number in 0..self.doors.len() {
+        for number in 0..self.listeners.len() {
             more |= self.accept(number, now);
         }
-        for at in self.agenda.poll_ready() {
+        for at in self.run_queue.poll_ready() {
             match self.slots.get_mut(at) {
                 Some(Some((_, Guest::Connection(connection)))) => {
-                    if connection.pump(&mut self.scratch, &mut self.witness, now) {
-                        self.agenda.on_ready(at);
+                    if connection.pump(&mut self.scratch, &mut self.subscription, now) {
+                        self.run_queue.on_ready(at);
                     }
                     self.release(at, now);
                 }
@@ -309,50 +310,50 @@ impl Proxy {
             (self.tick, self.replicates) = (now + TICK, false);
             for at in 0..self.slots.len() {
                 if let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) {
-                    connection.on_tick(&mut self.witness, now);
-                    if let Some(range) = connection.poll_untold_loss(&self.witness) {
-                        connection.on_violation(&range, &mut self.broken);
+                    connection.on_tick(&mut self.subscription, now);
+                    if let Some(range) = connection.poll_untold_loss(&self.subscription) {
+                        connection.on_violation(&range, &mut self.violation_log);
                     }
                 }
                 self.settle(at, now);
             }
         }
-        if let Some(desk) = &mut self.desk {
-            desk.handle_timeout(now);
+        if let Some(status_socket) = &mut self.status_socket {
+            status_socket.handle_timeout(now);
         }
-        for at in self.agenda.overdue(now) {
+        for at in self.run_queue.overdue(now) {
             self.settle(at, now);
         }
-        for door in &mut self.doors {
-            if let Some(words) = door.probes.poll_end(now) {
-                tracing::info!(gate = %door.gate.name, "{words}");
+        for listener in &mut self.listeners {
+            if let Some(words) = listener.probes.poll_end(now) {
+                tracing::info!(gate = %listener.gate.name, "{words}");
             }
         }
-        more || self.agenda.has_ready()
+        more || self.run_queue.has_ready()
     }
 
     /// Counts and says what was lost after it had been called protected.
     fn on_violations(&mut self, now: Instant) {
         let mut lost = HashMap::<u64, Vec<Range<u64>>>::new();
-        while let Some((number, range)) = self.witness.poll_violation() {
+        while let Some((number, range)) = self.subscription.poll_violation() {
             lost.entry(number).or_default().push(range);
         }
         if !lost.is_empty() {
             for guest in self.slots.iter_mut().flatten().map(|(_, guest)| guest) {
                 if let Guest::Connection(connection) = guest {
                     let ranges = lost.remove(&connection.number()).unwrap_or_default();
-                    ranges.iter().for_each(|range| connection.on_violation(range, &mut self.broken));
+                    ranges.iter().for_each(|range| connection.on_violation(range, &mut self.violation_log));
                 }
             }
         }
-        self.broken.say(now);
+        self.violation_log.say(now);
     }
 
     fn release(&mut self, at: usize, now: Instant) {
         let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) else { return };
-        if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.witness, now) {
+        if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.subscription, now) {
             // What was held back may go on.
-            self.agenda.on_ready(at);
+            self.run_queue.on_ready(at);
         }
         self.settle(at, now);
     }
@@ -364,11 +365,11 @@ impl Proxy {
             Some((_, Guest::Arrival(_))) => return self.look_at_arrival(at, now),
             Some((_, Guest::Connection(connection))) if !connection.is_over(now) => {
                 self.replicates |= connection.replicates();
-                return self.agenda.on_state(at, connection.is_waiting(), connection.poll_timeout());
+                return self.run_queue.on_state(at, connection.is_waiting(), connection.poll_timeout());
             }
             slot => slot.take(),
         };
-        let Some((door, Guest::Connection(mut connection))) = over else { return };
+        let Some((listener, Guest::Connection(mut connection))) = over else { return };
         let overdue = connection.poll_overdue(now);
         let mute = connection.mute_caller();
         for is_caller in [true, false] {
@@ -377,55 +378,59 @@ impl Proxy {
         }
         let (key, counts) = connection.end();
         if let Some(key) = key {
-            self.witness.unwatch(&key);
+            self.subscription.unwatch(&key);
         }
-        self.forget(at, door, &counts);
-        let Some(door) = self.doors.get_mut(door) else { return };
+        self.forget(at, listener, &counts);
+        let Some(listener) = self.listeners.get_mut(listener) else { return };
         if let Some(words) = overdue {
-            door.warn(now, &words);
-        } else if let Some(client) = mute.filter(|_| kinds::first_word(door.gate.kind) == FirstWord::Server) {
-            door.totals.probes += 1;
-            if let Some(words) = door.probes.on_late_probe(client, door.gate.upstream, now) {
-                tracing::warn!(gate = %door.gate.name, "{words}");
+            listener.warn(now, &words);
+        } else if let Some(client) = mute.filter(|_| kinds::first_word(listener.gate.kind) == FirstWord::Server) {
+            listener.totals.probes += 1;
+            if let Some(words) = listener.probes.on_late_probe(client, listener.gate.upstream, now) {
+                tracing::warn!(gate = %listener.gate.name, "{words}");
             }
         }
     }
 
     /// The place is free again.
-    fn forget(&mut self, at: usize, door: usize, counts: &Totals) {
-        self.agenda.forget(at);
+    fn forget(&mut self, at: usize, listener: usize, counts: &Totals) {
+        self.run_queue.forget(at);
         self.free.push(at);
-        if let Some(door) = self.doors.get_mut(door) {
-            door.connections -= 1;
-            door.totals.add(counts);
+        if let Some(listener) = self.listeners.get_mut(listener) {
+            listener.connections -= 1;
+            listener.totals.add(counts);
         }
     }
 
     fn timeout(&self) -> Duration {
-        let connections = self.agenda.poll_timeout();
+        let connections = self.run_queue.poll_timeout();
         let tick = self.replicates.then_some(self.tick);
-        let doors = self.doors.iter().flat_map(|door| [door.again, door.probes.poll_timeout()]).flatten().min();
-        let desk = self.desk.as_ref().and_then(Desk::poll_timeout);
-        let due = [connections, tick, doors, desk, self.broken.poll_timeout()].into_iter().flatten().min();
-        let due = due.map_or(self.witness.poll_timeout(), |due| due.min(self.witness.poll_timeout()));
+        let listeners =
+            self.listeners.iter().flat_map(|listener| [listener.again, listener.probes.poll_timeout()]).flatten().min();
+        let status_socket = self.status_socket.as_ref().and_then(StatusSocket::poll_timeout);
+        let due = [connections, tick, listeners, status_socket, self.violation_log.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min();
+        let due = due.map_or(self.subscription.poll_timeout(), |due| due.min(self.subscription.poll_timeout()));
         due.saturating_duration_since(Instant::now())
     }
 
     fn status(&self, now: Instant) -> Status {
-        let gates = self.doors.iter().enumerate().map(|(number, door)| {
+        let gates = self.listeners.iter().enumerate().map(|(number, listener)| {
             let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, guest)| guest);
-            let mut totals = door.totals.clone();
+            let mut totals = listener.totals.clone();
             live().for_each(|guest| totals.add(&guest.counts()));
-            let listener = door.listener.as_ref().and_then(|listener| listener.local_addr().ok());
+            let socket = listener.socket.as_ref().and_then(|socket| socket.local_addr().ok());
             GateStatus {
-                name: door.gate.name.clone(),
-                kind: door.gate.kind.name().to_owned(),
-                listen: listener.unwrap_or(door.gate.listen),
-                upstream: door.gate.upstream,
-                policy: door.gate.policy.to_string(),
-                level: door.gate.level.name().to_owned(),
+                name: listener.gate.name.clone(),
+                kind: listener.gate.kind.name().to_owned(),
+                listen: socket.unwrap_or(listener.gate.listen),
+                upstream: listener.gate.upstream,
+                policy: listener.gate.policy.to_string(),
+                level: listener.gate.level.name().to_owned(),
                 totals,
-                connections: live().map(|guest| guest.status(&self.witness, now)).collect(),
+                connections: live().map(|guest| guest.status(&self.subscription, now)).collect(),
             }
         });
         Status {
@@ -434,7 +439,7 @@ impl Proxy {
             state: if self.stopping.is_some() { "stopping" } else { "running" }.to_owned(),
             uptime_s: now.saturating_duration_since(self.started).as_secs_f64(),
             log_lines_lost: log::lines_lost(),
-            notify: self.witness.status(now),
+            notify: self.subscription.status(now),
             gates: gates.collect(),
         }
     }

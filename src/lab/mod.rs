@@ -8,13 +8,13 @@
 //!
 //! Start with [`scenario`], whose table names all experiments, then [`pair`] and [`network`].
 
+pub mod cleanup;
 pub mod error;
-pub mod leftovers;
 pub mod load;
-pub mod man;
 pub mod median;
 pub mod network;
 pub mod pair;
+pub mod path_attacker;
 pub mod plot;
 pub mod private;
 pub mod process;

@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
 
 use super::{
+    cleanup,
     error::LabError,
-    leftovers,
     process::Process,
     topology::{End, LinkKind, LinkPlan, Topology},
     trace::Trace,
@@ -211,8 +211,8 @@ impl<'a> Network<'a> {
 impl Drop for Network<'_> {
     fn drop(&mut self) {
         self.emulator = None;
-        leftovers::end_processes(&self.run);
-        leftovers::delete_namespaces(&self.run, self.trace);
+        cleanup::end_processes(&self.run);
+        cleanup::delete_namespaces(&self.run, self.trace);
     }
 }
 

@@ -7,29 +7,29 @@
 //!   report: block lost ─▶ violation ─▶ notice; the link is degraded
 //! ```
 //!
-//! One [`Protection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
+//! One [`PeerProtection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
 //! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
 //!
-//! Start with `protection`: it asks `ledger` and `departures` about blocks and `health` about the link. `guard` holds one
+//! Start with `protection`: it asks `ledger` and `departures` about blocks and `health` about the link. `lane_protection` holds one
 //! for each peer, with the numbers of timestamps (`stamps`).
 
 mod barrier;
 mod departures;
 mod evidence;
-mod guard;
 mod health;
+mod lane_protection;
 mod ledger;
 mod notice;
-mod protection;
+mod peer_protection;
 mod stamps;
 #[cfg(test)]
 mod tests;
 mod trust;
 
 pub use evidence::Evidence;
-pub use guard::Guard;
 pub use health::{LinkState, StateReason};
+pub use lane_protection::LaneProtection;
 pub use notice::{Counters, Notice};
-pub use protection::Protection;
+pub use peer_protection::PeerProtection;
 pub use stamps::Stamps;
 pub use trust::{PROOF_FLOOR, TRUST_MAX};

@@ -7,12 +7,12 @@ mod lanes;
 use std::time::{Duration, Instant};
 
 use super::ledger::BLOCKS_MAX;
-use super::{Evidence, LinkState, Notice, Protection, StateReason};
+use super::{Evidence, LinkState, Notice, PeerProtection, StateReason};
 use crate::flow::{Event, FlowTable, Instances, Level, Limits};
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::Outgoing;
-use crate::tunnel::heard::Heard;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::payload_id::BlockId;
 use crate::wire::report::{LostRun, Progress};
@@ -23,7 +23,7 @@ const RTT: Duration = Duration::from_millis(10);
 
 /// One link and a UDP flow of packets of ten bytes.
 struct Bench {
-    protection: Protection,
+    protection: PeerProtection,
     now: Instant,
     packet: Vec<u8>,
     view: PacketView,
@@ -43,7 +43,7 @@ impl Bench {
     fn new(evidence: Evidence) -> Self {
         let packet = samples::ipv4(UDP, &[], &samples::udp(10));
         let view = PacketView::parse(&packet).unwrap();
-        let protection = Protection::new(FlowTable::new(Limits::default(), 7, Instances::default()), evidence);
+        let protection = PeerProtection::new(FlowTable::new(Limits::default(), 7, Instances::default()), evidence);
         Self { protection, now: Instant::now(), packet, view, sends: Vec::new() }
     }
 
@@ -79,8 +79,8 @@ impl Bench {
     fn prove(&mut self, times: u32) {
         for _ in 0..times {
             self.pass(20);
-            let heard = Heard { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), ..Heard::default() };
-            self.protection.on_heard(&heard, self.now);
+            let heard = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), ..Feedback::default() };
+            self.protection.on_feedback(&heard, self.now);
         }
     }
 
@@ -150,8 +150,8 @@ impl Bench {
 
     fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
         let progress = vec![Progress { profile: 0, highest: below, decoded_from: from, decoded_below: below }];
-        let heard = Heard { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), progress, lost };
-        self.protection.on_heard(&heard, self.now);
+        let heard = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), progress, lost };
+        self.protection.on_feedback(&heard, self.now);
     }
 
     fn notices(&mut self) -> Vec<Notice> {
@@ -274,9 +274,10 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
     for (rtt, life) in [(RTT, 100), (Duration::from_millis(50), 150)] {
         let mut bench = Bench::up();
         let proven_at = bench.now;
-        bench
-            .protection
-            .on_heard(&Heard { proven_at: Some(proven_at), least_rtt: Some(rtt), ..Heard::default() }, proven_at);
+        bench.protection.on_feedback(
+            &Feedback { proven_at: Some(proven_at), least_rtt: Some(rtt), ..Feedback::default() },
+            proven_at,
+        );
         bench.pass(life);
         bench.leave(0);
         assert_eq!(bench.protected(), 10);
@@ -307,7 +308,9 @@ fn a_link_with_a_long_round_trip_is_trusted_up_to_the_cap_that_is_configured() {
             bench.pass(20);
             proven_at = bench.now;
             let least_rtt = Some(Duration::from_millis(400));
-            bench.protection.on_heard(&Heard { proven_at: Some(proven_at), least_rtt, ..Heard::default() }, bench.now);
+            bench
+                .protection
+                .on_feedback(&Feedback { proven_at: Some(proven_at), least_rtt, ..Feedback::default() }, bench.now);
         }
         bench.now = proven_at + Duration::from_millis(life);
         assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
@@ -322,7 +325,9 @@ fn an_old_echo_proves_nothing() {
     let old = bench.now;
     bench.pass(200);
     for _ in 0..5 {
-        bench.protection.on_heard(&Heard { proven_at: Some(old), least_rtt: Some(RTT), ..Heard::default() }, bench.now);
+        bench
+            .protection
+            .on_feedback(&Feedback { proven_at: Some(old), least_rtt: Some(RTT), ..Feedback::default() }, bench.now);
     }
     assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   TUN ── room, handle_packet ──▶ policy ─▶ sender ─▶ outbox ── poll_transmit ──▶ UDP
-//!   TUN ◀── poll_delivery ── checks ◀─ inbound ◀─ session ◀── handle_datagram ── UDP
+//!   TUN ◀── poll_delivery ── checks ◀─ receiver ◀─ session ◀── handle_datagram ── UDP
 //! ```
 //!
 //! Handshakes are not read here. How to drive it: [`Forwarder`].
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use super::PeerId;
 use super::block_event::BlockEvent;
 use super::drop_reason::{DropReason, Drops};
+use super::feedback::Feedback;
 use super::handshake::Established;
-use super::heard::Heard;
-use super::inbound::{Delivery, Ready};
 use super::outbox::{Trains, Transmit};
 use super::peer::{Peer, PeerSettings};
 use super::prefixes::PrefixTable;
+use super::receiver::{Delivery, Ready};
 use super::replay::Freshness;
 use super::sender::Profile;
 use super::train_watch::TrainNews;
@@ -378,9 +378,9 @@ impl Forwarder {
     }
 
     /// What the reports of a peer have told since the last time; whoever does not ask loses nothing by it.
-    pub fn poll_heard(&mut self) -> Option<(PeerId, Heard)> {
+    pub fn poll_feedback(&mut self) -> Option<(PeerId, Feedback)> {
         let mut peers = self.peers.iter_mut().enumerate();
-        peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_heard()?)))
+        peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_feedback()?)))
     }
 
     /// A session in which the peer called us and has now shown that it has the keys.

@@ -3,12 +3,12 @@
 //! ```text
 //!   Forwarder ─▶ Peer, one for each ─┬─▶ Sessions            keys, replay windows
 //!   one a lane                       ├─▶ Sender   ─▶ Outbox  one sender a profile: blocks, repair; then trains
-//!                                    ├─▶ Inbound             one a profile of the peer: blocks being filled, order
+//!                                    ├─▶ Receiver             one a profile of the peer: blocks being filled, order
 //!                                    └─▶ Reporting           when to report, the proof of the round trip
 //!   Handshakes, one a node, on the control thread: keys for all lanes
 //! ```
 //!
-//! Start with [`forwarder`], then [`peer`], [`sender`] and [`inbound`]. Decided elsewhere: what is protected
+//! Start with [`forwarder`], then [`peer`], [`sender`] and [`receiver`]. Decided elsewhere: what is protected
 //! ([`crate::protect`]), when to read, send and sleep ([`crate::appliance`]).
 //!
 //! # How to drive a `Forwarder`
@@ -22,7 +22,7 @@
 //!   `on_unroutable` and `on_refused` say what became of an output.
 //! * **Outputs**, each to be polled until it gives nothing: [`poll_delivery`](forwarder::Forwarder::poll_delivery),
 //!   [`poll_transmit`](forwarder::Forwarder::poll_transmit), [`poll_block_event`](forwarder::Forwarder::poll_block_event),
-//!   [`poll_heard`](forwarder::Forwarder::poll_heard), `poll_confirmed`, `poll_request`, `poll_train_news`; `poll_stray`
+//!   [`poll_feedback`](forwarder::Forwarder::poll_feedback), `poll_confirmed`, `poll_request`, `poll_train_news`; `poll_stray`
 //!   gives the last one.
 //! * **Timers.** [`poll_timeout`](forwarder::Forwarder::poll_timeout) says when to call
 //!   [`handle_timeout`](forwarder::Forwarder::handle_timeout) and poll all outputs; ask it last in a turn.
@@ -39,7 +39,7 @@
 //!    `on_unsendable` for the datagram at its front. Unanswered, the same train is given again.
 //! 4. `handle_datagram` for each datagram of a train that came, then `poll_delivery`. A delivered packet lies in its block
 //!    only until the next call.
-//! 5. `poll_block_event`, then `poll_heard`: a report may tell the fate of a block whose steps must be known first.
+//! 5. `poll_block_event`, then `poll_feedback`: a report may tell the fate of a block whose steps must be known first.
 //! 6. `poll_confirmed`, `poll_request`, `poll_train_news`, `poll_stray`; then `poll_timeout`.
 //!
 //! What is not drained waits. Trains pile up until `wants_packets` says no, or packets for a path with a rate are dropped.
@@ -48,16 +48,14 @@
 //! become wider. Without `poll_request` no new session is asked for, and the present one ends after 180 s.
 
 pub mod block_event;
+mod datagram_loss;
 pub mod drop_reason;
 pub mod endpoint;
+pub mod feedback;
 pub mod forwarder;
-mod given_up;
 pub mod handshake;
-pub mod heard;
 pub mod hello;
-pub mod inbound;
 pub mod keys;
-mod loss;
 pub mod lost_blocks;
 mod mac;
 pub mod outbox;
@@ -65,6 +63,7 @@ mod pacer;
 pub mod peer;
 pub mod policy;
 pub mod prefixes;
+pub mod receiver;
 pub mod replay;
 pub mod reporting;
 mod round_trips;
@@ -72,6 +71,7 @@ pub mod seal;
 pub mod sender;
 pub mod session;
 pub mod train_watch;
+mod unreported_losses;
 
 /// A configured peer: its place in the configuration's list of peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,8 @@
 
 mod address;
 mod memory;
+mod receive_progress;
 mod reports;
-mod standing;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
+use super::feedback::Feedback;
 use super::handshake::{Established, Role};
-use super::heard::Heard;
-use super::inbound::{Delivery, Inbound, Ready};
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::pacer::Pacer;
 use super::policy::Policy;
+use super::receiver::{Delivery, Ready, Receiver};
 use super::reporting::Reporting;
 use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
@@ -68,10 +68,10 @@ pub struct Peer {
     /// By our profile number; made when first used.
     senders: Vec<Option<Box<Sender>>>,
     /// By the peer's profile number; made when first heard.
-    inbounds: Vec<Option<Box<Inbound>>>,
+    receivers: Vec<Option<Box<Receiver>>>,
     /// Those of earlier runs of the peer that still hold something: it leaves before anything of the present run.
-    retiring: VecDeque<Box<Inbound>>,
-    /// Bytes that `inbounds` and `retiring` hold.
+    retiring: VecDeque<Box<Receiver>>,
+    /// Bytes that `receivers` and `retiring` hold.
     held: usize,
     /// What earlier runs of the peer sent and was given up.
     losses: Losses,
@@ -83,7 +83,7 @@ pub struct Peer {
     /// What happened to blocks and was not told yet; drained each turn.
     block_events: VecDeque<BlockEvent>,
     /// What reports told of our blocks, until somebody asks.
-    heard: Option<Heard>,
+    heard: Option<Feedback>,
     /// Which profile a report begins with, so that each has its turn when not all have room in one.
     report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
@@ -110,7 +110,7 @@ impl Peer {
             sessions: Sessions::default(),
             reporting,
             senders: Vec::new(),
-            inbounds: Vec::new(),
+            receivers: Vec::new(),
             retiring: VecDeque::new(),
             held: 0,
             losses: Losses::default(),
@@ -218,7 +218,7 @@ impl Peer {
         if let Some(change) = self.sessions.confirm(receiver_index) {
             self.on_session(change, code, now);
         }
-        self.reporting.on_heard(is_data, now);
+        self.reporting.on_feedback(is_data, now);
         self.last_heard = Some(now);
         // What is late under an older session was sent before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
@@ -229,13 +229,13 @@ impl Peer {
     /// Takes a source symbol.
     pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_inbound(id.profile, |inbound, reception| inbound.handle_source(id, symbol, code, reception, now))
+        self.with_receiver(id.profile, |receiver, reception| receiver.handle_source(id, symbol, code, reception, now))
     }
 
     /// Takes a repair symbol.
     pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_inbound(id.profile, |inbound, reception| inbound.handle_repair(id, symbol, code, reception, now))
+        self.with_receiver(id.profile, |receiver, reception| receiver.handle_repair(id, symbol, code, reception, now))
     }
 
     /// The next ADU that may leave, and the profile it came in.
@@ -251,12 +251,12 @@ impl Peer {
             self.retiring.pop_front();
         }
         let mut news = false;
-        let next = self.inbounds.iter_mut().enumerate().find_map(|(profile, inbound)| {
-            let inbound = inbound.as_mut()?;
-            *held -= inbound.memory();
-            let ready = inbound.next_adu(reception, now);
-            *held += inbound.memory();
-            news |= inbound.given_up().has_unnamed();
+        let next = self.receivers.iter_mut().enumerate().find_map(|(profile, receiver)| {
+            let receiver = receiver.as_mut()?;
+            *held -= receiver.memory();
+            let ready = receiver.next_adu(reception, now);
+            *held += receiver.memory();
+            news |= receiver.given_up().has_unnamed();
             Some((profile as u8, ready?))
         });
         if news {
@@ -267,11 +267,11 @@ impl Peer {
 
     /// The packet that [`next_adu`](Self::next_adu) has just named.
     pub fn packet(&self, profile: u8, ready: &Ready) -> &[u8] {
-        let inbound = match ready.retired {
+        let receiver = match ready.retired {
             true => self.retiring.front(),
-            false => self.inbounds[usize::from(profile)].as_ref(),
+            false => self.receivers[usize::from(profile)].as_ref(),
         };
-        inbound.expect("it has just named an ADU").packet(ready)
+        receiver.expect("it has just named an ADU").packet(ready)
     }
 
     /// Counts an ADU that was handed on.
@@ -333,11 +333,11 @@ impl Peer {
     /// When something has to happen if nothing comes.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
-        let inbounds = self.held_until();
+        let receivers = self.held_until();
         let session = self.sessions.current();
         let report = session.filter(|session| session.can_seal(now)).and_then(|_| self.reporting.due_at());
         let request = session.and_then(|session| self.reporting.request_at(session.is_worn(now), now));
-        senders.chain(inbounds).chain(report).chain(request).chain(self.outbox.ready_at(now)).min()
+        senders.chain(receivers).chain(report).chain(request).chain(self.outbox.ready_at(now)).min()
     }
 
     /// A new session is wanted: the one in use is worn, or the peer seems to have lost it. Said once per interval.
@@ -388,14 +388,14 @@ impl Peer {
 
     /// Every hole is final now. What is whole behind one was called protected, and its sender may not be there to repeat it.
     fn retire_inbounds(&mut self) {
-        for mut inbound in self.inbounds.drain(..).flatten() {
-            inbound.retire();
-            match inbound.is_empty() {
+        for mut receiver in self.receivers.drain(..).flatten() {
+            receiver.retire();
+            match receiver.is_empty() {
                 true => {
-                    self.held -= inbound.memory();
-                    self.losses.append(inbound.losses());
+                    self.held -= receiver.memory();
+                    self.losses.append(receiver.losses());
                 }
-                false => self.retiring.push_back(inbound),
+                false => self.retiring.push_back(receiver),
             }
         }
     }

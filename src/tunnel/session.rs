@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::datagram_loss::Loss;
 use super::handshake::{Established, Role};
 use super::hello::Hello;
-use super::loss::Loss;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
 use crate::wire::datagram::{DatagramType, Header, TAG_LEN, count_of};
@@ -305,9 +305,9 @@ mod tests {
     enum Step {
         Initiated(u32, u64),
         Responded(u32, u64),
-        Heard(u32),
+        Feedback(u32),
     }
-    use Step::{Heard, Initiated, Responded};
+    use Step::{Feedback, Initiated, Responded};
 
     /// What seals and what else opens after these steps.
     fn after(steps: &[Step]) -> (Option<u32>, Vec<u32>) {
@@ -321,7 +321,7 @@ mod tests {
                 Responded(index, epoch) => {
                     assert_eq!(sessions.install(&established(Role::Responder, index, epoch, now), 0), None);
                 }
-                Heard(index) => {
+                Feedback(index) => {
                     sessions.find(index).expect("a step hears a known session").accept(0);
                     sessions.confirm(index);
                 }
@@ -335,19 +335,19 @@ mod tests {
     fn which_session_seals_and_which_still_open() {
         let rows: &[(&[Step], Option<u32>, &[u32])] = &[
             (&[Responded(1, 7)], None, &[1]),
-            (&[Responded(1, 7), Heard(1)], Some(1), &[]),
+            (&[Responded(1, 7), Feedback(1)], Some(1), &[]),
             (&[Initiated(1, 7), Initiated(2, 7)], Some(2), &[1]),
             (&[Initiated(1, 7), Initiated(2, 7), Initiated(3, 7)], Some(3), &[2]),
             (&[Initiated(1, 7), Responded(2, 7)], Some(1), &[2]),
-            (&[Initiated(1, 7), Responded(2, 7), Heard(1)], Some(1), &[2]),
-            (&[Initiated(1, 7), Responded(2, 7), Heard(2)], Some(2), &[1]),
+            (&[Initiated(1, 7), Responded(2, 7), Feedback(1)], Some(1), &[2]),
+            (&[Initiated(1, 7), Responded(2, 7), Feedback(2)], Some(2), &[1]),
             // A new run of the peer: nothing of the earlier one opens any more.
             (&[Initiated(1, 7), Initiated(2, 8)], Some(2), &[]),
-            (&[Initiated(1, 7), Responded(2, 8), Heard(2)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 8), Feedback(2)], Some(2), &[]),
             (&[Initiated(1, 7), Responded(2, 7), Initiated(3, 8)], Some(3), &[]),
             // The answer of an earlier run comes late, after the new run has called: that call is not forgotten.
             (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7)], Some(3), &[1, 2]),
-            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7), Heard(2)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7), Feedback(2)], Some(2), &[]),
         ];
         for (row, (steps, current, others)) in rows.iter().enumerate() {
             assert_eq!(after(steps), (*current, others.to_vec()), "row {row}");
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_late_datagram_of_a_crossing_handshake_brought_back_a_session_the_peer_had_forgotten() {
-        let (current, others) = after(&[Initiated(1, 7), Responded(2, 7), Initiated(3, 7), Heard(2)]);
+        let (current, others) = after(&[Initiated(1, 7), Responded(2, 7), Initiated(3, 7), Feedback(2)]);
         assert_eq!((current, others), (Some(3), vec![2]));
     }
 

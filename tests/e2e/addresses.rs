@@ -9,53 +9,53 @@ use serde_json::json;
 
 use crate::{
     appliance::Pair,
-    ground::{Ground, MIRROR, PRIMARY},
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 /// What the log says of an address that nothing can be sent from.
 const LEFT: &str = "by which the peer called";
 
 /// Syracuse has a second address, listens on all, does not know where ithaca is, and is called by the second one.
-fn second_address(ground: &Ground) -> Pair<'_> {
+fn second_address(testbed: &Testbed) -> Pair<'_> {
     for address in ["192.0.2.22/24", "192.0.2.33/24"] {
-        ground.run("syracuse", &["ip", "address", "add", address, "dev", "wan0"]).unwrap();
+        testbed.run("syracuse", &["ip", "address", "add", address, "dev", "wan0"]).unwrap();
     }
     let (ithaca, syracuse) = (
         [("/peers/0/endpoint", json!("192.0.2.22:7117"))],
         [("/node/listen", json!("0.0.0.0:7117")), ("/peers/0/endpoint", json!(null))],
     );
-    let mut pair = Pair::prepare_each(ground, &ithaca, &syracuse);
+    let mut pair = Pair::prepare_each(testbed, &ithaca, &syracuse);
     pair.run();
     pair
 }
 
 #[test]
 fn a_firewall_that_lets_answers_in_dropped_those_of_a_host_with_two_addresses_for_ever() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     // Ithaca's firewall lets in what belongs to something that ithaca began.
     for rule in [
         "add table inet guard",
         "add chain inet guard input { type filter hook input priority 0; policy accept; }",
         "add rule inet guard input iifname wan0 meta l4proto udp ct state new drop",
     ] {
-        ground.run("ithaca", &["nft", rule]).unwrap();
+        testbed.run("ithaca", &["nft", rule]).unwrap();
     }
-    let pair = second_address(&ground);
-    let ping = ground.ping("primary", MIRROR[0]);
+    let pair = second_address(&testbed);
+    let ping = testbed.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     assert_eq!(pair.ithaca.status().peers[0].endpoint, Some("192.0.2.22:7117".parse().unwrap()));
 }
 
 #[test]
 fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
-    let ground = Ground::perfect();
-    let pair = second_address(&ground);
-    let ping = ground.ping("primary", MIRROR[0]);
+    let testbed = Testbed::perfect();
+    let pair = second_address(&testbed);
+    let ping = testbed.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
-    ground.run("syracuse", &["ip", "address", "del", "192.0.2.22/24", "dev", "wan0"]).unwrap();
+    testbed.run("syracuse", &["ip", "address", "del", "192.0.2.22/24", "dev", "wan0"]).unwrap();
     // Syracuse sends from another address from now on, and ithaca follows it there.
     pair.ithaca.wait("follows", |status| status.peers[0].endpoint == Some("192.0.2.2:7117".parse().unwrap()));
-    let ping = ground.ping("primary", MIRROR[0]);
+    let ping = testbed.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     // The log is written beside the traffic.
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -68,16 +68,16 @@ fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
 
 #[test]
 fn a_link_that_is_down_for_a_moment_is_no_reason_to_leave_the_address_that_was_called() {
-    let ground = Ground::perfect();
-    let pair = second_address(&ground);
+    let testbed = Testbed::perfect();
+    let pair = second_address(&testbed);
     for _ in 0..3 {
         // Without its device there is no route either; packets for ithaca go on.
-        ground.run("syracuse", &["ip", "link", "set", "wan0", "down"]).unwrap();
-        ground.ping("mirror", &format!("-c 20 -i 0.01 -W 1 {}", PRIMARY[0]));
-        ground.run("syracuse", &["ip", "link", "set", "wan0", "up"]).unwrap();
+        testbed.run("syracuse", &["ip", "link", "set", "wan0", "down"]).unwrap();
+        testbed.ping("mirror", &format!("-c 20 -i 0.01 -W 1 {}", PRIMARY[0]));
+        testbed.run("syracuse", &["ip", "link", "set", "wan0", "up"]).unwrap();
     }
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !ground.ping("primary", MIRROR[0]).contains(" 0% packet loss") {
+    while !testbed.ping("primary", MIRROR[0]).contains(" 0% packet loss") {
         assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
     }
     assert!(pair.syracuse.status().lanes[0].send_errors > 0, "the control: sends failed");

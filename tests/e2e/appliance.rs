@@ -12,7 +12,7 @@ use onwire::{appliance::status::Status, lab::process::Process};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, ONWIRE};
+use crate::testbed::{ONWIRE, Testbed};
 
 /// How long two appliances may take to find each other.
 const UP_WITHIN: Duration = Duration::from_secs(15);
@@ -24,7 +24,7 @@ pub type Changes<'a> = &'a [(&'a str, Value)];
 
 /// An appliance of the executable, running or not.
 pub struct Appliance<'g> {
-    ground: &'g Ground,
+    testbed: &'g Testbed,
     node: &'static str,
     base: Value,
     /// Its configuration file.
@@ -49,14 +49,14 @@ impl Appliance<'_> {
         }
         // JSON is YAML.
         fs::write(&self.config, format!("{config:#}")).unwrap();
-        self.ground.command(&[ONWIRE, "check", self.config.to_str().unwrap()]);
+        self.testbed.command(&[ONWIRE, "check", self.config.to_str().unwrap()]);
     }
 
     /// Starts it, or starts it again.
     pub fn start(&mut self) {
         self.starts += 1;
         let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
-        self.process = Some(self.ground.start(self.node, &name, &[ONWIRE, "run", "--config", config]));
+        self.process = Some(self.testbed.start(self.node, &name, &[ONWIRE, "run", "--config", config]));
     }
 
     /// Starts it with a log that goes there.
@@ -64,7 +64,7 @@ impl Appliance<'_> {
         self.starts += 1;
         let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
         let script = format!("exec {ONWIRE} run --config {config} 2>{}", log.display());
-        self.process = Some(self.ground.start(self.node, &name, &["sh", "-c", &script]));
+        self.process = Some(self.testbed.start(self.node, &name, &["sh", "-c", &script]));
     }
 
     /// Kills it as a crash would.
@@ -158,23 +158,23 @@ pub struct Pair<'g> {
 
 impl<'g> Pair<'g> {
     /// Writes keys and configurations, the base with the same changes on both sides, and starts nothing.
-    pub fn prepare(ground: &'g Ground, changes: Changes<'_>) -> Self {
-        Self::prepare_each(ground, changes, changes)
+    pub fn prepare(testbed: &'g Testbed, changes: Changes<'_>) -> Self {
+        Self::prepare_each(testbed, changes, changes)
     }
 
     /// As [`prepare`](Self::prepare) with changes of its own for each side.
-    pub fn prepare_each(ground: &'g Ground, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
+    pub fn prepare_each(testbed: &'g Testbed, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
         let public = NODES.map(|node| {
-            let key = ground.directory().join(format!("{node}.key"));
+            let key = testbed.directory().join(format!("{node}.key"));
             let key = key.to_str().unwrap();
-            ground.command(&[ONWIRE, "keygen", key]);
-            ground.command(&[ONWIRE, "pubkey", key]).trim().to_owned()
+            testbed.command(&[ONWIRE, "keygen", key]);
+            testbed.command(&[ONWIRE, "pubkey", key]).trim().to_owned()
         });
         let [ithaca, syracuse] = [(0, ithaca), (1, syracuse)].map(|(side, changes)| {
-            let path = |ending: &str| ground.directory().join(format!("{}.{ending}", NODES[side]));
-            let base = base(ground, side, &public[1 - side]);
+            let path = |ending: &str| testbed.directory().join(format!("{}.{ending}", NODES[side]));
+            let base = base(testbed, side, &public[1 - side]);
             let appliance = Appliance {
-                ground,
+                testbed,
                 node: NODES[side],
                 base,
                 config: path("yaml"),
@@ -198,13 +198,13 @@ impl<'g> Pair<'g> {
     }
 
     /// Both run and their session is up.
-    pub fn start(ground: &'g Ground, changes: Changes<'_>) -> Self {
-        Self::start_each(ground, changes, changes)
+    pub fn start(testbed: &'g Testbed, changes: Changes<'_>) -> Self {
+        Self::start_each(testbed, changes, changes)
     }
 
     /// As [`start`](Self::start) with changes of its own for each side.
-    pub fn start_each(ground: &'g Ground, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
-        let mut pair = Self::prepare_each(ground, ithaca, syracuse);
+    pub fn start_each(testbed: &'g Testbed, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
+        let mut pair = Self::prepare_each(testbed, ithaca, syracuse);
         pair.run();
         pair
     }
@@ -224,10 +224,10 @@ impl<'g> Pair<'g> {
 }
 
 /// The base configuration of one side, 0 or 1.
-fn base(ground: &Ground, side: usize, peer_key: &str) -> Value {
+fn base(testbed: &Testbed, side: usize, peer_key: &str) -> Value {
     let prefixes = [["10.1.0.0/24", "fd00:1::/64"], ["10.2.0.0/24", "fd00:2::/64"]];
     let endpoints = ["192.0.2.1:7117", "192.0.2.2:7117"];
-    let path = |ending: &str| ground.directory().join(format!("{}.{ending}", NODES[side]));
+    let path = |ending: &str| testbed.directory().join(format!("{}.{ending}", NODES[side]));
     json!({
         "node": {
             "name": NODES[side],

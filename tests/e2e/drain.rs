@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 
 use crate::{
     appliance::Pair,
-    ground::{Ground, MIRROR, ONWIRE},
-    promises_site::{client, connect, protected, soon, telling, wait_link},
+    protected_site::{client, connect, protected, soon, telling, wait_link},
+    testbed::{MIRROR, ONWIRE, Testbed},
 };
 
 /// Drains at the mirror's appliance: the exit code, the one object that it prints, and its complaints.
@@ -42,8 +42,8 @@ fn reasons(object: &Value) -> String {
 }
 
 /// A program at the mirror that counts what it reads from one connection.
-fn counter(ground: &Ground) -> (SocketAddr, Arc<AtomicU64>) {
-    let listener = ground.node("mirror").run(|| TcpListener::bind((MIRROR[0], 0)).unwrap()).unwrap();
+fn counter(testbed: &Testbed) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = testbed.node("mirror").run(|| TcpListener::bind((MIRROR[0], 0)).unwrap()).unwrap();
     let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&count);
     thread::spawn(move || {
@@ -65,13 +65,13 @@ fn flow_of<'v>(object: &'v Value, stream: &TcpStream) -> &'v Value {
 
 #[test]
 fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected() {
-    let ground = Ground::emulated("delay 50ms");
+    let testbed = Testbed::emulated("delay 50ms");
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16 } });
-    let (mut pair, secret) = telling(&ground, &[("/redundancy/steady", steady)]);
-    let mut client = client(&ground, &secret);
+    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
-    let (address, count) = counter(&ground);
-    let mut stream = connect(&ground, address);
+    let (address, count) = counter(&testbed);
+    let mut stream = connect(&testbed, address);
     let commit = |client: &mut Client, stream: &mut TcpStream| {
         stream.write_all(&[7; 4096]).unwrap();
         protected(client, stream)
@@ -82,14 +82,14 @@ fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected
     assert_eq!((code, &object["verdict"], &object["peers"][0]["alive"]), (1, &json!("incomplete"), &json!(true)));
     assert!(complaints.contains("lives") && reasons(&object).contains("silence"), "{complaints} {object:#}");
 
-    ground.wan().tell("set forth loss 5%").unwrap();
+    testbed.wan().tell("set forth loss 5%").unwrap();
     let (mut written, mut on_wire) = (4096, 0);
     let end = Instant::now() + Duration::from_millis(700);
     while Instant::now() < end {
         on_wire += u32::from(commit(&mut client, &mut stream) == Level::OnWire);
         written += 4096;
     }
-    ground.wan().tell("cut").unwrap();
+    testbed.wan().tell("cut").unwrap();
     pair.ithaca.kill();
     let began = Instant::now();
     let (code, object, _) = drain(&pair, &[]);
@@ -110,17 +110,17 @@ fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected
 
 /// A site is lost while the link loses or spares one write after the other; five bytes have arrived before. Nothing that is lost
 /// is sent again. Gives back the pair, the stream, and how many bytes the program at the mirror was given.
-fn lose<'g>(ground: &'g Ground, spared: &[bool]) -> (Pair<'g>, TcpStream, Arc<AtomicU64>) {
+fn lose<'g>(testbed: &'g Testbed, spared: &[bool]) -> (Pair<'g>, TcpStream, Arc<AtomicU64>) {
     let steady = json!({ "block_symbols": 8, "repair": { "fixed": 1 } });
-    let (mut pair, secret) = telling(ground, &[("/redundancy/steady", steady)]);
-    let mut client = client(ground, &secret);
+    let (mut pair, secret) = telling(testbed, &[("/redundancy/steady", steady)]);
+    let mut client = client(testbed, &secret);
     wait_link(&mut client, LinkState::Up);
-    let (address, count) = counter(ground);
+    let (address, count) = counter(testbed);
     // However busy the machine is, what is lost must not be sent again before the site dies: not by a timer, and one
     // acknowledgement of something else is not enough.
     let settings = ["net.ipv4.tcp_rto_min_us=20000000", "net.ipv4.tcp_early_retrans=0", "net.ipv4.tcp_sack=0"];
-    ground.run("primary", &[&["sysctl", "-q", "-w"], &settings[..]].concat()).unwrap();
-    let mut stream = connect(ground, address);
+    testbed.run("primary", &[&["sysctl", "-q", "-w"], &settings[..]].concat()).unwrap();
+    let mut stream = connect(testbed, address);
     stream.write_all(b"first").unwrap();
     protected(&mut client, &stream);
     let deadline = soon();
@@ -129,19 +129,19 @@ fn lose<'g>(ground: &'g Ground, spared: &[bool]) -> (Pair<'g>, TcpStream, Arc<At
         thread::sleep(Duration::from_millis(5));
     }
     for is_spared in spared {
-        ground.wan().tell(if *is_spared { "set forth loss 0%" } else { "set forth loss 100%" }).unwrap();
+        testbed.wan().tell(if *is_spared { "set forth loss 0%" } else { "set forth loss 100%" }).unwrap();
         stream.write_all(&[7; 1200]).unwrap();
         protected(&mut client, &stream);
     }
-    ground.wan().tell("cut").unwrap();
+    testbed.wan().tell("cut").unwrap();
     pair.ithaca.kill();
     (pair, stream, count)
 }
 
 #[test]
 fn a_write_that_is_lost_with_all_behind_it_leaves_nothing_that_drain_can_know_of() {
-    let ground = Ground::emulated("delay 100ms");
-    let (pair, stream, count) = lose(&ground, &[true, false]);
+    let testbed = Testbed::emulated("delay 100ms");
+    let (pair, stream, count) = lose(&testbed, &[true, false]);
     let (code, object, _) = drain(&pair, &[]);
     // The limit that is documented: too little repair for the loss, and not one datagram arrived that could tell of it.
     assert_eq!((code, &object["verdict"]), (0, &json!("complete")), "{object:#}");
@@ -150,14 +150,14 @@ fn a_write_that_is_lost_with_all_behind_it_leaves_nothing_that_drain_can_know_of
         (&json!(1205), 1205),
         "{object:#}"
     );
-    let truth = ground.wan().truth().unwrap().forth;
+    let truth = testbed.wan().truth().unwrap().forth;
     assert!(truth.lost_last >= 2, "one source and one repair symbol at the least: {truth:?}");
 }
 
 #[test]
 fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_flow() {
-    let ground = Ground::emulated("delay 100ms");
-    let (mut pair, stream, count) = lose(&ground, &[false, true]);
+    let testbed = Testbed::emulated("delay 100ms");
+    let (mut pair, stream, count) = lose(&testbed, &[false, true]);
     let (code, object, _) = drain(&pair, &[]);
     assert_eq!((code, &object["verdict"]), (1, &json!("incomplete")), "{object:#}");
     let flow = flow_of(&object, &stream);
@@ -185,17 +185,17 @@ fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_fl
 
 #[test]
 fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_read() {
-    let ground = Ground::emulated("delay 50ms");
+    let testbed = Testbed::emulated("delay 50ms");
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16 } });
-    let (mut pair, secret) = telling(&ground, &[("/redundancy/steady", steady)]);
-    let mut client = client(&ground, &secret);
+    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
-    let (address, count) = counter(&ground);
-    let mut stream = connect(&ground, address);
+    let (address, count) = counter(&testbed);
+    let mut stream = connect(&testbed, address);
     stream.write_all(&[7; 1024]).unwrap();
     protected(&mut client, &stream);
     let (mut written, mut promised) = (1024, 1024);
-    ground.wan().tell("set forth loss 5%").unwrap();
+    testbed.wan().tell("set forth loss 5%").unwrap();
     pair.syracuse.set_halted(true);
     // As long as the last proof lives.
     let end = Instant::now() + Duration::from_millis(150);
@@ -208,7 +208,7 @@ fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_rea
         promised = written;
     }
     assert!(promised > 1024, "nothing was promised while it stood still");
-    ground.wan().tell("cut").unwrap();
+    testbed.wan().tell("cut").unwrap();
     pair.ithaca.kill();
     let (asked, id) = (Instant::now(), Pid::from_raw(pair.syracuse.id() as i32).unwrap());
     let going_on = thread::spawn(move || {
@@ -232,14 +232,14 @@ fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_rea
 
 #[test]
 fn an_appliance_that_stood_still_twice_gave_up_what_lay_in_its_socket() {
-    let ground = Ground::emulated("delay 5ms, loss 10%");
+    let testbed = Testbed::emulated("delay 5ms, loss 10%");
     // What 16 of 32 do not mend is lost once in millions of blocks.
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16, "assume_loss": "10%" } });
-    let (mut pair, secret) = telling(&ground, &[("/redundancy/steady", steady)]);
-    let mut client = client(&ground, &secret);
+    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let is_over = Arc::new(AtomicBool::new(false));
-    let socket = ground.node("primary").run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    let socket = testbed.node("primary").run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     let over = is_over.clone();
     let sending = thread::spawn(move || {
         while !over.load(Ordering::Relaxed) {

@@ -9,28 +9,28 @@ use serde_json::json;
 use crate::{
     appliance::{Appliance, Pair},
     datagrams::{Sink, datagram, sender},
-    ground::{Ground, MIRROR, ONWIRE},
     streams,
+    testbed::{MIRROR, ONWIRE, Testbed},
 };
 
 /// The routes of ours in ithaca, IPv4 and IPv6.
-fn routes(ground: &Ground) -> String {
-    ["-4", "-6"].map(|family| ground.run("ithaca", &["ip", family, "route", "show", "proto", "117"]).unwrap()).concat()
+fn routes(testbed: &Testbed) -> String {
+    ["-4", "-6"].map(|family| testbed.run("ithaca", &["ip", family, "route", "show", "proto", "117"]).unwrap()).concat()
 }
 
-fn assert_nothing_left(ground: &Ground, appliance: &Appliance<'_>) {
-    assert_eq!(routes(ground), "");
-    assert!(ground.run("ithaca", &["ip", "link", "show", "ow0"]).is_err(), "the device is still there");
+fn assert_nothing_left(testbed: &Testbed, appliance: &Appliance<'_>) {
+    assert_eq!(routes(testbed), "");
+    assert!(testbed.run("ithaca", &["ip", "link", "show", "ow0"]).is_err(), "the device is still there");
     assert!(appliance.try_status().is_err());
-    let route = ground.run("ithaca", &["ip", "route", "get", MIRROR[0]]);
+    let route = testbed.run("ithaca", &["ip", "route", "get", MIRROR[0]]);
     assert!(route.is_err(), "{route:?}");
 }
 
 #[test]
 fn routes_carry_our_protocol_and_the_preferred_source() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[]);
-    let routes = routes(&ground);
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[]);
+    let routes = routes(&testbed);
     let rows = [("10.2.0.0/24 dev ow0", "src 10.1.0.254"), ("fd00:2::/64 dev ow0", "src fd00:1::fe")];
     for (route, source) in rows {
         let line = routes.lines().find(|line| line.starts_with(route)).unwrap_or_else(|| panic!("{route} in {routes}"));
@@ -38,7 +38,7 @@ fn routes_carry_our_protocol_and_the_preferred_source() {
     }
     assert_eq!(routes.lines().count(), 2, "{routes}");
     // So a program on the appliance's own host needs to know nothing.
-    let (host, mirror) = (ground.node("ithaca"), ground.node("mirror"));
+    let (host, mirror) = (testbed.node("ithaca"), testbed.node("mirror"));
     for at in MIRROR {
         streams::copy(&host, &mirror, at, 2, 1_000_000);
         Sink::listen(&mirror, at).expect_all(&host, 32, 1200);
@@ -47,11 +47,11 @@ fn routes_carry_our_protocol_and_the_preferred_source() {
 
 #[test]
 fn an_appliance_that_was_stopped_did_not_send_what_waited_for_its_rate() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let slow = [("/peers/0/path", json!({ "rate": "1mbit", "queue": "1s" }))];
-    let mut pair = Pair::start_each(&ground, &slow, &[]);
-    let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
-    let socket = sender(&ground.node("primary"), sink.address);
+    let mut pair = Pair::start_each(&testbed, &slow, &[]);
+    let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
+    let socket = sender(&testbed.node("primary"), sink.address);
     // A fifth of a second with repair, of the half that a stop may take.
     for number in 0..16 {
         socket.send(&datagram(number, 1000)).unwrap();
@@ -64,41 +64,41 @@ fn an_appliance_that_was_stopped_did_not_send_what_waited_for_its_rate() {
 
 #[test]
 fn a_clean_stop_leaves_nothing_and_says_what_was_done() {
-    let ground = Ground::perfect();
-    let mut pair = Pair::start(&ground, &[]);
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 200_000);
+    let testbed = Testbed::perfect();
+    let mut pair = Pair::start(&testbed, &[]);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 200_000);
     let (exit, said) = pair.ithaca.terminate();
     assert_eq!(exit.code(), Some(0), "{said}");
     for words in ["ithaca: stopped", "peer syracuse: ", "source and", "repair symbols"] {
         assert!(said.contains(words), "\"{words}\" in {said}");
     }
-    assert_nothing_left(&ground, &pair.ithaca);
+    assert_nothing_left(&testbed, &pair.ithaca);
     assert!(!pair.ithaca.socket.exists());
 }
 
 #[test]
 fn an_interrupt_is_a_clean_stop_too() {
-    let ground = Ground::perfect();
-    let pair = Pair::prepare(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::prepare(&testbed, &[]);
     let config = pair.ithaca.config.to_str().unwrap();
-    let mut process = ground.start("ithaca", "interrupted", &[ONWIRE, "run", "--config", config]);
+    let mut process = testbed.start("ithaca", "interrupted", &[ONWIRE, "run", "--config", config]);
     process.wait_for_output("is running", Duration::from_secs(5)).unwrap_or_else(|error| panic!("{error}"));
     process.signal(Signal::INT);
     process.wait(Duration::from_secs(5)).unwrap_or_else(|error| panic!("{error}"));
-    assert_nothing_left(&ground, &pair.ithaca);
+    assert_nothing_left(&testbed, &pair.ithaca);
 }
 
 #[test]
 fn a_crash_leaves_no_route_and_no_obstacle() {
-    let ground = Ground::perfect();
-    let mut pair = Pair::start(&ground, &[]);
-    assert_eq!(routes(&ground).lines().count(), 2);
+    let testbed = Testbed::perfect();
+    let mut pair = Pair::start(&testbed, &[]);
+    assert_eq!(routes(&testbed).lines().count(), 2);
     pair.ithaca.kill();
-    assert_nothing_left(&ground, &pair.ithaca);
+    assert_nothing_left(&testbed, &pair.ithaca);
     assert!(pair.ithaca.socket.exists(), "nobody was left to remove it");
     pair.ithaca.start();
     pair.wait_up();
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 200_000);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 200_000);
 }
 
 /// Waits for a program that cannot start; what it says.
@@ -110,26 +110,26 @@ fn refused(mut process: Process) -> String {
 
 #[test]
 fn a_second_start_is_refused_in_words_and_harms_nothing() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
     let epoch = pair.ithaca.status().epoch;
     let config = pair.ithaca.config.to_str().unwrap();
-    let said = refused(ground.start("ithaca", "second", &[ONWIRE, "run", "--config", config]));
+    let said = refused(testbed.start("ithaca", "second", &[ONWIRE, "run", "--config", config]));
     assert!(said.contains("another onwire with this status socket is running"), "{said}");
-    assert_eq!(routes(&ground).lines().count(), 2);
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 200_000);
+    assert_eq!(routes(&testbed).lines().count(), 2);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 200_000);
     assert_eq!(pair.ithaca.status().epoch, epoch);
 }
 
 #[test]
 fn a_start_that_fails_leaves_nothing() {
-    let ground = Ground::perfect();
-    let pair = Pair::prepare(&ground, &[]);
-    let taken = ground.node("ithaca").run(|| UdpSocket::bind("192.0.2.1:7117").unwrap()).unwrap();
+    let testbed = Testbed::perfect();
+    let pair = Pair::prepare(&testbed, &[]);
+    let taken = testbed.node("ithaca").run(|| UdpSocket::bind("192.0.2.1:7117").unwrap()).unwrap();
     let config = pair.ithaca.config.to_str().unwrap();
-    let said = refused(ground.start("ithaca", "refused", &[ONWIRE, "run", "--config", config]));
+    let said = refused(testbed.start("ithaca", "refused", &[ONWIRE, "run", "--config", config]));
     assert!(said.contains("192.0.2.1:7117"), "{said}");
-    assert_nothing_left(&ground, &pair.ithaca);
+    assert_nothing_left(&testbed, &pair.ithaca);
     assert!(!pair.ithaca.socket.exists());
     drop(taken);
 }

@@ -8,19 +8,19 @@ use serde_json::json;
 use crate::{
     appliance::Pair,
     datagrams::sender,
-    ground::{Ground, MIRROR, PRIMARY, address},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed, address},
 };
 
 #[test]
 fn pings_of_every_size_are_answered() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[]);
     // The largest two are fragmented.
     for size in [0, 56, 1400, 1472, 8000, 60_000] {
         for (from, at) in [("primary", MIRROR), ("mirror", PRIMARY)] {
             for at in at {
-                let answer = ground.ping(from, &format!("-s {size} {at}"));
+                let answer = testbed.ping(from, &format!("-s {size} {at}"));
                 assert!(answer.contains(" 0% packet loss"), "{size} bytes to {at}: {answer}");
             }
         }
@@ -29,10 +29,10 @@ fn pings_of_every_size_are_answered() {
 
 #[test]
 fn a_closed_port_of_the_mirror_is_reported_to_the_sender() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[]);
     for at in MIRROR {
-        let socket = sender(&ground.node("primary"), SocketAddr::new(address(at), 9));
+        let socket = sender(&testbed.node("primary"), SocketAddr::new(address(at), 9));
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send(b"is anybody there").unwrap();
         let error = socket.recv(&mut [0; 8]).unwrap_err();
@@ -42,8 +42,8 @@ fn a_closed_port_of_the_mirror_is_reported_to_the_sender() {
 
 #[test]
 fn the_far_appliance_reports_an_exceeded_hop_limit() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[]);
     // The first hop is ithaca. The second is syracuse, whose answer comes back through the tunnel.
     let rows = [
         (1, MIRROR[0], "From 10.1.0.254 icmp_seq=1 Time to live exceeded"),
@@ -52,24 +52,24 @@ fn the_far_appliance_reports_an_exceeded_hop_limit() {
         (2, MIRROR[1], "From fd00:2::fe icmp_seq=1 Time exceeded: Hop limit"),
     ];
     for (hops, at, expected) in rows {
-        let answer = ground.ping("primary", &format!("-t {hops} {at}"));
+        let answer = testbed.ping("primary", &format!("-t {hops} {at}"));
         assert!(answer.contains(expected), "\"{expected}\" in {answer}");
     }
 }
 
 #[test]
 fn a_packet_that_is_too_big_for_the_tunnel_is_answered_with_its_mtu() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[("/tun/mtu", json!(1280))]);
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[("/tun/mtu", json!(1280))]);
     let rows = [
         (MIRROR[0], "From 10.1.0.254 icmp_seq=1 Frag needed and DF set (mtu = 1280)"),
         (MIRROR[1], "From fd00:1::fe icmp_seq=1 Packet too big: mtu=1280"),
     ];
     for (at, expected) in rows {
-        let answer = ground.ping("primary", &format!("-M do -s 1400 {at}"));
+        let answer = testbed.ping("primary", &format!("-M do -s 1400 {at}"));
         assert!(answer.contains(expected), "\"{expected}\" in {answer}");
         // Path MTU discovery of TCP follows.
-        streams::copy(&ground.node("primary"), &ground.node("mirror"), at, 1, 1_000_000);
+        streams::copy(&testbed.node("primary"), &testbed.node("mirror"), at, 1, 1_000_000);
     }
 }
 
@@ -102,8 +102,8 @@ fn unreachable(code: u8, mtu: u16, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_forged_icmp_error_was_believed_and_shown_for_ever() {
-    let ground = Ground::perfect();
-    let mut pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let mut pair = Pair::start(&testbed, &[]);
     let forge = || {
         let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
         let to: SocketAddr = "192.0.2.1:0".parse().unwrap();
@@ -115,11 +115,11 @@ fn a_forged_icmp_error_was_believed_and_shown_for_ever() {
             }
         }
     };
-    ground.node("syracuse").run(forge).unwrap();
+    testbed.node("syracuse").run(forge).unwrap();
     let status = pair.ithaca.wait("doubtful errors", |status| status.lanes[0].doubtful_errors >= 40);
     assert_eq!((status.lanes[0].send_errors, status.lanes[0].path_mtu), (0, None), "{status:?}");
     assert!(!pair.ithaca.output().contains("too big"), "{}", pair.ithaca.output());
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 1_000_000);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 1_000_000);
     // What a host really answers quotes what it got.
     pair.syracuse.terminate();
     pair.ithaca.wait("an error that is believed", |status| status.lanes[0].send_errors > 0);

@@ -15,42 +15,42 @@ use serde_json::json;
 use crate::{
     appliance::Pair,
     datagrams::sender,
-    ground::{Ground, MIRROR},
     streams,
+    testbed::{MIRROR, Testbed},
 };
 
 /// Packets pass beside a log with more lines than fit anywhere; lines are lost, and told to be.
-fn expect_traffic<'g>(ground: &'g Ground, log: &Path) -> Pair<'g> {
+fn expect_traffic<'g>(testbed: &'g Testbed, log: &Path) -> Pair<'g> {
     let changes = [("/log", json!({ "level": "debug" }))];
-    let mut pair = Pair::prepare_each(ground, &changes, &[]);
+    let mut pair = Pair::prepare_each(testbed, &changes, &[]);
     pair.ithaca.start_logging_to(log);
     pair.syracuse.start();
     pair.wait_up();
-    let stranger = sender(&ground.node("syracuse"), SocketAddr::from(([192, 0, 2, 1], 7117)));
+    let stranger = sender(&testbed.node("syracuse"), SocketAddr::from(([192, 0, 2, 1], 7117)));
     pair.ithaca.wait("lost line", |status| {
         // An initiation by its first byte, and no more: a line of the log each.
         (0..200).for_each(|_| drop(stranger.send(&[1; 40])));
         status.log_lines_lost > 0
     });
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 2, 1_000_000);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 2, 1_000_000);
     pair
 }
 
 #[test]
 fn a_full_disk_below_the_log_costs_lines() {
-    let ground = Ground::perfect();
-    let mut pair = expect_traffic(&ground, Path::new("/dev/full"));
+    let testbed = Testbed::perfect();
+    let mut pair = expect_traffic(&testbed, Path::new("/dev/full"));
     assert!(pair.ithaca.terminate().0.success(), "the statistics at the end cannot be written either");
 }
 
 #[test]
 fn a_log_that_is_not_read_costs_lines_and_says_so_when_it_is_read_again() {
-    let ground = Ground::perfect();
-    let log = ground.directory().join("log");
-    ground.command(&["mkfifo", log.to_str().unwrap()]);
+    let testbed = Testbed::perfect();
+    let log = testbed.directory().join("log");
+    testbed.command(&["mkfifo", log.to_str().unwrap()]);
     // Open at both ends: nothing waits for the other side, and nothing ends.
     let reader = File::options().read(true).write(true).open(&log).unwrap();
-    let mut pair = expect_traffic(&ground, &log);
+    let mut pair = expect_traffic(&testbed, &log);
     let (tell, told) = channel();
     thread::spawn(move || {
         let lines = BufReader::new(reader).lines().map_while(Result::ok);

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     appliance::Pair,
     datagrams::{Sink, Stream},
-    ground::{Ground, MIRROR, PRIMARY},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 /// More than ten of 74 datagrams are lost once in ten million blocks at 2 %.
@@ -18,15 +18,15 @@ fn generous() -> [(&'static str, Value); 1] {
 
 #[test]
 fn tcp_does_not_notice_two_percent_of_loss() {
-    let ground = Ground::emulated("delay 5ms, loss 2%");
-    let pair = Pair::start(&ground, &generous());
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
-    let (tcp, truth) = (ground.tcp("primary"), ground.wan().truth().unwrap());
+    let testbed = Testbed::emulated("delay 5ms, loss 2%");
+    let pair = Pair::start(&testbed, &generous());
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
+    let (tcp, truth) = (testbed.tcp("primary"), testbed.wan().truth().unwrap());
     for at in MIRROR {
         streams::copy(&primary, &mirror, at, 3, 5_000_000);
     }
-    let tcp = ground.tcp("primary").since(&tcp);
-    let truth = ground.wan().truth().unwrap().since(&truth);
+    let tcp = testbed.tcp("primary").since(&tcp);
+    let truth = testbed.wan().truth().unwrap().since(&truth);
     assert!(truth.forth.lost.chance > 200, "the control: {truth:?}");
     for appliance in [&pair.ithaca, &pair.syracuse] {
         let received = appliance.status().peers[0].received;
@@ -43,10 +43,10 @@ fn tcp_does_not_notice_two_percent_of_loss() {
 #[test]
 fn bursts_are_rebuilt_by_long_blocks() {
     // Five in a row, and 1 % of all.
-    let ground = Ground::emulated("delay 2ms, loss bursts 0.2% 20%");
+    let testbed = Testbed::emulated("delay 2ms, loss bursts 0.2% 20%");
     let steady = json!({ "block_symbols": 256, "close_after": "5ms", "repair": { "fixed": 60, "assume_loss": "5%" } });
-    let pair = Pair::start(&ground, &[("/redundancy/steady", steady)]);
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 2, 8_000_000);
+    let pair = Pair::start(&testbed, &[("/redundancy/steady", steady)]);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 2, 8_000_000);
     let received = pair.syracuse.status().peers[0].received;
     assert!(received.recovered_symbols > 20, "{received:?}");
     assert!(received.burst_lengths[2..].iter().sum::<u64>() > 3, "runs of three and more were seen: {received:?}");
@@ -58,11 +58,11 @@ fn bursts_are_rebuilt_by_long_blocks() {
 fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
     let hostile = "delay 3ms, jitter 1ms, loss 1%, duplicate 3%, corrupt 1%, reorder 3%, reorder_delay 2ms";
     for ordering in ["strict", "none"] {
-        let ground = Ground::emulated(hostile);
+        let testbed = Testbed::emulated(hostile);
         let mut changes = generous().to_vec();
         changes.push(("/delivery", json!({ "ordering": ordering })));
-        let pair = Pair::start(&ground, &changes);
-        let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+        let pair = Pair::start(&testbed, &changes);
+        let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
         let sink = Sink::listen(&mirror, MIRROR[0]);
         let stream = Stream::begin(&primary, sink.address, 900, Duration::from_millis(1));
         streams::copy(&primary, &mirror, MIRROR[0], 2, 3_000_000);
@@ -77,9 +77,9 @@ fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
 #[test]
 fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
     // Held back for up to three times `hold`, and more of each block than it has repair symbols.
-    let ground = Ground::emulated("delay 5ms, reorder 30%, reorder_delay 60ms");
+    let testbed = Testbed::emulated("delay 5ms, reorder 30%, reorder_delay 60ms");
     let bounded = |hold_max: &str| [("/delivery", json!({ "hold": "20ms", "hold_max": hold_max }))];
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let given_up = |pair: &Pair<'_>| {
         streams::copy(&primary, &mirror, MIRROR[0], 1, 1_000_000);
         let before = pair.syracuse.status().peers[0].received;
@@ -88,7 +88,7 @@ fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
         assert!(after.lost <= before.lost + 100, "what is late is not lost: {before:?}, {after:?}");
         (after.unrecoverable_blocks - before.unrecoverable_blocks, after)
     };
-    let mut pair = Pair::start(&ground, &bounded("250ms"));
+    let mut pair = Pair::start(&testbed, &bounded("250ms"));
     let (blocks, received) = given_up(&pair);
     assert_eq!(blocks, 0, "{received:?}");
     let hold = received.hold_ms.unwrap();
@@ -101,13 +101,13 @@ fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
 
 #[test]
 fn whole_packets_of_a_block_beyond_repair_are_saved() {
-    let ground = Ground::emulated("delay 2ms");
+    let testbed = Testbed::emulated("delay 2ms");
     let steady =
         json!({ "block_symbols": 32, "close_when_idle": "5ms", "close_after": "5ms", "repair": { "fixed": 1 } });
-    let pair = Pair::start(&ground, &[("/redundancy/steady", steady)]);
-    ground.wan().tell("set forth loss 30%").unwrap();
-    let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
-    let stream = Stream::begin(&ground.node("primary"), sink.address, 1000, Duration::from_micros(500));
+    let pair = Pair::start(&testbed, &[("/redundancy/steady", steady)]);
+    testbed.wan().tell("set forth loss 30%").unwrap();
+    let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
+    let stream = Stream::begin(&testbed.node("primary"), sink.address, 1000, Duration::from_micros(500));
     std::thread::sleep(Duration::from_secs(2));
     let sent = stream.end();
     std::thread::sleep(Duration::from_millis(300));
@@ -118,6 +118,6 @@ fn whole_packets_of_a_block_beyond_repair_are_saved() {
     assert!((0.5..0.95).contains(&arrived), "{arrived} of {sent} arrived: {received:?}");
     sink.arrived().assert_once();
     // The link is good again, and so is everything else.
-    ground.wan().tell("set forth loss 0%").unwrap();
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[1], 2, 1_000_000);
+    testbed.wan().tell("set forth loss 0%").unwrap();
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[1], 2, 1_000_000);
 }

@@ -6,13 +6,13 @@ use serde_json::json;
 use crate::{
     appliance::{Changes, Pair, outer_ipv6},
     datagrams::{Sink, datagram},
-    ground::{Ground, MIRROR, PRIMARY},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 /// TCP both ways and UDP of several sizes, with IPv4 and IPv6 inside.
-fn carries_everything(ground: &Ground) {
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+fn carries_everything(testbed: &Testbed) {
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     for at in MIRROR {
         streams::copy(&primary, &mirror, at, 1, 4_000_000);
         let sink = Sink::listen(&mirror, at);
@@ -40,49 +40,49 @@ fn assert_clean(pair: &Pair<'_>) {
     }
 }
 
-fn carries(ground: &Ground, ithaca: Changes<'_>, syracuse: Changes<'_>) {
-    let pair = Pair::start_each(ground, ithaca, syracuse);
-    carries_everything(ground);
+fn carries(testbed: &Testbed, ithaca: Changes<'_>, syracuse: Changes<'_>) {
+    let pair = Pair::start_each(testbed, ithaca, syracuse);
+    carries_everything(testbed);
     assert_clean(&pair);
 }
 
 #[test]
 fn ipv4_and_ipv6_pass_over_ipv4() {
-    let ground = Ground::perfect();
-    carries(&ground, &[], &[]);
+    let testbed = Testbed::perfect();
+    carries(&testbed, &[], &[]);
 }
 
 #[test]
 fn ipv4_and_ipv6_pass_over_ipv6() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let [ithaca, syracuse] = outer_ipv6();
-    carries(&ground, &ithaca, &syracuse);
+    carries(&testbed, &ithaca, &syracuse);
 }
 
 #[test]
 fn an_inner_mtu_of_1280_is_enough() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let mtu = [("/tun/mtu", json!(1280))];
-    carries(&ground, &mtu, &mtu);
+    carries(&testbed, &mtu, &mtu);
 }
 
 #[test]
 fn an_inner_mtu_of_9000_needs_no_larger_path() {
-    let ground = Ground::jumbo();
+    let testbed = Testbed::jumbo();
     let mtu = [("/tun/mtu", json!(9000))];
-    let pair = Pair::start(&ground, &mtu);
-    carries_everything(&ground);
+    let pair = Pair::start(&testbed, &mtu);
+    carries_everything(&testbed);
     let [at, _] = MIRROR;
-    let answer = ground.ping("primary", &format!("-M do -s 8972 {at}"));
+    let answer = testbed.ping("primary", &format!("-M do -s 8972 {at}"));
     assert!(answer.contains(" 0% packet loss"), "{answer}");
     assert_clean(&pair);
 }
 
 #[test]
 fn twenty_and_two_hundred_flows_at_once_arrive_whole() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     for at in MIRROR {
         streams::copy(&primary, &mirror, at, 20, 500_000);
         streams::copy(&primary, &mirror, at, 200, 50_000);
@@ -92,9 +92,9 @@ fn twenty_and_two_hundred_flows_at_once_arrive_whole() {
 
 #[test]
 fn a_udp_sender_with_segmentation_loses_no_datagram() {
-    let ground = Ground::perfect();
-    let _pair = Pair::start(&ground, &[]);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let testbed = Testbed::perfect();
+    let _pair = Pair::start(&testbed, &[]);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     for (at, any) in [(MIRROR[0], "0.0.0.0:0"), (MIRROR[1], "[::]:0")] {
         let sink = Sink::listen(&mirror, at);
         let mut socket = primary.run(|| UdpSocket::bind(any.parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();

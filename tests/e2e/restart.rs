@@ -8,15 +8,15 @@ use std::{
 use crate::{
     appliance::{Appliance, Pair},
     datagrams::{Sink, Stream},
-    ground::{Ground, MIRROR, PRIMARY},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 /// Beside a transfer and a steady stream in each direction the appliance that `choose` names goes and comes back.
 fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go: fn(&mut Appliance<'_>)) {
-    let ground = Ground::emulated("delay 5ms");
-    let mut pair = Pair::start(&ground, &[]);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let testbed = Testbed::emulated("delay 5ms");
+    let mut pair = Pair::start(&testbed, &[]);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let sinks = [Sink::listen(&mirror, MIRROR[0]), Sink::listen(&primary, PRIMARY[1])];
     let interval = Duration::from_millis(4);
     let streams = [
@@ -31,7 +31,7 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
         });
         thread::sleep(Duration::from_millis(800));
         for sink in &sinks {
-            assert!(sink.wait_for(20), "{} datagrams came to {}: {}", sink.count(), sink.address, last_hops(&ground));
+            assert!(sink.wait_for(20), "{} datagrams came to {}: {}", sink.count(), sink.address, last_hops(&testbed));
         }
         let appliance = choose(&mut pair);
         go(appliance);
@@ -67,10 +67,10 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
 }
 
 /// What the kernels of the sites have to say of a datagram that an appliance handed on and that did not come.
-fn last_hops(ground: &Ground) -> String {
+fn last_hops(testbed: &Testbed) -> String {
     let look = "ip -6 neigh; ip -6 addr; grep -v '\\b0$' /proc/net/snmp6";
     let of =
-        |node: &str| format!("--- {node}\n{}", ground.run(node, &["sh", "-c", look]).unwrap_or_else(|error| error));
+        |node: &str| format!("--- {node}\n{}", testbed.run(node, &["sh", "-c", look]).unwrap_or_else(|error| error));
     ["primary", "ithaca", "syracuse", "mirror"].map(of).join("\n")
 }
 

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use onwire::appliance::routes::RouteTrouble;
+use onwire::appliance::host::routes::RouteTrouble;
 use serde_json::json;
 
 use crate::{
     appliance::{Appliance, Pair},
-    ground::{Ground, MIRROR, ONWIRE},
+    testbed::{MIRROR, ONWIRE, Testbed},
 };
 
 const PREFIX: &str = "10.2.0.0/24";
 
-fn ip(ground: &Ground, words: &str) -> String {
+fn ip(testbed: &Testbed, words: &str) -> String {
     let words: Vec<&str> = std::iter::once("ip").chain(words.split(' ')).collect();
-    ground.run("ithaca", &words).unwrap_or_else(|error| panic!("{error}"))
+    testbed.run("ithaca", &words).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn trouble(appliance: &Appliance<'_>, prefix: &str) -> Option<RouteTrouble> {
@@ -25,29 +25,29 @@ fn wait_well(appliance: &Appliance<'_>) {
     appliance.wait("routes that are well", |status| status.tun.route_troubles.is_empty());
 }
 
-fn is_answered(ground: &Ground, node: &str, words: &str) -> bool {
-    ground.ping(node, words).contains(" 0% packet loss")
+fn is_answered(testbed: &Testbed, node: &str, words: &str) -> bool {
+    testbed.ping(node, words).contains(" 0% packet loss")
 }
 
 #[test]
 fn an_address_that_was_renewed_took_the_routes_along() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    let shown = || ip(&ground, &format!("route show {PREFIX}"));
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    let shown = || ip(&testbed, &format!("route show {PREFIX}"));
     assert!(shown().contains("dev ow0") && shown().contains("src 10.1.0.254"), "{}", shown());
     for round in 0..2 {
-        ip(&ground, "addr del 10.1.0.254/24 dev site0");
+        ip(&testbed, "addr del 10.1.0.254/24 dev site0");
         pair.ithaca.wait("a route without a source", |_| shown().contains("dev ow0") && !shown().contains("src"));
-        ip(&ground, "addr add 10.1.0.254/24 dev site0");
+        ip(&testbed, "addr add 10.1.0.254/24 dev site0");
         pair.ithaca.wait("a route with a source", |_| shown().contains("src 10.1.0.254"));
         // The kernel of the other family forgets the source and keeps the route.
-        ip(&ground, "-6 addr del fd00:1::fe/64 dev site0");
-        ip(&ground, "-6 addr add fd00:1::fe/64 dev site0 nodad");
-        let shown = || ip(&ground, "-6 route show fd00:2::/64");
+        ip(&testbed, "-6 addr del fd00:1::fe/64 dev site0");
+        ip(&testbed, "-6 addr add fd00:1::fe/64 dev site0 nodad");
+        let shown = || ip(&testbed, "-6 route show fd00:2::/64");
         pair.ithaca.wait("an IPv6 route with a source", |_| shown().contains("src fd00:1::fe"));
         wait_well(&pair.ithaca);
         for at in MIRROR {
-            assert!(is_answered(&ground, "primary", at) && is_answered(&ground, "ithaca", at), "round {round}, {at}");
+            assert!(is_answered(&testbed, "primary", at) && is_answered(&testbed, "ithaca", at), "round {round}, {at}");
         }
     }
     assert!(pair.ithaca.output().contains("route restored"), "{}", pair.ithaca.output());
@@ -55,19 +55,19 @@ fn an_address_that_was_renewed_took_the_routes_along() {
 
 #[test]
 fn a_tun_that_was_set_down_and_up_again_had_no_routes() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    ip(&ground, "link set ow0 down");
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    ip(&testbed, "link set ow0 down");
     pair.ithaca
         .wait("word of the device", |status| status.tun.route_troubles.get(PREFIX) == Some(&RouteTrouble::DeviceDown));
-    let told = ground.command(&[ONWIRE, "status", "--socket", pair.ithaca.socket.to_str().unwrap()]);
+    let told = testbed.command(&[ONWIRE, "status", "--socket", pair.ithaca.socket.to_str().unwrap()]);
     assert!(told.contains("10.2.0.0/24: route missing, ow0 is down: `ip link set ow0 up`"), "{told}");
     // Another second in which it is down: it is said once.
     std::thread::sleep(Duration::from_millis(1500));
-    ip(&ground, "link set ow0 up");
+    ip(&testbed, "link set ow0 up");
     wait_well(&pair.ithaca);
     for at in MIRROR {
-        assert!(is_answered(&ground, "primary", at), "{at}");
+        assert!(is_answered(&testbed, "primary", at), "{at}");
     }
     let log = pair.ithaca.output();
     assert_eq!(log.matches("was set down").count(), 2, "one for each prefix: {log}");
@@ -76,50 +76,50 @@ fn a_tun_that_was_set_down_and_up_again_had_no_routes() {
 
 #[test]
 fn a_route_of_somebody_else_that_is_preferred_is_told_and_so_is_its_end() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    ip(&ground, "route add 10.2.0.0/25 via 192.0.2.2");
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    ip(&testbed, "route add 10.2.0.0/25 via 192.0.2.2");
     let status = pair.ithaca.wait("word of the other route", |status| !status.tun.route_troubles.is_empty());
     let told = status.tun.route_troubles.get(PREFIX);
     assert!(matches!(told, Some(RouteTrouble::Elsewhere { prefix, .. }) if prefix == "10.2.0.0/25"), "{told:?}");
-    ip(&ground, "route del 10.2.0.0/25");
+    ip(&testbed, "route del 10.2.0.0/25");
     wait_well(&pair.ithaca);
     // One of the same prefix and metric in the place of ours.
-    ip(&ground, "route replace 10.2.0.0/24 via 192.0.2.2");
+    ip(&testbed, "route replace 10.2.0.0/24 via 192.0.2.2");
     pair.ithaca.wait("word of it", |status| status.tun.route_troubles.contains_key(PREFIX));
-    ip(&ground, "route del 10.2.0.0/24 via 192.0.2.2");
+    ip(&testbed, "route del 10.2.0.0/24 via 192.0.2.2");
     wait_well(&pair.ithaca);
-    assert!(is_answered(&ground, "primary", MIRROR[0]));
+    assert!(is_answered(&testbed, "primary", MIRROR[0]));
 }
 
 #[test]
 fn a_host_that_does_not_forward_is_told_and_so_is_an_mtu_that_was_changed() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[("/tun/mtu", json!(1400))]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[("/tun/mtu", json!(1400))]);
     assert_eq!(trouble(&pair.ithaca, PREFIX), None);
-    ground.run("ithaca", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]).unwrap();
+    testbed.run("ithaca", &["sysctl", "-qw", "net.ipv4.ip_forward=0"]).unwrap();
     pair.ithaca.wait("word of forwarding", |status| {
         status.tun.route_troubles.get(PREFIX) == Some(&RouteTrouble::OwnProgramsOnly)
     });
-    ip(&ground, "link set ow0 mtu 1300");
-    ground.run("ithaca", &["sysctl", "-qw", "net.ipv4.ip_forward=1"]).unwrap();
+    ip(&testbed, "link set ow0 mtu 1300");
+    testbed.run("ithaca", &["sysctl", "-qw", "net.ipv4.ip_forward=1"]).unwrap();
     wait_well(&pair.ithaca);
     pair.ithaca.wait("word of the MTU", |_| pair.ithaca.output().contains("`ip link set ow0 mtu 1400`"));
 }
 
 /// Packets to the mirror that left ithaca in clear.
-fn leaked(ground: &Ground) -> u64 {
-    let counters = ground.run("ithaca", &["nft", "list", "counter", "inet", "leak", "clear"]).unwrap();
+fn leaked(testbed: &Testbed) -> u64 {
+    let counters = testbed.run("ithaca", &["nft", "list", "counter", "inet", "leak", "clear"]).unwrap();
     let count = counters.split_whitespace().skip_while(|word| *word != "packets").nth(1);
     count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{counters}"))
 }
 
 #[test]
 fn packets_leave_in_clear_while_a_route_is_gone_unless_there_is_a_blackhole() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
     // The host has another way out, as every host with a default route has.
-    ip(&ground, "route add default via 192.0.2.2");
+    ip(&testbed, "route add default via 192.0.2.2");
     for words in [
         "add table inet leak",
         "add counter inet leak clear",
@@ -127,19 +127,19 @@ fn packets_leave_in_clear_while_a_route_is_gone_unless_there_is_a_blackhole() {
         "add rule inet leak out oifname wan0 ip daddr 10.2.0.0/24 counter name clear",
     ] {
         let words: Vec<&str> = std::iter::once("nft").chain(words.split(' ')).collect();
-        ground.run("ithaca", &words).unwrap_or_else(|error| panic!("{error}: apt-get install nftables"));
+        testbed.run("ithaca", &words).unwrap_or_else(|error| panic!("{error}: apt-get install nftables"));
     }
     for (is_guarded, leaks) in [(false, true), (true, false)] {
         if is_guarded {
             // As docs/operations.md has it.
-            ip(&ground, "route add blackhole 10.2.0.0/24 metric 4294967295");
+            ip(&testbed, "route add blackhole 10.2.0.0/24 metric 4294967295");
         }
-        let before = leaked(&ground);
-        ip(&ground, "link set ow0 down");
-        ground.ping("primary", "-i 0.1 -W 1 10.2.0.1");
-        assert_eq!(leaked(&ground) > before, leaks, "with a blackhole: {is_guarded}");
-        ip(&ground, "link set ow0 up");
+        let before = leaked(&testbed);
+        ip(&testbed, "link set ow0 down");
+        testbed.ping("primary", "-i 0.1 -W 1 10.2.0.1");
+        assert_eq!(leaked(&testbed) > before, leaks, "with a blackhole: {is_guarded}");
+        ip(&testbed, "link set ow0 up");
         wait_well(&pair.ithaca);
-        assert!(is_answered(&ground, "primary", "10.2.0.1"));
+        assert!(is_answered(&testbed, "primary", "10.2.0.1"));
     }
 }

@@ -12,18 +12,18 @@ use crate::{
     appliance::Pair,
     capture::Capture,
     datagrams::{Sink, Stream, datagram, sender},
-    ground::{Ground, MIRROR, ONWIRE, PRIMARY},
     streams,
+    testbed::{MIRROR, ONWIRE, PRIMARY, Testbed},
 };
 
 #[test]
 fn back_ends_may_differ() {
-    let ground = Ground::perfect();
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let testbed = Testbed::perfect();
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let mut pairs = [("auto", "off"), ("off", "auto"), ("off", "off")].into_iter();
     let change = |offload| vec![("/tun/offload", json!(offload))];
     let (near, far) = pairs.next().unwrap();
-    let mut pair = Pair::start_each(&ground, &change(near), &change(far));
+    let mut pair = Pair::start_each(&testbed, &change(near), &change(far));
     let mut ends = (near, far);
     loop {
         let backend = |offload| if offload == "off" { "simple" } else { "fast" };
@@ -50,11 +50,11 @@ fn back_ends_may_differ() {
 
 #[test]
 fn two_lanes_carry_flows_beside_each_other() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let queues = [("/tun/queues", json!(2))];
-    let pair = Pair::start(&ground, &queues);
-    let capture = Capture::begin(&ground.node("ithaca"));
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let pair = Pair::start(&testbed, &queues);
+    let capture = Capture::begin(&testbed.node("ithaca"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     for at in MIRROR {
         streams::copy(&primary, &mirror, at, 20, 200_000);
         Sink::listen(&mirror, at).expect_all(&primary, 64, 1000);
@@ -73,11 +73,11 @@ fn two_lanes_carry_flows_beside_each_other() {
 
 #[test]
 fn segmentation_may_be_off_at_one_end() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let off = [("/peers/0/path", json!({ "udp_gso": "off" }))];
-    let pair = Pair::start_each(&ground, &off, &[]);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
-    let capture = Capture::begin(&ground.node("ithaca"));
+    let pair = Pair::start_each(&testbed, &off, &[]);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
+    let capture = Capture::begin(&testbed.node("ithaca"));
     streams::copy(&primary, &mirror, MIRROR[0], 2, 2_000_000);
     streams::copy(&mirror, &primary, PRIMARY[1], 2, 2_000_000);
     let gso = |appliance: &crate::appliance::Appliance<'_>| appliance.status().lanes[0].udp_gso.clone();
@@ -94,8 +94,8 @@ fn segmentation_may_be_off_at_one_end() {
 
 #[test]
 fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
     assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "active");
     // On a veth a train is one buffer: what is longer than any datagram is a train.
     for rule in [
@@ -104,10 +104,10 @@ fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
         "add rule inet trains inward meta l4proto udp meta length > 1500 drop",
     ] {
         let words: Vec<&str> = ["nft"].into_iter().chain(rule.split(' ')).collect();
-        let done = ground.run("syracuse", &words);
+        let done = testbed.run("syracuse", &words);
         assert!(done.is_ok(), "{done:?}; nft missing? apt-get install nftables");
     }
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     // Single datagrams and trains are compared while something is sent.
     let is_settled = || pair.ithaca.status().peers[0].trains == "alone (trains did not arrive)";
     let settled = (0..20).any(|_| {
@@ -121,14 +121,14 @@ fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
 
 #[test]
 fn a_path_that_lost_long_datagrams_for_four_seconds_cost_the_segmentation() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
     let nft = |rule: &str| {
         let words: Vec<&str> = ["nft"].into_iter().chain(rule.split(' ')).collect();
-        let done = ground.run("syracuse", &words);
+        let done = testbed.run("syracuse", &words);
         assert!(done.is_ok(), "{done:?}; nft missing? apt-get install nftables");
     };
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let sink = Sink::listen(&mirror, MIRROR[0]);
     let stream = Stream::begin(&primary, sink.address, 1400, Duration::from_millis(2));
     assert!(sink.wait_for(50));
@@ -149,22 +149,22 @@ fn a_path_that_lost_long_datagrams_for_four_seconds_cost_the_segmentation() {
 #[test]
 fn order_is_strict_or_not_as_configured() {
     for (ordering, waits) in [("strict", true), ("none", false)] {
-        let ground = Ground::emulated("delay 2ms");
+        let testbed = Testbed::emulated("delay 2ms");
         let changes = [
             ("/delivery", json!({ "ordering": ordering, "hold": "3s" })),
             ("/redundancy/steady/repair", json!({ "fixed": 1 })),
         ];
-        let pair = Pair::start(&ground, &changes);
-        let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
-        let socket = sender(&ground.node("primary"), sink.address);
+        let pair = Pair::start(&testbed, &changes);
+        let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
+        let socket = sender(&testbed.node("primary"), sink.address);
         let send = |number| socket.send(&datagram(number, 100)).unwrap();
         send(0);
         assert!(sink.wait_for(1));
         // This one is lost with its repair symbols, and what follows is behind a hole.
-        ground.wan().tell("cut forth").unwrap();
+        testbed.wan().tell("cut forth").unwrap();
         send(1);
         std::thread::sleep(Duration::from_millis(100));
-        ground.wan().tell("open").unwrap();
+        testbed.wan().tell("open").unwrap();
         let start = Instant::now();
         send(2);
         assert!(sink.wait_for(2), "{ordering}: a hole does not hold for ever");
@@ -177,7 +177,7 @@ fn order_is_strict_or_not_as_configured() {
 
 #[test]
 fn the_first_rule_that_matches_chooses_the_profile() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let changes = [
         ("/redundancy/much", json!({ "block_symbols": 8, "repair": { "fixed": 8 } })),
         ("/redundancy/off", json!({ "repair": "none" })),
@@ -189,8 +189,8 @@ fn the_first_rule_that_matches_chooses_the_profile() {
             ]),
         ),
     ];
-    let pair = Pair::start_each(&ground, &changes, &[]);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let pair = Pair::start_each(&testbed, &changes, &[]);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let sent = || pair.ithaca.status().peers[0].sent;
     let share = |work: &dyn Fn()| {
         let before = sent();
@@ -219,9 +219,9 @@ fn the_first_rule_that_matches_chooses_the_profile() {
 
 #[test]
 fn the_rate_of_the_path_is_kept() {
-    let ground = Ground::perfect();
-    let pair = Pair::start_each(&ground, &[("/peers/0/path", json!({ "rate": "20mbit" }))], &[]);
-    let elapsed = streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 2, 2_000_000);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start_each(&testbed, &[("/peers/0/path", json!({ "rate": "20mbit" }))], &[]);
+    let elapsed = streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 2, 2_000_000);
     // 32 Mbit of data, and headers and repair symbols on top.
     assert!(elapsed > Duration::from_millis(1600), "{elapsed:?}");
     let bits = pair.ithaca.status().peers[0].sent.bytes as f64 * 8.0;
@@ -232,16 +232,16 @@ fn the_rate_of_the_path_is_kept() {
 
 #[test]
 fn a_peer_without_endpoint_waits_to_be_called() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     // Each lane has to learn where its counterpart is.
     let changes = [("/tun/queues", json!(2)), ("/peers/0/endpoint", json!(null))];
-    let mut pair = Pair::prepare_each(&ground, &changes[..1], &changes);
+    let mut pair = Pair::prepare_each(&testbed, &changes[..1], &changes);
     pair.syracuse.start();
     let status = pair.syracuse.wait("status", |_| true);
     assert_eq!((status.peers[0].state.as_str(), status.peers[0].endpoint), ("connecting", None));
     pair.ithaca.start();
     pair.wait_up();
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     streams::copy(&mirror, &primary, PRIMARY[0], 8, 200_000);
     streams::copy(&primary, &mirror, MIRROR[1], 8, 200_000);
     let endpoint = pair.syracuse.status().peers[0].endpoint.map(|address| address.to_string());
@@ -250,14 +250,14 @@ fn a_peer_without_endpoint_waits_to_be_called() {
 
 #[test]
 fn a_preshared_key_must_be_shared() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let keys = ["one.psk", "other.psk"].map(|name| {
-        let path = ground.directory().join(name).to_str().unwrap().to_owned();
-        ground.command(&[ONWIRE, "keygen", &path]);
+        let path = testbed.directory().join(name).to_str().unwrap().to_owned();
+        testbed.command(&[ONWIRE, "keygen", &path]);
         path
     });
     let change = |key: &str| vec![("/peers/0/preshared_key_file", json!(key))];
-    let mut pair = Pair::prepare_each(&ground, &change(&keys[0]), &change(&keys[1]));
+    let mut pair = Pair::prepare_each(&testbed, &change(&keys[0]), &change(&keys[1]));
     pair.ithaca.start();
     pair.syracuse.start();
     pair.syracuse.wait("refused handshake", |status| status.drops.get("handshake").is_some_and(|count| *count > 0));
@@ -271,5 +271,5 @@ fn a_preshared_key_must_be_shared() {
     // The same secret in both files.
     fs::copy(&keys[0], &keys[1]).unwrap();
     pair.run();
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 1_000_000);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 1_000_000);
 }

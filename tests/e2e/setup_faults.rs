@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     appliance::{Appliance, Pair},
-    ground::{Ground, MIRROR, ONWIRE},
+    testbed::{MIRROR, ONWIRE, Testbed},
 };
 
 /// Waits until the log has these words, and returns it.
@@ -22,11 +22,11 @@ fn wait_said(appliance: &Appliance<'_>, words: &str) -> String {
     appliance.output()
 }
 
-fn key(ground: &Ground, name: &str) -> String {
-    let file = ground.directory().join(name);
+fn key(testbed: &Testbed, name: &str) -> String {
+    let file = testbed.directory().join(name);
     let file = file.to_str().unwrap();
-    ground.command(&[ONWIRE, "keygen", file]);
-    ground.command(&[ONWIRE, "pubkey", file]).trim().to_owned()
+    testbed.command(&[ONWIRE, "keygen", file]);
+    testbed.command(&[ONWIRE, "pubkey", file]).trim().to_owned()
 }
 
 #[test]
@@ -37,17 +37,17 @@ fn a_wrong_key_was_silent_for_ever() {
         (Some(1), "is meant for another node", "does not answer at 192.0.2.1:7117"),
         (None, "cannot be opened", "cannot be opened"),
     ] {
-        let ground = Ground::perfect();
-        let other = key(&ground, &format!("other-{change:?}.key"));
+        let testbed = Testbed::perfect();
+        let other = key(&testbed, &format!("other-{change:?}.key"));
         let wrong = [("/peers/0/public_key", json!(other))];
-        key(&ground, "psk");
-        let psk = [("/peers/0/preshared_key_file", json!(ground.directory().join("psk")))];
+        key(&testbed, "psk");
+        let psk = [("/peers/0/preshared_key_file", json!(testbed.directory().join("psk")))];
         let (ithaca, syracuse): (&[_], &[_]) = match change {
             Some(0) => (&wrong, &[]),
             Some(_) => (&[], &wrong),
             None => (&psk, &[]),
         };
-        let mut pair = Pair::prepare_each(&ground, ithaca, syracuse);
+        let mut pair = Pair::prepare_each(&testbed, ithaca, syracuse);
         pair.ithaca.start();
         pair.syracuse.start();
         let log = [wait_said(&pair.ithaca, at_ithaca), wait_said(&pair.syracuse, at_syracuse)];
@@ -64,23 +64,23 @@ fn a_wrong_key_was_silent_for_ever() {
 
 #[test]
 fn sessions_were_said_to_be_established_where_only_handshakes_pass() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     for words in [
         "add table inet wall",
         "add chain inet wall in { type filter hook prerouting priority -400 ; }",
         "add rule inet wall in udp dport 7117 @th,64,8 >= 4 drop",
     ] {
         let words: Vec<&str> = std::iter::once("nft").chain(words.split(' ')).collect();
-        ground.run("syracuse", &words).unwrap_or_else(|error| panic!("{error}: apt-get install nftables"));
-        ground.run("ithaca", &words).unwrap();
+        testbed.run("syracuse", &words).unwrap_or_else(|error| panic!("{error}: apt-get install nftables"));
+        testbed.run("ithaca", &words).unwrap();
     }
-    let mut pair = Pair::prepare(&ground, &[]);
+    let mut pair = Pair::prepare(&testbed, &[]);
     pair.ithaca.start();
     pair.syracuse.start();
     let log = wait_said(&pair.ithaca, "answers handshakes, but nothing else of it arrives");
     assert!(!log.contains("session established"), "{log}");
     for node in ["ithaca", "syracuse"] {
-        ground.run(node, &["nft", "delete", "table", "inet", "wall"]).unwrap();
+        testbed.run(node, &["nft", "delete", "table", "inet", "wall"]).unwrap();
     }
     pair.wait_up();
     let log = wait_said(&pair.ithaca, "session established");
@@ -93,25 +93,25 @@ fn sessions_were_said_to_be_established_where_only_handshakes_pass() {
 
 #[test]
 fn a_name_that_does_not_resolve_stopped_the_appliance() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let name = [("/peers/0/endpoint", json!("mirror.invalid:7117"))];
-    let mut pair = Pair::prepare_each(&ground, &name, &[]);
+    let mut pair = Pair::prepare_each(&testbed, &name, &[]);
     pair.ithaca.start();
     // Nobody has called it yet: it runs, and says so.
     let log = wait_said(&pair.ithaca, "cannot resolve the endpoint mirror.invalid:7117");
     assert!(log.contains("getent hosts") && log.contains("it is asked for again"), "{log}");
     pair.syracuse.start();
     pair.wait_up();
-    assert!(ground.ping("primary", MIRROR[0]).contains(" 0% packet loss"));
+    assert!(testbed.ping("primary", MIRROR[0]).contains(" 0% packet loss"));
 }
 
 #[test]
 fn prefixes_that_disagree_were_silent_for_ever() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let narrow = [("/peers/0/prefixes", json!(["10.1.0.128/25", "fd00:1::/64"]))];
-    let pair = Pair::start_each(&ground, &[], &narrow);
+    let pair = Pair::start_each(&testbed, &[], &narrow);
     for _ in 0..3 {
-        assert!(ground.ping("primary", "-W 1 10.2.0.1").contains("100% packet loss"));
+        assert!(testbed.ping("primary", "-W 1 10.2.0.1").contains("100% packet loss"));
     }
     let log = wait_said(&pair.syracuse, "dropped, as foreign_address: a packet from 10.1.0.1 to 10.2.0.1");
     assert_eq!(log.matches("foreign_address").count(), 1, "{log}");
@@ -119,19 +119,19 @@ fn prefixes_that_disagree_were_silent_for_ever() {
 
 #[test]
 fn a_path_mtu_larger_than_the_device_was_silent() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     let large = [("/peers/0/path/mtu", json!(9000))];
-    let pair = Pair::start(&ground, &large);
+    let pair = Pair::start(&testbed, &large);
     let log = wait_said(&pair.ithaca, "path.mtu is 9000, and wan0, by which the peer is reached, has 1500");
     assert_eq!(log.matches("path.mtu is 9000").count(), 1, "{log}");
 }
 
 #[test]
 fn a_peer_that_calls_from_inside_the_tunnels_prefixes_made_the_tunnel_swallow_itself() {
-    let ground = Ground::perfect();
+    let testbed = Testbed::perfect();
     // Syracuse sends from the mirror's network, which ithaca routes into the tunnel.
     let inside = [("/node/listen", json!("10.2.0.254:7117"))];
-    let mut pair = Pair::prepare_each(&ground, &[("/peers/0/endpoint", json!(null))], &inside);
+    let mut pair = Pair::prepare_each(&testbed, &[("/peers/0/endpoint", json!(null))], &inside);
     pair.ithaca.start();
     pair.syracuse.start();
     wait_said(&pair.ithaca, "comes from inside peers[].prefixes");

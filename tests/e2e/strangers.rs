@@ -13,8 +13,8 @@ use crate::{
     appliance::Pair,
     capture::Capture,
     datagrams::{Sink, datagram},
-    ground::{Ground, MIRROR, PRIMARY},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 /// So that each captured piece is one datagram.
@@ -70,14 +70,14 @@ impl Stranger {
 }
 
 /// What ithaca sends to syracuse while a session is made and used.
-fn recorded(ground: &Ground, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
-    let capture = Capture::begin(&ground.node("ithaca"));
+fn recorded(testbed: &Testbed, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
+    let capture = Capture::begin(&testbed.node("ithaca"));
     // A call that syracuse was not there to hear would be a new one to it, whoever sends it.
     pair.syracuse.start();
     pair.syracuse.wait("status", |_| true);
     pair.ithaca.start();
     pair.wait_up();
-    streams::copy(&ground.node("primary"), &ground.node("mirror"), MIRROR[0], 1, 300_000);
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 300_000);
     std::thread::sleep(Duration::from_millis(100));
     let to_syracuse = |it: &crate::capture::Seen| it.to.to_string() == "192.0.2.2:7117";
     let datagrams: Vec<_> = capture.end().into_iter().filter(to_syracuse).map(|it| it.bytes).collect();
@@ -90,14 +90,14 @@ fn recorded(ground: &Ground, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
 
 #[test]
 fn strangers_are_counted_and_get_no_answer() {
-    let ground = Ground::perfect();
-    let mut pair = Pair::prepare(&ground, &unsegmented());
-    let real = recorded(&ground, &mut pair);
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let testbed = Testbed::perfect();
+    let mut pair = Pair::prepare(&testbed, &unsegmented());
+    let real = recorded(&testbed, &mut pair);
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let mut rng = SmallRng::seed_from_u64(7);
     let before = pair.syracuse.status();
-    let tcp = ground.tcp("primary");
-    let mut stranger = Stranger::new(&ground.node("ithaca"));
+    let tcp = testbed.tcp("primary");
+    let mut stranger = Stranger::new(&testbed.node("ithaca"));
     std::thread::scope(|scope| {
         // Beside them the tunnel is in use.
         let copy =
@@ -132,17 +132,17 @@ fn strangers_are_counted_and_get_no_answer() {
     assert_eq!(after.peers[0].endpoint, before.peers[0].endpoint, "nobody was led to another address");
     assert_eq!(after.peers[0].sessions, before.peers[0].sessions);
     assert_eq!(after.peers[0].received.unrecoverable_blocks, 0);
-    assert!(ground.tcp("primary").since(&tcp).retransmitted < 20, "traffic was disturbed");
+    assert!(testbed.tcp("primary").since(&tcp).retransmitted < 20, "traffic was disturbed");
     streams::copy(&mirror, &primary, PRIMARY[0], 1, 500_000);
 }
 
 #[test]
 fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
-    let ground = Ground::perfect();
-    let mut pair = Pair::prepare(&ground, &unsegmented());
-    let real = recorded(&ground, &mut pair);
+    let testbed = Testbed::perfect();
+    let mut pair = Pair::prepare(&testbed, &unsegmented());
+    let real = recorded(&testbed, &mut pair);
     let calls = real.iter().filter(|bytes| bytes[0] == 1).count() as u64;
-    let (primary, mirror) = (ground.node("primary"), ground.node("mirror"));
+    let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     // A node that was restarted cannot know a recorded call from a new one and may answer it once. That makes no
     // session, because the stranger has no key, and moves nothing.
     for (restart, answers_at_most) in [("ithaca", 0), ("syracuse", calls)] {
@@ -152,7 +152,7 @@ fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
         pair.wait_up();
         streams::copy(&primary, &mirror, MIRROR[0], 1, 300_000);
         let before = pair.syracuse.status();
-        let mut stranger = Stranger::new(&ground.node("ithaca"));
+        let mut stranger = Stranger::new(&testbed.node("ithaca"));
         real.iter().for_each(|bytes| stranger.send(bytes));
         let mut answers = 0;
         while stranger.socket.recv(&mut [0; 2000]).is_ok() {
@@ -173,11 +173,11 @@ fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
 
 #[test]
 fn a_source_outside_of_the_site_does_not_pass() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    let sink = Sink::listen(&ground.node("mirror"), MIRROR[0]);
-    ground.run("primary", &["ip", "addr", "add", "10.9.9.9/32", "dev", "lo"]).unwrap();
-    let socket = ground.node("primary").run(|| UdpSocket::bind("10.9.9.9:0").unwrap()).unwrap();
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
+    testbed.run("primary", &["ip", "addr", "add", "10.9.9.9/32", "dev", "lo"]).unwrap();
+    let socket = testbed.node("primary").run(|| UdpSocket::bind("10.9.9.9:0").unwrap()).unwrap();
     let before = pair.ithaca.drops("foreign_source");
     for number in 0..10 {
         socket.send_to(&datagram(number, 100), sink.address).unwrap();
@@ -186,5 +186,5 @@ fn a_source_outside_of_the_site_does_not_pass() {
         status.drops.get("foreign_source").is_some_and(|count| *count >= before + 10)
     });
     assert_eq!(sink.count(), 0);
-    sink.expect_all(&ground.node("primary"), 10, 100);
+    sink.expect_all(&testbed.node("primary"), 10, 100);
 }

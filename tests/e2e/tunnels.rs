@@ -24,14 +24,14 @@ use serde_json::json;
 use crate::{
     appliance::Pair,
     datagrams::Sink,
-    ground::{Ground, MIRROR, PRIMARY},
     streams,
+    testbed::{MIRROR, PRIMARY, Testbed},
 };
 
 #[test]
 fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
     // Between hosts behind the appliances, and between the appliances' own hosts; over IPv4 and IPv6.
     let rows = [
         (["primary", "mirror"], [PRIMARY[0], MIRROR[0]], "noudpcsum"),
@@ -44,16 +44,16 @@ fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
         let inner = |side: usize| [format!("172.16.{number}.{}", side + 1), format!("fd10:{number}::{}", side + 1)];
         for (side, node) in nodes.into_iter().enumerate() {
             let ends = ["local", outer[side], "remote", outer[1 - side], "dstport", "4789", option];
-            let run = |words: &[&str]| ground.run(node, words).unwrap();
+            let run = |words: &[&str]| testbed.run(node, words).unwrap();
             run(&[&["ip", "link", "add", &device, "type", "vxlan", "id", &id][..], &ends].concat());
             run(&["ip", "link", "set", &device, "mtu", "1400", "up"]);
             let [v4, v6] = inner(side);
             run(&["ip", "addr", "add", &format!("{v4}/24"), "dev", &device]);
             run(&["ip", "addr", "add", &format!("{v6}/64"), "dev", &device, "nodad"]);
         }
-        let [from, to] = nodes.map(|node| ground.node(node));
+        let [from, to] = nodes.map(|node| testbed.node(node));
         for at in inner(1) {
-            let said = ground.ping(nodes[0], &at);
+            let said = testbed.ping(nodes[0], &at);
             assert!(said.contains(" 1 received"), "row {number}: {said}");
             streams::copy(&from, &to, &at, 2, 300_000);
             Sink::listen(&to, &at).expect_all(&from, 64, 1200);
@@ -65,11 +65,11 @@ fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
 }
 
 /// A TUN in the node, up, which the node forwards from and to.
-fn open(ground: &Ground, node: &str) -> Tun {
-    let tun = ground.node(node).run(|| Tun::open("raw0", TunOptions::default()).unwrap().remove(0)).unwrap();
-    ground.run(node, &["ip", "link", "set", "raw0", "up"]).unwrap();
+fn open(testbed: &Testbed, node: &str) -> Tun {
+    let tun = testbed.node(node).run(|| Tun::open("raw0", TunOptions::default()).unwrap().remove(0)).unwrap();
+    testbed.run(node, &["ip", "link", "set", "raw0", "up"]).unwrap();
     for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
-        ground.run(node, &["sysctl", "-w", setting]).unwrap();
+        testbed.run(node, &["sysctl", "-w", setting]).unwrap();
     }
     tun
 }
@@ -127,22 +127,22 @@ fn next(tun: &Tun) -> Option<(VirtioHeader, Vec<u8>)> {
 }
 
 /// What the kernels and the appliances on the way say of a packet that did not come.
-fn traces(ground: &Ground, pair: &Pair<'_>) -> String {
+fn traces(testbed: &Testbed, pair: &Pair<'_>) -> String {
     let counted =
-        |node: &str| ground.run(node, &["sh", "-c", "cat /proc/net/snmp6 | grep -v '[[:space:]]0$' | grep ^Ip6"]);
+        |node: &str| testbed.run(node, &["sh", "-c", "cat /proc/net/snmp6 | grep -v '[[:space:]]0$' | grep ^Ip6"]);
     let nodes = ["primary", "ithaca", "syracuse", "mirror"].map(|node| format!("{node} {:?}", counted(node)));
     format!("{:?}\n{:?}\n{nodes:#?}", pair.ithaca.status().drops, pair.syracuse.status().drops)
 }
 
-fn routed(ground: &Ground) -> (Tun, Tun) {
-    let tuns = (open(ground, "primary"), open(ground, "mirror"));
+fn routed(testbed: &Testbed) -> (Tun, Tun) {
+    let tuns = (open(testbed, "primary"), open(testbed, "mirror"));
     for (family, at) in DESTINATION.into_iter().enumerate() {
-        ground.run("syracuse", &["ip", "route", "add", at, "via", MIRROR[family]]).unwrap();
-        ground.run("mirror", &["ip", "route", "add", at, "dev", "raw0"]).unwrap();
+        testbed.run("syracuse", &["ip", "route", "add", at, "via", MIRROR[family]]).unwrap();
+        testbed.run("mirror", &["ip", "route", "add", at, "dev", "raw0"]).unwrap();
     }
     // The first packet waits until neighbours have found each other and addresses are known to be nobody else's.
     for at in MIRROR {
-        let found = (0..10).any(|_| ground.ping("primary", at).contains(" 1 received"));
+        let found = (0..10).any(|_| testbed.ping("primary", at).contains(" 1 received"));
         assert!(found, "no ping to {at}");
     }
     tuns
@@ -168,9 +168,9 @@ fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
         ("ESP over TCP", 50, 16, 16, false),
     ];
     for offload in ["auto", "off"] {
-        let ground = Ground::perfect();
-        let pair = Pair::start(&ground, &[("/tun/offload", json!(offload))]);
-        let (primary, mirror) = routed(&ground);
+        let testbed = Testbed::perfect();
+        let pair = Pair::start(&testbed, &[("/tun/offload", json!(offload))]);
+        let (primary, mirror) = routed(&testbed);
         for (family, (name, protocol, start, offset, has_pseudo)) in
             (0..2).flat_map(|family| rows.into_iter().map(move |row| (family, row)))
         {
@@ -197,7 +197,7 @@ fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
             primary.write(&header.to_native(), &ip(family, protocol, &body)).unwrap();
             body[field].copy_from_slice(&sum.to_be_bytes());
             let (left, mut packet) = next(&mirror).unwrap_or_else(|| {
-                panic!("{name} over family {family}, offload {offload}: did not come\n{}", traces(&ground, &pair))
+                panic!("{name} over family {family}, offload {offload}: did not come\n{}", traces(&testbed, &pair))
             });
             complete_checksum(left, &mut packet);
             assert_eq!(packet[ip_header..], body, "{name} over family {family}, offload {offload}");
@@ -208,9 +208,9 @@ fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
 
 #[test]
 fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
-    let ground = Ground::perfect();
-    let pair = Pair::start(&ground, &[]);
-    let (primary, mirror) = routed(&ground);
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[]);
+    let (primary, mirror) = routed(&testbed);
     let options = [60, 0, 1, 4, 0, 0, 0, 0];
     let bodies: [(&str, u8, Vec<u8>); 4] = [
         ("twenty headers", 60, [&options.repeat(19)[..], &[59, 0, 1, 4, 0, 0, 0, 0, 7, 7]].concat()),
@@ -220,7 +220,7 @@ fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
     ];
     for (name, protocol, body) in bodies {
         primary.write(&VirtioHeader::default().to_native(), &ip(1, protocol, &body)).unwrap();
-        let (_, packet) = next(&mirror).unwrap_or_else(|| panic!("{name}: {}", traces(&ground, &pair)));
+        let (_, packet) = next(&mirror).unwrap_or_else(|| panic!("{name}: {}", traces(&testbed, &pair)));
         assert_eq!(packet[40..], body, "{name}");
     }
     // Interactive TCP, joined by a network card: segments of one byte.
@@ -239,7 +239,7 @@ fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
     primary.write(&header.to_native(), &ip(0, 6, &body)).unwrap();
     let mut bytes = 0;
     while bytes < 50 {
-        let (header, packet) = next(&mirror).unwrap_or_else(|| panic!("{bytes} of 50: {}", traces(&ground, &pair)));
+        let (header, packet) = next(&mirror).unwrap_or_else(|| panic!("{bytes} of 50: {}", traces(&testbed, &pair)));
         for index in 0..segment_count(header, &packet) {
             let mut segment = Vec::new();
             let left = segment_range(header, &packet, index..index + 1, &mut segment);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use onwire::config::gate::{Gate, Kind, Policy};
 use onwire::gate::arrival::MOMENT;
 
-use crate::ground::*;
+use crate::testbed::*;
 
 /// A gate of this kind in front of a server that counts who comes.
 fn open(kind: Kind, start_timeout: Duration) -> (Running, TcpListener, Appliance) {

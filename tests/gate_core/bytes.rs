@@ -8,7 +8,7 @@ use onwire::config::gate::{Gate, Policy};
 use onwire::gate::leg::HIGH;
 use onwire::notify::message::FlowKey;
 
-use crate::ground::*;
+use crate::testbed::*;
 
 /// Bytes that no shift or loss leaves alike.
 fn noise(len: usize, seed: u64) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::ground::*;
+use crate::testbed::*;
 
 fn onwire(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onwire")).args(arguments).output().unwrap()

@@ -7,6 +7,6 @@
 mod arrivals;
 mod bytes;
 mod command;
-mod ground;
-mod promises;
+mod protected;
 mod secure;
+mod testbed;

@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::ground::*;
+use crate::testbed::*;
 
 /// A socket that counts the bytes that came out of it.
 struct Counted(TcpStream, u64);

@@ -9,9 +9,9 @@ use onwire::tunnel::PeerId;
 use onwire::tunnel::forwarder::{Forwarder, Settings};
 use onwire::tunnel::handshake::{Established, Role};
 use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
-use onwire::tunnel::inbound::Delivery;
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId};
+use onwire::tunnel::receiver::Delivery;
 use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
 use onwire::tunnel::sender::Profile;
 

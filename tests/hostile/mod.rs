@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::forwarder::Forwarder;
-use onwire::tunnel::inbound::{Delivery, MEMORY_MAX};
 use onwire::tunnel::outbox::Trains;
+use onwire::tunnel::receiver::{Delivery, MEMORY_MAX};
 use onwire::wire::datagram::{DatagramType, Header};
 
 /// Beside what is counted, for each profile: lists of what was given up (docs/wire.md).
@@ -170,7 +170,7 @@ pub fn run(input: &[u8]) -> Outcome {
             let len = train.bytes.len();
             forwarder.on_sent(to, len, now);
         }
-        while forwarder.poll_heard().is_some() || forwarder.poll_block_event().is_some() {}
+        while forwarder.poll_feedback().is_some() || forwarder.poll_block_event().is_some() {}
         while forwarder.poll_request(now).is_some() {}
         assert_within(base, limit, &forwarder);
         outcome.held = outcome.held.max(LIVE.load(Relaxed).saturating_sub(base));

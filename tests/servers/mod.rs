@@ -14,15 +14,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use onwire::config::gate::{Gate, Kind, Policy};
-use onwire::gate::desk;
 use onwire::gate::status::{ConnectionStatus, Status};
+use onwire::gate::status_socket;
 use onwire::notify::message::FlowKey;
 
-use self::ground::{Appliance, Running, gate};
+use self::testbed::{Appliance, Running, gate};
 
 #[allow(dead_code)]
-#[path = "../gate_core/ground.rs"]
-mod ground;
+#[path = "../gate_core/testbed.rs"]
+mod testbed;
 
 /// Nobody: the servers refuse to run as root, and must own nothing.
 const NOBODY: u32 = 65_534;
@@ -201,7 +201,7 @@ impl Drop for Gateway {
 
 /// Calls everything protected that the gate has put on a socket toward the mirror.
 fn protect_all(appliance: &Appliance, socket: &Path) {
-    let status: Status = serde_json::from_str(&desk::ask(socket).unwrap()).unwrap();
+    let status: Status = serde_json::from_str(&status_socket::ask(socket).unwrap()).unwrap();
     for connection in &status.gates[0].connections {
         if let (Some(source), Some(destination)) = (connection.source, connection.destination) {
             appliance.protect(FlowKey::tcp(source, destination), connection.written);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use onwire::protect::Guard;
+use onwire::protect::LaneProtection;
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::{DropReason, Drops};
 use onwire::tunnel::forwarder::{Forwarder, Settings};
@@ -16,12 +16,12 @@ use onwire::wire::report::{Reception, Report};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use crate::delivered_bytes::DeliveredBytes;
 use crate::keys::{Run, Sealed};
 use crate::link::Link;
 use crate::packets::Packet;
 use crate::scenario::Scenario;
 use crate::side::Side;
-use crate::truth::Truth;
 
 /// How long a packet may wait for the rate of its path.
 pub const QUEUE_MAX: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ pub struct Endpoint {
     /// What waits in the TUN.
     pub tun: VecDeque<(u16, Packet)>,
     /// What it promises, if it claims anything.
-    pub guard: Option<Guard>,
+    pub lane_protection: Option<LaneProtection>,
     /// The device has counted a drop since timestamps were last believed.
     pub device_has_dropped: bool,
     /// Timestamps that nobody has read yet.
@@ -57,7 +57,7 @@ pub struct Endpoint {
     /// Bytes of datagrams that left the forwarder.
     pub drained: u64,
     /// What it should have counted.
-    pub truth: Truth,
+    pub truth: DeliveredBytes,
     /// The newest report that reached this side.
     pub heard: Option<Report>,
     /// The run of the peer that wrote it.
@@ -115,7 +115,7 @@ impl Endpoint {
             forwarder,
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
-            guard: settings.claims.then(|| settings.host.guard()),
+            lane_protection: settings.claims.then(|| settings.host.lane_protection()),
             device_has_dropped: false,
             stamps: Vec::new(),
             ended: Vec::new(),
@@ -123,7 +123,7 @@ impl Endpoint {
             wake_at: None,
             initiation: 0,
             drained: 0,
-            truth: Truth::default(),
+            truth: DeliveredBytes::default(),
             heard: None,
             reporter: None,
             captured: Vec::new(),

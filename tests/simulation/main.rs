@@ -2,22 +2,22 @@
 //!
 //! A run is told by its seed alone. `ONWIRE_SEED=7` runs one seed, `ONWIRE_SEEDS=500` as many from 0.
 
+mod block_outcomes;
+mod claims;
+mod delivered_bytes;
 mod endpoint;
-mod fates;
 mod hosts;
 mod keys;
 mod link;
 mod model;
+mod one_way;
 mod outcome;
 mod packets;
-mod passage;
-mod promises;
+mod protection_driver;
 mod scenario;
 mod side;
 mod spans;
-mod truth;
 mod turn;
-mod warden;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use onwire::tunnel::heard::Heard;
+use onwire::tunnel::feedback::Feedback;
 use onwire::wire::payload_id::{BlockId, RepairId, SourceId};
 use onwire::wire::report::SentBelow;
 
-use crate::fates::Fates;
+use crate::block_outcomes::Fates;
 use crate::keys::Run;
 use crate::outcome::Outcome;
 use crate::packets::{Packet, number_of};
@@ -160,8 +160,8 @@ impl Model {
     }
 
     /// Run `from` was told of its blocks by run `to`: what it may take for decoded was handed on.
-    pub fn on_heard(&mut self, from: Run, to: Run, heard: &Heard, symbol_size: usize) {
-        for (profile, sbn) in self.fates.on_heard(from, to, heard) {
+    pub fn on_feedback(&mut self, from: Run, to: Run, heard: &Feedback, symbol_size: usize) {
+        for (profile, sbn) in self.fates.on_feedback(from, to, heard) {
             let block = self.streams.get(&Stream { from, profile }).and_then(|blocks| blocks.get(&sbn));
             let block = block.unwrap_or_else(|| panic!("{to:?} calls block {sbn} decoded, which {from:?} never sent"));
             assert_eq!(block.to, Some(to), "block {sbn} of {from:?} was not sent to who calls it decoded");
@@ -199,7 +199,7 @@ impl Model {
             if stream.from != last[stream.from.side.index()] {
                 continue;
             }
-            let path = crate::fates::Path { from: stream.from, to, profile: stream.profile };
+            let path = crate::block_outcomes::Path { from: stream.from, to, profile: stream.profile };
             let told = self.fates.told().get(&path);
             for (&sbn, block) in blocks.iter().filter(|(_, block)| block.to == Some(to)) {
                 let known = told.is_some_and(|told| told.lost.contains_key(&sbn) || told.is_decoded(sbn));

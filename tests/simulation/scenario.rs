@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use onwire::fec::plan::Plan;
-use onwire::tunnel::inbound::Delivery;
+use onwire::tunnel::receiver::Delivery;
 use onwire::tunnel::sender::Profile;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::link::LinkSettings;
+use crate::protection_driver::{HostSettings, QUEUE_MAX};
 use crate::side::Side;
-use crate::warden::{HostSettings, QUEUE_MAX};
 
 /// Something that happens to a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use onwire::wire::packet::UDP;
 use onwire::wire::segment::segment_count;
 use rand::Rng;
 
+use crate::claims::Taken;
 use crate::endpoint::{QUEUE_MAX, newly_dropped};
+use crate::one_way::HostFate;
 use crate::packets::{Packet, number_of, profile_of};
-use crate::passage::HostFate;
-use crate::promises::Taken;
 use crate::side::Side;
 use crate::world::{Event, World};
 
@@ -42,10 +42,10 @@ impl World {
         if self.ends[side.index()].forwarder.poll_request(now).is_some() {
             self.initiate(self.ends[side.index()].run);
         }
-        self.keep_promises(side);
+        self.follow_protection(side);
         let end = &mut self.ends[side.index()];
         let wake = end.forwarder.poll_timeout(now);
-        let due = end.guard.as_mut().and_then(|guard| guard.deadline(now));
+        let due = end.lane_protection.as_mut().and_then(|lane_protection| lane_protection.deadline(now));
         let wake = wake.into_iter().chain(due).min();
         if leftover {
             end.wake_at = Some(self.now + TURN * self.random.random_range(1..40));
@@ -67,15 +67,15 @@ impl World {
             let Some((number, packet)) = end.tun.pop_front() else { return false };
             let drops = end.forwarder.drops().clone();
             end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
-            let guard = &mut end.guard;
+            let lane_protection = &mut end.lane_protection;
             let (mut taken, mut dropped) = (None, None);
             end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |outgoing| {
-                if let Some(guard) = guard {
-                    let strays = guard.peers()[0].flows().counters().strays;
-                    guard.on_outgoing(&outgoing, now);
-                    let is_stray = guard.peers()[0].flows().counters().strays > strays;
+                if let Some(lane_protection) = lane_protection {
+                    let strays = lane_protection.peers()[0].flows().counters().strays;
+                    lane_protection.on_outgoing(&outgoing, now);
+                    let is_stray = lane_protection.peers()[0].flows().counters().strays > strays;
                     let view = outgoing.view;
-                    let flow = FlowKey::sent(view).and_then(|key| guard.peers()[0].flows().find(&key));
+                    let flow = FlowKey::sent(view).and_then(|key| lane_protection.peers()[0].flows().find(&key));
                     let len = outgoing.packet.len().saturating_sub(view.transport_offset + 8) as u64;
                     let packets = segment_count(outgoing.header, outgoing.packet) as u64;
                     let datagrams = (view.protocol == UDP && flow.is_some()).then_some((packets, len));
@@ -139,10 +139,13 @@ impl World {
             let bytes: usize = datagrams.iter().map(Vec::len).sum();
             end.forwarder.on_sent(peer, bytes, now);
             let mut numbers = None;
-            if let Some(guard) = end.guard.as_mut().filter(|guard| guard.peers()[0].evidence() == Evidence::Timestamps)
+            if let Some(lane_protection) = end
+                .lane_protection
+                .as_mut()
+                .filter(|lane_protection| lane_protection.peers()[0].evidence() == Evidence::Timestamps)
             {
-                numbers = Some(guard.next_stamp());
-                guard.on_taken(peer, send, if cuts { 1 } else { datagrams.len() }, now);
+                numbers = Some(lane_protection.next_stamp());
+                lane_protection.on_taken(peer, send, if cuts { 1 } else { datagrams.len() }, now);
             }
             let mut is_dropped = false;
             for (place, datagram) in (0..).zip(datagrams) {
@@ -164,8 +167,8 @@ impl World {
         for _ in 0..budget {
             let end = &mut self.ends[side.index()];
             let Some(deliverable) = end.forwarder.poll_delivery(now) else { return false };
-            if let Some(guard) = &mut end.guard {
-                guard.on_incoming(&deliverable, now);
+            if let Some(lane_protection) = &mut end.lane_protection {
+                lane_protection.on_incoming(&deliverable, now);
             }
             let packet = Packet { header: deliverable.header, bytes: deliverable.packet.to_vec() };
             end.truth.adus += 1;

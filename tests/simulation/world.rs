@@ -1,6 +1,6 @@
 //! Two forwarders, two links and one clock: everything that happens, in the order of virtual time.
 //!
-//! What a side does in its turn is in [`turn`](crate::turn), what becomes of its datagrams in [`passage`](crate::passage).
+//! What a side does in its turn is in [`turn`](crate::turn), what becomes of its datagrams in [`passage`](crate::one_way).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use onwire::tunnel::handshake::Established;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::claims::{Promises, Truths};
 use crate::endpoint::Endpoint;
 use crate::hosts::{Hosts, Meaning};
 use crate::keys::{Keys, Party, Run, Sealed};
 use crate::model::Model;
+use crate::one_way::Flight;
 use crate::outcome::Outcome;
 use crate::packets::{Packet, random_packet, set_number};
-use crate::passage::Flight;
-use crate::promises::{Promises, Truths};
 use crate::scenario::{Disaster, Scenario};
 use crate::side::Side;
 
@@ -272,7 +272,7 @@ impl World {
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
         self.model.check(last, &self.scenario);
         self.model.check_fates(last, &self.scenario, &mut outcome);
-        Side::BOTH.into_iter().for_each(|side| self.keep_promises(side));
+        Side::BOTH.into_iter().for_each(|side| self.follow_protection(side));
         let truths = Truths { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
         self.promises.check(last, truths);
         outcome.add(&self.promises.outcome);

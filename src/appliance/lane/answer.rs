@@ -4,9 +4,9 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use super::Lane;
-use crate::appliance::arrived::ArrivedSnapshot;
-use crate::appliance::promised::NotifyStatus;
-use crate::appliance::snapshot::{LaneSnapshot, PeerSnapshot};
+use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot};
+use crate::appliance::status::arrivals::ArrivalsSnapshot;
+use crate::appliance::status::protection::NotifyStatus;
 use crate::flow::arrivals::Arrival;
 use crate::tunnel::PeerId;
 
@@ -22,11 +22,11 @@ impl Lane {
         let receive_overflows = self.udp.count_overflows();
         self.listening.on_overflows(receive_overflows, now);
         let (last_hop, arrivals) = (self.last_hop.status(), self.last_hop.arrivals());
-        let promises = |peer: usize| self.warden.as_ref().and_then(|warden| warden.guard().peers().get(peer));
+        let promises = |peer: usize| self.driver.as_ref().and_then(|driver| driver.lane_protection().peers().get(peer));
         let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
             let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
             let silence = self.listening.silence(number.into(), peer.last_heard(), is_read);
-            let arrived = ArrivedSnapshot::take(peer, arrivals, owns, silence, now);
+            let arrived = ArrivalsSnapshot::take(peer, arrivals, owns, silence, now);
             PeerSnapshot::take(peer, promises(number.into()), arrived, now)
         });
         let peers = peers.collect();
@@ -35,14 +35,14 @@ impl Lane {
             listen: self.udp.local_addr(),
             gso: self.udp.gso_state().to_string(),
             receive_overflows,
-            errors: self.complaints.total(),
-            cut_in_software: self.outlet.cut(),
+            errors: self.send_error_log.total(),
+            cut_in_software: self.tun_writer.cut(),
             notices_lost: self.notices_lost,
             memory: self.forwarder.memory(),
             last_hop,
             drops: self.forwarder.drops().clone(),
             timestamps: self.udp.stamps().to_string(),
-            notify: self.warden.as_mut().and_then(|warden| warden.voice().herald().map(NotifyStatus::take)),
+            notify: self.driver.as_mut().and_then(|driver| driver.publish_path().port().map(NotifyStatus::take)),
             peers,
         }
     }

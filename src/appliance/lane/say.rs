@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::Lane;
-use crate::appliance::complaints::Complaints;
-use crate::appliance::uplinks::Uplink;
+use crate::appliance::host::uplinks::Uplink;
+use crate::appliance::lane::send_error_log::SendErrorLog;
 use crate::io::cpu;
 use crate::io::udp::ErrorCounts;
 
@@ -28,20 +28,20 @@ impl Lane {
 
     /// Empties the error queue.
     pub(super) fn note_errors(&mut self, now: Instant) {
-        let warden = &mut self.warden;
+        let driver = &mut self.driver;
         let forwarder = &self.forwarder;
         let is_own = |quoted: &[u8]| forwarder.is_own(quoted);
         let found = self.udp.drain_own_errors(&is_own, &mut |number| {
-            if let Some(warden) = warden {
-                warden.on_stamp(number);
+            if let Some(driver) = driver {
+                driver.on_stamp(number);
             }
         });
         while let Some(to) = self.udp.poll_late_error() {
-            if let Some(warden) = &mut self.warden {
-                warden.on_late_error(to, &self.forwarder, now);
+            if let Some(driver) = &mut self.driver {
+                driver.on_late_error(to, &self.forwarder, now);
             }
         }
-        complain(&mut self.complaints, self.number, found, now);
+        complain(&mut self.send_error_log, self.number, found, now);
     }
 
     /// Says which packets belong to nobody, and what has ended.
@@ -52,15 +52,15 @@ impl Lane {
         if let Some(reason) = self.strays.poll_ended(now) {
             tracing::info!(lane = self.number, "no packet was dropped as {} for a minute", reason.name());
         }
-        if let Some(words) = self.complaints.poll_ended(now) {
+        if let Some(words) = self.send_error_log.poll_ended(now) {
             tracing::info!(lane = self.number, "{words}");
         }
     }
 }
 
 /// Counts errors of sending, and says those that are new.
-pub(super) fn complain(complaints: &mut Complaints, lane: u8, found: ErrorCounts, now: Instant) {
-    for words in complaints.note(found, now) {
+pub(super) fn complain(send_error_log: &mut SendErrorLog, lane: u8, found: ErrorCounts, now: Instant) {
+    for words in send_error_log.note(found, now) {
         tracing::warn!(lane, "{words}");
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use super::Lane;
-use crate::appliance::warden::Warden;
+use crate::appliance::notify::protection_driver::ProtectionDriver;
 use crate::io::udp::{Change, Target};
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
@@ -39,7 +39,7 @@ impl Lane {
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
             let send = train.send;
-            let stamp = self.warden.as_ref().and_then(Warden::next_stamp);
+            let stamp = self.driver.as_ref().and_then(ProtectionDriver::next_stamp);
             let target = Target { to: train.to.remote, from: train.to.local, alone };
             let mut outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
             if target.from.is_some() && outcome.sent == 0 && outcome.error.as_ref().is_some_and(is_unroutable) {
@@ -50,8 +50,8 @@ impl Lane {
                     self.leave_address(peer, error, now);
                 }
             }
-            if let Some(warden) = self.warden.as_mut().filter(|_| outcome.sent > 0) {
-                warden.on_taken(peer, send, outcome.stamps, now);
+            if let Some(driver) = self.driver.as_mut().filter(|_| outcome.sent > 0) {
+                driver.on_taken(peer, send, outcome.stamps, now);
             }
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
@@ -75,8 +75,8 @@ impl Lane {
                  and a firewall of the peer may drop what comes from there. `ip route get {to} from {from}` says why"
             );
         }
-        if let Some(warden) = &mut self.warden {
-            warden.follow(&self.forwarder);
+        if let Some(driver) = &mut self.driver {
+            driver.follow(&self.forwarder);
         }
     }
 
@@ -101,7 +101,7 @@ impl Lane {
                 Change::Back(what) => tracing::info!(lane = self.number, "the kernel takes {what} again"),
             }
         }
-        match self.outlet.poll_change() {
+        match self.tun_writer.poll_change() {
             Some(true) => tracing::info!(lane = self.number, "the TUN takes UDP super-packets again"),
             Some(false) => tracing::warn!(
                 lane = self.number,

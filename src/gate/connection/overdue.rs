@@ -88,7 +88,7 @@ impl Connection {
         } else if self.dialect.is_starting() {
             (Awaited::StartUp, self.accepted)
         } else {
-            (Awaited::End, self.deserted.filter(|_| !self.course.replicates())?)
+            (Awaited::End, self.deserted.filter(|_| !self.policy.replicates())?)
         };
         Some((awaited, since + self.gate.start_timeout))
     }
@@ -105,8 +105,8 @@ mod tests {
     use crate::gate::connection::Scratch;
     use crate::gate::kinds;
     use crate::gate::leg::Leg;
+    use crate::gate::subscription::Subscription;
     use crate::gate::tls::Tls;
-    use crate::gate::witness::Witness;
     use crate::notify::envelope::Key;
 
     const BOUND: Duration = Duration::from_secs(30);
@@ -116,7 +116,7 @@ mod tests {
     struct Rig {
         connection: Connection,
         scratch: Scratch,
-        witness: Witness,
+        subscription: Subscription,
         client: TcpStream,
         server: TcpStream,
         start: Instant,
@@ -153,13 +153,13 @@ mod tests {
             let (server, _) = listener.accept().unwrap();
             let start = Instant::now();
             let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
-            let witness = Witness::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
+            let subscription = Subscription::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
             let connection = Connection::new(1, Arc::new(gate), made, legs, start);
-            Rig { connection, scratch: Scratch::default(), witness, client, server, start }
+            Rig { connection, scratch: Scratch::default(), subscription, client, server, start }
         }
 
         fn pump(&mut self, now: Instant) {
-            while self.connection.pump(&mut self.scratch, &mut self.witness, now) {}
+            while self.connection.pump(&mut self.scratch, &mut self.subscription, now) {}
         }
 
         /// Lets the connection read until `done`.

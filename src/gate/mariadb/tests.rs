@@ -3,7 +3,7 @@
 use super::event::tests::{event, rotate};
 use super::greeting::tests::greeting;
 use super::*;
-use crate::gate::rehearsal::{
+use crate::gate::dialect_tests::{
     self, Outcome,
     Step::{self, Ended, Mirror, Primary, Released},
     given,
@@ -11,7 +11,7 @@ use crate::gate::rehearsal::{
 use proptest::prelude::*;
 
 fn play(steps: &[Step], cut: impl FnMut(usize) -> usize) -> Outcome {
-    rehearsal::play(MariaDb::new(), steps, cut)
+    dialect_tests::play(MariaDb::new(), steps, cut)
 }
 
 fn packet(number: u8, content: &[u8]) -> Vec<u8> {
@@ -62,7 +62,7 @@ fn a_mirror_that_comes_back_without_a_transaction_that_was_acknowledged_for_it_p
     for (recalled, shortfalls) in [(400, vec![place(start)]), (5000, vec![place(start)]), (start, vec![])] {
         let recalled = Some(Spoken { place: place(recalled), stamp: 1_700_000_000 });
         for cut in [1, 3, 10_000] {
-            let outcome = rehearsal::play_again(MariaDb::new(), recalled.clone(), &steps, |_| cut);
+            let outcome = dialect_tests::play_again(MariaDb::new(), recalled.clone(), &steps, |_| cut);
             assert_eq!(outcome.shortfalls, shortfalls);
             assert_eq!(outcome.named.map(|mirror| mirror.name), Some("server 2".to_owned()));
             assert_eq!(outcome.spoken, Some(Spoken { place: place(400), stamp: 1_700_000_000 }));

@@ -1,7 +1,7 @@
 //! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what the primary is told.
 
 use super::*;
-use crate::gate::rehearsal::{
+use crate::gate::dialect_tests::{
     self, Outcome,
     Step::{self, Ended, Mirror, Primary, Released},
     given,
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const EOF_MARK: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn play(steps: &[Step], cut: impl FnMut(usize) -> usize) -> Outcome {
-    rehearsal::play(Redis::new(TlsChoice::default()), steps, cut)
+    dialect_tests::play(Redis::new(TlsChoice::default()), steps, cut)
 }
 
 fn request(words: &[&str]) -> Vec<u8> {
@@ -210,7 +210,7 @@ fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
     let mut steps = start_up("8de1787ba490483314a4d30f1c628bc5025eb761", "1001");
     steps.extend([primary(answer), Mirror(ack(1000)), primary(STREAM), primary(STREAM), Released(1060)]);
     let recalled = Some(Spoken { place: Place::Offset(recalled), stamp: 0 });
-    rehearsal::play_again(Redis::new(TlsChoice::default()), recalled, &steps, |_| cut)
+    dialect_tests::play_again(Redis::new(TlsChoice::default()), recalled, &steps, |_| cut)
 }
 
 #[test]

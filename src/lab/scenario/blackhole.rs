@@ -20,7 +20,7 @@ use crate::{
         pair::{Pair, PairOptions},
         report::Report,
         subscriber::Subscriber,
-        workload::trickle::Trickle,
+        workload::steady_writes::SteadyWrites,
     },
     notify::message::{FlowKey, LinkState, Message},
 };
@@ -134,7 +134,7 @@ fn measure(
     (round_trip, command, at_rest): (Duration, &str, bool),
 ) -> Result<Row, LabError> {
     let near = &pair.appliances[0];
-    let trickle = Trickle::open(network, "primary", "mirror", address)?;
+    let steady_writes = SteadyWrites::open(network, "primary", "mirror", address)?;
     let notes = Arc::new(Mutex::new(Notes::default()));
     let taking = notes.clone();
     let look = move |message: &Message, at| lock(&taking).take(message, at);
@@ -147,14 +147,14 @@ fn measure(
         Ok(())
     };
     until(&|notes| notes.states.last().is_some_and(|(_, state)| *state == LinkState::Up))?;
-    trickle.set_flowing(!at_rest);
+    steady_writes.set_flowing(!at_rest);
     stage.pause(BEFORE)?;
     let told = near.status(network)?.peer().rtt_ms.map_or(Duration::ZERO, |ms| Duration::from_secs_f64(ms / 1e3));
     let limit = (3 * round_trip.max(told)).max(FLOOR);
 
     network.tell_wan(command)?;
     let swallowed = Instant::now();
-    trickle.set_flowing(true);
+    steady_writes.set_flowing(true);
     stage.pause(limit + AFTER)?;
     network.tell_wan("open")?;
     let healed = Instant::now();
@@ -163,7 +163,7 @@ fn measure(
             && notes.claims.last().is_some_and(|at| *at > healed)
     })?;
     subscriber.finish()?;
-    trickle.end();
+    steady_writes.end();
 
     let notes = lock(&notes);
     let claims = || notes.claims.iter();

@@ -16,12 +16,12 @@ use crate::{
     config::DEFAULT_TRUST_MAX,
     lab::{
         error::LabError,
-        man::{Man, Order},
         network::Network,
         pair::{Pair, PairOptions},
+        path_attacker::{Order, PathAttacker},
         report::Report,
         subscriber::Subscriber,
-        workload::trickle::Trickle,
+        workload::steady_writes::SteadyWrites,
     },
     notify::message::{Level, LinkState, Message},
 };
@@ -107,7 +107,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let [first, second] = addresses[..] else {
         return Err(LabError::Sentence(format!("needs two appliances; the topology has {}", addresses.len())));
     };
-    let man = Man::stand(&network, SIDES, [first, second], stage.options.seed)?;
+    let man = PathAttacker::stand(&network, SIDES, [first, second], stage.options.seed)?;
     let mut pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
     let mut rows = Vec::new();
     let trials = stage.options.trials.unwrap_or(TRIALS);
@@ -139,12 +139,12 @@ fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
     pair: &Pair<'_>,
-    man: &Man,
+    man: &PathAttacker,
     (trick, round_trip, random): (Trick, Duration, &mut SmallRng),
 ) -> Result<Row, LabError> {
     let near = &pair.appliances[0];
     let [_, mirror] = stage::ends(network)?;
-    let trickle = Trickle::open(network, "primary", "mirror", mirror)?;
+    let steady_writes = SteadyWrites::open(network, "primary", "mirror", mirror)?;
     let notes = Arc::new(Mutex::new(Notes::default()));
     let taking = notes.clone();
     let look = move |message: &Message, at| lock(&taking).take(message, at);
@@ -156,7 +156,7 @@ fn measure(
         }
         stage.pause(Duration::from_millis(2))?;
     }
-    trickle.set_flowing(true);
+    steady_writes.set_flowing(true);
     stage.pause(BEFORE)?;
     let begins = Instant::now();
     hinder(stage, man, trick, random)?;
@@ -165,7 +165,7 @@ fn measure(
     let last_forth = man.last_forth().ok_or_else(nothing)?;
     stage.pause(DEFAULT_TRUST_MAX + AFTER)?;
     subscriber.finish()?;
-    trickle.end();
+    steady_writes.end();
     let notes = lock(&notes);
     let claims = || notes.claims.iter();
     Ok(Row {
@@ -177,7 +177,7 @@ fn measure(
 }
 
 /// Everything but the end.
-fn hinder(stage: &Stage<'_>, man: &Man, trick: Trick, random: &mut SmallRng) -> Result<(), LabError> {
+fn hinder(stage: &Stage<'_>, man: &PathAttacker, trick: Trick, random: &mut SmallRng) -> Result<(), LabError> {
     let longest = if random.random_bool(0.1) { 3000 } else { 1500 };
     let long = Duration::from_millis(random.random_range(100..=longest));
     let hold = Order::Hold { reversed: random.random() };

@@ -18,6 +18,7 @@ mod loss;
 mod notify_faults;
 mod quickstart;
 mod recovery;
+mod redis_mariadb;
 mod shell;
 mod slot;
 mod slow_peer;
@@ -25,7 +26,6 @@ mod soak;
 mod stage;
 mod standstill;
 mod throughput;
-mod twins;
 mod uplink;
 mod watch;
 
@@ -41,8 +41,8 @@ use signal_hook::{consts, flag};
 pub use stage::Stage;
 
 use super::{
+    cleanup::{self, Marker},
     error::LabError,
-    leftovers::{self, Marker},
     private,
     report::Report,
     trace::{Trace, need_programs, say},
@@ -178,14 +178,14 @@ pub const SCENARIOS: [Scenario; 23] = [
         summary: "SET and WAIT through the gate and without it, and what a disaster takes of what was acknowledged",
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv", "redis-server"],
-        run: twins::run_redis,
+        run: redis_mariadb::run_redis,
     },
     Scenario {
         name: "mariadb",
         summary: "semi-synchronous commits through the gate and without it, and what a disaster takes of them",
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv", "mariadbd", "mariadb-install-db"],
-        run: twins::run_mariadb,
+        run: redis_mariadb::run_mariadb,
     },
     Scenario {
         name: "crash-matrix",
@@ -279,10 +279,10 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let stop = listen_to_signals().map_err(LabError::doing("listen to signals"))?;
     let run = format!("ow-{}", std::process::id());
     let place = std::env::temp_dir();
-    let directory = private::make(&place, &(leftovers::run_files(&run) + scenario.name))
+    let directory = private::make(&place, &(cleanup::run_files(&run) + scenario.name))
         .map_err(LabError::doing(format!("make a directory in {}", place.display())))?;
     let trace = Trace::new(&run, &directory, !options.is_quiet, stop)?;
-    for dead in leftovers::clean_up(&markers, &trace) {
+    for dead in cleanup::clean_up(&markers, &trace) {
         say(format_args!("(removed what the run {dead} had left behind)"));
     }
     let result = {

@@ -14,8 +14,8 @@ use crate::lab::{
     wan::{control::Truth, counters::Counters},
     workload::{
         data,
-        dialogue::{Dialogue, Latencies},
         kernel::{TcpCounters, dropped_by_device},
+        request_response::{Latencies, RequestResponse},
         rsync::Daemon,
     },
 };
@@ -76,11 +76,11 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let transfer = |name: &str, source: &std::path::Path, bytes, settle| -> Result<Transfer, LabError> {
         let truth_before = truth(&network)?;
         let tcp_before = TcpCounters::of(&network, "primary")?;
-        let dialogue = Dialogue::start(&network, "mirror", "primary", primary)?;
+        let request_response = RequestResponse::start(&network, "mirror", "primary", primary)?;
         let mut copy = daemon.copy(&network, "primary", source, name)?;
         let sent = || truth(&network).map_or(0, |now| now.forth.entered_bytes - truth_before.forth.entered_bytes);
         let elapsed = stage.watch(&mut copy, bytes, Duration::from_secs(180), sent)?;
-        let latencies = dialogue.finish()?;
+        let latencies = request_response.finish()?;
         // What is in flight must arrive, and the last report be sent, before anything is compared.
         stage.pause(settle)?;
         let tcp = TcpCounters::of(&network, "primary")?.since(&tcp_before);

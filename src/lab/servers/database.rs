@@ -12,10 +12,9 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
+    data_dir::DataDir,
     gate::{Gate, GatePlan},
-    mariadb,
-    place::Place,
-    redis,
+    mariadb, redis,
     server::Server,
 };
 use crate::lab::{error::LabError, network::Network, pair::Publisher, trace::need_programs, workload::rows::Write};
@@ -41,7 +40,7 @@ pub enum Kind {
 pub struct Databases<'n> {
     kind: Kind,
     network: &'n Network<'n>,
-    place: Place,
+    place: DataDir,
     /// Addresses of primary and mirror.
     addresses: [IpAddr; 2],
 }
@@ -80,7 +79,7 @@ impl<'n> Databases<'n> {
             Kind::MariaDb => (&["mariadbd", "mariadb-install-db"], ["mysql", "nobody"]),
         };
         need_programs(programs)?;
-        let place = Place::make(network.trace(), &users)?;
+        let place = DataDir::make(network.trace(), &users)?;
         let databases = Self { kind, network, place, addresses };
         if kind == Kind::MariaDb {
             mariadb::init(network, &databases.place, "primary", "prepared")?;

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::{place::Place, server::Server};
+use super::{data_dir::DataDir, server::Server};
 use crate::lab::{
     error::LabError,
     network::{Network, path_text},
@@ -24,7 +24,7 @@ const CAPABILITIES: u32 = 1 | 0x200 | 0x8000 | 0x8_0000;
 const UTF8: u8 = 33;
 
 /// Makes an empty data directory of this name.
-pub fn init(network: &Network<'_>, place: &Place, node: &str, data: &str) -> Result<(), LabError> {
+pub fn init(network: &Network<'_>, place: &DataDir, node: &str, data: &str) -> Result<(), LabError> {
     let directory = path_text(&place.directory(data)?)?;
     let (owner, data) = (place.as_owner(), format!("--datadir={directory}"));
     let mut words: Vec<&str> = owner.iter().map(String::as_str).collect();
@@ -36,7 +36,7 @@ pub fn init(network: &Network<'_>, place: &Place, node: &str, data: &str) -> Res
 /// Starts a server on the data directory of its node's name. It may not be ready yet.
 pub fn launch(
     network: &Network<'_>,
-    place: &Place,
+    place: &DataDir,
     (node, address): (&str, IpAddr),
     socket: &Path,
 ) -> Result<Server, LabError> {

@@ -7,10 +7,10 @@
 //!
 //! Start with [`server`], then [`postgres`].
 
+pub mod data_dir;
 pub mod database;
 pub mod gate;
 pub mod mariadb;
-pub mod place;
 pub mod postgres;
 pub mod postgres_pair;
 pub mod postgres_session;

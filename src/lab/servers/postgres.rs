@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{place::Place, postgres_session::Session, server::Server};
+use super::{data_dir::DataDir, postgres_session::Session, server::Server};
 use crate::lab::{
     error::LabError,
     network::{Network, path_text},
@@ -101,7 +101,7 @@ impl Programs {
     }
 
     /// Makes an empty cluster in the directory `data` of the place, which trusts everybody in the lab.
-    pub fn init(&self, network: &Network<'_>, place: &Place, node: &str, data: &str) -> Result<(), LabError> {
+    pub fn init(&self, network: &Network<'_>, place: &DataDir, node: &str, data: &str) -> Result<(), LabError> {
         let directory = place.directory(data)?;
         let (program, path) = (self.path("initdb")?, path_text(&directory)?);
         let words =
@@ -116,7 +116,7 @@ impl Programs {
     pub fn base_backup(
         &self,
         network: &Network<'_>,
-        place: &Place,
+        place: &DataDir,
         (node, data): (&str, &str),
         from: SocketAddr,
     ) -> Result<(), LabError> {
@@ -130,14 +130,19 @@ impl Programs {
     }
 
     /// Starts a server and waits until it answers.
-    pub fn start(&self, network: &Network<'_>, place: &Place, plan: &PostgresPlan<'_>) -> Result<Postgres, LabError> {
+    pub fn start(&self, network: &Network<'_>, place: &DataDir, plan: &PostgresPlan<'_>) -> Result<Postgres, LabError> {
         let mut postgres = self.launch(network, place, plan)?;
         postgres.wait_ready()?;
         Ok(postgres)
     }
 
     /// Starts a server without waiting for it.
-    pub fn launch(&self, network: &Network<'_>, place: &Place, plan: &PostgresPlan<'_>) -> Result<Postgres, LabError> {
+    pub fn launch(
+        &self,
+        network: &Network<'_>,
+        place: &DataDir,
+        plan: &PostgresPlan<'_>,
+    ) -> Result<Postgres, LabError> {
         let sockets = place.directory(&format!("{}.socket", plan.name))?;
         let own = [
             ("listen_addresses", plan.address.to_string()),
@@ -227,7 +232,7 @@ pub fn standby_settings(primary: SocketAddr) -> Vec<(&'static str, String)> {
     vec![("primary_conninfo", words)]
 }
 
-fn run_as_owner(network: &Network<'_>, place: &Place, node: &str, words: &[&str]) -> Result<String, LabError> {
+fn run_as_owner(network: &Network<'_>, place: &DataDir, node: &str, words: &[&str]) -> Result<String, LabError> {
     let owner = place.as_owner();
     let owner: Vec<&str> = owner.iter().map(String::as_str).collect();
     network.run(node, &[&owner[..], words].concat())

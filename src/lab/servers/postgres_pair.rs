@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
+    data_dir::DataDir,
     gate::{Gate, GatePlan},
-    place::Place,
     postgres::{self, Postgres, PostgresPlan, Programs, primary_settings, standby_settings},
 };
 use crate::lab::{error::LabError, network::Network, pair::Publisher, process::Process, workload::rows};
@@ -44,7 +44,7 @@ pub type Setting = (&'static str, &'static str);
 #[derive(Debug)]
 pub struct PostgresPair<'n> {
     network: &'n Network<'n>,
-    place: Place,
+    place: DataDir,
     programs: Programs,
     /// Addresses of primary and mirror.
     addresses: [IpAddr; 2],
@@ -55,7 +55,7 @@ impl<'n> PostgresPair<'n> {
     /// there.
     pub fn prepare(network: &'n Network<'n>, addresses: [IpAddr; 2]) -> Result<Self, LabError> {
         let programs = Programs::locate()?;
-        let place = Place::make(network.trace(), &["postgres", "nobody"])?;
+        let place = DataDir::make(network.trace(), &["postgres", "nobody"])?;
         let pair = Self { network, place, programs, addresses };
         pair.programs.init(network, &pair.place, "primary", "prepared-primary")?;
         let plan = pair.plan("primary", primary_settings("local", ""), &[]);

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::{place::Place, server::Server};
+use super::{data_dir::DataDir, server::Server};
 use crate::lab::{
     error::LabError,
     network::{Network, path_text},
@@ -42,7 +42,7 @@ pub struct Session {
 /// Starts a server that follows `primary`, if there is one. It may not be ready yet.
 pub fn launch(
     network: &Network<'_>,
-    place: &Place,
+    place: &DataDir,
     (node, address): (&str, IpAddr),
     primary: Option<SocketAddr>,
     socket: &Path,

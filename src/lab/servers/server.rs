@@ -7,7 +7,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::place::Place;
+use super::data_dir::DataDir;
 use crate::lab::{error::LabError, network::Network, process::Process};
 
 /// How long a server may take to end after it was asked to.
@@ -23,7 +23,7 @@ impl Server {
     /// Starts `words` in `node` as the user of `place`; its output goes to `NAME.log`.
     pub fn start(
         network: &Network<'_>,
-        place: &Place,
+        place: &DataDir,
         node: &str,
         name: &str,
         words: &[&str],

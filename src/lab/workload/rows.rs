@@ -42,7 +42,7 @@ pub struct Committed {
 pub struct ClientPlan<'p> {
     /// How many there are, each with a session of its own.
     pub clients: u64,
-    /// The first id of the first client: tells one crowd from the next.
+    /// The first id of the first client: tells one many_flows from the next.
     pub from: u64,
     /// Bytes of a row besides its id.
     pub bytes: usize,

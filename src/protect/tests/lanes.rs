@@ -1,7 +1,7 @@
 //! Several peers on one lane.
 
 use super::*;
-use crate::protect::Guard;
+use crate::protect::LaneProtection;
 
 #[test]
 fn a_lane_waits_for_the_last_of_its_peers() {
@@ -9,10 +9,10 @@ fn a_lane_waits_for_the_last_of_its_peers() {
     second.send(0);
     let now = second.now.max(first.now);
     let due = second.protection.deadline(now);
-    let mut guard = Guard::new(vec![Bench::new(Evidence::Timestamps).protection, second.protection]);
+    let mut lane_protection = LaneProtection::new(vec![Bench::new(Evidence::Timestamps).protection, second.protection]);
     assert!(due.is_some());
-    assert_eq!(guard.deadline(now), due, "the first has no session and nothing to wait for");
-    assert!(!guard.is_settled(), "the second waits for its timestamp");
+    assert_eq!(lane_protection.deadline(now), due, "the first has no session and nothing to wait for");
+    assert!(!lane_protection.is_settled(), "the second waits for its timestamp");
     drop(first);
 }
 
@@ -23,8 +23,8 @@ fn a_peer_with_much_to_tell_kept_the_others_from_telling() {
         bench.packet(0);
         (0..300).for_each(|id| bench.protection.ask_barrier(id));
     }
-    let mut guard = Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let told: Vec<u16> = (0..6).map(|_| guard.poll_notice().unwrap().0.0).collect();
+    let mut lane_protection = LaneProtection::new(peers.into_iter().map(|bench| bench.protection).collect());
+    let told: Vec<u16> = (0..6).map(|_| lane_protection.poll_notice().unwrap().0.0).collect();
     assert_eq!(told, [0, 1, 0, 1, 0, 1]);
 }
 
@@ -33,20 +33,20 @@ fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
     let mut peers = [Bench::up(), Bench::up()];
     peers.iter_mut().for_each(|bench| bench.send(0));
     let now = peers.iter().map(|bench| bench.now).max().unwrap();
-    let mut guard = Guard::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let number = guard.next_stamp();
-    guard.on_taken(PeerId(1), 0, 1, now);
-    guard.on_stamp(number, now);
-    let protected: Vec<_> = guard.peers().iter().map(|peer| peer.counters().protected).collect();
+    let mut lane_protection = LaneProtection::new(peers.into_iter().map(|bench| bench.protection).collect());
+    let number = lane_protection.next_stamp();
+    lane_protection.on_taken(PeerId(1), 0, 1, now);
+    lane_protection.on_stamp(number, now);
+    let protected: Vec<_> = lane_protection.peers().iter().map(|peer| peer.counters().protected).collect();
     assert_eq!(protected, [0, 1]);
 }
 
 #[test]
 fn a_timestamp_that_never_comes_is_not_waited_for_for_ever() {
     let bench = Bench::up();
-    let mut guard = Guard::new(vec![bench.protection]);
-    guard.on_taken(PeerId(0), 0, 1, bench.now);
-    assert!(guard.is_waiting());
-    guard.handle_timeout(bench.now + crate::protect::ledger::STAMP_WITHIN);
-    assert!(!guard.is_waiting());
+    let mut lane_protection = LaneProtection::new(vec![bench.protection]);
+    lane_protection.on_taken(PeerId(0), 0, 1, bench.now);
+    assert!(lane_protection.is_waiting());
+    lane_protection.handle_timeout(bench.now + crate::protect::ledger::STAMP_WITHIN);
+    assert!(!lane_protection.is_waiting());
 }

@@ -238,7 +238,7 @@ fn report(from: &mut Forwarder, side: u8, to: &mut Forwarder, now: Instant) {
 }
 
 fn proven_at(forwarder: &mut Forwarder) -> Option<Instant> {
-    forwarder.poll_heard().and_then(|(_, heard)| heard.proven_at)
+    forwarder.poll_feedback().and_then(|(_, heard)| heard.proven_at)
 }
 
 #[test]
@@ -519,7 +519,7 @@ fn every_loss_is_told_however_many_wait_and_however_many_reports_are_lost() {
             ..10 => drop(datagrams(&mut far, now)),
             _ => carry(&mut far, 2, &mut near, now),
         }
-        while let Some((_, heard)) = near.poll_heard() {
+        while let Some((_, heard)) = near.poll_feedback() {
             told.extend(heard.lost);
             below = heard.progress.first().map_or(below, |progress| progress.decoded_below);
             let lost = (0..below).step_by(2);

@@ -34,7 +34,7 @@ pub use event::{Established, HandshakeDrop, HandshakeEvent, Role};
 pub use peer::HandshakePeer;
 
 use self::limit::RateLimit;
-use self::noise::{Call, Heard, RawKeys};
+use self::noise::{PendingInitiation, RawKeys, ReceivedInitiation};
 use self::peer::{Attempt, Peer, RETRY_LONGEST, Timestamp, retry_delay, timestamp};
 use super::PeerId;
 use super::endpoint::Endpoint;
@@ -77,7 +77,7 @@ struct Session {
     since: Instant,
 }
 
-/// All handshakes of a node. Call [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event) until
+/// All handshakes of a node. PendingInitiation [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event) until
 /// they are empty after every other call, and [`handle_timeout`](Self::handle_timeout) when
 /// [`poll_timeout`](Self::poll_timeout) says.
 pub struct Handshakes {
@@ -228,7 +228,8 @@ impl Handshakes {
         if !self.initiations.allow(now) {
             return Err(HandshakeDrop::RateLimited);
         }
-        let heard = Heard::listen(&self.identity.private, initiation.noise).ok_or(HandshakeDrop::NotAuthentic)?;
+        let heard =
+            ReceivedInitiation::listen(&self.identity.private, initiation.noise).ok_or(HandshakeDrop::NotAuthentic)?;
         let id = *self.by_key.get(&heard.caller).ok_or(HandshakeDrop::UnknownPeer)?;
         let peer = &mut self.peers[usize::from(id.0)];
         let (told, hello) = heard.payload.split_first_chunk().ok_or(HandshakeDrop::BadHello)?;
@@ -352,7 +353,7 @@ impl Handshakes {
         let clock = self.started.0 + now.saturating_duration_since(self.started.1);
         self.last_told = clock.max(self.last_told + Duration::from_nanos(1));
         let payload = [&timestamp(self.last_told)[..], &self.hello_for(id).emit()].concat();
-        let placed = Call::place(&self.identity.private, &peer.public, &peer.preshared, &payload);
+        let placed = PendingInitiation::place(&self.identity.private, &peer.public, &peer.preshared, &payload);
         let local_index = self.reserve_index(id);
         // Without randomness there is no call; the next retry may have some.
         let call = placed.map(|(call, noise)| {

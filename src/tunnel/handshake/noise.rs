@@ -54,9 +54,9 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// An initiation that waits for its answer.
-pub(super) struct Call(HandshakeState);
+pub(super) struct PendingInitiation(HandshakeState);
 
-impl Call {
+impl PendingInitiation {
     /// Calls the owner of `remote`; also returns the first message.
     pub fn place(
         local: &PrivateKey,
@@ -78,7 +78,7 @@ impl Call {
 }
 
 /// An authentic initiation, read but not answered.
-pub(super) struct Heard {
+pub(super) struct ReceivedInitiation {
     state: HandshakeState,
     /// Who calls, proven.
     pub caller: PublicKey,
@@ -86,7 +86,7 @@ pub(super) struct Heard {
     pub payload: Vec<u8>,
 }
 
-impl Heard {
+impl ReceivedInitiation {
     /// Reads a first message.
     pub fn listen(local: &PrivateKey, message: &[u8]) -> Option<Self> {
         let mut state = builder(local)?.build_responder().ok()?;
@@ -114,8 +114,8 @@ mod tests {
         let mut random = StdRng::seed_from_u64(5);
         let (a, b) = (PrivateKey::generate(&mut random), PrivateKey::generate(&mut random));
         let psk = PresharedKey::generate(&mut random);
-        let (mut call, first) = Call::place(&a, &b.public_key(), &psk, b"from a").unwrap();
-        let heard = Heard::listen(&b, &first).unwrap();
+        let (mut call, first) = PendingInitiation::place(&a, &b.public_key(), &psk, b"from a").unwrap();
+        let heard = ReceivedInitiation::listen(&b, &first).unwrap();
         assert_eq!((heard.caller, heard.payload.as_slice()), (a.public_key(), &b"from a"[..]));
         let (second, at_b) = heard.answer(&psk, b"from b").unwrap();
         for bit in 0..second.len() * 8 {

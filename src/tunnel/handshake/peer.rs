@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::noise::Call;
+use super::noise::PendingInitiation;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::hello::Incompatibility;
 use crate::tunnel::keys::{PresharedKey, PublicKey};
@@ -43,7 +43,7 @@ pub struct HandshakePeer {
 /// A handshake that we began and that is not finished. It is repeated for ever.
 pub(super) struct Attempt {
     /// `None` after an answer that was authentic but of no use.
-    pub call: Option<Call>,
+    pub call: Option<PendingInitiation>,
     /// The index in the initiation last sent.
     pub local_index: u32,
     /// When it was asked for.

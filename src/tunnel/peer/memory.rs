@@ -1,11 +1,11 @@
 //! What a peer may have us hold on a lane, all its profiles together.
 //!
 //! Each profile may take what the others leave. Before everything is taken the profile that holds most gives its oldest blocks
-//! up, so that none that holds little goes without for long. How a profile counts is in [`super::super::inbound`].
+//! up, so that none that holds little goes without for long. How a profile counts is in [`super::super::receiver`].
 
 use super::Peer;
 use crate::tunnel::drop_reason::DropReason;
-use crate::tunnel::inbound::{Inbound, MEMORY_HIGH, MEMORY_MAX};
+use crate::tunnel::receiver::{MEMORY_HIGH, MEMORY_MAX, Receiver};
 use crate::wire::report::Reception;
 
 /// What is given back at least where something has found no room.
@@ -18,26 +18,26 @@ impl Peer {
     }
 
     /// Lets the blocks of the peer's profile take something in, within what may be held.
-    pub(super) fn with_inbound(
+    pub(super) fn with_receiver(
         &mut self,
         profile: u8,
-        act: impl FnOnce(&mut Inbound, &mut Reception) -> Result<(), DropReason>,
+        act: impl FnOnce(&mut Receiver, &mut Reception) -> Result<(), DropReason>,
     ) -> Result<(), DropReason> {
         let index = usize::from(profile);
-        if self.inbounds.len() <= index {
-            self.inbounds.resize_with(index + 1, || None);
+        if self.receivers.len() <= index {
+            self.receivers.resize_with(index + 1, || None);
         }
-        if self.inbounds[index].is_none() {
+        if self.receivers[index].is_none() {
             // No session tells how long the symbols are.
             let session = self.sessions.current().ok_or(DropReason::UnknownSession)?;
             let symbol_size = usize::from(session.remote().symbol_size);
-            self.inbounds[index] = Some(Box::new(Inbound::new(profile, symbol_size, self.delivery)));
+            self.receivers[index] = Some(Box::new(Receiver::new(profile, symbol_size, self.delivery)));
         }
-        let inbound = self.inbounds[index].as_mut().expect("it was made above if it was not there");
-        let others = self.held - inbound.memory();
-        inbound.set_memory_max(MEMORY_MAX.saturating_sub(others));
-        let outcome = act(inbound, &mut self.reception);
-        self.held = others + inbound.memory();
+        let receiver = self.receivers[index].as_mut().expect("it was made above if it was not there");
+        let others = self.held - receiver.memory();
+        receiver.set_memory_max(MEMORY_MAX.saturating_sub(others));
+        let outcome = act(receiver, &mut self.reception);
+        self.held = others + receiver.memory();
         let excess = self.held.saturating_sub(MEMORY_HIGH);
         if excess > 0 || outcome == Err(DropReason::NoRoom) {
             self.relieve(excess.max(RELIEF));
@@ -46,7 +46,9 @@ impl Peer {
     }
 
     fn relieve(&mut self, bytes: usize) {
-        let Some(largest) = self.inbounds.iter_mut().flatten().max_by_key(|inbound| inbound.memory()) else { return };
+        let Some(largest) = self.receivers.iter_mut().flatten().max_by_key(|receiver| receiver.memory()) else {
+            return;
+        };
         self.held -= largest.memory();
         largest.relieve(bytes);
         self.held += largest.memory();

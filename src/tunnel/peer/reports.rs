@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Peer;
 use crate::fec::code::Code;
 use crate::tunnel::drop_reason::DropReason;
-use crate::tunnel::heard::Heard;
+use crate::tunnel::feedback::Feedback;
 use crate::tunnel::sender::Egress;
 use crate::tunnel::train_watch::{TrainNews, TrainWatch};
 use crate::wire::datagram::DatagramType;
@@ -24,7 +24,7 @@ impl Peer {
         let news = self.train_watch.handle_report(&report, &self.sent, self.reporting.sent_at(), now);
         self.train_news = news.or(self.train_news);
         let acknowledged = self.reporting.acknowledged();
-        self.inbounds.iter_mut().flatten().for_each(|inbound| inbound.on_acknowledged(acknowledged));
+        self.receivers.iter_mut().flatten().for_each(|receiver| receiver.on_acknowledged(acknowledged));
         let heard = self.heard.get_or_insert_default();
         heard.proven_at = self.reporting.proven_at();
         heard.least_rtt = self.reporting.least_rtt();
@@ -33,8 +33,8 @@ impl Peer {
         report.progress.iter().for_each(|&told| heard.on_progress(told, from(told.profile)));
         let mut outcome = Ok(());
         for &told in &report.sent {
-            let taken =
-                self.with_inbound(told.profile, |inbound, reception| inbound.handle_sent(told, code, reception, now));
+            let taken = self
+                .with_receiver(told.profile, |receiver, reception| receiver.handle_sent(told, code, reception, now));
             outcome = outcome.and(taken);
         }
         outcome
@@ -51,7 +51,7 @@ impl Peer {
     }
 
     /// What reports told of our blocks since the last time.
-    pub fn poll_heard(&mut self) -> Option<Heard> {
+    pub fn poll_feedback(&mut self) -> Option<Feedback> {
         self.heard.take()
     }
 
@@ -79,18 +79,18 @@ impl Peer {
         let capacity = Capacity::of(self.settings.symbol_size + PAYLOAD_ID_LEN);
         let turn = self.report_turn;
         self.report_turn = turn.wrapping_add(1);
-        let named: usize = self.inbounds.iter().flatten().map(|inbound| inbound.given_up().named()).sum();
+        let named: usize = self.receivers.iter().flatten().map(|receiver| receiver.given_up().named()).sum();
         let mut room = capacity.lost.saturating_sub(named);
         let mut unsettled = false;
-        let first = turn % self.inbounds.len().max(1);
-        let (behind, front) = self.inbounds.split_at_mut(first);
-        for inbound in front.iter_mut().chain(behind).flatten() {
-            inbound.name_given_up(report.sent_at, &mut room, &mut report.lost);
+        let first = turn % self.receivers.len().max(1);
+        let (behind, front) = self.receivers.split_at_mut(first);
+        for receiver in front.iter_mut().chain(behind).flatten() {
+            receiver.name_given_up(report.sent_at, &mut room, &mut report.lost);
             // Only now it is known what is named.
             if report.progress.len() < capacity.progress {
-                report.progress.extend(inbound.progress());
+                report.progress.extend(receiver.progress());
             }
-            unsettled |= !inbound.given_up().is_empty();
+            unsettled |= !receiver.given_up().is_empty();
         }
         let senders = self.senders.len();
         let rotated = (0..senders).map(|step| (turn + step) % senders);

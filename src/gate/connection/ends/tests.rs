@@ -12,8 +12,8 @@ use super::*;
 use crate::config::gate::{Certificate, DEFAULT_START_TIMEOUT, Gate, Kind};
 use crate::gate::kinds;
 use crate::gate::leg::HIGH;
+use crate::gate::subscription::Subscription;
 use crate::gate::tls::Tls;
-use crate::gate::witness::Witness;
 use crate::notify::envelope::Key;
 
 /// When a connection that has lost an end is over, whatever else happens.
@@ -43,7 +43,7 @@ enum Act {
 struct Rig {
     connection: Connection,
     scratch: Scratch,
-    witness: Witness,
+    subscription: Subscription,
     poll: Poll,
     events: Events,
     /// Who connected, and the server.
@@ -81,10 +81,10 @@ impl Rig {
             sockopt::set_socket_send_buffer_size(stream, BUFFER).unwrap();
         }
         let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        let witness = Witness::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
+        let subscription = Subscription::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
         let events = Events::with_capacity(16);
         let far = [Some(client), Some(server)];
-        let mut rig = Rig { connection, scratch: Scratch::default(), witness, poll, events, far, start };
+        let mut rig = Rig { connection, scratch: Scratch::default(), subscription, poll, events, far, start };
         rig.drive();
         assert!(rig.connection.opened);
         rig
@@ -100,7 +100,7 @@ impl Rig {
             for event in &self.events {
                 self.connection.leg(event.token().0 == 0).on_event(event);
             }
-            while self.connection.pump(&mut self.scratch, &mut self.witness, self.start) {}
+            while self.connection.pump(&mut self.scratch, &mut self.subscription, self.start) {}
         }
     }
 

@@ -2,19 +2,19 @@
 //! that whoever would send them again is gone. The appliance keeps what it handed on and hands it on again.
 //!
 //! The control is the same with `last_hop: off`. The loss is made by a router of the site, which drops single packets in
-//! both directions: the appliance's host cannot see it. At the end a crowd of flows goes to a mirror that acknowledges
+//! both directions: the appliance's host cannot see it. At the end a many_flows of flows goes to a mirror that acknowledges
 //! nothing: what is kept for it has a bound.
 //!
-//! Start with [`run`]; `crowd` is the part about the bound.
+//! Start with [`run`]; `many_flows` is the part about the bound.
 
-mod crowd;
+mod many_flows;
 
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 
-use self::crowd::Crowd;
+use self::many_flows::ManyFlows;
 use super::{
     Stage,
     disaster::{
@@ -83,8 +83,8 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let kept = measure(stage, &network, &lan, true, trials..trials + 1, &mut rng)?;
     let control = measure(stage, &network, &lan, false, least..trials.max(least) + 1, &mut rng)?;
-    let crowd = crowd::measure(stage, &network, &lan)?;
-    Ok(report(&kept, &control, &crowd))
+    let many_flows = many_flows::measure(stage, &network, &lan)?;
+    Ok(report(&kept, &control, &many_flows))
 }
 
 /// The router between the mirror's appliance and the mirror.
@@ -214,7 +214,7 @@ fn trial(
     Ok(())
 }
 
-fn report(kept: &Cell, control: &Cell, crowd: &Crowd) -> Report {
+fn report(kept: &Cell, control: &Cell, many_flows: &ManyFlows) -> Report {
     let mut report = Report::default();
     let lost =
         |cell: &Cell| format!("{} of {}, in {} of {} trials", cell.lost, cell.acknowledged, cell.lossy, cell.trials);
@@ -240,7 +240,7 @@ fn report(kept: &Cell, control: &Cell, crowd: &Crowd) -> Report {
         format!("in {} of {} trials", control.found, control.lossy),
         control.found == control.lossy,
     );
-    crowd.claim(&mut report);
+    many_flows.claim(&mut report);
     let names =
         ["last_hop", "trials", "acknowledged", "lost", "in trials", "lost on the LAN", "handed on again", "drain"];
     let row = |name: &str, cell: &Cell| {
@@ -290,18 +290,18 @@ mod tests {
 
     #[test]
     fn one_lost_record_fails_and_so_does_a_control_that_loses_none_or_a_bound_that_does_not_hold() {
-        let crowd = || Crowd { flows: 10_000, sent: 1, memory: 60 << 20, dropped: 5, grown: 70 << 20 };
-        assert!(report(&cell(0, 9), &cell(3, 0), &crowd()).passes());
-        assert!(!report(&cell(1, 9), &cell(3, 0), &crowd()).passes());
-        assert!(!report(&cell(0, 0), &cell(3, 0), &crowd()).passes(), "nothing was handed on again");
-        assert!(!report(&cell(0, 9), &cell(0, 0), &crowd()).passes());
+        let many_flows = || ManyFlows { flows: 10_000, sent: 1, memory: 60 << 20, dropped: 5, grown: 70 << 20 };
+        assert!(report(&cell(0, 9), &cell(3, 0), &many_flows()).passes());
+        assert!(!report(&cell(1, 9), &cell(3, 0), &many_flows()).passes());
+        assert!(!report(&cell(0, 0), &cell(3, 0), &many_flows()).passes(), "nothing was handed on again");
+        assert!(!report(&cell(0, 9), &cell(0, 0), &many_flows()).passes());
         let overlooked = Cell { complete: 1, incomplete: 0, found: 0, ..cell(3, 0) };
-        assert!(!report(&cell(0, 9), &overlooked, &crowd()).passes(), "drain did not find it");
+        assert!(!report(&cell(0, 9), &overlooked, &many_flows()).passes(), "drain did not find it");
         for wrong in [
-            Crowd { memory: 65 << 20, ..crowd() },
-            Crowd { memory: 1 << 20, ..crowd() },
-            Crowd { dropped: 0, ..crowd() },
-            Crowd { grown: 300 << 20, ..crowd() },
+            ManyFlows { memory: 65 << 20, ..many_flows() },
+            ManyFlows { memory: 1 << 20, ..many_flows() },
+            ManyFlows { dropped: 0, ..many_flows() },
+            ManyFlows { grown: 300 << 20, ..many_flows() },
         ] {
             assert!(!report(&cell(0, 9), &cell(3, 0), &wrong).passes(), "{wrong:?}");
         }

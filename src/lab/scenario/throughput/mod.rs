@@ -23,8 +23,8 @@ use crate::lab::{
     pair::{Pair, PairOptions},
     report::Report,
     workload::{
-        crowd,
         iperf::{Bulk, BulkPlan},
+        many_flows,
     },
 };
 
@@ -67,7 +67,7 @@ const WAYS: [Way; 6] = [
 ];
 /// Flows beside the measured ones where somebody subscribes to all.
 const CROWD: u16 = 10_000;
-/// What is new is told again for ten seconds; then the crowd is in the table and silent, as idle flows are.
+/// What is new is told again for ten seconds; then the many_flows is in the table and silent, as idle flows are.
 const CALM: Duration = Duration::from_secs(12);
 
 /// A way measured in one round, with one flow and with four.
@@ -159,7 +159,7 @@ fn take_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Resu
 }
 
 fn gather_crowd(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<(), LabError> {
-    crowd::gather(network, "primary", "mirror", address, CROWD)?;
+    many_flows::gather(network, "primary", "mirror", address, CROWD)?;
     stage.pause(CALM)
 }
 

@@ -220,7 +220,7 @@ impl Turns {
     }
 
     /// States what was found.
-    pub fn report(&self, report: &mut Report, crowd: u64, but: &str) {
+    pub fn report(&self, report: &mut Report, many_flows: u64, but: &str) {
         let (ratio, [low, high]) = (median(self.ratios()), median_bounds(self.ratios()));
         let Self { flows, flows_followed, dropped, .. } = self;
         report.claim(
@@ -236,9 +236,9 @@ impl Turns {
         let told = self.each(|[_, with]| with.messages as f64 / with.seconds.max(1e-9));
         let least = told.iter().copied().fold(f64::INFINITY, f64::min);
         report.claim(
-            format!("it is told all the while, with {crowd} flows and more in the table, {flows} flow(s)"),
+            format!("it is told all the while, with {many_flows} flows and more in the table, {flows} flow(s)"),
             format!("{:.0} messages a second, {dropped} not taken; {flows_followed} flows", median(told)),
-            least > 0.0 && least.is_finite() && *flows_followed >= crowd,
+            least > 0.0 && least.is_finite() && *flows_followed >= many_flows,
         );
     }
 
@@ -272,9 +272,9 @@ pub mod tests {
         Turns { flows: 4, pairs: (0..PAIRS).map(pair).collect(), flows_followed: 10_004, dropped: 0 }
     }
 
-    fn passes(turns: &Turns, crowd: u64) -> bool {
+    fn passes(turns: &Turns, many_flows: u64) -> bool {
         let mut report = Report::default();
-        turns.report(&mut report, crowd, "");
+        turns.report(&mut report, many_flows, "");
         report.passes()
     }
 

@@ -10,11 +10,11 @@
 //! that are compared, `one_stamp` is the control.
 
 mod faults;
-mod ground;
 mod load;
 mod losses;
+mod notified;
 mod one_stamp;
-mod told;
+mod testbed;
 mod verdict;
 
 use std::{
@@ -27,11 +27,11 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use self::{
     faults::{Kind, Queue, Step},
-    ground::Uplink,
     load::Load,
     losses::{Losses, Taps},
+    notified::Notes,
     one_stamp::OneStamp,
-    told::Notes,
+    testbed::Uplink,
     verdict::{Outcome, Totals},
 };
 use super::{
@@ -123,7 +123,7 @@ impl Lab<'_> {
         self.wait_for("the link is not up", &notes, Notes::is_up)?;
         let unread = self.uplink.unread()?;
         let behind = self.lost_behind()?;
-        let taps = Taps::start(self.network, ground::NEAR, ground::FAR)?;
+        let taps = Taps::start(self.network, testbed::NEAR, testbed::FAR)?;
         let load = Load::start(self.network, &self.sink, self.ends, (number * PORTS, seed))?;
         let control = OneStamp::start(self.network)?;
         self.pause(&mut rng, BETWEEN)?;

@@ -1,0 +1,433 @@
+//! A lane: one TUN queue, one UDP socket, one thread that runs to completion.
+//!
+//! A turn (`Lane::turns`), with a budget on each reading step so that no side starves:
+//!
+//! 1. note whether the lane stood still since the last turn;
+//! 2. obey the commands of the control thread;
+//! 3. read the TUN: each packet goes into its block, a train leaves as soon as it is full, and when the TUN is empty nothing
+//!    waits for a neighbour any longer;
+//! 4. close blocks and write reports that are due;
+//! 5. send what waits, as much as the socket takes;
+//! 6. read UDP: handshakes go to the control thread, all else is opened; deliver to the TUN after each train;
+//! 7. deliver once more, for what has waited long enough although nothing came;
+//! 8. answer who asked for counters, once everything that came before the question is read;
+//! 9. hand on again what was lost on the last hop, if its sender is silent;
+//! 10. keep promises, by the clock of now: what happened to blocks and what reports told, timestamps, deadlines, requests of
+//!     subscribers, notifications;
+//! 11. empty the error queue, if the poll has told of errors and step 10 has not looked for that reason; without
+//!     notifications this is the only place;
+//! 12. say in the log what is wrong with packets and sending, and what has ended;
+//! 13. tell the control thread which sessions are confirmed and which are wanted;
+//! 14. say in the log what was found out about trains, timestamps and the TUN;
+//! 15. when it is to stop: send what is left, keep promises again, and end if nothing waits or the time is up;
+//! 16. sleep until a descriptor is ready or the next deadline; a short while it may wait awake.
+//!
+//! The clock is read at the beginning of a turn and handed down, and again for step 10: a timestamp is worth nothing without
+//! a link that is healthy then. What the bytes mean is decided in [`crate::tunnel`].
+
+mod answer;
+mod busy_poll;
+pub mod channel;
+pub mod last_hop;
+pub(super) mod listening;
+mod readiness;
+mod receive_lag;
+mod say;
+mod send_error_log;
+mod sending;
+pub mod snapshot;
+mod strays;
+pub(super) mod tun_writer;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use self::sending::PeerTarget;
+use crate::appliance::lane::busy_poll::BusyPoll;
+use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
+use crate::appliance::lane::last_hop::LastHop;
+use crate::appliance::lane::listening::Listening;
+use crate::appliance::lane::readiness::Readiness;
+use crate::appliance::lane::receive_lag::ReceiveLag;
+use crate::appliance::lane::send_error_log::SendErrorLog;
+use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::appliance::lane::strays::Strays;
+use crate::appliance::lane::tun_writer::TunWriter;
+use crate::appliance::notify::protection_driver::ProtectionDriver;
+use crate::io::timer::Timer;
+use crate::io::tun::Tun;
+use crate::io::udp::{StampState, UdpSocket};
+use crate::tunnel::endpoint::Endpoint;
+use crate::tunnel::forwarder::Forwarder;
+use crate::tunnel::outbox::Trains;
+use crate::tunnel::peer::Peer;
+use crate::wire::adu::PACKET_MAX;
+use crate::wire::datagram::DatagramType;
+use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
+use crate::wire::virtio::VirtioHeader;
+
+const TUN: Token = Token(0);
+const UDP: Token = Token(1);
+const TIMER: Token = Token(2);
+const WAKER: Token = Token(3);
+const NOTIFY: Token = Token(4);
+
+/// Packets or super-packets read from the TUN in one turn.
+const TUN_BUDGET: usize = 16;
+/// Trains read from UDP in one turn.
+const UDP_BUDGET: usize = 8;
+
+/// How long a lane that was told to stop waits for what it has sent to leave this host.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How often it looks meanwhile whether that is over.
+const STOP_STEP: Duration = Duration::from_millis(1);
+
+/// How often a hole is looked at that holds on beyond its time.
+const HELD_STEP: Duration = Duration::from_millis(1);
+
+/// One lane, before and while it runs.
+pub struct Lane {
+    number: u8,
+    tun_writer: TunWriter,
+    udp: UdpSocket,
+    timer: Timer,
+    poll: Poll,
+    forwarder: Forwarder,
+    /// If somebody may be told what is protected.
+    driver: Option<ProtectionDriver>,
+    channel: LaneChannel,
+    buffer: Box<[u8]>,
+    ready: Readiness,
+    notices_lost: u64,
+    send_error_log: SendErrorLog,
+    strays: Strays,
+    busy_poll: BusyPoll,
+    listening: Listening<SyncSender<LaneSnapshot>>,
+    /// What was handed on.
+    last_hop: LastHop,
+    /// How each peer is sent to.
+    targets: Vec<PeerTarget>,
+    /// The lane was told to stop, and ends at the latest then.
+    stopping: Option<Instant>,
+}
+
+impl Lane {
+    /// Puts the descriptors into one poll; the waker wakes this lane for commands.
+    pub fn new(
+        number: u8,
+        tun: Tun,
+        udp: UdpSocket,
+        forwarder: Forwarder,
+        channel: LaneChannel,
+        last_hop: LastHop,
+    ) -> io::Result<(Self, Arc<Waker>)> {
+        let (poll, timer) = (Poll::new()?, Timer::new()?);
+        let (hold, peers) = (forwarder.hold(), forwarder.peers().len());
+        let (room, now) = (udp.buffer_sizes()?.1, Instant::now());
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&udp.as_raw_fd()), UDP, Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, WAKER)?);
+        let lane = Self {
+            number,
+            tun_writer: TunWriter::new(tun),
+            udp,
+            timer,
+            poll,
+            forwarder,
+            channel,
+            buffer: vec![0; 1 << 16].into_boxed_slice(),
+            ready: Readiness::at_start(),
+            notices_lost: 0,
+            send_error_log: SendErrorLog::default(),
+            strays: Strays::default(),
+            busy_poll: BusyPoll::default(),
+            listening: Listening::new(ReceiveLag::new(hold, room, now), peers, now),
+            last_hop,
+            targets: Vec::new(),
+            stopping: None,
+            driver: None,
+        };
+        Ok((lane, waker))
+    }
+
+    /// What is protected is told from now on.
+    pub fn set_protection(&mut self, mut driver: ProtectionDriver) -> io::Result<()> {
+        if let Some(port) = driver.publish_path().port() {
+            self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE)?;
+        }
+        self.driver = Some(driver);
+        Ok(())
+    }
+
+    /// How timestamps of departures are had on this lane's socket.
+    pub fn stamps(&self) -> StampState {
+        self.udp.stamps()
+    }
+
+    /// Runs until told to stop; returns what was counted.
+    pub fn run(mut self) -> LaneSnapshot {
+        let cause = self.turns().err();
+        let snapshot = self.snapshot(false);
+        // Without a control thread there is nobody left to tell.
+        let _ = self.channel.events.send(LaneEvent::Ended { lane: self.number, cause });
+        let _ = self.channel.control.wake();
+        snapshot
+    }
+
+    fn turns(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(8);
+        loop {
+            let now = Instant::now();
+            self.listening.receive_lag.on_turn(now);
+            if self.ready.commands {
+                self.obey(now);
+            }
+            self.read_tun(now)?;
+            self.forwarder.handle_timeout(now);
+            self.send(Trains::All, now);
+            self.read_udp(now)?;
+            self.deliver(now);
+            while let Some((reply, is_read)) = self.listening.poll_question() {
+                self.answer(&reply, is_read);
+            }
+            self.listening.on_turn_end();
+            self.last_hop.mend(self.forwarder.peers(), &mut self.tun_writer, !self.ready.udp, now);
+            self.follow_protection();
+            // What was left is read without waiting for the poll to say so: it wakes the lane, and would again and again.
+            if std::mem::take(&mut self.ready.errors) | self.udp.errors_left() {
+                self.note_errors(now);
+            }
+            self.say(now);
+            while let Some(local_index) = self.forwarder.poll_confirmed() {
+                self.notify(LaneEvent::SessionConfirmed { local_index });
+            }
+            while let Some(peer) = self.forwarder.poll_request(now) {
+                self.notify(LaneEvent::SessionWanted(peer));
+            }
+            self.say_what_changed();
+            if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
+                return Ok(());
+            }
+            self.sleep(&mut events, now)?;
+        }
+    }
+
+    /// Everything that was read has left this host, or will not.
+    fn has_drained(&mut self, latest: Instant, now: Instant) -> bool {
+        self.forwarder.flush(now);
+        self.send(Trains::All, now);
+        self.follow_protection();
+        let is_sent = self.forwarder.peers().iter().all(|peer| !peer.has_unsent());
+        now >= latest || (is_sent && self.driver.as_mut().is_none_or(ProtectionDriver::is_settled))
+    }
+
+    /// Follows the evidence, and tells subscribers. The clock is read again: a timestamp is worth nothing without a
+    /// link that is healthy now, and this turn may have begun long ago.
+    fn follow_protection(&mut self) {
+        let Some(driver) = &mut self.driver else { return };
+        let now = Instant::now();
+        driver.on_progress(&mut self.forwarder, now);
+        if std::mem::take(&mut self.ready.errors) | driver.awaits_departures() {
+            let forwarder = &self.forwarder;
+            let is_own = |quoted: &[u8]| forwarder.is_own(quoted);
+            let errors = self.udp.drain_own_errors(&is_own, &mut |number| driver.on_stamp(number));
+            while let Some(to) = self.udp.poll_late_error() {
+                driver.on_late_error(to, &self.forwarder, now);
+            }
+            say::complain(&mut self.send_error_log, self.number, errors, now);
+        }
+        driver.publish(&mut self.forwarder, now);
+    }
+
+    fn obey(&mut self, now: Instant) {
+        loop {
+            match self.channel.commands.try_recv() {
+                Ok(Command::Install(established)) => {
+                    self.forwarder.install(&established, now);
+                    if let Some(driver) = &mut self.driver {
+                        driver.follow(&self.forwarder);
+                    }
+                }
+                Ok(Command::Handshake { to, datagram }) => {
+                    self.send_handshake(to, &datagram);
+                }
+                Ok(Command::Snapshot(reply)) => {
+                    if let Some(reply) = self.listening.on_question(reply, now) {
+                        self.answer(&reply, false);
+                    }
+                }
+                Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
+                Ok(Command::Stop) => self.stop(now),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.stop(now);
+                    break;
+                }
+            }
+        }
+        self.ready.commands = false;
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping.get_or_insert(now + DRAIN);
+        if let Some(driver) = &mut self.driver {
+            driver.on_drain();
+        }
+    }
+
+    fn read_tun(&mut self, now: Instant) -> io::Result<()> {
+        for _ in 0..TUN_BUDGET {
+            if !self.ready.tun || !self.forwarder.wants_packets() {
+                break;
+            }
+            let mut header = [0; VirtioHeader::LEN];
+            match self.tun_writer.tun().read(&mut header, self.forwarder.room()) {
+                Ok(len) => {
+                    self.busy_poll.on_packet();
+                    let (driver, last_hop) = (&mut self.driver, &mut self.last_hop);
+                    let header = VirtioHeader::from_native(header);
+                    last_hop.on_read(&self.forwarder.room()[..len], header, now);
+                    self.forwarder.handle_packet(header, len, now, |outgoing| {
+                        if outgoing.block.is_some() {
+                            last_hop.on_outgoing(outgoing.view, outgoing.packet, outgoing.header, now);
+                        }
+                        if let Some(driver) = driver {
+                            driver.on_outgoing(&outgoing, now);
+                        }
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
+                Err(error) if is_passing(&error) => self.ready.tun = false,
+                Err(error) => return Err(error),
+            }
+            if self.forwarder.has_full_train() {
+                self.send(Trains::Full, now);
+            }
+        }
+        if !self.ready.tun {
+            self.forwarder.handle_idle(now);
+        }
+        Ok(())
+    }
+
+    fn read_udp(&mut self, now: Instant) -> io::Result<()> {
+        // The poll may not have told yet of what came while this lane stood still.
+        self.ready.udp |= self.listening.wants_look(self.forwarder.held_until(), now);
+        for _ in 0..UDP_BUDGET {
+            if !self.ready.udp {
+                break;
+            }
+            let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
+                self.ready.udp = false;
+                self.listening.on_empty(self.forwarder.peers().iter().map(Peer::last_heard), now);
+                break;
+            };
+            let arrived = self.listening.receive_lag.on_train(received.arrived, received.len, now);
+            self.listening.on_overflows(self.udp.receive_overflows(), arrived);
+            // An empty datagram is one too, and counted.
+            for start in (0..received.len.max(1)).step_by(received.segment) {
+                let end = received.len.min(start + received.segment);
+                let datagram = &mut self.buffer[start..end];
+                if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {
+                    // The longest is told apart here, so that a stranger cannot make us copy more.
+                    let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
+                    let from = Endpoint { remote: received.from, local: received.to };
+                    let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
+                    self.notify(event);
+                } else {
+                    self.forwarder.handle_datagram(datagram, received.from, arrived);
+                }
+            }
+            self.deliver(now);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, now: Instant) {
+        self.listening.receive_lag.set_hold(self.forwarder.hold());
+        let until = self.listening.receive_lag.heard_until();
+        let mut refused = 0;
+        while let Some(deliverable) = self.forwarder.poll_delivery(until) {
+            if let Some(driver) = &mut self.driver {
+                driver.on_incoming(&deliverable, now);
+            }
+            let is_written = self.tun_writer.write(deliverable.header, deliverable.packet);
+            refused += u64::from(!is_written);
+            self.last_hop.on_incoming(&deliverable, is_written, until);
+        }
+        self.forwarder.on_refused(refused);
+    }
+
+    fn notify(&mut self, event: LaneEvent) {
+        match self.channel.events.try_send(event) {
+            // A waker that fails has no poll any more: the control thread is gone.
+            Ok(()) => drop(self.channel.control.wake()),
+            Err(_) => self.notices_lost += 1,
+        }
+    }
+
+    fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
+        let busy = self.ready.udp
+            || self.listening.is_asked()
+            || (self.ready.tun && self.forwarder.wants_packets())
+            || self.ready.errors
+            || self.udp.errors_left()
+            || self.driver.as_mut().is_some_and(ProtectionDriver::is_busy);
+        let mut is_soon = false;
+        if !busy {
+            let promises = self.driver.as_mut().and_then(|driver| driver.deadline(now));
+            // Nothing tells that another lane has ended.
+            let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
+            let mut due = self.forwarder.poll_timeout(now);
+            if self.forwarder.held_until().is_some_and(|held| held <= now) {
+                // It holds on because the lane has not listened for long enough; all else that was due is done.
+                due = due.map(|due| due.max(now + HELD_STEP));
+            }
+            let due = [due, promises, look, self.last_hop.deadline()].into_iter().flatten().min();
+            is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
+            if !is_soon {
+                self.timer.set(due, now)?;
+            }
+            self.listening.receive_lag.on_sleep(due, now);
+        } else {
+            self.listening.receive_lag.on_sleep(Some(now), now);
+        }
+        match self.poll.poll(events, (busy || is_soon).then_some(Duration::ZERO)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in events.iter() {
+            match event.token() {
+                TUN => self.ready.tun = true,
+                UDP => {
+                    self.ready.udp |= event.is_readable();
+                    self.ready.errors |= event.is_error();
+                    self.ready.sendable |= event.is_writable();
+                }
+                NOTIFY => {
+                    if let Some(port) = self.driver.as_mut().and_then(|driver| driver.publish_path().port_mut()) {
+                        port.on_readable();
+                    }
+                }
+                TIMER => drop(self.timer.acknowledge()?),
+                _ => self.ready.commands = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The device is down or being moved: packets come again when it is up.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(libc::EIO)
+}
+
+const _: () = assert!(PACKET_MAX <= 1 << 17, "a packet's length fits the ADU header's 24 bits");

@@ -1,0 +1,138 @@
+//! What a lane has counted, taken between two turns and handed to the control thread as a value.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::appliance::lane::last_hop::LastHopStatus;
+use crate::appliance::status::arrivals::ArrivalsSnapshot;
+use crate::appliance::status::protection::{NotifyStatus, ProtectionSnapshot};
+use crate::io::udp::ErrorCounts;
+use crate::protect::PeerProtection;
+use crate::tunnel::drop_reason::Drops;
+use crate::tunnel::peer::Peer;
+use crate::tunnel::sender::Sent;
+use crate::wire::report::Reception;
+
+/// One lane's counts since the start.
+#[derive(Clone, Debug)]
+pub struct LaneSnapshot {
+    /// Its number.
+    pub lane: u8,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether the kernel segments trains, in words.
+    pub gso: String,
+    /// Datagrams the kernel dropped because our receive buffer was full.
+    pub receive_overflows: u64,
+    /// Errors of sending.
+    pub errors: ErrorCounts,
+    /// How departures are timestamped, in words.
+    pub timestamps: String,
+    /// The notification port, on the lane that has it.
+    pub notify: Option<NotifyStatus>,
+    /// Super-packets cut in software for the TUN.
+    pub cut_in_software: u64,
+    /// Notices the control thread was too busy for.
+    pub notices_lost: u64,
+    /// Bytes held for incomplete blocks.
+    pub memory: usize,
+    /// What is kept for the last hop, unless that is switched off.
+    pub last_hop: Option<LastHopStatus>,
+    /// What was thrown away.
+    pub drops: Drops,
+    /// The peers, in the order of the configuration.
+    pub peers: Vec<PeerSnapshot>,
+}
+
+/// How full-sized datagrams leave for a peer, worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrainStatus {
+    /// In trains, where the kernel cuts them.
+    Trains,
+    /// Each alone for a moment, to see whether they arrive then.
+    Trial,
+    /// Each alone: trains do not arrive.
+    Alone,
+    /// They arrive neither way.
+    PathLoses,
+}
+
+impl TrainStatus {
+    fn of(peer: &Peer) -> Self {
+        let watch = peer.train_watch();
+        match (watch.path_loses(), watch.is_settled(), watch.sends_alone()) {
+            (true, _, _) => Self::PathLoses,
+            (_, true, _) => Self::Alone,
+            (_, _, true) => Self::Trial,
+            _ => Self::Trains,
+        }
+    }
+
+    /// In words, for status.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Trains => "in trains",
+            Self::Trial => "alone (to see whether trains are lost)",
+            Self::Alone => "alone (trains did not arrive)",
+            Self::PathLoses => "in trains (long datagrams do not arrive: lower path.mtu)",
+        }
+    }
+}
+
+/// One peer on one lane.
+#[derive(Clone, Debug)]
+pub struct PeerSnapshot {
+    /// Where datagrams go.
+    pub address: Option<SocketAddr>,
+    /// There is a session that may seal.
+    pub up: bool,
+    /// Nothing authentic has come for longer than a living peer keeps silent.
+    pub silent: bool,
+    /// Since its handshake.
+    pub session_age: Option<Duration>,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// The run of the peer.
+    pub epoch: Option<u64>,
+    /// Smoothed round trip.
+    pub rtt: Option<Duration>,
+    /// How trains leave for it.
+    pub trains: TrainStatus,
+    /// What we sent.
+    pub sent: Sent,
+    /// What we received.
+    pub reception: Reception,
+    /// How long a hole waits.
+    pub hold: Duration,
+    /// What the peer last said it received, and how long ago.
+    pub peer_reception: Option<(Reception, Duration)>,
+    /// What is promised, if anything is.
+    pub promises: Option<ProtectionSnapshot>,
+    /// What arrived, and what is missing in it.
+    pub arrived: ArrivalsSnapshot,
+}
+
+impl PeerSnapshot {
+    /// Copies what is known of `peer` at `now`.
+    pub fn take(peer: &Peer, protection: Option<&PeerProtection>, arrived: ArrivalsSnapshot, now: Instant) -> Self {
+        let sessions = peer.sessions();
+        let current = sessions.current();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        Self {
+            address: peer.address(),
+            up: current.is_some_and(|session| session.can_seal(now)),
+            silent: peer.reporting().is_silent(now),
+            session_age: current.map(|session| since(session.established_at())),
+            sessions: sessions.established(),
+            epoch: sessions.epoch(),
+            rtt: peer.reporting().rtt(),
+            trains: TrainStatus::of(peer),
+            sent: peer.sent(),
+            reception: peer.reception(),
+            hold: peer.hold(),
+            peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
+            promises: protection.map(ProtectionSnapshot::take),
+            arrived,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Where packets leave for the TUN: uncut where the device takes super-packets, else cut and summed in software.
+
+use crate::io::retry::Retry;
+use crate::io::tun::Tun;
+use crate::wire::segment::{complete_checksum, segment_count, segment_range};
+use crate::wire::virtio::VirtioHeader;
+
+/// So many UDP super-packets refused in a row, and they are cut here for a while.
+const REFUSALS_MAX: u8 = 3;
+
+/// One queue of the TUN, from our side the place to write to.
+pub struct TunWriter {
+    tun: Tun,
+    scratch: Vec<u8>,
+    /// The kernel may refuse UDP super-packets although it has the offload.
+    udp: Retry,
+    cut: u64,
+    /// Whether the kernel takes UDP super-packets, when that has changed.
+    changed: Option<bool>,
+}
+
+impl TunWriter {
+    /// Takes over the queue.
+    pub fn new(tun: Tun) -> Self {
+        Self { tun, scratch: Vec::new(), udp: Retry::after(REFUSALS_MAX), cut: 0, changed: None }
+    }
+
+    /// The queue itself, to read from.
+    pub fn tun(&self) -> &Tun {
+        &self.tun
+    }
+
+    /// Writes a packet whose header was checked; `false` if the kernel refused it or a part of it.
+    pub fn write(&mut self, header: VirtioHeader, packet: &[u8]) -> bool {
+        let is_udp_train = header.segmentation() == VirtioHeader::GSO_UDP_L4;
+        let offloads = self.tun.offloads();
+        if !offloads.vnet_header || (is_udp_train && !(offloads.udp && self.udp.is_allowed())) {
+            return self.write_cut(header, packet);
+        }
+        match self.tun.write(&header.to_native(), packet) {
+            Ok(()) => {
+                if is_udp_train && self.udp.on_taken() {
+                    self.changed = Some(true);
+                }
+                true
+            }
+            Err(error) if is_udp_train && error.raw_os_error() == Some(libc::EINVAL) => {
+                // Only if it goes through in pieces was the super-packet to blame.
+                let is_written = self.write_cut(header, packet);
+                if is_written && self.udp.on_refused() {
+                    self.changed = Some(false);
+                }
+                is_written
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the kernel takes UDP super-packets, when that has changed; told once.
+    pub fn poll_change(&mut self) -> Option<bool> {
+        self.changed.take()
+    }
+
+    /// Super-packets that were cut in software.
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    fn write_cut(&mut self, header: VirtioHeader, packet: &[u8]) -> bool {
+        let segments = segment_count(header, packet);
+        self.cut += u64::from(segments > 1);
+        let plain = VirtioHeader::default().to_native();
+        let mut all_written = true;
+        for index in 0..segments {
+            self.scratch.clear();
+            let left = segment_range(header, packet, index..index + 1, &mut self.scratch);
+            complete_checksum(left, &mut self.scratch);
+            all_written &= self.tun.write(&plain, &self.scratch).is_ok();
+        }
+        all_written
+    }
+}

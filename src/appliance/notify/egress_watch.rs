@@ -1,0 +1,252 @@
+//! The ways out of this host to the peers: whether anything on one may have dropped a datagram since it was last looked at.
+//!
+//! Asked each time before timestamps are believed. A timestamp shows that the driver has got one datagram. That none of
+//! its train was lost then or before shows only what has *not* changed: the link's carrier and its counts of drops, the
+//! queue, the addresses, the route, and the counter of a queue that drops what it has taken. A way that cannot be looked
+//! at may have dropped something. What follows from it is decided in [`crate::protect`].
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::io::netlink::{Change, CounterReader, LinkCounters, Monitor};
+use crate::io::qdisc::{DropCounter, egress};
+
+/// A device that datagrams leave through.
+#[derive(Debug)]
+struct Device {
+    index: u32,
+    counters: Option<LinkCounters>,
+    /// Its queue may drop what it has taken.
+    is_suspect: bool,
+    /// What tells whether it has; none where that cannot be asked.
+    queue: Option<DropCounter>,
+    drops: Option<u64>,
+    may_have_dropped: bool,
+}
+
+/// The way to one peer.
+#[derive(Clone, Copy, Debug)]
+struct PeerEgress {
+    to: IpAddr,
+    /// The address that datagrams leave from; none leaves it to the kernel.
+    from: Option<IpAddr>,
+    /// None where no route is found.
+    device: Option<u32>,
+    has_changed: bool,
+}
+
+/// The ways of one lane, by the number of the peer.
+#[derive(Debug, Default)]
+pub struct EgressWatch {
+    ways: Vec<Option<PeerEgress>>,
+    devices: Vec<Device>,
+    /// What is heard and asked; opened when there is a way to look at.
+    kernel: Option<Kernel>,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    monitor: Monitor,
+    counters: CounterReader,
+}
+
+impl Kernel {
+    fn open() -> io::Result<Self> {
+        Ok(Self { monitor: Monitor::open()?, counters: CounterReader::open()? })
+    }
+}
+
+impl EgressWatch {
+    /// Where the peers are now, and from which address they are sent to; nothing was sent there before that is not followed
+    /// yet. Cheap while nothing changes.
+    pub fn follow(&mut self, peers: impl Iterator<Item = Option<(IpAddr, Option<IpAddr>)>>) {
+        for (number, ends) in peers.enumerate() {
+            if self.ways.len() <= number {
+                self.ways.resize(number + 1, None);
+            }
+            if self.ways[number].map(|way| (way.to, way.from)) == ends {
+                continue;
+            }
+            // First heard, then looked at: what changes in between is heard.
+            if self.kernel.is_none() {
+                self.kernel = Kernel::open().inspect_err(complain).ok();
+            }
+            self.ways[number] = ends.map(|(to, from)| PeerEgress { to, from, device: None, has_changed: false });
+            self.find_device(number);
+        }
+    }
+
+    /// Calls `tell` with each peer on whose way something may have been dropped since the last time.
+    pub fn look(&mut self, mut tell: impl FnMut(u16)) {
+        if self.kernel.is_none() {
+            self.kernel = Kernel::open().ok();
+        }
+        let mut changes = Vec::new();
+        match &mut self.kernel {
+            Some(kernel) => kernel.monitor.drain(|change| changes.push(change)),
+            None => changes.push(Change::Lost),
+        }
+        for number in 0..self.ways.len() {
+            let Some(way) = &mut self.ways[number] else { continue };
+            // Without a way every change may be the one that makes it.
+            let concerns = |change: &Change| way.device.is_none_or(|device| change.concerns(way.to, device));
+            if changes.iter().any(concerns) {
+                way.has_changed = true;
+                self.find_device(number);
+            }
+        }
+        for device in &mut self.devices {
+            device.may_have_dropped = device.look(self.kernel.as_mut());
+        }
+        for (number, way) in (0..).zip(&mut self.ways) {
+            let Some(way) = way else { continue };
+            let device = self.devices.iter().find(|device| Some(device.index) == way.device);
+            if std::mem::take(&mut way.has_changed) | device.is_none_or(|device| device.may_have_dropped) {
+                tell(number);
+            }
+        }
+    }
+
+    /// Finds the device that leads to this peer now, and looks at its queue anew.
+    fn find_device(&mut self, number: usize) {
+        let Some(way) = self.ways[number].as_mut() else { return };
+        let found = egress(way.to, way.from).ok();
+        way.device = found.as_ref().map(|egress| egress.index);
+        if let Some(egress) = found {
+            let place = self.devices.iter().position(|device| device.index == egress.index);
+            let place = place.unwrap_or_else(|| {
+                self.devices.push(Device::new(egress.index));
+                self.devices.len() - 1
+            });
+            let device = &mut self.devices[place];
+            // A count that is known stays: what was dropped since may be about another peer, which has not been told yet.
+            if !device.is_suspect {
+                device.drops = egress.drops;
+            }
+            device.is_suspect = egress.may_drop_silently();
+            device.queue = device.is_suspect.then(|| DropCounter::open(egress.index).ok()).flatten();
+            if device.counters.is_none() {
+                device.look(self.kernel.as_mut());
+            }
+        }
+        let ways = &self.ways;
+        self.devices.retain(|device| ways.iter().flatten().any(|way| way.device == Some(device.index)));
+    }
+}
+
+fn complain(error: &io::Error) {
+    tracing::warn!("nothing is called protected: {error}");
+}
+
+impl Device {
+    fn new(index: u32) -> Self {
+        Self { index, counters: None, is_suspect: false, queue: None, drops: None, may_have_dropped: false }
+    }
+
+    /// Whether it may have dropped something since the last look.
+    fn look(&mut self, kernel: Option<&mut Kernel>) -> bool {
+        let counters = kernel.and_then(|kernel| kernel.counters.read(self.index).ok());
+        let before = std::mem::replace(&mut self.counters, counters);
+        let has_carrier = counters.is_some_and(|counters| counters.carrier);
+        let mut may_have_dropped = before != counters || !has_carrier;
+        if self.is_suspect {
+            let drops = self.queue.as_mut().and_then(|queue| queue.read().ok().flatten());
+            let before = std::mem::replace(&mut self.drops, drops);
+            // A queue that does not count cannot be believed.
+            may_have_dropped |= drops.is_none() || before != drops;
+        }
+        may_have_dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::namespace::NetworkNamespace;
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    fn run(program: &str, arguments: &str) {
+        let status = Command::new(program).args(arguments.split(' ')).status();
+        let status = status.unwrap_or_else(|error| panic!("{program}: {error}: apt-get install iproute2"));
+        assert!(status.success(), "{program} {arguments}");
+    }
+
+    fn doubtful(ways: &mut EgressWatch) -> Vec<u16> {
+        let mut told = Vec::new();
+        ways.look(|peer| told.push(peer));
+        told
+    }
+
+    #[test]
+    fn whatever_may_drop_without_an_error_is_noticed_at_the_next_look_and_only_for_whom_it_concerns() {
+        let inside = || {
+            for command in [
+                "link set lo up",
+                "link add oww0 type veth peer name oww1",
+                "link add oww2 type veth peer name oww3",
+                "link set oww0 up",
+                "link set oww1 up",
+                "link set oww2 up",
+                "link set oww3 up",
+                "address add 10.98.0.1/24 dev oww0",
+                "address add 10.97.0.1/24 dev oww2",
+                "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0",
+            ] {
+                run("ip", command);
+            }
+            let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
+            let peers = [to("10.98.0.2"), to("10.97.0.2"), None];
+            let mut ways = EgressWatch::default();
+            ways.follow(peers.into_iter());
+            // The kernel may still be telling of the links that were made.
+            doubtful(&mut ways);
+            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+            for (program, arguments) in [
+                ("ip", "link set oww1 down"),
+                ("ip", "link set oww1 up"),
+                ("ip", "link set oww0 down"),
+                ("ip", "link set oww0 up"),
+                ("tc", "qdisc replace dev oww0 root pfifo limit 100"),
+                ("tc", "qdisc change dev oww0 root pfifo limit 50"),
+                ("ip", "address add 10.98.0.9/24 dev oww0"),
+                ("ip", "address del 10.98.0.9/24 dev oww0"),
+                ("ip", "route add 10.98.0.2 dev oww2"),
+                ("ip", "route del 10.98.0.2 dev oww2"),
+            ] {
+                run(program, arguments);
+                assert!(doubtful(&mut ways).contains(&0), "{arguments}");
+                // The kernel tells of a carrier again, later; and a device that was down has lost its neighbour.
+                let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
+                while arguments != "link set oww1 down"
+                    && arguments != "link set oww0 down"
+                    && doubtful(&mut ways).contains(&0)
+                {
+                    assert!(std::time::Instant::now() < limit, "{arguments}: doubt has to end by itself");
+                }
+            }
+            ways.follow(peers.into_iter());
+            run("tc", "qdisc replace dev oww2 root pfifo limit 100");
+            assert_eq!(doubtful(&mut ways), [1], "the other peer is not concerned");
+            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+
+            run("tc", "qdisc replace dev oww0 root tbf rate 1mbit burst 5kb limit 20kb");
+            run("ip", "neighbor replace 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0");
+            assert_eq!(doubtful(&mut ways), [0], "the queue");
+            let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
+            (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
+            assert_eq!(doubtful(&mut ways), [0], "it counts what it has dropped");
+            // A change that is about the way of another peer does not hide what was dropped.
+            (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
+            ways.ways[0].as_mut().unwrap().has_changed = false;
+            ways.find_device(0);
+            assert_eq!(doubtful(&mut ways), [0], "the count that was known stays");
+            ways.devices.iter_mut().for_each(|device| device.queue = None);
+            assert_eq!(doubtful(&mut ways), [0], "a queue that may drop and cannot be asked is not believed");
+            run("ip", "link del oww2");
+            assert!(doubtful(&mut ways).contains(&1), "there is no way");
+            assert!(doubtful(&mut ways).contains(&1), "and still none");
+        };
+        NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
+    }
+}

@@ -1,0 +1,340 @@
+//! The port: the notification port, with the publisher behind it. Lane 0 has it and runs it in its turns.
+//!
+//! It puts together what lanes see of the same peer: a link is as good as on its worst lane, a barrier is answered when
+//! all have answered. Whether something is protected was decided in [`crate::protect`]. A barrier that is about nothing,
+//! or asked while packets for a peer are dropped for want of a session, is answered no.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
+
+use crate::appliance::notify::excess_log::Excess;
+use crate::appliance::notify::notification::{Notification, reason_of, state_of};
+use crate::appliance::notify::violation_log::ViolationLog;
+use crate::notify::envelope::KeyRing;
+use crate::notify::message::{Level, Peer};
+use crate::notify::publisher::{Asked, Counters, Limits, Publisher};
+use crate::protect::{LinkState, StateReason};
+
+/// Requests read in one turn.
+const READ_BUDGET: usize = 32;
+/// Notifications sent in one turn.
+const SEND_BUDGET: usize = 256;
+/// A request is far shorter; what is longer is cut and refused.
+const REQUEST_MAX: usize = 2048;
+
+/// What the port is made from.
+#[derive(Debug)]
+pub struct NotifyPortSettings {
+    /// Where requests come in.
+    pub listen: SocketAddr,
+    /// The keys of subscribers.
+    pub keys: KeyRing,
+    /// Names of the peers, by number.
+    pub peers: Vec<String>,
+    /// Lanes that will tell.
+    pub lanes: usize,
+    /// Random, of this run.
+    pub epoch: u64,
+    /// Random, of this run, and secret.
+    pub secret: [u8; 32],
+}
+
+/// One peer, as each lane sees it.
+#[derive(Debug)]
+struct Link {
+    name: String,
+    lanes: Vec<(LinkState, StateReason)>,
+    told: Option<(LinkState, StateReason)>,
+}
+
+impl Link {
+    fn is_down(&self) -> bool {
+        self.lanes.iter().any(|(state, _)| *state == LinkState::Down)
+    }
+}
+
+/// A barrier that lanes still have to answer.
+#[derive(Debug)]
+struct Barrier {
+    id: u64,
+    missing: usize,
+    level: Level,
+}
+
+/// The publisher and its socket.
+#[derive(Debug)]
+pub struct NotifyPort {
+    socket: UdpSocket,
+    listen: SocketAddr,
+    publisher: Publisher,
+    links: Vec<Link>,
+    barriers: Vec<Barrier>,
+    broken: ViolationLog,
+    excess: Excess,
+    buffer: Box<[u8; REQUEST_MAX]>,
+    /// Requests may wait in the socket, which is edge-triggered.
+    readable: bool,
+    /// Something may wait to be told.
+    pending: bool,
+}
+
+impl NotifyPort {
+    /// Opens the port.
+    pub fn open(settings: NotifyPortSettings, now: Instant) -> io::Result<Self> {
+        let words = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    ": the port is in use; `ss -lunp` says by whom: stop that program or choose another port in \
+                     `notify.listen`"
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    ": no interface of this host has this address; `ip address` lists them: correct `notify.listen`"
+                }
+                _ => "",
+            };
+            io::Error::new(
+                error.kind(),
+                format!("cannot open the notification port {}{advice} ({error})", settings.listen),
+            )
+        };
+        let socket = UdpSocket::bind(settings.listen).map_err(words)?;
+        socket.set_nonblocking(true)?;
+        let listen = socket.local_addr()?;
+        let unknown = (LinkState::Down, StateReason::NoSession);
+        let links =
+            settings.peers.into_iter().map(|name| Link { name, lanes: vec![unknown; settings.lanes], told: None });
+        let mut port = Self {
+            socket,
+            listen,
+            publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
+            links: links.collect(),
+            barriers: Vec::new(),
+            broken: ViolationLog::default(),
+            excess: Excess::default(),
+            buffer: Box::new([0; REQUEST_MAX]),
+            readable: true,
+            pending: true,
+        };
+        (0..port.links.len()).for_each(|peer| port.tell_link(peer, now));
+        Ok(port)
+    }
+
+    /// Takes note of something; subscribers hear of it with [`send`](Self::send).
+    pub fn tell(&mut self, told: Notification, now: Instant) {
+        self.pending = true;
+        match told {
+            Notification::Flow(flow) => self.publisher.publish_flow(&flow, now),
+            Notification::Block(block) => self.publisher.publish_block(&block),
+            Notification::Violation { peer, ranges } => {
+                let name = self.links.get(peer as usize).map_or("?", |link| &link.name);
+                self.broken.note(name, &ranges, now);
+                self.publisher.publish_violation(peer, &ranges, now);
+            }
+            Notification::State { peer, lane, state, reason } => {
+                let Some(link) = self.links.get_mut(peer as usize) else { return };
+                if let Some(seen) = link.lanes.get_mut(usize::from(lane)) {
+                    *seen = (state, reason);
+                }
+                self.tell_link(peer as usize, now);
+            }
+            Notification::Barrier { id, level } => self.on_barrier(id, level),
+        }
+    }
+
+    fn tell_link(&mut self, peer: usize, now: Instant) {
+        let link = &mut self.links[peer];
+        let worst = link.lanes.iter().max_by_key(|(state, _)| *state).copied();
+        let (state, reason) = worst.unwrap_or((LinkState::Down, StateReason::NoSession));
+        if link.told.replace((state, reason)) == Some((state, reason)) {
+            return;
+        }
+        let (state, reason) = (state_of(state), reason_of(reason));
+        tracing::info!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        let name = Some(link.name.clone().into_boxed_str());
+        self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
+    }
+
+    /// Begins a barrier that so many will answer.
+    pub fn begin_barrier(&mut self, id: u64, answers: usize) {
+        self.barriers.push(Barrier { id, missing: answers, level: Level::Acked });
+        // What is read for a peer without a session is dropped, and in no block that anybody could ask about.
+        if answers == 0 || self.links.iter().any(Link::is_down) {
+            self.on_barrier(id, None);
+        }
+    }
+
+    fn on_barrier(&mut self, id: u64, level: Option<Level>) {
+        let Some(at) = self.barriers.iter().position(|barrier| barrier.id == id) else { return };
+        let barrier = &mut self.barriers[at];
+        barrier.missing = barrier.missing.saturating_sub(1);
+        let outcome = match level {
+            None => None,
+            Some(level) => {
+                barrier.level = barrier.level.min(level);
+                if barrier.missing > 0 {
+                    return;
+                }
+                // At none of them was anything ever read: there is nothing that could be protected.
+                Some(barrier.level).filter(|level| *level < Level::Acked)
+            }
+        };
+        self.barriers.swap_remove(at);
+        self.publisher.publish_barrier(id, outcome);
+    }
+
+    /// Requests may have come.
+    pub fn on_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Reads requests, as many as one turn may.
+    pub fn read(&mut self, now: Instant) {
+        for _ in 0..READ_BUDGET {
+            if !self.readable {
+                return;
+            }
+            match self.socket.recv_from(&mut self.buffer[..]) {
+                Ok((len, from)) => {
+                    self.publisher.handle_datagram(from, &self.buffer[..len], now);
+                    self.pending = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                // A subscriber that is gone shows as an error of the next call; others may have written meanwhile.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// There is more to read, or to send, than one turn may.
+    pub fn is_busy(&self) -> bool {
+        self.readable || self.pending
+    }
+
+    /// What subscribers want of the appliance.
+    pub fn poll_asked(&mut self) -> Option<Asked> {
+        self.publisher.poll_asked()
+    }
+
+    /// Tells subscribers what they have not been told.
+    pub fn send(&mut self, now: Instant) {
+        self.broken.say(now);
+        let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
+        if let Some(words) = who.and_then(|(address, key)| self.excess.note(address, key, count, now)) {
+            tracing::warn!("{words}");
+        }
+        if let Some(words) = self.excess.poll_ended(now) {
+            tracing::info!("{words}");
+        }
+        if self.publisher.poll_timeout().is_some_and(|at| at <= now) {
+            self.publisher.handle_timeout(now);
+            self.pending = true;
+        }
+        if self.pending {
+            let socket = &self.socket;
+            let sent =
+                self.publisher.poll_datagrams(SEND_BUDGET, now, |to, datagram| socket.send_to(datagram, to).is_ok());
+            self.pending = sent >= SEND_BUDGET;
+        }
+    }
+
+    /// When to send next if nothing comes.
+    pub fn deadline(&self) -> Option<Instant> {
+        let said = self.broken.deadline().into_iter().chain(self.excess.deadline());
+        self.publisher.poll_timeout().into_iter().chain(said).min()
+    }
+
+    /// Somebody wants to know of each block.
+    pub fn wants_blocks(&self) -> bool {
+        self.publisher.wants_blocks()
+    }
+
+    /// Where it listens.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Subscribers with a lease.
+    pub fn subscribers(&self) -> usize {
+        self.publisher.subscribers().count()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.publisher.counters()
+    }
+}
+
+impl AsRawFd for NotifyPort {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::notify::client::{Client, Reason, Waited};
+    use crate::notify::secret::Secret;
+
+    /// What a client is answered to a barrier by an appliance with two peers whose links have these states and whose
+    /// lanes answer so.
+    fn answered(links: [LinkState; 2], answers: [Option<Level>; 2]) -> Waited {
+        let secret = Secret::from_random(&[5; 32]);
+        let mut keys = KeyRing::new();
+        keys.insert(secret.to_key(1)).unwrap();
+        let settings = NotifyPortSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys,
+            peers: vec!["syracuse".to_owned(), "utica".to_owned()],
+            lanes: 1,
+            epoch: 3,
+            secret: [0; 32],
+        };
+        let mut port = NotifyPort::open(settings, Instant::now()).unwrap();
+        for (peer, state) in (0..).zip(links) {
+            port.tell(Notification::State { peer, lane: 0, state, reason: StateReason::None }, Instant::now());
+        }
+        let at = port.listen();
+        let asking = std::thread::spawn(move || {
+            let mut client = Client::connect(at, secret.to_key(1)).unwrap();
+            client.set_least_level(Level::Queued);
+            client.barrier(Instant::now() + Duration::from_secs(10)).unwrap()
+        });
+        while !asking.is_finished() {
+            let now = Instant::now();
+            port.on_readable();
+            port.read(now);
+            while let Some(asked) = port.poll_asked() {
+                let Asked::Barrier { id } = asked else { panic!("{asked:?}") };
+                port.begin_barrier(id, answers.len());
+                answers.iter().for_each(|level| port.tell(Notification::Barrier { id, level: *level }, now));
+            }
+            port.send(now);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        asking.join().unwrap()
+    }
+
+    #[test]
+    fn a_barrier_about_nothing_or_beside_a_peer_that_is_down_is_no_yes() {
+        use LinkState::{Degraded, Down, Up};
+        let no = Waited::NotProtected { reason: Reason::Failed };
+        let yes = |level| Waited::Protected { level };
+        let (nothing, decoded, on_wire) = (Some(Level::Acked), Some(Level::Decoded), Some(Level::OnWire));
+        for (links, answers, wanted) in [
+            ([Up, Up], [nothing, nothing], no),
+            ([Up, Up], [nothing, decoded], yes(Level::Decoded)),
+            ([Up, Up], [on_wire, decoded], yes(Level::OnWire)),
+            ([Up, Up], [decoded, None], no),
+            ([Degraded, Up], [decoded, decoded], yes(Level::Decoded)),
+            ([Up, Down], [decoded, decoded], no),
+            ([Up, Down], [decoded, nothing], no),
+        ] {
+            assert_eq!(answered(links, answers), wanted, "{links:?} {answers:?}");
+        }
+    }
+}

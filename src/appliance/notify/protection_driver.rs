@@ -1,0 +1,239 @@
+//! The driver of a lane: brings what happens on the lane to its promises, and what follows from it to subscribers.
+//!
+//! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
+//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
+//! are believed, the egress to the peers are looked at: one datagram of a train may have left and others not.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::appliance::notify::egress_watch::EgressWatch;
+use crate::appliance::notify::notification::{Notification, key_from};
+use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
+use crate::notify::publisher::Asked;
+use crate::protect::{Evidence, LaneProtection};
+use crate::tunnel::PeerId;
+use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
+use crate::tunnel::peer::Peer;
+
+/// When to try again to ask a lane that has no room.
+const ASK_STEP: Duration = Duration::from_millis(1);
+
+/// Keeps one lane's promises.
+#[derive(Debug)]
+pub struct ProtectionDriver {
+    lane: u8,
+    lane_protection: LaneProtection,
+    publish_path: PublishPath,
+    egress: EgressWatch,
+    /// The address that the socket is bound to, if to one.
+    bound: Option<IpAddr>,
+    /// Timestamps that were read and not believed yet.
+    read: Vec<u32>,
+    stamps: bool,
+    tells_blocks: bool,
+}
+
+impl ProtectionDriver {
+    /// The driver of `lane`, whose socket is bound to this address, if to one.
+    pub fn new(lane: u8, lane_protection: LaneProtection, publish_path: PublishPath, bound: Option<IpAddr>) -> Self {
+        let stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
+        let (egress, read) = (EgressWatch::default(), Vec::new());
+        Self { lane, lane_protection, publish_path, egress, bound, read, stamps, tells_blocks: false }
+    }
+
+    /// A packet is about to be put into its block.
+    #[inline]
+    pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
+        self.lane_protection.on_outgoing(outgoing, now);
+    }
+
+    /// A packet came from a peer.
+    #[inline]
+    pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
+        self.lane_protection.on_incoming(incoming, now);
+    }
+
+    /// The number to ask for the timestamps of the next send with; none where timestamps are no evidence.
+    pub fn next_stamp(&self) -> Option<u32> {
+        self.stamps.then(|| self.lane_protection.next_stamp())
+    }
+
+    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+        if self.stamps {
+            self.lane_protection.on_taken(peer, send, timestamps, now);
+        }
+    }
+
+    /// A timestamp that comes now may decide that something is protected.
+    pub fn awaits_departures(&self) -> bool {
+        self.lane_protection.is_waiting() && self.lane_protection.awaits_departures()
+    }
+
+    /// First: what happened to blocks and what reports told.
+    pub fn on_progress(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        while let Some((peer, event)) = forwarder.poll_block_event() {
+            self.lane_protection.on_block(peer, event, now);
+        }
+        while let Some((peer, heard)) = forwarder.poll_feedback() {
+            self.lane_protection.on_feedback(peer, &heard, now);
+        }
+        for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
+            protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
+        }
+        self.follow(forwarder);
+    }
+
+    /// The peers may be sent to by another way from now on. Before anything is sent there: what is dropped on a way is told by
+    /// what has changed since it was first looked at.
+    pub fn follow(&mut self, forwarder: &Forwarder) {
+        if self.stamps {
+            let ends = |peer: &Peer| {
+                let endpoint = peer.endpoint()?;
+                Some((endpoint.remote.ip(), endpoint.local.or(self.bound)))
+            };
+            self.egress.follow(forwarder.peers().iter().map(ends));
+        }
+    }
+
+    /// Then: a timestamp with this number came. What follows from it does so in [`publish`](Self::publish).
+    pub fn on_stamp(&mut self, number: u32) {
+        self.read.push(number);
+    }
+
+    /// An error came back for a datagram that the kernel had taken and that was sent to this address.
+    pub fn on_late_error(&mut self, to: IpAddr, forwarder: &Forwarder, now: Instant) {
+        for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
+            if to.is_unspecified() || peer.address().is_some_and(|address| address.ip() == to) {
+                protection.on_dropped_here(now);
+            }
+        }
+    }
+
+    /// Last: what is due, what is asked, and what there is to tell.
+    pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        // What no timestamp of now can decide is looked at when one can.
+        if !self.read.is_empty() && self.lane_protection.awaits_departures() {
+            let peers = self.lane_protection.peers_mut();
+            self.egress
+                .look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
+        }
+        for number in self.read.drain(..) {
+            self.lane_protection.on_stamp(number, now);
+        }
+        self.lane_protection.handle_timeout(now);
+        if let Some(port) = self.publish_path.port_mut() {
+            port.read(now);
+        }
+        self.obey(forwarder, now);
+        self.tell(now);
+        self.publish_path.pass_on(now);
+        if let Some(port) = self.publish_path.port_mut() {
+            port.send(now);
+        }
+    }
+
+    fn obey(&mut self, forwarder: &mut Forwarder, now: Instant) {
+        while let Some(request) = self.publish_path.poll_request_for_lane() {
+            self.run(request, forwarder, now);
+        }
+        while self.publish_path.can_ask()
+            && let Some(asked) = self.publish_path.port_mut().and_then(|port| port.poll_asked())
+        {
+            let request = match asked {
+                Asked::Register { key, cookie } => LaneRequest::Register(key, cookie),
+                Asked::Flush => LaneRequest::Flush,
+                Asked::Barrier { id } => LaneRequest::Barrier(id),
+            };
+            self.send_round(request, now);
+            self.run(request, forwarder, now);
+        }
+        let wanted = self.publish_path.port().map(|port| port.wants_blocks());
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks)
+            && self.publish_path.can_ask()
+        {
+            self.send_round(LaneRequest::Blocks(wanted), now);
+            self.run(LaneRequest::Blocks(wanted), forwarder, now);
+        }
+    }
+
+    fn send_round(&mut self, request: LaneRequest, now: Instant) {
+        let peers = self.lane_protection.peers().len();
+        if let (LaneRequest::Barrier(id), lanes) = (request, self.publish_path.other_lanes() + 1)
+            && let Some(port) = self.publish_path.port_mut()
+        {
+            port.begin_barrier(id, peers * lanes);
+        }
+        let ended = self.publish_path.send_all(request);
+        if let (LaneRequest::Barrier(id), 1..) = (request, ended) {
+            self.publish_path.tell(Notification::Barrier { id, level: None }, now);
+        }
+    }
+
+    fn run(&mut self, request: LaneRequest, forwarder: &mut Forwarder, now: Instant) {
+        match request {
+            LaneRequest::Flush => forwarder.flush(now),
+            LaneRequest::Blocks(wanted) => {
+                self.tells_blocks = wanted;
+                self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.set_tells_blocks(wanted));
+            }
+            LaneRequest::Barrier(id) => {
+                self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
+                // What is protected already is answered in this turn.
+                self.lane_protection.handle_timeout(now);
+            }
+            LaneRequest::Register(key, cookie) => {
+                for protection in self.lane_protection.peers_mut() {
+                    if let Err(error) = protection.register(&key_from(&key), cookie, now) {
+                        tracing::debug!("a cookie was not kept: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        while self.publish_path.can_tell() {
+            let Some((peer, notice)) = self.lane_protection.poll_notice() else { return };
+            let Self { lane_protection, publish_path, lane, .. } = self;
+            let protection = &lane_protection.peers()[usize::from(peer.0)];
+            Notification::of(notice, protection, peer, *lane, |told| publish_path.tell(told, now));
+        }
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let port = self.publish_path.port().and_then(|port| port.deadline());
+        // Nothing tells that another lane has taken an request.
+        let asked = (!self.publish_path.can_ask()).then_some(now + ASK_STEP);
+        self.lane_protection.deadline(now).into_iter().chain(port).chain(asked).min()
+    }
+
+    /// There is more to do than fitted into this turn.
+    pub fn is_busy(&mut self) -> bool {
+        !self.read.is_empty()
+            || !self.publish_path.can_tell()
+            || self.publish_path.port().is_some_and(|port| port.is_busy())
+    }
+
+    /// The appliance is about to stop.
+    pub fn on_drain(&mut self) {
+        self.lane_protection.on_drain();
+    }
+
+    /// Nothing waits for the kernel, for a timestamp or to be told.
+    pub fn is_settled(&mut self) -> bool {
+        self.lane_protection.is_settled() && self.publish_path.is_done()
+    }
+
+    /// The promises, for status.
+    pub fn lane_protection(&self) -> &LaneProtection {
+        &self.lane_protection
+    }
+
+    /// The port, on lane 0.
+    pub fn publish_path(&mut self) -> &mut PublishPath {
+        &mut self.publish_path
+    }
+}

@@ -1,0 +1,292 @@
+//! How a lane speaks to subscribers: lane 0 through the port it has, the others through lane 0.
+//!
+//! Between lanes there are bounded channels and wakers. What does not fit waits where it came from: positions are
+//! cumulative, so a lane that cannot speak for a moment has less to say afterwards, not more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Instant;
+
+use mio::Waker;
+
+use crate::appliance::notify::notification::Notification;
+use crate::appliance::notify::port::NotifyPort;
+use crate::notify::message::FlowKey;
+
+/// Messages that may wait for lane 0.
+const NOTIFICATIONS_MAX: usize = 4096;
+/// Errands that may wait for a lane.
+const ERRANDS_MAX: usize = 256;
+
+/// What lane 0 asks of another for a subscriber.
+#[derive(Clone, Copy, Debug)]
+pub enum LaneRequest {
+    /// Put a cookie on a flow.
+    Register(FlowKey, u64),
+    /// Close the open blocks.
+    Flush,
+    /// Tell when everything read so far is protected.
+    Barrier(u64),
+    /// Tell of each block from now on, or no longer.
+    Blocks(bool),
+}
+
+/// How lane 0 reaches another lane.
+#[derive(Debug)]
+pub struct OtherLane {
+    requests: SyncSender<LaneRequest>,
+    /// What did not fit; nothing more is asked until it does.
+    stuck: VecDeque<LaneRequest>,
+    waker: Arc<Waker>,
+}
+
+impl OtherLane {
+    /// Sends what waits, as much as fits. False if the lane has ended; what waits for it is forgotten then.
+    fn send(&mut self) -> bool {
+        let mut is_sent = false;
+        while let Some(&request) = self.stuck.front() {
+            match self.requests.try_send(request) {
+                Ok(()) => is_sent = true,
+                Err(TrySendError::Full(_)) => break,
+                Err(TrySendError::Disconnected(_)) => {
+                    self.stuck.clear();
+                    return false;
+                }
+            }
+            self.stuck.pop_front();
+        }
+        !is_sent || self.waker.wake().is_ok()
+    }
+}
+
+/// A lane's way to subscribers.
+#[derive(Debug)]
+pub enum PublishPath {
+    /// The lane with the port.
+    NotifyPort {
+        /// The port.
+        port: Box<NotifyPort>,
+        /// What other lanes have to tell.
+        notifications: Receiver<Notification>,
+        /// The other lanes.
+        other_lanes: Vec<OtherLane>,
+        /// All of them have ended, and everything that they had to tell was heard.
+        heard_all: bool,
+    },
+    /// Any other.
+    Relay {
+        /// To lane 0.
+        notifications: SyncSender<Notification>,
+        /// Wakes lane 0.
+        waker: Arc<Waker>,
+        /// From lane 0.
+        requests: Receiver<LaneRequest>,
+        /// What did not fit; nothing is added but what belongs to the same notice.
+        stuck: VecDeque<Notification>,
+        /// Something was put into the channel since lane 0 was woken.
+        unwoken: bool,
+    },
+}
+
+impl PublishPath {
+    /// The publish_paths of all lanes, whose wakers these are.
+    pub fn of_lanes(port: NotifyPort, wakers: &[Arc<Waker>]) -> Vec<Self> {
+        let (tell, notifications) = sync_channel(NOTIFICATIONS_MAX);
+        let mut other_lanes = Vec::new();
+        let mut relays = Vec::new();
+        for waker in wakers.iter().skip(1) {
+            let (send, requests) = sync_channel(ERRANDS_MAX);
+            other_lanes.push(OtherLane { requests: send, stuck: VecDeque::new(), waker: Arc::clone(waker) });
+            let (notifications, waker) = (tell.clone(), Arc::clone(&wakers[0]));
+            relays.push(Self::Relay { notifications, waker, requests, stuck: VecDeque::new(), unwoken: false });
+        }
+        let mut publish_paths =
+            vec![Self::NotifyPort { port: Box::new(port), notifications, other_lanes, heard_all: false }];
+        publish_paths.append(&mut relays);
+        publish_paths
+    }
+
+    /// The port, on lane 0.
+    pub fn port(&self) -> Option<&NotifyPort> {
+        match self {
+            Self::NotifyPort { port, .. } => Some(port),
+            Self::Relay { .. } => None,
+        }
+    }
+
+    /// The port, on lane 0.
+    pub fn port_mut(&mut self) -> Option<&mut NotifyPort> {
+        match self {
+            Self::NotifyPort { port, .. } => Some(port),
+            Self::Relay { .. } => None,
+        }
+    }
+
+    /// There is room for another message.
+    pub fn can_tell(&mut self) -> bool {
+        let Self::Relay { notifications, stuck, unwoken, .. } = self else { return true };
+        while let Some(waiting) = stuck.pop_front() {
+            match notifications.try_send(waiting) {
+                Ok(()) => *unwoken = true,
+                Err(TrySendError::Full(waiting)) => {
+                    stuck.push_front(waiting);
+                    return false;
+                }
+                // Lane 0 has ended, and the appliance with it.
+                Err(TrySendError::Disconnected(_)) => {}
+            }
+        }
+        true
+    }
+
+    /// Takes a message; call it while there [is room](Self::can_tell).
+    pub fn tell(&mut self, message: Notification, now: Instant) {
+        match self {
+            Self::NotifyPort { port, .. } => port.tell(message, now),
+            Self::Relay { stuck, .. } if !stuck.is_empty() => stuck.push_back(message),
+            Self::Relay { notifications, stuck, unwoken, .. } => match notifications.try_send(message) {
+                Ok(()) => *unwoken = true,
+                Err(TrySendError::Full(message)) => stuck.push_back(message),
+                Err(TrySendError::Disconnected(_)) => {}
+            },
+        }
+    }
+
+    /// Passes on what other lanes have notifications, or wakes the lane that will.
+    pub fn pass_on(&mut self, now: Instant) {
+        match self {
+            Self::NotifyPort { port, notifications, heard_all, .. } => loop {
+                match notifications.try_recv() {
+                    Ok(message) => port.tell(message, now),
+                    Err(ended) => {
+                        *heard_all = ended == TryRecvError::Disconnected;
+                        break;
+                    }
+                }
+            },
+            Self::Relay { waker, unwoken, .. } => {
+                if std::mem::take(unwoken) {
+                    // A waker that fails has no poll any more: the appliance ends.
+                    let _ = waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Nothing more has to be notifications through this publish_path: what is stuck has gone, and nobody else speaks through it.
+    pub fn is_done(&mut self) -> bool {
+        match self {
+            Self::NotifyPort { heard_all, .. } => *heard_all,
+            Self::Relay { .. } => self.can_tell(),
+        }
+    }
+
+    /// What lane 0 wants of this lane.
+    pub fn poll_request_for_lane(&mut self) -> Option<LaneRequest> {
+        match self {
+            Self::NotifyPort { .. } => None,
+            Self::Relay { requests, .. } => requests.try_recv().ok(),
+        }
+    }
+
+    /// Sends the other lanes on an request; tells how many will not get it, because they have ended.
+    pub fn send_all(&mut self, request: LaneRequest) -> usize {
+        let Self::NotifyPort { other_lanes, .. } = self else { return 0 };
+        let mut ended = 0;
+        for other_lane in other_lanes {
+            other_lane.stuck.push_back(request);
+            ended += usize::from(!other_lane.send());
+        }
+        ended
+    }
+
+    /// Every lane has been sent on every request so far. Until then no other is to be begun: what was promised to a subscriber is
+    /// not dropped, and what waits is bounded.
+    pub fn can_ask(&mut self) -> bool {
+        let Self::NotifyPort { other_lanes, .. } = self else { return true };
+        for other_lane in other_lanes.iter_mut() {
+            other_lane.send();
+        }
+        other_lanes.iter().all(|other_lane| other_lane.stuck.is_empty())
+    }
+
+    /// Other lanes that an request reaches.
+    pub fn other_lanes(&self) -> usize {
+        match self {
+            Self::NotifyPort { other_lanes, .. } => other_lanes.len(),
+            Self::Relay { .. } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::appliance::notify::port::NotifyPortSettings;
+    use crate::notify::envelope::KeyRing;
+    use crate::protect::{LinkState, StateReason};
+
+    fn settings(lanes: usize) -> NotifyPortSettings {
+        NotifyPortSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys: KeyRing::default(),
+            peers: vec!["syracuse".to_owned()],
+            lanes,
+            epoch: 1,
+            secret: [0; 32],
+        }
+    }
+
+    #[test]
+    fn what_a_busy_lane_is_asked_for_waits_and_is_not_dropped() {
+        let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        let port = NotifyPort::open(settings(3), now).unwrap();
+        let mut publish_paths = PublishPath::of_lanes(port, &vec![waker; 3]);
+        let (mut busy, mut port) = (publish_paths.pop().unwrap(), publish_paths.remove(0));
+        let barriers = |publish_path: &mut PublishPath| {
+            let request = || publish_path.poll_request_for_lane();
+            let ids = std::iter::from_fn(request).map(|request| match request {
+                LaneRequest::Barrier(id) => id,
+                other => panic!("{other:?}"),
+            });
+            ids.collect::<Vec<u64>>()
+        };
+        for id in 0..=ERRANDS_MAX as u64 {
+            assert!(port.can_ask(), "{id}");
+            assert_eq!(port.send_all(LaneRequest::Barrier(id)), 0);
+            barriers(&mut publish_paths[0]);
+        }
+        assert!(!port.can_ask(), "one lane has not got the last");
+        let mut got = barriers(&mut busy);
+        assert!(port.can_ask());
+        got.append(&mut barriers(&mut busy));
+        assert!(got.iter().copied().eq(0..=ERRANDS_MAX as u64), "all, in their order");
+        drop(busy);
+        assert_eq!(port.send_all(LaneRequest::Flush), 1);
+        assert!(port.can_ask(), "who has ended is not waited for");
+    }
+
+    #[test]
+    fn the_port_closed_before_the_last_words_of_another_lane() {
+        let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
+        let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        for lanes in [1, 2] {
+            let wakers = vec![waker.clone(); lanes];
+            let mut publish_paths = PublishPath::of_lanes(NotifyPort::open(settings(lanes), now).unwrap(), &wakers);
+            let mut port = publish_paths.remove(0);
+            port.pass_on(now);
+            assert_eq!(port.is_done(), lanes == 1, "{lanes}");
+            for mut relay in publish_paths {
+                let (state, reason) = (LinkState::Draining, StateReason::Administrator);
+                relay.tell(Notification::State { peer: 0, lane: 1, state, reason }, now);
+                assert!(relay.is_done());
+            }
+            // The other lane has ended; its words wait.
+            assert_eq!(port.is_done(), lanes == 1, "{lanes}");
+            port.pass_on(now);
+            assert!(port.is_done());
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Promises that were broken, said in the log: at once, and then no more often than each second, with the bytes that they
+//! were about. Each of them may have been acknowledged to somebody. Counters are kept elsewhere.
+
+use std::time::Instant;
+
+use crate::io::paced::Paced;
+use crate::notify::message::Range;
+
+/// What was lost and not said yet.
+#[derive(Debug, Default)]
+pub struct ViolationLog {
+    losses: u64,
+    bytes: u64,
+    ranges: Paced,
+}
+
+impl ViolationLog {
+    /// These ranges toward `peer` had been called protected and cannot be rebuilt; none are those of flows that are not
+    /// known any more.
+    pub fn note(&mut self, peer: &str, ranges: &[Range], now: Instant) {
+        self.losses += 1;
+        for Range { key, start, end, .. } in ranges {
+            self.bytes += end.saturating_sub(*start);
+            self.ranges.add(format_args!("{} > {} ({peer}) bytes {start}..{end}", key.source, key.destination));
+        }
+        self.say(now);
+    }
+
+    /// When there is more to say.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ranges.deadline().filter(|_| self.losses > 0)
+    }
+
+    /// Says what was not said yet, if the last time was long enough ago.
+    pub fn say(&mut self, now: Instant) {
+        if self.ranges.is_due(now)
+            && let Some(words) = self.take_words()
+        {
+            self.ranges.on_said(now);
+            tracing::error!("{words}");
+        }
+    }
+
+    fn take_words(&mut self) -> Option<String> {
+        let (losses, bytes) = (std::mem::take(&mut self.losses), std::mem::take(&mut self.bytes));
+        if losses == 0 {
+            return None;
+        }
+        let which = match self.ranges.take("ranges") {
+            (0, _) => "of flows that are not known any more".to_owned(),
+            (_, named) => named,
+        };
+        Some(format!(
+            "a promise was broken: blocks that were called protected lost more than their repair symbols ({losses} losses, \
+             {bytes} bytes: {which}). What was acknowledged for them is not at the mirror until it is sent again. If it \
+             happens again, the path loses more than `redundancy` repairs: raise `repair`, and look at the losses in \
+             `onwire status`"
+        ))
+    }
+}
+
+impl Drop for ViolationLog {
+    fn drop(&mut self) {
+        if let Some(words) = self.take_words() {
+            tracing::error!("{words}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::paced::INTERVAL;
+    use crate::notify::message::FlowKey;
+
+    fn range(port: u16, start: u64) -> Range {
+        let key = FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 80).into());
+        Range { key, instance: 1, start, end: start + 10 }
+    }
+
+    #[test]
+    fn the_first_is_said_at_once_and_those_of_the_next_second_in_one_line() {
+        let start = Instant::now();
+        let mut broken = ViolationLog::default();
+        broken.note("syracuse", &[range(1, 0)], start);
+        assert_eq!((broken.losses, broken.deadline()), (0, None), "said");
+        (2..12).for_each(|port| broken.note("syracuse", &[range(port, 100)], start + Duration::from_millis(1)));
+        assert_eq!((broken.losses, broken.deadline()), (10, Some(start + INTERVAL)));
+        broken.say(start + INTERVAL - Duration::from_nanos(1));
+        let words = broken.take_words().unwrap();
+        assert!(
+            words.contains("10 losses, 100 bytes: 10.1.0.1:2 > 10.2.0.1:80 (syracuse) bytes 100..110; 10.1."),
+            "{words}"
+        );
+        assert!(words.contains("10.1.0.1:9 > ") && !words.contains("10.1.0.1:10 > "), "{words}");
+        assert!(words.contains("; and 2 ranges more)"), "{words}");
+        assert_eq!(broken.take_words(), None);
+        broken.note("syracuse", &[], start + INTERVAL / 2);
+        assert!(broken.take_words().unwrap().contains("of flows that are not known any more"));
+    }
+}

@@ -1,0 +1,328 @@
+//! Status as a value: what the lanes have counted, put together for people and programs.
+//!
+//! The JSON form is for programs: fields are only added. How it looks to a person is decided in [`crate::cli`].
+
+pub mod arrivals;
+pub mod drain;
+pub mod protection;
+pub mod socket;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::appliance::host::routes::RouteTrouble;
+use crate::appliance::lane::last_hop::LastHopStatus;
+use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
+use crate::appliance::status::arrivals::ArrivedStatus;
+use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
+use crate::tunnel::drop_reason::Drops;
+use crate::tunnel::sender::Sent;
+use crate::wire::report::Reception;
+
+/// The whole of a running appliance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// `node.name`.
+    pub node: String,
+    /// Of the program.
+    pub version: String,
+    /// Since its start.
+    pub uptime_s: f64,
+    /// Random at each start, in hexadecimal.
+    pub epoch: String,
+    /// `running` or `stopped`.
+    pub state: String,
+    /// Log lines that found nobody to read them, or could not be written.
+    #[serde(default)]
+    pub log_lines_lost: u64,
+    /// The TUN device.
+    pub tun: TunStatus,
+    /// Each lane.
+    pub lanes: Vec<LaneStatus>,
+    /// Each peer, over all lanes.
+    pub peers: Vec<PeerStatus>,
+    /// The notification port, if there is one.
+    #[serde(default)]
+    pub notify: Option<NotifyStatus>,
+    /// What was thrown away, by reason, over all lanes; reasons that never occurred are left out.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The TUN device.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TunStatus {
+    /// Its name.
+    pub name: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// `fast` or `simple`.
+    pub backend: String,
+    /// Why the simple back-end is used although the fast one was wanted.
+    pub fallback: Option<String>,
+    /// TCP super-packets pass uncut.
+    pub tcp_offload: bool,
+    /// UDP super-packets pass uncut.
+    pub udp_offload: bool,
+    /// Queues, one a lane.
+    pub queues: usize,
+    /// Packets the kernel dropped because we read too slowly.
+    pub tx_dropped: Option<u64>,
+    /// What is wrong with the way of packets into the device, by prefix; empty when all is well.
+    #[serde(default)]
+    pub route_troubles: BTreeMap<String, RouteTrouble>,
+}
+
+/// One lane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// Its number.
+    pub lane: u8,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// `active` or `off` with the reason.
+    pub udp_gso: String,
+    /// Datagrams dropped because our receive buffer was full.
+    pub receive_overflows: u64,
+    /// Errors of sending, all kinds.
+    pub send_errors: u64,
+    /// Datagrams a full queue of this host dropped.
+    pub queue_full: u64,
+    /// Datagrams too big for a device or the path.
+    pub too_big: u64,
+    /// The smallest path MTU that was told with them, until a minute after the last.
+    pub path_mtu: Option<u32>,
+    /// Errors from the path that quote no datagram of ours, and so are not believed.
+    #[serde(default)]
+    pub doubtful_errors: u64,
+    /// How departures are timestamped: `by number`, `by content`, or `off` with the reason.
+    #[serde(default)]
+    pub timestamps: String,
+    /// Super-packets cut in software because the TUN does not take them.
+    pub cut_in_software: u64,
+    /// Notices lost because the control thread was busy.
+    pub notices_lost: u64,
+    /// Bytes held for incomplete blocks.
+    pub memory: usize,
+    /// What is kept until the mirror has acknowledged it; none where that is switched off.
+    #[serde(default)]
+    pub last_hop: Option<LastHopStatus>,
+    /// What was thrown away, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One peer, over all lanes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// `up`; `silent` if it has a session and says nothing; else `connecting`.
+    pub state: String,
+    /// Where its lane 0 is.
+    pub endpoint: Option<SocketAddr>,
+    /// Since the last handshake.
+    pub session_age_s: Option<f64>,
+    /// Smoothed round trip, of the slowest lane.
+    pub rtt_ms: Option<f64>,
+    /// The run of the peer, in hexadecimal.
+    pub epoch: Option<String>,
+    /// Sessions so far.
+    pub sessions: u64,
+    /// How full-sized datagrams leave for it, on the worst lane: `in trains`, or `alone` and why.
+    #[serde(default)]
+    pub trains: String,
+    /// What we sent.
+    pub sent: SentStatus,
+    /// What we received.
+    pub received: ReceivedStatus,
+    /// What the peer says it received from us.
+    pub peer_report: Option<PeerReport>,
+    /// What is promised to flows, if notifications are configured.
+    #[serde(default)]
+    pub protection: Option<ProtectionStatus>,
+    /// What arrived from the peer, for `onwire drain`.
+    #[serde(default)]
+    pub arrived: Option<ArrivedStatus>,
+}
+
+/// What was sent to a peer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct SentStatus {
+    /// Packets and super-packets.
+    pub adus: u64,
+    /// Bytes of them.
+    pub adu_bytes: u64,
+    /// Blocks closed.
+    pub blocks: u64,
+    /// Source symbols.
+    pub source_symbols: u64,
+    /// Repair symbols.
+    pub repair_symbols: u64,
+    /// Datagrams of every kind.
+    pub datagrams: u64,
+    /// UDP payload bytes.
+    pub bytes: u64,
+    /// Packets and super-packets dropped because too much waited for `path.rate`.
+    #[serde(default)]
+    pub queue_dropped: u64,
+    /// Bytes sent for each byte of packets, less one.
+    pub overhead: f64,
+}
+
+/// What was received from a peer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct ReceivedStatus {
+    /// Datagrams, each once.
+    pub datagrams: u64,
+    /// Datagrams that did not arrive.
+    pub lost: u64,
+    /// `lost` of all that were sent.
+    pub raw_loss: f64,
+    /// Source symbols rebuilt.
+    pub recovered_symbols: u64,
+    /// Blocks in which one was rebuilt.
+    pub recovered_blocks: u64,
+    /// Blocks that are done with, whole or given up.
+    pub blocks: u64,
+    /// Blocks given up.
+    pub unrecoverable_blocks: u64,
+    /// `unrecoverable_blocks` of `blocks`.
+    pub residual_loss: f64,
+    /// Packets and super-packets handed on.
+    pub adus: u64,
+    /// Bytes of them.
+    pub adu_bytes: u64,
+    /// Symbols that came after their block was done with.
+    pub late: u64,
+    /// How long a hole waits now, of the lane and profile in which it waits longest: `delivery.hold`, or longer while symbols
+    /// come that late. None of what a peer tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<f64>,
+    /// Datagrams seen before.
+    pub duplicates: u64,
+    /// Runs of lost datagrams of length 1, 2, 3-4, 5-8, 9-16, 17-32, 33-64, more.
+    pub burst_lengths: [u64; 8],
+}
+
+/// A peer's last word on what it received.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The counts.
+    #[serde(flatten)]
+    pub received: ReceivedStatus,
+    /// How long ago it was said.
+    pub age_ms: f64,
+}
+
+impl PeerStatus {
+    /// Puts together what the lanes know of one peer.
+    pub fn gather<'a>(name: &str, lanes: impl Iterator<Item = &'a PeerSnapshot> + Clone) -> Self {
+        let mut sent = Sent::default();
+        let mut reception = Reception::default();
+        let mut told = Reception::default();
+        let mut told_ago: Option<Duration> = None;
+        for lane in lanes.clone() {
+            sent.add(&lane.sent);
+            reception.add(&lane.reception);
+            if let Some((peer_reception, ago)) = &lane.peer_reception {
+                told.add(peer_reception);
+                told_ago = told_ago.max(Some(*ago));
+            }
+        }
+        let first = lanes.clone().next();
+        let all = |is: fn(&PeerSnapshot) -> bool| first.is_some() && lanes.clone().all(is);
+        let state = match (all(|lane| lane.up), all(|lane| !lane.silent)) {
+            (true, true) => "up",
+            (true, false) => "silent",
+            (false, _) => "connecting",
+        };
+        Self {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            endpoint: first.and_then(|lane| lane.address),
+            session_age_s: first.and_then(|lane| lane.session_age).map(|age| age.as_secs_f64()),
+            rtt_ms: lanes.clone().filter_map(|lane| lane.rtt).max().map(|rtt| rtt.as_secs_f64() * 1e3),
+            epoch: first.and_then(|lane| lane.epoch).map(|epoch| format!("{epoch:016x}")),
+            sessions: first.map_or(0, |lane| lane.sessions),
+            trains: lanes.clone().map(|lane| lane.trains).max().map_or("", TrainStatus::words).to_owned(),
+            sent: sent.into(),
+            received: ReceivedStatus {
+                hold_ms: lanes.clone().map(|lane| lane.hold).max().map(|hold| hold.as_secs_f64() * 1e3),
+                ..(&reception).into()
+            },
+            peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
+            arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
+            protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
+        }
+    }
+}
+
+impl From<Sent> for SentStatus {
+    fn from(sent: Sent) -> Self {
+        Self {
+            adus: sent.adus,
+            adu_bytes: sent.adu_bytes,
+            blocks: sent.blocks,
+            source_symbols: sent.source_symbols,
+            repair_symbols: sent.repair_symbols,
+            datagrams: sent.datagrams,
+            bytes: sent.bytes,
+            queue_dropped: sent.queue_dropped,
+            overhead: share(sent.bytes.saturating_sub(sent.adu_bytes), sent.adu_bytes),
+        }
+    }
+}
+
+impl From<&Reception> for ReceivedStatus {
+    fn from(reception: &Reception) -> Self {
+        Self {
+            datagrams: reception.received,
+            lost: reception.lost,
+            raw_loss: share(reception.lost, reception.lost + reception.received),
+            recovered_symbols: reception.recovered_symbols,
+            recovered_blocks: reception.recovered_blocks,
+            blocks: reception.blocks,
+            unrecoverable_blocks: reception.unrecoverable_blocks,
+            residual_loss: share(reception.unrecoverable_blocks, reception.blocks),
+            adus: reception.adus,
+            adu_bytes: reception.adu_bytes,
+            late: reception.late,
+            hold_ms: None,
+            duplicates: reception.duplicates,
+            burst_lengths: reception.burst_lengths,
+        }
+    }
+}
+
+impl From<&LaneSnapshot> for LaneStatus {
+    fn from(lane: &LaneSnapshot) -> Self {
+        Self {
+            lane: lane.lane,
+            listen: lane.listen,
+            udp_gso: lane.gso.clone(),
+            receive_overflows: lane.receive_overflows,
+            send_errors: lane.errors.total(),
+            queue_full: lane.errors.queue_full,
+            too_big: lane.errors.too_big,
+            doubtful_errors: lane.errors.doubtful,
+            path_mtu: lane.errors.path_mtu,
+            timestamps: lane.timestamps.clone(),
+            cut_in_software: lane.cut_in_software,
+            notices_lost: lane.notices_lost,
+            memory: lane.memory,
+            last_hop: lane.last_hop,
+            drops: named(&lane.drops),
+        }
+    }
+}
+
+/// Counters by name, those that never counted left out.
+pub fn named(drops: &Drops) -> BTreeMap<String, u64> {
+    drops.iter().filter(|&(_, count)| count > 0).map(|(reason, count)| (reason.name().to_owned(), count)).collect()
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

@@ -1,0 +1,113 @@
+//! Text that others chose, made fit for a line: what a peer, a client or a mirror has sent neither ends a line nor steers a
+//! terminal. Decides nothing about what is said.
+
+use std::fmt::{self, Debug, Display, Write};
+
+use tracing::field::Field;
+use tracing_subscriber::fmt::format::Writer;
+
+/// Shows a value without what ends a line, steers a terminal or turns the direction of the text: that is shown as `\n`, `\u{1b}`.
+pub struct OutputLine<T>(pub T);
+
+impl<T: Display> Display for OutputLine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(Escaping(f), "{}", self.0)
+    }
+}
+
+/// Writes a field of a log line.
+pub fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    match field.name() {
+        "message" => write!(Escaping(writer), "{value:?}"),
+        name => {
+            writer.write_str(name)?;
+            writer.write_char('=')?;
+            write!(Escaping(writer), "{value:?}")
+        }
+    }
+}
+
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut plain = 0;
+        for (at, found) in text.char_indices().filter(|(_, found)| is_unfit(*found)) {
+            self.0.write_str(&text[plain..at])?;
+            write!(self.0, "{}", found.escape_debug())?;
+            plain = at + found.len_utf8();
+        }
+        self.0.write_str(&text[plain..])
+    }
+}
+
+/// Control characters, other ends of lines, and what turns the direction of the text or hides in it.
+fn is_unfit(found: char) -> bool {
+    found.is_control()
+        || matches!(found, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_a_line_or_steers_a_terminal_is_shown_and_the_rest_stays() {
+        let shown = |text: &str| OutputLine(text).to_string();
+        assert_eq!(shown("slot \"käse\" of \\a, 100 µs"), "slot \"käse\" of \\a, 100 µs");
+        assert_eq!(shown("a\r\nERROR b\t\x1b[2J\0"), "a\\r\\nERROR b\\t\\u{1b}[2J\\0");
+        assert_eq!(shown("\u{202e}x\u{2028}\u{9b}31m"), "\\u{202e}x\\u{2028}\\u{9b}31m");
+    }
+
+    /// A log in memory.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(text: &str, format: crate::config::LogFormat) -> String {
+        let kept = Kept::default();
+        let sink = kept.clone();
+        let log = crate::config::Log { level: crate::config::LogLevel::Info, format };
+        let subscriber = crate::cli::log::subscriber(log, false, move || sink.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(gate = %text, connection = 7, name = text, "ended: {text}");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_the_log_has_its_fields() {
+        let said = logged("pg", crate::config::LogFormat::Text);
+        assert!(said.ends_with(" WARN ended: pg gate=pg connection=7 name=\"pg\"\n"), "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_a_stranger_began_a_line_of_their_own_in_the_log(
+            text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\u{2028}|\u{202e}){0,20}",
+        ) {
+            for format in [crate::config::LogFormat::Text, crate::config::LogFormat::Json] {
+                let said = logged(&format!("x\nERROR \x1b[31m{text}"), format);
+                let line = said.strip_suffix('\n').unwrap();
+                match format {
+                    crate::config::LogFormat::Text => prop_assert!(!line.contains(char::is_control), "{:?}", line),
+                    crate::config::LogFormat::Json => prop_assert!(!line.contains(|it: char| it < ' '), "{:?}", line),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What a connection tells about itself: status, counts, alarms. It changes nothing of what the connection does.
+
+use std::net::SocketAddr;
+use std::ops::Range as Bytes;
+use std::time::Instant;
+
+use super::Connection;
+use crate::gate::dialect::Turn;
+use crate::gate::exposure::Range;
+use crate::gate::returns::{Key, Returns};
+use crate::gate::status::{ConnectionStatus, Totals};
+use crate::gate::subscription::Subscription;
+use crate::gate::violation_log::ViolationLog;
+use crate::notify::client::Reason;
+
+impl Connection {
+    /// What it has counted.
+    pub fn counts(&self) -> Totals {
+        let replicating = u64::from(self.policy.replicates());
+        let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
+        Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
+    }
+
+    /// Who has called, if it left without a word to the server that was connected to for it.
+    pub fn mute_caller(&self) -> Option<SocketAddr> {
+        self.mute.then_some(self.client)
+    }
+
+    /// For the status.
+    pub fn status(&self, subscription: &Subscription, now: Instant) -> ConnectionStatus {
+        let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
+        let sent = self.mirror.offset();
+        let protected = self.key.map_or(0, |key| subscription.covered(&key, self.gate.level, now)).min(sent);
+        let healthy = self.condition == Reason::Deadline;
+        ConnectionStatus {
+            number: self.number,
+            client: self.client,
+            source: self.key.map(|key| key.source),
+            destination: self.key.map(|key| key.destination),
+            phase: if self.opened { self.dialect.phase().to_owned() } else { "connecting".to_owned() },
+            replicates: self.policy.replicates(),
+            tls: (self.mirror.has_tls(), self.primary.has_tls()),
+            age_s: age(self.accepted),
+            sent,
+            written: self.mirror.written().unwrap_or(sent),
+            protected,
+            released: self.settled,
+            unprotected: sent - protected,
+            exposed: self.exposure.bytes(self.settled.max(protected)),
+            waiting: self.marks.len() as u64,
+            oldest_waiting_s: self.marks.oldest().map(|oldest| age(oldest.since)),
+            real_acks: self.counts.real_acks,
+            injected_acks: self.counts.injected_acks,
+            buffered: (self.mirror.backlog() as u64, self.primary.backlog() as u64),
+            reason: (!healthy && self.policy.replicates()).then(|| self.condition.to_string()),
+        }
+    }
+
+    /// Its number, which is also the cookie of its flow.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Bytes of its stream were lost although they had been called protected: counts and notes what that has hit.
+    pub fn on_violation(&mut self, range: &Bytes<u64>, broken: &mut ViolationLog) {
+        let Some(key) = self.key else { return };
+        let mut hit = self.early.on_lost(range, self.mirror.offset());
+        if !self.gives_early {
+            (hit.acknowledged, hit.acknowledgements) = (0, 0);
+        }
+        self.counts.violations += 1;
+        self.counts.broken_bytes += hit.acknowledged;
+        self.counts.broken_acks += hit.acknowledgements;
+        broken.note(&self.gate.name, self.number, (&key, range), hit);
+    }
+
+    /// A loss that the flow tells of and of which no range has come, once it is clear that none will.
+    pub fn poll_untold_loss(&mut self, subscription: &Subscription) -> Option<Bytes<u64>> {
+        let lost =
+            self.key.filter(|_| self.condition == Reason::Violated).and_then(|key| subscription.lowest_loss(&key));
+        let untold = lost.filter(|start| !self.early.knows(*start));
+        let before = std::mem::replace(&mut self.untold_loss, untold);
+        // A range may be on its way: a whole look later it is not.
+        untold.filter(|_| before == untold).map(|start| start..self.mirror.offset())
+    }
+
+    /// Keeps what the mirror was spoken for beyond this connection, and says when one came back with less.
+    pub(super) fn remember(&mut self, turn: &Turn, returns: &mut Returns, now: Instant) {
+        if let Some(mirror) = turn.mirror() {
+            let key = Key::new(&self.gate.name, mirror, self.client.ip());
+            self.dialect.on_recalled(returns.recall(&key));
+            (self.whom, self.spoken) = (Some(key), None);
+        }
+        let Some(key) = &self.whom else { return };
+        if let Some(spoken) = turn.spoken() {
+            returns.on_spoken(key, spoken);
+            self.spoken = Some(spoken.clone());
+        }
+        if let Some(has) = turn.shortfall()
+            && let Some(shortfall) = returns.on_shortfall(key, has, self.spoken.as_ref(), now)
+        {
+            self.counts.shortfalls += 1;
+            self.counts.shortfall_bytes += shortfall.bytes;
+            if let Some(words) = shortfall.words {
+                tracing::warn!(gate = %self.gate.name, connection = self.number, "{words}");
+            }
+        }
+    }
+
+    /// Says once that the appliance does not see the flow, and that it does again.
+    pub(super) fn tell_blind(&mut self, now: Instant) {
+        let (gate, number, blind) = (&self.gate.name, self.number, self.policy.blind(now));
+        let Some(key) = self.key.filter(|_| blind != self.told_blind) else {
+            return;
+        };
+        match blind {
+            Some(reason) => tracing::warn!(
+                %gate, connection = number,
+                "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements",
+                key.source, key.destination
+            ),
+            None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
+        }
+        self.told_blind = blind;
+    }
+
+    /// Says what was acknowledged with nothing behind it.
+    pub(super) fn alarm(&self, exposed: Option<Range>) {
+        if let Some(Range { offsets: (start, end), marks: (first, last) }) = exposed {
+            tracing::error!(
+                gate = %self.gate.name, connection = self.number,
+                "ALARM: acknowledged {} bytes that are neither protected nor at the mirror: bytes {start} to {end}, marks \
+                 {first} to {last} (policy {})",
+                end - start, self.gate.policy
+            );
+        }
+    }
+}

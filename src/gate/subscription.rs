@@ -1,0 +1,239 @@
+//! What the appliance says about the flows of this process: one subscription for all connections.
+//!
+//! A thin layer of socket and log around [`Core`], which decides what may be believed. Without contact nothing is
+//! protected. It holds no marks.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use mio::net::UdpSocket;
+
+use super::status::{LinkStatus, NotifyStatus};
+use crate::notify::client::{Core, Reason, Status, Wish};
+use crate::notify::envelope::Key;
+use crate::notify::message::{Filter, FlowKey, Level, LinkState, Request};
+
+/// Datagrams taken in at once; connections are served in between.
+const BUDGET: usize = 512;
+/// Flows that are given their cookies again at once after the appliance restarted.
+const REGISTRATIONS: usize = 512;
+
+/// The subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    socket: UdpSocket,
+    address: SocketAddr,
+    core: Core,
+    readable: bool,
+    /// Flows watched, each with its cookie.
+    flows: HashMap<FlowKey, u64>,
+    run: Option<u64>,
+    contact: bool,
+    datagram: Vec<u8>,
+    received: u64,
+    runs: u64,
+    losses: u64,
+    links: Vec<(u32, LinkState)>,
+}
+
+impl Subscription {
+    /// A subscription at the appliance whose notification port is `address`. It need not run yet. `epoch` is random.
+    ///
+    /// # Errors
+    /// No socket is to be had.
+    pub fn open(address: SocketAddr, key: Key, epoch: u64, now: Instant) -> io::Result<Subscription> {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        // Only TCP: a mirror's other flows are not ours.
+        let wish = Wish { filter: Filter { protocol: Some(6), ..Filter::default() }, ..Wish::default() };
+        Ok(Subscription {
+            socket: UdpSocket::bind(any)?,
+            address,
+            core: Core::new(key, wish, epoch, now),
+            readable: false,
+            flows: HashMap::new(),
+            run: None,
+            contact: false,
+            datagram: Vec::new(),
+            received: 0,
+            runs: 0,
+            losses: 0,
+            links: Vec::new(),
+        })
+    }
+
+    /// The socket, for a poll.
+    pub fn socket(&mut self) -> &mut UdpSocket {
+        &mut self.socket
+    }
+
+    /// The poll says that something has come.
+    pub fn on_ready(&mut self) {
+        self.readable = true;
+    }
+
+    /// Takes in what has come, sends what is due, and says so when the appliance appears or vanishes. True while more
+    /// has come than was taken.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let mut datagram = [0; 2048];
+        // Whether or not the poll has said so: this process may have stood still since, and what came may take back.
+        self.readable = true;
+        for _ in 0..BUDGET {
+            if !self.readable {
+                break;
+            }
+            match self.socket.recv_from(&mut datagram) {
+                Ok((len, from)) if from == self.address => {
+                    self.received += 1;
+                    self.core.handle_datagram(&datagram[..len], now);
+                }
+                Ok(_) => {}
+                // Anything but "nothing more" is a rumour about an earlier datagram of ours, which is sent again anyway.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => {}
+            }
+        }
+        self.on_change(now);
+        while self.core.poll_datagram(&mut self.datagram, now) {
+            let _ = self.socket.send_to(&self.datagram, self.address);
+        }
+        self.readable
+    }
+
+    fn on_change(&mut self, now: Instant) {
+        let contact = self.core.has_contact(now);
+        if contact != self.contact {
+            self.contact = contact;
+            match contact {
+                true => tracing::info!("the appliance at {} tells what is protected", self.address),
+                false => {
+                    self.losses += 1;
+                    tracing::warn!(
+                        "the appliance at {} does not answer: nothing counts as protected until it does, and the \
+                         mirror's own acknowledgements are waited for",
+                        self.address
+                    );
+                }
+            }
+        }
+        if self.core.run() != self.run {
+            self.run = self.core.run();
+            self.runs += 1;
+            let again: Vec<_> = self.flows.iter().take(REGISTRATIONS).map(|(key, cookie)| (*key, *cookie)).collect();
+            for (key, cookie) in again {
+                self.core.request(Request::Register { key, cookie }, now);
+            }
+        }
+        let links = || self.core.peers().map(|peer| (peer.id, peer.state));
+        if !links().eq(self.links.iter().copied()) {
+            let links: Vec<_> = links().collect();
+            for peer in self.core.peers().filter(|peer| !self.links.contains(&(peer.id, peer.state))) {
+                let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
+                match peer.state {
+                    LinkState::Up => tracing::info!("the link to {name} is up"),
+                    _ => tracing::warn!("the link to {name} is {state} ({why}): nothing more becomes protected"),
+                }
+            }
+            self.links = links;
+        }
+    }
+
+    /// When to turn next if nothing comes.
+    pub fn poll_timeout(&self) -> Instant {
+        self.core.poll_timeout()
+    }
+
+    /// The appliance that is asked.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to watch the flow of a connection that exists. False when too many are watched.
+    pub fn watch(&mut self, key: FlowKey, cookie: u64, now: Instant) -> bool {
+        if !self.core.watch(key, now) {
+            return false;
+        }
+        self.flows.insert(key, cookie);
+        if self.run.is_some() {
+            // A name for people who watch the flows: were it lost, nothing else would be.
+            self.core.request(Request::Register { key, cookie }, now);
+        }
+        true
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, key: &FlowKey) {
+        self.flows.remove(key);
+        self.core.unwatch(key);
+    }
+
+    /// The socket of the flow has been given so many bytes: claims of more are about another connection.
+    pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
+        self.core.handle_written(key, written);
+    }
+
+    /// Whether everything below `offset` is protected. Not while more has come than was taken in: it may take back.
+    pub fn covers(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> bool {
+        !self.readable
+            && matches!(self.core.status(key, offset, least, now), Status::Protected { level } if level >= least)
+    }
+
+    /// Why nothing beyond what is covered can be called protected at this moment; [`Reason::Deadline`] when nothing is
+    /// wrong and it will come.
+    pub fn condition(&self, key: &FlowKey, least: Level, now: Instant) -> Reason {
+        match self.core.status(key, u64::MAX, least, now) {
+            Status::Pending(reason) | Status::Never(reason) => reason,
+            // No stream is that long.
+            Status::Protected { .. } => Reason::OtherConnection,
+        }
+    }
+
+    /// How far the flow was claimed to be covered: for people. 0 where claims are void.
+    pub fn covered(&self, key: &FlowKey, least: Level, now: Instant) -> u64 {
+        match self.condition(key, least, now) {
+            Reason::Violated | Reason::OtherConnection => 0,
+            _ => self.core.covered(key, least),
+        }
+    }
+
+    /// Bytes that were lost after they had been called protected: the number of the connection whose flow it is, and where in
+    /// its stream.
+    pub fn poll_violation(&mut self) -> Option<(u64, Range<u64>)> {
+        while let Some((key, range)) = self.core.poll_violation() {
+            if let Some(cookie) = self.flows.get(&key) {
+                return Some((*cookie, range));
+            }
+        }
+        None
+    }
+
+    /// The lowest byte of a flow that is lost and was called protected.
+    pub fn lowest_loss(&self, key: &FlowKey) -> Option<u64> {
+        self.core.lowest_loss(key)
+    }
+
+    /// For the status.
+    pub fn status(&self, now: Instant) -> NotifyStatus {
+        let link = |peer: &crate::notify::message::Peer| LinkStatus {
+            name: peer.name.as_deref().unwrap_or_default().to_owned(),
+            state: peer.state.name().to_owned(),
+            reason: peer.reason.name().to_owned(),
+        };
+        NotifyStatus {
+            address: self.address,
+            contact: self.core.has_contact(now),
+            stale: self.core.is_stale(),
+            heard_s: self.core.last_heard().map(|at| now.saturating_duration_since(at).as_secs_f64()),
+            runs: self.runs,
+            contacts_lost: self.losses,
+            datagrams: self.received,
+            flows: self.flows.len() as u64,
+            links: self.core.peers().map(link).collect(),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Promises that were broken, said in the log of a gate: at once, and then no more often than each second, with the bytes that
+//! they were about and what was acknowledged early for them. Counters are kept elsewhere.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::early::Hit;
+use crate::io::paced::Paced;
+use crate::notify::message::FlowKey;
+
+/// What was lost and not said yet.
+#[derive(Debug, Default)]
+pub struct ViolationLog {
+    hit: Hit,
+    ranges: Paced,
+}
+
+impl ViolationLog {
+    /// These bytes of the flow of `connection` had been called protected and are lost, with what that has hit.
+    pub fn note(&mut self, gate: &str, connection: u64, (key, range): (&FlowKey, &Range<u64>), hit: Hit) {
+        self.hit.bytes += hit.bytes;
+        self.hit.acknowledged += hit.acknowledged;
+        self.hit.acknowledgements += hit.acknowledgements;
+        let (source, destination, Range { start, end }) = (key.source, key.destination, range);
+        self.ranges.add(format_args!("{gate}, connection {connection}: {source} > {destination} bytes {start}..{end}"));
+    }
+
+    /// When there is more to say.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.ranges.deadline().filter(|_| !self.ranges.is_empty())
+    }
+
+    /// Says what was not said yet, if the last time was long enough ago.
+    pub fn say(&mut self, now: Instant) {
+        if self.ranges.is_due(now)
+            && let Some(words) = self.take_words()
+        {
+            self.ranges.on_said(now);
+            tracing::error!("{words}");
+        }
+    }
+
+    fn take_words(&mut self) -> Option<String> {
+        let (ranges, named) = self.ranges.take("ranges");
+        let hit = std::mem::take(&mut self.hit);
+        if ranges == 0 {
+            return None;
+        }
+        let acknowledged = match hit.acknowledgements {
+            0 => "Nothing was acknowledged early for them that the mirror has not acknowledged since".to_owned(),
+            count => format!(
+                "{count} early acknowledgements stood on them, {} of these bytes were acknowledged early. What was \
+                 acknowledged is not at the mirror until it is sent again",
+                hit.acknowledged
+            ),
+        };
+        Some(format!(
+            "a promise was broken: bytes that were called protected are lost on the path ({ranges} ranges, {} bytes: \
+             {named}). {acknowledged}. If it happens again, the path loses more than `redundancy` of the appliance \
+             repairs: raise `repair` there, and look at the losses in its `onwire status`",
+            hit.bytes
+        ))
+    }
+}
+
+impl Drop for ViolationLog {
+    fn drop(&mut self) {
+        if let Some(words) = self.take_words() {
+            tracing::error!("{words}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::paced::INTERVAL;
+
+    #[test]
+    fn the_first_is_said_at_once_and_those_of_the_next_second_in_one_line() {
+        let start = Instant::now();
+        let key = FlowKey::tcp(([10, 1, 0, 1], 1).into(), ([10, 2, 0, 1], 80).into());
+        let hit = Hit { bytes: 10, acknowledged: 6, acknowledgements: 2 };
+        let mut broken = ViolationLog::default();
+        broken.note("pg", 3, (&key, &(0..10)), Hit { acknowledged: 0, acknowledgements: 0, ..hit });
+        broken.say(start);
+        assert_eq!(broken.poll_timeout(), None, "said");
+        (1..=10).for_each(|at| broken.note("pg", 3, (&key, &(at * 100..at * 100 + 10)), hit));
+        broken.say(start + INTERVAL - Duration::from_nanos(1));
+        assert_eq!(broken.poll_timeout(), Some(start + INTERVAL));
+        let words = broken.take_words().unwrap();
+        assert!(
+            words.contains("(10 ranges, 100 bytes: pg, connection 3: 10.1.0.1:1 > 10.2.0.1:80 bytes 100..110; pg"),
+            "{words}"
+        );
+        assert!(words.contains("bytes 800..810; and 2 ranges more)"), "{words}");
+        assert!(words.contains("20 early acknowledgements stood on them, 60 of these bytes"), "{words}");
+        assert_eq!(broken.take_words(), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! All promises of one lane: the peers' protections and the timestamps that the lane waits for.
+
+use std::time::Instant;
+
+use super::notice::Notice;
+use super::peer_protection::PeerProtection;
+use super::stamps::Stamps;
+use crate::tunnel::PeerId;
+use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::feedback::Feedback;
+use crate::tunnel::forwarder::{Deliverable, Outgoing};
+
+/// The promises of one lane.
+#[derive(Debug)]
+pub struct LaneProtection {
+    peers: Vec<PeerProtection>,
+    stamps: Stamps,
+    /// Whose turn it is to tell something.
+    turn: usize,
+}
+
+impl LaneProtection {
+    /// The peers by number.
+    pub fn new(peers: Vec<PeerProtection>) -> Self {
+        Self { peers, stamps: Stamps::default(), turn: 0 }
+    }
+
+    /// A packet is about to be put into its block.
+    #[inline]
+    pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(outgoing.peer.0)) {
+            protection.on_outgoing(outgoing, now);
+        }
+    }
+
+    /// A packet came from a peer.
+    #[inline]
+    pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(incoming.peer.0)) {
+            protection.on_incoming(incoming, now);
+        }
+    }
+
+    /// A block took a step on its way out.
+    pub fn on_block(&mut self, peer: PeerId, event: BlockEvent, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_block(event, now);
+        }
+    }
+
+    /// The number to ask for the timestamps of the next send with.
+    pub fn next_stamp(&self) -> u32 {
+        self.stamps.next()
+    }
+
+    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+        self.stamps.begin(peer, send, timestamps, now);
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_taken(send);
+        }
+    }
+
+    /// Some timestamp may still come.
+    pub fn is_waiting(&self) -> bool {
+        self.stamps.is_waiting()
+    }
+
+    /// The kernel has taken a block whole that is not known to have left: a timestamp may decide that it is protected.
+    pub fn awaits_departures(&self) -> bool {
+        self.peers.iter().any(PeerProtection::awaits_departures)
+    }
+
+    /// A timestamp with this number came.
+    pub fn on_stamp(&mut self, number: u32, now: Instant) {
+        if let Some((peer, send)) = self.stamps.take(number)
+            && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
+        {
+            protection.on_left(send, now);
+        }
+    }
+
+    /// A report of a peer told something.
+    pub fn on_feedback(&mut self, peer: PeerId, heard: &Feedback, now: Instant) {
+        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
+            protection.on_feedback(heard, now);
+        }
+    }
+
+    /// The appliance is about to stop.
+    pub fn on_drain(&mut self) {
+        self.peers.iter_mut().for_each(PeerProtection::on_drain);
+    }
+
+    /// Whatever is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stamps.handle_timeout(now);
+        self.peers.iter_mut().for_each(|protection| protection.handle_timeout(now));
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        self.peers.iter_mut().filter_map(|protection| protection.deadline(now)).min()
+    }
+
+    /// The next thing to tell, and of which peer.
+    pub fn poll_notice(&mut self) -> Option<(PeerId, Notice)> {
+        // In turns: where there is room for a few only, a busy peer would take it all.
+        let count = self.peers.len();
+        let mut order = (0..count).map(|step| (self.turn + step) % count);
+        let (number, notice) = order.find_map(|number| Some((number, self.peers[number].poll_notice()?)))?;
+        self.turn = number + 1;
+        Some((PeerId(number as u16), notice))
+    }
+
+    /// Nothing waits for the kernel or for a timestamp.
+    pub fn is_settled(&mut self) -> bool {
+        self.peers.iter_mut().all(PeerProtection::is_settled)
+    }
+
+    /// The peers by number.
+    pub fn peers(&self) -> &[PeerProtection] {
+        &self.peers
+    }
+
+    /// The peers by number.
+    pub fn peers_mut(&mut self) -> &mut [PeerProtection] {
+        &mut self.peers
+    }
+}

@@ -1,0 +1,316 @@
+//! One lane's promises to the flows of one peer.
+//!
+//! Inputs come in the order in which they happened; [`PeerProtection::poll_notice`] is drained after them. The clock must be
+//! read after the event it goes with: a link that was trusted when a turn began may not be any more.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::barrier::Barriers;
+use super::departures::Departures;
+use super::evidence::Evidence;
+use super::health::{Health, LinkState, StateReason};
+use super::ledger::{Fate, Ledger, Size};
+use super::notice::{Counters, Notice};
+use crate::flow::{FlowKey, FlowTable, Level, TooManyCookies};
+use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::feedback::Feedback;
+use crate::tunnel::forwarder::{Deliverable, Outgoing};
+use crate::tunnel::receiver::SENDER_PAUSE;
+use crate::wire::payload_id::BlockId;
+
+/// A block that took longer to leave is not called protected: its peer may have given it up before the repair came.
+const LEAVES_WITHIN: Duration = Duration::from_millis(400);
+/// The rest of what the peer waits is for a path whose delay varies.
+const _: () = assert!(LEAVES_WITHIN.as_millis() + 100 <= SENDER_PAUSE.as_millis());
+
+/// Ranges of flows that are told of one block.
+const RANGES_TOLD: usize = 8;
+
+/// What is promised to the flows of one peer on one lane.
+#[derive(Debug)]
+pub struct PeerProtection {
+    evidence: Evidence,
+    flows: FlowTable,
+    ledger: Ledger,
+    departures: Departures,
+    health: Health,
+    barriers: Barriers,
+    told: (LinkState, StateReason),
+    notices: VecDeque<Notice>,
+    /// Somebody wants to know of each block.
+    tells_blocks: bool,
+    counters: Counters,
+}
+
+impl PeerProtection {
+    /// Nothing is promised yet.
+    pub fn new(flows: FlowTable, evidence: Evidence) -> Self {
+        Self {
+            evidence,
+            flows,
+            ledger: Ledger::default(),
+            departures: Departures::default(),
+            health: Health::new(evidence == Evidence::HandOverOnly),
+            barriers: Barriers::default(),
+            told: (LinkState::Down, StateReason::NoSession),
+            notices: VecDeque::new(),
+            tells_blocks: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The link is trusted for no longer than `max` after a datagram of ours that is known to have arrived.
+    pub fn limit_trust(&mut self, max: Duration) {
+        self.health.limit_trust(max);
+    }
+
+    /// A packet is about to be put into its block, or was dropped here.
+    #[inline]
+    pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {
+        let next_send = self.departures.next_send();
+        if outgoing.block.is_some_and(|block| self.ledger.on_packet(block, next_send, now)) {
+            self.flows.hold_all();
+        }
+        self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
+    }
+
+    /// A packet came from the peer; what it acknowledges counts.
+    #[inline]
+    pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
+        self.flows.on_received(incoming.packet, &incoming.view, incoming.header, now);
+    }
+
+    /// A block took a step on its way out.
+    pub fn on_block(&mut self, event: BlockEvent, now: Instant) {
+        match event {
+            BlockEvent::Closed { block, source_symbols, repair_symbols } => {
+                self.ledger.on_closed(block, (source_symbols, repair_symbols));
+            }
+            BlockEvent::Sent { block, last, alone } => {
+                let Some(sent) = self.ledger.on_sent(block, now) else { return };
+                if self.evidence == Evidence::Timestamps {
+                    self.departures.on_sent(block, sent.first_send, last, alone);
+                } else if self.health_allows(now) {
+                    self.claim(block, sent.size, Level::Queued);
+                    self.settle_barriers();
+                }
+            }
+            BlockEvent::Abandoned { block } => {
+                self.ledger.on_abandoned(block);
+                self.flows.on_block_failed(block, now);
+                self.on_void(block);
+            }
+            BlockEvent::Unsendable => {
+                self.counters.unsendable += self.ledger.on_unsendable();
+                self.health.on_error(now);
+            }
+            BlockEvent::Moved => {
+                self.counters.untrusted += self.ledger.distrust_pending();
+                self.health.on_new_path(now);
+            }
+            BlockEvent::PeerRestarted => {
+                self.health.on_epoch();
+                let notices = &mut self.notices;
+                self.barriers.fail_all(|id| notices.push_back(Notice::Barrier(id, None)));
+            }
+            BlockEvent::Void { below } => {
+                self.flows.on_blocks_void(below, now);
+                self.ledger.on_void(below);
+            }
+        }
+    }
+
+    /// The kernel took the send of this number.
+    pub fn on_taken(&mut self, send: u64) {
+        self.departures.on_taken(send);
+    }
+
+    /// The kernel has taken a block whole that is not known to have left.
+    pub fn awaits_departures(&self) -> bool {
+        self.departures.is_waiting()
+    }
+
+    /// The send of this number has left this host.
+    pub fn on_left(&mut self, send: u64, now: Instant) {
+        self.health.on_stamp();
+        self.departures.on_left(send, now);
+        while let Some(block) = self.departures.poll_left() {
+            let Some(left) = self.ledger.on_left(block, now) else { continue };
+            if left.took.is_some_and(|took| took <= LEAVES_WITHIN) && self.health.is_healthy(now) {
+                self.claim(block, left.size, Level::OnWire);
+            } else {
+                self.counters.untrusted += 1;
+                self.tell_block(block, left.size, None);
+            }
+        }
+        self.settle_barriers();
+    }
+
+    /// A report of the peer tells what became of blocks.
+    pub fn on_feedback(&mut self, heard: &Feedback, now: Instant) {
+        self.health.on_proof(heard.proven_at, heard.least_rtt, now);
+        for run in &heard.lost {
+            self.on_lost(BlockId { profile: run.profile, sbn: run.first }, run.count.into(), run.symbols, now);
+        }
+        for progress in &heard.progress {
+            if let Some(first) = self.ledger.first(progress.profile).filter(|first| *first < progress.decoded_from) {
+                // The peer has begun to count behind blocks that it has never heard of.
+                let block = BlockId { profile: progress.profile, sbn: first };
+                self.on_lost(block, progress.decoded_from - first, 0, now);
+            }
+            // What is still open cannot be with the peer, whatever it says.
+            let below = progress.decoded_below.min(self.ledger.closed_below(progress.profile));
+            self.flows.on_blocks_decoded(progress.profile, below);
+            self.ledger.on_decoded(progress.profile, below);
+        }
+    }
+
+    fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, now: Instant) {
+        let Self { ledger, flows, barriers, notices, counters, health, .. } = self;
+        ledger.on_lost(first, count, symbols, |block, fate| match fate {
+            Fate::Whole => flows.on_block_protected(block, Level::Decoded),
+            Fate::Lost { claimed } => {
+                counters.lost += 1;
+                let violation = flows.violation(block, now);
+                if claimed {
+                    counters.violations += 1;
+                    health.on_violation(now);
+                    notices.push_back(Notice::Violation(violation));
+                }
+                barriers.on_void(block, |id| notices.push_back(Notice::Barrier(id, None)));
+            }
+        });
+    }
+
+    fn on_void(&mut self, block: BlockId) {
+        let notices = &mut self.notices;
+        self.barriers.on_void(block, |id| notices.push_back(Notice::Barrier(id, None)));
+    }
+
+    /// A datagram was dropped in this host without an error that tells which.
+    pub fn on_dropped_here(&mut self, now: Instant) {
+        self.counters.unsendable += self.ledger.distrust_pending();
+        self.health.on_error(now);
+    }
+
+    /// There is a session that may seal, or there is none.
+    pub fn on_session(&mut self, there_is_one: bool) {
+        self.health.on_session(there_is_one);
+    }
+
+    /// The appliance is about to stop.
+    pub fn on_drain(&mut self) {
+        self.health.on_drain();
+    }
+
+    /// Whatever is due at `now`: late timestamps, links to be trusted no more or again, idle flows.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.evidence == Evidence::Timestamps {
+            self.departures.handle_timeout(now);
+            for _ in 0..self.ledger.handle_timeout(now) {
+                self.counters.stamps_missing += 1;
+                self.health.on_stamp_missing();
+            }
+        }
+        self.flows.handle_timeout(now);
+        self.tell_state(now);
+        self.settle_barriers();
+    }
+
+    /// When something has to happen if nothing comes.
+    pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let stamps = self.ledger.deadline().filter(|_| self.evidence == Evidence::Timestamps);
+        [stamps, self.health.deadline(now), self.flows.deadline()].into_iter().flatten().min()
+    }
+
+    /// The next thing to tell. Positions come before what takes them back, and before the answers that rest on them.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        match self.flows.poll_event() {
+            Some(event) => Some(Notice::Flow(event)),
+            None => self.notices.pop_front(),
+        }
+    }
+
+    /// Asks whether everything read so far is protected; the answer is a [`Notice::Barrier`].
+    pub fn ask_barrier(&mut self, id: u64) {
+        if !self.barriers.push(id, &self.ledger) {
+            self.notices.push_back(Notice::Barrier(id, None));
+        }
+    }
+
+    /// Names a flow for a subscriber.
+    pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<(), TooManyCookies> {
+        self.flows.register(key, cookie, now).map(|_| ())
+    }
+
+    /// Tell of each block from now on, or no longer.
+    pub fn set_tells_blocks(&mut self, tells: bool) {
+        self.tells_blocks = tells;
+    }
+
+    /// Nothing waits for the kernel or for a timestamp.
+    pub fn is_settled(&mut self) -> bool {
+        self.ledger.is_settled()
+    }
+
+    /// The flows.
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    /// What counts as evidence here.
+    pub fn evidence(&self) -> Evidence {
+        self.evidence
+    }
+
+    /// Source and repair symbols of a block, while its fate is not known.
+    pub fn size(&self, block: BlockId) -> Option<(u16, u16)> {
+        self.ledger.size(block)
+    }
+
+    /// The state of the link, as it was last told.
+    pub fn state(&self) -> (LinkState, StateReason) {
+        self.told
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters { forgotten: self.ledger.forgotten, ..self.counters }
+    }
+
+    /// A device without timestamps degrades the link, but what the kernel took may be told as that.
+    fn health_allows(&mut self, now: Instant) -> bool {
+        self.health.is_healthy(now) || self.health.state(now).1 == StateReason::NoTimestamps
+    }
+
+    fn claim(&mut self, block: BlockId, size: Size, level: Level) {
+        if level >= Level::OnWire {
+            self.counters.protected += 1;
+            self.ledger.claim(block);
+        }
+        self.flows.on_block_protected(block, level);
+        self.tell_block(block, size, Some(level));
+    }
+
+    fn settle_barriers(&mut self) {
+        let Self { barriers, ledger, flows, notices, .. } = self;
+        let answer = |id, level| notices.push_back(Notice::Barrier(id, Some(level)));
+        barriers.settle(ledger, || flows.made_good(), answer);
+    }
+
+    fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {
+        if self.tells_blocks {
+            let ranges = self.flows.ranges(block, RANGES_TOLD);
+            self.notices.push_back(Notice::Block { block, source_symbols, repair_symbols, level, ranges });
+        }
+    }
+
+    fn tell_state(&mut self, now: Instant) {
+        let state = self.health.state(now);
+        if state != self.told {
+            self.told = state;
+            self.notices.push_back(Notice::State(state.0, state.1));
+        }
+    }
+}

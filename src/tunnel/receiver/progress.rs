@@ -1,0 +1,90 @@
+//! What can be told of the receiving side of a profile: to its sender in reports, and to whoever wants to use what arrived.
+//!
+//! Nothing is taken in or handed on here, and nothing is given up but by the end of the sender's run.
+
+use std::time::Duration;
+
+use super::{OpenBlock, Receiver};
+use crate::tunnel::lost_blocks::Losses;
+use crate::tunnel::unreported_losses::UnreportedLosses;
+use crate::wire::report::{LostRun, Progress};
+
+/// How much of what came waits, and what will not be whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiveProgress {
+    /// The sender's profile.
+    pub profile: u8,
+    /// Blocks that hold back something, or of which something may still come.
+    pub waiting: usize,
+    /// The last block that was heard of, if something of it is missing and its sender is not known to have closed it.
+    pub unfinished: Option<u64>,
+}
+
+impl Receiver {
+    /// The peer was started anew: nothing more comes, so that what waits behind a hole may leave now.
+    pub fn retire(&mut self) {
+        self.retired = true;
+        self.give_up_below = self.next + self.blocks.len() as u64;
+    }
+
+    /// The sender's number of this profile.
+    pub fn profile(&self) -> u8 {
+        self.profile
+    }
+
+    /// How long a hole waits now.
+    pub fn hold(&self) -> Duration {
+        self.reordering.hold()
+    }
+
+    /// Nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// What was given up.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// What waits, and what will not be whole.
+    pub fn receive_progress(&self) -> ReceiveProgress {
+        let is_open_end = |open: &OpenBlock| !open.block.has_hole() && !open.closed && open.missing_since.is_none();
+        let torn = match self.blocks.back() {
+            Some(Some(open)) if self.blocks.len() == 1 && is_open_end(open) => {
+                // Of nothing but its first symbols nobody can tell whether that was all.
+                Some(open.block.delivered_symbols() == 0)
+            }
+            _ => None,
+        };
+        let waiting = if torn.is_some() { 0 } else { self.blocks.len() };
+        let unfinished = torn.unwrap_or(false).then_some(self.next).or(self.unfinished);
+        ReceiveProgress { profile: self.profile, waiting, unfinished }
+    }
+
+    /// How far this profile has come, for a report that names what [`name_given_up`](Self::name_given_up) has put in.
+    pub fn progress(&self) -> Option<Progress> {
+        self.heard_from?;
+        Some(Progress {
+            profile: self.profile,
+            highest: (self.next + self.blocks.len() as u64).saturating_sub(1),
+            decoded_from: self.decoded_from,
+            decoded_below: self.given_up.first_unnamed(self.decoded_from).unwrap_or(self.next),
+        })
+    }
+
+    /// Names blocks given up in the report written at `sent_at`, those named before first.
+    pub fn name_given_up(&mut self, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
+        self.given_up.name(self.profile, sent_at, room, lost);
+    }
+
+    /// The sender has our report written at `sent_at`.
+    pub fn on_acknowledged(&mut self, sent_at: u64) {
+        self.given_up.on_acknowledged(sent_at);
+    }
+
+    /// Blocks given up of which the sender is not known to have heard.
+    pub fn given_up(&self) -> &UnreportedLosses {
+        &self.given_up
+    }
+}

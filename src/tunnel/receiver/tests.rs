@@ -1,0 +1,471 @@
+//! Tests of what comes in: blocks, order, holes, and what is given up.
+
+use super::*;
+use crate::fec::source_block::SourceBlock;
+use crate::wire::virtio::VirtioHeader;
+
+const E: usize = 64;
+const HOLD: Duration = Duration::from_millis(10);
+
+/// An receiver side fed with blocks of small packets, one in each symbol; a packet says where it was.
+struct Bench {
+    receiver: Receiver,
+    code: Code,
+    reception: Reception,
+    start: Instant,
+}
+
+impl Bench {
+    fn new(strict: bool) -> Self {
+        Self {
+            receiver: Receiver::new(0, E, Delivery { strict, hold: HOLD, hold_max: HOLD }),
+            code: Code::new(),
+            reception: Reception::default(),
+            start: Instant::now(),
+        }
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.start + Duration::from_millis(millis)
+    }
+
+    /// Source symbol `esi` of block `sbn`; every block has 3.
+    fn source(&mut self, sbn: u64, esi: u16, millis: u64) -> Result<(), DropReason> {
+        self.symbol(sbn, esi, if sbn == 0 { 0 } else { 3 }, millis)
+    }
+
+    /// The same, of blocks as long as the symbol before says; 0 says nothing.
+    fn symbol(&mut self, sbn: u64, esi: u16, previous_symbols: u16, millis: u64) -> Result<(), DropReason> {
+        let mut block = SourceBlock::new(E, 8);
+        block.room()[..2].copy_from_slice(&[sbn as u8, esi as u8]);
+        block.commit(VirtioHeader::default(), 2);
+        block.finish_symbol();
+        let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
+        let now = self.at(millis);
+        let taken = self.receiver.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now);
+        // As its peer does.
+        let excess = self.receiver.memory().saturating_sub(MEMORY_HIGH);
+        if excess > 0 {
+            self.receiver.relieve(excess);
+        }
+        taken
+    }
+
+    /// A block of one packet of which only this repair symbol comes; it has two.
+    fn lone_repair(&mut self, sbn: u64, index: u16, previous_symbols: u8, millis: u64) {
+        self.repair(sbn, 1, index, previous_symbols, millis);
+    }
+
+    /// One of two repair symbols of a block of `k` source symbols.
+    fn repair(&mut self, sbn: u64, k: u8, index: u16, previous_symbols: u8, millis: u64) {
+        let mut block = SourceBlock::new(E, 8);
+        for esi in 0..k {
+            block.room()[..2].copy_from_slice(&[sbn as u8, esi]);
+            block.commit(VirtioHeader::default(), 2);
+            block.finish_symbol();
+        }
+        let mut repair = Vec::new();
+        let (layout, source) = block.coded();
+        self.code.encode(layout, source, 2, &mut repair);
+        let symbol = &repair[usize::from(index) * layout.size..][..layout.size];
+        let (esi, source_symbols) = (u16::from(k) + index, k.into());
+        let id = RepairId { profile: 0, esi, sbn, source_symbols, repair_symbols: 2, previous_symbols };
+        let now = self.at(millis);
+        self.receiver.handle_repair(id, symbol, &mut self.code, &mut self.reception, now).unwrap();
+    }
+
+    fn one(&mut self, millis: u64) -> Option<(u8, u8)> {
+        let now = self.at(millis);
+        let ready = self.receiver.next_adu(&mut self.reception, now)?;
+        let packet = self.receiver.packet(&ready);
+        Some((packet[0], packet[1]))
+    }
+
+    /// The sender tells that it has closed blocks `from..below`, and k of the last.
+    fn told(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
+        let (told, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
+        self.receiver.handle_sent(told, &mut self.code, &mut self.reception, now).unwrap();
+    }
+
+    /// What the next report tells: blocks lost with their symbols, and which are done with.
+    fn fates(&mut self) -> (Vec<(u64, u32, u16)>, Range<u64>) {
+        let (mut room, mut lost) = (16, Vec::new());
+        self.receiver.name_given_up(1, &mut room, &mut lost);
+        let progress = self.receiver.progress().unwrap();
+        let lost = lost.iter().map(|run| (run.first, run.count, run.symbols)).collect();
+        (lost, progress.decoded_from..progress.decoded_below)
+    }
+
+    fn all(&mut self, millis: u64) -> Vec<(u8, u8)> {
+        std::iter::from_fn(|| self.one(millis)).collect()
+    }
+}
+
+#[test]
+fn a_hole_holds_what_follows_until_it_is_filled_or_given_up() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(0), [(0, 0)]);
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(10)));
+    assert_eq!(bench.all(9), []);
+    assert_eq!(bench.all(10), [(0, 2), (1, 0), (1, 1), (1, 2)]);
+    assert_eq!(bench.reception.unrecoverable_blocks, 1);
+    assert_eq!(bench.source(0, 1, 11), Err(DropReason::LateSymbol));
+    assert_eq!(bench.reception.late, 1);
+
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(1, 0), (0, 0), (0, 2), (0, 1)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(1), [(0, 0), (0, 1), (0, 2), (1, 0)]);
+}
+
+#[test]
+fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 0, 0).unwrap();
+    assert_eq!((bench.all(0), bench.receiver.deadline()), (vec![(0, 0)], None));
+    // Its sender pauses for longer than a hole may hold, and again with a hole before what it has sent.
+    bench.source(0, 2, 50).unwrap();
+    assert_eq!((bench.all(50), bench.receiver.deadline()), (vec![], Some(bench.at(550))));
+    bench.source(0, 1, 549).unwrap();
+    assert_eq!((bench.all(549), bench.receiver.deadline()), (vec![(0, 1), (0, 2)], None));
+    // From the end of a block on it has the time that a hole may hold, also when the end comes late.
+    bench.source(1, 1, 600).unwrap();
+    assert_eq!(bench.all(600), []);
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(1100)));
+    bench.told(0, 2, 3, 700);
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(710)));
+    bench.source(1, 2, 705).unwrap();
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(715)), "more of it comes");
+    bench.source(1, 0, 714).unwrap();
+    assert_eq!(bench.all(714), [(1, 0), (1, 1), (1, 2)]);
+    assert_eq!(bench.reception.unrecoverable_blocks, 0);
+}
+
+#[test]
+fn a_sender_that_paused_between_two_repair_symbols_lost_the_block() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 2, 0).unwrap();
+    bench.repair(0, 3, 0, 0, 1);
+    assert_eq!((bench.all(1), bench.receiver.deadline()), (vec![], Some(bench.at(500))));
+    bench.repair(0, 3, 1, 0, 499);
+    assert_eq!((bench.all(499), bench.receiver.deadline()), (vec![(0, 0), (0, 1), (0, 2)], None));
+}
+
+#[test]
+fn what_is_whole_behind_a_hole_was_dropped_when_the_peer_started_anew() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (3, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.all(1), [(0, 0)]);
+    bench.receiver.retire();
+    assert_eq!(bench.all(1), [(0, 2), (1, 0), (1, 1), (1, 2), (3, 0)], "at once, and in order");
+    assert!(bench.receiver.is_empty());
+    // Nothing told where block 1 ends. That of block 3 is not lost: its sender ended in the middle of it, as far as
+    // anybody knows.
+    let lost: Vec<_> = bench.receiver.losses().newest().map(|lost| (lost.first, lost.count)).collect();
+    assert_eq!(lost, [(0, 3)]);
+}
+
+#[test]
+fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
+    type Step = fn(&mut Bench);
+    let rows: [(Step, usize, Option<u64>, u64); 7] = [
+        (|it| it.source(0, 0, 0).unwrap(), 0, None, 0),
+        (|it| it.source(0, 2, 0).unwrap(), 1, None, 0),
+        (|it| drop(it.all(500)), 0, Some(0), 0),
+        (|it| assert!(it.source(0, 1, 501).is_err()), 0, Some(0), 0),
+        (|it| it.source(1, 0, 502).unwrap(), 0, None, 1),
+        (|it| it.told(0, 2, 3, 503), 1, None, 1),
+        (|it| drop(it.all(513)), 0, None, 2),
+    ];
+    let mut bench = Bench::new(true);
+    for (number, (step, waiting, unfinished, lost)) in rows.into_iter().enumerate() {
+        step(&mut bench);
+        bench.all(9);
+        let receive_progress = bench.receiver.receive_progress();
+        let found = (receive_progress.waiting, receive_progress.unfinished, bench.receiver.losses().blocks());
+        assert_eq!(found, (waiting, unfinished, lost), "step {number}");
+    }
+}
+
+#[test]
+fn a_block_without_its_repair_before_one_without_its_source_was_called_lost() {
+    for strict in [true, false] {
+        let mut bench = Bench::new(strict);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        assert_eq!(bench.all(0).len(), 3);
+        // All repair symbols of block 0 are lost, and the source symbol of block 1: no more than each has repair for.
+        bench.lone_repair(1, 0, 3, 1);
+        assert_eq!((bench.all(1), bench.receiver.deadline()), (vec![(1, 0)], None), "and nothing waits for it");
+        bench.all(100);
+        let receive_progress = bench.receiver.receive_progress();
+        assert_eq!(
+            (receive_progress.waiting, receive_progress.unfinished, bench.receiver.losses().blocks()),
+            (0, None, 0)
+        );
+        assert_eq!((bench.fates(), bench.reception.unrecoverable_blocks), ((vec![], 0..2), 0));
+    }
+    // A block that had more is missed, and one of which nobody tells the end may have had more.
+    for previous_symbols in [4, 0] {
+        let mut bench = Bench::new(true);
+        (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+        bench.lone_repair(1, 0, previous_symbols, 1);
+        assert_eq!(bench.all(1).len(), 3);
+        assert_eq!((bench.all(11), bench.receiver.losses().blocks()), (vec![(1, 0)], 1));
+    }
+}
+
+#[test]
+fn without_order_adus_leave_as_they_become_whole() {
+    let mut bench = Bench::new(false);
+    let rows = [((1, 2), 1), ((0, 1), 1), ((2, 0), 1), ((0, 0), 1), ((1, 0), 1)];
+    for ((sbn, esi), leave) in rows {
+        bench.source(sbn, esi, 0).unwrap();
+        let left = bench.all(0);
+        assert_eq!(left.len(), leave);
+        assert!(left.contains(&(sbn as u8, esi as u8)));
+    }
+    assert_eq!(bench.all(10), []);
+    assert_eq!(bench.receiver.progress().unwrap().decoded_below, 0, "block 0 was not named yet");
+    assert_eq!(bench.fates(), (vec![(0, 2, 0)], 0..2));
+}
+
+#[test]
+fn a_symbol_that_came_between_two_looks_at_a_block_given_up_left_out_of_order() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 1), (0, 2), (1, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    assert_eq!(bench.one(10), Some((0, 1)), "symbol 0 was jumped over");
+    assert_eq!(bench.source(0, 0, 10), Err(DropReason::LateSymbol));
+    assert_eq!(bench.all(10), [(0, 2), (1, 0)]);
+}
+
+#[test]
+fn a_block_of_which_nothing_came_is_given_up_with_the_next() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    assert_eq!(bench.all(0).len(), 3);
+    bench.source(2, 0, 5).unwrap();
+    assert_eq!(bench.all(14), []);
+    assert_eq!(bench.all(15), [(2, 0)]);
+    // Nothing has told that block 0 ended where it seemed to.
+    assert_eq!(bench.reception.unrecoverable_blocks, 2);
+}
+
+#[test]
+fn what_was_before_the_first_block_heard_is_not_missed() {
+    let mut bench = Bench::new(true);
+    bench.source(1000, 0, 0).unwrap();
+    assert_eq!(bench.all(0), [(232, 0)]);
+    assert_eq!(bench.source(999, 0, 0), Err(DropReason::LateSymbol));
+    let mut bench = Bench::new(true);
+    bench.source(40, 0, 0).unwrap();
+    assert_eq!(bench.all(9), [], "earlier ones may only be late");
+    assert_eq!(bench.all(10), [(40, 0)]);
+    // Block 39 was mentioned by a symbol of block 40, no other.
+    assert_eq!(bench.reception.unrecoverable_blocks, 0);
+}
+
+#[test]
+fn a_receiver_that_began_in_the_middle_called_what_was_before_decoded() {
+    let mut bench = Bench::new(true);
+    bench.source(71, 0, 0).unwrap();
+    bench.all(0);
+    assert_eq!(bench.fates(), (vec![], 71..71));
+    bench.told(64, 72, 1, 1);
+    bench.all(1);
+    assert_eq!(bench.fates(), (vec![(64, 7, 0)], 71..72), "those before were sent to this run, too");
+    let mut bench = Bench::new(true);
+    bench.source(3, 0, 0).unwrap();
+    bench.all(10);
+    assert_eq!(bench.fates(), (vec![(0, 3, 0)], 0..3), "not missed by the statistics, and not decoded");
+}
+
+#[test]
+fn a_tail_of_which_nothing_came_is_given_up_without_later_traffic() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    bench.all(0);
+    bench.told(0, 4, 3, 20);
+    assert_eq!((bench.all(20), bench.receiver.deadline()), (vec![], Some(bench.at(30))));
+    bench.told(0, 4, 3, 29);
+    assert_eq!((bench.all(29), bench.fates().1), (vec![], 0..0), "the end of block 0 may be late, too");
+    assert_eq!(bench.all(30), [], "hearing it again prolongs nothing");
+    // Block 0 may be whole: 3 symbols of it came, and the sender knows whether that is all.
+    assert_eq!(bench.fates(), (vec![(0, 1, 3), (1, 3, 0)], 0..4));
+    assert_eq!(bench.reception.unrecoverable_blocks, 4);
+    assert_eq!(bench.receiver.deadline(), None);
+}
+
+#[test]
+fn the_report_tells_where_the_last_block_ends_and_may_overtake_it() {
+    let mut bench = Bench::new(true);
+    (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
+    bench.told(0, 1, 3, 5);
+    bench.all(5);
+    assert_eq!(bench.fates(), (vec![], 0..1));
+    bench.source(1, 0, 6).unwrap();
+    bench.told(0, 2, 3, 40);
+    assert_eq!(bench.all(49), [(1, 0)], "the rest has its time from the report on");
+    (1..3).for_each(|esi| bench.source(1, esi, 49).unwrap());
+    assert_eq!(bench.all(49).len(), 2);
+    bench.told(0, 3, 0, 50);
+    bench.source(2, 0, 50).unwrap();
+    assert_eq!(bench.all(60), [(2, 0)]);
+    assert_eq!(bench.fates(), (vec![(2, 1, 1)], 0..3), "an abandoned block has no length");
+}
+
+#[test]
+fn a_receiver_that_heard_nothing_counts_from_where_the_sender_began_for_it() {
+    for (from, below) in [(0, 3), (500, 503)] {
+        let mut bench = Bench::new(true);
+        bench.told(from, below, 3, 0);
+        assert_eq!(bench.all(10), []);
+        assert_eq!(bench.fates(), (vec![(from, 3, 0)], from..below));
+        assert_eq!(bench.reception.unrecoverable_blocks, 3);
+    }
+}
+
+#[test]
+fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
+    let mut bench = Bench::new(true);
+    for below in [1, OPEN_BLOCKS_MAX + 50, 2 * OPEN_BLOCKS_MAX, 9 * OPEN_BLOCKS_MAX, 1 << 48] {
+        bench.told(0, below, 3, 0);
+        assert!(bench.receiver.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+        assert!(bench.receiver.memory() < 1 << 18, "no more than the lists");
+        while bench.one(0).is_some() {}
+        assert!(bench.receiver.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+    }
+    while bench.one(10).is_some() {}
+    let (mut next, mut reports) = (0, 0);
+    while next < 1 << 48 {
+        reports += 1;
+        let (lost, done) = bench.fates();
+        assert_eq!(done, 0..lost.last().map(|&(first, count, _)| first + u64::from(count)).unwrap());
+        for (first, count, symbols) in lost {
+            assert_eq!((first, symbols), (next, 0));
+            next += u64::from(count);
+        }
+        bench.receiver.on_acknowledged(1);
+    }
+    assert!(reports < 5000, "{reports} reports");
+}
+
+#[test]
+fn an_outage_gives_up_whole_blocks_that_were_not_handed_on() {
+    let mut bench = Bench::new(true);
+    for (sbn, esi) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)] {
+        bench.source(sbn, esi, 0).unwrap();
+    }
+    bench.source(3 * OPEN_BLOCKS_MAX, 0, 0).unwrap();
+    while bench.one(10).is_some() {}
+    let (lost, done) = bench.fates();
+    assert_eq!((lost, done), (vec![(0, 3 * OPEN_BLOCKS_MAX as u32, 0)], 0..3 * OPEN_BLOCKS_MAX));
+}
+
+#[test]
+fn open_blocks_are_bounded_whatever_numbers_come() {
+    let mut bench = Bench::new(true);
+    for sbn in [0, 100, OPEN_BLOCKS_MAX + 50, 3 * OPEN_BLOCKS_MAX, 1 << 48] {
+        bench.source(sbn, 0, 0).unwrap();
+        assert!(bench.receiver.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
+        while bench.one(0).is_some() {}
+        assert!(bench.receiver.blocks.len() as u64 <= OPEN_BLOCKS_MAX);
+    }
+    assert_eq!(bench.receiver.progress().unwrap().highest, 1 << 48);
+}
+
+#[test]
+fn many_long_blocks_held_more_memory_than_the_bound() {
+    let mut bench = Bench::new(true);
+    (0..400).for_each(|sbn| bench.source(sbn, 1, 0).unwrap());
+    for sbn in (0..400).rev() {
+        let _ = bench.source(sbn, 8191, 0);
+        assert_eq!(bench.all(0).iter().filter(|&&(_, esi)| esi == 255).count(), 0);
+        assert!(bench.receiver.memory() <= MEMORY_MAX, "{} bytes", bench.receiver.memory());
+    }
+    let counted = |open: &OpenBlock| OpenBlock::OVERHEAD + open.block.memory();
+    let spare: usize = bench.receiver.spare.iter().map(|open| counted(open)).sum();
+    assert_eq!(spare, bench.receiver.spare_memory);
+    let open: usize = bench.receiver.blocks.iter().flatten().map(|open| counted(open)).sum();
+    let lists = 16 * bench.receiver.blocks.capacity();
+    assert_eq!(bench.receiver.memory(), spare + open + lists);
+}
+
+#[test]
+fn what_has_no_room_is_dropped_and_told_and_what_was_told_before_is_told_again() {
+    let mut bench = Bench::new(true);
+    bench.receiver.set_memory_max(10_000);
+    assert_eq!(bench.source(0, 8000, 0), Err(DropReason::NoRoom));
+    assert_eq!(bench.source(0, 0, 0), Ok(()), "what there is room for is taken");
+    let told = SentBelow { profile: 0, from: 0, below: 4000, symbols: 3 };
+    let now = bench.at(0);
+    let Bench { receiver, code, reception, .. } = &mut bench;
+    assert_eq!(receiver.handle_sent(told, code, reception, now), Err(DropReason::NoRoom));
+    assert!(receiver.memory() <= 10_000, "{}", receiver.memory());
+    receiver.set_memory_max(MEMORY_MAX);
+    assert_eq!(receiver.handle_sent(told, code, reception, now), Ok(()));
+    assert_eq!(receiver.blocks.len(), 4000);
+}
+
+#[test]
+fn a_block_is_looked_at_once_however_its_symbols_take_turns_with_those_of_another() {
+    let mut bench = Bench::new(false);
+    for esi in 0..1000 {
+        bench.symbol(7, esi, 0, 0).unwrap();
+        bench.symbol(3, esi, 0, 0).unwrap();
+    }
+    assert_eq!(bench.receiver.touched, [7, 3]);
+    assert_eq!(bench.all(0).len(), 2000);
+    assert!(bench.receiver.touched.is_empty());
+    bench.symbol(3, 1000, 0, 0).unwrap();
+    assert_eq!(bench.all(0).len(), 1);
+}
+
+/// Nothing is missing in it, and yet it was not handed on whole: the sender must not take it for decoded.
+#[test]
+fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 0, 0).unwrap();
+    let now = bench.at(0);
+    let id = SourceId { profile: 0, unprotected: false, esi: 1, sbn: 0, previous_symbols: 0, first_adu: 0 };
+    let Bench { receiver, code, reception, .. } = &mut bench;
+    receiver.handle_source(id, &[0xff; E], code, reception, now).unwrap();
+    bench.source(0, 2, 0).unwrap();
+    [0, 1, 2].into_iter().for_each(|esi| bench.source(1, esi, 0).unwrap());
+    bench.all(0);
+    bench.all(HOLD.as_millis() as u64);
+    let (lost, _) = bench.fates();
+    assert!(lost.iter().any(|&(first, _, symbols)| first == 0 && symbols < 3), "{lost:?}");
+}
+
+#[test]
+fn a_hole_is_given_up_by_its_own_time_whatever_comes_behind_it() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 2, 0).unwrap();
+    bench.source(0, 1, 8).unwrap();
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(500)), "its sender may be at it");
+    for millis in [9, 12, 18] {
+        bench.source(1, millis as u16 % 3, millis).unwrap_or_default();
+        assert_eq!(bench.receiver.deadline(), Some(bench.at(19)), "from its end on");
+    }
+}
+
+#[test]
+fn the_oldest_blocks_give_way_where_long_ones_hold_too_much_memory() {
+    let mut bench = Bench::new(true);
+    for sbn in 0..400 {
+        bench.symbol(sbn, 8191, 0, 0).unwrap();
+        bench.all(0);
+        assert!(bench.receiver.memory() <= MEMORY_MAX, "{} bytes", bench.receiver.memory());
+    }
+    assert!(bench.receiver.memory() > MEMORY_MAX / 2, "the control");
+    let (lost, told) = bench.fates();
+    assert!(lost.iter().any(|&(first, count, _)| first == 0 && count > 100), "{lost:?} {told:?}");
+}
