@@ -11,37 +11,25 @@
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
 //! * [`appliance`] where state machines and system calls meet;
-//! * [`notify`] which bytes of which flow are protected, told to programs;
+//! * [`notify`] which bytes of which flow are protected, told to programs: the crate `onwire-notify`, usable alone;
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
-//! * [`lab`] namespaces, an emulated WAN, scenarios;
+//! * `lab` namespaces, an emulated WAN, scenarios: the program `onwire-lab`, with the feature `lab`;
 //! * [`cli`] one file a subcommand.
-//!
-//! Without the feature `appliance` there is [`notify`] alone, for programs that want to know what is protected.
 
-#[cfg(feature = "appliance")]
 pub mod appliance;
-#[cfg(feature = "appliance")]
 pub mod cli;
-#[cfg(feature = "appliance")]
 pub mod config;
-#[cfg(feature = "appliance")]
 pub mod fec;
-#[cfg(feature = "appliance")]
 pub mod flow;
-#[cfg(feature = "appliance")]
 pub mod gate;
-#[cfg(feature = "appliance")]
 pub mod io;
-#[cfg(feature = "appliance")]
+#[cfg(feature = "lab")]
 pub mod lab;
-pub mod notify;
-#[cfg(feature = "appliance")]
 pub mod protect;
-#[cfg(feature = "appliance")]
 pub mod tunnel;
-#[cfg(feature = "appliance")]
 pub mod wire;
 
-#[cfg(feature = "appliance")]
+pub use onwire_notify as notify;
+
 #[doc = include_str!("../docs/architecture.md")]
 pub mod architecture {}

@@ -11,7 +11,6 @@ pub mod drain;
 pub mod flows;
 pub mod gate;
 pub mod keygen;
-pub mod lab;
 mod limits;
 pub mod log;
 mod notification;
@@ -65,8 +64,6 @@ pub enum Command {
     Gate(gate::Gate),
     /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
     Drain(drain::Drain),
-    /// Build two sites and an emulated WAN on this machine and run real programs through real appliances
-    Lab(lab::LabArgs),
     /// Check a configuration file and say what it would run
     Check(check::Check),
     /// Make a private key, or a notification key
@@ -98,7 +95,6 @@ pub fn main() -> ExitCode {
             Command::Flows(command) => command.run(),
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
-            Command::Lab(args) => lab::run(args),
             Command::Check(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),

@@ -10,6 +10,7 @@
 pub mod cpu;
 pub mod descriptors;
 pub mod log;
+#[cfg(feature = "lab")]
 pub mod namespace;
 pub mod netlink;
 pub mod paced;

@@ -3,7 +3,12 @@
 //! Names are unique to the run. Everything is gone when the value is dropped, which also happens on an error, a panic
 //! and a signal. Starts the WAN emulator where the topology has one; starts no appliance.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     cleanup,
@@ -150,7 +155,7 @@ impl<'a> Network<'a> {
         let home = self.namespace("emulator");
         self.trace.run(&["ip", "netns", "add", &home])?;
         let control = self.trace.directory().join("wan.sock");
-        let executable = own_executable()?;
+        let program = lab_program()?;
         let [control_text, seed_text, mtu] = [control.display().to_string(), seed.to_string(), link.mtu.to_string()];
         let settings = |settings: &std::collections::BTreeMap<String, String>| {
             settings.iter().fold(String::new(), |mut text, (key, value)| {
@@ -166,8 +171,7 @@ impl<'a> Network<'a> {
             "netns",
             "exec",
             &home,
-            &executable,
-            "lab",
+            &program,
             "wan",
             "near",
             "far",
@@ -216,9 +220,26 @@ impl Drop for Network<'_> {
     }
 }
 
-/// The program itself: the lab starts it again as appliance and as emulator.
-pub fn own_executable() -> Result<String, LabError> {
+/// Names another `onwire` than the one beside the lab, to compare two builds.
+const ONWIRE_PROGRAM: &str = "ONWIRE_PROGRAM";
+
+/// The lab's own program, which it starts again as emulator.
+pub fn lab_program() -> Result<String, LabError> {
     let path = std::env::current_exe().map_err(LabError::doing("find this program's own file"))?;
+    path_text(&path)
+}
+
+/// The program that is tried: `onwire` in the directory of the lab's own, where `cargo build` puts both.
+pub fn onwire_program() -> Result<String, LabError> {
+    let named = std::env::var_os(ONWIRE_PROGRAM).map(PathBuf::from);
+    let path = match named {
+        Some(path) => path,
+        None => Path::new(&lab_program()?).with_file_name("onwire"),
+    };
+    if !path.is_file() {
+        let remedy = format!("build it (`cargo build --release`), or name another in {ONWIRE_PROGRAM}");
+        return Err(LabError::Sentence(format!("there is no program {}: {remedy}", path.display())));
+    }
     path_text(&path)
 }
 

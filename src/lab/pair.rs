@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{
     error::LabError,
-    network::{Network, own_executable, path_text},
+    network::{Network, onwire_program, path_text},
     process::Process,
     status::Status,
     topology::AppliancePlan,
@@ -102,7 +102,7 @@ impl RunningAppliance {
     /// The text of its status.
     pub fn status_text(&self, network: &Network<'_>) -> Result<String, LabError> {
         let socket = path_text(&self.socket)?;
-        network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])
+        network.trace().run(&[&onwire_program()?, "status", "--json", "--socket", &socket])
     }
 
     /// Its status socket.
@@ -203,7 +203,7 @@ pub(super) fn wait_up(network: &Network<'_>, appliances: &mut [RunningAppliance]
         let RunningAppliance { socket, process, node, .. } = appliance;
         let left = deadline.saturating_duration_since(Instant::now());
         process.wait_until(left, &format!("the status socket of {node}"), |_| socket.exists())?;
-        let (executable, socket) = (own_executable()?, path_text(socket)?);
+        let (executable, socket) = (onwire_program()?, path_text(socket)?);
         let words = [executable.as_str(), "status", "--json", "--socket", &socket];
         let left = deadline.saturating_duration_since(Instant::now());
         process.wait_until(left, &format!("sessions of {node} up"), |_| {
@@ -221,7 +221,7 @@ pub(super) fn make_key(
     options: &PairOptions,
 ) -> Result<(PathBuf, String), LabError> {
     let file = network.trace().directory().join(format!("{}-{node}.key", options.label));
-    let executable = own_executable()?;
+    let executable = onwire_program()?;
     network.trace().run(&[&executable, "keygen", &path_text(&file)?])?;
     let public = network.trace().run(&[&executable, "pubkey", &path_text(&file)?])?;
     Ok((file, public.trim().to_owned()))
@@ -259,7 +259,7 @@ pub(super) fn start(
         text += "delivery: { last_hop: off }\n";
     }
     let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
-    let command = [own_executable()?, "run".to_owned(), "--config".to_owned(), path_text(&file)?];
+    let command = [onwire_program()?, "run".to_owned(), "--config".to_owned(), path_text(&file)?];
     let process = network.start(node, &name, &command.each_ref().map(String::as_str))?;
     Ok(RunningAppliance { node: node.to_owned(), socket, publisher, command, process })
 }

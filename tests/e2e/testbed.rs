@@ -26,6 +26,8 @@ use tempfile::TempDir;
 
 /// The executable under test.
 pub const ONWIRE: &str = env!("CARGO_BIN_EXE_onwire");
+/// The lab, whose emulator is the wide area here.
+const ONWIRE_LAB: &str = env!("CARGO_BIN_EXE_onwire-lab");
 /// Addresses of the end hosts, IPv4 then IPv6.
 pub const PRIMARY: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
 /// The far end's.
@@ -85,7 +87,7 @@ impl Testbed {
         let home = self.network.namespace("emulator");
         let control = self.directory().join("wan.sock");
         self.command(&["ip", "netns", "add", &home]);
-        let words = ["ip", "netns", "exec", &home, ONWIRE, "lab", "wan", "near", "far", "--control"];
+        let words = ["ip", "netns", "exec", &home, ONWIRE_LAB, "wan", "near", "far", "--control"];
         let options = [control.to_str().unwrap(), "--mtu", "1500", "--seed", "1"];
         let mut process = self.trace.start("emulator", &[&words[..], &options].concat()).unwrap();
         process.wait_for_output("ready", Duration::from_secs(10)).unwrap_or_else(|error| panic!("{error}"));

@@ -6,6 +6,7 @@ mod block_outcomes;
 mod claims;
 mod delivered_bytes;
 mod endpoint;
+mod flow_model;
 mod hosts;
 mod keys;
 mod link;

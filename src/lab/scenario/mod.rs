@@ -1,4 +1,4 @@
-//! The scenarios: what `onwire lab NAME` runs, and the frame around each.
+//! The scenarios: what `onwire-lab NAME` runs, and the frame around each.
 //!
 //! The frame looks for programs, cleans up after earlier crashes, marks the run, listens to signals, and afterwards
 //! prints and writes the report. A scenario builds, measures and claims.

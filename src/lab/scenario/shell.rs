@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Stage;
 use crate::lab::{
     error::LabError,
-    network::own_executable,
+    network::{lab_program, onwire_program},
     pair::{Pair, PairOptions},
     report::Report,
 };
@@ -29,13 +29,13 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         stage.say("What an appliance says of itself:");
         for appliance in &pair.appliances {
             let socket = stage.trace.directory().join(format!("onwire-{}.sock", appliance.node()));
-            stage.say(&format!("  {} status --socket {}", own_executable()?, socket.display()));
+            stage.say(&format!("  {} status --socket {}", onwire_program()?, socket.display()));
         }
     }
     if network.wan().is_some() {
         let socket = stage.trace.directory().join("wan.sock");
         stage.say("What the WAN does (set loss 1%, set forth delay 100ms, cut, blackhole, open, counters):");
-        stage.say(&format!("  {} lab tell {} set loss 1%", own_executable()?, socket.display()));
+        stage.say(&format!("  {} tell {} set loss 1%", lab_program()?, socket.display()));
     }
     stage.say("Ctrl-C takes it down.");
     let stay = stage.options.seconds.map_or(Duration::MAX, Duration::from_secs);

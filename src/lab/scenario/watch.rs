@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Stage;
 use crate::lab::{
     error::LabError,
-    network::{own_executable, path_text},
+    network::{onwire_program, path_text},
     pair::{Pair, PairOptions},
     process::Process,
     report::Report,
@@ -55,7 +55,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
     let near = &pair.appliances[0];
     let publisher = near.publisher()?;
-    let (executable, key) = (own_executable()?, path_text(&publisher.key_file)?);
+    let (executable, key) = (onwire_program()?, path_text(&publisher.key_file)?);
     let (at, duration) = (publisher.address.to_string(), format!("{}s", seconds + 1));
     let words = [&executable, "watch", "--notify", &at, "--key", &key, "--for", &duration];
     let mut text = network.start(near.node(), "watch", &words)?;

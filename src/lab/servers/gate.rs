@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::lab::{
     error::LabError,
-    network::{Network, own_executable, path_text},
+    network::{Network, onwire_program, path_text},
     pair::Publisher,
     process::Process,
 };
@@ -53,7 +53,7 @@ impl Gate {
         // After a crash the file of the last one is still there.
         let _ = std::fs::remove_file(&socket);
         let [listen, upstream, notify] = [plan.listen, plan.upstream, plan.publisher.address].map(|it| it.to_string());
-        let (executable, id) = (own_executable()?, plan.publisher.key.id().to_string());
+        let (executable, id) = (onwire_program()?, plan.publisher.key.id().to_string());
         let (key, status) = (path_text(&plan.publisher.key_file)?, path_text(&socket)?);
         let mut words = vec![executable.as_str(), "gate", plan.kind, "--listen", &listen, "--upstream", &upstream];
         words.extend(["--policy", plan.policy, "--notify", &notify, "--key", &key, "--key-id", &id]);
@@ -67,7 +67,7 @@ impl Gate {
     /// What it says of itself.
     pub fn status(&self, network: &Network<'_>) -> Result<Value, LabError> {
         let socket = path_text(&self.socket)?;
-        let text = network.trace().run(&[&own_executable()?, "status", "--json", "--socket", &socket])?;
+        let text = network.trace().run(&[&onwire_program()?, "status", "--json", "--socket", &socket])?;
         serde_json::from_str(&text)
             .map_err(|error| LabError::Sentence(format!("the status of the gate cannot be read: {error}")))
     }

@@ -118,7 +118,7 @@ fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<Line> {
     let direction = Direction { from, to, link, poll, timer, inbox };
     thread::Builder::new().name("wan".to_owned()).spawn(move || {
         if let Err(error) = direction.run() {
-            eprintln!("onwire lab wan: a direction stopped: {error}");
+            eprintln!("onwire-lab wan: a direction stopped: {error}");
         }
     })?;
     Ok(Line { questions, waker })

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{
     error::LabError,
-    network::{own_executable, path_text},
+    network::{onwire_program, path_text},
     report::Report,
     trace::Trace,
 };
@@ -71,7 +71,7 @@ pub fn ask(trace: &Trace, socket: &Path) -> Result<Verdict, LabError> {
 
 /// The same, with all that was said.
 pub fn ask_in_full(trace: &Trace, socket: &Path) -> Result<(Verdict, Value), LabError> {
-    let words = [&own_executable()?, "drain", "--json", "--socket", &path_text(socket)?];
+    let words = [&onwire_program()?, "drain", "--json", "--socket", &path_text(socket)?];
     let (said, code) = trace.run_with_codes(&words, &CODES)?;
     read(&said, code).ok_or_else(|| LabError::Sentence(format!("drain ended with exit code {code} and said {said:?}")))
 }

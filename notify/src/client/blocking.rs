@@ -1,0 +1,356 @@
+//! The client with a socket: each call turns the wheel until its answer is there or its deadline has passed.
+//!
+//! Without a thread of its own it renews its lease only while it is called: between calls that are further apart than
+//! the lease the subscription ends, and the next call begins it again by itself.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::core::{Core, Wish};
+use super::requests::Outcome;
+use super::status::{Reason, Status};
+use crate::envelope::Key;
+use crate::message::{FlowKey, Level, Message, Request};
+use crate::tcp_info;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// It is protected.
+    Protected {
+        /// At least the level that was asked for.
+        level: Level,
+    },
+    /// It is not, as far as is known.
+    NotProtected {
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// A flow that a local socket sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalFlow {
+    /// Its addresses.
+    pub key: FlowKey,
+    /// Bytes written into the socket so far: wait for this offset to wait for all of them.
+    pub written: u64,
+}
+
+/// A blocking client. Use it from one thread.
+#[derive(Debug)]
+pub struct Client {
+    socket: UdpSocket,
+    core: Core,
+    level: Level,
+    outgoing: Vec<u8>,
+    recorder: Option<Recorder>,
+    /// The socket was not read to its end.
+    is_behind: bool,
+}
+
+/// Datagrams read at a time, so that a flood cannot keep a call from its deadline.
+const AT_ONCE: usize = 256;
+/// Times that many are read before it is said that nothing can be said.
+const ROUNDS: usize = 16;
+
+/// Takes every datagram that comes, with its source and destination.
+type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]) + Send;
+
+struct Recorder(Box<Take>);
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
+}
+
+impl Client {
+    /// A client of the publisher at `address`, with the default wish. It sends nothing yet: an appliance that is down
+    /// is no error here, and waits end with [`Reason::NoContact`].
+    pub fn connect(address: impl ToSocketAddrs, key: Key) -> io::Result<Client> {
+        Client::connect_with(address, key, Wish::default())
+    }
+
+    /// As [`Client::connect`], with a wish.
+    pub fn connect_with(address: impl ToSocketAddrs, key: Key, wish: Wish) -> io::Result<Client> {
+        let address = address
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name of the appliance has no address"))?;
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(address)?;
+        let mut epoch = [0; 8];
+        SystemRandom::new().fill(&mut epoch).map_err(|_| io::Error::other("the system has no random numbers"))?;
+        let core = Core::new(key, wish, u64::from_le_bytes(epoch), Instant::now());
+        let (level, outgoing) = (Level::OnWire, vec![]);
+        Ok(Client { socket, core, level, outgoing, recorder: None, is_behind: false })
+    }
+
+    /// Asks for at least this level from now on; [`Level::OnWire`] at first.
+    pub fn set_least_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
+    /// Gives every datagram that comes from now on, believed or not, to `recorder`: source, destination, bytes.
+    pub fn record(&mut self, recorder: impl FnMut(SocketAddr, SocketAddr, &[u8]) + Send + 'static) {
+        self.recorder = Some(Recorder(Box::new(recorder)));
+    }
+
+    /// The flow of a connected local socket, and how much was written into it.
+    pub fn flow_of(stream: &TcpStream) -> io::Result<LocalFlow> {
+        let key = FlowKey::tcp(stream.local_addr()?, stream.peer_addr()?);
+        Ok(LocalFlow { key, written: tcp_info::written(stream)? })
+    }
+
+    /// Begins to watch a flow: call it once after the connection is there and before its first [`Client::wait`]. It does
+    /// not block. False when too many flows are watched.
+    ///
+    /// What the appliance tells about an earlier connection with the same addresses is kept apart as far as it has seen
+    /// the SYN of this one. Connections that begin while their packets bypass the appliance are recognised only by
+    /// [`Client::wait_all`], which compares with what the socket has sent.
+    pub fn watch(&mut self, key: FlowKey) -> bool {
+        self.core.watch(key, Instant::now())
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&mut self, key: &FlowKey) {
+        self.core.unwatch(key);
+    }
+
+    /// What can be said now, without waiting, about everything below `offset`. It takes in what has arrived.
+    pub fn status(&mut self, key: &FlowKey, offset: u64) -> io::Result<Status> {
+        for _ in 0..ROUNDS {
+            self.turn(Instant::now())?;
+            if !self.is_behind {
+                return Ok(self.core.status(key, offset, self.level, Instant::now()));
+            }
+        }
+        Ok(Status::Pending(Reason::Deadline))
+    }
+
+    /// Waits until everything below `offset` of a watched flow is protected, or the deadline passes, or it is certain
+    /// that it will not be.
+    pub fn wait(&mut self, key: &FlowKey, offset: u64, deadline: Instant) -> io::Result<Waited> {
+        self.wait_until(deadline, |client, now| match client.core.status(key, offset, client.level, now) {
+            Status::Protected { level } => Ok(Waited::Protected { level }),
+            Status::Never(reason) => Ok(Waited::NotProtected { reason }),
+            Status::Pending(reason) => Err(reason),
+        })
+    }
+
+    /// Tells how much a watched flow's socket has been given by now, when that is known from elsewhere than
+    /// [`Client::wait_all`]: claims of more are about another connection.
+    pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
+        self.core.handle_written(key, written);
+    }
+
+    /// Waits until everything that was written into a socket so far is protected. Begins the watch when there is none.
+    pub fn wait_all(&mut self, stream: &TcpStream, deadline: Instant) -> io::Result<Waited> {
+        let flow = Client::flow_of(stream)?;
+        if !self.core.is_watched(&flow.key) {
+            self.watch(flow.key);
+        }
+        let waited = self.wait(&flow.key, flow.written, deadline)?;
+        // Claims of more bytes than this socket has are about another connection.
+        self.core.handle_written(&flow.key, tcp_info::written(stream)?);
+        match (waited, self.core.status(&flow.key, flow.written, self.level, Instant::now())) {
+            (Waited::Protected { .. }, Status::Never(reason)) => Ok(Waited::NotProtected { reason }),
+            _ => Ok(waited),
+        }
+    }
+
+    /// Waits until everything that the appliance has read from its TUN by now is protected.
+    pub fn barrier(&mut self, deadline: Instant) -> io::Result<Waited> {
+        let least = self.level;
+        self.ask(Request::Barrier, deadline, |outcome| match outcome {
+            Outcome::Barrier(Some(level)) if level >= least => Waited::Protected { level },
+            Outcome::Barrier(Some(level)) => Waited::NotProtected { reason: Reason::Level(level) },
+            Outcome::Barrier(None) => Waited::NotProtected { reason: Reason::Failed },
+            Outcome::Restarted => Waited::NotProtected { reason: Reason::Restarted },
+            Outcome::Acknowledged | Outcome::Refused(_) => Waited::NotProtected { reason: Reason::Refused },
+        })
+        .map(|answer| answer.unwrap_or_else(|reason| Waited::NotProtected { reason }))
+    }
+
+    /// Asks the appliance to close its open blocks now; `Ok(Err(reason))` when it did not say that it did.
+    pub fn flush(&mut self, deadline: Instant) -> io::Result<Result<(), Reason>> {
+        self.ask(Request::Flush, deadline, is_acknowledged).map(Result::flatten)
+    }
+
+    /// Puts a cookie on a flow, also before the flow exists; `Ok(Err(reason))` when the appliance did not say that it did.
+    pub fn register(&mut self, key: FlowKey, cookie: u64, deadline: Instant) -> io::Result<Result<(), Reason>> {
+        self.ask(Request::Register { key, cookie }, deadline, is_acknowledged).map(Result::flatten)
+    }
+
+    /// The next message, when the wish was to follow; `None` at the deadline.
+    pub fn next_message(&mut self, deadline: Instant) -> io::Result<Option<Message>> {
+        loop {
+            if let Some(message) = self.core.poll_message() {
+                return Ok(Some(message));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            self.turn(deadline)?;
+        }
+    }
+
+    /// The state without the socket.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn ask<T>(
+        &mut self,
+        request: Request,
+        deadline: Instant,
+        read: impl Fn(Outcome) -> T,
+    ) -> io::Result<Result<T, Reason>> {
+        let Some(number) = self.core.request(request, Instant::now()) else {
+            return Ok(Err(Reason::Refused));
+        };
+        self.wait_until(deadline, |client, now| match client.core.poll_outcome(number) {
+            Some(outcome) => Ok(Ok(read(outcome))),
+            None if !client.core.has_contact(now) => Err(Reason::NoContact),
+            None => Err(Reason::Deadline),
+        })
+    }
+
+    /// Turns until `check` gives an answer; at the deadline the reason it gave last. What has come is read before: it may
+    /// take back what is known, and a program that stood still has not read it.
+    fn wait_until<T: From<NotYet>>(
+        &mut self,
+        deadline: Instant,
+        mut check: impl FnMut(&mut Client, Instant) -> Result<T, Reason>,
+    ) -> io::Result<T> {
+        self.take_in()?;
+        loop {
+            let now = Instant::now();
+            let answer = if self.is_behind { Err(Reason::Deadline) } else { check(self, now) };
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(reason) if now >= deadline => return Ok(NotYet(reason).into()),
+                Err(_) => self.turn(deadline)?,
+            }
+        }
+    }
+
+    /// Sends what is due, then takes in datagrams: all that are there, or the first that comes before `deadline` or the
+    /// next thing is due.
+    fn turn(&mut self, deadline: Instant) -> io::Result<()> {
+        while self.core.poll_datagram(&mut self.outgoing, Instant::now()) {
+            // A refusal to send, most often "nobody listens there", is silence: it is sent again.
+            let _ = self.socket.send(&self.outgoing);
+        }
+        let wait = self.core.poll_timeout().min(deadline).saturating_duration_since(Instant::now());
+        // A timeout of zero would mean for ever.
+        self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(50))))?;
+        let mut datagram = [0; 2048];
+        match self.socket.recv(&mut datagram) {
+            Ok(len) => self.on_datagram(&datagram[..len])?,
+            Err(error) => {
+                self.is_behind = false;
+                return self.on_receive_error(error);
+            }
+        }
+        self.take_in()
+    }
+
+    /// Takes in what is there, without waiting.
+    fn take_in(&mut self) -> io::Result<()> {
+        self.socket.set_nonblocking(true)?;
+        let (mut datagram, mut rest) = ([0; 2048], Ok(()));
+        self.is_behind = true;
+        for _ in 0..AT_ONCE {
+            match self.socket.recv(&mut datagram) {
+                Ok(len) => self.on_datagram(&datagram[..len])?,
+                Err(error) => {
+                    self.is_behind = false;
+                    rest = self.on_receive_error(error);
+                    break;
+                }
+            }
+        }
+        self.socket.set_nonblocking(false)?;
+        rest
+    }
+
+    fn on_datagram(&mut self, datagram: &[u8]) -> io::Result<()> {
+        if let Some(Recorder(take)) = &mut self.recorder {
+            take(self.socket.peer_addr()?, self.socket.local_addr()?, datagram);
+        }
+        self.core.handle_datagram(datagram, Instant::now());
+        Ok(())
+    }
+
+    fn on_receive_error(&self, error: io::Error) -> io::Result<()> {
+        use io::ErrorKind::{
+            ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock,
+        };
+        match error.kind() {
+            WouldBlock | TimedOut | Interrupted => Ok(()),
+            // Told by ICMP: nobody is there now. The pause keeps a call from turning at full speed.
+            ConnectionRefused | HostUnreachable | NetworkUnreachable => {
+                std::thread::sleep(Duration::from_millis(1));
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if self.core.has_contact(now) && self.core.request(Request::Unsubscribe, now).is_some() {
+            while self.core.poll_datagram(&mut self.outgoing, now) {
+                // A courtesy: were it lost, the lease would end by itself.
+                let _ = self.socket.send(&self.outgoing);
+            }
+        }
+    }
+}
+
+/// A wait that ended without an answer.
+struct NotYet(Reason);
+
+impl From<NotYet> for Waited {
+    fn from(NotYet(reason): NotYet) -> Waited {
+        Waited::NotProtected { reason }
+    }
+}
+
+impl<T> From<NotYet> for Result<T, Reason> {
+    fn from(NotYet(reason): NotYet) -> Result<T, Reason> {
+        Err(reason)
+    }
+}
+
+fn is_acknowledged(outcome: Outcome) -> Result<(), Reason> {
+    match outcome {
+        Outcome::Acknowledged => Ok(()),
+        Outcome::Restarted => Err(Reason::Restarted),
+        Outcome::Barrier(_) | Outcome::Refused(_) => Err(Reason::Refused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_change_threads() {
+        fn sendable<T: Send>() {}
+        sendable::<Client>();
+    }
+}

@@ -1,0 +1,357 @@
+//! Datagrams out: each subscriber is told what lies behind its cursor, as many messages in a datagram as fit.
+//!
+//! The order within a subscriber: answers, changes, blocks, the heartbeat when it is due, the page of a dump. Subscribers
+//! take turns, a datagram each or as much work on pages as all others, so that a budget that runs out hits each of them alike.
+//! Pages wait when too much was asked for; nothing else does.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::allowance::LOOKED_AT;
+use super::session::Session;
+use super::{HEARTBEAT, Publisher, Told};
+use crate::envelope::{self, Direction, Envelope};
+use crate::message::{
+    Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
+};
+
+/// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a turn.
+const MAX_SCAN: usize = 1024;
+
+/// Entries passed over in one page: it ends there, however little was wanted, and is asked on from there.
+const MAX_PASSED: u32 = 1024;
+/// Of them, those before it is another one's turn.
+const MAX_PASSED_AT_ONCE: u32 = 256;
+
+/// Work on pages that is begun for one subscriber before it is another one's turn. With all subscribers waiting a turn comes
+/// about each 20 ms, which is when a client asks again for a page of which nothing has come. Datagrams would be no measure: pages with
+/// a filter that matches nothing are short, and as much work.
+const WORK_AT_ONCE: u32 = 16;
+
+/// Where a datagram goes and how it is sealed.
+struct Seal {
+    address: SocketAddr,
+    key: u16,
+    receiver: u64,
+}
+
+impl Publisher {
+    /// Builds and sends up to `most` datagrams; gives how many. `send` says whether the socket took it: what it refuses is
+    /// counted and not tried again, for it will be repeated anyway. If `most` were sent, call again in the next turn.
+    pub fn poll_datagrams(
+        &mut self,
+        most: usize,
+        now: Instant,
+        mut send: impl FnMut(SocketAddr, &[u8]) -> bool,
+    ) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let Some((asker, header, refusal)) = self.strangers.pop_front() else {
+                break;
+            };
+            let answer = match refusal {
+                Some(refusal) => Message::Refused(refusal),
+                None => Message::Challenge(Challenge { token: self.challenger.token(&asker, now) }),
+            };
+            self.begin();
+            answer.emit(header, &mut self.datagram);
+            let seal = Seal { address: asker.address, key: asker.key, receiver: asker.epoch };
+            sent += self.finish(&seal, &mut send);
+        }
+        sent + self.tell_subscribers(most - sent, now, &mut send)
+    }
+
+    /// Each gets a datagram, or a few of a page, then each that has more gets as much again: nobody waits for all that
+    /// somebody else has asked for.
+    fn tell_subscribers(
+        &mut self,
+        most: usize,
+        now: Instant,
+        send: &mut impl FnMut(SocketAddr, &[u8]) -> bool,
+    ) -> usize {
+        self.allowance.begin_turn();
+        self.resume = None;
+        let count = self.sessions.len();
+        let first = self.first;
+        let mut round = std::mem::take(&mut self.round);
+        round.clear();
+        round.extend((0..count).map(|turn| (first + turn) % count));
+        self.first = if count == 0 { 0 } else { (first + 1) % count };
+        let mut sent = 0;
+        let mut is_found = false;
+        let mut left = WORK_AT_ONCE;
+        while let Some(at) = round.pop_front() {
+            // Whoever was cut short, unless it has had something of its turn.
+            let next = if left < WORK_AT_ONCE { (at + 1) % count } else { at };
+            if sent == most {
+                self.first = next;
+                self.resume = Some(now);
+                break;
+            }
+            if !is_found && !self.sessions[at].pages.is_empty() && self.allowance.is_spent(now) {
+                // It and those behind it wait for their pages.
+                is_found = true;
+                self.first = next;
+            }
+            let more = self.fill(at, &mut left, now);
+            let has_turn = 0 < left && left < WORK_AT_ONCE;
+            if self.datagram.len() > envelope::LEN {
+                let session = &self.sessions[at];
+                let seal = Seal { address: session.address, key: session.key, receiver: session.epoch };
+                sent += self.finish(&seal, send);
+                match more {
+                    true if has_turn => {
+                        round.push_front(at);
+                        continue;
+                    }
+                    true => round.push_back(at),
+                    false => {}
+                }
+            } else if more && left < WORK_AT_ONCE {
+                // It looks for what is wanted, and goes on with that when the others had their turn.
+                round.push_back(at);
+            } else if more {
+                // Nothing to send and yet more to look at: the rest is for the next turn.
+                self.resume = Some(now);
+            }
+            left = WORK_AT_ONCE;
+        }
+        self.round = round;
+        let waiting = self.sessions.iter().filter(|session| !session.pages.is_empty());
+        let goes_on = waiting.map(|session| self.allowance.when_told(&session.share, now));
+        self.resume = self.resume.into_iter().chain(goes_on).min();
+        sent
+    }
+
+    fn begin(&mut self) {
+        self.datagram.clear();
+        self.datagram.resize(envelope::LEN, 0);
+    }
+
+    fn finish(&mut self, seal: &Seal, send: &mut impl FnMut(SocketAddr, &[u8]) -> bool) -> usize {
+        // Keys are not removed while sessions with them live; were one missing, silence is the safe answer.
+        let Some(key) = self.keys.find(seal.key) else {
+            return 0;
+        };
+        self.datagram_count += 1;
+        let envelope = Envelope {
+            direction: Direction::Notification,
+            key: seal.key,
+            sender: self.epoch,
+            receiver: seal.receiver,
+            counter: self.datagram_count,
+        };
+        key.seal(&envelope, &mut self.datagram);
+        match send(seal.address, &self.datagram) {
+            true => self.counters.sent += 1,
+            false => self.counters.send_errors += 1,
+        }
+        1
+    }
+
+    /// Fills a datagram for a subscriber; true when there is more for it than fits. `left` is the work on pages that may be begun.
+    fn fill(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
+        self.begin();
+        self.fill_answers(at)
+            || self.fill_changes(at)
+            || self.fill_blocks(at)
+            || self.fill_heartbeat(at, now)
+            || self.fill_pages(at, left, now)
+    }
+
+    fn fill_answers(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        while let Some((header, answer)) = session.answers.front() {
+            if !append(&mut self.datagram, |out| answer.emit(*header, out)) {
+                return true;
+            }
+            session.answers.pop_front();
+        }
+        false
+    }
+
+    fn fill_changes(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        if session.groups & GROUP_FLOWS == 0 {
+            session.cursor = self.log.version();
+            return false;
+        }
+        if self.forgotten > session.cursor.max(session.missed) {
+            // The gap in the numbers tells the subscriber.
+            session.missed = self.forgotten;
+            session.seq = session.seq.wrapping_add(1);
+        }
+        for (scanned, (version, told)) in self.log.after(session.cursor).enumerate() {
+            if scanned == MAX_SCAN {
+                return true;
+            }
+            if is_wanted(told, &session.filter) {
+                let header = session.next_notification();
+                if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                    return true;
+                }
+                session.seq = header.seq;
+            }
+            session.cursor = version;
+        }
+        false
+    }
+
+    fn fill_blocks(&mut self, at: usize) -> bool {
+        let session = &mut self.sessions[at];
+        if session.groups & GROUP_BLOCKS == 0 {
+            session.blocks = self.block_count;
+            return false;
+        }
+        let waiting = self.block_count - session.blocks;
+        let skipped = waiting.saturating_sub(self.blocks.len() as u64);
+        if skipped > 0 {
+            // The gap in the numbers tells the subscriber.
+            session.seq = session.seq.wrapping_add(skipped as u32);
+            session.blocks += skipped;
+            self.counters.blocks_skipped += skipped;
+        }
+        let oldest = self.blocks.len() - (self.block_count - session.blocks) as usize;
+        for block in self.blocks.range(oldest..) {
+            let header = session.next_notification();
+            if !append(&mut self.datagram, |out| block.emit(header, out)) {
+                return true;
+            }
+            session.seq = header.seq;
+            session.blocks += 1;
+        }
+        false
+    }
+
+    fn fill_pages(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
+        while !self.sessions[at].pages.is_empty() {
+            if !self.allowance.may_tell(&self.sessions[at].share, now) {
+                return false;
+            }
+            if *left == 0 {
+                return true;
+            }
+            let mut work = 0;
+            let more = self.fill_page(at, &mut work);
+            self.allowance.on_told(&mut self.sessions[at].share, work, now);
+            *left = left.saturating_sub(work);
+            if more {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The rest of a page, or what fits of it; true when there is more. Counts the work.
+    fn fill_page(&mut self, at: usize, work: &mut u32) -> bool {
+        let Session { pages, .. } = &mut self.sessions[at];
+        let Some(page) = pages.front_mut() else {
+            return false;
+        };
+        let header = Header { flags: flags::MULTI, ..page.header };
+        let exact = page.filter.to_key().and_then(|key| self.flows.get(&key).copied());
+        if page.filter.to_key().is_some() {
+            // One flow: found without a walk, and told only here, so that the page has exactly one message or none.
+            let told = exact.and_then(|slot| self.log.value(slot));
+            if let Some(told) = told.filter(|told| is_wanted(told, &page.filter) && page.told == 0) {
+                if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                    return true;
+                }
+                page.told = 1;
+                *work += 1;
+            }
+            // All that there is of this flow is told: whoever asks on from a version below the head has nothing to ask.
+            page.cursor = page.head;
+        } else {
+            let mut passed = 0u32;
+            for (version, told) in self.log.after(page.cursor) {
+                // What changed after the request is told by the notifications that follow it.
+                if page.left == 0 || page.passed == MAX_PASSED || version > page.head {
+                    break;
+                }
+                if passed == MAX_PASSED_AT_ONCE {
+                    *work += passed.div_ceil(LOOKED_AT);
+                    return true;
+                }
+                if is_wanted(told, &page.filter) {
+                    if !append(&mut self.datagram, |out| emit(told, header, out)) {
+                        *work += passed.div_ceil(LOOKED_AT);
+                        return true;
+                    }
+                    page.told += 1;
+                    page.left -= 1;
+                    *work += 1;
+                } else {
+                    passed += 1;
+                    page.passed += 1;
+                }
+                page.cursor = version;
+            }
+            *work += passed.div_ceil(LOOKED_AT);
+            if self.log.after(page.cursor).next().is_none_or(|(version, _)| version > page.head) {
+                page.cursor = page.head;
+            }
+        }
+        let done = Done {
+            count: page.told,
+            since: page.since,
+            version: page.cursor,
+            head: page.head,
+            notified: page.notified,
+            violations: self.violation_count,
+        };
+        if !append(&mut self.datagram, |out| done.emit(page.header, out)) {
+            return true;
+        }
+        *work += 1;
+        pages.pop_front();
+        false
+    }
+
+    fn fill_heartbeat(&mut self, at: usize, now: Instant) -> bool {
+        let session = &mut self.sessions[at];
+        if session.heartbeat > now {
+            return false;
+        }
+        let peers = self.peers.iter().filter_map(|(_, slot)| match self.log.value(*slot) {
+            Some(Told::Peer(peer)) => Some(Peer { name: None, ..*peer }),
+            _ => None,
+        });
+        let heartbeat = Heartbeat { version: session.cursor, violations: self.violation_count, peers: peers.collect() };
+        let header = Header { flags: 0, seq: session.seq, port: 0 };
+        if !append(&mut self.datagram, |out| heartbeat.emit(header, out)) {
+            return true;
+        }
+        // After a pause of the whole appliance one heartbeat is enough.
+        session.heartbeat = (session.heartbeat + HEARTBEAT).max(now + HEARTBEAT / 2);
+        false
+    }
+}
+
+/// Appends a message unless the datagram would get too long.
+fn append(datagram: &mut Vec<u8>, emit: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let before = datagram.len();
+    emit(datagram);
+    // Alone in its datagram a message always fits: each says how long it may get.
+    let fits = datagram.len() <= MAX_DATAGRAM || before <= envelope::LEN;
+    if !fits {
+        datagram.truncate(before);
+    }
+    fits
+}
+
+fn is_wanted(told: &Told, filter: &crate::message::Filter) -> bool {
+    match told {
+        Told::Flow(flow) => filter.matches(&flow.key, flow.cookie),
+        // Links and violations concern whoever trusts any flow; a violation of other flows is told too, and does no harm.
+        Told::Peer(_) | Told::Violation(_) => true,
+    }
+}
+
+fn emit(told: &Told, header: Header, out: &mut Vec<u8>) {
+    match told {
+        Told::Flow(flow) => flow.emit(header, out),
+        Told::Peer(peer) => crate::message::emit_state(peer, header, out),
+        Told::Violation(violation) => violation.emit(header, out),
+    }
+}

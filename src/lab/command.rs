@@ -1,0 +1,193 @@
+//! The command line of `onwire-lab`: runs a scenario, lists them, or is the WAN emulator of one.
+//!
+//! Exit codes: 0 done and all claims hold, 1 failure or a claim does not hold, 2 usage.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::lab::{
+    scenario::{self, LabOptions, SCENARIOS},
+    trace::say,
+    units,
+    wan::{control::Remote, emulator, impairment::Impairment},
+};
+
+/// Builds a network of two sites and an emulated WAN on this machine and runs real programs through real appliances.
+#[derive(Debug, Parser)]
+#[command(
+    name = "onwire-lab",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  onwire-lab                              the quickstart: rsync over 50 ms and 1 % loss\n  \
+                  onwire-lab throughput --json out.json   how fast this machine is\n  \
+                  onwire-lab watch                        what the notifications look like\n  \
+                  onwire-lab shell --topology pair-veth   a lab to try things in\n  \
+                  onwire-lab list                         every scenario"
+)]
+pub struct Lab {
+    #[command(subcommand)]
+    tool: Option<Tool>,
+    /// The scenario; `onwire-lab list` shows them.
+    #[arg(default_value = SCENARIOS[0].name)]
+    scenario: String,
+    /// A built-in topology (pair, pair-veth, pair-uplink, pair-outer-v6, pair-inner-9000, pair-held, pair-lan, star, plain) or a file like those in netns/.
+    #[arg(long, value_name = "NAME|FILE")]
+    topology: Option<String>,
+    /// Write the result as JSON, and a plot, where there is one, beside it as .svg.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Seed of the WAN's chance and of the generated data.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Length of each measurement.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// How often, in scenarios of trials.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    trials: Option<u32>,
+    /// Losses to try, such as 0.1%,5%, in `disaster`.
+    #[arg(long, value_name = "LOSS", value_delimiter = ',', value_parser = read_loss)]
+    loss: Vec<f64>,
+    /// Run these parts alone, in scenarios of several; a name that is not known is answered with those that are.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    arm: Vec<String>,
+    /// Make the limits of time that a scenario claims this many times longer, on a slow machine.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = read_slack)]
+    slack: f64,
+    /// Keep logs and generated files also when all is well.
+    #[arg(long)]
+    keep: bool,
+    /// Do not show each command on the terminal (they are always in commands.log).
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// List the scenarios.
+    List,
+    /// Send a command to a running WAN emulator, such as `set loss 1%` or `counters`.
+    Tell {
+        /// The emulator's control socket.
+        socket: PathBuf,
+        /// The command.
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// Be a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
+    #[command(hide = true)]
+    Wan(WanArgs),
+}
+
+#[derive(Debug, Args)]
+struct WanArgs {
+    /// Name of the device where "forth" begins.
+    near: String,
+    /// Name of the other device.
+    far: String,
+    #[arg(long)]
+    control: PathBuf,
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Settings such as `delay 25ms, loss 1%`.
+    #[arg(long, default_value = "")]
+    forth: String,
+    #[arg(long, default_value = "")]
+    back: String,
+}
+
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+/// Parses the command line and does what it asks for.
+pub fn main() -> ExitCode {
+    let args = match Lab::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // A reader that has gone away is no reason to complain.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    if args.tool.is_none()
+        && let Err(error) = scenario::find(&args.scenario)
+    {
+        eprintln!("onwire-lab: {error}");
+        return ExitCode::from(USAGE);
+    }
+    let result = match args.tool {
+        None => run_scenario(args),
+        Some(Tool::List) => {
+            SCENARIOS.iter().for_each(|scenario| say(format_args!("{:<14} {}", scenario.name, scenario.summary)));
+            return ExitCode::SUCCESS;
+        }
+        Some(Tool::Tell { socket, command }) => tell(socket, &command),
+        Some(Tool::Wan(args)) => be_wan(args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("onwire-lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_scenario(args: Lab) -> Result<bool, String> {
+    let Lab { scenario, topology, json, seed, seconds, trials, loss, arm, slack, keep, quiet, .. } = args;
+    let (losses, arms, is_quiet) = (loss, arm, quiet);
+    let options = LabOptions { scenario, topology, json, seed, seconds, trials, losses, arms, slack, keep, is_quiet };
+    scenario::run(&options).map_err(|error| error.to_string())
+}
+
+fn read_loss(text: &str) -> Result<f64, String> {
+    units::parse_probability(text).map_err(|error| error.to_string())
+}
+
+fn read_slack(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(slack) if (1.0..=1000.0).contains(&slack) => Ok(slack),
+        _ => Err("allowed: a number from 1 to 1000; 1 claims what the documentation does".to_owned()),
+    }
+}
+
+fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {
+    let answer = Remote::new(socket.clone()).tell(&command.join(" "));
+    let answer = answer.map_err(|error| format!("{}: {error}", socket.display()))?;
+    say(format_args!("{answer:#}"));
+    Ok(true)
+}
+
+fn be_wan(args: WanArgs) -> Result<bool, String> {
+    let read = |text: &str| {
+        let mut impairment = Impairment::default();
+        for change in text.split(',').map(str::trim).filter(|change| !change.is_empty()) {
+            let (key, value) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
+            impairment.set(key, value.trim()).map_err(|error| error.to_string())?;
+        }
+        Ok::<_, String>(impairment)
+    };
+    let options = emulator::EmulatorOptions {
+        devices: [args.near, args.far],
+        mtu: args.mtu,
+        control: args.control,
+        seed: args.seed,
+        impairments: [read(&args.forth)?, read(&args.back)?],
+    };
+    emulator::run(options).map(|()| true).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Lab::command().debug_assert();
+    }
+}

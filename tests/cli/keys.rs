@@ -1,0 +1,169 @@
+//! `onwire keygen`, `onwire pubkey` and `onwire check` as a user meets them.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn onwire(directory: &Path, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_onwire"))
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap().trim_end()
+}
+
+#[test]
+fn keygen_writes_a_private_file_and_prints_what_pubkey_prints() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = onwire(directory.path(), &["keygen", "a.key"], b"");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let path = directory.path().join("a.key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let public = onwire(directory.path(), &["pubkey", "a.key"], b"");
+    assert_eq!(text(&made.stdout), text(&public.stdout));
+    assert_eq!(text(&public.stdout).len(), 44);
+    let private = fs::read(&path).unwrap();
+    for arguments in [&["pubkey"][..], &["pubkey", "-"]] {
+        assert_eq!(text(&onwire(directory.path(), arguments, &private).stdout), text(&public.stdout));
+    }
+}
+
+#[test]
+fn keygen_never_overwrites() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.key"), "precious").unwrap();
+    let output = onwire(directory.path(), &["keygen", "a.key"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("a.key cannot be written: File exists"), "{}", text(&output.stderr));
+    assert_eq!(fs::read_to_string(directory.path().join("a.key")).unwrap(), "precious");
+}
+
+#[test]
+fn keygen_without_a_file_prints_the_private_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = onwire(directory.path(), &["keygen"], b"");
+    let public = onwire(directory.path(), &["pubkey"], &made.stdout);
+    assert_eq!(text(&made.stderr), format!("public key: {}", text(&public.stdout)));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn keygen_makes_notification_keys_that_check_takes() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = onwire(directory.path(), &["keygen", "--notify", "notify.key"], b"");
+    assert!(file.status.success() && file.stdout.is_empty(), "{}", text(&file.stderr));
+    let path = directory.path().join("notify.key");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let printed = onwire(directory.path(), &["keygen", "--notify"], b"");
+    assert!(printed.stderr.is_empty());
+    assert_eq!((printed.stdout.len(), fs::read(&path).unwrap().len()), (45, 45));
+    assert_ne!(printed.stdout, fs::read(&path).unwrap());
+    onwire(directory.path(), &["keygen", "a.key"], b"");
+    let public = onwire(directory.path(), &["keygen", "b.key"], b"");
+    let config = format!(
+        "node: {{ name: a, key_file: a.key, local_prefixes: [10.1.0.0/24] }}\n\
+         peers: [{{ name: b, public_key: \"{}\", prefixes: [10.2.0.0/24] }}]\n\
+         notify: {{ keys: [{{ id: 3, file: notify.key }}] }}\n",
+        text(&public.stdout)
+    );
+    fs::write(directory.path().join("a.yaml"), config).unwrap();
+    let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("127.0.0.1:7118 (UDP), key 3, level on_wire"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn pubkey_refuses_what_is_not_a_key() {
+    let directory = tempfile::tempdir().unwrap();
+    for input in [&b""[..], b"abc\n", b"\xff\xff", &[b'A'; 1000]] {
+        let output = onwire(directory.path(), &["pubkey"], input);
+        assert_eq!(output.status.code(), Some(1), "{input:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+    assert_eq!(onwire(directory.path(), &["pubkey", "nowhere.key"], b"").status.code(), Some(1));
+}
+
+/// Where the configuration was named without a directory, this once gave a node with a key of zeros.
+#[test]
+fn an_empty_key_file_name_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let public = onwire(directory.path(), &["keygen", "b.key"], b"");
+    for [own, preshared] in [["", "b.key"], ["b.key", ""]] {
+        let config = format!(
+            "node: {{ name: a, key_file: \"{own}\", local_prefixes: [10.1.0.0/24] }}\n\
+             peers: [{{ name: b, public_key: \"{}\", preshared_key_file: \"{preshared}\", prefixes: [10.2.0.0/24] }}]\n",
+            text(&public.stdout)
+        );
+        fs::write(directory.path().join("a.yaml"), config).unwrap();
+        let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+        assert!(text(&output.stderr).contains("key_file: found \"\"; allowed: the path"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2_and_help_with_0() {
+    let directory = tempfile::tempdir().unwrap();
+    for (arguments, code) in [
+        (&[][..], 2),
+        (&["chekc"], 2),
+        (&["check"], 2),
+        (&["check", "nowhere.yaml"], 2),
+        (&["check", "."], 2),
+        (&["--help"], 0),
+        (&["--version"], 0),
+    ] {
+        assert_eq!(onwire(directory.path(), arguments, b"").status.code(), Some(code), "{arguments:?}");
+    }
+    for command in ["check", "keygen", "pubkey", "watch", "wait", "flows"] {
+        let help = onwire(directory.path(), &[command, "--help"], b"");
+        assert!(text(&help.stdout).contains("Examples:"), "{command}");
+    }
+}
+
+#[test]
+fn check_says_what_would_run_and_warns() {
+    let directory = tempfile::tempdir().unwrap();
+    onwire(directory.path(), &["keygen", "a.key"], b"");
+    let peer = onwire(directory.path(), &["keygen", "b.key"], b"");
+    let config = format!(
+        "node: {{ name: a, key_file: a.key, local_prefixes: [10.1.0.0/24] }}\n\
+         tun: {{ queues: 2 }}\n\
+         peers: [{{ name: b, public_key: \"{}\", prefixes: [10.2.0.0/24] }}]\n\
+         policy:\n\
+         - {{ to: 10.2.0.0/24, redundancy: steady }}\n\
+         - {{ to: 10.2.0.1, protocol: tcp, redundancy: steady }}\n\
+         - {{ to: 10.3.0.0/24, redundancy: steady }}\n",
+        text(&peer.stdout)
+    );
+    fs::write(directory.path().join("a.yaml"), config).unwrap();
+    let output = onwire(directory.path(), &["check", "a.yaml"], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for part in [
+        "a.yaml: good",
+        "0.0.0.0:7117 to port 7118 (UDP), 2 lanes",
+        "10.2.0.0/24 into ow0",
+        "symbols of up to 1408 bytes",
+        "k 32, m 4, overhead 12.5 %",
+        "none: waits to be called",
+        "to 10.2.0.1/32, protocol tcp",
+    ] {
+        assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
+    }
+    let warned = text(&output.stderr);
+    assert!(warned.contains("a.yaml:6:3: warning: policy[1]: never reached: policy[0] (line 5)"), "{warned}");
+    assert!(warned.contains("a.yaml:7:9: warning: policy[2].to: never matches"), "{warned}");
+}

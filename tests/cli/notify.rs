@@ -1,0 +1,459 @@
+//! `onwire watch`, `onwire wait` and `onwire flows` as a user meets them: real connections on the loopback, and a publisher
+//! that says what the test tells it.
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use onwire::config::key_file;
+use onwire::notify::client::Client;
+use onwire::notify::envelope::KeyRing;
+use onwire::notify::message::*;
+use onwire::notify::publisher::{Limits, Publisher};
+use onwire::notify::secret::Secret;
+use serde_json::{Value, json};
+
+enum Tell {
+    Flow(Box<Flow>),
+    State(Peer),
+    Violation(Range),
+    Block(Block),
+    /// Nothing more is sent.
+    Silence,
+}
+
+struct Appliance {
+    address: SocketAddr,
+    tell: Option<Sender<Tell>>,
+    thread: Option<JoinHandle<()>>,
+    folder: tempfile::TempDir,
+}
+
+impl Appliance {
+    fn start(address: &str) -> Appliance {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = Secret::from_random(&[5; 32]);
+        key_file::write(&folder.path().join("notify.key"), &secret.to_text()).unwrap();
+        let socket = UdpSocket::bind(address).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || publish(&socket, &secret, &told));
+        Appliance { address, tell: Some(tell), thread: Some(thread), folder }
+    }
+
+    fn tell(&self, tell: Tell) {
+        self.tell.as_ref().unwrap().send(tell).unwrap();
+    }
+
+    fn tell_flow(&self, flow: Flow) {
+        self.tell(Tell::Flow(Box::new(flow)));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onwire"));
+        command.args(arguments).env("ONWIRE_NOTIFY", self.address.to_string());
+        command.env("ONWIRE_NOTIFY_KEY", self.path("notify.key"));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        self.tell = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn publish(socket: &UdpSocket, secret: &Secret, told: &Receiver<Tell>) {
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut keys = KeyRing::new();
+    keys.insert(secret.to_key(1)).unwrap();
+    let mut publisher = Publisher::new(keys, Limits::default(), 42, &[8; 32], Instant::now());
+    let mut bytes = [0; 2048];
+    let mut silent = false;
+    loop {
+        match told.try_recv() {
+            Ok(Tell::Flow(flow)) => publisher.publish_flow(&flow, Instant::now()),
+            Ok(Tell::State(peer)) => publisher.publish_state(&peer, Instant::now()),
+            Ok(Tell::Violation(range)) => publisher.publish_violation(1, &[range], Instant::now()),
+            Ok(Tell::Block(block)) => publisher.publish_block(&block),
+            Ok(Tell::Silence) => silent = true,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {}
+        }
+        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            publisher.handle_datagram(from, &bytes[..len], Instant::now());
+        }
+        publisher.handle_timeout(Instant::now());
+        publisher.poll_datagrams(64, Instant::now(), |to, bytes| silent || socket.send_to(bytes, to).is_ok());
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap().trim_end()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn link(state: LinkState, reason: StateReason) -> Tell {
+    Tell::State(Peer { id: 1, name: Some("syracuse".into()), state, reason })
+}
+
+fn flow(key: FlowKey, on_wire: Option<u64>) -> Flow {
+    Flow {
+        key,
+        instance: 1,
+        peer: 1,
+        event: Event::Protected,
+        level: Level::OnWire,
+        origin: Origin::Start,
+        origin_seq: Some(1),
+        positions: Positions { on_wire, ..Positions::default() },
+        violated: None,
+        packets: None,
+        cookie: None,
+        block: Some((32, 4)),
+    }
+}
+
+/// A connection whose far end reads nothing: part of what is written is not acknowledged.
+struct Stuffed {
+    stream: TcpStream,
+    other: TcpStream,
+    key: FlowKey,
+    written: u64,
+    to: String,
+}
+
+fn stuffed() -> Stuffed {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let mut stream = TcpStream::connect(at).unwrap();
+    let (other, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut written = 0;
+    while let Ok(count) = stream.write(&[7; 100_000]) {
+        written += count as u64;
+    }
+    assert_eq!(Client::flow_of(&stream).unwrap().written, written);
+    let key = Client::flow_of(&stream).unwrap().key;
+    Stuffed { stream, other, key, written, to: at.to_string() }
+}
+
+#[test]
+fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    let sent = stuffed();
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    appliance.tell_flow(flow(sent.key, Some(sent.written - 1)));
+    let short = ["wait", "--to", &sent.to, "--timeout", "300ms"];
+    let output = appliance.run(&short);
+    assert_eq!(code(&output), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("not protected within 300ms"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("  1 of "), "{}", text(&output.stderr));
+    assert!(output.stdout.is_empty());
+
+    let mut child =
+        appliance.command(&["wait", "--to", &sent.to]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "a byte is missing");
+    appliance.tell_flow(flow(sent.key, Some(sent.written)));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), Some(0));
+    assert!(text(&output.stdout).starts_with("protected (on_wire): "), "{}", text(&output.stdout));
+
+    // More than this level is not there.
+    let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "300ms", "--level", "acked", "--json"]);
+    assert_eq!(code(&output), Some(1));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["protected"], &told["flows"][0]["bytes"]), (&Value::from(false), &Value::from(sent.written)));
+    assert_eq!(told["flows"][0]["reason"], "the appliance can say no more than on_wire");
+    drop(sent.stream);
+}
+
+#[test]
+fn wait_says_why_not() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    let sent = stuffed();
+    let arguments = ["wait", "--to", &sent.to, "--timeout", "300ms"];
+    let said = |wanted: &str| {
+        let output = appliance.run(&arguments);
+        let words = text(&output.stderr).to_owned();
+        assert!(code(&output) == Some(1) && words.contains(wanted), "{wanted}:\n{words}");
+    };
+    said("the appliance has not seen this flow");
+    appliance.tell(link(LinkState::Degraded, StateReason::NoReports));
+    appliance.tell_flow(flow(sent.key, Some(10)));
+    said("the link is degraded: no reports");
+    appliance.tell_flow(flow(sent.key, Some(sent.written)));
+    appliance.tell(Tell::Violation(Range { key: sent.key, instance: 1, start: 0, end: 5 }));
+    said("lost on the path");
+    // The same addresses, and more than this socket was ever given.
+    appliance.tell_flow(Flow { instance: 2, ..flow(sent.key, Some(sent.written + 1)) });
+    said("another connection");
+}
+
+#[test]
+fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut sent = stuffed();
+    let arguments = ["wait", "--notify", &nobody, "--to", &sent.to, "--timeout", "20s"];
+    let begin = Instant::now();
+    let output = appliance.run(&arguments);
+    assert_eq!(code(&output), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&format!("{nobody} does not answer")), "{}", text(&output.stderr));
+    assert!(begin.elapsed() < Duration::from_secs(15), "it need not wait for the whole timeout");
+
+    sent.other.read_exact(&mut vec![0; sent.written as usize]).unwrap();
+    let output = appliance.run(&arguments);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("protected (acked): "), "{}", text(&output.stdout));
+}
+
+/// What `wait` says of a host, and its exit code; `wanted` must be in its words.
+fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &str) {
+    for option in [&[][..], &["--require"]] {
+        let output = appliance.run(&[&["wait", "--to", to][..], option].concat());
+        let words = text(&output.stderr);
+        assert_eq!((code(&output), output.stdout.is_empty()), (Some(4), true), "{option:?}: {words}");
+        assert!(words.contains(wanted) && words.contains("--allow-none"), "{wanted}:\n{words}");
+    }
+    let output = appliance.run(&["wait", "--to", to, "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(code(&output), Some(4));
+    let fields = (&told["protected"], &told["flows"], &told["open"], &told["level"]);
+    assert_eq!(fields, (&json!(false), &json!([]), &json!(open), &Value::Null), "{told}");
+    assert!(told["reason"].as_str().unwrap().contains(wanted), "{told}");
+
+    let output = appliance.run(&["wait", "--to", to, "--allow-none"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("nothing to wait for: "), "{}", text(&output.stdout));
+    let output = appliance.run(&["wait", "--to", to, "--allow-none", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &told["protected"]), (Some(0), &json!(false)), "nothing is protected either");
+}
+
+#[test]
+fn wait_does_not_say_yes_where_there_is_nothing_to_wait_for() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap().to_string();
+    nothing_to_wait_for(&appliance, &to, 0, "no open TCP connection of this host goes to");
+
+    let mut stream = TcpStream::connect(&to).unwrap();
+    let (mut other, _) = listener.accept().unwrap();
+    nothing_to_wait_for(&appliance, &to, 1, "has sent nothing");
+
+    // What has ended was acknowledged, and is not what a script that asks now means.
+    stream.write_all(b"all of it arrives").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    other.read_to_end(&mut Vec::new()).unwrap();
+    drop(other);
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    drop(stream);
+    let output = appliance.run(&["wait", "--to", &to]);
+    assert_eq!(code(&output), Some(4), "{output:?}");
+    assert!(text(&output.stderr).contains("ended, and what has ended is not counted"), "{output:?}");
+}
+
+#[test]
+fn wait_takes_no_yes_from_an_appliance_that_knows_of_other_connections_only() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    let (sent, other) = (stuffed(), stuffed());
+    appliance.tell_flow(flow(other.key, Some(u64::MAX / 2)));
+    let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "400ms"]);
+    assert_eq!(code(&output), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("has not seen this flow"), "{output:?}");
+    // A list of nothing says so.
+    for (arguments, wanted) in
+        [(&["flows", "--to", &sent.to][..], "no flows"), (&["flows", "--to", &sent.to, "--json"], "[]")]
+    {
+        let output = appliance.run(arguments);
+        assert_eq!((code(&output), text(&output.stdout)), (Some(0), wanted), "{output:?}");
+    }
+}
+
+#[test]
+fn flows_are_shown_as_told_and_a_violated_one_stands_out() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    let key = |port: u16| FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 5432).into());
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    for port in 1..=200 {
+        appliance.tell_flow(Flow { cookie: (port == 7).then_some(99), ..flow(key(port), Some(1_000_000)) });
+    }
+    let other =
+        FlowKey { protocol: 17, source: "[fd00::1]:53".parse().unwrap(), destination: "[fd00::2]:53".parse().unwrap() };
+    appliance.tell_flow(Flow { origin: Origin::Middle, packets: Some(3), ..flow(other, Some(12)) });
+    appliance.tell(Tell::Violation(Range { key: key(9), instance: 1, start: 40, end: 60 }));
+    // One a turn of its loop; the violation comes last.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let told = loop {
+        let output = appliance.run(&["flows", "--json"]);
+        assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+        let told: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        if told.iter().any(|flow| !flow["violated"].is_null()) || Instant::now() > deadline {
+            break told;
+        }
+    };
+    assert_eq!(told.len(), 201);
+    let of = |source: &str| told.iter().find(|flow| flow["source"] == source).unwrap();
+    assert_eq!((&of("10.1.0.1:7")["cookie"], &of("10.1.0.1:9")["violated"]), (&Value::from(99), &Value::from(40)));
+    assert_eq!(
+        (&of("[fd00::1]:53")["origin"], &of("[fd00::1]:53")["packets"]),
+        (&Value::from("middle"), &Value::from(3))
+    );
+    assert_eq!(
+        (&of("10.1.0.1:9")["peer_name"], &of("10.1.0.1:9")["link"]),
+        (&Value::from("syracuse"), &Value::from("up"))
+    );
+
+    let output = appliance.run(&["flows", "--to", "10.2.0.1:5432"]);
+    let table = text(&output.stdout);
+    assert_eq!(table.matches("10.1.0.1:").count(), 200, "{table}");
+    assert!(table.contains("VIOLATED from 40") && table.contains("1,000,000") && !table.contains("fd00"), "{table}");
+    assert_eq!(text(&appliance.run(&["flows", "--to", "10.9.9.9"]).stdout), "no flows");
+}
+
+#[test]
+fn watch_shows_each_change_once_and_captures_what_came() {
+    // The port that the dissector knows, at an address that nobody else uses.
+    let appliance = Appliance::start("127.71.18.1:7118");
+    let key = FlowKey::tcp("10.1.0.1:4000".parse().unwrap(), "10.2.0.1:5432".parse().unwrap());
+    let hidden = FlowKey::tcp("10.1.0.1:4001".parse().unwrap(), "10.2.0.9:80".parse().unwrap());
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    appliance.tell_flow(Flow { event: Event::New, ..flow(key, None) });
+    let capture = appliance.path("notify.pcap");
+    let arguments = ["watch", "--json", "--blocks", "--to", "10.2.0.1", "--for", "3s", "--pcap"];
+    let mut command = appliance.command(&arguments);
+    let child = command.arg(&capture).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    appliance.tell_flow(flow(hidden, Some(1)));
+    appliance.tell_flow(flow(key, Some(65_536)));
+    let range = Range { key, instance: 1, start: 0, end: 100 };
+    let block =
+        Block { peer: 1, lane: 0, profile: 0, sbn: 91, k: 32, m: 4, level: Some(Level::OnWire), ranges: vec![range] };
+    appliance.tell(Tell::Block(block));
+    appliance.tell(Tell::Violation(Range { start: 40, end: 60, ..range }));
+    appliance.tell(link(LinkState::Degraded, StateReason::Violation));
+    std::thread::sleep(Duration::from_millis(500));
+    appliance.tell(Tell::Silence);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), Some(0));
+
+    let lines: Vec<Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
+    let contact = kinds("contact");
+    assert_eq!(contact.iter().map(|line| line["contact"].clone()).collect::<Vec<_>>(), [true, false]);
+    assert!(contact.iter().all(|line| line["run"] == "000000000000002a"), "{contact:?}");
+    // A lease is a second, and was renewed up to a quarter before the last heartbeat.
+    assert!(contact[1]["silent_for"].as_f64().unwrap() >= 0.5, "{contact:?}");
+    let positions: Vec<&Value> = kinds("flow").iter().map(|line| &line["on_wire"]).collect();
+    assert_eq!(positions[..2], [&Value::Null, &Value::from(65_536)], "{lines:#?}");
+    // The violation is told of the flow too; nothing is repeated.
+    assert_eq!(kinds("flow").len(), 3, "{lines:#?}");
+    assert_eq!(kinds("flow")[2]["violated"], 40);
+    assert_eq!(kinds("violation").len(), 1);
+    assert_eq!(
+        (&kinds("violation")[0]["ranges"][0]["start"], &kinds("block")[0]["sbn"]),
+        (&Value::from(40), &Value::from(91))
+    );
+    let links: Vec<&str> = kinds("link").iter().map(|line| line["link"].as_str().unwrap()).collect();
+    assert_eq!(links, ["up", "degraded"]);
+    assert!(lines.iter().all(|line| line["time"].as_f64().unwrap() > 1e9));
+
+    let decoded = tshark(&capture, &["-T", "fields", "-e", "ip.src", "-e", "_ws.col.Info", "-e", "_ws.malformed"]);
+    let info: Vec<&str> = decoded.lines().collect();
+    assert!(info.len() > 10 && info.iter().all(|line| line.starts_with("127.71.18.1\t")), "{decoded}");
+    for kind in ["CHALLENGE", "SUBSCRIBE", "FLOW", "BLOCK", "VIOLATION", "STATE", "HEARTBEAT"] {
+        assert!(decoded.contains(kind), "{kind} is not in:\n{decoded}");
+    }
+    assert!(info.iter().all(|line| line.ends_with('\t')), "malformed:\n{decoded}");
+    let checks = [
+        "-o",
+        "udp.check_checksum:TRUE",
+        "-o",
+        "ip.check_checksum:TRUE",
+        "-Y",
+        "udp.checksum.status == 0 or ip.checksum.status == 0",
+    ];
+    assert_eq!(tshark(&capture, &checks), "", "checksums that are wrong");
+}
+
+fn tshark(capture: &Path, arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol/onwire.lua");
+    let output = Command::new("tshark")
+        .args(["-n", "-X", &format!("lua_script:{}", script.display()), "-r"])
+        .arg(capture)
+        .args(arguments)
+        .output()
+        .expect("this test runs tshark: apt-get install tshark");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn watch_counts_its_lines_and_says_when_nobody_answers() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    appliance.tell(link(LinkState::Up, StateReason::None));
+    let output = appliance.run(&["watch", "--count", "2"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].contains("contact with 127.0.0.1") && lines[1].ends_with("link to syracuse  up"),
+        "{lines:?}"
+    );
+
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = appliance.run(&["watch", "--notify", &nobody, "--for", "1s"]);
+    assert_eq!(code(&output), Some(3));
+    assert!(text(&output.stdout).contains("count nothing as protected"), "{}", text(&output.stdout));
+    let output = appliance.run(&["flows", "--key-id", "2"]);
+    assert_eq!(code(&output), Some(3), "{}", text(&output.stdout));
+}
+
+#[test]
+fn what_is_wrong_with_the_command_line_is_said_with_2() {
+    let appliance = Appliance::start("127.0.0.1:0");
+    std::fs::write(appliance.path("open.key"), Secret::from_random(&[5; 32]).to_text().as_str()).unwrap();
+    std::fs::set_permissions(appliance.path("open.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let open = appliance.path("open.key").display().to_string();
+    for (arguments, wanted) in [
+        (&["wait"][..], "--to"),
+        (&["wait", "--to", "10.2.0.1:ssh"], "allowed: HOST"),
+        (&["wait", "--to", "no-such-host.invalid"], "cannot resolve"),
+        (&["wait", "--to", "10.2.0.1", "--level", "sent"], "allowed: queued"),
+        (&["wait", "--to", "10.2.0.1", "--timeout", "30"], "add the unit"),
+        (&["watch", "--key", "nowhere.key"], "onwire keygen --notify nowhere.key"),
+        (&["watch", "--key", &open], "has mode 0644"),
+        (&["watch", "--protocol", "tpc"], "allowed: tcp"),
+        (&["watch", "--pcap", "/nowhere/a.pcap"], "cannot write /nowhere/a.pcap"),
+        (&["flows", "--notify", "here"], "invalid"),
+        (&["flows", "--key-id", "0"], "0 is not in"),
+    ] {
+        let output = appliance.run(arguments);
+        assert_eq!(code(&output), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(wanted), "{arguments:?}: {}", text(&output.stderr));
+    }
+    for command in ["watch", "wait", "flows"] {
+        let help = appliance.run(&[command, "--help"]);
+        assert!(text(&help.stdout).contains("Examples:") && text(&help.stdout).contains("Exit codes:"), "{command}");
+    }
+}

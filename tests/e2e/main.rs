@@ -1,0 +1,40 @@
+//! End to end: two appliances of the real executable between real kernels, in network namespaces.
+//!
+//! ```text
+//!   primary ──────── ithaca ══════ wan ══════ syracuse ──────── mirror
+//!   10.1.0.1         appliance, 192.0.2.1     appliance, .2     10.2.0.1
+//!   fd00:1::1        2001:db8::1              ::2               fd00:2::1
+//! ```
+//!
+//! The WAN is a veth pair where nothing is lost, else the lab's emulator. The tests count packets and compare checksums;
+//! times are only bounded. They need root and the programs `ip`, `sysctl` and `ping`; without them they fail and say so.
+
+#![allow(clippy::unwrap_used)]
+
+mod appliance;
+mod capture;
+mod datagrams;
+mod streams;
+mod testbed;
+
+mod addresses;
+mod drain;
+mod ends;
+mod icmp;
+mod log;
+mod loss;
+mod paths;
+mod protected;
+mod protected_commands;
+mod protected_lanes;
+mod protected_levels;
+mod protected_loss;
+mod protected_restart;
+mod protected_site;
+mod protected_strangers;
+mod restart;
+mod routes;
+mod settings;
+mod setup_faults;
+mod strangers;
+mod tunnels;

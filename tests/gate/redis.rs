@@ -1,0 +1,191 @@
+//! A gate between two real Redis servers, and two of Valkey: `WAIT` returns for what is protected, and for nothing else.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::servers::found::Version;
+use crate::servers::{Gateway, Server, directory, free_port};
+use crate::testbed::until;
+use onwire::config::gate::Kind;
+
+/// A server, its port and its files.
+struct Site {
+    server: Server,
+    port: u16,
+    directory: tempfile::TempDir,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Site {
+    /// With a file of `config/redis` and further options, which come before what the file says.
+    fn start(version: Version, file: &str, options: &[&str]) -> Site {
+        let (directory, port) = (directory(), free_port());
+        let program = crate::servers::found::redis(version);
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/redis").join(file);
+        std::fs::copy(&config, directory.path().join(file)).unwrap();
+        let port_text = port.to_string();
+        let own = [file, "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let arguments: Vec<String> = own.iter().chain(options).map(|&word| word.to_owned()).collect();
+        Site::begin(directory, port, program, arguments)
+    }
+
+    fn begin(directory: tempfile::TempDir, port: u16, program: PathBuf, arguments: Vec<String>) -> Site {
+        let server = Server::start(program.to_str().unwrap(), "redis-server", &arguments, directory.path());
+        let site = Site { server, port, directory, program, arguments };
+        until("the server answers", || site.try_ask("PING").is_some());
+        site
+    }
+
+    /// Kills it, and starts it again with what it has on its disk.
+    fn crash(self) -> Site {
+        let Site { server, port, directory, program, arguments } = self;
+        drop(server);
+        Site::begin(directory, port, program, arguments)
+    }
+
+    fn try_ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+        answer(&mut BufReader::new(stream))
+    }
+
+    fn ask(&self, command: &str) -> String {
+        self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command}"))
+    }
+
+    /// Writes and waits for one replica, on one connection; how many have it, and after how long.
+    fn set_and_wait(&self, value: &str, limit: Duration) -> (String, Duration) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let begun = Instant::now();
+        write!(stream, "SET key {value}\r\nWAIT 1 {}\r\n", limit.as_millis()).unwrap();
+        let mut reader = BufReader::new(stream);
+        assert_eq!(answer(&mut reader).unwrap(), "+OK");
+        (answer(&mut reader).unwrap(), begun.elapsed())
+    }
+}
+
+/// A reply of one line, or a bulk string.
+fn answer(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let line = line.strip_suffix("\r\n")?;
+    let Some(len) = line.strip_prefix('$') else { return Some(line.to_owned()) };
+    let mut bytes = vec![0; len.parse().ok()?];
+    reader.read_exact(&mut bytes).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+const SOON: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_secs(15);
+
+/// A frozen mirror: without protection nobody has the write, with protection the gate says it has.
+fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &Gateway) {
+    gate.protect(false);
+    assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+    mirror.server.freeze();
+    let (count, _) = primary.set_and_wait("unprotected", SOON);
+    assert_eq!(count, ":0", "the mirror is frozen and nothing is protected");
+    let before = gate.injected();
+    gate.protect(true);
+    let (count, waited) = primary.set_and_wait("protected", LATE);
+    assert_eq!(count, ":1");
+    assert!(waited < LATE, "{waited:?}");
+    assert!(gate.injected() > before);
+    gate.protect(false);
+    let (count, _) = primary.set_and_wait("again", SOON);
+    assert_eq!(count, ":0", "one release is not a release of what follows");
+    mirror.server.thaw();
+    assert_eq!(primary.set_and_wait("last", LATE).0, ":1");
+    until("the mirror has the last write", || mirror.ask("GET key") == "last");
+}
+
+#[test]
+fn a_write_to_redis_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Distribution);
+}
+
+#[test]
+fn a_write_to_valkey_is_acknowledged_when_it_is_protected_and_not_before() {
+    a_write_is_acknowledged_when_it_is_protected_and_not_before(Version::Other);
+}
+
+fn a_write_is_acknowledged_when_it_is_protected_and_not_before(version: Version) {
+    for diskless in ["no", "yes"] {
+        let primary = Site::start(
+            version,
+            "primary.conf",
+            &["--repl-diskless-sync", diskless, "--repl-diskless-sync-delay", "0", "--enable-debug-command", "local"],
+        );
+        assert_eq!(primary.ask("DEBUG POPULATE 20000 key 100"), "+OK");
+        let gate = Gateway::start(Kind::Redis, primary.port);
+        let port = gate.port().to_string();
+        let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &port]);
+        until("the mirror is in step", || {
+            mirror.ask("INFO replication").contains("master_link_status:up") && gate.has_phase("replication")
+        });
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
+        gate.outlives_start();
+
+        // Again behind a partial synchronisation.
+        assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");
+        until("the mirror is in step again", || {
+            primary.ask("INFO stats").contains("sync_partial_ok:1")
+                && mirror.ask("INFO replication").contains("master_link_status:up")
+        });
+        only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
+        assert_eq!(offset(&primary), offset(&mirror));
+    }
+}
+
+/// What a server counts of the replication stream.
+fn offset(site: &Site) -> u64 {
+    let info = site.ask("INFO replication");
+    let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+    line.expect("every server has an offset").parse().unwrap()
+}
+
+#[test]
+fn a_redis_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Distribution);
+}
+
+#[test]
+fn a_valkey_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Other);
+}
+
+fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+    let primary = Site::start(version, "primary.conf", &["--repl-diskless-sync-delay", "0"]);
+    let gate = Gateway::start(Kind::Redis, primary.port);
+    let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &gate.port().to_string()]);
+    until("the mirror is in step", || gate.has_phase("replication"));
+    let acknowledge_early = |value: &str| {
+        gate.protect(false);
+        assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+        mirror.server.freeze();
+        gate.protect(true);
+        assert_eq!(primary.set_and_wait(value, LATE).0, ":1", "it stands still");
+        gate.protect(false);
+    };
+    acknowledge_early("kept");
+    mirror.server.thaw();
+    until("the mirror has it", || mirror.ask("GET key") == "kept");
+    assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");
+    until("the mirror goes on", || primary.ask("INFO stats").contains("sync_partial_ok:1"));
+    assert_eq!(primary.set_and_wait("again", LATE).0, ":1");
+    assert_eq!(gate.shortfalls(), (0, 0), "it had everything");
+
+    // Its file knows its place; what comes behind is in its memory alone, or not even there.
+    assert_eq!(mirror.ask("SAVE"), "+OK");
+    acknowledge_early("lost");
+    let mirror = mirror.crash();
+    until("the mirror has it again", || mirror.ask("GET key") == "lost");
+    until("the gate has noticed", || gate.shortfalls().0 > 0);
+    let (times, bytes) = gate.shortfalls();
+    assert!(times == 1 && bytes > 50, "{times} times, {bytes} bytes");
+}

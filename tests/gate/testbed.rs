@@ -1,0 +1,465 @@
+//! What the tests of gates stand on: an appliance that says what a test wants, a protocol of lines, a gate in a thread.
+//! Decides nothing about right and wrong.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use onwire::config::gate::{DEFAULT_START_TIMEOUT, Gate, GateNotify, Gates, Kind, Policy};
+use onwire::config::{Log, LogFormat, LogLevel};
+use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
+use onwire::gate::listener::Make;
+use onwire::gate::proxy::{Proxy, Stop};
+use onwire::gate::status::{ConnectionStatus, Status};
+use onwire::gate::status_socket;
+use onwire::io::namespace::NetworkNamespace;
+use onwire::io::sock_diag::tcp_sockets;
+use onwire::notify::envelope::KeyRing;
+use onwire::notify::message::{Event, Flow, FlowKey, Level, Origin, Positions, Range};
+use onwire::notify::publisher::{Asked, Limits, Publisher};
+use onwire::notify::secret::Secret;
+
+/// The key of the tests, as a key file has it.
+pub const KEY: &str = "BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU=";
+
+pub fn secret() -> Secret {
+    Secret::parse(KEY).unwrap()
+}
+
+/// Patience that no healthy run needs.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// What a question of [`until`] may answer: yes, or what was found.
+pub trait Answer {
+    /// What is given when it is there.
+    type Found;
+    /// It, if it is there.
+    fn found(self) -> Option<Self::Found>;
+}
+
+impl Answer for bool {
+    type Found = ();
+
+    fn found(self) -> Option<()> {
+        self.then_some(())
+    }
+}
+
+impl<T> Answer for Option<T> {
+    type Found = T;
+
+    fn found(self) -> Option<T> {
+        self
+    }
+}
+
+/// Waits until `check` gives something; `what` is for the message if it never does.
+pub fn until<A: Answer>(what: &str, mut check: impl FnMut() -> A) -> A::Found {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = check().found() {
+            return found;
+        }
+        assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+enum Order {
+    Flow(Flow),
+    Violation(Range),
+}
+
+/// The notification port of an appliance that says whatever the test says.
+pub struct Appliance {
+    pub address: SocketAddr,
+    orders: Sender<Order>,
+    protects_all: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Appliance {
+    pub fn start() -> Appliance {
+        Appliance::at("127.0.0.1:0".parse().unwrap(), 42)
+    }
+
+    /// At an address, as a run with this epoch.
+    pub fn at(address: SocketAddr, epoch: u64) -> Appliance {
+        Appliance::begin(None, address, epoch)
+    }
+
+    /// In a network namespace.
+    pub fn in_namespace(name: &str, address: SocketAddr) -> Appliance {
+        Appliance::begin(Some(NetworkNamespace::named(name).unwrap()), address, 42)
+    }
+
+    fn begin(namespace: Option<NetworkNamespace>, address: SocketAddr, epoch: u64) -> Appliance {
+        let (orders, received) = channel();
+        let (protects_all, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (wanted, stopped) = (Arc::clone(&protects_all), Arc::clone(&stop));
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            // Of this thread alone, with what it opens.
+            namespace.iter().for_each(|namespace| namespace.enter().unwrap());
+            let socket = UdpSocket::bind(address).unwrap();
+            tell.send(socket.local_addr().unwrap()).unwrap();
+            publish(&socket, epoch, &received, &wanted, &stopped);
+        });
+        let address = told.recv().expect("the appliance has its port");
+        Appliance { address, orders, protects_all, stop, thread: Some(thread) }
+    }
+
+    /// From now on each flow that somebody watches is protected as soon as it is sent.
+    pub fn protect_all(&self) {
+        self.protects_all.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything below `on_wire` of the flow is on the wire.
+    pub fn protect(&self, key: FlowKey, on_wire: u64) {
+        self.tell(key, Level::OnWire, Positions { on_wire: Some(on_wire), ..Positions::default() });
+    }
+
+    /// Everything below `on_wire` was, and the byte at `violated` is lost.
+    pub fn tell_lost(&self, key: FlowKey, on_wire: u64, violated: u64) {
+        let positions = Positions { on_wire: Some(on_wire), ..Positions::default() };
+        self.tell_flow(key, Level::OnWire, positions, Some(violated));
+    }
+
+    /// Says something about a flow.
+    pub fn tell(&self, key: FlowKey, level: Level, positions: Positions) {
+        self.tell_flow(key, level, positions, None);
+    }
+
+    fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
+        let flow = Flow { violated, ..flow(key, level, positions) };
+        self.orders.send(Order::Flow(flow)).unwrap();
+        // A datagram that means nothing, so that it looks at once.
+        let knock = UdpSocket::bind("127.0.0.1:0").unwrap();
+        knock.send_to(&[0], self.address).unwrap();
+    }
+
+    /// Takes back what was said.
+    pub fn violate(&self, key: FlowKey, start: u64, end: u64) {
+        self.orders.send(Order::Violation(Range { key, instance: 1, start, end })).unwrap();
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs the publisher of an appliance until it is to stop.
+fn publish(socket: &UdpSocket, epoch: u64, orders: &Receiver<Order>, protects_all: &AtomicBool, stop: &AtomicBool) {
+    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut keys = KeyRing::new();
+    keys.insert(secret().to_key(1)).unwrap();
+    let mut publisher = Publisher::new(keys, Limits::default(), epoch, &[8; 32], Instant::now());
+    // How much of each flow that somebody asked for is called protected.
+    let mut watched = BTreeMap::new();
+    let on_wire = |key, bytes| flow(key, Level::OnWire, Positions { on_wire: Some(bytes), ..Positions::default() });
+    let mut bytes = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            publisher.handle_datagram(from, &bytes[..len], Instant::now());
+        }
+        while let Some(asked) = publisher.poll_asked() {
+            if let Asked::Register { key, .. } = asked {
+                watched.entry(key).or_insert(0);
+            }
+        }
+        for order in orders.try_iter() {
+            match order {
+                Order::Flow(flow) => publisher.publish_flow(&flow, Instant::now()),
+                Order::Violation(range) => publisher.publish_violation(0, &[range], Instant::now()),
+            }
+        }
+        if protects_all.load(Ordering::Relaxed) {
+            for it in tcp_sockets(|_| true).unwrap() {
+                let key = FlowKey::tcp(it.local, it.remote);
+                let sent = it.sent.map_or(0, |sent| sent.written);
+                if let Some(told) = watched.get_mut(&key).filter(|told| **told < sent) {
+                    *told = sent;
+                    publisher.publish_flow(&on_wire(key, sent), Instant::now());
+                }
+            }
+        }
+        publisher.handle_timeout(Instant::now());
+        publisher.poll_datagrams(64, Instant::now(), |to, bytes| socket.send_to(bytes, to).is_ok());
+    }
+}
+
+fn flow(key: FlowKey, level: Level, positions: Positions) -> Flow {
+    Flow {
+        key,
+        instance: 1,
+        peer: 0,
+        event: Event::Protected,
+        level,
+        origin: Origin::Start,
+        origin_seq: Some(1000),
+        positions,
+        violated: None,
+        packets: None,
+        cookie: None,
+        block: None,
+    }
+}
+
+/// A protocol for tests. The primary sends lines, each of which is a mark; the mirror's `A<n>` is a real acknowledgement
+/// and is forwarded; the gate says `P<n>` when line n is protected and `X<n>` when it gave up waiting.
+pub struct Lines {
+    lines: u64,
+    /// TLS on both legs from the first byte.
+    tls: TlsChoice,
+    answer: Vec<u8>,
+}
+
+impl Lines {
+    pub fn make() -> Make {
+        Box::new(|_, tls| Box::new(Lines { lines: 0, tls, answer: vec![] }))
+    }
+}
+
+impl Dialect for Lines {
+    fn on_open(&mut self, turn: &mut Turn) {
+        if self.tls.accepts {
+            turn.start_tls(Side::Mirror);
+        }
+        if self.tls.connects {
+            turn.start_tls(Side::Primary);
+        }
+    }
+
+    fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn) {
+        match side {
+            Side::Primary => {
+                for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+                    turn.send(Side::Mirror, piece);
+                    if piece.ends_with(b"\n") {
+                        self.lines += 1;
+                        turn.mark(self.lines);
+                    }
+                }
+            }
+            Side::Mirror => {
+                self.answer.extend_from_slice(bytes);
+                while let Some(end) = self.answer.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.answer.drain(..=end).collect();
+                    turn.send(Side::Primary, &line);
+                    let number = std::str::from_utf8(&line[1..end]).ok().and_then(|text| text.parse().ok());
+                    if let (b'A', Some(number)) = (line[0], number) {
+                        turn.on_acknowledged(number);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_released(&mut self, mark: u64, release: Release, turn: &mut Turn) {
+        let letter = if release == Release::Protected { 'P' } else { 'X' };
+        turn.send(Side::Primary, format!("{letter}{mark}\n").as_bytes());
+        turn.on_injected();
+    }
+
+    fn phase(&self) -> &str {
+        "lines"
+    }
+}
+
+/// A gate that runs in a thread of the test.
+pub struct Running {
+    pub address: SocketAddr,
+    pub socket: PathBuf,
+    stop: Stop,
+    thread: Option<JoinHandle<Status>>,
+    _directory: tempfile::TempDir,
+}
+
+/// A gate of this policy; tests change what they need.
+pub fn gate(upstream: SocketAddr, policy: Policy) -> Gate {
+    Gate {
+        name: "test".to_owned(),
+        kind: Kind::Tcp,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        upstream,
+        policy,
+        level: Level::OnWire,
+        max_unprotected: None,
+        connections: 1024,
+        start_timeout: DEFAULT_START_TIMEOUT,
+        tls: None,
+        upstream_tls: None,
+    }
+}
+
+impl Running {
+    /// The gate speaks lines, and the mirror connects to it.
+    pub fn lines(gate: Gate, notify: SocketAddr) -> Running {
+        Running::start(gate, notify, |config| Proxy::start_with(config, |_| (Side::Mirror, Lines::make())))
+    }
+
+    /// The gate is what its kind says.
+    pub fn tcp(gate: Gate, notify: SocketAddr) -> Running {
+        Running::start(gate, notify, Proxy::start)
+    }
+
+    fn start(gate: Gate, notify: SocketAddr, open: impl FnOnce(&Gates) -> std::io::Result<Proxy>) -> Running {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("gate.sock");
+        let config = Gates {
+            notify: GateNotify { address: notify, secret: secret(), key_id: 1 },
+            gates: vec![gate],
+            status: Some(socket.clone()),
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            warnings: vec![],
+        };
+        let proxy = open(&config).unwrap();
+        let (address, stop) = (proxy.addresses().unwrap()[0], proxy.stopper());
+        let thread = Some(std::thread::spawn(move || proxy.run().unwrap()));
+        Running { address, socket, stop, thread, _directory: directory }
+    }
+
+    pub fn status(&self) -> Status {
+        serde_json::from_str(&status_socket::ask(&self.socket).unwrap()).unwrap()
+    }
+
+    /// The only connection, once `check` holds of it.
+    pub fn connection(&self, what: &str, check: impl Fn(&ConnectionStatus) -> bool) -> ConnectionStatus {
+        until(what, || self.status().gates[0].connections.first().filter(|it| check(it)).cloned())
+    }
+
+    /// Waits until the appliance is heard.
+    pub fn hears(&self) {
+        until("contact with the appliance", || self.status().notify.contact.then_some(()));
+    }
+
+    /// Stops it; gives the last status.
+    pub fn stop(mut self) -> Status {
+        self.stop.stop();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A connection through a gate of lines: what the primary has, what the mirror has, and the flow between.
+pub struct Session {
+    pub primary: TcpStream,
+    pub mirror: TcpStream,
+    pub key: FlowKey,
+}
+
+impl Session {
+    /// The mirror connects to the gate, and the gate to the primary.
+    pub fn open(gate: &Running, primary: &TcpListener) -> Session {
+        let mirror = TcpStream::connect(gate.address).unwrap();
+        let (primary, _) = primary.accept().unwrap();
+        for stream in [&primary, &mirror] {
+            stream.set_read_timeout(Some(SOON)).unwrap();
+        }
+        let key = FlowKey::tcp(mirror.peer_addr().unwrap(), mirror.local_addr().unwrap());
+        Session { primary, mirror, key }
+    }
+
+    /// The primary sends this, and the mirror gets it.
+    pub fn replicate(&mut self, text: &str) {
+        self.primary.write_all(text.as_bytes()).unwrap();
+        let mut got = vec![0; text.len()];
+        self.mirror.read_exact(&mut got).unwrap();
+        assert_eq!(got, text.as_bytes());
+    }
+
+    /// The primary hears exactly this next.
+    pub fn hears(&mut self, text: &str) {
+        let mut got = vec![0; text.len()];
+        self.primary.read_exact(&mut got).unwrap_or_else(|error| panic!("waiting for {text:?}: {error}"));
+        assert_eq!(String::from_utf8_lossy(&got), text);
+    }
+
+    /// The primary hears nothing for this long.
+    pub fn hears_nothing(&mut self, time: Duration) {
+        let mut byte = [0];
+        self.primary.set_read_timeout(Some(time)).unwrap();
+        match self.primary.read(&mut byte) {
+            Ok(count) => panic!("the primary heard {:?}", &byte[..count]),
+            Err(error) => assert!(matches!(error.kind(), std::io::ErrorKind::WouldBlock), "{error}"),
+        }
+        self.primary.set_read_timeout(Some(SOON)).unwrap();
+    }
+}
+
+/// A gate of lines that hears its appliance, and a connection through it.
+pub struct Scene {
+    pub appliance: Appliance,
+    pub gate: Running,
+    pub session: Session,
+    /// Where the primary listens.
+    pub primary: TcpListener,
+}
+
+impl Scene {
+    pub fn open(policy: Policy) -> Scene {
+        Scene::with(|upstream| gate(upstream, policy))
+    }
+
+    /// With these settings, made of the primary's address.
+    pub fn with(settings: impl FnOnce(SocketAddr) -> Gate) -> Scene {
+        let (primary, upstream) = server();
+        let appliance = Appliance::start();
+        let gate = Running::lines(settings(upstream), appliance.address);
+        gate.hears();
+        let session = Session::open(&gate, &primary);
+        Scene { appliance, gate, session, primary }
+    }
+}
+
+/// A listener of a server behind the gate.
+pub fn server() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Keeps the log of this process for a test to look into.
+pub fn keep_log() -> Arc<Mutex<Vec<u8>>> {
+    static LOG: std::sync::OnceLock<Arc<Mutex<Vec<u8>>>> = std::sync::OnceLock::new();
+    let log = LOG.get_or_init(|| {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&log);
+        let writer = move || Sink(Arc::clone(&sink));
+        let _ = tracing_subscriber::fmt().with_writer(writer).with_ansi(false).try_init();
+        log
+    });
+    Arc::clone(log)
+}
+
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

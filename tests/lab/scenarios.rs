@@ -1,0 +1,291 @@
+//! The lab's command: what it lists, what it refuses, and that a scenario keeps to its documented JSON.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
+
+/// Runs the command; what a failed run keeps goes with the test.
+fn lab(words: &[&str]) -> Output {
+    let files = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
+    command.args(words).env("TMPDIR", files.path()).output().unwrap()
+}
+
+#[test]
+fn every_scenario_is_listed_and_others_are_refused() {
+    let list = String::from_utf8(lab(&["list"]).stdout).unwrap();
+    for scenario in SCENARIOS {
+        assert!(list.lines().any(|line| line.starts_with(scenario.name)), "{list}");
+    }
+    let refused = lab(&["quikstart"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, throughput, watch, "));
+}
+
+#[test]
+fn a_slack_that_makes_no_sense_is_refused() {
+    for slack in ["0", "-1", "nan", "much"] {
+        let refused = lab(&["blackhole", &format!("--slack={slack}")]);
+        assert_eq!(refused.status.code(), Some(2), "{slack}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("1 to 1000"), "{slack}");
+    }
+}
+
+#[test]
+fn a_topology_with_mistakes_builds_nothing() {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    std::fs::write(file.path(), "nodes: { a: {} }\nlinks: [{ kind: veth, ends: [] }]\n").unwrap();
+    let output = lab(&["shell", "--topology", file.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(file.path().to_str().unwrap()));
+}
+
+#[test]
+fn commands_are_printed_unless_quiet() {
+    for (words, are_printed) in [(&[][..], true), (&["--quiet"], false)] {
+        let output = lab(&[&["shell", "--topology", "plain", "--seconds", "0"], words].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        let lines = errors.lines().filter(|line| line.starts_with("+ ip netns add ow-")).count();
+        assert_eq!(lines, if are_printed { 5 } else { 0 }, "four nodes and the emulator: {errors}");
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("+ ip"), "commands are not part of the result");
+    }
+}
+
+/// Runs a scenario to its result; gives that and everything that was said.
+fn result_of(words: &[&str]) -> (Value, String) {
+    need_programs(&["ip", "sysctl", "tc", "iperf3"]).unwrap_or_else(|error| panic!("{error}"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let output = lab(&[words, &["--json", file.path().to_str().unwrap()]].concat());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let result: Value = serde_json::from_slice(&std::fs::read(file.path()).unwrap()).expect(&said);
+    assert_eq!((&result["scenario"], &result["seed"]), (&Value::from(words[0]), &Value::from(1)));
+    assert_eq!(result["pass"], output.status.success());
+    (result, said)
+}
+
+#[test]
+fn the_loss_scenario_passes_and_writes_its_result() {
+    let (result, said) = result_of(&["loss", "--seconds", "2"]);
+    let sweep = result["metrics"]["sweep"].as_array().expect(&said);
+    assert_eq!(sweep.len(), 8);
+    for key in ["emulator_loss", "receiver_loss", "residual_loss", "goodput_mbit", "of_loss_free"] {
+        assert!(sweep.iter().all(|row| row[key].is_f64()), "{key}: {sweep:?}");
+    }
+    // How fast, and so how much this machine drops by itself, is for the release build; what the WAN took is true of any.
+    let truth = "receiver and emulator agree";
+    let claims = result["claims"].as_array().expect(&said);
+    let agreement = claims.iter().find(|claim| claim["claim"].as_str().is_some_and(|claim| claim.starts_with(truth)));
+    assert_eq!(agreement.expect(&said)["pass"], true, "{said}");
+    assert!(sweep[3]["recovered_symbols"].as_u64() > Some(0), "{said}");
+}
+
+/// What a debug build on a busy machine may take longer.
+const SLACK: [&str; 2] = ["--slack", "20"];
+
+#[test]
+fn what_is_called_protected_is_there_after_a_cut_and_at_queued_it_is_not() {
+    let (result, said) = result_of(&["honest", "--trials", "8"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let [on_wire, queued] = [&result["metrics"]["on_wire"], &result["metrics"]["queued"]];
+    assert_eq!((&on_wire["told"], &on_wire["bytes_lost"]), (&Value::from(8), &Value::from(0)), "{said}");
+    assert!(queued["bytes_lost"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn a_subscriber_behind_a_bad_path_believes_nothing_false() {
+    let (result, said) = result_of(&[&["notify-faults", "--trials", "6"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["notifications"]["replayed_of_earlier_run"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn a_blackhole_ends_protection_and_its_end_restores_it() {
+    let (result, said) = result_of(&[&["blackhole"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["cases"].as_array().map(Vec::len), Some(12), "{said}");
+}
+
+#[test]
+fn a_man_on_the_path_does_not_lengthen_the_trust_in_a_link() {
+    let (result, said) = result_of(&["held-link", "--trials", "8", "--slack", "1.5"]);
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["cases"].as_array().map(Vec::len), Some(8), "{said}");
+}
+
+#[test]
+fn a_slow_peer_stopped_all_others() {
+    let (result, said) = result_of(&["slow-peer", "--trials", "2", "--seconds", "2", "--slack", "2"]);
+    assert_eq!(result["pass"], true, "{said}");
+}
+
+#[test]
+fn what_is_called_protected_is_there_though_the_uplink_drops_without_a_word() {
+    let (result, said) = result_of(&[&["uplink", "--trials", "8"], &SLACK[..]].concat());
+    let [trials, control] = [&result["metrics"]["trials"], &result["metrics"]["control"]];
+    for missing in ["packets_missing", "bytes_missing", "violations", "not_protected_again"] {
+        assert_eq!(trials[missing], 0, "{missing}: {said}");
+    }
+    // How much the cable loses of itself while it goes down, and so does not count, is a matter of how busy the machine is.
+    assert!(trials["packets_on_wire"].as_u64() > Some(0) && trials["disasters"] == 4, "{said}");
+    assert!(control["never_left"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn every_lone_write_is_told_to_be_protected() {
+    let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
+    assert_eq!(result["pass"], true, "{said}");
+    for arm in ["idle", "loaded"] {
+        assert_eq!(result["metrics"][arm]["writes"], 100, "{said}");
+    }
+}
+
+#[test]
+fn what_had_to_be_rebuilt_arrives_soon_after_what_had_not() {
+    let (result, said) = result_of(&[&["recovery", "--trials", "300"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["series"][1]["recovered_symbols"].as_u64() > Some(10), "{said}");
+}
+
+#[test]
+fn a_newcomer_sees_what_the_notifications_say() {
+    let (result, said) = result_of(&["watch", "--seconds", "6"]);
+    assert_eq!(result["pass"], true, "{said}");
+}
+
+/// Runs a scenario whose servers come with this package, and shows what is missing when they are not there.
+fn result_with_servers(words: &[&str]) -> (Value, String) {
+    need_programs(&["unshare", "setpriv", "nft"]).unwrap_or_else(|error| panic!("{error}"));
+    result_of(words)
+}
+
+#[test]
+fn what_stands_still_around_a_disaster_loses_nothing() {
+    let (result, said) = result_with_servers(&["standstill", "--trials", "6", "--arm", "peer,asked,both"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let cells = result["metrics"]["cells"].as_array().expect(&said);
+    assert_eq!(cells.len(), 3, "{said}");
+    for cell in cells {
+        assert!(cell["acknowledged"].as_u64() > Some(0) && cell["halts"].as_u64() >= Some(2), "{cell}: {said}");
+        assert_eq!((&cell["lost"], &cell["false_words"]), (&Value::from(0), &Value::from(0)), "{said}");
+    }
+}
+
+#[test]
+fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
+    // Whether the controls lose something in so few trials is chance; that they are tried is not.
+    let (result, said) = result_with_servers(&["disaster", "--trials", "2", "--loss", "1%"]);
+    let cells = result["metrics"]["cells"].as_array().expect(&said);
+    assert_eq!(cells.len(), 10, "{said}");
+    for cell in cells {
+        assert!(cell["acknowledged"].as_u64() > Some(0), "{cell}: {said}");
+        if cell["arm"] == "network-sync" {
+            assert_eq!((&cell["lost"], &cell["trials"]), (&Value::from(0), &Value::from(2)), "{said}");
+            let verdicts = ["complete", "unfinished", "incomplete"].map(|it| cell["drain"][it].as_u64().unwrap());
+            assert_eq!(verdicts.iter().sum::<u64>(), 2, "each mirror is drained: {said}");
+            assert!(cell["residual"].as_f64() <= Some(1e-9), "{cell}");
+        }
+    }
+    let claims = result["claims"].as_array().expect(&said);
+    let of_drain =
+        claims.iter().filter(|it| it["claim"].as_str().is_some_and(|claim| claim.contains("drain never says")));
+    assert!(of_drain.clone().count() == 4 && of_drain.clone().all(|it| it["pass"] == true), "{said}");
+    // The plain route loses something in every trial: TCP stalls behind what one lost packet held.
+    let local = cells.iter().filter(|cell| cell["arm"] == "local-sync");
+    assert!(local.filter_map(|cell| cell["lost"].as_u64()).sum::<u64>() > 0, "{said}");
+}
+
+#[test]
+fn what_the_last_hop_loses_is_handed_on_again() {
+    need_programs(&["nft", "ethtool"]).unwrap_or_else(|error| panic!("{error}"));
+    let (result, said) = result_of(&["last-hop", "--trials", "4"]);
+    let [kept, control] = [&result["metrics"]["kept"], &result["metrics"]["control"]];
+    assert_eq!((&kept["lost"], &kept["incomplete"]), (&Value::from(0), &Value::from(0)), "{said}");
+    assert!(kept["acknowledged"].as_u64() > Some(0), "{said}");
+    // Whether the LAN loses something that matters in so few trials is chance; that drain finds it is not.
+    assert!(control["trials_with_loss"].as_u64() <= control["incomplete"].as_u64(), "{said}");
+    let crowd = &result["metrics"]["crowd"];
+    assert!(crowd["kept_bytes"].as_u64() <= Some(64 << 20) && crowd["dropped"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn no_more_than_the_cap_is_lost_of_what_a_program_wrote() {
+    let (result, said) = result_of(&["cap", "--trials", "2"]);
+    assert_eq!(result["pass"], true, "{said}");
+    let most = |way: &str| result["metrics"][way]["missing_most"].as_u64().unwrap();
+    let limit = ["cap_bytes", "buffer_bytes"].map(|it| result["metrics"][it].as_u64().unwrap()).iter().sum::<u64>();
+    assert!(most("gate") <= limit && most("no_gate") > limit, "{said}");
+}
+
+#[test]
+fn commits_behind_the_gate_do_not_wait_for_the_round_trip() {
+    let (result, said) = result_with_servers(&[&["commit-latency", "--seconds", "1"], &SLACK[..]].concat());
+    let commits = result["metrics"]["commits"].as_array().expect(&said);
+    assert_eq!(commits.len(), 40, "{said}");
+    assert_eq!(result["pass"], true, "{said}");
+    // Whatever the claims say: what waits for the mirror takes a round trip, and what does not takes less.
+    let far = commits.iter().filter(|it| it["round_trip_ms"] == 100);
+    let (mut waits, mut does_not) = (0, 0);
+    for of in far {
+        let took = of["p50_us"].as_f64().expect(&said);
+        match of["way"].as_str() {
+            Some("local" | "network-sync") => {
+                assert!(took < 100_000.0, "{of}: {said}");
+                does_not += 1;
+            }
+            _ => {
+                assert!(took >= 100_000.0, "{of}: {said}");
+                waits += 1;
+            }
+        }
+    }
+    assert_eq!((does_not, waits), (4, 6), "{said}");
+}
+
+#[test]
+fn redis_and_mariadb_lose_nothing_that_a_gate_acknowledged() {
+    for scenario in ["redis", "mariadb"] {
+        let words = [&[scenario, "--seconds", "1", "--trials", "2"], &SLACK[..]].concat();
+        let (result, said) = result_with_servers(&words);
+        assert_eq!(result["pass"], true, "{said}");
+        assert_eq!(result["metrics"]["disasters"]["lost"], 0, "{said}");
+    }
+}
+
+#[test]
+fn a_process_that_dies_or_halts_costs_no_acknowledged_row() {
+    let words = [&["crash-matrix", "--arm", "gate-killed,appliance-killed,notifications-cut"], &SLACK[..]].concat();
+    let (result, said) = result_with_servers(&words);
+    assert_eq!(result["pass"], true, "{said}");
+    assert_eq!(result["metrics"]["faults"].as_array().map(Vec::len), Some(3), "{said}");
+}
+
+#[test]
+fn a_slot_stays_where_its_standby_is() {
+    let (result, said) = result_with_servers(&[&["slot", "--seconds", "2"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    let beyond = |position: &str| result["metrics"][position]["beyond_while_halted"].as_i64().unwrap();
+    assert!(beyond("restart_lsn") <= 0 && beyond("write_lsn") > 0, "{said}");
+}
+
+#[test]
+fn pgbench_behind_the_gate_fails_nowhere() {
+    let (result, said) = result_with_servers(&[&["soak", "--seconds", "8"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    let metrics = &result["metrics"];
+    assert!(metrics["memory_series"].as_array().map(Vec::len) > Some(20), "{said}");
+    assert_eq!(metrics["rows"]["mirror"], metrics["transactions"], "{said}");
+}
+
+#[test]
+fn arms_that_do_not_exist_are_named_with_those_that_do() {
+    for (scenario, allowed) in
+        [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
+    {
+        let refused = lab(&[scenario, "--arm", "no-such-arm"]);
+        assert_eq!(refused.status.code(), Some(1), "{scenario}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(allowed), "{scenario}");
+    }
+}
