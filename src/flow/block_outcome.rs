@@ -6,10 +6,11 @@
 use std::time::Instant;
 
 use super::coverage::Span;
-use super::events::GoneReason;
 use super::instance::Flow;
-use super::state::{FlowState, Level, Origin, Position};
+use super::state::{FlowState, Position};
 use super::table::FlowTable;
+use crate::notify::message::GoneReason;
+use crate::notify::message::{Level, Origin};
 use crate::wire::payload_id::BlockId;
 
 /// A block whose data is lost, and whose it was.
@@ -162,7 +163,7 @@ impl FlowTable {
         }
         for id in broken {
             if self.flow_mut(id.slot).is_some_and(|flow| flow.id == id) {
-                self.begin_again(id.slot, Origin::FirstSeen, 0, GoneReason::Broken, now);
+                self.begin_again(id.slot, Origin::Start, 0, GoneReason::Replaced, now);
             }
         }
         self.blocks.release(block);

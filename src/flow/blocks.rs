@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use super::coverage::Span;
-use super::state::{FlowId, Level};
+use super::state::FlowId;
+use crate::notify::message::Level;
 use crate::wire::payload_id::BlockId;
 
 const NONE: u32 = u32::MAX;

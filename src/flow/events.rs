@@ -4,26 +4,12 @@
 
 use std::collections::VecDeque;
 
-use super::state::{FlowId, FlowState, Level, Position};
+use super::state::{FlowId, FlowState, Position};
+use crate::notify::message::{GoneReason, Level};
 use crate::wire::payload_id::BlockId;
 
 /// News and ends of flows that wait at most; beyond, the reader is told to look at all flows again.
 const WAITING_MAX: usize = 4096;
-
-/// Why an instance is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GoneReason {
-    /// Both sides ended it or one broke it off, and it lingered for a while.
-    Closed,
-    /// No packet was seen for long.
-    Idle,
-    /// The table was full and no other flow was idle for longer.
-    Evicted,
-    /// A new connection took its ports.
-    Replaced,
-    /// Some of its packets will never be protected, and nobody will send them again: UDP.
-    Broken,
-}
 
 /// A change that subscribers want to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,15 +107,15 @@ mod tests {
 
     use super::super::instance::Flow;
     use super::super::key::FlowKey;
-    use super::super::state::Origin;
     use super::*;
+    use crate::notify::message::Origin;
 
     #[test]
     fn a_slow_reader_is_told_so_once_and_last() {
         let mut events = Events::new(0);
         let any = IpAddr::from([10, 0, 0, 1]);
         let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
-        let flow = Flow::new(FlowId { slot: 0, instance: 1 }, key, Origin::FirstSeen, 0, None, Instant::now());
+        let flow = Flow::new(FlowId { slot: 0, instance: 1 }, key, Origin::Start, 0, None, Instant::now());
         let event = Event::New(flow.state());
         for _ in 0..WAITING_MAX + 5 {
             events.push(event);
@@ -149,7 +135,7 @@ mod tests {
         let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
         let state = |instance| {
             let id = FlowId { slot: 0, instance };
-            Flow::new(id, key, Origin::FirstSeen, 0, None, Instant::now()).state()
+            Flow::new(id, key, Origin::Start, 0, None, Instant::now()).state()
         };
         let gone = |instance| Event::Gone { flow: state(instance), reason: GoneReason::Idle };
         let last = WAITING_MAX as u64;

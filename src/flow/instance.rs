@@ -15,7 +15,8 @@ use super::coverage::{Coverage, Mark, Span};
 use super::key::{FlowKey, PackedKey};
 use super::plausible::Ends;
 use super::sequence::Previous;
-use super::state::{FlowId, FlowState, Level, Origin, Position};
+use super::state::{FlowId, FlowState, Position, bit};
+use crate::notify::message::{Level, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::TCP;
 use crate::wire::payload_id::BlockId;
@@ -95,7 +96,7 @@ impl Flow {
             base,
             strays: 0,
             untold: 0,
-            marks: Marks::default().with(Marks::ANCHORED, origin == Origin::Syn || !tcp),
+            marks: Marks::default().with(Marks::ANCHORED, origin == Origin::Start),
             ends: Ends::default(),
             last_range: u32::MAX,
             last_block: 0,
@@ -232,7 +233,7 @@ impl Flow {
 
     /// Everything before this is known to be at the other end.
     fn arrived(&self) -> Mark {
-        let decoded = self.rest.coverage[Level::Decoded as usize].mark();
+        let decoded = self.rest.coverage[Level::Decoded.index()].mark();
         if decoded.offset < self.acked { bytes(self.acked) } else { decoded }
     }
 
@@ -249,13 +250,13 @@ impl Flow {
             above = coverage.mark();
             *mark = above;
         }
-        let decoded = marks[Level::Decoded as usize];
+        let decoded = marks[Level::Decoded.index()];
         if decoded.offset >= rest.lost_below {
             rest.lost_below = 0;
         } else {
             // What is queued behind the loss is nobody's business before the loss is made good.
-            marks[Level::Queued as usize] = decoded;
-            marks[Level::OnWire as usize] = decoded;
+            marks[Level::Queued.index()] = decoded;
+            marks[Level::OnWire.index()] = decoded;
         }
         if self.acked >= rest.violated_below {
             rest.violated = None;
@@ -264,7 +265,7 @@ impl Flow {
         for (level, (told, mark)) in Level::ALL.into_iter().zip(rest.told.iter_mut().zip(marks)) {
             if mark.offset > told.offset {
                 *told = mark;
-                self.untold |= level.bit();
+                self.untold |= bit(level);
                 rest.raised_by = by;
             }
         }
@@ -272,7 +273,7 @@ impl Flow {
     }
 
     pub fn position(&self, level: Level) -> Position {
-        self.present(self.rest.told[level as usize])
+        self.present(self.rest.told[level.index()])
     }
 
     /// The block that raised a position last.

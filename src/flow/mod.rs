@@ -31,9 +31,10 @@ mod table;
 mod tests;
 
 pub use block_outcome::{BlockRange, Violation};
-pub use events::{Event, GoneReason};
+pub use events::Event;
 pub use key::FlowKey;
-pub use state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin, Position};
+pub use state::{Counters, FlowId, FlowState, Instances, Limits, Position};
 pub use table::{FlowTable, TooManyCookies};
 
+pub use crate::notify::message::{GoneReason, Level, Origin};
 pub use crate::wire::payload_id::BlockId;

@@ -7,27 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::key::FlowKey;
+use crate::notify::message::{Level, Origin};
 
-/// What is known of some bytes; each level includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// Handed to the kernel, whole blocks of them.
-    Queued,
-    /// *Protected*: all datagrams of their blocks left this host while the link was healthy.
-    OnWire,
-    /// The peer appliance holds their blocks.
-    Decoded,
-    /// The TCP at the other end acknowledged them.
-    Acked,
-}
-
-impl Level {
-    /// All levels, the weakest first.
-    pub const ALL: [Self; 4] = [Self::Queued, Self::OnWire, Self::Decoded, Self::Acked];
-
-    pub(super) fn bit(self) -> u8 {
-        1 << self as u8
-    }
+/// The bit of `level` in a set of levels.
+pub(super) fn bit(level: Level) -> u8 {
+    1 << level.index()
 }
 
 /// One instance of a flow. The instance number alone is unique among all tables with the same [`Instances`], and is never
@@ -57,16 +41,6 @@ impl Instances {
     }
 }
 
-/// Where the count of a flow's bytes begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// At the first byte after the SYN.
-    Syn,
-    /// At the first byte or packet seen, whatever came before it. Of TCP, nothing is said to be protected until the
-    /// other end has acknowledged what came before.
-    FirstSeen,
-}
-
 /// Everything of a flow before this has reached a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -87,7 +61,8 @@ pub struct FlowState {
     pub key: FlowKey,
     /// What a subscriber called the 5-tuple.
     pub cookie: Option<u64>,
-    /// Where its count begins.
+    /// Where its count begins. A TCP flow first seen in its middle has no position until the other end has acknowledged what
+    /// came before.
     pub origin: Origin,
     /// The sequence number of position 0; none for UDP.
     pub origin_sequence: Option<u32>,
@@ -109,7 +84,7 @@ pub struct FlowState {
 impl FlowState {
     /// How far it has come at `level`.
     pub fn position(&self, level: Level) -> Position {
-        self.positions[level as usize]
+        self.positions[level.index()]
     }
 
     /// How far it has come at `level`, as it may be told to others; none where nothing can be said: of UDP nobody

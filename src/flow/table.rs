@@ -15,12 +15,14 @@ use thiserror::Error;
 use super::ages::{self, Ages, Line};
 use super::blocks::Blocks;
 use super::coverage::Span;
-use super::events::{Event, Events, GoneReason};
+use super::events::{Event, Events};
 use super::index::Index;
 use super::instance::{Answer, Flow, Sent};
 use super::key::{FlowKey, Hash, PackedKey};
 use super::plausible::{Segment, has_sound_checksum};
-use super::state::{Counters, FlowId, FlowState, Instances, Level, Limits, Origin};
+use super::state::{Counters, FlowId, FlowState, Instances, Limits, bit};
+use crate::notify::message::GoneReason;
+use crate::notify::message::{Level, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::payload_id::BlockId;
@@ -131,9 +133,9 @@ impl FlowTable {
             Some(slot) => slot,
             None if header.flags & TcpHeader::RST != 0 => return None,
             None if header.flags & TcpHeader::SYN != 0 => {
-                self.open(key, Origin::Syn, header.sequence.wrapping_add(1), now)
+                self.open(key, Origin::Start, header.sequence.wrapping_add(1), now)
             }
-            None if *payload > 0 => self.open(key, Origin::FirstSeen, header.sequence, now),
+            None if *payload > 0 => self.open(key, Origin::Middle, header.sequence, now),
             None => return None,
         };
         let flow = self.flow_mut(slot)?;
@@ -166,12 +168,12 @@ impl FlowTable {
     ) -> Option<FlowId> {
         let slot = match self.find_slot(&PackedKey::new(&key)) {
             Some(slot) => slot,
-            None => self.open(key, Origin::FirstSeen, 0, now),
+            None => self.open(key, Origin::Start, 0, now),
         };
         let span = self.flow_mut(slot)?.on_datagrams_sent(payload as u64, packets as u32);
         // What is not recorded will never be known to be protected, and nobody sends it again: the count begins behind it.
         if !block.is_some_and(|block| self.record(slot, block, span)) && !self.flow_mut(slot)?.take_back(span) {
-            self.begin_again(slot, Origin::FirstSeen, 0, GoneReason::Broken, now);
+            self.begin_again(slot, Origin::Start, 0, GoneReason::Replaced, now);
         }
         self.touch(slot, now);
         self.id(slot)
@@ -250,9 +252,9 @@ impl FlowTable {
             let id = self.events.first_changed()?;
             let flow = self.flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == id);
             if let Some(flow) = flow
-                && let Some(level) = Level::ALL.into_iter().find(|level| flow.untold & level.bit() != 0)
+                && let Some(level) = Level::ALL.into_iter().find(|level| flow.untold & bit(*level) != 0)
             {
-                flow.untold &= !level.bit();
+                flow.untold &= !bit(level);
                 let (position, block) = (flow.position(level), flow.raised_by());
                 let event = Event::Protected { flow: flow.state(), level, position, block };
                 if flow.untold == 0 {

@@ -263,7 +263,7 @@ fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
     let mut desk = Desk::new();
     assert_eq!(desk.tcp(1, ACK, 5000, 0, 0), None, "an acknowledgement makes no flow");
     let id = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
-    assert_eq!(desk.table.flow(id).unwrap().origin, Origin::FirstSeen);
+    assert_eq!(desk.table.flow(id).unwrap().origin, Origin::Middle);
     desk.protect(0);
     for (acknowledgement, expected) in [(4999, 0), (5101, 0), (5000, 100)] {
         desk.answer(1, ACK, acknowledgement);

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::trust::{TRUST_MAX, Trust};
+use crate::notify::message::{LinkState, StateReason};
 
 /// After a violation the link must be clean for this long.
 const CLEAN_AFTER_VIOLATION: Duration = Duration::from_secs(1);
@@ -13,38 +14,6 @@ const CLEAN_AFTER_VIOLATION: Duration = Duration::from_secs(1);
 const CLEAN_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// So many timestamps in a row that did not come: they are not going to.
 const MISSING_MAX: u32 = 3;
-
-/// State of the link to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LinkState {
-    /// Healthy: blocks can become protected.
-    Up,
-    /// As up, and about to stop.
-    Draining,
-    /// Carries data, protects nothing.
-    Degraded,
-    /// Carries nothing.
-    Down,
-}
-
-/// Why a link is not up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateReason {
-    /// It is.
-    None,
-    /// The administrator is stopping the appliance.
-    Administrator,
-    /// No report of the peer has proven the round trip lately.
-    NoReports,
-    /// A block that was called protected was lost.
-    Violation,
-    /// Datagrams were refused or dropped in this host.
-    SendErrors,
-    /// Timestamps stay away.
-    NoTimestamps,
-    /// There is no session with the peer.
-    NoSession,
-}
 
 /// What is known of one link.
 #[derive(Debug)]

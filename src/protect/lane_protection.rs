@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::notice::Notice;
+use super::notification::Notification;
 use super::peer_protection::PeerProtection;
 use super::stamps::Stamps;
 use crate::tunnel::PeerId;
@@ -104,13 +104,14 @@ impl LaneProtection {
     }
 
     /// The next thing to tell, and of which peer.
-    pub fn poll_notice(&mut self) -> Option<(PeerId, Notice)> {
+    pub fn poll_notification(&mut self) -> Option<(PeerId, Notification)> {
         // In turns: where there is room for a few only, a busy peer would take it all.
         let count = self.peers.len();
         let mut order = (0..count).map(|step| (self.turn + step) % count);
-        let (number, notice) = order.find_map(|number| Some((number, self.peers[number].poll_notice()?)))?;
+        let (number, notification) =
+            order.find_map(|number| Some((number, self.peers[number].poll_notification()?)))?;
         self.turn = number + 1;
-        Some((PeerId(number as u16), notice))
+        Some((PeerId(number as u16), notification))
     }
 
     /// Nothing waits for the kernel or for a timestamp.

@@ -3,8 +3,8 @@
 //! ```text
 //!   packet ─▶ flow table: whose bytes, in which block
 //!   closed ─▶ sent ─▶ timestamp ─┐
-//!   report: both ways work ──────┴▶ block protected ─▶ flow table ─▶ notice
-//!   report: block lost ─▶ violation ─▶ notice; the link is degraded
+//!   report: both ways work ──────┴▶ block protected ─▶ flow table ─▶ notification
+//!   report: block lost ─▶ violation ─▶ notification; the link is degraded
 //! ```
 //!
 //! One [`PeerProtection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
@@ -19,7 +19,7 @@ mod evidence;
 mod health;
 mod lane_protection;
 mod ledger;
-mod notice;
+mod notification;
 mod peer_protection;
 mod stamps;
 #[cfg(test)]
@@ -27,9 +27,8 @@ mod tests;
 mod trust;
 
 pub use evidence::Evidence;
-pub use health::{LinkState, StateReason};
 pub use lane_protection::LaneProtection;
-pub use notice::{Counters, Notice};
+pub use notification::{Counters, Notification};
 pub use peer_protection::PeerProtection;
 pub use stamps::Stamps;
 pub use trust::{PROOF_FLOOR, TRUST_MAX};

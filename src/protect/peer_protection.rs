@@ -1,6 +1,6 @@
 //! One lane's promises to the flows of one peer.
 //!
-//! Inputs come in the order in which they happened; [`PeerProtection::poll_notice`] is drained after them. The clock must be
+//! Inputs come in the order in which they happened; [`PeerProtection::poll_notification`] is drained after them. The clock must be
 //! read after the event it goes with: a link that was trusted when a turn began may not be any more.
 
 use std::collections::VecDeque;
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use super::barrier::Barriers;
 use super::departures::Departures;
 use super::evidence::Evidence;
-use super::health::{Health, LinkState, StateReason};
+use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
-use super::notice::{Counters, Notice};
-use crate::flow::{FlowKey, FlowTable, Level, TooManyCookies};
+use super::notification::{Counters, Notification};
+use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
+use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
@@ -37,7 +38,11 @@ pub struct PeerProtection {
     health: Health,
     barriers: Barriers,
     told: (LinkState, StateReason),
-    notices: VecDeque<Notice>,
+    notifications: VecDeque<Notification>,
+    /// Where in the table to go on: all flows are reported again, because the reader missed changes of some.
+    refresh: Option<usize>,
+    /// The violation at the front has had its refresh.
+    is_refreshed: bool,
     /// Somebody wants to know of each block.
     tells_blocks: bool,
     counters: Counters,
@@ -54,7 +59,9 @@ impl PeerProtection {
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             told: (LinkState::Down, StateReason::NoSession),
-            notices: VecDeque::new(),
+            notifications: VecDeque::new(),
+            refresh: None,
+            is_refreshed: false,
             tells_blocks: false,
             counters: Counters::default(),
         }
@@ -111,8 +118,8 @@ impl PeerProtection {
             }
             BlockEvent::PeerRestarted => {
                 self.health.on_epoch();
-                let notices = &mut self.notices;
-                self.barriers.fail_all(|id| notices.push_back(Notice::Barrier(id, None)));
+                let notifications = &mut self.notifications;
+                self.barriers.fail_all(|id| notifications.push_back(Notification::Barrier(id, None)));
             }
             BlockEvent::Void { below } => {
                 self.flows.on_blocks_void(below, now);
@@ -167,7 +174,7 @@ impl PeerProtection {
     }
 
     fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, now: Instant) {
-        let Self { ledger, flows, barriers, notices, counters, health, .. } = self;
+        let Self { ledger, flows, barriers, notifications, counters, health, .. } = self;
         ledger.on_lost(first, count, symbols, |block, fate| match fate {
             Fate::Whole => flows.on_block_protected(block, Level::Decoded),
             Fate::Lost { claimed } => {
@@ -176,16 +183,16 @@ impl PeerProtection {
                 if claimed {
                     counters.violations += 1;
                     health.on_violation(now);
-                    notices.push_back(Notice::Violation(violation));
+                    notifications.push_back(Notification::Violation(violation));
                 }
-                barriers.on_void(block, |id| notices.push_back(Notice::Barrier(id, None)));
+                barriers.on_void(block, |id| notifications.push_back(Notification::Barrier(id, None)));
             }
         });
     }
 
     fn on_void(&mut self, block: BlockId) {
-        let notices = &mut self.notices;
-        self.barriers.on_void(block, |id| notices.push_back(Notice::Barrier(id, None)));
+        let notifications = &mut self.notifications;
+        self.barriers.on_void(block, |id| notifications.push_back(Notification::Barrier(id, None)));
     }
 
     /// A datagram was dropped in this host without an error that tells which.
@@ -224,18 +231,47 @@ impl PeerProtection {
         [stamps, self.health.deadline(now), self.flows.deadline()].into_iter().flatten().min()
     }
 
-    /// The next thing to tell. Positions come before what takes them back, and before the answers that rest on them.
-    pub fn poll_notice(&mut self) -> Option<Notice> {
-        match self.flows.poll_event() {
-            Some(event) => Some(Notice::Flow(event)),
-            None => self.notices.pop_front(),
+    /// The next notification. Positions come before what takes them back, and before the answers that rest on them.
+    pub fn poll_notification(&mut self) -> Option<Notification> {
+        loop {
+            if let Some(place) = self.refresh {
+                let next = self.flows.flows_from(place).next();
+                self.refresh = next.map(|(place, _)| place + 1);
+                let Some((_, state)) = next else { continue };
+                return Some(Notification::Flow { state, event: Event::Protected, block: None });
+            }
+            match self.flows.poll_event() {
+                Some(FlowEvent::New(state)) => {
+                    return Some(Notification::Flow { state, event: Event::New, block: None });
+                }
+                Some(FlowEvent::Protected { flow: state, block, .. }) => {
+                    let block = block.and_then(|block| self.ledger.size(block));
+                    return Some(Notification::Flow { state, event: Event::Protected, block });
+                }
+                Some(FlowEvent::Gone { flow: state, reason }) => {
+                    return Some(Notification::Flow { state, event: Event::Gone(reason), block: None });
+                }
+                Some(FlowEvent::Overflow) => self.refresh = Some(0),
+                None => match self.notifications.front() {
+                    // The flows whose bytes were lost are not remembered. A subscriber that knows the count of violations must
+                    // know which positions stand, so all flows are reported before it.
+                    Some(Notification::Violation(lost)) if lost.forgotten && !self.is_refreshed => {
+                        self.is_refreshed = true;
+                        self.refresh = Some(0);
+                    }
+                    _ => {
+                        self.is_refreshed = false;
+                        return self.notifications.pop_front();
+                    }
+                },
+            }
         }
     }
 
-    /// Asks whether everything read so far is protected; the answer is a [`Notice::Barrier`].
+    /// Asks whether everything read so far is protected; the answer is a [`Notification::Barrier`].
     pub fn ask_barrier(&mut self, id: u64) {
         if !self.barriers.push(id, &self.ledger) {
-            self.notices.push_back(Notice::Barrier(id, None));
+            self.notifications.push_back(Notification::Barrier(id, None));
         }
     }
 
@@ -264,11 +300,6 @@ impl PeerProtection {
         self.evidence
     }
 
-    /// Source and repair symbols of a block, while its fate is not known.
-    pub fn size(&self, block: BlockId) -> Option<(u16, u16)> {
-        self.ledger.size(block)
-    }
-
     /// The state of the link, as it was last told.
     pub fn state(&self) -> (LinkState, StateReason) {
         self.told
@@ -294,15 +325,15 @@ impl PeerProtection {
     }
 
     fn settle_barriers(&mut self) {
-        let Self { barriers, ledger, flows, notices, .. } = self;
-        let answer = |id, level| notices.push_back(Notice::Barrier(id, Some(level)));
+        let Self { barriers, ledger, flows, notifications, .. } = self;
+        let answer = |id, level| notifications.push_back(Notification::Barrier(id, Some(level)));
         barriers.settle(ledger, || flows.made_good(), answer);
     }
 
     fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {
         if self.tells_blocks {
             let ranges = self.flows.ranges(block, RANGES_TOLD);
-            self.notices.push_back(Notice::Block { block, source_symbols, repair_symbols, level, ranges });
+            self.notifications.push_back(Notification::Block { block, source_symbols, repair_symbols, level, ranges });
         }
     }
 
@@ -310,7 +341,7 @@ impl PeerProtection {
         let state = self.health.state(now);
         if state != self.told {
             self.told = state;
-            self.notices.push_back(Notice::State(state.0, state.1));
+            self.notifications.push_back(Notification::State(state.0, state.1));
         }
     }
 }

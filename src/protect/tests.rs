@@ -7,8 +7,9 @@ mod lanes;
 use std::time::{Duration, Instant};
 
 use super::ledger::BLOCKS_MAX;
-use super::{Evidence, LinkState, Notice, PeerProtection, StateReason};
-use crate::flow::{Event, FlowTable, Instances, Level, Limits};
+use super::{Evidence, Notification, PeerProtection};
+use crate::flow::{FlowTable, Instances, Level, Limits};
+use crate::notify::message::{Event, LinkState, StateReason};
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
@@ -53,7 +54,7 @@ impl Bench {
         bench.protection.on_session(true);
         bench.prove(3);
         assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
-        bench.notices();
+        bench.notifications();
         bench
     }
 
@@ -154,9 +155,9 @@ impl Bench {
         self.protection.on_feedback(&heard, self.now);
     }
 
-    fn notices(&mut self) -> Vec<Notice> {
+    fn notifications(&mut self) -> Vec<Notification> {
         self.protection.handle_timeout(self.now);
-        std::iter::from_fn(|| self.protection.poll_notice()).collect()
+        std::iter::from_fn(|| self.protection.poll_notification()).collect()
     }
 
     /// Bytes that are known to have reached `level`.
@@ -182,8 +183,14 @@ fn a_block_is_protected_when_it_has_left_and_not_before() {
     assert_eq!((bench.protected(), bench.reached(Level::Queued)), (0, 0));
     bench.left(0);
     assert_eq!(bench.protected(), 10);
-    let told = bench.notices();
-    assert!(matches!(told[..], [Notice::Flow(Event::New(_)), .., Notice::Flow(Event::Protected { .. })]), "{told:?}");
+    let told = bench.notifications();
+    assert!(
+        matches!(
+            told[..],
+            [Notification::Flow { event: Event::New, .. }, .., Notification::Flow { event: Event::Protected, .. }]
+        ),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -338,11 +345,12 @@ fn a_loss_after_the_promise_is_a_violation_and_one_before_it_is_not() {
     bench.leave(0);
     bench.leave(1);
     bench.send(2);
-    bench.notices();
+    bench.notifications();
     bench.hear(vec![run(1, 2, 0)], 0, 3);
-    let told = bench.notices();
-    let violations: Vec<_> = told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).collect();
-    assert!(matches!(violations[..], [Notice::Violation(violation)] if violation.block == block(1)), "{told:?}");
+    let told = bench.notifications();
+    let violations: Vec<_> =
+        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).collect();
+    assert!(matches!(violations[..], [Notification::Violation(violation)] if violation.block == block(1)), "{told:?}");
     assert_eq!((bench.protection.counters().lost, bench.protection.counters().violations), (2, 1));
     assert_eq!(bench.state(), (LinkState::Degraded, StateReason::Violation));
     bench.prove(51);
@@ -395,7 +403,7 @@ fn a_peer_that_restarts_takes_with_it_what_was_pending() {
     bench.event(BlockEvent::Void { below: block(1) });
     bench.left(0);
     assert_eq!(bench.protected(), 0);
-    assert!(bench.notices().contains(&Notice::Barrier(5, None)));
+    assert!(bench.notifications().contains(&Notification::Barrier(5, None)));
     bench.leave(1);
     assert_eq!(bench.protected(), 0, "nothing is proven of the new run");
 }
@@ -478,9 +486,15 @@ fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
     bench.leave(1);
     bench.event(BlockEvent::Unsendable);
     bench.leave(2);
-    let blocks: Vec<_> = bench.notices().into_iter().filter(|notice| matches!(notice, Notice::Block { .. })).collect();
-    let [Notice::Block { block: first, level, ranges, .. }, Notice::Block { block: second, level: none, .. }] =
-        &blocks[..]
+    let blocks: Vec<_> = bench
+        .notifications()
+        .into_iter()
+        .filter(|notification| matches!(notification, Notification::Block { .. }))
+        .collect();
+    let [
+        Notification::Block { block: first, level, ranges, .. },
+        Notification::Block { block: second, level: none, .. },
+    ] = &blocks[..]
     else {
         panic!("{blocks:?}")
     };
@@ -509,12 +523,15 @@ fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_
     bench.event(BlockEvent::PeerRestarted);
     bench.event(BlockEvent::Void { below: block(1) });
     bench.protection.ask_barrier(5);
-    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(5, _))), "block 1 is open");
+    assert!(
+        !bench.notifications().iter().any(|notification| matches!(notification, Notification::Barrier(5, _))),
+        "block 1 is open"
+    );
     bench.prove(3);
     bench.close(1);
     bench.sent(1);
     bench.left(1);
-    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
+    assert!(bench.notifications().contains(&Notification::Barrier(5, Some(Level::OnWire))));
 }
 
 #[test]
@@ -544,10 +561,12 @@ fn the_loss_of_a_protected_block_that_had_to_be_forgotten_was_never_told() {
     assert!(bench.protected() > 0);
     fill(&mut bench, 1);
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let violations = |told: &[Notice]| told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count();
-    assert_eq!(violations(&bench.notices()), 1);
+    let violations = |told: &[Notification]| {
+        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count()
+    };
+    assert_eq!(violations(&bench.notifications()), 1);
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    assert_eq!(violations(&bench.notices()), 0, "it is told once");
+    assert_eq!(violations(&bench.notifications()), 0, "it is told once");
     assert_eq!(bench.protection.counters().violations, 1);
 }
 
@@ -557,6 +576,10 @@ fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
     let mut bench = Bench::up();
     [0, 1].into_iter().for_each(|sbn| bench.leave(sbn));
     bench.hear(vec![run(0, 2, 2)], 0, 2);
-    let told = bench.notices();
-    assert_eq!(told.iter().filter(|notice| matches!(notice, Notice::Violation(_))).count(), 2, "{told:?}");
+    let told = bench.notifications();
+    assert_eq!(
+        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count(),
+        2,
+        "{told:?}"
+    );
 }

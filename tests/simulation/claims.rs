@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use onwire::flow::{Event, FlowState, Level, Violation};
-use onwire::protect::{Notice, PROOF_FLOOR, TRUST_MAX};
+use onwire::flow::{FlowState, Level, Violation};
+use onwire::protect::{Notification, PROOF_FLOOR, TRUST_MAX};
 use onwire::wire::payload_id::BlockId;
 
 use crate::hosts::{Direction, Hosts, Meaning};
@@ -191,21 +191,20 @@ impl Promises {
     }
 
     /// A run tells something.
-    pub fn on_notices(&mut self, run: Run, notices: &[Notice], truths: Truths<'_>, now: Duration) {
+    pub fn on_notifications(&mut self, run: Run, notifications: &[Notification], truths: Truths<'_>, now: Duration) {
         // A position may be told before the block that raised it.
-        for notice in notices {
-            if let Notice::Block { block, source_symbols, repair_symbols, level: Some(level), .. } = *notice {
+        for notification in notifications {
+            if let Notification::Block { block, source_symbols, repair_symbols, level: Some(level), .. } = *notification
+            {
                 self.on_claim(run, block, (source_symbols, repair_symbols), level, truths, now);
             }
         }
-        for notice in notices {
-            match notice {
-                Notice::Flow(Event::New(flow) | Event::Gone { flow, .. } | Event::Protected { flow, .. }) => {
-                    self.on_flow(run, flow, truths);
-                }
-                Notice::Violation(violation) => self.on_violation(run, violation),
-                Notice::Barrier(id, level) => self.on_answer(run, *id, *level, truths),
-                Notice::Flow(Event::Overflow) | Notice::Block { .. } | Notice::State(..) => {}
+        for notification in notifications {
+            match notification {
+                Notification::Flow { state, .. } => self.on_flow(run, state, truths),
+                Notification::Violation(violation) => self.on_violation(run, violation),
+                Notification::Barrier(id, level) => self.on_answer(run, *id, *level, truths),
+                Notification::Block { .. } | Notification::State(..) => {}
             }
         }
     }

@@ -158,7 +158,7 @@ impl Connection {
     }
 
     fn contiguous(&self, level: Level) -> usize {
-        let reached = |at: usize| at < self.acked || self.levels[at] > level as u8;
+        let reached = |at: usize| at < self.acked || self.levels[at] > level.index() as u8;
         (0..BYTES).take_while(|&at| reached(at)).count()
     }
 }
@@ -321,7 +321,7 @@ impl World {
                 let block = BlockId { profile: 2, sbn: *sbn };
                 for &(connection, start, end) in held.iter() {
                     for byte in &mut self.connections[connection].levels[start..end] {
-                        *byte = (*byte).max(level as u8 + 1);
+                        *byte = (*byte).max(level.index() as u8 + 1);
                     }
                 }
                 *known = (*known).max(Some(level));
@@ -413,8 +413,8 @@ impl World {
                 Event::Protected { flow, level, position, .. } => {
                     assert_eq!(Some(flow.id), self.id);
                     assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
-                    assert!(position.bytes > self.told[level as usize], "told positions only rise");
-                    self.told[level as usize] = position.bytes;
+                    assert!(position.bytes > self.told[level.index()], "told positions only rise");
+                    self.told[level.index()] = position.bytes;
                     if level != Level::Acked {
                         let truth = connection.contiguous(level) as u64;
                         assert!(position.bytes <= truth, "{level:?} {} of {truth}", position.bytes);
@@ -437,7 +437,7 @@ impl World {
             connection.lost_below = 0;
         }
         for level in [Level::Queued, Level::OnWire, Level::Decoded] {
-            let told = self.told[level as usize];
+            let told = self.told[level.index()];
             let truth = connection.contiguous(level) as u64;
             if connection.lost_below > 0 && level < Level::Decoded {
                 assert!((decoded as u64..=truth).contains(&told), "{level:?}: {told}, while a loss holds it");
@@ -445,7 +445,7 @@ impl World {
                 assert_eq!(told, truth, "{level:?}");
             }
         }
-        assert_eq!(self.told[Level::Acked as usize], connection.acked as u64);
+        assert_eq!(self.told[Level::Acked.index()], connection.acked as u64);
     }
 }
 

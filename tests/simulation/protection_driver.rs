@@ -101,7 +101,7 @@ pub fn ends_block(content: &Content) -> bool {
 }
 
 impl World {
-    /// The end of a turn: what happened to blocks, what reports told, timestamps, what is due, questions, notices.
+    /// The end of a turn: what happened to blocks, what reports told, timestamps, what is due, questions, notifications.
     pub(super) fn follow_protection(&mut self, side: Side) {
         let now = self.start + self.now;
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
@@ -136,9 +136,10 @@ impl World {
             lane_protection.peers_mut()[0].ask_barrier(id);
             lane_protection.handle_timeout(now);
         }
-        let notices: Vec<_> = std::iter::from_fn(|| lane_protection.poll_notice()).map(|(_, notice)| notice).collect();
+        let notifications: Vec<_> =
+            std::iter::from_fn(|| lane_protection.poll_notification()).map(|(_, notice)| notice).collect();
         let truths = Truths { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
-        self.promises.on_notices(end.run, &notices, truths, self.now);
+        self.promises.on_notifications(end.run, &notifications, truths, self.now);
     }
 
     /// When a datagram that the kernel takes now leaves the host, after all before it.

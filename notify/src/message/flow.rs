@@ -26,6 +26,11 @@ impl Level {
     /// From lowest to highest.
     pub const ALL: [Level; 4] = [Level::Queued, Level::OnWire, Level::Decoded, Level::Acked];
 
+    /// Its place in [`ALL`](Self::ALL).
+    pub fn index(self) -> usize {
+        self as usize - Level::Queued as usize
+    }
+
     /// The level with this number.
     pub fn from_wire(value: u8) -> Option<Level> {
         Level::ALL.into_iter().find(|level| *level as u8 == value)
@@ -162,7 +167,7 @@ pub enum GoneReason {
     Idle = 2,
     /// The table was full and this one was idle longest.
     Evicted = 3,
-    /// A new SYN took over the 5-tuple.
+    /// A new SYN took over the 5-tuple. UDP: a packet was lost for good, so the count begins again with a new instance.
     Replaced = 4,
 }
 

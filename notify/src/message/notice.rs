@@ -28,6 +28,16 @@ pub enum LinkState {
 }
 
 impl LinkState {
+    /// 0 for a healthy link; the worse the link, the higher. A link is as bad as on its worst lane.
+    pub fn severity(self) -> u8 {
+        match self {
+            LinkState::Up => 0,
+            LinkState::Draining => 1,
+            LinkState::Degraded => 2,
+            LinkState::Down => 3,
+        }
+    }
+
     /// As it is written in output.
     pub fn name(self) -> &'static str {
         match self {

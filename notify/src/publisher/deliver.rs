@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::allowance::LOOKED_AT;
 use super::session::Session;
-use super::{HEARTBEAT, Publisher, Told};
+use super::{Entry, HEARTBEAT, Publisher};
 use crate::envelope::{self, Direction, Envelope};
 use crate::message::{
     Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
@@ -314,7 +314,7 @@ impl Publisher {
             return false;
         }
         let peers = self.peers.iter().filter_map(|(_, slot)| match self.log.value(*slot) {
-            Some(Told::Peer(peer)) => Some(Peer { name: None, ..*peer }),
+            Some(Entry::Peer(peer)) => Some(Peer { name: None, ..*peer }),
             _ => None,
         });
         let heartbeat = Heartbeat { version: session.cursor, violations: self.violation_count, peers: peers.collect() };
@@ -340,18 +340,18 @@ fn append(datagram: &mut Vec<u8>, emit: impl FnOnce(&mut Vec<u8>)) -> bool {
     fits
 }
 
-fn is_wanted(told: &Told, filter: &crate::message::Filter) -> bool {
+fn is_wanted(told: &Entry, filter: &crate::message::Filter) -> bool {
     match told {
-        Told::Flow(flow) => filter.matches(&flow.key, flow.cookie),
+        Entry::Flow(flow) => filter.matches(&flow.key, flow.cookie),
         // Links and violations concern whoever trusts any flow; a violation of other flows is told too, and does no harm.
-        Told::Peer(_) | Told::Violation(_) => true,
+        Entry::Peer(_) | Entry::Violation(_) => true,
     }
 }
 
-fn emit(told: &Told, header: Header, out: &mut Vec<u8>) {
+fn emit(told: &Entry, header: Header, out: &mut Vec<u8>) {
     match told {
-        Told::Flow(flow) => flow.emit(header, out),
-        Told::Peer(peer) => crate::message::emit_state(peer, header, out),
-        Told::Violation(violation) => violation.emit(header, out),
+        Entry::Flow(flow) => flow.emit(header, out),
+        Entry::Peer(peer) => crate::message::emit_state(peer, header, out),
+        Entry::Violation(violation) => violation.emit(header, out),
     }
 }

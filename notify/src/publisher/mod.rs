@@ -139,7 +139,7 @@ pub enum Asked {
 
 /// Something in the log.
 #[derive(Debug)]
-enum Told {
+enum Entry {
     Flow(Flow),
     Peer(Peer),
     Violation(Violation),
@@ -152,7 +152,7 @@ pub struct Publisher {
     keys: KeyRing,
     epoch: u64,
     challenger: Challenger,
-    log: Log<Told>,
+    log: Log<Entry>,
     flows: HashMap<FlowKey, Slot>,
     /// Flows that are gone, oldest first, with their instance: a slot may have been taken over since.
     gone: VecDeque<(FlowKey, u64)>,
@@ -223,7 +223,7 @@ impl Publisher {
     pub fn publish_flow(&mut self, flow: &Flow, now: Instant) {
         let known = self.flows.get(&flow.key).copied();
         let before = known.and_then(|slot| match self.log.value(slot) {
-            Some(Told::Flow(before)) => Some((before.instance, matches!(before.event, Event::Gone(_)))),
+            Some(Entry::Flow(before)) => Some((before.instance, matches!(before.event, Event::Gone(_)))),
             _ => None,
         });
         match (known, before) {
@@ -233,19 +233,19 @@ impl Publisher {
             }
             (Some(slot), Some((instance, _))) => self.log.change(slot, now, |told| {
                 let mut next = *flow;
-                if let (Told::Flow(before), true) = (&*told, instance == flow.instance) {
+                if let (Entry::Flow(before), true) = (&*told, instance == flow.instance) {
                     next.positions.raise(&before.positions);
                     next.packets = next.packets.max(before.packets);
                     next.cookie = next.cookie.or(before.cookie);
                 }
-                *told = Told::Flow(next);
+                *told = Entry::Flow(next);
             }),
             _ => {
                 if self.flows.len() >= self.limits.flows && !self.forget_oldest_gone() {
                     self.counters.flows_refused += 1;
                     return;
                 }
-                let slot = self.log.insert(Told::Flow(*flow), now);
+                let slot = self.log.insert(Entry::Flow(*flow), now);
                 self.flows.insert(flow.key, slot);
             }
         }
@@ -260,13 +260,13 @@ impl Publisher {
         match self.peers.iter().find(|(id, _)| *id == peer.id) {
             Some((_, slot)) => self.log.change(*slot, now, |told| {
                 let mut next = peer.clone();
-                if let Told::Peer(before) = told {
+                if let Entry::Peer(before) = told {
                     next.name = next.name.or(before.name.take());
                 }
-                *told = Told::Peer(next);
+                *told = Entry::Peer(next);
             }),
             None if self.peers.len() < MAX_PEERS => {
-                let slot = self.log.insert(Told::Peer(peer.clone()), now);
+                let slot = self.log.insert(Entry::Peer(peer.clone()), now);
                 self.peers.push((peer.id, slot));
             }
             None => {}
@@ -280,10 +280,10 @@ impl Publisher {
             let Some(slot) = self.flows.get(&range.key).copied() else {
                 continue;
             };
-            if matches!(self.log.value(slot), Some(Told::Flow(flow)) if flow.instance == range.instance) {
+            if matches!(self.log.value(slot), Some(Entry::Flow(flow)) if flow.instance == range.instance) {
                 self.log.change(slot, now, |told| {
                     // What the mirror has by now was made good by another way.
-                    if let Told::Flow(flow) = told
+                    if let Entry::Flow(flow) = told
                         && flow.positions.acked.is_none_or(|acked| acked < range.end)
                     {
                         flow.violated = lowest(flow.violated, Some(range.start));
@@ -296,7 +296,7 @@ impl Publisher {
         for ranges in ranges.chunks(MAX_RANGES).chain(nobody) {
             self.violation_count += 1;
             let violation = Violation { number: self.violation_count, peer, ranges: ranges.to_vec() };
-            let slot = self.log.insert(Told::Violation(violation), now);
+            let slot = self.log.insert(Entry::Violation(violation), now);
             self.violations.push_back(slot);
             if self.violations.len() > self.limits.violations {
                 let oldest = self.violations.pop_front();
@@ -377,7 +377,7 @@ impl Publisher {
         while let Some((key, instance)) = self.gone.pop_front() {
             let slot = self.flows.get(&key).copied();
             let still = slot.and_then(|slot| self.log.value(slot)).is_some_and(|told| match told {
-                Told::Flow(flow) => flow.instance == instance && matches!(flow.event, Event::Gone(_)),
+                Entry::Flow(flow) => flow.instance == instance && matches!(flow.event, Event::Gone(_)),
                 _ => false,
             });
             if still {

@@ -125,7 +125,7 @@ fn a_flow_is_violated_by_a_loss_of_its_own_instance_that_the_mirror_has_not() {
         pair.publisher.publish_violation(0, &[Range { key, instance, start, end }], now);
         let told = pair.publisher.flows.get(&key).and_then(|slot| pair.publisher.log.value(*slot));
         assert!(
-            matches!(told, Some(super::Told::Flow(flow)) if flow.violated == violated),
+            matches!(told, Some(super::Entry::Flow(flow)) if flow.violated == violated),
             "{start} to {end}: {told:?}"
         );
     }

@@ -9,14 +9,14 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Since when requests are dropped.
 #[derive(Debug, Default)]
-pub struct Excess {
+pub struct ExcessLog {
     /// When the last one was dropped, and how many there were before the first.
     said: Option<(Instant, u64)>,
     /// Dropped since the start, as far as known.
     total: u64,
 }
 
-impl Excess {
+impl ExcessLog {
     /// Requests were dropped, `total` since the start and the last one from there: the words to say if that has begun.
     pub fn note(&mut self, from: SocketAddr, key: u16, total: u64, now: Instant) -> Option<String> {
         let before = std::mem::replace(&mut self.total, total);
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn two_hundred_seconds_of_excess_are_two_lines() {
-        let (mut excess, start) = (Excess::default(), Instant::now());
+        let (mut excess, start) = (ExcessLog::default(), Instant::now());
         let mut said = Vec::new();
         for second in 0..400 {
             let now = start + Duration::from_secs(second);

@@ -9,13 +9,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
-use crate::appliance::notify::excess_log::Excess;
-use crate::appliance::notify::notification::{Notification, reason_of, state_of};
+use crate::appliance::notify::excess_log::ExcessLog;
+use crate::appliance::notify::notification::{LaneNotification, block_message, flow_message, range_message};
 use crate::appliance::notify::violation_log::ViolationLog;
 use crate::notify::envelope::KeyRing;
-use crate::notify::message::{Level, Peer};
+use crate::notify::message::{Level, LinkState, Peer, StateReason};
 use crate::notify::publisher::{Asked, Counters, Limits, Publisher};
-use crate::protect::{LinkState, StateReason};
+use crate::protect::Notification;
 
 /// Requests read in one turn.
 const READ_BUDGET: usize = 32;
@@ -46,7 +46,7 @@ pub struct NotifyPortSettings {
 struct Link {
     name: String,
     lanes: Vec<(LinkState, StateReason)>,
-    told: Option<(LinkState, StateReason)>,
+    published: Option<(LinkState, StateReason)>,
 }
 
 impl Link {
@@ -71,8 +71,8 @@ pub struct NotifyPort {
     publisher: Publisher,
     links: Vec<Link>,
     barriers: Vec<Barrier>,
-    broken: ViolationLog,
-    excess: Excess,
+    violation_log: ViolationLog,
+    excess_log: ExcessLog,
     buffer: Box<[u8; REQUEST_MAX]>,
     /// Requests may wait in the socket, which is edge-triggered.
     readable: bool,
@@ -104,53 +104,59 @@ impl NotifyPort {
         let listen = socket.local_addr()?;
         let unknown = (LinkState::Down, StateReason::NoSession);
         let links =
-            settings.peers.into_iter().map(|name| Link { name, lanes: vec![unknown; settings.lanes], told: None });
+            settings.peers.into_iter().map(|name| Link { name, lanes: vec![unknown; settings.lanes], published: None });
         let mut port = Self {
             socket,
             listen,
             publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
             links: links.collect(),
             barriers: Vec::new(),
-            broken: ViolationLog::default(),
-            excess: Excess::default(),
+            violation_log: ViolationLog::default(),
+            excess_log: ExcessLog::default(),
             buffer: Box::new([0; REQUEST_MAX]),
             readable: true,
             pending: true,
         };
-        (0..port.links.len()).for_each(|peer| port.tell_link(peer, now));
+        (0..port.links.len()).for_each(|peer| port.publish_link(peer, now));
         Ok(port)
     }
 
-    /// Takes note of something; subscribers hear of it with [`send`](Self::send).
-    pub fn tell(&mut self, told: Notification, now: Instant) {
+    /// Takes a notification of a lane; [`send`](Self::send) sends it to subscribers.
+    pub fn publish(&mut self, from: LaneNotification, now: Instant) {
         self.pending = true;
-        match told {
-            Notification::Flow(flow) => self.publisher.publish_flow(&flow, now),
-            Notification::Block(block) => self.publisher.publish_block(&block),
-            Notification::Violation { peer, ranges } => {
+        let LaneNotification { peer, lane, level: protected, notification } = from;
+        match notification {
+            Notification::Flow { state, event, block } => {
+                self.publisher.publish_flow(&flow_message(&state, event, block, peer, protected), now);
+            }
+            Notification::Block { block, source_symbols, repair_symbols, level, ranges } => {
+                let size = (source_symbols, repair_symbols);
+                self.publisher.publish_block(&block_message(block, size, level, &ranges, (peer, lane)));
+            }
+            Notification::Violation(lost) => {
+                let ranges: Vec<_> = lost.ranges.iter().map(range_message).collect();
                 let name = self.links.get(peer as usize).map_or("?", |link| &link.name);
-                self.broken.note(name, &ranges, now);
+                self.violation_log.note(name, &ranges, now);
                 self.publisher.publish_violation(peer, &ranges, now);
             }
-            Notification::State { peer, lane, state, reason } => {
+            Notification::State(state, reason) => {
                 let Some(link) = self.links.get_mut(peer as usize) else { return };
                 if let Some(seen) = link.lanes.get_mut(usize::from(lane)) {
                     *seen = (state, reason);
                 }
-                self.tell_link(peer as usize, now);
+                self.publish_link(peer as usize, now);
             }
-            Notification::Barrier { id, level } => self.on_barrier(id, level),
+            Notification::Barrier(id, level) => self.on_barrier(id, level),
         }
     }
 
-    fn tell_link(&mut self, peer: usize, now: Instant) {
+    fn publish_link(&mut self, peer: usize, now: Instant) {
         let link = &mut self.links[peer];
-        let worst = link.lanes.iter().max_by_key(|(state, _)| *state).copied();
+        let worst = link.lanes.iter().max_by_key(|(state, _)| state.severity()).copied();
         let (state, reason) = worst.unwrap_or((LinkState::Down, StateReason::NoSession));
-        if link.told.replace((state, reason)) == Some((state, reason)) {
+        if link.published.replace((state, reason)) == Some((state, reason)) {
             return;
         }
-        let (state, reason) = (state_of(state), reason_of(reason));
         tracing::info!(peer = link.name, state = state.name(), reason = reason.name(), "link");
         let name = Some(link.name.clone().into_boxed_str());
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
@@ -219,12 +225,12 @@ impl NotifyPort {
 
     /// Tells subscribers what they have not been told.
     pub fn send(&mut self, now: Instant) {
-        self.broken.say(now);
+        self.violation_log.say(now);
         let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
-        if let Some(words) = who.and_then(|(address, key)| self.excess.note(address, key, count, now)) {
+        if let Some(words) = who.and_then(|(address, key)| self.excess_log.note(address, key, count, now)) {
             tracing::warn!("{words}");
         }
-        if let Some(words) = self.excess.poll_ended(now) {
+        if let Some(words) = self.excess_log.poll_ended(now) {
             tracing::info!("{words}");
         }
         if self.publisher.poll_timeout().is_some_and(|at| at <= now) {
@@ -241,7 +247,7 @@ impl NotifyPort {
 
     /// When to send next if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        let said = self.broken.deadline().into_iter().chain(self.excess.deadline());
+        let said = self.violation_log.deadline().into_iter().chain(self.excess_log.deadline());
         self.publisher.poll_timeout().into_iter().chain(said).min()
     }
 
@@ -295,8 +301,11 @@ mod tests {
             secret: [0; 32],
         };
         let mut port = NotifyPort::open(settings, Instant::now()).unwrap();
+        let publish = |port: &mut NotifyPort, peer, notification| {
+            port.publish(LaneNotification { peer, lane: 0, level: Level::OnWire, notification }, Instant::now());
+        };
         for (peer, state) in (0..).zip(links) {
-            port.tell(Notification::State { peer, lane: 0, state, reason: StateReason::None }, Instant::now());
+            publish(&mut port, peer, Notification::State(state, StateReason::None));
         }
         let at = port.listen();
         let asking = std::thread::spawn(move || {
@@ -311,7 +320,7 @@ mod tests {
             while let Some(asked) = port.poll_asked() {
                 let Asked::Barrier { id } = asked else { panic!("{asked:?}") };
                 port.begin_barrier(id, answers.len());
-                answers.iter().for_each(|level| port.tell(Notification::Barrier { id, level: *level }, now));
+                answers.iter().for_each(|level| publish(&mut port, 0, Notification::Barrier(id, *level)));
             }
             port.send(now);
             std::thread::sleep(Duration::from_millis(1));

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::appliance::notify::egress_watch::EgressWatch;
-use crate::appliance::notify::notification::{Notification, key_from};
+use crate::appliance::notify::notification::{LaneNotification, key_from, level_of};
 use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
 use crate::notify::publisher::Asked;
-use crate::protect::{Evidence, LaneProtection};
+use crate::protect::{Evidence, LaneProtection, Notification};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
@@ -127,7 +127,7 @@ impl ProtectionDriver {
             port.read(now);
         }
         self.obey(forwarder, now);
-        self.tell(now);
+        self.publish_all(now);
         self.publish_path.pass_on(now);
         if let Some(port) = self.publish_path.port_mut() {
             port.send(now);
@@ -135,7 +135,7 @@ impl ProtectionDriver {
     }
 
     fn obey(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        while let Some(request) = self.publish_path.poll_request_for_lane() {
+        while let Some(request) = self.publish_path.poll_request() {
             self.run(request, forwarder, now);
         }
         while self.publish_path.can_ask()
@@ -167,7 +167,7 @@ impl ProtectionDriver {
         }
         let ended = self.publish_path.send_all(request);
         if let (LaneRequest::Barrier(id), 1..) = (request, ended) {
-            self.publish_path.tell(Notification::Barrier { id, level: None }, now);
+            self.pass_on(PeerId(0), Notification::Barrier(id, None), now);
         }
     }
 
@@ -193,13 +193,17 @@ impl ProtectionDriver {
         }
     }
 
-    fn tell(&mut self, now: Instant) {
-        while self.publish_path.can_tell() {
-            let Some((peer, notice)) = self.lane_protection.poll_notice() else { return };
-            let Self { lane_protection, publish_path, lane, .. } = self;
-            let protection = &lane_protection.peers()[usize::from(peer.0)];
-            Notification::of(notice, protection, peer, *lane, |told| publish_path.tell(told, now));
+    fn publish_all(&mut self, now: Instant) {
+        while self.publish_path.can_publish() {
+            let Some((peer, notification)) = self.lane_protection.poll_notification() else { return };
+            self.pass_on(peer, notification, now);
         }
+    }
+
+    fn pass_on(&mut self, peer: PeerId, notification: Notification, now: Instant) {
+        let level = level_of(self.lane_protection.peers()[usize::from(peer.0)].evidence());
+        let from = LaneNotification { peer: u32::from(peer.0), lane: self.lane, level, notification };
+        self.publish_path.publish(from, now);
     }
 
     /// When something has to happen if nothing comes.
@@ -213,7 +217,7 @@ impl ProtectionDriver {
     /// There is more to do than fitted into this turn.
     pub fn is_busy(&mut self) -> bool {
         !self.read.is_empty()
-            || !self.publish_path.can_tell()
+            || !self.publish_path.can_publish()
             || self.publish_path.port().is_some_and(|port| port.is_busy())
     }
 

@@ -1,7 +1,8 @@
-//! How a lane speaks to subscribers: lane 0 through the port it has, the others through lane 0.
+//! The way of notifications from a lane to the notification port: lane 0 has the port, the others send to lane 0. The
+//! requests of subscribers go the other way.
 //!
 //! Between lanes there are bounded channels and wakers. What does not fit waits where it came from: positions are
-//! cumulative, so a lane that cannot speak for a moment has less to say afterwards, not more.
+//! cumulative, so a lane that cannot publish for a moment has less to publish afterwards, not more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use std::time::Instant;
 
 use mio::Waker;
 
-use crate::appliance::notify::notification::Notification;
+use crate::appliance::notify::notification::LaneNotification;
 use crate::appliance::notify::port::NotifyPort;
 use crate::notify::message::FlowKey;
 
 /// Messages that may wait for lane 0.
 const NOTIFICATIONS_MAX: usize = 4096;
-/// Errands that may wait for a lane.
-const ERRANDS_MAX: usize = 256;
+/// Requests that may wait for a lane.
+const REQUESTS_MAX: usize = 256;
 
 /// What lane 0 asks of another for a subscriber.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +27,9 @@ pub enum LaneRequest {
     Register(FlowKey, u64),
     /// Close the open blocks.
     Flush,
-    /// Tell when everything read so far is protected.
+    /// Answer when everything read so far is protected, or never will be.
     Barrier(u64),
-    /// Tell of each block from now on, or no longer.
+    /// Publish each block from now on, or no longer.
     Blocks(bool),
 }
 
@@ -60,49 +61,48 @@ impl OtherLane {
     }
 }
 
-/// A lane's way to subscribers.
+/// A lane's way to the notification port.
 #[derive(Debug)]
 pub enum PublishPath {
     /// The lane with the port.
-    NotifyPort {
+    Port {
         /// The port.
         port: Box<NotifyPort>,
-        /// What other lanes have to tell.
-        notifications: Receiver<Notification>,
+        /// From the other lanes.
+        notifications: Receiver<LaneNotification>,
         /// The other lanes.
         other_lanes: Vec<OtherLane>,
-        /// All of them have ended, and everything that they had to tell was heard.
-        heard_all: bool,
+        /// All other lanes have ended, and all that they sent is published.
+        has_all: bool,
     },
     /// Any other.
     Relay {
         /// To lane 0.
-        notifications: SyncSender<Notification>,
+        notifications: SyncSender<LaneNotification>,
         /// Wakes lane 0.
         waker: Arc<Waker>,
         /// From lane 0.
         requests: Receiver<LaneRequest>,
-        /// What did not fit; nothing is added but what belongs to the same notice.
-        stuck: VecDeque<Notification>,
+        /// What did not fit.
+        stuck: VecDeque<LaneNotification>,
         /// Something was put into the channel since lane 0 was woken.
         unwoken: bool,
     },
 }
 
 impl PublishPath {
-    /// The publish_paths of all lanes, whose wakers these are.
+    /// The paths of all lanes, whose wakers these are.
     pub fn of_lanes(port: NotifyPort, wakers: &[Arc<Waker>]) -> Vec<Self> {
         let (tell, notifications) = sync_channel(NOTIFICATIONS_MAX);
         let mut other_lanes = Vec::new();
         let mut relays = Vec::new();
         for waker in wakers.iter().skip(1) {
-            let (send, requests) = sync_channel(ERRANDS_MAX);
+            let (send, requests) = sync_channel(REQUESTS_MAX);
             other_lanes.push(OtherLane { requests: send, stuck: VecDeque::new(), waker: Arc::clone(waker) });
             let (notifications, waker) = (tell.clone(), Arc::clone(&wakers[0]));
             relays.push(Self::Relay { notifications, waker, requests, stuck: VecDeque::new(), unwoken: false });
         }
-        let mut publish_paths =
-            vec![Self::NotifyPort { port: Box::new(port), notifications, other_lanes, heard_all: false }];
+        let mut publish_paths = vec![Self::Port { port: Box::new(port), notifications, other_lanes, has_all: false }];
         publish_paths.append(&mut relays);
         publish_paths
     }
@@ -110,7 +110,7 @@ impl PublishPath {
     /// The port, on lane 0.
     pub fn port(&self) -> Option<&NotifyPort> {
         match self {
-            Self::NotifyPort { port, .. } => Some(port),
+            Self::Port { port, .. } => Some(port),
             Self::Relay { .. } => None,
         }
     }
@@ -118,13 +118,13 @@ impl PublishPath {
     /// The port, on lane 0.
     pub fn port_mut(&mut self) -> Option<&mut NotifyPort> {
         match self {
-            Self::NotifyPort { port, .. } => Some(port),
+            Self::Port { port, .. } => Some(port),
             Self::Relay { .. } => None,
         }
     }
 
-    /// There is room for another message.
-    pub fn can_tell(&mut self) -> bool {
+    /// There is room for another notification.
+    pub fn can_publish(&mut self) -> bool {
         let Self::Relay { notifications, stuck, unwoken, .. } = self else { return true };
         while let Some(waiting) = stuck.pop_front() {
             match notifications.try_send(waiting) {
@@ -140,10 +140,10 @@ impl PublishPath {
         true
     }
 
-    /// Takes a message; call it while there [is room](Self::can_tell).
-    pub fn tell(&mut self, message: Notification, now: Instant) {
+    /// Takes a notification; call it while there [is room](Self::can_publish).
+    pub fn publish(&mut self, message: LaneNotification, now: Instant) {
         match self {
-            Self::NotifyPort { port, .. } => port.tell(message, now),
+            Self::Port { port, .. } => port.publish(message, now),
             Self::Relay { stuck, .. } if !stuck.is_empty() => stuck.push_back(message),
             Self::Relay { notifications, stuck, unwoken, .. } => match notifications.try_send(message) {
                 Ok(()) => *unwoken = true,
@@ -153,14 +153,14 @@ impl PublishPath {
         }
     }
 
-    /// Passes on what other lanes have notifications, or wakes the lane that will.
+    /// Publishes what other lanes have sent, or wakes lane 0 if this lane has sent something.
     pub fn pass_on(&mut self, now: Instant) {
         match self {
-            Self::NotifyPort { port, notifications, heard_all, .. } => loop {
+            Self::Port { port, notifications, has_all, .. } => loop {
                 match notifications.try_recv() {
-                    Ok(message) => port.tell(message, now),
+                    Ok(message) => port.publish(message, now),
                     Err(ended) => {
-                        *heard_all = ended == TryRecvError::Disconnected;
+                        *has_all = ended == TryRecvError::Disconnected;
                         break;
                     }
                 }
@@ -174,25 +174,25 @@ impl PublishPath {
         }
     }
 
-    /// Nothing more has to be notifications through this publish_path: what is stuck has gone, and nobody else speaks through it.
+    /// Nothing more goes this way: nothing is stuck, and no other lane publishes through this one.
     pub fn is_done(&mut self) -> bool {
         match self {
-            Self::NotifyPort { heard_all, .. } => *heard_all,
-            Self::Relay { .. } => self.can_tell(),
+            Self::Port { has_all, .. } => *has_all,
+            Self::Relay { .. } => self.can_publish(),
         }
     }
 
-    /// What lane 0 wants of this lane.
-    pub fn poll_request_for_lane(&mut self) -> Option<LaneRequest> {
+    /// The next request of lane 0.
+    pub fn poll_request(&mut self) -> Option<LaneRequest> {
         match self {
-            Self::NotifyPort { .. } => None,
+            Self::Port { .. } => None,
             Self::Relay { requests, .. } => requests.try_recv().ok(),
         }
     }
 
-    /// Sends the other lanes on an request; tells how many will not get it, because they have ended.
+    /// Sends a request to the other lanes; returns how many will not get it, because they have ended.
     pub fn send_all(&mut self, request: LaneRequest) -> usize {
-        let Self::NotifyPort { other_lanes, .. } = self else { return 0 };
+        let Self::Port { other_lanes, .. } = self else { return 0 };
         let mut ended = 0;
         for other_lane in other_lanes {
             other_lane.stuck.push_back(request);
@@ -201,20 +201,20 @@ impl PublishPath {
         ended
     }
 
-    /// Every lane has been sent on every request so far. Until then no other is to be begun: what was promised to a subscriber is
+    /// Every lane has every request so far. Until then no other may begin: a request that was acknowledged to a subscriber is
     /// not dropped, and what waits is bounded.
     pub fn can_ask(&mut self) -> bool {
-        let Self::NotifyPort { other_lanes, .. } = self else { return true };
+        let Self::Port { other_lanes, .. } = self else { return true };
         for other_lane in other_lanes.iter_mut() {
             other_lane.send();
         }
         other_lanes.iter().all(|other_lane| other_lane.stuck.is_empty())
     }
 
-    /// Other lanes that an request reaches.
+    /// How many other lanes there are.
     pub fn other_lanes(&self) -> usize {
         match self {
-            Self::NotifyPort { other_lanes, .. } => other_lanes.len(),
+            Self::Port { other_lanes, .. } => other_lanes.len(),
             Self::Relay { .. } => 0,
         }
     }
@@ -225,7 +225,8 @@ mod tests {
     use super::*;
     use crate::appliance::notify::port::NotifyPortSettings;
     use crate::notify::envelope::KeyRing;
-    use crate::protect::{LinkState, StateReason};
+    use crate::notify::message::{Level, LinkState, StateReason};
+    use crate::protect::Notification;
 
     fn settings(lanes: usize) -> NotifyPortSettings {
         NotifyPortSettings {
@@ -246,14 +247,14 @@ mod tests {
         let mut publish_paths = PublishPath::of_lanes(port, &vec![waker; 3]);
         let (mut busy, mut port) = (publish_paths.pop().unwrap(), publish_paths.remove(0));
         let barriers = |publish_path: &mut PublishPath| {
-            let request = || publish_path.poll_request_for_lane();
+            let request = || publish_path.poll_request();
             let ids = std::iter::from_fn(request).map(|request| match request {
                 LaneRequest::Barrier(id) => id,
                 other => panic!("{other:?}"),
             });
             ids.collect::<Vec<u64>>()
         };
-        for id in 0..=ERRANDS_MAX as u64 {
+        for id in 0..=REQUESTS_MAX as u64 {
             assert!(port.can_ask(), "{id}");
             assert_eq!(port.send_all(LaneRequest::Barrier(id)), 0);
             barriers(&mut publish_paths[0]);
@@ -262,7 +263,7 @@ mod tests {
         let mut got = barriers(&mut busy);
         assert!(port.can_ask());
         got.append(&mut barriers(&mut busy));
-        assert!(got.iter().copied().eq(0..=ERRANDS_MAX as u64), "all, in their order");
+        assert!(got.iter().copied().eq(0..=REQUESTS_MAX as u64), "all, in their order");
         drop(busy);
         assert_eq!(port.send_all(LaneRequest::Flush), 1);
         assert!(port.can_ask(), "who has ended is not waited for");
@@ -279,8 +280,8 @@ mod tests {
             port.pass_on(now);
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
             for mut relay in publish_paths {
-                let (state, reason) = (LinkState::Draining, StateReason::Administrator);
-                relay.tell(Notification::State { peer: 0, lane: 1, state, reason }, now);
+                let notification = Notification::State(LinkState::Draining, StateReason::Administrator);
+                relay.publish(LaneNotification { peer: 0, lane: 1, level: Level::OnWire, notification }, now);
                 assert!(relay.is_done());
             }
             // The other lane has ended; its words wait.

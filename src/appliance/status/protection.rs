@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::appliance::notify::notification::{level_told, reason_of, state_of};
+use crate::appliance::notify::notification::level_of;
 use crate::appliance::notify::port::NotifyPort;
+use crate::notify::message::{LinkState, StateReason};
 use crate::notify::publisher;
-use crate::protect::{Counters, Evidence, LinkState, PeerProtection, StateReason};
+use crate::protect::{Counters, Evidence, PeerProtection};
 
 /// What one lane promises to the flows of one peer.
 #[derive(Clone, Copy, Debug)]
@@ -73,13 +74,13 @@ impl ProtectionStatus {
     /// Puts together what the lanes promise; none if nothing is promised.
     pub fn gather<'a>(lanes: impl Iterator<Item = &'a ProtectionSnapshot> + Clone) -> Option<Self> {
         let first = lanes.clone().next()?;
-        let (state, reason) = lanes.clone().map(|lane| lane.state).max_by_key(|(state, _)| *state)?;
-        let level = lanes.clone().map(|lane| level_told(lane.evidence)).min().unwrap_or(level_told(first.evidence));
+        let (state, reason) = lanes.clone().map(|lane| lane.state).max_by_key(|(state, _)| state.severity())?;
+        let level = lanes.clone().map(|lane| level_of(lane.evidence)).min().unwrap_or(level_of(first.evidence));
         let mut counters = Counters::default();
         lanes.clone().for_each(|lane| counters.add(&lane.counters));
         Some(Self {
-            state: state_of(state).name().to_owned(),
-            reason: reason_of(reason).name().to_owned(),
+            state: state.name().to_owned(),
+            reason: reason.name().to_owned(),
             level: level.name().to_owned(),
             flows: lanes.clone().map(|lane| lane.flows as u64).sum(),
             flows_evicted: lanes.clone().map(|lane| lane.flow_counters.evicted).sum(),

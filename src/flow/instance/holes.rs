@@ -2,7 +2,7 @@
 
 use super::Flow;
 use crate::flow::coverage::Span;
-use crate::flow::state::Level;
+use crate::notify::message::Level;
 
 impl Flow {
     /// `span` was in a block that failed. Tells whether the flow is to be remembered for its hole from now on.
@@ -22,7 +22,7 @@ impl Flow {
     pub fn has_hole(&self) -> bool {
         let rest = &*self.rest;
         // A position that was told and is void does not fall.
-        let reached = if rest.lost_below > 0 { self.arrived() } else { rest.told[Level::OnWire as usize] };
+        let reached = if rest.lost_below > 0 { self.arrived() } else { rest.told[Level::OnWire.index()] };
         reached.offset < rest.failed_below
     }
 }

@@ -7,7 +7,7 @@ use super::{Flow, bytes};
 use crate::flow::coverage::Span;
 use crate::flow::plausible::Ends;
 use crate::flow::sequence::{self, Previous, REACH};
-use crate::flow::state::{Level, Origin};
+use crate::notify::message::{Level, Origin};
 use crate::wire::packet::TcpHeader;
 
 /// So many segments in a row that fit nowhere mean that a connection began behind our back.
@@ -69,7 +69,7 @@ impl Flow {
         if !taken || self.is_out_of_reach(start) || end < self.acked as i64 - REACH {
             self.strays += 1;
             return match self.strays >= STRAYS_MAX {
-                true => Sent::Begins(Origin::FirstSeen, header.sequence),
+                true => Sent::Begins(Origin::Middle, header.sequence),
                 false => Sent::Stray,
             };
         }
@@ -99,14 +99,14 @@ impl Flow {
     #[inline]
     fn is_out_of_reach(&self, start: i64) -> bool {
         let reaches = |floor: u64| start <= floor as i64 + REACH;
-        !reaches(self.acked) && !reaches(self.rest.coverage[Level::Queued as usize].mark().offset)
+        !reaches(self.acked) && !reaches(self.rest.coverage[Level::Queued.index()].mark().offset)
     }
 
     fn on_syn_sent(&mut self, header: &TcpHeader, payload: u32, scale: Option<u8>, previous: Option<Previous>) -> Sent {
         let base = header.sequence.wrapping_add(1);
         if base == self.base && self.is_closed() && self.sent > self.rest.in_syn.into() {
             // Nobody repeats the SYN of a connection that is over: whoever numbers them all alike begins another one.
-            return Sent::Begins(Origin::Syn, base);
+            return Sent::Begins(Origin::Start, base);
         }
         if base == self.base {
             self.marks.set(Marks::ANCHORED, true);
@@ -121,7 +121,7 @@ impl Flow {
             return Sent::Stray;
         }
         if !self.ends.has_edge() || self.is_closed() {
-            return Sent::Begins(Origin::Syn, base);
+            return Sent::Begins(Origin::Start, base);
         }
         // Anybody can send a SYN. The other end of a connection that lives answers it only if it knows of none any more.
         let mut ends = Ends::default();
@@ -150,15 +150,14 @@ impl Flow {
         if self.marks.has(Marks::SYN_WAITS)
             && let Some((base, ends)) = self.rest.syn.filter(|(base, _)| header.acknowledgement == *base)
         {
-            return Answer::Begins(Origin::Syn, base, ends);
+            return Answer::Begins(Origin::Start, base, ends);
         }
         let acked = header.acknowledgement;
         let offset = sequence::offset(acked, self.base, self.sent);
         // The answer to a SYN acknowledges no more than what the SYN carried. If it does, it belongs to a connection that
         // began behind our back, and what it acknowledges was never sent by this one.
         if has(TcpHeader::SYN) && !(0..=i64::from(self.rest.in_syn)).contains(&offset) {
-            return match self.rest.origin == Origin::FirstSeen
-                || previous.is_some_and(|previous| previous.began_at(acked))
+            return match self.rest.origin == Origin::Middle || previous.is_some_and(|previous| previous.began_at(acked))
             {
                 true => Answer::Fits,
                 false => Answer::Contradicts,

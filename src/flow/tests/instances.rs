@@ -13,7 +13,7 @@ fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered(
     desk.received(&shown(SYN | ACK, 5000, 90_000_001), VirtioHeader::default());
     let key = desk.table.flows().next().unwrap().key;
     let next = desk.table.find(&key).unwrap();
-    assert!(next.id != id && next.origin == Origin::Syn && next.origin_sequence == Some(90_000_001));
+    assert!(next.id != id && next.origin == Origin::Start && next.origin_sequence == Some(90_000_001));
     desk.sent(&segment(4, 1, ACK, 90_000_001, 5001, 40), VirtioHeader::default(), 2);
     desk.protect(2);
     assert_eq!(desk.on_wire(next.id), 40);
@@ -52,7 +52,7 @@ fn a_connection_begun_behind_our_back_is_noticed() {
     }
     assert!(ids[..7].iter().all(|&id| id == old));
     let new = desk.table.flow(ids[7]).unwrap();
-    assert_eq!((new.origin, new.id == old), (Origin::FirstSeen, false));
+    assert_eq!((new.origin, new.id == old), (Origin::Middle, false));
 
     desk.told();
     let syn = desk.tcp(2, SYN, 99, 0, 0).unwrap();

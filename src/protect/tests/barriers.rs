@@ -7,12 +7,12 @@ fn a_barrier_about_nothing_is_told_from_one_about_something() {
     let mut bench = Bench::up();
     bench.protection.ask_barrier(1);
     bench.packet(0);
-    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::Acked))));
+    assert!(bench.notifications().contains(&Notification::Barrier(1, Some(Level::Acked))));
     bench.protection.ask_barrier(2);
     bench.event(BlockEvent::Abandoned { block: block(0) });
-    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
+    assert!(bench.notifications().contains(&Notification::Barrier(2, None)));
     bench.protection.ask_barrier(3);
-    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
+    assert!(bench.notifications().contains(&Notification::Barrier(3, Some(Level::Decoded))));
 }
 
 #[test]
@@ -21,21 +21,24 @@ fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
     bench.leave(0);
     bench.send(1);
     bench.packet(2);
-    bench.notices();
+    bench.notifications();
     bench.protection.ask_barrier(1);
     bench.left(1);
-    assert_eq!(bench.notices().iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count(), 0);
+    assert_eq!(
+        bench.notifications().iter().filter(|notification| matches!(notification, Notification::Barrier(..))).count(),
+        0
+    );
     bench.close(2);
     bench.sent(2);
     bench.packet(3);
     bench.left(2);
-    assert_eq!(bench.notices().last(), Some(&Notice::Barrier(1, Some(Level::OnWire))));
+    assert_eq!(bench.notifications().last(), Some(&Notification::Barrier(1, Some(Level::OnWire))));
     bench.protection.ask_barrier(2);
     bench.event(BlockEvent::Abandoned { block: block(3) });
-    assert!(bench.notices().contains(&Notice::Barrier(2, None)));
+    assert!(bench.notifications().contains(&Notification::Barrier(2, None)));
     bench.hear(vec![], 0, 4);
     bench.protection.ask_barrier(3);
-    assert!(bench.notices().contains(&Notice::Barrier(3, Some(Level::Decoded))));
+    assert!(bench.notifications().contains(&Notification::Barrier(3, Some(Level::Decoded))));
 }
 
 #[test]
@@ -50,12 +53,15 @@ fn a_barrier_passed_over_bytes_that_were_known_to_be_lost() {
         bench.pass(1001);
         bench.prove(3);
         bench.protection.ask_barrier(1);
-        assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "TCP will send it again");
+        assert!(
+            !bench.notifications().iter().any(|notification| matches!(notification, Notification::Barrier(..))),
+            "TCP will send it again"
+        );
         bench.leave(1);
         bench.hear(vec![], 0, 2);
         // Where a promise was broken only the peer's word makes it good.
         let level = if claimed { Level::Decoded } else { Level::OnWire };
-        assert!(bench.notices().contains(&Notice::Barrier(1, Some(level))));
+        assert!(bench.notifications().contains(&Notification::Barrier(1, Some(level))));
     }
 }
 
@@ -69,13 +75,19 @@ fn the_loss_of_a_forgotten_block_failed_no_barrier() {
     fill(&mut bench, 1);
     (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let told = bench.notices();
-    assert!(told.contains(&Notice::Barrier(1, None)), "{told:?}");
-    assert!(!told.iter().any(|notice| matches!(notice, Notice::Violation(_))), "it was never called protected");
+    let told = bench.notifications();
+    assert!(told.contains(&Notification::Barrier(1, None)), "{told:?}");
+    assert!(
+        !told.iter().any(|notification| matches!(notification, Notification::Violation(_))),
+        "it was never called protected"
+    );
     bench.protection.ask_barrier(2);
     bench.protection.handle_timeout(bench.now);
-    let told = bench.notices();
-    assert!(!told.iter().any(|notice| matches!(notice, Notice::Barrier(..))), "its bytes are nowhere: {told:?}");
+    let told = bench.notifications();
+    assert!(
+        !told.iter().any(|notification| matches!(notification, Notification::Barrier(..))),
+        "its bytes are nowhere: {told:?}"
+    );
 }
 
 #[test]
@@ -83,9 +95,12 @@ fn a_barrier_too_many_is_answered_at_once_with_no() {
     let mut bench = Bench::up();
     bench.packet(0);
     (0..300).for_each(|id| bench.protection.ask_barrier(id));
-    let told = bench.notices();
-    let refused = told.iter().filter(|notice| matches!(notice, Notice::Barrier(id, None) if *id >= 256)).count();
-    let answered = told.iter().filter(|notice| matches!(notice, Notice::Barrier(..))).count();
+    let told = bench.notifications();
+    let refused = told
+        .iter()
+        .filter(|notification| matches!(notification, Notification::Barrier(id, None) if *id >= 256))
+        .count();
+    let answered = told.iter().filter(|notification| matches!(notification, Notification::Barrier(..))).count();
     assert_eq!((refused, answered), (44, 44));
 }
 
@@ -101,11 +116,11 @@ fn bytes_sent_again_and_only_protected_were_answered_as_decoded() {
     bench.hear(vec![], 0, 2);
     (bench.packet, bench.view) = tcp;
     bench.leave(2);
-    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::OnWire))));
+    assert!(bench.notifications().contains(&Notification::Barrier(1, Some(Level::OnWire))));
     bench.protection.ask_barrier(2);
     bench.hear(vec![], 0, 3);
     bench.protection.handle_timeout(bench.now);
-    assert!(bench.notices().contains(&Notice::Barrier(2, Some(Level::Decoded))));
+    assert!(bench.notifications().contains(&Notification::Barrier(2, Some(Level::Decoded))));
 }
 
 #[test]
@@ -117,13 +132,16 @@ fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
     bench.protection.ask_barrier(2);
     (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
     bench.protection.handle_timeout(bench.now);
-    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "nobody knows of block 0");
+    assert!(
+        !bench.notifications().iter().any(|notification| matches!(notification, Notification::Barrier(..))),
+        "nobody knows of block 0"
+    );
     assert_eq!(bench.protection.counters().forgotten, 1);
     bench.hear(vec![], 0, 1);
     bench.protection.handle_timeout(bench.now);
-    let answers = bench.notices();
-    assert!(answers.contains(&Notice::Barrier(1, Some(Level::Decoded))), "{answers:?}");
-    assert!(answers.contains(&Notice::Barrier(2, Some(Level::OnWire))), "{answers:?}");
+    let answers = bench.notifications();
+    assert!(answers.contains(&Notification::Barrier(1, Some(Level::Decoded))), "{answers:?}");
+    assert!(answers.contains(&Notification::Barrier(2, Some(Level::OnWire))), "{answers:?}");
 }
 
 #[test]
@@ -136,7 +154,7 @@ fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
     bench.leave(1);
     bench.hear(vec![], 1, 2);
     bench.protection.ask_barrier(5);
-    assert!(bench.notices().contains(&Notice::Barrier(5, Some(Level::OnWire))));
+    assert!(bench.notifications().contains(&Notification::Barrier(5, Some(Level::OnWire))));
 }
 
 #[test]
@@ -155,11 +173,14 @@ fn a_packet_that_was_read_and_dropped_was_no_hole_and_a_barrier_said_yes() {
     bench.leave(0);
     bench.next_segment(TcpHeader::ACK, 110, 10);
     bench.drop_packet();
-    bench.notices();
+    bench.notifications();
     bench.protection.ask_barrier(1);
-    assert!(!bench.notices().iter().any(|notice| matches!(notice, Notice::Barrier(..))), "TCP will send it again");
+    assert!(
+        !bench.notifications().iter().any(|notification| matches!(notification, Notification::Barrier(..))),
+        "TCP will send it again"
+    );
     bench.leave(1);
-    assert!(bench.notices().contains(&Notice::Barrier(1, Some(Level::OnWire))));
+    assert!(bench.notifications().contains(&Notification::Barrier(1, Some(Level::OnWire))));
     assert_eq!(bench.protected(), 20);
 }
 

@@ -24,7 +24,7 @@ fn a_peer_with_much_to_tell_kept_the_others_from_telling() {
         (0..300).for_each(|id| bench.protection.ask_barrier(id));
     }
     let mut lane_protection = LaneProtection::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let told: Vec<u16> = (0..6).map(|_| lane_protection.poll_notice().unwrap().0.0).collect();
+    let told: Vec<u16> = (0..6).map(|_| lane_protection.poll_notification().unwrap().0.0).collect();
     assert_eq!(told, [0, 1, 0, 1, 0, 1]);
 }
 

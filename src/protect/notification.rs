@@ -1,15 +1,22 @@
-//! What a subscriber may want to know, as values.
+//! What subscribers of the appliance may want to know, in the core's own values.
 
-use super::health::{LinkState, StateReason};
-use crate::flow::{BlockRange, Event, Level, Violation};
+use crate::flow::{BlockRange, FlowState, Violation};
+use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::wire::payload_id::BlockId;
 
 /// Something that became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
-pub enum Notice {
-    /// Of a flow.
-    Flow(Event),
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub enum Notification {
+    /// A flow changed, or is reported again.
+    Flow {
+        /// All that is known of it.
+        state: FlowState,
+        /// What happened to it.
+        event: Event,
+        /// k and m of the block whose fate raised a position last, while the block is remembered.
+        block: Option<(u16, u16)>,
+    },
     /// A block was decided.
     Block {
         /// The block.
@@ -18,17 +25,17 @@ pub enum Notice {
         source_symbols: u16,
         /// m, its repair symbols.
         repair_symbols: u16,
-        /// What it has reached; none: it will not be called protected.
+        /// The level that it has reached; none: it will not be called protected.
         level: Option<Level>,
-        /// What it holds of flows, the first few.
+        /// The first ranges of flows that it holds.
         ranges: Vec<BlockRange>,
     },
     /// The link has another state or another reason for it.
     State(LinkState, StateReason),
     /// A block that was called protected is lost.
     Violation(Violation),
-    /// A barrier is answered: everything asked about has reached the level, or something never will. [`Level::Acked`]:
-    /// nothing was ever read, so it was about nothing.
+    /// The answer to a barrier: everything asked about has reached the level, or some of it never will. [`Level::Acked`]:
+    /// no packet was ever read, so the barrier is about nothing.
     Barrier(u64, Option<Level>),
 }
 
