@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use onwire::fec::code::{Code, Decoding, SymbolLayout};
+use onwire::fec::code::{Code, Decoding};
+use onwire::fec::layout::SymbolLayout;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use serde_json::{Value, json};

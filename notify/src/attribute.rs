@@ -3,8 +3,54 @@
 //!
 //! This file knows neither which attributes exist nor what they mean; see [`super::message`].
 
-use super::message::Malformed;
-
+/// Why bytes are not a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Shorter than its headers, or than the length in them, or that length is impossible.
+    #[error("a message is cut short")]
+    MessageCut,
+    /// An attribute is longer than what is left of its list.
+    #[error("the attribute at byte {offset} is cut short")]
+    AttributeCut {
+        /// From the start of the list.
+        offset: usize,
+    },
+    /// The value has not the length its type has.
+    #[error("attribute {kind} at byte {offset} has {found} bytes, which its type does not allow")]
+    AttributeLength {
+        /// The attribute's type.
+        kind: u16,
+        /// From the start of the list.
+        offset: usize,
+        /// Bytes of the value.
+        found: usize,
+    },
+    /// The value is outside of what its type allows.
+    #[error("attribute {kind} at byte {offset} has a value that is not allowed")]
+    AttributeValue {
+        /// The attribute's type.
+        kind: u16,
+        /// From the start of the list.
+        offset: usize,
+    },
+    /// In a request only: a consumer ignores what it does not know.
+    #[error("attribute {kind} at byte {offset} is unknown")]
+    AttributeUnknown {
+        /// The attribute's type.
+        kind: u16,
+        /// From the start of the list.
+        offset: usize,
+    },
+    /// An attribute that the command needs is missing.
+    #[error("attribute {kind} is missing")]
+    AttributeMissing {
+        /// The attribute's type.
+        kind: u16,
+    },
+    /// A command or a message type nobody defined.
+    #[error("the command or message type is unknown")]
+    Unknown,
+}
 /// Set in a type whose value is a list of attributes.
 pub const NESTED: u16 = 1 << 15;
 /// Set in a type whose value is in network byte order; this protocol says so in the attribute's definition instead.

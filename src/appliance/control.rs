@@ -28,12 +28,12 @@ use crate::appliance::notify::protection_driver::ProtectionDriver;
 use crate::appliance::notify::publish_path::PublishPath;
 use crate::appliance::peering::Peering;
 use crate::appliance::setup;
-use crate::appliance::status::socket::StatusSocket;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::{Config, Notify};
 use crate::flow::Instances;
 use crate::io::log;
 use crate::io::signal::{PendingSignals, Signal};
+use crate::io::status_socket::{Owner, StatusSocket};
 use crate::io::tun::Tun;
 use crate::io::udp::{StampState, UdpSocket};
 use crate::notify::message::Level;
@@ -42,11 +42,20 @@ use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
 
 const WAKER: Token = Token(0);
-const STATUS: Token = Token(1);
-const ROUTES: Token = Token(2);
+const ROUTES: Token = Token(1);
+/// The first token of the status socket.
+const STATUS: usize = 2;
 
-/// Notices that may wait for the control thread, of all lanes.
-const NOTICES_MAX: usize = 256;
+/// Root and the socket's group may ask.
+const OWNER: Owner = Owner {
+    mode: 0o660,
+    on_denied: ": run as root, or choose another path in `status.socket`",
+    on_in_use: ": another onwire with this status socket is running",
+    option: "in `status.socket`",
+};
+
+/// Events that may wait for the control thread, of all lanes.
+const EVENTS_MAX: usize = 256;
 /// Commands that may wait for one lane.
 const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
@@ -84,7 +93,7 @@ pub struct Control {
     started: Instant,
     poll: Poll,
     signals: Arc<PendingSignals>,
-    desk: StatusSocket,
+    status_socket: StatusSocket,
     peering: Peering,
     events: Receiver<LaneEvent>,
     lanes: Vec<LaneHandle>,
@@ -102,8 +111,7 @@ impl Control {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let on_signal = Arc::clone(&waker);
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
-        let mut desk = StatusSocket::open(&config.status.socket)?;
-        poll.registry().register(desk.listener(), STATUS, Interest::READABLE)?;
+        let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
 
         let endpoints = setup::endpoints(&config);
         let random_of_notify = StdRng::from_rng(&mut random);
@@ -112,7 +120,7 @@ impl Control {
         let tun = describe(&config, &queues);
         let device = tun.name.clone();
 
-        let (notify, events) = sync_channel(NOTICES_MAX);
+        let (notify, events) = sync_channel(EVENTS_MAX);
         let mut prepared = Vec::new();
         for (number, queue) in (0..).zip(queues) {
             let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
@@ -124,7 +132,7 @@ impl Control {
             prepared.push((lane, commands, waker));
         }
         if let Some(notify) = &config.notify {
-            appoint_wardens(&config, notify, &mut prepared, random_of_notify, started)?;
+            set_protection(&config, notify, &mut prepared, random_of_notify, started)?;
         }
         let routes = Routes::install(&config, &device, started)?;
         poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
@@ -153,7 +161,7 @@ impl Control {
             started,
             poll,
             signals,
-            desk,
+            status_socket,
             peering,
             events,
             lanes,
@@ -178,7 +186,9 @@ impl Control {
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
-            let due = [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes].into_iter().flatten().min();
+            let callers = self.status_socket.poll_timeout();
+            let due =
+                [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes, callers].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
@@ -198,7 +208,7 @@ impl Control {
             tracing::warn!("SIGHUP: reloading is not supported yet; restart to use a changed configuration");
         }
         while let Ok(event) = self.events.try_recv() {
-            self.handle_notice(event, now)?;
+            self.handle_event(event, now)?;
         }
         self.peering.handle_timeout(now);
         self.pass_on(now);
@@ -212,14 +222,11 @@ impl Control {
         if let Some(routes) = &mut self.routes {
             routes.look(now);
         }
-        while let Some(caller) = self.desk.next_caller() {
-            let status = self.status("running");
-            caller.answer(&status);
-        }
+        self.answer_callers(now);
         Ok(())
     }
 
-    fn handle_notice(&mut self, event: LaneEvent, now: Instant) -> Result<(), RunError> {
+    fn handle_event(&mut self, event: LaneEvent, now: Instant) -> Result<(), RunError> {
         match event {
             LaneEvent::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
             LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
@@ -230,6 +237,16 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    /// Sends the status to callers of the status socket.
+    fn answer_callers(&mut self, now: Instant) {
+        if self.status_socket.handle_ready(self.poll.registry(), now) {
+            let mut document = serde_json::to_vec(&self.status("running")).expect("a status is plain values");
+            document.push(b'\n');
+            self.status_socket.answer(&document);
+        }
+        self.status_socket.handle_timeout(now);
     }
 
     /// Passes on what the handshakes have produced.
@@ -331,14 +348,14 @@ impl Control {
 }
 
 /// Opens the notification port and gives each lane a driver.
-fn appoint_wardens(
+fn set_protection(
     config: &Config,
     notify: &Notify,
     lanes: &mut [(Lane, SyncSender<Command>, Arc<Waker>)],
     mut random: StdRng,
     now: Instant,
 ) -> io::Result<()> {
-    let port = NotifyPort::open(setup::herald_settings(config, notify, random.random(), random.random()), now)?;
+    let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
     tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
     let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
     let instances = Instances::default();

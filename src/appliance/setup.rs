@@ -157,7 +157,12 @@ pub fn lane_protection(
 const _: () = assert!(config::DEFAULT_TRUST_MAX.as_nanos() == TRUST_MAX.as_nanos(), "what is documented is what holds");
 
 /// The notification port.
-pub fn herald_settings(config: &Config, notify: &config::Notify, epoch: u64, secret: [u8; 32]) -> NotifyPortSettings {
+pub fn notify_port_settings(
+    config: &Config,
+    notify: &config::Notify,
+    epoch: u64,
+    secret: [u8; 32],
+) -> NotifyPortSettings {
     let mut keys = KeyRing::new();
     for key in &notify.keys {
         // The configuration has seen to it that there are not too many and that their numbers differ.

@@ -150,7 +150,7 @@ impl Display for Summary<'_> {
                     format_args!("a link is trusted for up to {max} after what is known to have arrived"),
                 )?;
             }
-            None => line(f, "notify", "none: nobody is notification what is protected")?,
+            None => line(f, "notify", "none: nobody is told what is protected")?,
         }
         line(f, "status", config.status.socket.display())?;
         for peer in &config.peers {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ use super::{FAILURE, NO_CONTACT, USAGE, complain, print, status};
 use crate::appliance::status::Status;
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::drain::{DrainAssessment, Verdict, judge};
-use crate::appliance::status::socket;
 use crate::config::units::parse_duration;
+use crate::io::status_socket;
 
 /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
 #[derive(Debug, Args)]
@@ -74,7 +74,7 @@ impl Drain {
         let begin = Instant::now();
         let mut next_word = begin + PROGRESS;
         loop {
-            let status = match socket::ask(&socket) {
+            let status = match ask(&socket) {
                 Ok(status) => status,
                 // It may only stand still.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < self.timeout => continue,
@@ -200,4 +200,13 @@ fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, judgement: &Drai
         }
         let _ = writeln!(text);
     }
+}
+
+/// Asks the appliance whose status socket this is.
+fn ask(socket: &Path) -> io::Result<Status> {
+    let document = status_socket::ask(socket)?;
+    serde_json::from_str(&document).map_err(|error| {
+        let text = format!("{}: the answer is no status of an appliance of this version ({error})", socket.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
 }

@@ -10,7 +10,7 @@ use crate::appliance::status::Status as ApplianceStatus;
 use crate::config;
 use crate::config::gate::DEFAULT_STATUS;
 use crate::gate::status::{ROLE, Status as GateStatus};
-use crate::gate::status_socket;
+use crate::io::status_socket;
 
 /// Arguments of `onwire status`.
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ Examples:
   onwire status --json | jq '.peers[].received.raw_loss'
   onwire status --json | jq -e '.peers | length > 0 and all(.protection.state == \"up\")'   for scripts: is all up
 
-Exit codes: 0 it answered, whatever it notification; 1 it did not answer; 2 usage. That nothing is up is no failure here.")]
+Exit codes: 0 it answered, whatever it told; 1 it did not answer; 2 usage. That nothing is up is no failure here.")]
 pub struct Status {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]

@@ -12,6 +12,7 @@ mod delivery;
 pub mod gate;
 pub mod gate_file;
 pub mod key_file;
+mod name;
 mod node;
 mod notify;
 mod peer;

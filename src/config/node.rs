@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 
 use super::key_file;
-use super::peer::read_prefixes;
+use super::name::{NAME, parse_name};
+use super::peer::{DEFAULT_PORT, read_prefixes};
 use super::schema;
 use super::table::{Reading, Table};
 use crate::tunnel::keys::{PrivateKey, PublicKey};
@@ -25,9 +26,6 @@ pub struct Node {
     /// Our side: the inner addresses we send from and deliver to; at least one, none overlapping.
     pub local_prefixes: Vec<IpNetwork>,
 }
-
-/// The port of lane 0 unless the file says otherwise.
-pub(super) const DEFAULT_PORT: u16 = 7117;
 
 impl Node {
     /// The private key.
@@ -60,16 +58,7 @@ impl Node {
     }
 }
 
-/// What a name of ours may be.
-pub(super) const NAME: &str = "1 to 63 letters, digits, dots, dashes and underscores";
 const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
-
-/// Reads a name of ours. The error is a hint.
-pub(super) fn parse_name(text: &str) -> Result<String, String> {
-    let fits = (1..=63).contains(&text.len());
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if fits && plain { Ok(text.to_owned()) } else { Err(String::new()) }
-}
 
 /// Reads an address to listen at. The error is a hint.
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {

@@ -8,12 +8,15 @@ use std::time::Duration;
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::key_file;
-use super::node;
+use super::name::{NAME, parse_name};
 use super::redundancy::{self, Profile, duration};
 use super::schema;
 use super::table::{Field, Reading, Table};
 use super::units::{Rate, parse_rate};
 use crate::tunnel::keys::{PresharedKey, PublicKey};
+
+/// The port of lane 0 unless the file says otherwise.
+pub(super) const DEFAULT_PORT: u16 = 7117;
 
 /// One appliance at another site, and the path to it.
 #[derive(Clone, Debug)]
@@ -133,7 +136,7 @@ impl Peer {
 
     fn read(element: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
         let table = element.table(&schema::PEER, reading);
-        let name = table.required("name", node::NAME, reading).read(node::NAME, node::parse_name, reading);
+        let name = table.required("name", NAME, reading).read(NAME, parse_name, reading);
         let public_key = "the 44 characters that `onwire pubkey` prints on the peer";
         let field = table.required("public_key", public_key, reading);
         let parse = |text: &str| PublicKey::parse(text).map_err(|error| error.to_string());
@@ -189,12 +192,12 @@ const ENDPOINT: &str = "host:port, such as 203.0.113.2:7117, [2001:db8::2]:7117 
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!("put brackets around the address and add the port: [{text}]:{}", node::DEFAULT_PORT));
+        return Err(format!("put brackets around the address and add the port: [{text}]:{}", DEFAULT_PORT));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !text.ends_with(']') => (host, port),
         _ => {
-            return Err(format!("add the port, such as {text}:{}", node::DEFAULT_PORT));
+            return Err(format!("add the port, such as {text}:{}", DEFAULT_PORT));
         }
     };
     let port = match port.parse() {

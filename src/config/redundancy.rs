@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::node::{NAME, parse_name};
+use super::name::{NAME, parse_name};
 use super::problem::did_you_mean;
 use super::schema;
 use super::table::{Field, Reading, Table};

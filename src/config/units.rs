@@ -37,15 +37,15 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Reads a duration with its unit: `50us`, `1.5ms`, `2s`. The error is a hint.
+/// Reads a duration with its unit: `50us`, `1.5ms`, `2s`, `2min`. The error is a hint.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 5] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0)];
+    const UNITS: [(&str, f64); 6] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("min", 60.0)];
     let (number, unit) = split(text)?;
     let Some((_, seconds)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(if unit.is_empty() {
             format!("add the unit: {number}us, {number}ms or {number}s")
         } else {
-            "the units are ns, us, ms and s".to_owned()
+            "the units are ns, us, ms, s and min".to_owned()
         });
     };
     // Nanoseconds first: what is written with few digits comes out exact.

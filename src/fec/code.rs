@@ -14,17 +14,13 @@
 //! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
 //! long before.
 
-use std::ops::Range;
-
 use reed_solomon_simd::engine::{Engine, utils};
 use reed_solomon_simd::rate::{DefaultRateDecoder, RateDecoder};
 
+use super::layout::SymbolLayout;
 use super::locator::ShortLocator;
 use super::positions::{Coefficients, Positions};
 use super::transform::{Piece, Transform};
-
-/// The most encoding symbols, source and repair together, of one block.
-pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
 
 /// With this many lost symbols or more, what depends on the row or on the column alone is multiplied once. Each
 /// different factor of a product brings 128 bytes of multiplication table into the cache: e² of them cost more
@@ -36,37 +32,6 @@ const SCRATCH_KEPT: usize = 16 << 20;
 /// A block that takes more scratch than this is not decoded: the largest of ours (4096 source and 4096 repair symbols for an
 /// MTU of 9216) takes little more than half of it. What a peer claims of a block costs it one datagram.
 const SCRATCH_MAX: usize = 128 << 20;
-
-/// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SymbolLayout {
-    /// Source symbols, k.
-    pub symbols: usize,
-    /// Bytes from one symbol to the next, at least `size`.
-    pub stride: usize,
-    /// Bytes of a symbol that the code covers: a multiple of 64, not zero.
-    pub size: usize,
-}
-
-impl SymbolLayout {
-    /// Where symbol `index` lies.
-    pub fn range(&self, index: usize) -> Range<usize> {
-        let start = index * self.stride;
-        start..start + self.size
-    }
-
-    /// Whether the code can work on a buffer of `bytes` with `repair_symbols`.
-    fn fits(&self, bytes: usize, repair_symbols: usize) -> bool {
-        let symbols = self.symbols.saturating_add(repair_symbols);
-        let last = self.symbols.saturating_sub(1).checked_mul(self.stride);
-        let end = last.and_then(|last| last.checked_add(self.size));
-        symbols <= MAX_ENCODING_SYMBOLS
-            && self.size > 0
-            && self.size.is_multiple_of(64)
-            && self.size <= self.stride
-            && end.is_some_and(|end| end <= bytes)
-    }
-}
 
 /// A block cannot be rebuilt from what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

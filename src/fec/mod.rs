@@ -8,6 +8,7 @@
 //! the code.
 
 pub mod code;
+pub mod layout;
 mod locator;
 pub mod plan;
 mod positions;

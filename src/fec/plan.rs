@@ -6,7 +6,7 @@
 //!
 //! A plan does not watch the link: it stays as it was made.
 
-use super::code::MAX_ENCODING_SYMBOLS;
+use super::layout::MAX_ENCODING_SYMBOLS;
 use super::residual::{ln_residual, residual};
 
 /// The most source symbols by which one super-packet overfills a block on a 1500-byte path: 64 KB in symbols of 1408

@@ -9,7 +9,8 @@
 
 use std::ops::Range;
 
-use super::code::{Code, SymbolLayout};
+use super::code::Code;
+use super::layout::SymbolLayout;
 use crate::wire::adu::{AduHeader, Parsed};
 use crate::wire::payload_id::{NO_ADU, RepairId, SOURCE_SYMBOLS_MAX, SourceId};
 

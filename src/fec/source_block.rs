@@ -10,7 +10,7 @@
 //! when it is full, or when its sender will not wait for more; a finished symbol never changes. Nothing here decides
 //! when a block closes, and nothing is sent or sealed.
 
-use super::code::SymbolLayout;
+use super::layout::SymbolLayout;
 use crate::wire::adu::{AduHeader, LONG_LEN, PACKET_MAX};
 use crate::wire::payload_id::NO_ADU;
 use crate::wire::virtio::VirtioHeader;

@@ -10,7 +10,7 @@
 
 use reed_solomon_simd::engine::{DefaultEngine, Engine, ShardsRefMut, utils};
 
-use super::code::SymbolLayout;
+use super::layout::SymbolLayout;
 use super::positions::Positions;
 
 /// A symbol is worked on in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.

@@ -9,7 +9,7 @@
 //! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
 //!   [`connection`] two of them and a dialect;
 //! * [`service`] a process of gates; [`proxy`] its loop, [`run_queue`] whom it looks at, [`listener`] a listener of it,
-//!   [`arrival`] who has said nothing yet; [`status_socket`] and [`status`] what it tells about itself.
+//!   [`arrival`] who has said nothing yet; [`status`] what it tells about itself.
 //!
 //! A gate never decides what is protected: the appliance tells it, over `notify`.
 //!
@@ -36,7 +36,6 @@ pub mod returns;
 pub mod run_queue;
 pub mod service;
 pub mod status;
-pub mod status_socket;
 pub mod subscription;
 pub mod tcp;
 pub mod tls;

@@ -26,17 +26,24 @@ use super::kinds::{self, FirstWord};
 use super::listener::{GateListener, Make};
 use super::run_queue::RunQueue;
 use super::status::{ConnectionStatus, GateStatus, ROLE, Status, Totals};
-use super::status_socket::{CALLERS, StatusSocket};
 use super::subscription::Subscription;
 use super::violation_log::ViolationLog;
 use crate::config::gate::{Gate, Gates};
 use crate::io::log;
+use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 
 const WAKER: Token = Token(0);
 const WITNESS: Token = Token(1);
-const DESK: usize = 2;
+const STATUS: usize = 2;
 /// The tokens of sockets.
-const LISTENERS: usize = DESK + CALLERS + 1;
+const LISTENERS: usize = STATUS + CALLERS + 1;
+/// Only the user that runs the gate may ask.
+const OWNER: Owner = Owner {
+    mode: 0o600,
+    on_denied: ": choose a path that this user may write, with --status",
+    on_in_use: ": another gate with this status socket is running; stop it, or choose another path with --status",
+    option: "with --status",
+};
 /// The tokens of legs, two a connection.
 const LEGS: usize = 1 << 16;
 /// How often connections are looked after when nothing happens.
@@ -164,7 +171,7 @@ impl Proxy {
             listeners.push(listener);
         }
         let status_socket =
-            config.status.as_ref().map(|path| StatusSocket::open(path, poll.registry(), DESK)).transpose()?;
+            config.status.as_ref().map(|path| StatusSocket::open(path, &OWNER, poll.registry(), STATUS)).transpose()?;
         Ok(Proxy {
             poll,
             listeners,
@@ -251,14 +258,12 @@ impl Proxy {
     }
 
     fn on_callers(&mut self, now: Instant) {
-        let Some(mut status_socket) = self.status_socket.take() else { return };
-        let tell = || {
+        let Some(socket) = &mut self.status_socket else { return };
+        if socket.handle_ready(self.poll.registry(), now) {
             let mut document = serde_json::to_vec(&self.status(now)).expect("a status is plain values");
             document.push(b'\n');
-            document
-        };
-        status_socket.handle_ready(self.poll.registry(), tell, now);
-        self.status_socket = Some(status_socket);
+            self.status_socket.iter_mut().for_each(|socket| socket.answer(&document));
+        }
     }
 
     fn on_wake(&mut self, now: Instant) {

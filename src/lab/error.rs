@@ -46,3 +46,9 @@ impl LabError {
         move |source| Self::System { doing, source }
     }
 }
+
+/// The last lines of a text, for an error message.
+pub fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}

@@ -19,6 +19,7 @@ pub mod path_attacker;
 pub mod plot;
 pub mod private;
 pub mod process;
+pub mod program;
 pub mod relay;
 pub mod report;
 pub mod scenario;

@@ -3,17 +3,13 @@
 //! Names are unique to the run. Everything is gone when the value is dropped, which also happens on an error, a panic
 //! and a signal. Starts the WAN emulator where the topology has one; starts no appliance.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use super::{
     cleanup,
     error::LabError,
     process::Process,
+    program::lab_program,
     topology::{End, LinkKind, LinkPlan, Topology},
     trace::Trace,
     wan::control::Remote,
@@ -218,32 +214,4 @@ impl Drop for Network<'_> {
         cleanup::end_processes(&self.run);
         cleanup::delete_namespaces(&self.run, self.trace);
     }
-}
-
-/// Names another `onwire` than the one beside the lab, to compare two builds.
-const ONWIRE_PROGRAM: &str = "ONWIRE_PROGRAM";
-
-/// The lab's own program, which it starts again as emulator.
-pub fn lab_program() -> Result<String, LabError> {
-    let path = std::env::current_exe().map_err(LabError::doing("find this program's own file"))?;
-    path_text(&path)
-}
-
-/// The program that is tried: `onwire` in the directory of the lab's own, where `cargo build` puts both.
-pub fn onwire_program() -> Result<String, LabError> {
-    let named = std::env::var_os(ONWIRE_PROGRAM).map(PathBuf::from);
-    let path = match named {
-        Some(path) => path,
-        None => Path::new(&lab_program()?).with_file_name("onwire"),
-    };
-    if !path.is_file() {
-        let remedy = format!("build it (`cargo build --release`), or name another in {ONWIRE_PROGRAM}");
-        return Err(LabError::Sentence(format!("there is no program {}: {remedy}", path.display())));
-    }
-    path_text(&path)
-}
-
-/// A path as text, as commands and generated files need it.
-pub fn path_text(path: &Path) -> Result<String, LabError> {
-    path.to_str().map(str::to_owned).ok_or_else(|| LabError::Sentence(format!("{} is not UTF-8", path.display())))
 }

@@ -13,8 +13,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{
     error::LabError,
-    network::{Network, onwire_program, path_text},
+    network::Network,
     process::Process,
+    program::{onwire_program, path_text},
     status::Status,
     topology::AppliancePlan,
 };

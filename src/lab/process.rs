@@ -16,7 +16,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::{error::LabError, trace::tail};
+use super::error::{LabError, tail};
 
 /// How long a program may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(5);

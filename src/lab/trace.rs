@@ -17,7 +17,10 @@ use std::{
     },
 };
 
-use super::{error::LabError, process::Process};
+use super::{
+    error::{LabError, tail},
+    process::Process,
+};
 
 /// The environment variable that marks every process of a run, so that a later run finds what a crash left behind.
 pub const RUN_MARK: &str = "ONWIRE_LAB_RUN";
@@ -196,12 +199,6 @@ fn package_of(program: &str) -> &'static str {
         "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",
     }
-}
-
-/// The last lines of a text, for an error message.
-pub fn tail(text: &str) -> String {
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(4)..].join("; ")
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::config::units::{self, Rate};
+
 /// Why a text is not a quantity: what was found and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("found \"{found}\"; allowed: {allowed}")]
@@ -15,18 +17,11 @@ pub struct UnitError {
     pub allowed: &'static str,
 }
 
-/// Parses a duration: a number and `us`, `ms`, `s` or `min`; a bare `0` needs no unit.
+/// Parses a duration of at most a day, as the configuration has it; a bare `0` needs no unit.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let duration = if text.trim() == "0" { Ok(Duration::ZERO) } else { units::parse_duration(text.trim()) };
     let allowed = "a duration such as 50us, 25ms, 1.5s or 2min";
-    let scale = |unit: &str| match unit {
-        "us" => Some(1e-6),
-        "ms" => Some(1e-3),
-        "s" => Some(1.0),
-        "min" => Some(60.0),
-        _ => None,
-    };
-    let seconds = parse_scaled(text, allowed, scale)?;
-    Duration::try_from_secs_f64(seconds).ok().filter(|d| d.as_secs() <= 86_400).ok_or_else(|| error(text, allowed))
+    duration.ok().filter(|duration| duration.as_secs() <= 86_400).ok_or_else(|| error(text, allowed))
 }
 
 /// Parses a probability: `1%` or a fraction such as `0.01`; between 0 and 1.
@@ -39,17 +34,11 @@ pub fn parse_probability(text: &str) -> Result<f64, UnitError> {
     (0.0..=1.0).contains(&value).then_some(value).ok_or_else(|| error(text, allowed))
 }
 
-/// Parses a rate in bits per second: a number and `kbit`, `mbit` or `gbit`.
+/// Parses a rate as the configuration has it, from 1 kbit/s to 1 Tbit/s; returns bits per second.
 pub fn parse_rate(text: &str) -> Result<u64, UnitError> {
+    let rate = units::parse_rate(text.trim()).map(Rate::bits_per_second);
     let allowed = "a rate such as 512kbit, 100mbit or 2.5gbit";
-    let scale = |unit: &str| match unit {
-        "kbit" => Some(1e3),
-        "mbit" => Some(1e6),
-        "gbit" => Some(1e9),
-        _ => None,
-    };
-    let rate = parse_scaled(text, allowed, scale)?;
-    (1e3..=1e12).contains(&rate).then_some(rate as u64).ok_or_else(|| error(text, allowed))
+    rate.ok().filter(|rate| (1_000..=1_000_000_000_000).contains(rate)).ok_or_else(|| error(text, allowed))
 }
 
 /// Parses an amount of bytes: a number and `B`, `kB`, `MB` or `GB` (powers of 1000) or `KiB`, `MiB`, `GiB`.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::notification::Notification;
 use super::peer_protection::PeerProtection;
-use super::stamps::Stamps;
+use super::tx_timestamps::Stamps;
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;

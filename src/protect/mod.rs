@@ -10,25 +10,24 @@
 //! One [`PeerProtection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
 //! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
 //!
-//! Start with `protection`: it asks `ledger` and `departures` about blocks and `health` about the link. `lane_protection` holds one
-//! for each peer, with the numbers of timestamps (`stamps`).
+//! Start with `peer_protection`: it asks `ledger` and `tx_timestamps` about blocks and `health` about the link. `lane_protection` holds one
+//! for each peer, with the numbers of timestamps.
 
 mod barrier;
-mod departures;
 mod evidence;
 mod health;
 mod lane_protection;
 mod ledger;
 mod notification;
 mod peer_protection;
-mod stamps;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod tx_timestamps;
 
 pub use evidence::Evidence;
 pub use lane_protection::LaneProtection;
 pub use notification::{Counters, Notification};
 pub use peer_protection::PeerProtection;
-pub use stamps::Stamps;
 pub use trust::{PROOF_FLOOR, TRUST_MAX};
+pub use tx_timestamps::Stamps;

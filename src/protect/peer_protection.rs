@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::barrier::Barriers;
-use super::departures::Departures;
 use super::evidence::Evidence;
 use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
 use super::notification::{Counters, Notification};
+use super::tx_timestamps::Departures;
 use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
 use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::tunnel::block_event::BlockEvent;

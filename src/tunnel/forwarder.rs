@@ -189,13 +189,20 @@ impl Forwarder {
         }
         let id = PeerId(peer as u16);
         let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
-        let block = peer.block_id(profile, now);
         let seen = VirtioHeader { flags: header.flags | was_verified, ..header };
-        let packet = &peer.room(profile)[..len];
-        observe(Outgoing { peer: id, block: block.ok(), header: seen, packet, view: &view });
-        block?;
-        peer.commit(profile, header, len, &mut self.code, now);
-        Ok(())
+        match peer.reserve(profile, &mut self.code, now) {
+            Ok(mut reservation) => {
+                let (block, packet) = (Some(reservation.block()), reservation.packet(len));
+                observe(Outgoing { peer: id, block, header: seen, packet, view: &view });
+                reservation.commit(header, len);
+                Ok(())
+            }
+            Err(reason) => {
+                let packet = &peer.room(profile)[..len];
+                observe(Outgoing { peer: id, block: None, header: seen, packet, view: &view });
+                Err(reason)
+            }
+        }
     }
 
     /// The TUN is dry: nothing that was read waits for a neighbour any longer.

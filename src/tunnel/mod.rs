@@ -66,6 +66,7 @@ pub mod prefixes;
 pub mod receiver;
 pub mod replay;
 pub mod reporting;
+pub mod reservation;
 mod round_trips;
 pub mod seal;
 pub mod sender;

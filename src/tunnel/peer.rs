@@ -22,13 +22,13 @@ use super::pacer::Pacer;
 use super::policy::Policy;
 use super::receiver::{Delivery, Ready, Receiver};
 use super::reporting::Reporting;
+use super::reservation::Reservation;
 use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
 use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
-use crate::wire::payload_id::{BlockId, RepairId, SourceId};
+use crate::wire::payload_id::{RepairId, SourceId};
 use crate::wire::report::Reception;
-use crate::wire::virtio::VirtioHeader;
 
 /// What is configured about a peer.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub struct Peer {
     /// What happened to blocks and was not told yet; drained each turn.
     block_events: VecDeque<BlockEvent>,
     /// What reports told of our blocks, until somebody asks.
-    heard: Option<Feedback>,
+    feedback: Option<Feedback>,
     /// Which profile a report begins with, so that each has its turn when not all have room in one.
     report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
@@ -118,7 +118,7 @@ impl Peer {
             sent_from: Vec::new(),
             sent: Sent::default(),
             block_events: VecDeque::new(),
-            heard: None,
+            feedback: None,
             report_turn: 0,
             reception: Reception::default(),
             train_watch: TrainWatch::default(),
@@ -137,8 +137,16 @@ impl Peer {
         self.sender(profile).room()
     }
 
-    /// The block into which [`commit`](Self::commit) will put the packet in [`room`](Self::room).
-    pub fn block_id(&mut self, profile: &Profile, now: Instant) -> Result<BlockId, DropReason> {
+    /// Reserves the place of the next packet of this profile: a session that seals and a queue with room.
+    ///
+    /// # Errors
+    /// Why the packet has to be dropped.
+    pub fn reserve<'a>(
+        &'a mut self,
+        profile: &Profile,
+        code: &'a mut Code,
+        now: Instant,
+    ) -> Result<Reservation<'a>, DropReason> {
         if self.sessions.sealing(now).is_none() {
             self.abandon_blocks();
             return Err(DropReason::NoSession);
@@ -147,23 +155,19 @@ impl Peer {
             self.sent.queue_dropped += 1;
             return Err(DropReason::PathQueueFull);
         }
-        Ok(self.sender(profile).block_id())
-    }
-
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room), which [`block_id`](Self::block_id) has let
-    /// pass.
-    pub fn commit(&mut self, profile: &Profile, virtio: VirtioHeader, len: usize, code: &mut Code, now: Instant) {
-        let Some(session) = self.sessions.sealing(now) else { return };
-        let Some(Some(sender)) = self.senders.get_mut(usize::from(profile.number)) else { return };
-        let mut egress = Egress {
+        self.sender(profile);
+        let sender = self.senders.get_mut(usize::from(profile.number)).and_then(Option::as_mut);
+        let (Some(session), Some(sender)) = (self.sessions.sealing(now), sender) else {
+            return Err(DropReason::NoSession);
+        };
+        let egress = Egress {
             session,
             outbox: &mut self.outbox,
             code,
             sent: &mut self.sent,
             events: self.settings.claims.then_some(&mut self.block_events),
         };
-        sender.commit(virtio, len, &mut egress, now);
-        self.reporting.on_data_sent(now);
+        Ok(Reservation::new(sender, egress, &mut self.reporting, now))
     }
 
     /// The TUN is dry.
@@ -229,13 +233,13 @@ impl Peer {
     /// Takes a source symbol.
     pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_receiver(id.profile, |receiver, reception| receiver.handle_source(id, symbol, code, reception, now))
+        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_source(id, symbol, ingress))
     }
 
     /// Takes a repair symbol.
     pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
         let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_receiver(id.profile, |receiver, reception| receiver.handle_repair(id, symbol, code, reception, now))
+        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_repair(id, symbol, ingress))
     }
 
     /// The next ADU that may leave, and the profile it came in.
@@ -387,7 +391,7 @@ impl Peer {
     }
 
     /// Every hole is final now. What is whole behind one was called protected, and its sender may not be there to repeat it.
-    fn retire_inbounds(&mut self) {
+    fn retire_receivers(&mut self) {
         for mut receiver in self.receivers.drain(..).flatten() {
             receiver.retire();
             match receiver.is_empty() {
@@ -402,7 +406,7 @@ impl Peer {
 
     fn on_session(&mut self, change: Change, code: &mut Code, now: Instant) {
         if change == Change::NewEpoch {
-            self.retire_inbounds();
+            self.retire_receivers();
             self.abandon_blocks();
             self.sent_from.clear();
             let closed_below = |sender: &Option<Box<Sender>>| sender.as_ref().map_or(0, |it| it.closed_below().0);
@@ -413,7 +417,7 @@ impl Peer {
                 self.block_events.extend(ends.map(|below| BlockEvent::Void { below }));
             }
             // What the earlier run told stays told; it proves nothing of this one.
-            self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
+            self.feedback.iter_mut().for_each(|heard| heard.proven_at = None);
             self.reporting.on_new_epoch(now);
             self.train_watch.on_new_epoch();
         }

@@ -54,6 +54,16 @@ pub struct Delivery {
     pub hold_max: Duration,
 }
 
+/// What a received symbol is taken with: the counterpart of [`Egress`](super::sender::Egress).
+pub struct Ingress<'a> {
+    /// Rebuilds symbols.
+    pub code: &'a mut Code,
+    /// Counts what is received.
+    pub reception: &'a mut Reception,
+    /// When the datagram came.
+    pub now: Instant,
+}
+
 /// An ADU that may leave: where it lies.
 #[derive(Debug)]
 pub struct Ready {
@@ -133,88 +143,61 @@ impl Receiver {
     }
 
     /// Takes a source symbol.
-    pub fn handle_source(
-        &mut self,
-        id: SourceId,
-        symbol: &[u8],
-        code: &mut Code,
-        reception: &mut Reception,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    pub fn handle_source(&mut self, id: SourceId, symbol: &[u8], ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if id.unprotected {
             // Nothing will fill a hole: holding back what follows would only add delay.
             self.strict = false;
         }
-        self.reordering.on_symbol(id.sbn, now);
+        self.reordering.on_symbol(id.sbn, ingress.now);
         if id.sbn < self.lowest_wanted() {
-            reception.late += 1;
+            ingress.reception.late += 1;
             return Err(DropReason::LateSymbol);
         }
-        self.open_block(id.sbn, reception, now)?;
+        self.open_block(id.sbn, ingress)?;
         let (room, open) = self.opened(id.sbn);
         let held = open.block.memory();
         let insertion = open.block.insert_source(id, symbol, room);
-        open.hear(insertion, now);
-        self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
-        self.learn_previous(id.sbn, id.previous_symbols, code, reception, now)
+        open.hear(insertion, ingress.now);
+        self.on_insertion(id.sbn, insertion, held, ingress)?;
+        self.learn_previous(id.sbn, id.previous_symbols, ingress)
     }
 
     /// Takes a repair symbol.
-    pub fn handle_repair(
-        &mut self,
-        id: RepairId,
-        symbol: &[u8],
-        code: &mut Code,
-        reception: &mut Reception,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        self.reordering.on_symbol(id.sbn, now);
+    pub fn handle_repair(&mut self, id: RepairId, symbol: &[u8], ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
+        self.reordering.on_symbol(id.sbn, ingress.now);
         if id.sbn < self.lowest_wanted() {
             // The usual end of a block that lost nothing.
             if self.unfinished == Some(id.sbn) {
-                self.on_unfinished_end(now);
+                self.on_unfinished_end(ingress.now);
             }
             return Ok(());
         }
-        self.open_block(id.sbn, reception, now)?;
+        self.open_block(id.sbn, ingress)?;
         let (room, open) = self.opened(id.sbn);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol, room);
         // Closed, but the rest of its repair may be under way: its sender's host may stand still between two of them.
         open.closed = true;
-        open.hear(insertion, now);
-        self.on_insertion(id.sbn, insertion, held, code, reception, now)?;
-        self.learn_previous(id.sbn, id.previous_symbols.into(), code, reception, now)
+        open.hear(insertion, ingress.now);
+        self.on_insertion(id.sbn, insertion, held, ingress)?;
+        self.learn_previous(id.sbn, id.previous_symbols.into(), ingress)
     }
 
     /// A symbol of block `sbn` tells how many source symbols the block before had; 0 tells nothing.
-    fn learn_previous(
-        &mut self,
-        sbn: u64,
-        symbols: u16,
-        code: &mut Code,
-        reception: &mut Reception,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    fn learn_previous(&mut self, sbn: u64, symbols: u16, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if symbols == 0 || sbn <= self.lowest_wanted() {
             return Ok(());
         }
-        self.open_block(sbn - 1, reception, now)?;
+        self.open_block(sbn - 1, ingress)?;
         let (_, previous) = self.opened(sbn - 1);
         let held = previous.block.memory();
         let agrees = previous.block.learn_symbols(symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
-        self.on_insertion(sbn - 1, insertion, held, code, reception, now)
+        self.on_insertion(sbn - 1, insertion, held, ingress)
     }
 
     /// Takes what the sender told of its closed blocks: those of which nothing came are missed from now on.
-    pub fn handle_sent(
-        &mut self,
-        told: SentBelow,
-        code: &mut Code,
-        reception: &mut Reception,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    pub fn handle_sent(&mut self, told: SentBelow, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         let Some(last) = told.below.checked_sub(1).filter(|&last| last >= told.from) else { return Ok(()) };
         if self.heard_from.is_none() {
             self.begin(told.from, told.from);
@@ -226,22 +209,22 @@ impl Receiver {
             return Ok(());
         }
         if self.unfinished.is_some_and(|sbn| sbn < told.below) {
-            self.on_unfinished_end(now);
+            self.on_unfinished_end(ingress.now);
         }
         if last < self.lowest_wanted() {
             self.closed_below = told.below;
             return Ok(());
         }
         // Where there is no room the next report tells it again.
-        self.open_block(last, reception, now)?;
+        self.open_block(last, ingress)?;
         self.closed_below = told.below;
         // The report may have overtaken the end of the block: it has its time from now on.
         let (_, open) = self.opened(last);
-        open.end(now);
+        open.end(ingress.now);
         let held = open.block.memory();
         let agrees = told.symbols == 0 || open.block.learn_symbols(told.symbols.into());
         let insertion = if agrees { Insertion::New } else { Insertion::Contradictory };
-        self.on_insertion(last, insertion, held, code, reception, now)
+        self.on_insertion(last, insertion, held, ingress)
     }
 
     /// The next ADU that may leave at `now`.
@@ -322,20 +305,21 @@ impl Receiver {
     }
 
     /// Opens the block with this number, which is not below `next`, if need be and if there is room.
-    fn open_block(&mut self, sbn: u64, reception: &mut Reception, now: Instant) -> Result<(), DropReason> {
+    fn open_block(&mut self, sbn: u64, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if self.heard_from.is_none() {
             self.begin(if sbn < REORDERED_START { 0 } else { sbn }, sbn);
         }
+        let now = ingress.now;
         self.on_unfinished_end(now);
         if sbn - self.next >= 2 * OPEN_BLOCKS_MAX {
             // A gap this long is an outage: nothing held could still be completed.
             let last_open = self.next + self.blocks.len() as u64;
             while !self.blocks.is_empty() {
-                self.pop_front(reception, now);
+                self.pop_front(ingress.reception, now);
             }
             self.touched.clear();
-            reception.blocks += sbn - last_open;
-            reception.unrecoverable_blocks += sbn - last_open;
+            ingress.reception.blocks += sbn - last_open;
+            ingress.reception.unrecoverable_blocks += sbn - last_open;
             self.given_up.add(last_open, sbn - last_open, 0);
             self.on_unfinished_end(now);
             self.losses.add(self.profile, last_open, sbn - last_open, now);
@@ -377,9 +361,7 @@ impl Receiver {
         sbn: u64,
         insertion: Insertion,
         held: usize,
-        code: &mut Code,
-        reception: &mut Reception,
-        now: Instant,
+        ingress: &mut Ingress<'_>,
     ) -> Result<(), DropReason> {
         let is_last = (sbn - self.next) as usize + 1 == self.blocks.len();
         let (strict, closed_below) = (self.strict, self.closed_below);
@@ -388,13 +370,13 @@ impl Receiver {
         let room = room.saturating_sub(open.block.memory() - held);
         let mut is_touched = false;
         if insertion == Insertion::New {
-            let rebuilt = open.block.rebuild(code, room) as u64;
-            reception.recovered_symbols += rebuilt;
-            reception.recovered_blocks += u64::from(rebuilt > 0);
+            let rebuilt = open.block.rebuild(ingress.code, room) as u64;
+            ingress.reception.recovered_symbols += rebuilt;
+            ingress.reception.recovered_blocks += u64::from(rebuilt > 0);
             is_touched = !strict && !std::mem::replace(&mut open.touched, true);
         }
         if open.block.has_hole() || sbn < closed_below {
-            open.missing_since.get_or_insert(now);
+            open.missing_since.get_or_insert(ingress.now);
         } else if is_last {
             open.missing_since = None;
         }

@@ -6,18 +6,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::datagram_loss::Loss;
-use super::handshake::{Established, Role};
+use super::handshake::{Established, REJECT_AFTER, Role};
 use super::hello::Hello;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
 use crate::wire::datagram::{DatagramType, Header, TAG_LEN, count_of};
 use crate::wire::report::Reception;
-
-/// A session this old neither seals nor opens (WireGuard's `REJECT_AFTER_TIME`).
-pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 
 /// One pair of keys and what was sent and seen under it on this lane.
 #[derive(Debug)]
@@ -281,6 +278,7 @@ mod tests {
     use crate::tunnel::hello::PROTOCOL_VERSION;
     use crate::tunnel::seal::{Cipher, CipherSet};
     use std::net::SocketAddr;
+    use std::time::Duration;
 
     fn established(role: Role, local_index: u32, epoch: u64, at: Instant) -> Established {
         Established {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use onwire::config::gate::{Gate, Kind, Policy};
 use onwire::gate::status::{ConnectionStatus, Status};
-use onwire::gate::status_socket;
+use onwire::io::status_socket;
 use onwire::notify::message::FlowKey;
 
 use crate::testbed::{Appliance, Running, gate, until};

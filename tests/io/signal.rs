@@ -41,7 +41,7 @@ struct Listener {
 
 impl Listener {
     fn start(mut command: Command, test: &str) -> Self {
-        command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").stdout(Stdio::piped());
+        command.args(["--exact", &format!("signal::{test}"), "--nocapture"]).env(CHILD, "1").stdout(Stdio::piped());
         let mut process = Guard(command.spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let mut listener = Self { process, lines };

@@ -21,6 +21,7 @@ mod flow;
 mod notice;
 mod request;
 
+pub use crate::attribute::Malformed;
 pub use answer::{Challenge, Done, Refusal, RefusalCode, Subscribed};
 pub use fields::{FIELDS, Field, KEY_FIELDS, PEER_FIELDS, RANGE_FIELDS, Shape};
 pub use flow::{Event, Filter, Flow, FlowKey, GoneReason, Level, Origin, Positions};
@@ -85,55 +86,6 @@ pub mod command {
     pub const REGISTER: u8 = 11;
     /// Close the open blocks now: request.
     pub const FLUSH: u8 = 12;
-}
-
-/// Why bytes are not a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// Shorter than its headers, or than the length in them, or that length is impossible.
-    #[error("a message is cut short")]
-    MessageCut,
-    /// An attribute is longer than what is left of its list.
-    #[error("the attribute at byte {offset} is cut short")]
-    AttributeCut {
-        /// From the start of the list.
-        offset: usize,
-    },
-    /// The value has not the length its type has.
-    #[error("attribute {kind} at byte {offset} has {found} bytes, which its type does not allow")]
-    AttributeLength {
-        /// The attribute's type.
-        kind: u16,
-        /// From the start of the list.
-        offset: usize,
-        /// Bytes of the value.
-        found: usize,
-    },
-    /// The value is outside of what its type allows.
-    #[error("attribute {kind} at byte {offset} has a value that is not allowed")]
-    AttributeValue {
-        /// The attribute's type.
-        kind: u16,
-        /// From the start of the list.
-        offset: usize,
-    },
-    /// In a request only: a consumer ignores what it does not know.
-    #[error("attribute {kind} at byte {offset} is unknown")]
-    AttributeUnknown {
-        /// The attribute's type.
-        kind: u16,
-        /// From the start of the list.
-        offset: usize,
-    },
-    /// An attribute that the command needs is missing.
-    #[error("attribute {kind} is missing")]
-    AttributeMissing {
-        /// The attribute's type.
-        kind: u16,
-    },
-    /// A command or a message type nobody defined.
-    #[error("the command or message type is unknown")]
-    Unknown,
 }
 
 /// The part of `nlmsghdr` that a sender chooses; length and type follow from the message.

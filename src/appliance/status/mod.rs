@@ -5,7 +5,6 @@
 pub mod arrivals;
 pub mod drain;
 pub mod protection;
-pub mod socket;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@ use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 
 use super::*;
+use crate::fec::layout::MAX_ENCODING_SYMBOLS;
 
 /// A block of random bytes, with a gap after each symbol that nobody may touch.
 struct Sample {

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use super::replication::Lsn;
+use super::lsn::Lsn;
 
 /// Bytes of a query that [`Command::parse`] must see: options may follow, and be long.
 pub(super) const BEGINNING: usize = 512;

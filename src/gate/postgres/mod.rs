@@ -16,6 +16,7 @@
 
 mod authentication;
 mod command;
+mod lsn;
 mod message;
 mod records;
 mod replication;

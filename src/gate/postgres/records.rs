@@ -11,7 +11,7 @@
 //! commit that was acknowledged ends within what was sent, so the part of a record at the end is no loss.
 //! It reads lengths alone, keeps nothing, and says nothing about WAL whose form it does not know.
 
-use super::replication::Lsn;
+use super::lsn::Lsn;
 
 /// A page's header, and that of a segment's first page.
 const PAGE_HEADER: u64 = 24;

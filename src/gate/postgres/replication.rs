@@ -11,6 +11,7 @@
 use std::fmt;
 
 use super::command::Start;
+use super::lsn::Lsn;
 use super::records::Records;
 
 /// Bytes of `w` in front of its data.
@@ -19,25 +20,6 @@ pub(super) const DATA: usize = 25;
 const KEEPALIVE: usize = 18;
 /// Bytes of `r`.
 pub(super) const STATUS: usize = 34;
-
-/// A position in the WAL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Lsn(pub u64);
-
-impl Lsn {
-    /// Reads `X/X`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (high, low) = text.split_once('/')?;
-        let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
-        Some(Self(half(high)? << 32 | half(low)?))
-    }
-}
-
-impl fmt::Display for Lsn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 & 0xffff_ffff)
-    }
-}
 
 /// A standby status update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

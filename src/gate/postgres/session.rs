@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use super::{
     authentication,
     command::{BEGINNING, Command, Start},
+    lsn::Lsn,
     message::{BadLength, HEADER, Messages, Part},
-    replication::{DATA, Lsn, STATUS, Status, Stream},
+    replication::{DATA, STATUS, Status, Stream},
     startup,
 };
 use crate::gate::dialect::{Note, Side, Turn};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Stage;
 use crate::lab::{
     error::LabError,
-    network::{lab_program, onwire_program},
     pair::{Pair, PairOptions},
+    program::{lab_program, onwire_program},
     report::Report,
 };
 

@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::Stage;
 use crate::lab::{
     error::LabError,
-    network::{onwire_program, path_text},
     pair::{Pair, PairOptions},
     process::Process,
+    program::{onwire_program, path_text},
     report::Report,
     workload::stream::Sink,
 };

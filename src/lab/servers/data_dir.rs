@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::lab::{error::LabError, network::path_text, private, trace::Trace, workload::rsync::setgroups_is_denied};
+use crate::lab::{error::LabError, private, program::path_text, trace::Trace};
 
 /// A file system in memory, where there is one.
 const MEMORY: &str = "/dev/shm";
@@ -42,7 +42,7 @@ impl DataDir {
         let memory = Path::new(MEMORY);
         let has_room = rustix::fs::statvfs(memory).is_ok_and(|it| it.f_bavail * it.f_frsize >= ROOM)
             && fs::metadata(memory).is_ok_and(|it| it.is_dir());
-        let owner = if setgroups_is_denied() {
+        let owner = if private::setgroups_is_denied() {
             Owner::Ordinary
         } else {
             let known = fs::read_to_string("/etc/passwd").unwrap_or_default();

@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use crate::lab::{
     error::LabError,
-    network::{Network, onwire_program, path_text},
+    network::Network,
     pair::Publisher,
     process::Process,
+    program::{onwire_program, path_text},
 };
 
 /// How long it may take to listen.

@@ -13,11 +13,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{data_dir::DataDir, postgres_session::Session, server::Server};
-use crate::lab::{
-    error::LabError,
-    network::{Network, path_text},
-    process::Process,
-};
+use crate::lab::{error::LabError, network::Network, process::Process, program::path_text};
 
 /// Where a server of this lab listens, at the address of its node.
 pub const PORT: u16 = 5432;

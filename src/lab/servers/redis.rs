@@ -10,10 +10,7 @@ use std::{
 };
 
 use super::{data_dir::DataDir, server::Server};
-use crate::lab::{
-    error::LabError,
-    network::{Network, path_text},
-};
+use crate::lab::{error::LabError, network::Network, program::path_text};
 
 /// Where it listens.
 pub const PORT: u16 = 6379;

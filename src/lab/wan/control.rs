@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{counters::Counters, emulator::Line};
+use super::{counters::Counters, direction::DirectionControl};
 
 /// A command, for one direction or for both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Truth {
 }
 
 /// Listens on `path` and answers in threads until the process ends.
-pub fn listen(path: &Path, lines: [Line; 2]) -> io::Result<()> {
+pub fn listen(path: &Path, lines: [DirectionControl; 2]) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     thread::Builder::new().name("wan-control".to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -57,7 +57,7 @@ pub fn listen(path: &Path, lines: [Line; 2]) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(stream: UnixStream, lines: &[Line; 2]) -> io::Result<()> {
+fn serve(stream: UnixStream, lines: &[DirectionControl; 2]) -> io::Result<()> {
     let mut answers = stream.try_clone()?;
     for command in BufReader::new(stream).lines() {
         let answer = match parse(&command?) {
@@ -69,7 +69,7 @@ fn serve(stream: UnixStream, lines: &[Line; 2]) -> io::Result<()> {
     Ok(())
 }
 
-fn obey(command: Command, lines: &[Line; 2]) -> serde_json::Value {
+fn obey(command: Command, lines: &[DirectionControl; 2]) -> serde_json::Value {
     match command {
         Command::Set { directions, changes } => {
             let mut now = Vec::new();

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        mpsc::{self, Receiver, Sender, TryRecvError},
+        mpsc::{self, Receiver, TryRecvError},
     },
     thread,
     time::Instant,
@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use super::{
     control,
-    counters::Counters,
+    direction::{DirectionControl, Question},
     impairment::Impairment,
     link::Link,
     train::{Pool, Train},
@@ -49,44 +49,6 @@ pub struct EmulatorOptions {
     pub impairments: [Impairment; 2],
 }
 
-/// A question to a direction's thread; the answer goes to the sender inside.
-#[derive(Debug)]
-pub enum Question {
-    /// Apply these changes, all or none; answers in words.
-    Set(Vec<(String, String)>, Sender<Result<String, String>>),
-    /// What was done so far.
-    Counters(Sender<Counters>),
-}
-
-/// The control side of one direction.
-#[derive(Clone, Debug)]
-pub struct Line {
-    questions: Sender<Question>,
-    waker: Arc<Waker>,
-}
-
-impl Line {
-    /// Changes properties; the answer is the description of what is in force, or why nothing was changed.
-    pub fn set(&self, changes: Vec<(String, String)>) -> Result<String, String> {
-        let (sender, answer) = mpsc::channel();
-        self.ask(Question::Set(changes, sender));
-        answer.recv().unwrap_or_else(|_| Err("this direction has stopped".to_owned()))
-    }
-
-    /// The counters, or `None` when the direction has stopped.
-    pub fn counters(&self) -> Option<Counters> {
-        let (sender, answer) = mpsc::channel();
-        self.ask(Question::Counters(sender));
-        answer.recv().ok()
-    }
-
-    fn ask(&self, question: Question) {
-        // A direction that has stopped drops the question, and with it the sender that the answer is awaited from.
-        let _ = self.questions.send(question);
-        let _ = self.waker.wake();
-    }
-}
-
 /// Runs until standard input ends. Prints `ready` once the devices exist and the control socket listens.
 pub fn run(options: EmulatorOptions) -> io::Result<()> {
     let open = |name: &str| -> io::Result<Arc<Tun>> {
@@ -108,7 +70,7 @@ pub fn run(options: EmulatorOptions) -> io::Result<()> {
     Ok(())
 }
 
-fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<Line> {
+fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<DirectionControl> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let timer = Timer::new()?;
@@ -121,7 +83,7 @@ fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<Line> {
             eprintln!("onwire-lab wan: a direction stopped: {error}");
         }
     })?;
-    Ok(Line { questions, waker })
+    Ok(DirectionControl::new(questions, waker))
 }
 
 const TUN: Token = Token(0);

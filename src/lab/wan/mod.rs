@@ -8,6 +8,7 @@
 
 pub mod control;
 pub mod counters;
+pub mod direction;
 pub mod draw;
 pub mod emulator;
 pub mod impairment;

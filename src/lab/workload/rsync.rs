@@ -10,10 +10,7 @@ use std::{
 };
 
 use crate::lab::{
-    error::LabError,
-    network::{Network, path_text},
-    process::Process,
-    trace::need_programs,
+    error::LabError, network::Network, private, process::Process, program::path_text, trace::need_programs,
 };
 
 const PORT: u16 = 8730;
@@ -31,7 +28,7 @@ impl Daemon {
     pub fn start(network: &Network<'_>, node: &str, address: IpAddr, directory: &Path) -> Result<Self, LabError> {
         let root = path_text(directory)?;
         let lock = path_text(&network.trace().directory().join("rsync.lock"))?;
-        let is_nested = setgroups_is_denied();
+        let is_nested = private::setgroups_is_denied();
         // Without these two a daemon of root writes as nobody; any other daemon writes as itself.
         let user = if is_nested { "" } else { "  uid = 0\n  gid = 0\n" };
         let text = format!("use chroot = no\nlock file = {lock}\n[data]\n  path = {root}\n  read only = no\n{user}");
@@ -65,9 +62,4 @@ impl Daemon {
         let to = format!("rsync://{}/data/{name}/", self.at);
         network.start(node, &format!("rsync-{name}"), &["rsync", "-a", "--whole-file", "--stats", &from, &to])
     }
-}
-
-/// Whether this process is in a user namespace that has given up `setgroups`, as an ordinary user's must.
-pub fn setgroups_is_denied() -> bool {
-    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }

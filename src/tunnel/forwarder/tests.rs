@@ -1,10 +1,10 @@
 //! Tests of the forwarder: packets in and out of it, sessions, and what it drops.
 
+use super::super::handshake::REJECT_AFTER;
 use super::super::handshake::Role;
 use super::super::hello::{Hello, PROTOCOL_VERSION};
 use super::super::policy::{Policy, ProfileId};
 use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
-use super::super::session::REJECT_AFTER;
 use super::*;
 use crate::fec::plan::Plan;
 use crate::wire::packet::UDP;

@@ -38,7 +38,7 @@ pub struct Established {
     pub remote: Hello,
     /// Where datagrams of this session go, on lane 0 (lane i adds i to the port), and from which of our addresses.
     pub endpoint: Endpoint,
-    /// When it began; invalid [`SESSION_EXPIRES_AFTER`](super::SESSION_EXPIRES_AFTER) later.
+    /// When it began; invalid [`REJECT_AFTER`](super::REJECT_AFTER) later.
     pub at: Instant,
 }
 

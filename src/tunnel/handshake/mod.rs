@@ -47,10 +47,10 @@ use crate::wire::handshake::{INDEX_MAX, Initiation, Response, split_mac};
 
 /// The initiator of a session begins a new one after this long ...
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// A session this old neither seals nor opens (WireGuard's `REJECT_AFTER_TIME`).
+pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// ... and the responder after this long, if the initiator did not.
 pub const REKEY_AS_RESPONDER_AFTER: Duration = Duration::from_secs(135);
-/// Nothing is sealed or opened with a session older than this.
-pub const SESSION_EXPIRES_AFTER: Duration = Duration::from_secs(180);
 /// Handshake datagrams a second that get as far as the cryptography ...
 const COMPUTED_PER_SECOND: u32 = 200;
 /// ... and at once.
@@ -189,9 +189,7 @@ impl Handshakes {
 
     /// Repeats and renews what is due, and forgets what has expired.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.indices.retain(|_, index| {
-            index.session.as_ref().is_none_or(|session| now < session.since + SESSION_EXPIRES_AFTER)
-        });
+        self.indices.retain(|_, index| index.session.as_ref().is_none_or(|session| now < session.since + REJECT_AFTER));
         for id in 0..self.peers.len() {
             if self.peers[id].due().is_some_and(|due| due <= now) {
                 self.send_initiation(PeerId(id as u16), now);

@@ -216,7 +216,7 @@ impl Net {
             let tag = from.sealing.seal(1, b"header", &mut body);
             let mut sealed = [&body[..], &tag].concat();
             assert_eq!(to.opening.open(1, b"header", &mut sealed).unwrap(), b"a symbol");
-            assert!(from.at + SESSION_EXPIRES_AFTER > self.now && to.at + SESSION_EXPIRES_AFTER > self.now);
+            assert!(from.at + REJECT_AFTER > self.now && to.at + REJECT_AFTER > self.now);
         }
     }
 

@@ -47,7 +47,7 @@ impl Peer {
     /// Datagrams go another way from now on. That is proven by an echo of what is written after this: whoever has not got
     /// the keys cannot answer it.
     fn on_new_path(&mut self, now: Instant) {
-        self.heard.iter_mut().for_each(|heard| heard.proven_at = None);
+        self.feedback.iter_mut().for_each(|feedback| feedback.proven_at = None);
         self.reporting.on_new_path(now);
         if self.settings.claims {
             self.block_events.push_back(BlockEvent::Moved);

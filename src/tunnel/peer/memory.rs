@@ -3,10 +3,12 @@
 //! Each profile may take what the others leave. Before everything is taken the profile that holds most gives its oldest blocks
 //! up, so that none that holds little goes without for long. How a profile counts is in [`super::super::receiver`].
 
+use std::time::Instant;
+
 use super::Peer;
+use crate::fec::code::Code;
 use crate::tunnel::drop_reason::DropReason;
-use crate::tunnel::receiver::{MEMORY_HIGH, MEMORY_MAX, Receiver};
-use crate::wire::report::Reception;
+use crate::tunnel::receiver::{Ingress, MEMORY_HIGH, MEMORY_MAX, Receiver};
 
 /// What is given back at least where something has found no room.
 const RELIEF: usize = MEMORY_MAX - MEMORY_HIGH;
@@ -17,11 +19,13 @@ impl Peer {
         self.held
     }
 
-    /// Lets the blocks of the peer's profile take something in, within what may be held.
-    pub(super) fn with_receiver(
+    /// Runs `act` for the receiver of a profile, within what the peer may have us hold.
+    pub(super) fn with_ingress(
         &mut self,
         profile: u8,
-        act: impl FnOnce(&mut Receiver, &mut Reception) -> Result<(), DropReason>,
+        code: &mut Code,
+        now: Instant,
+        act: impl FnOnce(&mut Receiver, &mut Ingress<'_>) -> Result<(), DropReason>,
     ) -> Result<(), DropReason> {
         let index = usize::from(profile);
         if self.receivers.len() <= index {
@@ -36,7 +40,7 @@ impl Peer {
         let receiver = self.receivers[index].as_mut().expect("it was made above if it was not there");
         let others = self.held - receiver.memory();
         receiver.set_memory_max(MEMORY_MAX.saturating_sub(others));
-        let outcome = act(receiver, &mut self.reception);
+        let outcome = act(receiver, &mut Ingress { code, reception: &mut self.reception, now });
         self.held = others + receiver.memory();
         let excess = self.held.saturating_sub(MEMORY_HIGH);
         if excess > 0 || outcome == Err(DropReason::NoRoom) {

@@ -25,16 +25,16 @@ impl Peer {
         self.train_news = news.or(self.train_news);
         let acknowledged = self.reporting.acknowledged();
         self.receivers.iter_mut().flatten().for_each(|receiver| receiver.on_acknowledged(acknowledged));
-        let heard = self.heard.get_or_insert_default();
-        heard.proven_at = self.reporting.proven_at();
-        heard.least_rtt = self.reporting.least_rtt();
+        let feedback = self.feedback.get_or_insert_default();
+        feedback.proven_at = self.reporting.proven_at();
+        feedback.least_rtt = self.reporting.least_rtt();
         let from = |profile: u8| self.sent_from.get(usize::from(profile)).copied().unwrap_or(0);
-        report.lost.iter().for_each(|&run| heard.on_lost(run, from(run.profile)));
-        report.progress.iter().for_each(|&told| heard.on_progress(told, from(told.profile)));
+        report.lost.iter().for_each(|&run| feedback.on_lost(run, from(run.profile)));
+        report.progress.iter().for_each(|&told| feedback.on_progress(told, from(told.profile)));
         let mut outcome = Ok(());
         for &told in &report.sent {
-            let taken = self
-                .with_receiver(told.profile, |receiver, reception| receiver.handle_sent(told, code, reception, now));
+            let taken =
+                self.with_ingress(told.profile, code, now, |receiver, ingress| receiver.handle_sent(told, ingress));
             outcome = outcome.and(taken);
         }
         outcome
@@ -52,7 +52,7 @@ impl Peer {
 
     /// What reports told of our blocks since the last time.
     pub fn poll_feedback(&mut self) -> Option<Feedback> {
-        self.heard.take()
+        self.feedback.take()
     }
 
     pub(super) fn report(&mut self, code: &mut Code, now: Instant) {
@@ -102,7 +102,7 @@ impl Peer {
             })
             .take(capacity.sent)
             .collect();
-        // The peer should hear soon of what is still to be told, and we of its having heard.
+        // The peer should hear soon of what is still to be told, and we of its having feedback.
         let unsettled = unsettled && !self.reporting.is_silent(now);
         report.wants_reply |= unsettled;
         if unsettled || self.senders.iter().flatten().any(|sender| sender.is_open()) {

@@ -42,7 +42,11 @@ impl Bench {
         block.finish_symbol();
         let id = SourceId { profile: 0, unprotected: false, esi, sbn, previous_symbols, first_adu: 0 };
         let now = self.at(millis);
-        let taken = self.receiver.handle_source(id, block.symbol(0), &mut self.code, &mut self.reception, now);
+        let taken = self.receiver.handle_source(
+            id,
+            block.symbol(0),
+            &mut Ingress { code: &mut self.code, reception: &mut self.reception, now },
+        );
         // As its peer does.
         let excess = self.receiver.memory().saturating_sub(MEMORY_HIGH);
         if excess > 0 {
@@ -71,7 +75,9 @@ impl Bench {
         let (esi, source_symbols) = (u16::from(k) + index, k.into());
         let id = RepairId { profile: 0, esi, sbn, source_symbols, repair_symbols: 2, previous_symbols };
         let now = self.at(millis);
-        self.receiver.handle_repair(id, symbol, &mut self.code, &mut self.reception, now).unwrap();
+        self.receiver
+            .handle_repair(id, symbol, &mut Ingress { code: &mut self.code, reception: &mut self.reception, now })
+            .unwrap();
     }
 
     fn one(&mut self, millis: u64) -> Option<(u8, u8)> {
@@ -84,7 +90,9 @@ impl Bench {
     /// The sender tells that it has closed blocks `from..below`, and k of the last.
     fn told(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
         let (told, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
-        self.receiver.handle_sent(told, &mut self.code, &mut self.reception, now).unwrap();
+        self.receiver
+            .handle_sent(told, &mut Ingress { code: &mut self.code, reception: &mut self.reception, now })
+            .unwrap();
     }
 
     /// What the next report tells: blocks lost with their symbols, and which are done with.
@@ -407,10 +415,10 @@ fn what_has_no_room_is_dropped_and_told_and_what_was_told_before_is_told_again()
     let told = SentBelow { profile: 0, from: 0, below: 4000, symbols: 3 };
     let now = bench.at(0);
     let Bench { receiver, code, reception, .. } = &mut bench;
-    assert_eq!(receiver.handle_sent(told, code, reception, now), Err(DropReason::NoRoom));
+    assert_eq!(receiver.handle_sent(told, &mut Ingress { code, reception, now }), Err(DropReason::NoRoom));
     assert!(receiver.memory() <= 10_000, "{}", receiver.memory());
     receiver.set_memory_max(MEMORY_MAX);
-    assert_eq!(receiver.handle_sent(told, code, reception, now), Ok(()));
+    assert_eq!(receiver.handle_sent(told, &mut Ingress { code, reception, now }), Ok(()));
     assert_eq!(receiver.blocks.len(), 4000);
 }
 
@@ -436,7 +444,7 @@ fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
     let now = bench.at(0);
     let id = SourceId { profile: 0, unprotected: false, esi: 1, sbn: 0, previous_symbols: 0, first_adu: 0 };
     let Bench { receiver, code, reception, .. } = &mut bench;
-    receiver.handle_source(id, &[0xff; E], code, reception, now).unwrap();
+    receiver.handle_source(id, &[0xff; E], &mut Ingress { code, reception, now }).unwrap();
     bench.source(0, 2, 0).unwrap();
     [0, 1, 2].into_iter().for_each(|esi| bench.source(1, esi, 0).unwrap());
     bench.all(0);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::{
     error::LabError,
-    network::{onwire_program, path_text},
+    program::{onwire_program, path_text},
     report::Report,
     trace::Trace,
 };

@@ -1,0 +1,252 @@
+//! The status socket of an appliance or a gate: each caller gets the status as one JSON document, and the connection ends.
+//!
+//! File permissions decide who may ask. Nothing is read from callers, and no caller blocks the process: what a caller does not
+//! read at once waits for it, up to a bound and for a while. What the document says is the owner's business.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+
+/// Callers served at once; more are turned away.
+pub const CALLERS: usize = 8;
+/// How long a caller may be slow.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// More than any status.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Whose socket it is: who may ask, and the advice in errors.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Permissions of the file.
+    pub mode: u32,
+    /// What to do when the path may not be written.
+    pub on_denied: &'static str,
+    /// What to do when another process answers at the path.
+    pub on_in_use: &'static str,
+    /// The option or key that names the path.
+    pub option: &'static str,
+}
+
+/// The socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    callers: Vec<Option<Caller>>,
+    /// The token of the listener; those of callers follow it.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Caller {
+    stream: UnixStream,
+    /// What is left of its document; none before it is answered.
+    rest: Option<Vec<u8>>,
+    since: Instant,
+}
+
+impl StatusSocket {
+    /// Binds the socket. One that a crash has left behind is replaced, one that answers is not. It takes the tokens from
+    /// `first` to `first + CALLERS`.
+    ///
+    /// # Errors
+    /// The path cannot be used; the text says what to do.
+    pub fn open(path: &Path, owner: &Owner, registry: &Registry, first: usize) -> io::Result<StatusSocket> {
+        let explain = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => owner.on_denied,
+                io::ErrorKind::NotFound => ": its directory does not exist",
+                io::ErrorKind::AddrInUse => owner.on_in_use,
+                _ => "",
+            };
+            io::Error::new(error.kind(), format!("cannot open the status socket {}{advice} ({error})", path.display()))
+        };
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(explain)?;
+        }
+        if let Ok(found) = std::fs::symlink_metadata(path) {
+            if !found.file_type().is_socket() {
+                let text = format!(
+                    "cannot open the status socket {}: there is something else of this name, which is left alone; choose \
+                     another path {}",
+                    path.display(),
+                    owner.option
+                );
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            if StdStream::connect(path).is_ok() {
+                return Err(explain(io::ErrorKind::AddrInUse.into()));
+            }
+            std::fs::remove_file(path).map_err(explain)?;
+        }
+        let mut listener = UnixListener::bind(path).map_err(explain)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(owner.mode)).map_err(explain)?;
+        registry.register(&mut listener, Token(first), Interest::READABLE)?;
+        Ok(StatusSocket { listener, path: path.to_owned(), callers: (0..CALLERS).map(|_| None).collect(), first })
+    }
+
+    /// Whether this token is one of ours.
+    pub fn owns(&self, token: Token) -> bool {
+        (self.first..=self.first + CALLERS).contains(&token.0)
+    }
+
+    /// Accepts callers and goes on with slow ones. True if callers wait for a document: then call [`answer`](Self::answer).
+    pub fn handle_ready(&mut self, registry: &Registry, now: Instant) -> bool {
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            // Dropping the stream turns the caller away.
+            let Some(at) = self.callers.iter().position(Option::is_none) else { continue };
+            if registry.register(&mut stream, Token(self.first + 1 + at), Interest::WRITABLE).is_ok() {
+                self.callers[at] = Some(Caller { stream, rest: None, since: now });
+            }
+        }
+        self.write();
+        self.callers.iter().flatten().any(|caller| caller.rest.is_none())
+    }
+
+    /// Sends the document to all callers that have none.
+    pub fn answer(&mut self, document: &[u8]) {
+        for caller in self.callers.iter_mut().flatten() {
+            caller.rest.get_or_insert_with(|| document.to_vec());
+        }
+        self.write();
+    }
+
+    fn write(&mut self) {
+        for place in &mut self.callers {
+            if place.as_mut().is_some_and(|caller| caller.is_done()) {
+                *place = None;
+            }
+        }
+    }
+
+    /// Drops callers that were slow for too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for place in &mut self.callers {
+            if place.as_ref().is_some_and(|caller| now >= caller.since + PATIENCE) {
+                *place = None;
+            }
+        }
+    }
+
+    /// When the next caller will have been slow for too long.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.callers.iter().flatten().map(|caller| caller.since + PATIENCE).min()
+    }
+}
+
+impl Caller {
+    /// Writes what the socket takes. True if the caller has everything or has gone.
+    fn is_done(&mut self) -> bool {
+        let Some(rest) = &mut self.rest else { return false };
+        loop {
+            match self.stream.write(rest) {
+                Ok(0) => return true,
+                Ok(count) => drop(rest.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        // A file that is gone already is what was wanted.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Asks the appliance or gate whose status socket is at `path`; returns the document as text.
+///
+/// # Errors
+/// There is no answer; the text says what to do.
+pub fn ask(path: &Path) -> io::Result<String> {
+    let explain = |error: io::Error| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ": nothing is running with this status socket; start an appliance with `onwire run` or a gate with `onwire \
+                 gate`, or name another socket with --socket"
+            }
+            io::ErrorKind::PermissionDenied => {
+                ": ask as root, as the user it runs as, or as a member of the socket's group"
+            }
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("cannot ask {}{advice} ({error})", path.display()))
+    };
+    let stream = StdStream::connect(path).map_err(explain)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut text = String::new();
+    stream.take(MOST_BYTES).read_to_string(&mut text).map_err(explain)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    const OWNER: Owner =
+        Owner { mode: 0o600, on_denied: "", on_in_use: ": another gate is running", option: "with --status" };
+
+    #[test]
+    fn only_the_owner_may_ask_and_slow_callers_delay_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gate.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let mut poll = Poll::new().unwrap();
+        let mut socket = StatusSocket::open(&path, &OWNER, poll.registry(), 1).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let refused = StatusSocket::open(&path, &OWNER, poll.registry(), 1).err().unwrap();
+        assert!(refused.to_string().contains("another gate"));
+        while socket.listener.accept().is_ok() {}
+
+        let (document, start) = ("x".repeat(4_000_000), Instant::now());
+        let registry = poll.registry().try_clone().unwrap();
+        let turn = |socket: &mut StatusSocket, now| {
+            let waits = socket.handle_ready(&registry, now);
+            if waits {
+                socket.answer(document.as_bytes());
+            }
+            waits
+        };
+        let slow: Vec<_> = (0..CALLERS - 1).map(|_| StdStream::connect(&path).unwrap()).collect();
+        assert!(turn(&mut socket, start));
+        assert!(!turn(&mut socket, start), "all of them are answered");
+        let asked = path.clone();
+        let reader = std::thread::spawn(move || ask(&asked).unwrap());
+        while !reader.is_finished() && start.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(1));
+            turn(&mut socket, start);
+        }
+        assert_eq!(reader.join().unwrap().len(), document.len());
+        assert_eq!(socket.callers.iter().flatten().count(), slow.len());
+        let surplus: Vec<_> = (0..CALLERS).map(|_| StdStream::connect(&path).unwrap()).collect();
+        turn(&mut socket, start);
+        assert_eq!(socket.callers.iter().flatten().count(), CALLERS, "more are turned away");
+        socket.handle_timeout(start + PATIENCE);
+        assert_eq!(socket.callers.iter().flatten().count(), 0);
+        drop((slow, surplus));
+        poll.poll(&mut Events::with_capacity(8), Some(Duration::ZERO)).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_status_socket_that_is_a_regular_file_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("precious");
+        std::fs::write(&path, "data").unwrap();
+        let poll = Poll::new().unwrap();
+        let error = StatusSocket::open(&path, &OWNER, poll.registry(), 1).err().unwrap().to_string();
+        assert!(error.contains("with --status"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
+    }
+}
