@@ -1,4 +1,4 @@
-//! `node`: who this appliance is. Does not open the socket it names.
+//! `node`: the identity of this appliance. Does not open the socket it names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,22 +11,23 @@ use super::schema;
 use super::table::{Reading, Table};
 use crate::tunnel::keys::{PrivateKey, PublicKey};
 
-/// This appliance: its name, its key, where it listens and which side of the link is ours.
+/// This appliance: its name, its key, its address, and the prefixes on its side of the link.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Shown in status and logs.
+    /// Its name in status and logs.
     pub name: String,
-    /// Where the private key was read from.
+    /// The file of the private key.
     pub key_file: PathBuf,
     /// `None` only while a faulty file is being read.
     private_key: Option<PrivateKey>,
     /// The tunnel's UDP address of lane 0; lane i uses the port plus i.
     pub listen: SocketAddr,
-    /// Our side: the inner addresses we send from and deliver to; at least one, none overlapping.
+    /// The inner addresses on this side, which packets come from and are delivered to; at least one prefix, none
+    /// overlapping.
     pub local_prefixes: Vec<IpNetwork>,
 }
 
-/// The port of lane 0 unless the file says otherwise.
+/// The default port of lane 0.
 pub(super) const DEFAULT_PORT: u16 = 7117;
 
 impl Node {
@@ -60,18 +61,18 @@ impl Node {
     }
 }
 
-/// What a name of ours may be.
+/// What a node's or peer's name may be.
 pub(super) const NAME: &str = "1 to 63 letters, digits, dots, dashes and underscores";
 const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
 
-/// Reads a name of ours. The error is a hint.
+/// Reads a node's or peer's name. The error is a hint.
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len());
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     if fits && plain { Ok(text.to_owned()) } else { Err(String::new()) }
 }
 
-/// Reads an address to listen at. The error is a hint.
+/// Reads a listen address. The error is a hint.
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {
         Ok(address) if address.port() == 0 => Err("others must know the port: choose one".to_owned()),
