@@ -1,4 +1,4 @@
-//! `onwire check`: says what is wrong with a configuration, or what it would run. Starts nothing.
+//! `onwire check`: prints what is wrong with a configuration, or what would run. Starts nothing.
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -57,7 +57,8 @@ impl Check {
     }
 }
 
-/// What is wrong with the certificates and keys that gates name, as their start would say it; all of it.
+/// Everything that is wrong with the certificates and keys of the gates, with the messages that their start would
+/// print.
 fn certificate_faults(gates: &Gates) -> Vec<String> {
     let both = |gate: &Gate| {
         let legs = [Tls::load(gate.tls.as_ref(), None), Tls::load(None, gate.upstream_tls.as_ref())];
@@ -81,7 +82,7 @@ impl Display for Count<'_> {
     }
 }
 
-/// What a file of gates would run, for people.
+/// What would run from a file of gates, for people.
 struct GatesSummary<'a>(&'a Gates);
 
 impl Display for GatesSummary<'_> {
@@ -109,7 +110,7 @@ impl Display for GatesSummary<'_> {
     }
 }
 
-/// What a configuration would run, for people.
+/// What would run from a configuration, for people.
 pub struct Summary<'a>(pub &'a Config);
 
 impl Display for Summary<'_> {

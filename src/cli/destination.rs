@@ -1,4 +1,4 @@
-//! `--to HOST[:PORT]`: the far end of flows. Resolves names once, at the start; does not follow their changes.
+//! `--to HOST[:PORT]`: the far end of flows. Names are resolved once, at the start; later changes are not followed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -14,7 +14,7 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Reads `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT` and resolves a name. The error is in words.
+    /// Reads `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT` and resolves a name. The error is a sentence.
     pub fn resolve(text: &str) -> Result<Self, String> {
         let (host, port) = split(text)?;
         let resolved = (host, 0).to_socket_addrs().map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
@@ -27,12 +27,12 @@ impl Destination {
         Ok(Self { text: text.to_owned(), addresses, port })
     }
 
-    /// Whether an address and port is meant.
+    /// Whether it includes this address and port.
     pub fn is(&self, at: SocketAddr) -> bool {
         self.addresses.contains(&at.ip().to_canonical()) && self.port.is_none_or(|port| port == at.port())
     }
 
-    /// What the publisher can be asked to leave out: it knows a single address.
+    /// The filter for the publisher, which knows only a single address.
     pub fn filter(&self) -> Filter {
         let destination = match self.addresses[..] {
             [only] => Some(only),
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_ports_are_told_apart() {
+    fn hosts_and_ports_are_split() {
         for (text, host, port) in [
             ("mirror", "mirror", None),
             ("mirror:5432", "mirror", Some(5432)),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_counts_and_mapped_ones_are_plain() {
+    fn every_address_of_a_host_matches_and_mapped_ones_are_ipv4() {
         let here = Destination::resolve("[::ffff:127.0.0.1]:22").unwrap();
         assert!(here.is("127.0.0.1:22".parse().unwrap()) && here.is("[::ffff:127.0.0.1]:22".parse().unwrap()));
         assert!(!here.is("127.0.0.1:23".parse().unwrap()) && !here.is("127.0.0.2:22".parse().unwrap()));

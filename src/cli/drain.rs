@@ -1,7 +1,7 @@
-//! `onwire drain`: at the mirror, before it is promoted: waits until all that is in flight has arrived, and says whether
-//! something is missing.
+//! `onwire drain`, at the mirror before it is promoted: waits until all that is in flight has arrived, and prints
+//! whether something is missing.
 //!
-//! It asks the appliance again and again, and shows its judgement; it stops and changes nothing.
+//! It polls the appliance and prints the appliance's assessment; it stops and changes nothing.
 
 use std::fmt::Write as _;
 use std::io;
@@ -54,10 +54,10 @@ pub struct Drain {
 
 /// How often the appliance is asked.
 const ROUND: Duration = Duration::from_millis(50);
-/// When progress is shown first, and how often then.
+/// Time until progress is shown first, and from then on between two lines.
 const PROGRESS: Duration = Duration::from_secs(2);
 
-/// A peer as it was found last.
+/// A peer as found last.
 struct Found {
     peer: String,
     arrived: ArrivedStatus,
@@ -65,7 +65,7 @@ struct Found {
 }
 
 impl Drain {
-    /// Waits and tells; see the exit codes above.
+    /// Waits and prints the result; see the exit codes above.
     pub fn run(self) -> ExitCode {
         let socket = match status::find_socket(self.socket.as_deref(), self.config.as_deref(), "drain") {
             Ok(socket) => socket,
@@ -76,7 +76,7 @@ impl Drain {
         loop {
             let status = match ask(&socket) {
                 Ok(status) => status,
-                // It may only stand still.
+                // The appliance may only be suspended.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < self.timeout => continue,
                 Err(error) => {
                     complain(format_args!("onwire drain: {error}\n"));
@@ -105,7 +105,7 @@ impl Drain {
 
     fn look(&self, status: &Status) -> Result<Vec<Found>, String> {
         let wanted = |name: &str| self.peer.as_deref().is_none_or(|peer| peer == name);
-        // A lane that was too busy to answer may know of more.
+        // A lane that was too busy to answer may know of more missing data.
         let missing = status.tun.queues.saturating_sub(status.lanes.len());
         let found = status.peers.iter().filter(|peer| wanted(&peer.name)).map(|peer| {
             let arrived = peer.arrived.clone().unwrap_or_default();
@@ -154,7 +154,7 @@ fn peer_json(peer: &str, arrived: &ArrivedStatus, judgement: &DrainAssessment) -
     })
 }
 
-/// What is waited for, and what to do where waiting is of no use.
+/// Prints what the drain waits for, and what to do if waiting is useless.
 fn complain_of(Found { peer, judgement, .. }: &Found) {
     if judgement.waits_for.is_empty() {
         return;

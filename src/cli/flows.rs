@@ -1,4 +1,4 @@
-//! `onwire flows`: what the appliance knows now, once. Does not follow changes; `onwire watch` does.
+//! `onwire flows`: what the appliance knows now, printed once. `onwire watch` follows changes.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ pub struct Flows {
     json: bool,
 }
 
-/// How long the appliance may take to tell everything.
+/// How long the appliance may take to send everything.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Flows {
@@ -78,7 +78,7 @@ impl Flows {
     }
 }
 
-/// Every flow, once all are notification; `None` when they are not in time.
+/// Every flow, once the appliance has sent all of them; `None` if it takes too long.
 fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Option<BTreeMap<FlowKey, Flow>>> {
     let mut flows = BTreeMap::new();
     let deadline = Instant::now() + PATIENCE;

@@ -1,4 +1,4 @@
-//! `onwire gate`: ack gates, in the foreground. Makes values of options; the gates are in [`crate::gate`].
+//! `onwire gate`: ack gates, in the foreground. Turns options into values; the gates are in [`crate::gate`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ impl Gate {
         }
     }
 
-    /// What the options say.
+    /// The gates that the options describe.
     fn gates(&self) -> Result<Gates, String> {
         let words = |error: String| format!("onwire gate: {error}\n");
         let (Some(kind), Some(listen), Some(upstream)) = (self.kind, self.listen, self.upstream) else {

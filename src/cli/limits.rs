@@ -1,23 +1,24 @@
-//! How many descriptors a service of ours may have: as many as the system lets it, and a warning where these are too few.
+//! How many file descriptors a service may open: as many as the system allows, with a warning if these are too few.
 
 use crate::io::descriptors;
 
-/// What a service has open beside its connections or lanes: log, polls, sockets of status and notifications, who asks there.
+/// Descriptors that a service has open besides its connections or lanes: log, polls, the sockets of status and
+/// notifications, and their callers.
 const BESIDE: u64 = 64;
-/// What a lane has open, at the most: TUN queue, sockets, timers, poll, wakers.
+/// Descriptors that a lane has open at most: TUN queue, sockets, timers, poll, wakers.
 const OF_LANE: u64 = 16;
 
-/// Descriptors that gates need for so many connections of all of them.
+/// Descriptors that gates need for `connections`, the sum of all gates.
 pub fn for_connections(connections: usize) -> u64 {
     BESIDE + 2 * connections as u64
 }
 
-/// Descriptors that an appliance of so many lanes needs.
+/// Descriptors that an appliance with `lanes` lanes needs.
 pub fn for_lanes(lanes: u16) -> u64 {
     BESIDE + OF_LANE * u64::from(lanes)
 }
 
-/// Raises the soft limit to the hard one. Warns where it stays below what is `needed` for `purpose`.
+/// Raises the soft limit to the hard one. Warns if the limit is still lower than `needed` for `purpose`.
 pub fn raise(needed: u64, purpose: &str) {
     if let Some(words) = descriptors::raise_limit().and_then(|limit| warning(limit, needed, purpose)) {
         tracing::warn!("{words}");
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_few_descriptors_are_told_with_what_to_do() {
+    fn too_few_descriptors_are_reported_with_the_remedy() {
         assert_eq!(warning(2112, for_connections(1024), "1024 connections"), None);
         let words = warning(2111, for_connections(1024), "1024 connections").unwrap();
         assert!(

@@ -1,4 +1,4 @@
-//! Where log messages go: standard error, for people or for programs. Does not log anything itself.
+//! Sends log messages to standard error, for people or for programs. Logs nothing itself.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
@@ -12,8 +12,8 @@ use super::output_line;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::io::log::LogWriter;
 
-/// Sends the log of this process to standard error, as configured, and what is said at a panic with it. No thread waits for
-/// whoever reads it. The first call counts. Keep the result as long as anything is logged.
+/// Sends the log of this process to standard error, as configured, and also panic messages. No thread waits for the
+/// reader of the log. Only the first call has an effect. Keep the result as long as anything is logged.
 pub fn start(log: Log) -> LogWriter {
     let notice: fn(u64) -> String = match log.format {
         LogFormat::Text => |lost| format!("WARN {}\n", words(lost)),
@@ -21,7 +21,7 @@ pub fn start(log: Log) -> LogWriter {
     };
     let writer = LogWriter::open(io::stderr(), notice);
     let lines = writer.lines();
-    // A log that was started before, by a test or a program around us, stays.
+    // A log that was started before, by a test or an embedding program, stays.
     let _ = subscriber(log, io::stderr().is_terminal(), move || lines.clone()).try_init();
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
@@ -37,7 +37,7 @@ pub fn start(log: Log) -> LogWriter {
     writer
 }
 
-/// What makes lines of events. Each event is one line, whatever others have sent that is in it.
+/// Turns events into lines. Each event is one line, even if it contains text from other hosts.
 pub(super) fn subscriber<W>(log: Log, ansi: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

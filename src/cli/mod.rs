@@ -1,9 +1,10 @@
-//! The command line: one file a subcommand, no logic.
+//! The command line: one file per subcommand, no logic.
 //!
-//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 nobody gives notifications, 4 there
-//! is nothing of what was asked about.
+//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 no appliance sends notifications, 4
+//! nothing of what was asked about exists.
 //!
-//! Start with [`main`]; `run` and `gate` begin what lives long, the other files ask, show or make something and end.
+//! Start with [`main`]; `run` and `gate` start long-lived processes, the other subcommands query, print or create
+//! something and exit.
 
 pub mod check;
 mod destination;
@@ -34,9 +35,9 @@ use clap::{Parser, Subcommand};
 pub const FAILURE: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
-/// The appliance does not answer those who ask for notifications.
+/// The appliance does not answer requests for notifications.
 pub const NO_CONTACT: u8 = 3;
-/// There is nothing of what was asked about. Never 0: a question without an object has no yes.
+/// Nothing of what was asked about exists. Not 0: "all of nothing is protected" must not count as success.
 pub const NOTHING: u8 = 4;
 
 /// Makes a wide-area link keep what it carries: a pair of appliances that tunnel packets with forward error correction.
@@ -100,14 +101,14 @@ pub fn main() -> ExitCode {
             Command::Pubkey(command) => command.run(),
         },
         Err(error) => {
-            // A reader that has gone away is no reason to complain.
+            // A reader that has closed standard output is not worth a message.
             let _ = error.print();
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE))
         }
     }
 }
 
-/// Writes a result to standard output; a reader that has gone away (`| head`) is a success like any other.
+/// Writes a result to standard output. If the reader has gone away (`| head`), that counts as success.
 fn print(text: impl Display) -> ExitCode {
     match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -118,7 +119,7 @@ fn print(text: impl Display) -> ExitCode {
     }
 }
 
-/// Writes to standard error, where possible.
+/// Writes to standard error, if possible.
 fn complain(text: impl Display) {
     let _ = write!(io::stderr().lock(), "{text}");
 }

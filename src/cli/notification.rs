@@ -1,4 +1,4 @@
-//! Notifications as a person reads them, and as JSON. Decides nothing: what was notification is shown.
+//! Notifications as text for people, and as JSON. Decides nothing: every notification is shown as received.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -56,7 +56,7 @@ pub fn flow(flow: &Flow) -> String {
     text
 }
 
-/// `degraded: no reports`.
+/// The state of a link: `degraded: no reports`.
 pub fn link(peer: &Peer) -> String {
     use crate::notify::message::StateReason;
     match peer.reason {
@@ -65,7 +65,7 @@ pub fn link(peer: &Peer) -> String {
     }
 }
 
-/// What became of a block.
+/// A block and its outcome.
 pub fn block(block: &Block) -> String {
     let outcome = block.level.map_or("failed", Level::name);
     let mut text = format!(

@@ -1,12 +1,13 @@
-//! Text that others chose, made fit for a line: what a peer, a client or a mirror has sent neither ends a line nor steers a
-//! terminal. Decides nothing about what is said.
+//! Escapes text from other hosts, so that it fits on one line: what a peer, a client or a mirror has sent can neither
+//! end a line nor control a terminal. Does not change what the text means.
 
 use std::fmt::{self, Debug, Display, Write};
 
 use tracing::field::Field;
 use tracing_subscriber::fmt::format::Writer;
 
-/// Shows a value without what ends a line, steers a terminal or turns the direction of the text: that is shown as `\n`, `\u{1b}`.
+/// Displays a value with escapes (`\n`, `\u{1b}`) for characters that end a line, control a terminal or change the
+/// direction of the text.
 pub struct OutputLine<T>(pub T);
 
 impl<T: Display> Display for OutputLine<T> {
@@ -41,7 +42,7 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Control characters, other ends of lines, and what turns the direction of the text or hides in it.
+/// Control characters, other line ends, and characters that change the direction of the text or are invisible in it.
 fn is_unfit(found: char) -> bool {
     found.is_control()
         || matches!(found, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_a_line_or_steers_a_terminal_is_shown_and_the_rest_stays() {
+    fn line_ends_and_terminal_controls_are_escaped_and_the_rest_stays() {
         let shown = |text: &str| OutputLine(text).to_string();
         assert_eq!(shown("slot \"käse\" of \\a, 100 µs"), "slot \"käse\" of \\a, 100 µs");
         assert_eq!(shown("a\r\nERROR b\t\x1b[2J\0"), "a\\r\\nERROR b\\t\\u{1b}[2J\\0");
@@ -90,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_log_has_its_fields() {
+    fn a_log_line_has_its_fields() {
         let said = logged("pg", crate::config::LogFormat::Text);
         assert!(said.ends_with(" WARN ended: pg gate=pg connection=7 name=\"pg\"\n"), "{said}");
     }
 
     proptest! {
         #[test]
-        fn bytes_of_a_stranger_began_a_line_of_their_own_in_the_log(
+        fn bytes_from_another_host_never_begin_a_line_in_the_log(
             text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\u{2028}|\u{202e}){0,20}",
         ) {
             for format in [crate::config::LogFormat::Text, crate::config::LogFormat::Json] {

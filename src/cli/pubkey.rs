@@ -24,7 +24,7 @@ pub struct Pubkey {
 }
 
 impl Pubkey {
-    /// Prints the key; exit code 1 when the file is not a private key of ours.
+    /// Prints the key; exit code 1 when the file is not an onwire private key.
     pub fn run(self) -> ExitCode {
         let key = if self.file == Path::new("-") {
             read_stdin().map_err(|words| (words, key_file::one_line(KEYGEN)))
@@ -42,7 +42,7 @@ impl Pubkey {
     }
 }
 
-/// Reads the key from standard input. The error is in words.
+/// Reads the key from standard input. The error is a sentence.
 fn read_stdin() -> Result<PrivateKey, String> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MOST_TEXT));
     let input = io::stdin().lock().take(MOST_TEXT as u64).read_to_end(&mut bytes);

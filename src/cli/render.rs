@@ -1,11 +1,11 @@
-//! Status as a person reads it.
+//! The status of an appliance as text for people.
 
 use std::fmt::Write;
 
 use crate::appliance::host::routes::RouteTrouble;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 
-/// The whole status in a few lines for each peer.
+/// The whole status, a few lines per peer.
 pub fn status(status: &Status) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -13,7 +13,7 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-/// Says that log lines were lost, if any were.
+/// Writes how many log lines were lost, if any.
 pub fn write_log_loss(out: &mut String, lines: u64) -> std::fmt::Result {
     match lines {
         0 => Ok(()),

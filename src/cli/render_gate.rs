@@ -1,4 +1,4 @@
-//! The status of gates as a person reads it. Computes nothing.
+//! The status of gates as text for people. Computes nothing.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::output_line::OutputLine;
 use super::render::{duration, grouped, write_log_loss};
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
-/// The whole status in a few lines for each gate and each connection that replicates.
+/// The whole status, a few lines per gate and per replicating connection.
 pub fn status(status: &Status) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -131,7 +131,7 @@ mod tests {
     use crate::gate::status::Totals;
 
     #[test]
-    fn what_must_stay_at_zero_is_shown_when_it_does_not() {
+    fn counters_that_should_stay_at_zero_are_shown_only_when_they_do_not() {
         let gate = |totals: Totals| GateStatus {
             name: "pg".to_owned(),
             kind: "postgres".to_owned(),

@@ -26,7 +26,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs; 0 when asked to stop, 1 when it cannot start or go on, 2 when the configuration is wrong.
+    /// Runs. Returns 0 when asked to stop, 1 when it cannot start or continue, 2 when the configuration is wrong.
     pub fn run(self) -> ExitCode {
         let config = match config::load(&self.config) {
             Ok(config) => config,

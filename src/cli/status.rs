@@ -1,4 +1,4 @@
-//! `onwire status`: ask a running appliance, or a process of gates. Changes nothing there.
+//! `onwire status`: queries a running appliance, or a gate process. Changes nothing there.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,7 +51,7 @@ impl Status {
         }
     }
 
-    /// The document of a gate or of an appliance, which tell themselves apart by `role`.
+    /// The text for a gate's or an appliance's document; `role` distinguishes the two.
     fn show(&self, text: &str) -> Result<String, String> {
         let unknown = |error: serde_json::Error| {
             format!("the answer is no status that this version knows ({error}); are both programs of the same version?")
@@ -69,7 +69,7 @@ impl Status {
     }
 }
 
-/// The status socket that is meant; complains in the name of `command` where there is no telling which.
+/// The status socket to query. Prints an error in the name of `command` if it is not clear which one.
 pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command: &str) -> Result<PathBuf, ExitCode> {
     if let Some(socket) = socket {
         return Ok(socket.to_owned());
@@ -84,7 +84,7 @@ pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command:
     let mut sockets: Vec<PathBuf> =
         entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
     if sockets.len() == 2 {
-        // Beside the only appliance, the gates are asked by name.
+        // Besides the only appliance there are gates, which are queried only by name.
         sockets.retain(|path| path != Path::new(DEFAULT_STATUS));
     }
     if let [socket] = &sockets[..] {

@@ -1,4 +1,4 @@
-//! What `watch`, `wait`, `flows` and `gate` share: which appliance tells, and with which key one asks it. Sends nothing.
+//! Options shared by `watch`, `wait`, `flows` and `gate`: which appliance to query, and with which key. Sends nothing.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,20 +24,20 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A client with this wish. The error says what is wrong and what to do.
+    /// A client for `wish`. The error names the fault and the remedy.
     pub fn client(&self, wish: Wish) -> Result<Client, String> {
         let (secret, id) = self.secret()?;
         Client::connect_with(self.notify, secret.to_key(id), wish)
             .map_err(|error| format!("cannot ask {}: {error}", self.notify))
     }
 
-    /// The key, and its number. The error says what is wrong and what to do.
+    /// The key and its number. The error names the fault and the remedy.
     pub fn secret(&self) -> Result<(Secret, u16), String> {
         let secret = key_file::read(&self.key, Secret::parse).map_err(|error| {
             let hint = error.hint(&self.key, KEYGEN_NOTIFY);
             let further = match self.key.exists() {
                 true => "",
-                // A key that nobody else knows is of no use.
+                // A new key is useless until the appliance knows it.
                 false => ", and name it under notify.keys in the appliance's file",
             };
             format!("{error}\n  = {hint}{further}")
@@ -45,7 +45,7 @@ impl Subscription {
         Ok((secret, self.key_id))
     }
 
-    /// What to look at when the appliance does not answer.
+    /// What to check when the appliance does not answer.
     pub fn advice(&self) -> String {
         format!(
             "is `notify` in the appliance's file, does it listen at {}, and is {} its key {}?",

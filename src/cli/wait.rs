@@ -1,8 +1,9 @@
 //! `onwire wait`: returns when all that local sockets have sent to a host is protected: a barrier for scripts.
 //!
-//! The kernel tells which connections there are and how much each was given; the appliance tells how much of it is
-//! protected, and the kernel again how much the far end has acknowledged. It does not see the connections of other network
-//! namespaces, and counts none that ended before it began. Where it finds nothing to wait for it does not say yes.
+//! The kernel lists the connections and how many bytes each was given; the appliance reports how many of these are
+//! protected, and the kernel how many the far end has acknowledged. Connections in other network namespaces are not
+//! seen, and connections that ended before the start are not counted. If there is nothing to wait for, the result is
+//! not success.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -65,20 +66,20 @@ fn parse_level(text: &str) -> Result<Level, String> {
     level.ok_or_else(|| "allowed: queued, on_wire, decoded, acked".to_owned())
 }
 
-/// How often the kernel is asked again.
+/// How often the kernel is queried again.
 const ROUND: Duration = Duration::from_millis(50);
-/// Without any contact for this long at the start the appliance is not there.
+/// Without any contact for this long at the start, the appliance counts as absent.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
-/// When progress is shown first, and how often then.
+/// Time until progress is shown first, and then between two updates.
 const PROGRESS: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(500)];
 
-/// A connection, and how much of it is waited for.
+/// A connection, and how many of its bytes to wait for.
 struct Awaited {
     key: FlowKey,
     bytes: u64,
-    /// How much the far end has acknowledged, by the kernel's word.
+    /// How many bytes the far end has acknowledged, according to the kernel.
     acknowledged: u64,
-    /// The kernel does not know the connection any more, and it was not seen to end well.
+    /// The kernel no longer lists the connection, and it was not seen to end properly.
     vanished: bool,
     status: Status,
 }
@@ -87,7 +88,7 @@ struct Awaited {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Connections {
     open: usize,
-    /// Ended lately; the host had acknowledged all of them.
+    /// Ended recently; the host had acknowledged all their bytes.
     ended: usize,
 }
 
@@ -97,7 +98,7 @@ impl Connections {
         Self { open: sockets.len() - ended, ended }
     }
 
-    /// What is there instead of something to wait for.
+    /// Explains why there is nothing to wait for.
     fn words(self, to: &Destination) -> String {
         let mut words = match self.open {
             0 => format!("no open TCP connection of this host goes to {to}"),
@@ -118,10 +119,10 @@ impl Awaited {
         Some(Self { key, bytes: written, acknowledged, vanished: false, status })
     }
 
-    /// Takes the kernel's word of now.
+    /// Updates it from the kernel's present list.
     fn on_socket(&mut self, found: Option<&TcpSocket>) {
         match found.map(|socket| socket.sent) {
-            // What was written before stays; but the end of a stream that waits to be sent was counted as a byte.
+            // Bytes written before still count; but a FIN that waits to be sent was counted as a byte.
             Some(Some(sent)) => {
                 self.bytes = self.bytes.min(sent.written);
                 self.acknowledged = self.acknowledged.max(sent.acknowledged);
@@ -145,13 +146,13 @@ impl Awaited {
         }
     }
 
-    /// No news can make it protected any more.
+    /// Whether nothing can make it protected any more.
     fn is_hopeless(&self) -> bool {
         self.vanished && matches!(self.status, Status::Never(_))
     }
 
     fn protected(&self, client: &Client, least: Level) -> u64 {
-        // Once something was lost after the claim, only what the far end has is certain.
+        // If something was lost after the claim, only what the far end has acknowledged is certain.
         let claimed = match self.reason() {
             Some(Reason::Violated | Reason::OtherConnection) => 0,
             _ => client.core().covered(&self.key, least),
@@ -188,7 +189,7 @@ impl Wait {
         }
     }
 
-    /// Waits, and gives every connection as it stands at the end, with the exit code.
+    /// Waits. Returns the state of every connection at the end, and the exit code.
     fn wait(&self, to: &Destination, sockets: &[TcpSocket], client: &mut Client) -> io::Result<(Vec<Awaited>, u8)> {
         let begin = Instant::now();
         let deadline = begin.checked_add(self.timeout);
@@ -222,7 +223,7 @@ impl Wait {
             match open.iter().find(|flow| matches!(flow.status, Status::Pending(_))) {
                 Some(flow) => {
                     let (key, bytes) = (flow.key, flow.bytes);
-                    // The next look decides; this only takes in what comes, and returns early when it suffices.
+                    // The next `look` decides; this only reads notifications, and returns early when they suffice.
                     let _ = client.wait(&key, bytes, round)?;
                 }
                 None => std::thread::sleep(round.saturating_duration_since(Instant::now())),
@@ -230,14 +231,14 @@ impl Wait {
         }
     }
 
-    /// Asks the kernel again, and decides each connection anew.
+    /// Queries the kernel again, and decides each connection again.
     fn look(&self, to: &Destination, client: &mut Client, flows: &mut [Awaited]) -> io::Result<()> {
         let sockets = tcp_sockets(|remote| to.is(remote))?;
         for flow in flows.iter_mut().filter(|flow| flow.level().is_none()) {
             let same = |socket: &&TcpSocket| FlowKey::tcp(socket.local, socket.remote) == flow.key;
             let found = sockets.iter().find(same);
             if let Some(sent) = found.and_then(|socket| socket.sent) {
-                // Asked after the claims came that are weighed below: claims of more are another connection's.
+                // Queried after the claims below arrived: a claim beyond `written` is about another connection.
                 client.handle_written(&flow.key, sent.written);
             }
             flow.on_socket(found);
@@ -326,7 +327,7 @@ fn count(connections: usize) -> String {
     format!("{connections} connection{}", if connections == 1 { "" } else { "s" })
 }
 
-/// A line on the terminal that says what is still missing, and goes away at the end.
+/// A line on the terminal with what is still missing; it is erased at the end.
 struct Progress {
     next: Option<Instant>,
     shown: bool,
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_instead_of_something_to_wait_for_is_said() {
+    fn the_message_explains_why_there_is_nothing_to_wait_for() {
         use TcpState::{Established, FinWait2, TimeWait};
         let (idle, ended) = (socket(Established, Some((0, 0))), [socket(TimeWait, None), socket(FinWait2, None)]);
         let to = Destination::resolve("10.2.0.1").expect("an address");
@@ -395,13 +396,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_later_word_counts() {
+    fn a_connection_is_updated_from_the_kernels_later_list() {
         use TcpState::{Established, FinWait1, FinWait2, TimeWait};
         assert!(Awaited::new(&socket(Established, Some((0, 0)))).is_none());
         assert!(Awaited::new(&socket(TimeWait, None)).is_none());
         for (first, later, bytes, acknowledged, vanished) in [
             (socket(Established, Some((100, 0))), Some(socket(Established, Some((500, 90)))), 100, 90, false),
-            // The end was counted as a byte while it waited.
+            // The FIN was counted as a byte while it waited.
             (socket(FinWait1, Some((101, 0))), Some(socket(FinWait1, Some((100, 50)))), 100, 50, false),
             (socket(FinWait1, Some((101, 0))), Some(socket(FinWait2, Some((100, 100)))), 100, 100, false),
             (socket(FinWait1, Some((101, 0))), Some(socket(TimeWait, None)), 101, 101, false),

@@ -1,4 +1,5 @@
-//! `onwire watch`: notifications as they come, one line a change. Repetitions are left out; nothing is decided here.
+//! `onwire watch`: notifications as they arrive, one line per change. Repetitions are left out; nothing is decided
+//! here.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -81,7 +82,7 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
 }
 
 impl Watch {
-    /// Prints until the end that was asked for, or a signal.
+    /// Prints until the requested end, or a signal.
     pub fn run(self) -> ExitCode {
         let wrong = |words: String| {
             complain(format_args!("onwire watch: {words}\n"));
@@ -110,7 +111,7 @@ impl Watch {
         }
         match Screen::new(self, to).follow(&mut client) {
             Ok(code) => code,
-            // A reader that has gone away has seen enough.
+            // A reader that has closed standard output has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
                 complain(format_args!("onwire watch: {error}\n"));
@@ -120,27 +121,27 @@ impl Watch {
     }
 }
 
-/// As text: JSON readers keep 53 bits of a number.
+/// The run as text: JSON readers keep only 53 bits of a number.
 fn run_json(run: Option<u64>) -> Option<String> {
     run.map(|run| format!("{run:016x}"))
 }
 
-/// What was shown last, so that only changes are shown.
+/// What was printed last, so that only changes are printed.
 struct Screen {
     options: Watch,
     to: Option<Destination>,
     flows: HashMap<FlowKey, Flow>,
     links: HashMap<u32, Peer>,
     violations: Vec<u64>,
-    /// The run of the appliance that there was contact with last.
+    /// The run of the appliance with which there was contact last.
     run: Option<u64>,
     silent_since: Option<Instant>,
     lines: u64,
 }
 
-/// Violations remembered, so that one that is repeated is shown once.
+/// Violations remembered, so that a repeated one is printed once.
 const MOST_VIOLATIONS: usize = 1024;
-/// Flows remembered; beyond them a repetition may be shown again.
+/// Flows remembered; beyond that a repetition may be printed again.
 const MOST_FLOWS: usize = 100_000;
 
 impl Screen {
@@ -196,7 +197,7 @@ impl Screen {
                     Some(_) => format!("contact with {at}: the appliance has restarted"),
                 };
                 if self.run != Some(run) {
-                    // Instances and numbers belong to a run.
+                    // Instances and numbers are valid within one run only.
                     self.flows.clear();
                     self.links.clear();
                     self.violations.clear();
@@ -206,7 +207,7 @@ impl Screen {
                 let fields = json!({ "contact": true, "run": run_json(Some(run)), "silent_for": silent });
                 self.line("contact", words, notification::object(fields))
             }
-            // Patience at the start: the first answers take a round trip or two.
+            // At the start allow some time: the first answers take a round trip or two.
             None if self.silent_since.is_none() && (self.run.is_some() || now > begin + Duration::from_millis(500)) => {
                 let heard = if self.run.is_some() { client.core().last_heard() } else { Some(begin) };
                 let since = heard.unwrap_or(begin);
@@ -286,7 +287,7 @@ impl Screen {
     }
 
     fn is_wanted(&self, ranges: &[Range]) -> bool {
-        // What names no flow may concern any.
+        // A range list without flows may concern any flow.
         ranges.is_empty() || ranges.iter().any(|range| self.is_wanted_flow(&range.key))
     }
 

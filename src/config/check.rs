@@ -1,4 +1,4 @@
-//! Checks across keys: values that are right alone and wrong together. Does not read files or resolve names.
+//! Checks across keys: values that are right alone and wrong together. Reads no files and resolves no names.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use super::units::show_duration;
 use super::{Config, Endpoint, Offload};
 use crate::notify::message::MAX_PEERS;
 
-/// Notes what is wrong between the values of `config`, some of which may be stand-ins for wrong ones.
+/// Notes what is wrong between the values of `config`; some values may be stand-ins for wrong ones.
 pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
     check_names(config, reading);
     check_keys(config, reading);
@@ -62,7 +62,7 @@ fn check_keys(config: &Config, reading: &mut Reading<'_>) {
     }
 }
 
-/// A prefix of the file, whose it is, and its key.
+/// A prefix of the file, its owner (`None`: this node), and its key.
 struct Declared {
     prefix: IpNetwork,
     owner: Option<usize>,
@@ -83,7 +83,7 @@ fn declared(config: &Config) -> Vec<Declared> {
 fn check_prefixes(config: &Config, reading: &mut Reading<'_>) {
     let declared = declared(config);
     for (at, later) in declared.iter().enumerate() {
-        // One note for each prefix: a thousand equal ones are not a million problems.
+        // One note per prefix: a thousand equal ones are not a million problems.
         let earlier = || declared[..at].iter().filter(|it| overlaps(it.prefix, later.prefix));
         let found = |earlier: &Declared, line: String| {
             format!("found {}, which overlaps {} at {} ({line})", later.prefix, earlier.prefix, earlier.key)

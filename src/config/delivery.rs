@@ -1,4 +1,4 @@
-//! `delivery` and `bypass`: how the receiver hands packets on, and what happens while a peer is down.
+//! `delivery` and `bypass`: how the receiver delivers packets, and what happens while a peer is down.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use super::redundancy::{Profile, duration};
 use super::schema;
 use super::table::{Reading, Table};
 
-/// How recovered packets are handed on.
+/// How recovered packets are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Whether a hole holds later packets back.
     pub ordering: Ordering,
-    /// For how long at the least.
+    /// The minimum time for which a hole holds them.
     pub hold: Duration,
-    /// And at the most, where the path reorders that far.
+    /// The maximum time, if the path reorders that much.
     pub hold_max: Duration,
-    /// Whether what was handed on is kept until it is acknowledged, and handed on again while the peer is silent.
+    /// Whether delivered packets are kept until they are acknowledged, and delivered again while the peer is silent.
     pub last_hop: bool,
 }
 
@@ -24,7 +24,7 @@ pub struct Delivery {
 pub enum Ordering {
     /// In order; a hole holds later packets until its block is rebuilt or expires.
     Strict,
-    /// As they become whole.
+    /// As soon as they are complete.
     None,
 }
 
@@ -42,7 +42,7 @@ pub enum WhenDown {
     Drop,
 }
 
-/// `hold_max` where nothing is said: paths that reorder further are broken in other ways too.
+/// The default of `hold_max`: paths that reorder more are broken in other ways too.
 const HOLD_MAX: Duration = Duration::from_millis(250);
 
 impl Delivery {

@@ -1,6 +1,7 @@
-//! Ack gates as values: which protocols are proxied where, and what they may acknowledge. Does not open sockets.
+//! Ack gates as values: which protocols are proxied on which addresses, and what they may acknowledge. Opens no
+//! sockets.
 //!
-//! A file of them is read in [`super::gate_file`]; the command line of `onwire gate` makes the same values.
+//! [`super::gate_file`] reads a file of gates; the command line of `onwire gate` makes the same values.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,26 +19,26 @@ use crate::notify::secret::Secret;
 /// All gates of a process.
 #[derive(Clone, Debug)]
 pub struct Gates {
-    /// Which appliance says what is protected.
+    /// The appliance that reports what is protected.
     pub notify: GateNotify,
-    /// At least one.
+    /// At least one gate.
     pub gates: Vec<Gate>,
-    /// Path of the status socket; `None`: there is none.
+    /// Path of the status socket, if there is one.
     pub status: Option<PathBuf>,
     /// The log.
     pub log: Log,
-    /// What is legal but probably not meant.
+    /// Values that are legal but probably not meant.
     pub warnings: Vec<Problem>,
 }
 
-/// The appliance whose notifications are believed.
+/// The appliance whose notifications the gates trust.
 #[derive(Clone, Debug)]
 pub struct GateNotify {
     /// Its notification port.
     pub address: SocketAddr,
-    /// What is shared with it.
+    /// The secret shared with it.
     pub secret: Secret,
-    /// That key's number there.
+    /// The key's number at the appliance.
     pub key_id: u16,
 }
 
@@ -51,27 +52,27 @@ impl GateNotify {
 /// One gate.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    /// For logs and status.
+    /// Its name in logs and status.
     pub name: String,
     /// The protocol.
     pub kind: Kind,
-    /// Where it listens: for the mirror, or for the application where the kind is tcp.
+    /// The address on which it listens: for the mirror, or for the application if the kind is tcp.
     pub listen: SocketAddr,
-    /// Where it connects to: the primary, or the mirror where the kind is tcp.
+    /// The address it connects to: the primary, or the mirror if the kind is tcp.
     pub upstream: SocketAddr,
     /// When it acknowledges.
     pub policy: Policy,
-    /// The least level that counts as protected.
+    /// The lowest level that counts as protected.
     pub level: Level,
     /// Bytes that may be unprotected; kind tcp only.
     pub max_unprotected: Option<u64>,
-    /// Connections at once.
+    /// Most connections at once.
     pub connections: usize,
-    /// How long a connection may take to begin: TLS, and authentication where the gate can tell.
+    /// How long a connection may take to begin: TLS, and authentication if the gate can see it.
     pub start_timeout: Duration,
-    /// TLS toward who connects to the gate.
+    /// TLS toward callers.
     pub tls: Option<Certificate>,
-    /// TLS toward whom the gate connects to.
+    /// TLS toward the server that the gate connects to.
     pub upstream_tls: Option<UpstreamTls>,
 }
 
@@ -93,7 +94,7 @@ impl fmt::Display for Fault {
 }
 
 impl Gate {
-    /// One for a test of one connection.
+    /// A gate for a test of one connection.
     #[cfg(test)]
     pub(crate) fn sample(kind: Kind, upstream: SocketAddr) -> Self {
         Self {
@@ -111,10 +112,10 @@ impl Gate {
         }
     }
 
-    /// Whether its values go together.
+    /// Checks that its values fit together.
     ///
     /// # Errors
-    /// The first that do not.
+    /// The first values that do not.
     pub fn check(&self) -> Result<(), Fault> {
         let kind = self.kind.name();
         let fault = |found: String, allowed, hint| Err(Fault { found, allowed, hint });
@@ -151,11 +152,11 @@ pub struct Certificate {
 /// TLS to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamTls {
-    /// Certificates of those who may have signed the server's.
+    /// The certificates of authorities that may have signed the server's.
     pub authority: PathBuf,
     /// The name that the server's certificate must have.
     pub name: String,
-    /// What we show to the server.
+    /// The certificate that the gate shows to the server.
     pub certificate: Option<Certificate>,
 }
 
@@ -173,10 +174,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All protocols.
     pub const ALL: [Kind; 4] = [Kind::Postgres, Kind::Redis, Kind::MariaDb, Kind::Tcp];
 
-    /// As it is written.
+    /// The name in files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Postgres => "postgres",
@@ -189,7 +190,7 @@ impl Kind {
     /// Reads the name of a protocol.
     ///
     /// # Errors
-    /// In words: what is allowed, or why there can be no gate for it.
+    /// What is allowed, or why there can be no gate for it.
     pub fn parse(text: &str) -> Result<Kind, String> {
         let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text);
         kind.ok_or_else(|| {
@@ -203,7 +204,7 @@ pub fn names() -> String {
     Kind::ALL.map(Kind::name).join(", ")
 }
 
-/// Protocols whose acknowledgements are votes, as people call them.
+/// Protocols whose acknowledgements are votes, by their common names.
 const VOTERS: &[&str] = &[
     "aerospike",
     "ceph",
@@ -235,7 +236,7 @@ const VOTERS: &[&str] = &[
     "zookeeper",
 ];
 
-/// Why there is no gate for a protocol of votes; `None` where it is not known as one.
+/// Why there is no gate for a protocol of votes; `None` if `kind` is not known as one.
 pub fn refusal(kind: &str) -> Option<String> {
     let known = VOTERS.contains(&kind.to_ascii_lowercase().as_str());
     known.then(|| {
@@ -250,14 +251,15 @@ pub fn refusal(kind: &str) -> Option<String> {
     })
 }
 
-/// When a gate acknowledges. All of them do at the first of protected and really acknowledged.
+/// When a gate acknowledges. Under every policy: when the bytes are protected or the mirror has acknowledged them,
+/// whichever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// A connection that the appliance does not see ends, instead of waiting for the mirror without a word.
+    /// In addition, a connection that the appliance does not see ends, instead of waiting silently for the mirror.
     Strict,
-    /// Nothing else: a degraded appliance means remote-sync.
+    /// Nothing in addition: a degraded appliance means remote-sync.
     Auto,
-    /// After this time with neither, too, and alarmed.
+    /// In addition after this time with neither, and with an alarm.
     Available(Duration),
 }
 
@@ -294,29 +296,29 @@ impl fmt::Display for Policy {
 
 /// The longest time of [`Policy::Available`].
 const MOST_PATIENCE: Duration = Duration::from_secs(3600);
-/// Connections of a gate unless the file says otherwise.
+/// The default for the connections of a gate.
 pub const DEFAULT_CONNECTIONS: usize = 1024;
 /// Connections of a gate at most.
 pub const MOST_CONNECTIONS: u32 = 16_384;
-/// How long a connection may take to begin unless the file says otherwise.
+/// The default for how long a connection may take to begin.
 pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
-/// What it may be set to.
+/// The allowed range for it.
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// That range, for people.
 pub const START_TIMEOUT_RANGE: &str = "a time from 1s to 3600s, such as 30s";
-/// The status socket unless something else is said.
+/// The default status socket.
 pub const DEFAULT_STATUS: &str = "/run/onwire/gate.sock";
-/// The appliance's notification port unless something else is said.
+/// The default for the appliance's notification port.
 pub const DEFAULT_NOTIFY: &str = "127.0.0.1:7118";
-/// The key unless something else is said.
+/// The default key file.
 pub const DEFAULT_KEY: &str = "/etc/onwire/notify.key";
 
 /// The policies, for people.
 pub const POLICIES: &str = "strict, auto, or available=TIME such as available=1s";
-/// The levels that a gate may take for protected.
+/// The levels that a gate may count as protected.
 pub const LEVELS: [(&str, Level); 2] = [("on_wire", Level::OnWire), ("queued", Level::Queued)];
 
-/// Reads the least level that a gate may take for protected.
+/// Reads the lowest level that a gate counts as protected.
 ///
 /// # Errors
 /// A hint.

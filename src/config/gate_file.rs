@@ -1,4 +1,4 @@
-//! A file of gates, from YAML to checked values. What the values mean is said in [`super::gate`].
+//! A file of gates, from YAML to checked values. [`super::gate`] documents the values.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     }
 }
 
-/// Whether the file is one of gates rather than an appliance's: it has `gates` at its top.
+/// Whether the file is one of gates instead of an appliance's: it has `gates` at its top.
 pub fn is_at(path: &Path) -> bool {
     read_text(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("gates:")))
 }

@@ -1,5 +1,5 @@
-//! Key files: one key on one line, readable by its owner alone. What a key is, as text and as bytes, is known in
-//! [`crate::tunnel::keys`] and [`crate::notify::secret`], not here.
+//! Key files: one key on one line, readable only by its owner. [`crate::tunnel::keys`] and [`crate::notify::secret`]
+//! define a key's text and bytes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,16 +20,16 @@ pub enum KeyFileError {
         path: String,
         /// `read` or `written`.
         action: &'static str,
-        /// What it said.
+        /// The error that the operating system returned.
         error: io::Error,
     },
-    /// A directory, a device.
+    /// A directory or a device.
     #[error("the key file {path} is not a regular file")]
     NotAFile {
         /// The file.
         path: String,
     },
-    /// Somebody else can read it.
+    /// Other users can read it.
     #[error("the key file {path} has mode {mode:04o}: others than its owner can use it")]
     Exposed {
         /// The file.
@@ -54,7 +54,7 @@ pub enum KeyFileError {
 }
 
 impl KeyFileError {
-    /// What to do about it, where `command` makes such keys; may be empty.
+    /// What to do about it; may be empty. `command` makes such keys.
     pub fn hint(&self, path: &Path, command: &str) -> String {
         let path = path.display();
         match self {
@@ -76,13 +76,13 @@ pub const KEYGEN: &str = "onwire keygen";
 /// The command that makes notification keys.
 pub const KEYGEN_NOTIFY: &str = "onwire keygen --notify";
 
-/// The hint where something else than a key was found.
+/// The hint when the file holds something other than a key.
 pub fn one_line(command: &str) -> String {
     format!("the file holds one line, as `{command}` writes it")
 }
 
-/// Reads the path in `field` and the key in that file; a key that is absent or wrong is `None`, and a wrong one noted.
-/// `command` makes such keys.
+/// Reads the path in `field` and the key in that file. A key that is absent or wrong is `None`; a wrong one is also
+/// noted. `command` makes such keys.
 pub(super) fn read_field<Key, Wrong: std::error::Error + Send + Sync + 'static>(
     field: &Field<'_>,
     allowed: &str,
@@ -101,7 +101,7 @@ pub(super) fn read_field<Key, Wrong: std::error::Error + Send + Sync + 'static>(
 /// More bytes than any key file holds; reading stops there.
 pub const MOST_TEXT: usize = 256;
 
-/// Reads a key, as `parse` knows it, from a regular file that only its owner can use.
+/// Reads a key with `parse`, from a regular file that only its owner can use.
 ///
 /// # Errors
 /// The file cannot be read, is exposed, or `parse` refuses its content.
@@ -134,7 +134,7 @@ pub fn read<Key, Wrong: std::error::Error + Send + Sync + 'static>(
 /// Writes the text of a key to a new file of mode 0600.
 ///
 /// # Errors
-/// The file exists, and is left as it is, or cannot be written.
+/// The file exists already, and is left unchanged, or it cannot be written.
 pub fn write(path: &Path, key: &str) -> Result<(), KeyFileError> {
     let failed = |error| KeyFileError::Io { path: path.display().to_string(), action: "written", error };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_key_file_is_refused() {
+    fn a_file_that_is_no_key_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.key");
         assert!(matches!(read_private(&path), Err(KeyFileError::Io { .. })));

@@ -1,11 +1,12 @@
 //! The configuration file: YAML in, checked values out.
 //!
 //! [`load`] reads the whole file and reports every [`Problem`] at once, each with line, column, key, value found and
-//! values allowed. What comes back can be run without further checks. This module does not start anything, does not
-//! resolve names, and reads no files but the configuration and the keys it names.
+//! values allowed. The result can be run without further checks. This module starts nothing, resolves no names, and
+//! reads only the configuration and the key files that it names.
 //!
-//! Start with [`load`], then [`schema`], the names of all keys, and `table`, which reads them. Each table of the file has a
-//! file here; `check` compares keys with each other. [`gate_file`] is the other kind of file, that of `onwire gate`.
+//! Start with [`load`], then [`schema`], which lists all keys, and `table`, which reads them. Each table of the
+//! configuration has its own file here; `check` compares keys with each other. [`gate_file`] reads the other kind of
+//! file, that of `onwire gate`.
 
 mod check;
 mod delivery;
@@ -46,7 +47,7 @@ use table::{Reading, Table};
 /// One appliance's configuration, complete: every default is filled in and every cross-check has passed.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who we are.
+    /// This appliance.
     pub node: Node,
     /// The TUN device.
     pub tun: Tun,
@@ -54,24 +55,24 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// Redundancy profiles in the order of the file; the index is the profile number in our datagrams.
     pub profiles: Vec<Profile>,
-    /// Which packets get which profile; the first match wins, else the peer's own profile.
+    /// The rules that assign a profile to packets; the first match wins, else the peer's own profile.
     pub policy: Vec<PolicyRule>,
-    /// How the receiver hands packets on.
+    /// How the receiver delivers packets.
     pub delivery: Delivery,
     /// What happens to packets while a peer is down.
     pub bypass: Bypass,
-    /// The notifications of what is protected; `None` gives none.
+    /// The notifications of what is protected; `None`: no notifications.
     pub notify: Option<Notify>,
     /// The status socket.
     pub status: Status,
     /// The log.
     pub log: Log,
-    /// What is legal but probably not meant.
+    /// Values that are legal but probably not meant.
     pub warnings: Vec<Problem>,
 }
 
 impl Config {
-    /// The profile of that number, which [`Peer::redundancy`] and [`PolicyRule::redundancy`] hold.
+    /// The profile with this number, as [`Peer::redundancy`] and [`PolicyRule::redundancy`] hold it.
     pub fn profile(&self, number: u8) -> Option<&Profile> {
         self.profiles.get(usize::from(number))
     }
@@ -95,7 +96,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     }
 }
 
-/// Checks the text of a configuration file as if it stood at `path`; key files are read from there.
+/// Checks the text of a configuration file as if the file were at `path`; key files are resolved from there.
 ///
 /// # Errors
 /// As [`load`].

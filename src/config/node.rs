@@ -1,4 +1,4 @@
-//! `node`: who this appliance is. Does not open the socket it names.
+//! `node`: the identity of this appliance. Does not open the socket it names.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,18 +12,19 @@ use super::schema;
 use super::table::{Reading, Table};
 use crate::tunnel::keys::{PrivateKey, PublicKey};
 
-/// This appliance: its name, its key, where it listens and which side of the link is ours.
+/// This appliance: its name, its key, its address, and the prefixes on its side of the link.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Shown in status and logs.
+    /// Its name in status and logs.
     pub name: String,
-    /// Where the private key was read from.
+    /// The file of the private key.
     pub key_file: PathBuf,
     /// `None` only while a faulty file is being read.
     private_key: Option<PrivateKey>,
     /// The tunnel's UDP address of lane 0; lane i uses the port plus i.
     pub listen: SocketAddr,
-    /// Our side: the inner addresses we send from and deliver to; at least one, none overlapping.
+    /// The inner addresses on this side, which packets come from and are delivered to; at least one prefix, none
+    /// overlapping.
     pub local_prefixes: Vec<IpNetwork>,
 }
 

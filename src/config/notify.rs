@@ -1,4 +1,4 @@
-//! `notify`: where notifications are asked for, with which keys, and what counts as protected. Does not open the socket.
+//! `notify`: the address for subscriptions, their keys, and what counts as protected. Does not open the socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::notify::secret::Secret;
 pub struct Notify {
     /// The UDP address of the publisher.
     pub listen: SocketAddr,
-    /// The keys that subscribers may use, at least one, each with a number of its own.
+    /// The keys that subscribers may use, at least one, each with its own number.
     pub keys: Vec<NotifyKey>,
-    /// What is told as protected: [`Level::OnWire`], or [`Level::Queued`] where devices give no timestamps.
+    /// What is reported as protected: [`Level::OnWire`], or [`Level::Queued`] if devices give no timestamps.
     pub level: Level,
-    /// For how long at most a link is trusted after the last datagram of ours that is known to have arrived.
+    /// How long at most a link is trusted after the last datagram of ours that is known to have arrived.
     pub trust_max: Duration,
 }
 
@@ -30,11 +30,11 @@ pub struct Notify {
 pub struct NotifyKey {
     /// Its number in the datagrams; not 0.
     pub id: u16,
-    /// What its holders share with the appliance.
+    /// The secret that its holders share with the appliance.
     pub secret: Secret,
 }
 
-/// The port unless the file says otherwise.
+/// The default port.
 pub const DEFAULT_PORT: u16 = 7118;
 /// Three round trips of 200 ms.
 pub const DEFAULT_TRUST_MAX: Duration = Duration::from_millis(600);

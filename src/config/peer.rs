@@ -21,21 +21,21 @@ pub(super) const DEFAULT_PORT: u16 = 7117;
 /// One appliance at another site, and the path to it.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Shown in status and logs; unique.
+    /// Its name in status and logs; unique.
     pub name: String,
     /// `None` only while a faulty file is being read.
     pub(super) public_key: Option<PublicKey>,
-    /// Where the preshared key was read from.
+    /// The file of the preshared key.
     pub preshared_key_file: Option<PathBuf>,
     /// The preshared key, mixed into the handshake.
     pub preshared_key: Option<PresharedKey>,
-    /// Where to call it; `None` waits to be called.
+    /// The address it is contacted at; `None`: this node waits for the peer to start the handshake.
     pub endpoint: Option<Endpoint>,
     /// The mirror's subnets: routed into the TUN, and the only inner addresses accepted from this peer.
     pub prefixes: Vec<IpNetwork>,
     /// The outer path.
     pub path: OuterPath,
-    /// Number of the profile for what no policy rule matches.
+    /// Number of the profile for packets that no policy rule matches.
     pub redundancy: u8,
 }
 
@@ -44,27 +44,27 @@ pub struct Peer {
 pub struct OuterPath {
     /// Largest outer IP packet in bytes, headers included.
     pub mtu: u16,
-    /// Pace data and repair symbols together to this; `None` does not pace.
+    /// The pace of data and repair symbols together; `None` does not pace.
     pub rate: Option<Rate>,
-    /// How long a packet may wait for that rate; what would wait longer is dropped.
+    /// How long a packet may wait for that rate; a packet that would wait longer is dropped.
     pub queue: Duration,
     /// Whether trains of datagrams leave in one system call.
     pub udp_gso: UdpGso,
 }
 
-/// Shorter, and a train of a slow path would fill it.
+/// With a shorter queue, one train of a slow path would fill it.
 const QUEUE_MIN: Duration = Duration::from_millis(1);
-/// Longer, and nothing behind it would be protected.
+/// With a longer queue, nothing behind it would become protected.
 const QUEUE_MAX: Duration = Duration::from_secs(1);
 
 impl OuterPath {
-    /// Bytes of a datagram that are not symbol: IPv6 and UDP headers, our clear header, payload id and tag,
-    /// `40 + 8 + 12 + 16 + 16`. Over IPv4 20 of them stay unused.
+    /// Bytes of a datagram that are not symbol: IPv6 and UDP headers, our clear header, payload id and tag, `40 + 8 +
+    /// 12 + 16 + 16`. Over IPv4 20 of them stay unused.
     pub const HEADERS: u16 = 92;
-    /// How long a packet may wait for the rate if the file does not say.
+    /// The default for how long a packet may wait for the rate.
     pub const QUEUE: Duration = Duration::from_millis(50);
 
-    /// The symbol size E: what the path leaves for a symbol, down to a multiple of 64.
+    /// The symbol size E: what the path leaves for a symbol, rounded down to a multiple of 64.
     pub fn symbol_size(&self) -> u16 {
         self.mtu.saturating_sub(Self::HEADERS) / 64 * 64
     }
@@ -73,15 +73,15 @@ impl OuterPath {
 /// UDP segmentation offload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpGso {
-    /// Probe it, and stop using it where it fails.
+    /// Probe it, and stop using it if it fails.
     Auto,
-    /// Use it; say so where it fails.
+    /// Use it; log if it fails.
     On,
-    /// One datagram a call.
+    /// One datagram per call.
     Off,
 }
 
-/// Where a peer listens: a host and the port of its lane 0.
+/// The address of a peer: a host and the port of its lane 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// An address or a name.
@@ -95,7 +95,7 @@ pub struct Endpoint {
 pub enum Host {
     /// A literal address.
     Address(IpAddr),
-    /// A name, resolved at start and again while the peer is not heard.
+    /// A name, resolved at start, and again while nothing is received from the peer.
     Name(String),
 }
 
@@ -228,7 +228,7 @@ fn parse_host_name(text: &str) -> Result<String, String> {
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
             && !label.starts_with('-')
     };
-    // A name of digits only is an address that somebody mistyped.
+    // A name of digits only is a mistyped address.
     let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if text.contains(':') {
         return Err("put brackets around an IPv6 address".to_owned());
@@ -241,7 +241,7 @@ fn parse_host_name(text: &str) -> Result<String, String> {
 
 const PREFIX: &str = "an IPv4 or IPv6 prefix such as 10.2.0.0/24 or fd00:2::/64";
 
-/// Stands in for a prefix that is wrong; no right one is equal to it.
+/// Stands in for a wrong prefix; no valid one is equal to it.
 pub(super) const NO_PREFIX: IpNetwork = IpNetwork::V4(match Ipv4Network::new_checked(Ipv4Addr::BROADCAST, 32) {
     Some(prefix) => prefix,
     None => unreachable!(),
@@ -255,7 +255,7 @@ pub(super) fn read_prefixes(table: &Table<'_>, name: &str, reading: &mut Reading
     if field.is_list() && elements.is_empty() {
         reading.error(&field.key, "found an empty list", allowed, "");
     }
-    // A wrong element keeps its place in the list, so that later checks count as the file does.
+    // A wrong element keeps its index in the list, so that later checks count as the file does.
     elements.iter().map(|element| read_prefix(element, reading).unwrap_or(NO_PREFIX)).collect()
 }
 

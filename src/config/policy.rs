@@ -1,4 +1,4 @@
-//! `policy`: which packets get which profile. Does not match packets.
+//! `policy`: which packets get which profile. Matching packets is done elsewhere.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::redundancy::{self, Profile};
 use super::schema;
 use super::table::{Field, Reading, Table};
 
-/// One rule; what is `None` matches everything.
+/// One rule; a field that is `None` matches everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyRule {
     /// Destination prefix.
@@ -61,7 +61,7 @@ impl PolicyRule {
         let protocol = table.field("protocol").read(PROTOCOL, parse_protocol, reading);
         let port_field = table.field("port");
         let port = port_field.read("a port or a range, such as 5432 or 6000-6063", PortRange::parse, reading);
-        // Without a protocol the port is one of TCP or of UDP.
+        // Without a protocol the port may be one of TCP or of UDP.
         if port.is_some() && protocol.is_some_and(|number| ![Self::TCP, Self::UDP].contains(&number)) {
             let hint = "ports exist in TCP and UDP only: remove the port, or write `protocol: tcp` or `protocol: udp`";
             reading.error(&port_field.key, "found a port of a protocol that has none", "", hint);
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_one_or_a_range() {
+    fn a_port_is_a_number_or_a_range() {
         for (text, first, last) in [("5432", 5432, 5432), ("6000-6063", 6000, 6063), ("1-65535", 1, 65535)] {
             assert_eq!(PortRange::parse(text), Ok(PortRange { first, last }), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file, told so that it can be put right. Does not find problems.
+//! What is wrong with a configuration file, reported so that users can correct it. Problems are found elsewhere.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum Severity {
     Warning,
 }
 
-/// A stretch of one line of the file.
+/// A part of one line of the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Line from 1; 0 when the problem is the file itself.
@@ -23,26 +23,26 @@ pub struct Place {
     pub width: usize,
 }
 
-/// One thing wrong at one place.
+/// One error or warning at one place.
 ///
 /// Shown as `file:line:column: key: found; allowed: ...`, then the line with the place underlined, then the hint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Error or warning.
     pub severity: Severity,
-    /// The file as it was named.
+    /// The file, as named by the user.
     pub file: PathBuf,
     /// Where in the file.
     pub place: Place,
     /// Dotted path such as `peers[0].prefixes[1]`; empty for the whole file.
     pub key: String,
-    /// What was found, in words: `found "10.2.0.0/33"` or `missing`.
+    /// What was found, as a phrase: `found "10.2.0.0/33"` or `missing`.
     pub found: String,
-    /// What would be right; may be empty when nothing would.
+    /// What would be right; may be empty.
     pub allowed: String,
     /// What to do next; may be empty.
     pub hint: String,
-    /// The line, as far as it fits, and the columns skipped on its left.
+    /// The line, as far as it fits, and how many columns were skipped on its left.
     pub(super) excerpt: Option<(String, usize)>,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
     let line = lines.get(place.line.checked_sub(1)?)?;
     let column = place.column.saturating_sub(1);
     let skipped = if column + place.width.min(SHOWN / 4) <= SHOWN { 0 } else { column - SHOWN / 2 };
-    // A control character would move the caret from its place, or reach the terminal.
+    // A control character would shift the caret, or control the terminal.
     let shown = line.chars().skip(skipped).take(SHOWN);
     let mut text: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
     if skipped > 0 {
@@ -122,7 +122,7 @@ pub(super) fn excerpt(lines: &[&str], place: Place) -> Option<(String, usize)> {
     Some((text.trim_end().to_owned(), skipped))
 }
 
-/// A value as errors quote it: numbers bare, all else in quotes, cut where it gets long.
+/// A value as errors quote it: numbers bare, everything else in quotes, cut when it is long.
 pub(super) fn quote(text: &str) -> String {
     const SHOWN: usize = 60;
     if !text.is_empty() && text.len() <= 20 && text.parse::<f64>().is_ok() {

@@ -1,5 +1,5 @@
-//! `redundancy`: named profiles that say how blocks are cut and protected. Does not plan repair for short blocks; the
-//! code's planner does.
+//! `redundancy`: named profiles for how traffic is cut into blocks and protected. Does not plan repair for short
+//! blocks; the code's planner does.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ pub struct Profile {
 pub enum Repair {
     /// A tunnel without protection.
     None,
-    /// A fixed number for a full block; a short block gets so many that its residual loss is no worse.
+    /// A fixed number for a full block; a short block gets enough symbols that its residual loss is no worse.
     Fixed {
         /// Repair symbols (m) of a full block, 1 to 4096.
         symbols: u16,
         /// The loss, as a fraction, at which short and full blocks are compared.
         ///
-        /// The default of 0.1 % is small on purpose: a short block that is no worse than a full one at little loss is
+        /// The default of 0.1 % is small on purpose: a short block that is no worse than a full one at a small loss is
         /// no worse at any greater loss either, and the reverse does not hold.
         assume_loss: f64,
     },
@@ -167,7 +167,7 @@ pub(super) fn duration(
     field.read(&format!("a duration from {least} to {most}"), parse, reading)
 }
 
-/// Reads the name of a profile as its number; the default's number when there is no value.
+/// Reads the name of a profile and returns its number; without a value, the number of the default.
 pub(super) fn read_reference(field: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Option<u8> {
     let number = |name: &str| {
         let at = profiles.iter().position(|profile| profile.name == name);

@@ -1,4 +1,4 @@
-//! `status` and `log`: what the appliance says about itself.
+//! `status` and `log`: where the appliance reports its state.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub struct Status {
 /// The log on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// The least severe messages that are still written.
+    /// The lowest severity that is written.
     pub level: LogLevel,
     /// For people or for programs.
     pub format: LogFormat,
@@ -31,7 +31,7 @@ pub enum LogLevel {
     Warn,
     /// Starts, stops, peers up and down.
     Info,
-    /// What one needs to find a fault.
+    /// For finding faults.
     Debug,
     /// Everything.
     Trace,
@@ -42,7 +42,7 @@ pub enum LogLevel {
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -54,7 +54,7 @@ impl Status {
             Some(text) => reading.resolve(&text),
             None => PathBuf::from(format!("/run/onwire/{node_name}.sock")),
         };
-        // unix(7): sun_path has 108 bytes, one of them for the zero at the end.
+        // unix(7): sun_path has 108 bytes, including the zero byte at the end.
         let length = socket.as_os_str().as_bytes().len();
         if length > 107 {
             let found = format!("found a path of {length} bytes");

@@ -1,16 +1,16 @@
-//! The names of all keys, table by table. Does not say what their values may be: the file of each table does.
+//! The names of all keys, table by table. Their values are defined in the file of each table.
 //!
-//! One list serves three masters: unknown keys are told from it, what is not in force yet is refused from it, and a test
-//! holds the commented reference to it.
+//! The lists have three uses: to report unknown keys, to refuse keys that are not in force yet, and for a test that
+//! compares the commented reference with them.
 
 /// The keys of one table of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys {
-    /// Where the table stands: `peers[]` for an element of a list, `redundancy.*` for a name that the user chooses.
+    /// The path of the table: `peers[]` for an element of a list, `redundancy.*` for a name that the user chooses.
     pub table: &'static str,
     /// Keys in force.
     pub in_force: &'static [&'static str],
-    /// Keys that a later version brings, each with what it will do.
+    /// Keys of a later version, each with what it will do.
     pub later: &'static [(&'static str, &'static str)],
 }
 

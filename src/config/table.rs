@@ -1,7 +1,7 @@
-//! Walking the tree: a table is asked for its keys, each key for its value, and what is wrong is noted, never returned.
+//! Reads the YAML tree: a table returns its keys, a key returns its value, and errors are noted, never returned.
 //!
-//! A value that is wrong is noted and replaced by a stand-in, so that the reading goes on and finds the next one; what
-//! was read is only used when nothing was noted. Does not know any key.
+//! A wrong value is noted and replaced by a stand-in, so that reading continues and finds the next error; the result is
+//! used only when no error was noted. This module knows no keys.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::problem::{Place, Problem, Severity, did_you_mean, excerpt, quote};
 use super::schema::Keys;
 use super::yaml::{Entry, Node, Value};
 
-/// One reading of one file: what is wrong so far, and where everything stands.
+/// One reading of one file: the problems noted so far, and the place of every key.
 pub(super) struct Reading<'a> {
     file: &'a Path,
     lines: Vec<&'a str>,
@@ -23,12 +23,12 @@ impl<'a> Reading<'a> {
         Self { file, lines: text.lines().collect(), problems: Vec::new(), places: HashMap::new() }
     }
 
-    /// `path` as seen from the directory of the configuration file.
+    /// `path`, relative to the directory of the configuration file.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
-    /// Notes an error about the value of `key`, or of the nearest table around it that the file has.
+    /// Notes an error about the value of `key`, or about the nearest table around it that the file has.
     pub(super) fn error(&mut self, key: &str, found: &str, allowed: &str, hint: &str) {
         self.note(Severity::Error, self.place(key), key, [found, allowed, hint]);
     }
@@ -48,7 +48,7 @@ impl<'a> Reading<'a> {
         self.problems.iter().all(|problem| problem.severity == Severity::Warning)
     }
 
-    /// `line N`, where `key` stands, to point at from elsewhere.
+    /// `line N`, the line of `key`, for references from other messages.
     pub(super) fn line(&self, key: &str) -> String {
         format!("line {}", self.place(key).line)
     }
@@ -94,16 +94,16 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// A table of the file, or an empty one in place of what is missing or not a table.
+/// A table of the file, or an empty one that stands in for a table that is missing or wrong.
 #[derive(Clone)]
 pub(super) struct Table<'t> {
     key: String,
     entries: &'t [Entry],
-    /// It stands in for something else; that was noted, and what follows from it is not worth a note.
+    /// It stands in for something else. That was noted, and errors that follow from it are not.
     stand_in: bool,
 }
 
-/// A key of a table, with its value when the file has one that is not null.
+/// A key of a table, with its value if the file has one that is not null.
 pub(super) struct Field<'t> {
     /// Dotted path.
     pub(super) key: String,
@@ -116,14 +116,14 @@ impl<'t> Table<'t> {
         Field { key: String::new(), node: Some(node) }.table(keys, reading)
     }
 
-    /// The key of that name, be it there or not.
+    /// The key with that name, whether or not the file has it.
     pub(super) fn field(&self, name: &str) -> Field<'t> {
         let entry = self.entries.iter().find(|entry| entry.key == name);
         let node = entry.map(|entry| &entry.value).filter(|node| !matches!(node.value, Value::Null));
         Field { key: join(&self.key, name), node }
     }
 
-    /// The key of that name; its absence is an error, with what `allowed` says.
+    /// The key with that name. If it is missing, that is an error, which lists `allowed`.
     pub(super) fn required(&self, name: &str, allowed: &str, reading: &mut Reading<'_>) -> Field<'t> {
         let field = self.field(name);
         if field.node.is_none() && !self.stand_in {
@@ -132,7 +132,7 @@ impl<'t> Table<'t> {
         field
     }
 
-    /// The table of that name; its absence is one error, not one for each key in it.
+    /// The table with that name. If it is missing, that is one error, not one for each of its keys.
     pub(super) fn required_table(&self, name: &str, keys: &Keys, reading: &mut Reading<'_>) -> Table<'t> {
         let allowed = format!("a table with {}", keys.in_force.join(", "));
         let field = self.required(name, &allowed, reading);
@@ -140,7 +140,7 @@ impl<'t> Table<'t> {
         Table { stand_in: table.stand_in || !field.is_present(), ..table }
     }
 
-    /// Every entry, for tables whose keys are names that the user chooses.
+    /// Every entry, for tables whose keys are names chosen by the user.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'t str, Field<'t>)> {
         let path = self.key.clone();
         self.entries.iter().map(move |entry| {
@@ -185,7 +185,7 @@ impl<'t> Field<'t> {
         matches!(self.node, Some(Node { value: Value::List(_), .. }))
     }
 
-    /// The value as `parse` reads it, or `None` when it is absent or wrong. The error of `parse` is a hint.
+    /// The value as parsed by `parse`, or `None` if it is absent or wrong. The error of `parse` is a hint.
     pub(super) fn read<T>(
         &self,
         allowed: &str,
@@ -210,7 +210,7 @@ impl<'t> Field<'t> {
         }
     }
 
-    /// One of a few words.
+    /// The value as one of a few words.
     pub(super) fn choose<T: Copy>(&self, choices: &[(&str, T)], reading: &mut Reading<'_>) -> Option<T> {
         let words = || choices.iter().map(|(word, _)| *word);
         let allowed = words().collect::<Vec<_>>().join(", ");
@@ -221,7 +221,7 @@ impl<'t> Field<'t> {
         self.read(&allowed, choose, reading)
     }
 
-    /// A whole number in a range.
+    /// The value as a whole number in a range.
     pub(super) fn number(&self, range: std::ops::RangeInclusive<u32>, reading: &mut Reading<'_>) -> Option<u32> {
         let allowed = format!("a whole number from {} to {}", range.start(), range.end());
         let parse = |text: &str| match text.parse() {
@@ -231,19 +231,19 @@ impl<'t> Field<'t> {
         self.read(&allowed, parse, reading)
     }
 
-    /// The value as a table with those keys; an absent one is empty, another kind of value an error.
+    /// The value as a table with these keys. An absent value gives an empty table; any other kind of value is an error.
     pub(super) fn table(&self, keys: &Keys, reading: &mut Reading<'_>) -> Table<'t> {
         let table = self.names(reading);
         table.check_keys(keys, reading);
         table
     }
 
-    /// The value as a table whose keys are names that the user chooses.
+    /// The value as a table whose keys are names chosen by the user.
     pub(super) fn names(&self, reading: &mut Reading<'_>) -> Table<'t> {
         let mut stand_in = false;
         let mut entries: &[Entry] = &[];
         if let Some(node) = self.node {
-            // The key's own place, where its table noted it, is the better one to point at.
+            // If the table has noted the key's own place, that place is the better one to point at.
             reading.places.entry(self.key.clone()).or_insert(node.place);
             match &node.value {
                 Value::Table(table) => entries = table,

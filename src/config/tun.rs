@@ -1,4 +1,4 @@
-//! `tun`: the device that packets enter and leave by. Does not create it.
+//! `tun`: the device on which packets enter and leave. Does not create it.
 
 use super::schema;
 use super::table::{Reading, Table};
@@ -8,9 +8,9 @@ use super::table::{Reading, Table};
 pub struct Tun {
     /// Interface name, 1 to 15 characters.
     pub name: String,
-    /// Inner MTU in bytes; independent of the path's, because packets are cut into symbols.
+    /// Inner MTU in bytes; independent of the path's MTU, because packets are cut into symbols.
     pub mtu: u16,
-    /// Which back-end reads it.
+    /// The back-end that reads it.
     pub offload: Offload,
     /// Lanes: TUN queues, UDP sockets and threads; 1 to 16.
     pub queues: u16,
@@ -21,9 +21,9 @@ pub struct Tun {
 /// The TUN back-end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offload {
-    /// Super-packets where the kernel has them.
+    /// Super-packets if the kernel supports them.
     Auto,
-    /// The simple back-end: one packet a read, any kernel.
+    /// The simple back-end: one packet per read, on any kernel.
     Off,
 }
 

@@ -10,7 +10,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// A rate of so many bits per second.
+    /// A rate of `bits_per_second`.
     pub const fn from_bits_per_second(bits_per_second: u64) -> Self {
         Self { bits_per_second }
     }
@@ -48,7 +48,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "the units are ns, us, ms, s and min".to_owned()
         });
     };
-    // Nanoseconds first: what is written with few digits comes out exact.
+    // Convert to nanoseconds first: a number with few digits stays exact.
     let nanoseconds = number * (seconds * 1e9).round();
     if nanoseconds > 1e18 {
         return Err("that is more than 30 years".to_owned());

@@ -1,7 +1,8 @@
-//! YAML text to a tree that knows the place of every key and value. Does not know what any key means.
+//! YAML text to a tree with the place of every key and value. Does not know what keys mean.
 //!
-//! Deserialising into structs stops at the first error and loses the places; so this reads the parser's events. What a
-//! configuration does not need (aliases, tags, several documents) is refused, because ignoring it would change meaning.
+//! Deserialising into structs stops at the first error and loses the places, so this module reads the parser's events.
+//! Features that a configuration does not need (aliases, tags, several documents) are refused, because ignoring them
+//! would change the meaning.
 
 use std::collections::HashMap;
 
@@ -12,18 +13,18 @@ use super::problem::{Place, quote};
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    /// Where it begins.
+    /// The place where it begins.
     pub(super) place: Place,
-    /// What it is.
+    /// The value.
     pub(super) value: Value,
 }
 
-/// A value as YAML has it; scalars stay text until a key says what they are.
+/// A YAML value; scalars stay text until the key's reader parses them.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     /// Nothing, `null` or `~`.
     Null,
-    /// Something that a [`Fault`] speaks of already.
+    /// A value for which a [`Fault`] was noted already.
     Refused,
     /// Text, a number, a word.
     Scalar(String),
@@ -38,13 +39,13 @@ pub(super) enum Value {
 pub(super) struct Entry {
     /// The key.
     pub(super) key: String,
-    /// Where the key stands.
+    /// The place of the key.
     pub(super) place: Place,
     /// The value.
     pub(super) value: Node,
 }
 
-/// Something YAML itself, or our use of it, does not allow.
+/// Something that YAML, or this subset of it, does not allow.
 #[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) place: Place,
@@ -52,7 +53,7 @@ pub(super) struct Fault {
     pub(super) hint: String,
 }
 
-/// Reads one document. Faults that leave the tree intact come with it; a syntax error ends it: no tree.
+/// Reads one document. Faults that leave the tree intact are returned with it; after a syntax error there is no tree.
 pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
     let mut options = Options::default();
     options.set_emit_comments(false);
@@ -64,7 +65,7 @@ pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
     (tree, builder.faults)
 }
 
-/// The rest of the text makes no sense; the fault that says so is noted.
+/// The rest of the text cannot be parsed; the fault is noted.
 struct Stop;
 
 struct Builder<'a> {
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_configuration_does_not_need_is_refused() {
+    fn yaml_features_that_a_configuration_does_not_need_are_refused() {
         for (text, line, column, found) in [
             ("a: 1\na: 2\n", 2, 1, "found the key \"a\" a second time"),
             ("a: &x 1\nb: *x\n", 2, 4, "found a YAML alias"),

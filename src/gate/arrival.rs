@@ -1,8 +1,9 @@
-//! Who has connected to a gate and said nothing: for such a one nothing is connected to the server yet.
+//! A caller that has connected to a gate and sent nothing yet: the gate has not connected to the server for it.
 //!
-//! Probes of a port (health checks, scanners) connect and go. MariaDB and MySQL count each against the host it came from,
-//! here the gate's, and refuse that host after `max_connect_errors` of them: the mirror too. So the server is connected to when
-//! the caller has spoken or, where the server speaks first, when the caller has stayed for a moment. It knows no server.
+//! Probes of a port (health checks, scanners) connect and leave. MariaDB and MySQL count each one against the host it
+//! came from, here the gate's, and refuse that host after `max_connect_errors` of them: the mirror too. So the gate
+//! connects to the server only when the caller has sent something or, if the server sends first, when the caller has
+//! stayed for a moment. This module does not know the server.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,38 +13,38 @@ use super::leg::{Leg, Peeked};
 use super::status::{ConnectionStatus, Totals};
 use crate::config::units::show_duration;
 
-/// How long a caller stays before a server that speaks first is connected to for it. Probes are gone by then.
+/// How long a caller must stay before the gate connects to a server that sends first. Probes are gone by then.
 pub const MOMENT: Duration = Duration::from_millis(250);
-/// Without another for this long the probes have ended.
+/// The series of probes has ended when none came for this long.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// What becomes of an arrival.
+/// What to do with an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// Nothing yet.
+    /// Nothing: it stays.
     Stays,
-    /// The server is to be connected to.
+    /// Connect to the server.
     Enters,
-    /// It is gone without a word.
+    /// The caller has left and sent nothing.
     Left,
-    /// It has said nothing for too long.
+    /// The caller has sent nothing for too long.
     Overdue,
 }
 
-/// A caller that has said nothing.
+/// A caller that has sent nothing yet.
 pub struct Arrival {
     number: u64,
     client: SocketAddr,
     leg: Leg,
     since: Instant,
-    /// When the server is connected to without a word of the caller; else when it is let go.
+    /// When the gate connects to the server although the caller has sent nothing; none: the caller must send first.
     enters: Option<Instant>,
     overdue: Instant,
     patience: Duration,
 }
 
 impl Arrival {
-    /// `client` has connected. It is let go when it has said nothing for `patience`, if it is the one to speak.
+    /// `client` has connected. If the caller must send first, it is dropped when it has sent nothing for `patience`.
     pub fn new(
         number: u64,
         (client, leg): (SocketAddr, Leg),
@@ -64,7 +65,7 @@ impl Arrival {
         &mut self.leg
     }
 
-    /// What it does at `now`.
+    /// What to do with it at `now`.
     pub fn intent(&mut self, now: Instant) -> Intent {
         if self.leg.is_broken() {
             return Intent::Left;
@@ -81,28 +82,28 @@ impl Arrival {
         }
     }
 
-    /// When to look again if nothing comes.
+    /// When to call [`Arrival::intent`] again if no event comes.
     pub fn poll_timeout(&self) -> Instant {
         self.enters.unwrap_or(self.overdue)
     }
 
-    /// Its number, who it is, its socket, and when it came.
+    /// Its number, the caller's address, its socket, and when it was accepted.
     pub fn enter(self) -> (u64, SocketAddr, Leg, Instant) {
         (self.number, self.client, self.leg, self.since)
     }
 
-    /// Who it is.
+    /// The caller's address.
     pub fn client(&self) -> SocketAddr {
         self.client
     }
 
-    /// Why it is let go when it is overdue, for the log.
+    /// The log message for an overdue arrival.
     pub fn words(&self) -> String {
         let patience = show_duration(self.patience);
         format!("{} was let go: it said nothing within {patience} (start_timeout)", self.client)
     }
 
-    /// What it has counted.
+    /// Its counters.
     pub fn counts(&self) -> Totals {
         Totals { connections: 1, ..Totals::default() }
     }
@@ -119,7 +120,7 @@ impl Arrival {
     }
 }
 
-/// Probes of one port: the first is told, and their end.
+/// Probes of one port: the first is logged, then the end of the series.
 #[derive(Debug, Default)]
 pub struct Probes {
     count: u64,
@@ -128,7 +129,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// `client` has connected and left without a word. What to say, if anything.
+    /// `client` has connected and left without sending anything. Returns the log message, if one is due.
     pub fn on_probe(&mut self, client: SocketAddr, upstream: SocketAddr, now: Instant) -> Option<String> {
         self.count += 1;
         self.last = Some(now);
@@ -140,7 +141,7 @@ impl Probes {
         })
     }
 
-    /// `client` has left without a word after the server, which speaks first, had been connected to for it.
+    /// `client` has left without sending anything, after the gate had connected to a server that sends first.
     pub fn on_late_probe(&mut self, client: SocketAddr, upstream: SocketAddr, now: Instant) -> Option<String> {
         self.count += 1;
         self.last = Some(now);
@@ -156,12 +157,12 @@ impl Probes {
         })
     }
 
-    /// When their end is to be said.
+    /// When the end of the series is to be logged.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.last.map(|last| last + QUIET)
     }
 
-    /// Their end, once there was none for a while.
+    /// The log message for the end of the series, once no probe came for a while.
     pub fn poll_end(&mut self, now: Instant) -> Option<String> {
         self.poll_timeout().filter(|end| now >= *end)?;
         let Probes { count, .. } = std::mem::take(self);
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_are_told_once_and_their_end_too() {
+    fn probes_are_logged_once_and_so_is_their_end() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let upstream = ([192, 0, 2, 2], 3306).into();
@@ -196,11 +197,11 @@ mod tests {
         assert_eq!(probes.poll_end(at(500)), None);
         assert!(probes.poll_end(at(501)).unwrap().contains("there were 202"));
         assert_eq!((probes.poll_timeout(), probes.poll_end(at(9000))), (None, None));
-        assert!(probes.on_probe(client(), upstream, at(9000)).is_some(), "and once again the next time");
+        assert!(probes.on_probe(client(), upstream, at(9000)).is_some(), "the next series is logged again");
     }
 
     #[test]
-    fn who_speaks_first_decides_when_the_server_is_connected_to() {
+    fn the_side_that_sends_first_decides_when_the_server_is_connected_to() {
         use std::io::Write as _;
         let start = Instant::now();
         let patience = Duration::from_secs(30);
@@ -229,7 +230,7 @@ mod tests {
                 assert_eq!(look(&mut silent, when - moment), Intent::Stays, "{first:?}");
             }
             far.write_all(b"x").unwrap();
-            assert_eq!(look(&mut silent, moment), Intent::Enters, "{first:?}: a word");
+            assert_eq!(look(&mut silent, moment), Intent::Enters, "{first:?}: a byte");
             let (far, mut gone) = arrive(first);
             drop(far);
             assert_eq!(look(&mut gone, moment), Intent::Left, "{first:?}");

@@ -1,11 +1,11 @@
 //! One connection through a gate: two legs, a dialect between them, and the marks that the primary waits for.
 //!
-//! 1. [`Connection::pump`] reads what may be read, gives it to the dialect and does what that wants;
+//! 1. [`Connection::pump`] reads what the sockets have, passes it to the dialect and does what the dialect wants;
 //! 2. [`Connection::release`] asks the subscription about the marks and lets the dialect acknowledge what is protected;
-//! 3. [`Connection::on_tick`] looks now and then whether the appliance sees the flow at all.
+//! 3. [`Connection::on_tick`] checks from time to time whether the appliance sees the flow at all.
 //!
-//! How it ends is in `ends`, what it tells about itself in `told`, what it is let go for when it does not happen in
-//! `overdue`. It waits for nothing and knows no other connection; the loop is [`super::proxy`].
+//! `ends` holds how a connection ends, `report` its status and counters, `overdue` its time limits. A connection never
+//! blocks and knows no other connection; the event loop is [`super::proxy`].
 
 mod ends;
 mod overdue;
@@ -29,7 +29,7 @@ use crate::config::gate::Gate;
 use crate::notify::client::Reason;
 use crate::notify::message::FlowKey;
 
-/// Bytes read from one side in one turn, so that no connection keeps the others waiting.
+/// Bytes read from one side in one turn, so that no connection delays the others.
 const BUDGET: usize = 256 * 1024;
 
 /// Memory that all connections of a thread share while they are served.
@@ -37,7 +37,7 @@ pub struct Scratch {
     bytes: Box<[u8]>,
     plain: Vec<u8>,
     turn: Turn,
-    /// What mirrors were spoken for on connections that are no more.
+    /// What was acknowledged early for mirrors whose connections have ended.
     returns: Returns,
 }
 
@@ -63,39 +63,39 @@ pub struct Connection {
     /// The flow toward the mirror.
     key: Option<FlowKey>,
     marks: Marks,
-    /// The last mark of what waits for the TLS handshake, and so has no place yet.
+    /// The last mark whose bytes wait for the TLS handshake, and so have no offset yet.
     unplaced: Option<u64>,
     policy: PolicyState,
     exposure: Exposure,
     early: Early,
-    /// Whom it replicates to, once that is known, and up to where it has spoken for that one.
+    /// The mirror, once it is known, and the last position acknowledged early for it on this connection.
     whom: Option<Key>,
     spoken: Option<Spoken>,
-    /// What is released is acknowledged to the primary, or was once.
+    /// Whether released marks are acknowledged to the primary, or were once.
     gives_early: bool,
-    /// Sides whose end the dialect knows of: primary, mirror.
+    /// Whether the dialect was notified of the end of each side: primary, mirror.
     ended: (bool, bool),
-    /// The caller left without a word, and before the server did.
+    /// The caller left without sending anything, before the server ended the connection.
     mute: bool,
     closing: bool,
-    /// When it is dropped, whatever waits.
+    /// When the connection is dropped, whatever still waits.
     deadline: Option<Instant>,
     accepted: Instant,
-    /// Since when the server is being connected to.
+    /// When the gate began to connect to the server.
     called: Instant,
-    /// Since when its server has ended it, and everything of that is given to the caller.
+    /// When the server's end, and everything before it, was passed on to the caller.
     deserted: Option<Instant>,
-    /// Up to here everything was released because it was protected, or really acknowledged.
+    /// Every mark up to this offset was released because it was protected, or acknowledged by the mirror itself.
     settled: u64,
     condition: Reason,
     told_blind: Option<Reason>,
-    /// A loss of which no range has come yet.
+    /// The start of a loss for which no range has come yet.
     untold_loss: Option<u64>,
     counts: Totals,
 }
 
 impl Connection {
-    /// A connection that `client` has made to the gate by the leg `accepted`; `upstream` may still be connecting.
+    /// A connection that `client` made to the gate over the leg `accepted`; `upstream` may still be connecting.
     pub fn new(
         number: u64,
         gate: Arc<Gate>,
@@ -141,12 +141,12 @@ impl Connection {
         }
     }
 
-    /// It was accepted at this time, before the server was called.
+    /// Sets when the gate accepted it, which was before the gate connected to the server.
     pub fn accepted_at(self, accepted: Instant) -> Connection {
         Connection { accepted, ..self }
     }
 
-    /// The leg that somebody made to us, or that we made.
+    /// The leg to the caller, or the leg that the gate opened.
     pub fn leg(&mut self, is_caller: bool) -> &mut Leg {
         match (self.caller, is_caller) {
             (Side::Primary, true) | (Side::Mirror, false) => &mut self.primary,
@@ -154,26 +154,27 @@ impl Connection {
         }
     }
 
-    /// Moves bytes as far as they go now. True when there is more to do at once: others are served first.
+    /// Moves all bytes that can move now. True when there is more to do at once: the loop serves other connections
+    /// first.
     pub fn pump(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
         if !self.opened && !self.open(scratch, subscription, now) {
             return false;
         }
         self.primary.flush();
         self.mirror.flush();
-        // Before more is written: what was claimed about an earlier connection of these addresses shows as too much only
-        // while less than that was written.
+        // Before more is written: a claim for an earlier connection with the same addresses can be recognised as too
+        // large only while fewer bytes than claimed were written.
         self.compare_written(subscription);
-        // The mirror first: its acknowledgements are short and awaited.
+        // The mirror first: its acknowledgements are short, and the primary waits for them.
         let more = self.pump_side(Side::Mirror, scratch, now) | self.pump_side(Side::Primary, scratch, now);
         self.on_ends(scratch, now);
         self.on_deserted(now);
         more
     }
 
-    /// Lets the primary know of what is protected, or has waited long enough. True when marks were released.
+    /// Acknowledges to the primary what is protected, or what has waited long enough. True when marks were released.
     pub fn release(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
-        // Marks wait while the primary does not read what it is told: that bounds our memory.
+        // Marks wait while the primary does not read its acknowledgements: that bounds our memory.
         if self.marks.is_empty() || self.closing || !self.primary.has_room() {
             return false;
         }
@@ -210,7 +211,8 @@ impl Connection {
         true
     }
 
-    /// Behind the end of the stream nothing is written, and the end itself may be claimed.
+    /// Reports to the subscription how many bytes were written. Not after the end of the stream: nothing more is
+    /// written then, and a claim may include the end itself.
     fn compare_written(&self, subscription: &mut Subscription) {
         if let Some(key) = &self.key
             && let Some(written) = self.mirror.written().filter(|_| !self.mirror.is_done())
@@ -219,7 +221,7 @@ impl Connection {
         }
     }
 
-    /// Looks whether the appliance sees the flow: under `strict` a connection that it does not see ends.
+    /// Checks whether the appliance sees the flow. Under `strict`, a connection that the appliance does not see ends.
     pub fn on_tick(&mut self, subscription: &mut Subscription, now: Instant) {
         let alarm = self.exposure.poll_alarm(now);
         self.alarm(alarm);
@@ -242,25 +244,25 @@ impl Connection {
         self.tell_blind(now);
     }
 
-    /// When something is due if nothing comes.
+    /// When something is due if no event comes.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let exposes = self.marks.oldest().and_then(|oldest| self.policy.exposes(oldest.since));
-        // Where the primary has no room, its socket wakes us.
+        // If the primary has no room, its socket wakes the loop.
         let exposes = exposes.filter(|_| self.primary.has_room() && !self.closing);
         self.deadline.or_else(|| self.overdue_at()).into_iter().chain(exposes).min()
     }
 
-    /// Marks wait to be released.
+    /// Whether marks wait to be released.
     pub fn is_waiting(&self) -> bool {
         !self.marks.is_empty()
     }
 
-    /// It has noted marks.
+    /// Whether it has noted marks.
     pub fn replicates(&self) -> bool {
         self.policy.replicates()
     }
 
-    /// The last words; gives the flow whose watch ends, and the counts.
+    /// Logs what is still to be logged. Returns the flow whose watch ends, and the counters.
     pub fn end(mut self) -> (Option<FlowKey>, Totals) {
         let alarm = self.exposure.last_alarm();
         self.alarm(alarm);
@@ -270,7 +272,7 @@ impl Connection {
         (self.key, counts)
     }
 
-    /// Both legs are connected; false while they are not, or when they cannot be.
+    /// Whether both legs are connected: false while one is not, or if it cannot be.
     fn open(&mut self, scratch: &mut Scratch, subscription: &mut Subscription, now: Instant) -> bool {
         let connected = self.leg(false).poll_connected();
         if let Ok(false) = connected {
@@ -317,7 +319,7 @@ impl Connection {
                 return true;
             }
             match from.read(&mut scratch.bytes, &mut scratch.plain, most.min(budget)) {
-                // A program may keep on sending while its connection ends: that goes nowhere.
+                // The far end may keep sending while its connection ends: those bytes are dropped.
                 ReadOutcome::Bytes(bytes, _) if self.closing => budget = budget.saturating_sub(bytes.len().max(1)),
                 ReadOutcome::Bytes(bytes, established) => {
                     budget = budget.saturating_sub(bytes.len().max(1));
@@ -365,7 +367,7 @@ impl Connection {
         scratch.turn.clear();
     }
 
-    /// TLS was established on `side`: what waited for it was sent, and has a place now.
+    /// TLS was established on `side`: what waited for the handshake was sent, and has an offset now.
     fn place(&mut self, side: Side, now: Instant) {
         if side == Side::Mirror
             && let Some(mark) = self.unplaced.take()
@@ -374,7 +376,8 @@ impl Connection {
         }
     }
 
-    /// Sends what a turn has for one side, begins TLS where it wants, and notes the marks with their places.
+    /// Sends this turn's bytes for one side, starts TLS where the turn asks for it, and notes the marks with their
+    /// offsets.
     fn deliver(&mut self, side: Side, turn: &Turn, now: Instant) -> Result<(), String> {
         let bytes = turn.sent(side);
         let (leg, marks) = match side {
@@ -387,7 +390,7 @@ impl Connection {
         }
         let mut starts = turn.tls().iter().filter(|(at, _)| *at == side).map(|(_, after)| *after).peekable();
         if !leg.has_tls() && starts.peek().is_none() {
-            // Plain bytes have their places before they are sent: one write for all.
+            // Plain bytes have their offsets before they are sent: one write for all.
             let before = leg.offset();
             leg.send(bytes);
             marks.iter().for_each(|mark| self.marks.note(before + mark.after as u64, mark.mark, now));

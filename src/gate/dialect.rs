@@ -1,8 +1,8 @@
-//! What a replication protocol is to the gate: a state machine that sees the bytes of both sides of one connection.
+//! A replication protocol as the gate sees it: a state machine that reads the bytes of both sides of one connection.
 //!
-//! A dialect forwards what it is given, notes marks in the stream toward the mirror, and when the gate releases a mark
-//! says so to the primary in the protocol's own words. It has no socket and no clock, never fails and never panics,
-//! whatever the bytes: what it does not understand it forwards, and acknowledges nothing early from then on.
+//! A dialect forwards the bytes, notes marks in the stream toward the mirror, and when the gate releases a mark it
+//! sends the primary the protocol's own acknowledgement. It has no socket and no clock, never fails and never panics,
+//! whatever the bytes: it forwards what it does not understand, and from then on acknowledges nothing early.
 
 use super::returns::{Mirror, Place, Spoken};
 
@@ -18,66 +18,70 @@ pub enum Side {
 /// Why a mark is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// The appliance calls everything up to it protected.
+    /// The appliance reports everything up to it as protected.
     Protected,
     /// Neither protected nor acknowledged by the mirror within the time of the policy `available`.
     Exposed,
 }
 
-/// On which legs of a connection TLS is configured to end at the gate.
+/// The legs of a connection on which TLS ends at the gate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TlsChoice {
-    /// The gate has a certificate for those who connect to it.
+    /// The gate has a certificate for its callers.
     pub accepts: bool,
-    /// The gate speaks TLS to the server that it connects to.
+    /// The gate uses TLS to the server that it connects to.
     pub connects: bool,
 }
 
 /// A replication protocol.
 pub trait Dialect: Send {
-    /// Both sides are connected and nothing has come from either.
+    /// Both sides are connected, and neither has sent anything.
     fn on_open(&mut self, _turn: &mut Turn) {}
 
-    /// Bytes that came from `side`, in order. Whatever has to be forwarded goes to the other side through `turn`.
+    /// Bytes that came from `side`, in order. The dialect forwards them to the other side through `turn`.
     fn on_bytes(&mut self, side: Side, bytes: &[u8], turn: &mut Turn);
 
-    /// Everything up to and with the mark `mark` (the highest, when several are released at once) may be acknowledged to
-    /// the primary. Marks that the mirror has acknowledged itself are not released any more.
+    /// Everything up to and including the mark `mark` (the highest, if several are released at once) may be
+    /// acknowledged to the primary. Marks that the mirror has acknowledged itself are no longer released.
     fn on_released(&mut self, mark: u64, release: Release, turn: &mut Turn);
 
-    /// What the mirror that [`Turn::on_mirror`] named was spoken for on earlier connections; none if for nothing. Comes
-    /// before any further bytes. Dialects that prove with how much a mirror comes back keep it.
+    /// The last position acknowledged early, on earlier connections, for the mirror that [`Turn::on_mirror`] named;
+    /// none if there is none. Called before any further bytes. Dialects that check how much a mirror has when it
+    /// reconnects keep it.
     fn on_recalled(&mut self, _spoken: Option<Spoken>) {}
 
-    /// `side` will send nothing more. What is still held back is forwarded now; the gate then ends the other side's
-    /// stream too.
+    /// `side` sends nothing more. The dialect forwards what it still holds; then the gate ends the other side's stream
+    /// too.
     fn on_end(&mut self, _side: Side, _turn: &mut Turn) {}
 
-    /// TLS was established on `side` after [`Turn::start_tls`]; bytes given and taken from now on are plain text.
+    /// TLS was established on `side` after [`Turn::start_tls`]; from now on the bytes in both directions are plain
+    /// text.
     fn on_tls(&mut self, _side: Side, _turn: &mut Turn) {}
 
-    /// How many bytes may be read from the primary now: less than everything only where the gate must hold back the
-    /// program, as the cap on unprotected bytes does.
+    /// How many bytes may be read from the primary now. Limited only if the gate must slow the program down, for the
+    /// cap on unprotected bytes.
     fn may_read(&self) -> usize {
         usize::MAX
     }
 
-    /// Whoever connected was not admitted by the server yet, so what it does may be limited in time. False where the
+    /// Whether the server has not admitted the caller yet, so that the time for it may be limited. False if the
     /// protocol does not show it.
     fn is_starting(&self) -> bool {
         false
     }
 
-    /// Released marks are acknowledged to the primary: the mirror has shown that it is one. False while they are only noted.
+    /// Whether released marks are acknowledged to the primary: the mirror has proven to be one. False while they are
+    /// only noted.
     fn gives_early(&self) -> bool {
         true
     }
 
-    /// What the connection does at the moment, for people: "start-up", "replication of slot mirror", "ordinary session".
+    /// What the connection does at the moment, for people: "start-up", "replication of slot mirror", "ordinary
+    /// session".
     fn phase(&self) -> &str;
 }
 
-/// What a dialect wants done, in order. Bytes reserved for one side are never seen by the other.
+/// What a dialect wants done, in order. Bytes for one side are never sent to the other.
 #[derive(Debug, Default)]
 pub struct Turn {
     to_primary: Vec<u8>,
@@ -94,26 +98,26 @@ pub struct Turn {
     close: Option<String>,
 }
 
-/// A place in the stream toward the mirror that the primary waits for.
+/// A position in the stream toward the mirror that the primary waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Bytes of this turn's output toward the mirror that come before it.
     pub after: usize,
-    /// The protocol's own number of it; never falls within a connection.
+    /// The protocol's own number for it; never falls within a connection.
     pub mark: u64,
 }
 
-/// Something to log.
+/// A log line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// Good to know.
+    /// For information.
     Info(String),
-    /// The connection works, and is not what its owner wants.
+    /// The connection works, but not as its owner wants.
     Warning(String),
 }
 
 impl Turn {
-    /// Sends `bytes` to `side`, behind what this turn sends there already.
+    /// Sends `bytes` to `side`, after what this turn already sends there.
     pub fn send(&mut self, side: Side, bytes: &[u8]) {
         match side {
             Side::Primary => self.to_primary.extend_from_slice(bytes),
@@ -132,28 +136,28 @@ impl Turn {
         self.acknowledged = self.acknowledged.max(Some(mark));
     }
 
-    /// An acknowledgement that the mirror has not given yet was sent to the primary, for counting.
+    /// Counts an acknowledgement that was sent to the primary and that the mirror has not given yet.
     pub fn on_injected(&mut self) {
         self.injected += 1;
     }
 
-    /// The mirror says who it is, and asks to be replicated to.
+    /// The mirror has sent its name and asked for replication.
     pub fn on_mirror(&mut self, mirror: Mirror) {
         self.mirror = Some(mirror);
     }
 
-    /// The primary was told, before the mirror said so, that the mirror has everything up to there.
+    /// Everything up to there was acknowledged to the primary before the mirror acknowledged it.
     pub fn on_spoken(&mut self, spoken: Spoken) {
         self.spoken = Some(spoken);
     }
 
-    /// The mirror is proven to have come back with everything up to `has` and no more, which is less than was recalled.
+    /// The mirror has come back with everything up to `has` and no more, which is proven, and less than was recalled.
     pub fn on_shortfall(&mut self, has: Place) {
         self.shortfall = Some(has);
     }
 
-    /// Begins TLS on `side`, behind what this turn has sent there so far: as server toward who connected to the gate, as
-    /// client toward whom the gate connected to. [`Dialect::on_tls`] follows.
+    /// Starts TLS on `side`, after what this turn has sent there so far: as the server toward the caller, as the client
+    /// toward the server. [`Dialect::on_tls`] follows.
     pub fn start_tls(&mut self, side: Side) {
         let after = match side {
             Side::Primary => self.to_primary.len(),
@@ -162,7 +166,7 @@ impl Turn {
         self.tls.push((side, after));
     }
 
-    /// Logs.
+    /// Logs `note`.
     pub fn note(&mut self, note: Note) {
         self.notes.push(note);
     }
@@ -180,7 +184,7 @@ impl Turn {
         }
     }
 
-    /// Marks noted, in order.
+    /// The marks noted, in order.
     pub fn marks(&self) -> &[Mark] {
         &self.marks
     }
@@ -195,27 +199,27 @@ impl Turn {
         (self.real, self.injected)
     }
 
-    /// Where TLS begins: the side, and the bytes of this turn that are sent to it before.
+    /// Where TLS starts: the side, and how many bytes of this turn are sent to it before.
     pub fn tls(&self) -> &[(Side, usize)] {
         &self.tls
     }
 
-    /// What to log.
+    /// The lines to log.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 
-    /// The mirror that has said who it is.
+    /// The mirror that has sent its name.
     pub fn mirror(&self) -> Option<&Mirror> {
         self.mirror.as_ref()
     }
 
-    /// Up to where the mirror was spoken for last.
+    /// The last position acknowledged early for the mirror.
     pub fn spoken(&self) -> Option<&Spoken> {
         self.spoken.as_ref()
     }
 
-    /// What the mirror has come back with, if that is too little.
+    /// What the mirror came back with, if that is too little.
     pub fn shortfall(&self) -> Option<&Place> {
         self.shortfall.as_ref()
     }
@@ -225,7 +229,7 @@ impl Turn {
         self.close.as_deref()
     }
 
-    /// Empties it for the next turn; keeps its memory.
+    /// Empties it for the next turn, and keeps its memory.
     pub fn clear(&mut self) {
         let Self {
             to_primary,

@@ -1,5 +1,5 @@
-//! Sessions played through a dialect, for the tests of dialects: steps of both sides, cut anywhere, and what came of them.
-//! It knows no protocol.
+//! Plays sessions through a dialect, for the tests of dialects: steps of both sides, cut anywhere, and the outcome. It
+//! knows no protocol.
 
 use super::dialect::{Dialect, Mark, Note, Release, Side, Turn};
 use super::returns::{Mirror, Place, Spoken};
@@ -17,39 +17,39 @@ pub enum Step {
     Ended(Side),
 }
 
-/// What a session came to.
+/// The outcome of a session.
 #[derive(Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// All that the primary got.
+    /// Everything sent to the primary.
     pub to_primary: Vec<u8>,
-    /// All that the mirror got.
+    /// Everything sent to the mirror.
     pub to_mirror: Vec<u8>,
-    /// Marks, each with the bytes it stands behind.
+    /// The marks, each with the number of bytes before it.
     pub marks: Vec<(u64, usize)>,
     /// The highest mark that the mirror has acknowledged itself.
     pub acknowledged: Option<u64>,
     /// Acknowledgements forwarded and injected.
     pub counts: (u64, u64),
-    /// Who the mirror is, as it said last.
+    /// The mirror's identity, as sent last.
     pub named: Option<Mirror>,
-    /// The same, of one turn.
+    /// The mirror's identity in the present turn.
     mirror: Option<Mirror>,
-    /// Up to where it was spoken for.
+    /// The last position acknowledged early for it.
     pub spoken: Option<Spoken>,
     /// What it came back with, each time that was too little.
     pub shortfalls: Vec<Place>,
-    /// What was warned of.
+    /// The warnings logged.
     pub warnings: Vec<String>,
-    /// What the dialect says of itself at the end.
+    /// The dialect's phase at the end.
     pub phase: String,
 }
 
-/// Plays the steps; `cut` says of so many bytes that a side sends how many come at once.
+/// Plays the steps; `cut` gets the number of bytes that a side still has to send and returns how many come at once.
 pub fn play(dialect: impl Dialect, steps: &[Step], cut: impl FnMut(usize) -> usize) -> Outcome {
     play_again(dialect, None, steps, cut)
 }
 
-/// As [`play`], with a mirror that was spoken for before.
+/// As [`play`], with a mirror for which `recalled` was acknowledged early before.
 pub fn play_again(
     mut dialect: impl Dialect,
     recalled: Option<Spoken>,
@@ -95,7 +95,7 @@ pub fn given(steps: &[Step], side: Side) -> Vec<u8> {
 }
 
 impl Outcome {
-    /// The highest mark and the bytes that it stands behind.
+    /// The highest mark and the number of bytes before it.
     pub fn last_mark(&self) -> Option<(u64, usize)> {
         self.marks.last().copied()
     }

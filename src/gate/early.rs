@@ -1,21 +1,22 @@
-//! What a connection has acknowledged early and the mirror has not acknowledged itself yet, and how much of that was lost
-//! after all. Bounded: when there are too many, two become one. It decides nothing; what is lost is told by the appliance.
+//! What a connection has acknowledged early and the mirror has not acknowledged itself yet, and how much of it was lost
+//! later. Memory is bounded: when there are too many acknowledgements, two are joined to one. Decides nothing; the
+//! appliance reports what is lost.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 /// Acknowledgements remembered one by one.
 const MOST: usize = 4096;
-/// Lost ranges remembered one by one; beyond, they count as one that reaches from the first to the last.
+/// Lost ranges remembered one by one; more than that count as one range from the first to the last.
 const MOST_LOST: usize = 64;
 
 /// An acknowledgement given early, or several.
 #[derive(Clone, Copy, Debug)]
 struct Given {
-    /// The end of what it stood for, in the stream toward the mirror.
+    /// The end of the bytes it acknowledges, in the stream toward the mirror.
     offset: u64,
     mark: u64,
-    /// How many it stands for that no loss has hit.
+    /// How many of its acknowledgements no loss has hit.
     whole: u64,
 }
 
@@ -24,9 +25,9 @@ struct Given {
 pub struct Hit {
     /// Bytes that were not known to be lost.
     pub bytes: u64,
-    /// Of these, bytes that were acknowledged early and that the mirror has not acknowledged itself.
+    /// How many of these were acknowledged early and not acknowledged by the mirror itself.
     pub acknowledged: u64,
-    /// Acknowledgements given early that stood on lost bytes, and that the mirror has not given itself.
+    /// Early acknowledgements that depend on lost bytes, and that the mirror has not given itself.
     pub acknowledgements: u64,
 }
 
@@ -34,7 +35,7 @@ pub struct Hit {
 #[derive(Debug, Default)]
 pub struct Early {
     given: VecDeque<Given>,
-    /// The mirror has acknowledged everything up to this place itself.
+    /// The mirror has acknowledged everything up to this offset itself.
     real: u64,
     lost: Vec<Range<u64>>,
 }
@@ -43,7 +44,7 @@ impl Early {
     /// Everything up to `offset`, which never falls, was acknowledged early with this mark.
     pub fn on_released(&mut self, offset: u64, mark: u64) {
         if self.given.back().is_some_and(|last| mark < last.mark) {
-            // Another count has begun: the marks of the old one are not met again.
+            // A new count has begun: the marks of the old one do not come again.
             self.given.clear();
         }
         if self.given.len() == MOST {
@@ -59,7 +60,7 @@ impl Early {
         self.real = self.real.max(last.unwrap_or(0)).max(offset.unwrap_or(0));
     }
 
-    /// These bytes are lost although they had been called protected; what was sent ends at `sent`.
+    /// These bytes are lost although they had been called protected; the bytes sent end at `sent`.
     pub fn on_lost(&mut self, range: &Range<u64>, sent: u64) -> Hit {
         let range = range.start.min(sent)..range.end.min(sent);
         let reach = self.given.back().map_or(0, |last| last.offset);
@@ -70,7 +71,7 @@ impl Early {
             hit.acknowledged += acknowledged.end.saturating_sub(acknowledged.start);
         }
         if range.end > self.real {
-            // Each says that everything before it is safe, too.
+            // Each acknowledgement also covers everything before it.
             let behind = self.given.partition_point(|given| given.offset <= range.start);
             let behind = self.given.iter_mut().skip(behind);
             hit.acknowledgements = behind.map(|given| std::mem::take(&mut given.whole)).sum();
@@ -79,7 +80,7 @@ impl Early {
         hit
     }
 
-    /// Whether a loss of this byte was told.
+    /// Whether a loss of this byte was reported.
     pub fn knows(&self, offset: u64) -> bool {
         self.lost.iter().any(|range| range.contains(&offset))
     }
@@ -88,7 +89,7 @@ impl Early {
     fn news(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut start = range.start;
         let mut news = Vec::new();
-        // In order, and none overlaps another.
+        // The ranges are in order, and none overlaps another.
         for known in self.lost.iter().filter(|known| known.end > range.start && known.start < range.end) {
             if known.start > start {
                 news.push(start..known.start);
@@ -122,7 +123,7 @@ impl Early {
         }
     }
 
-    /// Joins every second one with the next.
+    /// Joins every second acknowledgement with the next.
     fn thin_out(&mut self) {
         let mut rest = std::mem::take(&mut self.given).into_iter();
         while let Some(first) = rest.next() {
@@ -141,15 +142,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_loss_hits_is_counted_once() {
+    fn bytes_and_acknowledgements_hit_by_a_loss_are_counted_once() {
         let mut early = Early::default();
         for (offset, mark) in [(100, 1), (200, 2), (300, 3)] {
             early.on_released(offset, mark);
         }
-        // All three stand on it; of its bytes some are acknowledged by none of them.
+        // All three depend on the range; some of its bytes are acknowledged by none of them.
         let hit = |bytes, acknowledged, acknowledgements| Hit { bytes, acknowledged, acknowledgements };
         assert_eq!(early.on_lost(&(90..110), 500), hit(20, 20, 3));
-        assert_eq!(early.on_lost(&(90..110), 500), hit(0, 0, 0), "told again");
+        assert_eq!(early.on_lost(&(90..110), 500), hit(0, 0, 0), "reported again");
         early.on_released(400, 4);
         assert_eq!(early.on_lost(&(100..150), 500), hit(40, 40, 1));
         assert_eq!(early.on_lost(&(390..450), 500), hit(60, 10, 0));
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mirrors_own_word_may_reach_further_than_what_was_given_early() {
+    fn the_mirrors_own_acknowledgement_may_reach_further_than_the_early_ones() {
         let mut early = Early::default();
         early.on_released(100, 1);
         early.on_acknowledged(7, Some(400));
@@ -171,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against one that remembers every byte and every acknowledgement.
+        /// Compares with a model that remembers every byte and every acknowledgement.
         #[test]
         fn bytes_and_acknowledgements_are_those_of_a_model(
             steps in proptest::collection::vec((0..4u8, 0..40u64, 0..30u64), 1..60),

@@ -1,16 +1,16 @@
-//! Bytes that were acknowledged with nothing behind them, by the policy `available`: how many still are, and the alarm.
+//! Bytes that the policy `available` acknowledged without protection: how many still are exposed, and the alarm.
 //!
-//! It does not decide that they are; see [`super::policy`].
+//! [`super::policy`] decides when to expose bytes.
 
 use std::time::{Duration, Instant};
 
-/// How often a connection speaks of it.
+/// Minimum time between two alarms of a connection.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A range of the stream and the marks that it was acknowledged with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// First byte, and the byte behind the last.
+    /// The first byte, and the byte after the last.
     pub offsets: (u64, u64),
     /// The marks released, first and last.
     pub marks: (u64, u64),
@@ -19,15 +19,15 @@ pub struct Range {
 /// What one connection has exposed.
 #[derive(Debug, Default)]
 pub struct Exposure {
-    /// Acknowledged so, up to this place and mark.
+    /// The end of what was exposed: offset and mark.
     reach: Option<(u64, u64)>,
     unsaid: Option<Range>,
     said: Option<Instant>,
 }
 
 impl Exposure {
-    /// Marks were released with nothing behind them, up to `mark` at `offset`; below `safe` nothing is exposed. Gives how
-    /// many bytes that are more than before.
+    /// Marks were released without protection, up to `mark` at `offset`; below `safe` nothing is exposed. Returns how
+    /// many more bytes are exposed than before.
     pub fn on_released(&mut self, safe: u64, (offset, mark): (u64, u64)) -> u64 {
         let start = self.reach.map_or(safe, |(reach, _)| reach.max(safe)).min(offset);
         self.reach = Some((offset, mark));
@@ -38,18 +38,18 @@ impl Exposure {
         offset - start
     }
 
-    /// The mirror has acknowledged everything up to `mark` itself. Gives the place up to which what was exposed is there:
-    /// its marks wait nowhere any more, so nobody else knows it.
+    /// The mirror has acknowledged everything up to `mark` itself. Returns the offset up to which the exposed bytes are
+    /// at the mirror: their marks wait in no queue any more, so only this struct knows that offset.
     pub fn on_acknowledged(&mut self, mark: u64) -> Option<u64> {
         self.reach.take_if(|(_, exposed)| *exposed <= mark).map(|(reach, _)| reach)
     }
 
-    /// Bytes that are exposed while everything below `safe` is not.
+    /// Bytes that are exposed, given that everything below `safe` is not.
     pub fn bytes(&self, safe: u64) -> u64 {
         self.reach.map_or(0, |(reach, _)| reach.saturating_sub(safe))
     }
 
-    /// What must be told now; at most once a second, and nothing is left out.
+    /// The alarm to log now; at most once a second, and nothing is left out.
     pub fn poll_alarm(&mut self, now: Instant) -> Option<Range> {
         let lately = self.said.is_some_and(|at| now < at + INTERVAL);
         let range = if lately { None } else { self.unsaid.take() };
@@ -59,7 +59,7 @@ impl Exposure {
         range
     }
 
-    /// What was not told yet, at the end.
+    /// The alarm that is still to be logged when the connection ends.
     pub fn last_alarm(&mut self) -> Option<Range> {
         self.unsaid.take()
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_exposed_byte_is_counted_once_and_told_once() {
+    fn every_exposed_byte_is_counted_once_and_logged_once() {
         let start = Instant::now();
         let mut exposure = Exposure::default();
         assert_eq!(exposure.on_released(100, (250, 7)), 150);

@@ -1,4 +1,4 @@
-//! Which dialect speaks which protocol: the one place where a gate's kind becomes a state machine.
+//! The dialect of each protocol: the one place where a gate's kind becomes a state machine.
 
 use super::dialect::{Dialect, Side, TlsChoice};
 use super::mariadb::MariaDb;
@@ -17,7 +17,7 @@ pub fn dialect(gate: &Gate, tls: TlsChoice) -> Box<dyn Dialect> {
     }
 }
 
-/// Who connects to a gate of this kind; the gate connects to the other.
+/// The side that connects to a gate of this kind; the gate connects to the other side.
 pub fn listens_to(kind: Kind) -> Side {
     match kind {
         Kind::Postgres | Kind::Redis | Kind::MariaDb => Side::Mirror,
@@ -25,18 +25,18 @@ pub fn listens_to(kind: Kind) -> Side {
     }
 }
 
-/// Who speaks first on a connection to a server.
+/// Which end sends first on a connection to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstWord {
-    /// Who connects.
+    /// The end that connects.
     Caller,
     /// The server.
     Server,
-    /// Nobody knows.
+    /// Unknown.
     Either,
 }
 
-/// Who speaks first in a protocol.
+/// Which end sends first in a protocol.
 pub fn first_word(kind: Kind) -> FirstWord {
     match kind {
         Kind::Postgres | Kind::Redis => FirstWord::Caller,

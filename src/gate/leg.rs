@@ -1,8 +1,8 @@
 //! One socket of a connection, with the bytes that wait to be written to it.
 //!
-//! It counts the stream it sends, as the socket carries it: `offset` is the end of all that was given to it, `written`
-//! the end of what the kernel has taken. TLS may begin in the middle. It does not know what the bytes mean, and bounds
-//! nothing by itself: whoever fills it looks at [`Leg::has_room`].
+//! A leg counts the stream it sends, as the socket carries it: `offset` is the end of all bytes given to the leg,
+//! `written` the end of the bytes the kernel has taken. TLS may start in the middle. A leg does not know what the bytes
+//! mean, and does not bound its memory: its user checks [`Leg::has_room`].
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -14,17 +14,17 @@ use rustix::net::sockopt;
 
 use super::tls::Session;
 
-/// With this much waiting, nothing more is read for it.
+/// When this many bytes wait, nothing more is read for the leg.
 pub const HIGH: usize = 256 * 1024;
 /// Memory kept for the next bytes.
 const KEPT: usize = 64 * 1024;
 /// A far end that has gone silently is noticed after about a minute.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// What a read gave.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadOutcome<'a> {
-    /// Plain text, may be empty; whether TLS was established by it.
+    /// Plain text, may be empty; and whether these bytes completed the TLS handshake.
     Bytes(&'a [u8], bool),
     /// Nothing for now.
     Nothing,
@@ -32,14 +32,14 @@ pub enum ReadOutcome<'a> {
     End,
 }
 
-/// What a look at a socket gave that takes nothing.
+/// The result of [`Leg::peek`], which takes nothing from the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peeked {
-    /// Something has come.
+    /// Bytes have arrived.
     Bytes,
     /// Nothing for now.
     Nothing,
-    /// The far end has gone, or sends nothing at all.
+    /// The far end has gone, or has ended its stream.
     End,
 }
 
@@ -57,24 +57,24 @@ pub struct Leg {
     received: u64,
     /// The far end sends nothing more.
     ended: bool,
-    /// Our end of the stream follows what waits.
+    /// Our end of the stream follows after the bytes that wait.
     finishing: bool,
     finished: bool,
-    /// The kernel says that the connection is no more: reset, or given up because nothing is answered.
+    /// The kernel reports that the connection is lost: reset, or given up because the far end does not answer.
     broken: bool,
     failed: Option<String>,
     tls: Option<Box<Session>>,
 }
 
 impl Leg {
-    /// A connection that somebody made to us.
+    /// A connection that a caller made to us.
     pub fn accepted(stream: TcpStream) -> Leg {
         let leg = Leg::new(stream, true);
         leg.tune();
         leg
     }
 
-    /// Begins to connect.
+    /// Starts to connect.
     ///
     /// # Errors
     /// The kernel refuses at once.
@@ -101,7 +101,7 @@ impl Leg {
         }
     }
 
-    /// Without these the connection is slower or lives longer than it should, and works.
+    /// Sets options of the socket. The connection also works without them, but is slower or is kept too long.
     fn tune(&self) {
         let (idle, interval, count) = KEEPALIVE;
         let tuned = self.stream.set_nodelay(true).and_then(|()| {
@@ -125,27 +125,27 @@ impl Leg {
         Ok((self.stream.local_addr()?, self.stream.peer_addr()?))
     }
 
-    /// The poll says that something has happened to it.
+    /// The poll has reported an event.
     pub fn on_event(&mut self, event: &Event) {
         let failed = event.is_error();
         self.on_ready(
             failed || event.is_readable() || event.is_read_closed(),
             failed || event.is_writable() || event.is_write_closed(),
         );
-        // The connection is no more. What came before can still be read; the reason is met on the way.
+        // The connection is lost. What came before can still be read; a read or a write will return the reason.
         self.broken |= failed;
     }
 
-    /// Something may be done.
+    /// The socket may be readable or writable.
     pub fn on_ready(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
         self.writable |= writable;
     }
 
-    /// Whether the connection is there; it may have become so, or failed.
+    /// Whether the connection is established; this checks whether it has become so, or failed.
     ///
     /// # Errors
-    /// Why it could not be made.
+    /// The connection cannot be made; the error is the reason.
     pub fn poll_connected(&mut self) -> io::Result<bool> {
         if self.connected || !self.writable {
             return Ok(self.connected);
@@ -167,12 +167,12 @@ impl Leg {
         }
     }
 
-    /// Something may be read.
+    /// Whether a read may find something.
     pub fn may_read(&self) -> bool {
         self.connected && self.readable && !self.ended
     }
 
-    /// Whether something can be read. It stays there.
+    /// Checks whether something can be read, and leaves it in the socket.
     pub fn peek(&mut self) -> Peeked {
         while self.may_read() {
             match self.stream.peek(&mut [0]) {
@@ -186,7 +186,7 @@ impl Leg {
         Peeked::Nothing
     }
 
-    /// Reads at most `most` bytes (not 0) of the socket.
+    /// Reads at most `most` bytes (not 0) from the socket.
     pub fn read<'a>(&mut self, scratch: &'a mut [u8], plain: &'a mut Vec<u8>, most: usize) -> ReadOutcome<'a> {
         let most = most.min(scratch.len());
         let count = match self.stream.read(&mut scratch[..most]) {
@@ -224,7 +224,7 @@ impl Leg {
         }
     }
 
-    /// Sends bytes, behind all that was given before.
+    /// Sends bytes, after all that were given before.
     pub fn send(&mut self, bytes: &[u8]) {
         if bytes.is_empty() || self.finishing || self.failed.is_some() {
             return;
@@ -247,8 +247,7 @@ impl Leg {
         }
     }
 
-    /// The place in the stream behind all that was given, if it is known: plain text that waits for the TLS handshake
-    /// has none yet.
+    /// The offset after all bytes given, if it is known: plain text that waits for the TLS handshake has no offset yet.
     pub fn place(&self) -> Option<u64> {
         let known = self.tls.as_ref().is_none_or(|session| session.is_established());
         known.then_some(self.offset)
@@ -266,17 +265,17 @@ impl Leg {
         self.flush();
     }
 
-    /// TLS was begun on it.
+    /// Whether TLS was started on it.
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// TLS was begun on it, and its handshake is not done.
+    /// Whether TLS was started on it and its handshake is not done.
     pub fn is_securing(&self) -> bool {
         self.tls.as_ref().is_some_and(|session| !session.is_established())
     }
 
-    /// Nothing more will be given: the stream ends behind what waits.
+    /// Nothing more will be given: the stream ends after the bytes that wait.
     pub fn finish(&mut self) {
         if self.finishing || self.failed.is_some() {
             return;
@@ -290,7 +289,7 @@ impl Leg {
         self.flush();
     }
 
-    /// Gives to the kernel what it takes.
+    /// Gives the kernel as many bytes as it takes.
     pub fn flush(&mut self) {
         if !self.connected || self.failed.is_some() {
             return;
@@ -309,12 +308,12 @@ impl Leg {
         }
         if self.finishing && !self.finished && self.pending() == 0 {
             self.finished = true;
-            // Where it fails the far end has gone already.
+            // If it fails, the far end has gone already.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
 
-    /// It is over: nothing more is read, and what waits is given up.
+    /// The leg has failed: nothing more is read, and the bytes that wait are dropped.
     fn fail(&mut self, why: String) {
         self.failed.get_or_insert(why);
         self.ended = true;
@@ -322,7 +321,7 @@ impl Leg {
         self.head = 0;
     }
 
-    /// Bytes that wait for the kernel, or for TLS; none where they will never leave.
+    /// Bytes that wait for the kernel or for TLS; 0 if they will never leave.
     pub fn backlog(&self) -> usize {
         if self.failed.is_some() {
             return 0;
@@ -330,7 +329,7 @@ impl Leg {
         self.pending() + self.tls.as_ref().map_or(0, |session| session.backlog())
     }
 
-    /// More may be read for it.
+    /// Whether more may be read for it.
     pub fn has_room(&self) -> bool {
         self.backlog() < HIGH
     }
@@ -340,32 +339,32 @@ impl Leg {
         self.offset
     }
 
-    /// Bytes of the stream that the kernel has taken; `None` where that is not known any more.
+    /// Bytes of the stream that the kernel has taken; `None` if that is no longer known.
     pub fn written(&self) -> Option<u64> {
         self.failed.is_none().then(|| self.offset - self.pending() as u64)
     }
 
-    /// Bytes that came.
+    /// Bytes received.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// The far end sends nothing more.
+    /// Whether the far end sends nothing more.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Everything was given to the kernel and our end of the stream too, or it cannot be.
+    /// Whether the kernel has taken all bytes and our end of the stream, or never will.
     pub fn is_done(&self) -> bool {
         self.finished || self.failed.is_some()
     }
 
-    /// Its connection is no more, whether or not that was met while reading or writing.
+    /// Whether its connection is lost, even if no read or write has failed yet.
     pub fn is_broken(&self) -> bool {
         self.broken || self.failed.is_some()
     }
 
-    /// What went wrong with it.
+    /// Why it failed.
     pub fn failure(&self) -> Option<&str> {
         self.failed.as_deref()
     }
@@ -375,7 +374,7 @@ impl Leg {
     }
 }
 
-/// How many of these bytes the kernel takes; notes when it takes no more for now.
+/// Returns how many of these bytes the kernel takes; clears `writable` when it takes no more for now.
 fn write_now(stream: &mut TcpStream, writable: &mut bool, bytes: &[u8]) -> io::Result<usize> {
     let mut taken = 0;
     while taken < bytes.len() && *writable {
@@ -396,9 +395,9 @@ mod tests {
 
     use super::*;
 
-    /// What is claimed beyond what the kernel was given is about another connection: what waits here was not given.
+    /// A claim beyond the bytes written is about another connection, so bytes that wait here must not count as written.
     #[test]
-    fn what_waits_was_not_written_and_a_leg_that_waits_for_much_has_no_room() {
+    fn waiting_bytes_do_not_count_as_written_and_a_leg_with_many_has_no_room() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         near.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! A gate that listens: its socket, its settings, and what it has counted. The loop that serves it is [`super::proxy`].
+//! A gate's listening socket, its settings and its counters. The loop that serves it is [`super::proxy`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use super::status::Totals;
 use super::tls::Tls;
 use crate::config::gate::Gate;
 
-/// The kernel holds at most this much that an application with a cap has sent and the gate has not read; it doubles what
-/// it is asked for, to have room for its own books.
+/// The kernel holds at most this many bytes that an application with a cap has sent and the gate has not read. The
+/// kernel doubles the size that is set, to have room for its own bookkeeping.
 pub const CAPPED_BUFFER: usize = 128 * 1024;
-/// How often the same warning may be repeated.
+/// Minimum time between two warnings.
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// Makes the dialect of a new connection.
@@ -24,26 +24,26 @@ pub type Make = Box<dyn Fn(&Gate, TlsChoice) -> Box<dyn Dialect> + Send>;
 
 /// A gate that listens.
 pub struct GateListener {
-    /// What is configured.
+    /// Its configuration.
     pub gate: Arc<Gate>,
     /// `None` once the process stops.
     pub socket: Option<TcpListener>,
-    /// TLS that ends here.
+    /// TLS that ends at the gate.
     pub tls: Tls,
-    /// Who connects to it.
+    /// The side that connects to it.
     pub caller: Side,
     /// Makes dialects.
     pub make: Make,
-    /// Somebody may be waiting.
+    /// Callers may be waiting to be accepted.
     pub ready: bool,
     /// When to try again after an error.
     pub again: Option<Instant>,
     warned: Option<Instant>,
-    /// Callers that went without a word.
+    /// Callers that left without sending anything.
     pub probes: Probes,
-    /// Connections that exist.
+    /// Open connections.
     pub connections: usize,
-    /// Of connections that ended, and of those never made.
+    /// Counters of connections that have ended, and of callers that got none.
     pub totals: Totals,
 }
 
@@ -51,7 +51,7 @@ impl GateListener {
     /// Opens the socket.
     ///
     /// # Errors
-    /// An address or a file cannot be used; the words say which and what to do.
+    /// An address or a file cannot be used; the message names it and the remedy.
     pub fn open(gate: &Gate, caller: Side, make: Make) -> io::Result<GateListener> {
         let tls = Tls::load(gate.tls.as_ref(), gate.upstream_tls.as_ref())
             .map_err(|error| io::Error::other(format!("gate {}: {error}", gate.name)))?;
@@ -70,7 +70,7 @@ impl GateListener {
         })
     }
 
-    /// Warns, but not of everything.
+    /// Logs a warning, unless one was logged just before.
     pub fn warn(&mut self, now: Instant, words: &str) {
         if self.warned.is_none_or(|at| now >= at + REPEAT) {
             self.warned = Some(now);
@@ -82,7 +82,7 @@ impl GateListener {
 fn listen(gate: &Gate) -> io::Result<TcpListener> {
     let socket = bind(gate)?;
     if gate.max_unprotected.is_some() {
-        // What waits here was accepted from the application and is not protected either.
+        // Bytes that wait here were accepted from the application and are not protected either.
         sockopt::set_socket_recv_buffer_size(&socket, CAPPED_BUFFER / 2)?;
     }
     Ok(socket)

@@ -1,7 +1,7 @@
-//! The marks that wait in one connection: places in the stream toward the mirror that the primary waits for.
+//! The marks that wait in one connection: positions in the stream toward the mirror that the primary waits for.
 //!
-//! Bounded: when there are too many, every second one is given up, and what it stood for is released with the next.
-//! That is later, never earlier. It does not know whether a place is protected.
+//! Memory is bounded: when there are too many marks, every second one is dropped, and what it stood for is released
+//! with the next: later, never earlier. This module does not know whether an offset is protected.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -12,7 +12,7 @@ const MOST: usize = 16_384;
 /// A mark that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// Bytes of the stream toward the mirror, as its socket counts them, up to and with the last one of the mark.
+    /// Bytes of the stream toward the mirror, as its socket counts them, up to and including the last byte of the mark.
     pub offset: u64,
     /// The protocol's own number.
     pub mark: u64,
@@ -20,7 +20,7 @@ pub struct Waiting {
     pub since: Instant,
 }
 
-/// All that wait, in the order of the stream.
+/// All marks that wait, in the order of the stream.
 #[derive(Debug)]
 pub struct Marks {
     queue: VecDeque<Waiting>,
@@ -34,17 +34,17 @@ impl Default for Marks {
 }
 
 impl Marks {
-    /// At most `most` of them, 2 or more.
+    /// At most `most` marks, 2 or more.
     fn bounded(most: usize) -> Marks {
         Marks { queue: VecDeque::new(), most }
     }
 
-    /// Notes that the mark ends at `offset`, which never falls. A mark below an earlier one begins a new count: what
-    /// waits of the old one is forgotten, and so never released.
+    /// Notes that the mark ends at `offset`, which never falls. A mark below an earlier one begins a new count: the
+    /// marks of the old count are forgotten, and so are never released.
     pub fn note(&mut self, offset: u64, mark: u64, now: Instant) {
         match self.queue.back() {
             Some(last) if mark < last.mark => self.queue.clear(),
-            // Released with the place that was noted for it first.
+            // Released at the offset that was noted for it first.
             Some(last) if mark == last.mark => return,
             Some(last) if offset <= last.offset => {
                 self.queue.pop_back();
@@ -57,15 +57,17 @@ impl Marks {
         self.queue.push_back(Waiting { offset, mark, since: now });
     }
 
-    /// The mirror has acknowledged everything up to `mark` itself: that much does not wait any more. Gives the last of it.
+    /// The mirror has acknowledged everything up to `mark` itself: these marks no longer wait. Returns the last of
+    /// them.
     pub fn on_acknowledged(&mut self, mark: u64) -> Option<Waiting> {
         let done = self.queue.partition_point(|waiting| waiting.mark <= mark);
         self.queue.drain(..done).next_back()
     }
 
-    /// Takes out all up to the last one for which `holds`, and gives that. `holds` must be true of every earlier one too.
+    /// Removes all marks up to the last one for which `holds`, and returns that one. `holds` must be true of every
+    /// earlier one too.
     pub fn release(&mut self, holds: impl Fn(&Waiting) -> bool) -> Option<Waiting> {
-        // Most often nothing is to be released, or everything.
+        // Usually nothing is to be released, or everything.
         if !self.queue.front().is_some_and(&holds) {
             return None;
         }
@@ -76,22 +78,22 @@ impl Marks {
         self.queue.drain(..done).next_back()
     }
 
-    /// The one that has waited longest.
+    /// The mark that has waited longest.
     pub fn oldest(&self) -> Option<&Waiting> {
         self.queue.front()
     }
 
-    /// Nothing waits.
+    /// Whether no mark waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// How many wait.
+    /// How many marks wait.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Gives up every second one, but never the last.
+    /// Drops every second mark, but never the last.
     fn thin_out(&mut self) {
         let count = self.queue.len();
         let mut at = 0;
@@ -130,7 +132,7 @@ mod tests {
         marks.note(10, 900, now);
         marks.note(20, 5, now);
         assert_eq!(marks.len(), 1);
-        assert_eq!(marks.release(|waiting| waiting.offset <= 10), None, "that was the old count's");
+        assert_eq!(marks.release(|waiting| waiting.offset <= 10), None, "offset 10 belonged to the old count");
         assert_eq!(marks.release(|_| true), Some(Waiting { offset: 20, mark: 5, since: now }));
     }
 

@@ -1,17 +1,20 @@
-//! Ack gates: proxies at the primary site that acknowledge what is protected, in the words of the replication protocol.
+//! Ack gates: proxies at the primary site that send the replication protocol's acknowledgement as soon as the data is
+//! protected.
 //!
-//! * [`dialect`] what a replication protocol is to the gate: bytes in, bytes and marks out, no I/O and no clock;
-//!   [`kinds`] which there are, [`tcp`] the one for any protocol, [`postgres`], [`redis`], [`mariadb`];
-//! * [`marks`] places in the stream that the primary waits for; [`policy`] what happens when they wait too long,
-//!   [`exposure`] what was acknowledged without cover, [`early`] what was with it and [`broken`] was lost nevertheless,
-//!   [`returns`] what a mirror comes back without;
-//! * [`subscription`] what the appliance says is protected;
-//! * [`leg`] a socket and what waits for it, with [`tls`] where it ends here, by the files of [`pem`];
-//!   [`connection`] two of them and a dialect;
-//! * [`service`] a process of gates; [`proxy`] its loop, [`run_queue`] whom it looks at, [`listener`] a listener of it,
-//!   [`arrival`] who has said nothing yet; [`status`] what it tells about itself.
+//! * [`dialect`]: the interface of a replication protocol: bytes in, bytes and marks out, no I/O and no clock.
+//!   [`kinds`] lists the dialects: [`tcp`] for any protocol, [`postgres`], [`redis`], [`mariadb`];
+//! * [`marks`]: positions in the stream that the primary waits for. [`policy`]: what happens when a mark waits too
+//!   long. [`exposure`]: bytes acknowledged without protection. [`early`]: acknowledgements given early, and how many
+//!   of them a loss hits. [`violation_log`]: the log of such losses. [`returns`]: what a mirror lacks when it
+//!   reconnects;
+//! * [`subscription`]: what the appliance reports as protected;
+//! * [`leg`]: a socket and the bytes that wait for it, with [`tls`] where TLS ends at the gate and [`pem`] for its
+//!   files. [`connection`]: two legs and a dialect;
+//! * [`service`]: a gate process. [`proxy`]: its event loop. [`run_queue`]: the connections that the loop serves next.
+//!   [`listener`]: one listening gate. [`arrival`]: callers that have sent nothing yet. [`status`]: the status
+//!   output.
 //!
-//! A gate never decides what is protected: the appliance tells it, over `notify`.
+//! A gate never decides what is protected: the appliance notifies the gate, over `notify`.
 //!
 //! Start with [`dialect`], then [`connection`]; [`tcp`] is the shortest dialect.
 

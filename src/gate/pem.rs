@@ -1,5 +1,5 @@
-//! Certificates and private keys in PEM files, and in words what is wrong with such a file and what to do. It judges no
-//! certificate: dates, names and signatures are the far end's affair.
+//! Reads certificates and private keys from PEM files; an error names what is wrong with the file and what to do.
+//! Certificates are not verified here: dates, names and signatures are checked by the far end.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// The certificates of a file, at least one, in its order.
 ///
 /// # Errors
-/// In words: the file, what is wrong with it, what to do.
+/// A sentence: the file, what is wrong with it, what to do.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -32,7 +32,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
 /// The private key of a file.
 ///
 /// # Errors
-/// In words: the file, what is wrong with it, what to do.
+/// A sentence: the file, what is wrong with it, what to do.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = read(path)?;
     match PrivateKeyDer::from_pem_slice(&text) {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_file_is_said_with_what_to_do() {
+    fn an_error_names_the_file_and_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());

@@ -1,7 +1,7 @@
-//! When a connection acknowledges without protection, and when it must end instead: the three policies.
+//! The three policies: when a connection acknowledges without protection, and when it must end instead.
 //!
-//! All of them acknowledge at the first of protected and really acknowledged; that is done in [`super::connection`].
-//! This file holds what they do beyond it. It has no clock.
+//! Under every policy a mark is acknowledged when it is protected or when the mirror acknowledges it, whichever comes
+//! first; [`super::connection`] does that. This file holds what a policy adds. It has no clock.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,15 @@ use crate::notify::client::Reason;
 /// How long a connection under `strict` may wait for an appliance that does not see it.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// One connection under its policy.
+/// The policy of one connection, and its state.
 #[derive(Debug)]
 pub struct PolicyState {
     policy: Policy,
-    /// Since when, without a break, the appliance could not have protected anything of this flow; from the first mark on.
+    /// Since when, without a break, the appliance has been unable to protect anything of this flow; counted from the
+    /// first mark.
     blind_since: Option<Instant>,
     replicates: bool,
-    /// Why, as it was seen last.
+    /// The reason, as seen last.
     blind: Option<Reason>,
 }
 
@@ -36,13 +37,13 @@ impl PolicyState {
         }
     }
 
-    /// Whether there was a mark ever.
+    /// Whether there has ever been a mark.
     pub fn replicates(&self) -> bool {
         self.replicates
     }
 
-    /// Why nothing beyond what is covered can be called protected now. Gives the reason when it is time to end the
-    /// connection for it.
+    /// Notes why nothing beyond what is covered can be called protected now. Returns the reason when the connection
+    /// must end because of it.
     pub fn on_condition(&mut self, condition: Reason, now: Instant) -> Option<Reason> {
         if !self.replicates {
             return None;
@@ -56,12 +57,12 @@ impl PolicyState {
         (self.policy == Policy::Strict && now >= since + GRACE).then_some(condition)
     }
 
-    /// The reason for which the appliance has been unable to protect the flow for `GRACE`, for the log.
+    /// The reason why the appliance has been unable to protect the flow for `GRACE`, for the log.
     pub fn blind(&self, now: Instant) -> Option<Reason> {
         self.blind.filter(|_| self.blind_since.is_some_and(|since| now >= since + GRACE))
     }
 
-    /// When a mark that was noted at `since` is acknowledged with nothing behind it, if ever.
+    /// When a mark noted at `since` is acknowledged without protection; none: never.
     pub fn exposes(&self, since: Instant) -> Option<Instant> {
         match self.policy {
             Policy::Available(time) => Some(since + time),
@@ -70,8 +71,9 @@ impl PolicyState {
     }
 }
 
-/// The appliance does not know the flow, or can only call it something less than what is asked for. A link that is down
-/// and an appliance that does not answer are not this: they heal, and the mirror's own acknowledgement is waited for.
+/// Whether the appliance does not know the flow, or can only report a lower level than the gate requires. A link that
+/// is down and an appliance that does not answer do not count: they recover, and until then the gate waits for the
+/// mirror's own acknowledgement.
 fn is_blind(condition: Reason) -> bool {
     match condition {
         Reason::UnknownFlow
@@ -95,7 +97,7 @@ mod tests {
     use crate::notify::message::{Level, LinkState, StateReason};
 
     #[test]
-    fn strict_ends_what_the_appliance_does_not_see_and_nothing_else() {
+    fn strict_ends_only_connections_that_the_appliance_does_not_see() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let link = Reason::Link(LinkState::Down, StateReason::NoSession);
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_five_seconds_begin_anew_after_the_appliance_has_seen_the_flow() {
+    fn the_grace_time_begins_again_after_the_appliance_has_seen_the_flow() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut policy = PolicyState::new(Policy::Strict);

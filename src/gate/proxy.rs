@@ -1,8 +1,8 @@
-//! The loop of a gate process: sockets, connections, the subscription and the status socket on one thread.
+//! The event loop of a gate process: sockets, connections, the subscription and the status socket on one thread.
 //!
-//! A turn: wait; take in what the appliance says and release what it covers; move bytes of connections that are ready;
-//! do what is due. The clock is read once a turn. It knows no protocol and decides nothing about marks. Who is let in, and
-//! when the server is connected to for them, is in `admission`.
+//! A turn: wait; read the appliance's notifications and release what they cover; move the bytes of connections that are
+//! ready; do what is due. The clock is read once per turn. The loop knows no protocol and decides nothing about marks.
+//! `admission` decides which callers are accepted, and when the gate connects to the server for them.
 
 mod admission;
 
@@ -35,7 +35,7 @@ use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 const WAKER: Token = Token(0);
 const WITNESS: Token = Token(1);
 const STATUS: usize = 2;
-/// The tokens of sockets.
+/// The first token of the listening sockets.
 const LISTENERS: usize = STATUS + CALLERS + 1;
 /// Only the user that runs the gate may ask.
 const OWNER: Owner = Owner {
@@ -44,11 +44,11 @@ const OWNER: Owner = Owner {
     on_in_use: ": another gate with this status socket is running; stop it, or choose another path with --status",
     option: "with --status",
 };
-/// The tokens of legs, two a connection.
+/// The first token of the legs; a connection has two.
 const LEGS: usize = 1 << 16;
-/// How often connections are looked after when nothing happens.
+/// How often all connections are checked when no event comes.
 const TICK: Duration = Duration::from_millis(250);
-/// How long connections may take to deliver what is here when the process is asked to stop.
+/// How long connections may take to deliver what the gate holds when the process is asked to stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Asks a running [`Proxy`] to do something, from any thread.
 #[derive(Clone, Debug)]
@@ -59,59 +59,59 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Close the sockets, end the connections, return.
+    /// Closes the sockets, ends the connections, and makes [`Proxy::run`] return.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake();
     }
 
-    /// Write the status to the log.
+    /// Writes the status to the log.
     pub fn report(&self) {
         self.report.store(true, Ordering::Release);
         self.wake();
     }
 
     fn wake(&self) {
-        // It fails only when the loop is gone, and then there is nobody to wake.
+        // It fails only when the loop is gone, and then there is nothing to wake.
         let _ = self.waker.wake();
     }
 }
 
-/// One that has connected to a gate.
+/// A caller of a gate.
 enum Guest {
-    /// And has said nothing.
+    /// It has sent nothing yet.
     Arrival(Arrival),
-    /// The server is connected to for it, or being connected to.
+    /// The gate has connected to the server for it, or is connecting.
     Connection(Box<Connection>),
 }
 
-/// All gates of a process. Its owner calls [`start`](Self::start) and [`run`](Self::run), which ends with the process;
-/// other threads have [`Stop`].
+/// All gates of a process. Its owner calls [`start`](Self::start) and then [`run`](Self::run), which returns when the
+/// process ends; other threads use [`Stop`].
 ///
-/// Inside, `run` drives it in one order, and new code has to keep it:
+/// `run` works in one order, and new code has to keep it:
 ///
-/// * **Inputs**: `on_event`, for each event of the poll, only notes what is ready. What programs ask, `on_wake` and
-///   `on_callers` do at once.
-/// * **The turn**, after all events: the subscription first, because what has come may take back; then losses (`on_violations`);
-///   then `release` for each connection with marks that wait, because commits wait for that; then `accept`; then `pump`,
-///   with `release` behind it, for each connection that is ready; then what is due: the tick, slow callers of the status
-///   socket, deadlines. `turn` says whether there is more to do at once.
-/// * **`settle`** follows whatever was done with a connection. It takes away one that is over, and else notes in the run_queue
-///   whether it has marks that wait and when it is due. One that is not settled keeps its place and its old deadline, and its
-///   new marks wait for the next event.
-/// * **The timer**: `timeout`, asked when no turn has more to do. **Queries**: `addresses`, `status`.
+/// * **Inputs**: `on_event` is called for each event of the poll. It only notes what is ready; `on_wake` and
+///   `on_callers` answer requests of programs at once.
+/// * **The turn**, after all events: first the subscription, because a new notification may withdraw protection; then
+///   losses (`on_violations`); then `release` for each connection with waiting marks, because commits wait for that;
+///   then `accept`; then `pump`, followed by `release`, for each connection that is ready; then what is due: the tick,
+///   slow callers of the status socket, deadlines. `turn` returns whether there is more to do at once.
+/// * **`settle`** follows every action on a connection. It removes a connection that is over. For any other it notes in
+///   the run queue whether marks wait and when the connection is due. A connection that is not settled keeps its slot
+///   and its old deadline, and its new marks wait for the next event.
+/// * **The timer**: `timeout`, called when no turn has more to do. **Queries**: `addresses`, `status`.
 ///
-/// [`Connection`] has the same kinds: after `pump`, `release` and `on_tick`, `settle` asks `is_over`, `is_waiting` and
-/// `poll_timeout`; `poll_overdue` and `end` come last. What a dialect wants (its [`Turn`](super::dialect::Turn)) is done
-/// before it is given more bytes.
+/// [`Connection`] has the same kinds of methods: after `pump`, `release` and `on_tick`, `settle` calls `is_over`,
+/// `is_waiting` and `poll_timeout`; `poll_overdue` and `end` come last. What a dialect wants (its
+/// [`Turn`](super::dialect::Turn)) is done before the dialect gets more bytes.
 pub struct Proxy {
     poll: Poll,
     listeners: Vec<GateListener>,
-    /// Who is here, each with its listener.
+    /// The callers, each with the index of its listener.
     slots: Vec<Option<(usize, Guest)>>,
     free: Vec<usize>,
     run_queue: RunQueue,
-    /// Some connection was seen to have marks, so that all are to be looked after.
+    /// Some connection has noted marks, so that the tick is needed.
     replicates: bool,
     subscription: Subscription,
     status_socket: Option<StatusSocket>,
@@ -141,15 +141,16 @@ impl Guest {
 }
 
 impl Proxy {
-    /// Opens everything: from here on callers are accepted by the kernel.
+    /// Opens everything: from here on the kernel accepts callers.
     ///
     /// # Errors
-    /// An address or a file cannot be used; the words say which and what to do.
+    /// An address or a file cannot be used; the message names it and the remedy.
     pub fn start(config: &Gates) -> io::Result<Proxy> {
         Proxy::start_with(config, |gate| (kinds::listens_to(gate.kind), Box::new(kinds::dialect)))
     }
 
-    /// As [`Proxy::start`], with other dialects than a gate's kind has: for tests, and for protocols of one's own.
+    /// As [`Proxy::start`], with other dialects than those of the gates' kinds: for tests, and for protocols of other
+    /// projects.
     ///
     /// # Errors
     /// As [`Proxy::start`].
@@ -191,20 +192,20 @@ impl Proxy {
         })
     }
 
-    /// What stops it.
+    /// The handle that stops it.
     pub fn stopper(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Where the gates listen, in the order of the configuration.
+    /// The addresses on which the gates listen, in the order of the configuration.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel does not return an address.
     pub fn addresses(&self) -> io::Result<Vec<std::net::SocketAddr>> {
         self.listeners.iter().filter_map(|listener| listener.socket.as_ref()).map(TcpListener::local_addr).collect()
     }
 
-    /// Serves until it is asked to stop; gives the last status.
+    /// Serves until it is asked to stop. Returns the last status.
     ///
     /// # Errors
     /// The kernel refuses to wait for events.
@@ -337,7 +338,7 @@ impl Proxy {
         more || self.run_queue.has_ready()
     }
 
-    /// Counts and says what was lost after it had been called protected.
+    /// Counts and logs what was lost after it had been called protected.
     fn on_violations(&mut self, now: Instant) {
         let mut lost = HashMap::<u64, Vec<Range<u64>>>::new();
         while let Some((number, range)) = self.subscription.poll_violation() {
@@ -357,13 +358,13 @@ impl Proxy {
     fn release(&mut self, at: usize, now: Instant) {
         let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) else { return };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.subscription, now) {
-            // What was held back may go on.
+            // The connection may now do what it held back.
             self.run_queue.on_ready(at);
         }
         self.settle(at, now);
     }
 
-    /// After something was done with one: takes it away if it is over, else notes when to look at it again.
+    /// Follows every action on a caller: removes the caller if it is over, else notes when to look at it again.
     fn settle(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         let over = match slot {
@@ -378,7 +379,7 @@ impl Proxy {
         let overdue = connection.poll_overdue(now);
         let mute = connection.mute_caller();
         for is_caller in [true, false] {
-            // Closing it takes it out of the poll, too.
+            // Closing the socket also removes it from the poll.
             let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());
         }
         let (key, counts) = connection.end();
@@ -397,7 +398,7 @@ impl Proxy {
         }
     }
 
-    /// The place is free again.
+    /// Frees the slot.
     fn forget(&mut self, at: usize, listener: usize, counts: &Totals) {
         self.run_queue.forget(at);
         self.free.push(at);

@@ -1,8 +1,9 @@
-//! What mirrors were spoken for, beyond their connections: a mirror that comes back with less has lost what the primary's
-//! clients were told is safe, until the primary sends it again.
+//! What was acknowledged early for mirrors, kept beyond their connections. If a mirror comes back with less, it has
+//! lost data that the primary's clients count as safe, until the primary sends it again.
 //!
-//! How much a mirror has when it comes back is proven by its dialect, each in its own way; here the two are kept and put
-//! into words. Bounded: the mirror that was looked up longest ago is forgotten, which warns of less and never of more.
+//! Each dialect proves in its own way how much a mirror has when it comes back; this module keeps the positions,
+//! compares them and writes the log message. Memory is bounded: the mirror that was looked up longest ago is forgotten,
+//! which can suppress a warning but never cause one.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 
 /// Mirrors remembered.
 const MOST: usize = 1024;
-/// Bytes of a name that are kept; what servers allow is shorter.
+/// Bytes of a name that are kept; servers allow only shorter names.
 const MOST_NAME: usize = 128;
-/// Of one mirror no more is said than this often. What was left out is counted in the next line.
+/// Minimum time between two log lines about one mirror. The next line counts what was left out.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// A place in what a primary sends, in the numbers of its protocol.
+/// A position in what a primary sends, in its protocol's own numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// PostgreSQL: a position in the WAL.
@@ -34,7 +35,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Bytes from an earlier place to this one; none where the two are not in one count.
+    /// Bytes from an earlier place to this one; none if the two cannot be subtracted.
     pub fn bytes_since(&self, earlier: &Place) -> Option<u64> {
         match (earlier, self) {
             (Place::Wal(from), Place::Wal(to)) | (Place::Offset(from), Place::Offset(to)) => to.checked_sub(*from),
@@ -49,7 +50,7 @@ impl Place {
 }
 
 impl PartialOrd for Place {
-    /// None for places of different protocols, and of binary logs that are not numbered in one row.
+    /// None for places of different protocols, and for binary logs with different base names.
     fn partial_cmp(&self, other: &Place) -> Option<Ordering> {
         match (self, other) {
             (Place::Wal(one), Place::Wal(two)) | (Place::Offset(one), Place::Offset(two)) => Some(one.cmp(two)),
@@ -62,7 +63,7 @@ impl PartialOrd for Place {
     }
 }
 
-/// A binary log's name without its number, and that.
+/// A binary log's name without its number, and the number.
 fn numbered(file: &[u8]) -> Option<(&[u8], u64)> {
     let dot = file.iter().rposition(|&byte| byte == b'.')?;
     let number = std::str::from_utf8(&file[dot + 1..]).ok()?;
@@ -79,23 +80,23 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whom a connection replicates to, and of which history of the primary.
+/// The mirror of a connection, and the history of the primary that it replicates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// As the protocol names it: "slot mirror".
     pub name: String,
-    /// Nobody else has this name. Otherwise the address it comes from belongs to it.
+    /// Whether no other mirror has this name. If not, the address it comes from is part of its identity.
     pub is_unique: bool,
-    /// Places of different histories are not compared: "system 7, timeline 1".
+    /// For example "system 7, timeline 1". Places of different histories are not compared.
     pub history: String,
 }
 
-/// Up to where the primary was told, before the mirror said so itself, that the mirror has everything.
+/// Everything up to this place was acknowledged to the primary before the mirror acknowledged it itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spoken {
     /// The place.
     pub place: Place,
-    /// Where a count may begin again under the same names: the newest time in what was sent up to there. Otherwise 0.
+    /// The newest time in what was sent up to there, if positions can start again under the same names; otherwise 0.
     pub stamp: u64,
 }
 
@@ -108,7 +109,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Of this gate, and of a mirror that comes from `address`.
+    /// The key of a mirror of this gate that comes from `address`.
     pub fn new(gate: &str, mirror: &Mirror, address: impl fmt::Display) -> Key {
         let name = |text: &str| text.chars().take(MOST_NAME).flat_map(char::escape_debug).collect::<String>();
         let whom = match mirror.is_unique {
@@ -122,22 +123,22 @@ impl Key {
 #[derive(Debug)]
 struct Known {
     spoken: Spoken,
-    /// When it was looked up last, in look-ups.
+    /// The number of the look-up that used it last.
     used: u64,
     said: Option<Instant>,
     unsaid: u64,
 }
 
-/// A mirror has come back with less than it was spoken for.
+/// A mirror has come back with less than was acknowledged early for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortfall {
-    /// What is missing, where the two places are in one count; otherwise 0.
+    /// How many bytes are missing, if the two places can be subtracted; otherwise 0.
     pub bytes: u64,
-    /// What to say, unless this was said lately.
+    /// The log message, unless one was logged shortly before.
     pub words: Option<String>,
 }
 
-/// What all mirrors of a process were spoken for.
+/// What was acknowledged early for all mirrors of a process.
 #[derive(Debug, Default)]
 pub struct Returns {
     known: HashMap<Key, Known>,
@@ -145,7 +146,7 @@ pub struct Returns {
 }
 
 impl Returns {
-    /// What this mirror was spoken for.
+    /// What was acknowledged early for this mirror.
     pub fn recall(&mut self, key: &Key) -> Option<Spoken> {
         self.used += 1;
         let known = self.known.get_mut(key)?;
@@ -153,10 +154,10 @@ impl Returns {
         Some(known.spoken.clone())
     }
 
-    /// This mirror was spoken for up to there.
+    /// Everything up to `spoken` was acknowledged early for this mirror.
     pub fn on_spoken(&mut self, key: &Key, spoken: &Spoken) {
         if let Some(known) = self.known.get_mut(key) {
-            // Another row of places has begun where the two cannot be compared, or where what is newer has the lower place.
+            // The positions have started again if the two places cannot be compared, or if the newer one is lower.
             let is_new_row = spoken.stamp > known.spoken.stamp;
             if is_new_row || known.spoken.place.partial_cmp(&spoken.place) != Some(Ordering::Greater) {
                 known.spoken.clone_from(spoken);
@@ -173,8 +174,8 @@ impl Returns {
         self.known.insert(key.clone(), known);
     }
 
-    /// The mirror has come back with everything up to `has` and no more, which is less than it was spoken for. From now on
-    /// it is spoken for up to `since`, what was told on its new connection, or else no further than what it has.
+    /// The mirror has come back with everything up to `has` and no more, which is less than was acknowledged early.
+    /// From now on `since` counts, what was acknowledged early on the new connection, or else `has`.
     pub fn on_shortfall(&mut self, key: &Key, has: &Place, since: Option<&Spoken>, now: Instant) -> Option<Shortfall> {
         let known = self.known.get_mut(key)?;
         let spoken = known.spoken.place.clone();
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_compared_within_one_row_alone() {
+    fn only_places_of_one_sequence_are_compared() {
         for (one, two, wanted) in [
             (Place::Wal(7), Place::Wal(8), Some(Ordering::Less)),
             (Place::Wal(7), Place::Offset(8), None),
@@ -239,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spoken_never_falls_and_begins_anew_behind_a_shortfall() {
+    fn the_early_position_never_falls_and_restarts_after_a_shortfall() {
         let (mut returns, now) = (Returns::default(), Instant::now());
         let mirror = key("slot mirror");
         assert_eq!(returns.recall(&mirror), None);
-        assert_eq!(returns.on_shortfall(&mirror, &Place::Wal(5), None, now), None, "it was not spoken for");
+        assert_eq!(returns.on_shortfall(&mirror, &Place::Wal(5), None, now), None, "nothing was acknowledged early");
         returns.on_spoken(&mirror, &wal(900));
         returns.on_spoken(&mirror, &wal(800));
         assert_eq!(returns.recall(&mirror), Some(wal(900)));
@@ -263,16 +264,16 @@ mod tests {
             words.contains("up to 0/100 and no more, and the primary was told 0/384, 644 bytes further"),
             "{words}"
         );
-        assert_eq!(returns.recall(&mirror), Some(wal(0x100)), "it is not held against it again");
+        assert_eq!(returns.recall(&mirror), Some(wal(0x100)), "it is reported only once");
         returns.on_spoken(&mirror, &wal(1000));
         let told = returns.on_shortfall(&mirror, &Place::Wal(0x100), Some(&wal(950)), now).unwrap();
-        assert_eq!(told, Shortfall { bytes: 1000 - 0x100, words: None }, "said lately");
-        assert_eq!(returns.recall(&mirror), Some(wal(950)), "what was told on the new connection stands");
+        assert_eq!(told, Shortfall { bytes: 1000 - 0x100, words: None }, "logged shortly before");
+        assert_eq!(returns.recall(&mirror), Some(wal(950)), "what was acknowledged early on the new connection stays");
     }
 
     /// A mirror with a full disk comes back every few seconds.
     #[test]
-    fn two_hundred_returns_are_said_in_a_few_lines_and_all_are_counted() {
+    fn two_hundred_returns_are_logged_in_a_few_lines_and_all_are_counted() {
         let (mut returns, start) = (Returns::default(), Instant::now());
         let mirror = key("slot mirror");
         let mut lines = vec![];
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_a_name_is_told_apart_by_address_and_memory_is_bounded() {
+    fn mirrors_with_the_same_name_differ_by_address_and_memory_is_bounded() {
         let shared = Mirror { name: "walreceiver\n".into(), is_unique: false, history: "timeline 1".into() };
         let (one, two) = (Key::new("pg", &shared, "10.2.0.1"), Key::new("pg", &shared, "10.2.0.2"));
         assert_ne!(one, two);

@@ -1,6 +1,6 @@
-//! Which connections of a loop have something to do, so that a turn looks at those alone and not at all there are.
+//! The connections of a loop that have something to do, so that a turn visits only these.
 //!
-//! It knows connections by the number of their slot, and decides nothing about them.
+//! A connection is known here by the number of its slot. The queue decides nothing about connections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -14,12 +14,12 @@ pub struct RunQueue {
 }
 
 impl RunQueue {
-    /// Its sockets may have something for it, or it has not done everything it could.
+    /// Its sockets may be ready, or it has not finished its work.
     pub fn on_ready(&mut self, at: usize) {
         self.ready.insert(at);
     }
 
-    /// Whether a slot has marks that wait for the appliance, and when something is due there if nothing comes.
+    /// Whether marks wait in a slot for the appliance, and when something is due there if no event comes.
     pub fn on_state(&mut self, at: usize, waits: bool, due: Option<Instant>) {
         match waits {
             true => self.waiting.insert(at),
@@ -37,22 +37,22 @@ impl RunQueue {
         self.on_state(at, false, None);
     }
 
-    /// Those that are ready, to be served now.
+    /// Takes the slots that are ready, to be served now.
     pub fn poll_ready(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.ready)
     }
 
-    /// Some are ready.
+    /// Whether some are ready.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Those with marks that wait.
+    /// The slots with waiting marks.
     pub fn waiting(&self) -> Vec<usize> {
         self.waiting.iter().copied().collect()
     }
 
-    /// Those for which something is due at `now`.
+    /// The slots for which something is due at `now`.
     pub fn overdue(&self, now: Instant) -> Vec<usize> {
         self.due.iter().filter(|(_, due)| **due <= now).map(|(at, _)| *at).collect()
     }
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_slot_is_on_it_for_what_it_said_last() {
+    fn the_last_state_of_each_slot_counts() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut run_queue = RunQueue::default();

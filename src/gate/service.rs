@@ -1,4 +1,4 @@
-//! A gate process from start to end: opens everything, listens to signals, serves. The loop is in [`super::proxy`].
+//! A gate process from start to end: opens everything, handles signals, serves. The loop is in [`super::proxy`].
 
 use std::io;
 

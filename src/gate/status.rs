@@ -1,6 +1,7 @@
-//! What a gate process knows about itself, as one document: for `onwire status`, for metrics, for tests.
+//! The status of a gate process, as one document: for `onwire status`, for metrics, for tests.
 //!
-//! Names and units are stable; sizes are bytes, times seconds. Totals outlive connections. It computes nothing.
+//! Names and units are stable; sizes are in bytes, times in seconds. Totals outlive connections. This module computes
+//! nothing.
 
 use std::net::SocketAddr;
 
@@ -9,15 +10,15 @@ use serde::{Deserialize, Serialize};
 /// One process with its gates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// `gate`, which tells it from an appliance's document.
+    /// `gate`, which distinguishes it from an appliance's document.
     pub role: String,
     /// Version of the program.
     pub version: String,
     /// `running` or `stopping`.
     pub state: String,
-    /// Since the start.
+    /// Time since the start.
     pub uptime_s: f64,
-    /// Log lines that found nobody to read them, or could not be written.
+    /// Log lines that no program read, or that could not be written.
     #[serde(default)]
     pub log_lines_lost: u64,
     /// The subscription at the appliance.
@@ -26,25 +27,25 @@ pub struct Status {
     pub gates: Vec<GateStatus>,
 }
 
-/// The word in [`Status::role`].
+/// The value of [`Status::role`].
 pub const ROLE: &str = "gate";
 
-/// What the appliance says, and whether it is heard.
+/// The subscription's state at the appliance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NotifyStatus {
     /// Its notification port.
     pub address: SocketAddr,
-    /// It is heard: without it nothing is acknowledged early.
+    /// Whether the appliance answers: without contact nothing is acknowledged early.
     pub contact: bool,
-    /// A change may have been missed and is being asked for.
+    /// A change may have been missed, and was requested again.
     pub stale: bool,
-    /// Since it was heard last.
+    /// Time since its last datagram.
     pub heard_s: Option<f64>,
     /// Runs of the appliance that granted the subscription.
     pub runs: u64,
-    /// How often it fell silent.
+    /// How often it stopped answering.
     pub contacts_lost: u64,
-    /// Datagrams that came.
+    /// Datagrams received.
     pub datagrams: u64,
     /// Flows watched.
     pub flows: u64,
@@ -70,17 +71,17 @@ pub struct GateStatus {
     pub name: String,
     /// The protocol.
     pub kind: String,
-    /// Where it listens.
+    /// The address on which it listens.
     pub listen: SocketAddr,
-    /// Where it connects to.
+    /// The address it connects to.
     pub upstream: SocketAddr,
     /// `strict`, `auto`, `available=1s`.
     pub policy: String,
-    /// The least level that counts as protected.
+    /// The lowest level that counts as protected.
     pub level: String,
-    /// Sums since the start, of connections that ended too.
+    /// Sums since the start, including ended connections.
     pub totals: Totals,
-    /// Connections that exist.
+    /// Open connections.
     pub connections: Vec<ConnectionStatus>,
 }
 
@@ -89,28 +90,28 @@ pub struct GateStatus {
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
-    /// Of these, callers that left without a word, as health checks of a port do.
+    /// Of these, callers that left without sending anything, as health checks of a port do.
     #[serde(default)]
     pub probes: u64,
-    /// Turned away, because there were too many.
+    /// Callers refused because there were too many connections.
     pub refused: u64,
-    /// The server could not be connected to.
+    /// Failed connections to the server.
     pub connect_failures: u64,
     /// Ended by the policy `strict`.
     pub ended_by_strict: u64,
-    /// Let go because what had to happen did not, within the gate's `start_timeout`: TLS, start-up, or the caller's end
-    /// after the server's.
+    /// Callers dropped because something did not happen within the gate's `start_timeout`: TLS, start-up, or the
+    /// caller's end after the server's.
     #[serde(default)]
     pub overdue: u64,
     /// Connections that replicated.
     pub replicating: u64,
-    /// Marks noted: moments the primary waited for.
+    /// Marks noted: each is a point at which the primary waited.
     pub marks: u64,
-    /// Times that marks were released because they were protected.
+    /// How often marks were released because they were protected.
     pub released: u64,
-    /// Times that marks were released by the policy `available`, with nothing behind them.
+    /// How often marks were released by the policy `available`, without protection.
     pub exposures: u64,
-    /// Bytes that were acknowledged so.
+    /// Bytes that were acknowledged in that way.
     pub exposed_bytes: u64,
     /// Ranges of the streams toward mirrors that were lost after they had been called protected.
     #[serde(default)]
@@ -118,22 +119,22 @@ pub struct Totals {
     /// Bytes of these that were acknowledged early, and that the mirror had not acknowledged itself by then.
     #[serde(default)]
     pub broken_bytes: u64,
-    /// Early acknowledgements that stood on such ranges, and that the mirror had not given itself by then.
+    /// Early acknowledgements that depended on such ranges, and that the mirror had not given itself by then.
     #[serde(default)]
     pub broken_acks: u64,
-    /// Times that a mirror came back with less than had been acknowledged early for it.
+    /// How often a mirror came back with less than had been acknowledged early for it.
     #[serde(default)]
     pub shortfalls: u64,
-    /// Bytes that it lacked, where the two places are in one count.
+    /// Bytes that the mirrors lacked, where the two positions can be subtracted.
     #[serde(default)]
     pub shortfall_bytes: u64,
     /// Acknowledgements of the mirror that were forwarded.
     pub real_acks: u64,
     /// Acknowledgements that the gate gave before the mirror did.
     pub injected_acks: u64,
-    /// Bytes put on the streams toward mirrors.
+    /// Bytes sent on the streams toward mirrors.
     pub sent_bytes: u64,
-    /// Bytes that came from mirrors.
+    /// Bytes received from mirrors.
     pub received_bytes: u64,
 }
 
@@ -142,31 +143,31 @@ pub struct Totals {
 pub struct ConnectionStatus {
     /// Its number, also the cookie of its flow at the appliance.
     pub number: u64,
-    /// Who connected.
+    /// The caller's address.
     pub client: SocketAddr,
     /// The flow toward the mirror: our address.
     pub source: Option<SocketAddr>,
     /// The flow toward the mirror: the mirror's address.
     pub destination: Option<SocketAddr>,
-    /// What it does, in the words of its protocol.
+    /// What it does, in its protocol's terms.
     pub phase: String,
     /// It has noted marks.
     pub replicates: bool,
-    /// TLS ends at the gate on the leg toward the mirror, toward the primary.
+    /// Whether TLS ends at the gate on the leg toward the mirror, and on the leg toward the primary.
     pub tls: (bool, bool),
-    /// Since it was accepted.
+    /// Time since it was accepted.
     pub age_s: f64,
-    /// End of what was given to the stream toward the mirror.
+    /// End of the bytes given to the stream toward the mirror.
     pub sent: u64,
-    /// How far the kernel has taken it.
+    /// End of the bytes that the kernel has taken.
     pub written: u64,
-    /// How far the appliance called it protected, at the least level or better.
+    /// End of the bytes that the appliance reports as protected, at the lowest level or better.
     pub protected: u64,
-    /// How far it was acknowledged to the primary because it was protected: the offset of the last mark.
+    /// End of the bytes acknowledged to the primary because they were protected: the offset of the last mark.
     pub released: u64,
-    /// Sent and not protected.
+    /// Bytes sent and not protected.
     pub unprotected: u64,
-    /// Acknowledged by the policy `available`, and neither protected nor really acknowledged since.
+    /// Bytes acknowledged by the policy `available`, and since then neither protected nor acknowledged by the mirror.
     pub exposed: u64,
     /// Marks that wait.
     pub waiting: u64,
@@ -174,16 +175,16 @@ pub struct ConnectionStatus {
     pub oldest_waiting_s: Option<f64>,
     /// Acknowledgements of the mirror that were forwarded.
     pub real_acks: u64,
-    /// Acknowledgements that the gate gave.
+    /// Acknowledgements that the gate gave before the mirror did.
     pub injected_acks: u64,
     /// Bytes that wait in the gate's memory, toward the mirror and toward the primary.
     pub buffered: (u64, u64),
-    /// Why nothing more could be called protected when it was looked at last; `None` when nothing is wrong.
+    /// Why nothing more could be called protected, as seen last; `None` when nothing is wrong.
     pub reason: Option<String>,
 }
 
 impl ConnectionStatus {
-    /// Of a caller of whom nothing has come.
+    /// For a caller that has sent nothing.
     pub fn nothing(client: SocketAddr) -> ConnectionStatus {
         ConnectionStatus {
             number: 0,
@@ -211,7 +212,7 @@ impl ConnectionStatus {
 }
 
 impl Totals {
-    /// Adds another's counts.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Totals) {
         self.connections += other.connections;
         self.probes += other.probes;

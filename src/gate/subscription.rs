@@ -1,7 +1,7 @@
-//! What the appliance says about the flows of this process: one subscription for all connections.
+//! What the appliance reports about the flows of this process: one subscription for all connections.
 //!
-//! A thin layer of socket and log around [`Core`], which decides what may be believed. Without contact nothing is
-//! protected. It holds no marks.
+//! A thin layer of socket and log around [`Core`], which decides which reports are accepted. Without contact nothing is
+//! protected. This module holds no marks.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,9 +16,9 @@ use crate::notify::client::{Core, Reason, Status, Wish};
 use crate::notify::envelope::Key;
 use crate::notify::message::{Filter, FlowKey, Level, LinkState, Request};
 
-/// Datagrams taken in at once; connections are served in between.
+/// Datagrams read at once; connections are served in between.
 const BUDGET: usize = 512;
-/// Flows that are given their cookies again at once after the appliance restarted.
+/// Flows whose cookies are registered again at once after the appliance restarted.
 const REGISTRATIONS: usize = 512;
 
 /// The subscription.
@@ -40,16 +40,17 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// A subscription at the appliance whose notification port is `address`. It need not run yet. `epoch` is random.
+    /// A subscription at the appliance whose notification port is `address`. The appliance need not run yet. `epoch` is
+    /// random.
     ///
     /// # Errors
-    /// No socket is to be had.
+    /// A socket cannot be opened.
     pub fn open(address: SocketAddr, key: Key, epoch: u64, now: Instant) -> io::Result<Subscription> {
         let any: SocketAddr = match address {
             SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
             SocketAddr::V6(_) => ([0u16; 8], 0).into(),
         };
-        // Only TCP: a mirror's other flows are not ours.
+        // Only TCP: a gate has no other flows.
         let wish = Wish { filter: Filter { protocol: Some(6), ..Filter::default() }, ..Wish::default() };
         Ok(Subscription {
             socket: UdpSocket::bind(any)?,
@@ -72,16 +73,17 @@ impl Subscription {
         &mut self.socket
     }
 
-    /// The poll says that something has come.
+    /// The poll reports that something has arrived.
     pub fn on_ready(&mut self) {
         self.readable = true;
     }
 
-    /// Takes in what has come, sends what is due, and says so when the appliance appears or vanishes. True while more
-    /// has come than was taken.
+    /// Reads what has arrived, sends what is due, and logs when the appliance appears or vanishes. True while more has
+    /// arrived than was read.
     pub fn turn(&mut self, now: Instant) -> bool {
         let mut datagram = [0; 2048];
-        // Whether or not the poll has said so: this process may have stood still since, and what came may take back.
+        // Read even without an event: this process may have been suspended, and an unread notification may withdraw
+        // protection.
         self.readable = true;
         for _ in 0..BUDGET {
             if !self.readable {
@@ -93,7 +95,7 @@ impl Subscription {
                     self.core.handle_datagram(&datagram[..len], now);
                 }
                 Ok(_) => {}
-                // Anything but "nothing more" is a rumour about an earlier datagram of ours, which is sent again anyway.
+                // Any error but "nothing more" is about an earlier datagram of ours, which is sent again anyway.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(_) => {}
             }
@@ -143,24 +145,24 @@ impl Subscription {
         }
     }
 
-    /// When to turn next if nothing comes.
+    /// When to call [`Subscription::turn`] next if no event comes.
     pub fn poll_timeout(&self) -> Instant {
         self.core.poll_timeout()
     }
 
-    /// The appliance that is asked.
+    /// The appliance's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Begins to watch the flow of a connection that exists. False when too many are watched.
+    /// Starts to watch the flow of a connection that exists. False when too many are watched.
     pub fn watch(&mut self, key: FlowKey, cookie: u64, now: Instant) -> bool {
         if !self.core.watch(key, now) {
             return false;
         }
         self.flows.insert(key, cookie);
         if self.run.is_some() {
-            // A name for people who watch the flows: were it lost, nothing else would be.
+            // The cookie only helps people who watch the flows; nothing else depends on it.
             self.core.request(Request::Register { key, cookie }, now);
         }
         true
@@ -172,19 +174,20 @@ impl Subscription {
         self.core.unwatch(key);
     }
 
-    /// The socket of the flow has been given so many bytes: claims of more are about another connection.
+    /// The socket of the flow has taken `written` bytes: a claim beyond that is about another connection.
     pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
         self.core.handle_written(key, written);
     }
 
-    /// Whether everything below `offset` is protected. Not while more has come than was taken in: it may take back.
+    /// Whether everything below `offset` is protected. False while some datagrams are unread: they may withdraw
+    /// protection.
     pub fn covers(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> bool {
         !self.readable
             && matches!(self.core.status(key, offset, least, now), Status::Protected { level } if level >= least)
     }
 
     /// Why nothing beyond what is covered can be called protected at this moment; [`Reason::Deadline`] when nothing is
-    /// wrong and it will come.
+    /// wrong and protection will follow.
     pub fn condition(&self, key: &FlowKey, least: Level, now: Instant) -> Reason {
         match self.core.status(key, u64::MAX, least, now) {
             Status::Pending(reason) | Status::Never(reason) => reason,
@@ -193,7 +196,7 @@ impl Subscription {
         }
     }
 
-    /// How far the flow was claimed to be covered: for people. 0 where claims are void.
+    /// The end of what was claimed as covered, for people. 0 when claims are void.
     pub fn covered(&self, key: &FlowKey, least: Level, now: Instant) -> u64 {
         match self.condition(key, least, now) {
             Reason::Violated | Reason::OtherConnection => 0,
@@ -201,8 +204,8 @@ impl Subscription {
         }
     }
 
-    /// Bytes that were lost after they had been called protected: the number of the connection whose flow it is, and where in
-    /// its stream.
+    /// A range of bytes that was lost after it had been called protected, with the number of the connection whose
+    /// stream it is in.
     pub fn poll_violation(&mut self) -> Option<(u64, Range<u64>)> {
         while let Some((key, range)) = self.core.poll_violation() {
             if let Some(cookie) = self.flows.get(&key) {
@@ -212,7 +215,7 @@ impl Subscription {
         None
     }
 
-    /// The lowest byte of a flow that is lost and was called protected.
+    /// The lowest byte of a flow that was called protected and is lost.
     pub fn lowest_loss(&self, key: &FlowKey) -> Option<u64> {
         self.core.lowest_loss(key)
     }

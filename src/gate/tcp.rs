@@ -1,15 +1,15 @@
-//! The dialect for programs whose protocol the gate does not know: a cap on what a disaster can cost.
+//! The dialect for programs whose protocol the gate does not know: a cap on how many bytes a disaster can cost.
 //!
-//! The program that connects to the gate is the primary, who it connects to is the mirror. Bytes pass unchanged; while as
-//! many as the cap allows are unprotected, none are read from the program. It injects nothing and knows no
-//! acknowledgements.
+//! The program that connects to the gate is the primary, the server it connects to is the mirror. Bytes pass unchanged;
+//! while the cap's number of bytes is unprotected, no more are read from the program. This dialect injects nothing and
+//! knows no acknowledgements.
 //!
-//! Bytes count as unprotected until the next place that is marked is protected: the cap is never exceeded, and what is
-//! protected counts at most a sixteenth of it late.
+//! Bytes count as unprotected until the next mark is protected: the cap is never exceeded, and at most a sixteenth of
+//! it is counted late.
 
 use super::dialect::{Dialect, Release, Side, Turn};
 
-/// Bytes between marked places, at most.
+/// Most bytes between two marks.
 const MOST_STEP: u64 = 16 * 1024;
 
 /// One connection with a cap.
@@ -17,7 +17,7 @@ const MOST_STEP: u64 = 16 * 1024;
 pub struct Tcp {
     /// Bytes that may be unprotected.
     cap: u64,
-    /// Places of the stream that are multiples of it are marked.
+    /// Offsets that are multiples of it are marked.
     step: u64,
     sent: u64,
     released: u64,
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_marked_often_enough_to_go_on_before_everything_is_protected() {
+    fn marks_are_close_enough_to_continue_before_everything_is_protected() {
         let (mut tcp, mut turn) = (Tcp::new(Some(1600)), Turn::default());
         tcp.on_bytes(Side::Primary, &[7; 250], &mut turn);
         tcp.on_bytes(Side::Primary, &[8; 100], &mut turn);

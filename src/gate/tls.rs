@@ -1,7 +1,7 @@
-//! TLS that ends at the gate: what is configured for a gate, and the session of one leg.
+//! TLS that ends at the gate: a gate's TLS configuration, and the TLS session of one leg.
 //!
-//! A session turns plain text into the bytes that the socket carries and back, record by record, so that the place in the
-//! socket's stream where a record ends is known. It has no socket, and does not decide when TLS begins.
+//! A session turns plain text into the bytes that the socket carries and back, record by record, so that the offset
+//! where a record ends in the socket's stream is known. A session has no socket, and does not decide when TLS begins.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use super::dialect::TlsChoice;
 use super::pem::{certificates, private_key};
 use crate::config::gate::{Certificate, UpstreamTls};
 
-/// What is configured for the connections of a gate; empty where TLS is none of its business.
+/// The TLS configuration of a gate; empty if no TLS ends at the gate.
 #[derive(Clone, Default)]
 pub struct Tls {
     server: Option<Arc<ServerConfig>>,
@@ -29,10 +29,10 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Reads the files that are named.
+    /// Reads the configured files.
     ///
     /// # Errors
-    /// A file cannot be read or does not hold what it should; the words name it.
+    /// A file cannot be read or does not hold what it should; the message names it.
     pub fn load(certificate: Option<&Certificate>, upstream: Option<&UpstreamTls>) -> Result<Tls, String> {
         let provider = Arc::new(ring::default_provider());
         let server = certificate.map(|files| server(files, &provider)).transpose()?;
@@ -40,12 +40,12 @@ impl Tls {
         Ok(Tls { server, client })
     }
 
-    /// On which legs TLS is configured.
+    /// The legs on which TLS is configured.
     pub fn choice(&self) -> TlsChoice {
         TlsChoice { accepts: self.server.is_some(), connects: self.client.is_some() }
     }
 
-    /// A session as the server toward who connected to the gate.
+    /// A session as the server, toward the caller.
     ///
     /// # Errors
     /// No certificate is configured.
@@ -55,7 +55,7 @@ impl Tls {
         Ok(Session::new(session.into()))
     }
 
-    /// A session as the client of the server that the gate connected to.
+    /// A session as the client, toward the server.
     ///
     /// # Errors
     /// TLS is not configured for it.
@@ -130,7 +130,7 @@ fn no_pair(files: &Certificate, error: &Error) -> String {
 /// TLS on one leg.
 pub struct Session {
     connection: Connection,
-    /// Plain text from before the handshake was done.
+    /// Plain text given before the handshake was done.
     early: Vec<u8>,
     established: bool,
     ended: bool,
@@ -144,17 +144,17 @@ impl fmt::Debug for Session {
 
 impl Session {
     fn new(mut connection: Connection) -> Session {
-        // The leg bounds what waits; a bound of the library's own would lose bytes silently.
+        // The leg bounds what waits; the library's own limit would lose bytes silently.
         connection.set_buffer_limit(None);
         Session { connection, early: Vec::new(), established: false, ended: false }
     }
 
-    /// The handshake is done.
+    /// Whether the handshake is done.
     pub fn is_established(&self) -> bool {
         self.established
     }
 
-    /// The far end has said that nothing more will come.
+    /// Whether the far end has announced that nothing more will come.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -164,17 +164,17 @@ impl Session {
         self.early.len()
     }
 
-    /// Bytes of the socket: plain text is appended to `plain`, what must be answered to `out`. True when the handshake
-    /// was completed by them.
+    /// Takes bytes from the socket: appends the plain text to `plain` and the answers to `out`. True when these bytes
+    /// completed the handshake.
     ///
     /// # Errors
-    /// TLS failed; what `out` got is the alert that says so.
+    /// TLS failed; `out` got the alert for the far end.
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<bool, String> {
         let before = self.established;
         while !bytes.is_empty() {
             let taken = self.connection.read_tls(&mut bytes).map_err(|error| error.to_string())?;
             if taken == 0 {
-                // Bytes behind the end of the session are nobody's.
+                // Bytes after the end of the session are ignored.
                 self.ended = true;
                 break;
             }
@@ -201,8 +201,8 @@ impl Session {
         Ok(self.established && !before)
     }
 
-    /// Appends the records of this plain text to `out`, whole: the end of `out` is where they end. Before the handshake
-    /// is done it waits.
+    /// Appends whole records with this plain text to `out`, so that the last record ends where `out` ends. Until the
+    /// handshake is done, the plain text waits.
     pub fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) {
         if !self.established {
             self.early.extend_from_slice(plain);
@@ -212,13 +212,14 @@ impl Session {
         self.drain(out);
     }
 
-    /// Appends whatever the handshake has to say.
+    /// Appends the first bytes of the handshake, if there are any.
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         self.drain(out);
     }
 
-    /// Appends the notice that nothing more will come, if there is a session to end: during the handshake the end of the stream
-    /// says it, and what a stranger then sends is still answered with an alert, which may not follow that notice.
+    /// Appends the close alert, if the session is established. During the handshake the end of the TCP stream is
+    /// enough; bytes that an unauthenticated sender sends after it are still answered with an alert, which must not
+    /// follow a close alert.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         if self.established {
             self.connection.send_close_notify();

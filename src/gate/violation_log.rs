@@ -1,5 +1,5 @@
-//! Promises that were broken, said in the log of a gate: at once, and then no more often than each second, with the bytes that
-//! they were about and what was acknowledged early for them. Counters are kept elsewhere.
+//! Logs violations of protection in a gate: the first at once, then at most one line per second, with the lost ranges
+//! and what was acknowledged early for them. Counters are kept elsewhere.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use super::early::Hit;
 use crate::io::paced::Paced;
 use crate::notify::message::FlowKey;
 
-/// What was lost and not said yet.
+/// What was lost and not logged yet.
 #[derive(Debug, Default)]
 pub struct ViolationLog {
     hit: Hit,
@@ -16,7 +16,7 @@ pub struct ViolationLog {
 }
 
 impl ViolationLog {
-    /// These bytes of the flow of `connection` had been called protected and are lost, with what that has hit.
+    /// These bytes of the flow of `connection` were called protected and are lost; `hit` is what the loss hits.
     pub fn note(&mut self, gate: &str, connection: u64, (key, range): (&FlowKey, &Range<u64>), hit: Hit) {
         self.hit.bytes += hit.bytes;
         self.hit.acknowledged += hit.acknowledged;
@@ -25,12 +25,12 @@ impl ViolationLog {
         self.ranges.add(format_args!("{gate}, connection {connection}: {source} > {destination} bytes {start}..{end}"));
     }
 
-    /// When there is more to say.
+    /// When the next line may be logged, if there is something to log.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.ranges.deadline().filter(|_| !self.ranges.is_empty())
     }
 
-    /// Says what was not said yet, if the last time was long enough ago.
+    /// Logs what was not logged yet, if the last line was long enough ago.
     pub fn say(&mut self, now: Instant) {
         if self.ranges.is_due(now)
             && let Some(words) = self.take_words()
@@ -79,14 +79,14 @@ mod tests {
     use crate::io::paced::INTERVAL;
 
     #[test]
-    fn the_first_is_said_at_once_and_those_of_the_next_second_in_one_line() {
+    fn the_first_violation_is_logged_at_once_and_those_of_the_next_second_in_one_line() {
         let start = Instant::now();
         let key = FlowKey::tcp(([10, 1, 0, 1], 1).into(), ([10, 2, 0, 1], 80).into());
         let hit = Hit { bytes: 10, acknowledged: 6, acknowledgements: 2 };
         let mut broken = ViolationLog::default();
         broken.note("pg", 3, (&key, &(0..10)), Hit { acknowledged: 0, acknowledgements: 0, ..hit });
         broken.say(start);
-        assert_eq!(broken.poll_timeout(), None, "said");
+        assert_eq!(broken.poll_timeout(), None, "logged");
         (1..=10).for_each(|at| broken.note("pg", 3, (&key, &(at * 100..at * 100 + 10)), hit));
         broken.say(start + INTERVAL - Duration::from_nanos(1));
         assert_eq!(broken.poll_timeout(), Some(start + INTERVAL));

@@ -1,4 +1,4 @@
-//! `onwire keygen`, `onwire pubkey` and `onwire check` as a user meets them.
+//! `onwire keygen`, `onwire pubkey` and `onwire check`, run as a user runs them.
 
 use std::fs;
 use std::io::Write;
@@ -60,7 +60,7 @@ fn keygen_without_a_file_prints_the_private_key() {
 }
 
 #[test]
-fn keygen_makes_notification_keys_that_check_takes() {
+fn keygen_makes_notification_keys_that_check_accepts() {
     let directory = tempfile::tempdir().unwrap();
     let file = onwire(directory.path(), &["keygen", "--notify", "notify.key"], b"");
     assert!(file.status.success() && file.stdout.is_empty(), "{}", text(&file.stderr));
@@ -85,7 +85,7 @@ fn keygen_makes_notification_keys_that_check_takes() {
 }
 
 #[test]
-fn pubkey_refuses_what_is_not_a_key() {
+fn pubkey_refuses_input_that_is_no_key() {
     let directory = tempfile::tempdir().unwrap();
     for input in [&b""[..], b"abc\n", b"\xff\xff", &[b'A'; 1000]] {
         let output = onwire(directory.path(), &["pubkey"], input);
@@ -95,7 +95,7 @@ fn pubkey_refuses_what_is_not_a_key() {
     assert_eq!(onwire(directory.path(), &["pubkey", "nowhere.key"], b"").status.code(), Some(1));
 }
 
-/// Where the configuration was named without a directory, this once gave a node with a key of zeros.
+/// An empty name must not become the directory of the configuration, and give a node with a key of zeros.
 #[test]
 fn an_empty_key_file_name_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -134,7 +134,7 @@ fn usage_errors_exit_with_2_and_help_with_0() {
 }
 
 #[test]
-fn check_says_what_would_run_and_warns() {
+fn check_prints_what_would_run_and_warns() {
     let directory = tempfile::tempdir().unwrap();
     onwire(directory.path(), &["keygen", "a.key"], b"");
     let peer = onwire(directory.path(), &["keygen", "b.key"], b"");

@@ -1,5 +1,5 @@
-//! `onwire watch`, `onwire wait` and `onwire flows` as a user meets them: real connections on the loopback, and a publisher
-//! that says what the test tells it.
+//! `onwire watch`, `onwire wait` and `onwire flows`, run as a user runs them: real connections on the loopback, and a
+//! publisher that sends what the test orders.
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ fn flow(key: FlowKey, on_wire: Option<u64>) -> Flow {
     }
 }
 
-/// A connection whose far end reads nothing: part of what is written is not acknowledged.
+/// A connection whose far end reads nothing: part of the bytes written is not acknowledged.
 struct Stuffed {
     stream: TcpStream,
     other: TcpStream,
@@ -177,7 +177,7 @@ fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
     assert_eq!(code(&output), Some(0));
     assert!(text(&output.stdout).starts_with("protected (on_wire): "), "{}", text(&output.stdout));
 
-    // More than this level is not there.
+    // The appliance offers no higher level than this one.
     let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "300ms", "--level", "acked", "--json"]);
     assert_eq!(code(&output), Some(1));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -187,7 +187,7 @@ fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
 }
 
 #[test]
-fn wait_says_why_not() {
+fn wait_prints_the_reason_when_bytes_are_not_protected() {
     let appliance = Appliance::start("127.0.0.1:0");
     let sent = stuffed();
     let arguments = ["wait", "--to", &sent.to, "--timeout", "300ms"];
@@ -203,7 +203,7 @@ fn wait_says_why_not() {
     appliance.tell_flow(flow(sent.key, Some(sent.written)));
     appliance.tell(Tell::Violation(Range { key: sent.key, instance: 1, start: 0, end: 5 }));
     said("lost on the path");
-    // The same addresses, and more than this socket was ever given.
+    // The same addresses, and more than this socket has taken.
     appliance.tell_flow(Flow { instance: 2, ..flow(sent.key, Some(sent.written + 1)) });
     said("another connection");
 }
@@ -211,13 +211,13 @@ fn wait_says_why_not() {
 #[test]
 fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
     let appliance = Appliance::start("127.0.0.1:0");
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let unused = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut sent = stuffed();
-    let arguments = ["wait", "--notify", &nobody, "--to", &sent.to, "--timeout", "20s"];
+    let arguments = ["wait", "--notify", &unused, "--to", &sent.to, "--timeout", "20s"];
     let begin = Instant::now();
     let output = appliance.run(&arguments);
     assert_eq!(code(&output), Some(3), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains(&format!("{nobody} does not answer")), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(&format!("{unused} does not answer")), "{}", text(&output.stderr));
     assert!(begin.elapsed() < Duration::from_secs(15), "it need not wait for the whole timeout");
 
     sent.other.read_exact(&mut vec![0; sent.written as usize]).unwrap();
@@ -226,7 +226,7 @@ fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
     assert!(text(&output.stdout).starts_with("protected (acked): "), "{}", text(&output.stdout));
 }
 
-/// What `wait` says of a host, and its exit code; `wanted` must be in its words.
+/// Checks what `wait` prints about a host, and its exit code; its message must contain `wanted`.
 fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &str) {
     for option in [&[][..], &["--require"]] {
         let output = appliance.run(&[&["wait", "--to", to][..], option].concat());
@@ -250,7 +250,7 @@ fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &st
 }
 
 #[test]
-fn wait_does_not_say_yes_where_there_is_nothing_to_wait_for() {
+fn wait_does_not_succeed_when_there_is_nothing_to_wait_for() {
     let appliance = Appliance::start("127.0.0.1:0");
     appliance.tell(link(LinkState::Up, StateReason::None));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -261,7 +261,7 @@ fn wait_does_not_say_yes_where_there_is_nothing_to_wait_for() {
     let (mut other, _) = listener.accept().unwrap();
     nothing_to_wait_for(&appliance, &to, 1, "has sent nothing");
 
-    // What has ended was acknowledged, and is not what a script that asks now means.
+    // A connection that has ended was acknowledged; a script that asks now does not mean it.
     stream.write_all(b"all of it arrives").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     other.read_to_end(&mut Vec::new()).unwrap();
@@ -274,7 +274,7 @@ fn wait_does_not_say_yes_where_there_is_nothing_to_wait_for() {
 }
 
 #[test]
-fn wait_takes_no_yes_from_an_appliance_that_knows_of_other_connections_only() {
+fn wait_does_not_succeed_when_the_appliance_knows_only_other_connections() {
     let appliance = Appliance::start("127.0.0.1:0");
     appliance.tell(link(LinkState::Up, StateReason::None));
     let (sent, other) = (stuffed(), stuffed());
@@ -282,7 +282,7 @@ fn wait_takes_no_yes_from_an_appliance_that_knows_of_other_connections_only() {
     let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "400ms"]);
     assert_eq!(code(&output), Some(1), "{output:?}");
     assert!(text(&output.stderr).contains("has not seen this flow"), "{output:?}");
-    // A list of nothing says so.
+    // An empty list of flows is printed as such.
     for (arguments, wanted) in
         [(&["flows", "--to", &sent.to][..], "no flows"), (&["flows", "--to", &sent.to, "--json"], "[]")]
     {
@@ -292,7 +292,7 @@ fn wait_takes_no_yes_from_an_appliance_that_knows_of_other_connections_only() {
 }
 
 #[test]
-fn flows_are_shown_as_told_and_a_violated_one_stands_out() {
+fn flows_are_shown_as_received_and_a_violated_one_stands_out() {
     let appliance = Appliance::start("127.0.0.1:0");
     let key = |port: u16| FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 5432).into());
     appliance.tell(link(LinkState::Up, StateReason::None));
@@ -303,7 +303,7 @@ fn flows_are_shown_as_told_and_a_violated_one_stands_out() {
         FlowKey { protocol: 17, source: "[fd00::1]:53".parse().unwrap(), destination: "[fd00::2]:53".parse().unwrap() };
     appliance.tell_flow(Flow { origin: Origin::Middle, packets: Some(3), ..flow(other, Some(12)) });
     appliance.tell(Tell::Violation(Range { key: key(9), instance: 1, start: 40, end: 60 }));
-    // One a turn of its loop; the violation comes last.
+    // The publisher sends one per turn of its loop; the violation comes last.
     let deadline = Instant::now() + Duration::from_secs(30);
     let told = loop {
         let output = appliance.run(&["flows", "--json"]);
@@ -333,8 +333,8 @@ fn flows_are_shown_as_told_and_a_violated_one_stands_out() {
 }
 
 #[test]
-fn watch_shows_each_change_once_and_captures_what_came() {
-    // The port that the dissector knows, at an address that nobody else uses.
+fn watch_shows_each_change_once_and_captures_all_datagrams() {
+    // The port that the dissector knows, at an address that no other test uses.
     let appliance = Appliance::start("127.71.18.1:7118");
     let key = FlowKey::tcp("10.1.0.1:4000".parse().unwrap(), "10.2.0.1:5432".parse().unwrap());
     let hidden = FlowKey::tcp("10.1.0.1:4001".parse().unwrap(), "10.2.0.9:80".parse().unwrap());
@@ -363,11 +363,11 @@ fn watch_shows_each_change_once_and_captures_what_came() {
     let contact = kinds("contact");
     assert_eq!(contact.iter().map(|line| line["contact"].clone()).collect::<Vec<_>>(), [true, false]);
     assert!(contact.iter().all(|line| line["run"] == "000000000000002a"), "{contact:?}");
-    // A lease is a second, and was renewed up to a quarter before the last heartbeat.
+    // A lease is one second, and was renewed at most a quarter second before the last heartbeat.
     assert!(contact[1]["silent_for"].as_f64().unwrap() >= 0.5, "{contact:?}");
     let positions: Vec<&Value> = kinds("flow").iter().map(|line| &line["on_wire"]).collect();
     assert_eq!(positions[..2], [&Value::Null, &Value::from(65_536)], "{lines:#?}");
-    // The violation is told of the flow too; nothing is repeated.
+    // The violation also changes the flow; nothing is repeated.
     assert_eq!(kinds("flow").len(), 3, "{lines:#?}");
     assert_eq!(kinds("flow")[2]["violated"], 40);
     assert_eq!(kinds("violation").len(), 1);
@@ -410,7 +410,7 @@ fn tshark(capture: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn watch_counts_its_lines_and_says_when_nobody_answers() {
+fn watch_counts_its_lines_and_reports_an_appliance_that_does_not_answer() {
     let appliance = Appliance::start("127.0.0.1:0");
     appliance.tell(link(LinkState::Up, StateReason::None));
     let output = appliance.run(&["watch", "--count", "2"]);
@@ -421,8 +421,8 @@ fn watch_counts_its_lines_and_says_when_nobody_answers() {
         "{lines:?}"
     );
 
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let output = appliance.run(&["watch", "--notify", &nobody, "--for", "1s"]);
+    let unused = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let output = appliance.run(&["watch", "--notify", &unused, "--for", "1s"]);
     assert_eq!(code(&output), Some(3));
     assert!(text(&output.stdout).contains("count nothing as protected"), "{}", text(&output.stdout));
     let output = appliance.run(&["flows", "--key-id", "2"]);
@@ -430,7 +430,7 @@ fn watch_counts_its_lines_and_says_when_nobody_answers() {
 }
 
 #[test]
-fn what_is_wrong_with_the_command_line_is_said_with_2() {
+fn a_wrong_command_line_is_reported_with_exit_code_2() {
     let appliance = Appliance::start("127.0.0.1:0");
     std::fs::write(appliance.path("open.key"), Secret::from_random(&[5; 32]).to_text().as_str()).unwrap();
     std::fs::set_permissions(appliance.path("open.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();

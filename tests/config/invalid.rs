@@ -1,6 +1,6 @@
-//! Every file in `config/invalid` is refused with exactly the words of the `.stderr` file beside it.
+//! Every file in `config/invalid` is refused with exactly the text of the `.stderr` file beside it.
 //!
-//! After a change of wording, `ONWIRE_BLESS=1 cargo test --test config_invalid` writes the new words; read the diff.
+//! After a change of wording, `ONWIRE_BLESS=1 cargo test --test config invalid` writes the new text; read the diff.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use std::process::Command;
 const KEY: &str = "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=\n";
 
 #[test]
-fn every_invalid_file_is_refused_with_its_golden_words() {
+fn every_invalid_file_is_refused_with_its_golden_text() {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/invalid");
     let bless = std::env::var_os("ONWIRE_BLESS").is_some();
     let root = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ fn yaml_files(directory: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Git keeps no modes, so the key files that the invalid files name are made here.
+/// Git keeps no file modes, so the key files that the invalid files name are made here.
 fn make_key_files(directory: &Path) {
     for (name, content, mode) in [
         ("good.key", KEY.as_bytes(), 0o600),

@@ -1,4 +1,4 @@
-//! The configuration: golden errors, the reference file, and files that nobody meant to write.
+//! The configuration: golden errors, the reference file, and randomly damaged files.
 #![allow(clippy::unwrap_used)]
 
 mod invalid;

@@ -1,4 +1,4 @@
-//! The files in `config/` that people copy are good, and the reference leaves no key out.
+//! The files in `config/` that people copy are valid, and the reference leaves no key out.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,7 @@ fn load(text: &str, keys: &[(&str, &PrivateKey)]) -> Config {
 }
 
 #[test]
-fn the_reference_is_good() {
+fn the_reference_is_valid() {
     let key = key(1);
     let config = load(&source("reference.yaml"), &[("ithaca.key", &key), ("notify.key", &key)]);
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -57,7 +57,7 @@ fn the_reference_shows_every_key() {
     }
 }
 
-/// The dotted paths of all keys that begin a line, and of those in comments, told by their indentation.
+/// The dotted paths of all keys at the beginning of a line, and of those in comments, found by their indentation.
 fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
     let (mut shown, mut commented) = (Vec::new(), Vec::new());
     let mut tables: Vec<(usize, String)> = Vec::new();
@@ -89,7 +89,7 @@ fn keys_of(text: &str) -> (Vec<String>, Vec<String>) {
     (shown, commented)
 }
 
-/// The smallest file, every default in force, gives what the reference spells out.
+/// The smallest file, with every default, gives the same values as the reference.
 #[test]
 fn the_reference_states_the_defaults() {
     let key = key(1);
@@ -119,7 +119,7 @@ fn the_reference_states_the_defaults() {
 }
 
 #[test]
-fn the_pair_is_good_once_its_keys_are_made() {
+fn the_pair_is_valid_once_its_keys_are_made() {
     let (ithaca, syracuse) = (key(1), key(2));
     let public = |key: &PrivateKey| key.public_key().to_string();
     let text = source("pair/ithaca.yaml").replace("PUBLIC-KEY-OF-SYRACUSE", &public(&syracuse));
@@ -134,7 +134,7 @@ fn the_pair_is_good_once_its_keys_are_made() {
 }
 
 #[test]
-fn values_arrive_as_they_are_written() {
+fn values_are_read_as_they_are_written() {
     let (key, peer) = (key(1), key(2).public_key());
     let text = format!(
         "node: {{ name: a, key_file: a.key, listen: \"[::]:9000\", local_prefixes: [10.1.0.1] }}\n\

@@ -1,4 +1,4 @@
-//! No text makes the reader of configurations panic, and a refused text always has a reason.
+//! No text makes the configuration reader panic, and a refused text always has a reason.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn read(text: &str) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What a hand might do to a file: put something in, take something out, say something twice.
+/// An editing mistake: something inserted, removed, or repeated.
 #[derive(Clone, Debug)]
 enum Slip {
     Insert(usize, String),
@@ -104,7 +104,7 @@ proptest! {
 
     #[test]
     fn a_damaged_reference_never_panics(slips in prop::collection::vec(slip(), 1..6)) {
-        // Comments are three quarters of the text; without them the slips meet keys and values.
+        // Comments are three quarters of the text; without them the slips hit keys and values.
         let bare = REFERENCE.lines().filter(|line| !line.trim_start().starts_with('#'));
         let mut text: Vec<char> = bare.collect::<Vec<_>>().join("\n").chars().collect();
         slips.iter().for_each(|slip| apply(&mut text, slip));

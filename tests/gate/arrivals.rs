@@ -1,4 +1,4 @@
-//! Who connects and says nothing: for such a one nothing is connected to the server, and nobody's place is kept.
+//! Callers that send nothing: the gate does not connect to the server for them, and their slots become free.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use onwire::gate::arrival::MOMENT;
 
 use crate::testbed::*;
 
-/// A gate of this kind in front of a server that counts who comes.
+/// A gate of this kind, and a server that counts its callers.
 fn open(kind: Kind, start_timeout: Duration) -> (Running, TcpListener, Appliance) {
     let appliance = Appliance::start();
     let (server, upstream) = server();
@@ -23,7 +23,7 @@ fn nobody_has_come(server: &TcpListener) -> bool {
 }
 
 #[test]
-fn probes_of_a_port_were_passed_on_to_the_server_which_counts_them() {
+fn probes_of_a_port_are_counted_and_not_passed_on_to_the_server() {
     let log = keep_log();
     for kind in [Kind::MariaDb, Kind::Postgres, Kind::Redis] {
         let (gate, server, _appliance) = open(kind, Duration::from_secs(30));
@@ -42,7 +42,7 @@ fn probes_of_a_port_were_passed_on_to_the_server_which_counts_them() {
 }
 
 #[test]
-fn a_caller_that_speaks_is_connected_with_its_first_byte_and_a_silent_one_is_let_go() {
+fn a_caller_is_connected_with_its_first_byte_and_a_silent_one_is_dropped() {
     for kind in [Kind::Postgres, Kind::Redis] {
         let (gate, server, _appliance) = open(kind, Duration::from_secs(1));
         let mut silent = TcpStream::connect(gate.address).unwrap();
@@ -55,7 +55,7 @@ fn a_caller_that_speaks_is_connected_with_its_first_byte_and_a_silent_one_is_let
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.read_exact(&mut [0; 9]).unwrap();
         let begun = Instant::now();
-        assert_eq!(silent.read(&mut [0]).unwrap(), 0, "let go");
+        assert_eq!(silent.read(&mut [0]).unwrap(), 0, "dropped");
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert!(nobody_has_come(&server));
         until("counted", || (gate.status().gates[0].totals.overdue >= 1).then_some(()));
@@ -63,7 +63,7 @@ fn a_caller_that_speaks_is_connected_with_its_first_byte_and_a_silent_one_is_let
 }
 
 #[test]
-fn where_the_server_greets_a_caller_that_stays_is_connected() {
+fn a_silent_caller_that_stays_is_connected_if_the_server_sends_first() {
     let log = keep_log();
     let (gate, server, _appliance) = open(Kind::MariaDb, Duration::from_secs(30));
     let begun = Instant::now();
@@ -75,7 +75,7 @@ fn where_the_server_greets_a_caller_that_stays_is_connected() {
     stream.write_all(greeting).unwrap();
     let mut got = vec![0; greeting.len()];
     caller.read_exact(&mut got).unwrap();
-    // It leaves without an answer, which the server takes amiss.
+    // It leaves without an answer; the server counts that as an error.
     drop(caller);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);

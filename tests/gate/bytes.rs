@@ -1,4 +1,5 @@
-//! That a gate carries bytes faithfully, holds few of them, and keeps its cap: back-pressure, half-close, many at once.
+//! A gate carries bytes unchanged, holds few of them, and keeps its cap: back-pressure, half-close, many connections at
+//! once.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,7 +11,7 @@ use onwire::notify::message::FlowKey;
 
 use crate::testbed::*;
 
-/// Bytes that no shift or loss leaves alike.
+/// Pseudo-random bytes: every shift and every loss changes them.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |_| {
@@ -21,7 +22,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 #[test]
-fn half_of_a_connection_may_end_before_the_other() {
+fn one_half_of_a_connection_may_end_before_the_other() {
     let appliance = Appliance::start();
     let (server, upstream) = server();
     let gate = Running::tcp(gate(upstream, Policy::Auto), appliance.address);
@@ -70,9 +71,9 @@ fn no_more_than_the_cap_passes_unprotected() {
         application
     });
     let (mut got, mut protected) = (Vec::new(), 0usize);
-    // Places are marked each sixteenth of the cap.
+    // There is a mark at each sixteenth of the cap.
     for step in [0, CAP / 16, CAP / 2, CAP, 2 * CAP] {
-        // Never more than the cap at once: what is not there yet cannot be protected.
+        // Never more than the cap at once: bytes that have not arrived yet cannot be protected.
         protected = (protected + step).min(got.len());
         appliance.protect(key, protected as u64);
         let end = protected + CAP;
@@ -96,9 +97,9 @@ fn no_more_than_the_cap_passes_unprotected() {
 }
 
 #[test]
-fn a_mirror_that_never_reads_costs_a_bounded_memory() {
+fn a_mirror_that_never_reads_costs_bounded_memory() {
     let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
-    // Lines, so that every one of them is a mark.
+    // Lines, so that each of them is a mark.
     let data: Vec<u8> = (0..40_000_000u32).map(|at| if at % 16 == 15 { b'\n' } else { b'x' }).collect();
     session.primary.set_nonblocking(true).unwrap();
     let (mut sent, mut still) = (0, Instant::now());
@@ -127,7 +128,7 @@ fn a_mirror_that_never_reads_costs_a_bounded_memory() {
 }
 
 #[test]
-fn a_primary_that_never_reads_its_acknowledgements_costs_a_bounded_memory() {
+fn a_primary_that_never_reads_its_acknowledgements_costs_bounded_memory() {
     let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Available(Duration::ZERO));
     let mut mirror = session.mirror.try_clone().unwrap();
     let reader = std::thread::spawn(move || {
@@ -138,12 +139,13 @@ fn a_primary_that_never_reads_its_acknowledgements_costs_a_bounded_memory() {
         }
         total
     });
-    // Also the mirror's words pile up for a primary that does not listen. The time limit is of the socket and its writes:
-    // to make it non-blocking would make the reader so, too.
+    // The mirror's acknowledgements also pile up for a primary that does not read. The time limit applies only to
+    // writes on this socket; non-blocking mode would also apply to the reader.
     let mut talker = session.mirror.try_clone().unwrap();
     talker.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
     let words = "B00000\n".repeat(100_000);
-    // However much the sockets on the way hold: until the gate has so much that it reads no more, and well beyond.
+    // The sockets on the way hold an unknown amount: go on until the gate holds so much that it reads no more, and well
+    // beyond.
     let mut beyond = 0;
     let seen = until("a full buffer", || {
         let _ = talker.write(words.as_bytes());
@@ -195,7 +197,7 @@ fn many_connections_at_once_each_get_their_own_bytes() {
         .collect();
     let streams: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     echo.join().unwrap();
-    // One more is turned away, and the others do not notice.
+    // One more connection is refused, and the others continue.
     let mut extra = TcpStream::connect(gate.address).unwrap();
     extra.set_read_timeout(Some(SOON)).unwrap();
     assert!(!matches!(extra.read(&mut [0]), Ok(1..)));
@@ -207,7 +209,7 @@ fn many_connections_at_once_each_get_their_own_bytes() {
 }
 
 #[test]
-fn a_server_that_is_not_there_ends_the_connection_and_is_counted() {
+fn an_absent_server_ends_the_connection_and_is_counted() {
     let appliance = Appliance::start();
     let (server, upstream) = server();
     drop(server);
@@ -219,7 +221,7 @@ fn a_server_that_is_not_there_ends_the_connection_and_is_counted() {
 }
 
 #[test]
-fn a_side_that_vanishes_takes_the_other_with_it_and_what_it_sent_arrives() {
+fn a_side_that_vanishes_ends_the_other_after_its_bytes_have_arrived() {
     let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\n");
     session.primary.write_all(b"last words\n").unwrap();

@@ -1,4 +1,4 @@
-//! The program: `onwire gate`, its file, its status, and what it refuses.
+//! The program `onwire gate`: its options, its file, its status, and the input that it refuses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A file that only we can read.
+/// A key file that only its owner can read.
 fn key_file(directory: &Path) -> String {
     use std::os::unix::fs::OpenOptionsExt;
     let path = directory.join("notify.key");
@@ -26,7 +26,7 @@ fn key_file(directory: &Path) -> String {
     path.display().to_string()
 }
 
-/// The program, ended with the test.
+/// The program; it ends with the test.
 struct Program(Child);
 
 impl Drop for Program {
@@ -52,8 +52,8 @@ impl Program {
         (Program(child), said)
     }
 
-    /// A gate of kind tcp with a cap and the policy strict, its files in `directory`; with what it said, where it listens, and
-    /// its status socket.
+    /// A gate of kind tcp with a cap and the policy strict, and its files in `directory`. Also returns its log lines,
+    /// its listen address, and its status socket.
     fn tcp(
         directory: &Path,
         upstream: SocketAddr,
@@ -77,7 +77,7 @@ impl Program {
 }
 
 #[test]
-fn a_gate_says_where_it_listens_tells_its_status_and_stops_when_asked() {
+fn a_gate_logs_its_address_reports_its_status_and_stops_when_asked() {
     let directory = tempfile::tempdir().unwrap();
     let (server, upstream) = server();
     let appliance = Appliance::start();
@@ -141,7 +141,7 @@ fn several_gates_of_one_file_run_in_one_process() {
 }
 
 #[test]
-fn protocols_of_votes_are_refused_in_words() {
+fn protocols_of_votes_are_refused_with_a_reason() {
     for kind in ["etcd", "galera", "kafka", "raft", "group-replication", "Galera"] {
         let output = onwire(&["gate", kind, "--listen", "127.0.0.1:1", "--upstream", "127.0.0.1:2"]);
         let said = stderr(&output);
@@ -153,7 +153,7 @@ fn protocols_of_votes_are_refused_in_words() {
 }
 
 #[test]
-fn what_does_not_go_together_is_said_before_anything_is_opened() {
+fn options_that_do_not_fit_together_are_refused_before_anything_is_opened() {
     let directory = tempfile::tempdir().unwrap();
     let key = key_file(directory.path());
     let base = ["gate", "tcp", "--listen", "127.0.0.1:1", "--key", &key];
@@ -178,7 +178,7 @@ fn what_does_not_go_together_is_said_before_anything_is_opened() {
 }
 
 #[test]
-fn certificates_that_cannot_be_used_are_told_by_the_check_and_by_the_start() {
+fn unusable_certificates_are_reported_by_the_check_and_by_the_start() {
     let directory = tempfile::tempdir().unwrap();
     key_file(directory.path());
     for name in ["one", "other"] {
@@ -199,7 +199,7 @@ fn certificates_that_cannot_be_used_are_told_by_the_check_and_by_the_start() {
     write(&[gate(1, good)]);
     assert!(onwire(&["check", path]).status.success(), "{}", stderr(&onwire(&["check", path])));
 
-    // What would happen at start, each by itself; all of it at once from the check.
+    // The start reports each error by itself; the check reports all at once.
     let bad = [
         ("tls: { certificate: one.pem, key: other.key }", "other.key does not belong to the first certificate in"),
         ("tls: { certificate: none.pem, key: one.key }", "none.pem: No such file"),
@@ -226,7 +226,7 @@ fn certificates_that_cannot_be_used_are_told_by_the_check_and_by_the_start() {
 }
 
 #[test]
-fn an_address_in_use_is_told_with_what_to_do() {
+fn an_address_in_use_is_reported_with_the_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let (_taken, address) = server();
     let socket = directory.path().join("gate.sock").display().to_string();
@@ -248,7 +248,7 @@ fn an_address_in_use_is_told_with_what_to_do() {
 }
 
 #[test]
-fn the_reference_of_gates_is_good_and_shows_every_key() {
+fn the_reference_of_gates_is_valid_and_shows_every_key() {
     let directory = tempfile::tempdir().unwrap();
     key_file(directory.path());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gate.yaml");
@@ -275,17 +275,17 @@ fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
-    // The kernel shows hundredths here on every architecture that matters.
+    // The kernel counts hundredths of a second here, on every common architecture.
     ticks / 100.0
 }
 
 #[test]
-fn a_gate_that_waits_in_vain_uses_next_to_no_processor() {
+fn a_gate_without_an_appliance_uses_very_little_processor_time() {
     let directory = tempfile::tempdir().unwrap();
     let (server, upstream) = server();
-    // Nobody listens there: every datagram is answered with a refusal.
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (program, _, listen, _) = Program::tcp(directory.path(), upstream, "1KiB", nobody);
+    // No program listens there: every datagram is answered with an ICMP error.
+    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (program, _, listen, _) = Program::tcp(directory.path(), upstream, "1KiB", unused);
     let mut application = TcpStream::connect(&listen).unwrap();
     let (mut mirror, _) = server.accept().unwrap();
     application.write_all(&[1; 4096]).unwrap();
@@ -297,7 +297,7 @@ fn a_gate_that_waits_in_vain_uses_next_to_no_processor() {
 }
 
 #[test]
-fn a_soft_limit_of_descriptors_was_kept_where_the_hard_one_allows_more() {
+fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
     let directory = tempfile::tempdir().unwrap();
     let (_server, upstream) = server();
     let (key, socket) = (key_file(directory.path()), directory.path().join("gate.sock").display().to_string());

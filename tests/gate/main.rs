@@ -1,10 +1,12 @@
 //! Ack gates.
 //!
-//! Over the loopback, with an appliance that says what each test wants and a protocol made for them: [`protected`] what is
-//! acknowledged, and when; [`arrivals`] who has said nothing; [`bytes`] what passes, and how much waits; [`secure`] TLS that
-//! ends at the gate; [`command`] the program itself. [`postgres_dialect`] drives that dialect by bytes.
+//! Over the loopback, with an appliance that reports what each test wants, and a protocol made for these tests:
+//! [`protected`]: what is acknowledged, and when; [`arrivals`]: callers that have sent nothing; [`bytes`]: which bytes
+//! pass, and how many wait; [`secure`]: TLS that ends at the gate; [`command`]: the program itself.
+//! [`postgres_dialect`] drives that dialect directly with bytes.
 //!
-//! With real servers: [`postgres`], [`redis`] and [`mariadb`]. What is missing fails, and says what installs it.
+//! With real servers: [`postgres`], [`redis`] and [`mariadb`]. If a server is missing, the test fails, and its message
+//! names the command that installs the server.
 #![allow(clippy::unwrap_used)]
 
 mod arrivals;

@@ -1,5 +1,5 @@
-//! A gate between two real MariaDB servers: a semi-synchronous commit returns for what is protected, and for nothing
-//! else, and the primary never falls back to asynchronous replication.
+//! A gate between two real MariaDB servers: a semi-synchronous commit returns when its bytes are protected, and not
+//! otherwise, and the primary never falls back to asynchronous replication.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -18,7 +18,7 @@ struct Site {
 }
 
 impl Site {
-    /// With a file of `config/mariadb` and further options, which come before what the file says.
+    /// Starts a server with a file of `config/mariadb`, and with further options, which override those of the file.
     fn start(file: &str, options: &[&str]) -> Site {
         let (directory, port) = (directory(), free_port());
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/mariadb").join(file);
@@ -26,7 +26,7 @@ impl Site {
         let path = directory.path().display();
         let install = unprivileged("mariadb-install-db", directory.path())
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-            // A server that starts removes the temporary tables of others where it keeps its own.
+            // At its start a server removes the temporary tables of other servers in its temporary directory.
             .args([format!("--datadir={path}/data"), format!("--tmpdir={path}")])
             .output()
             .unwrap_or_else(|error| panic!("mariadb-install-db: {error}; install it: apt-get install mariadb-server"));
@@ -48,7 +48,7 @@ impl Site {
         site
     }
 
-    /// A client that executes statements and ends.
+    /// A client that executes statements and exits.
     fn client(&self, sql: &str) -> Child {
         unprivileged("mariadb", self.directory.path())
             .args(["--no-defaults", "--socket=socket", "--user=root", "--batch", "--skip-column-names", "-e", sql])
@@ -93,8 +93,8 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
     thread::sleep(Duration::from_millis(1500));
     assert!(!has_ended(&mut insert), "one release is not a release of what follows");
     mirror.server.thaw();
-    until("the mirror's own word ends the commit", || has_ended(&mut insert));
-    // A row larger than a packet can be; a mirror that stands still would not take so much.
+    until("the mirror's own acknowledgement ends the commit", || has_ended(&mut insert));
+    // A row larger than a packet can be; a frozen mirror would not read so much.
     gate.protect(true);
     primary.ask("INSERT INTO d.t (word) VALUES (REPEAT('x', 17000000))");
     primary.ask("INSERT INTO d.t (word) VALUES ('behind it')");
@@ -109,7 +109,7 @@ fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &
 fn replicating(checksum: &str) -> (Site, Site, Gateway) {
     let primary = Site::start("primary.cnf", &[checksum, "--binlog-format=ROW"]);
     let mirror = Site::start("mirror.cnf", &[]);
-    // Before anybody waits.
+    // Before any commit waits.
     primary.ask(
         "SET GLOBAL rpl_semi_sync_master_enabled=OFF; CREATE USER r@localhost IDENTIFIED BY 'secret'; \
          CREATE USER r@'127.0.0.1' IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO r@localhost; \
@@ -143,7 +143,7 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_not_before() {
 }
 
 #[test]
-fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
+fn a_mirror_that_comes_back_without_acknowledged_commits_is_reported() {
     let (primary, mirror, gate) = replicating("--binlog-checksum=CRC32");
     let acknowledge_early = |word: &str| {
         gate.protect(false);
@@ -156,12 +156,12 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
     };
     let rows = "SELECT COUNT(*), SUM(LENGTH(word)) FROM d.t";
     let in_step = || until("the mirror has every row", || mirror.ask(rows) == primary.ask(rows));
-    // It has applied everything, and asks for what follows.
+    // The mirror has applied everything, and asks for what follows.
     acknowledge_early("applied");
     in_step();
     mirror.ask("STOP SLAVE; START SLAVE");
     primary.ask("FLUSH BINARY LOGS; INSERT INTO d.t (word) VALUES ('behind it')");
-    // By file and position it keeps what it has not applied.
+    // By file and position, it keeps what it has not applied.
     mirror.ask("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=no; START SLAVE; STOP SLAVE SQL_THREAD");
     acknowledge_early("kept");
     primary.ask("INSERT INTO d.t (word) VALUES ('it has read what comes before')");
@@ -170,7 +170,7 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
     primary.ask("INSERT INTO d.t (word) VALUES ('it goes on')");
     assert_eq!(gate.shortfalls(), (0, 0), "it had everything");
 
-    // By GTID it throws away what it has not applied.
+    // By GTID, it discards what it has not applied.
     mirror.ask("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=slave_pos; START SLAVE; STOP SLAVE SQL_THREAD");
     acknowledge_early("thrown away");
     mirror.ask("STOP SLAVE; START SLAVE");

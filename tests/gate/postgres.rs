@@ -1,8 +1,9 @@
-//! PostgreSQL itself through the gate: a primary and its mirror, neither of them modified, on the loopback device of a
-//! network namespace of the test's own, beside an appliance that says what the test wants.
+//! Real PostgreSQL servers through the gate: an unmodified primary and its unmodified mirror, on the loopback device of
+//! a separate network namespace, and an appliance that reports what the test wants.
 //!
-//! Each test but that of TLS runs with the distribution's PostgreSQL and with another version, of
-//! `tests/gate/servers/requirements.txt`. Needs root, both of them and `ip`; without them the tests fail and say what installs it.
+//! Each test except that of TLS runs with the distribution's PostgreSQL and with another version, from
+//! `tests/gate/servers/requirements.txt`. The tests need root, both versions and `ip`; if one is missing they fail, and
+//! the message names the command that installs it.
 
 mod site;
 
@@ -11,10 +12,10 @@ use std::time::Duration;
 use self::site::{GATE, MIRROR, PRIMARY, Site};
 use crate::servers::found::Version;
 
-/// Long enough for a commit that waits for nobody, on a busy machine.
+/// Long enough for a commit that waits for nothing, on a busy machine.
 const SURELY: Duration = Duration::from_millis(1500);
 
-/// Each of these tests, once for each version.
+/// Runs each of these tests once per version.
 macro_rules! with_each_version {
     ($($test:ident)*) => {
         mod distribution {
@@ -28,13 +29,13 @@ macro_rules! with_each_version {
 
 with_each_version! {
     a_commit_waits_for_protection_and_a_flush_for_the_mirror
-    a_program_that_keeps_wal_counted_as_the_mirror
+    a_program_that_only_keeps_wal_is_not_the_mirror
     commits_complete_when_a_killed_gate_is_started_again
-    a_logical_subscriber_releases_commits_too
-    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen
+    a_logical_subscriber_also_releases_commits
+    a_mirror_that_comes_back_without_acknowledged_commits_is_reported
 }
 
-/// A primary with a synchronous mirror, which has come to be by a base backup through the gate.
+/// A primary with a synchronous mirror, which was made by a base backup through the gate.
 fn replicating(version: Version) -> Site {
     let mut site = Site::new(version);
     site.start_primary("");
@@ -49,7 +50,7 @@ fn replicating(version: Version) -> Site {
 fn a_commit_waits_for_protection_and_a_flush_for_the_mirror(version: Version) {
     let site = replicating(version);
     assert_eq!(site.phase(), "replication of slot mirror");
-    // Nothing is protected: the mirror's own words release a commit.
+    // Nothing is protected: only the mirror's own acknowledgement releases a commit.
     site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
 
     let receiver = site.freeze_receiver();
@@ -57,7 +58,7 @@ fn a_commit_waits_for_protection_and_a_flush_for_the_mirror(version: Version) {
     assert!(!commit.returns_within(SURELY), "neither protected nor written at the mirror");
     site.appliance.protect_all();
     commit.returns();
-    // Seventy commits more, of which the mirror hears nothing.
+    // Seventy more commits, which the mirror does not receive.
     for _ in 0..70 {
         site.sql(PRIMARY, "INSERT INTO kept (words) SELECT repeat('x', 1000)");
     }
@@ -81,13 +82,14 @@ fn a_commit_waits_for_protection_and_a_flush_for_the_mirror(version: Version) {
     site.compare("SELECT count(*) FROM kept", "74");
 }
 
-fn a_program_that_keeps_wal_counted_as_the_mirror(version: Version) {
+fn a_program_that_only_keeps_wal_is_not_the_mirror(version: Version) {
     let mut site = Site::new(version);
     site.start_primary("");
     site.start_gate(&[]);
     site.sql(PRIMARY, "CREATE TABLE kept (words text)");
     let receiver = site.receive_wal(&format!("host={GATE} port=6432 user=postgres application_name=mirror"), "kept");
-    // The primary itself takes it for a standby, by its name and because it reports what it has flushed.
+    // The primary itself counts the program as a standby, because of its name and because it reports what it has
+    // flushed.
     site.make_synchronous("mirror");
     site.commit("remote_write", "INSERT INTO kept VALUES ('its own words')").returns();
     site.appliance.protect_all();
@@ -117,7 +119,7 @@ fn commits_complete_when_a_killed_gate_is_started_again(version: Version) {
     site.compare("SELECT count(*) FROM kept", &(commits + 2).to_string());
 }
 
-fn a_logical_subscriber_releases_commits_too(version: Version) {
+fn a_logical_subscriber_also_releases_commits(version: Version) {
     let mut site = Site::new(version);
     site.start_primary("");
     site.start_gate(&[]);
@@ -137,7 +139,7 @@ fn a_logical_subscriber_releases_commits_too(version: Version) {
     assert!(!commit.returns_within(SURELY), "neither protected nor received by the subscriber");
     site.appliance.protect_all();
     commit.returns();
-    // What nobody subscribes to is told by a keepalive alone.
+    // A change that no subscription includes is sent only as a keepalive.
     site.commit("remote_write", "INSERT INTO private VALUES ('nobody hears of it')").returns();
     let flushed = site.commit("on", "INSERT INTO kept (words) VALUES ('flushed')");
     assert!(!flushed.returns_within(SURELY), "`on` still means the subscriber's disk");
@@ -146,7 +148,7 @@ fn a_logical_subscriber_releases_commits_too(version: Version) {
     site.compare("SELECT count(*) FROM kept", "3");
 }
 
-/// With the distribution's version alone: the other was built without TLS.
+/// Only with the distribution's version: the other was built without TLS.
 #[test]
 fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     let mut site = Site::new(Version::Distribution);
@@ -167,7 +169,7 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     let ask = |words: &str| site.ask(words, "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
     assert_eq!(ask(&format!("{verified} channel_binding=disable")), Ok("t".into()), "TLS to the primary");
     let error = ask(&verified).unwrap_err();
-    assert!(error.contains("channel_binding=disable"), "libpq hears what to do: {error}");
+    assert!(error.contains("channel_binding=disable"), "the client gets the remedy: {error}");
     let error = ask(&format!("{through} sslmode=disable")).unwrap_err();
     assert!(error.contains("accepts only connections with TLS"), "{error}");
     let error = ask(&format!("{verified} channel_binding=disable").replace("=secret", "=wrong")).unwrap_err();
@@ -185,15 +187,16 @@ fn tls_ends_at_the_gate_on_both_legs_and_scram_passes() {
     commit.returns();
     site.thaw(receiver);
     site.compare("SELECT count(*) FROM kept", "1");
-    // Were it not seen to have begun, it would be let go and made again, over and over.
+    // If the gate did not see that the connection has begun, it would drop it, and the mirror would reconnect, again
+    // and again.
     site.outlives(3.0);
 }
 
-fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+fn a_mirror_that_comes_back_without_acknowledged_commits_is_reported(version: Version) {
     let mut site = replicating(version);
     site.sql(PRIMARY, "INSERT INTO kept (words) VALUES ('real')");
     site.appliance.protect_all();
-    // Five commits that are acknowledged before the mirror has read them; what it does with them is the caller's.
+    // Five commits that are acknowledged before the mirror has read them; the caller decides what the mirror does then.
     let insert = |site: &Site| {
         let receiver = site.freeze_receiver();
         for _ in 0..5 {
@@ -204,7 +207,7 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: 
     let receiver = insert(&site);
     site.thaw(receiver);
     site.compare("SELECT count(*) FROM kept", "6");
-    // What ends with everything comes back with everything, though it asks from the beginning of a segment.
+    // A mirror that stops with everything comes back with everything, although it asks from the beginning of a segment.
     site.stop_mirror();
     site.copy_mirror("mirror", "backup");
     site.start_mirror_again();
@@ -217,7 +220,7 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: 
     site.compare("SELECT count(*) FROM kept", "13");
     assert_eq!(site.shortfalls(), (0, 0), "{}", site.gate_log());
 
-    // It crashes before it has read what was acknowledged in its stead.
+    // The mirror crashes before it has read what was acknowledged in its place.
     let receiver = insert(&site);
     site.kill(receiver);
     site.compare("SELECT count(*) FROM kept", "18");
@@ -226,7 +229,7 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: 
     let log = site.gate_log();
     assert!(log.contains("slot mirror came back with less than was acknowledged early for it"), "{log}");
 
-    // An older copy takes its place.
+    // An older copy replaces it.
     let receiver = insert(&site);
     site.thaw(receiver);
     site.compare("SELECT count(*) FROM kept", "23");

@@ -1,4 +1,4 @@
-//! The PostgreSQL dialect, driven by bytes: whole exchanges, cut at every byte, released at every moment.
+//! The PostgreSQL dialect, driven by bytes: whole exchanges, cut at every byte, with releases at every moment.
 
 mod exchange;
 
@@ -33,13 +33,13 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_flush_stays_real() {
     assert_eq!(it.counts(), (1, 1));
     it.mirror(&status(0x1040, 0x1040, 0x1000, 1));
     assert_eq!(it.primary_heard(), status(0x1080, 0x1040, 0x1000, 1), "write does not fall, all else is the mirror's");
-    assert_eq!(it.acknowledged(), Some(0x1040), "the mirror's own words, not ours");
+    assert_eq!(it.acknowledged(), Some(0x1040), "the mirror's own status, not the gate's");
     it.release(0x1080);
-    assert_eq!(it.primary_heard(), b"", "said already");
+    assert_eq!(it.primary_heard(), b"", "acknowledged already");
 }
 
 #[test]
-fn a_mirror_is_known_by_its_slot_and_else_by_its_name() {
+fn a_mirror_is_identified_by_its_slot_or_else_by_its_name() {
     let number = [&b"\0\x04\0\0\0\x0a"[..], b"7123456789", b"\0\0\0\x011\0\0\0\x030/0\xff\xff\xff\xff"].concat();
     let row = [message(b'T', b"\0\x04"), message(b'D', &number), message(b'C', b"S\0"), message(b'Z', b"I")].concat();
     for (command, name, is_unique, history) in [
@@ -69,11 +69,11 @@ fn a_mirror_is_known_by_its_slot_and_else_by_its_name() {
 }
 
 #[test]
-fn nothing_is_said_for_what_has_flushed_or_applied_nothing() {
+fn nothing_is_acknowledged_for_a_client_that_has_flushed_or_applied_nothing() {
     let mut it = replicating();
     it.primary(&wal(0x1000, 0x80));
     it.release(0x1080);
-    assert_eq!(it.primary_heard(), b"", "it has said nothing yet");
+    assert_eq!(it.primary_heard(), b"", "it has acknowledged nothing yet");
     it.mirror(&status(0x1010, 0, 0, 0));
     assert_eq!(it.primary_heard(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup without a slot do");
     it.mirror(&status(0x1010, 0x1008, 0, 0));
@@ -84,11 +84,11 @@ fn nothing_is_said_for_what_has_flushed_or_applied_nothing() {
     assert_eq!(it.primary_heard(), status(0x1080, 0x1008, 0x1000, 0));
     it.primary(&wal(0x1080, 1));
     it.release_as(0x1081, Release::Exposed);
-    assert_eq!(it.primary_heard(), status(0x1081, 0x1008, 0x1000, 0), "the policy decided; the words are the same");
+    assert_eq!(it.primary_heard(), status(0x1081, 0x1008, 0x1000, 0), "the policy decided; the message is the same");
 }
 
 #[test]
-fn an_acknowledgement_waits_for_the_end_of_a_message_of_the_mirror() {
+fn an_acknowledgement_waits_for_the_end_of_the_mirrors_message() {
     let feedback = copy(&[&b"h"[..], &[7; 24]].concat());
     for cut in 1..feedback.len() {
         let mut it = replicating();
@@ -101,10 +101,10 @@ fn an_acknowledgement_waits_for_the_end_of_a_message_of_the_mirror() {
         let ours = status(0x1080, 0x1000, 0x900, 0);
         let (before, after) = ([&ours[..], &feedback].concat(), [&feedback[..], &ours].concat());
         let sent = it.primary_heard();
-        // Up to its sixth byte nothing of the mirror's message has been forwarded.
+        // Until its sixth byte, nothing of the mirror's message has been forwarded.
         assert_eq!(sent, if cut < 6 { before } else { after }, "cut at {cut}");
     }
-    // A status update is held until it is whole, so ours may overtake it.
+    // A status update is held until it is complete, so the gate's may overtake it.
     let theirs = status(0x1020, 0x1010, 0x900, 0);
     for cut in 1..theirs.len() {
         let mut it = replicating();
@@ -140,14 +140,14 @@ fn a_change_of_timeline_forgets_everything() {
     let mark = it.marks()[0].1;
     assert!(mark > 0x1100, "{mark:#x} is above every mark of the earlier timeline");
     it.release(mark);
-    assert_eq!(it.primary_heard(), b"", "the mirror has to speak first, again");
+    assert_eq!(it.primary_heard(), b"", "the mirror must acknowledge first, again");
     it.mirror(&status(0x1000, 0x1000, 0x900, 0));
     assert_eq!(it.primary_heard(), status(0x1080, 0x1000, 0x900, 0));
     assert_eq!(it.warnings(), 0, "{:?}", it.notes());
 }
 
 #[test]
-fn a_logical_subscriber_gains_too() {
+fn a_logical_subscriber_is_acknowledged_early_too() {
     let mut it = Conversation::new(PLAIN);
     it.log_in("user\0r\0replication\0database\0database\0d\0\0");
     it.mirror(&query("SELECT 1"));
@@ -156,13 +156,13 @@ fn a_logical_subscriber_gains_too() {
     assert_eq!(it.phase(), "logical replication of slot sub");
     it.mirror(&status(0x900, 0x900, 0x900, 0));
     it.forget();
-    // Begin, a change, the commit: positions, not lengths.
+    // Begin, a change, the commit: positions count, not lengths.
     it.primary(&[wal(0x2000, 20), wal(0x1f00, 5000), wal(0x2040, 26)].concat());
     let whole = [wal(0x2000, 20), wal(0x1f00, 5000), wal(0x2040, 26)].concat().len();
     assert_eq!(it.marks(), [(wal(0, 20).len(), 0x2000), (whole, 0x2040)]);
     it.release(0x2040);
     assert_eq!(it.primary_heard(), status(0x2040, 0x900, 0x900, 0));
-    // Nothing of that transaction is published: a keepalive is all there is to it.
+    // Nothing of the next transaction is published: only a keepalive is sent for it.
     it.primary(&keepalive(0x2100));
     assert_eq!(it.marks().last(), Some(&(whole + keepalive(0).len(), 0x2100)));
     it.release(0x2100);
@@ -170,14 +170,14 @@ fn a_logical_subscriber_gains_too() {
 }
 
 #[test]
-fn commands_of_replication_pass_and_a_base_backup_too() {
+fn replication_commands_and_a_base_backup_pass() {
     let mut it = Conversation::new(PLAIN);
     it.log_in("user\0r\0replication\0true\0\0");
     it.forget();
     let backup = [
         message(b'H', b"\0\0\0"),
         copy(b"nbase.tar\0\0"),
-        // What looks like WAL is the file's.
+        // These bytes look like WAL, but belong to the file.
         copy(&[&b"d"[..], &wal(0x1000, 100)].concat()),
         wal(0x9000, 100),
         message(b'c', b""),
@@ -200,7 +200,7 @@ fn commands_of_replication_pass_and_a_base_backup_too() {
 }
 
 #[test]
-fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
+fn after_the_end_of_the_stream_nothing_is_acknowledged_for_the_mirror() {
     for end in [message(b'E', b"SFATAL\0\0"), message(b'C', b"COPY 0\0"), message(b'c', b"")] {
         let mut it = replicating();
         it.mirror(&status(0x1000, 0x1000, 0x900, 0));
@@ -222,7 +222,7 @@ fn after_an_error_of_the_primary_nothing_is_said_in_the_mirrors_stead() {
 }
 
 #[test]
-fn what_is_not_understood_is_forwarded_and_warned_of_once() {
+fn unknown_messages_are_forwarded_with_one_warning() {
     let gap = [wal(0x1000, 8), wal(0x1010, 8), wal(0x2000, 8)].concat();
     let short = copy(b"w12345");
     let bad = [&b"d\0\0\0\x02"[..], b"anything"].concat();
@@ -235,7 +235,7 @@ fn what_is_not_understood_is_forwarded_and_warned_of_once() {
         assert_eq!(it.mirror_heard(), [stream.clone(), wal(0x1008, 8)].concat());
         it.release(0x1010);
         it.mirror(&status(0x1003, 0x1001, 0x900, 0));
-        assert_eq!(it.primary_heard(), status(0x1003, 0x1001, 0x900, 0), "only the mirror's words");
+        assert_eq!(it.primary_heard(), status(0x1003, 0x1001, 0x900, 0), "only the mirror's own status");
         assert_eq!(it.warnings(), 1, "{:?}", it.notes());
     }
     let mut it = replicating();
@@ -252,7 +252,7 @@ fn what_is_not_understood_is_forwarded_and_warned_of_once() {
 }
 
 #[test]
-fn a_mirror_that_insists_on_encryption_left_without_a_word_in_the_log() {
+fn a_mirror_that_leaves_because_it_requires_encryption_is_logged() {
     let ssl = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
     for (bytes, words) in [(&ssl[..], 1), (&ssl[..3], 0), (b"", 0)] {
         let mut it = Conversation::new(PLAIN);
@@ -300,12 +300,12 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
 }
 
 #[test]
-fn endless_requests_for_encryption_are_not_answered_for_ever() {
+fn endless_requests_for_encryption_are_answered_only_twice() {
     let request = b"\0\0\0\x08\x04\xd2\x16\x2f";
     let mut it = Conversation::new(PLAIN);
     it.mirror(&request.repeat(100_000));
     assert_eq!(it.mirror_heard(), b"NN");
-    assert_eq!(it.primary_heard(), request.repeat(99_998), "the primary refuses it in its own words");
+    assert_eq!(it.primary_heard(), request.repeat(99_998), "the primary refuses it with its own error");
     assert_eq!((it.phase(), it.warnings()), ("an unknown protocol".to_owned(), 1));
 }
 
@@ -325,7 +325,7 @@ fn tls_ends_at_the_gate_on_both_legs() {
     assert_eq!(it.primary_heard(), start);
     let list = |names: &str| message(b'R', &[&[0, 0, 0, 10], names.as_bytes()].concat());
     it.primary(&list("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"));
-    assert_eq!(it.mirror_heard(), list("SCRAM-SHA-256\0\0"), "nobody could bind to the channel");
+    assert_eq!(it.mirror_heard(), list("SCRAM-SHA-256\0\0"), "channel binding cannot work");
     it.forget();
     let first = message(b'p', b"SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=nonce");
     it.mirror(&first);
@@ -342,7 +342,7 @@ fn tls_ends_at_the_gate_on_both_legs() {
 }
 
 #[test]
-fn a_client_that_insists_on_channel_binding_is_told_what_to_do() {
+fn a_client_that_requires_channel_binding_gets_an_error_with_the_remedy() {
     let mut it = Conversation::new(BOTH);
     it.mirror(&startup(80_877_103, ""));
     it.secured(Side::Mirror);
@@ -359,7 +359,7 @@ fn a_client_that_insists_on_channel_binding_is_told_what_to_do() {
 }
 
 #[test]
-fn where_tls_is_configured_nothing_goes_without_it() {
+fn nothing_passes_without_tls_where_tls_is_configured() {
     type Case = (&'static str, TlsChoice, fn(&mut Conversation));
     let cases: [Case; 7] = [
         ("accepts only connections with TLS", BOTH, |it| it.mirror(&startup(0x3_0000, "user\0u\0\0"))),
@@ -392,13 +392,13 @@ fn where_tls_is_configured_nothing_goes_without_it() {
         it.primary(b"more");
         assert_eq!(it.primary_heard().len(), 0, "it is over");
     }
-    // Requests to cancel come without encryption from every libpq before 17, and carry nothing.
+    // Every libpq before 17 sends cancel requests without encryption; they carry no data.
     let mut it = Conversation::new(TlsChoice { accepts: true, connects: false });
     it.mirror(&cancel());
     assert_eq!(it.primary_heard(), cancel());
 }
 
-/// What happens in a session, for the properties below.
+/// An event of a session, for the properties below.
 #[derive(Clone, Debug)]
 enum Event {
     Wal(usize),
@@ -421,8 +421,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..40)
 }
 
-/// Plays events; each message is cut into pieces of the lengths given, round and round. Releases come between messages,
-/// or in the middle of them.
+/// Plays events; each message is cut into pieces of the given lengths, cyclically. Releases come between messages, or
+/// in the middle of them.
 fn play(events: &[Event], pieces: &[usize], amid: bool) -> (Conversation, Vec<u8>, Vec<u8>, u64) {
     let mut it = replicating();
     let (mut to_mirror, mut to_primary) = (vec![], vec![]);
@@ -469,7 +469,7 @@ fn play(events: &[Event], pieces: &[usize], amid: bool) -> (Conversation, Vec<u8
     (it, to_mirror, to_primary, highest)
 }
 
-/// Status updates of a stream: write, flush, apply; and everything else in it.
+/// The status updates of a stream (write, flush, apply), and everything else in it.
 fn statuses(mut stream: &[u8]) -> (Vec<[u64; 3]>, Vec<u8>) {
     let (mut found, mut others) = (vec![], vec![]);
     while !stream.is_empty() {
@@ -485,7 +485,7 @@ fn statuses(mut stream: &[u8]) -> (Vec<[u64; 3]>, Vec<u8>) {
     (found, others)
 }
 
-/// Bytes that are nearly the protocol: first packets, messages, and anything.
+/// Bytes that are almost the protocol: first packets, messages, and random bytes.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let starts = ["START_REPLICATION 0/10", "START_REPLICATION SLOT s LOGICAL 0/0", "START_REPLICATION", "SELECT 1"];
     prop_oneof![
@@ -506,7 +506,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn whatever_is_sent_it_is_forwarded_in_order_and_nothing_panics(
+    fn any_bytes_are_forwarded_in_order_and_nothing_panics(
         acts in prop::collection::vec((0..6_u8, nearly()), 1..30),
         accepts: bool,
         connects: bool,
@@ -524,7 +524,7 @@ proptest! {
                 _ => [&mut it, &mut cut].into_iter().for_each(|it| it.secured(side)),
             }
         }
-        // With TLS it matters what comes together: bytes behind the request are refused.
+        // With TLS it matters which bytes arrive together: bytes after the request are refused.
         if !accepts && !connects {
             prop_assert_eq!(it.all_to_primary(), cut.all_to_primary());
             prop_assert_eq!(it.all_to_mirror(), cut.all_to_mirror());
@@ -538,7 +538,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn however_the_bytes_come_the_same_is_forwarded_and_acknowledged(
+    fn the_result_is_the_same_however_the_bytes_are_cut(
         events in events(),
         pieces in prop::collection::vec(1..60_usize, 1..20),
     ) {
@@ -554,7 +554,7 @@ proptest! {
     }
 
     #[test]
-    fn whenever_marks_are_released_the_primary_hears_whole_and_true_messages(
+    fn the_primary_gets_whole_and_correct_messages_whenever_marks_are_released(
         events in events(),
         pieces in prop::collection::vec(1..60_usize, 1..20),
     ) {
@@ -567,11 +567,11 @@ proptest! {
         let mut theirs = real.iter();
         let mut last = None;
         for status in &told {
-            // Either the mirror's words with write raised, or an earlier one's flush and apply once more.
+            // Either the mirror's status with write raised, or the flush and apply of an earlier one repeated.
             if last.is_none_or(|last: &[u64; 3]| status[1..] != last[1..]) {
                 last = theirs.next();
             }
-            let last = last.expect("nothing is told before the mirror has spoken");
+            let last = last.expect("nothing is acknowledged before the mirror acknowledges");
             prop_assert_eq!(&status[1..], &last[1..], "flush and apply are the mirror's");
             prop_assert!(status[0] <= highest.max(real.last().unwrap()[0]), "{status:?} is beyond everything known");
         }

@@ -1,4 +1,4 @@
-//! What a gate acknowledges, and when: the policies, and an appliance that is silent, restarts, or takes back its word.
+//! What a gate acknowledges, and when: the policies, and an appliance that is silent, restarts, or withdraws a claim.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use onwire::notify::message::{Level, Positions};
 
 use crate::testbed::*;
 
-/// Longer than a notification needs, by far.
+/// Far longer than a notification needs.
 const LONG_ENOUGH: Duration = Duration::from_millis(300);
 
 #[test]
@@ -45,8 +45,8 @@ fn a_notification_reaches_the_primary_at_once() {
         })
         .collect();
     delays.sort();
-    println!("from the appliance's word to the primary: p50 {:?}, p99 {:?}", delays[100], delays[198]);
-    // A bound for machines that are busy with other things; undisturbed it is far below a millisecond.
+    println!("from the appliance's claim to the primary: p50 {:?}, p99 {:?}", delays[100], delays[198]);
+    // A bound for machines with other load; on an idle one the delay is far below a millisecond.
     assert!(delays[100] < Duration::from_millis(20), "{:?}", delays[100]);
 }
 
@@ -67,8 +67,8 @@ fn the_mirrors_own_acknowledgement_is_forwarded_and_nothing_is_injected_for_it_a
 #[test]
 fn without_an_appliance_or_with_another_key_nothing_is_acknowledged_early() {
     let (primary, upstream) = server();
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let gate = Running::lines(gate(upstream, Policy::Auto), nobody.local_addr().unwrap());
+    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let gate = Running::lines(gate(upstream, Policy::Auto), unused.local_addr().unwrap());
     let mut session = Session::open(&gate, &primary);
     session.replicate("one\n");
     session.hears_nothing(LONG_ENOUGH);
@@ -80,7 +80,7 @@ fn without_an_appliance_or_with_another_key_nothing_is_acknowledged_early() {
 }
 
 #[test]
-fn after_the_appliance_restarts_the_gate_hears_it_again_and_what_was_said_still_counts() {
+fn after_a_restart_of_the_appliance_contact_returns_and_old_claims_still_count() {
     let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     let address = appliance.address;
     session.replicate("one\n");
@@ -100,7 +100,7 @@ fn after_the_appliance_restarts_the_gate_hears_it_again_and_what_was_said_still_
 }
 
 #[test]
-fn what_was_violated_is_not_released_until_the_mirror_has_it() {
+fn violated_bytes_are_not_released_until_the_mirror_has_them() {
     let Scene { appliance, mut session, gate: _gate, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\n");
     appliance.protect(session.key, 4);
@@ -114,7 +114,7 @@ fn what_was_violated_is_not_released_until_the_mirror_has_it() {
 }
 
 #[test]
-fn a_broken_promise_was_not_told_by_the_gate() {
+fn a_violation_is_logged_and_counted_by_the_gate() {
     let log = keep_log();
     let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\nthree\n");
@@ -127,7 +127,7 @@ fn a_broken_promise_was_not_told_by_the_gate() {
     appliance.violate(session.key, 2, 6);
     let totals = || gate.status().gates[0].totals.clone();
     until("the violation is counted", || (totals().violations == 1).then_some(()));
-    // The mirror has the first line; the second and the third stood on the rest.
+    // The mirror has the first line; the second and the third depend on the rest.
     assert_eq!((totals().broken_bytes, totals().broken_acks), (2, 2));
     let flow = format!("{} > {} bytes 2..6", session.key.source, session.key.destination);
     let words = format!(
@@ -139,7 +139,7 @@ fn a_broken_promise_was_not_told_by_the_gate() {
         "{said}"
     );
     assert!(said.lines().any(|line| line.contains(&words) && line.contains("ERROR")), "{said}");
-    // Once made good, it is still counted: also when the connection is over, and at the end.
+    // It stays counted after the mirror has the bytes, after the connection is over, and at the end.
     appliance.tell(session.key, Level::OnWire, Positions { acked: Some(14), ..Positions::default() });
     drop(session);
     until("the connection is over", || gate.status().gates[0].connections.is_empty().then_some(()));
@@ -149,7 +149,7 @@ fn a_broken_promise_was_not_told_by_the_gate() {
 }
 
 #[test]
-fn a_loss_of_which_only_the_flow_tells_is_told_too() {
+fn a_loss_that_only_the_flow_state_reports_is_logged_too() {
     let log = keep_log();
     let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Auto);
     session.replicate("one\ntwo\n");
@@ -173,7 +173,7 @@ fn claims_of_more_than_was_written_are_about_another_connection() {
 }
 
 #[test]
-fn a_level_below_the_least_is_not_enough() {
+fn a_level_below_the_configured_one_is_not_enough() {
     for (least, acknowledged) in [(Level::OnWire, false), (Level::Queued, true)] {
         let Scene { appliance, gate: _gate, mut session, .. } =
             Scene::with(|upstream| Gate { level: least, ..gate(upstream, Policy::Auto) });
@@ -197,14 +197,14 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
         (Policy::Auto, None),
     ] {
         let Scene { appliance, gate, mut session, .. } = Scene::open(policy);
-        // A connection that replicates nothing is nobody's concern.
+        // A connection without marks may stay.
         std::thread::sleep(Duration::from_millis(500));
         let first_mark = Instant::now();
         session.replicate("one\n");
         if let Some(level) = told {
             appliance.tell(session.key, level, Positions { queued: Some(4), ..Positions::default() });
         }
-        // Real acknowledgements do not make a wrong route right.
+        // Real acknowledgements do not correct a wrong route.
         session.mirror.write_all(b"A1\n").unwrap();
         session.hears("A1\n");
         let ends = policy == Policy::Strict && told != Some(Level::OnWire);
@@ -216,7 +216,7 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
                 assert!(after >= Duration::from_secs(5) && after < Duration::from_secs(7), "{after:?}");
                 assert_eq!(session.mirror.read(&mut [0; 16]).unwrap(), 0);
             }
-            Err(_) => assert!(!ends, "{policy:?} {told:?}: it goes on"),
+            Err(_) => assert!(!ends, "{policy:?} {told:?}: it continues"),
         }
         drop(session);
         let totals = gate.stop().gates[0].totals.clone();
@@ -230,7 +230,7 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
 }
 
 #[test]
-fn available_acknowledges_after_its_time_and_says_what_it_exposed() {
+fn available_acknowledges_after_its_time_and_logs_what_it_exposed() {
     let log = keep_log();
     let time = Duration::from_millis(400);
     let Scene { appliance, gate, mut session, .. } = Scene::open(Policy::Available(time));
@@ -256,7 +256,7 @@ fn available_acknowledges_after_its_time_and_says_what_it_exposed() {
 }
 
 #[test]
-fn what_the_mirror_has_acknowledged_since_is_not_counted_as_exposed_again() {
+fn bytes_acknowledged_by_the_mirror_since_are_not_counted_as_exposed_again() {
     let time = Duration::from_millis(20);
     let Scene { appliance: _appliance, gate, mut session, .. } = Scene::open(Policy::Available(time));
     for line in 1..=3 {
@@ -275,7 +275,7 @@ fn a_claim_of_more_than_was_written_covers_nothing_that_is_written_afterwards() 
     session.replicate("one\n");
     appliance.protect(session.key, 4);
     session.hears("P1\n");
-    // About an earlier connection of these addresses. Nothing waits while it is told.
+    // The claim is about an earlier connection with these addresses. Nothing waits when it arrives.
     appliance.protect(session.key, 1000);
     let mut other = Session::open(&gate, &primary);
     other.replicate("later\n");

@@ -1,4 +1,5 @@
-//! A gate between two real Redis servers, and two of Valkey: `WAIT` returns for what is protected, and for nothing else.
+//! A gate between two real Redis servers, and between two Valkey servers: `WAIT` returns when a write is protected, and
+//! not otherwise.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -20,7 +21,7 @@ struct Site {
 }
 
 impl Site {
-    /// With a file of `config/redis` and further options, which come before what the file says.
+    /// Starts a server with a file of `config/redis`, and with further options, which override those of the file.
     fn start(version: Version, file: &str, options: &[&str]) -> Site {
         let (directory, port) = (directory(), free_port());
         let program = crate::servers::found::redis(version);
@@ -39,7 +40,7 @@ impl Site {
         site
     }
 
-    /// Kills it, and starts it again with what it has on its disk.
+    /// Kills it, and starts it again with what is on its disk.
     fn crash(self) -> Site {
         let Site { server, port, directory, program, arguments } = self;
         drop(server);
@@ -57,7 +58,8 @@ impl Site {
         self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command}"))
     }
 
-    /// Writes and waits for one replica, on one connection; how many have it, and after how long.
+    /// Writes and waits for one replica, on one connection. Returns how many replicas have the write, and after what
+    /// time.
     fn set_and_wait(&self, value: &str, limit: Duration) -> (String, Duration) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -83,10 +85,10 @@ fn answer(reader: &mut impl BufRead) -> Option<String> {
 const SOON: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(15);
 
-/// A frozen mirror: without protection nobody has the write, with protection the gate says it has.
+/// With a frozen mirror and no protection, no replica has the write; with protection the gate acknowledges it.
 fn only_what_is_protected_is_acknowledged(primary: &Site, mirror: &Site, gate: &Gateway) {
     gate.protect(false);
-    assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+    assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own acknowledgement");
     mirror.server.freeze();
     let (count, _) = primary.set_and_wait("unprotected", SOON);
     assert_eq!(count, ":0", "the mirror is frozen and nothing is protected");
@@ -131,7 +133,7 @@ fn a_write_is_acknowledged_when_it_is_protected_and_not_before(version: Version)
         only_what_is_protected_is_acknowledged(&primary, &mirror, &gate);
         gate.outlives_start();
 
-        // Again behind a partial synchronisation.
+        // Again after a partial synchronisation.
         assert_eq!(primary.ask("CLIENT KILL TYPE replica"), ":1");
         until("the mirror is in step again", || {
             primary.ask("INFO stats").contains("sync_partial_ok:1")
@@ -142,7 +144,7 @@ fn a_write_is_acknowledged_when_it_is_protected_and_not_before(version: Version)
     }
 }
 
-/// What a server counts of the replication stream.
+/// The server's offset in the replication stream.
 fn offset(site: &Site) -> u64 {
     let info = site.ask("INFO replication");
     let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
@@ -150,23 +152,23 @@ fn offset(site: &Site) -> u64 {
 }
 
 #[test]
-fn a_redis_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
-    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Distribution);
+fn a_redis_mirror_that_comes_back_without_acknowledged_writes_is_reported() {
+    a_mirror_that_comes_back_without_acknowledged_writes_is_reported(Version::Distribution);
 }
 
 #[test]
-fn a_valkey_mirror_that_came_back_without_what_was_acknowledged_passed_unseen() {
-    a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(Version::Other);
+fn a_valkey_mirror_that_comes_back_without_acknowledged_writes_is_reported() {
+    a_mirror_that_comes_back_without_acknowledged_writes_is_reported(Version::Other);
 }
 
-fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: Version) {
+fn a_mirror_that_comes_back_without_acknowledged_writes_is_reported(version: Version) {
     let primary = Site::start(version, "primary.conf", &["--repl-diskless-sync-delay", "0"]);
     let gate = Gateway::start(Kind::Redis, primary.port);
     let mirror = Site::start(version, "mirror.conf", &["--replicaof", "127.0.0.1", &gate.port().to_string()]);
     until("the mirror is in step", || gate.has_phase("replication"));
     let acknowledge_early = |value: &str| {
         gate.protect(false);
-        assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own word");
+        assert_eq!(primary.set_and_wait("real", LATE).0, ":1", "the mirror's own acknowledgement");
         mirror.server.freeze();
         gate.protect(true);
         assert_eq!(primary.set_and_wait(value, LATE).0, ":1", "it stands still");
@@ -180,7 +182,7 @@ fn a_mirror_that_came_back_without_what_was_acknowledged_passed_unseen(version: 
     assert_eq!(primary.set_and_wait("again", LATE).0, ":1");
     assert_eq!(gate.shortfalls(), (0, 0), "it had everything");
 
-    // Its file knows its place; what comes behind is in its memory alone, or not even there.
+    // The mirror's file contains its offset; later writes are only in its memory, or not even there.
     assert_eq!(mirror.ask("SAVE"), "+OK");
     acknowledge_early("lost");
     let mirror = mirror.crash();

@@ -1,4 +1,4 @@
-//! TLS that ends at the gate: plain text on the inside, the exact places of the ciphertext on the outside.
+//! TLS that ends at the gate: plain text inside, and exact offsets of the ciphertext outside.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 
 use crate::testbed::*;
 
-/// A socket that counts the bytes that came out of it.
+/// A socket that counts the bytes read from it.
 struct Counted(TcpStream, u64);
 
 impl Read for Counted {
@@ -35,7 +35,7 @@ impl Write for Counted {
     }
 }
 
-/// A certificate for `localhost` that signs itself, in files.
+/// A self-signed certificate for `localhost`, in files.
 fn certificate(directory: &Path, name: &str) -> Certificate {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let path = |what: &str| -> PathBuf { directory.join(format!("{name}.{what}")) };
@@ -62,7 +62,7 @@ fn server_session(own: &Certificate) -> ServerConnection {
     ServerConnection::new(Arc::new(config)).unwrap()
 }
 
-/// A connection with TLS on both legs, before either handshake.
+/// A connection with TLS on both legs, before both handshakes.
 struct Private {
     gate: Running,
     appliance: Appliance,
@@ -113,7 +113,7 @@ fn a_line_from_before_the_handshake_with_the_mirror_is_released_with_its_record(
 #[test]
 fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
     let Private { gate, appliance, key, mut primary, mut mirror, _directory } = Private::open();
-    // First the handshake with the mirror: lines from before it share one mark.
+    // First the handshake with the mirror: lines sent before it share one mark.
     while mirror.conn.is_handshaking() || mirror.conn.wants_write() {
         mirror.conn.complete_io(&mut mirror.sock).unwrap();
     }
@@ -137,7 +137,7 @@ fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
     primary.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"P2\n");
 
-    // Much of it, both ways, and an end that is heard.
+    // A large amount in both directions, and a TLS end that arrives.
     let long = vec![b'q'; 3_000_000];
     let sent = long.clone();
     let writer = std::thread::spawn(move || {
@@ -154,7 +154,7 @@ fn with_tls_on_both_legs_a_line_is_released_at_the_last_byte_of_its_record() {
 }
 
 #[test]
-fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
+fn a_caller_that_does_not_use_tls_gets_an_alert_and_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let own = certificate(directory.path(), "gate");
     let Scene { appliance: _appliance, gate, mut session, .. } =
@@ -169,7 +169,7 @@ fn a_stranger_who_does_not_speak_tls_is_told_and_left() {
 }
 
 #[test]
-fn strangers_who_say_nothing_keep_a_true_client_out_for_the_bound_at_most() {
+fn silent_callers_keep_a_real_client_out_for_the_bound_at_most() {
     const PLACES: usize = 2;
     let directory = tempfile::tempdir().unwrap();
     let own = certificate(directory.path(), "gate");
@@ -181,22 +181,22 @@ fn strangers_who_say_nothing_keep_a_true_client_out_for_the_bound_at_most() {
     let gate = Running::lines(settings, appliance.address);
     gate.hears();
     let begun = Instant::now();
-    let strangers: Vec<_> = (0..PLACES).map(|_| Session::open(&gate, &primary)).collect();
+    let silent: Vec<_> = (0..PLACES).map(|_| Session::open(&gate, &primary)).collect();
     let mut early = TcpStream::connect(gate.address).unwrap();
     early.set_read_timeout(Some(SOON)).unwrap();
-    assert!(!matches!(early.read(&mut [0]), Ok(1..)), "there is no place");
-    until("the strangers are let go", || (gate.status().gates[0].totals.overdue == PLACES as u64).then_some(()));
+    assert!(!matches!(early.read(&mut [0]), Ok(1..)), "there is no free slot");
+    until("the silent callers are dropped", || (gate.status().gates[0].totals.overdue == PLACES as u64).then_some(()));
     assert!(begun.elapsed() >= bound, "{:?}", begun.elapsed());
-    for mut stranger in strangers {
-        assert!(!matches!(stranger.mirror.read(&mut [0]), Ok(1..)));
-        assert!(!matches!(stranger.primary.read(&mut [0]), Ok(1..)));
+    for mut caller in silent {
+        assert!(!matches!(caller.mirror.read(&mut [0]), Ok(1..)));
+        assert!(!matches!(caller.primary.read(&mut [0]), Ok(1..)));
     }
 
     let Session { mut primary, mirror, key } = Session::open(&gate, &primary);
     let mut mirror = StreamOwned::new(client(&own), mirror);
     mirror.write_all(b"hello\n").unwrap();
     primary.read_exact(&mut [0; 6]).unwrap();
-    // Silence is no offence of those who have begun.
+    // A client that has begun may be silent.
     std::thread::sleep(bound * 2);
     primary.write_all(b"one\n").unwrap();
     mirror.read_exact(&mut [0; 4]).unwrap();
@@ -209,7 +209,7 @@ fn strangers_who_say_nothing_keep_a_true_client_out_for_the_bound_at_most() {
 }
 
 #[test]
-fn a_server_with_another_certificate_is_not_spoken_to() {
+fn a_server_with_another_certificate_gets_no_data() {
     let directory = tempfile::tempdir().unwrap();
     let (expected, actual) = (certificate(directory.path(), "expected"), certificate(directory.path(), "actual"));
     let upstream_tls = Some(UpstreamTls { authority: expected.chain, name: "localhost".to_owned(), certificate: None });

@@ -1,5 +1,5 @@
-//! Real servers on loopback for tests, and a gate between two of them, with an appliance that says what the test wants. It
-//! judges nothing.
+//! Real servers on the loopback for tests, and a gate between two of them, with an appliance that reports what the test
+//! wants. Makes no assertions about the results.
 
 use std::fs::Permissions;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -22,10 +22,10 @@ use crate::testbed::{Appliance, Running, gate, until};
 
 pub mod found;
 
-/// Nobody: the servers refuse to run as root, and must own nothing.
+/// The user `nobody`: the servers refuse to run as root, and must own no files.
 const NOBODY: u32 = 65_534;
 
-/// A server of ours, ended with the test.
+/// A server started by the test; it ends with the test.
 pub struct Server(Child);
 
 impl Server {
@@ -40,8 +40,8 @@ impl Server {
         Server(child)
     }
 
-    /// Stops it as if its site were gone: no connection closes. When this returns none of its threads runs any more: the
-    /// signal alone takes effect when one of them is next on a processor.
+    /// Stops it as if its site were gone: no connection closes. When this returns, none of its threads runs any more;
+    /// the signal alone takes effect only when a thread is next scheduled.
     pub fn freeze(&self) {
         self.signal("STOP");
         let threads = format!("/proc/{}/task", self.0.id());
@@ -55,7 +55,7 @@ impl Server {
         });
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn thaw(&self) {
         self.signal("CONT");
     }
@@ -73,7 +73,7 @@ impl Drop for Server {
     }
 }
 
-/// A command that runs in `directory`, as nobody if we are root.
+/// A command that runs in `directory`, as the user `nobody` if the test runs as root.
 pub fn unprivileged(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(directory);
@@ -91,8 +91,9 @@ pub fn directory() -> tempfile::TempDir {
     directory
 }
 
-/// A port that nobody uses. It lies below those that the kernel gives to clients: a server may take seconds until it binds
-/// its own, and a connection of anybody's could have taken it by then. Each process of tests begins elsewhere.
+/// A port that no program uses. It is below the ports that the kernel gives to clients: a server may take seconds until
+/// it binds its port, and by then any connection could have taken a port from that range. Each test process begins at
+/// another port.
 pub fn free_port() -> u16 {
     const PORTS: Range<u32> = 20_000..32_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -104,14 +105,14 @@ pub fn free_port() -> u16 {
     ports.take(PORTS.len()).find(is_free).expect("some port is free")
 }
 
-/// What has not begun after this time is let go by the gate.
+/// The gate drops a connection that has not begun after this time.
 const START: Duration = Duration::from_secs(3);
 
-/// A gate between two servers, and an appliance that calls protected what the test says.
+/// A gate between two servers, and an appliance that reports as protected what the test wants.
 pub struct Gateway {
     gate: Running,
     _appliance: Arc<Appliance>,
-    /// Held while something is said.
+    /// Locked while something is published.
     protecting: Arc<Mutex<bool>>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -144,17 +145,17 @@ impl Gateway {
         Gateway { gate, _appliance: appliance, protecting, ended, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The port on which it listens.
     pub fn port(&self) -> u16 {
         self.gate.address.port()
     }
 
-    /// From now on all that is sent becomes protected, or nothing does that is sent later.
+    /// `true`: everything sent becomes protected from now on; `false`: nothing that is sent later does.
     pub fn protect(&self, protecting: bool) {
         *self.protecting.lock().expect("the thread that protects has not failed") = protecting;
     }
 
-    /// Acknowledgements that the gate gave in the mirror's stead.
+    /// Acknowledgements that the gate gave in the mirror's place.
     pub fn injected(&self) -> u64 {
         self.gate.status().gates[0].totals.injected_acks
     }
@@ -166,14 +167,14 @@ impl Gateway {
         (totals.shortfalls, totals.shortfall_bytes)
     }
 
-    /// Waits until a connection that replicates is older than what has not begun can be. Were it not seen to have begun, it
-    /// would be let go and made again, over and over.
+    /// Waits until a replicating connection is older than the start timeout. If the gate did not see that it has begun,
+    /// it would drop the connection, and the mirror would reconnect, again and again.
     pub fn outlives_start(&self) {
         let is_older = |it: &ConnectionStatus| it.replicates && it.age_s > START.as_secs_f64() + 0.5;
         until("the mirror's connection is older", || self.gate.status().gates[0].connections.iter().any(is_older));
     }
 
-    /// Whether a connection of this phase exists.
+    /// Whether a connection with this phase exists.
     pub fn has_phase(&self, phase: &str) -> bool {
         self.gate.status().gates[0].connections.iter().any(|connection| connection.phase == phase)
     }
@@ -188,7 +189,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Calls everything protected that the gate has put on a socket toward the mirror.
+/// Reports as protected everything that the gate has written toward the mirror.
 fn protect_all(appliance: &Appliance, socket: &Path) {
     let status: Status = serde_json::from_str(&status_socket::ask(socket).unwrap()).unwrap();
     for connection in &status.gates[0].connections {

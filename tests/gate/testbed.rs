@@ -1,5 +1,5 @@
-//! What the tests of gates stand on: an appliance that says what a test wants, a protocol of lines, a gate in a thread.
-//! Decides nothing about right and wrong.
+//! The basis for the tests of gates: an appliance that reports what a test wants, a protocol of lines, a gate in a
+//! thread. Makes no assertions about the results.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -25,21 +25,21 @@ use onwire::notify::message::{Event, Flow, FlowKey, Level, Origin, Positions, Ra
 use onwire::notify::publisher::{Asked, Limits, Publisher};
 use onwire::notify::secret::Secret;
 
-/// The key of the tests, as a key file has it.
+/// The key of the tests, in the form of a key file.
 pub const KEY: &str = "BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU=";
 
 pub fn secret() -> Secret {
     Secret::parse(KEY).unwrap()
 }
 
-/// Patience that no healthy run needs.
+/// A time limit that no healthy run reaches.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// What a question of [`until`] may answer: yes, or what was found.
+/// The result of a check in [`until`]: a boolean, or an optional value.
 pub trait Answer {
-    /// What is given when it is there.
+    /// The value that `until` returns.
     type Found;
-    /// It, if it is there.
+    /// The value, if the check has succeeded.
     fn found(self) -> Option<Self::Found>;
 }
 
@@ -59,7 +59,7 @@ impl<T> Answer for Option<T> {
     }
 }
 
-/// Waits until `check` gives something; `what` is for the message if it never does.
+/// Waits until `check` succeeds; `what` is for the message if it never does.
 pub fn until<A: Answer>(what: &str, mut check: impl FnMut() -> A) -> A::Found {
     let start = Instant::now();
     loop {
@@ -76,7 +76,7 @@ enum Order {
     Violation(Range),
 }
 
-/// The notification port of an appliance that says whatever the test says.
+/// The notification port of an appliance that reports whatever the test orders.
 pub struct Appliance {
     pub address: SocketAddr,
     orders: Sender<Order>,
@@ -106,7 +106,7 @@ impl Appliance {
         let (wanted, stopped) = (Arc::clone(&protects_all), Arc::clone(&stop));
         let (tell, told) = channel();
         let thread = std::thread::spawn(move || {
-            // Of this thread alone, with what it opens.
+            // Only this thread enters the namespace, and the socket it opens is in it.
             namespace.iter().for_each(|namespace| namespace.enter().unwrap());
             let socket = UdpSocket::bind(address).unwrap();
             tell.send(socket.local_addr().unwrap()).unwrap();
@@ -116,23 +116,23 @@ impl Appliance {
         Appliance { address, orders, protects_all, stop, thread: Some(thread) }
     }
 
-    /// From now on each flow that somebody watches is protected as soon as it is sent.
+    /// From now on each watched flow is protected as soon as it is sent.
     pub fn protect_all(&self) {
         self.protects_all.store(true, Ordering::Relaxed);
     }
 
-    /// Everything below `on_wire` of the flow is on the wire.
+    /// Reports that everything below `on_wire` of the flow is on the wire.
     pub fn protect(&self, key: FlowKey, on_wire: u64) {
         self.tell(key, Level::OnWire, Positions { on_wire: Some(on_wire), ..Positions::default() });
     }
 
-    /// Everything below `on_wire` was, and the byte at `violated` is lost.
+    /// Reports that everything below `on_wire` was on the wire, and that the byte at `violated` is lost.
     pub fn tell_lost(&self, key: FlowKey, on_wire: u64, violated: u64) {
         let positions = Positions { on_wire: Some(on_wire), ..Positions::default() };
         self.tell_flow(key, Level::OnWire, positions, Some(violated));
     }
 
-    /// Says something about a flow.
+    /// Reports positions of a flow.
     pub fn tell(&self, key: FlowKey, level: Level, positions: Positions) {
         self.tell_flow(key, level, positions, None);
     }
@@ -140,12 +140,12 @@ impl Appliance {
     fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
         let flow = Flow { violated, ..flow(key, level, positions) };
         self.orders.send(Order::Flow(flow)).unwrap();
-        // A datagram that means nothing, so that it looks at once.
+        // A datagram without meaning wakes the publisher, so that it reads the order at once.
         let knock = UdpSocket::bind("127.0.0.1:0").unwrap();
         knock.send_to(&[0], self.address).unwrap();
     }
 
-    /// Takes back what was said.
+    /// Reports that claimed bytes are lost.
     pub fn violate(&self, key: FlowKey, start: u64, end: u64) {
         self.orders.send(Order::Violation(Range { key, instance: 1, start, end })).unwrap();
     }
@@ -160,13 +160,13 @@ impl Drop for Appliance {
     }
 }
 
-/// Runs the publisher of an appliance until it is to stop.
+/// Runs the publisher of an appliance until `stop` is set.
 fn publish(socket: &UdpSocket, epoch: u64, orders: &Receiver<Order>, protects_all: &AtomicBool, stop: &AtomicBool) {
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut keys = KeyRing::new();
     keys.insert(secret().to_key(1)).unwrap();
     let mut publisher = Publisher::new(keys, Limits::default(), epoch, &[8; 32], Instant::now());
-    // How much of each flow that somebody asked for is called protected.
+    // The position up to which each watched flow was reported as protected.
     let mut watched = BTreeMap::new();
     let on_wire = |key, bytes| flow(key, Level::OnWire, Positions { on_wire: Some(bytes), ..Positions::default() });
     let mut bytes = [0; 2048];
@@ -217,11 +217,12 @@ fn flow(key: FlowKey, level: Level, positions: Positions) -> Flow {
     }
 }
 
-/// A protocol for tests. The primary sends lines, each of which is a mark; the mirror's `A<n>` is a real acknowledgement
-/// and is forwarded; the gate says `P<n>` when line n is protected and `X<n>` when it gave up waiting.
+/// A protocol for tests. The primary sends lines, each of which is a mark; the mirror's `A<n>` is a real
+/// acknowledgement and is forwarded; the gate sends `P<n>` when line n is protected, and `X<n>` when it is released by
+/// the policy without protection.
 pub struct Lines {
     lines: u64,
-    /// TLS on both legs from the first byte.
+    /// The legs with TLS, from the first byte.
     tls: TlsChoice,
     answer: Vec<u8>,
 }
@@ -287,7 +288,7 @@ pub struct Running {
     _directory: tempfile::TempDir,
 }
 
-/// A gate of this policy; tests change what they need.
+/// A gate with this policy; tests change what they need.
 pub fn gate(upstream: SocketAddr, policy: Policy) -> Gate {
     Gate {
         name: "test".to_owned(),
@@ -305,12 +306,12 @@ pub fn gate(upstream: SocketAddr, policy: Policy) -> Gate {
 }
 
 impl Running {
-    /// The gate speaks lines, and the mirror connects to it.
+    /// A gate for the protocol of lines; the mirror connects to it.
     pub fn lines(gate: Gate, notify: SocketAddr) -> Running {
         Running::start(gate, notify, |config| Proxy::start_with(config, |_| (Side::Mirror, Lines::make())))
     }
 
-    /// The gate is what its kind says.
+    /// A gate with the dialect of its kind.
     pub fn tcp(gate: Gate, notify: SocketAddr) -> Running {
         Running::start(gate, notify, Proxy::start)
     }
@@ -335,17 +336,17 @@ impl Running {
         serde_json::from_str(&status_socket::ask(&self.socket).unwrap()).unwrap()
     }
 
-    /// The only connection, once `check` holds of it.
+    /// The only connection, once `check` holds for it.
     pub fn connection(&self, what: &str, check: impl Fn(&ConnectionStatus) -> bool) -> ConnectionStatus {
         until(what, || self.status().gates[0].connections.first().filter(|it| check(it)).cloned())
     }
 
-    /// Waits until the appliance is heard.
+    /// Waits for contact with the appliance.
     pub fn hears(&self) {
         until("contact with the appliance", || self.status().notify.contact.then_some(()));
     }
 
-    /// Stops it; gives the last status.
+    /// Stops it. Returns the last status.
     pub fn stop(mut self) -> Status {
         self.stop.stop();
         self.thread.take().unwrap().join().unwrap()
@@ -361,7 +362,7 @@ impl Drop for Running {
     }
 }
 
-/// A connection through a gate of lines: what the primary has, what the mirror has, and the flow between.
+/// A connection through a gate of lines: the primary's socket, the mirror's socket, and the flow between.
 pub struct Session {
     pub primary: TcpStream,
     pub mirror: TcpStream,
@@ -380,7 +381,7 @@ impl Session {
         Session { primary, mirror, key }
     }
 
-    /// The primary sends this, and the mirror gets it.
+    /// The primary sends this, and the mirror receives it.
     pub fn replicate(&mut self, text: &str) {
         self.primary.write_all(text.as_bytes()).unwrap();
         let mut got = vec![0; text.len()];
@@ -388,14 +389,14 @@ impl Session {
         assert_eq!(got, text.as_bytes());
     }
 
-    /// The primary hears exactly this next.
+    /// The primary receives exactly this next.
     pub fn hears(&mut self, text: &str) {
         let mut got = vec![0; text.len()];
         self.primary.read_exact(&mut got).unwrap_or_else(|error| panic!("waiting for {text:?}: {error}"));
         assert_eq!(String::from_utf8_lossy(&got), text);
     }
 
-    /// The primary hears nothing for this long.
+    /// The primary receives nothing for this long.
     pub fn hears_nothing(&mut self, time: Duration) {
         let mut byte = [0];
         self.primary.set_read_timeout(Some(time)).unwrap();
@@ -407,12 +408,12 @@ impl Session {
     }
 }
 
-/// A gate of lines that hears its appliance, and a connection through it.
+/// A gate of lines with contact to its appliance, and a connection through it.
 pub struct Scene {
     pub appliance: Appliance,
     pub gate: Running,
     pub session: Session,
-    /// Where the primary listens.
+    /// The primary's listening socket.
     pub primary: TcpListener,
 }
 
@@ -421,7 +422,7 @@ impl Scene {
         Scene::with(|upstream| gate(upstream, policy))
     }
 
-    /// With these settings, made of the primary's address.
+    /// A scene with these settings; `settings` gets the primary's address.
     pub fn with(settings: impl FnOnce(SocketAddr) -> Gate) -> Scene {
         let (primary, upstream) = server();
         let appliance = Appliance::start();
@@ -432,14 +433,14 @@ impl Scene {
     }
 }
 
-/// A listener of a server behind the gate.
+/// A listening socket for a server behind the gate.
 pub fn server() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
-/// Keeps the log of this process for a test to look into.
+/// Keeps the log of this process in memory, for a test to read.
 pub fn keep_log() -> Arc<Mutex<Vec<u8>>> {
     static LOG: std::sync::OnceLock<Arc<Mutex<Vec<u8>>>> = std::sync::OnceLock::new();
     let log = LOG.get_or_init(|| {

@@ -1,6 +1,6 @@
-//! How a connection ends. A side that sends nothing more ends the other's stream, and the connection is over when both
-//! streams have ended in both directions. A side that is no more (reset, a failed write, a peer that answers nothing) leaves
-//! the other a bounded time, whatever waits and in whatever order the ends came.
+//! How a connection ends. When one side sends nothing more, the gate ends the stream to the other side; the connection
+//! is over when both directions have ended. When one side is lost (reset, a failed write, a peer that does not answer),
+//! the other has a bounded time, whatever still waits and in whatever order the ends came.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use super::{Connection, Scratch};
 use crate::gate::dialect::Side;
 use crate::gate::leg::Leg;
 
-/// How long a connection that has lost one end, or must end, may take to deliver what is already here.
+/// How long a connection that has lost one end, or must end, may take to deliver what the gate already holds.
 pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Ends it on both sides, after what waits was sent.
+    /// Ends it on both sides, after what waits has been sent.
     pub fn close(&mut self, why: &str, now: Instant) {
         if self.closing {
             return;
@@ -21,7 +21,7 @@ impl Connection {
         self.end_by(now + LINGER);
     }
 
-    /// Ends it on both sides and drops it at `deadline` at the latest.
+    /// Ends it on both sides, and drops it at `deadline` at the latest.
     pub fn end_by(&mut self, deadline: Instant) {
         self.closing = true;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
@@ -29,16 +29,16 @@ impl Connection {
         self.mirror.finish();
     }
 
-    /// Nothing is left to do.
+    /// Whether nothing is left to do.
     pub fn is_over(&self, now: Instant) -> bool {
         let quiet = |leg: &Leg| leg.is_done() && (leg.has_ended() || leg.failure().is_some());
         let over = self.deadline.or_else(|| self.overdue_at()).is_some_and(|due| now >= due);
         over || (quiet(&self.primary) && quiet(&self.mirror))
     }
 
-    /// A side that has ended ends the other's stream; one that is no more ends the connection.
+    /// A side that has ended ends the stream to the other side; a side that is lost ends the connection.
     pub(super) fn on_ends(&mut self, scratch: &mut Scratch, now: Instant) {
-        // Each time, for the worse end may follow a milder one, and one that nobody could read for want of room.
+        // On every call: a reset may follow a normal end, or an end that could not be read because there was no room.
         if self.deadline.is_none() && (self.primary.is_broken() || self.mirror.is_broken()) {
             self.deadline = Some(now + LINGER);
         }
@@ -48,11 +48,11 @@ impl Connection {
         };
         self.mute |= caller.has_ended() && caller.received() == 0 && !server.has_ended() && !self.closing;
         for side in [Side::Primary, Side::Mirror] {
-            let (leg, told) = match side {
+            let (leg, notified) = match side {
                 Side::Primary => (&self.primary, &mut self.ended.0),
                 Side::Mirror => (&self.mirror, &mut self.ended.1),
             };
-            if !leg.has_ended() || std::mem::replace(told, true) {
+            if !leg.has_ended() || std::mem::replace(notified, true) {
                 continue;
             }
             if !self.closing {

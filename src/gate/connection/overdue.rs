@@ -1,9 +1,10 @@
-//! What must have happened with a connection after a while, for whoever connects and does nothing would keep its place:
-//! the server's accept, TLS, start-up, and at the end the caller's own end when its server has ended.
+//! The time limits of a connection, because otherwise a caller that connects and does nothing would keep its slot: the
+//! server's accept, TLS, start-up, and finally the caller's end after the server has ended.
 //!
-//! The time runs from the moment it was accepted (for the server's accept, from the call), so that nothing a stranger sends makes it longer. A connection that has
-//! begun is not ended by it, nor is one that replicates when its server ends: what is on its way to a mirror goes on. How
-//! long either may be silent is not judged here; the kernel looks whether the far end is alive, and the server has limits.
+//! The time runs from the moment the connection was accepted (for the server's accept: from the connect), so that no
+//! unauthenticated sender can extend it. The limits do not end a connection that has begun, nor a replicating
+//! connection whose server ends: the bytes on their way to the mirror still go there. They do not bound silence: the
+//! kernel checks whether the far end is alive, and the server has its own limits.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -15,18 +16,18 @@ use crate::gate::dialect::Side;
 /// How long the server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// What is awaited of a connection.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
-    /// That the server accepts it.
+    /// The server accepts it.
     Server,
-    /// TLS with whoever connected.
+    /// TLS with the caller.
     TlsOfCaller,
     /// TLS with the server.
     TlsOfServer,
     /// The end of what the dialect calls start-up.
     StartUp,
-    /// That the caller ends the connection, as the server has done.
+    /// The caller's end, after the server has ended the connection.
     End,
 }
 
@@ -43,12 +44,12 @@ impl fmt::Display for Awaited {
 }
 
 impl Connection {
-    /// When it is taken away for what is awaited in vain; `None`: for nothing.
+    /// When the connection is dropped if what it waits for does not happen; `None`: it waits for nothing.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
         self.awaited().map(|(_, due)| due)
     }
 
-    /// Why it is over, if it is because something was awaited in vain, for the log. Counts that.
+    /// The log message, if the connection is over because a time limit has passed. Counts it.
     pub fn poll_overdue(&mut self, now: Instant) -> Option<String> {
         let (awaited, _) = self.awaited().filter(|(_, due)| now >= *due)?;
         let (client, start) = (self.client, show_duration(self.gate.start_timeout));
@@ -61,8 +62,8 @@ impl Connection {
         Some(format!("{client} was let go: {awaited} within {start} (start_timeout)"))
     }
 
-    /// Notes whether nothing but the caller's own end is missing. An application may go on sending to a server that has
-    /// ended its own half; replicas and their kin have nobody left to speak to.
+    /// Notes when only the caller's own end is missing. An application may still send to a server that has ended its
+    /// own half; a replica has no one left to send to.
     pub(super) fn on_deserted(&mut self, now: Instant) {
         let deserted = self.caller == Side::Mirror && self.primary.has_ended() && self.mirror.is_done();
         if deserted && self.deserted.is_none() {
@@ -112,7 +113,7 @@ mod tests {
     const BOUND: Duration = Duration::from_secs(30);
     const DAY: Duration = Duration::from_secs(86_400);
 
-    /// A connection on real sockets, at times that the test says.
+    /// A connection on real sockets; the test sets the time.
     struct Rig {
         connection: Connection,
         scratch: Scratch,
@@ -131,7 +132,7 @@ mod tests {
     }
 
     impl Rig {
-        /// The server has accepted it.
+        /// The server has accepted it, and the poll has reported that.
         fn new(kind: Kind, tls: Tls) -> Rig {
             let mut rig = Rig::connecting(kind, tls);
             for is_caller in [true, false] {
@@ -142,7 +143,7 @@ mod tests {
             rig
         }
 
-        /// The poll has not said yet that it did.
+        /// The poll has not reported yet that the server accepted it.
         fn connecting(kind: Kind, tls: Tls) -> Rig {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let upstream = listener.local_addr().unwrap();
@@ -152,8 +153,8 @@ mod tests {
             let legs = (client.local_addr().unwrap(), Leg::accepted(accepted), Leg::connecting(upstream).unwrap());
             let (server, _) = listener.accept().unwrap();
             let start = Instant::now();
-            let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
-            let subscription = Subscription::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
+            let unused: SocketAddr = "127.0.0.1:9".parse().unwrap();
+            let subscription = Subscription::open(unused, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
             let connection = Connection::new(1, Arc::new(gate), made, legs, start);
             Rig { connection, scratch: Scratch::default(), subscription, client, server, start }
         }
@@ -184,7 +185,7 @@ mod tests {
             self.read(false, |leg| leg.has_ended());
         }
 
-        /// When it is let go, and what is said and counted then.
+        /// When it is dropped, and what is logged and counted then.
         fn fate(mut self) -> Option<(Duration, String, (u64, u64))> {
             let due = self.connection.poll_timeout();
             let Some(due) = due else {
@@ -209,7 +210,7 @@ mod tests {
         Tls::load(Some(&files), None).unwrap()
     }
 
-    /// A start-up packet of a standby.
+    /// A standby's start-up packet.
     fn standby() -> Vec<u8> {
         let parameters = b"user\0mirror\0replication\0true\0\0";
         let length = u32::try_from(parameters.len() + 8).unwrap();
@@ -220,7 +221,7 @@ mod tests {
     const GREETING: &[u8] = b"\x20\0\0\0\x0a5\0\x07\0\0\0abcdefgh\0\x05\xa2\x21\x02\0\0\0\x15\0\0\0\0\0\0\0\0";
 
     #[test]
-    fn a_stranger_is_let_go_after_the_bound_whatever_it_sends() {
+    fn an_unauthenticated_caller_is_dropped_after_the_bound_whatever_it_sends() {
         let directory = tempfile::tempdir().unwrap();
         type Act = fn(&mut Rig);
         let cases: [(&str, Kind, bool, Act, &str); 9] = [
@@ -265,14 +266,14 @@ mod tests {
         for (name, kind, tls, act, words) in cases {
             let mut rig = Rig::new(kind, if tls { certificate(directory.path()) } else { Tls::default() });
             act(&mut rig);
-            let (after, said, counts) = rig.fate().unwrap_or_else(|| panic!("{name}: it may stay"));
+            let (after, said, counts) = rig.fate().unwrap_or_else(|| panic!("{name}: it has no time limit"));
             assert_eq!((after, counts), (BOUND, (0, 1)), "{name}");
             assert!(said.contains(words) && said.contains("30s (start_timeout)"), "{name}: {said}");
         }
     }
 
     #[test]
-    fn what_has_begun_may_last() {
+    fn a_connection_that_has_begun_has_no_time_limit() {
         type Act = fn(&mut Rig);
         let cases: [(&str, Kind, Act); 6] = [
             ("an application", Kind::Tcp, |_| {}),
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_does_not_end_what_its_server_has_ended_is_let_go() {
+    fn a_caller_that_stays_after_its_server_has_ended_is_dropped() {
         let mut rig = Rig::new(Kind::Redis, Tls::default());
         rig.say(false, b"-ERR max number of clients reached\r\n");
         rig.server_ends();
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_accept_is_a_failure_to_connect() {
+    fn a_server_that_does_not_accept_counts_as_a_connect_failure() {
         let (after, said, counts) = Rig::connecting(Kind::Postgres, Tls::default()).fate().unwrap();
         assert_eq!((after, counts), (CONNECT, (1, 0)));
         assert!(said.contains("did not accept") && said.contains("within 10 s"), "{said}");

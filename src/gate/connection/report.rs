@@ -1,4 +1,4 @@
-//! What a connection tells about itself: status, counts, alarms. It changes nothing of what the connection does.
+//! What a connection reports about itself: status, counters, alarms. Nothing here changes what the connection does.
 
 use std::net::SocketAddr;
 use std::ops::Range as Bytes;
@@ -14,14 +14,14 @@ use crate::gate::violation_log::ViolationLog;
 use crate::notify::client::Reason;
 
 impl Connection {
-    /// What it has counted.
+    /// Its counters.
     pub fn counts(&self) -> Totals {
         let replicating = u64::from(self.policy.replicates());
         let (sent_bytes, received_bytes) = (self.mirror.offset(), self.mirror.received());
         Totals { replicating, sent_bytes, received_bytes, ..self.counts.clone() }
     }
 
-    /// Who has called, if it left without a word to the server that was connected to for it.
+    /// The caller's address, if it left without sending anything after the gate had connected to the server.
     pub fn mute_caller(&self) -> Option<SocketAddr> {
         self.mute.then_some(self.client)
     }
@@ -61,7 +61,7 @@ impl Connection {
         self.number
     }
 
-    /// Bytes of its stream were lost although they had been called protected: counts and notes what that has hit.
+    /// Bytes of its stream were lost although they had been called protected. Counts and logs what the loss hits.
     pub fn on_violation(&mut self, range: &Bytes<u64>, broken: &mut ViolationLog) {
         let Some(key) = self.key else { return };
         let mut hit = self.early.on_lost(range, self.mirror.offset());
@@ -74,17 +74,18 @@ impl Connection {
         broken.note(&self.gate.name, self.number, (&key, range), hit);
     }
 
-    /// A loss that the flow tells of and of which no range has come, once it is clear that none will.
+    /// A loss that the flow's state reports without a range, once it is clear that no range will come.
     pub fn poll_untold_loss(&mut self, subscription: &Subscription) -> Option<Bytes<u64>> {
         let lost =
             self.key.filter(|_| self.condition == Reason::Violated).and_then(|key| subscription.lowest_loss(&key));
         let untold = lost.filter(|start| !self.early.knows(*start));
         let before = std::mem::replace(&mut self.untold_loss, untold);
-        // A range may be on its way: a whole look later it is not.
+        // A range may be on its way: one tick later it is not.
         untold.filter(|_| before == untold).map(|start| start..self.mirror.offset())
     }
 
-    /// Keeps what the mirror was spoken for beyond this connection, and says when one came back with less.
+    /// Remembers, beyond this connection, what was acknowledged early for the mirror, and logs when a mirror came back
+    /// with less.
     pub(super) fn remember(&mut self, turn: &Turn, returns: &mut Returns, now: Instant) {
         if let Some(mirror) = turn.mirror() {
             let key = Key::new(&self.gate.name, mirror, self.client.ip());
@@ -107,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Says once that the appliance does not see the flow, and that it does again.
+    /// Logs once that the appliance does not see the flow, and once that it sees the flow again.
     pub(super) fn tell_blind(&mut self, now: Instant) {
         let (gate, number, blind) = (&self.gate.name, self.number, self.policy.blind(now));
         let Some(key) = self.key.filter(|_| blind != self.told_blind) else {
@@ -124,7 +125,7 @@ impl Connection {
         self.told_blind = blind;
     }
 
-    /// Says what was acknowledged with nothing behind it.
+    /// Logs what was acknowledged without protection.
     pub(super) fn alarm(&self, exposed: Option<Range>) {
         if let Some(Range { offsets: (start, end), marks: (first, last) }) = exposed {
             tracing::error!(

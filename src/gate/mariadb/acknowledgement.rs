@@ -1,19 +1,19 @@
 //! Acknowledgements of semi-synchronous replication: `ef`, a position of 64 bits, the name of the binary log.
 //!
-//! [`Places`] remembers the places that the primary waits for, in the order of the stream, each under a number that the
-//! gate's marks carry; names and positions alone could not be compared across files. Both sides can make it look one up as
-//! often as they like, so that costs next to nothing, however many wait. It sends nothing.
+//! [`Places`] keeps the positions that the primary waits for, in the order of the stream, each under a number that the
+//! gate's marks carry; file names and positions alone could not be compared across files. Both sides can cause lookups
+//! as often as they like, so a lookup costs very little, however many places wait. This module sends nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::SEMI_SYNC;
 
-/// Places remembered at most. Beyond, the newest takes the place of the one before it: that one is then acknowledged with
-/// it, later than it could be.
+/// Places remembered at most. Beyond that, a new place replaces the newest one, which is then acknowledged together
+/// with it, later than it could be.
 const MOST_PLACES: usize = 65_536;
 
-/// What an acknowledgement names.
+/// A position that an acknowledgement names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Its number on this connection, rising from 1.
@@ -23,7 +23,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The packet that acknowledges it. Its number is 0, as for everything that a replica sends during a dump.
+    /// Appends the packet that acknowledges it. The packet number is 0, as for everything that a replica sends during a
+    /// dump.
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         let len = (1 + 8 + self.file.len()) as u32;
         out.extend_from_slice(&len.to_le_bytes()[..3]);
@@ -33,7 +34,7 @@ impl Place {
     }
 }
 
-/// The content of a replica's acknowledgement: position and file.
+/// Reads the content of a replica's acknowledgement: position and file.
 pub(super) fn parse(content: &[u8]) -> Option<(u64, &[u8])> {
     let (&SEMI_SYNC, rest) = content.split_first()? else { return None };
     let (position, file) = rest.split_first_chunk::<8>()?;
@@ -43,15 +44,15 @@ pub(super) fn parse(content: &[u8]) -> Option<(u64, &[u8])> {
 /// What to do with a real acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Real {
-    /// The primary does not know it yet. With the number of the last place that it covers.
+    /// The primary does not have it yet. The number is that of the last place it covers.
     News(u64),
-    /// The primary has it from the gate already. A second one could count as another replica's.
+    /// The primary has it from the gate already; a second one could count as another replica's.
     Known(u64),
     /// It names a file that is not being sent.
     Foreign,
 }
 
-/// A binary log, and the first number that a place in it has or could have had.
+/// A binary log, and the first number that a place in it has, or could have had.
 #[derive(Debug)]
 struct Log {
     name: Arc<[u8]>,
@@ -61,24 +62,24 @@ struct Log {
 /// The places that the primary waits for.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    /// Those that a place waits in, in the order of the stream, and the present one.
+    /// The files in which a place waits, in the order of the stream, and the present file.
     logs: VecDeque<Log>,
     waiting: VecDeque<Place>,
     last: u64,
-    /// The replica's own.
+    /// The last number that the replica has acknowledged itself.
     real: Option<u64>,
     released: u64,
     told: Option<Place>,
 }
 
 impl Places {
-    /// The first number is behind `last`, the last one of an earlier dump on the same connection: marks of that one may
-    /// still be released, and must mean nothing here.
+    /// Numbers go on after `last`, the last number of an earlier dump on the same connection: marks of that dump may
+    /// still be released, and must not match a place here.
     pub(super) fn after(last: u64) -> Self {
         Self { last, released: last, ..Self::default() }
     }
 
-    /// The last number given.
+    /// The last number given out.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
@@ -88,18 +89,18 @@ impl Places {
         self.logs.back().map(|log| &log.name)
     }
 
-    /// The replica has acknowledged something itself.
+    /// Whether the replica has sent an acknowledgement of its own.
     pub(super) fn is_heard(&self) -> bool {
         self.real.is_some()
     }
 
-    /// Events that follow are in this file.
+    /// The events that follow are in this file.
     pub(super) fn on_file(&mut self, name: &[u8]) {
         if self.logs.back().is_some_and(|log| *log.name == *name) {
             return;
         }
         let first = self.last + 1;
-        // No place was ever noted in the last one, so nobody will name it.
+        // No place was ever noted in the previous file, so no acknowledgement will name it.
         if self.logs.back().is_some_and(|log| log.first == first) {
             self.logs.pop_back();
         }
@@ -107,7 +108,7 @@ impl Places {
         self.forget_logs();
     }
 
-    /// Forgets binary logs that no place waits in any more, but never the present one.
+    /// Forgets binary logs in which no place waits any more, but never the present one.
     fn forget_logs(&mut self) {
         let next = self.waiting.front().map_or(self.last + 1, |place| place.number);
         while self.logs.get(1).is_some_and(|log| log.first <= next) {
@@ -115,7 +116,7 @@ impl Places {
         }
     }
 
-    /// The primary waits for this position in the present file; its number. None before a file is known.
+    /// The primary waits for this position in the present file. Returns its number; none before a file is known.
     pub(super) fn on_wanted(&mut self, end: u32) -> Option<u64> {
         let file = Arc::clone(&self.logs.back()?.name);
         self.last += 1;
@@ -136,7 +137,7 @@ impl Places {
     pub(super) fn on_real(&mut self, position: u64, file: &[u8]) -> Real {
         let covered = match self.logs.iter().position(|log| *log.name == *file) {
             Some(log) => self.covered(position, log),
-            // An earlier one, which no place waits in any more.
+            // An earlier file, in which no place waits any more.
             None if self.told.as_ref().is_some_and(|told| *told.file == *file) => 0,
             None => return Real::Foreign,
         };
@@ -152,7 +153,8 @@ impl Places {
         Real::News(number)
     }
 
-    /// How many places lie at or before this one. They are in the order of the stream, so those of earlier files come first.
+    /// How many waiting places lie at or before this one. They are in the order of the stream, so those of earlier
+    /// files come first.
     fn covered(&self, position: u64, log: usize) -> usize {
         let first = self.logs[log].first;
         let behind = self.logs.get(log + 1).map_or(u64::MAX, |next| next.first);
@@ -160,10 +162,11 @@ impl Places {
         self.waiting.partition_point(is_covered)
     }
 
-    /// Everything up to the place `number` may be acknowledged; the one to acknowledge now, if that is news.
+    /// Everything up to the place `number` may be acknowledged. Returns the place to acknowledge now, if the primary
+    /// does not have it yet.
     ///
-    /// None before the replica's first own acknowledgement: only that shows that it writes what it is sent, and names
-    /// places as we do.
+    /// None before the replica's first own acknowledgement: only that proves that the replica writes what it receives,
+    /// and that it names places as the gate does.
     pub(super) fn on_released(&mut self, number: u64) -> Option<&Place> {
         self.released = self.released.max(number.min(self.last));
         self.real?;
@@ -174,7 +177,7 @@ impl Places {
         self.told.as_ref()
     }
 
-    /// What was released before the replica's first acknowledgement, if the primary does not have it yet.
+    /// The place that was released before the replica's first acknowledgement, if the primary does not have it yet.
     pub(super) fn poll_released(&mut self) -> Option<&Place> {
         self.on_released(0)
     }
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_primary_is_told_each_place_once_and_in_order() {
+    fn each_place_is_acknowledged_once_and_in_order() {
         let mut places = Places::default();
         assert_eq!(places.on_wanted(4), None, "no file yet");
         places.on_file(b"bin.000001");
@@ -216,7 +219,7 @@ mod tests {
         places.on_file(b"bin.000002");
         assert_eq!(places.on_wanted(50), Some(4), "lower, and in a later file");
         assert_eq!(position(places.on_released(4)), Some(50));
-        assert_eq!(places.on_real(300, b"bin.000001"), Real::Known(3), "told with what is behind it");
+        assert_eq!(places.on_real(300, b"bin.000001"), Real::Known(3), "already acknowledged with a later place");
         assert_eq!(places.on_real(50, b"bin.000002"), Real::Known(4));
         assert_eq!(places.on_wanted(80), Some(5));
         assert_eq!(places.on_real(80, b"bin.000002"), Real::News(5));
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_one_between_places_covers_those_before() {
+    fn a_real_acknowledgement_between_places_covers_the_places_before() {
         let mut places = Places::default();
         places.on_file(b"bin.000001");
         places.on_wanted(100);
@@ -237,12 +240,12 @@ mod tests {
         assert_eq!(places.on_real(7, b"other.000001"), Real::Foreign);
         places.on_file(b"bin.000002");
         assert_eq!(places.on_wanted(60), Some(3));
-        assert_eq!(places.on_real(4, b"bin.000002"), Real::News(2), "covers what waits in the file before");
+        assert_eq!(places.on_real(4, b"bin.000002"), Real::News(2), "covers the places in the file before");
         assert_eq!(places.on_real(60, b"bin.000002"), Real::News(3));
     }
 
     #[test]
-    fn memory_is_bounded_and_nothing_is_told_too_early() {
+    fn memory_is_bounded_and_nothing_is_acknowledged_too_early() {
         let mut places = Places::default();
         places.on_file(b"bin.000001");
         let last = MOST_PLACES as u32 + 10;
@@ -271,11 +274,11 @@ mod tests {
         for number in 0..100 {
             places.on_file(&name(number));
         }
-        assert_eq!(places.logs.len(), 1, "nobody waits for anything in them");
+        assert_eq!(places.logs.len(), 1, "no place waits in them");
     }
 
     #[test]
-    fn a_replica_that_repeats_itself_costs_the_gate_next_to_nothing() {
+    fn repeated_acknowledgements_cost_very_little() {
         let mut places = Places::default();
         places.on_file(b"bin.000001");
         places.on_wanted(1000);
@@ -288,14 +291,14 @@ mod tests {
         for _ in 0..300_000 {
             assert_eq!(places.on_real(1000, b"bin.000001"), Real::Known(1));
         }
-        // One look at each place that waits would be minutes.
+        // Comparing every waiting place each time would take minutes.
         assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     proptest! {
-        /// Against one that remembers every place with its file and looks at all of them.
+        /// Compares with a model that remembers every place with its file and looks at all of them.
         #[test]
-        fn each_real_one_covers_exactly_what_lies_before_it(
+        fn a_real_acknowledgement_covers_exactly_the_places_before_it(
             steps in proptest::collection::vec((0..6u8, 1..30u32), 1..200),
         ) {
             let name = |file: usize| format!("bin.{file:06}").into_bytes();
@@ -315,7 +318,8 @@ mod tests {
                     }
                     4 => drop(places.on_released(u64::from(more)).cloned()),
                     _ => {
-                        // As a replica does: a place it was sent, or one between two of them, none of it before the last.
+                        // As a replica does: a place that was sent, or a position between two places, never before the
+                        // last one.
                         let wanted = (file, end.saturating_sub(more % 7));
                         let covered = all.iter().take_while(|place| **place <= wanted).count() as u64;
                         real = covered.max(real);
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_released_of_an_earlier_dump_acknowledges_nothing_of_a_later_one() {
+    fn a_release_of_an_earlier_dump_acknowledges_nothing_of_a_later_one() {
         let mut places = Places::after(7);
         places.on_file(b"bin.000002");
         assert_eq!(places.on_released(7), None);

@@ -1,4 +1,5 @@
-//! What the primary sends a replica: an event of the binary log behind the semi-synchronous header.
+//! The packets of a dump, which the primary sends a replica: each is an event of the binary log after the
+//! semi-synchronous header.
 //!
 //! ```text
 //! 0     1      2     3                      22
@@ -7,7 +8,7 @@
 //! header: timestamp 4, kind 1, server 4, size 4, end position 4, flags 2; little-endian
 //! ```
 //!
-//! It reads headers, and the file name of a rotate event; not what a transaction holds.
+//! It reads headers, and the file name in a rotate event; it does not read the content of a transaction.
 
 use super::packet::Packet;
 
@@ -15,14 +16,14 @@ use super::packet::Packet;
 pub(super) const SEMI_SYNC: u8 = 0xef;
 const HEADER_LEN: usize = 19;
 const ROTATE: u8 = 4;
-/// Events that begin a transaction: of MariaDB; of MySQL with a GTID, without one, and with a tagged one.
+/// Events that begin a transaction: MariaDB's; then MySQL's with a GTID, without one, and with a tagged one.
 const BEGINS: [u8; 4] = [162, 33, 34, 42];
-/// `LOG_EVENT_ARTIFICIAL_F`: the primary made it for this replica; it is in no file.
+/// `LOG_EVENT_ARTIFICIAL_F`: the primary made the event for this replica; it is in no file.
 const ARTIFICIAL: u16 = 0x20;
-/// Position in the rotate event, before the name.
+/// Length of the position in the rotate event, before the name.
 const ROTATE_POSITION_LEN: usize = 8;
 const CHECKSUM_LEN: usize = 4;
-/// Names are below `FN_REFLEN`.
+/// Names are shorter than `FN_REFLEN`.
 const MOST_NAME: usize = 511;
 
 /// One packet of a dump.
@@ -30,16 +31,16 @@ const MOST_NAME: usize = 511;
 pub(super) enum Received<'a> {
     /// An event; the primary waits for the replica to acknowledge this end position in the present file.
     Wanted { end: u32, rotate: Option<&'a [u8]> },
-    /// An event that nobody waits for.
+    /// An event for which the primary does not wait.
     Unwanted { rotate: Option<&'a [u8]> },
     /// The dump is over: an error, or the end of a dump that does not wait for more.
     End,
-    /// Not to be understood.
+    /// A packet that cannot be read.
     Foreign,
 }
 
-/// Whether the replica gets semi-synchronous headers. The first event of every dump tells, for it is a rotate event with
-/// the timestamp zero; none if it is not.
+/// Whether the replica gets semi-synchronous headers. The first event of every dump shows it: a rotate event with
+/// timestamp zero. None if the first event is something else.
 pub(super) fn is_semi_sync(first: &Packet) -> Option<bool> {
     let rotates = |at: usize| first.head.get(at..at + 5).is_some_and(|start| start == [0, 0, 0, 0, ROTATE]);
     match first.head.as_slice() {
@@ -57,16 +58,16 @@ pub(super) fn is_end(packet: &Packet) -> bool {
 /// The beginning of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Begin {
-    /// Where it lies in the present file.
+    /// Its start position in the present file.
     pub(super) start: u32,
     /// The end of its first event.
     pub(super) end: u32,
-    /// The server that it was made at.
+    /// The server that made it.
     pub(super) server: u32,
 }
 
 /// When an event of a dump with semi-synchronous headers was made, in seconds since 1970, and whether it begins a
-/// transaction. None of what is in no file.
+/// transaction. None for an event that is in no file.
 pub(super) fn dated(packet: &Packet) -> Option<(u32, Option<Begin>)> {
     let [0, SEMI_SYNC, _, event @ ..] = packet.head.as_slice() else { return None };
     let (size, end) = (u32_at(event, 9), u32_at(event, 13));
@@ -104,7 +105,7 @@ pub(super) fn parse(packet: &Packet) -> Received<'_> {
     }
 }
 
-/// The file that a rotate event names. Whether a checksum follows the name shows in the checksum itself.
+/// The file that a rotate event names. A checksum follows the name if the last bytes match the computed checksum.
 fn rotate_target(event: &[u8]) -> Option<&[u8]> {
     let body = event.get(HEADER_LEN + ROTATE_POSITION_LEN..)?;
     let mut name = body;
@@ -117,8 +118,8 @@ fn rotate_target(event: &[u8]) -> Option<&[u8]> {
     is_name(name).then_some(name)
 }
 
-/// Binary logs are called `NAME.NUMBER`. A name that we read wrongly could sort behind every real one, and would
-/// acknowledge everything: so what does not look like one is none.
+/// Binary logs are called `NAME.NUMBER`. A name read wrongly could sort after every real one and would acknowledge
+/// everything, so a name of another form is rejected.
 fn is_name(name: &[u8]) -> bool {
     let number = name.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
     name.len() <= MOST_NAME
@@ -136,7 +137,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(value)
 }
 
-/// The checksum of binary logs: CRC-32 as in zlib. Rotate events alone are checked, so no table is worth its memory.
+/// The checksum of binary logs: CRC-32 as in zlib. Only rotate events are checked, so a lookup table is not worth its
+/// memory.
 pub(super) fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
@@ -189,7 +191,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_first_event_tells_whether_it_is_semi_synchronous() {
+    fn the_first_event_shows_whether_the_dump_is_semi_synchronous() {
         let rotate = rotate("bin.000001");
         assert_eq!(is_semi_sync(&semi_sync(0, &rotate)), Some(true));
         assert_eq!(is_semi_sync(&packet(&[&[0], rotate.as_slice()].concat())), Some(false));
@@ -228,7 +230,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_transaction_is_known_by_its_kind() {
+    fn the_event_kind_shows_the_beginning_of_a_transaction() {
         let begin = Begin { start: 700 - 27, end: 700, server: 1 };
         for (kind, flags, end, wanted) in [
             (162, 0, 700, Some((1_700_000_000, Some(begin)))),

@@ -1,7 +1,7 @@
-//! The server's greeting and the client's answer, as far as the gate must know them: the capabilities that would hide
-//! what follows from it.
+//! The capabilities in the server's greeting and in the client's answer that would hide later traffic from the gate:
+//! TLS and compression.
 //!
-//! TLS and compression exist only if both sides name them, so without them in the greeting there is neither. It changes
+//! TLS and compression are used only if both sides name them, so the gate removes them from the greeting. It changes
 //! nothing else and takes no part in authentication.
 
 /// `CLIENT_COMPRESS`.
@@ -11,14 +11,15 @@ const TLS: u32 = 1 << 11;
 /// `CLIENT_ZSTD_COMPRESSION_ALGORITHM` of MySQL 8.
 const COMPRESS_ZSTD: u32 = 1 << 26;
 
-/// The version of the protocol that every server since 4.1 begins with.
+/// The protocol version with which every server since 4.1 begins.
 const PROTOCOL: u8 = 10;
-/// Thread number, first part of the scramble and a filler, between the version's zero byte and the capabilities.
+/// Thread number, first part of the scramble and a filler, between the zero byte after the version and the
+/// capabilities.
 const BEFORE_CAPABILITIES: usize = 4 + 8 + 1;
 /// Capabilities, character set and status, before the upper half of the capabilities.
 const BEFORE_UPPER: usize = 2 + 1 + 2;
 
-/// Takes TLS and compression out of a greeting. False if it is not one: an error, or another protocol.
+/// Removes TLS and compression from a greeting. False if the packet is not a greeting: an error, or another protocol.
 pub(super) fn hide(content: &mut [u8]) -> bool {
     if content.first() != Some(&PROTOCOL) {
         return false;
@@ -38,18 +39,18 @@ pub(super) fn hide(content: &mut [u8]) -> bool {
     true
 }
 
-/// What the client's answer takes that the greeting did not offer.
+/// What the client's answer uses although the greeting did not offer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Neither: what follows can be read.
+    /// Neither: the following packets can be read.
     Neither,
-    /// TLS begins behind it.
+    /// TLS begins after the answer.
     Tls,
     /// Compression begins after authentication.
     Compression,
 }
 
-/// Reads the client's capabilities. Clients of before 4.1 send their lower half alone.
+/// Reads the client's capabilities. Clients older than 4.1 send only the lower half.
 pub(super) fn taken(content: &[u8]) -> Taken {
     let mut bytes = [0; 4];
     for (to, from) in bytes.iter_mut().zip(content) {
@@ -69,7 +70,7 @@ pub(super) fn taken(content: &[u8]) -> Taken {
 pub(super) mod tests {
     use super::*;
 
-    /// As MariaDB 10.11 sends it, with these capabilities.
+    /// A greeting as MariaDB 10.11 sends it, with these capabilities.
     pub(in super::super) fn greeting(capabilities: u32) -> Vec<u8> {
         let [a, b, c, d] = capabilities.to_le_bytes();
         let mut content = b"\x0a5.5.5-10.11.6-MariaDB\0\x07\0\0\0abcdefgh\0".to_vec();
@@ -80,14 +81,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn tls_and_compression_alone_leave_the_greeting() {
+    fn only_tls_and_compression_are_removed_from_the_greeting() {
         let mut content = greeting(0xffff_ffff);
         assert!(hide(&mut content));
         assert_eq!(content, greeting(!(0x20 | 0x800 | 0x0400_0000)));
     }
 
     #[test]
-    fn what_is_no_greeting_stays_as_it_is() {
+    fn a_packet_that_is_no_greeting_is_unchanged() {
         let cases: &[&[u8]] = &[b"", b"\x0a", b"\xff\x10\x04Too many connections", b"\x0a5.5\0short", b"\x09old\0"];
         for case in cases {
             let mut content = case.to_vec();
@@ -101,7 +102,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_client_says_what_it_takes() {
+    fn the_clients_capabilities_show_tls_and_compression() {
         let cases: &[(&[u8], Taken)] = &[
             (&[0x05, 0xa2, 0, 0], Taken::Neither),
             (&[0x05, 0xaa, 0, 0], Taken::Tls),

@@ -1,17 +1,19 @@
 //! MariaDB and MySQL, semi-synchronous replication: an acknowledgement for each transaction that is protected.
 //!
-//! A replica connects to the gate as to its primary. The greeting loses TLS and compression on the way, authentication and
-//! commands pass. After `COM_BINLOG_DUMP` or `COM_BINLOG_DUMP_GTID` the primary sends events; with semi-sync each has a
-//! header that says whether the primary waits for an acknowledgement of it. The gate marks the ends of those, and when one
-//! is released sends the primary the acknowledgement in the replica's stead: file and end position, as the replica would.
-//! The replica's own is dropped if the primary has it already, for a version of the server that counts acknowledgements
-//! would count it as another replica's. Nothing is sent before the replica's first own one.
+//! A replica connects to the gate as if the gate were its primary. The gate removes TLS and compression from the
+//! greeting, and passes authentication and commands. After `COM_BINLOG_DUMP` or `COM_BINLOG_DUMP_GTID` the primary
+//! sends events; with semi-sync each event has a header that shows whether the primary waits for its acknowledgement.
+//! The gate marks the ends of these events. When a mark is released, the gate sends the primary the acknowledgement in
+//! place of the replica: file and end position, as the replica would. If the primary has it already, the replica's own
+//! acknowledgement is dropped, because a server version that counts acknowledgements would count it as another
+//! replica's. Nothing is sent before the replica's first own acknowledgement.
 //!
-//! It does not make a replica semi-synchronous, decides nothing about time limits (the primary does, and falls back to
-//! asynchronous replication by itself), and reads no transaction. What it does not understand passes, with a warning.
+//! The gate does not make a replica semi-synchronous, has no time limits of its own (the primary has them, and then
+//! falls back to asynchronous replication by itself), and reads no transaction. What the gate does not understand
+//! passes, with a warning.
 //!
-//! Start with this file, then `acknowledgement` for the places that the primary waits for. `packet`, `event` and `greeting`
-//! read the bytes, `resumption` proves with how much a replica comes back.
+//! Start with this file, then `acknowledgement` for the places that the primary waits for. `packet`, `event` and
+//! `greeting` read the bytes; `resumption` checks how much a replica has when it reconnects.
 
 mod acknowledgement;
 mod event;
@@ -29,12 +31,12 @@ use super::returns::{self, Mirror, Spoken};
 
 /// `COM_BINLOG_DUMP` and `COM_BINLOG_DUMP_GTID`.
 const DUMPS: [u8; 2] = [0x12, 0x1e];
-/// How a packet of the primary begins that says yes.
+/// First byte of an OK packet from the primary.
 const OK: u8 = 0;
 /// Bytes of a packet's header.
 const HEADER_LEN: usize = 4;
 
-/// One connection of a MariaDB or MySQL replica, or of anybody else, to its primary.
+/// One connection of a MariaDB or MySQL replica, or of any other client, to its primary.
 #[derive(Debug)]
 pub struct MariaDb {
     stage: Stage,
@@ -44,11 +46,11 @@ pub struct MariaDb {
     held: Vec<u8>,
     /// The mirror has answered the greeting.
     answered: bool,
-    /// The primary has said that it is content with the answer.
+    /// The primary has accepted the answer.
     admitted: bool,
-    /// The last number of a mark. Numbers go on from dump to dump.
+    /// The last number of a mark. Numbers continue from dump to dump.
     numbered: u64,
-    /// The mirror's number, and what decides whether it came back with too little.
+    /// The mirror's server number, and the check for what the mirror lacks when it reconnects.
     server: u32,
     resumption: Resumption,
 }
@@ -82,7 +84,7 @@ impl Default for MariaDb {
 }
 
 impl MariaDb {
-    /// A connection of which nothing is known yet.
+    /// A new connection.
     pub fn new() -> Self {
         Self {
             stage: Stage::Greeting,
@@ -97,13 +99,13 @@ impl MariaDb {
         }
     }
 
-    /// Understands nothing from here on.
+    /// From here on, passes everything unread.
     fn pass(&mut self, why: &str, turn: &mut Turn) {
         self.stage = Stage::Passing("replication without early acknowledgements");
         turn.note(Note::Warning(format!("{why}; nothing is acknowledged early on this connection")));
     }
 
-    /// Bytes from the primary up to the end of one packet at most; how many.
+    /// Takes bytes from the primary, up to the end of one packet at most. Returns how many.
     fn on_primary(&mut self, bytes: &[u8], turn: &mut Turn) -> usize {
         if let Stage::Passing(_) = self.stage {
             turn.send(Side::Mirror, bytes);
@@ -127,7 +129,7 @@ impl MariaDb {
                 Dump::Asynchronous if event::is_end(packet) => self.stage = Stage::Commands,
                 Dump::Asynchronous => {}
                 Dump::SemiSync(places) => {
-                    // Before it names the next file: the transaction lies in the present one.
+                    // Before the packet names the next file: the transaction lies in the present one.
                     if let Some(has) = self.resumption.on_event(packet, places.file(), self.server) {
                         turn.on_shortfall(has);
                     }
@@ -178,7 +180,7 @@ impl MariaDb {
         }
     }
 
-    /// Bytes from the mirror up to the end of one packet at most; how many.
+    /// Takes bytes from the mirror, up to the end of one packet at most. Returns how many.
     fn on_mirror(&mut self, bytes: &[u8], turn: &mut Turn) -> usize {
         if let Stage::Greeting = self.stage {
             turn.send(Side::Mirror, &std::mem::take(&mut self.held));
@@ -207,7 +209,7 @@ impl MariaDb {
         used
     }
 
-    /// A packet of the mirror's before a dump; it is forwarded already.
+    /// A packet from the mirror before a dump; it is forwarded already.
     fn on_packet(&mut self, turn: &mut Turn) {
         let packet = self.from_mirror.packet();
         if !std::mem::replace(&mut self.answered, true) {
@@ -225,17 +227,17 @@ impl MariaDb {
         } else if packet.number == 0 && packet.kind().is_some_and(|kind| DUMPS.contains(&kind)) {
             self.server = resumption::server(&packet.head);
             let name = format!("server {}", self.server);
-            // The primary itself serves no two of one number.
+            // The primary itself does not serve two replicas with the same number.
             turn.on_mirror(Mirror { name, is_unique: true, history: "positions in its binary logs".to_owned() });
             self.stage = Stage::Dump(Dump::Asked);
         }
     }
 
-    /// A packet of the mirror's during a dump, with its header.
+    /// A packet from the mirror during a dump, with its header.
     fn on_word(&mut self, bytes: &[u8], turn: &mut Turn) {
         let content = bytes.get(HEADER_LEN..).unwrap_or_default();
         let Some((position, file)) = acknowledgement::parse(content) else {
-            // Its farewell.
+            // The command that ends the connection.
             return turn.send(Side::Primary, bytes);
         };
         let Stage::Dump(Dump::SemiSync(places)) = &mut self.stage else {
@@ -283,7 +285,7 @@ fn on_event(packet: &Packet, places: &mut Places, turn: &mut Turn) -> Next {
     Next::Event
 }
 
-/// `latest` is the newest time in what was sent so far.
+/// Sends the acknowledgement of `place`. `latest` is the newest time in the events sent so far.
 fn acknowledge(place: Option<&Place>, latest: u64, turn: &mut Turn) {
     if let Some(place) = place {
         let mut packet = Vec::with_capacity(64);
@@ -304,7 +306,7 @@ impl Dialect for MariaDb {
                 Side::Mirror => self.on_mirror(&bytes[at..], turn),
             };
         }
-        // Nothing is held back any more: the mirror's packet would never end.
+        // Outside these stages nothing is held back: the mirror's packet would never end.
         if !matches!(self.stage, Stage::Greeting | Stage::Dump(_)) && !self.held.is_empty() {
             turn.send(Side::Primary, &std::mem::take(&mut self.held));
         }

@@ -1,11 +1,13 @@
-//! Packets of the client/server protocol, put together from pieces: three bytes of length, a number, the content.
+//! Packets of the client/server protocol, assembled from pieces: three bytes of length, a number, the content.
 //!
-//! A content of 16,777,215 bytes goes on in the next packet; what is called a packet here is all of them. Only the
-//! beginning of the content is kept: enough for each packet whose meaning the gate must know. It knows no meaning itself.
+//! If a content has 16,777,215 bytes, the next packet continues it; "packet" here means all of them together. Only the
+//! beginning of the content is kept: enough for every packet that the gate must understand. This module does not know
+//! what packets mean.
 
-/// Bytes of the content that are kept: an event that names a binary log, whose name has at most 512 bytes, and a greeting.
+/// Bytes of the content that are kept: enough for a greeting, and for an event with the name of a binary log (at most
+/// 512 bytes).
 pub(super) const HEAD_LEN: usize = 640;
-/// Content of a packet that goes on in the next.
+/// Content length of a packet that the next one continues.
 const FULL: usize = 0xff_ffff;
 
 /// Finds the packets of one direction.
@@ -13,16 +15,16 @@ const FULL: usize = 0xff_ffff;
 pub(super) struct Packets {
     header: [u8; 4],
     header_len: usize,
-    /// Content of the present piece that has not come yet.
+    /// Bytes of the present piece's content that have not arrived yet.
     missing: usize,
-    /// The packet goes on in the next piece.
+    /// The next piece continues the packet.
     continues: bool,
-    /// The packet is complete; the next byte begins another.
+    /// The packet is complete; the next byte begins another packet.
     complete: bool,
     packet: Packet,
 }
 
-/// A packet, or as much of it as has come.
+/// A packet, or as much of it as has arrived.
 #[derive(Debug, Default)]
 pub(super) struct Packet {
     /// The number of its first piece: 0 for a command.
@@ -39,14 +41,14 @@ impl Packet {
         self.head.len() as u64 == self.len
     }
 
-    /// The first byte of the content, which says what kind it is.
+    /// The first byte of the content, which is the packet's kind.
     pub(super) fn kind(&self) -> Option<u8> {
         self.head.first().copied()
     }
 }
 
 impl Packets {
-    /// Takes bytes up to the end of a packet at most: how many, and whether they end one.
+    /// Takes bytes, up to the end of a packet at most. Returns how many, and whether they complete a packet.
     pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> (usize, bool) {
         if std::mem::take(&mut self.complete) {
             self.packet.len = 0;
@@ -86,7 +88,7 @@ impl Packets {
         (at, false)
     }
 
-    /// The packet that ended, or the beginning of the one that is coming.
+    /// The packet that is complete, or the beginning of the one that is arriving.
     pub(super) fn packet(&self) -> &Packet {
         &self.packet
     }

@@ -1,9 +1,10 @@
-//! What a mirror comes back without: the primary begins a dump behind what the mirror has, so a transaction that it sends and
-//! that lies within what the mirror was spoken for on earlier connections is one that the mirror lost.
+//! Detects what a mirror lacks when it reconnects. The primary starts a dump after what the mirror has. So if the
+//! primary sends a transaction that was acknowledged early for the mirror on an earlier connection, the mirror has lost
+//! that transaction.
 //!
-//! Where the dump begins is no proof: with GTIDs it begins at the head of a file, whose first events are no transactions. And
-//! after RESET MASTER the positions begin anew: then transactions are newer than what the mirror was spoken for.
-//! It reads headers, and acknowledges nothing.
+//! The start of the dump proves nothing: with GTIDs it is the head of a file, whose first events are no transactions.
+//! After RESET MASTER the positions start again, and then transactions are newer than those acknowledged early. This
+//! module reads headers, and acknowledges nothing.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -12,16 +13,17 @@ use super::event;
 use super::packet::Packet;
 use crate::gate::returns::{Place, Spoken};
 
-/// `COM_BINLOG_DUMP_GTID`: the command and two bytes of flags come before the replica's number; else a position of four, too.
+/// `COM_BINLOG_DUMP_GTID`: the command byte and two bytes of flags come before the replica's number; in
+/// `COM_BINLOG_DUMP` also a position of four bytes.
 const DUMP_GTID: u8 = 0x1e;
 
-/// The replica's number, in a command that asks for the binary log.
+/// The replica's number, from a command that asks for the binary log.
 pub(super) fn server(command: &[u8]) -> u32 {
     let at = if command.first() == Some(&DUMP_GTID) { 3 } else { 7 };
     command.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-/// The first transaction of a dump is awaited, if the mirror was spoken for.
+/// Waits for the first transaction of a dump, if anything was acknowledged early for the mirror before.
 #[derive(Debug, Default)]
 pub(super) struct Resumption {
     recalled: Option<Spoken>,
@@ -29,24 +31,24 @@ pub(super) struct Resumption {
 }
 
 impl Resumption {
-    /// The mirror was spoken for on earlier connections.
+    /// `recalled` is what was acknowledged early for the mirror on earlier connections.
     pub(super) fn new(recalled: Option<Spoken>) -> Self {
         let latest = recalled.as_ref().map_or(0, |spoken| spoken.stamp);
         Self { recalled, latest }
     }
 
-    /// The newest time in what was sent so far, in seconds since 1970.
+    /// The newest time in the events sent so far, in seconds since 1970.
     pub(super) fn latest(&self) -> u64 {
         self.latest
     }
 
-    /// An event of the present file was sent to the mirror, whose number is `mirror`. The place up to which the mirror has
-    /// everything, if that proves to be too little.
+    /// An event of the present file was sent to the mirror, whose number is `mirror`. Returns the position up to which
+    /// the mirror has everything, if it is proven that this is too little.
     pub(super) fn on_event(&mut self, packet: &Packet, file: Option<&Arc<[u8]>>, mirror: u32) -> Option<Place> {
         let (made, begins) = event::dated(packet)?;
         let is_older = self.recalled.as_ref().is_some_and(|spoken| u64::from(made) <= spoken.stamp);
         self.latest = self.latest.max(made.into());
-        // The mirror throws its own away when it meets them again.
+        // The mirror discards its own transactions when it receives them again.
         let begin = begins.filter(|begin| begin.server != mirror)?;
         let (spoken, file) = (self.recalled.take()?, file?);
         let place = |position: u32| Place::Binlog { file: Arc::clone(file), position: position.into() };
@@ -76,27 +78,27 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_is_sent_again_is_one_that_the_mirror_lost() {
+    fn a_transaction_that_is_sent_again_is_reported_as_lost() {
         let lost = Some(Place::Binlog { file: file(2), position: 700 - 27 });
         for (recalled, wanted, why) in [
-            (spoken(2, 900, MADE), lost.clone(), "within what it was spoken for"),
+            (spoken(2, 900, MADE), lost.clone(), "within what was acknowledged early"),
             (spoken(3, 4, MADE + 5), lost, "in an earlier file"),
             (spoken(2, 673, MADE), None, "it begins behind that"),
             (spoken(1, 5000, MADE), None, "in a later file"),
             (spoken(2, 900, MADE - 1), None, "the positions have begun anew"),
-            (None, None, "it was never spoken for"),
+            (None, None, "nothing was acknowledged early for it"),
         ] {
             let mut resumption = Resumption::new(recalled);
             // The head of a file, before any transaction.
             assert_eq!(resumption.on_event(&packet(163, 350), Some(&file(2)), 7), None);
             assert_eq!(resumption.on_event(&packet(162, 700), Some(&file(2)), 7), wanted, "{why}");
-            assert_eq!(resumption.on_event(&packet(162, 750), Some(&file(2)), 7), None, "{why}: said once");
+            assert_eq!(resumption.on_event(&packet(162, 750), Some(&file(2)), 7), None, "{why}: reported once");
             assert!(resumption.latest() >= MADE);
         }
     }
 
     #[test]
-    fn what_the_mirror_has_made_itself_proves_nothing() {
+    fn a_transaction_made_by_the_mirror_itself_proves_nothing() {
         let mut resumption = Resumption::new(spoken(2, 900, MADE));
         assert_eq!(resumption.on_event(&packet(162, 700), Some(&file(2)), 1), None);
         assert_eq!(resumption.on_event(&packet(162, 950), Some(&file(2)), 7), None, "the next lies behind");

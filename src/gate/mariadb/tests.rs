@@ -1,4 +1,5 @@
-//! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what the primary is told.
+//! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what is acknowledged to the
+//! primary.
 
 use super::event::tests::{event, rotate};
 use super::greeting::tests::greeting;
@@ -19,7 +20,7 @@ fn packet(number: u8, content: &[u8]) -> Vec<u8> {
     [&len[..3], &[number], content].concat()
 }
 
-/// An event as a semi-synchronous replica gets it.
+/// An event as a semi-synchronous replica receives it.
 fn semi_sync(number: u8, wanted: u8, event: &[u8]) -> Step {
     Primary(packet(number, &[&[0, 0xef, wanted], event].concat()))
 }
@@ -28,7 +29,7 @@ fn ack(position: u64, file: &str) -> Vec<u8> {
     packet(0, &[&[0xef], &position.to_le_bytes()[..], file.as_bytes()].concat())
 }
 
-/// Up to and with the command that asks for the binary log.
+/// The start of a session, up to and including the command that asks for the binary log.
 fn start_up() -> Vec<Step> {
     let ok = Primary(packet(1, b"\0\0\0\x02\0\0\0"));
     vec![
@@ -43,7 +44,7 @@ fn start_up() -> Vec<Step> {
     ]
 }
 
-/// A dump with one event that nobody waits for.
+/// A dump with two events for which the primary does not wait.
 fn dump() -> Vec<Step> {
     let mut steps = start_up();
     steps.push(semi_sync(1, 0, &rotate("bin.000001")));
@@ -52,7 +53,7 @@ fn dump() -> Vec<Step> {
 }
 
 #[test]
-fn a_mirror_that_comes_back_without_a_transaction_that_was_acknowledged_for_it_passed_unseen() {
+fn a_mirror_that_comes_back_without_an_acknowledged_transaction_is_reported() {
     let mut steps = dump();
     steps.push(semi_sync(3, 0, &event(162, 300, 0, b"begin")));
     steps.push(semi_sync(4, 1, &event(16, 400, 0, b"commit")));
@@ -68,7 +69,7 @@ fn a_mirror_that_comes_back_without_a_transaction_that_was_acknowledged_for_it_p
             assert_eq!(outcome.spoken, Some(Spoken { place: place(400), stamp: 1_700_000_000 }));
         }
     }
-    assert_eq!(play(&steps, |len| len).shortfalls, [], "it was never spoken for");
+    assert_eq!(play(&steps, |len| len).shortfalls, [], "nothing was acknowledged early for it");
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn a_transaction_is_acknowledged_when_it_is_protected() {
     let released = play(&steps, |len| len);
     let told = [sent.to_primary, ack(500, "bin.000001"), ack(350, "bin.000002")].concat();
     assert_eq!((&released.to_primary, released.counts), (&told, (1, 2)));
-    // The replica's own come later; the primary has them.
+    // The replica's own acknowledgements come later; the primary has them already.
     steps.push(Mirror([ack(500, "bin.000001"), ack(350, "bin.000002"), packet(0, b"\x01")].concat()));
     let ended = play(&steps, |len| len);
     assert_eq!(ended.to_primary, [told, packet(0, b"\x01")].concat());
@@ -103,7 +104,7 @@ fn a_transaction_is_acknowledged_when_it_is_protected() {
 }
 
 #[test]
-fn nothing_is_told_before_the_replica_has_acknowledged() {
+fn nothing_is_acknowledged_before_the_replica_has_acknowledged() {
     let mut steps = dump();
     steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
     steps.push(semi_sync(1, 1, &event(16, 500, 0, b"commit")));
@@ -172,7 +173,7 @@ fn an_ordinary_session_passes() {
     let mut steps = start_up();
     steps.truncate(3);
     steps.push(Mirror(packet(0, b"\x03SELECT 1")));
-    // A row, and a packet of data that looks like a command but is none.
+    // A row, and a data packet that looks like a command.
     steps.push(Primary(packet(1, b"\x01")));
     steps.push(Mirror(packet(3, b"\x12 data")));
     steps.push(Released(1));
@@ -183,7 +184,7 @@ fn an_ordinary_session_passes() {
 }
 
 #[test]
-fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
+fn an_unknown_packet_passes_and_is_not_acknowledged_early() {
     let without = "replication without early acknowledgements";
     let after = |mut steps: Vec<Step>, further: Step| {
         steps.push(further);
@@ -231,7 +232,7 @@ fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
 }
 
 #[test]
-fn what_is_held_back_leaves_when_its_side_ends() {
+fn held_bytes_are_forwarded_when_their_side_ends() {
     let mut steps = dump();
     steps.push(Mirror(b"\x13\0\0\0\xef".to_vec()));
     assert_ne!(play(&steps, |len| len).to_primary, given(&steps, Side::Mirror));
@@ -244,7 +245,7 @@ fn what_is_held_back_leaves_when_its_side_ends() {
 }
 
 #[test]
-fn a_client_that_does_not_wait_for_the_greeting_gets_it_all_the_same() {
+fn a_client_that_sends_before_the_greeting_still_gets_the_greeting() {
     let greeting = packet(0, &greeting(0xffff_ffff));
     let word = packet(1, b"\x05\xaa\x0b\0");
     let (begin, rest) = greeting.split_at(9);
@@ -256,7 +257,7 @@ fn a_client_that_does_not_wait_for_the_greeting_gets_it_all_the_same() {
 
 proptest! {
     #[test]
-    fn pieces_of_any_size_come_to_the_same(sizes in proptest::collection::vec(1..40usize, 1..200)) {
+    fn pieces_of_any_size_give_the_same_outcome(sizes in proptest::collection::vec(1..40usize, 1..200)) {
         let mut steps = dump();
         steps.push(semi_sync(3, 1, &event(16, 400, 0, b"commit")));
         steps.push(Mirror(ack(400, "bin.000001")));

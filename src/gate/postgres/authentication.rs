@@ -1,9 +1,10 @@
 //! Channel binding where the gate ends TLS.
 //!
-//! `SCRAM-SHA-256-PLUS` proves that client and server see the same TLS certificate. Where TLS ends at the gate they do
-//! not, so the mechanism is taken off the server's list. That is not enough when both legs are encrypted: a client that
-//! could bind says so in its first message (`y`), and a server with TLS rightly takes that for an attack. The flag is
-//! signed and cannot be mended on the way; it can be recognised. Passwords and proofs pass unread.
+//! `SCRAM-SHA-256-PLUS` proves that client and server see the same TLS certificate. When TLS ends at the gate they do
+//! not, so the gate removes the mechanism from the server's list. That is not enough when both legs are encrypted: a
+//! client that supports channel binding sends the flag `y` in its first message, and a server with TLS rightly takes
+//! that for an attack. The flag is signed, so the gate cannot change it; it can only recognise it. Passwords and proofs
+//! pass unread.
 
 /// Bytes of the client's first message that [`complains`] must see: the name of a mechanism, a length, the flag.
 pub(super) const FIRST_MESSAGE: usize = 128;
@@ -18,7 +19,8 @@ pub(super) const OK: u32 = 0;
 /// The server lists SASL mechanisms.
 pub(super) const SASL: u32 = 10;
 
-/// The server's list without mechanisms that bind to the channel, as a whole message; none if there is no such mechanism.
+/// The server's list without mechanisms that bind to the channel, as a whole message; none if the list has no such
+/// mechanism.
 pub(super) fn unbound(body: &[u8]) -> Option<Vec<u8>> {
     let list = body.get(4..)?;
     let names = list.split(|byte| *byte == 0).take_while(|name| !name.is_empty());
@@ -36,7 +38,8 @@ pub(super) fn unbound(body: &[u8]) -> Option<Vec<u8>> {
     Some([&b"R"[..], &length.to_be_bytes(), &rest].concat())
 }
 
-/// Whether a client's first SASL message says that it could bind to the channel and thinks that the server cannot.
+/// Whether a client's first SASL message has the flag `y`: the client supports channel binding, and assumes that the
+/// server does not.
 pub(super) fn complains(body: &[u8]) -> bool {
     let Some(end) = body.iter().position(|byte| *byte == 0) else { return false };
     body[..end].starts_with(b"SCRAM-") && body.get(end + 5) == Some(&b'y')
@@ -47,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_mechanisms_that_bind_leave_the_list() {
+    fn only_mechanisms_with_channel_binding_are_removed_from_the_list() {
         let list = |names: &str| [&SASL.to_be_bytes()[..], names.as_bytes()].concat();
         let cases = [
             ("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0", Some("SCRAM-SHA-256\0\0")),
@@ -67,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_could_bind_is_recognised() {
+    fn a_client_that_supports_channel_binding_is_recognised() {
         assert!(complains(b"SCRAM-SHA-256\0\0\0\0\x20y,,n=,r=abc"));
         assert!(!complains(b"SCRAM-SHA-256\0\0\0\0\x20n,,n=,r=abc"));
         assert!(!complains(b"SCRAM-SHA-256-PLUS\0\0\0\0\x20p=tls-server-end-point,,n=,r=abc"));

@@ -1,4 +1,5 @@
-//! What a client asks of a walsender, as far as it matters to a gate: whether and how it starts replication.
+//! The commands that a client sends to a walsender, as far as a gate needs them: whether and how the client starts
+//! replication.
 //!
 //! ```text
 //! START_REPLICATION [SLOT name] [PHYSICAL] X/X [TIMELINE n]
@@ -6,13 +7,13 @@
 //! IDENTIFY_SYSTEM
 //! ```
 //!
-//! Reads as the server's own scanner does; it does not check what the server will refuse anyway.
+//! Reads a command as the server's own scanner does; it does not check what the server refuses anyway.
 
 use std::fmt;
 
 use super::lsn::Lsn;
 
-/// Bytes of a query that [`Command::parse`] must see: options may follow, and be long.
+/// Bytes of a query that [`Command::parse`] must see: the options that may follow can be long.
 pub(super) const BEGINNING: usize = 512;
 
 /// A command.
@@ -20,9 +21,9 @@ pub(super) const BEGINNING: usize = 512;
 pub(super) enum Command {
     /// Starts replication.
     Start(Start),
-    /// Asks which system and timeline this is.
+    /// Asks for the system and the timeline.
     Identify,
-    /// Says that it starts replication, in a way that was not understood.
+    /// Starts replication, in a form that was not understood.
     Unclear,
     /// Anything else.
     Other,
@@ -33,11 +34,11 @@ pub(super) enum Command {
 pub(super) struct Start {
     /// The replication slot.
     pub slot: Option<String>,
-    /// Decoded changes rather than WAL.
+    /// Decoded changes instead of WAL.
     pub logical: bool,
-    /// From where.
+    /// The start position.
     pub from: Lsn,
-    /// Of which timeline.
+    /// The timeline to read.
     pub timeline: Option<u32>,
 }
 
@@ -101,7 +102,7 @@ impl Iterator for Words<'_> {
     type Item = Word;
 
     fn next(&mut self) -> Option<Word> {
-        // The scanner of the server has the vertical tab in its list, Rust's does not.
+        // The server's scanner counts the vertical tab as a space, Rust's function does not.
         let is_space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
         let begin = self.0.iter().position(|byte| !is_space(byte))?;
         let text = &self.0[begin..];
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_told_in_words() {
+    fn a_start_is_displayed_in_words() {
         let start = Start { slot: Some("a\nb".into()), logical: true, from: Lsn(1), timeline: None };
         assert_eq!(start.to_string(), "logical replication of slot a\\nb");
         let start = Start { slot: None, logical: false, from: Lsn(1), timeline: None };

@@ -1,4 +1,4 @@
-//! Cuts a stream into PostgreSQL's typed messages, wherever the network has cut it.
+//! Splits a stream into PostgreSQL's typed messages, wherever the network has cut the stream.
 //!
 //! ```text
 //!  0     1              5
@@ -7,16 +7,16 @@
 //!  +-----+--------------+----------------- - -
 //! ```
 //!
-//! Keeps the header and as much of the body as was asked for; the rest passes as it comes, so that a message of a
-//! gigabyte needs no memory. It does not know what the messages mean.
+//! Keeps the header and as much of the body as the caller wants; the rest passes as it arrives, so that a message of a
+//! gigabyte needs no memory. This module does not know what the messages mean.
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 5;
 
-/// No server or client of PostgreSQL allocates more for one message.
+/// No PostgreSQL server or client allocates more for one message.
 const LONGEST: usize = 1 << 30;
 
-/// A length that no message has: the stream is not, or no longer, PostgreSQL's protocol.
+/// A length that no message has: the stream is not PostgreSQL's protocol, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadLength {
     /// The byte where the tag should be.
@@ -28,7 +28,7 @@ pub(super) struct BadLength {
 /// A piece of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part<'a> {
-    /// A message began: [`Messages::seen`] holds its header and what was asked for of its body.
+    /// A message began: [`Messages::seen`] holds its header and the wanted part of its body.
     Start,
     /// Further bytes of the message's body.
     More(&'a [u8]),
@@ -43,11 +43,11 @@ pub(super) struct Messages {
 
 #[derive(Clone, Copy, Debug)]
 enum Progress {
-    /// The header is collected.
+    /// The header is being collected.
     Header,
-    /// `need` bytes are collected, then `rest` pass.
+    /// `need` bytes are being collected; then `rest` bytes pass.
     Beginning { need: usize, rest: usize },
-    /// What was collected has been given out; so many bytes of the body pass.
+    /// The collected bytes have been returned; this many further bytes of the body pass.
     Passing(usize),
 }
 
@@ -56,8 +56,8 @@ impl Messages {
         Self { seen: Vec::new(), progress: Progress::Header }
     }
 
-    /// Takes the next part off `input`; none when more bytes are needed. `wanted` says, by tag and length of the body,
-    /// how much of the body to keep.
+    /// Takes the next part off `input`; none when more bytes are needed. `wanted` gets the tag and the length of the
+    /// body, and returns how many bytes of the body to keep.
     pub(super) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -93,7 +93,7 @@ impl Messages {
         Ok(None)
     }
 
-    /// The header of the message that began, and what was asked for of its body.
+    /// The header of the message that began, and the wanted part of its body.
     pub(super) fn seen(&self) -> &[u8] {
         &self.seen
     }
@@ -108,7 +108,7 @@ impl Messages {
         }
     }
 
-    /// What was taken in and not given out.
+    /// The bytes taken in and not returned yet.
     pub(super) fn held(&self) -> &[u8] {
         match self.progress {
             Progress::Header | Progress::Beginning { .. } => &self.seen,
@@ -116,7 +116,7 @@ impl Messages {
         }
     }
 
-    /// Whether everything given out so far ends where a message ends.
+    /// Whether everything returned so far ends where a message ends.
     pub(super) fn is_between(&self) -> bool {
         !matches!(self.progress, Progress::Passing(rest) if rest > 0)
     }
@@ -139,7 +139,8 @@ fn split_off<'a>(input: &mut &'a [u8], most: usize) -> &'a [u8] {
 mod tests {
     use super::*;
 
-    /// Begin and end of each message, and everything given out, for a stream given in pieces of `piece` bytes.
+    /// The kept beginning of each message, everything returned, and the bytes still held, for a stream that arrives in
+    /// pieces of `piece` bytes.
     fn cut(stream: &[u8], piece: usize, wanted: usize) -> (Vec<Vec<u8>>, Vec<u8>, Vec<u8>) {
         let mut messages = Messages::new();
         let (mut begins, mut out) = (vec![], vec![]);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn however_a_stream_is_cut_the_messages_are_the_same() {
+    fn the_messages_are_the_same_however_a_stream_is_cut() {
         let stream = [&b"Z\0\0\0\x05I"[..], b"c\0\0\0\x04", b"d\0\0\0\x0cabcdefgh", b"d\0\0\0\x09xy"].concat();
         for wanted in [0, 1, 3, 100] {
             let once = cut(&stream, stream.len(), wanted);
@@ -169,7 +170,7 @@ mod tests {
             assert_eq!([once.1, once.2].concat(), stream, "nothing is lost or changed");
         }
         assert_eq!(cut(&stream, 4, 3).0[2], b"d\0\0\0\x0cabc");
-        assert_eq!(cut(&stream, 4, 3).0.len(), 3, "the last one's three bytes have not come");
+        assert_eq!(cut(&stream, 4, 3).0.len(), 3, "three bytes of the last one have not arrived");
     }
 
     #[test]
@@ -179,7 +180,7 @@ mod tests {
             while messages.next(&mut bytes, |_, _| 1).unwrap().is_some() {}
             (messages.is_between(), messages.held().len())
         };
-        assert_eq!(at(b"d\0\0"), (true, 3), "nothing of it was given out");
+        assert_eq!(at(b"d\0\0"), (true, 3), "nothing of it was returned");
         assert_eq!(at(b"\0\x07"), (true, 5));
         assert_eq!(at(b"a"), (false, 0));
         assert_eq!(at(b"b"), (false, 0));
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_no_message_has_is_told() {
+    fn an_impossible_length_is_an_error() {
         for (bytes, good) in [
             (*b"d\0\0\0\x04", true),
             (*b"d\0\0\0\x03", false),
@@ -199,7 +200,7 @@ mod tests {
             let mut messages = Messages::new();
             let answer = messages.next(&mut &bytes[..], |_, _| 0);
             assert_eq!(answer.is_ok(), good, "{bytes:?}");
-            assert_eq!(messages.held().is_empty(), good, "what is bad stays held: {bytes:?}");
+            assert_eq!(messages.held().is_empty(), good, "bad bytes stay held: {bytes:?}");
         }
     }
 }

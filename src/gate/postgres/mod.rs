@@ -1,18 +1,18 @@
-//! PostgreSQL: the mirror connects to the gate as to its primary, and a commit that waits for `remote_write` returns when
-//! its WAL is protected.
+//! PostgreSQL: the mirror connects to the gate as if the gate were its primary, and a commit that waits for
+//! `remote_write` returns when its WAL is protected.
 //!
-//! * `startup` what a client sends first
-//! * `message` the stream cut into messages
-//! * `authentication` channel binding where TLS ends at the gate
-//! * `command` what the mirror asks of the walsender
-//! * `replication` one replication stream: positions sent, told, raised
-//! * `records` where records end, to know what a mirror lacks that comes back
-//! * `session` both directions of a session
+//! * `startup`: the first packets of a client
+//! * `message`: splits the stream into messages
+//! * `authentication`: channel binding if TLS ends at the gate
+//! * `command`: the mirror's commands to the walsender
+//! * `replication`: one replication stream: the positions that were sent, acknowledged and raised
+//! * `records`: where WAL records end, to find out what a mirror lacks when it reconnects
+//! * `session`: both directions of a session
 //!
-//! This file is the first packets of a connection, TLS on both legs, and what passes unread. It decides nothing about
-//! protection, and never raises more than the write position: see `replication`.
+//! This file handles the first packets of a connection, TLS on both legs, and connections that pass unread. It decides
+//! nothing about protection, and raises only the write position: see `replication`.
 //!
-//! Start with `replication`, which holds the numbers, then `session`, which finds them in the stream.
+//! Start with `replication`, which holds the positions, then `session`, which finds them in the stream.
 
 mod authentication;
 mod command;
@@ -37,7 +37,7 @@ pub struct Postgres {
     tls: TlsChoice,
     /// TLS toward the client is established.
     private: bool,
-    /// Bytes of the client that have no place to go yet.
+    /// Bytes from the client that cannot be forwarded yet.
     held: Vec<u8>,
     /// Requests for encryption that were declined.
     declined: u8,
@@ -46,21 +46,22 @@ pub struct Postgres {
 
 #[derive(Debug)]
 enum Stage {
-    /// The first packet is awaited, or one after a request that was answered.
+    /// Waits for the first packet, or for the next one after a request that was answered.
     Opening,
     /// TLS toward the client is being established.
     Securing,
-    /// The primary was asked for TLS; then it is being established. `held` is the packet to open with.
+    /// The primary was asked for TLS; after its answer TLS is being established. `held` contains the packet to open
+    /// with.
     Asking { first: First, answered: bool },
-    /// Messages.
+    /// The session, message by message.
     Session(Box<Session>),
-    /// Everything passes unread; why, in words.
+    /// Everything passes unread; the text is the reason.
     Passing(&'static str),
     /// Nothing passes any more.
     Over,
 }
 
-/// What the client opens with.
+/// The packet that the client opens with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     Cancel,
@@ -68,17 +69,17 @@ enum First {
 }
 
 impl Postgres {
-    /// A connection that nothing has come from. `tls` says on which legs TLS ends at the gate.
+    /// A connection on which nothing has arrived. `tls` names the legs on which TLS ends at the gate.
     pub fn new(tls: TlsChoice) -> Self {
         Self { tls, private: false, held: Vec::new(), declined: 0, stage: Stage::Opening }
     }
 
-    /// Looks at what the client sends until it opens a session.
+    /// Reads what the client sends until it opens a session.
     fn open(&mut self, turn: &mut Turn) {
         while let Some((opening, len)) = startup::parse(&self.held) {
             let first = match opening {
                 Opening::Ssl if self.tls.accepts && !self.private => {
-                    // A client that waits for the answer, as it must, cannot have sent more: somebody else has.
+                    // A client waits for the answer, as it must, so it has not sent more: an attacker has.
                     if self.held.len() > len {
                         return self.refuse("unencrypted bytes follow the request for TLS", "", turn);
                     }
@@ -88,7 +89,8 @@ impl Postgres {
                     self.stage = Stage::Securing;
                     return;
                 }
-                // As the server, which answers each kind once: who does not read the answers must not cost memory.
+                // As the server, the gate answers each kind once: a client that does not read the answers must not cost
+                // memory.
                 Opening::Ssl | Opening::Gss if self.declined == MOST_DECLINED => {
                     Err("a further request for encryption that was declined".to_owned())
                 }
@@ -126,7 +128,7 @@ impl Postgres {
         }
     }
 
-    /// Both legs are as they shall be: the session begins with the first packet.
+    /// Both legs have the configured TLS: the session begins with the first packet.
     fn begin(&mut self, first: First, turn: &mut Turn) {
         let held = std::mem::take(&mut self.held);
         match first {
@@ -152,14 +154,14 @@ impl Postgres {
         }
     }
 
-    /// Passes everything from now on, and says why nothing of it is acknowledged early.
+    /// Passes everything from now on, and logs why nothing is acknowledged early.
     fn pass(&mut self, phase: &'static str, what: &str, turn: &mut Turn) {
         turn.note(Note::Warning(format!("nothing is acknowledged early on this connection: {what}")));
         turn.send(Side::Primary, &std::mem::take(&mut self.held));
         self.stage = Stage::Passing(phase);
     }
 
-    /// Turns the client away.
+    /// Sends the client an error and ends the connection.
     fn refuse(&mut self, what: &str, hint: &str, turn: &mut Turn) {
         turn.send(Side::Mirror, &startup::refusal(what, hint));
         self.end(what.to_owned(), turn);
@@ -175,7 +177,7 @@ impl Postgres {
     fn on_answer(&mut self, bytes: &[u8], turn: &mut Turn) {
         let Stage::Asking { answered, .. } = &mut self.stage else { return };
         match bytes {
-            // More than the answer was not sent by the primary, or not to us.
+            // More than the answer did not come from the primary, or was not meant for the gate.
             b"S" if !*answered => {
                 *answered = true;
                 turn.start_tls(Side::Primary);
@@ -199,7 +201,7 @@ impl Dialect for Postgres {
             }
             (Stage::Asking { .. }, Side::Primary) => return self.on_answer(bytes, turn),
             (Stage::Asking { .. }, Side::Mirror) => {
-                // Nobody has anything to say before the first packet is answered.
+                // Neither end may send anything before the first packet is answered.
                 return self.refuse("more was sent before the start-up packet was answered", "", turn);
             }
             (Stage::Securing, Side::Mirror) | (Stage::Over, _) => return,
@@ -273,7 +275,7 @@ impl Dialect for Postgres {
         match &self.stage {
             Stage::Opening | Stage::Securing | Stage::Asking { .. } => true,
             Stage::Session(session) => session.is_starting(),
-            // Unread: the primary's own limit ends what it has not admitted.
+            // Unread: the primary's own time limit ends a client that it has not admitted.
             Stage::Passing(_) | Stage::Over => false,
         }
     }

@@ -1,26 +1,26 @@
-//! Where records end in WAL that is sent from the beginning of a segment: up to which place a mirror must have replayed to
-//! have every record that ends within what it was spoken for.
+//! Finds where WAL records end, in WAL that is sent from the beginning of a segment. The result is the position up to
+//! which a mirror must have replayed to have every record that was acknowledged early for it.
 //!
 //! ```text
 //! page    magic u16 | info u16 | timeline u32 | address u64 | rest of a record begun before u32 | 4 B    data
 //! first of a segment: the same, then  system u64 | segment size u32 | page size u32, 40 B in all         data
-//! record  length u32 | ...   begins at a multiple of 8, goes on behind the next page's header
+//! record  length u32 | ...   begins at a multiple of 8, continues after the next page's header
 //! ```
 //!
-//! In the byte order of the primary. A mirror comes back at the end of a record: it forgets one that it has in part. A
-//! commit that was acknowledged ends within what was sent, so the part of a record at the end is no loss.
-//! It reads lengths alone, keeps nothing, and says nothing about WAL whose form it does not know.
+//! Numbers are in the byte order of the primary. A reconnecting mirror starts at the end of a record: it discards a
+//! record that it has only in part. An acknowledged commit ends within what was sent, so a partial record at the end is
+//! no loss. This module reads only lengths, keeps no WAL, and gives no result for WAL of an unknown form.
 
 use super::lsn::Lsn;
 
-/// A page's header, and that of a segment's first page.
+/// A page's header, and the header of a segment's first page.
 const PAGE_HEADER: u64 = 24;
 const SEGMENT_HEADER: usize = 40;
-/// High byte of the magic number of all versions since 9.6; the low one names the version.
+/// High byte of the magic number in all versions since 9.6; the low byte is the version.
 const MAGIC: u8 = 0xd1;
-/// In `info`: a segment's header.
+/// In `info`: the header is that of a segment.
 const IS_LONG: u16 = 2;
-/// A record's header. Zeros are where a segment was given up.
+/// A record's header. A length of zero means that the rest of the segment is unused.
 const RECORD_HEADER: u64 = 24;
 /// No record is longer.
 const LONGEST: u64 = 1 << 30;
@@ -29,10 +29,10 @@ const LONGEST: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     limit: u64,
-    /// The end of a record, at or before the limit; or where the WAL begins.
+    /// The end of a record, at or before the limit; at first the start of the WAL.
     reached: u64,
     stage: Stage,
-    /// What is read next lies there.
+    /// The position of what is read next.
     at: u64,
     bytes: [u8; SEGMENT_HEADER],
     have: usize,
@@ -50,7 +50,7 @@ enum Stage {
 }
 
 impl Records {
-    /// In WAL that is sent from `start` on.
+    /// For WAL that is sent from `start` on.
     pub(super) fn new(start: Lsn, limit: Lsn) -> Self {
         Self {
             limit: limit.0,
@@ -70,7 +70,7 @@ impl Records {
         (self.stage == Stage::Found).then_some(Lsn(self.reached))
     }
 
-    /// WAL passes, in order.
+    /// The next WAL passes, in order.
     pub(super) fn on_wal(&mut self, start: Lsn, wal: &[u8]) {
         let end = start.0.saturating_add(wal.len() as u64);
         loop {
@@ -101,7 +101,7 @@ impl Records {
         }
     }
 
-    /// The header of the first page. False where it is of another form.
+    /// Reads the header of the first page. False if it has another form.
     fn on_segment(&mut self) -> bool {
         self.is_big_endian = self.bytes[0] == MAGIC;
         let known = self.bytes[0] == MAGIC || self.bytes[1] == MAGIC;
@@ -127,7 +127,7 @@ impl Records {
         is_sound
     }
 
-    /// The length of a record. False where none has that.
+    /// Reads the length of a record. False if no record has this length.
     fn on_length(&mut self) -> bool {
         match self.number(0, 4) {
             // Nothing follows in this segment.
@@ -143,7 +143,7 @@ impl Records {
         if end <= self.limit {
             self.reached = end;
         }
-        // The next one begins behind the page's header.
+        // The next record begins after the page header.
         self.begin_record(if end.is_multiple_of(self.page) { end.saturating_add(self.header(end)) } else { end });
     }
 
@@ -152,7 +152,7 @@ impl Records {
         self.stage = if at.saturating_add(RECORD_HEADER) > self.limit { Stage::Found } else { Stage::Length };
     }
 
-    /// The place behind `count` bytes of a record from `at` on.
+    /// The position after `count` bytes of a record that starts at `at`.
     fn behind(&self, mut at: u64, count: u64) -> u64 {
         let mut rest = count.next_multiple_of(8);
         loop {
@@ -163,7 +163,7 @@ impl Records {
             rest -= page_end - at;
             at = page_end.saturating_add(self.header(page_end));
             if at >= self.limit {
-                // Behind the limit, wherever.
+                // Beyond the limit; how far does not matter.
                 return u64::MAX;
             }
         }
@@ -188,8 +188,8 @@ pub(super) mod tests {
 
     const SEGMENT: u64 = 64 * 1024;
 
-    /// WAL from `start`, a segment's beginning, with records of these lengths behind the rest of one begun before; and
-    /// where each ends.
+    /// WAL from `start`, the beginning of a segment: `rest` bytes of a record begun before, then records of these
+    /// lengths. Also returns where each record ends.
     pub(in super::super) fn wal(start: u64, rest: u32, lengths: &[u32], is_big_endian: bool) -> (Vec<u8>, Vec<u64>) {
         let (page, mut out, mut ends) = (8192, Vec::new(), Vec::new());
         let order = |mut bytes: Vec<u8>| {
@@ -235,7 +235,7 @@ pub(super) mod tests {
             ends.push(record(&mut out, rest, false));
         }
         for length in lengths {
-            // A record does not begin in front of a page's header.
+            // A record does not begin before a page header.
             if (start + out.len() as u64).is_multiple_of(page) {
                 header(&mut out, 0);
             }
@@ -263,10 +263,10 @@ pub(super) mod tests {
             let (wal, ends) = wal(start, rest, &lengths, is_big_endian);
             let limit = start + 1 + (share * (wal.len() - 1) as f64) as u64;
             let wanted = ends.iter().copied().filter(|end| *end <= limit).max().unwrap_or(start);
-            // What was acknowledged was sent, and comes again: all of it, and no more is looked at.
+            // What was acknowledged was sent, and is sent again; nothing after it is read.
             let sent = (limit - start) as usize;
             let found = find(start, limit, &wal[..sent], piece);
-            // Where the first page's header is not whole there is no record either.
+            // If the header of the first page is incomplete, no record end is found.
             prop_assert_eq!(found, (sent >= SEGMENT_HEADER).then_some(wanted));
             prop_assert_eq!(found.is_none() || find(start, limit, &wal, wal.len()) == found, true);
         }
@@ -279,7 +279,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A mirror that had replayed everything up to a segment's beginning was taken for one that lacks something.
+    /// A mirror that has replayed everything up to the beginning of a segment lacks nothing.
     #[test]
     fn no_record_ends_with_the_header_of_a_segment() {
         let start = 5 * SEGMENT;
@@ -289,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_segment_that_was_given_up_ends_where_the_next_begins() {
+    fn a_segment_with_an_unused_rest_ends_where_the_next_begins() {
         let start = 5 * SEGMENT;
         let (mut first, ends) = wal(start, 0, &[100, 24], false);
         first.resize(SEGMENT as usize, 0);
@@ -301,7 +301,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn wal_of_another_form_says_nothing() {
+    fn wal_of_an_unknown_form_gives_no_result() {
         let start = 5 * SEGMENT;
         let (whole, _) = wal(start, 0, &[100, 100, 100], false);
         assert!(find(start, start + 200, &whole, 64).is_some());

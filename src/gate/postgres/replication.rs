@@ -1,12 +1,14 @@
-//! One replication stream: what was sent to the mirror, what the mirror has said, what the primary was told.
+//! One replication stream: what was sent to the mirror, what the mirror has acknowledged, what was acknowledged to the
+//! primary.
 //!
 //! ```text
 //! primary  w: 'w' | start u64 | end of WAL u64 | clock i64 | data          k: 'k' | end u64 | clock i64 | reply u8
 //! mirror   r: 'r' | write u64 | flush u64 | apply u64 | clock i64 | reply u8
 //! ```
 //!
-//! Each in a CopyData message. Only `write` is ever raised, and only to what was sent in this stream: `flush` moves
-//! replication slots, and the primary could recycle WAL that the mirror lacks. It sends nothing itself.
+//! Each is in a CopyData message. Only `write` is ever raised, and only to what was sent in this stream: raising
+//! `flush` would move replication slots, and the primary could recycle WAL that the mirror lacks. This module sends
+//! nothing itself.
 
 use std::fmt;
 
@@ -14,7 +16,7 @@ use super::command::Start;
 use super::lsn::Lsn;
 use super::records::Records;
 
-/// Bytes of `w` in front of its data.
+/// Bytes of `w` before its data.
 pub(super) const DATA: usize = 25;
 /// Bytes of `k`.
 const KEEPALIVE: usize = 18;
@@ -24,15 +26,15 @@ pub(super) const STATUS: usize = 34;
 /// A standby status update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
-    /// Received and written.
+    /// Up to here received and written.
     pub write: Lsn,
-    /// On the mirror's disk.
+    /// Up to here on the mirror's disk.
     pub flush: Lsn,
-    /// Visible there.
+    /// Up to here visible at the mirror.
     pub apply: Lsn,
     /// The mirror's clock, microseconds since 2000.
     pub clock: u64,
-    /// Wants an answer at once.
+    /// Asks for an answer at once.
     pub reply: u8,
 }
 
@@ -46,13 +48,14 @@ impl Status {
         Some(Self { write, flush, apply: Lsn(number(body, 17)), clock: number(body, 25), reply: body[33] })
     }
 
-    /// The words of a server that applies what it receives. Programs that keep WAL (`pg_receivewal`, `pg_basebackup`,
-    /// `pg_recvlogical`) report what they have flushed, as it does, and never that anything was applied.
+    /// Whether the update comes from a server that applies what it receives. Programs that only keep WAL
+    /// (`pg_receivewal`, `pg_basebackup`, `pg_recvlogical`) report what they have flushed, as a server does, but never
+    /// that anything was applied.
     fn is_of_mirror(&self) -> bool {
         self.flush != Lsn(0) && self.apply != Lsn(0)
     }
 
-    /// The whole message, CopyData and all.
+    /// The whole message, including the CopyData header.
     pub(super) fn emit(&self) -> [u8; 5 + STATUS] {
         let mut bytes = [0; 5 + STATUS];
         bytes[..6].copy_from_slice(&[b'd', 0, 0, 0, 4 + STATUS as u8, b'r']);
@@ -67,16 +70,16 @@ impl Status {
 /// Why nothing more can be acknowledged early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// A message of replication is shorter than it must be.
+    /// A replication message is too short.
     Short(char),
-    /// WAL does not follow on what was sent before.
+    /// WAL does not continue where the last message ended.
     Gap {
         /// The end of what was sent.
         sent: Lsn,
-        /// Where the next began.
+        /// Where the next message began.
         next: Lsn,
     },
-    /// Positions beyond all numbers.
+    /// A position or a mark exceeds 64 bits.
     Beyond,
 }
 
@@ -94,32 +97,34 @@ impl fmt::Display for Doubt {
 #[derive(Clone, Debug)]
 pub(super) struct Stream {
     logical: bool,
-    /// The end of what was sent to the mirror; of a logical stream none of what it sent yet.
+    /// The end of what was sent to the mirror; in a logical stream 0 until something was sent.
     sent: Lsn,
-    /// The highest mark of earlier streams. Marks never fall within a connection; positions may from one to the next.
+    /// The highest mark of earlier streams. Marks never fall within a connection; positions may fall from one stream to
+    /// the next.
     floor: u64,
-    /// What is added to a position to make its mark, once the first is known.
+    /// Added to a position to make its mark, once the first position is known.
     shift: Option<u64>,
-    /// Released by the gate.
+    /// The position up to which the gate has released marks.
     released: Lsn,
-    /// The highest write position that the primary was told.
+    /// The highest write position sent to the primary.
     told: Lsn,
-    /// The mirror's last words, once it has flushed and applied something. What never does is no mirror.
+    /// The mirror's last status, once it has flushed and applied something. A client that never does is no mirror.
     last: Option<Status>,
     /// It has flushed something and applied nothing, so far.
     only_keeps: bool,
-    /// Where the WAL lies that passes in the present message.
+    /// The position of the next WAL in the present message.
     passing: Option<Lsn>,
-    /// How much the mirror must have come back with.
+    /// Finds how much the mirror should have when it reconnects.
     records: Option<Records>,
-    /// What it had applied when it said its first words, if it is a mirror. By then it has applied all WAL that it kept, for
-    /// only then it asks for more; what it calls flushed begins there too, and counts what it is sent again.
+    /// The position applied in its first status, if it is a mirror. By then the mirror has applied all WAL that it
+    /// kept, because only then it asks for more. Its flushed position would be no measure: it starts at the same place,
+    /// and then counts WAL that is sent again.
     came_with: Option<Option<Lsn>>,
 }
 
 impl Stream {
-    /// A stream begins. `floor` is the highest mark noted on the connection, `spoken` what the mirror was spoken for on
-    /// earlier ones.
+    /// A stream begins. `floor` is the highest mark noted on the connection, `spoken` the position acknowledged early
+    /// for the mirror on earlier connections.
     pub(super) fn new(start: &Start, floor: u64, spoken: Option<Lsn>) -> Self {
         let sent = if start.logical { Lsn(0) } else { start.from };
         Self {
@@ -137,8 +142,8 @@ impl Stream {
         }
     }
 
-    /// A CopyData message of the primary, its beginning of up to [`DATA`] bytes and its whole length: the mark that its
-    /// last byte deserves.
+    /// A CopyData message from the primary: `seen` is its beginning, up to [`DATA`] bytes, `len` its whole length.
+    /// Returns the mark for its last byte.
     pub(super) fn on_data(&mut self, seen: &[u8], len: usize) -> Result<Option<u64>, Doubt> {
         self.passing = None;
         let end = match seen.first() {
@@ -152,12 +157,14 @@ impl Stream {
                 self.passing = Some(next);
                 Lsn(next.0.checked_add((len - DATA) as u64).ok_or(Doubt::Beyond)?)
             }
-            // What a logical stream leaves out, because nobody subscribes to it, ends with a keepalive alone.
+            // The part that a logical stream leaves out, because no subscription includes it, ends with only a
+            // keepalive.
             Some(b'k') if self.logical && seen.len() < KEEPALIVE => return Err(Doubt::Short('k')),
             Some(b'k') if self.logical => Lsn(number(seen, 1)),
             _ => return Ok(None),
         };
-        // Changes of a transaction carry positions before its commit, and before the commit of the one sent earlier.
+        // The changes of a transaction have positions before its commit, and may come before the commit that was sent
+        // last.
         if end <= self.sent {
             return Ok(None);
         }
@@ -166,7 +173,7 @@ impl Stream {
         end.0.checked_add(shift).map(Some).ok_or(Doubt::Beyond)
     }
 
-    /// What follows of that message.
+    /// The rest of that message.
     pub(super) fn on_more(&mut self, more: &[u8]) {
         if let (Some(records), Some(at)) = (&mut self.records, self.passing) {
             records.on_wal(at, more);
@@ -174,7 +181,7 @@ impl Stream {
         }
     }
 
-    /// The mirror's own words: those to forward in their place, and the mark that they acknowledge.
+    /// The mirror's own status update. Returns the update to forward in its place, and the mark that it acknowledges.
     pub(super) fn on_status(&mut self, status: Status) -> (Status, u64) {
         self.came_with.get_or_insert(status.is_of_mirror().then_some(status.apply));
         if self.last.is_some() || status.is_of_mirror() {
@@ -190,23 +197,24 @@ impl Stream {
         (Status { write: self.told, ..status }, mark)
     }
 
-    /// Whether who receives it has flushed something and never applied anything: a program that keeps WAL, and no mirror.
+    /// Whether the receiver has flushed something and never applied anything: a program that keeps WAL, and no mirror.
     pub(super) fn only_keeps(&self) -> bool {
         self.only_keeps
     }
 
-    /// Whether a mirror has shown itself.
+    /// Whether the receiver has proven to be a mirror.
     pub(super) fn is_of_mirror(&self) -> bool {
         self.last.is_some()
     }
 
-    /// Up to where the primary was told what the mirror has not said itself, if it was. Not of a logical stream: what a
-    /// subscriber comes back with is the end of a transaction that concerned it, not a position in all WAL.
+    /// The position acknowledged early, if it is beyond what the mirror has acknowledged itself. None for a logical
+    /// stream: a reconnecting subscriber reports the end of a transaction that it subscribes to, not a position in all
+    /// WAL.
     pub(super) fn spoken(&self) -> Option<Lsn> {
         self.last.filter(|last| !self.logical && self.told > last.write).map(|_| self.told)
     }
 
-    /// What the mirror came back with, once it is proven that it lacks a record that it was spoken for.
+    /// What the mirror came back with, once it is proven that it lacks a record that was acknowledged early.
     pub(super) fn poll_shortfall(&mut self) -> Option<Lsn> {
         let (needed, has) = (self.records.as_ref()?.found()?, self.came_with?);
         self.records = None;
@@ -222,12 +230,12 @@ impl Stream {
         }
     }
 
-    /// Nothing is raised beyond what the primary was told already.
+    /// From now on nothing is raised beyond what the primary already received.
     pub(super) fn stop(&mut self) {
         self.released = self.released.min(self.told);
     }
 
-    /// What to tell the primary in the mirror's stead now.
+    /// The status update to send to the primary in the mirror's place now.
     pub(super) fn poll_early(&mut self) -> Option<Status> {
         let last = self.last.filter(|_| self.released > self.told)?;
         self.told = self.released;
@@ -304,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn wal_that_does_not_follow_raises_doubt() {
+    fn wal_with_a_gap_raises_doubt() {
         let gap = |sent, next| Err(Doubt::Gap { sent: Lsn(sent), next: Lsn(next) });
         assert_eq!(mark(&mut stream(false, 1000, 0), data(1001, 5)), gap(1000, 1001));
         assert_eq!(mark(&mut stream(false, 1000, 0), data(999, 5)), gap(1000, 999));
@@ -328,11 +336,11 @@ mod tests {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         wal.on_released(150);
-        assert_eq!(wal.poll_early(), None, "the mirror has said nothing");
+        assert_eq!(wal.poll_early(), None, "the mirror has acknowledged nothing");
         assert_eq!(wal.on_status(status(0, 0)), (status(0, 0), 0), "it receives and keeps nothing");
         assert_eq!(wal.poll_early(), None);
-        assert_eq!(wal.on_status(status(110, 100)), (status(150, 100), 110), "its first words are raised");
-        assert_eq!(wal.poll_early(), None, "told already");
+        assert_eq!(wal.on_status(status(110, 100)), (status(150, 100), 110), "its first real status is raised");
+        assert_eq!(wal.poll_early(), None, "sent already");
         let _ = mark(&mut wal, data(150, 50));
         wal.on_released(200);
         assert_eq!(wal.poll_early(), Some(Status { reply: 0, ..status(200, 100) }));
@@ -343,9 +351,9 @@ mod tests {
         assert_eq!(wal.poll_early(), None);
     }
 
-    /// `pg_receivewal -S` and `pg_basebackup -S` report what they have flushed. They were taken for the mirror.
+    /// `pg_receivewal -S` and `pg_basebackup -S` report what they have flushed, and must not count as the mirror.
     #[test]
-    fn a_receiver_that_keeps_wal_and_applies_none_counted_as_the_mirror() {
+    fn a_receiver_that_keeps_wal_and_applies_none_is_not_the_mirror() {
         let kept = |write, flush| Status { apply: Lsn(0), ..status(write, flush) };
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
@@ -354,7 +362,7 @@ mod tests {
         assert_eq!(wal.on_status(kept(120, 110)), (kept(120, 110), 120));
         wal.on_released(150);
         assert_eq!((wal.poll_early(), wal.only_keeps()), (None, true));
-        assert_eq!(wal.on_status(kept(130, 130)), (kept(130, 130), 130), "its own words are not raised");
+        assert_eq!(wal.on_status(kept(130, 130)), (kept(130, 130), 130), "its own status is not raised");
         // A standby that had nothing to apply until now.
         assert_eq!(wal.on_status(status(140, 140)), (status(150, 140), 140));
         assert!(!wal.only_keeps());
@@ -372,8 +380,8 @@ mod tests {
     }
 
     #[test]
-    fn a_later_stream_takes_nothing_from_an_earlier_one() {
-        // The earlier one went up to 200; this one begins again at 100, as after a change of timeline.
+    fn a_mark_of_an_earlier_stream_releases_nothing_of_a_later_one() {
+        // The earlier stream went up to 200; this one begins again at 100, as after a change of timeline.
         let mut wal = stream(false, 100, 200);
         assert_eq!(wal.on_status(status(90, 90)).1, 90);
         let first = mark(&mut wal, data(100, 50)).unwrap().unwrap();
@@ -384,14 +392,15 @@ mod tests {
         assert_eq!(wal.poll_early().map(|early| early.write), Some(Lsn(150)));
         let second = mark(&mut wal, data(150, 1000)).unwrap().unwrap();
         assert_eq!(second, first + 1000);
-        assert_eq!(wal.on_status(status(150, 150)).1, first, "real words acknowledge the mark of their position");
-        // Further on than the earlier one: positions are their own marks.
+        assert_eq!(wal.on_status(status(150, 150)).1, first, "a real status acknowledges the mark of its position");
+        // Further on than the earlier stream: a position is its own mark.
         assert_eq!(mark(&mut stream(false, 200, 200), data(200, 1)), Ok(Some(201)));
     }
 
-    /// What was released and not told when doubt came is told by nothing later, not even by the mirror's own words.
+    /// Positions released but not sent to the primary when doubt arises are never sent later, not even with the
+    /// mirror's own status.
     #[test]
-    fn doubt_stops_what_was_released_and_not_told() {
+    fn doubt_stops_positions_that_were_released_and_not_sent() {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         assert_eq!(wal.on_status(status(110, 100)), (status(110, 100), 110));
@@ -401,7 +410,7 @@ mod tests {
         assert_eq!(wal.on_status(status(120, 120)), (status(120, 120), 120));
     }
 
-    /// A mirror is sent WAL from 0x50000 on again, and says first that it has applied so much.
+    /// A mirror receives WAL from 0x50000 on again; its first status reports `applied`.
     fn come_back(spoken: Option<u64>, applied: u64) -> Option<Lsn> {
         let (wal, _) = super::super::records::tests::wal(0x5_0000, 0, &[100, 200, 300], false);
         let mut stream = Stream::new(
@@ -419,25 +428,25 @@ mod tests {
         // It has replayed more by now.
         let _ = stream.on_status(Status { apply: Lsn(0x5_1000), ..status(0x5_1000, 0x5_1000) });
         let told = stream.poll_shortfall();
-        assert_eq!(stream.poll_shortfall(), None, "said once");
+        assert_eq!(stream.poll_shortfall(), None, "reported once");
         told
     }
 
     #[test]
-    fn a_mirror_that_comes_back_without_a_record_that_was_acknowledged_for_it_passed_unseen() {
-        // Records end 104, 304 and 608 bytes behind the header of the segment.
+    fn a_mirror_that_comes_back_without_an_acknowledged_record_is_reported() {
+        // Records end 104, 304 and 608 bytes after the header of the segment.
         let end = |bytes: u64| 0x5_0000 + 40 + bytes;
         assert_eq!(come_back(Some(end(304)), end(104)), Some(Lsn(end(104))));
         assert_eq!(come_back(Some(end(304)), 0x5_0000), Some(Lsn(0x5_0000)));
-        assert_eq!(come_back(Some(end(303)), end(104)), None, "nobody was told that part of a record is safe");
+        assert_eq!(come_back(Some(end(303)), end(104)), None, "a partial record is never acknowledged");
         assert_eq!(come_back(Some(end(304)), end(304)), None, "it asks from the segment's beginning, as ever");
         assert_eq!(come_back(Some(end(304)), end(608)), None, "it has more");
         assert_eq!(come_back(Some(end(304)), 0), None, "what applies nothing is no mirror");
-        assert_eq!(come_back(None, end(104)), None, "it was never spoken for");
+        assert_eq!(come_back(None, end(104)), None, "nothing was acknowledged early for it");
     }
 
     #[test]
-    fn a_mirror_is_spoken_for_while_the_primary_was_told_more_than_it_has_said() {
+    fn the_early_position_is_kept_until_the_mirror_has_acknowledged_it() {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         let _ = wal.on_status(status(110, 100));

@@ -1,7 +1,8 @@
 //! A session after its start-up packet: follows both directions message by message, and finds replication in them.
 //!
-//! Everything is forwarded as it came, apart from three things: the write position in the mirror's status updates, status
-//! updates in its stead, and channel binding where TLS ends at the gate. It does not see start-up packets or TLS.
+//! Everything is forwarded as it came, with three exceptions: the write position in the mirror's status updates is
+//! raised, status updates are added in the mirror's place, and channel binding is removed if TLS ends at the gate. This
+//! module does not see start-up packets or TLS.
 
 use std::collections::VecDeque;
 
@@ -16,22 +17,22 @@ use super::{
 use crate::gate::dialect::{Note, Side, Turn};
 use crate::gate::returns::{Mirror, Place, Spoken};
 
-/// Commands of a client that has not waited for their answers. Clients that replicate send one at a time.
+/// Commands that a client may send without waiting for answers. Clients that replicate send one at a time.
 const MOST_COMMANDS: usize = 64;
 
 /// Bytes of the answer to IDENTIFY_SYSTEM that hold the system's number, which is its first column.
 const IDENTITY: usize = 32;
 
-/// What a list of SASL mechanisms may measure to be looked at.
+/// The longest list of SASL mechanisms that is read.
 const LONGEST_LIST: usize = 4096;
 
-/// Whether the session has to be followed on.
+/// Whether the session must be followed further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Further {
     /// Yes.
     Follow,
-    /// No: all that comes passes unread.
+    /// No: everything passes unread.
     Pass,
     /// It ends.
     Over,
@@ -42,27 +43,27 @@ pub(super) enum Further {
 pub(super) struct Session {
     from_primary: Messages,
     from_mirror: Messages,
-    /// With a walsender.
+    /// The session is with a walsender.
     walsender: bool,
-    /// TLS toward the primary ends here.
+    /// TLS toward the primary ends at the gate.
     unbind: bool,
     login: Login,
-    /// What the primary has not answered yet.
+    /// Commands that the primary has not answered yet.
     commands: VecDeque<Command>,
     stream: Option<Stream>,
-    /// What the client calls itself.
+    /// The client's application name.
     name: String,
     /// The number of the primary's system, in digits.
     system: Option<String>,
-    /// What the mirror was spoken for on earlier connections.
+    /// The position acknowledged early for the mirror on earlier connections.
     recalled: Option<Lsn>,
-    /// The stream goes on in both directions.
+    /// The stream continues in both directions.
     streaming: bool,
-    /// The message that passes toward the mirror deserves a mark.
+    /// The mark for the message that is passing toward the mirror.
     due: Option<u64>,
     /// The highest mark noted.
     marked: u64,
-    /// Nothing has happened that the gate does not understand.
+    /// Everything so far was understood by the gate.
     trusted: bool,
     phase: String,
 }
@@ -73,15 +74,15 @@ enum Login {
     Asked,
     /// The server has listed SASL mechanisms; the client's choice comes next.
     Choosing,
-    /// The server is content, and starts.
+    /// The server has accepted the client, and starts the session.
     Accepted,
     /// The server takes commands.
     Done,
 }
 
 impl Session {
-    /// Begins behind the start-up packet, of a client that calls itself `name`. `unbind`: TLS toward the primary ends at the
-    /// gate.
+    /// Begins after the start-up packet of a client with the application name `name`. `unbind`: TLS toward the primary
+    /// ends at the gate.
     pub(super) fn new(walsender: bool, unbind: bool, name: String) -> Self {
         Self {
             from_primary: Messages::new(),
@@ -102,7 +103,7 @@ impl Session {
         }
     }
 
-    /// What the session does, in words.
+    /// What the session does, for the status.
     pub(super) fn phase(&self) -> &str {
         &self.phase
     }
@@ -117,12 +118,12 @@ impl Session {
         matches!(self.login, Login::Asked | Login::Choosing)
     }
 
-    /// Whether the primary is told what is protected.
+    /// Whether what is protected is acknowledged to the primary.
     pub(super) fn gives_early(&self) -> bool {
         self.trusted && self.stream.as_ref().is_some_and(Stream::is_of_mirror)
     }
 
-    /// Bytes of the primary.
+    /// Bytes from the primary.
     pub(super) fn on_primary(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
         loop {
             let (streaming, login) = (self.streaming, self.login);
@@ -164,12 +165,13 @@ impl Session {
         }
     }
 
-    /// Bytes of the mirror.
+    /// Bytes from the mirror.
     pub(super) fn on_mirror(&mut self, mut input: &[u8], turn: &mut Turn) -> Further {
         loop {
             let (streaming, walsender) = (self.streaming, self.walsender);
             let choosing = self.login == Login::Choosing && self.unbind;
-            // What may be a status update is held until it is whole: nothing of ours may come in the middle of it.
+            // A possible status update is held until it is complete: no update of the gate may come in the middle of
+            // it.
             let part = self.from_mirror.next(&mut input, |tag, len| match tag {
                 b'd' if streaming && len == STATUS => STATUS,
                 b'd' if streaming => 1,
@@ -205,7 +207,7 @@ impl Session {
         }
     }
 
-    /// `side` sends nothing more: what is held of it is forwarded, and replication is over.
+    /// `side` sends nothing more: its held bytes are forwarded, and replication is over.
     pub(super) fn on_end(&mut self, side: Side, turn: &mut Turn) {
         match side {
             Side::Primary => turn.send(Side::Mirror, self.from_primary.held()),
@@ -294,7 +296,7 @@ impl Session {
                 let command = Command::parse(body);
                 self.on_command(command, turn);
             }
-            // These, too, are answered with ReadyForQuery.
+            // These are also answered with ReadyForQuery.
             b'S' | b'F' if self.walsender && !self.streaming => self.on_command(Command::Other, turn),
             b'd' if self.streaming && body.first() == Some(&b'r') => {
                 let Some(status) = Status::parse(body) else {
@@ -320,7 +322,7 @@ impl Session {
                     return Further::Follow;
                 }
             }
-            // Behind CopyDone a status update would be no part of the stream.
+            // After CopyDone a status update would not belong to the stream.
             b'c' | b'f' | b'X' => self.streaming = false,
             _ => {}
         }
@@ -348,7 +350,7 @@ impl Session {
         }
     }
 
-    /// What the mirror was spoken for on earlier connections.
+    /// The position acknowledged early for the mirror on earlier connections.
     pub(super) fn on_recalled(&mut self, spoken: Option<Spoken>) {
         self.recalled = match spoken {
             Some(Spoken { place: Place::Wal(at), .. }) => Some(Lsn(at)),
@@ -356,7 +358,7 @@ impl Session {
         };
     }
 
-    /// Tells the primary what is protected, unless a message of the mirror is on its way to it.
+    /// Acknowledges to the primary what is protected, unless a message from the mirror is passing at the moment.
     fn tell_early(&mut self, turn: &mut Turn) {
         if self.streaming
             && self.trusted
@@ -370,7 +372,7 @@ impl Session {
         }
     }
 
-    /// Says that the mirror has come back with too little, once that is proven.
+    /// Reports that the mirror has come back with too little, once that is proven.
     fn tell_shortfall(&mut self, turn: &mut Turn) {
         if let Some(has) = self.stream.as_mut().and_then(Stream::poll_shortfall) {
             turn.on_shortfall(Place::Wal(has.0));
@@ -386,13 +388,13 @@ impl Session {
         self.release_held(turn);
     }
 
-    /// Forwards what is held of both sides, because nothing is looked at any more.
+    /// Forwards the held bytes of both sides, because nothing is read any more.
     fn release_held(&mut self, turn: &mut Turn) {
         turn.send(Side::Mirror, self.from_primary.held());
         turn.send(Side::Primary, self.from_mirror.held());
     }
 
-    /// Gives up early acknowledgements for the rest of the connection, and says so once.
+    /// Stops early acknowledgements for the rest of the connection, and logs that once.
     fn distrust(&mut self, reason: &str, turn: &mut Turn) {
         if self.trusted && self.walsender {
             self.say("passed without early acknowledgements");
@@ -413,7 +415,7 @@ impl Session {
     }
 }
 
-/// Remembers up to where the primary was told more than the mirror has said.
+/// Remembers the position acknowledged to the primary, if it is beyond what the mirror has acknowledged itself.
 fn speak(stream: &Stream, turn: &mut Turn) {
     if let Some(told) = stream.spoken() {
         turn.on_spoken(Spoken { place: Place::Wal(told.0), stamp: 0 });

@@ -1,4 +1,4 @@
-//! What a client of PostgreSQL sends first: a request for encryption or cancellation, or the start-up packet.
+//! The first packets of a PostgreSQL client: a request for encryption or cancellation, or the start-up packet.
 //!
 //! ```text
 //!  0            4            8
@@ -7,39 +7,39 @@
 //!  +------------+------------+---------------- - -
 //! ```
 //!
-//! Reads and answers; it does not decide what follows from it.
+//! Parses the packets and builds answers; does not decide what follows.
 
-/// The server allows no longer one.
+/// The server accepts no longer packet.
 const LONGEST: usize = 10_000;
 
-/// The first byte of a TLS record that holds a ClientHello; a length would be beyond any that is allowed.
+/// The first byte of a TLS record that holds a ClientHello; read as a length it would exceed every allowed one.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 const CANCEL: u32 = 80_877_102;
 const SSL: u32 = 80_877_103;
 const GSS: u32 = 80_877_104;
 
-/// What was sent first.
+/// The kind of the first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// Wants TLS.
+    /// Asks for TLS.
     Ssl,
-    /// Wants GSSAPI encryption.
+    /// Asks for GSSAPI encryption.
     Gss,
-    /// Cancels what another session does.
+    /// Cancels a command of another session.
     Cancel,
     /// Begins a session.
     Start {
-        /// With a walsender, which replicates, rather than a backend.
+        /// With a walsender, which replicates, instead of a backend.
         walsender: bool,
     },
-    /// TLS without asking, as `sslnegotiation=direct` of libpq 17 does.
+    /// TLS without a request, as `sslnegotiation=direct` of libpq 17 does.
     DirectTls,
-    /// Something else, in words.
+    /// Something else; the text describes it.
     Unknown(String),
 }
 
-/// Reads the first packet, and tells its length; none while it is not whole.
+/// Reads the first packet and its length; none while the packet is incomplete.
 pub(super) fn parse(bytes: &[u8]) -> Option<(Opening, usize)> {
     if *bytes.first()? == TLS_HANDSHAKE {
         return Some((Opening::DirectTls, bytes.len()));
@@ -65,13 +65,13 @@ fn wants_walsender(parameters: &[u8]) -> bool {
     parameter(parameters, b"replication").is_some_and(|value| value == b"database" || is_true(value))
 }
 
-/// The name that the start-up packet gives its client, by which the server knows a standby.
+/// The client's name in the start-up packet, by which the server knows a standby.
 pub(super) fn application_name(packet: &[u8]) -> String {
     let name = parameter(packet.get(8..).unwrap_or_default(), b"application_name").unwrap_or_default();
     String::from_utf8_lossy(name).into_owned()
 }
 
-/// A parameter's value. The last mention counts, as for the server.
+/// A parameter's value. The last one counts, as in the server.
 fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     let mut words = parameters.split(|byte| *byte == 0);
     let mut found = None;
@@ -86,14 +86,14 @@ fn parameter<'a>(parameters: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
     found
 }
 
-/// As the server reads a boolean: any beginning of the words that is not ambiguous, in any case.
+/// Reads a boolean as the server does: any unambiguous prefix of the words, in any case.
 fn is_true(value: &[u8]) -> bool {
     let value = value.to_ascii_lowercase();
     let begins = |word: &str| !value.is_empty() && word.as_bytes().starts_with(&value);
     begins("true") || begins("yes") || value == b"on" || value == b"1"
 }
 
-/// A fatal error in the words of a server, for a client that the gate has to turn away.
+/// A fatal error in the server's format, for a client that the gate refuses.
 pub(super) fn refusal(message: &str, hint: &str) -> Vec<u8> {
     let fields = [('S', "FATAL"), ('V', "FATAL"), ('C', "08004"), ('M', message), ('H', hint)];
     let mut body = Vec::new();
@@ -107,7 +107,7 @@ pub(super) fn refusal(message: &str, hint: &str) -> Vec<u8> {
     [&b"E"[..], &length.to_be_bytes(), &body].concat()
 }
 
-/// What asks a server for TLS.
+/// The packet that asks a server for TLS.
 pub(super) fn ssl_request() -> [u8; 8] {
     let [a, b, c, d] = SSL.to_be_bytes();
     [0, 0, 0, 8, a, b, c, d]
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn first_packets_are_told_apart() {
+    fn each_kind_of_first_packet_is_recognised() {
         let unknown = |text: &str| Opening::Unknown(text.to_owned());
         let cases = [
             (ssl_request().to_vec(), Opening::Ssl),
@@ -150,14 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_called_what_it_says_last() {
+    fn the_last_application_name_counts() {
         let named = packet(0x3_0000, b"application_name\0a\0user\0application_name\0application_name\0b\0\0");
         assert_eq!(application_name(&named), "b");
         assert_eq!(application_name(&packet(0x3_0000, b"user\0me\0\0")), "");
     }
 
     #[test]
-    fn a_packet_that_is_not_whole_waits() {
+    fn an_incomplete_packet_waits() {
         let whole = packet(0x3_0000, b"user\0me\0\0");
         for cut in 0..whole.len() {
             assert_eq!(parse(&whole[..cut]), None, "{cut} bytes");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walsender_is_asked_for_in_any_words_that_the_server_takes() {
+    fn every_boolean_that_the_server_accepts_asks_for_a_walsender() {
         for yes in ["database", "true", "TRUE", "t", "tru", "y", "yes", "on", "On", "1"] {
             assert!(wants_walsender(format!("replication\0{yes}\0\0").as_bytes()), "{yes}");
         }

@@ -1,5 +1,5 @@
-//! Who is let in: accepts callers up to what the gate may have, and connects to the server for those who mean it.
-//! It moves no bytes.
+//! Admission: accepts callers up to the gate's limit, and connects to the server for those that are no probes. It moves
+//! no bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,15 +14,15 @@ use crate::gate::connection::Connection;
 use crate::gate::kinds;
 use crate::gate::leg::Leg;
 
-/// After an error of accepting, which is most often a lack of descriptors.
+/// How long accepting pauses after an error, which is usually a lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted in one turn.
 const ACCEPTS: usize = 64;
-/// What a poll tells of a leg.
+/// The events that the poll reports for a leg.
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 impl Proxy {
-    /// Accepts who waits; true when there may be more.
+    /// Accepts the callers that wait. True when there may be more.
     pub(super) fn accept(&mut self, number: usize, now: Instant) -> bool {
         let Some(listener) = self.listeners.get_mut(number) else { return false };
         if listener.again.is_some_and(|again| now >= again) {
@@ -50,7 +50,7 @@ impl Proxy {
                     listener.ready = false;
                     return false;
                 }
-                // The caller gave up while it waited.
+                // The caller left before it was accepted.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
                 }
                 Err(error) => {
@@ -63,7 +63,7 @@ impl Proxy {
         true
     }
 
-    /// Gives a caller a place.
+    /// Gives a caller a slot.
     fn admit(&mut self, number: usize, client: SocketAddr, mut leg: Leg, now: Instant) -> io::Result<()> {
         let at = self.free.last().copied().unwrap_or(self.slots.len());
         self.poll.registry().register(leg.stream(), token(at, true), BOTH)?;
@@ -80,7 +80,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Does what is due with one that has said nothing.
+    /// Does what is due with a caller that has sent nothing.
     pub(super) fn look_at_arrival(&mut self, at: usize, now: Instant) {
         let Some(Some((number, Guest::Arrival(arrival)))) = self.slots.get_mut(at) else { return };
         let listener = &mut self.listeners[*number];
@@ -102,17 +102,17 @@ impl Proxy {
         self.let_go(at);
     }
 
-    /// Takes away one that has said nothing.
+    /// Removes a caller that has sent nothing.
     pub(super) fn let_go(&mut self, at: usize) {
         let Some((listener, Guest::Arrival(mut arrival))) = self.slots.get_mut(at).and_then(Option::take) else {
             return;
         };
-        // Closing it takes it out of the poll, too.
+        // Closing the socket also removes it from the poll.
         let _ = self.poll.registry().deregister(arrival.leg().stream());
         self.forget(at, listener, &arrival.counts());
     }
 
-    /// Connects to the server for one that has arrived.
+    /// Connects to the server for a caller.
     fn call(&mut self, at: usize, now: Instant) {
         let Some(Some((number, Guest::Arrival(arrival)))) = self.slots.get(at) else { return };
         let (number, client) = (*number, arrival.client());

@@ -1,47 +1,48 @@
-//! The commands that a Redis replica sends: found whole, taken apart, and the one that the gate writes itself.
+//! The commands that a Redis replica sends: finds whole commands, splits them into arguments, and writes the one
+//! command that the gate sends itself.
 //!
-//! Requests of RESP are arrays of bulk strings (`*2\r\n$4\r\nPING\r\n$1\r\nx\r\n`) or, from old replicas and for a bare
-//! newline, a line. It does not read replies and knows no command's meaning.
+//! RESP requests are arrays of bulk strings (`*2\r\n$4\r\nPING\r\n$1\r\nx\r\n`) or a line: old replicas send lines, and
+//! a bare newline is one. This module does not read replies and does not know what commands mean.
 
 use std::io::Write as _;
 use std::ops::Range;
 
-/// Bytes of one command at most: those of a replica are below two hundred.
+/// Longest command; the commands of a replica have fewer than two hundred bytes.
 pub(super) const MOST_BYTES: usize = 4096;
-/// Arguments of one command at most.
+/// Most arguments of a command.
 const MOST_ARGUMENTS: usize = 64;
 
-/// What lies at the beginning of some bytes.
+/// What some bytes begin with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// The beginning of a command.
+    /// An incomplete command.
     Incomplete,
-    /// No command that a replica would send: too long, or not RESP.
+    /// Not a command of a replica: too long, or not RESP.
     Foreign,
     /// A whole command.
     Command(Command),
 }
 
-/// Where the arguments of a command lie; the first is its name. None for a bare newline.
+/// The positions of a command's arguments; the first argument is the name. A bare newline has none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
-    /// Bytes of the command.
+    /// Length of the command in bytes.
     pub(super) len: usize,
     arguments: Vec<Range<usize>>,
 }
 
 impl Command {
-    /// Number of arguments, the name counted.
+    /// Number of arguments, including the name.
     pub(super) fn count(&self) -> usize {
         self.arguments.len()
     }
 
-    /// Argument `at` of the command that `bytes` begins with.
+    /// Argument `at` of the command at the beginning of `bytes`.
     pub(super) fn argument<'a>(&self, bytes: &'a [u8], at: usize) -> &'a [u8] {
         self.arguments.get(at).and_then(|range| bytes.get(range.clone())).unwrap_or_default()
     }
 
-    /// Whether argument `at` is `word`, in capitals or not.
+    /// Whether argument `at` is `word`, in upper or lower case.
     pub(super) fn is(&self, bytes: &[u8], at: usize, word: &str) -> bool {
         self.argument(bytes, at).eq_ignore_ascii_case(word.as_bytes())
     }
@@ -51,13 +52,13 @@ impl Command {
         number(self.argument(bytes, at))
     }
 
-    /// Where argument `at` lies.
+    /// The position of argument `at`.
     pub(super) fn range(&self, at: usize) -> Range<usize> {
         self.arguments.get(at).cloned().unwrap_or_default()
     }
 }
 
-/// Finds the command that `bytes` begin with.
+/// Parses the command at the beginning of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let parsed = match bytes.first() {
         Some(b'*') => array(bytes),
@@ -71,7 +72,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
 
 fn array(bytes: &[u8]) -> Parsed {
     let Some((count, mut at)) = line(bytes, 1) else { return Parsed::Incomplete };
-    // What Redis takes for an empty command.
+    // Redis accepts these as an empty command.
     if count == b"0" || count == b"-1" {
         return Parsed::Command(Command { len: at, arguments: vec![] });
     }
@@ -117,14 +118,14 @@ fn inline(bytes: &[u8]) -> Parsed {
     Parsed::Command(Command { len: end + 1, arguments })
 }
 
-/// The line from `start` without its end, and where the next begins.
+/// The line from `start` without its end, and where the next line begins.
 fn line(bytes: &[u8], start: usize) -> Option<(&[u8], usize)> {
     let rest = bytes.get(start..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     Some((&rest[..end], start + end + 2))
 }
 
-/// Decimal digits alone, as offsets and lengths are written.
+/// Reads a number of decimal digits only, as offsets and lengths are written.
 pub(super) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -132,8 +133,8 @@ pub(super) fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `REPLCONF ACK offset`, and behind it the arguments of `command` from the fourth on, as they are: `FACK` and its offset,
-/// which tell what the replica's append-only file has.
+/// Appends `REPLCONF ACK offset`, then the arguments of `command` from the fourth on, unchanged: `FACK` and its offset,
+/// which is how far the replica's append-only file has come.
 pub(super) fn emit_ack(offset: u64, command: Option<(&Command, &[u8])>, out: &mut Vec<u8>) {
     let further = command.map_or(0, |(command, _)| command.count().saturating_sub(3));
     let digits = offset.to_string();
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_replica_sends_is_foreign() {
+    fn a_command_that_no_replica_sends_is_foreign() {
         let long = vec![b'a'; MOST_BYTES + 1];
         let cases: &[&[u8]] = &[
             b"*x\r\n",

@@ -1,17 +1,17 @@
-//! A line of what the primary sends before the replication stream, put together from pieces. It does not say what the
-//! line means.
+//! A line that the primary sends before the replication stream, assembled from pieces. This module does not know what
+//! the line means.
 
-/// Bytes of a line at most; the longest that a replica is sent has below a hundred.
+/// Longest line; the longest that a replica receives has fewer than a hundred bytes.
 const MOST_BYTES: usize = 512;
 
-/// What some bytes were.
+/// The result of taking some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Read {
     /// All of them belong to the line.
     Within,
     /// The line ends before this byte.
     Complete(usize),
-    /// Longer than any line that is known.
+    /// Longer than any known line.
     TooLong,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Takes bytes up to the end of the line. After a complete line it is to be cleared.
+    /// Takes bytes up to the end of the line. After a complete line the caller must clear it.
     pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> Read {
         let end = bytes.iter().position(|&byte| byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
@@ -38,7 +38,7 @@ impl Line {
         self.bytes.strip_suffix(b"\r").unwrap_or(&self.bytes)
     }
 
-    /// Begins the next.
+    /// Begins the next line.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
     }

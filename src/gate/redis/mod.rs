@@ -1,18 +1,20 @@
-//! Redis and Valkey: `REPLCONF ACK` for what is protected, so that `WAIT` returns without the round trip.
+//! Redis and Valkey: the gate sends `REPLCONF ACK` for what is protected, so that `WAIT` returns without the round
+//! trip.
 //!
-//! A replica connects to the gate as to its primary. The answer to its `PSYNC` tells where the replication stream begins:
-//! `+FULLRESYNC ID OFFSET` and a snapshot, then the byte behind it has the offset OFFSET + 1; or `+CONTINUE`, then the
-//! next byte has the offset that `PSYNC` asked for. From there each byte counts one, whatever it holds, as both servers
-//! count. When a place in the stream is released the gate sends the primary `REPLCONF ACK` with its offset, between two
-//! commands of the replica and only after the replica's first own one; the replica's later ones are forwarded, raised to
-//! what was told already. `FACK`, what the replica's append-only file has on disk, stays the replica's own.
+//! A replica connects to the gate as if the gate were its primary. The answer to its `PSYNC` shows where the
+//! replication stream begins. After `+FULLRESYNC ID OFFSET` and a snapshot, the next byte has the offset OFFSET + 1;
+//! after `+CONTINUE`, the next byte has the offset that `PSYNC` asked for. From there each byte counts one, whatever it
+//! holds, as in both servers. When a position in the stream is released, the gate sends the primary `REPLCONF ACK` with
+//! its offset, between two commands of the replica and only after the replica's first own one. The replica's later ones
+//! are forwarded, raised to what was already acknowledged. `FACK`, what the replica's append-only file has on disk,
+//! stays the replica's own.
 //!
-//! It does not acknowledge early for `SYNC`, for snapshots over a second connection (it takes that offer out of the
-//! replica's `REPLCONF`, so that one is used), or for what it cannot read, such as TLS that ends elsewhere: these pass, with
-//! a warning. It judges no other command: ordinary connections pass.
+//! The gate does not acknowledge early for `SYNC`, for snapshots over a second connection (the gate removes that offer
+//! from the replica's `REPLCONF`, so that one connection is used), or for what it cannot read, such as TLS that ends
+//! elsewhere: these pass, with a warning. Other commands are not interpreted: ordinary connections pass.
 //!
-//! Start with this file, then `stream` for the offsets. `command`, `line` and `snapshot` cut the bytes, `unit` proves with
-//! how much a replica comes back.
+//! Start with this file, then `stream` for the offsets. `command`, `line` and `snapshot` split the bytes; `unit` checks
+//! how much a replica has when it reconnects.
 
 mod command;
 mod line;
@@ -28,36 +30,36 @@ use self::unit::Units;
 use super::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
 use super::returns::{Mirror, Place, Spoken};
 
-/// What a replica offers when it can take the snapshot over a connection of its own: Redis 8, Valkey 8. The stream then
-/// begins at an offset that only the other connection is told.
+/// What a replica offers when it can receive the snapshot over a separate connection: Redis 8, Valkey 8. The stream
+/// then begins at an offset that is sent only on the other connection.
 const SECOND_CONNECTION: [&str; 2] = ["rdb-channel-repl", "dual-channel"];
 /// The first byte of a TLS connection: a handshake record.
 const TLS_RECORD: u8 = 0x16;
 
-/// One connection of a Redis replica, or of anybody else, to its primary.
+/// One connection of a Redis replica, or of any other client, to its primary.
 #[derive(Debug)]
 pub struct Redis {
     stage: Stage,
-    /// From the mirror: the beginning of a command.
+    /// The beginning of a command from the mirror.
     held: Vec<u8>,
     begun: bool,
     tls: TlsChoice,
-    /// The port that the replica says it listens on, and the address if it tells one.
+    /// The port that the replica listens on, and its address if the replica sends one.
     names: [String; 2],
-    /// What it was spoken for on earlier connections, in the history that it asked for.
+    /// The offset acknowledged early on earlier connections, in the history that the replica asked for.
     recalled: Option<u64>,
-    /// Whether it lacks something of that, until this is clear.
+    /// Checks whether the replica lacks some of that, until this is decided.
     units: Option<Units>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Before `PSYNC`: so many answers of one line are due.
+    /// Before `PSYNC`: `due` answers of one line are still to come.
     StartUp { due: u32, line: Line },
-    /// `PSYNC` was sent behind commands whose answers are due; with the history, and the offset of the first byte, that it
-    /// asked for.
+    /// `PSYNC` was sent, after commands whose answers are still to come. `id` and `first` are the history and the
+    /// offset of the first byte that it asked for.
     Asked { due: u32, line: Line, id: String, first: Option<u64> },
-    /// The snapshot passes; the stream behind it has this base.
+    /// The snapshot passes; the stream after it has this base.
     Snapshot { base: u64, snapshot: Snapshot },
     /// The replication stream.
     Replication(Stream),
@@ -66,22 +68,22 @@ enum Stage {
 }
 
 impl Redis {
-    /// A connection of which nothing is known yet. Where TLS is configured it begins with the first byte, as Redis has it,
-    /// on each side by itself.
+    /// A new connection. If TLS is configured it begins with the first byte, as in Redis, and independently on each
+    /// side.
     pub fn new(tls: TlsChoice) -> Self {
         let stage = Stage::StartUp { due: 0, line: Line::default() };
         let names = Default::default();
         Self { stage, held: Vec::new(), begun: false, tls, names, recalled: None, units: None }
     }
 
-    /// Understands nothing from here on.
+    /// From here on, passes everything unread.
     fn pass(&mut self, why: &str, turn: &mut Turn) {
         self.stage = Stage::Passing("replication without early acknowledgements");
         turn.note(Note::Warning(format!("{why}; nothing is acknowledged early on this connection")));
     }
 
-    /// Bytes from the primary, which are forwarded already. The number of them that the stage used, which may be another
-    /// one then.
+    /// Bytes from the primary, which are forwarded already. Returns how many of them the stage used; after that the
+    /// stage may be another one.
     fn on_primary(&mut self, bytes: &[u8], turn: &mut Turn) -> usize {
         match &mut self.stage {
             Stage::StartUp { line, .. } | Stage::Asked { line, .. } => match line.on_bytes(bytes) {
@@ -128,7 +130,7 @@ impl Redis {
         match &mut self.stage {
             Stage::StartUp { due, line } | Stage::Asked { due, line, .. } if *due > 0 || line.text().is_empty() => {
                 let text = line.text();
-                // A bare newline keeps the connection alive and answers nothing.
+                // A bare newline keeps the connection alive; it is no answer.
                 if text.is_empty() || matches!(text[0], b'+' | b'-') {
                     *due -= u32::from(!text.is_empty());
                     line.clear();
@@ -161,7 +163,7 @@ impl Redis {
                     turn.note(Note::Info(format!("partial synchronisation; the stream goes on behind offset {base}")));
                     self.stage = Stage::Replication(Stream::new(base));
                     self.units = self.recalled.filter(|limit| *limit > base).map(|limit| Units::new(base, limit));
-                    // The offsets go on when the history gets another name.
+                    // The history may get another name; the offsets continue.
                     if let Some(new) = words.next().filter(|new| *new != id) {
                         turn.on_mirror(self.mirror(new));
                     }
@@ -184,7 +186,7 @@ impl Redis {
         }
     }
 
-    /// Who the replica is, in the history `id`.
+    /// The replica's identity, in the history `id`.
     fn mirror(&self, id: &str) -> Mirror {
         let [port, address] = &self.names;
         let name = match (port.as_str(), address.as_str()) {
@@ -195,7 +197,7 @@ impl Redis {
         Mirror { name, is_unique: false, history: format!("replication {id}") }
     }
 
-    /// The primary sent what answers nothing, or in a form that no answer before replication has.
+    /// The primary sent a line that is not an answer, or not in the form of an answer before replication.
     fn on_unexpected_answer(&mut self, turn: &mut Turn) {
         match self.stage {
             Stage::StartUp { .. } => self.stage = Stage::Passing("ordinary session"),
@@ -203,7 +205,7 @@ impl Redis {
         }
     }
 
-    /// A whole command of the mirror's, with its bytes.
+    /// A whole command from the mirror, with its bytes.
     fn on_command(&mut self, command: &Command, bytes: &[u8], turn: &mut Turn) {
         if command.count() == 0 {
             return turn.send(Side::Primary, bytes);
@@ -269,7 +271,7 @@ impl Redis {
         }
     }
 
-    /// What the mirror sends is no command of a replica.
+    /// The mirror sent something that is not a replica's command.
     fn on_foreign(&mut self, turn: &mut Turn) {
         match self.stage {
             Stage::StartUp { .. } => self.stage = Stage::Passing("ordinary session"),
@@ -367,15 +369,15 @@ impl Dialect for Redis {
     }
 }
 
-/// Remembers up to where the primary was told more than the replica has said.
+/// Remembers the offset acknowledged to the primary, if it is beyond what the replica has acknowledged itself.
 fn speak(stream: &Stream, turn: &mut Turn) {
     if let Some(told) = stream.spoken() {
         turn.on_spoken(Spoken { place: Place::Offset(told), stamp: 0 });
     }
 }
 
-/// `REPLCONF capa …` without the offer of a second connection: its name becomes one that no primary knows, of the same
-/// length. None if there is no such offer.
+/// `REPLCONF capa …` without the offer of a second connection: the gate replaces its name by one of the same length
+/// that no primary knows. None if there is no such offer.
 fn without_second_connection(command: &Command, bytes: &[u8]) -> Option<Vec<u8>> {
     let offers = |at: &usize| SECOND_CONNECTION.iter().any(|offer| command.is(bytes, *at, offer));
     let offered: Vec<usize> =

@@ -1,8 +1,8 @@
-//! The snapshot between the answer to `PSYNC` and the replication stream: where it ends.
+//! Finds the end of the snapshot between the answer to `PSYNC` and the replication stream.
 //!
-//! Either `$LENGTH\r\n` and so many bytes, without an end of line behind them, or, when the primary sends it without a file,
-//! `$EOF:MARK\r\n` with a mark of 40 random bytes, anything, and the mark again. Newlines before it keep the connection
-//! alive. It does not look into the snapshot.
+//! A snapshot is either `$LENGTH\r\n` and that many bytes, without an end of line after them, or, when the primary
+//! sends it without a file, `$EOF:MARK\r\n` with a mark of 40 random bytes, any bytes, and the mark again. Newlines
+//! before it keep the connection alive. This module does not look into the snapshot.
 
 use super::command::number;
 use super::line::{Line, Read};
@@ -12,22 +12,22 @@ const MARK_LEN: usize = 40;
 /// Reads a snapshot and keeps none of it.
 #[derive(Debug)]
 pub(super) enum Snapshot {
-    /// Before the line that says how long it is.
+    /// Before the line with the length or the mark.
     Announced(Line),
-    /// So many bytes are missing.
+    /// This many bytes are still to come.
     Sized(u64),
     /// Until the mark comes.
     Marked(Box<Mark>),
 }
 
-/// What some bytes were.
+/// The result of taking some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// All of them belong to it.
+    /// All of them belong to the snapshot.
     Within,
-    /// It ends before this byte.
+    /// The snapshot ends before this byte.
     Complete(usize),
-    /// Not a snapshot: an error, or a form that is not known.
+    /// Not a snapshot: an error, or an unknown form.
     Foreign,
 }
 
@@ -77,11 +77,11 @@ fn announced(line: &[u8]) -> Option<Snapshot> {
     number(line).map(Snapshot::Sized)
 }
 
-/// Finds the mark however the bytes are cut, each looked at once (Knuth, Morris and Pratt).
+/// Finds the mark however the bytes are cut, and looks at each byte once (Knuth, Morris and Pratt).
 #[derive(Debug)]
 pub(super) struct Mark {
     mark: [u8; MARK_LEN],
-    /// After so many matching bytes and one that does not match: how many match still.
+    /// How many bytes still match when, after this many matching bytes, the next byte does not match.
     back: [usize; MARK_LEN],
     matched: usize,
 }
@@ -100,12 +100,12 @@ impl Mark {
         Self { mark, back, matched: 0 }
     }
 
-    /// Behind the mark, when it is there.
+    /// The position after the mark, once the mark has come.
     fn on_bytes(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while at < bytes.len() {
             if self.matched == 0 {
-                // Nearly all of a snapshot is passed here.
+                // Nearly all bytes of a snapshot are skipped here.
                 at += bytes[at..].iter().position(|&byte| byte == self.mark[0])?;
             }
             let byte = bytes[at];
@@ -129,7 +129,7 @@ mod tests {
 
     const MARK: &[u8; MARK_LEN] = b"0123456789abcdef0123456789abcdef01234567";
 
-    /// Where it ends when given in pieces of `step` bytes.
+    /// Where the snapshot ends when it comes in pieces of `step` bytes.
     fn end(bytes: &[u8], step: usize) -> Option<usize> {
         let mut snapshot = Snapshot::default();
         for (index, piece) in bytes.chunks(step).enumerate() {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_where_its_form_says() {
+    fn a_snapshot_ends_where_its_form_defines() {
         let marked = [b"\n\n$EOF:".as_slice(), MARK, b"\r\nREDIS0011 and more", MARK, b"*1\r\n"].concat();
         let near = [b"$EOF:".as_slice(), MARK, b"\r\n", &MARK[..39], MARK].concat();
         let cases: &[(&[u8], Option<usize>)] = &[
@@ -165,7 +165,7 @@ mod tests {
     }
 
     proptest! {
-        /// Marks and bodies of two letters repeat themselves as often as possible.
+        /// Marks and bodies of only two letters repeat as often as possible.
         #[test]
         fn the_mark_is_found_where_a_plain_search_finds_it(
             mark in proptest::collection::vec(b'a'..=b'b', MARK_LEN),

@@ -1,7 +1,7 @@
-//! Offsets of a replication stream: what was sent, what is protected, what the replica has really processed, and what the
-//! primary was told. Numbers only; it neither reads nor writes commands.
+//! Offsets of a replication stream: what was sent, what is protected, what the replica has processed, and what was
+//! acknowledged to the primary. Numbers only; this module neither reads nor writes commands.
 
-/// The stream behind a snapshot or a `+CONTINUE`.
+/// The stream after a snapshot or a `+CONTINUE`.
 #[derive(Debug)]
 pub(super) struct Stream {
     base: u64,
@@ -17,14 +17,14 @@ impl Stream {
         Self { base, sent: base, protected: base, real: None, told: 0 }
     }
 
-    /// So many more bytes go to the replica; the offset of the last.
+    /// `len` more bytes go to the replica. Returns the offset of the last one.
     pub(super) fn on_sent(&mut self, len: usize) -> u64 {
         self.sent = self.sent.saturating_add(len as u64);
         self.sent
     }
 
-    /// The replica says that it has processed everything up to `offset`; what to tell the primary. None when that cannot
-    /// be, so that our offsets are not the replica's.
+    /// The replica reports that it has processed everything up to `offset`. Returns the offset to send to the primary;
+    /// none if the report is impossible, so that our offsets are not the replica's.
     pub(super) fn on_real(&mut self, offset: u64) -> Option<u64> {
         if !(self.base..=self.sent).contains(&offset) {
             return None;
@@ -34,19 +34,21 @@ impl Stream {
         Some(self.told)
     }
 
-    /// Up to where the primary was told what the replica has not said itself, if it was.
+    /// The offset acknowledged to the primary, if it is beyond what the replica has acknowledged itself.
     pub(super) fn spoken(&self) -> Option<u64> {
         self.real.filter(|real| self.told > *real).map(|_| self.told)
     }
 
-    /// The replica has said how far it is.
+    /// Whether the replica has acknowledged anything itself.
     pub(super) fn is_heard(&self) -> bool {
         self.real.is_some()
     }
 
-    /// Everything up to `offset` may be acknowledged; what to tell the primary now, if it is news.
+    /// Everything up to `offset` may be acknowledged. Returns the offset to send to the primary now, if it is higher
+    /// than the last.
     ///
-    /// Nothing before the replica's first own word: until then it may still be loading, or refuse what it was sent.
+    /// None before the replica's first own acknowledgement: until then the replica may still be loading, or refuse what
+    /// it receives.
     pub(super) fn on_released(&mut self, offset: u64) -> Option<u64> {
         self.protected = self.protected.max(offset.min(self.sent));
         if self.real.is_none() || self.protected <= self.told {
@@ -62,10 +64,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_primary_is_told_the_higher_of_the_two_and_never_less_than_before() {
+    fn the_acknowledged_offset_is_the_higher_of_the_two_and_never_falls() {
         let mut stream = Stream::new(100);
         assert_eq!(stream.on_sent(50), 150);
-        assert_eq!(stream.on_released(120), None, "before the replica's first word");
+        assert_eq!(stream.on_released(120), None, "before the replica's first acknowledgement");
         assert_eq!(stream.spoken(), None);
         assert_eq!(stream.on_real(100), Some(120), "raised to what is protected");
         assert_eq!(stream.spoken(), Some(120));
@@ -76,7 +78,7 @@ mod tests {
         assert_eq!(stream.on_real(145), Some(145));
         assert_eq!(stream.on_released(u64::MAX), Some(150), "not beyond what was sent");
         assert_eq!(stream.on_real(150), Some(150));
-        assert_eq!(stream.spoken(), None, "its own word");
+        assert_eq!(stream.spoken(), None, "the replica has acknowledged it itself");
     }
 
     #[test]
@@ -85,7 +87,7 @@ mod tests {
             let mut stream = Stream::new(100);
             stream.on_sent(50);
             assert_eq!(stream.on_real(offset), None, "{offset}");
-            assert_eq!(stream.on_released(150), None, "{offset} is no first word");
+            assert_eq!(stream.on_released(150), None, "{offset} is no first acknowledgement");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what the primary is told.
+//! Sessions of a replica, written by hand from the protocol: what passes, what is marked, what is acknowledged to the
+//! primary.
 
 use super::*;
 use crate::gate::dialect_tests::{
@@ -31,7 +32,7 @@ fn mirror(words: &[&str]) -> Step {
     Mirror(request(words))
 }
 
-/// Up to and with `PSYNC`.
+/// The start of a session, up to and including `PSYNC`.
 fn start_up(id: &str, first: &str) -> Vec<Step> {
     vec![
         mirror(&["PING"]),
@@ -86,7 +87,7 @@ fn offsets_count_from_the_answer_to_psync() {
         let released = play(&steps, |len| len);
         assert_eq!(text(&released.to_primary), text(&sent.to_primary).to_owned() + text(&ack(offset)), "{name}");
         assert_eq!((released.counts, released.warnings.len()), ((1, 1), 0), "{name}");
-        // The replica's own word comes later and is not lower than what was told.
+        // The replica's own acknowledgement comes later and is not lower than the one sent.
         steps.push(Mirror(ack(1010)));
         steps.push(Mirror(ack(offset)));
         let told = play(&steps, |len| len);
@@ -100,7 +101,7 @@ fn offsets_count_from_the_answer_to_psync() {
 }
 
 #[test]
-fn nothing_is_told_before_the_replica_has_spoken() {
+fn nothing_is_acknowledged_before_the_replica_has_acknowledged() {
     let mut steps = full("$9\r\nREDIS0010");
     steps.extend([primary(STREAM), Released(1010), Mirror(b"\n".to_vec())]);
     let silent = play(&steps, |len| len);
@@ -111,7 +112,7 @@ fn nothing_is_told_before_the_replica_has_spoken() {
     assert_eq!(
         text(&spoken.to_primary),
         text(&silent.to_primary).to_owned() + text(&ack(1010)),
-        "the first word is raised"
+        "the first acknowledgement is raised"
     );
     assert_eq!(spoken.counts, (1, 0));
 }
@@ -156,7 +157,7 @@ fn a_refused_psync_may_be_asked_again() {
 }
 
 #[test]
-fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
+fn unknown_bytes_pass_and_are_not_acknowledged_early() {
     let ordinary = "ordinary session";
     let without = "replication without early acknowledgements";
     let answered = |answer: &str| {
@@ -205,7 +206,7 @@ fn what_is_not_understood_passes_and_is_not_acknowledged_early() {
     }
 }
 
-/// A mirror that was spoken for up to this offset comes back with everything up to 1000.
+/// A mirror for which everything up to `recalled` was acknowledged early comes back with everything up to 1000.
 fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
     let mut steps = start_up("8de1787ba490483314a4d30f1c628bc5025eb761", "1001");
     steps.extend([primary(answer), Mirror(ack(1000)), primary(STREAM), primary(STREAM), Released(1060)]);
@@ -214,15 +215,15 @@ fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
 }
 
 #[test]
-fn a_replica_that_comes_back_without_a_write_that_was_acknowledged_for_it_passed_unseen() {
+fn a_replica_that_comes_back_without_an_acknowledged_write_is_reported() {
     let write = 1000 + STREAM.len() as u64;
     for cut in [1, 5, 1000] {
         let with = |recalled| come_back("+CONTINUE\r\n", recalled, cut).shortfalls;
         assert_eq!(with(write), [Place::Offset(1000)], "the write ends there");
         assert_eq!(with(write + 500), [Place::Offset(1000)]);
-        assert_eq!(with(write - 1), [], "nobody was told that part of a write is safe");
+        assert_eq!(with(write - 1), [], "a partial write is never acknowledged");
         assert_eq!(with(1000), []);
-        assert_eq!(with(500), [], "it has more than it was spoken for");
+        assert_eq!(with(500), [], "it has more than was acknowledged early");
         let new_id = "+CONTINUE 1234567890123456789012345678901234567890\r\n";
         let renamed = come_back(new_id, write, cut);
         assert_eq!(renamed.shortfalls, [Place::Offset(1000)]);
@@ -236,7 +237,7 @@ fn a_replica_that_comes_back_without_a_write_that_was_acknowledged_for_it_passed
 }
 
 #[test]
-fn what_is_held_back_leaves_when_the_mirror_ends() {
+fn held_bytes_are_forwarded_when_the_mirror_ends() {
     let mut steps = vec![Mirror(b"*1\r\n$4\r\nPI".to_vec())];
     assert!(play(&steps, |len| len).to_primary.is_empty());
     steps.push(Ended(Side::Mirror));
@@ -255,7 +256,7 @@ fn tls_begins_with_the_first_byte_where_it_is_configured() {
 
 proptest! {
     #[test]
-    fn pieces_of_any_size_come_to_the_same(sizes in proptest::collection::vec(1..40usize, 1..200)) {
+    fn pieces_of_any_size_give_the_same_outcome(sizes in proptest::collection::vec(1..40usize, 1..200)) {
         let marked = format!("$EOF:{EOF_MARK}\r\nREDIS0010*1\r\n{}{EOF_MARK}", &EOF_MARK[..17]);
         for snapshot in ["$9\r\nREDIS0010", marked.as_str()] {
             let mut steps = full(snapshot);
@@ -266,7 +267,7 @@ proptest! {
             let mut whole = play(&steps, |len| len);
             let mut sizes = sizes.iter().cycle();
             let mut pieces = play(&steps, |_| *sizes.next().expect("a cycle has no end"));
-            // More pieces have more places that are marked.
+            // More pieces have more marked positions.
             prop_assert_eq!(pieces.last_mark(), whole.last_mark());
             (pieces.marks, whole.marks) = (vec![], vec![]);
             prop_assert_eq!(pieces, whole);

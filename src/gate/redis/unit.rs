@@ -1,15 +1,16 @@
-//! What a replica comes back without: the primary goes on with the byte that the replica asks for, so a whole write that it
-//! sends and that ends within what the replica was spoken for is one that the replica lost.
+//! Detects what a replica lacks when it reconnects. The primary continues with the byte that the replica asks for. So
+//! if the primary sends a whole write that ends within what was acknowledged early for the replica, the replica has
+//! lost that write.
 //!
-//! Offsets alone are no proof: a replica forgets a command that it has in part, and a transaction of which it has not
-//! the `EXEC`; nobody was told that those are safe. `PING` and the like are no writes.
-//! It reads the lengths and names of commands, and keeps nothing of them.
+//! Offsets alone prove nothing: a replica forgets a command that it has only in part, and a transaction without its
+//! `EXEC`; those were never acknowledged as safe. `PING` and similar commands are not writes. This module reads the
+//! lengths and names of commands, and does not keep their arguments.
 
-/// The longest line with a length that is looked at.
+/// The longest line with a length that is accepted.
 const MOST_LINE: usize = 32;
-/// Bytes of a name that are kept; those that matter are shorter.
+/// Bytes of a name that are kept; the names that matter are shorter.
 const MOST_NAME: usize = 16;
-/// Commands that change nothing at a replica.
+/// Commands that change nothing in a replica.
 const IDLE: [&[u8]; 3] = [b"PING", b"REPLCONF", b"SELECT"];
 
 /// The commands from `start` on.
@@ -19,18 +20,18 @@ pub(super) struct Units {
     limit: u64,
     at: u64,
     line: Vec<u8>,
-    /// Bytes of an argument that are still to come, with the end of its line.
+    /// Bytes of an argument that are still to come, including the end of its line.
     argument: u64,
-    /// Arguments of the command that have not ended.
+    /// Arguments of the command that are not complete.
     arguments: u64,
-    /// The name, while it comes and behind it.
+    /// The name of the command; kept until the next command.
     name: Vec<u8>,
     is_named: bool,
     in_transaction: bool,
 }
 
 impl Units {
-    /// The replica has everything up to `start`, and was spoken for up to `limit`.
+    /// The replica has everything up to `start`, and everything up to `limit` was acknowledged early for it.
     pub(super) fn new(start: u64, limit: u64) -> Self {
         Self {
             start,
@@ -45,15 +46,16 @@ impl Units {
         }
     }
 
-    /// Where they begin.
+    /// The offset where they begin.
     pub(super) fn start(&self) -> u64 {
         self.start
     }
 
-    /// The stream goes on. Whether the replica lacks a write, once that is clear; no, where it cannot be read.
+    /// Takes the next bytes of the stream. Returns whether the replica lacks a write, once that is decided; false if
+    /// the bytes cannot be read.
     pub(super) fn on_bytes(&mut self, mut bytes: &[u8]) -> Option<bool> {
         while !bytes.is_empty() {
-            // What ends behind the limit was not acknowledged.
+            // What ends beyond the limit was not acknowledged.
             if self.at >= self.limit {
                 return Some(false);
             }
@@ -69,7 +71,7 @@ impl Units {
         None
     }
 
-    /// Bytes of an argument; how many.
+    /// Takes bytes of an argument. Returns how many.
     fn on_argument(&mut self, bytes: &[u8]) -> Option<usize> {
         let taken = usize::try_from(self.argument).unwrap_or(usize::MAX).min(bytes.len());
         if !self.is_named {
@@ -84,7 +86,7 @@ impl Units {
         Some(taken)
     }
 
-    /// Bytes of a line with a length; how many, or none where that cannot be read.
+    /// Takes bytes of a line with a length. Returns how many, or none if the line cannot be read.
     fn on_line(&mut self, bytes: &[u8]) -> Option<usize> {
         let end = bytes.iter().position(|&byte| byte == b'\n');
         let taken = end.map_or(bytes.len(), |end| end + 1);
@@ -109,7 +111,7 @@ impl Units {
         Some(taken)
     }
 
-    /// A whole command: whether it ends a write.
+    /// A whole command has come. Returns whether it ends a write.
     fn on_command(&mut self) -> bool {
         self.is_named = false;
         let name = self.name.strip_suffix(b"\r\n").unwrap_or(&self.name).to_ascii_uppercase();
@@ -133,14 +135,15 @@ mod tests {
         format!("*{}\r\n{}", words.len(), arguments.collect::<String>()).into_bytes()
     }
 
-    /// Whether a replica that has everything up to 100 lacks a write, when so many bytes behind that were acknowledged.
+    /// Whether a replica that has everything up to 100 lacks a write, when `acknowledged` bytes after that were
+    /// acknowledged.
     fn lacks(stream: &[u8], acknowledged: usize, piece: usize) -> Option<bool> {
         let mut units = Units::new(100, 100 + acknowledged as u64);
         stream.chunks(piece).find_map(|bytes| units.on_bytes(bytes))
     }
 
     #[test]
-    fn a_whole_write_within_the_limit_is_lost_and_part_of_one_is_not() {
+    fn a_whole_write_within_the_limit_counts_as_lost_and_a_partial_one_does_not() {
         let (ping, select) = (command(&["PING"]), command(&["SELECT", "0"]));
         let ask = command(&["REPLCONF", "GETACK", "*"]);
         let set = command(&["SET", "key", &"x\r\n*1\r\n".repeat(50)]);
@@ -156,12 +159,12 @@ mod tests {
                 }
             }
         }
-        assert_eq!(lacks(&ping, 14, 5), None, "nothing but a ping, and nothing behind it");
+        assert_eq!(lacks(&ping, 14, 5), None, "only a ping, and nothing after it");
         assert_eq!(lacks(&[&ping[..], b"*"].concat(), 14, 5), Some(false));
     }
 
     #[test]
-    fn what_cannot_be_read_says_nothing() {
+    fn unreadable_bytes_prove_no_loss() {
         let cases: [&[u8]; 7] = [
             b"PING\r\n",
             b"*0\r\n",

