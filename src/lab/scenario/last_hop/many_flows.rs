@@ -91,7 +91,7 @@ impl ManyFlows {
             (BOUND / 2..=BOUND).contains(&self.memory) && self.dropped > 0 && self.grown <= GROWTH_MAX,
         );
         report.metric(
-            "many_flows",
+            "crowd",
             json!({
                 "flows": self.flows,
                 "packets": self.sent,
