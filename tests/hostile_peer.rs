@@ -1,7 +1,7 @@
-//! A peer that is authentic and in somebody's hands makes us hold no more than docs/wire.md says, by the allocator's count.
-//! The fuzz target `hostile_peer` does the same with inputs that it finds.
+//! An authentic but compromised peer cannot make the appliance hold more memory than docs/wire.md allows, by the
+//! allocator's count. The fuzz target `hostile_peer` tests the same with its own inputs.
 
-// Only an allocator counts what is really held.
+// Only an allocator can count the held memory.
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
@@ -17,13 +17,13 @@ use proptest::prelude::*;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The count is that of the whole program: one test at a time.
+/// The count covers the whole program, so the tests run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A train as an input names it.
+/// A train in the form of an input.
 #[derive(Clone, Copy, Debug)]
 struct Train {
     kind: u8,
@@ -40,7 +40,7 @@ struct Train {
 const HIGHEST: (u8, u16) = (1, 0);
 
 impl Train {
-    /// One source symbol of one byte, of the highest esi there is, of block 0 of this profile.
+    /// One source symbol of one byte with the highest ESI, in block 0 of this profile.
     fn of(profile: u8) -> Self {
         let (kind, k, m) = (0x80, (0, 1), (0, 1));
         Self { kind, datagrams: 0, profile, esi: HIGHEST, k, m, length: (0, 1), fill: 0, step: 0x60 }
@@ -62,9 +62,9 @@ fn input(shape: u8, trains: &[Train]) -> Vec<u8> {
 }
 
 #[test]
-fn one_datagram_of_a_high_number_made_us_hold_half_a_gigabyte() {
+fn one_datagram_with_a_high_esi_stays_within_the_memory_bound() {
     let _alone = alone();
-    // The longest symbols: a block of them has no room. Those of an ordinary path: it has.
+    // A block of the longest symbols does not fit in the bound; one of an ordinary path does.
     let outcome = run(&input(3, &[Train::of(0)]));
     assert!((outcome.no_room, outcome.held < 1 << 20) == (1, true), "{outcome:?}");
     let outcome = run(&input(1, &[Train::of(0)]));
@@ -72,7 +72,7 @@ fn one_datagram_of_a_high_number_made_us_hold_half_a_gigabyte() {
 }
 
 #[test]
-fn many_profiles_made_us_hold_as_many_times_the_bound() {
+fn many_profiles_share_one_memory_bound() {
     let _alone = alone();
     for shape in [0, 1, 4, 5] {
         let trains: Vec<Train> =
@@ -83,7 +83,7 @@ fn many_profiles_made_us_hold_as_many_times_the_bound() {
 }
 
 #[test]
-fn a_claim_of_many_repair_symbols_took_half_a_gigabyte_to_decode() {
+fn decoding_with_many_repair_symbols_stays_within_the_memory_bound() {
     let _alone = alone();
     let repair = Train { kind: 0x82, k: (0, 1), m: HIGHEST, length: HIGHEST, esi: HIGHEST, ..Train::of(0) };
     assert_eq!(run(&input(3, &[repair])).recovered, 0);
@@ -93,7 +93,7 @@ fn a_claim_of_many_repair_symbols_took_half_a_gigabyte_to_decode() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_a_peer_seals_is_held_within_the_bounds(
+    fn all_sealed_input_stays_within_the_memory_bound(
         shape: u8,
         trains in prop::collection::vec(prop::collection::vec(any::<u8>(), 16..20), 1..40),
     ) {

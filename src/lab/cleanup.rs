@@ -1,8 +1,8 @@
-//! What says that a run is alive, and what removes the remains of one that is not.
+//! Marks a live run, and removes what dead runs left behind.
 //!
-//! A run holds a lock on its marker file for as long as it lives; the kernel drops the lock when it dies, however it
-//! dies. The next run takes every marker whose lock is free, ends the processes that carry that run's mark in their
-//! environment, deletes its namespaces, its files and then the marker. Touches nothing that is not marked.
+//! A run holds a lock on its marker file while it lives; the kernel releases the lock when the process dies, for
+//! whatever reason. The next run takes every marker whose lock is free, kills the processes that carry that run's mark
+//! in their environment, deletes its namespaces and its files, and then the marker. Nothing without a mark is touched.
 
 use std::{
     fs::{self, File},
@@ -19,10 +19,10 @@ use super::{
     trace::{RUN_MARK, Trace},
 };
 
-/// Where `ip netns` keeps its names.
+/// The directory where `ip netns` keeps its names.
 const NAMESPACES: &str = "/run/netns";
 
-/// The sign of a live run; dropping it takes the sign away.
+/// The marker of a live run; dropping it removes the marker.
 #[derive(Debug)]
 pub struct Marker {
     path: PathBuf,
@@ -30,7 +30,7 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Where the markers of this user are.
+    /// The directory of this user's markers.
     pub fn directory() -> Result<PathBuf, LabError> {
         let user = rustix::process::getuid();
         let root = PathBuf::from("/run/onwire-lab");
@@ -42,12 +42,13 @@ impl Marker {
         Ok(path)
     }
 
-    /// Marks the run of this name in `directory` as alive; its logs and data are in `files`.
+    /// Marks the run `run` in `directory` as alive; its logs and data are in `files`.
     pub fn set(directory: &Path, run: &str, files: &Path) -> Result<Self, LabError> {
         let path = directory.join(format!("{run}.run"));
         let mark = || {
             fs::create_dir_all(directory)?;
-            // It gets its name when it is locked: no other run ever sees it free while this one lives.
+            // The file gets its final name only after it is locked, so no other run sees it unlocked while this one
+            // lives.
             let unnamed = directory.join(format!("{run}.new"));
             let mut file = File::create(&unnamed)?;
             file.try_lock()?;
@@ -69,17 +70,17 @@ impl Drop for Marker {
     }
 }
 
-/// The runs whose markers are in `directory` and which nobody holds; each marker stays until the run is cleaned up.
+/// The runs whose markers in `directory` are unlocked. Each marker stays until its run is cleaned up.
 pub fn dead_runs(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let runs = names.filter_map(|name| Some(name.strip_suffix(".run")?.to_owned()));
-    // The lock that proves a run dead is given back at once: two cleaners at a time do no harm.
+    // The test lock is released at once: two cleaners at the same time do no harm.
     runs.filter(|run| File::open(directory.join(format!("{run}.run"))).is_ok_and(|file| file.try_lock().is_ok()))
         .collect()
 }
 
-/// Cleans up after every dead run; gives back their names.
+/// Cleans up after every dead run and returns their names.
 pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
     let runs = dead_runs(directory);
     for run in &runs {
@@ -87,7 +88,7 @@ pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
         delete_namespaces(run, trace);
         let marker = directory.join(format!("{run}.run"));
         let files = PathBuf::from(fs::read_to_string(&marker).unwrap_or_default());
-        // Only what this program would have named so.
+        // Delete only a directory that has the name this program gives.
         if files.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&run_files(run))) {
             let _ = fs::remove_dir_all(&files);
             files.file_name().into_iter().for_each(data_dir::remove_leftovers);
@@ -97,12 +98,12 @@ pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
     runs
 }
 
-/// How the name of a run's directory begins.
+/// The prefix of the name of a run's directory.
 pub fn run_files(run: &str) -> String {
     format!("onwire-lab-{run}-")
 }
 
-/// Kills every process that carries the mark of this run, the caller excepted.
+/// Kills every process that carries the mark of this run, except the caller.
 pub fn end_processes(run: &str) {
     let mark = format!("{RUN_MARK}={run}");
     let Ok(entries) = fs::read_dir("/proc") else { return };
@@ -125,7 +126,7 @@ pub fn delete_namespaces(run: &str, trace: &Trace) {
     let Ok(entries) = fs::read_dir(NAMESPACES) else { return };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     for name in names.filter(|name| name.starts_with(&prefix)) {
-        // One that cannot be deleted must not keep the others.
+        // A namespace that cannot be deleted must not stop the deletion of the others.
         let _ = trace.run_always(&["ip", "netns", "del", &name]);
     }
 }
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_live_run_is_left_alone_and_a_dead_one_found() {
+    fn a_live_run_is_kept_and_a_dead_one_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let files = directory.path().join("onwire-lab-ow-2-test");
         fs::create_dir(&files).unwrap();
@@ -150,7 +151,7 @@ mod tests {
         assert!(!files.exists() && directory.path().exists());
     }
 
-    /// A process with this mark. The kernel shows what a process was started with a moment after it was started.
+    /// Starts a process with this mark. The kernel shows a process's environment only a moment after its start.
     fn sleeper(run: &str) -> std::process::Child {
         let child = std::process::Command::new("sleep").arg("1000").env(RUN_MARK, run).spawn().unwrap();
         let environment = format!("/proc/{}/environ", child.id());
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn marked_processes_are_ended() {
+    fn only_processes_with_this_mark_are_killed() {
         let (mut marked, mut other) = (sleeper("ow-mark-1"), sleeper("ow-mark-12"));
         end_processes("ow-mark-1");
         assert!(!marked.wait().unwrap().success());

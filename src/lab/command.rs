@@ -1,6 +1,6 @@
-//! The command line of `onwire-lab`: runs a scenario, lists them, or is the WAN emulator of one.
+//! The command line of `onwire-lab`: runs a scenario, lists the scenarios, or runs as the WAN emulator of a scenario.
 //!
-//! Exit codes: 0 done and all claims hold, 1 failure or a claim does not hold, 2 usage.
+//! Exit codes: 0 done and all claims hold, 1 failure or a claim does not hold, 2 usage error.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,25 +37,25 @@ pub struct Lab {
     /// Write the result as JSON, and a plot, where there is one, beside it as .svg.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Seed of the WAN's chance and of the generated data.
+    /// Seed of the WAN's random numbers and of the generated data.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Length of each measurement.
     #[arg(long)]
     seconds: Option<u64>,
-    /// How often, in scenarios of trials.
+    /// Number of trials, in scenarios that repeat trials.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     trials: Option<u32>,
     /// Losses to try, such as 0.1%,5%, in `disaster`.
     #[arg(long, value_name = "LOSS", value_delimiter = ',', value_parser = read_loss)]
     loss: Vec<f64>,
-    /// Run these parts alone, in scenarios of several; a name that is not known is answered with those that are.
+    /// Run only these parts, in scenarios that have several; an unknown name lists the known ones.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     arm: Vec<String>,
-    /// Make the limits of time that a scenario claims this many times longer, on a slow machine.
+    /// Factor by which the time limits that a scenario claims are longer, for a slow machine.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = read_slack)]
     slack: f64,
-    /// Keep logs and generated files also when all is well.
+    /// Keep logs and generated files also after a success.
     #[arg(long)]
     keep: bool,
     /// Do not show each command on the terminal (they are always in commands.log).
@@ -75,7 +75,7 @@ enum Tool {
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<String>,
     },
-    /// Be a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
+    /// Run as a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
     #[command(hide = true)]
     Wan(WanArgs),
 }
@@ -99,15 +99,15 @@ struct WanArgs {
     back: String,
 }
 
-/// The command line is wrong.
+/// Exit code of a usage error.
 const USAGE: u8 = 2;
 
-/// Parses the command line and does what it asks for.
+/// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let args = match Lab::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // A reader that has gone away is no reason to complain.
+            // A closed standard output is no error here.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
@@ -125,7 +125,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),
-        Some(Tool::Wan(args)) => be_wan(args),
+        Some(Tool::Wan(args)) => run_wan(args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -162,7 +162,7 @@ fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {
     Ok(true)
 }
 
-fn be_wan(args: WanArgs) -> Result<bool, String> {
+fn run_wan(args: WanArgs) -> Result<bool, String> {
     let read = |text: &str| {
         let mut impairment = Impairment::default();
         for change in text.split(',').map(str::trim).filter(|change| !change.is_empty()) {
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn clap_accepts_the_command_line() {
         use clap::CommandFactory;
         Lab::command().debug_assert();
     }

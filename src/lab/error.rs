@@ -1,8 +1,8 @@
-//! What can go wrong in a lab, in words that say what to do next.
+//! The errors of a lab, with texts that tell the user what to do next.
 
 use std::io;
 
-/// Why a lab or one of its steps could not be done. A scenario whose measurement fails is not an error but a result.
+/// Why the lab or one of its steps failed. A scenario whose measurement fails is not an error but a result.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// A program that the lab runs is not installed.
@@ -10,7 +10,7 @@ pub enum LabError {
     MissingProgram {
         /// The program.
         program: String,
-        /// The package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
     /// A command of the lab failed.
@@ -20,7 +20,7 @@ pub enum LabError {
         command: String,
         /// Its exit status.
         status: String,
-        /// The end of what it wrote to its standard error.
+        /// The last lines of its standard error.
         said: String,
     },
     /// A system call failed.
@@ -28,19 +28,19 @@ pub enum LabError {
     System {
         /// What was tried, as a verb and its object.
         doing: String,
-        /// The system's answer.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The user asked to stop.
+    /// A signal asked the lab to stop.
     #[error("stopped by a signal")]
     Stopped,
-    /// Anything that is best said in a sentence.
+    /// Any other error, as a sentence.
     #[error("{0}")]
     Sentence(String),
 }
 
 impl LabError {
-    /// For `map_err`: a failed system call and what it was for.
+    /// For `map_err`: wraps a failed system call with what it was for.
     pub fn doing(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::System { doing, source }

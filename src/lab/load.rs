@@ -1,6 +1,6 @@
-//! How busy the machine is before a measurement begins.
+//! The load of the machine before a measurement begins.
 //!
-//! Only tells: whoever measures decides what that means for the result.
+//! This module only reports the load; the scenario decides what it means for the result.
 
 use std::{fmt, thread};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::LabError;
 
-/// Processes that ran or wanted to, on average over the last minute.
+/// The number of processes that ran or were ready to run, on average over the last minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Load {
     average: f64,
@@ -16,7 +16,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// The load now.
+    /// The current load.
     pub fn now() -> Result<Self, LabError> {
         let path = "/proc/loadavg";
         let text = std::fs::read_to_string(path).map_err(LabError::doing(format!("read {path}")))?;
@@ -24,12 +24,12 @@ impl Load {
         Self::parse(&text, processors).ok_or_else(|| LabError::Sentence(format!("{path} says {text:?}, not numbers")))
     }
 
-    /// The first number of `/proc/loadavg`, for this many processors.
+    /// Parses the first number of `/proc/loadavg`, for this many processors.
     pub fn parse(text: &str, processors: usize) -> Option<Self> {
         Some(Self { average: text.split_whitespace().next()?.parse().ok()?, processors })
     }
 
-    /// Whether others want so much of the processors that speed measured now is not the machine's.
+    /// Whether other programs use so much of the processors that a measured speed is too low.
     pub fn is_busy(&self) -> bool {
         self.average >= self.processors as f64 / 2.0
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_processors_is_busy() {
+    fn a_load_of_half_the_processors_is_busy() {
         for (text, processors, is_busy) in
             [("0.99 1 1 2/3 4", 2, false), ("1.00 0 0 2/3 4", 2, true), ("3 0", 8, false)]
         {

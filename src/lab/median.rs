@@ -1,15 +1,15 @@
-//! The middle of a few measurements, and how far chance may have moved it.
+//! The median of a few measurements, and its confidence interval.
 //!
-//! Nothing is assumed of how they scatter, so one that was disturbed counts no more than any other.
+//! The distribution of the values is not assumed, so one disturbed measurement counts no more than any other.
 
-/// The middle one; of an even number the upper of the two. Zero of none.
+/// The middle value; the upper of the two for an even number, zero for none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Two of the values between which the true median lies with 95 % certainty or more, as the sign test has it; of fewer
-/// than six values none are so certain, and these are the lowest and the highest. For a thousand values at the most.
+/// Two of the values that enclose the true median with 95 % confidence or more (sign test). Fewer than six values
+/// cannot give that confidence; then these are the lowest and the highest value. For at most a thousand values.
 pub fn median_bounds(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
     let rank = rank(values.len());
@@ -17,12 +17,12 @@ pub fn median_bounds(mut values: Vec<f64>) -> [f64; 2] {
     [at(Some(rank)), at(values.len().checked_sub(rank + 1))]
 }
 
-/// How many values to leave out at each end: so many or fewer of `count` fall on one side of the median, by chance, in one
-/// of forty cases at the most.
+/// How many values to leave out at each end: the largest number for which at most that many of `count` values fall on
+/// one side of the median with a probability of at most 1 in 40.
 fn rank(count: usize) -> usize {
     debug_assert!(count <= 1000, "the share of one way in all would be too small a number");
     let mut rank = 0;
-    // The share of all ways to fall that have exactly `rank` values on that side, then of those with so many or fewer.
+    // The probability that exactly `rank` values fall on that side, and the probability of at most `rank`.
     let mut exactly = 0.5_f64.powi(count as i32);
     let mut at_most = exactly;
     while rank < count / 2 && at_most <= 0.025 {
@@ -38,8 +38,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bounds_are_those_of_the_tables() {
-        // Ranks of the 95 % interval of a median, as tables have them; counted from 1 there, from 0 here.
+    fn the_ranks_equal_those_of_published_tables() {
+        // Ranks of the 95 % interval of a median from published tables; the tables count from 1, this code from 0.
         for (count, expected) in [(6, 1), (8, 1), (9, 2), (12, 3), (15, 4), (20, 6), (21, 6), (30, 10), (50, 18)] {
             assert_eq!(rank(count) + 1, expected, "{count}");
         }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn order_does_not_matter_and_few_values_are_told_whole() {
+    fn order_does_not_matter_and_few_values_are_bounded_by_their_extremes() {
         let values: Vec<f64> = (0..20).map(|at| f64::from(at * 7 % 20)).collect();
         assert_eq!((median(values.clone()), median_bounds(values)), (10.0, [5.0, 14.0]));
         assert_eq!(median_bounds(vec![3.0, 1.0, 2.0]), [1.0, 3.0]);

@@ -1,12 +1,12 @@
 //! The lab: network namespaces, an emulated WAN, scenarios and their reports.
 //!
-//! [`topology`] reads what is to be built, [`network`] builds it with [`wan`] in its middle, [`pair`] puts two appliances
-//! in, [`workload`] sends through them, [`subscriber`] is told what is protected (through [`relay`], which garbles on
-//! purpose what it forwards), [`path_attacker`] stands on the path between the appliances, [`servers`] are the databases that are
-//! replicated through them, and a [`scenario`] measures and claims. Everything runs the executable and other programs as a
-//! user would; nothing here is part of an appliance.
+//! [`topology`] reads a lab's plan, [`network`] builds it with [`wan`] in its middle, and [`pair`] starts two
+//! appliances in it. [`workload`] sends traffic through them, [`servers`] are the databases that replicate through
+//! them. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
+//! [`path_attacker`] delays and drops the datagrams between the appliances. A [`scenario`] measures and checks claims.
+//! The lab runs the executables as a user would; nothing here is part of an appliance.
 //!
-//! Start with [`scenario`], whose table names all experiments, then [`pair`] and [`network`].
+//! Start with [`scenario`], whose table lists all experiments, then [`pair`] and [`network`].
 
 pub mod cleanup;
 pub mod command;

@@ -1,7 +1,7 @@
 //! Builds a topology in network namespaces with `ip` and `sysctl`, and takes it down again.
 //!
-//! Names are unique to the run. Everything is gone when the value is dropped, which also happens on an error, a panic
-//! and a signal. Starts the WAN emulator where the topology has one; starts no appliance.
+//! Names are unique to the run. Dropping the value removes everything, also after an error, a panic or a signal. Starts
+//! the WAN emulator if the topology has one; starts no appliance.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -15,19 +15,19 @@ use super::{
     wan::control::Remote,
 };
 
-/// A topology that stands.
+/// A topology that has been built.
 #[derive(Debug)]
 pub struct Network<'a> {
     trace: &'a Trace,
     run: String,
     topology: Topology,
     emulator: Option<(Process, Remote)>,
-    /// The processors of nodes that do not get all, as `taskset` takes them.
+    /// The processors of nodes that do not use all, in the syntax of `taskset`.
     processors: BTreeMap<String, String>,
 }
 
 impl<'a> Network<'a> {
-    /// Builds it; what was built is taken down again when a step fails.
+    /// Builds the topology; if a step fails, removes what was built.
     pub fn build(topology: Topology, run: &str, seed: u64, trace: &'a Trace) -> Result<Self, LabError> {
         let mut network = Self { trace, run: run.to_owned(), topology, emulator: None, processors: BTreeMap::new() };
         network.raise(seed)?;
@@ -44,12 +44,12 @@ impl<'a> Network<'a> {
         format!("{}-{node}", self.run)
     }
 
-    /// Where commands are shown and logs are kept.
+    /// The trace that shows the commands and keeps the logs.
     pub fn trace(&self) -> &'a Trace {
         self.trace
     }
 
-    /// The emulator's control, when the topology has an emulator.
+    /// The emulator's control connection, if the topology has an emulator.
     pub fn wan(&self) -> Option<&Remote> {
         self.emulator.as_ref().map(|(_, remote)| remote)
     }
@@ -59,14 +59,14 @@ impl<'a> Network<'a> {
         self.emulator.as_ref().map(|(process, _)| process)
     }
 
-    /// Changes what the emulator does: a command of its control socket.
+    /// Sends one command to the emulator's control socket.
     pub fn tell_wan(&self, command: &str) -> Result<(), LabError> {
         let remote = self.wan().ok_or_else(|| LabError::Sentence("this topology has no emulator".to_owned()))?;
         self.trace.check_stop()?;
         remote.tell(command).map(drop).map_err(LabError::doing(format!("tell the emulator \"{command}\"")))
     }
 
-    /// What runs in these nodes from now on runs on these processors alone.
+    /// Restricts every program that is started in these nodes from now on to these processors.
     pub fn confine(&mut self, nodes: &[&str], processors: &[usize]) {
         let list = processors.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         self.processors.extend(nodes.iter().map(|node| ((*node).to_owned(), list.clone())));
@@ -84,7 +84,7 @@ impl<'a> Network<'a> {
         self.trace.start(name, &[&self.inside(node, &namespace), words].concat())
     }
 
-    /// What stands before a command that runs in a node.
+    /// The words that prefix a command so that it runs in a node.
     fn inside<'w>(&'w self, node: &str, namespace: &'w str) -> Vec<&'w str> {
         let mut words = vec!["ip", "netns", "exec", namespace];
         if let Some(processors) = self.processors.get(node) {
@@ -107,7 +107,7 @@ impl<'a> Network<'a> {
             self.trace.run(&["ip", "netns", "add", &namespace])?;
             self.trace.run(&["ip", "-n", &namespace, "link", "set", "lo", "up"])?;
             let mut settings = vec![
-                // Addresses must work at once, not after a second of duplicate detection.
+                // Addresses must work at once, not after a second of duplicate address detection.
                 ("net.ipv6.conf.all.accept_dad", "0"),
                 ("net.ipv6.conf.default.accept_dad", "0"),
                 ("net.ipv4.conf.all.rp_filter", "0"),
@@ -146,7 +146,8 @@ impl<'a> Network<'a> {
         self.trace.run(&[&first[..], &["peer", "name", &b.device, "netns", &far]].concat()).map(drop)
     }
 
-    /// Starts the emulator in a namespace of its own, where its devices cannot meet others, and moves them to the ends.
+    /// Starts the emulator in a namespace of its own, where its device names cannot clash, and moves the devices to the
+    /// ends.
     fn join_emulator(&mut self, link: &LinkPlan, seed: u64) -> Result<(), LabError> {
         let home = self.namespace("emulator");
         self.trace.run(&["ip", "netns", "add", &home])?;
@@ -201,7 +202,7 @@ impl<'a> Network<'a> {
             let tail: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
             self.trace.run(&[&words[..], tail].concat())?;
         }
-        // A TUN's default queue of 500 trains is short for several Gbit/s; its losses would look like the WAN's.
+        // A TUN's default queue of 500 trains is too short for several Gbit/s; its losses would look like the WAN's.
         let queue = ["txqueuelen", "2000"];
         let words = ["ip", "-n", &namespace, "link", "set", &end.device, "mtu", &mtu];
         self.trace.run(&[&words[..], &queue, &["up"]].concat()).map(drop)

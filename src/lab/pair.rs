@@ -1,6 +1,7 @@
-//! The two appliances of a lab: configuration files and keys made on the fly, started, waited for, asked, stopped.
+//! The two appliances of a lab: generates configurations and keys, starts the appliances, waits for their session,
+//! queries and stops them.
 //!
-//! Works through the executable as a user would: `keygen`, `run`, `status`. Knows nothing of what an appliance does.
+//! Uses the executable as a user would: `keygen`, `run`, `status`. Contains nothing of how an appliance works.
 
 use std::{
     net::SocketAddr,
@@ -22,24 +23,24 @@ use super::{
 use crate::notify::envelope::Key;
 use crate::notify::secret::Secret;
 
-/// How long two appliances may take to find each other.
+/// How long two appliances may take to set up their session.
 const UP_WITHIN: Duration = Duration::from_secs(10);
 const NOTIFY_PORT: u16 = 7118;
 
-/// What differs between the pairs of a scenario.
+/// The settings in which the pairs of a scenario differ.
 #[derive(Clone, Debug)]
 pub struct PairOptions {
-    /// Names the log files and configurations of this pair.
+    /// Prefix of the log files and configurations of this pair.
     pub label: String,
-    /// `repair:` of the only profile, in the configuration's words.
+    /// `repair:` of the only profile, in the syntax of the configuration.
     pub repair: String,
     /// `block_symbols:` of that profile.
     pub block_symbols: u32,
     /// `offload:` of the TUN: `auto` or `off`.
     pub offload: &'static str,
-    /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances notify nobody.
+    /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances send no notifications.
     pub notify: Option<&'static str>,
-    /// `delivery.last_hop:`, on or off.
+    /// Whether `delivery.last_hop:` is on.
     pub last_hop: bool,
 }
 
@@ -56,13 +57,13 @@ impl Default for PairOptions {
     }
 }
 
-/// An appliance that runs.
+/// A running appliance.
 #[derive(Debug)]
 pub struct RunningAppliance {
     node: String,
     socket: PathBuf,
     publisher: Option<Publisher>,
-    /// What started it.
+    /// The command that started it.
     command: [String; 4],
     /// Its process.
     pub process: Process,
@@ -79,14 +80,14 @@ pub struct Publisher {
     pub key: Key,
 }
 
-/// How an appliance ended, and its last words.
+/// How an appliance ended.
 #[derive(Debug)]
 pub struct Ended {
     /// The node it ran in.
     pub node: String,
     /// Its exit status.
     pub exit: ExitStatus,
-    /// The status it gave just before.
+    /// Its status just before it was stopped.
     pub status: Status,
     /// Processor time it used.
     pub cpu: Duration,
@@ -100,7 +101,7 @@ impl RunningAppliance {
             .map_err(|error| LabError::Sentence(format!("the status of {} cannot be read: {error}", self.node)))
     }
 
-    /// The text of its status.
+    /// The text of its status, as JSON.
     pub fn status_text(&self, network: &Network<'_>) -> Result<String, LabError> {
         let socket = path_text(&self.socket)?;
         network.trace().run(&[&onwire_program()?, "status", "--json", "--socket", &socket])
@@ -111,7 +112,7 @@ impl RunningAppliance {
         &self.socket
     }
 
-    /// Where it publishes, when the pair was started with notifications.
+    /// Its notification address and key, if the pair was started with notifications.
     pub fn publisher(&self) -> Result<&Publisher, LabError> {
         let silent = || LabError::Sentence(format!("the appliance of {} was started without notifications", self.node));
         self.publisher.as_ref().ok_or_else(silent)
@@ -122,10 +123,10 @@ impl RunningAppliance {
         &self.node
     }
 
-    /// Crashes it if it still runs, and starts it anew with the same configuration; does not wait for its session.
+    /// Kills it if it still runs, and starts it again with the same configuration. Does not wait for its session.
     pub fn restart(&mut self, network: &Network<'_>) -> Result<(), LabError> {
         self.process.kill();
-        // A crash leaves the file, which would look as if the new one were ready.
+        // A killed process leaves the socket file; the new process would seem ready at once.
         let _ = std::fs::remove_file(&self.socket);
         let name = self.process.name().to_owned();
         self.process = network.start(&self.node, &name, &self.command.each_ref().map(String::as_str))?;
@@ -144,12 +145,12 @@ impl RunningAppliance {
 #[derive(Debug)]
 pub struct Pair<'n> {
     network: &'n Network<'n>,
-    /// Where the data comes from first, then the other one.
+    /// The appliance at the data's source, then the other one.
     pub appliances: [RunningAppliance; 2],
 }
 
 impl<'n> Pair<'n> {
-    /// Makes keys and configurations, starts both and waits until both say that their session is up.
+    /// Generates keys and configurations, starts both appliances and waits until both report an established session.
     pub fn start(network: &'n Network<'n>, options: &PairOptions) -> Result<Self, LabError> {
         let plans: Vec<_> = network.topology().appliances().collect();
         let [(near, near_plan), (far, far_plan)] = plans[..] else {
@@ -157,7 +158,7 @@ impl<'n> Pair<'n> {
             return Err(LabError::Sentence(format!("this scenario needs two appliances; the topology has {found}")));
         };
         let [near_key, far_key] = [make_key(network, near, options)?, make_key(network, far, options)?];
-        let to = |name, plan, key| Far { name, plan, key, path: "" };
+        let to = |name, plan, key| RemotePeer { name, plan, key, path: "" };
         let near_peers = [to(far, far_plan, far_key.1.as_str())];
         let far_peers = [to(near, near_plan, near_key.1.as_str())];
         let near = start(network, options, (near, near_plan, &near_key.0), &near_peers)?;
@@ -167,7 +168,7 @@ impl<'n> Pair<'n> {
         Ok(pair)
     }
 
-    /// Crashes both and starts them anew with the same configurations; waits until both say that their session is up.
+    /// Kills both, starts them again with the same configurations, and waits until both report an established session.
     pub fn restart(&mut self) -> Result<(), LabError> {
         self.appliances.iter_mut().for_each(|appliance| appliance.process.kill());
         self.appliances.iter_mut().try_for_each(|appliance| appliance.restart(self.network))?;
@@ -191,13 +192,13 @@ impl<'n> Pair<'n> {
         Ok([near.stop(self.network)?, far.stop(self.network)?])
     }
 
-    /// Waits until both say that their session is up.
+    /// Waits until both report an established session.
     pub fn wait_up(&mut self) -> Result<(), LabError> {
         wait_up(self.network, &mut self.appliances)
     }
 }
 
-/// Waits until all say that their sessions are up.
+/// Waits until all report established sessions.
 pub(super) fn wait_up(network: &Network<'_>, appliances: &mut [RunningAppliance]) -> Result<(), LabError> {
     let deadline = Instant::now() + UP_WITHIN;
     for appliance in appliances {
@@ -215,7 +216,7 @@ pub(super) fn wait_up(network: &Network<'_>, appliances: &mut [RunningAppliance]
     Ok(())
 }
 
-/// A private key's file and the public key's text.
+/// Generates a private key; returns its file and the public key's text.
 pub(super) fn make_key(
     network: &Network<'_>,
     node: &str,
@@ -228,12 +229,12 @@ pub(super) fn make_key(
     Ok((file, public.trim().to_owned()))
 }
 
-/// A peer as an appliance is told of it.
+/// A peer as it appears in an appliance's configuration.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Far<'a> {
-    /// The node it runs in.
+pub(super) struct RemotePeer<'a> {
+    /// The node of the peer.
     pub name: &'a str,
-    /// Where it listens, and its networks.
+    /// Its listen address and its networks.
     pub plan: &'a AppliancePlan,
     /// The text of its public key.
     pub key: &'a str,
@@ -245,7 +246,7 @@ pub(super) fn start(
     network: &Network<'_>,
     options: &PairOptions,
     (node, plan, key): (&str, &AppliancePlan, &Path),
-    peers: &[Far<'_>],
+    peers: &[RemotePeer<'_>],
 ) -> Result<RunningAppliance, LabError> {
     let name = format!("{}-{node}", options.label);
     let socket = network.trace().directory().join(format!("{name}.sock"));
@@ -265,8 +266,8 @@ pub(super) fn start(
     Ok(RunningAppliance { node: node.to_owned(), socket, publisher, command, process })
 }
 
-/// Where the appliance of a node publishes. All pairs of a run have the same key, so that what an earlier one published
-/// is a danger to the subscribers of a later one.
+/// The address and key of a node's notifications. All pairs of a run have the same key, so recorded notifications of an
+/// earlier pair are valid for subscribers of a later one, which is the attack to test.
 fn publisher(network: &Network<'_>, node: &str) -> Result<Publisher, LabError> {
     let key_file = network.trace().directory().join("notify.key");
     let unusable = |error: &dyn std::fmt::Display| LabError::Sentence(format!("{}: {error}", key_file.display()));
@@ -292,7 +293,7 @@ fn configuration(
     options: &PairOptions,
     (name, own): (&str, &AppliancePlan),
     [key_file, socket]: [&str; 2],
-    peers: &[Far<'_>],
+    peers: &[RemotePeer<'_>],
 ) -> String {
     let list = |plan: &AppliancePlan| {
         plan.local_prefixes.iter().map(|prefix| format!("{:?}", prefix.to_string())).collect::<Vec<_>>().join(", ")
@@ -302,7 +303,7 @@ fn configuration(
     let (tun_mtu, path_mtu) = (own.tun_mtu, own.path_mtu);
     let peers: String = peers
         .iter()
-        .map(|Far { name, plan, key, path }| {
+        .map(|RemotePeer { name, plan, key, path }| {
             let (endpoint, prefixes) = (plan.listen, list(plan));
             format!(
                 "  - name: {name}
@@ -342,10 +343,10 @@ mod tests {
     use crate::lab::topology::Topology;
 
     #[test]
-    fn the_configuration_names_both_sides() {
+    fn a_configuration_holds_the_addresses_prefixes_and_keys_of_both_sites() {
         let topology = Topology::load("pair-outer-v6").unwrap();
         let plans: Vec<_> = topology.appliances().map(|(_, plan)| plan).collect();
-        let far = Far { name: "syracuse", plan: plans[1], key: "abc=", path: ", rate: 1mbit" };
+        let far = RemotePeer { name: "syracuse", plan: plans[1], key: "abc=", path: ", rate: 1mbit" };
         let files = ["/tmp/a key", "/tmp/s.sock"];
         let text = configuration(&PairOptions::default(), ("ithaca", plans[0]), files, &[far]);
         for line in [

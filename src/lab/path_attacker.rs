@@ -1,7 +1,9 @@
-//! A man on the path between two appliances: takes every datagram of either, and decides when it goes on, if at all.
+//! An attacker on the path between two appliances: receives every datagram of both, and decides when to forward it, if
+//! at all.
 //!
-//! He has no keys and does not look into datagrams: he delays, holds, reorders and swallows. In a topology such as
-//! `pair-held` each appliance's datagrams end at one of his two sockets. What he does is an [`Order`], for each direction.
+//! The attacker has no keys and does not read datagrams: it delays, holds, reorders and drops them. In a topology such
+//! as `pair-held` each appliance sends its datagrams to one of the attacker's two sockets. An [`Order`] for each
+//! direction sets what happens.
 
 use std::{
     cmp::Reverse,
@@ -22,30 +24,30 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{error::LabError, network::Network};
 use crate::io::namespace::NetworkNamespace;
 
-/// How often he looks whether he shall end.
+/// How often the thread checks whether it must end.
 const STEP: Duration = Duration::from_millis(20);
 
-/// What he does with the datagrams of one direction.
+/// What happens to the datagrams of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// They go on after the time that the path takes.
+    /// They are forwarded after the path's normal delay.
     Pass,
-    /// They take so much longer.
+    /// They are delayed by this much more.
     Delay(Duration),
-    /// Each takes longer by a time of its own, up to this.
+    /// Each is delayed by a random additional time, up to this.
     Scatter(Duration),
-    /// They stay until the next order, and then go on at once, the last one first if `reversed`.
+    /// They are held until the next order and then forwarded at once, the last one first if `reversed`.
     Hold {
-        /// In which order they go on.
+        /// The order in which they are forwarded.
         reversed: bool,
     },
-    /// Nothing goes on, neither what comes nor what is under way.
+    /// Nothing is forwarded: new datagrams and those in flight are dropped.
     Swallow,
 }
 
-/// A direction of the path.
+/// One direction of the path.
 #[derive(Debug)]
-struct Way {
+struct Direction {
     takes: Duration,
     order: Order,
     held: Vec<Vec<u8>>,
@@ -55,7 +57,7 @@ struct Way {
     rng: SmallRng,
 }
 
-impl Way {
+impl Direction {
     fn new(seed: u64) -> Self {
         Self {
             takes: Duration::ZERO,
@@ -68,7 +70,7 @@ impl Way {
         }
     }
 
-    fn obey(&mut self, order: Order, now: Instant) {
+    fn set_order(&mut self, order: Order, now: Instant) {
         if let Order::Hold { reversed } = self.order {
             let mut held = std::mem::take(&mut self.held);
             if reversed {
@@ -100,7 +102,7 @@ impl Way {
         self.under_way.push(Reverse((at, self.count, datagram)));
     }
 
-    /// The next datagram that goes on by now.
+    /// The next datagram that is due.
     fn poll(&mut self, now: Instant) -> Option<Vec<u8>> {
         self.under_way.peek().filter(|Reverse((at, ..))| *at <= now)?;
         self.last = Some(now);
@@ -112,18 +114,18 @@ impl Way {
     }
 }
 
-/// A man who stands there until he is dropped.
+/// A running attacker; dropping it ends it.
 #[derive(Debug)]
 pub struct PathAttacker {
-    ways: Arc<[Mutex<Way>; 2]>,
+    directions: Arc<[Mutex<Direction>; 2]>,
     is_over: Arc<AtomicBool>,
     carrying: Option<JoinHandle<()>>,
 }
 
 impl PathAttacker {
-    /// Stands between two appliances that listen at `addresses`. Toward the first he speaks from the node `nodes[0]` with
-    /// the address of the second, and the other way round.
-    pub fn stand(
+    /// Starts an attacker between two appliances that listen at `addresses`. It sends to the first appliance from node
+    /// `nodes[0]` with the address of the second, and the other way round.
+    pub fn start(
         network: &Network<'_>,
         nodes: [&str; 2],
         addresses: [SocketAddr; 2],
@@ -138,28 +140,28 @@ impl PathAttacker {
         let [first, second] = addresses;
         let open = |node, from, to| open(node, from, to).map_err(LabError::doing(format!("speak as {from} in {node}")));
         let sockets = [open(nodes[0], second, first)?, open(nodes[1], first, second)?];
-        let ways = Arc::new([seed, !seed].map(|seed| Mutex::new(Way::new(seed))));
+        let directions = Arc::new([seed, !seed].map(|seed| Mutex::new(Direction::new(seed))));
         let is_over = Arc::new(AtomicBool::new(false));
-        let (carried, over) = (ways.clone(), is_over.clone());
+        let (carried, over) = (directions.clone(), is_over.clone());
         let carrying = Some(thread::spawn(move || carry(&sockets, &carried, &over)));
-        Ok(Self { ways, is_over, carrying })
+        Ok(Self { directions, is_over, carrying })
     }
 
-    /// How long the path takes each way, from now on.
+    /// Sets the normal one-way delay of both directions.
     pub fn set_path(&self, each_way: Duration) {
-        self.ways.iter().for_each(|way| lock(way).takes = each_way);
+        self.directions.iter().for_each(|direction| lock(direction).takes = each_way);
     }
 
-    /// What he does from now on: from the first appliance to the second, and back.
+    /// Sets the orders: from the first appliance to the second, and back.
     pub fn order(&self, [forth, back]: [Order; 2]) {
         let now = Instant::now();
-        lock(&self.ways[0]).obey(forth, now);
-        lock(&self.ways[1]).obey(back, now);
+        lock(&self.directions[0]).set_order(forth, now);
+        lock(&self.directions[1]).set_order(back, now);
     }
 
-    /// When he last let a datagram of the first appliance go on to the second.
+    /// When the last datagram of the first appliance was forwarded to the second.
     pub fn last_forth(&self) -> Option<Instant> {
-        lock(&self.ways[0]).last
+        lock(&self.directions[0]).last
     }
 }
 
@@ -172,31 +174,31 @@ impl Drop for PathAttacker {
     }
 }
 
-fn carry(sockets: &[UdpSocket; 2], ways: &[Mutex<Way>; 2], is_over: &AtomicBool) {
+fn carry(sockets: &[UdpSocket; 2], directions: &[Mutex<Direction>; 2], is_over: &AtomicBool) {
     let mut buffer = [0; 1 << 16];
     while !is_over.load(Ordering::Relaxed) {
-        let due = ways.iter().filter_map(|way| lock(way).deadline()).min();
+        let due = directions.iter().filter_map(|direction| lock(direction).deadline()).min();
         let wait = due.map_or(STEP, |at| at.saturating_duration_since(Instant::now())).min(STEP);
         let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut descriptors = sockets.each_ref().map(|socket| PollFd::new(socket, PollFlags::IN));
-        // An interrupted wait is a short one.
+        // An interrupted wait is only a short wait.
         let _ = poll(&mut descriptors, Some(&wait));
         for (from, to) in [(0, 1), (1, 0)] {
-            // An appliance that restarts refuses for a while, which is an error on the socket and no reason to stop.
+            // A restarting appliance refuses datagrams for a while; the socket error is no reason to stop.
             while let Ok(length) = sockets[from].recv(&mut buffer) {
-                lock(&ways[from]).take(&buffer[..length], Instant::now());
+                lock(&directions[from]).take(&buffer[..length], Instant::now());
             }
-            // What he lets go on leaves under the lock: after an order nothing does that it forbids.
-            let mut way = lock(&ways[from]);
-            while let Some(datagram) = way.poll(Instant::now()) {
+            // The lock is held while datagrams are sent, so nothing leaves after an order that forbids it.
+            let mut direction = lock(&directions[from]);
+            while let Some(datagram) = direction.poll(Instant::now()) {
                 let _ = sockets[to].send(&datagram);
             }
         }
     }
 }
 
-fn lock(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
-    way.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(direction: &Mutex<Direction>) -> MutexGuard<'_, Direction> {
+    direction.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -204,28 +206,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn he_does_what_he_is_told() {
+    fn each_order_decides_when_datagrams_are_forwarded() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut way = Way::new(1);
-        way.takes = Duration::from_millis(5);
-        let all = |way: &mut Way, now| std::iter::from_fn(|| way.poll(now)).flatten().collect::<Vec<u8>>();
-        way.take(&[1], at(0));
-        assert_eq!((all(&mut way, at(4)), all(&mut way, at(5)), way.last), (vec![], vec![1], Some(at(5))));
-        way.obey(Order::Delay(Duration::from_millis(100)), at(6));
-        way.take(&[2], at(6));
-        way.obey(Order::Hold { reversed: true }, at(7));
-        [3, 4].iter().for_each(|byte| way.take(&[*byte], at(8)));
-        assert_eq!(all(&mut way, at(900)), [2]);
-        way.obey(Order::Scatter(Duration::from_millis(50)), at(1000));
-        assert_eq!(all(&mut way, at(1000)), [4, 3]);
-        (0..100).for_each(|byte| way.take(&[byte], at(1000)));
-        assert_eq!(all(&mut way, at(1004)), [0; 0]);
-        let scattered = all(&mut way, at(1040));
+        let mut direction = Direction::new(1);
+        direction.takes = Duration::from_millis(5);
+        let all =
+            |direction: &mut Direction, now| std::iter::from_fn(|| direction.poll(now)).flatten().collect::<Vec<u8>>();
+        direction.take(&[1], at(0));
+        assert_eq!(
+            (all(&mut direction, at(4)), all(&mut direction, at(5)), direction.last),
+            (vec![], vec![1], Some(at(5)))
+        );
+        direction.set_order(Order::Delay(Duration::from_millis(100)), at(6));
+        direction.take(&[2], at(6));
+        direction.set_order(Order::Hold { reversed: true }, at(7));
+        [3, 4].iter().for_each(|byte| direction.take(&[*byte], at(8)));
+        assert_eq!(all(&mut direction, at(900)), [2]);
+        direction.set_order(Order::Scatter(Duration::from_millis(50)), at(1000));
+        assert_eq!(all(&mut direction, at(1000)), [4, 3]);
+        (0..100).for_each(|byte| direction.take(&[byte], at(1000)));
+        assert_eq!(all(&mut direction, at(1004)), [0; 0]);
+        let scattered = all(&mut direction, at(1040));
         assert!(!scattered.is_sorted() && scattered.len() < 100, "{scattered:?}");
-        way.obey(Order::Swallow, at(1040));
-        way.take(&[9], at(1040));
-        way.obey(Order::Pass, at(1041));
-        assert_eq!((all(&mut way, at(5000)), way.last), (vec![], Some(at(1040))));
+        direction.set_order(Order::Swallow, at(1040));
+        direction.take(&[9], at(1040));
+        direction.set_order(Order::Pass, at(1041));
+        assert_eq!((all(&mut direction, at(5000)), direction.last), (vec![], Some(at(1040))));
     }
 }

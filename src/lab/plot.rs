@@ -1,27 +1,27 @@
-//! A line plot as SVG: names on the lines, a logarithmic scale upwards, nothing to install.
+//! A line plot as SVG, with a legend and a logarithmic vertical scale; needs no other program.
 //!
-//! Draws what it is given; the numbers themselves are in the JSON beside it.
+//! Only draws; the numbers themselves are in the JSON beside the plot.
 
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 460.0;
-/// Room for the scale on the left, the names on the right, title and labels.
+/// Margins: the scale on the left, the legend on the right, the title above, the label below.
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 220.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
-/// Told apart also by those who see fewer colours (Okabe and Ito).
+/// Colours that people with a colour vision deficiency can tell apart (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 
 /// A plot.
 #[derive(Clone, Debug)]
 pub struct Plot {
-    /// Above it.
+    /// The title above it.
     pub title: String,
-    /// Below it.
+    /// The label below the horizontal axis.
     pub across: String,
-    /// Beside it.
+    /// The label of the vertical axis.
     pub upwards: String,
     /// Its lines.
     pub lines: Vec<PlotLine>,
@@ -34,18 +34,18 @@ pub struct PlotLine {
     pub name: String,
     /// Whether it is dashed.
     pub is_dashed: bool,
-    /// Its points, from left to right; those that are not above zero cannot be drawn and are left out.
+    /// Its points, from left to right; points that are not above zero are left out because the scale is logarithmic.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Plot {
-    /// The plot as a file.
+    /// The plot as the text of an SVG file.
     pub fn to_svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| line.points.iter().copied()).filter(|(_, y)| *y > 0.0);
         let furthest = points().map(|(x, _)| x).fold(1e-9, f64::max);
         let low = points().map(|(_, y)| y).fold(f64::INFINITY, f64::min).log10().floor();
         let high = points().map(|(_, y)| y).fold(0.0, f64::max).log10().ceil();
-        // Of no points there is still a scale of one decade.
+        // Without points the scale still has one decade.
         let (low, high) = if low.is_finite() { (low, high.max(low + 1.0)) } else { (0.0, 1.0) };
         let across = |x: f64| LEFT + x / furthest * (WIDTH - LEFT - RIGHT);
         let upwards = |y: f64| TOP + (high - y.log10()) / (high - low) * (HEIGHT - TOP - BOTTOM);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decade_is_as_high_as_the_next() {
+    fn all_decades_have_the_same_height() {
         let svg = plot(vec![(0.0, 1.0), (50.0, 10.0), (100.0, 100.0)]);
         assert!(svg.contains("points=\"70.0,400.0 335.0,225.0 600.0,50.0\""), "{svg}");
         assert!(svg.contains(">a &lt; b</text>") && svg.contains("stroke-dasharray"), "{svg}");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_is_left_out() {
+    fn points_that_are_not_positive_are_left_out() {
         for points in [vec![], vec![(1.0, 0.0)], vec![(1.0, -3.0)]] {
             let svg = plot(points);
             assert!(svg.contains("points=\"\"") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -1,8 +1,8 @@
-//! Directories in places where everybody may write, such as `/tmp`: made by us, or not used.
+//! Directories in places where every user may write, such as `/tmp`.
 //!
-//! A name that can be guessed may be there already, as a link to somewhere else: whoever then writes, or changes an owner,
-//! does it there. The lab often is root. So what is made must not have existed, and what is used again must be a real
-//! directory of ours that nobody else may write to.
+//! Another user can create a predictable name first, as a link to somewhere else; a program that then writes there, or
+//! changes an owner, changes the link's target. The lab often runs as root. So a new directory must not have existed,
+//! and a directory that is used again must be a real directory of this user that no other user can write to.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Tries with another name when somebody has taken one.
+/// How many names are tried when names are already taken.
 const TRIES: usize = 8;
 
-/// Makes a directory of this name that did not exist, with a random ending where somebody has taken the name. Others may pass
-/// through it to what they are given in it, but neither list nor write.
+/// Creates a new directory of this name, with a random suffix if the name is taken. Other users may pass through it to
+/// files they are given in it, but neither list it nor write to it.
 pub fn make(parent: &Path, name: &str) -> io::Result<PathBuf> {
     let mut path = parent.join(name);
     for _ in 0..TRIES {
@@ -29,10 +29,9 @@ pub fn make(parent: &Path, name: &str) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("somebody takes every name in {}", parent.display())))
 }
 
-/// Makes a directory for this user alone, or finds the one made earlier.
+/// Creates a directory for this user alone, or accepts the one made earlier.
 ///
-/// # Errors
-/// Something of this name is there that is not ours, or is open to others.
+/// # Errors The path exists and belongs to another user, is not a directory, or can be written to by others.
 pub fn own(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -48,7 +47,7 @@ pub fn own(path: &Path) -> io::Result<()> {
     ))
 }
 
-/// Removes the directories in `parent` whose names begin so, if they are ours.
+/// Removes this user's directories in `parent` whose names have this prefix.
 pub fn remove_all(parent: &Path, beginning: &str) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_named = entry.file_name().to_str().is_some_and(|name| name.starts_with(beginning));
@@ -80,17 +79,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_somebody_had_made_with_a_link_in_it_was_written_to() {
-        let everybodys = tempfile::tempdir().unwrap();
-        let victim = everybodys.path().join("victim");
+    fn a_directory_made_by_another_user_is_never_written_to() {
+        let shared = tempfile::tempdir().unwrap();
+        let victim = shared.path().join("victim");
         fs::write(&victim, "data").unwrap();
-        // Taken as a directory with a link in it, and as a link itself.
-        let taken = everybodys.path().join("onwire-lab-ow-1-loss");
+        // The first name is taken by a directory with a link in it, the second by a link.
+        let taken = shared.path().join("onwire-lab-ow-1-loss");
         fs::create_dir(&taken).unwrap();
         symlink(&victim, taken.join("commands.log")).unwrap();
-        symlink(&taken, everybodys.path().join("onwire-lab-ow-2-loss")).unwrap();
+        symlink(&taken, shared.path().join("onwire-lab-ow-2-loss")).unwrap();
         for name in ["onwire-lab-ow-1-loss", "onwire-lab-ow-2-loss", "onwire-lab-ow-3-loss"] {
-            let made = make(everybodys.path(), name).unwrap();
+            let made = make(shared.path(), name).unwrap();
             assert!(made.file_name().unwrap().to_str().unwrap().starts_with(name));
             assert!(fs::read_dir(&made).unwrap().next().is_none(), "{made:?}");
             assert_eq!(fs::symlink_metadata(&made).unwrap().mode() & 0o777, 0o711);
@@ -100,27 +99,27 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_used_again_only_if_it_is_ours() {
-        let everybodys = tempfile::tempdir().unwrap();
-        let path = everybodys.path().join("onwire-lab-0");
+    fn a_directory_is_used_again_only_if_it_is_private_to_this_user() {
+        let shared = tempfile::tempdir().unwrap();
+        let path = shared.path().join("onwire-lab-0");
         own(&path).unwrap();
         own(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(own(&path).unwrap_err().to_string().contains("remove it"));
-        let link = everybodys.path().join("link");
-        symlink(everybodys.path(), &link).unwrap();
+        let link = shared.path().join("link");
+        symlink(shared.path(), &link).unwrap();
         assert!(own(&link).is_err());
     }
 
     #[test]
-    fn only_directories_of_that_name_are_removed() {
-        let everybodys = tempfile::tempdir().unwrap();
+    fn only_directories_with_the_prefix_are_removed() {
+        let shared = tempfile::tempdir().unwrap();
         for name in ["onwire-lab-ow-1-loss", "onwire-lab-ow-1-loss-77", "onwire-lab-ow-12-loss", "other"] {
-            fs::create_dir(everybodys.path().join(name)).unwrap();
+            fs::create_dir(shared.path().join(name)).unwrap();
         }
-        symlink("/", everybodys.path().join("onwire-lab-ow-1-loss-link")).unwrap();
-        remove_all(everybodys.path(), "onwire-lab-ow-1-loss");
-        let mut left: Vec<_> = fs::read_dir(everybodys.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        symlink("/", shared.path().join("onwire-lab-ow-1-loss-link")).unwrap();
+        remove_all(shared.path(), "onwire-lab-ow-1-loss");
+        let mut left: Vec<_> = fs::read_dir(shared.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["onwire-lab-ow-1-loss-link", "onwire-lab-ow-12-loss", "other"]);
     }

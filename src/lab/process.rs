@@ -1,4 +1,4 @@
-//! A program that runs beside the lab: waited for, measured, and never left behind.
+//! A program that runs beside the lab: the lab waits for it, measures it, and always ends it.
 //!
 //! Knows processes, not what they are for.
 
@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::error::{LabError, tail};
 
-/// How long a program may take to end after it was asked to.
+/// How long a program may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
@@ -48,7 +48,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Where its output is.
+    /// The file with its output.
     pub fn log(&self) -> &Path {
         &self.log
     }
@@ -58,7 +58,7 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Writes a line to its standard input: a program that reads commands there does them at once, without a new start.
+    /// Writes a line to its standard input, for programs that read commands there.
     pub fn tell(&mut self, line: &str) -> Result<(), LabError> {
         let result = match &mut self.child.stdin {
             Some(input) => input.write_all(format!("{line}\n").as_bytes()),
@@ -75,19 +75,19 @@ impl Process {
         self.ended.is_none()
     }
 
-    /// Processor time it has used, user and system, all threads; `None` when it has ended.
+    /// Processor time it has used, user and system, all threads; `None` after its end.
     pub fn cpu_time(&self) -> Option<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
         cpu_time_of(&stat)
     }
 
-    /// Memory that it has in use, in bytes, without what was paged out; `None` when it has ended.
+    /// Its resident memory in bytes, without swapped pages; `None` after its end.
     pub fn memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         memory_of(&status)
     }
 
-    /// Waits until it ends by itself; an error when it fails, takes too long, or the user wants to stop.
+    /// Waits until it ends by itself; an error if it fails, takes too long, or a signal asks the lab to stop.
     pub fn wait(&mut self, limit: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + limit;
         while self.is_running() {
@@ -111,7 +111,7 @@ impl Process {
         self.wait_until(limit, text, |process| process.output().contains(text))
     }
 
-    /// Waits until `is_done`; an error that quotes its output when it ends first or time is up.
+    /// Waits until `is_done`; if it ends first or the time is up, returns an error that quotes its output.
     pub fn wait_until(
         &mut self,
         limit: Duration,
@@ -136,11 +136,11 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM), waits, and kills it only if it does not. Gives back how it ended.
+    /// Sends SIGTERM and waits; kills it only if it does not end. Returns its exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus, LabError> {
         let deadline = Instant::now() + PATIENCE;
         self.signal(Signal::TERM);
-        // Programs that read their input to its end stop then; nobody else reads it.
+        // Programs that read their input to its end stop then. Only the program itself reads this pipe.
         drop(self.child.stdin.take());
         while self.is_running() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
@@ -158,12 +158,12 @@ impl Process {
         if self.is_running()
             && let Some(pid) = Pid::from_raw(self.id() as i32)
         {
-            // It may have ended since we looked; the number stays its own until we have waited for it.
+            // It may have ended since the check; its number is not reused before the lab has waited for it.
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills it at once, like a crash.
     pub fn kill(&mut self) {
         if self.is_running() {
             let _ = self.child.kill();
@@ -172,7 +172,7 @@ impl Process {
         self.sweep();
     }
 
-    /// Ends what it started itself: it leads a process group of its own.
+    /// Kills what it started itself: it leads a process group of its own.
     fn sweep(&self) {
         if let Some(leader) = Pid::from_raw(self.id() as i32) {
             let _ = kill_process_group(leader, Signal::KILL);
@@ -196,7 +196,8 @@ impl Drop for Process {
     }
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms (the value that Linux shows on every architecture we know).
+/// The sum of fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms (Linux shows this unit on every known
+/// architecture).
 fn cpu_time_of(stat: &str) -> Option<Duration> {
     let after_name = &stat[stat.rfind(')')? + 1..];
     let mut fields = after_name.split_whitespace().skip(11);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_read_past_a_name_with_brackets() {
+    fn cpu_time_is_read_after_a_name_with_brackets() {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 1 0 5";
         assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1750)));
         assert_eq!(cpu_time_of("12"), None);
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn output_and_failure_are_reported() {
+    fn output_is_kept_and_a_failure_quotes_it() {
         let directory = tempfile::tempdir().unwrap();
         let trace = trace(directory.path());
         let mut process = trace.start("talk", &["sh", "-c", "echo ready; read x; exit 4"]).unwrap();
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_does_what_it_is_told() {
+    fn a_process_receives_lines_on_its_standard_input() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = trace(directory.path()).start("obey", &["sh"]).unwrap();
         process.tell("echo one; echo two").unwrap();
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_process_and_its_children_are_gone() {
+    fn dropping_a_process_ends_it_and_its_children() {
         let directory = tempfile::tempdir().unwrap();
         let trace = trace(directory.path());
         let mut process = trace.start("parent", &["sh", "-c", "sleep 1000 & echo child $!; wait"]).unwrap();

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::error::LabError;
 
-/// Names another `onwire` than the one beside the lab, to compare two builds.
+/// Environment variable that names another `onwire` than the one beside the lab, to compare two builds.
 const ONWIRE_PROGRAM: &str = "ONWIRE_PROGRAM";
 
-/// The lab's own program, which it starts again as emulator.
+/// The path of the lab's own program, which also runs as the emulator.
 pub fn lab_program() -> Result<String, LabError> {
     let path = std::env::current_exe().map_err(LabError::doing("find this program's own file"))?;
     path_text(&path)
 }
 
-/// The program that is tried: `onwire` in the directory of the lab's own, where `cargo build` puts both.
+/// The program under test: `onwire` in the directory of the lab's own program, where `cargo build` puts both.
 pub fn onwire_program() -> Result<String, LabError> {
     let named = std::env::var_os(ONWIRE_PROGRAM).map(PathBuf::from);
     let path = match named {

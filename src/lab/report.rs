@@ -1,6 +1,6 @@
-//! What a scenario found: claims that held or did not, numbers, and tables for people.
+//! The result of a scenario: claims that hold or do not, numbers, and tables for people.
 //!
-//! The JSON is described in `docs/lab.md` and stable. Decides nothing: a scenario says what it claims.
+//! `docs/lab.md` describes the JSON, which is stable. This module decides nothing: the scenario makes the claims.
 
 use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::{Map, Value, json};
@@ -10,11 +10,11 @@ use super::plot::Plot;
 /// A claim of a scenario and what was found.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// What ought to be.
+    /// The statement that must hold.
     pub claim: String,
-    /// What is.
+    /// The measured value.
     pub found: String,
-    /// Whether that is it.
+    /// Whether the claim holds.
     pub holds: bool,
 }
 
@@ -28,12 +28,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// States a claim.
+    /// Adds a claim.
     pub fn claim(&mut self, claim: impl Into<String>, found: impl Into<String>, holds: bool) {
         self.claims.push(Claim { claim: claim.into(), found: found.into(), holds });
     }
 
-    /// Notes a number (or a structure of numbers) under a stable name.
+    /// Stores a number (or a structure of numbers) under a stable name.
     pub fn metric(&mut self, name: &str, value: impl Into<Value>) {
         self.metrics.insert(name.to_owned(), value.into());
     }
@@ -56,12 +56,12 @@ impl Report {
         self.plot.as_ref().map(Plot::to_svg)
     }
 
-    /// Whether every claim holds. A report without claims claims nothing and passes.
+    /// Whether every claim holds; true without claims.
     pub fn passes(&self) -> bool {
         self.claims.iter().all(|claim| claim.holds)
     }
 
-    /// The result for programs.
+    /// The result as JSON.
     pub fn to_json(&self, scenario: &str, seed: u64) -> Value {
         let claims = self.claims.iter();
         let claims: Vec<_> =
@@ -76,7 +76,7 @@ impl Report {
         })
     }
 
-    /// The result for people.
+    /// The result as text.
     pub fn to_text(&self, scenario: &str) -> String {
         let mut claims = Table::new();
         claims.load_style(UTF8_BORDERS_ONLY).set_header(["claim", "found", ""]);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_claim_that_does_not_hold_fails_the_scenario() {
+    fn one_false_claim_fails_the_scenario() {
         let mut report = Report::default();
         assert!(report.passes());
         report.claim("a", "1", true);

@@ -1,7 +1,6 @@
-//! What `onwire status --json` says, as far as the lab reads it.
+//! The part of `onwire status --json` that the lab reads.
 //!
-//! Fields that are missing count as zero, so that the lab and an appliance of a neighbouring version understand each
-//! other. Reads only.
+//! Missing fields count as zero, so that the lab works with appliances of neighbouring versions.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +16,9 @@ pub struct Status {
     pub lanes: Vec<LaneStatus>,
     /// Its peers.
     pub peers: Vec<PeerStatus>,
-    /// Its notifications, if it notifies.
+    /// Its notifications, if it sends any.
     pub notify: Option<NotifyStatus>,
-    /// What it has thrown away, by reason.
+    /// What it has dropped, by reason.
     #[serde(default)]
     pub drops: BTreeMap<String, u64>,
 }
@@ -30,7 +29,7 @@ pub struct Status {
 pub struct NotifyStatus {
     /// Programs with a lease.
     pub subscribers: u64,
-    /// Subscribers that went without a word.
+    /// Subscriptions that ended because their lease expired.
     pub leases_ended: u64,
 }
 
@@ -40,7 +39,7 @@ pub struct NotifyStatus {
 pub struct TunStatus {
     /// `fast` or `simple`.
     pub backend: String,
-    /// Trains that the kernel dropped because the appliance was slow to read them.
+    /// Trains that the kernel dropped because the appliance read too slowly.
     pub tx_dropped: u64,
 }
 
@@ -50,11 +49,11 @@ pub struct TunStatus {
 pub struct LaneStatus {
     /// `active`, or `off` with the reason.
     pub udp_gso: String,
-    /// Datagrams that our own socket buffer had no room for.
+    /// Datagrams for which the socket's receive buffer had no room.
     pub receive_overflows: u64,
     /// Sends that failed.
     pub send_errors: u64,
-    /// What is kept for the last hop.
+    /// The packets that are kept for the last hop.
     pub last_hop: Option<LastHop>,
 }
 
@@ -64,9 +63,9 @@ pub struct LaneStatus {
 pub struct LastHop {
     /// Bytes of memory.
     pub memory: u64,
-    /// Packets dropped because of a bound.
+    /// Packets dropped because the memory bound was reached.
     pub dropped: u64,
-    /// How often one was handed on again.
+    /// How often a packet was delivered again.
     pub repeated: u64,
 }
 
@@ -84,17 +83,17 @@ pub struct PeerStatus {
     pub sent: Sent,
     /// What we received.
     pub received: Received,
-    /// What we promise, if anything.
-    pub protection: Option<Promises>,
+    /// The protection toward the peer, if it is on.
+    pub protection: Option<ProtectionStatus>,
 }
 
-/// What is promised to flows.
+/// The protection of flows.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Promises {
-    /// Flows that are followed.
+pub struct ProtectionStatus {
+    /// Flows that are tracked.
     pub flows: u64,
-    /// Of the link: `up`, or not.
+    /// State of the link: `up`, or another.
     pub state: String,
 }
 
@@ -112,7 +111,7 @@ pub struct Sent {
     pub adu_bytes: u64,
     /// UDP payload bytes.
     pub bytes: u64,
-    /// Packets dropped because too much waited for the path's rate.
+    /// Packets dropped because the queue for the path's rate was full.
     pub queue_dropped: u64,
 }
 
@@ -120,19 +119,19 @@ pub struct Sent {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Received {
-    /// Packets and super-packets handed on.
+    /// Packets and super-packets delivered.
     pub adus: u64,
     /// Datagrams that arrived.
     pub datagrams: u64,
-    /// Datagrams that did not.
+    /// Datagrams lost on the way.
     pub lost: u64,
-    /// Source symbols that were rebuilt.
+    /// Source symbols that were recovered.
     pub recovered_symbols: u64,
-    /// Blocks that were rebuilt.
+    /// Blocks that were recovered.
     pub recovered_blocks: u64,
-    /// Blocks that could not be.
+    /// Blocks that could not be recovered.
     pub unrecoverable_blocks: u64,
-    /// Blocks that were finished.
+    /// Finished blocks.
     pub blocks: u64,
     /// Bytes of the user's packets.
     pub adu_bytes: u64,
@@ -144,17 +143,17 @@ impl Status {
         serde_json::from_str(text)
     }
 
-    /// The only peer of an appliance of a pair.
+    /// The first peer; an appliance of a pair has only one.
     pub fn peer(&self) -> PeerStatus {
         self.peers.first().cloned().unwrap_or_default()
     }
 
-    /// Whether a session with the peer is up.
+    /// Whether the sessions with all peers are up.
     pub fn is_up(&self) -> bool {
         !self.peers.is_empty() && self.peers.iter().all(|peer| peer.state == "up")
     }
 
-    /// Datagrams lost in this machine, not on the path: our socket buffers.
+    /// Datagrams lost in this host's socket buffers, not on the path.
     pub fn receive_overflows(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.receive_overflows).sum()
     }
@@ -180,13 +179,13 @@ impl Received {
         share(self.lost, self.datagrams + self.lost)
     }
 
-    /// The share of blocks that could not be rebuilt.
+    /// The share of blocks that could not be recovered.
     pub fn residual_loss(&self) -> f64 {
         share(self.unrecoverable_blocks, self.blocks + self.unrecoverable_blocks)
     }
 }
 
-/// A part of a whole; nothing of nothing is nothing.
+/// `part` divided by `whole`; zero if `whole` is zero.
 pub fn share(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -196,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_is_read_and_the_rest_ignored() {
+    fn known_fields_are_read_and_unknown_ones_ignored() {
         let text = r#"{ "node": "ithaca", "future": [1], "tun": { "backend": "fast", "tx_dropped": 2 },
             "lanes": [ { "receive_overflows": 3 }, { "receive_overflows": 4, "udp_gso": "active" } ],
             "peers": [ { "state": "up", "rtt_ms": null, "received": { "datagrams": 99, "lost": 1, "blocks": 4 } } ] }"#;

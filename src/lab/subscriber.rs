@@ -1,7 +1,7 @@
-//! A program that subscribes to an appliance's notifications and looks at each as it comes.
+//! A program that subscribes to an appliance's notifications and passes each message to a callback.
 //!
-//! Its socket is made inside a node's namespace; its thread stays with the lab, so that its clock is the lab's. It blocks
-//! in `recv` between messages, as a program that waits does. What the messages mean is for whoever looks.
+//! Its socket is made inside a node's namespace; its thread runs in the lab's process, so both use one clock. It blocks
+//! in `recv` between messages, as a real subscriber does. The callback interprets the messages.
 
 use std::{
     io,
@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// How long a subscription may take to be granted.
+/// How long the publisher may take to grant a subscription.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it looks whether it shall end.
+/// How often the thread checks whether it must end.
 const STEP: Duration = Duration::from_millis(50);
 
-/// A subscriber that goes on until it is asked to finish.
+/// A subscriber that runs until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct Subscriber {
     is_over: Arc<AtomicBool>,
@@ -37,7 +37,8 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Subscribes from `node` and waits until that is granted. `look` is called with every message and when it came.
+    /// Subscribes from `node` and waits until the subscription is granted. `look` is called with every message and the
+    /// time of its arrival.
     pub fn start(
         network: &Network<'_>,
         node: &str,
@@ -47,7 +48,7 @@ impl Subscriber {
         Self::follow(network, node, publisher, Wish::following(Filter::default(), false), look)
     }
 
-    /// The same, and is told of each block.
+    /// Like [`start`](Self::start), with a message for each block.
     pub fn start_with_blocks(
         network: &Network<'_>,
         node: &str,
@@ -86,12 +87,12 @@ impl Subscriber {
         Ok(Self { is_over, is_complete, following })
     }
 
-    /// Whether it was told all that there was to tell when it came.
+    /// Whether it has received the whole state that existed when it subscribed.
     pub fn is_complete(&self) -> bool {
         self.is_complete.load(Ordering::Relaxed)
     }
 
-    /// Ends the subscription; tells how many messages came faster than they were looked at, and were not.
+    /// Ends the subscription; returns how many messages were dropped because `look` was too slow.
     pub fn finish(self) -> Result<u64, LabError> {
         self.is_over.store(true, Ordering::Relaxed);
         let followed = self.following.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -99,7 +100,7 @@ impl Subscriber {
     }
 }
 
-/// A client in `node` with the publisher's key, of the publisher itself or of whoever forwards to it from `address`.
+/// A client in `node` with the publisher's key; `address` is that of the publisher or of a relay in front of it.
 pub fn connect(
     network: &Network<'_>,
     node: &str,

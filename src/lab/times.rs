@@ -1,6 +1,6 @@
-//! Durations gathered into a histogram, of a microsecond to a minute, exact to a thousandth.
+//! A histogram of durations from a microsecond to a minute, with a precision of one thousandth.
 //!
-//! Longer ones count as a minute. Says nothing of what was measured.
+//! Longer durations count as a minute.
 
 use std::time::Duration;
 
@@ -19,28 +19,28 @@ impl Default for Times {
 }
 
 impl Times {
-    /// Takes one in.
+    /// Adds a duration.
     pub fn record(&mut self, duration: Duration) {
         self.0.saturating_record(u64::try_from(duration.as_micros()).unwrap_or(LONGEST));
     }
 
-    /// How many there are.
+    /// The number of durations.
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The duration that this share (0 to 1) of all does not exceed; zero of none.
+    /// The duration that this share (0 to 1) of all does not exceed; zero if there are none.
     pub fn quantile(&self, share: f64) -> Duration {
         Duration::from_micros(self.0.value_at_quantile(share))
     }
 
-    /// The same in whole microseconds, for a result.
+    /// Like [`quantile`](Self::quantile), in whole microseconds.
     pub fn micros(&self, share: f64) -> u64 {
         self.0.value_at_quantile(share)
     }
 
-    /// How many there are in each span between two of these ends, in microseconds: the first begins at zero, and a last one
-    /// follows that has no end.
+    /// The number of durations in each span between two neighbouring `ends`, in microseconds. The first span begins at
+    /// zero; a last span without an end follows.
     pub fn spans(&self, ends: &[u64]) -> Vec<(Option<u64>, u64)> {
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let ends = ends.iter().copied().map(Some).chain([None]);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_time_is_in_one_span_and_none_is_too_long() {
+    fn every_duration_counts_in_exactly_one_span() {
         let mut times = Times::default();
         for micros in [0, 99, 100, 30_000, u64::MAX] {
             times.record(Duration::from_micros(micros));

@@ -1,6 +1,6 @@
 //! Topology files: nodes, links and appliances of a lab, as a user writes them in `netns/*.yaml`.
 //!
-//! Reads and checks; [`super::network`] builds.
+//! Reads and checks them; [`super::network`] builds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{error::LabError, wan::impairment::Impairment};
 
-/// The topologies that the program brings along: name and text.
+/// The topologies inside the program: name and text.
 pub const BUILT_IN: [(&str, &str); 9] = [
     ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
@@ -25,13 +25,13 @@ pub const BUILT_IN: [(&str, &str); 9] = [
     ("pair-inner-9000", include_str!("../../netns/pair-inner-9000.yaml")),
 ];
 
-/// A lab as it is written down.
+/// A lab as a file describes it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
     /// Namespaces by name.
     pub nodes: BTreeMap<String, Node>,
-    /// What joins them.
+    /// The links between the nodes.
     pub links: Vec<LinkPlan>,
 }
 
@@ -39,9 +39,9 @@ pub struct Topology {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Node {
-    /// Whether it is a router, IPv4 and IPv6.
+    /// Whether it forwards packets, IPv4 and IPv6.
     pub forwarding: bool,
-    /// Routes in the words of `ip route add`, set when all links are up.
+    /// Routes in the syntax of `ip route add`, added when all links are up.
     pub routes: Vec<String>,
     /// Kernel settings of the namespace.
     pub sysctl: BTreeMap<String, String>,
@@ -53,11 +53,11 @@ pub struct Node {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppliancePlan {
-    /// The node with the other one, or with one of the others.
+    /// The node of its peer, or of one of its peers.
     pub peer: String,
     /// Its UDP address.
     pub listen: SocketAddr,
-    /// The networks on its side.
+    /// The networks of its site.
     #[serde(deserialize_with = "networks")]
     pub local_prefixes: Vec<IpNetwork>,
     /// MTU inside the tunnel.
@@ -68,21 +68,21 @@ pub struct AppliancePlan {
     pub path_mtu: u32,
 }
 
-/// What joins two nodes.
+/// A link between two nodes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkPlan {
-    /// How.
+    /// What the link is made of.
     pub kind: LinkKind,
     /// The two ends.
     pub ends: [End; 2],
     /// MTU of both devices.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
-    /// What the emulator does from the first end to the second.
+    /// Settings of the emulator from the first end to the second.
     #[serde(default)]
     pub forth: BTreeMap<String, String>,
-    /// What it does the other way.
+    /// Settings for the other direction.
     #[serde(default)]
     pub back: BTreeMap<String, String>,
 }
@@ -125,7 +125,7 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNetwork>
 }
 
 impl Topology {
-    /// Reads a topology; every mistake is reported, `origin` names the file.
+    /// Parses a topology and reports every mistake; `origin` names the file in the errors.
     pub fn parse(text: &str, origin: &str) -> Result<Self, LabError> {
         let topology: Self =
             serde_yaml::from_str(text).map_err(|error| LabError::Sentence(format!("{origin}: {error}")))?;
@@ -137,7 +137,7 @@ impl Topology {
         Err(LabError::Sentence(lines.collect::<Vec<_>>().join("\n")))
     }
 
-    /// A topology of the program by its name, or a file.
+    /// Loads a built-in topology by its name, or a file.
     pub fn load(name: &str) -> Result<Self, LabError> {
         if let Some((_, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
             return Self::parse(text, &format!("netns/{name}.yaml"));
@@ -149,12 +149,12 @@ impl Topology {
         Self::parse(&text, name)
     }
 
-    /// The appliances with their nodes' names.
+    /// The appliances with the names of their nodes.
     pub fn appliances(&self) -> impl Iterator<Item = (&str, &AppliancePlan)> {
         self.nodes.iter().filter_map(|(name, node)| Some((name.as_str(), node.appliance.as_ref()?)))
     }
 
-    /// The first address of a node in one of its appliance-side networks, IPv4 or IPv6.
+    /// The first address of a node in the order of the links, IPv4 or IPv6.
     pub fn address(&self, node: &str, is_v6: bool) -> Option<IpAddr> {
         let ends = self.links.iter().flat_map(|link| &link.ends).filter(|end| end.node == node);
         ends.flat_map(|end| &end.addresses).map(IpNetwork::ip).find(|address| address.is_ipv6() == is_v6)
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_topologies_are_right() {
+    fn the_built_in_topologies_load() {
         for (name, _) in BUILT_IN {
             let topology = Topology::load(name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_reported() {
+    fn a_topology_error_lists_every_mistake() {
         let text = "
 nodes:
   a: { appliance: { peer: nobody, listen: \"192.0.2.1:7117\", local_prefixes: [10.1.0.0/24] } }
@@ -274,7 +274,7 @@ links:
     }
 
     #[test]
-    fn unknown_keys_and_files_are_refused() {
+    fn unknown_keys_and_missing_files_are_refused() {
         assert!(Topology::parse("nodes: {}\nlinks: []\nwan: 1", "x").is_err());
         let error = Topology::load("/no/such/file").unwrap_err().to_string();
         assert!(error.contains("allowed: a file, or one of plain, pair, pair-veth"), "{error}");

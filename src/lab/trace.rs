@@ -1,7 +1,8 @@
-//! Runs the lab's commands, one at a time, and shows each: on the terminal unless told not to, in `commands.log` always.
+//! Runs the lab's commands one at a time and records each: always in `commands.log`, and on the terminal unless
+//! `--quiet` is given.
 //!
-//! Whoever reads them can type the lab by hand. Starts long-running programs too, but [`super::process`] looks after
-//! them.
+//! A reader of the log can build the lab by hand. Also starts long-running programs; [`super::process`] waits for them
+//! and ends them.
 
 use std::{
     cell::RefCell,
@@ -22,7 +23,8 @@ use super::{
     process::Process,
 };
 
-/// The environment variable that marks every process of a run, so that a later run finds what a crash left behind.
+/// The environment variable that marks every process of a run, so that a later run can find the remains of a crashed
+/// one.
 pub const RUN_MARK: &str = "ONWIRE_LAB_RUN";
 
 /// The commands of one run.
@@ -32,13 +34,13 @@ pub struct Trace {
     directory: PathBuf,
     log: File,
     is_shown: bool,
-    /// What the terminal showed last: a command that is repeated until it succeeds is shown once.
+    /// The last line on the terminal: a command that is repeated until it succeeds is shown once.
     shown: RefCell<String>,
     stop: Arc<AtomicBool>,
 }
 
 impl Trace {
-    /// A trace for the run of this name, with its logs in `directory`. `stop` ends waiting when a signal sets it.
+    /// Creates the trace of the run `run`, with its logs in `directory`. A signal sets `stop`, which ends all waiting.
     pub fn new(run: &str, directory: &Path, is_shown: bool, stop: Arc<AtomicBool>) -> Result<Self, LabError> {
         std::fs::create_dir_all(directory).map_err(LabError::doing(format!("create {}", directory.display())))?;
         let path = directory.join("commands.log");
@@ -53,7 +55,7 @@ impl Trace {
         })
     }
 
-    /// Where logs and generated files of this run are.
+    /// The directory with the logs and generated files of this run.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -63,24 +65,25 @@ impl Trace {
         &self.stop
     }
 
-    /// An error when the user has asked to stop.
+    /// Returns an error if a signal has asked the lab to stop.
     pub fn check_stop(&self) -> Result<(), LabError> {
         if self.stop.load(Ordering::Relaxed) { Err(LabError::Stopped) } else { Ok(()) }
     }
 
-    /// Runs a command to its end and gives back its standard output.
+    /// Runs a command to its end and returns its standard output.
     pub fn run(&self, words: &[&str]) -> Result<String, LabError> {
         self.check_stop()?;
         self.run_always(words)
     }
 
-    /// Like [`run`](Self::run), for a command that answers with its exit code too: these codes are no failure.
+    /// Like [`run`](Self::run), for a command whose exit code is part of its answer: the exit codes in `codes` are no
+    /// failure.
     pub fn run_with_codes(&self, words: &[&str], codes: &[i32]) -> Result<(String, i32), LabError> {
         self.check_stop()?;
         self.run_to_end(words, codes)
     }
 
-    /// Like [`run`](Self::run), also after a signal: for cleaning up.
+    /// Like [`run`](Self::run), also after a signal, for cleaning up.
     pub fn run_always(&self, words: &[&str]) -> Result<String, LabError> {
         self.run_to_end(words, &[0]).map(|(said, _)| said)
     }
@@ -99,7 +102,7 @@ impl Trace {
         })
     }
 
-    /// Starts a program that runs beside the lab; what it writes goes to `NAME.log`.
+    /// Starts a program that runs beside the lab; its output goes to `NAME.log`.
     pub fn start(&self, name: &str, words: &[&str]) -> Result<Process, LabError> {
         self.check_stop()?;
         self.show(words, " &");
@@ -107,7 +110,7 @@ impl Trace {
         let doing = || LabError::doing(format!("write {}", path.display()));
         let log = File::create(&path).map_err(doing())?;
         let errors = log.try_clone().map_err(doing())?;
-        // Its own process group: ctrl-C is for the lab, which then stops everything in its order.
+        // The program gets its own process group: Ctrl-C reaches only the lab, which then stops everything in order.
         let mut command = self.command(words);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.stdin(Stdio::piped()).stdout(log).stderr(errors).spawn();
@@ -115,7 +118,7 @@ impl Trace {
         Ok(Process::new(name, words.join(" "), child, path, self.stop.clone()))
     }
 
-    /// Writes a file of the run, shown as a comment among the commands.
+    /// Writes a file of the run; the log shows it as a comment among the commands.
     pub fn write_file(&self, name: &str, content: &str) -> Result<PathBuf, LabError> {
         let path = self.directory.join(name);
         self.note(&format!("# writes {}", path.display()));
@@ -123,7 +126,7 @@ impl Trace {
         Ok(path)
     }
 
-    /// Writes a file of the run that only its owner may read, and does not show what is in it.
+    /// Writes a file of the run that only its owner may read; its content is not shown.
     pub fn write_secret(&self, name: &str, content: &str) -> Result<PathBuf, LabError> {
         let path = self.directory.join(name);
         self.note(&format!("# writes {} (mode 600)", path.display()));
@@ -150,7 +153,7 @@ impl Trace {
         self.note(&format!("+ {}{end}", quoted.collect::<Vec<_>>().join(" ")));
     }
 
-    /// Shows a line: a comment among the commands, or what a program that runs already was told.
+    /// Records a line: a comment among the commands, or a command that was sent to a running program.
     pub fn note(&self, line: &str) {
         // A full disk must not stop the lab from cleaning up.
         let _ = writeln!(&self.log, "{line}");
@@ -169,12 +172,12 @@ fn cannot_start(words: &[&str], error: std::io::Error) -> LabError {
     LabError::System { doing: format!("run `{}`", words.join(" ")), source: error }
 }
 
-/// Says a line to the user. A reader that has gone away (`| head`) does not stop the lab from cleaning up.
+/// Prints a line to the user. A closed pipe (`| head`) does not stop the lab from cleaning up.
 pub fn say(words: impl Display) {
     let _ = writeln!(std::io::stdout(), "{words}");
 }
 
-/// Fails with the command that installs it when a program is not in the search path.
+/// Returns an error with the install command if a program is not in the search path.
 pub fn need_programs(programs: &[&str]) -> Result<(), LabError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     for program in programs {
@@ -206,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_written_down_and_failures_quoted() {
+    fn commands_are_logged_and_errors_quote_their_output() {
         let directory = tempfile::tempdir().unwrap();
         let trace = Trace::new("ow-test", directory.path(), false, Arc::default()).unwrap();
         assert_eq!(trace.run(&["echo", "a b"]).unwrap(), "a b\n");
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_stops_new_commands_but_not_cleaning() {
+    fn a_signal_stops_new_commands_but_not_cleanup() {
         let directory = tempfile::tempdir().unwrap();
         let stop = Arc::new(AtomicBool::new(true));
         let trace = Trace::new("ow-test", directory.path(), false, stop).unwrap();

@@ -1,19 +1,19 @@
 //! Quantities with units, as a person types them: `25ms`, `1%`, `100mbit`, `256MB`.
 //!
-//! Used by topology files, the command line and the emulator's control socket, so that there is one spelling. Knows
-//! numbers only: what a value is for, and whether it is sensible there, is decided by the caller.
+//! Topology files, the command line and the emulator's control socket share this syntax. The caller decides what a
+//! value is for and whether it is sensible there.
 
 use std::time::Duration;
 
 use crate::config::units::{self, Rate};
 
-/// Why a text is not a quantity: what was found and what is allowed.
+/// Why a text is not a quantity: the text and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("found \"{found}\"; allowed: {allowed}")]
 pub struct UnitError {
     /// The text as it was given.
     pub found: String,
-    /// What would have been understood.
+    /// What is allowed.
     pub allowed: &'static str,
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantities_are_understood() {
+    fn quantities_with_units_are_parsed() {
         assert_eq!(parse_duration("25ms").unwrap(), Duration::from_millis(25));
         assert_eq!(parse_duration("1.5s").unwrap(), Duration::from_millis(1500));
         assert_eq!(parse_duration("0").unwrap(), Duration::ZERO);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_what_is_allowed() {
+    fn a_wrong_quantity_is_refused_with_the_allowed_form() {
         for text in ["", "ms", "-1ms", "1", "1 parsec", "1e400s", "NaNs", "inf", "99999999s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }

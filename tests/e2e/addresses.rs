@@ -1,4 +1,5 @@
-//! Hosts with several addresses: an answer leaves from the one that was called, and a tunnel outlives it.
+//! Hosts with several addresses: an answer leaves from the address that received the datagram, and a tunnel survives
+//! the loss of that address.
 
 use std::{
     thread,
@@ -12,10 +13,11 @@ use crate::{
     testbed::{MIRROR, PRIMARY, Testbed},
 };
 
-/// What the log says of an address that nothing can be sent from.
+/// Part of the log line about an address from which no datagram can be sent any more.
 const LEFT: &str = "by which the peer called";
 
-/// Syracuse has a second address, listens on all, does not know where ithaca is, and is called by the second one.
+/// Syracuse has further addresses, listens on all of them, and does not know ithaca's address; ithaca uses the second
+/// one.
 fn second_address(testbed: &Testbed) -> Pair<'_> {
     for address in ["192.0.2.22/24", "192.0.2.33/24"] {
         testbed.run("syracuse", &["ip", "address", "add", address, "dev", "wan0"]).unwrap();
@@ -30,9 +32,9 @@ fn second_address(testbed: &Testbed) -> Pair<'_> {
 }
 
 #[test]
-fn a_firewall_that_lets_answers_in_dropped_those_of_a_host_with_two_addresses_for_ever() {
+fn answers_of_a_host_with_two_addresses_pass_a_stateful_firewall() {
     let testbed = Testbed::perfect();
-    // Ithaca's firewall lets in what belongs to something that ithaca began.
+    // Ithaca's firewall accepts only packets of connections that ithaca began.
     for rule in [
         "add table inet guard",
         "add chain inet guard input { type filter hook input priority 0; policy accept; }",
@@ -47,17 +49,17 @@ fn a_firewall_that_lets_answers_in_dropped_those_of_a_host_with_two_addresses_fo
 }
 
 #[test]
-fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
+fn a_tunnel_survives_the_removal_of_the_address_in_use() {
     let testbed = Testbed::perfect();
     let pair = second_address(&testbed);
     let ping = testbed.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
     testbed.run("syracuse", &["ip", "address", "del", "192.0.2.22/24", "dev", "wan0"]).unwrap();
-    // Syracuse sends from another address from now on, and ithaca follows it there.
+    // From now on syracuse sends from another address, and ithaca sends to that one.
     pair.ithaca.wait("follows", |status| status.peers[0].endpoint == Some("192.0.2.2:7117".parse().unwrap()));
     let ping = testbed.ping("primary", MIRROR[0]);
     assert!(ping.contains(" 0% packet loss"), "{ping}");
-    // The log is written beside the traffic.
+    // The log is written asynchronously.
     let deadline = Instant::now() + Duration::from_secs(20);
     while !pair.syracuse.output().contains(LEFT) {
         assert!(Instant::now() < deadline, "{}", pair.syracuse.output());
@@ -67,11 +69,11 @@ fn a_tunnel_goes_on_when_the_address_that_was_called_is_taken_away() {
 }
 
 #[test]
-fn a_link_that_is_down_for_a_moment_is_no_reason_to_leave_the_address_that_was_called() {
+fn a_short_link_failure_does_not_change_the_source_address() {
     let testbed = Testbed::perfect();
     let pair = second_address(&testbed);
     for _ in 0..3 {
-        // Without its device there is no route either; packets for ithaca go on.
+        // Without its device there is no route either; packets for ithaca are still sent.
         testbed.run("syracuse", &["ip", "link", "set", "wan0", "down"]).unwrap();
         testbed.ping("mirror", &format!("-c 20 -i 0.01 -W 1 {}", PRIMARY[0]));
         testbed.run("syracuse", &["ip", "link", "set", "wan0", "up"]).unwrap();

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 
 use crate::testbed::{ONWIRE, Testbed};
 
-/// How long two appliances may take to find each other.
+/// How long two appliances may take to set up their session.
 const UP_WITHIN: Duration = Duration::from_secs(15);
 
 const NODES: [&str; 2] = ["ithaca", "syracuse"];
 
-/// Changes to the base configuration: a JSON pointer and the value to put there; null takes the key away.
+/// Changes to the base configuration: a JSON pointer and its new value; null removes the key.
 pub type Changes<'a> = &'a [(&'a str, Value)];
 
 /// An appliance of the executable, running or not.
@@ -36,7 +36,7 @@ pub struct Appliance<'g> {
 }
 
 impl Appliance<'_> {
-    /// Writes its configuration: the base, changed.
+    /// Writes its configuration: the base with these changes.
     fn configure(&self, changes: Changes<'_>) {
         let mut config = self.base.clone();
         for (pointer, value) in changes {
@@ -59,7 +59,7 @@ impl Appliance<'_> {
         self.process = Some(self.testbed.start(self.node, &name, &[ONWIRE, "run", "--config", config]));
     }
 
-    /// Starts it with a log that goes there.
+    /// Starts it with its log in the file `log`.
     pub fn start_logging_to(&mut self, log: &Path) {
         self.starts += 1;
         let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
@@ -67,12 +67,12 @@ impl Appliance<'_> {
         self.process = Some(self.testbed.start(self.node, &name, &["sh", "-c", &script]));
     }
 
-    /// Kills it as a crash would.
+    /// Kills it, like a crash.
     pub fn kill(&mut self) {
         self.process.take().expect("it runs").kill();
     }
 
-    /// Halts it, or lets it go on, as a paused virtual machine looks to others.
+    /// Halts or resumes it; to others this looks like a paused virtual machine.
     pub fn set_halted(&mut self, is_halted: bool) {
         let signal = if is_halted { Signal::STOP } else { Signal::CONT };
         self.process.as_mut().expect("it runs").signal(signal);
@@ -83,14 +83,14 @@ impl Appliance<'_> {
         self.process.as_mut().expect("it runs").signal(Signal::TERM);
     }
 
-    /// Ends it with SIGTERM: how it ended and what it wrote.
+    /// Ends it with SIGTERM; returns its exit status and its output.
     pub fn terminate(&mut self) -> (ExitStatus, String) {
         let mut process = self.process.take().expect("it runs");
         let exit = process.terminate().unwrap_or_else(|error| panic!("{error}"));
         (exit, process.output())
     }
 
-    /// What `onwire status --json` says, or its complaint.
+    /// The output of `onwire status --json`, or its error message.
     pub fn try_status(&self) -> Result<Status, String> {
         let socket = self.socket.to_str().unwrap();
         let output = Command::new(ONWIRE).args(["status", "--json", "--socket", socket]).output().unwrap();
@@ -110,7 +110,7 @@ impl Appliance<'_> {
         self.process.as_ref().expect("it runs").id()
     }
 
-    /// What it has written since it was last started.
+    /// Its output since its last start.
     pub fn output(&self) -> String {
         self.process.as_ref().map(Process::output).unwrap_or_default()
     }
@@ -120,7 +120,7 @@ impl Appliance<'_> {
         self.wait("a session", |status| status.peers[0].state == "up");
     }
 
-    /// Waits until its status is as wanted.
+    /// Waits until its status meets a condition.
     pub fn wait(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + UP_WITHIN;
         loop {
@@ -162,7 +162,7 @@ impl<'g> Pair<'g> {
         Self::prepare_each(testbed, changes, changes)
     }
 
-    /// As [`prepare`](Self::prepare) with changes of its own for each side.
+    /// Like [`prepare`](Self::prepare), with separate changes for each side.
     pub fn prepare_each(testbed: &'g Testbed, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
         let public = NODES.map(|node| {
             let key = testbed.directory().join(format!("{node}.key"));
@@ -188,7 +188,7 @@ impl<'g> Pair<'g> {
         Self { ithaca, syracuse }
     }
 
-    /// Stops both, and starts them with other changes of the base.
+    /// Stops both, and starts them with other changes to the base.
     pub fn reconfigure(&mut self, ithaca: Changes<'_>, syracuse: Changes<'_>) {
         for (appliance, changes) in [(&mut self.ithaca, ithaca), (&mut self.syracuse, syracuse)] {
             appliance.terminate();
@@ -197,12 +197,12 @@ impl<'g> Pair<'g> {
         self.run();
     }
 
-    /// Both run and their session is up.
+    /// Starts both and waits until their session is up.
     pub fn start(testbed: &'g Testbed, changes: Changes<'_>) -> Self {
         Self::start_each(testbed, changes, changes)
     }
 
-    /// As [`start`](Self::start) with changes of its own for each side.
+    /// Like [`start`](Self::start), with separate changes for each side.
     pub fn start_each(testbed: &'g Testbed, ithaca: Changes<'_>, syracuse: Changes<'_>) -> Self {
         let mut pair = Self::prepare_each(testbed, ithaca, syracuse);
         pair.run();
@@ -216,7 +216,7 @@ impl<'g> Pair<'g> {
         self.wait_up();
     }
 
-    /// Waits until both say that the session is up.
+    /// Waits until both report that the session is up.
     pub fn wait_up(&self) {
         self.ithaca.wait_up();
         self.syracuse.wait_up();
@@ -251,7 +251,7 @@ fn base(testbed: &Testbed, side: usize, peer_key: &str) -> Value {
     })
 }
 
-/// Changes for an outer path of IPv6: ithaca's, then syracuse's.
+/// Changes for an outer path over IPv6: ithaca's, then syracuse's.
 pub fn outer_ipv6() -> [Vec<(&'static str, Value)>; 2] {
     let (near, far) = ("[2001:db8::1]:7117", "[2001:db8::2]:7117");
     [(near, far), (far, near)].map(|(own, peer)| vec![("/node/listen", json!(own)), ("/peers/0/endpoint", json!(peer))])

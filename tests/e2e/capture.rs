@@ -1,4 +1,4 @@
-//! Sees every UDP datagram over IPv4 that enters or leaves a node, as a tap on its cable would.
+//! Captures every UDP datagram over IPv4 that enters or leaves a node, like a tap on its cable.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -21,12 +21,12 @@ use rustix::net::{
 /// `ETH_P_ALL`, in network order.
 const EVERY_PROTOCOL: u32 = 0x0003u16.to_be() as u32;
 
-/// A datagram, or a whole train of them where the sender left cutting it to the device.
+/// A datagram, or a whole train if the sender leaves segmentation to the device.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Where from.
+    /// Its source.
     pub from: SocketAddr,
-    /// Where to.
+    /// Its destination.
     pub to: SocketAddr,
     /// The UDP payload.
     pub bytes: Vec<u8>,
@@ -40,7 +40,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins to look, on all devices of a node.
+    /// Starts to capture, on all devices of a node.
     pub fn begin(node: &NetworkNamespace) -> Self {
         let protocol = NonZero::new(EVERY_PROTOCOL).map(Protocol::from_raw);
         let open = || socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, protocol).unwrap();
@@ -53,12 +53,12 @@ impl Capture {
         Self { seen, stop, thread }
     }
 
-    /// What was seen so far.
+    /// The datagrams captured so far.
     pub fn so_far(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Ends it: all that was seen.
+    /// Ends the capture and returns all datagrams.
     pub fn end(self) -> Vec<Seen> {
         self.so_far()
     }

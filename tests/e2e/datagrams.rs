@@ -1,4 +1,4 @@
-//! Numbered UDP datagrams between two nodes: what arrives is counted by number, and its content checked.
+//! Numbered UDP datagrams between two nodes; the receiver counts them by number and checks their content.
 
 use std::{
     collections::BTreeMap,
@@ -14,25 +14,25 @@ use std::{
 
 use onwire::io::namespace::NetworkNamespace;
 
-/// The datagram of this number: the number, then bytes that follow from it; at least 8 bytes long.
+/// The datagram of this number, at least 8 bytes long: the number, then bytes computed from it.
 pub fn datagram(number: u64, length: usize) -> Vec<u8> {
     let body = (8..length).map(|at| (number as usize * 31 + at * 7) as u8);
     number.to_be_bytes().into_iter().chain(body).collect()
 }
 
-/// What has arrived.
+/// The datagrams that have arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Arrived {
-    /// How often each number came.
+    /// How often each number arrived.
     pub times: BTreeMap<u64, u32>,
-    /// Datagrams that are not as they were sent.
+    /// Datagrams whose content differs from what was sent.
     pub damaged: u64,
-    /// When each came, in order.
+    /// When each arrived, in order.
     pub when: Vec<Instant>,
 }
 
 impl Arrived {
-    /// No number came twice and every datagram was as it was sent.
+    /// Panics if a number arrived twice or a datagram was changed.
     pub fn assert_once(&self) {
         let twice: Vec<_> = self.times.iter().filter(|(_, times)| **times > 1).collect();
         assert!(twice.is_empty(), "delivered more than once (number, times): {twice:?}");
@@ -42,7 +42,7 @@ impl Arrived {
 
 /// A receiver of numbered datagrams.
 pub struct Sink {
-    /// Where it listens.
+    /// Its listen address.
     pub address: SocketAddr,
     arrived: Arc<Mutex<Arrived>>,
     stop: Arc<AtomicBool>,
@@ -55,7 +55,8 @@ impl Sink {
         let at: std::net::IpAddr = at.parse().unwrap();
         let socket = node.run(|| UdpSocket::bind((at, 0)).unwrap()).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        // A few datagrams of many fragments fill the default, and what is lost here would look like the tunnel's loss.
+        // A few datagrams of many fragments fill the default buffer, and a loss here would look like a loss of the
+        // tunnel.
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20).unwrap();
         let address = socket.local_addr().unwrap();
         let (arrived, stop) = (Arc::<Mutex<Arrived>>::default(), Arc::<AtomicBool>::default());
@@ -81,7 +82,7 @@ impl Sink {
         Self { address, arrived, stop, thread: Some(thread) }
     }
 
-    /// What has arrived so far.
+    /// The datagrams that have arrived so far.
     pub fn arrived(&self) -> Arrived {
         self.arrived.lock().unwrap().clone()
     }
@@ -91,7 +92,7 @@ impl Sink {
         self.arrived.lock().unwrap().times.len()
     }
 
-    /// Waits until so many different numbers have arrived; `false` if that does not happen in five seconds.
+    /// Waits until `count` different numbers have arrived; `false` if that takes longer than five seconds.
     pub fn wait_for(&self, count: usize) -> bool {
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.count() < count && Instant::now() < deadline {
@@ -100,8 +101,8 @@ impl Sink {
         self.count() >= count
     }
 
-    /// Sends `count` datagrams of `length` bytes from a node, never more on the way than a queue holds, and waits for
-    /// them. Panics unless each came once, as it was.
+    /// Sends `count` datagrams of `length` bytes from a node, never more in flight than a queue holds, and waits for
+    /// them. Panics unless each arrived exactly once and unchanged.
     pub fn expect_all(&self, from: &NetworkNamespace, count: u64, length: usize) {
         let socket = sender(from, self.address);
         let first = self.count() as u64;
@@ -136,14 +137,14 @@ pub fn sender(from: &NetworkNamespace, to: SocketAddr) -> UdpSocket {
     .unwrap()
 }
 
-/// Sends numbered datagrams at a steady pace on a thread of its own until dropped; errors of the way are ignored.
+/// Sends numbered datagrams at a steady rate on a thread of its own until dropped; ignores send errors.
 pub struct Stream {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Stream {
-    /// Begins to send `length` bytes each `interval`.
+    /// Starts to send `length` bytes at each `interval`.
     pub fn begin(from: &NetworkNamespace, to: SocketAddr, length: usize, interval: Duration) -> Self {
         let (socket, stop) = (sender(from, to), Arc::<AtomicBool>::default());
         let asked = Arc::clone(&stop);
@@ -151,7 +152,7 @@ impl Stream {
             let start = Instant::now();
             let mut number = 0;
             while !asked.load(Ordering::Relaxed) {
-                // While an appliance is away its kernel answers with ICMP errors.
+                // While an appliance does not run, its kernel answers with ICMP errors.
                 let _ = socket.send(&datagram(number, length));
                 number += 1;
                 thread::sleep((start + interval * number as u32).saturating_duration_since(Instant::now()));
@@ -161,7 +162,7 @@ impl Stream {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Stops; how many were sent.
+    /// Stops; returns the number of sent datagrams.
     pub fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("it is ended once").join().unwrap()

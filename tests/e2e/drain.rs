@@ -1,4 +1,4 @@
-//! The site of the primary is lost: `onwire drain` at the mirror waits for what is in flight and says what is missing.
+//! The primary's site is lost: `onwire drain` at the mirror waits for the data in flight and reports what is missing.
 //!
 //! The order of a disaster: loss, then a cut at the entrance of the link, then the end of the processes.
 
@@ -23,11 +23,11 @@ use serde_json::{Value, json};
 
 use crate::{
     appliance::Pair,
-    protected_site::{client, connect, protected, soon, telling, wait_link},
+    protected_site::{client, connect, notifying_pair, protected, soon, wait_link},
     testbed::{MIRROR, ONWIRE, Testbed},
 };
 
-/// Drains at the mirror's appliance: the exit code, the one object that it prints, and its complaints.
+/// Drains at the mirror's appliance; returns the exit code, the JSON object, and the error output.
 fn drain(pair: &Pair<'_>, arguments: &[&str]) -> (i32, Value, String) {
     let socket = pair.syracuse.socket.to_str().unwrap();
     let output = Command::new(ONWIRE).args(["drain", "--json", "--socket", socket]).args(arguments).output().unwrap();
@@ -41,7 +41,7 @@ fn reasons(object: &Value) -> String {
     reasons.iter().map(|reason| reason.as_str().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// A program at the mirror that counts what it reads from one connection.
+/// A program at the mirror that counts the bytes it reads from one connection.
 fn counter(testbed: &Testbed) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = testbed.node("mirror").run(|| TcpListener::bind((MIRROR[0], 0)).unwrap()).unwrap();
     let (address, count) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
@@ -56,7 +56,7 @@ fn counter(testbed: &Testbed) -> (SocketAddr, Arc<AtomicU64>) {
     (address, count)
 }
 
-/// The flow of this stream as the drain tells it.
+/// The flow of this stream in the drain's report.
 fn flow_of<'v>(object: &'v Value, stream: &TcpStream) -> &'v Value {
     let source = stream.local_addr().unwrap().to_string();
     let flows = object["peers"][0]["arrived"]["flows"].as_array().unwrap();
@@ -64,10 +64,10 @@ fn flow_of<'v>(object: &'v Value, stream: &TcpStream) -> &'v Value {
 }
 
 #[test]
-fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected() {
+fn a_lost_site_drains_to_complete_with_all_protected_data() {
     let testbed = Testbed::emulated("delay 50ms");
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16 } });
-    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[("/redundancy/steady", steady)]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let (address, count) = counter(&testbed);
@@ -77,7 +77,7 @@ fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected
         protected(client, stream)
     };
     commit(&mut client, &mut stream);
-    // While the primary lives there is nothing to drain, and that is said.
+    // While the primary lives, drain returns `incomplete` with the reason.
     let (code, object, complaints) = drain(&pair, &["--timeout", "2500ms"]);
     assert_eq!((code, &object["verdict"], &object["peers"][0]["alive"]), (1, &json!("incomplete"), &json!(true)));
     assert!(complaints.contains("lives") && reasons(&object).contains("silence"), "{complaints} {object:#}");
@@ -108,16 +108,16 @@ fn a_site_that_is_lost_under_loss_drains_to_complete_with_all_that_was_protected
     assert!(recovered > 0, "the control: nothing was lost on the way");
 }
 
-/// A site is lost while the link loses or spares one write after the other; five bytes have arrived before. Nothing that is lost
-/// is sent again. Gives back the pair, the stream, and how many bytes the program at the mirror was given.
+/// Loses a site while the link loses or passes each write in turn; five bytes arrive before. Lost data is not
+/// retransmitted. Returns the pair, the stream, and the count of bytes that the program at the mirror received.
 fn lose<'g>(testbed: &'g Testbed, spared: &[bool]) -> (Pair<'g>, TcpStream, Arc<AtomicU64>) {
     let steady = json!({ "block_symbols": 8, "repair": { "fixed": 1 } });
-    let (mut pair, secret) = telling(testbed, &[("/redundancy/steady", steady)]);
+    let (mut pair, secret) = notifying_pair(testbed, &[("/redundancy/steady", steady)]);
     let mut client = client(testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let (address, count) = counter(testbed);
-    // However busy the machine is, what is lost must not be sent again before the site dies: not by a timer, and one
-    // acknowledgement of something else is not enough.
+    // Even on a busy machine, lost data must not be retransmitted before the site dies: neither by a timer nor after
+    // one acknowledgement of other data.
     let settings = ["net.ipv4.tcp_rto_min_us=20000000", "net.ipv4.tcp_early_retrans=0", "net.ipv4.tcp_sack=0"];
     testbed.run("primary", &[&["sysctl", "-q", "-w"], &settings[..]].concat()).unwrap();
     let mut stream = connect(testbed, address);
@@ -139,11 +139,11 @@ fn lose<'g>(testbed: &'g Testbed, spared: &[bool]) -> (Pair<'g>, TcpStream, Arc<
 }
 
 #[test]
-fn a_write_that_is_lost_with_all_behind_it_leaves_nothing_that_drain_can_know_of() {
+fn a_write_lost_with_everything_after_it_is_unknown_to_drain() {
     let testbed = Testbed::emulated("delay 100ms");
     let (pair, stream, count) = lose(&testbed, &[true, false]);
     let (code, object, _) = drain(&pair, &[]);
-    // The limit that is documented: too little repair for the loss, and not one datagram arrived that could tell of it.
+    // The documented limit: too little repair for the loss, and no datagram arrived that could reveal it.
     assert_eq!((code, &object["verdict"]), (0, &json!("complete")), "{object:#}");
     assert_eq!(
         (&flow_of(&object, &stream)["bytes"], count.load(Ordering::Relaxed)),
@@ -155,7 +155,7 @@ fn a_write_that_is_lost_with_all_behind_it_leaves_nothing_that_drain_can_know_of
 }
 
 #[test]
-fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_flow() {
+fn a_site_lost_under_too_much_loss_drains_to_incomplete_and_names_the_flow() {
     let testbed = Testbed::emulated("delay 100ms");
     let (mut pair, stream, count) = lose(&testbed, &[false, true]);
     let (code, object, _) = drain(&pair, &[]);
@@ -171,7 +171,7 @@ fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_fl
 
     let words = drain(&pair, &["--peer", "nobody"]);
     assert!(words.0 == 2 && words.2.contains("found nobody") && words.2.contains("ithaca"), "{words:?}");
-    // Whoever was started after the disaster knows nothing of it, and does not call that complete.
+    // An appliance started after the disaster has no information about it and must not report `complete`.
     pair.syracuse.kill();
     pair.syracuse.start();
     let deadline = soon();
@@ -184,20 +184,20 @@ fn a_site_that_is_lost_under_too_much_loss_drains_to_incomplete_and_names_the_fl
 }
 
 #[test]
-fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_read() {
+fn a_drain_during_a_standstill_answers_only_after_the_appliance_has_read() {
     let testbed = Testbed::emulated("delay 50ms");
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16 } });
-    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[("/redundancy/steady", steady)]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let (address, count) = counter(&testbed);
     let mut stream = connect(&testbed, address);
     stream.write_all(&[7; 1024]).unwrap();
     protected(&mut client, &stream);
-    let (mut written, mut promised) = (1024, 1024);
+    let (mut written, mut protected_bytes) = (1024, 1024);
     testbed.wan().tell("set forth loss 5%").unwrap();
     pair.syracuse.set_halted(true);
-    // As long as the last proof lives.
+    // As long as the last proof is valid.
     let end = Instant::now() + Duration::from_millis(150);
     while Instant::now() < end {
         stream.write_all(&[7; 1024]).unwrap();
@@ -205,9 +205,9 @@ fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_rea
         if !matches!(client.wait_all(&stream, end).unwrap(), Waited::Protected { .. }) {
             break;
         }
-        promised = written;
+        protected_bytes = written;
     }
-    assert!(promised > 1024, "nothing was promised while it stood still");
+    assert!(protected_bytes > 1024, "nothing was protected during the standstill");
     testbed.wan().tell("cut").unwrap();
     pair.ithaca.kill();
     let (asked, id) = (Instant::now(), Pid::from_raw(pair.syracuse.id() as i32).unwrap());
@@ -220,22 +220,25 @@ fn a_drain_asked_while_the_appliance_stood_still_said_complete_before_it_had_rea
     going_on.join().unwrap();
     assert_eq!((code, &object["verdict"]), (0, &json!("complete")), "{object:#}");
     let flow = flow_of(&object, &stream);
-    assert!(flow["bytes"].as_u64() >= Some(promised) && flow["missing"] == json!([]), "{promised}: {object:#}");
+    assert!(
+        flow["bytes"].as_u64() >= Some(protected_bytes) && flow["missing"] == json!([]),
+        "{protected_bytes}: {object:#}"
+    );
     let (silent, quiet) = (object["peers"][0]["arrived"]["silent_ms"].as_f64(), Some(500.0));
     assert!(silent >= quiet && waited > Duration::from_millis(1650), "it did not listen: {waited:?} {object:#}");
     let deadline = soon();
-    while count.load(Ordering::Relaxed) < promised {
+    while count.load(Ordering::Relaxed) < protected_bytes {
         assert!(Instant::now() < deadline, "what was protected is at the mirror");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
-fn an_appliance_that_stood_still_twice_gave_up_what_lay_in_its_socket() {
+fn repeated_standstills_lose_no_datagrams_from_the_socket() {
     let testbed = Testbed::emulated("delay 5ms, loss 10%");
-    // What 16 of 32 do not mend is lost once in millions of blocks.
+    // More than 16 of 32 datagrams are lost once in about 800 million blocks.
     let steady = json!({ "block_symbols": 16, "repair": { "fixed": 16, "assume_loss": "10%" } });
-    let (mut pair, secret) = telling(&testbed, &[("/redundancy/steady", steady)]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[("/redundancy/steady", steady)]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let is_over = Arc::new(AtomicBool::new(false));
@@ -244,7 +247,7 @@ fn an_appliance_that_stood_still_twice_gave_up_what_lay_in_its_socket() {
     let sending = thread::spawn(move || {
         while !over.load(Ordering::Relaxed) {
             for _ in 0..20 {
-                // Refused, as nobody listens there: the appliances do not care.
+                // A send may fail because no program listens there; that does not matter to the appliances.
                 let _ = socket.send_to(&[7; 1000], (MIRROR[0], 9));
             }
             thread::sleep(Duration::from_millis(5));

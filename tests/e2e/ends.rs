@@ -1,4 +1,4 @@
-//! How an appliance begins and ends: its routes, its device, its socket, its last words.
+//! How an appliance starts and ends: its routes, its device, its socket, its final statistics.
 
 use std::{net::UdpSocket, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     testbed::{MIRROR, ONWIRE, Testbed},
 };
 
-/// The routes of ours in ithaca, IPv4 and IPv6.
+/// The appliance's routes in ithaca, IPv4 and IPv6.
 fn routes(testbed: &Testbed) -> String {
     ["-4", "-6"].map(|family| testbed.run("ithaca", &["ip", family, "route", "show", "proto", "117"]).unwrap()).concat()
 }
@@ -37,7 +37,7 @@ fn routes_carry_our_protocol_and_the_preferred_source() {
         assert!(line.contains(source), "{line}");
     }
     assert_eq!(routes.lines().count(), 2, "{routes}");
-    // So a program on the appliance's own host needs to know nothing.
+    // So a program on the appliance's own host needs no configuration.
     let (host, mirror) = (testbed.node("ithaca"), testbed.node("mirror"));
     for at in MIRROR {
         streams::copy(&host, &mirror, at, 2, 1_000_000);
@@ -46,13 +46,13 @@ fn routes_carry_our_protocol_and_the_preferred_source() {
 }
 
 #[test]
-fn an_appliance_that_was_stopped_did_not_send_what_waited_for_its_rate() {
+fn a_stopping_appliance_sends_the_packets_that_wait_for_its_rate() {
     let testbed = Testbed::perfect();
     let slow = [("/peers/0/path", json!({ "rate": "1mbit", "queue": "1s" }))];
     let mut pair = Pair::start_each(&testbed, &slow, &[]);
     let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
     let socket = sender(&testbed.node("primary"), sink.address);
-    // A fifth of a second with repair, of the half that a stop may take.
+    // With repair this takes a fifth of a second at that rate, of the half second that a stop may take.
     for number in 0..16 {
         socket.send(&datagram(number, 1000)).unwrap();
     }
@@ -63,7 +63,7 @@ fn an_appliance_that_was_stopped_did_not_send_what_waited_for_its_rate() {
 }
 
 #[test]
-fn a_clean_stop_leaves_nothing_and_says_what_was_done() {
+fn a_clean_stop_leaves_nothing_and_prints_statistics() {
     let testbed = Testbed::perfect();
     let mut pair = Pair::start(&testbed, &[]);
     streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 200_000);
@@ -101,7 +101,7 @@ fn a_crash_leaves_no_route_and_no_obstacle() {
     streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 200_000);
 }
 
-/// Waits for a program that cannot start; what it says.
+/// Waits for a program that must fail to start; returns its output.
 fn refused(mut process: Process) -> String {
     let error = process.wait(Duration::from_secs(5)).unwrap_err().to_string();
     assert!(error.contains("exit status: 1"), "{error}");
@@ -109,7 +109,7 @@ fn refused(mut process: Process) -> String {
 }
 
 #[test]
-fn a_second_start_is_refused_in_words_and_harms_nothing() {
+fn a_second_start_is_refused_with_a_reason_and_changes_nothing() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     let epoch = pair.ithaca.status().epoch;

@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 pass, both as questions and as errors.
+//! ICMP and ICMPv6 pass the tunnel, requests as well as errors.
 
 use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[test]
-fn pings_of_every_size_are_answered() {
+fn pings_of_all_sizes_are_answered() {
     let testbed = Testbed::perfect();
     let _pair = Pair::start(&testbed, &[]);
     // The largest two are fragmented.
@@ -68,12 +68,12 @@ fn a_packet_that_is_too_big_for_the_tunnel_is_answered_with_its_mtu() {
     for (at, expected) in rows {
         let answer = testbed.ping("primary", &format!("-M do -s 1400 {at}"));
         assert!(answer.contains(expected), "\"{expected}\" in {answer}");
-        // Path MTU discovery of TCP follows.
+        // Path MTU discovery of TCP works.
         streams::copy(&testbed.node("primary"), &testbed.node("mirror"), at, 1, 1_000_000);
     }
 }
 
-/// The sum of RFC 1071 over whole words.
+/// The checksum of RFC 1071.
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let sum = words.sum::<u32>();
@@ -81,7 +81,8 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }
 
-/// "Destination unreachable" of this code, about a datagram from ithaca's appliance to syracuse's that begins with `payload`.
+/// An ICMP "destination unreachable" message with this code, about a datagram from ithaca's appliance to syracuse's
+/// that begins with `payload`.
 fn unreachable(code: u8, mtu: u16, payload: &[u8]) -> Vec<u8> {
     let mut message = vec![3, code, 0, 0, 0, 0];
     message.extend(mtu.to_be_bytes());
@@ -101,14 +102,14 @@ fn unreachable(code: u8, mtu: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_forged_icmp_error_was_believed_and_shown_for_ever() {
+fn a_forged_icmp_error_has_no_effect() {
     let testbed = Testbed::perfect();
     let mut pair = Pair::start(&testbed, &[]);
     let forge = || {
         let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap();
         let to: SocketAddr = "192.0.2.1:0".parse().unwrap();
         for code in [1, 3, 4, 13] {
-            // Nothing quoted, a header that no session has, and the beginning of a handshake.
+            // Quotes of no payload, of a header without a session, and of the beginning of a handshake.
             let indices = (0u8..20).map(|index| vec![6, 0, 0, index, 0, 0, 0, 0, 0, 0, 0, 1]);
             for payload in [vec![], vec![7; 40], vec![1; 148]].into_iter().chain(indices) {
                 sendto(&raw, &unreachable(code, 68, &payload), SendFlags::empty(), &to).unwrap();
@@ -120,7 +121,7 @@ fn a_forged_icmp_error_was_believed_and_shown_for_ever() {
     assert_eq!((status.lanes[0].send_errors, status.lanes[0].path_mtu), (0, None), "{status:?}");
     assert!(!pair.ithaca.output().contains("too big"), "{}", pair.ithaca.output());
     streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 1, 1_000_000);
-    // What a host really answers quotes what it got.
+    // A real host's answer quotes the datagram it received.
     pair.syracuse.terminate();
     pair.ithaca.wait("an error that is believed", |status| status.lanes[0].send_errors > 0);
 }

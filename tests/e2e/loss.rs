@@ -1,4 +1,5 @@
-//! Over a WAN that loses: what the code can rebuild nobody notices, and of what it cannot the whole packets are saved.
+//! Over a lossy WAN: recoverable loss is invisible to the sites, and of an unrecoverable block the complete packets are
+//! delivered.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::{
     testbed::{MIRROR, PRIMARY, Testbed},
 };
 
-/// More than ten of 74 datagrams are lost once in ten million blocks at 2 %.
+/// More than twelve of 76 datagrams are lost once in 250 million blocks at 2 %.
 fn generous() -> [(&'static str, Value); 1] {
     [("/redundancy/steady", json!({ "block_symbols": 64, "repair": { "fixed": 12, "assume_loss": "2%" } }))]
 }
@@ -34,15 +35,15 @@ fn tcp_does_not_notice_two_percent_of_loss() {
         assert!(received.recovered_symbols > 0, "{received:?}");
     }
     let received = pair.syracuse.status().peers[0].received;
-    // What is on its way while one side is asked is counted by the other only.
+    // Datagrams in flight between the two queries count on one side only.
     assert!(received.lost.abs_diff(truth.forth.lost.total()) < 40, "{received:?} and {truth:?}");
-    // A busy machine delays an acknowledgement now and then; the WAN lost ten times as much.
+    // A busy machine delays an acknowledgement now and then; the WAN lost ten times as many datagrams.
     assert!(tcp.retransmitted <= 20 + tcp.sent / 500, "{tcp:?}");
 }
 
 #[test]
-fn bursts_are_rebuilt_by_long_blocks() {
-    // Five in a row, and 1 % of all.
+fn long_blocks_recover_bursts() {
+    // Bursts of five on average, and 1 % of all datagrams.
     let testbed = Testbed::emulated("delay 2ms, loss bursts 0.2% 20%");
     let steady = json!({ "block_symbols": 256, "close_after": "5ms", "repair": { "fixed": 60, "assume_loss": "5%" } });
     let pair = Pair::start(&testbed, &[("/redundancy/steady", steady)]);
@@ -50,7 +51,7 @@ fn bursts_are_rebuilt_by_long_blocks() {
     let received = pair.syracuse.status().peers[0].received;
     assert!(received.recovered_symbols > 20, "{received:?}");
     assert!(received.burst_lengths[2..].iter().sum::<u64>() > 3, "runs of three and more were seen: {received:?}");
-    // A run can be longer than any code; a rare one is no fault.
+    // A burst can be longer than any code repairs; a rare one is no error.
     assert!(received.unrecoverable_blocks * 100 <= received.blocks, "{received:?}");
 }
 
@@ -75,8 +76,8 @@ fn nothing_arrives_twice_or_damaged_over_a_hostile_wan() {
 }
 
 #[test]
-fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
-    // Held back for up to three times `hold`, and more of each block than it has repair symbols.
+fn late_datagrams_extend_the_hold_time_and_no_block_is_lost() {
+    // Delayed for up to three times `hold`, and more datagrams of each block than it has repair symbols.
     let testbed = Testbed::emulated("delay 5ms, reorder 30%, reorder_delay 60ms");
     let bounded = |hold_max: &str| [("/delivery", json!({ "hold": "20ms", "hold_max": hold_max }))];
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
@@ -100,7 +101,7 @@ fn blocks_were_given_up_though_nothing_was_lost_where_datagrams_come_late() {
 }
 
 #[test]
-fn whole_packets_of_a_block_beyond_repair_are_saved() {
+fn complete_packets_of_an_unrecoverable_block_are_delivered() {
     let testbed = Testbed::emulated("delay 2ms");
     let steady =
         json!({ "block_symbols": 32, "close_when_idle": "5ms", "close_after": "5ms", "repair": { "fixed": 1 } });
@@ -114,10 +115,10 @@ fn whole_packets_of_a_block_beyond_repair_are_saved() {
     let received = pair.syracuse.status().peers[0].received;
     assert!(received.unrecoverable_blocks > 20 && received.residual_loss > 0.2, "{received:?}");
     let arrived = sink.count() as f64 / sent as f64;
-    // About 70 % come by themselves; without saving, nearly every block would be lost whole.
+    // About 70 % arrive by themselves; without this delivery nearly every block would be lost completely.
     assert!((0.5..0.95).contains(&arrived), "{arrived} of {sent} arrived: {received:?}");
     sink.arrived().assert_once();
-    // The link is good again, and so is everything else.
+    // Without loss everything works again.
     testbed.wan().tell("set forth loss 0%").unwrap();
     streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[1], 2, 1_000_000);
 }

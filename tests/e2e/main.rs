@@ -6,8 +6,9 @@
 //!   fd00:1::1        2001:db8::1              ::2               fd00:2::1
 //! ```
 //!
-//! The WAN is a veth pair where nothing is lost, else the lab's emulator. The tests count packets and compare checksums;
-//! times are only bounded. They need root and the programs `ip`, `sysctl` and `ping`; without them they fail and say so.
+//! The WAN is a veth pair in tests without loss, otherwise the lab's emulator. The tests count packets and compare
+//! checksums; they only bound times. They need root and the programs `ip`, `sysctl` and `ping`; without them they fail
+//! with a message. Start with `testbed` and `appliance`.
 
 #![allow(clippy::unwrap_used)]
 

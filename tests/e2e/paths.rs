@@ -1,4 +1,4 @@
-//! What goes through: IPv4 and IPv6 inside and outside, small and large MTUs, one flow and many, TCP and UDP.
+//! The traffic that passes: IPv4 and IPv6 inside and outside, small and large MTUs, one flow and many, TCP and UDP.
 
 use onwire::io::udp::{UdpOptions, UdpSocket};
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::{
     testbed::{MIRROR, PRIMARY, Testbed},
 };
 
-/// TCP both ways and UDP of several sizes, with IPv4 and IPv6 inside.
+/// TCP in both directions and UDP of several sizes, with IPv4 and IPv6 inside.
 fn carries_everything(testbed: &Testbed) {
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     for at in MIRROR {
@@ -26,7 +26,7 @@ fn carries_everything(testbed: &Testbed) {
     }
 }
 
-/// The path is clean, so nothing may have been lost, refused or dropped on it.
+/// The path is clean, so nothing may be lost, refused or dropped.
 fn assert_clean(pair: &Pair<'_>) {
     for appliance in [&pair.ithaca, &pair.syracuse] {
         let status = appliance.status();
@@ -98,7 +98,7 @@ fn a_udp_sender_with_segmentation_loses_no_datagram() {
     for (at, any) in [(MIRROR[0], "0.0.0.0:0"), (MIRROR[1], "[::]:0")] {
         let sink = Sink::listen(&mirror, at);
         let mut socket = primary.run(|| UdpSocket::bind(any.parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();
-        // Trains whose last datagram is as long as the others, and ones where it is shorter.
+        // Trains whose last datagram is as long as the others, and trains with a shorter last one.
         for (turn, last) in [1000, 123, 1000, 8].into_iter().enumerate() {
             let first = turn as u64 * 20;
             let lengths = (0..20).map(|at| if at == 19 { last } else { 1000 });

@@ -1,4 +1,4 @@
-//! What subscribers are told, by a running appliance, about real connections.
+//! The notifications of a running appliance about real connections.
 
 use std::{
     io::Write,
@@ -12,16 +12,16 @@ use onwire::notify::{
 };
 
 use crate::{
-    protected_site::{client, connection, protected, soon, telling, wait_link, write_protected},
+    protected_site::{client, connection, notifying_pair, protected, soon, wait_link, write_protected},
     testbed::Testbed,
 };
 
 const DELAY: Duration = Duration::from_millis(50);
 
 #[test]
-fn a_write_is_protected_long_before_the_mirror_can_have_it() {
+fn a_write_is_protected_before_it_can_reach_the_mirror() {
     let testbed = Testbed::emulated("delay 50ms");
-    let (_pair, secret) = telling(&testbed, &[]);
+    let (_pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
@@ -37,14 +37,14 @@ fn a_write_is_protected_long_before_the_mirror_can_have_it() {
     }
     took.sort();
     println!("median {:?}, slowest {:?}", took[25], took[49]);
-    // The mirror's own answer takes two delays. One is generous even on a busy machine.
+    // The mirror's own answer takes two one-way delays; one is a generous limit even on a busy machine.
     assert!(took[25] < DELAY, "median {:?}", took[25]);
 }
 
 #[test]
-fn nothing_is_protected_while_the_peer_is_away_and_again_after_it_came_back() {
+fn protection_stops_while_the_peer_is_down_and_resumes_afterwards() {
     let testbed = Testbed::emulated("delay 5ms");
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);

@@ -8,26 +8,27 @@ use serde_json::{Value, json};
 use crate::{
     datagrams::{Sink, datagram, sender},
     protected_site::{
-        Beside, client, connect, listener, protected, run, telling, text, wait_link, wait_until, write_protected,
+        Background, client, connect, listener, notifying_pair, protected, run, text, wait_link, wait_until,
+        write_protected,
     },
     testbed::{MIRROR, Testbed},
 };
 
-/// The one JSON value that a command printed.
-fn told(output: &std::process::Output) -> Value {
+/// The single JSON value that a command printed.
+fn json_of(output: &std::process::Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Bytes that were written into a connection so far.
+/// The number of bytes written into a connection so far.
 fn written(stream: &TcpStream) -> u64 {
     Client::flow_of(stream).unwrap().written
 }
 
 #[test]
-fn wait_ends_well_before_the_mirror_can_have_it_and_with_the_reason_where_it_cannot() {
-    // What is acknowledged is so after a round trip of 1.2 seconds.
+fn wait_returns_before_data_reaches_the_mirror_and_otherwise_names_the_reason() {
+    // An acknowledgement arrives after a round trip of 1.2 seconds.
     let testbed = Testbed::emulated("delay 600ms");
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut streams = MIRROR.map(|at| connect(&testbed, listener(&testbed, at)));
@@ -37,11 +38,11 @@ fn wait_ends_well_before_the_mirror_can_have_it_and_with_the_reason_where_it_can
             stream.write_all(&vec![round; 3001 * usize::from(round)]).unwrap();
             let output = run(&testbed, &["wait", "--to", at, "--json"]);
             assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-            let told = told(&output);
-            assert_eq!(told["flows"].as_array().unwrap().len(), 1, "{told}");
-            let flow = &told["flows"][0];
-            assert_eq!((&flow["bytes"], &flow["missing"]), (&json!(written(stream)), &json!(0)), "{told}");
-            levels.push(told["level"].as_str().unwrap().to_owned());
+            let answer = json_of(&output);
+            assert_eq!(answer["flows"].as_array().unwrap().len(), 1, "{answer}");
+            let flow = &answer["flows"][0];
+            assert_eq!((&flow["bytes"], &flow["missing"]), (&json!(written(stream)), &json!(0)), "{answer}");
+            levels.push(answer["level"].as_str().unwrap().to_owned());
         }
         // Now and then a busy machine takes as long as the mirror.
         assert!(levels.iter().any(|level| level == "on_wire"), "{at}: {levels:?}");
@@ -75,7 +76,7 @@ fn wait_ends_well_before_the_mirror_can_have_it_and_with_the_reason_where_it_can
 #[test]
 fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
     let testbed = Testbed::emulated("delay 2ms");
-    let (_pair, secret) = telling(&testbed, &[]);
+    let (_pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut expected = Vec::new();
@@ -83,7 +84,7 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
     for (number, at) in (1..).zip(MIRROR) {
         for _ in 0..3 {
             let mut stream = connect(&testbed, listener(&testbed, at));
-            // More than any super-packet, and an odd number.
+            // An odd number, and more than any super-packet holds.
             write_protected(&mut client, &mut stream, &vec![7; 100_001 * number]);
             let flow = Client::flow_of(&stream).unwrap();
             assert_eq!(flow.written, 100_001 * number as u64);
@@ -98,11 +99,11 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
         }
         expected.push((socket.local_addr().unwrap().to_string(), "udp", 40 * 500, json!(40)));
     }
-    // Everything was answered or has arrived, so all of it had left; the notification is under way at the worst.
+    // Everything was answered or has arrived, so all of it has left; at most the notification is still in flight.
     let shown = |arguments: &[&str]| -> Vec<Value> {
         let output = run(&testbed, arguments);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        serde_json::from_value(told(&output)).unwrap()
+        serde_json::from_value(json_of(&output)).unwrap()
     };
     let flows = shown(&["flows", "--json"]);
     assert_eq!(flows.len(), expected.len(), "{flows:#?}");
@@ -124,15 +125,15 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
 }
 
 #[test]
-fn watch_tells_the_life_of_a_flow_and_of_the_link() {
+fn watch_shows_the_events_of_a_flow_and_of_the_link() {
     let testbed = Testbed::emulated("delay 2ms");
-    let (pair, secret) = telling(&testbed, &[]);
+    let (pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
-    let watch = Beside::start(&testbed, &["watch", "--json", "--protocol", "tcp", "--for", "40s"]);
-    let six = Beside::start(&testbed, &["watch", "--json", "--count", "6"]);
+    let watch = Background::start(&testbed, &["watch", "--json", "--protocol", "tcp", "--for", "40s"]);
+    let six = Background::start(&testbed, &["watch", "--json", "--count", "6"]);
     let to = listener(&testbed, MIRROR[0]);
-    // The watcher has begun for certain when the appliance knows three subscribers.
+    // `watch` runs once the appliance has three subscribers.
     wait_until(&mut client, "three subscribers", |_| {
         pair.ithaca.status().notify.is_some_and(|notify| notify.subscribers == 3)
     });

@@ -1,4 +1,4 @@
-//! Promises of two lanes at each end: each connection is on one, subscribers see one appliance.
+//! Protection with two lanes at each end: each connection is on one of them, and subscribers see one appliance.
 
 use std::{
     collections::BTreeSet,
@@ -14,22 +14,22 @@ use serde_json::json;
 
 use crate::{
     protected_site::{
-        client, connect, follower, listener, messages, protected, soon, telling, turn, wait_link, wait_until,
+        client, connect, follower, listener, messages, notifying_pair, protected, soon, turn, wait_link, wait_until,
     },
     testbed::{MIRROR, Testbed},
 };
 
 #[test]
-fn two_lanes_promise_as_one() {
+fn two_lanes_notify_as_one_appliance() {
     let testbed = Testbed::emulated("delay 5ms");
-    let (pair, secret) = telling(&testbed, &[("/tun/queues", json!(2))]);
+    let (pair, secret) = notifying_pair(&testbed, &[("/tun/queues", json!(2))]);
     let (mut client, mut follower) = (client(&testbed, &secret), follower(&testbed, &secret));
     wait_link(&mut client, LinkState::Up);
     wait_link(&mut follower, LinkState::Up);
     let listeners = MIRROR.map(|at| listener(&testbed, at));
     let mut streams: Vec<_> = (0..40).map(|number| connect(&testbed, listeners[number % 2])).collect();
     for (number, stream) in streams.iter().enumerate() {
-        // A cookie must find its flow on whichever lane it is.
+        // Registering a cookie must find the flow on either lane.
         let key = Client::flow_of(stream).unwrap().key;
         assert_eq!(client.register(key, 1000 + number as u64, soon()).unwrap(), Ok(()));
     }
@@ -45,8 +45,8 @@ fn two_lanes_promise_as_one() {
     }
     let keys: Vec<_> = streams.iter().map(|stream| Client::flow_of(stream).unwrap().key).collect();
     wait_until(&mut follower, "complete", |follower| follower.core().is_complete());
-    let told = messages(&mut follower);
-    let lanes: BTreeSet<u8> = told
+    let received = messages(&mut follower);
+    let lanes: BTreeSet<u8> = received
         .iter()
         .filter_map(|message| match message {
             Message::Block(block) => Some(block.lane),
@@ -56,12 +56,12 @@ fn two_lanes_promise_as_one() {
     assert_eq!(lanes, BTreeSet::from([0, 1]), "connections are spread over both");
     for (number, key) in keys.iter().enumerate() {
         let of_it = |message: &&Message| matches!(message, Message::Flow(flow) if flow.key == *key);
-        let Some(Message::Flow(last)) = told.iter().rfind(of_it) else { panic!("{key:?} was never told") };
+        let Some(Message::Flow(last)) = received.iter().rfind(of_it) else { panic!("{key:?} was never received") };
         assert_eq!(last.positions.on_wire, Some(5 * 777), "{last:?}");
         assert_eq!(last.cookie, Some(1000 + number as u64), "{last:?}");
         assert!(last.event == Event::Protected && last.violated.is_none(), "{last:?}");
     }
-    let instances: BTreeSet<u64> = told
+    let instances: BTreeSet<u64> = received
         .iter()
         .filter_map(|message| match message {
             Message::Flow(flow) => Some(flow.instance),
@@ -83,9 +83,9 @@ fn two_lanes_promise_as_one() {
 }
 
 #[test]
-fn a_link_is_as_good_as_on_its_worst_lane() {
+fn a_link_has_the_state_of_its_worst_lane() {
     let testbed = Testbed::perfect();
-    let (_pair, secret) = telling(&testbed, &[("/tun/queues", json!(2))]);
+    let (_pair, secret) = notifying_pair(&testbed, &[("/tun/queues", json!(2))]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let nft = |rule: &str| {

@@ -1,4 +1,4 @@
-//! What is not called protected: what the kernel merely took, and what travels without repair.
+//! Data that must not be called protected: data that the kernel only accepted, and data that travels without repair.
 
 use std::{
     io::Write,
@@ -14,21 +14,21 @@ use serde_json::json;
 use crate::{
     appliance::Pair,
     protected_site::{
-        connection, follower, make_key, messages, notify, protected, run, soon, telling, text, wait_link,
+        connection, follower, make_key, messages, notify, notifying_pair, protected, run, soon, text, wait_link,
     },
     testbed::{MIRROR, Testbed},
 };
 
-fn flows(told: &[Message]) -> Vec<Flow> {
+fn flows(received: &[Message]) -> Vec<Flow> {
     let flow = |message: &Message| match message {
         Message::Flow(flow) => Some(*flow),
         _ => None,
     };
-    told.iter().filter_map(flow).collect()
+    received.iter().filter_map(flow).collect()
 }
 
 #[test]
-fn where_only_the_kernels_word_counts_it_is_said_each_time_and_is_not_enough() {
+fn level_queued_is_reported_and_does_not_count_as_protected() {
     let testbed = Testbed::emulated("delay 1s");
     let secret = make_key(&testbed);
     let pair = Pair::start_each(&testbed, &[notify(&testbed, "queued")], &[]);
@@ -44,25 +44,25 @@ fn where_only_the_kernels_word_counts_it_is_said_each_time_and_is_not_enough() {
     let output = run(&testbed, &["wait", "--to", MIRROR[0], "--level", "queued"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 
-    // Only the mirror's acknowledgement is more, and it comes.
+    // Only the mirror's feedback gives more, and it arrives.
     assert!(protected(&mut client, &stream) >= Level::Decoded);
     let barrier = client.barrier(soon()).unwrap();
     assert!(!matches!(barrier, Waited::Protected { level: Level::OnWire }), "{barrier:?}");
-    let told = messages(&mut client);
-    let flows = flows(&told);
+    let received = messages(&mut client);
+    let flows = flows(&received);
     assert!(flows.iter().any(|flow| flow.positions.queued == Some(5000) && flow.positions.acked < Some(5000)));
     for flow in &flows {
         assert_eq!(flow.level, Level::Queued, "{flow:?}");
         let certain = flow.positions.decoded.max(flow.positions.acked);
         assert!(flow.positions.on_wire <= certain.or(Some(0)), "{flow:?}");
     }
-    for message in &told {
+    for message in &received {
         if let Message::Block(block) = message {
             assert!(block.level.is_none_or(|level| level == Level::Queued), "{block:?}");
         }
     }
-    let promised = pair.ithaca.status().peers[0].protection.clone().unwrap();
-    assert_eq!((promised.level.as_str(), promised.protected_blocks), ("queued", 0), "{promised:?}");
+    let protection = pair.ithaca.status().peers[0].protection.clone().unwrap();
+    assert_eq!((protection.level.as_str(), protection.protected_blocks), ("queued", 0), "{protection:?}");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn without_repair_nothing_is_protected_before_the_peer_has_it() {
         ("/redundancy/off", json!({ "repair": "none" })),
         ("/policy", json!([{ "protocol": "tcp", "redundancy": "off" }])),
     ];
-    let (pair, secret) = telling(&testbed, &off);
+    let (pair, secret) = notifying_pair(&testbed, &off);
     let mut client = follower(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);

@@ -1,4 +1,4 @@
-//! Promises where blocks are lost: by the path beyond repair, and by a queue of this host.
+//! Protection when blocks are lost: unrecoverable loss on the path, and drops in a queue of this host.
 
 use std::{
     collections::HashMap,
@@ -15,19 +15,19 @@ use serde_json::json;
 
 use crate::{
     datagrams::{Sink, datagram, sender},
-    protected_site::{client, connection, follower, messages, telling, turn, wait_link, write_protected},
+    protected_site::{client, connection, follower, messages, notifying_pair, turn, wait_link, write_protected},
     testbed::{MIRROR, Testbed},
 };
 
 #[test]
-fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_until_acknowledged() {
+fn a_lost_protected_write_is_a_violation_with_its_bytes_until_acknowledged() {
     let testbed = Testbed::emulated("delay 100ms");
-    // One datagram and one repair symbol: one write in eleven is lost. The peer says so before TCP sends it again.
+    // One datagram and one repair symbol: one write in eleven is lost. The peer reports that before TCP retransmits.
     let changes = [
         ("/redundancy/steady", json!({ "block_symbols": 8, "repair": { "fixed": 1 } })),
         ("/delivery", json!({ "hold": "20ms" })),
     ];
-    let (pair, secret) = telling(&testbed, &changes);
+    let (pair, secret) = notifying_pair(&testbed, &changes);
     let (mut client, mut follower) = (client(&testbed, &secret), follower(&testbed, &secret));
     wait_link(&mut client, LinkState::Up);
     wait_link(&mut follower, LinkState::Up);
@@ -54,7 +54,7 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
                     Status::Protected { .. } => claimed = true,
                     Status::Pending(Reason::Violated) if claimed => {
                         violated = true;
-                        // What came before the loss is none of it.
+                        // Data before the loss is not violated.
                         let earlier = client.status(&key, before).unwrap();
                         assert!(matches!(earlier, Status::Protected { .. }), "{earlier:?}");
                         break;
@@ -63,7 +63,7 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
                 }
             }
         }
-        // Only the mirror's acknowledgement makes it good, and it does.
+        // Only the mirror's acknowledgement ends the violation, and it arrives.
         let mut status = client.status(&key, offset).unwrap();
         while !matches!(status, Status::Protected { .. }) {
             assert!(status == Status::Pending(Reason::Violated) && Instant::now() < deadline, "{status:?}");
@@ -76,7 +76,7 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
     }
     wait_link(&mut client, LinkState::Up);
     for stream in &mut streams {
-        // What was lost is made good: the next bytes need not wait for the mirror's word.
+        // The violation has ended: new bytes need not wait for the mirror's acknowledgement.
         assert_eq!(write_protected(&mut client, stream, b"after"), Level::OnWire);
     }
 
@@ -84,10 +84,10 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
     assert!(counted.violations >= 3 && counted.lost_blocks >= counted.violations, "{counted:?}");
     let log = pair.ithaca.output();
     assert!(log.contains("a promise was broken") && log.contains(" > 10.2.0.1:"), "{log}");
-    let told = messages(&mut follower);
+    let received = messages(&mut follower);
     let mut numbers = Vec::new();
     let mut ranges = 0;
-    for message in &told {
+    for message in &received {
         if let Message::Violation(violation) = message {
             numbers.push(violation.number);
             for range in &violation.ranges {
@@ -98,19 +98,19 @@ fn what_was_protected_and_is_lost_is_told_with_its_bytes_and_counts_no_more_unti
     }
     numbers.sort_unstable();
     numbers.dedup();
-    assert_eq!(numbers, (1..=counted.violations).collect::<Vec<_>>(), "each is told, with a number of its own");
-    assert!(ranges >= 3, "{told:?}");
+    assert_eq!(numbers, (1..=counted.violations).collect::<Vec<_>>(), "each is received, with a number of its own");
+    assert!(ranges >= 3, "{received:?}");
     let is_said = |message: &Message| matches!(message, Message::State(peer) if peer.reason == StateReason::Violation);
-    assert!(told.iter().any(is_said), "the link was degraded for a while");
+    assert!(received.iter().any(is_said), "the link was degraded for a while");
 }
 
-/// A flood through a queue on the uplink that is far too small: what is promised during it, and after it.
+/// A flood through a queue on the uplink that is far too small: checks protection during it and after it.
 fn flood(gso: &str, commands: &[&str]) {
     let testbed = Testbed::perfect();
-    // Between the data of a block and its repair the queue has time to make room.
+    // Between the data of a block and its repair symbols the queue has time to make room.
     let steady = json!({ "close_when_idle": "10ms", "close_after": "20ms", "repair": { "fixed": 4 } });
     let changes = [("/peers/0/path", json!({ "udp_gso": gso })), ("/redundancy/steady", steady)];
-    let (pair, secret) = telling(&testbed, &changes);
+    let (pair, secret) = notifying_pair(&testbed, &changes);
     let mut follower = follower(&testbed, &secret);
     wait_link(&mut follower, LinkState::Up);
     let mut stream = connection(&testbed);
@@ -119,16 +119,16 @@ fn flood(gso: &str, commands: &[&str]) {
         let done = testbed.run("ithaca", &words.split(' ').collect::<Vec<_>>());
         assert!(done.is_ok(), "{done:?}; tc missing? apt-get install iproute2");
     }
-    // A queue that is put there while the appliance runs is noticed within a second.
+    // A queue that is added at run time is noticed within a second.
     thread::sleep(Duration::from_secs(2));
     turn(&mut follower);
     let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);
     let socket = sender(&testbed.node("primary"), sink.address);
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     let begin = Instant::now();
     let mut number = 0;
     while begin.elapsed() < Duration::from_secs(4) {
-        // More than the queue holds and more than passes until the next time, but it is empty then.
+        // More than the queue holds and more than it sends before the next burst, by which time it is empty.
         for _ in 0..24 {
             let _ = socket.send(&datagram(number, 1000));
             number += 1;
@@ -137,14 +137,14 @@ fn flood(gso: &str, commands: &[&str]) {
         while Instant::now() < next {
             turn(&mut follower);
         }
-        told.append(&mut messages(&mut follower));
+        received.append(&mut messages(&mut follower));
     }
     thread::sleep(Duration::from_millis(500));
     turn(&mut follower);
-    told.append(&mut messages(&mut follower));
-    // Where a packet is not protected the count goes on as another instance, from its own beginning.
+    received.append(&mut messages(&mut follower));
+    // After an unprotected packet the count continues in a new instance, from its own beginning.
     let mut packets: HashMap<u64, u64> = HashMap::new();
-    for message in &told {
+    for message in &received {
         if let Message::Flow(flow) = message
             && flow.key.destination == sink.address
         {
@@ -161,24 +161,24 @@ fn flood(gso: &str, commands: &[&str]) {
     assert_eq!(counted.violations, 0, "{counted:?}");
     assert!(counted.unsendable_blocks > 0, "{counted:?}");
     let is_said = |message: &Message| matches!(message, Message::State(peer) if peer.reason == StateReason::SendErrors);
-    assert!(told.iter().any(is_said), "the link was degraded, and not for that reason");
-    // And after it all is well.
+    assert!(received.iter().any(is_said), "the link was degraded, and not for that reason");
+    // Afterwards protection works again.
     wait_link(&mut follower, LinkState::Up);
     write_protected(&mut follower, &mut stream, b"after the flood");
 }
 
 #[test]
-fn what_a_full_queue_refuses_is_not_protected() {
+fn a_datagram_refused_by_a_full_queue_is_not_protected() {
     flood("off", &["tc qdisc add dev wan0 root tbf rate 4mbit burst 5kb limit 10kb"]);
 }
 
 #[test]
-fn a_train_of_which_a_queue_took_a_part_is_not_protected() {
+fn a_train_accepted_only_in_part_is_not_protected() {
     flood("auto", &["tc qdisc add dev wan0 root tbf rate 4mbit burst 5kb limit 10kb"]);
 }
 
 #[test]
-fn what_a_queue_took_and_dropped_later_is_not_protected() {
+fn a_datagram_accepted_and_dropped_later_is_not_protected() {
     let queue = [
         "tc qdisc add dev wan0 root handle 1: htb default 1",
         "tc class add dev wan0 parent 1: classid 1:1 htb rate 4mbit burst 5kb",
@@ -187,9 +187,9 @@ fn what_a_queue_took_and_dropped_later_is_not_protected() {
     flood("off", &queue);
 }
 
-/// Of a queue that says "no" with an error no counter is read: the error alone tells that a datagram is gone.
+/// Such a queue refuses with an error and has no counter that is read: only the error reveals the loss.
 #[test]
-fn what_a_short_queue_below_a_class_refuses_is_not_protected() {
+fn a_datagram_refused_by_a_short_queue_below_a_class_is_not_protected() {
     let queue = [
         "tc qdisc add dev wan0 root handle 1: htb default 1",
         "tc class add dev wan0 parent 1: classid 1:1 htb rate 4mbit burst 5kb",

@@ -1,4 +1,4 @@
-//! Appliances go and come back under a live connection: what was said stands, and no more than was written is ever said.
+//! Appliances restart under a live connection: earlier claims stay valid, and no claim exceeds the written bytes.
 
 use std::{
     io::Write,
@@ -14,12 +14,13 @@ use onwire::notify::{
 use crate::{
     appliance::Appliance,
     protected_site::{
-        client, connection, follower, messages, protected, soon, telling, turn, wait_link, wait_until, write_protected,
+        client, connection, follower, messages, notifying_pair, protected, soon, turn, wait_link, wait_until,
+        write_protected,
     },
     testbed::Testbed,
 };
 
-/// A connection into which a byte more is written now and then, and what is said of it.
+/// A connection into which the test writes, and the claims about it.
 struct Written<'c> {
     client: &'c mut Client,
     stream: &'c mut TcpStream,
@@ -33,7 +34,7 @@ impl Written<'_> {
         self.bytes += count as u64;
     }
 
-    /// Never more is said than was written, and what was said once is not taken back.
+    /// Claims never exceed the written bytes and never decrease.
     fn look(&mut self, said: &mut u64) {
         turn(self.client);
         for level in Level::ALL {
@@ -48,7 +49,7 @@ impl Written<'_> {
 
 fn the_near_side(go: fn(&mut Appliance<'_>)) {
     let testbed = Testbed::emulated("delay 20ms");
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
@@ -59,7 +60,7 @@ fn the_near_side(go: fn(&mut Appliance<'_>)) {
     for _ in 0..2 {
         let run = written.client.core().run();
         let before = said;
-        // Some of this is on its way when the appliance goes.
+        // Some of this is in flight when the appliance ends.
         written.write(20_000);
         go(&mut pair.ithaca);
         written.write(3_000);
@@ -72,17 +73,17 @@ fn the_near_side(go: fn(&mut Appliance<'_>)) {
             assert!(Instant::now() < deadline, "no contact with the new run");
             written.look(&mut said);
         }
-        // The claim of the earlier run stands in this one.
+        // The claim of the earlier run is still valid.
         let status = written.client.status(&key, before).unwrap();
         assert!(matches!(status, Status::Protected { .. }), "{status:?}");
-        // The flow is in its middle for the new run; an acknowledgement joins the two.
+        // For the new run the flow begins in the middle; an acknowledgement joins the two runs.
         let deadline = soon();
         while written.client.core().covered(&key, Level::OnWire) < written.bytes {
             assert!(Instant::now() < deadline, "not healed: {said} of {} bytes", written.bytes);
             written.look(&mut said);
         }
         assert!(protected(written.client, written.stream) >= Level::OnWire);
-        // It is as good as before: also what is written now is protected.
+        // Protection works as before, also for new data.
         wait_link(written.client, LinkState::Up);
         for _ in 0..5 {
             written.write(1_000);
@@ -93,18 +94,18 @@ fn the_near_side(go: fn(&mut Appliance<'_>)) {
 }
 
 #[test]
-fn claims_stand_when_the_near_side_is_killed() {
+fn claims_stay_valid_when_the_near_side_is_killed() {
     the_near_side(|appliance| appliance.kill());
 }
 
 #[test]
-fn claims_stand_when_the_near_side_is_stopped() {
+fn claims_stay_valid_when_the_near_side_is_stopped() {
     the_near_side(|appliance| assert!(appliance.terminate().0.success()));
 }
 
 fn the_far_side(go: fn(&mut Appliance<'_>)) {
     let testbed = Testbed::emulated("delay 5ms");
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = follower(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
@@ -132,7 +133,7 @@ fn the_far_side(go: fn(&mut Appliance<'_>)) {
             _ => None,
         })
         .collect();
-    // Each change is told several times.
+    // Each change is notified several times.
     states.dedup();
     let up = (LinkState::Up, StateReason::None);
     assert!(states.contains(&(LinkState::Degraded, StateReason::NoReports)), "{states:?}");
@@ -141,42 +142,42 @@ fn the_far_side(go: fn(&mut Appliance<'_>)) {
 }
 
 #[test]
-fn a_killed_far_side_is_told_and_told_back() {
+fn a_killed_far_side_degrades_the_link_until_it_restarts() {
     the_far_side(|appliance| appliance.kill());
 }
 
 #[test]
-fn a_stopped_far_side_is_told_and_told_back() {
+fn a_stopped_far_side_degrades_the_link_until_it_restarts() {
     the_far_side(|appliance| assert!(appliance.terminate().0.success()));
 }
 
 #[test]
-fn a_stop_is_announced_and_what_was_written_before_it_is_decided() {
-    // Nothing is acknowledged before all is over.
+fn a_stop_is_notified_and_earlier_writes_are_protected_or_not_as_a_whole() {
+    // Nothing is acknowledged before the test is over.
     let testbed = Testbed::emulated("delay 1s");
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = follower(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
     write_protected(&mut client, &mut stream, b"first");
     let key = Client::flow_of(&stream).unwrap().key;
-    let mut told = messages(&mut client);
+    let mut received = messages(&mut client);
     stream.write_all(&[1; 5_000]).unwrap();
     pair.ithaca.ask_to_stop();
-    // The wheel turns while the appliance goes.
+    // The client processes messages while the appliance stops.
     wait_until(&mut client, "silent", |client| !client.core().has_contact(Instant::now()));
     assert!(pair.ithaca.terminate().0.success());
     turn(&mut client);
-    told.append(&mut messages(&mut client));
+    received.append(&mut messages(&mut client));
     let draining = |message: &Message| {
         matches!(message, Message::State(peer)
             if (peer.state, peer.reason) == (LinkState::Draining, StateReason::Administrator))
     };
-    assert!(told.iter().any(draining), "{told:?}");
+    assert!(received.iter().any(draining), "{received:?}");
     let claimed = client.core().covered(&key, Level::OnWire);
     assert!([5, 5_005].contains(&claimed), "a write is decided as a whole: {claimed}");
     println!("{claimed} of 5005 bytes were protected when it stopped");
-    // Who is gone promises nothing more: whatever was not protected then is not now.
+    // After the appliance has ended, data that was not protected stays unprotected.
     stream.write_all(b"more").unwrap();
     assert!(matches!(client.status(&key, 5_009).unwrap(), Status::Pending(_)));
 }

@@ -1,6 +1,6 @@
-//! Testbed of the tests of promises: a pair of which ithaca tells what is protected, and programs at the primary.
+//! The testbed of the protection tests: a pair in which ithaca sends notifications, and programs at the primary.
 //!
-//! Decides nothing about what should be told.
+//! Makes no assumption about which notifications are right.
 
 use std::{
     io::{Read, Write},
@@ -22,27 +22,27 @@ use crate::{
     testbed::{ONWIRE, Testbed},
 };
 
-/// The appliance of the primary's site, as programs there reach it.
+/// The notification address of ithaca, as programs at the primary use it.
 pub const PORT: &str = "10.1.0.254:7118";
 
-/// A pair of which ithaca tells what is protected, both changed alike.
-pub fn telling<'g>(testbed: &'g Testbed, changes: &[(&'static str, Value)]) -> (Pair<'g>, Secret) {
+/// A pair in which ithaca sends notifications; both sides get the same changes.
+pub fn notifying_pair<'g>(testbed: &'g Testbed, changes: &[(&'static str, Value)]) -> (Pair<'g>, Secret) {
     let secret = make_key(testbed);
     let ithaca: Vec<_> = [notify(testbed, "on_wire")].into_iter().chain(changes.iter().cloned()).collect();
     (Pair::start_each(testbed, &ithaca, changes), secret)
 }
 
-/// Makes the key of programs.
+/// Generates the notification key.
 pub fn make_key(testbed: &Testbed) -> Secret {
     let key = key_file(testbed);
     testbed.command(&[ONWIRE, "keygen", "--notify", &key]);
     Secret::parse(std::fs::read_to_string(&key).unwrap().trim()).unwrap()
 }
 
-/// What ithaca's configuration says of notifications.
+/// The notification settings in ithaca's configuration.
 pub fn notify(testbed: &Testbed, level: &str) -> (&'static str, Value) {
     let keys = json!([{ "id": 1, "file": key_file(testbed) }]);
-    // Some links of these tests take longer than the default allows: three round trips of 1.2 seconds.
+    // Some links of these tests need more than the default: three round trips of 1.2 seconds.
     ("/notify", json!({ "listen": PORT, "keys": keys, "level": level, "trust_max": "5s" }))
 }
 
@@ -55,7 +55,7 @@ pub fn client(testbed: &Testbed, secret: &Secret) -> Client {
     client_with(testbed, secret, Wish::default())
 }
 
-/// A client at the primary that keeps every message, blocks too.
+/// A client at the primary that keeps every message, including those about blocks.
 pub fn follower(testbed: &Testbed, secret: &Secret) -> Client {
     client_with(testbed, secret, Wish::following(Filter::default(), true))
 }
@@ -64,23 +64,23 @@ fn client_with(testbed: &Testbed, secret: &Secret, wish: Wish) -> Client {
     testbed.node("primary").run(|| Client::connect_with(PORT, secret.to_key(1), wish).unwrap()).unwrap()
 }
 
-/// A command of the executable at the primary, which knows where to ask.
+/// A command of the executable at the primary, with the notification address and key in its environment.
 fn command(testbed: &Testbed, arguments: &[&str]) -> Command {
     let mut command = Command::new(ONWIRE);
     command.args(arguments).env("ONWIRE_NOTIFY", PORT).env("ONWIRE_NOTIFY_KEY", key_file(testbed));
     command
 }
 
-/// Runs the executable at the primary to its end, good or bad.
+/// Runs the executable at the primary to its end, also if it fails.
 pub fn run(testbed: &Testbed, arguments: &[&str]) -> Output {
     let mut command = command(testbed, arguments);
     testbed.node("primary").run(|| command.output().unwrap()).unwrap()
 }
 
-/// A command that runs beside the test at the primary, and is killed when dropped.
-pub struct Beside(Option<Child>);
+/// A command at the primary that runs in the background and is killed when dropped.
+pub struct Background(Option<Child>);
 
-impl Beside {
+impl Background {
     /// Starts it.
     pub fn start(testbed: &Testbed, arguments: &[&str]) -> Self {
         let mut command = command(testbed, arguments);
@@ -88,7 +88,7 @@ impl Beside {
         Self(Some(testbed.node("primary").run(|| command.spawn().unwrap()).unwrap()))
     }
 
-    /// Its end, and the objects that it printed, one a line.
+    /// Waits for its end; returns the JSON objects that it printed, one per line.
     pub fn objects(mut self) -> Vec<Value> {
         let output = self.0.take().expect("it is ended once").wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0));
@@ -96,7 +96,7 @@ impl Beside {
     }
 }
 
-impl Drop for Beside {
+impl Drop for Background {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
             let _ = child.kill();
@@ -105,12 +105,12 @@ impl Drop for Beside {
     }
 }
 
-/// What a program wrote.
+/// The text of a program's output.
 pub fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap().trim_end()
 }
 
-/// A program at the mirror that reads and says nothing, on any number of connections; where it listens.
+/// A program at the mirror that only reads, on any number of connections; returns its address.
 pub fn listener(testbed: &Testbed, at: &str) -> SocketAddr {
     let at: std::net::IpAddr = at.parse().unwrap();
     let listener = testbed.node("mirror").run(|| TcpListener::bind((at, 0)).unwrap()).unwrap();
@@ -134,23 +134,23 @@ pub fn connect(testbed: &Testbed, to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A connection from the primary to a program at the mirror that reads and says nothing.
+/// A connection from the primary to a program at the mirror that only reads.
 pub fn connection(testbed: &Testbed) -> TcpStream {
     connect(testbed, listener(testbed, crate::testbed::MIRROR[0]))
 }
 
-/// As long as anything that must happen may take on a busy machine.
+/// The deadline for anything that must happen, also on a busy machine.
 pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Writes, and waits until all that was written is protected; at which level.
+/// Writes, and waits until everything written is protected; returns the level.
 pub fn write_protected(client: &mut Client, stream: &mut TcpStream, bytes: &[u8]) -> Level {
     stream.write_all(bytes).unwrap();
     protected(client, stream)
 }
 
-/// Waits until all that was written is protected; at which level.
+/// Waits until everything written is protected; returns the level.
 pub fn protected(client: &mut Client, stream: &TcpStream) -> Level {
     match client.wait_all(stream, soon()).unwrap() {
         Waited::Protected { level } => level,
@@ -158,23 +158,23 @@ pub fn protected(client: &mut Client, stream: &TcpStream) -> Level {
     }
 }
 
-/// Turns the client's wheel until this is so.
+/// Processes the client's messages until `is_so`.
 pub fn wait_until(client: &mut Client, what: &str, is_so: impl Fn(&Client) -> bool) {
     let deadline = soon();
     while !is_so(client) {
         assert!(Instant::now() < deadline, "never {what}: {:?}", client.core().peers().collect::<Vec<_>>());
-        // What a follower keeps meanwhile stays for whoever asks.
+        // Messages that a follower keeps stay available for [`messages`].
         turn(client);
     }
 }
 
-/// Takes in what comes within a few milliseconds.
+/// Processes the messages that arrive within a few milliseconds.
 pub fn turn(client: &mut Client) {
-    let nobody = onwire::notify::message::FlowKey::tcp(([0, 0, 0, 0], 1).into(), ([0, 0, 0, 0], 1).into());
+    let unwatched = onwire::notify::message::FlowKey::tcp(([0, 0, 0, 0], 1).into(), ([0, 0, 0, 0], 1).into());
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(5) {
-        let status = client.status(&nobody, 0).unwrap();
-        assert!(matches!(status, Status::Never(_)), "nobody watches this: {status:?}");
+        let status = client.status(&unwatched, 0).unwrap();
+        assert!(matches!(status, Status::Never(_)), "this flow is not watched: {status:?}");
         thread::sleep(Duration::from_micros(500));
     }
 }
@@ -186,7 +186,7 @@ pub fn wait_link(client: &mut Client, state: LinkState) {
     });
 }
 
-/// Everything a follower has been told until now.
+/// All messages that a follower has received until now.
 pub fn messages(client: &mut Client) -> Vec<Message> {
     let mut all = Vec::new();
     while let Some(message) = client.next_message(Instant::now()).unwrap() {

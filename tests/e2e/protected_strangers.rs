@@ -1,4 +1,4 @@
-//! What reaches the notification port and should not: counted, bounded, and no matter to others.
+//! Invalid traffic at the notification port: it is counted and bounded, and does not affect other subscribers.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -19,25 +19,27 @@ use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
 
 use crate::{
     appliance::Appliance,
-    protected_site::{Beside, PORT, client, connection, protected, soon, telling, wait_link, write_protected},
+    protected_site::{
+        Background, PORT, client, connection, notifying_pair, protected, soon, wait_link, write_protected,
+    },
     streams,
     testbed::{MIRROR, Testbed},
 };
 
-/// A client in pieces: what it sends is kept, and it reads only when told to.
-struct Pieces {
+/// A client that the test runs step by step: its sent datagrams are kept, and it reads only in [`turn`](Self::turn).
+struct StepClient {
     socket: UdpSocket,
     core: Core,
     sent: Vec<Vec<u8>>,
 }
 
-impl Pieces {
+impl StepClient {
     fn new(testbed: &Testbed, key: Key, epoch: u64) -> Self {
         let target: SocketAddr = PORT.parse().unwrap();
         let socket = testbed.node("primary").run(|| UdpSocket::bind("10.1.0.1:0").unwrap()).unwrap();
         socket.connect(target).unwrap();
         socket.set_nonblocking(true).unwrap();
-        // Its lease outlives the test, if nobody ends it.
+        // Its lease outlives the test unless the appliance ends it.
         let wish = Wish { lease: Duration::from_secs(60), follow: true, ..Wish::default() };
         Self { socket, core: Core::new(key, wish, epoch, Instant::now()), sent: Vec::new() }
     }
@@ -45,7 +47,7 @@ impl Pieces {
     fn turn(&mut self) {
         let (mut datagram, mut buffer) = (Vec::new(), [0; 2048]);
         while self.core.poll_datagram(&mut datagram, Instant::now()) {
-            // A refusal of an earlier one may be told here.
+            // The kernel may report an ICMP error of an earlier datagram here.
             let _ = self.socket.send(&datagram);
             self.sent.push(datagram.clone());
         }
@@ -56,11 +58,11 @@ impl Pieces {
 
     fn send(&self, bytes: &[u8]) {
         self.socket.send(bytes).unwrap();
-        // Slow enough for the socket of the appliance.
+        // Slow enough for the appliance's socket.
         thread::sleep(Duration::from_micros(300));
     }
 
-    /// Until its subscription was granted.
+    /// Waits until its subscription is granted.
     fn subscribe(&mut self) {
         let deadline = soon();
         while !self.core.has_contact(Instant::now()) {
@@ -76,12 +78,12 @@ fn counts(appliance: &Appliance<'_>) -> NotifyStatus {
     appliance.status().notify.expect("it has a notification port")
 }
 
-/// Waits until the counts are so: the appliance reads a bounded number of requests a turn.
+/// Waits until the counts meet a condition; the appliance reads a bounded number of requests per turn.
 fn wait_counts(appliance: &Appliance<'_>, what: &str, is_so: impl Fn(&NotifyStatus) -> bool) -> NotifyStatus {
     appliance.wait(what, |status| is_so(status.notify.as_ref().unwrap())).notify.unwrap()
 }
 
-/// Kilobytes of memory that a process has now.
+/// Resident memory of a process, in kilobytes.
 fn resident(appliance: &Appliance<'_>) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", appliance.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -89,14 +91,14 @@ fn resident(appliance: &Appliance<'_>) -> u64 {
 }
 
 #[test]
-fn what_is_forged_recorded_cut_or_noise_is_counted_and_harms_nobody() {
+fn forged_replayed_truncated_and_random_datagrams_are_counted_and_harmless() {
     let testbed = Testbed::perfect();
-    let (mut pair, secret) = telling(&testbed, &[]);
+    let (mut pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
     write_protected(&mut client, &mut stream, b"first");
-    let mut honest = Pieces::new(&testbed, secret.to_key(1), 71);
+    let mut honest = StepClient::new(&testbed, secret.to_key(1), 71);
     honest.subscribe();
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let mut rng = SmallRng::seed_from_u64(3);
@@ -104,10 +106,10 @@ fn what_is_forged_recorded_cut_or_noise_is_counted_and_harms_nobody() {
         let copy =
             scope.spawn(|| streams::copy_paced(&primary, &mirror, MIRROR[1], 1, 3_000_000, Duration::from_millis(20)));
         let appliance = &pair.ithaca;
-        // Another secret under a number that is known, and a number that is not.
+        // Another secret with a known key id, and an unknown key id.
         for (secret, id) in [(1, 1), (2, 9)] {
             let before = counts(appliance).forged;
-            let mut forger = Pieces::new(&testbed, Secret::from_random(&[secret; 32]).to_key(id), 72);
+            let mut forger = StepClient::new(&testbed, Secret::from_random(&[secret; 32]).to_key(id), 72);
             for _ in 0..20 {
                 forger.turn();
                 thread::sleep(Duration::from_millis(10));
@@ -120,18 +122,19 @@ fn what_is_forged_recorded_cut_or_noise_is_counted_and_harms_nobody() {
             let now = wait_counts(appliance, "forged", |now| now.forged >= before + sent);
             assert_eq!(now.forged, before + sent, "{now:?}");
         }
-        // The subscriber's own words again, from its own address, and from another.
+        // The subscriber's own datagrams again, from its own address and from another.
         let before = counts(appliance);
         let recorded = honest.sent.clone();
         assert!(recorded.len() >= 3, "{recorded:?}");
         recorded.iter().for_each(|datagram| honest.send(datagram));
-        // The first were sent before there was a subscription; only what names this run can be known for a repetition.
+        // The first ones were sent before there was a subscription; only those that name this run are recognized as
+        // replays.
         wait_counts(appliance, "replayed", |now| now.replayed > before.replayed);
-        let elsewhere = Pieces::new(&testbed, secret.to_key(1), 73);
+        let elsewhere = StepClient::new(&testbed, secret.to_key(1), 73);
         recorded.iter().for_each(|datagram| elsewhere.send(datagram));
         let now = wait_counts(appliance, "not subscribed", |now| now.not_subscribed > before.not_subscribed);
         assert_eq!(now.subscribers, before.subscribers, "a recording makes no subscriber");
-        // Each beginning of a real one, one with a bit turned, and noise.
+        // Each prefix of a genuine datagram, one with a flipped bit, and noise.
         let before = counts(appliance);
         let mut sent = 0;
         for datagram in &recorded {
@@ -151,20 +154,20 @@ fn what_is_forged_recorded_cut_or_noise_is_counted_and_harms_nobody() {
         }
         let bad = |it: &NotifyStatus| it.not_ours + it.forged + it.replayed;
         let now = wait_counts(appliance, "all counted", |now| bad(now) >= bad(&before) + sent);
-        // The honest subscriber beside it renews; nothing of that is bad.
+        // The genuine subscriber renews its lease meanwhile; none of that counts as bad.
         assert_eq!(bad(&now), bad(&before) + sent, "{before:?}\n{now:?}");
         copy.join().unwrap();
     });
     write_protected(&mut client, &mut stream, b"unharmed");
 
-    // What was sent to the earlier run means nothing to the next.
+    // Datagrams sent to the earlier run have no effect on the next.
     let recorded = honest.sent.clone();
     pair.ithaca.kill();
     pair.ithaca.start();
     pair.wait_up();
     write_protected(&mut client, &mut stream, b"to the next run");
     let before = counts(&pair.ithaca);
-    let elsewhere = Pieces::new(&testbed, secret.to_key(1), 74);
+    let elsewhere = StepClient::new(&testbed, secret.to_key(1), 74);
     recorded.iter().for_each(|datagram| elsewhere.send(datagram));
     let now = wait_counts(&pair.ithaca, "old ones", |now| now.replayed > before.replayed);
     assert_eq!(now.subscribers, before.subscribers, "{now:?}");
@@ -173,29 +176,29 @@ fn what_is_forged_recorded_cut_or_noise_is_counted_and_harms_nobody() {
 }
 
 #[test]
-fn a_flood_of_subscribers_is_bounded_and_those_that_leave_or_sleep_are_let_go() {
+fn subscribers_are_bounded_in_number_and_memory_and_silent_ones_expire() {
     let testbed = Testbed::perfect();
-    let (pair, secret) = telling(&testbed, &[]);
+    let (pair, secret) = notifying_pair(&testbed, &[]);
     let mut client = client(&testbed, &secret);
     wait_link(&mut client, LinkState::Up);
     let mut stream = connection(&testbed);
     write_protected(&mut client, &mut stream, b"first");
-    // Some load first, so that what any traffic needs is there already.
+    // Load first, so that the memory which any traffic needs is allocated already.
     streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 4, 2_000_000);
     let before = resident(&pair.ithaca);
 
-    // One ends without a word, one never reads what it is told.
-    let gone = Beside::start(&testbed, &["watch", "--json", "--blocks", "--for", "60s"]);
-    let mut asleep = Pieces::new(&testbed, secret.to_key(1), 50);
-    asleep.subscribe();
-    rustix::net::sockopt::set_socket_recv_buffer_size(&asleep.socket, 2048).unwrap();
+    // One subscriber ends without unsubscribing, one never reads its messages.
+    let gone = Background::start(&testbed, &["watch", "--json", "--blocks", "--for", "60s"]);
+    let mut unread = StepClient::new(&testbed, secret.to_key(1), 50);
+    unread.subscribe();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&unread.socket, 2048).unwrap();
     wait_counts(&pair.ithaca, "three subscribers", |now| now.subscribers == 3);
     drop(gone);
     let left = wait_counts(&pair.ithaca, "a lease that ended", |now| now.leases_ended >= 1);
     assert_eq!(left.subscribers, 2, "{left:?}");
 
-    let mut crowd: Vec<Pieces> =
-        (0..300).map(|number| Pieces::new(&testbed, secret.to_key(1), 1000 + number)).collect();
+    let mut clients: Vec<StepClient> =
+        (0..300).map(|number| StepClient::new(&testbed, secret.to_key(1), 1000 + number)).collect();
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     thread::scope(|scope| {
         let copy =
@@ -203,7 +206,7 @@ fn a_flood_of_subscribers_is_bounded_and_those_that_leave_or_sleep_are_let_go() 
         let until = Instant::now() + Duration::from_secs(4);
         let mut rounds = 0;
         while Instant::now() < until || !copy.is_finished() {
-            crowd.iter_mut().for_each(Pieces::turn);
+            clients.iter_mut().for_each(StepClient::turn);
             assert!(write_protected(&mut client, &mut stream, b"beside a flood") >= Level::OnWire);
             rounds += 1;
         }
@@ -211,7 +214,7 @@ fn a_flood_of_subscribers_is_bounded_and_those_that_leave_or_sleep_are_let_go() 
         copy.join().unwrap();
     });
     let now = counts(&pair.ithaca);
-    let admitted = crowd.iter().filter(|one| one.core.has_contact(Instant::now())).count();
+    let admitted = clients.iter().filter(|one| one.core.has_contact(Instant::now())).count();
     println!("{admitted} of 300 admitted: {now:?}; {before} and {} kB", resident(&pair.ithaca));
     assert!(now.subscribers <= 48 && admitted <= 46 && admitted > 20, "{admitted}: {now:?}");
     assert!(now.refused >= 200, "{now:?}");
@@ -219,6 +222,6 @@ fn a_flood_of_subscribers_is_bounded_and_those_that_leave_or_sleep_are_let_go() 
     let grown = resident(&pair.ithaca).saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} kB more than before");
     assert!(write_protected(&mut client, &mut stream, b"unharmed") >= Level::OnWire);
-    drop(crowd);
-    drop(asleep);
+    drop(clients);
+    drop(unread);
 }

@@ -1,4 +1,4 @@
-//! Either side goes and comes back while data flows: the transfer completes and nothing is delivered twice.
+//! Either side restarts while data flows: the transfer completes and nothing is delivered twice.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ use crate::{
     testbed::{MIRROR, PRIMARY, Testbed},
 };
 
-/// Beside a transfer and a steady stream in each direction the appliance that `choose` names goes and comes back.
+/// Ends and restarts the appliance that `choose` selects, during a transfer and a steady stream in each direction.
 fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go: fn(&mut Appliance<'_>)) {
     let testbed = Testbed::emulated("delay 5ms");
     let mut pair = Pair::start(&testbed, &[]);
@@ -24,7 +24,7 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
         Stream::begin(&mirror, sinks[1].address, 500, interval),
     ];
     thread::scope(|scope| {
-        // Three seconds and more.
+        // Takes at least three seconds.
         let copy = scope.spawn(|| {
             let rest = Duration::from_millis(40);
             streams::copy_paced(&primary, &mirror, MIRROR[0], 3, 5_000_000, rest)
@@ -66,7 +66,7 @@ fn restart(choose: for<'p, 'g> fn(&'p mut Pair<'g>) -> &'p mut Appliance<'g>, go
     pair.wait_up();
 }
 
-/// What the kernels of the sites have to say of a datagram that an appliance handed on and that did not come.
+/// The state of the kernels at the sites, to explain a datagram that an appliance delivered and that did not arrive.
 fn last_hops(testbed: &Testbed) -> String {
     let look = "ip -6 neigh; ip -6 addr; grep -v '\\b0$' /proc/net/snmp6";
     let of =
@@ -75,21 +75,21 @@ fn last_hops(testbed: &Testbed) -> String {
 }
 
 #[test]
-fn the_near_side_is_killed_during_a_transfer() {
+fn a_transfer_survives_a_kill_of_the_near_side() {
     restart(|pair| &mut pair.ithaca, |appliance| appliance.kill());
 }
 
 #[test]
-fn the_far_side_is_killed_during_a_transfer() {
+fn a_transfer_survives_a_kill_of_the_far_side() {
     restart(|pair| &mut pair.syracuse, |appliance| appliance.kill());
 }
 
 #[test]
-fn the_near_side_is_stopped_and_started_during_a_transfer() {
+fn a_transfer_survives_a_restart_of_the_near_side() {
     restart(|pair| &mut pair.ithaca, |appliance| assert!(appliance.terminate().0.success()));
 }
 
 #[test]
-fn the_far_side_is_stopped_and_started_during_a_transfer() {
+fn a_transfer_survives_a_restart_of_the_far_side() {
     restart(|pair| &mut pair.syracuse, |appliance| assert!(appliance.terminate().0.success()));
 }

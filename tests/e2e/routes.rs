@@ -1,4 +1,5 @@
-//! What others do to the routes into the tunnel: addresses that are renewed, a device set down, routes that are preferred.
+//! Changes to the tunnel's routes from outside: renewed addresses, a device set down, preferred routes of other
+//! programs.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ fn is_answered(testbed: &Testbed, node: &str, words: &str) -> bool {
 }
 
 #[test]
-fn an_address_that_was_renewed_took_the_routes_along() {
+fn routes_are_restored_after_an_address_was_renewed() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     let shown = || ip(&testbed, &format!("route show {PREFIX}"));
@@ -40,7 +41,7 @@ fn an_address_that_was_renewed_took_the_routes_along() {
         pair.ithaca.wait("a route without a source", |_| shown().contains("dev ow0") && !shown().contains("src"));
         ip(&testbed, "addr add 10.1.0.254/24 dev site0");
         pair.ithaca.wait("a route with a source", |_| shown().contains("src 10.1.0.254"));
-        // The kernel of the other family forgets the source and keeps the route.
+        // For IPv6 the kernel removes the source address and keeps the route.
         ip(&testbed, "-6 addr del fd00:1::fe/64 dev site0");
         ip(&testbed, "-6 addr add fd00:1::fe/64 dev site0 nodad");
         let shown = || ip(&testbed, "-6 route show fd00:2::/64");
@@ -54,7 +55,7 @@ fn an_address_that_was_renewed_took_the_routes_along() {
 }
 
 #[test]
-fn a_tun_that_was_set_down_and_up_again_had_no_routes() {
+fn routes_are_restored_after_the_tun_was_set_down_and_up() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     ip(&testbed, "link set ow0 down");
@@ -62,7 +63,7 @@ fn a_tun_that_was_set_down_and_up_again_had_no_routes() {
         .wait("word of the device", |status| status.tun.route_troubles.get(PREFIX) == Some(&RouteTrouble::DeviceDown));
     let told = testbed.command(&[ONWIRE, "status", "--socket", pair.ithaca.socket.to_str().unwrap()]);
     assert!(told.contains("10.2.0.0/24: route missing, ow0 is down: `ip link set ow0 up`"), "{told}");
-    // Another second in which it is down: it is said once.
+    // Another second with the device down: the message appears only once.
     std::thread::sleep(Duration::from_millis(1500));
     ip(&testbed, "link set ow0 up");
     wait_well(&pair.ithaca);
@@ -75,7 +76,7 @@ fn a_tun_that_was_set_down_and_up_again_had_no_routes() {
 }
 
 #[test]
-fn a_route_of_somebody_else_that_is_preferred_is_told_and_so_is_its_end() {
+fn a_preferred_foreign_route_is_reported_until_it_is_removed() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     ip(&testbed, "route add 10.2.0.0/25 via 192.0.2.2");
@@ -84,7 +85,7 @@ fn a_route_of_somebody_else_that_is_preferred_is_told_and_so_is_its_end() {
     assert!(matches!(told, Some(RouteTrouble::Elsewhere { prefix, .. }) if prefix == "10.2.0.0/25"), "{told:?}");
     ip(&testbed, "route del 10.2.0.0/25");
     wait_well(&pair.ithaca);
-    // One of the same prefix and metric in the place of ours.
+    // A route of the same prefix and metric that replaces the tunnel's.
     ip(&testbed, "route replace 10.2.0.0/24 via 192.0.2.2");
     pair.ithaca.wait("word of it", |status| status.tun.route_troubles.contains_key(PREFIX));
     ip(&testbed, "route del 10.2.0.0/24 via 192.0.2.2");
@@ -93,7 +94,7 @@ fn a_route_of_somebody_else_that_is_preferred_is_told_and_so_is_its_end() {
 }
 
 #[test]
-fn a_host_that_does_not_forward_is_told_and_so_is_an_mtu_that_was_changed() {
+fn disabled_forwarding_and_a_changed_mtu_are_reported() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[("/tun/mtu", json!(1400))]);
     assert_eq!(trouble(&pair.ithaca, PREFIX), None);
@@ -107,7 +108,7 @@ fn a_host_that_does_not_forward_is_told_and_so_is_an_mtu_that_was_changed() {
     pair.ithaca.wait("word of the MTU", |_| pair.ithaca.output().contains("`ip link set ow0 mtu 1400`"));
 }
 
-/// Packets to the mirror that left ithaca in clear.
+/// Unencrypted packets to the mirror that left ithaca.
 fn leaked(testbed: &Testbed) -> u64 {
     let counters = testbed.run("ithaca", &["nft", "list", "counter", "inet", "leak", "clear"]).unwrap();
     let count = counters.split_whitespace().skip_while(|word| *word != "packets").nth(1);
@@ -115,10 +116,10 @@ fn leaked(testbed: &Testbed) -> u64 {
 }
 
 #[test]
-fn packets_leave_in_clear_while_a_route_is_gone_unless_there_is_a_blackhole() {
+fn without_a_route_packets_leave_unencrypted_unless_a_blackhole_route_exists() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
-    // The host has another way out, as every host with a default route has.
+    // The host has another route, as every host with a default route has.
     ip(&testbed, "route add default via 192.0.2.2");
     for words in [
         "add table inet leak",
@@ -131,7 +132,7 @@ fn packets_leave_in_clear_while_a_route_is_gone_unless_there_is_a_blackhole() {
     }
     for (is_guarded, leaks) in [(false, true), (true, false)] {
         if is_guarded {
-            // As docs/operations.md has it.
+            // As docs/operations.md recommends.
             ip(&testbed, "route add blackhole 10.2.0.0/24 metric 4294967295");
         }
         let before = leaked(&testbed);

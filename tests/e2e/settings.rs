@@ -1,4 +1,5 @@
-//! Configuration keys have the effect that they promise: back-ends, lanes, segmentation, order, policy, rate, calls, keys.
+//! Configuration keys have their documented effect: back-ends, lanes, segmentation, order, policy, rate, endpoints,
+//! keys.
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn back_ends_may_differ() {
+fn the_two_ends_may_have_different_back_ends() {
     let testbed = Testbed::perfect();
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let mut pairs = [("auto", "off"), ("off", "auto"), ("off", "off")].into_iter();
@@ -34,7 +35,7 @@ fn back_ends_may_differ() {
             Sink::listen(&mirror, at).expect_all(&primary, 32, 9000);
         }
         streams::copy(&mirror, &primary, PRIMARY[0], 1, 2_000_000);
-        // A super-packet of UDP, which a simple back-end neither gives nor takes.
+        // A UDP super-packet, which a simple back-end neither produces nor accepts.
         let sink = Sink::listen(&mirror, MIRROR[0]);
         let any = "0.0.0.0:0".parse().unwrap();
         let mut socket = primary.run(|| UdpSocket::bind(any, UdpOptions::default()).unwrap()).unwrap();
@@ -49,7 +50,7 @@ fn back_ends_may_differ() {
 }
 
 #[test]
-fn two_lanes_carry_flows_beside_each_other() {
+fn two_lanes_carry_flows_in_parallel() {
     let testbed = Testbed::perfect();
     let queues = [("/tun/queues", json!(2))];
     let pair = Pair::start(&testbed, &queues);
@@ -93,11 +94,11 @@ fn segmentation_may_be_off_at_one_end() {
 }
 
 #[test]
-fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
+fn segmentation_stops_for_a_while_if_trains_do_not_arrive() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     assert_eq!(pair.ithaca.status().lanes[0].udp_gso, "active");
-    // On a veth a train is one buffer: what is longer than any datagram is a train.
+    // On a veth a train is one buffer: a packet longer than any datagram is a train.
     for rule in [
         "add table inet trains",
         "add chain inet trains inward { type filter hook prerouting priority 0 ; }",
@@ -108,7 +109,7 @@ fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
         assert!(done.is_ok(), "{done:?}; nft missing? apt-get install nftables");
     }
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
-    // Single datagrams and trains are compared while something is sent.
+    // Single datagrams and trains are compared only while data is sent.
     let is_settled = || pair.ithaca.status().peers[0].trains == "alone (trains did not arrive)";
     let settled = (0..20).any(|_| {
         streams::copy(&primary, &mirror, MIRROR[0], 1, 500_000);
@@ -120,7 +121,7 @@ fn segmentation_is_given_up_for_a_while_where_trains_do_not_arrive() {
 }
 
 #[test]
-fn a_path_that_lost_long_datagrams_for_four_seconds_cost_the_segmentation() {
+fn a_temporary_loss_of_long_datagrams_does_not_turn_segmentation_off() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     let nft = |rule: &str| {
@@ -147,7 +148,7 @@ fn a_path_that_lost_long_datagrams_for_four_seconds_cost_the_segmentation() {
 }
 
 #[test]
-fn order_is_strict_or_not_as_configured() {
+fn delivery_order_is_strict_or_not_as_configured() {
     for (ordering, waits) in [("strict", true), ("none", false)] {
         let testbed = Testbed::emulated("delay 2ms");
         let changes = [
@@ -160,7 +161,7 @@ fn order_is_strict_or_not_as_configured() {
         let send = |number| socket.send(&datagram(number, 100)).unwrap();
         send(0);
         assert!(sink.wait_for(1));
-        // This one is lost with its repair symbols, and what follows is behind a hole.
+        // This one is lost with its repair symbols, so the next one follows a gap.
         testbed.wan().tell("cut forth").unwrap();
         send(1);
         std::thread::sleep(Duration::from_millis(100));
@@ -195,7 +196,7 @@ fn the_first_rule_that_matches_chooses_the_profile() {
     let share = |work: &dyn Fn()| {
         let before = sent();
         work();
-        // The last block closes when the TUN has been idle; a status asked at once could come before.
+        // The last block closes when the TUN has been idle; an immediate status could come before that.
         std::thread::sleep(Duration::from_millis(50));
         let after = sent();
         let (source, repair) =
@@ -208,7 +209,7 @@ fn the_first_rule_that_matches_chooses_the_profile() {
     let rows: [Row<'_>; 3] = [
         ("UDP over IPv4: off", &|| udp(MIRROR[0]), 0.0..0.01),
         ("UDP over IPv6: the peer's own, steady", &|| udp(MIRROR[1]), 0.1..4.1),
-        // Super-packets make blocks of more than eight symbols, which get eight at least.
+        // Super-packets make blocks of more than eight symbols, which get at least eight repair symbols.
         ("TCP: much", &|| _ = streams::copy(&primary, &mirror, MIRROR[0], 1, 2_000_000), 0.16..8.1),
     ];
     for (what, work, allowed) in rows {
@@ -218,11 +219,11 @@ fn the_first_rule_that_matches_chooses_the_profile() {
 }
 
 #[test]
-fn the_rate_of_the_path_is_kept() {
+fn the_rate_of_the_path_is_not_exceeded() {
     let testbed = Testbed::perfect();
     let pair = Pair::start_each(&testbed, &[("/peers/0/path", json!({ "rate": "20mbit" }))], &[]);
     let elapsed = streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 2, 2_000_000);
-    // 32 Mbit of data, and headers and repair symbols on top.
+    // 32 Mbit of data, plus headers and repair symbols.
     assert!(elapsed > Duration::from_millis(1600), "{elapsed:?}");
     let bits = pair.ithaca.status().peers[0].sent.bytes as f64 * 8.0;
     let rate = bits / elapsed.as_secs_f64();
@@ -231,9 +232,9 @@ fn the_rate_of_the_path_is_kept() {
 }
 
 #[test]
-fn a_peer_without_endpoint_waits_to_be_called() {
+fn a_peer_without_endpoint_waits_for_the_other_side() {
     let testbed = Testbed::perfect();
-    // Each lane has to learn where its counterpart is.
+    // Each lane has to learn the address of its counterpart.
     let changes = [("/tun/queues", json!(2)), ("/peers/0/endpoint", json!(null))];
     let mut pair = Pair::prepare_each(&testbed, &changes[..1], &changes);
     pair.syracuse.start();
@@ -249,7 +250,7 @@ fn a_peer_without_endpoint_waits_to_be_called() {
 }
 
 #[test]
-fn a_preshared_key_must_be_shared() {
+fn a_session_needs_the_same_preshared_key_on_both_sides() {
     let testbed = Testbed::perfect();
     let keys = ["one.psk", "other.psk"].map(|name| {
         let path = testbed.directory().join(name).to_str().unwrap().to_owned();

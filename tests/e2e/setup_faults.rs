@@ -1,4 +1,4 @@
-//! What is wrong in a configuration and around it: said once, with the remedy, and nothing else is held up by it.
+//! Errors in a configuration and around it: logged once, with a remedy, and without effect on anything else.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ use crate::{
     testbed::{MIRROR, ONWIRE, Testbed},
 };
 
-/// Waits until the log has these words, and returns it.
+/// Waits until the log contains these words, and returns the log.
 fn wait_said(appliance: &Appliance<'_>, words: &str) -> String {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !appliance.output().contains(words) {
@@ -30,8 +30,8 @@ fn key(testbed: &Testbed, name: &str) -> String {
 }
 
 #[test]
-fn a_wrong_key_was_silent_for_ever() {
-    // Ithaca calls a node of another key; syracuse knows another ithaca.
+fn a_wrong_key_is_logged_once_on_both_sides() {
+    // First ithaca has a wrong key for syracuse, then syracuse for ithaca, then only ithaca has a preshared key.
     for (change, at_ithaca, at_syracuse) in [
         (Some(0), "does not answer at 192.0.2.2:7117", "is meant for another node"),
         (Some(1), "is meant for another node", "does not answer at 192.0.2.1:7117"),
@@ -51,7 +51,7 @@ fn a_wrong_key_was_silent_for_ever() {
         pair.ithaca.start();
         pair.syracuse.start();
         let log = [wait_said(&pair.ithaca, at_ithaca), wait_said(&pair.syracuse, at_syracuse)];
-        // Some calls more: nothing is said twice.
+        // Several further handshakes follow; each message still appears only once.
         thread::sleep(Duration::from_secs(3));
         for (log, words) in log.iter().zip([at_ithaca, at_syracuse]) {
             assert_eq!(log.matches(words).count(), 1, "{log}");
@@ -63,7 +63,7 @@ fn a_wrong_key_was_silent_for_ever() {
 }
 
 #[test]
-fn sessions_were_said_to_be_established_where_only_handshakes_pass() {
+fn a_session_is_logged_only_when_data_passes_not_only_handshakes() {
     let testbed = Testbed::perfect();
     for words in [
         "add table inet wall",
@@ -92,12 +92,12 @@ fn sessions_were_said_to_be_established_where_only_handshakes_pass() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_stopped_the_appliance() {
+fn an_unresolvable_endpoint_does_not_stop_the_appliance() {
     let testbed = Testbed::perfect();
     let name = [("/peers/0/endpoint", json!("mirror.invalid:7117"))];
     let mut pair = Pair::prepare_each(&testbed, &name, &[]);
     pair.ithaca.start();
-    // Nobody has called it yet: it runs, and says so.
+    // No peer has called yet: the appliance runs and logs the error.
     let log = wait_said(&pair.ithaca, "cannot resolve the endpoint mirror.invalid:7117");
     assert!(log.contains("getent hosts") && log.contains("it is asked for again"), "{log}");
     pair.syracuse.start();
@@ -106,7 +106,7 @@ fn a_name_that_does_not_resolve_stopped_the_appliance() {
 }
 
 #[test]
-fn prefixes_that_disagree_were_silent_for_ever() {
+fn disagreeing_prefixes_are_logged_once() {
     let testbed = Testbed::perfect();
     let narrow = [("/peers/0/prefixes", json!(["10.1.0.128/25", "fd00:1::/64"]))];
     let pair = Pair::start_each(&testbed, &[], &narrow);
@@ -118,7 +118,7 @@ fn prefixes_that_disagree_were_silent_for_ever() {
 }
 
 #[test]
-fn a_path_mtu_larger_than_the_device_was_silent() {
+fn a_path_mtu_larger_than_the_device_is_logged_once() {
     let testbed = Testbed::perfect();
     let large = [("/peers/0/path/mtu", json!(9000))];
     let pair = Pair::start(&testbed, &large);
@@ -127,7 +127,7 @@ fn a_path_mtu_larger_than_the_device_was_silent() {
 }
 
 #[test]
-fn a_peer_that_calls_from_inside_the_tunnels_prefixes_made_the_tunnel_swallow_itself() {
+fn a_handshake_from_inside_the_tunnels_prefixes_is_dropped_and_logged() {
     let testbed = Testbed::perfect();
     // Syracuse sends from the mirror's network, which ithaca routes into the tunnel.
     let inside = [("/node/listen", json!("10.2.0.254:7117"))];

@@ -1,4 +1,5 @@
-//! What strangers send to the tunnel's port, and what the sites send that they may not: counted, unanswered, harmless.
+//! Datagrams of unauthenticated senders to the tunnel's port, and packets that a site may not send: counted,
+//! unanswered, harmless.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -17,14 +18,14 @@ use crate::{
     testbed::{MIRROR, PRIMARY, Testbed},
 };
 
-/// So that each captured piece is one datagram.
+/// Without segmentation each captured packet is one datagram.
 fn unsegmented() -> [(&'static str, Value); 1] {
     [("/peers/0/path", json!({ "udp_gso": "off" }))]
 }
 
-/// Datagrams that were refused, whatever the reason.
+/// The number of refused datagrams, for any reason.
 fn refused(status: &Status) -> u64 {
-    // Handshakes are counted together, and once more by their reasons.
+    // Handshakes are counted together, and again by their reasons.
     let of_datagrams = [
         "not_ours",
         "unknown_session",
@@ -40,13 +41,13 @@ fn refused(status: &Status) -> u64 {
     of_datagrams.iter().filter_map(|reason| status.drops.get(*reason)).sum::<u64>() + lost
 }
 
-/// Somebody at another address than the peer's.
-struct Stranger {
+/// A sender at another address than the peer's.
+struct UnauthenticatedSender {
     socket: UdpSocket,
     sent: u64,
 }
 
-impl Stranger {
+impl UnauthenticatedSender {
     fn new(node: &NetworkNamespace) -> Self {
         let target: SocketAddr = "192.0.2.2:7117".parse().unwrap();
         let socket = node.run(|| UdpSocket::bind("192.0.2.1:0").unwrap()).unwrap();
@@ -69,10 +70,10 @@ impl Stranger {
     }
 }
 
-/// What ithaca sends to syracuse while a session is made and used.
+/// The datagrams from ithaca to syracuse while a session is set up and used.
 fn recorded(testbed: &Testbed, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
     let capture = Capture::begin(&testbed.node("ithaca"));
-    // A call that syracuse was not there to hear would be a new one to it, whoever sends it.
+    // Syracuse starts first: a handshake that it had not received would be new to it later, from any sender.
     pair.syracuse.start();
     pair.syracuse.wait("status", |_| true);
     pair.ithaca.start();
@@ -89,7 +90,7 @@ fn recorded(testbed: &Testbed, pair: &mut Pair<'_>) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn strangers_are_counted_and_get_no_answer() {
+fn unauthenticated_datagrams_are_counted_and_not_answered() {
     let testbed = Testbed::perfect();
     let mut pair = Pair::prepare(&testbed, &unsegmented());
     let real = recorded(&testbed, &mut pair);
@@ -97,38 +98,38 @@ fn strangers_are_counted_and_get_no_answer() {
     let mut rng = SmallRng::seed_from_u64(7);
     let before = pair.syracuse.status();
     let tcp = testbed.tcp("primary");
-    let mut stranger = Stranger::new(&testbed.node("ithaca"));
+    let mut sender = UnauthenticatedSender::new(&testbed.node("ithaca"));
     std::thread::scope(|scope| {
-        // Beside them the tunnel is in use.
+        // The tunnel is in use at the same time.
         let copy =
             scope.spawn(|| streams::copy_paced(&primary, &mirror, MIRROR[1], 1, 1_500_000, Duration::from_millis(20)));
         for length in (0..1473).step_by(8) {
             let mut bytes = vec![0; length];
             rng.fill_bytes(&mut bytes);
-            stranger.send(&bytes);
-            // As if it were of each of our types.
+            sender.send(&bytes);
+            // With each of the tunnel's datagram types.
             for kind in 0..8 {
                 if let Some(first) = bytes.first_mut() {
                     *first = kind;
-                    stranger.send(&bytes);
+                    sender.send(&bytes);
                 }
             }
         }
         for bytes in real.iter().step_by(3) {
             for length in [0, 1, 11, 12, 27, 28, bytes.len() / 2, bytes.len() - 1] {
-                stranger.send(&bytes[..length.min(bytes.len() - 1)]);
+                sender.send(&bytes[..length.min(bytes.len() - 1)]);
             }
             let mut flipped = bytes.clone();
             flipped[rng.random_range(0..bytes.len())] ^= 1 << rng.random_range(0..8);
-            stranger.send(&flipped);
-            stranger.send(&[&bytes[..], &[0]].concat());
-            stranger.send(bytes);
+            sender.send(&flipped);
+            sender.send(&[&bytes[..], &[0]].concat());
+            sender.send(bytes);
         }
         copy.join().unwrap();
     });
-    stranger.assert_no_reply();
+    sender.assert_no_reply();
     let after = pair.syracuse.status();
-    assert_eq!(refused(&after) - refused(&before), stranger.sent, "{:?}\n{:?}", before.drops, after.drops);
+    assert_eq!(refused(&after) - refused(&before), sender.sent, "{:?}\n{:?}", before.drops, after.drops);
     assert_eq!(after.peers[0].endpoint, before.peers[0].endpoint, "nobody was led to another address");
     assert_eq!(after.peers[0].sessions, before.peers[0].sessions);
     assert_eq!(after.peers[0].received.unrecoverable_blocks, 0);
@@ -137,14 +138,14 @@ fn strangers_are_counted_and_get_no_answer() {
 }
 
 #[test]
-fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
+fn datagrams_recorded_before_a_restart_do_not_move_the_endpoint() {
     let testbed = Testbed::perfect();
     let mut pair = Pair::prepare(&testbed, &unsegmented());
     let real = recorded(&testbed, &mut pair);
     let calls = real.iter().filter(|bytes| bytes[0] == 1).count() as u64;
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
-    // A node that was restarted cannot know a recorded call from a new one and may answer it once. That makes no
-    // session, because the stranger has no key, and moves nothing.
+    // A restarted node cannot distinguish a recorded initiation from a new one and may answer it once. That sets up no
+    // session, because the sender has no key, and does not change the endpoint.
     for (restart, answers_at_most) in [("ithaca", 0), ("syracuse", calls)] {
         let appliance = if restart == "ithaca" { &mut pair.ithaca } else { &mut pair.syracuse };
         appliance.kill();
@@ -152,16 +153,16 @@ fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
         pair.wait_up();
         streams::copy(&primary, &mirror, MIRROR[0], 1, 300_000);
         let before = pair.syracuse.status();
-        let mut stranger = Stranger::new(&testbed.node("ithaca"));
-        real.iter().for_each(|bytes| stranger.send(bytes));
+        let mut sender = UnauthenticatedSender::new(&testbed.node("ithaca"));
+        real.iter().for_each(|bytes| sender.send(bytes));
         let mut answers = 0;
-        while stranger.socket.recv(&mut [0; 2000]).is_ok() {
+        while sender.socket.recv(&mut [0; 2000]).is_ok() {
             answers += 1;
         }
         assert!(answers <= answers_at_most, "{restart}: {answers} answers to {calls} recorded calls");
         let after = pair.syracuse.status();
         let unanswered = refused(&after) - refused(&before);
-        assert_eq!(unanswered + answers, stranger.sent, "{restart}: {:?}\n{:?}", before.drops, after.drops);
+        assert_eq!(unanswered + answers, sender.sent, "{restart}: {:?}\n{:?}", before.drops, after.drops);
         assert_eq!(after.peers[0].endpoint.map(|it| it.port()), Some(7117), "{restart}");
         assert_eq!(after.peers[0].epoch, before.peers[0].epoch, "{restart}");
         let arrived = after.peers[0].received.adus;
@@ -172,7 +173,7 @@ fn what_was_recorded_before_a_restart_leads_nobody_away_after_it() {
 }
 
 #[test]
-fn a_source_outside_of_the_site_does_not_pass() {
+fn a_packet_with_a_source_outside_the_site_does_not_pass() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     let sink = Sink::listen(&testbed.node("mirror"), MIRROR[0]);

@@ -1,4 +1,4 @@
-//! TCP between two nodes: every byte is hashed on both sides.
+//! TCP between two nodes: both sides hash every byte.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -15,13 +15,13 @@ use ring::digest::{Context, SHA256};
 const PATIENCE: Duration = Duration::from_secs(30);
 const PIECE: usize = 64 << 10;
 
-/// Sends `bytes` on each of `flows` connections at the same time from one node to `at` in another; each receiver answers
-/// with the checksum of what it got. Panics unless all are equal. Gives back how long it took.
+/// Sends `bytes` on each of `flows` simultaneous connections from one node to `at` in another; each receiver answers
+/// with the checksum of what it received. Panics unless all are equal. Returns the duration.
 pub fn copy(from: &NetworkNamespace, to: &NetworkNamespace, at: &str, flows: usize, bytes: usize) -> Duration {
     copy_paced(from, to, at, flows, bytes, Duration::ZERO)
 }
 
-/// As [`copy`], with a rest after each 64 KiB of a flow.
+/// Like [`copy`], with a rest after each 64 KiB of a flow.
 pub fn copy_paced(
     from: &NetworkNamespace,
     to: &NetworkNamespace,
@@ -52,7 +52,7 @@ pub fn copy_paced(
     })
 }
 
-/// A connection within the patience of a test.
+/// Opens a connection with the time limits of a test.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap_or_else(|error| panic!("{address}: {error}"));
     bound(&stream);
@@ -87,7 +87,7 @@ fn receive(mut stream: TcpStream) {
         match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(length) => sum.update(&buffer[..length]),
-            // The sender waits for the checksum and says what is wrong.
+            // The sender waits for the checksum and reports the error.
             Err(_) => return,
         }
     }

@@ -1,6 +1,6 @@
-//! The testbed of a test: the lab's topology in namespaces of its own, gone when the value is dropped.
+//! The testbed of a test: the lab's topology in namespaces of its own, removed when the value is dropped.
 //!
-//! Starts the WAN emulator where a test wants one; knows nothing of appliances.
+//! Starts the WAN emulator for tests that need it; knows nothing of appliances.
 
 use std::{
     net::IpAddr,
@@ -26,14 +26,14 @@ use tempfile::TempDir;
 
 /// The executable under test.
 pub const ONWIRE: &str = env!("CARGO_BIN_EXE_onwire");
-/// The lab, whose emulator is the wide area here.
+/// The lab's executable, whose emulator is the WAN here.
 const ONWIRE_LAB: &str = env!("CARGO_BIN_EXE_onwire-lab");
 /// Addresses of the end hosts, IPv4 then IPv6.
 pub const PRIMARY: [&str; 2] = ["10.1.0.1", "fd00:1::1"];
-/// The far end's.
+/// Addresses of the far end host.
 pub const MIRROR: [&str; 2] = ["10.2.0.1", "fd00:2::1"];
 
-/// Namespaces, links, and perhaps an emulator.
+/// Namespaces, links, and optionally an emulator.
 pub struct Testbed {
     // Fields are dropped in this order: the emulator before the namespaces that hold its devices.
     emulator: Option<(Process, Remote)>,
@@ -49,7 +49,7 @@ impl Testbed {
         Self::build(load("pair-veth"))
     }
 
-    /// As [`perfect`](Self::perfect), with an MTU of 9000 at the sites and 1500 between them.
+    /// Like [`perfect`](Self::perfect), with an MTU of 9000 at the sites and 1500 between them.
     pub fn jumbo() -> Self {
         let mut topology = load("pair-veth");
         let is_site = |link: &&mut LinkPlan| link.ends.iter().any(|end| end.device == "site0");
@@ -57,7 +57,7 @@ impl Testbed {
         Self::build(topology)
     }
 
-    /// Two sites joined by the emulator, which does what `setting` says: `delay 5ms, loss 1%`.
+    /// Two sites joined by the emulator with this setting, such as `delay 5ms, loss 1%`.
     pub fn emulated(setting: &str) -> Self {
         let mut topology = load("pair");
         let at = topology.links.iter().position(|link| link.kind == LinkKind::Emulator).unwrap();
@@ -74,15 +74,15 @@ impl Testbed {
         need_programs(&["ip", "sysctl", "ping"]).unwrap_or_else(|error| panic!("{error}"));
         let run = format!("owe2e-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().unwrap();
-        // One small value for each test, for the life of the test program: whatever borrows it may be moved freely.
+        // One small leaked value per test, so that a testbed that borrows it can be moved.
         let trace = Box::leak(Box::new(Trace::new(&run, directory.path(), false, Default::default()).unwrap()));
-        // Should this program be killed, the next run of the lab cleans up.
+        // If this program is killed, the lab's next run cleans up.
         let marker = Marker::set(&Marker::directory().unwrap(), &run, directory.path()).unwrap();
         let network = Network::build(topology, &run, 1, trace).unwrap_or_else(|error| panic!("{error}"));
         Self { emulator: None, network, trace, _marker: marker, _directory: directory }
     }
 
-    /// The emulator of the executable under test as the link between the appliances.
+    /// Starts the emulator of the executable under test as the link between the appliances.
     fn join(&mut self, link: &LinkPlan) {
         let home = self.network.namespace("emulator");
         let control = self.directory().join("wan.sock");
@@ -105,17 +105,17 @@ impl Testbed {
         self.emulator = Some((process, Remote::new(control)));
     }
 
-    /// Runs a command here, outside of the nodes, to its good end.
+    /// Runs a command outside of the nodes; panics if it fails.
     pub fn command(&self, words: &[&str]) -> String {
         self.trace.run(words).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Runs a command in a node; its output, or the end of its complaint.
+    /// Runs a command in a node; returns its output, or the end of its error output.
     pub fn run(&self, node: &str, words: &[&str]) -> Result<String, String> {
         self.network.run(node, words).map_err(|error| error.to_string())
     }
 
-    /// What `ping` says in a node, whether it was answered or not.
+    /// The output of `ping` in a node, whether it was answered or not.
     pub fn ping(&self, node: &str, words: &str) -> String {
         let line = format!("ping -c 1 -W 3 {words} 2>&1 || true");
         self.run(node, &["sh", "-c", &line]).unwrap()
@@ -126,22 +126,22 @@ impl Testbed {
         self.network.start(node, name, words).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A node, to run something in.
+    /// The namespace of a node.
     pub fn node(&self, name: &str) -> NetworkNamespace {
         NetworkNamespace::named(&self.network.namespace(name)).unwrap()
     }
 
-    /// The emulator's control.
+    /// The emulator's control connection.
     pub fn wan(&self) -> &Remote {
         &self.emulator.as_ref().expect("this testbed has an emulator").1
     }
 
-    /// Where files of this test may be put.
+    /// The directory for the files of this test.
     pub fn directory(&self) -> &Path {
         self.trace.directory()
     }
 
-    /// What the kernel of a node counted of TCP.
+    /// The kernel's TCP counters in a node.
     pub fn tcp(&self, node: &str) -> TcpCounters {
         TcpCounters::of(&self.network, node).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -151,7 +151,7 @@ fn load(name: &str) -> Topology {
     Topology::load(name).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// An address of the constants above.
+/// Parses an address.
 pub fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -1,6 +1,6 @@
-//! What the kernel may hand out with a checksum to be finished: tunnels between the sites, and any protocol whose checksum
-//! a device may be asked for. VXLAN is real; of the others this kernel may have none, so their packets are written into a TUN
-//! of the primary, which forwards them as if a device had asked.
+//! Packets that the kernel hands over with an unfinished checksum: tunnels between the sites, and any protocol whose
+//! checksum can be offloaded to a device. VXLAN is real. The kernel may not support the others, so the test writes
+//! their packets into a TUN at the primary, which forwards them as if a device had requested the checksum.
 
 use std::{
     io::ErrorKind,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 #[test]
-fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
+fn tcp_and_udp_inside_vxlan_pass_between_the_sites() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     // Between hosts behind the appliances, and between the appliances' own hosts; over IPv4 and IPv6.
@@ -64,7 +64,7 @@ fn tcp_and_udp_inside_vxlan_between_the_sites_were_dropped() {
     assert_eq!((pair.ithaca.drops("malformed_packet"), pair.syracuse.drops("malformed_packet")), (0, 0));
 }
 
-/// A TUN in the node, up, which the node forwards from and to.
+/// Opens a TUN in the node, sets it up, and enables forwarding.
 fn open(testbed: &Testbed, node: &str) -> Tun {
     let tun = testbed.node(node).run(|| Tun::open("raw0", TunOptions::default()).unwrap().remove(0)).unwrap();
     testbed.run(node, &["ip", "link", "set", "raw0", "up"]).unwrap();
@@ -81,7 +81,7 @@ fn addresses(family: usize) -> (IpAddr, IpAddr) {
     (SOURCE[family].parse().unwrap(), DESTINATION[family].parse().unwrap())
 }
 
-/// An IP packet of this family, 0 for IPv4 and 1 for IPv6, with this behind its header.
+/// An IP packet with this body; `family` is 0 for IPv4 and 1 for IPv6.
 fn ip(family: usize, protocol: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     match addresses(family) {
@@ -107,7 +107,7 @@ fn ip(family: usize, protocol: u8, body: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The next packet from our source, which nobody has to finish any more, without its IP header; none within a second.
+/// The next packet from the test's source; none if none comes within a second.
 fn next(tun: &Tun) -> Option<(VirtioHeader, Vec<u8>)> {
     let (mut header, mut packet) = ([0; VirtioHeader::LEN], vec![0; 66_000]);
     let deadline = Instant::now() + Duration::from_secs(1);
@@ -126,7 +126,7 @@ fn next(tun: &Tun) -> Option<(VirtioHeader, Vec<u8>)> {
     None
 }
 
-/// What the kernels and the appliances on the way say of a packet that did not come.
+/// The counters of the kernels and appliances on the way, to explain a missing packet.
 fn traces(testbed: &Testbed, pair: &Pair<'_>) -> String {
     let counted =
         |node: &str| testbed.run(node, &["sh", "-c", "cat /proc/net/snmp6 | grep -v '[[:space:]]0$' | grep ^Ip6"]);
@@ -140,7 +140,7 @@ fn routed(testbed: &Testbed) -> (Tun, Tun) {
         testbed.run("syracuse", &["ip", "route", "add", at, "via", MIRROR[family]]).unwrap();
         testbed.run("mirror", &["ip", "route", "add", at, "dev", "raw0"]).unwrap();
     }
-    // The first packet waits until neighbours have found each other and addresses are known to be nobody else's.
+    // The first packets wait for neighbour discovery and duplicate address detection.
     for at in MIRROR {
         let found = (0..10).any(|_| testbed.ping("primary", at).contains(" 1 received"));
         assert!(found, "no ping to {at}");
@@ -148,11 +148,12 @@ fn routed(testbed: &Testbed) -> (Tun, Tun) {
     tuns
 }
 
-/// Protocol, where its header begins in the body, where its checksum lies in that header, and whether it sums addresses.
+/// Name, protocol number, offset of its header in the body, offset of the checksum in that header, and whether the
+/// checksum includes a pseudo-header.
 type Row = (&'static str, u8, usize, u16, bool);
 
 #[test]
-fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
+fn an_offloaded_checksum_is_completed_at_any_offset() {
     let rows: [Row; 12] = [
         ("TCP", 6, 0, 16, true),
         ("UDP", 17, 0, 6, true),
@@ -207,7 +208,7 @@ fn a_checksum_that_a_device_is_asked_for_is_finished_wherever_it_lies() {
 }
 
 #[test]
-fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
+fn the_tunnel_forwards_packets_with_unknown_or_broken_headers() {
     let testbed = Testbed::perfect();
     let pair = Pair::start(&testbed, &[]);
     let (primary, mirror) = routed(&testbed);
@@ -223,7 +224,7 @@ fn a_router_forwards_what_it_does_not_understand_and_so_does_the_tunnel() {
         let (_, packet) = next(&mirror).unwrap_or_else(|| panic!("{name}: {}", traces(&testbed, &pair)));
         assert_eq!(packet[40..], body, "{name}");
     }
-    // Interactive TCP, joined by a network card: segments of one byte.
+    // Interactive TCP, coalesced by a network card: segments of one byte.
     let mut body = [&[0; 12][..], &[0x50, 0x18], &[0; 6], &[9; 50]].concat();
     let (from, to) = addresses(0);
     let open = checksum::pseudo_header_sum(from, to, 6, body.len());

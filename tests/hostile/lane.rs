@@ -1,4 +1,4 @@
-//! One lane of an appliance with one peer, whose keys are known: where what a peer seals is taken in.
+//! One lane of an appliance with one peer whose keys are known, so that a test can seal the peer's datagrams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use onwire::tunnel::receiver::Delivery;
 use onwire::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
 use onwire::tunnel::sender::Profile;
 
-/// A lane that hands on packets from 10.2.0.0/16 to 10.1.0.0/16 alone.
+/// A lane that delivers only packets from 10.2.0.0/16 to 10.1.0.0/16.
 pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instant) -> Forwarder {
     let profile = Profile {
         number: 0,
@@ -43,12 +43,12 @@ pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instan
     Forwarder::new(settings, now)
 }
 
-/// What the peer seals with.
+/// The key with which the peer seals.
 pub fn peers_key() -> SealingKey {
     SealingKey::new(Cipher::ChaCha20Poly1305, &[2; 32])
 }
 
-/// A session with the peer; datagrams to us have the index 1.
+/// A session with the peer; datagrams to the lane have the receiver index 1.
 pub fn established(peer: SocketAddr, symbol_size: u16, now: Instant) -> Established {
     let ciphers = CipherSet::preferred();
     Established {

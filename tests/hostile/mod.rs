@@ -1,7 +1,7 @@
-//! A peer that is authentic and in somebody's hands: whatever it seals, in trains, of symbols of any size and of any number of
-//! profiles, what the receiving side holds stays within its bounds, by the allocator's own count.
+//! An authentic but compromised peer: whatever it seals, in trains, with symbols of any size and of any number of
+//! profiles, the receiver's memory stays within its bounds, as counted by the allocator.
 //!
-//! An input is bytes that name what is sent, so that a property and a fuzzer can make it.
+//! An input is a byte string that describes the datagrams, so that a property test and a fuzzer can generate it.
 
 mod lane;
 
@@ -17,47 +17,47 @@ use onwire::tunnel::outbox::Trains;
 use onwire::tunnel::receiver::{Delivery, MEMORY_MAX};
 use onwire::wire::datagram::{DatagramType, Header};
 
-/// Beside what is counted, for each profile: lists of what was given up (docs/wire.md).
+/// Memory besides the counted one, per profile: lists of abandoned blocks (docs/wire.md).
 const LISTS: usize = 128 << 10;
-/// Beside that, for the lane: scratch of the code that is kept, twice, what waits to be sent, and small change.
+/// Further memory per lane: two scratch buffers of the code, the send queues, and small allocations.
 const LANE: usize = (2 * 16 + 4) << 20;
-/// For a moment: scratch of one decoding, and what a block that grows is copied from.
+/// Temporary memory: scratch of one decoding, and the old copy of a block that grows.
 const MOMENT: usize = (128 << 20) + MEMORY_MAX;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, counting.
+/// The system's allocator with a byte count.
 pub struct Counting;
 
-// SAFETY: every call is passed to the system's allocator as it is.
+// SAFETY: every call is passed unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(live, Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(at, layout) }
     }
 }
 
-/// What the datagrams of one run came to.
+/// The result of one run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The most that was held between two trains, by the allocator, beyond what a new lane holds.
+    /// The maximum memory held between two trains, by the allocator's count, beyond that of a new lane.
     pub held: usize,
-    /// Symbols and reports for which there was no room.
+    /// Symbols and reports that were dropped for lack of room.
     pub no_room: u64,
-    /// Blocks that were rebuilt.
+    /// Blocks that were recovered.
     pub recovered: u64,
 }
 
-/// The input, read to its end and then as zeros.
+/// Reads the input; after its end it returns zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -71,7 +71,7 @@ impl Input<'_> {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
 
-    /// Small numbers, numbers around a bound, and any.
+    /// A small number, a number near the bound, or any number.
     fn number(&mut self, bound: u16) -> u16 {
         let (kind, value) = (self.byte(), self.word());
         match kind % 4 {
@@ -82,9 +82,9 @@ impl Input<'_> {
     }
 }
 
-/// Sends what `input` names; panics when the receiving side holds more than it may.
+/// Sends the datagrams that `input` describes; panics if the receiver holds more memory than allowed.
 pub fn run(input: &[u8]) -> Outcome {
-    // Tables that are made once in a process.
+    // Creates the tables that exist once per process.
     drop(onwire::fec::code::Code::new());
     let mut input = Input(input);
     let shape = input.byte();
@@ -115,7 +115,7 @@ pub fn run(input: &[u8]) -> Outcome {
             _ => sbn,
         };
         for number in 0..u16::from(train) {
-            // Along a block, along blocks, and both.
+            // Advances within a block, over blocks, or both.
             let (esi, sbn) = match kind >> 2 & 3 {
                 0 => (esi.saturating_sub(number), sbn),
                 1 => (esi, sbn + u64::from(number)),
@@ -129,7 +129,7 @@ pub fn run(input: &[u8]) -> Outcome {
                 _ => (DatagramType::Report, 0),
             };
             text[16..length.max(16)].fill(fill);
-            // An ADU of some symbols where there would be none.
+            // Writes the header of an ADU of several symbols.
             text[16..20].copy_from_slice(&[if fill & 1 == 0 { fill } else { 0x80 }, 0, fill & 7, fill]);
             let length = match datagram_type {
                 DatagramType::Source => {
@@ -180,7 +180,7 @@ pub fn run(input: &[u8]) -> Outcome {
     outcome
 }
 
-/// What is held and was held for a moment is within its bounds, and what is counted is no less than what is held for it.
+/// Held memory and peak memory are within their bounds, and the lane's own count is not less than what it holds.
 fn assert_within(base: usize, limit: usize, forwarder: &Forwarder) {
     let held = LIVE.load(Relaxed).saturating_sub(base);
     assert!(held <= limit, "{held} bytes are held, at most {limit} may be");
@@ -191,12 +191,12 @@ fn assert_within(base: usize, limit: usize, forwarder: &Forwarder) {
     assert!(held <= counted + limit - MEMORY_MAX, "{held} bytes are held and only {counted} are counted");
 }
 
-/// A report that tells of blocks of this profile that are closed, as docs/wire.md draws it.
+/// A report about closed blocks of this profile, in the format of docs/wire.md.
 fn report(text: &mut [u8], profile: u8, below: u64, symbols: u16, sent_at: u64) -> usize {
     let counts = 24 + 18 * 8;
     text[..counts + 24].fill(0);
     text[..8].copy_from_slice(&(sent_at + 1).to_be_bytes());
-    // One entry of those that the writer has sent.
+    // One entry about sent blocks.
     text[22] = 1;
     text[counts] = profile;
     text[counts + 2..counts + 4].copy_from_slice(&symbols.to_be_bytes());

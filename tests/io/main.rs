@@ -1,4 +1,4 @@
-//! System calls against this machine's kernel.
+//! System calls, tested against the kernel of this host.
 #![allow(clippy::unwrap_used)]
 
 mod signal;

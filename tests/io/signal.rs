@@ -10,16 +10,16 @@ use rustix::process::{Pid, Signal as Number, kill_process};
 
 const CHILD: &str = "ONWIRE_TEST_SIGNAL_CHILD";
 
-struct Guard(Child);
+struct KilledOnDrop(Child);
 
-impl Drop for Guard {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Prints each signal as it comes, until it is killed or 20 seconds have passed.
+/// Prints each signal when it arrives, until it is killed or 20 seconds have passed.
 fn child() {
     let (sender, receiver) = mpsc::channel();
     let pending = PendingSignals::listen(move || _ = sender.send(())).unwrap();
@@ -33,19 +33,19 @@ fn child() {
     }
 }
 
-/// This test executable once more, as `child`, started by `command`: by the name of the test that asks.
+/// This test executable started again by `command` as a child that runs only the calling test.
 struct Listener {
-    process: Guard,
+    process: KilledOnDrop,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Listener {
     fn start(mut command: Command, test: &str) -> Self {
         command.args(["--exact", &format!("signal::{test}"), "--nocapture"]).env(CHILD, "1").stdout(Stdio::piped());
-        let mut process = Guard(command.spawn().unwrap());
+        let mut process = KilledOnDrop(command.spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let mut listener = Self { process, lines };
-        assert_eq!(listener.told(), "ready");
+        assert_eq!(listener.next_line(), "ready");
         listener
     }
 
@@ -53,13 +53,13 @@ impl Listener {
         kill_process(Pid::from_child(&self.process.0), number).unwrap();
     }
 
-    /// Not as close to the first that the two count as one.
+    /// Sends a second interrupt, late enough that the kernel does not merge the two.
     fn interrupt_again(&self) {
         std::thread::sleep(Duration::from_millis(400));
         self.send(Number::INT);
     }
 
-    fn told(&mut self) -> String {
+    fn next_line(&mut self) -> String {
         let mut lines = self.lines.by_ref().map_while(Result::ok);
         lines.find_map(|line| Some(line.split_once("signal: ")?.1.to_owned())).expect("the child ended")
     }
@@ -72,23 +72,23 @@ impl Listener {
 }
 
 #[test]
-fn signals_are_told_apart_and_the_second_interrupt_exits() {
+fn signals_are_distinguished_and_the_second_interrupt_exits() {
     if std::env::var_os(CHILD).is_some() {
         return child();
     }
     let command = Command::new(std::env::current_exe().unwrap());
-    let mut listener = Listener::start(command, "signals_are_told_apart_and_the_second_interrupt_exits");
+    let mut listener = Listener::start(command, "signals_are_distinguished_and_the_second_interrupt_exits");
     for (number, name) in
         [(Number::TERM, "Terminate"), (Number::HUP, "HangUp"), (Number::USR1, "User1"), (Number::INT, "Interrupt")]
     {
         listener.send(number);
-        assert_eq!(listener.told(), name);
+        assert_eq!(listener.next_line(), name);
     }
     listener.interrupt_again();
     assert_eq!(listener.wait(), (Some(130), None));
 }
 
-/// A shell without job control starts `onwire run &` so; listening once failed there.
+/// A shell without job control starts `onwire run &` with interrupts ignored.
 #[test]
 fn a_background_job_of_a_shell_that_ignores_interrupts_can_listen() {
     if std::env::var_os(CHILD).is_some() {
@@ -98,7 +98,7 @@ fn a_background_job_of_a_shell_that_ignores_interrupts_can_listen() {
     command.args(["-c", "trap '' INT; exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
     let mut listener = Listener::start(command, "a_background_job_of_a_shell_that_ignores_interrupts_can_listen");
     listener.send(Number::INT);
-    assert_eq!(listener.told(), "Interrupt");
+    assert_eq!(listener.next_line(), "Interrupt");
     listener.interrupt_again();
     assert_eq!(listener.wait(), (Some(130), None));
 }

@@ -1,4 +1,4 @@
-//! TUN devices, links and routes, each test in network namespaces of its own that vanish with it. Needs root.
+//! TUN devices, links and routes; each test has network namespaces of its own, which disappear with it. Needs root.
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket as StdUdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,7 +14,7 @@ use onwire::io::netlink::{Netlink, ROUTE_PROTOCOL, Route};
 use onwire::io::tun::{MAX_PACKET, Offload, Tun, TunOptions};
 use onwire::io::udp::{GsoState, Switch, UdpOptions, UdpSocket};
 
-/// A namespace whose `owio0` is up and has this address; routes into it go to `peer`.
+/// A namespace with an `owio0` that is up and has this address; the test holds its queues.
 fn site(options: TunOptions, address: &str) -> (NetworkNamespace, Vec<Tun>) {
     let namespace = NetworkNamespace::anonymous().unwrap();
     let queues = namespace
@@ -31,7 +31,7 @@ fn site(options: TunOptions, address: &str) -> (NetworkNamespace, Vec<Tun>) {
     (namespace, queues)
 }
 
-/// Carries packets between two TUNs until told to stop; returns the longest packet.
+/// Copies packets between two TUNs until `stop`; returns the length of the longest packet.
 fn relay(left: &Tun, right: &Tun, stop: &AtomicBool) -> usize {
     let mut poll = Poll::new().unwrap();
     for (number, tun) in [left, right].into_iter().enumerate() {
@@ -57,7 +57,7 @@ fn relay(left: &Tun, right: &Tun, stop: &AtomicBool) -> usize {
     longest
 }
 
-/// Sends `content` over TCP from one namespace to the other through a relay; returns the longest packet.
+/// Sends `content` over TCP from one namespace to the other through a relay; returns the length of the longest packet.
 fn transfer(options: TunOptions, addresses: [&str; 2], content: &[u8]) -> usize {
     let (near, near_tun) = site(options, addresses[0]);
     let (far, far_tun) = site(options, addresses[1]);
@@ -90,7 +90,7 @@ fn shape(namespace: &NetworkNamespace, limit: &str) {
     assert!(status.expect("`tc` is missing: apt-get install iproute2").success());
 }
 
-/// IPv6 addresses are tentative for a moment.
+/// Retries for up to five seconds, because an IPv6 address is tentative at first.
 fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     let limit = Instant::now() + Duration::from_secs(5);
     loop {
@@ -107,7 +107,7 @@ fn content(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn super_packets_pass_uncut_and_unharmed() {
+fn super_packets_pass_whole_and_unchanged() {
     for addresses in [["10.99.0.1/24", "10.99.0.2/24"], ["fd99::1/64", "fd99::2/64"]] {
         let longest = transfer(TunOptions::default(), addresses, &content(8 << 20));
         assert!(longest > 3000, "the longest packet had {longest} bytes");
@@ -124,7 +124,7 @@ fn the_simple_back_end_carries_single_packets() {
 }
 
 #[test]
-fn a_udp_train_is_one_super_packet_where_the_kernel_can() {
+fn a_udp_train_is_one_super_packet_if_the_kernel_supports_it() {
     let (namespace, queues) = site(TunOptions::default(), "10.99.0.1/24");
     let mut socket =
         namespace.run(|| UdpSocket::bind("0.0.0.0:0".parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();
@@ -143,7 +143,7 @@ fn a_udp_train_is_one_super_packet_where_the_kernel_can() {
 }
 
 #[test]
-fn a_datagram_beyond_the_mtu_is_counted_with_the_mtu_and_leaves_segmentation_on() {
+fn a_too_long_datagram_is_counted_with_the_mtu_and_keeps_segmentation_on() {
     let (namespace, queues) = site(TunOptions { mtu: 1400, ..TunOptions::default() }, "10.99.0.1/24");
     let mut socket =
         namespace.run(|| UdpSocket::bind("0.0.0.0:0".parse().unwrap(), UdpOptions::default()).unwrap()).unwrap();
@@ -183,7 +183,7 @@ fn a_full_tun_queue_shows_in_the_counters() {
 #[test]
 fn a_full_send_buffer_blocks_the_train_and_the_rest_goes_later() {
     let (namespace, queues) = site(TunOptions::default(), "10.99.0.1/24");
-    // A TUN takes packets out of the send buffer's account; a queue before it keeps them there.
+    // A TUN removes packets from the send buffer's account at once; a queue before it keeps them there.
     shape(&namespace, "limit 10mb");
     for gso in [Switch::Auto, Switch::Off] {
         let options = UdpOptions { gso, buffer_bytes: 150_000, ..UdpOptions::default() };
@@ -212,7 +212,7 @@ fn a_full_send_buffer_blocks_the_train_and_the_rest_goes_later() {
 }
 
 #[test]
-fn what_a_queue_of_this_host_drops_is_an_error_and_counted() {
+fn a_drop_in_a_local_queue_is_an_error_and_counted() {
     let (namespace, _queues) = site(TunOptions::default(), "10.99.0.1/24");
     shape(&namespace, "limit 5000");
     let bind = || UdpSocket::bind("0.0.0.0:0".parse().unwrap(), UdpOptions::default()).unwrap();
@@ -250,7 +250,7 @@ fn several_queues_share_the_flows() {
 }
 
 #[test]
-fn opening_what_cannot_be_opened_says_why() {
+fn a_failed_open_names_the_reason() {
     let (namespace, queues) = site(TunOptions::default(), "10.99.0.1/24");
     namespace
         .run(|| {
@@ -273,7 +273,7 @@ fn opening_what_cannot_be_opened_says_why() {
 }
 
 #[test]
-fn a_bad_header_costs_one_packet_and_a_carrier_can_go() {
+fn a_bad_header_is_refused_and_the_carrier_can_be_switched() {
     let (namespace, queues) = site(TunOptions::default(), "10.99.0.1/24");
     let bad = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0];
     let error = queues[0].write(&bad, &[0x45; 60]).unwrap_err();
@@ -314,7 +314,7 @@ fn a_device_moved_to_another_namespace_keeps_working() {
 }
 
 #[test]
-fn routes_have_source_and_metric_and_can_be_found_again() {
+fn routes_keep_source_and_metric_and_a_later_run_finds_them() {
     let (namespace, _queues) = site(TunOptions::default(), "10.1.0.1/24");
     namespace
         .run(|| {
@@ -339,7 +339,7 @@ fn routes_have_source_and_metric_and_can_be_found_again() {
                 route("::/0", "", 900),
             ];
             for route in &routes {
-                // A tentative address cannot be preferred yet.
+                // A tentative address cannot be a preferred source yet.
                 eventually(|| netlink.add_route(route).ok());
             }
             let error = netlink.add_route(&routes[0]).unwrap_err().to_string();
@@ -347,7 +347,7 @@ fn routes_have_source_and_metric_and_can_be_found_again() {
             let error = netlink.add_route(&route("10.4.0.0/24", "192.0.2.1", 1)).unwrap_err().to_string();
             assert!(error.contains("address of this host"), "{error}");
 
-            // As a later run would, which remembers nothing.
+            // A new Netlink socket, as a later run would use.
             let mut later = Netlink::open().unwrap();
             let mut found = later.routes(ROUTE_PROTOCOL).unwrap();
             assert_eq!(found.len(), routes.len());
@@ -361,7 +361,7 @@ fn routes_have_source_and_metric_and_can_be_found_again() {
         .unwrap();
 }
 
-/// Deletes a named namespace whatever happens.
+/// Deletes a named namespace when dropped.
 struct Named(String);
 
 impl Drop for Named {

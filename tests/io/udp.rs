@@ -1,5 +1,5 @@
-//! UDP trains over the loopback device: content, segments, fall-backs and errors. Transmit timestamps, with either
-//! mechanism, through slow and full queues of namespaces that vanish with the test. Needs root and iproute2.
+//! UDP trains over the loopback device: content, segments, fall-backs and errors. Transmit timestamps with both
+//! mechanisms, through slow and full queues, in namespaces that disappear with the test. Needs root and iproute2.
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8 ^ (at / 1452) as u8).collect()
 }
 
-/// Receives until `length` bytes have come or five seconds have passed.
+/// Receives until `length` bytes have arrived or five seconds have passed.
 fn receive(socket: &mut UdpSocket, length: usize) -> (Vec<u8>, Vec<Received>) {
     let (mut bytes, mut trains, mut buffer) = (Vec::new(), Vec::new(), vec![0; 65_536]);
     let limit = Instant::now() + Duration::from_secs(5);
@@ -40,7 +40,7 @@ fn a_train_arrives_whole_with_its_segment_size() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (mut sender, mut receiver) = (bind(address, Switch::Auto), bind(address, Switch::Auto));
         assert_eq!(sender.gso_state(), GsoState::Active);
-        // 44 datagrams are what fits 65,000 bytes; the short one last.
+        // At most 44 datagrams fit in 65,000 bytes; the last one may be short.
         for length in [1452, 100, 1452 * 2, 1452 * 20 + 700, 1452 * 44, 1452 * 130 + 1] {
             let bytes = content(length);
             let outcome = sender.send_train(receiver.local_addr(), &bytes, 1452);
@@ -83,7 +83,7 @@ fn a_segment_of_zero_is_one_datagram_and_an_empty_train_is_none() {
 }
 
 #[test]
-fn an_ipv6_socket_serves_ipv4_under_its_own_name() {
+fn an_ipv6_socket_reports_ipv4_peers_with_ipv4_addresses() {
     let (mut wildcard, mut v4) = (bind("[::]:0", Switch::Auto), bind("127.0.0.1:0", Switch::Auto));
     let wildcard_v4: SocketAddr = ([127, 0, 0, 1], wildcard.local_addr().port()).into();
     let bytes = content(1452 * 3);
@@ -96,7 +96,7 @@ fn an_ipv6_socket_serves_ipv4_under_its_own_name() {
 }
 
 #[test]
-fn a_closed_port_is_counted_and_costs_no_later_datagram() {
+fn a_closed_port_is_counted_and_affects_no_later_datagram() {
     for (address, peer) in [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")] {
         let (mut sender, mut receiver) = (bind(address, Switch::Auto), bind(peer, Switch::Auto));
         let mut closed = receiver.local_addr();
@@ -104,7 +104,7 @@ fn a_closed_port_is_counted_and_costs_no_later_datagram() {
         for _ in 0..3 {
             assert_eq!(sender.send_train(closed, b"hello", 5).sent, 5);
         }
-        // The refusals are pending now: neither direction may stumble over them.
+        // The ICMP errors are pending now; they must not affect sending or receiving.
         assert_eq!(sender.send_train(receiver.local_addr(), b"hello", 5).sent, 5);
         let (received, trains) = receive(&mut receiver, 5);
         assert_eq!(received, b"hello");
@@ -118,7 +118,7 @@ fn a_closed_port_is_counted_and_costs_no_later_datagram() {
 }
 
 #[test]
-fn what_a_full_receive_buffer_drops_is_counted() {
+fn drops_of_a_full_receive_buffer_are_counted() {
     let options = UdpOptions { buffer_bytes: 16 << 10, gso: Switch::Off, ..UdpOptions::default() };
     let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
     let mut sender = bind("127.0.0.1:0", Switch::Off);
@@ -128,7 +128,7 @@ fn what_a_full_receive_buffer_drops_is_counted() {
     while receiver.recv_train(&mut buffer).unwrap().is_some() {
         arrived += 1;
     }
-    // The count rides on the next datagram.
+    // The kernel reports the count with the next datagram.
     assert_eq!(sender.send_train(receiver.local_addr(), b"next", 4).sent, 4);
     receive(&mut receiver, 4);
     assert_eq!(receiver.receive_overflows(), 200 - arrived);
@@ -136,7 +136,7 @@ fn what_a_full_receive_buffer_drops_is_counted() {
 }
 
 #[test]
-fn what_was_dropped_behind_the_last_datagram_is_known_when_asked_for() {
+fn count_overflows_includes_drops_after_the_last_datagram() {
     let options = UdpOptions { buffer_bytes: 16 << 10, gso: Switch::Off, ..UdpOptions::default() };
     let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), options).unwrap();
     let mut sender = bind("127.0.0.1:0", Switch::Off);
@@ -146,22 +146,23 @@ fn what_was_dropped_behind_the_last_datagram_is_known_when_asked_for() {
     let arrived = std::iter::from_fn(|| receiver.recv_train(&mut buffer).unwrap()).count() as u64;
     assert_eq!(receiver.receive_overflows(), 0, "nothing came behind what was dropped");
     assert_eq!((receiver.count_overflows(), receiver.receive_overflows()), (200 - arrived, 200 - arrived));
-    // A datagram that brings the same count, or an older one, adds nothing.
+    // A datagram with the same count or an older one adds nothing.
     assert_eq!(sender.send_train(receiver.local_addr(), b"next", 4).sent, 4);
     receive(&mut receiver, 4);
     assert_eq!(receiver.receive_overflows(), 200 - arrived);
 }
 
 #[test]
-fn a_datagram_came_when_it_came_and_not_when_it_was_read() {
+fn the_arrival_time_is_that_of_the_kernel_not_of_the_read() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        // Whether transmit timestamps are wanted from the same socket, and by which mechanism.
+        // With and without transmit timestamps on the same socket, and with each mechanism.
         for stamps in [StampChoice::Auto, StampChoice::LoopedData, StampChoice::Off] {
             let options = UdpOptions { stamps, ..UdpOptions::default() };
             let mut receiver = UdpSocket::bind(address.parse().unwrap(), options).unwrap();
             let mut sender = UdpSocket::bind(address.parse().unwrap(), options).unwrap();
             assert!(receiver.recv_train(&mut [0; 65_536]).unwrap().is_none());
-            // The kernel begins to stamp what arrives some time after the first socket of the host wants it.
+            // The kernel starts to timestamp received datagrams some time after the first socket of the host requests
+            // it.
             let limit = Instant::now() + Duration::from_secs(5);
             let is_stamped = |receiver: &mut UdpSocket, sender: &mut UdpSocket| {
                 let after = (sender.send_train(receiver.local_addr(), &[7], 1), Instant::now()).1;
@@ -194,7 +195,7 @@ fn a_datagram_came_when_it_came_and_not_when_it_was_read() {
 }
 
 #[test]
-fn the_wrong_family_is_an_error_value() {
+fn the_wrong_address_family_is_an_error() {
     let mut sender = bind("127.0.0.1:0", Switch::Auto);
     let outcome = sender.send_train("[::1]:9".parse().unwrap(), b"hello", 5);
     assert_eq!((outcome.sent, outcome.blocked), (0, false));
@@ -202,31 +203,31 @@ fn the_wrong_family_is_an_error_value() {
     assert_eq!(sender.drain_errors(&mut |_| {}).other, 1);
 }
 
-/// A socket whose timestamps work this way.
+/// A socket with this timestamp mechanism.
 fn stamping(address: &str, choice: StampChoice) -> UdpSocket {
     let socket = UdpSocket::bind(address.parse().unwrap(), UdpOptions { stamps: choice, ..UdpOptions::default() });
     socket.unwrap()
 }
 
-/// A datagram as ours are: no two begin alike.
+/// A datagram with a unique beginning, as the tunnel's datagrams have.
 fn numbered(number: u32, length: usize) -> Vec<u8> {
     let mut bytes = content(length);
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
-/// The stamps that come until there are as many as wanted, or for a while; and what else was counted.
+/// Collects timestamps until `wanted` have arrived or ten seconds have passed; also returns the other counts.
 fn stamps(socket: &mut UdpSocket, wanted: usize) -> (Vec<u32>, ErrorCounts) {
-    let (mut told, mut counts) = (Vec::new(), ErrorCounts::default());
+    let (mut stamped, mut counts) = (Vec::new(), ErrorCounts::default());
     let limit = Instant::now() + Duration::from_secs(10);
-    while told.len() < wanted && Instant::now() < limit {
-        counts += socket.drain_errors(&mut |stamp| told.push(stamp));
+    while stamped.len() < wanted && Instant::now() < limit {
+        counts += socket.drain_errors(&mut |stamp| stamped.push(stamp));
         std::thread::sleep(Duration::from_micros(200));
     }
-    // One too many would come now.
+    // A superfluous timestamp would arrive in this time.
     std::thread::sleep(Duration::from_millis(30));
-    counts += socket.drain_errors(&mut |stamp| told.push(stamp));
-    (told, counts)
+    counts += socket.drain_errors(&mut |stamp| stamped.push(stamp));
+    (stamped, counts)
 }
 
 fn run(program: &str, arguments: &str) {
@@ -235,7 +236,7 @@ fn run(program: &str, arguments: &str) {
     assert!(status.success(), "{program} {arguments}");
 }
 
-/// Runs `work` in a namespace with the loopback device and a veth that leads to 10.98.0.2 and fd98::2, where nobody
+/// Runs `work` in a namespace with the loopback device and a veth that leads to 10.98.0.2 and fd98::2, where no host
 /// answers.
 fn beside_a_veth(work: impl FnOnce() + Send) {
     let inside = || {
@@ -255,7 +256,7 @@ fn beside_a_veth(work: impl FnOnce() + Send) {
 const BOTH: [StampChoice; 2] = [StampChoice::Auto, StampChoice::LoopedData];
 
 #[test]
-fn the_mechanism_is_what_was_asked_for() {
+fn the_chosen_timestamp_mechanism_is_used() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
@@ -265,7 +266,7 @@ fn the_mechanism_is_what_was_asked_for() {
     };
     assert_eq!(states(), [best; 4]);
     assert_eq!(stamping("127.0.0.1:0", StampChoice::LoopedData).stamps(), StampState::LoopedData);
-    // Without a loopback device there is no proof.
+    // Without a loopback device the mechanism cannot be verified.
     let alone = || stamping("0.0.0.0:0", StampChoice::Auto).stamps();
     assert_eq!(NetworkNamespace::anonymous().unwrap().run(alone).unwrap(), StampState::LoopedData);
 
@@ -278,7 +279,7 @@ fn the_mechanism_is_what_was_asked_for() {
 }
 
 #[test]
-fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
+fn over_loopback_the_stamp_is_available_when_send_returns() {
     for choice in BOTH {
         for (from, to) in [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0")] {
             let (mut sender, mut receiver) = (stamping(from, choice), bind(to, Switch::Auto));
@@ -286,12 +287,12 @@ fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
                 let datagram = numbered(stamp, length);
                 let outcome = sender.send_stamped(receiver.local_addr(), &datagram, 0, stamp);
                 assert_eq!((outcome.sent, outcome.blocked), (length, false), "{:?}", outcome.error);
-                let mut told = Vec::new();
-                let counts = sender.drain_errors(&mut |stamp| told.push(stamp));
-                assert_eq!(told, [stamp], "{choice:?} {from} {length}");
+                let mut stamped = Vec::new();
+                let counts = sender.drain_errors(&mut |stamp| stamped.push(stamp));
+                assert_eq!(stamped, [stamp], "{choice:?} {from} {length}");
                 assert_eq!(counts, ErrorCounts { timestamps: 1, ..ErrorCounts::default() });
                 assert_eq!(receive(&mut receiver, length).0, datagram);
-                // Only the stamped one: neither a train nor the datagrams of a train.
+                // A train that requests no timestamp gets none.
                 assert_eq!(sender.send_train(receiver.local_addr(), &content(3000), 1452).sent, 3000);
                 receive(&mut receiver, 3000);
             }
@@ -301,13 +302,13 @@ fn over_the_loopback_device_the_stamp_is_there_when_the_send_returns() {
     }
 }
 
-/// Datagrams of `length` bytes of which no two begin alike.
+/// A train of `length`-byte datagrams with unique beginnings.
 fn numbered_train(datagrams: u32, length: usize) -> Vec<u8> {
     (0..datagrams).flat_map(|number| numbered(number, length)).collect()
 }
 
 #[test]
-fn a_train_has_a_stamp_of_each_packet_that_the_kernel_takes() {
+fn a_train_gets_one_stamp_per_kernel_packet() {
     for choice in BOTH {
         for (gso, packets) in [(Switch::On, 1), (Switch::Off, 7)] {
             let options = UdpOptions { stamps: choice, gso, ..UdpOptions::default() };
@@ -323,15 +324,15 @@ fn a_train_has_a_stamp_of_each_packet_that_the_kernel_takes() {
                 outcome.error
             );
             assert_eq!(receive(&mut receiver, train.len()).0, train);
-            let (told, counts) = stamps(&mut sender, packets);
+            let (stamped, counts) = stamps(&mut sender, packets);
             let expected: Vec<u32> = (0..packets as u32).map(|number| first.wrapping_add(number)).collect();
-            assert_eq!((told, counts.stray_timestamps), (expected, 0), "{choice:?} {gso:?}");
+            assert_eq!((stamped, counts.stray_timestamps), (expected, 0), "{choice:?} {gso:?}");
         }
     }
 }
 
 #[test]
-fn what_the_host_drops_in_silence_gets_no_stamp_and_what_follows_gets_its_own() {
+fn a_silently_dropped_datagram_gets_no_stamp_and_the_next_gets_its_own() {
     beside_a_veth(|| {
         let to = "10.98.0.2:9".parse().unwrap();
         for choice in BOTH {
@@ -340,7 +341,7 @@ fn what_the_host_drops_in_silence_gets_no_stamp_and_what_follows_gets_its_own() 
             run("tc", "qdisc replace dev owu0 root handle 1: htb default 1");
             run("tc", "class replace dev owu0 parent 1: classid 1:1 htb rate 8mbit burst 2kb");
             let mut sender = stamping("0.0.0.0:0", choice);
-            // 30 KB wait in the queue when it is replaced.
+            // 30 KB are in the queue when it is replaced.
             for number in 0..10 {
                 let train = numbered_train(3, 1000);
                 let train: Vec<u8> =
@@ -350,8 +351,8 @@ fn what_the_host_drops_in_silence_gets_no_stamp_and_what_follows_gets_its_own() 
             }
             run("tc", "qdisc replace dev owu0 root pfifo limit 100");
             assert_eq!(sender.send_stamped(to, &numbered(77, 500), 0, 77).stamps, 1);
-            let (told, counts) = stamps(&mut sender, 11);
-            assert!(told.len() < 9 && told.last() == Some(&77), "{choice:?} {told:?}: the queue was emptied");
+            let (stamped, counts) = stamps(&mut sender, 11);
+            assert!(stamped.len() < 9 && stamped.last() == Some(&77), "{choice:?} {stamped:?}: the queue was emptied");
             assert_eq!((counts.total(), counts.stray_timestamps), (0, 0), "and nobody said so");
             run("ip", "link set owu1 down");
             std::thread::sleep(Duration::from_millis(1500));
@@ -362,7 +363,7 @@ fn what_the_host_drops_in_silence_gets_no_stamp_and_what_follows_gets_its_own() 
 }
 
 #[test]
-fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
+fn a_slow_queue_delays_the_stamps_and_keeps_all_in_order() {
     beside_a_veth(|| {
         run("tc", "qdisc add dev owu0 root tbf rate 2mbit burst 5kb limit 1mb");
         for choice in BOTH {
@@ -370,7 +371,7 @@ fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
                 let mut sender = stamping(from, choice);
                 let start = Instant::now();
                 for number in 0..40 {
-                    // In between, what asks for no stamp.
+                    // Datagrams without a timestamp request in between.
                     assert_eq!(sender.send_train(to.parse().unwrap(), &content(500), 500).sent, 500);
                     let outcome = sender.send_stamped(to.parse().unwrap(), &numbered(number, 1000), 0, number ^ 0xffff);
                     assert_eq!(outcome.sent, 1000, "{:?}", outcome.error);
@@ -380,10 +381,10 @@ fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
                     assert_eq!(stamp, early ^ 0xffff);
                     early += 1;
                 });
-                let (told, counts) = stamps(&mut sender, 40 - early as usize);
-                assert_eq!(told, (early..40).map(|number| number ^ 0xffff).collect::<Vec<_>>(), "{choice:?} {to}");
+                let (stamped, counts) = stamps(&mut sender, 40 - early as usize);
+                assert_eq!(stamped, (early..40).map(|number| number ^ 0xffff).collect::<Vec<_>>(), "{choice:?} {to}");
                 assert_eq!((counts.stray_timestamps, counts.total()), (0, 0));
-                // 60 KB at 2 Mbit/s less the burst: at least 200 ms.
+                // 60 KB at 2 Mbit/s minus the burst take at least 200 ms.
                 assert!(early < 10 && start.elapsed() > Duration::from_millis(200), "{early} {handed_over:?}");
             }
         }
@@ -391,7 +392,7 @@ fn in_a_slow_queue_the_stamps_come_late_and_in_order_and_all() {
 }
 
 #[test]
-fn what_a_full_queue_refuses_is_an_error_and_gets_no_stamp() {
+fn a_datagram_refused_by_a_full_queue_is_an_error_and_gets_no_stamp() {
     beside_a_veth(|| {
         run("tc", "qdisc add dev owu0 root tbf rate 8mbit burst 5kb limit 10kb");
         for choice in BOTH {
@@ -407,32 +408,32 @@ fn what_a_full_queue_refuses_is_an_error_and_gets_no_stamp() {
                     }
                 }
             }
-            let (told, counts) = stamps(&mut sender, taken.len());
+            let (stamped, counts) = stamps(&mut sender, taken.len());
             assert!(refused > 50 && taken.len() > 5, "{refused} refused");
-            assert_eq!(told, taken, "{choice:?}");
+            assert_eq!(stamped, taken, "{choice:?}");
             assert_eq!((counts.queue_full, counts.total(), counts.stray_timestamps), (refused, refused, 0));
         }
     });
 }
 
 #[test]
-fn a_datagram_for_an_address_that_nobody_has_gets_no_stamp() {
+fn a_datagram_to_an_unreachable_address_gets_no_stamp() {
     beside_a_veth(|| {
         for choice in BOTH {
             let mut sender = stamping("0.0.0.0:0", choice);
-            // Waits for an address that is never told; and there is no route at all.
+            // The first waits for an ARP answer that never comes; for the second there is no route.
             sender.send_stamped("10.98.0.77:9".parse().unwrap(), &numbered(1, 100), 0, 1);
             let outcome = sender.send_stamped("203.0.113.1:9".parse().unwrap(), &numbered(2, 100), 0, 2);
             assert_eq!(outcome.error.unwrap().raw_os_error(), Some(libc::ENETUNREACH));
             assert_eq!(sender.send_stamped("10.98.0.2:9".parse().unwrap(), &numbered(3, 100), 0, 3).sent, 100);
-            let (told, counts) = stamps(&mut sender, 1);
-            assert_eq!((told, counts.unreachable), (vec![3], 1), "{choice:?}");
+            let (stamped, counts) = stamps(&mut sender, 1);
+            assert_eq!((stamped, counts.unreachable), (vec![3], 1), "{choice:?}");
         }
     });
 }
 
 #[test]
-fn a_tun_stamps_what_its_ring_then_drops() {
+fn a_tun_stamps_datagrams_before_its_ring_may_drop_them() {
     let options = TunOptions { offload: Offload::Off, txqueuelen: Some(4), ..TunOptions::default() };
     let inside = || {
         run("ip", "link set lo up");
@@ -444,15 +445,15 @@ fn a_tun_stamps_what_its_ring_then_drops() {
             for number in 0..20 {
                 sender.send_stamped("10.97.0.2:9".parse().unwrap(), &numbered(number, 200), 0, number);
             }
-            let (told, _) = stamps(&mut sender, 20);
-            assert!(told.len() > 4 && told.iter().all(|stamp| *stamp < 20), "{choice:?} {told:?}");
+            let (stamped, _) = stamps(&mut sender, 20);
+            assert!(stamped.len() > 4 && stamped.iter().all(|stamp| *stamp < 20), "{choice:?} {stamped:?}");
         }
     };
     NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
 }
 
 #[test]
-fn stamps_and_refusals_share_the_queue_and_neither_is_lost() {
+fn stamps_and_icmp_errors_share_the_queue_and_none_is_lost() {
     for choice in BOTH {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (mut sender, receiver) = (stamping(address, choice), bind(address, Switch::Auto));
@@ -463,9 +464,9 @@ fn stamps_and_refusals_share_the_queue_and_neither_is_lost() {
                 let outcome = sender.send_stamped(to, &numbered(number, 300), 0, number);
                 assert_eq!(outcome.sent, 300, "{:?}", outcome.error);
             }
-            let (told, counts) = stamps(&mut sender, 30);
-            assert_eq!(told, (0..30).collect::<Vec<_>>(), "{choice:?} {address}");
-            // The kernel limits how many refusals it sends a second, IPv6 more than IPv4.
+            let (stamped, counts) = stamps(&mut sender, 30);
+            assert_eq!(stamped, (0..30).collect::<Vec<_>>(), "{choice:?} {address}");
+            // The kernel limits the number of ICMP errors per second, for IPv6 more than for IPv4.
             assert!((1..=10).contains(&counts.unreachable), "{counts:?}");
             assert_eq!((counts.total(), counts.stray_timestamps), (counts.unreachable, 0));
         }
@@ -473,27 +474,27 @@ fn stamps_and_refusals_share_the_queue_and_neither_is_lost() {
 }
 
 #[test]
-fn a_long_queue_is_read_in_bounded_pieces() {
+fn a_long_error_queue_is_read_in_bounded_pieces() {
     for choice in BOTH {
         let (mut sender, receiver) = (stamping("127.0.0.1:0", choice), bind("127.0.0.1:0", Switch::Auto));
         for number in 0..1000 {
             assert_eq!(sender.send_stamped(receiver.local_addr(), &numbered(number, 64), 0, number).sent, 64);
         }
-        let (mut told, mut calls) = (Vec::new(), 0);
+        let (mut stamped, mut calls) = (Vec::new(), 0);
         loop {
-            sender.drain_errors(&mut |stamp| told.push(stamp));
+            sender.drain_errors(&mut |stamp| stamped.push(stamp));
             calls += 1;
             if !sender.errors_left() {
                 break;
             }
         }
-        assert_eq!(told, (0..1000).collect::<Vec<_>>(), "{choice:?}");
+        assert_eq!(stamped, (0..1000).collect::<Vec<_>>(), "{choice:?}");
         assert!(calls > 1, "{calls}");
     }
 }
 
 #[test]
-fn an_answer_leaves_from_the_address_that_was_called() {
+fn an_answer_leaves_from_the_address_that_received_the_request() {
     let alone = Switch::Off;
     for (listen, called, caller) in [
         ("0.0.0.0:0", "127.0.0.5", "127.0.0.1:0"),
@@ -507,7 +508,7 @@ fn an_answer_leaves_from_the_address_that_was_called() {
             assert_eq!(peer.send_train(to, b"call", 0).sent, 4);
             let (_, trains) = receive(&mut node, 4);
             assert_eq!((trains[0].from, trains[0].to), (peer.local_addr(), Some(called)), "{listen} {called}");
-            // Trains, what is left of one, and with a timestamp asked for.
+            // With trains, the rest of a train, and a timestamp request.
             let bytes = content(5000);
             for stamp in [None, Some(7)] {
                 let target = Target { from: trains[0].to, ..trains[0].from.into() };
@@ -523,7 +524,7 @@ fn an_answer_leaves_from_the_address_that_was_called() {
 }
 
 #[test]
-fn an_address_that_is_gone_is_an_error_and_no_reason_to_doubt_anything_else() {
+fn a_removed_source_address_is_an_error_and_changes_no_other_state() {
     for (listen, gone) in [("0.0.0.0:0", "203.0.113.9"), ("[::]:0", "203.0.113.9")] {
         let (mut node, mut peer) = (bind(listen, Switch::Auto), bind("127.0.0.1:0", Switch::Auto));
         let (gso, stamps, bytes) = (node.gso_state(), node.stamps(), content(5000));
@@ -532,7 +533,7 @@ fn an_address_that_is_gone_is_an_error_and_no_reason_to_doubt_anything_else() {
             let outcome = node.send(gone, &bytes, 1452, Some(1));
             assert_eq!((outcome.sent, outcome.stamps), (0, 0));
             let errno = outcome.error.unwrap().raw_os_error();
-            // Which one depends on the kernel.
+            // The errno depends on the kernel.
             assert!(matches!(errno, Some(libc::EINVAL | libc::ENETUNREACH)), "{listen}: {errno:?}");
         }
         assert_eq!((node.gso_state(), node.stamps()), (gso, stamps), "{listen}");

@@ -1,6 +1,6 @@
-//! The lab's testbed, in real namespaces: it stands, the emulator does what it counts, and nothing stays behind.
+//! The lab's testbed in real namespaces: it starts, the emulator's counters are exact, and nothing stays behind.
 //!
-//! Needs root and the programs `ip` and `sysctl`; both are asked for in words.
+//! Needs root and the programs `ip` and `sysctl`; without them the tests fail with a message.
 
 use std::{
     io::{Read, Write},
@@ -23,10 +23,10 @@ use onwire::{
     },
 };
 
-/// One lab at a time: a run cleans up after a dead one, which one of the tests wants to see first.
+/// One lab at a time: a run cleans up after dead ones, and one of the tests must see a dead one first.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// A lab of the executable, ended by the test or with it.
+/// A lab of the executable; dropping it ends it.
 struct Lab {
     child: Child,
     run: String,
@@ -34,7 +34,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// Starts the lab that stays up, on the topology without appliances.
+    /// Starts the `shell` scenario on the topology without appliances.
     fn start() -> Self {
         need_programs(&["ip", "sysctl"]).unwrap_or_else(|error| panic!("{error}"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
@@ -47,7 +47,7 @@ impl Lab {
             assert_eq!(output.read(&mut byte).unwrap(), 1, "the lab ended early (is this test run as root?): {said}");
             said.push(char::from(byte[0]));
         }
-        // Whoever reads no further must not stop the lab.
+        // The output is read to its end, so that a full pipe does not stop the lab.
         thread::spawn(move || output.read_to_end(&mut Vec::new()));
         let run = format!("ow-{}", child.id());
         let directory = std::env::temp_dir().join(format!("onwire-lab-{run}-shell"));
@@ -72,7 +72,7 @@ impl Lab {
         assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
     }
 
-    /// The emulator's counters once nothing is in flight any more.
+    /// The emulator's counters when nothing is in flight any more.
     fn settled(&self) -> Truth {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
@@ -96,7 +96,7 @@ impl Drop for Lab {
 }
 
 #[test]
-fn a_signal_takes_the_lab_down_and_nothing_stays() {
+fn a_signal_ends_the_lab_without_leftovers() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for signal in ["-INT", "-TERM"] {
         let mut lab = Lab::start();
@@ -109,7 +109,7 @@ fn a_signal_takes_the_lab_down_and_nothing_stays() {
 }
 
 #[test]
-fn what_a_crash_leaves_the_next_run_removes() {
+fn the_next_run_removes_the_remains_of_a_crash() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut dead = Lab::start();
     dead.signal("-KILL");
@@ -121,7 +121,7 @@ fn what_a_crash_leaves_the_next_run_removes() {
 }
 
 #[test]
-fn tcp_gets_every_byte_right_through_a_hostile_wan() {
+fn tcp_transfers_every_byte_over_a_hostile_wan() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::start();
     for setting in ["delay 2ms", "loss 0.3%", "duplicate 1%", "corrupt 0.2%", "reorder 1%, reorder_delay 1ms"] {
@@ -149,7 +149,7 @@ fn tcp_gets_every_byte_right_through_a_hostile_wan() {
 }
 
 #[test]
-fn the_counters_are_the_truth_for_trains_of_datagrams() {
+fn the_counters_are_exact_for_trains_of_datagrams() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::start();
     lab.wan.tell("set delay 2ms, loss 2%, duplicate 1%").unwrap();
@@ -182,7 +182,7 @@ fn the_counters_are_the_truth_for_trains_of_datagrams() {
     let truth = lab.settled().since(&before).forth;
     thread::sleep(Duration::from_millis(20));
     receive(&mut arrived);
-    // The kernel's own neighbour and multicast messages may add a handful.
+    // The kernel's own neighbour and multicast messages may add a few.
     assert!(truth.entered.abs_diff(sent) <= 10, "{sent} sent: {truth:?}");
     assert!(truth.delivered.abs_diff(arrived) <= 10, "{arrived} arrived: {truth:?}");
     assert!((200..800).contains(&truth.lost.total()), "{truth:?}");
@@ -193,7 +193,7 @@ fn receiver_address() -> SocketAddr {
 }
 
 #[test]
-fn a_blackhole_swallows_what_is_in_flight_and_a_cut_does_not() {
+fn a_blackhole_drops_datagrams_in_flight_and_a_cut_does_not() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::start();
     lab.wan.tell("set delay 300ms").unwrap();

@@ -1,4 +1,4 @@
-//! The lab as a user runs it.
+//! Runs the lab as a user does.
 #![allow(clippy::unwrap_used)]
 
 mod emulator;

@@ -1,4 +1,4 @@
-//! The lab's command: what it lists, what it refuses, and that a scenario keeps to its documented JSON.
+//! The lab's command: the scenario list, refused arguments, and the documented JSON of the scenarios.
 
 use std::process::{Command, Output};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
 
-/// Runs the command; what a failed run keeps goes with the test.
+/// Runs the command; the files of a failed run are deleted with the test's directory.
 fn lab(words: &[&str]) -> Output {
     let files = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
@@ -25,7 +25,7 @@ fn every_scenario_is_listed_and_others_are_refused() {
 }
 
 #[test]
-fn a_slack_that_makes_no_sense_is_refused() {
+fn an_invalid_slack_is_refused() {
     for slack in ["0", "-1", "nan", "much"] {
         let refused = lab(&["blackhole", &format!("--slack={slack}")]);
         assert_eq!(refused.status.code(), Some(2), "{slack}");
@@ -34,7 +34,7 @@ fn a_slack_that_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_topology_with_mistakes_builds_nothing() {
+fn a_topology_with_errors_builds_nothing() {
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     std::fs::write(file.path(), "nodes: { a: {} }\nlinks: [{ kind: veth, ends: [] }]\n").unwrap();
     let output = lab(&["shell", "--topology", file.path().to_str().unwrap()]);
@@ -54,7 +54,7 @@ fn commands_are_printed_unless_quiet() {
     }
 }
 
-/// Runs a scenario to its result; gives that and everything that was said.
+/// Runs a scenario; returns its JSON result and its whole output.
 fn result_of(words: &[&str]) -> (Value, String) {
     need_programs(&["ip", "sysctl", "tc", "iperf3"]).unwrap_or_else(|error| panic!("{error}"));
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -74,7 +74,7 @@ fn the_loss_scenario_passes_and_writes_its_result() {
     for key in ["emulator_loss", "receiver_loss", "residual_loss", "goodput_mbit", "of_loss_free"] {
         assert!(sweep.iter().all(|row| row[key].is_f64()), "{key}: {sweep:?}");
     }
-    // How fast, and so how much this machine drops by itself, is for the release build; what the WAN took is true of any.
+    // The speed, and so the number of local drops, holds only for a release build; the WAN's losses hold for any build.
     let truth = "receiver and emulator agree";
     let claims = result["claims"].as_array().expect(&said);
     let agreement = claims.iter().find(|claim| claim["claim"].as_str().is_some_and(|claim| claim.starts_with(truth)));
@@ -82,11 +82,11 @@ fn the_loss_scenario_passes_and_writes_its_result() {
     assert!(sweep[3]["recovered_symbols"].as_u64() > Some(0), "{said}");
 }
 
-/// What a debug build on a busy machine may take longer.
+/// How much longer a debug build on a busy machine may take.
 const SLACK: [&str; 2] = ["--slack", "20"];
 
 #[test]
-fn what_is_called_protected_is_there_after_a_cut_and_at_queued_it_is_not() {
+fn protected_data_survives_a_cut_and_queued_data_does_not() {
     let (result, said) = result_of(&["honest", "--trials", "8"]);
     assert_eq!(result["pass"], true, "{said}");
     let [on_wire, queued] = [&result["metrics"]["on_wire"], &result["metrics"]["queued"]];
@@ -95,7 +95,7 @@ fn what_is_called_protected_is_there_after_a_cut_and_at_queued_it_is_not() {
 }
 
 #[test]
-fn a_subscriber_behind_a_bad_path_believes_nothing_false() {
+fn a_subscriber_behind_a_faulty_path_accepts_no_false_notification() {
     let (result, said) = result_of(&[&["notify-faults", "--trials", "6"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");
     assert!(result["metrics"]["notifications"]["replayed_of_earlier_run"].as_u64() > Some(0), "{said}");
@@ -109,32 +109,32 @@ fn a_blackhole_ends_protection_and_its_end_restores_it() {
 }
 
 #[test]
-fn a_man_on_the_path_does_not_lengthen_the_trust_in_a_link() {
+fn an_attacker_on_the_path_cannot_prolong_the_trust_in_a_link() {
     let (result, said) = result_of(&["held-link", "--trials", "8", "--slack", "1.5"]);
     assert_eq!(result["pass"], true, "{said}");
     assert_eq!(result["metrics"]["cases"].as_array().map(Vec::len), Some(8), "{said}");
 }
 
 #[test]
-fn a_slow_peer_stopped_all_others() {
+fn a_slow_peer_does_not_slow_the_others() {
     let (result, said) = result_of(&["slow-peer", "--trials", "2", "--seconds", "2", "--slack", "2"]);
     assert_eq!(result["pass"], true, "{said}");
 }
 
 #[test]
-fn what_is_called_protected_is_there_though_the_uplink_drops_without_a_word() {
+fn protected_data_arrives_although_the_uplink_drops_silently() {
     let (result, said) = result_of(&[&["uplink", "--trials", "8"], &SLACK[..]].concat());
     let [trials, control] = [&result["metrics"]["trials"], &result["metrics"]["control"]];
     for missing in ["packets_missing", "bytes_missing", "violations", "not_protected_again"] {
         assert_eq!(trials[missing], 0, "{missing}: {said}");
     }
-    // How much the cable loses of itself while it goes down, and so does not count, is a matter of how busy the machine is.
+    // How many datagrams the cable loses while it goes down, which do not count, depends on the load of the machine.
     assert!(trials["packets_on_wire"].as_u64() > Some(0) && trials["disasters"] == 4, "{said}");
     assert!(control["never_left"].as_u64() > Some(0), "{said}");
 }
 
 #[test]
-fn every_lone_write_is_told_to_be_protected() {
+fn every_lone_write_is_reported_protected() {
     let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
     assert_eq!(result["pass"], true, "{said}");
     for arm in ["idle", "loaded"] {
@@ -143,26 +143,26 @@ fn every_lone_write_is_told_to_be_protected() {
 }
 
 #[test]
-fn what_had_to_be_rebuilt_arrives_soon_after_what_had_not() {
+fn recovered_packets_arrive_soon_after_the_others() {
     let (result, said) = result_of(&[&["recovery", "--trials", "300"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");
     assert!(result["metrics"]["series"][1]["recovered_symbols"].as_u64() > Some(10), "{said}");
 }
 
 #[test]
-fn a_newcomer_sees_what_the_notifications_say() {
+fn the_watch_scenario_shows_the_notifications() {
     let (result, said) = result_of(&["watch", "--seconds", "6"]);
     assert_eq!(result["pass"], true, "{said}");
 }
 
-/// Runs a scenario whose servers come with this package, and shows what is missing when they are not there.
+/// Runs a scenario with database servers; fails with the missing program if one is not installed.
 fn result_with_servers(words: &[&str]) -> (Value, String) {
     need_programs(&["unshare", "setpriv", "nft"]).unwrap_or_else(|error| panic!("{error}"));
     result_of(words)
 }
 
 #[test]
-fn what_stands_still_around_a_disaster_loses_nothing() {
+fn a_standstill_around_a_disaster_loses_nothing() {
     let (result, said) = result_with_servers(&["standstill", "--trials", "6", "--arm", "peer,asked,both"]);
     assert_eq!(result["pass"], true, "{said}");
     let cells = result["metrics"]["cells"].as_array().expect(&said);
@@ -174,8 +174,8 @@ fn what_stands_still_around_a_disaster_loses_nothing() {
 }
 
 #[test]
-fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
-    // Whether the controls lose something in so few trials is chance; that they are tried is not.
+fn a_disaster_loses_nothing_that_network_sync_acknowledged() {
+    // In so few trials it is chance whether the controls lose something; only that they run is checked.
     let (result, said) = result_with_servers(&["disaster", "--trials", "2", "--loss", "1%"]);
     let cells = result["metrics"]["cells"].as_array().expect(&said);
     assert_eq!(cells.len(), 10, "{said}");
@@ -192,26 +192,26 @@ fn a_disaster_takes_nothing_that_network_sync_acknowledged() {
     let of_drain =
         claims.iter().filter(|it| it["claim"].as_str().is_some_and(|claim| claim.contains("drain never says")));
     assert!(of_drain.clone().count() == 4 && of_drain.clone().all(|it| it["pass"] == true), "{said}");
-    // The plain route loses something in every trial: TCP stalls behind what one lost packet held.
+    // The plain route loses something in every trial: after a lost packet TCP stalls all later data.
     let local = cells.iter().filter(|cell| cell["arm"] == "local-sync");
     assert!(local.filter_map(|cell| cell["lost"].as_u64()).sum::<u64>() > 0, "{said}");
 }
 
 #[test]
-fn what_the_last_hop_loses_is_handed_on_again() {
+fn packets_lost_on_the_last_hop_are_delivered_again() {
     need_programs(&["nft", "ethtool"]).unwrap_or_else(|error| panic!("{error}"));
     let (result, said) = result_of(&["last-hop", "--trials", "4"]);
     let [kept, control] = [&result["metrics"]["kept"], &result["metrics"]["control"]];
     assert_eq!((&kept["lost"], &kept["incomplete"]), (&Value::from(0), &Value::from(0)), "{said}");
     assert!(kept["acknowledged"].as_u64() > Some(0), "{said}");
-    // Whether the LAN loses something that matters in so few trials is chance; that drain finds it is not.
+    // In so few trials it is chance whether the LAN loses relevant data; that drain finds it is not.
     assert!(control["trials_with_loss"].as_u64() <= control["incomplete"].as_u64(), "{said}");
     let crowd = &result["metrics"]["crowd"];
     assert!(crowd["kept_bytes"].as_u64() <= Some(64 << 20) && crowd["dropped"].as_u64() > Some(0), "{said}");
 }
 
 #[test]
-fn no_more_than_the_cap_is_lost_of_what_a_program_wrote() {
+fn a_disaster_loses_at_most_the_cap_of_written_data() {
     let (result, said) = result_of(&["cap", "--trials", "2"]);
     assert_eq!(result["pass"], true, "{said}");
     let most = |way: &str| result["metrics"][way]["missing_most"].as_u64().unwrap();
@@ -225,7 +225,7 @@ fn commits_behind_the_gate_do_not_wait_for_the_round_trip() {
     let commits = result["metrics"]["commits"].as_array().expect(&said);
     assert_eq!(commits.len(), 40, "{said}");
     assert_eq!(result["pass"], true, "{said}");
-    // Whatever the claims say: what waits for the mirror takes a round trip, and what does not takes less.
+    // Independent of the claims: a commit that waits for the mirror takes a round trip, any other takes less.
     let far = commits.iter().filter(|it| it["round_trip_ms"] == 100);
     let (mut waits, mut does_not) = (0, 0);
     for of in far {
@@ -255,7 +255,7 @@ fn redis_and_mariadb_lose_nothing_that_a_gate_acknowledged() {
 }
 
 #[test]
-fn a_process_that_dies_or_halts_costs_no_acknowledged_row() {
+fn a_killed_or_halted_process_loses_no_acknowledged_row() {
     let words = [&["crash-matrix", "--arm", "gate-killed,appliance-killed,notifications-cut"], &SLACK[..]].concat();
     let (result, said) = result_with_servers(&words);
     assert_eq!(result["pass"], true, "{said}");
@@ -263,7 +263,7 @@ fn a_process_that_dies_or_halts_costs_no_acknowledged_row() {
 }
 
 #[test]
-fn a_slot_stays_where_its_standby_is() {
+fn a_slot_never_moves_ahead_of_its_standby() {
     let (result, said) = result_with_servers(&[&["slot", "--seconds", "2"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");
     let beyond = |position: &str| result["metrics"][position]["beyond_while_halted"].as_i64().unwrap();
@@ -271,7 +271,7 @@ fn a_slot_stays_where_its_standby_is() {
 }
 
 #[test]
-fn pgbench_behind_the_gate_fails_nowhere() {
+fn pgbench_behind_the_gate_runs_without_errors() {
     let (result, said) = result_with_servers(&[&["soak", "--seconds", "8"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");
     let metrics = &result["metrics"];
@@ -280,7 +280,7 @@ fn pgbench_behind_the_gate_fails_nowhere() {
 }
 
 #[test]
-fn arms_that_do_not_exist_are_named_with_those_that_do() {
+fn an_unknown_arm_is_refused_with_the_known_ones() {
     for (scenario, allowed) in
         [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
     {

@@ -1,7 +1,7 @@
-//! One direction of a bad path for notifications: loses, doubles, holds back, plays recordings and forges.
+//! One direction of a faulty path for notifications: loses, duplicates, delays, replays and forges datagrams.
 //!
-//! A pure state machine with a seed: no socket, no clock. The forger reads everything and knows the protocol; what it does
-//! not know is the key.
+//! A pure state machine with a seed: no socket, no clock. The forger reads all datagrams and knows the protocol, but
+//! not the key.
 
 use std::{
     cmp::Reverse,
@@ -17,56 +17,56 @@ use crate::notify::{
     message::{Event, Flow, FlowKey, Header, Level, Origin, Positions},
 };
 
-/// Recordings kept; when there are more, a random one makes room, so that some stay from the first run to the last.
+/// Recordings kept; a new one replaces a random one, so that some stay from the first run to the last.
 const RECORDINGS: usize = 4096;
-/// Far beyond what any program has written.
-const BOASTED: u64 = 1 << 40;
+/// A byte position far beyond what any program has written.
+const FORGED_POSITION: u64 = 1 << 40;
 
-/// How often what is done to a datagram, as probabilities.
+/// How often each fault happens to a datagram, as probabilities.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultPlan {
-    /// It vanishes.
+    /// It is lost.
     pub loss: f64,
-    /// It comes twice.
+    /// It arrives twice.
     pub duplicate: f64,
-    /// It is held back, so that others overtake it.
+    /// It is delayed, so that others overtake it.
     pub reorder: f64,
-    /// For up to this long.
+    /// The longest delay.
     pub hold: Duration,
-    /// A recorded one of any age comes behind it.
+    /// A recorded datagram of any age follows it.
     pub replay: f64,
-    /// A forged one comes behind it.
+    /// A forged datagram follows it.
     pub forge: f64,
 }
 
-/// What was done, in datagrams.
+/// How often each fault happened, in datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FaultCounters {
-    /// That came.
+    /// Received.
     pub taken: u64,
-    /// That vanished.
+    /// Lost.
     pub lost: u64,
-    /// That came twice.
+    /// Duplicated.
     pub duplicated: u64,
-    /// That were held back.
+    /// Delayed.
     pub held: u64,
-    /// Recorded in the present run, played again.
+    /// Replayed, recorded in the present run.
     pub replayed: u64,
-    /// Recorded in an earlier run, played again.
+    /// Replayed, recorded in an earlier run.
     pub replayed_of_earlier_run: u64,
-    /// With flipped bits.
+    /// Forged with flipped bits.
     pub flipped: u64,
-    /// Cut short.
+    /// Forged by truncation.
     pub truncated: u64,
-    /// Of random bytes behind a proper beginning.
+    /// Forged with random bytes after a valid envelope.
     pub garbage: u64,
-    /// Proper in all but the key, and boasting of protected bytes.
+    /// Forged with a wrong key and a claim of protected bytes.
     pub wrong_key: u64,
-    /// With the envelope of one and the messages of another.
+    /// Forged with the envelope of one datagram and the messages of another.
     pub spliced: u64,
 }
 
-/// One direction.
+/// One direction of the path.
 #[derive(Debug)]
 pub struct Faults {
     plan: FaultPlan,
@@ -75,16 +75,16 @@ pub struct Faults {
     order: u64,
     run: u32,
     recorded: VecDeque<(u32, Vec<u8>)>,
-    /// The flow that the forger boasts of.
+    /// The flow about which datagrams are forged.
     target: Option<FlowKey>,
     counters: FaultCounters,
 }
 
-/// A datagram and when it leaves; equal times in the order of coming.
+/// The time at which a datagram leaves, and its number: datagrams with equal times leave in the order of arrival.
 type Due = (Instant, u64, Vec<u8>);
 
 impl Faults {
-    /// A path that does what the plan says, by chance from `seed`.
+    /// A path with the faults of `plan`, drawn at random from `seed`.
     pub fn new(plan: FaultPlan, seed: u64) -> Self {
         Self {
             plan,
@@ -98,22 +98,22 @@ impl Faults {
         }
     }
 
-    /// What was done so far.
+    /// The counters so far.
     pub fn counters(&self) -> FaultCounters {
         self.counters
     }
 
-    /// From now on the recordings are those of an earlier run.
+    /// From now on the existing recordings count as those of an earlier run.
     pub fn on_restart(&mut self) {
         self.run += 1;
     }
 
-    /// The flow about which the forger lies.
+    /// Sets the flow about which datagrams are forged.
     pub fn aim(&mut self, target: FlowKey) {
         self.target = Some(target);
     }
 
-    /// Takes a datagram in.
+    /// Takes a datagram.
     pub fn handle_datagram(&mut self, datagram: &[u8], now: Instant) {
         let plan = self.plan;
         self.counters.taken += 1;
@@ -151,7 +151,7 @@ impl Faults {
         }
     }
 
-    /// The next datagram that leaves by now.
+    /// The next datagram that is due.
     pub fn poll_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
         match self.due.peek() {
             Some(Reverse((at, ..))) if *at <= now => self.due.pop().map(|Reverse((_, _, datagram))| datagram),
@@ -159,7 +159,7 @@ impl Faults {
         }
     }
 
-    /// When the next one leaves.
+    /// When the next one is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((at, ..))| *at)
     }
@@ -178,7 +178,7 @@ impl Faults {
         let body = forged.len().min(envelope::LEN);
         match self.rng.random_range(0..5) {
             0 => {
-                // An odd number of flips never ends where it began.
+                // An odd number of flips cannot restore the original.
                 for _ in 0..1 + 2 * self.rng.random_range(0..2) {
                     let bit = self.rng.random_range(0..forged.len().max(1) * 8);
                     if let Some(byte) = forged.get_mut(bit / 8) {
@@ -198,22 +198,23 @@ impl Faults {
             3 => {
                 let at = self.rng.random_range(0..self.recorded.len());
                 let other = &self.recorded[at].1;
-                // Messages equal to the genuine ones would be genuine.
+                // Four more bytes ensure that the messages differ from the genuine ones.
                 forged.truncate(body);
                 forged.extend(other.iter().skip(envelope::LEN));
                 forged.extend([0; 4]);
                 self.counters.spliced += 1;
             }
             _ => {
-                forged = self.boast(genuine);
+                forged = self.forge_claim(genuine);
                 self.counters.wrong_key += 1;
             }
         }
         forged
     }
 
-    /// A claim that everything is protected, in an envelope that continues the genuine one, sealed with another key.
-    fn boast(&mut self, genuine: &[u8]) -> Vec<u8> {
+    /// Forges a claim that everything is protected, in an envelope that continues the genuine one, sealed with another
+    /// key.
+    fn forge_claim(&mut self, genuine: &[u8]) -> Vec<u8> {
         let word = |at: usize| {
             let bytes = genuine.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             u64::from_le_bytes(bytes.unwrap_or_default())
@@ -223,10 +224,10 @@ impl Faults {
         let mut forged = vec![0; envelope::LEN];
         if let Some(key) = self.target {
             let positions = Positions {
-                queued: Some(BOASTED),
-                on_wire: Some(BOASTED),
-                decoded: Some(BOASTED),
-                acked: Some(BOASTED),
+                queued: Some(FORGED_POSITION),
+                on_wire: Some(FORGED_POSITION),
+                decoded: Some(FORGED_POSITION),
+                acked: Some(FORGED_POSITION),
             };
             let flow = Flow {
                 key,
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_happens_as_often_as_planned_and_repeats_with_its_seed() {
+    fn each_fault_happens_as_often_as_planned_and_a_seed_repeats_it() {
         let (left, counters) = run(3);
         assert_eq!(run(3), (left.clone(), counters));
         assert_ne!(run(4).0, left);
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_forged_is_genuine() {
+    fn no_forged_datagram_passes_authentication() {
         let key = Key::new(1, &[7; 32]).unwrap();
         let mut ring = KeyRing::new();
         ring.insert(key.clone()).unwrap();

@@ -1,7 +1,7 @@
-//! A bad path between a subscriber and a publisher: a UDP relay that garbles what it forwards.
+//! A faulty path between a subscriber and a publisher: a UDP relay that corrupts what it forwards.
 //!
-//! [`faults`] decides what happens to a datagram. Serves one subscriber, the one that sent last; lives on when the
-//! publisher restarts, so that recordings of the earlier run can be played to the later one.
+//! [`faults`] decides what happens to a datagram. The relay serves one subscriber, the last one that sent. It outlives
+//! a restart of the publisher, so that recordings of the earlier run can be replayed to the later one.
 //!
 //! Start with [`faults`]; this file moves the datagrams.
 
@@ -24,7 +24,7 @@ use self::faults::{FaultCounters, FaultPlan, Faults};
 use super::{error::LabError, network::Network};
 use crate::{io::namespace::NetworkNamespace, notify::message::FlowKey};
 
-/// How often it looks whether it shall end.
+/// How often the thread checks whether it must end.
 const STEP: Duration = Duration::from_millis(50);
 
 /// A relay that runs until it is dropped.
@@ -37,7 +37,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Starts one in `node`, at the publisher's address with a port of its own.
+    /// Starts a relay in `node`, at the publisher's address with a port of its own.
     pub fn start(
         network: &Network<'_>,
         node: &str,
@@ -55,7 +55,7 @@ impl Relay {
             Ok((near.local_addr()?, near, far))
         };
         let (address, near, far) = open().map_err(LabError::doing(format!("relay to {publisher} in {node}")))?;
-        // What happens to a question does not decide what happens to its answer.
+        // The two directions have different seeds: the fate of a request must not decide the fate of its answer.
         let directions = [seed, seed ^ 0x9e37_79b9_7f4a_7c15].map(|seed| Mutex::new(Faults::new(plan, seed)));
         let directions = Arc::new(directions);
         let is_over = Arc::new(AtomicBool::new(false));
@@ -65,22 +65,22 @@ impl Relay {
         Ok(Self { address, directions, is_over, forwarding })
     }
 
-    /// Where the subscriber finds it.
+    /// The address for the subscriber.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What was done so far to requests, and to notifications.
+    /// The counters of requests, and of notifications.
     pub fn counters(&self) -> [FaultCounters; 2] {
         self.directions.each_ref().map(|faults| lock(faults).counters())
     }
 
-    /// The flow about which the forger lies from now on.
+    /// Sets the flow about which datagrams are forged from now on.
     pub fn aim(&self, target: FlowKey) {
         self.directions.iter().for_each(|faults| lock(faults).aim(target));
     }
 
-    /// What was recorded so far is from now on of an earlier run.
+    /// From now on the existing recordings count as those of an earlier run.
     pub fn on_restart(&self) {
         self.directions.iter().for_each(|faults| lock(faults).on_restart());
     }
@@ -111,9 +111,9 @@ impl Wires {
             let wait = due.unwrap_or(STEP).min(STEP);
             let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
             let mut sockets = [PollFd::new(&self.near, PollFlags::IN), PollFd::new(&self.far, PollFlags::IN)];
-            // An interrupted wait is a short one.
+            // An interrupted wait is only a short wait.
             let _ = poll(&mut sockets, Some(&wait));
-            // A publisher that restarts refuses for a while, which is an error on the socket and no reason to stop.
+            // A restarting publisher refuses datagrams for a while; the socket error is no reason to stop.
             while let Ok((length, from)) = self.near.recv_from(&mut buffer) {
                 self.subscriber = Some(from);
                 lock(requests).handle_datagram(&buffer[..length], Instant::now());

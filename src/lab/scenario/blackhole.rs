@@ -1,7 +1,7 @@
-//! E10: the WAN swallows everything, or one direction. How soon "protected" stops, and how soon it is back.
+//! E10: the WAN drops everything, or one direction. How soon "protected" stops, and how soon it is back.
 //!
-//! Listens as a subscriber does; asks no appliance what it thinks. Only claims of something new count: the repetition
-//! of what was protected before stays true.
+//! Observes only as a subscriber, not through an appliance's status. Only claims about new bytes count, because a
+//! repetition of an earlier claim stays true.
 
 use std::{
     collections::HashMap,
@@ -25,26 +25,26 @@ use crate::{
     notify::message::{FlowKey, LinkState, Message},
 };
 
-/// One way, with what is swallowed in the emulator's words.
+/// The dropped directions, with the emulator's command for them.
 const SWALLOWED: [(&str, &str); 3] =
     [("both ways", "blackhole"), ("forth", "blackhole forth"), ("back", "blackhole back")];
 const ROUND_TRIPS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
-/// Three round trips, and no less than this.
+/// The limit is three round trips, and at least this.
 const FLOOR: Duration = Duration::from_millis(100);
-/// Before the blackhole, with traffic or at rest.
+/// Time before the blackhole, with traffic or at rest.
 const BEFORE: Duration = Duration::from_secs(1);
-/// Swallowing goes on for this long after the last moment at which a claim is allowed.
+/// Dropping goes on for this long after the last moment at which a claim is allowed.
 const AFTER: Duration = Duration::from_millis(700);
-/// A recovery that takes longer is none.
+/// Upper bound of a recovery.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// Claims that must come before, or their absence later would prove nothing.
+/// Minimum number of claims before the blackhole; otherwise the absence of later ones would prove nothing.
 const LIVELY: usize = 50;
 
-/// What a subscriber noted down, with times.
+/// What a subscriber recorded, with times.
 #[derive(Debug, Default)]
 struct Notes {
     positions: HashMap<(FlowKey, u64), u64>,
-    /// Each time something new was called protected.
+    /// Each time new bytes were called protected.
     claims: Vec<Instant>,
     /// Each change of the link's state.
     states: Vec<(Instant, LinkState)>,
@@ -73,7 +73,7 @@ impl Notes {
         }
     }
 
-    /// How long after `since` the link was first told to be up, or not to be; zero when it was so already.
+    /// How long after `since` the link was first reported up, or not up; zero if that was already its state.
     fn told(&self, is_up: bool, since: Instant) -> Option<Duration> {
         let is_it = |state: LinkState| (state == LinkState::Up) == is_up;
         let before = self.states.iter().rev().find(|(at, _)| *at <= since);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_claim_or_a_silent_control_fails() {
+    fn a_late_claim_and_an_unreported_failure_or_recovery_fail() {
         let good = || row(400, Some(60), Some(95), Some(30));
         assert!(report(&[good(), row(400, None, Some(95), Some(30))], 1.0).passes());
         let bad = [
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_are_no_claims_and_states_are_told_once() {
+    fn equal_states_count_once_and_told_measures_from_a_moment() {
         let mut notes = Notes::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

@@ -1,8 +1,9 @@
-//! The cap of `onwire gate tcp`: what a disaster can cost a program whose protocol nobody knows.
+//! The cap of `onwire gate tcp`: how much a disaster can cost a program whose protocol no gate knows.
 //!
-//! A program writes as fast as it can, through the gate and without it, over the same appliances and the same slow uplink.
-//! Then the disaster of `disaster` strikes. What the kernel had taken from the program before the cut and the mirror does
-//! not have must not be more than the cap and the two socket buffers between program and gate, which no gate can see into.
+//! A program writes as fast as it can, through the gate and without it, over the same appliances and the same slow
+//! uplink. Then the disaster of `disaster` strikes. The bytes that the kernel had accepted from the program before the
+//! cut and that the mirror does not have must not exceed the cap plus the two socket buffers between program and gate,
+//! which no gate can see into.
 
 use std::{
     io::Write,
@@ -38,13 +39,13 @@ use crate::lab::{
 
 /// Bytes that may be unprotected.
 const CAP: u64 = 256 * 1024;
-/// The largest buffer of a socket that receives, at the primary's host: the gate's, among others.
+/// Maximum receive buffer of every socket at the primary's host, including the gate's.
 const RECEIVE_BUFFER: u64 = 256 * 1024;
-/// What the program asks for as its own buffer; the kernel doubles it and says so.
+/// The send buffer that the program requests; the kernel doubles it and reports the result.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Without the gate so many times as much must be missing in each trial, or the cap is no limit.
+/// Without the gate, at least this many times as much must be missing in each trial; otherwise the cap limits nothing.
 const FAR_ABOVE: u64 = 2;
-/// So often the cap must have been filled, or nothing was tried.
+/// The cap must have been filled at least this many times; otherwise nothing was tested.
 const FILLED: u64 = 10;
 const TRIALS: u32 = 10;
 const CONTROL_TRIALS: u32 = 3;
@@ -53,20 +54,20 @@ const GATE_PORT: u16 = 9000;
 const WRITE: [u8; 8192] = [7; 8192];
 /// How long the program writes before the disaster begins.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(1000)..Duration::from_millis(2000);
-/// After the drain, nothing is read for so long only when nothing will be.
+/// After the drain, a silence of this length means that nothing more will arrive.
 const QUIET: Duration = Duration::from_millis(300);
-/// What is written faster than this waits somewhere: before the gate, or behind everything else.
+/// Data that is written faster than this waits: before the gate, or in the queues after it.
 const UPLINK: [&str; 13] =
     ["tc", "qdisc", "add", "dev", "wan0", "root", "tbf", "rate", "100mbit", "burst", "16kb", "limit", "8mb"];
 
 /// The trials with or without the gate.
 #[derive(Debug, Default)]
 struct Trials {
-    /// Bytes taken from the program before the cut and missing at the mirror, of each trial.
+    /// Bytes accepted from the program before the cut and missing at the mirror, for each trial.
     missing: Vec<u64>,
-    /// Bytes taken from the program, of each trial.
+    /// Bytes accepted from the program, for each trial.
     accepted: Vec<u64>,
-    /// The buffers between program and gate, at their largest.
+    /// The maximum size of the buffers between program and gate.
     buffers: u64,
     verdicts: Verdicts,
 }
@@ -103,7 +104,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report(&gate, &direct))
 }
 
-/// One disaster; `at` is where the gate listens, if there is one.
+/// Runs one disaster; `at` is the gate's listen address, if there is a gate.
 fn trial(
     site: &mut Site<'_>,
     sink: &Sink,
@@ -134,7 +135,7 @@ fn trial(
     found.accepted.push(accepted);
     found.missing.push(missing);
     if let Some(drained) = drained {
-        // What was taken from a program was not called protected by that.
+        // Data accepted from a program does not count as called protected.
         found.verdicts.count(drained, false);
     }
     Ok(())
@@ -156,19 +157,20 @@ fn start_gate(site: &Site<'_>, sink: &Sink, listen: SocketAddr) -> Result<Gate, 
     Gate::start(network, &plan)
 }
 
-/// Makes the program's own buffer small, and gives what it and that of the gate hold at most.
+/// Makes the program's send buffer small; returns the maximum size of that buffer and the gate's receive buffer
+/// together.
 fn buffers(near: &TcpStream) -> std::io::Result<u64> {
     sockopt::set_socket_send_buffer_size(near, SEND_BUFFER)?;
     Ok(sockopt::socket_send_buffer_size(near)? as u64 + RECEIVE_BUFFER)
 }
 
-/// When how many bytes had been taken.
-type Taken = Vec<(Instant, u64)>;
+/// The times of the writes, and the total of accepted bytes after each.
+type AcceptedBytes = Vec<(Instant, u64)>;
 
 /// A program that writes as fast as it can.
 struct Writer {
     is_over: Arc<AtomicBool>,
-    writing: JoinHandle<Taken>,
+    writing: JoinHandle<AcceptedBytes>,
 }
 
 impl Writer {
@@ -177,8 +179,8 @@ impl Writer {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
         let writing = thread::spawn(move || {
-            let (mut taken, mut bytes) = (Taken::new(), 0);
-            // An error is the end of the gate.
+            let (mut taken, mut bytes) = (AcceptedBytes::new(), 0);
+            // A write fails when the gate has ended.
             while !over.load(Ordering::Relaxed)
                 && let Ok(length) = near.write(&WRITE)
             {
@@ -194,8 +196,8 @@ impl Writer {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// A write may hang in a full socket: only its end wakes it.
-    fn finish(self, stream: &Stream) -> Taken {
+    /// A write can block in a full socket; only the socket's shutdown wakes it.
+    fn finish(self, stream: &Stream) -> AcceptedBytes {
         let _ = stream.near.shutdown(Shutdown::Write);
         self.writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -257,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cap_that_is_exceeded_or_not_tried_fails() {
+    fn an_exceeded_or_untested_cap_fails() {
         let passes = |missing, accepted, direct| {
             let gate =
                 Trials { missing: vec![0, missing], accepted: vec![accepted; 2], buffers: 100, ..Trials::default() };

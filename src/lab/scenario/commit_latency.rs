@@ -1,9 +1,9 @@
-//! E3 and E5: how long a PostgreSQL commit takes, by how it waits and how far the mirror is.
+//! E3 and E5: how long a PostgreSQL commit takes, by its wait mode and the round trip to the mirror.
 //!
-//! One cluster with its standby behind the gate serves `local`, `network-sync` (`remote_write` through the gate), `on` and
-//! `remote_apply`, a setting of each session; `direct` is `remote_write` with the standby at the primary itself, through
-//! the same appliances. Nothing is lost on the way: that is for `disaster`. Each site has its own processors, and each
-//! measurement is made in several rounds, so that a machine that is slower for a while is so for all.
+//! One cluster with its standby behind the gate serves `local`, `network-sync` (`remote_write` through the gate), `on`
+//! and `remote_apply`, which each session sets; `direct` is `remote_write` with the standby at the primary itself,
+//! through the same appliances. The WAN loses nothing: `disaster` covers that. Each site has its own processors, and
+//! each measurement has several rounds, so that a temporarily slow machine affects all modes alike.
 
 use std::time::{Duration, Instant};
 
@@ -30,28 +30,28 @@ use crate::lab::{
 /// Round trips, in milliseconds.
 const ROUND_TRIPS: [u64; 4] = [0, 10, 50, 100];
 const CLIENTS: [u64; 2] = [1, 8];
-/// Of each measurement, unless the user says otherwise, in so many rounds.
+/// Length of each measurement, unless the user sets another, and the number of rounds it is divided into.
 const SECONDS: u64 = 4;
 const ROUNDS: u32 = 4;
-/// Of the beginning of each measurement nothing counts, in each round.
+/// Nothing counts in this time at the beginning of each round.
 const WARMING: Duration = Duration::from_millis(200);
-/// Between two commits of a client: one outstanding commit is measured, not a flood of them.
+/// Pause between two commits of a client: one outstanding commit is measured, not a flood.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Bytes of a row.
 const BYTES: usize = 400;
-/// Ids of one measurement in one round.
+/// Ids reserved for one measurement in one round.
 const IDS: u64 = 10_000_000;
-/// How much more than a local commit one may cost that waits until it is protected.
+/// Upper bound of the additional time of a commit that waits for protection, compared with a local one.
 const ABOVE_LOCAL: Duration = Duration::from_millis(1);
-/// How much of the direct way it may cost at 50 ms.
+/// Upper bound of its time as a share of the direct mode's, at 50 ms.
 const OF_DIRECT: f64 = 0.1;
-/// How much it may depend on the distance, or by how much time.
+/// How much it may depend on the distance: this factor, or this time.
 const FLAT: f64 = 1.1;
 const FLAT_TIME: Duration = Duration::from_micros(100);
 
 /// How a commit waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum WaitMode {
     Local,
     NetworkSync,
     Direct,
@@ -59,7 +59,7 @@ enum Way {
     RemoteApply,
 }
 
-impl Way {
+impl WaitMode {
     const ALL: [Self; 5] = [Self::Local, Self::NetworkSync, Self::Direct, Self::On, Self::RemoteApply];
 
     fn name(self) -> &'static str {
@@ -84,14 +84,14 @@ impl Way {
 
 /// One measurement.
 struct Row {
-    way: Way,
+    way: WaitMode,
     round_trip: u64,
     clients: u64,
     times: Times,
 }
 
 impl Row {
-    fn is(&self, way: Way, round_trip: u64, clients: u64) -> bool {
+    fn is(&self, way: WaitMode, round_trip: u64, clients: u64) -> bool {
         (self.way, self.round_trip, self.clients) == (way, round_trip, clients)
     }
 
@@ -103,10 +103,10 @@ impl Row {
     }
 }
 
-/// Waits until the link is trusted at the round trip that it has now. A path that has become longer is not before the
-/// shorter round trips are forgotten, after ten seconds.
+/// Waits until the link is up at the present round trip. After the path has become longer, that takes until the shorter
+/// round trips are forgotten, ten seconds later.
 fn wait_trusted(stage: &Stage<'_>, pair: &Pair<'_>) -> Result<(), LabError> {
-    // The last proof of the path as it was is too old by then.
+    // By then the last proof of the old path has expired.
     stage.pause(Duration::from_millis(400))?;
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -149,7 +149,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         let primary = servers.start_primary("remote_write", "mirror")?;
         let mirror = servers.launch_mirror(follows)?;
         servers.wait_followed(&primary)?;
-        let ways = Way::ALL.into_iter().filter(|way| (*way == Way::Direct) == (follows == Follows::Primary));
+        let ways = WaitMode::ALL.into_iter().filter(|way| (*way == WaitMode::Direct) == (follows == Follows::Primary));
         let ways: Vec<_> = ways.collect();
         for (round, round_trip) in (1..=ROUNDS).flat_map(|round| ROUND_TRIPS.map(|round_trip| (round, round_trip))) {
             network.tell_wan(&format!("set delay {}us", round_trip * 500))?;
@@ -186,7 +186,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report)
 }
 
-/// How long each commit took.
+/// Measures how long each commit takes.
 fn measure(
     stage: &Stage<'_>,
     primary: &Postgres,
@@ -201,7 +201,7 @@ fn measure(
 }
 
 /// The median of a measurement.
-fn median(rows: &[Row], way: Way, round_trip: u64, clients: u64) -> Duration {
+fn median(rows: &[Row], way: WaitMode, round_trip: u64, clients: u64) -> Duration {
     let found = rows.iter().find(|row| row.is(way, round_trip, clients));
     found.map_or(Duration::ZERO, |row| row.times.quantile(0.5))
 }
@@ -209,21 +209,21 @@ fn median(rows: &[Row], way: Way, round_trip: u64, clients: u64) -> Duration {
 fn report(rows: &[Row], slack: f64) -> Report {
     let mut report = Report::default();
     let of = |way, round_trip| median(rows, way, round_trip, 1);
-    let most_above = ROUND_TRIPS.map(|it| of(Way::NetworkSync, it).saturating_sub(of(Way::Local, it)));
+    let most_above = ROUND_TRIPS.map(|it| of(WaitMode::NetworkSync, it).saturating_sub(of(WaitMode::Local, it)));
     let most_above = most_above.into_iter().max().unwrap_or_default();
     let limit = ABOVE_LOCAL.mul_f64(slack);
     let claim = format!("network-sync p50 is at most local + {limit:?}, at every round trip");
     report.claim(claim, format!("{most_above:?} at most"), most_above <= limit);
-    let (sync, direct) = (of(Way::NetworkSync, 50), of(Way::Direct, 50));
+    let (sync, direct) = (of(WaitMode::NetworkSync, 50), of(WaitMode::Direct, 50));
     let share = sync.as_secs_f64() / direct.as_secs_f64().max(1e-9);
     report.claim(
         format!("network-sync p50 is at most {OF_DIRECT} of remote_write direct at 50 ms"),
         format!("{share:.3} ({sync:?} of {direct:?})"),
         share <= OF_DIRECT * slack,
     );
-    // Next door the mirror's own word may come first: that is another way to wait.
+    // At round trip 0 the mirror's own answer may come first; that is another wait mode.
     let far = ROUND_TRIPS.iter().filter(|round_trip| **round_trip > 0);
-    let medians: Vec<_> = far.map(|round_trip| of(Way::NetworkSync, *round_trip)).collect();
+    let medians: Vec<_> = far.map(|round_trip| of(WaitMode::NetworkSync, *round_trip)).collect();
     let [least, most] = [medians.iter().min(), medians.iter().max()].map(|it| it.copied().unwrap_or_default());
     let limit = least.mul_f64(1.0 + (FLAT - 1.0) * slack).max(least + FLAT_TIME.mul_f64(slack));
     report.claim(
@@ -232,9 +232,9 @@ fn report(rows: &[Row], slack: f64) -> Report {
         most <= limit && most > Duration::ZERO,
     );
     for (way, claim) in [
-        (Way::On, "`on` waits for the mirror also through the gate"),
-        (Way::RemoteApply, "`remote_apply` waits for the mirror also through the gate"),
-        (Way::Direct, "control: remote_write direct waits a round trip"),
+        (WaitMode::On, "`on` waits for the mirror also through the gate"),
+        (WaitMode::RemoteApply, "`remote_apply` waits for the mirror also through the gate"),
+        (WaitMode::Direct, "control: remote_write direct waits a round trip"),
     ] {
         let waits = [50, 100].map(|round_trip| (round_trip, of(way, round_trip)));
         let holds = waits.iter().all(|(round_trip, wait)| *wait >= Duration::from_millis(*round_trip));
@@ -272,16 +272,16 @@ fn to_json(row: &Row) -> Value {
 }
 
 fn plot(rows: &[Row]) -> Plot {
-    let line = |way: Way| PlotLine {
+    let line = |way: WaitMode| PlotLine {
         name: way.name().to_owned(),
-        is_dashed: way != Way::NetworkSync,
+        is_dashed: way != WaitMode::NetworkSync,
         points: ROUND_TRIPS.map(|it| (it as f64, median(rows, way, it, 1).as_secs_f64() * 1e3)).to_vec(),
     };
     Plot {
         title: "PostgreSQL commit, one client".to_owned(),
         across: "round trip to the mirror, ms".to_owned(),
         upwards: "commit p50, ms".to_owned(),
-        lines: Way::ALL.map(line).to_vec(),
+        lines: WaitMode::ALL.map(line).to_vec(),
     }
 }
 
@@ -289,9 +289,9 @@ fn plot(rows: &[Row]) -> Plot {
 mod tests {
     use super::*;
 
-    /// Rows in which a way takes this long at a round trip.
-    fn rows(wait: impl Fn(Way, u64) -> Duration) -> Vec<Row> {
-        let all = Way::ALL.into_iter().flat_map(|way| ROUND_TRIPS.map(|round_trip| (way, round_trip)));
+    /// Rows in which a mode takes this long at a round trip.
+    fn rows(wait: impl Fn(WaitMode, u64) -> Duration) -> Vec<Row> {
+        let all = WaitMode::ALL.into_iter().flat_map(|way| ROUND_TRIPS.map(|round_trip| (way, round_trip)));
         all.map(|(way, round_trip)| {
             let mut times = Times::default();
             times.record(wait(way, round_trip));
@@ -300,26 +300,26 @@ mod tests {
         .collect()
     }
 
-    fn good(way: Way, round_trip: u64) -> Duration {
+    fn good(way: WaitMode, round_trip: u64) -> Duration {
         match way {
-            Way::Local => Duration::from_micros(300),
-            Way::NetworkSync => Duration::from_micros(900),
+            WaitMode::Local => Duration::from_micros(300),
+            WaitMode::NetworkSync => Duration::from_micros(900),
             _ => Duration::from_millis(round_trip) + Duration::from_micros(500),
         }
     }
 
     #[test]
-    fn each_aim_can_be_missed() {
+    fn each_latency_claim_can_fail() {
         assert!(report(&rows(good), 1.0).passes());
         assert!(report(&rows(good), 1.0).to_svg().is_some());
-        let with = |way: Way, round_trip: u64, wait: Duration| {
+        let with = |way: WaitMode, round_trip: u64, wait: Duration| {
             report(&rows(|w, r| if (w, r) == (way, round_trip) { wait } else { good(w, r) }), 1.0).passes()
         };
-        assert!(!with(Way::NetworkSync, 0, Duration::from_micros(1400)), "too slow");
-        assert!(!with(Way::NetworkSync, 100, Duration::from_micros(1050)), "not flat");
-        assert!(!with(Way::Direct, 50, Duration::from_millis(8)), "the direct way is not what it should be");
-        assert!(!with(Way::On, 100, Duration::from_millis(1)), "`on` was acknowledged early");
-        assert!(!with(Way::RemoteApply, 50, Duration::from_millis(1)), "`remote_apply` was acknowledged early");
+        assert!(!with(WaitMode::NetworkSync, 0, Duration::from_micros(1400)), "too slow");
+        assert!(!with(WaitMode::NetworkSync, 100, Duration::from_micros(1050)), "not flat");
+        assert!(!with(WaitMode::Direct, 50, Duration::from_millis(8)), "the direct way is not what it should be");
+        assert!(!with(WaitMode::On, 100, Duration::from_millis(1)), "`on` was acknowledged early");
+        assert!(!with(WaitMode::RemoteApply, 50, Duration::from_millis(1)), "`remote_apply` was acknowledged early");
         assert!(!report(&[], 1.0).passes());
     }
 }

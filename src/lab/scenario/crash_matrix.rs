@@ -1,8 +1,10 @@
-//! E9: each process between a PostgreSQL primary and its standby is killed or halted under load, and the notifications cut.
+//! E9: each process between a PostgreSQL primary and its standby is killed or halted under load, and the notifications
+//! are cut.
 //!
-//! Each fault is tried twice. Once it is mended after a while: commits must go on, and nothing acknowledged may be missing
-//! at the mirror. And once the disaster of `disaster` strikes while it lasts; there the mirror's side is spared, for the
-//! promise names it: peer appliance and mirror stay up until all is drained.
+//! Each fault is tried twice. First it is repaired after a while: commits must go on, and no acknowledged row may be
+//! missing at the mirror. Then the disaster of `disaster` strikes during the fault; faults at the mirror's site are
+//! left out there, because the guarantee requires that the peer appliance and the mirror stay up until everything is
+//! drained.
 
 use std::time::{Duration, Instant};
 
@@ -37,18 +39,18 @@ const CLIENTS: ClientPlan<'_> =
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(1000);
 /// How long a fault lasts.
 const FAULT: Duration = Duration::from_secs(3);
-/// Before that much of it has passed, not everybody has noticed.
+/// By this time after the start of the fault, every process has noticed it.
 const NOTICED: Duration = Duration::from_secs(2);
-/// From the fault to the disaster.
+/// Time from the fault to the disaster.
 const TO_DISASTER: std::ops::Range<Duration> = Duration::from_millis(0)..Duration::from_millis(600);
-/// Commits must flow again so soon after the fault is mended.
+/// After the fault is repaired, commits must go on within this time.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// Rows that show that they flow.
+/// Number of rows that shows that commits go on.
 const FLOWING: u64 = 100;
-/// Drops what the publisher and its subscribers send each other, where it arrives.
+/// Drops the packets between the publisher and its subscribers, where they arrive.
 const NOTIFY_RULES: [(&str, &str); 2] = [("ithaca", "dport"), ("primary", "sport")];
 
-/// What fails.
+/// The kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     GateKilled,
@@ -89,7 +91,7 @@ impl Fault {
         }
     }
 
-    /// Whether the promise holds through a disaster while it lasts.
+    /// Whether the guarantee covers a disaster during the fault.
     fn allows_disaster(self) -> bool {
         matches!(
             self,
@@ -108,22 +110,22 @@ impl Fault {
     }
 }
 
-/// What one fault did.
+/// The result of one fault.
 #[derive(Clone, Debug)]
 struct Findings {
     fault: Fault,
     acknowledged: u64,
     lost: u64,
-    /// Commits while it lasted and everybody had noticed, and how long they waited.
+    /// Times of the commits during the fault, after every process has noticed it.
     during: Times,
-    /// From the mending until every client had committed again; none: some never did.
+    /// From the repair until every client had committed again; none: some never did.
     recovery: Option<Duration>,
-    /// Acknowledged and lost in the disaster while it lasted.
+    /// Acknowledged and lost rows in the disaster during the fault.
     disaster: Option<(u64, u64)>,
 }
 
-/// Everything that runs.
-struct Cast<'c, 'n> {
+/// All running programs.
+struct Testbed<'c, 'n> {
     servers: &'c PostgresPair<'n>,
     network: &'n Network<'n>,
     gate: Gate,
@@ -167,7 +169,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report(&all, stage.options.slack))
 }
 
-impl<'c, 'n> Cast<'c, 'n> {
+impl<'c, 'n> Testbed<'c, 'n> {
     fn start(site: &mut Site<'n>, servers: &'c PostgresPair<'n>) -> Result<Self, LabError> {
         site.mend()?;
         servers.renew()?;
@@ -229,7 +231,7 @@ impl<'c, 'n> Cast<'c, 'n> {
     }
 }
 
-/// A fault that is mended.
+/// A fault that is repaired.
 fn recover<'n>(
     stage: &Stage<'_>,
     site: &mut Site<'n>,
@@ -237,38 +239,38 @@ fn recover<'n>(
     fault: Fault,
     rng: &mut SmallRng,
 ) -> Result<Findings, LabError> {
-    let mut cast = Cast::start(site, servers)?;
-    let clients = Clients::start(&cast.primary, CLIENTS)?;
+    let mut testbed = Testbed::start(site, servers)?;
+    let clients = Clients::start(&testbed.primary, CLIENTS)?;
     stage.pause(rng.random_range(BEFORE))?;
-    cast.inflict(fault, site)?;
+    testbed.inflict(fault, site)?;
     let begin = Instant::now();
     stage.pause(FAULT)?;
     let end = Instant::now();
-    cast.mend(fault, site)?;
+    testbed.mend(fault, site)?;
     let before = clients.count();
     let limit = RECOVERY.mul_f64(stage.options.slack);
     while clients.count() < before + FLOWING && end.elapsed() < limit {
         stage.pause(Duration::from_millis(10))?;
     }
     if !clients.wait_idle(limit.saturating_sub(end.elapsed()).max(Duration::from_secs(1))) {
-        // Only the end of the server wakes a commit that is stuck.
-        cast.primary.server.crash();
+        // A commit that is stuck returns only when the server ends.
+        testbed.primary.server.crash();
         let told = clients.finish();
         let acknowledged = told.len() as u64;
         let during = waits(&told, begin + NOTICED, end);
         return Ok(Findings { fault, acknowledged, lost: 0, during, recovery: None, disaster: None });
     }
     let told = clients.finish();
-    servers.wait_even(&cast.primary)?;
-    servers.wait_replayed(&mut cast.mirror)?;
-    let survived = rows::ids(&cast.mirror)?;
+    servers.wait_even(&testbed.primary)?;
+    servers.wait_replayed(&mut testbed.mirror)?;
+    let survived = rows::ids(&testbed.mirror)?;
     let lost = told.iter().filter(|row| survived.binary_search(&row.id).is_err()).count() as u64;
     let during = waits(&told, begin + NOTICED, end);
     let recovery = recovery(&told, end);
     Ok(Findings { fault, acknowledged: told.len() as u64, lost, during, recovery, disaster: None })
 }
 
-/// A disaster while the fault lasts: how many rows were acknowledged, and how many of them are lost.
+/// A disaster during the fault: returns the numbers of acknowledged and of lost rows.
 fn die<'n>(
     stage: &Stage<'_>,
     site: &mut Site<'n>,
@@ -276,35 +278,35 @@ fn die<'n>(
     fault: Fault,
     rng: &mut SmallRng,
 ) -> Result<(u64, u64), LabError> {
-    let mut cast = Cast::start(site, servers)?;
-    let clients = Clients::start(&cast.primary, CLIENTS)?;
+    let mut testbed = Testbed::start(site, servers)?;
+    let clients = Clients::start(&testbed.primary, CLIENTS)?;
     stage.pause(rng.random_range(BEFORE))?;
-    cast.inflict(fault, site)?;
+    testbed.inflict(fault, site)?;
     stage.pause(rng.random_range(TO_DISASTER))?;
     let strike = site.strike(|| {
-        cast.primary.server.crash();
-        cast.gate.crash();
+        testbed.primary.server.crash();
+        testbed.gate.crash();
     })?;
     let told = clients.finish();
     site.drain()?;
-    servers.wait_replayed(&mut cast.mirror)?;
-    let survived = rows::ids(&cast.mirror)?;
+    servers.wait_replayed(&mut testbed.mirror)?;
+    let survived = rows::ids(&testbed.mirror)?;
     if fault == Fault::NotificationsCut {
-        cast.mend(fault, site)?;
+        testbed.mend(fault, site)?;
     }
     let acknowledged: Vec<_> = told.iter().filter(|row| row.at < strike.cut).collect();
     let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count();
     Ok((acknowledged.len() as u64, lost as u64))
 }
 
-/// How long the commits waited that were told between two moments.
+/// The times of the commits that were acknowledged between two moments.
 fn waits(told: &[Committed], from: Instant, to: Instant) -> Times {
     let mut times = Times::default();
     told.iter().filter(|row| (from..to).contains(&row.at)).for_each(|row| times.record(row.wait));
     times
 }
 
-/// From `end` until the last of the clients had committed again.
+/// From `end` until the last client had committed again.
 fn recovery(told: &[Committed], end: Instant) -> Option<Duration> {
     let first = |client: u64| {
         let own = told.iter().filter(|row| row.client() == client && row.at >= end).map(|row| row.at);
@@ -403,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn each_claim_can_fail() {
+    fn each_crash_claim_can_fail() {
         let all = Fault::ALL.map(good);
         assert!(report(&all, 1.0).passes());
         let mut fast = Times::default();
@@ -423,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_never_commits_again_is_noticed() {
+    fn recovery_needs_a_commit_of_every_client() {
         let end = Instant::now();
         let row = |client: u64, ms: u64| {
             let at = end + Duration::from_millis(ms);

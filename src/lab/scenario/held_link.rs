@@ -1,7 +1,8 @@
-//! A man on the path delays, holds, reorders, and then swallows everything. How long does "protected" go on?
+//! An attacker on the path delays, holds, reorders, and then drops everything. How long does "protected" go on?
 //!
-//! Listens as a subscriber does, to each block. Time counts from the last datagram of the primary's appliance that he let
-//! go on, which nobody but he knows. Each trial has fresh appliances, so that none profits from what another has taught them.
+//! A subscriber with a message for each block observes. Time counts from the last datagram of the primary's appliance
+//! that the attacker forwarded, which only the attacker knows. Each trial starts fresh appliances, so that no trial
+//! depends on an earlier one.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,26 +27,26 @@ use crate::{
     notify::message::{Level, LinkState, Message},
 };
 
-/// Where the man stands.
+/// The nodes of the attacker's sockets.
 const SIDES: [&str; 2] = ["one-side", "other-side"];
 const ROUND_TRIPS: [u64; 4] = [2, 20, 60, 150];
 const TRIALS: u32 = 100;
-/// He does nothing for this long first, with traffic.
+/// At first the attacker only forwards for this long, with traffic.
 const BEFORE: Duration = Duration::from_millis(300);
-/// Swallowing goes on for this long after the last moment at which a claim is allowed.
+/// Dropping goes on for this long after the last moment at which a claim is allowed.
 const AFTER: Duration = Duration::from_millis(400);
-/// The way of a notification from the appliance's clock to the subscriber's.
+/// Allowance for a notification's way from the appliance's clock to the subscriber's.
 const WAY: Duration = Duration::from_millis(20);
-/// A proof of the round trip is good for this long at the least.
+/// Minimum validity of a proof of the round trip.
 const FLOOR: Duration = Duration::from_millis(100);
-/// A link that takes longer to come up does not.
+/// Upper bound of the time a link may take to come up.
 const UP_WITHIN: Duration = Duration::from_secs(20);
-/// Claims that must come before, or their absence later would prove nothing.
+/// Minimum number of claims before the attack; otherwise the absence of later ones would prove nothing.
 const LIVELY: usize = 5;
 
-/// What he does before he swallows everything.
+/// What the attacker does before it drops everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trick {
+enum Attack {
     Nothing,
     HoldsBack,
     HoldsForth,
@@ -56,18 +57,18 @@ enum Trick {
     SlowFromTheStart,
 }
 
-const TRICKS: [(Trick, &str); 8] = [
-    (Trick::Nothing, "does nothing"),
-    (Trick::HoldsBack, "holds what comes back, lets it go"),
-    (Trick::HoldsForth, "holds what goes forth, lets it go"),
-    (Trick::HoldsBoth, "holds both, lets them go"),
-    (Trick::DelaysMore, "delays more and more"),
-    (Trick::Scatters, "scatters"),
-    (Trick::ComesAndGoes, "swallows now and then"),
-    (Trick::SlowFromTheStart, "is slow from the start"),
+const ATTACKS: [(Attack, &str); 8] = [
+    (Attack::Nothing, "does nothing"),
+    (Attack::HoldsBack, "holds what comes back, lets it go"),
+    (Attack::HoldsForth, "holds what goes forth, lets it go"),
+    (Attack::HoldsBoth, "holds both, lets them go"),
+    (Attack::DelaysMore, "delays more and more"),
+    (Attack::Scatters, "scatters"),
+    (Attack::ComesAndGoes, "swallows now and then"),
+    (Attack::SlowFromTheStart, "is slow from the start"),
 ];
 
-/// What a subscriber noted down.
+/// What a subscriber recorded.
 #[derive(Debug, Default)]
 struct Notes {
     /// Each time a block was called protected.
@@ -88,10 +89,10 @@ impl Notes {
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
-    trick: Trick,
+    attack: Attack,
     round_trip: Duration,
     claims_before: usize,
-    /// After the last datagram that went on; none if no claim came later than that.
+    /// Time after the last forwarded datagram; none if no claim came later than that.
     last_claim: Option<Duration>,
 }
 
@@ -107,40 +108,40 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let [first, second] = addresses[..] else {
         return Err(LabError::Sentence(format!("needs two appliances; the topology has {}", addresses.len())));
     };
-    let man = PathAttacker::stand(&network, SIDES, [first, second], stage.options.seed)?;
+    let attacker = PathAttacker::start(&network, SIDES, [first, second], stage.options.seed)?;
     let mut pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
     let mut rows = Vec::new();
     let trials = stage.options.trials.unwrap_or(TRIALS);
     for trial in 0..trials {
-        let (trick, words) = TRICKS[trial as usize % TRICKS.len()];
+        let (attack, words) = ATTACKS[trial as usize % ATTACKS.len()];
         let mut random = SmallRng::seed_from_u64(stage.options.seed << 32 | u64::from(trial));
-        let is_plain = matches!(trick, Trick::Nothing | Trick::SlowFromTheStart);
+        let is_plain = matches!(attack, Attack::Nothing | Attack::SlowFromTheStart);
         let place = if is_plain { 0 } else { random.random_range(0..ROUND_TRIPS.len()) };
         let round_trip = Duration::from_millis(ROUND_TRIPS[place]);
-        man.set_path(round_trip / 2);
-        man.order(at_first(trick));
+        attacker.set_path(round_trip / 2);
+        attacker.order(at_first(attack));
         pair.restart()?;
-        let row = measure(stage, &network, &pair, &man, (trick, round_trip, &mut random))?;
+        let row = measure(stage, &network, &pair, &attacker, (attack, round_trip, &mut random))?;
         stage.say(&format!("  {} of {trials}: {round_trip:?}, {words}: last claim {}", trial + 1, ms(row.last_claim)));
         rows.push(row);
     }
-    man.order([Order::Pass; 2]);
+    attacker.order([Order::Pass; 2]);
     pair.stop()?;
     Ok(report(&rows, stage.options.slack))
 }
 
-fn at_first(trick: Trick) -> [Order; 2] {
-    // Three such round trips are longer than the cap.
+fn at_first(attack: Attack) -> [Order; 2] {
+    // Three such round trips are longer than the maximum trust time.
     let slow = Order::Delay(Duration::from_millis(250));
-    [Order::Pass, if trick == Trick::SlowFromTheStart { slow } else { Order::Pass }]
+    [Order::Pass, if attack == Attack::SlowFromTheStart { slow } else { Order::Pass }]
 }
 
 fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
     pair: &Pair<'_>,
-    man: &PathAttacker,
-    (trick, round_trip, random): (Trick, Duration, &mut SmallRng),
+    attacker: &PathAttacker,
+    (attack, round_trip, random): (Attack, Duration, &mut SmallRng),
 ) -> Result<Row, LabError> {
     let near = &pair.appliances[0];
     let [_, mirror] = stage::ends(network)?;
@@ -159,54 +160,54 @@ fn measure(
     steady_writes.set_flowing(true);
     stage.pause(BEFORE)?;
     let begins = Instant::now();
-    hinder(stage, man, trick, random)?;
-    man.order([Order::Swallow; 2]);
+    hinder(stage, attacker, attack, random)?;
+    attacker.order([Order::Swallow; 2]);
     let nothing = || LabError::Sentence("the man has let nothing go on".to_owned());
-    let last_forth = man.last_forth().ok_or_else(nothing)?;
+    let last_forth = attacker.last_forth().ok_or_else(nothing)?;
     stage.pause(DEFAULT_TRUST_MAX + AFTER)?;
     subscriber.finish()?;
     steady_writes.end();
     let notes = lock(&notes);
     let claims = || notes.claims.iter();
     Ok(Row {
-        trick,
+        attack,
         round_trip,
         claims_before: claims().filter(|at| **at <= begins).count(),
         last_claim: claims().next_back().filter(|at| **at > last_forth).map(|at| *at - last_forth),
     })
 }
 
-/// Everything but the end.
-fn hinder(stage: &Stage<'_>, man: &PathAttacker, trick: Trick, random: &mut SmallRng) -> Result<(), LabError> {
+/// Runs the attack without its end, the dropping.
+fn hinder(stage: &Stage<'_>, attacker: &PathAttacker, attack: Attack, random: &mut SmallRng) -> Result<(), LabError> {
     let longest = if random.random_bool(0.1) { 3000 } else { 1500 };
     let long = Duration::from_millis(random.random_range(100..=longest));
     let hold = Order::Hold { reversed: random.random() };
     let then = Duration::from_millis(random.random_range(0..300));
     let order_for = |orders, time| {
-        man.order(orders);
+        attacker.order(orders);
         stage.pause(time)
     };
-    match trick {
-        Trick::HoldsBack => order_for([Order::Pass, hold], long)?,
-        Trick::HoldsForth => order_for([hold, Order::Pass], long)?,
-        Trick::HoldsBoth => order_for([hold, hold], long)?,
-        Trick::DelaysMore => {
-            // As a queue that fills: what it delays comes, only later.
+    match attack {
+        Attack::HoldsBack => order_for([Order::Pass, hold], long)?,
+        Attack::HoldsForth => order_for([hold, Order::Pass], long)?,
+        Attack::HoldsBoth => order_for([hold, hold], long)?,
+        Attack::DelaysMore => {
+            // Like a queue that fills: the datagrams arrive, only later.
             let step = Duration::from_millis(50);
             for steps in 1..=(long.as_millis() / step.as_millis()) as u32 {
                 order_for([Order::Pass, Order::Delay(step * steps)], step)?;
             }
             return Ok(());
         }
-        Trick::Scatters => return order_for([Order::Scatter(long); 2], Duration::from_millis(1200)),
-        Trick::ComesAndGoes => {
+        Attack::Scatters => return order_for([Order::Scatter(long); 2], Duration::from_millis(1200)),
+        Attack::ComesAndGoes => {
             for _ in 0..3 {
                 order_for([Order::Swallow; 2], Duration::from_millis(300))?;
                 order_for([Order::Pass; 2], Duration::from_millis(300))?;
             }
             return Ok(());
         }
-        Trick::Nothing | Trick::SlowFromTheStart => return Ok(()),
+        Attack::Nothing | Attack::SlowFromTheStart => return Ok(()),
     }
     order_for([Order::Pass; 2], then)
 }
@@ -240,7 +241,7 @@ fn report(rows: &[Row], slack: f64) -> Report {
         late == 0,
     );
     let mut plain: Vec<_> =
-        rows.iter().filter(|row| row.trick == Trick::Nothing).filter_map(|row| row.last_claim).collect();
+        rows.iter().filter(|row| row.attack == Attack::Nothing).filter_map(|row| row.last_claim).collect();
     plain.sort();
     let median = plain.get(plain.len() / 2).copied();
     report.claim(
@@ -250,8 +251,8 @@ fn report(rows: &[Row], slack: f64) -> Report {
     );
     report.table(
         &["what he does", "trials", "claims before", "last claim"],
-        TRICKS.iter().map(|(trick, words)| {
-            let of = || rows.iter().filter(|row| row.trick == *trick);
+        ATTACKS.iter().map(|(attack, words)| {
+            let of = || rows.iter().filter(|row| row.attack == *attack);
             vec![
                 (*words).to_owned(),
                 of().count().to_string(),
@@ -261,7 +262,7 @@ fn report(rows: &[Row], slack: f64) -> Report {
         }),
     );
     let cases = rows.iter().map(|row| {
-        let words = TRICKS.iter().find(|(trick, _)| *trick == row.trick).map_or("", |(_, words)| words);
+        let words = ATTACKS.iter().find(|(attack, _)| *attack == row.attack).map_or("", |(_, words)| words);
         json!({
             "what": words,
             "round_trip_ms": row.round_trip.as_secs_f64() * 1e3,
@@ -282,9 +283,9 @@ fn ms(duration: Option<Duration>) -> String {
 mod tests {
     use super::*;
 
-    fn row(trick: Trick, claims_before: usize, last_claim: Option<u64>) -> Row {
+    fn row(attack: Attack, claims_before: usize, last_claim: Option<u64>) -> Row {
         Row {
-            trick,
+            attack,
             round_trip: Duration::from_millis(2),
             claims_before,
             last_claim: last_claim.map(Duration::from_millis),
@@ -292,8 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn a_late_claim_or_a_silent_control_fails() {
-        use Trick::{Nothing, Scatters};
+    fn a_late_claim_and_a_control_without_claims_fail() {
+        use Attack::{Nothing, Scatters};
         let plain = |millis| row(Nothing, 300, Some(millis));
         let passes = |rows: &[Row], slack| report(rows, slack).passes();
         assert!(passes(

@@ -1,9 +1,10 @@
-//! E7: is "protected" true? The uplink is slow and its queue long, so that what the appliance has sent waits in its host.
-//! The link is cut at the moment a program is told that its bytes are protected, and what sat in the queue is lost.
+//! E7: is "protected" true? The uplink is slow and its queue long, so that datagrams wait in the appliance's host. The
+//! link is cut the moment a program receives the notification that its bytes are protected; the datagrams in the queue
+//! are lost.
 //!
-//! The control is the same at level `queued`, where the word of the kernel that it took the datagrams is enough. The cut
-//! is at the entrance of the WAN: what had left the host arrives. The appliance stops with its site: what it would have
-//! promised after the end of the world is not counted for or against it.
+//! The control is the same at level `queued`, which only needs the kernel to accept the datagrams. The cut is at the
+//! entrance of the WAN: datagrams that had left the host arrive. The appliance is stopped together with its site, so
+//! later notifications do not count.
 
 use std::{
     io::Write,
@@ -35,33 +36,35 @@ use crate::{
     },
 };
 
-/// 64 KB take 65 ms, and their repair symbols some more: shorter than the link is trusted without word from the peer.
+/// 64 KB take 65 ms, and their repair symbols some more: less time than a link stays trusted without a report from the
+/// peer.
 const QUEUE: [&str; 10] = ["tc", "qdisc", "add", "dev", "wan0", "root", "tbf", "rate", "8mbit", "burst"];
 const QUEUE_SIZE: [&str; 3] = ["4kb", "limit", "8mb"];
 const TRIALS: u32 = 200;
 const BYTES: std::ops::RangeInclusive<u64> = 1..=64 * 1024;
-/// How long a program waits to be told.
+/// How long a program waits for the notification.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// When nothing has arrived for this long after the cut, nothing will: several times the way and the peer's patience.
+/// After the cut, a silence of this length means that nothing more will arrive: it is several times the one-way delay
+/// and the peer's hold time.
 const QUIET: Duration = Duration::from_millis(400);
-/// How long the site is dead: longer than its link is trusted without word from the peer (three round trips), so that
-/// the appliance does not go on where it stopped, and than its queue takes to empty.
+/// How long the site is dead: longer than its link stays trusted without a report from the peer (three round trips), so
+/// that the appliance does not continue where it stopped, and longer than its queue takes to empty.
 const DEATH: Duration = Duration::from_millis(170);
 
-/// What became of the trials at one level.
+/// The trials at one level.
 #[derive(Debug)]
 struct Arm {
     level: Level,
     trials: u32,
-    /// Trials in which the program was told that its bytes are protected, by the level it was told.
+    /// Trials in which the program was notified that its bytes are protected, by the level of the notification.
     told: [u32; 4],
     /// Bytes called protected.
     bytes: u64,
     /// Of these, bytes that did not arrive.
     lost: u64,
-    /// Trials in which some did not.
+    /// Trials in which some bytes did not arrive.
     lossy: u32,
-    /// From the write to the word.
+    /// From the write to the notification.
     waits: Times,
 }
 
@@ -86,7 +89,7 @@ impl Arm {
 /// Runs the scenario.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let trials = stage.options.trials.unwrap_or(TRIALS);
-    // The control has to lose once; that it loses nearly always is not the point.
+    // The control has to lose only once, so it gets fewer trials.
     let control = (trials / 4).max(3);
     stage.say(&format!(
         "honest: the uplink of the primary's appliance carries 8 Mbit/s and queues the rest. A program writes up to 64 KB, is\n\
@@ -96,7 +99,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let network = stage.build()?;
     stage.set_tcp(&network, &WAN_TCP)?;
     network.run("ithaca", &[&QUEUE[..], &QUEUE_SIZE].concat())?;
-    // All of a write leaves the primary at once, as from a connection that has been in use, and waits in the queue.
+    // The whole write leaves the primary at once, as on a connection that has been in use, and waits in the queue.
     let route = network.run("primary", &["ip", "-4", "route", "show", "default"])?;
     let words = ["ip", "route", "change"].into_iter().chain(route.split_whitespace()).chain(["initcwnd", "64"]);
     network.run("primary", &words.collect::<Vec<_>>())?;
@@ -126,7 +129,7 @@ fn measure(stage: &Stage<'_>, network: &Network<'_>, level: Level, trials: u32) 
         }
         wait_up(stage, &mut client)?;
         let size = rng.random_range(BYTES);
-        // In every other trial the cut comes in the middle of what was written.
+        // In every other trial the program waits for only a part of what it wrote.
         let claimed = if number % 2 == 0 { size } else { rng.random_range(1..=size) };
         trial(network, &sink, &mut client, (size, claimed), &mut arm, &mut pair.appliances[0].process)?;
         stage.pause(DEATH)?;
@@ -172,7 +175,7 @@ fn report(arms: &[Arm; 2]) -> Report {
         format!("{} of {} bytes, in {} of {} trials", honest.lost, honest.bytes, honest.lossy, honest.trials),
         honest.lost == 0 && honest.bytes > 0,
     );
-    // Word of an acknowledgement would prove nothing about the queue.
+    // A notification after an acknowledgement would prove nothing about the queue.
     let by_departure = honest.told[Level::OnWire as usize - 1];
     report.claim(
         "at on_wire, programs are told, and mostly before anything came back",
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_byte_fails_and_so_does_a_control_that_loses_none() {
+    fn one_lost_byte_and_a_control_without_loss_fail() {
         let [honest, queued] = [Level::OnWire, Level::Queued];
         assert!(report(&[arm(honest, 5000), arm(queued, 0)]).passes());
         assert!(!report(&[arm(honest, 999), arm(queued, 0)]).passes());

@@ -1,9 +1,9 @@
-//! E6: how long it takes from a write until a subscriber is told that it is protected.
+//! E6: the time from a write until a subscriber receives the notification that it is protected.
 //!
-//! One clock: the lab's own threads write at primary and subscribe at the appliance. The time from `write()` includes the way
-//! of the packet to the appliance and the wait for more that may join its block. How long that way takes a third series
-//! measures, of the same writes to a program that blocks in `read` where the appliance runs: its median is what the median
-//! from the appliance's own `read` is less. Each site has its own processors.
+//! One clock: the lab's own threads write at the primary and subscribe at the appliance. The time from `write()`
+//! includes the packet's way to the appliance and the wait for further packets of its block. A third series measures
+//! that way alone: the same writes to a program that blocks in `read` on the appliance's host. Its median is subtracted
+//! to get the median from the appliance's own `read`. Each site has its own processors.
 
 use std::{
     collections::VecDeque,
@@ -36,27 +36,27 @@ use crate::{
 };
 
 const WRITE: [u8; 200] = [7; 200];
-/// Between writes, at the least and at the most: the previous block has long been closed.
+/// Minimum and maximum time between writes: by then the previous block is closed.
 const GAP: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_millis(8);
 const WRITES: u32 = 3000;
-/// What the appliances of this scenario are given, the defaults: a lone write waits for more this long ...
+/// The default settings of this scenario's appliances: a lone write waits this long for more ...
 const CLOSE_WHEN_IDLE: Duration = Duration::from_micros(50);
-/// ... and a block is open no longer than this.
+/// ... and a block stays open no longer than this.
 const CLOSE_AFTER: Duration = Duration::from_micros(500);
-/// What else may happen to half of the lone writes, and to nearly all.
+/// Allowance for everything else, for the median and for the 99th percentile.
 const MEDIAN_ALLOWANCE: Duration = Duration::from_micros(100);
 const TAIL: Duration = Duration::from_millis(1);
-/// The bulk flow that loads the appliance: a third to a half of what the whole lab can do on two processors.
+/// The bulk flow that loads the appliance: a third to a half of the whole lab's capacity on two processors.
 const LOAD: &str = "500M";
-/// Upper ends of the bars that are drawn, in microseconds.
+/// Upper bounds of the histogram's bars, in microseconds.
 const BARS: [u64; 11] = [100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 5000, 20_000];
 
-/// Writes that are not protected yet, and how long those took that are.
+/// Writes that are not protected yet, and the times of those that are.
 #[derive(Debug, Default)]
 struct Watch {
     pending: VecDeque<(u64, Instant)>,
     times: Times,
-    /// Writes that the mirror had acknowledged when their protection was told.
+    /// Writes that the mirror had already acknowledged when their protection was reported.
     late: u64,
 }
 
@@ -131,7 +131,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report)
 }
 
-/// How long the same writes take to a program that waits where the appliance reads them.
+/// Measures how long the same writes take to a program on the appliance's host.
 fn measure_way(stage: &Stage<'_>, network: &Network<'_>, pair: &Pair<'_>, writes: u32) -> Result<Times, LabError> {
     let near = &pair.appliances[0];
     let sink = Sink::listen(network, "primary", near.node(), near.publisher()?.address.ip())?;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_those_of_the_design_and_nothing_may_stay_untold() {
+    fn a_latency_above_the_limit_and_an_unreported_write_fail() {
         let way = arm("", &[20]).watch.times;
         let passes = |idle, loaded| report(&[arm("idle", idle), arm("loaded", loaded)], &way, 1.0).passes();
         assert!(passes(&[100, 165, 900], &[100, 1400]));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn one_claim_covers_all_writes_below_it() {
+    fn one_position_covers_all_earlier_writes() {
         let mut watch = Watch::default();
         let start = Instant::now();
         watch.pending.extend([(200, start), (400, start), (600, start)]);

@@ -1,4 +1,4 @@
-//! What is left of a loss: a sweep over single losses and bursts, with a bulk TCP flow through the appliances.
+//! The residual loss: a sweep over single losses and bursts, with a bulk TCP flow through the appliances.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::lab::{
 
 const REPAIR: &str = "{ fixed: 10, assume_loss: 1% }";
 const BLOCK_SYMBOLS: u32 = 64;
-/// Losses on the way to the mirror. The way back is the same.
+/// Losses toward the mirror; the other direction has the same.
 const SWEEP: [&str; 8] = ["0%", "0.1%", "0.5%", "1%", "2%", "5%", "bursts 0.025% 25%", "bursts 0.25% 25%"];
 
 struct Row {
@@ -27,7 +27,7 @@ struct Row {
     bulk: Bulk,
     received: Received,
     truth: Counters,
-    /// Datagrams that this machine dropped before or after the WAN because a process was late.
+    /// Datagrams that this host dropped before or after the WAN because a process read too slowly.
     own_drops: u64,
 }
 

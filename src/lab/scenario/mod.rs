@@ -1,9 +1,10 @@
-//! The scenarios: what `onwire-lab NAME` runs, and the frame around each.
+//! The scenarios, which `onwire-lab NAME` runs, and the steps around each of them.
 //!
-//! The frame looks for programs, cleans up after earlier crashes, marks the run, listens to signals, and afterwards
-//! prints and writes the report. A scenario builds, measures and claims.
+//! [`run`] checks for the needed programs, cleans up after earlier crashes, marks the run, handles signals, and
+//! afterwards prints and writes the report. A scenario builds its network, measures and checks claims.
 //!
-//! Start with [`SCENARIOS`] and [`run`]; `loss` is a short scenario to read first, and `stage` is what each is given.
+//! Start with [`SCENARIOS`] and [`run`]; `loss` is a short scenario to read first, and `stage` holds what every
+//! scenario receives.
 
 mod blackhole;
 mod cap;
@@ -49,19 +50,19 @@ use super::{
 };
 use crate::io::namespace;
 
-/// What TUN devices are made with.
+/// The device file through which TUN devices are created.
 const TUN: &str = "/dev/net/tun";
 
-/// A scenario by name.
+/// A named scenario.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// What the user types.
+    /// The name on the command line.
     pub name: &'static str,
     /// What it does, in one line.
     pub summary: &'static str,
-    /// The topology it runs on unless the user names another.
+    /// The default topology.
     pub topology: &'static str,
-    /// Programs it runs.
+    /// The programs it needs.
     programs: &'static [&'static str],
     run: fn(&Stage<'_>) -> Result<Report, LabError>,
 }
@@ -231,34 +232,34 @@ pub const SCENARIOS: [Scenario; 23] = [
     },
 ];
 
-/// What the user may choose.
+/// The user's options.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
-    /// Which scenario.
+    /// The name of the scenario.
     pub scenario: String,
-    /// Another topology than the scenario's own: a built-in name or a file.
+    /// A topology that replaces the scenario's own: a built-in name or a file.
     pub topology: Option<String>,
-    /// Where to write the result.
+    /// The file for the result.
     pub json: Option<PathBuf>,
-    /// Seed of the emulator and of generated data.
+    /// Seed of the emulator and of the generated data.
     pub seed: u64,
-    /// Length of each measurement, where a scenario has such.
+    /// Length of each measurement, in scenarios that measure over time.
     pub seconds: Option<u64>,
-    /// How often, where a scenario repeats itself.
+    /// Number of trials, in scenarios that repeat trials.
     pub trials: Option<u32>,
-    /// Losses to try, where a scenario tries several; none: its own.
+    /// Losses to try, in scenarios that try several; empty: the scenario's own.
     pub losses: Vec<f64>,
-    /// Parts of the scenario to run, by their names; none: all.
+    /// Names of the parts of the scenario to run; empty: all.
     pub arms: Vec<String>,
-    /// Limits of time are this many times longer: for slow machines and debug builds.
+    /// Factor for all time limits: for slow machines and debug builds.
     pub slack: f64,
-    /// Keep the run's directory also when all is well.
+    /// Keep the run's directory also after a success.
     pub keep: bool,
     /// Do not show each command on the terminal.
     pub is_quiet: bool,
 }
 
-/// Finds a scenario; the error names all.
+/// Finds a scenario by its name; the error lists all.
 pub fn find(name: &str) -> Result<Scenario, LabError> {
     SCENARIOS.into_iter().find(|scenario| scenario.name == name).ok_or_else(|| {
         let names = SCENARIOS.map(|scenario| scenario.name).join(", ");
@@ -266,7 +267,7 @@ pub fn find(name: &str) -> Result<Scenario, LabError> {
     })
 }
 
-/// Runs a scenario from first check to report; `true` when it passed. Must be called while there is one thread.
+/// Runs a scenario with all steps around it; `true` if it passed. Must be called while the process has one thread.
 pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     let scenario = find(&options.scenario)?;
     need_programs(scenario.programs)?;
@@ -305,8 +306,8 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
     Ok(report.passes())
 }
 
-/// Fails with what to do about it when TUN devices cannot be made. Said here, before anything is built, and not by the
-/// emulator or an appliance whose log one would have to find.
+/// Fails with advice if TUN devices cannot be created. This check runs before anything is built, so that the user does
+/// not have to search the log of the emulator or of an appliance.
 fn need_tun() -> Result<(), LabError> {
     OpenOptions::new().read(true).write(true).open(TUN).map(drop).map_err(cannot_open_tun)
 }
@@ -323,7 +324,7 @@ fn cannot_open_tun(error: io::Error) -> LabError {
     LabError::Sentence(format!("the lab makes TUN devices and cannot open {TUN} ({error}): {advice}"))
 }
 
-/// Removes the run's directory, or says where it is. Of a failed run the logs stay, the generated data does not.
+/// Removes the run's directory, or prints its path. After a failed run the logs stay and the generated data is deleted.
 fn finish(trace: &Trace, is_good: bool, keep: bool) {
     let directory = trace.directory();
     let result = match (is_good, keep) {
@@ -349,7 +350,8 @@ fn remove_data(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The first signal asks to stop and clean up; a second one ends the program at once, and the next run cleans up.
+/// The first signal asks the lab to stop and clean up; a second one ends the program at once, and the next run cleans
+/// up.
 fn listen_to_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [consts::SIGINT, consts::SIGTERM, consts::SIGHUP] {
@@ -365,7 +367,7 @@ mod tests {
     use crate::lab::topology::Topology;
 
     #[test]
-    fn a_closed_or_missing_tun_comes_with_advice() {
+    fn an_unusable_tun_device_gives_advice() {
         for (kind, advice) in [
             (ErrorKind::PermissionDenied, "`chmod 666 /dev/net/tun`"),
             (ErrorKind::NotFound, "`modprobe tun`"),
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scenario_has_its_topology() {
+    fn every_scenario_is_found_and_its_topology_loads() {
         for scenario in SCENARIOS {
             assert!(Topology::load(scenario.topology).is_ok(), "{}", scenario.name);
             assert_eq!(find(scenario.name).unwrap().name, scenario.name);

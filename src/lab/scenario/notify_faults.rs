@@ -1,8 +1,10 @@
-//! E8: a subscriber behind a path that loses, doubles, holds back, replays and forges, beside one that hears everything.
+//! E8: a subscriber behind a path that loses, duplicates, delays, replays and forges datagrams, beside a second one
+//! with a direct path.
 //!
-//! Two truths. What the subscriber believed when the WAN was cut must arrive at the mirror; and what it believed at any
-//! time the other one must have been told too, and not much later. Each round is a new connection with the addresses of
-//! the one before, and halfway the appliances are started anew, so that every recording is about a flow that exists.
+//! Two checks. Data that the first subscriber was notified of as protected when the WAN was cut must arrive at the
+//! mirror. And every notification it accepted must also have reached the second subscriber, and not much later. Each
+//! round is a new connection with the same addresses, and halfway the appliances are restarted, so that every recording
+//! is about a flow that exists.
 
 use std::{
     collections::BTreeMap,
@@ -45,43 +47,43 @@ const DELAY: &str = "set delay 5ms";
 const ROUNDS: u32 = 20;
 const WRITES: u64 = 60;
 const WRITE: [u8; 200] = [7; 200];
-/// From the next write at once to one that only repetitions can tell of.
+/// From an immediate next write to one so late that only repetitions report it.
 const GAP: std::ops::Range<Duration> = Duration::from_millis(1)..Duration::from_millis(60);
-/// Every round comes from here.
+/// The source port of every round.
 const PORT: u16 = 40_000;
-/// After the cut a lie may still come.
+/// Time after the cut in which a false notification may still come.
 const AFTER: Duration = Duration::from_millis(300);
 const QUIET: Duration = Duration::from_millis(400);
-/// How much later the other subscriber may be told: both wait for a processor.
+/// How much later the direct subscriber may be notified, and the limit for the other: both wait for a processor.
 const EARLY: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_millis(30);
 
-/// When each offset was believed to be protected.
-type Beliefs = BTreeMap<u64, Instant>;
+/// When each offset was reported protected.
+type ProtectedAt = BTreeMap<u64, Instant>;
 
 #[derive(Debug, Default)]
 struct Findings {
     rounds: u32,
-    /// Bytes that the subscriber believed to be protected at a cut, and those of them that did not arrive.
+    /// Bytes reported protected at a cut, and those of them that did not arrive.
     believed: u64,
     lost: u64,
-    /// Beliefs in all, and those that the other subscriber does not confirm.
+    /// All reports, and those that the direct subscriber does not confirm.
     beliefs: u64,
     unconfirmed: u64,
-    /// Offsets that the other was told and this one was not, when the round ended.
+    /// Offsets that only the direct subscriber was notified of when the round ended.
     missed: u64,
-    /// By how much later; of those that were missed, how long they had been by then.
+    /// The delay behind the direct subscriber; for missed offsets, the time until the round's end.
     delays: Times,
-    /// The same for the first belief of each connection: by then the subscriber knows which of the connections with these
-    /// addresses it is.
+    /// The same for the first report of each connection: by then the subscriber has identified which of the connections
+    /// with these addresses it is.
     first: Vec<Duration>,
 }
 
 impl Findings {
-    /// A round with what both believed, when it was cut and when it ended, and what arrived.
-    fn on_round(&mut self, [faulty, direct]: [&Beliefs; 2], [cut, end]: [Instant; 2], arrived: u64, slack: f64) {
+    /// Adds a round: the reports to both, the times of the cut and of the end, and the number of bytes that arrived.
+    fn on_round(&mut self, [faulty, direct]: [&ProtectedAt; 2], [cut, end]: [Instant; 2], arrived: u64, slack: f64) {
         self.rounds += 1;
-        let believed = believed_at(faulty, cut);
+        let believed = protected_before(faulty, cut);
         self.believed += believed;
         self.lost += believed.saturating_sub(arrived);
         self.beliefs += faulty.len() as u64;
@@ -103,8 +105,8 @@ impl Findings {
     }
 }
 
-/// The highest offset believed before `cut`.
-fn believed_at(beliefs: &Beliefs, cut: Instant) -> u64 {
+/// The highest offset reported protected before `cut`.
+fn protected_before(beliefs: &ProtectedAt, cut: Instant) -> u64 {
     beliefs.iter().filter(|(_, at)| **at < cut).map(|(offset, _)| *offset).max().unwrap_or(0)
 }
 
@@ -154,7 +156,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report(&findings, &counters, stage.options.slack))
 }
 
-/// One connection, from its first write to some time after the cut. Gives the clients back.
+/// One connection, from its first write to some time after the cut. Returns the clients.
 fn round(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -179,30 +181,31 @@ fn round(
     is_over.store(true, Ordering::Relaxed);
     let end = Instant::now();
     let [faulty, direct] = waiters.map(Waiter::finish);
-    let ((faulty, faulty_beliefs), (direct, direct_beliefs)) = (faulty?, direct?);
-    let arrived = stream.drain(believed_at(&faulty_beliefs, cut), QUIET);
-    findings.on_round([&faulty_beliefs, &direct_beliefs], [cut, end], arrived, stage.options.slack);
+    let ((faulty, faulty_times), (direct, direct_times)) = (faulty?, direct?);
+    let arrived = stream.drain(protected_before(&faulty_times, cut), QUIET);
+    findings.on_round([&faulty_times, &direct_times], [cut, end], arrived, stage.options.slack);
     stream.abort();
     Ok([faulty, direct])
 }
 
 /// A program that waits for one write after the other.
-struct Waiter(JoinHandle<std::io::Result<(Client, Beliefs)>>);
+struct Waiter(JoinHandle<std::io::Result<(Client, ProtectedAt)>>);
 
 impl Waiter {
     fn start(mut client: Client, key: FlowKey, is_over: Arc<AtomicBool>) -> Self {
         Self(thread::spawn(move || {
             client.watch(key);
-            let mut beliefs = Beliefs::new();
+            let mut beliefs = ProtectedAt::new();
             let mut offset = WRITE.len() as u64;
             while !is_over.load(Ordering::Relaxed) {
                 match client.wait(&key, offset, Instant::now() + Duration::from_millis(20))? {
                     Waited::Protected { .. } => {
                         beliefs.insert(offset, Instant::now());
-                        // Beyond what was written nothing can be protected: the next answer would be a lie that counts.
+                        // Nothing beyond the written data can be protected: a further report would be false and is
+                        // counted.
                         offset += WRITE.len() as u64;
                     }
-                    // A reason that comes at once must not make this a busy loop.
+                    // An immediate reason must not turn this into a busy loop.
                     Waited::NotProtected { .. } => thread::sleep(Duration::from_micros(200)),
                 }
             }
@@ -211,7 +214,7 @@ impl Waiter {
         }))
     }
 
-    fn finish(self) -> Result<(Client, Beliefs), LabError> {
+    fn finish(self) -> Result<(Client, ProtectedAt), LabError> {
         let waited = self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         waited.map_err(LabError::doing("wait for notifications"))
     }
@@ -310,7 +313,7 @@ mod tests {
 
     fn findings(faulty: &[(u64, u64)], arrived: u64) -> Findings {
         let start = Instant::now();
-        let beliefs = |list: &[(u64, u64)]| -> Beliefs {
+        let beliefs = |list: &[(u64, u64)]| -> ProtectedAt {
             list.iter().map(|(offset, ms)| (*offset, start + Duration::from_millis(*ms))).collect()
         };
         let mut findings = Findings::default();
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lie_fails_whichever_truth_finds_it() {
+    fn a_false_or_late_report_fails_in_either_check() {
         let passes = |findings: &Findings| report(findings, &[COUNTERS; 2], 1.0).passes();
         let good = findings(&[(200, 12), (400, 25), (600, 55)], 600);
         assert!(passes(&good));

@@ -1,4 +1,4 @@
-//! The first thing a stranger runs: a copy over a lossy WAN, with the appliances, then without as the control.
+//! The first scenario a new user runs: a copy over a lossy WAN with the appliances, then without them as the control.
 
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use crate::lab::{
 };
 
 const BYTES: u64 = 256 << 20;
-/// Cubic makes about 3 Mbit/s at 50 ms and 1 % loss: this little takes ten seconds or twenty.
+/// Cubic reaches about 3 Mbit/s at 50 ms and 1 % loss: this amount takes ten to twenty seconds.
 const DIRECT_BYTES: u64 = 8 << 20;
 const LOSS: &str = "1%";
-/// At 1 % loss more than 10 of 74 are lost once in ten thousand million blocks.
+/// At 1 % loss, more than 10 of 74 datagrams are lost once in 4 × 10^9 blocks.
 const BLOCK_SYMBOLS: u32 = 64;
 const REPAIR: &str = "{ fixed: 10, assume_loss: 1% }";
 
-/// One transfer and what everybody counted meanwhile.
+/// One transfer, with all counters of its time.
 struct Transfer {
     bytes: u64,
     elapsed: Duration,
@@ -81,7 +81,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         let sent = || truth(&network).map_or(0, |now| now.forth.entered_bytes - truth_before.forth.entered_bytes);
         let elapsed = stage.watch(&mut copy, bytes, Duration::from_secs(180), sent)?;
         let latencies = request_response.finish()?;
-        // What is in flight must arrive, and the last report be sent, before anything is compared.
+        // Datagrams in flight must arrive, and the last report must be sent, before the counters are compared.
         stage.pause(settle)?;
         let tcp = TcpCounters::of(&network, "primary")?.since(&tcp_before);
         let truth = truth(&network)?.since(&truth_before);
@@ -103,7 +103,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let direct = transfer("small", &small, DIRECT_BYTES, Duration::from_millis(100))?;
 
     let received = |at: usize| after[at].peer().received.since(&before[at].peer().received);
-    // Syracuse receives what goes forth.
+    // Syracuse receives the direction `forth`.
     let (forth, back) = (received(1), received(0));
     let mut report = Report::default();
     claim(&mut report, &through, &direct, [forth, back], uplinks);
@@ -203,7 +203,7 @@ fn losses(received: &Received, truth: &Counters, uplink: u64) -> serde_json::Val
     })
 }
 
-/// Within one per cent, or three datagrams where so few were lost that one per cent is less than that.
+/// Within one per cent, or within three datagrams if one per cent is less than that.
 fn agree(told: u64, real: u64) -> bool {
     told.abs_diff(real) as f64 <= (real as f64 * 0.01).max(3.0)
 }
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agreement_is_within_one_per_cent() {
+    fn counters_agree_within_one_per_cent_or_three_datagrams() {
         for (told, real, is_so) in
             [(1000, 1000, true), (1010, 1000, true), (1011, 1000, false), (8, 5, true), (9, 5, false)]
         {

@@ -1,8 +1,9 @@
-//! E6: how much later a packet arrives that had to be rebuilt.
+//! E6: how much later a packet arrives that had to be recovered.
 //!
-//! Lone UDP datagrams from primary to mirror, with the moment of each `send` remembered, in one clock. Without loss that is
-//! the way; with loss the source symbol of some is lost, and they arrive when a repair symbol has: that is sent when the
-//! block is closed. Says nothing of bursts of packets, which wait for the block as long as `close_after`.
+//! Lone UDP datagrams from primary to mirror carry the time of their `send`, on one clock. Without loss the measured
+//! time is that of the path. With loss the source symbol of some datagrams is lost, and they arrive with a repair
+//! symbol, which is sent when the block is closed. This does not cover bursts of packets, which wait for the block for
+//! up to `close_after`.
 
 use std::{
     io,
@@ -34,18 +35,18 @@ use crate::{
 
 const WRITES: u32 = 2000;
 const BYTES: usize = 200;
-/// Between datagrams: the block of the one before has long been closed.
+/// Time between datagrams: by then the block of the previous one is closed.
 const GAP: std::ops::Range<Duration> = Duration::from_millis(3)..Duration::from_millis(5);
 const ONE_WAY: Duration = Duration::from_millis(10);
-/// High, so that the slowest hundredth of all were rebuilt.
+/// High, so that the slowest hundredth of all datagrams were recovered.
 const LOSS: &str = "10%";
-/// Fewer rebuilt than this share would say nothing.
+/// A smaller share of recovered datagrams would prove nothing.
 const REBUILT: f64 = 0.05;
-/// Of the appliances' profile, the default.
+/// The default of the appliances' profile.
 const CLOSE_AFTER: Duration = Duration::from_micros(500);
-/// What rebuilding and two processes more that wake may take.
+/// Allowance for the recovery and for two more processes that wake.
 const ALLOWANCE: Duration = Duration::from_micros(300);
-/// More missing than this share is not chance: a lone datagram travels as four, and one is enough.
+/// A larger missing share is not chance: a lone datagram travels as four, and one is enough.
 const MISSING: f64 = 0.002;
 
 struct Row {
@@ -111,7 +112,7 @@ fn measure(stage: &Stage<'_>, network: &Network<'_>, mirror: IpAddr, writes: u32
     read.map_err(LabError::doing("read at the mirror"))
 }
 
-/// Each datagram says at which nanosecond it was sent.
+/// Each datagram carries the nanosecond at which it was sent.
 fn write(socket: &UdpSocket, begin: Instant, writes: u32, seed: u64) -> io::Result<()> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut datagram = [7; BYTES];
@@ -201,7 +202,7 @@ fn to_json(row: &Row) -> Value {
 mod tests {
     use super::*;
 
-    /// Of a thousand, so many took longer by so much, and some are missing.
+    /// Of a thousand datagrams, `rebuilt` took `later` microseconds longer, and `missing` never arrived.
     fn row(loss: &'static str, rebuilt: u64, later: u64, missing: u64) -> Row {
         let mut times = Times::default();
         (rebuilt..1000 - missing).for_each(|_| times.record(Duration::from_micros(10_100)));
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn each_aim_can_be_missed() {
+    fn each_recovery_claim_can_fail() {
         let passes = |lossy| report(&[row("0%", 0, 0, 0), lossy], 1.0).passes();
         assert!(passes(row(LOSS, 100, 700, 1)));
         assert!(!passes(row(LOSS, 100, 900, 0)), "too late");

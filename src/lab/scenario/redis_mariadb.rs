@@ -1,7 +1,8 @@
-//! Redis and MariaDB behind a gate: how long a write waits, and what a disaster takes of what was acknowledged.
+//! Redis and MariaDB behind a gate: how long a write waits, and which acknowledged writes a disaster loses.
 //!
-//! Three ways to write: for the own host alone (`local`), for the mirror through the gate (`network-sync`), for the mirror
-//! itself (`direct`). The disaster is that of `disaster`, at 1 %; its control writes for the own host, over the plain route.
+//! Three wait modes: for the local host alone (`local`), for the mirror through the gate (`network-sync`), for the
+//! mirror itself (`direct`). The disaster is that of `disaster`, at 1 % loss; its control is `local`, over the plain
+//! route.
 
 use std::time::Duration;
 
@@ -35,26 +36,27 @@ const WARMING: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(2);
 const TRIALS: u32 = 10;
 const CONTROL_TRIALS: u32 = 3;
-/// So many at most, until one loses something: whether a loss of one percent hits the last moments is chance.
+/// Upper bound of the control's trials, which go on until one loses something: whether 1 % loss hits the last moments
+/// is chance.
 const CONTROL_TRIALS_MOST: u32 = 20;
 const CLIENTS: u64 = 4;
 const LOSS: f64 = 0.01;
 /// How long the clients work before the disaster begins.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1000);
-/// A write to Redis that waits takes at most so long.
+/// Upper bound of the time of a waiting write to Redis.
 const REDIS_AIM: Duration = Duration::from_millis(2);
-/// A commit of MariaDB that waits takes at most so much longer than one that does not.
+/// Upper bound of the additional time of a waiting commit in MariaDB, compared with one that does not wait.
 const MARIADB_AIM: Duration = Duration::from_millis(3);
 
 /// How a write waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum WaitMode {
     Local,
     NetworkSync,
     Direct,
 }
 
-impl Way {
+impl WaitMode {
     const ALL: [Self; 3] = [Self::Local, Self::NetworkSync, Self::Direct];
 
     fn name(self) -> &'static str {
@@ -66,7 +68,7 @@ impl Way {
     }
 }
 
-/// Disasters of one arm.
+/// The disasters of one arm.
 #[derive(Debug, Default)]
 struct Disasters {
     trials: u32,
@@ -75,14 +77,14 @@ struct Disasters {
     lossy: u32,
 }
 
-/// What was found.
+/// All findings.
 struct Findings {
     kind: Kind,
-    /// In the order of [`Way::ALL`].
+    /// In the order of [`WaitMode::ALL`].
     times: [Times; 3],
     /// Commits that fell back to asynchronous replication.
     fell_back: u64,
-    /// Writes that wait, and the control that does not.
+    /// Writes that wait for the gate, and the control's writes that wait for nothing.
     disasters: [Disasters; 2],
 }
 
@@ -114,7 +116,7 @@ fn run(stage: &Stage<'_>, kind: Kind) -> Result<Report, LabError> {
     stage.say(&format!("  {}", databases.describe()));
     let mut findings = Findings { kind, times: Default::default(), fell_back: 0, disasters: Default::default() };
     let pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
-    for (way, times) in Way::ALL.into_iter().zip(&mut findings.times) {
+    for (way, times) in WaitMode::ALL.into_iter().zip(&mut findings.times) {
         let (measured, fell_back) = measure(stage, &pair, &databases, way, Duration::from_secs(seconds))?;
         stage.say(&format!("  {}: p50 {:?}, p99 {:?}", way.name(), measured.quantile(0.5), measured.quantile(0.99)));
         *times = measured;
@@ -131,16 +133,16 @@ fn measure(
     stage: &Stage<'_>,
     pair: &Pair<'_>,
     databases: &Databases<'_>,
-    way: Way,
+    way: WaitMode,
     duration: Duration,
 ) -> Result<(Times, u64), LabError> {
     let primary = databases.start("primary")?;
-    let waits = way != Way::Local;
+    let waits = way != WaitMode::Local;
     let gate = match way {
-        Way::Direct => None,
+        WaitMode::Direct => None,
         _ => Some(databases.start_gate(pair.appliances[0].publisher()?)?),
     };
-    // A replica that is not asked to be semi-synchronous from the beginning is not later.
+    // A replica becomes semi-synchronous only if that is on when it connects.
     primary.set_waiting(true)?;
     let mirror = databases.start_mirror(gate.is_some())?;
     databases.wait_followed(&primary)?;
@@ -156,7 +158,7 @@ fn measure(
     Ok((times, fell_back))
 }
 
-/// Disasters of writes that wait for the gate, and of writes that wait for nothing, over the plain route.
+/// Runs disasters with writes that wait for the gate, and with writes that wait for nothing, over the plain route.
 fn disasters(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -235,11 +237,11 @@ fn report(findings: &Findings, slack: f64) -> Report {
     let ms = |times: &Times, share| format!("{:.2}", times.quantile(share).as_secs_f64() * 1e3);
     report.table(
         &["way", "writes", "p50 ms", "p99 ms"],
-        Way::ALL.into_iter().zip(&findings.times).map(|(way, times)| {
+        WaitMode::ALL.into_iter().zip(&findings.times).map(|(way, times)| {
             vec![way.name().to_owned(), times.count().to_string(), ms(times, 0.5), ms(times, 0.99)]
         }),
     );
-    for (way, times) in Way::ALL.into_iter().zip(&findings.times) {
+    for (way, times) in WaitMode::ALL.into_iter().zip(&findings.times) {
         let value = json!({ "writes": times.count(), "p50_us": times.micros(0.5), "p99_us": times.micros(0.99) });
         report.metric(&way.name().replace('-', "_"), value);
     }
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn each_aim_can_be_missed() {
+    fn each_database_claim_can_fail() {
         let redis = |sync, direct, lost| findings(Kind::Redis, [100, sync, direct], lost, 0).passes();
         assert!(redis(1900, 50_500, [0, 3]));
         assert!(!redis(2100, 50_500, [0, 3]), "too slow");

@@ -1,4 +1,4 @@
-//! A lab that stays up, for trying things by hand.
+//! A lab that stays up, for experiments by hand.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::lab::{
     report::Report,
 };
 
-/// Runs the scenario: until the user stops it, or for `--seconds`.
+/// Runs the scenario until a signal, or for `--seconds`.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let network = stage.build()?;
     let has_pair = network.topology().appliances().count() == 2;
     let pair = if has_pair { Some(Pair::start(&network, &PairOptions::default())?) } else { None };
     stage.say("\nThe lab is up. A shell in a node:");
-    // In namespaces of an ordinary user, the way in leads through this very process.
+    // In the namespaces of an ordinary user, `nsenter` must enter through this process.
     let enter = if own_run_is_visible() {
         String::new()
     } else {
@@ -53,6 +53,6 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
 }
 
 fn own_run_is_visible() -> bool {
-    // The whole range of user ids is mapped to itself only where nobody has made a user namespace.
+    // Without a user namespace the map covers the whole range of user ids.
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]))
 }

@@ -1,8 +1,9 @@
-//! Slot safety: the standby is halted, commits go on, and the primary must not believe that the standby has them on disk.
+//! Slot safety: the standby is halted while commits go on; the primary must not record that the standby has flushed
+//! them.
 //!
-//! The gate may raise the position that `remote_write` waits for, and no other: flush moves the slot, and a slot that is
-//! ahead of its standby lets the primary recycle WAL that nobody else has. Nothing is lost on the way here, and nothing
-//! dies: that is for `disaster` and `crash-matrix`.
+//! The gate may raise only the position that `remote_write` waits for. The flush position moves the replication slot,
+//! and a slot ahead of its standby lets the primary recycle WAL that no other host has. The WAN loses nothing here and
+//! no process dies: `disaster` and `crash-matrix` cover that.
 
 use std::time::{Duration, Instant};
 
@@ -26,17 +27,17 @@ use crate::lab::{
     workload::rows::{self, ClientPlan, Clients, Rhythm},
 };
 
-/// How long the standby is halted, unless the user says otherwise.
+/// How long the standby is halted, unless the user sets another time.
 const SECONDS: u64 = 5;
 /// How long the clients work before that.
 const BEFORE: Duration = Duration::from_secs(1);
-/// Between two looks at the positions.
+/// Time between two reads of the positions.
 const EVERY: Duration = Duration::from_millis(50);
-/// The standby must halt within this.
+/// Upper bound for halting the standby.
 const HALTS_WITHIN: Duration = Duration::from_secs(10);
-/// Once the standby goes on, everybody must have committed again so soon.
+/// Once the standby goes on, every waiting client must commit again within this time.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// Those who wait for protection, and those who wait for the standby itself.
+/// The clients that wait for protection, and those that wait for the standby itself.
 const EARLY: ClientPlan<'_> = ClientPlan {
     clients: 4,
     from: 1,
@@ -53,52 +54,52 @@ const PATIENT: [(&str, ClientPlan<'_>); 2] = [
 ];
 /// More ids than a client of one plan ever uses.
 const IDS: u64 = 100_000_000;
-/// What the mirror's kernel takes on that nobody reads: a halted standby shall not stop the commits by a full window.
+/// Receive buffers at the mirror's host: the commits must not stop because a halted standby's window is full.
 const MIRROR_BUFFERS: [(&str, &str); 1] = [("net.ipv4.tcp_rmem", "4096 33554432 33554432")];
-/// It is halted for longer than they would wait.
+/// Timeouts are off because the halt is longer than their defaults.
 const PRIMARY: [Setting; 1] = [("wal_sender_timeout", "0")];
 const MIRROR: [Setting; 2] = [("primary_slot_name", "mirror"), ("wal_receiver_timeout", "0")];
 
 const MAKE_SLOT: &str =
     "SET synchronous_commit = off; SELECT slot_name FROM pg_create_physical_replication_slot('mirror', true)";
 const FLUSHED: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint";
-/// The positions in the order of [`NAMES`], while the standby holds its slot.
+/// The positions in the order of [`NAMES`], while the standby uses its slot.
 const POSITIONS: &str = "SELECT pg_wal_lsn_diff(slot.restart_lsn, '0/0')::bigint, \
      pg_wal_lsn_diff(standby.flush_lsn, '0/0')::bigint, pg_wal_lsn_diff(standby.replay_lsn, '0/0')::bigint, \
      pg_wal_lsn_diff(standby.write_lsn, '0/0')::bigint \
      FROM pg_replication_slots AS slot JOIN pg_stat_replication AS standby ON standby.pid = slot.active_pid \
      WHERE slot.slot_name = 'mirror'";
 const NAMES: [&str; 4] = ["restart_lsn", "flush_lsn", "replay_lsn", "write_lsn"];
-/// Where `write_lsn` is: the only one that may be raised.
+/// Index of `write_lsn`, the only position that the gate may raise.
 const WRITE: usize = 3;
 
 /// Byte positions in the WAL, in the order of [`NAMES`].
 type Positions = [i64; NAMES.len()];
 
-/// What was seen while the standby was halted.
+/// What the primary reported while the standby was halted.
 #[derive(Clone, Copy, Debug, Default)]
 struct Halted {
     looks: u64,
-    /// Looks at which the standby did not hold its slot.
+    /// Reads at which the standby did not use its slot.
     missed: u64,
-    /// The most of each position.
+    /// The maximum of each position.
     most: Positions,
 }
 
-/// What was found.
+/// All findings.
 #[derive(Clone, Copy, Debug, Default)]
 struct Findings {
-    /// What the primary had flushed when the standby had come to a halt: the standby can have no more.
+    /// The primary's flushed position once the standby was halted: the standby cannot have more.
     bound: i64,
     halted: Halted,
-    /// What the primary had flushed in the end.
+    /// The primary's flushed position at the end.
     flushed: i64,
-    /// Commits of `remote_write` begun and acknowledged meanwhile.
+    /// Commits with `remote_write` that began and were acknowledged during the halt.
     early: u64,
-    /// Commits of each of [`PATIENT`] meanwhile, and until everybody had committed again.
+    /// Commits of each of [`PATIENT`] during the halt, and until all clients had committed again.
     meanwhile: [u64; 2],
     afterwards: [u64; 2],
-    /// The positions when the standby had all.
+    /// The positions once the standby had received everything.
     after: Positions,
     acknowledged: u64,
     lost: u64,
@@ -130,7 +131,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report(&findings))
 }
 
-/// Halts the standby under load, looks, and lets it go on.
+/// Halts the standby under load, reads the positions, and lets it go on.
 fn halt(
     stage: &Stage<'_>,
     servers: &PostgresPair<'_>,
@@ -142,7 +143,7 @@ fn halt(
     let early = Clients::start(primary, EARLY)?;
     stage.pause(BEFORE)?;
     mirror.server.halt(HALTS_WITHIN.mul_f64(stage.options.slack))?;
-    // What it had flushed before it halted, the primary had flushed before it sent it.
+    // The primary flushes data before it sends it, so the standby cannot have flushed more than this.
     let bound = flushed(&mut session)?;
     let begin = Instant::now();
     let [(_, on), (_, apply)] = PATIENT;
@@ -207,7 +208,7 @@ fn flushed(session: &mut Session) -> Result<i64, LabError> {
     value.as_ref().and_then(|value| value.parse().ok()).ok_or_else(strange)
 }
 
-/// The positions; none when the standby does not hold its slot, or has not told one of them.
+/// The positions; none if the standby does not use its slot or has not reported one of them.
 fn look(session: &mut Session) -> Result<Option<Positions>, LabError> {
     let rows = session.query(POSITIONS).map_err(LabError::doing("look at the slot"))?;
     let values = rows.into_iter().next().unwrap_or_default();
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn each_claim_can_fail() {
+    fn each_slot_claim_can_fail() {
         let with = |change: &dyn Fn(&mut Findings)| {
             let mut findings = good();
             change(&mut findings);

@@ -1,6 +1,7 @@
-//! One peer of three has a slow path and is offered far more than it carries: what does it cost the other two?
+//! One peer of three has a slow path and receives far more traffic than the path carries: what does that cost the other
+//! two?
 //!
-//! Rounds with the flood and rounds without, in changing order; of each pair of neighbours the ratio counts.
+//! Rounds with and without the flood alternate in changing order; the ratio of each neighbouring pair counts.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -25,27 +26,27 @@ use crate::{
 
 const ROUNDS: u32 = 5;
 const SECONDS: u64 = 3;
-/// The path to the slow peer, and what is offered to it.
+/// The rate of the path to the slow peer, and the traffic toward it.
 const RATE: f64 = 1e6;
 const PATH: &str = ", rate: 1mbit";
 const OFFERED: f64 = 10e6;
 const DATAGRAM: usize = 1250;
-/// Discard: nobody listens there.
+/// The discard port: no program listens there.
 const PORT: u16 = 9;
-/// The others must keep so much of their speed ...
+/// The other peers must keep this share of their speed ...
 const SPEED_LEAST: f64 = 0.9;
-/// ... and a ping to one of them may take so many times as long.
+/// ... and a ping to one of them may take at most this many times as long.
 const PING_MOST: f64 = 2.0;
-/// The share of the slow path that must be used: with datagrams, so that what the repair symbols of short blocks cost is no
-/// matter here.
+/// The share of the slow path that must be used, counted in datagrams, so that the repair symbols of short blocks do
+/// not matter.
 const SHARE_LEAST: f64 = 0.8;
 
-/// What the other peers had in one round.
+/// The results of one round.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     bits_per_second: f64,
     ping_ms: f64,
-    /// Bits per second that the slow peer was sent, in datagrams.
+    /// Bits per second that were sent to the slow peer, in datagrams.
     slow: f64,
 }
 
@@ -116,7 +117,7 @@ fn measure(network: &Network<'_>, star: &Star, what: (u32, bool), seconds: u64) 
     Ok(Round { bits_per_second: bulk.bits_per_second, ping_ms: median(ping_times(&ping.output())), slow })
 }
 
-/// A ping that got no answer says so by its exit; what it found is read all the same.
+/// Waits for the end of `ping`. Its exit status is ignored, because it reports a lost answer as failure.
 fn wait(ping: &mut Process, seconds: u64) -> Result<(), LabError> {
     let deadline = Instant::now() + Duration::from_secs(seconds + 10);
     while ping.is_running() {
@@ -128,14 +129,14 @@ fn wait(ping: &mut Process, seconds: u64) -> Result<(), LabError> {
     Ok(())
 }
 
-/// The times of the answers, in milliseconds. One that did not come is no answer: without any, the median is zero, which
-/// no claim takes for good.
+/// The times of the answers, in milliseconds; lost answers are left out. Without any answer the median is zero, which
+/// fails the claim.
 fn ping_times(output: &str) -> Vec<f64> {
     let time = |line: &str| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok();
     output.lines().filter_map(time).collect()
 }
 
-/// Datagrams at a steady pace to where nobody reads them. Dropping it ends it.
+/// Datagrams at a steady rate to a port without a listener. Dropping it ends it.
 struct Flood {
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -152,7 +153,7 @@ impl Flood {
         let body = move || {
             let mut next = Instant::now();
             while !ended.load(Ordering::Relaxed) {
-                // Refused, as by the answer that nobody listens, is as good as sent.
+                // A send that fails because no program listens counts as sent.
                 let _ = socket.send_to(&[7; DATAGRAM], SocketAddr::new(to, PORT));
                 next += pace;
                 thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -167,7 +168,7 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
+            // The thread returns nothing.
             let _ = thread.join();
         }
     }
@@ -226,7 +227,7 @@ mod tests {
     use crate::lab::status::Sent;
 
     #[test]
-    fn times_of_pings_are_read() {
+    fn ping_times_are_read() {
         let output = "64 bytes from 10.4.0.1: icmp_seq=1 ttl=62 time=0.25 ms\n\n--- 10.4.0.1 ping statistics ---\n\
                       64 bytes from 10.4.0.1: icmp_seq=2 ttl=62 time=1.5 ms\nrtt min/avg = 0.1/0.2 ms";
         assert_eq!(ping_times(output), [0.25, 1.5]);

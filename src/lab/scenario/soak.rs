@@ -1,7 +1,8 @@
-//! Minutes of pgbench through the gate over a lossy WAN: nothing fails, the mirror has all of it, and no memory grows.
+//! Minutes of pgbench through the gate over a lossy WAN: no transaction fails, the mirror has all of them, and no
+//! memory grows.
 //!
-//! Memory is what the kernel says a process has in use. It is compared with itself once everything that is bounded has been
-//! used. Nothing dies here: that is for `crash-matrix`; how fast it is, `commit-latency` says.
+//! Memory is the resident size of a process. It is compared with its own earlier size, taken once all bounded buffers
+//! are in use. No process dies here: `crash-matrix` covers that; `commit-latency` measures the speed.
 
 use std::{
     io::IsTerminal,
@@ -31,31 +32,32 @@ use crate::lab::{
     workload::pgbench::{Benchmark, speed_now},
 };
 
-/// Of the run, unless the user says otherwise.
+/// Length of the run, unless the user sets another.
 const SECONDS: u64 = 300;
 const CLIENTS: &str = "32";
-/// 400,000 accounts in four branches, which the clients contend for.
+/// 400,000 accounts in four branches, for which the clients contend.
 const SCALE: &str = "4";
-/// What making the accounts may take, and ending beyond the length of the run.
+/// Upper bound for creating the accounts, and for ending after the length of the run.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at the memory; short runs have as many looks as this.
+/// Time between two reads of the memory; a short run has at least this number of reads.
 const EVERY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 60;
-/// Between two words about how far it is.
-const WORDS_EVERY: Duration = Duration::from_secs(2);
-/// What is bounded is in use after this share of the run, and not before this time; but after half of a short run.
+/// Time between two progress lines.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// All bounded buffers are in use after this share of the run, but not before this time; in a short run after half of
+/// it.
 const WARM_SHARE: u32 = 5;
 const WARM_TIME: Duration = Duration::from_secs(10);
-/// Memory at a time is the median of this share of the run.
+/// The memory at a time is the median over this share of the run.
 const SPAN_SHARE: u32 = 10;
-/// What a process may have in use at the end above what it had when it was warm: this share of it, or so many bytes.
+/// Allowed growth of a process from its warm size to its size at the end: this share, or this number of bytes.
 const GROWTH_SHARE: f64 = 0.05;
 const GROWTH: u64 = 1 << 20;
-/// Data in memory shall not fill it: checkpoints recycle the WAL of a long run.
+/// Data in memory must not fill it: checkpoints recycle the WAL of a long run.
 const SMALL: [Setting; 2] = [("max_wal_size", "256MB"), ("wal_keep_size", "128MB")];
-/// Whose memory is looked at.
+/// The processes whose memory is read.
 const NAMES: [&str; 3] = ["gate", "near", "far"];
-/// What both servers must agree on: every table of pgbench, each row with all its columns.
+/// Checksums over every row with all its columns, in every table of pgbench; both servers must agree on them.
 const SUMS: &str = "SELECT concat_ws(' ', \
      (SELECT sum(hashtextextended(t::text, 0)) FROM pgbench_accounts AS t), \
      (SELECT sum(hashtextextended(t::text, 0)) FROM pgbench_branches AS t), \
@@ -63,14 +65,14 @@ const SUMS: &str = "SELECT concat_ws(' ', \
      (SELECT sum(hashtextextended(t::text, 0)) FROM pgbench_history AS t))";
 const HISTORY: &str = "SELECT count(*) FROM pgbench_history";
 
-/// Memory in use, in bytes, in the order of [`NAMES`].
+/// Resident memory in bytes, in the order of [`NAMES`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Look {
     at: Duration,
     bytes: [u64; NAMES.len()],
 }
 
-/// What a process had in use: at first, when warm, at the end.
+/// The memory of a process: at first, when warm, at the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Growth {
     first: u64,
@@ -78,11 +80,11 @@ struct Growth {
     last: u64,
 }
 
-/// What was found.
+/// All findings.
 #[derive(Clone, Debug, Default)]
 struct Findings {
     benchmark: Benchmark,
-    /// Acknowledgements that the gate gave before the mirror did.
+    /// Acknowledgements that the gate sent before the mirror did.
     early: u64,
     /// Datagrams that the WAN lost.
     lost: u64,
@@ -131,7 +133,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report)
 }
 
-/// The run itself.
+/// Runs pgbench and records the memory.
 fn soak(
     stage: &Stage<'_>,
     servers: &PostgresPair<'_>,
@@ -176,7 +178,7 @@ fn look(processes: [&Process; NAMES.len()]) -> Result<[u64; NAMES.len()], LabErr
     Ok(bytes)
 }
 
-/// How far it is: a bar on a terminal, a line now and then elsewhere.
+/// Shows the progress: a bar on a terminal, otherwise a line now and then.
 struct Progress {
     bar: ProgressBar,
     is_terminal: bool,
@@ -193,7 +195,7 @@ impl Progress {
     }
 
     fn tell(&mut self, stage: &Stage<'_>, look: &Look, pgbench: &Process) {
-        if self.said.is_some_and(|said| said.elapsed() < WORDS_EVERY) {
+        if self.said.is_some_and(|said| said.elapsed() < PROGRESS_EVERY) {
             return;
         }
         self.said = Some(Instant::now());
@@ -213,7 +215,7 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / 1e6)
 }
 
-/// What the two servers have in the end.
+/// Compares the data of the two servers.
 fn compare(primary: &Postgres, mirror: &Postgres, findings: &mut Findings) -> Result<(), LabError> {
     let mut sums = Vec::new();
     for (server, history) in [primary, mirror].into_iter().zip(&mut findings.history) {
@@ -226,19 +228,19 @@ fn compare(primary: &Postgres, mirror: &Postgres, findings: &mut Findings) -> Re
     Ok(())
 }
 
-/// Acknowledgements that the gate gave before the mirror did.
+/// Reads how many acknowledgements the gate sent before the mirror did.
 fn early(network: &Network<'_>, gate: &Gate) -> Result<u64, LabError> {
     let status = gate.status(network)?;
     Ok(status["gates"][0]["totals"]["injected_acks"].as_u64().unwrap_or_default())
 }
 
 impl Findings {
-    /// When everything that is bounded has been used.
+    /// When all bounded buffers are in use.
     fn warm(&self) -> Duration {
         (self.duration / WARM_SHARE).max(WARM_TIME).min(self.duration / 2)
     }
 
-    /// The memory of one process over time; none without looks enough.
+    /// The memory of one process over time; none if there are too few reads.
     fn growth(&self, process: usize) -> Option<Growth> {
         let span = self.duration / SPAN_SHARE;
         let between = |from: Duration, to: Duration| {
@@ -336,7 +338,7 @@ mod tests {
 
     const MB: u64 = 1 << 20;
 
-    /// A run of 100 s in which each process has this much in use at a second.
+    /// A run of 100 s in which each process uses `bytes(second)`.
     fn findings(bytes: impl Fn(u64) -> u64) -> Findings {
         let look = |second| Look { at: Duration::from_secs(second), bytes: [bytes(second); NAMES.len()] };
         Findings {
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_may_grow_until_it_is_warm_and_not_after() {
+    fn memory_may_grow_only_until_it_is_warm() {
         for (words, bytes, passes) in [
             ("level", (|_| 8 * MB) as fn(u64) -> u64, true),
             ("warms up", |second| 8 * MB + second.min(15) * MB, true),
@@ -368,14 +370,14 @@ mod tests {
     }
 
     #[test]
-    fn a_short_run_has_its_second_half() {
+    fn a_short_run_is_warm_after_its_first_half() {
         let warm = |seconds| Findings { duration: Duration::from_secs(seconds), ..Findings::default() }.warm();
         assert_eq!([300, 40, 8].map(|it| warm(it).as_secs()), [60, 10, 4]);
         assert!(Findings::default().growth(0).is_none());
     }
 
     #[test]
-    fn each_claim_can_fail() {
+    fn each_soak_claim_can_fail() {
         let with = |change: &dyn Fn(&mut Findings)| {
             let mut findings = findings(|_| MB);
             change(&mut findings);

@@ -1,4 +1,4 @@
-//! What a scenario stands on: its options, its words to the user, and the steps that several scenarios take.
+//! What every scenario receives: its options, its output to the user, and steps that several scenarios share.
 
 use std::{
     io::IsTerminal,
@@ -28,29 +28,29 @@ use crate::{
 /// Everything a scenario is given.
 #[derive(Debug)]
 pub struct Stage<'a> {
-    /// Which scenario runs.
+    /// The scenario that runs.
     pub scenario: Scenario,
-    /// What the user chose.
+    /// The user's options.
     pub options: &'a LabOptions,
-    /// Where commands are shown.
+    /// The trace that shows the commands.
     pub trace: &'a Trace,
     /// The run's name.
     pub run: &'a str,
 }
 
-/// TCP over the WAN: buffers that hold 8 MB in flight, which is 1.3 Gbit/s at 50 ms and less than the queues on the
-/// way, so that only the WAN loses anything.
+/// TCP settings over the WAN: buffers for 8 MB in flight, which is 1.3 Gbit/s at 50 ms and less than the queues on the
+/// path, so that only the WAN loses packets.
 pub const WAN_TCP: [(&str, &str); 3] = [
     ("net.ipv4.tcp_rmem", "4096 131072 8388608"),
     ("net.ipv4.tcp_wmem", "4096 131072 8388608"),
     ("net.ipv4.tcp_slow_start_after_idle", "0"),
 ];
 
-/// How long a link may take to be up again after it was mended.
+/// How long a link may take to be up again after it was repaired.
 const RECOVERY: Duration = Duration::from_secs(30);
 
 impl<'a> Stage<'a> {
-    /// Says something to the user.
+    /// Prints something to the user.
     pub fn say(&self, words: &str) {
         say(words);
     }
@@ -63,8 +63,8 @@ impl<'a> Stage<'a> {
         Network::build(topology, self.run, self.options.seed, self.trace)
     }
 
-    /// Gives each site its own half of the processors, as two hosts have their own; this thread stays with the first.
-    /// Otherwise what runs at one site takes the processor from the other in the moment that is measured.
+    /// Gives each site its own half of the processors, like two hosts; this thread stays with the first. Otherwise a
+    /// program of one site could take the processor from the other during a measurement.
     pub fn part_sites(&self, network: &mut Network<'_>) -> Result<(), LabError> {
         let usable = cpu::usable().map_err(LabError::doing("ask for the usable processors"))?;
         let (first, second) = usable.split_at(usable.len() / 2);
@@ -80,10 +80,10 @@ impl<'a> Stage<'a> {
         cpu::stay_on(first).map_err(LabError::doing("stay on the processors of the first site"))
     }
 
-    /// Sets TCP of the two end hosts and says so, with the congestion control that their routes ask for.
+    /// Sets TCP at the two end hosts and prints the settings, with the congestion control of their routes.
     ///
-    /// It is a property of the routes because a namespace may not choose as its default what the host has not allowed to
-    /// everybody, which cubic often is not.
+    /// The congestion control is set per route because a namespace may use as its default only algorithms that the host
+    /// allows to unprivileged users, and cubic often is not among them.
     pub fn set_tcp(&self, network: &Network<'_>, settings: &[(&str, &str)]) -> Result<(), LabError> {
         for node in ["primary", "mirror"] {
             network.sysctl(node, settings)?;
@@ -97,7 +97,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits, and returns early with an error when the user wants to stop.
+    /// Waits; returns early with an error if a signal asks the lab to stop.
     pub fn pause(&self, duration: Duration) -> Result<(), LabError> {
         let end = Instant::now() + duration;
         while Instant::now() < end {
@@ -107,7 +107,7 @@ impl<'a> Stage<'a> {
         self.trace.check_stop()
     }
 
-    /// Waits for a transfer to end and shows how far `done` bytes of `total` it is; gives back how long it took.
+    /// Waits for a transfer to end and shows how many bytes of `total` are `done`; returns how long it took.
     pub fn watch(
         &self,
         process: &mut Process,
@@ -140,7 +140,7 @@ impl<'a> Stage<'a> {
         });
         bar.finish_and_clear();
         let elapsed = start.elapsed();
-        // It ended by itself, which `wait_until` takes for an error: how it ended is what counts.
+        // A process that ends is an error for `wait_until`; here only its exit status counts.
         match result {
             Err(LabError::Stopped) => Err(LabError::Stopped),
             _ => process.wait(Duration::ZERO).map(|()| elapsed),
@@ -148,10 +148,10 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Waits until the client hears from its appliance that all links are up.
+/// Waits until the appliance notifies the client that all links are up.
 pub fn wait_up(stage: &Stage<'_>, client: &mut Client) -> Result<(), LabError> {
     let deadline = Instant::now() + RECOVERY;
-    // About no flow nothing can be said, but asking takes in what has arrived.
+    // This flow does not exist; the call is made because it processes the received messages.
     let nothing = FlowKey::tcp(([0; 4], 0).into(), ([0; 4], 0).into());
     loop {
         let _ = client.status(&nothing, 0).map_err(LabError::doing("listen to the appliance"))?;
@@ -171,7 +171,7 @@ pub fn wait_up(stage: &Stage<'_>, client: &mut Client) -> Result<(), LabError> {
     }
 }
 
-/// Adds or deletes (`add`, `del`) the routes between the sites where no appliances are.
+/// Adds or deletes (`add`, `del`) the direct routes between the sites, for measurements without appliances.
 pub fn plain_route(network: &Network<'_>, verb: &str) -> Result<(), LabError> {
     for (node, prefix) in [("ithaca", "10.2.0.0/24"), ("syracuse", "10.1.0.0/24")] {
         network.run(node, &["ip", "route", verb, prefix, "dev", "wan0"])?;
@@ -188,7 +188,7 @@ pub fn ends(network: &Network<'_>) -> Result<[IpAddr; 2], LabError> {
     Ok([address("primary")?, address("mirror")?])
 }
 
-/// Looks ten times a second, and is never done.
+/// Calls `look` ten times a second; always returns `false`.
 fn false_after(looked: &mut Instant, look: impl FnOnce()) -> bool {
     if looked.elapsed() > Duration::from_millis(100) {
         *looked = Instant::now();

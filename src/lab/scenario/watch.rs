@@ -1,5 +1,4 @@
-//! What the notifications look like to a newcomer: some writes, a link that fails and comes back, and `onwire watch`
-//! beside it, live.
+//! What the notifications look like: some writes, a link that fails and comes back, and `onwire watch` beside it, live.
 
 use std::{
     io::Write,
@@ -19,12 +18,12 @@ use crate::lab::{
 };
 
 const SECONDS: u64 = 9;
-/// Between two writes: time to read.
+/// Pause between two writes, so that a person can read the output.
 const GAP: Duration = Duration::from_millis(700);
-/// Lines of the form for programs that are shown.
+/// Number of JSON lines that are shown.
 const SAMPLE: usize = 6;
 
-/// The lines of a process that were not shown yet.
+/// The lines of a process that have not been shown yet.
 struct Tail<'p> {
     process: &'p Process,
     shown: usize,
@@ -33,7 +32,7 @@ struct Tail<'p> {
 impl Tail<'_> {
     fn show(&mut self, stage: &Stage<'_>) {
         let output = self.process.output();
-        // The last line may not be whole yet.
+        // The last line may be incomplete.
         let whole = output.rfind('\n').map_or(0, |end| end + 1);
         if whole > self.shown {
             output[self.shown..whole].lines().for_each(|line| stage.say(&format!("    {line}")));
@@ -133,7 +132,7 @@ mod tests {
     const UP: &str = "{\"type\":\"link\",\"link\":\"up\"}\n";
 
     #[test]
-    fn silence_about_the_failed_link_fails() {
+    fn an_unreported_link_failure_or_recovery_fails() {
         let passes = |json: &[&str]| report("a line\n", &json.concat(), 5, 5).passes();
         assert!(passes(&[UP, NEW, PROTECTED, DEGRADED, UP]));
         assert!(!passes(&[UP, NEW, DEGRADED, UP]));

@@ -1,8 +1,8 @@
-//! Where the data of a lab's servers live, and who owns them.
+//! The directory for the data of a lab's servers, and its owner.
 //!
-//! In memory where there is room: hundreds of trials then cost seconds of copying and no disk, and a local commit costs
-//! no `fsync` worth the name, which makes it the hardest thing to compare a distant one with. Reports say which it was.
-//! Knows directories and users, not servers.
+//! The data is in memory if there is room: hundreds of trials then cost seconds of copying and no disk access. A local
+//! commit then has almost no `fsync` cost, which makes it the hardest baseline for a remote one. Reports state where
+//! the data was. This module knows directories and users, not servers.
 
 use std::{
     ffi::OsStr,
@@ -13,12 +13,12 @@ use std::{
 
 use crate::lab::{error::LabError, private, program::path_text, trace::Trace};
 
-/// A file system in memory, where there is one.
+/// A file system in memory, on systems that have one.
 const MEMORY: &str = "/dev/shm";
 /// Bytes that must be free there.
 const ROOM: u64 = 2 << 30;
 
-/// A directory for servers' data. Dropping it removes them.
+/// A directory for the servers' data. Dropping it removes the data.
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
@@ -26,17 +26,17 @@ pub struct DataDir {
     owner: Owner,
 }
 
-/// As whom servers run. None of them wants to be root.
+/// The user that servers run as; servers refuse to run as root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owner {
-    /// A user of this system, with its number and that of its group.
+    /// A user of this system: user id and group id.
     User(u32, u32),
-    /// The ordinary user who runs the lab, who is root in its namespaces and gives that up again.
+    /// The ordinary user who runs the lab: root in the lab's namespaces, and unprivileged again in the servers'.
     Ordinary,
 }
 
 impl DataDir {
-    /// Makes the directory for the run that `trace` belongs to. Of `users` the first that exists owns what is in it.
+    /// Creates the directory for the run of `trace`. The first of `users` that exists owns the directories in it.
     pub fn make(trace: &Trace, users: &[&str]) -> Result<Self, LabError> {
         let name = trace.directory().file_name().and_then(OsStr::to_str).unwrap_or("onwire-lab");
         let memory = Path::new(MEMORY);
@@ -55,31 +55,31 @@ impl DataDir {
             };
             users.iter().find_map(|user| find_user(&known, user)).ok_or_else(missing)?
         };
-        // It stays ours: what the servers' user may write to is in it, and cannot be exchanged for a link.
+        // The directory itself belongs to the lab's user, so the servers' user cannot replace an entry by a link.
         let (parent, name) = if has_room { (memory, name) } else { (trace.directory(), "servers") };
         let root = private::make(parent, name);
         let root = root.map_err(LabError::doing(format!("make a directory for servers in {}", parent.display())))?;
         Ok(Self { root, is_memory: has_room, owner })
     }
 
-    /// What commits cost here, for a report.
+    /// Describes the cost of a commit here, for a report.
     pub fn describe(&self) -> String {
         let kind =
             if self.is_memory { "in memory: fsync costs nothing" } else { "on a disk: fsync costs what it does" };
         format!("data {kind} ({})", self.root.display())
     }
 
-    /// Whether the data are in memory.
+    /// Whether the data is in memory.
     pub fn is_memory(&self) -> bool {
         self.is_memory
     }
 
-    /// The path of this name; nothing is made there.
+    /// The path of this name; creates nothing.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// An empty directory of this name that the servers' user owns; what was there is removed.
+    /// Creates an empty directory of this name that the servers' user owns; removes an existing one.
     pub fn directory(&self, name: &str) -> Result<PathBuf, LabError> {
         let path = self.path(name);
         self.remove(name)?;
@@ -87,7 +87,7 @@ impl DataDir {
         Ok(path)
     }
 
-    /// Makes `to` a copy of `from`, removing what was there.
+    /// Copies `from` to `to` and removes an existing `to`.
     pub fn copy(&self, trace: &Trace, from: &str, to: &str) -> Result<PathBuf, LabError> {
         self.remove(to)?;
         let [from, to] = [from, to].map(|name| self.path(name));
@@ -95,12 +95,12 @@ impl DataDir {
         Ok(to)
     }
 
-    /// The words before a program that make it run as the servers' user.
+    /// The words before a program that run it as the servers' user.
     pub fn as_owner(&self) -> Vec<String> {
         match self.owner {
             Owner::User(user, own) => {
                 let words = [format!("--reuid={user}"), format!("--regid={own}")];
-                // Our directory for temporary files may be closed to the owner.
+                // The servers' user may have no access to this user's temporary directory.
                 let own = ["--clear-groups", "env", "-u", "TMPDIR"].map(str::to_owned);
                 ["setpriv".to_owned()].into_iter().chain(words).chain(own).collect()
             }
@@ -120,7 +120,7 @@ impl DataDir {
 
     fn make_directory(&self, path: &Path) -> Result<(), LabError> {
         let make = || {
-            // PostgreSQL takes no directory that others can read.
+            // PostgreSQL refuses a directory that other users can read.
             DirBuilder::new().mode(0o700).create(path)?;
             match self.owner {
                 Owner::User(user, own) => lchown(path, Some(user), Some(own)),
@@ -137,14 +137,14 @@ impl Drop for DataDir {
     }
 }
 
-/// Removes the data of a run whose files were in `files`, in memory.
+/// Removes from memory the data of a run whose files were in `files`.
 pub fn remove_leftovers(files: &OsStr) {
     if let Some(name) = files.to_str() {
         private::remove_all(Path::new(MEMORY), name);
     }
 }
 
-/// The numbers of a user and its group in `/etc/passwd`.
+/// Finds the ids of a user and its group in the text of `/etc/passwd`.
 fn find_user(passwd: &str, name: &str) -> Option<Owner> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut fields = line.split(':').skip(2).map(str::parse);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_gone_with_its_value() {
+    fn dropping_a_data_dir_removes_its_data() {
         let directory = tempfile::tempdir().unwrap();
         let files = directory.path().join(format!("onwire-lab-ow-{}-place", std::process::id()));
         let trace = Trace::new("ow-test", &files, false, Default::default()).unwrap();

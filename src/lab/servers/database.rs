@@ -1,6 +1,8 @@
-//! What an experiment does with Redis and with MariaDB alike: start a primary and its mirror, write, look what survived.
+//! The operations common to Redis and MariaDB: start a primary and its mirror, write rows, and read which rows
+//! survived.
 //!
-//! The differences are in [`super::redis`] and [`super::mariadb`]. PostgreSQL has more ways to wait, and its own.
+//! The differences are in [`super::redis`] and [`super::mariadb`]. PostgreSQL has more wait modes and modules of its
+//! own.
 
 use std::{
     io,
@@ -21,21 +23,21 @@ use crate::lab::{error::LabError, network::Network, pair::Publisher, trace::need
 
 /// How long a server may take to be ready, or its mirror to follow.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// A mirror that gets nothing new for this long has all it will get.
+/// A mirror that receives nothing new for this long has received everything.
 const QUIET: Duration = Duration::from_millis(400);
-/// Bytes of a row besides its id.
+/// Bytes of a row, without its id.
 const WORDS: usize = 400;
 
-/// Which database.
+/// The kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Redis; waiting is `WAIT`.
+    /// Redis; a write waits with `WAIT`.
     Redis,
-    /// MariaDB; waiting is semi-synchronous replication.
+    /// MariaDB; a commit waits by semi-synchronous replication.
     MariaDb,
 }
 
-/// A primary and its mirror that can be started again and again.
+/// A primary and its mirror that can be started repeatedly.
 #[derive(Debug)]
 pub struct Databases<'n> {
     kind: Kind,
@@ -55,7 +57,7 @@ pub struct Database {
 }
 
 impl Kind {
-    /// Its name as a gate calls it.
+    /// Its name as a gate's protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -72,7 +74,7 @@ impl Kind {
 }
 
 impl<'n> Databases<'n> {
-    /// Makes what both begin with.
+    /// Prepares the data with which both start.
     pub fn prepare(kind: Kind, network: &'n Network<'n>, addresses: [IpAddr; 2]) -> Result<Self, LabError> {
         let (programs, users): (&[&str], _) = match kind {
             Kind::Redis => (&["redis-server"], ["redis", "nobody"]),
@@ -92,7 +94,7 @@ impl<'n> Databases<'n> {
         Ok(databases)
     }
 
-    /// Where the data live.
+    /// The kind, and the location of the data.
     pub fn describe(&self) -> String {
         format!("{}, {}", self.kind.name(), self.place.describe())
     }
@@ -144,7 +146,7 @@ impl<'n> Databases<'n> {
         Ok(database)
     }
 
-    /// Waits until a mirror follows this primary and counts.
+    /// Waits until a mirror follows this primary and counts for acknowledgements.
     pub fn wait_followed(&self, primary: &Database) -> Result<(), LabError> {
         let is_followed = || -> io::Result<bool> {
             match self.kind {
@@ -168,7 +170,7 @@ impl<'n> Databases<'n> {
 }
 
 impl Database {
-    /// Lets commits wait for the mirror, or not: what Redis is told with each write and MariaDB for all.
+    /// Sets whether commits of MariaDB wait for the mirror; in Redis each write sets that.
     pub fn set_waiting(&self, waits: bool) -> Result<(), LabError> {
         let set = || -> io::Result<()> {
             let mut session = mariadb::Session::connect(&self.socket)?;
@@ -177,7 +179,8 @@ impl Database {
         if self.kind == Kind::Redis { Ok(()) } else { set().map_err(LabError::doing("choose how commits wait")) }
     }
 
-    /// A client: a session of its own that writes rows, and with `waits` until the mirror has each or one may say so.
+    /// A client with a session of its own that writes rows; with `waits`, each write returns after the mirror or the
+    /// gate has acknowledged it.
     pub fn writer(&self, waits: bool) -> Result<Write, LabError> {
         let words = "w".repeat(WORDS);
         let writer = || -> io::Result<Write> {
@@ -196,8 +199,8 @@ impl Database {
         writer().map_err(LabError::doing(format!("connect to {}", self.socket.display())))
     }
 
-    /// How many commits were not acknowledged by any mirror although they should have been: MariaDB fell back to
-    /// asynchronous replication. Redis does not; it says so to whom it concerns.
+    /// The number of commits that no mirror acknowledged although they should have waited: MariaDB fell back to
+    /// asynchronous replication. Always zero for Redis, which reports it to the client.
     pub fn fell_back(&self) -> Result<u64, LabError> {
         let ask = || -> io::Result<u64> {
             let mut session = mariadb::Session::connect(&self.socket)?;
@@ -208,7 +211,7 @@ impl Database {
         if self.kind == Kind::Redis { Ok(0) } else { ask().map_err(LabError::doing("ask for semi-sync")) }
     }
 
-    /// The ids of all rows, sorted, once nothing new comes.
+    /// The ids of all rows, sorted, after no new ones have come for a while.
     pub fn settled_ids(&self) -> Result<Vec<u64>, LabError> {
         let read = || -> io::Result<Vec<u64>> {
             match self.kind {

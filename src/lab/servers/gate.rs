@@ -1,6 +1,6 @@
 //! An ack gate of a lab: the executable's own `gate` command, in the node of the primary.
 //!
-//! Starts and ends it; what it tells of itself is JSON that a scenario reads.
+//! Starts and ends the gate; its status is JSON, which the scenario interprets.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -18,24 +18,24 @@ use crate::lab::{
 /// How long it may take to listen.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// What makes a gate.
+/// The settings of a gate.
 #[derive(Clone, Debug)]
 pub struct GatePlan<'p> {
     /// The protocol: `postgres`, `redis`, `mariadb` or `tcp`.
     pub kind: &'p str,
     /// Its node.
     pub node: &'p str,
-    /// Names its log and its socket.
+    /// The name of its log and its socket.
     pub name: &'p str,
-    /// Where it listens.
+    /// Its listen address.
     pub listen: SocketAddr,
-    /// Where it connects to.
+    /// The server to which it connects.
     pub upstream: SocketAddr,
     /// `strict`, `auto` or `available=TIME`.
     pub policy: &'p str,
-    /// The appliance that tells it what is protected.
+    /// The appliance whose notifications it uses.
     pub publisher: &'p Publisher,
-    /// Further words of its command line.
+    /// Further arguments of its command line.
     pub more: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ impl Gate {
     /// Starts it and waits until it listens.
     pub fn start(network: &Network<'_>, plan: &GatePlan<'_>) -> Result<Self, LabError> {
         let socket = network.trace().directory().join(format!("{}.sock", plan.name));
-        // After a crash the file of the last one is still there.
+        // After a crash the previous socket file still exists.
         let _ = std::fs::remove_file(&socket);
         let [listen, upstream, notify] = [plan.listen, plan.upstream, plan.publisher.address].map(|it| it.to_string());
         let (executable, id) = (onwire_program()?, plan.publisher.key.id().to_string());
@@ -65,7 +65,7 @@ impl Gate {
         Ok(Self { process, socket })
     }
 
-    /// What it says of itself.
+    /// Its status.
     pub fn status(&self, network: &Network<'_>) -> Result<Value, LabError> {
         let socket = path_text(&self.socket)?;
         let text = network.trace().run(&[&onwire_program()?, "status", "--json", "--socket", &socket])?;
@@ -73,12 +73,12 @@ impl Gate {
             .map_err(|error| LabError::Sentence(format!("the status of the gate cannot be read: {error}")))
     }
 
-    /// Ends it as a crash would.
+    /// Kills it, like a crash.
     pub fn crash(&mut self) {
         self.process.kill();
     }
 
-    /// Halts it, or lets it go on.
+    /// Sends a signal: to halt it, or to let it go on.
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }

@@ -1,6 +1,6 @@
-//! MariaDB in a lab: a primary, its semi-synchronous replica, and a session in their classic protocol.
+//! MariaDB in a lab: a primary, its semi-synchronous replica, and a session in the classic MySQL protocol.
 //!
-//! The session asks and reads text; it knows no password but the empty one of the lab's root, and no TLS.
+//! The session runs queries and reads text values; it supports only the empty password of the lab's root, and no TLS.
 
 use std::{
     io::{self, BufReader, Read, Write},
@@ -12,15 +12,15 @@ use std::{
 use super::{data_dir::DataDir, server::Server};
 use crate::lab::{error::LabError, network::Network, program::path_text};
 
-/// Where it listens.
+/// Its port.
 pub const PORT: u16 = 3306;
-/// What the replica says to the primary.
+/// The replica's password at the primary.
 const PASSWORD: &str = "onwire";
 /// CLIENT_LONG_PASSWORD, PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH.
 const CAPABILITIES: u32 = 1 | 0x200 | 0x8000 | 0x8_0000;
 const UTF8: u8 = 33;
 
-/// Makes an empty data directory of this name.
+/// Creates an empty data directory of this name.
 pub fn init(network: &Network<'_>, place: &DataDir, node: &str, data: &str) -> Result<(), LabError> {
     let directory = path_text(&place.directory(data)?)?;
     let (owner, data) = (place.as_owner(), format!("--datadir={directory}"));
@@ -30,7 +30,7 @@ pub fn init(network: &Network<'_>, place: &DataDir, node: &str, data: &str) -> R
     network.run(node, &words).map(drop)
 }
 
-/// Starts a server on the data directory of its node's name. It may not be ready yet.
+/// Starts a server on the data directory of its node's name; does not wait until it is ready.
 pub fn launch(
     network: &Network<'_>,
     place: &DataDir,
@@ -55,7 +55,7 @@ pub fn launch(
     Server::start(network, place, node, node, &words)
 }
 
-/// Lets replicas in and makes the table; none of it is in the binary log.
+/// Creates the replication user and the table, without writing to the binary log.
 pub fn prepare(session: &mut Session) -> io::Result<()> {
     for statement in [
         "SET sql_log_bin = 0",
@@ -69,7 +69,7 @@ pub fn prepare(session: &mut Session) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the server of this session follow `primary`.
+/// Makes the server of this session replicate from `primary`.
 pub fn follow(session: &mut Session, primary: SocketAddr) -> io::Result<()> {
     let (host, port) = (primary.ip(), primary.port());
     session.query(&format!(
@@ -85,14 +85,14 @@ pub struct Session {
     stream: BufReader<UnixStream>,
 }
 
-/// One row: its values as text, none for null.
+/// One row: its values as text, `None` for null.
 pub type Row = Vec<Option<String>>;
 
 impl Session {
     /// Connects to the socket file as root.
     pub fn connect(socket: &Path) -> io::Result<Self> {
         let mut session = Self { stream: BufReader::new(UnixStream::connect(socket)?) };
-        // What the greeting says is not needed: the empty password is the same under every salt.
+        // The server's greeting is not needed: the empty password is the same with every salt.
         session.packet()?;
         let mut login = CAPABILITIES.to_le_bytes().to_vec();
         login.extend_from_slice(&(1u32 << 24).to_le_bytes());
@@ -103,7 +103,7 @@ impl Session {
         let (number, answer) = session.packet()?;
         match answer.first() {
             Some(0) => Ok(session),
-            // It asks for another way to prove the same empty password.
+            // The server requests another authentication method for the same empty password.
             Some(0xfe) => {
                 session.send(number.wrapping_add(1), &[])?;
                 expect_ok(&session.packet()?.1).map(|()| session)
@@ -112,7 +112,7 @@ impl Session {
         }
     }
 
-    /// Runs a statement and gives back its rows.
+    /// Runs a statement and returns its rows.
     pub fn query(&mut self, sql: &str) -> io::Result<Vec<Row>> {
         self.send(0, &[b"\x03", sql.as_bytes()].concat())?;
         let (_, first) = self.packet()?;
@@ -121,7 +121,7 @@ impl Session {
         }
         let mut rows = Vec::new();
         let mut ends = 0;
-        // Descriptions of columns to the first end, rows to the second.
+        // Column descriptions come before the first end packet, rows before the second.
         while ends < 2 {
             let (_, packet) = self.packet()?;
             match packet.first() {
@@ -166,11 +166,11 @@ fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "MariaDB answered with what is not understood")
 }
 
-/// An error in the server's words, unless it is a success.
+/// Accepts an OK packet; turns an error packet into an error with the server's message.
 fn expect_ok(packet: &[u8]) -> io::Result<()> {
     match packet {
         [0, ..] => Ok(()),
-        // A number and `#` with a state come before the words.
+        // An error number and `#` with a state come before the message.
         [0xff, _, _, rest @ ..] => Err(io::Error::other(String::from_utf8_lossy(rest).into_owned())),
         _ => Err(broken()),
     }
@@ -184,7 +184,7 @@ fn row(mut packet: &[u8]) -> Option<Row> {
             packet = rest;
             continue;
         }
-        // A length of one, two or three bytes; longer values are not asked for.
+        // A length of one, two or three bytes; longer values do not occur.
         let bytes = match first {
             0xfc => 2,
             0xfd => 3,
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read_and_broken_ones_refused() {
+    fn rows_are_parsed_and_malformed_ones_refused() {
         let long = [&[0xfc, 0x2c, 0x01], &[b'x'; 300][..]].concat();
         let packet = [b"\x02ab\xfb\x00", &long[..]].concat();
         let wanted = vec![Some("ab".to_owned()), None, Some(String::new()), Some("x".repeat(300))];
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_said_in_the_servers_words() {
+    fn an_error_quotes_the_servers_message() {
         let error = expect_ok(b"\xff\x51\x04#42000no such thing").unwrap_err();
         assert_eq!(error.to_string(), "#42000no such thing");
         assert!(expect_ok(b"\0\0\0").is_ok() && expect_ok(b"").is_err());

@@ -1,9 +1,10 @@
-//! Real database servers in a lab: found, given data, run as an unprivileged user inside the nodes, asked, crashed.
+//! Real database servers in a lab: locates the programs, prepares their data, runs them as an unprivileged user inside
+//! the nodes, queries and crashes them.
 //!
-//! [`place`] is where their data live, [`server`] a server whose processes end together, and each kind has a module:
-//! [`postgres`] with [`postgres_session`] and [`postgres_pair`], [`redis`] and [`mariadb`] with [`database`] for what they
-//! have in common. [`gate`] puts an ack gate between two of them. Everything runs what the distribution installs, with its
-//! own settings on the command line; nothing here knows what an experiment wants to show.
+//! [`data_dir`] holds their data, [`server`] is a server whose processes end together, and each kind has its modules:
+//! [`postgres`] with [`postgres_session`] and [`postgres_pair`], [`redis`] and [`mariadb`] with the common
+//! [`database`]. [`gate`] starts an ack gate between two of them. The servers are those of the distribution, with their
+//! settings on the command line; what a scenario wants to show is not known here.
 //!
 //! Start with [`server`], then [`postgres`].
 

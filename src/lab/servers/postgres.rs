@@ -1,7 +1,7 @@
-//! PostgreSQL in a lab: a primary, its standby, and what they say of each other.
+//! PostgreSQL in a lab: a primary, its standby, and queries about replication.
 //!
-//! Settings are given on the command line, so that one prepared data directory serves every arm of an experiment.
-//! What the clients do is in the workloads.
+//! Settings are given on the command line, so that one prepared data directory serves every arm of an experiment. The
+//! clients are in the workloads.
 
 use std::{
     io,
@@ -15,16 +15,16 @@ use rustix::process::Signal;
 use super::{data_dir::DataDir, postgres_session::Session, server::Server};
 use crate::lab::{error::LabError, network::Network, process::Process, program::path_text};
 
-/// Where a server of this lab listens, at the address of its node.
+/// The port of a server of this lab, at the address of its node.
 pub const PORT: u16 = 5432;
 /// The superuser of every cluster of the lab.
 const USER: &str = "onwire";
-/// Where Debian keeps the programs of each release.
+/// The directory in which Debian keeps the programs of each release.
 const RELEASES: &str = "/usr/lib/postgresql";
-/// How long a server may take to be ready: it may have a crash to recover from, on a busy machine.
+/// How long a server may take to be ready, including crash recovery on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// Small and without surprises in the middle of a trial; the rest is what the distribution ships.
+/// Settings that keep a server small and a trial free of background work; the others are the distribution's.
 const SETTINGS: [(&str, &str); 18] = [
     ("shared_buffers", "16MB"),
     ("max_connections", "60"),
@@ -36,11 +36,11 @@ const SETTINGS: [(&str, &str); 18] = [
     ("autovacuum", "off"),
     ("jit", "off"),
     ("huge_pages", "off"),
-    // In memory of the kernel's own it would outlive a crash.
+    // Shared memory of the kernel would outlive a crash.
     ("dynamic_shared_memory_type", "mmap"),
     ("hot_standby", "on"),
     ("wal_receiver_status_interval", "1s"),
-    // The standby comes back soon after its connection was lost; five seconds are the default.
+    // The standby reconnects soon after its connection was lost; the default is five seconds.
     ("wal_retrieve_retry_interval", "100ms"),
     ("wal_receiver_timeout", "10s"),
     ("wal_sender_timeout", "10s"),
@@ -48,24 +48,24 @@ const SETTINGS: [(&str, &str); 18] = [
     ("log_min_messages", "warning"),
 ];
 
-/// The programs of a release that is installed.
+/// The programs of an installed release.
 #[derive(Clone, Debug)]
 pub struct Programs {
     directory: PathBuf,
 }
 
-/// What makes a server: where, on which data, with what settings besides the lab's own.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct PostgresPlan<'p> {
     /// Its node.
     pub node: &'p str,
     /// Its address there.
     pub address: IpAddr,
-    /// Names its log and the directory of its socket.
+    /// The name of its log and its socket directory.
     pub name: &'p str,
-    /// The name of its data directory in the place.
+    /// The name of its data directory in the [`DataDir`].
     pub data: &'p str,
-    /// Settings; a later one wins.
+    /// Settings besides the lab's own; a later one wins.
     pub settings: Vec<(&'p str, String)>,
 }
 
@@ -78,7 +78,7 @@ pub struct Postgres {
 }
 
 impl Programs {
-    /// Finds the newest release; the error says how to install one.
+    /// Finds the newest release; the error names the package to install.
     pub fn locate() -> Result<Self, LabError> {
         let missing = || LabError::MissingProgram { program: "postgres".to_owned(), package: "postgresql" };
         let entries = std::fs::read_dir(RELEASES).map_err(|_| missing())?;
@@ -91,12 +91,12 @@ impl Programs {
         Ok(Self { directory })
     }
 
-    /// What `postgres --version` says.
+    /// The output of `postgres --version`.
     pub fn version(&self, network: &Network<'_>) -> Result<String, LabError> {
         Ok(network.trace().run(&[&self.path("postgres")?, "--version"])?.trim().to_owned())
     }
 
-    /// Makes an empty cluster in the directory `data` of the place, which trusts everybody in the lab.
+    /// Creates an empty cluster in the data directory `data`; it accepts every user of the lab without a password.
     pub fn init(&self, network: &Network<'_>, place: &DataDir, node: &str, data: &str) -> Result<(), LabError> {
         let directory = place.directory(data)?;
         let (program, path) = (self.path("initdb")?, path_text(&directory)?);
@@ -108,7 +108,7 @@ impl Programs {
         std::fs::write(&file, rules).map_err(LabError::doing(format!("write {}", file.display())))
     }
 
-    /// Copies a running primary into the directory `data` from `node`, through the network, as a standby.
+    /// Copies a running primary from `node` through the network into the data directory `data`, as a standby.
     pub fn base_backup(
         &self,
         network: &Network<'_>,
@@ -120,7 +120,7 @@ impl Programs {
         let (program, host, port) = (self.path("pg_basebackup")?, from.ip().to_string(), from.port().to_string());
         let words = ["-h", &host, "-p", &port, "-U", USER, "-D", &directory, "-R", "-X", "stream", "--checkpoint=fast"];
         run_as_owner(network, place, node, &[&[program.as_str()], &words[..], &["--no-sync"]].concat())?;
-        // The connection is said on the command line of the server; what was said of this one must not be heard.
+        // The connection to the primary is set on the server's command line; the one of this backup must not apply.
         let file = Path::new(&directory).join("postgresql.auto.conf");
         std::fs::write(&file, "").map_err(LabError::doing(format!("write {}", file.display())))
     }
@@ -155,7 +155,7 @@ impl Programs {
         Ok(Postgres { server, socket: sockets.join(format!(".s.PGSQL.{PORT}")) })
     }
 
-    /// Starts the load generator `pgbench` in a node with these words, for a server beside it.
+    /// Starts the load generator `pgbench` in a node with these arguments, for a server in the same node.
     pub fn pgbench(
         &self,
         network: &Network<'_>,
@@ -186,17 +186,17 @@ impl Postgres {
         self.attempt().map_err(LabError::doing(format!("connect to {}", self.socket.display())))
     }
 
-    /// A new session, for those who try again.
+    /// Like [`session`](Self::session), but returns the plain error for callers that retry.
     pub fn attempt(&self) -> io::Result<Session> {
         Session::connect(&self.socket, USER, "postgres")
     }
 
-    /// Ends it in good order.
+    /// Shuts it down in the normal way.
     pub fn stop(&mut self) -> Result<(), LabError> {
         self.server.stop(Signal::INT)
     }
 
-    /// Waits until `sql` gives `wanted` as its first value.
+    /// Waits until `sql` returns `wanted` as its first value.
     pub fn wait_for(&self, network: &Network<'_>, sql: &str, wanted: &str, limit: Duration) -> Result<(), LabError> {
         let mut session = self.session()?;
         let deadline = Instant::now() + limit;
@@ -215,13 +215,13 @@ impl Postgres {
     }
 }
 
-/// The settings of a primary: how a commit waits, and for whom; nobody when `standby` is empty.
+/// The settings of a primary: how a commit waits, and for which standby; for none if `standby` is empty.
 pub fn primary_settings(synchronous_commit: &str, standby: &str) -> Vec<(&'static str, String)> {
     let names = if standby.is_empty() { String::new() } else { format!("FIRST 1 ({standby})") };
     vec![("synchronous_commit", synchronous_commit.to_owned()), ("synchronous_standby_names", names)]
 }
 
-/// The settings of a standby named `mirror` that follows the server, or the gate, at `primary`.
+/// The settings of a standby named `mirror` that follows the server or the gate at `primary`.
 pub fn standby_settings(primary: SocketAddr) -> Vec<(&'static str, String)> {
     let (host, port) = (primary.ip(), primary.port());
     let words = format!("host={host} port={port} user={USER} application_name=mirror connect_timeout=5");

@@ -1,6 +1,7 @@
-//! A PostgreSQL primary and its standby, prepared once and begun anew from copies as often as an experiment wants.
+//! A PostgreSQL primary and its standby, prepared once and restarted from copies for each trial.
 //!
-//! The standby follows the primary itself or through a gate. What is written and what must survive is not known here.
+//! The standby follows the primary directly or through a gate. The scenario decides what is written and what must
+//! survive.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,21 +15,21 @@ use super::{
 };
 use crate::lab::{error::LabError, network::Network, pair::Publisher, process::Process, workload::rows};
 
-/// Where the gate listens, at the primary.
+/// The port of the gate, at the primary's address.
 const GATE_PORT: u16 = 5433;
 /// How long the standby may take to follow.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(20);
-/// A standby whose positions do not change for this long has replayed what it can.
+/// A standby whose positions do not change for this long has replayed everything it can.
 const QUIET: Duration = Duration::from_millis(250);
-/// How many standbys follow.
+/// Counts the standbys that follow.
 const FOLLOWERS: &str = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn IS NOT NULL";
-/// Whether every standby has all there is.
+/// Whether every standby has flushed everything that the primary has.
 const ARE_EVEN: &str =
     "SELECT count(*) > 0 AND bool_and(flush_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication";
-/// How far the standby is.
+/// The received and the replayed position of the standby.
 const POSITIONS: &str = "SELECT concat(pg_last_wal_receive_lsn(), ' ', pg_last_wal_replay_lsn())";
 
-/// Whom the standby follows.
+/// The server that the standby follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Follows {
     /// The primary itself.
@@ -51,8 +52,8 @@ pub struct PostgresPair<'n> {
 }
 
 impl<'n> PostgresPair<'n> {
-    /// Makes both data directories, with the table of rows: the standby's is a base backup through the WAN, which must be
-    /// there.
+    /// Creates both data directories with the table of rows. The standby's is a base backup through the WAN, which must
+    /// work.
     pub fn prepare(network: &'n Network<'n>, addresses: [IpAddr; 2]) -> Result<Self, LabError> {
         let programs = Programs::locate()?;
         let place = DataDir::make(network.trace(), &["postgres", "nobody"])?;
@@ -68,17 +69,17 @@ impl<'n> PostgresPair<'n> {
         Ok(pair)
     }
 
-    /// Which release it is and where its data live.
+    /// The release, and the location of the data.
     pub fn describe(&self) -> Result<String, LabError> {
         Ok(format!("{}, {}", self.programs.version(self.network)?, self.place.describe()))
     }
 
-    /// Whether `fsync` costs nothing here.
+    /// Whether the data is in memory, so that `fsync` costs nothing.
     pub fn is_in_memory(&self) -> bool {
         self.place.is_memory()
     }
 
-    /// Gives both their prepared data again. Neither may run.
+    /// Restores the prepared data of both. Neither server may run.
     pub fn renew(&self) -> Result<(), LabError> {
         for node in ["primary", "mirror"] {
             self.place.copy(self.network.trace(), &format!("prepared-{node}"), node)?;
@@ -91,7 +92,7 @@ impl<'n> PostgresPair<'n> {
         self.start_primary_with(synchronous_commit, standby, &[])
     }
 
-    /// The same, with more settings.
+    /// Like [`start_primary`](Self::start_primary), with more settings.
     pub fn start_primary_with(
         &self,
         synchronous_commit: &str,
@@ -102,24 +103,24 @@ impl<'n> PostgresPair<'n> {
         self.programs.start(self.network, &self.place, &plan)
     }
 
-    /// Starts the standby and does not wait for it: it comes when there is something to follow.
+    /// Starts the standby without waiting for it: it becomes ready when it can follow.
     pub fn launch_mirror(&self, follows: Follows) -> Result<Postgres, LabError> {
         self.launch_mirror_with(follows, &[])
     }
 
-    /// The same, with more settings.
+    /// Like [`launch_mirror`](Self::launch_mirror), with more settings.
     pub fn launch_mirror_with(&self, follows: Follows, more: &[Setting]) -> Result<Postgres, LabError> {
         let port = if follows == Follows::Gate { GATE_PORT } else { postgres::PORT };
         let plan = self.plan("mirror", standby_settings(SocketAddr::new(self.addresses[0], port)), more);
         self.programs.launch(self.network, &self.place, &plan)
     }
 
-    /// Starts the load generator `pgbench` beside the primary, with these words.
+    /// Starts the load generator `pgbench` in the primary's node, with these arguments.
     pub fn start_pgbench(&self, primary: &Postgres, words: &[&str]) -> Result<Process, LabError> {
         self.programs.pgbench(self.network, ("primary", primary), words)
     }
 
-    /// Starts a gate between the two.
+    /// Starts a gate between primary and standby.
     pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
         let plan = GatePlan {
             kind: "postgres",
@@ -139,12 +140,12 @@ impl<'n> PostgresPair<'n> {
         primary.wait_for(self.network, FOLLOWERS, "1", FOLLOWS_WITHIN)
     }
 
-    /// Waits until the standby has all that the primary has.
+    /// Waits until the standby has everything that the primary has.
     pub fn wait_even(&self, primary: &Postgres) -> Result<(), LabError> {
         primary.wait_for(self.network, ARE_EVEN, "t", FOLLOWS_WITHIN)
     }
 
-    /// Waits until the standby has replayed all that it received. Half a record at the end stays.
+    /// Waits until the standby has replayed everything it received. An incomplete record at the end is not replayed.
     pub fn wait_replayed(&self, mirror: &mut Postgres) -> Result<(), LabError> {
         mirror.wait_ready()?;
         let mut session = mirror.session()?;
@@ -164,7 +165,7 @@ impl<'n> PostgresPair<'n> {
         Ok(())
     }
 
-    /// What makes the server of a node, on the data of the same name.
+    /// The settings of the server of a node, on the data of the same name.
     fn plan<'p>(&self, node: &'p str, mut settings: Vec<(&'static str, String)>, more: &[Setting]) -> PostgresPlan<'p> {
         let address = self.addresses[usize::from(node == "mirror")];
         settings.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));

@@ -1,7 +1,7 @@
-//! A session with a PostgreSQL server over its unix socket, which reaches into every network namespace.
+//! A session with a PostgreSQL server over its unix socket, which works across network namespaces.
 //!
-//! The simple query protocol (PostgreSQL documentation, chapter 55) and nothing else: no password, no TLS, values as
-//! text. A wait for a reply blocks in one `read`, so what it measures is the server.
+//! Only the simple query protocol (PostgreSQL documentation, chapter 55): no password, no TLS, values as text. Waiting
+//! for a reply blocks in one `read`, so a measured time is the server's.
 
 use std::{
     io::{self, BufReader, Read, Write},
@@ -11,10 +11,10 @@ use std::{
 
 /// Protocol version 3.0.
 const VERSION: i32 = 196_608;
-/// The longest message that makes sense here.
+/// The longest message that is accepted.
 const LONGEST: usize = 64 << 20;
 
-/// One row: its values as text, none for null.
+/// One row: its values as text, `None` for null.
 pub type Row = Vec<Option<String>>;
 
 /// A session.
@@ -24,7 +24,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects to the socket file as `user` and waits until the server takes queries.
+    /// Connects to the socket file as `user` and waits until the server accepts queries.
     pub fn connect(socket: &Path, user: &str, database: &str) -> io::Result<Self> {
         let mut session = Self { stream: BufReader::new(UnixStream::connect(socket)?) };
         let mut body = VERSION.to_be_bytes().to_vec();
@@ -39,7 +39,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Runs one or several statements and gives back all rows. The transaction, if any, is committed when this returns.
+    /// Runs one or several statements and returns all rows. When it returns, the transaction, if any, is committed.
     pub fn query(&mut self, sql: &str) -> io::Result<Vec<Row>> {
         let mut message = vec![b'Q'];
         message.extend_from_slice(&(sql.len() as i32 + 5).to_be_bytes());
@@ -54,7 +54,7 @@ impl Session {
         Ok(self.query(sql)?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
-    /// Takes messages until the server is ready for the next query.
+    /// Reads messages until the server is ready for the next query.
     fn wait_idle(&mut self) -> io::Result<Vec<Row>> {
         let mut rows = Vec::new();
         let mut error = None;
@@ -79,7 +79,8 @@ impl Session {
             return Err(broken("the length of a message"));
         }
         let mut body = vec![0; length - 4];
-        // After a fatal error the server closes: the error is the better news.
+        // After a fatal error the server closes the connection; its error message is more useful than the end of the
+        // stream.
         match self.stream.read_exact(&mut body) {
             Ok(()) if kind == b'E' && complaint(&body).starts_with("FATAL") => Err(io::Error::other(complaint(&body))),
             Ok(()) => Ok((kind, body)),
@@ -92,7 +93,7 @@ fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("PostgreSQL answered with {what} that is not understood"))
 }
 
-/// `FATAL: words`, from the fields of an error.
+/// `FATAL: message`, from the fields of an error.
 fn complaint(body: &[u8]) -> String {
     let field = |kind: u8| {
         let mut fields = body.split(|byte| *byte == 0).filter(|field| !field.is_empty());
@@ -107,7 +108,7 @@ fn row(body: &[u8]) -> Option<Row> {
     for _ in 0..u16::from_be_bytes(*count) {
         let (length, behind) = rest.split_first_chunk::<4>()?;
         let length = i32::from_be_bytes(*length);
-        // -1 is null.
+        // A length of -1 is null.
         let length_of_value = usize::try_from(length).unwrap_or(0);
         let (value, behind) = behind.split_at_checked(length_of_value)?;
         row.push((length >= 0).then(|| String::from_utf8_lossy(value).into_owned()));
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read_and_broken_ones_refused() {
+    fn rows_are_parsed_and_malformed_ones_refused() {
         let body = b"\0\x02\0\0\0\x03abc\xff\xff\xff\xff";
         assert_eq!(row(body), Some(vec![Some("abc".to_owned()), None]));
         for length in 0..body.len() {
@@ -130,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_said_in_the_servers_words() {
+    fn an_error_quotes_the_servers_message() {
         let body = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
         assert_eq!(complaint(body), "FATAL: the database system is starting up");
         assert_eq!(complaint(b""), ": ");
     }
 
     #[test]
-    fn a_query_goes_through_its_messages() {
+    fn a_query_follows_the_simple_query_protocol() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();

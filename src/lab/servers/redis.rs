@@ -1,6 +1,6 @@
-//! Redis in a lab: a primary, its replica, and a session in the protocol that both speak (RESP 2).
+//! Redis in a lab: a primary, its replica, and a session in their protocol (RESP 2).
 //!
-//! Nothing is written to disk: what is compared is what two servers have in memory.
+//! Nothing is written to disk: the scenario compares what the two servers have in memory.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -12,21 +12,21 @@ use std::{
 use super::{data_dir::DataDir, server::Server};
 use crate::lab::{error::LabError, network::Network, program::path_text};
 
-/// Where it listens.
+/// Its port.
 pub const PORT: u16 = 6379;
-/// The longest value that makes sense here.
+/// The longest value that is accepted.
 const LONGEST: usize = 64 << 20;
 
-/// What a command is answered with.
+/// The reply to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// A line, or a value.
+    /// A simple string or a bulk string.
     Text(String),
     /// A number.
     Number(i64),
-    /// Several.
+    /// An array.
     List(Vec<Answer>),
-    /// Nothing there.
+    /// A null.
     Nothing,
 }
 
@@ -36,7 +36,7 @@ pub struct Session {
     stream: BufReader<UnixStream>,
 }
 
-/// Starts a server that follows `primary`, if there is one. It may not be ready yet.
+/// Starts a server that follows `primary`, if there is one; does not wait until it is ready.
 pub fn launch(
     network: &Network<'_>,
     place: &DataDir,
@@ -90,7 +90,7 @@ impl Session {
         Ok(keys.into_iter().filter_map(number).collect())
     }
 
-    /// Whether a replica follows and has the snapshot.
+    /// Whether a replica follows and has loaded the snapshot.
     pub fn is_followed(&mut self) -> io::Result<bool> {
         let info = self.command(&["INFO", "replication"])?;
         Ok(matches!(info, Answer::Text(text) if text.contains("state=online")))
@@ -101,7 +101,7 @@ fn answer(stream: &mut impl BufRead) -> io::Result<Answer> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "Redis answered with what is not understood");
     let mut line = String::new();
     stream.read_line(&mut line)?;
-    // A server that died in the middle of a line has not answered.
+    // A line without its end comes from a server that died; it is no answer.
     if !line.ends_with('\n') {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_answer_is_read() {
+    fn every_kind_of_reply_is_parsed() {
         let text = "*5\r\n+OK\r\n:-7\r\n$3\r\na\r\n\r\n$-1\r\n*0\r\n";
         let text_of = |text: &str| Answer::Text(text.to_owned());
         let wanted = vec![text_of("OK"), Answer::Number(-7), text_of("a\r\n"), Answer::Nothing, Answer::List(vec![])];

@@ -1,7 +1,8 @@
-//! A server that runs beside the lab in a node, whatever processes it makes of itself.
+//! A server with all its processes, running beside the lab in a node.
 //!
-//! It gets a process namespace of its own, so that one signal ends all of it at the same instant, as the loss of its
-//! site would, and an IPC namespace, so that its shared memory goes with it. Knows nothing of what it serves.
+//! It has a process namespace of its own, so that one signal kills all processes at the same instant, as the loss of
+//! its site would. It also has an IPC namespace of its own, so that its shared memory disappears with it. What it
+//! serves is not known here.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::data_dir::DataDir;
 use crate::lab::{error::LabError, network::Network, process::Process};
 
-/// How long a server may take to end after it was asked to.
+/// How long a server may take to end after its stop signal.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running server. Dropping it crashes it.
+/// A running server. Dropping it kills it.
 #[derive(Debug)]
 pub struct Server {
     process: Process,
@@ -31,7 +32,7 @@ impl Server {
         let owner = place.as_owner();
         let alone = ["unshare", "--ipc", "--pid", "--fork", "--"];
         let owner: Vec<&str> = owner.iter().map(String::as_str).collect();
-        // An ordinary user needs the user namespace before it may make the others.
+        // An ordinary user needs the user namespace before creating the others.
         let words = match owner.first() {
             Some(&"unshare") => [&owner[..], &alone[1..], words].concat(),
             _ => [&alone[..], &owner, words].concat(),
@@ -39,7 +40,7 @@ impl Server {
         Ok(Self { process: network.start(node, name, &words)? })
     }
 
-    /// Waits until `is_ready`; an error that quotes its log when it ends first or time is up.
+    /// Waits until `is_ready`; if it ends first or the time is up, returns an error that quotes its log.
     pub fn wait_ready(
         &mut self,
         limit: Duration,
@@ -54,19 +55,19 @@ impl Server {
         self.process.is_running()
     }
 
-    /// Asks it to end with this signal and waits until it has.
+    /// Sends this signal and waits until it has ended.
     pub fn stop(&mut self, signal: Signal) -> Result<(), LabError> {
         if let Some(first) = self.first() {
             let _ = kill_process(first, signal);
         }
-        // How it calls its own end is its business.
+        // Its exit status does not matter.
         match self.process.wait(PATIENCE) {
             Err(error) if self.process.is_running() => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Ends all of its processes at once.
+    /// Kills all of its processes at once.
     pub fn crash(&mut self) {
         if let Some(first) = self.first() {
             let _ = kill_process(first, Signal::KILL);
@@ -74,14 +75,14 @@ impl Server {
         self.process.kill();
     }
 
-    /// Sends a signal to each of its processes: to halt them and have them go on.
+    /// Sends a signal to each of its processes, to halt or resume them.
     pub fn signal_all(&self, signal: Signal) {
         for pid in self.first().map(processes).unwrap_or_default() {
             let _ = kill_process(pid, signal);
         }
     }
 
-    /// The same for somebody who has it halted while others use it.
+    /// A function that does the same and can move to another thread.
     pub fn signals(&self) -> impl FnMut(Signal) + Send + 'static {
         let first = self.first();
         move |signal| {
@@ -91,8 +92,8 @@ impl Server {
         }
     }
 
-    /// Halts each of its processes and waits until the last has come to a halt: a system call may end first, and one that
-    /// was being started must be asked too.
+    /// Halts each of its processes and waits until all have stopped: a system call may have to finish first, and a
+    /// process that has just been started needs the signal too.
     pub fn halt(&mut self, limit: Duration) -> Result<(), LabError> {
         let first = self.first();
         self.process.wait_until(limit, "each process halts", |_| {
@@ -106,7 +107,7 @@ impl Server {
         })
     }
 
-    /// The first process of its namespace, without which the others do not live.
+    /// The first process of its namespace; when it ends, the kernel ends the others.
     fn first(&self) -> Option<Pid> {
         let id = self.process.id();
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
@@ -120,7 +121,7 @@ impl Drop for Server {
     }
 }
 
-/// Every process of the process namespace of this one.
+/// Every process in the process namespace of `first`.
 fn processes(first: Pid) -> Vec<Pid> {
     let space = |pid: &str| fs::read_link(Path::new("/proc").join(pid).join("ns/pid")).ok();
     let own = space(&first.as_raw_nonzero().to_string());
@@ -136,7 +137,7 @@ fn is_halted(pid: Pid) -> bool {
     state_of(&stat).is_none_or(|state| matches!(state, 'T' | 'Z'))
 }
 
-/// The state in `/proc/PID/stat`, behind the name in brackets, which may hold anything.
+/// The state in `/proc/PID/stat`; it follows the name in brackets, which may contain any characters.
 fn state_of(stat: &str) -> Option<char> {
     stat[stat.rfind(')')? + 1..].trim_start().chars().next()
 }
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_state_is_read_past_a_name_with_brackets() {
+    fn the_state_is_read_after_a_name_with_brackets() {
         assert_eq!(state_of("12 (a) T) S 1 12 12"), Some('S'));
         assert_eq!(state_of("12 (postgres) T 1"), Some('T'));
         assert_eq!(state_of(""), None);

@@ -1,12 +1,13 @@
-//! The emulator's control socket: one command a line in, one JSON object a line out.
+//! The emulator's control socket: each line in is a command, each line out a JSON object.
 //!
 //! ```text
-//! set [forth|back] KEY VALUE [, KEY VALUE ...]      both directions without one
+//! set [forth|back] KEY VALUE [, KEY VALUE ...]      both directions if none is named
 //! open | cut | blackhole [forth|back]               short for `set passage ...`
-//! counters                                          what was done, per direction
+//! counters                                          the counters of each direction
 //! ```
 //!
-//! Answers are `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. Knows words only; [`super::emulator`] does it.
+//! Answers are `{"ok": true, ...}` or `{"ok": false, "error": "..."}`. This module only parses and answers;
+//! [`super::emulator`] runs the commands.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -19,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{counters::Counters, direction::DirectionControl};
+use super::{counters::Counters, direction::DirectionHandle};
 
 /// A command, for one direction or for both.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,40 +29,40 @@ enum Command {
     Counters,
 }
 
-/// What the emulator did, both directions.
+/// The emulator's counters of both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Truth {
     /// From the first device to the second.
     pub forth: Counters,
-    /// The other way.
+    /// From the second device to the first.
     pub back: Counters,
 }
 
 impl Truth {
-    /// What was done after `earlier` was taken.
+    /// What was counted after `earlier` was taken.
     pub fn since(&self, earlier: &Truth) -> Truth {
         Truth { forth: self.forth.since(&earlier.forth), back: self.back.since(&earlier.back) }
     }
 }
 
 /// Listens on `path` and answers in threads until the process ends.
-pub fn listen(path: &Path, lines: [DirectionControl; 2]) -> io::Result<()> {
+pub fn listen(path: &Path, lines: [DirectionHandle; 2]) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     thread::Builder::new().name("wan-control".to_owned()).spawn(move || {
         for stream in listener.incoming().flatten() {
             let lines = lines.clone();
-            // Without a thread for it the caller sees the connection close, which is an answer too.
+            // If no thread can be started, the caller sees a closed connection.
             let _ = thread::Builder::new().spawn(move || serve(stream, &lines));
         }
     })?;
     Ok(())
 }
 
-fn serve(stream: UnixStream, lines: &[DirectionControl; 2]) -> io::Result<()> {
+fn serve(stream: UnixStream, lines: &[DirectionHandle; 2]) -> io::Result<()> {
     let mut answers = stream.try_clone()?;
     for command in BufReader::new(stream).lines() {
         let answer = match parse(&command?) {
-            Ok(command) => obey(command, lines),
+            Ok(command) => execute(command, lines),
             Err(error) => json!({ "ok": false, "error": error }),
         };
         writeln!(answers, "{answer}")?;
@@ -69,7 +70,7 @@ fn serve(stream: UnixStream, lines: &[DirectionControl; 2]) -> io::Result<()> {
     Ok(())
 }
 
-fn obey(command: Command, lines: &[DirectionControl; 2]) -> serde_json::Value {
+fn execute(command: Command, lines: &[DirectionHandle; 2]) -> serde_json::Value {
     match command {
         Command::Set { directions, changes } => {
             let mut now = Vec::new();
@@ -121,7 +122,7 @@ fn direction(rest: &str) -> (&'static [usize], &str) {
     }
 }
 
-/// Talks to a running emulator; one connection for each command.
+/// A client of a running emulator; it opens one connection for each command.
 #[derive(Clone, Debug)]
 pub struct Remote {
     socket: PathBuf,
@@ -133,7 +134,7 @@ impl Remote {
         Self { socket }
     }
 
-    /// Sends one command line and gives back the answer.
+    /// Sends one command line and returns the answer.
     pub fn tell(&self, command: &str) -> io::Result<serde_json::Value> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_understood() {
+    fn valid_commands_are_parsed() {
         assert_eq!(parse("counters"), Ok(Command::Counters));
         assert_eq!(parse("set loss 1%"), Ok(set(&[0, 1], &[("loss", "1%")])));
         assert_eq!(
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_in_words() {
+    fn invalid_commands_are_refused_with_the_allowed_ones() {
         for line in ["", "set", "set loss", "set forth", "cut everything", "counters now", "help"] {
             assert!(parse(line).unwrap_err().contains("allowed: set"), "{line}");
         }

@@ -1,26 +1,26 @@
-//! What the emulator did to one direction: the ground truth of every experiment.
+//! The counters of one direction of the emulator: the ground truth of every experiment.
 //!
-//! Everything is counted per datagram as it would be on a real wire: a super-packet of 44 segments is 44 datagrams,
-//! each with its own headers. Counts only; says nothing of why an appliance lost something else.
+//! Everything is counted per datagram as on a real wire: a super-packet of 44 segments is 44 datagrams, each with its
+//! own headers. The counters do not explain why an appliance lost something else.
 
 use serde::{Deserialize, Serialize};
 
 /// Datagrams that did not arrive, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// By the loss model.
+    /// Lost by the loss model.
     pub chance: u64,
     /// The queue in front of the limited rate was full.
     pub queue: u64,
     /// Longer than the MTU.
     pub mtu: u64,
-    /// Met a cut link at the entrance.
+    /// The link was cut when it entered.
     pub cut: u64,
-    /// Met a blackhole, at the entrance or in flight.
+    /// Lost in a blackhole, at the entrance or in flight.
     pub blackhole: u64,
-    /// The emulator's own memory bound: zero in any experiment that is worth reading.
+    /// The emulator's own memory bound was reached; zero in any valid experiment.
     pub overflow: u64,
-    /// The receiving kernel would not take it.
+    /// The receiving kernel refused it.
     pub refused: u64,
 }
 
@@ -34,27 +34,27 @@ impl Lost {
 /// The counters of one direction, since the emulator's start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
-    /// Datagrams that came to the entrance.
+    /// Datagrams that entered.
     pub entered: u64,
     /// Their bytes, IP headers included.
     pub entered_bytes: u64,
-    /// Datagrams that left at the exit, duplicates included.
+    /// Datagrams that left, duplicates included.
     pub delivered: u64,
     /// Their bytes.
     pub delivered_bytes: u64,
-    /// Datagrams that did not.
+    /// Datagrams that did not leave.
     pub lost: Lost,
-    /// Datagrams lost by chance behind the last one that was not: nothing at the exit tells that they ever were.
+    /// Datagrams lost by the loss model after the last one that passed: the receiver cannot notice them.
     pub lost_last: u64,
-    /// Datagrams that left once more than they came.
+    /// Additional copies that left.
     pub duplicated: u64,
     /// Datagrams with flipped bits.
     pub corrupted: u64,
-    /// Datagrams that were held back for others to overtake.
+    /// Datagrams that were delayed so that others overtake them.
     pub reordered: u64,
-    /// Datagrams on their way now.
+    /// Datagrams in flight now.
     pub in_flight: u64,
-    /// Reads from the entrance: packets and super-packets.
+    /// Reads from the device: packets and super-packets.
     pub trains: u64,
 }
 
@@ -90,7 +90,7 @@ impl Counters {
         }
     }
 
-    /// The share of datagrams that the emulator lost, by whatever cause.
+    /// The share of datagrams that the emulator lost, by any cause.
     pub fn loss(&self) -> f64 {
         if self.entered == 0 { 0.0 } else { self.lost.total() as f64 / self.entered as f64 }
     }

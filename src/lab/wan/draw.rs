@@ -1,7 +1,7 @@
-//! Chance, drawn ahead: how many datagrams pass before the next one is hit.
+//! Random events, drawn ahead: how many datagrams pass before the next one is hit.
 //!
-//! Gaps between events of a fixed probability are geometric, so one random number serves a whole run of datagrams and
-//! the cost is per event, not per datagram. Knows positions in a run, not packets.
+//! Gaps between events of a fixed probability are geometric, so one random number serves a whole run of datagrams, and
+//! the cost is per event, not per datagram. This module knows positions in a run, not packets.
 
 use rand::Rng;
 
@@ -14,12 +14,12 @@ pub struct Draw {
 }
 
 impl Draw {
-    /// Events that hit each datagram independently with `probability`.
+    /// Creates events that hit each datagram independently with `probability`.
     pub fn new(probability: f64, rng: &mut impl Rng) -> Self {
         Self { probability, clear: gap(probability, rng) }
     }
 
-    /// Passes `count` datagrams and calls `hit` with the position of each one the event falls on, in rising order.
+    /// Passes `count` datagrams and calls `hit` with the position of each hit datagram, in rising order.
     #[inline]
     pub fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
         let mut at = 0;
@@ -36,20 +36,20 @@ impl Draw {
     }
 }
 
-/// How datagrams are lost on the way.
+/// The loss model of a direction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// Each datagram alone, with this probability.
+    /// Each datagram is lost independently with this probability.
     Independent(f64),
     /// The Gilbert-Elliott model (Gilbert 1960, Elliott 1963): a Markov chain of a good and a bad state.
     Bursts {
-        /// Chance per datagram that a good path turns bad.
+        /// Chance per datagram that the good state turns bad.
         start: f64,
-        /// Chance per datagram that a bad path turns good: the mean burst is its inverse.
+        /// Chance per datagram that the bad state turns good; the mean burst length is its inverse.
         stop: f64,
-        /// Loss while bad.
+        /// Loss in the bad state.
         bad: f64,
-        /// Loss while good.
+        /// Loss in the good state.
         good: f64,
     },
 }
@@ -79,7 +79,7 @@ pub struct LossDraw {
 }
 
 impl LossDraw {
-    /// A model at its start, in the good state.
+    /// Creates the model in the good state.
     pub fn new(loss: Loss, rng: &mut impl Rng) -> Self {
         let (probability, stay) = match loss {
             Loss::Independent(probability) => (probability, u64::MAX),
@@ -88,7 +88,7 @@ impl LossDraw {
         Self { loss, current: Draw::new(probability, rng), is_bad: false, stay }
     }
 
-    /// Passes `count` datagrams and calls `hit` with the position of each lost one, in rising order.
+    /// Passes `count` datagrams and calls `hit` with the position of each lost datagram, in rising order.
     #[inline]
     pub fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
         let mut at = 0;
@@ -111,7 +111,7 @@ impl LossDraw {
         };
         self.is_bad = !self.is_bad;
         let (loss, leave) = if self.is_bad { (bad, stop) } else { (good, start) };
-        // A state lasts for one datagram at least, otherwise two certain changes would never let one pass.
+        // A state lasts for at least one datagram; otherwise two changes with probability 1 would loop for ever.
         self.stay = gap(leave, rng).saturating_add(1);
         self.current = Draw::new(loss, rng);
     }
@@ -125,7 +125,7 @@ fn gap(probability: f64, rng: &mut impl Rng) -> u64 {
     if probability >= 1.0 {
         return 0;
     }
-    // (0, 1]: the logarithm of zero would be a gap without end.
+    // In (0, 1]: the logarithm of zero would give an infinite gap.
     let uniform = 1.0 - rng.random::<f64>();
     let gap = uniform.ln() / (-probability).ln_1p();
     if gap >= 1e18 { u64::MAX - 1 } else { gap as u64 }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_run_share_is_the_probability() {
+    fn the_long_run_loss_equals_the_probability() {
         for probability in [0.0, 0.001, 0.01, 0.05, 0.5, 1.0] {
             let hits = lost(Loss::Independent(probability), &[44; 20_000], 7).len() as f64;
             let expected = probability * 880_000.0;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_have_their_mean_share_and_length() {
+    fn bursts_have_the_modelled_mean_loss_and_length() {
         let loss = Loss::Bursts { start: 0.0025, stop: 0.25, bad: 1.0, good: 0.0 };
         let hits = lost(loss, &[44; 20_000], 3);
         let bursts = 1 + hits.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn how_datagrams_are_bundled_does_not_matter() {
+    fn the_size_of_trains_does_not_change_the_losses() {
         for loss in [Loss::Independent(0.03), Loss::Bursts { start: 0.02, stop: 0.3, bad: 0.8, good: 0.001 }] {
             let whole = lost(loss, &[9_000], 11);
             assert_eq!(whole, lost(loss, &[1; 9_000], 11));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_end() {
+    fn probabilities_of_zero_and_one_terminate() {
         assert!(lost(Loss::Independent(0.0), &[u64::MAX / 4; 3], 1).is_empty());
         assert_eq!(lost(Loss::Bursts { start: 1.0, stop: 1.0, bad: 1.0, good: 0.0 }, &[10], 1), [0, 2, 4, 6, 8]);
         assert_eq!(lost(Loss::Bursts { start: 1.0, stop: 0.0, bad: 1.0, good: 0.0 }, &[4], 1), [0, 1, 2, 3]);

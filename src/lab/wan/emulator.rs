@@ -1,9 +1,9 @@
-//! The emulator's process: two TUN devices, one thread a direction, and the control socket.
+//! The emulator's process: two TUN devices, one thread per direction, and the control socket.
 //!
-//! A process of its own, not threads of the lab: its processor time can be told from the others', it survives a busy
-//! scenario, and a user can drive it by hand. It ends when its standard input does, so it never outlives a lab that
-//! crashed. It opens the two devices in the namespace it is started in; whoever starts it moves them to where they are
-//! the uplinks. Each direction owns its [`Link`]; commands reach it through a channel.
+//! It is a process of its own, not threads of the lab: its processor time can be measured separately, it keeps running
+//! in a busy scenario, and a user can control it by hand. It ends when its standard input ends, so it never outlives a
+//! lab that crashed. It opens the two devices in the namespace it is started in; its starter moves them to where they
+//! are the uplinks. Each direction owns its [`Link`]; commands reach it through a channel.
 
 use std::{
     io::{self, Read, Write},
@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
 
 use super::{
     control,
-    direction::{DirectionControl, Question},
+    direction::{DirectionHandle, Request},
     impairment::Impairment,
     link::Link,
     train::{Pool, Train},
@@ -34,12 +34,12 @@ use crate::{
     wire::virtio::VirtioHeader,
 };
 
-/// What the emulator needs to know at its start.
+/// The emulator's start options.
 #[derive(Clone, Debug)]
 pub struct EmulatorOptions {
-    /// Names of the two devices; the first is the end where "forth" begins.
+    /// Names of the two devices; `forth` goes from the first to the second.
     pub devices: [String; 2],
-    /// MTU of both.
+    /// MTU of both devices.
     pub mtu: u32,
     /// Where to listen for commands.
     pub control: PathBuf,
@@ -59,7 +59,7 @@ pub fn run(options: EmulatorOptions) -> io::Result<()> {
     let [near, far] = [open(&options.devices[0])?, open(&options.devices[1])?];
     let [forth, back] = options.impairments;
     let forth = start(near.clone(), far.clone(), Link::new(forth, options.seed))?;
-    // Two directions with equal fates would lose a question and its answer together.
+    // Two directions with the same seed would lose a request and its answer together.
     let back = start(far, near, Link::new(back, options.seed ^ 0x9e37_79b9_7f4a_7c15))?;
     control::listen(&options.control, [forth, back])?;
     println!("ready");
@@ -70,28 +70,29 @@ pub fn run(options: EmulatorOptions) -> io::Result<()> {
     Ok(())
 }
 
-fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<DirectionControl> {
+fn start(from: Arc<Tun>, to: Arc<Tun>, link: Link) -> io::Result<DirectionHandle> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let timer = Timer::new()?;
     poll.registry().register(&mut SourceFd(&from.as_raw_fd()), TUN, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
-    let (questions, inbox) = mpsc::channel();
+    let (requests, inbox) = mpsc::channel();
     let direction = Direction { from, to, link, poll, timer, inbox };
     thread::Builder::new().name("wan".to_owned()).spawn(move || {
         if let Err(error) = direction.run() {
             eprintln!("onwire-lab wan: a direction stopped: {error}");
         }
     })?;
-    Ok(DirectionControl::new(questions, waker))
+    Ok(DirectionHandle::new(requests, waker))
 }
 
 const TUN: Token = Token(0);
 const TIMER: Token = Token(1);
 const WAKER: Token = Token(2);
-/// Trains read in one turn before those that are due leave.
+/// Trains read in one turn before the due ones leave.
 const TURN: usize = 32;
-/// More than a device's queue holds; a sender that never pauses must not keep a change away.
+/// In this number of turns more trains are read than a device's queue holds. The bound keeps a sender that never pauses
+/// from delaying a change for ever.
 const TURNS_BEFORE_CHANGE: usize = 64;
 
 struct Direction {
@@ -100,7 +101,7 @@ struct Direction {
     link: Link,
     poll: Poll,
     timer: Timer,
-    inbox: Receiver<Question>,
+    inbox: Receiver<Request>,
 }
 
 impl Direction {
@@ -128,14 +129,14 @@ impl Direction {
         }
     }
 
-    /// Answers what was asked meanwhile; `false` when nobody can ask any more.
+    /// Answers the requests in the channel; `false` if no more can come.
     fn answer(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         loop {
             match self.inbox.try_recv() {
-                // Whoever asked may have gone away: then nobody misses the answer.
-                Ok(Question::Counters(asker)) => drop(asker.send(self.link.counters())),
-                Ok(Question::Set(changes, asker)) => {
-                    // What had left the sender before the change met the link as it was.
+                // The caller may be gone; then the answer is dropped.
+                Ok(Request::Counters(answer_to)) => drop(answer_to.send(self.link.counters())),
+                Ok(Request::Set(changes, answer_to)) => {
+                    // Datagrams that were sent before the change get the old properties.
                     for _ in 0..TURNS_BEFORE_CHANGE {
                         if self.read(buffer, Instant::now())? {
                             break;
@@ -151,7 +152,7 @@ impl Direction {
                         }
                         Err(error) => Err(error.to_string()),
                     };
-                    drop(asker.send(answer));
+                    drop(answer_to.send(answer));
                 }
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
@@ -159,7 +160,7 @@ impl Direction {
         }
     }
 
-    /// Reads trains until the device is dry or the turn is over; `true` when it is dry.
+    /// Reads trains until the device is empty or the turn is over; `true` if it is empty.
     fn read(&mut self, buffer: &mut Vec<u8>, now: Instant) -> io::Result<bool> {
         for _ in 0..TURN {
             let mut header = [0; VirtioHeader::LEN];
@@ -173,7 +174,7 @@ impl Direction {
             let header = VirtioHeader::from_native(header);
             let mut packet = self.link.buffer(length);
             if length > Pool::SMALL {
-                // Large packets change buffers with the reader instead of being copied.
+                // Large packets are swapped with the read buffer instead of copied.
                 packet.resize(Pool::LARGE, 0);
                 std::mem::swap(&mut packet, buffer);
                 packet.truncate(length);

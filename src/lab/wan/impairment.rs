@@ -1,7 +1,7 @@
-//! What the emulated WAN does to one direction, and the words that set it.
+//! The properties of one direction of the emulated WAN, and the syntax of their settings.
 //!
-//! One grammar for topology files (`wan: { delay: 25ms, loss: 1% }`), the command line and the control socket
-//! (`set loss 1%`). Describes only; [`super::link`] applies it.
+//! Topology files (`wan: { delay: 25ms, loss: 1% }`), the command line and the control socket (`set loss 1%`) share one
+//! grammar. [`super::link`] applies the properties.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub enum Passage {
     /// Datagrams enter and arrive.
     #[default]
     Open,
-    /// Nothing enters any more; what is in flight arrives. The cable was dug up at the near end.
+    /// Nothing enters any more, but what is in flight arrives: the cable was cut at the near end.
     Cut,
     /// Nothing enters and nothing in flight arrives.
     Blackhole,
@@ -23,15 +23,15 @@ pub enum Passage {
 /// The properties of one direction of the WAN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Impairment {
-    /// Time from entrance (after the queue) to exit.
+    /// Time from entry (after the queue) to exit.
     pub delay: Duration,
-    /// Up to this much more, uniformly; never changes the order.
+    /// Upper bound of a uniform random addition to the delay; never changes the order.
     pub jitter: Duration,
     /// Which datagrams are lost.
     pub loss: Loss,
-    /// Chance that a datagram is held back so that later ones overtake it.
+    /// Chance that a datagram is delayed so that later ones overtake it.
     pub reorder: f64,
-    /// For how long at most, uniformly.
+    /// Upper bound of that uniform random delay.
     pub reorder_delay: Duration,
     /// Chance that a datagram arrives twice.
     pub duplicate: f64,
@@ -39,7 +39,7 @@ pub struct Impairment {
     pub corrupt: f64,
     /// Bits per second of IP packets; `None`: unlimited.
     pub rate: Option<u64>,
-    /// Bytes that wait for their turn at `rate`; more are lost.
+    /// Bytes that may wait because of `rate`; more are lost.
     pub queue: u64,
     /// Longest IP packet that enters.
     pub mtu: usize,
@@ -73,13 +73,13 @@ pub enum SettingError {
     Key {
         /// The key as given.
         found: String,
-        /// A suggestion, or nothing.
+        /// A similar key, or empty.
         hint: String,
     },
     /// The value cannot be read.
     #[error("{key}: {source}")]
     Value {
-        /// The key whose value it is.
+        /// The key of the value.
         key: String,
         /// What is wrong with it.
         source: UnitError,
@@ -102,7 +102,7 @@ impl Impairment {
         "passage",
     ];
 
-    /// Changes one property: a key of [`KEYS`](Self::KEYS) and its value with unit. A mistake changes nothing.
+    /// Changes one property: a key of [`KEYS`](Self::KEYS) and its value with unit. An error changes nothing.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), SettingError> {
         let wrong = |source| SettingError::Value { key: key.to_owned(), source };
         match key {
@@ -124,7 +124,7 @@ impl Impairment {
         Ok(())
     }
 
-    /// One line of what differs from a perfect link.
+    /// Describes in one line how it differs from a perfect link.
     pub fn describe(&self) -> String {
         let perfect = Self::default();
         let mut parts = vec![format!("delay {:?}", self.delay)];
@@ -167,7 +167,7 @@ fn unknown_key(key: &str) -> SettingError {
     SettingError::Key { found: key.to_owned(), hint }
 }
 
-/// `1%`, or `bursts START STOP [BAD [GOOD]]`.
+/// Parses `1%` or `bursts START STOP [BAD [GOOD]]`.
 fn parse_loss(text: &str) -> Result<Loss, UnitError> {
     let mut words = text.split_whitespace();
     if words.next() != Some("bursts") {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_are_understood() {
+    fn a_burst_loss_is_parsed_and_described() {
         let mut impairment = Impairment::default();
         impairment.set("loss", "bursts 0.25% 25%").unwrap();
         assert_eq!(impairment.loss, Loss::Bursts { start: 0.0025, stop: 0.25, bad: 1.0, good: 0.0 });
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_say_what_is_allowed_and_change_nothing() {
+    fn an_error_names_what_is_allowed_and_changes_nothing() {
         let mut impairment = Impairment::default();
         let error = impairment.set("delai", "1ms").unwrap_err().to_string();
         assert!(

@@ -1,8 +1,9 @@
 //! One direction of the emulated WAN as a pure state machine on the caller's clock.
 //!
-//! A train passes the entrance (passage, MTU), the queue of the limited rate, then chance: lost, duplicated, corrupted or
-//! reordered datagrams are cut out of it, what lies between stays whole. It waits out its delay and is drained in order.
-//! Does no I/O, reads no clock and takes its randomness from one seed; never answers a sender (no ICMP).
+//! A train passes the entry (passage, MTU), then the queue of the limited rate, then the random events: lost,
+//! duplicated, corrupted or reordered datagrams are cut out of it, and the pieces between them stay whole. The pieces
+//! wait for their delay and leave in order. No I/O, no clock, all randomness from one seed; never answers a sender (no
+//! ICMP).
 
 use std::{
     collections::{BinaryHeap, VecDeque},
@@ -22,9 +23,9 @@ use crate::wire::{
     virtio::VirtioHeader,
 };
 
-/// Bytes that one direction holds at most: 50 ms at 40 Gbit/s.
+/// Upper bound of the bytes in one direction: 50 ms at 40 Gbit/s.
 const MEMORY: usize = 256 << 20;
-/// A train that takes longer than this at the limited rate travels in several parts, as it would on a wire.
+/// A train that takes longer than this at the limited rate is split into parts, as on a wire.
 const TRAIN_TIME: Duration = Duration::from_millis(1);
 
 /// One direction of the WAN.
@@ -37,9 +38,9 @@ pub struct Link {
     duplicate: Draw,
     corrupt: Draw,
     reorder: Draw,
-    /// When the limited rate has sent everything that was let in.
+    /// When the limited rate has sent everything that was accepted.
     busy_until: Option<Instant>,
-    /// When the latest train in `ordered` leaves: none behind it leaves earlier.
+    /// When the latest train in `ordered` leaves; later trains never leave earlier.
     last_release: Option<Instant>,
     ordered: VecDeque<Transit>,
     held_back: BinaryHeap<Transit>,
@@ -49,7 +50,7 @@ pub struct Link {
     pool: Pool,
 }
 
-/// A train between entrance and exit.
+/// A train between entry and exit.
 #[derive(Debug)]
 struct Transit {
     release: Instant,
@@ -59,7 +60,7 @@ struct Transit {
     train: Train,
 }
 
-/// What chance has decided for a datagram of the train at hand.
+/// What the random events do to one datagram of the current train.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fate {
     lost: bool,
@@ -69,7 +70,7 @@ struct Fate {
 }
 
 impl Link {
-    /// A link with these properties; the same seed and the same datagrams give the same fates.
+    /// A link with these properties; the same seed and the same datagrams give the same events.
     pub fn new(impairment: Impairment, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let loss = LossDraw::new(impairment.loss, &mut rng);
@@ -99,16 +100,16 @@ impl Link {
         &self.impairment
     }
 
-    /// What was done so far.
+    /// The counters so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Changes the properties. What is in flight keeps its delay, except that a blackhole swallows it.
+    /// Changes the properties. Datagrams in flight keep their delay, except that a blackhole drops them.
     pub fn set_impairment(&mut self, impairment: Impairment) {
         let old = std::mem::replace(&mut self.impairment, impairment);
         let new = &self.impairment;
-        // A model that did not change keeps its state, so that setting the delay does not end a burst.
+        // A model that did not change keeps its state, so that a new delay does not end a burst.
         if old.loss != new.loss {
             self.loss = LossDraw::new(new.loss, &mut self.rng);
         }
@@ -129,17 +130,17 @@ impl Link {
         }
     }
 
-    /// A buffer for a packet of `length` bytes, from those that came back by [`recycle`](Self::recycle).
+    /// A buffer for a packet of `length` bytes, from those returned by [`recycle`](Self::recycle).
     pub fn buffer(&mut self, length: usize) -> Vec<u8> {
         self.pool.take(length)
     }
 
-    /// Takes the buffer of a train that has left.
+    /// Takes back the buffer of a train that has left.
     pub fn recycle(&mut self, train: Train) {
         self.pool.put(train.packet);
     }
 
-    /// Tells that the receiving kernel refused a train that [`poll_train`](Self::poll_train) gave.
+    /// Records that the receiving kernel refused a train that [`poll_train`](Self::poll_train) returned.
     pub fn on_refused(&mut self, train: &Train) {
         let shape = shape_of(&train.header, &train.packet);
         self.counters.delivered -= shape.segments;
@@ -147,7 +148,7 @@ impl Link {
         self.counters.lost.refused += shape.segments;
     }
 
-    /// Lets a train enter.
+    /// Takes a train at the entry.
     pub fn handle_train(&mut self, train: Train, now: Instant) {
         let shape = shape_of(&train.header, &train.packet);
         self.counters.trains += 1;
@@ -198,14 +199,14 @@ impl Link {
         Some(transit.train)
     }
 
-    /// When the next train arrives, if one is on its way.
+    /// When the next train arrives, if one is in flight.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ordered = self.ordered.front().map(|transit| transit.release);
         let held = self.held_back.peek().map(|transit| transit.release);
         ordered.into_iter().chain(held).min()
     }
 
-    /// Decides for each datagram at once; `fates` stays empty when nothing befalls any.
+    /// Draws the events of all datagrams at once; `fates` stays empty without events.
     fn draw_fates(&mut self, segments: u64) {
         let Self { rng, fates, loss, duplicate, corrupt, reorder, .. } = self;
         let count = segments as usize;
@@ -220,7 +221,7 @@ impl Link {
         reorder.pass(segments, rng, |at| mark(at, |fate| fate.reordered = true));
     }
 
-    /// No limited rate: a train that nothing befalls is moved, not copied.
+    /// Without a limited rate: a train without events is moved, not copied.
     fn pass_whole(&mut self, train: Train, shape: Shape, now: Instant) {
         if self.fates.is_empty() {
             let release = self.release(now);
@@ -231,12 +232,12 @@ impl Link {
         }
     }
 
-    /// The queue in front of the limited rate: datagrams that find it full are lost, the others wait their turn.
+    /// The queue in front of the limited rate: datagrams are lost if it is full, otherwise they wait.
     fn pass_queue(&mut self, train: Train, shape: Shape, rate: u64, now: Instant) {
         let sending_time = |bytes: u64| Duration::from_secs_f64(bytes as f64 * 8.0 / rate as f64);
         let start = self.busy_until.map_or(now, |until| until.max(now));
         let waiting = ((start - now).as_secs_f64() * rate as f64 / 8.0) as u64;
-        // The datagram being sent does not wait: a queue of any size lets one through.
+        // The datagram being sent does not count as waiting, so a queue of any size lets one through.
         let room = self.impairment.queue.saturating_sub(waiting).max(if waiting == 0 { shape.each } else { 0 });
         let fitting = if shape.bytes <= room { shape.segments } else { (room / shape.each.max(1)).min(shape.segments) };
         self.counters.lost.queue += shape.segments - fitting;
@@ -260,7 +261,7 @@ impl Link {
         self.recycle(train);
     }
 
-    /// Sends the datagrams `from..to` on their way, in as few pieces as their fates allow.
+    /// Sends the datagrams `from..to`, in as few pieces as their events allow.
     fn pass_part(&mut self, train: &Train, shape: Shape, from: u64, to: u64, sent: Instant) {
         let release = self.release(sent);
         let mut at = from;
@@ -291,7 +292,7 @@ impl Link {
         self.fates.get(at as usize).copied().unwrap_or_default()
     }
 
-    /// A datagram that something befalls, but which is not lost.
+    /// Sends a single datagram that has an event but is not lost.
     fn pass_alone(&mut self, train: &Train, shape: Shape, at: u64, fate: Fate, release: Instant) {
         let (mut alone, alone_shape) = self.cut(train, shape, at, at + 1);
         if fate.corrupted && corrupt(&mut alone, &mut self.rng) {
@@ -351,7 +352,7 @@ impl Link {
         }
     }
 
-    /// A blackhole takes what is in flight.
+    /// Drops everything in flight, for a blackhole.
     fn swallow(&mut self) {
         self.counters.lost.blackhole += self.counters.in_flight;
         self.counters.in_flight = 0;
@@ -368,11 +369,11 @@ fn shape_of(header: &VirtioHeader, packet: &[u8]) -> Shape {
     Shape::new(header, packet, segments)
 }
 
-/// Flips one to three bits of the payload; `false` when there is none.
+/// Flips one to seven bits of one payload byte; `false` if there is no payload.
 ///
-/// A UDP checksum that the kernel left unfinished stays so, and is finished over the flipped bits: this is the router
-/// with bad memory that a checksum does not catch, and what a tunnel's own authentication is for. Any other packet
-/// keeps the checksum it was sent with.
+/// An unfinished UDP checksum stays unfinished, and the kernel completes it over the flipped bits: this models a router
+/// with bad memory, which the checksum does not detect but the tunnel's authentication must. Any other packet keeps the
+/// checksum it was sent with.
 fn corrupt(train: &mut Train, rng: &mut SmallRng) -> bool {
     let partial = train.header.flags & VirtioHeader::NEEDS_CSUM != 0;
     let is_udp = train.header.csum_offset == 6;
@@ -391,13 +392,13 @@ fn corrupt(train: &mut Train, rng: &mut SmallRng) -> bool {
         return false;
     }
     train.header.flags &= !VirtioHeader::DATA_VALID;
-    // Bits of one byte only: what flips in several can add up to the same Internet checksum, and TCP would believe it.
+    // Only one byte changes: changes in several bytes can give the same Internet checksum, and TCP would accept them.
     let at = rng.random_range(payload..train.packet.len());
     train.packet[at] ^= rng.random_range(1..=0x7f);
     true
 }
 
-// The heap gives the greatest first: the earliest is the greatest.
+// The heap returns the greatest element first, so the earliest transit must be the greatest.
 impl Ord for Transit {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (other.release, other.number).cmp(&(self.release, self.number))

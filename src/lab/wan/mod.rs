@@ -1,10 +1,11 @@
 //! The emulated WAN: delay, loss, bursts, reordering, duplication, corruption, rate, MTU, `cut` and `blackhole`.
 //!
 //! The kernel's netem is often missing, and it drops whole trains where a wire drops datagrams. Here [`link`] is a pure
-//! state machine for one direction, [`emulator`] the process that drives two of them between two TUN devices, and
-//! [`control`] changes them while they run. Not a model of any real network: it does what it is told and counts it.
+//! state machine for one direction, [`emulator`] is the process that runs two of them between two TUN devices, and
+//! [`control`] changes them at run time. It is not a model of any real network: it applies its settings and counts what
+//! it did.
 //!
-//! Start with [`link`]; [`impairment`] has the words that set it.
+//! Start with [`link`]; [`impairment`] defines its settings.
 
 pub mod control;
 pub mod counters;

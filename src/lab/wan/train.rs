@@ -1,28 +1,28 @@
-//! A packet or super-packet on its way through the emulator, and the memory it lives in.
+//! A packet or super-packet on its way through the emulator, and the memory pool for it.
 //!
-//! Says how long the datagrams of a super-packet are on a wire. Cuts nothing itself: that is [`crate::wire::segment`].
+//! Computes how long the datagrams of a super-packet are on a wire. [`crate::wire::segment`] splits them.
 
 use crate::wire::virtio::VirtioHeader;
 
 /// One packet, or one super-packet that stands for a train of equal datagrams.
 #[derive(Debug, Default)]
 pub struct Train {
-    /// What the sending kernel said of it.
+    /// The virtio header from the sending kernel.
     pub header: VirtioHeader,
     /// The packet.
     pub packet: Vec<u8>,
 }
 
-/// How a train would look on a wire.
+/// The size of a train on a wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Datagrams in it.
     pub segments: u64,
     /// Bytes of headers, repeated in each.
     pub headers: u64,
-    /// Bytes of every datagram but the last, headers included.
+    /// Bytes of every datagram except the last, headers included.
     pub each: u64,
-    /// Bytes of all of them.
+    /// Total bytes.
     pub bytes: u64,
 }
 
@@ -47,7 +47,7 @@ impl Shape {
     }
 }
 
-/// Bytes in front of the payload. The kernel's `hdr_len` may cover more than headers, so it is not asked.
+/// Bytes before the payload. The kernel's `hdr_len` is not used because it may cover more than the headers.
 pub fn headers_of(header: &VirtioHeader, packet: &[u8]) -> usize {
     let transport = usize::from(header.csum_start);
     let length = match header.gso_type & !VirtioHeader::GSO_ECN {
@@ -60,7 +60,7 @@ pub fn headers_of(header: &VirtioHeader, packet: &[u8]) -> usize {
     (transport + length).min(packet.len())
 }
 
-/// Buffers that were used before: small and large ones apart, both bounded.
+/// Buffers for reuse: small and large ones are kept separately, both up to a bound.
 #[derive(Debug, Default)]
 pub struct Pool {
     small: Vec<Vec<u8>>,
@@ -68,9 +68,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Packets up to this length are kept in small buffers, so that a link full of them stays small in memory.
+    /// Packets up to this length use small buffers, so that a link full of them uses little memory.
     pub const SMALL: usize = 2048;
-    /// The longest packet a TUN gives, and room to spare.
+    /// The longest packet from a TUN, and room to spare.
     pub const LARGE: usize = 66_000;
     const KEPT: usize = 4096;
 
@@ -85,7 +85,7 @@ impl Pool {
         buffer
     }
 
-    /// Takes a buffer back.
+    /// Takes a buffer for reuse.
     pub fn put(&mut self, buffer: Vec<u8>) {
         let kept = match buffer.capacity() {
             0..Self::SMALL => return,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_gives_back_what_fits() {
+    fn the_pool_returns_a_buffer_of_sufficient_size() {
         let mut pool = Pool::default();
         pool.put(pool_buffer(70_000));
         pool.put(pool_buffer(10));

@@ -1,6 +1,6 @@
 //! Generated files, and the checksum of a directory.
 //!
-//! The bytes come from a seed and do not compress. Knows files, not how they travel.
+//! The bytes come from a seed and do not compress.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use std::{
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use ring::digest;
 
-/// Bytes of each file but the last.
+/// Bytes of each file except the last.
 const FILE: u64 = 16 << 20;
 
 /// Fills `directory` with files of `bytes` in total.

@@ -6,21 +6,21 @@ use serde_json::Value;
 
 use crate::lab::{error::LabError, network::Network, process::Process};
 
-/// What one iperf3 run found.
+/// The result of one iperf3 run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bulk {
     /// Received, in bits per second.
     pub bits_per_second: f64,
     /// Received, in bytes.
     pub bytes: f64,
-    /// Segments that the sender's TCP sent again.
+    /// Segments that the sender's TCP retransmitted.
     pub retransmits: u64,
 }
 
-/// A bulk transfer to make.
+/// The settings of a bulk transfer.
 #[derive(Clone, Debug)]
 pub struct BulkPlan<'a> {
-    /// Names the logs.
+    /// Prefix of the logs.
     pub name: &'a str,
     /// The sending node.
     pub from: &'a str,
@@ -30,15 +30,15 @@ pub struct BulkPlan<'a> {
     pub address: IpAddr,
     /// Parallel flows.
     pub flows: u32,
-    /// For how long.
+    /// Its length.
     pub seconds: u64,
     /// The congestion control.
     pub congestion: &'a str,
-    /// What each flow holds itself to, in iperf3's words (`500M`); none: whatever TCP makes.
+    /// The rate limit of each flow, in the syntax of iperf3 (`500M`); none: no limit.
     pub rate: Option<&'a str>,
 }
 
-/// A bulk transfer under way. Dropping it ends it.
+/// A running bulk transfer. Dropping it ends it.
 #[derive(Debug)]
 pub struct RunningBulk {
     client: Process,
@@ -52,7 +52,7 @@ impl BulkPlan<'_> {
         self.start(network)?.finish()
     }
 
-    /// Begins it.
+    /// Starts it.
     pub fn start(&self, network: &Network<'_>) -> Result<RunningBulk, LabError> {
         let server_name = format!("{}-iperf-server", self.name);
         let [address, flows, seconds] = [self.address.to_string(), self.flows.to_string(), self.seconds.to_string()];
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_and_errors_are_read() {
+    fn results_and_errors_are_parsed() {
         let text = r#"{"end":{"sum_sent":{"retransmits":3},"sum_received":{"bits_per_second":8e9,"bytes":1e9}}}"#;
         assert_eq!(parse(text).unwrap(), Bulk { bits_per_second: 8e9, bytes: 1e9, retransmits: 3 });
         assert_eq!(parse(r#"{"end":{},"error":"busy"}"#).unwrap_err().to_string(), "iperf3: busy");

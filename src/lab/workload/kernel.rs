@@ -1,4 +1,4 @@
-//! What the kernel counted in a node: TCP segments sent and sent again, bytes a device received, trains it dropped.
+//! The kernel's counters in a node: TCP segments sent and retransmitted, bytes a device received, trains it dropped.
 
 use std::fs;
 
@@ -7,19 +7,19 @@ use crate::{
     lab::{error::LabError, network::Network},
 };
 
-/// TCP of a namespace since it exists.
+/// The TCP counters of a namespace since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
-    /// Segments sent, those sent again not included.
+    /// Segments sent, without retransmissions.
     pub sent: u64,
-    /// Segments sent again.
+    /// Segments retransmitted.
     pub retransmitted: u64,
     /// Retransmission timeouts.
     pub timeouts: u64,
 }
 
 impl TcpCounters {
-    /// Reads them in a node.
+    /// Reads the counters of a node.
     pub fn of(network: &Network<'_>, node: &str) -> Result<Self, LabError> {
         let text = network.run(node, &["cat", "/proc/net/snmp", "/proc/net/netstat"])?;
         Self::parse(&text).ok_or_else(|| LabError::Sentence("this kernel has no TCP counters in /proc/net".to_owned()))
@@ -43,7 +43,7 @@ impl TcpCounters {
     }
 }
 
-/// Trains that a device of a node dropped because nobody read them in time.
+/// Trains that a device of a node dropped because its reader was too slow.
 pub fn dropped_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
     let text = network.run(node, &["ip", "-j", "-s", "link", "show", "dev", device])?;
     let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -51,8 +51,8 @@ pub fn dropped_by_device(network: &Network<'_>, node: &str, device: &str) -> Res
     dropped.ok_or_else(|| LabError::Sentence(format!("`ip -j -s link` says nothing of drops of {device}")))
 }
 
-/// Bytes that a device of a node has received, with the headers of the link. Read without a command: that would take
-/// from the speed of which this is a measure.
+/// Bytes that a device of a node has received, with link-layer headers. Read without starting a command, because that
+/// would reduce the speed being measured.
 pub fn received_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
     let path = "/proc/thread-self/net/dev";
     let read = || NetworkNamespace::named(&network.namespace(node))?.run(|| fs::read_to_string(path))?;
@@ -60,13 +60,13 @@ pub fn received_by_device(network: &Network<'_>, node: &str, device: &str) -> Re
     received(&text, device).ok_or_else(|| LabError::Sentence(format!("{path} says nothing of {device} in {node}")))
 }
 
-/// A line for each device: its name, and first of all the bytes it received.
+/// Parses one line per device: its name, then its counters, of which the first is the received bytes.
 fn received(text: &str, device: &str) -> Option<u64> {
     let (_, counts) = text.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim() == device)?;
     counts.split_whitespace().next()?.parse().ok()
 }
 
-/// Pairs of lines: names, then values, each after the same label.
+/// Parses pairs of lines: names, then values, each after the same label.
 fn counter(text: &str, label: &str, name: &str) -> Option<u64> {
     let mut lines = text.lines().filter(|line| line.split_whitespace().next() == Some(label));
     let (names, values) = (lines.next()?, lines.next()?);

@@ -1,4 +1,4 @@
-//! Many flows at once: a datagram from each of many ports, so that an appliance has a full table to look into.
+//! Many flows at once: one datagram from each of many ports, to fill an appliance's flow table.
 
 use std::{
     io,
@@ -13,14 +13,15 @@ use crate::{
 };
 
 const FIRST_PORT: u16 = 10_000;
-/// A TUN holds 500 packets and drops what comes on top.
+/// A TUN queues 500 packets and drops the rest.
 const AT_ONCE: u16 = 100;
 const REST: Duration = Duration::from_millis(2);
 
-/// Sends a datagram from each of `flows` ports of node `from` to `address` of node `to`, where nobody reads them.
+/// Sends a datagram from each of `flows` ports of node `from` to `address` of node `to`, where a socket receives but
+/// does not read them.
 pub fn gather(network: &Network<'_>, from: &str, to: &str, address: IpAddr, flows: u16) -> Result<(), LabError> {
     let send = || -> io::Result<()> {
-        // The port must be open: refusals would come back.
+        // The port must be open, otherwise ICMP errors would come back.
         let end = NetworkNamespace::named(&network.namespace(to))?.run(|| UdpSocket::bind((address, 0)))??;
         let goal = end.local_addr()?;
         NetworkNamespace::named(&network.namespace(from))?.run(|| {

@@ -1,8 +1,8 @@
-//! Real programs that send through a lab, and what the kernel says of them.
+//! Real programs that send traffic through a lab, and the kernel's counters of it.
 //!
-//! Some run programs that a user has ([`rsync`], [`iperf`], [`pgbench`]), others are threads of the lab with sockets inside
-//! the nodes ([`stream`], [`request_response`], [`steady_writes`], [`many_flows`], [`rows`]). [`data`] makes what is sent, [`kernel`] reads
-//! counters. What a result proves is not decided here.
+//! Some run programs that a user has ([`rsync`], [`iperf`], [`pgbench`]); others are threads of the lab with sockets
+//! inside the nodes ([`stream`], [`request_response`], [`steady_writes`], [`many_flows`], [`rows`]). [`data`] generates
+//! files, [`kernel`] reads counters. The scenario decides what a result proves.
 //!
 //! Start with [`stream`], which shows how a socket is made inside a node.
 

@@ -1,29 +1,29 @@
-//! pgbench, the load generator that comes with PostgreSQL: what it says while it runs and in the end.
+//! Parses the output of pgbench, the load generator of PostgreSQL, during a run and at its end.
 //!
-//! Reads its words; [`crate::lab::servers::postgres_pair`] starts it. Knows nothing of replication.
+//! [`crate::lab::servers::postgres_pair`] starts pgbench. Replication is not known here.
 
-/// What pgbench found.
+/// The result of a pgbench run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Benchmark {
-    /// Transactions that it was told are committed.
+    /// Transactions that were acknowledged as committed.
     pub transactions: u64,
     /// Transactions that failed.
     pub failed: u64,
-    /// The mean time that a transaction took, in milliseconds.
+    /// The mean time of a transaction, in milliseconds.
     pub latency_ms: f64,
-    /// Transactions a second.
+    /// Transactions per second.
     pub speed: f64,
-    /// What it complained of, line by line.
+    /// The lines with errors and warnings.
     pub complaints: Vec<String>,
 }
 
-/// Words of a line that complains; pgbench and the server's messages in it have no others.
+/// Words that mark a line with an error or a warning, of pgbench or of the server.
 const COMPLAINTS: [&str; 4] = ["error", "fatal", "aborted", "warning"];
 
 impl Benchmark {
-    /// What the output of a run says.
+    /// Parses the output of a run.
     pub fn parse(output: &str) -> Self {
-        let number = |name: &str| output.lines().find_map(|line| number_behind(line, name)).unwrap_or_default();
+        let number = |name: &str| output.lines().find_map(|line| number_after(line, name)).unwrap_or_default();
         let complains = |line: &&str| {
             let line = line.to_lowercase();
             COMPLAINTS.iter().any(|word| line.contains(word))
@@ -38,14 +38,14 @@ impl Benchmark {
     }
 }
 
-/// Transactions a second as the last line about the progress (`--progress`) has it.
+/// Transactions per second in the last progress line (`--progress`).
 pub fn speed_now(output: &str) -> Option<f64> {
     let line = output.lines().rev().find(|line| line.starts_with("progress: "))?;
-    number_behind(line.split(" s, ").nth(1)?, "")
+    number_after(line.split(" s, ").nth(1)?, "")
 }
 
-/// The number that stands behind `name` at the beginning of a line.
-fn number_behind(line: &str, name: &str) -> Option<f64> {
+/// The number after `name` at the beginning of a line.
+fn number_after(line: &str, name: &str) -> Option<f64> {
     let rest = line.strip_prefix(name)?;
     let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     rest[..end].parse().ok()
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_is_read_to_its_end() {
+    fn the_output_of_a_run_is_parsed() {
         let output = "pgbench (15.14 (Debian 15.14-0+deb12u1))\nprogress: 1.0 s, 345.9 tps, lat 88.0 ms stddev 40.1, 0 failed\n\
              progress: 2.0 s, 401.0 tps, lat 80.0 ms stddev 39.9, 0 failed\ntransaction type: <builtin: TPC-B (sort of)>\n\
              scaling factor: 4\nnumber of clients: 32\nmaximum number of tries: 1\nduration: 2 s\n\
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn complaints_are_kept() {
+    fn lines_with_errors_and_warnings_are_kept() {
         for line in [
             "pgbench: error: client 3 script 0 aborted in command 9 query 0: ERROR:  deadlock detected",
             "WARNING:  canceling wait for synchronous replication due to user request",

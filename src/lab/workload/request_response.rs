@@ -1,6 +1,6 @@
-//! Interactive traffic: small requests over TCP, each answered before the next, and how long that takes.
+//! Interactive traffic: small requests over TCP, each answered before the next, and the time that takes.
 //!
-//! The sockets are made inside the nodes' namespaces; the threads stay with the lab.
+//! The sockets are made inside the nodes' namespaces; the threads belong to the lab's process.
 
 use std::{
     io::{self, Read, Write},
@@ -21,10 +21,10 @@ use crate::{
 const REQUEST: usize = 100;
 const ANSWER: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(20);
-/// An answer that takes longer than this ends the request_response as broken.
+/// An answer that takes longer than this is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request_response that goes on until it is asked to finish.
+/// Requests and answers until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct RequestResponse {
     is_over: Arc<AtomicBool>,
@@ -32,12 +32,12 @@ pub struct RequestResponse {
     answering: JoinHandle<io::Result<()>>,
 }
 
-/// How long answers took, sorted.
+/// The times of the answers, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Vec<Duration>);
 
 impl RequestResponse {
-    /// Starts asking from node `from` at `address` of node `to`.
+    /// Starts requests from node `from` to `address` of node `to`.
     pub fn start(network: &Network<'_>, from: &str, to: &str, address: IpAddr) -> Result<Self, LabError> {
         let enter = |node: &str| NetworkNamespace::named(&network.namespace(node));
         let open = || -> io::Result<_> {
@@ -61,7 +61,7 @@ impl RequestResponse {
         })
     }
 
-    /// Ends the request_response and gives back how long each answer took.
+    /// Ends the traffic and returns the time of each answer.
     pub fn finish(self) -> Result<Latencies, LabError> {
         self.is_over.store(true, Ordering::Relaxed);
         let asked = self.asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -74,7 +74,7 @@ impl RequestResponse {
 }
 
 impl Latencies {
-    /// Answers received.
+    /// The number of answers.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_the_nearest_rank() {
+    fn percentiles_use_the_nearest_rank() {
         let latencies = Latencies((1..=200).map(Duration::from_millis).collect());
         assert_eq!(latencies.percentile_ms(50.0), 100.0);
         assert_eq!(latencies.percentile_ms(99.0), 198.0);

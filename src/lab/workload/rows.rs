@@ -1,6 +1,6 @@
-//! Rows: several clients insert into a database, one row a transaction, and remember what they were told.
+//! Rows: several clients insert into a database, one row per transaction, and record the acknowledged rows.
 //!
-//! An id is unique over all clients. A client stops when its server does. Knows nothing of replication.
+//! An id is unique over all clients. A client stops when its server does. Replication is not known here.
 
 use std::{
     io,
@@ -18,46 +18,46 @@ use crate::lab::{error::LabError, servers::postgres::Postgres};
 
 /// The table of the rows.
 pub const TABLE: &str = "CREATE TABLE items (id bigint PRIMARY KEY, words text NOT NULL)";
-/// Every id that a server has.
+/// Selects every id that a server has.
 pub const IDS: &str = "SELECT id FROM items";
-/// Ids of one client.
+/// Number of ids reserved for each client.
 const EACH: u64 = 1 << 32;
 
-/// Writes the row of an id; returns when the server says that it is safe, as far as it was asked to.
+/// Writes the row of an id; returns when the server has acknowledged it at the requested level.
 pub type Write = Box<dyn FnMut(u64) -> io::Result<()> + Send>;
 
-/// A row that its client was told is committed.
+/// A row that was acknowledged as committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// Its id.
     pub id: u64,
-    /// When the client was told.
+    /// When the client received the acknowledgement.
     pub at: Instant,
     /// How long the client waited.
     pub wait: Duration,
 }
 
-/// How clients behave.
+/// The settings of the clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClientPlan<'p> {
-    /// How many there are, each with a session of its own.
+    /// The number of clients, each with a session of its own.
     pub clients: u64,
-    /// The first id of the first client: tells one many_flows from the next.
+    /// The first id of the first client, to separate the ids of several groups of clients.
     pub from: u64,
-    /// Bytes of a row besides its id.
+    /// Bytes of a row, without its id.
     pub bytes: usize,
-    /// Run in each session first, for its settings.
+    /// SQL that each session runs first, for its settings.
     pub before: &'p str,
-    /// When each writes.
+    /// When each client writes.
     pub rhythm: Rhythm,
 }
 
-/// When a client writes: some rows, each as soon as the one before is acknowledged, then a pause.
+/// When a client writes: some rows, each as soon as the previous one is acknowledged, then a pause.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rhythm {
-    /// Rows between two pauses; 0 is as 1.
+    /// Rows between two pauses; 0 counts as 1.
     pub burst: u64,
-    /// Between a burst and the next.
+    /// The pause between two bursts.
     pub pause: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Rhythm {
         Self { burst: 1, pause }
     }
 
-    /// Whether a client that has written so many rows pauses now.
+    /// Whether a client pauses after `written` rows.
     fn pauses_after(&self, written: u64) -> bool {
         written.is_multiple_of(self.burst.max(1))
     }
@@ -85,7 +85,7 @@ impl Committed {
     }
 }
 
-/// Clients that insert until they are asked to finish or their server dies.
+/// Clients that insert until [`finish`](Self::finish) or the end of their server.
 #[derive(Debug)]
 pub struct Clients {
     is_over: Arc<AtomicBool>,
@@ -109,7 +109,7 @@ impl Clients {
         Ok(Self::start_with(writers.collect::<Result<_, LabError>>()?, plan.from, plan.rhythm))
     }
 
-    /// Starts a client for each way to write a row of an id and wait until it is acknowledged.
+    /// Starts one client for each of `writers`.
     pub fn start_with(writers: Vec<Write>, from: u64, rhythm: Rhythm) -> Self {
         let (is_over, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let start = |(client, write): (u64, Write)| {
@@ -125,7 +125,7 @@ impl Clients {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Asks them to end and waits until each has the answer that it waits for; false when some has not by then.
+    /// Asks the clients to end and waits until each has its outstanding answer; `false` if one has none within `limit`.
     pub fn wait_idle(&self, limit: Duration) -> bool {
         self.is_over.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + limit;
@@ -138,7 +138,7 @@ impl Clients {
         true
     }
 
-    /// Ends them, after the row that each waits for, and gives back what they were told.
+    /// Ends the clients after their outstanding rows, and returns the acknowledged rows.
     pub fn finish(self) -> Vec<Committed> {
         self.is_over.store(true, Ordering::Relaxed);
         let told =
@@ -147,8 +147,8 @@ impl Clients {
     }
 }
 
-/// Text that a server cannot make shorter: what a row is said to weigh is what travels. PostgreSQL compresses a value of
-/// more than 2 KB, and one of equal letters to next to nothing.
+/// Text that does not compress, so that the size of a row is also the size on the wire. PostgreSQL compresses a value
+/// of more than 2 KB, and equal letters to almost nothing.
 fn words(bytes: usize) -> String {
     SmallRng::seed_from_u64(1).sample_iter(Alphanumeric).take(bytes).map(char::from).collect()
 }
@@ -160,7 +160,7 @@ fn insert(mut write: Write, first: u64, rhythm: Rhythm, is_over: &AtomicBool, co
             break;
         }
         let begin = Instant::now();
-        // An error is the end of the server: what it has not answered, nobody was told.
+        // An error means the end of the server; an unanswered row was not acknowledged.
         if write(id).is_err() {
             break;
         }
@@ -213,10 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_weighs_what_it_says() {
+    fn the_text_of_a_row_does_not_compress() {
         let words = words(4096);
         assert_eq!(words.len(), 4096);
-        // A text of equal or repeated parts would travel as next to nothing.
+        // Text with equal or repeated parts would compress to almost nothing.
         let mut parts: Vec<&str> = (0..4092).map(|at| &words[at..at + 4]).collect();
         parts.sort_unstable();
         parts.dedup();

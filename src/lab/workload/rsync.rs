@@ -1,7 +1,7 @@
-//! A directory copied with rsync to a daemon that serves one directory of the run.
+//! Copies a directory with rsync to a daemon that serves one directory of the run.
 //!
-//! A daemon that believes to be root changes its groups, which the kernel refuses to the root of an ordinary user's
-//! namespace. There the daemon runs in a second user namespace, in which it is not root and does not try.
+//! An rsync daemon that runs as root calls `setgroups`, which the kernel refuses to root in an ordinary user's
+//! namespace. In that case the daemon runs in a second user namespace, in which it is not root and does not call it.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -24,12 +24,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon in `node` that takes files into `directory`.
+    /// Starts a daemon in `node` that accepts files into `directory`.
     pub fn start(network: &Network<'_>, node: &str, address: IpAddr, directory: &Path) -> Result<Self, LabError> {
         let root = path_text(directory)?;
         let lock = path_text(&network.trace().directory().join("rsync.lock"))?;
         let is_nested = private::setgroups_is_denied();
-        // Without these two a daemon of root writes as nobody; any other daemon writes as itself.
+        // Without these two settings a daemon that runs as root writes as `nobody`; any other daemon writes as itself.
         let user = if is_nested { "" } else { "  uid = 0\n  gid = 0\n" };
         let text = format!("use chroot = no\nlock file = {lock}\n[data]\n  path = {root}\n  read only = no\n{user}");
         std::fs::create_dir_all(directory).map_err(LabError::doing(format!("create {root}")))?;
@@ -51,12 +51,12 @@ impl Daemon {
         Ok(Self { _process: process, at: SocketAddr::new(address, PORT), is_nested })
     }
 
-    /// Whether it runs in a user namespace of its own because this one may not set groups.
+    /// Whether it runs in a user namespace of its own because `setgroups` is denied in this one.
     pub fn is_nested(&self) -> bool {
         self.is_nested
     }
 
-    /// Starts copying what is in `directory` from `node` to a directory of this name at the daemon.
+    /// Starts to copy the content of `directory` from `node` to a directory of this name at the daemon.
     pub fn copy(&self, network: &Network<'_>, node: &str, directory: &Path, name: &str) -> Result<Process, LabError> {
         let from = format!("{}/", path_text(directory)?);
         let to = format!("rsync://{}/data/{name}/", self.at);

@@ -1,7 +1,7 @@
-//! Small writes at a steady pace, over TCP and over UDP, that never wait for the network.
+//! Small writes at a steady rate, over TCP and over UDP, that never wait for the network.
 //!
-//! TCP falls silent when nothing is acknowledged any more; UDP does not, so that there is always something new that could
-//! be called protected. Nobody reads what UDP carries.
+//! TCP stops sending when nothing is acknowledged any more; UDP does not, so that there are always new bytes that could
+//! be called protected. No program reads the UDP data.
 
 use std::{
     io::{self, Write},
@@ -23,7 +23,7 @@ use crate::{
 const WRITE: [u8; 200] = [7; 200];
 const PACE: Duration = Duration::from_millis(2);
 
-/// A steady_writes that flows when it is told to, until it is ended.
+/// Steady writes that can be switched on and off, until [`end`](Self::end).
 #[derive(Debug)]
 pub struct SteadyWrites {
     switches: Arc<Switches>,
@@ -39,11 +39,11 @@ struct Switches {
 }
 
 impl SteadyWrites {
-    /// Makes the connections from node `from` to `address` of node `to`; nothing flows yet.
+    /// Opens the connections from node `from` to `address` of node `to`; writes nothing yet.
     pub fn open(network: &Network<'_>, from: &str, to: &str, address: IpAddr) -> Result<Self, LabError> {
         let stream = Sink::listen(network, from, to, address)?.open(None)?;
         let open = || -> io::Result<_> {
-            // The port must be open: refusals would end the flow.
+            // The port must be open, otherwise ICMP errors would end the flow.
             let end = NetworkNamespace::named(&network.namespace(to))?.run(|| UdpSocket::bind((address, 0)))??;
             let any = SocketAddr::new([0, 0, 0, 0].into(), 0);
             let udp = NetworkNamespace::named(&network.namespace(from))?.run(|| UdpSocket::bind(any))??;
@@ -60,12 +60,12 @@ impl SteadyWrites {
         Ok(Self { switches, sending, stream, _end: end })
     }
 
-    /// Lets it flow, or stops it.
+    /// Switches the writes on or off.
     pub fn set_flowing(&self, is_flowing: bool) {
         self.switches.is_flowing.store(is_flowing, Ordering::Relaxed);
     }
 
-    /// Ends it.
+    /// Ends the writes and the connections.
     pub fn end(self) {
         self.switches.is_over.store(true, Ordering::Relaxed);
         let _ = self.sending.join();
@@ -76,7 +76,7 @@ impl SteadyWrites {
 fn send(udp: &UdpSocket, mut tcp: TcpStream, switches: &Switches) {
     while !switches.is_over.load(Ordering::Relaxed) {
         if switches.is_flowing.load(Ordering::Relaxed) {
-            // What the network does not take now is not sent: the next write is due soon.
+            // Data that the network does not accept now is not sent; the next write is due soon.
             let _ = udp.send(&WRITE);
             let _ = tcp.write(&WRITE);
         }

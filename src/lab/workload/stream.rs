@@ -1,7 +1,7 @@
-//! One-way TCP: a program at one site writes into a connection, and the application at the other counts what it gets.
+//! One-way TCP: a program at one site writes into a connection, and the application at the other counts the bytes.
 //!
-//! The sockets are made inside the nodes' namespaces; the threads stay with the lab. What arrives is counted, not
-//! compared: TCP delivers bytes in order or not at all.
+//! The sockets are made inside the nodes' namespaces; the threads belong to the lab's process. The bytes are counted,
+//! not compared: TCP delivers them in order or not at all.
 
 use std::{
     io::{self, Read},
@@ -22,12 +22,12 @@ use crate::{
     notify::message::FlowKey,
 };
 
-/// How long a connection may take to come about.
+/// How long a connection may take to open.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A first packet that is lost is sent again after a second, by this machine's TCP: rather begin anew.
+/// Time of one attempt: this host's TCP retransmits a lost SYN only after a second, so a new attempt is faster.
 const ATTEMPT: Duration = Duration::from_millis(300);
 
-/// Where streams end.
+/// The receiving end of streams.
 #[derive(Debug)]
 pub struct Sink {
     listener: TcpListener,
@@ -35,10 +35,10 @@ pub struct Sink {
     from: NetworkNamespace,
 }
 
-/// A connection and what arrives of it.
+/// A connection, and the bytes that arrive on it.
 #[derive(Debug)]
 pub struct Stream {
-    /// The end of the program that writes.
+    /// The socket of the writing program.
     pub near: TcpStream,
     key: FlowKey,
     far: TcpStream,
@@ -59,12 +59,13 @@ impl Sink {
         open().map_err(LabError::doing(format!("listen at {address} in {to}")))
     }
 
-    /// Opens a stream, from a given port when there is one: then it looks like an earlier one from there.
+    /// Opens a stream; a given `port` makes it look like an earlier stream from that port.
     pub fn open(&self, port: Option<u16>) -> Result<Stream, LabError> {
         self.open_watched(port, |_, _| ())
     }
 
-    /// The same; `look` is called with how many bytes the far application has, and when it had read them.
+    /// Like [`open`](Self::open); `look` is called with the total of bytes that the far application has read, and the
+    /// time.
     pub fn open_watched(
         &self,
         port: Option<u16>,
@@ -84,16 +85,16 @@ impl Sink {
         }
     }
 
-    /// Where it listens.
+    /// Its listen address.
     pub fn address(&self) -> SocketAddr {
         self.at
     }
 
-    /// Opens a stream through a gate that listens at `gate` and connects to this sink. What its key says is the leg
-    /// to the gate, which no appliance sees.
+    /// Opens a stream through a gate that listens at `gate` and connects to this sink. Its key is that of the leg to
+    /// the gate, which no appliance sees.
     pub fn open_through(&self, gate: SocketAddr) -> Result<Stream, LabError> {
         let open = || -> io::Result<Stream> {
-            // What an earlier attempt had given up.
+            // Connections that an earlier attempt abandoned.
             while self.listener.accept().is_ok() {}
             let near = self.from.run(|| TcpStream::connect_timeout(&gate, PATIENCE))??;
             near.set_nodelay(true)?;
@@ -122,7 +123,7 @@ impl Sink {
         let deadline = Instant::now() + ATTEMPT;
         let far = loop {
             match self.listener.accept() {
-                // Others may wait here that an earlier attempt had given up.
+                // Connections that an earlier attempt abandoned may be in the queue.
                 Ok((far, from)) if from == own => break far,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
@@ -141,7 +142,7 @@ impl Sink {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, port))?;
-        // The time to send also bounds connecting.
+        // The send timeout also bounds `connect`.
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(ATTEMPT))?;
         connect(&socket, &to)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
@@ -169,7 +170,7 @@ impl Stream {
         Ok(Self { key, near, far, received, reading })
     }
 
-    /// The flow it is to an appliance.
+    /// The flow as an appliance sees it.
     pub fn key(&self) -> FlowKey {
         self.key
     }
@@ -179,7 +180,8 @@ impl Stream {
         self.received.load(Ordering::Acquire)
     }
 
-    /// Waits until the far application has `wanted` bytes, or has got nothing for as long as `quiet`; gives what it has.
+    /// Waits until the far application has `wanted` bytes, or has received nothing for `quiet`; returns the number of
+    /// bytes.
     pub fn drain(&self, wanted: u64, quiet: Duration) -> u64 {
         let (mut last, mut since) = (self.received(), Instant::now());
         while last < wanted && since.elapsed() < quiet {
@@ -192,13 +194,13 @@ impl Stream {
         last
     }
 
-    /// Ends both programs at once: nothing is sent again, and nobody waits for the other end.
+    /// Ends both ends at once with a reset: nothing is retransmitted, and neither end waits for the other.
     pub fn abort(self) {
         for end in [&self.near, &self.far] {
-            // Without it the connection would be ended politely, and what was not delivered be sent again.
+            // A linger time of zero sends a reset instead of an orderly close with retransmissions.
             let _ = sockopt::set_socket_linger(end, Some(Duration::ZERO));
         }
-        // The reader has a handle of its own: only a shutdown wakes it.
+        // The reader thread has a duplicate of the socket; only a shutdown wakes it.
         let _ = self.far.shutdown(std::net::Shutdown::Read);
         drop(self.near);
         drop(self.far);

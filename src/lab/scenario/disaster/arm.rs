@@ -1,39 +1,39 @@
-//! What is compared in a disaster: when a write is acknowledged, and what protects it on the way; and how many repair
-//! symbols a loss deserves.
+//! The arms of a disaster: when a write counts as acknowledged, and what protects it on the way; and the number of
+//! repair symbols for a loss.
 //!
-//! The mathematics is that of independent losses, which is what the emulator does. Runs nothing.
+//! The mathematics assumes independent losses, as the emulator produces them. Runs nothing.
 
 use crate::lab::error::LabError;
 
 /// Source symbols of a full block.
 pub const BLOCK_SYMBOLS: u32 = 32;
-/// The chance of losing a full block that the arms with enough repair are dimensioned for, at most.
+/// Upper bound of the chance to lose a full block, for the arms with enough repair.
 const RESIDUAL: f64 = 1e-9;
 
 /// A loss that one repair symbol does not survive.
 const MUCH_LOSS: f64 = 0.05;
 
-/// When a write is acknowledged, and how it travels.
+/// When a write counts as acknowledged, and how it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arm {
-    /// When it is protected.
+    /// Acknowledged when it is protected.
     NetworkSync,
-    /// When the own host has it; over the plain route.
+    /// Acknowledged when the local host has it; over the plain route.
     LocalSync,
-    /// When the own host has it; through the appliances.
+    /// Acknowledged when the local host has it; through the appliances.
     LocalSyncFec,
-    /// When it has been sent; through appliances that add no repair symbols.
+    /// Acknowledged when it has been sent; through appliances that add no repair symbols.
     NetworkSyncNoRepair,
-    /// When it is protected, with one repair symbol however many are lost.
+    /// Acknowledged when it is protected, with one repair symbol at any loss.
     TooLittleRepair,
 }
 
 impl Arm {
-    /// Every arm, the one that must not lose first.
+    /// Every arm; the first is the one that must not lose anything.
     pub const ALL: [Self; 5] =
         [Self::NetworkSync, Self::LocalSync, Self::LocalSyncFec, Self::NetworkSyncNoRepair, Self::TooLittleRepair];
 
-    /// Its name for people and programs.
+    /// Its name in output and options.
     pub fn name(self) -> &'static str {
         match self {
             Self::NetworkSync => "network-sync",
@@ -44,7 +44,7 @@ impl Arm {
         }
     }
 
-    /// Those that the user named, or all.
+    /// The arms that the user named, or all.
     pub fn chosen(names: &[String]) -> Result<Vec<Self>, LabError> {
         let find = |name: &String| {
             Self::ALL.into_iter().find(|arm| arm.name() == name).ok_or_else(|| {
@@ -60,13 +60,13 @@ impl Arm {
         self != Self::LocalSync
     }
 
-    /// Whether a write waits until it is called protected.
+    /// Whether a write waits for the notification that it is protected.
     pub fn waits_for_protection(self) -> bool {
         matches!(self, Self::NetworkSync | Self::TooLittleRepair)
     }
 
-    /// At which of the chosen losses it is tried. Too little repair shows only where it is much too little: what is lost must
-    /// be lost in the last moment, before TCP has sent it again.
+    /// The chosen losses at which the arm is tried. Too little repair shows only at a high loss: the data must be lost
+    /// in the last moment, before TCP has retransmitted it.
     pub fn losses(self, chosen: &[f64]) -> Vec<f64> {
         match self {
             Self::TooLittleRepair => vec![chosen.iter().copied().fold(MUCH_LOSS, f64::max)],
@@ -84,7 +84,7 @@ impl Arm {
     }
 }
 
-/// The fewest repair symbols that leave at most [`RESIDUAL`].
+/// The smallest number of repair symbols that leaves at most [`RESIDUAL`].
 fn repair_for(loss: f64) -> u32 {
     (1..).find(|repair| residual(BLOCK_SYMBOLS, *repair, loss) <= RESIDUAL).unwrap_or(BLOCK_SYMBOLS)
 }
@@ -98,7 +98,7 @@ pub fn residual(source: u32, repair: u32, loss: f64) -> f64 {
         return 1.0;
     }
     let all = source + repair;
-    // The chance of exactly `lost`, from that of one fewer; the tail is summed from where it begins.
+    // The chance of exactly `lost` losses, computed from that of one fewer; the tail sums those above `repair`.
     let mut exactly = (1.0 - loss).powi(all as i32);
     let mut tail = 0.0;
     for lost in 1..=all {
@@ -115,9 +115,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_that_of_the_binomial_distribution() {
+    fn the_residual_is_the_tail_of_the_binomial_distribution() {
         let near = |found: f64, wanted: f64| (found / wanted - 1.0).abs() < 1e-6;
-        // By hand: all of three lost; more than none of three; more than one of three.
+        // Computed by hand: all of three lost; more than none of three; more than one of three.
         assert!(near(residual(1, 2, 0.1), 0.001));
         assert!(near(residual(3, 0, 0.1), 1.0 - 0.729));
         assert!(near(residual(2, 1, 0.1), 3.0 * 0.01 * 0.9 + 0.001));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn enough_repair_is_enough_and_no_more() {
+    fn the_repair_is_the_smallest_number_that_suffices() {
         for loss in [0.001, 0.005, 0.01, 0.05] {
             let repair = Arm::NetworkSync.repair(loss);
             assert!(residual(BLOCK_SYMBOLS, repair, loss) <= RESIDUAL);

@@ -1,6 +1,6 @@
-//! What `onwire drain` says at the mirror after a disaster, and whether it was right.
+//! The verdict of `onwire drain` at the mirror after a disaster, and whether it was right.
 //!
-//! It is run as an operator runs it, and read as a program reads it: exit code and JSON. Knows nothing of how it judges.
+//! The lab runs it as an operator does, and reads it as a program does: exit code and JSON.
 
 use std::{fmt, path::Path};
 
@@ -13,37 +13,39 @@ use crate::lab::{
     trace::Trace,
 };
 
-/// The least that travels of a block: one source and one repair symbol. Fewer lost datagrams leave something to hear of.
+/// The smallest number of datagrams of a block: one source and one repair symbol. If fewer are lost, some datagram of
+/// the block arrives.
 const LEAST_BLOCK: u64 = 2;
-/// Exit codes of a verdict; another one is no verdict.
+/// Exit codes that come with a verdict; any other is an error.
 const CODES: [i32; 2] = [0, 1];
 
-/// What it comes to.
+/// The verdict of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing is known to be missing.
     Complete,
-    /// What was being sent when the sender ended is there in part.
+    /// The data that was being sent when the sender ended has arrived only in part.
     Unfinished,
-    /// Something that may have been called protected is missing.
+    /// Data that may have been called protected is missing.
     Incomplete,
 }
 
 /// One drain.
 #[derive(Clone, Copy, Debug)]
 pub struct Drained {
-    /// What it said.
+    /// Its verdict.
     pub verdict: Verdict,
-    /// Datagrams that were on their way to the mirror when it spoke, by the emulator's count.
+    /// Datagrams in flight to the mirror at the time of the verdict, by the emulator's count.
     pub in_flight: u64,
-    /// Datagrams that were lost behind the last one that arrived, by the emulator's count: the mirror never heard of them.
+    /// Datagrams that were lost after the last one that arrived, by the emulator's count: the mirror cannot know of
+    /// them.
     pub lost_last: u64,
-    /// Symbols that came to the mirror's appliance when their block was given up: later than its hold time.
+    /// Symbols that arrived at the mirror's appliance after their block was given up: later than its hold time.
     pub late: u64,
 }
 
 impl Drained {
-    /// Nothing that came to the mirror tells of what was lost last, so it can say nothing of that.
+    /// Whether a whole block may have been lost after the last datagram that arrived; drain cannot know of it.
     pub fn is_unheard(&self) -> bool {
         self.lost_last >= LEAST_BLOCK
     }
@@ -55,12 +57,12 @@ pub struct Verdicts {
     complete: u32,
     unfinished: u32,
     incomplete: u32,
-    /// `complete` although something that was acknowledged is missing, and `unfinished` although.
+    /// `complete`, and below `unfinished`, although acknowledged data is missing.
     complete_but_missing: u32,
     unfinished_but_missing: u32,
-    /// Of the former, where what was lost last had nothing behind it that arrived.
+    /// Those of `complete_but_missing` in which nothing arrived after the lost data.
     complete_but_unheard: u32,
-    /// Spoke while datagrams were on their way.
+    /// Verdicts that came while datagrams were in flight.
     too_early: u32,
 }
 
@@ -69,14 +71,14 @@ pub fn ask(trace: &Trace, socket: &Path) -> Result<Verdict, LabError> {
     ask_in_full(trace, socket).map(|(verdict, _)| verdict)
 }
 
-/// The same, with all that was said.
+/// Like [`ask`], and also returns the whole JSON document.
 pub fn ask_in_full(trace: &Trace, socket: &Path) -> Result<(Verdict, Value), LabError> {
     let words = [&onwire_program()?, "drain", "--json", "--socket", &path_text(socket)?];
     let (said, code) = trace.run_with_codes(&words, &CODES)?;
     read(&said, code).ok_or_else(|| LabError::Sentence(format!("drain ended with exit code {code} and said {said:?}")))
 }
 
-/// The verdict, where exit code and text agree on it, and the text.
+/// The verdict, if exit code and JSON agree, and the JSON.
 fn read(said: &str, code: i32) -> Option<(Verdict, Value)> {
     let document: Value = serde_json::from_str(said).ok()?;
     let verdict = match (document["verdict"].as_str()?, code) {
@@ -89,7 +91,7 @@ fn read(said: &str, code: i32) -> Option<(Verdict, Value)> {
 }
 
 impl Verdicts {
-    /// Takes one in; whether something that was acknowledged is missing is known only to the lab.
+    /// Adds a drain; `is_missing`: acknowledged data is missing, which only the lab knows.
     pub fn count(&mut self, drained: Drained, is_missing: bool) {
         let missing = u32::from(is_missing);
         match drained.verdict {
@@ -107,7 +109,7 @@ impl Verdicts {
         self.too_early += u32::from(drained.in_flight > 0);
     }
 
-    /// Adds those of other disasters.
+    /// Adds the drains of other disasters.
     pub fn add(&mut self, other: &Self) {
         self.complete += other.complete;
         self.unfinished += other.unfinished;
@@ -118,7 +120,7 @@ impl Verdicts {
         self.too_early += other.too_early;
     }
 
-    /// States what must hold wherever a write waited until it was called protected.
+    /// Adds the claims that must hold in every arm in which a write waits for protection.
     pub fn claim(&self, report: &mut Report, of: &str) {
         let (missing, unheard) = (self.complete_but_missing, self.complete_but_unheard);
         let but = if unheard > 0 { format!(", {unheard} of them unheard of") } else { String::new() };
@@ -130,7 +132,7 @@ impl Verdicts {
         report.claim(claim, format!("{} too early", self.too_early), self.too_early == 0);
     }
 
-    /// For a result.
+    /// The result as JSON.
     pub fn to_json(self) -> Value {
         json!({
             "complete": self.complete,
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_drain_fails() {
+    fn a_wrong_or_early_verdict_fails_the_report() {
         for (verdict, in_flight, lost_last, is_missing, passes) in [
             (Verdict::Complete, 0, 0, false, true),
             (Verdict::Incomplete, 0, 0, true, true),

@@ -1,7 +1,7 @@
-//! Messages: a program writes bursts of records of 4 KB into one TCP connection, each record acknowledged as its arm has
-//! it. It is the simplest thing that waits for a notification.
+//! Messages: a program writes bursts of 4 KB records into one TCP connection, and each record is acknowledged by the
+//! rule of its arm. This is the simplest program that waits for a notification.
 //!
-//! The mirror's program reads; what it has read is what survives.
+//! The mirror's program reads; the data it has read is what survives.
 
 use std::{
     io::{self, Write},
@@ -30,15 +30,15 @@ use crate::{
     },
 };
 
-/// A record.
+/// The content of a record.
 pub const RECORD: [u8; 4096] = [7; 4096];
-/// Records come in bursts, and between two bursts there is time: 35 Mbit/s in all, so that no arm only measures how fast it
-/// can fill a buffer.
+/// Records come in bursts with a pause between them: 35 Mbit/s in all, so that the arms do not merely measure how fast
+/// a buffer fills.
 const BURST: u64 = 16;
 const PAUSE: Duration = Duration::from_millis(15);
 /// How long the program works before the disaster begins.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_millis(700);
-/// After the cut, nothing is read for so long only when nothing will be.
+/// After the cut, a silence of this length means that nothing more will arrive.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// One trial.
@@ -58,7 +58,7 @@ pub fn trial(site: &mut Site<'_>, sink: &Sink, rng: &mut SmallRng) -> Result<Out
     Ok(Outcome { acknowledged, lost, since, waits, ..Outcome::new(site, &strike, drained) })
 }
 
-/// The program and its connection, once the link is up.
+/// Opens the connection and starts the program, once the link is up.
 pub fn begin(site: &Site<'_>, sink: &Sink) -> Result<(Stream, Writer), LabError> {
     let stream = sink.open(None)?;
     let client = match site.publisher()? {
@@ -75,18 +75,18 @@ pub fn begin(site: &Site<'_>, sink: &Sink) -> Result<(Stream, Writer), LabError>
     Ok((stream, writer))
 }
 
-/// When each record was acknowledged, and after how long.
-pub type Told = Vec<(Instant, Duration)>;
+/// When each record was acknowledged, and how long it waited.
+pub type Acknowledgements = Vec<(Instant, Duration)>;
 
 /// The program that writes.
 #[derive(Debug)]
 pub struct Writer {
     is_over: Arc<AtomicBool>,
-    writing: JoinHandle<io::Result<Told>>,
+    writing: JoinHandle<io::Result<Acknowledgements>>,
 }
 
 impl Writer {
-    /// It begins; without a client it takes each write for acknowledged.
+    /// Starts the program; without a client it counts each write as acknowledged.
     pub fn start(stream: &Stream, client: Option<Client>, arm: Arm) -> Result<Self, LabError> {
         let near = stream.near.try_clone().map_err(LabError::doing("keep a hold of the connection"))?;
         let (key, is_over) = (stream.key(), Arc::new(AtomicBool::new(false)));
@@ -95,13 +95,13 @@ impl Writer {
         Ok(Self { is_over, writing })
     }
 
-    /// The program dies: it writes nothing more, and what it is told no longer counts.
+    /// Ends the program: it writes nothing more, and later notifications no longer count.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// What it was told. A write may hang in a full socket: only its end wakes it.
-    pub fn finish(self, stream: &Stream) -> Result<Told, LabError> {
+    /// Returns the acknowledgements. A write can block in a full socket; only the socket's shutdown wakes it.
+    pub fn finish(self, stream: &Stream) -> Result<Acknowledgements, LabError> {
         let _ = stream.near.shutdown(std::net::Shutdown::Write);
         let written = self.writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written.map_err(LabError::doing("write records"))
@@ -114,8 +114,8 @@ fn write(
     mut client: Option<Client>,
     arm: Arm,
     is_over: &AtomicBool,
-) -> io::Result<Told> {
-    let mut told = Told::new();
+) -> io::Result<Acknowledgements> {
+    let mut told = Acknowledgements::new();
     let mut offset = 0;
     let is_alive = || !is_over.load(Ordering::Relaxed);
     while is_alive() {
@@ -151,7 +151,7 @@ fn wait_protected(client: &mut Client, key: &FlowKey, offset: u64, is_alive: &dy
     while is_alive() {
         match client.wait(key, offset, Instant::now() + Duration::from_millis(20))? {
             Waited::Protected { .. } => return Ok(true),
-            // A reason that comes at once must not make this a busy loop.
+            // An immediate reason must not turn this into a busy loop.
             Waited::NotProtected { .. } => thread::sleep(Duration::from_micros(200)),
         }
     }

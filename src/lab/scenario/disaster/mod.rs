@@ -1,10 +1,12 @@
-//! E1: the rolling disaster. The WAN begins to lose, half a second later it is cut, and the primary's site dies. What its
-//! clients were told is compared with what the mirror has, by when they were told it and by how the data travelled.
+//! E1: the rolling disaster. The WAN begins to lose datagrams; half a second later it is cut, and the primary's site
+//! dies. The scenario compares the acknowledged writes with the data at the mirror, for each arm: when a write counts
+//! as acknowledged and how it travels.
 //!
-//! The arms that promise less are the controls: each must lose something, or the disaster is too weak to prove anything.
+//! The arms with weaker guarantees are the controls: each must lose something, or the disaster is too weak to prove
+//! anything.
 //!
-//! Start with [`run`], then [`arm`] (what is compared) and [`site`] (what is struck); [`messages`] and [`rows`] are the two
-//! loads.
+//! Start with [`run`], then [`arm`] (what is compared) and [`site`] (what is destroyed); [`messages`] and [`rows`] are
+//! the two loads.
 
 pub mod arm;
 pub mod drain;
@@ -32,16 +34,16 @@ use crate::lab::{
 
 /// Trials of the arm that must not lose, for each loss and each workload.
 const TRIALS: u32 = 20;
-/// Another arm needs only to lose once: of as many trials it has one.
+/// Any other arm needs to lose only once, so it gets this fraction of the trials.
 const CONTROL_SHARE: u32 = 5;
 const CONTROL_TRIALS: u32 = 3;
 const LOSSES: [f64; 4] = [0.001, 0.005, 0.01, 0.05];
-/// The uplink of the primary's site: what is written in a burst waits in its host for its turn, as on most real ones.
+/// The uplink of the primary's site: a burst waits in the host's queue, as on most real uplinks.
 const UPLINK: [&str; 13] =
     ["tc", "qdisc", "add", "dev", "wan0", "root", "tbf", "rate", "100mbit", "burst", "16kb", "limit", "8mb"];
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What writes.
+/// The kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Workload {
     Messages,
@@ -57,29 +59,29 @@ impl Workload {
     }
 }
 
-/// What became of one trial.
+/// The result of one trial.
 #[derive(Debug)]
 pub struct Outcome {
     acknowledged: u64,
     lost: u64,
-    /// How long before the cut the first of what is lost was acknowledged.
+    /// How long before the cut the first lost write was acknowledged.
     since: Option<Duration>,
     /// How long each write waited for its acknowledgement.
     waits: Vec<Duration>,
-    /// Whether a violation was told in time, when something was lost.
+    /// Whether a violation was reported in time.
     is_told: bool,
-    /// How the mirror was drained, where it has an appliance.
+    /// The drain of the mirror, if it has an appliance.
     drained: Option<Drained>,
 }
 
 impl Outcome {
-    /// Of a disaster in which nobody was told anything.
+    /// The outcome of a disaster without any acknowledged write.
     fn new(site: &Site<'_>, strike: &Strike, drained: Option<Drained>) -> Self {
         let is_told = strike.is_violation_told(site.stage.options.slack);
         Self { acknowledged: 0, lost: 0, since: None, waits: Vec::new(), is_told, drained }
     }
 
-    /// Where a promise was worth less than it said, in words: nobody was told of a loss, or drain did not find it.
+    /// Describes a trial in which data was lost and no violation was reported, or drain did not find the loss.
     fn surprise(&self) -> Option<String> {
         let drained = self.drained.filter(|_| self.lost > 0)?;
         let is_found = drained.verdict == Verdict::Incomplete;
@@ -108,10 +110,11 @@ struct Cell {
     trials: u32,
     acknowledged: u64,
     lost: u64,
-    /// Trials in which something was lost, and those of them in which a violation was told in time.
+    /// Trials in which something was lost, and those of them in which a violation was reported in time.
     lossy: u32,
     told: u32,
-    /// Trials that lost something of which nobody was told, and nothing that came to the mirror told of it either.
+    /// Trials that lost something without a reported violation, where nothing that arrived at the mirror could reveal
+    /// the loss.
     unheard: u32,
     waits: Times,
     verdicts: Verdicts,
@@ -180,7 +183,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         for workload in [Workload::Messages, Workload::Rows] {
             let mut cell = Cell::new(workload, arm, loss);
             let mut said = Instant::now();
-            // An arm that has lost nothing yet gets as many trials as the others before it is called too weak.
+            // An arm that has lost nothing yet gets as many trials as the main arm before it counts as too weak.
             let has_lost = |cell: &Cell| cell.workload == workload && cell.arm == arm && cell.lost > 0;
             let most = if is_last && !cells.iter().any(has_lost) { trials.max(least) } else { least };
             while cell.trials < least || (cell.trials < most && cell.lost == 0) {
@@ -278,7 +281,7 @@ fn claim(report: &mut Report, workload: Workload, arm: Arm, cells: &[&Cell]) {
     }
     if arm == Arm::NetworkSync {
         report.claim(format!("{name}, {arm_name}: none is lost"), found, lost == 0 && acknowledged > 0);
-        // What the mirror itself has acknowledged would prove nothing.
+        // If the mirror itself had acknowledged the data, the trial would prove nothing.
         let slowest = cells.iter().map(|cell| cell.waits.quantile(0.5)).max().unwrap_or_default();
         let claim = format!("{name}, {arm_name}: most are acknowledged before the mirror can have them");
         report.claim(claim, format!("p50 {slowest:?}, one way {ONE_WAY:?}"), slowest < ONE_WAY);
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_that_overlooks_what_is_missing_fails() {
+    fn a_drain_that_overlooks_missing_data_fails() {
         for (verdict, lost, passes) in [
             (Verdict::Complete, 0, true),
             (Verdict::Unfinished, 0, true),
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_nobody_was_told_of_or_that_drain_did_not_find_is_a_surprise() {
+    fn an_unreported_loss_and_one_that_drain_did_not_find_are_surprises() {
         for (lost, is_told, verdict, is_surprise) in [
             (0, false, Verdict::Complete, false),
             (2, true, Verdict::Incomplete, false),
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn one_acknowledged_row_that_is_lost_fails() {
+    fn one_lost_acknowledged_row_fails() {
         assert!(report(&[cell(Arm::NetworkSync, 0, false)]).passes());
         assert!(!report(&[cell(Arm::NetworkSync, 1, true)]).passes());
         let mut slow = cell(Arm::NetworkSync, 0, false);
@@ -388,17 +391,17 @@ mod tests {
     }
 
     #[test]
-    fn a_control_that_never_fails_makes_the_run_fail() {
+    fn a_control_that_loses_nothing_fails_the_run() {
         for arm in Arm::ALL.into_iter().skip(1) {
             assert!(report(&[cell(arm, 3, true)]).passes(), "{arm:?}");
             assert!(!report(&[cell(arm, 0, false)]).passes(), "{arm:?}");
         }
-        // At one loss it may hold.
+        // It may lose nothing at one of the losses.
         assert!(report(&[cell(Arm::LocalSync, 0, false), cell(Arm::LocalSync, 1, false)]).passes());
     }
 
     #[test]
-    fn a_loss_that_nobody_was_told_of_fails_unless_nothing_arrived_behind_it() {
+    fn an_unreported_loss_fails_unless_nothing_arrived_after_it() {
         assert!(!report(&[cell(Arm::TooLittleRepair, 3, true), cell(Arm::TooLittleRepair, 1, false)]).passes());
         for (lost_last, passes) in [(0, false), (1, false), (2, true)] {
             let mut cell = cell(Arm::TooLittleRepair, 3, true);

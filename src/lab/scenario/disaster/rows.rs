@@ -1,6 +1,6 @@
-//! Rows: clients insert into PostgreSQL, and the standby at the mirror is what survives.
+//! Rows: clients insert into PostgreSQL, and the rows of the mirror's standby are what survives.
 //!
-//! Both servers begin each trial from the same prepared data.
+//! Both servers start each trial from the same prepared data.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::lab::{
     workload::rows::{self, ClientPlan, Clients, Committed, Rhythm},
 };
 
-/// Rows come in bursts of 64 KB, more than the uplink takes at once: a third of the time something that is committed waits
-/// in its host for its turn. In all it is 3 MB of log a second, a quarter of the uplink, so that local-sync does not lose
-/// only because the WAN cannot carry what it promises.
+/// Rows come in bursts of 64 KB, more than the uplink takes at once: a third of the time some committed data waits in
+/// the host's queue. In total it is 3 MB of WAL per second, a quarter of the uplink, so that local-sync does not lose
+/// data merely because the WAN is too slow.
 pub const CLIENTS: ClientPlan<'_> = ClientPlan {
     clients: 4,
     from: 1,
@@ -28,7 +28,7 @@ pub const CLIENTS: ClientPlan<'_> = ClientPlan {
 };
 /// How long the clients work before the disaster begins; by then TCP has found the rate.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(600)..Duration::from_millis(1300);
-/// What is still missing so much later is missing.
+/// A row that is still missing after this pause is lost.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// One trial.
@@ -70,7 +70,7 @@ pub fn trial(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng
     Ok(Outcome { acknowledged, lost, since, waits, ..Outcome::new(site, &strike, drained) })
 }
 
-/// Which of these rows the standby does not have when it has replayed all that it received.
+/// The acknowledged rows that the standby does not have after it has replayed all that it received.
 pub fn missing(
     site: &Site<'_>,
     servers: &PostgresPair<'_>,
@@ -87,7 +87,7 @@ pub fn missing(
     if missing.is_empty() || !site.arm.waits_for_protection() {
         return Ok(missing);
     }
-    // Before a promise is called broken: a standby on a busy machine may only have looked as if it were ready.
+    // Look twice before a violation is claimed: on a busy machine a standby can seem ready too early.
     site.stage.pause(SECOND_LOOK)?;
     look()
 }

@@ -1,8 +1,8 @@
-//! The two sites of a disaster for one arm at one loss: made whole before each trial, struck in its course.
+//! The two sites of a disaster for one arm at one loss: restored before each trial, and destroyed in it.
 //!
-//! The order of a disaster: the WAN begins to lose; some time later it is cut at its entrance, so that what is in flight
-//! arrives; then the primary's processes die. What a client is told after the cut began is not counted: nothing that
-//! leaves a dying site by its only path can be saved, and nobody can have been promised otherwise.
+//! The order of a disaster: the WAN begins to lose; some time later it is cut at its entrance, so that datagrams in
+//! flight arrive; then the primary's processes are killed. Notifications after the cut began do not count: data that
+//! leaves a dying site by its only path cannot be saved, and the guarantee excludes it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -25,55 +25,56 @@ use crate::{
     notify::message::Message,
 };
 
-/// One way of the WAN.
+/// The one-way delay of the WAN.
 pub const ONE_WAY: Duration = Duration::from_millis(50);
 /// From the first loss to the cut.
 const LOSS_BEFORE_CUT: Duration = Duration::from_millis(500);
-/// The same where a violation is to be told of what the cut takes: earlier ones are mended by TCP before it.
+/// The same in the arm that must report a violation: TCP would repair earlier losses before the cut.
 const SHORT_LOSS: Duration = Duration::from_millis(80);
-/// How long after the cut the peer's word may take: two ways, the time a hole may hold, a report, and a busy machine.
-const PEER_WORD: Duration = Duration::from_millis(500);
-/// When the mirror's appliance has received nothing for this long, nothing is on its way any more.
+/// How long after the cut the peer's report may take: two one-way delays, the hold time of a gap, a report, and a busy
+/// machine.
+const PEER_REPORT: Duration = Duration::from_millis(500);
+/// If nothing has arrived at the mirror's appliance for this long, nothing is in flight any more.
 const QUIET: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A WAN that loses nothing.
+/// A WAN without loss.
 const WHOLE: &str = "set loss 0%, passage open";
 
 /// Both sites.
 #[derive(Debug)]
 pub struct Site<'s> {
-    /// What the scenario is given.
+    /// The stage of the scenario.
     pub stage: &'s Stage<'s>,
     /// The network.
     pub network: &'s Network<'s>,
-    /// What is tried.
+    /// The arm.
     pub arm: Arm,
-    /// At which loss.
+    /// The loss of the WAN.
     pub loss: f64,
     pair: Option<Pair<'s>>,
 }
 
-/// What happened at the end of the primary site.
+/// The end of the primary site.
 #[derive(Debug)]
 pub struct Strike {
-    /// Just before the cut: what was told later does not count.
+    /// Just before the cut; later notifications do not count.
     pub cut: Instant,
-    /// When violations were told, by an appliance that outlived its site for that.
+    /// When violations were reported, by an appliance that outlives its site for this purpose.
     pub violations: Vec<Instant>,
 }
 
 impl Strike {
-    /// Whether what was lost was told as soon as it could be.
+    /// Whether a violation was reported in time.
     pub fn is_violation_told(&self, slack: f64) -> bool {
-        self.violations.iter().any(|told| *told < self.cut + PEER_WORD.mul_f64(slack))
+        self.violations.iter().any(|told| *told < self.cut + PEER_REPORT.mul_f64(slack))
     }
 }
 
 impl<'s> Site<'s> {
-    /// The sites for an arm at a loss: the appliances it needs, or the plain route.
+    /// The sites for an arm at a loss: with the appliances it needs, or the plain route.
     pub fn make(stage: &'s Stage<'s>, network: &'s Network<'s>, arm: Arm, loss: f64) -> Result<Self, LabError> {
-        // The arm before has left it cut.
+        // The previous arm left the WAN cut.
         network.tell_wan(WHOLE)?;
         if !arm.has_appliances() {
             plain_route(network, "add")?;
@@ -94,13 +95,13 @@ impl<'s> Site<'s> {
         Ok(Self { stage, network, arm, loss, pair: Some(pair) })
     }
 
-    /// Makes everything whole: no loss, both appliances new.
+    /// Restores everything: no loss, both appliances restarted.
     pub fn mend(&mut self) -> Result<(), LabError> {
         self.network.tell_wan(WHOLE)?;
         self.pair.as_mut().map_or(Ok(()), Pair::restart)
     }
 
-    /// Who tells what is protected, in arms with appliances.
+    /// The publisher of the notifications, in arms with appliances.
     pub fn publisher(&self) -> Result<Option<&Publisher>, LabError> {
         self.pair.as_ref().map(|pair| pair.appliances[0].publisher()).transpose()
     }
@@ -111,16 +112,16 @@ impl<'s> Site<'s> {
         self.pair.as_mut().and_then(|pair| pair.appliances.get_mut(at)).ok_or_else(missing)
     }
 
-    /// The disaster. `kill` ends the programs of the primary site.
+    /// Runs the disaster. `kill` ends the programs of the primary site.
     pub fn strike(&mut self, kill: impl FnOnce()) -> Result<Strike, LabError> {
         let violations = Arc::<Mutex<Vec<Instant>>>::default();
         let is_told = self.arm == Arm::TooLittleRepair;
         let listener = match self.publisher()? {
             Some(publisher) if is_told => {
-                let heard = violations.clone();
+                let received = violations.clone();
                 let look = move |message: &Message, at: Instant| {
                     if matches!(message, Message::Violation(_)) {
-                        heard.lock().unwrap_or_else(PoisonError::into_inner).push(at);
+                        received.lock().unwrap_or_else(PoisonError::into_inner).push(at);
                     }
                 };
                 Some(Subscriber::start(self.network, "ithaca", publisher, look)?)
@@ -133,7 +134,7 @@ impl<'s> Site<'s> {
         self.network.tell_wan(if is_told { "cut forth" } else { "cut" })?;
         kill();
         if is_told {
-            self.stage.pause(PEER_WORD.mul_f64(self.stage.options.slack))?;
+            self.stage.pause(PEER_REPORT.mul_f64(self.stage.options.slack))?;
         }
         if let Some(pair) = &mut self.pair {
             pair.appliances[0].process.kill();
@@ -143,8 +144,7 @@ impl<'s> Site<'s> {
         Ok(Strike { cut, violations })
     }
 
-    /// Drains the mirror as its operator would, and then makes sure that nothing more comes out of the WAN; on the plain
-    /// route only the latter.
+    /// Drains the mirror as its operator would, then waits until the WAN is empty; on the plain route it only waits.
     pub fn drain(&self) -> Result<Option<Drained>, LabError> {
         let drained = match &self.pair {
             Some(pair) => {
@@ -165,7 +165,7 @@ impl<'s> Site<'s> {
         Ok(drained)
     }
 
-    /// Waits until nothing is on its way, and nothing has come for a while.
+    /// Waits until nothing is in flight and nothing has arrived for a while.
     pub fn wait_empty(&self) -> Result<(), LabError> {
         let Some(wan) = self.network.wan() else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
@@ -186,7 +186,7 @@ impl<'s> Site<'s> {
         }
     }
 
-    /// Ends the appliances, or takes the plain route away.
+    /// Ends the appliances, or removes the plain route.
     pub fn clear(self) -> Result<(), LabError> {
         match self.pair {
             // One of them is dead already.

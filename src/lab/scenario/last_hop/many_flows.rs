@@ -1,6 +1,7 @@
-//! A many_flows of TCP flows toward a mirror that never acknowledges: everything is kept for it, up to a bound.
+//! Many TCP flows to a mirror that never acknowledges: the appliance keeps all packets for it, up to a bound.
 //!
-//! The flows are segments written by hand, of connections that do not exist: real ones would wait for the mirror.
+//! The flows are hand-made segments of connections that do not exist, because real connections would wait for the
+//! mirror.
 
 use std::{io, net::Ipv4Addr, thread, time::Duration};
 
@@ -28,29 +29,29 @@ const FIRST_PORT: u16 = 20_000;
 /// Segments of each flow: 112 MB in all.
 const ROUNDS: u32 = 8;
 const PAYLOAD: usize = 1400;
-/// A TUN holds 500 packets and drops what comes on top: so many flows send all their segments, then there is a rest.
+/// A TUN queues 500 packets and drops the rest, so this many flows send all their segments, then there is a pause.
 const AT_ONCE: u16 = 20;
 const REST: Duration = Duration::from_millis(8);
-/// What a lane keeps at most, and what it and its tables may take in all.
+/// The bound of a lane's kept packets, and the allowed growth of the process with its tables.
 const BOUND: u64 = 64 << 20;
 const GROWTH_MAX: u64 = 160 << 20;
 
-/// What became of it.
+/// The result.
 #[derive(Debug)]
 pub struct ManyFlows {
-    /// How many there were.
+    /// The number of flows.
     pub flows: u64,
-    /// Packets that came to the mirror's appliance.
+    /// Packets that arrived at the mirror's appliance.
     pub sent: u64,
     /// Bytes that it keeps.
     pub memory: u64,
     /// Packets that it had to drop.
     pub dropped: u64,
-    /// By how much the process has grown.
+    /// Growth of the process.
     pub grown: u64,
 }
 
-/// Sends them through a pair, and looks at the appliance of the mirror.
+/// Sends the flows through a pair, and queries the mirror's appliance.
 pub fn measure(stage: &Stage<'_>, network: &Network<'_>, lan: &Lan<'_>) -> Result<ManyFlows, LabError> {
     let pair = Pair::start(network, &PairOptions { label: "many_flows".to_owned(), ..options(true) })?;
     lan.cut()?;
@@ -76,7 +77,7 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, lan: &Lan<'_>) -> Resul
 }
 
 impl ManyFlows {
-    /// States what must hold.
+    /// Adds the claim.
     pub fn claim(&self, report: &mut Report) {
         let mb = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         report.claim(
@@ -103,7 +104,7 @@ impl ManyFlows {
     }
 }
 
-/// All segments of some flows.
+/// Sends all segments of some flows.
 fn send(network: &Network<'_>, first: u16) -> io::Result<()> {
     NetworkNamespace::named(&network.namespace("primary"))?.run(|| {
         let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP))?;
@@ -121,7 +122,7 @@ fn send(network: &Network<'_>, first: u16) -> io::Result<()> {
 const PRIMARY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const MIRROR: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 
-/// A segment with payload.
+/// Builds a segment with payload.
 fn segment(port: u16, round: u32) -> Vec<u8> {
     let mut segment = vec![0; 20 + PAYLOAD];
     segment[..2].copy_from_slice(&port.to_be_bytes());

@@ -1,9 +1,9 @@
-//! The last hop: the LAN between the mirror's appliance and the mirror loses packets, and the primary's site is lost, so
-//! that whoever would send them again is gone. The appliance keeps what it handed on and hands it on again.
+//! The last hop: the LAN between the mirror's appliance and the mirror loses packets and the primary's site is lost, so
+//! that no sender can retransmit them. The appliance keeps delivered packets and delivers them again.
 //!
-//! The control is the same with `last_hop: off`. The loss is made by a router of the site, which drops single packets in
-//! both directions: the appliance's host cannot see it. At the end a many_flows of flows goes to a mirror that acknowledges
-//! nothing: what is kept for it has a bound.
+//! The control is the same with `last_hop: off`. A router of the mirror's site drops single packets in both directions,
+//! where the appliance's host cannot see it. At the end many flows go to a mirror that acknowledges nothing: the memory
+//! kept for it has a bound.
 //!
 //! Start with [`run`]; `many_flows` is the part about the bound.
 
@@ -37,19 +37,19 @@ use crate::{
 };
 
 const TRIALS: u32 = 20;
-/// The control needs only to lose once.
+/// The control needs to lose only once.
 const CONTROL_TRIALS: u32 = 3;
-/// Of a hundred packets on the LAN, those that are lost, in either direction.
+/// Per cent of the packets that the LAN loses, in either direction.
 const LOSS: &str = "3";
-/// How long the program works before the LAN begins to lose, and how long then until the cut.
+/// How long the program works before the LAN begins to lose packets, and then until the cut.
 const BEFORE: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_millis(600);
 const LOSING: std::ops::Range<Duration> = Duration::from_millis(40)..Duration::from_millis(300);
-/// After the drain nothing is read for so long only when nothing will be.
+/// After the drain, a silence of this length means that nothing more will arrive.
 const QUIET: Duration = Duration::from_millis(300);
-/// Several times the longest silence and the first tries; then the drain has said what is missing.
-const SAYS: Duration = Duration::from_secs(5);
+/// Time between two progress lines.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// All trials with the last hop mended, or not.
+/// All trials with `last_hop` on, or off.
 #[derive(Debug, Default)]
 struct Cell {
     trials: u32,
@@ -57,11 +57,11 @@ struct Cell {
     lost: u64,
     /// Trials in which something was lost.
     lossy: u32,
-    /// What the router has dropped.
+    /// Packets that the router dropped.
     dropped: u64,
-    /// What the appliance has handed on again.
+    /// Packets that the appliance delivered again.
     repeated: u64,
-    /// The drains by their verdict, and those of `incomplete` in trials in which something was missing.
+    /// The drains by their verdict; `found`: those with `incomplete` in trials with a loss.
     complete: u32,
     unfinished: u32,
     incomplete: u32,
@@ -95,7 +95,7 @@ struct Lan<'n> {
 
 impl<'n> Lan<'n> {
     fn make(network: &'n Network<'n>) -> Result<Self, LabError> {
-        // Else what is dropped is a super-packet, and with it everything there is.
+        // Otherwise the router would drop whole super-packets, and with them everything.
         for (node, device) in [("syracuse", "site0"), ("mirror", "site0"), ("lan", "site0"), ("lan", "site1")] {
             network.run(node, &["ethtool", "-K", device, "tso", "off", "gso", "off"])?;
         }
@@ -109,12 +109,12 @@ impl<'n> Lan<'n> {
         self.nft(&format!("add rule inet lan hop numgen random mod 100 < {LOSS} counter drop"))
     }
 
-    /// Nothing of the mirror comes back, and nothing reaches it.
+    /// Drops everything to and from the mirror.
     fn cut(&self) -> Result<(), LabError> {
         self.nft("add rule inet lan hop counter drop")
     }
 
-    /// Loses nothing from now on; tells how many packets it has lost.
+    /// Stops all loss; returns how many packets were lost.
     fn mend(&self) -> Result<u64, LabError> {
         let rules = self.network.run("lan", &["nft", "list", "chain", "inet", "lan", "hop"])?;
         self.nft("flush chain inet lan hop")?;
@@ -133,7 +133,7 @@ fn options(last_hop: bool) -> PairOptions {
     PairOptions { label: label.to_owned(), notify: Some("on_wire"), last_hop, ..PairOptions::default() }
 }
 
-/// As many trials as the range begins with; then more, until something was lost or the range is at its end.
+/// Runs as many trials as the range starts with; then more, until something was lost or the range ends.
 fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -147,7 +147,7 @@ fn measure(
     let sink = Sink::listen(network, "primary", "mirror", mirror)?;
     let (mut cell, mut said) = (Cell::default(), Instant::now());
     while cell.trials < trials.start || (cell.trials + 1 < trials.end && cell.lost == 0) {
-        if said.elapsed() > SAYS {
+        if said.elapsed() > PROGRESS_EVERY {
             stage.say(&format!("  last_hop: {last_hop}, trial {}", cell.trials));
             said = Instant::now();
         }
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_record_fails_and_so_does_a_control_that_loses_none_or_a_bound_that_does_not_hold() {
+    fn a_lost_record_a_lossless_control_and_an_exceeded_bound_fail() {
         let many_flows = || ManyFlows { flows: 10_000, sent: 1, memory: 60 << 20, dropped: 5, grown: 70 << 20 };
         assert!(report(&cell(0, 9), &cell(3, 0), &many_flows()).passes());
         assert!(!report(&cell(1, 9), &cell(3, 0), &many_flows()).passes());

@@ -1,6 +1,6 @@
-//! Standstill: a process that is halted and goes on, at random, while everything around it goes on.
+//! Standstill: a process is halted and resumed at random while everything around it runs on.
 //!
-//! As a paused virtual machine or a starved host looks to others. Whoever halts lets go on in the end, whatever happens.
+//! To others this looks like a paused virtual machine or a starved host. A halted process is always resumed in the end.
 
 use std::{
     ops::Range,
@@ -15,28 +15,28 @@ use std::{
 use rand::{Rng, rngs::SmallRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a halt may be, in milliseconds.
+/// The length of a halt, in milliseconds.
 const LENGTHS: Range<f64> = 10.0..3000.0;
-/// The sum of the halts of a process is bounded, or a trial would be nothing but waiting.
+/// The sum of the halts of a process is bounded, so that a trial is more than waiting.
 const SUM_MAX: Duration = Duration::from_millis(3500);
-/// Between two halts the process runs for so long, in milliseconds: often too short to read what has come meanwhile.
+/// Time between two halts, in milliseconds: often too short to read what has arrived meanwhile.
 const BETWEEN: Range<f64> = 0.3..100.0;
-/// Halts of one process in a trial.
+/// Maximum number of halts of one process in a trial.
 const MOST: u32 = 6;
 const STEP: Duration = Duration::from_millis(2);
-/// The share of trials with one halt; in the others there are several.
+/// The share of trials with one halt; the others have several.
 const ONCE: f64 = 0.3;
 
 /// One halt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Halt {
-    /// After the begin, or the end of the one before.
+    /// Time after the beginning, or after the end of the previous halt.
     pub after: Duration,
-    /// How long.
+    /// The length of the halt.
     pub long: Duration,
 }
 
-/// Halts, once and several times, the first of them after a time in `first`; short ones are as likely as long ones.
+/// Draws one or several halts, the first of them after a time in `first`; short and long ones are equally likely.
 pub fn plan(first: Range<Duration>, rng: &mut SmallRng) -> Vec<Halt> {
     let count = if rng.random_bool(ONCE) { 1 } else { rng.random_range(2..=MOST) };
     let (mut halts, mut sum) = (Vec::new(), Duration::ZERO);
@@ -52,19 +52,19 @@ pub fn plan(first: Range<Duration>, rng: &mut SmallRng) -> Vec<Halt> {
     halts
 }
 
-/// A time in this range of milliseconds, short ones as likely as long ones.
+/// A time in this range of milliseconds, uniform on a logarithmic scale.
 fn of_any_size(range: Range<f64>, rng: &mut SmallRng) -> Duration {
     Duration::from_secs_f64(rng.random_range(range.start.ln()..range.end.ln()).exp() / 1e3)
 }
 
-/// What was halted, by whom it is asked.
+/// A thread that halts and resumes a process.
 pub struct Halter {
     is_over: Arc<AtomicBool>,
     halting: Option<JoinHandle<(u32, Duration)>>,
 }
 
 impl Halter {
-    /// Halts as planned from now on; `signal` reaches all of what is halted.
+    /// Starts to halt as planned; `signal` reaches all processes to be halted.
     pub fn start(plan: Vec<Halt>, mut signal: impl FnMut(Signal) + Send + 'static) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
@@ -92,18 +92,18 @@ impl Halter {
         Self { is_over, halting: Some(halting) }
     }
 
-    /// Halts a process of one.
+    /// Halts a single process.
     pub fn of_process(plan: Vec<Halt>, id: u32) -> Self {
         let pid = Pid::from_raw(id as i32);
         Self::start(plan, move |signal| {
             if let Some(pid) = pid {
-                // The process is waited for by whoever started it, after the halter has ended.
+                // The process id stays valid: the process's owner waits for it only after the halter has ended.
                 let _ = kill_process(pid, signal);
             }
         })
     }
 
-    /// Lets it go on for good; how often it was halted, and for how long in all.
+    /// Resumes it for good; returns how often it was halted, and for how long in all.
     pub fn finish(mut self) -> (u32, Duration) {
         self.end()
     }
@@ -127,7 +127,7 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
-    fn halts_are_short_and_long_one_and_many_and_bounded() {
+    fn halts_vary_in_number_and_length_and_their_sum_is_bounded() {
         let mut rng = SmallRng::seed_from_u64(1);
         let first = Duration::from_millis(5)..Duration::from_millis(9);
         let plans: Vec<_> = (0..300).map(|_| plan(first.clone(), &mut rng)).collect();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_halted_goes_on_in_the_end_also_when_it_is_cut_short() {
+    fn every_halt_is_followed_by_a_resume_also_after_an_early_end() {
         let ms = Duration::from_millis;
         let signals = Arc::<Mutex<Vec<Signal>>>::default();
         let halter = |plan| {

@@ -1,11 +1,11 @@
-//! What stands still does not lose: appliances, the gate and the mirror are halted at random around a disaster, and while
-//! `onwire drain` is asked.
+//! A standstill must not lose data: appliances, the gate and the mirror are halted at random around a disaster and
+//! while `onwire drain` runs.
 //!
-//! Time that passed is not time in which anybody listened. The WAN loses, and each block has repair for that; nothing that
-//! was acknowledged before the cut may be missing at the mirror, and drain may not call that complete which it has not
-//! listened to.
+//! A halted process receives nothing, although time passes. The WAN loses datagrams, and each block has enough repair
+//! for that loss. No write that was acknowledged before the cut may be missing at the mirror, and drain must not report
+//! `complete` for data that the appliance has not received yet.
 //!
-//! Start with [`run`], then `trial` (one disaster) and `halts` (what stands still).
+//! Start with [`run`], then `trial` (one disaster) and `halts` (the standstills).
 
 mod halts;
 mod trial;
@@ -27,18 +27,18 @@ use super::{
 use crate::lab::{error::LabError, report::Report, servers::postgres_pair::PostgresPair, workload::stream::Sink};
 
 const TRIALS: u32 = 200;
-/// What the WAN loses, and what each block is given repair for: it loses more in one of a thousand million.
+/// The WAN's loss; each block has so much repair that more is lost only once in 10^9 blocks.
 const LOSS: f64 = 0.05;
-/// Of so many trials one is with PostgreSQL, which takes longer to make ready.
+/// One of this many trials is with PostgreSQL, which takes longer to prepare.
 const ROWS_SHARE: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who stands still.
+/// What is halted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Target {
     /// The mirror's appliance, around the cut.
     Peer,
-    /// The mirror's appliance, from just before it is asked by drain.
+    /// The mirror's appliance, from just before drain.
     Asked,
     /// Both appliances.
     Both,
@@ -46,7 +46,7 @@ pub enum Who {
     Rows,
 }
 
-impl Who {
+impl Target {
     const ALL: [Self; 4] = [Self::Peer, Self::Asked, Self::Both, Self::Rows];
 
     fn name(self) -> &'static str {
@@ -60,7 +60,7 @@ impl Who {
 
     fn chosen(names: &[String]) -> Result<Vec<Self>, LabError> {
         let find = |name: &String| {
-            Self::ALL.into_iter().find(|who| who.name() == name).ok_or_else(|| {
+            Self::ALL.into_iter().find(|target| target.name() == name).ok_or_else(|| {
                 let all = Self::ALL.map(Self::name).join(", ");
                 LabError::Sentence(format!("--arm: found \"{name}\"; allowed: {all}"))
             })
@@ -68,10 +68,10 @@ impl Who {
         if names.is_empty() { Ok(Self::ALL.to_vec()) } else { names.iter().map(find).collect() }
     }
 
-    /// Its share of so many trials of all of `chosen`.
+    /// Its share of `trials`, which all of `chosen` divide among them.
     fn trials(self, chosen: &[Self], trials: u32) -> u32 {
         let rows = if chosen.contains(&Self::Rows) { (trials / ROWS_SHARE).max(1) } else { 0 };
-        let others = chosen.iter().filter(|who| **who != Self::Rows).count() as u32;
+        let others = chosen.iter().filter(|target| **target != Self::Rows).count() as u32;
         match (self, others) {
             (Self::Rows, 0) => trials,
             (Self::Rows, _) => rows,
@@ -80,27 +80,28 @@ impl Who {
     }
 }
 
-/// What became of one trial.
+/// The result of one trial.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Acknowledged before the cut.
+    /// Writes acknowledged before the cut.
     pub acknowledged: u64,
-    /// Of them, those that the mirror never had.
+    /// Of these, those that never reached the mirror.
     pub lost: u64,
-    /// What drain said.
+    /// The verdict of drain.
     pub verdict: Verdict,
-    /// Of those acknowledged, what it had not been handed on when drain spoke, by its own account, where that is told.
+    /// Acknowledged writes that the mirror had not been given when drain answered, by drain's own report, where it has
+    /// one.
     pub unheard: u64,
-    /// Datagrams on their way to the mirror when it spoke.
+    /// Datagrams in flight to the mirror when drain answered.
     pub in_flight: u64,
-    /// How often something was halted, and for how long in all.
+    /// How often processes were halted, and for how long in all.
     pub halted: (u32, Duration),
 }
 
 /// All trials of an arm.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    who: Who,
+    target: Target,
     trials: u32,
     acknowledged: u64,
     lost: u64,
@@ -108,9 +109,9 @@ struct Cell {
     complete: u32,
     unfinished: u32,
     incomplete: u32,
-    /// `complete` or `unfinished` although something acknowledged was not there, or was never to come.
+    /// `complete` or `unfinished` although an acknowledged write had not arrived yet, or never did.
     false_words: u32,
-    /// Spoke while datagrams were on their way.
+    /// Verdicts other than `incomplete` that came while datagrams were in flight.
     too_early: u32,
     /// `incomplete` although nothing was missing.
     needless: u32,
@@ -119,9 +120,9 @@ struct Cell {
 }
 
 impl Cell {
-    fn new(who: Who) -> Self {
+    fn new(target: Target) -> Self {
         Self {
-            who,
+            target,
             trials: 0,
             acknowledged: 0,
             lost: 0,
@@ -163,7 +164,7 @@ impl Cell {
 
 /// Runs the scenario.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
-    let chosen = Who::chosen(&stage.options.arms)?;
+    let chosen = Target::chosen(&stage.options.arms)?;
     let trials = stage.options.trials.unwrap_or(TRIALS);
     stage.say(&format!(
         "standstill: {ONE_WAY:?} one way. The WAN loses {} %, is cut half a second later, and the primary's site dies. Around that,\n\
@@ -176,7 +177,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
     let addresses = ends(&network)?;
     let sink = Sink::listen(&network, "primary", "mirror", addresses[1])?;
-    let servers = match chosen.contains(&Who::Rows) {
+    let servers = match chosen.contains(&Target::Rows) {
         true => {
             plain_route(&network, "add")?;
             let servers = PostgresPair::prepare(&network, addresses)?;
@@ -188,26 +189,26 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let mut site = Site::make(stage, &network, Arm::NetworkSync, LOSS)?;
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let mut cells = Vec::new();
-    for who in &chosen {
-        let (mut cell, mut said) = (Cell::new(*who), Instant::now());
-        let wanted = who.trials(&chosen, trials);
+    for target in &chosen {
+        let (mut cell, mut said) = (Cell::new(*target), Instant::now());
+        let wanted = target.trials(&chosen, trials);
         while cell.trials < wanted {
             if said.elapsed() > PATIENCE {
-                stage.say(&format!("    {}: {} of {wanted}", who.name(), cell.trials));
+                stage.say(&format!("    {}: {} of {wanted}", target.name(), cell.trials));
                 said = Instant::now();
             }
-            let outcome = match (who, &servers) {
-                (Who::Rows, Some(servers)) => trial::rows(&mut site, servers, &mut rng)?,
-                _ => trial::records(&mut site, &sink, *who, &mut rng)?,
+            let outcome = match (target, &servers) {
+                (Target::Rows, Some(servers)) => trial::rows(&mut site, servers, &mut rng)?,
+                _ => trial::records(&mut site, &sink, *target, &mut rng)?,
             };
             cell.on_trial(&outcome);
             if outcome.lost > 0 || (outcome.unheard > 0 && outcome.verdict != Verdict::Incomplete) {
-                stage.say(&format!("    {}, trial {}: {outcome:?}", who.name(), cell.trials));
+                stage.say(&format!("    {}, trial {}: {outcome:?}", target.name(), cell.trials));
             }
         }
         stage.say(&format!(
             "  {}: {} of {} lost; drain: {}; halted {} times, {:.1} s",
-            who.name(),
+            target.name(),
             cell.lost,
             cell.acknowledged,
             cell.verdicts(),
@@ -223,7 +224,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
 fn report(cells: &[Cell]) -> Report {
     let mut report = Report::default();
     for cell in cells {
-        let (name, trials) = (cell.who.name(), cell.trials);
+        let (name, trials) = (cell.target.name(), cell.trials);
         let found = format!("{} of {}, in {} of {trials} trials", cell.lost, cell.acknowledged, cell.lossy);
         report.claim(
             format!("{name}: nothing acknowledged is missing"),
@@ -252,7 +253,7 @@ fn report(cells: &[Cell]) -> Report {
         ],
         cells.iter().map(|cell| {
             vec![
-                cell.who.name().to_owned(),
+                cell.target.name().to_owned(),
                 cell.trials.to_string(),
                 cell.halts.to_string(),
                 format!("{:.1}", cell.halted.as_secs_f64()),
@@ -272,7 +273,7 @@ fn report(cells: &[Cell]) -> Report {
 
 fn to_json(cell: &Cell) -> Value {
     json!({
-        "halted": cell.who.name(),
+        "halted": cell.target.name(),
         "trials": cell.trials,
         "halts": cell.halts,
         "halted_ms": cell.halted.as_millis() as u64,
@@ -293,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_claim_can_fail() {
+    fn each_standstill_claim_can_fail() {
         let good = Outcome {
             acknowledged: 9,
             lost: 0,
@@ -316,21 +317,25 @@ mod tests {
             (Outcome { acknowledged: 0, ..good }, false),
         ];
         for (outcome, passes) in rows {
-            let mut cell = Cell::new(Who::Peer);
+            let mut cell = Cell::new(Target::Peer);
             cell.on_trial(&outcome);
             assert_eq!(report(&[cell]).passes(), passes, "{outcome:?}");
         }
     }
 
     #[test]
-    fn trials_are_shared_out() {
-        let shares = |chosen: &[Who], trials| chosen.iter().map(|who| who.trials(chosen, trials)).collect::<Vec<_>>();
-        assert_eq!(shares(&Who::ALL, 200), [58, 58, 58, 25]);
-        assert_eq!(shares(&Who::ALL, 1), [1, 1, 1, 1]);
-        assert_eq!(shares(&[Who::Asked], 40), [40]);
-        assert_eq!(shares(&[Who::Rows], 40), [40]);
+    fn trials_are_divided_among_the_targets() {
+        let shares =
+            |chosen: &[Target], trials| chosen.iter().map(|target| target.trials(chosen, trials)).collect::<Vec<_>>();
+        assert_eq!(shares(&Target::ALL, 200), [58, 58, 58, 25]);
+        assert_eq!(shares(&Target::ALL, 1), [1, 1, 1, 1]);
+        assert_eq!(shares(&[Target::Asked], 40), [40]);
+        assert_eq!(shares(&[Target::Rows], 40), [40]);
         assert!(
-            Who::chosen(&["mirror".to_owned()]).unwrap_err().to_string().contains("allowed: peer, asked, both, rows")
+            Target::chosen(&["mirror".to_owned()])
+                .unwrap_err()
+                .to_string()
+                .contains("allowed: peer, asked, both, rows")
         );
     }
 }

@@ -1,14 +1,14 @@
 //! One disaster with standstill: records of a program, or rows of PostgreSQL behind a gate.
 //!
-//! The primary's appliance is halted only before the cut, because it dies with it; the mirror's side around the cut and
-//! while drain is asked.
+//! The primary's appliance is halted only before the cut, because it dies with it; the processes at the mirror are
+//! halted around the cut and during drain.
 
 use std::{ops::Range, time::Duration};
 
 use rand::{Rng, rngs::SmallRng};
 
 use super::{
-    Outcome, Who,
+    Outcome, Target,
     halts::{Halter, plan},
 };
 use crate::lab::{
@@ -26,28 +26,28 @@ use crate::lab::{
     },
 };
 
-/// How long the program works before the WAN begins to lose; half a second later it is cut.
+/// How long the program works before the WAN begins to lose datagrams; the cut follows half a second later.
 const BEFORE: Range<Duration> = Duration::from_millis(150)..Duration::from_millis(400);
-/// When the first halt begins, counted from when the program has worked: around the cut.
+/// When the first halt begins, counted from the end of that time: around the cut.
 const AROUND_CUT: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(650);
-/// The same where the appliance is to stand still when drain is asked.
+/// The same for an appliance that must be halted during drain.
 const AT_DRAIN: Range<Duration> = Duration::from_millis(450)..Duration::from_millis(620);
 /// The same for the primary's appliance, which dies with the cut.
 const BEFORE_CUT: Range<Duration> = Duration::from_millis(0)..Duration::from_millis(450);
-/// Rows flow for so long before.
+/// How long rows are inserted before that.
 const BEFORE_ROWS: Range<Duration> = Duration::from_millis(400)..Duration::from_millis(800);
-/// After the cut, nothing is read for so long only when nothing will be.
+/// After the cut, a silence of this length means that nothing more will arrive.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// One trial with records of 4 KB.
-pub fn records(site: &mut Site<'_>, sink: &Sink, who: Who, rng: &mut SmallRng) -> Result<Outcome, LabError> {
+pub fn records(site: &mut Site<'_>, sink: &Sink, target: Target, rng: &mut SmallRng) -> Result<Outcome, LabError> {
     site.mend()?;
     let (stream, writer) = messages::begin(site, sink)?;
     site.stage.pause(rng.random_range(BEFORE))?;
-    let first = if who == Who::Asked { AT_DRAIN } else { AROUND_CUT };
+    let first = if target == Target::Asked { AT_DRAIN } else { AROUND_CUT };
     let far = Halter::of_process(plan(first, rng), site.appliance(1)?.process.id());
-    let near = match who {
-        Who::Both => Some(Halter::of_process(plan(BEFORE_CUT, rng), site.appliance(0)?.process.id())),
+    let near = match target {
+        Target::Both => Some(Halter::of_process(plan(BEFORE_CUT, rng), site.appliance(0)?.process.id())),
         _ => None,
     };
     let mut halted = (0, Duration::ZERO);
@@ -99,7 +99,7 @@ pub fn rows(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng)
     ];
     let mut halts = Vec::new();
     let strike = site.strike(|| {
-        // What stands still when its site dies dies as it stands.
+        // A process that is halted when its site dies is killed while halted.
         halts.extend(near.map(Halter::finish));
         primary.server.crash();
         gate.crash();
@@ -113,18 +113,18 @@ pub fn rows(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng)
     let lost = disaster_rows::missing(site, servers, &mut mirror, &acknowledged)?.len() as u64;
     mirror.server.crash();
     let halted = halts.iter().fold((0, Duration::ZERO), |(count, sum), halt| (count + halt.0, sum + halt.1));
-    // What was handed on when it spoke is not compared row by row: what is lost is.
+    // Only lost rows are compared, not the rows delivered at the time of the verdict.
     Ok(Outcome { acknowledged: acknowledged.len() as u64, lost, verdict, unheard: 0, in_flight, halted })
 }
 
-/// Datagrams that are on their way to the mirror, by the emulator's count.
+/// Datagrams in flight to the mirror, by the emulator's count.
 fn in_flight(site: &Site<'_>) -> Result<u64, LabError> {
     let truth = site.network.wan().map(|wan| wan.truth()).transpose();
     let truth = truth.map_err(LabError::doing("read the emulator's counters"))?;
     Ok(truth.map_or(0, |truth| truth.forth.in_flight))
 }
 
-/// How many bytes of the stream drain says were handed on without a gap.
+/// How many bytes of the stream were delivered without a gap, as drain reports it.
 fn handed_on(document: &serde_json::Value, stream: &Stream) -> u64 {
     let Ok(source) = stream.near.local_addr() else { return 0 };
     let flows = document["peers"][0]["arrived"]["flows"].as_array();

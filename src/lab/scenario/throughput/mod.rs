@@ -1,9 +1,9 @@
-//! How fast, and at what cost: the plain route, the tunnel without and with repair, with a subscriber, and the simple
+//! Throughput and its cost: the plain route, the tunnel without and with repair, with a subscriber, and the simple
 //! back-end.
 //!
-//! Every way is measured once a round, and medians over the rounds count: what else the machine does for a while then
-//! meets all ways, or a round that the median leaves out. What a subscriber alone costs is too little for that and is
-//! measured within one transfer ([`subscription`]).
+//! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
+//! all variants, or a round that the median leaves out. A subscriber alone costs too little for this method;
+//! [`subscription`] measures it within one transfer.
 //!
 //! Start with [`run`].
 
@@ -28,49 +28,49 @@ use crate::lab::{
     },
 };
 
-/// Buffers as kernels ship them: they grow far enough where there is no delay.
+/// Default kernel buffers: they grow far enough without delay on the path.
 const TCP: [(&str, &str); 2] =
     [("net.ipv4.tcp_rmem", "4096 131072 6291456"), ("net.ipv4.tcp_wmem", "4096 16384 4194304")];
 const FLOWS: [u32; 2] = [1, 4];
-/// Every other one goes through the ways backwards: a machine that becomes slower favours none.
+/// Every other round goes through the variants backwards, so that a machine that becomes slower favours none.
 const ROUNDS: usize = 5;
 const SECONDS: u64 = 3;
 
-/// One way to carry the traffic.
-struct Way {
+/// A way to carry the traffic.
+struct Variant {
     name: &'static str,
     label: &'static str,
     /// `repair` and `offload` of the appliances; none: the plain route.
     pair: Option<(&'static str, &'static str)>,
-    /// The appliances notify at this level, and a subscriber takes everything about all flows.
+    /// The appliances notify at this level, and a subscriber receives the notifications of all flows.
     notify: Option<&'static str>,
 }
 
 const FIXED: &str = "{ fixed: 4 }";
-const WAYS: [Way; 6] = [
-    Way { name: "plain route", label: "plain_route", pair: None, notify: None },
-    Way { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), notify: None },
-    Way { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), notify: None },
-    Way {
+const VARIANTS: [Variant; 6] = [
+    Variant { name: "plain route", label: "plain_route", pair: None, notify: None },
+    Variant { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), notify: None },
+    Variant { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), notify: None },
+    Variant {
         name: "the same, subscriber, level queued",
         label: "queued",
         pair: Some((FIXED, "auto")),
         notify: Some("queued"),
     },
-    Way {
+    Variant {
         name: "the same, with timestamps",
         label: "subscriber",
         pair: Some((FIXED, "auto")),
         notify: Some("on_wire"),
     },
-    Way { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), notify: None },
+    Variant { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), notify: None },
 ];
-/// Flows beside the measured ones where somebody subscribes to all.
-const CROWD: u16 = 10_000;
-/// What is new is told again for ten seconds; then the many_flows is in the table and silent, as idle flows are.
-const CALM: Duration = Duration::from_secs(12);
+/// Idle flows beside the measured ones, in variants with a subscriber.
+const MANY_FLOWS: u16 = 10_000;
+/// A new flow is reported repeatedly for ten seconds; after that an idle flow stays in the table and sends nothing.
+const UNTIL_SILENT: Duration = Duration::from_secs(12);
 
-/// A way measured in one round, with one flow and with four.
+/// A variant measured in one round, with one flow and with four.
 #[derive(Clone, Copy, Debug, Default)]
 struct Round {
     bulks: [Bulk; 2],
@@ -80,9 +80,9 @@ struct Round {
     cpu_per_gb: [[f64; 2]; 2],
 }
 
-/// A way and its rounds.
+/// A variant and its rounds.
 struct Row {
-    way: &'static Way,
+    way: &'static Variant,
     rounds: Vec<Round>,
 }
 
@@ -96,7 +96,7 @@ impl Row {
         self.median(|round| round.gbit(at))
     }
 
-    /// Speed relative to another way in the same round, round by round.
+    /// Speed relative to another variant in the same round, round by round.
     fn ratios(&self, other: &Self, at: usize) -> Vec<f64> {
         self.rounds.iter().zip(&other.rounds).map(|(own, other)| own.gbit(at) / other.gbit(at).max(1e-9)).collect()
     }
@@ -121,7 +121,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.set_tcp(&network, &TCP)?;
     let no_address = || LabError::Sentence("the topology gives mirror no IPv4 address".to_owned());
     let address = network.topology().address("mirror", false).ok_or_else(no_address)?;
-    let mut rows = WAYS.each_ref().map(|way| Row { way, rounds: Vec::new() });
+    let mut rows = VARIANTS.each_ref().map(|way| Row { way, rounds: Vec::new() });
     for number in 1..=ROUNDS {
         stage.say(&format!("round {number} of {ROUNDS}"));
         let mut ways: Vec<_> = rows.iter_mut().collect();
@@ -133,13 +133,13 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         }
     }
     stage.say("what a subscriber costs: the same flows with it and without, in turns");
-    // Which program shares a processor with which would matter more than the subscriber.
+    // Without this, the placement of programs on processors would matter more than the subscriber.
     stage.part_sites(&mut network)?;
     let turns = take_turns(stage, &network, address)?;
     Ok(report(&rows, &turns, &load))
 }
 
-/// The appliances of the way with a subscriber, and a transfer of each number of flows through them.
+/// Starts the appliances of the variant with a subscriber, and measures one transfer for each number of flows.
 fn take_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<[Turns; 2], LabError> {
     let options = PairOptions {
         label: "turns".to_owned(),
@@ -148,7 +148,7 @@ fn take_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Resu
         ..PairOptions::default()
     };
     let pair = Pair::start(network, &options)?;
-    gather_crowd(stage, network, address)?;
+    gather_many_flows(stage, network, address)?;
     let [one, four] = FLOWS;
     let turns = [
         subscription::measure(stage, network, &pair, address, one)?,
@@ -158,9 +158,9 @@ fn take_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Resu
     Ok(turns)
 }
 
-fn gather_crowd(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<(), LabError> {
-    many_flows::gather(network, "primary", "mirror", address, CROWD)?;
-    stage.pause(CALM)
+fn gather_many_flows(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<(), LabError> {
+    many_flows::gather(network, "primary", "mirror", address, MANY_FLOWS)?;
+    stage.pause(UNTIL_SILENT)
 }
 
 fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
@@ -170,7 +170,7 @@ fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
 fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
-    way: &Way,
+    way: &Variant,
     number: usize,
     address: IpAddr,
     seconds: u64,
@@ -195,7 +195,7 @@ fn measure(
     let watched = pair.as_ref().filter(|_| way.notify.is_some());
     let listener = watched.map(|pair| Listener::start(network, &pair.appliances[0])).transpose()?;
     if way.notify.is_some() {
-        gather_crowd(stage, network, address)?;
+        gather_many_flows(stage, network, address)?;
     }
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
@@ -216,8 +216,8 @@ fn measure(
         stage.say(&format!("  (the subscriber took {messages} messages and dropped {dropped})"));
     }
     if let Some(pair) = &pair {
-        let promises = pair.appliances[0].status(network)?.peer().protection;
-        round.flows_followed = promises.map_or(0, |promises| promises.flows);
+        let protection = pair.appliances[0].status(network)?.peer().protection;
+        round.flows_followed = protection.map_or(0, |protection| protection.flows);
     }
     match pair {
         Some(pair) => drop(pair.stop()?),
@@ -245,14 +245,14 @@ fn report(rows: &[Row; 6], turns: &[Turns; 2], load: &Load) -> Report {
         );
     }
     for (turns, label) in turns.iter().zip(["subscriber_turns_flows_1", "subscriber_turns_flows_4"]) {
-        turns.report(&mut report, CROWD.into(), but);
+        turns.report(&mut report, MANY_FLOWS.into(), but);
         report.metric(label, turns.to_json());
     }
     let followed = watched.rounds.iter().map(|round| round.flows_followed).min().unwrap_or(0);
     report.claim(
-        format!("the subscriber's appliance follows {CROWD} flows and more, in each round"),
+        format!("the subscriber's appliance follows {MANY_FLOWS} flows and more, in each round"),
         format!("{followed}, at the least"),
-        followed >= CROWD.into(),
+        followed >= MANY_FLOWS.into(),
     );
     let mut ratios = |what: &str, row: &Row, other: &Row, label: &str| {
         let each = FLOWS.iter().enumerate().map(|(at, flows)| {
@@ -298,7 +298,7 @@ fn report(rows: &[Row; 6], turns: &[Turns; 2], load: &Load) -> Report {
     report
 }
 
-/// A way's numbers with one flow or four: medians, and below them each round.
+/// The numbers of a variant with one flow or four: medians, and below them each round.
 fn numbers(row: &Row, plain: &Row, at: usize) -> Value {
     let rounds = row.rounds.iter().zip(row.ratios(plain, at)).map(|(round, of_plain)| {
         json!({
@@ -325,7 +325,7 @@ fn numbers(row: &Row, plain: &Row, at: usize) -> Value {
 mod tests {
     use super::*;
 
-    fn row(way: &'static Way, gbits: [f64; 3]) -> Row {
+    fn row(way: &'static Variant, gbits: [f64; 3]) -> Row {
         let bulk = |gbit: f64| Bulk { bits_per_second: gbit * 1e9, bytes: 1e9, retransmits: 2 };
         let rounds =
             gbits.map(|gbit| Round { bulks: [bulk(gbit); 2], cpu_per_gb: [[0.5, 0.25]; 2], flows_followed: 10_001 });
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn one_disturbed_round_does_not_decide() {
-        let [plain, none, repair, queued, watched, simple] = WAYS.each_ref();
+        let [plain, none, repair, queued, watched, simple] = VARIANTS.each_ref();
         let rows = |simple_gbits| {
             let [plain, none] = [row(plain, [16.0; 3]), row(none, [8.0; 3])];
             let [queued, watched] = [row(queued, [6.9; 3]), row(watched, [6.8, 6.8, 1.0])];
@@ -350,15 +350,15 @@ mod tests {
         assert_eq!((&flows["gbit"], &flows["tcp_retransmits"]), (&json!(7.0), &json!(2)));
         assert_eq!(flows["rounds"][1]["gbit"], 0.7);
         assert_eq!(flows["rounds"][1]["cpu_seconds_per_gb_far"], 0.25);
-        // What slows a whole round slows both sides of the ratio.
+        // A disturbance of a whole round affects both sides of the ratio.
         assert!(report(&rows([1.0, 0.1, 1.0]), &turns, &calm).passes());
         assert!(!report(&rows([1.0, 1.0, 2.0].map(|gbit| gbit * 1.2)), &turns, &calm).passes());
         let mut costly = turns;
         costly[1] = subscription::tests::turns(0.94, 0, 9);
         assert!(!report(&rows([1.0; 3]), &costly, &calm).passes());
-        let mut forgetful = rows([1.0; 3]);
-        forgetful[4].rounds[1].flows_followed = 9_999;
+        let mut untracked = rows([1.0; 3]);
+        untracked[4].rounds[1].flows_followed = 9_999;
         let turns = [1.0; 2].map(|ratio| subscription::tests::turns(ratio, 0, 9));
-        assert!(!report(&forgetful, &turns, &calm).passes());
+        assert!(!report(&untracked, &turns, &calm).passes());
     }
 }

@@ -1,8 +1,8 @@
-//! What a subscriber costs: the same flows through the same pair, for a moment with it and for a moment without, in turns.
+//! The cost of a subscriber: the same flows through the same pair, in short slices alternately with and without it.
 //!
-//! Two transfers differ by more than a subscriber can cost: each falls into place on the processors in its own way, and a
-//! machine that is shared is fast for some seconds and slow for others. So the flows stay, nothing changes from one slice to
-//! the next but the subscription, and slices are short: what else happens meets both of a pair, or few of many.
+//! Two transfers differ by more than a subscriber can cost: the scheduler places each differently, and a shared machine
+//! is faster in some seconds than in others. So the flows stay, only the subscription changes from one slice to the
+//! next, and slices are short: a disturbance affects both slices of a pair, or only few pairs.
 
 use std::{
     net::IpAddr,
@@ -30,20 +30,20 @@ use crate::{
     notify::message::Message,
 };
 
-/// An odd number, so that one is in the middle.
+/// An odd number, so that the median is one of the values.
 const PAIRS: usize = 101;
-/// Until the flows have their speed.
+/// Time until the flows have reached their speed.
 const LEAD: Duration = Duration::from_secs(1);
-/// A subscriber is first told of every flow there is, which is not what it costs from then on.
+/// A new subscriber first receives the state of every flow, which is not part of its running cost.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
 const SLICE: Duration = Duration::from_millis(150);
-/// How often something is said.
-const NEWS: usize = 5;
-/// Telling everything costs no more than this share of the speed.
+/// Pairs between two progress lines.
+const PROGRESS_EVERY: usize = 5;
+/// A subscriber must leave at least this share of the speed.
 const LEAST: f64 = 0.95;
 
-/// A moment with or without the subscriber.
+/// A short time with or without the subscriber.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slice {
     seconds: f64,
@@ -51,7 +51,7 @@ pub struct Slice {
     bytes: f64,
     /// Processor time of both appliances.
     cpu_seconds: f64,
-    /// What the subscriber was told.
+    /// Messages that the subscriber received.
     messages: u64,
 }
 
@@ -63,11 +63,11 @@ pub struct Turns {
     pairs: Vec<[Slice; 2]>,
     /// Flows in the table of the near appliance, at the end.
     flows_followed: u64,
-    /// Messages that the subscriber was too slow to take.
+    /// Messages that the subscriber dropped because it was too slow.
     dropped: u64,
 }
 
-/// A subscriber at the appliance's own host that counts what it is told of all flows.
+/// A subscriber on the appliance's own host that counts the messages about all flows.
 #[derive(Debug)]
 pub struct Listener {
     subscriber: Subscriber,
@@ -75,7 +75,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Begins to listen.
+    /// Subscribes.
     pub fn start(network: &Network<'_>, appliance: &RunningAppliance) -> Result<Self, LabError> {
         let messages = Arc::new(AtomicU64::new(0));
         let count = messages.clone();
@@ -86,7 +86,7 @@ impl Listener {
         Ok(Self { subscriber, messages })
     }
 
-    /// Waits until it was told of every flow there is.
+    /// Waits until the state of every flow has arrived.
     fn wait_complete(&self, stage: &Stage<'_>) -> Result<(), LabError> {
         let deadline = Instant::now() + COMPLETE_WITHIN;
         while !self.subscriber.is_complete() {
@@ -100,18 +100,18 @@ impl Listener {
         Ok(())
     }
 
-    /// What it was told so far.
+    /// Messages so far.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)
     }
 
-    /// Ends it; tells how many messages it was too slow to take.
+    /// Ends the subscription; returns how many messages it dropped because it was too slow.
     pub fn finish(self) -> Result<u64, LabError> {
         self.subscriber.finish()
     }
 }
 
-/// Takes turns on a pair that notifies, while so many flows go through it.
+/// Measures slices alternately on a pair that notifies, while this many flows go through it.
 pub fn measure(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -121,13 +121,13 @@ pub fn measure(
 ) -> Result<Turns, LabError> {
     let name = format!("turns-{flows}");
     let lasts = LEAD + (SETTLE + SLICE) * 2 * PAIRS as u32;
-    // Ended when the last slice is: a slow machine must not run out of it.
+    // The transfer is ended after the last slice; a slow machine must not reach its end earlier.
     let mut bulk = plan(&name, address, flows, 3 * lasts.as_secs()).start(network)?;
     stage.pause(LEAD)?;
     let mut turns = Turns { flows, pairs: Vec::new(), flows_followed: 0, dropped: 0 };
     for number in 1..=PAIRS {
         let mut slices = [Slice::default(); 2];
-        // Whatever drifts is as often against the one as against the other.
+        // The order alternates, so that a drift affects both equally.
         for is_watched in [number % 2 == 0, number % 2 == 1] {
             let listener = is_watched.then(|| Listener::start(network, &pair.appliances[0])).transpose()?;
             if let Some(listener) = &listener {
@@ -141,7 +141,7 @@ pub fn measure(
             turns.dropped += listener.map_or(Ok(0), Listener::finish)?;
         }
         turns.pairs.push(slices);
-        if number % NEWS == 0 {
+        if number % PROGRESS_EVERY == 0 {
             let ratio = median(turns.ratios());
             stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
         }
@@ -151,8 +151,8 @@ pub fn measure(
     }
     stage.pause(SETTLE)?;
     check(&notify_status(network, pair)?, 0)?;
-    let promises = pair.appliances[0].status(network)?.peer().protection;
-    turns.flows_followed = promises.map_or(0, |promises| promises.flows);
+    let protection = pair.appliances[0].status(network)?.peer().protection;
+    turns.flows_followed = protection.map_or(0, |protection| protection.flows);
     Ok(turns)
 }
 
@@ -160,8 +160,9 @@ fn notify_status(network: &Network<'_>, pair: &Pair<'_>) -> Result<NotifyStatus,
     Ok(pair.appliances[0].status(network)?.notify.unwrap_or_default())
 }
 
-/// Nothing would be measured if the appliance went on telling a subscriber in the slices without. One whose parting word
-/// was lost stays until its lease ends, which is counted: so one look at the end speaks for all slices.
+/// The measurement is wrong if the appliance still notifies a subscriber in the slices without one. A subscriber whose
+/// unsubscribe message was lost stays until its lease ends, and that is counted; so one check at the end covers all
+/// slices.
 fn check(found: &NotifyStatus, expected: u64) -> Result<(), LabError> {
     let NotifyStatus { subscribers, leases_ended } = *found;
     if subscribers == expected && leases_ended == 0 {
@@ -206,12 +207,12 @@ impl Turns {
         self.pairs.iter().map(of).collect()
     }
 
-    /// Speed with the subscriber relative to without, pair by pair; where nothing came without, nothing is shown.
+    /// Speed with the subscriber relative to without, pair by pair; zero if nothing arrived without.
     fn ratios(&self) -> Vec<f64> {
         self.each(|[without, with]| if without.bytes > 0.0 { with.gbit() / without.gbit() } else { 0.0 })
     }
 
-    /// Processor time for each GB, of all slices together: the kernel counts it in hundredths of a second.
+    /// Processor time per GB over all slices together, because the kernel counts it in hundredths of a second.
     fn cpu_per_gb(&self, is_watched: bool) -> f64 {
         let slices = self.pairs.iter().map(|pair| pair[usize::from(is_watched)]);
         let (cpu, bytes) =
@@ -219,7 +220,7 @@ impl Turns {
         cpu / (bytes / 1e9).max(1e-9)
     }
 
-    /// States what was found.
+    /// Adds the claims.
     pub fn report(&self, report: &mut Report, many_flows: u64, but: &str) {
         let (ratio, [low, high]) = (median(self.ratios()), median_bounds(self.ratios()));
         let Self { flows, flows_followed, dropped, .. } = self;
@@ -265,7 +266,7 @@ impl Turns {
 pub mod tests {
     use super::*;
 
-    /// Turns whose slices with the subscriber have this share of the speed, but for some that were disturbed.
+    /// Turns whose slices with the subscriber have this share of the speed, except some that were disturbed.
     pub fn turns(with: f64, disturbed: usize, messages: u64) -> Turns {
         let slice = |gbit: f64| Slice { seconds: 0.5, bytes: gbit / 16.0 * 1e9, cpu_seconds: 0.4375, messages };
         let pair = |at| [slice(7.0), slice(if at < disturbed { 1.0 } else { 7.0 * with })];
@@ -279,7 +280,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_few_disturbed_slices_do_not_decide_and_a_costly_subscriber_does() {
+    fn a_minority_of_disturbed_slices_is_ignored_and_a_costly_subscriber_fails() {
         assert!(passes(&turns(0.97, 0, 9), 10_000));
         assert!(passes(&turns(0.97, PAIRS / 2, 9), 10_000));
         assert!(!passes(&turns(0.97, PAIRS / 2 + 1, 9), 10_000));
@@ -287,20 +288,20 @@ pub mod tests {
     }
 
     #[test]
-    fn a_subscriber_that_hears_nothing_shows_nothing() {
+    fn a_subscriber_without_messages_or_with_too_few_flows_fails() {
         assert!(!passes(&turns(1.0, 0, 0), 10_000));
         assert!(!passes(&turns(1.0, 0, 9), 10_005));
     }
 
     #[test]
-    fn slices_without_traffic_speak_for_nothing() {
+    fn slices_without_traffic_fail() {
         let mut turns = turns(0.97, 0, 9);
         turns.pairs.iter_mut().take(PAIRS / 2 + 1).for_each(|[without, _]| without.bytes = 0.0);
         assert!(!passes(&turns, 10_000));
     }
 
     #[test]
-    fn a_subscriber_that_stayed_is_noticed_even_when_it_is_gone() {
+    fn a_subscriber_that_stayed_is_detected_also_after_its_lease_ended() {
         for (subscribers, leases_ended, expected, is_fine) in
             [(0, 0, 0, true), (1, 0, 1, true), (1, 0, 0, false), (0, 0, 1, false), (0, 1, 0, false)]
         {
@@ -310,7 +311,7 @@ pub mod tests {
     }
 
     #[test]
-    fn each_pair_is_told_with_its_speeds() {
+    fn the_json_holds_the_speeds_of_each_pair() {
         let value = turns(0.5, 0, 9).to_json();
         assert_eq!(
             (&value["ratio"], &value["ratio_least"], &value["flows_followed"]),

@@ -1,6 +1,7 @@
-//! What can happen to an uplink, drawn at random: each fault as steps with their times.
+//! Faults of an uplink, drawn at random: each is a list of steps with their times.
 //!
-//! Decides and does nothing. Every fault ends by itself, and what a step leaves behind the next trial's beginning mends.
+//! Draws faults and does not run them. Every fault ends by itself; the next trial's beginning repairs what a step
+//! leaves behind.
 
 use std::time::Duration;
 
@@ -8,18 +9,18 @@ use rand::{Rng, rngs::SmallRng};
 
 use crate::lab::error::LabError;
 
-/// The address at which the appliance of the primary's site is reached.
+/// The public address of the primary's appliance.
 pub const OWN: &str = "192.0.2.1/24";
-/// Another one that comes and goes.
+/// Another address that is added and removed.
 const OTHER: &str = "192.0.2.77/24";
-/// The way to the peer: its network, and its own address.
+/// The destinations of the route to the peer: its network, and its own address.
 const WAY: &str = "198.51.100.0/24";
 const PEER: &str = "198.51.100.2/32";
-/// The provider's router on the two uplinks.
+/// The provider's router on the first uplink, and the route over the second.
 const ROUTER: &str = "192.0.2.254";
 const SECOND: &str = "via 203.0.113.254 dev wan1";
 
-/// What `ip` is told so that the peer is reached by the first uplink, as the topology has it.
+/// The arguments of `ip` for a route to the peer over the first uplink, as in the topology.
 pub fn first_way() -> String {
     format!("route replace {WAY} via {ROUTER} dev wan0")
 }
@@ -27,11 +28,11 @@ pub fn first_way() -> String {
 /// A queue of the uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
-    /// `htb` with one slow class. What waits there waits for its turn.
+    /// `htb` with one slow class, in which packets wait.
     Htb,
-    /// The same, with room for few packets: the rest is refused.
+    /// The same with room for few packets: the rest is refused.
     ShortHtb,
-    /// `tbf`, as slow.
+    /// `tbf`, equally slow.
     Tbf,
     /// `pfifo_fast`, as fast as the device.
     PfifoFast,
@@ -43,7 +44,7 @@ impl Queue {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Htb, Self::ShortHtb, Self::Tbf, Self::PfifoFast, Self::Pfifo];
 
-    /// The one a trial begins with: mostly one in which something waits.
+    /// The queue at the beginning of a trial: usually one in which packets wait.
     pub fn draw(rng: &mut SmallRng) -> Self {
         match rng.random_range(0..10) {
             0..6 => Self::Htb,
@@ -56,15 +57,15 @@ impl Queue {
 /// What a step does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `ip` at the primary's appliance.
+    /// Runs `ip` at the primary's appliance.
     Near(String),
-    /// `ip neigh` at the primary's appliance.
+    /// Runs `ip neigh` at the primary's appliance.
     Neighbour(String),
-    /// `ip` at the provider's router.
+    /// Runs `ip` at the provider's router.
     Far(String),
-    /// Another queue takes the place of the one that is there, and of what waits in it.
+    /// Replaces the queue and drops the packets in it.
     Queue(Queue),
-    /// The router answers ARP on the first uplink, or does not.
+    /// Whether the router answers ARP on the first uplink.
     Answers(bool),
 }
 
@@ -73,7 +74,7 @@ pub enum Action {
 pub struct Step {
     /// When, counted from the beginning of the fault.
     pub at: Duration,
-    /// What.
+    /// What to do.
     pub action: Action,
 }
 
@@ -82,11 +83,11 @@ pub struct Step {
 pub enum Kind {
     /// The far end of the uplink's cable is down for a while: there is no carrier.
     Carrier,
-    /// The device is set down and up again, with its routes.
+    /// The device is set down and up again, and loses its routes.
     Device,
-    /// The router's Ethernet address is forgotten, and it may not answer when it is asked for it.
+    /// The router's Ethernet address is removed from the neighbour table, and the router may not answer ARP.
     Neighbour,
-    /// The appliance's own address goes and comes, or another one comes and goes.
+    /// The appliance's own address is removed and added, or another one is added and removed.
     Address,
     /// The queue is replaced, once or several times.
     Queue,
@@ -101,7 +102,7 @@ impl Kind {
     pub const ALL: [Self; 7] =
         [Self::Carrier, Self::Device, Self::Neighbour, Self::Address, Self::Queue, Self::Route, Self::Several];
 
-    /// As it is written in output.
+    /// Its name in output and options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Carrier => "carrier",
@@ -114,7 +115,7 @@ impl Kind {
         }
     }
 
-    /// Those that the user named; all when none is named.
+    /// The kinds that the user named, or all.
     pub fn chosen(names: &[String]) -> Result<Vec<Self>, LabError> {
         let find = |name: &String| {
             Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
@@ -125,7 +126,7 @@ impl Kind {
         if names.is_empty() { Ok(Self::ALL.to_vec()) } else { names.iter().map(find).collect() }
     }
 
-    /// The steps of one such fault, in the order of their times.
+    /// Draws the steps of one such fault, in the order of their times.
     pub fn draw(self, rng: &mut SmallRng) -> Vec<Step> {
         let mut steps = match self {
             Self::Carrier => carrier(rng),
@@ -156,7 +157,7 @@ fn millis(rng: &mut SmallRng, range: std::ops::Range<u64>) -> Duration {
 fn carrier(rng: &mut SmallRng) -> Vec<Step> {
     let mut at = Duration::ZERO;
     let mut steps = Vec::new();
-    // A plug with a bad contact flaps.
+    // A loose plug flaps.
     for _ in 0..rng.random_range(1..=3) {
         steps.push(step(at, Action::Far("link set wan0 down".to_owned())));
         at += millis(rng, 3..60);
@@ -186,7 +187,7 @@ fn neighbour(rng: &mut SmallRng) -> Vec<Step> {
     let first = Duration::from_millis(1);
     steps.push(step(first, Action::Neighbour(forget.clone())));
     if rng.random_bool(0.3) {
-        // While it is asked for, what waits for the answer is forgotten with it.
+        // Deleting the entry while ARP is pending also drops the packets that wait for the answer.
         steps.push(step(first + millis(rng, 2..40), Action::Neighbour(forget)));
     }
     if is_silent {
@@ -198,7 +199,7 @@ fn neighbour(rng: &mut SmallRng) -> Vec<Step> {
 fn address(rng: &mut SmallRng) -> Vec<Step> {
     let (gone, end) = (Duration::ZERO, millis(rng, 3..60));
     if rng.random_bool(0.5) {
-        // The last address takes the routes of its device with it.
+        // Removing the last address also removes the routes of its device.
         let (del, add) = (format!("addr del {OWN} dev wan0"), format!("addr add {OWN} dev wan0"));
         return vec![near(gone, del), near(end, add), near(end, first_way())];
     }
@@ -213,7 +214,7 @@ fn queue(rng: &mut SmallRng) -> Vec<Step> {
         steps.push(step(at, Action::Queue(queue)));
         at += millis(rng, 3..120);
     }
-    // The last one is slow, so that something waits when the next fault comes.
+    // The last queue is slow, so that packets wait when the next fault comes.
     steps.push(step(at, Action::Queue(if rng.random_bool(0.7) { Queue::Htb } else { Queue::Tbf })));
     steps
 }
@@ -244,11 +245,11 @@ mod tests {
 
     use super::*;
 
-    /// Longer than any fault may last.
+    /// Upper bound of the length of a fault.
     const LONGEST: Duration = Duration::from_millis(600);
 
     #[test]
-    fn faults_are_short_in_order_and_repeat_with_their_seed() {
+    fn faults_are_short_and_ordered_and_a_seed_repeats_them() {
         for kind in Kind::ALL {
             for seed in 0..200 {
                 let draw = || kind.draw(&mut SmallRng::seed_from_u64(seed));
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_down_comes_up_again() {
+    fn every_fault_restores_devices_addresses_and_routes() {
         let is =
             |action: &Action, words: &str| matches!(action, Action::Near(it) | Action::Far(it) if it.contains(words));
         for kind in Kind::ALL {

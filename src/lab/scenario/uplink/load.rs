@@ -1,7 +1,8 @@
-//! What is sent while the uplink suffers: short UDP flows of numbered packets, and TCP in bursts.
+//! The load during the faults: short UDP flows of numbered packets, and TCP in bursts.
 //!
-//! Nothing here waits for the network, so that there is always something new that could be called protected. A UDP flow
-//! does not go on after a block of it has failed: each is short, and the next one begins with a new source port.
+//! The senders never wait for the network, so that there are always new bytes that could be called protected. A UDP
+//! flow is not tracked after one of its blocks has failed, so each flow is short, and the next one has a new source
+//! port.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,28 +32,28 @@ use crate::{
 const UDP: u8 = 17;
 const STREAMS: usize = 2;
 const TICK: Duration = Duration::from_millis(5);
-/// Packets come in bursts, and a flow has so many.
+/// Packets come in bursts; `PACKETS` is the length of a flow.
 const PACKET: usize = 400;
 const BURST: u32 = 12;
 const PACKETS: u32 = 6 * BURST;
-/// From burst to burst, of UDP and of each stream; in all some 8 Mbit/s with their repair symbols.
+/// Time between bursts, of UDP and of each stream; about 8 Mbit/s in all, with repair symbols.
 const UDP_PACE: Duration = Duration::from_millis(25);
 static TCP_BURST: [u8; 24 * 1024] = [7; 24 * 1024];
 const TCP_PACE: std::ops::Range<u64> = 40..140;
-/// Source ports of UDP flows, each used once in a long time.
+/// Source ports of UDP flows; a port is used again only after a long time.
 const PORTS: std::ops::Range<u16> = 1024..32_768;
-/// What waits for a receiver.
+/// The receive buffer of a socket.
 pub const BUFFER: usize = 8 << 20;
-/// How often a receiver looks whether it shall end.
+/// How often a receiver checks whether it must end.
 const STEP: Duration = Duration::from_millis(20);
 
-/// The source ports of UDP flows, and when each began.
-type Begun = Vec<(u16, Instant)>;
+/// The source ports of UDP flows, and when each flow began.
+type FlowStarts = Vec<(u16, Instant)>;
 
-/// Numbers of packets that have come to the mirror, by source port.
+/// The numbers of the packets that arrived at the mirror, by source port.
 type Arrived = Arc<Mutex<HashMap<u16, HashSet<u32>>>>;
 
-/// Traffic that goes on until it is told to stop, and what comes of it at the mirror.
+/// Traffic until [`stop`](Self::stop), and what of it arrived at the mirror.
 #[derive(Debug)]
 pub struct Load {
     /// The TCP connections.
@@ -61,13 +62,13 @@ pub struct Load {
     is_over: Arc<AtomicBool>,
     is_eased: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
-    sending: Option<JoinHandle<io::Result<Begun>>>,
+    sending: Option<JoinHandle<io::Result<FlowStarts>>>,
     receiving: JoinHandle<()>,
     arrived: Arrived,
 }
 
 impl Load {
-    /// Begins; the first UDP flow has the port of this number.
+    /// Starts the traffic; `first_port` numbers the source port of the first UDP flow.
     pub fn start(
         network: &Network<'_>,
         sink: &Sink,
@@ -79,7 +80,7 @@ impl Load {
         let open = || -> io::Result<_> {
             let far = enter("mirror")?.run(|| UdpSocket::bind((to, 0)))??;
             far.set_read_timeout(Some(STEP))?;
-            // What this program is too slow to read is not lost on the way.
+            // Packets that this program reads too slowly must not count as lost on the way.
             sockopt::set_socket_recv_buffer_size_force(&far, BUFFER)?;
             let writers = streams.iter().map(|stream| stream.near.try_clone()).collect::<io::Result<Vec<_>>>()?;
             writers.iter().try_for_each(|writer| writer.set_nonblocking(true))?;
@@ -101,12 +102,12 @@ impl Load {
         Ok(Self { streams, ends: [source, at], is_over, is_eased, is_closed, sending, receiving, arrived })
     }
 
-    /// Sends a quarter from now on: a queue that has grown long can empty, and until it has no link is trusted.
+    /// Sends a quarter of the rate from now on, so that a long queue can empty; no link is trusted until then.
     pub fn ease(&self) {
         self.is_eased.store(true, Ordering::Relaxed);
     }
 
-    /// Stops sending: the UDP flows there were, and when each began.
+    /// Stops sending; returns the UDP flows, and when each began.
     pub fn stop(&mut self) -> Result<Vec<(FlowKey, Instant)>, LabError> {
         self.is_over.store(true, Ordering::Relaxed);
         let Some(sending) = self.sending.take() else { return Ok(Vec::new()) };
@@ -117,7 +118,7 @@ impl Load {
         Ok(ports.into_iter().map(|(port, began)| (key(port), began)).collect())
     }
 
-    /// Waits until nothing has come to the mirror for as long as `quiet`.
+    /// Waits until nothing has arrived at the mirror for `quiet`.
     pub fn wait_quiet(&self, quiet: Duration) {
         let count = || {
             let packets = lock(&self.arrived).values().map(|numbers| numbers.len() as u64).sum::<u64>();
@@ -133,7 +134,7 @@ impl Load {
         }
     }
 
-    /// Of the first `packets` of a UDP flow, how many have not come to the mirror.
+    /// How many of the first `packets` packets of a UDP flow have not arrived at the mirror.
     pub fn missing(&self, key: &FlowKey, packets: u64) -> u64 {
         let arrived = lock(&self.arrived);
         let numbers = arrived.get(&key.source.port());
@@ -141,7 +142,7 @@ impl Load {
         packets.saturating_sub(there as u64)
     }
 
-    /// Ends it all.
+    /// Stops sending and receiving.
     pub fn end(mut self) -> Result<(), LabError> {
         self.stop()?;
         self.is_closed.store(true, Ordering::Relaxed);
@@ -157,7 +158,7 @@ struct Datagrams {
     to: SocketAddr,
     next_port: u32,
     current: Option<(UdpSocket, u32)>,
-    ports: Begun,
+    ports: FlowStarts,
 }
 
 impl Datagrams {
@@ -176,7 +177,7 @@ impl Datagrams {
         for _ in 0..BURST {
             let mut packet = [0; PACKET];
             packet[..4].copy_from_slice(&number.to_be_bytes());
-            // What the kernel does not take is not sent, and has no number.
+            // A packet that the kernel does not accept gets no number.
             if socket.send(&packet).is_ok() {
                 *number += 1;
             }
@@ -190,7 +191,7 @@ fn send(
     mut writers: Vec<TcpStream>,
     mut rng: SmallRng,
     [is_over, is_eased]: [&AtomicBool; 2],
-) -> io::Result<Begun> {
+) -> io::Result<FlowStarts> {
     let mut next_burst = Instant::now();
     let mut next_writes = vec![next_burst; writers.len()];
     while !is_over.load(Ordering::Relaxed) {
@@ -202,7 +203,7 @@ fn send(
         }
         for (writer, next) in writers.iter_mut().zip(&mut next_writes) {
             if now >= *next {
-                // What the socket has no room for is not written: the next burst is due soon.
+                // Bytes for which the socket has no room are not written; the next burst is due soon.
                 let _ = writer.write(&TCP_BURST);
                 *next = now + Duration::from_millis(rng.random_range(TCP_PACE)) * slower;
             }
@@ -215,7 +216,7 @@ fn send(
 fn receive(socket: &UdpSocket, arrived: &Mutex<HashMap<u16, HashSet<u32>>>, is_closed: &AtomicBool) {
     let mut packet = [0; 2 * PACKET];
     while !is_closed.load(Ordering::Relaxed) {
-        // Without one there is the time to look whether it shall end.
+        // The timeout lets the loop check whether it must end.
         let Ok((PACKET, from)) = socket.recv_from(&mut packet) else { continue };
         if let Some(number) = packet.first_chunk() {
             lock(arrived).entry(from.port()).or_default().insert(u32::from_be_bytes(*number));

@@ -1,7 +1,9 @@
-//! Which datagrams left the primary's host, and which of them came to the other end of the cable: by a tap at each end.
+//! Which datagrams left the primary's host, and which of them arrived at the other end of the cable: a packet socket at
+//! each end records them.
 //!
-//! A tap sees what the driver is given, and what the router's stack gets. It knows nothing of timestamps, and the kernel's
-//! counters do not tell what was dropped before the driver from what was dropped behind it.
+//! A tap sees the packets given to the driver, and the packets that the router's stack receives. It knows nothing of
+//! timestamps. The kernel's counters cannot replace it: they do not separate drops before the driver from drops after
+//! it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,21 +33,21 @@ use crate::{
 /// `ETH_P_ALL`, in network order.
 const EVERY_PROTOCOL: u32 = 0x0003u16.to_be() as u32;
 const UDP: u8 = 17;
-/// Whose datagrams, and how far they may live before the first router has had them.
+/// Source address, port and TTL of the appliance's datagrams; the TTL is the one before the first router.
 const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: u16 = 7117;
 const LIFE: u8 = 64;
-/// As much as is looked at of each.
+/// How many bytes of each packet are read.
 const LOOK: usize = 128;
 const BUFFER: usize = 32 << 20;
 const STEP: Duration = Duration::from_millis(20);
-/// A tap on a busy machine may read this late.
+/// How late a tap on a busy machine may read a packet.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// A datagram: its session as the receiver numbered it, and its counter.
+/// A datagram: its receiver index, and its counter.
 type Id = (u32, u64);
 
-/// What a tap saw: when, and whether it was a symbol of a block.
+/// What a tap recorded: the time, and whether it was a symbol of a block.
 type Seen = Arc<Mutex<HashMap<Id, (Instant, bool)>>>;
 
 /// The two taps.
@@ -56,19 +58,19 @@ pub struct Taps {
     far: (Seen, JoinHandle<()>),
 }
 
-/// What they saw in the end.
+/// The result of both taps.
 #[derive(Debug, Default)]
 pub struct Losses {
-    /// When datagrams left that did not come to the other end.
+    /// When the datagrams left that did not arrive at the other end.
     lost: Vec<Instant>,
-    /// Datagrams that were lost behind it: nobody knows when they left.
+    /// Datagrams that were lost after the cable: the time they left is unknown.
     behind: u64,
-    /// Datagrams that never left: refused with an error, or dropped without.
+    /// Datagrams that never left: refused with an error, or dropped silently.
     pub never_left: u64,
 }
 
 impl Taps {
-    /// Begins to look, in these nodes.
+    /// Starts the taps in these nodes.
     pub fn start(network: &Network<'_>, near: &str, far: &str) -> Result<Self, LabError> {
         let is_over = Arc::<AtomicBool>::default();
         let start = |node: &str| -> Result<_, LabError> {
@@ -81,7 +83,7 @@ impl Taps {
         Ok(Self { near: start(near)?, far: start(far)?, is_over })
     }
 
-    /// Ends them; so many datagrams were lost behind the second one.
+    /// Ends the taps; `behind` datagrams were lost after the second one.
     pub fn finish(self, behind: u64) -> Losses {
         self.is_over.store(true, Ordering::Relaxed);
         for thread in [self.near.1, self.far.1] {
@@ -101,7 +103,7 @@ impl Losses {
             let line = lines.entry((*session, lane_of(*counter))).or_insert((count, count, 0));
             *line = (line.0.min(count), line.1.max(count), line.2 + 1);
         }
-        // Each has the number after that of the one before.
+        // Counters are consecutive, so a gap is a datagram that never left.
         let never_left = lines.values().map(|(first, last, seen)| last - first + 1 - seen).sum();
         Self { lost, behind, never_left }
     }
@@ -111,7 +113,7 @@ impl Losses {
         self.lost.len() as u64 + self.behind
     }
 
-    /// Those that may have left between two moments.
+    /// Lost symbols that may have left between two moments.
     pub fn between(&self, from: Instant, to: Instant) -> u64 {
         self.behind + self.lost.iter().filter(|at| **at >= from && **at <= to + MARGIN).count() as u64
     }
@@ -129,7 +131,7 @@ fn open(namespace: &str) -> io::Result<OwnedFd> {
 fn look(socket: &OwnedFd, seen: &Mutex<HashMap<Id, (Instant, bool)>>, is_over: &AtomicBool) {
     let mut packet = [0; LOOK];
     loop {
-        // Both ends report all the time: only what is there already is read when it ends.
+        // Both ends send reports all the time, so at the end only packets that are already there are read.
         let over = is_over.load(Ordering::Relaxed);
         match recv(socket, &mut packet[..], if over { RecvFlags::DONTWAIT } else { RecvFlags::empty() }) {
             Ok((length, _)) => {
@@ -143,7 +145,7 @@ fn look(socket: &OwnedFd, seen: &Mutex<HashMap<Id, (Instant, bool)>>, is_over: &
     }
 }
 
-/// A datagram of the primary's appliance that no router has had yet, in an IPv4 packet.
+/// Parses a datagram of the primary's appliance before its first router, in an IPv4 packet.
 fn parse(packet: &[u8]) -> Option<(Id, bool)> {
     let header = usize::from(*packet.first()? & 15) * 4;
     let source = packet.get(12..)?.first_chunk::<4>()?;
@@ -165,11 +167,11 @@ mod tests {
     use crate::wire::datagram;
 
     #[test]
-    fn what_left_and_did_not_come_is_lost_and_a_gap_never_left() {
+    fn a_symbol_that_did_not_arrive_is_lost_and_a_gap_never_left() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let id = |count| (7, datagram::counter(1, count));
-        // 12 and 14 never left; of 13 and 15, of which the last is a report, nothing came.
+        // 12 and 14 never left; 13 and 15 left and did not arrive, and 15 is a report, not a symbol.
         let left = HashMap::from([
             (id(10), (at(0), true)),
             (id(11), (at(1), true)),
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_datagrams_before_the_first_router_are_seen() {
+    fn only_the_appliances_datagrams_before_the_first_router_are_parsed() {
         let header = Header { datagram_type: DatagramType::Repair, receiver_index: 7, counter: 9 };
         let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, LIFE, UDP, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2];
         packet.extend_from_slice(&[0x1b, 0xcd, 0x1b, 0xcd, 0, 0, 0, 0]);

@@ -1,13 +1,14 @@
-//! E12: the uplink of the primary's host fails in the ways in which it drops without a word: the cable's far end, the device,
-//! the neighbour, the address, the queue and the route come and go under load. Is what was called protected there?
+//! E12: the uplink of the primary's host fails in ways that drop packets silently: the cable's far end, the device, the
+//! neighbour, the address, the queue and the route fail and recover under load. Does the mirror have everything that
+//! was called protected?
 //!
-//! Nothing is lost behind the uplink, so what is told to be on the wire must be at the mirror, whatever the appliance
-//! thinks of it: numbered UDP packets in every trial, bytes of TCP where a disaster ends the trial and nobody can send them
-//! again. What the cable has lost is seen by taps at its ends; the emulator counts for itself. The control is a sender for
-//! which one timestamp speaks for all that was sent before.
+//! Nothing is lost after the uplink, so data reported as on the wire must be at the mirror, whatever the appliance's
+//! own counters show: numbered UDP packets in every trial, bytes of TCP in trials that end with a disaster, where no
+//! host can retransmit them. Taps at the ends of the cable count what the cable lost; the emulator has its own
+//! counters. The control is a sender that takes one timestamp as proof for all earlier datagrams.
 //!
-//! Start with [`run`], then `faults` (what can happen) and `verdict` (what counts); `told` and `losses` are the two sides
-//! that are compared, `one_stamp` is the control.
+//! Start with [`run`], then `faults` (what can happen) and `verdict` (what counts); `notified` and `losses` are the two
+//! sides that are compared, `one_stamp` is the control.
 
 mod faults;
 mod load;
@@ -52,21 +53,21 @@ use crate::{
 };
 
 const TRIALS: u32 = 200;
-/// Faults of a trial, and the time between the end of one and the beginning of the next.
+/// Faults per trial, and the time in ms between the end of one and the beginning of the next.
 const FAULTS: std::ops::RangeInclusive<u32> = 2..=4;
 const BETWEEN: std::ops::Range<u64> = 30..350;
-/// From the last step of the last fault to the disaster.
+/// Time in ms from the last step of the last fault to the disaster.
 const BEFORE_CUT: std::ops::Range<u64> = 0..60;
-/// How long a link may take to be trusted again when the fault is over, and to be up before a trial.
+/// How long a link may take to be up before a trial, and to be trusted again after the last fault.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// When nothing has come to the mirror for this long, nothing will.
+/// A silence of this length means that nothing more will arrive.
 const QUIET: Duration = Duration::from_millis(350);
-/// Source ports of UDP that a trial uses at most.
+/// Maximum number of UDP source ports in a trial.
 const PORTS: u32 = 256;
-/// How often the user is told how far it is.
-const NEWS: Duration = Duration::from_secs(5);
+/// Time between two progress lines.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
-/// What all trials share.
+/// The parts that all trials share.
 struct Lab<'n> {
     stage: &'n Stage<'n>,
     network: &'n Network<'n>,
@@ -101,7 +102,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
             stage.say(&format!("  trial {number}: {words}"));
         }
         totals.on_trial(&outcome);
-        if said.elapsed() > NEWS {
+        if said.elapsed() > PROGRESS_EVERY {
             stage.say(&format!("  {} of {trials}: {totals}", number + 1));
             said = Instant::now();
         }
@@ -110,7 +111,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
 }
 
 impl Lab<'_> {
-    /// One trial; those with odd numbers end with a disaster.
+    /// Runs one trial; those with odd numbers end with a disaster.
     fn trial(&mut self, number: u32) -> Result<Outcome, LabError> {
         let seed = self.stage.options.seed.wrapping_mul(1_000_003).wrapping_add(number.into());
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -152,12 +153,12 @@ impl Lab<'_> {
         outcome.control = control.finish()?;
         subscriber.finish()?;
         let losses = taps.finish(self.lost_behind()? - behind);
-        sent.judge(&lock(&notes), &losses, &mut outcome);
+        sent.compare(&lock(&notes), &losses, &mut outcome);
         sent.load.end()?;
         Ok(outcome)
     }
 
-    /// Makes the network whole and both appliances run.
+    /// Restores the network and starts both appliances if they do not run.
     fn begin(&mut self, queue: Queue) -> Result<(), LabError> {
         self.network.tell_wan("open")?;
         self.uplink.mend(queue)?;
@@ -176,8 +177,8 @@ impl Lab<'_> {
         self.stage.trace.check_stop()
     }
 
-    /// The disaster: the WAN is cut at its entrance, behind the uplink, and the primary's appliance dies. What was told
-    /// before the cut counts.
+    /// The disaster: the WAN is cut at its entrance, after the uplink, and the primary's appliance is killed.
+    /// Notifications before the cut count.
     fn strike(&mut self, mut load: Load, outcome: &mut Outcome) -> Result<Sent, LabError> {
         let cut = Instant::now();
         self.network.tell_wan("cut")?;
@@ -188,7 +189,7 @@ impl Lab<'_> {
         Ok(Sent { load, flows, until: cut })
     }
 
-    /// No disaster: what is sent goes on until something new is called protected again, and then stops.
+    /// Without a disaster: the load goes on until something new is called protected, and then stops.
     fn recover(&self, mut load: Load, notes: &Mutex<Notes>, outcome: &mut Outcome) -> Result<Sent, LabError> {
         let over = Instant::now();
         load.ease();
@@ -215,7 +216,7 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// What the emulator has lost so far. What met the cut does not count: it was sent by a site that was dead already.
+    /// Datagrams that the emulator has lost so far. Those that met the cut do not count: their site was already dead.
     fn lost_behind(&self) -> Result<u64, LabError> {
         let wan = self.network.wan().map(|wan| wan.truth()).transpose();
         let forth = wan.map_err(LabError::doing("read the emulator's counters"))?.unwrap_or_default().forth;
@@ -227,19 +228,19 @@ impl Lab<'_> {
     }
 }
 
-/// What was sent in a trial.
+/// The traffic of a trial.
 struct Sent {
-    /// It has stopped.
+    /// The load, stopped.
     load: Load,
     /// UDP flows, and when they began.
     flows: Vec<(FlowKey, Instant)>,
-    /// What was told later does not count.
+    /// Later notifications do not count.
     until: Instant,
 }
 
 impl Sent {
-    /// Compares what was told with what is at the mirror.
-    fn judge(&self, notes: &Notes, losses: &Losses, outcome: &mut Outcome) {
+    /// Compares the notifications with the data at the mirror.
+    fn compare(&self, notes: &Notes, losses: &Losses, outcome: &mut Outcome) {
         outcome.by_departure = notes.by_departure;
         outcome.violations = notes.violations();
         outcome.least_repair = notes.least_repair;
@@ -247,7 +248,8 @@ impl Sent {
         outcome.never_left = losses.never_left;
         for (key, began) in &self.flows {
             let Some(claim) = notes.before(key, self.until) else { continue };
-            // What was told was sent between these two moments; if the path took too much then, nothing was promised.
+            // The claimed packets were sent between these two moments; if the path lost too much then, the claim was
+            // not guaranteed.
             if outcome.is_unread || outcome.is_too_much(losses.between(*began, claim.at)) {
                 outcome.packets_excused += claim.packets;
                 continue;

@@ -1,7 +1,7 @@
-//! What the notifications of one trial said: of each flow how far it is on the wire, and when that was told.
+//! The notifications of one trial: for each flow, how much of it is reported as on the wire, and when.
 //!
-//! Believes nothing and judges nothing. A UDP flow whose block failed begins again with a new instance, whose packets are
-//! counted from there: only the first instance is about the packets that its program numbers.
+//! Only records. A UDP flow whose block failed begins again with a new instance, whose packets are counted from there:
+//! only the first instance counts the packets as its program numbers them.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -10,37 +10,37 @@ use crate::notify::message::{Event, Flow, FlowKey, LinkState, Message};
 /// A claim about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// When it was told.
+    /// When it arrived.
     pub at: Instant,
-    /// Bytes from the first one.
+    /// Bytes since the first one.
     pub bytes: u64,
-    /// UDP: packets from the first one.
+    /// UDP: packets since the first one.
     pub packets: u64,
 }
 
 #[derive(Debug)]
-struct Told {
+struct FlowClaims {
     instance: u64,
     claims: Vec<Claim>,
 }
 
-/// All that was told.
+/// All notifications.
 #[derive(Debug, Default)]
 pub struct Notes {
-    flows: HashMap<FlowKey, Option<Told>>,
-    /// The counts of violations in the first and in the last heartbeat.
+    flows: HashMap<FlowKey, Option<FlowClaims>>,
+    /// The numbers of violations in the first and in the last heartbeat.
     violations: Option<(u64, u64)>,
-    /// Claims that were told before anything came back from the peer: by what had left.
+    /// Claims that arrived before any feedback from the peer: they rely on timestamps.
     pub by_departure: u64,
-    /// When the last of them was told.
+    /// When the last of them arrived.
     pub last_by_departure: Option<Instant>,
     state: Option<LinkState>,
-    /// The fewest repair symbols that a block had.
+    /// The smallest number of repair symbols of a block.
     pub least_repair: Option<u16>,
 }
 
 impl Notes {
-    /// Notes a message down.
+    /// Records a message.
     pub fn take(&mut self, message: &Message, now: Instant) {
         match message {
             Message::Flow(flow) => self.on_flow(flow, now),
@@ -54,20 +54,20 @@ impl Notes {
         }
     }
 
-    /// Whether the link is up, and it is known how many violations there had been before.
+    /// Whether the link is up, and the number of earlier violations is known.
     pub fn is_up(&self) -> bool {
         self.state == Some(LinkState::Up) && self.violations.is_some()
     }
 
-    /// Violations that were told meanwhile: those of an earlier time are told again to whoever comes.
+    /// Violations during the trial; a heartbeat also counts those before it.
     pub fn violations(&self) -> u64 {
         self.violations.map_or(0, |(first, last)| last.saturating_sub(first))
     }
 
     fn on_flow(&mut self, flow: &Flow, now: Instant) {
-        // Who was not there when it began does not know which packet was the first.
+        // A subscriber that missed the beginning of a flow does not know its first packet.
         let is_new = flow.event == Event::New;
-        let first = || is_new.then(|| Told { instance: flow.instance, claims: Vec::new() });
+        let first = || is_new.then(|| FlowClaims { instance: flow.instance, claims: Vec::new() });
         let told = self.flows.entry(flow.key).or_insert_with(first);
         let Some(told) = told.as_mut().filter(|told| told.instance == flow.instance) else { return };
         let positions = &flow.positions;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn violations_of_an_earlier_time_do_not_count() {
+    fn violations_before_the_trial_do_not_count() {
         let mut notes = Notes::default();
         let peer = |state| Peer { id: 1, name: None, state, reason: StateReason::None };
         notes.take(&Message::State(peer(LinkState::Up)), Instant::now());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_instance_and_one_that_was_there_before_say_nothing() {
+    fn a_later_instance_and_a_flow_without_its_beginning_are_ignored() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         for first in [flow(1, Event::New, 0), flow(1, Event::Protected, 300)] {

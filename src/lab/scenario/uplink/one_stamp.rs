@@ -1,8 +1,8 @@
-//! The control: a sender that takes one timestamp for the departure of all that it sent before.
+//! The control: a sender that takes one timestamp as the departure of all earlier datagrams.
 //!
-//! It sends numbered trains over the same uplink, with the library's own socket, and asks for a timestamp of the last
-//! datagram of each. A datagram has left for it when a timestamp came of it or of a later one, and no error meanwhile. The
-//! receiver is behind the uplink, and says what came.
+//! It sends numbered trains over the same uplink, with the library's own socket, and requests a timestamp for the last
+//! datagram of each train. It counts a datagram as left when a timestamp of it or of a later one has arrived without an
+//! error in between. The receiver is behind the uplink and reports what arrived.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,18 +27,18 @@ use crate::{
     lab::{error::LabError, network::Network},
 };
 
-/// Where it sends from, as the appliance does, and where to.
+/// Where it sends from, like the appliance, and where to.
 const NEAR: (&str, &str) = ("ithaca", "192.0.2.1:0");
 const FAR: (&str, &str) = ("provider", "198.51.100.254:0");
 const DATAGRAM: usize = 500;
-/// Datagrams of a train that ask for nothing.
+/// Datagrams of a train that request no timestamp.
 const TRAIN: u32 = 4;
 const PACE: Duration = Duration::from_millis(10);
 /// After the last train, timestamps and datagrams may take this long.
 const PATIENCE: Duration = Duration::from_millis(300);
 const STEP: Duration = Duration::from_millis(20);
 
-/// The sender and its receiver, until they are asked to finish.
+/// The sender and its receiver, until [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct OneStamp {
     is_over: Arc<AtomicBool>,
@@ -47,17 +47,17 @@ pub struct OneStamp {
     receiving: JoinHandle<HashSet<u32>>,
 }
 
-/// What it found.
+/// The result of the control.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Called {
-    /// Datagrams that it called left.
+pub struct ControlResult {
+    /// Datagrams that it counted as left.
     pub left: u64,
-    /// Of these, those that never came.
+    /// Of these, those that never arrived.
     pub missing: u64,
 }
 
 impl OneStamp {
-    /// Begins to send.
+    /// Starts to send.
     pub fn start(network: &Network<'_>) -> Result<Self, LabError> {
         let enter = |node: &str| NetworkNamespace::named(&network.namespace(node));
         let address = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
@@ -78,19 +78,19 @@ impl OneStamp {
         Ok(Self { is_over, is_closed, sending, receiving })
     }
 
-    /// Ends it: what it called left, and what of that never came.
-    pub fn finish(self) -> Result<Called, LabError> {
+    /// Ends the control; returns what it counted as left, and how much of that never arrived.
+    pub fn finish(self) -> Result<ControlResult, LabError> {
         self.is_over.store(true, Ordering::Relaxed);
         let left = self.sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         self.is_closed.store(true, Ordering::Relaxed);
         let came = self.receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let left = left.map_err(LabError::doing("send as the control does"))?;
         let missing = left.iter().filter(|number| !came.contains(number)).count() as u64;
-        Ok(Called { left: left.len() as u64, missing })
+        Ok(ControlResult { left: left.len() as u64, missing })
     }
 }
 
-/// What was sent and is not yet called left, and what is.
+/// Datagrams that were sent and are not yet counted as left, and those that are.
 #[derive(Debug, Default)]
 struct Departures {
     pending: VecDeque<u32>,
@@ -105,7 +105,7 @@ impl Departures {
         }
     }
 
-    /// After an error nobody knows what it was about.
+    /// The error does not name its datagram, so all pending ones are dropped.
     fn on_error(&mut self) {
         self.pending.clear();
     }
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_stamp_speaks_for_all_before_it_and_an_error_for_none() {
+    fn one_stamp_covers_all_earlier_datagrams_and_an_error_drops_the_pending_ones() {
         let mut departures = Departures { pending: (0..7).collect(), left: Vec::new() };
         departures.on_stamp(4);
         assert_eq!((&departures.left[..], departures.pending.len()), (&[0, 1, 2, 3, 4][..], 2));

@@ -1,7 +1,7 @@
-//! The uplink of the primary's site: does what a fault says, and mends it.
+//! The uplink of the primary's site: applies the steps of a fault, and repairs them.
 //!
-//! The commands are those of `ip` and `tc`, which run all the time and are told line by line: milliseconds matter here,
-//! and to start a program takes some.
+//! The commands go line by line to running `ip` and `tc` processes, because milliseconds matter here and a program
+//! start takes some.
 
 use std::{io, time::Duration};
 
@@ -11,17 +11,18 @@ use crate::{
     lab::{error::LabError, network::Network, process::Process},
 };
 
-/// Where the appliance is, and the router it sends to.
+/// The node of the appliance.
 pub const NEAR: &str = "ithaca";
-/// See [`NEAR`].
+/// The node of the router to which it sends.
 pub const FAR: &str = "provider";
-/// The name of the program that is told of neighbours.
+/// The name of the process for neighbour commands.
 const NEIGHBOURS: &str = "uplink-neighbours";
-/// Slow enough that what is written in a burst waits.
+/// Slow enough that a burst waits in the queue.
 const RATE: &str = "10mbit";
-/// A neighbour that does not answer is given up after three of these, and asked for again with the next datagram.
+/// Retransmission time of ARP in ms: a neighbour that does not answer fails after three of these, and the next datagram
+/// starts a new request.
 const ASK_AGAIN: &str = "30";
-/// How long `ip` may take for what it was told.
+/// How long `ip` may take to apply a command.
 const SETTLE: Duration = Duration::from_millis(15);
 
 /// The uplink.
@@ -32,7 +33,7 @@ pub struct Uplink<'n> {
     neighbours: Process,
     far: Process,
     queues: Process,
-    /// Queues that were put there so far; each has a number of its own, or it would change the one that is there.
+    /// Number of queues so far; each gets a handle of its own, because an equal handle would change the existing queue.
     count: u32,
     router: NetworkNamespace,
     host: NetworkNamespace,
@@ -42,11 +43,11 @@ impl<'n> Uplink<'n> {
     /// Prepares the uplink of a network like `pair-uplink`.
     pub fn open(network: &'n Network<'n>) -> Result<Self, LabError> {
         for device in ["wan0", "wan1"] {
-            // As a device that cannot cut trains: the kernel does, and each datagram leaves for itself.
+            // Like a device that cannot split trains: the kernel splits them, and each datagram leaves alone.
             network.run(NEAR, &["ip", "link", "set", device, "gso_max_segs", "1"])?;
             network.sysctl(NEAR, &[(&format!("net.ipv4.neigh.{device}.retrans_time_ms"), ASK_AGAIN)])?;
         }
-        // Its queue is as fast as the device.
+        // The queue of the second uplink is as fast as the device.
         network.run(NEAR, &["tc", "qdisc", "replace", "dev", "wan1", "root", "pfifo", "limit", "2000"])?;
         let (near, far) = (network.namespace(NEAR), network.namespace(FAR));
         let enter = |name: &str| NetworkNamespace::named(name).map_err(LabError::doing(format!("look into {name}")));
@@ -62,7 +63,7 @@ impl<'n> Uplink<'n> {
         })
     }
 
-    /// Does a step; returns before it has come about.
+    /// Applies a step; returns before it has taken effect.
     pub fn act(&mut self, action: &Action) -> Result<(), LabError> {
         match action {
             Action::Near(words) => self.tell_near(words),
@@ -73,7 +74,7 @@ impl<'n> Uplink<'n> {
         }
     }
 
-    /// Makes everything whole, whatever was done before, with this queue.
+    /// Restores everything, whatever was done before, with this queue.
     pub fn mend(&mut self, queue: Queue) -> Result<(), LabError> {
         self.answer(true)?;
         self.tell_far("link set wan0 up")?;
@@ -85,8 +86,8 @@ impl<'n> Uplink<'n> {
         Ok(())
     }
 
-    /// Packets that the appliance was too slow to read from its TUN. It knows nothing of them, and what it counts after them is not
-    /// what the program counts. None where the appliance has died.
+    /// Packets that the appliance was too slow to read from its TUN. It does not know of them, so after them its count
+    /// differs from the program's. None if the appliance is dead.
     pub fn unread(&self) -> Result<Option<u64>, LabError> {
         let read = || self.host.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))?;
         let text = read().map_err(LabError::doing(format!("read the counters of {NEAR}")))?;
@@ -98,13 +99,13 @@ impl<'n> Uplink<'n> {
         self.near.tell(words)
     }
 
-    /// `ip neigh` ends when there is no such entry, whatever it is told about errors; it is started again then.
+    /// `ip neigh` ends if there is no such entry, even with `-force`; it is then started again.
     fn tell_neighbours(&mut self, words: &str) -> Result<(), LabError> {
         self.network.trace().note(&format!("+ ip -n {} neigh {words}", self.network.namespace(NEAR)));
         if !self.neighbours.is_running() {
             self.neighbours = start(self.network, NEIGHBOURS, "ip", NEAR)?;
         }
-        // It may end at this moment because of what it was told before: then this fault does not come about.
+        // It may be about to end because of its previous command; then this fault does not happen.
         let _ = self.neighbours.tell(&format!("neigh {words}"));
         Ok(())
     }
@@ -135,12 +136,12 @@ impl<'n> Uplink<'n> {
     }
 }
 
-/// A program that waits to be told line by line what to do in a node.
+/// Starts a program that runs commands in a node from its standard input, line by line.
 fn start(network: &Network<'_>, name: &str, program: &str, node: &str) -> Result<Process, LabError> {
     network.trace().start(name, &[program, "-n", &network.namespace(node), "-force", "-batch", "-"])
 }
 
-/// What `tc` is told so that this queue takes the place of the one there is.
+/// The `tc` commands that replace the present queue with this one.
 fn lines(queue: Queue, number: u32) -> Vec<String> {
     let root = format!("qdisc replace dev wan0 root handle {number:x}:");
     let class =
@@ -158,7 +159,7 @@ fn lines(queue: Queue, number: u32) -> Vec<String> {
     }
 }
 
-/// What a device would not pass on, in the text of `/proc/net/dev`.
+/// The transmit drops of a device, from the text of `/proc/net/dev`.
 fn transmit_drops(text: &str, device: &str) -> Option<u64> {
     let numbers = text.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'))?;
     numbers.split_whitespace().nth(11)?.parse().ok()
@@ -169,14 +170,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drops_are_those_of_transmitting() {
+    fn only_transmit_drops_of_the_device_are_read() {
         let text = "Inter-|   Receive\n face |bytes\n  wan1: 1 2 3 4 5 6 7 8 9 10 11 99 13 14 15 16\n  wan0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         assert_eq!((transmit_drops(text, "wan0"), transmit_drops(text, "wan1")), (Some(12), Some(99)));
         assert_eq!(transmit_drops(text, "wan"), None);
     }
 
     #[test]
-    fn every_queue_is_a_new_one() {
+    fn every_queue_gets_a_new_handle() {
         for queue in Queue::ALL {
             let (first, second) = (lines(queue, 1), lines(queue, 2));
             assert!(

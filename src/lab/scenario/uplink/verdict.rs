@@ -1,58 +1,59 @@
-//! What became of the trials: one by one, and in all.
+//! The results of the trials: of each, and in total.
 
 use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{faults::Kind, one_stamp::Called};
+use super::{faults::Kind, one_stamp::ControlResult};
 use crate::lab::{report::Report, scenario::disaster::drain::Verdict, times::Times};
 
-/// A link must be trusted again this soon after the last fault is over, in nearly all trials.
+/// In nearly all trials a link must be trusted again this soon after the last fault is over.
 const SOON: Duration = Duration::from_secs(5);
-/// So many of the packets may prove nothing because the path itself lost more than a block survives: one of so many.
+/// At most one in this many packets may prove nothing because the path itself lost more than a block survives.
 const EXCUSED_SHARE: u64 = 4;
-/// Claims of a trial that must come before anything came back, on average.
+/// Minimum average number of claims per trial that rely on timestamps, before any feedback from the peer.
 const LEAST_CLAIMS: u64 = 5;
 
-/// What became of a trial.
+/// The result of one trial.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// What happened to the uplink.
+    /// The faults of the uplink.
     pub faults: Vec<Kind>,
     /// Whether the site was lost at the end.
     pub is_disaster: bool,
-    /// UDP packets that were told to be on the wire, and those of them that are not at the mirror.
+    /// UDP packets reported as on the wire, and those of them that are not at the mirror.
     pub packets: u64,
     /// See [`packets`](Self::packets).
     pub packets_missing: u64,
-    /// UDP packets that were told to be on the wire in a time in which the path lost more than a block survives.
+    /// UDP packets reported as on the wire while the path lost more than a block survives.
     pub packets_excused: u64,
-    /// The same of bytes in TCP. Without a disaster they are sent again.
+    /// The same for bytes in TCP. Without a disaster TCP retransmits them.
     pub bytes: u64,
     /// See [`bytes`](Self::bytes).
     pub bytes_missing: u64,
-    /// Claims that were told before anything came back.
+    /// Claims that arrived before any feedback from the peer.
     pub by_departure: u64,
-    /// Violations that the appliance told.
+    /// Violations that the appliance reported.
     pub violations: u64,
     /// Datagrams that had left and were lost on the path.
     pub lost: u64,
     /// Datagrams that never left the host.
     pub never_left: u64,
-    /// The appliance was too slow to read packets that were sent: what it counts is not what was sent.
+    /// The appliance was too slow to read all packets: its count differs from what was sent.
     pub is_unread: bool,
-    /// The fewest repair symbols that a block had.
+    /// The smallest number of repair symbols of a block.
     pub least_repair: Option<u16>,
-    /// From the end of the last fault until something new was called protected; none after a disaster, or never.
+    /// From the end of the last fault until something new was called protected; none after a disaster, or if that never
+    /// happened.
     pub recovery: Option<Duration>,
-    /// What drain said after a disaster.
+    /// The verdict of drain after a disaster.
     pub verdict: Option<Verdict>,
-    /// What the control found.
-    pub control: Called,
+    /// The result of the control.
+    pub control: ControlResult,
 }
 
 impl Outcome {
-    /// Whether so many lost datagrams are more than a block survives: then nothing was promised.
+    /// Whether `lost` datagrams are more than a block survives: then protection is not guaranteed.
     pub fn is_too_much(&self, lost: u64) -> bool {
         lost > u64::from(self.least_repair.unwrap_or(0))
     }
@@ -67,7 +68,7 @@ impl Outcome {
         self.packets_missing > 0 || (!is_excused && (self.bytes_missing > 0 || self.violations > 0))
     }
 
-    /// What is wrong with it, in words.
+    /// Describes what is wrong with the trial.
     pub fn surprise(&self) -> Option<String> {
         let is_stuck = !self.is_disaster && self.recovery.is_none();
         let names = self.faults.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
@@ -102,7 +103,7 @@ pub struct Totals {
     bytes_missing: u64,
     by_departure: u64,
     violations: u64,
-    /// Trials in which something was missing or a violation was told.
+    /// Trials in which something was missing or a violation was reported.
     broken: u32,
     /// Trials whose bytes and violations prove nothing.
     excused: u32,
@@ -112,12 +113,12 @@ pub struct Totals {
     stuck: u32,
     recoveries: Times,
     verdicts: [u32; 3],
-    control: Called,
+    control: ControlResult,
     control_trials: u32,
 }
 
 impl Totals {
-    /// Takes a trial in.
+    /// Adds a trial.
     pub fn on_trial(&mut self, outcome: &Outcome) {
         self.trials += 1;
         self.disasters += u32::from(outcome.is_disaster);
@@ -130,7 +131,7 @@ impl Totals {
         if let Some(verdict) = outcome.verdict {
             self.verdicts[verdict as usize] += 1;
         }
-        // What the path lost is nobody's false word; of the control's datagrams each is for itself.
+        // Datagrams that the path lost are not the control's error; its datagrams have no repair.
         self.control.left += outcome.control.left;
         let missing = outcome.control.missing.saturating_sub(outcome.lost);
         self.control.missing += missing;
@@ -152,7 +153,7 @@ impl Totals {
         }
     }
 
-    /// What it comes to.
+    /// Makes the report.
     pub fn report(&self, slack: f64) -> Report {
         let mut report = Report::default();
         let claim = "no UDP packet that was told to be on the wire is missing at the mirror";
@@ -255,7 +256,7 @@ mod tests {
             by_departure: 50,
             least_repair: Some(4),
             recovery: Some(Duration::from_millis(200)),
-            control: Called { left: 50, missing: 3 },
+            control: ControlResult { left: 50, missing: 3 },
             ..Outcome::default()
         }
     }
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn one_packet_or_byte_that_is_missing_and_one_violation_fail() {
+    fn one_missing_packet_or_byte_and_one_violation_fail() {
         assert!(passes(&[good(), disaster()]));
         assert!(!passes(&[good(), Outcome { packets_missing: 1, ..good() }]));
         assert!(!passes(&[good(), Outcome { packets_missing: 1, ..disaster() }]));
@@ -281,20 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_lost_as_much_as_a_block_survives_excuses_nothing() {
+    fn a_loss_that_a_block_survives_excuses_nothing() {
         for missing in [Outcome { bytes_missing: 1, ..disaster() }, Outcome { violations: 1, ..good() }] {
             let with = |lost| [good(), disaster(), Outcome { lost, ..missing.clone() }];
             assert!(!passes(&with(4)) && passes(&with(5)), "{missing:?}");
         }
         assert!(!passes(&[Outcome { lost: 5, ..good() }]), "nothing was tried");
-        // Packets are excused one flow at a time.
+        // Packets are excused for one flow at a time.
         assert!(!passes(&[good(), Outcome { packets_missing: 1, lost: 5, ..good() }]));
         assert!(passes(&[Outcome { packets_excused: 33, ..good() }]));
         assert!(!passes(&[Outcome { packets_excused: 34, ..good() }]), "too much proves nothing");
     }
 
     #[test]
-    fn a_link_that_is_not_trusted_again_or_only_late_fails() {
+    fn a_late_or_missing_recovery_fails() {
         assert!(!passes(&[good(), Outcome { recovery: None, ..good() }]));
         assert!(!passes(&[good(), Outcome { recovery: Some(2 * SOON), ..good() }]));
         assert!(Outcome { recovery: None, ..good() }.surprise().is_some());
@@ -302,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn a_control_that_does_not_fail_by_more_than_the_path_lost_fails_the_run() {
-        let control = |missing, lost| Outcome { control: Called { left: 50, missing }, lost, ..good() };
+    fn a_control_must_lose_more_than_the_path_did() {
+        let control = |missing, lost| Outcome { control: ControlResult { left: 50, missing }, lost, ..good() };
         assert!(passes(&[control(3, 2)]), "of one more nobody but the host can be the cause");
         assert!(!passes(&[control(2, 2)]));
         assert!(!passes(&[control(0, 0)]));

@@ -1,4 +1,4 @@
-//! Tests of one direction of the emulated WAN: fates, order, and that every datagram is accounted for.
+//! Tests of one direction of the emulated WAN: losses, order, and that every datagram is accounted for.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ fn plain(byte: u8, length: usize) -> Train {
     Train { header: VirtioHeader::default(), packet: vec![byte; length] }
 }
 
-/// A UDP super-packet of `segments` datagrams of 1000 bytes, the last of 500; each is filled with its number.
+/// A UDP super-packet of `segments` datagrams of 1000 bytes, the last one of 500; each is filled with its number.
 fn train(segments: usize) -> Train {
     let payload: Vec<u8> =
         (0..segments).flat_map(|at| vec![at as u8; if at + 1 == segments { 500 } else { 1000 }]).collect();
@@ -53,9 +53,9 @@ fn a_packet_arrives_after_the_delay_and_in_order() {
 }
 
 #[test]
-fn losing_one_datagram_leaves_two_trains() {
+fn losing_one_datagram_splits_a_train_in_two() {
     let now = Instant::now();
-    // The seed is searched for, so that the test does not depend on the generator.
+    // The test searches for a suitable seed, so that it does not depend on the random generator.
     let (trains, counters) = (0..10_000)
         .find_map(|seed| {
             let mut link = Link::new(with(&[("loss", "2%")]), seed);
@@ -75,7 +75,7 @@ fn losing_one_datagram_leaves_two_trains() {
 }
 
 #[test]
-fn what_was_lost_behind_the_last_that_passed_is_counted_and_nothing_else() {
+fn lost_last_counts_only_losses_after_the_last_delivered_datagram() {
     let now = Instant::now();
     let mut seen = [0; 3];
     for seed in 0..200 {
@@ -85,7 +85,7 @@ fn what_was_lost_behind_the_last_that_passed_is_counted_and_nothing_else() {
         let behind = 43 - u64::from(last);
         assert_eq!(link.counters().lost_last, behind, "seed {seed}");
         seen[behind.min(2) as usize] += 1;
-        // What meets a cut is no loss that anybody was promised protection from.
+        // Datagrams that meet a cut do not count as lost at the end.
         link.set_impairment(with(&[("passage", "cut")]));
         link.handle_train(train(10), now);
         assert_eq!(link.counters().lost_last, behind, "seed {seed}");
@@ -97,7 +97,7 @@ fn what_was_lost_behind_the_last_that_passed_is_counted_and_nothing_else() {
 }
 
 #[test]
-fn an_untouched_train_stays_whole() {
+fn a_train_without_events_stays_whole() {
     let now = Instant::now();
     let mut link = Link::new(with(&[("delay", "1ms"), ("loss", "0.0001%")]), 1);
     let sent = train(44);
@@ -110,7 +110,7 @@ fn an_untouched_train_stays_whole() {
 }
 
 #[test]
-fn a_cut_lets_what_is_in_flight_arrive_and_a_blackhole_does_not() {
+fn a_blackhole_drops_datagrams_in_flight_and_a_cut_does_not() {
     let now = Instant::now();
     for (passage, arrives) in [("cut", 44), ("blackhole", 0)] {
         let mut link = Link::new(with(&[("delay", "25ms")]), 1);
@@ -135,7 +135,7 @@ fn the_rate_paces_and_its_queue_is_bounded() {
     for _ in 0..20 {
         link.handle_train(plain(0, 1000), now);
     }
-    // The one being sent is among the ten.
+    // The packet being sent counts as one of the ten.
     assert_eq!(link.counters().lost.queue, 10);
     assert_eq!(drain(&mut link, now + 5 * MS).len(), 5);
     assert_eq!(drain(&mut link, now + 11 * MS).len(), 5);
@@ -199,7 +199,7 @@ fn memory_is_bounded() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whatever happens, every datagram is accounted for, and the same seed does the same again.
+    /// Every datagram is accounted for, and the same seed gives the same result.
     #[test]
     fn every_datagram_is_accounted_for(
         seed: u64,
