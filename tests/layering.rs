@@ -17,7 +17,7 @@ const MODULES: &[Module] = &[
     Module { name: "notify", may_import: &[], pure: false },
     // One place knows where the fields of the kernel's `struct tcp_info` lie.
     Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
-    Module { name: "config", may_import: &["tunnel::keys", "notify"], pure: false },
+    Module { name: "config", may_import: &["tunnel::keys", "tunnel::policy", "notify"], pure: false },
     Module {
         name: "appliance",
         may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify"],

@@ -20,7 +20,7 @@ use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
 use crate::tunnel::peer::PeerSettings;
-use crate::tunnel::policy::{Policy, PortRange, ProfileId, Protocol, Rule};
+use crate::tunnel::policy::{Policy, ProfileId, Protocol, Rule};
 use crate::tunnel::receiver::Delivery;
 use crate::tunnel::seal::CipherSet;
 use crate::tunnel::sender::Profile;
@@ -200,14 +200,13 @@ fn rules(rule: &config::PolicyRule) -> Vec<Rule> {
         Some(to) => vec![to],
         None => everything.map(whole_family).to_vec(),
     };
-    let port = rule.port.and_then(|port| PortRange::new(port.first, port.last));
     destinations
         .into_iter()
         .map(|to| Rule {
             to,
             from: rule.from,
             protocol: rule.protocol.map(Protocol::Number),
-            port,
+            port: rule.port,
             dscp: rule.dscp,
             profile: ProfileId(rule.redundancy),
         })

@@ -35,7 +35,7 @@ pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
 pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify, NotifyKey};
 pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
-pub use policy::{PolicyRule, PortRange};
+pub use policy::PolicyRule;
 pub use problem::{ConfigErrors, Place, Problem, Severity};
 pub use redundancy::{Profile, Repair};
 pub use reporting::{Log, LogFormat, LogLevel, Status};

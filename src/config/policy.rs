@@ -1,7 +1,5 @@
 //! `policy`: which packets get which profile. Matching packets is done elsewhere.
 
-use std::fmt;
-
 use ipnetwork::IpNetwork;
 
 use super::peer::read_prefix;
@@ -9,6 +7,7 @@ use super::problem::did_you_mean;
 use super::redundancy::{self, Profile};
 use super::schema;
 use super::table::{Field, Reading, Table};
+use crate::tunnel::policy::PortRange;
 
 /// One rule; a field that is `None` matches everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +24,6 @@ pub struct PolicyRule {
     pub dscp: Option<u8>,
     /// Number of the profile.
     pub redundancy: u8,
-}
-
-/// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    /// Lowest port.
-    pub first: u16,
-    /// Highest port.
-    pub last: u16,
 }
 
 impl PolicyRule {
@@ -60,7 +50,7 @@ impl PolicyRule {
         }
         let protocol = table.field("protocol").read(PROTOCOL, parse_protocol, reading);
         let port_field = table.field("port");
-        let port = port_field.read("a port or a range, such as 5432 or 6000-6063", PortRange::parse, reading);
+        let port = port_field.read("a port or a range, such as 5432 or 6000-6063", parse_ports, reading);
         // Without a protocol the port may be one of TCP or of UDP.
         if port.is_some() && protocol.is_some_and(|number| ![Self::TCP, Self::UDP].contains(&number)) {
             let hint = "ports exist in TCP and UDP only: remove the port, or write `protocol: tcp` or `protocol: udp`";
@@ -83,7 +73,7 @@ impl PolicyRule {
         let port = match (self.port, other.port) {
             (None, _) => true,
             (Some(_), None) => false,
-            (Some(ours), Some(theirs)) => ours.first <= theirs.first && theirs.last <= ours.last,
+            (Some(ours), Some(theirs)) => ours.first() <= theirs.first() && theirs.last() <= ours.last(),
         };
         prefix(self.to, other.to)
             && prefix(self.from, other.from)
@@ -93,29 +83,15 @@ impl PolicyRule {
     }
 }
 
-impl PortRange {
-    /// Whether the port is in the range.
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.trim().parse(), last.trim().parse()) {
-            (Ok(0), _) => Err("port 0 is never used".to_owned()),
-            (Ok(first), Ok(last)) if first <= last => Ok(Self { first, last }),
-            (Ok(_), Ok(_)) => Err("the range is empty: the lower port comes first".to_owned()),
-            _ => Err("ports are numbers from 1 to 65535".to_owned()),
+/// Reads one port or a range. The error is a hint.
+fn parse_ports(text: &str) -> Result<PortRange, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(0), _) => Err("port 0 is never used".to_owned()),
+        (Ok(first), Ok(last)) => {
+            PortRange::new(first, last).ok_or_else(|| "the range is empty: the lower port comes first".to_owned())
         }
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.first, self.last) {
-            (first, last) if first == last => first.fmt(f),
-            (first, last) => write!(f, "{first}-{last}"),
-        }
+        _ => Err("ports are numbers from 1 to 65535".to_owned()),
     }
 }
 
@@ -158,12 +134,11 @@ mod tests {
     #[test]
     fn a_port_is_a_number_or_a_range() {
         for (text, first, last) in [("5432", 5432, 5432), ("6000-6063", 6000, 6063), ("1-65535", 1, 65535)] {
-            assert_eq!(PortRange::parse(text), Ok(PortRange { first, last }), "{text}");
+            assert_eq!(parse_ports(text), Ok(PortRange::new(first, last).unwrap()), "{text}");
         }
         for text in ["", "0", "65536", "6063-6000", "a-b", "-", "1-"] {
-            assert!(PortRange::parse(text).is_err(), "{text}");
+            assert!(parse_ports(text).is_err(), "{text}");
         }
-        assert!(PortRange { first: 1, last: 3 }.contains(3) && !PortRange { first: 1, last: 3 }.contains(4));
     }
 
     #[test]
@@ -182,7 +157,7 @@ mod tests {
             to: Some(to.parse().unwrap()),
             from: None,
             protocol,
-            port: port.map(|port| PortRange { first: port, last: port }),
+            port: port.and_then(|port| PortRange::new(port, port)),
             dscp: None,
             redundancy: 0,
         };

@@ -325,7 +325,7 @@ fn udp_counts_packets_and_bytes_and_begins_again_after_a_loss() {
     desk.udp(1, 7, 2);
     desk.told();
     desk.table.on_block_failed(block(2), desk.now);
-    assert_eq!(desk.told(), ["Broken 1", "new 3"], "2 is the super-packet's flow");
+    assert_eq!(desk.told(), ["Replaced 1", "new 3"], "2 is the super-packet's flow");
     let id = desk.udp(1, 9, 3).unwrap();
     desk.protect(3);
     let position = desk.table.flow(id).unwrap().position(Level::OnWire);

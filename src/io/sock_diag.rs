@@ -4,12 +4,12 @@
 //! had sent was acknowledged, or the connection failed. Knows neither flows nor what is protected.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use netlink_packet_core::{
-    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
-};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -67,18 +67,18 @@ impl TcpState {
         (11, TcpState::Closing),
     ];
 
+    /// Those with a stream toward the other side.
+    fn all() -> StateFlags {
+        TcpState::NUMBERS
+            .iter()
+            .fold(StateFlags::empty(), |all, (number, _)| all | StateFlags::from_bits_retain(1 << number))
+    }
+
     fn from_kernel(number: u8) -> Option<TcpState> {
         TcpState::NUMBERS.iter().find(|(known, _)| *known == number).map(|(_, state)| *state)
     }
 }
 
-/// `SOCK_DIAG_BY_FAMILY`.
-const BY_FAMILY: u16 = 20;
-/// `INET_DIAG_INFO`: `struct tcp_info`.
-const INFO: u16 = 2;
-/// Bytes of `struct inet_diag_req_v2` and of `struct inet_diag_msg`.
-const REQUEST: usize = 56;
-const MESSAGE: usize = 72;
 /// The kernel sends dumps in pieces of at most 32 KiB.
 const ANSWER_BYTES: usize = 64 * 1024;
 
@@ -86,8 +86,8 @@ const ANSWER_BYTES: usize = 64 * 1024;
 pub fn tcp_sockets(is_wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<TcpSocket>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        dump(family as u8, &mut |message| {
-            if let Some(socket) = parse(message)?
+        dump(family as u8, &mut |response| {
+            if let Some(socket) = describe(response)?
                 && is_wanted(socket.remote)
             {
                 found.push(socket);
@@ -99,14 +99,22 @@ pub fn tcp_sockets(is_wanted: impl Fn(SocketAddr) -> bool) -> io::Result<Vec<Tcp
     Ok(found)
 }
 
-fn dump(family: u8, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn dump(family: u8, take: &mut impl FnMut(&InetResponse) -> io::Result<()>) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     header.sequence_number = 1;
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(Diag::Request { family }));
+    let request = InetRequest {
+        family,
+        protocol: libc::IPPROTO_TCP as u8,
+        extensions: ExtensionFlags::INFO,
+        states: TcpState::all(),
+        // In a dump it names no socket.
+        socket_id: if i32::from(family) == libc::AF_INET { SocketId::new_v4() } else { SocketId::new_v6() },
+    };
+    let mut request = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
     request.serialize(&mut bytes);
@@ -117,12 +125,11 @@ fn dump(family: u8, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Resul
         socket.recv(&mut answer, 0)?;
         let mut rest = &answer[..];
         while let Some(length) = rest.first_chunk().map(|field| u32::from_ne_bytes(*field) as usize) {
-            let cut = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is cut");
+            let cut = || invalid("the kernel's answer is cut");
             let message = rest.get(..length).filter(|message| message.len() >= 16).ok_or_else(cut)?;
-            let message = NetlinkMessage::<Diag>::deserialize(message);
-            let message = message.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            match message.payload {
-                NetlinkPayload::InnerMessage(Diag::Answer(body)) => take(&body)?,
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(message);
+            match message.map_err(|error| invalid(&error.to_string()))?.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => take(&response)?,
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 _ => {}
@@ -133,84 +140,38 @@ fn dump(family: u8, take: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Resul
     }
 }
 
-/// The two messages of the family: what we send and what comes.
-#[derive(Debug)]
-enum Diag {
-    Request { family: u8 },
-    Answer(Vec<u8>),
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-impl From<Diag> for NetlinkPayload<Diag> {
-    fn from(message: Diag) -> Self {
-        NetlinkPayload::InnerMessage(message)
-    }
-}
-
-impl NetlinkSerializable for Diag {
-    fn message_type(&self) -> u16 {
-        BY_FAMILY
-    }
-
-    fn buffer_len(&self) -> usize {
-        REQUEST
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        let family = match self {
-            Diag::Request { family } => *family,
-            Diag::Answer(_) => 0,
-        };
-        let states = TcpState::NUMBERS.iter().fold(0u32, |states, (number, _)| states | 1 << number);
-        buffer[..4].copy_from_slice(&[family, libc::IPPROTO_TCP as u8, 1 << (INFO - 1), 0]);
-        buffer[4..8].copy_from_slice(&states.to_ne_bytes());
-        buffer[8..].fill(0);
-    }
-}
-
-impl NetlinkDeserializable for Diag {
-    type Error = DecodeError;
-
-    fn deserialize(_: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Diag::Answer(payload.to_vec()))
-    }
-}
-
-/// Reads a `struct inet_diag_msg` with its attributes; `None` for a state that is not of interest.
-fn parse(message: &[u8]) -> io::Result<Option<TcpSocket>> {
-    let short = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's description of a socket is cut");
-    let (head, mut attributes) = message.split_first_chunk::<MESSAGE>().ok_or_else(short)?;
-    let Some(state) = TcpState::from_kernel(head[1]) else {
+/// What is of interest of a socket; `None` for a state without a stream toward the other side.
+fn describe(response: &InetResponse) -> io::Result<Option<TcpSocket>> {
+    let header = &response.header;
+    let Some(state) = TcpState::from_kernel(header.state) else {
         return Ok(None);
     };
-    let address = |port: usize, at: usize| {
-        let ip: IpAddr = if i32::from(head[0]) == libc::AF_INET {
-            Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]).into()
-        } else {
-            let mut octets = [0; 16];
-            octets.copy_from_slice(&head[at..at + 16]);
-            Ipv6Addr::from(octets).into()
-        };
-        SocketAddr::new(ip.to_canonical(), u16::from_be_bytes([head[port], head[port + 1]]))
-    };
-    // write_seq - snd_una: the end of the stream counts too once it is queued.
-    let unacknowledged = u32::from_ne_bytes([head[60], head[61], head[62], head[63]]);
-    let mut sent = None;
-    while let Some((header, rest)) = attributes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let body = length.checked_sub(4).and_then(|length| rest.get(..length)).ok_or_else(short)?;
-        if u16::from_ne_bytes([header[2], header[3]]) == INFO {
-            let written = tcp_info::written_in(body)?;
-            let acknowledged = written.saturating_sub(unacknowledged.into());
-            sent = Some(Sent { written, acknowledged });
+    let info = response.nlas.iter().find_map(|nla| match nla {
+        Nla::TcpInfo(info) => Some(info),
+        _ => None,
+    });
+    let sent = match info {
+        Some(info) => {
+            let written = tcp_info::written_in(info)?;
+            // write_seq - snd_una: the end of the stream counts too once it is queued.
+            let acknowledged = written.saturating_sub(header.send_queue.into());
+            Some(Sent { written, acknowledged })
         }
-        attributes = rest.get((length - 4).next_multiple_of(4)..).unwrap_or_default();
-    }
+        None => None,
+    };
     // What remains of a socket after its end was acknowledged has no numbers; everywhere else they must be there.
     if sent.is_none() && !matches!(state, TcpState::TimeWait | TcpState::FinWait2) {
         let text = "the kernel does not say how much a TCP socket has sent: Linux 4.19 or later is needed";
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
-    Ok(Some(TcpSocket { local: address(4, 8), remote: address(6, 24), state, sent }))
+    let id = &header.socket_id;
+    let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
+    let remote = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);
+    Ok(Some(TcpSocket { local, remote, state, sent }))
 }
 
 #[cfg(test)]
@@ -218,6 +179,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::time::{Duration, Instant};
+
+    use netlink_packet_core::Parseable;
 
     use super::*;
 
@@ -309,15 +272,20 @@ mod tests {
 
     #[test]
     fn a_description_that_is_cut_is_an_error_and_no_panic() {
-        let mut whole = vec![0; MESSAGE];
+        let (header, info) = (72, 224);
+        let mut whole = vec![0; header];
         whole[..2].copy_from_slice(&[libc::AF_INET as u8, 1]);
-        whole.extend([228u16.to_ne_bytes(), INFO.to_ne_bytes()].concat());
-        whole.extend([0; 224]);
-        assert!(parse(&whole).unwrap().is_some());
+        whole.extend([228u16.to_ne_bytes(), 2u16.to_ne_bytes()].concat());
+        whole.resize(header + 4 + info, 0);
+        let read = |bytes: &[u8]| {
+            let response = InetResponse::parse(bytes).map_err(|error| invalid(&error.to_string()))?;
+            describe(&response)
+        };
+        assert!(read(&whole).unwrap().is_some());
         for length in 0..whole.len() {
-            assert!(parse(&whole[..length]).is_err(), "{length}");
+            assert!(read(&whole[..length]).is_err(), "{length}");
         }
         whole[1] = 10;
-        assert_eq!(parse(&whole).unwrap(), None, "a listener");
+        assert_eq!(read(&whole).unwrap(), None, "a listener");
     }
 }
