@@ -1,13 +1,14 @@
 //! Netlink attributes (`struct nlattr`): a 16-bit length that counts itself, a 16-bit type, the value, padding to four
-//! bytes. Little-endian on every machine, unlike the kernel's own.
+//! bytes. Little-endian on every machine; the kernel uses native byte order.
 //!
-//! This file knows neither which attributes exist nor what they mean; see [`super::message`].
+//! This file does not know which attributes exist or what they mean: see [`super::message`].
 
 use super::message::Malformed;
 
 /// Set in a type whose value is a list of attributes.
 pub const NESTED: u16 = 1 << 15;
-/// Set in a type whose value is in network byte order; this protocol says so in the attribute's definition instead.
+/// Set in a type whose value is in network byte order. This protocol does not set it: the attribute's definition gives
+/// the byte order.
 pub const NET_BYTEORDER: u16 = 1 << 14;
 /// The bytes before a value.
 pub const HEADER: usize = 4;
@@ -67,7 +68,7 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Reads `list`, which holds nothing but attributes.
+    /// Reads `list`, which holds only attributes.
     pub fn new(list: &'a [u8]) -> Attributes<'a> {
         Attributes { list, at: 0 }
     }
@@ -89,13 +90,13 @@ impl<'a> Iterator for Attributes<'a> {
         let Some(value) = rest.get(HEADER..len) else {
             return Some(Err(cut));
         };
-        // The last attribute of a list may come without its padding, as in the kernel.
+        // The last attribute of a list may lack its padding, as in the kernel.
         self.at = offset + len.next_multiple_of(4);
         Some(Ok(Attribute { kind, value, offset }))
     }
 }
 
-/// Appends one attribute. `value` is shorter than 64 KB: the longest one of this protocol is bounded by a datagram.
+/// Appends one attribute. `value` is shorter than 64 KB: every value of this protocol fits a datagram.
 pub fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let len = (HEADER + value.len()) as u16;
     out.extend_from_slice(&len.to_le_bytes());
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_to_the_first_error() {
+    fn a_list_is_read_up_to_its_first_error() {
         const GOOD: &[u8] = &[5, 0, 3, 0, 0xaa, 0, 0, 0, 8, 0, 4, 0x80, 1, 2, 3, 4];
         type Row = (&'static [u8], &'static [(u16, &'static [u8])], bool);
         let table: [Row; 6] = [

@@ -10,10 +10,10 @@
 //! `genlmsghdr`. `port` 0 marks a notification: `seq` counts the notifications of the subscription. Any other `port` is
 //! chosen by the client for its requests and comes back in the answers, with the request's `seq`.
 //!
-//! One datagram holds whole messages and nothing else. This module does not authenticate: bytes come from
-//! [`super::envelope`], and what an attacker may do with them ends there.
+//! One datagram holds whole messages and nothing else. This module does not authenticate: [`super::envelope`] has
+//! refused forged datagrams before their bytes arrive here.
 //!
-//! Start with `fields`, the table of all attributes, then `flow`, the message that all the others are about.
+//! Start with `fields`, the tables of all attributes, then `flow`, the message that all others refer to.
 
 mod answer;
 mod fields;
@@ -71,7 +71,7 @@ pub mod command {
     pub const VIOLATION: u8 = 4;
     /// Sent every 100 ms to each subscriber: notification.
     pub const HEARTBEAT: u8 = 5;
-    /// Everything read from the TUN so far: request and its answer.
+    /// Wait for everything read from the TUN so far: request and its answer.
     pub const BARRIER: u8 = 6;
     /// The answer to a subscription without a valid token.
     pub const CHALLENGE: u8 = 7;
@@ -99,7 +99,7 @@ pub enum Malformed {
         /// From the start of the list.
         offset: usize,
     },
-    /// The value has not the length its type has.
+    /// The value does not have the length of its type.
     #[error("attribute {kind} at byte {offset} has {found} bytes, which its type does not allow")]
     AttributeLength {
         /// The attribute's type.
@@ -109,7 +109,7 @@ pub enum Malformed {
         /// Bytes of the value.
         found: usize,
     },
-    /// The value is outside of what its type allows.
+    /// The value is not one that its type allows.
     #[error("attribute {kind} at byte {offset} has a value that is not allowed")]
     AttributeValue {
         /// The attribute's type.
@@ -117,7 +117,7 @@ pub enum Malformed {
         /// From the start of the list.
         offset: usize,
     },
-    /// In a request only: a consumer ignores what it does not know.
+    /// In a request only: a consumer ignores unknown attributes.
     #[error("attribute {kind} at byte {offset} is unknown")]
     AttributeUnknown {
         /// The attribute's type.
@@ -131,7 +131,7 @@ pub enum Malformed {
         /// The attribute's type.
         kind: u16,
     },
-    /// A command or a message type nobody defined.
+    /// A command or message type that is not defined.
     #[error("the command or message type is unknown")]
     Unknown,
 }
@@ -141,13 +141,13 @@ pub enum Malformed {
 pub struct Header {
     /// See [`flags`].
     pub flags: u16,
-    /// Of the notification, or of the request that is answered.
+    /// The number of the notification, or of the answered request.
     pub seq: u32,
     /// 0 for a notification, otherwise the port of the request.
     pub port: u32,
 }
 
-/// A message whose header was read and whose body was not.
+/// A message with its header parsed and its body not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raw<'a> {
     /// `nlmsg_type`.
@@ -173,7 +173,7 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Reads what an envelope held.
+    /// Reads the payload of an envelope.
     pub fn new(payload: &'a [u8]) -> Messages<'a> {
         Messages { rest: payload }
     }
