@@ -37,6 +37,19 @@ pub enum SecretError {
 }
 
 /// Random bytes that a publisher and its subscriber share. Wiped when dropped, never printed.
+///
+/// ```
+/// use onwire_notify::secret::{LEN, Secret, SecretError};
+///
+/// // In a program the bytes come from a cryptographic random generator.
+/// let secret = Secret::from_random(&[7; LEN]);
+/// let line = secret.to_text();
+/// assert_eq!(Secret::parse(&line), Ok(secret));
+///
+/// let key = Secret::parse(&line)?.to_key(1);
+/// assert_eq!(key.id(), 1);
+/// # Ok::<(), SecretError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 

@@ -43,6 +43,28 @@ pub struct LocalFlow {
 }
 
 /// A blocking client. Use it from one thread.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use std::net::TcpStream;
+/// use std::time::{Duration, Instant};
+///
+/// use onwire_notify::client::{Client, Waited};
+/// use onwire_notify::secret::Secret;
+///
+/// let key = Secret::parse(&std::fs::read_to_string("/etc/onwire/notify.key")?)?.to_key(1);
+/// let mut client = Client::connect("127.0.0.1:7118", key)?;
+///
+/// let mut mirror = TcpStream::connect("10.2.0.1:5432")?;
+/// client.watch(Client::flow_of(&mirror)?.key);
+/// mirror.write_all(b"bytes that must survive this site")?;
+///
+/// match client.wait_all(&mirror, Instant::now() + Duration::from_secs(1))? {
+///     Waited::Protected { level } => println!("protected: {}", level.name()),
+///     Waited::NotProtected { reason } => println!("not protected: {reason}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     socket: UdpSocket,
@@ -73,6 +95,18 @@ impl fmt::Debug for Recorder {
 impl Client {
     /// A client of the publisher at `address`, with the default wish. It sends nothing yet: an appliance that is down
     /// is no error here, and waits end with [`Reason::NoContact`].
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// use onwire_notify::client::Client;
+    /// use onwire_notify::secret::{LEN, Secret};
+    ///
+    /// let key = Secret::from_random(&[7; LEN]).to_key(1);
+    /// let client = Client::connect("127.0.0.1:7118", key)?;
+    /// assert!(!client.core().has_contact(Instant::now()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn connect(address: impl ToSocketAddrs, key: Key) -> io::Result<Client> {
         Client::connect_with(address, key, Wish::default())
     }
@@ -118,6 +152,16 @@ impl Client {
     /// The appliance distinguishes an earlier connection with the same addresses if it has seen the SYN of this one.
     /// Only [`Client::wait_all`] recognises a connection that began while its packets bypassed the appliance: it
     /// compares the claims with what the socket has sent.
+    ///
+    /// ```no_run
+    /// # use std::net::TcpStream;
+    /// # use onwire_notify::client::Client;
+    /// # fn example(client: &mut Client) -> std::io::Result<()> {
+    /// let mirror = TcpStream::connect("10.2.0.1:5432")?;
+    /// assert!(client.watch(Client::flow_of(&mirror)?.key));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(&mut self, key: FlowKey) -> bool {
         self.core.watch(key, Instant::now())
     }
@@ -155,6 +199,19 @@ impl Client {
     }
 
     /// Waits until all bytes written into a socket so far are protected. Begins the watch when there is none.
+    ///
+    /// ```no_run
+    /// # use std::net::TcpStream;
+    /// # use std::time::{Duration, Instant};
+    /// # use onwire_notify::client::{Client, Waited};
+    /// # fn example(client: &mut Client, mirror: &TcpStream) -> std::io::Result<()> {
+    /// let deadline = Instant::now() + Duration::from_millis(100);
+    /// if let Waited::NotProtected { reason } = client.wait_all(mirror, deadline)? {
+    ///     println!("not protected within 100 ms: {reason}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_all(&mut self, stream: &TcpStream, deadline: Instant) -> io::Result<Waited> {
         let flow = Client::flow_of(stream)?;
         if !self.core.is_watched(&flow.key) {

@@ -79,6 +79,43 @@ pub(super) struct Contact {
 }
 
 /// The state of a client. The caller owns the socket and the clock.
+///
+/// ```no_run
+/// use std::net::UdpSocket;
+/// use std::time::{Duration, Instant};
+///
+/// use onwire_notify::client::{Core, Status, Wish};
+/// use onwire_notify::message::{FlowKey, Level};
+/// use onwire_notify::secret::Secret;
+///
+/// let key = Secret::parse(&std::fs::read_to_string("/etc/onwire/notify.key")?)?.to_key(1);
+/// let socket = UdpSocket::bind("0.0.0.0:0")?;
+/// socket.connect("127.0.0.1:7118")?;
+///
+/// // A program draws the epoch at random at each start.
+/// let epoch = 0x1234_5678_9abc_def0;
+/// let mut core = Core::new(key, Wish::default(), epoch, Instant::now());
+/// let flow = FlowKey::tcp("10.1.0.1:40000".parse()?, "10.2.0.1:5432".parse()?);
+/// core.watch(flow, Instant::now());
+///
+/// let (mut request, mut datagram) = (Vec::new(), [0; 2048]);
+/// loop {
+///     while core.poll_datagram(&mut request, Instant::now()) {
+///         socket.send(&request)?;
+///     }
+///     let wait = core.poll_timeout().saturating_duration_since(Instant::now());
+///     socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+///     if let Ok(len) = socket.recv(&mut datagram) {
+///         core.handle_datagram(&datagram[..len], Instant::now());
+///     }
+///     match core.status(&flow, 100, Level::OnWire, Instant::now()) {
+///         Status::Protected { level } => break println!("100 bytes are protected: {}", level.name()),
+///         Status::Never(reason) => break println!("not protected: {reason}"),
+///         Status::Pending(_) => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Core {
     pub(super) key: Key,

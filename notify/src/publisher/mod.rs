@@ -146,6 +146,50 @@ enum Told {
 }
 
 /// The state of the publisher. The caller owns the socket and the clock.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use onwire_notify::client::{Core, Status, Wish};
+/// use onwire_notify::envelope::{Key, KeyError, KeyRing};
+/// use onwire_notify::message::{Event, Flow, FlowKey, Level, Origin, Positions};
+/// use onwire_notify::publisher::{Limits, Publisher};
+///
+/// let (now, key) = (Instant::now(), Key::new(1, &[7; 32])?);
+/// let mut keys = KeyRing::new();
+/// keys.insert(key.clone())?;
+/// let mut publisher = Publisher::new(keys, Limits::default(), 42, &[3; 32], now);
+/// let flow = Flow {
+///     key: FlowKey::tcp(([10, 1, 0, 1], 40_000).into(), ([10, 2, 0, 1], 5432).into()),
+///     instance: 1,
+///     peer: 0,
+///     event: Event::Protected,
+///     level: Level::OnWire,
+///     origin: Origin::Start,
+///     origin_seq: Some(1),
+///     positions: Positions { on_wire: Some(100), ..Positions::default() },
+///     violated: None,
+///     packets: None,
+///     cookie: None,
+///     block: None,
+/// };
+/// publisher.publish_flow(&flow, now);
+///
+/// // Datagrams of a client. An appliance receives them from its socket, and sends answers to the address of each.
+/// let mut client = Core::new(key, Wish::default(), 7, now);
+/// client.watch(flow.key, now);
+/// let mut request = Vec::new();
+/// while client.poll_datagram(&mut request, now) {
+///     publisher.handle_datagram(([10, 1, 0, 1], 4000).into(), &request, now);
+///     publisher.poll_datagrams(64, now, |_address, bytes| {
+///         client.handle_datagram(bytes, now);
+///         true
+///     });
+/// }
+/// let status = client.status(&flow.key, 100, Level::OnWire, now);
+/// assert_eq!(status, Status::Protected { level: Level::OnWire });
+/// # Ok::<(), KeyError>(())
+/// ```
 #[derive(Debug)]
 pub struct Publisher {
     limits: Limits,
