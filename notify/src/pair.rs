@@ -1,5 +1,5 @@
 //! One client and one publisher, for tests of both. Nothing is sent over a network: each test carries the datagrams
-//! itself, and loses or delays those it wants.
+//! itself, and loses or delays some of them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

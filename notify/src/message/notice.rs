@@ -280,7 +280,7 @@ impl Heartbeat {
     }
 }
 
-/// The answer to a barrier: everything the appliance had read from the TUN when the request came is at least at this
+/// The answer to a barrier: everything the appliance had read from the TUN when the request arrived is at least at this
 /// level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {

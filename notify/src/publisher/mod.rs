@@ -121,7 +121,7 @@ pub struct Counters {
 /// What a subscriber asked the appliance for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Put a cookie on a flow, present or to come.
+    /// Put a cookie on a flow, present or future.
     Register {
         /// The flow.
         key: FlowKey,
