@@ -1,9 +1,9 @@
-//! The erasure code beside the crate it is built on: `cargo bench --bench codec [-- --json FILE]`.
+//! The erasure code compared with the crate it is built on: `cargo bench --bench codec [-- --json FILE]`.
 //!
-//! For each block shape: encoding speed, and the time to rebuild 1, 2 and m lost symbols, by our code and by the
-//! crate's encoder and decoder (reused between blocks, as ours is). A second table forces our two ways of decoding on the
-//! same losses, to show whether the cost model picks the cheaper one. The last line says whether (64, 8) with one loss
-//! takes at most a tenth of the crate's time. All measurements of a shape take turns, round by round, and
+//! For each block shape: encoding speed, and the time to rebuild 1, 2 and m lost symbols, with our code and with the
+//! crate's encoder and decoder (reused between blocks, as ours is). A second table forces our two ways of decoding on
+//! the same losses, to show whether the cost model picks the cheaper one. The last line reports whether (64, 8) with
+//! one loss takes at most a tenth of the crate's time. The measurements of a shape are interleaved, round by round, and
 //! each number is the median of its rounds; everything runs on one core from warm memory.
 
 use std::hint::black_box;
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 const SYMBOL: usize = 1408;
 const SHAPES: [(usize, usize); 5] = [(20, 4), (32, 4), (64, 8), (256, 32), (1000, 100)];
-/// Losses on both sides of where the two ways of decoding cost the same.
+/// Losses below and above the number at which both ways of decoding cost the same.
 const CROSSINGS: [(usize, usize, &[usize]); 4] = [
     (64, 32, &[8, 16, 24, 32]),
     (256, 64, &[16, 32, 48, 64]),
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            // Cargo says this to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--json" => match args.next() {
                 Some(file) => json_file = Some(file),
@@ -121,7 +121,7 @@ impl Block {
     }
 }
 
-/// Runs all measurements in turn until the time is up; gives the median of each in µs.
+/// Runs all measurements in turn until the time is up; returns the median of each in µs.
 fn take_turns<const N: usize>(time: Duration, mut measure: impl FnMut(usize) -> Duration) -> [f64; N] {
     let mut rounds: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::new());
     let start = Instant::now();
@@ -226,7 +226,7 @@ fn crate_decode(decoder: &mut ReedSolomonDecoder, block: &Block, present: &[bool
     }
 }
 
-/// The time of one call, from enough calls to make the clock's own cost small.
+/// The time of one call, from enough calls to make the cost of reading the clock small.
 fn per_call(k: usize, mut call: impl FnMut()) -> Duration {
     let calls = (400 / k).max(1) as u32;
     let start = Instant::now();

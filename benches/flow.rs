@@ -1,12 +1,12 @@
 //! The flow table by itself: `cargo bench --bench flow [-- --json FILE]`.
 //!
-//! Ten thousand TCP flows send in random order; each block holds 64 of their packets, is protected when it closes and
-//! decoded 100 blocks later. Then the same with one flow, as a bulk transfer has it. Each number is the median over the
-//! blocks, in nanoseconds for one packet: a block is shorter than a time slice, so that others who use the machine
-//! disturb a few blocks and not the number. Every packet is of another flow, so among 10,000 the time goes into cache
-//! misses, and what those cost is the machine's affair. Therefore the column `map` tells, for the same packets in the same
-//! run, what a plain `HashMap` from 5-tuple to byte count takes, and the last line holds on_sent against it. Packets
-//! are prepared and parsed before, as the forwarder does; only the table is measured.
+//! Ten thousand TCP flows send in random order. Each block holds 64 of their packets, is protected when it closes and
+//! decoded 100 blocks later. Then the same with one flow, as in a bulk transfer. Each number is the median over the
+//! blocks, in nanoseconds per packet: a block is shorter than a time slice, so other processes on the machine disturb a
+//! few blocks but not the median. With 10,000 flows nearly every packet belongs to another flow than the one before, so
+//! the time goes into cache misses, whose cost depends on the machine. Therefore the column `map` shows the time of a
+//! plain `HashMap` from 5-tuple to byte count for the same packets in the same run, and the last line compares on_sent
+//! with it. Packets are prepared and parsed before, as in the forwarder; only the table is measured.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -24,7 +24,7 @@ const PAYLOAD: usize = 1400;
 const BLOCK_PACKETS: usize = 64;
 const BLOCKS: usize = 10_000;
 const DECODED_AFTER: u64 = 100;
-/// What comes with nearly every packet of TCP: the checksum is left to the device.
+/// The virtio header of nearly every TCP packet: the checksum is left to the device.
 const PARTIAL: VirtioHeader = VirtioHeader {
     flags: VirtioHeader::NEEDS_CSUM,
     gso_type: 0,
@@ -33,7 +33,7 @@ const PARTIAL: VirtioHeader = VirtioHeader {
     csum_start: 20,
     csum_offset: 16,
 };
-/// Times what the map takes.
+/// The highest allowed ratio of on_sent to the map.
 const SENT_MAX: f64 = 2.0;
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            // Cargo says this to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--json" if json_file.is_none() => match args.next() {
                 Some(file) => json_file = Some(file),
@@ -92,7 +92,7 @@ struct Exchange {
 }
 
 impl Exchange {
-    /// Of flow number `flow`, which sends its bytes from `sequence` on.
+    /// A packet of flow number `flow`, with its bytes from `sequence` on, and the answer to it.
     fn new(flow: usize, flags: u8, sequence: u32) -> Self {
         let mut packet = vec![0; 40 + PAYLOAD];
         packet[0] = 0x45;
@@ -116,10 +116,10 @@ impl Exchange {
     }
 }
 
-/// What is measured, in the order of the columns.
+/// The measured steps, in the order of the columns.
 const STEPS: [&str; 6] = ["map", "on_sent", "protect", "events", "decode", "ack"];
 
-/// Nanoseconds a packet, by [`STEPS`].
+/// Nanoseconds per packet, by [`STEPS`].
 fn measure(flows: usize) -> [f64; 6] {
     let mut random = SmallRng::seed_from_u64(1);
     let mut table = FlowTable::new(Limits::default(), random.random(), Instances::default());
@@ -150,7 +150,7 @@ fn measure(flows: usize) -> [f64; 6] {
             *spent += (end - lap).as_nanos() as f64;
             lap = end;
         };
-        // Whoever comes second finds the packets in the cache.
+        // The second of the two steps finds the packets in the cache, so they take turns.
         for step in if sbn % 2 == 0 { [0, 1] } else { [1, 0] } {
             match step {
                 0 => add_up(&mut map, &exchanges),

@@ -1,7 +1,7 @@
-//! What every packet pays before it is in a block: header view, prefixes, policy; beside `etherparse`.
+//! The cost of every packet before it is in a block: header view, prefixes, policy; compared with `etherparse`.
 //!
-//! `cargo bench --bench packet`. Rounds of the rows are interleaved and medians printed, so that the ratios hold on a
-//! noisy machine.
+//! `cargo bench --bench packet`. The rounds of the columns are interleaved and medians printed, so that the ratios hold
+//! on a noisy machine.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use onwire::wire::packet::PacketView;
 const TURNS: u32 = 200_000;
 const ROUNDS: usize = 15;
 
-/// One way to look at a packet.
+/// One way to parse a packet.
 type Look<'a> = &'a dyn Fn(&[u8]) -> bool;
 
 fn main() {

@@ -1,7 +1,8 @@
-//! Datagrams from anybody, and sealed ones from a peer gone mad: no panic, no delivery outside the prefixes, and memory
-//! within its bounds.
+//! Datagrams from unauthenticated senders, and sealed datagrams from a misbehaving peer: no panic, no delivery outside
+//! the prefixes, and memory within its bounds.
 //!
-//! The input is a sequence of records: a byte of kind, a byte of milliseconds to wait, two bytes of length, the bytes.
+//! The input is a sequence of records: one byte of kind, one byte of milliseconds to wait, two bytes of length, the
+//! bytes.
 #![no_main]
 
 #[path = "../../tests/hostile/lane.rs"]
@@ -11,8 +12,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use onwire::tunnel::receiver::{Delivery, MEMORY_MAX};
 use onwire::tunnel::outbox::Trains;
+use onwire::tunnel::receiver::{Delivery, MEMORY_MAX};
 use onwire::wire::datagram::{DatagramType, Header};
 use onwire::wire::packet::PacketView;
 
@@ -59,12 +60,12 @@ fuzz_target!(|input: &[u8]| {
             forwarder.on_sent(to, len, now);
         }
         if kind & 4 != 0 {
-            while let Some((_, heard)) = forwarder.poll_feedback() {
-                assert!(heard.proven_at.is_none_or(|at| at <= now), "the future proves nothing");
+            while let Some((_, feedback)) = forwarder.poll_feedback() {
+                assert!(feedback.proven_at.is_none_or(|at| at <= now), "proven at a time in the future");
             }
         }
         assert!(forwarder.memory() <= MEMORY_MAX);
         while forwarder.poll_request(now).is_some() {}
-        assert!(forwarder.poll_timeout(now).is_none_or(|at| at > now), "all is drained and still something is due");
+        assert!(forwarder.poll_timeout(now).is_none_or(|at| at > now), "all is drained, yet something is due");
     }
 });

@@ -1,5 +1,5 @@
-//! Trains that an authentic peer has sealed, of symbols of any size and any number of profiles: what the receiving side holds
-//! stays within its bounds, by the allocator's count. tests/hostile_peer.rs does the same with inputs made at random.
+//! Trains sealed by an authentic peer, with symbols of any size and any number of profiles: the memory of the receiving
+//! side stays within its bounds, as counted by the allocator. tests/hostile_peer.rs does the same with random inputs.
 #![no_main]
 
 #[path = "../../tests/hostile/mod.rs"]

@@ -1,5 +1,5 @@
-//! Bytes of both sides of a MariaDB connection in any order, cut anywhere, with releases between them: as many bytes as the
-//! primary sends reach the mirror, marks rise, and nothing panics. Half of the inputs begin with a dump under way.
+//! Bytes of both sides of a MariaDB connection in any order, cut anywhere, with releases between them: as many bytes as
+//! the primary sends reach the mirror, marks rise, and nothing panics. Half of the inputs begin during a dump.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ const GREETING: &[u8] = b"\x20\0\0\0\x0a5\0\x07\0\0\0abcdefgh\0\x05\xa2\x21\x02\
 const ANSWER: &[u8] = b"\x04\0\0\x01\x05\xa2\0\0\x01\0\0\0\x12";
 const ROTATE: &[u8] = b"\x28\0\0\x01\0\xef\0\0\0\0\0\x04\x01\0\0\0\x25\0\0\0\0\0\0\0\x20\0\x04\0\0\0\0\0\0\0bin.000001";
 
-/// Each mirror was spoken for up to there before.
+/// On earlier connections the gate acknowledged up to this place on behalf of every mirror.
 fn spoken() -> Option<Spoken> {
     let place = Place::Binlog { file: b"bin.000001".as_slice().into(), position: 1 << 30 };
     Some(Spoken { place, stamp: u64::from(u32::MAX) })

@@ -1,5 +1,5 @@
-//! Any bytes to a publisher and to a client, raw and behind a valid seal: no panic, no subscription for a stranger, and
-//! nothing is ever called protected.
+//! Any bytes to a publisher and to a client, raw and behind a valid seal: no panic, no subscription, and nothing is
+//! ever called protected.
 #![no_main]
 
 use std::net::SocketAddr;

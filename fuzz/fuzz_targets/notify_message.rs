@@ -1,4 +1,4 @@
-//! Any bytes as messages and as requests: what is read is emitted and read back equal.
+//! Any bytes as messages and as requests: a parsed message is emitted and read back equal.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -10,7 +10,7 @@ fuzz_target!(|input: &[u8]| {
             let mut bytes = vec![];
             message.emit(raw.header, &mut bytes);
             let again = Messages::new(&bytes).next().expect("one message").expect("well formed");
-            // Texts are cut to what fits and bytes that are no text are replaced; everything else is kept.
+            // Texts are cut to fit, and bytes that are not UTF-8 are replaced; everything else is kept.
             if !matches!(message, Message::State(_) | Message::Refused(_) | Message::Heartbeat(_)) {
                 assert_eq!(Message::parse(&again), Ok(message));
             }

@@ -1,4 +1,4 @@
-//! Any bytes from a TUN or from inside a datagram: a view or an error, and a view that lies inside the packet.
+//! Any bytes from a TUN or from inside a datagram: an error, or a view that lies inside the packet.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use onwire::wire::packet::PacketView;
 fuzz_target!(|input: &[u8]| {
     let mut packet = input.to_vec();
     check(&packet);
-    // A length that fits lets the fuzzer reach what lies behind this check.
+    // A length that fits lets the fuzzer reach the code behind this check.
     match packet.first().map(|byte| byte >> 4) {
         Some(4) if packet.len() >= 20 => {
             let len = packet.len() as u16;

@@ -1,4 +1,5 @@
-//! Any bytes of both sides through the PostgreSQL dialect, whole and byte by byte: the same comes out, marks never fall.
+//! Any bytes of both sides through the PostgreSQL dialect, whole and byte by byte: the output is the same, and marks
+//! never fall.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,25 +7,26 @@ use onwire::gate::dialect::{Dialect, Mark, Release, Side, TlsChoice, Turn};
 use onwire::gate::postgres::Postgres;
 use onwire::gate::returns::{Place, Spoken};
 
-/// What came out: to the primary, to the mirror, marks with their places, whether it ended, and what a mirror came back with.
+/// The output: bytes to the primary, bytes to the mirror, marks with their places, whether the connection ended, and
+/// the places of mirrors that came back with too little.
 type Outcome = (Vec<u8>, Vec<u8>, Vec<(usize, u64)>, bool, Vec<Place>);
 
-/// Each mirror was spoken for up to there before.
+/// On earlier connections the gate acknowledged up to this place on behalf of every mirror.
 const RECALLED: u64 = 0x300_0200;
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, script)) = input.split_first() else { return };
     let tls = TlsChoice { accepts: choice & 1 != 0, connects: choice & 2 != 0 };
     let whole = play(tls, script, usize::MAX);
-    // Bytes behind a request for TLS are refused, and what comes before TLS is established is not looked at: there the
-    // pieces count.
+    // Bytes behind a request for TLS are refused, and bytes before TLS is established are not read: then the result
+    // depends on the pieces.
     if !tls.accepts && !tls.connects {
         assert_eq!(whole, play(tls, script, 1));
     }
     assert!(whole.2.is_sorted_by_key(|mark| mark.1));
 });
 
-/// Plays a script: what to do, and for how many bytes of the script, over and over.
+/// Plays a script: repeatedly one byte of action, one byte of length, and that many bytes.
 fn play(tls: TlsChoice, mut script: &[u8], piece: usize) -> Outcome {
     let mut dialect = Postgres::new(tls);
     let mut out = Outcome::default();

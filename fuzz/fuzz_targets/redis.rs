@@ -1,5 +1,5 @@
-//! Bytes of both sides of a Redis connection in any order, cut anywhere, with releases between them: all that the primary
-//! sends reaches the mirror unchanged, marks never fall, and nothing panics.
+//! Bytes of both sides of a Redis connection in any order, cut anywhere, with releases between them: all bytes of the
+//! primary reach the mirror unchanged, marks never fall, and nothing panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Ten bytes of virtio header and a packet: what passes the check is cut into packets that pass it too and together
-//! hold the payload; what does not pass is cut without a panic.
+//! Ten bytes of virtio header and a packet: a packet that passes the check is cut into packets that pass it too and
+//! together hold the payload; one that does not pass is cut without a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

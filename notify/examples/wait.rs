@@ -1,4 +1,4 @@
-//! Sends a line to a mirror and says whether it is protected:
+//! Sends a line to a mirror and prints whether it is protected:
 //! `cargo run --no-default-features --example wait -- MIRROR:PORT KEY_FILE`.
 
 use std::error::Error;

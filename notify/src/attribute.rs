@@ -1,7 +1,7 @@
 //! Netlink attributes (`struct nlattr`): a 16-bit length that counts itself, a 16-bit type, the value, padding to four
-//! bytes. Little-endian on every machine, unlike the kernel's own.
+//! bytes. Little-endian on every machine; the kernel uses native byte order.
 //!
-//! This file knows neither which attributes exist nor what they mean; see [`super::message`].
+//! This file does not know which attributes exist or what they mean: see [`super::message`].
 
 /// Why bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum Malformed {
         /// From the start of the list.
         offset: usize,
     },
-    /// The value has not the length its type has.
+    /// The value does not have the length of its type.
     #[error("attribute {kind} at byte {offset} has {found} bytes, which its type does not allow")]
     AttributeLength {
         /// The attribute's type.
@@ -25,7 +25,7 @@ pub enum Malformed {
         /// Bytes of the value.
         found: usize,
     },
-    /// The value is outside of what its type allows.
+    /// The value is not one that its type allows.
     #[error("attribute {kind} at byte {offset} has a value that is not allowed")]
     AttributeValue {
         /// The attribute's type.
@@ -33,7 +33,7 @@ pub enum Malformed {
         /// From the start of the list.
         offset: usize,
     },
-    /// In a request only: a consumer ignores what it does not know.
+    /// In a request only: a consumer ignores unknown attributes.
     #[error("attribute {kind} at byte {offset} is unknown")]
     AttributeUnknown {
         /// The attribute's type.
@@ -47,13 +47,14 @@ pub enum Malformed {
         /// The attribute's type.
         kind: u16,
     },
-    /// A command or a message type nobody defined.
+    /// A command or message type that is not defined.
     #[error("the command or message type is unknown")]
     Unknown,
 }
 /// Set in a type whose value is a list of attributes.
 pub const NESTED: u16 = 1 << 15;
-/// Set in a type whose value is in network byte order; this protocol says so in the attribute's definition instead.
+/// Set in a type whose value is in network byte order. This protocol does not set it: the attribute's definition gives
+/// the byte order.
 pub const NET_BYTEORDER: u16 = 1 << 14;
 /// The bytes before a value.
 pub const HEADER: usize = 4;
@@ -113,7 +114,7 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    /// Reads `list`, which holds nothing but attributes.
+    /// Reads `list`, which holds only attributes.
     pub fn new(list: &'a [u8]) -> Attributes<'a> {
         Attributes { list, at: 0 }
     }
@@ -135,13 +136,13 @@ impl<'a> Iterator for Attributes<'a> {
         let Some(value) = rest.get(HEADER..len) else {
             return Some(Err(cut));
         };
-        // The last attribute of a list may come without its padding, as in the kernel.
+        // The last attribute of a list may lack its padding, as in the kernel.
         self.at = offset + len.next_multiple_of(4);
         Some(Ok(Attribute { kind, value, offset }))
     }
 }
 
-/// Appends one attribute. `value` is shorter than 64 KB: the longest one of this protocol is bounded by a datagram.
+/// Appends one attribute. `value` is shorter than 64 KB: every value of this protocol fits a datagram.
 pub fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let len = (HEADER + value.len()) as u16;
     out.extend_from_slice(&len.to_le_bytes());
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_read_to_the_first_error() {
+    fn a_list_is_read_up_to_its_first_error() {
         const GOOD: &[u8] = &[5, 0, 3, 0, 0xaa, 0, 0, 0, 8, 0, 4, 0x80, 1, 2, 3, 4];
         type Row = (&'static [u8], &'static [(u16, &'static [u8])], bool);
         let table: [Row; 6] = [

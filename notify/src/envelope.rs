@@ -1,17 +1,17 @@
-//! What stands in front of the messages of each datagram: who made it, for whom, which one it is, and the proof.
+//! The envelope in front of the messages of each datagram: its sender, receiver, counter and authentication tag.
 //!
 //! ```text
 //!  0       4         5       6        8              16               24        32    48
 //!  | magic | version | flags | key id | sender epoch | receiver epoch | counter | tag | messages ...
 //! ```
 //!
-//! All numbers little-endian. `tag` is the first 16 bytes of HMAC-SHA256 over bytes 0..32 and the messages. An epoch is
-//! a random number that is not 0 and is drawn at each start, of a publisher and of a client alike. The receiver's epoch ties each
-//! datagram to one run of one receiver: what was recorded for another client, or for an earlier run, opens and is then
-//! refused. Only a client's first datagram, which cannot know the publisher's epoch, has 0 there. Bit 0 of `flags` says
-//! that the publisher made it, so that no datagram can be sent back to whom it came from.
+//! All numbers are little-endian. `tag` is the first 16 bytes of HMAC-SHA256 over bytes 0..32 and the messages. An
+//! epoch is a random number, not 0, that a publisher or a client draws at each start. The receiver's epoch ties each
+//! datagram to one run of one receiver: a datagram recorded for another client or an earlier run opens and is then
+//! refused. Only a client's first datagram has 0 there, because it cannot know the publisher's epoch. Bit 0 of `flags`
+//! marks a datagram of the publisher, so that no datagram can be reflected to its sender.
 //!
-//! Whether a counter was seen before is decided by [`super::replay`], after opening. Nothing is encrypted.
+//! After opening, [`super::replay`] decides whether a counter was seen before. Nothing is encrypted.
 
 use ring::hmac;
 
@@ -21,15 +21,15 @@ pub const MAGIC: [u8; 4] = *b"OWNT";
 pub const VERSION: u8 = 1;
 /// Bytes in front of the messages.
 pub const LEN: usize = 48;
-/// Keys a ring holds.
+/// The most keys in a ring.
 pub const MAX_KEYS: usize = 16;
-/// Bytes of a secret, at the least.
+/// The fewest bytes of a secret.
 pub const MIN_SECRET: usize = 16;
 
 const TAG: usize = 32;
 const FROM_PUBLISHER: u8 = 1;
 
-/// Who made a datagram.
+/// Which side made a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// A client: requests.
@@ -38,18 +38,18 @@ pub enum Direction {
     Notification,
 }
 
-/// What an envelope says.
+/// The fields of an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Who made it.
+    /// Which side made the datagram.
     pub direction: Direction,
-    /// Which key.
+    /// The id of the key.
     pub key: u16,
-    /// The maker's run.
+    /// The sender's epoch.
     pub sender: u64,
-    /// The run it is meant for; 0 in a client's first datagram.
+    /// The receiver's epoch; 0 in a client's first datagram.
     pub receiver: u64,
-    /// Never twice from one sender to one receiver.
+    /// Never repeats from one sender to one receiver.
     pub counter: u64,
 }
 
@@ -59,21 +59,21 @@ pub enum Forged {
     /// Too short, or not this protocol, or another version of it.
     #[error("not a datagram of this protocol")]
     NotOurs,
-    /// Made by the other kind of sender.
+    /// Made by the other side.
     #[error("a datagram of the other direction")]
     Direction,
     /// No such key.
     #[error("sealed with a key that is not in use here")]
     UnknownKey,
-    /// The proof is wrong.
+    /// The tag is wrong.
     #[error("the authentication is wrong")]
     Tag,
 }
 
-/// A secret cannot be used.
+/// Why a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Too little to be a secret.
+    /// The secret is too short.
     #[error("a notification key of {found} bytes: at least {MIN_SECRET} random bytes are needed")]
     Short {
         /// Bytes found.
@@ -82,15 +82,15 @@ pub enum KeyError {
     /// The ring is full.
     #[error("more than {MAX_KEYS} notification keys: remove one")]
     TooMany,
-    /// The number is taken.
+    /// The id is taken.
     #[error("two notification keys have the id {id}: give each its own")]
     Duplicate {
-        /// The number.
+        /// The id.
         id: u16,
     },
 }
 
-/// A shared secret and its number.
+/// A shared secret and its id.
 #[derive(Clone, Debug)]
 pub struct Key {
     id: u16,
@@ -98,7 +98,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key from random bytes. Who holds it can forge to all others who hold it: give each subscriber its own.
+    /// A key from random bytes. Each holder can forge datagrams to all other holders: give each subscriber its own key.
     pub fn new(id: u16, secret: &[u8]) -> Result<Key, KeyError> {
         match secret.len() {
             found @ ..MIN_SECRET => Err(KeyError::Short { found }),
@@ -106,12 +106,12 @@ impl Key {
         }
     }
 
-    /// Its number.
+    /// Its id.
     pub fn id(&self) -> u16 {
         self.id
     }
 
-    /// The proof, truncated.
+    /// The truncated HMAC.
     fn tag(&self, head: &[u8], messages: &[u8]) -> [u8; LEN - TAG] {
         let mut hmac = hmac::Context::with_key(&self.secret);
         hmac.update(head);
@@ -143,19 +143,19 @@ impl Key {
     }
 }
 
-/// The keys of a publisher, or of a client that changes from one to the next.
+/// The keys of a publisher, or of a client that changes its key.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRing {
     keys: Vec<Key>,
 }
 
 impl KeyRing {
-    /// No key: opens nothing.
+    /// A ring without keys: it opens nothing.
     pub fn new() -> KeyRing {
         KeyRing::default()
     }
 
-    /// Takes a key in.
+    /// Adds a key.
     pub fn insert(&mut self, key: Key) -> Result<(), KeyError> {
         if self.find(key.id).is_some() {
             return Err(KeyError::Duplicate { id: key.id });
@@ -167,12 +167,12 @@ impl KeyRing {
         Ok(())
     }
 
-    /// The key with this number.
+    /// The key with this id.
     pub fn find(&self, id: u16) -> Option<&Key> {
         self.keys.iter().find(|key| key.id == id)
     }
 
-    /// Checks a datagram from `direction`; gives what the envelope says and the messages.
+    /// Checks a datagram from `direction`; returns the envelope and the messages.
     pub fn open<'a>(&self, direction: Direction, datagram: &'a [u8]) -> Result<(Envelope, &'a [u8]), Forged> {
         let (head, messages) = datagram.split_first_chunk::<LEN>().ok_or(Forged::NotOurs)?;
         if head[0..4] != MAGIC || head[4] != VERSION {
@@ -181,7 +181,7 @@ impl KeyRing {
         let claimed = match head[5] {
             0 => Direction::Request,
             FROM_PUBLISHER => Direction::Notification,
-            // Reserved bits mean something that this version would not obey.
+            // A reserved bit means something that this version does not implement.
             _ => return Err(Forged::NotOurs),
         };
         if claimed != direction {
@@ -205,7 +205,7 @@ impl KeyRing {
     }
 }
 
-/// Compares without telling by its duration where two tags differ.
+/// Compares in constant time: the duration does not show where two tags differ.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     let difference = a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b));
     a.len() == b.len() && std::hint::black_box(difference) == 0
@@ -233,13 +233,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_datagram_opens_once_more_as_it_was() {
+    fn a_sealed_datagram_opens_unchanged() {
         let datagram = sealed();
         assert_eq!(ring().open(Direction::Notification, &datagram), Ok((ENVELOPE, &b"messages"[..])));
     }
 
     #[test]
-    fn no_changed_bit_and_no_cut_opens() {
+    fn a_changed_or_cut_datagram_does_not_open() {
         let datagram = sealed();
         for bit in 0..datagram.len() * 8 {
             let mut forged = datagram.clone();
@@ -256,9 +256,9 @@ mod tests {
         assert_eq!(ring().open(Direction::Request, &sealed()), Err(Forged::Direction));
     }
 
-    /// What this version does not know, and a sender that is nobody, are not obeyed even where the seal is good.
+    /// Unknown flags, an unknown version and a sender epoch of 0 are refused even if the tag is right.
     #[test]
-    fn reserved_bits_and_nobody_do_not_open_though_sealed_with_the_key() {
+    fn reserved_bits_and_a_zero_sender_do_not_open_even_if_sealed_with_the_key() {
         let key = Key::new(7, &[1; 32]).unwrap();
         for (at, byte) in [(5, 2), (5, 3), (5, 0x80), (4, 2), (8, 0)] {
             let mut datagram = sealed();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_kept_apart() {
+    fn a_datagram_opens_only_with_its_own_key() {
         let mut other = KeyRing::new();
         other.insert(Key::new(8, &[1; 32]).unwrap()).unwrap();
         assert_eq!(other.open(Direction::Notification, &sealed()), Err(Forged::UnknownKey));

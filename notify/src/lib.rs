@@ -1,15 +1,16 @@
-//! The notification protocol: which bytes of which flow are protected, told over UDP in netlink's message format.
+//! The notification protocol: which bytes of which flow are protected, sent over UDP in netlink's message format.
 //!
-//! * [`message`] the messages and requests; [`attribute`] their building blocks;
-//! * [`envelope`] authentication; [`secret`] its keys as text; [`replay`] each datagram once;
-//! * [`publisher`] the appliance's side; [`client`] the side of programs that wait;
-//! * [`pcap`] what came, as a file for Wireshark;
-//! * [`tcp_info`] how much a local TCP socket has been given to send.
+//! * [`message`] messages and requests; [`attribute`] their building blocks;
+//! * [`envelope`] authentication; [`secret`] its keys as text; [`replay`] accepts each datagram once;
+//! * [`publisher`] the appliance's side; [`client`] the side of waiting programs;
+//! * [`pcap`] datagrams as a capture file for Wireshark;
+//! * [`tcp_info`] how many bytes a program has written into a local TCP socket.
 //!
-//! `docs/protocol.md` describes the bytes for other languages. This module imports nothing of the appliance: other
+//! `docs/protocol.md` describes the bytes for other languages. The crate imports nothing of the appliance, so other
 //! programs can use it alone. It does not decide what is protected.
 //!
-//! Start with [`message`], then [`publisher`] or [`client`].
+//! A program that waits needs only [`client::Client`]. To read the code, start with [`message`], then [`publisher`] or
+//! [`client`].
 
 pub mod attribute;
 pub mod client;

@@ -1,5 +1,5 @@
-//! One client and one publisher, for tests of both: nothing is sent anywhere. Each test carries the datagrams itself, and loses
-//! or delays those it wants.
+//! One client and one publisher, for tests of both. Nothing is sent over a network: each test carries the datagrams
+//! itself, and loses or delays some of them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,24 +9,24 @@ use super::envelope::{Key, KeyRing};
 use super::message::{Event, Filter, Flow, FlowKey, Level, Message, Origin, Positions};
 use super::publisher::{Limits, Publisher};
 
-/// What the client asks for.
+/// The lease that the client asks for.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
-/// The run of the publisher.
+/// The publisher's epoch.
 pub(super) const EPOCH: u64 = 42;
-/// Protected by leaving.
+/// Protected at level `on_wire`.
 pub(super) const YES: Status = Status::Protected { level: Level::OnWire };
 
-/// A key of programs.
+/// A key whose id gives its bytes.
 pub(super) fn key(id: u16) -> Key {
     Key::new(id, &[id as u8; 32]).unwrap()
 }
 
-/// Where the client is.
+/// The client's address.
 pub(super) fn home() -> SocketAddr {
     ([10, 1, 0, 1], 4000).into()
 }
 
-/// A flow whose instance is its port.
+/// A flow whose instance number is its port.
 pub(super) fn flow(port: u16, on_wire: u64) -> Flow {
     Flow {
         key: FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 80).into()),
@@ -51,7 +51,7 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// A pair that does not know itself yet.
+    /// A pair that has exchanged no datagram yet.
     pub(super) fn new(now: Instant) -> Self {
         Self::with(Limits::default(), now)
     }
@@ -65,17 +65,17 @@ impl Pair {
         Self { publisher, client: Core::new(key(1), wish, 7, now) }
     }
 
-    /// A pair in which the client watches a flow of which 100 bytes are protected.
+    /// A pair whose client watches a flow with 100 protected bytes.
     pub(super) fn watching(now: Instant) -> Self {
         let mut pair = Self::new(now);
         pair.publisher.publish_flow(&flow(1, 100), now);
         pair.client.watch(flow(1, 0).key, now);
-        pair.converse(now);
-        assert_eq!(pair.says(100, now), YES);
+        pair.exchange(now);
+        assert_eq!(pair.status(100, now), YES);
         pair
     }
 
-    /// What the client wants to send.
+    /// The datagrams that the client sends now.
     pub(super) fn requests(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut sent = Vec::new();
         let mut out = Vec::new();
@@ -85,7 +85,7 @@ impl Pair {
         sent
     }
 
-    /// What the publisher wants to send.
+    /// The datagrams that the publisher sends now.
     pub(super) fn answers(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let mut sent = Vec::new();
         self.publisher.handle_timeout(now);
@@ -96,55 +96,55 @@ impl Pair {
         sent
     }
 
-    /// Gives the publisher what the client asked.
-    pub(super) fn ask(&mut self, requests: &[Vec<u8>], now: Instant) {
+    /// Delivers the client's datagrams to the publisher.
+    pub(super) fn deliver_requests(&mut self, requests: &[Vec<u8>], now: Instant) {
         requests.iter().for_each(|datagram| self.publisher.handle_datagram(home(), datagram, now));
     }
 
-    /// Gives the client what the publisher told.
-    pub(super) fn tell(&mut self, answers: &[Vec<u8>], now: Instant) {
+    /// Delivers the publisher's datagrams to the client.
+    pub(super) fn deliver_answers(&mut self, answers: &[Vec<u8>], now: Instant) {
         answers.iter().for_each(|datagram| self.client.handle_datagram(datagram, now));
     }
 
-    /// Carries both ways until both are content.
-    pub(super) fn converse(&mut self, now: Instant) {
+    /// Carries datagrams both ways, often enough that neither side has more to send.
+    pub(super) fn exchange(&mut self, now: Instant) {
         for _ in 0..10 {
             let requests = self.requests(now);
-            self.ask(&requests, now);
+            self.deliver_requests(&requests, now);
             let answers = self.answers(now);
-            self.tell(&answers, now);
+            self.deliver_answers(&answers, now);
         }
     }
 
-    /// Carries what the publisher tells until `until`; of what the client asks nothing arrives.
-    pub(super) fn listen(&mut self, from: Instant, until: Instant) {
+    /// Delivers the publisher's datagrams until `until`; the client's requests are lost.
+    pub(super) fn lose_requests_until(&mut self, from: Instant, until: Instant) {
         let mut now = from;
         while now < until {
             self.requests(now);
             let answers = self.answers(now);
-            self.tell(&answers, now);
+            self.deliver_answers(&answers, now);
             now += Duration::from_millis(5);
         }
     }
 
-    /// What the client says of its flow.
-    pub(super) fn says(&self, offset: u64, now: Instant) -> Status {
+    /// What the client reports about its flow.
+    pub(super) fn status(&self, offset: u64, now: Instant) -> Status {
         self.client.status(&flow(1, 0).key, offset, Level::OnWire, now)
     }
 
-    /// Until `ends`, and no longer, the client believes what it was told; heartbeats come all the time.
-    pub(super) fn assert_believes_until(&mut self, from: Instant, ends: Instant) {
+    /// The client calls the flow protected until `ends` and no longer, although heartbeats arrive all the time.
+    pub(super) fn assert_trusts_until(&mut self, from: Instant, ends: Instant) {
         let last = ends - Duration::from_millis(1);
-        self.listen(from, last);
+        self.lose_requests_until(from, last);
         assert!(self.client.has_contact(last), "before its end");
-        assert_eq!(self.says(100, last), YES);
-        assert!(self.client.last_heard().unwrap() + Duration::from_millis(120) > last, "it still hears the publisher");
+        assert_eq!(self.status(100, last), YES);
+        assert!(self.client.last_heard().unwrap() + Duration::from_millis(120) > last, "heartbeats still arrive");
         assert!(!self.client.has_contact(ends), "after its end");
-        assert_eq!(self.says(100, ends), Status::Pending(Reason::NoContact));
+        assert_eq!(self.status(100, ends), Status::Pending(Reason::NoContact));
     }
 
-    /// What the client was told since the last time.
-    pub(super) fn told(&mut self) -> Vec<Message> {
+    /// The messages that the client received since the last call.
+    pub(super) fn messages(&mut self) -> Vec<Message> {
         std::iter::from_fn(|| self.client.poll_message()).collect()
     }
 }

@@ -1,7 +1,7 @@
-//! Datagrams of the protocol as a capture file, which Wireshark reads with `docs/protocol/onwire.lua`.
+//! Writes datagrams of the protocol as a capture file, which Wireshark reads with `docs/protocol/onwire.lua`.
 //!
-//! The IP and UDP headers are made up from the addresses alone: what was really around a datagram is not known here. It
-//! opens no file and does not look into the datagrams.
+//! The IP and UDP headers are made from the addresses alone: the real headers are not known here. The caller opens the
+//! file. The datagrams are not parsed.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ pub struct Pcap<Out> {
 }
 
 impl<Out: Write> Pcap<Out> {
-    /// Begins the file.
+    /// Writes the file's header.
     pub fn new(mut out: Out) -> io::Result<Self> {
         let mut head = Vec::with_capacity(24);
         // Microseconds, version 2.4, time in UTC, whole packets.
@@ -31,10 +31,10 @@ impl<Out: Write> Pcap<Out> {
         Ok(Self { out })
     }
 
-    /// Appends one datagram that was on its way at the time `now`. Each is written with one call, so that the file is
-    /// whole whenever the program ends.
+    /// Appends one datagram with the time `now`. Each datagram is written with one call, so that the file is whole
+    /// whenever the program ends.
     ///
-    /// Fails for addresses of different versions and for more than UDP can carry.
+    /// Fails if the addresses have different IP versions, or if the datagram is longer than UDP allows.
     pub fn write(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8], now: SystemTime) -> io::Result<()> {
         if datagram.len() > MOST {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "more bytes than a UDP datagram has"));
@@ -46,7 +46,7 @@ impl<Out: Write> Pcap<Out> {
         udp.extend_from_slice(datagram);
         let (head, pseudo) = headers(from.ip().to_canonical(), to.ip().to_canonical(), udp.len() as u16)?;
         let sum = match checksum(&[&pseudo, &udp]) {
-            // A zero would say that there is none.
+            // Zero would mean "no checksum".
             0 => 0xffff,
             sum => sum,
         };
@@ -63,7 +63,7 @@ impl<Out: Write> Pcap<Out> {
     }
 }
 
-/// The IP header in front of so many bytes of UDP, and the pseudo-header that its checksum covers.
+/// The IP header in front of `length` bytes of UDP, and the pseudo-header that the UDP checksum covers.
 fn headers(from: IpAddr, to: IpAddr, length: u16) -> io::Result<(Vec<u8>, Vec<u8>)> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -90,7 +90,7 @@ fn headers(from: IpAddr, to: IpAddr, length: u16) -> io::Result<(Vec<u8>, Vec<u8
     }
 }
 
-/// RFC 1071 over several runs, each but the last of even length.
+/// The checksum of RFC 1071 over several slices; all but the last have an even length.
 fn checksum(runs: &[&[u8]]) -> u16 {
     let halves = runs.iter().flat_map(|run| run.chunks(2));
     let sum: u32 = halves.map(|half| u32::from(half[0]) << 8 | u32::from(half.get(1).copied().unwrap_or(0))).sum();
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_right_for_both_versions_and_odd_lengths() {
+    fn headers_are_correct_for_both_versions_and_odd_lengths() {
         for (from, to) in [("10.1.0.1:7118", "10.1.0.9:40000"), ("[fd00::1]:7118", "[fd00::2]:40000")] {
             for datagram in [&b"odd"[..], b"even", b""] {
                 let mut pcap = Pcap::new(Vec::new()).unwrap();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_packet_holds_is_refused() {
+    fn mixed_ip_versions_and_too_long_datagrams_are_refused() {
         let mut pcap = Pcap::new(Vec::new()).unwrap();
         let (four, six) = ("10.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
         assert!(pcap.write(four, six, b"", SystemTime::UNIX_EPOCH).is_err());

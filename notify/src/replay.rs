@@ -1,13 +1,13 @@
-//! Which counters of one sender were seen: each is taken once, in whatever order they come.
+//! The replay window of one sender: each counter is accepted once, in any order.
 //!
-//! A small window of its own: this module imports nothing of ours, so that other programs can use it alone. Ask only
-//! after the datagram was opened, or a forger could move the window.
+//! It imports nothing of the appliance, so that other programs can use this crate alone. Call it only after the
+//! datagram was opened, or a forger could move the window.
 
-/// Counters that are told apart below the highest one.
+/// Counters that the window covers, the highest one included.
 pub const SPAN: u64 = 1024;
 const WORDS: usize = SPAN as usize / 64;
 
-/// The window of one sender in one of its runs.
+/// The window of one run of one sender.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayWindow {
     /// One past the highest counter taken.
@@ -17,9 +17,9 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
-    /// Takes a counter; false when it was taken before or is too old to tell.
+    /// Accepts a counter; false if it was taken before or is below the window.
     pub fn accept(&mut self, counter: u64) -> bool {
-        // The very last counter would leave no next one.
+        // `next` would overflow.
         if counter == u64::MAX {
             return false;
         }
@@ -60,7 +60,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_set(steps in proptest::collection::vec((0..3u64, 0..3000u64), 1..400)) {
+        fn the_window_accepts_what_a_set_accepts(steps in proptest::collection::vec((0..3u64, 0..3000u64), 1..400)) {
             let mut window = ReplayWindow::default();
             let (mut taken, mut next, mut base) = (HashSet::new(), 0, 0);
             for (leap, offset) in steps {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn far_leaps_are_cheap_and_the_end_is_refused() {
+    fn a_far_leap_works_and_the_last_counter_is_refused() {
         let mut window = ReplayWindow::default();
         assert!(window.accept(3));
         assert!(window.accept(u64::MAX - 1));

@@ -1,7 +1,7 @@
 //! The secret of a notification key as text: one line of base64, as `onwire keygen --notify` writes it.
 //!
-//! Publisher and subscriber hold the same line. This file neither opens files nor looks at their modes, and does not seal
-//! anything: [`super::envelope::Key`] does.
+//! Publisher and subscriber hold the same line. This file opens no files and checks no file modes. It seals nothing:
+//! [`super::envelope::Key`] does.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use super::envelope::{Key, MIN_SECRET};
 
-/// Bytes of a secret that is made here.
+/// Bytes of a new secret.
 pub const LEN: usize = 32;
-/// Bytes of a secret, at the most: HMAC-SHA256 takes no more in than a block of its hash.
+/// The most bytes of a secret: HMAC-SHA256 takes no more than one block of its hash.
 pub const MAX: usize = 64;
 
 /// Why a text is not a secret. The messages never contain the text.
@@ -22,37 +22,50 @@ pub enum SecretError {
     /// A character that base64 does not have, or a missing `=`.
     #[error("a notification key is one line of base64; character {position} does not belong there")]
     Character {
-        /// Which one, the first being 1.
+        /// Position of the character, counted from 1.
         position: usize,
     },
-    /// Too little to be a secret, or more than is taken in.
+    /// Fewer bytes than [`MIN_SECRET`] or more than [`MAX`].
     #[error("a notification key is base64 of {MIN_SECRET} to {MAX} random bytes; this is base64 of {found}")]
     Length {
         /// Bytes found.
         found: usize,
     },
-    /// All bytes are zero: a placeholder, with which everybody could forge.
+    /// All bytes are zero: a placeholder, with which any program could forge.
     #[error("a notification key of zeros protects nothing")]
     Zero,
 }
 
 /// Random bytes that a publisher and its subscriber share. Wiped when dropped, never printed.
+///
+/// ```
+/// use onwire_notify::secret::{LEN, Secret, SecretError};
+///
+/// // In a program the bytes come from a cryptographic random generator.
+/// let secret = Secret::from_random(&[7; LEN]);
+/// let line = secret.to_text();
+/// assert_eq!(Secret::parse(&line), Ok(secret));
+///
+/// let key = Secret::parse(&line)?.to_key(1);
+/// assert_eq!(key.id(), 1);
+/// # Ok::<(), SecretError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes bytes from a generator fit for secrets.
+    /// Takes bytes from a cryptographic random generator.
     pub fn from_random(bytes: &[u8; LEN]) -> Secret {
         Secret(Zeroizing::new(bytes.to_vec()))
     }
 
-    /// Reads the base64 form; white space around it is allowed, as a key file ends in a newline.
+    /// Reads the base64 form. White space around it is allowed, because a key file ends in a newline.
     pub fn parse(text: &str) -> Result<Secret, SecretError> {
         let text = text.trim();
         let bytes = BASE64_STANDARD.decode(text).map(Zeroizing::new).map_err(|_| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
             let found = text.chars().position(|c| !allowed(c));
-            // Where every character is of base64 but their number is not, the end is what is missing.
+            // If every character is base64, characters are missing at the end.
             SecretError::Character { position: found.unwrap_or(text.len()) + 1 }
         })?;
         if !(MIN_SECRET..=MAX).contains(&bytes.len()) {
@@ -64,12 +77,12 @@ impl Secret {
         Ok(Secret(bytes))
     }
 
-    /// The base64 form, for the key file. It wipes itself too.
+    /// The base64 form, for the key file. It is wiped when dropped, too.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64_STANDARD.encode(self.0.as_slice()))
     }
 
-    /// The key with that number.
+    /// The key with this id.
     pub fn to_key(&self, id: u16) -> Key {
         Key::new(id, &self.0).expect("a secret is never shorter than a key must be")
     }
@@ -96,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused() {
+    fn texts_that_are_not_secrets_are_refused() {
         let length = |found| Err(SecretError::Length { found });
         let character = |position| Err(SecretError::Character { position });
         let of = |len: usize| BASE64_STANDARD.encode(vec![1; len]);

@@ -1,25 +1,25 @@
 //! How many bytes a program has written into a local TCP socket since the connection began, exactly and without any
 //! privilege: `tcpi_bytes_sent - tcpi_bytes_retrans + tcpi_notsent_bytes` of `TCP_INFO`.
 //!
-//! The one system call of the notification library, and the one file with `unsafe` outside of the appliance's `io`: the
-//! library imports nothing of the appliance, and no safe wrapper of this option is kept. It knows neither flows nor
-//! positions.
+//! This is the only system call of the crate, and the only file with `unsafe` outside of the appliance's `io`: the
+//! crate imports nothing of the appliance, and there is no maintained safe wrapper of this option. The file does not
+//! know flows or positions.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
-/// Where the fields lie in `struct tcp_info` of `linux/tcp.h`: it only ever grows at its end.
+/// Offsets of the fields in `struct tcp_info` of `linux/tcp.h`, which only grows at its end.
 const NOTSENT_BYTES: usize = 144;
 const BYTES_SENT: usize = 200;
 const BYTES_RETRANS: usize = 208;
-/// As far as Linux 4.19 fills it, which is the first with all of them.
+/// Bytes that Linux 4.19 fills, the first version with all three fields.
 const NEEDED: usize = 216;
 
-/// Bytes written into the socket so far: the offset in the stream of the next byte to be written.
+/// Bytes written into the socket so far: the stream offset of the next byte.
 ///
-/// Fails where the kernel is older than 4.19.
+/// Fails on kernels older than 4.19.
 pub fn written(stream: &TcpStream) -> io::Result<u64> {
     let mut info = [0u8; 256];
     let mut len = info.len() as libc::socklen_t;
@@ -33,10 +33,10 @@ pub fn written(stream: &TcpStream) -> io::Result<u64> {
     written_in(&info[..(len as usize).min(info.len())])
 }
 
-/// The same from a `struct tcp_info` that the kernel gave elsewhere. Where a socket was closed and the end of its stream
-/// is not sent yet, that end counts as one byte.
+/// The same from a `struct tcp_info` that the caller already has. If the socket was closed and its FIN is not sent yet,
+/// the FIN counts as one byte.
 ///
-/// Fails where the structure is shorter than Linux 4.19 makes it.
+/// Fails if the structure is shorter than in Linux 4.19.
 pub fn written_in(info: &[u8]) -> io::Result<u64> {
     if info.len() < NEEDED {
         let text = "TCP_INFO does not say how much was sent: Linux 4.19 or later is needed";
@@ -61,14 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_written_is_counted_read_or_not() {
+    fn written_bytes_count_whether_read_or_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut other, _) = listener.accept().unwrap();
         assert_eq!(written(&stream).unwrap(), 0);
         stream.write_all(b"hello").unwrap();
         assert_eq!(written(&stream).unwrap(), 5);
-        // More than the reader's window takes: part of it waits in the socket.
+        // More than the receive window takes: a part waits in the socket.
         stream.set_nonblocking(true).unwrap();
         let mut total = 5;
         while let Ok(count) = stream.write(&[7; 100_000]) {

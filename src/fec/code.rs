@@ -1,17 +1,17 @@
 //! The erasure code of a lane: repair symbols from source symbols, and lost source symbols from what arrived.
 //!
-//! The code is that of `reed-solomon-simd`: Reed-Solomon over GF(2^16), systematic, any k of the n = k + m symbols rebuild
-//! the block. Few losses are decoded from syndromes:
+//! The code is that of `reed-solomon-simd`: Reed-Solomon over GF(2^16), systematic; any k of the n = k + m symbols
+//! rebuild the block. Few losses are decoded from syndromes:
 //!
-//! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols: what
-//!    remains, the syndromes, is what the lost symbols alone would have given;
-//! 2. each of the e lost symbols is a sum of e syndromes, with the factors that `positions` works out.
+//! 1. encode the received source symbols with zeros for the lost ones, and add the received repair symbols. The result,
+//!    the syndromes, equals the repair symbols of the lost symbols alone;
+//! 2. each of the e lost symbols is a sum of e syndromes, with the factors that `positions` computes.
 //!
-//! That costs one encoding and e² products. For many losses in a large block the crate's decoder, whose cost does
-//! not grow with e, is cheaper: a cost model decides. Both give the same bytes.
+//! That costs one encoding and e² products. For many losses in a large block the crate's decoder is cheaper, because
+//! its cost does not grow with e; a cost model decides. Both give the same bytes.
 //!
-//! This module does not know what a block holds, where symbols come from, or how many repair symbols a block deserves
-//! ([`super::plan`]). It takes the caller's word for which symbols are present: what was forged or damaged was dropped
+//! This module does not know the contents of a block, where symbols come from, or how many repair symbols a block gets
+//! ([`super::plan`]). It trusts the caller about which symbols are present: forged or damaged datagrams were dropped
 //! long before.
 
 use reed_solomon_simd::engine::{Engine, utils};
@@ -22,35 +22,34 @@ use super::locator::ShortLocator;
 use super::positions::{Coefficients, Positions};
 use super::transform::{Piece, Transform};
 
-/// With this many lost symbols or more, what depends on the row or on the column alone is multiplied once. Each
-/// different factor of a product brings 128 bytes of multiplication table into the cache: e² of them cost more
-/// than the 2e products.
+/// With this many lost symbols or more, the factors of a row or column are multiplied once each. Every different factor
+/// of a product loads 128 bytes of multiplication table into the cache: e² of them cost more than the 2e extra
+/// products.
 const FACTORED_FROM: usize = 12;
 
-/// Scratch beyond this is not kept from block to block.
+/// Scratch memory beyond this many bytes is not kept from block to block.
 const SCRATCH_KEPT: usize = 16 << 20;
-/// A block that takes more scratch than this is not decoded: the largest of ours (4096 source and 4096 repair symbols for an
-/// MTU of 9216) takes little more than half of it. What a peer claims of a block costs it one datagram.
+/// A block that needs more scratch than this is not decoded. Our largest block (4096 source and 4096 repair symbols for
+/// an MTU of 9216) needs little more than half of it. A peer can claim any block size with a single datagram.
 const SCRATCH_MAX: usize = 128 << 20;
 
-/// A block cannot be rebuilt from what is there.
+/// A block cannot be rebuilt from the present symbols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{lost} source symbols are lost and only {usable} repair symbols are usable")]
 pub struct TooFewSymbols {
     /// Source symbols that are missing.
     pub lost: usize,
-    /// Distinct repair symbols of the right index and size that were offered; 0 when the layout does not fit the
-    /// buffer.
+    /// Distinct repair symbols of valid index and size that were offered; 0 if the layout does not fit the buffer.
     pub usable: usize,
 }
 
-/// The encoder and decoder of one lane, with their scratch memory. Once that has grown to the size of the largest
-/// block, encoding and syndrome decoding allocate nothing.
+/// The encoder and decoder of one lane, with their scratch memory. Once it has grown to the size of the largest block,
+/// encoding and syndrome decoding allocate nothing.
 pub struct Code {
     transform: Transform,
     coefficients: Coefficients,
     lost: Vec<usize>,
-    /// Index of each chosen repair symbol, and its place in the caller's list.
+    /// The index of each chosen repair symbol; `repair_places` is its place in the caller's list.
     repair_indices: Vec<usize>,
     repair_places: Vec<usize>,
     seen: Vec<bool>,
@@ -59,7 +58,7 @@ pub struct Code {
     forced: Option<Decoding>,
 }
 
-/// The two ways to rebuild a block. They differ in time only.
+/// The two ways to rebuild a block. They differ only in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoding {
     /// One encoding and e² products.
@@ -75,7 +74,8 @@ impl Default for Code {
 }
 
 impl Code {
-    /// A code with empty scratch. The first one in a process fills the field's tables: 9 MB, some milliseconds.
+    /// A code without scratch memory. The first one in a process fills the tables of the field: 9 MB, some
+    /// milliseconds.
     pub fn new() -> Self {
         Self {
             transform: Transform::new(),
@@ -90,15 +90,15 @@ impl Code {
         }
     }
 
-    /// Decodes in this way whatever it costs; `None` chooses by cost. For tests and measurements.
+    /// Always decodes in this way; `None` chooses by cost. For tests and measurements.
     pub fn force_decoding(&mut self, decoding: Option<Decoding>) {
         self.forced = decoding;
     }
 
-    /// Writes the `repair_symbols` repair symbols of a block, end to end, each `layout.size` bytes, in place of what
-    /// `repair` held. The part of each source symbol that carries no data must be zero.
+    /// Replaces the contents of `repair` with the `repair_symbols` repair symbols of a block, end to end, each
+    /// `layout.size` bytes. The part of each source symbol that carries no data must be zero.
     ///
-    /// Returns how many were written: all; or none when the block is empty, when `layout` does not fit `source`, or when
+    /// Returns how many were written: all, or none if the block is empty, if `layout` does not fit `source`, or if
     /// there would be more than [`MAX_ENCODING_SYMBOLS`].
     pub fn encode(
         &mut self,
@@ -121,7 +121,7 @@ impl Code {
     /// `repair_symbols` - 1) and bytes. `repair_symbols` is the m that the sender encoded with, not how many arrived.
     /// Returns how many were rebuilt.
     ///
-    /// Repair symbols with a wrong index or size, or offered twice, are passed over. On failure the block is as it was.
+    /// Repair symbols with a wrong index or size, or offered twice, are skipped. On failure the block is unchanged.
     pub fn decode(
         &mut self,
         layout: SymbolLayout,
@@ -175,7 +175,7 @@ impl Code {
         }
     }
 
-    /// Picks as many usable repair symbols as are needed; returns how many there are, up to that.
+    /// Picks up to `needed` usable repair symbols; returns how many it found.
     fn choose(&mut self, size: usize, repair_symbols: usize, repair: &[(u16, &[u8])], needed: usize) -> usize {
         self.seen.clear();
         self.seen.resize(repair_symbols, false);
@@ -272,7 +272,7 @@ impl Code {
     }
 }
 
-/// Bytes of scratch that either way of decoding takes at most: all points of the block, and one span more.
+/// The most bytes of scratch that either way of decoding needs: all points of the block, and one more span.
 fn scratch(layout: SymbolLayout, repair_symbols: usize) -> usize {
     let Positions { span, repair_first } = Positions::new(layout.symbols, repair_symbols);
     let large = if repair_first { layout.symbols } else { repair_symbols };
@@ -287,10 +287,10 @@ fn multiply(engine: &impl Engine, symbol: &mut [Piece], factor: u16) {
     }
 }
 
-/// What decoding a block takes, in hundredths of a nanosecond, to tell which way is cheaper.
+/// The estimated time to decode a block, in hundredths of a nanosecond, to choose the cheaper way.
 ///
-/// The constants are for 64 bytes of a symbol; they fit the second table of `cargo bench --bench codec` to about a tenth
-/// on an x86-64 with AVX2, 32 KB of first-level and 1 MB of second-level cache. Only their ratios matter.
+/// The constants are for 64 bytes of a symbol. They match the second table of `cargo bench --bench codec` within about
+/// a tenth, on an x86-64 with AVX2, 32 KB of first-level and 1 MB of second-level cache. Only their ratios matter.
 struct Cost {
     pieces: usize,
     encode: usize,
@@ -323,7 +323,7 @@ impl Cost {
         }
     }
 
-    /// A butterfly on scratch of so many bytes: a quarter slower for each factor of four beyond what is near.
+    /// The time of a butterfly on `scratch` bytes: a quarter more for each factor of four beyond `NEAR`.
     fn butterfly(scratch: usize) -> usize {
         const NEAR: usize = 128 << 10;
         let doublings = (scratch / NEAR).max(1).ilog2() as usize;

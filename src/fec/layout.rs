@@ -7,19 +7,19 @@ use std::ops::Range;
 /// The most encoding symbols, source and repair together, of one block.
 pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
 
-/// How source symbols lie in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
+/// The layout of source symbols in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SymbolLayout {
     /// Source symbols, k.
     pub symbols: usize,
     /// Bytes from one symbol to the next, at least `size`.
     pub stride: usize,
-    /// Bytes of a symbol that the code covers: a multiple of 64, not zero.
+    /// Bytes of each symbol that the code covers: a multiple of 64, not zero.
     pub size: usize,
 }
 
 impl SymbolLayout {
-    /// Where symbol `index` lies.
+    /// The byte range of symbol `index`.
     pub fn range(&self, index: usize) -> Range<usize> {
         let start = index * self.stride;
         start..start + self.size

@@ -1,16 +1,16 @@
 //! The engine under the crate's own decoder, with a cheaper error locator.
 //!
-//! The crate's decoder asks its engine for the locator polynomial at all 65,536 points of the field, which costs 0.1 to
-//! 0.2 ms for every block. Only the points of the block are ever used. They fill a subspace of 2^b points, and for two
-//! of them x + y stays inside: the Walsh-Hadamard transform that adds up the logarithms of the distances can be
-//! that short too. Transforming there and back multiplies by 2^b, which is undone by multiplying with 2^(16-b), since
+//! The crate's decoder asks its engine for the locator polynomial at all 65,536 points of the field, which takes 0.1 to
+//! 0.2 ms for every block. Only the points of the block are used. They lie in a subspace of 2^b points, which contains
+//! x + y for any two of its points. So the Walsh-Hadamard transform that adds up the logarithms of the distances can
+//! have 2^b points, too. Transforming forth and back multiplies by 2^b; multiplying by 2^(16-b) undoes this, because
 //! 2^16 = 1 modulo 65535.
 //!
 //! This module does not decode; it only shortens that one step.
 
 use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_ORDER, GfElement, ShardsRefMut, tables};
 
-/// The default engine but for `eval_poly`.
+/// The default engine with another `eval_poly`.
 pub(super) struct ShortLocator(DefaultEngine);
 
 impl ShortLocator {
@@ -33,8 +33,8 @@ impl Engine for ShortLocator {
     }
 
     fn eval_poly(erasures: &mut [GfElement; GF_ORDER], used: usize) {
-        // With more repair than source symbols the crate marks all points after the block as erased. Those outside the
-        // subspace contribute one and the same factor to every point, which cancels when the decoder divides it out.
+        // With more repair than source symbols the crate marks all points after the block as erased. The points outside
+        // the subspace contribute the same factor to every point, which cancels in the decoder's division.
         let used = if used < GF_ORDER { used } else { erasures.iter().rposition(|&e| e == 0).map_or(1, |i| i + 1) };
         let points = used.next_power_of_two();
         let (erasures, _) = erasures.split_at_mut(points);

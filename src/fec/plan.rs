@@ -1,16 +1,16 @@
-//! How many repair symbols a block deserves, whatever its length.
+//! How many repair symbols a block gets, depending on its length.
 //!
-//! A plan is stated for a full block: so many repair symbols for `block_symbols` source symbols. A shorter block gets
-//! the fewest with which it is at least as safe at the loss that is assumed, and so does a block that a super-packet
-//! has overfilled. The answers are worked out once; asking costs a look-up.
+//! A plan is defined for a full block: a number of repair symbols for `block_symbols` source symbols. A shorter block
+//! gets the fewest repair symbols with which it is at least as safe at the assumed loss, and so does a block that a
+//! super-packet has overfilled. The numbers are computed once; a query is a table look-up.
 //!
-//! A plan does not watch the link: it stays as it was made.
+//! A plan does not watch the link: it never changes.
 
 use super::layout::MAX_ENCODING_SYMBOLS;
 use super::residual::{ln_residual, residual};
 
 /// The most source symbols by which one super-packet overfills a block on a 1500-byte path: 64 KB in symbols of 1408
-/// bytes, and one for its header.
+/// bytes, and one more for its header.
 const OVERFILL: usize = 48;
 
 /// The number of repair symbols for every number of source symbols.
@@ -18,17 +18,17 @@ const OVERFILL: usize = 48;
 pub struct Plan {
     block_symbols: usize,
     assume_loss: f64,
-    /// Entry k-1 is the number for k source symbols; empty when nothing is repaired.
+    /// Entry k-1 is the number for k source symbols; empty in a plan without repair symbols.
     repair: Vec<u16>,
 }
 
 impl Plan {
-    /// `repair_symbols` for a block of `block_symbols` source symbols, and for every other length as many as make it no
-    /// likelier to be lost when each symbol is lost with probability `assume_loss`.
+    /// `repair_symbols` for a block of `block_symbols` source symbols. Every other length gets as many as make the
+    /// block no likelier to be lost, if each symbol is lost with probability `assume_loss`.
     ///
-    /// The numbers rise with the length and are never 0, except when `repair_symbols` is: then this is [`Plan::none`].
-    /// `block_symbols` is taken as at least 1; both together are cut to what the code can do. An overfilled block gets
-    /// at most `2 * repair_symbols + 48`, which is enough unless most symbols are assumed lost.
+    /// The numbers rise with the length and are never 0, unless `repair_symbols` is 0: then this is [`Plan::none`].
+    /// `block_symbols` is at least 1; both numbers are cut to the limits of the code. An overfilled block gets at most
+    /// `2 * repair_symbols + 48`, which is enough unless most symbols are assumed lost.
     pub fn fixed(block_symbols: usize, repair_symbols: usize, assume_loss: f64) -> Self {
         if repair_symbols == 0 {
             return Self::none();
@@ -64,13 +64,13 @@ impl Plan {
         Self { block_symbols: 0, assume_loss: 1.0, repair: Vec::new() }
     }
 
-    /// Nothing is ever repaired.
+    /// Whether no block gets repair symbols.
     pub fn is_none(&self) -> bool {
         self.repair.is_empty()
     }
 
-    /// The repair symbols for a block of `k` source symbols. Blocks longer than the plan foresaw get the share m/k of the
-    /// longest it did, rounded up: while that is more than the loss, long blocks are safer at the same share.
+    /// The repair symbols for a block of `k` source symbols. A block longer than the plan's longest gets the same share
+    /// m/k as that one, rounded up: while that share is above the loss, longer blocks are safer at the same share.
     pub fn repair_symbols(&self, k: usize) -> usize {
         let Some(&last) = self.repair.last() else {
             return 0;
@@ -87,8 +87,8 @@ impl Plan {
         }
     }
 
-    /// The chance that a block of `k` source symbols cannot be rebuilt at the loss that is assumed. A plan without
-    /// repair symbols assumes nothing and says 1.
+    /// The chance that a block of `k` source symbols cannot be rebuilt at the assumed loss. A plan without repair
+    /// symbols has no assumed loss and returns 1.
     pub fn residual(&self, k: usize) -> f64 {
         residual(k, self.repair_symbols(k), self.assume_loss)
     }
@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_plan_of_four_for_thirty_two_at_one_percent() {
+    fn a_plan_of_four_for_thirty_two_at_one_percent_scales_with_the_length() {
         let plan = Plan::fixed(32, 4, 0.01);
         let table: Vec<usize> = [0, 1, 2, 5, 8, 16, 31, 32, 33, 64, 80].map(|k| plan.repair_symbols(k)).into();
         assert_eq!(table, [0, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_repair_symbols() {
+    fn a_plan_without_repair_symbols_gives_none() {
         for plan in [Plan::none(), Plan::fixed(32, 0, 0.01)] {
             assert_eq!(plan.repair_symbols(0), 0);
             assert_eq!(plan.repair_symbols(32), 0);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_arguments_are_cut_to_size() {
+    fn out_of_range_arguments_are_clamped() {
         assert_eq!(Plan::fixed(0, 3, 0.01).repair_symbols(1), 3);
         for loss in [0.0, 1.0, -3.0, f64::NAN, f64::INFINITY] {
             let plan = Plan::fixed(16, 4, loss);
@@ -141,14 +141,14 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn every_block_is_as_safe_as_a_full_one_and_no_symbol_is_spent_in_vain(
+        fn every_block_is_as_safe_as_a_full_one_with_the_fewest_symbols(
             block_symbols in 1_usize..200,
             m in 1_usize..40,
             loss in 1e-7_f64..0.2,
         ) {
             let plan = Plan::fixed(block_symbols, m, loss);
             let target = ln_residual(block_symbols, m, loss);
-            // Where every block is lost anyhow, the differences are below the precision of the sum.
+            // If nearly every block is lost, the differences are below the precision of the sum.
             prop_assume!(target < -1e-6);
             prop_assert_eq!(plan.repair_symbols(block_symbols), m);
             for k in 1..=block_symbols + OVERFILL {

@@ -1,38 +1,38 @@
-//! Where the symbols of a block sit in the field, and the coefficients that follow from it.
+//! The points of a block's symbols in the field, and the coefficients that follow from them.
 //!
 //! `reed-solomon-simd` (after Leopard-RS; Lin, Chung and Han, "Novel polynomial basis", FOCS 2014) gives every symbol a
-//! point of GF(2^16), written as the symbol's position. The smaller side, rounded up to a power of two `span`, takes
-//! the points `0..span`, a linear subspace; the other side takes `span..`. Lagrange interpolation over that subspace
-//! says what one source symbol adds to one repair symbol:
+//! point of GF(2^16), written as the symbol's position. The smaller side, source or repair, rounded up to a power of
+//! two `span`, has the points `0..span`, a linear subspace; the other side has `span..`. Lagrange interpolation over
+//! that subspace gives the factor with which one source symbol adds to one repair symbol:
 //!
 //! ```text
 //! a = s(x) / (s' · (x + y))      x: the point at or after span    s(x) = Π (x + v) over v in 0..span
 //!                                y: the point before span         s'   = Π v       over v in 1..span
 //! ```
 //!
-//! s(x) depends on the one point only, so apart from a factor per symbol this is a Cauchy matrix, whose inverse is known
-//! in closed form. That is why nothing is inverted here and no matrix is stored. All arithmetic is on logarithms: a
-//! product is a sum modulo 65535, and zero does not occur, because all points differ.
+//! s(x) depends on one point only, so apart from a factor per symbol this is a Cauchy matrix, whose inverse is known in
+//! closed form. So nothing is inverted here and no matrix is stored. All arithmetic is on logarithms: a product is a
+//! sum modulo 65535, and zero does not occur, because all points differ.
 //!
 //! This module does not touch the bytes of symbols.
 
 use reed_solomon_simd::engine::tables;
 
-/// Logarithms count modulo this.
+/// Logarithms are modulo this.
 const MODULUS: u64 = 65_535;
 
-/// The places of k source and m repair symbols.
+/// The points of k source and m repair symbols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Positions {
     /// Points in the subspace: the smaller side, rounded up to a power of two.
     pub(super) span: usize,
-    /// The repair symbols sit in the subspace and the source symbols after it; otherwise the other way round.
+    /// The repair symbols are in the subspace and the source symbols after it; otherwise the other way round.
     pub(super) repair_first: bool,
 }
 
 impl Positions {
-    /// The places for `k` source and `m` repair symbols, both at least one: the same choice as the crate's
-    /// `DefaultRate` makes, or its decoder could not read our repair symbols.
+    /// The points of `k` source and `m` repair symbols, both at least one. It must be the choice of the crate's
+    /// `DefaultRate`, or its decoder could not read our repair symbols.
     pub(super) fn new(k: usize, m: usize) -> Self {
         let (k_span, m_span) = (k.next_power_of_two(), m.next_power_of_two());
         let repair_first = k_span > m_span || (k_span == m_span && k <= m);
@@ -49,8 +49,8 @@ impl Positions {
     }
 }
 
-/// What e lost source symbols are in terms of e syndromes: `lost[i] = Σ_j coefficient(i, j) · syndrome[j]`.
-/// Holds e values a side and keeps its memory from block to block.
+/// The coefficients that compute e lost source symbols from e syndromes: `lost[i] = Σ_j coefficient(i, j) ·
+/// syndrome[j]`. Holds e values per side and keeps its memory from block to block.
 #[derive(Debug, Default)]
 pub(super) struct Coefficients {
     lost: Vec<Factor>,
@@ -60,12 +60,12 @@ pub(super) struct Coefficients {
 #[derive(Clone, Copy, Debug)]
 struct Factor {
     point: usize,
-    /// Logarithm of what this row or column is multiplied by.
+    /// The logarithm of the factor of this row or column.
     log: u64,
 }
 
 impl Coefficients {
-    /// Solves for the source symbols `lost` (ascending) with the repair symbols `repair`: equally many, without
+    /// Solves for the source symbols `lost` (ascending) with the same number of repair symbols `repair`, without
     /// repetition. Takes O(e²) table look-ups.
     pub(super) fn solve(&mut self, positions: Positions, lost: &[usize], repair: &[usize]) {
         debug_assert_eq!(lost.len(), repair.len());
@@ -98,8 +98,8 @@ impl Coefficients {
         reduce(self.lost[i].log)
     }
 
-    /// The logarithm of what is left when those two are taken out. It takes no more values than the block has
-    /// points, and few in a burst, where [`Self::coefficient`] takes up to e².
+    /// The logarithm of the coefficient without those two factors. It has at most as many values as the block has
+    /// points, and few in a burst, where [`Self::coefficient`] has up to e².
     pub(super) fn between(&self, i: usize, j: usize) -> u16 {
         reduce(self.inverse_distance(i, j))
     }
@@ -110,8 +110,8 @@ impl Coefficients {
     }
 }
 
-/// Cauchy's formula for one side: of each point, the product of its distances to the other side over the product
-/// of its distances to its own side.
+/// Cauchy's formula for one side: for each point, the product of its distances to the other side, divided by the
+/// product of its distances to its own side.
 fn cross(log: &[u16; 65_536], side: &mut [Factor], other: &[Factor]) {
     for i in 0..side.len() {
         let point = side[i].point;
@@ -121,8 +121,8 @@ fn cross(log: &[u16; 65_536], side: &mut [Factor], other: &[Factor]) {
     }
 }
 
-/// Takes out s(x)/s', the factor in which the code differs from a Cauchy matrix. It is the same for all points that
-/// agree above the span, and symbols lost together are mostly neighbours: worked out once for each such run.
+/// Divides by s(x)/s', the factor in which the code differs from a Cauchy matrix. It is the same for all points in the
+/// same multiple of the span. Symbols lost together are mostly neighbours, so it is computed once per such run.
 fn divide_by_scale(log: &[u16; 65_536], span: usize, side: &mut [Factor]) {
     let sum = |from: usize, x: usize| -> u64 { (from..span).map(|v| u64::from(log[x ^ v])).sum() };
     let constant = sum(1, 0) % MODULUS;
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smaller_side_sits_in_the_subspace() {
+    fn the_smaller_side_is_in_the_subspace() {
         let positions = |k, m| {
             let p = Positions::new(k, m);
             (p.span, p.repair_first)

@@ -1,11 +1,11 @@
 //! The source block being filled: symbols arrive in any order, ADUs leave as soon as they are whole.
 //!
 //! The buffer has the layout of [`super::source_block`], so an ADU whose symbols are all there is one contiguous slice
-//! of it. In normal use ADUs leave strictly from the front. With `skip_holes` they leave from behind a hole as well, at
-//! the symbols that tell where an ADU begins: the holes are remembered, and what lay in them leaves when the block becomes whole after
-//! all. Nothing here knows time, order among blocks, or addresses.
+//! of it. Normally ADUs leave strictly from the front. With `skip_holes` they also leave from behind a hole, at a
+//! symbol that contains the offset of an ADU. The holes are remembered, and their ADUs leave when their symbols arrive
+//! late or are rebuilt. Nothing here knows time, order among blocks, or addresses.
 //!
-//! What a datagram makes a block hold is bounded by the `room` it is given, before anything is allocated.
+//! The `room` argument bounds the memory that a datagram can make a block hold, before anything is allocated.
 
 use std::ops::Range;
 
@@ -14,46 +14,46 @@ use super::layout::SymbolLayout;
 use crate::wire::adu::{AduHeader, Parsed};
 use crate::wire::payload_id::{NO_ADU, RepairId, SOURCE_SYMBOLS_MAX, SourceId};
 
-/// What became of a symbol that was put into a block.
+/// The result of putting a symbol into a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insertion {
-    /// It was missing and is kept.
+    /// The symbol was missing and is kept.
     New,
-    /// The block does not need it: it has this symbol, or is whole.
+    /// The block does not need the symbol: it has it already, or is whole.
     Unneeded,
-    /// It contradicts what is known of the block, and was thrown away.
+    /// The symbol contradicts what is known of the block, and was dropped.
     Contradictory,
-    /// To keep it takes more memory than there is, and it was thrown away.
+    /// The symbol needs more memory than there is room for, and was dropped.
     NoRoom,
 }
 
-/// Bytes beside each source symbol: its length, where an ADU begins in it, and the holes that it may bound.
+/// Bytes of state per source symbol: its length, the offset of its first ADU, and the holes that it may bound.
 const SYMBOL_OVERHEAD: usize = 2 + 2 + 2 * size_of::<Range<usize>>();
-/// Bytes beside each repair symbol: its index.
+/// Bytes of state per repair symbol: its index.
 const REPAIR_OVERHEAD: usize = 2;
 
-/// A block under reconstruction; its memory is used again for the next one.
+/// A block under reconstruction; its memory is reused for the next block.
 #[derive(Debug)]
 pub struct ReceivedBlock {
     symbol_size: usize,
     source: Vec<u8>,
-    /// Bytes of each source symbol up to the highest that arrived; 0 for one that did not.
+    /// Bytes of each source symbol up to the highest that arrived; 0 for a missing one.
     lengths: Vec<u16>,
     first_adus: Vec<u16>,
-    /// Source symbols that are there.
+    /// The number of source symbols that are there.
     present: usize,
-    /// Source symbols that are there without a hole from the front.
+    /// The number of source symbols at the front before the first missing one.
     prefix: usize,
-    /// k, once something told it.
+    /// k, once it is known.
     symbols: Option<usize>,
-    /// m, once a repair symbol told it.
+    /// m, once a repair symbol has arrived; 0 before.
     repair_symbols: usize,
     repair: Vec<u8>,
     repair_size: usize,
     repair_indices: Vec<u16>,
-    /// Where in the buffer the next ADU begins.
+    /// Offset of the next ADU in the buffer.
     cursor: usize,
-    /// What `skip_holes` jumped over.
+    /// The ranges that `skip_holes` has skipped.
     holes: Vec<Range<usize>>,
     malformed: u64,
 }
@@ -79,7 +79,7 @@ impl ReceivedBlock {
         }
     }
 
-    /// Puts a source symbol in its place, if that takes no more than `room` bytes.
+    /// Puts a source symbol in its place, if that needs no more than `room` bytes of new memory.
     pub fn insert_source(&mut self, id: SourceId, symbol: &[u8], room: usize) -> Insertion {
         let esi = usize::from(id.esi);
         if symbol.len() > self.symbol_size || self.symbols.is_some_and(|k| esi >= k) {
@@ -105,7 +105,7 @@ impl ReceivedBlock {
         Insertion::New
     }
 
-    /// Keeps a repair symbol, if that takes no more than `room` bytes, and learns from it how long the block is.
+    /// Keeps a repair symbol, if that needs no more than `room` bytes of new memory, and learns k and m from it.
     pub fn insert_repair(&mut self, id: RepairId, symbol: &[u8], room: usize) -> Insertion {
         let (k, m) = (usize::from(id.source_symbols), usize::from(id.repair_symbols));
         let agrees = self.repair_symbols == 0 || (self.repair_symbols == m && self.repair_size == symbol.len());
@@ -126,7 +126,7 @@ impl ReceivedBlock {
         Insertion::New
     }
 
-    /// Learns that the block has `k` source symbols; `false` if that cannot be.
+    /// Learns that the block has `k` source symbols; `false` if that contradicts what is known.
     pub fn learn_symbols(&mut self, k: usize) -> bool {
         match self.symbols {
             Some(known) => known == k,
@@ -138,12 +138,12 @@ impl ReceivedBlock {
         }
     }
 
-    /// Every source symbol is there.
+    /// Whether every source symbol is there.
     pub fn is_whole(&self) -> bool {
         self.symbols == Some(self.present)
     }
 
-    /// Something is known to be missing: a later symbol is there, or the block is known to be longer.
+    /// Whether a symbol is known to be missing: a later one is there, or the block is known to be longer.
     pub fn has_hole(&self) -> bool {
         self.lengths.len() > self.prefix || self.symbols.is_some_and(|k| k > self.prefix)
     }
@@ -153,24 +153,24 @@ impl ReceivedBlock {
         self.symbols.unwrap_or(self.lengths.len()).saturating_sub(self.present)
     }
 
-    /// The last ADU has left.
+    /// Whether the last ADU has left.
     pub fn is_delivered(&self) -> bool {
         self.is_whole() && self.has_left(self.present)
     }
 
-    /// Of a block whose length nothing told: as many source symbols as there are, if they lie at the front and every ADU
-    /// in them has left; it is whole if this is its length. Otherwise 0.
+    /// For a block whose k is unknown: the number of source symbols that are there, if all of them are at the front and
+    /// every ADU in them has left. If that number is k, the block is whole. Otherwise 0.
     pub fn delivered_symbols(&self) -> usize {
         let only_front = self.symbols.is_none() && self.present == self.prefix && self.malformed == 0;
         if only_front && self.has_left(self.present) { self.present } else { 0 }
     }
 
-    /// Places where the bytes made no sense although every symbol was authentic: a fault of the sender.
+    /// Places with invalid bytes although every symbol was authentic: a fault of the sender.
     pub fn malformed(&self) -> u64 {
         self.malformed
     }
 
-    /// Bytes of memory this block holds on to, at most.
+    /// The most bytes of memory that this block holds.
     pub fn memory(&self) -> usize {
         self.source.capacity()
             + self.lengths.capacity().max(self.first_adus.capacity()) * SYMBOL_OVERHEAD
@@ -178,8 +178,8 @@ impl ReceivedBlock {
             + self.repair_indices.capacity() * REPAIR_OVERHEAD
     }
 
-    /// Rebuilds what is missing if there are enough symbols, and if what is missing takes no more than `room` bytes; returns
-    /// how many source symbols were rebuilt.
+    /// Rebuilds the missing source symbols if there are enough symbols, and if that needs no more than `room` bytes of
+    /// new memory. Returns how many were rebuilt.
     pub fn rebuild(&mut self, code: &mut Code, room: usize) -> usize {
         let Some(k) = self.symbols else { return 0 };
         let lost = k - self.present;
@@ -212,7 +212,7 @@ impl ReceivedBlock {
         lost
     }
 
-    /// The next ADU that is whole: its header and where its packet lies in [`bytes`](Self::bytes).
+    /// The next whole ADU: its header, and the range of its packet in [`bytes`](Self::bytes).
     pub fn next_adu(&mut self, skip_holes: bool) -> Option<(AduHeader, Range<usize>)> {
         if let Some(adu) = self.next_in_holes() {
             return Some(adu);
@@ -253,7 +253,7 @@ impl ReceivedBlock {
         &self.source
     }
 
-    /// Empties the block for its next use.
+    /// Empties the block for reuse.
     pub fn clear(&mut self) {
         self.lengths.clear();
         self.first_adus.clear();
@@ -269,7 +269,7 @@ impl ReceivedBlock {
         self.malformed = 0;
     }
 
-    /// Every ADU in the first `symbols` has left.
+    /// Whether every ADU in the first `symbols` source symbols has left.
     fn has_left(&self, symbols: usize) -> bool {
         self.holes.is_empty() && self.cursor >= symbols * self.symbol_size
     }
@@ -278,8 +278,8 @@ impl ReceivedBlock {
         self.lengths.get(esi).is_some_and(|&length| length > 0)
     }
 
-    /// Makes place for `symbols` source symbols, if that takes no more than `room` bytes; and for as many more as there
-    /// are, so that a block that grows symbol by symbol is not copied each time.
+    /// Makes space for `symbols` source symbols, if that needs no more than `room` bytes. It reserves as many more as
+    /// the block already has space for, so that a block that grows symbol by symbol is not copied each time.
     fn reserve(&mut self, symbols: usize, room: usize) -> bool {
         let have = self.lengths.capacity().min(self.first_adus.capacity());
         let bytes = symbols * self.symbol_size;
@@ -305,7 +305,7 @@ impl ReceivedBlock {
         true
     }
 
-    /// The same for one more repair symbol of `size` bytes.
+    /// Makes space for one more repair symbol of `size` bytes, in the same way.
     fn reserve_repair(&mut self, size: usize, room: usize) -> bool {
         let symbols = self.repair_indices.len() + 1;
         let have = self.repair_indices.capacity().min(self.repair.capacity() / size.max(1));
@@ -316,7 +316,7 @@ impl ReceivedBlock {
             (symbols * size).saturating_sub(self.repair.capacity())
                 + symbols.saturating_sub(self.repair_indices.capacity()) * REPAIR_OVERHEAD
         };
-        // Twice as many, if there is room for them.
+        // Twice as many, if there is room.
         let Some(symbols) = [2 * symbols, symbols].into_iter().find(|&symbols| cost(symbols) <= room) else {
             return false;
         };
@@ -329,13 +329,13 @@ impl ReceivedBlock {
         (position / self.symbol_size + 1) * self.symbol_size
     }
 
-    /// The first ADU that is told to begin in symbol `from` or later.
+    /// The offset of the first ADU that is known to begin in symbol `from` or later.
     fn next_start(&self, from: usize) -> Option<usize> {
         let esi = (from..self.lengths.len()).find(|&esi| self.first_adus[esi] != NO_ADU && self.has_symbol(esi))?;
         Some(esi * self.symbol_size + usize::from(self.first_adus[esi]))
     }
 
-    /// An ADU is now known to begin at `position`: what lies before it in the same hole need not come first.
+    /// An ADU is now known to begin at `position`: it need not wait for the ADUs before it in the same hole.
     fn split_hole(&mut self, position: usize) {
         if let Some(hole) = self.holes.iter_mut().find(|hole| hole.start < position && position < hole.end) {
             let behind = position..hole.end;
@@ -344,7 +344,7 @@ impl ReceivedBlock {
         }
     }
 
-    /// The next ADU in what was jumped over, whose symbols have come late or were rebuilt.
+    /// The next whole ADU in a skipped hole, whose symbols arrived late or were rebuilt.
     fn next_in_holes(&mut self) -> Option<(AduHeader, Range<usize>)> {
         let mut index = 0;
         while let Some(hole) = self.holes.get(index).cloned() {
@@ -374,7 +374,7 @@ impl ReceivedBlock {
         None
     }
 
-    /// What lies at `position`, which is where an ADU begins or padding.
+    /// What lies at `position`, where an ADU or padding begins.
     fn adu_at(&self, position: usize) -> Step {
         let first = position / self.symbol_size;
         if self.symbols.is_some_and(|k| first >= k) {
@@ -409,11 +409,11 @@ impl ReceivedBlock {
     }
 }
 
-/// What the walk over a block's bytes meets.
+/// What the walk over a block's bytes finds.
 enum Step {
     Adu(AduHeader, Range<usize>),
     Padding,
-    /// This symbol has to come first.
+    /// This symbol must arrive first.
     Missing(usize),
     Malformed,
     End,

@@ -1,20 +1,20 @@
 //! Residual loss: the chance that a block cannot be rebuilt.
 //!
-//! A block of k source and m repair symbols is lost when more than m of its n = k + m symbols are, whichever they
-//! are. When each is lost with probability p, independently of the others, that is the upper tail of the
-//! binomial distribution:
+//! A block of k source and m repair symbols is lost when more than m of its n = k + m symbols are lost, whichever they
+//! are. If each symbol is lost with probability p, independently of the others, that is the upper tail of the binomial
+//! distribution:
 //!
 //! ```text
 //! residual(k, m, p) = P(Bin(n, p) > m) = Σ C(n, i) p^i (1-p)^(n-i)    over i = m+1 ..= n
 //! ```
 //!
 //! Terms are summed outwards from the largest, relative to it, and the largest is kept as a logarithm: the result is
-//! exact to 10 digits or more and does not vanish however small it is. Bursts are not modelled here.
+//! exact to 10 digits or more, and its logarithm stays exact however small it is. Bursts are not modelled here.
 
 /// The chance that a block of `k` source and `m` repair symbols cannot be rebuilt at independent symbol loss `p`.
 ///
-/// `p` is taken as the nearest value of 0 to 1, and as 1 when it is not a number. Below about 1e-308 the result is 0:
-/// compare [`ln_residual`] there.
+/// `p` is clamped to 0 to 1, and is 1 when it is not a number. Below about 1e-308 the result is 0: use [`ln_residual`]
+/// there.
 pub fn residual(k: usize, m: usize, p: f64) -> f64 {
     ln_residual(k, m, p).exp()
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_the_sum_over_all_patterns() {
+    fn the_chance_equals_the_sum_over_all_patterns() {
         for k in 1..=8 {
             for m in 0..=5 {
                 for p in [1e-9, 0.001, 0.02, 0.3, 0.5, 0.9, 0.999] {
@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn known_values() {
-        // One loss in 125 million, everything sent twice: 6.4e-17 (Smoke and Mirrors, FAST 2009).
+    fn known_values_are_reproduced() {
+        // One loss in 125 million, each symbol sent twice: 6.4e-17 (Smoke and Mirrors, FAST 2009).
         assert_close(residual(1, 1, 8e-9), 6.4e-17);
         // From exact rational arithmetic.
         for (k, m, p, expected) in [
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn edges() {
+    fn extreme_arguments_give_0_or_1() {
         assert_eq!(residual(0, 4, 0.5), 0.0);
         assert_eq!(residual(10, 4, 0.0), 0.0);
         assert_eq!(residual(10, 4, -1.0), 0.0);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn falls_with_repair_symbols_and_rises_with_loss_and_length() {
+    fn the_chance_falls_with_repair_symbols_and_rises_with_loss_and_length() {
         for k in [1, 5, 32, 64, 500] {
             for m in 0..12 {
                 for p in [1e-6, 0.001, 0.01, 0.05] {

@@ -1,4 +1,4 @@
-//! The source block being built: whole ADUs end to end in one contiguous buffer, cut into symbols where they lie.
+//! The source block being built: whole ADUs end to end in one contiguous buffer, divided into symbols in place.
 //!
 //! ```text
 //!  symbol 0        symbol 1        symbol 2        symbol 3
@@ -6,27 +6,27 @@
 //!                                          `- the TUN ran dry: sent short; for the code, zeros up to the end
 //! ```
 //!
-//! Symbol `i` lies at `i * symbol_size`. The TUN is read straight into [`room`](SourceBlock::room). A symbol is finished
-//! when it is full, or when its sender will not wait for more; a finished symbol never changes. Nothing here decides
-//! when a block closes, and nothing is sent or sealed.
+//! Symbol `i` begins at `i * symbol_size`. The TUN is read directly into [`room`](SourceBlock::room). A symbol is
+//! finished when it is full, or when its sender does not wait for more; a finished symbol never changes. This file does
+//! not decide when a block closes, and sends and seals nothing.
 
 use super::layout::SymbolLayout;
 use crate::wire::adu::{AduHeader, LONG_LEN, PACKET_MAX};
 use crate::wire::payload_id::NO_ADU;
 use crate::wire::virtio::VirtioHeader;
 
-/// A block under construction; its memory is used again for the next one.
+/// A block under construction; its memory is reused for the next block.
 #[derive(Debug)]
 pub struct SourceBlock {
     symbol_size: usize,
     buffer: Vec<u8>,
-    /// Where the next byte goes.
+    /// Offset of the next byte.
     fill: usize,
     /// Bytes in each finished symbol.
     lengths: Vec<u16>,
-    /// Where in each symbol, finished or open, the first ADU begins.
+    /// Offset of the first ADU that begins in each symbol, finished or open.
     first_adus: Vec<u16>,
-    /// Finished symbols that were already taken by [`take_finished`](Self::take_finished).
+    /// Finished symbols already taken by [`take_finished`](Self::take_finished).
     taken: usize,
 }
 
@@ -44,17 +44,17 @@ impl SourceBlock {
         }
     }
 
-    /// The most symbols such a block can come to have: the last ADU may overfill it.
+    /// The most symbols that such a block can have: the last ADU may overfill it.
     pub fn symbols_max(symbol_size: usize, block_symbols: usize) -> usize {
         block_symbols + (LONG_LEN + PACKET_MAX).div_ceil(symbol_size) + 1
     }
 
-    /// Nothing was written since the block was new.
+    /// Whether the block holds nothing.
     pub fn is_empty(&self) -> bool {
         self.fill == 0
     }
 
-    /// Symbols begun so far.
+    /// Symbols so far, the open one included.
     pub fn symbols(&self) -> usize {
         self.lengths.len() + usize::from(self.has_open_symbol())
     }
@@ -64,18 +64,18 @@ impl SourceBlock {
         self.lengths.len()
     }
 
-    /// A symbol holds bytes and could take more.
+    /// Whether a symbol holds bytes and has room for more.
     pub fn has_open_symbol(&self) -> bool {
         self.fill > self.open_start()
     }
 
-    /// Where the next packet may be read to: [`PACKET_MAX`] bytes.
+    /// The buffer for the next packet: [`PACKET_MAX`] bytes.
     pub fn room(&mut self) -> &mut [u8] {
         let start = self.adu_start() + LONG_LEN;
         &mut self.buffer[start..start + PACKET_MAX]
     }
 
-    /// Takes the packet of `len` bytes that now lies at the front of [`room`](Self::room) as the next ADU.
+    /// Makes the packet of `len` bytes at the front of [`room`](Self::room) the next ADU.
     pub fn commit(&mut self, virtio: VirtioHeader, len: usize) {
         debug_assert!(len > 0 && len <= PACKET_MAX);
         let start = self.adu_start();
@@ -110,7 +110,7 @@ impl SourceBlock {
         }
     }
 
-    /// The range of finished symbols that were not taken yet; they count as taken now.
+    /// The finished symbols that were not taken yet; they count as taken now.
     pub fn take_finished(&mut self) -> std::ops::Range<usize> {
         let range = self.taken..self.lengths.len();
         self.taken = self.lengths.len();
@@ -123,12 +123,13 @@ impl SourceBlock {
         &self.buffer[start..start + usize::from(self.lengths[esi])]
     }
 
-    /// Where in a finished symbol the first ADU begins, or [`NO_ADU`].
+    /// The offset of the first ADU that begins in a finished symbol, or [`NO_ADU`].
     pub fn first_adu(&self, esi: usize) -> u16 {
         self.first_adus[esi]
     }
 
-    /// The finished symbols as the code wants them: filled with zeros up to the longest one, rounded up to 64 bytes.
+    /// The finished symbols in the form that the code needs: filled with zeros up to the longest one, rounded up to 64
+    /// bytes.
     pub fn coded(&mut self) -> (SymbolLayout, &[u8]) {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let size = usize::from(longest).next_multiple_of(64);
@@ -142,7 +143,7 @@ impl SourceBlock {
         (layout, &self.buffer)
     }
 
-    /// Empties the block for its next use.
+    /// Empties the block for reuse.
     pub fn clear(&mut self) {
         self.fill = 0;
         self.taken = 0;
@@ -154,7 +155,7 @@ impl SourceBlock {
         self.lengths.len() * self.symbol_size
     }
 
-    /// Where the next ADU begins: an ADU header never straddles two symbols.
+    /// Where the next ADU begins: an ADU header never crosses a symbol boundary.
     fn adu_start(&self) -> usize {
         let open = self.open_start();
         if self.has_open_symbol() && open + self.symbol_size - self.fill < LONG_LEN {
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adu_header_never_straddles_two_symbols() {
+    fn an_adu_header_never_crosses_a_symbol_boundary() {
         for first in 1..2 * E {
             let mut block = SourceBlock::new(E, 8);
             push(&mut block, first, plain());
@@ -252,6 +253,6 @@ mod tests {
         push(&mut block, 10, plain());
         block.finish_symbol();
         let (layout, source) = block.coded();
-        assert_eq!(source[14..layout.size], [0; 50], "what an earlier block left behind is gone");
+        assert_eq!(source[14..layout.size], [0; 50], "bytes of an earlier block are gone");
     }
 }

@@ -1,19 +1,19 @@
 //! The encoder: repair symbols from source symbols, a span at a time.
 //!
-//! The transforms themselves are those of `reed-solomon-simd`'s engines; the order in which they run is its `DefaultRate`
-//! encoder's, and so are the bytes that come out. Running them here has two reasons: the scratch is two spans, which
-//! stay in the cache, where the crate copies the whole block first; and a block with holes can be encoded as it lies,
-//! lost symbols counting as zeros, which is the first half of a syndrome.
+//! The transforms are those of `reed-solomon-simd`'s engines. They run in the order of its `DefaultRate` encoder and
+//! give the same bytes. There are two reasons to run them here. First, the scratch is two spans, which stay in the
+//! cache; the crate copies the whole block first. Second, a block with holes can be encoded in place with zeros for the
+//! lost symbols, which is the first half of a syndrome.
 //!
-//! This module checks nothing: [`super::code`] has made sure that the symbols lie inside the block. It does not know
-//! how a lost symbol is found from a syndrome.
+//! This module checks nothing: [`super::code`] has checked that the symbols lie inside the block. It does not know how
+//! to compute a lost symbol from a syndrome.
 
 use reed_solomon_simd::engine::{DefaultEngine, Engine, ShardsRefMut, utils};
 
 use super::layout::SymbolLayout;
 use super::positions::Positions;
 
-/// A symbol is worked on in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.
+/// A symbol is processed in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.
 pub(super) type Piece = [u8; 64];
 
 /// Engine and scratch of one lane.
@@ -27,8 +27,8 @@ impl Transform {
         Self { engine: DefaultEngine::new(), scratch: Vec::new() }
     }
 
-    /// Encodes a block whose missing symbols count as zeros; returns the first `wanted` repair symbols, end to end,
-    /// to be read or changed in place, and the engine to go on with.
+    /// Encodes a block whose missing symbols count as zeros. Returns the first `wanted` repair symbols, end to end,
+    /// which the caller may change in place, and the engine.
     pub(super) fn run(
         &mut self,
         positions: Positions,
@@ -102,7 +102,7 @@ impl Transform {
     }
 }
 
-/// A source block as it lies in the caller's buffer.
+/// A source block in the caller's buffer.
 struct Block<'a> {
     layout: SymbolLayout,
     source: &'a [u8],
@@ -114,7 +114,7 @@ impl Block<'_> {
         self.layout.size / 64
     }
 
-    /// Copies a run of symbols to the front of `span` and fills the rest with zeros. False when all of it is zero.
+    /// Copies a run of symbols to the front of `span` and fills the rest with zeros. False if no symbol was present.
     fn load(&self, symbols: std::ops::Range<usize>, span: &mut [Piece]) -> bool {
         let used = symbols.len() * self.pieces();
         let mut any = false;

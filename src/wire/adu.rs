@@ -7,16 +7,16 @@
 //!  kind        1 L C T T T T E      L long, C checksum needed, T the segmentation type, E the ECN mark
 //! ```
 //!
-//! Big-endian. The top bit of `kind` is always set: a zero where a header would be means that the rest of the symbol is
-//! padding. Whether the virtio header fits its packet is checked elsewhere, at both ends.
+//! Big-endian. The top bit of `kind` is always set: a zero in place of a header means that the rest of the symbol is
+//! padding. [`super::offload`] checks whether the virtio header fits its packet, at both ends.
 
 use super::virtio::VirtioHeader;
 
 /// Bytes of the header of a complete packet.
 pub const SHORT_LEN: usize = 4;
-/// Bytes of the header of a packet that carries offload work.
+/// Bytes of the header of a packet that needs offload work.
 pub const LONG_LEN: usize = 12;
-/// The longest packet an ADU can be: an IPv6 header and the longest payload its length field can tell.
+/// The longest packet in an ADU: an IPv6 header and the longest payload that its length field can express.
 pub const PACKET_MAX: usize = 40 + 65_535;
 
 const PRESENT: u8 = 0x80;
@@ -24,7 +24,7 @@ const LONG: u8 = 0x40;
 const NEEDS_CSUM: u8 = 0x20;
 const ECN: u8 = 0x01;
 
-/// What stands in front of each packet in a source block.
+/// The header in front of each packet in a source block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AduHeader {
     /// Bytes of the packet.
@@ -63,7 +63,7 @@ impl AduHeader {
         out[10..12].copy_from_slice(&virtio.hdr_len.to_be_bytes());
     }
 
-    /// Reads what stands at the front of `bytes`, the rest of one symbol.
+    /// Reads the header at the front of `bytes`, the rest of one symbol.
     pub fn parse(bytes: &[u8]) -> Parsed {
         let Some((&[kind, high, middle, low], rest)) = bytes.split_first_chunk::<SHORT_LEN>() else {
             return Parsed::Padding;
@@ -107,7 +107,7 @@ pub enum Parsed {
     Adu(AduHeader),
     /// Nothing more in this symbol.
     Padding,
-    /// Bytes no sender of ours writes.
+    /// Bytes that no sender of ours writes.
     Malformed,
 }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn every_first_byte_is_answered() {
+    fn every_parsed_header_is_emitted_unchanged() {
         for kind in 0..=255 {
             for rest in [[0u8; 11], [0xff; 11], [1; 11]] {
                 let mut bytes = [kind; 12];

@@ -1,6 +1,6 @@
 //! The Internet checksum (RFC 1071): one's complement sums over bytes, fast enough for whole packets.
 //!
-//! It knows nothing of headers except the pseudo-header; where a checksum is stored is the caller's business.
+//! It knows no headers except the pseudo-header; the caller knows where a checksum is stored.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,8 @@ use std::net::IpAddr;
 ///
 /// Zero only when all bytes are zero, so a sum over a real header is never zero.
 pub fn sum(bytes: &[u8]) -> u16 {
-    // One's complement addition does not care about byte order (RFC 1071, section 2 (B)): sum in the machine's own and
-    // swap once at the end. Halves of 32 bits in 64-bit sums cannot overflow below 16 GB; sums that do not wait for each
-    // other vectorise well.
+    // One's complement addition does not depend on byte order (RFC 1071, section 2 (B)): sum in native order and swap
+    // once at the end. Halves of 32 bits in 64-bit sums cannot overflow below 16 GB; independent sums vectorise well.
     let (blocks, rest) = bytes.as_chunks::<64>();
     let mut sums = [0u64; 8];
     for block in blocks {
@@ -34,15 +33,15 @@ pub fn add(a: u16, b: u16) -> u16 {
     sum + u16::from(carry)
 }
 
-/// The sum in which `old` was counted, with `new` in its place (RFC 1624).
+/// The sum after a word `old` in it is replaced by `new` (RFC 1624).
 pub fn replace(sum: u16, old: u16, new: u16) -> u16 {
     add(add(sum, !old), new)
 }
 
-/// The sum of the pseudo-header of TCP and UDP for `length` bytes of transport header and payload: what a packet with
-/// `NEEDS_CSUM` carries in its checksum field (RFC 9293, section 3.1; RFC 8200, section 8.1).
+/// The sum of the pseudo-header of TCP and UDP for `length` bytes of transport header and payload (RFC 9293, section
+/// 3.1; RFC 8200, section 8.1). A packet with `NEEDS_CSUM` carries it in its checksum field.
 ///
-/// Zero if the two addresses are not of one IP version.
+/// Zero if the two addresses have different IP versions.
 pub fn pseudo_header_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
     let addresses = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => add(sum(&source.octets()), sum(&destination.octets())),
@@ -82,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_the_word_by_word_sum(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn the_sum_equals_the_word_by_word_sum(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(sum(&bytes), reference(&bytes));
         }
 
@@ -91,7 +90,7 @@ mod tests {
             mut bytes in prop::collection::vec(any::<u8>(), 20),
             new in any::<u16>(),
         ) {
-            // A first word that is not zero, as every header has, rules out the two forms of zero.
+            // A first word that is not zero, as in every header, avoids the two forms of zero.
             bytes[0] |= 1;
             let before = sum(&bytes);
             let old = u16::from_be_bytes([bytes[4], bytes[5]]);

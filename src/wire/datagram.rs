@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Big-endian. The header is the associated data of the seal and its counter is the nonce. Handshake datagrams share
-//! only the first four bytes; see [`super::handshake`]. Nothing here opens or seals.
+//! only the first four bytes; see [`super::handshake`]. This file does not open or seal.
 
 /// Bytes of the clear header.
 pub const HEADER_LEN: usize = 12;
@@ -29,7 +29,7 @@ pub enum DatagramType {
     Source = 4,
     /// A repair symbol.
     Repair = 5,
-    /// What the receiver saw, and the keepalive.
+    /// What the receiver saw; also the keepalive.
     Report = 6,
 }
 
@@ -72,7 +72,7 @@ impl Header {
         Self::parse_quoted(datagram)
     }
 
-    /// Reads the header of a sealed datagram of which perhaps nothing more is there.
+    /// Reads the header of a sealed datagram that may be cut off behind its header.
     pub fn parse_quoted(datagram: &[u8]) -> Option<Self> {
         let datagram_type = DatagramType::of(datagram).filter(|kind| !kind.is_handshake())?;
         if datagram.len() < HEADER_LEN {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_and_strangers_have_no_sealed_header() {
+    fn handshakes_and_unknown_types_have_no_sealed_header() {
         for first in (0..=255u8).filter(|byte| !(4..=6).contains(byte)) {
             let mut datagram = [0; 64];
             datagram[0] = first;

@@ -1,12 +1,13 @@
-//! Finishing, in software, a checksum that our headers do not carry.
+//! Finishes, in software, a checksum that our headers cannot describe.
 //!
-//! The kernel leaves a checksum open when the device promises to finish it, wherever in the packet it lies: in the TCP of a
-//! packet inside VXLAN, GENEVE, GRE, IPIP, SIT or ip6tnl, in GRE itself, in ICMPv6, behind extension headers, in a fragment.
-//! What travels to the peer says only "the checksum of the TCP or UDP header", which is nearly everything; the rest is rare
-//! enough to be summed here, as the kernel's `skb_checksum_help` does for a device that cannot. An outer checksum over an
-//! open inner one is right once the inner one is finished: the kernel has seen to that (local checksum offload).
+//! The kernel leaves a checksum open if the device offers to finish it, wherever it lies in the packet: in the TCP
+//! header inside VXLAN, GENEVE, GRE, IPIP, SIT or ip6tnl, in GRE itself, in ICMPv6, behind extension headers, in a
+//! fragment. Our headers to the peer can only mean "the checksum of the TCP or UDP header", which covers nearly all
+//! packets. The others are rare enough to be summed here, as the kernel's `skb_checksum_help` does for a device without
+//! checksum offload. An outer checksum over an open inner one is right once the inner one is finished: the kernel
+//! computes it so (local checksum offload).
 //!
-//! It cuts nothing: super-packets of tunnels are not asked for and do not come.
+//! It cuts nothing: super-packets of tunnels are not requested from the kernel and do not arrive.
 
 use etherparse::{IpNumber, LaxIpSlice};
 
@@ -15,29 +16,29 @@ use super::offload::{OffloadError, check_offload};
 use super::packet::PacketView;
 use super::virtio::VirtioHeader;
 
-/// Where the checksum lies in an SCTP header, and its bytes.
+/// Where the checksum lies in an SCTP header, and its length in bytes.
 const SCTP_CHECKSUM: usize = 8;
 const SCTP_CHECKSUM_LEN: usize = 4;
 
-/// IP headers inside each other that are followed to see what a checksum belongs to.
+/// The most nested IP headers that are followed to find the protocol of a checksum.
 const MAX_NESTED: usize = 8;
 
-/// Makes a packet that this host's kernel gave ready to be carried: what [`check_offload`] accepts as it is, and finishes any
-/// other checksum whose field lies inside the packet. Returns the header and the view of the packet as it is then.
+/// Makes a packet from this host's kernel ready to be carried. It leaves a packet that [`check_offload`] accepts as it
+/// is, and finishes any other checksum whose field lies inside the packet. Returns the resulting header and view.
 pub fn settle_offload(header: VirtioHeader, packet: &mut [u8]) -> Result<(VirtioHeader, PacketView), OffloadError> {
     let view = PacketView::parse(packet)?;
     match check_offload(header, packet, &view) {
         Err(OffloadError::Checksum | OffloadError::Fragment)
             if header.gso_type == VirtioHeader::GSO_NONE && finish_checksum(header, packet) =>
         {
-            // Nothing keeps the field from lying in the IP header: what is looked at from now on is what is sent.
+            // The field may lie in the IP header, so parse again: the view must match the packet that is sent.
             Ok((VirtioHeader::default(), PacketView::parse(packet)?))
         }
         outcome => outcome.map(|header| (header, view)),
     }
 }
 
-/// Sums as `header` says; `false`, and nothing is changed, if the field is not inside the packet.
+/// Sums as `header` asks. `false`, without a change, if the field is not inside the packet.
 fn finish_checksum(header: VirtioHeader, packet: &mut [u8]) -> bool {
     let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
     let is_sctp = offset == SCTP_CHECKSUM && is_sctp_at(packet, start);
@@ -49,15 +50,15 @@ fn finish_checksum(header: VirtioHeader, packet: &mut [u8]) -> bool {
         covered[offset..offset + SCTP_CHECKSUM_LEN].copy_from_slice(&sum);
         return true;
     }
-    // The field holds the sum of a pseudo-header, or zero where there is none, and is summed with the rest.
+    // The field holds the sum of the pseudo-header, or zero if there is none, and is summed with the rest.
     let sum = !checksum::sum(covered);
     let Some(field) = covered.get_mut(offset..offset + 2) else { return false };
-    // Either form of zero is right everywhere but in UDP, where zero means "no checksum".
+    // Both forms of zero are right, except in UDP, where zero means "no checksum".
     field.copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
     true
 }
 
-/// An SCTP header begins there, behind one IP header or several inside each other. Its checksum is no sum but a CRC.
+/// Whether an SCTP header begins at `start`, behind one or several nested IP headers. Its checksum is a CRC, not a sum.
 fn is_sctp_at(packet: &[u8], start: usize) -> bool {
     let mut rest = packet;
     for _ in 0..MAX_NESTED {
@@ -108,7 +109,7 @@ mod tests {
     use super::super::samples;
     use super::*;
 
-    /// What asks for the checksum at `offset` from `start`.
+    /// A header that asks for the checksum at `offset` from `start`.
     fn open(start: usize, offset: u16) -> VirtioHeader {
         VirtioHeader {
             flags: VirtioHeader::NEEDS_CSUM,
@@ -149,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Takes the checksum out, as a sender does that leaves it to the device.
+    /// Opens the checksum again, as a sender does that leaves it to the device.
     fn reopen(packet: &mut [u8], transport: usize, offset: u16) {
         let view = PacketView::parse(packet).unwrap();
         let sum = checksum::pseudo_header_sum(view.source, view.destination, view.protocol, packet.len() - transport);
@@ -158,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tcp_and_udp_inside_a_tunnel_were_dropped(
+        fn checksums_of_tcp_and_udp_inside_a_tunnel_are_finished(
             outer in prop_oneof![Just(4u8), Just(6)],
             version in prop_oneof![Just(4u8), Just(6)],
             tcp: bool,
@@ -180,11 +181,11 @@ mod tests {
             let (header, view) = settle_offload(open(start, offset), &mut packet).unwrap();
             prop_assert_eq!(header, VirtioHeader::default());
             prop_assert_eq!(view, PacketView::parse(&expected).unwrap());
-            prop_assert_eq!(&packet, &expected, "as etherparse has made it");
+            prop_assert_eq!(&packet, &expected, "equal to the packet from etherparse");
         }
 
         #[test]
-        fn whatever_has_its_field_inside_is_finished_and_sums_to_nothing(
+        fn every_checksum_inside_the_packet_is_finished_and_sums_to_zero(
             outer in prop_oneof![Just(4u8), Just(6)],
             protocol: u8,
             body in prop::collection::vec(any::<u8>(), 0..100),
@@ -204,7 +205,7 @@ mod tests {
                     prop_assert!(inside);
                     prop_assert!(before[..start] == packet[..start]);
                     let crc = offset == 8 && is_sctp_at(&before, start);
-                    // What the field held was the sum of a pseudo-header. At an odd place it is summed with its bytes swapped.
+                    // The field held the sum of a pseudo-header. At an odd offset it is summed with its bytes swapped.
                     let field = start + usize::from(offset);
                     let pseudo = u16::from_be_bytes([before[field], before[field + 1]]);
                     let sum = checksum::add(checksum::sum(&packet[start..]), pseudo);
@@ -214,19 +215,19 @@ mod tests {
                     prop_assert_eq!((kept.csum_start, kept.csum_offset), (header.csum_start, header.csum_offset));
                     prop_assert_eq!(packet, before);
                 }
-                // Over the IP header itself it may write what is no packet any more.
+                // A checksum written over the IP header may leave bytes that are not a packet.
                 Err(_) => prop_assert!(!inside || start < 40 || packet == before),
             }
         }
     }
 
     #[test]
-    fn every_protocol_whose_checksum_a_device_may_be_asked_for() {
+    fn the_checksum_of_every_protocol_that_a_device_may_finish_is_finished() {
         let pseudo = |protocol: u8, length: usize| {
             let addresses = (IpAddr::from(samples::V6.0), IpAddr::from(samples::V6.1));
             checksum::pseudo_header_sum(addresses.0, addresses.1, protocol, length).to_be_bytes()
         };
-        // Protocol, where its checksum is, and whether a pseudo-header is summed.
+        // Protocol, offset of its checksum, and whether a pseudo-header is summed.
         for (name, protocol, offset, has_pseudo) in [
             ("ICMPv6", 58u8, 2u16, true),
             ("GRE with a checksum", 47, 4, false),
@@ -246,9 +247,9 @@ mod tests {
             let sum = checksum::sum(&packet[40..]);
             let all =
                 if has_pseudo { checksum::add(sum, u16::from_be_bytes(pseudo(protocol, body.len()))) } else { sum };
-            assert_eq!(all, 0xffff, "{name}: a receiver that sums gets nothing");
+            assert_eq!(all, 0xffff, "{name}: the receiver's sum is right");
         }
-        // The reference's own checksum of an ICMPv6 message.
+        // An ICMPv6 message with the reference's own checksum.
         let mut expected = Vec::new();
         PacketBuilder::ipv6([1; 16], [2; 16], 9).icmpv6_echo_request(3, 4).write(&mut expected, b"ping").unwrap();
         let mut packet = expected.clone();
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn sctp_has_a_crc_where_others_have_a_sum() {
+    fn the_checksum_of_sctp_is_a_crc() {
         // The check value of CRC-32C.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         let body: Vec<u8> = (0..40).collect();
@@ -276,21 +277,21 @@ mod tests {
             let mut cut = wrap(&body[..11]);
             assert_eq!(settle_offload(open(start, 8), &mut cut).unwrap_err(), OffloadError::Checksum);
         }
-        // Four bytes at the same place of another protocol are a sum of two.
+        // In another protocol the field at the same offset is a sum of two bytes.
         let mut other = samples::ipv4(6, &[], &body);
         settle_offload(open(20, 8), &mut other).unwrap();
         assert_eq!(checksum::add(checksum::sum(&other[20..]), 0x0809), 0xffff);
     }
 
     #[test]
-    fn what_is_carried_as_it_is_stays_as_it_was() {
+    fn an_acceptable_packet_stays_unchanged() {
         for (protocol, transport) in [(TCP, samples::tcp(0x18, &[], 3000)), (UDP, samples::udp(3000))] {
             let (header, packet) = samples::partial(4, protocol, transport, Some(1000));
             let mut settled = packet.clone();
             let view = PacketView::parse(&packet).unwrap();
             assert_eq!(settle_offload(header, &mut settled), Ok((header, view)));
             assert_eq!(settled, packet);
-            // A super-packet that does not fit is not made whole by a sum.
+            // A super-packet with a wrong header is refused, not summed.
             let wrong = VirtioHeader { csum_start: header.csum_start + 2, ..header };
             assert_eq!(settle_offload(wrong, &mut settled), Err(OffloadError::Checksum));
             assert_eq!(settled, packet);

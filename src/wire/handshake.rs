@@ -5,9 +5,9 @@
 //!  response    | 2 | receiver index (24) | sender index (24) | Noise message 2 | mac1 (16) |
 //! ```
 //!
-//! Big-endian. An index is what its owner wants to read in the datagrams of the session. mac1 covers everything
-//! before it and shows that the sender knows who the receiver is. The Noise messages are opaque here, and nothing is
-//! verified but lengths and types.
+//! Big-endian. The owner of an index receives it in the datagrams of the session. mac1 covers everything before it and
+//! shows that the sender knows the receiver's public key. The Noise messages are opaque here, and only lengths and
+//! types are verified.
 
 use super::datagram::DatagramType;
 
@@ -15,7 +15,7 @@ use super::datagram::DatagramType;
 pub const MAC_LEN: usize = 16;
 /// The largest session index: 24 bits.
 pub const INDEX_MAX: u32 = 0x00ff_ffff;
-/// Longer handshake datagrams are not looked at; it leaves the sealed greeting room to grow.
+/// Longer handshake datagrams are ignored; the limit leaves the sealed greeting room to grow.
 pub const MAX_LEN: usize = 1024;
 
 const INITIATION_HEADER: usize = 4;
@@ -34,15 +34,15 @@ fn emit_index(index: u32, out: &mut Vec<u8>) {
     out.extend(&index.to_be_bytes()[1..]);
 }
 
-/// What mac1 covers, and mac1; `None` where there is no room for one.
+/// The bytes that mac1 covers, and mac1; `None` if the datagram is too short for one.
 pub fn split_mac(datagram: &[u8]) -> Option<(&[u8], &[u8; MAC_LEN])> {
     datagram.split_last_chunk()
 }
 
-/// The first message, from whoever wants a session.
+/// The first message, from the peer that wants a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Initiation<'a> {
-    /// The initiator's index of the session to be.
+    /// The initiator's index of the future session.
     pub sender_index: u32,
     /// Noise message 1.
     pub noise: &'a [u8],
@@ -55,7 +55,7 @@ impl<'a> Initiation<'a> {
         Some(Self { sender_index: index(&body[1..]), noise: &body[INITIATION_HEADER..] })
     }
 
-    /// The datagram but for mac1, which goes behind it.
+    /// The datagram without mac1, which goes behind it.
     pub fn emit(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(INITIATION_HEADER + self.noise.len() + MAC_LEN);
         out.push(DatagramType::Initiation as u8);
@@ -70,7 +70,7 @@ impl<'a> Initiation<'a> {
 pub struct Response<'a> {
     /// The initiator's index, from the initiation.
     pub receiver_index: u32,
-    /// The responder's index of the session; 0 if it cannot work with the initiator and only says so.
+    /// The responder's index of the session; 0 if it cannot work with the initiator and only reports that.
     pub sender_index: u32,
     /// Noise message 2.
     pub noise: &'a [u8],
@@ -87,7 +87,7 @@ impl<'a> Response<'a> {
         })
     }
 
-    /// The datagram but for mac1, which goes behind it.
+    /// The datagram without mac1, which goes behind it.
     pub fn emit(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(RESPONSE_HEADER + self.noise.len() + MAC_LEN);
         out.push(DatagramType::Response as u8);

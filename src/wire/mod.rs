@@ -1,9 +1,9 @@
-//! Bytes to values and back: our own datagrams, and a view of the user's packets.
+//! Bytes to values and back: our own datagrams, and a view of the user's packets. It keeps no state and decides
+//! nothing.
 //!
 //! Ours: [`datagram`] (the clear header), [`payload_id`] (which symbol), [`adu`] (a packet in a block), [`report`],
-//! [`handshake`]. The user's: [`packet`] (a view of the headers), [`virtio`], [`offload`] and [`finish`] (what the kernel
-//! leaves to a device), [`segment`] (cutting super-packets), [`checksum`], [`timestamp`]. It keeps no state and decides
-//! nothing.
+//! [`handshake`]. The user's: [`packet`] (a view of the headers), [`virtio`], [`offload`] and [`finish`] (what the
+//! kernel leaves to a device), [`segment`] (cutting super-packets), [`checksum`], [`timestamp`].
 //!
 //! Start with [`datagram`] and [`payload_id`] beside `docs/wire.md`, or with [`packet`].
 

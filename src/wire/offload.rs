@@ -1,9 +1,10 @@
-//! Whether a virtio header fits the packet behind it, decided before the kernel sees the two.
+//! Checks whether a virtio header fits the packet behind it, before the kernel gets the two.
 //!
-//! Used on both sides: for what our TUN read, and for what the peer sent. Linux accepts what passes in a TUN write, save
-//! that older kernels (before about 6.9) refuse UDP super-packets of more than 64 segments; whatever passes, [`super::segment`] can
-//! cut. It neither changes the packet nor verifies a checksum: what the kernel leaves open elsewhere than in TCP or UDP is
-//! finished by [`super::finish`]. Source: Virtio 1.2, section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
+//! Both sides use it: for packets that the TUN read, and for packets from the peer. Linux accepts in a TUN write what
+//! passes here, except that older kernels (before about 6.9) refuse UDP super-packets of more than 64 segments.
+//! [`super::segment`] can cut all that passes. This file neither changes the packet nor verifies a checksum.
+//! [`super::finish`] finishes a checksum that the kernel left open elsewhere than in TCP or UDP. Source: Virtio 1.2,
+//! section 5.1.6.4; `virtio_net_hdr_to_skb` in Linux.
 
 use std::net::IpAddr;
 
@@ -23,58 +24,58 @@ pub const UDP_CHECKSUM_OFFSET: u16 = 6;
 /// Bytes of a UDP header.
 pub const UDP_HEADER: usize = 8;
 
-/// The most segments of a TCP super-packet: the longest packet in pieces of eight bytes. Pieces may be smaller, down to one
-/// byte, where a network card has joined the segments of an interactive connection; never are there so many of them.
+/// The most segments of a TCP super-packet: the longest packet in pieces of eight bytes. Pieces may be smaller, down to
+/// one byte, if a network card has joined the segments of an interactive connection; but then there are fewer of them.
 pub const MAX_TCP_SEGMENTS: usize = 8192;
 
-/// The most bytes of headers that cutting may make of one super-packet. Those of the kernel's own make a tenth of it;
-/// IPv6 extension headers of some kilobytes before thousands of segments would make hundreds of megabytes.
+/// The most bytes of headers that cutting one super-packet may produce. The kernel's own super-packets produce a tenth
+/// of it. IPv6 extension headers of some kilobytes, times thousands of segments, would be hundreds of megabytes.
 const MAX_CUT_HEADERS: usize = 4 << 20;
 
 /// The kernel's own mark for "sizes are in the fragments"; never valid in a virtio header.
 const GSO_BY_FRAGS: u16 = 0xffff;
 
-/// Why a virtio header may not be handed on with its packet.
+/// Why a virtio header may not be passed on with its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum OffloadError {
-    /// A flag that nobody negotiated.
+    /// A flag that was not negotiated.
     #[error("unknown virtio flags {0:#04x}")]
     Flags(u8),
-    /// A kind of super-packet that nobody negotiated, or the obsolete UDP fragmentation.
+    /// A kind of super-packet that was not negotiated, or the obsolete UDP fragmentation.
     #[error("unknown or obsolete GSO type {0:#04x}")]
     GsoType(u8),
-    /// The kind of super-packet is not that of the packet's IP version and protocol.
+    /// The kind of super-packet does not match the packet's IP version and protocol.
     #[error("the GSO type does not match the packet")]
     GsoMismatch,
-    /// A super-packet whose checksum is not left to be finished.
+    /// A super-packet without an open checksum.
     #[error("a super-packet without a checksum to finish")]
     GsoWithoutChecksum,
     /// Segments of no bytes, or of the value that the kernel reserves.
     #[error("GSO size {0} is not acceptable")]
     GsoSize(u16),
-    /// A super-packet of more segments than the kernel takes or makes, or with so much header that cutting it would make
-    /// megabytes of headers.
+    /// A super-packet of more segments than the kernel accepts or produces, or with headers so long that cutting it
+    /// would produce megabytes of headers.
     #[error("a super-packet of {0} segments: too many for its protocol or its headers")]
     Segments(usize),
     /// A super-packet without payload, or with a transport header that is cut short.
     #[error("the transport header of a super-packet is cut short or has no payload")]
     Transport,
-    /// The place of the checksum is not that of the packet's transport header.
+    /// The checksum's place does not match the packet's transport header.
     #[error("the checksum position does not match the packet")]
     Checksum,
-    /// A fragment can neither be cut nor be checksummed.
+    /// A fragment can neither be cut nor checksummed.
     #[error("offload asked for a fragment")]
     Fragment,
-    /// It is not a packet at all.
+    /// The bytes are not a packet.
     #[error(transparent)]
     Packet(#[from] PacketError),
 }
 
 /// Checks `header` against the `packet` that `view` was parsed from and returns it normalised.
 ///
-/// Normalised: `hdr_len` computed from the packet (0 when it is not a super-packet), `DATA_VALID` cleared because it is
-/// a statement about another machine's network card, fields without meaning zero, a "super-packet" of one segment made
-/// an ordinary packet. An unknown flag or type is refused, never cleared: it may change what the bytes mean.
+/// Normalised: `hdr_len` is computed from the packet (0 if it is not a super-packet), `DATA_VALID` is cleared because
+/// it is about another machine's network card, unused fields are zero, and a "super-packet" of one segment is an
+/// ordinary packet. An unknown flag or type is refused, never cleared: it may change the meaning of the bytes.
 pub fn check_offload(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let unknown = header.flags & !(VirtioHeader::NEEDS_CSUM | VirtioHeader::DATA_VALID);
     if unknown != 0 {
@@ -96,7 +97,7 @@ pub fn check_offload(header: VirtioHeader, packet: &[u8], view: &PacketView) -> 
     check_segmentation(header, plain, packet, view)
 }
 
-/// The checksum part alone: an ordinary packet whose checksum is to be finished.
+/// The checksum part alone: an ordinary packet with an open checksum.
 fn check_checksum(header: VirtioHeader, packet: &[u8], view: &PacketView) -> Result<VirtioHeader, OffloadError> {
     let (checksum_offset, transport_header) = match view.protocol {
         TCP => (TCP_CHECKSUM_OFFSET, 20),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tun_gives_passes_unchanged() {
+    fn headers_from_a_tun_pass_unchanged() {
         for version in [4, 6] {
             let table = [
                 (TCP, samples::tcp(0x18, &[1; 12], 20_000), Some(1448)),
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_packet_loses_everything_that_has_no_meaning() {
+    fn unused_fields_of_a_plain_packet_become_zero() {
         let packet = samples::ipv4(UDP, &[], &samples::udp(10));
         let header = VirtioHeader {
             flags: VirtioHeader::DATA_VALID,
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_length_is_never_believed() {
+    fn the_header_length_is_computed_not_trusted() {
         let (good, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 3000), Some(1000));
         for hdr_len in [0, 10, 39, 41, 65535] {
             assert_eq!(check(VirtioHeader { hdr_len, ..good }, &packet), Ok(good));
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_would_refuse_is_refused_first() {
+    fn headers_that_the_kernel_would_refuse_are_refused() {
         type Change = fn(&mut VirtioHeader);
         let table: [(u8, Change, OffloadError); 16] = [
             (TCP, |h| h.flags |= 4, OffloadError::Flags(4)),
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_super_packet_of_an_interactive_connection_was_dropped_for_its_small_segments() {
+    fn a_super_packet_of_small_segments_passes() {
         for (payload, gso_size) in [(2, 1), (64, 1), (8192, 1), (500, 7)] {
             let (header, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], payload), Some(gso_size));
             assert_eq!(check(header, &packet), Ok(header), "{payload} bytes in pieces of {gso_size}");
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_do_not_multiply_into_megabytes() {
+    fn a_super_packet_whose_headers_would_become_megabytes_is_refused() {
         let extended = |headers: usize| {
             let (header, packet) = samples::partial(6, TCP, samples::tcp(0x10, &[], 8000), Some(1));
             let mut body = [60, 0, 1, 4, 0, 0, 0, 0].repeat(headers);
@@ -305,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_passes_lies_inside_the_packet_and_passes_again(
+        fn an_accepted_header_points_inside_the_packet_and_passes_again(
             native in any::<[u8; VirtioHeader::LEN]>(),
             sensible in any::<bool>(),
             version in prop_oneof![Just(4u8), Just(6)],

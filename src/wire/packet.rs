@@ -1,9 +1,9 @@
 //! A view of the headers of one IP packet: addresses, protocol, ports, fragment, where the transport begins.
 //!
-//! Written by hand because it runs once for every packet in each direction; `etherparse` is the oracle of its tests.
-//! It does not verify checksums, does not read IP options or reassemble fragments, and does not judge a virtio
-//! header: that is [`super::offload`]. A packet with a transport header that is cut short, or with extension headers that
-//! make no sense, is still a packet, as it is to any router; only what lies behind is unknown.
+//! Written by hand because it runs once for every packet in each direction; its tests compare it with `etherparse`. It
+//! does not verify checksums, read IP options or reassemble fragments. [`super::offload`] checks virtio headers. A
+//! packet with a transport header that is cut short, or with invalid extension headers, is still a packet, as for any
+//! router; only what follows them is unknown.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,7 +40,7 @@ pub enum PacketError {
     /// IPv4 claims a header shorter than 20 bytes.
     #[error("the IPv4 header claims an impossible length")]
     HeaderLength,
-    /// The packet says it is longer or shorter than the bytes given.
+    /// The length in the IP header differs from the number of bytes given.
     #[error("the IP length differs from the bytes received")]
     LengthMismatch,
 }
@@ -48,40 +48,40 @@ pub enum PacketError {
 /// Source and destination port of TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// Where the packet comes from.
+    /// The port that the packet comes from.
     pub source: u16,
-    /// Where it goes to.
+    /// The port that it goes to.
     pub destination: u16,
 }
 
-/// Which part of a fragmented packet this is.
+/// Which part of a fragmented packet a fragment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// Identification: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
-    /// Where these bytes belong in the whole, in bytes.
+    /// Where the fragment belongs in the whole packet, in bytes.
     pub offset: u16,
     /// More fragments follow.
     pub more: bool,
 }
 
-/// What the headers of one IP packet say.
+/// The contents of one IP packet's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketView {
     /// Source address.
     pub source: IpAddr,
     /// Destination address of the IP header; a routing header may name another.
     pub destination: IpAddr,
-    /// The protocol after the IPv6 extension headers. Of a fragment that is not the first of its packet: the header
-    /// that the whole packet continues with. Where an extension header makes no sense: that header.
+    /// The protocol after the IPv6 extension headers. In a fragment that is not the first: the header with which the
+    /// whole packet continues. Behind an invalid extension header nothing is read: then it is that header.
     pub protocol: u8,
     /// Differentiated services code point, 0 to 63.
     pub dscp: u8,
     /// Where the transport header begins, from the start of the packet; at most the packet's length.
     pub transport_offset: usize,
-    /// Ports of TCP and UDP; unknown in fragments after the first and when the bytes end before them.
+    /// Ports of TCP and UDP; `None` in fragments after the first and if the bytes end before the ports.
     pub ports: Option<Ports>,
-    /// Set for a part of a packet; an IPv6 "atomic fragment" (RFC 6946) is whole and has none.
+    /// Set if this is part of a packet; an IPv6 "atomic fragment" (RFC 6946) is whole and has none.
     pub fragment: Option<Fragment>,
 }
 
@@ -146,8 +146,8 @@ impl PacketView {
         })
     }
 
-    /// The TCP header of `packet`, the same bytes that this view was made from; none when it is not TCP, a fragment
-    /// after the first, or a header that is cut short or claims less than 20 bytes.
+    /// The TCP header of `packet`, the bytes that this view was made from. `None` if it is not TCP, or a fragment after
+    /// the first, or if the header is cut short or claims less than 20 bytes.
     pub fn tcp(&self, packet: &[u8]) -> Option<TcpHeader> {
         if self.protocol != TCP || !self.begins_transport() {
             return None;
@@ -155,7 +155,7 @@ impl PacketView {
         TcpHeader::parse(packet.get(self.transport_offset..)?)
     }
 
-    /// The bytes at `transport_offset` are the beginning of the transport header, not the middle of its payload.
+    /// Whether the transport header begins at `transport_offset`; in a later fragment payload lies there.
     pub fn begins_transport(&self) -> bool {
         self.fragment.is_none_or(|fragment| fragment.offset == 0)
     }
@@ -176,8 +176,8 @@ fn ports(packet: &[u8], protocol: u8, at: usize, fragment: Option<Fragment>) -> 
     })
 }
 
-/// The IPv6 extension headers, followed to their end, or to one that makes no sense: a router looks at none of them and
-/// forwards the packet. Each has eight bytes at least, so the way takes no longer than encrypting the packet does.
+/// The IPv6 extension headers, followed to their end or to an invalid one: a router reads none of them and forwards the
+/// packet. Each has at least eight bytes, so following them takes no longer than encrypting the packet.
 struct Chain {
     protocol: u8,
     end: usize,
@@ -190,12 +190,12 @@ impl Chain {
         let mut fragment_seen = false;
         // What follows the header of a later fragment is payload from the middle of the packet, not a header.
         while chain.fragment.is_none_or(|fragment| fragment.offset == 0) {
-            // Of the fragment header all eight bytes are needed, of others what their first two say.
+            // The fragment header needs all eight bytes; the other headers have their length in the first two.
             let Some(header) = packet.get(chain.end..).and_then(|rest| rest.first_chunk::<8>()) else { break };
             let len = match chain.protocol {
                 HOP_BY_HOP if chain.end > IPV6_HEADER => break,
                 HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (usize::from(header[1]) + 1) * 8,
-                // RFC 4302: in words of four bytes, minus two; less than the fixed part cannot be.
+                // RFC 4302: in words of four bytes, minus two; it cannot be shorter than its fixed part.
                 AUTHENTICATION if header[1] > 0 => (usize::from(header[1]) + 2) * 4,
                 FRAGMENT if !fragment_seen => 8,
                 _ => break,
@@ -227,7 +227,7 @@ pub struct TcpHeader {
     pub flags: u8,
     /// Bytes of the header with its options: 20 to 60, all of them present.
     pub header_len: usize,
-    /// What the sender lets the other end send, before it is scaled.
+    /// The receive window, before scaling.
     pub window: u16,
 }
 
@@ -236,11 +236,11 @@ impl TcpHeader {
     pub const FIN: u8 = 0x01;
     /// A new connection.
     pub const SYN: u8 = 0x02;
-    /// The connection is refused or broken off.
+    /// The connection is refused or aborted.
     pub const RST: u8 = 0x04;
     /// Push.
     pub const PSH: u8 = 0x08;
-    /// The acknowledgement number counts.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
     /// Congestion window reduced (RFC 3168).
     pub const CWR: u8 = 0x80;
@@ -261,8 +261,8 @@ impl TcpHeader {
         })
     }
 
-    /// By how many bits the sender of the SYN at the beginning of `transport` scales its windows; none if it does not say
-    /// (RFC 7323, section 2.2).
+    /// The window scale, in bits, in the SYN at the beginning of `transport`; `None` without that option (RFC 7323,
+    /// section 2.2).
     pub fn window_scale(&self, transport: &[u8]) -> Option<u8> {
         const END: u8 = 0;
         const PADDING: u8 = 1;
@@ -273,7 +273,7 @@ impl TcpHeader {
                 [] | [END, ..] => return None,
                 [PADDING, ref rest @ ..] => rest,
                 [WINDOW_SCALE, 3, scale, ..] => return Some(scale),
-                // Less than the two bytes that say so cannot be; the rest means nothing.
+                // An option has at least the two bytes of kind and length; behind a shorter one nothing can be read.
                 [_, len, ..] if len >= 2 => options.get(usize::from(len)..)?,
                 _ => return None,
             };
@@ -289,7 +289,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_tcp_packet_over_ipv4_with_options() {
+    fn a_tcp_packet_over_ipv4_with_options_is_read() {
         let packet = samples::ipv4(TCP, &[1; 8], &samples::tcp(TcpHeader::ACK, &[1; 12], 100));
         let view = PacketView::parse(&packet).unwrap();
         assert_eq!(view.source, IpAddr::from(samples::V4.0));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_packet_says_why() {
+    fn bytes_that_are_not_a_packet_give_the_reason() {
         let good = samples::ipv4(UDP, &[], &samples::udp(10));
         let with = |at: usize, value: u8| {
             let mut packet = good.clone();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_a_router_forwards_was_dropped_for_its_extension_headers() {
+    fn a_packet_with_any_extension_headers_is_a_packet() {
         let options = |count: usize| {
             let mut body = [DESTINATION_OPTIONS, 0, 1, 4, 0, 0, 0, 0].repeat(count);
             body[8 * (count - 1)] = UDP;
@@ -343,7 +343,7 @@ mod tests {
         };
         let fragment = |next| [next, 0, 0, 1, 0, 0, 0, 7];
         let twice = samples::ipv6(FRAGMENT, &[fragment(FRAGMENT), fragment(UDP)].concat());
-        // Where the packet goes on is known as far as its headers make sense.
+        // The view reads as far as the headers are valid.
         let rows: [(&str, Vec<u8>, u8, usize); 8] = [
             ("eight headers", options(8), UDP, 104),
             ("nine headers", options(9), UDP, 112),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_scale_is_found_among_options_that_may_be_anything() {
+    fn the_window_scale_is_found_among_valid_and_invalid_options() {
         for (options, wanted) in [
             (&[][..], None),
             (&[2, 4, 5, 180, 1, 3, 3, 7], Some(7)),
@@ -433,7 +433,7 @@ mod tests {
         let fragment = prop_oneof![2 => Just(None), 1 => any::<u16>().prop_map(Some)];
         let inputs = (transport(), any::<bool>(), prop::collection::vec(extension, 0..5), fragment, any::<u16>());
         inputs.prop_map(|((protocol, body), hop_by_hop, extensions, fragment, class)| {
-            // From the innermost header outwards; the fragment header last before the transport.
+            // From the innermost header outwards; the fragment header comes directly before the transport.
             let mut next = protocol;
             let mut bytes = body;
             let mut prepend = |kind: u8, mut header: Vec<u8>| {
@@ -447,7 +447,7 @@ mod tests {
             }
             for (kind, words) in extensions {
                 let len = match kind {
-                    // In IPv6 the authentication header is a multiple of eight too.
+                    // In IPv6 the authentication header is a multiple of eight bytes, too.
                     AUTHENTICATION => 16 + usize::from(words) * 8,
                     _ => 8 + usize::from(words) * 8,
                 };
@@ -533,7 +533,7 @@ mod tests {
         }
 
         #[test]
-        fn a_packet_that_is_cut_or_longer_than_it_says_is_refused(
+        fn a_packet_that_is_shorter_or_longer_than_its_length_field_is_refused(
             sample in prop_oneof![ipv4_sample(), ipv6_sample()],
             cut in any::<prop::sample::Index>(),
             extra in 1usize..20,
@@ -545,7 +545,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_byte_never_disagrees_with_etherparse_about_an_error(
+        fn a_packet_with_a_changed_byte_is_valid_only_if_etherparse_accepts_it(
             sample in prop_oneof![ipv4_sample(), ipv6_sample()],
             at in any::<prop::sample::Index>(),
             value in any::<u8>(),

@@ -10,10 +10,11 @@
 //!           +---------+---------+---------+------------------------------+---------+---------+--------
 //! ```
 //!
-//! Big-endian, inside the seal. A repair symbol's length is the coded symbol size of its block. Each symbol tells how many
-//! source symbols the block before had (k'; a repair symbol has room for 255), so that a receiver learns where a block
-//! ended even if all its repair symbols were lost or there were none, whatever it has of the next. Each source symbol tells
-//! where in it the first ADU begins, so that whole ADUs behind a hole can be saved (as in IP-TFS, RFC 9347, section 2.2.1).
+//! Big-endian, inside the seal. A repair symbol's length is the coded symbol size of its block. Each symbol contains
+//! the number of source symbols of the block before (k'; a repair symbol has room for 255). So any symbol of the next
+//! block shows a receiver where a block ended, even if all its repair symbols were lost or there were none. Each source
+//! symbol contains the offset of the first ADU that begins in it, so that whole ADUs behind a hole can be delivered (as
+//! in IP-TFS, RFC 9347, section 2.2.1).
 
 /// Bytes of either payload id.
 pub const PAYLOAD_ID_LEN: usize = 16;
@@ -24,8 +25,8 @@ pub const SOURCE_SYMBOLS_MAX: usize = 8192;
 /// The most repair symbols a block may have.
 pub const REPAIR_SYMBOLS_MAX: usize = 8192;
 
-/// The highest block number: a sender that closes ten million blocks a second needs a year. It keeps sums of numbers
-/// and of losses far from the end of 64 bits.
+/// The highest block number: at ten million blocks a second a sender reaches it after most of a year. It keeps sums of
+/// block numbers and losses far below 64 bits.
 pub const SBN_MAX: u64 = 1 << 48;
 
 /// Flag of a source symbol: no repair symbols will follow in this profile.
@@ -34,7 +35,7 @@ const UNPROTECTED: u8 = 1;
 /// Names a block of one lane toward one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId {
-    /// The sender's redundancy profile, which numbers its blocks alone.
+    /// The sender's redundancy profile; each profile numbers its own blocks.
     pub profile: u8,
     /// Source block number.
     pub sbn: u64,
@@ -53,7 +54,7 @@ pub struct SourceId {
     pub sbn: u64,
     /// Source symbols of block `sbn - 1`; 0 when there was none.
     pub previous_symbols: u16,
-    /// Where in this symbol the first ADU begins, or [`NO_ADU`].
+    /// The offset in this symbol of the first ADU that begins in it, or [`NO_ADU`].
     pub first_adu: u16,
 }
 
@@ -70,19 +71,19 @@ pub struct RepairId {
     pub source_symbols: u16,
     /// m, the repair symbols of the block.
     pub repair_symbols: u16,
-    /// Source symbols of block `sbn - 1`; 0 when there was none, or too many to be told here.
+    /// Source symbols of block `sbn - 1`; 0 if there was none, or too many for this field.
     pub previous_symbols: u8,
 }
 
 impl RepairId {
-    /// So many source symbols as a repair symbol can tell of the block before; 0 tells none.
+    /// The value for `previous_symbols`: the number of source symbols, or 0 if it does not fit.
     pub fn previous(symbols: u16) -> u8 {
         u8::try_from(symbols).unwrap_or(0)
     }
 }
 
 impl SourceId {
-    /// Splits an opened source datagram into id and symbol; `None` if a bound is broken.
+    /// Splits an opened source datagram into id and symbol; `None` if a field is out of bounds.
     pub fn parse(opened: &[u8]) -> Option<(Self, &[u8])> {
         let (fields, symbol) = Fields::parse(opened)?;
         let id = Self {
@@ -116,7 +117,7 @@ impl SourceId {
 }
 
 impl RepairId {
-    /// Splits an opened repair datagram into id and symbol; `None` if a bound is broken.
+    /// Splits an opened repair datagram into id and symbol; `None` if a field is out of bounds.
     pub fn parse(opened: &[u8]) -> Option<(Self, &[u8])> {
         let (fields, symbol) = Fields::parse(opened)?;
         let id = Self {
@@ -151,7 +152,7 @@ impl RepairId {
     }
 }
 
-/// The common layout of both ids.
+/// The layout that both ids share.
 struct Fields {
     profile: u8,
     flags: u8,
@@ -206,9 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_symbol_tells_of_the_block_before_only_what_it_has_room_for() {
-        let told = [0, 1, 255, 256, 8192].map(RepairId::previous);
-        assert_eq!(told, [0, 1, 255, 0, 0]);
+    fn a_repair_symbol_holds_the_previous_block_length_only_if_it_fits() {
+        let held = [0, 1, 255, 256, 8192].map(RepairId::previous);
+        assert_eq!(held, [0, 1, 255, 0, 0]);
     }
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_bounds_are_refused() {
+    fn fields_out_of_bounds_are_refused() {
         let source = |id: SourceId, len| SourceId::parse(&with_symbol(id.emit(), len)).is_some();
         assert!(!source(SOURCE, 0));
         assert!(!source(SourceId { esi: 8192, ..SOURCE }, 64));

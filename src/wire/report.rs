@@ -1,23 +1,24 @@
-//! The report: what a receiver saw of the datagrams of one lane, and what became of the blocks. It is also the keepalive
+//! The report: what a receiver saw of the datagrams of one lane, and the state of the blocks. It is also the keepalive
 //! and the clock of the link.
 //!
 //! ```text
 //!  sent_at (64) | echo (64) | echo_delay (32) | flags (8) | profiles (8) | sent (8) | lost (8)
-//!  received | lost | recovered_symbols | recovered_blocks | blocks | unrecoverable_blocks | late | duplicates | adus | adu_bytes   (10 x 64)
+//!  received | lost | recovered_symbols | recovered_blocks | blocks | unrecoverable_blocks | late | duplicates
+//!    | adus | adu_bytes (10 x 64)
 //!  burst_lengths (8 x 64)
-//!  per profile:  profile (8) | 0 (24)               | highest sbn (64) | decoded from sbn (64) | decoded below sbn (64)
+//!  per profile:  profile (8) | 0 (24)               | highest sbn (64) | decoded from sbn (64) | decoded below (64)
 //!  per sent:     profile (8) | 0 (8) | symbols (16) | from sbn (64)    | below sbn (64)
 //!  per lost:     profile (8) | 0 (8) | symbols (16) | count (32)       | first sbn (64)
 //! ```
 //!
-//! Big-endian, inside the seal. All counts are since the receiver was started and only grow, but for losses that a late
-//! datagram takes back: a lost report costs nothing. Times are microseconds since the start of whoever wrote them. Bytes
-//! behind the last entry are ignored, so that later versions can add to the end. When a report is due, and which lost
-//! blocks it has to name again, is not known here.
+//! Big-endian, inside the seal. All counts start when the receiver starts and only grow, except that a late datagram
+//! takes back a loss: so a lost report costs nothing. Times are microseconds since the start of the writer. Bytes
+//! behind the last entry are ignored, so that later versions can add to the end. This file does not know when a report
+//! is due, or which lost blocks it must name again.
 
 use super::payload_id::{SBN_MAX, SOURCE_SYMBOLS_MAX};
 
-/// How many lengths of bursts are told apart; see [`burst_class`].
+/// How many classes of burst lengths there are; see [`burst_class`].
 pub const BURST_CLASSES: usize = 8;
 /// The most entries of each kind that one report carries.
 pub const ENTRIES_MAX: usize = 16;
@@ -28,7 +29,7 @@ const COUNTS: usize = 10;
 const PROGRESS_LEN: usize = 28;
 const SENT_LEN: usize = 20;
 const LOST_LEN: usize = 16;
-/// The payload of a report on the smallest path that can be configured (576 bytes): every list has room in it.
+/// The payload of a report on the smallest configurable path (576 bytes): every list has room in it.
 const ROOM_MIN: usize = 464;
 
 /// The class of a run of `length` lost datagrams: 1, 2, 3-4, 5-8, ... 33-64, more.
@@ -42,21 +43,21 @@ pub fn burst_class(length: u64) -> usize {
 pub struct Reception {
     /// Datagrams that arrived and were authentic, each counted once.
     pub received: u64,
-    /// Datagrams that were sent before one that arrived, and did not arrive.
+    /// Datagrams that did not arrive although a later one did.
     pub lost: u64,
     /// Source symbols rebuilt from repair symbols.
     pub recovered_symbols: u64,
     /// Blocks in which a symbol was rebuilt.
     pub recovered_blocks: u64,
-    /// Blocks that are done with, whole or given up.
+    /// Finished blocks, whole or given up.
     pub blocks: u64,
-    /// Of them, those given up with symbols missing.
+    /// The finished blocks that were given up with symbols missing.
     pub unrecoverable_blocks: u64,
     /// Symbols of blocks that were already given up.
     pub late: u64,
     /// Datagrams seen before.
     pub duplicates: u64,
-    /// ADUs handed on.
+    /// ADUs delivered.
     pub adus: u64,
     /// Bytes of the packets in them.
     pub adu_bytes: u64,
@@ -83,44 +84,44 @@ impl Reception {
     }
 }
 
-/// How far the blocks of one profile have come at their receiver.
+/// The receiver's progress in the blocks of one profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The sender's profile.
     pub profile: u8,
-    /// The highest block of which anything is known.
+    /// The highest known block.
     pub highest: u64,
-    /// Nothing is said of blocks below this one: the receiver began to count here.
+    /// The receiver began to count at this block: the report does not cover blocks below it.
     pub decoded_from: u64,
-    /// Every block from `decoded_from` to below this one is whole and handed on, but for those that are named lost: by
-    /// this report, or by an earlier one that the writer knows to have arrived.
+    /// Every block from `decoded_from` to below this one is whole and delivered, except those named lost in this
+    /// report, or in an earlier one that the writer knows to have arrived.
     pub decoded_below: u64,
 }
 
-/// What the writer has sent in one of its own profiles, so that the reader misses what did not arrive.
+/// What the writer has sent in one of its own profiles, so that the reader notices what did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SentBelow {
     /// The writer's profile.
     pub profile: u8,
-    /// The first block that was begun for the present run of the reader.
+    /// The first block begun for the present run of the reader.
     pub from: u64,
     /// Every block below this one is closed.
     pub below: u64,
-    /// k of block `below - 1`; 0 if it has none, because it was abandoned.
+    /// k of block `below - 1`; 0 if that block was abandoned and has none.
     pub symbols: u16,
 }
 
-/// A run of blocks that were given up with something missing.
+/// A run of blocks that were given up with symbols missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LostRun {
     /// The sender's profile.
     pub profile: u8,
-    /// The first of them.
+    /// The first block.
     pub first: u64,
-    /// How many there are, at least 1.
+    /// How many blocks, at least 1.
     pub count: u32,
-    /// Of a single block whose end was never told: source symbols `0..symbols` were all that came, and every ADU in
-    /// them was handed on. If that is its k, it is whole after all. Otherwise 0.
+    /// For a single block whose k is unknown: exactly source symbols `0..symbols` arrived, and every ADU in them was
+    /// delivered. If `symbols` is its k, the block is whole after all. Otherwise 0.
     pub symbols: u16,
 }
 
@@ -147,21 +148,21 @@ impl Capacity {
 /// One report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// When it was written, microseconds on the writer's clock; no two reports of a writer have the same.
+    /// When it was written, in microseconds on the writer's clock; unique among the reports of a writer.
     pub sent_at: u64,
     /// The newest `sent_at` that the writer has received; 0 for none.
     pub echo: u64,
-    /// How long the writer had held that, microseconds.
+    /// How long before this report the writer received that, in microseconds.
     pub echo_delay: u32,
-    /// The writer asks for a report in return, soon.
+    /// The writer asks for a report soon.
     pub wants_reply: bool,
-    /// The writer claims protection from what it is told: it wants to be told often also while nothing flows.
+    /// The writer derives protection from reports: it wants them often, even while no packets flow.
     pub wants_reports: bool,
     /// What arrived.
     pub reception: Reception,
-    /// How far the blocks of the reader's profiles have come; at most [`ENTRIES_MAX`].
+    /// Progress in the blocks of the reader's profiles; at most [`ENTRIES_MAX`].
     pub progress: Vec<Progress>,
-    /// How far the writer's own profiles have come; at most [`ENTRIES_MAX`].
+    /// What the writer has sent in its own profiles; at most [`ENTRIES_MAX`].
     pub sent: Vec<SentBelow>,
     /// Blocks of the reader's profiles that were given up; at most [`ENTRIES_MAX`].
     pub lost: Vec<LostRun>,
@@ -214,7 +215,7 @@ impl Report {
         }
     }
 
-    /// Reads a report; `None` if it is too short for what it announces, or an entry breaks a bound.
+    /// Reads a report; `None` if it is too short for its announced lists, or an entry is out of bounds.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (fixed, mut rest) = bytes.split_first_chunk::<FIXED_LEN>()?;
         let [flags, profiles, sent_entries, lost_entries] = [fixed[20], fixed[21], fixed[22], fixed[23]];
@@ -298,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_round_trips_and_ignores_what_later_versions_add() {
+    fn a_report_round_trips_and_ignores_additions_of_later_versions() {
         let report = Report {
             sent_at: 1,
             echo: 2,
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flag_and_each_list_is_told_apart() {
+    fn each_flag_and_each_list_has_its_own_place() {
         let sent = SentBelow { profile: 1, from: 0, below: 1, symbols: 1 };
         let lost = LostRun { profile: 1, first: 1, count: 1, symbols: 0 };
         let progress = Progress { profile: 1, highest: 1, decoded_from: 1, decoded_below: 1 };
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_beyond_what_blocks_can_be_are_refused() {
+    fn entries_out_of_bounds_are_refused() {
         let sent = SentBelow { profile: 0, from: 0, below: 1, symbols: 0 };
         let lost = LostRun { profile: 0, first: 0, count: 1, symbols: 0 };
         let progress = Progress { profile: 0, highest: 0, decoded_from: 0, decoded_below: 0 };

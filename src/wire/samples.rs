@@ -12,7 +12,7 @@ pub(crate) const V4: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 1, 0, 1), Ipv4Add
 pub(crate) const V6: (Ipv6Addr, Ipv6Addr) =
     (Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x10));
 
-/// An IPv4 packet, with the checksum of a TCP segment filled in; `options` is padded by the caller to words of four bytes.
+/// An IPv4 packet, with the checksum of a TCP segment filled in; the caller pads `options` to words of four bytes.
 pub(crate) fn ipv4(protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
     let header_len = 20 + options.len();
     let mut packet = vec![0; 20];
@@ -31,7 +31,7 @@ pub(crate) fn ipv4(protocol: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Fills in the checksum of a TCP segment that has none.
+/// Fills in the checksum of a TCP segment whose checksum field is zero.
 fn complete(segment: &mut [u8], protocol: u8, (source, destination): (IpAddr, IpAddr)) {
     if protocol == TCP && segment.len() >= 20 && segment[16..18] == [0, 0] {
         let pseudo = checksum::pseudo_header_sum(source, destination, TCP, segment.len());
@@ -80,7 +80,7 @@ pub(crate) fn udp(payload: usize) -> Vec<u8> {
 }
 
 /// What a TUN read gives for `transport` (TCP or UDP) over IPv4 or IPv6: the checksum field holds the sum of the
-/// pseudo-header, the virtio header says where. With `gso_size` it is a super-packet.
+/// pseudo-header, and the virtio header gives its place. With `gso_size` it is a super-packet.
 pub(crate) fn partial(
     version: u8,
     protocol: u8,

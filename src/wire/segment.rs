@@ -1,10 +1,10 @@
 //! Cutting a super-packet into ordinary packets, or into smaller super-packets, in software.
 //!
-//! The result equals what the kernel's own segmentation sends: identification and sequence numbers advance, FIN and PSH
-//! stay on the last segment, CWR on the first, lengths and header checksums follow. A TUN without offload takes
-//! [`segment_range`] of one segment and then [`complete_checksum`]; the WAN emulator takes ranges around the segments
-//! that it drops. Headers are expected to have passed [`super::offload::check_offload`]; any other is survived, not
-//! repaired. It does not join packets into super-packets.
+//! The result equals the kernel's own segmentation: identification and sequence numbers advance, FIN and PSH stay on
+//! the last segment, CWR on the first, lengths and header checksums are adjusted. A TUN without offload uses
+//! [`segment_range`] for one segment and then [`complete_checksum`]; the WAN emulator takes ranges around the segments
+//! that it drops. Headers should have passed [`super::offload::check_offload`]; others cause no panic, but are not
+//! repaired. This file does not join packets into super-packets.
 
 use std::ops::Range;
 
@@ -13,17 +13,17 @@ use super::offload::{TCP_CHECKSUM_OFFSET, UDP_CHECKSUM_OFFSET, UDP_HEADER};
 use super::packet::TcpHeader;
 use super::virtio::VirtioHeader;
 
-/// How many packets go on the wire for `packet`: 1 unless it is a super-packet.
+/// How many packets `packet` becomes on the wire: 1 unless it is a super-packet.
 ///
-/// A header that does not fit its packet counts as 1 too: such a packet cannot be cut.
+/// A packet whose header does not fit it counts as 1 too: it cannot be cut.
 pub fn segment_count(header: VirtioHeader, packet: &[u8]) -> usize {
     Cut::plan(header, packet).map_or(1, |cut| cut.count)
 }
 
 /// Appends segments `range` of `packet` to `out` as one packet and returns the virtio header that belongs to it.
 ///
-/// Several segments make a smaller super-packet, one segment an ordinary packet; both still carry the partial checksum
-/// (`NEEDS_CSUM`) if `packet` did. A range is cut off at [`segment_count`]; of an empty one nothing is appended.
+/// Several segments make a smaller super-packet, one segment makes an ordinary packet; both keep the partial checksum
+/// (`NEEDS_CSUM`) if `packet` had one. A range ends at [`segment_count`] at the latest; an empty range appends nothing.
 pub fn segment_range(header: VirtioHeader, packet: &[u8], range: Range<usize>, out: &mut Vec<u8>) -> VirtioHeader {
     let plan = Cut::plan(header, packet);
     let count = plan.as_ref().map_or(1, |cut| cut.count);
@@ -44,11 +44,11 @@ pub fn segment_range(header: VirtioHeader, packet: &[u8], range: Range<usize>, o
     }
 }
 
-/// Finishes the checksum of an ordinary packet, as `header` asks for with `NEEDS_CSUM`; the packet needs no virtio
-/// header afterwards.
+/// Finishes the checksum of an ordinary packet if `header` has `NEEDS_CSUM`; the packet needs no virtio header
+/// afterwards.
 ///
-/// Does nothing without `NEEDS_CSUM` or when the checksum would lie outside of the packet. A super-packet must be cut
-/// first: its segments each have a checksum of their own.
+/// Does nothing without `NEEDS_CSUM` or if the checksum would lie outside the packet. A super-packet must be cut first:
+/// each of its segments has its own checksum.
 pub fn complete_checksum(header: VirtioHeader, packet: &mut [u8]) {
     if header.flags & VirtioHeader::NEEDS_CSUM == 0 {
         return;
@@ -56,11 +56,11 @@ pub fn complete_checksum(header: VirtioHeader, packet: &mut [u8]) {
     let Some(covered) = packet.get_mut(usize::from(header.csum_start)..) else {
         return;
     };
-    // The field holds the sum of the pseudo-header and is summed with the rest.
+    // The field holds the sum of the pseudo-header, and is summed with the rest.
     let sum = !checksum::sum(covered);
     let at = usize::from(header.csum_offset);
     if let Some(field) = covered.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) {
-        // To UDP zero means "no checksum", and the other form of zero is sent instead (RFC 768). TCP keeps it.
+        // In UDP zero means "no checksum", so the other form of zero is sent instead (RFC 768). TCP keeps zero.
         let udp = header.csum_offset == UDP_CHECKSUM_OFFSET;
         *field = if udp && sum == 0 { 0xffff } else { sum }.to_be_bytes();
     }
@@ -144,7 +144,7 @@ impl Cut {
 
     /// Length and, in IPv4, identification and header checksum of the part that begins at segment `first`.
     fn fit_network_header(&self, part: &mut [u8], first: usize) {
-        // Never longer than the super-packet was, whose own length field held its length.
+        // The part is never longer than the super-packet, whose length fitted its length field.
         let len = part.len();
         if self.ipv4 {
             put(part, 2, len as u16);
@@ -158,8 +158,8 @@ impl Cut {
         }
     }
 
-    /// Sequence and flags, or the length of UDP, and the partial checksum. The latter is carried on from the old one
-    /// instead of summed anew: with an IPv6 routing header its destination is not that of the IP header.
+    /// Sequence and flags, or the length of UDP, and the partial checksum. The checksum is updated from the old one,
+    /// not summed again: with an IPv6 routing header its destination is not the one in the IP header.
     fn fit_transport_header(&self, transport: &mut [u8], old_len: u16, range: &Range<usize>) {
         let new_len = transport.len() as u16;
         let field = if self.tcp {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_outside_of_the_packet_give_nothing() {
+    fn ranges_outside_the_packet_give_nothing() {
         let (header, packet) = samples::partial(4, TCP, samples::tcp(0x10, &[], 3000), Some(1000));
         let mut out = vec![];
         for range in [0..0, 3..9, 7..7, usize::MAX..usize::MAX] {
@@ -387,7 +387,7 @@ mod tests {
         }
 
         #[test]
-        fn no_header_and_no_bytes_panic(
+        fn no_header_and_no_bytes_make_cutting_panic(
             native in any::<[u8; VirtioHeader::LEN]>(),
             kind in 0usize..6,
             start in 0u16..80,

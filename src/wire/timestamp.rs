@@ -1,7 +1,7 @@
-//! The timestamps option of TCP (RFC 7323): the sender's clock in a segment, and the same segment with a later one.
+//! The timestamps option of TCP (RFC 7323): reads the sender's clock from a segment, and sets a later one.
 //!
-//! A TCP throws away what bears an older clock than what it had last in order. So whoever repeats a sender's packet in its
-//! stead gives it the newest clock that was seen, as the sender would.
+//! A TCP drops a segment with an older clock than that of the last segment in order. So an appliance that repeats a
+//! sender's packet sets the newest clock that it has seen, as the sender would.
 
 use super::checksum;
 use super::packet::{PacketView, TcpHeader};
@@ -10,22 +10,22 @@ use super::virtio::VirtioHeader;
 const END: u8 = 0;
 const PADDING: u8 = 1;
 const TIMESTAMPS: u8 = 8;
-/// Signatures (RFC 2385, RFC 5925): what they cover must stay as it is.
+/// Signatures (RFC 2385, RFC 5925): the bytes that they cover must not change.
 const SIGNATURES: [u8; 2] = [19, 29];
 const FIXED: usize = 20;
 const CHECKSUM_AT: usize = 16;
 
-/// A sender's clock, and where it stands in its packet.
+/// A sender's clock, and its place in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// What it shows.
+    /// The clock's value.
     pub value: u32,
     at: u16,
     transport: u16,
 }
 
 impl Clock {
-    /// Finds it in a TCP packet of which these are the headers; nothing if it is not there, or is signed.
+    /// Finds the clock in a TCP packet with these headers; `None` if there is none, or the segment is signed.
     #[inline]
     pub fn find(view: &PacketView, header: &TcpHeader, packet: &[u8]) -> Option<Self> {
         let transport = view.transport_offset;
@@ -50,22 +50,22 @@ impl Clock {
         Some(Self { value, at: u16::try_from(at).ok()?, transport: u16::try_from(transport).ok()? })
     }
 
-    /// Whether it shows a later time than `other`, in a circle of 32 bits.
+    /// Whether `value` is later than `other`, in 32-bit wrapping order.
     pub fn is_later_than(value: u32, other: u32) -> bool {
         value.wrapping_sub(other) as i32 > 0
     }
 
-    /// Sets it in the packet that it was found in, and the checksum with it.
+    /// Sets the clock in the packet that it was found in, and updates the checksum.
     pub fn set(&mut self, value: u32, virtio: VirtioHeader, packet: &mut [u8]) {
         let (at, transport) = (usize::from(self.at), usize::from(self.transport));
-        // The words that the sum is made of.
+        // The 16-bit words of the sum that contain the clock.
         let first = at - (at - transport) % 2;
         let words = first..packet.len().min(first + 6);
         let Some(before) = packet.get(words.clone()).map(checksum::sum) else { return };
         let Some(place) = packet.get_mut(at..at + 4) else { return };
         place.copy_from_slice(&value.to_be_bytes());
         self.value = value;
-        // A sum that is finished later, over what is in the packet then, is of the pseudo-header so far.
+        // A partial checksum covers only the pseudo-header so far: it is finished later, over the new clock.
         if virtio.flags & VirtioHeader::NEEDS_CSUM != 0 && usize::from(virtio.csum_start) == transport {
             return;
         }
@@ -89,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_with_another_clock_has_the_right_checksum() {
+    fn a_packet_with_a_new_clock_has_the_right_checksum() {
         let clock = [TIMESTAMPS, 10, 0xff, 0xfe, 0xfd, 0xfc, 9, 9, 9, 9];
         let rows: [(Vec<u8>, usize); 3] = [
             ([&[1, 1][..], &clock].concat(), 100),
-            // At an odd place, and at the end of the packet.
+            // At an odd offset, and at the end of the packet.
             ([&[1][..], &clock, &[1]].concat(), 3),
             ([&[3, 3, 7, 1, 1, 1][..], &clock].concat(), 0),
         ];
@@ -118,7 +118,7 @@ mod tests {
                 found.set(77, VirtioHeader::default(), &mut packet);
                 assert_eq!(find(&packet), Some(found));
                 assert_eq!((found.value, whole(&packet[start..])), (77, 0xffff), "{options:?}");
-                // A sum that is not finished stays.
+                // A partial checksum stays.
                 let mut partial = wrap(&segment);
                 let csum_start = start as u16;
                 let virtio = VirtioHeader { flags: VirtioHeader::NEEDS_CSUM, csum_start, ..VirtioHeader::default() };
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_not_there_cut_short_or_signed_is_left_alone() {
+    fn a_missing_cut_or_signed_clock_is_not_found() {
         for options in [
             &[][..],
             &[1, 1, 1, 0, TIMESTAMPS, 10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],

@@ -1,16 +1,16 @@
 //! The virtio network header that travels with every packet of a TUN opened with `IFF_VNET_HDR`.
 //!
-//! Source: Virtio 1.2, section 5.1.6, and `include/uapi/linux/virtio_net.h`. The ten-byte legacy form. Whether a
-//! header fits its packet is not decided here but in [`super::offload`].
+//! Source: Virtio 1.2, section 5.1.6, and `include/uapi/linux/virtio_net.h`; the ten-byte legacy form.
+//! [`super::offload`] decides whether a header fits its packet.
 
-/// What the kernel says of one packet: how to finish its checksum and how to cut it into segments.
+/// The kernel's description of one packet: how to finish its checksum and how to cut it into segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {
     /// [`NEEDS_CSUM`](Self::NEEDS_CSUM), [`DATA_VALID`](Self::DATA_VALID).
     pub flags: u8,
     /// One of the `GSO_*` constants, possibly with [`GSO_ECN`](Self::GSO_ECN).
     pub gso_type: u8,
-    /// Bytes of headers before the payload; a hint that nobody may trust.
+    /// Bytes of headers before the payload; only a hint, never trusted.
     pub hdr_len: u16,
     /// Payload bytes of each segment but the last.
     pub gso_size: u16,
@@ -25,7 +25,7 @@ impl VirtioHeader {
     pub const LEN: usize = 10;
     /// The checksum field holds only the pseudo-header's sum.
     pub const NEEDS_CSUM: u8 = 1;
-    /// The checksum was verified by whoever delivered the packet.
+    /// The device or host that delivered the packet has verified the checksum.
     pub const DATA_VALID: u8 = 2;
     /// Not a super-packet.
     pub const GSO_NONE: u8 = 0;
@@ -37,7 +37,7 @@ impl VirtioHeader {
     pub const GSO_TCPV6: u8 = 4;
     /// UDP segmentation: equal datagrams, the last may be shorter.
     pub const GSO_UDP_L4: u8 = 5;
-    /// The segments carry ECN's CWR on the first only.
+    /// Only the first segment carries ECN's CWR.
     pub const GSO_ECN: u8 = 0x80;
 
     /// Reads the kernel's form: native byte order.
@@ -65,7 +65,7 @@ impl VirtioHeader {
         bytes
     }
 
-    /// A packet that needs nothing done: complete checksums, one segment.
+    /// Whether the packet is complete: finished checksums, one segment.
     pub fn is_plain(self) -> bool {
         self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE
     }

@@ -1,7 +1,7 @@
-//! The client with a socket: each call turns the wheel until its answer is there or its deadline has passed.
+//! The client with a socket: each call sends and receives until its answer is there or its deadline has passed.
 //!
-//! Without a thread of its own it renews its lease only while it is called: between calls that are further apart than
-//! the lease the subscription ends, and the next call begins it again by itself.
+//! It has no thread, so it renews its lease only during calls. If two calls are further apart than the lease, the
+//! subscription ends; the next call begins it again.
 
 use std::fmt;
 use std::io;
@@ -21,12 +21,12 @@ use crate::tcp_info;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
-    /// It is protected.
+    /// Protected.
     Protected {
-        /// At least the level that was asked for.
+        /// At least the level asked for.
         level: Level,
     },
-    /// It is not, as far as is known.
+    /// Not protected, as far as is known.
     NotProtected {
         /// Why.
         reason: Reason,
@@ -43,6 +43,28 @@ pub struct LocalFlow {
 }
 
 /// A blocking client. Use it from one thread.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use std::net::TcpStream;
+/// use std::time::{Duration, Instant};
+///
+/// use onwire_notify::client::{Client, Waited};
+/// use onwire_notify::secret::Secret;
+///
+/// let key = Secret::parse(&std::fs::read_to_string("/etc/onwire/notify.key")?)?.to_key(1);
+/// let mut client = Client::connect("127.0.0.1:7118", key)?;
+///
+/// let mut mirror = TcpStream::connect("10.2.0.1:5432")?;
+/// client.watch(Client::flow_of(&mirror)?.key);
+/// mirror.write_all(b"bytes that must survive this site")?;
+///
+/// match client.wait_all(&mirror, Instant::now() + Duration::from_secs(1))? {
+///     Waited::Protected { level } => println!("protected: {}", level.name()),
+///     Waited::NotProtected { reason } => println!("not protected: {reason}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     socket: UdpSocket,
@@ -50,16 +72,16 @@ pub struct Client {
     level: Level,
     outgoing: Vec<u8>,
     recorder: Option<Recorder>,
-    /// The socket was not read to its end.
+    /// Unread datagrams may be left in the socket.
     is_behind: bool,
 }
 
-/// Datagrams read at a time, so that a flood cannot keep a call from its deadline.
+/// Datagrams read at a time, so that a flood cannot delay a call beyond its deadline.
 const AT_ONCE: usize = 256;
-/// Times that many are read before it is said that nothing can be said.
+/// How often [`Client::status`] reads that many before it gives up.
 const ROUNDS: usize = 16;
 
-/// Takes every datagram that comes, with its source and destination.
+/// Receives every incoming datagram, with its source and destination.
 type Take = dyn FnMut(SocketAddr, SocketAddr, &[u8]) + Send;
 
 struct Recorder(Box<Take>);
@@ -73,6 +95,18 @@ impl fmt::Debug for Recorder {
 impl Client {
     /// A client of the publisher at `address`, with the default wish. It sends nothing yet: an appliance that is down
     /// is no error here, and waits end with [`Reason::NoContact`].
+    ///
+    /// ```
+    /// use std::time::Instant;
+    ///
+    /// use onwire_notify::client::Client;
+    /// use onwire_notify::secret::{LEN, Secret};
+    ///
+    /// let key = Secret::from_random(&[7; LEN]).to_key(1);
+    /// let client = Client::connect("127.0.0.1:7118", key)?;
+    /// assert!(!client.core().has_contact(Instant::now()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn connect(address: impl ToSocketAddrs, key: Key) -> io::Result<Client> {
         Client::connect_with(address, key, Wish::default())
     }
@@ -96,12 +130,12 @@ impl Client {
         Ok(Client { socket, core, level, outgoing, recorder: None, is_behind: false })
     }
 
-    /// Asks for at least this level from now on; [`Level::OnWire`] at first.
+    /// Requires at least this level from now on; [`Level::OnWire`] at first.
     pub fn set_least_level(&mut self, level: Level) {
         self.level = level;
     }
 
-    /// Gives every datagram that comes from now on, believed or not, to `recorder`: source, destination, bytes.
+    /// Passes every incoming datagram from now on, authentic or not, to `recorder`: source, destination, bytes.
     pub fn record(&mut self, recorder: impl FnMut(SocketAddr, SocketAddr, &[u8]) + Send + 'static) {
         self.recorder = Some(Recorder(Box::new(recorder)));
     }
@@ -112,12 +146,22 @@ impl Client {
         Ok(LocalFlow { key, written: tcp_info::written(stream)? })
     }
 
-    /// Begins to watch a flow: call it once after the connection is there and before its first [`Client::wait`]. It does
-    /// not block. False when too many flows are watched.
+    /// Begins to watch a flow: call it once after the connection is established and before its first [`Client::wait`].
+    /// It does not block. False when too many flows are watched.
     ///
-    /// What the appliance tells about an earlier connection with the same addresses is kept apart as far as it has seen
-    /// the SYN of this one. Connections that begin while their packets bypass the appliance are recognised only by
-    /// [`Client::wait_all`], which compares with what the socket has sent.
+    /// The appliance distinguishes an earlier connection with the same addresses if it has seen the SYN of this one.
+    /// Only [`Client::wait_all`] recognises a connection that began while its packets bypassed the appliance: it
+    /// compares the claims with what the socket has sent.
+    ///
+    /// ```no_run
+    /// # use std::net::TcpStream;
+    /// # use onwire_notify::client::Client;
+    /// # fn example(client: &mut Client) -> std::io::Result<()> {
+    /// let mirror = TcpStream::connect("10.2.0.1:5432")?;
+    /// assert!(client.watch(Client::flow_of(&mirror)?.key));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(&mut self, key: FlowKey) -> bool {
         self.core.watch(key, Instant::now())
     }
@@ -127,7 +171,7 @@ impl Client {
         self.core.unwatch(key);
     }
 
-    /// What can be said now, without waiting, about everything below `offset`. It takes in what has arrived.
+    /// The status of all bytes below `offset`, without waiting. It first reads the datagrams that have arrived.
     pub fn status(&mut self, key: &FlowKey, offset: u64) -> io::Result<Status> {
         for _ in 0..ROUNDS {
             self.turn(Instant::now())?;
@@ -138,8 +182,8 @@ impl Client {
         Ok(Status::Pending(Reason::Deadline))
     }
 
-    /// Waits until everything below `offset` of a watched flow is protected, or the deadline passes, or it is certain
-    /// that it will not be.
+    /// Waits until all bytes below `offset` of a watched flow are protected or certainly will not be, or the deadline
+    /// passes.
     pub fn wait(&mut self, key: &FlowKey, offset: u64, deadline: Instant) -> io::Result<Waited> {
         self.wait_until(deadline, |client, now| match client.core.status(key, offset, client.level, now) {
             Status::Protected { level } => Ok(Waited::Protected { level }),
@@ -148,20 +192,33 @@ impl Client {
         })
     }
 
-    /// Tells how much a watched flow's socket has been given by now, when that is known from elsewhere than
-    /// [`Client::wait_all`]: claims of more are about another connection.
+    /// Takes the number of bytes written into a watched flow's socket: claims of more are about another connection.
+    /// [`Client::wait_all`] reads that number itself.
     pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
         self.core.handle_written(key, written);
     }
 
-    /// Waits until everything that was written into a socket so far is protected. Begins the watch when there is none.
+    /// Waits until all bytes written into a socket so far are protected. Begins the watch when there is none.
+    ///
+    /// ```no_run
+    /// # use std::net::TcpStream;
+    /// # use std::time::{Duration, Instant};
+    /// # use onwire_notify::client::{Client, Waited};
+    /// # fn example(client: &mut Client, mirror: &TcpStream) -> std::io::Result<()> {
+    /// let deadline = Instant::now() + Duration::from_millis(100);
+    /// if let Waited::NotProtected { reason } = client.wait_all(mirror, deadline)? {
+    ///     println!("not protected within 100 ms: {reason}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_all(&mut self, stream: &TcpStream, deadline: Instant) -> io::Result<Waited> {
         let flow = Client::flow_of(stream)?;
         if !self.core.is_watched(&flow.key) {
             self.watch(flow.key);
         }
         let waited = self.wait(&flow.key, flow.written, deadline)?;
-        // Claims of more bytes than this socket has are about another connection.
+        // Claims of more bytes than this socket has written are about another connection.
         self.core.handle_written(&flow.key, tcp_info::written(stream)?);
         match (waited, self.core.status(&flow.key, flow.written, self.level, Instant::now())) {
             (Waited::Protected { .. }, Status::Never(reason)) => Ok(Waited::NotProtected { reason }),
@@ -182,17 +239,17 @@ impl Client {
         .map(|answer| answer.unwrap_or_else(|reason| Waited::NotProtected { reason }))
     }
 
-    /// Asks the appliance to close its open blocks now; `Ok(Err(reason))` when it did not say that it did.
+    /// Asks the appliance to close its open blocks now; `Ok(Err(reason))` if it did not confirm.
     pub fn flush(&mut self, deadline: Instant) -> io::Result<Result<(), Reason>> {
         self.ask(Request::Flush, deadline, is_acknowledged).map(Result::flatten)
     }
 
-    /// Puts a cookie on a flow, also before the flow exists; `Ok(Err(reason))` when the appliance did not say that it did.
+    /// Puts a cookie on a flow, even before the flow exists; `Ok(Err(reason))` if the appliance did not confirm.
     pub fn register(&mut self, key: FlowKey, cookie: u64, deadline: Instant) -> io::Result<Result<(), Reason>> {
         self.ask(Request::Register { key, cookie }, deadline, is_acknowledged).map(Result::flatten)
     }
 
-    /// The next message, when the wish was to follow; `None` at the deadline.
+    /// The next message, only with [`Wish::follow`]; `None` at the deadline.
     pub fn next_message(&mut self, deadline: Instant) -> io::Result<Option<Message>> {
         loop {
             if let Some(message) = self.core.poll_message() {
@@ -226,8 +283,8 @@ impl Client {
         })
     }
 
-    /// Turns until `check` gives an answer; at the deadline the reason it gave last. What has come is read before: it may
-    /// take back what is known, and a program that stood still has not read it.
+    /// Runs turns until `check` returns an answer; at the deadline returns its last reason. Datagrams that have arrived
+    /// are read first: they may take a claim back, and a program that was suspended has not read them.
     fn wait_until<T: From<NotYet>>(
         &mut self,
         deadline: Instant,
@@ -245,15 +302,15 @@ impl Client {
         }
     }
 
-    /// Sends what is due, then takes in datagrams: all that are there, or the first that comes before `deadline` or the
-    /// next thing is due.
+    /// Sends what is due, then reads datagrams: all that are there. If there are none, it waits for one until
+    /// `deadline` or until the next request is due.
     fn turn(&mut self, deadline: Instant) -> io::Result<()> {
         while self.core.poll_datagram(&mut self.outgoing, Instant::now()) {
-            // A refusal to send, most often "nobody listens there", is silence: it is sent again.
+            // A send error, most often "connection refused", counts as silence: the request is sent again.
             let _ = self.socket.send(&self.outgoing);
         }
         let wait = self.core.poll_timeout().min(deadline).saturating_duration_since(Instant::now());
-        // A timeout of zero would mean for ever.
+        // A timeout of zero is not allowed: it would mean "for ever".
         self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(50))))?;
         let mut datagram = [0; 2048];
         match self.socket.recv(&mut datagram) {
@@ -266,7 +323,7 @@ impl Client {
         self.take_in()
     }
 
-    /// Takes in what is there, without waiting.
+    /// Reads the datagrams that are there, without waiting.
     fn take_in(&mut self) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let (mut datagram, mut rest) = ([0; 2048], Ok(()));
@@ -299,7 +356,7 @@ impl Client {
         };
         match error.kind() {
             WouldBlock | TimedOut | Interrupted => Ok(()),
-            // Told by ICMP: nobody is there now. The pause keeps a call from turning at full speed.
+            // Reported by ICMP: no program receives there now. The pause keeps a call from looping at full speed.
             ConnectionRefused | HostUnreachable | NetworkUnreachable => {
                 std::thread::sleep(Duration::from_millis(1));
                 Ok(())
@@ -314,7 +371,7 @@ impl Drop for Client {
         let now = Instant::now();
         if self.core.has_contact(now) && self.core.request(Request::Unsubscribe, now).is_some() {
             while self.core.poll_datagram(&mut self.outgoing, now) {
-                // A courtesy: were it lost, the lease would end by itself.
+                // If it is lost, the lease ends by itself.
                 let _ = self.socket.send(&self.outgoing);
             }
         }
@@ -349,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_may_change_threads() {
+    fn a_client_can_move_to_another_thread() {
         fn sendable<T: Send>() {}
         sendable::<Client>();
     }

@@ -1,13 +1,13 @@
-//! The client without a socket or a clock: what a program asks, and the datagrams that go out. Those that come in are
-//! in [`super::receive`].
+//! The client without socket and clock: the program's calls and outgoing datagrams. Incoming datagrams are in
+//! [`super::receive`].
 //!
-//! A run of the publisher is believed only after it has answered a question of this run of the client: first by a
-//! challenge, then by granting the subscription. So nothing recorded earlier can be taken for the present, without any
-//! clock being compared. Contact is lost when heartbeats stay away for a lease time, or when no renewal that was asked
-//! for within the lease has been granted: whoever holds back heartbeats to give them out later gains a lease at most.
+//! The client trusts a run of the publisher only after that run has answered requests of this run of the client: first
+//! with a challenge, then by granting the subscription. So no recorded datagram can pass as a present one, and no
+//! clocks are compared. Contact is lost when no heartbeat arrives for a lease time, or when no renewal requested within
+//! the lease was granted: an attacker who delays heartbeats gains at most one lease time.
 //!
-//! Claims are cumulative and true for ever within an instance, so lost, doubled or late notifications cannot make an
-//! answer wrong. A gap in the numbers makes the client ask for what changed.
+//! Claims are cumulative and stay true within an instance, so lost, duplicated or late notifications cannot make a
+//! status wrong. A gap in the notification numbers makes the client ask for what changed.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,26 +21,26 @@ use crate::envelope::{self, Direction, Envelope, Key, KeyRing};
 use crate::message::{Filter, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, Level, LinkState, Message, Peer, Request, Token};
 use crate::replay::ReplayWindow;
 
-/// Without a heartbeat for this long the subscription is asked for again: the appliance may have restarted.
+/// After this long without a heartbeat the client subscribes again: the appliance may have restarted.
 const SILENCE: Duration = Duration::from_millis(250);
-/// How long a gap may last before it is asked about: the repetitions may fill it, and reordering does.
+/// How long a gap may last before the client asks about it: repetitions and reordered datagrams may fill it first.
 const GAP: Duration = Duration::from_millis(15);
-/// Flows watched at once.
+/// The most flows watched at once.
 const MAX_WATCHES: usize = 65_536;
-/// Messages kept for [`Core::poll_message`].
+/// The most messages kept for [`Core::poll_message`].
 pub(super) const MAX_MESSAGES: usize = 4096;
 
-/// What a client wants.
+/// What a client subscribes to, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
-    /// How long the publisher keeps the subscription without a renewal, and how long silence may last before nothing is
-    /// called protected any more.
+    /// How long the publisher keeps the subscription without renewal, and how long heartbeats may be missing before the
+    /// client calls nothing protected any more.
     pub lease: Duration,
-    /// Groups of notifications.
+    /// Groups of notifications: [`GROUP_FLOWS`] and [`GROUP_BLOCKS`].
     pub groups: u32,
-    /// Which flows to be told about; watch no others.
+    /// Which flows to subscribe to; watch no others.
     pub filter: Filter,
-    /// Keep every message for [`Core::poll_message`], and ask for a dump at the beginning.
+    /// Keep every message for [`Core::poll_message`], those of the first dump included.
     pub follow: bool,
 }
 
@@ -51,14 +51,14 @@ impl Default for Wish {
 }
 
 impl Wish {
-    /// To be given every message about these flows, and about each block too if `blocks`.
+    /// Keeps every message about these flows, and about each block too if `blocks`.
     pub fn following(filter: Filter, blocks: bool) -> Wish {
         let groups = if blocks { GROUP_FLOWS | GROUP_BLOCKS } else { GROUP_FLOWS };
         Wish { follow: true, groups, filter, ..Wish::default() }
     }
 }
 
-/// A run of the publisher whose subscription was granted.
+/// A run of the publisher that has granted the subscription.
 #[derive(Debug)]
 pub(super) struct Contact {
     pub(super) epoch: u64,
@@ -67,18 +67,55 @@ pub(super) struct Contact {
     pub(super) gap_since: Option<Instant>,
     /// Everything up to this version is known.
     pub(super) mark: u64,
-    /// A dump of all goes on whose first page had this head.
+    /// A full dump is in progress; its first page had this head.
     pub(super) begun: Option<u64>,
     pub(super) violations: Violations,
     pub(super) lease: Duration,
-    /// When the present lease ends, counted from when it was asked for.
+    /// When the present lease ends, counted from its request.
     pub(super) ends: Instant,
     pub(super) heartbeat: Instant,
-    /// The last heartbeat or grant.
+    /// When the last heartbeat or grant arrived.
     pub(super) heard: Instant,
 }
 
-/// The state of a client.
+/// The state of a client. The caller owns the socket and the clock.
+///
+/// ```no_run
+/// use std::net::UdpSocket;
+/// use std::time::{Duration, Instant};
+///
+/// use onwire_notify::client::{Core, Status, Wish};
+/// use onwire_notify::message::{FlowKey, Level};
+/// use onwire_notify::secret::Secret;
+///
+/// let key = Secret::parse(&std::fs::read_to_string("/etc/onwire/notify.key")?)?.to_key(1);
+/// let socket = UdpSocket::bind("0.0.0.0:0")?;
+/// socket.connect("127.0.0.1:7118")?;
+///
+/// // A program draws the epoch at random at each start.
+/// let epoch = 0x1234_5678_9abc_def0;
+/// let mut core = Core::new(key, Wish::default(), epoch, Instant::now());
+/// let flow = FlowKey::tcp("10.1.0.1:40000".parse()?, "10.2.0.1:5432".parse()?);
+/// core.watch(flow, Instant::now());
+///
+/// let (mut request, mut datagram) = (Vec::new(), [0; 2048]);
+/// loop {
+///     while core.poll_datagram(&mut request, Instant::now()) {
+///         socket.send(&request)?;
+///     }
+///     let wait = core.poll_timeout().saturating_duration_since(Instant::now());
+///     socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+///     if let Ok(len) = socket.recv(&mut datagram) {
+///         core.handle_datagram(&datagram[..len], Instant::now());
+///     }
+///     match core.status(&flow, 100, Level::OnWire, Instant::now()) {
+///         Status::Protected { level } => break println!("100 bytes are protected: {}", level.name()),
+///         Status::Never(reason) => break println!("not protected: {reason}"),
+///         Status::Pending(_) => {}
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Core {
     pub(super) key: Key,
@@ -88,20 +125,20 @@ pub struct Core {
     /// Datagrams sent.
     pub(super) count: u64,
     pub(super) requests: Requests,
-    /// A publisher that answered with a challenge and has not granted anything.
+    /// A run of the publisher that has sent a challenge and granted nothing yet, and its token.
     pub(super) candidate: Option<(u64, Token)>,
     pub(super) contact: Option<Contact>,
     pub(super) renew: Instant,
     pub(super) peers: BTreeMap<u32, Peer>,
     pub(super) watches: HashMap<FlowKey, Watch>,
-    /// Lost ranges of watched flows that the program has not taken.
+    /// Lost ranges of watched flows that the program has not polled yet.
     pub(super) violated: VecDeque<(FlowKey, std::ops::Range<u64>)>,
     pub(super) messages: VecDeque<Message>,
     pub(super) messages_dropped: u64,
 }
 
 impl Core {
-    /// A client that wants to subscribe. `epoch` (not 0) is random and drawn at each start.
+    /// A client that will subscribe. `epoch` is random, not 0, and drawn at each start.
     pub fn new(key: Key, wish: Wish, epoch: u64, now: Instant) -> Core {
         let mut ring = KeyRing::new();
         ring.insert(key.clone()).expect("an empty ring takes a key");
@@ -112,7 +149,7 @@ impl Core {
             wish,
             epoch,
             count: 0,
-            // Any number but 0 marks our answers.
+            // Any number but 0 identifies our answers.
             requests: Requests::new((epoch >> 32) as u32 | 1),
             candidate: None,
             contact: None,
@@ -125,24 +162,25 @@ impl Core {
         }
     }
 
-    /// Whether the publisher is heard, and this run of it has granted the subscription.
+    /// Whether the present run of the publisher has granted a lease that still lasts, and its heartbeats arrive.
     pub fn has_contact(&self, now: Instant) -> bool {
         let heard = |contact: &Contact| now < contact.ends && now < contact.heartbeat + contact.lease;
         self.contact.as_ref().is_some_and(heard)
     }
 
-    /// Whether something may have changed that is not known here. Positions that are known stay true.
+    /// Whether something may have changed unnoticed: no subscription was granted yet, or a notification is missing.
+    /// Known positions stay true.
     pub fn is_stale(&self) -> bool {
         self.contact.as_ref().is_none_or(|contact| contact.sequence.has_gap())
     }
 
-    /// The links as told last.
+    /// The links, as last reported.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
     }
 
-    /// Begins to watch a flow whose connection exists; what was known of an earlier one with these addresses is
-    /// forgotten. False when too many are watched.
+    /// Begins to watch a flow whose connection exists, and forgets an earlier connection with these addresses. False
+    /// when too many flows are watched.
     pub fn watch(&mut self, key: FlowKey, now: Instant) -> bool {
         if self.watches.len() >= MAX_WATCHES && !self.watches.contains_key(&key) {
             return false;
@@ -164,14 +202,14 @@ impl Core {
         self.watches.remove(key);
     }
 
-    /// Tells how much the program has written into the flow: claims of more belong to another connection.
+    /// Takes the number of bytes the program has written into the flow: claims of more belong to another connection.
     pub fn handle_written(&mut self, key: &FlowKey, written: u64) {
         if let Some(watch) = self.watches.get_mut(key).filter(|watch| watch.highest() > written) {
             watch.on_mismatch();
         }
     }
 
-    /// What can be said about everything below `offset` of a watched flow.
+    /// The status of all bytes below `offset` of a watched flow, at level `least` or better.
     pub fn status(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> Status {
         let Some(watch) = self.watches.get(key) else {
             return Status::Never(Reason::UnknownFlow);
@@ -189,51 +227,50 @@ impl Core {
         }
     }
 
-    /// Up to which offset of a watched flow everything was claimed at `least` or better: for people. Violations and lost
-    /// contact do not lower it, so decide by [`Core::status`].
+    /// The offset below which all bytes of a watched flow were claimed at `least` or better. For display only:
+    /// violations and lost contact do not lower it. Decide by [`Core::status`].
     pub fn covered(&self, key: &FlowKey, least: Level) -> u64 {
         self.watches.get(key).map_or(0, |watch| watch.covered(least))
     }
 
-    /// Bytes of a watched flow that were lost after they had been called protected, as offsets in the stream: each range that is
-    /// told, once. For people and counters: [`Core::status`] takes losses into account by itself.
+    /// The next range of a watched flow that was lost after it had been called protected, as stream offsets. Each
+    /// reported range is returned once. For display and counters: [`Core::status`] accounts for losses itself.
     pub fn poll_violation(&mut self) -> Option<(FlowKey, std::ops::Range<u64>)> {
         self.violated.pop_front()
     }
 
-    /// The lowest offset of a watched flow that is lost and was called protected. It may be known without its range.
+    /// The lowest lost offset of a watched flow that was called protected. It may be known without its range.
     pub fn lowest_loss(&self, key: &FlowKey) -> Option<u64> {
         self.watches.get(key).and_then(Watch::lowest_loss)
     }
 
-    /// The run of the publisher that has granted the subscription: another number after a restart.
+    /// The epoch of the publisher that has granted the subscription; it changes with a restart.
     pub fn run(&self) -> Option<u64> {
         self.contact.as_ref().map(|contact| contact.epoch)
     }
 
-    /// When the last heartbeat came, or the subscription was granted; `None` before that.
+    /// When the last heartbeat or grant arrived; `None` before the first grant.
     pub fn last_heard(&self) -> Option<Instant> {
         self.contact.as_ref().map(|contact| contact.heard)
     }
 
-    /// Whether everything that this run of the publisher had to tell has come: the dump at the beginning is whole and
-    /// nothing is missing since.
+    /// Whether everything that this run of the publisher has published is known here: the first dump is complete and no
+    /// notification is missing since.
     pub fn is_complete(&self) -> bool {
         !self.is_stale() && !self.requests.has(|purpose| purpose == Purpose::Page)
     }
 
-    /// Asks for something; the outcome comes from [`Core::poll_outcome`] under the number this gives. `None`: too much
-    /// is being asked already.
+    /// Queues a request and returns its number, for [`Core::poll_outcome`]. `None` when too many requests wait already.
     pub fn request(&mut self, request: Request, now: Instant) -> Option<u32> {
         self.requests.push(request, Purpose::Program, now)
     }
 
-    /// How a request of the program ended; told once.
+    /// How a request of the program ended; returned once.
     pub fn poll_outcome(&mut self, number: u32) -> Option<Outcome> {
         self.requests.poll_outcome(number)
     }
 
-    /// Messages in the order in which they came, when the wish was to follow.
+    /// The next message in order of arrival; only with [`Wish::follow`].
     pub fn poll_message(&mut self) -> Option<Message> {
         self.messages.pop_front()
     }
@@ -243,7 +280,7 @@ impl Core {
         self.messages_dropped
     }
 
-    /// Writes the next datagram to send; false when there is none. Datagrams sent in vain are repeated by themselves.
+    /// Writes the next datagram to send; false when there is none. Requests without an answer are sent again.
     pub fn poll_datagram(&mut self, out: &mut Vec<u8>, now: Instant) -> bool {
         self.handle_timeout(now);
         let granted = self.contact.as_ref().map(|contact| contact.epoch);
@@ -272,7 +309,7 @@ impl Core {
         true
     }
 
-    /// Renews what must be renewed and asks about gaps. [`Core::poll_datagram`] does it too.
+    /// Renews the subscription and asks about gaps, when due. [`Core::poll_datagram`] does it too.
     pub fn handle_timeout(&mut self, now: Instant) {
         let silent = self.contact.as_ref().is_none_or(|contact| now >= contact.heard + SILENCE);
         if (now >= self.renew || silent) && !self.requests.has(|purpose| purpose == Purpose::Subscribe) {
@@ -281,7 +318,7 @@ impl Core {
             self.requests.push(request, Purpose::Subscribe, now);
         }
         if let Some(contact) = &mut self.contact {
-            // A loss that was counted and is not known of may have been forgotten before it was told.
+            // The publisher may have forgotten a counted loss before it sent the violation.
             match contact.sequence.has_gap() || !contact.violations.are_known() {
                 false => contact.gap_since = None,
                 true if contact.gap_since.is_none() => contact.gap_since = Some(now),
@@ -294,7 +331,7 @@ impl Core {
         }
     }
 
-    /// When to call [`Core::poll_datagram`] next, if nothing comes in.
+    /// When to call [`Core::poll_datagram`] next, if no datagram arrives.
     pub fn poll_timeout(&self) -> Instant {
         let gap = self.contact.as_ref().and_then(|contact| contact.gap_since).map(|since| since + GAP);
         let gap = gap.filter(|_| !self.requests.has(|purpose| purpose == Purpose::Page));
@@ -302,7 +339,7 @@ impl Core {
         let silence = self.contact.as_ref().map(|contact| contact.heard + SILENCE);
         let renew = silence.map_or(self.renew, |silence| silence.min(self.renew));
         let next = [gap, Some(renew).filter(|_| !subscribing), self.requests.poll_timeout(self.contact.is_some())];
-        // While nothing else is due, a heartbeat is.
+        // Nothing else is due: check for silence.
         next.into_iter().flatten().min().unwrap_or(self.renew + SILENCE)
     }
 

@@ -1,19 +1,20 @@
-//! What one flow lost after it had been called protected, until the mirror has acknowledged it.
+//! The losses of one flow: bytes that were called protected and then lost, until the mirror has acknowledged them.
 //!
-//! A loss is told twice: by a violation, with its end, and by the flow, which tells the lowest for as long as it stands.
-//! Either may come late, twice or not at all, so each alone must be enough, and an old message must not end what a newer
-//! one has told. The mirror's own acknowledgement puts them in order: within an instance it only rises.
+//! Two kinds of message report a loss: a violation, with its range, and the flow itself, which repeats its lowest lost
+//! position while the loss lasts. Either may arrive late, twice or never. So each alone must be enough, and an old
+//! message must not end a loss that a newer one reported. The mirror's acknowledgement puts messages in order: within
+//! an instance it only rises.
 
 use std::ops::Range;
 
-/// Losses remembered one by one; beyond, they count as one that reaches from the first to the last.
+/// Losses remembered individually. If there are more, they become one range from the first to the last.
 const MOST: usize = 32;
 
-/// The lowest loss that the flow itself told last.
+/// The lowest loss that the flow itself reported.
 #[derive(Clone, Copy, Debug)]
 struct Standing {
     start: u64,
-    /// What the mirror had acknowledged when it was told.
+    /// What the mirror had acknowledged at that report.
     acked: u64,
 }
 
@@ -25,13 +26,13 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// The lowest offset that is lost; `None` when nothing is.
+    /// The lowest lost offset; `None` when nothing is lost.
     pub fn lowest(&self) -> Option<u64> {
         let ranges = self.ranges.iter().map(|range| range.start);
         ranges.chain(self.standing.map(|standing| standing.start)).min()
     }
 
-    /// A violation tells of `range`; the mirror has acknowledged everything below `acked`.
+    /// A violation reports `range`; the mirror has acknowledged everything below `acked`.
     pub fn on_range(&mut self, range: Range<u64>, acked: u64) {
         if range.end <= acked || self.ranges.contains(&range) {
             return;
@@ -45,17 +46,17 @@ impl Losses {
         }
     }
 
-    /// The flow tells its lowest loss, or that there is none, and what the mirror had acknowledged by then; before this
-    /// message `acked` was known to be.
+    /// A message of the flow reports its lowest loss, if any, and `told_acked`, the mirror's acknowledgement at that
+    /// time. Before this message the acknowledgement was known to be `acked`.
     pub fn on_told(&mut self, lowest: Option<u64>, told_acked: u64, acked: u64) {
         match (lowest, self.standing) {
-            // The message that told `acked` is newer, and has said what stands.
+            // The message that reported `acked` is newer, and decides.
             (Some(_), _) if told_acked < acked => {}
             (Some(start), standing) => {
                 let start = standing.map_or(start, |standing| standing.start.min(start));
                 self.standing = Some(Standing { start, acked: told_acked });
             }
-            // Only what was told later can have seen the loss made good, and then its first byte is with the mirror.
+            // Only a later message can report the end of the loss, and then the mirror has its first byte.
             (None, Some(standing)) if told_acked > standing.acked && told_acked > standing.start => {
                 self.standing = None;
             }
@@ -68,8 +69,8 @@ impl Losses {
         self.ranges.retain(|range| range.end > acked);
     }
 
-    /// The next run of the appliance will not know of these losses: what was claimed ends at `claimed`, and nothing else
-    /// can be void.
+    /// The appliance restarted, and its next run does not know these losses. They end at `claimed`, where the claims
+    /// end: nothing above can be void.
     pub fn on_restart(&mut self, claimed: u64) {
         if let Some(Standing { start, acked }) = self.standing.take() {
             self.on_range(start..claimed.max(start.saturating_add(1)), acked.min(start));
@@ -93,11 +94,11 @@ mod tests {
         losses.on_acked(90);
         assert_eq!(losses.lowest(), None);
         losses.on_range(40..60, 90);
-        assert_eq!(losses.lowest(), None, "told again");
+        assert_eq!(losses.lowest(), None, "reported again");
     }
 
     #[test]
-    fn what_the_flow_told_is_ended_only_by_what_it_told_later() {
+    fn a_loss_reported_by_the_flow_ends_only_with_its_later_messages() {
         let mut losses = Losses::default();
         losses.on_told(Some(40), 10, 10);
         for earlier in [0, 9, 10, 39, 40] {
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_outlives_the_run_that_told_it() {
+    fn a_loss_outlives_the_run_that_reported_it() {
         let mut losses = Losses::default();
         losses.on_told(Some(40), 10, 10);
         losses.on_restart(100);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn many_losses_become_one_that_holds_them_all() {
+    fn many_losses_become_one_range_that_covers_them_all() {
         let mut losses = Losses::default();
         (0..1000).for_each(|at| losses.on_range(at * 10 + 100..at * 10 + 105, 0));
         assert!(losses.ranges.len() <= MOST);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_told_later_and_higher_does_not_hide_the_lower_one() {
+    fn a_later_higher_loss_does_not_hide_the_lower_one() {
         let mut losses = Losses::default();
         losses.on_told(Some(40), 10, 10);
         losses.on_told(Some(70), 10, 10);

@@ -1,9 +1,10 @@
-//! The client: subscribe, wait until bytes are protected, ask for flushes and barriers.
+//! The client: it subscribes, waits until bytes are protected, and asks for flushes and barriers.
 //!
-//! [`Client`] is blocking, with one socket and no threads; [`Core`] is the same without socket and clock, for event loops
-//! and tests. Neither has a default that means yes: what is not known to be protected is not.
+//! [`Client`] blocks; it has one socket and no threads. [`Core`] is the same without socket and clock, for event loops
+//! and tests. No default means "protected": bytes that are not known to be protected are not.
 //!
-//! Start with `core`, then `receive` (what comes) and `watch` (what it means for one flow); `blocking` adds the socket.
+//! Start with `core`, then `receive` (incoming datagrams) and `watch` (the claims about one flow); `blocking` adds the
+//! socket.
 
 mod blocking;
 mod core;

@@ -1,6 +1,6 @@
-//! Datagrams from the publisher: what they change. What is not for this run of this client changes nothing.
+//! Incoming datagrams from the publisher. A datagram that is not for this run of this client changes nothing.
 //!
-//! The claims themselves are weighed in [`super::watch`].
+//! [`super::watch`] evaluates the claims.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::message::{Done, FlowKey, Heartbeat, Message, Messages, Peer, Raw, fla
 use crate::replay::ReplayWindow;
 
 impl Core {
-    /// Takes in a datagram from the publisher; what is not for us changes nothing.
+    /// Processes a datagram from the publisher. A datagram that is not for this client changes nothing.
     pub fn handle_datagram(&mut self, datagram: &[u8], now: Instant) {
         let ring = std::mem::take(&mut self.ring);
         if let Ok((envelope, messages)) = ring.open(Direction::Notification, datagram)
@@ -30,7 +30,8 @@ impl Core {
         let Some(contact) = granted else {
             return self.on_newcomer(envelope, messages, now);
         };
-        // A challenge in the present run means that the subscription is lost there: it counts like any other message.
+        // A challenge from the present run means that it has lost the subscription. Its counter is checked like any
+        // other.
         if !contact.window.accept(envelope.counter) {
             return;
         }
@@ -44,7 +45,7 @@ impl Core {
         }
     }
 
-    /// A run of the publisher that has granted nothing: it may challenge, and grant what was asked of it.
+    /// A datagram from a run that has granted nothing yet: it may hold a challenge, or the grant that was asked for.
     fn on_newcomer(&mut self, envelope: &Envelope, messages: &[u8], now: Instant) {
         let Some(Ok(raw)) = Messages::new(messages).next() else {
             return;
@@ -133,7 +134,7 @@ impl Core {
                     contact.ends = contact.ends.max(asked + granted.lease);
                     self.renew = asked + granted.lease / 4;
                     self.requests.finish(seq);
-                    // A grant after a challenge in the same run is a new subscription: its numbers begin anew.
+                    // A grant after a challenge in the same run is a new subscription: its numbers start at 1 again.
                     if self.candidate.take().is_some() {
                         contact.sequence = Sequence::new();
                         contact.gap_since = None;

@@ -1,33 +1,34 @@
-//! Requests that wait for their answer, each sent again until it comes.
+//! Requests that wait for an answer. Each is sent again until its answer arrives.
 //!
-//! Requests that may be obeyed twice keep their number when they are sent again. Pages get a new one: the messages of a
-//! page are counted, and those of two attempts must not be mixed up. A lookup is one message and keeps its number: the
-//! answer to any attempt will do. It is repeated soon, because until it is answered nothing about a new connection counts.
+//! A request that may be carried out twice keeps its number when it is sent again. A page gets a new number: its
+//! messages are counted, and those of two attempts must not be mixed. A lookup is one message and keeps its number: the
+//! answer to any attempt is good. Lookups are repeated soon, because until the answer nothing about a new connection
+//! counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::message::{FlowKey, Level, Refusal, Request};
 
-/// The first repetition; each later one waits twice as long.
+/// The wait before the first repetition; each later wait is twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
-/// The first repetition of a lookup.
+/// The wait before the first repetition of a lookup.
 const FIRST_LOOKUP: Duration = Duration::from_millis(2);
-/// No longer than this.
+/// The longest wait.
 const LAST_RETRY: Duration = Duration::from_millis(320);
-/// Requests of the program at once, and outcomes it has not asked for.
+/// The most requests of the program at once, and the most outcomes that it has not polled.
 const MAX_PROGRAM: usize = 1024;
-/// Nor than this while the subscription lasts: a renewal must come through before the lease ends, over a bad path too.
+/// The longest wait of a renewal: it must arrive before the lease ends, even over a bad path.
 const LAST_RENEWAL: Duration = Duration::from_millis(40);
-/// Messages of a page while nothing is lost.
+/// Messages per page while nothing is lost.
 const MOST_PAGE: u32 = 48;
-/// Messages of a page when much is lost: what fits one datagram.
+/// Messages per page when much is lost: they fit one datagram.
 const LEAST_PAGE: u32 = 5;
 
 /// How a request of the program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was obeyed.
+    /// The publisher has accepted it.
     Acknowledged,
     /// The barrier was reached at this level, or failed.
     Barrier(Option<Level>),
@@ -44,9 +45,9 @@ pub enum Purpose {
     Subscribe,
     /// A page of the dump.
     Page,
-    /// Which instance a flow is.
+    /// The lookup of a flow's instance.
     Lookup(FlowKey),
-    /// The program wants it.
+    /// A request of the program.
     Program,
 }
 
@@ -64,7 +65,7 @@ struct Waiting {
     seq: u32,
     request: Request,
     purpose: Purpose,
-    /// When it was sent first.
+    /// When it was first sent.
     asked: Option<Instant>,
     due: Instant,
     wait: Duration,
@@ -96,7 +97,7 @@ impl Requests {
         }
     }
 
-    /// What marks our answers.
+    /// The port that identifies our answers.
     pub fn port(&self) -> u32 {
         self.port
     }
@@ -106,7 +107,7 @@ impl Requests {
         self.page
     }
 
-    /// Adds a request, due at once; gives its number.
+    /// Adds a request, due at once, and returns its number. `None` when the program has too many.
     pub fn push(&mut self, request: Request, purpose: Purpose, now: Instant) -> Option<u32> {
         let program = self.waiting.iter().filter(|waiting| waiting.purpose == Purpose::Program).count();
         if purpose == Purpose::Program && program >= MAX_PROGRAM {
@@ -128,18 +129,18 @@ impl Requests {
         self.waiting.retain(|waiting| !same(waiting.purpose));
     }
 
-    /// When the request with this number and purpose was sent first, if it waits.
+    /// When the request with this number and purpose was first sent, if it waits.
     pub fn find(&self, seq: u32, port: u32, purpose: Purpose) -> Option<Instant> {
         let same = |waiting: &&Waiting| waiting.seq == seq && waiting.purpose == purpose;
         self.waiting.iter().find(same).filter(|_| port == self.port).and_then(|waiting| waiting.asked)
     }
 
-    /// A request is answered and nobody wants to know how.
+    /// Removes an answered request without an outcome.
     pub fn finish(&mut self, seq: u32) {
         self.waiting.retain(|waiting| waiting.seq != seq);
     }
 
-    /// A request must be sent again at once, changed.
+    /// Makes a request due at once: it must be sent again with other content.
     pub fn repeat_now(&mut self, seq: u32, now: Instant) {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq) {
             waiting.due = now;
@@ -151,7 +152,7 @@ impl Requests {
         if port != self.port {
             return;
         }
-        // A subscription or a page that is refused is asked for again in time.
+        // A refused subscription or page is asked for again when due.
         let known = |waiting: &Waiting| waiting.seq == seq && waiting.purpose == Purpose::Program;
         if let Some(at) = self.waiting.iter().position(known) {
             self.waiting.swap_remove(at);
@@ -159,12 +160,12 @@ impl Requests {
         }
     }
 
-    /// How a request of the program ended; told once.
+    /// How a request of the program ended; returned once.
     pub fn poll_outcome(&mut self, seq: u32) -> Option<Outcome> {
         self.outcomes.remove(&seq)
     }
 
-    /// Another run of the publisher: what the earlier one was asked about its own past has no answer.
+    /// Another run of the publisher began: it cannot answer barriers of the earlier run.
     pub fn on_restart(&mut self, now: Instant) {
         let barriers: Vec<u32> = self.waiting.iter().filter(|waiting| is_barrier(waiting)).map(|w| w.seq).collect();
         self.waiting.retain(|waiting| !is_barrier(waiting));
@@ -178,7 +179,7 @@ impl Requests {
         }
     }
 
-    /// A message of a page came: the publisher is at it.
+    /// A message of a page arrived: the publisher is sending the page.
     pub fn on_part(&mut self, seq: u32, port: u32, now: Instant) {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq && port == self.port) {
             waiting.parts += 1;
@@ -186,13 +187,14 @@ impl Requests {
         }
     }
 
-    /// The end of a page came; gives what it is for and how many of its messages came.
+    /// The end of a page arrived; returns its purpose and how many of its messages arrived.
     pub fn end_page(&self, seq: u32, port: u32) -> Option<(Purpose, u32)> {
         let waiting = self.waiting.iter().find(|waiting| waiting.seq == seq && port == self.port)?;
         Some((waiting.purpose, waiting.parts))
     }
 
-    /// A page came in part, or did not tell what is wanted: it is asked for again, and smaller if it was cut.
+    /// A page arrived in part, or without the wanted flow: it is asked for again, with fewer messages if some were
+    /// lost.
     pub fn retry_page(&mut self, seq: u32, now: Instant) {
         let next = self.next_number();
         let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.seq == seq) else {
@@ -211,12 +213,12 @@ impl Requests {
         }
     }
 
-    /// A page came whole: the next may be longer.
+    /// A page arrived whole: the next may be longer.
     pub fn on_page_whole(&mut self) {
         self.page = (self.page * 2).min(MOST_PAGE);
     }
 
-    /// The next request that is due, with its number. Without a subscription only that is asked for.
+    /// The next due request, with its number. Without a subscription only the subscription itself is requested.
     pub fn poll_due(&mut self, subscribed: bool, now: Instant) -> Option<(Request, u32)> {
         let due = |waiting: &Waiting| waiting.due <= now && (subscribed || waiting.purpose == Purpose::Subscribe);
         let at = self.waiting.iter().position(due)?;
@@ -229,7 +231,7 @@ impl Requests {
         }
         let waiting = &mut self.waiting[at];
         if !again {
-            // The first answer may come late and the next attempt early: both count.
+            // A request that starts again never waits less than the first interval.
             waiting.wait = waiting.wait.max(waiting.purpose.first_retry());
         }
         waiting.asked = waiting.asked.or(Some(now));
@@ -240,7 +242,7 @@ impl Requests {
         }
         let due = (waiting.request, waiting.seq);
         if due.0 == Request::Unsubscribe {
-            // It has no answer: were it lost, the lease ends by itself.
+            // It has no answer. If it is lost, the lease ends by itself.
             self.waiting.swap_remove(at);
         }
         Some(due)
@@ -269,7 +271,7 @@ impl Requests {
     }
 }
 
-/// A barrier that a run of the publisher was asked for; one that waits for the first contact was not.
+/// A barrier that was sent; one that still waits for the first contact does not count.
 fn is_barrier(waiting: &Waiting) -> bool {
     waiting.request == Request::Barrier && waiting.asked.is_some()
 }
@@ -279,7 +281,7 @@ mod tests {
     use super::*;
     use crate::message::{Filter, Token};
 
-    /// While subscribed, in 200 ms: when a request was sent, and with which number.
+    /// When a request is sent during 200 ms of a subscription, in ms, and its number each time.
     fn attempts(request: Request, purpose: Purpose) -> Vec<(u128, u32)> {
         let start = Instant::now();
         let mut requests = Requests::new(1);
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_is_repeated_soon_and_any_answer_will_do() {
+    fn a_lookup_is_repeated_soon_under_the_same_number() {
         let key = FlowKey::tcp("10.1.0.1:1".parse().unwrap(), "10.2.0.1:2".parse().unwrap());
         let lookup = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&key) };
         let page = Request::GetFlows { since: 0, begun: None, count: 48, filter: Filter::default() };
@@ -307,9 +309,9 @@ mod tests {
         assert_eq!(times(&attempts(renewal, Purpose::Subscribe)), [0, 20, 40, 80, 120, 160]);
     }
 
-    /// Parts of two tries are not one page: the second may tell other flows.
+    /// Parts of two attempts are not one page: the second may hold other flows.
     #[test]
-    fn the_parts_of_a_page_that_is_asked_for_again_are_counted_anew() {
+    fn a_repeated_page_counts_its_parts_from_zero() {
         let now = Instant::now();
         let mut requests = Requests::new(1);
         let page = Request::GetFlows { since: 0, begun: None, count: 48, filter: Filter::default() };
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_for_whom_it_is_addressed_to() {
+    fn an_answer_to_another_port_does_not_count() {
         let now = Instant::now();
         let mut requests = Requests::new(5);
         let seq = requests.push(Request::Barrier, Purpose::Program, now).unwrap();
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_may_ask_for_much_at_once_but_not_for_everything() {
+    fn the_requests_of_a_program_are_bounded() {
         let now = Instant::now();
         let mut requests = Requests::new(1);
         let asked = (0..2000).filter(|_| requests.push(Request::Flush, Purpose::Program, now).is_some()).count();

@@ -1,20 +1,20 @@
-//! Which notifications came: a gap in their numbers means that something may not be known here.
+//! The numbers of the notifications that arrived: a gap means that a notification is missing.
 //!
 //! It decides nothing; see [`super::core`].
 
-/// How far ahead of the first missing number others are remembered one by one.
+/// How far ahead of the first missing number others are remembered individually.
 const WIDTH: u32 = 64;
 
 /// The numbers seen in one subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
-    /// The lowest number that did not come.
+    /// The lowest number that has not arrived.
     next: u32,
-    /// Bit i: number `next + i` came.
+    /// Bit i: number `next + i` has arrived.
     ahead: u64,
     /// The highest number known to have been used.
     highest: u32,
-    /// Something is missing that is too far behind to be remembered.
+    /// A missing number is too far behind to be remembered.
     lost: bool,
 }
 
@@ -24,7 +24,7 @@ impl Sequence {
         Sequence { next: 1, ahead: 0, highest: 0, lost: false }
     }
 
-    /// A notification came.
+    /// A notification arrived.
     pub fn on_number(&mut self, number: u32) {
         self.on_highest(number);
         let distance = number.wrapping_sub(self.next);
@@ -40,20 +40,20 @@ impl Sequence {
         self.skip_run();
     }
 
-    /// Someone said that numbers up to this one have been used.
+    /// A message reports that numbers up to this one have been used.
     pub fn on_highest(&mut self, number: u32) {
         if number.wrapping_sub(self.highest) < 1 << 31 {
             self.highest = number;
         }
     }
 
-    /// Whether something is missing.
+    /// Whether a notification is missing.
     pub fn has_gap(&self) -> bool {
-        // `highest - next` is -1 when everything came.
+        // `highest - next` is -1 when everything has arrived.
         self.lost || self.highest.wrapping_sub(self.next) < 1 << 31
     }
 
-    /// Everything up to this number is known by other means.
+    /// A dump covers everything up to this number.
     pub fn settle(&mut self, number: u32) {
         self.lost = false;
         let distance = number.wrapping_add(1).wrapping_sub(self.next);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_settles_what_is_missing() {
+    fn a_dump_closes_a_gap() {
         let mut sequence = Sequence::new();
         for number in [1, 2, 5, 6] {
             sequence.on_number(number);

@@ -1,4 +1,4 @@
-//! What can be said about bytes, and why not more.
+//! Whether bytes are protected, and the reason if they are not.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::message::{GoneReason, Level, LinkState, StateReason};
 pub enum Reason {
     /// The deadline passed and nothing else is wrong.
     Deadline,
-    /// The publisher does not answer, or its heartbeats stay away.
+    /// The publisher does not answer, or its heartbeats do not arrive.
     NoContact,
     /// The appliance has not seen this flow.
     UnknownFlow,
@@ -17,7 +17,7 @@ pub enum Reason {
     MiddleOfFlow,
     /// The link protects nothing at the moment.
     Link(LinkState, StateReason),
-    /// The best that the appliance can say is less than what was asked for.
+    /// The best level of the appliance is lower than the level asked for.
     Level(Level),
     /// The flow ended before the bytes were protected.
     Gone(GoneReason),
@@ -25,10 +25,10 @@ pub enum Reason {
     OtherConnection,
     /// The bytes were called protected and were lost on the path; the mirror has not acknowledged them since.
     Violated,
-    /// Something that the appliance had read will not become protected, it had read nothing at all, or it drops what it
+    /// The appliance has read something that will not become protected, or has read nothing at all, or drops what it
     /// reads because a link is down.
     Failed,
-    /// The appliance restarted: what was asked of the earlier run is not known.
+    /// The appliance restarted: the answer of the earlier run is unknown.
     Restarted,
     /// The publisher refused the request.
     Refused,
@@ -55,16 +55,16 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What can be said about an offset now. There is no default: who asks must look.
+/// The status of all bytes below an offset, now. There is no default: the caller must match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Everything below the offset is protected, at this level.
+    /// All bytes below the offset are protected, at this level.
     Protected {
-        /// At least the one that was asked for.
+        /// At least the level asked for.
         level: Level,
     },
-    /// Not now, and why; it may come.
+    /// Not protected now, and why. This may change.
     Pending(Reason),
-    /// Not, and it will not come.
+    /// Not protected, and why. This will not change.
     Never(Reason),
 }

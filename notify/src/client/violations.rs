@@ -1,29 +1,29 @@
-//! Which losses after the claim are known here, out of those that the publisher has counted.
+//! The violations that are known here, out of those that the publisher has counted.
 //!
-//! While one is not known, no claim can be trusted: it may be the one that is void.
+//! While one is unknown, no claim can be trusted: the unknown violation may have made it void.
 
 use std::collections::BTreeSet;
 
-/// Numbers remembered one by one.
+/// The most numbers remembered individually.
 const MAX_AHEAD: usize = 1024;
 
 /// The numbers of the violations of one run of the publisher.
 #[derive(Debug)]
 pub struct Violations {
-    /// All up to this one are known, or were before the subscription.
+    /// All violations up to this number are known, or older than the subscription.
     known: u64,
     ahead: BTreeSet<u64>,
-    /// So many were counted.
+    /// How many the publisher has counted.
     highest: u64,
 }
 
 impl Violations {
-    /// `before` were counted when the subscription began: the flows that they concern say so themselves.
+    /// `before` violations were counted when the subscription began: the affected flows report those themselves.
     pub fn new(before: u64) -> Violations {
         Violations { known: before, ahead: BTreeSet::new(), highest: before }
     }
 
-    /// A violation is known. Whether that is news.
+    /// Violation `number` is known now. Returns whether it was unknown before.
     pub fn on_number(&mut self, number: u64) -> bool {
         self.on_highest(number);
         let mut news = number > self.known;
@@ -37,17 +37,17 @@ impl Violations {
         news
     }
 
-    /// So many were counted.
+    /// The publisher has counted `count` violations.
     pub fn on_highest(&mut self, count: u64) {
         self.highest = self.highest.max(count);
     }
 
-    /// Whether all that were counted are known.
+    /// Whether all counted violations are known.
     pub fn are_known(&self) -> bool {
         self.known == self.highest
     }
 
-    /// A dump is complete, and `count` were counted in it: whatever flows they concern, it has told.
+    /// A dump is complete. At its end `count` violations were counted, and it contains the flows that they affect.
     pub fn settle(&mut self, count: u64) {
         self.known = self.known.max(count);
         self.ahead = self.ahead.split_off(&(self.known + 1));
@@ -61,11 +61,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_that_is_missing_is_noticed() {
+    fn a_missing_violation_is_noticed() {
         let mut violations = Violations::new(5);
         assert!(violations.are_known());
         assert!(violations.on_number(7));
-        assert!(!violations.are_known() && !violations.on_number(7), "told twice");
+        assert!(!violations.are_known() && !violations.on_number(7), "received twice");
         assert!(violations.on_number(6) && !violations.on_number(6) && !violations.on_number(5));
         assert!(violations.are_known());
         violations.on_highest(8);

@@ -1,4 +1,4 @@
-//! What a publisher answers: errors and acknowledgements in netlink's own form, the end of a dump, challenges.
+//! The publisher's answers: errors and acknowledgements in netlink's own form, the end of a dump, challenges.
 //!
 //! An error has netlink's negative errno, then the header of the request (its body is never repeated), then the
 //! attributes of the extended acknowledgement: 1 message, 2 offset.
@@ -15,7 +15,7 @@ use crate::attribute::{Attributes, put, put_u32, put_u64};
 const TEXT: u16 = 1;
 /// `NLMSGERR_ATTR_OFFS`.
 const OFFSET: u16 = 2;
-/// The longest message of a refusal, so that it fits beside anything.
+/// The longest text of a refusal, so that the refusal fits any datagram.
 const MAX_TEXT: usize = 160;
 
 /// Why a request was refused: the errno values of Linux.
@@ -54,11 +54,11 @@ impl RefusalCode {
 /// A refused request: `NLMSG_ERROR` with extended acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What kind of refusal.
+    /// The kind of refusal.
     pub code: RefusalCode,
-    /// Where in the request, in bytes from its `nlmsghdr`.
+    /// Where the fault is in the request, in bytes from its `nlmsghdr`.
     pub offset: Option<u32>,
-    /// For people.
+    /// A text for people.
     pub text: Cow<'static, str>,
 }
 
@@ -68,7 +68,7 @@ impl Refusal {
         let header = Header { flags: header.flags | flags::CAPPED | flags::ACK_TLVS, ..header };
         emit_error(self.code.to_wire(), header, out, |out| {
             let text = &self.text.as_bytes()[..self.text.floor_char_boundary_at(MAX_TEXT)];
-            // The kernel's texts end in a zero, and readers expect it.
+            // The kernel's texts end in a zero byte, and readers expect it.
             put(out, TEXT, &[text, &[0]].concat());
             if let Some(offset) = self.offset {
                 put_u32(out, OFFSET, offset);
@@ -84,7 +84,7 @@ pub(super) fn emit_acknowledgement(header: Header, out: &mut Vec<u8>) {
 fn emit_error(code: i32, header: Header, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     emit_any(ERROR, header, out, |out| {
         out.extend_from_slice(&code.to_le_bytes());
-        // Of the request's header only what identifies it is known to be true: its sequence number and port.
+        // Only the sequence number and port of the request's header are known to be right: they identify the request.
         emit_any(super::FAMILY, Header { flags: flags::REQUEST, ..header }, out, |_| {});
         fill(out);
     });
@@ -117,15 +117,15 @@ pub(super) fn parse_error(raw: &Raw<'_>) -> Result<Message, Malformed> {
 /// The end of a page of a dump: `NLMSG_DONE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Messages of the page before this one: who counted fewer asks again.
+    /// Messages of the page before this one: a client that received fewer asks again.
     pub count: u32,
-    /// The page starts after this version; 0 although more was asked for means that the dump begins anew.
+    /// The page starts after this version. 0 although a higher version was asked for: the dump starts again.
     pub since: u64,
-    /// Everything that changed after `since` and up to this version is in the page: ask on from here.
+    /// Everything that changed after `since` and up to this version is in the page: the next page starts here.
     pub version: u64,
     /// The newest version there is; the dump is complete when `version` has reached it.
     pub head: u64,
-    /// Notifications of this subscription up to this number say nothing that a complete dump does not say.
+    /// A complete dump contains all that the notifications of this subscription up to this number contain.
     pub notified: u32,
     /// Violation messages so far in this epoch.
     pub violations: u64,
@@ -159,10 +159,10 @@ pub(super) fn parse_done(raw: &Raw<'_>) -> Result<Done, Malformed> {
     })
 }
 
-/// The answer to a subscription without a valid token: ask again with this one.
+/// The answer to a subscription without a valid token: subscribe again with this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Challenge {
-    /// Good for this address, key and client epoch, for about half a minute.
+    /// Valid for this address, key and client epoch, for 30 to 60 seconds.
     pub token: Token,
 }
 
@@ -180,7 +180,7 @@ impl Challenge {
 /// The answer to a subscription or its renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscribed {
-    /// What was granted.
+    /// The granted lease.
     pub lease: Duration,
     /// The time between heartbeats.
     pub heartbeat: Duration,

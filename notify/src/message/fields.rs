@@ -1,7 +1,7 @@
-//! The attribute tables, and one pass over a list that sorts every attribute into its place.
+//! The attribute tables, and the parser that sorts a list of attributes in one pass.
 //!
-//! Numbers are never used twice, in no command: a reader needs one table. What a command needs is checked by its own
-//! type, not here.
+//! No two attributes of a table share a number, whatever the command: a reader needs one table. The type of each
+//! message checks which attributes it needs.
 
 use std::net::IpAddr;
 
@@ -117,13 +117,13 @@ table! {
 /// What to do with an attribute that is not in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// A consumer: newer publishers may say more.
+    /// For a consumer: newer publishers may send more attributes.
     Ignored,
-    /// A publisher: a request that is only half understood must not be obeyed.
+    /// For a publisher: a request that is only half understood must not be carried out.
     Refused,
 }
 
-/// Every attribute of a message in its place. Of an attribute that may occur once, the last one counts.
+/// The attributes of a message, sorted. If an attribute that may occur once is repeated, the last one counts.
 #[derive(Debug, Default)]
 pub struct Fields {
     pub filter: Filter,
@@ -211,7 +211,7 @@ impl Fields {
         Ok(fields)
     }
 
-    /// The value of an attribute the command cannot do without.
+    /// The value of an attribute that the command needs.
     pub fn need<T>(&self, value: Option<T>, kind: u16) -> Result<T, Malformed> {
         value.ok_or(Malformed::AttributeMissing { kind })
     }
@@ -231,7 +231,7 @@ fn bounded(count: usize, most: usize, read: &Attribute<'_>) -> Result<(), Malfor
     }
 }
 
-/// Offsets in a nested list are told from the start of the outer list, so that an error points into the message.
+/// Makes the offset of an error count from the start of the outer list, so that it points into the message.
 fn within(outer: &Attribute<'_>, error: Malformed) -> Malformed {
     let base = outer.offset + crate::attribute::HEADER;
     match error {

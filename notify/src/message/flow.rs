@@ -1,6 +1,6 @@
-//! What is told about a flow: its key and instance, and how far it is protected at each level.
+//! The FLOW message: a flow's key and instance, and how far it is protected at each level.
 //!
-//! It tells; it neither counts bytes nor decides what is protected.
+//! This file neither counts bytes nor decides what is protected.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,7 +8,7 @@ use super::fields::{self, Fields, attribute as kind};
 use super::{Header, Malformed, command, emit_generic};
 use crate::attribute::{put, put_nested, put_u8, put_u16, put_u32, put_u64};
 
-/// How good the evidence is. The order is the order of trust.
+/// How strong the evidence of protection is, from weakest to strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
@@ -59,14 +59,14 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// A TCP flow. IPv4 addresses mapped into IPv6 become IPv4: that is what the packets carry.
+    /// A TCP flow. IPv4 addresses mapped into IPv6 become IPv4, as in the packets.
     pub fn tcp(source: SocketAddr, destination: SocketAddr) -> FlowKey {
         let plain = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
         FlowKey { protocol: 6, source: plain(source), destination: plain(destination) }
     }
 }
 
-/// Selects flows: what is `None` selects all.
+/// Selects flows: a field that is `None` matches all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// IP protocol number.
@@ -138,7 +138,7 @@ impl Filter {
         }
     }
 
-    /// The key of one flow, when everything that makes one is there.
+    /// The key of one flow, if every part of it is set.
     pub fn to_key(self) -> Option<FlowKey> {
         let source = SocketAddr::new(self.source?, self.source_port?);
         let destination = SocketAddr::new(self.destination?, self.destination_port?);
@@ -151,9 +151,9 @@ impl Filter {
 pub enum Event {
     /// First seen.
     New,
-    /// A position rose, or is told again.
+    /// A position rose, or is repeated.
     Protected,
-    /// Nothing more will be told about this instance; the positions are the last ones.
+    /// No more messages about this instance follow; the positions are the last ones.
     Gone(GoneReason),
 }
 
@@ -165,7 +165,7 @@ pub enum GoneReason {
     Closed = 1,
     /// Nothing seen for too long.
     Idle = 2,
-    /// The table was full and this one was idle longest.
+    /// The table was full and this flow was idle longest.
     Evicted = 3,
     /// A new SYN took over the 5-tuple. UDP: a packet was lost for good, so the count begins again with a new instance.
     Replaced = 4,
@@ -194,11 +194,11 @@ impl GoneReason {
 pub enum Origin {
     /// The SYN was seen: position 0 is the first byte of the stream. UDP: the first packet was seen.
     Start = 0,
-    /// First seen in the middle: position 0 is the first byte seen, and what came before it is not told.
+    /// First seen in the middle: position 0 is the first byte seen, and nothing is known of earlier bytes.
     Middle = 1,
 }
 
-/// Cumulative bytes since the origin, one number a level; `None` where nothing can be said at that level.
+/// Cumulative bytes since the origin, one number per level; `None` where nothing is known at that level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
     /// At [`Level::Queued`].
@@ -207,13 +207,13 @@ pub struct Positions {
     pub on_wire: Option<u64>,
     /// At [`Level::Decoded`].
     pub decoded: Option<u64>,
-    /// At [`Level::Acked`]. For an origin in the middle it is there only when the mirror has acknowledged the first byte
-    /// seen, and then everything before that byte too.
+    /// At [`Level::Acked`]. With [`Origin::Middle`] it is set only when the mirror has acknowledged the first byte
+    /// seen, and thus everything before that byte too.
     pub acked: Option<u64>,
 }
 
 impl Positions {
-    /// What is told at exactly this level.
+    /// The position at exactly this level.
     pub fn at(&self, level: Level) -> Option<u64> {
         match level {
             Level::Queued => self.queued,
@@ -223,7 +223,7 @@ impl Positions {
         }
     }
 
-    /// Sets what is told at a level.
+    /// Sets the position at a level.
     pub fn set(&mut self, level: Level, position: u64) {
         *match level {
             Level::Queued => &mut self.queued,
@@ -248,7 +248,7 @@ impl Positions {
     }
 }
 
-/// A flow as it is told: notification `FLOW`.
+/// The state of a flow: notification `FLOW`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// The 5-tuple.
@@ -259,7 +259,7 @@ pub struct Flow {
     pub peer: u32,
     /// What happened.
     pub event: Event,
-    /// The level the appliance's configuration calls protected; `queued` says that no better evidence is to be had.
+    /// The level that the appliance's configuration calls protected; `queued` if no better evidence is available.
     pub level: Level,
     /// Where positions count from.
     pub origin: Origin,
@@ -267,12 +267,12 @@ pub struct Flow {
     pub origin_seq: Option<u32>,
     /// How far it is protected.
     pub positions: Positions,
-    /// The lowest position that was lost after it had been called protected. Claims of more are void, until the mirror
+    /// The lowest position that was lost after it had been called protected. Claims beyond it are void until the mirror
     /// has acknowledged it.
     pub violated: Option<u64>,
     /// UDP: packets at the configured level.
     pub packets: Option<u64>,
-    /// What a program registered for it.
+    /// The cookie that a program registered for it.
     pub cookie: Option<u64>,
     /// Source and repair symbols of the block that raised the position last.
     pub block: Option<(u16, u16)>,
@@ -283,7 +283,7 @@ impl Flow {
         let event = match fields.need(fields.event, kind::EVENT)? {
             1 => Event::New,
             2 => Event::Protected,
-            // A later version may know more reasons; gone is gone.
+            // A later version may have more reasons; the flow is gone all the same.
             3 => Event::Gone(fields.gone_reason.and_then(GoneReason::from_wire).unwrap_or(GoneReason::Closed)),
             _ => return Err(Malformed::Unknown),
         };

@@ -10,10 +10,10 @@
 //! `genlmsghdr`. `port` 0 marks a notification: `seq` counts the notifications of the subscription. Any other `port` is
 //! chosen by the client for its requests and comes back in the answers, with the request's `seq`.
 //!
-//! One datagram holds whole messages and nothing else. This module does not authenticate: bytes come from
-//! [`super::envelope`], and what an attacker may do with them ends there.
+//! One datagram holds whole messages and nothing else. This module does not authenticate: [`super::envelope`] has
+//! refused forged datagrams before their bytes arrive here.
 //!
-//! Start with `fields`, the table of all attributes, then `flow`, the message that all the others are about.
+//! Start with `fields`, the tables of all attributes, then `flow`, the message that all others refer to.
 
 mod answer;
 mod fields;
@@ -72,7 +72,7 @@ pub mod command {
     pub const VIOLATION: u8 = 4;
     /// Sent every 100 ms to each subscriber: notification.
     pub const HEARTBEAT: u8 = 5;
-    /// Everything read from the TUN so far: request and its answer.
+    /// Wait for everything read from the TUN so far: request and its answer.
     pub const BARRIER: u8 = 6;
     /// The answer to a subscription without a valid token.
     pub const CHALLENGE: u8 = 7;
@@ -93,13 +93,13 @@ pub mod command {
 pub struct Header {
     /// See [`flags`].
     pub flags: u16,
-    /// Of the notification, or of the request that is answered.
+    /// The number of the notification, or of the answered request.
     pub seq: u32,
     /// 0 for a notification, otherwise the port of the request.
     pub port: u32,
 }
 
-/// A message whose header was read and whose body was not.
+/// A message with its header parsed and its body not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raw<'a> {
     /// `nlmsg_type`.
@@ -125,7 +125,7 @@ pub struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    /// Reads what an envelope held.
+    /// Reads the payload of an envelope.
     pub fn new(payload: &'a [u8]) -> Messages<'a> {
         Messages { rest: payload }
     }

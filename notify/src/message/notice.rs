@@ -1,16 +1,17 @@
-//! What is told besides flows: blocks, the state of the links, violations, heartbeats, barriers.
+//! The messages besides FLOW: blocks, link states, violations, heartbeats, barriers.
 //!
-//! Lists in a message are bounded, so that each message fits a datagram: who has more sends several messages.
+//! Lists in a message are bounded, so that each message fits a datagram. A publisher with more entries sends several
+//! messages.
 
 use super::fields::{self, Fields, attribute as kind};
 use super::{Filter, FlowKey, Header, Level, Malformed, command, emit_generic};
 use crate::attribute::{put, put_nested, put_u8, put_u16, put_u32, put_u64};
 
-/// Peers in one heartbeat, and so in one appliance.
+/// The most peers in one heartbeat, and so in one appliance.
 pub const MAX_PEERS: usize = 32;
-/// Ranges in one BLOCK or VIOLATION.
+/// The most ranges in one BLOCK or VIOLATION.
 pub const MAX_RANGES: usize = 8;
-/// Bytes of a peer's name; longer names are cut at a character.
+/// The most bytes of a peer's name; longer names are cut between characters.
 const MAX_NAME: usize = 64;
 
 /// State of the link to a peer.
@@ -23,7 +24,7 @@ pub enum LinkState {
     Degraded = 2,
     /// Carries nothing.
     Down = 3,
-    /// About to stop: what is sent is protected, new flows should go elsewhere.
+    /// About to stop: sent bytes are still protected, new flows should go elsewhere.
     Draining = 4,
 }
 
@@ -55,17 +56,17 @@ impl LinkState {
 pub enum StateReason {
     /// It is up, or a later version has a reason that this one does not know.
     None = 0,
-    /// The peer's reports stay away.
+    /// No reports arrive from the peer.
     NoReports = 1,
     /// A block that was called protected could not be rebuilt.
     Violation = 2,
     /// Datagrams were refused or dropped in this host.
     SendErrors = 3,
-    /// The device gives no transmit timestamps, or they stay away.
+    /// The device gives no transmit timestamps, or they do not arrive.
     NoTimestamps = 4,
     /// No session with the peer.
     NoSession = 5,
-    /// The administrator said so.
+    /// Set by the administrator.
     Administrator = 6,
 }
 
@@ -110,7 +111,7 @@ impl Peer {
         state: Option<u8>,
         reason: Option<u8>,
     ) -> Option<Peer> {
-        // A state this version does not know is not one in which to trust.
+        // A state that this version does not know protects nothing.
         let state = match state? {
             1 => LinkState::Up,
             2 => LinkState::Degraded,
@@ -132,7 +133,7 @@ impl Peer {
     }
 }
 
-/// Where to cut a text so that no character is split.
+/// Finds where to cut a text so that no character is split.
 pub(super) trait FloorCharBoundary {
     /// The highest character boundary that is at most `limit`.
     fn floor_char_boundary_at(&self, limit: usize) -> usize;
@@ -176,7 +177,7 @@ impl Range {
     }
 }
 
-/// A block was decided: notification `BLOCK` of the verbose group, told once and not repeated.
+/// A block was decided: notification `BLOCK` of the verbose group, sent once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The peer it went to.
@@ -193,7 +194,7 @@ pub struct Block {
     pub m: u16,
     /// The level it reached; `None`: it failed.
     pub level: Option<Level>,
-    /// What it carried; at most [`MAX_RANGES`] are told.
+    /// The bytes it carried; at most [`MAX_RANGES`] are sent.
     pub ranges: Vec<Range>,
 }
 
@@ -233,7 +234,7 @@ impl Block {
 pub struct Violation {
     /// Counts violation messages from 1 within the epoch.
     pub number: u64,
-    /// The peer that could not rebuild.
+    /// The peer that could not rebuild them.
     pub peer: u32,
     /// The exact ranges, at most [`MAX_RANGES`].
     pub ranges: Vec<Range>,
@@ -258,8 +259,8 @@ impl Violation {
     }
 }
 
-/// Proof of life: notification `HEARTBEAT`. Its `nlmsg_seq` is the number of the last notification before it: a
-/// heartbeat itself is not counted.
+/// Shows that the publisher is alive: notification `HEARTBEAT`. Its `nlmsg_seq` is the number of the last notification
+/// before it: a heartbeat itself is not counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Everything that changed up to this version has been sent to this subscriber.
@@ -289,11 +290,11 @@ impl Heartbeat {
     }
 }
 
-/// The answer to a barrier: everything the appliance had read from the TUN when the request came is at least at this
+/// The answer to a barrier: everything the appliance had read from the TUN when the request arrived is at least at this
 /// level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {
-    /// What was reached; `None`: something failed and will not become protected.
+    /// The level that was reached; `None`: something failed and will not become protected.
     pub level: Option<Level>,
 }
 

@@ -1,7 +1,7 @@
-//! What a client asks for.
+//! The client's requests.
 //!
-//! Strict where messages are lenient: an unknown attribute, a missing one, a wrong length refuse the whole request, and
-//! the refusal says where. Whether a request is allowed is the publisher's matter.
+//! Messages are parsed leniently, requests strictly: an unknown attribute, a missing one or a wrong length refuses the
+//! whole request, and the refusal holds the offset. The publisher decides whether a request is allowed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const GROUP_FLOWS: u32 = 1;
 /// Group of BLOCK notifications: one for each block, verbose.
 pub const GROUP_BLOCKS: u32 = 2;
 
-/// Proves that the client receives at the address it sends from; all zeros asks for one.
+/// Proves that the client receives at the address it sends from. A token of zeros asks for one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Token(
     /// Opaque to the client.
@@ -27,11 +27,11 @@ pub struct Token(
 pub enum Request {
     /// Begin a subscription or renew its lease. Groups and filter replace earlier ones.
     Subscribe {
-        /// How long without renewal; the publisher may grant less or more.
+        /// How long the subscription lasts without renewal; the publisher may grant less or more.
         lease: Duration,
         /// [`GROUP_FLOWS`] and [`GROUP_BLOCKS`]; 0 for heartbeats and answers only.
         groups: u32,
-        /// Which flows to be told about.
+        /// Which flows to send notifications about.
         filter: Filter,
         /// From the challenge; zeros at first.
         token: Token,
@@ -42,14 +42,14 @@ pub enum Request {
     GetFlows {
         /// Only what changed after this version; 0 for all.
         since: u64,
-        /// The page goes on with a dump of all, whose first page had this head.
+        /// The page continues a full dump, whose first page had this head.
         begun: Option<u64>,
-        /// Messages in the page, at the most.
+        /// The most messages in the page.
         count: u32,
         /// Which flows.
         filter: Filter,
     },
-    /// Put a cookie on the next instance of a flow, or on the present one if it is there.
+    /// Put a cookie on the present instance of a flow, or on the next one if there is none.
     Register {
         /// The flow.
         key: FlowKey,
@@ -58,12 +58,12 @@ pub enum Request {
     },
     /// Close the open blocks now.
     Flush,
-    /// Tell when everything read from the TUN so far is protected.
+    /// Answer when everything read from the TUN so far is protected.
     Barrier,
 }
 
 impl Request {
-    /// Reads a request, or says what to answer.
+    /// Reads a request, or returns the refusal to send.
     pub fn parse(raw: &Raw<'_>) -> Result<Request, Refusal> {
         let refuse = |code, text: &'static str| Refusal { code, offset: None, text: text.into() };
         if raw.kind != FAMILY {

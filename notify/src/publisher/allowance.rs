@@ -1,14 +1,15 @@
-//! How much work those who ask may make: token buckets, on the caller's clock.
+//! How much work requests may cause: token buckets, on the caller's clock.
 //!
-//! A turn of the publisher is a turn of the lane that carries packets. What can be asked of it is bounded in each turn, in time,
-//! for each subscriber and for all together, so that no number of subscribers can hold up the lane.
+//! A turn of the publisher is a turn of the lane that carries packets. The work is bounded in each turn, over time, for
+//! each subscriber and for all together, so that no number of subscribers can delay the lane.
 //!
-//! Nobody loses by what another one asks:
+//! No subscriber loses by the requests of another:
 //!
 //! - renewals are paid from the subscriber's own share only;
-//! - what the appliance is asked for is paid from a share of all, and when that is empty from the subscriber's own;
-//! - pages wait, by turns of a few datagrams each, and are paid for when they are told;
-//! - newcomers are counted by the address and port they come from and by their key, for they have proven nothing else.
+//! - requests to the appliance are paid from a share of all, and when that is empty from the subscriber's own;
+//! - pages wait, take turns of a few datagrams each, and are paid for when they are sent;
+//! - newcomers (senders without a subscription) are counted by address and port and by key: they have proven nothing
+//!   else.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
@@ -16,41 +17,40 @@ use std::time::{Duration, Instant};
 
 use crate::envelope::MAX_KEYS;
 
-/// Work of one page: one for each message, its end included, and one for so many entries that were looked at.
+/// Page work is one unit for each message, the end included, and one for this many entries looked at.
 pub const LOOKED_AT: u32 = 16;
 
 /// Pages, all subscribers together: 64,000 messages a second.
 const PAGES: Rate = Rate { each: Duration::from_nanos(15_625), burst: 32_000 };
-/// Pages of one subscriber: the largest table, 65,536 flows, is told in less than two seconds.
+/// Pages of one subscriber: the largest table, 65,536 flows, is sent in less than two seconds.
 const PAGES_OF_ONE: Rate = Rate { each: Duration::from_nanos(31_250), burst: 24_000 };
-/// Pages in one turn: more than its datagrams can hold, unless filters pass over much.
+/// Pages in one turn: more than its datagrams can hold, unless filters skip many entries.
 const PAGES_IN_A_TURN: u32 = 2048;
-/// Pages that wait are gone on with when so much may be told: the lane does not wake up for each message.
+/// Waiting pages continue when this much work is earned: the lane does not wake up for each message.
 const PAGES_AT_ONCE: u32 = 64;
-/// What the appliance is asked for, all subscribers together.
+/// Requests to the appliance, all subscribers together.
 const ASKS: Rate = Rate { each: Duration::from_micros(250), burst: 4096 };
-/// What one subscriber may ask for whatever the others do; requests that cannot be obeyed are counted here, too.
+/// Requests to the appliance that one subscriber may make whatever the others do; refused requests count, too.
 const ASKS_OF_ONE: Rate = Rate { each: Duration::from_millis(10), burst: 128 };
-/// Renewals of one subscriber. The shortest lease is half a second and a renewal is due each quarter of it, repeated each 40 ms
-/// over a bad path: 25 a second are needed at the most.
+/// Renewals of one subscriber. The shortest lease is half a second. A renewal is due each quarter of it, repeated each
+/// 40 ms over a bad path: at most 25 a second are needed.
 const RENEWALS: Rate = Rate { each: Duration::from_millis(10), burst: 128 };
-/// Newcomers at one address and port; one needs two.
+/// Newcomers at one address and port; each needs two answers.
 const NEWCOMERS_AT_ONE: Rate = Rate { each: Duration::from_millis(60), burst: 16 };
 /// Newcomers with one key. When the appliance restarts, all subscribers with a key come at once.
 const NEWCOMERS_OF_KEY: Rate = Rate { each: Duration::from_millis(2), burst: 512 };
-/// Addresses and ports of newcomers with one key share so many counts.
+/// Buckets that the addresses and ports of newcomers with one key share.
 const PLACES: usize = 256;
 
-/// A rate and the burst that is let through.
+/// A rate and the burst that it allows.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    /// The time in which one is earned.
+    /// The time in which one unit is earned.
     each: Duration,
     burst: u32,
 }
 
-/// What is left of a rate. It is kept as the time at which it will be whole again: exact, and nothing has to be counted up
-/// while nobody asks.
+/// A token bucket. It stores the time at which it will be full again: exact, and without updates while it is unused.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
     rate: Rate,
@@ -62,7 +62,7 @@ impl Bucket {
         Bucket { rate, whole: now }
     }
 
-    /// With an eighth of the burst: a subscription that is ended and begun anew must not earn by it.
+    /// With an eighth of the burst: ending a subscription and beginning it again must gain nothing.
     fn begun(rate: Rate, now: Instant) -> Bucket {
         Bucket { rate, whole: now + rate.each * (rate.burst - rate.burst / 8) }
     }
@@ -71,7 +71,7 @@ impl Bucket {
         self.whole + self.rate.each * wanted <= now + self.rate.each * self.rate.burst
     }
 
-    /// Takes more than is left, too: then it takes longer until there is something again.
+    /// May take more than is left: then the bucket needs longer to earn the next unit.
     fn spend(&mut self, spent: u32, now: Instant) {
         self.whole = self.whole.max(now) + self.rate.each * spent;
     }
@@ -84,14 +84,14 @@ impl Bucket {
         has
     }
 
-    /// When so much is there, if nothing is spent until then.
+    /// When `wanted` units are there, if none is spent until then.
     fn when(&self, wanted: u32, now: Instant) -> Instant {
         let spare = self.rate.each * self.rate.burst.saturating_sub(wanted);
         self.whole.checked_sub(spare).map_or(now, |at| at.max(now))
     }
 }
 
-/// What one subscriber has for itself.
+/// The own buckets of one subscriber.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     pages: Bucket,
@@ -100,7 +100,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of a subscription that begins.
+    /// The share of a new subscription.
     pub fn new(now: Instant) -> Share {
         Share {
             pages: Bucket::full(PAGES_OF_ONE, now),
@@ -109,35 +109,35 @@ impl Share {
         }
     }
 
-    /// One renewal, if it may be.
+    /// Takes one renewal; false when none is left.
     pub fn take_renewal(&mut self, now: Instant) -> bool {
         self.renewals.take(now)
     }
 }
 
-/// Those who come with one key.
+/// The newcomers with one key.
 #[derive(Debug)]
 struct Newcomers {
     key: u16,
     all: Bucket,
-    /// Those with another key count elsewhere: from made up addresses somebody could use up every place.
+    /// Other keys have their own places: a sender with made-up addresses can use up all places of its key.
     places: Vec<Bucket>,
 }
 
-/// What all have together.
+/// The buckets of all subscribers together.
 #[derive(Debug)]
 pub struct Allowance {
     pages: Bucket,
-    /// Work on pages left in this turn.
+    /// Page work left in this turn.
     turn: u32,
     asks: Bucket,
     newcomers: Vec<Newcomers>,
-    /// Nobody can tell who shares a count with whom.
+    /// Hides which addresses share a bucket.
     secret: [u8; 32],
 }
 
 impl Allowance {
-    /// `secret` is that of the publisher.
+    /// `secret` is the publisher's.
     pub fn new(secret: &[u8; 32], now: Instant) -> Allowance {
         Allowance {
             pages: Bucket::full(PAGES, now),
@@ -153,50 +153,50 @@ impl Allowance {
         self.turn = PAGES_IN_A_TURN;
     }
 
-    /// Nothing more of any page may be told in this turn.
+    /// No more of any page may be sent in this turn.
     pub fn is_spent(&self, now: Instant) -> bool {
         self.turn == 0 || !self.pages.has(1, now)
     }
 
-    /// Something of a page may be told to whoever has this share.
+    /// Whether part of a page may be sent to the subscriber with this share.
     pub fn may_tell(&self, share: &Share, now: Instant) -> bool {
         !self.is_spent(now) && share.pages.has(1, now)
     }
 
-    /// So much of a page was told.
+    /// `work` units of a page were sent.
     pub fn on_told(&mut self, share: &mut Share, work: u32, now: Instant) {
         self.turn = self.turn.saturating_sub(work);
         self.pages.spend(work, now);
         share.pages.spend(work, now);
     }
 
-    /// When pages for whoever has this share go on.
+    /// When pages for the subscriber with this share continue.
     pub fn when_told(&self, share: &Share, now: Instant) -> Instant {
         match self.pages.has(1, now) && share.pages.has(1, now) {
-            // Only this turn has no more.
+            // Only the limit of this turn is reached.
             true => now,
             false => self.pages.when(PAGES_AT_ONCE, now).max(share.pages.when(PAGES_AT_ONCE, now)),
         }
     }
 
-    /// The appliance may be asked for one more thing by whoever has this share.
+    /// Takes one request to the appliance for the subscriber with this share; false when none is left.
     pub fn take_ask(&mut self, share: &mut Share, now: Instant) -> bool {
-        // The own share last: it is for the time when others leave nothing.
+        // The own share comes last: it is for times when others leave nothing.
         self.asks.take(now) || share.asks.take(now)
     }
 
-    /// Someone without a subscription may be answered.
+    /// Whether a sender without a subscription may be answered.
     pub fn take_newcomer(&mut self, address: SocketAddr, key: u16, now: Instant) -> bool {
         let mut hasher = DefaultHasher::new();
         (self.secret, address.ip().to_canonical(), address.port()).hash(&mut hasher);
-        // Keys are as many as the ring holds: whoever comes here has sealed with one.
+        // There are at most as many keys as the ring holds: every sender here has sealed with one.
         let at = self.newcomers.iter().position(|newcomers| newcomers.key == key).unwrap_or_else(|| {
             let places = vec![Bucket::full(NEWCOMERS_AT_ONE, now); PLACES];
             self.newcomers.push(Newcomers { key, all: Bucket::full(NEWCOMERS_OF_KEY, now), places });
             self.newcomers.len() - 1
         });
         let Newcomers { all, places, .. } = &mut self.newcomers[at];
-        // One place that asks too often takes nothing from the others with its key.
+        // A place that asks too often takes nothing from other places with its key.
         places[(hasher.finish() % PLACES as u64) as usize].take(now) && all.take(now)
     }
 }
@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    /// A bucket as one would draw it, in nanoseconds of earning.
+    /// The reference model of a bucket, in nanoseconds of earning.
     struct Model {
         left: i128,
         at: Instant,
@@ -223,7 +223,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_holds_what_a_bucket_holds(
+        fn a_bucket_equals_its_reference_model(
             steps in prop::collection::vec((0u64..5_000, 1u32..40, any::<bool>()), 1..400)
         ) {
             let rate = Rate { each: Duration::from_micros(100), burst: 50 };
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_begins_has_an_eighth() {
+    fn a_new_bucket_has_an_eighth_of_the_burst() {
         let now = Instant::now();
         let mut bucket = Bucket::begun(RENEWALS, now);
         assert_eq!((0..200).filter(|_| bucket.take(now)).count(), 16);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_ask_for_leaves_each_its_own() {
+    fn requests_of_others_leave_each_subscriber_its_own_share() {
         let start = Instant::now();
         let mut all = Allowance::new(&[1; 32], start);
         let (mut loud, mut quiet) = (Share::new(start), Share::new(start));

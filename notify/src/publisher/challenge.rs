@@ -1,7 +1,7 @@
-//! Proves that a subscriber receives at the address it sends from, without keeping anything about it.
+//! Proves that a subscriber receives at the address it sends from, without keeping state about it.
 //!
 //! A token is an HMAC over address, key, client epoch and time, under a secret of this run. Without it a recorded
-//! subscription, sent again from a forged address, would aim a stream of notifications at whoever has that address.
+//! subscription, replayed from a forged address, would aim a stream of notifications at the owner of that address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use ring::hmac;
 
 use crate::message::Token;
 
-/// A token is good during the period in which it was made, and the next.
+/// A token is valid during the period in which it was made, and the next.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// Makes and checks tokens.
@@ -20,10 +20,10 @@ pub struct Challenger {
     start: Instant,
 }
 
-/// Whom a token is for.
+/// The sender that a token is for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker {
-    /// Where it sends from.
+    /// The address it sends from.
     pub address: SocketAddr,
     /// Its key.
     pub key: u16,
@@ -42,11 +42,11 @@ impl Challenger {
         self.token_of(asker, self.period(now))
     }
 
-    /// Whether the subscriber was given this token not long ago.
+    /// Whether the subscriber's token for this period, or for the one before, is this one.
     pub fn accepts(&self, asker: &Asker, token: &Token, now: Instant) -> bool {
         let period = self.period(now);
         let earlier = period.checked_sub(1).map(|period| self.token_of(asker, period));
-        // A token is worth one guess in 2^128 to someone who cannot see it: no need to hide how many bytes match.
+        // A sender that cannot see the token must guess one of 2^128: no need to hide how many bytes match.
         *token == self.token_of(asker, period) || earlier.is_some_and(|earlier| earlier == *token)
     }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_good_for_its_asker_and_its_time() {
+    fn a_token_is_valid_only_for_its_sender_and_its_time() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let challenger = Challenger::new(&[7; 32], start);

@@ -1,8 +1,8 @@
-//! Datagrams out: each subscriber is told what lies behind its cursor, as many messages in a datagram as fit.
+//! Outgoing datagrams: each subscriber gets the log entries after its cursor, as many messages in a datagram as fit.
 //!
-//! The order within a subscriber: answers, changes, blocks, the heartbeat when it is due, the page of a dump. Subscribers
-//! take turns, a datagram each or as much work on pages as all others, so that a budget that runs out hits each of them alike.
-//! Pages wait when too much was asked for; nothing else does.
+//! The order for one subscriber: answers, changes, blocks, the heartbeat when it is due, the page of a dump.
+//! Subscribers take turns: one datagram each, or the same amount of page work each. So a budget that runs out hits all
+//! of them alike. Pages wait when too much was asked for; nothing else waits.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -15,17 +15,18 @@ use crate::message::{
     Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
 };
 
-/// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a turn.
+/// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a
+/// turn.
 const MAX_SCAN: usize = 1024;
 
-/// Entries passed over in one page: it ends there, however little was wanted, and is asked on from there.
+/// Entries skipped in one page: the page ends there, even if few matched, and the client continues from there.
 const MAX_PASSED: u32 = 1024;
-/// Of them, those before it is another one's turn.
+/// Entries skipped before the next subscriber's turn.
 const MAX_PASSED_AT_ONCE: u32 = 256;
 
-/// Work on pages that is begun for one subscriber before it is another one's turn. With all subscribers waiting a turn comes
-/// about each 20 ms, which is when a client asks again for a page of which nothing has come. Datagrams would be no measure: pages with
-/// a filter that matches nothing are short, and as much work.
+/// Page work begun for one subscriber before the next subscriber's turn. With all subscribers waiting, each has a turn
+/// about every 20 ms, which is when a client repeats its request if nothing of a page has arrived. Datagrams would be a
+/// bad measure: a page with a filter that matches nothing is short and the same work.
 const WORK_AT_ONCE: u32 = 16;
 
 /// Where a datagram goes and how it is sealed.
@@ -36,8 +37,9 @@ struct Seal {
 }
 
 impl Publisher {
-    /// Builds and sends up to `most` datagrams; gives how many. `send` says whether the socket took it: what it refuses is
-    /// counted and not tried again, for it will be repeated anyway. If `most` were sent, call again in the next turn.
+    /// Builds up to `most` datagrams, passes each to `send`, and returns how many. `send` returns whether the socket
+    /// took the datagram. A datagram that it refused is counted and not tried again: its content is repeated anyway. If
+    /// `most` were sent, call again in the next turn.
     pub fn poll_datagrams(
         &mut self,
         most: usize,
@@ -61,8 +63,8 @@ impl Publisher {
         sent + self.tell_subscribers(most - sent, now, &mut send)
     }
 
-    /// Each gets a datagram, or a few of a page, then each that has more gets as much again: nobody waits for all that
-    /// somebody else has asked for.
+    /// Each subscriber gets a datagram, or a few of a page; then each that has more gets as much again. No subscriber
+    /// waits for all that another one has asked for.
     fn tell_subscribers(
         &mut self,
         most: usize,
@@ -81,7 +83,7 @@ impl Publisher {
         let mut is_found = false;
         let mut left = WORK_AT_ONCE;
         while let Some(at) = round.pop_front() {
-            // Whoever was cut short, unless it has had something of its turn.
+            // The next turn begins with the interrupted subscriber, unless it had a part of its turn already.
             let next = if left < WORK_AT_ONCE { (at + 1) % count } else { at };
             if sent == most {
                 self.first = next;
@@ -89,7 +91,7 @@ impl Publisher {
                 break;
             }
             if !is_found && !self.sessions[at].pages.is_empty() && self.allowance.is_spent(now) {
-                // It and those behind it wait for their pages.
+                // This subscriber and those after it wait for their pages.
                 is_found = true;
                 self.first = next;
             }
@@ -108,10 +110,10 @@ impl Publisher {
                     false => {}
                 }
             } else if more && left < WORK_AT_ONCE {
-                // It looks for what is wanted, and goes on with that when the others had their turn.
+                // It is still looking for entries that match, and continues after the turns of the others.
                 round.push_back(at);
             } else if more {
-                // Nothing to send and yet more to look at: the rest is for the next turn.
+                // Nothing to send, but more entries to look at: the rest is for the next turn.
                 self.resume = Some(now);
             }
             left = WORK_AT_ONCE;
@@ -129,7 +131,7 @@ impl Publisher {
     }
 
     fn finish(&mut self, seal: &Seal, send: &mut impl FnMut(SocketAddr, &[u8]) -> bool) -> usize {
-        // Keys are not removed while sessions with them live; were one missing, silence is the safe answer.
+        // A key is not removed while sessions use it. If it were missing, silence is the safe answer.
         let Some(key) = self.keys.find(seal.key) else {
             return 0;
         };
@@ -149,7 +151,8 @@ impl Publisher {
         1
     }
 
-    /// Fills a datagram for a subscriber; true when there is more for it than fits. `left` is the work on pages that may be begun.
+    /// Fills a datagram for a subscriber; true when there is more for it than fits. `left` is the page work that may
+    /// still be begun.
     fn fill(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
         self.begin();
         self.fill_answers(at)
@@ -177,7 +180,7 @@ impl Publisher {
             return false;
         }
         if self.forgotten > session.cursor.max(session.missed) {
-            // The gap in the numbers tells the subscriber.
+            // The gap in the numbers shows it to the subscriber.
             session.missed = self.forgotten;
             session.seq = session.seq.wrapping_add(1);
         }
@@ -206,7 +209,7 @@ impl Publisher {
         let waiting = self.block_count - session.blocks;
         let skipped = waiting.saturating_sub(self.blocks.len() as u64);
         if skipped > 0 {
-            // The gap in the numbers tells the subscriber.
+            // The gap in the numbers shows it to the subscriber.
             session.seq = session.seq.wrapping_add(skipped as u32);
             session.blocks += skipped;
             self.counters.blocks_skipped += skipped;
@@ -242,7 +245,7 @@ impl Publisher {
         false
     }
 
-    /// The rest of a page, or what fits of it; true when there is more. Counts the work.
+    /// Appends the rest of a page, or what fits of it; true when there is more. Adds to `work`.
     fn fill_page(&mut self, at: usize, work: &mut u32) -> bool {
         let Session { pages, .. } = &mut self.sessions[at];
         let Some(page) = pages.front_mut() else {
@@ -251,7 +254,7 @@ impl Publisher {
         let header = Header { flags: flags::MULTI, ..page.header };
         let exact = page.filter.to_key().and_then(|key| self.flows.get(&key).copied());
         if page.filter.to_key().is_some() {
-            // One flow: found without a walk, and told only here, so that the page has exactly one message or none.
+            // One flow is found without a walk and sent only here, so that the page has exactly one message or none.
             let told = exact.and_then(|slot| self.log.value(slot));
             if let Some(told) = told.filter(|told| is_wanted(told, &page.filter) && page.told == 0) {
                 if !append(&mut self.datagram, |out| emit(told, header, out)) {
@@ -260,12 +263,12 @@ impl Publisher {
                 page.told = 1;
                 *work += 1;
             }
-            // All that there is of this flow is told: whoever asks on from a version below the head has nothing to ask.
+            // Everything about this flow is sent. With a cursor below the head the client would ask on in vain.
             page.cursor = page.head;
         } else {
             let mut passed = 0u32;
             for (version, told) in self.log.after(page.cursor) {
-                // What changed after the request is told by the notifications that follow it.
+                // Changes after the request are sent as notifications.
                 if page.left == 0 || page.passed == MAX_PASSED || version > page.head {
                     break;
                 }
@@ -332,7 +335,7 @@ impl Publisher {
 fn append(datagram: &mut Vec<u8>, emit: impl FnOnce(&mut Vec<u8>)) -> bool {
     let before = datagram.len();
     emit(datagram);
-    // Alone in its datagram a message always fits: each says how long it may get.
+    // Alone in its datagram a message always fits: each `emit` documents its longest form.
     let fits = datagram.len() <= MAX_DATAGRAM || before <= envelope::LEN;
     if !fits {
         datagram.truncate(before);
@@ -340,16 +343,16 @@ fn append(datagram: &mut Vec<u8>, emit: impl FnOnce(&mut Vec<u8>)) -> bool {
     fits
 }
 
-fn is_wanted(told: &Entry, filter: &crate::message::Filter) -> bool {
-    match told {
+fn is_wanted(entry: &Entry, filter: &crate::message::Filter) -> bool {
+    match entry {
         Entry::Flow(flow) => filter.matches(&flow.key, flow.cookie),
-        // Links and violations concern whoever trusts any flow; a violation of other flows is told too, and does no harm.
+        // Links and violations concern every subscriber; a violation of other flows is sent too, and does no harm.
         Entry::Peer(_) | Entry::Violation(_) => true,
     }
 }
 
-fn emit(told: &Entry, header: Header, out: &mut Vec<u8>) {
-    match told {
+fn emit(entry: &Entry, header: Header, out: &mut Vec<u8>) {
+    match entry {
         Entry::Flow(flow) => flow.emit(header, out),
         Entry::Peer(peer) => crate::message::emit_state(peer, header, out),
         Entry::Violation(violation) => violation.emit(header, out),

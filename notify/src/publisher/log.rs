@@ -1,26 +1,27 @@
-//! What there is to tell, in the order in which it changed, with the schedule of its repetitions.
+//! The log: everything that is published, in the order of its last change, with the schedule of repetitions.
 //!
-//! Each change gets the next *version* and moves to the end. A subscriber is a cursor into this order: it is told
-//! everything behind its cursor, each thing once and as it is now, however often it changed meanwhile. A repetition is a
-//! move to the end without a change. So changes, repetitions and dumps are one walk, and a slow reader costs nothing.
+//! Each change gets the next *version* and moves its entry to the end. A subscriber is a cursor into this order: it
+//! gets every entry after its cursor once, in its present state, however often the entry changed meanwhile. A
+//! repetition moves an entry to the end without a change. So changes, repetitions and dumps are one walk, and a slow
+//! reader costs nothing.
 //!
-//! The log knows no flows and no subscribers.
+//! The log does not know flows or subscribers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
-/// A change is told at once and again this long after it: a lost datagram costs milliseconds.
+/// A change is sent at once and again after these delays: a lost datagram costs milliseconds.
 const TAIL: [Duration; 4] =
     [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(25), Duration::from_millis(100)];
-/// Then as many times, this far apart. After that a subscriber that still missed it learns so from the numbers of the
-/// notifications and asks: ten thousand idle flows must not cost ten thousand messages a second for ever.
+/// Then it is sent [`SLOW_TIMES`] more times, this far apart. A subscriber that still missed it sees the gap in the
+/// notification numbers and asks: ten thousand idle flows must not cost ten thousand messages a second for ever.
 const SLOW: Duration = Duration::from_secs(1);
 const SLOW_TIMES: u8 = 10;
-/// Queue of the slow repetitions; those before it hold one step of the tail each.
+/// The queue of the slow repetitions; each queue before it holds one step of the tail.
 const SLOW_QUEUE: usize = TAIL.len();
 
-/// Where something is told from; valid until it is removed.
+/// Where an entry is stored; valid until the entry is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Slot(u32);
 
@@ -42,19 +43,19 @@ struct Place<T> {
     queued: u8,
 }
 
-/// Everything there is to tell.
+/// The log of everything that is published.
 #[derive(Debug)]
 pub struct Log<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
     order: BTreeMap<u64, u32>,
     version: u64,
-    /// Each nearly sorted by time, since each has one delay.
+    /// Each is nearly sorted by time, because each has one delay.
     queues: [VecDeque<(Instant, u32)>; SLOW_QUEUE + 1],
 }
 
 impl<T> Log<T> {
-    /// Nothing to tell.
+    /// An empty log.
     pub fn new() -> Log<T> {
         Log { places: vec![], free: vec![], order: BTreeMap::new(), version: 0, queues: Default::default() }
     }
@@ -64,7 +65,7 @@ impl<T> Log<T> {
         self.version
     }
 
-    /// Adds something.
+    /// Adds an entry.
     pub fn insert(&mut self, value: T, now: Instant) -> Slot {
         self.version += 1;
         let entry = Entry { value, version: self.version, changed: now, repeated: 0, due: now };
@@ -81,12 +82,12 @@ impl<T> Log<T> {
         Slot(slot)
     }
 
-    /// What is told from a slot.
+    /// The value in a slot.
     pub fn value(&self, slot: Slot) -> Option<&T> {
         self.places.get(slot.0 as usize)?.entry.as_ref().map(|entry| &entry.value)
     }
 
-    /// Changes something: it moves to the end and is told anew.
+    /// Changes an entry: it moves to the end and its repetitions start again.
     pub fn change(&mut self, slot: Slot, now: Instant, change: impl FnOnce(&mut T)) {
         let Some(entry) = self.places.get_mut(slot.0 as usize).and_then(|place| place.entry.as_mut()) else {
             return;
@@ -98,7 +99,7 @@ impl<T> Log<T> {
         self.schedule(slot.0, now);
     }
 
-    /// Takes something out; gives the version at which it was told last.
+    /// Removes an entry; returns its value and its last version.
     pub fn remove(&mut self, slot: Slot) -> Option<(T, u64)> {
         let entry = self.places.get_mut(slot.0 as usize)?.entry.take()?;
         self.order.remove(&entry.version);
@@ -106,7 +107,7 @@ impl<T> Log<T> {
         Some((entry.value, entry.version))
     }
 
-    /// What was told after a version, oldest first.
+    /// The entries after a version, oldest first.
     pub fn after(&self, version: u64) -> impl Iterator<Item = (u64, &T)> {
         self.order.range((Excluded(version), Unbounded)).filter_map(|(version, slot)| {
             let entry = self.places[*slot as usize].entry.as_ref();
@@ -114,10 +115,10 @@ impl<T> Log<T> {
         })
     }
 
-    /// Moves what is due for repetition to the end.
+    /// Moves the entries that are due for repetition to the end.
     pub fn handle_timeout(&mut self, now: Instant) {
         for queue in 0..self.queues.len() {
-            // Only what was waiting at the start: what is queued anew meanwhile waits for its own time.
+            // Only entries that waited at the start: an entry queued meanwhile waits for its own time.
             for _ in 0..self.queues[queue].len() {
                 match self.queues[queue].front() {
                     Some((due, _)) if *due <= now => {}
@@ -190,10 +191,10 @@ fn queue_of(repeated: u8) -> usize {
 mod tests {
     use super::*;
 
-    fn told(log: &Log<&'static str>, cursor: &mut u64) -> Vec<&'static str> {
-        let told: Vec<_> = log.after(*cursor).map(|(_, value)| *value).collect();
+    fn read(log: &Log<&'static str>, cursor: &mut u64) -> Vec<&'static str> {
+        let entries: Vec<_> = log.after(*cursor).map(|(_, value)| *value).collect();
         *cursor = log.version();
-        told
+        entries
     }
 
     #[test]
@@ -202,11 +203,11 @@ mod tests {
         let mut log = Log::new();
         let mut cursor = 0;
         log.insert("a", start);
-        assert_eq!(told(&log, &mut cursor), ["a"]);
+        assert_eq!(read(&log, &mut cursor), ["a"]);
         let mut times = vec![];
         while let Some(due) = log.poll_timeout() {
             log.handle_timeout(due);
-            if !told(&log, &mut cursor).is_empty() {
+            if !read(&log, &mut cursor).is_empty() {
                 times.push((due - start).as_millis());
             }
         }
@@ -225,17 +226,17 @@ mod tests {
             log.handle_timeout(at(millis));
         }
         log.change(slot, at(30), |value| *value = "b");
-        told(&log, &mut cursor);
+        read(&log, &mut cursor);
         let mut times = vec![];
         for millis in 31..200 {
             log.handle_timeout(at(millis));
-            times.extend(told(&log, &mut cursor).iter().map(|_| millis - 30));
+            times.extend(read(&log, &mut cursor).iter().map(|_| millis - 30));
         }
         assert_eq!(times, [1, 5, 25, 100]);
     }
 
     #[test]
-    fn a_thing_that_changes_always_waits_in_each_queue_at_most_once() {
+    fn an_entry_that_changes_constantly_waits_in_each_queue_at_most_once() {
         let start = Instant::now();
         let mut log = Log::new();
         let slot = log.insert("a", start);
@@ -262,8 +263,8 @@ mod tests {
         log.insert("c", now);
         let mut cursor = 1;
         log.change(a, now, |_| {});
-        assert_eq!(told(&log, &mut cursor), ["b", "c", "a"]);
+        assert_eq!(read(&log, &mut cursor), ["b", "c", "a"]);
         assert_eq!(log.remove(b), Some(("b", 2)));
-        assert_eq!(told(&log, &mut 0), ["c", "a"]);
+        assert_eq!(read(&log, &mut 0), ["c", "a"]);
     }
 }

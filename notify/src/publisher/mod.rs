@@ -1,14 +1,14 @@
-//! The publisher: what the appliance knows becomes datagrams to subscribers.
+//! The publisher: it sends what the appliance knows to subscribers, as datagrams.
 //!
-//! 1. `publish_*` notes what changed (this file);
-//! 2. [`Publisher::handle_datagram`] takes requests in and hands to the appliance what only it can do ([`Asked`]);
-//! 3. [`Publisher::poll_datagrams`] tells each subscriber what it has not been told, in the same turn.
+//! 1. `publish_*` stores what changed (this file);
+//! 2. [`Publisher::handle_datagram`] processes requests and passes on to the appliance what only it can do ([`Asked`]);
+//! 3. [`Publisher::poll_datagrams`] sends each subscriber what was not sent to it yet, in the same turn.
 //!
-//! Pure: no socket, no clock, no randomness. It believes what it is told: whether bytes are protected is decided by the
-//! caller. It keeps positions from falling within an instance and refuses older instances, nothing more.
+//! Pure: no socket, no clock, no randomness. The caller decides whether bytes are protected, and the publisher trusts
+//! it. The publisher only keeps positions from falling within an instance and refuses older instances.
 //!
-//! Start with this file, then `log` (what is told, and how often) and `deliver`. `requests` is the other direction;
-//! `allowance` and `challenge` bound what those who ask can do.
+//! Start with this file, then `log` (what is sent, and how often) and `deliver`. `requests` is the other direction;
+//! `allowance` and `challenge` limit what senders of requests can cause.
 
 mod allowance;
 mod challenge;
@@ -45,13 +45,13 @@ pub struct Limits {
     pub least_lease: Duration,
     /// The longest lease granted.
     pub most_lease: Duration,
-    /// Flows told about, those that are gone included.
+    /// Flows in the log, gone flows included.
     pub flows: usize,
-    /// Flows that are gone and still told about.
+    /// Gone flows that are kept in the log.
     pub gone: usize,
     /// Violation messages kept for dumps.
     pub violations: usize,
-    /// Block messages kept until every subscriber was told.
+    /// Block messages kept until they are sent to every subscriber.
     pub blocks: usize,
     /// Messages in one page of a dump.
     pub page: u32,
@@ -84,7 +84,7 @@ pub struct Counters {
     pub sent: u64,
     /// Datagrams the socket refused.
     pub send_errors: u64,
-    /// Requests obeyed.
+    /// Requests of subscribers that were processed, and subscriptions granted.
     pub requests: u64,
     /// Datagrams that were not this protocol, or cut short.
     pub not_ours: u64,
@@ -96,7 +96,7 @@ pub struct Counters {
     pub old_epoch: u64,
     /// Datagrams seen before.
     pub replayed: u64,
-    /// Requests of someone without a subscription.
+    /// Requests from senders without a subscription.
     pub not_subscribed: u64,
     /// Requests refused with an error.
     pub refused: u64,
@@ -106,22 +106,22 @@ pub struct Counters {
     pub challenged: u64,
     /// Leases that ended without renewal.
     pub leases_ended: u64,
-    /// Requests dropped because whoever sent them asked for more than its share.
+    /// Requests dropped because their sender asked for more than its share.
     pub excess: u64,
     /// Answers and challenges dropped because too many were waiting.
     pub answers_dropped: u64,
-    /// Blocks not told to a subscriber that was too slow.
+    /// Blocks not sent to a subscriber that was too slow.
     pub blocks_skipped: u64,
-    /// Flows not told about because of a limit.
+    /// Flows not published because of a limit.
     pub flows_refused: u64,
-    /// Updates of an instance that was replaced already.
+    /// Updates of an instance that was already replaced or gone.
     pub stale_updates: u64,
 }
 
 /// What a subscriber asked the appliance for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// Put a cookie on a flow, present or to come.
+    /// Put a cookie on a flow, present or future.
     Register {
         /// The flow.
         key: FlowKey,
@@ -132,12 +132,12 @@ pub enum Asked {
     Flush,
     /// Answer with [`Publisher::publish_barrier`] when everything read from the TUN so far is protected, or cannot be.
     Barrier {
-        /// To give back.
+        /// To pass to [`Publisher::publish_barrier`].
         id: u64,
     },
 }
 
-/// Something in the log.
+/// An entry of the log.
 #[derive(Debug)]
 enum Entry {
     Flow(Flow),
@@ -145,7 +145,51 @@ enum Entry {
     Violation(Violation),
 }
 
-/// The state of the publisher.
+/// The state of the publisher. The caller owns the socket and the clock.
+///
+/// ```
+/// use std::time::Instant;
+///
+/// use onwire_notify::client::{Core, Status, Wish};
+/// use onwire_notify::envelope::{Key, KeyError, KeyRing};
+/// use onwire_notify::message::{Event, Flow, FlowKey, Level, Origin, Positions};
+/// use onwire_notify::publisher::{Limits, Publisher};
+///
+/// let (now, key) = (Instant::now(), Key::new(1, &[7; 32])?);
+/// let mut keys = KeyRing::new();
+/// keys.insert(key.clone())?;
+/// let mut publisher = Publisher::new(keys, Limits::default(), 42, &[3; 32], now);
+/// let flow = Flow {
+///     key: FlowKey::tcp(([10, 1, 0, 1], 40_000).into(), ([10, 2, 0, 1], 5432).into()),
+///     instance: 1,
+///     peer: 0,
+///     event: Event::Protected,
+///     level: Level::OnWire,
+///     origin: Origin::Start,
+///     origin_seq: Some(1),
+///     positions: Positions { on_wire: Some(100), ..Positions::default() },
+///     violated: None,
+///     packets: None,
+///     cookie: None,
+///     block: None,
+/// };
+/// publisher.publish_flow(&flow, now);
+///
+/// // Datagrams of a client. An appliance receives them from its socket, and sends answers to the address of each.
+/// let mut client = Core::new(key, Wish::default(), 7, now);
+/// client.watch(flow.key, now);
+/// let mut request = Vec::new();
+/// while client.poll_datagram(&mut request, now) {
+///     publisher.handle_datagram(([10, 1, 0, 1], 4000).into(), &request, now);
+///     publisher.poll_datagrams(64, now, |_address, bytes| {
+///         client.handle_datagram(bytes, now);
+///         true
+///     });
+/// }
+/// let status = client.status(&flow.key, 100, Level::OnWire, now);
+/// assert_eq!(status, Status::Protected { level: Level::OnWire });
+/// # Ok::<(), KeyError>(())
+/// ```
 #[derive(Debug)]
 pub struct Publisher {
     limits: Limits,
@@ -154,9 +198,9 @@ pub struct Publisher {
     challenger: Challenger,
     log: Log<Entry>,
     flows: HashMap<FlowKey, Slot>,
-    /// Flows that are gone, oldest first, with their instance: a slot may have been taken over since.
+    /// Gone flows, oldest first, with their instance: a newer instance may use the slot by now.
     gone: VecDeque<(FlowKey, u64)>,
-    /// Something told at this version is not in the log any more: who asks for less gets everything.
+    /// The highest version of a forgotten entry: a client that asks from below it gets everything.
     forgotten: u64,
     peers: Vec<(u32, Slot)>,
     violations: VecDeque<Slot>,
@@ -165,20 +209,20 @@ pub struct Publisher {
     /// How many blocks were published; the last of `blocks` has this number.
     block_count: u64,
     sessions: Vec<Session>,
-    /// The session to be served first in the next turn.
+    /// The session that is served first in the next turn.
     first: usize,
-    /// Sessions that may have more to be told in this turn.
+    /// Sessions that may have more to send in this turn.
     round: VecDeque<usize>,
-    /// When pages that wait may go on.
+    /// When waiting pages may continue.
     resume: Option<Instant>,
     allowance: Allowance,
-    /// Who asked for more than its share last, and with which key.
+    /// The last sender that asked for more than its share, and its key.
     excessive: Option<(SocketAddr, u16)>,
-    /// Answers to those without a subscription: a challenge, or the refusal.
+    /// Answers to senders without a subscription: a challenge (`None`) or a refusal.
     strangers: VecDeque<(challenge::Asker, Header, Option<Refusal>)>,
     asked: VecDeque<Asked>,
     barrier_count: u64,
-    /// Of all datagrams sent: one sequence for all subscribers.
+    /// Datagrams sent, one count for all subscribers.
     datagram_count: u64,
     counters: Counters,
     /// The datagram being built.
@@ -191,7 +235,7 @@ impl Publisher {
         Publisher {
             limits,
             keys,
-            // 0 means "not known" in an envelope; a generator that gives it must not make an unusable publisher.
+            // 0 means "unknown" in an envelope; a random 0 must not make an unusable publisher.
             epoch: epoch.max(1),
             challenger: Challenger::new(secret, now),
             log: Log::new(),
@@ -218,8 +262,8 @@ impl Publisher {
         }
     }
 
-    /// Tells about a flow. Positions that are lower than those told before do not count. A loss is over when it is not
-    /// told any more: who tells must do so until the mirror has acknowledged it.
+    /// Publishes a flow. Positions lower than the published ones are ignored. A loss ends with the first call without
+    /// `violated`: the caller must set it until the mirror has acknowledged the loss.
     pub fn publish_flow(&mut self, flow: &Flow, now: Instant) {
         let known = self.flows.get(&flow.key).copied();
         let before = known.and_then(|slot| match self.log.value(slot) {
@@ -255,7 +299,7 @@ impl Publisher {
         }
     }
 
-    /// Tells the state of the link to a peer. More than [`MAX_PEERS`] are not told.
+    /// Publishes the state of the link to a peer. Peers beyond [`MAX_PEERS`] are ignored.
     pub fn publish_state(&mut self, peer: &Peer, now: Instant) {
         match self.peers.iter().find(|(id, _)| *id == peer.id) {
             Some((_, slot)) => self.log.change(*slot, now, |told| {
@@ -273,16 +317,17 @@ impl Publisher {
         }
     }
 
-    /// Tells that ranges which were called protected are lost.
+    /// Publishes that ranges which were called protected are lost.
     pub fn publish_violation(&mut self, peer: u32, ranges: &[Range], now: Instant) {
-        // The flow itself says it too, for as long as it is told about: who missed the message learns it there.
+        // The flow itself reports the loss too, while it is in the log: a client that missed the violation sees it
+        // there.
         for range in ranges {
             let Some(slot) = self.flows.get(&range.key).copied() else {
                 continue;
             };
             if matches!(self.log.value(slot), Some(Entry::Flow(flow)) if flow.instance == range.instance) {
                 self.log.change(slot, now, |told| {
-                    // What the mirror has by now was made good by another way.
+                    // Bytes that the mirror has acknowledged arrived another way.
                     if let Entry::Flow(flow) = told
                         && flow.positions.acked.is_none_or(|acked| acked < range.end)
                     {
@@ -291,9 +336,9 @@ impl Publisher {
                 });
             }
         }
-        // A loss that hit no flow we still know of is told, too: it counts.
-        let nobody = ranges.is_empty().then_some(ranges);
-        for ranges in ranges.chunks(MAX_RANGES).chain(nobody) {
+        // A loss without a known flow is published too: it counts.
+        let without_flow = ranges.is_empty().then_some(ranges);
+        for ranges in ranges.chunks(MAX_RANGES).chain(without_flow) {
             self.violation_count += 1;
             let violation = Violation { number: self.violation_count, peer, ranges: ranges.to_vec() };
             let slot = self.log.insert(Entry::Violation(violation), now);
@@ -305,7 +350,7 @@ impl Publisher {
         }
     }
 
-    /// Tells that a block was decided, to those who want to know of each. Nothing is kept when nobody does.
+    /// Publishes that a block was decided, to the subscribers of each block. Without such a subscriber nothing is kept.
     pub fn publish_block(&mut self, block: &Block) {
         self.block_count += 1;
         if !self.wants_blocks() {
@@ -318,7 +363,7 @@ impl Publisher {
         }
     }
 
-    /// Answers a barrier: everything read from the TUN before it was asked for has reached `level`; `None`: something
+    /// Answers a barrier: everything read from the TUN before its request has reached `level`; `None`: something
     /// failed.
     pub fn publish_barrier(&mut self, id: u64, level: Option<Level>) {
         for session in &mut self.sessions {
@@ -333,12 +378,12 @@ impl Publisher {
         }
     }
 
-    /// What subscribers asked the appliance for, in order.
+    /// The next thing that a subscriber asked the appliance for, in order.
     pub fn poll_asked(&mut self) -> Option<Asked> {
         self.asked.pop_front()
     }
 
-    /// Ends leases, and tells again what is due to be told again.
+    /// Ends leases, and repeats what is due for repetition.
     pub fn handle_timeout(&mut self, now: Instant) {
         let before = self.sessions.len();
         self.sessions.retain(|session| session.ends > now);
@@ -357,12 +402,12 @@ impl Publisher {
         self.counters
     }
 
-    /// Who asked for more than its share since the last time, and with which key; of several the last.
+    /// The last sender that asked for more than its share since the previous call, and its key.
     pub fn poll_excessive(&mut self) -> Option<(SocketAddr, u16)> {
         self.excessive.take()
     }
 
-    /// Somebody wants to know of each block.
+    /// Whether a subscriber wants a message for each block.
     pub fn wants_blocks(&self) -> bool {
         self.sessions.iter().any(|session| session.groups & super::message::GROUP_BLOCKS != 0)
     }
@@ -372,7 +417,7 @@ impl Publisher {
         self.sessions.iter().map(|session| session.address)
     }
 
-    /// Makes room by forgetting a flow that is gone; false when there is none.
+    /// Makes room by forgetting the oldest gone flow; false when there is none.
     fn forget_oldest_gone(&mut self) -> bool {
         while let Some((key, instance)) = self.gone.pop_front() {
             let slot = self.flows.get(&key).copied();

@@ -1,11 +1,13 @@
-//! Requests: who may ask, and what becomes of it.
+//! Incoming requests: which are accepted, and what they do.
 //!
-//! In order: the envelope opens → this run is meant → a subscriber is known by address, key and epoch, and the counter
-//! is new → the request is well formed. What fails before the last step is counted and not answered: an answer would
-//! serve a forger only. Someone unknown may only subscribe, and is first asked to prove that it receives at its address.
+//! The checks in order: the envelope opens → it is for this run → address, key and epoch belong to a subscriber, and
+//! the counter is new → the request is well formed. A datagram that fails before the last check is counted and not
+//! answered: an answer would only serve a forger. An unknown sender may only subscribe, and must first prove that it
+//! receives at its address.
 //!
-//! What is beyond the share of whoever asks ([`super::allowance`]) is counted and dropped, too. It is asked for again, later
-//! each time, as if it had been lost; an answer would cost what it is to save, and a program would take it for final.
+//! A request beyond its sender's share ([`super::allowance`]) is counted and dropped, too. The client repeats it, with
+//! longer and longer waits, as if it were lost. An answer would cost the work that the limit saves, and a program would
+//! take it as final.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -18,15 +20,15 @@ use crate::envelope::{Direction, Envelope, Forged};
 use crate::message::{Filter, Header, Message, Messages, Raw, Refusal, RefusalCode, Request, Subscribed, Token};
 use crate::replay::ReplayWindow;
 
-/// Answers to strangers waiting to be sent.
+/// Waiting answers to senders without a subscription.
 const MAX_STRANGERS: usize = 64;
-/// Things asked of the appliance and not yet taken.
+/// Requests to the appliance that it has not taken yet.
 const MAX_ASKED: usize = 256;
 /// Requests in one datagram.
 const MAX_REQUESTS: usize = 4;
 
 impl Publisher {
-    /// Takes in a datagram from a client. What is wrong with it is counted.
+    /// Processes a datagram from a client. A refused datagram is counted by its fault.
     pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
         let keys = std::mem::take(&mut self.keys);
         match keys.open(Direction::Request, datagram) {
@@ -42,7 +44,7 @@ impl Publisher {
         let asker = Asker { address: from, key: envelope.key, epoch: envelope.sender };
         let ours = envelope.receiver == self.epoch;
         if !ours && envelope.receiver != 0 {
-            // A client that knows an earlier run learns of this one by the challenge; only subscriptions are looked at.
+            // A client of an earlier run learns of this one by the challenge: only its subscription is looked at.
             self.counters.old_epoch += 1;
             return self.on_stranger(&asker, false, messages, now);
         }
@@ -67,7 +69,7 @@ impl Publisher {
         }
     }
 
-    /// Someone without a subscription: it may ask for one.
+    /// A datagram from a sender without a subscription, which may ask for one.
     fn on_stranger(&mut self, asker: &Asker, ours: bool, messages: &[u8], now: Instant) {
         let Some(Ok(raw)) = Messages::new(messages).next() else {
             self.counters.not_ours += 1;
@@ -89,14 +91,14 @@ impl Publisher {
             }
             return;
         }
-        // An earlier run at the same address keeps its session until its lease ends: were it ended here, a recorded
-        // subscription of an earlier run could end that of the present one.
+        // An earlier run of the client at the same address keeps its session until its lease ends. If it ended here, a
+        // recorded subscription of an earlier run could end the session of the present one.
         let refusal = self.limit_reached(asker);
         self.sessions.push(Session {
             address: asker.address,
             key: asker.key,
             epoch: asker.epoch,
-            // The subscription itself needs no place in the window: sent again it only renews, within its token's time.
+            // The subscription itself needs no place in the window: replayed, it only renews, while its token is valid.
             window: ReplayWindow::default(),
             lease: self.limits.least_lease,
             ends: now,
@@ -151,7 +153,7 @@ impl Publisher {
         let Session { address, key, share, .. } = &mut self.sessions[at];
         let granted = match request {
             Ok(Request::Subscribe { .. }) => share.take_renewal(now),
-            // Paid for when they are told. The end of a subscription is less work than its beginning.
+            // Pages are paid for when they are sent. The end of a subscription is less work than its beginning.
             Ok(Request::GetFlows { .. } | Request::Unsubscribe) => true,
             Ok(_) | Err(_) => self.allowance.take_ask(share, now),
         };
@@ -176,7 +178,7 @@ impl Publisher {
                 return true;
             }
             Ok(Request::Register { key, cookie }) => self.ask(Asked::Register { key, cookie }),
-            // Blocks are closed at the end of the turn: once is enough, however many ask.
+            // Blocks are closed at the end of the turn: one flush serves any number of requests.
             Ok(Request::Flush) if self.asked.contains(&Asked::Flush) => Message::Acknowledged,
             Ok(Request::Flush) => self.ask(Asked::Flush),
             Ok(Request::Barrier) => {
@@ -224,12 +226,13 @@ impl Publisher {
         self.counters.answers_dropped += u64::from(!session.answer(header, answer));
     }
 
-    /// From which version on a client is told the truth that asks for what changed after `since`.
+    /// The version after which a page must begin, for a client that asks for what changed after `since`.
     fn since_when(&self, since: u64, begun: Option<u64>) -> u64 {
-        // What was forgotten cannot be told as gone: then only everything is the truth. In a dump of all nothing is told as
-        // gone that changed before it began, so it may go on: else it would begin anew for ever while flows come and go.
+        // A forgotten flow cannot be reported as gone, so the page must hold everything. A full dump need not report
+        // flows that were gone before it began, so it may continue: otherwise it would start again for ever while flows
+        // come and go.
         let is_known = since >= self.forgotten || begun.is_some_and(|head| head >= self.forgotten && head >= since);
-        // A version from the future belongs to nobody; it gets everything too.
+        // A version from the future is invalid: the page holds everything, too.
         if is_known && since.max(begun.unwrap_or(0)) <= self.log.version() { since } else { 0 }
     }
 
@@ -253,7 +256,7 @@ impl Publisher {
         }
     }
 
-    /// A request is dropped because whoever sent it asks for more than its share.
+    /// Counts a request that is dropped because its sender asks for more than its share.
     fn on_excess(&mut self, address: SocketAddr, key: u16) {
         self.counters.excess += 1;
         self.excessive = Some((address, key));

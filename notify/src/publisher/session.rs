@@ -1,6 +1,7 @@
-//! One subscriber: how long its lease lasts, how far it was told, what it waits for.
+//! One subscriber: its lease, how far the log was sent to it, and what waits for it.
 //!
-//! Everything about it is bounded and its own: one that vanishes or never reads costs datagrams until its lease ends.
+//! Its state is bounded and separate: a subscriber that vanishes or never reads only costs datagrams until its lease
+//! ends.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,15 +15,15 @@ use crate::replay::ReplayWindow;
 const MAX_ANSWERS: usize = 16;
 /// Pages waiting to be sent to one subscriber.
 const MAX_PAGES: usize = 64;
-/// Barriers remembered for one subscriber: the oldest gives way.
+/// Barriers remembered for one subscriber: the oldest is dropped.
 const MAX_BARRIERS: usize = 16;
 
-/// A barrier that a subscriber asked for. It is kept after its answer, since the answer may be lost and asked for again.
+/// A barrier that a subscriber asked for. It is kept after its answer: the answer may be lost and asked for again.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
     /// The request's number and port.
     pub header: Header,
-    /// The appliance's name for it.
+    /// The id that the appliance got with it.
     pub id: u64,
     /// How it ended.
     pub outcome: Option<Option<Level>>,
@@ -35,48 +36,48 @@ pub struct Page {
     pub header: Header,
     /// Which flows.
     pub filter: Filter,
-    /// What the client asked for, or 0 if that is not known any more.
+    /// The version the client asked from, or 0 if that version is not known any more.
     pub since: u64,
-    /// Told up to here.
+    /// The version up to which the page is sent.
     pub cursor: u64,
-    /// Messages told.
+    /// Messages sent.
     pub told: u32,
-    /// Messages that may still be told.
+    /// Messages that may still be sent.
     pub left: u32,
-    /// Entries that were not wanted.
+    /// Entries that did not match.
     pub passed: u32,
-    /// The number of the last notification when the request came.
+    /// The number of the last notification when the request arrived.
     pub notified: u32,
-    /// The newest version when the request came: the page does not run after changes that come later.
+    /// The newest version when the request arrived: the page does not follow later changes.
     pub head: u64,
 }
 
 /// A subscriber.
 #[derive(Debug)]
 pub struct Session {
-    /// Where it receives.
+    /// The address it receives at.
     pub address: SocketAddr,
     /// Its key.
     pub key: u16,
-    /// Its run.
+    /// The client's epoch.
     pub epoch: u64,
-    /// Its requests that were seen.
+    /// The counters of its requests that were seen.
     pub window: ReplayWindow,
-    /// Granted.
+    /// The granted lease.
     pub lease: Duration,
     /// When the lease ends.
     pub ends: Instant,
-    /// What it wants to be told.
+    /// The groups it subscribes to.
     pub groups: u32,
     /// Which flows.
     pub filter: Filter,
     /// Notifications so far.
     pub seq: u32,
-    /// It was told everything up to this version.
+    /// Everything up to this version was sent to it.
     pub cursor: u64,
-    /// Something of this version was forgotten before it was told, and the numbers say so.
+    /// An entry of this version was forgotten before it was sent; the gap in the numbers shows it.
     pub missed: u64,
-    /// It was told every block up to this one.
+    /// Every block up to this one was sent to it, or skipped.
     pub blocks: u64,
     /// When the next heartbeat is due.
     pub heartbeat: Instant,
@@ -100,7 +101,7 @@ impl Session {
         room
     }
 
-    /// Queues a page; false when too many wait already. One that waits is not queued twice: its request was sent again.
+    /// Queues a page; false when too many wait already. A repeated request does not queue a waiting page twice.
     pub fn begin_page(&mut self, page: Page) -> bool {
         let Header { seq, port, .. } = page.header;
         if self.pages.iter().any(|waiting| (waiting.header.seq, waiting.header.port) == (seq, port)) {
@@ -116,7 +117,7 @@ impl Session {
         room
     }
 
-    /// Remembers a barrier; true when it is a new one that the appliance must be asked for.
+    /// Remembers a barrier; true when it is new and the appliance must be asked for it.
     pub fn wait_for(&mut self, header: Header, id: u64) -> bool {
         let same = |waiting: &&Waiting| waiting.header.seq == header.seq && waiting.header.port == header.port;
         if let Some(known) = self.barriers.iter().find(same).copied() {

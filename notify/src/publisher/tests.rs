@@ -1,4 +1,5 @@
-//! Tests of the publisher: who may ask, what is remembered and how much of it, and what a subscriber is told of losses.
+//! Tests of the publisher: which requests it accepts, what it remembers and how much of it, and how losses reach a
+//! subscriber.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::message::{
 };
 use crate::pair::{EPOCH, Pair, flow, home, key};
 
-/// A datagram of requests as no client of ours would send it.
+/// A sealed datagram of requests, with any key, epochs and counter.
 fn sealed(requests: &[Request], (id, sender, receiver, counter): (u16, u64, u64, u64)) -> Vec<u8> {
     let mut datagram = vec![0; envelope::LEN];
     for (number, request) in (1000..).zip(requests) {
@@ -34,7 +35,7 @@ fn gone(port: u16) -> Flow {
     Flow { event: Event::Gone(GoneReason::Closed), ..flow(port, 10) }
 }
 
-/// What is in datagrams of the publisher.
+/// The messages in datagrams of the publisher.
 fn messages(datagrams: &[Vec<u8>]) -> Vec<Message> {
     let mut keys = KeyRing::new();
     keys.insert(key(1)).unwrap();
@@ -42,15 +43,15 @@ fn messages(datagrams: &[Vec<u8>]) -> Vec<Message> {
     opened.flat_map(Messages::new).map(|raw| Message::parse(&raw.unwrap()).unwrap()).collect()
 }
 
-/// The end of a page that the client asks for; meanwhile something happens.
+/// The end of a page that the client asks for; `meanwhile` runs between the request and the answer.
 fn page(pair: &mut Pair, since: u64, now: Instant, meanwhile: impl FnOnce(&mut Pair)) -> Done {
-    pair.converse(now);
+    pair.exchange(now);
     let page = Request::GetFlows { since, begun: None, count: 48, filter: Filter::default() };
     let counter = pair.publisher.counters().requests + 3000;
     pair.publisher.handle_datagram(home(), &sealed(&[page], (1, 7, EPOCH, counter)), now);
     meanwhile(pair);
-    let told = messages(&pair.answers(now));
-    let mut ends = told.iter().filter_map(|message| match message {
+    let received = messages(&pair.answers(now));
+    let mut ends = received.iter().filter_map(|message| match message {
         Message::Done(done) => Some(*done),
         _ => None,
     });
@@ -58,7 +59,7 @@ fn page(pair: &mut Pair, since: u64, now: Instant, meanwhile: impl FnOnce(&mut P
 }
 
 #[test]
-fn a_session_belongs_to_its_address_its_key_and_both_runs() {
+fn a_session_is_bound_to_its_address_its_key_and_both_epochs() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
     let own = (1, 7, EPOCH, 1000);
@@ -86,33 +87,37 @@ fn each_barrier_has_its_own_answer() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
     let [first, second] = [0; 2].map(|_| pair.client.request(Request::Barrier, now).unwrap());
-    pair.converse(now);
+    pair.exchange(now);
     let asked: Vec<_> = std::iter::from_fn(|| pair.publisher.poll_asked()).collect();
     let [Asked::Barrier { id: one }, Asked::Barrier { id: two }] = asked[..] else { panic!("{asked:?}") };
     pair.publisher.publish_barrier(two, Some(Level::OnWire));
-    pair.converse(now);
+    pair.exchange(now);
     assert_eq!(pair.client.poll_outcome(first), None);
     assert_eq!(pair.client.poll_outcome(second), Some(Outcome::Barrier(Some(Level::OnWire))));
     pair.publisher.publish_barrier(one, None);
-    pair.converse(now);
+    pair.exchange(now);
     assert_eq!(pair.client.poll_outcome(first), Some(Outcome::Barrier(None)));
 }
 
 #[test]
-fn a_loss_of_no_known_flow_counts_and_is_told_once() {
+fn a_loss_of_no_known_flow_counts_and_is_sent_once() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
-    pair.told();
+    pair.messages();
     pair.publisher.publish_violation(3, &[], now);
-    pair.converse(now + Duration::from_millis(100));
-    let told = pair.told();
-    let violations = told.iter().filter(|message| matches!(message, Message::Violation(it) if it.ranges.is_empty()));
-    assert_eq!(violations.count(), 1, "{told:?}");
-    assert!(told.iter().any(|message| matches!(message, Message::Heartbeat(it) if it.violations == 1)), "{told:?}");
+    pair.exchange(now + Duration::from_millis(100));
+    let received = pair.messages();
+    let violations =
+        received.iter().filter(|message| matches!(message, Message::Violation(it) if it.ranges.is_empty()));
+    assert_eq!(violations.count(), 1, "{received:?}");
+    assert!(
+        received.iter().any(|message| matches!(message, Message::Heartbeat(it) if it.violations == 1)),
+        "{received:?}"
+    );
 }
 
 #[test]
-fn a_flow_is_violated_by_a_loss_of_its_own_instance_that_the_mirror_has_not() {
+fn a_loss_violates_a_flow_if_it_is_of_its_instance_and_not_acknowledged() {
     let now = Instant::now();
     let mut pair = Pair::new(now);
     let positions = Positions { on_wire: Some(100), acked: Some(60), ..Positions::default() };
@@ -123,34 +128,37 @@ fn a_flow_is_violated_by_a_loss_of_its_own_instance_that_the_mirror_has_not() {
         [(4, 70, 90, None), (5, 30, 60, None), (5, 50, 90, Some(50)), (5, 95, 99, Some(50))]
     {
         pair.publisher.publish_violation(0, &[Range { key, instance, start, end }], now);
-        let told = pair.publisher.flows.get(&key).and_then(|slot| pair.publisher.log.value(*slot));
+        let entry = pair.publisher.flows.get(&key).and_then(|slot| pair.publisher.log.value(*slot));
         assert!(
-            matches!(told, Some(super::Entry::Flow(flow)) if flow.violated == violated),
-            "{start} to {end}: {told:?}"
+            matches!(entry, Some(super::Entry::Flow(flow)) if flow.violated == violated),
+            "{start} to {end}: {entry:?}"
         );
     }
 }
 
 #[test]
-fn a_flow_that_is_gone_does_not_come_back() {
+fn a_gone_flow_does_not_come_back() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
-    pair.told();
+    pair.messages();
     pair.publisher.publish_flow(&gone(1), now);
     pair.publisher.publish_flow(&flow(1, 5000), now);
-    pair.converse(now);
-    let told = pair.told();
+    pair.exchange(now);
+    let received = pair.messages();
     let is_gone = |message: &Message| match message {
         Message::Flow(flow) => flow.event == gone(1).event && flow.positions.on_wire == Some(100),
         _ => true,
     };
-    assert!(told.iter().any(|message| matches!(message, Message::Flow(_))) && told.iter().all(is_gone), "{told:?}");
+    assert!(
+        received.iter().any(|message| matches!(message, Message::Flow(_))) && received.iter().all(is_gone),
+        "{received:?}"
+    );
     assert_eq!(pair.publisher.counters().stale_updates, 1);
 }
 
-/// Without it a client would never learn that a flow is gone which was forgotten meanwhile.
+/// Otherwise a client would never learn that a flow is gone if the publisher has forgotten it meanwhile.
 #[test]
-fn a_page_since_something_forgotten_or_yet_to_come_is_everything() {
+fn a_page_since_a_forgotten_or_future_version_holds_everything() {
     let now = Instant::now();
     let mut pair = Pair::with(Limits { gone: 1, ..Limits::default() }, now);
     [1, 2].into_iter().for_each(|port| pair.publisher.publish_flow(&flow(port, 10), now));
@@ -166,9 +174,9 @@ fn a_page_since_something_forgotten_or_yet_to_come_is_everything() {
     assert_eq!(since(&mut pair, u64::MAX), 0);
 }
 
-/// What a page says was notified before it, a client takes for heard: nothing that comes later may be in that number.
+/// A client takes everything up to `notified` as received, so later notifications must have higher numbers.
 #[test]
-fn a_page_tells_what_was_notified_when_it_was_asked_for_and_goes_no_further() {
+fn a_page_ends_at_the_version_and_the_notification_of_its_request() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
     let (notified, head) = (pair.publisher.sessions[0].seq, pair.publisher.log.version());
@@ -181,28 +189,28 @@ fn a_page_tells_what_was_notified_when_it_was_asked_for_and_goes_no_further() {
 }
 
 #[test]
-fn a_lease_is_neither_too_short_nor_too_long() {
+fn a_granted_lease_stays_within_its_limits() {
     let now = Instant::now();
     for (asked, granted) in [(1, 500), (700, 700), (3_600_000, 60_000)] {
         let mut pair = Pair::new(now);
         let wish = Wish { lease: Duration::from_millis(asked), follow: true, ..Wish::default() };
         pair.client = Core::new(key(1), wish, 9, now);
-        pair.converse(now);
+        pair.exchange(now);
         let granted = Duration::from_millis(granted);
         let ends = now + granted;
         pair.publisher.handle_timeout(ends - Duration::from_millis(1));
         assert_eq!(pair.publisher.subscribers().count(), 1);
         pair.publisher.handle_timeout(ends);
         assert_eq!(pair.publisher.subscribers().count(), 0, "{asked}");
-        let told = pair.told();
-        let is_told =
+        let received = pair.messages();
+        let is_received =
             |message: &Message| matches!(message, Message::Subscribed(Subscribed { lease, .. }) if *lease == granted);
-        assert!(told.is_empty() || told.iter().any(is_told), "{told:?}");
+        assert!(received.is_empty() || received.iter().any(is_received), "{received:?}");
     }
 }
 
 #[test]
-fn what_programs_ask_for_is_bounded() {
+fn the_requests_of_a_subscriber_are_bounded() {
     let now = Instant::now();
     let mut pair = Pair::watching(now);
     let before = pair.publisher.counters();
@@ -258,7 +266,7 @@ fn subscribers_at_one_address_are_bounded_whatever_their_keys() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded() {
+fn the_memory_of_the_publisher_is_bounded() {
     let now = Instant::now();
     let limits = Limits { flows: 8, gone: 4, violations: 5, ..Limits::default() };
     let mut pair = Pair::with(limits, now);
@@ -270,7 +278,7 @@ fn what_is_remembered_is_bounded() {
     assert_eq!(pair.publisher.counters().flows_refused, 92);
     (0..100).for_each(|port| pair.publisher.publish_flow(&gone(port), now));
     assert_eq!(pair.publisher.gone.len(), 4);
-    // What is gone makes room.
+    // Gone flows make room.
     let refused = pair.publisher.counters().flows_refused;
     pair.publisher.publish_flow(&flow(200, 10), now);
     assert_eq!(
@@ -280,24 +288,24 @@ fn what_is_remembered_is_bounded() {
 }
 
 #[test]
-fn what_is_forgotten_before_it_was_told_leaves_a_gap_in_the_numbers() {
+fn an_entry_forgotten_before_it_was_sent_leaves_a_gap_in_the_numbers() {
     let start = Instant::now();
     let limits = Limits { gone: 4, violations: 5, ..Limits::default() };
     for (count, is_missed) in [(4, false), (6, true)] {
-        let untold = |pair: &mut Pair, now| {
-            let told = pair.answers(now);
-            pair.tell(&told, now);
+        let is_stale = |pair: &mut Pair, now| {
+            let received = pair.answers(now);
+            pair.deliver_answers(&received, now);
             pair.client.is_stale()
         };
         let mut pair = Pair::with(limits, start);
-        pair.converse(start);
+        pair.exchange(start);
         (0..count).for_each(|_| pair.publisher.publish_violation(0, &[], start));
-        assert_eq!(untold(&mut pair, start), is_missed, "{count} violations");
+        assert_eq!(is_stale(&mut pair, start), is_missed, "{count} violations");
 
         let mut pair = Pair::with(limits, start);
         (0..count).for_each(|port| pair.publisher.publish_flow(&flow(port, 10), start));
-        pair.converse(start);
+        pair.exchange(start);
         (0..count).for_each(|port| pair.publisher.publish_flow(&gone(port), start));
-        assert_eq!(untold(&mut pair, start), is_missed, "{count} flows that are gone");
+        assert_eq!(is_stale(&mut pair, start), is_missed, "{count} flows that are gone");
     }
 }

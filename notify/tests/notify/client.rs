@@ -1,4 +1,4 @@
-//! The blocking client against a publisher behind a real socket on the loopback.
+//! The blocking client against a publisher behind a real loopback socket.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -21,10 +21,10 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
-/// Whoever registers this cookie hears a little later that all of the flow is lost.
+/// A program that registers this cookie gets a violation of the whole flow a little later.
 const VIOLATE: u64 = 666;
 
-/// A publisher that knows one flow, of which everything is on the wire at once when a flush is asked for.
+/// A publisher that knows one flow. A flush request puts all its bytes on the wire at once.
 struct Appliance {
     address: std::net::SocketAddr,
     stop: Arc<AtomicBool>,
@@ -108,7 +108,7 @@ fn flow(key: FlowKey) -> Flow {
 }
 
 #[test]
-fn a_write_is_protected_when_the_appliance_says_so_and_not_before() {
+fn a_write_is_protected_when_the_appliance_reports_it_and_not_before() {
     let (mut stream, mut other) = connection();
     let flow_key = Client::flow_of(&stream).unwrap().key;
     let appliance = Appliance::start(flow(flow_key), 5);
@@ -130,7 +130,7 @@ fn a_write_is_protected_when_the_appliance_says_so_and_not_before() {
 }
 
 #[test]
-fn a_program_that_stood_still_was_told_protected_with_the_violation_unread() {
+fn a_program_that_was_suspended_reads_the_violation_before_it_gets_an_answer() {
     let (mut stream, _other) = connection();
     let flow_key = Client::flow_of(&stream).unwrap().key;
     let appliance = Appliance::start(flow(flow_key), 5);
@@ -141,14 +141,14 @@ fn a_program_that_stood_still_was_told_protected_with_the_violation_unread() {
     assert_eq!(client.wait(&flow_key, 5, soon()).unwrap(), Waited::Protected { level: Level::OnWire });
     assert_eq!(client.register(flow_key, VIOLATE, soon()).unwrap(), Ok(()));
     assert_eq!(client.wait(&flow_key, 5, soon()).unwrap(), Waited::Protected { level: Level::OnWire }, "as yet");
-    // It is halted, or does something else; the appliance goes on.
+    // The program is suspended; the appliance goes on.
     std::thread::sleep(Duration::from_millis(200));
     let waited = client.wait(&flow_key, 5, Instant::now()).unwrap();
     assert!(matches!(waited, Waited::NotProtected { .. }), "{waited:?}");
 }
 
 #[test]
-fn claims_of_more_than_was_written_are_another_connection() {
+fn claims_of_more_than_was_written_are_about_another_connection() {
     let (mut stream, _other) = connection();
     stream.write_all(b"hello").unwrap();
     let flow_key = Client::flow_of(&stream).unwrap().key;
@@ -160,13 +160,13 @@ fn claims_of_more_than_was_written_are_another_connection() {
 }
 
 #[test]
-fn nobody_and_a_wrong_key_mean_not_protected() {
+fn no_publisher_and_a_wrong_key_mean_not_protected() {
     let (stream, _other) = connection();
     let flow_key = Client::flow_of(&stream).unwrap().key;
-    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unused = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let appliance = Appliance::start(flow(flow_key), 0);
     let wrong = Key::new(1, &[6; 32]).unwrap();
-    for (address, key) in [(nobody, key()), (appliance.address, wrong)] {
+    for (address, key) in [(unused, key()), (appliance.address, wrong)] {
         let mut client = Client::connect(address, key).unwrap();
         let waited = client.wait_all(&stream, Instant::now() + Duration::from_millis(200)).unwrap();
         assert_eq!(waited, Waited::NotProtected { reason: Reason::NoContact });
@@ -175,15 +175,15 @@ fn nobody_and_a_wrong_key_mean_not_protected() {
     }
 }
 
-/// Of no bytes at all everything is protected; but not of a flow that nobody knows.
+/// Zero bytes are always protected, but not zero bytes of an unknown flow.
 #[test]
-fn an_unknown_flow_a_lost_contact_and_no_watch_are_no_yes_even_about_no_bytes() {
+fn an_unknown_flow_a_lost_contact_and_no_watch_never_mean_protected_even_for_zero_bytes() {
     let (stream, _other) = connection();
     let flow_key = Client::flow_of(&stream).unwrap().key;
     let nowhere = FlowKey::tcp(([10, 9, 9, 9], 1).into(), ([10, 9, 9, 9], 2).into());
     let all = Some(1 << 40);
-    let told = Positions { queued: all, on_wire: all, decoded: all, acked: all };
-    let appliance = Appliance::start(Flow { positions: told, ..flow(flow_key) }, 0);
+    let all_levels = Positions { queued: all, on_wire: all, decoded: all, acked: all };
+    let appliance = Appliance::start(Flow { positions: all_levels, ..flow(flow_key) }, 0);
     let mut client = Client::connect(appliance.address, key()).unwrap();
     client.set_least_level(Level::Queued);
     assert_eq!(client.status(&nowhere, 0).unwrap(), Status::Never(Reason::UnknownFlow), "not watched");
@@ -202,7 +202,7 @@ fn an_unknown_flow_a_lost_contact_and_no_watch_are_no_yes_even_about_no_bytes() 
 }
 
 #[test]
-fn who_follows_gets_every_message() {
+fn a_client_that_follows_gets_every_message() {
     let (stream, _other) = connection();
     let appliance = Appliance::start(flow(Client::flow_of(&stream).unwrap().key), 0);
     let wish = Wish { follow: true, ..Wish::default() };

@@ -1,5 +1,5 @@
-//! Sentences of `docs/protocol.md` that a literal client relies on, each against the publisher: datagrams made by hand, and
-//! what comes back.
+//! Sentences of `docs/protocol.md` that a client relies on, each checked against the publisher with hand-made datagrams
+//! and their answers.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
@@ -42,24 +42,24 @@ fn range(port: u16) -> Range {
     Range { key: flow(port).key, instance: u64::from(port) + 1, start: 0, end: 5 }
 }
 
-/// A publisher and a client that does what the page says and nothing else.
-struct Desk {
+/// A publisher, and a client that does exactly what the page describes.
+struct Harness {
     publisher: Publisher,
     ring: KeyRing,
     now: Instant,
     counter: u64,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Harness {
+    fn new() -> Harness {
         let now = Instant::now();
         let mut ring = KeyRing::new();
         ring.insert(key()).unwrap();
         let publisher = Publisher::new(ring.clone(), Limits::default(), EPOCH, &[3; 32], now);
-        Desk { publisher, ring, now, counter: 0 }
+        Harness { publisher, ring, now, counter: 0 }
     }
 
-    /// Sends a request, the bytes of which `change` may change, and gives what comes until nothing more does.
+    /// Sends a request, whose bytes `change` may change, and returns all that the publisher sends then.
     fn ask_with(&mut self, seq: u32, request: Request, change: impl FnOnce(&mut Vec<u8>)) -> Vec<(Header, Message)> {
         let mut datagram = vec![0; LEN];
         request.emit(seq, PORT, &mut datagram);
@@ -69,24 +69,24 @@ impl Desk {
             Envelope { direction: Direction::Request, key: 1, sender: 7, receiver: EPOCH, counter: self.counter };
         key().seal(&envelope, &mut datagram);
         self.publisher.handle_datagram(at(9, 9), &datagram, self.now);
-        self.told()
+        self.received()
     }
 
     fn ask(&mut self, seq: u32, request: Request) -> Vec<(Header, Message)> {
         self.ask_with(seq, request, |_| {})
     }
 
-    fn told(&mut self) -> Vec<(Header, Message)> {
-        let (mut told, ring) = (vec![], &self.ring);
+    fn received(&mut self) -> Vec<(Header, Message)> {
+        let (mut received, ring) = (vec![], &self.ring);
         self.publisher.poll_datagrams(1000, self.now, |_, bytes| {
             let (_, messages) = ring.open(Direction::Notification, bytes).unwrap();
-            told.extend(Messages::new(messages).map(|raw| {
+            received.extend(Messages::new(messages).map(|raw| {
                 let raw = raw.unwrap();
                 (raw.header, Message::parse(&raw).unwrap())
             }));
             true
         });
-        told
+        received
     }
 
     fn token(&mut self, filter: Filter) -> Token {
@@ -96,7 +96,7 @@ impl Desk {
         }
     }
 
-    /// Begins a subscription to everything that `filter` lets pass.
+    /// Begins a subscription to everything that `filter` matches.
     fn subscribe(&mut self, filter: Filter) {
         let token = self.token(filter);
         assert!(granted(&self.ask(1, subscribe(token, filter))));
@@ -107,49 +107,53 @@ fn subscribe(token: Token, filter: Filter) -> Request {
     Request::Subscribe { lease: Duration::from_secs(1), groups: GROUP_FLOWS | GROUP_BLOCKS, filter, token }
 }
 
-fn granted(told: &[(Header, Message)]) -> bool {
-    told.iter().any(|(_, message)| matches!(message, Message::Subscribed(_)))
+fn granted(received: &[(Header, Message)]) -> bool {
+    received.iter().any(|(_, message)| matches!(message, Message::Subscribed(_)))
 }
 
-fn done(told: &[(Header, Message)]) -> Done {
-    match told.iter().find_map(|(_, message)| if let Message::Done(done) = message { Some(*done) } else { None }) {
+fn done(received: &[(Header, Message)]) -> Done {
+    match received.iter().find_map(|(_, message)| if let Message::Done(done) = message { Some(*done) } else { None }) {
         Some(done) => done,
-        None => panic!("no end of a page: {told:?}"),
+        None => panic!("no end of a page: {received:?}"),
     }
 }
 
 /// The numbers of notifications, heartbeats apart.
-fn numbers(told: &[(Header, Message)]) -> Vec<u32> {
+fn numbers(received: &[(Header, Message)]) -> Vec<u32> {
     let counted = |message: &Message| !matches!(message, Message::Heartbeat(_));
-    told.iter().filter(|(header, message)| header.port == 0 && counted(message)).map(|(header, _)| header.seq).collect()
+    received
+        .iter()
+        .filter(|(header, message)| header.port == 0 && counted(message))
+        .map(|(header, _)| header.seq)
+        .collect()
 }
 
 #[test]
-fn an_answer_about_a_flow_that_nobody_knows_sent_a_literal_client_round_for_ever() {
-    let mut desk = Desk::new();
-    desk.subscribe(Filter::default());
-    (0..100).for_each(|port| desk.publisher.publish_flow(&flow(port), desk.now));
-    desk.told();
+fn the_answer_about_an_unknown_flow_ends_at_the_head_so_that_a_client_stops_asking() {
+    let mut harness = Harness::new();
+    harness.subscribe(Filter::default());
+    (0..100).for_each(|port| harness.publisher.publish_flow(&flow(port), harness.now));
+    harness.received();
     for (port, since, flows) in [(5, 0, 1), (5, 90, 1), (500, 0, 0), (500, 90, 0)] {
         let request = Request::GetFlows { since, begun: None, count: 1, filter: Filter::exactly(&flow(port).key) };
-        let told = desk.ask(2, request);
-        let end = done(&told);
-        let found = told.iter().filter(|(header, _)| header.port == PORT).count() - 1;
+        let received = harness.ask(2, request);
+        let end = done(&received);
+        let found = received.iter().filter(|(header, _)| header.port == PORT).count() - 1;
         assert_eq!((found, end.count, end.version), (flows, flows as u32, end.head), "{port} since {since}");
         assert!(end.head >= 100);
     }
-    // Our own client with such a filter asked again and again.
+    // Our own client with such a filter stops asking, too.
     let wish = Wish { filter: Filter::exactly(&flow(500).key), follow: true, ..Wish::default() };
-    let mut client = Core::new(key(), wish, 8, desk.now);
+    let mut client = Core::new(key(), wish, 8, harness.now);
     let mut asked = 0;
     for _ in 0..40 {
         let mut out = vec![];
-        while client.poll_datagram(&mut out, desk.now) {
+        while client.poll_datagram(&mut out, harness.now) {
             asked += 1;
-            desk.publisher.handle_datagram(at(8, 8), &out, desk.now);
+            harness.publisher.handle_datagram(at(8, 8), &out, harness.now);
         }
-        let now = desk.now;
-        desk.publisher.poll_datagrams(1000, now, |to, bytes| {
+        let now = harness.now;
+        harness.publisher.poll_datagrams(1000, now, |to, bytes| {
             if to == at(8, 8) {
                 client.handle_datagram(bytes, now);
             }
@@ -161,50 +165,50 @@ fn an_answer_about_a_flow_that_nobody_knows_sent_a_literal_client_round_for_ever
 
 #[test]
 fn a_renewal_takes_any_token_and_a_new_subscription_is_challenged_and_counts_from_1() {
-    let mut desk = Desk::new();
-    desk.subscribe(Filter::default());
-    desk.publisher.publish_flow(&flow(1), desk.now);
-    desk.publisher.publish_flow(&flow(2), desk.now);
-    assert_eq!(numbers(&desk.told()), [1, 2]);
+    let mut harness = Harness::new();
+    harness.subscribe(Filter::default());
+    harness.publisher.publish_flow(&flow(1), harness.now);
+    harness.publisher.publish_flow(&flow(2), harness.now);
+    assert_eq!(numbers(&harness.received()), [1, 2]);
     for token in [Token::default(), Token([0xab; 16])] {
-        assert!(granted(&desk.ask(3, subscribe(token, Filter::default()))));
+        assert!(granted(&harness.ask(3, subscribe(token, Filter::default()))));
     }
-    desk.publisher.publish_flow(&flow(3), desk.now);
-    assert_eq!(numbers(&desk.told()), [3], "a renewal goes on counting");
+    harness.publisher.publish_flow(&flow(3), harness.now);
+    assert_eq!(numbers(&harness.received()), [3], "a renewal goes on counting");
 
-    desk.now += Duration::from_secs(2);
-    desk.publisher.handle_timeout(desk.now);
-    desk.told();
-    assert_eq!(desk.publisher.subscribers().count(), 0, "the lease has ended");
-    desk.subscribe(Filter::default());
-    desk.publisher.publish_flow(&flow(4), desk.now);
-    let told = desk.told();
-    assert_eq!(numbers(&told), [1]);
-    assert!(matches!(&told[0].1, Message::Flow(flow) if flow.key.source.port() == 4), "from then on: {told:?}");
+    harness.now += Duration::from_secs(2);
+    harness.publisher.handle_timeout(harness.now);
+    harness.received();
+    assert_eq!(harness.publisher.subscribers().count(), 0, "the lease has ended");
+    harness.subscribe(Filter::default());
+    harness.publisher.publish_flow(&flow(4), harness.now);
+    let received = harness.received();
+    assert_eq!(numbers(&received), [1]);
+    assert!(matches!(&received[0].1, Message::Flow(flow) if flow.key.source.port() == 4), "from then on: {received:?}");
 }
 
 #[test]
-fn a_filter_is_about_flows_and_nothing_else() {
-    let mut desk = Desk::new();
+fn a_filter_applies_to_flows_only() {
+    let mut harness = Harness::new();
     let filter = Filter { source_port: Some(5), ..Filter::default() };
-    desk.subscribe(filter);
-    (1..10).for_each(|port| desk.publisher.publish_flow(&flow(port), desk.now));
+    harness.subscribe(filter);
+    (1..10).for_each(|port| harness.publisher.publish_flow(&flow(port), harness.now));
     let peer = Peer { id: 0, name: Some("syracuse".into()), state: LinkState::Up, reason: StateReason::None };
-    desk.publisher.publish_state(&peer, desk.now);
-    desk.publisher.publish_violation(0, &[range(7)], desk.now);
-    desk.publisher.publish_violation(0, &[], desk.now);
+    harness.publisher.publish_state(&peer, harness.now);
+    harness.publisher.publish_violation(0, &[range(7)], harness.now);
+    harness.publisher.publish_violation(0, &[], harness.now);
     let block =
         Block { peer: 0, lane: 0, profile: 0, sbn: 1, k: 1, m: 1, level: Some(Level::OnWire), ranges: vec![range(7)] };
-    desk.publisher.publish_block(&block);
-    desk.now += Duration::from_millis(200);
-    let notifications = desk.told();
-    let page = desk.ask(2, Request::GetFlows { since: 0, begun: None, count: 48, filter });
-    for (told, blocks) in [(&notifications, 1), (&page, 0)] {
-        let count = |is: fn(&Message) -> bool| told.iter().filter(|(_, message)| is(message)).count();
-        assert_eq!(count(|message| matches!(message, Message::Flow(_))), 1, "{told:?}");
-        assert_eq!(count(|message| matches!(message, Message::State(_))), 1, "{told:?}");
-        assert_eq!(count(|message| matches!(message, Message::Violation(_))), 2, "{told:?}");
-        assert_eq!(count(|message| matches!(message, Message::Block(_))), blocks, "{told:?}");
+    harness.publisher.publish_block(&block);
+    harness.now += Duration::from_millis(200);
+    let notifications = harness.received();
+    let page = harness.ask(2, Request::GetFlows { since: 0, begun: None, count: 48, filter });
+    for (received, blocks) in [(&notifications, 1), (&page, 0)] {
+        let count = |is: fn(&Message) -> bool| received.iter().filter(|(_, message)| is(message)).count();
+        assert_eq!(count(|message| matches!(message, Message::Flow(_))), 1, "{received:?}");
+        assert_eq!(count(|message| matches!(message, Message::State(_))), 1, "{received:?}");
+        assert_eq!(count(|message| matches!(message, Message::Violation(_))), 2, "{received:?}");
+        assert_eq!(count(|message| matches!(message, Message::Block(_))), blocks, "{received:?}");
     }
     assert_eq!(done(&page).violations, 2);
     let counted = |(_, message): &(Header, Message)| match message {
@@ -215,34 +219,34 @@ fn a_filter_is_about_flows_and_nothing_else() {
 }
 
 #[test]
-fn a_loss_of_many_ranges_is_several_violations_and_one_of_none_counts_too() {
-    let mut desk = Desk::new();
-    desk.subscribe(Filter::default());
+fn a_loss_of_many_ranges_is_several_violations_and_a_loss_without_ranges_counts_too() {
+    let mut harness = Harness::new();
+    harness.subscribe(Filter::default());
     let ranges: Vec<Range> = (0..20).map(range).collect();
-    desk.publisher.publish_violation(0, &ranges, desk.now);
-    desk.publisher.publish_violation(0, &[], desk.now);
-    let told = desk.told();
-    let told: Vec<(u64, usize)> = told
+    harness.publisher.publish_violation(0, &ranges, harness.now);
+    harness.publisher.publish_violation(0, &[], harness.now);
+    let received = harness.received();
+    let received: Vec<(u64, usize)> = received
         .iter()
         .filter_map(|(_, message)| match message {
             Message::Violation(violation) => Some((violation.number, violation.ranges.len())),
             _ => None,
         })
         .collect();
-    assert_eq!(told, [(1, 8), (2, 8), (3, 4), (4, 0)]);
+    assert_eq!(received, [(1, 8), (2, 8), (3, 4), (4, 0)]);
 }
 
 #[test]
-fn flags_of_requests_beyond_the_first_change_nothing() {
+fn flags_beyond_the_request_flag_change_nothing() {
     let whole = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&flow(1).key) };
     let register = Request::Register { key: flow(1).key, cookie: 5 };
     for request in [whole, register, Request::Flush, Request::Unsubscribe] {
         let answers = [1u16, 1 | 4, 1 | 0x300, 0xffff].map(|flags| {
-            let mut desk = Desk::new();
-            desk.subscribe(Filter::default());
-            desk.publisher.publish_flow(&flow(1), desk.now);
-            desk.told();
-            desk.ask_with(2, request, |bytes| bytes[LEN + 6..LEN + 8].copy_from_slice(&flags.to_le_bytes()))
+            let mut harness = Harness::new();
+            harness.subscribe(Filter::default());
+            harness.publisher.publish_flow(&flow(1), harness.now);
+            harness.received();
+            harness.ask_with(2, request, |bytes| bytes[LEN + 6..LEN + 8].copy_from_slice(&flags.to_le_bytes()))
         });
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{request:?}: {answers:?}");
         let flags: Vec<u16> = answers[0].iter().map(|(header, _)| header.flags).collect();
@@ -253,27 +257,31 @@ fn flags_of_requests_beyond_the_first_change_nothing() {
         };
         assert_eq!(flags, wanted, "{request:?}");
     }
-    // Without the first it is no request.
-    let mut desk = Desk::new();
-    desk.subscribe(Filter::default());
-    let told = desk.ask_with(2, Request::Flush, |bytes| bytes[LEN + 6..LEN + 8].fill(0));
-    assert!(matches!(&told[..], [(_, Message::Refused(refusal))] if refusal.code == RefusalCode::Invalid), "{told:?}");
+    // Without the request flag it is not a request.
+    let mut harness = Harness::new();
+    harness.subscribe(Filter::default());
+    let received = harness.ask_with(2, Request::Flush, |bytes| bytes[LEN + 6..LEN + 8].fill(0));
+    assert!(
+        matches!(&received[..], [(_, Message::Refused(refusal))] if refusal.code == RefusalCode::Invalid),
+        "{received:?}"
+    );
 }
 
 #[test]
-fn what_notified_names_a_complete_dump_has_told() {
-    let mut desk = Desk::new();
-    desk.subscribe(Filter::default());
+fn a_complete_dump_contains_everything_up_to_notified() {
+    let mut harness = Harness::new();
+    harness.subscribe(Filter::default());
     for port in 1..8 {
-        desk.publisher.publish_flow(&flow(port), desk.now);
+        harness.publisher.publish_flow(&flow(port), harness.now);
     }
-    assert_eq!(numbers(&desk.told()), [1, 2, 3, 4, 5, 6, 7]);
-    // The page is asked for and something changes before it is sent: that has a number behind `notified`.
+    assert_eq!(numbers(&harness.received()), [1, 2, 3, 4, 5, 6, 7]);
+    // The dump is read in pages of three flows.
     let mut since = 0;
     let mut seen = 0;
     let end = loop {
-        let told = desk.ask(10 + seen, Request::GetFlows { since, begun: None, count: 3, filter: Filter::default() });
-        let end = done(&told);
+        let received =
+            harness.ask(10 + seen, Request::GetFlows { since, begun: None, count: 3, filter: Filter::default() });
+        let end = done(&received);
         seen += end.count;
         since = end.version;
         if end.version == end.head {

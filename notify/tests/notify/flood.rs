@@ -1,5 +1,5 @@
-//! What programs may ask of a publisher is bounded, in each turn and in time, and nobody else notices that it is: floods
-//! beside a program that behaves, on virtual time.
+//! Requests to a publisher are bounded, in each turn and over time, and a flood does not affect other programs: floods
+//! beside a well-behaved program, on virtual time.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ fn pages(filter: Filter) -> Request {
     Request::GetFlows { since: 0, begun: None, count: 48, filter }
 }
 
-/// A program that asks as no client of ours would.
+/// A program that floods the publisher with requests.
 struct Loud {
     at: SocketAddr,
     key: u16,
@@ -85,9 +85,9 @@ impl Loud {
     }
 }
 
-/// What a turn told a program.
+/// What the publisher sent to the flooding programs in a turn.
 #[derive(Default)]
-struct Told {
+struct Sent {
     /// Messages of pages, their ends included.
     pages: usize,
     ends: usize,
@@ -108,7 +108,7 @@ struct World {
 }
 
 impl World {
-    /// The flows are at rest: nothing is told of them unless it is asked for.
+    /// The flows are at rest: nothing is sent about them unless it is requested.
     fn new(flows: u16, loud: u16) -> World {
         let start = Instant::now();
         let mut ring = KeyRing::new();
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// The client asks what it has to ask, behind all others.
+    /// The client sends its requests, after all others.
     fn client_asks(&mut self) {
         let mut out = vec![];
         while self.client.poll_datagram(&mut out, self.now) {
@@ -160,8 +160,8 @@ impl World {
         }
     }
 
-    /// One turn of the publisher, then a millisecond; what it told the loud ones.
-    fn turn(&mut self) -> Told {
+    /// One turn of the publisher, then a millisecond passes. Returns what was sent to the flooding programs.
+    fn turn(&mut self) -> Sent {
         while let Some(asked) = self.publisher.poll_asked() {
             if let Asked::Barrier { id } = asked {
                 self.publisher.publish_barrier(id, Some(Level::OnWire));
@@ -169,7 +169,7 @@ impl World {
             self.outcomes.push(asked);
         }
         self.publisher.handle_timeout(self.now);
-        let mut told = Told::default();
+        let mut sent = Sent::default();
         let World { publisher, client, client_at, loud, ring, now, .. } = self;
         publisher.poll_datagrams(BUDGET, *now, |to, bytes| {
             if to == *client_at {
@@ -179,12 +179,12 @@ impl World {
             let (_, messages) = ring.open(Direction::Notification, bytes).unwrap();
             for raw in Messages::new(messages) {
                 let raw = raw.unwrap();
-                told.pages += usize::from(raw.header.flags & flags::MULTI != 0);
+                sent.pages += usize::from(raw.header.flags & flags::MULTI != 0);
                 match Message::parse(&raw).unwrap() {
-                    Message::Done(_) => told.ends += 1,
-                    Message::Subscribed(_) => told.grants += 1,
+                    Message::Done(_) => sent.ends += 1,
+                    Message::Subscribed(_) => sent.grants += 1,
                     Message::Challenge(challenge) => {
-                        told.challenges += 1;
+                        sent.challenges += 1;
                         if let Some(loud) = loud.iter_mut().find(|loud| loud.at == to) {
                             loud.token = challenge.token;
                         }
@@ -195,7 +195,7 @@ impl World {
             true
         });
         self.now += TURN;
-        told
+        sent
     }
 
     fn elapsed(&self) -> Duration {
@@ -207,7 +207,7 @@ impl World {
     }
 }
 
-/// What runs out of a vessel at a rate: what is in it never gets to more than the burst, whatever the window.
+/// A leaky bucket: it drains at a rate, and its level must never exceed the burst, whatever the window.
 struct Meter {
     each_turn: f64,
     most: f64,
@@ -229,16 +229,16 @@ impl Meter {
 }
 
 #[test]
-fn pages_are_bounded_for_each_subscriber_for_all_and_in_a_turn() {
+fn pages_are_bounded_per_subscriber_in_all_and_per_turn() {
     for (loud, mut meter, least) in
         [(1, Meter::new(32_000, 24_000, 100), 24_000), (40, Meter::new(64_000, 32_000, 100), 32_000)]
     {
         let mut world = World::new(9000, loud);
         for _ in 0..4000 {
             world.flood(&[pages(Filter::default()); 4]);
-            let told = world.turn();
-            assert!(told.pages <= 2048 + 64, "{} in one turn", told.pages);
-            meter.on_turn(told.pages);
+            let sent = world.turn();
+            assert!(sent.pages <= 2048 + 64, "{} in one turn", sent.pages);
+            meter.on_turn(sent.pages);
         }
         assert!(meter.total > least + 100_000, "a bound that lets nothing through shows nothing: {}", meter.total);
         assert!(world.publisher.counters().excess > 0);
@@ -246,12 +246,12 @@ fn pages_are_bounded_for_each_subscriber_for_all_and_in_a_turn() {
     }
 }
 
-/// It is short on the wire: one message. To make it, hundreds of entries are looked at.
+/// Such a page is short on the wire, one message, but hundreds of entries are looked at to make it.
 #[test]
-fn pages_of_which_nothing_is_wanted_count_as_the_work_they_are() {
+fn pages_without_matches_count_as_the_work_they_cause() {
     let nothing = Filter { cookie: Some(1), ..Filter::default() };
     let mut world = World::new(30_000, 40);
-    // Each looks at 1024 entries: 65 of work.
+    // Each looks at 1024 entries: 65 units of work.
     let mut meter = Meter::new(64_000 / 65 + 1, 32_000 / 65, 40);
     for _ in 0..3000 {
         world.flood(&[pages(nothing); 4]);
@@ -263,7 +263,7 @@ fn pages_of_which_nothing_is_wanted_count_as_the_work_they_are() {
 }
 
 #[test]
-fn a_dump_of_nine_thousand_flows_is_not_held_up() {
+fn a_dump_of_nine_thousand_flows_is_not_delayed() {
     let mut world = World::new(9000, 0);
     world.client = Core::new(key(2), Wish { follow: true, ..Wish::default() }, 7, world.now);
     assert_eq!(dumped(&mut world, &[]), 9000);
@@ -271,7 +271,7 @@ fn a_dump_of_nine_thousand_flows_is_not_held_up() {
     assert_eq!(world.publisher.counters().excess, 0);
 }
 
-/// Flows that the client has been told of when its dump is whole.
+/// How many flows the client has received when its dump is complete.
 fn dumped(world: &mut World, flood: &[Request]) -> usize {
     let mut seen = BTreeSet::new();
     while !(world.client.run().is_some() && world.client.is_complete()) && world.elapsed() < Duration::from_secs(60) {
@@ -288,7 +288,7 @@ fn dumped(world: &mut World, flood: &[Request]) -> usize {
 }
 
 #[test]
-fn a_dump_beside_floods_of_dumps_gets_its_part() {
+fn a_dump_beside_floods_of_dumps_gets_its_share() {
     for (loud, most) in [(1, Duration::from_millis(600)), (40, Duration::from_secs(10))] {
         let mut world = World::new(9000, loud);
         world.client = Core::new(key(2), Wish { follow: true, ..Wish::default() }, 7, world.now);
@@ -297,7 +297,7 @@ fn a_dump_beside_floods_of_dumps_gets_its_part() {
     }
 }
 
-/// One that asked for pages without end was served first in every turn, and nobody else at all.
+/// A subscriber that asks for pages without end must not be served alone.
 #[test]
 fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
     let nothing = Filter { cookie: Some(1), ..Filter::default() };
@@ -320,7 +320,7 @@ fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
                 for _ in 0..2 {
                     world.flood(flood);
                 }
-                // It asks for a new flow each 50 ms, and for a barrier.
+                // Every 50 ms the client looks up a new flow and asks for a barrier.
                 let wanted = turn / 50;
                 if turn % 50 == 0 {
                     world.client.watch(flow_key(wanted), world.now);
@@ -329,7 +329,7 @@ fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
                 world.client_asks();
                 world.turn();
                 if let Some(barrier) = barrier.filter(|_| turn > 50) {
-                    // The request that was sent first was obeyed: it was not sent again within the turn.
+                    // The first request was carried out: there was no repetition within the turn.
                     let done = Some(Outcome::Barrier(Some(Level::OnWire)));
                     assert_eq!(world.client.poll_outcome(barrier), done, "{number}, {loud}, {turn}");
                 }
@@ -338,7 +338,7 @@ fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
                     let silence = world.now - world.client.last_heard().unwrap();
                     assert!(silence < Duration::from_millis(110), "{number}, {loud}, {turn}: {silence:?}");
                 }
-                // Within a round of all others, whatever they ask for.
+                // The answer arrives within a round of all others, whatever they ask for.
                 if turn % 50 == 49 && turn > 50 {
                     assert!(world.knows(wanted - 1), "{number}, {loud}, {turn}");
                 }
@@ -350,7 +350,7 @@ fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
 }
 
 #[test]
-fn what_is_asked_of_the_appliance_is_bounded_for_each_subscriber_and_for_all() {
+fn requests_to_the_appliance_are_bounded_per_subscriber_and_in_all() {
     for loud in [1, 40] {
         let mut world = World::new(1, loud);
         let mut meter = Meter::new(4000 + 100 * u32::from(loud), 4096 + 128 * u32::from(loud), 40);
@@ -378,14 +378,14 @@ fn renewals_are_bounded() {
 }
 
 #[test]
-fn challenges_are_bounded_for_each_key_and_those_with_another_key_do_not_notice() {
+fn challenges_are_bounded_per_key_and_other_keys_are_not_affected() {
     let mut world = World::new(1, 0);
     let mut meter = Meter::new(500, 512, 1);
     let mut came = None;
     for turn in 0..4000u16 {
         for port in 0..20 {
-            let mut stranger = Loud::new(turn.wrapping_mul(20).wrapping_add(port) % 40_000);
-            stranger.ask(&[stranger.subscription()], &mut world.publisher, world.now);
+            let mut newcomer = Loud::new(turn.wrapping_mul(20).wrapping_add(port) % 40_000);
+            newcomer.ask(&[newcomer.subscription()], &mut world.publisher, world.now);
         }
         if turn >= 2000 {
             world.client_asks();
@@ -398,15 +398,15 @@ fn challenges_are_bounded_for_each_key_and_those_with_another_key_do_not_notice(
 }
 
 #[test]
-fn a_newcomer_beside_another_that_asks_without_end_is_answered_at_once() {
+fn a_newcomer_beside_a_flood_of_another_newcomer_is_answered_at_once() {
     let mut world = World::new(1, 0);
     world.client = Core::new(key(1), Wish::default(), 7, world.now);
     let mut meter = Meter::new(17, 16, 1);
-    let mut stranger = Loud::new(1);
+    let mut newcomer = Loud::new(1);
     for turn in 0..4000u16 {
-        let request = stranger.subscription();
+        let request = newcomer.subscription();
         for _ in 0..20 {
-            stranger.ask(&[request], &mut world.publisher, world.now);
+            newcomer.ask(&[request], &mut world.publisher, world.now);
         }
         if turn >= 2000 {
             world.client_asks();
@@ -419,7 +419,7 @@ fn a_newcomer_beside_another_that_asks_without_end_is_answered_at_once() {
 
 /// Each subscription begins with a share of its own.
 #[test]
-fn to_end_a_subscription_and_begin_it_again_gains_nothing() {
+fn ending_and_beginning_a_subscription_again_gains_nothing() {
     let mut world = World::new(1, 1);
     let mut meter = Meter::new(4000 + 300, 4096 + 512, 40);
     for turn in 0..4000 {

@@ -1,5 +1,5 @@
-//! The notification protocol from outside: publisher and client against each other, against literal datagrams, against the
-//! vectors and descriptions in `docs/protocol`, and against Wireshark.
+//! The notification protocol from outside: publisher and client against each other, against hand-made datagrams,
+//! against the vectors and descriptions in `docs/protocol`, and against Wireshark.
 
 mod client;
 mod documented;

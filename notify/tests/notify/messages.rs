@@ -1,7 +1,8 @@
-//! The codec of the notification protocol: what is emitted is read back equal, another netlink library reads the same
-//! bytes, and no bytes make it panic.
+//! The codec of the notification protocol: emitted messages are read back equal, another netlink library reads the same
+//! bytes, and no bytes make the parser panic.
 //!
-//! The oracle reads in the machine's byte order; this protocol is little-endian, as the machines that run this test.
+//! The other library reads in the machine's byte order. This protocol is little-endian, like the machines that run this
+//! test.
 #![allow(clippy::unwrap_used)]
 
 use std::borrow::Cow;
@@ -164,7 +165,7 @@ fn header() -> impl Strategy<Value = Header> {
     })
 }
 
-/// Walks attributes, and the attributes in those marked as nested, as the other library sees them.
+/// Counts attributes, those inside nested attributes included, as the other library sees them.
 fn walk(list: &[u8]) -> usize {
     let mut count = 0;
     for attribute in NlasIterator::new(list) {
@@ -179,7 +180,7 @@ fn walk(list: &[u8]) -> usize {
 
 proptest! {
     #[test]
-    fn what_is_emitted_is_read_back(messages in vec((header(), message()), 1..4)) {
+    fn emitted_messages_are_read_back(messages in vec((header(), message()), 1..4)) {
         let mut bytes = vec![];
         for (header, message) in &messages {
             let start = bytes.len();
@@ -236,9 +237,9 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(mut bytes in vec(any::<u8>(), 0..200), kind in 0..6u16, command in 0..14u8) {
+    fn no_bytes_make_the_parser_panic(mut bytes in vec(any::<u8>(), 0..200), kind in 0..6u16, command in 0..14u8) {
         read_all(&bytes);
-        // A header that fits lets the rest of the bytes matter.
+        // A header that fits lets the parser read the rest of the bytes.
         if bytes.len() >= 20 {
             let len = (bytes.len() as u32).to_le_bytes();
             bytes[..4].copy_from_slice(&len);
@@ -251,7 +252,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_bytes_do_not_panic(
+    fn changed_bytes_do_not_make_the_parser_panic(
         message in message(), request in request(), changes in vec(any::<(proptest::sample::Index, u8)>(), 1..5),
     ) {
         let (mut one, mut two) = (vec![], vec![]);

@@ -1,4 +1,5 @@
-//! What strangers and bad subscribers can do to a publisher: be counted. Nobody else notices.
+//! Senders without a subscription and misbehaving subscribers are counted by the publisher, and affect no other
+//! subscriber.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
@@ -43,8 +44,8 @@ fn flow(port: u16, position: u64) -> Flow {
     }
 }
 
-/// Carries datagrams to and fro until both are content; nothing is lost. Gives those that the client sent.
-fn converse(publisher: &mut Publisher, client: &mut Core, from: SocketAddr, now: Instant) -> Vec<Vec<u8>> {
+/// Carries datagrams both ways until neither side has more; nothing is lost. Returns those that the client sent.
+fn exchange(publisher: &mut Publisher, client: &mut Core, from: SocketAddr, now: Instant) -> Vec<Vec<u8>> {
     let mut sent = vec![];
     for _ in 0..20 {
         let mut out = vec![];
@@ -64,12 +65,12 @@ fn converse(publisher: &mut Publisher, client: &mut Core, from: SocketAddr, now:
 
 fn subscribed(publisher: &mut Publisher, id: u16, from: SocketAddr, epoch: u64, now: Instant) -> (Core, Vec<Vec<u8>>) {
     let mut client = Core::new(key(id), Wish::default(), epoch, now);
-    let sent = converse(publisher, &mut client, from, now);
+    let sent = exchange(publisher, &mut client, from, now);
     (client, sent)
 }
 
 #[test]
-fn a_flood_of_subscriptions_is_bounded_for_each_key_and_in_all() {
+fn a_flood_of_subscriptions_is_bounded_per_key_and_in_all() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     for port in 0..200 {
@@ -87,7 +88,7 @@ fn a_flood_of_subscriptions_is_bounded_for_each_key_and_in_all() {
 }
 
 #[test]
-fn strangers_get_no_more_than_they_send() {
+fn senders_without_a_subscription_get_no_more_bytes_than_they_send() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let mut bytes_in = 0;
@@ -110,7 +111,7 @@ fn strangers_get_no_more_than_they_send() {
 }
 
 #[test]
-fn a_recorded_subscription_is_worth_nothing_elsewhere_or_later() {
+fn a_recorded_subscription_is_useless_elsewhere_or_later() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let (_, sent) = subscribed(&mut publisher, 1, at(1, 1), 7, now);
@@ -137,7 +138,7 @@ fn a_recorded_subscription_is_worth_nothing_elsewhere_or_later() {
 }
 
 #[test]
-fn garbage_wrong_keys_and_own_datagrams_are_counted() {
+fn garbage_wrong_keys_and_reflected_datagrams_are_counted() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let (_, sent) = subscribed(&mut publisher, 1, at(1, 1), 7, now);
@@ -190,7 +191,7 @@ fn a_budget_is_kept_and_nothing_is_lost_by_it() {
 }
 
 #[test]
-fn who_never_reads_has_no_effect_on_others() {
+fn a_subscriber_that_never_reads_does_not_affect_others() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     subscribed(&mut publisher, 1, at(1, 1), 7, now);
@@ -198,7 +199,7 @@ fn who_never_reads_has_no_effect_on_others() {
     let watched = flow(5, 0).key;
     publisher.publish_flow(&flow(5, 10), now);
     good.watch(watched, now);
-    converse(&mut publisher, &mut good, at(2, 2), now);
+    exchange(&mut publisher, &mut good, at(2, 2), now);
     publisher.publish_flow(&flow(5, 20), now);
     publisher.poll_datagrams(64, now, |to, bytes| {
         if to == at(2, 2) {
@@ -212,7 +213,7 @@ fn who_never_reads_has_no_effect_on_others() {
 }
 
 #[test]
-fn positions_never_fall_and_old_instances_are_not_told() {
+fn positions_never_fall_and_old_instances_are_not_sent() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let mut client = Core::new(key(1), Wish { follow: true, ..Wish::default() }, 9, now);
@@ -220,51 +221,51 @@ fn positions_never_fall_and_old_instances_are_not_told() {
     publisher.publish_flow(&flow(1, 50), now);
     publisher.publish_flow(&Flow { instance: 1, ..flow(1, 900) }, now);
     publisher.publish_violation(0, &[Range { key: flow(1, 0).key, instance: 2, start: 30, end: 60 }], now);
-    converse(&mut publisher, &mut client, at(1, 1), now);
-    let told: Vec<Flow> = std::iter::from_fn(|| client.poll_message())
+    exchange(&mut publisher, &mut client, at(1, 1), now);
+    let received: Vec<Flow> = std::iter::from_fn(|| client.poll_message())
         .filter_map(|message| match message {
             Message::Flow(flow) => Some(flow),
             _ => None,
         })
         .collect();
-    assert!(!told.is_empty());
-    for flow in told {
+    assert!(!received.is_empty());
+    for flow in received {
         assert_eq!((flow.instance, flow.positions.on_wire, flow.violated), (2, Some(100), Some(30)));
     }
     assert_eq!(publisher.counters().stale_updates, 1);
 }
 
 #[test]
-fn blocks_are_told_to_those_who_want_them_and_a_slow_one_sees_a_gap() {
+fn blocks_are_sent_to_their_subscribers_and_a_slow_one_sees_a_gap() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let wish = Wish { follow: true, groups: GROUP_BLOCKS, ..Wish::default() };
     let mut client = Core::new(key(1), wish, 9, now);
-    converse(&mut publisher, &mut client, at(1, 1), now);
+    exchange(&mut publisher, &mut client, at(1, 1), now);
     let block = |sbn| Block { peer: 0, lane: 0, profile: 0, sbn, k: 3, m: 1, level: None, ranges: vec![] };
     for sbn in 0..300 {
         publisher.publish_block(&block(sbn));
     }
-    converse(&mut publisher, &mut client, at(1, 1), now);
-    let told: Vec<u64> = std::iter::from_fn(|| client.poll_message())
+    exchange(&mut publisher, &mut client, at(1, 1), now);
+    let received: Vec<u64> = std::iter::from_fn(|| client.poll_message())
         .filter_map(|message| match message {
             Message::Block(block) => Some(block.sbn),
             _ => None,
         })
         .collect();
-    assert_eq!(told, (44..300).collect::<Vec<_>>());
+    assert_eq!(received, (44..300).collect::<Vec<_>>());
     assert_eq!(publisher.counters().blocks_skipped, 44);
     assert!(client.is_stale());
 }
 
 #[test]
-fn an_unsubscribed_one_is_gone_and_a_refused_request_says_where() {
+fn flushes_are_merged_refusals_are_counted_and_unsubscribing_ends_the_session() {
     let now = Instant::now();
     let mut publisher = publisher(now);
     let (mut client, _) = subscribed(&mut publisher, 1, at(1, 1), 7, now);
     let number = client.request(Request::Flush, now).unwrap();
     client.request(Request::Flush, now).unwrap();
-    converse(&mut publisher, &mut client, at(1, 1), now);
+    exchange(&mut publisher, &mut client, at(1, 1), now);
     assert!(client.poll_outcome(number).is_some());
     assert_eq!((publisher.poll_asked(), publisher.poll_asked()), (Some(Asked::Flush), None));
 

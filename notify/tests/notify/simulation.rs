@@ -1,7 +1,7 @@
-//! A publisher and its clients on virtual time, over a link that loses, doubles, reorders, replays and forges, with
-//! flows whose truth is known: whatever a client calls protected must be.
+//! A publisher and its clients on virtual time, over a link that loses, duplicates, reorders, replays and forges
+//! datagrams. The true state of each flow is known: bytes that a client calls protected must be protected.
 //!
-//! A failing run prints its seed; run it alone with `SEED=n cargo test --test notify_simulation`.
+//! A failing run prints its seed; run it alone with `SEED=n cargo test -p onwire-notify --test notify simulation`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ struct Faults {
 const NONE: Faults = Faults { loss: 0, double: 0, late: 0, replay: 0, forge: 0 };
 const ALL: Faults = Faults { loss: 30, double: 10, late: 10, replay: 5, forge: 5 };
 
-/// One connection and what is true of it.
+/// One connection and its true state.
 struct Connection {
     key: FlowKey,
     isn: u32,
@@ -45,7 +45,7 @@ struct Connection {
     instance: u64,
     origin: u64,
     since: u64,
-    /// What was protected last, and when.
+    /// When the protected position last rose.
     raised: Option<Instant>,
 }
 
@@ -58,11 +58,11 @@ struct World {
     instances: u64,
     clients: Vec<Core>,
     connections: Vec<Connection>,
-    /// Datagrams on their way by time: to the publisher from a client, or to a client.
+    /// Datagrams in flight, by arrival time: whether to the publisher, from or to which client, bytes.
     link: BTreeMap<(Instant, u64), (bool, usize, Vec<u8>)>,
     sent: u64,
     recorded: Vec<(bool, usize, Vec<u8>)>,
-    /// Delays from the truth to each client's knowledge.
+    /// How long after the truth each client knew it.
     delays: Vec<Duration>,
     /// For each client and connection: the position whose delay was measured last.
     measured: BTreeMap<(usize, usize), u64>,
@@ -194,7 +194,7 @@ impl World {
         self.publish(flow, Event::Protected);
     }
 
-    /// A new connection takes over the addresses, and programs watch that.
+    /// A new connection takes over the addresses, and the clients watch it.
     fn reconnect(&mut self, flow: usize) {
         self.connections[flow] = self.connect(flow);
         self.publish(flow, Event::New);
@@ -204,7 +204,7 @@ impl World {
         }
     }
 
-    /// The appliance restarts: some bytes of each flow are gone unseen, and flows are seen from their middle.
+    /// The appliance restarts: it misses some bytes of each flow, and sees the flows from their middle.
     fn restart_publisher(&mut self) {
         self.publisher = publisher(&mut self.rng, self.now);
         self.instances = 0;
@@ -242,7 +242,7 @@ impl World {
             self.put(to_publisher, client, datagram.to_vec());
         }
         if self.hits(faults.replay) {
-            // Any datagram ever seen, to anyone, in either direction.
+            // Any recorded datagram, to any client, in either direction.
             let at = self.rng.random_range(0..self.recorded.len());
             let (direction, _, old) = self.recorded[at].clone();
             let (direction, client) = (direction ^ self.hits(20), self.rng.random_range(0..CLIENTS));
@@ -297,17 +297,17 @@ impl World {
         self.check();
     }
 
-    /// No client calls more protected than is; and how long each took to learn of it.
+    /// Checks that no client calls more protected than is, and measures how long each took to learn it.
     fn check(&mut self) {
         for (at, client) in self.clients.iter().enumerate() {
             for (flow, connection) in self.connections.iter().enumerate() {
-                let says = |offset| client.status(&connection.key, offset, Level::OnWire, self.now);
-                let more = says(connection.truth + 1);
+                let status = |offset| client.status(&connection.key, offset, Level::OnWire, self.now);
+                let more = status(connection.truth + 1);
                 assert!(!matches!(more, Status::Protected { .. }), "client {at}, flow {flow}: {more:?}");
                 let Some(raised) = connection.raised else {
                     continue;
                 };
-                if matches!(says(connection.truth), Status::Protected { .. }) {
+                if matches!(status(connection.truth), Status::Protected { .. }) {
                     self.protected += 1;
                     if self.measured.insert((at, flow), connection.truth) != Some(connection.truth) {
                         self.delays.push(self.now - raised);
@@ -338,7 +338,7 @@ fn quantile(delays: &mut [Duration], of: f64) -> Duration {
 }
 
 #[test]
-fn what_a_client_calls_protected_is_protected_whatever_the_link_and_restarts_do() {
+fn bytes_that_a_client_calls_protected_are_protected_whatever_the_link_and_restarts_do() {
     for seed in seeds(24) {
         println!("seed {seed}");
         let mut world = World::new(seed, ALL);
@@ -348,7 +348,7 @@ fn what_a_client_calls_protected_is_protected_whatever_the_link_and_restarts_do(
                 0..=1 => world.restart_publisher(),
                 2..=4 => {
                     let client = world.rng.random_range(0..CLIENTS);
-                    // A program that starts again has no claims of the earlier run: it watches a new connection.
+                    // A restarted program has no claims of its earlier run: it watches its flows again.
                     world.restart_client(client);
                 }
                 5..=12 => world.reconnect(flow),
@@ -393,7 +393,7 @@ fn a_quiet_link_needs_no_repetition_and_no_second_subscription() {
     assert_eq!(counters.challenged, CLIENTS as u64);
     assert_eq!((counters.replayed, counters.forged, counters.leases_ended), (0, 0, 0));
     assert!(world.clients.iter().all(|client| !client.is_stale() && client.has_contact(world.now)));
-    // Heartbeats, a renewal each quarter of a second, the beginning with its repetitions; nothing that spins.
+    // Heartbeats, a renewal each quarter of a second, and the start with its repetitions; nothing repeats for ever.
     assert!(world.sent < CLIENTS as u64 * 200, "{}", world.sent);
 }
 
@@ -408,19 +408,19 @@ fn replays_and_forgeries_are_counted_and_change_nothing() {
 }
 
 #[test]
-fn silence_ends_protection_within_a_lease_and_its_end_brings_it_back() {
+fn silence_ends_protection_within_a_lease_and_contact_restores_it() {
     let mut world = World::new(2, NONE);
     world.protect(0);
     world.run(Duration::from_millis(50));
     let truth = world.connections[0].truth;
-    let says = |world: &World| world.clients[0].status(&flow_key(0), truth, Level::OnWire, world.now);
-    assert!(matches!(says(&world), Status::Protected { .. }));
+    let status = |world: &World| world.clients[0].status(&flow_key(0), truth, Level::OnWire, world.now);
+    assert!(matches!(status(&world), Status::Protected { .. }));
     world.faults.loss = 100;
     world.run(Duration::from_millis(1200));
-    assert!(matches!(says(&world), Status::Pending(_)), "{:?}", says(&world));
+    assert!(matches!(status(&world), Status::Pending(_)), "{:?}", status(&world));
     world.faults.loss = 0;
     world.run(Duration::from_millis(500));
-    assert!(matches!(says(&world), Status::Protected { .. }), "{:?}", says(&world));
+    assert!(matches!(status(&world), Status::Protected { .. }), "{:?}", status(&world));
 }
 
 #[test]
@@ -435,8 +435,8 @@ fn a_restart_of_the_publisher_is_noticed_at_once_and_claims_stand() {
     world.run(Duration::from_millis(600));
     for (flow, truth) in truths.iter().enumerate() {
         for client in &world.clients {
-            let says = client.status(&flow_key(flow), *truth, Level::OnWire, world.now);
-            assert!(matches!(says, Status::Protected { .. }), "{says:?}");
+            let status = client.status(&flow_key(flow), *truth, Level::OnWire, world.now);
+            assert!(matches!(status, Status::Protected { .. }), "{status:?}");
         }
     }
     // Once the mirror has acknowledged, positions of the new run join those of the old one.
@@ -445,8 +445,8 @@ fn a_restart_of_the_publisher_is_noticed_at_once_and_claims_stand() {
     world.protect(0);
     world.run(Duration::from_millis(50));
     let truth = world.connections[0].truth;
-    let says = world.clients[0].status(&flow_key(0), truth, Level::OnWire, world.now);
-    assert!(matches!(says, Status::Protected { .. }), "{says:?}");
+    let status = world.clients[0].status(&flow_key(0), truth, Level::OnWire, world.now);
+    assert!(matches!(status, Status::Protected { .. }), "{status:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The test vectors in `docs/protocol/vectors.txt` are what this implementation makes; `UPDATE_VECTORS=1` writes them.
+//! The test vectors in `docs/protocol/vectors.txt` equal the datagrams of this crate; `UPDATE_VECTORS=1` writes them.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
@@ -53,7 +53,7 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
         token,
     };
     let answer = |seq| Header { flags: 0, seq, port: PORT };
-    let told = |seq| Header { flags: 0, seq, port: 0 };
+    let notification = |seq| Header { flags: 0, seq, port: 0 };
     let refusal =
         Refusal { code: RefusalCode::Invalid, offset: Some(20), text: "attribute 99 at byte 0 is unknown".into() };
     let done = Done { count: 1, since: 0, version: 2, head: 2, notified: 0, violations: 0 };
@@ -105,14 +105,14 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
         ),
         ("flow, of a page", Header { flags: flags::MULTI, ..answer(2) }, Message::Flow(flow())),
         ("done", answer(2), Message::Done(done)),
-        ("flow, notification", told(1), Message::Flow(flow())),
-        ("flow, gone, UDP over IPv6", told(2), Message::Flow(udp)),
-        ("state", told(3), Message::State(degraded.clone())),
-        ("violation", told(4), Message::Violation(Violation { number: 1, peer: 1, ranges: vec![range] })),
-        ("block", told(5), Message::Block(block)),
+        ("flow, notification", notification(1), Message::Flow(flow())),
+        ("flow, gone, UDP over IPv6", notification(2), Message::Flow(udp)),
+        ("state", notification(3), Message::State(degraded.clone())),
+        ("violation", notification(4), Message::Violation(Violation { number: 1, peer: 1, ranges: vec![range] })),
+        ("block", notification(5), Message::Block(block)),
         (
             "heartbeat",
-            told(5),
+            notification(5),
             Message::Heartbeat(Heartbeat { version: 9, violations: 1, peers: vec![Peer { name: None, ..degraded }] }),
         ),
         ("barrier, reached", answer(6), Message::Barrier(Barrier { level: Some(Level::OnWire) })),
@@ -138,7 +138,7 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
 }
 
 #[test]
-fn the_vectors_in_the_documentation_are_true() {
+fn the_documented_vectors_equal_the_datagrams_of_this_crate() {
     let key = Key::new(1, &secret()).unwrap();
     let mut ring = KeyRing::new();
     ring.insert(key.clone()).unwrap();
@@ -166,9 +166,9 @@ fn the_vectors_in_the_documentation_are_true() {
     assert!(found == text, "docs/protocol/vectors.txt is not what is made here: run with UPDATE_VECTORS=1 and look");
 }
 
-/// Rows of the tables in `docs/protocol.md` and of the YAML description: every attribute is in both.
+/// Every attribute is in the tables of `docs/protocol.md`, in the YAML description and in the Lua dissector.
 #[test]
-fn every_attribute_is_described() {
+fn every_attribute_is_documented() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let page = std::fs::read_to_string(docs.join("protocol.md")).expect("docs/protocol.md");
     let yaml = std::fs::read_to_string(docs.join("protocol/onwire.yaml")).expect("docs/protocol/onwire.yaml");

@@ -1,4 +1,4 @@
-//! Tests of the code: what is lost is rebuilt, by either way, and what cannot be is refused.
+//! Tests of the code: lost symbols are rebuilt in either way, and blocks with too few symbols are refused.
 
 use proptest::prelude::*;
 use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng};
@@ -7,7 +7,7 @@ use reed_solomon_simd::{ReedSolomonDecoder, ReedSolomonEncoder};
 use super::*;
 use crate::fec::layout::MAX_ENCODING_SYMBOLS;
 
-/// A block of random bytes, with a gap after each symbol that nobody may touch.
+/// A block of random bytes, with a gap after each symbol that the code must not touch.
 struct Sample {
     layout: SymbolLayout,
     source: Vec<u8>,
@@ -40,7 +40,7 @@ impl Sample {
         encoder.encode().unwrap().recovery_iter().flatten().copied().collect()
     }
 
-    /// Rebuilds from the given symbols and compares with the data that was lost.
+    /// Rebuilds from the given symbols and compares with the lost data.
     #[track_caller]
     fn check(&self, code: &mut Code, present: &[bool], repair: &[usize]) {
         let repair: Vec<_> = repair.iter().map(|&j| self.repair(j)).collect();
@@ -93,7 +93,7 @@ fn repair_symbols_are_those_of_the_crate() {
 }
 
 #[test]
-fn every_pattern_of_losses_in_small_blocks_both_ways() {
+fn every_pattern_of_losses_in_small_blocks_is_rebuilt_both_ways() {
     let mut code = Code::new();
     for (k, m) in (1..=6).flat_map(|k| (1..=4).map(move |m| (k, m))) {
         let sample = Sample::new(&mut code, k, m, 64, 9);
@@ -105,7 +105,7 @@ fn every_pattern_of_losses_in_small_blocks_both_ways() {
                 sample.check(&mut code, &present, &repair);
             }
             let lost = present.iter().filter(|p| !**p).count();
-            // The crate's decoder is slow: one pattern in seven is enough, they were compared with the data.
+            // The crate's decoder is slow: one pattern in seven is enough, as all were compared with the data.
             if pattern % 7 == 0 && lost > 0 && repair.len() >= lost {
                 for (i, symbol) in sample.reference_decode(&present, &repair) {
                     assert!(symbol == sample.source[sample.layout.range(i)]);
@@ -118,7 +118,7 @@ fn every_pattern_of_losses_in_small_blocks_both_ways() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
     #[test]
-    fn random_losses_in_large_blocks_both_ways(
+    fn random_losses_in_large_blocks_are_rebuilt_both_ways(
         k in 1_usize..400,
         m in 1_usize..150,
         size in 1_usize..5,
@@ -146,7 +146,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn no_arguments_make_it_panic(
+    fn no_arguments_make_the_code_panic(
         symbols in 0_usize..20,
         stride in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
         size in prop_oneof![0_usize..300, Just(64), Just(128), Just(usize::MAX)],
@@ -166,7 +166,7 @@ proptest! {
         let lost = (0..symbols).filter(|&i| !present.get(i).is_some_and(|&p| p)).count();
         match code.decode(layout, &mut source, &present, m, &offered) {
             Ok(rebuilt) => prop_assert_eq!(rebuilt, lost),
-            Err(TooFewSymbols { lost: said, usable }) => prop_assert!(said == lost && usable < lost),
+            Err(TooFewSymbols { lost: reported, usable }) => prop_assert!(reported == lost && usable < lost),
         }
     }
 }
@@ -214,7 +214,7 @@ fn scratch_memory_grows_to_the_largest_block_and_no_further() {
 }
 
 #[test]
-fn unusable_repair_symbols_are_passed_over() {
+fn unusable_repair_symbols_are_skipped() {
     let mut code = Code::new();
     let sample = Sample::new(&mut code, 10, 3, 128, 4);
     let (_, good) = sample.repair(1);
@@ -266,7 +266,7 @@ fn layouts_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn nothing_to_do() {
+fn empty_blocks_and_blocks_without_repair_symbols_are_handled() {
     let mut code = Code::new();
     let layout = SymbolLayout { symbols: 0, stride: 64, size: 64 };
     let mut repair = vec![1];
@@ -283,7 +283,7 @@ fn nothing_to_do() {
 }
 
 #[test]
-fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
+fn few_losses_use_syndromes_and_many_in_a_large_block_use_the_transform() {
     let choice = |k, m, lost| {
         let layout = SymbolLayout { symbols: k, stride: 1408, size: 1408 };
         Cost::new(layout, m).cheaper(lost)
@@ -298,15 +298,15 @@ fn few_losses_take_the_syndromes_and_many_in_a_large_block_the_transform() {
 }
 
 #[test]
-fn a_claim_of_many_repair_symbols_took_half_a_gigabyte_of_scratch() {
+fn a_claim_of_many_repair_symbols_does_not_allocate_scratch() {
     let layout = SymbolLayout { symbols: 1, stride: 65_472, size: 65_472 };
     let (mut code, mut source) = (Code::new(), vec![0; layout.size]);
     let symbol = vec![7; layout.size];
     let refused = code.decode(layout, &mut source, &[false], 8192, &[(8191, &symbol)]);
     assert_eq!((refused, code.transform.scratch_bytes()), (Err(TooFewSymbols { lost: 1, usable: 0 }), 0));
-    // What is taken once for a large block is given back.
+    // Scratch memory for a large block is freed afterwards.
     assert_eq!(code.decode(layout, &mut source, &[false], 1000, &[(999, &symbol)]), Ok(1));
     assert_eq!(code.transform.scratch_bytes(), 0);
-    // The largest block of ours is decoded.
+    // Our largest block is decoded.
     assert!(scratch(SymbolLayout { symbols: 4096, stride: 9088, size: 9088 }, 4096) <= SCRATCH_MAX);
 }

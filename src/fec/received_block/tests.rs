@@ -1,4 +1,4 @@
-//! Blocks in every order, with every symbol missing, and with bytes that make no sense.
+//! Blocks whose symbols arrive in every order, with every symbol missing, and with invalid bytes.
 
 use super::*;
 use crate::fec::source_block::SourceBlock;
@@ -7,7 +7,7 @@ use crate::wire::virtio::VirtioHeader;
 const E: usize = 128;
 const ROOM: usize = 1 << 20;
 
-/// A closed block of packets of these lengths, the TUN dry after each; packet `i` is filled with `i + 1`.
+/// A closed block of packets of these lengths, each in symbols of its own; packet `i` is filled with `i + 1`.
 fn block_of(lengths: &[usize]) -> SourceBlock {
     let mut block = SourceBlock::new(E, 64);
     for (number, &len) in lengths.iter().enumerate() {
@@ -51,7 +51,7 @@ type Arrival<'a> = (usize, &'a [u8]);
 
 #[test]
 fn adus_leave_as_soon_as_they_are_whole() {
-    // Symbols 0; 1 and 2; 3.
+    // The packets lie in symbols 0; 1 and 2; 3.
     let sent = block_of(&[40, 200, 50]);
     let rows: &[(bool, &[Arrival<'_>])] = &[
         (false, &[(0, &[1]), (1, &[]), (2, &[2]), (3, &[3])]),
@@ -67,14 +67,14 @@ fn adus_leave_as_soon_as_they_are_whole() {
             assert_eq!(insert(&mut received, &sent, esi), Insertion::New);
             assert_eq!(leave(&mut received, *skip_holes), numbers, "step {step} of {steps:?}");
         }
-        assert!(!received.is_delivered(), "nothing told that these are all");
+        assert!(!received.is_delivered(), "k is not known yet");
         assert!(received.learn_symbols(4) && leave(&mut received, *skip_holes).is_empty());
         assert!(received.is_delivered());
     }
 }
 
 #[test]
-fn a_whole_adu_in_a_hole_that_stays_open_was_not_delivered() {
+fn a_whole_adu_in_a_hole_leaves_before_its_neighbours_arrive() {
     let sent = block_of(&[40, 41, 42, 43]);
     let mut received = ReceivedBlock::new(E);
     insert(&mut received, &sent, 3);
@@ -88,7 +88,7 @@ fn a_whole_adu_in_a_hole_that_stays_open_was_not_delivered() {
 }
 
 #[test]
-fn lost_symbols_are_rebuilt_and_what_lay_in_them_leaves_once() {
+fn lost_symbols_are_rebuilt_and_their_adus_leave_once() {
     let mut sent = block_of(&[40, 300, 50, 60]);
     let (mut code, mut repair) = (Code::new(), Vec::new());
     let (layout, source) = sent.coded();
@@ -142,12 +142,12 @@ fn symbols_that_contradict_the_block_are_refused() {
 }
 
 #[test]
-fn one_datagram_made_the_receiver_hold_half_a_gigabyte() {
+fn one_datagram_cannot_make_a_block_hold_half_a_gigabyte() {
     let id = |esi| SourceId { profile: 0, unprotected: false, esi, sbn: 0, previous_symbols: 0, first_adu: 0 };
     let mut received = ReceivedBlock::new(65_472);
     assert_eq!(received.insert_source(id(8191), &[1], 64 << 20), Insertion::NoRoom);
     assert_eq!(received.memory(), 0);
-    // What is not there has no room either.
+    // Symbols to be rebuilt are bounded by the room, too.
     let repair =
         RepairId { profile: 0, esi: 8192, sbn: 0, source_symbols: 8192, repair_symbols: 1, previous_symbols: 0 };
     assert_eq!(received.insert_repair(repair, &[0; 64], 0), Insertion::NoRoom);
@@ -195,7 +195,7 @@ fn any_bytes_in_symbols_are_walked_to_the_end() {
     proptest!(|(symbols in symbols, skip_holes: bool)| {
         let mut received = ReceivedBlock::new(E);
         for (esi, mut symbol, first_adu) in symbols {
-            // Often what looks like a header of a packet of some symbols.
+            // Often make it look like the header of a packet of some symbols.
             if symbol[0] < 200 && symbol.len() > 4 {
                 symbol[0] = 0x80 | (symbol[0] & 0x40);
                 symbol[1] = 0;
