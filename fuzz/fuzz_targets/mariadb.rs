@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use onwire::gate::dialect::{Dialect, Release, Side, Turn};
 use onwire::gate::mariadb::MariaDb;
-use onwire::gate::returns::{Place, Spoken};
+use onwire::gate::returns::{Place, EarlyPosition};
 
 /// A greeting, an answer, the command that asks for the binary log, and the event that names it.
 const GREETING: &[u8] = b"\x20\0\0\0\x0a5\0\x07\0\0\0abcdefgh\0\x05\xa2\x21\x02\0\0\0\x15\0\0\0\0\0\0\0\0";
@@ -13,9 +13,9 @@ const ANSWER: &[u8] = b"\x04\0\0\x01\x05\xa2\0\0\x01\0\0\0\x12";
 const ROTATE: &[u8] = b"\x28\0\0\x01\0\xef\0\0\0\0\0\x04\x01\0\0\0\x25\0\0\0\0\0\0\0\x20\0\x04\0\0\0\0\0\0\0bin.000001";
 
 /// On earlier connections the gate acknowledged up to this place on behalf of every mirror.
-fn spoken() -> Option<Spoken> {
+fn early_position() -> Option<EarlyPosition> {
     let place = Place::Binlog { file: b"bin.000001".as_slice().into(), position: 1 << 30 };
-    Some(Spoken { place, stamp: u64::from(u32::MAX) })
+    Some(EarlyPosition { place, stamp: u64::from(u32::MAX) })
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
         let mut turn = Turn::default();
         dialect.on_bytes(Side::Primary, GREETING, &mut turn);
         dialect.on_bytes(Side::Mirror, ANSWER, &mut turn);
-        dialect.on_recalled(spoken());
+        dialect.on_recalled(early_position());
         dialect.on_bytes(Side::Primary, ROTATE, &mut turn);
         assert_eq!(dialect.phase(), "semi-synchronous replication");
     }
@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
             _ => dialect.on_released(last.min(len.into()), Release::Protected, &mut turn),
         }
         if turn.mirror().is_some() {
-            dialect.on_recalled(spoken());
+            dialect.on_recalled(early_position());
         }
         passed += turn.sent(Side::Mirror).len();
         assert!(passed <= given);

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use onwire::gate::dialect::{Dialect, Mark, Release, Side, TlsChoice, Turn};
 use onwire::gate::postgres::Postgres;
-use onwire::gate::returns::{Place, Spoken};
+use onwire::gate::returns::{Place, EarlyPosition};
 
 /// The output: bytes to the primary, bytes to the mirror, marks with their places, whether the connection ended, and
 /// the places of mirrors that came back with too little.
@@ -37,7 +37,7 @@ fn play(tls: TlsChoice, mut script: &[u8], piece: usize) -> Outcome {
             let mut turn = Turn::default();
             act(&mut dialect, &mut turn);
             if turn.mirror().is_some() {
-                dialect.on_recalled(Some(Spoken { place: Place::Wal(RECALLED), stamp: 0 }));
+                dialect.on_recalled(Some(EarlyPosition { place: Place::Wal(RECALLED), stamp: 0 }));
             }
             let base = out.1.len();
             out.2.extend(turn.marks().iter().map(|Mark { after, mark }| (base + after, *mark)));

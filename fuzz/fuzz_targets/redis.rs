@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
 use onwire::gate::redis::Redis;
-use onwire::gate::returns::{Place, Spoken};
+use onwire::gate::returns::{Place, EarlyPosition};
 
 fuzz_target!(|input: &[u8]| {
     let mut redis = Redis::new(TlsChoice::default());
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
             _ => redis.on_released(last.min(len.into()), Release::Protected, &mut turn),
         }
         if turn.mirror().is_some() {
-            redis.on_recalled(Some(Spoken { place: Place::Offset(u64::MAX / 2), stamp: 0 }));
+            redis.on_recalled(Some(EarlyPosition { place: Place::Offset(u64::MAX / 2), stamp: 0 }));
         }
         for mark in turn.marks() {
             assert!(mark.mark >= last && mark.after <= turn.sent(Side::Mirror).len());

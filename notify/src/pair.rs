@@ -138,7 +138,7 @@ impl Pair {
         self.lose_requests_until(from, last);
         assert!(self.client.has_contact(last), "before its end");
         assert_eq!(self.status(100, last), YES);
-        assert!(self.client.last_heard().unwrap() + Duration::from_millis(120) > last, "heartbeats still arrive");
+        assert!(self.client.last_received().unwrap() + Duration::from_millis(120) > last, "heartbeats still arrive");
         assert!(!self.client.has_contact(ends), "after its end");
         assert_eq!(self.status(100, ends), Status::Pending(Reason::NoContact));
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{USAGE, complain, print};
+use super::{USAGE, print, print_error};
 use crate::config::gate::{Gate, Gates};
 use crate::config::units::show_duration;
 use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair, gate_file};
@@ -39,18 +39,18 @@ impl Check {
         };
         match checked {
             Ok((_, warnings)) if !faults.is_empty() => {
-                warnings.iter().for_each(complain);
+                warnings.iter().for_each(print_error);
                 let (file, count) = (self.file.display(), faults.len());
-                faults.iter().for_each(|fault| complain(format_args!("{file}: {fault}\n")));
-                complain(format_args!("{file}: {count} error{}\n", if count == 1 { "" } else { "s" }));
+                faults.iter().for_each(|fault| print_error(format_args!("{file}: {fault}\n")));
+                print_error(format_args!("{file}: {count} error{}\n", if count == 1 { "" } else { "s" }));
                 ExitCode::from(USAGE)
             }
             Ok((summary, warnings)) => {
-                warnings.iter().for_each(complain);
+                warnings.iter().for_each(print_error);
                 print(format_args!("{}: good\n\n{summary}", self.file.display()))
             }
             Err(errors) => {
-                complain(format_args!("{errors}{}: {}\n", self.file.display(), Count(&errors)));
+                print_error(format_args!("{errors}{}: {}\n", self.file.display(), Count(&errors)));
                 ExitCode::from(USAGE)
             }
         }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{FAILURE, NO_CONTACT, USAGE, complain, print, status};
+use super::{FAILURE, NO_CONTACT, USAGE, print, print_error, status};
 use crate::appliance::status::Status;
 use crate::appliance::status::arrivals::ArrivedStatus;
-use crate::appliance::status::drain::{DrainAssessment, Verdict, judge};
+use crate::appliance::status::drain::{DrainAssessment, Verdict, assess};
 use crate::config::units::parse_duration;
 use crate::io::status_socket;
 
@@ -61,7 +61,7 @@ const PROGRESS: Duration = Duration::from_secs(2);
 struct Found {
     peer: String,
     arrived: ArrivedStatus,
-    judgement: DrainAssessment,
+    assessment: DrainAssessment,
 }
 
 impl Drain {
@@ -79,21 +79,21 @@ impl Drain {
                 // The appliance may only be suspended.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < self.timeout => continue,
                 Err(error) => {
-                    complain(format_args!("onwire drain: {error}\n"));
+                    print_error(format_args!("onwire drain: {error}\n"));
                     return ExitCode::from(NO_CONTACT);
                 }
             };
             let found = match self.look(&status) {
                 Ok(found) => found,
                 Err(words) => {
-                    complain(format_args!("onwire drain: {words}\n"));
+                    print_error(format_args!("onwire drain: {words}\n"));
                     return ExitCode::from(USAGE);
                 }
             };
             let now = Instant::now();
-            let waits = found.iter().any(|peer| !peer.judgement.waits_for.is_empty());
+            let waits = found.iter().any(|peer| !peer.assessment.waits_for.is_empty());
             if !waits || now >= begin + self.timeout {
-                return self.tell(&status.node, found, now - begin);
+                return self.print_result(&status.node, found, now - begin);
             }
             if now >= next_word {
                 next_word = now + PROGRESS;
@@ -109,11 +109,11 @@ impl Drain {
         let missing = status.tun.queues.saturating_sub(status.lanes.len());
         let found = status.peers.iter().filter(|peer| wanted(&peer.name)).map(|peer| {
             let arrived = peer.arrived.clone().unwrap_or_default();
-            let mut judgement = judge(&arrived);
+            let mut assessment = assess(&arrived);
             if missing > 0 {
-                judgement.waits_for.push(format!("{missing} lanes that are too busy to answer"));
+                assessment.waits_for.push(format!("{missing} lanes that are too busy to answer"));
             }
-            Found { peer: peer.name.clone(), arrived, judgement }
+            Found { peer: peer.name.clone(), arrived, assessment }
         });
         let found: Vec<Found> = found.collect();
         if found.is_empty() {
@@ -124,14 +124,14 @@ impl Drain {
         Ok(found)
     }
 
-    fn tell(&self, node: &str, found: Vec<Found>, waited: Duration) -> ExitCode {
+    fn print_result(&self, node: &str, found: Vec<Found>, waited: Duration) -> ExitCode {
         let mut verdict = Verdict::Complete;
         let (mut text, mut peers) = (String::new(), Vec::new());
-        for Found { peer, arrived, judgement } in found {
-            let judgement = judgement.at_the_end();
-            verdict = verdict.max(judgement.verdict);
-            peers.push(peer_json(&peer, &arrived, &judgement));
-            show(&mut text, &peer, &arrived, &judgement);
+        for Found { peer, arrived, assessment } in found {
+            let assessment = assessment.at_the_end();
+            verdict = verdict.max(assessment.verdict);
+            peers.push(peer_json(&peer, &arrived, &assessment));
+            show(&mut text, &peer, &arrived, &assessment);
         }
         let document = json!({
             "node": node,
@@ -144,37 +144,37 @@ impl Drain {
     }
 }
 
-fn peer_json(peer: &str, arrived: &ArrivedStatus, judgement: &DrainAssessment) -> Value {
+fn peer_json(peer: &str, arrived: &ArrivedStatus, assessment: &DrainAssessment) -> Value {
     json!({
         "peer": peer,
-        "verdict": judgement.verdict.name(),
-        "alive": judgement.is_alive,
-        "reasons": judgement.reasons,
+        "verdict": assessment.verdict.name(),
+        "alive": assessment.is_alive,
+        "reasons": assessment.reasons,
         "arrived": arrived,
     })
 }
 
 /// Prints what the drain waits for, and what to do if waiting is useless.
-fn complain_of(Found { peer, judgement, .. }: &Found) {
-    if judgement.waits_for.is_empty() {
+fn complain_of(Found { peer, assessment, .. }: &Found) {
+    if assessment.waits_for.is_empty() {
         return;
     }
-    complain(format_args!("onwire drain: {peer}: waiting for {}\n", judgement.waits_for.join("; ")));
-    if judgement.is_alive {
-        complain(format_args!("onwire drain: {peer}: {ALIVE}\n"));
+    print_error(format_args!("onwire drain: {peer}: waiting for {}\n", assessment.waits_for.join("; ")));
+    if assessment.is_alive {
+        print_error(format_args!("onwire drain: {peer}: {ALIVE}\n"));
     }
 }
 
 const ALIVE: &str = "its appliance lives and still sends, so there is nothing to drain yet. Stop the programs of the \
                      primary and then its appliance, or cut its link, and drain again";
 
-fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, judgement: &DrainAssessment) {
+fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, assessment: &DrainAssessment) {
     // Writing to a string does not fail.
-    let _ = writeln!(text, "{peer}: {}", judgement.verdict.name());
-    for reason in &judgement.reasons {
+    let _ = writeln!(text, "{peer}: {}", assessment.verdict.name());
+    for reason in &assessment.reasons {
         let _ = writeln!(text, "  {reason}");
     }
-    if judgement.is_alive {
+    if assessment.is_alive {
         let _ = writeln!(text, "  {ALIVE}");
     }
     let heard = arrived.heard_ms_ago.map_or("never".to_owned(), |ago| format!("{:.1} s ago", ago / 1e3));

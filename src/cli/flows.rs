@@ -12,7 +12,7 @@ use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::render::grouped;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, USAGE, complain, notification, print};
+use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
 
@@ -44,7 +44,7 @@ impl Flows {
     /// Asks and prints.
     pub fn run(self) -> ExitCode {
         let wrong = |words: String| {
-            complain(format_args!("onwire flows: {words}\n"));
+            print_error(format_args!("onwire flows: {words}\n"));
             ExitCode::from(USAGE)
         };
         let to = match self.to.as_deref().map(Destination::resolve).transpose() {
@@ -60,11 +60,11 @@ impl Flows {
             Ok(Some(flows)) => flows,
             Ok(None) => {
                 let (at, advice) = (self.subscription.notify, self.subscription.advice());
-                complain(format_args!("onwire flows: the appliance at {at} does not answer\n  = {advice}\n"));
+                print_error(format_args!("onwire flows: the appliance at {at} does not answer\n  = {advice}\n"));
                 return ExitCode::from(NO_CONTACT);
             }
             Err(error) => {
-                complain(format_args!("onwire flows: {error}\n"));
+                print_error(format_args!("onwire flows: {error}\n"));
                 return ExitCode::from(FAILURE);
             }
         };

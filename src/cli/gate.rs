@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::subscription::Subscription;
-use super::{FAILURE, USAGE, complain, limits, log, render_gate};
+use super::{FAILURE, USAGE, limits, log, print_error, render_gate};
 use crate::config::gate::{
     self, Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, GateNotify, Gates, Kind, Policy, UpstreamTls,
 };
@@ -99,7 +99,7 @@ impl Gate {
         let gates = match gates {
             Ok(gates) => gates,
             Err(words) => {
-                complain(words);
+                print_error(words);
                 return ExitCode::from(USAGE);
             }
         };

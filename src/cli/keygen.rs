@@ -8,7 +8,7 @@ use rand::rngs::OsRng;
 use rand::{RngCore, TryRngCore};
 use zeroize::Zeroizing;
 
-use super::{FAILURE, complain, print};
+use super::{FAILURE, print, print_error};
 use crate::config::key_file;
 use crate::notify::secret::{self, Secret};
 use crate::tunnel::keys::PrivateKey;
@@ -46,7 +46,7 @@ impl Keygen {
         };
         let Some(path) = self.file else {
             if let Some(public) = public {
-                complain(format_args!("public key: {public}\n"));
+                print_error(format_args!("public key: {public}\n"));
             }
             return print(format_args!("{}\n", *key));
         };
@@ -54,10 +54,10 @@ impl Keygen {
             (Ok(()), Some(public)) => print(format_args!("{public}\n")),
             (Ok(()), None) => ExitCode::SUCCESS,
             (Err(error), _) => {
-                complain(format_args!("onwire: {error}\n"));
+                print_error(format_args!("onwire: {error}\n"));
                 let hint = error.hint(&path, key_file::KEYGEN);
                 if !hint.is_empty() {
-                    complain(format_args!("  = {hint}\n"));
+                    print_error(format_args!("  = {hint}\n"));
                 }
                 ExitCode::from(FAILURE)
             }

@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
 fn print(text: impl Display) -> ExitCode {
     match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(format_args!("onwire: cannot write to standard output: {error}\n"));
+            print_error(format_args!("onwire: cannot write to standard output: {error}\n"));
             ExitCode::from(FAILURE)
         }
         _ => ExitCode::SUCCESS,
@@ -120,7 +120,7 @@ fn print(text: impl Display) -> ExitCode {
 }
 
 /// Writes to standard error, if possible.
-fn complain(text: impl Display) {
+fn print_error(text: impl Display) {
     let _ = write!(io::stderr().lock(), "{text}");
 }
 

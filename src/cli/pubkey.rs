@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{FAILURE, complain, print};
+use super::{FAILURE, print, print_error};
 use crate::config::key_file::{self, KEYGEN, MOST_TEXT};
 use crate::tunnel::keys::PrivateKey;
 
@@ -35,7 +35,7 @@ impl Pubkey {
         match key {
             Ok(key) => print(format_args!("{}\n", key.public_key())),
             Err((words, hint)) => {
-                complain(format_args!("onwire: {words}\n  = {hint}\n"));
+                print_error(format_args!("onwire: {words}\n  = {hint}\n"));
                 ExitCode::from(FAILURE)
             }
         }

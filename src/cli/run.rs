@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{complain, limits, log, render};
+use super::{limits, log, print_error, render};
 use crate::appliance::control::Control;
 use crate::config;
 
@@ -31,7 +31,7 @@ impl Run {
         let config = match config::load(&self.config) {
             Ok(config) => config,
             Err(errors) => {
-                complain(errors);
+                print_error(errors);
                 return ExitCode::from(2);
             }
         };

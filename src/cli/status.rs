@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{complain, print, render, render_gate};
+use super::{print, print_error, render, render_gate};
 use crate::appliance::status::Status as ApplianceStatus;
 use crate::config;
 use crate::config::gate::DEFAULT_STATUS;
@@ -45,7 +45,7 @@ impl Status {
         match status_socket::ask(&socket).map_err(|error| error.to_string()).and_then(|text| self.show(&text)) {
             Ok(text) => print(text),
             Err(error) => {
-                complain(format_args!("onwire status: {error}\n"));
+                print_error(format_args!("onwire status: {error}\n"));
                 ExitCode::FAILURE
             }
         }

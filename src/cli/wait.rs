@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::destination::Destination;
 use super::render::grouped;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, complain, notification, print};
+use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, notification, print, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
 use crate::notify::client::{Client, Reason, Status, Wish};
@@ -172,7 +172,7 @@ impl Wait {
         let (to, mut client) = match prepared {
             Ok(prepared) => prepared,
             Err(words) => {
-                complain(format_args!("onwire wait: {words}\n"));
+                print_error(format_args!("onwire wait: {words}\n"));
                 return ExitCode::from(USAGE);
             }
         };
@@ -183,7 +183,7 @@ impl Wait {
         match waited {
             Ok((connections, flows, code)) => self.tell(&to, &client, connections, &flows, code),
             Err(error) => {
-                complain(format_args!("onwire wait: {error}\n"));
+                print_error(format_args!("onwire wait: {error}\n"));
                 ExitCode::from(FAILURE)
             }
         }
@@ -290,7 +290,7 @@ impl Wait {
             if code == 0 {
                 return print(format_args!("nothing to wait for: {words}\n"));
             }
-            complain(format_args!("onwire wait: nothing to wait for: {words}\n  = {REMEDY}\n"));
+            print_error(format_args!("onwire wait: nothing to wait for: {words}\n  = {REMEDY}\n"));
             return ExitCode::from(code);
         }
         let bytes: u64 = flows.iter().map(|flow| flow.bytes).sum();
@@ -304,16 +304,16 @@ impl Wait {
         match code {
             NO_CONTACT => {
                 let at = self.subscription.notify;
-                complain(format_args!("onwire wait: the appliance at {at} does not answer\n"));
-                complain(format_args!("  = {}\n", self.subscription.advice()));
+                print_error(format_args!("onwire wait: the appliance at {at} does not answer\n"));
+                print_error(format_args!("  = {}\n", self.subscription.advice()));
             }
-            _ => complain(format_args!("onwire wait: not protected within {waited}\n")),
+            _ => print_error(format_args!("onwire wait: not protected within {waited}\n")),
         }
         for flow in open {
             let missing = grouped(flow.bytes - flow.protected(client, self.level));
             let (key, of) = (notification::key(&flow.key), grouped(flow.bytes));
             let why = flow.reason().map_or(String::new(), |reason| format!(": {reason}"));
-            complain(format_args!("  {key}  {missing} of {of} bytes are not protected{why}\n"));
+            print_error(format_args!("  {key}  {missing} of {of} bytes are not protected{why}\n"));
         }
         ExitCode::from(code)
     }
@@ -348,7 +348,7 @@ impl Progress {
         let missing: u64 = open.iter().map(|flow| flow.bytes - flow.protected(client, least)).sum();
         let why = open.iter().find_map(|flow| flow.reason().filter(|reason| *reason != Reason::Deadline));
         let why = why.map_or(String::new(), |reason| format!(", {reason}"));
-        complain(format_args!("\r\x1b[Kwaiting for {} bytes of {}{why}", grouped(missing), count(open.len())));
+        print_error(format_args!("\r\x1b[Kwaiting for {} bytes of {}{why}", grouped(missing), count(open.len())));
         let _ = io::stderr().flush();
     }
 }
@@ -356,7 +356,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            complain("\r\x1b[K");
+            print_error("\r\x1b[K");
         }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::subscription::Subscription;
-use super::{FAILURE, NO_CONTACT, USAGE, complain, notification};
+use super::{FAILURE, NO_CONTACT, USAGE, notification, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Filter, Flow, FlowKey, LinkState, Message, Peer, Range, StateReason};
@@ -85,7 +85,7 @@ impl Watch {
     /// Prints until the requested end, or a signal.
     pub fn run(self) -> ExitCode {
         let wrong = |words: String| {
-            complain(format_args!("onwire watch: {words}\n"));
+            print_error(format_args!("onwire watch: {words}\n"));
             ExitCode::from(USAGE)
         };
         let to = match self.to.as_deref().map(Destination::resolve).transpose() {
@@ -103,7 +103,7 @@ impl Watch {
             match capture {
                 Ok(mut capture) => client.record(move |from, to, datagram| {
                     if let Err(error) = capture.write(from, to, datagram, SystemTime::now()) {
-                        complain(format_args!("onwire watch: the capture lacks a datagram: {error}\n"));
+                        print_error(format_args!("onwire watch: the capture lacks a datagram: {error}\n"));
                     }
                 }),
                 Err(error) => return wrong(format!("cannot write {}: {error}", path.display())),
@@ -114,7 +114,7 @@ impl Watch {
             // A reader that has closed standard output has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
-                complain(format_args!("onwire watch: {error}\n"));
+                print_error(format_args!("onwire watch: {error}\n"));
                 ExitCode::from(FAILURE)
             }
         }
@@ -176,7 +176,7 @@ impl Screen {
             }
             let total = client.core().messages_dropped();
             if total > dropped {
-                complain(format_args!(
+                print_error(format_args!(
                     "onwire watch: {} messages skipped: too many for this reader\n",
                     total - dropped
                 ));
@@ -209,7 +209,7 @@ impl Screen {
             }
             // At the start allow some time: the first answers take a round trip or two.
             None if self.silent_since.is_none() && (self.run.is_some() || now > begin + Duration::from_millis(500)) => {
-                let heard = if self.run.is_some() { client.core().last_heard() } else { Some(begin) };
+                let heard = if self.run.is_some() { client.core().last_received() } else { Some(begin) };
                 let since = heard.unwrap_or(begin);
                 self.silent_since = Some(since);
                 let silent = now.saturating_duration_since(since);
@@ -222,7 +222,7 @@ impl Screen {
                 });
                 self.line("contact", words, notification::object(fields))?;
                 if self.run.is_none() {
-                    complain(format_args!("  = {}\n", self.options.subscription.advice()));
+                    print_error(format_args!("  = {}\n", self.options.subscription.advice()));
                 }
                 Ok(())
             }

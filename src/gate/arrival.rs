@@ -8,19 +8,19 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::kinds::FirstWord;
+use super::kinds::FirstSender;
 use super::leg::{Leg, Peeked};
 use super::status::{ConnectionStatus, Totals};
 use crate::config::units::show_duration;
 
 /// How long a caller must stay before the gate connects to a server that sends first. Probes are gone by then.
-pub const MOMENT: Duration = Duration::from_millis(250);
+pub const SILENT_WAIT: Duration = Duration::from_millis(250);
 /// The series of probes has ended when none came for this long.
 const QUIET: Duration = Duration::from_secs(300);
 
 /// What to do with an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intent {
+pub enum ArrivalAction {
     /// Nothing: it stays.
     Stays,
     /// Connect to the server.
@@ -48,14 +48,14 @@ impl Arrival {
     pub fn new(
         number: u64,
         (client, leg): (SocketAddr, Leg),
-        first: FirstWord,
+        first: FirstSender,
         patience: Duration,
         now: Instant,
     ) -> Arrival {
         let enters = match first {
-            FirstWord::Caller => None,
-            FirstWord::Server => Some(now + MOMENT),
-            FirstWord::Either => Some(now),
+            FirstSender::Caller => None,
+            FirstSender::Server => Some(now + SILENT_WAIT),
+            FirstSender::Either => Some(now),
         };
         Arrival { number, client, leg, since: now, enters, overdue: now + patience, patience }
     }
@@ -66,19 +66,19 @@ impl Arrival {
     }
 
     /// What to do with it at `now`.
-    pub fn intent(&mut self, now: Instant) -> Intent {
+    pub fn intent(&mut self, now: Instant) -> ArrivalAction {
         if self.leg.is_broken() {
-            return Intent::Left;
+            return ArrivalAction::Left;
         }
         match self.leg.peek() {
-            Peeked::Bytes => return Intent::Enters,
-            Peeked::End => return Intent::Left,
+            Peeked::Bytes => return ArrivalAction::Enters,
+            Peeked::End => return ArrivalAction::Left,
             Peeked::Nothing => {}
         }
         match self.enters {
-            Some(at) if now >= at => Intent::Enters,
-            None if now >= self.overdue => Intent::Overdue,
-            _ => Intent::Stays,
+            Some(at) if now >= at => ArrivalAction::Enters,
+            None if now >= self.overdue => ArrivalAction::Overdue,
+            _ => ArrivalAction::Stays,
         }
     }
 
@@ -98,7 +98,7 @@ impl Arrival {
     }
 
     /// The log message for an overdue arrival.
-    pub fn words(&self) -> String {
+    pub fn message(&self) -> String {
         let patience = show_duration(self.patience);
         format!("{} was let go: it said nothing within {patience} (start_timeout)", self.client)
     }
@@ -125,7 +125,7 @@ impl Arrival {
 pub struct Probes {
     count: u64,
     last: Option<Instant>,
-    told_late: bool,
+    logged_late: bool,
 }
 
 impl Probes {
@@ -145,14 +145,14 @@ impl Probes {
     pub fn on_late_probe(&mut self, client: SocketAddr, upstream: SocketAddr, now: Instant) -> Option<String> {
         self.count += 1;
         self.last = Some(now);
-        let told = std::mem::replace(&mut self.told_late, true);
+        let told = std::mem::replace(&mut self.logged_late, true);
         (!told).then(|| {
             format!(
                 "{client} was greeted by {upstream} and left without a word: a mirror that insists on TLS, which this gate does not \
                  offer (set MASTER_SSL=0, SOURCE_SSL=0), or a health check that stays for more than {} ms (let it close at once). \
                  The server counts it as a failed connection of this gate, and refuses the gate after `max_connect_errors` of \
                  them without a good one between",
-                MOMENT.as_millis()
+                SILENT_WAIT.as_millis()
             )
         })
     }
@@ -219,21 +219,21 @@ mod tests {
         };
         let moment = Duration::from_millis(1);
         for (first, at_once, at_last, when) in [
-            (FirstWord::Caller, Intent::Stays, Intent::Overdue, patience),
-            (FirstWord::Server, Intent::Stays, Intent::Enters, MOMENT),
-            (FirstWord::Either, Intent::Enters, Intent::Enters, Duration::ZERO),
+            (FirstSender::Caller, ArrivalAction::Stays, ArrivalAction::Overdue, patience),
+            (FirstSender::Server, ArrivalAction::Stays, ArrivalAction::Enters, SILENT_WAIT),
+            (FirstSender::Either, ArrivalAction::Enters, ArrivalAction::Enters, Duration::ZERO),
         ] {
             let (mut far, mut silent) = arrive(first);
             assert_eq!(look(&mut silent, Duration::ZERO), at_once, "{first:?}");
             assert_eq!((silent.poll_timeout(), look(&mut silent, when)), (start + when, at_last), "{first:?}");
             if when > moment {
-                assert_eq!(look(&mut silent, when - moment), Intent::Stays, "{first:?}");
+                assert_eq!(look(&mut silent, when - moment), ArrivalAction::Stays, "{first:?}");
             }
             far.write_all(b"x").unwrap();
-            assert_eq!(look(&mut silent, moment), Intent::Enters, "{first:?}: a byte");
+            assert_eq!(look(&mut silent, moment), ArrivalAction::Enters, "{first:?}: a byte");
             let (far, mut gone) = arrive(first);
             drop(far);
-            assert_eq!(look(&mut gone, moment), Intent::Left, "{first:?}");
+            assert_eq!(look(&mut gone, moment), ArrivalAction::Left, "{first:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ use super::exposure::Exposure;
 use super::leg::{Leg, ReadOutcome};
 use super::marks::Marks;
 use super::policy::{GRACE, PolicyState};
-use super::returns::{Key, Returns, Spoken};
+use super::returns::{EarlyPosition, EarlyPositions, Key};
 use super::status::Totals;
 use super::subscription::Subscription;
 use super::tls::Tls;
@@ -38,13 +38,13 @@ pub struct Scratch {
     plain: Vec<u8>,
     turn: Turn,
     /// What was acknowledged early for mirrors whose connections have ended.
-    returns: Returns,
+    returns: EarlyPositions,
 }
 
 impl Default for Scratch {
     fn default() -> Scratch {
         let bytes = vec![0; 64 * 1024].into_boxed_slice();
-        Scratch { bytes, plain: Vec::new(), turn: Turn::default(), returns: Returns::default() }
+        Scratch { bytes, plain: Vec::new(), turn: Turn::default(), returns: EarlyPositions::default() }
     }
 }
 
@@ -69,28 +69,28 @@ pub struct Connection {
     exposure: Exposure,
     early: Early,
     /// The mirror, once it is known, and the last position acknowledged early for it on this connection.
-    whom: Option<Key>,
-    spoken: Option<Spoken>,
+    mirror_key: Option<Key>,
+    early_position: Option<EarlyPosition>,
     /// Whether released marks are acknowledged to the primary, or were once.
     gives_early: bool,
     /// Whether the dialect was notified of the end of each side: primary, mirror.
     ended: (bool, bool),
     /// The caller left without sending anything, before the server ended the connection.
-    mute: bool,
+    left_silently: bool,
     closing: bool,
     /// When the connection is dropped, whatever still waits.
     deadline: Option<Instant>,
     accepted: Instant,
     /// When the gate began to connect to the server.
-    called: Instant,
+    connecting_since: Instant,
     /// When the server's end, and everything before it, was passed on to the caller.
-    deserted: Option<Instant>,
+    server_ended_at: Option<Instant>,
     /// Every mark up to this offset was released because it was protected, or acknowledged by the mirror itself.
-    settled: u64,
+    released_to: u64,
     condition: Reason,
-    told_blind: Option<Reason>,
+    logged_blind: Option<Reason>,
     /// The start of a loss for which no range has come yet.
-    untold_loss: Option<u64>,
+    unreported_loss: Option<u64>,
     counts: Totals,
 }
 
@@ -122,20 +122,20 @@ impl Connection {
             policy: PolicyState::new(gate.policy),
             exposure: Exposure::default(),
             early: Early::default(),
-            whom: None,
-            spoken: None,
+            mirror_key: None,
+            early_position: None,
             gives_early: false,
             ended: (false, false),
-            mute: false,
+            left_silently: false,
             closing: false,
             deadline: None,
             accepted: now,
-            called: now,
-            deserted: None,
-            settled: 0,
+            connecting_since: now,
+            server_ended_at: None,
+            released_to: 0,
             condition: Reason::Deadline,
-            told_blind: None,
-            untold_loss: None,
+            logged_blind: None,
+            unreported_loss: None,
             counts: Totals { connections: 1, ..Totals::default() },
             gate,
         }
@@ -184,7 +184,7 @@ impl Connection {
         if let Some(last) = exposed {
             let covered = self.key.map_or(0, |key| subscription.covered(&key, self.gate.level, now));
             self.counts.exposures += 1;
-            let safe = self.settled.max(covered);
+            let safe = self.released_to.max(covered);
             self.counts.exposed_bytes += self.exposure.on_released(safe, (last.offset, last.mark));
             self.dialect.on_released(last.mark, Release::Exposed, &mut scratch.turn);
             self.apply(scratch, now);
@@ -203,7 +203,7 @@ impl Connection {
         let Some(last) = self.marks.release(|waiting| subscription.covers(&key, waiting.offset, level, now)) else {
             return false;
         };
-        self.settled = self.settled.max(last.offset);
+        self.released_to = self.released_to.max(last.offset);
         self.early.on_released(last.offset, last.mark);
         self.counts.released += 1;
         self.dialect.on_released(last.mark, Release::Protected, &mut scratch.turn);
@@ -241,7 +241,7 @@ impl Connection {
             );
             return self.close(&why, now);
         }
-        self.tell_blind(now);
+        self.log_blind(now);
     }
 
     /// When something is due if no event comes.
@@ -355,7 +355,7 @@ impl Connection {
         if let Some(mark) = turn.acknowledged() {
             let exposed = self.exposure.on_acknowledged(mark);
             let waited = self.marks.on_acknowledged(mark).map(|last| last.offset);
-            self.settled = self.settled.max(exposed.unwrap_or(0)).max(waited.unwrap_or(0));
+            self.released_to = self.released_to.max(exposed.unwrap_or(0)).max(waited.unwrap_or(0));
             self.early.on_acknowledged(mark, waited.max(exposed));
             self.unplaced = self.unplaced.filter(|unplaced| *unplaced > mark);
         }

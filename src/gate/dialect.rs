@@ -4,7 +4,7 @@
 //! sends the primary the protocol's own acknowledgement. It has no socket and no clock, never fails and never panics,
 //! whatever the bytes: it forwards what it does not understand, and from then on acknowledges nothing early.
 
-use super::returns::{Mirror, Place, Spoken};
+use super::returns::{EarlyPosition, Mirror, Place};
 
 /// One side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub trait Dialect: Send {
     /// The last position acknowledged early, on earlier connections, for the mirror that [`Turn::on_mirror`] named;
     /// none if there is none. Called before any further bytes. Dialects that check how much a mirror has when it
     /// reconnects keep it.
-    fn on_recalled(&mut self, _spoken: Option<Spoken>) {}
+    fn on_recalled(&mut self, _spoken: Option<EarlyPosition>) {}
 
     /// `side` sends nothing more. The dialect forwards what it still holds; then the gate ends the other side's stream
     /// too.
@@ -93,7 +93,7 @@ pub struct Turn {
     tls: Vec<(Side, usize)>,
     notes: Vec<Note>,
     mirror: Option<Mirror>,
-    spoken: Option<Spoken>,
+    early_position: Option<EarlyPosition>,
     shortfall: Option<Place>,
     close: Option<String>,
 }
@@ -147,8 +147,8 @@ impl Turn {
     }
 
     /// Everything up to there was acknowledged to the primary before the mirror acknowledged it.
-    pub fn on_spoken(&mut self, spoken: Spoken) {
-        self.spoken = Some(spoken);
+    pub fn on_early_position(&mut self, early_position: EarlyPosition) {
+        self.early_position = Some(early_position);
     }
 
     /// The mirror has come back with everything up to `has` and no more, which is proven, and less than was recalled.
@@ -215,8 +215,8 @@ impl Turn {
     }
 
     /// The last position acknowledged early for the mirror.
-    pub fn spoken(&self) -> Option<&Spoken> {
-        self.spoken.as_ref()
+    pub fn early_position(&self) -> Option<&EarlyPosition> {
+        self.early_position.as_ref()
     }
 
     /// What the mirror came back with, if that is too little.
@@ -241,7 +241,7 @@ impl Turn {
             tls,
             notes,
             mirror,
-            spoken,
+            early_position,
             shortfall,
             close,
         } = self;
@@ -251,7 +251,7 @@ impl Turn {
         (*acknowledged, *real, *injected) = (None, 0, 0);
         tls.clear();
         notes.clear();
-        (*mirror, *spoken, *shortfall) = (None, None, None);
+        (*mirror, *early_position, *shortfall) = (None, None, None);
         *close = None;
     }
 }
@@ -272,7 +272,7 @@ mod tests {
         turn.on_acknowledged(2);
         turn.on_acknowledged(1);
         turn.on_injected();
-        turn.on_spoken(Spoken { place: Place::Wal(5), stamp: 0 });
+        turn.on_early_position(EarlyPosition { place: Place::Wal(5), stamp: 0 });
         turn.on_shortfall(Place::Wal(3));
         turn.close("done");
         turn.close("later");
@@ -283,6 +283,6 @@ mod tests {
         turn.clear();
         assert!(turn.sent(Side::Mirror).is_empty() && turn.marks().is_empty() && turn.closing().is_none());
         assert_eq!((turn.acknowledged(), turn.counts()), (None, (0, 0)));
-        assert!(turn.mirror().is_none() && turn.spoken().is_none() && turn.shortfall().is_none());
+        assert!(turn.mirror().is_none() && turn.early_position().is_none() && turn.shortfall().is_none());
     }
 }

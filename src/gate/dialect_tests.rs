@@ -2,7 +2,7 @@
 //! knows no protocol.
 
 use super::dialect::{Dialect, Mark, Note, Release, Side, Turn};
-use super::returns::{Mirror, Place, Spoken};
+use super::returns::{EarlyPosition, Mirror, Place};
 
 /// One step of a session.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Outcome {
     /// The mirror's identity in the present turn.
     mirror: Option<Mirror>,
     /// The last position acknowledged early for it.
-    pub spoken: Option<Spoken>,
+    pub early_position: Option<EarlyPosition>,
     /// What it came back with, each time that was too little.
     pub shortfalls: Vec<Place>,
     /// The warnings logged.
@@ -52,7 +52,7 @@ pub fn play(dialect: impl Dialect, steps: &[Step], cut: impl FnMut(usize) -> usi
 /// As [`play`], with a mirror for which `recalled` was acknowledged early before.
 pub fn play_again(
     mut dialect: impl Dialect,
-    recalled: Option<Spoken>,
+    recalled: Option<EarlyPosition>,
     steps: &[Step],
     mut cut: impl FnMut(usize) -> usize,
 ) -> Outcome {
@@ -112,7 +112,7 @@ impl Outcome {
         self.acknowledged = self.acknowledged.max(turn.acknowledged());
         self.counts = (self.counts.0 + turn.counts().0, self.counts.1 + turn.counts().1);
         self.mirror = turn.mirror().cloned();
-        self.spoken = turn.spoken().cloned().or(self.spoken.take());
+        self.early_position = turn.early_position().cloned().or(self.early_position.take());
         self.shortfalls.extend(turn.shortfall().cloned());
         for note in turn.notes() {
             if let Note::Warning(text) = note {

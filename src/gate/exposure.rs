@@ -21,8 +21,8 @@ pub struct Range {
 pub struct Exposure {
     /// The end of what was exposed: offset and mark.
     reach: Option<(u64, u64)>,
-    unsaid: Option<Range>,
-    said: Option<Instant>,
+    unlogged: Option<Range>,
+    logged: Option<Instant>,
 }
 
 impl Exposure {
@@ -31,7 +31,7 @@ impl Exposure {
     pub fn on_released(&mut self, safe: u64, (offset, mark): (u64, u64)) -> u64 {
         let start = self.reach.map_or(safe, |(reach, _)| reach.max(safe)).min(offset);
         self.reach = Some((offset, mark));
-        self.unsaid = Some(match self.unsaid {
+        self.unlogged = Some(match self.unlogged {
             Some(earlier) => Range { offsets: (earlier.offsets.0, offset), marks: (earlier.marks.0, mark) },
             None => Range { offsets: (start, offset), marks: (mark, mark) },
         });
@@ -51,17 +51,17 @@ impl Exposure {
 
     /// The alarm to log now; at most once a second, and nothing is left out.
     pub fn poll_alarm(&mut self, now: Instant) -> Option<Range> {
-        let lately = self.said.is_some_and(|at| now < at + INTERVAL);
-        let range = if lately { None } else { self.unsaid.take() };
+        let lately = self.logged.is_some_and(|at| now < at + INTERVAL);
+        let range = if lately { None } else { self.unlogged.take() };
         if range.is_some() {
-            self.said = Some(now);
+            self.logged = Some(now);
         }
         range
     }
 
     /// The alarm that is still to be logged when the connection ends.
     pub fn last_alarm(&mut self) -> Option<Range> {
-        self.unsaid.take()
+        self.unlogged.take()
     }
 }
 

@@ -27,7 +27,7 @@ pub fn listens_to(kind: Kind) -> Side {
 
 /// Which end sends first on a connection to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstWord {
+pub enum FirstSender {
     /// The end that connects.
     Caller,
     /// The server.
@@ -37,10 +37,10 @@ pub enum FirstWord {
 }
 
 /// Which end sends first in a protocol.
-pub fn first_word(kind: Kind) -> FirstWord {
+pub fn first_word(kind: Kind) -> FirstSender {
     match kind {
-        Kind::Postgres | Kind::Redis => FirstWord::Caller,
-        Kind::MariaDb => FirstWord::Server,
-        Kind::Tcp => FirstWord::Either,
+        Kind::Postgres | Kind::Redis => FirstSender::Caller,
+        Kind::MariaDb => FirstSender::Server,
+        Kind::Tcp => FirstSender::Either,
     }
 }

@@ -71,10 +71,10 @@ impl GateListener {
     }
 
     /// Logs a warning, unless one was logged just before.
-    pub fn warn(&mut self, now: Instant, words: &str) {
+    pub fn warn(&mut self, now: Instant, message: &str) {
         if self.warned.is_none_or(|at| now >= at + REPEAT) {
             self.warned = Some(now);
-            tracing::warn!(gate = %self.gate.name, "{words}");
+            tracing::warn!(gate = %self.gate.name, "{message}");
         }
     }
 }

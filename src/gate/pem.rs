@@ -69,8 +69,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     })
 }
 
-fn has(text: &[u8], words: &str) -> bool {
-    text.windows(words.len()).any(|window| window == words.as_bytes())
+fn has(text: &[u8], message: &str) -> bool {
+    text.windows(message.len()).any(|window| window == message.as_bytes())
 }
 
 fn damaged(path: &Path, error: &pem::Error) -> String {
@@ -111,7 +111,7 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         assert_eq!(certificates(&path("certificate")).map(|found| found.len()), Ok(1));
         assert!(private_key(&path("key")).is_ok());
-        for (name, words) in [
+        for (name, message) in [
             ("missing", "a file that exists"),
             ("directory", "name a file in it"),
             ("key", "the wrong way round"),
@@ -121,9 +121,9 @@ mod tests {
             ("bent.certificate", "copy it anew"),
         ] {
             let said = certificates(&path(name)).unwrap_err();
-            assert!(said.contains(words) && said.contains(&path(name).display().to_string()), "{name}: {said}");
+            assert!(said.contains(message) && said.contains(&path(name).display().to_string()), "{name}: {said}");
         }
-        for (name, words) in [
+        for (name, message) in [
             ("missing", "a file that exists"),
             ("directory", "name a file in it"),
             ("certificate", "the wrong way round"),
@@ -133,7 +133,7 @@ mod tests {
             ("half.key", "copy it anew"),
         ] {
             let said = private_key(&path(name)).unwrap_err();
-            assert!(said.contains(words) && said.contains(&path(name).display().to_string()), "{name}: {said}");
+            assert!(said.contains(message) && said.contains(&path(name).display().to_string()), "{name}: {said}");
         }
     }
 }

@@ -22,7 +22,7 @@ use rand::{Rng, SeedableRng};
 use super::arrival::Arrival;
 use super::connection::{Connection, Scratch};
 use super::dialect::Side;
-use super::kinds::{self, FirstWord};
+use super::kinds::{self, FirstSender};
 use super::listener::{GateListener, Make};
 use super::run_queue::RunQueue;
 use super::status::{ConnectionStatus, GateStatus, ROLE, Status, Totals};
@@ -33,7 +33,7 @@ use crate::io::log;
 use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 
 const WAKER: Token = Token(0);
-const WITNESS: Token = Token(1);
+const SUBSCRIPTION: Token = Token(1);
 const STATUS: usize = 2;
 /// The first token of the listening sockets.
 const LISTENERS: usize = STATUS + CALLERS + 1;
@@ -49,7 +49,7 @@ const LEGS: usize = 1 << 16;
 /// How often all connections are checked when no event comes.
 const TICK: Duration = Duration::from_millis(250);
 /// How long connections may take to deliver what the gate holds when the process is asked to stop.
-const FAREWELL: Duration = Duration::from_secs(1);
+const STOP_LINGER: Duration = Duration::from_secs(1);
 /// Asks a running [`Proxy`] to do something, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stop {
@@ -78,7 +78,7 @@ impl Stop {
 }
 
 /// A caller of a gate.
-enum Guest {
+enum Occupant {
     /// It has sent nothing yet.
     Arrival(Arrival),
     /// The gate has connected to the server for it, or is connecting.
@@ -108,7 +108,7 @@ pub struct Proxy {
     poll: Poll,
     listeners: Vec<GateListener>,
     /// The callers, each with the index of its listener.
-    slots: Vec<Option<(usize, Guest)>>,
+    slots: Vec<Option<(usize, Occupant)>>,
     free: Vec<usize>,
     run_queue: RunQueue,
     /// Some connection has noted marks, so that the tick is needed.
@@ -124,18 +124,18 @@ pub struct Proxy {
     next_number: u64,
 }
 
-impl Guest {
+impl Occupant {
     fn counts(&self) -> Totals {
         match self {
-            Guest::Arrival(arrival) => arrival.counts(),
-            Guest::Connection(connection) => connection.counts(),
+            Occupant::Arrival(arrival) => arrival.counts(),
+            Occupant::Connection(connection) => connection.counts(),
         }
     }
 
     fn status(&self, subscription: &Subscription, now: Instant) -> ConnectionStatus {
         match self {
-            Guest::Arrival(arrival) => arrival.status(now),
-            Guest::Connection(connection) => connection.status(subscription, now),
+            Occupant::Arrival(arrival) => arrival.status(now),
+            Occupant::Connection(connection) => connection.status(subscription, now),
         }
     }
 }
@@ -161,7 +161,7 @@ impl Proxy {
         let stop = Stop { stop: Arc::default(), report: Arc::default(), waker };
         let mut subscription =
             Subscription::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
-        poll.registry().register(subscription.socket(), WITNESS, Interest::READABLE)?;
+        poll.registry().register(subscription.socket(), SUBSCRIPTION, Interest::READABLE)?;
         let mut listeners = Vec::new();
         for (number, gate) in config.gates.iter().enumerate() {
             let (caller, make) = dialects(gate);
@@ -239,12 +239,14 @@ impl Proxy {
     fn on_event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             WAKER => self.on_wake(now),
-            WITNESS => self.subscription.on_ready(),
+            SUBSCRIPTION => self.subscription.on_ready(),
             token if token.0 >= LEGS => {
                 let at = (token.0 - LEGS) / 2;
                 match self.slots.get_mut(at) {
-                    Some(Some((_, Guest::Arrival(arrival)))) => arrival.leg().on_event(event),
-                    Some(Some((_, Guest::Connection(connection)))) => connection.leg(token.0 % 2 == 0).on_event(event),
+                    Some(Some((_, Occupant::Arrival(arrival)))) => arrival.leg().on_event(event),
+                    Some(Some((_, Occupant::Connection(connection)))) => {
+                        connection.leg(token.0 % 2 == 0).on_event(event)
+                    }
                     _ => return,
                 }
                 self.run_queue.on_ready(at);
@@ -279,11 +281,11 @@ impl Proxy {
             }
             for at in 0..self.slots.len() {
                 match self.slots.get_mut(at) {
-                    Some(Some((_, Guest::Connection(connection)))) => {
-                        connection.end_by(now + FAREWELL);
+                    Some(Some((_, Occupant::Connection(connection)))) => {
+                        connection.end_by(now + STOP_LINGER);
                         self.run_queue.on_ready(at);
                     }
-                    Some(Some((_, Guest::Arrival(_)))) => self.let_go(at),
+                    Some(Some((_, Occupant::Arrival(_)))) => self.drop_arrival(at),
                     _ => {}
                 }
             }
@@ -303,7 +305,7 @@ impl Proxy {
         }
         for at in self.run_queue.poll_ready() {
             match self.slots.get_mut(at) {
-                Some(Some((_, Guest::Connection(connection)))) => {
+                Some(Some((_, Occupant::Connection(connection)))) => {
                     if connection.pump(&mut self.scratch, &mut self.subscription, now) {
                         self.run_queue.on_ready(at);
                     }
@@ -315,7 +317,7 @@ impl Proxy {
         if now >= self.tick {
             (self.tick, self.replicates) = (now + TICK, false);
             for at in 0..self.slots.len() {
-                if let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) {
+                if let Some(Some((_, Occupant::Connection(connection)))) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.subscription, now);
                     if let Some(range) = connection.poll_untold_loss(&self.subscription) {
                         connection.on_violation(&range, &mut self.violation_log);
@@ -331,8 +333,8 @@ impl Proxy {
             self.settle(at, now);
         }
         for listener in &mut self.listeners {
-            if let Some(words) = listener.probes.poll_end(now) {
-                tracing::info!(gate = %listener.gate.name, "{words}");
+            if let Some(message) = listener.probes.poll_end(now) {
+                tracing::info!(gate = %listener.gate.name, "{message}");
             }
         }
         more || self.run_queue.has_ready()
@@ -345,18 +347,18 @@ impl Proxy {
             lost.entry(number).or_default().push(range);
         }
         if !lost.is_empty() {
-            for guest in self.slots.iter_mut().flatten().map(|(_, guest)| guest) {
-                if let Guest::Connection(connection) = guest {
+            for occupant in self.slots.iter_mut().flatten().map(|(_, occupant)| occupant) {
+                if let Occupant::Connection(connection) = occupant {
                     let ranges = lost.remove(&connection.number()).unwrap_or_default();
                     ranges.iter().for_each(|range| connection.on_violation(range, &mut self.violation_log));
                 }
             }
         }
-        self.violation_log.say(now);
+        self.violation_log.flush(now);
     }
 
     fn release(&mut self, at: usize, now: Instant) {
-        let Some(Some((_, Guest::Connection(connection)))) = self.slots.get_mut(at) else { return };
+        let Some(Some((_, Occupant::Connection(connection)))) = self.slots.get_mut(at) else { return };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.subscription, now) {
             // The connection may now do what it held back.
             self.run_queue.on_ready(at);
@@ -368,16 +370,16 @@ impl Proxy {
     fn settle(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         let over = match slot {
-            Some((_, Guest::Arrival(_))) => return self.look_at_arrival(at, now),
-            Some((_, Guest::Connection(connection))) if !connection.is_over(now) => {
+            Some((_, Occupant::Arrival(_))) => return self.look_at_arrival(at, now),
+            Some((_, Occupant::Connection(connection))) if !connection.is_over(now) => {
                 self.replicates |= connection.replicates();
                 return self.run_queue.on_state(at, connection.is_waiting(), connection.poll_timeout());
             }
             slot => slot.take(),
         };
-        let Some((listener, Guest::Connection(mut connection))) = over else { return };
+        let Some((listener, Occupant::Connection(mut connection))) = over else { return };
         let overdue = connection.poll_overdue(now);
-        let mute = connection.mute_caller();
+        let mute = connection.silent_caller();
         for is_caller in [true, false] {
             // Closing the socket also removes it from the poll.
             let _ = self.poll.registry().deregister(connection.leg(is_caller).stream());
@@ -388,12 +390,12 @@ impl Proxy {
         }
         self.forget(at, listener, &counts);
         let Some(listener) = self.listeners.get_mut(listener) else { return };
-        if let Some(words) = overdue {
-            listener.warn(now, &words);
-        } else if let Some(client) = mute.filter(|_| kinds::first_word(listener.gate.kind) == FirstWord::Server) {
+        if let Some(message) = overdue {
+            listener.warn(now, &message);
+        } else if let Some(client) = mute.filter(|_| kinds::first_word(listener.gate.kind) == FirstSender::Server) {
             listener.totals.probes += 1;
-            if let Some(words) = listener.probes.on_late_probe(client, listener.gate.upstream, now) {
-                tracing::warn!(gate = %listener.gate.name, "{words}");
+            if let Some(message) = listener.probes.on_late_probe(client, listener.gate.upstream, now) {
+                tracing::warn!(gate = %listener.gate.name, "{message}");
             }
         }
     }
@@ -424,9 +426,9 @@ impl Proxy {
 
     fn status(&self, now: Instant) -> Status {
         let gates = self.listeners.iter().enumerate().map(|(number, listener)| {
-            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, guest)| guest);
+            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, occupant)| occupant);
             let mut totals = listener.totals.clone();
-            live().for_each(|guest| totals.add(&guest.counts()));
+            live().for_each(|occupant| totals.add(&occupant.counts()));
             let socket = listener.socket.as_ref().and_then(|socket| socket.local_addr().ok());
             GateStatus {
                 name: listener.gate.name.clone(),
@@ -436,7 +438,7 @@ impl Proxy {
                 policy: listener.gate.policy.to_string(),
                 level: listener.gate.level.name().to_owned(),
                 totals,
-                connections: live().map(|guest| guest.status(&self.subscription, now)).collect(),
+                connections: live().map(|occupant| occupant.status(&self.subscription, now)).collect(),
             }
         });
         Status {

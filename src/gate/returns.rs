@@ -93,7 +93,7 @@ pub struct Mirror {
 
 /// Everything up to this place was acknowledged to the primary before the mirror acknowledged it itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spoken {
+pub struct EarlyPosition {
     /// The place.
     pub place: Place,
     /// The newest time in what was sent up to there, if positions can start again under the same names; otherwise 0.
@@ -122,11 +122,11 @@ impl Key {
 
 #[derive(Debug)]
 struct Known {
-    spoken: Spoken,
+    early_position: EarlyPosition,
     /// The number of the look-up that used it last.
     used: u64,
-    said: Option<Instant>,
-    unsaid: u64,
+    logged: Option<Instant>,
+    unlogged: u64,
 }
 
 /// A mirror has come back with less than was acknowledged early for it.
@@ -135,32 +135,32 @@ pub struct Shortfall {
     /// How many bytes are missing, if the two places can be subtracted; otherwise 0.
     pub bytes: u64,
     /// The log message, unless one was logged shortly before.
-    pub words: Option<String>,
+    pub message: Option<String>,
 }
 
 /// What was acknowledged early for all mirrors of a process.
 #[derive(Debug, Default)]
-pub struct Returns {
+pub struct EarlyPositions {
     known: HashMap<Key, Known>,
     used: u64,
 }
 
-impl Returns {
+impl EarlyPositions {
     /// What was acknowledged early for this mirror.
-    pub fn recall(&mut self, key: &Key) -> Option<Spoken> {
+    pub fn recall(&mut self, key: &Key) -> Option<EarlyPosition> {
         self.used += 1;
         let known = self.known.get_mut(key)?;
         known.used = self.used;
-        Some(known.spoken.clone())
+        Some(known.early_position.clone())
     }
 
-    /// Everything up to `spoken` was acknowledged early for this mirror.
-    pub fn on_spoken(&mut self, key: &Key, spoken: &Spoken) {
+    /// Everything up to `early_position` was acknowledged early for this mirror.
+    pub fn on_early_position(&mut self, key: &Key, early_position: &EarlyPosition) {
         if let Some(known) = self.known.get_mut(key) {
             // The positions have started again if the two places cannot be compared, or if the newer one is lower.
-            let is_new_row = spoken.stamp > known.spoken.stamp;
-            if is_new_row || known.spoken.place.partial_cmp(&spoken.place) != Some(Ordering::Greater) {
-                known.spoken.clone_from(spoken);
+            let is_new_row = early_position.stamp > known.early_position.stamp;
+            if is_new_row || known.early_position.place.partial_cmp(&early_position.place) != Some(Ordering::Greater) {
+                known.early_position.clone_from(early_position);
             }
             return;
         }
@@ -170,37 +170,43 @@ impl Returns {
             self.known.remove(&oldest);
         }
         self.used += 1;
-        let known = Known { spoken: spoken.clone(), used: self.used, said: None, unsaid: 0 };
+        let known = Known { early_position: early_position.clone(), used: self.used, logged: None, unlogged: 0 };
         self.known.insert(key.clone(), known);
     }
 
     /// The mirror has come back with everything up to `has` and no more, which is less than was acknowledged early.
     /// From now on `since` counts, what was acknowledged early on the new connection, or else `has`.
-    pub fn on_shortfall(&mut self, key: &Key, has: &Place, since: Option<&Spoken>, now: Instant) -> Option<Shortfall> {
+    pub fn on_shortfall(
+        &mut self,
+        key: &Key,
+        has: &Place,
+        since: Option<&EarlyPosition>,
+        now: Instant,
+    ) -> Option<Shortfall> {
         let known = self.known.get_mut(key)?;
-        let spoken = known.spoken.place.clone();
-        let bytes = spoken.bytes_since(has).unwrap_or(0);
-        let has_alone = Spoken { place: has.clone(), stamp: known.spoken.stamp };
-        known.spoken = since.cloned().unwrap_or(has_alone);
-        if known.said.is_some_and(|said| now < said + INTERVAL) {
-            known.unsaid += 1;
-            return Some(Shortfall { bytes, words: None });
+        let early_position = known.early_position.place.clone();
+        let bytes = early_position.bytes_since(has).unwrap_or(0);
+        let has_alone = EarlyPosition { place: has.clone(), stamp: known.early_position.stamp };
+        known.early_position = since.cloned().unwrap_or(has_alone);
+        if known.logged.is_some_and(|logged| now < logged + INTERVAL) {
+            known.unlogged += 1;
+            return Some(Shortfall { bytes, message: None });
         }
-        let more = match std::mem::take(&mut known.unsaid) {
+        let more = match std::mem::take(&mut known.unlogged) {
             0 => String::new(),
             count => format!(" It did so {count} times more since this was said last."),
         };
-        known.said = Some(now);
+        known.logged = Some(now);
         let size = if bytes > 0 { format!(", {bytes} bytes further") } else { String::new() };
         let Key { mirror, history, .. } = key;
-        let words = format!(
+        let message = format!(
             "{mirror} came back with less than was acknowledged early for it: it has everything up to {has} and no more, and \
-             the primary was told {spoken}{size} ({history}).{more} Until the primary has sent it again, what was acknowledged \
+             the primary was told {early_position}{size} ({history}).{more} Until the primary has sent it again, what was acknowledged \
              behind {has} is at the primary alone. The mirror ended before it had written it (a full disk, a crash, a restart \
              under load), or lost what it had (written and not flushed, restored from a backup): look at its log and at the \
              space on its disk. Do not promote it before it has caught up"
         );
-        Some(Shortfall { bytes, words: Some(words) })
+        Some(Shortfall { bytes, message: Some(message) })
     }
 }
 
@@ -212,8 +218,8 @@ mod tests {
         Key::new("pg", &Mirror { name: name.into(), is_unique: true, history: "timeline 1".into() }, "10.2.0.1")
     }
 
-    fn wal(at: u64) -> Spoken {
-        Spoken { place: Place::Wal(at), stamp: 0 }
+    fn wal(at: u64) -> EarlyPosition {
+        EarlyPosition { place: Place::Wal(at), stamp: 0 }
     }
 
     fn binlog(file: &str, position: u64) -> Place {
@@ -241,46 +247,46 @@ mod tests {
 
     #[test]
     fn the_early_position_never_falls_and_restarts_after_a_shortfall() {
-        let (mut returns, now) = (Returns::default(), Instant::now());
+        let (mut returns, now) = (EarlyPositions::default(), Instant::now());
         let mirror = key("slot mirror");
         assert_eq!(returns.recall(&mirror), None);
         assert_eq!(returns.on_shortfall(&mirror, &Place::Wal(5), None, now), None, "nothing was acknowledged early");
-        returns.on_spoken(&mirror, &wal(900));
-        returns.on_spoken(&mirror, &wal(800));
+        returns.on_early_position(&mirror, &wal(900));
+        returns.on_early_position(&mirror, &wal(800));
         assert_eq!(returns.recall(&mirror), Some(wal(900)));
         assert_eq!(returns.recall(&key("slot other")), None);
         // As after RESET MASTER.
         let other = key("server 2");
-        returns.on_spoken(&other, &Spoken { place: binlog("bin.000009", 500), stamp: 70 });
-        returns.on_spoken(&other, &Spoken { place: binlog("bin.000001", 500), stamp: 69 });
-        assert_eq!(returns.recall(&other).map(|spoken| spoken.stamp), Some(70));
-        returns.on_spoken(&other, &Spoken { place: binlog("bin.000001", 600), stamp: 71 });
-        assert_eq!(returns.recall(&other).map(|spoken| spoken.stamp), Some(71));
+        returns.on_early_position(&other, &EarlyPosition { place: binlog("bin.000009", 500), stamp: 70 });
+        returns.on_early_position(&other, &EarlyPosition { place: binlog("bin.000001", 500), stamp: 69 });
+        assert_eq!(returns.recall(&other).map(|early_position| early_position.stamp), Some(70));
+        returns.on_early_position(&other, &EarlyPosition { place: binlog("bin.000001", 600), stamp: 71 });
+        assert_eq!(returns.recall(&other).map(|early_position| early_position.stamp), Some(71));
         let told = returns.on_shortfall(&mirror, &Place::Wal(0x100), None, now).unwrap();
         assert_eq!(told.bytes, 900 - 0x100);
-        let words = told.words.unwrap();
-        assert!(words.starts_with("slot mirror came back with less"), "{words}");
+        let message = told.message.unwrap();
+        assert!(message.starts_with("slot mirror came back with less"), "{message}");
         assert!(
-            words.contains("up to 0/100 and no more, and the primary was told 0/384, 644 bytes further"),
-            "{words}"
+            message.contains("up to 0/100 and no more, and the primary was told 0/384, 644 bytes further"),
+            "{message}"
         );
         assert_eq!(returns.recall(&mirror), Some(wal(0x100)), "it is reported only once");
-        returns.on_spoken(&mirror, &wal(1000));
+        returns.on_early_position(&mirror, &wal(1000));
         let told = returns.on_shortfall(&mirror, &Place::Wal(0x100), Some(&wal(950)), now).unwrap();
-        assert_eq!(told, Shortfall { bytes: 1000 - 0x100, words: None }, "logged shortly before");
+        assert_eq!(told, Shortfall { bytes: 1000 - 0x100, message: None }, "logged shortly before");
         assert_eq!(returns.recall(&mirror), Some(wal(950)), "what was acknowledged early on the new connection stays");
     }
 
     /// A mirror with a full disk comes back every few seconds.
     #[test]
     fn two_hundred_returns_are_logged_in_a_few_lines_and_all_are_counted() {
-        let (mut returns, start) = (Returns::default(), Instant::now());
+        let (mut returns, start) = (EarlyPositions::default(), Instant::now());
         let mirror = key("slot mirror");
         let mut lines = vec![];
         for at in 0..200 {
-            returns.on_spoken(&mirror, &wal(1000 + at));
+            returns.on_early_position(&mirror, &wal(1000 + at));
             let now = start + Duration::from_secs(at);
-            lines.extend(returns.on_shortfall(&mirror, &Place::Wal(500), None, now).unwrap().words);
+            lines.extend(returns.on_shortfall(&mirror, &Place::Wal(500), None, now).unwrap().message);
         }
         assert_eq!(lines.len(), 4, "at 0, 60, 120 and 180 s");
         assert!(lines[1].contains("It did so 59 times more since"), "{}", lines[1]);
@@ -292,9 +298,9 @@ mod tests {
         let (one, two) = (Key::new("pg", &shared, "10.2.0.1"), Key::new("pg", &shared, "10.2.0.2"));
         assert_ne!(one, two);
         assert_eq!(one.mirror, "walreceiver\\n at 10.2.0.1");
-        let mut returns = Returns::default();
+        let mut returns = EarlyPositions::default();
         for at in 0..MOST + 10 {
-            returns.on_spoken(&key(&format!("slot {at}")), &wal(1));
+            returns.on_early_position(&key(&format!("slot {at}")), &wal(1));
             returns.recall(&key("slot 0"));
         }
         assert_eq!(returns.known.len(), MOST);

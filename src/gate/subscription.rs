@@ -231,7 +231,7 @@ impl Subscription {
             address: self.address,
             contact: self.core.has_contact(now),
             stale: self.core.is_stale(),
-            heard_s: self.core.last_heard().map(|at| now.saturating_duration_since(at).as_secs_f64()),
+            heard_s: self.core.last_received().map(|at| now.saturating_duration_since(at).as_secs_f64()),
             runs: self.runs,
             contacts_lost: self.losses,
             datagrams: self.received,

@@ -31,16 +31,16 @@ impl ViolationLog {
     }
 
     /// Logs what was not logged yet, if the last line was long enough ago.
-    pub fn say(&mut self, now: Instant) {
+    pub fn flush(&mut self, now: Instant) {
         if self.ranges.is_due(now)
-            && let Some(words) = self.take_words()
+            && let Some(message) = self.take_message()
         {
             self.ranges.on_said(now);
-            tracing::error!("{words}");
+            tracing::error!("{message}");
         }
     }
 
-    fn take_words(&mut self) -> Option<String> {
+    fn take_message(&mut self) -> Option<String> {
         let (ranges, named) = self.ranges.take("ranges");
         let hit = std::mem::take(&mut self.hit);
         if ranges == 0 {
@@ -65,8 +65,8 @@ impl ViolationLog {
 
 impl Drop for ViolationLog {
     fn drop(&mut self) {
-        if let Some(words) = self.take_words() {
-            tracing::error!("{words}");
+        if let Some(message) = self.take_message() {
+            tracing::error!("{message}");
         }
     }
 }
@@ -85,18 +85,18 @@ mod tests {
         let hit = Hit { bytes: 10, acknowledged: 6, acknowledgements: 2 };
         let mut broken = ViolationLog::default();
         broken.note("pg", 3, (&key, &(0..10)), Hit { acknowledged: 0, acknowledgements: 0, ..hit });
-        broken.say(start);
+        broken.flush(start);
         assert_eq!(broken.poll_timeout(), None, "logged");
         (1..=10).for_each(|at| broken.note("pg", 3, (&key, &(at * 100..at * 100 + 10)), hit));
-        broken.say(start + INTERVAL - Duration::from_nanos(1));
+        broken.flush(start + INTERVAL - Duration::from_nanos(1));
         assert_eq!(broken.poll_timeout(), Some(start + INTERVAL));
-        let words = broken.take_words().unwrap();
+        let message = broken.take_message().unwrap();
         assert!(
-            words.contains("(10 ranges, 100 bytes: pg, connection 3: 10.1.0.1:1 > 10.2.0.1:80 bytes 100..110; pg"),
-            "{words}"
+            message.contains("(10 ranges, 100 bytes: pg, connection 3: 10.1.0.1:1 > 10.2.0.1:80 bytes 100..110; pg"),
+            "{message}"
         );
-        assert!(words.contains("bytes 800..810; and 2 ranges more)"), "{words}");
-        assert!(words.contains("20 early acknowledgements stood on them, 60 of these bytes"), "{words}");
-        assert_eq!(broken.take_words(), None);
+        assert!(message.contains("bytes 800..810; and 2 ranges more)"), "{message}");
+        assert!(message.contains("20 early acknowledgements stood on them, 60 of these bytes"), "{message}");
+        assert_eq!(broken.take_message(), None);
     }
 }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use onwire::config::gate::{Gate, Kind, Policy};
-use onwire::gate::arrival::MOMENT;
+use onwire::gate::arrival::SILENT_WAIT;
 
 use crate::testbed::*;
 
@@ -70,7 +70,7 @@ fn a_silent_caller_that_stays_is_connected_if_the_server_sends_first() {
     let mut caller = TcpStream::connect(gate.address).unwrap();
     caller.set_read_timeout(Some(SOON)).unwrap();
     let (mut stream, _) = until("the server is connected to", || server.accept().ok());
-    assert!(begun.elapsed() >= MOMENT && begun.elapsed() < MOMENT * 8, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= SILENT_WAIT && begun.elapsed() < SILENT_WAIT * 8, "{:?}", begun.elapsed());
     let greeting = b"\x20\0\0\0\x0a5\0\x07\0\0\0abcdefgh\0\x05\xa2\x21\x02\0\0\0\x15\0\0\0\0\0\0\0\0";
     stream.write_all(greeting).unwrap();
     let mut got = vec![0; greeting.len()];

@@ -71,7 +71,7 @@ pub fn until<A: Answer>(what: &str, mut check: impl FnMut() -> A) -> A::Found {
     }
 }
 
-enum Order {
+enum PublishOrder {
     Flow(Flow),
     Violation(Range),
 }
@@ -79,7 +79,7 @@ enum Order {
 /// The notification port of an appliance that reports whatever the test orders.
 pub struct Appliance {
     pub address: SocketAddr,
-    orders: Sender<Order>,
+    orders: Sender<PublishOrder>,
     protects_all: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -139,7 +139,7 @@ impl Appliance {
 
     fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
         let flow = Flow { violated, ..flow(key, level, positions) };
-        self.orders.send(Order::Flow(flow)).unwrap();
+        self.orders.send(PublishOrder::Flow(flow)).unwrap();
         // A datagram without meaning wakes the publisher, so that it reads the order at once.
         let knock = UdpSocket::bind("127.0.0.1:0").unwrap();
         knock.send_to(&[0], self.address).unwrap();
@@ -147,7 +147,7 @@ impl Appliance {
 
     /// Reports that claimed bytes are lost.
     pub fn violate(&self, key: FlowKey, start: u64, end: u64) {
-        self.orders.send(Order::Violation(Range { key, instance: 1, start, end })).unwrap();
+        self.orders.send(PublishOrder::Violation(Range { key, instance: 1, start, end })).unwrap();
     }
 }
 
@@ -161,7 +161,13 @@ impl Drop for Appliance {
 }
 
 /// Runs the publisher of an appliance until `stop` is set.
-fn publish(socket: &UdpSocket, epoch: u64, orders: &Receiver<Order>, protects_all: &AtomicBool, stop: &AtomicBool) {
+fn publish(
+    socket: &UdpSocket,
+    epoch: u64,
+    orders: &Receiver<PublishOrder>,
+    protects_all: &AtomicBool,
+    stop: &AtomicBool,
+) {
     socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut keys = KeyRing::new();
     keys.insert(secret().to_key(1)).unwrap();
@@ -181,8 +187,8 @@ fn publish(socket: &UdpSocket, epoch: u64, orders: &Receiver<Order>, protects_al
         }
         for order in orders.try_iter() {
             match order {
-                Order::Flow(flow) => publisher.publish_flow(&flow, Instant::now()),
-                Order::Violation(range) => publisher.publish_violation(0, &[range], Instant::now()),
+                PublishOrder::Flow(flow) => publisher.publish_flow(&flow, Instant::now()),
+                PublishOrder::Violation(range) => publisher.publish_violation(0, &[range], Instant::now()),
             }
         }
         if protects_all.load(Ordering::Relaxed) {

@@ -75,7 +75,7 @@ pub(super) struct Contact {
     pub(super) ends: Instant,
     pub(super) heartbeat: Instant,
     /// When the last heartbeat or grant arrived.
-    pub(super) heard: Instant,
+    pub(super) received: Instant,
 }
 
 /// The state of a client. The caller owns the socket and the clock.
@@ -164,8 +164,8 @@ impl Core {
 
     /// Whether the present run of the publisher has granted a lease that still lasts, and its heartbeats arrive.
     pub fn has_contact(&self, now: Instant) -> bool {
-        let heard = |contact: &Contact| now < contact.ends && now < contact.heartbeat + contact.lease;
-        self.contact.as_ref().is_some_and(heard)
+        let is_current = |contact: &Contact| now < contact.ends && now < contact.heartbeat + contact.lease;
+        self.contact.as_ref().is_some_and(is_current)
     }
 
     /// Whether something may have changed unnoticed: no subscription was granted yet, or a notification is missing.
@@ -250,8 +250,8 @@ impl Core {
     }
 
     /// When the last heartbeat or grant arrived; `None` before the first grant.
-    pub fn last_heard(&self) -> Option<Instant> {
-        self.contact.as_ref().map(|contact| contact.heard)
+    pub fn last_received(&self) -> Option<Instant> {
+        self.contact.as_ref().map(|contact| contact.received)
     }
 
     /// Whether everything that this run of the publisher has published is known here: the first dump is complete and no
@@ -311,7 +311,7 @@ impl Core {
 
     /// Renews the subscription and asks about gaps, when due. [`Core::poll_datagram`] does it too.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let silent = self.contact.as_ref().is_none_or(|contact| now >= contact.heard + SILENCE);
+        let silent = self.contact.as_ref().is_none_or(|contact| now >= contact.received + SILENCE);
         if (now >= self.renew || silent) && !self.requests.has(|purpose| purpose == Purpose::Subscribe) {
             let Wish { lease, groups, filter, .. } = self.wish;
             let request = Request::Subscribe { lease, groups, filter, token: Token::default() };
@@ -336,7 +336,7 @@ impl Core {
         let gap = self.contact.as_ref().and_then(|contact| contact.gap_since).map(|since| since + GAP);
         let gap = gap.filter(|_| !self.requests.has(|purpose| purpose == Purpose::Page));
         let subscribing = self.requests.has(|purpose| purpose == Purpose::Subscribe);
-        let silence = self.contact.as_ref().map(|contact| contact.heard + SILENCE);
+        let silence = self.contact.as_ref().map(|contact| contact.received + SILENCE);
         let renew = silence.map_or(self.renew, |silence| silence.min(self.renew));
         let next = [gap, Some(renew).filter(|_| !subscribing), self.requests.poll_timeout(self.contact.is_some())];
         // Nothing else is due: check for silence.

@@ -12,7 +12,7 @@ const MOST: usize = 32;
 
 /// The lowest loss that the flow itself reported.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+struct ReportedLoss {
     start: u64,
     /// What the mirror had acknowledged at that report.
     acked: u64,
@@ -22,14 +22,14 @@ struct Standing {
 #[derive(Debug, Default)]
 pub struct Losses {
     ranges: Vec<Range<u64>>,
-    standing: Option<Standing>,
+    reported: Option<ReportedLoss>,
 }
 
 impl Losses {
     /// The lowest lost offset; `None` when nothing is lost.
     pub fn lowest(&self) -> Option<u64> {
         let ranges = self.ranges.iter().map(|range| range.start);
-        ranges.chain(self.standing.map(|standing| standing.start)).min()
+        ranges.chain(self.reported.map(|reported| reported.start)).min()
     }
 
     /// A violation reports `range`; the mirror has acknowledged everything below `acked`.
@@ -48,17 +48,17 @@ impl Losses {
 
     /// A message of the flow reports its lowest loss, if any, and `told_acked`, the mirror's acknowledgement at that
     /// time. Before this message the acknowledgement was known to be `acked`.
-    pub fn on_told(&mut self, lowest: Option<u64>, told_acked: u64, acked: u64) {
-        match (lowest, self.standing) {
+    pub fn on_reported(&mut self, lowest: Option<u64>, told_acked: u64, acked: u64) {
+        match (lowest, self.reported) {
             // The message that reported `acked` is newer, and decides.
             (Some(_), _) if told_acked < acked => {}
-            (Some(start), standing) => {
-                let start = standing.map_or(start, |standing| standing.start.min(start));
-                self.standing = Some(Standing { start, acked: told_acked });
+            (Some(start), reported) => {
+                let start = reported.map_or(start, |reported| reported.start.min(start));
+                self.reported = Some(ReportedLoss { start, acked: told_acked });
             }
             // Only a later message can report the end of the loss, and then the mirror has its first byte.
-            (None, Some(standing)) if told_acked > standing.acked && told_acked > standing.start => {
-                self.standing = None;
+            (None, Some(reported)) if told_acked > reported.acked && told_acked > reported.start => {
+                self.reported = None;
             }
             (None, _) => {}
         }
@@ -72,7 +72,7 @@ impl Losses {
     /// The appliance restarted, and its next run does not know these losses. They end at `claimed`, where the claims
     /// end: nothing above can be void.
     pub fn on_restart(&mut self, claimed: u64) {
-        if let Some(Standing { start, acked }) = self.standing.take() {
+        if let Some(ReportedLoss { start, acked }) = self.reported.take() {
             self.on_range(start..claimed.max(start.saturating_add(1)), acked.min(start));
         }
     }
@@ -100,25 +100,25 @@ mod tests {
     #[test]
     fn a_loss_reported_by_the_flow_ends_only_with_its_later_messages() {
         let mut losses = Losses::default();
-        losses.on_told(Some(40), 10, 10);
+        losses.on_reported(Some(40), 10, 10);
         for earlier in [0, 9, 10, 39, 40] {
-            losses.on_told(None, earlier, 10);
+            losses.on_reported(None, earlier, 10);
             assert_eq!(losses.lowest(), Some(40), "{earlier}");
         }
-        losses.on_told(None, 60, 10);
+        losses.on_reported(None, 60, 10);
         assert_eq!(losses.lowest(), None);
-        losses.on_told(Some(40), 10, 60);
+        losses.on_reported(Some(40), 10, 60);
         assert_eq!(losses.lowest(), None, "an old message that came late");
-        losses.on_told(Some(70), 60, 60);
+        losses.on_reported(Some(70), 60, 60);
         assert_eq!(losses.lowest(), Some(70), "another loss");
     }
 
     #[test]
     fn a_loss_outlives_the_run_that_reported_it() {
         let mut losses = Losses::default();
-        losses.on_told(Some(40), 10, 10);
+        losses.on_reported(Some(40), 10, 10);
         losses.on_restart(100);
-        losses.on_told(None, 80, 10);
+        losses.on_reported(None, 80, 10);
         losses.on_acked(99);
         assert_eq!(losses.lowest(), Some(40));
         losses.on_acked(100);
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn a_later_higher_loss_does_not_hide_the_lower_one() {
         let mut losses = Losses::default();
-        losses.on_told(Some(40), 10, 10);
-        losses.on_told(Some(70), 10, 10);
+        losses.on_reported(Some(40), 10, 10);
+        losses.on_reported(Some(70), 10, 10);
         assert_eq!(losses.lowest(), Some(40));
     }
 }

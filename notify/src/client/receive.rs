@@ -72,7 +72,7 @@ impl Core {
                     lease: granted.lease,
                     ends: asked + granted.lease,
                     heartbeat: now,
-                    heard: now,
+                    received: now,
                 });
                 self.requests.finish(raw.header.seq);
                 self.on_run(granted.lease, asked, now);
@@ -130,7 +130,7 @@ impl Core {
             Message::Subscribed(granted) => {
                 if let Some(asked) = self.requests.find(seq, port, Purpose::Subscribe) {
                     contact.lease = granted.lease;
-                    contact.heard = contact.heard.max(now);
+                    contact.received = contact.received.max(now);
                     contact.ends = contact.ends.max(asked + granted.lease);
                     self.renew = asked + granted.lease / 4;
                     self.requests.finish(seq);
@@ -183,7 +183,7 @@ impl Core {
             return;
         };
         contact.heartbeat = contact.heartbeat.max(now);
-        contact.heard = contact.heard.max(now);
+        contact.received = contact.received.max(now);
         contact.violations.on_highest(heartbeat.violations);
         contact.sequence.on_highest(seq);
         if !contact.sequence.has_gap() && !self.requests.has(|purpose| purpose == Purpose::Page) {

@@ -246,10 +246,10 @@ fn replayed_datagrams_do_not_prolong_the_contact() {
         pair.deliver_answers(&answers, at(ms));
         recorded.extend(answers);
     }
-    let last = pair.client.last_heard();
+    let last = pair.client.last_received();
     assert!(last >= Some(at(100)) && recorded.len() > 3);
     pair.deliver_answers(&recorded, at(400));
-    assert_eq!(pair.client.last_heard(), last);
+    assert_eq!(pair.client.last_received(), last);
 }
 
 /// The lease has ended, and the same client subscribes again to the same run of the publisher.
@@ -334,7 +334,7 @@ fn datagrams_for_another_run_of_the_client_are_ignored() {
     assert!(other.has_contact(start));
     let answers = pair.answers(later);
     assert_eq!(answers.len(), 2);
-    let last = |pair: &Pair| pair.client.last_heard();
+    let last = |pair: &Pair| pair.client.last_received();
     let before = last(&pair);
     let of_other: Vec<_> = answers.into_iter().filter(|datagram| datagram[16] == 8).collect();
     assert_eq!(of_other.len(), 1);

@@ -82,7 +82,7 @@ impl Watch {
             // Only acknowledgements of this run order its messages; those of an earlier run do not.
             let [acked, reported] = [&self.current, &flow.positions]
                 .map(|positions| positions.acked.map_or(0, |position| self.placed(position)));
-            self.losses.on_told(flow.violated.map(|start| self.placed(start)), reported, acked);
+            self.losses.on_reported(flow.violated.map(|start| self.placed(start)), reported, acked);
             self.current.raise(&flow.positions);
             self.losses.on_acked(self.acked());
             self.told = Some((flow.peer, flow.level));

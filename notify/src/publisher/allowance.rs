@@ -159,19 +159,19 @@ impl Allowance {
     }
 
     /// Whether part of a page may be sent to the subscriber with this share.
-    pub fn may_tell(&self, share: &Share, now: Instant) -> bool {
+    pub fn may_send(&self, share: &Share, now: Instant) -> bool {
         !self.is_spent(now) && share.pages.has(1, now)
     }
 
     /// `work` units of a page were sent.
-    pub fn on_told(&mut self, share: &mut Share, work: u32, now: Instant) {
+    pub fn on_sent(&mut self, share: &mut Share, work: u32, now: Instant) {
         self.turn = self.turn.saturating_sub(work);
         self.pages.spend(work, now);
         share.pages.spend(work, now);
     }
 
     /// When pages for the subscriber with this share continue.
-    pub fn when_told(&self, share: &Share, now: Instant) -> Instant {
+    pub fn when_sent(&self, share: &Share, now: Instant) -> Instant {
         match self.pages.has(1, now) && share.pages.has(1, now) {
             // Only the limit of this turn is reached.
             true => now,

@@ -22,7 +22,7 @@ pub struct Challenger {
 
 /// The sender that a token is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker {
+pub struct Sender {
     /// The address it sends from.
     pub address: SocketAddr,
     /// Its key.
@@ -38,12 +38,12 @@ impl Challenger {
     }
 
     /// The token for a subscriber.
-    pub fn token(&self, asker: &Asker, now: Instant) -> Token {
+    pub fn token(&self, asker: &Sender, now: Instant) -> Token {
         self.token_of(asker, self.period(now))
     }
 
     /// Whether the subscriber's token for this period, or for the one before, is this one.
-    pub fn accepts(&self, asker: &Asker, token: &Token, now: Instant) -> bool {
+    pub fn accepts(&self, asker: &Sender, token: &Token, now: Instant) -> bool {
         let period = self.period(now);
         let earlier = period.checked_sub(1).map(|period| self.token_of(asker, period));
         // A sender that cannot see the token must guess one of 2^128: no need to hide how many bytes match.
@@ -54,7 +54,7 @@ impl Challenger {
         now.saturating_duration_since(self.start).as_secs() / PERIOD.as_secs()
     }
 
-    fn token_of(&self, asker: &Asker, period: u64) -> Token {
+    fn token_of(&self, asker: &Sender, period: u64) -> Token {
         let mut hmac = hmac::Context::with_key(&self.secret);
         let ip = match asker.address.ip() {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
@@ -81,15 +81,15 @@ mod tests {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let challenger = Challenger::new(&[7; 32], start);
-        let asker = Asker { address: ([127, 0, 0, 1], 9).into(), key: 1, epoch: 2 };
+        let asker = Sender { address: ([127, 0, 0, 1], 9).into(), key: 1, epoch: 2 };
         let token = challenger.token(&asker, at(29));
         assert!(challenger.accepts(&asker, &token, at(29)));
         assert!(challenger.accepts(&asker, &token, at(59)));
         assert!(!challenger.accepts(&asker, &token, at(60)));
-        assert!(!challenger.accepts(&Asker { address: ([127, 0, 0, 1], 8).into(), ..asker }, &token, at(29)));
-        assert!(!challenger.accepts(&Asker { address: ([127, 0, 0, 2], 9).into(), ..asker }, &token, at(29)));
-        assert!(!challenger.accepts(&Asker { key: 2, ..asker }, &token, at(29)));
-        assert!(!challenger.accepts(&Asker { epoch: 3, ..asker }, &token, at(29)));
+        assert!(!challenger.accepts(&Sender { address: ([127, 0, 0, 1], 8).into(), ..asker }, &token, at(29)));
+        assert!(!challenger.accepts(&Sender { address: ([127, 0, 0, 2], 9).into(), ..asker }, &token, at(29)));
+        assert!(!challenger.accepts(&Sender { key: 2, ..asker }, &token, at(29)));
+        assert!(!challenger.accepts(&Sender { epoch: 3, ..asker }, &token, at(29)));
         assert!(!challenger.accepts(&asker, &Token::default(), at(29)));
         assert!(!Challenger::new(&[8; 32], start).accepts(&asker, &token, at(29)));
     }

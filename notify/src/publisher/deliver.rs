@@ -48,7 +48,7 @@ impl Publisher {
     ) -> usize {
         let mut sent = 0;
         while sent < most {
-            let Some((asker, header, refusal)) = self.strangers.pop_front() else {
+            let Some((asker, header, refusal)) = self.unsubscribed.pop_front() else {
                 break;
             };
             let answer = match refusal {
@@ -60,12 +60,12 @@ impl Publisher {
             let seal = Seal { address: asker.address, key: asker.key, receiver: asker.epoch };
             sent += self.finish(&seal, &mut send);
         }
-        sent + self.tell_subscribers(most - sent, now, &mut send)
+        sent + self.send_to_subscribers(most - sent, now, &mut send)
     }
 
     /// Each subscriber gets a datagram, or a few of a page; then each that has more gets as much again. No subscriber
     /// waits for all that another one has asked for.
-    fn tell_subscribers(
+    fn send_to_subscribers(
         &mut self,
         most: usize,
         now: Instant,
@@ -120,7 +120,7 @@ impl Publisher {
         }
         self.round = round;
         let waiting = self.sessions.iter().filter(|session| !session.pages.is_empty());
-        let goes_on = waiting.map(|session| self.allowance.when_told(&session.share, now));
+        let goes_on = waiting.map(|session| self.allowance.when_sent(&session.share, now));
         self.resume = self.resume.into_iter().chain(goes_on).min();
         sent
     }
@@ -228,7 +228,7 @@ impl Publisher {
 
     fn fill_pages(&mut self, at: usize, left: &mut u32, now: Instant) -> bool {
         while !self.sessions[at].pages.is_empty() {
-            if !self.allowance.may_tell(&self.sessions[at].share, now) {
+            if !self.allowance.may_send(&self.sessions[at].share, now) {
                 return false;
             }
             if *left == 0 {
@@ -236,7 +236,7 @@ impl Publisher {
             }
             let mut work = 0;
             let more = self.fill_page(at, &mut work);
-            self.allowance.on_told(&mut self.sessions[at].share, work, now);
+            self.allowance.on_sent(&mut self.sessions[at].share, work, now);
             *left = left.saturating_sub(work);
             if more {
                 return true;

@@ -219,7 +219,7 @@ pub struct Publisher {
     /// The last sender that asked for more than its share, and its key.
     excessive: Option<(SocketAddr, u16)>,
     /// Answers to senders without a subscription: a challenge (`None`) or a refusal.
-    strangers: VecDeque<(challenge::Asker, Header, Option<Refusal>)>,
+    unsubscribed: VecDeque<(challenge::Sender, Header, Option<Refusal>)>,
     asked: VecDeque<Asked>,
     barrier_count: u64,
     /// Datagrams sent, one count for all subscribers.
@@ -253,7 +253,7 @@ impl Publisher {
             resume: None,
             allowance: Allowance::new(secret, now),
             excessive: None,
-            strangers: VecDeque::new(),
+            unsubscribed: VecDeque::new(),
             asked: VecDeque::new(),
             barrier_count: 0,
             datagram_count: 0,

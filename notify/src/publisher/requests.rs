@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::allowance::Share;
-use super::challenge::Asker;
+use super::challenge::Sender;
 use super::session::{Page, Session};
 use super::{Asked, HEARTBEAT, Publisher};
 use crate::envelope::{Direction, Envelope, Forged};
@@ -21,7 +21,7 @@ use crate::message::{Filter, Header, Message, Messages, Raw, Refusal, RefusalCod
 use crate::replay::ReplayWindow;
 
 /// Waiting answers to senders without a subscription.
-const MAX_STRANGERS: usize = 64;
+const UNSUBSCRIBED_MAX: usize = 64;
 /// Requests to the appliance that it has not taken yet.
 const MAX_ASKED: usize = 256;
 /// Requests in one datagram.
@@ -41,18 +41,18 @@ impl Publisher {
     }
 
     fn on_opened(&mut self, from: SocketAddr, envelope: &Envelope, messages: &[u8], now: Instant) {
-        let asker = Asker { address: from, key: envelope.key, epoch: envelope.sender };
+        let asker = Sender { address: from, key: envelope.key, epoch: envelope.sender };
         let ours = envelope.receiver == self.epoch;
         if !ours && envelope.receiver != 0 {
             // A client of an earlier run learns of this one by the challenge: only its subscription is looked at.
             self.counters.old_epoch += 1;
-            return self.on_stranger(&asker, false, messages, now);
+            return self.on_unsubscribed(&asker, false, messages, now);
         }
         let known = |session: &Session| {
             session.address == from && session.key == envelope.key && session.epoch == envelope.sender
         };
         let Some(at) = self.sessions.iter().position(known).filter(|_| ours) else {
-            return self.on_stranger(&asker, ours, messages, now);
+            return self.on_unsubscribed(&asker, ours, messages, now);
         };
         if !self.sessions[at].window.accept(envelope.counter) {
             self.counters.replayed += 1;
@@ -70,7 +70,7 @@ impl Publisher {
     }
 
     /// A datagram from a sender without a subscription, which may ask for one.
-    fn on_stranger(&mut self, asker: &Asker, ours: bool, messages: &[u8], now: Instant) {
+    fn on_unsubscribed(&mut self, asker: &Sender, ours: bool, messages: &[u8], now: Instant) {
         let Some(Ok(raw)) = Messages::new(messages).next() else {
             self.counters.not_ours += 1;
             return;
@@ -85,8 +85,8 @@ impl Publisher {
         let header = answer_to(&raw);
         if !ours || !self.challenger.accepts(asker, &token, now) {
             self.counters.challenged += 1;
-            match self.strangers.len() < MAX_STRANGERS {
-                true => self.strangers.push_back((*asker, header, None)),
+            match self.unsubscribed.len() < UNSUBSCRIBED_MAX {
+                true => self.unsubscribed.push_back((*asker, header, None)),
                 false => self.counters.answers_dropped += 1,
             }
             return;
@@ -125,15 +125,15 @@ impl Publisher {
                 self.counters.full += 1;
                 self.counters.refused += 1;
                 let refusal = Refusal { code: RefusalCode::Full, offset: None, text: text.into() };
-                match self.strangers.len() < MAX_STRANGERS {
-                    true => self.strangers.push_back((*asker, header, Some(refusal))),
+                match self.unsubscribed.len() < UNSUBSCRIBED_MAX {
+                    true => self.unsubscribed.push_back((*asker, header, Some(refusal))),
                     false => self.counters.answers_dropped += 1,
                 }
             }
         }
     }
 
-    fn limit_reached(&self, asker: &Asker) -> Option<&'static str> {
+    fn limit_reached(&self, asker: &Sender) -> Option<&'static str> {
         let count = |same: &dyn Fn(&Session) -> bool| self.sessions.iter().filter(|session| same(session)).count();
         if self.sessions.len() >= self.limits.subscribers {
             Some("too many subscribers: end one or wait for a lease to end")

@@ -46,7 +46,7 @@ fn pages(filter: Filter) -> Request {
 }
 
 /// A program that floods the publisher with requests.
-struct Loud {
+struct Flooder {
     at: SocketAddr,
     key: u16,
     epoch: u64,
@@ -54,10 +54,10 @@ struct Loud {
     count: u64,
 }
 
-impl Loud {
-    fn new(number: u16) -> Loud {
+impl Flooder {
+    fn new(number: u16) -> Flooder {
         let at = ([10, 0, 1, (number % 16) as u8], 20_000 + number).into();
-        Loud { at, key: 1, epoch: 1000 + u64::from(number), token: Token::default(), count: 0 }
+        Flooder { at, key: 1, epoch: 1000 + u64::from(number), token: Token::default(), count: 0 }
     }
 
     /// A datagram with these requests, each with a number of its own.
@@ -101,7 +101,7 @@ struct World {
     now: Instant,
     publisher: Publisher,
     ring: KeyRing,
-    loud: Vec<Loud>,
+    loud: Vec<Flooder>,
     client: Core,
     client_at: SocketAddr,
     outcomes: Vec<Asked>,
@@ -131,7 +131,7 @@ impl World {
             outcomes: vec![],
         };
         for number in 0..loud {
-            let mut loud = Loud::new(number);
+            let mut loud = Flooder::new(number);
             loud.ask(&[loud.subscription()], &mut world.publisher, now);
             world.loud.push(loud);
             world.turn();
@@ -335,7 +335,7 @@ fn a_subscriber_beside_a_flood_keeps_its_lease_and_is_answered() {
                 }
                 if turn > 50 {
                     assert!(world.client.has_contact(world.now), "{number}, {loud}, {turn}");
-                    let silence = world.now - world.client.last_heard().unwrap();
+                    let silence = world.now - world.client.last_received().unwrap();
                     assert!(silence < Duration::from_millis(110), "{number}, {loud}, {turn}: {silence:?}");
                 }
                 // The answer arrives within a round of all others, whatever they ask for.
@@ -384,7 +384,7 @@ fn challenges_are_bounded_per_key_and_other_keys_are_not_affected() {
     let mut came = None;
     for turn in 0..4000u16 {
         for port in 0..20 {
-            let mut newcomer = Loud::new(turn.wrapping_mul(20).wrapping_add(port) % 40_000);
+            let mut newcomer = Flooder::new(turn.wrapping_mul(20).wrapping_add(port) % 40_000);
             newcomer.ask(&[newcomer.subscription()], &mut world.publisher, world.now);
         }
         if turn >= 2000 {
@@ -402,7 +402,7 @@ fn a_newcomer_beside_a_flood_of_another_newcomer_is_answered_at_once() {
     let mut world = World::new(1, 0);
     world.client = Core::new(key(1), Wish::default(), 7, world.now);
     let mut meter = Meter::new(17, 16, 1);
-    let mut newcomer = Loud::new(1);
+    let mut newcomer = Flooder::new(1);
     for turn in 0..4000u16 {
         let request = newcomer.subscription();
         for _ in 0..20 {

@@ -50,22 +50,22 @@ pub struct DrainAssessment {
 }
 
 /// Judges what has arrived.
-pub fn judge(arrived: &ArrivedStatus) -> DrainAssessment {
-    let mut judgement =
+pub fn assess(arrived: &ArrivedStatus) -> DrainAssessment {
+    let mut assessment =
         DrainAssessment { verdict: Verdict::Complete, reasons: Vec::new(), waits_for: Vec::new(), is_alive: false };
     let Some(heard) = arrived.heard_ms_ago else {
-        judgement.say(
+        assessment.say(
             Verdict::Incomplete,
             "nothing has come from this peer since this appliance was started: what was in flight before is lost with \
              the run before"
                 .to_owned(),
         );
-        return judgement;
+        return assessment;
     };
-    judgement.look_for_waiting(arrived, heard);
-    judgement.look_for_losses(arrived, heard);
-    judgement.look_for_gaps(arrived);
-    judgement
+    assessment.look_for_waiting(arrived, heard);
+    assessment.look_for_losses(arrived, heard);
+    assessment.look_for_gaps(arrived);
+    assessment
 }
 
 impl DrainAssessment {
@@ -233,10 +233,10 @@ mod tests {
         for (change, verdict, words) in rows {
             let mut arrived = drained();
             change(&mut arrived);
-            let judgement = judge(&arrived).at_the_end();
-            assert_eq!(judgement.verdict, verdict, "{judgement:?}");
-            assert!(judgement.reasons.iter().any(|it| it.contains(words)) || words.is_empty(), "{judgement:?}");
-            assert_eq!(judgement.reasons.is_empty(), words.is_empty(), "{judgement:?}");
+            let assessment = assess(&arrived).at_the_end();
+            assert_eq!(assessment.verdict, verdict, "{assessment:?}");
+            assert!(assessment.reasons.iter().any(|it| it.contains(words)) || words.is_empty(), "{assessment:?}");
+            assert_eq!(assessment.reasons.is_empty(), words.is_empty(), "{assessment:?}");
         }
     }
 
@@ -265,13 +265,13 @@ mod tests {
         for (change, words) in rows {
             let mut arrived = drained();
             change(&mut arrived);
-            let judgement = judge(&arrived);
-            assert!(judgement.waits_for.iter().any(|it| it.contains(words)), "{judgement:?}");
-            let end = judgement.at_the_end();
+            let assessment = assess(&arrived);
+            assert!(assessment.waits_for.iter().any(|it| it.contains(words)), "{assessment:?}");
+            let end = assessment.at_the_end();
             assert!(end.verdict == Verdict::Incomplete && end.reasons[0].contains(words), "{end:?}");
         }
         let mut unseen = drained();
         unseen.flows[0].acknowledged = None;
-        assert_eq!(judge(&unseen).waits_for, [""; 0], "acknowledgements may go another way");
+        assert_eq!(assess(&unseen).waits_for, [""; 0], "acknowledgements may go another way");
     }
 }

@@ -46,7 +46,7 @@ impl Connection {
             Side::Primary => (&self.primary, &self.mirror),
             Side::Mirror => (&self.mirror, &self.primary),
         };
-        self.mute |= caller.has_ended() && caller.received() == 0 && !server.has_ended() && !self.closing;
+        self.left_silently |= caller.has_ended() && caller.received() == 0 && !server.has_ended() && !self.closing;
         for side in [Side::Primary, Side::Mirror] {
             let (leg, notified) = match side {
                 Side::Primary => (&self.primary, &mut self.ended.0),

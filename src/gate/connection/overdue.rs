@@ -65,9 +65,9 @@ impl Connection {
     /// Notes when only the caller's own end is missing. An application may still send to a server that has ended its
     /// own half; a replica has no one left to send to.
     pub(super) fn on_deserted(&mut self, now: Instant) {
-        let deserted = self.caller == Side::Mirror && self.primary.has_ended() && self.mirror.is_done();
-        if deserted && self.deserted.is_none() {
-            self.deserted = Some(now);
+        let server_ended_at = self.caller == Side::Mirror && self.primary.has_ended() && self.mirror.is_done();
+        if server_ended_at && self.server_ended_at.is_none() {
+            self.server_ended_at = Some(now);
         }
     }
 
@@ -76,7 +76,7 @@ impl Connection {
             return None;
         }
         if !self.opened {
-            return Some((Awaited::Server, self.called + CONNECT));
+            return Some((Awaited::Server, self.connecting_since + CONNECT));
         }
         let (caller, server) = match self.caller {
             Side::Primary => (&self.primary, &self.mirror),
@@ -89,7 +89,7 @@ impl Connection {
         } else if self.dialect.is_starting() {
             (Awaited::StartUp, self.accepted)
         } else {
-            (Awaited::End, self.deserted.filter(|_| !self.policy.replicates())?)
+            (Awaited::End, self.server_ended_at.filter(|_| !self.policy.replicates())?)
         };
         Some((awaited, since + self.gate.start_timeout))
     }
@@ -196,9 +196,9 @@ mod tests {
             let before = due - Duration::from_millis(1);
             assert!(!self.connection.is_over(before) && self.connection.is_over(due));
             assert_eq!(self.connection.poll_overdue(before), None);
-            let words = self.connection.poll_overdue(due).unwrap();
+            let message = self.connection.poll_overdue(due).unwrap();
             let counts = self.connection.counts();
-            Some((due - self.start, words, (counts.connect_failures, counts.overdue)))
+            Some((due - self.start, message, (counts.connect_failures, counts.overdue)))
         }
     }
 
@@ -263,12 +263,12 @@ mod tests {
                 "start-up",
             ),
         ];
-        for (name, kind, tls, act, words) in cases {
+        for (name, kind, tls, act, message) in cases {
             let mut rig = Rig::new(kind, if tls { certificate(directory.path()) } else { Tls::default() });
             act(&mut rig);
             let (after, said, counts) = rig.fate().unwrap_or_else(|| panic!("{name}: it has no time limit"));
             assert_eq!((after, counts), (BOUND, (0, 1)), "{name}");
-            assert!(said.contains(words) && said.contains("30s (start_timeout)"), "{name}: {said}");
+            assert!(said.contains(message) && said.contains("30s (start_timeout)"), "{name}: {said}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Connection;
 use crate::gate::dialect::Turn;
 use crate::gate::exposure::Range;
-use crate::gate::returns::{Key, Returns};
+use crate::gate::returns::{EarlyPositions, Key};
 use crate::gate::status::{ConnectionStatus, Totals};
 use crate::gate::subscription::Subscription;
 use crate::gate::violation_log::ViolationLog;
@@ -22,8 +22,8 @@ impl Connection {
     }
 
     /// The caller's address, if it left without sending anything after the gate had connected to the server.
-    pub fn mute_caller(&self) -> Option<SocketAddr> {
-        self.mute.then_some(self.client)
+    pub fn silent_caller(&self) -> Option<SocketAddr> {
+        self.left_silently.then_some(self.client)
     }
 
     /// For the status.
@@ -44,9 +44,9 @@ impl Connection {
             sent,
             written: self.mirror.written().unwrap_or(sent),
             protected,
-            released: self.settled,
+            released: self.released_to,
             unprotected: sent - protected,
-            exposed: self.exposure.bytes(self.settled.max(protected)),
+            exposed: self.exposure.bytes(self.released_to.max(protected)),
             waiting: self.marks.len() as u64,
             oldest_waiting_s: self.marks.oldest().map(|oldest| age(oldest.since)),
             real_acks: self.counts.real_acks,
@@ -79,39 +79,39 @@ impl Connection {
         let lost =
             self.key.filter(|_| self.condition == Reason::Violated).and_then(|key| subscription.lowest_loss(&key));
         let untold = lost.filter(|start| !self.early.knows(*start));
-        let before = std::mem::replace(&mut self.untold_loss, untold);
+        let before = std::mem::replace(&mut self.unreported_loss, untold);
         // A range may be on its way: one tick later it is not.
         untold.filter(|_| before == untold).map(|start| start..self.mirror.offset())
     }
 
     /// Remembers, beyond this connection, what was acknowledged early for the mirror, and logs when a mirror came back
     /// with less.
-    pub(super) fn remember(&mut self, turn: &Turn, returns: &mut Returns, now: Instant) {
+    pub(super) fn remember(&mut self, turn: &Turn, returns: &mut EarlyPositions, now: Instant) {
         if let Some(mirror) = turn.mirror() {
             let key = Key::new(&self.gate.name, mirror, self.client.ip());
             self.dialect.on_recalled(returns.recall(&key));
-            (self.whom, self.spoken) = (Some(key), None);
+            (self.mirror_key, self.early_position) = (Some(key), None);
         }
-        let Some(key) = &self.whom else { return };
-        if let Some(spoken) = turn.spoken() {
-            returns.on_spoken(key, spoken);
-            self.spoken = Some(spoken.clone());
+        let Some(key) = &self.mirror_key else { return };
+        if let Some(early_position) = turn.early_position() {
+            returns.on_early_position(key, early_position);
+            self.early_position = Some(early_position.clone());
         }
         if let Some(has) = turn.shortfall()
-            && let Some(shortfall) = returns.on_shortfall(key, has, self.spoken.as_ref(), now)
+            && let Some(shortfall) = returns.on_shortfall(key, has, self.early_position.as_ref(), now)
         {
             self.counts.shortfalls += 1;
             self.counts.shortfall_bytes += shortfall.bytes;
-            if let Some(words) = shortfall.words {
-                tracing::warn!(gate = %self.gate.name, connection = self.number, "{words}");
+            if let Some(message) = shortfall.message {
+                tracing::warn!(gate = %self.gate.name, connection = self.number, "{message}");
             }
         }
     }
 
     /// Logs once that the appliance does not see the flow, and once that it sees the flow again.
-    pub(super) fn tell_blind(&mut self, now: Instant) {
+    pub(super) fn log_blind(&mut self, now: Instant) {
         let (gate, number, blind) = (&self.gate.name, self.number, self.policy.blind(now));
-        let Some(key) = self.key.filter(|_| blind != self.told_blind) else {
+        let Some(key) = self.key.filter(|_| blind != self.logged_blind) else {
             return;
         };
         match blind {
@@ -122,7 +122,7 @@ impl Connection {
             ),
             None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
         }
-        self.told_blind = blind;
+        self.logged_blind = blind;
     }
 
     /// Logs what was acknowledged without protection.

@@ -69,7 +69,7 @@ pub(super) struct Places {
     /// The last number that the replica has acknowledged itself.
     real: Option<u64>,
     released: u64,
-    told: Option<Place>,
+    acknowledged: Option<Place>,
 }
 
 impl Places {
@@ -90,7 +90,7 @@ impl Places {
     }
 
     /// Whether the replica has sent an acknowledgement of its own.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(super) fn has_acknowledged(&self) -> bool {
         self.real.is_some()
     }
 
@@ -138,7 +138,7 @@ impl Places {
         let covered = match self.logs.iter().position(|log| *log.name == *file) {
             Some(log) => self.covered(position, log),
             // An earlier file, in which no place waits any more.
-            None if self.told.as_ref().is_some_and(|told| *told.file == *file) => 0,
+            None if self.acknowledged.as_ref().is_some_and(|told| *told.file == *file) => 0,
             None => return Real::Foreign,
         };
         let before = self.real.unwrap_or(0);
@@ -146,10 +146,10 @@ impl Places {
         self.real = Some(number);
         self.forget_logs();
         let has = |told: &Place| number < told.number || *told.file == *file && position <= told.position;
-        if self.told.as_ref().is_some_and(has) {
+        if self.acknowledged.as_ref().is_some_and(has) {
             return Real::Known(number);
         }
-        self.told = Some(Place { number, file: file.into(), position });
+        self.acknowledged = Some(Place { number, file: file.into(), position });
         Real::News(number)
     }
 
@@ -170,11 +170,11 @@ impl Places {
     pub(super) fn on_released(&mut self, number: u64) -> Option<&Place> {
         self.released = self.released.max(number.min(self.last));
         self.real?;
-        let told = self.told.as_ref().map_or(0, |told| told.number);
+        let told = self.acknowledged.as_ref().map_or(0, |told| told.number);
         let at = self.waiting.partition_point(|place| place.number <= self.released).checked_sub(1)?;
         let place = self.waiting.get(at).filter(|place| place.number > told)?;
-        self.told = Some(place.clone());
-        self.told.as_ref()
+        self.acknowledged = Some(place.clone());
+        self.acknowledged.as_ref()
     }
 
     /// The place that was released before the replica's first acknowledgement, if the primary does not have it yet.

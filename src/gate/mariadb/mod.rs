@@ -27,7 +27,7 @@ use self::greeting::Taken;
 use self::packet::{HEAD_LEN, Packet, Packets};
 use self::resumption::Resumption;
 use super::dialect::{Dialect, Note, Release, Side, Turn};
-use super::returns::{self, Mirror, Spoken};
+use super::returns::{self, EarlyPosition, Mirror};
 
 /// `COM_BINLOG_DUMP` and `COM_BINLOG_DUMP_GTID`.
 const DUMPS: [u8; 2] = [0x12, 0x1e];
@@ -195,7 +195,7 @@ impl MariaDb {
             self.held.extend_from_slice(&bytes[..used]);
             if complete {
                 let held = std::mem::take(&mut self.held);
-                self.on_word(&held, turn);
+                self.on_dump_packet(&held, turn);
             } else if self.held.len() > HEADER_LEN + HEAD_LEN {
                 turn.send(Side::Primary, &std::mem::take(&mut self.held));
                 self.pass("the mirror sent something long where it only acknowledges", turn);
@@ -234,7 +234,7 @@ impl MariaDb {
     }
 
     /// A packet from the mirror during a dump, with its header.
-    fn on_word(&mut self, bytes: &[u8], turn: &mut Turn) {
+    fn on_dump_packet(&mut self, bytes: &[u8], turn: &mut Turn) {
         let content = bytes.get(HEADER_LEN..).unwrap_or_default();
         let Some((position, file)) = acknowledgement::parse(content) else {
             // The command that ends the connection.
@@ -293,7 +293,7 @@ fn acknowledge(place: Option<&Place>, latest: u64, turn: &mut Turn) {
         turn.send(Side::Primary, &packet);
         turn.on_injected();
         let place = returns::Place::Binlog { file: place.file.clone(), position: place.position };
-        turn.on_spoken(Spoken { place, stamp: latest });
+        turn.on_early_position(EarlyPosition { place, stamp: latest });
     }
 }
 
@@ -318,8 +318,8 @@ impl Dialect for MariaDb {
         }
     }
 
-    fn on_recalled(&mut self, spoken: Option<Spoken>) {
-        self.resumption = Resumption::new(spoken);
+    fn on_recalled(&mut self, early_position: Option<EarlyPosition>) {
+        self.resumption = Resumption::new(early_position);
     }
 
     fn on_end(&mut self, side: Side, turn: &mut Turn) {
@@ -340,7 +340,7 @@ impl Dialect for MariaDb {
     }
 
     fn gives_early(&self) -> bool {
-        matches!(&self.stage, Stage::Dump(Dump::SemiSync(places)) if places.is_heard())
+        matches!(&self.stage, Stage::Dump(Dump::SemiSync(places)) if places.has_acknowledged())
     }
 
     fn phase(&self) -> &str {

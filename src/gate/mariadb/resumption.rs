@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::event;
 use super::packet::Packet;
-use crate::gate::returns::{Place, Spoken};
+use crate::gate::returns::{EarlyPosition, Place};
 
 /// `COM_BINLOG_DUMP_GTID`: the command byte and two bytes of flags come before the replica's number; in
 /// `COM_BINLOG_DUMP` also a position of four bytes.
@@ -26,14 +26,14 @@ pub(super) fn server(command: &[u8]) -> u32 {
 /// Waits for the first transaction of a dump, if anything was acknowledged early for the mirror before.
 #[derive(Debug, Default)]
 pub(super) struct Resumption {
-    recalled: Option<Spoken>,
+    recalled: Option<EarlyPosition>,
     latest: u64,
 }
 
 impl Resumption {
     /// `recalled` is what was acknowledged early for the mirror on earlier connections.
-    pub(super) fn new(recalled: Option<Spoken>) -> Self {
-        let latest = recalled.as_ref().map_or(0, |spoken| spoken.stamp);
+    pub(super) fn new(recalled: Option<EarlyPosition>) -> Self {
+        let latest = recalled.as_ref().map_or(0, |early_position| early_position.stamp);
         Self { recalled, latest }
     }
 
@@ -46,13 +46,13 @@ impl Resumption {
     /// the mirror has everything, if it is proven that this is too little.
     pub(super) fn on_event(&mut self, packet: &Packet, file: Option<&Arc<[u8]>>, mirror: u32) -> Option<Place> {
         let (made, begins) = event::dated(packet)?;
-        let is_older = self.recalled.as_ref().is_some_and(|spoken| u64::from(made) <= spoken.stamp);
+        let is_older = self.recalled.as_ref().is_some_and(|early_position| u64::from(made) <= early_position.stamp);
         self.latest = self.latest.max(made.into());
         // The mirror discards its own transactions when it receives them again.
         let begin = begins.filter(|begin| begin.server != mirror)?;
-        let (spoken, file) = (self.recalled.take()?, file?);
+        let (early_position, file) = (self.recalled.take()?, file?);
         let place = |position: u32| Place::Binlog { file: Arc::clone(file), position: position.into() };
-        let is_within = place(begin.end).partial_cmp(&spoken.place) == Some(Ordering::Less);
+        let is_within = place(begin.end).partial_cmp(&early_position.place) == Some(Ordering::Less);
         (is_older && is_within).then(|| place(begin.start))
     }
 }
@@ -73,19 +73,19 @@ mod tests {
         format!("bin.{number:06}").into_bytes().into()
     }
 
-    fn spoken(number: u32, position: u64, stamp: u64) -> Option<Spoken> {
-        Some(Spoken { place: Place::Binlog { file: file(number), position }, stamp })
+    fn early_position(number: u32, position: u64, stamp: u64) -> Option<EarlyPosition> {
+        Some(EarlyPosition { place: Place::Binlog { file: file(number), position }, stamp })
     }
 
     #[test]
     fn a_transaction_that_is_sent_again_is_reported_as_lost() {
         let lost = Some(Place::Binlog { file: file(2), position: 700 - 27 });
         for (recalled, wanted, why) in [
-            (spoken(2, 900, MADE), lost.clone(), "within what was acknowledged early"),
-            (spoken(3, 4, MADE + 5), lost, "in an earlier file"),
-            (spoken(2, 673, MADE), None, "it begins behind that"),
-            (spoken(1, 5000, MADE), None, "in a later file"),
-            (spoken(2, 900, MADE - 1), None, "the positions have begun anew"),
+            (early_position(2, 900, MADE), lost.clone(), "within what was acknowledged early"),
+            (early_position(3, 4, MADE + 5), lost, "in an earlier file"),
+            (early_position(2, 673, MADE), None, "it begins behind that"),
+            (early_position(1, 5000, MADE), None, "in a later file"),
+            (early_position(2, 900, MADE - 1), None, "the positions have begun anew"),
             (None, None, "nothing was acknowledged early for it"),
         ] {
             let mut resumption = Resumption::new(recalled);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_transaction_made_by_the_mirror_itself_proves_nothing() {
-        let mut resumption = Resumption::new(spoken(2, 900, MADE));
+        let mut resumption = Resumption::new(early_position(2, 900, MADE));
         assert_eq!(resumption.on_event(&packet(162, 700), Some(&file(2)), 1), None);
         assert_eq!(resumption.on_event(&packet(162, 950), Some(&file(2)), 7), None, "the next lies behind");
         assert_eq!(Resumption::default().on_event(&packet(162, 700), None, 7), None);

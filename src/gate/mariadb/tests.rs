@@ -61,12 +61,12 @@ fn a_mirror_that_comes_back_without_an_acknowledged_transaction_is_reported() {
     let start = 300 - 19 - 5;
     let place = |position| returns::Place::Binlog { file: b"bin.000001".as_slice().into(), position };
     for (recalled, shortfalls) in [(400, vec![place(start)]), (5000, vec![place(start)]), (start, vec![])] {
-        let recalled = Some(Spoken { place: place(recalled), stamp: 1_700_000_000 });
+        let recalled = Some(EarlyPosition { place: place(recalled), stamp: 1_700_000_000 });
         for cut in [1, 3, 10_000] {
             let outcome = dialect_tests::play_again(MariaDb::new(), recalled.clone(), &steps, |_| cut);
             assert_eq!(outcome.shortfalls, shortfalls);
             assert_eq!(outcome.named.map(|mirror| mirror.name), Some("server 2".to_owned()));
-            assert_eq!(outcome.spoken, Some(Spoken { place: place(400), stamp: 1_700_000_000 }));
+            assert_eq!(outcome.early_position, Some(EarlyPosition { place: place(400), stamp: 1_700_000_000 }));
         }
     }
     assert_eq!(play(&steps, |len| len).shortfalls, [], "nothing was acknowledged early for it");
@@ -112,9 +112,9 @@ fn nothing_is_acknowledged_before_the_replica_has_acknowledged() {
     let silent = play(&steps, |len| len);
     assert_eq!((silent.counts, silent.to_primary), ((0, 0), given(&steps, Side::Mirror)));
     steps.push(Mirror(ack(400, "bin.000001")));
-    let spoken = play(&steps, |len| len);
-    assert_eq!(spoken.to_primary, [given(&steps, Side::Mirror), ack(500, "bin.000001")].concat());
-    assert_eq!(spoken.counts, (1, 1));
+    let early_position = play(&steps, |len| len);
+    assert_eq!(early_position.to_primary, [given(&steps, Side::Mirror), ack(500, "bin.000001")].concat());
+    assert_eq!(early_position.counts, (1, 1));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! that for an attack. The flag is signed, so the gate cannot change it; it can only recognise it. Passwords and proofs
 //! pass unread.
 
-/// Bytes of the client's first message that [`complains`] must see: the name of a mechanism, a length, the flag.
+/// Bytes of the client's first message that [`wants_channel_binding`] must see: the name of a mechanism, a length, the flag.
 pub(super) const FIRST_MESSAGE: usize = 128;
 
 /// The code of the authentication request in the body of an `R` message.
@@ -40,7 +40,7 @@ pub(super) fn unbound(body: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether a client's first SASL message has the flag `y`: the client supports channel binding, and assumes that the
 /// server does not.
-pub(super) fn complains(body: &[u8]) -> bool {
+pub(super) fn wants_channel_binding(body: &[u8]) -> bool {
     let Some(end) = body.iter().position(|byte| *byte == 0) else { return false };
     body[..end].starts_with(b"SCRAM-") && body.get(end + 5) == Some(&b'y')
 }
@@ -71,11 +71,11 @@ mod tests {
 
     #[test]
     fn a_client_that_supports_channel_binding_is_recognised() {
-        assert!(complains(b"SCRAM-SHA-256\0\0\0\0\x20y,,n=,r=abc"));
-        assert!(!complains(b"SCRAM-SHA-256\0\0\0\0\x20n,,n=,r=abc"));
-        assert!(!complains(b"SCRAM-SHA-256-PLUS\0\0\0\0\x20p=tls-server-end-point,,n=,r=abc"));
-        assert!(!complains(b"OAUTHBEARER\0\0\0\0\x20y,,"));
-        assert!(!complains(b"SCRAM-SHA-256\0\0\0"));
-        assert!(!complains(b"yyyy"));
+        assert!(wants_channel_binding(b"SCRAM-SHA-256\0\0\0\0\x20y,,n=,r=abc"));
+        assert!(!wants_channel_binding(b"SCRAM-SHA-256\0\0\0\0\x20n,,n=,r=abc"));
+        assert!(!wants_channel_binding(b"SCRAM-SHA-256-PLUS\0\0\0\0\x20p=tls-server-end-point,,n=,r=abc"));
+        assert!(!wants_channel_binding(b"OAUTHBEARER\0\0\0\0\x20y,,"));
+        assert!(!wants_channel_binding(b"SCRAM-SHA-256\0\0\0"));
+        assert!(!wants_channel_binding(b"yyyy"));
     }
 }

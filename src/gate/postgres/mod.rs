@@ -24,7 +24,7 @@ mod session;
 mod startup;
 
 use crate::gate::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
-use crate::gate::returns::Spoken;
+use crate::gate::returns::EarlyPosition;
 use session::{Further, Session};
 use startup::Opening;
 
@@ -232,9 +232,9 @@ impl Dialect for Postgres {
         }
     }
 
-    fn on_recalled(&mut self, spoken: Option<Spoken>) {
+    fn on_recalled(&mut self, early_position: Option<EarlyPosition>) {
         if let Stage::Session(session) = &mut self.stage {
-            session.on_recalled(spoken);
+            session.on_recalled(early_position);
         }
     }
 

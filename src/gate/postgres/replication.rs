@@ -107,7 +107,7 @@ pub(super) struct Stream {
     /// The position up to which the gate has released marks.
     released: Lsn,
     /// The highest write position sent to the primary.
-    told: Lsn,
+    acknowledged: Lsn,
     /// The mirror's last status, once it has flushed and applied something. A client that never does is no mirror.
     last: Option<Status>,
     /// It has flushed something and applied nothing, so far.
@@ -123,9 +123,9 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A stream begins. `floor` is the highest mark noted on the connection, `spoken` the position acknowledged early
+    /// A stream begins. `floor` is the highest mark noted on the connection, `early_position` the position acknowledged early
     /// for the mirror on earlier connections.
-    pub(super) fn new(start: &Start, floor: u64, spoken: Option<Lsn>) -> Self {
+    pub(super) fn new(start: &Start, floor: u64, early_position: Option<Lsn>) -> Self {
         let sent = if start.logical { Lsn(0) } else { start.from };
         Self {
             logical: start.logical,
@@ -133,11 +133,11 @@ impl Stream {
             floor,
             shift: None,
             released: Lsn(0),
-            told: Lsn(0),
+            acknowledged: Lsn(0),
             last: None,
             only_keeps: false,
             passing: None,
-            records: spoken.filter(|_| !start.logical).map(|limit| Records::new(start.from, limit)),
+            records: early_position.filter(|_| !start.logical).map(|limit| Records::new(start.from, limit)),
             came_with: None,
         }
     }
@@ -189,12 +189,12 @@ impl Stream {
         }
         self.only_keeps = self.last.is_none() && status.flush != Lsn(0);
         let write = status.write.max(if self.last.is_some() { self.released } else { Lsn(0) });
-        self.told = self.told.max(write);
+        self.acknowledged = self.acknowledged.max(write);
         let mark = match self.shift {
             Some(shift) => status.write.0.saturating_add(shift),
             None => status.write.0.min(self.floor),
         };
-        (Status { write: self.told, ..status }, mark)
+        (Status { write: self.acknowledged, ..status }, mark)
     }
 
     /// Whether the receiver has flushed something and never applied anything: a program that keeps WAL, and no mirror.
@@ -210,8 +210,8 @@ impl Stream {
     /// The position acknowledged early, if it is beyond what the mirror has acknowledged itself. None for a logical
     /// stream: a reconnecting subscriber reports the end of a transaction that it subscribes to, not a position in all
     /// WAL.
-    pub(super) fn spoken(&self) -> Option<Lsn> {
-        self.last.filter(|last| !self.logical && self.told > last.write).map(|_| self.told)
+    pub(super) fn early_position(&self) -> Option<Lsn> {
+        self.last.filter(|last| !self.logical && self.acknowledged > last.write).map(|_| self.acknowledged)
     }
 
     /// What the mirror came back with, once it is proven that it lacks a record that was acknowledged early.
@@ -232,14 +232,14 @@ impl Stream {
 
     /// From now on nothing is raised beyond what the primary already received.
     pub(super) fn stop(&mut self) {
-        self.released = self.released.min(self.told);
+        self.released = self.released.min(self.acknowledged);
     }
 
     /// The status update to send to the primary in the mirror's place now.
-    pub(super) fn poll_early(&mut self) -> Option<Status> {
-        let last = self.last.filter(|_| self.released > self.told)?;
-        self.told = self.released;
-        Some(Status { write: self.told, reply: 0, ..last })
+    pub(super) fn poll_early_status(&mut self) -> Option<Status> {
+        let last = self.last.filter(|_| self.released > self.acknowledged)?;
+        self.acknowledged = self.released;
+        Some(Status { write: self.acknowledged, reply: 0, ..last })
     }
 }
 
@@ -336,19 +336,19 @@ mod tests {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         wal.on_released(150);
-        assert_eq!(wal.poll_early(), None, "the mirror has acknowledged nothing");
+        assert_eq!(wal.poll_early_status(), None, "the mirror has acknowledged nothing");
         assert_eq!(wal.on_status(status(0, 0)), (status(0, 0), 0), "it receives and keeps nothing");
-        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.poll_early_status(), None);
         assert_eq!(wal.on_status(status(110, 100)), (status(150, 100), 110), "its first real status is raised");
-        assert_eq!(wal.poll_early(), None, "sent already");
+        assert_eq!(wal.poll_early_status(), None, "sent already");
         let _ = mark(&mut wal, data(150, 50));
         wal.on_released(200);
-        assert_eq!(wal.poll_early(), Some(Status { reply: 0, ..status(200, 100) }));
-        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.poll_early_status(), Some(Status { reply: 0, ..status(200, 100) }));
+        assert_eq!(wal.poll_early_status(), None);
         assert_eq!(wal.on_status(status(160, 160)), (status(200, 160), 160), "write never falls");
         assert_eq!(wal.on_status(status(260, 210)), (status(260, 210), 260), "the mirror may be ahead");
         wal.on_released(200);
-        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.poll_early_status(), None);
     }
 
     /// `pg_receivewal -S` and `pg_basebackup -S` report what they have flushed, and must not count as the mirror.
@@ -361,7 +361,7 @@ mod tests {
         assert!(!wal.only_keeps(), "it may be about to begin");
         assert_eq!(wal.on_status(kept(120, 110)), (kept(120, 110), 120));
         wal.on_released(150);
-        assert_eq!((wal.poll_early(), wal.only_keeps()), (None, true));
+        assert_eq!((wal.poll_early_status(), wal.only_keeps()), (None, true));
         assert_eq!(wal.on_status(kept(130, 130)), (kept(130, 130), 130), "its own status is not raised");
         // A standby that had nothing to apply until now.
         assert_eq!(wal.on_status(status(140, 140)), (status(150, 140), 140));
@@ -373,10 +373,10 @@ mod tests {
         let mut wal = stream(false, 100, 0);
         let _ = wal.on_status(status(100, 100));
         wal.on_released(500);
-        assert_eq!(wal.poll_early(), None, "nothing was sent");
+        assert_eq!(wal.poll_early_status(), None, "nothing was sent");
         let _ = mark(&mut wal, data(100, 50));
         wal.on_released(500);
-        assert_eq!(wal.poll_early().map(|early| early.write), Some(Lsn(150)));
+        assert_eq!(wal.poll_early_status().map(|early| early.write), Some(Lsn(150)));
     }
 
     #[test]
@@ -387,9 +387,9 @@ mod tests {
         let first = mark(&mut wal, data(100, 50)).unwrap().unwrap();
         assert!(first > 200, "marks never fall: {first}");
         wal.on_released(200);
-        assert_eq!(wal.poll_early(), None, "that was the earlier stream's mark");
+        assert_eq!(wal.poll_early_status(), None, "that was the earlier stream's mark");
         wal.on_released(first);
-        assert_eq!(wal.poll_early().map(|early| early.write), Some(Lsn(150)));
+        assert_eq!(wal.poll_early_status().map(|early| early.write), Some(Lsn(150)));
         let second = mark(&mut wal, data(150, 1000)).unwrap().unwrap();
         assert_eq!(second, first + 1000);
         assert_eq!(wal.on_status(status(150, 150)).1, first, "a real status acknowledges the mark of its position");
@@ -406,17 +406,17 @@ mod tests {
         assert_eq!(wal.on_status(status(110, 100)), (status(110, 100), 110));
         wal.on_released(150);
         wal.stop();
-        assert_eq!(wal.poll_early(), None);
+        assert_eq!(wal.poll_early_status(), None);
         assert_eq!(wal.on_status(status(120, 120)), (status(120, 120), 120));
     }
 
     /// A mirror receives WAL from 0x50000 on again; its first status reports `applied`.
-    fn come_back(spoken: Option<u64>, applied: u64) -> Option<Lsn> {
+    fn reconnected_at(early_position: Option<u64>, applied: u64) -> Option<Lsn> {
         let (wal, _) = super::super::records::tests::wal(0x5_0000, 0, &[100, 200, 300], false);
         let mut stream = Stream::new(
             &Start { slot: None, logical: false, from: Lsn(0x5_0000), timeline: Some(1) },
             0,
-            spoken.map(Lsn),
+            early_position.map(Lsn),
         );
         let (bytes, len) = data(0x5_0000, wal.len());
         let _ = stream.on_data(&bytes, len);
@@ -427,22 +427,22 @@ mod tests {
         }
         // It has replayed more by now.
         let _ = stream.on_status(Status { apply: Lsn(0x5_1000), ..status(0x5_1000, 0x5_1000) });
-        let told = stream.poll_shortfall();
+        let acknowledged = stream.poll_shortfall();
         assert_eq!(stream.poll_shortfall(), None, "reported once");
-        told
+        acknowledged
     }
 
     #[test]
     fn a_mirror_that_comes_back_without_an_acknowledged_record_is_reported() {
         // Records end 104, 304 and 608 bytes after the header of the segment.
         let end = |bytes: u64| 0x5_0000 + 40 + bytes;
-        assert_eq!(come_back(Some(end(304)), end(104)), Some(Lsn(end(104))));
-        assert_eq!(come_back(Some(end(304)), 0x5_0000), Some(Lsn(0x5_0000)));
-        assert_eq!(come_back(Some(end(303)), end(104)), None, "a partial record is never acknowledged");
-        assert_eq!(come_back(Some(end(304)), end(304)), None, "it asks from the segment's beginning, as ever");
-        assert_eq!(come_back(Some(end(304)), end(608)), None, "it has more");
-        assert_eq!(come_back(Some(end(304)), 0), None, "what applies nothing is no mirror");
-        assert_eq!(come_back(None, end(104)), None, "nothing was acknowledged early for it");
+        assert_eq!(reconnected_at(Some(end(304)), end(104)), Some(Lsn(end(104))));
+        assert_eq!(reconnected_at(Some(end(304)), 0x5_0000), Some(Lsn(0x5_0000)));
+        assert_eq!(reconnected_at(Some(end(303)), end(104)), None, "a partial record is never acknowledged");
+        assert_eq!(reconnected_at(Some(end(304)), end(304)), None, "it asks from the segment's beginning, as ever");
+        assert_eq!(reconnected_at(Some(end(304)), end(608)), None, "it has more");
+        assert_eq!(reconnected_at(Some(end(304)), 0), None, "what applies nothing is no mirror");
+        assert_eq!(reconnected_at(None, end(104)), None, "nothing was acknowledged early for it");
     }
 
     #[test]
@@ -450,13 +450,13 @@ mod tests {
         let mut wal = stream(false, 100, 0);
         let _ = mark(&mut wal, data(100, 50));
         let _ = wal.on_status(status(110, 100));
-        assert_eq!(wal.spoken(), None);
+        assert_eq!(wal.early_position(), None);
         wal.on_released(150);
-        let _ = wal.poll_early();
-        assert_eq!(wal.spoken(), Some(Lsn(150)));
+        let _ = wal.poll_early_status();
+        assert_eq!(wal.early_position(), Some(Lsn(150)));
         let _ = wal.on_status(status(149, 100));
-        assert_eq!(wal.spoken(), Some(Lsn(150)));
+        assert_eq!(wal.early_position(), Some(Lsn(150)));
         let _ = wal.on_status(status(150, 100));
-        assert_eq!(wal.spoken(), None);
+        assert_eq!(wal.early_position(), None);
     }
 }

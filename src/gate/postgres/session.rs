@@ -15,7 +15,7 @@ use super::{
     startup,
 };
 use crate::gate::dialect::{Note, Side, Turn};
-use crate::gate::returns::{Mirror, Place, Spoken};
+use crate::gate::returns::{EarlyPosition, Mirror, Place};
 
 /// Commands that a client may send without waiting for answers. Clients that replicate send one at a time.
 const MOST_COMMANDS: usize = 64;
@@ -193,7 +193,7 @@ impl Session {
                     return Further::Pass;
                 }
             }
-            self.tell_early(turn);
+            self.send_early(turn);
         }
     }
 
@@ -203,7 +203,7 @@ impl Session {
             && self.trusted
         {
             stream.on_released(mark);
-            self.tell_early(turn);
+            self.send_early(turn);
         }
     }
 
@@ -250,7 +250,7 @@ impl Session {
                     self.commands.pop_front();
                 }
                 self.login = Login::Done;
-                self.say("commands of replication");
+                self.set_phase("commands of replication");
             }
             _ => {}
         }
@@ -266,7 +266,7 @@ impl Session {
                 self.streaming = true;
                 if self.trusted {
                     turn.note(Note::Info(format!("{start} begins at {}", start.from)));
-                    self.say(&start.to_string());
+                    self.set_phase(&start.to_string());
                 }
             }
             Some(Command::Unclear) => self.distrust("START_REPLICATION was not understood", turn),
@@ -281,7 +281,7 @@ impl Session {
         let (tag, body) = (seen[0], &seen[HEADER..]);
         match tag {
             b'p' if self.login == Login::Choosing && self.unbind => {
-                if authentication::complains(body) {
+                if authentication::wants_channel_binding(body) {
                     let reason = "the mirror wants channel binding, and TLS ends at this gate";
                     turn.send(
                         Side::Mirror,
@@ -309,7 +309,7 @@ impl Session {
                     let (told, mark) = stream.on_status(status);
                     turn.send(Side::Primary, &told.emit());
                     turn.on_acknowledged(mark);
-                    speak(stream, turn);
+                    note_early_position(stream, turn);
                     if stream.only_keeps() && !kept && self.trusted {
                         turn.note(Note::Warning(
                             "what replicates here keeps WAL and applies none (pg_receivewal, pg_basebackup, pg_recvlogical): it \
@@ -351,24 +351,24 @@ impl Session {
     }
 
     /// The position acknowledged early for the mirror on earlier connections.
-    pub(super) fn on_recalled(&mut self, spoken: Option<Spoken>) {
-        self.recalled = match spoken {
-            Some(Spoken { place: Place::Wal(at), .. }) => Some(Lsn(at)),
+    pub(super) fn on_recalled(&mut self, early_position: Option<EarlyPosition>) {
+        self.recalled = match early_position {
+            Some(EarlyPosition { place: Place::Wal(at), .. }) => Some(Lsn(at)),
             _ => None,
         };
     }
 
     /// Acknowledges to the primary what is protected, unless a message from the mirror is passing at the moment.
-    fn tell_early(&mut self, turn: &mut Turn) {
+    fn send_early(&mut self, turn: &mut Turn) {
         if self.streaming
             && self.trusted
             && self.from_mirror.is_between()
             && let Some(stream) = &mut self.stream
-            && let Some(early) = stream.poll_early()
+            && let Some(early) = stream.poll_early_status()
         {
             turn.send(Side::Primary, &early.emit());
             turn.on_injected();
-            speak(stream, turn);
+            note_early_position(stream, turn);
         }
     }
 
@@ -397,7 +397,7 @@ impl Session {
     /// Stops early acknowledgements for the rest of the connection, and logs that once.
     fn distrust(&mut self, reason: &str, turn: &mut Turn) {
         if self.trusted && self.walsender {
-            self.say("passed without early acknowledgements");
+            self.set_phase("passed without early acknowledgements");
             turn.note(Note::Warning(format!(
                 "nothing more is acknowledged early on this connection: {reason}; commits wait for the mirror"
             )));
@@ -408,7 +408,7 @@ impl Session {
         }
     }
 
-    fn say(&mut self, phase: &str) {
+    fn set_phase(&mut self, phase: &str) {
         if self.trusted && self.phase != phase {
             self.phase = phase.into();
         }
@@ -416,9 +416,9 @@ impl Session {
 }
 
 /// Remembers the position acknowledged to the primary, if it is beyond what the mirror has acknowledged itself.
-fn speak(stream: &Stream, turn: &mut Turn) {
-    if let Some(told) = stream.spoken() {
-        turn.on_spoken(Spoken { place: Place::Wal(told.0), stamp: 0 });
+fn note_early_position(stream: &Stream, turn: &mut Turn) {
+    if let Some(told) = stream.early_position() {
+        turn.on_early_position(EarlyPosition { place: Place::Wal(told.0), stamp: 0 });
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Interest, Token};
 
-use super::{Guest, LEGS, Proxy};
-use crate::gate::arrival::{Arrival, Intent};
+use super::{LEGS, Occupant, Proxy};
+use crate::gate::arrival::{Arrival, ArrivalAction};
 use crate::gate::connection::Connection;
 use crate::gate::kinds;
 use crate::gate::leg::Leg;
@@ -75,36 +75,36 @@ impl Proxy {
         let first = kinds::first_word(listener.gate.kind);
         let arrival = Arrival::new(self.next_number, (client, leg), first, listener.gate.start_timeout, now);
         self.next_number += 1;
-        self.slots[at] = Some((number, Guest::Arrival(arrival)));
+        self.slots[at] = Some((number, Occupant::Arrival(arrival)));
         self.run_queue.on_ready(at);
         Ok(())
     }
 
     /// Does what is due with a caller that has sent nothing.
     pub(super) fn look_at_arrival(&mut self, at: usize, now: Instant) {
-        let Some(Some((number, Guest::Arrival(arrival)))) = self.slots.get_mut(at) else { return };
+        let Some(Some((number, Occupant::Arrival(arrival)))) = self.slots.get_mut(at) else { return };
         let listener = &mut self.listeners[*number];
         match arrival.intent(now) {
-            Intent::Stays => return self.run_queue.on_state(at, false, Some(arrival.poll_timeout())),
-            Intent::Enters => return self.call(at, now),
-            Intent::Left => {
+            ArrivalAction::Stays => return self.run_queue.on_state(at, false, Some(arrival.poll_timeout())),
+            ArrivalAction::Enters => return self.connect_upstream(at, now),
+            ArrivalAction::Left => {
                 listener.totals.probes += 1;
-                if let Some(words) = listener.probes.on_probe(arrival.client(), listener.gate.upstream, now) {
-                    tracing::info!(gate = %listener.gate.name, "{words}");
+                if let Some(message) = listener.probes.on_probe(arrival.client(), listener.gate.upstream, now) {
+                    tracing::info!(gate = %listener.gate.name, "{message}");
                 }
             }
-            Intent::Overdue => {
+            ArrivalAction::Overdue => {
                 listener.totals.overdue += 1;
-                let words = arrival.words();
-                listener.warn(now, &words);
+                let message = arrival.message();
+                listener.warn(now, &message);
             }
         }
-        self.let_go(at);
+        self.drop_arrival(at);
     }
 
     /// Removes a caller that has sent nothing.
-    pub(super) fn let_go(&mut self, at: usize) {
-        let Some((listener, Guest::Arrival(mut arrival))) = self.slots.get_mut(at).and_then(Option::take) else {
+    pub(super) fn drop_arrival(&mut self, at: usize) {
+        let Some((listener, Occupant::Arrival(mut arrival))) = self.slots.get_mut(at).and_then(Option::take) else {
             return;
         };
         // Closing the socket also removes it from the poll.
@@ -113,8 +113,8 @@ impl Proxy {
     }
 
     /// Connects to the server for a caller.
-    fn call(&mut self, at: usize, now: Instant) {
-        let Some(Some((number, Guest::Arrival(arrival)))) = self.slots.get(at) else { return };
+    fn connect_upstream(&mut self, at: usize, now: Instant) {
+        let Some(Some((number, Occupant::Arrival(arrival)))) = self.slots.get(at) else { return };
         let (number, client) = (*number, arrival.client());
         let listener = &mut self.listeners[number];
         let called = Leg::connecting(listener.gate.upstream).and_then(|mut leg| {
@@ -127,15 +127,15 @@ impl Proxy {
                 listener.totals.connect_failures += 1;
                 let upstream = listener.gate.upstream;
                 listener.warn(now, &format!("cannot connect to {upstream} for {client}: {error}"));
-                return self.let_go(at);
+                return self.drop_arrival(at);
             }
         };
         let made = ((listener.make)(&listener.gate, listener.tls.choice()), listener.caller, listener.tls.clone());
         let gate = Arc::clone(&listener.gate);
-        let Some((_, Guest::Arrival(arrival))) = self.slots[at].take() else { return };
+        let Some((_, Occupant::Arrival(arrival))) = self.slots[at].take() else { return };
         let (name, client, leg, accepted) = arrival.enter();
         let connection = Connection::new(name, gate, made, (client, leg, upstream), now).accepted_at(accepted);
-        self.slots[at] = Some((number, Guest::Connection(Box::new(connection))));
+        self.slots[at] = Some((number, Occupant::Connection(Box::new(connection))));
         self.run_queue.on_state(at, false, None);
         self.run_queue.on_ready(at);
     }

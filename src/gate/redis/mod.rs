@@ -28,7 +28,7 @@ use self::snapshot::{Progress, Snapshot};
 use self::stream::Stream;
 use self::unit::Units;
 use super::dialect::{Dialect, Note, Release, Side, TlsChoice, Turn};
-use super::returns::{Mirror, Place, Spoken};
+use super::returns::{EarlyPosition, Mirror, Place};
 
 /// What a replica offers when it can receive the snapshot over a separate connection: Redis 8, Valkey 8. The stream
 /// then begins at an offset that is sent only on the other connection.
@@ -224,7 +224,7 @@ impl Redis {
                             turn.send(Side::Primary, &raised);
                         }
                         turn.on_acknowledged(real);
-                        speak(stream, turn);
+                        note_early_position(stream, turn);
                     }
                     None => {
                         turn.send(Side::Primary, bytes);
@@ -336,14 +336,14 @@ impl Dialect for Redis {
             command::emit_ack(offset, None, &mut ack);
             turn.send(Side::Primary, &ack);
             turn.on_injected();
-            speak(stream, turn);
+            note_early_position(stream, turn);
         }
     }
 
-    fn on_recalled(&mut self, spoken: Option<Spoken>) {
+    fn on_recalled(&mut self, early_position: Option<EarlyPosition>) {
         if let Stage::Asked { .. } = self.stage {
-            self.recalled = match spoken {
-                Some(Spoken { place: Place::Offset(at), .. }) => Some(at),
+            self.recalled = match early_position {
+                Some(EarlyPosition { place: Place::Offset(at), .. }) => Some(at),
                 _ => None,
             };
         }
@@ -356,7 +356,7 @@ impl Dialect for Redis {
     }
 
     fn gives_early(&self) -> bool {
-        matches!(&self.stage, Stage::Replication(stream) if stream.is_heard())
+        matches!(&self.stage, Stage::Replication(stream) if stream.has_acknowledged())
     }
 
     fn phase(&self) -> &str {
@@ -370,9 +370,9 @@ impl Dialect for Redis {
 }
 
 /// Remembers the offset acknowledged to the primary, if it is beyond what the replica has acknowledged itself.
-fn speak(stream: &Stream, turn: &mut Turn) {
-    if let Some(told) = stream.spoken() {
-        turn.on_spoken(Spoken { place: Place::Offset(told), stamp: 0 });
+fn note_early_position(stream: &Stream, turn: &mut Turn) {
+    if let Some(told) = stream.early_position() {
+        turn.on_early_position(EarlyPosition { place: Place::Offset(told), stamp: 0 });
     }
 }
 

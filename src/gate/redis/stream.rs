@@ -8,13 +8,13 @@ pub(super) struct Stream {
     sent: u64,
     protected: u64,
     real: Option<u64>,
-    told: u64,
+    acknowledged: u64,
 }
 
 impl Stream {
     /// The stream whose first byte has the offset `base` + 1.
     pub(super) fn new(base: u64) -> Self {
-        Self { base, sent: base, protected: base, real: None, told: 0 }
+        Self { base, sent: base, protected: base, real: None, acknowledged: 0 }
     }
 
     /// `len` more bytes go to the replica. Returns the offset of the last one.
@@ -30,17 +30,17 @@ impl Stream {
             return None;
         }
         self.real = self.real.max(Some(offset));
-        self.told = self.told.max(offset).max(self.protected);
-        Some(self.told)
+        self.acknowledged = self.acknowledged.max(offset).max(self.protected);
+        Some(self.acknowledged)
     }
 
     /// The offset acknowledged to the primary, if it is beyond what the replica has acknowledged itself.
-    pub(super) fn spoken(&self) -> Option<u64> {
-        self.real.filter(|real| self.told > *real).map(|_| self.told)
+    pub(super) fn early_position(&self) -> Option<u64> {
+        self.real.filter(|real| self.acknowledged > *real).map(|_| self.acknowledged)
     }
 
     /// Whether the replica has acknowledged anything itself.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(super) fn has_acknowledged(&self) -> bool {
         self.real.is_some()
     }
 
@@ -51,11 +51,11 @@ impl Stream {
     /// it receives.
     pub(super) fn on_released(&mut self, offset: u64) -> Option<u64> {
         self.protected = self.protected.max(offset.min(self.sent));
-        if self.real.is_none() || self.protected <= self.told {
+        if self.real.is_none() || self.protected <= self.acknowledged {
             return None;
         }
-        self.told = self.protected;
-        Some(self.told)
+        self.acknowledged = self.protected;
+        Some(self.acknowledged)
     }
 }
 
@@ -68,9 +68,9 @@ mod tests {
         let mut stream = Stream::new(100);
         assert_eq!(stream.on_sent(50), 150);
         assert_eq!(stream.on_released(120), None, "before the replica's first acknowledgement");
-        assert_eq!(stream.spoken(), None);
+        assert_eq!(stream.early_position(), None);
         assert_eq!(stream.on_real(100), Some(120), "raised to what is protected");
-        assert_eq!(stream.spoken(), Some(120));
+        assert_eq!(stream.early_position(), Some(120));
         assert_eq!(stream.on_released(120), None, "no news");
         assert_eq!(stream.on_released(140), Some(140));
         assert_eq!(stream.on_released(130), None, "not lower");
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(stream.on_real(145), Some(145));
         assert_eq!(stream.on_released(u64::MAX), Some(150), "not beyond what was sent");
         assert_eq!(stream.on_real(150), Some(150));
-        assert_eq!(stream.spoken(), None, "the replica has acknowledged it itself");
+        assert_eq!(stream.early_position(), None, "the replica has acknowledged it itself");
     }
 
     #[test]

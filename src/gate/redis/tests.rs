@@ -108,13 +108,13 @@ fn nothing_is_acknowledged_before_the_replica_has_acknowledged() {
     assert_eq!(silent.counts, (0, 0));
     assert!(!text(&silent.to_primary).contains("ACK"));
     steps.push(Mirror(ack(1000)));
-    let spoken = play(&steps, |len| len);
+    let early_position = play(&steps, |len| len);
     assert_eq!(
-        text(&spoken.to_primary),
+        text(&early_position.to_primary),
         text(&silent.to_primary).to_owned() + text(&ack(1010)),
         "the first acknowledgement is raised"
     );
-    assert_eq!(spoken.counts, (1, 0));
+    assert_eq!(early_position.counts, (1, 0));
 }
 
 #[test]
@@ -207,10 +207,10 @@ fn unknown_bytes_pass_and_are_not_acknowledged_early() {
 }
 
 /// A mirror for which everything up to `recalled` was acknowledged early comes back with everything up to 1000.
-fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
+fn reconnected_at(answer: &str, recalled: u64, cut: usize) -> Outcome {
     let mut steps = start_up("8de1787ba490483314a4d30f1c628bc5025eb761", "1001");
     steps.extend([primary(answer), Mirror(ack(1000)), primary(STREAM), primary(STREAM), Released(1060)]);
-    let recalled = Some(Spoken { place: Place::Offset(recalled), stamp: 0 });
+    let recalled = Some(EarlyPosition { place: Place::Offset(recalled), stamp: 0 });
     dialect_tests::play_again(Redis::new(TlsChoice::default()), recalled, &steps, |_| cut)
 }
 
@@ -218,21 +218,25 @@ fn come_back(answer: &str, recalled: u64, cut: usize) -> Outcome {
 fn a_replica_that_comes_back_without_an_acknowledged_write_is_reported() {
     let write = 1000 + STREAM.len() as u64;
     for cut in [1, 5, 1000] {
-        let with = |recalled| come_back("+CONTINUE\r\n", recalled, cut).shortfalls;
+        let with = |recalled| reconnected_at("+CONTINUE\r\n", recalled, cut).shortfalls;
         assert_eq!(with(write), [Place::Offset(1000)], "the write ends there");
         assert_eq!(with(write + 500), [Place::Offset(1000)]);
         assert_eq!(with(write - 1), [], "a partial write is never acknowledged");
         assert_eq!(with(1000), []);
         assert_eq!(with(500), [], "it has more than was acknowledged early");
         let new_id = "+CONTINUE 1234567890123456789012345678901234567890\r\n";
-        let renamed = come_back(new_id, write, cut);
+        let renamed = reconnected_at(new_id, write, cut);
         assert_eq!(renamed.shortfalls, [Place::Offset(1000)]);
         let named = renamed.named.unwrap();
         assert_eq!(named.history, "replication 1234567890123456789012345678901234567890");
         assert_eq!((named.name.as_str(), named.is_unique), ("the replica with port 6380", false));
-        assert_eq!(renamed.spoken, Some(Spoken { place: Place::Offset(1060), stamp: 0 }));
+        assert_eq!(renamed.early_position, Some(EarlyPosition { place: Place::Offset(1060), stamp: 0 }));
         let whole = "+FULLRESYNC 8de1787ba490483314a4d30f1c628bc5025eb761 1000\r\n$9\r\nREDIS0010";
-        assert_eq!(come_back(whole, write, cut).shortfalls, [], "a snapshot shows nothing of what the replica had");
+        assert_eq!(
+            reconnected_at(whole, write, cut).shortfalls,
+            [],
+            "a snapshot shows nothing of what the replica had"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use onwire::gate::{
     dialect::{Dialect, Note, Release, Side, TlsChoice, Turn},
     postgres::Postgres,
-    returns::{Mirror, Spoken},
+    returns::{EarlyPosition, Mirror},
 };
 
 /// A typed message.
@@ -50,7 +50,7 @@ pub fn cancel() -> Vec<u8> {
 }
 
 /// Both sides of a connection, and all that the dialect sent.
-pub struct Conversation {
+pub struct Exchange {
     dialect: Postgres,
     to_primary: Vec<u8>,
     to_mirror: Vec<u8>,
@@ -63,10 +63,10 @@ pub struct Conversation {
     tls: Vec<(Side, usize)>,
     closing: Option<String>,
     mirror: Option<Mirror>,
-    spoken: Option<Spoken>,
+    early_position: Option<EarlyPosition>,
 }
 
-impl Conversation {
+impl Exchange {
     pub fn new(tls: TlsChoice) -> Self {
         let dialect = Postgres::new(tls);
         Self {
@@ -81,7 +81,7 @@ impl Conversation {
             tls: vec![],
             closing: None,
             mirror: None,
-            spoken: None,
+            early_position: None,
         }
     }
 
@@ -100,7 +100,7 @@ impl Conversation {
         self.counts.1 += turn.counts().1;
         self.notes.extend_from_slice(turn.notes());
         self.mirror = turn.mirror().cloned().or(self.mirror.take());
-        self.spoken = turn.spoken().cloned().or(self.spoken.take());
+        self.early_position = turn.early_position().cloned().or(self.early_position.take());
         self.tls = turn.tls().to_vec();
         if let Some(reason) = turn.closing() {
             self.closing.get_or_insert(reason.to_owned());
@@ -155,7 +155,7 @@ impl Conversation {
     }
 
     /// The bytes sent to the primary since the last call.
-    pub fn primary_heard(&mut self) -> Vec<u8> {
+    pub fn to_primary_since(&mut self) -> Vec<u8> {
         let news = self.to_primary[self.seen[0]..].to_vec();
         self.seen[0] = self.to_primary.len();
         news
@@ -210,8 +210,8 @@ impl Conversation {
     }
 
     /// The last position acknowledged early for it.
-    pub fn spoken(&self) -> Option<&Spoken> {
-        self.spoken.as_ref()
+    pub fn early_position(&self) -> Option<&EarlyPosition> {
+        self.early_position.as_ref()
     }
 
     pub fn phase(&self) -> String {
