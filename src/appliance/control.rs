@@ -81,7 +81,7 @@ struct LaneHandle {
 
 impl LaneHandle {
     /// `false` if the lane is too busy to be told anything, or gone.
-    fn tell(&self, command: Command) -> bool {
+    fn send(&self, command: Command) -> bool {
         self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
     }
 }
@@ -211,12 +211,12 @@ impl Control {
             self.handle_event(event, now)?;
         }
         self.peering.handle_timeout(now);
-        self.pass_on(now);
+        self.send_handshakes(now);
         for uplink in self.uplinks.look(now) {
-            let told = |lane: &LaneHandle| lane.tell(Command::Uplink(uplink));
-            if !self.lanes.iter().map(told).fold(true, |all, told| all & told) {
+            let sent = |lane: &LaneHandle| lane.send(Command::Uplink(uplink));
+            if !self.lanes.iter().map(sent).fold(true, |all, sent| all & sent) {
                 // One that is too busy is told at the next look.
-                self.uplinks.on_untold(uplink);
+                self.uplinks.on_unsent(uplink);
             }
         }
         if let Some(routes) = &mut self.routes {
@@ -250,14 +250,14 @@ impl Control {
     }
 
     /// Passes on what the handshakes have produced.
-    fn pass_on(&mut self, now: Instant) {
+    fn send_handshakes(&mut self, now: Instant) {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {
                 let Endpoint { remote, local } = established.endpoint;
                 self.uplinks.add(established.peer, remote.ip(), local.or(setup::bound_address(&self.config)), now);
             }
             for (number, lane) in self.lanes.iter().enumerate() {
-                if !lane.tell(Command::Install(Box::new(established.clone()))) {
+                if !lane.send(Command::Install(Box::new(established.clone()))) {
                     tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
                 }
             }
@@ -265,7 +265,7 @@ impl Control {
         while let Some((to, datagram)) = self.peering.poll_transmit() {
             if let Some(lane) = self.lanes.first() {
                 // A handshake that is not sent is tried again by its timer.
-                lane.tell(Command::Handshake { to, datagram });
+                lane.send(Command::Handshake { to, datagram });
             }
         }
     }
@@ -289,7 +289,7 @@ impl Control {
         self.tun.tx_dropped = self.dropped();
         self.tun.route_troubles = self.routes.as_ref().map(Routes::troubles).unwrap_or_default();
         let (reply, answers) = sync_channel(self.lanes.len());
-        let asked = self.lanes.iter().filter(|lane| lane.tell(Command::Snapshot(reply.clone()))).count();
+        let asked = self.lanes.iter().filter(|lane| lane.send(Command::Snapshot(reply.clone()))).count();
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut snapshots: Vec<LaneSnapshot> = (0..asked)
             .map_while(|_| answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())

@@ -20,7 +20,7 @@ const STRANGERS_MAX: usize = 64;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saying {
+pub struct LogLine {
     /// How bad it is.
     pub level: Level,
     /// Which peer it is about.
@@ -42,7 +42,7 @@ struct Entry {
     /// Since when it is not up.
     since: Instant,
     /// That it does not answer was said.
-    is_told: bool,
+    is_reported: bool,
     /// A handshake with it succeeded since.
     has_answered: bool,
     /// Where it is called.
@@ -54,8 +54,8 @@ struct Entry {
 #[derive(Debug)]
 pub struct PeerLog {
     peers: Vec<Entry>,
-    strangers: Vec<(HandshakeDrop, IpAddr)>,
-    sayings: VecDeque<Saying>,
+    reported_drops: Vec<(HandshakeDrop, IpAddr)>,
+    lines: VecDeque<LogLine>,
 }
 
 impl PeerLog {
@@ -64,12 +64,12 @@ impl PeerLog {
         let peers = endpoints.into_iter().map(|endpoint| Entry {
             contact: Contact::Calling,
             since: now,
-            is_told: false,
+            is_reported: false,
             has_answered: false,
             endpoint,
             unresolved: None,
         });
-        Self { peers: peers.collect(), strangers: Vec::new(), sayings: VecDeque::new() }
+        Self { peers: peers.collect(), reported_drops: Vec::new(), lines: VecDeque::new() }
     }
 
     /// A handshake with the peer has succeeded.
@@ -81,7 +81,7 @@ impl PeerLog {
     }
 
     /// Something came from the peer under the keys of a session. True if it was not heard before.
-    pub fn on_feedback(&mut self, peer: PeerId, now: Instant) -> bool {
+    pub fn on_confirmed(&mut self, peer: PeerId, now: Instant) -> bool {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact != Contact::Up) else {
             return false;
         };
@@ -91,7 +91,7 @@ impl PeerLog {
         };
         entry.contact = Contact::Up;
         let at = entry.endpoint.map_or(String::new(), |endpoint| format!(" with {endpoint}"));
-        self.say(Level::INFO, peer, format!("session established{at}{after}"));
+        self.push_line(Level::INFO, peer, format!("session established{at}{after}"));
         true
     }
 
@@ -100,8 +100,8 @@ impl PeerLog {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact == Contact::Up) else {
             return;
         };
-        (entry.contact, entry.since, entry.is_told, entry.has_answered) = (Contact::Silent, now, false, false);
-        self.say(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
+        (entry.contact, entry.since, entry.is_reported, entry.has_answered) = (Contact::Silent, now, false, false);
+        self.push_line(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
     }
 
     /// The name of the peer's endpoint has this address, which is new.
@@ -109,7 +109,7 @@ impl PeerLog {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
         entry.unresolved = None;
         entry.endpoint = Some(endpoint);
-        self.say(Level::INFO, peer, format!("its endpoint is {endpoint}"));
+        self.push_line(Level::INFO, peer, format!("its endpoint is {endpoint}"));
     }
 
     /// The name of the peer's endpoint has no address that can be used.
@@ -117,7 +117,7 @@ impl PeerLog {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
         if entry.unresolved.as_deref() != Some(cause) {
             entry.unresolved = Some(cause.to_owned());
-            self.say(Level::WARN, peer, format!("{cause}; it is asked for again"));
+            self.push_line(Level::WARN, peer, format!("{cause}; it is asked for again"));
         }
     }
 
@@ -137,11 +137,11 @@ impl PeerLog {
             }
             _ => return,
         };
-        let of_reason = self.strangers.iter().filter(|(said, _)| *said == reason).count();
-        if of_reason < STRANGERS_MAX && !self.strangers.contains(&(reason, from)) {
-            self.strangers.push((reason, from));
+        let of_reason = self.reported_drops.iter().filter(|(said, _)| *said == reason).count();
+        if of_reason < STRANGERS_MAX && !self.reported_drops.contains(&(reason, from)) {
+            self.reported_drops.push((reason, from));
             let words = format!("a handshake from {from} {words}; of this address it is not said again");
-            self.sayings.push_back(Saying { level: Level::WARN, peer: None, words });
+            self.lines.push_back(LogLine { level: Level::WARN, peer: None, words });
         }
     }
 
@@ -149,13 +149,13 @@ impl PeerLog {
     pub fn handle_timeout(&mut self, now: Instant) {
         for at in 0..self.peers.len() {
             let entry = &mut self.peers[at];
-            if entry.contact == Contact::Up || entry.is_told || entry.unresolved.is_some() {
+            if entry.contact == Contact::Up || entry.is_reported || entry.unresolved.is_some() {
                 continue;
             }
             if now < entry.since + UNANSWERED_AFTER {
                 continue;
             }
-            entry.is_told = true;
+            entry.is_reported = true;
             let (level, words) = match (entry.has_answered, entry.endpoint) {
                 (true, _) => (
                     Level::WARN,
@@ -174,23 +174,23 @@ impl PeerLog {
                     (Level::INFO, "the peer has not called yet, and no endpoint says where to call it".to_owned())
                 }
             };
-            self.say(level, PeerId(at as u16), words);
+            self.push_line(level, PeerId(at as u16), words);
         }
     }
 
     /// When somebody will not have answered for too long.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_told && entry.unresolved.is_none();
+        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_reported && entry.unresolved.is_none();
         self.peers.iter().filter(waiting).map(|entry| entry.since + UNANSWERED_AFTER).min()
     }
 
     /// The next thing to say.
-    pub fn poll_saying(&mut self) -> Option<Saying> {
-        self.sayings.pop_front()
+    pub fn poll_line(&mut self) -> Option<LogLine> {
+        self.lines.pop_front()
     }
 
-    fn say(&mut self, level: Level, peer: PeerId, words: String) {
-        self.sayings.push_back(Saying { level, peer: Some(peer), words });
+    fn push_line(&mut self, level: Level, peer: PeerId, words: String) {
+        self.lines.push_back(LogLine { level, peer: Some(peer), words });
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
     const PEER: PeerId = PeerId(0);
 
     fn said(log: &mut PeerLog) -> Vec<String> {
-        std::iter::from_fn(|| log.poll_saying()).map(|saying| format!("{} {}", saying.level, saying.words)).collect()
+        std::iter::from_fn(|| log.poll_line()).map(|line| format!("{} {}", line.level, line.words)).collect()
     }
 
     fn endpoint() -> SocketAddr {
@@ -220,8 +220,8 @@ mod tests {
         }
         let all = said(&mut log);
         assert!(all.len() == 1 && all[0].contains("nothing else of it arrives"), "{all:?}");
-        log.on_feedback(PEER, at(61));
-        log.on_feedback(PEER, at(62));
+        log.on_confirmed(PEER, at(61));
+        log.on_confirmed(PEER, at(62));
         assert_eq!(said(&mut log), ["INFO session established with 192.0.2.2:7117"]);
         assert_eq!(log.poll_timeout(), None);
     }
@@ -238,10 +238,10 @@ mod tests {
         let all = said(&mut log);
         assert!(all[0].starts_with("WARN the peer does not answer at 192.0.2.2:7117"), "{all:?}");
         assert!(all[1].starts_with("INFO the peer has not called") && all.len() == 2, "{all:?}");
-        log.on_feedback(PEER, at(101));
+        log.on_confirmed(PEER, at(101));
         log.on_wanted(PEER, at(110));
         log.on_wanted(PEER, at(111));
-        log.on_feedback(PEER, at(112));
+        log.on_confirmed(PEER, at(112));
         let all = said(&mut log);
         assert_eq!(all[0], "INFO session established with 192.0.2.2:7117");
         assert!(all[1].starts_with("WARN the peer is silent") && all.len() == 3, "{all:?}");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::appliance::host::names::{Answer, Names};
-use crate::appliance::peer_log::{PeerLog, Saying};
+use crate::appliance::peer_log::{LogLine, PeerLog};
 use crate::appliance::setup;
 use crate::config::{Config, Host};
 use crate::io::netlink::Netlink;
@@ -27,7 +27,7 @@ struct Known {
     address: Option<Endpoint>,
     path_mtu: u16,
     /// That its path is narrower than that was said.
-    is_mtu_told: bool,
+    is_mtu_reported: bool,
 }
 
 /// All peers, as the control thread knows them.
@@ -54,7 +54,7 @@ impl Peering {
             endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
             address: address.map(Endpoint::from),
             path_mtu: peer.path.mtu,
-            is_mtu_told: false,
+            is_mtu_reported: false,
         };
         let names = (0..).zip(&config.peers).filter_map(|(number, peer)| {
             let endpoint = peer.endpoint.as_ref()?;
@@ -93,17 +93,17 @@ impl Peering {
     /// Something came under the keys of this session, for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
         if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
-            && self.log.on_feedback(peer, now)
+            && self.log.on_confirmed(peer, now)
         {
-            self.names.set_heard(peer, true, now);
-            self.look_at_mtu(peer);
+            self.names.set_reachable(peer, true, now);
+            self.check_mtu(peer);
         }
     }
 
     /// A new session with this peer is wanted.
     pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
         self.log.on_wanted(peer, now);
-        self.names.set_heard(peer, false, now);
+        self.names.set_reachable(peer, false, now);
         self.handshakes.request(peer, now);
     }
 
@@ -133,8 +133,8 @@ impl Peering {
                 }
             }
         }
-        while let Some(saying) = self.log.poll_saying() {
-            self.say(&saying);
+        while let Some(line) = self.log.poll_line() {
+            self.write_line(&line);
         }
     }
 
@@ -186,30 +186,30 @@ impl Peering {
     }
 
     /// A device that carries less than `path.mtu` says drops every full datagram.
-    fn look_at_mtu(&mut self, peer: PeerId) {
-        let Known { name, address, path_mtu, is_mtu_told, .. } = &mut self.peers[usize::from(peer.0)];
+    fn check_mtu(&mut self, peer: PeerId) {
+        let Known { name, address, path_mtu, is_mtu_reported, .. } = &mut self.peers[usize::from(peer.0)];
         let Some(Endpoint { remote, local }) = *address else { return };
         let (to, from) = (remote.ip().to_canonical(), local.or(self.bound));
         // A way that cannot be found has other signs.
         let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, from)) else { return };
         let is_narrow = mtu < u32::from(*path_mtu);
-        if is_narrow && !*is_mtu_told {
+        if is_narrow && !*is_mtu_reported {
             tracing::warn!(
                 peer = name,
                 "path.mtu is {path_mtu}, and {device}, by which the peer is reached, has {mtu}: full datagrams cannot leave; set \
                  path.mtu to {mtu} or less on both sides"
             );
         }
-        *is_mtu_told = is_narrow;
+        *is_mtu_reported = is_narrow;
     }
 
     fn is_routed(&self, address: IpAddr) -> bool {
         self.routed.lookup(address.to_canonical()).is_some()
     }
 
-    fn say(&self, saying: &Saying) {
-        let words = &saying.words;
-        match (saying.level, saying.peer.map(|peer| self.name(peer))) {
+    fn write_line(&self, line: &LogLine) {
+        let words = &line.words;
+        match (line.level, line.peer.map(|peer| self.name(peer))) {
             (tracing::Level::WARN, Some(peer)) => tracing::warn!(peer, "{words}"),
             (tracing::Level::WARN, None) => tracing::warn!("{words}"),
             (_, Some(peer)) => tracing::info!(peer, "{words}"),

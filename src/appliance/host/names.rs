@@ -28,11 +28,11 @@ struct Name {
     peer: PeerId,
     /// Host and port.
     text: String,
-    is_asked: bool,
+    is_pending: bool,
     next: Instant,
     delay: Duration,
     /// The peer is heard: its address is known to be right.
-    is_heard: bool,
+    is_reachable: bool,
 }
 
 /// What a question found.
@@ -61,15 +61,16 @@ impl Names {
         wake: Arc<dyn Fn() + Send + Sync>,
         now: Instant,
     ) -> Self {
-        let name = |(peer, text)| Name { peer, text, is_asked: false, next: now, delay: RETRY_FIRST, is_heard: false };
+        let name =
+            |(peer, text)| Name { peer, text, is_pending: false, next: now, delay: RETRY_FIRST, is_reachable: false };
         let (answer, answers) = channel();
         Self { names: names.into_iter().map(name).collect(), resolve, wake, answers, answer }
     }
 
     /// The peer is heard, or is not any more.
-    pub fn set_heard(&mut self, peer: PeerId, is_heard: bool, now: Instant) {
-        for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_heard != is_heard) {
-            name.is_heard = is_heard;
+    pub fn set_reachable(&mut self, peer: PeerId, is_reachable: bool, now: Instant) {
+        for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_reachable != is_reachable) {
+            name.is_reachable = is_reachable;
             // Where it was is tried first.
             name.next = now + RETRY_FIRST;
         }
@@ -78,7 +79,7 @@ impl Names {
     /// Asks what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         for name in &mut self.names {
-            if name.is_asked || name.is_heard || name.next > now {
+            if name.is_pending || name.is_reachable || name.next > now {
                 continue;
             }
             let (peer, text) = (name.peer, name.text.clone());
@@ -89,7 +90,7 @@ impl Names {
                 wake();
             };
             // Without a thread it is asked for the next time.
-            name.is_asked = std::thread::Builder::new().name("resolver".to_owned()).spawn(ask).is_ok();
+            name.is_pending = std::thread::Builder::new().name("resolver".to_owned()).spawn(ask).is_ok();
             name.next = now + name.delay;
         }
     }
@@ -98,7 +99,7 @@ impl Names {
     pub fn poll_answer(&mut self, now: Instant) -> Option<Answer> {
         let answer = self.answers.try_recv().ok()?;
         if let Some(name) = self.names.iter_mut().find(|name| name.peer == answer.peer) {
-            name.is_asked = false;
+            name.is_pending = false;
             name.next = now + if answer.found.is_ok() { RETRY_LONGEST } else { name.delay };
             name.delay = if answer.found.is_ok() { RETRY_FIRST } else { (name.delay * 2).min(RETRY_LONGEST) };
         }
@@ -107,7 +108,7 @@ impl Names {
 
     /// When to ask next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.names.iter().filter(|name| !name.is_asked && !name.is_heard).map(|name| name.next).min()
+        self.names.iter().filter(|name| !name.is_pending && !name.is_reachable).map(|name| name.next).min()
     }
 }
 
@@ -154,12 +155,12 @@ mod tests {
             let due = names.poll_timeout().unwrap();
             asked_at.push((due - now).as_secs());
             now = due;
-            names.set_heard(PeerId(2), true, now);
+            names.set_reachable(PeerId(2), true, now);
             names.handle_timeout(now);
             assert_eq!(answer(&mut names, now).peer, PeerId(1));
         }
         assert_eq!(asked_at, [1, 2, 4, 8, 16, 30, 30]);
-        names.set_heard(PeerId(2), false, now);
+        names.set_reachable(PeerId(2), false, now);
         assert_eq!(names.poll_timeout(), Some(now + RETRY_FIRST), "a peer that is not heard any more may have moved");
         drop(gate);
         assert_eq!(answer(&mut names, now).found, Err("given up".to_owned()));

@@ -61,10 +61,10 @@ pub struct Routes {
     device: u32,
     name: String,
     mtu: u32,
-    is_mtu_told: bool,
+    is_mtu_reported: bool,
     locals: Vec<IpNetwork>,
     wanted: Vec<Wanted>,
-    looked_at: Instant,
+    checked_at: Instant,
     next_look: Instant,
 }
 
@@ -86,10 +86,10 @@ impl Routes {
             device: index,
             name: device.to_owned(),
             mtu: u32::from(config.tun.mtu),
-            is_mtu_told: false,
+            is_mtu_reported: false,
             locals: config.node.local_prefixes.clone(),
             wanted: prefixes.map(|&prefix| Wanted { prefix, added: None, trouble: None }).collect(),
-            looked_at: now,
+            checked_at: now,
             next_look: now + INTERVAL,
         };
         let sources = routes.sources()?;
@@ -98,7 +98,7 @@ impl Routes {
             routes.netlink.add_route(&route)?;
             routes.wanted[at].added = Some(route);
         }
-        routes.look_at_all(&sources);
+        routes.check_all(&sources);
         Ok(routes)
     }
 
@@ -122,15 +122,15 @@ impl Routes {
             };
         });
         if is_ours {
-            self.next_look = self.next_look.min(self.looked_at + LEAST_INTERVAL);
+            self.next_look = self.next_look.min(self.checked_at + LEAST_INTERVAL);
         }
         if self.next_look > now {
             return;
         }
-        self.looked_at = now;
+        self.checked_at = now;
         self.next_look = now + INTERVAL;
         match self.sources() {
-            Ok(sources) => self.look_at_all(&sources),
+            Ok(sources) => self.check_all(&sources),
             Err(error) => tracing::debug!("{error}"),
         }
     }
@@ -173,16 +173,16 @@ impl Routes {
         }
     }
 
-    fn look_at_all(&mut self, sources: &[Option<IpAddr>; 2]) {
+    fn check_all(&mut self, sources: &[Option<IpAddr>; 2]) {
         for at in 0..self.wanted.len() {
-            let found = self.look_at(at, sources);
-            self.tell(at, found);
+            let found = self.check_route(at, sources);
+            self.log_trouble(at, found);
         }
-        self.look_at_mtu();
+        self.check_mtu();
     }
 
     /// What is wrong with the route to one prefix, after what can be mended is.
-    fn look_at(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
+    fn check_route(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
         let prefix = self.wanted[at].prefix;
         let route = self.route(prefix, sources);
         let address = address_inside(prefix);
@@ -233,7 +233,7 @@ impl Routes {
     }
 
     /// Says what is wrong when it begins, and when it has ended.
-    fn tell(&mut self, at: usize, found: Option<RouteTrouble>) {
+    fn log_trouble(&mut self, at: usize, found: Option<RouteTrouble>) {
         let Wanted { prefix, trouble, .. } = &mut self.wanted[at];
         if *trouble == found {
             return;
@@ -270,16 +270,16 @@ impl Routes {
         *trouble = found;
     }
 
-    fn look_at_mtu(&mut self) {
+    fn check_mtu(&mut self) {
         let Ok(link) = self.netlink.link(&self.name) else { return };
         let is_other = link.mtu != self.mtu;
-        if is_other && !self.is_mtu_told {
+        if is_other && !self.is_mtu_reported {
             let (name, found, wanted) = (&self.name, link.mtu, self.mtu);
             tracing::warn!(
                 "the MTU of {name} was changed to {found}, tun.mtu is {wanted}; `ip link set {name} mtu {wanted}`"
             );
         }
-        self.is_mtu_told = is_other;
+        self.is_mtu_reported = is_other;
     }
 }
 

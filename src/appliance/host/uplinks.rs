@@ -26,7 +26,7 @@ pub struct Uplinks {
 struct Known {
     to: IpAddr,
     from: Option<IpAddr>,
-    way: Option<Egress>,
+    egress: Option<Egress>,
 }
 
 /// The way to a peer, as it has changed.
@@ -41,7 +41,7 @@ pub struct Uplink {
 impl Uplinks {
     /// A session with a peer at the address `to` was established; it is sent to from `from`, or from where the kernel chooses.
     pub fn add(&mut self, peer: PeerId, to: IpAddr, from: Option<IpAddr>, now: Instant) {
-        let known = self.peers.entry(peer).or_insert(Known { to, from, way: None });
+        let known = self.peers.entry(peer).or_insert(Known { to, from, egress: None });
         (known.to, known.from) = (to, from);
         self.next_look = Some(now);
     }
@@ -58,7 +58,7 @@ impl Uplinks {
         }
         self.next_look = Some(now + INTERVAL);
         let mut news = Vec::new();
-        for (&peer, Known { to, from, way: known }) in &mut self.peers {
+        for (&peer, Known { to, from, egress: known }) in &mut self.peers {
             // While there is no route, sends fail, and that is seen.
             let Ok(found) = egress(*to, *from) else { continue };
             let way = |it: &Egress| (it.device.clone(), it.qdisc.clone());
@@ -83,9 +83,9 @@ impl Uplinks {
     }
 
     /// Not every lane could be told of the way to this peer.
-    pub fn on_untold(&mut self, uplink: Uplink) {
+    pub fn on_unsent(&mut self, uplink: Uplink) {
         if let Some(known) = self.peers.get_mut(&uplink.peer) {
-            known.way = None;
+            known.egress = None;
         }
     }
 }

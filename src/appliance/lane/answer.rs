@@ -22,12 +22,13 @@ impl Lane {
         let receive_overflows = self.udp.count_overflows();
         self.listening.on_overflows(receive_overflows, now);
         let (last_hop, arrivals) = (self.last_hop.status(), self.last_hop.arrivals());
-        let promises = |peer: usize| self.driver.as_ref().and_then(|driver| driver.lane_protection().peers().get(peer));
+        let protection_of =
+            |peer: usize| self.driver.as_ref().and_then(|driver| driver.lane_protection().peers().get(peer));
         let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
             let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
             let silence = self.listening.silence(number.into(), peer.last_heard(), is_read);
             let arrived = ArrivalsSnapshot::take(peer, arrivals, owns, silence, now);
-            PeerSnapshot::take(peer, promises(number.into()), arrived, now)
+            PeerSnapshot::take(peer, protection_of(number.into()), arrived, now)
         });
         let peers = peers.collect();
         LaneSnapshot {

@@ -79,9 +79,9 @@ impl LastHop {
     /// A packet goes to a peer: it tells what the mirror has.
     #[inline]
     pub fn on_outgoing(&mut self, view: &PacketView, packet: &[u8], virtio: VirtioHeader, now: Instant) {
-        let told = self.arrivals.on_outgoing(view, packet, virtio, now);
-        let (Some(told), Some(retained)) = (told, &mut self.retained) else { return };
-        match told {
+        let acknowledged = self.arrivals.on_outgoing(view, packet, virtio, now);
+        let (Some(acknowledged), Some(retained)) = (acknowledged, &mut self.retained) else { return };
+        match acknowledged {
             Acknowledged { slot, reset: true, .. } => retained.forget(slot),
             Acknowledged { slot, upto: Some(upto), is_open, .. } => retained.on_acknowledged(slot, upto, is_open, now),
             Acknowledged { upto: None, .. } => {}
@@ -92,7 +92,7 @@ impl LastHop {
     /// acknowledgements count all the same.
     #[inline]
     pub fn on_read(&mut self, packet: &[u8], virtio: VirtioHeader, now: Instant) {
-        if let Some(view) = self.is_mending(now).then(|| PacketView::parse(packet).ok()).flatten() {
+        if let Some(view) = self.is_resend_due(now).then(|| PacketView::parse(packet).ok()).flatten() {
             self.on_outgoing(&view, packet, virtio, now);
         }
     }
@@ -110,7 +110,7 @@ impl LastHop {
             let silent_at = peer.last_heard().map(|at| at + silence);
             *source = Source { claims: peer.reporting().peer_claims(), silent_at };
         }
-        if !is_dry || !self.is_mending(now) {
+        if !is_dry || !self.is_resend_due(now) {
             return;
         }
         let (sources, Some(retained)) = (&self.sources, &mut self.retained) else { return };
@@ -122,7 +122,7 @@ impl LastHop {
     }
 
     /// A peer is silent and something of it is kept.
-    fn is_mending(&self, now: Instant) -> bool {
+    fn is_resend_due(&self, now: Instant) -> bool {
         let Some(retained) = self.retained.as_ref().filter(|retained| !retained.is_empty()) else { return false };
         let mut peers = (0..).zip(&self.sources);
         peers.any(|(peer, source)| source.silent_at.is_some_and(|at| at <= now) && retained.has_of(peer))
@@ -187,7 +187,7 @@ mod tests {
         packet
     }
 
-    fn come(last_hop: &mut LastHop, is_written: bool, now: Instant) {
+    fn deliver(last_hop: &mut LastHop, is_written: bool, now: Instant) {
         let packet = packet(None);
         let (header, view) = (VirtioHeader::default(), PacketView::parse(&packet).unwrap());
         last_hop.on_incoming(&Deliverable { peer: PeerId(0), header, packet: &packet, view }, is_written, now);
@@ -202,19 +202,19 @@ mod tests {
         let now = Instant::now();
         let claims = |claims| vec![Source { claims, silent_at: None }];
         let mut last_hop = LastHop::new(7, true);
-        come(&mut last_hop, true, now);
+        deliver(&mut last_hop, true, now);
         last_hop.sources = claims(false);
-        come(&mut last_hop, true, now);
+        deliver(&mut last_hop, true, now);
         assert_eq!(kept(&last_hop), Some(0));
         last_hop.sources = claims(true);
-        come(&mut last_hop, false, now);
+        deliver(&mut last_hop, false, now);
         assert_eq!(kept(&last_hop), Some(0));
-        come(&mut last_hop, true, now);
+        deliver(&mut last_hop, true, now);
         assert_eq!(kept(&last_hop), Some(1));
         assert_eq!(last_hop.arrivals().flows().map(|flow| flow.kept).sum::<u64>(), 100);
         let mut off = LastHop::new(7, false);
         off.sources = claims(true);
-        come(&mut off, true, now);
+        deliver(&mut off, true, now);
         assert_eq!(kept(&off), None);
         assert_eq!(off.arrivals().flows().count(), 1, "it is counted all the same");
     }
@@ -224,12 +224,12 @@ mod tests {
         let start = Instant::now();
         let mut last_hop = LastHop::new(7, true);
         last_hop.sources = vec![Source { claims: true, silent_at: Some(start + Duration::from_secs(1)) }];
-        come(&mut last_hop, true, start);
+        deliver(&mut last_hop, true, start);
         last_hop.on_read(&packet(Some(60)), VirtioHeader::default(), start + Duration::from_secs(2));
         assert_eq!(last_hop.arrivals().flows().map(|flow| (flow.acked, flow.kept)).next(), Some((Some(60), 40)));
         last_hop.on_read(&packet(Some(100)), VirtioHeader::default(), start + Duration::from_secs(2));
         assert_eq!((kept(&last_hop), last_hop.deadline()), (Some(0), None));
-        come(&mut last_hop, true, start);
+        deliver(&mut last_hop, true, start);
         last_hop.on_read(&[1, 2, 3], VirtioHeader::default(), start + Duration::from_secs(2));
     }
 }

@@ -45,7 +45,7 @@ struct Question<T> {
 pub struct Listening<T> {
     /// Up to when everything is read.
     pub receive_lag: ReceiveLag,
-    looked_at: Instant,
+    checked_at: Instant,
     /// When each peer was heard last, as of the last look, and its silence since.
     peers: Vec<(Option<Instant>, Duration)>,
     overflows: u64,
@@ -58,7 +58,7 @@ impl<T> Listening<T> {
     pub fn new(receive_lag: ReceiveLag, peers: usize, now: Instant) -> Self {
         Self {
             receive_lag,
-            looked_at: now,
+            checked_at: now,
             peers: vec![(None, Duration::ZERO); peers],
             overflows: 0,
             overflowed_at: None,
@@ -70,15 +70,15 @@ impl<T> Listening<T> {
     /// `held_until`, or nobody has looked for a while.
     pub fn wants_look(&self, held_until: Option<Instant>, now: Instant) -> bool {
         !self.questions.is_empty()
-            || now.saturating_duration_since(self.looked_at) >= LOOK_EVERY
+            || now.saturating_duration_since(self.checked_at) >= LOOK_EVERY
             || held_until.is_some_and(|due| due <= now)
     }
 
     /// The socket was found empty in the turn that began at `now`; when each peer was heard last.
     pub fn on_empty(&mut self, heard: impl Iterator<Item = Option<Instant>>, now: Instant) {
         self.receive_lag.on_empty(now);
-        let since = now.saturating_duration_since(self.looked_at).min(LOOK_MAX);
-        self.looked_at = self.looked_at.max(now);
+        let since = now.saturating_duration_since(self.checked_at).min(LOOK_MAX);
+        self.checked_at = self.checked_at.max(now);
         for ((last, silence), heard) in self.peers.iter_mut().zip(heard) {
             *silence = if *last == heard { *silence + since } else { Duration::ZERO };
             *last = heard;
@@ -114,7 +114,7 @@ impl<T> Listening<T> {
     }
 
     /// Somebody waits for an answer.
-    pub fn is_asked(&self) -> bool {
+    pub fn has_questions(&self) -> bool {
         !self.questions.is_empty()
     }
 
@@ -175,7 +175,7 @@ mod tests {
         assert!(!listening.wants_look(None, at(19)) && listening.wants_look(None, at(20)));
         assert!(listening.wants_look(Some(at(5)), at(5)) && !listening.wants_look(Some(at(6)), at(5)));
         assert_eq!(listening.on_question("drain", at(10)), None);
-        assert!(listening.wants_look(None, at(10)) && listening.is_asked());
+        assert!(listening.wants_look(None, at(10)) && listening.has_questions());
         assert_eq!(listening.poll_question(), None);
         // What is read came before the question.
         listening.receive_lag.on_train(Some(at(9)), 1000, at(11));
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(listening.poll_question(), None);
         listening.receive_lag.on_train(Some(at(12)), 1000, at(12));
         assert_eq!(listening.poll_question(), Some(("drain", true)));
-        assert!(!listening.is_asked());
+        assert!(!listening.has_questions());
         listening.on_question("drain", at(20));
         listening.on_empty([None; 2].into_iter(), at(20));
         assert_eq!(listening.poll_question(), Some(("drain", true)));

@@ -188,7 +188,7 @@ impl Lane {
             let now = Instant::now();
             self.listening.receive_lag.on_turn(now);
             if self.ready.commands {
-                self.obey(now);
+                self.run_commands(now);
             }
             self.read_tun(now)?;
             self.forwarder.handle_timeout(now);
@@ -205,14 +205,14 @@ impl Lane {
             if std::mem::take(&mut self.ready.errors) | self.udp.errors_left() {
                 self.note_errors(now);
             }
-            self.say(now);
+            self.log_problems(now);
             while let Some(local_index) = self.forwarder.poll_confirmed() {
-                self.notify(LaneEvent::SessionConfirmed { local_index });
+                self.send_event(LaneEvent::SessionConfirmed { local_index });
             }
             while let Some(peer) = self.forwarder.poll_request(now) {
-                self.notify(LaneEvent::SessionWanted(peer));
+                self.send_event(LaneEvent::SessionWanted(peer));
             }
-            self.say_what_changed();
+            self.log_changes();
             if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
                 return Ok(());
             }
@@ -242,12 +242,12 @@ impl Lane {
             while let Some(to) = self.udp.poll_late_error() {
                 driver.on_late_error(to, &self.forwarder, now);
             }
-            say::complain(&mut self.send_error_log, self.number, errors, now);
+            say::log_send_errors(&mut self.send_error_log, self.number, errors, now);
         }
         driver.publish(&mut self.forwarder, now);
     }
 
-    fn obey(&mut self, now: Instant) {
+    fn run_commands(&mut self, now: Instant) {
         loop {
             match self.channel.commands.try_recv() {
                 Ok(Command::Install(established)) => {
@@ -305,7 +305,7 @@ impl Lane {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
-                Err(error) if is_passing(&error) => self.ready.tun = false,
+                Err(error) if is_transient(&error) => self.ready.tun = false,
                 Err(error) => return Err(error),
             }
             if self.forwarder.has_full_train() {
@@ -341,7 +341,7 @@ impl Lane {
                     let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
                     let from = Endpoint { remote: received.from, local: received.to };
                     let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
-                    self.notify(event);
+                    self.send_event(event);
                 } else {
                     self.forwarder.handle_datagram(datagram, received.from, arrived);
                 }
@@ -353,7 +353,7 @@ impl Lane {
 
     fn deliver(&mut self, now: Instant) {
         self.listening.receive_lag.set_hold(self.forwarder.hold());
-        let until = self.listening.receive_lag.heard_until();
+        let until = self.listening.receive_lag.hold_clock();
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(driver) = &mut self.driver {
@@ -366,7 +366,7 @@ impl Lane {
         self.forwarder.on_refused(refused);
     }
 
-    fn notify(&mut self, event: LaneEvent) {
+    fn send_event(&mut self, event: LaneEvent) {
         match self.channel.events.try_send(event) {
             // A waker that fails has no poll any more: the control thread is gone.
             Ok(()) => drop(self.channel.control.wake()),
@@ -376,14 +376,14 @@ impl Lane {
 
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
         let busy = self.ready.udp
-            || self.listening.is_asked()
+            || self.listening.has_questions()
             || (self.ready.tun && self.forwarder.wants_packets())
             || self.ready.errors
             || self.udp.errors_left()
             || self.driver.as_mut().is_some_and(ProtectionDriver::is_busy);
         let mut is_soon = false;
         if !busy {
-            let promises = self.driver.as_mut().and_then(|driver| driver.deadline(now));
+            let protection_due = self.driver.as_mut().and_then(|driver| driver.deadline(now));
             // Nothing tells that another lane has ended.
             let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
             let mut due = self.forwarder.poll_timeout(now);
@@ -391,7 +391,7 @@ impl Lane {
                 // It holds on because the lane has not listened for long enough; all else that was due is done.
                 due = due.map(|due| due.max(now + HELD_STEP));
             }
-            let due = [due, promises, look, self.last_hop.deadline()].into_iter().flatten().min();
+            let due = [due, protection_due, look, self.last_hop.deadline()].into_iter().flatten().min();
             is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;
@@ -426,7 +426,7 @@ impl Lane {
 }
 
 /// The device is down or being moved: packets come again when it is up.
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(libc::EIO)
 }
 

@@ -42,7 +42,7 @@ pub struct ReceiveLag {
     /// Everything that came before this has been read.
     read_until: Instant,
     /// Since when datagrams are read that do not say when they came, and how many bytes of them.
-    unplaced: Option<(Instant, usize)>,
+    undated: Option<(Instant, usize)>,
     /// By when the lane was to be awake again.
     awake_by: Option<Instant>,
     halts: VecDeque<Halt>,
@@ -51,7 +51,7 @@ pub struct ReceiveLag {
 impl ReceiveLag {
     /// Nothing has come before `now` to a socket of so much `room`.
     pub fn new(hold: Duration, room: usize, now: Instant) -> Self {
-        Self { hold, room, read_until: now, unplaced: None, awake_by: None, halts: VecDeque::new() }
+        Self { hold, room, read_until: now, undated: None, awake_by: None, halts: VecDeque::new() }
     }
 
     /// A hole holds for so long from now on.
@@ -88,16 +88,16 @@ impl ReceiveLag {
     /// after all that was read before, and in doubt just now.
     pub fn on_train(&mut self, arrived: Option<Instant>, bytes: usize, now: Instant) -> Instant {
         if let Some(arrived) = arrived {
-            self.unplaced = None;
+            self.undated = None;
             // One that came after the turn had begun belongs to it.
             self.read_until = self.read_until.max(arrived.min(now));
             return self.read_until;
         }
-        let (since, read) = self.unplaced.get_or_insert((now, 0));
+        let (since, read) = self.undated.get_or_insert((now, 0));
         *read += bytes + OVERHEAD;
         if *read > self.room {
             self.read_until = self.read_until.max(*since);
-            self.unplaced = None;
+            self.undated = None;
         }
         now.max(self.read_until)
     }
@@ -105,7 +105,7 @@ impl ReceiveLag {
     /// The socket was found empty in the turn that began at `now`.
     pub fn on_empty(&mut self, now: Instant) {
         self.read_until = self.read_until.max(now);
-        self.unplaced = None;
+        self.undated = None;
     }
 
     /// Everything that came before this has been read.
@@ -115,7 +115,7 @@ impl ReceiveLag {
 
     /// The time for whoever waits for symbols: what began to wait at `since` has waited in vain once `since` and the time
     /// that a hole may hold are not later than this.
-    pub fn heard_until(&self) -> Instant {
+    pub fn hold_clock(&self) -> Instant {
         let (mut end, mut left, mut missed) = (self.read_until, self.hold, Duration::ZERO);
         for halt in self.halts.iter().rev() {
             let (from, to) = (halt.from.min(end), halt.to.min(end));
@@ -163,11 +163,11 @@ mod tests {
             self.receive_lag.on_turn(now);
             self.receive_lag.on_empty(now);
             self.receive_lag.on_sleep(Some(due), now);
-            self.heard()
+            self.clock()
         }
 
-        fn heard(&self) -> u64 {
-            self.millis(self.receive_lag.heard_until())
+        fn clock(&self) -> u64 {
+            self.millis(self.receive_lag.hold_clock())
         }
 
         fn train(&mut self, arrived: Option<u64>, now: u64) -> u64 {
@@ -186,7 +186,7 @@ mod tests {
             assert!(bench.receive_lag.on_turn(bench.at(now)));
             for arrived in (11..now).step_by(40) {
                 assert_eq!(bench.train(Some(arrived), now), arrived, "each came when it came");
-                assert!(bench.heard() <= 25, "nothing that came is late for that: {}", bench.heard());
+                assert!(bench.clock() <= 25, "nothing that came is late for that: {}", bench.clock());
             }
             assert_eq!(bench.turn(now, now + 5), 25);
             // From then on it listens: a moment for what has not reached the socket, and then the rest of the hold.
@@ -201,29 +201,29 @@ mod tests {
         let mut bench = Bench::new();
         bench.turn(10, 12);
         assert!(!bench.receive_lag.on_turn(bench.at(21)));
-        assert_eq!((bench.train(Some(11), 21), bench.heard()), (11, 11));
-        assert_eq!((bench.train(Some(19), 21), bench.heard()), (19, 19));
-        assert_eq!((bench.train(Some(18), 21), bench.heard()), (19, 19), "the clock goes forward");
-        assert_eq!((bench.train(Some(40), 21), bench.heard()), (21, 21), "nothing comes later than now");
+        assert_eq!((bench.train(Some(11), 21), bench.clock()), (11, 11));
+        assert_eq!((bench.train(Some(19), 21), bench.clock()), (19, 19));
+        assert_eq!((bench.train(Some(18), 21), bench.clock()), (19, 19), "the clock goes forward");
+        assert_eq!((bench.train(Some(40), 21), bench.clock()), (21, 21), "nothing comes later than now");
         assert_eq!(bench.turn(22, 23), 22);
-        assert_eq!((bench.train(Some(3), 23), bench.heard()), (22, 22), "nor before the socket was empty");
+        assert_eq!((bench.train(Some(3), 23), bench.clock()), (22, 22), "nor before the socket was empty");
     }
 
     #[test]
     fn halts_again_and_again_neither_give_up_what_came_nor_hold_for_ever() {
         let mut bench = Bench::new();
-        let mut heard = bench.turn(0, 0);
+        let mut clock = bench.turn(0, 0);
         // 130 ms of standstill, 5 ms awake: a hole may hold 20 ms of what it listens, and that comes.
         for round in 1..=100 {
             let begin = round * 135;
             for now in begin..begin + 5 {
                 let next = bench.turn(now, now + 1);
-                assert!(next >= heard, "time goes forward");
-                heard = next;
+                assert!(next >= clock, "time goes forward");
+                clock = next;
             }
-            let awake = begin + 5 - heard;
-            assert!(awake >= 120, "round {round}: {heard} is as if it had listened");
-            assert!(awake <= 6 * 135, "round {round}: {heard} is no progress");
+            let awake = begin + 5 - clock;
+            assert!(awake >= 120, "round {round}: {clock} is as if it had listened");
+            assert!(awake <= 6 * 135, "round {round}: {clock} is no progress");
         }
         assert!(bench.receive_lag.halts.len() <= HALTS_MAX);
         // A lane of which every turn takes long still gives up.
@@ -231,7 +231,7 @@ mod tests {
         for turn in 0..100 {
             bench.turn(turn * 50, turn * 50);
         }
-        assert!(bench.heard() > 4500, "{}", bench.heard());
+        assert!(bench.clock() > 4500, "{}", bench.clock());
     }
 
     #[test]
@@ -242,18 +242,18 @@ mod tests {
             bench.receive_lag.on_turn(bench.at(now));
             bench.train(Some(now.saturating_sub(80)), now);
             bench.receive_lag.on_sleep(Some(bench.at(now)), bench.at(now));
-            assert_eq!(bench.heard(), now.saturating_sub(80));
+            assert_eq!(bench.clock(), now.saturating_sub(80));
         }
         // Without: whatever the clock says, until a full socket was read, and then as of its beginning.
         let mut bench = Bench::new();
         let full = (ROOM / (1000 + OVERHEAD)) as u64 + 1;
         for number in 0..full {
             let now = 100 + number;
-            assert_eq!((bench.heard(), bench.train(None, now)), (0, now), "in doubt it came just now");
+            assert_eq!((bench.clock(), bench.train(None, now)), (0, now), "in doubt it came just now");
         }
-        assert_eq!(bench.heard(), 100);
+        assert_eq!(bench.clock(), 100);
         bench.train(None, 2000);
         bench.receive_lag.on_empty(bench.at(2001));
-        assert_eq!(bench.heard(), 2001);
+        assert_eq!(bench.clock(), 2001);
     }
 }

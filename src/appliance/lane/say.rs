@@ -41,11 +41,11 @@ impl Lane {
                 driver.on_late_error(to, &self.forwarder, now);
             }
         }
-        complain(&mut self.send_error_log, self.number, found, now);
+        log_send_errors(&mut self.send_error_log, self.number, found, now);
     }
 
     /// Says which packets belong to nobody, and what has ended.
-    pub(super) fn say(&mut self, now: Instant) {
+    pub(super) fn log_problems(&mut self, now: Instant) {
         if let Some(words) = self.forwarder.poll_stray().and_then(|stray| self.strays.note(stray, now)) {
             tracing::warn!(lane = self.number, "{words}");
         }
@@ -59,7 +59,7 @@ impl Lane {
 }
 
 /// Counts errors of sending, and says those that are new.
-pub(super) fn complain(send_error_log: &mut SendErrorLog, lane: u8, found: ErrorCounts, now: Instant) {
+pub(super) fn log_send_errors(send_error_log: &mut SendErrorLog, lane: u8, found: ErrorCounts, now: Instant) {
     for words in send_error_log.note(found, now) {
         tracing::warn!(lane, "{words}");
     }

@@ -30,7 +30,7 @@ impl Kind {
         }
     }
 
-    fn words(self, counts: &ErrorCounts) -> String {
+    fn message(self, counts: &ErrorCounts) -> String {
         let words = match self {
             Self::TooBig => {
                 let mtu = counts.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
@@ -56,7 +56,7 @@ impl Kind {
 pub struct SendErrorLog {
     total: ErrorCounts,
     /// Kinds that were said and have not ended, with when one last came and how many there had been before.
-    said: Vec<(Kind, Instant, u64)>,
+    active: Vec<(Kind, Instant, u64)>,
 }
 
 impl SendErrorLog {
@@ -69,11 +69,11 @@ impl SendErrorLog {
         }
         let mut words = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| kind.count(&found) > 0) {
-            match self.said.iter_mut().find(|(said, ..)| *said == kind) {
+            match self.active.iter_mut().find(|(said, ..)| *said == kind) {
                 Some((_, last, _)) => *last = now,
                 None => {
-                    self.said.push((kind, now, kind.count(&before)));
-                    words.push(kind.words(&found));
+                    self.active.push((kind, now, kind.count(&before)));
+                    words.push(kind.message(&found));
                 }
             }
         }
@@ -82,8 +82,8 @@ impl SendErrorLog {
 
     /// The words to say of a kind of which none has come for a while.
     pub fn poll_ended(&mut self, now: Instant) -> Option<String> {
-        let at = self.said.iter().position(|(_, last, _)| *last + QUIET <= now)?;
-        let (kind, _, before) = self.said.swap_remove(at);
+        let at = self.active.iter().position(|(_, last, _)| *last + QUIET <= now)?;
+        let (kind, _, before) = self.active.swap_remove(at);
         let count = kind.count(&self.total) - before;
         if kind == Kind::TooBig {
             // The path may carry more by now.

@@ -47,7 +47,7 @@ impl Lane {
                 let other = self.udp.send(Target { from: None, ..target }, train.bytes, datagram_len, stamp);
                 if other.sent > 0 {
                     let error = std::mem::replace(&mut outcome, other).error;
-                    self.leave_address(peer, error, now);
+                    self.clear_source(peer, error, now);
                 }
             }
             if let Some(driver) = self.driver.as_mut().filter(|_| outcome.sent > 0) {
@@ -65,7 +65,7 @@ impl Lane {
 
     /// Nothing can be sent to this peer from our address that it called. The way that its datagrams take now is followed before
     /// any other is sent.
-    fn leave_address(&mut self, peer: PeerId, error: Option<io::Error>, now: Instant) {
+    fn clear_source(&mut self, peer: PeerId, error: Option<io::Error>, now: Instant) {
         if let (Some(from), Some(error)) = (self.forwarder.on_unroutable(peer, now), error) {
             let to =
                 self.forwarder.peers()[usize::from(peer.0)].address().map_or("?".to_owned(), |to| to.ip().to_string());
@@ -91,7 +91,7 @@ impl Lane {
     }
 
     /// Says aloud what was found out about sending, once, and when it has ended.
-    pub(super) fn say_what_changed(&mut self) {
+    pub(super) fn log_changes(&mut self) {
         while let Some(change) = self.udp.poll_change() {
             match change {
                 Change::Refused(what, error) => tracing::warn!(

@@ -12,13 +12,13 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Strays {
     /// Kinds that were said and have not ended, with when one last came.
-    said: Vec<(DropReason, Instant)>,
+    active: Vec<(DropReason, Instant)>,
 }
 
 impl Strays {
     /// One came: the words to say, the first time.
     pub fn note(&mut self, stray: Stray, now: Instant) -> Option<String> {
-        if let Some((_, last)) = self.said.iter_mut().find(|(reason, _)| *reason == stray.reason) {
+        if let Some((_, last)) = self.active.iter_mut().find(|(reason, _)| *reason == stray.reason) {
             *last = now;
             return None;
         }
@@ -34,7 +34,7 @@ impl Strays {
             }
             _ => return None,
         };
-        self.said.push((stray.reason, now));
+        self.active.push((stray.reason, now));
         let (source, destination, name) = (stray.source, stray.destination, stray.reason.name());
         Some(format!(
             "dropped, as {name}: a packet from {source} to {destination} {remedy}. `drops` in status counts them"
@@ -43,8 +43,8 @@ impl Strays {
 
     /// Kinds of which none has come for a while.
     pub fn poll_ended(&mut self, now: Instant) -> Option<DropReason> {
-        let at = self.said.iter().position(|(_, last)| *last + QUIET <= now)?;
-        Some(self.said.swap_remove(at).0)
+        let at = self.active.iter().position(|(_, last)| *last + QUIET <= now)?;
+        Some(self.active.swap_remove(at).0)
     }
 }
 

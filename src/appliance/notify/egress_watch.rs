@@ -38,7 +38,7 @@ struct PeerEgress {
 /// The ways of one lane, by the number of the peer.
 #[derive(Debug, Default)]
 pub struct EgressWatch {
-    ways: Vec<Option<PeerEgress>>,
+    peers: Vec<Option<PeerEgress>>,
     devices: Vec<Device>,
     /// What is heard and asked; opened when there is a way to look at.
     kernel: Option<Kernel>,
@@ -61,23 +61,23 @@ impl EgressWatch {
     /// yet. Cheap while nothing changes.
     pub fn follow(&mut self, peers: impl Iterator<Item = Option<(IpAddr, Option<IpAddr>)>>) {
         for (number, ends) in peers.enumerate() {
-            if self.ways.len() <= number {
-                self.ways.resize(number + 1, None);
+            if self.peers.len() <= number {
+                self.peers.resize(number + 1, None);
             }
-            if self.ways[number].map(|way| (way.to, way.from)) == ends {
+            if self.peers[number].map(|peer| (peer.to, peer.from)) == ends {
                 continue;
             }
             // First heard, then looked at: what changes in between is heard.
             if self.kernel.is_none() {
-                self.kernel = Kernel::open().inspect_err(complain).ok();
+                self.kernel = Kernel::open().inspect_err(log_open_error).ok();
             }
-            self.ways[number] = ends.map(|(to, from)| PeerEgress { to, from, device: None, has_changed: false });
+            self.peers[number] = ends.map(|(to, from)| PeerEgress { to, from, device: None, has_changed: false });
             self.find_device(number);
         }
     }
 
     /// Calls `tell` with each peer on whose way something may have been dropped since the last time.
-    pub fn look(&mut self, mut tell: impl FnMut(u16)) {
+    pub fn look(&mut self, mut on_doubt: impl FnMut(u16)) {
         if self.kernel.is_none() {
             self.kernel = Kernel::open().ok();
         }
@@ -86,32 +86,32 @@ impl EgressWatch {
             Some(kernel) => kernel.monitor.drain(|change| changes.push(change)),
             None => changes.push(Change::Lost),
         }
-        for number in 0..self.ways.len() {
-            let Some(way) = &mut self.ways[number] else { continue };
+        for number in 0..self.peers.len() {
+            let Some(peer) = &mut self.peers[number] else { continue };
             // Without a way every change may be the one that makes it.
-            let concerns = |change: &Change| way.device.is_none_or(|device| change.concerns(way.to, device));
+            let concerns = |change: &Change| peer.device.is_none_or(|device| change.concerns(peer.to, device));
             if changes.iter().any(concerns) {
-                way.has_changed = true;
+                peer.has_changed = true;
                 self.find_device(number);
             }
         }
         for device in &mut self.devices {
             device.may_have_dropped = device.look(self.kernel.as_mut());
         }
-        for (number, way) in (0..).zip(&mut self.ways) {
-            let Some(way) = way else { continue };
-            let device = self.devices.iter().find(|device| Some(device.index) == way.device);
-            if std::mem::take(&mut way.has_changed) | device.is_none_or(|device| device.may_have_dropped) {
-                tell(number);
+        for (number, peer) in (0..).zip(&mut self.peers) {
+            let Some(peer) = peer else { continue };
+            let device = self.devices.iter().find(|device| Some(device.index) == peer.device);
+            if std::mem::take(&mut peer.has_changed) | device.is_none_or(|device| device.may_have_dropped) {
+                on_doubt(number);
             }
         }
     }
 
     /// Finds the device that leads to this peer now, and looks at its queue anew.
     fn find_device(&mut self, number: usize) {
-        let Some(way) = self.ways[number].as_mut() else { return };
-        let found = egress(way.to, way.from).ok();
-        way.device = found.as_ref().map(|egress| egress.index);
+        let Some(peer) = self.peers[number].as_mut() else { return };
+        let found = egress(peer.to, peer.from).ok();
+        peer.device = found.as_ref().map(|egress| egress.index);
         if let Some(egress) = found {
             let place = self.devices.iter().position(|device| device.index == egress.index);
             let place = place.unwrap_or_else(|| {
@@ -129,12 +129,12 @@ impl EgressWatch {
                 device.look(self.kernel.as_mut());
             }
         }
-        let ways = &self.ways;
-        self.devices.retain(|device| ways.iter().flatten().any(|way| way.device == Some(device.index)));
+        let peers = &self.peers;
+        self.devices.retain(|device| peers.iter().flatten().any(|peer| peer.device == Some(device.index)));
     }
 }
 
-fn complain(error: &io::Error) {
+fn log_open_error(error: &io::Error) {
     tracing::warn!("nothing is called protected: {error}");
 }
 
@@ -172,9 +172,9 @@ mod tests {
         assert!(status.success(), "{program} {arguments}");
     }
 
-    fn doubtful(ways: &mut EgressWatch) -> Vec<u16> {
+    fn doubtful(watch: &mut EgressWatch) -> Vec<u16> {
         let mut told = Vec::new();
-        ways.look(|peer| told.push(peer));
+        watch.look(|peer| told.push(peer));
         told
     }
 
@@ -197,11 +197,11 @@ mod tests {
             }
             let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
             let peers = [to("10.98.0.2"), to("10.97.0.2"), None];
-            let mut ways = EgressWatch::default();
-            ways.follow(peers.into_iter());
+            let mut watch = EgressWatch::default();
+            watch.follow(peers.into_iter());
             // The kernel may still be telling of the links that were made.
-            doubtful(&mut ways);
-            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+            doubtful(&mut watch);
+            assert_eq!(doubtful(&mut watch), [0u16; 0]);
             for (program, arguments) in [
                 ("ip", "link set oww1 down"),
                 ("ip", "link set oww1 up"),
@@ -215,37 +215,37 @@ mod tests {
                 ("ip", "route del 10.98.0.2 dev oww2"),
             ] {
                 run(program, arguments);
-                assert!(doubtful(&mut ways).contains(&0), "{arguments}");
+                assert!(doubtful(&mut watch).contains(&0), "{arguments}");
                 // The kernel tells of a carrier again, later; and a device that was down has lost its neighbour.
                 let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
                 while arguments != "link set oww1 down"
                     && arguments != "link set oww0 down"
-                    && doubtful(&mut ways).contains(&0)
+                    && doubtful(&mut watch).contains(&0)
                 {
                     assert!(std::time::Instant::now() < limit, "{arguments}: doubt has to end by itself");
                 }
             }
-            ways.follow(peers.into_iter());
+            watch.follow(peers.into_iter());
             run("tc", "qdisc replace dev oww2 root pfifo limit 100");
-            assert_eq!(doubtful(&mut ways), [1], "the other peer is not concerned");
-            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+            assert_eq!(doubtful(&mut watch), [1], "the other peer is not concerned");
+            assert_eq!(doubtful(&mut watch), [0u16; 0]);
 
             run("tc", "qdisc replace dev oww0 root tbf rate 1mbit burst 5kb limit 20kb");
             run("ip", "neighbor replace 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0");
-            assert_eq!(doubtful(&mut ways), [0], "the queue");
+            assert_eq!(doubtful(&mut watch), [0], "the queue");
             let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
             (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
-            assert_eq!(doubtful(&mut ways), [0], "it counts what it has dropped");
+            assert_eq!(doubtful(&mut watch), [0], "it counts what it has dropped");
             // A change that is about the way of another peer does not hide what was dropped.
             (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
-            ways.ways[0].as_mut().unwrap().has_changed = false;
-            ways.find_device(0);
-            assert_eq!(doubtful(&mut ways), [0], "the count that was known stays");
-            ways.devices.iter_mut().for_each(|device| device.queue = None);
-            assert_eq!(doubtful(&mut ways), [0], "a queue that may drop and cannot be asked is not believed");
+            watch.peers[0].as_mut().unwrap().has_changed = false;
+            watch.find_device(0);
+            assert_eq!(doubtful(&mut watch), [0], "the count that was known stays");
+            watch.devices.iter_mut().for_each(|device| device.queue = None);
+            assert_eq!(doubtful(&mut watch), [0], "a queue that may drop and cannot be asked is not believed");
             run("ip", "link del oww2");
-            assert!(doubtful(&mut ways).contains(&1), "there is no way");
-            assert!(doubtful(&mut ways).contains(&1), "and still none");
+            assert!(doubtful(&mut watch).contains(&1), "there is no way");
+            assert!(doubtful(&mut watch).contains(&1), "and still none");
         };
         NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
     }

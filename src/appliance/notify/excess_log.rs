@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct ExcessLog {
     /// When the last one was dropped, and how many there were before the first.
-    said: Option<(Instant, u64)>,
+    active: Option<(Instant, u64)>,
     /// Dropped since the start, as far as known.
     total: u64,
 }
@@ -20,11 +20,11 @@ impl ExcessLog {
     /// Requests were dropped, `total` since the start and the last one from there: the words to say if that has begun.
     pub fn note(&mut self, from: SocketAddr, key: u16, total: u64, now: Instant) -> Option<String> {
         let before = std::mem::replace(&mut self.total, total);
-        if let Some((last, _)) = &mut self.said {
+        if let Some((last, _)) = &mut self.active {
             *last = now;
             return None;
         }
-        self.said = Some((now, before));
+        self.active = Some((now, before));
         Some(format!(
             "the program at {from} with notification key {key} asks for more than its share: what is beyond it is dropped \
              until it is asked for again, and counted (`notify.excess` in status). Nobody else is kept waiting. Look at what \
@@ -34,12 +34,12 @@ impl ExcessLog {
 
     /// When it may have ended.
     pub fn deadline(&self) -> Option<Instant> {
-        self.said.map(|(last, _)| last + QUIET)
+        self.active.map(|(last, _)| last + QUIET)
     }
 
     /// The words to say when it has ended.
     pub fn poll_ended(&mut self, now: Instant) -> Option<String> {
-        let (_, before) = self.said.take_if(|(last, _)| *last + QUIET <= now)?;
+        let (_, before) = self.active.take_if(|(last, _)| *last + QUIET <= now)?;
         let count = self.total - before;
         Some(format!(
             "no program asked for more than its share for a minute; {count} requests were dropped since that began"

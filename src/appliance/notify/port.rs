@@ -225,7 +225,7 @@ impl NotifyPort {
 
     /// Tells subscribers what they have not been told.
     pub fn send(&mut self, now: Instant) {
-        self.violation_log.say(now);
+        self.violation_log.log_due(now);
         let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
         if let Some(words) = who.and_then(|(address, key)| self.excess_log.note(address, key, count, now)) {
             tracing::warn!("{words}");

@@ -29,17 +29,17 @@ pub struct ProtectionDriver {
     /// The address that the socket is bound to, if to one.
     bound: Option<IpAddr>,
     /// Timestamps that were read and not believed yet.
-    read: Vec<u32>,
-    stamps: bool,
-    tells_blocks: bool,
+    stamps_read: Vec<u32>,
+    uses_stamps: bool,
+    publishes_blocks: bool,
 }
 
 impl ProtectionDriver {
     /// The driver of `lane`, whose socket is bound to this address, if to one.
     pub fn new(lane: u8, lane_protection: LaneProtection, publish_path: PublishPath, bound: Option<IpAddr>) -> Self {
-        let stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
-        let (egress, read) = (EgressWatch::default(), Vec::new());
-        Self { lane, lane_protection, publish_path, egress, bound, read, stamps, tells_blocks: false }
+        let uses_stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
+        let (egress, stamps_read) = (EgressWatch::default(), Vec::new());
+        Self { lane, lane_protection, publish_path, egress, bound, stamps_read, uses_stamps, publishes_blocks: false }
     }
 
     /// A packet is about to be put into its block.
@@ -56,12 +56,12 @@ impl ProtectionDriver {
 
     /// The number to ask for the timestamps of the next send with; none where timestamps are no evidence.
     pub fn next_stamp(&self) -> Option<u32> {
-        self.stamps.then(|| self.lane_protection.next_stamp())
+        self.uses_stamps.then(|| self.lane_protection.next_stamp())
     }
 
     /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
     pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
-        if self.stamps {
+        if self.uses_stamps {
             self.lane_protection.on_taken(peer, send, timestamps, now);
         }
     }
@@ -88,7 +88,7 @@ impl ProtectionDriver {
     /// The peers may be sent to by another way from now on. Before anything is sent there: what is dropped on a way is told by
     /// what has changed since it was first looked at.
     pub fn follow(&mut self, forwarder: &Forwarder) {
-        if self.stamps {
+        if self.uses_stamps {
             let ends = |peer: &Peer| {
                 let endpoint = peer.endpoint()?;
                 Some((endpoint.remote.ip(), endpoint.local.or(self.bound)))
@@ -99,7 +99,7 @@ impl ProtectionDriver {
 
     /// Then: a timestamp with this number came. What follows from it does so in [`publish`](Self::publish).
     pub fn on_stamp(&mut self, number: u32) {
-        self.read.push(number);
+        self.stamps_read.push(number);
     }
 
     /// An error came back for a datagram that the kernel had taken and that was sent to this address.
@@ -114,31 +114,31 @@ impl ProtectionDriver {
     /// Last: what is due, what is asked, and what there is to tell.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
         // What no timestamp of now can decide is looked at when one can.
-        if !self.read.is_empty() && self.lane_protection.awaits_departures() {
+        if !self.stamps_read.is_empty() && self.lane_protection.awaits_departures() {
             let peers = self.lane_protection.peers_mut();
             self.egress
                 .look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
         }
-        for number in self.read.drain(..) {
+        for number in self.stamps_read.drain(..) {
             self.lane_protection.on_stamp(number, now);
         }
         self.lane_protection.handle_timeout(now);
         if let Some(port) = self.publish_path.port_mut() {
             port.read(now);
         }
-        self.obey(forwarder, now);
+        self.run_requests(forwarder, now);
         self.publish_all(now);
-        self.publish_path.pass_on(now);
+        self.publish_path.forward(now);
         if let Some(port) = self.publish_path.port_mut() {
             port.send(now);
         }
     }
 
-    fn obey(&mut self, forwarder: &mut Forwarder, now: Instant) {
+    fn run_requests(&mut self, forwarder: &mut Forwarder, now: Instant) {
         while let Some(request) = self.publish_path.poll_request() {
-            self.run(request, forwarder, now);
+            self.run_request(request, forwarder, now);
         }
-        while self.publish_path.can_ask()
+        while self.publish_path.can_request()
             && let Some(asked) = self.publish_path.port_mut().and_then(|port| port.poll_asked())
         {
             let request = match asked {
@@ -147,14 +147,14 @@ impl ProtectionDriver {
                 Asked::Barrier { id } => LaneRequest::Barrier(id),
             };
             self.send_round(request, now);
-            self.run(request, forwarder, now);
+            self.run_request(request, forwarder, now);
         }
         let wanted = self.publish_path.port().map(|port| port.wants_blocks());
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks)
-            && self.publish_path.can_ask()
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.publishes_blocks)
+            && self.publish_path.can_request()
         {
             self.send_round(LaneRequest::Blocks(wanted), now);
-            self.run(LaneRequest::Blocks(wanted), forwarder, now);
+            self.run_request(LaneRequest::Blocks(wanted), forwarder, now);
         }
     }
 
@@ -167,15 +167,15 @@ impl ProtectionDriver {
         }
         let ended = self.publish_path.send_all(request);
         if let (LaneRequest::Barrier(id), 1..) = (request, ended) {
-            self.pass_on(PeerId(0), Notification::Barrier(id, None), now);
+            self.publish_notification(PeerId(0), Notification::Barrier(id, None), now);
         }
     }
 
-    fn run(&mut self, request: LaneRequest, forwarder: &mut Forwarder, now: Instant) {
+    fn run_request(&mut self, request: LaneRequest, forwarder: &mut Forwarder, now: Instant) {
         match request {
             LaneRequest::Flush => forwarder.flush(now),
             LaneRequest::Blocks(wanted) => {
-                self.tells_blocks = wanted;
+                self.publishes_blocks = wanted;
                 self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.set_tells_blocks(wanted));
             }
             LaneRequest::Barrier(id) => {
@@ -196,11 +196,11 @@ impl ProtectionDriver {
     fn publish_all(&mut self, now: Instant) {
         while self.publish_path.can_publish() {
             let Some((peer, notification)) = self.lane_protection.poll_notification() else { return };
-            self.pass_on(peer, notification, now);
+            self.publish_notification(peer, notification, now);
         }
     }
 
-    fn pass_on(&mut self, peer: PeerId, notification: Notification, now: Instant) {
+    fn publish_notification(&mut self, peer: PeerId, notification: Notification, now: Instant) {
         let level = level_of(self.lane_protection.peers()[usize::from(peer.0)].evidence());
         let from = LaneNotification { peer: u32::from(peer.0), lane: self.lane, level, notification };
         self.publish_path.publish(from, now);
@@ -210,13 +210,13 @@ impl ProtectionDriver {
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let port = self.publish_path.port().and_then(|port| port.deadline());
         // Nothing tells that another lane has taken an request.
-        let asked = (!self.publish_path.can_ask()).then_some(now + ASK_STEP);
+        let asked = (!self.publish_path.can_request()).then_some(now + ASK_STEP);
         self.lane_protection.deadline(now).into_iter().chain(port).chain(asked).min()
     }
 
     /// There is more to do than fitted into this turn.
     pub fn is_busy(&mut self) -> bool {
-        !self.read.is_empty()
+        !self.stamps_read.is_empty()
             || !self.publish_path.can_publish()
             || self.publish_path.port().is_some_and(|port| port.is_busy())
     }

@@ -38,7 +38,7 @@ pub enum LaneRequest {
 pub struct OtherLane {
     requests: SyncSender<LaneRequest>,
     /// What did not fit; nothing more is asked until it does.
-    stuck: VecDeque<LaneRequest>,
+    unsent: VecDeque<LaneRequest>,
     waker: Arc<Waker>,
 }
 
@@ -46,16 +46,16 @@ impl OtherLane {
     /// Sends what waits, as much as fits. False if the lane has ended; what waits for it is forgotten then.
     fn send(&mut self) -> bool {
         let mut is_sent = false;
-        while let Some(&request) = self.stuck.front() {
+        while let Some(&request) = self.unsent.front() {
             match self.requests.try_send(request) {
                 Ok(()) => is_sent = true,
                 Err(TrySendError::Full(_)) => break,
                 Err(TrySendError::Disconnected(_)) => {
-                    self.stuck.clear();
+                    self.unsent.clear();
                     return false;
                 }
             }
-            self.stuck.pop_front();
+            self.unsent.pop_front();
         }
         !is_sent || self.waker.wake().is_ok()
     }
@@ -73,7 +73,7 @@ pub enum PublishPath {
         /// The other lanes.
         other_lanes: Vec<OtherLane>,
         /// All other lanes have ended, and all that they sent is published.
-        has_all: bool,
+        others_done: bool,
     },
     /// Any other.
     Relay {
@@ -84,25 +84,26 @@ pub enum PublishPath {
         /// From lane 0.
         requests: Receiver<LaneRequest>,
         /// What did not fit.
-        stuck: VecDeque<LaneNotification>,
+        unsent: VecDeque<LaneNotification>,
         /// Something was put into the channel since lane 0 was woken.
-        unwoken: bool,
+        wake_pending: bool,
     },
 }
 
 impl PublishPath {
     /// The paths of all lanes, whose wakers these are.
     pub fn of_lanes(port: NotifyPort, wakers: &[Arc<Waker>]) -> Vec<Self> {
-        let (tell, notifications) = sync_channel(NOTIFICATIONS_MAX);
+        let (to_port, notifications) = sync_channel(NOTIFICATIONS_MAX);
         let mut other_lanes = Vec::new();
         let mut relays = Vec::new();
         for waker in wakers.iter().skip(1) {
             let (send, requests) = sync_channel(REQUESTS_MAX);
-            other_lanes.push(OtherLane { requests: send, stuck: VecDeque::new(), waker: Arc::clone(waker) });
-            let (notifications, waker) = (tell.clone(), Arc::clone(&wakers[0]));
-            relays.push(Self::Relay { notifications, waker, requests, stuck: VecDeque::new(), unwoken: false });
+            other_lanes.push(OtherLane { requests: send, unsent: VecDeque::new(), waker: Arc::clone(waker) });
+            let (notifications, waker) = (to_port.clone(), Arc::clone(&wakers[0]));
+            relays.push(Self::Relay { notifications, waker, requests, unsent: VecDeque::new(), wake_pending: false });
         }
-        let mut publish_paths = vec![Self::Port { port: Box::new(port), notifications, other_lanes, has_all: false }];
+        let mut publish_paths =
+            vec![Self::Port { port: Box::new(port), notifications, other_lanes, others_done: false }];
         publish_paths.append(&mut relays);
         publish_paths
     }
@@ -125,12 +126,12 @@ impl PublishPath {
 
     /// There is room for another notification.
     pub fn can_publish(&mut self) -> bool {
-        let Self::Relay { notifications, stuck, unwoken, .. } = self else { return true };
-        while let Some(waiting) = stuck.pop_front() {
+        let Self::Relay { notifications, unsent, wake_pending, .. } = self else { return true };
+        while let Some(waiting) = unsent.pop_front() {
             match notifications.try_send(waiting) {
-                Ok(()) => *unwoken = true,
+                Ok(()) => *wake_pending = true,
                 Err(TrySendError::Full(waiting)) => {
-                    stuck.push_front(waiting);
+                    unsent.push_front(waiting);
                     return false;
                 }
                 // Lane 0 has ended, and the appliance with it.
@@ -144,29 +145,29 @@ impl PublishPath {
     pub fn publish(&mut self, message: LaneNotification, now: Instant) {
         match self {
             Self::Port { port, .. } => port.publish(message, now),
-            Self::Relay { stuck, .. } if !stuck.is_empty() => stuck.push_back(message),
-            Self::Relay { notifications, stuck, unwoken, .. } => match notifications.try_send(message) {
-                Ok(()) => *unwoken = true,
-                Err(TrySendError::Full(message)) => stuck.push_back(message),
+            Self::Relay { unsent, .. } if !unsent.is_empty() => unsent.push_back(message),
+            Self::Relay { notifications, unsent, wake_pending, .. } => match notifications.try_send(message) {
+                Ok(()) => *wake_pending = true,
+                Err(TrySendError::Full(message)) => unsent.push_back(message),
                 Err(TrySendError::Disconnected(_)) => {}
             },
         }
     }
 
     /// Publishes what other lanes have sent, or wakes lane 0 if this lane has sent something.
-    pub fn pass_on(&mut self, now: Instant) {
+    pub fn forward(&mut self, now: Instant) {
         match self {
-            Self::Port { port, notifications, has_all, .. } => loop {
+            Self::Port { port, notifications, others_done, .. } => loop {
                 match notifications.try_recv() {
                     Ok(message) => port.publish(message, now),
                     Err(ended) => {
-                        *has_all = ended == TryRecvError::Disconnected;
+                        *others_done = ended == TryRecvError::Disconnected;
                         break;
                     }
                 }
             },
-            Self::Relay { waker, unwoken, .. } => {
-                if std::mem::take(unwoken) {
+            Self::Relay { waker, wake_pending, .. } => {
+                if std::mem::take(wake_pending) {
                     // A waker that fails has no poll any more: the appliance ends.
                     let _ = waker.wake();
                 }
@@ -177,7 +178,7 @@ impl PublishPath {
     /// Nothing more goes this way: nothing is stuck, and no other lane publishes through this one.
     pub fn is_done(&mut self) -> bool {
         match self {
-            Self::Port { has_all, .. } => *has_all,
+            Self::Port { others_done, .. } => *others_done,
             Self::Relay { .. } => self.can_publish(),
         }
     }
@@ -195,7 +196,7 @@ impl PublishPath {
         let Self::Port { other_lanes, .. } = self else { return 0 };
         let mut ended = 0;
         for other_lane in other_lanes {
-            other_lane.stuck.push_back(request);
+            other_lane.unsent.push_back(request);
             ended += usize::from(!other_lane.send());
         }
         ended
@@ -203,12 +204,12 @@ impl PublishPath {
 
     /// Every lane has every request so far. Until then no other may begin: a request that was acknowledged to a subscriber is
     /// not dropped, and what waits is bounded.
-    pub fn can_ask(&mut self) -> bool {
+    pub fn can_request(&mut self) -> bool {
         let Self::Port { other_lanes, .. } = self else { return true };
         for other_lane in other_lanes.iter_mut() {
             other_lane.send();
         }
-        other_lanes.iter().all(|other_lane| other_lane.stuck.is_empty())
+        other_lanes.iter().all(|other_lane| other_lane.unsent.is_empty())
     }
 
     /// How many other lanes there are.
@@ -255,18 +256,18 @@ mod tests {
             ids.collect::<Vec<u64>>()
         };
         for id in 0..=REQUESTS_MAX as u64 {
-            assert!(port.can_ask(), "{id}");
+            assert!(port.can_request(), "{id}");
             assert_eq!(port.send_all(LaneRequest::Barrier(id)), 0);
             barriers(&mut publish_paths[0]);
         }
-        assert!(!port.can_ask(), "one lane has not got the last");
+        assert!(!port.can_request(), "one lane has not got the last");
         let mut got = barriers(&mut busy);
-        assert!(port.can_ask());
+        assert!(port.can_request());
         got.append(&mut barriers(&mut busy));
         assert!(got.iter().copied().eq(0..=REQUESTS_MAX as u64), "all, in their order");
         drop(busy);
         assert_eq!(port.send_all(LaneRequest::Flush), 1);
-        assert!(port.can_ask(), "who has ended is not waited for");
+        assert!(port.can_request(), "who has ended is not waited for");
     }
 
     #[test]
@@ -277,7 +278,7 @@ mod tests {
             let wakers = vec![waker.clone(); lanes];
             let mut publish_paths = PublishPath::of_lanes(NotifyPort::open(settings(lanes), now).unwrap(), &wakers);
             let mut port = publish_paths.remove(0);
-            port.pass_on(now);
+            port.forward(now);
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
             for mut relay in publish_paths {
                 let notification = Notification::State(LinkState::Draining, StateReason::Administrator);
@@ -286,7 +287,7 @@ mod tests {
             }
             // The other lane has ended; its words wait.
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
-            port.pass_on(now);
+            port.forward(now);
             assert!(port.is_done());
         }
     }

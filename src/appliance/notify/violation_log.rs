@@ -23,7 +23,7 @@ impl ViolationLog {
             self.bytes += end.saturating_sub(*start);
             self.ranges.add(format_args!("{} > {} ({peer}) bytes {start}..{end}", key.source, key.destination));
         }
-        self.say(now);
+        self.log_due(now);
     }
 
     /// When there is more to say.
@@ -32,16 +32,16 @@ impl ViolationLog {
     }
 
     /// Says what was not said yet, if the last time was long enough ago.
-    pub fn say(&mut self, now: Instant) {
+    pub fn log_due(&mut self, now: Instant) {
         if self.ranges.is_due(now)
-            && let Some(words) = self.take_words()
+            && let Some(words) = self.take_message()
         {
             self.ranges.on_said(now);
             tracing::error!("{words}");
         }
     }
 
-    fn take_words(&mut self) -> Option<String> {
+    fn take_message(&mut self) -> Option<String> {
         let (losses, bytes) = (std::mem::take(&mut self.losses), std::mem::take(&mut self.bytes));
         if losses == 0 {
             return None;
@@ -61,7 +61,7 @@ impl ViolationLog {
 
 impl Drop for ViolationLog {
     fn drop(&mut self) {
-        if let Some(words) = self.take_words() {
+        if let Some(words) = self.take_message() {
             tracing::error!("{words}");
         }
     }
@@ -88,16 +88,16 @@ mod tests {
         assert_eq!((broken.losses, broken.deadline()), (0, None), "said");
         (2..12).for_each(|port| broken.note("syracuse", &[range(port, 100)], start + Duration::from_millis(1)));
         assert_eq!((broken.losses, broken.deadline()), (10, Some(start + INTERVAL)));
-        broken.say(start + INTERVAL - Duration::from_nanos(1));
-        let words = broken.take_words().unwrap();
+        broken.log_due(start + INTERVAL - Duration::from_nanos(1));
+        let words = broken.take_message().unwrap();
         assert!(
             words.contains("10 losses, 100 bytes: 10.1.0.1:2 > 10.2.0.1:80 (syracuse) bytes 100..110; 10.1."),
             "{words}"
         );
         assert!(words.contains("10.1.0.1:9 > ") && !words.contains("10.1.0.1:10 > "), "{words}");
         assert!(words.contains("; and 2 ranges more)"), "{words}");
-        assert_eq!(broken.take_words(), None);
+        assert_eq!(broken.take_message(), None);
         broken.note("syracuse", &[], start + INTERVAL / 2);
-        assert!(broken.take_words().unwrap().contains("of flows that are not known any more"));
+        assert!(broken.take_message().unwrap().contains("of flows that are not known any more"));
     }
 }

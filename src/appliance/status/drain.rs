@@ -51,25 +51,25 @@ pub struct DrainAssessment {
 
 /// Judges what has arrived.
 pub fn judge(arrived: &ArrivedStatus) -> DrainAssessment {
-    let mut judgement =
+    let mut assessment =
         DrainAssessment { verdict: Verdict::Complete, reasons: Vec::new(), waits_for: Vec::new(), is_alive: false };
     let Some(heard) = arrived.heard_ms_ago else {
-        judgement.say(
+        assessment.add_reason(
             Verdict::Incomplete,
             "nothing has come from this peer since this appliance was started: what was in flight before is lost with \
              the run before"
                 .to_owned(),
         );
-        return judgement;
+        return assessment;
     };
-    judgement.look_for_waiting(arrived, heard);
-    judgement.look_for_losses(arrived, heard);
-    judgement.look_for_gaps(arrived);
-    judgement
+    assessment.look_for_waiting(arrived, heard);
+    assessment.look_for_losses(arrived, heard);
+    assessment.look_for_gaps(arrived);
+    assessment
 }
 
 impl DrainAssessment {
-    fn say(&mut self, verdict: Verdict, reason: String) {
+    fn add_reason(&mut self, verdict: Verdict, reason: String) {
         self.verdict = self.verdict.max(verdict);
         self.reasons.push(reason);
     }
@@ -111,24 +111,24 @@ impl DrainAssessment {
                 false => "after the peer was last heard".to_owned(),
             };
             let first = lost.first;
-            self.say(
+            self.add_reason(
                 Verdict::Incomplete,
                 format!("blocks {first} to {last} of lane {lane}, profile {profile}, were given up {when}"),
             );
         }
         if let Some(ago) = arrived.overflowed_ms_ago {
             let ago = ago / 1e3;
-            self.say(
+            self.add_reason(
                 Verdict::Incomplete,
                 format!("a socket of this host was full and dropped datagrams, found {ago:.1} s ago, with nothing of the peer behind them"),
             );
         }
         if arrived.refused_ms_ago.is_some_and(|refused| refused <= heard + SENT_AGAIN_MS) {
-            self.say(Verdict::Incomplete, "the TUN device refused packets".to_owned());
+            self.add_reason(Verdict::Incomplete, "the TUN device refused packets".to_owned());
         }
         for block in &arrived.unfinished {
             let (lane, profile, number) = (block.lane, block.profile, block.block);
-            self.say(
+            self.add_reason(
                 Verdict::Unfinished,
                 format!("the end of block {number} of lane {lane}, profile {profile}, never came: it was being sent"),
             );
@@ -146,14 +146,14 @@ impl DrainAssessment {
                 .map(|range| format!("[{}, {}) from sequence {}", range.from, range.to, range.sequence))
                 .collect();
             let verdict = if by_loss { Verdict::Incomplete } else { Verdict::Unfinished };
-            self.say(verdict, format!("{}: missing bytes {}", name(flow), ranges.join(", ")));
+            self.add_reason(verdict, format!("{}: missing bytes {}", name(flow), ranges.join(", ")));
         }
     }
 
     /// What it comes to now that there is no more time.
     pub fn at_the_end(mut self) -> Self {
         for what in std::mem::take(&mut self.waits_for) {
-            self.say(Verdict::Incomplete, format!("still waiting for {what}"));
+            self.add_reason(Verdict::Incomplete, format!("still waiting for {what}"));
         }
         self
     }
@@ -233,10 +233,10 @@ mod tests {
         for (change, verdict, words) in rows {
             let mut arrived = drained();
             change(&mut arrived);
-            let judgement = judge(&arrived).at_the_end();
-            assert_eq!(judgement.verdict, verdict, "{judgement:?}");
-            assert!(judgement.reasons.iter().any(|it| it.contains(words)) || words.is_empty(), "{judgement:?}");
-            assert_eq!(judgement.reasons.is_empty(), words.is_empty(), "{judgement:?}");
+            let assessment = judge(&arrived).at_the_end();
+            assert_eq!(assessment.verdict, verdict, "{assessment:?}");
+            assert!(assessment.reasons.iter().any(|it| it.contains(words)) || words.is_empty(), "{assessment:?}");
+            assert_eq!(assessment.reasons.is_empty(), words.is_empty(), "{assessment:?}");
         }
     }
 
@@ -265,9 +265,9 @@ mod tests {
         for (change, words) in rows {
             let mut arrived = drained();
             change(&mut arrived);
-            let judgement = judge(&arrived);
-            assert!(judgement.waits_for.iter().any(|it| it.contains(words)), "{judgement:?}");
-            let end = judgement.at_the_end();
+            let assessment = judge(&arrived);
+            assert!(assessment.waits_for.iter().any(|it| it.contains(words)), "{assessment:?}");
+            let end = assessment.at_the_end();
             assert!(end.verdict == Verdict::Incomplete && end.reasons[0].contains(words), "{end:?}");
         }
         let mut unseen = drained();
