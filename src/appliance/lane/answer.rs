@@ -1,4 +1,4 @@
-//! What a lane answers when it is asked what it has counted and heard.
+//! How a lane answers a snapshot request.
 
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use crate::flow::arrivals::Arrival;
 use crate::tunnel::PeerId;
 
 impl Lane {
-    /// Answers whoever asked; `is_read` if everything was read that had come by then.
+    /// Answers a request. `is_read`: everything that came before it was read.
     pub(super) fn answer(&mut self, reply: &SyncSender<LaneSnapshot>, is_read: bool) {
-        // Whoever asked may have given up waiting.
+        // The requester may have stopped waiting.
         let _ = reply.try_send(self.snapshot(is_read));
     }
 
