@@ -1,8 +1,8 @@
-//! The driver of a lane: brings what happens on the lane to its promises, and what follows from it to subscribers.
+//! Drives the protection of a lane: feeds the lane's events to [`LaneProtection`], and publishes what follows.
 //!
-//! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
-//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
-//! are believed, the egress to the peers are looked at: one datagram of a train may have left and others not.
+//! One step in each turn of the lane, in this order: block events, feedback from reports, timestamps, deadlines,
+//! requests, notifications. So a block is published as protected in the turn in which its timestamp was read. Before
+//! timestamps count, the egress to the peers is checked: one datagram of a train may have left and others not.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
 
-/// When to try again to ask a lane that has no room.
+/// When to retry a request to a lane that has no room.
 const ASK_STEP: Duration = Duration::from_millis(1);
 
-/// Keeps one lane's promises.
+/// Drives one lane's protection.
 #[derive(Debug)]
 pub struct ProtectionDriver {
     lane: u8,
     lane_protection: LaneProtection,
     publish_path: PublishPath,
     egress: EgressWatch,
-    /// The address that the socket is bound to, if to one.
+    /// The address that the socket is bound to, if it is bound to one.
     bound: Option<IpAddr>,
-    /// Timestamps that were read and not believed yet.
+    /// Ids of timestamps that were read and are not applied yet.
     stamps_read: Vec<u32>,
     uses_stamps: bool,
     publishes_blocks: bool,
 }
 
 impl ProtectionDriver {
-    /// The driver of `lane`, whose socket is bound to this address, if to one.
+    /// The driver of `lane`. `bound` is the address of its socket, if it is bound to one.
     pub fn new(lane: u8, lane_protection: LaneProtection, publish_path: PublishPath, bound: Option<IpAddr>) -> Self {
         let uses_stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
         let (egress, stamps_read) = (EgressWatch::default(), Vec::new());
@@ -54,12 +54,12 @@ impl ProtectionDriver {
         self.lane_protection.on_incoming(incoming, now);
     }
 
-    /// The number to ask for the timestamps of the next send with; none where timestamps are no evidence.
+    /// The id for the timestamps of the next send; `None` where timestamps are no evidence.
     pub fn next_stamp(&self) -> Option<u32> {
         self.uses_stamps.then(|| self.lane_protection.next_stamp())
     }
 
-    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    /// The kernel took send number `send` toward `peer`; `timestamps` of them were requested.
     pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
         if self.uses_stamps {
             self.lane_protection.on_taken(peer, send, timestamps, now);
@@ -71,13 +71,13 @@ impl ProtectionDriver {
         self.lane_protection.is_waiting() && self.lane_protection.awaits_departures()
     }
 
-    /// First: what happened to blocks and what reports told.
+    /// First: block events and feedback from reports.
     pub fn on_progress(&mut self, forwarder: &mut Forwarder, now: Instant) {
         while let Some((peer, event)) = forwarder.poll_block_event() {
             self.lane_protection.on_block(peer, event, now);
         }
-        while let Some((peer, heard)) = forwarder.poll_feedback() {
-            self.lane_protection.on_feedback(peer, &heard, now);
+        while let Some((peer, feedback)) = forwarder.poll_feedback() {
+            self.lane_protection.on_feedback(peer, &feedback, now);
         }
         for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
@@ -85,8 +85,8 @@ impl ProtectionDriver {
         self.follow(forwarder);
     }
 
-    /// The peers may be sent to by another way from now on. Before anything is sent there: what is dropped on a way is told by
-    /// what has changed since it was first looked at.
+    /// Follows a new egress to a peer. Call it before anything is sent there: a drop shows only by what has changed
+    /// since the first look.
     pub fn follow(&mut self, forwarder: &Forwarder) {
         if self.uses_stamps {
             let ends = |peer: &Peer| {
@@ -97,12 +97,12 @@ impl ProtectionDriver {
         }
     }
 
-    /// Then: a timestamp with this number came. What follows from it does so in [`publish`](Self::publish).
+    /// Then: a timestamp with this id came. It takes effect in [`publish`](Self::publish).
     pub fn on_stamp(&mut self, number: u32) {
         self.stamps_read.push(number);
     }
 
-    /// An error came back for a datagram that the kernel had taken and that was sent to this address.
+    /// An error came back for a datagram to this address that the kernel had taken.
     pub fn on_late_error(&mut self, to: IpAddr, forwarder: &Forwarder, now: Instant) {
         for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
             if to.is_unspecified() || peer.address().is_some_and(|address| address.ip() == to) {
@@ -111,9 +111,9 @@ impl ProtectionDriver {
         }
     }
 
-    /// Last: what is due, what is asked, and what there is to tell.
+    /// Last: handles deadlines and requests, and publishes notifications.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        // What no timestamp of now can decide is looked at when one can.
+        // The egress is checked only when a timestamp can decide something.
         if !self.stamps_read.is_empty() && self.lane_protection.awaits_departures() {
             let peers = self.lane_protection.peers_mut();
             self.egress
@@ -180,7 +180,7 @@ impl ProtectionDriver {
             }
             LaneRequest::Barrier(id) => {
                 self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
-                // What is protected already is answered in this turn.
+                // If everything is protected already, the barrier is answered in this turn.
                 self.lane_protection.handle_timeout(now);
             }
             LaneRequest::Register(key, cookie) => {
@@ -209,7 +209,7 @@ impl ProtectionDriver {
     /// When something has to happen if nothing comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let port = self.publish_path.port().and_then(|port| port.deadline());
-        // Nothing tells that another lane has taken an request.
+        // No event reports that another lane has taken a request.
         let asked = (!self.publish_path.can_request()).then_some(now + ASK_STEP);
         self.lane_protection.deadline(now).into_iter().chain(port).chain(asked).min()
     }
@@ -226,17 +226,17 @@ impl ProtectionDriver {
         self.lane_protection.on_drain();
     }
 
-    /// Nothing waits for the kernel, for a timestamp or to be told.
+    /// Nothing waits for the kernel, for a timestamp or to be published.
     pub fn is_settled(&mut self) -> bool {
         self.lane_protection.is_settled() && self.publish_path.is_done()
     }
 
-    /// The promises, for status.
+    /// The lane's protection, for status.
     pub fn lane_protection(&self) -> &LaneProtection {
         &self.lane_protection
     }
 
-    /// The port, on lane 0.
+    /// The lane's path to the notification port.
     pub fn publish_path(&mut self) -> &mut PublishPath {
         &mut self.publish_path
     }

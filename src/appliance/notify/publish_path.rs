@@ -1,7 +1,7 @@
-//! The way of notifications from a lane to the notification port: lane 0 has the port, the others send to lane 0. The
-//! requests of subscribers go the other way.
+//! The path of notifications from a lane to the notification port: lane 0 has the port, the other lanes send to lane 0.
+//! Requests of subscribers go the other way.
 //!
-//! Between lanes there are bounded channels and wakers. What does not fit waits where it came from: positions are
+//! Between lanes there are bounded channels and wakers. What does not fit waits at its sender. Positions are
 //! cumulative, so a lane that cannot publish for a moment has less to publish afterwards, not more.
 
 use std::collections::VecDeque;
@@ -15,12 +15,12 @@ use crate::appliance::notify::notification::LaneNotification;
 use crate::appliance::notify::port::NotifyPort;
 use crate::notify::message::FlowKey;
 
-/// Messages that may wait for lane 0.
+/// Notifications that may wait for lane 0.
 const NOTIFICATIONS_MAX: usize = 4096;
 /// Requests that may wait for a lane.
 const REQUESTS_MAX: usize = 256;
 
-/// What lane 0 asks of another for a subscriber.
+/// A request of lane 0 to another lane, for a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub enum LaneRequest {
     /// Put a cookie on a flow.
@@ -33,17 +33,17 @@ pub enum LaneRequest {
     Blocks(bool),
 }
 
-/// How lane 0 reaches another lane.
+/// Lane 0's end of the channel to another lane.
 #[derive(Debug)]
 pub struct OtherLane {
     requests: SyncSender<LaneRequest>,
-    /// What did not fit; nothing more is asked until it does.
+    /// Requests that did not fit; no other request is sent before them.
     unsent: VecDeque<LaneRequest>,
     waker: Arc<Waker>,
 }
 
 impl OtherLane {
-    /// Sends what waits, as much as fits. False if the lane has ended; what waits for it is forgotten then.
+    /// Sends the waiting requests, as many as fit. `false` if the lane has ended; its waiting requests are dropped.
     fn send(&mut self) -> bool {
         let mut is_sent = false;
         while let Some(&request) = self.unsent.front() {
@@ -61,21 +61,21 @@ impl OtherLane {
     }
 }
 
-/// A lane's way to the notification port.
+/// A lane's path to the notification port.
 #[derive(Debug)]
 pub enum PublishPath {
-    /// The lane with the port.
+    /// On the lane with the port.
     Port {
         /// The port.
         port: Box<NotifyPort>,
-        /// From the other lanes.
+        /// Notifications of the other lanes.
         notifications: Receiver<LaneNotification>,
         /// The other lanes.
         other_lanes: Vec<OtherLane>,
-        /// All other lanes have ended, and all that they sent is published.
+        /// All other lanes have ended, and everything from them is published.
         others_done: bool,
     },
-    /// Any other.
+    /// On any other lane.
     Relay {
         /// To lane 0.
         notifications: SyncSender<LaneNotification>,
@@ -83,15 +83,15 @@ pub enum PublishPath {
         waker: Arc<Waker>,
         /// From lane 0.
         requests: Receiver<LaneRequest>,
-        /// What did not fit.
+        /// Notifications that did not fit.
         unsent: VecDeque<LaneNotification>,
-        /// Something was put into the channel since lane 0 was woken.
+        /// Something was sent since lane 0 was last woken.
         wake_pending: bool,
     },
 }
 
 impl PublishPath {
-    /// The paths of all lanes, whose wakers these are.
+    /// The paths of all lanes. `wakers` are the lanes' wakers, in order.
     pub fn of_lanes(port: NotifyPort, wakers: &[Arc<Waker>]) -> Vec<Self> {
         let (to_port, notifications) = sync_channel(NOTIFICATIONS_MAX);
         let mut other_lanes = Vec::new();
@@ -141,7 +141,7 @@ impl PublishPath {
         true
     }
 
-    /// Takes a notification; call it while there [is room](Self::can_publish).
+    /// Takes a notification. Call it only while there [is room](Self::can_publish).
     pub fn publish(&mut self, message: LaneNotification, now: Instant) {
         match self {
             Self::Port { port, .. } => port.publish(message, now),
@@ -168,14 +168,14 @@ impl PublishPath {
             },
             Self::Relay { waker, wake_pending, .. } => {
                 if std::mem::take(wake_pending) {
-                    // A waker that fails has no poll any more: the appliance ends.
+                    // Waking fails only if lane 0's poll is gone: the appliance ends.
                     let _ = waker.wake();
                 }
             }
         }
     }
 
-    /// Nothing more goes this way: nothing is stuck, and no other lane publishes through this one.
+    /// No notification is left: none waits here, and no other lane publishes through this one.
     pub fn is_done(&mut self) -> bool {
         match self {
             Self::Port { others_done, .. } => *others_done,
@@ -191,7 +191,7 @@ impl PublishPath {
         }
     }
 
-    /// Sends a request to the other lanes; returns how many will not get it, because they have ended.
+    /// Sends a request to the other lanes. Returns how many will not get it because they have ended.
     pub fn send_all(&mut self, request: LaneRequest) -> usize {
         let Self::Port { other_lanes, .. } = self else { return 0 };
         let mut ended = 0;
@@ -202,8 +202,8 @@ impl PublishPath {
         ended
     }
 
-    /// Every lane has every request so far. Until then no other may begin: a request that was acknowledged to a subscriber is
-    /// not dropped, and what waits is bounded.
+    /// Every lane has every request so far. Until then no other request may begin: so a request that was acknowledged
+    /// to a subscriber is never dropped, and the waiting requests are bounded.
     pub fn can_request(&mut self) -> bool {
         let Self::Port { other_lanes, .. } = self else { return true };
         for other_lane in other_lanes.iter_mut() {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_busy_lane_is_asked_for_waits_and_is_not_dropped() {
+    fn a_request_to_a_busy_lane_waits_and_is_not_dropped() {
         let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let port = NotifyPort::open(settings(3), now).unwrap();
@@ -260,18 +260,18 @@ mod tests {
             assert_eq!(port.send_all(LaneRequest::Barrier(id)), 0);
             barriers(&mut publish_paths[0]);
         }
-        assert!(!port.can_request(), "one lane has not got the last");
+        assert!(!port.can_request(), "one lane has not got the last request");
         let mut got = barriers(&mut busy);
         assert!(port.can_request());
         got.append(&mut barriers(&mut busy));
         assert!(got.iter().copied().eq(0..=REQUESTS_MAX as u64), "all, in their order");
         drop(busy);
         assert_eq!(port.send_all(LaneRequest::Flush), 1);
-        assert!(port.can_request(), "who has ended is not waited for");
+        assert!(port.can_request(), "a lane that has ended is not waited for");
     }
 
     #[test]
-    fn the_port_closed_before_the_last_words_of_another_lane() {
+    fn the_port_is_not_done_before_the_last_notification_of_another_lane() {
         let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
         for lanes in [1, 2] {
@@ -285,7 +285,7 @@ mod tests {
                 relay.publish(LaneNotification { peer: 0, lane: 1, level: Level::OnWire, notification }, now);
                 assert!(relay.is_done());
             }
-            // The other lane has ended; its words wait.
+            // The other lane has ended; its notification waits.
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
             port.forward(now);
             assert!(port.is_done());
