@@ -1,8 +1,8 @@
-//! Who the peers are and where: handshakes, the names of endpoints, and what is said of both.
+//! The peers and their addresses: handshakes, names of endpoints, and the log lines about both.
 //!
-//! An address inside a network that is routed into the tunnel is no endpoint: what is sent there would come back in through the
-//! TUN, again and again. It is looked at wherever an address is learned: here in handshakes and names, and in
-//! [`Forwarder`](crate::tunnel::forwarder) where a peer roams.
+//! An address inside a network that is routed into the tunnel is no endpoint: datagrams to it would come back in
+//! through the TUN, again and again. This is checked wherever an address is learned: here for handshakes and names, and
+//! in [`Forwarder`](crate::tunnel::forwarder) where a peer roams.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -19,14 +19,14 @@ use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::{Established, HandshakeDrop, HandshakeEvent, Handshakes};
 use crate::tunnel::prefixes::PrefixTable;
 
-/// What is known of a peer.
+/// The state of a peer here.
 struct Known {
     name: String,
-    /// As it was configured; empty if it was not.
+    /// As configured; empty if it is not configured.
     endpoint: String,
     address: Option<Endpoint>,
     path_mtu: u16,
-    /// That its path is narrower than that was said.
+    /// The log says that its path is narrower than that.
     is_mtu_reported: bool,
 }
 
@@ -36,17 +36,18 @@ pub struct Peering {
     drops: [u64; HandshakeDrop::ALL.len()],
     names: Names,
     log: PeerLog,
-    /// What is routed into the tunnel.
+    /// The prefixes that are routed into the tunnel.
     routed: PrefixTable<()>,
     listens_on_ipv6: bool,
-    /// The address that the sockets are bound to, if to one.
+    /// The address that the sockets are bound to, if they are bound to one.
     bound: Option<IpAddr>,
     peers: Vec<Known>,
     established: VecDeque<Established>,
 }
 
 impl Peering {
-    /// Calls everybody whose address is known, and asks for the others' names. `wake` is called when a name has an answer.
+    /// Requests a handshake with each peer, and resolves the names of endpoints. `wake` is called when a name has an
+    /// answer.
     pub fn new(config: &Config, mut handshakes: Handshakes, wake: Arc<dyn Fn() + Send + Sync>, now: Instant) -> Self {
         let endpoints = setup::endpoints(config);
         let known = |(peer, address): (&crate::config::Peer, &Option<SocketAddr>)| Known {
@@ -76,7 +77,7 @@ impl Peering {
         }
     }
 
-    /// Takes a datagram of a handshake.
+    /// Takes a handshake datagram.
     pub fn handle_datagram(&mut self, datagram: &[u8], from: Endpoint, now: Instant) {
         let address = from.remote.ip();
         let taken = match self.is_routed(address) {
@@ -90,7 +91,7 @@ impl Peering {
         }
     }
 
-    /// Something came under the keys of this session, for the first time.
+    /// Something came under the keys of this session for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
         if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
             && self.log.on_confirmed(peer, now)
@@ -107,7 +108,7 @@ impl Peering {
         self.handshakes.request(peer, now);
     }
 
-    /// Does what is due, and says what there is to say.
+    /// Does what is due, and writes the log lines.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handshakes.handle_timeout(now);
         self.names.handle_timeout(now);
@@ -149,7 +150,7 @@ impl Peering {
         self.established.pop_front()
     }
 
-    /// A datagram for lane 0 to send, where to, and from which address.
+    /// A handshake datagram for lane 0 to send, with its destination and source address.
     pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
         self.handshakes.poll_transmit()
     }
@@ -190,7 +191,7 @@ impl Peering {
         let Known { name, address, path_mtu, is_mtu_reported, .. } = &mut self.peers[usize::from(peer.0)];
         let Some(Endpoint { remote, local }) = *address else { return };
         let (to, from) = (remote.ip().to_canonical(), local.or(self.bound));
-        // A way that cannot be found has other signs.
+        // A missing route shows in send errors.
         let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, from)) else { return };
         let is_narrow = mtu < u32::from(*path_mtu);
         if is_narrow && !*is_mtu_reported {
