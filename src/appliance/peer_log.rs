@@ -41,7 +41,7 @@ struct Entry {
     contact: Contact,
     /// Since when it is not up.
     since: Instant,
-    /// The log says that it does not answer.
+    /// It was logged as not answering.
     is_reported: bool,
     /// A handshake with it succeeded since.
     has_answered: bool,

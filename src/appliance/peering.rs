@@ -26,7 +26,7 @@ struct Known {
     endpoint: String,
     address: Option<Endpoint>,
     path_mtu: u16,
-    /// The log says that its path is narrower than that.
+    /// It was logged that its path is narrower than that.
     is_mtu_reported: bool,
 }
 
@@ -186,7 +186,7 @@ impl Peering {
         self.log.on_unresolved(peer, &cause);
     }
 
-    /// A device that carries less than `path.mtu` says drops every full datagram.
+    /// Logs a device whose MTU is smaller than `path.mtu`: it drops every full datagram.
     fn check_mtu(&mut self, peer: PeerId) {
         let Known { name, address, path_mtu, is_mtu_reported, .. } = &mut self.peers[usize::from(peer.0)];
         let Some(Endpoint { remote, local }) = *address else { return };

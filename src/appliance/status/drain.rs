@@ -26,7 +26,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// In one word.
+    /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",

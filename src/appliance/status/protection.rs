@@ -47,13 +47,13 @@ pub struct ProtectionStatus {
     pub level: String,
     /// Flows that are followed.
     pub flows: u64,
-    /// Flows that gave way because a table was full.
+    /// Flows that were dropped from a full table.
     pub flows_evicted: u64,
     /// Blocks called protected.
     pub protected_blocks: u64,
     /// Blocks that left this host while the link could not be trusted.
     pub untrusted_blocks: u64,
-    /// Blocks of which a datagram could not be sent.
+    /// Blocks with a datagram that could not be sent.
     pub unsendable_blocks: u64,
     /// Timestamps that did not come in time: their blocks are not protected.
     pub stamps_missing: u64,
