@@ -1,7 +1,7 @@
 //! onwire: a pair of transparent layer-3 appliances that make a wide-area link keep what it carries.
 //!
-//! To understand the code, read [`architecture`] first. The modules, from the pure middle outwards; `tests/layering.rs` holds
-//! who may import whom:
+//! Read [`architecture`] first. The modules, from the pure core outwards; `tests/layering.rs` checks which module may
+//! import which:
 //!
 //! * [`wire`] bytes to values and back;
 //! * [`fec`] the erasure code, the block being built and the block being filled;
@@ -10,8 +10,8 @@
 //! * [`protect`] when a block may be called protected, and what takes it back;
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
-//! * [`appliance`] where state machines and system calls meet;
-//! * [`notify`] which bytes of which flow are protected, told to programs: the crate `onwire-notify`, usable alone;
+//! * [`appliance`] where state machines meet system calls;
+//! * [`notify`] tells programs which bytes of which flow are protected: the crate `onwire-notify`, usable alone;
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
 //! * `lab` namespaces, an emulated WAN, scenarios: the program `onwire-lab`, with the feature `lab`;
 //! * [`cli`] one file a subcommand.

@@ -1,7 +1,7 @@
 //! The control thread: handshakes, keys, the status socket, signals, start and stop.
 //!
-//! It talks to the lanes through bounded channels and a waker in each direction, so that nothing a stranger sends to it
-//! can hold up a packet. It owns no packet and no block.
+//! It reaches the lanes through bounded channels, with a waker in each direction: nothing that an unauthenticated
+//! sender sends to it can delay a packet. It owns no packet and no block.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -46,7 +46,7 @@ const ROUTES: Token = Token(1);
 /// The first token of the status socket.
 const STATUS: usize = 2;
 
-/// Root and the socket's group may ask.
+/// Root and the socket's group may connect.
 const OWNER: Owner = Owner {
     mode: 0o660,
     on_denied: ": run as root, or choose another path in `status.socket`",
@@ -61,7 +61,7 @@ const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
-/// Why an appliance could not start or go on, in a sentence for its user.
+/// Why an appliance could not start or go on, as a sentence for its user.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct RunError(String);
@@ -72,7 +72,7 @@ impl From<io::Error> for RunError {
     }
 }
 
-/// A lane as the control thread knows it.
+/// The control thread's handle of a lane.
 struct LaneHandle {
     commands: SyncSender<Command>,
     waker: Arc<Waker>,
@@ -80,8 +80,8 @@ struct LaneHandle {
 }
 
 impl LaneHandle {
-    /// `false` if the lane is too busy to be told anything, or gone.
-    fn tell(&self, command: Command) -> bool {
+    /// `false` if the lane is too busy to take a command, or gone.
+    fn send(&self, command: Command) -> bool {
         self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
     }
 }
@@ -141,7 +141,7 @@ impl Control {
             let (ended, control) = (notify.clone(), Arc::clone(&waker));
             let body = move || {
                 catch_unwind(AssertUnwindSafe(|| lane.run())).unwrap_or_else(|panic| {
-                    // An appliance without one of its lanes must not look as if it ran.
+                    // An appliance that has lost a lane must not seem to run.
                     let cause = Some(io::Error::other("it panicked, which is a bug; the message is above"));
                     let _ = ended.send(LaneEvent::Ended { lane: number, cause });
                     let _ = control.wake();
@@ -173,7 +173,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Runs until a signal asks to stop or a lane fails; returns the last status.
+    /// Runs until a signal stops it or a lane fails; returns the last status.
     pub fn run(mut self) -> Result<Status, RunError> {
         let mut events = Events::with_capacity(8);
         let outcome = loop {
@@ -211,12 +211,12 @@ impl Control {
             self.handle_event(event, now)?;
         }
         self.peering.handle_timeout(now);
-        self.pass_on(now);
+        self.send_handshakes(now);
         for uplink in self.uplinks.look(now) {
-            let told = |lane: &LaneHandle| lane.tell(Command::Uplink(uplink));
-            if !self.lanes.iter().map(told).fold(true, |all, told| all & told) {
-                // One that is too busy is told at the next look.
-                self.uplinks.on_untold(uplink);
+            let sent = |lane: &LaneHandle| lane.send(Command::Uplink(uplink));
+            if !self.lanes.iter().map(sent).fold(true, |all, sent| all & sent) {
+                // A lane that is too busy gets it at the next look.
+                self.uplinks.on_unsent(uplink);
             }
         }
         if let Some(routes) = &mut self.routes {
@@ -249,35 +249,36 @@ impl Control {
         self.status_socket.handle_timeout(now);
     }
 
-    /// Passes on what the handshakes have produced.
-    fn pass_on(&mut self, now: Instant) {
+    /// Sends new sessions to the lanes, and handshake datagrams to lane 0.
+    fn send_handshakes(&mut self, now: Instant) {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {
                 let Endpoint { remote, local } = established.endpoint;
                 self.uplinks.add(established.peer, remote.ip(), local.or(setup::bound_address(&self.config)), now);
             }
             for (number, lane) in self.lanes.iter().enumerate() {
-                if !lane.tell(Command::Install(Box::new(established.clone()))) {
+                if !lane.send(Command::Install(Box::new(established.clone()))) {
                     tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
                 }
             }
         }
         while let Some((to, datagram)) = self.peering.poll_transmit() {
             if let Some(lane) = self.lanes.first() {
-                // A handshake that is not sent is tried again by its timer.
-                lane.tell(Command::Handshake { to, datagram });
+                // A handshake that is not sent is repeated by its timer.
+                lane.send(Command::Handshake { to, datagram });
             }
         }
     }
 
-    /// Routes first, so that nothing more comes in; then the lanes, which send what they have.
+    /// Removes the routes first, so that nothing more comes in; then stops the lanes, which send what they have.
     fn stop(&mut self) -> Status {
         self.tun.tx_dropped = self.dropped();
         self.routes = None;
-        // Nobody reads events any more: a lane that a flood has left with a full channel must not wait for room in it.
+        // Nothing reads events any more. Dropping the receiver frees a lane that waits because a flood has filled the
+        // channel.
         self.events = sync_channel(0).1;
         for lane in &self.lanes {
-            // A full channel empties as long as the lane lives, and a lane that does not live ends with it.
+            // A full channel empties while the lane runs; when the lane has ended, `send` fails.
             let _ = lane.commands.send(Command::Stop);
             let _ = lane.waker.wake();
         }
@@ -289,7 +290,7 @@ impl Control {
         self.tun.tx_dropped = self.dropped();
         self.tun.route_troubles = self.routes.as_ref().map(Routes::troubles).unwrap_or_default();
         let (reply, answers) = sync_channel(self.lanes.len());
-        let asked = self.lanes.iter().filter(|lane| lane.tell(Command::Snapshot(reply.clone()))).count();
+        let asked = self.lanes.iter().filter(|lane| lane.send(Command::Snapshot(reply.clone()))).count();
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut snapshots: Vec<LaneSnapshot> = (0..asked)
             .map_while(|_| answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())

@@ -1,16 +1,16 @@
-//! A running appliance: lanes and the control thread, where state machines and system calls meet.
+//! A running appliance: the lanes and the control thread, where state machines meet system calls.
 //!
-//! * [`lane`]: one thread for packets, its turn and what it needs for that;
-//! * `notify`: from what a lane knows to what subscribers hear;
-//! * [`status`]: what is counted, and the socket on which to ask for it;
+//! * [`lane`]: one thread for packets, its turn and all that a turn needs;
+//! * `notify`: from the events of a lane to the notifications of subscribers;
+//! * [`status`]: counters, and their form for people and programs;
 //! * [`host`]: names, routes and interfaces of this machine.
 //!
-//! Beside the wings: [`control`] (the control thread), `peering` and `peer_log` (its sessions, and what the log says of them),
-//! `setup` (from the configuration to state machines).
+//! Beside these wings: [`control`] is the control thread, `peering` and `peer_log` are its sessions and what it logs
+//! about them, `setup` makes state machines from the configuration.
 //!
-//! Start with [`lane`], whose first comment lists a turn. Then read [`control`], or `notify` to follow the word "protected".
-//! What bytes mean and what may be called protected is decided in [`crate::tunnel`], [`crate::flow`] and
-//! [`crate::protect`].
+//! Start with [`lane`], whose first comment lists the steps of a turn. Then read [`control`], or `notify` to follow how
+//! bytes become "protected". The meaning of bytes, and what may be called protected, is decided in [`crate::tunnel`],
+//! [`crate::flow`] and [`crate::protect`].
 
 pub mod control;
 pub mod host;

@@ -1,7 +1,7 @@
-//! What is said of the peers in the log: each cause once, with its remedy, and its end.
+//! The log lines about peers: each cause once, with its remedy, and its end.
 //!
-//! A session counts as established when something came under its keys. A handshake alone proves little: where nothing else
-//! passes, it succeeds again and again. Decides nothing else, and writes nothing itself.
+//! A session counts as established when something came under its keys. A handshake alone proves little: where nothing
+//! else passes, it succeeds again and again. This file decides nothing else, and does not write the lines itself.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -12,20 +12,20 @@ use tracing::Level;
 use crate::tunnel::PeerId;
 use crate::tunnel::handshake::HandshakeDrop;
 
-/// A peer that has not been heard for so long is said not to answer.
+/// A peer is logged as not answering when nothing came from it for this long.
 const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
-/// SendErrorLog about strangers: of more than so many addresses nothing is said, for each reason. Anybody can be the first kind of
-/// stranger; who has our public key and another's is told of all the same.
+/// For each reason, dropped handshakes are logged for at most this many addresses. Any sender can cause
+/// [`HandshakeDrop::Stranger`]; that does not hide a sender that knows our public key.
 const STRANGERS_MAX: usize = 64;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Saying {
+pub struct LogLine {
     /// How bad it is.
     pub level: Level,
-    /// Which peer it is about.
+    /// The peer concerned.
     pub peer: Option<PeerId>,
-    /// What to say.
+    /// The text.
     pub words: String,
 }
 
@@ -41,35 +41,35 @@ struct Entry {
     contact: Contact,
     /// Since when it is not up.
     since: Instant,
-    /// That it does not answer was said.
-    is_told: bool,
+    /// It was logged as not answering.
+    is_reported: bool,
     /// A handshake with it succeeded since.
     has_answered: bool,
-    /// Where it is called.
+    /// The address that handshakes go to.
     endpoint: Option<SocketAddr>,
     unresolved: Option<String>,
 }
 
-/// What was said of all peers.
+/// What is logged about all peers.
 #[derive(Debug)]
 pub struct PeerLog {
     peers: Vec<Entry>,
-    strangers: Vec<(HandshakeDrop, IpAddr)>,
-    sayings: VecDeque<Saying>,
+    reported_drops: Vec<(HandshakeDrop, IpAddr)>,
+    lines: VecDeque<LogLine>,
 }
 
 impl PeerLog {
-    /// Of peers that are being called, there if an address is known.
+    /// All peers are being called; `endpoints` are their addresses, where known.
     pub fn new(endpoints: impl IntoIterator<Item = Option<SocketAddr>>, now: Instant) -> Self {
         let peers = endpoints.into_iter().map(|endpoint| Entry {
             contact: Contact::Calling,
             since: now,
-            is_told: false,
+            is_reported: false,
             has_answered: false,
             endpoint,
             unresolved: None,
         });
-        Self { peers: peers.collect(), strangers: Vec::new(), sayings: VecDeque::new() }
+        Self { peers: peers.collect(), reported_drops: Vec::new(), lines: VecDeque::new() }
     }
 
     /// A handshake with the peer has succeeded.
@@ -80,8 +80,8 @@ impl PeerLog {
         }
     }
 
-    /// Something came from the peer under the keys of a session. True if it was not heard before.
-    pub fn on_feedback(&mut self, peer: PeerId, now: Instant) -> bool {
+    /// Something came from the peer under the keys of a session. True if the peer was not up before.
+    pub fn on_confirmed(&mut self, peer: PeerId, now: Instant) -> bool {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact != Contact::Up) else {
             return false;
         };
@@ -91,7 +91,7 @@ impl PeerLog {
         };
         entry.contact = Contact::Up;
         let at = entry.endpoint.map_or(String::new(), |endpoint| format!(" with {endpoint}"));
-        self.say(Level::INFO, peer, format!("session established{at}{after}"));
+        self.push_line(Level::INFO, peer, format!("session established{at}{after}"));
         true
     }
 
@@ -100,16 +100,16 @@ impl PeerLog {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact == Contact::Up) else {
             return;
         };
-        (entry.contact, entry.since, entry.is_told, entry.has_answered) = (Contact::Silent, now, false, false);
-        self.say(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
+        (entry.contact, entry.since, entry.is_reported, entry.has_answered) = (Contact::Silent, now, false, false);
+        self.push_line(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
     }
 
-    /// The name of the peer's endpoint has this address, which is new.
+    /// The name of the peer's endpoint has this new address.
     pub fn on_resolved(&mut self, peer: PeerId, endpoint: SocketAddr) {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
         entry.unresolved = None;
         entry.endpoint = Some(endpoint);
-        self.say(Level::INFO, peer, format!("its endpoint is {endpoint}"));
+        self.push_line(Level::INFO, peer, format!("its endpoint is {endpoint}"));
     }
 
     /// The name of the peer's endpoint has no address that can be used.
@@ -117,11 +117,11 @@ impl PeerLog {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
         if entry.unresolved.as_deref() != Some(cause) {
             entry.unresolved = Some(cause.to_owned());
-            self.say(Level::WARN, peer, format!("{cause}; it is asked for again"));
+            self.push_line(Level::WARN, peer, format!("{cause}; it is asked for again"));
         }
     }
 
-    /// A handshake datagram from this address was dropped: why, if its sender means to be one of our peers.
+    /// A handshake datagram from this address was dropped. Logs why, if its sender may be meant to be a peer.
     pub fn on_dropped(&mut self, reason: HandshakeDrop, from: IpAddr) {
         let words = match reason {
             HandshakeDrop::Stranger => {
@@ -137,25 +137,25 @@ impl PeerLog {
             }
             _ => return,
         };
-        let of_reason = self.strangers.iter().filter(|(said, _)| *said == reason).count();
-        if of_reason < STRANGERS_MAX && !self.strangers.contains(&(reason, from)) {
-            self.strangers.push((reason, from));
+        let of_reason = self.reported_drops.iter().filter(|(logged, _)| *logged == reason).count();
+        if of_reason < STRANGERS_MAX && !self.reported_drops.contains(&(reason, from)) {
+            self.reported_drops.push((reason, from));
             let words = format!("a handshake from {from} {words}; of this address it is not said again");
-            self.sayings.push_back(Saying { level: Level::WARN, peer: None, words });
+            self.lines.push_back(LogLine { level: Level::WARN, peer: None, words });
         }
     }
 
-    /// Says who has not answered for too long.
+    /// Logs peers that have not answered for too long.
     pub fn handle_timeout(&mut self, now: Instant) {
         for at in 0..self.peers.len() {
             let entry = &mut self.peers[at];
-            if entry.contact == Contact::Up || entry.is_told || entry.unresolved.is_some() {
+            if entry.contact == Contact::Up || entry.is_reported || entry.unresolved.is_some() {
                 continue;
             }
             if now < entry.since + UNANSWERED_AFTER {
                 continue;
             }
-            entry.is_told = true;
+            entry.is_reported = true;
             let (level, words) = match (entry.has_answered, entry.endpoint) {
                 (true, _) => (
                     Level::WARN,
@@ -174,23 +174,23 @@ impl PeerLog {
                     (Level::INFO, "the peer has not called yet, and no endpoint says where to call it".to_owned())
                 }
             };
-            self.say(level, PeerId(at as u16), words);
+            self.push_line(level, PeerId(at as u16), words);
         }
     }
 
-    /// When somebody will not have answered for too long.
+    /// When a peer will not have answered for too long.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_told && entry.unresolved.is_none();
+        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_reported && entry.unresolved.is_none();
         self.peers.iter().filter(waiting).map(|entry| entry.since + UNANSWERED_AFTER).min()
     }
 
-    /// The next thing to say.
-    pub fn poll_saying(&mut self) -> Option<Saying> {
-        self.sayings.pop_front()
+    /// The next line to write.
+    pub fn poll_line(&mut self) -> Option<LogLine> {
+        self.lines.pop_front()
     }
 
-    fn say(&mut self, level: Level, peer: PeerId, words: String) {
-        self.sayings.push_back(Saying { level, peer: Some(peer), words });
+    fn push_line(&mut self, level: Level, peer: PeerId, words: String) {
+        self.lines.push_back(LogLine { level, peer: Some(peer), words });
     }
 }
 
@@ -200,8 +200,8 @@ mod tests {
 
     const PEER: PeerId = PeerId(0);
 
-    fn said(log: &mut PeerLog) -> Vec<String> {
-        std::iter::from_fn(|| log.poll_saying()).map(|saying| format!("{} {}", saying.level, saying.words)).collect()
+    fn logged(log: &mut PeerLog) -> Vec<String> {
+        std::iter::from_fn(|| log.poll_line()).map(|line| format!("{} {}", line.level, line.words)).collect()
     }
 
     fn endpoint() -> SocketAddr {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_were_said_to_be_established_where_nothing_but_handshakes_passed() {
+    fn a_session_is_not_logged_as_established_while_only_handshakes_pass() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut log = PeerLog::new([Some(endpoint())], start);
@@ -218,38 +218,38 @@ mod tests {
             log.on_wanted(PEER, at(second));
             log.handle_timeout(at(second));
         }
-        let all = said(&mut log);
+        let all = logged(&mut log);
         assert!(all.len() == 1 && all[0].contains("nothing else of it arrives"), "{all:?}");
-        log.on_feedback(PEER, at(61));
-        log.on_feedback(PEER, at(62));
-        assert_eq!(said(&mut log), ["INFO session established with 192.0.2.2:7117"]);
+        log.on_confirmed(PEER, at(61));
+        log.on_confirmed(PEER, at(62));
+        assert_eq!(logged(&mut log), ["INFO session established with 192.0.2.2:7117"]);
         assert_eq!(log.poll_timeout(), None);
     }
 
     #[test]
-    fn a_peer_that_does_not_answer_is_said_once_and_so_is_its_coming_back() {
+    fn a_peer_that_does_not_answer_is_logged_once_and_its_return_too() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut log = PeerLog::new([Some(endpoint()), None], start);
         log.handle_timeout(at(9));
-        assert_eq!(said(&mut log), [""; 0]);
+        assert_eq!(logged(&mut log), [""; 0]);
         assert_eq!(log.poll_timeout(), Some(at(10)));
         (10..100).for_each(|second| log.handle_timeout(at(second)));
-        let all = said(&mut log);
+        let all = logged(&mut log);
         assert!(all[0].starts_with("WARN the peer does not answer at 192.0.2.2:7117"), "{all:?}");
         assert!(all[1].starts_with("INFO the peer has not called") && all.len() == 2, "{all:?}");
-        log.on_feedback(PEER, at(101));
+        log.on_confirmed(PEER, at(101));
         log.on_wanted(PEER, at(110));
         log.on_wanted(PEER, at(111));
-        log.on_feedback(PEER, at(112));
-        let all = said(&mut log);
+        log.on_confirmed(PEER, at(112));
+        let all = logged(&mut log);
         assert_eq!(all[0], "INFO session established with 192.0.2.2:7117");
         assert!(all[1].starts_with("WARN the peer is silent") && all.len() == 3, "{all:?}");
         assert_eq!(all[2], "INFO session established with 192.0.2.2:7117, 2.0 s after it fell silent");
     }
 
     #[test]
-    fn a_wrong_key_was_silent_for_ever() {
+    fn a_handshake_with_a_wrong_key_is_logged_once_for_each_address() {
         let mut log = PeerLog::new([None], Instant::now());
         let from = |last: u8| IpAddr::from([192, 0, 2, last]);
         for _ in 0..50 {
@@ -258,25 +258,25 @@ mod tests {
             log.on_dropped(HandshakeDrop::Stranger, from(2));
             log.on_dropped(HandshakeDrop::Malformed, from(3));
         }
-        let all = said(&mut log);
+        let all = logged(&mut log);
         assert_eq!(all.len(), 3, "{all:?}");
         assert!(all[0].contains("192.0.2.1") && all[0].contains("peers[].public_key"), "{all:?}");
         assert!(all[1].contains("preshared_key") && all[2].contains("onwire pubkey"), "{all:?}");
         (0..=255).for_each(|last| log.on_dropped(HandshakeDrop::Stranger, from(last)));
-        assert_eq!(said(&mut log).len() + 1, STRANGERS_MAX, "a flood is bounded");
+        assert_eq!(logged(&mut log).len() + 1, STRANGERS_MAX, "a flood is bounded");
         log.on_dropped(HandshakeDrop::UnknownPeer, from(9));
-        assert_eq!(said(&mut log).len(), 1, "and hides nobody who has a key");
+        assert_eq!(logged(&mut log).len(), 1, "and hides no sender that has our key");
     }
 
     #[test]
-    fn a_name_without_an_address_is_said_once_and_its_end_too() {
+    fn a_name_without_an_address_is_logged_once_and_its_end_too() {
         let start = Instant::now();
         let mut log = PeerLog::new([None], start);
         (0..9).for_each(|_| log.on_unresolved(PEER, "cannot resolve the endpoint mirror.example:7117"));
         log.handle_timeout(start + Duration::from_secs(60));
         log.on_resolved(PEER, endpoint());
         assert_eq!(
-            said(&mut log),
+            logged(&mut log),
             [
                 "WARN cannot resolve the endpoint mirror.example:7117; it is asked for again",
                 "INFO its endpoint is 192.0.2.2:7117"

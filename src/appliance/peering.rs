@@ -1,8 +1,8 @@
-//! Who the peers are and where: handshakes, the names of endpoints, and what is said of both.
+//! The peers and their addresses: handshakes, names of endpoints, and the log lines about both.
 //!
-//! An address inside a network that is routed into the tunnel is no endpoint: what is sent there would come back in through the
-//! TUN, again and again. It is looked at wherever an address is learned: here in handshakes and names, and in
-//! [`Forwarder`](crate::tunnel::forwarder) where a peer roams.
+//! An address inside a network that is routed into the tunnel is no endpoint: datagrams to it would come back in
+//! through the TUN, again and again. This is checked wherever an address is learned: here for handshakes and names, and
+//! in [`Forwarder`](crate::tunnel::forwarder) where a peer roams.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::appliance::host::names::{Answer, Names};
-use crate::appliance::peer_log::{PeerLog, Saying};
+use crate::appliance::peer_log::{LogLine, PeerLog};
 use crate::appliance::setup;
 use crate::config::{Config, Host};
 use crate::io::netlink::Netlink;
@@ -19,15 +19,15 @@ use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::{Established, HandshakeDrop, HandshakeEvent, Handshakes};
 use crate::tunnel::prefixes::PrefixTable;
 
-/// What is known of a peer.
+/// The state of a peer here.
 struct Known {
     name: String,
-    /// As it was configured; empty if it was not.
+    /// As configured; empty if it is not configured.
     endpoint: String,
     address: Option<Endpoint>,
     path_mtu: u16,
-    /// That its path is narrower than that was said.
-    is_mtu_told: bool,
+    /// It was logged that its path is narrower than that.
+    is_mtu_reported: bool,
 }
 
 /// All peers, as the control thread knows them.
@@ -36,17 +36,18 @@ pub struct Peering {
     drops: [u64; HandshakeDrop::ALL.len()],
     names: Names,
     log: PeerLog,
-    /// What is routed into the tunnel.
+    /// The prefixes that are routed into the tunnel.
     routed: PrefixTable<()>,
     listens_on_ipv6: bool,
-    /// The address that the sockets are bound to, if to one.
+    /// The address that the sockets are bound to, if they are bound to one.
     bound: Option<IpAddr>,
     peers: Vec<Known>,
     established: VecDeque<Established>,
 }
 
 impl Peering {
-    /// Calls everybody whose address is known, and asks for the others' names. `wake` is called when a name has an answer.
+    /// Requests a handshake with each peer, and resolves the names of endpoints. `wake` is called when a name has an
+    /// answer.
     pub fn new(config: &Config, mut handshakes: Handshakes, wake: Arc<dyn Fn() + Send + Sync>, now: Instant) -> Self {
         let endpoints = setup::endpoints(config);
         let known = |(peer, address): (&crate::config::Peer, &Option<SocketAddr>)| Known {
@@ -54,7 +55,7 @@ impl Peering {
             endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
             address: address.map(Endpoint::from),
             path_mtu: peer.path.mtu,
-            is_mtu_told: false,
+            is_mtu_reported: false,
         };
         let names = (0..).zip(&config.peers).filter_map(|(number, peer)| {
             let endpoint = peer.endpoint.as_ref()?;
@@ -76,7 +77,7 @@ impl Peering {
         }
     }
 
-    /// Takes a datagram of a handshake.
+    /// Takes a handshake datagram.
     pub fn handle_datagram(&mut self, datagram: &[u8], from: Endpoint, now: Instant) {
         let address = from.remote.ip();
         let taken = match self.is_routed(address) {
@@ -90,24 +91,24 @@ impl Peering {
         }
     }
 
-    /// Something came under the keys of this session, for the first time.
+    /// Something came under the keys of this session for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
         if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
-            && self.log.on_feedback(peer, now)
+            && self.log.on_confirmed(peer, now)
         {
-            self.names.set_heard(peer, true, now);
-            self.look_at_mtu(peer);
+            self.names.set_reachable(peer, true, now);
+            self.check_mtu(peer);
         }
     }
 
     /// A new session with this peer is wanted.
     pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
         self.log.on_wanted(peer, now);
-        self.names.set_heard(peer, false, now);
+        self.names.set_reachable(peer, false, now);
         self.handshakes.request(peer, now);
     }
 
-    /// Does what is due, and says what there is to say.
+    /// Does what is due, and writes the log lines.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handshakes.handle_timeout(now);
         self.names.handle_timeout(now);
@@ -133,8 +134,8 @@ impl Peering {
                 }
             }
         }
-        while let Some(saying) = self.log.poll_saying() {
-            self.say(&saying);
+        while let Some(line) = self.log.poll_line() {
+            self.write_line(&line);
         }
     }
 
@@ -149,7 +150,7 @@ impl Peering {
         self.established.pop_front()
     }
 
-    /// A datagram for lane 0 to send, where to, and from which address.
+    /// A handshake datagram for lane 0 to send, with its destination and source address.
     pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
         self.handshakes.poll_transmit()
     }
@@ -185,31 +186,31 @@ impl Peering {
         self.log.on_unresolved(peer, &cause);
     }
 
-    /// A device that carries less than `path.mtu` says drops every full datagram.
-    fn look_at_mtu(&mut self, peer: PeerId) {
-        let Known { name, address, path_mtu, is_mtu_told, .. } = &mut self.peers[usize::from(peer.0)];
+    /// Logs a device whose MTU is smaller than `path.mtu`: it drops every full datagram.
+    fn check_mtu(&mut self, peer: PeerId) {
+        let Known { name, address, path_mtu, is_mtu_reported, .. } = &mut self.peers[usize::from(peer.0)];
         let Some(Endpoint { remote, local }) = *address else { return };
         let (to, from) = (remote.ip().to_canonical(), local.or(self.bound));
-        // A way that cannot be found has other signs.
+        // A missing route shows in send errors.
         let Ok((device, mtu)) = Netlink::open().and_then(|mut netlink| netlink.mtu_toward(to, from)) else { return };
         let is_narrow = mtu < u32::from(*path_mtu);
-        if is_narrow && !*is_mtu_told {
+        if is_narrow && !*is_mtu_reported {
             tracing::warn!(
                 peer = name,
                 "path.mtu is {path_mtu}, and {device}, by which the peer is reached, has {mtu}: full datagrams cannot leave; set \
                  path.mtu to {mtu} or less on both sides"
             );
         }
-        *is_mtu_told = is_narrow;
+        *is_mtu_reported = is_narrow;
     }
 
     fn is_routed(&self, address: IpAddr) -> bool {
         self.routed.lookup(address.to_canonical()).is_some()
     }
 
-    fn say(&self, saying: &Saying) {
-        let words = &saying.words;
-        match (saying.level, saying.peer.map(|peer| self.name(peer))) {
+    fn write_line(&self, line: &LogLine) {
+        let words = &line.words;
+        match (line.level, line.peer.map(|peer| self.name(peer))) {
             (tracing::Level::WARN, Some(peer)) => tracing::warn!(peer, "{words}"),
             (tracing::Level::WARN, None) => tracing::warn!("{words}"),
             (_, Some(peer)) => tracing::info!(peer, "{words}"),

@@ -1,4 +1,4 @@
-//! From the checked configuration to the values the state machines and system calls are made from.
+//! Turns the checked configuration into the values from which state machines and sockets are made.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -39,7 +39,7 @@ pub fn tun_options(config: &Config) -> TunOptions {
     }
 }
 
-/// How a lane's socket is opened. One socket serves all peers, so the most careful of their wishes counts.
+/// How a lane's socket is opened. One socket serves all peers, so the most cautious of their settings counts.
 pub fn udp_options(config: &Config) -> UdpOptions {
     let wishes = || config.peers.iter().map(|peer| peer.path.udp_gso);
     let gso = if wishes().any(|wish| wish == config::UdpGso::Off) {
@@ -81,12 +81,12 @@ pub fn handshakes(
         epoch,
     };
     let identity = Identity { private: config.node.private_key().clone(), hello };
-    // A clock before 1970 tells 0; peers then refuse us after a restart until it is set.
+    // A clock before 1970 gives 0; after a restart, peers then refuse us until the clock is set.
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
 }
 
-/// The address that datagrams leave from by the socket's own bind; none where the kernel chooses.
+/// The source address that the socket's bind fixes; `None` where the kernel chooses.
 pub fn bound_address(config: &Config) -> Option<IpAddr> {
     let address = config.node.listen.ip().to_canonical();
     (!address.is_unspecified()).then_some(address)
@@ -97,7 +97,7 @@ pub fn lane_address(lane_0: SocketAddr, lane: u8) -> SocketAddr {
     SocketAddr::new(lane_0.ip(), lane_0.port() + u16::from(lane))
 }
 
-/// What the forwarder of `lane` is made from.
+/// The values that make the forwarder of `lane`.
 pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lane: u8) -> Settings {
     let peers = config.peers.iter().zip(endpoints).map(|(peer, endpoint)| PeerSettings {
         address: endpoint.map(|endpoint| lane_address(endpoint, lane)),
@@ -127,7 +127,7 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
     }
 }
 
-/// The promises of a lane: what they rest on is what was configured, if timestamps can be had.
+/// The protection of a lane. Its evidence is the configured one, if timestamps are available.
 pub fn lane_protection(
     config: &Config,
     level: Level,
@@ -156,7 +156,7 @@ pub fn lane_protection(
 
 const _: () = assert!(config::DEFAULT_TRUST_MAX.as_nanos() == TRUST_MAX.as_nanos(), "what is documented is what holds");
 
-/// The notification port.
+/// The values that make the notification port.
 pub fn notify_port_settings(
     config: &Config,
     notify: &config::Notify,
@@ -165,7 +165,7 @@ pub fn notify_port_settings(
 ) -> NotifyPortSettings {
     let mut keys = KeyRing::new();
     for key in &notify.keys {
-        // The configuration has seen to it that there are not too many and that their numbers differ.
+        // The configuration check has made sure that there are not too many keys and that their ids differ.
         let _ = keys.insert(key.secret.to_key(key.id));
     }
     NotifyPortSettings {
@@ -192,7 +192,7 @@ fn profile(number: u8, profile: &config::Profile) -> Profile {
     }
 }
 
-/// A rule for each family that the configured rule is about: without a prefix, both.
+/// One rule for each IP family of the configured rule; without a prefix, one for both families.
 fn rules(rule: &config::PolicyRule) -> Vec<Rule> {
     let everything: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let whole_family = |address: IpAddr| IpNetwork::new(address, 0).expect("0 bits fit every family");

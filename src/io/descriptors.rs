@@ -1,8 +1,8 @@
-//! How many descriptors this process may have. It opens none.
+//! The limit on open descriptors of this process. This file opens none.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, and gives what it is then; `None` without a limit.
+/// Raises the soft limit to the hard one and returns the new limit; `None` without a limit.
 pub fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();

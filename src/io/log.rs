@@ -1,7 +1,7 @@
-//! A way to standard error that nobody has to wait for: a log that is not read, or cannot be written, holds up nothing.
+//! Writes log lines to standard error without blocking: a log that is not read, or cannot be written, delays nothing.
 //!
-//! Lines go to a thread of their own. What has no room there, or fails, is lost and counted; when lines can be written
-//! again, one says how many are missing. What the lines say is not decided here.
+//! Its own thread writes the lines. A line that finds no room, or fails, is lost and counted; once lines can be written
+//! again, a line reports how many are missing. The text of lines is not decided here.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,21 +9,21 @@ use std::sync::{Arc, OnceLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// Lines that may wait for the thread that writes.
+/// Lines that may wait for the writing thread.
 const LINES_MAX: usize = 4096;
 
-/// Those that could not be written.
+/// Lines that could not be written.
 static FAILED: AtomicU64 = AtomicU64::new(0);
-/// Counts those that found no room, once a log was opened.
+/// Counts lines that found no room, once a log was opened.
 static UNPLACED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Lines of this process's log that nobody will read.
+/// Lines of this process's log that are lost.
 pub fn lines_lost() -> u64 {
     let unplaced = UNPLACED.get().map_or(0, ErrorCounter::dropped_lines);
     FAILED.load(Ordering::Relaxed) + unplaced as u64
 }
 
-/// The way to a log; at its end it waits up to a second for what is still to be written.
+/// The input of a log. On drop it waits up to a second for the lines that are still to be written.
 #[derive(Debug)]
 pub struct LogWriter {
     lines: NonBlocking,
@@ -31,30 +31,30 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// A way to `sink`. `notice` makes the line, with its end, that says how many were lost.
+    /// A log that writes to `sink`. `notice` makes the line, with its newline, that reports how many lines were lost.
     pub fn open(sink: impl Write + Send + 'static, notice: fn(u64) -> String) -> Self {
         let unplaced = Arc::new(OnceLock::new());
         let sink = Counting { sink, notice, unplaced: Arc::clone(&unplaced), failed: 0, told: 0 };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
         let (lines, at_end) = builder.finish(sink);
-        // The first log of a process is the one whose losses are told of.
+        // Only the losses of the first log of a process are reported by `lines_lost`.
         let _ = UNPLACED.set(lines.error_counter());
         let _ = unplaced.set(lines.error_counter());
         Self { lines, _at_end: at_end }
     }
 
-    /// For whoever writes lines, one a call.
+    /// A writer that takes one line a call.
     pub fn lines(&self) -> NonBlocking {
         self.lines.clone()
     }
 
-    /// Writes `text` behind all lines, if there is room.
+    /// Writes `text` after all earlier lines, if there is room.
     pub fn say(&self, text: &str) {
         let _ = self.lines().write_all(text.as_bytes());
     }
 }
 
-/// Writes, counts what it cannot, and says so as soon as it can.
+/// Writes lines, counts those that fail, and reports them as soon as it can.
 struct Counting<W> {
     sink: W,
     notice: fn(u64) -> String,
@@ -80,7 +80,7 @@ impl<W: Write> Write for Counting<W> {
             self.failed += 1;
             FAILED.fetch_add(1, Ordering::Relaxed);
         }
-        // A line that failed is not tried again: the next one may find room.
+        // A line that failed is not tried again: the next one may succeed.
         Ok(line.len())
     }
 
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line when told to, or fails.
+    /// Takes a line for each `true` step, and fails for each `false`.
     struct Sink {
         steps: Receiver<bool>,
         written: Arc<Mutex<String>>,
@@ -107,7 +107,7 @@ mod tests {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             match self.steps.recv() {
                 Ok(false) => Err(io::Error::from_raw_os_error(28)),
-                // Without anybody who tells, everything is taken.
+                // Once no test sends steps, every line is taken.
                 Ok(true) | Err(_) => {
                     self.written.lock().unwrap().push_str(std::str::from_utf8(line).unwrap());
                     Ok(line.len())
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_nobody_reads_holds_up_nothing_and_says_later_what_is_missing() {
+    fn a_log_that_is_not_read_delays_nothing_and_reports_later_what_is_missing() {
         let (log, step, written) = open();
         let (began, extra) = (Instant::now(), 1000);
         for number in 0..LINES_MAX + extra {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_written_is_lost_alone_and_said_with_the_next() {
+    fn a_line_that_cannot_be_written_is_lost_alone_and_reported_with_the_next() {
         let (log, step, written) = open();
         for (line, is_taken) in [("first\n", true), ("second\n", false), ("third\n", false)] {
             log.say(line);

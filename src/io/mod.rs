@@ -1,11 +1,11 @@
-//! System calls: TUN, UDP, timers, routes, queues, sockets of others, signals, namespaces, limits, the log. Knows buffers and
-//! addresses, not FEC.
+//! System calls: TUN, UDP, timers, routes, queues, sockets of other programs, signals, namespaces, limits, the log.
+//! Knows buffers and addresses, not FEC.
 //!
-//! Everything `unsafe` of the crate is below this folder, one system call a block. What is not here: any decision
-//! about what the bytes mean, and any thread that the caller did not ask for.
+//! Everything `unsafe` of the crate is in this folder, one system call a block. This module decides nothing about the
+//! meaning of bytes, and starts no thread that the caller did not ask for.
 //!
-//! Start with [`tun`] and [`udp`], which carry all packets; [`netlink`] and [`qdisc`] ask the kernel about the way that
-//! they take.
+//! Start with [`tun`] and [`udp`], which carry all packets. [`netlink`] and [`qdisc`] ask the kernel about the egress
+//! of these packets.
 
 pub mod cpu;
 pub mod descriptors;
@@ -24,7 +24,7 @@ pub mod timer;
 pub mod tun;
 pub mod udp;
 
-/// An error of the same kind that says what was being done and what to do about it.
+/// An error of the same kind that names the failed action and the remedy.
 fn explain(error: &std::io::Error, words: std::fmt::Arguments<'_>) -> std::io::Error {
     std::io::Error::new(error.kind(), format!("{words}: {error}"))
 }

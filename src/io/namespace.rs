@@ -1,7 +1,7 @@
 //! Network namespaces: enter one, run something in one, own some without being root.
 //!
-//! A socket, a TUN and a netlink conversation belong to the namespace of the thread that made them; so does nothing
-//! else. What is not here: naming namespaces, which `ip netns` does well.
+//! Only a socket, a TUN or a netlink socket belongs to the namespace of the thread that made it. Names of namespaces
+//! are not handled here; `ip netns` does that well.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -52,7 +52,7 @@ impl NetworkNamespace {
         Ok(Self { file, name: "of this thread".to_owned() })
     }
 
-    /// A new namespace without a name. It vanishes with the last thing that is in it or holds it.
+    /// A new namespace without a name. It vanishes with the last thread, socket or descriptor that uses it.
     pub fn anonymous() -> io::Result<Self> {
         let make = || {
             unshare(UnshareFlags::NEWNET)?;
@@ -75,7 +75,7 @@ impl NetworkNamespace {
         )
     }
 
-    /// Runs `work` inside, on a thread of its own, and waits for it. A panic inside continues outside.
+    /// Runs `work` inside, on its own thread, and waits for it. A panic inside continues outside.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         thread::scope(|scope| {
             let inside = || self.enter().map(|()| work());
@@ -90,8 +90,8 @@ impl AsFd for NetworkNamespace {
     }
 }
 
-/// Gives the calling process user, network and mount namespaces of its own in which it is root, with an empty
-/// `/run/netns`, so that `ip netns`, TUN devices and routes work and nothing outside is touched.
+/// Gives the calling process its own user, network and mount namespaces, in which it is root, with an empty
+/// `/run/netns`: `ip netns`, TUN devices and routes work, and nothing outside changes.
 ///
 /// For a process without privileges, at the start of `main` or between fork and exec: the kernel refuses when there is
 /// a second thread. The loopback device of the new network namespace is down.
@@ -120,7 +120,7 @@ pub fn enter_private() -> io::Result<()> {
     let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", propagation)
         .map_err(|errno| explain(&errno.into(), format_args!("cannot make the mounts private")))?;
-    // Where nobody has made the directory yet, we may not either: then a private /run holds it.
+    // If the directory does not exist, we may not create it either: then a private /run holds it.
     if !Path::new(NAMES).is_dir() && fs::create_dir(NAMES).is_err() {
         mount_tmpfs("/run")?;
         fs::create_dir(NAMES).map_err(|error| explain(&error, format_args!("cannot create {NAMES}")))?;
@@ -151,12 +151,12 @@ mod tests {
 
     const NOBODY: u32 = 65_534;
 
-    /// A shell of the user nobody in private namespaces.
+    /// Runs a shell as the user `nobody` in private namespaces.
     fn shell(script: &str) -> String {
         let mut command = Command::new("sh");
         command.args(["-ec", script]).uid(NOBODY).gid(NOBODY).current_dir("/");
         let prepare = || {
-            // A change of user takes a process the right to its own /proc entries until the next exec.
+            // After a change of user, a process may not use its own /proc entries until the next exec.
             rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
             enter_private()
         };

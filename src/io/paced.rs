@@ -1,15 +1,15 @@
-//! Lines of the log about things that come in bursts: the first is said at once, those of the next second in one line that names
-//! some of them. What is said is up to the caller.
+//! Log lines about events that come in bursts: the first is logged at once, those of the next second in one line that
+//! names some of them. The caller decides the text.
 
 use std::fmt::{Arguments, Write};
 use std::time::{Duration, Instant};
 
-/// How often it is said.
+/// The interval between two lines.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// Things that are named in one line; others are counted.
+/// Events that are named in one line; others are only counted.
 const NAMED_MAX: u64 = 8;
 
-/// What was not said yet, and when something last was.
+/// Events that are not logged yet, and the time of the last line.
 #[derive(Debug, Default)]
 pub struct Paced {
     said_at: Option<Instant>,
@@ -18,7 +18,7 @@ pub struct Paced {
 }
 
 impl Paced {
-    /// One more.
+    /// Adds one event.
     pub fn add(&mut self, name: Arguments<'_>) {
         self.count += 1;
         if self.count <= NAMED_MAX {
@@ -28,31 +28,31 @@ impl Paced {
         }
     }
 
-    /// Nothing was added that was not said.
+    /// Everything that was added is logged.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Something may be said.
+    /// A line may be written.
     pub fn is_due(&self, now: Instant) -> bool {
         self.said_at.is_none_or(|at| now >= at + INTERVAL)
     }
 
-    /// When something may be said, if something was.
+    /// When the next line may be written, if there was one.
     pub fn deadline(&self) -> Option<Instant> {
         self.said_at.map(|at| at + INTERVAL)
     }
 
-    /// Something is said now.
+    /// A line is written now.
     pub fn on_said(&mut self, now: Instant) {
         self.said_at = Some(now);
     }
 
-    /// How many there were, and their names, with "and N `what` more" behind those that are named.
+    /// How many events there were, and their names; "and N `what` more" stands for those that are not named.
     pub fn take(&mut self, what: &str) -> (u64, String) {
         let (count, mut named) = (std::mem::take(&mut self.count), std::mem::take(&mut self.named));
         if count > NAMED_MAX {
-            // As above.
+            // Cannot fail, as above.
             let _ = write!(named, "; and {} {what} more", count - NAMED_MAX);
         }
         (count, named)

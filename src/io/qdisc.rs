@@ -1,9 +1,10 @@
-//! The queues of this host that a destination's datagrams pass, and whether these drop without telling.
+//! The queues of this host through which datagrams to a destination leave, and whether these drop without an error.
 //!
-//! A queue that refuses a datagram makes its send fail, which is seen. Some take a datagram and drop it later, or drop
-//! an earlier one in its place: active queue management (CoDel, RED, ...), fair queues that shorten the longest flow,
-//! and `tbf`, which cuts a train and may drop a part of it. Then only a counter knows. Looked at is the device of the
-//! route: not what lies below a bond, a bridge, a VLAN or a tunnel, and not the rules of a firewall or a classifier.
+//! A queue that refuses a datagram makes its send fail. Some queues take a datagram and drop it later, or drop an
+//! earlier one instead: active queue management (CoDel, RED, ...), fair queues that shorten the longest flow, and
+//! `tbf`, which cuts a train and may drop a part of it. Then only a counter shows the drop. This file checks the device
+//! of the route, but not what lies below a bond, a bridge, a VLAN or a tunnel, and not the rules of a firewall or a
+//! classifier.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,30 +17,30 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::explain;
 use super::netlink::Netlink;
 
-/// Kinds that, once they have taken a datagram, send it on or keep it. Every other kind, a kernel's newest too, is
-/// suspected. Those that hold others are here if they drop nothing themselves: what they hold is looked at as well.
+/// Kinds of queues that send or keep every datagram that they have taken. Every other kind, also one of a newer kernel,
+/// is suspect. Kinds with child queues are listed if they drop nothing themselves: their children are checked as well.
 const HONEST: &[&str] =
     &["noqueue", "pfifo", "bfifo", "pfifo_fast", "fq", "mq", "mqprio", "prio", "multiq", "htb", "hfsc", "drr", "qfq"];
 
-/// The way out of this host to some destination.
+/// The egress of this host to a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
     /// The name of the device.
     pub device: String,
     /// Its index.
     pub index: u32,
-    /// The kind of its root queue, as `tc qdisc` calls it; in brackets the kinds of those below, each once:
-    /// `mq (fq_codel)`. `unknown` where the kernel lists no root, as of a device that is down.
+    /// The kind of its root queue, as `tc qdisc` calls it; in brackets the kinds of its child queues, each once: `mq
+    /// (fq_codel)`. `unknown` where the kernel lists no root, as for a device that is down.
     pub qdisc: String,
-    /// Packets the queues have dropped so far, if they count. Other programs' too. The kernel's counter has 32 bits:
-    /// it may wrap, and begins anew with a new queue.
+    /// Packets that the queues have dropped so far, those of other programs too, if the queues count them. The kernel's
+    /// counter has 32 bits: it may wrap, and starts anew with a new queue.
     pub drops: Option<u64>,
     kinds: Vec<String>,
 }
 
 impl Egress {
-    /// Whether a queue on the way may drop a datagram that it has taken, so that no send fails. A queue that is not
-    /// known is said to.
+    /// Whether a queue of the device may drop a datagram that it has taken, so that no send fails. True for an unknown
+    /// queue.
     pub fn may_drop_silently(&self) -> bool {
         self.kinds.iter().any(|kind| !HONEST.contains(&kind.as_str()))
     }
@@ -53,8 +54,8 @@ impl Egress {
     }
 }
 
-/// The way to `to` from the network namespace of this thread, as it is now, for what is sent from this address; none leaves
-/// it to the kernel.
+/// The current egress to `to` from the network namespace of this thread. `from` is the source address; with `None` the
+/// kernel chooses.
 pub fn egress(to: IpAddr, from: Option<IpAddr>) -> io::Result<Egress> {
     let mut netlink = Netlink::open()?;
     let index = netlink
@@ -69,7 +70,7 @@ pub fn egress(to: IpAddr, from: Option<IpAddr>) -> io::Result<Egress> {
     Ok(describe(device, index, &queues))
 }
 
-/// What the queues of one device have dropped, to be read often.
+/// Counts what the queues of one device have dropped; made to be read often.
 #[derive(Debug)]
 pub struct DropCounter {
     netlink: Netlink,
@@ -77,7 +78,7 @@ pub struct DropCounter {
 }
 
 impl DropCounter {
-    /// Of the device with this index in the network namespace of this thread.
+    /// For the device with this index in the network namespace of this thread.
     pub fn open(device: u32) -> io::Result<Self> {
         Ok(Self { netlink: Netlink::open()?, device })
     }
@@ -144,7 +145,7 @@ impl Netlink {
         name.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 
-    /// The queues through which a device sends. One that the decoder does not understand is missing.
+    /// The queues through which a device sends, without those that the decoder does not understand.
     fn queues(&mut self, device: u32) -> io::Result<Vec<Queue>> {
         let device = device.cast_signed();
         let shown = self.dump(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(device)))?;
@@ -192,7 +193,7 @@ fn describe(device: String, index: u32, queues: &[Queue]) -> Egress {
 }
 
 fn dropped(queues: &[Queue]) -> Option<u64> {
-    // Some roots count what those below drop and some do not: the larger one is the whole.
+    // Some roots count the drops of their child queues and some do not: the larger sum is the whole.
     let has_below = |queue: &Queue| {
         queue.handle.major != 0 && queues.iter().any(|it| it.parent.major == queue.handle.major && !it.is_root())
     };
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn what_drops_silently_is_found_at_every_depth() {
+    fn a_queue_that_drops_silently_is_found_at_every_depth() {
         let root = (u16::MAX, u16::MAX);
         let cases = [
             (vec![], "unknown", None, true),
             (vec![queue(0, root, "noqueue", Some(0))], "noqueue", Some(0), false),
             (vec![queue(0x8001, root, "fq_codel", Some(7))], "fq_codel", Some(7), true),
             (vec![queue(1, root, "one_of_tomorrow", None)], "one_of_tomorrow", None, true),
-            // As a multi-queue device has it by default: no handles, and the root counts for all.
+            // The default of a multi-queue device: no handles, and the root counts for all.
             (
                 vec![
                     queue(0, root, "mq", Some(5)),
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_device_queues_and_drops() {
+    fn the_kernel_reports_device_queues_and_drops() {
         let inside = || {
             run("ip", "link set lo up");
             run("ip", "link add owq0 type veth peer name owq1");
@@ -297,7 +298,7 @@ mod tests {
             run("ip", "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev owq0");
             let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
             for _ in 0..50 {
-                // The kernel calls it sent unless asked for errors.
+                // The kernel reports success unless errors were requested.
                 socket.send_to(&[0; 1000], "10.98.0.2:9").unwrap();
             }
             let drops = toward("10.98.0.2").drops.unwrap();

@@ -1,15 +1,15 @@
-//! Something that the kernel refuses, and is asked for again after a while: nothing is given up for good on weak evidence.
+//! A feature that the kernel refuses and that is tried again after a while: weak evidence never disables it for good.
 
 use std::time::{Duration, Instant};
 
-/// How long it is not asked for: at first, and at most.
+/// How long the feature stays off: at first, and at most.
 const WAIT_MIN: Duration = Duration::from_secs(10);
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// Refusals of one thing.
+/// Refusals of one feature.
 #[derive(Debug)]
 pub struct Retry {
-    /// So many refusals in a row and it is not asked for.
+    /// After this many refusals in a row the feature is off.
     most: u8,
     in_row: u8,
     until: Option<Instant>,
@@ -17,22 +17,22 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Gives up after so many refusals in a row: one alone may have another cause.
+    /// Switches the feature off after `most` refusals in a row: a single one may have another cause.
     pub fn after(most: u8) -> Self {
         Self { most, in_row: 0, until: None, wait: WAIT_MIN }
     }
 
-    /// It may be asked for. Reads the clock only while it is given up.
+    /// The feature may be used. Reads the clock only while it is off.
     pub fn is_allowed(&self) -> bool {
         self.until.is_none_or(|until| Instant::now() >= until)
     }
 
-    /// It is given up for now.
+    /// The feature is off for now.
     pub fn is_given_up(&self) -> bool {
         self.until.is_some()
     }
 
-    /// It was refused. Tells whether it is given up now and was not before.
+    /// The kernel refused it. Returns whether it is off now and was not before.
     pub fn on_refused(&mut self) -> bool {
         self.in_row = self.in_row.saturating_add(1);
         if self.in_row < self.most {
@@ -44,14 +44,14 @@ impl Retry {
         is_new
     }
 
-    /// It was not refused. Tells whether it had been given up.
+    /// The kernel took it. Returns whether it had been off.
     pub fn on_taken(&mut self) -> bool {
         self.in_row = 0;
         self.wait = WAIT_MIN;
         self.until.take().is_some()
     }
 
-    /// As if the time had come.
+    /// As if the wait were over.
     #[cfg(test)]
     pub(crate) fn expire(&mut self) {
         self.until = self.until.map(|_| Instant::now());
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_refused_again_and_again_is_asked_for_less_and_less_often_and_comes_back_at_once() {
+    fn repeated_refusals_lengthen_the_wait_and_one_success_ends_it() {
         let mut retry = Retry::after(3);
         assert_eq!([(); 3].map(|()| retry.on_refused()), [false, false, true]);
         assert!(!retry.is_allowed() && retry.is_given_up());
@@ -75,7 +75,7 @@ mod tests {
             assert_eq!(retry.wait, Duration::from_secs(next));
         }
         assert!(retry.on_taken() && retry.is_allowed());
-        assert!(!retry.on_taken(), "said once");
+        assert!(!retry.on_taken(), "returned once");
         assert_eq!([(); 3].map(|()| retry.on_refused()), [false, false, true]);
         retry.on_taken();
         retry.on_refused();

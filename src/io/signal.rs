@@ -1,7 +1,7 @@
 //! Signals as events: stop, reload, report.
 //!
-//! `ctrlc` for interrupt, `signal-hook` for the rest (the former cannot tell hang-up from terminate). Each has a thread
-//! of its own, so nothing here runs inside a signal handler. What is not here: what the program does about them.
+//! `ctrlc` handles interrupts, `signal-hook` the rest (`ctrlc` cannot tell hang-up from terminate). Each has its own
+//! thread, so nothing here runs inside a signal handler. The caller decides how to react to a signal.
 
 use std::io;
 use std::process;
@@ -14,13 +14,13 @@ use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
 
 use super::explain;
 
-/// What somebody outside wants of the process.
+/// A signal to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// `SIGINT`: stop, asked from the terminal. One that comes later than a moment after the first ends the process at
-    /// once, with code 130.
+    /// `SIGINT`: stop, from the terminal. One that comes more than a moment after the first ends the process at once,
+    /// with code 130.
     Interrupt,
-    /// `SIGTERM`: stop, asked by the service manager.
+    /// `SIGTERM`: stop, from the service manager.
     Terminate,
     /// `SIGHUP`: read the configuration again.
     HangUp,
@@ -47,7 +47,8 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
     // `try_set_handler` would refuse where a shell has started us in the background, with interrupts ignored.
     ctrlc::set_handler(move || {
         let now = Instant::now();
-        // `timeout` and some terminals signal the process and then its group: that is one interrupt, not two.
+        // `timeout` and some terminals send the signal to the process and then to its group: that is one interrupt, not
+        // two.
         if now.saturating_duration_since(*first.get_or_init(|| now)) > SAME_INTERRUPT {
             process::exit(130);
         }
@@ -69,13 +70,13 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
     Ok(())
 }
 
-/// The signals that have come and were not taken yet.
+/// The signals that have come and are not taken yet.
 #[derive(Debug, Default)]
 pub struct PendingSignals(AtomicU8);
 
 impl PendingSignals {
-    /// Listens, and calls `wake` after noting each signal: for a loop that sleeps in a poll
-    /// (`move || drop(waker.wake())`). Once per process.
+    /// Starts to listen; notes each signal and then calls `wake`, for a loop that sleeps in a poll (`move ||
+    /// drop(waker.wake())`). Once per process.
     pub fn listen(wake: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
         let pending = Arc::new(Self::default());
         let noted = Arc::clone(&pending);
@@ -86,7 +87,7 @@ impl PendingSignals {
         Ok(pending)
     }
 
-    /// Whether this signal has come since the last time it was asked about.
+    /// Takes the signal: true if it has come since the last call.
     pub fn take(&self, signal: Signal) -> bool {
         self.0.fetch_and(!signal.bit(), Ordering::Acquire) & signal.bit() != 0
     }

@@ -1,6 +1,6 @@
-//! What a connected TCP socket of our own has not yet handed to the network.
+//! The bytes of our own connected TCP socket that are not sent yet.
 //!
-//! Says nothing of what arrived, and cannot ask of other programs' sockets: that is [`super::sock_diag`].
+//! Whether bytes arrived is not known here. The sockets of other programs are in [`super::sock_diag`].
 #![allow(unsafe_code)]
 
 use std::io;
@@ -29,7 +29,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn what_the_other_side_has_no_room_for_is_not_sent() {
+    fn bytes_that_the_receiver_has_no_room_for_are_unsent() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let _silent = listener.accept().unwrap();

@@ -1,8 +1,8 @@
 //! One deadline that wakes a poll: a `timerfd`.
 //!
-//! `mio` rounds its timeouts up to milliseconds; a block that closes after 50 µs of silence cannot use them. The
-//! descriptor joins the poll beside the sockets (`mio::unix::SourceFd`). What is not here: more than one deadline;
-//! whoever has many sets the earliest.
+//! `mio` rounds its timeouts up to milliseconds; a block that closes after 50 µs of silence needs better. The
+//! descriptor joins the poll beside the sockets (`mio::unix::SourceFd`). There is only one deadline: a caller with many
+//! sets the earliest.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -18,7 +18,7 @@ use rustix::time::{
 pub struct Timer {
     fd: OwnedFd,
     armed: Option<Instant>,
-    /// One moment on both clocks: an [`Instant`] does not show its reading of the monotonic clock.
+    /// The same moment on both clocks: an [`Instant`] does not show its reading of the monotonic clock.
     origin: (Instant, Duration),
 }
 
@@ -47,7 +47,7 @@ impl Timer {
             Some(deadline) => self.on_kernel_clock(deadline),
             None => ZERO,
         };
-        // Absolute time: a loop that read its clock a while ago still wakes at the right moment.
+        // Absolute time: a loop that read its clock some time ago still wakes at the right moment.
         timerfd_settime(&self.fd, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: ZERO, it_value: value })?;
         self.armed = deadline;
         Ok(())
@@ -58,8 +58,8 @@ impl Timer {
         self.armed
     }
 
-    /// Acknowledges an expiry, so that the descriptor is no longer readable. True when the deadline had passed;
-    /// the timer is then disarmed.
+    /// Acknowledges an expiry, so that the descriptor is no longer readable. True if the deadline had passed; the timer
+    /// is then disarmed.
     pub fn acknowledge(&mut self) -> io::Result<bool> {
         let mut expirations = [0u8; 8];
         match rustix::io::read(&self.fd, &mut expirations) {
@@ -74,7 +74,7 @@ impl Timer {
 
     fn on_kernel_clock(&self, deadline: Instant) -> Timespec {
         let (instant, reading) = self.origin;
-        // All zeros would disarm; a deadline before the timer existed has passed, whatever its value.
+        // All zeros would disarm the timer. A deadline before the timer existed has passed, whatever its value.
         let at = (reading + deadline.saturating_duration_since(instant)).max(Duration::from_nanos(1));
         Timespec { tv_sec: i64::try_from(at.as_secs()).unwrap_or(i64::MAX), tv_nsec: at.subsec_nanos().into() }
     }
@@ -82,8 +82,8 @@ impl Timer {
 
 const ZERO: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// Reads both views of the monotonic clock together. The tightest of a few tries: a thread may be scheduled away
-/// between two readings.
+/// Reads both views of the monotonic clock together. The closest pair of a few tries counts: a thread may be scheduled
+/// away between two readings.
 fn same_moment() -> (Instant, Duration) {
     let reading = || {
         let at = clock_gettime(ClockId::Monotonic);

@@ -1,7 +1,7 @@
-//! Names of endpoints, resolved beside everything else: a name server that does not answer holds up nothing.
+//! Resolves the names of endpoints in the background: a name server that does not answer delays nothing else.
 //!
-//! A name is asked for at the start, and again while its peer is not heard: its address may have changed. Each question has a
-//! thread of its own, because the system's resolver blocks; one name has one question at a time.
+//! A name is resolved at the start, and again while its peer is not reachable, because its address may have changed.
+//! Each query has its own thread, because the system's resolver blocks; each name has at most one query at a time.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use crate::tunnel::PeerId;
 
-/// After the first failure a name is asked for again this soon, then twice as long after each ...
+/// The first failure is followed by another query after this time, which doubles with each failure ...
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// ... and never later. As often a name is asked for whose peer is not heard.
+/// ... up to this limit. It is also the interval of queries for a peer that is not reachable.
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
-/// What resolves a name: the addresses it has, or why it has none.
+/// Resolves a name: returns its addresses, or why it has none.
 pub type Resolve = dyn Fn(&str) -> Result<Vec<SocketAddr>, String> + Send + Sync;
 
-/// Asks the system.
+/// Uses the system's resolver.
 pub fn ask_system(name: &str) -> Result<Vec<SocketAddr>, String> {
     name.to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string())
 }
@@ -28,17 +28,17 @@ struct Name {
     peer: PeerId,
     /// Host and port.
     text: String,
-    is_asked: bool,
+    is_pending: bool,
     next: Instant,
     delay: Duration,
-    /// The peer is heard: its address is known to be right.
-    is_heard: bool,
+    /// Something comes from the peer: its address is right.
+    is_reachable: bool,
 }
 
-/// What a question found.
+/// The result of a query.
 #[derive(Debug)]
 pub struct Answer {
-    /// Whose endpoint it is.
+    /// The peer whose endpoint it is.
     pub peer: PeerId,
     /// Its addresses, or why there are none.
     pub found: Result<Vec<SocketAddr>, String>,
@@ -54,60 +54,61 @@ pub struct Names {
 }
 
 impl Names {
-    /// Asks for all of them at once. `wake` is called when there is an answer.
+    /// Resolves all names at once. `wake` is called when there is an answer.
     pub fn new(
         names: impl IntoIterator<Item = (PeerId, String)>,
         resolve: Arc<Resolve>,
         wake: Arc<dyn Fn() + Send + Sync>,
         now: Instant,
     ) -> Self {
-        let name = |(peer, text)| Name { peer, text, is_asked: false, next: now, delay: RETRY_FIRST, is_heard: false };
+        let name =
+            |(peer, text)| Name { peer, text, is_pending: false, next: now, delay: RETRY_FIRST, is_reachable: false };
         let (answer, answers) = channel();
         Self { names: names.into_iter().map(name).collect(), resolve, wake, answers, answer }
     }
 
-    /// The peer is heard, or is not any more.
-    pub fn set_heard(&mut self, peer: PeerId, is_heard: bool, now: Instant) {
-        for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_heard != is_heard) {
-            name.is_heard = is_heard;
-            // Where it was is tried first.
+    /// The peer becomes reachable, or is not any more.
+    pub fn set_reachable(&mut self, peer: PeerId, is_reachable: bool, now: Instant) {
+        for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_reachable != is_reachable) {
+            name.is_reachable = is_reachable;
+            // The known address is tried first.
             name.next = now + RETRY_FIRST;
         }
     }
 
-    /// Asks what is due.
+    /// Starts the queries that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         for name in &mut self.names {
-            if name.is_asked || name.is_heard || name.next > now {
+            if name.is_pending || name.is_reachable || name.next > now {
                 continue;
             }
             let (peer, text) = (name.peer, name.text.clone());
             let (resolve, wake, answer) = (Arc::clone(&self.resolve), Arc::clone(&self.wake), self.answer.clone());
             let ask = move || {
-                // Nobody may want to know any more.
+                // The receiver may be gone.
                 let _ = answer.send(Answer { peer, found: resolve(&text) });
                 wake();
             };
-            // Without a thread it is asked for the next time.
-            name.is_asked = std::thread::Builder::new().name("resolver".to_owned()).spawn(ask).is_ok();
+            // Without a thread, the query is tried again later.
+            name.is_pending = std::thread::Builder::new().name("resolver".to_owned()).spawn(ask).is_ok();
             name.next = now + name.delay;
         }
     }
 
-    /// What was found, if anything.
+    /// The next answer, if there is one.
     pub fn poll_answer(&mut self, now: Instant) -> Option<Answer> {
         let answer = self.answers.try_recv().ok()?;
         if let Some(name) = self.names.iter_mut().find(|name| name.peer == answer.peer) {
-            name.is_asked = false;
+            name.is_pending = false;
             name.next = now + if answer.found.is_ok() { RETRY_LONGEST } else { name.delay };
             name.delay = if answer.found.is_ok() { RETRY_FIRST } else { (name.delay * 2).min(RETRY_LONGEST) };
         }
         Some(answer)
     }
 
-    /// When to ask next.
+    /// When the next query is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.names.iter().filter(|name| !name.is_asked && !name.is_heard).map(|name| name.next).min()
+        self.names.iter().filter(|name| !name.is_pending && !name.is_reachable).map(|name| name.next).min()
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits for the answer of a thread that has nothing to wait for.
+    /// Waits for the answer of a thread that is not held up.
     fn answer(names: &mut Names, now: Instant) -> Answer {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_that_does_not_resolve_stopped_the_whole_appliance() {
+    fn a_name_that_does_not_resolve_delays_no_other() {
         let start = Instant::now();
         let (gate, held) = channel::<()>();
         let held = Mutex::new(held);
@@ -147,26 +148,26 @@ mod tests {
         found.sort_by_key(|answer| answer.peer.0);
         assert_eq!((found[0].peer, found[0].found.clone()), (PeerId(1), Err("not known".to_owned())));
         assert_eq!(found[1].peer, PeerId(2));
-        // One that is being asked for is not asked for again, one that failed is, later and later.
+        // A name with a pending query gets no other; one that failed does, later and later.
         let mut asked_at = Vec::new();
         let mut now = start;
         for _ in 0..7 {
             let due = names.poll_timeout().unwrap();
             asked_at.push((due - now).as_secs());
             now = due;
-            names.set_heard(PeerId(2), true, now);
+            names.set_reachable(PeerId(2), true, now);
             names.handle_timeout(now);
             assert_eq!(answer(&mut names, now).peer, PeerId(1));
         }
         assert_eq!(asked_at, [1, 2, 4, 8, 16, 30, 30]);
-        names.set_heard(PeerId(2), false, now);
-        assert_eq!(names.poll_timeout(), Some(now + RETRY_FIRST), "a peer that is not heard any more may have moved");
+        names.set_reachable(PeerId(2), false, now);
+        assert_eq!(names.poll_timeout(), Some(now + RETRY_FIRST), "a peer that is not reachable may have moved");
         drop(gate);
         assert_eq!(answer(&mut names, now).found, Err("given up".to_owned()));
     }
 
     #[test]
-    fn the_system_is_asked() {
+    fn the_system_resolver_answers() {
         assert!(ask_system("localhost:7117").unwrap().iter().all(|address| address.ip().is_loopback()));
         assert!(ask_system("no-such-host.invalid:7117").is_err());
     }

@@ -1,8 +1,8 @@
-//! The TUN device's place in this host: up, without an address of its own, with a route for each mirror subnet.
+//! The TUN device in this host: up, without an address of its own, with a route for each mirror subnet.
 //!
-//! Others change what we have set: an address that is renewed and a device that is set down and up again take our routes
-//! along, and what the mirror should get leaves in clear by the next best route. So what the kernel tells is listened to,
-//! and each second the routes are looked at in any case. What is wrong is mended where that is ours to do, and said once
+//! Other programs change what we have set: a renewed address, or a device that is set down and up again, removes our
+//! routes, and packets for the mirror leave unprotected by the next best route. So changes that the kernel reports are
+//! followed, and the routes are checked each second in any case. What is ours is restored; each trouble is logged once
 //! when it begins and once when it ends.
 
 use std::collections::BTreeMap;
@@ -17,16 +17,16 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::io::netlink::{Change, Monitor, Netlink, ROUTE_PROTOCOL, Route};
 
-/// How often everything is looked at, whatever the kernel tells.
+/// How often everything is checked, whatever the kernel reports.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A host whose routes change without end is not looked at more often.
+/// Endless changes of routes do not lead to more frequent checks than this.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is wrong with the way of packets into the device; for each prefix the first that applies.
+/// What is wrong with the route of packets into the device; for each prefix the first that applies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "trouble")]
 pub enum RouteTrouble {
-    /// Somebody has set the device down; nothing comes in.
+    /// The device was set down; nothing comes in.
     DeviceDown,
     /// Packets to the prefix take another route.
     Elsewhere {
@@ -35,18 +35,18 @@ pub enum RouteTrouble {
         /// The index of its device.
         device: u32,
     },
-    /// There is no route, and the kernel takes none; its words.
+    /// There is no route, and the kernel refuses ours.
     Missing {
-        /// What the kernel says.
+        /// The kernel's error.
         cause: String,
     },
-    /// Neither has this host an address in `local_prefixes`, nor does it forward for others that have.
+    /// This host has no address in `local_prefixes` and does not forward for hosts that have one.
     NotForwarding,
-    /// `local_prefixes` has others than this host, and it does not forward for them.
+    /// `local_prefixes` holds other hosts too, but this host does not forward for them.
     OwnProgramsOnly,
 }
 
-/// A mirror subnet, and how it stands with its route.
+/// A mirror subnet and the state of its route.
 #[derive(Debug)]
 struct Wanted {
     prefix: IpNetwork,
@@ -54,25 +54,25 @@ struct Wanted {
     trouble: Option<RouteTrouble>,
 }
 
-/// Our routes; they are removed when this is dropped, and vanish with the device in any case.
+/// Our routes. They are removed on drop, and vanish with the device in any case.
 pub struct Routes {
     netlink: Netlink,
     monitor: Monitor,
     device: u32,
     name: String,
     mtu: u32,
-    is_mtu_told: bool,
+    is_mtu_reported: bool,
     locals: Vec<IpNetwork>,
     wanted: Vec<Wanted>,
-    looked_at: Instant,
+    checked_at: Instant,
     next_look: Instant,
 }
 
 impl Routes {
     /// Brings the device up and adds a route for each prefix of each peer.
     ///
-    /// Where this host has an address within `local_prefixes` itself, its own programs are told to send from that:
-    /// the peer accepts nothing else, and the device has no address to choose.
+    /// Where this host has an address within `local_prefixes`, the routes make its own programs send from that address:
+    /// the peer accepts no other, and the device has no address to choose.
     pub fn install(config: &Config, device: &str, now: Instant) -> io::Result<Self> {
         let monitor = Monitor::open()?;
         let mut netlink = Netlink::open()?;
@@ -86,10 +86,10 @@ impl Routes {
             device: index,
             name: device.to_owned(),
             mtu: u32::from(config.tun.mtu),
-            is_mtu_told: false,
+            is_mtu_reported: false,
             locals: config.node.local_prefixes.clone(),
             wanted: prefixes.map(|&prefix| Wanted { prefix, added: None, trouble: None }).collect(),
-            looked_at: now,
+            checked_at: now,
             next_look: now + INTERVAL,
         };
         let sources = routes.sources()?;
@@ -98,16 +98,16 @@ impl Routes {
             routes.netlink.add_route(&route)?;
             routes.wanted[at].added = Some(route);
         }
-        routes.look_at_all(&sources);
+        routes.check_all(&sources);
         Ok(routes)
     }
 
-    /// When to look next.
+    /// When to check next.
     pub fn poll_timeout(&self) -> Instant {
         self.next_look
     }
 
-    /// Listens to what the kernel tells, and looks if it is time: mends what was changed.
+    /// Reads the changes that the kernel reports, and checks if it is time: restores what was changed.
     pub fn look(&mut self, now: Instant) {
         let Self { monitor, wanted, device, .. } = self;
         let mut is_ours = false;
@@ -122,20 +122,20 @@ impl Routes {
             };
         });
         if is_ours {
-            self.next_look = self.next_look.min(self.looked_at + LEAST_INTERVAL);
+            self.next_look = self.next_look.min(self.checked_at + LEAST_INTERVAL);
         }
         if self.next_look > now {
             return;
         }
-        self.looked_at = now;
+        self.checked_at = now;
         self.next_look = now + INTERVAL;
         match self.sources() {
-            Ok(sources) => self.look_at_all(&sources),
+            Ok(sources) => self.check_all(&sources),
             Err(error) => tracing::debug!("{error}"),
         }
     }
 
-    /// Packets that the kernel dropped because we did not read the device fast enough.
+    /// Packets that the kernel dropped because we read the device too slowly.
     pub fn dropped(&mut self) -> io::Result<u64> {
         Ok(self.netlink.link_statistics(self.device)?.tx_dropped)
     }
@@ -151,7 +151,7 @@ impl Routes {
         self.wanted.iter().filter_map(trouble).collect()
     }
 
-    /// The addresses that this host's own programs send from, IPv4 and IPv6.
+    /// The addresses that this host's own programs send from: IPv4 and IPv6.
     fn sources(&mut self) -> io::Result<[Option<IpAddr>; 2]> {
         let addresses = self.netlink.addresses()?;
         let within = |is_ipv4: bool| {
@@ -167,22 +167,22 @@ impl Routes {
             prefix,
             device: self.device,
             preferred_source: sources[usize::from(prefix.is_ipv6())],
-            // The best there is, so that a bypass route beside it can have any other metric.
+            // The best metric, so that a bypass route beside it can have any other.
             metric: prefix.is_ipv6().then_some(1),
             protocol: ROUTE_PROTOCOL,
         }
     }
 
-    fn look_at_all(&mut self, sources: &[Option<IpAddr>; 2]) {
+    fn check_all(&mut self, sources: &[Option<IpAddr>; 2]) {
         for at in 0..self.wanted.len() {
-            let found = self.look_at(at, sources);
-            self.tell(at, found);
+            let found = self.check_route(at, sources);
+            self.log_trouble(at, found);
         }
-        self.look_at_mtu();
+        self.check_mtu();
     }
 
-    /// What is wrong with the route to one prefix, after what can be mended is.
-    fn look_at(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
+    /// What is wrong with the route to one prefix, after what can be restored is restored.
+    fn check_route(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
         let prefix = self.wanted[at].prefix;
         let route = self.route(prefix, sources);
         let address = address_inside(prefix);
@@ -194,7 +194,8 @@ impl Routes {
         };
         let is_in_place = found.as_ref().is_some_and(is_ours);
         if !is_in_place || found.is_some_and(|found| found.preferred_source != route.preferred_source) {
-            // Ours that leads where it should, from an address that is not ours any more, is never gone meanwhile.
+            // Our route leads into the device but has an old source address: replacing it leaves no moment without a
+            // route.
             let restored = match is_in_place {
                 true => self.netlink.replace_route(&route),
                 false => self.netlink.add_route(&route),
@@ -203,7 +204,7 @@ impl Routes {
                 Ok(()) => {
                     tracing::info!(prefix = %prefix, source = ?route.preferred_source, "route restored; something had removed it");
                     self.wanted[at].added = Some(route);
-                    // There may be a better one all the same.
+                    // Another route may still be preferred.
                     let found = self.netlink.route_to(address).ok().flatten();
                     if let Some(other) = found.filter(|found| !is_ours(found)) {
                         return Some(RouteTrouble::Elsewhere {
@@ -232,8 +233,8 @@ impl Routes {
         }
     }
 
-    /// Says what is wrong when it begins, and when it has ended.
-    fn tell(&mut self, at: usize, found: Option<RouteTrouble>) {
+    /// Logs trouble when it begins, and when it has ended.
+    fn log_trouble(&mut self, at: usize, found: Option<RouteTrouble>) {
         let Wanted { prefix, trouble, .. } = &mut self.wanted[at];
         if *trouble == found {
             return;
@@ -270,32 +271,32 @@ impl Routes {
         *trouble = found;
     }
 
-    fn look_at_mtu(&mut self) {
+    fn check_mtu(&mut self) {
         let Ok(link) = self.netlink.link(&self.name) else { return };
         let is_other = link.mtu != self.mtu;
-        if is_other && !self.is_mtu_told {
+        if is_other && !self.is_mtu_reported {
             let (name, found, wanted) = (&self.name, link.mtu, self.mtu);
             tracing::warn!(
                 "the MTU of {name} was changed to {found}, tun.mtu is {wanted}; `ip link set {name} mtu {wanted}`"
             );
         }
-        self.is_mtu_told = is_other;
+        self.is_mtu_reported = is_other;
     }
 }
 
 impl AsRawFd for Routes {
-    /// Readable when the kernel has told something.
+    /// Readable when the kernel has reported a change.
     fn as_raw_fd(&self) -> RawFd {
         self.monitor.as_raw_fd()
     }
 }
 
-/// The network alone, without an address in it.
+/// The network alone, without host bits.
 fn prefix_of(prefix: IpNetwork) -> IpNetwork {
     IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
 }
 
-/// An address inside, and not the first, which may be taken for the network itself.
+/// An address inside, but not the first: that may count as the network itself.
 fn address_inside(prefix: IpNetwork) -> IpAddr {
     match prefix {
         IpNetwork::V4(network) => network.nth(1).unwrap_or(network.network()).into(),
@@ -303,7 +304,7 @@ fn address_inside(prefix: IpNetwork) -> IpAddr {
     }
 }
 
-/// One address, not a network.
+/// A single address, not a network.
 fn is_host(prefix: IpNetwork) -> bool {
     prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
 }
@@ -312,7 +313,7 @@ fn forwarding_key(ipv6: bool) -> &'static str {
     if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" }
 }
 
-/// Whether this host forwards packets; where that cannot be read, it is taken to.
+/// Whether this host forwards packets; true where that cannot be read.
 fn forwards(ipv6: bool) -> bool {
     let path = format!("/proc/sys/{}", forwarding_key(ipv6).replace('.', "/"));
     std::fs::read_to_string(path).map_or(true, |value| value.trim() != "0")

@@ -1,7 +1,7 @@
-//! Finds the queues through which this host reaches its peers, and names those that may drop what they have taken.
+//! Finds the queues through which this host reaches its peers, and logs those that may drop what they have taken.
 //!
-//! Only where notifications are configured: without them nobody relies on what has left this host. Lanes look at the ways
-//! themselves, each time they are about to believe a timestamp: [`crate::appliance::notify::egress_watch`].
+//! Only where notifications are configured: otherwise no program relies on what has left this host. Lanes check the
+//! egress themselves, each time before a timestamp counts: [`crate::appliance::notify::egress_watch`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,56 +10,56 @@ use std::time::{Duration, Instant};
 use crate::io::qdisc::{Egress, egress};
 use crate::tunnel::PeerId;
 
-/// How often the ways are looked at.
+/// How often the egress to the peers is checked.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The ways to the peers.
+/// The egress to each peer.
 #[derive(Debug, Default)]
 pub struct Uplinks {
-    /// One way for each peer, however often it moves.
+    /// One entry for each peer, however often the peer moves.
     peers: BTreeMap<PeerId, Known>,
     next_look: Option<Instant>,
 }
 
-/// Where a peer was last heard, from which address it is sent to, and the way there as the lanes know it.
+/// The peer's last known address, the source address of datagrams to it, and its egress as the lanes know it.
 #[derive(Debug)]
 struct Known {
     to: IpAddr,
     from: Option<IpAddr>,
-    way: Option<Egress>,
+    egress: Option<Egress>,
 }
 
-/// The way to a peer, as it has changed.
+/// The egress to a peer, after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// Which peer.
+    /// The peer.
     pub peer: PeerId,
-    /// Its device has several transmit queues and chooses by the processor that sends.
+    /// Its device has several transmit queues and selects one by the sending processor.
     pub several_queues: bool,
 }
 
 impl Uplinks {
-    /// A session with a peer at the address `to` was established; it is sent to from `from`, or from where the kernel chooses.
+    /// A session with the peer at `to` was established; datagrams leave from `from`, or from where the kernel chooses.
     pub fn add(&mut self, peer: PeerId, to: IpAddr, from: Option<IpAddr>, now: Instant) {
-        let known = self.peers.entry(peer).or_insert(Known { to, from, way: None });
+        let known = self.peers.entry(peer).or_insert(Known { to, from, egress: None });
         (known.to, known.from) = (to, from);
         self.next_look = Some(now);
     }
 
-    /// When to look next.
+    /// When to check next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next_look
     }
 
-    /// Looks, if it is time: the ways that have changed.
+    /// Checks if it is time; returns what has changed.
     pub fn look(&mut self, now: Instant) -> Vec<Uplink> {
         if self.next_look.is_none_or(|at| at > now) {
             return Vec::new();
         }
         self.next_look = Some(now + INTERVAL);
         let mut news = Vec::new();
-        for (&peer, Known { to, from, way: known }) in &mut self.peers {
-            // While there is no route, sends fail, and that is seen.
+        for (&peer, Known { to, from, egress: known }) in &mut self.peers {
+            // Without a route, sends fail, and that is counted.
             let Ok(found) = egress(*to, *from) else { continue };
             let way = |it: &Egress| (it.device.clone(), it.qdisc.clone());
             if known.as_ref().map(way) == Some(way(&found)) {
@@ -82,10 +82,10 @@ impl Uplinks {
         news
     }
 
-    /// Not every lane could be told of the way to this peer.
-    pub fn on_untold(&mut self, uplink: Uplink) {
+    /// Not every lane got this change: it is sent again at the next look.
+    pub fn on_unsent(&mut self, uplink: Uplink) {
         if let Some(known) = self.peers.get_mut(&uplink.peer) {
-            known.way = None;
+            known.egress = None;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a lane answers when it is asked what it has counted and heard.
+//! How a lane answers a snapshot request.
 
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use crate::flow::arrivals::Arrival;
 use crate::tunnel::PeerId;
 
 impl Lane {
-    /// Answers whoever asked; `is_read` if everything was read that had come by then.
+    /// Answers a request. `is_read`: everything that came before it was read.
     pub(super) fn answer(&mut self, reply: &SyncSender<LaneSnapshot>, is_read: bool) {
-        // Whoever asked may have given up waiting.
+        // The requester may have stopped waiting.
         let _ = reply.try_send(self.snapshot(is_read));
     }
 
@@ -22,12 +22,13 @@ impl Lane {
         let receive_overflows = self.udp.count_overflows();
         self.listening.on_overflows(receive_overflows, now);
         let (last_hop, arrivals) = (self.last_hop.status(), self.last_hop.arrivals());
-        let promises = |peer: usize| self.driver.as_ref().and_then(|driver| driver.lane_protection().peers().get(peer));
+        let protection_of =
+            |peer: usize| self.driver.as_ref().and_then(|driver| driver.lane_protection().peers().get(peer));
         let peers = (0..).zip(self.forwarder.peers()).map(|(number, peer)| {
             let owns = |flow: &Arrival| self.forwarder.owner(flow.key.source) == Some(PeerId(number));
             let silence = self.listening.silence(number.into(), peer.last_heard(), is_read);
             let arrived = ArrivalsSnapshot::take(peer, arrivals, owns, silence, now);
-            PeerSnapshot::take(peer, promises(number.into()), arrived, now)
+            PeerSnapshot::take(peer, protection_of(number.into()), arrived, now)
         });
         let peers = peers.collect();
         LaneSnapshot {

@@ -1,19 +1,19 @@
-//! Whether a lane waits awake for what is due soon: to fall asleep and be woken by the timer takes about as long as a
-//! block stays open for a neighbour.
+//! Whether a lane spins instead of sleeping before a very near deadline. Sleeping and being woken by the timer takes
+//! about as long as a block stays open for another packet.
 //!
-//! Worth it for a lone write that somebody waits for. In a stream of them the processor is better used by whoever makes
-//! it.
+//! Spinning helps a single write whose writer waits for an answer. In a stream of packets the processor is better left
+//! to the program that sends them.
 
 use std::time::{Duration, Instant};
 
-/// What is due sooner is waited for awake,
+/// The lane spins only before a deadline that is at most this near,
 const SPIN: Duration = Duration::from_micros(60);
-/// no more often than this,
+/// at most once in this time,
 const EVERY: Duration = Duration::from_millis(1);
-/// and only if no more packets than these came meanwhile.
+/// and only if at most this many packets came meanwhile.
 const FEW: u32 = 4;
 
-/// When a lane last waited awake, and what it read since.
+/// When a lane last began to spin, and what it has read since.
 #[derive(Debug, Default)]
 pub struct BusyPoll {
     began: Option<Instant>,
@@ -28,7 +28,7 @@ impl BusyPoll {
         self.packets = self.packets.saturating_add(1);
     }
 
-    /// Whether to wait awake for what is due at `due`.
+    /// Whether to spin until `due`.
     pub fn should_spin(&mut self, due: Instant, now: Instant) -> bool {
         if due.saturating_duration_since(now) > SPIN {
             return false;
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lone_write_is_waited_for_awake_and_a_stream_is_not() {
+    fn a_lane_spins_for_a_single_write_and_not_for_a_stream() {
         let start = Instant::now();
         let micros = |micros| start + Duration::from_micros(micros);
         let mut busy_poll = BusyPoll::default();

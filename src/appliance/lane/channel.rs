@@ -1,4 +1,4 @@
-//! The line between a lane and the control thread: bounded channels and a waker in each direction.
+//! The channels between a lane and the control thread: bounded, with a waker in each direction.
 
 use std::io;
 use std::sync::Arc;
@@ -12,58 +12,58 @@ use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::Established;
 
-/// What the control thread asks of a lane.
+/// A command of the control thread to a lane.
 #[derive(Debug)]
 pub enum Command {
     /// Use these keys.
     Install(Box<Established>),
-    /// Send this datagram of a handshake.
+    /// Send this handshake datagram.
     Handshake {
-        /// Where to, and from which address.
+        /// Its destination and source address.
         to: Endpoint,
         /// The datagram.
         datagram: Vec<u8>,
     },
-    /// Tell what you have counted.
+    /// Reply with your counts.
     Snapshot(SyncSender<LaneSnapshot>),
-    /// The way to a peer has changed.
+    /// The egress to a peer has changed.
     Uplink(Uplink),
     /// Send what is left, and end.
     Stop,
 }
 
-/// What a lane tells the control thread.
+/// An event that a lane reports to the control thread.
 #[derive(Debug)]
 pub enum LaneEvent {
-    /// A datagram of a handshake came.
+    /// A handshake datagram came.
     Handshake {
-        /// Where from, and to which address.
+        /// Its source, and the address of ours that it was sent to.
         from: Endpoint,
         /// The datagram.
         datagram: Vec<u8>,
     },
-    /// The peer has shown that it has the keys of a session in which it called us.
+    /// The peer has proved that it has the keys of a session that it initiated.
     SessionConfirmed {
-        /// The session, as we number it.
+        /// Our index of the session.
         local_index: u32,
     },
     /// A new session with this peer is wanted.
     SessionWanted(PeerId),
-    /// The lane has ended, by command or because it could not go on.
+    /// The lane has ended, by command or by an error.
     Ended {
         /// Its number.
         lane: u8,
-        /// Why, if it was not asked to.
+        /// Why, unless it was a command.
         cause: Option<io::Error>,
     },
 }
 
-/// Both ends of a lane's conversation with the control thread, lane side.
+/// The lane's ends of its channels.
 #[derive(Debug)]
 pub struct LaneChannel {
     /// Commands to the lane.
     pub commands: Receiver<Command>,
-    /// Notices to the control thread; bounded: what does not fit is counted and forgotten.
+    /// Events to the control thread. Bounded: an event that does not fit is counted and dropped.
     pub events: SyncSender<LaneEvent>,
     /// Wakes the control thread.
     pub control: Arc<Waker>,

@@ -1,29 +1,31 @@
 //! A lane: one TUN queue, one UDP socket, one thread that runs to completion.
 //!
-//! A turn (`Lane::turns`), with a budget on each reading step so that no side starves:
+//! The steps of a turn (`Lane::turns`). Each step that reads the TUN or a socket has a budget, so that no side starves:
 //!
 //! 1. note whether the lane stood still since the last turn;
-//! 2. obey the commands of the control thread;
-//! 3. read the TUN: each packet goes into its block, a train leaves as soon as it is full, and when the TUN is empty nothing
-//!    waits for a neighbour any longer;
+//! 2. run the commands of the control thread;
+//! 3. read the TUN: each packet goes into its block, and a train leaves as soon as it is full. When the TUN is empty,
+//!    the open symbol is finished short: no packet waits for the next one;
 //! 4. close blocks and write reports that are due;
 //! 5. send what waits, as much as the socket takes;
-//! 6. read UDP: handshakes go to the control thread, all else is opened; deliver to the TUN after each train;
-//! 7. deliver once more, for what has waited long enough although nothing came;
-//! 8. answer who asked for counters, once everything that came before the question is read;
-//! 9. hand on again what was lost on the last hop, if its sender is silent;
-//! 10. keep promises, by the clock of now: what happened to blocks and what reports told, timestamps, deadlines, requests of
-//!     subscribers, notifications;
-//! 11. empty the error queue, if the poll has told of errors and step 10 has not looked for that reason; without
-//!     notifications this is the only place;
-//! 12. say in the log what is wrong with packets and sending, and what has ended;
-//! 13. tell the control thread which sessions are confirmed and which are wanted;
-//! 14. say in the log what was found out about trains, timestamps and the TUN;
-//! 15. when it is to stop: send what is left, keep promises again, and end if nothing waits or the time is up;
-//! 16. sleep until a descriptor is ready or the next deadline; a short while it may wait awake.
+//! 6. read UDP: handshakes go to the control thread, all other datagrams are opened. Packets go to the TUN after each
+//!    train;
+//! 7. deliver to the TUN once more: the hold of a hole may have ended although nothing came;
+//! 8. answer snapshot requests, each once everything that came before it is read;
+//! 9. hand on again what was lost on the last hop, if its peer is silent;
+//! 10. update protection: block events, feedback from reports, timestamps, deadlines, requests of subscribers,
+//!     notifications;
+//! 11. empty the error queue if it may still hold entries: step 10 stops at a bound, and does nothing without
+//!     notifications;
+//! 12. log a new kind of stray packet, and each kind of stray packet or send error that has ended. Steps 10 and 11 log
+//!     new kinds of send errors;
+//! 13. send events to the control thread: which sessions are confirmed, and which are wanted;
+//! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains;
+//! 15. after a stop command: close all blocks, send, repeat step 10, and end once nothing waits or the time is up;
+//! 16. sleep until a descriptor is ready or the next deadline. Before a very near deadline the lane may spin instead.
 //!
-//! The clock is read at the beginning of a turn and handed down, and again for step 10: a timestamp is worth nothing without
-//! a link that is healthy then. What the bytes mean is decided in [`crate::tunnel`].
+//! The clock is read at the start of a turn and passed down. Steps 8, 10 and 15 read it again: a timestamp counts only
+//! while the link is healthy. What the bytes mean is decided in [`crate::tunnel`].
 
 mod answer;
 mod busy_poll;
@@ -83,12 +85,12 @@ const TUN_BUDGET: usize = 16;
 /// Trains read from UDP in one turn.
 const UDP_BUDGET: usize = 8;
 
-/// How long a lane that was told to stop waits for what it has sent to leave this host.
+/// After a stop command, a lane waits at most this long for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How often it looks meanwhile whether that is over.
+/// While it waits, it checks this often.
 const STOP_STEP: Duration = Duration::from_millis(1);
 
-/// How often a hole is looked at that holds on beyond its time.
+/// How often to check a hole that still holds after its time.
 const HELD_STEP: Duration = Duration::from_millis(1);
 
 /// One lane, before and while it runs.
@@ -99,7 +101,7 @@ pub struct Lane {
     timer: Timer,
     poll: Poll,
     forwarder: Forwarder,
-    /// If somebody may be told what is protected.
+    /// `Some` where notifications are configured.
     driver: Option<ProtectionDriver>,
     channel: LaneChannel,
     buffer: Box<[u8]>,
@@ -109,16 +111,16 @@ pub struct Lane {
     strays: Strays,
     busy_poll: BusyPoll,
     listening: Listening<SyncSender<LaneSnapshot>>,
-    /// What was handed on.
+    /// What was handed on to the mirror.
     last_hop: LastHop,
-    /// How each peer is sent to.
+    /// How datagrams leave for each peer.
     targets: Vec<PeerTarget>,
-    /// The lane was told to stop, and ends at the latest then.
+    /// Set by a stop command: the lane ends by then.
     stopping: Option<Instant>,
 }
 
 impl Lane {
-    /// Puts the descriptors into one poll; the waker wakes this lane for commands.
+    /// Puts all descriptors into one poll. The returned waker wakes this lane for commands.
     pub fn new(
         number: u8,
         tun: Tun,
@@ -158,7 +160,7 @@ impl Lane {
         Ok((lane, waker))
     }
 
-    /// What is protected is told from now on.
+    /// From now on this lane publishes what is protected.
     pub fn set_protection(&mut self, mut driver: ProtectionDriver) -> io::Result<()> {
         if let Some(port) = driver.publish_path().port() {
             self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE)?;
@@ -167,16 +169,16 @@ impl Lane {
         Ok(())
     }
 
-    /// How timestamps of departures are had on this lane's socket.
+    /// Which kind of transmit timestamps this lane's socket uses.
     pub fn stamps(&self) -> StampState {
         self.udp.stamps()
     }
 
-    /// Runs until told to stop; returns what was counted.
+    /// Runs until a stop command or an error; returns the last counts.
     pub fn run(mut self) -> LaneSnapshot {
         let cause = self.turns().err();
         let snapshot = self.snapshot(false);
-        // Without a control thread there is nobody left to tell.
+        // Without a control thread nothing receives the event.
         let _ = self.channel.events.send(LaneEvent::Ended { lane: self.number, cause });
         let _ = self.channel.control.wake();
         snapshot
@@ -188,7 +190,7 @@ impl Lane {
             let now = Instant::now();
             self.listening.receive_lag.on_turn(now);
             if self.ready.commands {
-                self.obey(now);
+                self.run_commands(now);
             }
             self.read_tun(now)?;
             self.forwarder.handle_timeout(now);
@@ -201,18 +203,19 @@ impl Lane {
             self.listening.on_turn_end();
             self.last_hop.mend(self.forwarder.peers(), &mut self.tun_writer, !self.ready.udp, now);
             self.follow_protection();
-            // What was left is read without waiting for the poll to say so: it wakes the lane, and would again and again.
+            // Entries that a drain left keep the lane from sleeping, and the poll may not report them again: read them
+            // now.
             if std::mem::take(&mut self.ready.errors) | self.udp.errors_left() {
                 self.note_errors(now);
             }
-            self.say(now);
+            self.log_problems(now);
             while let Some(local_index) = self.forwarder.poll_confirmed() {
-                self.notify(LaneEvent::SessionConfirmed { local_index });
+                self.send_event(LaneEvent::SessionConfirmed { local_index });
             }
             while let Some(peer) = self.forwarder.poll_request(now) {
-                self.notify(LaneEvent::SessionWanted(peer));
+                self.send_event(LaneEvent::SessionWanted(peer));
             }
-            self.say_what_changed();
+            self.log_changes();
             if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
                 return Ok(());
             }
@@ -220,7 +223,8 @@ impl Lane {
         }
     }
 
-    /// Everything that was read has left this host, or will not.
+    /// Closes all blocks and sends. True once everything that was read has left this host or never will, or at
+    /// `latest`.
     fn has_drained(&mut self, latest: Instant, now: Instant) -> bool {
         self.forwarder.flush(now);
         self.send(Trains::All, now);
@@ -229,8 +233,8 @@ impl Lane {
         now >= latest || (is_sent && self.driver.as_mut().is_none_or(ProtectionDriver::is_settled))
     }
 
-    /// Follows the evidence, and tells subscribers. The clock is read again: a timestamp is worth nothing without a
-    /// link that is healthy now, and this turn may have begun long ago.
+    /// Updates protection and publishes what changed. Reads the clock again: a timestamp counts only if the link is
+    /// healthy now, and this turn may have begun long ago.
     fn follow_protection(&mut self) {
         let Some(driver) = &mut self.driver else { return };
         let now = Instant::now();
@@ -242,12 +246,12 @@ impl Lane {
             while let Some(to) = self.udp.poll_late_error() {
                 driver.on_late_error(to, &self.forwarder, now);
             }
-            say::complain(&mut self.send_error_log, self.number, errors, now);
+            say::log_send_errors(&mut self.send_error_log, self.number, errors, now);
         }
         driver.publish(&mut self.forwarder, now);
     }
 
-    fn obey(&mut self, now: Instant) {
+    fn run_commands(&mut self, now: Instant) {
         loop {
             match self.channel.commands.try_recv() {
                 Ok(Command::Install(established)) => {
@@ -305,7 +309,7 @@ impl Lane {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
-                Err(error) if is_passing(&error) => self.ready.tun = false,
+                Err(error) if is_transient(&error) => self.ready.tun = false,
                 Err(error) => return Err(error),
             }
             if self.forwarder.has_full_train() {
@@ -319,7 +323,7 @@ impl Lane {
     }
 
     fn read_udp(&mut self, now: Instant) -> io::Result<()> {
-        // The poll may not have told yet of what came while this lane stood still.
+        // What came while this lane stood still may not be in a poll event yet.
         self.ready.udp |= self.listening.wants_look(self.forwarder.held_until(), now);
         for _ in 0..UDP_BUDGET {
             if !self.ready.udp {
@@ -332,16 +336,17 @@ impl Lane {
             };
             let arrived = self.listening.receive_lag.on_train(received.arrived, received.len, now);
             self.listening.on_overflows(self.udp.receive_overflows(), arrived);
-            // An empty datagram is one too, and counted.
+            // An empty datagram is handled and counted too.
             for start in (0..received.len.max(1)).step_by(received.segment) {
                 let end = received.len.min(start + received.segment);
                 let datagram = &mut self.buffer[start..end];
                 if DatagramType::of(datagram).is_some_and(DatagramType::is_handshake) {
-                    // The longest is told apart here, so that a stranger cannot make us copy more.
+                    // One byte more than the longest handshake marks it as too long. An unauthenticated sender cannot
+                    // make us copy more.
                     let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
                     let from = Endpoint { remote: received.from, local: received.to };
                     let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
-                    self.notify(event);
+                    self.send_event(event);
                 } else {
                     self.forwarder.handle_datagram(datagram, received.from, arrived);
                 }
@@ -353,7 +358,7 @@ impl Lane {
 
     fn deliver(&mut self, now: Instant) {
         self.listening.receive_lag.set_hold(self.forwarder.hold());
-        let until = self.listening.receive_lag.heard_until();
+        let until = self.listening.receive_lag.hold_clock();
         let mut refused = 0;
         while let Some(deliverable) = self.forwarder.poll_delivery(until) {
             if let Some(driver) = &mut self.driver {
@@ -366,9 +371,9 @@ impl Lane {
         self.forwarder.on_refused(refused);
     }
 
-    fn notify(&mut self, event: LaneEvent) {
+    fn send_event(&mut self, event: LaneEvent) {
         match self.channel.events.try_send(event) {
-            // A waker that fails has no poll any more: the control thread is gone.
+            // Waking fails only if the control thread's poll is gone, and with it the thread.
             Ok(()) => drop(self.channel.control.wake()),
             Err(_) => self.notices_lost += 1,
         }
@@ -376,22 +381,23 @@ impl Lane {
 
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
         let busy = self.ready.udp
-            || self.listening.is_asked()
+            || self.listening.has_questions()
             || (self.ready.tun && self.forwarder.wants_packets())
             || self.ready.errors
             || self.udp.errors_left()
             || self.driver.as_mut().is_some_and(ProtectionDriver::is_busy);
         let mut is_soon = false;
         if !busy {
-            let promises = self.driver.as_mut().and_then(|driver| driver.deadline(now));
-            // Nothing tells that another lane has ended.
+            let protection_due = self.driver.as_mut().and_then(|driver| driver.deadline(now));
+            // No event reports that another lane has ended.
             let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
             let mut due = self.forwarder.poll_timeout(now);
             if self.forwarder.held_until().is_some_and(|held| held <= now) {
-                // It holds on because the lane has not listened for long enough; all else that was due is done.
+                // The hole still holds because the lane has not listened for long enough; all else that was due is
+                // done.
                 due = due.map(|due| due.max(now + HELD_STEP));
             }
-            let due = [due, promises, look, self.last_hop.deadline()].into_iter().flatten().min();
+            let due = [due, protection_due, look, self.last_hop.deadline()].into_iter().flatten().min();
             is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
             if !is_soon {
                 self.timer.set(due, now)?;
@@ -425,8 +431,8 @@ impl Lane {
     }
 }
 
-/// The device is down or being moved: packets come again when it is up.
-fn is_passing(error: &io::Error) -> bool {
+/// The device is down or is being moved: packets come again when it is up.
+fn is_transient(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(libc::EIO)
 }
 

@@ -1,13 +1,13 @@
-//! What a lane has to look at: which of its descriptors may have more. It looks at none itself.
+//! Which descriptors of a lane may have more. This file reads none of them.
 
-/// Descriptors that may have more: they are edge-triggered, so this is remembered until one says it has not.
+/// Descriptors that may have more. They are edge-triggered: a flag stays set until a read finds nothing.
 #[derive(Debug)]
 pub struct Readiness {
     /// The TUN.
     pub tun: bool,
     /// The socket, to read from.
     pub udp: bool,
-    /// The last send did not meet a full buffer.
+    /// The socket takes more: the last send did not fill its buffer.
     pub sendable: bool,
     /// Commands of the control thread.
     pub commands: bool,
@@ -16,7 +16,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Whatever came before the descriptors were watched is not told again.
+    /// All readable: no event reports what came before the descriptors were watched.
     pub fn at_start() -> Self {
         Self { tun: true, udp: true, sendable: true, commands: true, errors: false }
     }

@@ -1,4 +1,4 @@
-//! What a lane finds wrong and says aloud: errors of sending, packets that belong to nobody, the queues of the uplink.
+//! What a lane logs about its packets: send errors and strays. It also reacts to an uplink with several queues.
 
 use std::time::Instant;
 
@@ -9,7 +9,8 @@ use crate::io::cpu;
 use crate::io::udp::ErrorCounts;
 
 impl Lane {
-    /// The end of a train is shown by what left after it, so all of it has to go through one queue.
+    /// Keeps the lane on one processor where the uplink has several queues. A later departure proves that the end of a
+    /// train has left, so all datagrams must take one queue.
     pub(super) fn on_uplink(&mut self, uplink: Uplink) {
         if !uplink.several_queues {
             return;
@@ -41,11 +42,11 @@ impl Lane {
                 driver.on_late_error(to, &self.forwarder, now);
             }
         }
-        complain(&mut self.send_error_log, self.number, found, now);
+        log_send_errors(&mut self.send_error_log, self.number, found, now);
     }
 
-    /// Says which packets belong to nobody, and what has ended.
-    pub(super) fn say(&mut self, now: Instant) {
+    /// Logs a new kind of stray packet, and each kind of stray packet or send error that has ended.
+    pub(super) fn log_problems(&mut self, now: Instant) {
         if let Some(words) = self.forwarder.poll_stray().and_then(|stray| self.strays.note(stray, now)) {
             tracing::warn!(lane = self.number, "{words}");
         }
@@ -58,8 +59,8 @@ impl Lane {
     }
 }
 
-/// Counts errors of sending, and says those that are new.
-pub(super) fn complain(send_error_log: &mut SendErrorLog, lane: u8, found: ErrorCounts, now: Instant) {
+/// Counts errors of sending, and logs the kinds that are new.
+pub(super) fn log_send_errors(send_error_log: &mut SendErrorLog, lane: u8, found: ErrorCounts, now: Instant) {
     for words in send_error_log.note(found, now) {
         tracing::warn!(lane, "{words}");
     }

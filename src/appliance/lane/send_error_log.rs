@@ -1,10 +1,10 @@
-//! Errors of sending: counted, and each kind said once when it begins, with the remedy, and once when it has ended.
+//! Errors of sending: counted, and each kind logged once when it begins, with the remedy, and once when it has ended.
 
 use std::time::{Duration, Instant};
 
 use crate::io::udp::ErrorCounts;
 
-/// It has ended when there was none for so long.
+/// A kind has ended when none came for this long.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// What went wrong with a datagram.
@@ -30,7 +30,7 @@ impl Kind {
         }
     }
 
-    fn words(self, counts: &ErrorCounts) -> String {
+    fn message(self, counts: &ErrorCounts) -> String {
         let words = match self {
             Self::TooBig => {
                 let mtu = counts.path_mtu.map_or("unknown".to_owned(), |mtu| mtu.to_string());
@@ -51,16 +51,16 @@ impl Kind {
     }
 }
 
-/// The errors of one lane.
+/// The send errors of one lane.
 #[derive(Debug, Default)]
 pub struct SendErrorLog {
     total: ErrorCounts,
-    /// Kinds that were said and have not ended, with when one last came and how many there had been before.
-    said: Vec<(Kind, Instant, u64)>,
+    /// Kinds that were logged and have not ended, each with the time of its last error and the count before it began.
+    active: Vec<(Kind, Instant, u64)>,
 }
 
 impl SendErrorLog {
-    /// Counts what was found since the last time: the words to say of each kind that has begun.
+    /// Counts what was found since the last call; returns a line to log for each kind that is new.
     pub fn note(&mut self, found: ErrorCounts, now: Instant) -> Vec<String> {
         let before = self.total;
         self.total += found;
@@ -69,21 +69,21 @@ impl SendErrorLog {
         }
         let mut words = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| kind.count(&found) > 0) {
-            match self.said.iter_mut().find(|(said, ..)| *said == kind) {
+            match self.active.iter_mut().find(|(logged, ..)| *logged == kind) {
                 Some((_, last, _)) => *last = now,
                 None => {
-                    self.said.push((kind, now, kind.count(&before)));
-                    words.push(kind.words(&found));
+                    self.active.push((kind, now, kind.count(&before)));
+                    words.push(kind.message(&found));
                 }
             }
         }
         words
     }
 
-    /// The words to say of a kind of which none has come for a while.
+    /// The line to log for a kind that has ended.
     pub fn poll_ended(&mut self, now: Instant) -> Option<String> {
-        let at = self.said.iter().position(|(_, last, _)| *last + QUIET <= now)?;
-        let (kind, _, before) = self.said.swap_remove(at);
+        let at = self.active.iter().position(|(_, last, _)| *last + QUIET <= now)?;
+        let (kind, _, before) = self.active.swap_remove(at);
         let count = kind.count(&self.total) - before;
         if kind == Kind::TooBig {
             // The path may carry more by now.
@@ -99,7 +99,7 @@ impl SendErrorLog {
 }
 
 impl Kind {
-    /// As in status.
+    /// Its name in status.
     fn name(self) -> &'static str {
         match self {
             Self::TooBig => "too_big",
@@ -116,22 +116,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn warnings_of_a_lasting_error_had_no_end() {
+    fn a_lasting_error_is_logged_when_it_begins_and_when_it_ends() {
         let (mut send_error_log, start) = (SendErrorLog::default(), Instant::now());
         let too_big = ErrorCounts { too_big: 2, path_mtu: Some(1400), ..ErrorCounts::default() };
-        let mut said = Vec::new();
+        let mut logged = Vec::new();
         for second in 0..300 {
             let now = start + Duration::from_secs(second);
-            said.extend(send_error_log.note(if second < 100 { too_big } else { ErrorCounts::default() }, now));
-            said.extend(
+            logged.extend(send_error_log.note(if second < 100 { too_big } else { ErrorCounts::default() }, now));
+            logged.extend(
                 send_error_log.note(ErrorCounts { queue_full: u64::from(second == 5), ..Default::default() }, now),
             );
-            said.extend(send_error_log.poll_ended(now).map(|words| format!("{second} {words}")));
+            logged.extend(send_error_log.poll_ended(now).map(|words| format!("{second} {words}")));
         }
-        assert_eq!(said.len(), 4, "{said:?}");
-        assert!(said[0].contains("1400; lower `path.mtu`") && said[1].contains("path.rate"), "{said:?}");
-        assert_eq!(said[2], "65 no datagram failed as queue_full for a minute; 1 did since that began");
-        assert_eq!(said[3], "159 no datagram failed as too_big for a minute; 200 did since that began");
+        assert_eq!(logged.len(), 4, "{logged:?}");
+        assert!(logged[0].contains("1400; lower `path.mtu`") && logged[1].contains("path.rate"), "{logged:?}");
+        assert_eq!(logged[2], "65 no datagram failed as queue_full for a minute; 1 did since that began");
+        assert_eq!(logged[3], "159 no datagram failed as too_big for a minute; 200 did since that began");
         assert_eq!((send_error_log.total().too_big, send_error_log.total().path_mtu), (200, None));
     }
 }

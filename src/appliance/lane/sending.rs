@@ -1,4 +1,4 @@
-//! How a lane sends: trains to each peer, and what the kernel and the peers' reports tell of them.
+//! How a lane sends: trains to each peer, and what it learns from the kernel and from reports about them.
 
 use std::io;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::tunnel::outbox::Trains;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::train_watch::TrainNews;
 
-/// How a peer is sent to.
+/// How datagrams leave for a peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PeerTarget {
     /// One datagram a call.
@@ -22,7 +22,7 @@ pub(super) struct PeerTarget {
 impl PeerTarget {
     fn of(peer: &Peer, keeps_trains: bool) -> Self {
         let watch = peer.train_watch();
-        // Where the configuration wants trains in any case, they are only left for a trial.
+        // Where the configuration demands trains, single datagrams are used only for a trial.
         Self { alone: watch.sends_alone() && !(watch.is_settled() && keeps_trains) }
     }
 }
@@ -43,11 +43,11 @@ impl Lane {
             let target = Target { to: train.to.remote, from: train.to.local, alone };
             let mut outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
             if target.from.is_some() && outcome.sent == 0 && outcome.error.as_ref().is_some_and(is_unroutable) {
-                // Only if it goes through from another address is this one to blame, and not a link that is down for a moment.
+                // This address is to blame only if sending works from another one: a link may be down for a moment.
                 let other = self.udp.send(Target { from: None, ..target }, train.bytes, datagram_len, stamp);
                 if other.sent > 0 {
                     let error = std::mem::replace(&mut outcome, other).error;
-                    self.leave_address(peer, error, now);
+                    self.clear_source(peer, error, now);
                 }
             }
             if let Some(driver) = self.driver.as_mut().filter(|_| outcome.sent > 0) {
@@ -56,16 +56,16 @@ impl Lane {
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);
             if outcome.error.is_some() {
-                // One datagram is lost; the rest is worth another try.
+                // One datagram is lost; the rest is tried again.
                 self.ready.errors = true;
                 self.forwarder.on_unsendable(peer, datagram_len.min(len - outcome.sent), now);
             }
         }
     }
 
-    /// Nothing can be sent to this peer from our address that it called. The way that its datagrams take now is followed before
-    /// any other is sent.
-    fn leave_address(&mut self, peer: PeerId, error: Option<io::Error>, now: Instant) {
+    /// Nothing can be sent to this peer from the address that it called. The driver follows the new egress before
+    /// anything is sent there.
+    fn clear_source(&mut self, peer: PeerId, error: Option<io::Error>, now: Instant) {
         if let (Some(from), Some(error)) = (self.forwarder.on_unroutable(peer, now), error) {
             let to =
                 self.forwarder.peers()[usize::from(peer.0)].address().map_or("?".to_owned(), |to| to.ip().to_string());
@@ -80,7 +80,7 @@ impl Lane {
         }
     }
 
-    /// Sends a datagram of a handshake. One that cannot be sent is tried again by its timer.
+    /// Sends a handshake datagram. One that cannot be sent is repeated by the timer of the handshake.
     pub(super) fn send_handshake(&mut self, to: Endpoint, datagram: &[u8]) {
         let mut target = Target { from: to.local, ..to.remote.into() };
         let error = self.udp.send(target, datagram, 0, None).error;
@@ -90,8 +90,8 @@ impl Lane {
         }
     }
 
-    /// Says aloud what was found out about sending, once, and when it has ended.
-    pub(super) fn say_what_changed(&mut self) {
+    /// Logs what has changed about sending: once when it begins, and once when it ends.
+    pub(super) fn log_changes(&mut self) {
         while let Some(change) = self.udp.poll_change() {
             match change {
                 Change::Refused(what, error) => tracing::warn!(
@@ -142,7 +142,7 @@ impl Lane {
     }
 }
 
-/// Errors that may be about our own address: it is gone, or no route leads from it.
+/// Errors that may be about the source address: it is gone, or no route leads from it.
 fn is_unroutable(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,4 +1,4 @@
-//! What a lane has counted, taken between two turns and handed to the control thread as a value.
+//! The counts of a lane, taken between two turns and sent to the control thread as a value.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,40 +20,40 @@ pub struct LaneSnapshot {
     pub lane: u8,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Whether the kernel segments trains, in words.
+    /// Whether the kernel segments trains, as text.
     pub gso: String,
     /// Datagrams the kernel dropped because our receive buffer was full.
     pub receive_overflows: u64,
     /// Errors of sending.
     pub errors: ErrorCounts,
-    /// How departures are timestamped, in words.
+    /// How departures are timestamped, as text.
     pub timestamps: String,
     /// The notification port, on the lane that has it.
     pub notify: Option<NotifyStatus>,
     /// Super-packets cut in software for the TUN.
     pub cut_in_software: u64,
-    /// Notices the control thread was too busy for.
+    /// Events that were dropped because the control thread was too busy.
     pub notices_lost: u64,
     /// Bytes held for incomplete blocks.
     pub memory: usize,
-    /// What is kept for the last hop, unless that is switched off.
+    /// What is kept for the last hop; `None` where that is switched off.
     pub last_hop: Option<LastHopStatus>,
-    /// What was thrown away.
+    /// What was dropped, by reason.
     pub drops: Drops,
     /// The peers, in the order of the configuration.
     pub peers: Vec<PeerSnapshot>,
 }
 
-/// How full-sized datagrams leave for a peer, worst last.
+/// How full-sized datagrams leave for a peer, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TrainStatus {
     /// In trains, where the kernel cuts them.
     Trains,
-    /// Each alone for a moment, to see whether they arrive then.
+    /// Each alone for a moment, to test whether they arrive then.
     Trial,
     /// Each alone: trains do not arrive.
     Alone,
-    /// They arrive neither way.
+    /// They arrive neither in trains nor alone.
     PathLoses,
 }
 
@@ -68,7 +68,7 @@ impl TrainStatus {
         }
     }
 
-    /// In words, for status.
+    /// As text, for status.
     pub fn words(self) -> &'static str {
         match self {
             Self::Trains => "in trains",
@@ -84,15 +84,15 @@ impl TrainStatus {
 pub struct PeerSnapshot {
     /// Where datagrams go.
     pub address: Option<SocketAddr>,
-    /// There is a session that may seal.
+    /// It has a session that may seal.
     pub up: bool,
-    /// Nothing authentic has come for longer than a living peer keeps silent.
+    /// Nothing authentic has come for longer than a live peer is silent.
     pub silent: bool,
-    /// Since its handshake.
+    /// Time since the handshake of its session.
     pub session_age: Option<Duration>,
     /// Sessions so far.
     pub sessions: u64,
-    /// The run of the peer.
+    /// The epoch of the peer, which identifies its run.
     pub epoch: Option<u64>,
     /// Smoothed round trip.
     pub rtt: Option<Duration>,
@@ -104,16 +104,16 @@ pub struct PeerSnapshot {
     pub reception: Reception,
     /// How long a hole waits.
     pub hold: Duration,
-    /// What the peer last said it received, and how long ago.
+    /// What the peer last reported as received, and how long ago.
     pub peer_reception: Option<(Reception, Duration)>,
-    /// What is promised, if anything is.
+    /// Its protection, where notifications are configured.
     pub promises: Option<ProtectionSnapshot>,
-    /// What arrived, and what is missing in it.
+    /// What arrived, and what is missing.
     pub arrived: ArrivalsSnapshot,
 }
 
 impl PeerSnapshot {
-    /// Copies what is known of `peer` at `now`.
+    /// Copies the state of `peer` at `now`.
     pub fn take(peer: &Peer, protection: Option<&PeerProtection>, arrived: ArrivalsSnapshot, now: Instant) -> Self {
         let sessions = peer.sessions();
         let current = sessions.current();

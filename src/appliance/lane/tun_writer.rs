@@ -1,21 +1,21 @@
-//! Where packets leave for the TUN: uncut where the device takes super-packets, else cut and summed in software.
+//! Writes packets to the TUN: uncut where the device takes super-packets, else cut and with checksums from software.
 
 use crate::io::retry::Retry;
 use crate::io::tun::Tun;
 use crate::wire::segment::{complete_checksum, segment_count, segment_range};
 use crate::wire::virtio::VirtioHeader;
 
-/// So many UDP super-packets refused in a row, and they are cut here for a while.
+/// After this many refused UDP super-packets in a row, they are cut here for a while.
 const REFUSALS_MAX: u8 = 3;
 
-/// One queue of the TUN, from our side the place to write to.
+/// One queue of the TUN, to write to.
 pub struct TunWriter {
     tun: Tun,
     scratch: Vec<u8>,
-    /// The kernel may refuse UDP super-packets although it has the offload.
+    /// The kernel may refuse UDP super-packets although it has this offload.
     udp: Retry,
     cut: u64,
-    /// Whether the kernel takes UDP super-packets, when that has changed.
+    /// Whether the kernel takes UDP super-packets, after a change.
     changed: Option<bool>,
 }
 
@@ -45,7 +45,7 @@ impl TunWriter {
                 true
             }
             Err(error) if is_udp_train && error.raw_os_error() == Some(libc::EINVAL) => {
-                // Only if it goes through in pieces was the super-packet to blame.
+                // The super-packet was to blame only if its pieces go through.
                 let is_written = self.write_cut(header, packet);
                 if is_written && self.udp.on_refused() {
                     self.changed = Some(false);
@@ -56,12 +56,12 @@ impl TunWriter {
         }
     }
 
-    /// Whether the kernel takes UDP super-packets, when that has changed; told once.
+    /// Whether the kernel takes UDP super-packets, after a change; returned once.
     pub fn poll_change(&mut self) -> Option<bool> {
         self.changed.take()
     }
 
-    /// Super-packets that were cut in software.
+    /// Super-packets cut in software.
     pub fn cut(&self) -> u64 {
         self.cut
     }

@@ -1,9 +1,10 @@
-//! The ways out of this host to the peers: whether anything on one may have dropped a datagram since it was last looked at.
+//! Watches the egress from this host to each peer: whether anything on it may have dropped a datagram since the last
+//! look.
 //!
-//! Asked each time before timestamps are believed. A timestamp shows that the driver has got one datagram. That none of
-//! its train was lost then or before shows only what has *not* changed: the link's carrier and its counts of drops, the
-//! queue, the addresses, the route, and the counter of a queue that drops what it has taken. A way that cannot be looked
-//! at may have dropped something. What follows from it is decided in [`crate::protect`].
+//! Used each time before timestamps count. A timestamp shows that the driver got one datagram. That nothing else of its
+//! train was lost then or before follows only from what has *not* changed: the link's carrier and drop counters, the
+//! queue, the addresses, the route, and the counter of a queue that drops what it has taken. An egress that cannot be
+//! checked may have dropped something. The consequences are decided in [`crate::protect`].
 
 use std::io;
 use std::net::IpAddr;
@@ -18,29 +19,29 @@ struct Device {
     counters: Option<LinkCounters>,
     /// Its queue may drop what it has taken.
     is_suspect: bool,
-    /// What tells whether it has; none where that cannot be asked.
+    /// Counts its drops; `None` where they cannot be read.
     queue: Option<DropCounter>,
     drops: Option<u64>,
     may_have_dropped: bool,
 }
 
-/// The way to one peer.
+/// The egress to one peer.
 #[derive(Clone, Copy, Debug)]
 struct PeerEgress {
     to: IpAddr,
-    /// The address that datagrams leave from; none leaves it to the kernel.
+    /// The source address of datagrams; with `None` the kernel chooses.
     from: Option<IpAddr>,
-    /// None where no route is found.
+    /// `None` where no route is found.
     device: Option<u32>,
     has_changed: bool,
 }
 
-/// The ways of one lane, by the number of the peer.
+/// The egress of one lane to each peer, by the peer's number.
 #[derive(Debug, Default)]
 pub struct EgressWatch {
-    ways: Vec<Option<PeerEgress>>,
+    peers: Vec<Option<PeerEgress>>,
     devices: Vec<Device>,
-    /// What is heard and asked; opened when there is a way to look at.
+    /// Reports changes and counters; opened with the first egress.
     kernel: Option<Kernel>,
 }
 
@@ -57,27 +58,27 @@ impl Kernel {
 }
 
 impl EgressWatch {
-    /// Where the peers are now, and from which address they are sent to; nothing was sent there before that is not followed
-    /// yet. Cheap while nothing changes.
+    /// Takes the current address of each peer and the source address of datagrams to it. Call it before anything is
+    /// sent to a new address. Cheap while nothing changes.
     pub fn follow(&mut self, peers: impl Iterator<Item = Option<(IpAddr, Option<IpAddr>)>>) {
         for (number, ends) in peers.enumerate() {
-            if self.ways.len() <= number {
-                self.ways.resize(number + 1, None);
+            if self.peers.len() <= number {
+                self.peers.resize(number + 1, None);
             }
-            if self.ways[number].map(|way| (way.to, way.from)) == ends {
+            if self.peers[number].map(|peer| (peer.to, peer.from)) == ends {
                 continue;
             }
-            // First heard, then looked at: what changes in between is heard.
+            // The monitor opens before the first look, so that it reports changes in between.
             if self.kernel.is_none() {
-                self.kernel = Kernel::open().inspect_err(complain).ok();
+                self.kernel = Kernel::open().inspect_err(log_open_error).ok();
             }
-            self.ways[number] = ends.map(|(to, from)| PeerEgress { to, from, device: None, has_changed: false });
+            self.peers[number] = ends.map(|(to, from)| PeerEgress { to, from, device: None, has_changed: false });
             self.find_device(number);
         }
     }
 
-    /// Calls `tell` with each peer on whose way something may have been dropped since the last time.
-    pub fn look(&mut self, mut tell: impl FnMut(u16)) {
+    /// Calls `on_doubt` with each peer whose egress may have dropped something since the last call.
+    pub fn look(&mut self, mut on_doubt: impl FnMut(u16)) {
         if self.kernel.is_none() {
             self.kernel = Kernel::open().ok();
         }
@@ -86,32 +87,32 @@ impl EgressWatch {
             Some(kernel) => kernel.monitor.drain(|change| changes.push(change)),
             None => changes.push(Change::Lost),
         }
-        for number in 0..self.ways.len() {
-            let Some(way) = &mut self.ways[number] else { continue };
-            // Without a way every change may be the one that makes it.
-            let concerns = |change: &Change| way.device.is_none_or(|device| change.concerns(way.to, device));
+        for number in 0..self.peers.len() {
+            let Some(peer) = &mut self.peers[number] else { continue };
+            // Without a device, every change may be the one that makes a route.
+            let concerns = |change: &Change| peer.device.is_none_or(|device| change.concerns(peer.to, device));
             if changes.iter().any(concerns) {
-                way.has_changed = true;
+                peer.has_changed = true;
                 self.find_device(number);
             }
         }
         for device in &mut self.devices {
             device.may_have_dropped = device.look(self.kernel.as_mut());
         }
-        for (number, way) in (0..).zip(&mut self.ways) {
-            let Some(way) = way else { continue };
-            let device = self.devices.iter().find(|device| Some(device.index) == way.device);
-            if std::mem::take(&mut way.has_changed) | device.is_none_or(|device| device.may_have_dropped) {
-                tell(number);
+        for (number, peer) in (0..).zip(&mut self.peers) {
+            let Some(peer) = peer else { continue };
+            let device = self.devices.iter().find(|device| Some(device.index) == peer.device);
+            if std::mem::take(&mut peer.has_changed) | device.is_none_or(|device| device.may_have_dropped) {
+                on_doubt(number);
             }
         }
     }
 
-    /// Finds the device that leads to this peer now, and looks at its queue anew.
+    /// Finds the device that leads to this peer now, and reads its queue anew.
     fn find_device(&mut self, number: usize) {
-        let Some(way) = self.ways[number].as_mut() else { return };
-        let found = egress(way.to, way.from).ok();
-        way.device = found.as_ref().map(|egress| egress.index);
+        let Some(peer) = self.peers[number].as_mut() else { return };
+        let found = egress(peer.to, peer.from).ok();
+        peer.device = found.as_ref().map(|egress| egress.index);
         if let Some(egress) = found {
             let place = self.devices.iter().position(|device| device.index == egress.index);
             let place = place.unwrap_or_else(|| {
@@ -119,7 +120,7 @@ impl EgressWatch {
                 self.devices.len() - 1
             });
             let device = &mut self.devices[place];
-            // A count that is known stays: what was dropped since may be about another peer, which has not been told yet.
+            // A known count stays: drops since then may concern another peer, which is not reported yet.
             if !device.is_suspect {
                 device.drops = egress.drops;
             }
@@ -129,12 +130,12 @@ impl EgressWatch {
                 device.look(self.kernel.as_mut());
             }
         }
-        let ways = &self.ways;
-        self.devices.retain(|device| ways.iter().flatten().any(|way| way.device == Some(device.index)));
+        let peers = &self.peers;
+        self.devices.retain(|device| peers.iter().flatten().any(|peer| peer.device == Some(device.index)));
     }
 }
 
-fn complain(error: &io::Error) {
+fn log_open_error(error: &io::Error) {
     tracing::warn!("nothing is called protected: {error}");
 }
 
@@ -152,7 +153,7 @@ impl Device {
         if self.is_suspect {
             let drops = self.queue.as_mut().and_then(|queue| queue.read().ok().flatten());
             let before = std::mem::replace(&mut self.drops, drops);
-            // A queue that does not count cannot be believed.
+            // A queue that does not count cannot be trusted.
             may_have_dropped |= drops.is_none() || before != drops;
         }
         may_have_dropped
@@ -172,14 +173,14 @@ mod tests {
         assert!(status.success(), "{program} {arguments}");
     }
 
-    fn doubtful(ways: &mut EgressWatch) -> Vec<u16> {
-        let mut told = Vec::new();
-        ways.look(|peer| told.push(peer));
-        told
+    fn doubtful(watch: &mut EgressWatch) -> Vec<u16> {
+        let mut peers = Vec::new();
+        watch.look(|peer| peers.push(peer));
+        peers
     }
 
     #[test]
-    fn whatever_may_drop_without_an_error_is_noticed_at_the_next_look_and_only_for_whom_it_concerns() {
+    fn a_possible_drop_without_an_error_is_reported_at_the_next_look_and_only_for_the_peers_concerned() {
         let inside = || {
             for command in [
                 "link set lo up",
@@ -197,11 +198,11 @@ mod tests {
             }
             let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
             let peers = [to("10.98.0.2"), to("10.97.0.2"), None];
-            let mut ways = EgressWatch::default();
-            ways.follow(peers.into_iter());
-            // The kernel may still be telling of the links that were made.
-            doubtful(&mut ways);
-            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+            let mut watch = EgressWatch::default();
+            watch.follow(peers.into_iter());
+            // The kernel may still be reporting the new links.
+            doubtful(&mut watch);
+            assert_eq!(doubtful(&mut watch), [0u16; 0]);
             for (program, arguments) in [
                 ("ip", "link set oww1 down"),
                 ("ip", "link set oww1 up"),
@@ -215,37 +216,37 @@ mod tests {
                 ("ip", "route del 10.98.0.2 dev oww2"),
             ] {
                 run(program, arguments);
-                assert!(doubtful(&mut ways).contains(&0), "{arguments}");
-                // The kernel tells of a carrier again, later; and a device that was down has lost its neighbour.
+                assert!(doubtful(&mut watch).contains(&0), "{arguments}");
+                // The kernel reports a carrier again later; and a device that was down has lost its neighbour.
                 let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
                 while arguments != "link set oww1 down"
                     && arguments != "link set oww0 down"
-                    && doubtful(&mut ways).contains(&0)
+                    && doubtful(&mut watch).contains(&0)
                 {
                     assert!(std::time::Instant::now() < limit, "{arguments}: doubt has to end by itself");
                 }
             }
-            ways.follow(peers.into_iter());
+            watch.follow(peers.into_iter());
             run("tc", "qdisc replace dev oww2 root pfifo limit 100");
-            assert_eq!(doubtful(&mut ways), [1], "the other peer is not concerned");
-            assert_eq!(doubtful(&mut ways), [0u16; 0]);
+            assert_eq!(doubtful(&mut watch), [1], "the other peer is not concerned");
+            assert_eq!(doubtful(&mut watch), [0u16; 0]);
 
             run("tc", "qdisc replace dev oww0 root tbf rate 1mbit burst 5kb limit 20kb");
             run("ip", "neighbor replace 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0");
-            assert_eq!(doubtful(&mut ways), [0], "the queue");
+            assert_eq!(doubtful(&mut watch), [0], "the queue");
             let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
             (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
-            assert_eq!(doubtful(&mut ways), [0], "it counts what it has dropped");
-            // A change that is about the way of another peer does not hide what was dropped.
+            assert_eq!(doubtful(&mut watch), [0], "it counts what it has dropped");
+            // A change of another peer's egress does not hide what was dropped.
             (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
-            ways.ways[0].as_mut().unwrap().has_changed = false;
-            ways.find_device(0);
-            assert_eq!(doubtful(&mut ways), [0], "the count that was known stays");
-            ways.devices.iter_mut().for_each(|device| device.queue = None);
-            assert_eq!(doubtful(&mut ways), [0], "a queue that may drop and cannot be asked is not believed");
+            watch.peers[0].as_mut().unwrap().has_changed = false;
+            watch.find_device(0);
+            assert_eq!(doubtful(&mut watch), [0], "the count that was known stays");
+            watch.devices.iter_mut().for_each(|device| device.queue = None);
+            assert_eq!(doubtful(&mut watch), [0], "a queue that may drop and cannot be read is not trusted");
             run("ip", "link del oww2");
-            assert!(doubtful(&mut ways).contains(&1), "there is no way");
-            assert!(doubtful(&mut ways).contains(&1), "and still none");
+            assert!(doubtful(&mut watch).contains(&1), "there is no route");
+            assert!(doubtful(&mut watch).contains(&1), "and still none");
         };
         NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
     }

@@ -1,8 +1,9 @@
-//! From what a lane knows to what subscribers hear.
+//! From the events of a lane to the notifications of subscribers.
 //!
-//! [`protection_driver`] brings events of a lane to [`crate::protect`], and looks with [`egress_watch`] at the way to the
-//! peers before it believes a timestamp. What follows is a [`notification`]; it goes by the [`publish_path`] to lane 0, where
-//! [`port`] has the socket and the publisher. [`violation_log`] and [`excess_log`] say in the log what subscribers see.
+//! [`protection_driver`] feeds the events of a lane to [`crate::protect`]; before it trusts a timestamp,
+//! [`egress_watch`] checks the egress to the peers. The result is a [`notification`]. It goes along the
+//! [`publish_path`] to lane 0, where [`port`] has the socket and the publisher. [`violation_log`] and [`excess_log`]
+//! write to the log what subscribers see.
 //!
 //! Start with [`protection_driver`]. What may be called protected is decided in [`crate::protect`].
 

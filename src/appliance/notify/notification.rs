@@ -1,6 +1,6 @@
-//! From the core's values to messages of the protocol.
+//! From values of [`crate::protect`] and [`crate::flow`] to messages of the protocol.
 //!
-//! Nothing is decided here and nothing is sent.
+//! This file decides nothing and sends nothing.
 
 use std::net::SocketAddr;
 
@@ -9,16 +9,16 @@ use crate::notify::message::{Block, Event, Flow, FlowKey, Level, Positions, Rang
 use crate::protect::{Evidence, Notification};
 use crate::wire::payload_id::BlockId;
 
-/// What a lane found out about a peer, on its way to the notification port.
+/// What a lane reports about a peer, on its way to the notification port.
 #[derive(Clone, Debug)]
 pub struct LaneNotification {
     /// The peer, by number.
     pub peer: u32,
     /// The lane.
     pub lane: u8,
-    /// What the lane calls protected.
+    /// The level that counts as protected on the lane.
     pub level: Level,
-    /// What it found out.
+    /// The report.
     pub notification: Notification,
 }
 
@@ -30,7 +30,7 @@ pub fn level_of(evidence: Evidence) -> Level {
     }
 }
 
-/// The message about a flow toward `peer`, where `level` is called protected.
+/// The message about a flow toward `peer`; `level` is the one that counts as protected.
 pub fn flow_message(state: &FlowState, event: Event, block: Option<(u16, u16)>, peer: u32, level: Level) -> Flow {
     let position = |level| state.told(level).map(|position| position.bytes);
     let packets = state.told(level).filter(|_| state.origin_sequence.is_none());
@@ -55,7 +55,7 @@ pub fn flow_message(state: &FlowState, event: Event, block: Option<(u16, u16)>, 
     }
 }
 
-/// The message about a block toward `peer` on `lane`, of `size` k and m.
+/// The message about a block of k and m symbols (`size`) toward `peer` on `lane`.
 pub fn block_message(
     block: BlockId,
     size: (u16, u16),
@@ -78,7 +78,7 @@ pub fn range_message(range: &BlockRange) -> Range {
     }
 }
 
-/// The 5-tuple as the protocol has it.
+/// The 5-tuple in the form of the protocol.
 fn key_of(key: &flow::FlowKey) -> FlowKey {
     FlowKey {
         protocol: key.protocol,
@@ -87,7 +87,7 @@ fn key_of(key: &flow::FlowKey) -> FlowKey {
     }
 }
 
-/// The 5-tuple of a subscriber, as the flow table has it.
+/// The 5-tuple of a subscriber in the form of the flow table.
 pub fn key_from(key: &FlowKey) -> flow::FlowKey {
     flow::FlowKey {
         protocol: key.protocol,

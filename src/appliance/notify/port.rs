@@ -1,8 +1,8 @@
-//! The port: the notification port, with the publisher behind it. Lane 0 has it and runs it in its turns.
+//! The notification port: its socket and the publisher. Lane 0 owns it and runs it in its turns.
 //!
-//! It puts together what lanes see of the same peer: a link is as good as on its worst lane, a barrier is answered when
-//! all have answered. Whether something is protected was decided in [`crate::protect`]. A barrier that is about nothing,
-//! or asked while packets for a peer are dropped for want of a session, is answered no.
+//! It combines what the lanes report about the same peer: a link is as good as on its worst lane, and a barrier is
+//! answered when all lanes have answered. What is protected was decided in [`crate::protect`]. A barrier fails if it
+//! covers nothing, or if packets for a peer are dropped because it has no session.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -21,10 +21,10 @@ use crate::protect::Notification;
 const READ_BUDGET: usize = 32;
 /// Notifications sent in one turn.
 const SEND_BUDGET: usize = 256;
-/// A request is far shorter; what is longer is cut and refused.
+/// A request is far shorter; a longer one is cut and refused.
 const REQUEST_MAX: usize = 2048;
 
-/// What the port is made from.
+/// The values that make a port.
 #[derive(Debug)]
 pub struct NotifyPortSettings {
     /// Where requests come in.
@@ -33,7 +33,7 @@ pub struct NotifyPortSettings {
     pub keys: KeyRing,
     /// Names of the peers, by number.
     pub peers: Vec<String>,
-    /// Lanes that will tell.
+    /// Lanes that publish through the port.
     pub lanes: usize,
     /// Random, of this run.
     pub epoch: u64,
@@ -76,7 +76,7 @@ pub struct NotifyPort {
     buffer: Box<[u8; REQUEST_MAX]>,
     /// Requests may wait in the socket, which is edge-triggered.
     readable: bool,
-    /// Something may wait to be told.
+    /// Something may wait to be sent.
     pending: bool,
 }
 
@@ -162,10 +162,10 @@ impl NotifyPort {
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
     }
 
-    /// Begins a barrier that so many will answer.
+    /// Begins a barrier that waits for `answers` answers.
     pub fn begin_barrier(&mut self, id: u64, answers: usize) {
         self.barriers.push(Barrier { id, missing: answers, level: Level::Acked });
-        // What is read for a peer without a session is dropped, and in no block that anybody could ask about.
+        // Packets for a peer without a session are dropped and are in no block, so no lane could answer for them.
         if answers == 0 || self.links.iter().any(Link::is_down) {
             self.on_barrier(id, None);
         }
@@ -182,7 +182,7 @@ impl NotifyPort {
                 if barrier.missing > 0 {
                     return;
                 }
-                // At none of them was anything ever read: there is nothing that could be protected.
+                // No lane ever read anything: there is nothing that could be protected.
                 Some(barrier.level).filter(|level| *level < Level::Acked)
             }
         };
@@ -207,25 +207,26 @@ impl NotifyPort {
                     self.pending = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                // A subscriber that is gone shows as an error of the next call; others may have written meanwhile.
+                // A subscriber that is gone shows as an error of the next call; other subscribers may have sent
+                // requests meanwhile.
                 Err(_) => {}
             }
         }
     }
 
-    /// There is more to read, or to send, than one turn may.
+    /// There is more to read or to send than one turn may.
     pub fn is_busy(&self) -> bool {
         self.readable || self.pending
     }
 
-    /// What subscribers want of the appliance.
+    /// The next request of subscribers to the appliance.
     pub fn poll_asked(&mut self) -> Option<Asked> {
         self.publisher.poll_asked()
     }
 
-    /// Tells subscribers what they have not been told.
+    /// Sends to subscribers what is new to them, and logs what is due.
     pub fn send(&mut self, now: Instant) {
-        self.violation_log.say(now);
+        self.violation_log.log_due(now);
         let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
         if let Some(words) = who.and_then(|(address, key)| self.excess_log.note(address, key, count, now)) {
             tracing::warn!("{words}");
@@ -251,7 +252,7 @@ impl NotifyPort {
         self.publisher.poll_timeout().into_iter().chain(said).min()
     }
 
-    /// Somebody wants to know of each block.
+    /// A subscriber wants to know of each block.
     pub fn wants_blocks(&self) -> bool {
         self.publisher.wants_blocks()
     }
@@ -266,7 +267,7 @@ impl NotifyPort {
         self.publisher.subscribers().count()
     }
 
-    /// What happened so far.
+    /// Counts since the start.
     pub fn counters(&self) -> Counters {
         self.publisher.counters()
     }
@@ -286,8 +287,8 @@ mod tests {
     use crate::notify::client::{Client, Reason, Waited};
     use crate::notify::secret::Secret;
 
-    /// What a client is answered to a barrier by an appliance with two peers whose links have these states and whose
-    /// lanes answer so.
+    /// How a barrier of a client ends at an appliance with two peers, whose links have these states and whose lanes
+    /// give these answers.
     fn answered(links: [LinkState; 2], answers: [Option<Level>; 2]) -> Waited {
         let secret = Secret::from_random(&[5; 32]);
         let mut keys = KeyRing::new();
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_about_nothing_or_beside_a_peer_that_is_down_is_no_yes() {
+    fn a_barrier_that_covers_nothing_or_meets_a_peer_that_is_down_is_not_protected() {
         use LinkState::{Degraded, Down, Up};
         let no = Waited::NotProtected { reason: Reason::Failed };
         let yes = |level| Waited::Protected { level };

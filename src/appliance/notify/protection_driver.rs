@@ -1,8 +1,8 @@
-//! The driver of a lane: brings what happens on the lane to its promises, and what follows from it to subscribers.
+//! Drives the protection of a lane: feeds the lane's events to [`LaneProtection`], and publishes what follows.
 //!
-//! One step in each turn of the lane, in this order: what happened to blocks, what reports told, timestamps, deadlines,
-//! requests, notifications. So a block is told as protected in the turn in which its timestamp was read. Before timestamps
-//! are believed, the egress to the peers are looked at: one datagram of a train may have left and others not.
+//! One step in each turn of the lane, in this order: block events, feedback from reports, timestamps, deadlines,
+//! requests, notifications. So a block is published as protected in the turn in which its timestamp was read. Before
+//! timestamps count, the egress to the peers is checked: one datagram of a train may have left and others not.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
 
-/// When to try again to ask a lane that has no room.
+/// When to retry a request to a lane that has no room.
 const ASK_STEP: Duration = Duration::from_millis(1);
 
-/// Keeps one lane's promises.
+/// Drives one lane's protection.
 #[derive(Debug)]
 pub struct ProtectionDriver {
     lane: u8,
     lane_protection: LaneProtection,
     publish_path: PublishPath,
     egress: EgressWatch,
-    /// The address that the socket is bound to, if to one.
+    /// The address that the socket is bound to, if it is bound to one.
     bound: Option<IpAddr>,
-    /// Timestamps that were read and not believed yet.
-    read: Vec<u32>,
-    stamps: bool,
-    tells_blocks: bool,
+    /// Ids of timestamps that were read and are not applied yet.
+    stamps_read: Vec<u32>,
+    uses_stamps: bool,
+    publishes_blocks: bool,
 }
 
 impl ProtectionDriver {
-    /// The driver of `lane`, whose socket is bound to this address, if to one.
+    /// The driver of `lane`. `bound` is the address of its socket, if it is bound to one.
     pub fn new(lane: u8, lane_protection: LaneProtection, publish_path: PublishPath, bound: Option<IpAddr>) -> Self {
-        let stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
-        let (egress, read) = (EgressWatch::default(), Vec::new());
-        Self { lane, lane_protection, publish_path, egress, bound, read, stamps, tells_blocks: false }
+        let uses_stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
+        let (egress, stamps_read) = (EgressWatch::default(), Vec::new());
+        Self { lane, lane_protection, publish_path, egress, bound, stamps_read, uses_stamps, publishes_blocks: false }
     }
 
     /// A packet is about to be put into its block.
@@ -54,14 +54,14 @@ impl ProtectionDriver {
         self.lane_protection.on_incoming(incoming, now);
     }
 
-    /// The number to ask for the timestamps of the next send with; none where timestamps are no evidence.
+    /// The id for the timestamps of the next send; `None` where timestamps are no evidence.
     pub fn next_stamp(&self) -> Option<u32> {
-        self.stamps.then(|| self.lane_protection.next_stamp())
+        self.uses_stamps.then(|| self.lane_protection.next_stamp())
     }
 
-    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    /// The kernel took send number `send` toward `peer`; `timestamps` of them were requested.
     pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
-        if self.stamps {
+        if self.uses_stamps {
             self.lane_protection.on_taken(peer, send, timestamps, now);
         }
     }
@@ -71,13 +71,13 @@ impl ProtectionDriver {
         self.lane_protection.is_waiting() && self.lane_protection.awaits_departures()
     }
 
-    /// First: what happened to blocks and what reports told.
+    /// First: block events and feedback from reports.
     pub fn on_progress(&mut self, forwarder: &mut Forwarder, now: Instant) {
         while let Some((peer, event)) = forwarder.poll_block_event() {
             self.lane_protection.on_block(peer, event, now);
         }
-        while let Some((peer, heard)) = forwarder.poll_feedback() {
-            self.lane_protection.on_feedback(peer, &heard, now);
+        while let Some((peer, feedback)) = forwarder.poll_feedback() {
+            self.lane_protection.on_feedback(peer, &feedback, now);
         }
         for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
             protection.on_session(peer.sessions().current().is_some_and(|session| session.can_seal(now)));
@@ -85,10 +85,10 @@ impl ProtectionDriver {
         self.follow(forwarder);
     }
 
-    /// The peers may be sent to by another way from now on. Before anything is sent there: what is dropped on a way is told by
-    /// what has changed since it was first looked at.
+    /// Follows a new egress to a peer. Call it before anything is sent there: a drop shows only by what has changed
+    /// since the first look.
     pub fn follow(&mut self, forwarder: &Forwarder) {
-        if self.stamps {
+        if self.uses_stamps {
             let ends = |peer: &Peer| {
                 let endpoint = peer.endpoint()?;
                 Some((endpoint.remote.ip(), endpoint.local.or(self.bound)))
@@ -97,12 +97,12 @@ impl ProtectionDriver {
         }
     }
 
-    /// Then: a timestamp with this number came. What follows from it does so in [`publish`](Self::publish).
+    /// Then: a timestamp with this id came. It takes effect in [`publish`](Self::publish).
     pub fn on_stamp(&mut self, number: u32) {
-        self.read.push(number);
+        self.stamps_read.push(number);
     }
 
-    /// An error came back for a datagram that the kernel had taken and that was sent to this address.
+    /// An error came back for a datagram to this address that the kernel had taken.
     pub fn on_late_error(&mut self, to: IpAddr, forwarder: &Forwarder, now: Instant) {
         for (peer, protection) in forwarder.peers().iter().zip(self.lane_protection.peers_mut()) {
             if to.is_unspecified() || peer.address().is_some_and(|address| address.ip() == to) {
@@ -111,34 +111,34 @@ impl ProtectionDriver {
         }
     }
 
-    /// Last: what is due, what is asked, and what there is to tell.
+    /// Last: handles deadlines and requests, and publishes notifications.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        // What no timestamp of now can decide is looked at when one can.
-        if !self.read.is_empty() && self.lane_protection.awaits_departures() {
+        // The egress is checked only when a timestamp can decide something.
+        if !self.stamps_read.is_empty() && self.lane_protection.awaits_departures() {
             let peers = self.lane_protection.peers_mut();
             self.egress
                 .look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
         }
-        for number in self.read.drain(..) {
+        for number in self.stamps_read.drain(..) {
             self.lane_protection.on_stamp(number, now);
         }
         self.lane_protection.handle_timeout(now);
         if let Some(port) = self.publish_path.port_mut() {
             port.read(now);
         }
-        self.obey(forwarder, now);
+        self.run_requests(forwarder, now);
         self.publish_all(now);
-        self.publish_path.pass_on(now);
+        self.publish_path.forward(now);
         if let Some(port) = self.publish_path.port_mut() {
             port.send(now);
         }
     }
 
-    fn obey(&mut self, forwarder: &mut Forwarder, now: Instant) {
+    fn run_requests(&mut self, forwarder: &mut Forwarder, now: Instant) {
         while let Some(request) = self.publish_path.poll_request() {
-            self.run(request, forwarder, now);
+            self.run_request(request, forwarder, now);
         }
-        while self.publish_path.can_ask()
+        while self.publish_path.can_request()
             && let Some(asked) = self.publish_path.port_mut().and_then(|port| port.poll_asked())
         {
             let request = match asked {
@@ -147,14 +147,14 @@ impl ProtectionDriver {
                 Asked::Barrier { id } => LaneRequest::Barrier(id),
             };
             self.send_round(request, now);
-            self.run(request, forwarder, now);
+            self.run_request(request, forwarder, now);
         }
         let wanted = self.publish_path.port().map(|port| port.wants_blocks());
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.tells_blocks)
-            && self.publish_path.can_ask()
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != self.publishes_blocks)
+            && self.publish_path.can_request()
         {
             self.send_round(LaneRequest::Blocks(wanted), now);
-            self.run(LaneRequest::Blocks(wanted), forwarder, now);
+            self.run_request(LaneRequest::Blocks(wanted), forwarder, now);
         }
     }
 
@@ -167,20 +167,20 @@ impl ProtectionDriver {
         }
         let ended = self.publish_path.send_all(request);
         if let (LaneRequest::Barrier(id), 1..) = (request, ended) {
-            self.pass_on(PeerId(0), Notification::Barrier(id, None), now);
+            self.publish_notification(PeerId(0), Notification::Barrier(id, None), now);
         }
     }
 
-    fn run(&mut self, request: LaneRequest, forwarder: &mut Forwarder, now: Instant) {
+    fn run_request(&mut self, request: LaneRequest, forwarder: &mut Forwarder, now: Instant) {
         match request {
             LaneRequest::Flush => forwarder.flush(now),
             LaneRequest::Blocks(wanted) => {
-                self.tells_blocks = wanted;
+                self.publishes_blocks = wanted;
                 self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.set_tells_blocks(wanted));
             }
             LaneRequest::Barrier(id) => {
                 self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
-                // What is protected already is answered in this turn.
+                // If everything is protected already, the barrier is answered in this turn.
                 self.lane_protection.handle_timeout(now);
             }
             LaneRequest::Register(key, cookie) => {
@@ -196,11 +196,11 @@ impl ProtectionDriver {
     fn publish_all(&mut self, now: Instant) {
         while self.publish_path.can_publish() {
             let Some((peer, notification)) = self.lane_protection.poll_notification() else { return };
-            self.pass_on(peer, notification, now);
+            self.publish_notification(peer, notification, now);
         }
     }
 
-    fn pass_on(&mut self, peer: PeerId, notification: Notification, now: Instant) {
+    fn publish_notification(&mut self, peer: PeerId, notification: Notification, now: Instant) {
         let level = level_of(self.lane_protection.peers()[usize::from(peer.0)].evidence());
         let from = LaneNotification { peer: u32::from(peer.0), lane: self.lane, level, notification };
         self.publish_path.publish(from, now);
@@ -209,14 +209,14 @@ impl ProtectionDriver {
     /// When something has to happen if nothing comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let port = self.publish_path.port().and_then(|port| port.deadline());
-        // Nothing tells that another lane has taken an request.
-        let asked = (!self.publish_path.can_ask()).then_some(now + ASK_STEP);
+        // No event reports that another lane has taken a request.
+        let asked = (!self.publish_path.can_request()).then_some(now + ASK_STEP);
         self.lane_protection.deadline(now).into_iter().chain(port).chain(asked).min()
     }
 
     /// There is more to do than fitted into this turn.
     pub fn is_busy(&mut self) -> bool {
-        !self.read.is_empty()
+        !self.stamps_read.is_empty()
             || !self.publish_path.can_publish()
             || self.publish_path.port().is_some_and(|port| port.is_busy())
     }
@@ -226,17 +226,17 @@ impl ProtectionDriver {
         self.lane_protection.on_drain();
     }
 
-    /// Nothing waits for the kernel, for a timestamp or to be told.
+    /// Nothing waits for the kernel, for a timestamp or to be published.
     pub fn is_settled(&mut self) -> bool {
         self.lane_protection.is_settled() && self.publish_path.is_done()
     }
 
-    /// The promises, for status.
+    /// The lane's protection, for status.
     pub fn lane_protection(&self) -> &LaneProtection {
         &self.lane_protection
     }
 
-    /// The port, on lane 0.
+    /// The lane's path to the notification port.
     pub fn publish_path(&mut self) -> &mut PublishPath {
         &mut self.publish_path
     }

@@ -1,7 +1,7 @@
-//! The way of notifications from a lane to the notification port: lane 0 has the port, the others send to lane 0. The
-//! requests of subscribers go the other way.
+//! The path of notifications from a lane to the notification port: lane 0 has the port, the other lanes send to lane 0.
+//! Requests of subscribers go the other way.
 //!
-//! Between lanes there are bounded channels and wakers. What does not fit waits where it came from: positions are
+//! Between lanes there are bounded channels and wakers. What does not fit waits at its sender. Positions are
 //! cumulative, so a lane that cannot publish for a moment has less to publish afterwards, not more.
 
 use std::collections::VecDeque;
@@ -15,12 +15,12 @@ use crate::appliance::notify::notification::LaneNotification;
 use crate::appliance::notify::port::NotifyPort;
 use crate::notify::message::FlowKey;
 
-/// Messages that may wait for lane 0.
+/// Notifications that may wait for lane 0.
 const NOTIFICATIONS_MAX: usize = 4096;
 /// Requests that may wait for a lane.
 const REQUESTS_MAX: usize = 256;
 
-/// What lane 0 asks of another for a subscriber.
+/// A request of lane 0 to another lane, for a subscriber.
 #[derive(Clone, Copy, Debug)]
 pub enum LaneRequest {
     /// Put a cookie on a flow.
@@ -33,49 +33,49 @@ pub enum LaneRequest {
     Blocks(bool),
 }
 
-/// How lane 0 reaches another lane.
+/// Lane 0's end of the channel to another lane.
 #[derive(Debug)]
 pub struct OtherLane {
     requests: SyncSender<LaneRequest>,
-    /// What did not fit; nothing more is asked until it does.
-    stuck: VecDeque<LaneRequest>,
+    /// Requests that did not fit; no other request is sent before them.
+    unsent: VecDeque<LaneRequest>,
     waker: Arc<Waker>,
 }
 
 impl OtherLane {
-    /// Sends what waits, as much as fits. False if the lane has ended; what waits for it is forgotten then.
+    /// Sends the waiting requests, as many as fit. `false` if the lane has ended; its waiting requests are dropped.
     fn send(&mut self) -> bool {
         let mut is_sent = false;
-        while let Some(&request) = self.stuck.front() {
+        while let Some(&request) = self.unsent.front() {
             match self.requests.try_send(request) {
                 Ok(()) => is_sent = true,
                 Err(TrySendError::Full(_)) => break,
                 Err(TrySendError::Disconnected(_)) => {
-                    self.stuck.clear();
+                    self.unsent.clear();
                     return false;
                 }
             }
-            self.stuck.pop_front();
+            self.unsent.pop_front();
         }
         !is_sent || self.waker.wake().is_ok()
     }
 }
 
-/// A lane's way to the notification port.
+/// A lane's path to the notification port.
 #[derive(Debug)]
 pub enum PublishPath {
-    /// The lane with the port.
+    /// On the lane with the port.
     Port {
         /// The port.
         port: Box<NotifyPort>,
-        /// From the other lanes.
+        /// Notifications of the other lanes.
         notifications: Receiver<LaneNotification>,
         /// The other lanes.
         other_lanes: Vec<OtherLane>,
-        /// All other lanes have ended, and all that they sent is published.
-        has_all: bool,
+        /// All other lanes have ended, and everything from them is published.
+        others_done: bool,
     },
-    /// Any other.
+    /// On any other lane.
     Relay {
         /// To lane 0.
         notifications: SyncSender<LaneNotification>,
@@ -83,26 +83,27 @@ pub enum PublishPath {
         waker: Arc<Waker>,
         /// From lane 0.
         requests: Receiver<LaneRequest>,
-        /// What did not fit.
-        stuck: VecDeque<LaneNotification>,
-        /// Something was put into the channel since lane 0 was woken.
-        unwoken: bool,
+        /// Notifications that did not fit.
+        unsent: VecDeque<LaneNotification>,
+        /// Something was sent since lane 0 was last woken.
+        wake_pending: bool,
     },
 }
 
 impl PublishPath {
-    /// The paths of all lanes, whose wakers these are.
+    /// The paths of all lanes. `wakers` are the lanes' wakers, in order.
     pub fn of_lanes(port: NotifyPort, wakers: &[Arc<Waker>]) -> Vec<Self> {
-        let (tell, notifications) = sync_channel(NOTIFICATIONS_MAX);
+        let (to_port, notifications) = sync_channel(NOTIFICATIONS_MAX);
         let mut other_lanes = Vec::new();
         let mut relays = Vec::new();
         for waker in wakers.iter().skip(1) {
             let (send, requests) = sync_channel(REQUESTS_MAX);
-            other_lanes.push(OtherLane { requests: send, stuck: VecDeque::new(), waker: Arc::clone(waker) });
-            let (notifications, waker) = (tell.clone(), Arc::clone(&wakers[0]));
-            relays.push(Self::Relay { notifications, waker, requests, stuck: VecDeque::new(), unwoken: false });
+            other_lanes.push(OtherLane { requests: send, unsent: VecDeque::new(), waker: Arc::clone(waker) });
+            let (notifications, waker) = (to_port.clone(), Arc::clone(&wakers[0]));
+            relays.push(Self::Relay { notifications, waker, requests, unsent: VecDeque::new(), wake_pending: false });
         }
-        let mut publish_paths = vec![Self::Port { port: Box::new(port), notifications, other_lanes, has_all: false }];
+        let mut publish_paths =
+            vec![Self::Port { port: Box::new(port), notifications, other_lanes, others_done: false }];
         publish_paths.append(&mut relays);
         publish_paths
     }
@@ -125,12 +126,12 @@ impl PublishPath {
 
     /// There is room for another notification.
     pub fn can_publish(&mut self) -> bool {
-        let Self::Relay { notifications, stuck, unwoken, .. } = self else { return true };
-        while let Some(waiting) = stuck.pop_front() {
+        let Self::Relay { notifications, unsent, wake_pending, .. } = self else { return true };
+        while let Some(waiting) = unsent.pop_front() {
             match notifications.try_send(waiting) {
-                Ok(()) => *unwoken = true,
+                Ok(()) => *wake_pending = true,
                 Err(TrySendError::Full(waiting)) => {
-                    stuck.push_front(waiting);
+                    unsent.push_front(waiting);
                     return false;
                 }
                 // Lane 0 has ended, and the appliance with it.
@@ -140,44 +141,44 @@ impl PublishPath {
         true
     }
 
-    /// Takes a notification; call it while there [is room](Self::can_publish).
+    /// Takes a notification. Call it only while there [is room](Self::can_publish).
     pub fn publish(&mut self, message: LaneNotification, now: Instant) {
         match self {
             Self::Port { port, .. } => port.publish(message, now),
-            Self::Relay { stuck, .. } if !stuck.is_empty() => stuck.push_back(message),
-            Self::Relay { notifications, stuck, unwoken, .. } => match notifications.try_send(message) {
-                Ok(()) => *unwoken = true,
-                Err(TrySendError::Full(message)) => stuck.push_back(message),
+            Self::Relay { unsent, .. } if !unsent.is_empty() => unsent.push_back(message),
+            Self::Relay { notifications, unsent, wake_pending, .. } => match notifications.try_send(message) {
+                Ok(()) => *wake_pending = true,
+                Err(TrySendError::Full(message)) => unsent.push_back(message),
                 Err(TrySendError::Disconnected(_)) => {}
             },
         }
     }
 
     /// Publishes what other lanes have sent, or wakes lane 0 if this lane has sent something.
-    pub fn pass_on(&mut self, now: Instant) {
+    pub fn forward(&mut self, now: Instant) {
         match self {
-            Self::Port { port, notifications, has_all, .. } => loop {
+            Self::Port { port, notifications, others_done, .. } => loop {
                 match notifications.try_recv() {
                     Ok(message) => port.publish(message, now),
                     Err(ended) => {
-                        *has_all = ended == TryRecvError::Disconnected;
+                        *others_done = ended == TryRecvError::Disconnected;
                         break;
                     }
                 }
             },
-            Self::Relay { waker, unwoken, .. } => {
-                if std::mem::take(unwoken) {
-                    // A waker that fails has no poll any more: the appliance ends.
+            Self::Relay { waker, wake_pending, .. } => {
+                if std::mem::take(wake_pending) {
+                    // Waking fails only if lane 0's poll is gone: the appliance ends.
                     let _ = waker.wake();
                 }
             }
         }
     }
 
-    /// Nothing more goes this way: nothing is stuck, and no other lane publishes through this one.
+    /// No notification is left: none waits here, and no other lane publishes through this one.
     pub fn is_done(&mut self) -> bool {
         match self {
-            Self::Port { has_all, .. } => *has_all,
+            Self::Port { others_done, .. } => *others_done,
             Self::Relay { .. } => self.can_publish(),
         }
     }
@@ -190,25 +191,25 @@ impl PublishPath {
         }
     }
 
-    /// Sends a request to the other lanes; returns how many will not get it, because they have ended.
+    /// Sends a request to the other lanes. Returns how many will not get it because they have ended.
     pub fn send_all(&mut self, request: LaneRequest) -> usize {
         let Self::Port { other_lanes, .. } = self else { return 0 };
         let mut ended = 0;
         for other_lane in other_lanes {
-            other_lane.stuck.push_back(request);
+            other_lane.unsent.push_back(request);
             ended += usize::from(!other_lane.send());
         }
         ended
     }
 
-    /// Every lane has every request so far. Until then no other may begin: a request that was acknowledged to a subscriber is
-    /// not dropped, and what waits is bounded.
-    pub fn can_ask(&mut self) -> bool {
+    /// Every lane has every request so far. Until then no other request may begin: so a request that was acknowledged
+    /// to a subscriber is never dropped, and the waiting requests are bounded.
+    pub fn can_request(&mut self) -> bool {
         let Self::Port { other_lanes, .. } = self else { return true };
         for other_lane in other_lanes.iter_mut() {
             other_lane.send();
         }
-        other_lanes.iter().all(|other_lane| other_lane.stuck.is_empty())
+        other_lanes.iter().all(|other_lane| other_lane.unsent.is_empty())
     }
 
     /// How many other lanes there are.
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_busy_lane_is_asked_for_waits_and_is_not_dropped() {
+    fn a_request_to_a_busy_lane_waits_and_is_not_dropped() {
         let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
         let port = NotifyPort::open(settings(3), now).unwrap();
@@ -255,38 +256,38 @@ mod tests {
             ids.collect::<Vec<u64>>()
         };
         for id in 0..=REQUESTS_MAX as u64 {
-            assert!(port.can_ask(), "{id}");
+            assert!(port.can_request(), "{id}");
             assert_eq!(port.send_all(LaneRequest::Barrier(id)), 0);
             barriers(&mut publish_paths[0]);
         }
-        assert!(!port.can_ask(), "one lane has not got the last");
+        assert!(!port.can_request(), "one lane has not got the last request");
         let mut got = barriers(&mut busy);
-        assert!(port.can_ask());
+        assert!(port.can_request());
         got.append(&mut barriers(&mut busy));
         assert!(got.iter().copied().eq(0..=REQUESTS_MAX as u64), "all, in their order");
         drop(busy);
         assert_eq!(port.send_all(LaneRequest::Flush), 1);
-        assert!(port.can_ask(), "who has ended is not waited for");
+        assert!(port.can_request(), "a lane that has ended is not waited for");
     }
 
     #[test]
-    fn the_port_closed_before_the_last_words_of_another_lane() {
+    fn the_port_is_not_done_before_the_last_notification_of_another_lane() {
         let (poll, now) = (mio::Poll::new().unwrap(), Instant::now());
         let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
         for lanes in [1, 2] {
             let wakers = vec![waker.clone(); lanes];
             let mut publish_paths = PublishPath::of_lanes(NotifyPort::open(settings(lanes), now).unwrap(), &wakers);
             let mut port = publish_paths.remove(0);
-            port.pass_on(now);
+            port.forward(now);
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
             for mut relay in publish_paths {
                 let notification = Notification::State(LinkState::Draining, StateReason::Administrator);
                 relay.publish(LaneNotification { peer: 0, lane: 1, level: Level::OnWire, notification }, now);
                 assert!(relay.is_done());
             }
-            // The other lane has ended; its words wait.
+            // The other lane has ended; its notification waits.
             assert_eq!(port.is_done(), lanes == 1, "{lanes}");
-            port.pass_on(now);
+            port.forward(now);
             assert!(port.is_done());
         }
     }

@@ -1,12 +1,12 @@
-//! Promises that were broken, said in the log: at once, and then no more often than each second, with the bytes that they
-//! were about. Each of them may have been acknowledged to somebody. Counters are kept elsewhere.
+//! Logs violations, with the bytes concerned: the first at once, later ones at most once a second. A program may
+//! already have acknowledged these bytes. Counters are kept elsewhere.
 
 use std::time::Instant;
 
 use crate::io::paced::Paced;
 use crate::notify::message::Range;
 
-/// What was lost and not said yet.
+/// Losses that are not logged yet.
 #[derive(Debug, Default)]
 pub struct ViolationLog {
     losses: u64,
@@ -15,33 +15,33 @@ pub struct ViolationLog {
 }
 
 impl ViolationLog {
-    /// These ranges toward `peer` had been called protected and cannot be rebuilt; none are those of flows that are not
-    /// known any more.
+    /// These ranges toward `peer` had been called protected and cannot be rebuilt. Empty if their flows are no longer
+    /// known.
     pub fn note(&mut self, peer: &str, ranges: &[Range], now: Instant) {
         self.losses += 1;
         for Range { key, start, end, .. } in ranges {
             self.bytes += end.saturating_sub(*start);
             self.ranges.add(format_args!("{} > {} ({peer}) bytes {start}..{end}", key.source, key.destination));
         }
-        self.say(now);
+        self.log_due(now);
     }
 
-    /// When there is more to say.
+    /// When there is more to log.
     pub fn deadline(&self) -> Option<Instant> {
         self.ranges.deadline().filter(|_| self.losses > 0)
     }
 
-    /// Says what was not said yet, if the last time was long enough ago.
-    pub fn say(&mut self, now: Instant) {
+    /// Logs what is not logged yet, if the last line is old enough.
+    pub fn log_due(&mut self, now: Instant) {
         if self.ranges.is_due(now)
-            && let Some(words) = self.take_words()
+            && let Some(words) = self.take_message()
         {
             self.ranges.on_said(now);
             tracing::error!("{words}");
         }
     }
 
-    fn take_words(&mut self) -> Option<String> {
+    fn take_message(&mut self) -> Option<String> {
         let (losses, bytes) = (std::mem::take(&mut self.losses), std::mem::take(&mut self.bytes));
         if losses == 0 {
             return None;
@@ -61,7 +61,7 @@ impl ViolationLog {
 
 impl Drop for ViolationLog {
     fn drop(&mut self) {
-        if let Some(words) = self.take_words() {
+        if let Some(words) = self.take_message() {
             tracing::error!("{words}");
         }
     }
@@ -81,23 +81,23 @@ mod tests {
     }
 
     #[test]
-    fn the_first_is_said_at_once_and_those_of_the_next_second_in_one_line() {
+    fn the_first_violation_is_logged_at_once_and_those_of_the_next_second_in_one_line() {
         let start = Instant::now();
-        let mut broken = ViolationLog::default();
-        broken.note("syracuse", &[range(1, 0)], start);
-        assert_eq!((broken.losses, broken.deadline()), (0, None), "said");
-        (2..12).for_each(|port| broken.note("syracuse", &[range(port, 100)], start + Duration::from_millis(1)));
-        assert_eq!((broken.losses, broken.deadline()), (10, Some(start + INTERVAL)));
-        broken.say(start + INTERVAL - Duration::from_nanos(1));
-        let words = broken.take_words().unwrap();
+        let mut log = ViolationLog::default();
+        log.note("syracuse", &[range(1, 0)], start);
+        assert_eq!((log.losses, log.deadline()), (0, None), "logged");
+        (2..12).for_each(|port| log.note("syracuse", &[range(port, 100)], start + Duration::from_millis(1)));
+        assert_eq!((log.losses, log.deadline()), (10, Some(start + INTERVAL)));
+        log.log_due(start + INTERVAL - Duration::from_nanos(1));
+        let words = log.take_message().unwrap();
         assert!(
             words.contains("10 losses, 100 bytes: 10.1.0.1:2 > 10.2.0.1:80 (syracuse) bytes 100..110; 10.1."),
             "{words}"
         );
         assert!(words.contains("10.1.0.1:9 > ") && !words.contains("10.1.0.1:10 > "), "{words}");
         assert!(words.contains("; and 2 ranges more)"), "{words}");
-        assert_eq!(broken.take_words(), None);
-        broken.note("syracuse", &[], start + INTERVAL / 2);
-        assert!(broken.take_words().unwrap().contains("of flows that are not known any more"));
+        assert_eq!(log.take_message(), None);
+        log.note("syracuse", &[], start + INTERVAL / 2);
+        assert!(log.take_message().unwrap().contains("of flows that are not known any more"));
     }
 }

@@ -1,7 +1,7 @@
-//! What has arrived from a peer, as status: whether anything is still in flight or waits, what was given up, and how far
-//! each TCP flow has come.
+//! What has arrived from a peer, as status: whether anything is still in flight or waits, what was given up, and how
+//! far each TCP flow has come.
 //!
-//! Collected from the lanes here; what it means for whoever wants to promote the mirror is decided in
+//! This file collects it from the lanes; whether the mirror may be promoted is decided in
 //! [`crate::appliance::status::drain`].
 
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use crate::tunnel::lost_blocks::LostBlocks;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::receiver::ReceiveProgress;
 
-/// No silence shorter than this means that nothing is in flight.
+/// A silence shorter than this never means that nothing is in flight.
 const QUIET_MIN: Duration = Duration::from_millis(500);
-/// Flows that are told one by one: those that lack something first.
+/// Flows that are listed one by one: those that lack something first.
 const FLOWS_TOLD: usize = 256;
-/// Flows that are forgotten for this purpose: their TCP has given up long ago.
+/// Flows idle for this long are left out: their TCP has given up long ago.
 const FLOW_LIFE: Duration = Duration::from_secs(125 * 60);
 
 /// What one lane knows of what came from one peer.
@@ -39,7 +39,7 @@ pub struct ArrivalsSnapshot {
 }
 
 impl ArrivalsSnapshot {
-    /// Copies what is known at `now`; `owns` tells which flows are from this peer.
+    /// Copies the state at `now`; `owns` returns whether a flow is from this peer.
     pub fn take(
         peer: &Peer,
         arrivals: &Arrivals,
@@ -48,8 +48,8 @@ impl ArrivalsSnapshot {
         now: Instant,
     ) -> Self {
         let losses = peer.losses();
-        // What is still on its way is behind what came last by the variation of the path's delay at most; a peer that
-        // lives says something in each interval.
+        // What is still in flight is behind what came last by at most the variation of the path's delay; a live peer
+        // sends something in each interval.
         let variation = (peer.hold() * 2).max(peer.reporting().rtt().unwrap_or_default() * 3).max(QUIET_MIN);
         let lives = |flow: &&Arrival| now.saturating_duration_since(flow.seen) < FLOW_LIFE;
         Self {
@@ -77,40 +77,40 @@ impl ArrivalsSnapshot {
 /// What has arrived from a peer, over all lanes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArrivedStatus {
-    /// How long ago anything came; none if nothing ever did since the start.
+    /// How long ago anything came; `None` if nothing has come since the start.
     pub heard_ms_ago: Option<f64>,
-    /// For how long since then the sockets were found empty. Time in which the appliance stood still is not counted.
-    /// An appliance of an earlier release does not tell, and is never silent.
+    /// For how long since then the sockets were found empty. Time in which the appliance stood still does not count. An
+    /// appliance of an earlier release omits this, and is never silent.
     #[serde(default)]
     pub silent_ms: f64,
-    /// Lanes that had not read their socket to its end when they were asked.
+    /// Lanes that had not read their socket to its end when they answered.
     #[serde(default)]
     pub unread_lanes: u64,
-    /// How long ago the kernel was found to have dropped datagrams for want of room in a socket, if none from the peer has
-    /// come after them.
+    /// How long ago the kernel was found to have dropped datagrams for want of room in a socket; `None` if something
+    /// came from the peer later.
     #[serde(default)]
     pub overflowed_ms_ago: Option<f64>,
     /// After a silence of this length nothing is in flight any more.
     pub quiet_after_ms: f64,
     /// Blocks that wait for symbols, or hold back what came.
     pub waiting_blocks: u64,
-    /// Last blocks of which the end never came.
+    /// The last blocks, if their end never came.
     pub unfinished: Vec<UnfinishedBlock>,
     /// Blocks given up with something missing, since the start.
     pub lost_blocks: u64,
-    /// The newest of them.
+    /// The newest of these.
     pub lost: Vec<LostStatus>,
     /// How long ago the TUN last refused a packet, of any peer.
     pub refused_ms_ago: Option<f64>,
     /// TCP flows that are known and not over.
     pub flows_known: u64,
-    /// TCP flows that gave way because the table was full, of all peers.
+    /// TCP flows that were dropped from a full table, of all peers.
     pub flows_evicted: u64,
     /// The flows, those that lack something first.
     pub flows: Vec<ArrivalStatus>,
 }
 
-/// A block of which something is missing, and which may never have been sent to its end.
+/// A block with something missing, which may never have been sent to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnfinishedBlock {
     /// The lane.
@@ -139,25 +139,25 @@ pub struct LostStatus {
 /// One TCP flow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArrivalStatus {
-    /// At the peer's side.
+    /// The end at the peer's side.
     pub source: SocketAddr,
-    /// At our side.
+    /// The end at our side.
     pub destination: SocketAddr,
-    /// Bytes are counted from the beginning of the connection; otherwise from the first that was seen.
+    /// Bytes are counted from the beginning of the connection; if false, from the first byte that was seen.
     pub from_syn: bool,
     /// Bytes handed on without a gap.
     pub bytes: u64,
-    /// The sequence number of the next.
+    /// The sequence number of the next byte.
     pub sequence: u32,
     /// The end of the highest byte handed on.
     pub highest: u64,
     /// What is missing before that.
     pub missing: Vec<MissingBytes>,
-    /// For how long.
+    /// For how long something is missing.
     pub missing_for_ms: Option<f64>,
-    /// Bytes that the TCP at our end has acknowledged; none if its acknowledgements were not seen.
+    /// Bytes that the TCP at our end has acknowledged; `None` if its acknowledgements were not seen.
     pub acknowledged: Option<u64>,
-    /// Of those that it has not, bytes that are kept here to be handed on again.
+    /// Bytes not acknowledged that are kept here to be handed on again.
     #[serde(default)]
     pub kept: u64,
 }
@@ -165,16 +165,16 @@ pub struct ArrivalStatus {
 /// Bytes of a flow that did not come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingBytes {
-    /// The first, counted from the flow's beginning.
+    /// The first missing byte, counted from the flow's beginning.
     pub from: u64,
-    /// The first that is there again.
+    /// The first byte that is there again.
     pub to: u64,
-    /// The sequence number of the first.
+    /// The sequence number of the first missing byte.
     pub sequence: u32,
 }
 
 impl ArrivedStatus {
-    /// Puts together what the lanes know; none without lanes.
+    /// Combines what the lanes know; `None` without lanes.
     pub fn gather<'a>(lanes: impl Iterator<Item = (u8, &'a ArrivalsSnapshot)> + Clone) -> Option<Self> {
         let (_, first) = lanes.clone().next()?;
         let now = lanes.clone().map(|(_, lane)| lane.taken_at).max().unwrap_or(first.taken_at);

@@ -1,32 +1,32 @@
 //! Whether the mirror may be promoted, as far as what came from a peer is concerned.
 //!
-//! A pure judgement of [`ArrivedStatus`]; whoever asks, waits and shows it is in [`crate::cli`]. It knows what arrived and
-//! what is missing in it. What left no trace here, because it never entered the link, it cannot know.
+//! A pure function of [`ArrivedStatus`]; [`crate::cli`] requests it, waits and prints the result. It knows what arrived
+//! and what is missing in it. What never entered the link left no trace here, and is not known.
 
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::status::arrivals::{ArrivalStatus, ArrivedStatus};
 
-/// A sender that lived for so long after a block was lost has sent its TCP data again: five times, as Linux does it.
+/// A sender that lived for this long after a block was lost has sent its TCP data again: Linux does so five times.
 const SENT_AGAIN_MS: f64 = 10_000.0;
-/// A gap is seen with the next bytes that are handed on, in the turn of the loss or later.
+/// A gap shows with the next bytes that are handed on, in the turn of the loss or later.
 const SLACK_MS: f64 = 1_000.0;
 
-/// What a drain comes to.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nothing is known to be missing.
     Complete,
-    /// Everything of which the whole was sent is here. What was being sent when the sender ended is here in part: it was
-    /// not called protected, unless more of it was lost than it had repair symbols.
+    /// Every block that was sent to its end is here. A block that was being sent when the sender ended is here in part:
+    /// it was not called protected, unless more of it was lost than it had repair symbols.
     Unfinished,
     /// Something that may have been called protected is missing.
     Incomplete,
 }
 
 impl Verdict {
-    /// In one word.
+    /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -39,22 +39,22 @@ impl Verdict {
 /// A verdict with its reasons, in sentences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainAssessment {
-    /// What it comes to as things are.
+    /// The verdict as of now.
     pub verdict: Verdict,
     /// Why.
     pub reasons: Vec<String>,
-    /// What may still change it: then it is too early to say.
+    /// What may still change the verdict: until then it is too early.
     pub waits_for: Vec<String>,
-    /// The peer is heard: it lives.
+    /// The peer is alive: something came from it a short time ago.
     pub is_alive: bool,
 }
 
-/// Judges what has arrived.
+/// Assesses what has arrived.
 pub fn assess(arrived: &ArrivedStatus) -> DrainAssessment {
     let mut assessment =
         DrainAssessment { verdict: Verdict::Complete, reasons: Vec::new(), waits_for: Vec::new(), is_alive: false };
     let Some(heard) = arrived.heard_ms_ago else {
-        assessment.say(
+        assessment.add_reason(
             Verdict::Incomplete,
             "nothing has come from this peer since this appliance was started: what was in flight before is lost with \
              the run before"
@@ -69,7 +69,7 @@ pub fn assess(arrived: &ArrivedStatus) -> DrainAssessment {
 }
 
 impl DrainAssessment {
-    fn say(&mut self, verdict: Verdict, reason: String) {
+    fn add_reason(&mut self, verdict: Verdict, reason: String) {
         self.verdict = self.verdict.max(verdict);
         self.reasons.push(reason);
     }
@@ -83,7 +83,7 @@ impl DrainAssessment {
             self.is_alive = true;
             self.waits_for.push(format!("silence: something came {heard:.0} ms ago, {quiet:.0} ms are needed"));
         } else if silent < quiet {
-            // It stood still, or nobody has looked: what came may not have reached the socket yet.
+            // A lane stood still or has not read: what came may not have reached the socket yet.
             self.waits_for
                 .push(format!("silence: nothing came for {silent:.0} ms of listening, {quiet:.0} ms are needed"));
         }
@@ -111,24 +111,24 @@ impl DrainAssessment {
                 false => "after the peer was last heard".to_owned(),
             };
             let first = lost.first;
-            self.say(
+            self.add_reason(
                 Verdict::Incomplete,
                 format!("blocks {first} to {last} of lane {lane}, profile {profile}, were given up {when}"),
             );
         }
         if let Some(ago) = arrived.overflowed_ms_ago {
             let ago = ago / 1e3;
-            self.say(
+            self.add_reason(
                 Verdict::Incomplete,
                 format!("a socket of this host was full and dropped datagrams, found {ago:.1} s ago, with nothing of the peer behind them"),
             );
         }
         if arrived.refused_ms_ago.is_some_and(|refused| refused <= heard + SENT_AGAIN_MS) {
-            self.say(Verdict::Incomplete, "the TUN device refused packets".to_owned());
+            self.add_reason(Verdict::Incomplete, "the TUN device refused packets".to_owned());
         }
         for block in &arrived.unfinished {
             let (lane, profile, number) = (block.lane, block.profile, block.block);
-            self.say(
+            self.add_reason(
                 Verdict::Unfinished,
                 format!("the end of block {number} of lane {lane}, profile {profile}, never came: it was being sent"),
             );
@@ -146,14 +146,14 @@ impl DrainAssessment {
                 .map(|range| format!("[{}, {}) from sequence {}", range.from, range.to, range.sequence))
                 .collect();
             let verdict = if by_loss { Verdict::Incomplete } else { Verdict::Unfinished };
-            self.say(verdict, format!("{}: missing bytes {}", name(flow), ranges.join(", ")));
+            self.add_reason(verdict, format!("{}: missing bytes {}", name(flow), ranges.join(", ")));
         }
     }
 
-    /// What it comes to now that there is no more time.
+    /// The verdict when there is no more time to wait.
     pub fn at_the_end(mut self) -> Self {
         for what in std::mem::take(&mut self.waits_for) {
-            self.say(Verdict::Incomplete, format!("still waiting for {what}"));
+            self.add_reason(Verdict::Incomplete, format!("still waiting for {what}"));
         }
         self
     }
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_that_is_missing_has_its_verdict_and_its_words() {
+    fn each_thing_that_is_missing_has_its_verdict_and_its_reason() {
         type Row = (fn(&mut ArrivedStatus), Verdict, &'static str);
         let rows: [Row; 10] = [
             (|_| (), Verdict::Complete, ""),
@@ -211,7 +211,7 @@ mod tests {
                 "blocks 91 to 92 of lane 1, profile 2, were given up 0.1 s before",
             ),
             (|it| it.lost.push(lost(100.0)), Verdict::Incomplete, "after the peer was last heard"),
-            // Long ago: sent again since, or there would be a gap.
+            // Long ago: the data was sent again since, or there would be a gap.
             (|it| it.lost.push(lost(60_000.0)), Verdict::Complete, ""),
             (
                 |it| {
@@ -241,11 +241,11 @@ mod tests {
     }
 
     #[test]
-    fn what_may_still_come_is_waited_for_and_is_incomplete_when_the_time_is_up() {
+    fn what_may_still_come_is_waited_for_and_counts_as_incomplete_at_the_end() {
         type Row = (fn(&mut ArrivedStatus), &'static str);
         let rows: [Row; 7] = [
             (|it| it.heard_ms_ago = Some(3.0), "silence: something came 3 ms ago"),
-            // An appliance that stood still, and has not looked since.
+            // An appliance that stood still, and has not read since.
             (|it| it.silent_ms = 519.0, "silence: nothing came for 519 ms of listening"),
             (|it| it.unread_lanes = 2, "2 lanes that have not read"),
             (|it| it.waiting_blocks = 4, "4 blocks"),
@@ -272,6 +272,6 @@ mod tests {
         }
         let mut unseen = drained();
         unseen.flows[0].acknowledged = None;
-        assert_eq!(assess(&unseen).waits_for, [""; 0], "acknowledgements may go another way");
+        assert_eq!(assess(&unseen).waits_for, [""; 0], "acknowledgements may take another path");
     }
 }

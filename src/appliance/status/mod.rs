@@ -1,6 +1,7 @@
-//! Status as a value: what the lanes have counted, put together for people and programs.
+//! Status as a value: the counts of the lanes, combined for people and programs.
 //!
-//! The JSON form is for programs: fields are only added. How it looks to a person is decided in [`crate::cli`].
+//! The JSON form is for programs: fields are only added. The form for people is decided in [`crate::cli`]. Start with
+//! [`Status`].
 
 pub mod arrivals;
 pub mod drain;
@@ -26,15 +27,15 @@ use crate::wire::report::Reception;
 pub struct Status {
     /// `node.name`.
     pub node: String,
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
-    /// Since its start.
+    /// Time since the start.
     pub uptime_s: f64,
     /// Random at each start, in hexadecimal.
     pub epoch: String,
     /// `running` or `stopped`.
     pub state: String,
-    /// Log lines that found nobody to read them, or could not be written.
+    /// Log lines that nothing read, or that could not be written.
     #[serde(default)]
     pub log_lines_lost: u64,
     /// The TUN device.
@@ -46,7 +47,7 @@ pub struct Status {
     /// The notification port, if there is one.
     #[serde(default)]
     pub notify: Option<NotifyStatus>,
-    /// What was thrown away, by reason, over all lanes; reasons that never occurred are left out.
+    /// What was dropped, by reason, over all lanes; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }
 
@@ -69,7 +70,7 @@ pub struct TunStatus {
     pub queues: usize,
     /// Packets the kernel dropped because we read too slowly.
     pub tx_dropped: Option<u64>,
-    /// What is wrong with the way of packets into the device, by prefix; empty when all is well.
+    /// What is wrong with the route of packets into the device, by prefix; empty when all is well.
     #[serde(default)]
     pub route_troubles: BTreeMap<String, RouteTrouble>,
 }
@@ -91,9 +92,9 @@ pub struct LaneStatus {
     pub queue_full: u64,
     /// Datagrams too big for a device or the path.
     pub too_big: u64,
-    /// The smallest path MTU that was told with them, until a minute after the last.
+    /// The smallest path MTU that these errors named, until a minute after the last.
     pub path_mtu: Option<u32>,
-    /// Errors from the path that quote no datagram of ours, and so are not believed.
+    /// Errors from the path that quote no datagram of ours, and so are not trusted.
     #[serde(default)]
     pub doubtful_errors: u64,
     /// How departures are timestamped: `by number`, `by content`, or `off` with the reason.
@@ -101,14 +102,14 @@ pub struct LaneStatus {
     pub timestamps: String,
     /// Super-packets cut in software because the TUN does not take them.
     pub cut_in_software: u64,
-    /// Notices lost because the control thread was busy.
+    /// Events lost because the control thread was busy.
     pub notices_lost: u64,
     /// Bytes held for incomplete blocks.
     pub memory: usize,
-    /// What is kept until the mirror has acknowledged it; none where that is switched off.
+    /// What is kept until the mirror has acknowledged it; `None` where that is switched off.
     #[serde(default)]
     pub last_hop: Option<LastHopStatus>,
-    /// What was thrown away, by reason.
+    /// What was dropped, by reason.
     pub drops: BTreeMap<String, u64>,
 }
 
@@ -117,15 +118,15 @@ pub struct LaneStatus {
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
-    /// `up`; `silent` if it has a session and says nothing; else `connecting`.
+    /// `up`; `silent` if it has a session and nothing comes from it; else `connecting`.
     pub state: String,
-    /// Where its lane 0 is.
+    /// The address of its lane 0.
     pub endpoint: Option<SocketAddr>,
-    /// Since the last handshake.
+    /// Time since the last handshake.
     pub session_age_s: Option<f64>,
     /// Smoothed round trip, of the slowest lane.
     pub rtt_ms: Option<f64>,
-    /// The run of the peer, in hexadecimal.
+    /// The epoch of the peer, which identifies its run, in hexadecimal.
     pub epoch: Option<String>,
     /// Sessions so far.
     pub sessions: u64,
@@ -136,9 +137,9 @@ pub struct PeerStatus {
     pub sent: SentStatus,
     /// What we received.
     pub received: ReceivedStatus,
-    /// What the peer says it received from us.
+    /// What the peer reports as received from us.
     pub peer_report: Option<PeerReport>,
-    /// What is promised to flows, if notifications are configured.
+    /// The protection of flows, if notifications are configured.
     #[serde(default)]
     pub protection: Option<ProtectionStatus>,
     /// What arrived from the peer, for `onwire drain`.
@@ -177,26 +178,26 @@ pub struct ReceivedStatus {
     pub datagrams: u64,
     /// Datagrams that did not arrive.
     pub lost: u64,
-    /// `lost` of all that were sent.
+    /// `lost` as a share of all that were sent.
     pub raw_loss: f64,
     /// Source symbols rebuilt.
     pub recovered_symbols: u64,
-    /// Blocks in which one was rebuilt.
+    /// Blocks in which a symbol was rebuilt.
     pub recovered_blocks: u64,
-    /// Blocks that are done with, whole or given up.
+    /// Blocks that are finished: whole or given up.
     pub blocks: u64,
     /// Blocks given up.
     pub unrecoverable_blocks: u64,
-    /// `unrecoverable_blocks` of `blocks`.
+    /// `unrecoverable_blocks` as a share of `blocks`.
     pub residual_loss: f64,
     /// Packets and super-packets handed on.
     pub adus: u64,
     /// Bytes of them.
     pub adu_bytes: u64,
-    /// Symbols that came after their block was done with.
+    /// Symbols that came after their block was finished.
     pub late: u64,
-    /// How long a hole waits now, of the lane and profile in which it waits longest: `delivery.hold`, or longer while symbols
-    /// come that late. None of what a peer tells.
+    /// How long a hole waits now, on the lane and in the profile where it waits longest: `delivery.hold`, or longer
+    /// while symbols come that late. `None` in what a peer reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<f64>,
     /// Datagrams seen before.
@@ -205,29 +206,29 @@ pub struct ReceivedStatus {
     pub burst_lengths: [u64; 8],
 }
 
-/// A peer's last word on what it received.
+/// A peer's last report of what it received.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct PeerReport {
     /// The counts.
     #[serde(flatten)]
     pub received: ReceivedStatus,
-    /// How long ago it was said.
+    /// How long ago it was reported.
     pub age_ms: f64,
 }
 
 impl PeerStatus {
-    /// Puts together what the lanes know of one peer.
+    /// Combines what the lanes know of one peer.
     pub fn gather<'a>(name: &str, lanes: impl Iterator<Item = &'a PeerSnapshot> + Clone) -> Self {
         let mut sent = Sent::default();
         let mut reception = Reception::default();
-        let mut told = Reception::default();
-        let mut told_ago: Option<Duration> = None;
+        let mut reported = Reception::default();
+        let mut reported_ago: Option<Duration> = None;
         for lane in lanes.clone() {
             sent.add(&lane.sent);
             reception.add(&lane.reception);
             if let Some((peer_reception, ago)) = &lane.peer_reception {
-                told.add(peer_reception);
-                told_ago = told_ago.max(Some(*ago));
+                reported.add(peer_reception);
+                reported_ago = reported_ago.max(Some(*ago));
             }
         }
         let first = lanes.clone().next();
@@ -251,7 +252,8 @@ impl PeerStatus {
                 hold_ms: lanes.clone().map(|lane| lane.hold).max().map(|hold| hold.as_secs_f64() * 1e3),
                 ..(&reception).into()
             },
-            peer_report: told_ago.map(|ago| PeerReport { received: (&told).into(), age_ms: ago.as_secs_f64() * 1e3 }),
+            peer_report: reported_ago
+                .map(|ago| PeerReport { received: (&reported).into(), age_ms: ago.as_secs_f64() * 1e3 }),
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }
@@ -317,7 +319,7 @@ impl From<&LaneSnapshot> for LaneStatus {
     }
 }
 
-/// Counters by name, those that never counted left out.
+/// Counters by name, without those that are zero.
 pub fn named(drops: &Drops) -> BTreeMap<String, u64> {
     drops.iter().filter(|&(_, count)| count > 0).map(|(reason, count)| (reason.name().to_owned(), count)).collect()
 }

@@ -1,4 +1,5 @@
-//! Status of what is promised: each peer's link and blocks, and the notification port.
+//! Status of protection: each peer's link and blocks, and the notification port. What may be called protected is
+//! decided in [`crate::protect`].
 //!
 //! The JSON form is for programs: fields are only added.
 
@@ -12,7 +13,7 @@ use crate::notify::message::{LinkState, StateReason};
 use crate::notify::publisher;
 use crate::protect::{Counters, Evidence, PeerProtection};
 
-/// What one lane promises to the flows of one peer.
+/// The protection of one peer's flows on one lane.
 #[derive(Clone, Copy, Debug)]
 pub struct ProtectionSnapshot {
     state: (LinkState, StateReason),
@@ -23,7 +24,7 @@ pub struct ProtectionSnapshot {
 }
 
 impl ProtectionSnapshot {
-    /// Copies what is known now.
+    /// Copies the current state.
     pub fn take(protection: &PeerProtection) -> Self {
         Self {
             state: protection.state(),
@@ -35,43 +36,43 @@ impl ProtectionSnapshot {
     }
 }
 
-/// What is promised to the flows of one peer, over all lanes.
+/// The protection of one peer's flows, over all lanes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProtectionStatus {
     /// `up`, `draining`, `degraded` or `down`; of the worst lane.
     pub state: String,
     /// Why it is not up.
     pub reason: String,
-    /// What is called protected: `on_wire`, or `queued` where there is no better evidence.
+    /// The level that counts as protected: `on_wire`, or `queued` where there is no better evidence.
     pub level: String,
     /// Flows that are followed.
     pub flows: u64,
-    /// Flows that gave way because a table was full.
+    /// Flows that were dropped from a full table.
     pub flows_evicted: u64,
     /// Blocks called protected.
     pub protected_blocks: u64,
-    /// Blocks that had left this host while the link could not be trusted.
+    /// Blocks that left this host while the link could not be trusted.
     pub untrusted_blocks: u64,
-    /// Blocks of which a datagram could not be sent.
+    /// Blocks with a datagram that could not be sent.
     pub unsendable_blocks: u64,
-    /// Timestamps that did not come in time: not protected.
+    /// Timestamps that did not come in time: their blocks are not protected.
     pub stamps_missing: u64,
     /// Blocks the peer could not rebuild.
     pub lost_blocks: u64,
-    /// Of them, those that had been called protected.
+    /// Those of them that had been called protected.
     pub violations: u64,
-    /// Blocks that were forgotten before the peer told their fate.
+    /// Blocks that were forgotten before the peer reported their fate.
     pub forgotten_blocks: u64,
-    /// TCP segments, of either direction, with a wrong checksum: sent on, and not counted for anything.
+    /// TCP segments, of either direction, with a wrong checksum: sent on, but counted for nothing else.
     #[serde(default)]
     pub bad_checksums: u64,
-    /// TCP segments, of either direction, that their receiver would not take: sent on, and not counted for anything.
+    /// TCP segments, of either direction, that their receiver would not accept: sent on, but counted for nothing else.
     #[serde(default)]
     pub implausible_segments: u64,
 }
 
 impl ProtectionStatus {
-    /// Puts together what the lanes promise; none if nothing is promised.
+    /// Combines the lanes; `None` if there is no protection.
     pub fn gather<'a>(lanes: impl Iterator<Item = &'a ProtectionSnapshot> + Clone) -> Option<Self> {
         let first = lanes.clone().next()?;
         let (state, reason) = lanes.clone().map(|lane| lane.state).max_by_key(|(state, _)| state.severity())?;
@@ -110,13 +111,13 @@ pub struct NotifyStatus {
     pub sent: u64,
     /// Datagrams the socket refused.
     pub send_errors: u64,
-    /// Requests obeyed.
+    /// Requests that were carried out.
     pub requests: u64,
-    /// Requests refused with an error, subscriptions beyond a limit among them.
+    /// Requests refused with an error, including subscriptions beyond a limit.
     pub refused: u64,
     /// Leases that ended without renewal.
     pub leases_ended: u64,
-    /// Datagrams that were not of this protocol, or cut short.
+    /// Datagrams of another protocol, or cut short.
     pub not_ours: u64,
     /// Datagrams with an unknown key or a wrong authentication.
     pub forged: u64,
@@ -129,12 +130,12 @@ pub struct NotifyStatus {
     /// Requests dropped because a program asked for more than its share.
     #[serde(default)]
     pub excess: u64,
-    /// Flows not told about because there are too many.
+    /// Flows that are not published because there are too many.
     pub flows_refused: u64,
 }
 
 impl NotifyStatus {
-    /// Copies what is known now.
+    /// Copies the current state.
     pub fn take(port: &NotifyPort) -> Self {
         let publisher::Counters {
             sent,

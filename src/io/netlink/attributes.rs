@@ -1,12 +1,12 @@
-//! Netlink messages as bytes: cut into messages and attributes, where a decoder of every field would cost too much or
-//! refuse what it does not know.
+//! Splits netlink messages into messages and attributes, where a full decoder would cost too much or refuse what it
+//! does not know.
 
 use std::net::IpAddr;
 
 /// Bytes of a message's header.
 pub(super) const HEADER: usize = 16;
 
-/// The first message of `bytes`: its type, what follows its header, and the messages behind it. None where it is cut.
+/// The first message of `bytes`: its type, its body, and the messages after it. `None` where it is cut.
 pub(super) fn message_parts(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
@@ -15,9 +15,9 @@ pub(super) fn message_parts(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// The attributes in `bytes`, each a length u16, a type u16 and data; what is cut ends them.
+/// The attributes in `bytes`, each a length u16, a type u16 and data. A cut attribute ends them.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// Flags in the upper bits tell how the data are made.
+    /// Flags in the upper bits describe the data.
     const TYPE: u16 = 0x3fff;
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_and_attributes_are_cut_at_their_lengths_and_no_byte_is_believed_beyond() {
+    fn messages_and_attributes_end_at_their_lengths_and_nothing_beyond_is_read() {
         let mut bytes = Vec::new();
         for (length, kind, fill) in [(21u32, 16u16, 1u8), (16, 17, 2)] {
             bytes.extend(length.to_ne_bytes());

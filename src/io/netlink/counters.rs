@@ -1,4 +1,4 @@
-//! What a link counts of what it did not send, to be read often: one request, a few fields of the answer.
+//! Reads a link's counters of what it did not send; made to be read often: one request, and a few fields of the answer.
 
 use std::io;
 
@@ -14,22 +14,22 @@ const LINK_MESSAGE: usize = 16;
 const GET_LINK: u16 = 18;
 const NEW_LINK: u16 = 16;
 
-/// What tells that a link has dropped something, or may have: unchanged counters show that it has not.
+/// Counters that change when a link has dropped something, or may have: if they are unchanged, it has not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounters {
     /// Flags of the link: up, running and others (`include/uapi/linux/if.h`).
     pub flags: u32,
-    /// How often its carrier came or went; the kernel counts it when it happens, and tells of it later.
+    /// How often its carrier came or went. The kernel counts a change at once, and reports it later.
     pub carrier_changes: u32,
     /// It has a carrier.
     pub carrier: bool,
     /// Packets that its driver dropped or could not send.
     pub tx_dropped: u64,
-    /// The same, as errors.
+    /// The same, counted as errors.
     pub tx_errors: u64,
 }
 
-/// Asks for the counters of links in the network namespace of the thread that opened it.
+/// Reads counters of links in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct CounterReader {
     socket: Socket,
@@ -38,7 +38,7 @@ pub struct CounterReader {
 }
 
 impl CounterReader {
-    /// A conversation with the kernel that waits for nothing: it answers within the call that asks.
+    /// Opens the socket. A read never waits: the kernel answers within the call that sends the request.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -46,7 +46,7 @@ impl CounterReader {
         Ok(Self { socket, answer: Vec::with_capacity(8192), sequence: 0 })
     }
 
-    /// The counters of the link with this index; an error where it is gone or the kernel does not answer.
+    /// The counters of the link with this index; an error if it is gone or the kernel does not answer.
     pub fn read(&mut self, index: u32) -> io::Result<LinkCounters> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut request = [0; HEADER + LINK_MESSAGE];
@@ -59,7 +59,7 @@ impl CounterReader {
         loop {
             self.answer.clear();
             self.socket.recv(&mut self.answer, libc::MSG_DONTWAIT)?;
-            // The answer to a request that failed half-way may still be there.
+            // The answer to an earlier request that failed half-way may still be there.
             if self.answer.get(8..12) == Some(&self.sequence.to_ne_bytes()) {
                 return parse(&self.answer, index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV));
             }
@@ -68,7 +68,7 @@ impl CounterReader {
 }
 
 fn parse(bytes: &[u8], index: u32) -> Option<LinkCounters> {
-    /// Attributes of `include/uapi/linux/if_link.h`, and where the fields are in a `rtnl_link_stats64`.
+    /// Attributes of `include/uapi/linux/if_link.h`, and the indices of fields in a `rtnl_link_stats64`.
     const STATISTICS: u16 = 23;
     const CARRIER: u16 = 33;
     const CARRIER_CHANGES: u16 = 35;
@@ -93,7 +93,7 @@ fn parse(bytes: &[u8], index: u32) -> Option<LinkCounters> {
         }
         found += 1;
     }
-    // What a kernel does not tell cannot be believed.
+    // A kernel that leaves a counter out cannot be trusted.
     (found == 3).then_some(counters)
 }
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_far_end_that_goes_down_is_counted_at_once_and_so_is_what_is_dropped_then() {
+    fn a_far_end_that_goes_down_is_counted_at_once() {
         let inside = || {
             for command in [
                 "link set lo up",

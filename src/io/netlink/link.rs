@@ -1,4 +1,4 @@
-//! Links: find, shape, switch, move, count.
+//! Links: find, configure, switch, move, count.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Link
 
 use super::{Netlink, explain};
 
-/// What the kernel says of a link.
+/// A link as the kernel describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in this namespace; another namespace may give another.
+    /// Its index in this namespace; it may differ in another namespace.
     pub index: u32,
     /// Its name.
     pub name: String,
@@ -20,7 +20,7 @@ pub struct Link {
     pub mtu: u32,
     /// Packets its queue holds.
     pub txqueuelen: u32,
-    /// Largest super-packet it is given, in bytes.
+    /// Largest super-packet that it gets, in bytes.
     pub gso_max_size: Option<u32>,
     /// Switched on by the administrator.
     pub up: bool,
@@ -30,7 +30,7 @@ pub struct Link {
     pub statistics: LinkStatistics,
 }
 
-/// A link's counters, seen from the kernel: `tx` is what a TUN's owner reads, `rx` what it writes.
+/// A link's counters from the kernel's side: for a TUN, `tx` is what its owner reads and `rx` what its owner writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStatistics {
     /// Packets received by the kernel.
@@ -116,17 +116,17 @@ impl Netlink {
             .map_err(|error| explain(&error, format_args!("cannot set the queue of link {index} to {packets} packets")))
     }
 
-    /// Sets the largest super-packet the link is given, in bytes, for IPv6 and IPv4.
+    /// Sets the largest super-packet that the link gets, in bytes, for IPv6 and IPv4.
     pub fn set_gso_max_size(&mut self, index: u32, bytes: u32) -> io::Result<()> {
-        // Up to 65,536 the kernel lets the IPv4 limit follow.
+        // Up to 65,536 the kernel sets the IPv4 limit too.
         self.set_link(index, LinkAttribute::GsoMaxSize(bytes)).map_err(|error| {
             let words = "cannot set the largest super-packet of link";
             explain(&error, format_args!("{words} {index} to {bytes} bytes"))
         })
     }
 
-    /// Keeps the kernel from giving the link an IPv6 address of its own; set it before the link is up. Fine on a
-    /// host without IPv6.
+    /// Keeps the kernel from giving the link its own IPv6 address; call it before the link is up. Succeeds on a host
+    /// without IPv6.
     pub fn set_no_ipv6_address(&mut self, index: u32) -> io::Result<()> {
         let none = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
             In6AddrGenMode::None,
@@ -139,8 +139,8 @@ impl Netlink {
         }
     }
 
-    /// Moves a link to another network namespace (an open `/run/netns/NAME` or `/proc/PID/ns/net`). It arrives down
-    /// and without addresses and routes; a TUN's descriptors keep working.
+    /// Moves a link to another network namespace (an open `/run/netns/NAME` or `/proc/PID/ns/net`). There it is down,
+    /// without addresses and routes; a TUN's descriptors keep working.
     pub fn move_link(&mut self, index: u32, namespace: BorrowedFd<'_>) -> io::Result<()> {
         self.set_link(index, LinkAttribute::NetNsFd(namespace.as_raw_fd()))
             .map_err(|error| explain(&error, format_args!("cannot move link {index} to another network namespace")))

@@ -1,9 +1,9 @@
 //! Links, addresses and routes through `rtnetlink`: one request, its answer, no shelling out.
 //!
-//! A socket belongs to the network namespace of the thread that opened it, for good. What changes by itself is heard by
-//! [`Monitor`], and what has to be read often by [`CounterReader`]. Which routes ought to exist is not decided here.
+//! A socket belongs to the network namespace of the thread that opened it, for good. [`Monitor`] reports changes, and
+//! [`CounterReader`] reads counters that are needed often. Which routes should exist is not decided here.
 //!
-//! Start with this file, the socket and one exchange; `link` and `route` are what is asked, `attributes` reads the answers.
+//! Start with this file: the socket and one exchange. `link` and `route` make requests, `attributes` reads answers.
 
 mod attributes;
 mod counters;
@@ -25,7 +25,7 @@ pub use route::{LocalAddress, ROUTE_PROTOCOL, Route};
 
 use super::explain;
 
-/// A conversation with the kernel about links, addresses and routes. Blocking; for start, stop and status.
+/// A socket for requests about links, addresses and routes. Blocking; for start, stop and status.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -50,12 +50,12 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, answer: Vec::with_capacity(ANSWER_BYTES) })
     }
 
-    /// Asks for one thing to be done or shown, and waits until the kernel says how it went.
+    /// Sends a request for one change or one object, and waits for the kernel's answer.
     pub(super) fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags)
     }
 
-    /// Asks for everything of a kind.
+    /// Requests all objects of a kind.
     pub(super) fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP)
     }
@@ -82,7 +82,7 @@ impl Netlink {
     }
 }
 
-/// Takes the messages of one datagram; true when the last of the answer was among them.
+/// Takes the messages of one datagram; true if it holds the last one of the answer.
 fn handle_answer(
     mut bytes: &[u8],
     sequence: u32,
@@ -112,7 +112,7 @@ fn handle_answer(
                 }
                 _ => {}
             },
-            // In a dump: somebody else's link or route with something newer than the decoder. Not ours.
+            // In a dump: a link or route of another program, with something newer than the decoder.
             Err(_) if flags & NLM_F_DUMP == NLM_F_DUMP => {}
             Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         }

@@ -1,8 +1,8 @@
-//! What the kernel tells by itself of links, queues, addresses and routes.
+//! Changes of links, queues, addresses and routes that the kernel reports by itself.
 //!
-//! The kernel tells of a queue, an address or a route before the command that changes it returns, so whoever looks here
-//! after an event of its own has seen every change before it. Of a carrier it tells up to a second late: that is read
-//! from the link ([`LinkCounters`](super::LinkCounters)). What a change means is not decided here.
+//! The kernel reports a change of a queue, an address or a route before the command that makes it returns. So a caller
+//! that drains after its own event has seen every change before that. It reports a carrier up to a second late: that is
+//! read from the link ([`LinkCounters`](super::LinkCounters)). What a change means is not decided here.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use super::explain;
 /// Topics, numbered as in `include/uapi/linux/rtnetlink.h`: links, queues, addresses, routes, rules and next hops.
 const TOPICS: [u32; 9] = [1, 4, 5, 7, 8, 9, 11, 19, 32];
 
-/// Changes that are read in one call; more wait, and may be lost, which is told.
+/// Datagrams that are read in one call. After that many, [`Change::Lost`] is reported, because more may wait.
 const DATAGRAMS_MAX: usize = 64;
 
 /// Something that changed.
@@ -29,14 +29,14 @@ pub enum Change {
     Address(u32),
     /// A route to this network: its address and the length of its prefix.
     Route(IpAddr, u8),
-    /// How routes are chosen, or a change that is not understood.
+    /// How routes are chosen, or a message that is not understood.
     Routing,
     /// Changes were lost: any of the above.
     Lost,
 }
 
 impl Change {
-    /// The way to `to`, which leads through the link `device`, may be another one since.
+    /// Whether the egress to `to` through the link `device` may be another one since this change.
     pub fn concerns(&self, to: IpAddr, device: u32) -> bool {
         match *self {
             Self::Link(index) | Self::Address(index) => index == device,
@@ -58,7 +58,7 @@ fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
     }
 }
 
-/// Hears of changes in the network namespace of the thread that opened it.
+/// Reports changes in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
@@ -66,13 +66,13 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Hears of what changes from now on.
+    /// Reports what changes from now on.
     pub fn open() -> io::Result<Self> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind(&SocketAddr::new(0, 0))?;
             for topic in TOPICS {
-                // A kernel that does not know the topic has nothing to tell of it.
+                // A kernel that does not know the topic has nothing to report about it.
                 match socket.add_membership(topic) {
                     Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(error),
                     _ => {}
@@ -85,7 +85,7 @@ impl Monitor {
         Ok(Self { socket, buffer: Vec::with_capacity(super::ANSWER_BYTES) })
     }
 
-    /// Tells what changed since the last time; with nothing there it is one short system call.
+    /// Calls `tell` with each change since the last call. If there is none, this is one short system call.
     pub fn drain(&mut self, mut tell: impl FnMut(Change)) {
         for _ in 0..DATAGRAMS_MAX {
             self.buffer.clear();
@@ -101,13 +101,13 @@ impl Monitor {
 }
 
 impl AsRawFd for Monitor {
-    /// Readable when something was told.
+    /// Readable when a change was reported.
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-/// Message types of `include/uapi/linux/rtnetlink.h`, from the first of a family of four on.
+/// Message types of `include/uapi/linux/rtnetlink.h`: each is the first of a family of four.
 const LINK: u16 = 16;
 const ADDRESS: u16 = 20;
 const ROUTE: u16 = 24;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_concerns_those_whose_packets_may_take_it() {
+    fn a_route_concerns_the_addresses_in_its_network() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         for (network, length, to, concerns) in [
             ("0.0.0.0", 0, "192.0.2.1", true),
@@ -181,25 +181,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_a_change_of_everything() {
-        let mut told = Vec::new();
+    fn a_message_that_is_not_understood_counts_as_lost_changes() {
+        let mut changes = Vec::new();
         for bytes in [&[7; 5][..], &[0; 16], &[255; 40]] {
-            parse(bytes, &mut |change| told.push(change));
+            parse(bytes, &mut |change| changes.push(change));
         }
-        assert_eq!(told, [Change::Lost; 3]);
+        assert_eq!(changes, [Change::Lost; 3]);
     }
 
     #[test]
-    fn links_queues_addresses_and_routes_are_told_when_the_command_that_changes_them_returns() {
+    fn a_change_is_reported_before_the_command_that_makes_it_returns() {
         let inside = || {
             run("ip", "link add owm0 type veth peer name owm1");
             let index = super::super::Netlink::open().unwrap().link_index("owm0").unwrap();
             let mut monitor = Monitor::open().unwrap();
             let mut after = |program: &str, arguments: &str| {
                 run(program, arguments);
-                let mut told = Vec::new();
-                monitor.drain(|change| told.push(change));
-                told
+                let mut changes = Vec::new();
+                monitor.drain(|change| changes.push(change));
+                changes
             };
             let ip = |text: &str| text.parse::<IpAddr>().unwrap();
             for (program, arguments, expected) in [
@@ -216,11 +216,11 @@ mod tests {
                 ("ip", "address del 10.98.0.1/24 dev owm0", Change::Address(index)),
                 ("ip", "link set owm0 down", Change::Link(index)),
             ] {
-                let told = after(program, arguments);
-                let is_told = told.contains(&expected) || arguments.contains("owm1");
-                assert!(is_told, "{arguments}: {told:?}");
+                let changes = after(program, arguments);
+                let is_reported = changes.contains(&expected) || arguments.contains("owm1");
+                assert!(is_reported, "{arguments}: {changes:?}");
             }
-            // The kernel tells of a carrier once more, later; then of nothing.
+            // The kernel reports a carrier once more, later; then nothing.
             let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
             while !after("ip", "-4 route show").is_empty() {
                 assert!(std::time::Instant::now() < limit, "nothing changes");

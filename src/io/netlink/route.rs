@@ -1,6 +1,6 @@
-//! Routes of our own and the addresses of this host.
+//! Our own routes and the addresses of this host.
 //!
-//! Our routes carry a protocol id, so that those a crash left behind can be told from everybody else's.
+//! Our routes carry a protocol id, so that those left behind by a crash can be recognised.
 
 use std::io;
 use std::net::IpAddr;
@@ -21,15 +21,15 @@ pub const ROUTE_PROTOCOL: u8 = 117;
 /// A route of the main table that leads into a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where it leads.
+    /// Its destination.
     pub prefix: IpNetwork,
-    /// The index of the device it leads into.
+    /// The index of its device.
     pub device: u32,
-    /// The address this host's own programs send from.
+    /// The source address for this host's own programs.
     pub preferred_source: Option<IpAddr>,
     /// Smaller is preferred. `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
     pub metric: Option<u32>,
-    /// Who made it; [`ROUTE_PROTOCOL`] for ours.
+    /// Which program made it; [`ROUTE_PROTOCOL`] for ours.
     pub protocol: u8,
 }
 
@@ -43,12 +43,12 @@ pub struct LocalAddress {
 }
 
 impl Netlink {
-    /// Adds a route; one to the same prefix with the same metric is an error.
+    /// Adds a route. Another one to the same prefix with the same metric is an error.
     pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
         self.new_route(route, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Puts a route in the place of the one to the same prefix with the same metric: there is always one of the two.
+    /// Replaces the route to the same prefix with the same metric: at any time one of the two exists.
     pub fn replace_route(&mut self, route: &Route) -> io::Result<()> {
         self.new_route(route, NLM_F_CREATE | NLM_F_REPLACE)
     }
@@ -69,7 +69,7 @@ impl Netlink {
         })
     }
 
-    /// Removes a route. A route that is gone already is fine.
+    /// Removes a route. Succeeds if it is already gone.
     pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
         match self.ask(RouteNetlinkMessage::DelRoute(encode(route)), 0) {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {
@@ -98,8 +98,8 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The route by which packets of this host to `to` leave, whoever made it; none if there is none, or if it leads into
-    /// no device, as a blackhole does. One lookup, however many routes there are.
+    /// The route that packets of this host to `to` take, whichever program made it. `None` if there is none, or if it
+    /// has no device, as a blackhole. One lookup, however many routes there are.
     pub fn route_to(&mut self, to: IpAddr) -> io::Result<Option<Route>> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(to);
@@ -134,7 +134,7 @@ impl Netlink {
             .collect())
     }
 
-    /// The first address of this host, of the family of `prefix`, inside it: what our routes prefer as source.
+    /// The first address of this host inside `prefix`: the preferred source of our routes.
     pub fn address_within(&mut self, prefix: IpNetwork) -> io::Result<Option<IpAddr>> {
         Ok(self.addresses()?.iter().map(|local| local.address.ip()).find(|address| prefix.contains(*address)))
     }
@@ -167,7 +167,7 @@ fn encode(route: &Route) -> RouteMessage {
         destination_prefix_length: route.prefix.prefix(),
         table: RouteHeader::RT_TABLE_MAIN,
         protocol: route.protocol.into(),
-        // A device without gateway: whatever is behind it is one link away.
+        // A device without a gateway: everything behind it is one link away.
         scope: match route.prefix {
             IpNetwork::V4(_) => RouteScope::Link,
             IpNetwork::V6(_) => RouteScope::Universe,

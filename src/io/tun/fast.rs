@@ -1,6 +1,6 @@
 //! The fast back-end: super-packets in, super-packets out, several queues.
 //!
-//! The virtio header passes through as the kernel wrote it; what it says is not looked at here.
+//! The virtio header passes through as the kernel wrote it; its meaning is not examined here.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,10 +17,10 @@ pub struct FastTun {
     offloads: TunOffloads,
 }
 
-/// What came of opening.
+/// The result of opening.
 pub(super) enum Opened {
     Queues(Vec<FastTun>),
-    /// The kernel lacks something we need, said in words.
+    /// The kernel lacks something that we need; the text says what.
     Unsupported(String),
 }
 
@@ -53,7 +53,8 @@ impl FastTun {
         }
         let name = ioctl::attach(fd, name, flags)?;
 
-        // Header size and offload mask are the device's and survive on a persistent one: set both, trust neither.
+        // Header size and offload mask belong to the device, and a persistent device keeps them: set both, trust
+        // neither.
         ioctl::set_header_len(fd, HEADER_LEN)?;
         let header_len = ioctl::header_len(fd)?;
         if header_len != HEADER_LEN {

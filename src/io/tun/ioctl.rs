@@ -1,6 +1,6 @@
 //! The TUN driver's `ioctl` calls, one function each.
 //!
-//! Source: `include/uapi/linux/if_tun.h`. No policy: which flags and which order is the back-ends' business.
+//! Source: `include/uapi/linux/if_tun.h`. The back-ends decide which flags to use and in which order.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -56,7 +56,7 @@ pub(super) fn header_len(fd: RawFd) -> io::Result<c_int> {
     Ok(length)
 }
 
-/// Says which packets may come uncut (`TUN_F_*`).
+/// Sets which packets may come uncut (`TUN_F_*`).
 pub(super) fn set_offload(fd: RawFd, mask: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value; no memory is touched.
     checked(unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) })

@@ -1,8 +1,8 @@
 //! The TUN device: where the user's packets enter and leave.
 //!
-//! Two back-ends with one face. [`FastTun`] passes super-packets uncut beside the virtio header that describes them;
-//! [`SimpleTun`] passes one complete packet at a time on any kernel, which also helps to rule out an offload bug.
-//! What is not here: any look at a packet or at a header's meaning, addresses and routes (see [`super::netlink`]).
+//! Two back-ends with the same interface. [`FastTun`] passes super-packets uncut, beside the virtio header that
+//! describes them; [`SimpleTun`] passes one complete packet at a time on any kernel, which also helps to rule out an
+//! offload bug. This module examines no packet and no header; addresses and routes are in [`super::netlink`].
 //!
 //! Start with [`Tun`], then `fast`; `ioctl` opens the device.
 
@@ -69,7 +69,7 @@ pub struct TunOffloads {
 
 /// One queue of a TUN device. Non-blocking. The device vanishes with its last queue.
 ///
-/// The device may be moved to another network namespace and keeps working: the descriptor is what counts.
+/// The device may be moved to another network namespace and keeps working: only the descriptor matters.
 #[derive(Debug)]
 pub enum Tun {
     /// Super-packets with a virtio header.
@@ -109,8 +109,8 @@ impl Tun {
         Ok(queues)
     }
 
-    /// Sets what is the device's rather than a queue's, and only what differs, so that a device that an
-    /// administrator has made for an unprivileged user can be used as it is.
+    /// Sets properties of the device, not of a queue, and only those that differ. So a device that an administrator
+    /// made for an unprivileged user can be used as it is.
     fn shape(&self, options: TunOptions) -> io::Result<()> {
         let mut netlink = Netlink::open()?;
         let link = netlink.link(self.name())?;
@@ -141,11 +141,11 @@ impl Tun {
         }
     }
 
-    /// Hands one packet to the kernel, with its virtio header in native byte order. The simple back-end ignores the
+    /// Gives one packet to the kernel, with its virtio header in native byte order. The simple back-end ignores the
     /// header: give it complete packets only.
     ///
-    /// An error costs this packet, nothing else: `EINVAL` for a header or packet the kernel refuses, `EIO` while the
-    /// device is down.
+    /// An error costs only this packet: `EINVAL` for a header or packet that the kernel refuses, `EIO` while the device
+    /// is down.
     #[inline]
     pub fn write(&self, header: &[u8; 10], packet: &[u8]) -> io::Result<()> {
         match self {
@@ -162,7 +162,7 @@ impl Tun {
         }
     }
 
-    /// Why the simple back-end stands in for the fast one that was asked for.
+    /// Why the simple back-end is used although the fast one was wanted.
     pub fn fallback(&self) -> Option<&str> {
         match self {
             Self::Fast(_) => None,
@@ -178,7 +178,7 @@ impl Tun {
         }
     }
 
-    /// Switches the carrier: without it the kernel withdraws the device's routes from use. Needs no capability.
+    /// Switches the carrier: without it the kernel does not use the device's routes. Needs no capability.
     pub fn set_carrier(&self, on: bool) -> io::Result<()> {
         ioctl::set_carrier(self.as_raw_fd(), on)
             .map_err(|error| explain(&error, format_args!("cannot switch the carrier of {}", self.name())))
@@ -217,8 +217,8 @@ fn check(name: &str, options: TunOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// What an error of opening means for the user. The kernel says "invalid argument" for a name that belongs to a
-/// device of another kind, so ask whether the name is taken.
+/// Explains an error of opening to the user. The kernel returns "invalid argument" for the name of a device of another
+/// kind, so this checks whether the name is taken.
 fn name_cause(name: &str, error: &io::Error) -> io::Error {
     let taken = || Netlink::open().and_then(|mut netlink| netlink.link(name)).is_ok();
     let advice = match error.raw_os_error() {
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_kernel_takes_is_refused_in_words() {
+    fn options_that_no_kernel_takes_are_refused_with_an_explanation() {
         let options = TunOptions::default();
         for (name, options, words) in [
             ("", options, "1 to 15"),

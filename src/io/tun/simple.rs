@@ -1,7 +1,7 @@
 //! The simple back-end: the `tun-tap` crate, one complete packet a read, any kernel.
 //!
-//! It never asks for offloads: the crate's descriptor has no virtio header, and the kernel would hand over
-//! super-packets that nobody could tell from packets.
+//! It never asks for offloads: the crate's descriptor has no virtio header, so super-packets could not be told from
+//! packets.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,7 +19,7 @@ impl SimpleTun {
     pub(super) fn open(name: &str, fallback: Option<String>) -> io::Result<Self> {
         let device = Iface::without_packet_info(name, Mode::Tun)?;
         device.set_non_blocking()?;
-        // The mask sticks to persistent devices: whoever had this one before may have left it on.
+        // A persistent device keeps the mask: its last owner may have left it on.
         super::ioctl::set_offload(device.as_raw_fd(), 0)?;
         Ok(Self { device, fallback })
     }

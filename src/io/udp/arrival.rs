@@ -1,22 +1,22 @@
-//! When a datagram came, as the kernel noted it: its wall clock, told on the clock that deadlines are kept by.
+//! The arrival time of a datagram, as the kernel noted it: from its wall clock to the clock of deadlines.
 //!
-//! The kernel stamps what it receives with the wall clock, which may be set at any time. So a stamp is believed only while
-//! the two clocks have kept their distance since the socket was last found empty: nothing that is unread is older than
-//! that. In doubt no time is told, and it is for the caller to take the datagram for one that came just now.
+//! The kernel stamps arrivals with the wall clock, which may be set at any time. So a stamp is trusted only while the
+//! two clocks have kept their distance since the socket was last found empty: nothing unread is older than that. In
+//! doubt no time is returned, and the caller takes the datagram as having come just now.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::control::{leading_u32, leading_u64};
 
-/// How far the clocks may drift apart before stamps are doubted: more than a clock is slewed while datagrams wait, less
-/// than matters to a deadline.
+/// How far the clocks may drift apart before stamps are not trusted: more than a clock is slewed while datagrams wait,
+/// less than matters to a deadline.
 const DRIFT_MAX: Duration = Duration::from_millis(1);
-/// Both clocks are read between two readings of one that are at most so far apart.
+/// The wall clock is read between two readings of the other clock that are at most this far apart.
 const READING_MAX: Duration = Duration::from_micros(200);
-/// A thread that is interrupted in the middle of each of so many readings has no reading.
+/// Attempts to read both clocks. A thread that is interrupted in the middle of each has no reading.
 const READINGS: u32 = 3;
 
-/// One moment on both clocks.
+/// The same moment on both clocks.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     now: Instant,
@@ -34,17 +34,17 @@ impl Moment {
         })
     }
 
-    /// How far the wall clock was moved between this moment and a later one.
+    /// How far the wall clock was moved between this moment and `later`.
     fn drift(&self, later: &Self) -> Duration {
         let passed = later.now.saturating_duration_since(self.now);
         (self.wall + passed).abs_diff(later.wall)
     }
 }
 
-/// Tells the kernel's arrival times of one socket.
+/// Converts the kernel's arrival times of one socket.
 #[derive(Debug, Default)]
 pub(super) struct ArrivalClock {
-    /// Not before the socket was last found empty.
+    /// A moment not before the socket was last found empty.
     empty: Option<Moment>,
 }
 
@@ -54,7 +54,7 @@ impl ArrivalClock {
         self.empty = Moment::read();
     }
 
-    /// When a datagram came that bears this stamp, the wall clock since 1970, and was read just now.
+    /// When a datagram with this stamp came, which was read just now. The stamp is the wall clock's time since 1970.
     pub(super) fn tell(&mut self, stamp: Option<Duration>) -> Option<Instant> {
         self.place(stamp?, Moment::read()?)
     }
@@ -70,7 +70,7 @@ impl ArrivalClock {
     }
 }
 
-/// The stamp of a control message `SCM_TIMESTAMPNS`: a `timespec` of the process's own word size.
+/// The stamp in an `SCM_TIMESTAMPNS` control message: a `timespec` of either word size.
 pub(super) fn parse_stamp(data: &[u8]) -> Option<Duration> {
     let half = data.len() / 2;
     let (seconds, nanos) = match half {
@@ -78,7 +78,7 @@ pub(super) fn parse_stamp(data: &[u8]) -> Option<Duration> {
         4 => (leading_u32(data)?.into(), leading_u32(&data[half..])?.into()),
         _ => return None,
     };
-    // Before 1970 there were no datagrams; what has no nanoseconds of a second is no time.
+    // Reject times before 1970 and nanoseconds of a second or more.
     let is_time = seconds <= i64::MAX as u64 && nanos < 1_000_000_000;
     is_time.then(|| Duration::new(seconds, nanos as u32))
 }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_told_on_the_clock_of_deadlines_unless_either_clock_was_moved() {
+    fn a_stamp_becomes_an_instant_unless_a_clock_was_moved() {
         let start = Instant::now();
         let wall = Duration::from_secs(1_700_000_000);
         let ms = Duration::from_millis;
@@ -99,7 +99,8 @@ mod tests {
                 wall: if set < 0 { wall - ms(set.unsigned_abs()) } else { wall + ms(set as u64) },
             }
         };
-        // Found empty at 0; when it is read, how far the wall clock was set since, the stamp, and what is told.
+        // The socket is found empty at 0. Each row: when the stamp is read, how far the wall clock was set since, the
+        // stamp, and the expected result.
         let rows = [
             (300, 0, 100, Some(100)),
             (300, 0, 300, Some(300)),
@@ -108,16 +109,16 @@ mod tests {
             (300, -2, 100, None),
             (300, -200, 100, None),
             (300, 3_600_000, 100, None),
-            // A stamp of the future is no stamp, unless by a hair.
+            // A stamp of the future is not trusted, unless it is very near.
             (300, 0, 301, Some(300)),
             (300, 0, 302, None),
         ];
-        for (read, set, stamp, told) in rows {
+        for (read, set, stamp, expected) in rows {
             let mut clock = ArrivalClock { empty: Some(moment(0, 0)) };
             let found = clock.place(wall + ms(stamp), moment(read, set));
-            assert_eq!(found, told.map(|at| start + ms(at)), "read at {read}, set by {set}, stamped {stamp}");
+            assert_eq!(found, expected.map(|at| start + ms(at)), "read at {read}, set by {set}, stamped {stamp}");
         }
-        // Doubt ends when the socket is found empty.
+        // Distrust ends when the socket is found empty.
         let mut clock = ArrivalClock { empty: Some(moment(0, 0)) };
         assert_eq!(clock.place(wall + ms(4100), moment(200, 4000)), None);
         clock.empty = Some(moment(201, 4000));

@@ -1,6 +1,6 @@
 //! Socket options and control messages.
 //!
-//! The bytes of control messages are laid out and read by hand, checked, rather than through pointers: every message
+//! The bytes of control messages are written and read by hand, with checks, instead of through pointers: every message
 //! is a header (length, level, type) and data, aligned to a machine word.
 #![allow(unsafe_code)]
 
@@ -32,18 +32,18 @@ pub(super) fn set_option(
     Ok(())
 }
 
-/// Asks whether the kernel knows segmentation. Whether the device of a route does shows when sending.
+/// Checks whether the kernel knows segmentation. Whether the device of a route does shows when sending.
 pub(super) fn probe_segmentation(socket: BorrowedFd<'_>) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 1400)?;
-    // As a lasting option it would cut every datagram: trains say it themselves.
+    // As a lasting option it would cut every datagram: each train requests it itself.
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0)
 }
 
-/// `SO_MEMINFO` and `SK_MEMINFO_DROPS` of `include/uapi`: what a socket holds, in words of 32 bits, since Linux 4.12.
+/// `SO_MEMINFO` and `SK_MEMINFO_DROPS` of `include/uapi`: counters of a socket, in words of 32 bits, since Linux 4.12.
 const SO_MEMINFO: libc::c_int = 55;
 const SK_MEMINFO_DROPS: usize = 8;
 
-/// Datagrams that the socket had no room for, as the kernel counts them; none if it does not say.
+/// Datagrams for which the socket had no room, as counted by the kernel; `None` if the kernel does not report it.
 pub(super) fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut words = [0u32; 16];
     let mut len = size_of_val(&words) as libc::socklen_t;
@@ -51,20 +51,20 @@ pub(super) fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     let result = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, words.as_mut_ptr().cast(), &raw mut len)
     };
-    let told = len as usize / size_of::<u32>();
-    (result == 0 && told > SK_MEMINFO_DROPS).then_some(words[SK_MEMINFO_DROPS])
+    let count = len as usize / size_of::<u32>();
+    (result == 0 && count > SK_MEMINFO_DROPS).then_some(words[SK_MEMINFO_DROPS])
 }
 
 const WORD: usize = size_of::<usize>();
 const HEADER: usize = size_of::<libc::cmsghdr>();
 
-/// Bytes of one control message whose data fits a word, the padding of the data included.
+/// Bytes of one control message whose data fits in a word, padding included.
 const SLOT: usize = HEADER + WORD;
 
-/// The same for a source address: `in6_pktinfo` is the longer of the two.
+/// The same for a source address: `in6_pktinfo` is the longer of its two forms.
 const SOURCE_SLOT: usize = HEADER + size_of::<libc::in6_pktinfo>().next_multiple_of(WORD);
 
-/// Bytes of all that one send may ask for.
+/// Bytes of all requests of one send.
 const REQUESTS_LEN: usize = 3 * SLOT + SOURCE_SLOT;
 
 /// A source address in the kernel's form.
@@ -75,9 +75,9 @@ pub(super) enum PacketInfo {
 }
 
 impl PacketInfo {
-    /// For a socket of this family: one of IPv6 takes IPv4 in its mapped form.
+    /// For a socket of this family: an IPv6 socket takes IPv4 addresses in mapped form.
     pub(super) fn new(from: IpAddr, socket_is_v6: bool) -> Self {
-        // The interface stays 0, which leaves it to the routes.
+        // The interface stays 0: the routes decide.
         let v6 = |from: Ipv6Addr| {
             let mut info = [0; 20];
             info[..16].copy_from_slice(&from.octets());
@@ -95,8 +95,8 @@ impl PacketInfo {
         }
     }
 
-    /// The address of ours that a datagram was sent to, if this message says so: of IPv4 the one to answer from, also where
-    /// the datagram was a broadcast.
+    /// The address of ours that a datagram was sent to, if this message holds it. For IPv4 it is the address to answer
+    /// from, even if the datagram was a broadcast.
     pub(super) fn parse(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<IpAddr> {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -112,11 +112,11 @@ impl PacketInfo {
     }
 }
 
-/// `SCM_TS_OPT_ID` of `include/uapi/asm-generic/socket.h`, since Linux 6.13. An architecture that numbers it otherwise
+/// `SCM_TS_OPT_ID` of `include/uapi/asm-generic/socket.h`, since Linux 6.13. An architecture with another number
 /// refuses this one, as older kernels do.
 const SCM_TS_OPT_ID: libc::c_int = 81;
 
-/// The control messages of one send: at most three whose data fits a word, and a source address.
+/// The control messages of one send: at most three whose data fits in a word, and a source address.
 #[repr(align(8))]
 pub(super) struct Requests {
     bytes: [u8; REQUESTS_LEN],
@@ -124,19 +124,19 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Asks for nothing.
+    /// No requests.
     pub(super) const NONE: Self = Self { bytes: [0; REQUESTS_LEN], len: 0 };
 
-    /// Asks as well for a train to be cut into datagrams of `segment` bytes.
+    /// Adds a request to cut a train into datagrams of `segment` bytes.
     #[inline]
     pub(super) fn segment(self, segment: u16) -> Self {
         self.and(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes())
     }
 
-    /// Asks for a transmit timestamp from software, which comes back with this id, if there is one.
+    /// Requests a transmit timestamp from software, which comes back with `id`, if there is one.
     #[inline]
     pub(super) fn stamp(id: Option<u32>) -> Self {
-        // What else the socket's flags say (ids, no data) is not for a control message: the kernel would refuse it.
+        // Other flags of the socket (ids, no data) may not be in a control message: the kernel would refuse it.
         let wanted = libc::SOF_TIMESTAMPING_TX_SOFTWARE.to_ne_bytes();
         let request = Self::NONE.and(libc::SOL_SOCKET, libc::SO_TIMESTAMPING, &wanted);
         match id {
@@ -145,7 +145,7 @@ impl Requests {
         }
     }
 
-    /// Asks as well for this source address.
+    /// Adds this source address.
     #[inline]
     pub(super) fn from(self, source: &PacketInfo) -> Self {
         match source {

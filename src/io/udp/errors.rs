@@ -1,6 +1,6 @@
-//! What became of datagrams that were sent: errors of the calls, and what comes back later through the error queue.
+//! What became of datagrams that were sent: errors of the calls, and entries of the error queue that come later.
 //!
-//! Without the error queue the kernel keeps to itself that its own queues dropped our datagrams. Transmit timestamps
+//! Only through the error queue does the kernel report that its own queues dropped our datagrams. Transmit timestamps
 //! come the same way. What they prove is not decided here.
 
 use std::io;
@@ -19,24 +19,24 @@ use super::{UdpSocket, unmapped};
 pub struct ErrorCounts {
     /// A queue of this host was full and dropped the datagram or train (`ENOBUFS`).
     pub queue_full: u64,
-    /// Nobody or nothing there: no route, host or port unreachable.
+    /// No route, or host or port unreachable.
     pub unreachable: u64,
     /// Larger than the device or the path carries (`EMSGSIZE`).
     pub too_big: u64,
-    /// The smallest MTU named with a `too_big`.
+    /// The smallest MTU that came with a `too_big`.
     pub path_mtu: Option<u32>,
     /// Forbidden by a firewall rule (`EPERM`, `EACCES`).
     pub forbidden: u64,
     /// Anything else.
     pub other: u64,
-    /// Errors among them that came back after the send had succeeded: something that the kernel took was dropped, in this
-    /// host or on the path.
+    /// Errors among them that came back after the send had succeeded: a datagram that the kernel took was dropped, in
+    /// this host or on the path.
     pub late: u64,
-    /// Errors from the path that quote no datagram of ours: anybody may have made them up, and nothing is believed of them.
+    /// Errors from the path that quote no datagram of ours: any host can forge them, so they are not trusted.
     pub doubtful: u64,
-    /// Transmit timestamps that were told; not errors.
+    /// Transmit timestamps that were reported; not errors.
     pub timestamps: u64,
-    /// Transmit timestamps that belong to no datagram we know, and were not told; not errors either.
+    /// Transmit timestamps that match no known datagram, and were not reported; not errors either.
     pub stray_timestamps: u64,
 }
 
@@ -72,7 +72,7 @@ impl ErrorCounts {
         if queued.errno == libc::EMSGSIZE && queued.info >= least {
             self.path_mtu = Some(self.path_mtu.map_or(queued.info, |known| known.min(queued.info)));
         }
-        // The call that met a local error has returned it and it is counted.
+        // The call has returned a local error, and it is counted.
         if queued.origin != libc::SO_EE_ORIGIN_LOCAL {
             self.late += 1;
             self.count(queued.errno);
@@ -89,8 +89,8 @@ struct Queued {
 }
 
 impl Queued {
-    /// Bytes are a `sock_extended_err` (`include/uapi/linux/errqueue.h`): errno u32, origin u8, type u8, code u8,
-    /// pad u8, info u32, data u32; then who said it.
+    /// The bytes are a `sock_extended_err` (`include/uapi/linux/errqueue.h`): errno u32, origin u8, type u8, code u8,
+    /// pad u8, info u32, data u32; then the address of the host that reported it.
     fn parse(bytes: &[u8]) -> Option<Self> {
         let word = |at| leading_u32(bytes.get(at..)?);
         Some(Self { errno: word(0)?.cast_signed(), origin: *bytes.get(4)?, info: word(8)?, data: word(12)? })
@@ -115,34 +115,34 @@ impl AddAssign for ErrorCounts {
     }
 }
 
-/// A smaller path MTU is not believed: every IPv4 host takes packets of 576 bytes (RFC 791), every IPv6 link one of 1280
+/// A smaller path MTU is not trusted: every IPv4 host takes packets of 576 bytes (RFC 791), every IPv6 link one of 1280
 /// (RFC 8200, section 5).
 const PATH_MTU_MIN: u32 = 576;
 const PATH_MTU_MIN_IPV6: u32 = 1280;
 
-/// Addresses that are told apart in one call; more are told as one that stands for any.
+/// Destinations of late errors that are kept apart. When there are more, the unspecified address stands for any.
 const LATE_ERRORS_MAX: usize = 32;
 
-/// Entries read in one call: a flood of ICMP must not hold the loop.
+/// Entries read in one call: a flood of ICMP errors must not hold up the loop.
 const MAX_ENTRIES: usize = 256;
 
-/// `SCM_TSTAMP_SND` of `include/uapi/linux/errqueue.h`: the driver got the datagram. Others say that it was queued or
-/// acknowledged.
+/// `SCM_TSTAMP_SND` of `include/uapi/linux/errqueue.h`: the driver got the datagram. Other values mean that it was
+/// queued or acknowledged.
 const SCM_TSTAMP_SND: u32 = 0;
 
 impl UdpSocket {
-    /// Empties the error queue: tells the stamp of each packet of [`send_stamped`](Self::send_stamped) that has left,
-    /// and takes what was counted since the last time, errors of sending included.
+    /// Empties the error queue: calls `stamped` with the id of each packet of [`send_stamped`](Self::send_stamped) that
+    /// has left, and returns the counts since the last call, errors of sending included.
     ///
-    /// Call it each turn in which the poll reported an error, as the queue is bounded, or
-    /// [`errors_left`](Self::errors_left) says so; with nothing there it is one short system call. Stamps come in the
-    /// order in which datagrams left. One may be lost when the queue is full; none is told that did not come.
+    /// The queue is bounded: call it in each turn in which the poll reported an error or
+    /// [`errors_left`](Self::errors_left) is true. With an empty queue it is one short system call. Ids come in the
+    /// order in which datagrams left. One may be lost when the queue is full; none is reported without its timestamp.
     pub fn drain_errors(&mut self, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
         self.drain_own_errors(&|_: &[u8]| true, stamped)
     }
 
-    /// As [`drain_errors`](Self::drain_errors), and believes an error from the path only if `is_own` says that the datagram
-    /// which it quotes, as far as it does, is ours: anybody can send such errors.
+    /// As [`drain_errors`](Self::drain_errors), but trusts an error from the path only if `is_own` recognises the
+    /// quoted beginning of the datagram: any host can send such errors.
     pub fn drain_own_errors(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> ErrorCounts {
         self.errors_left = if self.stamps == StampState::LoopedData {
             self.drain_looped(is_own, stamped)
@@ -152,7 +152,7 @@ impl UdpSocket {
         std::mem::take(&mut self.counts)
     }
 
-    /// Reads what comes without its datagram, but for how it begins. True if more may be left.
+    /// Reads entries without their datagram, except for its first bytes. True if more may be left.
     fn drain_entries(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> bool {
         let mut entries = Entries::EMPTY;
         for _ in 0..MAX_ENTRIES / Entries::MAX {
@@ -168,7 +168,8 @@ impl UdpSocket {
         true
     }
 
-    /// Reads timestamps that bring their datagram back, one by one: it tells whose they are. True if more may be left.
+    /// Reads timestamps that bring back their datagram, one by one: its bytes show whose they are. True if more may be
+    /// left.
     fn drain_looped(&mut self, is_own: &impl Fn(&[u8]) -> bool, stamped: &mut impl FnMut(u32)) -> bool {
         let mut control = ControlBuffer::EMPTY;
         let fd = self.as_raw_fd();
@@ -211,19 +212,19 @@ impl UdpSocket {
         }
     }
 
-    /// Whether the last [`drain_errors`](Self::drain_errors) ended at its bound: drain again in the next turn, without
-    /// waiting for the poll to say so.
+    /// Whether the last [`drain_errors`](Self::drain_errors) stopped at its bound: drain again in the next turn,
+    /// without waiting for the poll.
     pub fn errors_left(&self) -> bool {
         self.errors_left
     }
 
-    /// Where something was sent that the kernel had taken and for which an error came back, as found by
+    /// The destination of a datagram that the kernel had taken and for which an error came back, as found by
     /// [`drain_errors`](Self::drain_errors). The unspecified address stands for any.
     pub fn poll_late_error(&mut self) -> Option<IpAddr> {
         self.late_errors.pop()
     }
 
-    /// `to` is where the datagram was sent that it is about; `len` are the bytes that came back with it.
+    /// `to` is the destination of the datagram concerned; `len` bytes of it came back.
     fn handle_queued(&mut self, queued: &Queued, to: Option<IpAddr>, len: usize, stamped: &mut impl FnMut(u32)) {
         if queued.origin != libc::SO_EE_ORIGIN_TIMESTAMPING {
             let late = self.counts.late;
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_lands_in_its_counter() {
+    fn each_error_counts_in_its_own_counter() {
         let mut counts = ErrorCounts::default();
         for (errno, origin, info) in [
             (libc::ECONNREFUSED, libc::SO_EE_ORIGIN_ICMP, 0),
@@ -309,25 +310,25 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_come_late_are_told_by_the_address_they_are_about_and_bounded() {
+    fn late_errors_are_reported_by_destination_and_bounded() {
         let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let at = |host: u8| IpAddr::from([192, 0, 2, host]);
-        let mut told = |entries: &[(u8, Option<IpAddr>)]| -> Vec<IpAddr> {
+        let mut reported = |entries: &[(u8, Option<IpAddr>)]| -> Vec<IpAddr> {
             for &(origin, to) in entries {
                 socket.handle_queued(&queued(libc::ECONNREFUSED, origin, 0), to, 0, &mut |stamp| panic!("{stamp}"));
             }
             std::iter::from_fn(|| socket.poll_late_error()).collect()
         };
         let (icmp, local) = (libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_LOCAL);
-        assert_eq!(told(&[(icmp, Some(at(1))), (icmp, Some(at(1))), (local, Some(at(2)))]), [at(1)]);
+        assert_eq!(reported(&[(icmp, Some(at(1))), (icmp, Some(at(1))), (local, Some(at(2)))]), [at(1)]);
         let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
-        assert_eq!(told(&[(icmp, None)]), [any]);
+        assert_eq!(reported(&[(icmp, None)]), [any]);
         let many: Vec<_> = (0..=LATE_ERRORS_MAX as u8).map(|host| (icmp, Some(at(host)))).collect();
-        assert_eq!(told(&many), [any], "nobody is left out");
+        assert_eq!(reported(&many), [any], "no destination is left out");
     }
 
     #[test]
-    fn only_a_timestamp_of_leaving_is_told() {
+    fn only_a_timestamp_of_leaving_is_reported() {
         let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let (left, scheduled, acknowledged) = (0, 1, 2);
         for (state, info, expected) in [
@@ -338,12 +339,15 @@ mod tests {
             (StampState::Off(StampsOff::Configured), left, vec![]),
         ] {
             socket.stamps = state;
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             let entry = Queued { data: u32::MAX, ..queued(libc::ENOMSG, libc::SO_EE_ORIGIN_TIMESTAMPING, info) };
-            socket.handle_queued(&entry, None, 0, &mut |stamp| told.push(stamp));
-            assert_eq!(told, expected, "{state:?} {info}");
+            socket.handle_queued(&entry, None, 0, &mut |stamp| reported.push(stamp));
+            assert_eq!(reported, expected, "{state:?} {info}");
             let counts = socket.drain_errors(&mut |stamp| panic!("{stamp}"));
-            assert_eq!((counts.timestamps, counts.stray_timestamps), (told.len() as u64, 1 - told.len() as u64));
+            assert_eq!(
+                (counts.timestamps, counts.stray_timestamps),
+                (reported.len() as u64, 1 - reported.len() as u64)
+            );
         }
     }
 }

@@ -1,10 +1,11 @@
 //! UDP sockets that send and receive whole trains of equal datagrams in one system call.
 //!
-//! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. A datagram may
-//! ask for a timestamp that proves that it left. No error of the network is fatal here: it is a value to count. What is not
-//! here: what the datagrams mean, pacing, retries.
+//! Sending uses the kernel's UDP segmentation (GSO) and falls back to `sendmmsg`; receiving uses UDP GRO. A datagram
+//! may request a timestamp that proves that it left. No error of the network is fatal here: errors are counted. The
+//! meaning of datagrams, pacing and retries are not handled here.
 //!
-//! Start with `send`, then `stamps` (how a timestamp finds its datagram) and `errors` (the queue in which they come).
+//! Start with `send`, then `stamps` (which datagram a timestamp belongs to) and `errors` (the queue through which
+//! timestamps come).
 
 mod address;
 mod arrival;
@@ -31,26 +32,26 @@ use super::retry::Retry;
 use arrival::ArrivalClock;
 use stamps::OnTheirWay;
 
-/// Whether to use something that not every kernel and device has.
+/// Whether to use a feature that some kernels and devices lack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Switch {
     /// Where it works.
     #[default]
     Auto,
-    /// Without asking, and not to be switched off by a suspicion ([`UdpSocket::keeps_trains`]).
+    /// Without a probe; reports do not switch it off ([`UdpSocket::keeps_trains`]).
     On,
     /// Never.
     Off,
 }
 
-/// So many refusals in a row, each of which went through without what was asked for, and it is not asked for a while. One
-/// alone may have another cause: an address that was away for a moment is `EINVAL` too.
+/// After this many refusals in a row, each of which succeeded without the feature, it is off for a while. A single
+/// refusal may have another cause: a missing source address is `EINVAL` too.
 const REFUSALS_MAX: u8 = 3;
 
-/// Something that the kernel may refuse and without which sending goes on.
+/// A feature that the kernel may refuse; sending goes on without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
-    /// Cutting trains.
+    /// Segmentation of trains.
     Segmentation,
     /// Transmit timestamps.
     Timestamps,
@@ -65,12 +66,12 @@ impl std::fmt::Display for Extra {
     }
 }
 
-/// What has changed of it.
+/// A change of such a feature.
 #[derive(Debug)]
 pub enum Change {
-    /// It is refused, with this error.
+    /// The kernel refuses it, with this error.
     Refused(Extra, io::Error),
-    /// It is taken again.
+    /// The kernel takes it again.
     Back(Extra),
 }
 
@@ -81,7 +82,7 @@ pub struct UdpOptions {
     pub gso: Switch,
     /// Transmit timestamps.
     pub stamps: StampChoice,
-    /// Send and receive buffer, each, in bytes; as much of it as the system allows.
+    /// Size of the send buffer and of the receive buffer, in bytes; as much of it as the system allows.
     pub buffer_bytes: usize,
 }
 
@@ -91,7 +92,7 @@ impl Default for UdpOptions {
     }
 }
 
-/// A non-blocking UDP socket. Bound to `[::]` it serves IPv4 too, and IPv4 addresses look like IPv4 addresses.
+/// A non-blocking UDP socket. Bound to `[::]` it serves IPv4 too; callers then see plain IPv4 addresses.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: StdSocket,
@@ -100,7 +101,7 @@ pub struct UdpSocket {
     gso: GsoState,
     gso_retry: Retry,
     stamps: StampState,
-    /// What they were before they were refused.
+    /// The state before timestamps were refused.
     stamps_before: StampState,
     stamp_retry: Retry,
     changes: VecDeque<Change>,
@@ -179,29 +180,29 @@ impl UdpSocket {
         self.gso
     }
 
-    /// Trains are wanted whatever reports show of them.
+    /// The configuration demands trains, whatever reports show about them.
     pub fn keeps_trains(&self) -> bool {
         self.switch == Switch::On
     }
 
-    /// What the kernel has begun to refuse, or takes again; told once.
+    /// The next feature that the kernel refuses, or takes again; each change is returned once.
     pub fn poll_change(&mut self) -> Option<Change> {
         self.changes.pop_front()
     }
 
-    /// How transmit timestamps find their datagrams, or why there are none. That a device gives them shows when one
-    /// comes.
+    /// How timestamps are matched to datagrams, or why there are none. Whether a device makes timestamps shows when the
+    /// first one comes.
     pub fn stamps(&self) -> StampState {
         self.stamps
     }
 
-    /// Datagrams the kernel dropped because our receive buffer was full, since the start. Known as of the last
-    /// datagram received or the last [`count_overflows`](Self::count_overflows).
+    /// Datagrams that the kernel dropped because our receive buffer was full, since the start. As of the last datagram
+    /// received or the last [`count_overflows`](Self::count_overflows).
     pub fn receive_overflows(&self) -> u64 {
         self.overflows
     }
 
-    /// Asks the kernel for that count: of what was dropped behind the last datagram that was received, none tells.
+    /// Reads this count from the kernel: no datagram reports what was dropped after the last one received.
     pub fn count_overflows(&mut self) -> u64 {
         if let Some(total) = control::drops(self.socket.as_fd()) {
             self.on_overflows(total);
@@ -210,7 +211,8 @@ impl UdpSocket {
     }
 
     fn on_overflows(&mut self, total: u32) {
-        // The kernel's counter has 32 bits and wraps. One that came with a datagram may be older than the last one known.
+        // The kernel's counter has 32 bits and wraps. A count that came with a datagram may be older than the last
+        // known one.
         let more = total.wrapping_sub(self.overflows as u32);
         if more <= u32::MAX / 2 {
             self.overflows += u64::from(more);
@@ -231,11 +233,11 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
         control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)?;
         control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
     }
-    // On an IPv6 socket these hold for the IPv4 it also carries; a kernel without IPv4 may refuse them.
+    // An IPv6 socket also carries IPv4, and these options hold for that; a kernel without IPv4 may refuse them.
     //
-    // PROBE: never fragment (a lost fragment would lose a datagram the code counts as one symbol), and ignore the
-    // kernel's path MTU cache: a forged or stale "fragmentation needed" must not stop a tunnel whose datagram size
-    // is configured. Such messages still arrive in the error queue, to be counted and shown.
+    // PROBE: never fragment, because a lost fragment would lose a datagram that the code counts as one symbol. It also
+    // ignores the kernel's path MTU cache: a forged or stale "fragmentation needed" must not stop a tunnel whose
+    // datagram size is configured. Such messages still arrive in the error queue, to be counted and shown.
     for (option, value) in [(libc::IP_RECVERR, 1), (libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)] {
         let set = control::set_option(fd, libc::IPPROTO_IP, option, value);
         if address.is_ipv4() {
@@ -243,7 +245,7 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
         }
     }
     if address.ip().is_unspecified() {
-        // Who is called has to answer from the address that was called.
+        // Datagrams to a peer have to leave from the address that it called.
         if address.is_ipv6() {
             control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         } else {
@@ -251,20 +253,20 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
         }
     }
     control::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
-    // Where arrival times are not to be had, what is read counts as having come when it is read.
+    // Without arrival times, a datagram counts as having come when it is read.
     let _ = control::set_option(fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     let bytes = libc::c_int::try_from(options.buffer_bytes).unwrap_or(libc::c_int::MAX);
     for (force, polite) in [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)] {
         control::set_option(fd, libc::SOL_SOCKET, force, bytes)
             .or_else(|_| control::set_option(fd, libc::SOL_SOCKET, polite, bytes))?;
     }
-    // Kernels before 5.0 have no GRO for UDP: every datagram then comes alone.
+    // Kernels before 5.0 have no UDP GRO: there every datagram comes alone.
     let _ = control::set_option(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
     rustix::net::bind(fd, &address)?;
     Ok(socket)
 }
 
-/// An IPv4 address that an IPv6 socket reports in its mapped form, as itself.
+/// Turns an IPv4-mapped IPv6 address into the IPv4 address.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
@@ -275,7 +277,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// An address as the socket's family wants it.
+/// The address in the form that the socket's family needs.
 fn mapped(address: SocketAddr, socket_is_v6: bool) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if socket_is_v6 => (Ipv4Addr::to_ipv6_mapped(v4.ip()), v4.port()).into(),
@@ -300,7 +302,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv4_wears_its_own_clothes_outside_and_the_sockets_inside() {
+    fn an_ipv4_address_is_mapped_for_an_ipv6_socket_and_unmapped_for_callers() {
         let v4: SocketAddr = "192.0.2.1:7117".parse().unwrap();
         let v6: SocketAddr = "[2001:db8::1]:7117".parse().unwrap();
         assert_eq!(mapped(v4, true), "[::ffff:192.0.2.1]:7117".parse().unwrap());
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_said_in_words() {
+    fn the_error_of_a_port_in_use_names_the_remedy() {
         let first = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let error = UdpSocket::bind(first.local_addr(), UdpOptions::default()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

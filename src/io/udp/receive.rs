@@ -1,4 +1,4 @@
-//! Receiving: one call gives one datagram, or a train of equal ones that the kernel has put together.
+//! Receives: one call returns one datagram, or a train of equal ones that the kernel has merged.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,24 +12,25 @@ use super::arrival::parse_stamp;
 use super::control::{ControlBuffer, Messages, PacketInfo, leading_u32};
 use super::{UdpSocket, unmapped};
 
-/// What one call received.
+/// The result of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Bytes in the buffer.
+    /// Number of bytes in the buffer.
     pub len: usize,
     /// Size of each datagram in it but the last, which may be shorter. Never 0: `buffer[..len].chunks(segment)`
     /// gives the datagrams (an empty one gives none).
     pub segment: usize,
-    /// Where they came from; IPv4 as IPv4 whatever the socket.
+    /// Their source; an IPv4 address is plain IPv4 on any socket.
     pub from: SocketAddr,
-    /// Which address of this host they were sent to; none where the socket has only one, or the kernel does not say.
+    /// The address of this host that they were sent to; `None` where the socket has only one, or the kernel does not
+    /// report it.
     pub to: Option<IpAddr>,
-    /// When the first of them came to this host, however late it is read; none where the kernel does not say, or its
-    /// clock was set meanwhile.
+    /// When the first of them came to this host, however late it is read; `None` where the kernel does not report it,
+    /// or its clock was set meanwhile.
     pub arrived: Option<Instant>,
 }
 
-/// ICMP errors that may stand before a datagram; more mean somebody floods us with them, so let the loop turn.
+/// ICMP errors that may precede a datagram. More of them are a flood: the loop must go on.
 const MAX_PENDING_ERRORS: usize = 16;
 
 impl UdpSocket {
@@ -40,7 +41,7 @@ impl UdpSocket {
         for _ in 0..MAX_PENDING_ERRORS {
             match self.receive(buffer) {
                 Ok(Some(received)) => return Ok(Some(received)),
-                // Without a source it was not from the network.
+                // A message without a source is not from the network.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.arrivals.on_empty();
@@ -49,7 +50,7 @@ impl UdpSocket {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EFAULT | libc::ENOTSOCK)) => {
                     return Err(error);
                 }
-                // An ICMP error of an earlier datagram; reading it here clears it, its copy is in the error queue.
+                // An ICMP error of an earlier datagram. Reading it here clears it; its copy is in the error queue.
                 Err(_) => {}
             }
         }
@@ -77,20 +78,21 @@ impl UdpSocket {
     }
 }
 
-/// Bytes of the datagram that an error is about, as far as the error quotes it: its clear header.
+/// Bytes that an error quotes of its datagram: the clear header.
 pub const QUOTED_MAX: usize = 12;
 
-/// What an entry of the error queue says, and of what.
+/// An entry of the error queue.
 pub(super) struct Entry<'a> {
-    /// Where the datagram was sent.
+    /// The destination of the datagram concerned.
     pub about: &'a RawAddress,
-    /// What is said.
+    /// Its control messages.
     pub messages: Messages<'a>,
-    /// How the datagram began, as far as it is quoted.
+    /// The first bytes of the datagram, as far as they are quoted.
     pub quoted: &'a [u8],
 }
 
-/// Room for what one call reads of the error queue: of each entry who it is about, what it says, and how its bytes begin.
+/// Room for what one call reads from the error queue: for each entry its destination, its messages and its quoted
+/// bytes.
 pub(super) struct Entries {
     addresses: [RawAddress; Self::MAX],
     controls: [ControlBuffer; Self::MAX],
@@ -101,9 +103,9 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// So many are read in one call.
+    /// Entries read in one call.
     pub(super) const MAX: usize = 16;
-    /// None.
+    /// No entries.
     pub(super) const EMPTY: Self = Self {
         addresses: [RawAddress::EMPTY; Self::MAX],
         controls: [const { ControlBuffer::EMPTY }; Self::MAX],
@@ -113,8 +115,8 @@ impl Entries {
         count: 0,
     };
 
-    /// Reads the next ones of this socket's error queue, in one `recvmmsg`; fewer than [`MAX`](Self::MAX) if there are no
-    /// more.
+    /// Reads the next entries of this socket's error queue, in one `recvmmsg`; fewer than [`MAX`](Self::MAX) if there
+    /// are no more.
     pub(super) fn read(&mut self, socket: libc::c_int) -> usize {
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; Self::MAX];
         let mut slices = self
@@ -134,8 +136,8 @@ impl Entries {
             message.msg_hdr.msg_controllen = control.0.len() as _;
         }
         let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
-        // SAFETY: all messages are initialised and point to addresses, control buffers and slices with their true sizes, all
-        // exclusively borrowed until the call returns.
+        // SAFETY: all messages are initialised and point to addresses, control buffers and slices with their true sizes,
+        // all exclusively borrowed until the call returns.
         let read = unsafe {
             libc::recvmmsg(socket, messages.as_mut_ptr().cast(), Self::MAX as _, flags as _, std::ptr::null_mut())
         };
@@ -152,7 +154,7 @@ impl Entries {
         self.count
     }
 
-    /// Those that were read last.
+    /// The entries of the last read.
     pub(super) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         let controls = self.controls.iter().zip(&self.control_lens).map(|(control, len)| Messages(&control.0[..*len]));
         let quoted = self.quoted.iter().zip(&self.quoted_lens).map(|(quoted, len)| &quoted[..*len]);

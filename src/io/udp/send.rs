@@ -1,5 +1,5 @@
-//! Sending: a train of equal datagrams in as few system calls as the kernel allows, with or without asking for transmit
-//! timestamps. What comes back later is not read here.
+//! Sends a train of equal datagrams in as few system calls as the kernel allows, with or without requests for transmit
+//! timestamps. What comes back later is read elsewhere.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -30,11 +30,11 @@ pub enum GsoState {
 /// Why the kernel does not cut our trains. Numbers are errno values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoOff {
-    /// The configuration says so.
+    /// The configuration switches it off.
     Configured,
     /// The kernel does not know it.
     Unsupported(i32),
-    /// A train was refused, and went through cut by us. Tried again now and then.
+    /// A train was refused, and went through when we cut it. Tried again from time to time.
     Refused(i32),
 }
 
@@ -50,14 +50,14 @@ impl std::fmt::Display for GsoState {
     }
 }
 
-/// Where a train goes, and how.
+/// The destination of a train, and how to send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Where to.
     pub to: SocketAddr,
-    /// From which address of this host, of the same family; none leaves it to the kernel.
+    /// Source address of this host, of the same family; with `None` the kernel chooses.
     pub from: Option<IpAddr>,
-    /// Each datagram by itself, though the kernel would cut the train.
+    /// Each datagram by itself, although the kernel could cut the train.
     pub alone: bool,
 }
 
@@ -67,22 +67,22 @@ impl From<SocketAddr> for Target {
     }
 }
 
-/// What became of a train.
+/// The result of sending a train.
 #[derive(Debug, Default)]
 pub struct SendOutcome {
     /// Bytes the kernel took, from the front: whole datagrams.
     pub sent: usize,
-    /// Timestamps that were asked for with these bytes, by numbers from the stamp of the call on. Each stands for one packet
-    /// that the kernel took; one that never comes tells that its packet was dropped, or nothing.
+    /// Number of timestamps requested for these bytes; their ids count up from the `stamp` of the call. Each stands for
+    /// one packet that the kernel took. If one never comes, its packet may have been dropped.
     pub stamps: usize,
     /// The send buffer is full: offer the rest again when the socket is writable.
     pub blocked: bool,
-    /// What stopped the train. The datagram at `sent` is lost, and nothing after it was tried; already counted in
-    /// [`ErrorCounts`](super::ErrorCounts).
+    /// The error that stopped the train. The datagram at `sent` is lost, and nothing after it was tried. Already
+    /// counted in [`ErrorCounts`](super::ErrorCounts).
     pub error: Option<io::Error>,
 }
 
-/// A target in the kernel's form, and where a train is cut.
+/// A target in the kernel's form, and the size of its datagrams.
 struct Envelope {
     address: RawAddress,
     length: libc::socklen_t,
@@ -95,7 +95,7 @@ struct Envelope {
 #[derive(Clone, Copy)]
 struct Taken {
     bytes: usize,
-    /// As many packets as the kernel may drop or send each by itself: a train that it cuts is one until it is cut.
+    /// Packets that the kernel may drop or send each by itself: a train that it cuts is one packet until it is cut.
     packets: usize,
 }
 
@@ -106,21 +106,21 @@ impl UdpSocket {
         self.send(to.into(), bytes, segment, None)
     }
 
-    /// The same, and asks for a transmit timestamp of each packet that the kernel takes: one of a train that it cuts, one
-    /// of each datagram otherwise. [`drain_errors`](Self::drain_errors) tells them by `stamp` and the numbers that follow
-    /// it, which nothing on its way may bear. Nor may two datagrams on their way have the same length and first 16 bytes,
-    /// by which older kernels' timestamps find them.
+    /// As [`send_train`](Self::send_train), with a transmit timestamp requested for each packet that the kernel takes:
+    /// one for a train that it cuts, else one for each datagram. [`drain_errors`](Self::drain_errors) reports them with
+    /// `stamp` and the ids that follow it; no other datagram in flight may have one of these. Nor may two datagrams in
+    /// flight have the same length and first 16 bytes, by which the timestamps of older kernels are matched.
     ///
-    /// A timestamp says that the driver of the last device got the datagram (a TUN's driver gets it before its ring of
-    /// packets may be full and drop it). Of a train that the kernel cuts it is the *first* datagram's: that the others
-    /// have left shows the timestamp of something sent later through the same queue, if the device has dropped nothing.
-    /// No timestamp comes for what was dropped in this host. Where there are no timestamps ([`stamps`](Self::stamps))
-    /// all is sent all the same.
+    /// A timestamp means that the driver of the last device got the datagram (a TUN's driver gets it before its ring of
+    /// packets, which may be full and drop it). For a train that the kernel cuts, it is the timestamp of the *first*
+    /// datagram. The others have left once a timestamp comes of something sent later through the same queue, if the
+    /// device has dropped nothing. What was dropped in this host gets no timestamp. Where there are no timestamps
+    /// ([`stamps`](Self::stamps)), everything is sent without them.
     pub fn send_stamped(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, stamp: u32) -> SendOutcome {
         self.send(to.into(), bytes, segment, Some(stamp))
     }
 
-    /// Either of them, to a target.
+    /// Sends as either of them, to a target.
     pub fn send(&mut self, target: Target, bytes: &[u8], segment: usize, stamp: Option<u32>) -> SendOutcome {
         let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
@@ -152,12 +152,12 @@ impl UdpSocket {
         outcome
     }
 
-    /// Sends from the front what fits one call; tells how many timestamps were asked for. Ok is more than nothing.
+    /// Sends from the front what fits in one call; returns how many timestamps were requested. `Ok` is never empty.
     fn send_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<(Taken, usize)> {
         let stamp = stamp.filter(|_| self.asks_for_stamps());
         match self.try_batch(envelope, bytes, stamp) {
             Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
-                // As with segmentation: only if it goes through without was the request to blame.
+                // As for segmentation: the request was to blame only if sending works without it.
                 let taken = self.try_batch(envelope, bytes, None)?;
                 let is_new = self.stamp_retry.on_refused();
                 if is_new {
@@ -182,7 +182,7 @@ impl UdpSocket {
         }
     }
 
-    /// There are timestamps, or after a while there may be again.
+    /// Timestamps are available, or may be tried again.
     fn asks_for_stamps(&mut self) -> bool {
         match self.stamps {
             StampState::Off(StampsOff::Refused(_)) if self.stamp_retry.is_allowed() => {
@@ -194,7 +194,7 @@ impl UdpSocket {
         }
     }
 
-    /// The kernel is to cut trains.
+    /// Whether the kernel is to cut trains.
     fn cuts_trains(&self) -> bool {
         match self.gso {
             GsoState::Active => true,
@@ -203,7 +203,7 @@ impl UdpSocket {
         }
     }
 
-    /// Asks for the source of the envelope, and for the timestamp with this number, if one is wanted.
+    /// Requests the source address of the envelope, and the timestamp with this id, if one is wanted.
     fn requests(&self, envelope: &Envelope, stamp: Option<u32>) -> Requests {
         let requests = match (self.stamps, stamp) {
             (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
@@ -237,8 +237,8 @@ impl UdpSocket {
         let Some(errno @ (libc::EIO | libc::EINVAL)) = error.raw_os_error() else {
             return Err(error);
         };
-        // The device or the kernel may not cut this train. Cut it ourselves; only if that goes through was the
-        // segmentation to blame.
+        // The device or the kernel may not cut this train. Cut it here; the segmentation was to blame only if that
+        // works.
         let taken = retried(|| self.send_each(envelope, batch, stamp))?;
         if self.gso_retry.on_refused() {
             self.changes.push_back(Change::Refused(Extra::Segmentation, error));
@@ -287,7 +287,7 @@ fn io_slice(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
-/// A message of one slice. The kernel only reads what the pointers show; their mutability is the C API's.
+/// A message of one slice. The kernel only reads what the pointers point to; they are mutable because of the C API.
 fn message(envelope: &Envelope, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
     // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -300,17 +300,17 @@ fn message(envelope: &Envelope, slice: &mut libc::iovec, requests: &Requests) ->
     message
 }
 
-/// How many timestamps stand for a send of which so many were asked. Where the kernel took a part of it without one, the
-/// others do not speak for that part: one more is counted, which never comes.
+/// How many timestamps a send waits for when `asked` were requested. If the kernel took a part of it without one, the
+/// others prove nothing about that part: the count is one more, which never comes.
 fn counted(asked: usize, is_whole: bool) -> usize {
     if is_whole || asked == 0 { asked } else { asked + 1 }
 }
 
-/// An ICMP error of earlier datagrams makes a call fail so often, at the most.
+/// ICMP errors of earlier datagrams make a call fail at most this often.
 const LEFT_OVER_MAX: usize = 16;
 
-/// Tries again. With `IP_RECVERR` an ICMP error of an earlier datagram, forged or not, makes the next call fail, whatever that
-/// one sends; it was not tried then.
+/// Repeats a call that failed because of an earlier datagram. With `IP_RECVERR` an ICMP error of an earlier datagram,
+/// forged or not, makes the next call fail, whatever that sends; its datagram was not tried.
 fn retried(mut call: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
     for _ in 0..LEFT_OVER_MAX {
         match call() {
@@ -321,7 +321,7 @@ fn retried(mut call: impl FnMut() -> io::Result<Taken>) -> io::Result<Taken> {
     call()
 }
 
-/// Errors that are about this call and not left over from an earlier datagram.
+/// Errors of this call, not of an earlier datagram.
 fn is_own(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -334,13 +334,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_of_a_part_of_a_send_spoke_for_all_of_it() {
-        // Asked for each packet, for none, and for those of one of two calls.
+    fn timestamps_of_a_part_of_a_send_do_not_prove_all_of_it() {
+        // Requested for each packet, for none, and for those of one of two calls.
         assert_eq!([counted(3, true), counted(0, false), counted(3, false)], [3, 0, 4]);
     }
 
     #[test]
-    fn several_errors_of_earlier_datagrams_cost_the_next_one() {
+    fn errors_of_earlier_datagrams_do_not_lose_the_next_one() {
         for (errors, is_sent) in [(0, true), (1, true), (LEFT_OVER_MAX, true), (LEFT_OVER_MAX + 1, false)] {
             let mut left = errors;
             let outcome = retried(|| match left {
@@ -363,10 +363,10 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_train_that_the_kernel_will_not_cut_is_cut_here_and_the_state_says_so() {
+    fn a_train_that_the_kernel_will_not_cut_is_cut_here_and_the_state_shows_it() {
         let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let (mut sender, mut receiver) = (bind(), bind());
-        // Without checksums there is no segmentation: EINVAL, as from a device that cannot.
+        // Without checksums there is no segmentation: EINVAL, as from a device that lacks it.
         control::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
         let bytes: Vec<u8> = (0..200_000u32).map(|at| at as u8).collect();
         for _ in 0..2 {
@@ -381,11 +381,11 @@ mod tests {
         }
         assert_eq!(sender.drain_errors(&mut |_| {}).total(), 0);
         assert!(matches!(sender.poll_change(), Some(Change::Refused(Extra::Segmentation, _))));
-        assert!(sender.poll_change().is_none(), "said once");
+        assert!(sender.poll_change().is_none(), "returned once");
     }
 
     #[test]
-    fn a_kernel_that_refused_three_trains_never_got_another_until_a_restart() {
+    fn a_kernel_that_refused_three_trains_gets_another_after_a_while() {
         let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
         let (mut sender, receiver) = (bind(), bind());
         let send = |sender: &mut UdpSocket| {
@@ -402,11 +402,11 @@ mod tests {
         assert!(!send(&mut sender), "not before its time");
         sender.gso_retry.expire();
         assert!(send(&mut sender));
-        let said: Vec<bool> = std::iter::from_fn(|| sender.poll_change())
+        let is_back: Vec<bool> = std::iter::from_fn(|| sender.poll_change())
             .map(|change| matches!(change, Change::Back(Extra::Segmentation)))
             .collect();
-        assert_eq!(said, [false, true], "in the order in which it happened");
-        // One that goes alone does not show that trains are taken.
+        assert_eq!(is_back, [false, true], "in the order in which it happened");
+        // A train sent as single datagrams does not show that trains are taken.
         let target = Target { alone: true, ..receiver.local_addr().into() };
         refuse(&sender, 1);
         (0..9).for_each(|_| assert_eq!(sender.send(target, &[7; 5000], 1000, None).sent, 5000));

@@ -1,12 +1,12 @@
-//! Transmit timestamps: which mechanism finds the datagram a timestamp belongs to, and the one that needs a memory.
+//! Transmit timestamps: which mechanism matches a timestamp to its datagram, and the memory that one of them needs.
 //!
-//! A timestamp is evidence, so it must never be taken for that of another datagram. The kernel's own numbers
-//! (`SOF_TIMESTAMPING_OPT_ID`) cannot be counted along with: whether a failed send uses one up differs between
-//! versions. Since Linux 6.13 the sender may give the number itself, and a timestamp comes back with nothing else.
-//! Before, the whole packet comes back and is found again by its bytes: datagrams of ours begin with a counter under a
-//! key and never repeat. A packet that changed on the way (encrypted by IPsec, with a trailer of a switch port) is not
-//! found, its timestamp is counted and not told; so are all where `sysctl net.core.tstamp_allow_data` is 0 and the
-//! process has no `CAP_NET_RAW`. Sending and reading are not here.
+//! A timestamp is evidence, so it must never be matched to another datagram. The kernel's own ids
+//! (`SOF_TIMESTAMPING_OPT_ID`) are of no use: whether a failed send uses one up differs between versions. Since Linux
+//! 6.13 the sender may set the id, and a timestamp comes back with nothing else. Before, the whole packet comes back
+//! and is found by its bytes: our datagrams begin with a counter under a key and never repeat. A packet that was
+//! changed on the way (encrypted by IPsec, with a trailer of a switch port) is not found: its timestamp is counted and
+//! not reported. The same holds for all timestamps where `sysctl net.core.tstamp_allow_data` is 0 and the process has
+//! no `CAP_NET_RAW`. This file neither sends nor reads.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,21 +19,21 @@ use super::{Switch, UdpOptions, UdpSocket, control};
 /// Which mechanism to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StampChoice {
-    /// The best one that a trial shows to work.
+    /// The best one that works in a trial.
     #[default]
     Auto,
-    /// The one for kernels before 6.13, whatever the kernel.
+    /// The one for kernels before 6.13, on any kernel.
     LoopedData,
     /// No timestamps.
     Off,
 }
 
-/// How a timestamp finds its datagram.
+/// How a timestamp is matched to its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StampState {
-    /// It bears the number that we gave.
+    /// It has the id that we set.
     OwnId,
-    /// It brings the packet back, which is found again by its bytes.
+    /// It brings back the packet, which is found by its bytes.
     LoopedData,
     /// There are none.
     Off(StampsOff),
@@ -46,7 +46,7 @@ pub enum StampsOff {
     Configured,
     /// The kernel does not know them.
     Unsupported(i32),
-    /// A datagram that asked for one was refused, and went through without.
+    /// A datagram that requested one was refused, and went through without.
     Refused(i32),
 }
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for StampState {
     }
 }
 
-/// Prepares a socket for what was chosen and works.
+/// Prepares a socket for the chosen mechanism, if it works.
 pub(super) fn settle(socket: BorrowedFd<'_>, is_v6: bool, choice: StampChoice) -> StampState {
     let state = match choice {
         StampChoice::Off => return StampState::Off(StampsOff::Configured),
@@ -76,7 +76,7 @@ pub(super) fn settle(socket: BorrowedFd<'_>, is_v6: bool, choice: StampChoice) -
     }
 }
 
-/// Asks that timestamps be reported; which datagrams want one they say themselves.
+/// Makes the socket report timestamps. Each datagram requests its own.
 fn report(socket: BorrowedFd<'_>, state: StampState) -> io::Result<()> {
     let flags = libc::SOF_TIMESTAMPING_SOFTWARE
         | match state {
@@ -86,12 +86,11 @@ fn report(socket: BorrowedFd<'_>, state: StampState) -> io::Result<()> {
     control::set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags.cast_signed())
 }
 
-/// Numbers that the kernel, which counts from 0, would not come upon by itself.
+/// Ids that the kernel, which counts from 0, would not use by itself.
 const TRIAL_IDS: [u32; 2] = [0xffff_ffff, 0x5a5a_0001];
 
-/// Sends two datagrams to itself over the loopback device and sees whether their own numbers come back, and nothing
-/// else. Anything that keeps the trial from succeeding, a loopback device that is down too, means no: the other
-/// mechanism works everywhere.
+/// Sends two datagrams to itself over the loopback device and checks that exactly their own ids come back. Anything
+/// that makes the trial fail, also a loopback device that is down, means no: the other mechanism works everywhere.
 fn own_ids_work(is_v6: bool) -> bool {
     let trial = || {
         let address: SocketAddr = if is_v6 { (Ipv6Addr::LOCALHOST, 0).into() } else { (Ipv4Addr::LOCALHOST, 0).into() };
@@ -100,22 +99,22 @@ fn own_ids_work(is_v6: bool) -> bool {
         socket.stamps = StampState::OwnId;
         report(socket.as_fd(), socket.stamps)?;
         let to = socket.local_addr();
-        let mut told = Vec::new();
+        let mut ids = Vec::new();
         for id in TRIAL_IDS {
-            // Tells a refusal from a mere full queue: only the former changes the state.
+            // Tells a refusal from a full queue: only a refusal changes the state.
             if socket.send_stamped(to, b"onwire", 0, id).sent == 0 || socket.stamps != StampState::OwnId {
                 return Ok(false);
             }
         }
-        // The loopback device stamps within the send, unless somebody gave it a slow queue.
+        // The loopback device stamps within the send, unless it was given a slow queue.
         for _ in 0..TRIAL_TURNS {
-            socket.drain_errors(&mut |id| told.push(id));
-            if told.len() >= TRIAL_IDS.len() {
+            socket.drain_errors(&mut |id| ids.push(id));
+            if ids.len() >= TRIAL_IDS.len() {
                 break;
             }
             std::thread::sleep(TRIAL_TURN);
         }
-        io::Result::Ok(told == TRIAL_IDS)
+        io::Result::Ok(ids == TRIAL_IDS)
     };
     trial().unwrap_or(false)
 }
@@ -123,22 +122,21 @@ fn own_ids_work(is_v6: bool) -> bool {
 const TRIAL_TURNS: u32 = 10;
 const TRIAL_TURN: Duration = Duration::from_millis(1);
 
-/// Datagrams on their way that are remembered; beyond, the oldest is forgotten and its timestamp will not be told. At
-/// 10,000 blocks a second what waits in queues of this host for 0.4 s.
+/// Datagrams in flight that are remembered. When there are more, the oldest is forgotten and its timestamp is not
+/// reported. At 10,000 blocks a second this covers 0.4 s of waiting in queues of this host.
 const MAX_ON_THEIR_WAY: usize = 4096;
 
-/// What is remembered of a datagram's bytes: in ours, the counter and the beginning of what is sealed.
+/// Bytes that are remembered of a datagram: in ours, the counter and the beginning of the sealed part.
 const PREFIX: usize = 16;
 
-/// Room for the longest packet with the headers of its link.
+/// Room for the longest packet with its link header.
 const PACKET_BYTES: usize = 65_536 + 256;
 
-/// Bytes of a UDP header, and where the length is in it.
+/// Bytes of a UDP header, and the offset of the length in it.
 const UDP_HEADER: usize = 8;
 const UDP_LENGTH: usize = 4;
 
-/// The datagrams that asked for a timestamp which has not come. Empty, and without memory, where timestamps bear
-/// numbers.
+/// The datagrams whose requested timestamp has not come. Empty, and without memory, where timestamps have ids.
 #[derive(Debug)]
 pub(super) struct OnTheirWay {
     datagrams: VecDeque<Sent>,
@@ -149,7 +147,7 @@ pub(super) struct OnTheirWay {
 struct Sent {
     stamp: u32,
     len: u32,
-    /// Bytes of the first datagram of a train; of one datagram, its length.
+    /// Bytes of the first datagram of a train; for a single datagram, its length.
     first: u32,
     prefix: [u8; PREFIX],
 }
@@ -163,13 +161,13 @@ impl OnTheirWay {
         Self { datagrams: VecDeque::with_capacity(datagrams), packet: vec![0; bytes].into() }
     }
 
-    /// Where a packet that comes back is to be written; no bytes where none needs to.
+    /// Buffer for a packet that comes back; empty where none does.
     #[inline]
     pub(super) fn buffer(&mut self) -> &mut [u8] {
         &mut self.packet
     }
 
-    /// Remembers the packets of a train of datagrams of `segment` bytes that the kernel took: one that it cuts itself, or
+    /// Remembers what the kernel took of a train of datagrams of `segment` bytes: one packet that it cuts itself, or
     /// each datagram.
     pub(super) fn push_all(&mut self, stamp: u32, train: &[u8], segment: usize, packets: usize) {
         if packets == 1 {
@@ -179,7 +177,7 @@ impl OnTheirWay {
         (0..).zip(datagrams).for_each(|(number, datagram)| self.push(stamp.wrapping_add(number), datagram, segment));
     }
 
-    /// What comes back of a train is its first datagram where the kernel has cut it, and all of it where the device does.
+    /// A train comes back as its first datagram where the kernel cuts it, and whole where the device does.
     fn push(&mut self, stamp: u32, datagram: &[u8], segment: usize) {
         let Ok(len) = u32::try_from(datagram.len()) else { return };
         let first = len.min(u32::try_from(segment).unwrap_or(len));
@@ -189,13 +187,13 @@ impl OnTheirWay {
         self.datagrams.push_back(Sent { stamp, len, first, prefix: prefix(datagram) });
     }
 
-    /// The stamp of the datagram at the end of the first `len` bytes of the buffer, which is forgotten. `None` if there
-    /// is not exactly one.
+    /// Returns and forgets the stamp of the datagram at the end of the first `len` bytes of the buffer. `None` unless
+    /// exactly one matches.
     pub(super) fn claim(&mut self, len: usize) -> Option<u32> {
         let packet = self.packet.get(..len)?;
         let mut matching = self.datagrams.iter().enumerate().filter(|(_, sent)| sent.ends(packet));
         let (at, _) = matching.next()?;
-        // Two that look alike: which of them left cannot be told.
+        // Two look alike: which of them left is unknown.
         if matching.next().is_some() {
             return None;
         }
@@ -204,8 +202,8 @@ impl OnTheirWay {
 }
 
 impl Sent {
-    /// Whether a packet is this datagram behind the headers of link, IP and UDP. How long those of link and IP are the
-    /// timestamp does not say, therefore from behind; the length in the UDP header must agree.
+    /// Whether a packet ends with this datagram behind the headers of link, IP and UDP. The lengths of the link and IP
+    /// headers are unknown, so the match starts from the end; the length in the UDP header must agree.
     #[inline]
     fn ends(&self, packet: &[u8]) -> bool {
         self.is_at_end(self.len as usize, packet) || self.is_at_end(self.first as usize, packet)
@@ -215,12 +213,12 @@ impl Sent {
     fn is_at_end(&self, len: usize, packet: &[u8]) -> bool {
         let Some(udp) = packet.len().checked_sub(len + UDP_HEADER) else { return false };
         let (header, datagram) = packet[udp..].split_at(UDP_HEADER);
-        let said = usize::from(u16::from_be_bytes([header[UDP_LENGTH], header[UDP_LENGTH + 1]]));
-        said == len + UDP_HEADER && prefix(datagram) == self.prefix
+        let udp_len = usize::from(u16::from_be_bytes([header[UDP_LENGTH], header[UDP_LENGTH + 1]]));
+        udp_len == len + UDP_HEADER && prefix(datagram) == self.prefix
     }
 }
 
-/// The first bytes; zeros behind a shorter datagram.
+/// The first bytes; a shorter datagram is filled with zeros.
 #[inline]
 fn prefix(datagram: &[u8]) -> [u8; PREFIX] {
     let mut bytes = [0; PREFIX];
@@ -268,7 +266,7 @@ mod tests {
             ] {
                 assert_eq!(claim(&mut sent, &bytes), None, "{what}");
             }
-            // In another order than they were sent in.
+            // In another order than they were sent.
             for (stamp, bytes) in [(1, &tiny), (u32::MAX, &long), (0, &short)] {
                 assert_eq!(claim(&mut sent, &packet(headers, bytes, 0)), Some(stamp));
                 assert_eq!(claim(&mut sent, &packet(headers, bytes, 0)), None);
@@ -277,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_train_is_found_by_its_first_datagram_or_by_all_of_it_and_cut_by_us_by_each() {
+    fn a_train_is_found_by_its_first_datagram_or_as_a_whole_and_one_cut_by_us_by_each_datagram() {
         let train: Vec<u8> = (0..2500u32).map(|at| (at * at) as u8).collect();
         for (packets, found) in [(1, [&train[..1000], &[], &[]]), (1, [&train[..], &[], &[]])] {
             let mut sent = OnTheirWay::new(StampState::LoopedData);
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_alike_neither_is_told() {
+    fn of_two_datagrams_that_look_alike_neither_is_reported() {
         let mut sent = OnTheirWay::new(StampState::LoopedData);
         sent.push(1, b"the same sixteen bytes, and more", 32);
         sent.push(2, b"the same sixteen bytes, and else", 32);
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_said_in_words() {
+    fn each_state_has_its_text() {
         for (state, words) in [
             (StampState::OwnId, "by number"),
             (StampState::LoopedData, "by content"),
