@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   on_sent ──▶ key ─▶ instance: bytes [a, b) ─▶ blocks: block 91 holds [a, b) of flow f
-//!   on_block_protected(91, level) ──▶ block_outcome ─▶ coverage of f at that level ─▶ poll_event: f is protected up to b
+//!   on_block_protected(91, level) ──▶ block_outcome ─▶ coverage of f at that level ─▶ poll_event: protected up to b
 //!   on_received ──▶ the peer's acknowledgement raises f, too
 //! ```
 //!

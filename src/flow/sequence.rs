@@ -1,6 +1,6 @@
 //! Maps TCP's 32-bit sequence numbers to 64-bit offsets, and tells two connections on the same ports apart.
 //!
-//! Works on numbers only, whatever they are evidence of.
+//! This module compares numbers only; it does not know what they are evidence of.
 
 use std::time::{Duration, Instant};
 

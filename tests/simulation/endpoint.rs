@@ -28,7 +28,7 @@ pub const QUEUE_MAX: Duration = Duration::from_millis(50);
 
 /// One appliance with its surroundings.
 pub struct Endpoint {
-    /// Which run of which side.
+    /// Its run.
     pub run: Run,
     /// Sent in handshakes.
     pub epoch: u64,

@@ -204,7 +204,7 @@ impl World {
     }
 
     fn begin(&mut self, isn: u32) {
-        // During the three seconds after the previous connection, a new one is reported apart with certainty only if its
+        // Within three seconds of the previous connection, a new one can be told apart with certainty only if its
         // numbers are far away.
         self.exact = self.connections.last().is_none_or(|last| {
             let end = last.isn.wrapping_add(last.seen as u32);
