@@ -1,14 +1,13 @@
-//! The order in which flows were last seen: three lines, each from the longest idle to the newest.
+//! The order in which flows were last seen: three lists, each from the longest idle flow to the newest.
 //!
-//! The lines are linked through the slots, so that moving a flow costs no search. It does not know times or
-//! lifetimes; the table does.
+//! The lists are linked through the slots, so moving a flow needs no search. Times and lifetimes belong to the table.
 
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Flows that share a lifetime.
+/// A list of flows that share a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Both ends said that they are done, or one broke off.
+    /// Both ends have sent a FIN, or one end has reset the connection.
     Closed,
     Udp,
     Tcp,
@@ -45,7 +44,7 @@ impl Ages {
         Some(self.ends[line as usize].oldest).filter(|&slot| slot != NONE)
     }
 
-    /// Appends a slot that is in no line.
+    /// Appends a slot that is in no list.
     pub fn append(&mut self, line: Line, slot: u32) {
         let at = slot as usize;
         if self.links.len() <= at {
@@ -59,7 +58,7 @@ impl Ages {
         }
     }
 
-    /// Takes out a slot that is in `line`.
+    /// Removes a slot that is in `line`.
     pub fn remove(&mut self, line: Line, slot: u32) {
         let Links { older, newer } = self.links[slot as usize];
         match older {

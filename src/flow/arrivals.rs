@@ -1,9 +1,9 @@
-//! What of each TCP flow from a peer was handed on here: up to which byte without a gap, what is missing behind it, and
-//! how much the TCP at our end has acknowledged.
+//! TCP flows from peers as they were delivered here: contiguous bytes, gaps, and what the local TCP has acknowledged.
 //!
-//! The other half of [`FlowTable`](super::FlowTable), for the end that receives: asked when the sender is gone for good. One parse was
-//! made for every packet anyway; in order it costs a look-up and an addition. It promises nothing and judges nothing, and
-//! knows neither blocks nor the link. The table is bounded: the flow that was idle for longest gives way, and is counted.
+//! The receiving counterpart of [`FlowTable`](super::FlowTable), read when the sender is gone for good. Every packet is
+//! parsed anyway; for a packet in order, this table adds one look-up and one addition. It makes no claims and no
+//! decisions, and knows neither blocks nor the link. The table is bounded: the longest idle flow is evicted, and
+//! counted.
 
 use std::time::Instant;
 
@@ -16,38 +16,39 @@ use crate::wire::packet::{PacketView, TCP, TcpHeader};
 use crate::wire::timestamp::Clock;
 use crate::wire::virtio::VirtioHeader;
 
-/// Runs of bytes behind a gap that are kept apart. More are taken for missing.
+/// Runs of bytes behind a gap that are recorded. Bytes of further runs count as missing.
 pub const ISLANDS_MAX: usize = 8;
 
-/// Bytes of a flow, from the first to before the second, counted from its beginning.
+/// Bytes of a flow, counted from its beginning: from the first number to before the second.
 pub type Span = (u64, u64);
 
-/// One flow, as it arrived.
+/// One flow as it arrived.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Its 5-tuple as the peer's packets carry it: the source is at the peer's side.
     pub key: FlowKey,
     /// The sequence number of byte 0.
     pub base: u32,
-    /// Byte 0 is the first of the connection; otherwise the first that was seen.
+    /// Byte 0 is the first byte of the connection. Otherwise it is the first byte that was seen.
     pub from_syn: bool,
-    /// Everything before this byte was handed on, or acknowledged by our end.
+    /// Everything before this byte was delivered, or acknowledged by the local end.
     pub contiguous: u64,
-    /// The end of the highest byte handed on.
+    /// The end of the highest byte delivered.
     pub highest: u64,
-    /// What our end has acknowledged, if that was seen.
+    /// What the local end has acknowledged, if an acknowledgement was seen.
     pub acked: Option<u64>,
-    /// Where the sender has ended the stream.
+    /// Where the sender's FIN ends the stream.
     pub end: Option<u64>,
-    /// Either end broke it off, and ours lacks nothing or has done it itself.
+    /// The connection was reset: by the local end, or by the sender when the local end lacked nothing.
     pub reset: bool,
-    /// Since when the first gap is there.
+    /// Since when there is a gap.
     pub gap_since: Option<Instant>,
-    /// When anything of it was last seen.
+    /// When a packet of it was last seen.
     pub seen: Instant,
-    /// What the peer's end, the sender, and ours have shown.
+    /// Sequence numbers and windows of the peer's end (the sender) and of the local end.
     ends: Ends,
-    /// Of the bytes that our end has not acknowledged, how many are kept to be sent again; for whoever keeps them to set.
+    /// Unacknowledged bytes that are retained for retransmission. The owner of [`Retained`](super::retained::Retained)
+    /// sets it.
     pub kept: u64,
     islands: [Span; ISLANDS_MAX],
     count: usize,
@@ -73,7 +74,7 @@ impl Arrival {
         }
     }
 
-    /// What is missing before [`highest`](Self::highest), from the lowest on.
+    /// The gaps before [`highest`](Self::highest), lowest first.
     pub fn missing(&self) -> impl Iterator<Item = Span> + '_ {
         let islands = self.islands[..self.count].iter();
         let begins = islands.clone().map(|island| island.0).chain([self.highest]);
@@ -81,17 +82,17 @@ impl Arrival {
         ends.zip(begins).filter(|(from, to)| from < to)
     }
 
-    /// Something before the highest byte is missing.
+    /// A byte before the highest one is missing.
     pub fn has_gap(&self) -> bool {
         self.highest > self.contiguous
     }
 
-    /// Bytes that were handed on and that our end has not acknowledged; none where its acknowledgements are not seen.
+    /// Bytes that were delivered and not yet acknowledged by the local end; 0 if no acknowledgement was seen.
     pub fn unacknowledged(&self) -> u64 {
         self.acked.map_or(0, |acked| self.contiguous.saturating_sub(acked))
     }
 
-    /// Nothing of it is wanted any more: broken off, or all of it acknowledged to its end.
+    /// The flow needs nothing more: it was reset, or acknowledged up to its FIN.
     pub fn is_over(&self) -> bool {
         self.reset || self.end.is_some_and(|end| self.acked.is_some_and(|acked| acked >= end))
     }
@@ -101,7 +102,7 @@ impl Arrival {
         self.base.wrapping_add(byte as u32)
     }
 
-    /// Adds what another lane was given of the same connection; nothing if it is another one.
+    /// Adds the arrivals of the same connection on another lane. Ignores another connection.
     pub fn merge(&mut self, other: &Self) {
         let distance = offset(other.base, self.base, self.highest);
         if self.key != other.key || distance.abs() > REACH {
@@ -122,13 +123,14 @@ impl Arrival {
         self.settle(self.seen);
     }
 
-    /// Whoever forges what arrives can only make something seem to be missing: that errs on the safe side. What ends a
-    /// flow, so that nothing of it is asked about any more, must be what our end would take. Gives the first byte, and what
-    /// an acknowledgement of all of it acknowledges.
+    /// A forged segment can only make bytes seem missing, which is the safe error. A segment that ends the flow stops
+    /// all reports about it, so it counts only if the local TCP would accept it.
+    ///
+    /// Returns the first byte and the offset that acknowledges the whole segment.
     fn on_segment(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) -> Option<Span> {
         self.seen = now;
         if header.flags & TcpHeader::RST != 0 {
-            // A TCP that lacks something does not believe that its sender has broken off, and asks.
+            // A TCP that lacks bytes does not accept the sender's reset; it sends a challenge ACK.
             let is_even = self.acked.is_none_or(|acked| acked >= self.highest);
             let acked = self.sequence(self.acked.unwrap_or(0));
             self.reset |= is_even && self.ends.takes_sent_reset(header, acked, self.sequence(self.highest));
@@ -153,7 +155,7 @@ impl Arrival {
         Some((begin.max(0) as u64, end as u64 + u64::from(is_last)))
     }
 
-    /// Gives what is acknowledged, the end of the stream counted as one.
+    /// Returns the acknowledged offset; a FIN counts as one.
     fn on_answer(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>, now: Instant) -> Option<u64> {
         if header.flags & TcpHeader::RST != 0 {
             self.reset |= self.ends.takes_reset(header, self.base, self.sequence(self.highest));
@@ -164,18 +166,19 @@ impl Arrival {
             return None;
         }
         let acked = offset(header.acknowledgement, self.base, self.contiguous);
-        // Nobody acknowledges what has not come; what came by another way is acknowledged with what comes behind it.
+        // An end never acknowledges bytes it does not have. Bytes that came by another path are acknowledged together
+        // with the bytes behind them.
         let most = self.highest as i64 + i64::from(self.end.is_some());
         if (acked - self.contiguous as i64).abs() > REACH || acked < 0 || acked > most {
             return None;
         }
         self.ends.on_answer(header, len, scale);
         let told = acked as u64;
-        // An acknowledgement of the end counts one more than there are bytes.
+        // Acknowledging the FIN counts one more than there are bytes.
         let acked = self.end.map_or(acked as u64, |end| end.min(acked as u64));
         self.acked = self.acked.max(Some(acked));
         if acked > self.contiguous {
-            // It came by another way, or before we were here.
+            // These bytes came by another path, or before this appliance saw the flow.
             self.contiguous = acked;
             self.settle(now);
         }
@@ -201,7 +204,7 @@ impl Arrival {
             self.count -= joined - 1;
             return;
         }
-        // The highest gives way: then it is told as missing, which is less than what is there.
+        // The highest island is dropped: its bytes then count as missing although they arrived.
         let kept = self.count.min(ISLANDS_MAX - 1);
         if place <= kept {
             self.islands.copy_within(place..kept, place + 1);
@@ -210,7 +213,7 @@ impl Arrival {
         }
     }
 
-    /// Takes in what the contiguous bytes have reached.
+    /// Joins the islands that the contiguous bytes have reached.
     fn settle(&mut self, now: Instant) {
         let reached = self.islands[..self.count].iter().take_while(|island| island.0 <= self.contiguous);
         let (count, to) = reached.fold((0, 0), |(count, to), island| (count + 1, to.max(island.1)));
@@ -221,31 +224,31 @@ impl Arrival {
     }
 }
 
-/// What a packet from a peer brought of a flow.
+/// The bytes of a flow in a packet from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brought {
-    /// The flow's number; another flow may have had it before.
+    /// The flow's slot; another flow may have had it before.
     pub slot: u32,
     /// Its first byte.
     pub begin: u64,
-    /// What an acknowledgement of all of it acknowledges: the end of the stream counts as one.
+    /// The offset that acknowledges the whole packet; a FIN counts as one.
     pub upto: u64,
-    /// The number was given to this flow just now.
+    /// The slot has started a new flow with this packet.
     pub is_new: bool,
     /// The sender's clock.
     pub clock: Option<Clock>,
 }
 
-/// What a packet to a peer told of a flow.
+/// The acknowledgement of a flow in a packet to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// The flow's number.
+    /// The flow's slot.
     pub slot: u32,
-    /// Our end has everything before this; the end of the stream counts as one.
+    /// The local end has everything before this; a FIN counts as one.
     pub upto: Option<u64>,
-    /// It has room for more.
+    /// Its window is open.
     pub is_open: bool,
-    /// It has broken the flow off.
+    /// The flow has been reset.
     pub reset: bool,
 }
 
@@ -263,7 +266,8 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// An empty table for so many flows; `seed` hides how it is ordered from whoever chooses ports.
+    /// An empty table for at most `flows_max` flows. A secret `seed` keeps its hash order unpredictable to those who
+    /// choose ports.
     pub fn new(flows_max: usize, seed: u64) -> Self {
         Self {
             flows: Vec::new(),
@@ -277,7 +281,7 @@ impl Arrivals {
         }
     }
 
-    /// A packet from a peer was handed on, or `is_written` tells that it could not be.
+    /// A packet from a peer was delivered; if `is_written` is false, it could not be.
     #[inline]
     pub fn on_incoming(
         &mut self,
@@ -295,7 +299,7 @@ impl Arrivals {
         }
         let (key, header) = (FlowKey::sent(view)?, view.tcp(packet)?);
         if !has_sound_checksum(packet, view, virtio) {
-            // Our end will not take it: it has not arrived.
+            // The local end will discard the packet: it has not arrived.
             self.bad_checksums += 1;
             return None;
         }
@@ -319,12 +323,12 @@ impl Arrivals {
         Some(Brought { slot, begin, upto, is_new, clock: Clock::find(view, &header, packet) })
     }
 
-    /// When a packet could last not be handed on.
+    /// When the last packet that could not be delivered came.
     pub fn refused_at(&self) -> Option<Instant> {
         self.refused_at
     }
 
-    /// A packet goes to a peer: its acknowledgement tells what our end has.
+    /// A packet goes to a peer; its acknowledgement shows what the local end has.
     #[inline]
     pub fn on_outgoing(
         &mut self,
@@ -348,7 +352,7 @@ impl Arrivals {
         Some(Acknowledged { slot, upto, is_open: header.window != 0, reset: flow.reset })
     }
 
-    /// Every flow that is known.
+    /// All known flows.
     pub fn flows(&self) -> impl Iterator<Item = &Arrival> {
         self.flows.iter().map(|(_, _, flow)| flow)
     }
@@ -358,12 +362,12 @@ impl Arrivals {
         self.bad_checksums
     }
 
-    /// The same with their numbers, to say what is kept of each.
+    /// All known flows with their slots, to set [`kept`](Arrival::kept).
     pub fn numbered_mut(&mut self) -> impl Iterator<Item = (u32, &mut Arrival)> {
         (0..).zip(self.flows.iter_mut().map(|(_, _, flow)| flow))
     }
 
-    /// Flows that gave way.
+    /// Flows that were evicted.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }

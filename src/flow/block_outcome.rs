@@ -1,7 +1,7 @@
-//! The fate of blocks, and what follows from it for the flows in them.
+//! The outcome of blocks, applied to the flows in them.
 //!
-//! Whoever calls has judged the evidence: timestamps, errors, link health, reports. Here it is only spread. Blocks of a
-//! profile may be decided in any order.
+//! The caller has evaluated the evidence: timestamps, errors, link health, reports. This module only updates the flows.
+//! The blocks of a profile may be decided in any order.
 
 use std::time::Instant;
 
@@ -13,25 +13,25 @@ use crate::notify::message::GoneReason;
 use crate::notify::message::{Level, Origin};
 use crate::wire::payload_id::BlockId;
 
-/// A block whose data is lost, and whose it was.
+/// A block whose data is lost, and the flows in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The block.
     pub block: BlockId,
-    /// What had been said of it; from [`Level::OnWire`] on a promise is broken. None if nothing was said. Where it is not
-    /// remembered what was said, a promise is assumed.
+    /// The level reported for the block; from [`Level::OnWire`] on, protection had been claimed. None if nothing was
+    /// reported. Where the level is no longer known, [`Level::OnWire`] is assumed.
     pub level: Option<Level>,
-    /// What it held of flows that still exist.
+    /// Its ranges of flows that still exist.
     pub ranges: Vec<BlockRange>,
-    /// Ranges of instances that are gone.
+    /// How many ranges belonged to instances that are gone.
     pub gone: usize,
-    /// It is not remembered what it held. A promise to any flow may be broken: each is held where it is known to have
-    /// arrived, and its [`FlowState::violated`] says so. Look at all flows.
+    /// The contents of the block are not known. It may have held claimed bytes of any flow: each flow is held at the
+    /// position that is known to have arrived, and its [`FlowState::violated`] is set. Read all flows again.
     pub forgotten: bool,
 }
 
 impl Violation {
-    /// Something was called protected that is lost.
+    /// Data that was claimed as protected is lost.
     pub fn breaks_promise(&self) -> bool {
         self.level >= Some(Level::OnWire)
     }
@@ -40,8 +40,8 @@ impl Violation {
 /// Bytes of a flow that were in a lost block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRange {
-    /// The flow; of a lost block once the loss was known: its [`Level::Acked`] position tells what has arrived by another
-    /// way.
+    /// The flow. For a lost block: its state after the loss was recorded. Its [`Level::Acked`] position shows what has
+    /// arrived by another path.
     pub flow: FlowState,
     /// Where the bytes begin.
     pub start: Position,
@@ -50,9 +50,9 @@ pub struct BlockRange {
 }
 
 impl FlowTable {
-    /// `block` is complete and has reached `level`, and so, with what came before it, has what it holds of each flow.
+    /// `block` is complete and has reached `level`; so have its bytes of each flow, once everything before them has.
     ///
-    /// [`Level::Decoded`] and beyond ends what is remembered of the block.
+    /// [`Level::Decoded`] and above end what is remembered of the block.
     pub fn on_block_protected(&mut self, block: BlockId, level: Level) {
         let Some(mut known) = self.blocks.raise(block, level) else {
             return;
@@ -73,41 +73,42 @@ impl FlowTable {
 
     /// The peer holds all blocks of `profile` below `below`, whether or not they were known to have left.
     ///
-    /// Blocks that the peer gave up must have been named before, to [`violation`](Self::violation): what a
+    /// Blocks that the peer gave up must have been passed to [`violation`](Self::violation) before: the range that a
     /// report calls "decoded below" may include them.
     pub fn on_blocks_decoded(&mut self, profile: u8, below: u64) {
         self.blocks.settle_below(profile, below);
         while let Some(block) = self.blocks.first_below(profile, below) {
             self.on_block_protected(block, Level::Decoded);
-            // What was decoded out of turn is released already; what is not must not hold up the others.
+            // A block decoded out of order is released already. Any other block must not delay those behind it.
             self.blocks.release(block);
         }
     }
 
     /// `block` will never be protected: it was not sent whole, or nothing proves that it was.
     ///
-    /// The bytes of TCP count once they are acknowledged or sent again; a UDP flow ends and begins again.
+    /// Its TCP bytes count once they are acknowledged or sent again; a UDP flow in it ends and begins again.
     pub fn on_block_failed(&mut self, block: BlockId, now: Instant) {
         if let Some(level) = self.blocks.find(block).map(|known| known.level)
             && level >= Some(Level::OnWire)
         {
-            // It was called protected. Only a violation takes that back.
+            // It was claimed as protected; only a violation takes that back.
             return;
         }
         self.lose(block, now);
     }
 
-    /// `block` is lost: the peer could not rebuild it. Says whose bytes it held, and what had been promised.
+    /// `block` is lost: the peer could not rebuild it. Returns the flows and bytes in it, and the level that was
+    /// reported.
     ///
-    /// No flow in it is called protected further before the loss is made good. Name each lost block once: one that is no
-    /// longer remembered would be a violation each time.
+    /// No flow in it advances before the loss is repaired. Pass each lost block once: a block that is no longer
+    /// remembered would count as a violation each time.
     pub fn violation(&mut self, block: BlockId, now: Instant) -> Violation {
         let violation = self.lose(block, now);
         self.counters.violations += u64::from(violation.breaks_promise());
         violation
     }
 
-    /// What a block that is remembered holds of flows that still exist, at most so many ranges.
+    /// The ranges of a remembered block that belong to existing flows, at most `most` of them.
     pub fn ranges(&mut self, block: BlockId, most: usize) -> Vec<BlockRange> {
         let mut ranges = Vec::new();
         let Some(mut known) = self.blocks.find(block) else { return ranges };
@@ -147,7 +148,8 @@ impl FlowTable {
             self.on_hole(slot, range.span);
         }
         violation.forgotten = promised && known.forgotten;
-        // What a forgotten block held was sent long before, so a second one at the same time finds everything held.
+        // The bytes of a forgotten block were sent long before. So a second forgotten block at the same `now` finds all
+        // flows held.
         if violation.forgotten && self.held_at.replace(now) != Some(now) {
             let mut held = Vec::new();
             for flow in self.flows.iter_mut().flatten() {
@@ -170,7 +172,7 @@ impl FlowTable {
         violation
     }
 
-    /// No block of the profile before `below` will be protected that was not called so already.
+    /// No block of the profile below `below` will be protected, except those already claimed.
     pub fn on_blocks_void(&mut self, below: BlockId, now: Instant) {
         self.blocks.settle_below(below.profile, below.sbn);
         while let Some(block) = self.blocks.first_below(below.profile, below.sbn) {
@@ -179,16 +181,16 @@ impl FlowTable {
         }
     }
 
-    /// Blocks were forgotten before their fate was known: whatever TCP has sent by now and is not known to have arrived
-    /// may have been in one of them, and counts as a hole.
+    /// Blocks were forgotten before they were decided. All TCP bytes sent so far that are not known to have arrived may
+    /// have been in one of them, and count as a hole.
     pub fn hold_all(&mut self) {
         let unarrived = |flow: &Flow| Some((flow.id.slot, flow.unarrived()?));
         let held: Vec<_> = self.flows.iter().flatten().filter_map(unarrived).collect();
         held.into_iter().for_each(|(slot, span)| self.on_hole(slot, span));
     }
 
-    /// How far the bytes of TCP flows have come that were in a block that failed or could not be noted: none while some are
-    /// neither protected by another nor acknowledged.
+    /// The level that TCP bytes of failed or unrecorded blocks have reached since. None while some of them are neither
+    /// protected by another block nor acknowledged.
     pub fn made_good(&mut self) -> Option<Level> {
         let flows = &mut self.flows;
         let mut open = false;
@@ -206,7 +208,7 @@ impl FlowTable {
         }
     }
 
-    /// `span` of a TCP flow is missing in what was protected.
+    /// `span` of a TCP flow is missing from the protected bytes.
     pub(super) fn on_hole(&mut self, slot: u32, span: Span) {
         let Some(flow) = self.flow_mut(slot).filter(|flow| flow.is_tcp()) else { return };
         let id = flow.id;
@@ -214,13 +216,13 @@ impl FlowTable {
             return;
         }
         if self.holed.len() >= self.flows.len() {
-            // Of those that were made good nobody has asked.
+            // Drops the flows whose holes have been repaired in the meantime.
             self.made_good();
         }
         self.holed.push(id);
     }
 
-    /// The numbers of blocks begin again: what was said stands, what was not decided never will be.
+    /// Block numbers start again: reported positions stand; open blocks will never be protected.
     pub fn on_epoch(&mut self, now: Instant) {
         while let Some(block) = self.blocks.first() {
             self.on_block_failed(block, now);

@@ -1,7 +1,7 @@
-//! Which bytes of which flows each block holds, from the first packet in it until its fate is known.
+//! Which bytes of which flows each block holds, from the first packet in it until the block is decided.
 //!
-//! Blocks of a profile are numbered without gaps and lie in a queue by number; the ranges of all blocks share one pool of
-//! bounded size and are linked to their block. What a decided block means for its flows is not known here.
+//! The blocks of a profile are numbered without gaps and lie in a queue, in order. The ranges of all blocks share one
+//! pool of bounded size; each block links to its ranges. What a decision means for the flows is in `block_outcome`.
 
 use std::collections::VecDeque;
 
@@ -12,10 +12,10 @@ use crate::wire::payload_id::BlockId;
 
 const NONE: u32 = u32::MAX;
 
-/// How many old blocks are looked at when the pool is full.
+/// How many old blocks are searched when the pool is full.
 const SEARCH_MAX: usize = 64;
 
-/// Some bytes of a flow in a block.
+/// Bytes of a flow in a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Range {
     pub flow: FlowId,
@@ -45,9 +45,9 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Queue {
     first: u64,
-    /// Protected blocks below this one were forgotten already.
+    /// The search for a block to forget continues here; the protected blocks below were forgotten already.
     searched: u64,
-    /// All blocks that had to be forgotten whole although they were protected, and others among them.
+    /// Covers all protected blocks that had to be forgotten whole, and perhaps others between them.
     dropped: std::ops::Range<u64>,
     entries: VecDeque<Entry>,
 }
@@ -59,7 +59,7 @@ impl Queue {
     }
 }
 
-/// Takes the ranges of one block out one after the other.
+/// Iterates over the ranges of one block.
 #[derive(Debug)]
 pub(super) struct Ranges(u32);
 
@@ -71,12 +71,12 @@ impl Ranges {
     }
 }
 
-/// What was known of a block, and what it holds.
+/// What is known of a block, and what it holds.
 #[derive(Debug)]
 pub(super) struct Known {
     pub level: Option<Level>,
     pub ranges: Ranges,
-    /// It held more than `ranges`, and nobody knows what.
+    /// It held more than `ranges`; the rest is not known.
     pub forgotten: bool,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Blocks {
     free: u32,
     ranges_max: usize,
     blocks_max: usize,
-    /// Blocks that were protected or undecided when their ranges had to be forgotten.
+    /// Blocks whose ranges had to be forgotten while they were protected or undecided.
     pub forgotten: u64,
 }
 
@@ -104,8 +104,8 @@ impl Blocks {
         }
     }
 
-    /// Notes that the undecided `block` holds `span` of `flow`, whose last range was number `last`; returns the
-    /// range's number, or none if it could not be remembered.
+    /// Records that the undecided `block` holds `span` of `flow`, whose last range is number `last`. Returns the number
+    /// of the range, or none if it could not be recorded.
     pub fn record(&mut self, block: BlockId, flow: FlowId, span: Span, last: u32) -> Option<u32> {
         if !self.is_open(block) {
             return None;
@@ -121,7 +121,7 @@ impl Blocks {
         }
         let range = Range { flow, span, block, next: NONE, used: true };
         let number = self.allocate(range)?;
-        // Making room in the pool never takes an undecided block.
+        // Making room in the pool never removes an undecided block.
         let entry = self.queues[usize::from(block.profile)].entry(block.sbn)?;
         let tail = std::mem::replace(&mut entry.tail, number);
         match tail {
@@ -131,7 +131,7 @@ impl Blocks {
         Some(number)
     }
 
-    /// The block can take ranges; it is queued up if it is new.
+    /// Whether the block accepts ranges; a new block is appended to the queue.
     fn is_open(&mut self, block: BlockId) -> bool {
         let profile = usize::from(block.profile);
         if self.queues.len() <= profile {
@@ -157,13 +157,13 @@ impl Blocks {
         if queue.entries.is_empty() {
             queue.first = block.sbn;
         }
-        // At most as many as there may be blocks: the rest was just taken away.
+        // At most `blocks_max`: the excess was just removed.
         let len = (block.sbn - queue.first) as usize + 1;
         queue.entries.resize(len, Entry::NEW);
         true
     }
 
-    /// The block has reached `level`; what it had reached before. None if there is nothing new.
+    /// The block has reached `level`. Returns what was known before; none if `level` is not new.
     pub fn raise(&mut self, block: BlockId, level: Level) -> Option<Known> {
         let entry = self.queues.get_mut(usize::from(block.profile))?.entry(block.sbn)?;
         if entry.decided || entry.level.is_some_and(|known| known >= level) {
@@ -173,7 +173,8 @@ impl Blocks {
         Some(Known { level: entry.level.replace(level), ranges: Ranges(entry.head), forgotten })
     }
 
-    /// What is remembered of a block. Of one that was forgotten whole, the worst is assumed: that it was protected.
+    /// What is remembered of a block. A block forgotten whole is assumed to have been protected, which is the worst
+    /// case.
     pub fn find(&mut self, block: BlockId) -> Option<Known> {
         let queue = self.queues.get_mut(usize::from(block.profile))?;
         if queue.dropped.contains(&block.sbn) {
@@ -190,18 +191,18 @@ impl Blocks {
         }
     }
 
-    /// The first block of `profile` that is remembered, if it is below `below`.
+    /// The first remembered block of `profile`, if it is below `below`.
     pub fn first_below(&self, profile: u8, below: u64) -> Option<BlockId> {
         let queue = self.queues.get(usize::from(profile))?;
         (!queue.entries.is_empty() && queue.first < below).then_some(BlockId { profile, sbn: queue.first })
     }
 
-    /// Any block that is remembered.
+    /// Any remembered block.
     pub fn first(&self) -> Option<BlockId> {
         (0..self.queues.len()).find_map(|profile| self.first_below(profile as u8, u64::MAX))
     }
 
-    /// The block's fate is known: nothing more is asked of it.
+    /// The block is decided: its ranges are freed.
     pub fn release(&mut self, block: BlockId) {
         let profile = usize::from(block.profile);
         let Some(entry) = self.queues.get_mut(profile).and_then(|queue| queue.entry(block.sbn)) else {
@@ -263,8 +264,8 @@ impl Blocks {
         Some(number)
     }
 
-    /// Forgets an old block that is protected already: what it could still be asked for is the exact text of a
-    /// violation.
+    /// Forgets the ranges of an old block that is already protected: only the text of a violation would still need
+    /// them.
     fn make_room(&mut self) {
         for queue in &mut self.queues {
             let from = usize::try_from(queue.searched.saturating_sub(queue.first)).unwrap_or(usize::MAX);
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decided_block_takes_and_gives_nothing() {
+    fn a_decided_block_accepts_no_ranges_and_levels_only_rise() {
         let mut blocks = Blocks::new(8, 8);
         for sbn in 0..3 {
             blocks.record(block(sbn), flow(1), span(sbn * 10), NONE).unwrap();
@@ -329,15 +330,15 @@ mod tests {
         assert_eq!(blocks.record(block(1), flow(1), span(0), NONE), None);
         assert!(blocks.raise(block(1), Level::OnWire).is_none());
         assert_eq!(blocks.raise(block(2), Level::OnWire).unwrap().level, None);
-        assert_eq!(blocks.record(block(2), flow(1), span(0), NONE), None, "its repair symbols are made");
+        assert_eq!(blocks.record(block(2), flow(1), span(0), NONE), None, "its repair symbols are already computed");
         assert!(blocks.raise(block(2), Level::Queued).is_none(), "levels only rise");
         blocks.release(block(0));
-        assert_eq!(blocks.record(block(0), flow(1), span(0), NONE), None, "below all that is remembered");
+        assert_eq!(blocks.record(block(0), flow(1), span(0), NONE), None, "below all remembered blocks");
         assert_eq!(blocks.first(), Some(block(2)));
     }
 
     #[test]
-    fn a_full_pool_forgets_protected_blocks_and_never_open_ones() {
+    fn a_full_pool_forgets_protected_blocks_but_never_open_ones() {
         let mut blocks = Blocks::new(2, 8);
         blocks.record(block(0), flow(1), span(0), NONE).unwrap();
         blocks.record(block(1), flow(1), span(10), NONE).unwrap();
@@ -360,12 +361,12 @@ mod tests {
         assert!(blocks.record(block(u64::MAX), flow(1), span(0), NONE).is_some());
         blocks.release(block(u64::MAX));
         assert_eq!(blocks.first(), None);
-        assert_eq!(blocks.pool.len(), 2, "what was forgotten is used again");
+        assert_eq!(blocks.pool.len(), 2, "forgotten ranges are used again");
         assert_eq!(blocks.record(block(3), flow(1), span(0), NONE), None);
     }
 
     #[test]
-    fn all_promised_blocks_that_gave_way_are_remembered_until_they_are_decided() {
+    fn all_forgotten_protected_blocks_are_known_as_forgotten_until_they_are_decided() {
         let mut blocks = Blocks::new(16, 3);
         for sbn in 0..3 {
             blocks.record(block(sbn), flow(1), span(sbn * 10), NONE).unwrap();

@@ -1,16 +1,15 @@
 //! Which bytes of one flow have reached one level: a contiguous beginning, and a bounded number of islands behind it.
 //!
-//! It counts offsets from the beginning of the flow and knows neither sequence numbers nor blocks.
+//! Offsets count from the beginning of the flow. Sequence numbers and blocks are not known here.
 
-/// More islands than this are not remembered: the highest is forgotten, and its bytes count once the peer acknowledges
-/// them.
+/// Islands remembered. Beyond, the highest is forgotten; its bytes count once the peer acknowledges them.
 pub(super) const ISLANDS_MAX: usize = 32;
 
 /// A place in a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
     pub offset: u64,
-    /// Packets before it, of flows that count them; such a flow has marks between packets only.
+    /// Packets before the offset, in flows that count packets; such a flow has marks between packets only.
     pub packets: u64,
 }
 
@@ -32,7 +31,7 @@ impl Span {
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
     mark: Mark,
-    /// Sorted, apart from each other, all behind `mark`.
+    /// Sorted, not touching each other, all behind `mark`.
     islands: Vec<Span>,
 }
 
@@ -41,13 +40,13 @@ impl Coverage {
         self.mark
     }
 
-    /// Begins anew; keeps its memory.
+    /// Starts empty again; keeps its memory.
     pub fn clear(&mut self) {
         self.mark = Mark::default();
         self.islands.clear();
     }
 
-    /// Adds `span`. False if a span had to be forgotten.
+    /// Adds `span`. Returns false if a span had to be forgotten.
     pub fn add(&mut self, span: Span) -> bool {
         if span.start.offset <= self.mark.offset {
             self.advance_to(span.end);
@@ -72,7 +71,7 @@ impl Coverage {
         !full
     }
 
-    /// Everything before `mark` is covered, whatever is known here.
+    /// Everything before `mark` is covered, whatever was recorded.
     pub fn advance_to(&mut self, mark: Mark) {
         if mark.offset <= self.mark.offset {
             return;
@@ -102,20 +101,20 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_island_is_forgotten() {
+    fn beyond_the_limit_the_highest_island_is_forgotten() {
         let mut coverage = Coverage::default();
         for island in 1..=ISLANDS_MAX as u64 {
             assert!(coverage.add(span(island * 10, island * 10 + 5)));
         }
         let last = ISLANDS_MAX as u64 * 10;
         assert!(!coverage.add(span(last + 10, last + 15)), "the new one is the highest");
-        assert!(!coverage.add(span(6, 8)), "the last gives way");
+        assert!(!coverage.add(span(6, 8)), "the last one is forgotten");
         assert!(coverage.islands.iter().all(|island| island.end.offset < last));
         assert_eq!(coverage.islands.len(), ISLANDS_MAX);
     }
 
     #[test]
-    fn packets_come_along() {
+    fn packet_counts_follow_the_marks() {
         let mut coverage = Coverage::default();
         for (start, end) in [(20, 30), (10, 20), (40, 50)] {
             coverage.add(span(start, end));

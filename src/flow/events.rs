@@ -1,6 +1,6 @@
-//! What happened to flows, in order, until somebody asks.
+//! Changes of flows, queued in order until the reader polls them.
 //!
-//! Positions are cumulative, so a flow whose position changes often waits only once. It publishes nothing.
+//! Positions are cumulative, so a flow whose position changes often is queued only once. This module publishes nothing.
 
 use std::collections::VecDeque;
 
@@ -8,42 +8,44 @@ use super::state::{FlowId, FlowState, Position};
 use crate::notify::message::{GoneReason, Level};
 use crate::wire::payload_id::BlockId;
 
-/// News and ends of flows that wait at most; beyond, the reader is told to look at all flows again.
+/// New and gone flows that are queued at most; beyond, the reader must read all flows again.
 const WAITING_MAX: usize = 4096;
 
-/// A change that subscribers want to know.
+/// A change reported to subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A flow or a new instance of one.
     New(FlowState),
     /// Everything before `position` has reached `level`.
     Protected {
-        /// The flow, with its other levels, too.
+        /// The flow, with all its levels.
         flow: FlowState,
-        /// What is known of it.
+        /// The level that rose.
         level: Level,
-        /// Up to where.
+        /// Its new position at that level.
         position: Position,
-        /// The block whose fate raised a position of the flow last; none if an acknowledgement did.
+        /// The block that last raised a position of the flow; none if an acknowledgement did.
         block: Option<BlockId>,
     },
-    /// The instance is no longer followed; what was said of it stands, what is missing will not come.
+    /// The instance is no longer followed. Reported positions stand; missing ones will not come.
     Gone {
         /// Its last state.
         flow: FlowState,
         /// Why.
         reason: GoneReason,
     },
-    /// The reader was too slow: flows came untold, and some of them went. Those that it was told of have not.
+    /// The reader was too slow: some new flows were not reported, and some of those have gone. All reported flows whose
+    /// end was not reported still exist.
     Overflow,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Events {
     waiting: VecDeque<Event>,
-    /// The reader was too slow: the first instance whose beginning it is not told, or a later one.
+    /// Set once the reader was too slow: the lowest instance whose beginning was not reported; `u64::MAX` before there
+    /// is one.
     untold_from: Option<u64>,
-    /// The ends of earlier ones since then: nothing else would tell that they are gone. As many at the most as lived.
+    /// The ends of earlier instances since then: no other event would report them. Bounded by the number of live flows.
     gone: VecDeque<Event>,
     /// Flows whose positions changed, each once.
     changed: VecDeque<FlowId>,
@@ -67,12 +69,12 @@ impl Events {
         }
     }
 
-    /// The caller makes sure that no flow waits twice.
+    /// The caller ensures that each flow is queued only once.
     pub fn push_changed(&mut self, flow: FlowId) {
         self.changed.push_back(flow);
     }
 
-    /// The next that is not a change of a position.
+    /// The next event other than a position change.
     pub fn pop(&mut self) -> Option<Event> {
         let event = self.waiting.pop_front().or_else(|| self.gone.pop_front());
         event.or_else(|| self.untold_from.take().map(|_| Event::Overflow))
@@ -92,8 +94,8 @@ impl Events {
 
     pub fn pop_changed(&mut self) {
         self.changed.pop_front();
-        // Begins at its beginning again: the queue would else wander through all of its memory, and make the system give it
-        // for the sake of a few flows.
+        // Starts at the beginning of the buffer again. Otherwise the queue would walk through all of its memory and
+        // make the kernel back all pages for a few flows.
         if self.changed.is_empty() {
             self.changed.clear();
         }
@@ -111,7 +113,7 @@ mod tests {
     use crate::notify::message::Origin;
 
     #[test]
-    fn a_slow_reader_is_told_so_once_and_last() {
+    fn a_slow_reader_gets_one_overflow_at_the_end() {
         let mut events = Events::new(0);
         let any = IpAddr::from([10, 0, 0, 1]);
         let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
@@ -120,16 +122,16 @@ mod tests {
         for _ in 0..WAITING_MAX + 5 {
             events.push(event);
         }
-        let mut told = Vec::new();
+        let mut events_read = Vec::new();
         while let Some(event) = events.pop() {
-            told.push(event);
+            events_read.push(event);
         }
-        assert_eq!(told.len(), WAITING_MAX + 1);
-        assert_eq!(told.last(), Some(&Event::Overflow));
+        assert_eq!(events_read.len(), WAITING_MAX + 1);
+        assert_eq!(events_read.last(), Some(&Event::Overflow));
     }
 
     #[test]
-    fn the_end_of_a_flow_is_told_however_slow_the_reader_is() {
+    fn the_end_of_a_reported_flow_is_reported_even_to_a_slow_reader() {
         let mut events = Events::new(0);
         let any = IpAddr::from([10, 0, 0, 1]);
         let key = FlowKey { protocol: 17, source: any, source_port: 1, destination: any, destination_port: 2 };
@@ -140,31 +142,27 @@ mod tests {
         let gone = |instance| Event::Gone { flow: state(instance), reason: GoneReason::Idle };
         let last = WAITING_MAX as u64;
         (1..=last).for_each(|instance| events.push(Event::New(state(instance))));
-        // The reader sleeps: an old one ends, one that it never heard of comes and ends, another old one ends.
+        // The reader does not poll: a reported flow ends, an unreported one begins and ends, another reported one ends.
         for event in [gone(1), Event::New(state(last + 1)), gone(last + 1), gone(2)] {
             events.push(event);
         }
-        // However many come and go meanwhile.
+        // Any number of flows may come and go meanwhile.
         for instance in last + 2..3 * last {
             events.push(Event::New(state(instance)));
             events.push(gone(instance));
         }
         assert_eq!((events.waiting.len(), events.gone.len()), (WAITING_MAX, 2));
-        let told = std::iter::from_fn(|| events.pop()).skip(WAITING_MAX).map(|event| match event {
+        let ends = std::iter::from_fn(|| events.pop()).skip(WAITING_MAX).map(|event| match event {
             Event::Gone { flow, .. } => Some(flow.id.instance()),
             Event::Overflow => None,
             other => panic!("{other:?}"),
         });
-        assert_eq!(
-            told.collect::<Vec<_>>(),
-            [Some(1), Some(2), None],
-            "the ends of those it knows, then that it missed some"
-        );
-        assert_eq!(events.pop(), None, "said once");
+        assert_eq!(ends.collect::<Vec<_>>(), [Some(1), Some(2), None], "the ends of reported flows, then one overflow");
+        assert_eq!(events.pop(), None, "reported once");
     }
 
     #[test]
-    fn few_flows_touch_little_of_the_memory() {
+    fn few_flows_use_only_the_start_of_the_buffer() {
         let mut events = Events::new(100);
         for instance in 0..1000 {
             let place = events.changed.as_slices().0.as_ptr();

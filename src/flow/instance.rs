@@ -1,8 +1,8 @@
-//! One instance of a flow, and how far each level has come. What a TCP segment says of it is in [`segments`].
+//! One instance of a flow, and its position at each level. TCP segments are interpreted in [`segments`].
 //!
-//! Offsets count payload bytes from the byte after the SYN, or from the first byte seen; SYN and FIN count nothing. A UDP
-//! packet counts its payload and its header, so that an empty one has a place, too; what is given out is without headers.
-//! It does not know which block its bytes are in.
+//! Offsets count payload bytes from the byte after the SYN, or from the first byte seen; SYN and FIN count nothing. A
+//! UDP packet counts its payload and its header, so that an empty packet has an offset of its own; positions given out
+//! exclude the headers. The flow does not know which block holds its bytes.
 
 mod holes;
 mod marks;
@@ -24,19 +24,19 @@ use crate::wire::payload_id::BlockId;
 use marks::Marks;
 pub(super) use segments::{Answer, Sent};
 
-/// Levels that blocks reach; what the other end acknowledged needs no coverage.
+/// Levels that blocks reach. [`Level::Acked`] needs no coverage: acknowledgements are cumulative.
 const COVERED: [Level; 3] = [Level::Queued, Level::OnWire, Level::Decoded];
 
-/// What a packet of a steady flow touches, in two cache lines: among many flows the time goes into cache misses. All else
-/// is in [`Rest`].
+/// The fields that a packet of a steady flow touches, in two cache lines: with many flows, cache misses dominate the
+/// time. All other fields are in [`Rest`].
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct Flow {
     pub packed: PackedKey,
     pub id: FlowId,
-    /// Sequence number of offset 0.
+    /// The sequence number of offset 0.
     base: u32,
-    /// The number of its last range in a block, and that block in one word.
+    /// The number of its last range in a block, and that block, packed.
     last_range: u32,
     last_block: u64,
     /// The end of the last byte sent.
@@ -44,43 +44,44 @@ pub(super) struct Flow {
     acked: u64,
     pub seen_at: Instant,
     rest: Box<Rest>,
-    /// What both ends of a TCP connection have shown.
+    /// Sequence numbers and windows seen from both ends of a TCP connection.
     ends: Ends,
     pub line: Line,
-    /// Levels whose change was not told yet.
+    /// Levels whose change was not reported yet.
     pub untold: u8,
     strays: u8,
     marks: Marks,
 }
 
-// A field more would be a third cache line for every packet.
+// One more field would cost every packet a third cache line.
 const _: () = assert!(size_of::<Option<Flow>>() == 128);
 
-/// What is needed when a connection begins or ends, when a block's fate is known, and when somebody asks.
+/// Fields that are needed when a connection begins or ends, when a block is decided, and when the state is queried.
 #[derive(Debug)]
 pub(super) struct Rest {
-    /// By level, the strongest last; each covers at least what the next one does.
+    /// By level, weakest first; each covers at least what the next one does.
     coverage: [Coverage; 3],
     told: [Mark; 4],
-    /// Of a flow that counts packets, those sent.
+    /// Packets sent, in a flow that counts packets.
     packets: u64,
-    /// The lowest byte that was called protected and then lost, until everything lost is acknowledged.
+    /// The lowest byte that was claimed as protected and then lost, until everything lost is acknowledged.
     violated: Option<Mark>,
-    /// Bytes before this were called protected and then lost: nothing behind them is protected before they are
+    /// Bytes before this were claimed as protected and then lost: nothing behind them is protected before they are
     /// decoded or acknowledged. 0 for none.
     lost_below: u64,
-    /// The end of all that was ever lost.
+    /// The end of all bytes ever claimed and then lost.
     violated_below: u64,
-    /// The end of what was ever in a block that failed.
+    /// The end of all bytes that were ever in a failed block.
     failed_below: u64,
-    /// The table remembers that there may be a hole.
+    /// The table lists this flow as one that may have a hole.
     is_holed: bool,
-    /// Bytes that the SYN carried.
+    /// Payload bytes of the SYN.
     in_syn: u32,
-    /// The block whose fate raised a position last, unless an acknowledgement did.
+    /// The block that last raised a position, unless an acknowledgement did.
     raised_by: Option<BlockId>,
     previous: Option<Previous>,
-    /// A SYN was sent while the connection lived: the number of its first byte, and its numbers.
+    /// A SYN was sent while the connection was alive: the base of the new connection, and its sequence numbers and
+    /// windows.
     syn: Option<(u32, Ends)>,
     cookie: Option<u64>,
     origin: Origin,
@@ -124,7 +125,7 @@ impl Flow {
         }
     }
 
-    /// The instance that takes over the ports of this one; `self` becomes it and keeps its memory.
+    /// Starts the next instance on the same ports; `self` becomes it and keeps its memory.
     pub fn begin_again(&mut self, id: FlowId, origin: Origin, base: u32, now: Instant) {
         let mut next = Self::new(id, self.rest.key, origin, base, self.rest.cookie, now);
         for (kept, cleared) in next.rest.coverage.iter_mut().zip(&mut self.rest.coverage) {
@@ -135,7 +136,7 @@ impl Flow {
             next.marks.set(Marks::GUARDED, true);
             next.rest.previous = Some(Previous::new(self.base, self.sequence(self.sent), now));
         }
-        // It stays in the line that it is in; whoever called moves it.
+        // It stays in its current list; the caller moves it.
         next.line = self.line;
         *self = next;
     }
@@ -148,24 +149,25 @@ impl Flow {
         self.marks.has(Marks::BROKEN_OFF) || (self.marks.has(Marks::SENT_FIN) && self.marks.has(Marks::RECEIVED_FIN))
     }
 
-    /// The number of its last range, if that is in `block`: to look at another block's would cost a cache miss for nothing.
+    /// The number of its last range if that is in `block`. Reading a range of another block would only cost a cache
+    /// miss.
     #[inline]
     pub fn range_in(&self, block: BlockId) -> Option<u32> {
         (self.last_block == packed(block)).then_some(self.last_range)
     }
 
-    /// Its last range has this number and is in `block`.
+    /// Sets its last range and the block of it.
     #[inline]
     pub fn set_range(&mut self, range: u32, block: BlockId) {
         (self.last_range, self.last_block) = (range, packed(block));
     }
 
-    /// What both ends have shown by a segment that begins the connection, seen before it was known.
+    /// Sets the sequence numbers and windows that were seen before this instance began.
     pub fn set_ends(&mut self, ends: Ends) {
         self.ends = ends;
     }
 
-    /// The connection before, while its packets may still come.
+    /// The previous connection, while its packets may still come.
     #[inline]
     fn previous(&mut self, now: Instant) -> Option<Previous> {
         if !self.marks.has(Marks::GUARDED) {
@@ -176,7 +178,7 @@ impl Flow {
         previous
     }
 
-    /// UDP datagrams with `payload` bytes in all were sent.
+    /// UDP datagrams were sent, with `payload` bytes in total.
     pub fn on_datagrams_sent(&mut self, payload: u64, packets: u32) -> Span {
         let start = self.sent();
         let packets = u64::from(packets);
@@ -185,7 +187,7 @@ impl Flow {
         Span { start, end: self.sent() }
     }
 
-    /// `span`, the last that was sent, is not followed. True if it was the first, so that the flow is as good as new.
+    /// `span`, the last one sent, is not recorded. Returns true if it was the first: the flow is then empty again.
     pub fn take_back(&mut self, span: Span) -> bool {
         let first = span.start == Mark::default();
         if first {
@@ -194,12 +196,12 @@ impl Flow {
         first
     }
 
-    /// The end of the last byte or packet that was sent.
+    /// The end of the last byte or packet sent.
     fn sent(&self) -> Mark {
         Mark { offset: self.sent, packets: self.rest.packets }
     }
 
-    /// `span` has reached `level` and had reached `known`. False if a span had to be forgotten.
+    /// `span` has reached `level`; it had reached `known` before. Returns false if a span had to be forgotten.
     pub fn on_reached(&mut self, span: Span, known: Option<Level>, level: Level) -> bool {
         let mut kept = true;
         for (coverage, covered) in self.rest.coverage.iter_mut().zip(COVERED) {
@@ -210,7 +212,7 @@ impl Flow {
         kept
     }
 
-    /// `span` was called protected and is lost.
+    /// `span` was claimed as protected and is lost.
     pub fn on_lost(&mut self, span: Span) {
         let arrived = self.arrived();
         if span.end.offset <= arrived.offset {
@@ -224,8 +226,7 @@ impl Flow {
         rest.violated = Some(lowest.unwrap_or(start));
     }
 
-    /// Something was called protected and is lost, and it is not known what: it may be all that is not known to have
-    /// arrived. Returns that, if there is any.
+    /// The span that is not known to have arrived, if there is one. If unknown claimed bytes are lost, they lie in it.
     pub fn unarrived(&self) -> Option<Span> {
         let span = Span { start: self.arrived(), end: self.sent() };
         (span.end.offset > span.start.offset).then_some(span)
@@ -237,7 +238,7 @@ impl Flow {
         if decoded.offset < self.acked { bytes(self.acked) } else { decoded }
     }
 
-    /// Works out how far each level has come. True if there is something to tell and there was nothing before.
+    /// Updates the position of each level. Returns true if there are changes to report and there were none before.
     pub fn settle(&mut self, by: Option<BlockId>) -> bool {
         if !self.marks.has(Marks::ANCHORED) {
             return false;
@@ -254,7 +255,7 @@ impl Flow {
         if decoded.offset >= rest.lost_below {
             rest.lost_below = 0;
         } else {
-            // What is queued behind the loss is nobody's business before the loss is made good.
+            // Bytes behind the loss are not reported as queued or on the wire before the loss is repaired.
             marks[Level::Queued.index()] = decoded;
             marks[Level::OnWire.index()] = decoded;
         }
@@ -276,7 +277,7 @@ impl Flow {
         self.present(self.rest.told[level.index()])
     }
 
-    /// The block that raised a position last.
+    /// The block that last raised a position.
     pub fn raised_by(&self) -> Option<BlockId> {
         self.rest.raised_by
     }
@@ -285,7 +286,7 @@ impl Flow {
         self.rest.cookie = Some(cookie);
     }
 
-    /// A place as it is given out.
+    /// A mark as it is reported to callers.
     pub fn present(&self, mark: Mark) -> Position {
         let Mark { offset, packets } = mark;
         match self.is_tcp() {
@@ -316,7 +317,7 @@ impl Flow {
     }
 }
 
-/// A block's name in one word; no profile numbers so many blocks that its number would be cut.
+/// A block's identity in 64 bits; block numbers stay below 2^56, so no bits are lost.
 fn packed(block: BlockId) -> u64 {
     u64::from(block.profile) << 56 ^ block.sbn
 }

@@ -1,6 +1,6 @@
-//! What names a flow: addresses, ports and protocol, and the hash that finds it.
+//! The identity of a flow: addresses, ports and protocol, and the hash to look it up.
 //!
-//! A new connection between the same ports has the same key; telling the two apart is the work of [`super::instance`].
+//! A new connection between the same ports has the same key; [`super::instance`] tells the two apart.
 
 use std::net::IpAddr;
 
@@ -22,10 +22,10 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The flow that a packet toward the peer belongs to; none unless it is a whole packet of TCP or UDP.
+    /// The flow of a packet toward the peer; none unless the packet is whole and of TCP or UDP.
     ///
-    /// Fragments belong to no flow: their bytes are of no use to the receiver until all of them are there, and only
-    /// the first says which flow it is.
+    /// Fragments belong to no flow: the receiver cannot use their bytes until all have arrived, and only the first one
+    /// carries the ports.
     pub fn sent(view: &PacketView) -> Option<Self> {
         let ports = view.ports.filter(|_| view.fragment.is_none() && matches!(view.protocol, TCP | UDP))?;
         Some(Self {
@@ -37,7 +37,7 @@ impl FlowKey {
         })
     }
 
-    /// The flow whose other direction a packet from the peer belongs to.
+    /// The flow of a packet from the peer, keyed by the direction toward the peer.
     pub fn received(view: &PacketView) -> Option<Self> {
         let Self { protocol, source, source_port, destination, destination_port } = Self::sent(view)?;
         Some(Self {
@@ -50,7 +50,7 @@ impl FlowKey {
     }
 }
 
-/// A [`FlowKey`] in a form that is compared and hashed word by word.
+/// A [`FlowKey`] packed into 64-bit words, to compare and hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PackedKey([u64; 5]);
 
@@ -75,13 +75,13 @@ fn words(address: IpAddr) -> [u64; 2] {
     }
 }
 
-/// Hashes keys by folded multiplication, with secrets, so that nobody can choose ports that all collide.
+/// Hashes keys by folded multiplication with secrets, so that ports cannot be chosen to collide.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hash([u64; 3]);
 
 impl Hash {
     pub fn new(seed: u64) -> Self {
-        // SplitMix64 (Steele, Lea, Flood, 2014) makes three secrets of one.
+        // SplitMix64 (Steele, Lea, Flood, 2014) derives three secrets from one.
         let mut state = seed;
         Self(std::array::from_fn(|_| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -96,7 +96,7 @@ impl Hash {
         let PackedKey([a, b, c, d, rest]) = *key;
         let source = fold(a ^ first, b ^ second);
         let destination = fold(c ^ second ^ source, d ^ third);
-        // Once more, because neighbouring ports alone leave a pattern in one product.
+        // Folded once more: neighbouring ports leave a pattern in a single product.
         fold(fold(rest ^ third ^ destination, first | 1), second | 1) as u32
     }
 }
@@ -116,7 +116,7 @@ mod tests {
     use crate::wire::samples;
 
     #[test]
-    fn both_directions_of_a_connection_name_one_flow() {
+    fn both_directions_of_a_connection_have_one_key() {
         let packet = samples::ipv4(TCP, &[], &samples::tcp(TcpHeader::ACK, &[], 1));
         let sent = PacketView::parse(&packet).unwrap();
         let ports = sent.ports.unwrap();

@@ -1,17 +1,18 @@
-//! Which bytes of which flow are protected: TCP sequence numbers and decided blocks to contiguous positions.
+//! Which bytes of which flow are protected: maps TCP sequence numbers and decided blocks to contiguous positions.
 //!
 //! ```text
 //!   on_sent ──▶ key ─▶ instance: bytes [a, b) ─▶ blocks: block 91 holds [a, b) of flow f
-//!   on_block_protected(91, level) ──▶ evidence ─▶ coverage of f at that level ─▶ poll_event: f is protected up to b
+//!   on_block_protected(91, level) ──▶ block_outcome ─▶ coverage of f at that level ─▶ poll_event: protected up to b
 //!   on_received ──▶ the peer's acknowledgement raises f, too
 //! ```
 //!
-//! One table serves one lane and one peer: their blocks are numbered together. It is pure: it knows no clock, no socket and
-//! no link health, and it never decides that a block is protected; it only keeps what follows from being told so.
-//! In every doubt a position stays where it is: a false "protected" is lost data, a missing one costs a round trip.
+//! One table serves one lane and one peer, whose blocks share one numbering. The module reads no clock and no socket
+//! and knows nothing of link health. It never decides that a block is protected: the caller does, and the table derives
+//! the positions. In doubt a position stays where it is: a false "protected" is lost data, a missing one costs a round
+//! trip.
 //!
-//! Start with `table`, then `evidence` (the fate of blocks) and `instance` (one connection and its positions). [`arrivals`]
-//! and [`retained`] are the other end's side: what was handed on, for drain and for the last hop.
+//! Start with `table`, then read `block_outcome` (decided blocks) and `instance` (one connection and its positions).
+//! [`arrivals`] and [`retained`] serve the receiving end: what was delivered here, for drain and for the last hop.
 
 mod ages;
 pub mod arrivals;

@@ -1,41 +1,43 @@
-//! Whether the TCP at the other end may take a segment for one of its connection: by the checksum, and by both numbers
-//! against what each end was seen to send and to allow (RFC 9293, section 3.10.7.4; RFC 5961, section 5).
+//! Whether the receiving TCP would accept a segment as part of its connection: by the checksum, and by comparing
+//! sequence and acknowledgement numbers with those that each end was seen to send and allow (RFC 9293, section
+//! 3.10.7.4; RFC 5961, section 5).
 //!
-//! Whoever does not see a connection has to guess both numbers within the windows. Whoever sees it can forge what its ends
-//! believe, and so what is believed here. It looks at one segment at a time and moves no position.
+//! An attacker off the path must guess both numbers within the windows. An attacker on the path can forge what the ends
+//! accept, and so what is accepted here. This module checks one segment at a time and moves no position.
 
 use crate::wire::checksum;
 use crate::wire::packet::{PacketView, TcpHeader};
 use crate::wire::virtio::VirtioHeader;
 
-/// Windows are kept in units of so many bytes, the most of them that there can be in 16 bits.
+/// The unit of stored windows, in bytes: 16 bits then hold the largest scaled window.
 const UNIT: u32 = 1 << 14;
-/// Two ends are never further apart in what they have seen than a window, and no window is taken to be smaller.
+/// The smallest window assumed. The two ends never differ by more than a window in what they have seen.
 const WINDOW_MIN: u32 = 1 << 16;
-/// Where the SYN was not seen, the window may be scaled as far as it goes (RFC 7323, section 2.3).
+/// The scale assumed where the SYN was not seen: the largest one (RFC 7323, section 2.3).
 const SCALE_MAX: u8 = 14;
-/// A nibble that is no scale.
+/// The nibble for an unknown scale.
 const SCALE_UNKNOWN: u8 = 15;
 
-/// The checksum of a TCP segment is right, was found right by somebody whom this host trusts, or is not there yet because
-/// the segment was made on this machine or put together by its network card.
+/// Whether the checksum of a TCP segment is right. Also true if this host's kernel or network card has verified it
+/// (`DATA_VALID`), or if it is not computed yet (`NEEDS_CSUM`) because the segment was made on this machine or merged
+/// by its network card.
 #[inline]
 pub(super) fn has_sound_checksum(packet: &[u8], view: &PacketView, virtio: VirtioHeader) -> bool {
     if virtio.flags & (VirtioHeader::NEEDS_CSUM | VirtioHeader::DATA_VALID) != 0 {
         return true;
     }
-    // Behind a routing header the sum is over another address: then nothing is believed.
+    // With a routing header, the sum covers another address: the segment is rejected.
     let Some(segment) = packet.get(view.transport_offset..) else { return false };
     let pseudo = checksum::pseudo_header_sum(view.source, view.destination, view.protocol, segment.len());
     checksum::add(checksum::sum(segment), pseudo) == u16::MAX
 }
 
-/// What a TCP segment says.
+/// The parsed fields of a TCP segment.
 pub(super) struct Segment {
     pub header: TcpHeader,
-    /// Bytes behind the header.
+    /// Payload bytes.
     pub payload: u32,
-    /// Of a SYN.
+    /// The window scale of a SYN.
     pub scale: Option<u8>,
 }
 
@@ -49,19 +51,19 @@ impl Segment {
     }
 }
 
-/// What the two ends of a connection have shown of their numbers: the *sender*, whose bytes are counted, and the
-/// *receiver*, which answers.
+/// The sequence numbers and windows seen from the two ends of a connection: the *sender*, whose bytes are counted, and
+/// the *receiver*, which answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
-    /// The number that the receiver's next byte will have.
+    /// The sequence number of the receiver's next byte.
     answer_next: u32,
-    /// One past the last number that the receiver lets the sender use.
+    /// One past the last number that the receiver's window allows the sender.
     edge: u32,
-    /// The widest window that the sender has offered, in [`UNIT`]s.
+    /// The largest window that the sender has offered, in [`UNIT`]s.
     window: u16,
-    /// By how much each scales its windows, the receiver's in the high half.
+    /// The window scale of each end, the receiver's in the high half.
     scales: u8,
-    /// Which of the first two are known.
+    /// Which of `answer_next` and `edge` are known.
     known: u8,
 }
 
@@ -76,7 +78,7 @@ impl Default for Ends {
 }
 
 impl Ends {
-    /// The receiver has answered, with its window.
+    /// The receiver has answered with its window.
     pub fn has_edge(&self) -> bool {
         self.known & EDGE != 0
     }
@@ -85,7 +87,7 @@ impl Ends {
         self.known & ANSWER != 0
     }
 
-    /// How far apart two numbers of the receiver's may be.
+    /// How far apart two acceptable sequence numbers of the receiver may be.
     fn span(&self) -> u32 {
         (u32::from(self.window) * UNIT).max(WINDOW_MIN)
     }
@@ -94,33 +96,34 @@ impl Ends {
         !self.has_answer() || distance(number, self.answer_next).unsigned_abs() <= self.span()
     }
 
-    /// A segment of the sender, neither SYN nor RST, with `len` bytes may be taken by the receiver.
+    /// Whether the receiver would accept a segment of the sender with `len` bytes that is neither SYN nor RST.
     #[inline]
     pub fn takes_sent(&self, header: &TcpHeader, len: u32) -> bool {
-        // One byte beyond the window is how some ask whether it has opened.
+        // A window probe may lie one byte beyond the window.
         let fits = !self.has_edge() || distance(self.edge, header.sequence.wrapping_add(len)) >= -1;
         fits && header.flags & TcpHeader::ACK != 0 && self.is_near_answer(header.acknowledgement)
     }
 
-    /// An RST of the sender, which has sent everything before `next` and had everything before `acked` acknowledged, may be
-    /// taken by the receiver.
+    /// Whether the receiver would accept an RST of the sender. The sender has sent everything before `next`; everything
+    /// before `acked` is acknowledged.
     pub fn takes_sent_reset(&self, header: &TcpHeader, acked: u32, next: u32) -> bool {
         let ahead = if self.has_edge() { distance(self.edge, next).max(0) as u32 } else { WINDOW_MIN };
         let from = acked.wrapping_sub(self.span());
         header.sequence.wrapping_sub(from) <= next.wrapping_sub(from).wrapping_add(ahead).wrapping_add(1)
     }
 
-    /// A segment of the receiver may be taken by the sender, as far as its sequence number goes.
+    /// Whether the sender would accept a segment of the receiver, judging by its sequence number.
     #[inline]
     pub fn takes_answer(&self, header: &TcpHeader) -> bool {
         self.is_near_answer(header.sequence)
     }
 
-    /// An RST of the receiver may be taken by the sender, which has sent everything from `base` to before `next`.
+    /// Whether the sender would accept an RST of the receiver. The sender has sent everything from `base` to before
+    /// `next`.
     pub fn takes_reset(&self, header: &TcpHeader, base: u32, next: u32) -> bool {
         match self.has_answer() {
             true => self.is_near_answer(header.sequence),
-            // The refusal of a SYN has no number of its own.
+            // An RST that refuses a SYN has no sequence number of its own.
             false => {
                 header.flags & TcpHeader::ACK != 0
                     && header.acknowledgement.wrapping_sub(base) <= next.wrapping_sub(base)
@@ -128,12 +131,13 @@ impl Ends {
         }
     }
 
-    /// An acknowledgement of `offset` may still come, where everything before `acked` is acknowledged.
+    /// Whether an acknowledgement of `offset` may still come when everything before `acked` is acknowledged: it may be
+    /// one window behind.
     pub fn is_recent(&self, offset: i64, acked: u64) -> bool {
         offset >= acked as i64 - i64::from(self.span())
     }
 
-    /// A segment of the sender was taken. `scale` is what its SYN says.
+    /// A segment of the sender was accepted. `scale` is the window scale of a SYN.
     #[inline]
     pub fn on_sent(&mut self, header: &TcpHeader, scale: Option<u8>) {
         if header.flags & TcpHeader::SYN != 0 {
@@ -146,7 +150,8 @@ impl Ends {
         }
     }
 
-    /// A segment of the receiver with `len` bytes was taken, and its acknowledgement was. `scale` is what its SYN says.
+    /// A segment of the receiver with `len` bytes was accepted, and its acknowledgement too. `scale` is the window
+    /// scale of a SYN.
     #[inline]
     pub fn on_answer(&mut self, header: &TcpHeader, len: u32, scale: Option<u8>) {
         if header.flags & TcpHeader::SYN != 0 {
@@ -169,7 +174,7 @@ impl Ends {
     }
 }
 
-/// The window that a segment offers; that of a SYN is never scaled.
+/// The window that a segment offers; a SYN's window is never scaled.
 fn scaled(header: &TcpHeader, scale: u8) -> u32 {
     let scale = match scale {
         _ if header.flags & TcpHeader::SYN != 0 => 0,
@@ -179,7 +184,7 @@ fn scaled(header: &TcpHeader, scale: u8) -> u32 {
     u32::from(header.window) << scale
 }
 
-/// From `other` to `one`, around the nearer way.
+/// The signed distance from `other` to `one`, the shorter way around the wrap.
 fn distance(one: u32, other: u32) -> i32 {
     one.wrapping_sub(other) as i32
 }
@@ -196,11 +201,12 @@ mod tests {
 
     const ACK: u8 = TcpHeader::ACK;
     const SYN: u8 = TcpHeader::SYN;
-    /// What the sender has sent and the receiver has acknowledged, and what the receiver sent, around the wrap.
+    /// The end of the bytes that the sender sent and the receiver acknowledged, and of those that the receiver sent:
+    /// around the wrap.
     const NEXT: u32 = 100;
     const ANSWERED: u32 = u32::MAX - 5;
 
-    /// Both ends offer windows of 100 KB, told by a scale of 2 in each SYN.
+    /// Both ends offer windows of 100 KB; each SYN announces a scale of 2.
     fn ends() -> Ends {
         let mut ends = Ends::default();
         ends.on_sent(&header(SYN, NEXT.wrapping_sub(1), 0, 60_000), Some(2));
@@ -211,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_lies_in_the_window_and_acknowledges_what_was_answered() {
+    fn a_sent_segment_must_fit_the_window_and_acknowledge_a_plausible_number() {
         let ends = ends();
         let edge = NEXT + 100_000;
         for (sequence, len, acknowledgement, taken) in [
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_a_number_that_the_sender_lets_it_have() {
+    fn an_answer_must_have_a_number_in_the_senders_window() {
         let ends = ends();
         for (sequence, taken) in [
             (ANSWERED, true),
@@ -257,19 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_late_takes_back_nothing_that_was_shown() {
+    fn late_segments_lower_no_known_window_or_number() {
         let mut ends = ends();
         ends.on_answer(&header(ACK, ANSWERED.wrapping_sub(900), NEXT.wrapping_sub(900), 10), 0, None);
         ends.on_sent(&header(ACK, NEXT, ANSWERED.wrapping_sub(90_000), 10), None);
         assert!(ends.takes_sent(&header(ACK, NEXT + 100_000, ANSWERED, 10), 1));
         assert!(ends.takes_answer(&header(ACK, ANSWERED.wrapping_add(100_000), NEXT, 10)));
-        // What is acknowledged is not acknowledged again from further back than a window, in whole units.
+        // Acknowledgements are accepted up to one window behind, rounded up to whole units.
         let window = 7 * UNIT;
         assert!(ends.is_recent(5, 5 + u64::from(window)) && !ends.is_recent(5, 6 + u64::from(window)));
     }
 
     #[test]
-    fn the_refusal_of_a_syn_acknowledges_it() {
+    fn a_reset_that_refuses_a_syn_must_acknowledge_it() {
         let mut ends = Ends::default();
         ends.on_sent(&header(SYN, 9, 0, 60_000), Some(7));
         let refusal = |flags, acknowledgement| ends.takes_reset(&header(flags, 0, acknowledgement, 0), 10, 10);
@@ -280,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_unknown_scale_is_taken_for_the_widest() {
+    fn an_unknown_window_scale_counts_as_the_largest() {
         let mut ends = Ends::default();
         ends.on_sent(&header(ACK, 0, 500, 10), None);
         ends.on_answer(&header(ACK, 500, 0, 10), 0, None);
@@ -299,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_is_seen_unless_it_is_not_there_yet_or_was_looked_at() {
+    fn a_wrong_checksum_is_detected_unless_it_is_pending_or_already_verified() {
         let segment = samples::tcp(ACK, &[1; 12], 333);
         for packet in [samples::ipv4(TCP, &[1; 8], &segment), samples::ipv6(TCP, &segment)] {
             let view = PacketView::parse(&packet).unwrap();

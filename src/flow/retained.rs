@@ -1,5 +1,5 @@
-//! Packets of TCP flows that were handed on here and that the TCP at our end has not acknowledged yet: kept as they were
-//! written, to be written again when their sender is gone and a packet was lost between us and our end.
+//! Retains delivered packets of TCP flows until the local TCP acknowledges them. If their sender is gone and the last
+//! hop lost a packet, it is written to the TUN again.
 //!
 //! ```text
 //!   keep ──▶ flow: packets in the order of their bytes ── on_acknowledged, forget ──▶ gone
@@ -8,9 +8,9 @@
 //!                   poll: the lowest packet that is not acknowledged, again
 //! ```
 //!
-//! Bounded in bytes, for each flow and in all, with the buffers that are not in use. Beyond, the oldest gives way and is
-//! counted: it cannot be sent again. Flows are numbered by [`Arrivals`](super::arrivals::Arrivals), which reads headers; when
-//! a sender is silent the caller knows.
+//! Memory is bounded per flow and in total, unused buffers included. Beyond a bound the oldest packet is dropped and
+//! counted: it cannot be sent again. Flow slots come from [`Arrivals`](super::arrivals::Arrivals), which reads the
+//! headers. The caller knows when a sender is silent.
 
 mod buffers;
 mod repeats;
@@ -24,63 +24,63 @@ use super::ages::{Ages, Line, NONE};
 use crate::wire::timestamp::Clock;
 use crate::wire::virtio::VirtioHeader;
 
-/// What a packet takes beside its buffer, in the tables here.
+/// Bytes that a packet takes in the tables here, beside its buffer.
 const ENTRY_COST: usize = 192;
-/// How far from either end of a flow the place of a packet is looked for that came out of order. What has its place
+/// How many steps from either end of a flow the place of an out-of-order packet is searched. A packet whose place is
 /// further inside is not kept.
 const STEPS_MAX: usize = 256;
 
-/// How much is kept.
+/// Bounds on what is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes in all.
+    /// Bytes in total.
     pub memory: usize,
-    /// Bytes of one flow.
+    /// Bytes per flow.
     pub flow: usize,
 }
 
 impl Default for Bounds {
-    /// For a lane. A flow has half: more than the largest window that hosts commonly give.
+    /// For one lane. A flow gets half: more than the largest window that hosts commonly offer.
     fn default() -> Self {
         Self { memory: 64 << 20, flow: 32 << 20 }
     }
 }
 
-/// A packet of a TCP flow that was handed on.
+/// A TCP packet that was delivered here.
 #[derive(Clone, Copy, Debug)]
 pub struct Handed<'a> {
-    /// The flow's number.
+    /// The flow's slot.
     pub slot: u32,
-    /// Whom it is from.
+    /// The peer that sent it.
     pub peer: u16,
     /// Its first byte.
     pub begin: u64,
-    /// What an acknowledgement of all of it acknowledges: the end of the stream counts as one.
+    /// The offset that acknowledges the whole packet; a FIN counts as one.
     pub upto: u64,
     /// Its offload header.
     pub header: VirtioHeader,
     /// The packet or super-packet.
     pub packet: &'a [u8],
-    /// The sender's clock in it.
+    /// The sender's TCP timestamp in it.
     pub clock: Option<Clock>,
 }
 
-/// Counts, those of `dropped` and `repeated` since the start.
+/// Counts; `dropped` and `repeated` count since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Packets and super-packets that are kept.
+    /// Packets and super-packets kept.
     pub packets: u64,
-    /// Bytes of memory for them, with those of unused buffers.
+    /// Bytes of memory for them, including unused buffers.
     pub memory: usize,
-    /// Flows of which something is kept.
+    /// Flows with kept packets.
     pub flows: u64,
-    /// Packets that were dropped because of a bound, or with their flow, before they were acknowledged.
+    /// Packets that were dropped before they were acknowledged, because of a bound or with their flow.
     pub dropped: u64,
-    /// How often a packet was sent again.
+    /// Packets sent again.
     pub repeated: u64,
 }
 
-/// A packet that is kept.
+/// A kept packet.
 #[derive(Debug)]
 struct Entry {
     slot: u32,
@@ -100,15 +100,15 @@ struct Flow {
     peer: u16,
     head: u32,
     tail: u32,
-    /// What its packets take.
+    /// Bytes that its packets take.
     charge: usize,
-    /// Payload of its packets.
+    /// Payload bytes of its packets.
     payload: u64,
     acked: u64,
-    /// The latest clock of its sender that was handed on: an older one is not believed any more.
+    /// The sender's latest delivered TCP timestamp: the local TCP rejects an older one.
     clock: Option<u32>,
     repeats: Repeats,
-    /// It is among those that are due.
+    /// It is in the `due` queue.
     is_queued: bool,
 }
 
@@ -134,25 +134,25 @@ pub struct Retained {
     bounds: Bounds,
     flows: Vec<Option<Flow>>,
     entries: Vec<Entry>,
-    /// Entries that hold nothing.
+    /// Free entries.
     vacant: Vec<u32>,
-    /// Which was kept for longest.
+    /// The order in which packets were kept.
     ages: Ages,
     buffers: Buffers,
     charge: usize,
-    /// Packets kept of each peer.
+    /// Packets kept, by peer.
     of_peer: Vec<u32>,
     tally: Tally,
-    /// Flows of which something is to be sent again now.
+    /// Flows with a packet to send again now.
     due: VecDeque<u32>,
-    /// When some flow may have to be looked at.
+    /// When flows must next be checked.
     look_at: Option<Instant>,
-    /// Until when what was sent again takes its turn on the LAN.
+    /// The LAN is taken until then by packets sent again.
     busy_until: Option<Instant>,
 }
 
 impl Retained {
-    /// Nothing is kept yet.
+    /// An empty store.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
@@ -170,7 +170,7 @@ impl Retained {
         }
     }
 
-    /// Keeps a packet, unless it has no bytes, is acknowledged, or there already.
+    /// Keeps a packet unless it has no bytes, is acknowledged, or is already kept.
     #[inline]
     pub fn keep(&mut self, handed: &Handed<'_>, now: Instant) {
         let at = handed.slot as usize;
@@ -198,7 +198,7 @@ impl Retained {
             self.tally.dropped += 1;
             return;
         };
-        // A packet that the sender itself has sent again.
+        // The sender has retransmitted this packet itself.
         let is_there = |entry: &Entry| entry.begin <= handed.begin && entry.upto >= handed.upto;
         if self.entries.get(behind as usize).is_some_and(is_there) {
             return;
@@ -209,7 +209,7 @@ impl Retained {
         self.wake(now + repeats::FIRST);
     }
 
-    /// Our end has acknowledged everything before `upto`; `is_open` if it has room for more.
+    /// The local end has acknowledged everything before `upto`; `is_open` if its window is open.
     #[inline]
     pub fn on_acknowledged(&mut self, slot: u32, upto: u64, is_open: bool, now: Instant) {
         let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
@@ -231,14 +231,14 @@ impl Retained {
         }
     }
 
-    /// The flow gave way to another, which has its number from now on.
+    /// The flow was evicted; its slot goes to another flow.
     pub fn give_way(&mut self, slot: u32) {
         let before = self.tally.packets;
         self.forget(slot);
         self.tally.dropped += before - self.tally.packets;
     }
 
-    /// The flow is over: nothing of it is wanted any more.
+    /// The flow is over: drops all its packets.
     pub fn forget(&mut self, slot: u32) {
         let Some(Some(flow)) = self.flows.get(slot as usize) else { return };
         let mut head = flow.head;
@@ -250,7 +250,7 @@ impl Retained {
         }
     }
 
-    /// How many bytes of the flow are kept that were not acknowledged.
+    /// Unacknowledged bytes of the flow that are kept.
     pub fn kept(&self, slot: u32) -> u64 {
         let Some(Some(flow)) = self.flows.get(slot as usize) else { return 0 };
         let begin = self.entries.get(flow.head as usize).map_or(flow.acked, |head| head.begin);
@@ -263,7 +263,7 @@ impl Retained {
         self.tally.packets == 0
     }
 
-    /// Something from this peer is kept.
+    /// Packets from this peer are kept.
     #[inline]
     pub fn has_of(&self, peer: u16) -> bool {
         self.of_peer.get(usize::from(peer)).is_some_and(|&count| count > 0)
@@ -279,7 +279,8 @@ impl Retained {
         }
     }
 
-    /// Drops what was kept for longest: of the flow until `too_much` of it is gone, then of all until `charge` fits.
+    /// Drops the lowest packets of the flow until `too_much` of its bytes are gone, then the oldest of all until
+    /// `charge` fits.
     fn make_room(&mut self, slot: u32, too_much: usize, charge: usize) {
         let goal = self.charge.saturating_sub(too_much);
         while self.charge > goal {
@@ -297,7 +298,8 @@ impl Retained {
         }
     }
 
-    /// Behind which packet of its flow it has its place, [`NONE`] for the front; nothing if that is too far to look for.
+    /// The packet of the flow behind which this one belongs, [`NONE`] for the front. Returns nothing if that place is
+    /// too far to search.
     fn place(&self, handed: &Handed<'_>) -> Option<u32> {
         let flow = self.flows[handed.slot as usize].as_ref()?;
         let (mut low, mut high) = (flow.head, flow.tail);
@@ -341,7 +343,7 @@ impl Retained {
         self.of_peer[peer] += 1;
     }
 
-    /// Takes a packet out; gives the one behind it in its flow.
+    /// Removes a packet; returns the one behind it in its flow.
     fn remove(&mut self, number: u32) -> u32 {
         let entry = &mut self.entries[number as usize];
         let (slot, before, behind) = (entry.slot, entry.before, entry.behind);
@@ -362,23 +364,23 @@ impl Retained {
         behind
     }
 
-    /// Something has to be looked at then.
+    /// Flows must be checked at `at`.
     fn wake(&mut self, at: Instant) {
         self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
     }
 }
 
-/// What was sent again takes its turn: so many nanoseconds a byte, about 500 Mbit/s, and for each packet as for a
-/// kilobyte more.
+/// Retransmissions are paced: nanoseconds per byte, about 500 Mbit/s. Each packet counts as one more kilobyte.
 const NANOS_A_BYTE: u64 = 16;
 const PACKET_COST: u64 = 1024;
-/// What may be sent again at once.
+/// How much may be sent again in one burst.
 const BURST: Duration = Duration::from_millis(1);
-/// How often flows are looked through at most.
+/// The shortest time between two checks of the flows.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl Retained {
-    /// The next packet that is to be sent again, as it was but for its sender's clock; `is_silent` tells of which peers.
+    /// The next packet to send again, unchanged except for the sender's TCP timestamp. `is_silent` returns whether a
+    /// peer is silent.
     pub fn poll(&mut self, is_silent: impl Fn(u16) -> bool, now: Instant) -> Option<(VirtioHeader, &[u8])> {
         if self.is_empty() || self.busy_until.is_some_and(|until| until > now + BURST) {
             return None;
@@ -408,7 +410,7 @@ impl Retained {
         Some((entry.header, &entry.bytes))
     }
 
-    /// When to [`poll`](Self::poll); `silent_at` tells when a peer will be silent if nothing comes.
+    /// When to [`poll`](Self::poll); `silent_at` returns when a peer becomes silent if nothing comes from it.
     pub fn deadline(&self, silent_at: impl Fn(u16) -> Option<Instant>) -> Option<Instant> {
         let kept = (0..).zip(&self.of_peer).filter(|(_, count)| **count > 0);
         let silent_at = kept.filter_map(|(peer, _)| silent_at(peer)).min()?;
@@ -419,7 +421,7 @@ impl Retained {
         Some(silent_at.max(next))
     }
 
-    /// Looks for flows whose time has come.
+    /// Queues the flows that are due.
     fn look(&mut self, is_silent: &impl Fn(u16) -> bool, now: Instant) {
         if self.look_at.is_none_or(|at| at > now) {
             return;

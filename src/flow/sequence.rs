@@ -1,20 +1,20 @@
-//! TCP's 32-bit sequence numbers: to 64-bit offsets, and told apart between two connections on the same ports.
+//! Maps TCP's 32-bit sequence numbers to 64-bit offsets, and tells two connections on the same ports apart.
 //!
-//! It looks at numbers only, never at what they were evidence of.
+//! This module compares numbers only; it does not know what they are evidence of.
 
 use std::time::{Duration, Instant};
 
-/// No window is larger (RFC 7323, section 2.3): a segment further away than this is not of this connection.
+/// No window is larger (RFC 7323, section 2.3): a segment further away than this is not of the connection.
 pub(super) const REACH: i64 = 1 << 30;
 
-/// How long packets of the connection before may still come out of the network around us.
+/// How long packets of the previous connection may still arrive from the network.
 const GUARD_TIME: Duration = Duration::from_secs(3);
 
-/// On each side of the last byte that the connection before had sent, its packets are expected. Linux advances its
-/// initial numbers by 15.6 million a second, so a port that is used again after one second is clear of it.
+/// Packets of the previous connection are expected within this distance of its last byte, on both sides. Linux advances
+/// its initial numbers by 15.6 million a second, so a port reused after one second is clear of it.
 const GUARD_BYTES: u32 = 1 << 22;
 
-/// The offset of `sequence`, counted from `base`, that is nearest to `near`; negative for what lies before `base`.
+/// The offset of `sequence`, counted from `base`, that is nearest to `near`; negative before `base`.
 pub(super) fn offset(sequence: u32, base: u32, near: u64) -> i64 {
     let reference = base.wrapping_add(near as u32);
     let distance = sequence.wrapping_sub(reference) as i32;
@@ -22,7 +22,7 @@ pub(super) fn offset(sequence: u32, base: u32, near: u64) -> i64 {
     near as i64 + i64::from(distance)
 }
 
-/// What is remembered of the connection that had the same ports before.
+/// What is remembered of the previous connection on the same ports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Previous {
     base: u32,
@@ -31,7 +31,8 @@ pub(super) struct Previous {
 }
 
 impl Previous {
-    /// A connection whose first byte had `base` and whose last known byte was before `next`; replaced at `now`.
+    /// A connection whose first byte had the number `base` and whose known bytes ended before `next`; replaced at
+    /// `now`.
     pub fn new(base: u32, next: u32, now: Instant) -> Self {
         Self { base, next, until: now + GUARD_TIME }
     }
@@ -40,14 +41,15 @@ impl Previous {
         self.until <= now
     }
 
-    /// A SYN or the answer to one belongs to it.
+    /// Whether a SYN with this base, or the answer to it, belongs to the previous connection.
     pub fn began_at(&self, base: u32) -> bool {
         self.base == base
     }
 
-    /// `len` bytes at `sequence` may be of it.
+    /// Whether `len` bytes at `sequence` may belong to the previous connection.
     ///
-    /// They may be of its successor as well, if that began nearby; then its first bytes count only when acknowledged.
+    /// They may belong to its successor as well, if that began nearby; its first bytes then count only when
+    /// acknowledged.
     pub fn covers(&self, sequence: u32, len: u32) -> bool {
         let low = self.next.wrapping_sub(GUARD_BYTES);
         sequence.wrapping_add(len).wrapping_sub(low) <= 2 * GUARD_BYTES + len
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offsets_go_on_where_numbers_wrap() {
+    fn offsets_continue_across_the_sequence_wrap() {
         let gib = 1i64 << 30;
         let table = [
             ("the first byte", 100, 100, 0, 0),
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_before_is_recognised_around_its_end() {
+    fn the_previous_connection_is_recognised_around_its_end() {
         let now = Instant::now();
         let previous = Previous::new(10, 1000, now);
         let bytes = GUARD_BYTES;

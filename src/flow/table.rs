@@ -1,11 +1,11 @@
-//! The flow table: packets of both directions go in, changes of flows come out.
+//! The flow table: takes packets of both directions, returns changes of flows.
 //!
-//! 1. [`on_sent`](FlowTable::on_sent) notes which bytes of which flow a block holds.
-//! 2. The fate of a block ([`super::block_outcome`]) or an acknowledgement
-//!    ([`on_received`](FlowTable::on_received)) moves positions.
-//! 3. [`poll_event`](FlowTable::poll_event) tells what changed; [`flows`](FlowTable::flows) tells all there is.
+//! 1. [`on_sent`](FlowTable::on_sent) records which bytes of which flow a block holds.
+//! 2. A decided block ([`super::block_outcome`]) or an acknowledgement ([`on_received`](FlowTable::on_received)) moves
+//!    positions.
+//! 3. [`poll_event`](FlowTable::poll_event) returns the changes; [`flows`](FlowTable::flows) lists all flows.
 //!
-//! Every memory in it is bounded by [`Limits`]. What a flow's bytes mean is in [`super::instance`].
+//! All memory is bounded by [`Limits`]. The meaning of a flow's bytes is in [`super::instance`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ use crate::wire::payload_id::BlockId;
 use crate::wire::segment::segment_count;
 use crate::wire::virtio::VirtioHeader;
 
-/// A flow's age is this much too high at most; so it need not move for every packet.
+/// A flow's age may be this much too high, so that the flow need not be moved for every packet.
 const AGE_STEP: Duration = Duration::from_secs(1);
 
 /// Flows that one call of [`FlowTable::handle_timeout`] removes at most.
@@ -41,7 +41,7 @@ const REMOVALS_MAX: usize = 256;
     "{limit} flows that do not exist yet have a cookie, and no more can be kept; register when the connection is made"
 )]
 pub struct TooManyCookies {
-    /// How many there may be.
+    /// The limit.
     pub limit: usize,
 }
 
@@ -59,15 +59,15 @@ pub struct FlowTable {
     pub(super) counters: Counters,
     cookies: BTreeMap<PackedKey, (u64, Instant)>,
     instances: Instances,
-    /// Flows of TCP that may have a hole.
+    /// TCP flows that may have a hole.
     pub(super) holed: Vec<FlowId>,
-    /// When all flows were held for the sake of a block that was forgotten.
+    /// When all flows were last held because a forgotten block was lost.
     pub(super) held_at: Option<Instant>,
 }
 
 impl FlowTable {
-    /// An empty table. `seed` must be secret: it keeps others from choosing ports that are slow to find. All tables of an
-    /// appliance share `instances`.
+    /// An empty table. `seed` must be secret, so that others cannot choose ports that are slow to look up. All tables
+    /// of an appliance share `instances`.
     pub fn new(limits: Limits, seed: u64, instances: Instances) -> Self {
         let flows = limits.flows.clamp(1, 1 << 24);
         let limits = Limits { flows, ..limits };
@@ -88,10 +88,10 @@ impl FlowTable {
         }
     }
 
-    /// `packet` was put into the open `block`; `view` was made from it and `virtio` belongs to it. Without a block it was
-    /// dropped here, which is as if its block had failed.
+    /// `packet` was put into the open `block`; `view` and `virtio` describe it. Without a block the packet was dropped
+    /// here, which counts as if its block had failed.
     ///
-    /// Returns its flow, if it is of one; a segment of TCP whose receiver would not take it is of none.
+    /// Returns its flow, if it has one; a TCP segment that its receiver would not accept has none.
     #[inline]
     pub fn on_sent(
         &mut self,
@@ -142,7 +142,7 @@ impl FlowTable {
         let mut sent = flow.on_segment_sent(header, *payload, *scale, now);
         if let Sent::Begins(origin, base) = sent {
             self.begin_again(slot, origin, base, GoneReason::Replaced, now);
-            // Whoever begins has met itself now, and nothing else.
+            // The new instance has only seen this segment.
             sent = self.flow_mut(slot)?.on_segment_sent(header, *payload, *scale, now);
         }
         match sent {
@@ -171,7 +171,8 @@ impl FlowTable {
             None => self.open(key, Origin::Start, 0, now),
         };
         let span = self.flow_mut(slot)?.on_datagrams_sent(payload as u64, packets as u32);
-        // What is not recorded will never be known to be protected, and nobody sends it again: the count begins behind it.
+        // Datagrams that are not recorded can never be shown to be protected, and are not sent again: the count
+        // restarts behind them.
         if !block.is_some_and(|block| self.record(slot, block, span)) && !self.flow_mut(slot)?.take_back(span) {
             self.begin_again(slot, Origin::Start, 0, GoneReason::Replaced, now);
         }
@@ -179,7 +180,7 @@ impl FlowTable {
         self.id(slot)
     }
 
-    /// `packet` came from the peer; `view` was made from it and `virtio` belongs to it.
+    /// `packet` came from the peer; `view` and `virtio` describe it.
     #[inline]
     pub fn on_received(&mut self, packet: &[u8], view: &PacketView, virtio: VirtioHeader, now: Instant) {
         let Some(key) = FlowKey::received(view) else {
@@ -218,10 +219,10 @@ impl FlowTable {
         self.touch(slot, now);
     }
 
-    /// Names the 5-tuple for a subscriber: in all that is told of its present and next instances.
+    /// Sets a subscriber's cookie for the 5-tuple. It appears in all reports of the current and later instances.
     ///
-    /// A flow that does not exist yet is named when its first packet is sent, if that is soon
-    /// ([`Limits::udp_idle`]). The last name counts. Returns the flow if it exists.
+    /// For a flow that does not exist yet, the cookie is kept for [`Limits::udp_idle`] and applied when its first
+    /// packet is sent. A later cookie replaces it. Returns the flow if it exists.
     pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<Option<FlowId>, TooManyCookies> {
         let packed = PackedKey::new(key);
         if let Some(slot) = self.find_slot(&packed)
@@ -242,7 +243,7 @@ impl FlowTable {
         Ok(None)
     }
 
-    /// The next change. What is told of a flow after it is [gone](Event::Gone) is of another instance.
+    /// The next change. Events of a flow after it is [gone](Event::Gone) belong to another instance.
     #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop() {
@@ -266,23 +267,24 @@ impl FlowTable {
         }
     }
 
-    /// What is known of an instance, while it lives.
+    /// The state of an instance, while it exists.
     pub fn flow(&self, id: FlowId) -> Option<FlowState> {
         Some(self.flows.get(id.slot as usize)?.as_ref().filter(|flow| flow.id == id)?.state())
     }
 
-    /// The present instance of a 5-tuple.
+    /// The current instance of a 5-tuple.
     pub fn find(&self, key: &FlowKey) -> Option<FlowState> {
         Some(self.flows.get(self.find_slot(&PackedKey::new(key))? as usize)?.as_ref()?.state())
     }
 
-    /// All flows, in an order that stays while they live.
+    /// All flows, in an order that is stable while they exist.
     pub fn flows(&self) -> impl Iterator<Item = FlowState> {
         self.flows_from(0).map(|(_, flow)| flow)
     }
 
-    /// The flows from `place` on, each with the place after it, for a dump in parts: begin with 0 and go on from the place
-    /// of the last that was told. A flow that lives throughout is told exactly once, others may or may not be.
+    /// The flows from `place` on, each with the place after it, to dump the table in parts: begin with 0, and continue
+    /// with the place of the last flow dumped. A flow that exists throughout appears exactly once; others may or may
+    /// not appear.
     pub fn flows_from(&self, place: usize) -> impl Iterator<Item = (usize, FlowState)> {
         let from = self.flows.iter().enumerate().skip(place);
         from.filter_map(|(at, flow)| Some((at + 1, flow.as_ref()?.state())))
@@ -293,22 +295,22 @@ impl FlowTable {
         self.flows.len() - self.free.len()
     }
 
-    /// There is no flow.
+    /// There are no flows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What happened so far.
+    /// The counts so far.
     pub fn counters(&self) -> Counters {
         Counters { forgotten_blocks: self.blocks.forgotten, ..self.counters }
     }
 
-    /// When the next flow has been idle for too long.
+    /// When the next flow will have been idle for too long.
     pub fn deadline(&self) -> Option<Instant> {
         Line::ALL.into_iter().filter_map(|line| self.oldest(line).map(|(_, due)| due)).min()
     }
 
-    /// Lets go of flows that have been idle for too long.
+    /// Removes flows that have been idle for too long.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut removals = REMOVALS_MAX;
         for line in Line::ALL {
@@ -322,7 +324,7 @@ impl FlowTable {
         }
     }
 
-    /// The longest idle flow of a line, and when its time is up.
+    /// The longest idle flow of a list, and when it is removed.
     fn oldest(&self, line: Line) -> Option<(u32, Instant)> {
         let slot = self.ages.oldest(line)?;
         let flow = self.flows.get(slot as usize)?.as_ref()?;
@@ -373,7 +375,7 @@ impl FlowTable {
         slot
     }
 
-    /// The ports of a flow belong to a new instance from now on.
+    /// Starts a new instance on the ports of a flow.
     pub(super) fn begin_again(&mut self, slot: u32, origin: Origin, base: u32, reason: GoneReason, now: Instant) {
         let id = self.next_id(slot);
         if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) {
@@ -383,7 +385,7 @@ impl FlowTable {
         }
     }
 
-    /// Whatever is closed goes first, then whatever is idle for longest.
+    /// Evicts the longest idle closed flow, otherwise the longest idle flow.
     fn evict(&mut self) {
         let idle = |line| {
             self.ages.oldest(line).and_then(|slot| Some((self.flows.get(slot as usize)?.as_ref()?.seen_at, slot)))
@@ -404,7 +406,7 @@ impl FlowTable {
         }
     }
 
-    /// The flow was seen: it is the youngest, and in the line where it belongs.
+    /// The flow was seen: moves it to the newest place of its list.
     #[inline]
     fn touch(&mut self, slot: u32, now: Instant) {
         let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
@@ -436,14 +438,14 @@ impl FlowTable {
         recorded.is_some()
     }
 
-    /// Positions of a flow may have changed.
+    /// Updates a flow whose positions may have changed.
     pub(super) fn settle(&mut self, slot: u32, by: Option<BlockId>) {
         if let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut)
             && flow.settle(by)
         {
             self.events.push_changed(flow.id);
             if self.events.changed_len() > 2 * self.limits.flows {
-                // Nobody asks. At most one entry for each living instance is of use.
+                // The events are not polled. At most one entry per existing instance is needed.
                 let flows = &self.flows;
                 self.events.retain_changed(|id| flows[id.slot as usize].as_ref().is_some_and(|flow| flow.id == id));
             }

@@ -1,4 +1,4 @@
-//! The table as its user sees it: packets and fates in, positions out.
+//! The flow table through its public interface: packets and block outcomes in, positions out.
 
 mod instances;
 mod losses;
@@ -70,7 +70,7 @@ impl Desk {
         self.bytes(id, Level::OnWire)
     }
 
-    /// Everything that happened, in short.
+    /// All pending events, abbreviated.
     fn told(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.table.poll_event())
             .map(|event| match event {
@@ -100,7 +100,7 @@ fn segment(version: u8, port: u16, flags: u8, sequence: u32, acknowledgement: u3
     }
 }
 
-/// The same packet from the other end.
+/// The same packet with source and destination swapped.
 fn turned(mut packet: Vec<u8>) -> Vec<u8> {
     packet[12..20].rotate_left(4);
     packet[20..24].rotate_left(2);
@@ -161,14 +161,14 @@ fn retransmissions_probes_and_overlaps_never_lower_a_position() {
         assert_eq!(desk.on_wire(id), 100, "{case}");
     }
     desk.tcp(1, ACK, 1050, 100, 2);
-    assert_eq!(desk.on_wire(id), 100, "half of it is new and unprotected");
+    assert_eq!(desk.on_wire(id), 100, "the second half is new and unprotected");
     desk.protect(2);
     assert_eq!(desk.on_wire(id), 150);
     desk.protect(1);
     assert_eq!(desk.on_wire(id), 150);
 }
 
-/// A connection of which 1000 bytes are protected and nothing is acknowledged; both ends have shown windows of 30,000.
+/// A connection with 1000 protected bytes, none acknowledged; both ends have offered windows of 30,000.
 fn living() -> (Desk, FlowId) {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 999, 0, 0).unwrap();
@@ -194,14 +194,14 @@ fn shown(flags: u8, sequence: u32, acknowledgement: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_forged_acknowledgement_raised_what_the_mirror_was_said_to_have() {
+fn a_forged_acknowledgement_raises_no_position() {
     let (mut desk, id) = living();
     for (case, packet) in [
-        ("a number that the primary did not ask for", shown(ACK, 500_000, 2000)),
-        ("the same below", shown(ACK, 77u32.wrapping_sub(500_000), 2000)),
+        ("a sequence number outside the window", shown(ACK, 500_000, 2000)),
+        ("the same below the window", shown(ACK, 77u32.wrapping_sub(500_000), 2000)),
         ("more than was sent", shown(ACK, 77, 2001)),
-        ("an end elsewhere", shown(ACK | FIN, 500_000, 2000)),
-        ("an RST elsewhere", shown(RST | ACK, 500_000, 2000)),
+        ("a FIN outside the window", shown(ACK | FIN, 500_000, 2000)),
+        ("an RST outside the window", shown(RST | ACK, 500_000, 2000)),
     ] {
         let before = desk.table.counters().implausible_acks;
         desk.received(&packet, VirtioHeader::default());
@@ -215,24 +215,24 @@ fn a_forged_acknowledgement_raised_what_the_mirror_was_said_to_have() {
     assert_eq!((desk.bytes(id, Level::Acked), desk.table.counters().bad_checksums), (0, 1));
     let partial = VirtioHeader { flags: VirtioHeader::NEEDS_CSUM, ..VirtioHeader::default() };
     desk.received(&wrong, partial);
-    assert_eq!(desk.bytes(id, Level::Acked), 1000, "the checksum is not there yet");
+    assert_eq!(desk.bytes(id, Level::Acked), 1000, "the checksum is not computed yet");
 }
 
 #[test]
-fn forged_data_moved_positions_past_what_the_program_wrote() {
+fn forged_data_moves_no_position_past_the_bytes_written() {
     let (mut desk, id) = living();
     let mut wrong = segment(4, 1, ACK, 2000, 77, 500);
     wrong[60] ^= 1;
     for (case, packet) in [
         ("beyond the window", segment(4, 1, ACK, 1000 + 30_002, 77, 500)),
-        ("next, with an acknowledgement from nowhere", segment(4, 1, ACK, 2000, 1_000_000, 500)),
-        ("next, with none", segment(4, 1, 0, 2000, 77, 500)),
+        ("next, with an implausible acknowledgement", segment(4, 1, ACK, 2000, 1_000_000, 500)),
+        ("next, without an acknowledgement", segment(4, 1, 0, 2000, 77, 500)),
         ("next, with a wrong checksum", wrong),
     ] {
         desk.sent(&packet, VirtioHeader::default(), 1);
         assert_eq!(desk.table.flow(id).unwrap().sent.bytes, 1000, "{case}");
     }
-    // An RST and an end elsewhere end nothing.
+    // An RST and a FIN outside the window end nothing.
     for flags in [RST, ACK | FIN] {
         desk.sent(&segment(4, 1, flags, 500_000, 77, 0), VirtioHeader::default(), 1);
     }
@@ -243,13 +243,13 @@ fn forged_data_moved_positions_past_what_the_program_wrote() {
     assert_eq!((desk.on_wire(id), desk.table.flow(id).unwrap().closed), (1500, false));
     let counters = desk.table.counters();
     assert_eq!((counters.bad_checksums, counters.strays), (1, 5), "{counters:?}");
-    // The right ones do.
+    // An RST inside the window does.
     desk.sent(&segment(4, 1, RST, 2500, 0, 0), VirtioHeader::default(), 3);
     assert!(desk.table.flow(id).unwrap().closed);
 }
 
 #[test]
-fn a_side_that_only_acknowledges_shows_how_far_the_other_has_come() {
+fn acknowledgements_from_an_end_without_data_advance_the_expected_number() {
     let (mut desk, id) = living();
     for acknowledgement in [60_077, 120_077] {
         desk.sent(&segment(4, 1, ACK, 2000, acknowledgement, 0), VirtioHeader::default(), 1);
@@ -259,7 +259,7 @@ fn a_side_that_only_acknowledges_shows_how_far_the_other_has_come() {
 }
 
 #[test]
-fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
+fn a_flow_first_seen_in_the_middle_has_no_position_before_an_acknowledgement() {
     let mut desk = Desk::new();
     assert_eq!(desk.tcp(1, ACK, 5000, 0, 0), None, "an acknowledgement makes no flow");
     let id = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
@@ -274,7 +274,7 @@ fn a_flow_seen_first_in_its_middle_waits_for_an_acknowledgement() {
 }
 
 #[test]
-fn data_in_a_syn_counts_when_acknowledged() {
+fn data_in_a_syn_counts_once_acknowledged() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 10, 0).unwrap();
     desk.protect(0);
@@ -284,7 +284,7 @@ fn data_in_a_syn_counts_when_acknowledged() {
 }
 
 #[test]
-fn fin_and_its_acknowledgement_count_no_byte_and_close_the_flow() {
+fn a_fin_and_its_acknowledgement_count_no_byte_and_close_the_flow() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK | FIN, 100, 10, 0);
@@ -311,7 +311,7 @@ fn a_reset_acknowledges_nothing() {
 }
 
 #[test]
-fn udp_counts_packets_and_bytes_and_begins_again_after_a_loss() {
+fn udp_counts_packets_and_bytes_and_restarts_after_a_loss() {
     let mut desk = Desk::new();
     let id = desk.udp(1, 100, 0).unwrap();
     desk.udp(1, 0, 0);
@@ -343,7 +343,7 @@ fn a_udp_super_packet_counts_each_of_its_packets() {
 }
 
 #[test]
-fn forged_segments_far_ahead_do_not_turn_the_count() {
+fn forged_segments_far_ahead_do_not_wrap_the_count() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 0);
@@ -358,7 +358,7 @@ fn forged_segments_far_ahead_do_not_turn_the_count() {
 }
 
 #[test]
-fn without_acknowledgements_what_is_contiguous_reaches_as_far() {
+fn without_acknowledgements_contiguous_bytes_extend_the_reach() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     let mut sequence = 100u32;
@@ -378,9 +378,9 @@ fn the_answer_to_an_unseen_syn_acknowledges_nothing() {
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 1000, 0);
     desk.answer(1, ACK | SYN, 100);
-    assert!(desk.table.flow(id).is_some(), "the answer once more");
+    assert!(desk.table.flow(id).is_some(), "the same answer again");
     desk.answer(1, ACK | SYN, 600);
-    assert_eq!(desk.table.flow(id), None, "another connection, with a number in the window of this one");
+    assert_eq!(desk.table.flow(id), None, "the answer of another connection, with a number in this one's window");
 
     let middle = desk.tcp(2, ACK, 5000, 1000, 0).unwrap();
     desk.answer(2, ACK | SYN, 5600);
@@ -389,43 +389,43 @@ fn the_answer_to_an_unseen_syn_acknowledges_nothing() {
 }
 
 #[test]
-fn a_state_says_where_nothing_can_be_said() {
+fn a_state_reports_no_position_where_none_is_known() {
     let mut desk = Desk::new();
     let middle = desk.tcp(1, ACK, 5000, 100, 0).unwrap();
     let udp = desk.udp(2, 10, 0).unwrap();
     desk.protect(0);
-    let told = |desk: &Desk, id| {
+    let reported = |desk: &Desk, id| {
         let flow = desk.table.flow(id).unwrap();
         (flow.origin_sequence, Level::ALL.map(|level| flow.told(level).map(|position| position.bytes)))
     };
-    assert_eq!(told(&desk, middle), (Some(5000), [None; 4]));
+    assert_eq!(reported(&desk, middle), (Some(5000), [None; 4]));
     desk.answer(1, ACK, 5000);
-    assert_eq!(told(&desk, middle), (Some(5000), [Some(100), Some(100), Some(0), Some(0)]));
-    assert_eq!(told(&desk, udp), (None, [Some(10), Some(10), Some(0), None]));
+    assert_eq!(reported(&desk, middle), (Some(5000), [Some(100), Some(100), Some(0), Some(0)]));
+    assert_eq!(reported(&desk, udp), (None, [Some(10), Some(10), Some(0), None]));
 }
 
 #[test]
-fn a_dump_in_parts_tells_each_flow_that_stays_once() {
+fn a_dump_in_parts_lists_each_lasting_flow_once() {
     let mut desk = Desk::with(Limits { flows: 8, ..Limits::default() });
     let ids: Vec<_> = (0..8).map(|port| desk.tcp(port, SYN, 99, 0, 0).unwrap()).collect();
-    let (mut place, mut told) = (0, Vec::new());
+    let (mut place, mut listed) = (0, Vec::new());
     for page in 0..4 {
         for (next, flow) in desk.table.flows_from(place).take(3) {
             place = next;
-            told.push(flow.id);
+            listed.push(flow.id);
         }
         if page == 0 {
             desk.answer(5, RST, 0);
             desk.tcp(99, SYN, 99, 0, 0).unwrap();
         }
     }
-    assert!(ids.iter().enumerate().all(|(at, id)| at == 5 || told.iter().filter(|&other| other == id).count() == 1));
-    assert_eq!((told.len(), desk.table.flows_from(place).count()), (8, 0));
+    assert!(ids.iter().enumerate().all(|(at, id)| at == 5 || listed.iter().filter(|&other| other == id).count() == 1));
+    assert_eq!((listed.len(), desk.table.flows_from(place).count()), (8, 0));
     assert_eq!(desk.table.flows_from(usize::MAX).count(), 0);
 }
 
 #[test]
-fn an_epoch_voids_what_is_pending_and_keeps_what_was_said() {
+fn an_epoch_voids_open_blocks_and_keeps_reported_positions() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 0);
@@ -442,7 +442,7 @@ fn an_epoch_voids_what_is_pending_and_keeps_what_was_said() {
 }
 
 #[test]
-fn a_cookie_names_a_flow_before_and_after_it_begins() {
+fn a_cookie_applies_to_current_and_later_instances() {
     let mut desk = Desk::with(Limits { cookies: 2, ..Limits::default() });
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     let key = desk.table.flow(id).unwrap().key;
@@ -453,16 +453,16 @@ fn a_cookie_names_a_flow_before_and_after_it_begins() {
     assert_eq!(desk.table.register(&other(4), 9, desk.now), Err(TooManyCookies { limit: 2 }));
     let next = desk.tcp(1, SYN, 0x5000_0000, 0, 0).unwrap();
     let second = desk.tcp(2, SYN, 99, 0, 0).unwrap();
-    assert_eq!(desk.table.flow(next).unwrap().cookie, Some(7), "it names the ports");
+    assert_eq!(desk.table.flow(next).unwrap().cookie, Some(7), "the cookie belongs to the ports");
     assert_eq!(desk.table.flow(second).unwrap().cookie, Some(8));
     desk.now += Duration::from_secs(400);
-    assert_eq!(desk.table.register(&other(4), 9, desk.now), Ok(None), "old ones make room");
+    assert_eq!(desk.table.register(&other(4), 9, desk.now), Ok(None), "expired cookies make room");
     let third = desk.tcp(3, SYN, 99, 0, 0).unwrap();
     assert_eq!(desk.table.flow(third).unwrap().cookie, None);
 }
 
 #[test]
-fn a_reader_who_never_comes_costs_bounded_memory() {
+fn a_reader_that_never_polls_costs_bounded_memory() {
     let mut desk = Desk::with(Limits { flows: 1, ..Limits::default() });
     for round in 0..5000u32 {
         let syn = round.wrapping_mul(0x0500_0000);
@@ -479,7 +479,7 @@ fn a_reader_who_never_comes_costs_bounded_memory() {
 }
 
 #[test]
-fn what_is_of_no_flow_is_left_alone() {
+fn packets_of_no_flow_are_ignored() {
     let mut desk = Desk::new();
     let mut fragment = segment(4, 1, ACK, 100, 0, 10);
     fragment[6] = 0x20;
@@ -493,7 +493,7 @@ fn what_is_of_no_flow_is_left_alone() {
 
 proptest! {
     #[test]
-    fn no_packet_and_no_fate_is_too_strange(
+    fn any_sequence_of_packets_and_outcomes_keeps_the_invariants(
         steps in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u8>(), 0u8..12, 0u64..9, any::<[u8; 3]>()), 1..150),
     ) {
         let limits = Limits { flows: 3, ranges: 5, blocks: 4, cookies: 1, ..Limits::default() };
@@ -537,7 +537,7 @@ proptest! {
 }
 
 #[test]
-fn the_memory_of_a_full_table_is_what_the_limits_say() {
+fn a_full_table_fits_the_documented_memory() {
     let limits = Limits::default();
     let flow = size_of::<Option<super::instance::Flow>>() + size_of::<super::instance::Rest>();
     let flows = limits.flows * (flow + 40);

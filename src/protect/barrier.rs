@@ -1,6 +1,6 @@
-//! Questions whether everything read from the TUN so far is protected, until they can be answered.
+//! Barriers that wait: each asks whether everything read from the TUN so far is protected.
 //!
-//! A barrier remembers where each profile's blocks ended when it was asked for, nothing of what is in them.
+//! A barrier records where each profile's blocks ended when it was requested, but not what they hold.
 
 use std::collections::VecDeque;
 
@@ -8,15 +8,15 @@ use super::ledger::Ledger;
 use crate::flow::Level;
 use crate::wire::payload_id::BlockId;
 
-/// Barriers that may wait; beyond, they fail at once.
+/// Barriers that may wait; beyond, a new one fails at once.
 const WAITING_MAX: usize = 256;
 
 #[derive(Debug)]
 struct Barrier {
     id: u64,
-    /// The first block of each profile that is not asked about.
+    /// The end of each profile: its first block that the barrier does not cover.
     ends: Vec<BlockId>,
-    /// Nothing was ever read for this peer when it was asked.
+    /// No packet had been read for this peer when the barrier was requested.
     is_empty: bool,
 }
 
@@ -25,7 +25,7 @@ struct Barrier {
 pub(super) struct Barriers(VecDeque<Barrier>);
 
 impl Barriers {
-    /// Asks; false if too many wait.
+    /// Adds a barrier; returns false if too many wait.
     pub fn push(&mut self, id: u64, ledger: &Ledger) -> bool {
         if self.0.len() >= WAITING_MAX {
             return false;
@@ -34,7 +34,7 @@ impl Barriers {
         true
     }
 
-    /// `block` will never be protected: whoever asked about it is answered no. Calls `fail` with each.
+    /// `block` will never be protected: calls `fail` for each barrier that covers it.
     pub fn on_void(&mut self, block: BlockId, mut fail: impl FnMut(u64)) {
         self.0.retain(|barrier| {
             let asked = barrier.ends.iter().any(|end| end.profile == block.profile && end.sbn > block.sbn);
@@ -45,16 +45,16 @@ impl Barriers {
         });
     }
 
-    /// All that wait are answered no.
+    /// Fails all waiting barriers.
     pub fn fail_all(&mut self, fail: impl FnMut(u64)) {
         self.0.drain(..).map(|barrier| barrier.id).for_each(fail);
     }
 
-    /// Answers those of which everything is protected by now. `made_good` tells how far bytes have come that were in blocks
-    /// that had failed before; while some are still to be sent again nothing is answered.
+    /// Answers the barriers whose blocks are all protected. `made_good` returns the level that the bytes of failed
+    /// blocks have reached since; while some are not sent again, no barrier is answered.
     ///
-    /// One asked before anything was read is answered [`Level::Acked`], which nothing read can be: whoever asked several
-    /// peers sees that it was about nothing here.
+    /// A barrier requested before any packet was read is answered with [`Level::Acked`], which no block can reach. A
+    /// client that asked several peers sees from it that this peer had nothing to protect.
     pub fn settle(
         &mut self,
         ledger: &Ledger,
@@ -65,7 +65,7 @@ impl Barriers {
             return;
         }
         let Some(made_good) = made_good() else { return };
-        // Each asks for all that those before it ask for: one that waits is waited for by all behind it.
+        // Each barrier covers everything that the earlier ones cover, so the later ones wait for the first.
         while let Some(barrier) = self.0.front() {
             let mut decoded = made_good >= Level::Decoded && !ledger.has_void_claims();
             for end in &barrier.ends {

@@ -1,12 +1,12 @@
-//! Which evidence there is that a block has left this host.
+//! The evidence that a block has left this host.
 
-/// The best evidence to be had.
+/// The best available evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// The device's transmit timestamps: what was called protected has left this host.
+    /// Transmit timestamps of the device: claimed data has left this host.
     Timestamps,
-    /// Only that the kernel took the datagrams, because the configuration wants no more. They may still be in this host.
+    /// The kernel took the datagrams; the configuration asks for no more. They may still be in this host.
     HandOver,
-    /// Only that, because the socket gives no timestamps: the link is degraded, and says so.
+    /// As above, but because the socket provides no timestamps: the link is degraded and reports so.
     HandOverOnly,
 }

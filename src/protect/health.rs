@@ -1,21 +1,22 @@
-//! Whether the link to a peer may be trusted with a promise: FEC to nobody protects nothing.
+//! Whether the link to a peer is good enough to claim protection: repair symbols that reach no peer protect nothing.
 //!
-//! The one proof that both directions work is a report in which the peer echoes our own clock. For how long it is good, and
-//! how many are wanted, is decided in [`super::trust`]. What blocks contained is not known here.
+//! The only proof that both directions work is a report in which the peer echoes our own clock. How long a proof is
+//! valid, and how many are needed, is decided in [`super::trust`]. The contents of blocks are not known here.
 
 use std::time::{Duration, Instant};
 
 use super::trust::{TRUST_MAX, Trust};
 use crate::notify::message::{LinkState, StateReason};
 
-/// After a violation the link must be clean for this long.
+/// The link must be clean for this long after a violation.
 const CLEAN_AFTER_VIOLATION: Duration = Duration::from_secs(1);
-/// After this host has dropped or refused a datagram. A queue that overflows may also drop what no error tells of.
+/// The link must be clean for this long after this host dropped or refused a datagram. An overflowing queue may also
+/// drop datagrams without an error.
 const CLEAN_AFTER_ERROR: Duration = Duration::from_millis(100);
-/// So many timestamps in a row that did not come: they are not going to.
+/// After this many missing timestamps in a row, none are expected any more.
 const MISSING_MAX: u32 = 3;
 
-/// What is known of one link.
+/// The health of one link.
 #[derive(Debug)]
 pub(super) struct Health {
     session: bool,
@@ -28,7 +29,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// Nothing is proven; `stampless` if no timestamps can be had.
+    /// Nothing is proven yet. `stampless`: the socket provides no timestamps.
     pub fn new(stampless: bool) -> Self {
         Self {
             session: false,
@@ -41,7 +42,7 @@ impl Health {
         }
     }
 
-    /// No proof of the round trip is good for longer than `max`.
+    /// No proof of the round trip is valid for longer than `max`.
     pub fn limit_trust(&mut self, max: Duration) {
         self.trust = Trust::new(max);
     }
@@ -54,17 +55,17 @@ impl Health {
         self.draining = true;
     }
 
-    /// The peer was started anew: it has none of our blocks.
+    /// The peer has restarted: it has none of our blocks.
     pub fn on_epoch(&mut self) {
         self.trust.on_new_run();
     }
 
-    /// Datagrams go to another address: nothing is proven of the way there.
+    /// Datagrams go to another address: the new path is not proven.
     pub fn on_new_path(&mut self, now: Instant) {
         self.trust.on_new_path(now);
     }
 
-    /// A report has shown that a datagram of ours written at `proven_at` arrived and was answered.
+    /// A report has proven that our datagram written at `proven_at` arrived and was answered.
     pub fn on_proof(&mut self, proven_at: Option<Instant>, least_rtt: Option<Duration>, now: Instant) {
         self.trust.on_proof(proven_at, least_rtt, now);
     }
@@ -85,14 +86,14 @@ impl Health {
         self.stamps_missing = self.stamps_missing.saturating_add(1);
     }
 
-    /// Blocks may be called protected.
+    /// Whether blocks may be claimed as protected.
     pub fn is_healthy(&mut self, now: Instant) -> bool {
         matches!(self.state(now).0, LinkState::Up | LinkState::Draining)
     }
 
-    /// What the link is, and why it is no better.
+    /// The state of the link, and the reason if it is not up.
     pub fn state(&mut self, now: Instant) -> (LinkState, StateReason) {
-        // Asked in any case: it is what notices that a proof has become old.
+        // Always called: it detects expired proofs.
         let is_trusted = self.trust.holds(now);
         let lately = |at: Option<Instant>, span| at.is_some_and(|at| now.saturating_duration_since(at) < span);
         if !self.session {
@@ -112,7 +113,7 @@ impl Health {
         }
     }
 
-    /// When the state changes if nothing comes.
+    /// When the state changes if no input comes.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         let after = |at: Option<Instant>, span| at.map(|at| at + span);
         let ends = [after(self.violated_at, CLEAN_AFTER_VIOLATION), after(self.error_at, CLEAN_AFTER_ERROR)];

@@ -1,4 +1,4 @@
-//! All promises of one lane: the peers' protections and the timestamps that the lane waits for.
+//! The protection of one lane: the [`PeerProtection`] of each peer, and the timestamps that the lane waits for.
 
 use std::time::Instant;
 
@@ -10,12 +10,12 @@ use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
 
-/// The promises of one lane.
+/// The protection of one lane.
 #[derive(Debug)]
 pub struct LaneProtection {
     peers: Vec<PeerProtection>,
     stamps: Stamps,
-    /// Whose turn it is to tell something.
+    /// The peer whose notifications are polled first next time.
     turn: usize,
 }
 
@@ -41,19 +41,19 @@ impl LaneProtection {
         }
     }
 
-    /// A block took a step on its way out.
+    /// A block on its way out changed its state.
     pub fn on_block(&mut self, peer: PeerId, event: BlockEvent, now: Instant) {
         if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
             protection.on_block(event, now);
         }
     }
 
-    /// The number to ask for the timestamps of the next send with.
+    /// The timestamp id for the next send.
     pub fn next_stamp(&self) -> u32 {
         self.stamps.next()
     }
 
-    /// The kernel took the send of this number toward `peer`; so many timestamps were asked for it.
+    /// The kernel took this send toward `peer`; it was asked for this many timestamps.
     pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
         self.stamps.begin(peer, send, timestamps, now);
         if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
@@ -61,17 +61,17 @@ impl LaneProtection {
         }
     }
 
-    /// Some timestamp may still come.
+    /// A timestamp may still come.
     pub fn is_waiting(&self) -> bool {
         self.stamps.is_waiting()
     }
 
-    /// The kernel has taken a block whole that is not known to have left: a timestamp may decide that it is protected.
+    /// The kernel has taken a whole block that is not known to have left: a timestamp may show that it is protected.
     pub fn awaits_departures(&self) -> bool {
         self.peers.iter().any(PeerProtection::awaits_departures)
     }
 
-    /// A timestamp with this number came.
+    /// The timestamp with this id came.
     pub fn on_stamp(&mut self, number: u32, now: Instant) {
         if let Some((peer, send)) = self.stamps.take(number)
             && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
@@ -80,10 +80,10 @@ impl LaneProtection {
         }
     }
 
-    /// A report of a peer told something.
-    pub fn on_feedback(&mut self, peer: PeerId, heard: &Feedback, now: Instant) {
+    /// A report of a peer brought feedback.
+    pub fn on_feedback(&mut self, peer: PeerId, feedback: &Feedback, now: Instant) {
         if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
-            protection.on_feedback(heard, now);
+            protection.on_feedback(feedback, now);
         }
     }
 
@@ -92,20 +92,20 @@ impl LaneProtection {
         self.peers.iter_mut().for_each(PeerProtection::on_drain);
     }
 
-    /// Whatever is due at `now`.
+    /// Handles everything due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.stamps.handle_timeout(now);
         self.peers.iter_mut().for_each(|protection| protection.handle_timeout(now));
     }
 
-    /// When something has to happen if nothing comes.
+    /// When [`handle_timeout`](Self::handle_timeout) is next due if no input comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         self.peers.iter_mut().filter_map(|protection| protection.deadline(now)).min()
     }
 
-    /// The next thing to tell, and of which peer.
+    /// The next notification, and its peer.
     pub fn poll_notification(&mut self) -> Option<(PeerId, Notification)> {
-        // In turns: where there is room for a few only, a busy peer would take it all.
+        // Round robin: where the reader takes only a few, a busy peer would use all of them.
         let count = self.peers.len();
         let mut order = (0..count).map(|step| (self.turn + step) % count);
         let (number, notification) =
@@ -114,7 +114,7 @@ impl LaneProtection {
         Some((PeerId(number as u16), notification))
     }
 
-    /// Nothing waits for the kernel or for a timestamp.
+    /// No block waits for the kernel or for a timestamp.
     pub fn is_settled(&mut self) -> bool {
         self.peers.iter_mut().all(PeerProtection::is_settled)
     }

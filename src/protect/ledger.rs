@@ -1,6 +1,6 @@
-//! The evidence for each block, from its first packet until the peer has told its fate.
+//! The evidence for each block, from its first packet until the peer reports its outcome.
 //!
-//! A block moves one way: open, closed, sent, and then it has left or its timestamp has not come. Nothing is claimed here;
+//! A block moves one way: open, closed, sent, then it has left or its timestamp is missing. Nothing is claimed here;
 //! whether a block that has left is protected also depends on the link.
 
 use std::collections::VecDeque;
@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 
 use crate::wire::payload_id::BlockId;
 
-/// Blocks of a profile whose fate is not known; beyond, the oldest is forgotten, but for its number.
+/// Undecided blocks per profile; beyond, the oldest is forgotten, except for its number.
 pub(super) const BLOCKS_MAX: usize = 16_384;
-/// A timestamp that has not come by then does not count any more.
+/// A timestamp counts only within this time after the send.
 pub const STAMP_WITHIN: Duration = Duration::from_secs(1);
 
-/// How far a block has come.
+/// The progress of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Takes packets.
+    /// Accepts packets.
     Open,
-    /// Complete, and not taken by the kernel yet.
+    /// Complete; the kernel has not taken it yet.
     Closed,
     /// The kernel took all of it; its timestamp may come.
     Sent { since: Instant },
-    /// It was called protected.
+    /// It was claimed as protected.
     Claimed,
-    /// Nothing will prove that it has left: only the peer can tell.
+    /// Nothing will prove that it has left; only a report can decide it.
     Unproven,
-    /// The peer has it, or it is void: nothing more is asked of it.
+    /// The peer has it, or it is void: it is decided.
     Done,
 }
 
@@ -36,9 +36,9 @@ struct Entry {
     source_symbols: u16,
     repair_symbols: u16,
     stage: Stage,
-    /// No datagram of it is in an earlier send.
+    /// No earlier send carries a datagram of it.
     first_send: u64,
-    /// When its first packet came; none if no packet of it was seen.
+    /// When its first packet came; none if it never had one.
     opened: Option<Instant>,
 }
 
@@ -53,11 +53,10 @@ struct Queue {
     entries: VecDeque<Entry>,
     /// Blocks below this one do not wait for a timestamp.
     unstamped_from: u64,
-    /// From the first to the last block, as far as the peer has not told, that had to be forgotten; and the same of those
-    /// among them that had been called protected.
+    /// The span of forgotten blocks that the peer has not reported on yet; and the span of the claimed ones among them.
     forgotten: Range<u64>,
     forgotten_claims: Range<u64>,
-    /// What flows have sent before this block opened is held already.
+    /// All bytes that flows sent before this block opened are held already.
     held: u64,
 }
 
@@ -70,7 +69,7 @@ impl Queue {
         self.first + self.entries.len() as u64
     }
 
-    /// Forgets the oldest block. True if its fate was not known.
+    /// Forgets the oldest block. Returns true if it was undecided.
     fn forget_first(&mut self) -> bool {
         let Some(entry) = self.entries.pop_front() else { return false };
         let sbn = self.first;
@@ -101,32 +100,32 @@ fn extend(range: &mut Range<u64>, sbn: u64) {
 /// Source and repair symbols of a block.
 pub type Size = (u16, u16);
 
-/// A block that the kernel has taken whole.
+/// A block that the kernel has taken completely.
 #[derive(Clone, Copy, Debug)]
 pub struct SentBlock {
     /// Its symbols.
     pub size: Size,
-    /// No datagram of it is in an earlier send.
+    /// No earlier send carries a datagram of it.
     pub first_send: u64,
 }
 
-/// A block all of which has left this host.
+/// A block that has left this host completely.
 #[derive(Clone, Copy, Debug)]
 pub struct LeftBlock {
     /// Its symbols.
     pub size: Size,
-    /// From its first packet until it was known to have left; none if no packet of it was seen.
+    /// The time from its first packet until it was known to have left; none if it never had a packet.
     pub took: Option<Duration>,
 }
 
-/// What a report says of a block that was waited for.
+/// The reported outcome of an undecided block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// The peer has all of it.
     Whole,
     /// It is lost.
     Lost {
-        /// It was called protected.
+        /// It was claimed as protected.
         claimed: bool,
     },
 }
@@ -135,15 +134,15 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     queues: Vec<Queue>,
-    /// Blocks that were forgotten before their fate was known.
+    /// Blocks that were forgotten while undecided.
     pub forgotten: u64,
     claims_void: bool,
 }
 
 impl Ledger {
-    /// A packet is put into `block`. True if older blocks had to be forgotten for it before their fate was known. Their
-    /// loss would not say whose bytes it took: everything that flows have sent before this packet must be held.
-    /// `next_send` is the number of the next send.
+    /// A packet is put into `block`. Returns true if older undecided blocks had to be forgotten for it. Their loss
+    /// could not be assigned to flows, so everything that flows have sent before this packet must be held. `next_send`
+    /// is the number of the next send.
     #[inline]
     #[must_use]
     pub fn on_packet(&mut self, block: BlockId, next_send: u64, now: Instant) -> bool {
@@ -161,7 +160,7 @@ impl Ledger {
         if queue.entries.is_empty() {
             queue.first = block.sbn;
         }
-        // Numbers between are of blocks in which no packet was seen; they are void.
+        // The numbers between belong to blocks without packets; they are void.
         while queue.end() < block.sbn && queue.entries.len() < BLOCKS_MAX {
             queue.entries.push_back(Entry { stage: Stage::Done, ..Entry::NEW });
         }
@@ -189,19 +188,19 @@ impl Ledger {
         entry.source_symbols = source_symbols;
         entry.repair_symbols = repair_symbols;
         if entry.stage == Stage::Open {
-            // Without repair symbols it is never protected.
+            // Without repair symbols a block is never protected.
             entry.stage = if repair_symbols == 0 { Stage::Unproven } else { Stage::Closed };
         }
     }
 
-    /// The kernel took the last datagram of `block`. `Some` if it took all the others too.
+    /// The kernel took the last datagram of `block`. Returns `Some` if it took all the others too.
     pub fn on_sent(&mut self, block: BlockId, now: Instant) -> Option<SentBlock> {
         let entry = self.entry(block).filter(|entry| entry.stage == Stage::Closed)?;
         entry.stage = Stage::Sent { since: now };
         Some(SentBlock { size: (entry.source_symbols, entry.repair_symbols), first_send: entry.first_send })
     }
 
-    /// Nothing more of `block` will be sent.
+    /// No more datagrams of `block` will be sent.
     pub fn on_abandoned(&mut self, block: BlockId) {
         if let Some(entry) = self.entry(block) {
             entry.stage = Stage::Done;
@@ -211,7 +210,8 @@ impl Ledger {
         }
     }
 
-    /// A datagram could not be sent: no block that the kernel has not taken whole will be whole. Returns how many.
+    /// A datagram could not be sent: no block that the kernel has not taken completely will be whole. Returns the
+    /// number of these blocks.
     pub fn on_unsendable(&mut self) -> u64 {
         let mut hit = 0;
         for queue in &mut self.queues {
@@ -222,9 +222,9 @@ impl Ledger {
                         hit += 1;
                     }
                     Stage::Done => {}
-                    // It was never waited for; what is before it may be.
+                    // This block never waits for a timestamp; earlier ones may.
                     Stage::Unproven if entry.repair_symbols == 0 && entry.source_symbols > 0 => {}
-                    // Blocks leave in order: what is before this one was sent or hit already.
+                    // Blocks leave in order: all blocks before this one were sent or hit already.
                     Stage::Sent { .. } | Stage::Claimed | Stage::Unproven => break,
                 }
             }
@@ -232,8 +232,8 @@ impl Ledger {
         hit
     }
 
-    /// No departure from now on shows that a block which has been begun has left whole: something was dropped in this host,
-    /// or goes another way. Returns how many are hit.
+    /// From now on, no departure proves that a block begun before has left completely: a datagram was dropped in this
+    /// host or takes another path. Returns the number of blocks hit.
     pub fn distrust_pending(&mut self) -> u64 {
         let mut hit = 0;
         for queue in &mut self.queues {
@@ -247,7 +247,7 @@ impl Ledger {
         hit
     }
 
-    /// All of `block` is known at `now` to have left this host. `Some` if that is what was waited for.
+    /// `block` is known at `now` to have left this host completely. Returns `Some` if it was waiting for that.
     pub fn on_left(&mut self, block: BlockId, now: Instant) -> Option<LeftBlock> {
         let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
         entry.stage = Stage::Unproven;
@@ -255,14 +255,14 @@ impl Ledger {
         Some(LeftBlock { size: (entry.source_symbols, entry.repair_symbols), took })
     }
 
-    /// `block`, which has left, is called protected.
+    /// `block`, which has left, is claimed as protected.
     pub fn claim(&mut self, block: BlockId) {
         if let Some(entry) = self.entry(block) {
             entry.stage = Stage::Claimed;
         }
     }
 
-    /// Blocks whose timestamp has not come in time are no longer waited for. Returns how many.
+    /// Stops waiting for blocks whose timestamp is overdue. Returns the number of these blocks.
     pub fn handle_timeout(&mut self, now: Instant) -> u64 {
         let mut missing = 0;
         for queue in &mut self.queues {
@@ -277,7 +277,7 @@ impl Ledger {
         missing
     }
 
-    /// When the next timestamp is late.
+    /// When the next timestamp is overdue.
     pub fn deadline(&mut self) -> Option<Instant> {
         let oldest = self.queues.iter_mut().filter_map(Queue::oldest_sent).map(|(_, since)| since).min();
         oldest.map(|since| since + STAMP_WITHIN)
@@ -292,8 +292,8 @@ impl Ledger {
         !self.queues.iter().any(unsent) && self.deadline().is_none()
     }
 
-    /// The peer tells that it has given up `count` blocks from `first` on, of the only one of which it held the first
-    /// `symbols` source symbols. Calls `tell` for each that was waited for, and once for all that were forgotten.
+    /// The peer has given up `count` blocks from `first` on; if it is a single block, the peer has its first `symbols`
+    /// source symbols. Calls `tell` for each undecided block, and once for all forgotten ones.
     pub fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, mut tell: impl FnMut(BlockId, Fate)) {
         let Some(queue) = self.queues.get_mut(usize::from(first.profile)) else { return };
         let end = first.sbn.saturating_add(count);
@@ -320,7 +320,7 @@ impl Ledger {
         queue.drop_done();
     }
 
-    /// Blocks below `below` are known to be with the peer.
+    /// The peer is known to have all blocks below `below`.
     pub fn on_decoded(&mut self, profile: u8, below: u64) {
         let Some(queue) = self.queues.get_mut(usize::from(profile)) else { return };
         for forgotten in [&mut queue.forgotten, &mut queue.forgotten_claims] {
@@ -331,27 +331,27 @@ impl Ledger {
         }
     }
 
-    /// The first block of `profile` that may still take packets, or that is not begun: nobody can have all of it.
+    /// The first block of `profile` that may still accept packets, or is not begun: the peer cannot have all of it.
     pub fn closed_below(&self, profile: u8) -> u64 {
         let Some(queue) = self.queues.get(usize::from(profile)) else { return 0 };
         let is_open = queue.entries.back().is_some_and(|entry| entry.stage == Stage::Open);
         queue.end() - u64::from(is_open)
     }
 
-    /// How many symbols `block` has, while its fate is not known.
+    /// The symbols of `block`, while it is remembered.
     pub fn size(&self, block: BlockId) -> Option<Size> {
         let queue = self.queues.get(usize::from(block.profile))?;
         let entry = queue.entries.get(usize::try_from(block.sbn.checked_sub(queue.first)?).ok()?)?;
         (entry.source_symbols > 0).then_some((entry.source_symbols, entry.repair_symbols))
     }
 
-    /// The first block of `profile` whose fate is not known.
+    /// The first undecided block of `profile`.
     pub fn first(&self, profile: u8) -> Option<u64> {
         let queue = self.queues.get(usize::from(profile))?;
         Some(if queue.forgotten.is_empty() { queue.first } else { queue.forgotten.start })
     }
 
-    /// Some packet was put into a block.
+    /// A packet was put into a block.
     pub fn has_begun(&self) -> bool {
         !self.queues.is_empty()
     }
@@ -363,7 +363,7 @@ impl Ledger {
         filled.map(|(profile, queue)| BlockId { profile: profile as u8, sbn: queue.end() })
     }
 
-    /// Every block below `end` is claimed or with the peer: `Some(true)` if all are with the peer.
+    /// Whether every block below `end` is claimed or with the peer; `Some(true)` if all are with the peer.
     pub fn is_covered(&self, end: BlockId) -> Option<bool> {
         let Some(queue) = self.queues.get(usize::from(end.profile)) else { return Some(true) };
         if !queue.forgotten.is_empty() && queue.forgotten.start < end.sbn {
@@ -381,12 +381,12 @@ impl Ledger {
         Some(decoded)
     }
 
-    /// Blocks that had been called protected were under way when the peer was restarted: whether it has them is unknown.
+    /// Claimed blocks were under way when the peer restarted: whether it has them is unknown.
     pub fn has_void_claims(&self) -> bool {
         self.claims_void
     }
 
-    /// Nothing is asked any more of blocks before `below`: the run of the peer that they were sent to is gone.
+    /// Blocks below `below` are void: the peer's run that they were sent to is gone.
     pub fn on_void(&mut self, below: BlockId) {
         if let Some(queue) = self.queues.get(usize::from(below.profile)) {
             let before = usize::try_from(below.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
@@ -411,7 +411,7 @@ impl Queue {
                     self.unstamped_from = self.first + at as u64;
                     return Some((at, since));
                 }
-                // What is behind it was not sent either.
+                // The blocks behind it were not sent either.
                 Stage::Open | Stage::Closed => {
                     self.unstamped_from = self.first + at as u64;
                     return None;

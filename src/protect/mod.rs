@@ -1,4 +1,5 @@
-//! When a block may be called protected, and what takes it back: evidence, link health, and the flows they are about.
+//! When a block may be claimed as protected, and what voids the claim: the evidence, the link health and the affected
+//! flows.
 //!
 //! ```text
 //!   packet ─▶ flow table: whose bytes, in which block
@@ -7,11 +8,11 @@
 //!   report: block lost ─▶ violation ─▶ notification; the link is degraded
 //! ```
 //!
-//! One [`PeerProtection`] serves one lane and one peer. It is pure: it asks for no timestamp and publishes nothing. In every
-//! doubt nothing is called protected: a false "protected" is lost data, a missing one costs a round trip.
+//! One [`PeerProtection`] serves one lane and one peer. It does no I/O: it requests no timestamps and publishes
+//! nothing. In doubt, nothing is claimed: a false "protected" is lost data, a missing one costs a round trip.
 //!
-//! Start with `peer_protection`: it asks `ledger` and `tx_timestamps` about blocks and `health` about the link. `lane_protection` holds one
-//! for each peer, with the numbers of timestamps.
+//! Start with `peer_protection`: it queries `ledger` and `tx_timestamps` about blocks and `health` about the link.
+//! `lane_protection` holds one per peer, and the ids of the timestamps.
 
 mod barrier;
 mod evidence;

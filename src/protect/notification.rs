@@ -1,20 +1,20 @@
-//! What subscribers of the appliance may want to know, in the core's own values.
+//! Notifications for subscribers of the appliance, in the core's own types.
 
 use crate::flow::{BlockRange, FlowState, Violation};
 use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::wire::payload_id::BlockId;
 
-/// Something that became known.
+/// A change of flows, blocks or the link, or the answer to a barrier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub enum Notification {
     /// A flow changed, or is reported again.
     Flow {
-        /// All that is known of it.
+        /// Its full state.
         state: FlowState,
-        /// What happened to it.
+        /// What changed.
         event: Event,
-        /// k and m of the block whose fate raised a position last, while the block is remembered.
+        /// k and m of the block that last raised a position, while the block is remembered.
         block: Option<(u16, u16)>,
     },
     /// A block was decided.
@@ -25,36 +25,36 @@ pub enum Notification {
         source_symbols: u16,
         /// m, its repair symbols.
         repair_symbols: u16,
-        /// The level that it has reached; none: it will not be called protected.
+        /// The level that it has reached; none if it will not be claimed as protected.
         level: Option<Level>,
-        /// The first ranges of flows that it holds.
+        /// Its first ranges of flows.
         ranges: Vec<BlockRange>,
     },
-    /// The link has another state or another reason for it.
+    /// The state of the link changed, or the reason for it.
     State(LinkState, StateReason),
-    /// A block that was called protected is lost.
+    /// A block that was claimed as protected is lost.
     Violation(Violation),
-    /// The answer to a barrier: everything asked about has reached the level, or some of it never will. [`Level::Acked`]:
-    /// no packet was ever read, so the barrier is about nothing.
+    /// The answer to a barrier: the level that all its blocks have reached; none if one of them never will.
+    /// [`Level::Acked`]: no packet had been read, so the barrier covers nothing.
     Barrier(u64, Option<Level>),
 }
 
-/// What happened so far.
+/// Counts since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Blocks called protected.
+    /// Blocks claimed as protected.
     pub protected: u64,
-    /// Blocks that had left when the link could not be trusted or too late, or whose way changed before they had.
+    /// Blocks that left too late or while the link was not trusted, or whose path changed before they left.
     pub untrusted: u64,
-    /// Blocks of which a datagram could not be sent.
+    /// Blocks with a datagram that could not be sent.
     pub unsendable: u64,
-    /// Timestamps that did not come in time.
+    /// Overdue timestamps.
     pub stamps_missing: u64,
-    /// Blocks the peer gave up.
+    /// Blocks that the peer gave up.
     pub lost: u64,
-    /// Of them, those that had been called protected.
+    /// Those of them that had been claimed as protected.
     pub violations: u64,
-    /// Blocks that were forgotten before their fate was known.
+    /// Blocks that were forgotten while undecided.
     pub forgotten: u64,
 }
 

@@ -1,7 +1,7 @@
-//! One lane's promises to the flows of one peer.
+//! The protection of one peer's flows on one lane.
 //!
-//! Inputs come in the order in which they happened; [`PeerProtection::poll_notification`] is drained after them. The clock must be
-//! read after the event it goes with: a link that was trusted when a turn began may not be any more.
+//! Pass inputs in the order in which they happened, then drain [`PeerProtection::poll_notification`]. Read the clock
+//! after the event it goes with: a link that was trusted at the start of a turn may no longer be.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,15 +20,15 @@ use crate::tunnel::forwarder::{Deliverable, Outgoing};
 use crate::tunnel::receiver::SENDER_PAUSE;
 use crate::wire::payload_id::BlockId;
 
-/// A block that took longer to leave is not called protected: its peer may have given it up before the repair came.
+/// A block that takes longer to leave is not claimed: the peer may give it up before its repair symbols arrive.
 const LEAVES_WITHIN: Duration = Duration::from_millis(400);
-/// The rest of what the peer waits is for a path whose delay varies.
+/// The remaining time that the peer waits covers a varying path delay.
 const _: () = assert!(LEAVES_WITHIN.as_millis() + 100 <= SENDER_PAUSE.as_millis());
 
-/// Ranges of flows that are told of one block.
+/// Ranges of flows reported per block.
 const RANGES_TOLD: usize = 8;
 
-/// What is promised to the flows of one peer on one lane.
+/// The protection of one peer's flows on one lane.
 #[derive(Debug)]
 pub struct PeerProtection {
     evidence: Evidence,
@@ -39,17 +39,17 @@ pub struct PeerProtection {
     barriers: Barriers,
     told: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
-    /// Where in the table to go on: all flows are reported again, because the reader missed changes of some.
+    /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
     refresh: Option<usize>,
-    /// The violation at the front has had its refresh.
+    /// The refresh before the violation at the front is done.
     is_refreshed: bool,
-    /// Somebody wants to know of each block.
+    /// A subscriber wants a notification for each block.
     tells_blocks: bool,
     counters: Counters,
 }
 
 impl PeerProtection {
-    /// Nothing is promised yet.
+    /// Nothing is protected yet.
     pub fn new(flows: FlowTable, evidence: Evidence) -> Self {
         Self {
             evidence,
@@ -67,7 +67,7 @@ impl PeerProtection {
         }
     }
 
-    /// The link is trusted for no longer than `max` after a datagram of ours that is known to have arrived.
+    /// The link is trusted for at most `max` after our last datagram that is known to have arrived.
     pub fn limit_trust(&mut self, max: Duration) {
         self.health.limit_trust(max);
     }
@@ -82,13 +82,13 @@ impl PeerProtection {
         self.flows.on_sent(outgoing.packet, outgoing.view, outgoing.header, outgoing.block, now);
     }
 
-    /// A packet came from the peer; what it acknowledges counts.
+    /// A packet came from the peer; its acknowledgement counts.
     #[inline]
     pub fn on_incoming(&mut self, incoming: &Deliverable<'_>, now: Instant) {
         self.flows.on_received(incoming.packet, &incoming.view, incoming.header, now);
     }
 
-    /// A block took a step on its way out.
+    /// A block on its way out changed its state.
     pub fn on_block(&mut self, event: BlockEvent, now: Instant) {
         match event {
             BlockEvent::Closed { block, source_symbols, repair_symbols } => {
@@ -128,17 +128,17 @@ impl PeerProtection {
         }
     }
 
-    /// The kernel took the send of this number.
+    /// The kernel took the send with this number.
     pub fn on_taken(&mut self, send: u64) {
         self.departures.on_taken(send);
     }
 
-    /// The kernel has taken a block whole that is not known to have left.
+    /// The kernel has taken a whole block that is not known to have left.
     pub fn awaits_departures(&self) -> bool {
         self.departures.is_waiting()
     }
 
-    /// The send of this number has left this host.
+    /// The send with this number has left this host.
     pub fn on_left(&mut self, send: u64, now: Instant) {
         self.health.on_stamp();
         self.departures.on_left(send, now);
@@ -154,19 +154,19 @@ impl PeerProtection {
         self.settle_barriers();
     }
 
-    /// A report of the peer tells what became of blocks.
-    pub fn on_feedback(&mut self, heard: &Feedback, now: Instant) {
-        self.health.on_proof(heard.proven_at, heard.least_rtt, now);
-        for run in &heard.lost {
+    /// A report of the peer brought the outcome of blocks.
+    pub fn on_feedback(&mut self, feedback: &Feedback, now: Instant) {
+        self.health.on_proof(feedback.proven_at, feedback.least_rtt, now);
+        for run in &feedback.lost {
             self.on_lost(BlockId { profile: run.profile, sbn: run.first }, run.count.into(), run.symbols, now);
         }
-        for progress in &heard.progress {
+        for progress in &feedback.progress {
             if let Some(first) = self.ledger.first(progress.profile).filter(|first| *first < progress.decoded_from) {
-                // The peer has begun to count behind blocks that it has never heard of.
+                // The peer began to count behind blocks that it never received.
                 let block = BlockId { profile: progress.profile, sbn: first };
                 self.on_lost(block, progress.decoded_from - first, 0, now);
             }
-            // What is still open cannot be with the peer, whatever it says.
+            // The peer cannot have an open block, whatever its report contains.
             let below = progress.decoded_below.min(self.ledger.closed_below(progress.profile));
             self.flows.on_blocks_decoded(progress.profile, below);
             self.ledger.on_decoded(progress.profile, below);
@@ -195,13 +195,13 @@ impl PeerProtection {
         self.barriers.on_void(block, |id| notifications.push_back(Notification::Barrier(id, None)));
     }
 
-    /// A datagram was dropped in this host without an error that tells which.
+    /// A datagram was dropped in this host, without an error that identifies it.
     pub fn on_dropped_here(&mut self, now: Instant) {
         self.counters.unsendable += self.ledger.distrust_pending();
         self.health.on_error(now);
     }
 
-    /// There is a session that may seal, or there is none.
+    /// Whether there is a session that can seal datagrams.
     pub fn on_session(&mut self, there_is_one: bool) {
         self.health.on_session(there_is_one);
     }
@@ -211,7 +211,7 @@ impl PeerProtection {
         self.health.on_drain();
     }
 
-    /// Whatever is due at `now`: late timestamps, links to be trusted no more or again, idle flows.
+    /// Handles everything due at `now`: overdue timestamps, changes of trust in the link, idle flows.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.evidence == Evidence::Timestamps {
             self.departures.handle_timeout(now);
@@ -225,13 +225,14 @@ impl PeerProtection {
         self.settle_barriers();
     }
 
-    /// When something has to happen if nothing comes.
+    /// When [`handle_timeout`](Self::handle_timeout) is next due if no input comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let stamps = self.ledger.deadline().filter(|_| self.evidence == Evidence::Timestamps);
         [stamps, self.health.deadline(now), self.flows.deadline()].into_iter().flatten().min()
     }
 
-    /// The next notification. Positions come before what takes them back, and before the answers that rest on them.
+    /// The next notification. Positions come before the violations that void them, and before the barrier answers that
+    /// depend on them.
     pub fn poll_notification(&mut self) -> Option<Notification> {
         loop {
             if let Some(place) = self.refresh {
@@ -253,8 +254,8 @@ impl PeerProtection {
                 }
                 Some(FlowEvent::Overflow) => self.refresh = Some(0),
                 None => match self.notifications.front() {
-                    // The flows whose bytes were lost are not remembered. A subscriber that knows the count of violations must
-                    // know which positions stand, so all flows are reported before it.
+                    // The flows with lost bytes are not known. A subscriber that sees the new violation count must know
+                    // which positions are valid, so all flows are reported before the violation.
                     Some(Notification::Violation(lost)) if lost.forgotten && !self.is_refreshed => {
                         self.is_refreshed = true;
                         self.refresh = Some(0);
@@ -268,24 +269,24 @@ impl PeerProtection {
         }
     }
 
-    /// Asks whether everything read so far is protected; the answer is a [`Notification::Barrier`].
+    /// Adds a barrier for everything read so far; the answer is a [`Notification::Barrier`].
     pub fn ask_barrier(&mut self, id: u64) {
         if !self.barriers.push(id, &self.ledger) {
             self.notifications.push_back(Notification::Barrier(id, None));
         }
     }
 
-    /// Names a flow for a subscriber.
+    /// Sets a subscriber's cookie for a flow.
     pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<(), TooManyCookies> {
         self.flows.register(key, cookie, now).map(|_| ())
     }
 
-    /// Tell of each block from now on, or no longer.
+    /// Whether to send a notification for each block from now on.
     pub fn set_tells_blocks(&mut self, tells: bool) {
         self.tells_blocks = tells;
     }
 
-    /// Nothing waits for the kernel or for a timestamp.
+    /// No block waits for the kernel or for a timestamp.
     pub fn is_settled(&mut self) -> bool {
         self.ledger.is_settled()
     }
@@ -295,22 +296,22 @@ impl PeerProtection {
         &self.flows
     }
 
-    /// What counts as evidence here.
+    /// The kind of evidence used here.
     pub fn evidence(&self) -> Evidence {
         self.evidence
     }
 
-    /// The state of the link, as it was last told.
+    /// The state of the link as last reported.
     pub fn state(&self) -> (LinkState, StateReason) {
         self.told
     }
 
-    /// What happened so far.
+    /// The counts so far.
     pub fn counters(&self) -> Counters {
         Counters { forgotten: self.ledger.forgotten, ..self.counters }
     }
 
-    /// A device without timestamps degrades the link, but what the kernel took may be told as that.
+    /// A device without timestamps degrades the link, but blocks that the kernel took may still be reported as queued.
     fn health_allows(&mut self, now: Instant) -> bool {
         self.health.is_healthy(now) || self.health.state(now).1 == StateReason::NoTimestamps
     }

@@ -1,4 +1,4 @@
-//! The rules of protection, each with the input that would break it. Those of barriers are in `barriers`, those of several
+//! The rules of protection, each tested with the input that would break it. Barriers are tested in `barriers`, several
 //! peers on one lane in `lanes`.
 
 mod barriers;
@@ -22,7 +22,7 @@ use crate::wire::virtio::VirtioHeader;
 
 const RTT: Duration = Duration::from_millis(10);
 
-/// One link and a UDP flow of packets of ten bytes.
+/// A link, and a UDP flow with packets of ten bytes.
 struct Bench {
     protection: PeerProtection,
     now: Instant,
@@ -58,7 +58,7 @@ impl Bench {
         bench
     }
 
-    /// The same with a TCP connection whose SYN was seen: each packet is its first ten bytes.
+    /// As `up`, with a TCP connection whose SYN was seen: each packet carries its first ten bytes.
     fn tcp() -> Self {
         let mut bench = Self::up();
         bench.next_segment(TcpHeader::SYN, 99, 0);
@@ -67,7 +67,7 @@ impl Bench {
         bench
     }
 
-    /// What is sent from now on.
+    /// Sets the segment that is sent from now on.
     fn next_segment(&mut self, flags: u8, sequence: u32, len: usize) {
         let mut segment = [0; 20].to_vec();
         segment.resize(20 + len, 7);
@@ -80,8 +80,8 @@ impl Bench {
     fn prove(&mut self, times: u32) {
         for _ in 0..times {
             self.pass(20);
-            let heard = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), ..Feedback::default() };
-            self.protection.on_feedback(&heard, self.now);
+            let feedback = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), ..Feedback::default() };
+            self.protection.on_feedback(&feedback, self.now);
         }
     }
 
@@ -98,7 +98,7 @@ impl Bench {
         self.outgoing(Some(block(sbn)));
     }
 
-    /// A packet that was read and dropped.
+    /// A packet was read and dropped.
     fn drop_packet(&mut self) {
         self.outgoing(None);
     }
@@ -118,7 +118,7 @@ impl Bench {
         self.protection.on_block(event, self.now);
     }
 
-    /// The kernel took the block with a send of its own.
+    /// The kernel took the block in a send of its own.
     fn sent(&mut self, sbn: u64) {
         let last = self.sends.len() as u64;
         self.sends.push(sbn);
@@ -130,20 +130,20 @@ impl Bench {
         self.event(BlockEvent::Closed { block: block(sbn), source_symbols: 2, repair_symbols: 1 });
     }
 
-    /// A block of one packet, handed to the kernel.
+    /// A block of one packet, taken by the kernel.
     fn send(&mut self, sbn: u64) {
         self.packet(sbn);
         self.close(sbn);
         self.sent(sbn);
     }
 
-    /// As above, and stamped.
+    /// As `send`, and its timestamp came.
     fn leave(&mut self, sbn: u64) {
         self.send(sbn);
         self.left(sbn);
     }
 
-    /// The timestamp of the block's send came, or of one that never was.
+    /// The timestamp of the block's send came; for an unknown block, one of a send that never was.
     fn left(&mut self, sbn: u64) {
         let at = self.sends.iter().position(|sent| *sent == sbn).unwrap_or(self.sends.len());
         self.protection.on_left(at as u64, self.now);
@@ -151,8 +151,8 @@ impl Bench {
 
     fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
         let progress = vec![Progress { profile: 0, highest: below, decoded_from: from, decoded_below: below }];
-        let heard = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), progress, lost };
-        self.protection.on_feedback(&heard, self.now);
+        let feedback = Feedback { proven_at: Some(self.now - RTT), least_rtt: Some(RTT), progress, lost };
+        self.protection.on_feedback(&feedback, self.now);
     }
 
     fn notifications(&mut self) -> Vec<Notification> {
@@ -172,34 +172,38 @@ impl Bench {
 }
 
 #[test]
-fn a_block_is_protected_when_it_has_left_and_not_before() {
+fn a_block_is_protected_once_it_has_left_and_not_before() {
     let mut bench = Bench::up();
     bench.packet(0);
     bench.left(0);
     bench.close(0);
     bench.left(0);
-    assert_eq!(bench.protected(), 0, "a timestamp of what was not sent");
+    assert_eq!(bench.protected(), 0, "a timestamp of a block that was not sent");
     bench.sent(0);
     assert_eq!((bench.protected(), bench.reached(Level::Queued)), (0, 0));
     bench.left(0);
     assert_eq!(bench.protected(), 10);
-    let told = bench.notifications();
+    let reported = bench.notifications();
     assert!(
         matches!(
-            told[..],
+            reported[..],
             [Notification::Flow { event: Event::New, .. }, .., Notification::Flow { event: Event::Protected, .. }]
         ),
-        "{told:?}"
+        "{reported:?}"
     );
 }
 
 #[test]
-fn a_later_timestamp_spoke_for_a_block_that_the_host_had_dropped_in_silence() {
+fn a_later_timestamp_does_not_protect_a_silently_dropped_block() {
     let mut bench = Bench::up();
     (0..3).for_each(|sbn| bench.send(sbn));
     bench.left(0);
     bench.left(2);
-    assert_eq!((bench.protected(), bench.protection.counters().protected), (10, 2), "the bytes behind a hole are not");
+    assert_eq!(
+        (bench.protected(), bench.protection.counters().protected),
+        (10, 2),
+        "the bytes behind a hole are not protected"
+    );
     for _ in 0..60 {
         bench.prove(1);
         bench.protection.handle_timeout(bench.now);
@@ -211,10 +215,10 @@ fn a_later_timestamp_spoke_for_a_block_that_the_host_had_dropped_in_silence() {
 }
 
 #[test]
-fn a_block_in_several_sends_is_protected_when_the_last_of_them_has_left() {
+fn a_block_in_several_sends_is_protected_when_all_of_them_have_left() {
     let mut bench = Bench::up();
     bench.packet(0);
-    // Two trains, of which the second holds the end; and the end of a train is shown by the next.
+    // Two trains; the second holds the block's end. The end of a train is shown by the next send.
     bench.protection.on_taken(0);
     bench.close(0);
     bench.protection.on_taken(1);
@@ -227,11 +231,11 @@ fn a_block_in_several_sends_is_protected_when_the_last_of_them_has_left() {
 }
 
 #[test]
-fn a_block_that_its_peer_had_given_up_before_all_of_it_left_was_called_protected() {
+fn a_block_that_leaves_too_late_for_its_peer_is_not_protected() {
     for (millis, protected) in [(400, 10), (401, 0)] {
         let mut bench = Bench::up();
         bench.packet(0);
-        // The link is proven meanwhile; only the block was slow, as when the host stood still in the midst of it.
+        // The link stays proven; only the block was slow, as when the host stands still in the middle of it.
         (0..20).for_each(|_| bench.prove(1));
         bench.close(0);
         bench.pass(millis - 400);
@@ -243,7 +247,7 @@ fn a_block_that_its_peer_had_given_up_before_all_of_it_left_was_called_protected
 }
 
 #[test]
-fn what_could_not_be_sent_whole_is_not_protected() {
+fn a_block_that_was_not_sent_whole_is_not_protected() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.packet(1);
@@ -257,12 +261,12 @@ fn what_could_not_be_sent_whole_is_not_protected() {
         bench.sent(sbn);
         bench.left(sbn);
     }
-    assert_eq!(bench.protected(), 10, "block 0, which had gone before, and no other");
+    assert_eq!(bench.protected(), 10, "only block 0, which was sent before");
     assert_eq!(bench.protection.counters().unsendable, 2);
 }
 
 #[test]
-fn an_error_behind_an_abandoned_block_spared_what_waited_before_it() {
+fn a_send_error_fails_waiting_blocks_before_an_abandoned_one() {
     let mut bench = Bench::up();
     bench.packet(0);
     bench.close(0);
@@ -290,7 +294,7 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
         assert_eq!(bench.protected(), 10);
         assert_eq!(bench.state().0, LinkState::Up);
         let due = bench.protection.deadline(bench.now).unwrap();
-        assert!(due - proven_at < Duration::from_millis(life + 1), "nobody else wakes it");
+        assert!(due - proven_at < Duration::from_millis(life + 1), "no other deadline would wake the lane");
         bench.now = due;
         bench.leave(1);
         assert_eq!(bench.protected(), 10);
@@ -298,14 +302,14 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
         bench.prove(2);
         bench.leave(2);
         assert_eq!((bench.protected(), bench.protection.counters().protected), (10, 1));
-        assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "two proofs do not bring trust back");
+        assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "two proofs do not restore trust");
         bench.prove(1);
         assert_eq!(bench.state().0, LinkState::Up);
     }
 }
 
 #[test]
-fn a_link_with_a_long_round_trip_is_trusted_up_to_the_cap_that_is_configured() {
+fn a_link_with_a_long_round_trip_is_trusted_up_to_the_configured_cap() {
     for (max, life) in [(None, 600), (Some(1500), 1200)] {
         let mut bench = Bench::new(Evidence::Timestamps);
         max.into_iter().for_each(|max| bench.protection.limit_trust(Duration::from_millis(max)));
@@ -340,27 +344,30 @@ fn an_old_echo_proves_nothing() {
 }
 
 #[test]
-fn a_loss_after_the_promise_is_a_violation_and_one_before_it_is_not() {
+fn a_loss_after_the_claim_is_a_violation_and_a_loss_before_it_is_not() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.leave(1);
     bench.send(2);
     bench.notifications();
     bench.hear(vec![run(1, 2, 0)], 0, 3);
-    let told = bench.notifications();
+    let reported = bench.notifications();
     let violations: Vec<_> =
-        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).collect();
-    assert!(matches!(violations[..], [Notification::Violation(violation)] if violation.block == block(1)), "{told:?}");
+        reported.iter().filter(|notification| matches!(notification, Notification::Violation(_))).collect();
+    assert!(
+        matches!(violations[..], [Notification::Violation(violation)] if violation.block == block(1)),
+        "{reported:?}"
+    );
     assert_eq!((bench.protection.counters().lost, bench.protection.counters().violations), (2, 1));
     assert_eq!(bench.state(), (LinkState::Degraded, StateReason::Violation));
     bench.prove(51);
     assert_eq!(bench.state().0, LinkState::Up, "clean for a second");
     bench.hear(vec![run(1, 2, 0)], 0, 3);
-    assert_eq!(bench.protection.counters().violations, 1, "each loss counts once, however often it is told");
+    assert_eq!(bench.protection.counters().violations, 1, "each loss counts once, however often it is reported");
 }
 
 #[test]
-fn a_block_whose_end_alone_is_unknown_to_the_peer_is_whole() {
+fn a_lost_block_with_all_source_symbols_at_the_peer_is_whole() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.hear(vec![run(0, 1, 2)], 0, 1);
@@ -371,7 +378,7 @@ fn a_block_whose_end_alone_is_unknown_to_the_peer_is_whole() {
 }
 
 #[test]
-fn blocks_from_before_the_peer_began_to_count_are_lost() {
+fn blocks_before_the_first_one_that_the_peer_counts_are_lost() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.leave(1);
@@ -381,7 +388,7 @@ fn blocks_from_before_the_peer_began_to_count_are_lost() {
 }
 
 #[test]
-fn what_is_still_open_is_not_with_the_peer_whatever_it_says() {
+fn an_open_block_is_not_decoded_whatever_the_report_contains() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.packet(1);
@@ -395,7 +402,7 @@ fn what_is_still_open_is_not_with_the_peer_whatever_it_says() {
 }
 
 #[test]
-fn a_peer_that_restarts_takes_with_it_what_was_pending() {
+fn a_restart_of_the_peer_voids_pending_blocks_and_barriers() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.protection.ask_barrier(5);
@@ -405,11 +412,11 @@ fn a_peer_that_restarts_takes_with_it_what_was_pending() {
     assert_eq!(bench.protected(), 0);
     assert!(bench.notifications().contains(&Notification::Barrier(5, None)));
     bench.leave(1);
-    assert_eq!(bench.protected(), 0, "nothing is proven of the new run");
+    assert_eq!(bench.protected(), 0, "nothing is proven for the new run");
 }
 
 #[test]
-fn timestamps_that_stay_away_end_trust_until_one_comes() {
+fn missing_timestamps_degrade_the_link_until_one_comes() {
     let mut bench = Bench::up();
     for sbn in 0..3 {
         bench.send(sbn);
@@ -427,7 +434,7 @@ fn timestamps_that_stay_away_end_trust_until_one_comes() {
 }
 
 #[test]
-fn without_timestamps_blocks_are_queued_and_never_more() {
+fn without_timestamps_blocks_are_queued_at_most() {
     for (evidence, state) in [(Evidence::HandOver, LinkState::Up), (Evidence::HandOverOnly, LinkState::Degraded)] {
         let mut bench = Bench::new(evidence);
         bench.protection.on_session(true);
@@ -437,15 +444,15 @@ fn without_timestamps_blocks_are_queued_and_never_more() {
         assert_eq!((bench.reached(Level::Queued), bench.protected()), (10, 0), "{evidence:?}");
         bench.pass(200);
         bench.leave(1);
-        assert_eq!(bench.reached(Level::Queued), 10, "{evidence:?}: nobody is there");
+        assert_eq!(bench.reached(Level::Queued), 10, "{evidence:?}: the proof has expired");
     }
 }
 
 #[test]
-fn a_block_that_was_sent_before_a_silent_drop_was_protected_by_a_timestamp_long_after_it() {
+fn a_block_sent_before_a_silent_drop_is_not_protected_by_a_later_timestamp() {
     let mut bench = Bench::up();
     bench.send(0);
-    // The queue drops a part of it; by the time the rest has left, the link looks clean.
+    // The queue drops a part of it; when the rest leaves, the link seems clean again.
     bench.protection.on_dropped_here(bench.now);
     bench.prove(10);
     assert_eq!(bench.state(), (LinkState::Up, StateReason::None));
@@ -457,7 +464,7 @@ fn a_block_that_was_sent_before_a_silent_drop_was_protected_by_a_timestamp_long_
 }
 
 #[test]
-fn neither_departures_nor_proofs_of_the_old_path_speak_for_a_new_one() {
+fn departures_and_proofs_of_the_old_path_do_not_count_for_a_new_one() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.packet(1);
@@ -467,19 +474,19 @@ fn neither_departures_nor_proofs_of_the_old_path_speak_for_a_new_one() {
     bench.leave(2);
     let counters = bench.protection.counters();
     assert_eq!((counters.untrusted, counters.protected, bench.protected()), (3, 0, 0), "{counters:?}");
-    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "nobody has answered from there");
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports), "no proof of the new path yet");
     bench.prove(2);
     bench.leave(3);
     assert_eq!(bench.protection.counters().protected, 0);
     bench.prove(4);
     bench.leave(4);
-    assert_eq!(bench.protection.counters().protected, 1, "the new path has proven itself");
+    assert_eq!(bench.protection.counters().protected, 1, "the new path is proven");
     bench.hear(vec![], 0, 4);
-    assert_eq!(bench.protected(), 50, "the peer has those before");
+    assert_eq!(bench.protected(), 50, "the peer has the earlier blocks");
 }
 
 #[test]
-fn whoever_asks_is_told_of_each_block_and_what_it_holds() {
+fn a_subscriber_of_blocks_gets_each_block_with_its_ranges() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.protection.set_tells_blocks(true);
@@ -516,7 +523,7 @@ fn a_profile_without_repair_symbols_is_never_protected() {
 }
 
 #[test]
-fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_run() {
+fn a_block_opened_before_the_restart_event_belongs_to_the_new_run() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.packet(1);
@@ -535,7 +542,7 @@ fn packets_read_before_the_restart_was_told_were_taken_for_those_of_the_earlier_
 }
 
 #[test]
-fn a_block_without_repair_symbols_hid_those_before_it_from_an_error() {
+fn a_send_error_fails_waiting_blocks_before_one_without_repair_symbols() {
     let mut bench = Bench::up();
     bench.packet(0);
     bench.close(0);
@@ -555,31 +562,31 @@ fn fill(bench: &mut Bench, first: u64) {
 }
 
 #[test]
-fn the_loss_of_a_protected_block_that_had_to_be_forgotten_was_never_told() {
+fn the_loss_of_a_forgotten_protected_block_is_reported_once() {
     let mut bench = Bench::tcp();
     bench.leave(0);
     assert!(bench.protected() > 0);
     fill(&mut bench, 1);
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let violations = |told: &[Notification]| {
-        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count()
+    let violations = |reported: &[Notification]| {
+        reported.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count()
     };
     assert_eq!(violations(&bench.notifications()), 1);
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    assert_eq!(violations(&bench.notifications()), 0, "it is told once");
+    assert_eq!(violations(&bench.notifications()), 0, "it is reported once");
     assert_eq!(bench.protection.counters().violations, 1);
 }
 
-/// Of one block a report says how many of its first symbols came. Of a run it can say it of none.
+/// For a single block, a report contains how many of its first symbols came. For a run of blocks it cannot.
 #[test]
-fn a_run_of_lost_blocks_is_lost_whatever_number_of_symbols_it_names() {
+fn a_run_of_lost_blocks_is_lost_whatever_its_symbol_count() {
     let mut bench = Bench::up();
     [0, 1].into_iter().for_each(|sbn| bench.leave(sbn));
     bench.hear(vec![run(0, 2, 2)], 0, 2);
-    let told = bench.notifications();
+    let reported = bench.notifications();
     assert_eq!(
-        told.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count(),
+        reported.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count(),
         2,
-        "{told:?}"
+        "{reported:?}"
     );
 }

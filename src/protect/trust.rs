@@ -1,29 +1,30 @@
-//! How long a proof of the round trip is good, and when the link is trusted because of it.
+//! How long a proof of the round trip is valid, and when the link is trusted because of it.
 //!
-//! A proof is a report in which the peer echoes our clock; its age counts from the moment our own report was written. It is
-//! good for three of the least round trips, at least [`PROOF_FLOOR`] and at most a cap: whoever stands on the path and holds
-//! datagrams makes the round trip longer, and must not choose how long a link is trusted that he then cuts. So nothing is
-//! trusted for longer than the cap after the last datagram of ours that arrived.
+//! A proof is a report in which the peer echoes our clock; its age counts from the moment our own report was written.
+//! It is valid for three times the least round trip, at least [`PROOF_FLOOR`] and at most a cap. The cap is needed
+//! because an attacker on the path can lengthen the round trip by holding datagrams; he must not control how long the
+//! link stays trusted after he cuts it. So the link is trusted for no longer than the cap after our last datagram that
+//! arrived.
 //!
-//! A link that was trusted and is no more must prove itself for longer each time. What else spoils trust is not known here.
+//! A link that loses trust must prove itself for longer each time. Other reasons against trust are not known here.
 
 use std::time::{Duration, Instant};
 
-/// A proof of the round trip is good for at least this long: less than five reports could not keep a link up.
+/// A proof is valid for at least this long, which is five report intervals: a shorter time could not keep a link up.
 pub const PROOF_FLOOR: Duration = Duration::from_millis(100);
-/// And for no longer than this, if nothing else is configured: three round trips of 200 ms.
+/// A proof is valid for at most this long unless configured otherwise: three round trips of 200 ms.
 pub const TRUST_MAX: Duration = Duration::from_millis(600);
-/// Proofs in a row before a link that was not trusted is trusted: one that comes and goes is not up.
+/// Consecutive proofs needed before an untrusted link is trusted: a link that comes and goes is not up.
 const PROOFS_WANTED: u32 = 3;
-/// When trust was lost for the first time, proofs must have come for this long before it returns; then for twice as long
-/// each time, up to [`PROBATION_MAX`].
+/// When trust is first lost, proofs must come for this long before it returns; each further loss doubles the time, up
+/// to [`PROBATION_MAX`].
 const PROBATION: Duration = Duration::from_millis(100);
-/// Trust always returns after so long a time without a gap in the proofs.
+/// Trust always returns after this time without a gap in the proofs.
 const PROBATION_MAX: Duration = Duration::from_secs(2);
-/// Each time the link was trusted for so long without a break, half of that is forgiven.
+/// Each time the link was trusted for this long without a break, the probation is halved.
 const FORGIVEN_IN: Duration = Duration::from_secs(10);
-/// Reports that are due wake whoever keeps this, at least every 20 ms. If nobody has looked for so long, this host stood
-/// still: proofs have become old meanwhile, but not by a fault of the link.
+/// Due reports wake the lane at least every 20 ms. If [`Trust::holds`] was not called for this long, this host stood
+/// still: proofs have expired, but not by a fault of the link.
 const STANDSTILL: Duration = Duration::from_millis(60);
 
 /// Trust in one link.
@@ -31,12 +32,12 @@ const STANDSTILL: Duration = Duration::from_millis(60);
 pub(super) struct Trust {
     max: Duration,
     least_rtt: Duration,
-    /// When our newest report was written that is known to have arrived.
+    /// When the newest of our reports that is known to have arrived was written.
     proven_at: Option<Instant>,
-    /// When proofs began to come without a gap, and how many have come.
+    /// Since when proofs have come without a gap, and how many.
     row: Option<(Instant, u32)>,
     trusted_since: Option<Instant>,
-    /// For how long proofs must have come.
+    /// How long proofs must have come before the link is trusted.
     probation: Duration,
     looked_at: Option<Instant>,
     /// The end of this host's last standstill.
@@ -44,7 +45,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// None; a proof is never good for longer than `max`.
+    /// No trust yet; a proof is never valid for longer than `max`.
     pub fn new(max: Duration) -> Self {
         Self {
             max,
@@ -58,9 +59,9 @@ impl Trust {
         }
     }
 
-    /// A report has shown that a datagram of ours written at `proven_at` arrived and was answered.
+    /// A report has proven that our datagram written at `proven_at` arrived and was answered.
     pub fn on_proof(&mut self, proven_at: Option<Instant>, least_rtt: Option<Duration>, now: Instant) {
-        // Proofs that were interrupted begin anew.
+        // After a gap, counting starts again.
         self.holds(now);
         self.least_rtt = least_rtt.unwrap_or(self.least_rtt);
         if proven_at > self.proven_at {
@@ -68,11 +69,11 @@ impl Trust {
             let (since, proofs) = self.row.unwrap_or((now, 0));
             self.row = Some((since, proofs.saturating_add(1)));
         }
-        // One that comes when it is too old already restores nothing.
+        // A proof that is already expired when it comes restores nothing.
         self.holds(now);
     }
 
-    /// The peer was started anew: nothing is proven of that run. It is no fault of the link.
+    /// The peer has restarted: nothing is proven for the new run. The link is not at fault.
     pub fn on_new_run(&mut self) {
         self.proven_at = None;
         self.least_rtt = Duration::ZERO;
@@ -80,14 +81,14 @@ impl Trust {
         self.trusted_since = None;
     }
 
-    /// Datagrams go to another address: nothing is proven of that path. One that is moved to and fro is a link that comes
+    /// Datagrams go to another address: that path is not proven. A path that keeps changing counts as a link that comes
     /// and goes.
     pub fn on_new_path(&mut self, now: Instant) {
         self.end_row(now);
         self.on_new_run();
     }
 
-    /// The link is trusted.
+    /// Whether the link is trusted.
     pub fn holds(&mut self, now: Instant) -> bool {
         if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) > STANDSTILL) {
             self.stood_until = Some(now);
@@ -105,9 +106,9 @@ impl Trust {
         self.trusted_since.is_some()
     }
 
-    /// When that changes if nothing comes.
+    /// When that changes if no input comes.
     pub fn deadlines(&self) -> [Option<Instant>; 2] {
-        // One step beyond, or the look at the deadline would find the proof good still.
+        // One microsecond later: at the deadline itself the proof would still be valid.
         let ends = self.proven_at.map(|at| at + self.life() + Duration::from_micros(1));
         let begins = self.row.filter(|_| self.trusted_since.is_none()).map(|(since, _)| since + self.probation);
         [ends, begins]

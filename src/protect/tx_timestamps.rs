@@ -1,12 +1,13 @@
-//! From transmit timestamps of the kernel to blocks that have left this host.
+//! From the kernel's transmit timestamps to blocks that have left this host.
 //!
-//! [`Stamps`], one for each lane: numbers for timestamps. A send has left when all of its timestamps have come: one for a train
-//! that the kernel cuts, one for each datagram otherwise. A timestamp that does not come costs a place here and nothing else.
+//! [`Stamps`], one per lane, assigns timestamp ids. A send has left when all of its timestamps have come: one for a
+//! train that the kernel segments, otherwise one per datagram. A timestamp that never comes occupies its entry until it
+//! is overdue, and has no other effect.
 //!
-//! [`Departures`], one for each peer: a block has left when every send that may have carried a datagram of it has. A timestamp
-//! proves its own send alone. What the kernel dropped in silence leaves a send without a timestamp, and the blocks in it never
-//! count as left. Of a train that the kernel cuts only the first datagram is stamped: a block that ends inside a train has left
-//! when a later send has left, too.
+//! [`Departures`], one per peer: a block has left when every send that may have carried one of its datagrams has left.
+//! A timestamp proves only its own send. A send that the kernel dropped silently gets no timestamp, so its blocks never
+//! count as left. In a train that the kernel segments, only the first datagram is stamped: a block that ends inside a
+//! train has left once a later send has left, too.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -16,19 +17,19 @@ use super::ledger::STAMP_WITHIN;
 use crate::tunnel::PeerId;
 use crate::wire::payload_id::BlockId;
 
-/// Sends that may be waited for; beyond, the oldest is no longer believed.
+/// Timestamps that may be waited for; beyond, the oldest no longer counts.
 const STAMPS_MAX: usize = 65_536;
 
-/// One timestamp.
+/// A timestamp that was requested.
 #[derive(Clone, Copy, Debug)]
 struct PendingStamp {
     peer: PeerId,
     send: u64,
     since: Instant,
     has_come: bool,
-    /// How many places behind the last timestamp of the send is.
+    /// The distance to the last timestamp of the send.
     to_last: usize,
-    /// With the last one: those of the send that have not come.
+    /// In the entry of the last timestamp: how many timestamps of the send have not come.
     missing: usize,
 }
 
@@ -41,18 +42,18 @@ impl PendingStamp {
 /// The timestamps that a lane waits for.
 #[derive(Debug, Default)]
 pub struct Stamps {
-    /// The number of the first of `waiting`; the others follow without gaps.
+    /// The id of the first of `waiting`; the others follow without gaps.
     first: u32,
     waiting: VecDeque<PendingStamp>,
 }
 
 impl Stamps {
-    /// The number to ask for the timestamps of the next send with; those that follow it are free as well.
+    /// The timestamp id for the next send; the following ids are free as well.
     pub fn next(&self) -> u32 {
         self.first.wrapping_add(self.waiting.len() as u32)
     }
 
-    /// The kernel took a send toward `peer`, for which so many timestamps were asked from [`next`](Self::next) on.
+    /// The kernel took a send toward `peer`, with this many timestamps requested from id [`next`](Self::next) on.
     pub fn begin(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
         for place in 0..timestamps {
             if self.waiting.len() >= STAMPS_MAX {
@@ -64,7 +65,8 @@ impl Stamps {
         }
     }
 
-    /// A timestamp with this number came: which send has left, if it was the last one of it. Each number counts once.
+    /// The timestamp with id `number` came. Returns the send if this was its last missing timestamp. Each id counts
+    /// once.
     pub fn take(&mut self, number: u32) -> Option<(PeerId, u64)> {
         let at = number.wrapping_sub(self.first) as usize;
         let waiting = self.waiting.get_mut(at).filter(|waiting| !waiting.has_come)?;
@@ -79,7 +81,7 @@ impl Stamps {
         left
     }
 
-    /// What is late does not count any more, and is not waited for.
+    /// Overdue timestamps no longer count; they are dropped.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_over = |first: &PendingStamp| first.is_done() || first.since + STAMP_WITHIN <= now;
         while self.waiting.front().is_some_and(is_over) {
@@ -87,7 +89,7 @@ impl Stamps {
         }
     }
 
-    /// Some timestamp may still come.
+    /// A timestamp may still come.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
@@ -98,37 +100,37 @@ impl Stamps {
     }
 }
 
-/// Blocks remembered; beyond, the oldest is not called protected by a timestamp any more.
+/// Blocks remembered; beyond, the oldest can no longer be shown to have left.
 const BLOCKS_MAX: usize = 65_536;
-/// Sends that were overtaken by later ones and are waited for; beyond, the oldest is taken for one that never leaves.
+/// Overtaken sends that are waited for; beyond, the oldest counts as one that never left.
 const OVERTAKEN_MAX: usize = 4_096;
 
 /// A block that the kernel has taken.
 #[derive(Clone, Debug)]
 struct PendingBlock {
     block: BlockId,
-    /// The sends that may have carried a datagram of it.
+    /// The sends that may have carried one of its datagrams.
     sends: RangeInclusive<u64>,
-    /// Its end travelled alone: nothing later is needed to show it.
+    /// Its last datagram was a send of its own: no later send is needed to show that it has left.
     alone: bool,
 }
 
-/// A send whose timestamp has not come although that of a later one has.
+/// A send without a timestamp although a later send has one.
 #[derive(Clone, Copy, Debug)]
 struct Overtaken {
     send: u64,
     since: Instant,
 }
 
-/// The blocks toward one peer that wait in this host, as far as is known.
+/// The blocks toward one peer that may still wait in this host.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
     /// In the order of their last sends.
     waiting: VecDeque<PendingBlock>,
-    /// All sends below this one have left, but for those in `overtaken` and those that were given up.
+    /// All sends below this one have left, except those in `overtaken` and those given up.
     left_below: u64,
     overtaken: VecDeque<Overtaken>,
-    /// All sends below this one that are not known to have left never will be.
+    /// All sends below this one that are not known to have left count as never left.
     given_up_below: u64,
     /// Blocks that wait for an overtaken send.
     held: Vec<PendingBlock>,
@@ -138,7 +140,7 @@ pub(super) struct Departures {
 }
 
 impl Departures {
-    /// The number of the next send: no datagram of a block that begins now is in an earlier one.
+    /// The number of the next send: no earlier send carries a datagram of a block that begins now.
     pub fn next_send(&self) -> u64 {
         self.taken
     }
@@ -148,7 +150,7 @@ impl Departures {
         self.taken = self.taken.max(send + 1);
     }
 
-    /// The kernel has taken all of `block`: from the send `first`, or later ones, to `last`.
+    /// The kernel has taken all of `block`, in sends from `first` or later up to `last`.
     pub fn on_sent(&mut self, block: BlockId, first: u64, last: u64, alone: bool) {
         if self.waiting.len() >= BLOCKS_MAX {
             self.waiting.pop_front();
@@ -168,7 +170,7 @@ impl Departures {
         }
         let remembered = send.saturating_sub(OVERTAKEN_MAX as u64);
         if remembered > self.left_below {
-            // As after a long time without timestamps.
+            // This happens after a long time without timestamps.
             self.overtaken.clear();
             self.give_up_below(remembered);
         }
@@ -182,17 +184,17 @@ impl Departures {
         self.settle();
     }
 
-    /// A block may be found to have left by what is told next.
+    /// A later timestamp may still show that a block has left.
     pub fn is_waiting(&self) -> bool {
         !(self.waiting.is_empty() && self.held.is_empty() && self.ready.is_empty())
     }
 
-    /// A block that is now known to have left.
+    /// The next block that is now known to have left.
     pub fn poll_left(&mut self) -> Option<BlockId> {
         self.ready.pop_front()
     }
 
-    /// Overtaken sends are not waited for any longer than timestamps count.
+    /// Gives up overtaken sends whose timestamp is overdue.
     pub fn handle_timeout(&mut self, now: Instant) {
         while self.overtaken.front().is_some_and(|overtaken| overtaken.since + STAMP_WITHIN <= now) {
             self.give_up_first();
@@ -210,7 +212,7 @@ impl Departures {
         self.held.retain(|waiting| *waiting.sends.start() >= below);
     }
 
-    /// Tells the blocks whose sends have left, from the oldest on.
+    /// Finds the blocks whose sends have left, oldest first.
     fn settle(&mut self) {
         while let Some(first) = self.waiting.front() {
             let (last, alone) = (*first.sends.end(), first.alone);
@@ -236,7 +238,7 @@ impl Departures {
         }
     }
 
-    /// Whether all its sends have left; none if one of them may never be known to have.
+    /// Whether all its sends have left; none if one of them was given up.
     fn is_shown(&self, waiting: &PendingBlock) -> Option<bool> {
         if *waiting.sends.start() < self.given_up_below {
             return None;
@@ -259,7 +261,7 @@ mod stamps_tests {
     }
 
     #[test]
-    fn each_number_counts_once_also_around_the_end_of_the_numbers() {
+    fn each_timestamp_id_counts_once_across_the_wrap() {
         let now = Instant::now();
         let mut stamps = Stamps { first: u32::MAX - 1, waiting: VecDeque::new() };
         let numbers: Vec<u32> = (0..4).map(|send| begin(&mut stamps, send, 1, now)).collect();
@@ -268,12 +270,12 @@ mod stamps_tests {
         assert_eq!(stamps.take(0), None);
         assert_eq!(stamps.take(u32::MAX - 1), Some((PEER, 0)));
         assert_eq!(stamps.take(u32::MAX - 1), None, "forgotten");
-        assert_eq!(stamps.take(2), None, "never given");
+        assert_eq!(stamps.take(2), None, "never assigned");
         assert_eq!(stamps.take(1), Some((PEER, 3)));
     }
 
     #[test]
-    fn a_send_of_several_datagrams_has_left_with_the_last_of_its_timestamps_and_none_counts_twice() {
+    fn a_send_has_left_when_all_its_timestamps_have_come_and_each_counts_once() {
         let now = Instant::now();
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let mut stamps = Stamps { first: u32::MAX, waiting: VecDeque::new() };
@@ -291,7 +293,7 @@ mod stamps_tests {
     }
 
     #[test]
-    fn a_send_of_which_a_timestamp_was_given_up_has_not_left() {
+    fn a_send_with_an_overdue_timestamp_has_not_left() {
         let start = Instant::now();
         let mut stamps = Stamps::default();
         let train = begin(&mut stamps, 0, 2, start);
@@ -300,12 +302,12 @@ mod stamps_tests {
         assert_eq!(stamps.take(train), None);
         let long = begin(&mut stamps, 1, STAMPS_MAX + 1, start);
         for number in 0..=STAMPS_MAX as u32 {
-            assert_eq!(stamps.take(long + number), None, "the first had to give way");
+            assert_eq!(stamps.take(long + number), None, "the first timestamp was dropped");
         }
     }
 
     #[test]
-    fn timestamps_that_never_come_are_forgotten_and_not_mistaken() {
+    fn missing_timestamps_are_dropped_and_later_ids_stay_correct() {
         let start = Instant::now();
         let mut stamps = Stamps::default();
         let first = begin(&mut stamps, 0, 1, start);
@@ -338,7 +340,7 @@ mod departures_tests {
     }
 
     #[test]
-    fn a_later_timestamp_does_not_speak_for_a_send_that_never_left() {
+    fn a_later_timestamp_proves_no_earlier_send() {
         let now = Instant::now();
         let mut departures = Departures::default();
         departures.on_sent(block(1), 0, 0, true);
@@ -355,7 +357,7 @@ mod departures_tests {
     }
 
     #[test]
-    fn the_end_of_a_block_inside_a_train_is_shown_by_what_left_later() {
+    fn a_block_that_ends_inside_a_train_has_left_with_a_later_send() {
         let now = Instant::now();
         let mut departures = Departures::default();
         departures.on_sent(block(1), 0, 0, false);
@@ -366,14 +368,14 @@ mod departures_tests {
     }
 
     #[test]
-    fn what_is_given_up_is_never_shown_and_holds_up_nothing_behind_it() {
+    fn a_given_up_block_never_counts_as_left_and_delays_no_later_block() {
         let now = Instant::now();
         let mut departures = Departures::default();
         departures.on_sent(block(1), 0, 0, true);
         departures.on_left(1, now);
         departures.handle_timeout(now + STAMP_WITHIN);
         departures.on_left(0, now);
-        // It began when the send that was given up was not the last one taken.
+        // Block 2 may have a datagram in send 0, which was given up.
         departures.on_sent(block(2), 0, 1, true);
         departures.on_sent(block(3), 1, 1, true);
         assert_eq!(told(&mut departures), [3]);
@@ -381,7 +383,7 @@ mod departures_tests {
     }
 
     #[test]
-    fn the_memory_is_bounded_and_what_is_forgotten_is_not_shown() {
+    fn memory_is_bounded_and_a_forgotten_block_never_counts_as_left() {
         let now = Instant::now();
         let mut departures = Departures::default();
         (0..BLOCKS_MAX as u64 + 3).for_each(|sbn| departures.on_sent(block(sbn), sbn, sbn, true));
@@ -390,16 +392,16 @@ mod departures_tests {
         assert_eq!((departures.overtaken.len(), told(&mut departures)), (OVERTAKEN_MAX, vec![BLOCKS_MAX as u64 + 2]));
         assert!(departures.held.len() <= OVERTAKEN_MAX + 1);
         departures.on_left(BLOCKS_MAX as u64, now);
-        assert_eq!(told(&mut departures), [BLOCKS_MAX as u64], "one of the newest, which is remembered");
+        assert_eq!(told(&mut departures), [BLOCKS_MAX as u64], "one of the newest, still remembered");
         departures.on_left(5, now);
-        assert_eq!(told(&mut departures), [0u64; 0], "one of those that were given up");
+        assert_eq!(told(&mut departures), [0u64; 0], "one of the sends given up");
     }
 
     proptest! {
-        /// Whatever order timestamps come in, and whichever never come: a block is told if and only if each of its sends
-        /// has left, and something later where it did not end alone.
+        /// For any order of timestamps, and any that never come: a block is reported if and only if each of its sends
+        /// has left, and, unless it ended alone, a later send too.
         #[test]
-        fn a_block_is_told_when_all_its_sends_have_left(
+        fn a_block_is_reported_when_all_its_sends_have_left(
             blocks in proptest::collection::vec((0u64..3, 0u64..3, any::<bool>()), 1..30),
             order in proptest::collection::vec(0u64..70, 0..90),
         ) {
@@ -408,7 +410,7 @@ mod departures_tests {
             let (mut known, mut next) = (Vec::new(), 0);
             for (sbn, (gap, length, alone)) in blocks.into_iter().enumerate() {
                 let (first, last) = (next + gap, next + gap + length);
-                // No datagram ends two blocks.
+                // A datagram never ends two blocks.
                 let alone = alone && gap > 0;
                 departures.on_sent(block(sbn as u64), first, last, alone);
                 known.push((sbn as u64, first, last, alone));

@@ -1,9 +1,9 @@
-//! What each run that claims protection has said, held against what it had evidence of and what became of it.
+//! Checks the protection claims of each run against its evidence and against what really arrived.
 //!
-//! At once: no block is called protected before all of it has entered the link and its timestamp was read, nor while the
+//! During the run: no block is claimed before all of it has entered the link and its timestamp was read, nor while the
 //! link was not proven; no position covers a byte that is neither in such a block nor at the other end; no barrier is
-//! answered before that is true of all that was read. In the end: whatever was called protected has arrived, unless one
-//! of the [`Verdict`]s excuses it, and then that was told.
+//! answered before this holds for everything that was read. At the end: every claimed block has arrived, unless one of
+//! the [`Verdict`]s excuses it, and then the loss was reported.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use onwire::flow::{FlowState, Level, Violation};
 use onwire::protect::{Notification, PROOF_FLOOR, TRUST_MAX};
 use onwire::wire::payload_id::BlockId;
 
-use crate::hosts::{Direction, Hosts, Meaning};
+use crate::hosts::{Direction, Hosts, SegmentInfo};
 use crate::keys::Run;
 use crate::model::{Model, Verdict};
 use crate::outcome::Outcome;
@@ -26,11 +26,11 @@ const ROUNDING: Duration = Duration::from_micros(10);
 pub struct Taken {
     /// Its number.
     pub number: u16,
-    /// Where it lies.
+    /// The block that holds it.
     pub block: BlockId,
-    /// The flow that it was counted in.
+    /// The flow instance that counted it.
     pub instance: Option<u64>,
-    /// Packets of UDP and bytes in them.
+    /// UDP packets and bytes in them.
     pub datagrams: Option<(u64, u64)>,
 }
 
@@ -45,91 +45,92 @@ struct Block {
 }
 
 impl Block {
-    fn stands(&self, level: Level) -> bool {
+    fn is_claimed(&self, level: Level) -> bool {
         self.claimed >= Some(level) && !self.violated
     }
 }
 
 /// A barrier that waits.
 #[derive(Debug)]
-struct Asked {
-    /// How much was read before, and how much of what was read was dropped before.
+struct PendingBarrier {
+    /// How many packets were read before, and how many of those read were dropped.
     taken: usize,
     dropped: usize,
-    /// Blocks that were known to be lost by then, or that were sent to an earlier run of the peer. What TCP had in
-    /// them it sends again, and that is waited for; nothing else can be.
+    /// Blocks that were already known to be lost, or that were sent to an earlier run of the peer. TCP sends their
+    /// bytes again, and the barrier waits for that; it cannot wait for other data.
     gone: BTreeSet<BlockId>,
 }
 
-/// What one run did, knew and said.
+/// What one run did, knew and claimed.
 #[derive(Debug, Default)]
-struct Account {
+struct RunRecord {
     taken: Vec<Taken>,
-    /// What was read and put into no block, with the flow it is of.
+    /// Packets that were read and put into no block, each with its flow instance.
     dropped: Vec<(u16, Option<u64>)>,
-    /// The run of the peer that is known of, and how much was read before that.
+    /// The known run of the peer, and how many packets were read before it was known.
     peer_run: Option<u64>,
     stale: usize,
-    /// Places in `taken`.
+    /// Indices into `taken`.
     directions: HashMap<Direction, Vec<usize>>,
     instances: HashMap<u64, Vec<usize>>,
     blocks: BTreeMap<BlockId, Block>,
-    /// The last that was told of each flow.
-    told: BTreeMap<u64, FlowState>,
-    /// Those that wait.
-    barriers: BTreeMap<u64, Asked>,
+    /// The last reported state of each flow.
+    flows: BTreeMap<u64, FlowState>,
+    /// Barriers that wait.
+    barriers: BTreeMap<u64, PendingBarrier>,
     /// When each report was written.
     reports: HashMap<u64, Duration>,
-    /// When the newest report was written that each run of the peer has answered.
+    /// When the newest report that each run of the peer has answered was written.
     proofs: HashMap<Run, Duration>,
-    /// The least round trip with each run of the peer. No simulation is longer than the window in which it counts.
+    /// The least round trip with each run of the peer. No simulation lasts longer than the window in which it counts.
     least_rtt: HashMap<Run, Duration>,
 }
 
-/// What all runs said.
+/// Checks the claims of all runs.
 #[derive(Debug, Default)]
-pub struct Promises {
-    accounts: BTreeMap<Run, Account>,
-    /// What was checked so far.
+pub struct ClaimChecker {
+    records: BTreeMap<Run, RunRecord>,
+    /// Counts of what was checked.
     pub outcome: Outcome,
 }
 
-/// Where the truth is.
+/// What really happened, and the settings.
 #[derive(Clone, Copy)]
-pub struct Truths<'a> {
-    /// Of packets and blocks.
+pub struct GroundTruth<'a> {
+    /// Packets and blocks.
     pub model: &'a Model,
-    /// Of bytes.
+    /// Bytes of connections.
     pub hosts: &'a Hosts,
-    /// What is configured.
+    /// The configuration.
     pub scenario: &'a Scenario,
 }
 
-impl Promises {
-    fn account(&mut self, run: Run) -> &mut Account {
-        self.accounts.entry(run).or_default()
+impl ClaimChecker {
+    fn record(&mut self, run: Run) -> &mut RunRecord {
+        self.records.entry(run).or_default()
     }
 
     fn block(&mut self, run: Run, block: BlockId) -> &mut Block {
-        self.account(run).blocks.entry(block).or_default()
+        self.record(run).blocks.entry(block).or_default()
     }
 
     /// A packet was put into a block.
     pub fn on_taken(&mut self, run: Run, taken: Taken, hosts: &Hosts) {
-        let account = self.account(run);
-        let place = account.taken.len();
-        account.taken.push(taken);
-        if let Some(meaning) = hosts.meaning(run.side, taken.number) {
-            account.directions.entry(meaning.bytes().0).or_default().push(place);
+        let record = self.record(run);
+        let place = record.taken.len();
+        record.taken.push(taken);
+        if let Some(info) = hosts.segment_info(run.side, taken.number) {
+            record.directions.entry(info.bytes().0).or_default().push(place);
         }
         if let (Some(instance), Some(_)) = (taken.instance, taken.datagrams) {
-            account.instances.entry(instance).or_default().push(place);
+            record.instances.entry(instance).or_default().push(place);
         }
     }
 
-    /// A packet of this flow, as far as it is known, was read and dropped; none that seems to be of another connection.
+    /// A packet was read and dropped. `instance` is its flow, if known. Not called for a packet that seems to be of
+    /// another connection.
     pub fn on_dropped(&mut self, run: Run, number: u16, instance: Option<u64>) {
-        self.account(run).dropped.push((number, instance));
+        self.record(run).dropped.push((number, instance));
     }
 
     /// The kernel took a datagram of a block, or refused it.
@@ -144,10 +145,11 @@ impl Promises {
         self.block(run, block).entered += 1;
     }
 
-    /// A timestamp was read, of a datagram that the host took with or after the last ones of these blocks.
+    /// A timestamp was read. It is of a datagram that the host took with or after the last datagrams of the blocks in
+    /// `ended`.
     pub fn on_stamp(&mut self, run: Run, ended: &[BlockId]) {
         for block in ended.iter().rev() {
-            // Whatever ended before it was stamped with it.
+            // Blocks that ended before a stamped one are stamped already.
             if std::mem::replace(&mut self.block(run, *block).stamped, true) {
                 break;
             }
@@ -156,54 +158,61 @@ impl Promises {
 
     /// A report was written.
     pub fn on_report_written(&mut self, run: Run, sent_at: u64, now: Duration) {
-        self.account(run).reports.insert(sent_at, now);
+        self.record(run).reports.insert(sent_at, now);
     }
 
-    /// A report of `from`, newer than those before, arrived at `run`, and answers what that run had written.
+    /// A report of `from`, newer than the earlier ones, arrived at `run` and answers a report of that run.
     pub fn on_report_arrived(&mut self, run: Run, from: Run, echo: u64, held: u32, now: Duration) {
-        let account = self.account(run);
-        let Some(&written) = account.reports.get(&echo) else { return };
+        let record = self.record(run);
+        let Some(&written) = record.reports.get(&echo) else { return };
         let rtt = (now - written).saturating_sub(Duration::from_micros(held.into()));
-        let least = account.least_rtt.entry(from).or_insert(rtt);
+        let least = record.least_rtt.entry(from).or_insert(rtt);
         *least = rtt.min(*least);
-        let proof = account.proofs.entry(from).or_default();
+        let proof = record.proofs.entry(from).or_default();
         *proof = written.max(*proof);
     }
 
-    /// The run of the peer that this run knows of at the end of a turn.
+    /// The run of the peer that this run knows at the end of a turn.
     pub fn on_peer_run(&mut self, run: Run, epoch: Option<u64>) {
-        let account = self.account(run);
-        if account.peer_run != epoch {
-            (account.peer_run, account.stale) = (epoch, account.taken.len());
+        let record = self.record(run);
+        if record.peer_run != epoch {
+            (record.peer_run, record.stale) = (epoch, record.taken.len());
         }
     }
 
-    /// Somebody asks whether everything read so far is protected.
+    /// A barrier is requested: is everything read so far protected?
     pub fn on_barrier(&mut self, run: Run, id: u64, model: &Model, last: [Run; 2]) {
-        let account = self.account(run);
+        let record = self.record(run);
         let to = last[run.side.other().index()];
-        let is_gone = |block: &BlockId| model.is_told_lost(run, *block) || model.addressee(run, *block) != Some(to);
-        // What was sealed for an earlier run may have waited in this one for its turn, all of it.
-        let waited = account.taken[..account.stale].iter().map(|taken| taken.block);
-        let waited = waited.filter(|block| model.addressee(run, *block).is_none());
-        let gone = account.blocks.keys().copied().filter(is_gone).chain(waited).collect();
-        account.barriers.insert(id, Asked { taken: account.taken.len(), dropped: account.dropped.len(), gone });
+        let is_gone =
+            |block: &BlockId| model.is_reported_lost(run, *block) || model.sealed_for(run, *block) != Some(to);
+        // Packets of an earlier peer run may have waited in this run until their block was sealed.
+        let waited = record.taken[..record.stale].iter().map(|taken| taken.block);
+        let waited = waited.filter(|block| model.sealed_for(run, *block).is_none());
+        let gone = record.blocks.keys().copied().filter(is_gone).chain(waited).collect();
+        record.barriers.insert(id, PendingBarrier { taken: record.taken.len(), dropped: record.dropped.len(), gone });
     }
 
-    /// A run tells something.
-    pub fn on_notifications(&mut self, run: Run, notifications: &[Notification], truths: Truths<'_>, now: Duration) {
-        // A position may be told before the block that raised it.
+    /// A run sent notifications.
+    pub fn on_notifications(
+        &mut self,
+        run: Run,
+        notifications: &[Notification],
+        ground_truth: GroundTruth<'_>,
+        now: Duration,
+    ) {
+        // A position may be reported before the block that raised it.
         for notification in notifications {
             if let Notification::Block { block, source_symbols, repair_symbols, level: Some(level), .. } = *notification
             {
-                self.on_claim(run, block, (source_symbols, repair_symbols), level, truths, now);
+                self.on_claim(run, block, (source_symbols, repair_symbols), level, ground_truth, now);
             }
         }
         for notification in notifications {
             match notification {
-                Notification::Flow { state, .. } => self.on_flow(run, state, truths),
+                Notification::Flow { state, .. } => self.on_flow(run, state, ground_truth),
                 Notification::Violation(violation) => self.on_violation(run, violation),
-                Notification::Barrier(id, level) => self.on_answer(run, *id, *level, truths),
+                Notification::Barrier(id, level) => self.on_answer(run, *id, *level, ground_truth),
                 Notification::Block { .. } | Notification::State(..) => {}
             }
         }
@@ -215,11 +224,11 @@ impl Promises {
         block: BlockId,
         (source_symbols, repair_symbols): (u16, u16),
         level: Level,
-        truths: Truths<'_>,
+        ground_truth: GroundTruth<'_>,
         now: Duration,
     ) {
-        let account = self.accounts.entry(run).or_default();
-        let known = account.blocks.entry(block).or_default();
+        let record = self.records.entry(run).or_default();
+        let known = record.blocks.entry(block).or_default();
         let symbols = usize::from(source_symbols + repair_symbols);
         assert!(repair_symbols > 0, "{block:?} of {run:?} has no repair symbols: {level:?}");
         assert!(!known.refused, "a datagram of {block:?} of {run:?} was refused: {level:?}");
@@ -229,18 +238,18 @@ impl Promises {
             assert_eq!(known.entered, symbols, "some of {block:?} of {run:?} is still in the host");
             self.outcome.claimed_blocks += 1;
         }
-        let to = truths.model.addressee(run, block).expect("it was sent");
-        let proof = account.proofs.get(&to).copied();
-        let least = account.least_rtt.get(&to).copied().unwrap_or_default();
+        let to = ground_truth.model.sealed_for(run, block).expect("it was sent");
+        let proof = record.proofs.get(&to).copied();
+        let least = record.least_rtt.get(&to).copied().unwrap_or_default();
         let life = (least * 3).max(PROOF_FLOOR).min(TRUST_MAX) + ROUNDING;
         let proven = proof.is_some_and(|written| now.saturating_sub(written) <= life);
         assert!(proven, "{block:?} of {run:?}: the last proof of the link is of {proof:?}, now is {now:?}");
         known.claimed = known.claimed.max(Some(level));
     }
 
-    fn on_flow(&mut self, run: Run, flow: &FlowState, truths: Truths<'_>) {
-        let account = self.accounts.entry(run).or_default();
-        let before = account.told.insert(flow.id.instance(), *flow);
+    fn on_flow(&mut self, run: Run, flow: &FlowState, ground_truth: GroundTruth<'_>) {
+        let record = self.records.entry(run).or_default();
+        let before = record.flows.insert(flow.id.instance(), *flow);
         let mut above = u64::MAX;
         for level in Level::ALL {
             let position = flow.position(level);
@@ -249,158 +258,163 @@ impl Promises {
             assert!(position.bytes <= above, "{level:?} is above a weaker level: {flow:?}");
             above = position.bytes;
             if (position.bytes, position.packets) != (known.bytes, known.packets) {
-                account.check_position(run, flow, level, truths);
-                self.outcome.positions_told += usize::from(level == Level::OnWire);
+                record.check_position(run, flow, level, ground_truth);
+                self.outcome.positions_reported += usize::from(level == Level::OnWire);
             }
         }
     }
 
     fn on_violation(&mut self, run: Run, violation: &Violation) {
-        let account = self.accounts.entry(run).or_default();
-        let block = account.blocks.entry(violation.block).or_default();
-        assert!(block.claimed.is_some(), "{violation:?} of what was never claimed");
+        let record = self.records.entry(run).or_default();
+        let block = record.blocks.entry(violation.block).or_default();
+        assert!(block.claimed.is_some(), "{violation:?} of a block that was never claimed");
         block.violated = true;
         let named = |taken: &Taken| {
             let ranges = violation.ranges.iter().filter(|range| Some(range.flow.id.instance()) == taken.instance);
-            // A small table may have forgotten the block before anything was said of what is in it.
+            // A small table may have forgotten the block before its contents were reported.
             violation.forgotten || violation.gone > 0 || violation.level.is_none() || ranges.count() > 0
         };
-        let mut inside = account.taken.iter().filter(|taken| taken.block == violation.block);
+        let mut inside = record.taken.iter().filter(|taken| taken.block == violation.block);
         let unnamed = inside.find(|taken| taken.datagrams.is_some() && taken.instance.is_some() && !named(taken));
         assert!(unnamed.is_none(), "{unnamed:?} was in it: {violation:?}");
         self.outcome.violations += 1;
     }
 
-    fn on_answer(&mut self, run: Run, id: u64, level: Option<Level>, truths: Truths<'_>) {
-        let account = self.accounts.entry(run).or_default();
-        let asked = account.barriers.remove(&id).expect("each barrier is answered once");
+    fn on_answer(&mut self, run: Run, id: u64, level: Option<Level>, ground_truth: GroundTruth<'_>) {
+        let record = self.records.entry(run).or_default();
+        let barrier = record.barriers.remove(&id).expect("each barrier is answered once");
         let Some(level) = level else {
             self.outcome.barriers_denied += 1;
             return;
         };
-        if !truths.scenario.sides[run.side.index()].host.has_room() {
+        if !ground_truth.scenario.sides[run.side.index()].host.has_room() {
             return;
         }
         self.outcome.barriers_granted += 1;
-        for (place, taken) in account.taken[..asked.taken].iter().enumerate() {
-            let bytes = truths.hosts.meaning(run.side, taken.number);
-            let is_counted = |bytes: &&Meaning| account.is_counted(run, taken.instance, bytes, truths);
-            let resent = bytes.filter(|bytes| !truths.hosts.is_over(bytes)).filter(is_counted);
-            if resent.is_none() && asked.gone.contains(&taken.block) {
+        for (place, taken) in record.taken[..barrier.taken].iter().enumerate() {
+            let bytes = ground_truth.hosts.segment_info(run.side, taken.number);
+            let is_counted = |bytes: &&SegmentInfo| record.is_counted(run, taken.instance, bytes, ground_truth);
+            let resent = bytes.filter(|bytes| !ground_truth.hosts.is_over(bytes)).filter(is_counted);
+            if resent.is_none() && barrier.gone.contains(&taken.block) {
                 continue;
             }
-            let covered = level == Level::OnWire && account.stands(taken.block, level);
-            let covered = covered || bytes.is_some_and(|bytes| account.is_sent_again(level, bytes, truths));
+            let covered = level == Level::OnWire && record.is_claimed(taken.block, level);
+            let covered = covered || bytes.is_some_and(|bytes| record.is_sent_again(level, bytes, ground_truth));
             assert!(
-                covered || truths.model.is_delivered(run.side, taken.number),
+                covered || ground_truth.model.is_delivered(run.side, taken.number),
                 "barrier {id} of {run:?} is answered {level:?}, but {taken:?}, {place}, is not: {:?} {bytes:?} {:?} gone {:?}",
-                account.blocks.get(&taken.block),
-                taken.instance.and_then(|it| account.told.get(&it)),
-                asked.gone,
+                record.blocks.get(&taken.block),
+                taken.instance.and_then(|it| record.flows.get(&it)),
+                barrier.gone,
             );
         }
-        // Of what was dropped TCP sends its bytes again.
-        for &(number, instance) in &account.dropped[..asked.dropped] {
-            let bytes = truths.hosts.meaning(run.side, number).filter(|bytes| !truths.hosts.is_over(bytes));
-            // Of a flow that is not known, though its bytes were read, nothing is known to be missing.
-            let is_counted = |bytes: &&Meaning| instance.is_none() || account.is_counted(run, instance, bytes, truths);
+        // TCP sends the bytes of dropped packets again.
+        for &(number, instance) in &record.dropped[..barrier.dropped] {
+            let bytes =
+                ground_truth.hosts.segment_info(run.side, number).filter(|bytes| !ground_truth.hosts.is_over(bytes));
+            // If the flow is not known although its bytes were read, no byte is known to be missing.
+            let is_counted =
+                |bytes: &&SegmentInfo| instance.is_none() || record.is_counted(run, instance, bytes, ground_truth);
             let Some(bytes) = bytes.filter(is_counted) else { continue };
             assert!(
-                account.is_sent_again(level, bytes, truths),
+                record.is_sent_again(level, bytes, ground_truth),
                 "barrier {id} of {run:?} is answered {level:?}, but packet {number} was dropped and not sent again: {bytes:?}"
             );
         }
     }
 
-    /// At the end of all. `last` are the runs that saw it.
-    pub fn check(&mut self, last: [Run; 2], truths: Truths<'_>) {
-        let verdicts = truths.model.verdicts(last, truths.scenario);
+    /// At the end of the run. `last` are the final runs of both sides.
+    pub fn check(&mut self, last: [Run; 2], ground_truth: GroundTruth<'_>) {
+        let verdicts = ground_truth.model.verdicts(last, ground_truth.scenario);
         let outcome = &mut self.outcome;
-        for (&run, account) in &self.accounts {
-            for (&id, block) in account.blocks.iter().filter(|(_, block)| block.claimed >= Some(Level::OnWire)) {
+        for (&run, record) in &self.records {
+            for (&id, block) in record.blocks.iter().filter(|(_, block)| block.claimed >= Some(Level::OnWire)) {
                 let verdict = verdicts[&(run, id)];
                 match verdict {
                     Verdict::Whole => outcome.kept += 1,
                     Verdict::Rebuilt => outcome.rebuilt += 1,
-                    Verdict::TooManyLost | Verdict::NotTold => outcome.excused_lost += 1,
+                    Verdict::TooManyLost | Verdict::NotReported => outcome.excused_lost += 1,
                     Verdict::TooLate => outcome.excused_late += 1,
                     Verdict::ReceiverRestarted => outcome.excused_restart += 1,
-                    Verdict::Broken => panic!("{id:?} of {run:?} was called protected and did not arrive: {block:?}"),
+                    Verdict::Broken => {
+                        panic!("{id:?} of {run:?} was claimed as protected and did not arrive: {block:?}")
+                    }
                 }
-                let told = block.violated || !matches!(verdict, Verdict::TooManyLost | Verdict::TooLate);
-                assert!(told, "the loss of {id:?} of {run:?} was never told: {verdict:?}, {block:?}");
+                let reported = block.violated || !matches!(verdict, Verdict::TooManyLost | Verdict::TooLate);
+                assert!(reported, "the loss of {id:?} of {run:?} was never reported: {verdict:?}, {block:?}");
             }
-            for flow in account.told.values().filter(|flow| flow.position(Level::OnWire).bytes > 0) {
+            for flow in record.flows.values().filter(|flow| flow.position(Level::OnWire).bytes > 0) {
                 let excused = |taken: &Taken| {
                     !matches!(verdicts.get(&(run, taken.block)), None | Some(Verdict::Whole | Verdict::Rebuilt))
                 };
-                let strict = account.is_covered(run, flow, Level::OnWire, truths, |_| false);
+                let strict = record.is_covered(run, flow, Level::OnWire, ground_truth, |_| false);
                 outcome.positions_kept += usize::from(strict);
                 outcome.positions_excused += usize::from(!strict);
                 assert!(
-                    strict || account.is_covered(run, flow, Level::OnWire, truths, excused),
-                    "{run:?} called this protected, and it did not arrive: {flow:?}"
+                    strict || record.is_covered(run, flow, Level::OnWire, ground_truth, excused),
+                    "{run:?} reported this as protected, and it did not arrive: {flow:?}"
                 );
             }
-            // The hosts have stopped; TCP would have sent again what was lost.
-            let lossless = account.blocks.keys().all(|&id| {
+            // The hosts have stopped; TCP would have sent lost bytes again.
+            let lossless = record.blocks.keys().all(|&id| {
                 let verdict = verdicts.get(&(run, id)).copied();
                 verdict.is_none_or(|verdict| matches!(verdict, Verdict::Whole | Verdict::Rebuilt))
             });
-            let undisturbed = last.iter().all(|run| run.restarts == 0) && lossless && account.dropped.is_empty();
-            if undisturbed && truths.scenario.sides[run.side.index()].host.has_room() {
-                assert!(account.barriers.is_empty(), "nobody answered {:?} of {run:?}", account.barriers);
+            let undisturbed = last.iter().all(|run| run.restarts == 0) && lossless && record.dropped.is_empty();
+            if undisturbed && ground_truth.scenario.sides[run.side.index()].host.has_room() {
+                assert!(record.barriers.is_empty(), "{:?} of {run:?} were never answered", record.barriers);
             }
         }
     }
 }
 
-impl Account {
-    /// The segment begins where the flow does or later: what comes before the first byte seen belongs to nobody.
-    fn is_counted(&self, run: Run, instance: Option<u64>, meaning: &Meaning, truths: Truths<'_>) -> bool {
+impl RunRecord {
+    /// Whether the flow counts the segment: it begins at the flow's first byte or later. Bytes before the first seen
+    /// byte belong to no flow.
+    fn is_counted(&self, run: Run, instance: Option<u64>, info: &SegmentInfo, ground_truth: GroundTruth<'_>) -> bool {
         let Some(instance) = instance else { return false };
-        let Some(flow) = self.told.get(&instance) else { return true };
+        let Some(flow) = self.flows.get(&instance) else { return true };
         let ports = [flow.key.source_port, flow.key.destination_port];
         let base = flow.origin_sequence.unwrap_or_default();
-        let found = truths.hosts.find(run.side, flow.key.source.is_ipv4(), ports, base);
-        found.is_none_or(|(direction, offset)| direction != meaning.bytes().0 || offset <= meaning.bytes().1)
+        let found = ground_truth.hosts.find(run.side, flow.key.source.is_ipv4(), ports, base);
+        found.is_none_or(|(direction, offset)| direction != info.bytes().0 || offset <= info.bytes().1)
     }
 
-    fn stands(&self, block: BlockId, level: Level) -> bool {
-        self.blocks.get(&block).is_some_and(|block| block.stands(level))
+    fn is_claimed(&self, block: BlockId, level: Level) -> bool {
+        self.blocks.get(&block).is_some_and(|block| block.is_claimed(level))
     }
 
-    fn check_position(&self, run: Run, flow: &FlowState, level: Level, truths: Truths<'_>) {
-        let stands = |taken: &Taken| level < Level::Decoded && self.stands(taken.block, level);
+    fn check_position(&self, run: Run, flow: &FlowState, level: Level, ground_truth: GroundTruth<'_>) {
+        let is_claimed = |taken: &Taken| level < Level::Decoded && self.is_claimed(taken.block, level);
         assert!(
-            self.is_covered(run, flow, level, truths, stands),
-            "{run:?} says what has no evidence: {level:?} {flow:?}"
+            self.is_covered(run, flow, level, ground_truth, is_claimed),
+            "{run:?} reports a position without evidence: {level:?} {flow:?}"
         );
     }
 
-    /// The bytes of a segment are at the other end, or in other packets that are as good as there.
-    fn is_sent_again(&self, level: Level, bytes: &Meaning, truths: Truths<'_>) -> bool {
+    /// Whether the bytes of a segment are at the other end, or in other packets that are validly claimed.
+    fn is_sent_again(&self, level: Level, bytes: &SegmentInfo, ground_truth: GroundTruth<'_>) -> bool {
         let (direction, start, end) = bytes.bytes();
-        let mut spans = truths.hosts.arrived(direction).clone();
+        let mut spans = ground_truth.hosts.arrived(direction).clone();
         spans.add(0, start);
         for &place in self.directions.get(&direction).into_iter().flatten() {
             let taken = &self.taken[place];
-            if level == Level::OnWire && self.stands(taken.block, level) {
-                let meaning = truths.hosts.meaning(direction.from, taken.number).expect("it has a direction");
-                let (_, start, end) = meaning.bytes();
+            if level == Level::OnWire && self.is_claimed(taken.block, level) {
+                let info = ground_truth.hosts.segment_info(direction.from, taken.number).expect("it has a direction");
+                let (_, start, end) = info.bytes();
                 spans.add(start, end);
             }
         }
         spans.has_all_before(end)
     }
 
-    /// Everything before the position is at the other end, or in a packet that is as good as there.
+    /// Whether everything before the position is at the other end or in a packet that is `good`.
     fn is_covered(
         &self,
         run: Run,
         flow: &FlowState,
         level: Level,
-        truths: Truths<'_>,
+        ground_truth: GroundTruth<'_>,
         good: impl Fn(&Taken) -> bool,
     ) -> bool {
         let position = flow.position(level);
@@ -411,24 +425,25 @@ impl Account {
                     break;
                 }
                 let taken = &self.taken[place];
-                if !good(taken) && !truths.model.is_delivered(run.side, taken.number) {
+                if !good(taken) && !ground_truth.model.is_delivered(run.side, taken.number) {
                     return false;
                 }
-                let (more, len) = taken.datagrams.expect("only these have an instance here");
+                let (more, len) = taken.datagrams.expect("only UDP packets are indexed by instance");
                 (packets, bytes) = (packets + more, bytes + len);
             }
             return (packets, bytes) == (position.packets, position.bytes);
         };
         assert_eq!(position.sequence, base.wrapping_add(position.bytes as u32), "{flow:?}");
         let key = flow.key;
-        let found = truths.hosts.find(run.side, key.source.is_ipv4(), [key.source_port, key.destination_port], base);
-        let (direction, offset) = found.unwrap_or_else(|| panic!("nobody has sent this: {flow:?}"));
-        let mut spans = truths.hosts.arrived(direction).clone();
+        let found =
+            ground_truth.hosts.find(run.side, key.source.is_ipv4(), [key.source_port, key.destination_port], base);
+        let (direction, offset) = found.unwrap_or_else(|| panic!("no host has sent this: {flow:?}"));
+        let mut spans = ground_truth.hosts.arrived(direction).clone();
         for &place in self.directions.get(&direction).into_iter().flatten() {
             let taken = &self.taken[place];
             if good(taken) {
-                let meaning = truths.hosts.meaning(run.side, taken.number).expect("it has a direction");
-                let (_, start, end) = meaning.bytes();
+                let info = ground_truth.hosts.segment_info(run.side, taken.number).expect("it has a direction");
+                let (_, start, end) = info.bytes();
                 spans.add(start, end);
             }
         }

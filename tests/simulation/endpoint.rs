@@ -1,4 +1,4 @@
-//! One appliance of a simulation: a forwarder, its TUN, its link, and what is known of it from outside.
+//! One appliance of a simulation: a forwarder, its TUN and link, and what the simulation knows of it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use onwire::wire::report::{Reception, Report};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::delivered_bytes::DeliveredBytes;
+use crate::expected_reception::ExpectedReception;
 use crate::keys::{Run, Sealed};
 use crate::link::Link;
 use crate::packets::Packet;
@@ -26,48 +26,48 @@ use crate::side::Side;
 /// How long a packet may wait for the rate of its path.
 pub const QUEUE_MAX: Duration = Duration::from_millis(50);
 
-/// One appliance with what surrounds it.
+/// One appliance with its surroundings.
 pub struct Endpoint {
-    /// Which run of which side.
+    /// Its run.
     pub run: Run,
-    /// Told in handshakes.
+    /// Sent in handshakes.
     pub epoch: u64,
     /// Where it sends from.
     pub address: SocketAddr,
-    /// What is tested.
+    /// The code under test.
     pub forwarder: Forwarder,
-    /// What it sends into.
+    /// The link that it sends into.
     pub link: Link,
-    /// What waits in the TUN.
+    /// Packets that wait in the TUN.
     pub tun: VecDeque<(u16, Packet)>,
-    /// What it promises, if it claims anything.
+    /// Its protection, if it claims any.
     pub lane_protection: Option<LaneProtection>,
-    /// The device has counted a drop since timestamps were last believed.
+    /// The device has counted a drop since timestamps were last processed.
     pub device_has_dropped: bool,
-    /// Timestamps that nobody has read yet.
+    /// Timestamps that were not read yet.
     pub stamps: Vec<(u32, usize)>,
     /// Blocks whose last datagram the host took, in order.
     pub ended: Vec<BlockId>,
-    /// When all that waits in the host has left it.
+    /// When the host's queue will be empty.
     pub queue_free_at: Duration,
-    /// When its next turn is, if nothing comes.
+    /// Its next turn, if no event comes.
     pub wake_at: Option<Duration>,
-    /// The newest handshake that this side began.
+    /// The number of the newest handshake that this side began.
     pub initiation: usize,
     /// Bytes of datagrams that left the forwarder.
     pub drained: u64,
-    /// What it should have counted.
-    pub truth: DeliveredBytes,
+    /// The reception that it must have counted.
+    pub expected_reception: ExpectedReception,
     /// The newest report that reached this side.
-    pub heard: Option<Report>,
+    pub newest_report: Option<Report>,
     /// The run of the peer that wrote it.
     pub reporter: Option<Run>,
-    /// Datagrams that reached this side, for the attacker.
+    /// Datagrams that reached this side; the attacker replays them.
     pub captured: Vec<(Vec<u8>, Sealed)>,
 }
 
 impl Endpoint {
-    /// A side that was just started.
+    /// A side that has just started.
     pub fn new(side: Side, scenario: &Scenario, now: Instant, random: &mut SmallRng) -> Self {
         let settings = &scenario.sides[side.index()];
         let prefix = |side: Side, ipv4: bool| {
@@ -123,15 +123,15 @@ impl Endpoint {
             wake_at: None,
             initiation: 0,
             drained: 0,
-            truth: DeliveredBytes::default(),
-            heard: None,
+            expected_reception: ExpectedReception::default(),
+            newest_report: None,
             reporter: None,
             captured: Vec::new(),
         }
     }
 }
 
-/// What a forged or repeated datagram must leave as it was.
+/// State that a forged or replayed datagram must not change.
 #[derive(PartialEq, Debug)]
 pub struct Snapshot {
     reception: Reception,
@@ -142,7 +142,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes note.
+    /// Records the state.
     pub fn of(forwarder: &Forwarder, now: Instant) -> Self {
         let peer = &forwarder.peers()[0];
         Self {
@@ -154,14 +154,14 @@ impl Snapshot {
         }
     }
 
-    /// Compares, but for so many more duplicates.
+    /// Compares, allowing for this many more duplicates.
     pub fn check(mut self, forwarder: &Forwarder, duplicates: u64, now: Instant) {
         self.reception.duplicates += duplicates;
-        assert_eq!(self, Self::of(forwarder, now), "a datagram that was thrown away left a trace");
+        assert_eq!(self, Self::of(forwarder, now), "a dropped datagram changed the state");
     }
 }
 
-/// What was dropped between two looks.
+/// Drops between two snapshots of the counters.
 pub fn newly_dropped(before: &Drops, after: &Drops) -> Vec<(DropReason, u64)> {
     let pairs = before.iter().zip(after.iter());
     pairs.filter(|((_, old), (_, new))| old != new).map(|((reason, old), (_, new))| (reason, new - old)).collect()

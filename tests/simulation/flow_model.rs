@@ -1,11 +1,13 @@
-//! The flow table against a model that remembers every single byte.
+//! The flow table, checked against a model that stores every single byte.
 //!
-//! Random histories of one TCP connection after the other on the same ports: losses before us, retransmissions cut in
-//! another way, blocks decided in any order or failed, acknowledgements, old packets, sequence numbers that wrap. Nothing
-//! may be called protected unless every earlier byte of that connection is; and what is protected must be said.
+//! Random histories of successive TCP connections on the same ports: bytes that were never seen, retransmissions with
+//! other boundaries, blocks decided in any order or failed, acknowledgements, old packets, sequence numbers that wrap.
+//! A byte may be reported as protected only if it and every earlier byte of its connection are; and every protected
+//! position must be reported.
 //!
-//! Outsiders forge segments in both directions: one who knows the ports and no numbers, one who has guessed one of the two
-//! numbers, and one who knows both and not how to make a checksum. Nothing of theirs may change any position.
+//! Attackers off the path forge segments in both directions: one knows the ports and no numbers, one has guessed one of
+//! the two numbers, and one knows both numbers but cannot make a valid checksum. None of their segments may change a
+//! position.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ const ACK: u8 = 0x10;
 const SYN: u8 = 0x02;
 const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
-/// What both ends offer, unscaled.
+/// The window that both ends offer, unscaled.
 const WINDOW: u32 = 0xffff;
 const BYTES: usize = 6000;
 
@@ -29,18 +31,18 @@ enum Step {
     Send {
         len: usize,
     },
-    /// The next bytes go another way: they are never seen.
+    /// The next bytes take another path: they are never seen.
     Miss {
         len: usize,
     },
-    /// Sends bytes from `back` before the end again, or out of order from before they were seen.
+    /// Sends bytes again, from `back` before the end; or, out of order, bytes that were not seen before.
     Again {
         back: usize,
         len: usize,
     },
     /// Opens the next block.
     Close,
-    /// The fate of a closed block, counted from the oldest without one.
+    /// Decides a closed block; `index` counts from the oldest undecided one.
     Decide {
         index: usize,
         level: Level,
@@ -48,39 +50,39 @@ enum Step {
     Fail {
         index: usize,
     },
-    /// The peer lost a block that was protected.
+    /// The peer loses a block that may be protected.
     Lose {
         index: usize,
     },
-    /// The other end acknowledges this share of what was sent, in percent.
+    /// The other end acknowledges this percentage of the bytes sent.
     Acknowledge {
         percent: usize,
     },
-    /// The SYN once more.
+    /// The SYN again.
     SynAgain,
     /// A new connection on the same ports.
     Syn {
         isn: u32,
     },
-    /// A packet of the connection before appears, and an acknowledgement of it.
+    /// A packet of the previous connection appears, and an acknowledgement of it.
     Old {
         back: usize,
         len: usize,
     },
-    /// Somebody else sends a segment in the name of one end.
+    /// An attacker sends a segment in the name of one end.
     Forge(Forged),
-    /// The numbers of blocks begin again.
+    /// Block numbers start again.
     Epoch,
     Wait,
 }
 
-/// A segment of an outsider.
+/// A forged segment.
 #[derive(Clone, Copy, Debug)]
 struct Forged {
     from_peer: bool,
     flags: u8,
     len: usize,
-    /// What is right about it.
+    /// Which parts are correct.
     guess: Guess,
     sequence: u32,
     acknowledgement: u32,
@@ -135,20 +137,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The number of the first byte of the peer.
+/// The sequence number of the peer's first byte.
 const PEER_ISN: u32 = 0xffff_ff00;
 
 /// One connection, byte by byte.
 struct Connection {
     isn: u32,
-    /// Bytes that the sender has written so far, seen or not.
+    /// Bytes written by the sender, seen or not.
     written: usize,
     /// The end of the last byte seen.
     seen: usize,
     acked: usize,
-    /// The strongest level whose block holds the byte, as 1 + level; 0 for none.
+    /// By byte: 1 + the highest level that a block with the byte has reached; 0 for none.
     levels: Vec<u8>,
-    /// Bytes that were called protected and lost.
+    /// The end of the bytes that were claimed as protected and lost.
     lost_below: usize,
 }
 
@@ -163,7 +165,7 @@ impl Connection {
     }
 }
 
-/// What a block holds: connection, bytes.
+/// The ranges of a block: connection, start, end.
 type Held = Vec<(usize, usize, usize)>;
 
 struct World {
@@ -171,14 +173,15 @@ struct World {
     now: Instant,
     connections: Vec<Connection>,
     sbn: u64,
-    /// Blocks without a final fate; the last is open.
+    /// Undecided blocks; the last is open.
     blocks: Vec<(u64, Held, Option<Level>)>,
-    /// Where the present connection began near the end of the one before, the table may know less than the model.
+    /// False if the current connection began near the end of the previous one: the table may then know less than the
+    /// model.
     exact: bool,
     id: Option<FlowId>,
-    /// Highest position told of the present instance.
-    told: [u64; 4],
-    /// Data of outsiders since the last of ours.
+    /// The highest reported positions of the current instance.
+    reported: [u64; 4],
+    /// Forged data segments since the sender's last own one.
     forged: u8,
 }
 
@@ -193,7 +196,7 @@ impl World {
             blocks: vec![(0, Held::new(), None)],
             exact: true,
             id: None,
-            told: [0; 4],
+            reported: [0; 4],
             forged: 0,
         };
         world.begin(isn);
@@ -201,7 +204,8 @@ impl World {
     }
 
     fn begin(&mut self, isn: u32) {
-        // Before the guard's three seconds are over, a connection must be far away to be told apart surely.
+        // Within three seconds of the previous connection, a new one can be told apart with certainty only if its
+        // numbers are far away.
         self.exact = self.connections.last().is_none_or(|last| {
             let end = last.isn.wrapping_add(last.seen as u32);
             let distance = isn.wrapping_sub(end) as i32;
@@ -244,11 +248,11 @@ impl World {
         }
     }
 
-    /// An outsider's segment goes by: whatever it is, nothing that is told changes.
+    /// Passes a forged segment: no reported state may change.
     fn forge(&mut self, forged: Forged) {
         let last = &self.connections[self.connections.len() - 1];
         let next = last.isn.wrapping_add(1 + last.seen as u32);
-        // What it would take to be believed: in the sender's numbers, and in the receiver's.
+        // The numbers that would be accepted: the sender's, and the receiver's.
         let right = if forged.from_peer { [PEER_ISN, next] } else { [next, PEER_ISN] };
         let far = |number: u32, right: u32| match number.wrapping_sub(right).wrapping_add(1 << 20) < 1 << 21 {
             true => number.wrapping_add(1 << 22),
@@ -260,11 +264,11 @@ impl World {
         if knows(Guess::Acknowledgement) {
             acknowledgement = right[1];
         }
-        // An RST is judged by its sequence number alone, and so is a SYN: who has guessed it may end what is known.
+        // An RST or a SYN is checked by its sequence number alone: an attacker who has guessed it may end the flow.
         let alone = forged.flags & (RST | SYN) != 0 && forged.guess == Guess::Sequence;
         let is_data = !forged.from_peer && (forged.len > 0 || forged.flags & FIN != 0);
-        // Eight in a row that fit nowhere are taken for another connection: that ends what is known, and raises nothing. What
-        // the program sends meanwhile does not always break the row: it may look like the end of the connection before.
+        // Eight stray segments in a row count as a new connection: that ends the instance, and raises no position. The
+        // sender's own segments do not always interrupt the row: they may look like the end of the previous connection.
         if alone || (is_data && self.forged >= 6) {
             return;
         }
@@ -280,7 +284,7 @@ impl World {
         assert_eq!(before, (self.id, self.states()), "{forged:?}");
     }
 
-    /// All that is known of flows, but for when they were seen.
+    /// The state of all flows, except when they were seen.
     fn states(&self) -> Vec<FlowState> {
         self.table.flows().map(|state| FlowState { seen_at: self.now, ..state }).collect()
     }
@@ -337,7 +341,7 @@ impl World {
             Step::Lose { index } if index + 1 < self.blocks.len() => {
                 let (sbn, held, level) = self.blocks.remove(index);
                 let violation = self.table.violation(BlockId { profile: 2, sbn }, self.now);
-                // A block that held nothing which needed protection may be unknown.
+                // A block without bytes that need protection may be unknown.
                 assert!(violation.ranges.is_empty() || violation.level == level);
                 self.check_violation(&violation, &held);
                 for (connection, start, end) in held {
@@ -355,7 +359,7 @@ impl World {
             Step::SynAgain => {
                 self.emit(SYN, isn, 0);
             }
-            // The SYN of the connection before is taken for a late copy.
+            // The SYN of the previous connection counts as a late copy.
             Step::Syn { isn: next } if next != isn && (at == 0 || next != self.connections[at - 1].isn) => {
                 self.begin(next)
             }
@@ -378,7 +382,7 @@ impl World {
         }
     }
 
-    /// Every range that is named was in the block, and all that is still missing is named.
+    /// Every listed range was in the block, and every byte of it that is still missing is listed.
     fn check_violation(&self, violation: &Violation, held: &Held) {
         let at = self.connections.len() - 1;
         let present = || held.iter().filter(|(connection, ..)| *connection == at);
@@ -394,7 +398,7 @@ impl World {
                     let named = |start: u64, end: u64| (start..end).contains(&(byte as u64));
                     assert!(
                         violation.ranges.iter().any(|range| named(range.start.bytes, range.end.bytes)),
-                        "byte {byte} is lost and nobody is told"
+                        "byte {byte} is lost and not listed"
                     );
                 }
             }
@@ -408,16 +412,16 @@ impl World {
                 Event::New(flow) => {
                     assert_ne!(Some(flow.id), self.id);
                     self.id = Some(flow.id);
-                    self.told = [0; 4];
+                    self.reported = [0; 4];
                 }
                 Event::Protected { flow, level, position, .. } => {
                     assert_eq!(Some(flow.id), self.id);
                     assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
-                    assert!(position.bytes > self.told[level.index()], "told positions only rise");
-                    self.told[level.index()] = position.bytes;
+                    assert!(position.bytes > self.reported[level.index()], "reported positions only rise");
+                    self.reported[level.index()] = position.bytes;
                     if level != Level::Acked {
-                        let truth = connection.contiguous(level) as u64;
-                        assert!(position.bytes <= truth, "{level:?} {} of {truth}", position.bytes);
+                        let expected = connection.contiguous(level) as u64;
+                        assert!(position.bytes <= expected, "{level:?} {} of {expected}", position.bytes);
                     }
                 }
                 Event::Gone { reason, .. } => assert_eq!(reason, GoneReason::Replaced),
@@ -426,7 +430,7 @@ impl World {
         }
     }
 
-    /// Positions are as high as the truth allows.
+    /// Positions are as high as the model allows.
     fn check_complete(&mut self) {
         let connection = self.connections.last_mut().expect("one is always there");
         if !self.exact || self.table.counters().forgotten_spans > 0 {
@@ -437,15 +441,18 @@ impl World {
             connection.lost_below = 0;
         }
         for level in [Level::Queued, Level::OnWire, Level::Decoded] {
-            let told = self.told[level.index()];
-            let truth = connection.contiguous(level) as u64;
+            let reported = self.reported[level.index()];
+            let expected = connection.contiguous(level) as u64;
             if connection.lost_below > 0 && level < Level::Decoded {
-                assert!((decoded as u64..=truth).contains(&told), "{level:?}: {told}, while a loss holds it");
+                assert!(
+                    (decoded as u64..=expected).contains(&reported),
+                    "{level:?}: {reported}, while a loss holds it"
+                );
             } else {
-                assert_eq!(told, truth, "{level:?}");
+                assert_eq!(reported, expected, "{level:?}");
             }
         }
-        assert_eq!(self.told[Level::Acked.index()], connection.acked as u64);
+        assert_eq!(self.reported[Level::Acked.index()], connection.acked as u64);
     }
 }
 
@@ -476,7 +483,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_called_protected_that_is_not(
+    fn positions_match_the_model_and_forged_segments_change_nothing(
         isn in prop_oneof![any::<u32>(), (0u32..3000).prop_map(|near| u32::MAX - near)],
         steps in prop::collection::vec(step(), 1..250),
     ) {

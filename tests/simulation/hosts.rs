@@ -1,7 +1,7 @@
-//! The hosts behind both appliances: TCP connections with handshakes, losses made good, numbers that wrap, and ends.
+//! The hosts behind both appliances: TCP connections with handshakes, retransmissions, sequence wraps and closes.
 //!
-//! Whatever arrives is believed to have arrived by what the TUNs were given, never by what an appliance says. Nothing
-//! here waits for an answer: segments are chosen by chance, within what the other end has really acknowledged.
+//! What has arrived is derived from the packets given to the TUNs, never from an appliance's reports. No host waits for
+//! an answer: segments are chosen at random, within what the other end has really acknowledged.
 
 use std::collections::HashMap;
 
@@ -16,18 +16,18 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// No connection carries more in one direction.
+/// The most bytes that a connection carries in one direction.
 const BYTES_MAX: u32 = 60_000;
 
-/// What one end of a connection sends.
+/// The sending state of one end of a connection.
 #[derive(Debug, Default)]
 struct Half {
     isn: u32,
     /// Bytes sent at least once.
     written: u32,
-    /// Bytes that the other end was given.
+    /// Bytes that the other end has received.
     arrived: Spans,
-    /// How many the sender knows to have arrived.
+    /// How many of them the sender knows to have arrived.
     acked: u32,
     /// The other end has the SYN.
     open: bool,
@@ -47,9 +47,9 @@ struct Connection {
     over: bool,
 }
 
-/// What a segment is, for the one who made it.
+/// A segment as its sender made it.
 #[derive(Clone, Copy, Debug)]
-pub struct Meaning {
+pub struct SegmentInfo {
     connection: usize,
     from: Side,
     start: u32,
@@ -58,8 +58,8 @@ pub struct Meaning {
     acked: u32,
 }
 
-impl Meaning {
-    /// Which direction of which connection, and its bytes.
+impl SegmentInfo {
+    /// The direction of the segment, and its range of bytes.
     pub fn bytes(&self) -> (Direction, u32, u32) {
         (Direction { connection: self.connection, from: self.from }, self.start, self.start + self.len)
     }
@@ -69,7 +69,7 @@ impl Meaning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Direction {
     connection: usize,
-    /// Who sends in it.
+    /// The sending side.
     pub from: Side,
 }
 
@@ -77,14 +77,14 @@ pub struct Direction {
 #[derive(Debug, Default)]
 pub struct Hosts {
     connections: Vec<Connection>,
-    /// The present connection of each pair of ports.
+    /// The current connection of each pair of ports.
     present: Vec<usize>,
-    /// By the side that sent it and its number.
-    segments: HashMap<(Side, u16), Meaning>,
+    /// By the sending side and the packet number.
+    segments: HashMap<(Side, u16), SegmentInfo>,
 }
 
 impl Hosts {
-    /// A pair of ports and a connection from `side`, one in four of which is older than all that the appliances see.
+    /// Opens a connection from `side` on a new pair of ports. One in four began before the appliances saw anything.
     pub fn open(&mut self, side: Side, profiles: [u8; 2], random: &mut SmallRng) -> usize {
         let ports = [10_000 + self.connections.len() as u16, 5432];
         let ports = if side == Side::Near { ports } else { [ports[1], ports[0]] };
@@ -109,7 +109,7 @@ impl Hosts {
                 let isn: u32 =
                     if random.random_bool(0.3) { u32::MAX - random.random_range(0..9000) } else { random.random() };
                 let near = |other: &Connection| other.halves[from.index()].isn.wrapping_sub(isn) as i32;
-                // Else nobody could tell which of them a byte belongs to.
+                // Otherwise a byte could not be assigned to one connection.
                 if !self.connections.iter().any(|other| other.ports == ports && near(other).abs() < 1 << 24) {
                     break Half { isn, ..Half::default() };
                 }
@@ -119,8 +119,8 @@ impl Hosts {
         self.connections.len() - 1
     }
 
-    /// One of the two ends between this pair of ports does something; what it sends, in this order.
-    pub fn act(&mut self, pair: usize, random: &mut SmallRng) -> Vec<(Side, Meaning, Packet)> {
+    /// One of the two ends on this pair of ports acts; returns what it sends, in order.
+    pub fn act(&mut self, pair: usize, random: &mut SmallRng) -> Vec<(Side, SegmentInfo, Packet)> {
         let number = self.present[pair];
         let connection = &mut self.connections[number];
         let begun_by = connection.begun_by;
@@ -130,7 +130,7 @@ impl Hosts {
                 self.present[pair] = self.push(begun_by, ipv4, ports, profiles, random);
                 return Vec::new();
             }
-            // What the network around us still holds of it.
+            // A packet of it that the network still holds.
             let side = Side::BOTH[random.random_range(0..2)];
             let written = connection.halves[side.index()].written;
             let start = random.random_range(0..=written);
@@ -170,7 +170,7 @@ impl Hosts {
                 sent.push(self.make(number, side, start, end - start, flags, random));
             }
             80..83 if !closed && room > len => {
-                // These go another way.
+                // These bytes take another path.
                 let half = &mut connection.halves[half];
                 half.written += len;
                 if random.random_bool(0.5) {
@@ -201,7 +201,7 @@ impl Hosts {
         len: u32,
         flags: u8,
         random: &mut SmallRng,
-    ) -> (Side, Meaning, Packet) {
+    ) -> (Side, SegmentInfo, Packet) {
         let connection = &self.connections[number];
         let (own, remote) = (&connection.halves[from.index()], &connection.halves[from.other().index()]);
         let acked = remote.arrived.contiguous();
@@ -218,45 +218,50 @@ impl Hosts {
             flags,
         };
         let payload: Vec<u8> = (start..start + len).map(|at| (at as usize * 7 + number) as u8).collect();
-        let meaning = Meaning { connection: number, from, start, len, flags, acked };
-        (from, meaning, segment(head, &payload, random))
+        let info = SegmentInfo { connection: number, from, start, len, flags, acked };
+        (from, info, segment(head, &payload, random))
     }
 
-    /// A segment waits in the TUN of `side` under this number.
-    pub fn on_sent(&mut self, side: Side, number: u16, meaning: Meaning) {
-        self.segments.insert((side, number), meaning);
+    /// A segment waits in the TUN of `side` under this packet number.
+    pub fn on_sent(&mut self, side: Side, number: u16, info: SegmentInfo) {
+        self.segments.insert((side, number), info);
     }
 
-    /// What packet `number` of `side` is, if it is a segment.
-    pub fn meaning(&self, side: Side, number: u16) -> Option<&Meaning> {
+    /// The segment in packet `number` of `side`, if it is one.
+    pub fn segment_info(&self, side: Side, number: u16) -> Option<&SegmentInfo> {
         self.segments.get(&(side, number))
     }
 
-    /// The TUN behind the other appliance was given packet `number` of `side`. Returns the answer, if there is one.
-    pub fn on_delivered(&mut self, side: Side, number: u16, random: &mut SmallRng) -> Option<(Side, Meaning, Packet)> {
-        let meaning = *self.segments.get(&(side, number))?;
-        let connection = &mut self.connections[meaning.connection];
+    /// Packet `number` of `side` was delivered to the other side's TUN. Returns the answer, if there is one.
+    pub fn on_delivered(
+        &mut self,
+        side: Side,
+        number: u16,
+        random: &mut SmallRng,
+    ) -> Option<(Side, SegmentInfo, Packet)> {
+        let info = *self.segments.get(&(side, number))?;
+        let connection = &mut self.connections[info.connection];
         let (to, was_over) = (side.other(), connection.over);
-        if meaning.flags & ACK != 0 {
+        if info.flags & ACK != 0 {
             let answered = &mut connection.halves[to.index()];
-            answered.acked = answered.acked.max(meaning.acked);
+            answered.acked = answered.acked.max(info.acked);
         }
         let half = &mut connection.halves[side.index()];
-        half.open |= meaning.flags & SYN != 0;
-        half.close |= meaning.flags & FIN != 0;
-        half.arrived.add(meaning.start, meaning.start + meaning.len);
-        connection.over |= meaning.flags & RST != 0;
-        if was_over || connection.over || (meaning.len == 0 && meaning.flags & (SYN | FIN) == 0) {
+        half.open |= info.flags & SYN != 0;
+        half.close |= info.flags & FIN != 0;
+        half.arrived.add(info.start, info.start + info.len);
+        connection.over |= info.flags & RST != 0;
+        if was_over || connection.over || (info.len == 0 && info.flags & (SYN | FIN) == 0) {
             return None;
         }
         // An old SYN on an open connection is answered by an ACK (RFC 5961).
-        let is_call = meaning.flags & (SYN | ACK) == SYN && !connection.halves[to.index()].open;
-        let flags = if is_call { SYN | ACK } else { ACK };
+        let is_new_connection = info.flags & (SYN | ACK) == SYN && !connection.halves[to.index()].open;
+        let flags = if is_new_connection { SYN | ACK } else { ACK };
         let start = if flags & SYN != 0 { 0 } else { connection.halves[to.index()].written };
-        random.random_bool(0.7).then(|| self.make(meaning.connection, to, start, 0, flags, random))
+        random.random_bool(0.7).then(|| self.make(info.connection, to, start, 0, flags, random))
     }
 
-    /// The connection of which byte `base` of the sequence numbers sent by `from` is byte `offset`.
+    /// The direction in which the sequence number `base`, sent by `from`, is byte `offset`.
     pub fn find(&self, from: Side, ipv4: bool, ports: [u16; 2], base: u32) -> Option<(Direction, u32)> {
         let [source, destination] = ports;
         let ports = if from == Side::Near { [source, destination] } else { [destination, source] };
@@ -269,12 +274,12 @@ impl Hosts {
         })
     }
 
-    /// The connection of this segment was broken off or has ended.
-    pub fn is_over(&self, meaning: &Meaning) -> bool {
-        self.connections[meaning.connection].over
+    /// Whether the connection of this segment was reset or has ended.
+    pub fn is_over(&self, info: &SegmentInfo) -> bool {
+        self.connections[info.connection].over
     }
 
-    /// What the other end was given.
+    /// The bytes that the other end has received.
     pub fn arrived(&self, direction: Direction) -> &Spans {
         &self.connections[direction.connection].halves[direction.from.index()].arrived
     }

@@ -1,4 +1,4 @@
-//! Keys without a handshake, and a reader of everything that is sealed with them: the simulation sees all.
+//! Session keys without a handshake, and a reader for all sealed datagrams.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,59 +22,59 @@ use crate::side::Side;
 pub struct Run {
     /// Which side.
     pub side: Side,
-    /// How often it was restarted before.
+    /// How often the side was restarted before.
     pub restarts: u32,
 }
 
-/// What an end of a handshake brings along.
+/// The input of one end of a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Party {
-    /// Which run of which side.
+    /// Its run.
     pub run: Run,
     /// Its epoch.
     pub epoch: u64,
-    /// Its symbols.
+    /// Its symbol size.
     pub symbol_size: usize,
     /// Where it sends from.
     pub address: SocketAddr,
 }
 
-/// What a datagram carries, in clear.
+/// The opened content of a datagram.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A source symbol.
     Source(SourceId, Vec<u8>),
-    /// A repair symbol; its bytes are the code's business.
+    /// A repair symbol; its bytes are not checked here.
     Repair(RepairId),
     /// A report.
     Report(Box<Report>),
 }
 
-/// A datagram as its maker meant it.
+/// A sealed datagram, opened.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// Who made it.
+    /// The run that sealed it.
     pub from: Run,
-    /// Whom it is for: nobody else can open it.
+    /// The run that can open it.
     pub to: Run,
-    /// The session and the place in it.
+    /// The receiver index of its session.
     pub receiver_index: u32,
-    /// The count within the session.
+    /// Its count within the session.
     pub count: u64,
-    /// What is inside.
+    /// The content.
     pub content: Content,
 }
 
-/// All sessions there ever were.
+/// All sessions.
 #[derive(Default)]
 pub struct Keys {
-    /// By receiver index: who seals with it, for whom, and how it is read.
+    /// By receiver index: the sealing run, the receiving run, and the opening key.
     readers: HashMap<u32, (Run, Run, OpeningKey)>,
     newest: [u32; 2],
 }
 
 impl Keys {
-    /// Agrees on a session; what the initiator and what the responder have to install.
+    /// Agrees on a session; returns what the initiator and the responder must install.
     pub fn agree(
         &mut self,
         initiator: Party,
@@ -111,24 +111,24 @@ impl Keys {
         [established(Role::Initiator, 0, responder), established(Role::Responder, 1, initiator)]
     }
 
-    /// The receiver index that a forger would try at this side.
+    /// The receiver index that a forger would use toward this side.
     pub fn newest_index(&self, side: Side) -> u32 {
         self.newest[side.index()]
     }
 
     /// Reads a datagram that a side is about to send.
     pub fn read(&self, datagram: &[u8]) -> Sealed {
-        let header = Header::parse(datagram).expect("what is sent has a header");
+        let header = Header::parse(datagram).expect("a sent datagram has a header");
         let (from, to, key) = &self.readers[&header.receiver_index];
         let mut text = datagram[HEADER_LEN..].to_vec();
-        let opened = key.open(header.counter, &datagram[..HEADER_LEN], &mut text).expect("what is sent is sealed");
+        let opened = key.open(header.counter, &datagram[..HEADER_LEN], &mut text).expect("a sent datagram is sealed");
         let content = match header.datagram_type {
             DatagramType::Source => {
-                let (id, symbol) = SourceId::parse(opened).expect("what is sent has a valid payload id");
+                let (id, symbol) = SourceId::parse(opened).expect("a sent datagram has a valid payload id");
                 Content::Source(id, symbol.to_vec())
             }
             DatagramType::Repair => Content::Repair(RepairId::parse(opened).expect("as above").0),
-            _ => Content::Report(Box::new(Report::parse(opened).expect("what is sent is a valid report"))),
+            _ => Content::Report(Box::new(Report::parse(opened).expect("a sent report is valid"))),
         };
         let count = count_of(header.counter);
         Sealed { from: *from, to: *to, receiver_index: header.receiver_index, count, content }

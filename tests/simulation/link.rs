@@ -1,41 +1,41 @@
-//! One direction of an unreliable path: what it does to each datagram is drawn from a seeded generator.
+//! One direction of an unreliable path: random faults, drawn from a seeded generator.
 //!
-//! It decides and damages; when things arrive is kept by the world.
+//! The link decides and damages; the world schedules the arrivals.
 
 use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// How bad one direction is.
+/// The faults of one direction.
 #[derive(Clone, Debug, Default)]
 pub struct LinkSettings {
-    /// What every datagram takes.
+    /// The delay of every datagram.
     pub delay: Duration,
-    /// At most so much on top, so that datagrams overtake each other.
+    /// The most that is added to the delay, so that datagrams overtake each other.
     pub jitter: Duration,
-    /// Each datagram is lost with this probability.
+    /// The probability that a datagram is lost.
     pub loss: f64,
-    /// A burst of losses begins with this probability.
+    /// The probability that a burst of losses begins.
     pub burst: f64,
-    /// At most so many datagrams are lost in a burst.
+    /// The longest burst, in datagrams.
     pub burst_len: u32,
-    /// A datagram arrives twice.
+    /// The probability that a datagram arrives twice.
     pub duplication: f64,
-    /// Bits of a datagram are flipped, or it is cut short.
+    /// The probability that bits of a datagram are flipped or its end is cut off.
     pub corruption: f64,
-    /// An attacker sends an old datagram again.
+    /// The probability that an attacker replays an old datagram.
     pub replay: f64,
-    /// An attacker sends bytes of its own.
+    /// The probability that an attacker sends bytes of its own.
     pub forgery: f64,
 }
 
 impl LinkSettings {
-    /// A link; a `stormy` one has every fault now and then.
-    pub fn random(stormy: bool, random: &mut SmallRng) -> Self {
-        // From one room to another continent, each power of ten as likely.
+    /// A random link; each kind of fault may occur on a `faulty` one.
+    pub fn random(faulty: bool, random: &mut SmallRng) -> Self {
+        // From one room to another continent, each power of ten equally likely.
         let delay = Duration::from_micros(20).mul_f64(10f64.powf(random.random_range(0.0..3.0)));
-        if !stormy {
+        if !faulty {
             return Self { delay, ..Self::default() };
         }
         let mut chance = |of: f64, at_most: f64| {
@@ -59,14 +59,14 @@ impl LinkSettings {
     }
 }
 
-/// What arrives of one datagram.
+/// The effect of the link on one datagram.
 #[derive(Debug, Default)]
-pub struct Fate {
-    /// After how long each copy arrives; `true` if it is damaged.
+pub struct Transmission {
+    /// The delay of each copy; `true` if it is damaged.
     pub copies: Vec<(Duration, bool)>,
-    /// When an old datagram arrives again.
+    /// The delay of a replayed datagram.
     pub replay: Option<Duration>,
-    /// When a datagram of an attacker's own arrives.
+    /// The delay of a forged datagram.
     pub forgery: Option<Duration>,
 }
 
@@ -75,12 +75,12 @@ pub struct Fate {
 pub struct Link {
     settings: LinkSettings,
     burst_left: u32,
-    /// Nothing that enters before this arrives.
+    /// Datagrams that enter before this are lost.
     black_until: Duration,
 }
 
 impl Link {
-    /// A link in its quiet state.
+    /// A link outside a burst.
     pub fn new(settings: LinkSettings) -> Self {
         Self { settings, burst_left: 0, black_until: Duration::ZERO }
     }
@@ -90,8 +90,8 @@ impl Link {
         self.settings.delay
     }
 
-    /// It swallows everything until then.
-    pub fn blacken(&mut self, until: Duration) {
+    /// Loses every datagram until then.
+    pub fn black_out(&mut self, until: Duration) {
         self.black_until = until;
     }
 
@@ -102,12 +102,12 @@ impl Link {
         self.black_until = Duration::ZERO;
     }
 
-    /// Decides on one datagram that enters at `now`.
-    pub fn fate(&mut self, random: &mut SmallRng, now: Duration) -> Fate {
+    /// Decides what happens to one datagram that enters at `now`.
+    pub fn transmit(&mut self, random: &mut SmallRng, now: Duration) -> Transmission {
         let settings = &self.settings;
-        let mut fate = Fate::default();
+        let mut transmission = Transmission::default();
         if now < self.black_until {
-            return fate;
+            return transmission;
         }
         let when = |random: &mut SmallRng| settings.delay + settings.jitter.mul_f64(random.random());
         if self.burst_left > 0 {
@@ -118,16 +118,16 @@ impl Link {
             let copies = if random.random_bool(settings.duplication) { 2 } else { 1 };
             for _ in 0..copies {
                 let damaged = random.random_bool(settings.corruption);
-                fate.copies.push((when(random), damaged));
+                transmission.copies.push((when(random), damaged));
             }
         }
         if random.random_bool(settings.replay) {
-            fate.replay = Some(when(random));
+            transmission.replay = Some(when(random));
         }
         if random.random_bool(settings.forgery) {
-            fate.forgery = Some(when(random));
+            transmission.forgery = Some(when(random));
         }
-        fate
+        transmission
     }
 }
 
@@ -148,7 +148,7 @@ pub fn damage(datagram: &mut Vec<u8>, random: &mut SmallRng) {
     }
 }
 
-/// Bytes that no sender of ours made, some of them looking much like a datagram for `receiver_index`.
+/// Random bytes, some of them similar to a datagram for `receiver_index`.
 pub fn forge(receiver_index: u32, lane: u8, random: &mut SmallRng) -> Vec<u8> {
     let mut datagram = vec![0; random.random_range(0..200)];
     random.fill(&mut datagram[..]);

@@ -1,6 +1,7 @@
-//! The reference model: what was put in, what was sealed, what arrived, and therefore what must come out.
+//! The reference model: from the packets taken, the datagrams sealed and the symbols that arrived, it derives which
+//! packets must be delivered.
 //!
-//! It knows the protocol's promises, not how they are kept.
+//! It knows the guarantees of the protocol, not their implementation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
@@ -10,7 +11,7 @@ use onwire::tunnel::feedback::Feedback;
 use onwire::wire::payload_id::{BlockId, RepairId, SourceId};
 use onwire::wire::report::SentBelow;
 
-use crate::block_outcomes::Fates;
+use crate::block_outcomes::ReportedOutcomes;
 use crate::keys::Run;
 use crate::outcome::Outcome;
 use crate::packets::{Packet, number_of};
@@ -24,7 +25,7 @@ struct Stream {
     profile: u8,
 }
 
-/// One block as it was sent and as it arrived at each run of the receiver.
+/// One block as it was sent, and as it arrived at each run of the receiver.
 #[derive(Debug, Default)]
 struct Block {
     /// The run of the receiver that its symbols were sealed for.
@@ -38,15 +39,15 @@ struct Block {
 /// What arrived of a block.
 #[derive(Debug)]
 struct Arrived {
-    /// When anything was first heard of the block.
+    /// When the receiver first learned of the block.
     first: Duration,
     /// When each symbol came.
     esis: BTreeMap<u16, Duration>,
-    /// When the sender told that it is closed.
+    /// When the receiver learned that the block is closed.
     closed: Option<Duration>,
 }
 
-/// Where in a block a packet lies.
+/// The place of a packet in a block.
 #[derive(Debug)]
 struct Adu {
     number: u16,
@@ -62,35 +63,35 @@ struct Taken {
     delivered: Option<Run>,
 }
 
-/// What became of a block that was called protected.
+/// The outcome of a block that was claimed as protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All of it arrived.
+    /// All its datagrams arrived.
     Whole,
-    /// It lost no more than it had repair symbols for, and was handed on.
+    /// It lost at most as many datagrams as it had repair symbols, and was delivered.
     Rebuilt,
-    /// It lost more.
+    /// It lost more datagrams.
     TooManyLost,
-    /// It lost more, or enough of it did not come within `hold`, and nobody lived to be told.
-    NotTold,
-    /// Enough of it came, but not within `hold`.
+    /// It lost more, or not enough arrived within `hold`; its sender's run had ended and could not be notified.
+    NotReported,
+    /// Enough of it arrived, but not within `hold`.
     TooLate,
-    /// It was handed on in part at most: who should have it was restarted.
+    /// It was delivered in part at most: the receiver was restarted.
     ReceiverRestarted,
-    /// It was not handed on, for no good reason.
+    /// It was not delivered, without a valid reason.
     Broken,
 }
 
-/// Everything known of a run of the simulation.
+/// The state of the model.
 #[derive(Debug, Default)]
 pub struct Model {
     taken: [HashMap<u16, Taken>; 2],
-    /// The last packet that each run of a receiver was given of each stream.
+    /// The last packet of each stream that each run of the receiver delivered.
     last: HashMap<(Run, Stream), u16>,
     streams: BTreeMap<Stream, BTreeMap<u64, Block>>,
     restarted_at: Duration,
-    /// What reports told.
-    pub fates: Fates,
+    /// The outcomes that were reported.
+    pub reported_outcomes: ReportedOutcomes,
 }
 
 impl Model {
@@ -110,7 +111,7 @@ impl Model {
     pub fn on_source(&mut self, from: Run, to: Run, id: SourceId, symbol: &[u8]) {
         let block = self.block(from, id.profile, id.sbn);
         let addressed = *block.to.get_or_insert(to);
-        assert_eq!(addressed, to, "block {} of {from:?} was begun for another run", id.sbn);
+        assert_eq!(addressed, to, "block {} of {from:?} was started for another run", id.sbn);
         let known = block.source.insert(id.esi, symbol.to_vec());
         assert!(known.is_none(), "source symbol {} of block {} of {from:?} was sealed twice", id.esi, id.sbn);
         if id.previous_symbols > 0 {
@@ -118,7 +119,7 @@ impl Model {
             assert_eq!(
                 previous.source.len(),
                 usize::from(id.previous_symbols),
-                "the length told of block {}",
+                "the announced length of block {}",
                 id.sbn - 1
             );
             previous.symbols = Some(id.previous_symbols);
@@ -128,7 +129,7 @@ impl Model {
     /// A repair symbol was sealed.
     pub fn on_repair(&mut self, from: Run, id: RepairId) {
         let block = self.block(from, id.profile, id.sbn);
-        assert_eq!(block.source.len(), usize::from(id.source_symbols), "the length told of block {}", id.sbn);
+        assert_eq!(block.source.len(), usize::from(id.source_symbols), "the announced length of block {}", id.sbn);
         block.symbols = Some(id.source_symbols);
         block.repair_symbols = id.repair_symbols;
     }
@@ -143,56 +144,77 @@ impl Model {
         self.touch(from, profile, sbn, at, now);
     }
 
-    /// A report of `from` tells how long its last closed block is.
-    pub fn on_closed(&mut self, from: Run, told: SentBelow) {
-        if told.symbols > 0 {
-            let block = self.block(from, told.profile, told.below - 1);
-            assert_eq!(block.source.len(), usize::from(told.symbols), "the length told of block {}", told.below - 1);
-            block.symbols = Some(told.symbols);
+    /// A report of `from` contains the length of its last closed block.
+    pub fn on_closed(&mut self, from: Run, sent: SentBelow) {
+        if sent.symbols > 0 {
+            let block = self.block(from, sent.profile, sent.below - 1);
+            assert_eq!(
+                block.source.len(),
+                usize::from(sent.symbols),
+                "the announced length of block {}",
+                sent.below - 1
+            );
+            block.symbols = Some(sent.symbols);
         }
     }
 
-    /// Run `at` was told by a report how far the sender has come.
-    pub fn on_told(&mut self, from: Run, told: SentBelow, at: Run, now: Duration) {
-        if told.below > told.from {
-            self.touch(from, told.profile, told.below - 1, at, now).closed.get_or_insert(now);
+    /// Run `at` received a report with the sender's progress.
+    pub fn on_sent_below(&mut self, from: Run, sent: SentBelow, at: Run, now: Duration) {
+        if sent.below > sent.from {
+            self.touch(from, sent.profile, sent.below - 1, at, now).closed.get_or_insert(now);
         }
     }
 
-    /// Run `from` was told of its blocks by run `to`: what it may take for decoded was handed on.
-    pub fn on_feedback(&mut self, from: Run, to: Run, heard: &Feedback, symbol_size: usize) {
-        for (profile, sbn) in self.fates.on_feedback(from, to, heard) {
+    /// Run `from` received a report of run `to`: blocks reported as decoded must have been delivered.
+    pub fn on_feedback(&mut self, from: Run, to: Run, feedback: &Feedback, symbol_size: usize) {
+        for (profile, sbn) in self.reported_outcomes.on_feedback(from, to, feedback) {
             let block = self.streams.get(&Stream { from, profile }).and_then(|blocks| blocks.get(&sbn));
-            let block = block.unwrap_or_else(|| panic!("{to:?} calls block {sbn} decoded, which {from:?} never sent"));
-            assert_eq!(block.to, Some(to), "block {sbn} of {from:?} was not sent to who calls it decoded");
-            assert!(self.is_handed_on(block, from, to, symbol_size), "{to:?} calls block {sbn} of {from:?} decoded");
+            let block =
+                block.unwrap_or_else(|| panic!("{to:?} reports block {sbn} as decoded, which {from:?} never sent"));
+            assert_eq!(
+                block.to,
+                Some(to),
+                "block {sbn} of {from:?} was not sent to the run that reports it as decoded"
+            );
+            assert!(
+                self.is_delivered_whole(block, from, to, symbol_size),
+                "{to:?} reports block {sbn} of {from:?} as decoded"
+            );
         }
     }
 
-    /// The block was closed and every packet in it was written to the TUN of run `to`.
-    fn is_handed_on(&self, block: &Block, from: Run, to: Run, symbol_size: usize) -> bool {
+    /// Whether the block is closed and every packet in it was written to the TUN of run `to`.
+    fn is_delivered_whole(&self, block: &Block, from: Run, to: Run, symbol_size: usize) -> bool {
         let taken = &self.taken[from.side.index()];
         let mut packets = block.packets(symbol_size).into_iter();
         block.symbols.is_some() && packets.all(|adu| taken[&adu.number].delivered == Some(to))
     }
 
-    /// At the end of all: the sender knows the fate of every block, and it is the true one. `last` as below.
-    pub fn check_fates(&self, last: [Run; 2], scenario: &Scenario, outcome: &mut Outcome) {
-        for (path, told) in self.fates.told() {
+    /// At the end of the run: the sender knows the outcome of every block, and it is correct. `last` as in
+    /// [`check`](Self::check).
+    pub fn check_reported_outcomes(&self, last: [Run; 2], scenario: &Scenario, outcome: &mut Outcome) {
+        for (path, reported) in self.reported_outcomes.paths() {
             let symbol_size = scenario.sides[path.from.side.index()].symbol_size;
             let nothing = BTreeMap::new();
             let blocks = self.streams.get(&Stream { from: path.from, profile: path.profile }).unwrap_or(&nothing);
-            for (sbn, &symbols) in &told.lost {
-                // Of a block that was abandoned at once there may be nothing.
+            for (sbn, &symbols) in &reported.lost {
+                // A block that was abandoned at once may have sent nothing.
                 let Some(block) = blocks.get(sbn) else { continue };
-                assert_eq!(block.to, Some(path.to), "block {sbn} of {path:?} is not this run's to lose");
-                let handed_on = self.is_handed_on(block, path.from, path.to, symbol_size);
+                assert_eq!(
+                    block.to,
+                    Some(path.to),
+                    "block {sbn} of {path:?} was not sent to the run that reports it lost"
+                );
+                let delivered_whole = self.is_delivered_whole(block, path.from, path.to, symbol_size);
                 let whole = symbols > 0 && block.symbols == Some(symbols);
-                assert_eq!(handed_on, whole, "block {sbn} of {path:?}, of which {symbols} symbols came, {block:?}");
-                outcome.told_lost += 1;
+                assert_eq!(
+                    delivered_whole, whole,
+                    "block {sbn} of {path:?}, of which {symbols} symbols came, {block:?}"
+                );
+                outcome.reported_lost += 1;
                 outcome.whole_although_lost += usize::from(whole);
             }
-            outcome.told_decoded += blocks.keys().filter(|&&sbn| told.is_decoded(sbn)).count();
+            outcome.reported_decoded += blocks.keys().filter(|&&sbn| reported.is_decoded(sbn)).count();
         }
         for (stream, blocks) in &self.streams {
             let to = last[stream.from.side.other().index()];
@@ -200,10 +222,11 @@ impl Model {
                 continue;
             }
             let path = crate::block_outcomes::Path { from: stream.from, to, profile: stream.profile };
-            let told = self.fates.told().get(&path);
+            let reported = self.reported_outcomes.paths().get(&path);
             for (&sbn, block) in blocks.iter().filter(|(_, block)| block.to == Some(to)) {
-                let known = told.is_some_and(|told| told.lost.contains_key(&sbn) || told.is_decoded(sbn));
-                assert!(known, "nothing was told of block {sbn} of {path:?}: {told:?}, {block:?}");
+                let known =
+                    reported.is_some_and(|reported| reported.lost.contains_key(&sbn) || reported.is_decoded(sbn));
+                assert!(known, "no outcome was reported of block {sbn} of {path:?}: {reported:?}, {block:?}");
             }
             let silent = |block: &Block| block.arrived.values().all(|arrived| arrived.esis.is_empty());
             outcome.silent_tails += usize::from(blocks.values().next_back().is_some_and(silent));
@@ -213,9 +236,9 @@ impl Model {
     /// Run `at` wrote a packet to its TUN.
     pub fn on_delivered(&mut self, at: Run, packet: Packet, scenario: &Scenario) {
         let from = at.side.other();
-        let number = number_of(&packet.bytes).expect("what is delivered is a packet");
+        let number = number_of(&packet.bytes).expect("only packets are delivered");
         let taken = self.taken[from.index()].get_mut(&number);
-        let taken = taken.unwrap_or_else(|| panic!("{at:?} was given packet {number}, which was never taken"));
+        let taken = taken.unwrap_or_else(|| panic!("{at:?} delivered packet {number}, which was never taken"));
         assert!(taken.packet.bytes == packet.bytes, "packet {number} from {from:?} was changed on its way");
         assert_eq!(taken.packet.header, packet.header, "the offload header of packet {number} was changed");
         assert!(taken.delivered.is_none(), "packet {number} from {from:?} was delivered twice");
@@ -231,20 +254,21 @@ impl Model {
         }
     }
 
-    /// At the end of all: what had to come out has come out. `last` are the runs that saw the end.
+    /// At the end of the run: every packet that had to be delivered was delivered. `last` are the final runs of both
+    /// sides.
     pub fn check(&mut self, last: [Run; 2], scenario: &Scenario) {
         for (&stream, blocks) in &self.streams {
             let settings = &scenario.sides[stream.from.side.index()];
             let receiver = last[stream.from.side.other().index()];
             let hold = scenario.sides[receiver.side.index()].delivery.hold;
-            let lowest = first_heard(blocks, receiver);
-            // The earliest mention of any later block: `hold` after it, a block that is not there is given up.
+            let lowest = first_seen(blocks, receiver);
+            // The earliest time at which a later block was known: after `hold` more, a missing block is given up.
             let mut later: Option<Duration> = None;
             for (&sbn, block) in blocks.iter().rev() {
                 let packets = block.packets(settings.symbol_size);
                 let Some(arrived) = block.arrived.get(&receiver) else { continue };
                 let given_up = arrived.given_up(block.source.len(), hold, later);
-                let heard_in_time =
+                let seen_in_time =
                     later.is_none_or(|later| arrived.first < later + hold) && (lowest < 64 || sbn >= lowest);
                 later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
                 let undisturbed = stream.from == last[stream.from.side.index()] && arrived.first > self.restarted_at;
@@ -252,11 +276,11 @@ impl Model {
                 for adu in packets {
                     let taken = &self.taken[stream.from.side.index()][&adu.number];
                     assert_eq!(taken.stream, stream, "packet {} went into another stream's block", adu.number);
-                    // Also of a block that cannot be rebuilt, what is whole is not lost.
+                    // Complete packets must arrive even from a block that cannot be rebuilt.
                     let has = |esi| arrived.esis.get(&esi).is_some_and(|&at| at < given_up);
                     let whole = adu.symbols.clone().all(has);
                     assert!(
-                        taken.delivered.is_some() || !(enough || whole) || !heard_in_time || !undisturbed,
+                        taken.delivered.is_some() || !(enough || whole) || !seen_in_time || !undisturbed,
                         "{adu:?} of {stream:?} was not delivered although enough of block {sbn} arrived \
                          ({} of {} + {})",
                         arrived.esis.len(),
@@ -269,14 +293,15 @@ impl Model {
     }
 
     /// The run of the receiver that a block was sealed for.
-    pub fn addressee(&self, from: Run, id: BlockId) -> Option<Run> {
+    pub fn sealed_for(&self, from: Run, id: BlockId) -> Option<Run> {
         self.streams.get(&Stream { from, profile: id.profile })?.get(&id.sbn)?.to
     }
 
-    /// The sender was told that this block is lost.
-    pub fn is_told_lost(&self, from: Run, id: BlockId) -> bool {
-        let told = self.fates.told().iter().filter(|(path, _)| path.from == from && path.profile == id.profile);
-        told.into_iter().any(|(_, told)| told.lost.contains_key(&id.sbn))
+    /// The sender received a report that this block is lost.
+    pub fn is_reported_lost(&self, from: Run, id: BlockId) -> bool {
+        let reported =
+            self.reported_outcomes.paths().iter().filter(|(path, _)| path.from == from && path.profile == id.profile);
+        reported.into_iter().any(|(_, reported)| reported.lost.contains_key(&id.sbn))
     }
 
     /// Packet `number` of `side` was written to the TUN at the other end.
@@ -284,20 +309,20 @@ impl Model {
         self.taken[side.index()].get(&number).is_some_and(|taken| taken.delivered.is_some())
     }
 
-    /// What became of each block that was sent. `last` as above.
+    /// The outcome of each block that was sent. `last` as in [`check`](Self::check).
     pub fn verdicts(&self, last: [Run; 2], scenario: &Scenario) -> BTreeMap<(Run, BlockId), Verdict> {
         let mut verdicts = BTreeMap::new();
         for (&stream, blocks) in &self.streams {
             let from = stream.from;
             let receiver = last[from.side.other().index()];
             let hold = scenario.sides[receiver.side.index()].delivery.hold;
-            let lowest = first_heard(blocks, receiver);
+            let lowest = first_seen(blocks, receiver);
             let mut later: Option<Duration> = None;
             for (&sbn, block) in blocks.iter().rev() {
                 let Some(to) = block.to else { continue };
                 let taken = &self.taken[from.side.index()];
                 let packets = block.packets(scenario.sides[from.side.index()].symbol_size);
-                let handed_on = packets.iter().all(|adu| taken[&adu.number].delivered == Some(to));
+                let delivered_whole = packets.iter().all(|adu| taken[&adu.number].delivered == Some(to));
                 let came = block.arrived.get(&to).map_or(0, |arrived| arrived.esis.len());
                 let sent = block.source.len() + usize::from(block.repair_symbols);
                 let arrived = block.arrived.get(&receiver);
@@ -310,12 +335,12 @@ impl Model {
                 if let Some(arrived) = arrived {
                     later = Some(later.map_or(arrived.first, |later| later.min(arrived.first)));
                 }
-                let verdict = match handed_on {
+                let verdict = match delivered_whole {
                     true if came == sent => Verdict::Whole,
                     true => Verdict::Rebuilt,
                     false if to != receiver => Verdict::ReceiverRestarted,
                     false if from != last[from.side.index()] && !(came >= block.source.len() && in_time) => {
-                        Verdict::NotTold
+                        Verdict::NotReported
                     }
                     false if came < block.source.len() => Verdict::TooManyLost,
                     false if !in_time => Verdict::TooLate,
@@ -327,7 +352,7 @@ impl Model {
         verdicts
     }
 
-    /// Without disasters every packet that was taken lies in exactly one block.
+    /// Without disruptions, every packet that was taken lies in exactly one block.
     pub fn check_blocks(&self, scenario: &Scenario) {
         for side in Side::BOTH {
             let mut found = BTreeSet::new();
@@ -362,15 +387,16 @@ impl Model {
     }
 }
 
-/// The block that a run of the receiver heard of first; of several at once the highest, which may have come first.
-fn first_heard(blocks: &BTreeMap<u64, Block>, receiver: Run) -> u64 {
-    let heard = blocks.iter().filter_map(|(&sbn, block)| Some((block.arrived.get(&receiver)?.first, sbn)));
-    heard.min_by_key(|&(first, sbn)| (first, u64::MAX - sbn)).map_or(0, |(_, sbn)| sbn)
+/// The first block that a run of the receiver learned of; of several at the same time, the highest, which may have come
+/// first.
+fn first_seen(blocks: &BTreeMap<u64, Block>, receiver: Run) -> u64 {
+    let seen = blocks.iter().filter_map(|(&sbn, block)| Some((block.arrived.get(&receiver)?.first, sbn)));
+    seen.min_by_key(|&(first, sbn)| (first, u64::MAX - sbn)).map_or(0, |(_, sbn)| sbn)
 }
 
 impl Arrived {
-    /// When a receiver may give up a block of so many source symbols, of which a later one was first heard at `later`:
-    /// `hold` after it could know that something is missing, and not while nothing is.
+    /// When a receiver may give up a block with `symbols` source symbols, if a later block was first known at `later`:
+    /// `hold` after the time when it can know that symbols are missing, and never while none are.
     fn given_up(&self, symbols: usize, hold: Duration, later: Option<Duration>) -> Duration {
         let mut came: Vec<(Duration, u16)> = self.esis.iter().map(|(&esi, &at)| (at, esi)).collect();
         came.sort();
@@ -394,7 +420,7 @@ impl Arrived {
         since.or(closed).map_or(Duration::MAX, |since| since + hold)
     }
 
-    /// When as many symbols had come as the block has source symbols.
+    /// When as many symbols had arrived as the block has source symbols.
     fn enough(&self, symbols: usize) -> Option<Duration> {
         let mut times: Vec<Duration> = self.esis.values().copied().collect();
         times.sort();
@@ -403,7 +429,7 @@ impl Arrived {
 }
 
 impl Block {
-    /// The packets in the block: its ADU headers are read as the protocol document draws them.
+    /// The packets in the block, read from their ADU headers as the protocol document defines them.
     fn packets(&self, symbol_size: usize) -> Vec<Adu> {
         let mut buffer = vec![0; self.source.len() * symbol_size];
         for (place, (&esi, symbol)) in self.source.iter().enumerate() {
@@ -421,7 +447,7 @@ impl Block {
             let header = if buffer[at] & 0x40 != 0 { 12 } else { 4 };
             let len = u32::from_be_bytes([0, buffer[at + 1], buffer[at + 2], buffer[at + 3]]) as usize;
             let Some(packet) = buffer.get(at + header..at + header + len) else { break };
-            let number = number_of(packet).expect("what lies in a block is a packet");
+            let number = number_of(packet).expect("blocks contain only packets");
             let symbols = (at / symbol_size) as u16..=((at + header + len - 1) / symbol_size) as u16;
             packets.push(Adu { number, symbols });
             at += header + len;

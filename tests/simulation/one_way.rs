@@ -1,4 +1,5 @@
-//! What becomes of a datagram: handed to the host, on the link, and at the other side, held against what it truly was.
+//! The path of a datagram through the host, the link and the receiving side, where the result is checked against what
+//! was sent.
 
 use std::net::SocketAddr;
 
@@ -13,39 +14,39 @@ use crate::protection_driver::{block_of, ends_block};
 use crate::side::Side;
 use crate::world::{Event, World};
 
-/// A datagram under way.
+/// A datagram on the link.
 #[derive(Debug)]
 pub(super) struct Flight {
     bytes: Vec<u8>,
-    /// What it is; `None` when it was damaged or forged.
+    /// The datagram as it was sealed; `None` if it was damaged or forged.
     genuine: Option<Sealed>,
 }
 
 /// What the host does with a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HostFate {
-    /// It takes it, and sends it when its turn has come.
+    /// It takes the datagram and sends it in its turn.
     Taken,
-    /// It says no.
+    /// It refuses the datagram.
     Refused,
-    /// It takes it and drops it, and says nothing.
+    /// It takes the datagram and drops it silently.
     Dropped,
 }
 
 impl World {
-    /// Hands one datagram to the host, which puts it on the link when its turn has come.
+    /// Hands one datagram to the host, which puts it on the link in its turn.
     pub(super) fn send(&mut self, side: Side, datagram: Vec<u8>, fate: HostFate, stamp: Option<u32>) {
         let sealed = self.keys.read(&datagram);
         match &sealed.content {
             Content::Source(id, symbol) => self.model.on_source(sealed.from, sealed.to, *id, symbol),
             Content::Repair(id) => self.model.on_repair(sealed.from, *id),
             Content::Report(report) => {
-                report.sent.iter().for_each(|told| self.model.on_closed(sealed.from, *told));
-                self.promises.on_report_written(sealed.from, report.sent_at, self.now);
+                report.sent.iter().for_each(|sent| self.model.on_closed(sealed.from, *sent));
+                self.claim_checker.on_report_written(sealed.from, report.sent_at, self.now);
             }
         }
         if let Some(block) = block_of(&sealed.content) {
-            self.promises.on_handed(sealed.from, block, fate == HostFate::Refused);
+            self.claim_checker.on_handed(sealed.from, block, fate == HostFate::Refused);
         }
         if fate != HostFate::Taken {
             return;
@@ -64,20 +65,20 @@ impl World {
         }
     }
 
-    /// Puts one datagram on the link, with all that may happen to it there; unless the device drops it.
+    /// Puts one datagram on the link and applies the link's faults, unless the device drops it.
     pub(super) fn depart(&mut self, side: Side, datagram: Vec<u8>, sealed: Sealed) {
         let device_loss = self.scenario.sides[side.index()].host.device_loss;
-        if self.now < self.scenario.calm && self.random.random_bool(device_loss) {
+        if self.now < self.scenario.faults_end && self.random.random_bool(device_loss) {
             self.ends[side.index()].device_has_dropped = true;
             return;
         }
         if let Some(block) = block_of(&sealed.content) {
-            self.promises.on_entered(sealed.from, block);
+            self.claim_checker.on_entered(sealed.from, block);
         }
         let random = &mut self.random;
-        let fate = self.ends[side.index()].link.fate(random, self.now);
+        let transmission = self.ends[side.index()].link.transmit(random, self.now);
         let to = side.other();
-        for (after, damaged) in fate.copies {
+        for (after, damaged) in transmission.copies {
             let mut bytes = datagram.clone();
             if damaged {
                 damage(&mut bytes, &mut self.random);
@@ -86,17 +87,17 @@ impl World {
             self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine }));
         }
         let captured = &self.ends[to.index()].captured;
-        if let (Some(after), false) = (fate.replay, captured.is_empty()) {
+        if let (Some(after), false) = (transmission.replay, captured.is_empty()) {
             let (bytes, sealed) = captured[self.random.random_range(0..captured.len())].clone();
             self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine: Some(sealed) }));
         }
-        if let Some(after) = fate.forgery {
+        if let Some(after) = transmission.forgery {
             let bytes = forge(self.keys.newest_index(to), self.scenario.lane, &mut self.random);
             self.schedule(self.now + after, Event::Arrival(to, Flight { bytes, genuine: None }));
         }
     }
 
-    /// A datagram comes out of the link.
+    /// A datagram arrives at the end of the link.
     pub(super) fn arrive(&mut self, side: Side, flight: Flight) {
         let now = self.start + self.now;
         let from = self.ends[side.other().index()].address;
@@ -108,7 +109,7 @@ impl World {
                 .is_some_and(|sealed| matches!(sealed.content, Content::Report(_)) && sealed.from != reporter)
         });
         if written_by_another {
-            self.ask_for_fates(side);
+            self.take_feedback(side);
         }
         let end = &mut self.ends[side.index()];
         let drops = end.forwarder.drops().clone();
@@ -116,25 +117,25 @@ impl World {
         let mut bytes = flight.bytes.clone();
         match flight.genuine {
             None => {
-                // Whoever forges sends from elsewhere.
+                // A forger sends from another address.
                 end.forwarder.handle_datagram(&mut bytes, SocketAddr::from(([198, 51, 100, 1], 9)), now);
                 let dropped = newly_dropped(&drops, end.forwarder.drops());
                 use DropReason::{BadTag, NotOurs, UnknownSession, WrongLane};
                 assert!(
                     matches!(dropped[..], [(NotOurs | UnknownSession | WrongLane | BadTag, 1)]),
-                    "a forged datagram was taken: {dropped:?}"
+                    "a forged datagram was accepted: {dropped:?}"
                 );
                 before.check(&end.forwarder, 0, now);
             }
-            Some(sealed) if end.truth.has(sealed.receiver_index, sealed.count) => {
+            Some(sealed) if end.expected_reception.has(sealed.receiver_index, sealed.count) => {
                 end.forwarder.handle_datagram(&mut bytes, SocketAddr::from(([198, 51, 100, 2], 9)), now);
                 let dropped = newly_dropped(&drops, end.forwarder.drops());
                 let again = match dropped[..] {
                     [(DropReason::Replayed, 1)] => 1,
                     [(DropReason::UnknownSession, 1)] if self.sessions_end => 0,
-                    _ => panic!("a replayed datagram was taken: {dropped:?}"),
+                    _ => panic!("a replayed datagram was accepted: {dropped:?}"),
                 };
-                end.truth.duplicates += again;
+                end.expected_reception.duplicates += again;
                 before.check(&end.forwarder, again, now);
             }
             Some(sealed) => {
@@ -152,7 +153,7 @@ impl World {
 
     fn note_arrival(&mut self, side: Side, bytes: Vec<u8>, sealed: Sealed) {
         let end = &mut self.ends[side.index()];
-        end.truth.insert(sealed.receiver_index, sealed.count);
+        end.expected_reception.insert(sealed.receiver_index, sealed.count);
         let (at, now) = (end.run, self.now);
         match &sealed.content {
             Content::Source(id, _) => {
@@ -163,18 +164,19 @@ impl World {
             }
             Content::Repair(id) => self.model.on_arrival(sealed.from, id.profile, id.sbn, id.esi, at, now),
             Content::Report(report) => {
-                self.model.fates.on_report(sealed.from, at, report.sent_at, report.echo);
-                if end.reporter != Some(sealed.from) || end.heard.as_ref().is_some_and(|it| it.sent_at < report.sent_at)
+                self.model.reported_outcomes.on_report(sealed.from, at, report.sent_at, report.echo);
+                if end.reporter != Some(sealed.from)
+                    || end.newest_report.as_ref().is_some_and(|it| it.sent_at < report.sent_at)
                 {
-                    self.promises.on_report_arrived(at, sealed.from, report.echo, report.echo_delay, now);
-                    report.sent.iter().for_each(|told| self.model.on_told(sealed.from, *told, at, now));
-                    end.heard = Some(report.as_ref().clone());
+                    self.claim_checker.on_report_arrived(at, sealed.from, report.echo, report.echo_delay, now);
+                    report.sent.iter().for_each(|sent| self.model.on_sent_below(sealed.from, *sent, at, now));
+                    end.newest_report = Some(report.as_ref().clone());
                 }
                 end.reporter = Some(sealed.from);
             }
         }
         if self.random.random_bool(0.7) {
-            self.ask_for_fates(side);
+            self.take_feedback(side);
         }
         let end = &mut self.ends[side.index()];
         if end.captured.len() < 200 {
@@ -182,21 +184,21 @@ impl World {
         }
     }
 
-    /// Asks a side what it was told of its blocks, and holds that against the truth.
-    pub(super) fn ask_for_fates(&mut self, side: Side) {
+    /// Takes the feedback that a side's reports brought, and checks it against the model.
+    pub(super) fn take_feedback(&mut self, side: Side) {
         let end = &mut self.ends[side.index()];
-        let Some((peer, heard)) = end.forwarder.poll_feedback() else { return };
+        let Some((peer, feedback)) = end.forwarder.poll_feedback() else { return };
         assert_eq!(peer, PeerId(0));
-        assert!(heard.proven_at.is_none_or(|at| at <= self.start + self.now), "the future proves nothing");
-        let reporter = end.reporter.expect("what was told was in a report");
+        assert!(feedback.proven_at.is_none_or(|at| at <= self.start + self.now), "a proof must not lie in the future");
+        let reporter = end.reporter.expect("feedback comes from a report");
         let symbol_size = self.scenario.sides[side.index()].symbol_size;
-        self.model.on_feedback(end.run, reporter, &heard, symbol_size);
+        self.model.on_feedback(end.run, reporter, &feedback, symbol_size);
         if let Some(lane_protection) = &mut end.lane_protection {
-            // What happened to blocks comes first, as in a lane.
+            // Block events come first, as in a lane.
             while let Some((peer, event)) = end.forwarder.poll_block_event() {
                 lane_protection.on_block(peer, event, self.start + self.now);
             }
-            lane_protection.on_feedback(peer, &heard, self.start + self.now);
+            lane_protection.on_feedback(peer, &feedback, self.start + self.now);
         }
     }
 }

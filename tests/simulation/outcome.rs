@@ -1,6 +1,6 @@
-//! What runs came to, so that a storm that lost everything is not taken for a success.
+//! Counts over runs, so that a run in which everything was lost does not count as a success.
 
-/// What a run came to.
+/// The counts of one run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
     /// Packets that a forwarder took.
@@ -13,37 +13,37 @@ pub struct Outcome {
     pub recovered_blocks: u64,
     /// Blocks given up.
     pub unrecoverable_blocks: u64,
-    /// Blocks that their sender was told to be decoded.
-    pub told_decoded: usize,
-    /// Blocks that their sender was told to be lost.
-    pub told_lost: usize,
-    /// Of them, those whose end alone was never told: their sender can see that they are whole.
+    /// Blocks reported to their sender as decoded.
+    pub reported_decoded: usize,
+    /// Blocks reported to their sender as lost.
+    pub reported_lost: usize,
+    /// Of them, those for which only the end was never announced: the sender can see that they are whole.
     pub whole_although_lost: usize,
-    /// Profiles of whose last block nothing arrived, with nothing sent after it.
+    /// Profiles whose last block did not arrive at all, with nothing sent after it.
     pub silent_tails: usize,
-    /// Blocks called protected.
+    /// Blocks claimed as protected.
     pub claimed_blocks: usize,
     /// Of them: arrived without losing a datagram.
     pub kept: usize,
-    /// Arrived although datagrams were lost, at most as many as there were repair symbols.
+    /// Of them: arrived although datagrams were lost, at most as many as there were repair symbols.
     pub rebuilt: usize,
-    /// Lost more datagrams than they had repair symbols.
+    /// Of them: lost more datagrams than they had repair symbols.
     pub excused_lost: usize,
-    /// Came later than the receiver waits.
+    /// Of them: came later than the receiver waits.
     pub excused_late: usize,
-    /// Under way when the receiver was restarted.
+    /// Of them: under way when the receiver was restarted.
     pub excused_restart: usize,
-    /// Violations told.
+    /// Violations reported.
     pub violations: usize,
-    /// Positions told.
-    pub positions_told: usize,
-    /// Last positions of flows of which everything arrived.
+    /// Positions reported.
+    pub positions_reported: usize,
+    /// Final positions of flows whose claimed bytes all arrived.
     pub positions_kept: usize,
-    /// Last positions of flows of which something is in a block that is excused.
+    /// Final positions of flows with bytes in an excused block.
     pub positions_excused: usize,
-    /// Barriers answered yes.
+    /// Barriers answered with a level.
     pub barriers_granted: usize,
-    /// Barriers answered no.
+    /// Barriers that failed.
     pub barriers_denied: usize,
     /// Turns of both sides.
     pub turns: usize,
@@ -57,8 +57,8 @@ impl Outcome {
         self.datagrams += other.datagrams;
         self.recovered_blocks += other.recovered_blocks;
         self.unrecoverable_blocks += other.unrecoverable_blocks;
-        self.told_decoded += other.told_decoded;
-        self.told_lost += other.told_lost;
+        self.reported_decoded += other.reported_decoded;
+        self.reported_lost += other.reported_lost;
         self.whole_although_lost += other.whole_although_lost;
         self.silent_tails += other.silent_tails;
         self.claimed_blocks += other.claimed_blocks;
@@ -68,7 +68,7 @@ impl Outcome {
         self.excused_late += other.excused_late;
         self.excused_restart += other.excused_restart;
         self.violations += other.violations;
-        self.positions_told += other.positions_told;
+        self.positions_reported += other.positions_reported;
         self.positions_kept += other.positions_kept;
         self.positions_excused += other.positions_excused;
         self.barriers_granted += other.barriers_granted;

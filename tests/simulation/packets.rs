@@ -1,7 +1,7 @@
-//! Random packets as a TUN gives them, each carrying its own number, and reading that number back.
+//! Random packets as a TUN delivers them. Each carries a number that can be read back.
 //!
-//! The headers are written byte by byte, so that the packets do not depend on the code under test. The checksum of TCP is
-//! right or left to be finished, and both ends offer a wide window.
+//! The headers are written byte by byte, so that the packets do not depend on the code under test. The TCP checksum is
+//! correct or left to be completed, and both ends offer a large window.
 
 use onwire::wire::checksum;
 use onwire::wire::packet::PacketView;
@@ -14,7 +14,7 @@ use crate::side::Side;
 /// A packet and the offload header in front of it.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// What the TUN said of it.
+    /// The offload header from the TUN.
     pub header: VirtioHeader,
     /// The packet.
     pub bytes: Vec<u8>,
@@ -25,7 +25,7 @@ const UDP: u8 = 17;
 /// RFC 3692: for experiments. Such a packet may be as short as its IP header.
 const EXPERIMENT: u8 = 253;
 
-/// Bytes of packets and super-packets, as seen on real links and at the edges.
+/// Lengths of packets and super-packets: common ones and extreme ones.
 fn random_len(random: &mut SmallRng) -> usize {
     match random.random_range(0..40) {
         0..14 => random.random_range(0..100),
@@ -33,12 +33,12 @@ fn random_len(random: &mut SmallRng) -> usize {
         22..34 => random.random_range(1400..=1460),
         34..38 => random.random_range(1461..12_000),
         38 => random.random_range(12_000..65_000),
-        // More than an IPv4 packet can be: cut below to the longest.
+        // More than an IPv4 packet can hold: shortened to the maximum below.
         _ => 70_000,
     }
 }
 
-/// A packet from `from` to the other side, for the profile that its DSCP names. It has no number yet.
+/// A packet from `from` to the other side, with the DSCP of `profile`. It has no number yet.
 pub fn random_packet(profile: u8, from: Side, random: &mut SmallRng) -> Packet {
     let ipv4 = random.random_bool(0.6);
     let protocol = match random.random_range(0..10) {
@@ -76,7 +76,7 @@ pub fn random_packet(profile: u8, from: Side, random: &mut SmallRng) -> Packet {
     Packet { header, bytes }
 }
 
-/// Puts the checksum into a TCP packet of which nobody else will.
+/// Fills in the TCP checksum if the offload header does not leave that to the kernel.
 fn finish(header: VirtioHeader, bytes: &mut [u8], network: usize) {
     if header.flags & VirtioHeader::NEEDS_CSUM == 0 {
         let view = PacketView::parse(bytes).expect("built as a packet");
@@ -87,7 +87,7 @@ fn finish(header: VirtioHeader, bytes: &mut [u8], network: usize) {
     }
 }
 
-/// An offload header that fits, already in the normal form in which it has to arrive.
+/// A matching offload header, already in the normal form in which it must arrive.
 fn random_header(ipv4: bool, protocol: u8, headers: usize, payload: usize, random: &mut SmallRng) -> VirtioHeader {
     if protocol == EXPERIMENT || random.random_bool(0.3) {
         return VirtioHeader::default();
@@ -99,7 +99,7 @@ fn random_header(ipv4: bool, protocol: u8, headers: usize, payload: usize, rando
         csum_offset: if protocol == TCP { 16 } else { 6 },
         ..VirtioHeader::default()
     };
-    // The size at which a super-packet of UDP has no more segments than the kernel takes.
+    // A segment size at which a UDP super-packet has no more segments than the kernel accepts.
     let gso_size = random.random_range(500..1460).max(payload.div_ceil(128)) as u16;
     if payload <= usize::from(gso_size) {
         return partial;
@@ -124,15 +124,15 @@ pub struct Segment {
     pub profile: u8,
     /// Its ports, the sender's first.
     pub ports: [u16; 2],
-    /// Of its first byte.
+    /// The sequence number of its first byte.
     pub sequence: u32,
-    /// With the ACK flag only.
+    /// Valid only with the ACK flag.
     pub acknowledgement: u32,
     /// As in the TCP header.
     pub flags: u8,
 }
 
-/// A TCP segment of one connection with these bytes; a longer one is a super-packet. It has no number yet.
+/// Builds a TCP segment with this payload; a longer one is a super-packet. It has no number yet.
 pub fn segment(of: Segment, payload: &[u8], random: &mut SmallRng) -> Packet {
     let network = if of.ipv4 { 20 } else { 40 };
     let headers = network + 20;
@@ -177,18 +177,18 @@ fn begin_network(bytes: &mut [u8], ipv4: bool, protocol: u8, profile: u8, from: 
     }
 }
 
-/// Writes the number by which the packet is known.
+/// Writes the packet's number.
 pub fn set_number(packet: &mut [u8], number: u16) {
     let at = if packet[0] >> 4 == 4 { 4 } else { 2 };
     packet[at..at + 2].copy_from_slice(&number.to_be_bytes());
 }
 
-/// The profile that the packet's DSCP names.
+/// The profile of the packet's DSCP.
 pub fn profile_of(packet: &[u8]) -> u8 {
     if packet[0] >> 4 == 4 { packet[1] >> 2 } else { (packet[0] & 15) << 2 | packet[1] >> 6 }
 }
 
-/// The number that [`set_number`] wrote; `None` for bytes that are no packet.
+/// The number that [`set_number`] wrote; `None` if the bytes are not a packet.
 pub fn number_of(packet: &[u8]) -> Option<u16> {
     let at = match packet.first()? >> 4 {
         4 => 4,

@@ -1,4 +1,5 @@
-//! A side's promises, driven as a lane's warden drives them, and a host whose queue holds what its kernel has taken.
+//! Drives a side's protection as a lane's `ProtectionDriver` does, and models the host, whose queue holds what the
+//! kernel has taken.
 
 use std::time::Duration;
 
@@ -8,40 +9,41 @@ use onwire::wire::payload_id::BlockId;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::claims::Truths;
+use crate::claims::GroundTruth;
 use crate::keys::Content;
 use crate::side::Side;
 use crate::world::{Event, World};
 
-/// Nothing waits in a host for longer.
+/// The longest time that a datagram waits in a host.
 pub const QUEUE_MAX: Duration = Duration::from_millis(30);
 
-/// More flows than there ever are, and enough of all else.
+/// More flows than any scenario has, and enough for the other limits.
 const ROOMY: usize = 128;
 
-/// What is between the forwarder of a side and its link, and what is promised there.
+/// The host between a side's forwarder and its link, and its protection settings.
 #[derive(Clone, Debug)]
 pub struct HostSettings {
-    /// What counts as evidence.
+    /// The kind of evidence.
     pub evidence: Evidence,
-    /// What the flow table may remember.
+    /// The limits of the flow table.
     pub limits: Limits,
-    /// A datagram waits at most so much longer than the one before it.
+    /// The most that a datagram waits longer than the one before it.
     pub wait: Duration,
-    /// A timestamp comes at most so long after its datagram has left.
+    /// The longest time from a datagram's departure to its timestamp.
     pub stamp_after: Duration,
-    /// It never comes with this probability.
+    /// The probability that a timestamp never comes.
     pub stamp_loss: f64,
-    /// The kernel refuses a datagram with this probability.
+    /// The probability that the kernel refuses a datagram.
     pub refusal: f64,
-    /// The kernel drops a packet that it took with this probability, and nobody is told.
-    pub silence: f64,
-    /// The device drops a datagram with this probability, and counts it.
+    /// The probability that the kernel silently drops a packet that it has taken.
+    pub silent_drop: f64,
+    /// The probability that the device drops a datagram; the drop is counted.
     pub device_loss: f64,
-    /// The kernel takes a train as one packet and cuts it when it leaves; otherwise each datagram is one.
-    pub cuts: bool,
-    /// What waits in the host is lost with the run that sent it.
-    pub dies: bool,
+    /// The kernel takes a train as one packet and segments it on departure; otherwise it takes each datagram
+    /// separately.
+    pub gso: bool,
+    /// Datagrams that wait in the host are lost when their run ends.
+    pub lost_on_restart: bool,
 }
 
 impl HostSettings {
@@ -53,7 +55,7 @@ impl HostSettings {
         let wait = Duration::from_micros(chance(0.5, 3.0).exp_m1().mul_add(20.0, 0.0) as u64);
         let stamp_after = Duration::from_micros(chance(0.7, 20_000.0) as u64);
         let (stamp_loss, refusal) = (chance(0.3, 0.3), chance(0.4, 0.03));
-        let (silence, device_loss) = (chance(0.4, 0.1), chance(0.3, 0.02));
+        let (silent_drop, device_loss) = (chance(0.4, 0.1), chance(0.3, 0.02));
         let evidence = match random.random_range(0..12) {
             0 => Evidence::HandOver,
             1 => Evidence::HandOverOnly,
@@ -68,16 +70,27 @@ impl HostSettings {
             blocks: few(0.15, 1024, random),
             ..Limits::default()
         };
-        let (cuts, dies) = (random.random_bool(0.7), random.random_bool(0.5));
-        Self { evidence, limits, wait, stamp_after, stamp_loss, refusal, silence, device_loss, cuts, dies }
+        let (gso, lost_on_restart) = (random.random_bool(0.7), random.random_bool(0.5));
+        Self {
+            evidence,
+            limits,
+            wait,
+            stamp_after,
+            stamp_loss,
+            refusal,
+            silent_drop,
+            device_loss,
+            gso,
+            lost_on_restart,
+        }
     }
 
-    /// Nothing has to be forgotten: only then it is known what TCP still has to send again.
+    /// Whether the table never has to forget anything: only then is it known what TCP still has to send again.
     pub fn has_room(&self) -> bool {
         self.limits.flows >= ROOMY && self.limits.ranges >= ROOMY && self.limits.blocks >= ROOMY
     }
 
-    /// The promises of a run.
+    /// The protection of a new run.
     pub fn lane_protection(&self) -> LaneProtection {
         let flows = FlowTable::new(self.limits, 7, Instances::default());
         let mut protection = PeerProtection::new(flows, self.evidence);
@@ -86,7 +99,7 @@ impl HostSettings {
     }
 }
 
-/// The block that a datagram is of.
+/// The block of a datagram.
 pub fn block_of(content: &Content) -> Option<BlockId> {
     match content {
         Content::Source(id, _) => Some(BlockId { profile: id.profile, sbn: id.sbn }),
@@ -95,26 +108,26 @@ pub fn block_of(content: &Content) -> Option<BlockId> {
     }
 }
 
-/// A datagram is the last of its block.
+/// Whether a datagram is the last of its block.
 pub fn ends_block(content: &Content) -> bool {
     matches!(content, Content::Repair(id) if id.esi + 1 == id.source_symbols + id.repair_symbols)
 }
 
 impl World {
-    /// The end of a turn: what happened to blocks, what reports told, timestamps, what is due, questions, notifications.
+    /// The end of a turn: block events, feedback of reports, timestamps, timeouts, barriers, notifications.
     pub(super) fn follow_protection(&mut self, side: Side) {
         let now = self.start + self.now;
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
         let end = &mut self.ends[side.index()];
         if end.lane_protection.is_none() {
-            assert_eq!(end.forwarder.poll_block_event(), None, "nobody claims anything");
+            assert_eq!(end.forwarder.poll_block_event(), None, "no block events without claims");
             return;
         }
         while let Some((peer, event)) = self.ends[side.index()].forwarder.poll_block_event() {
             let lane_protection = self.ends[side.index()].lane_protection.as_mut().expect("looked at above");
             lane_protection.on_block(peer, event, now);
         }
-        self.ask_for_fates(side);
+        self.take_feedback(side);
         let end = &mut self.ends[side.index()];
         let lane_protection = end.lane_protection.as_mut().expect("looked at above");
         for (peer, protection) in end.forwarder.peers().iter().zip(lane_protection.peers_mut()) {
@@ -124,29 +137,29 @@ impl World {
             lane_protection.peers_mut().iter_mut().for_each(|protection| protection.on_dropped_here(now));
         }
         for (number, ended) in end.stamps.drain(..) {
-            self.promises.on_stamp(end.run, &end.ended[..ended]);
+            self.claim_checker.on_stamp(end.run, &end.ended[..ended]);
             lane_protection.on_stamp(number, now);
         }
         lane_protection.handle_timeout(now);
-        self.promises.on_peer_run(end.run, end.forwarder.peers()[0].sessions().epoch());
+        self.claim_checker.on_peer_run(end.run, end.forwarder.peers()[0].sessions().epoch());
         if self.random.random_bool(0.03) {
             self.sequence += 1;
             let id = self.sequence;
-            self.promises.on_barrier(end.run, id, &self.model, last);
+            self.claim_checker.on_barrier(end.run, id, &self.model, last);
             lane_protection.peers_mut()[0].ask_barrier(id);
             lane_protection.handle_timeout(now);
         }
         let notifications: Vec<_> =
-            std::iter::from_fn(|| lane_protection.poll_notification()).map(|(_, notice)| notice).collect();
-        let truths = Truths { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
-        self.promises.on_notifications(end.run, &notifications, truths, self.now);
+            std::iter::from_fn(|| lane_protection.poll_notification()).map(|(_, notification)| notification).collect();
+        let ground_truth = GroundTruth { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
+        self.claim_checker.on_notifications(end.run, &notifications, ground_truth, self.now);
     }
 
-    /// When a datagram that the kernel takes now leaves the host, after all before it.
+    /// When a datagram that the kernel takes now leaves the host, after all earlier ones.
     pub(super) fn leaves_at(&mut self, side: Side) -> Duration {
         let wait = self.scenario.sides[side.index()].host.wait;
         let end = &mut self.ends[side.index()];
-        if self.now < self.scenario.calm && !wait.is_zero() && self.random.random_bool(0.5) {
+        if self.now < self.scenario.faults_end && !wait.is_zero() && self.random.random_bool(0.5) {
             let after = wait.mul_f64(self.random.random());
             end.queue_free_at =
                 end.queue_free_at.max((self.now + QUEUE_MAX).min(end.queue_free_at.max(self.now) + after));
@@ -155,7 +168,8 @@ impl World {
         end.queue_free_at
     }
 
-    /// A datagram behind the ends of so many blocks has left: its timestamp is on its way, or lost.
+    /// A datagram has left: its timestamp will come, or is lost. `ended` is the number of blocks whose last datagram
+    /// the host had taken by then.
     pub(super) fn stamp(&mut self, side: Side, (number, ended): (u32, usize)) {
         let host = &self.scenario.sides[side.index()].host;
         let (loss, after) = (host.stamp_loss, host.stamp_after);

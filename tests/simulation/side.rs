@@ -13,7 +13,7 @@ impl Side {
     /// Both, in a fixed order.
     pub const BOTH: [Self; 2] = [Self::Near, Self::Far];
 
-    /// The one at the other end.
+    /// The side at the other end.
     pub fn other(self) -> Self {
         match self {
             Self::Near => Self::Far,

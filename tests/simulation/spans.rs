@@ -1,8 +1,8 @@
 //! Sets of bytes as sorted spans.
 //!
-//! It knows nothing of what the bytes are.
+//! The meaning of the bytes is not known here.
 
-/// Bytes, each once, as spans that neither overlap nor touch.
+/// A set of bytes, as spans that neither overlap nor touch.
 #[derive(Clone, Debug, Default)]
 pub struct Spans(Vec<(u32, u32)>);
 
@@ -25,7 +25,7 @@ impl Spans {
         self.0.first().filter(|&&(start, _)| start == 0).map_or(0, |&(_, end)| end)
     }
 
-    /// All bytes before `end` are in it.
+    /// Whether all bytes before `end` are in the set.
     pub fn has_all_before(&self, end: u32) -> bool {
         self.contiguous() >= end
     }

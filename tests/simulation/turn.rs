@@ -1,4 +1,5 @@
-//! One turn of a side, as a lane drives it: packets in, idle, timeouts, datagrams out, packets out, each with a budget.
+//! One turn of a side, in the order of a lane: read packets, idle, timeouts, send datagrams, deliver packets, each with
+//! a budget.
 
 use std::time::Duration;
 
@@ -18,16 +19,16 @@ use crate::packets::{Packet, number_of, profile_of};
 use crate::side::Side;
 use crate::world::{Event, World};
 
-/// No turn is over before this.
+/// The shortest turn.
 const TURN: Duration = Duration::from_micros(1);
-/// More turns in a run mean that one side wakes for nothing.
+/// With more turns in a run, one side wakes without reason.
 const TURNS_MAX: usize = 60_000;
 
 impl World {
     /// One turn of a lane.
     pub(super) fn turn(&mut self, side: Side) {
         self.turns += 1;
-        assert!(self.turns < TURNS_MAX, "{TURNS_MAX} turns by {:?}: a side wakes for nothing", self.now);
+        assert!(self.turns < TURNS_MAX, "{TURNS_MAX} turns by {:?}: a side wakes without reason", self.now);
         let now = self.start + self.now;
         let budget = self.scenario.budget;
         let mut leftover = self.take_packets(side, budget);
@@ -50,13 +51,13 @@ impl World {
         if leftover {
             end.wake_at = Some(self.now + TURN * self.random.random_range(1..40));
         } else {
-            assert!(wake.is_none_or(|at| at > now), "all work is done at {:?}, and still a timeout is due", self.now);
-            assert!(end.tun.is_empty() || wake.is_some(), "packets wait and nothing will wake the lane");
+            assert!(wake.is_none_or(|at| at > now), "all work is done at {:?}, but a timeout is still due", self.now);
+            assert!(end.tun.is_empty() || wake.is_some(), "packets wait, but no timeout will wake the lane");
             end.wake_at = wake.map(|at| at - self.start);
         }
     }
 
-    /// Reads the TUN; `true` if there is more that could be read.
+    /// Reads the TUN; returns `true` if more could be read.
     fn take_packets(&mut self, side: Side, budget: usize) -> bool {
         let now = self.start + self.now;
         let end = &mut self.ends[side.index()];
@@ -79,7 +80,8 @@ impl World {
                     let len = outgoing.packet.len().saturating_sub(view.transport_offset + 8) as u64;
                     let packets = segment_count(outgoing.header, outgoing.packet) as u64;
                     let datagrams = (view.protocol == UDP && flow.is_some()).then_some((packets, len));
-                    // What could not be noted of UDP is not counted, nor what seems to be of another connection.
+                    // UDP that could not be recorded does not count, nor does a segment that seems to be of another
+                    // connection.
                     let counted =
                         flow.filter(|flow| if view.protocol == UDP { flow.sent.packets > 0 } else { !is_stray });
                     let instance = counted.map(|flow| flow.id.instance());
@@ -90,17 +92,17 @@ impl World {
             match newly_dropped(&drops, end.forwarder.drops())[..] {
                 [] => {
                     if let Some(taken) = taken {
-                        self.promises.on_taken(end.run, taken, &self.hosts);
+                        self.claim_checker.on_taken(end.run, taken, &self.hosts);
                     }
                     let profile = profile_of(&packet.bytes);
                     self.model.on_taken(end.run, number, profile, packet);
                 }
-                // The second is of a path whose rate carries less: no other path may wait for it.
+                // `PathQueueFull` comes from a path with a low rate: other paths must not wait for it.
                 [(DropReason::NoSession | DropReason::PathQueueFull, 1)] => {
                     let has_rate = self.scenario.sides[side.index()].bytes_per_second.is_some();
                     assert!(has_rate || end.forwarder.drops().of(DropReason::PathQueueFull) == 0);
                     if let Some((number, instance)) = dropped {
-                        self.promises.on_dropped(end.run, number, instance);
+                        self.claim_checker.on_dropped(end.run, number, instance);
                     }
                 }
                 ref other => panic!("a good packet was dropped: {other:?}"),
@@ -109,7 +111,7 @@ impl World {
         !end.tun.is_empty() && end.forwarder.wants_packets()
     }
 
-    /// Sends; `true` if there is more that could be sent.
+    /// Sends; returns `true` if more could be sent.
     fn transmit(&mut self, side: Side, budget: usize) -> bool {
         let now = self.start + self.now;
         for _ in 0..budget {
@@ -118,14 +120,14 @@ impl World {
             assert_eq!(peer, PeerId(0));
             let send = train.send;
             if self.random.random_bool(0.01) {
-                // The socket is full: the same again, later.
+                // The socket is full: the same train is sent again later.
                 return true;
             }
             let mut datagrams: Vec<Vec<u8>> = train.bytes.chunks(train.datagram_len).map(<[u8]>::to_vec).collect();
             let host = &self.scenario.sides[side.index()].host;
-            let (cuts, silence) = (host.cuts, host.silence);
-            let is_stormy = self.now < self.scenario.calm;
-            if is_stormy && self.random.random_bool(host.refusal) {
+            let (gso, silent_drop) = (host.gso, host.silent_drop);
+            let is_faulty = self.now < self.scenario.faults_end;
+            if is_faulty && self.random.random_bool(host.refusal) {
                 datagrams.truncate(1);
                 end.forwarder.on_unsendable(peer, datagrams[0].len(), now);
                 let datagram = datagrams.remove(0);
@@ -145,14 +147,14 @@ impl World {
                 .filter(|lane_protection| lane_protection.peers()[0].evidence() == Evidence::Timestamps)
             {
                 numbers = Some(lane_protection.next_stamp());
-                lane_protection.on_taken(peer, send, if cuts { 1 } else { datagrams.len() }, now);
+                lane_protection.on_taken(peer, send, if gso { 1 } else { datagrams.len() }, now);
             }
             let mut is_dropped = false;
             for (place, datagram) in (0..).zip(datagrams) {
                 self.ends[side.index()].drained += datagram.len() as u64;
-                let is_packet = place == 0 || !cuts;
+                let is_packet = place == 0 || !gso;
                 if is_packet {
-                    is_dropped = is_stormy && self.random.random_bool(silence);
+                    is_dropped = is_faulty && self.random.random_bool(silent_drop);
                 }
                 let number = numbers.filter(|_| is_packet).map(|first| first.wrapping_add(place));
                 self.send(side, datagram, if is_dropped { HostFate::Dropped } else { HostFate::Taken }, number);
@@ -161,7 +163,7 @@ impl World {
         self.ends[side.index()].forwarder.poll_transmit(Trains::All, now).is_some()
     }
 
-    /// Writes the TUN; `true` if there may be more.
+    /// Writes the TUN; returns `true` if there may be more.
     fn deliver(&mut self, side: Side, budget: usize) -> bool {
         let now = self.start + self.now;
         for _ in 0..budget {
@@ -171,20 +173,20 @@ impl World {
                 lane_protection.on_incoming(&deliverable, now);
             }
             let packet = Packet { header: deliverable.header, bytes: deliverable.packet.to_vec() };
-            end.truth.adus += 1;
-            end.truth.adu_bytes += packet.bytes.len() as u64;
-            let number = number_of(&packet.bytes).expect("what is delivered is a packet");
+            end.expected_reception.adus += 1;
+            end.expected_reception.adu_bytes += packet.bytes.len() as u64;
+            let number = number_of(&packet.bytes).expect("only packets are delivered");
             self.model.on_delivered(end.run, packet, &self.scenario);
             let answer = self.hosts.on_delivered(side.other(), number, &mut self.random);
-            if let Some((side, meaning, packet)) = answer.filter(|_| self.now < self.scenario.calm) {
+            if let Some((side, info, packet)) = answer.filter(|_| self.now < self.scenario.faults_end) {
                 let at = self.now + Duration::from_micros(self.random.random_range(1..1000));
-                self.schedule(at, Event::Packet(side, packet, Some(meaning)));
+                self.schedule(at, Event::Packet(side, packet, Some(info)));
             }
         }
         true
     }
 
-    /// What waits to be sent and what is held for later is bounded.
+    /// The memory for waiting and held datagrams is bounded.
     fn check_queue(&self, side: Side) {
         let end = &self.ends[side.index()];
         let settings = &self.scenario.sides[side.index()];
@@ -197,10 +199,10 @@ impl World {
             })
             .sum();
         let waiting = end.forwarder.peers()[0].sent().bytes - end.drained;
-        // Four trains for the socket, or what the path's rate takes away in the time that a packet may wait for it.
+        // Four trains for the socket, or the bytes that the path's rate carries in the time that a packet may wait.
         let queue = settings.bytes_per_second.map_or(4 * 65_000, |rate| rate * QUEUE_MAX.as_millis() as u64 / 1000);
         assert!(waiting <= queue + longest + 1000, "{waiting} bytes wait to be sent");
         let memory = end.forwarder.memory();
-        assert!(memory <= 4 << 20, "{memory} bytes are held for what little is under way");
+        assert!(memory <= 4 << 20, "{memory} bytes are held");
     }
 }

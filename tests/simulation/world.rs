@@ -1,6 +1,6 @@
-//! Two forwarders, two links and one clock: everything that happens, in the order of virtual time.
+//! Two forwarders, two links and one clock: handles all events in the order of virtual time.
 //!
-//! What a side does in its turn is in [`turn`](crate::turn), what becomes of its datagrams in [`passage`](crate::one_way).
+//! A side's turn is in [`turn`](crate::turn), the path of its datagrams in [`one_way`](crate::one_way).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,23 +9,24 @@ use onwire::tunnel::handshake::Established;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::claims::{Promises, Truths};
+use crate::claims::{ClaimChecker, GroundTruth};
 use crate::endpoint::Endpoint;
-use crate::hosts::{Hosts, Meaning};
+use crate::hosts::{Hosts, SegmentInfo};
 use crate::keys::{Keys, Party, Run, Sealed};
 use crate::model::Model;
 use crate::one_way::Flight;
 use crate::outcome::Outcome;
 use crate::packets::{Packet, random_packet, set_number};
-use crate::scenario::{Disaster, Scenario};
+use crate::scenario::{Disruption, Scenario};
 use crate::side::Side;
 
 pub(super) enum Event {
-    /// A packet comes to the TUN; with its meaning, if it is of a connection.
-    Packet(Side, Packet, Option<Meaning>),
-    /// Something happens to this connection.
+    /// A packet comes to the TUN; with its segment info if it belongs to a connection.
+    Packet(Side, Packet, Option<SegmentInfo>),
+    /// One end of this connection acts.
     Act(usize),
-    /// A datagram leaves the host; some are stamped, under a number, and are behind the ends of so many blocks.
+    /// A datagram leaves the host. A stamped one has a timestamp id and the number of blocks whose last datagram the
+    /// host had taken by then.
     Departure(Run, Vec<u8>, Sealed, Option<(u32, usize)>),
     /// A timestamp comes.
     Stamp(Run, u32, usize),
@@ -34,10 +35,10 @@ pub(super) enum Event {
         initiator: Run,
     },
     Install(Run, Box<Established>),
-    /// As above for the initiator, whose newer initiations void the older.
+    /// As above, for the initiator; a newer initiation voids older ones.
     Complete(Run, usize, Box<Established>),
-    Disaster(Side, Disaster),
-    Calm,
+    Disruption(Side, Disruption),
+    FaultsEnd,
 }
 
 /// The simulation of one scenario.
@@ -52,17 +53,17 @@ pub struct World {
     pub(super) keys: Keys,
     pub(super) model: Model,
     pub(super) hosts: Hosts,
-    pub(super) promises: Promises,
-    /// How many packets came to each TUN.
+    pub(super) claim_checker: ClaimChecker,
+    /// Packets that came to each TUN.
     packets: [u16; 2],
     sessions: usize,
-    /// There was a second session or a restart: datagrams of sessions that are gone may come.
+    /// There was a second session or a restart, so datagrams of ended sessions may arrive.
     pub(super) sessions_end: bool,
     pub(super) turns: usize,
 }
 
 impl World {
-    /// Runs the scenario of `seed` to its end; panics when a promise is broken.
+    /// Runs the scenario of `seed` to its end; panics if a rule is violated.
     pub fn run(seed: u64) -> Outcome {
         let scenario = Scenario::of(seed);
         let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed);
@@ -79,7 +80,7 @@ impl World {
             keys: Keys::default(),
             model: Model::default(),
             hosts: Hosts::default(),
-            promises: Promises::default(),
+            claim_checker: ClaimChecker::default(),
             packets: [0; 2],
             sessions: 0,
             sessions_end: false,
@@ -104,10 +105,10 @@ impl World {
                 times.into_iter().for_each(|at| self.schedule(at, Event::Act(connection)));
             }
         }
-        for (at, side, disaster) in self.scenario.disasters.clone() {
-            self.schedule(at, Event::Disaster(side, disaster));
+        for (at, side, disruption) in self.scenario.disruptions.clone() {
+            self.schedule(at, Event::Disruption(side, disruption));
         }
-        self.schedule(self.scenario.calm, Event::Calm);
+        self.schedule(self.scenario.faults_end, Event::FaultsEnd);
         let initiator = self.ends[self.random.random_range(0..2)].run;
         self.schedule(Duration::ZERO, Event::Initiation { initiator });
     }
@@ -141,24 +142,24 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Packet(side, mut packet, meaning) => {
+            Event::Packet(side, mut packet, info) => {
                 let number = self.packets[side.index()];
                 self.packets[side.index()] += 1;
                 set_number(&mut packet.bytes, number);
-                if let Some(meaning) = meaning {
-                    self.hosts.on_sent(side, number, meaning);
+                if let Some(info) = info {
+                    self.hosts.on_sent(side, number, info);
                 }
                 self.ends[side.index()].tun.push_back((number, packet));
                 self.turn_soon(side);
             }
             Event::Act(connection) => {
-                for (side, meaning, packet) in self.hosts.act(connection, &mut self.random) {
-                    self.handle(Event::Packet(side, packet, Some(meaning)));
+                for (side, info, packet) in self.hosts.act(connection, &mut self.random) {
+                    self.handle(Event::Packet(side, packet, Some(info)));
                 }
             }
             Event::Departure(run, datagram, sealed, stamp) => {
                 let lives = self.ends[run.side.index()].run == run;
-                if lives || !self.scenario.sides[run.side.index()].host.dies {
+                if lives || !self.scenario.sides[run.side.index()].host.lost_on_restart {
                     self.depart(run.side, datagram, sealed);
                 }
                 if let (Some(stamp), true) = (stamp, lives) {
@@ -189,14 +190,17 @@ impl World {
                     self.handle(Event::Install(run, established));
                 }
             }
-            Event::Disaster(side, Disaster::Rekey) => self.initiate(self.ends[side.index()].run),
-            Event::Disaster(side, Disaster::Restart) => self.restart(side),
-            Event::Disaster(side, Disaster::Blackhole(span)) => self.ends[side.index()].link.blacken(self.now + span),
-            Event::Calm => self.ends.iter_mut().for_each(|end| end.link.heal()),
+            Event::Disruption(side, Disruption::Rekey) => self.initiate(self.ends[side.index()].run),
+            Event::Disruption(side, Disruption::Restart) => self.restart(side),
+            Event::Disruption(side, Disruption::Blackhole(span)) => {
+                self.ends[side.index()].link.black_out(self.now + span)
+            }
+            Event::FaultsEnd => self.ends.iter_mut().for_each(|end| end.link.heal()),
         }
     }
 
-    /// A lane may be busy when something comes: sometimes the turn is a little later and meets more at once.
+    /// A lane may be busy when an event comes: sometimes the turn runs a little later and handles several events at
+    /// once.
     fn turn_soon(&mut self, side: Side) {
         if self.random.random_bool(0.6) {
             self.turn(side);
@@ -213,7 +217,7 @@ impl World {
         Party { run: end.run, epoch: end.epoch, symbol_size, address: end.address }
     }
 
-    /// The responder has its keys after one delay, the initiator after two.
+    /// The responder gets its keys after one delay, the initiator after two.
     pub(super) fn initiate(&mut self, initiator: Run) {
         let side = initiator.side;
         if self.ends[side.index()].run != initiator {
@@ -254,29 +258,30 @@ impl World {
             let end = &self.ends[side.index()];
             let peer = &end.forwarder.peers()[0];
             let reception = peer.reception();
-            end.truth.check(&reception);
+            end.expected_reception.check(&reception);
             assert!(end.tun.is_empty(), "packets were left in the TUN");
-            let told = self.ends[side.other().index()].heard.as_ref().expect("a report came in the calm");
-            let mut told = told.reception;
-            // Reports are datagrams too: the last ones may have crossed.
-            assert!(reception.received - told.received <= 2, "{told:?} was reported, {reception:?} is true");
-            told.received = reception.received;
-            assert_eq!(told, reception, "what was reported is true");
+            let reported =
+                self.ends[side.other().index()].newest_report.as_ref().expect("a report came after the faults");
+            let mut reported = reported.reception;
+            // Reports are datagrams, too: the last ones may be under way.
+            assert!(reception.received - reported.received <= 2, "{reported:?} was reported, {reception:?} is correct");
+            reported.received = reception.received;
+            assert_eq!(reported, reception, "the reported reception is correct");
             outcome.taken += self.model.taken_at(side);
             outcome.delivered += self.model.delivered_to(side);
             outcome.datagrams += peer.sent().datagrams;
             outcome.recovered_blocks += reception.recovered_blocks;
             outcome.unrecoverable_blocks += reception.unrecoverable_blocks;
         }
-        Side::BOTH.into_iter().for_each(|side| self.ask_for_fates(side));
+        Side::BOTH.into_iter().for_each(|side| self.take_feedback(side));
         let last = Side::BOTH.map(|side| self.ends[side.index()].run);
         self.model.check(last, &self.scenario);
-        self.model.check_fates(last, &self.scenario, &mut outcome);
+        self.model.check_reported_outcomes(last, &self.scenario, &mut outcome);
         Side::BOTH.into_iter().for_each(|side| self.follow_protection(side));
-        let truths = Truths { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
-        self.promises.check(last, truths);
-        outcome.add(&self.promises.outcome);
-        if self.scenario.disasters.is_empty() {
+        let ground_truth = GroundTruth { model: &self.model, hosts: &self.hosts, scenario: &self.scenario };
+        self.claim_checker.check(last, ground_truth);
+        outcome.add(&self.claim_checker.outcome);
+        if self.scenario.disruptions.is_empty() {
             self.model.check_blocks(&self.scenario);
         }
         outcome

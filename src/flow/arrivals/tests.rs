@@ -1,4 +1,4 @@
-//! What arrived of a flow: in order, with holes, after wraps, and bounded.
+//! The arrivals of a flow: in order, with gaps, across sequence wraps, and bounded.
 
 use super::*;
 use crate::wire::samples;
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 const BASE: u32 = u32::MAX - 500;
 
-/// A packet of the peer, or of our end back to it.
+/// A packet from the peer, or from the local end back to it.
 fn packet(ipv4: bool, port: u16, back: bool, flags: u8, numbers: [u32; 2], len: usize) -> Vec<u8> {
     let mut transport = samples::tcp(flags, &[], len);
     let ports = if back { [5432, port] } else { [port, 5432] };
@@ -35,7 +35,7 @@ impl Bench {
         Self { arrivals: Arrivals::new(4, 7), ipv4, now: Instant::now() }
     }
 
-    /// From the peer: flags, where the segment begins, how long it is.
+    /// A segment from the peer: flags, where it begins and how long it is.
     fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) -> Option<Brought> {
         let bytes = packet(self.ipv4, port, false, flags, [BASE.wrapping_add(begin), 1], len);
         let view = PacketView::parse(&bytes).unwrap();
@@ -60,7 +60,7 @@ impl Bench {
 const ACK: u8 = TcpHeader::ACK;
 
 #[test]
-fn gaps_are_named_by_their_bytes_and_filled_over_the_wrap_of_the_numbers() {
+fn gaps_are_reported_in_bytes_and_filled_across_the_sequence_wrap() {
     for ipv4 in [true, false] {
         let mut bench = Bench::new(ipv4);
         bench.came(1, TcpHeader::SYN, u32::MAX, 0);
@@ -75,7 +75,7 @@ fn gaps_are_named_by_their_bytes_and_filled_over_the_wrap_of_the_numbers() {
         assert_eq!(bench.state(), (700, vec![(700, 900)], None));
         bench.acked(1, ACK, 500);
         assert_eq!((bench.state().2, bench.flow(1).unacknowledged()), (Some(500), 200));
-        // It went round the appliance.
+        // These bytes took a path around the appliance.
         bench.acked(1, ACK, 950);
         assert_eq!(bench.state(), (1000, vec![], Some(950)));
         assert_eq!(bench.flow(1).gap_since, None);
@@ -83,7 +83,7 @@ fn gaps_are_named_by_their_bytes_and_filled_over_the_wrap_of_the_numbers() {
 }
 
 #[test]
-fn a_flow_is_over_when_its_end_is_acknowledged_or_it_is_broken_off() {
+fn a_flow_is_over_when_its_fin_is_acknowledged_or_it_is_reset() {
     let mut bench = Bench::new(true);
     assert!((1..4).all(|port| bench.came(port, ACK, 0, 100).is_some()));
     bench.came(1, ACK | TcpHeader::FIN, 100, 50);
@@ -96,7 +96,7 @@ fn a_flow_is_over_when_its_end_is_acknowledged_or_it_is_broken_off() {
 }
 
 #[test]
-fn a_sender_that_broke_off_behind_a_packet_that_the_lan_lost_hid_that_it_was_lost() {
+fn a_reset_by_the_sender_does_not_hide_bytes_lost_on_the_lan() {
     let mut bench = Bench::new(true);
     bench.came(1, ACK, 0, 100);
     bench.acked(1, ACK, 60);
@@ -107,21 +107,21 @@ fn a_sender_that_broke_off_behind_a_packet_that_the_lan_lost_hid_that_it_was_los
 }
 
 #[test]
-fn what_is_to_be_kept_and_what_is_acknowledged_is_told_with_the_end_of_the_stream() {
+fn byte_ranges_and_acknowledgements_count_the_fin_as_one() {
     let mut bench = Bench::new(true);
     let told = |slot, begin, upto, is_new| Some(Brought { slot, begin, upto, is_new, clock: None });
     assert_eq!(bench.came(1, TcpHeader::SYN, u32::MAX, 0), told(0, 0, 0, true));
     assert_eq!(bench.came(2, TcpHeader::SYN, u32::MAX, 0), told(1, 0, 0, true));
     assert_eq!(bench.came(1, ACK, 0, 100), told(0, 0, 100, false));
     assert_eq!(bench.came(1, ACK | TcpHeader::FIN, 100, 50), told(0, 100, 151, false));
-    assert_eq!(bench.came(3, ACK, 5, 0), None, "of a flow that is not known, without a byte");
+    assert_eq!(bench.came(3, ACK, 5, 0), None, "no bytes of an unknown flow");
     let told = |upto, is_open, reset| Some(Acknowledged { slot: 0, upto, is_open, reset });
     assert_eq!(bench.acked(1, ACK, 150), told(Some(150), true, false));
     assert_eq!(bench.acked(1, ACK, 151), told(Some(151), true, false));
     assert_eq!(bench.acked(1, 0, 151), told(None, true, false));
     let mut shut = packet(true, 1, true, ACK, [9, BASE], 0);
     shut[34..36].fill(0);
-    // Whose checksum is not made yet.
+    // Its checksum is not computed yet.
     let partial = VirtioHeader { flags: VirtioHeader::NEEDS_CSUM, ..VirtioHeader::default() };
     let shut = bench.arrivals.on_outgoing(&PacketView::parse(&shut).unwrap(), &shut, partial, bench.now);
     assert_eq!(shut, told(Some(0), false, false));
@@ -130,7 +130,7 @@ fn what_is_to_be_kept_and_what_is_acknowledged_is_told_with_the_end_of_the_strea
 }
 
 #[test]
-fn a_new_connection_on_the_same_ports_begins_anew_and_a_repeated_beginning_does_not() {
+fn a_new_syn_on_the_same_ports_starts_a_new_count_and_a_repeated_syn_does_not() {
     let mut bench = Bench::new(true);
     bench.came(1, TcpHeader::SYN, u32::MAX, 0);
     bench.came(1, ACK, 0, 100);
@@ -139,13 +139,13 @@ fn a_new_connection_on_the_same_ports_begins_anew_and_a_repeated_beginning_does_
     bench.came(1, TcpHeader::SYN | ACK, 999_999, 0);
     bench.came(1, ACK, 1_000_000, 10);
     assert_eq!((bench.state(), bench.flow(1).sequence(0)), ((10, vec![], None), BASE.wrapping_add(1_000_000)));
-    // What is out of every window is of no connection that we know.
+    // A segment outside every window belongs to no known connection.
     bench.came(1, ACK, 1 << 31, 10);
     assert_eq!(bench.state().0, 10);
 }
 
 #[test]
-fn a_forged_acknowledgement_or_end_does_not_hide_what_is_missing() {
+fn a_forged_acknowledgement_or_fin_does_not_hide_missing_bytes() {
     let mut bench = Bench::new(true);
     bench.came(1, TcpHeader::SYN, u32::MAX, 0);
     bench.came(1, ACK, 0, 400);
@@ -153,19 +153,19 @@ fn a_forged_acknowledgement_or_end_does_not_hide_what_is_missing() {
     bench.acked(1, ACK, 300);
     let missing = (400, vec![(400, 600)], Some(300));
     bench.acked(1, ACK, 701);
-    assert_eq!(bench.state(), missing, "more than has come");
+    assert_eq!(bench.state(), missing, "more than has arrived");
     for flags in [ACK, TcpHeader::RST] {
-        // A number that the peer's end did not ask for.
+        // A sequence number that the peer's end would not accept.
         let bytes = packet(true, 1, true, flags, [1 << 28, BASE.wrapping_add(700)], 0);
         let view = PacketView::parse(&bytes).unwrap();
         bench.arrivals.on_outgoing(&view, &bytes, VirtioHeader::default(), bench.now);
     }
     bench.came(1, TcpHeader::RST, 1 << 28, 0);
-    // An end in the window that acknowledges what our end never sent.
+    // A FIN inside the window that acknowledges bytes which the local end never sent.
     let bytes = packet(true, 1, false, ACK | TcpHeader::FIN, [BASE.wrapping_add(300), 1 << 28], 0);
     let view = PacketView::parse(&bytes).unwrap();
     bench.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, bench.now);
-    // In the windows, with a wrong checksum.
+    // Inside the windows, with a wrong checksum.
     for (back, flags, numbers, len) in
         [(true, ACK, [9, 700], 0), (false, ACK, [400, 1], 200), (false, ACK | TcpHeader::FIN, [300, 1], 0)]
     {
@@ -184,7 +184,7 @@ fn a_forged_acknowledgement_or_end_does_not_hide_what_is_missing() {
 }
 
 #[test]
-fn the_table_is_bounded_and_the_longest_idle_gives_way() {
+fn the_table_is_bounded_and_evicts_the_longest_idle_flow() {
     let mut bench = Bench::new(true);
     assert!((1..=4).all(|port| bench.came(port, ACK, 0, 1).is_some_and(|brought| brought.is_new)));
     bench.came(1, ACK, 1, 1);
@@ -195,7 +195,7 @@ fn the_table_is_bounded_and_the_longest_idle_gives_way() {
 }
 
 #[test]
-fn what_two_lanes_were_given_is_put_together() {
+fn the_arrivals_of_two_lanes_are_merged() {
     let (mut near, mut far) = (Bench::new(true), Bench::new(true));
     near.came(1, TcpHeader::SYN, u32::MAX, 0);
     near.came(1, ACK, 0, 100);
@@ -214,7 +214,7 @@ fn what_two_lanes_were_given_is_put_together() {
 
 proptest! {
     #[test]
-    fn agrees_with_a_set_of_bytes_and_never_says_more(
+    fn agrees_with_a_set_of_bytes_and_never_claims_more(
         steps in prop::collection::vec((0u32..300, 1usize..40, any::<bool>()), 1..60),
     ) {
         let mut bench = Bench::new(true);

@@ -1,19 +1,19 @@
-//! What is true of a flow or not, in one byte: every packet touches it.
+//! Boolean properties of a flow in one byte, because every packet touches it.
 
-/// Some of the marks below.
+/// A set of the marks below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u8);
 
 impl Marks {
-    /// What came before offset 0 is protected or acknowledged, or there was nothing.
+    /// Everything before offset 0 is protected or acknowledged, or there was nothing.
     pub const ANCHORED: u8 = 1;
-    /// Our end has no more to send.
+    /// The local end has sent its FIN.
     pub const SENT_FIN: u8 = 2;
-    /// The other end has no more to send.
+    /// The other end has sent its FIN.
     pub const RECEIVED_FIN: u8 = 4;
-    /// One end broke it off.
+    /// One end has reset the connection.
     pub const BROKEN_OFF: u8 = 8;
-    /// There may still be packets of the connection before.
+    /// Packets of the previous connection may still come.
     pub const GUARDED: u8 = 16;
     /// A SYN was sent that the other end has not answered.
     pub const SYN_WAITS: u8 = 32;
@@ -29,7 +29,7 @@ impl Marks {
         self.0 = if is_set { self.0 | marks } else { self.0 & !marks };
     }
 
-    /// The same with `marks` set or cleared.
+    /// A copy with `marks` set or cleared.
     pub fn with(mut self, marks: u8, is_set: bool) -> Self {
         self.set(marks, is_set);
         self

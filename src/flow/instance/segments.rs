@@ -1,4 +1,4 @@
-//! What a TCP segment in either direction says of a flow's bytes, if its receiver would take it.
+//! What a TCP segment in either direction means for a flow's bytes, if its receiver would accept it.
 
 use std::time::Instant;
 
@@ -10,17 +10,17 @@ use crate::flow::sequence::{self, Previous, REACH};
 use crate::notify::message::{Level, Origin};
 use crate::wire::packet::TcpHeader;
 
-/// So many segments in a row that fit nowhere mean that a connection began behind our back.
+/// After this many stray segments in a row, a new connection has begun unseen.
 const STRAYS_MAX: u8 = 8;
 
 /// What a segment that was sent means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::flow) enum Sent {
-    /// It carries nothing that needs protection, or only what is acknowledged.
+    /// It carries nothing that needs protection, or only acknowledged bytes.
     Nothing,
     /// It carries these bytes.
     Bytes(Span),
-    /// It is not of this connection, or its receiver would not take it.
+    /// It is not of this connection, or its receiver would not accept it.
     Stray,
     /// It begins another connection, whose first byte has this sequence number.
     Begins(Origin, u32),
@@ -31,16 +31,17 @@ pub(in crate::flow) enum Sent {
 pub(in crate::flow) enum Answer {
     /// Nothing, or more of this flow is acknowledged than before.
     Fits,
-    /// It acknowledges what was never seen, or its receiver would not take it.
+    /// It acknowledges bytes that were never seen, or its receiver would not accept it.
     Implausible,
     /// It answers a SYN that was never seen: this connection is over.
     Contradicts,
-    /// It answers a SYN that was sent while this connection lived: another begins, with this base, and both ends' numbers.
+    /// It answers a SYN that was sent while this connection was alive: a new connection begins, with this base and the
+    /// numbers and windows of both ends.
     Begins(Origin, u32, Ends),
 }
 
 impl Flow {
-    /// A segment with `payload` bytes, `header` in front, was sent. `scale` is that of a SYN.
+    /// The segment of `header` was sent, with `payload` bytes. `scale` is the window scale of a SYN.
     pub fn on_segment_sent(&mut self, header: &TcpHeader, payload: u32, scale: Option<u8>, now: Instant) -> Sent {
         if header.flags & TcpHeader::RST != 0 {
             if !self.ends.takes_sent_reset(header, self.sequence(self.acked), self.sequence(self.sent)) {
@@ -78,7 +79,7 @@ impl Flow {
         if end > self.sent as i64 {
             self.sent = end as u64;
             if payload > 0 {
-                // Who broke off or was done does not send more: it was a stray that said so.
+                // An end that has reset or finished the connection sends no more data: that RST or FIN was a stray.
                 self.marks.set(Marks::BROKEN_OFF | Marks::SENT_FIN, false);
             }
         }
@@ -92,10 +93,10 @@ impl Flow {
         }
     }
 
-    /// No window that the other end offers can include `start`.
+    /// No window of the other end can include `start`.
     ///
-    /// Whoever could move `sent` further, by forged segments, would have true ones taken for those of another turn of the
-    /// sequence numbers, gigabytes ahead. Where no acknowledgement comes by, what is contiguous is as good as one.
+    /// If forged segments could move `sent` further, genuine segments would be mapped to a later turn of the sequence
+    /// numbers, gigabytes ahead. Where no acknowledgements are seen, the contiguous bytes serve as the limit instead.
     #[inline]
     fn is_out_of_reach(&self, start: i64) -> bool {
         let reaches = |floor: u64| start <= floor as i64 + REACH;
@@ -105,14 +106,15 @@ impl Flow {
     fn on_syn_sent(&mut self, header: &TcpHeader, payload: u32, scale: Option<u8>, previous: Option<Previous>) -> Sent {
         let base = header.sequence.wrapping_add(1);
         if base == self.base && self.is_closed() && self.sent > self.rest.in_syn.into() {
-            // Nobody repeats the SYN of a connection that is over: whoever numbers them all alike begins another one.
+            // The SYN of a closed connection is not repeated: this is a new connection of an end that always uses the
+            // same initial number.
             return Sent::Begins(Origin::Start, base);
         }
         if base == self.base {
             self.marks.set(Marks::ANCHORED, true);
             self.ends.on_sent(header, scale);
-            // Data in a SYN (RFC 7413) may be refused by the other end even if it arrives. It counts when it
-            // is acknowledged or sent again.
+            // The other end may refuse data in a SYN (RFC 7413) even if the data arrives. It counts when it is
+            // acknowledged or sent again.
             self.sent = self.sent.max(payload.into());
             self.rest.in_syn = self.rest.in_syn.max(payload);
             return Sent::Nothing;
@@ -123,7 +125,8 @@ impl Flow {
         if !self.ends.has_edge() || self.is_closed() {
             return Sent::Begins(Origin::Start, base);
         }
-        // Anybody can send a SYN. The other end of a connection that lives answers it only if it knows of none any more.
+        // A SYN can be forged. The other end of a live connection acknowledges one only if it no longer knows the
+        // connection.
         let mut ends = Ends::default();
         ends.on_sent(header, scale);
         self.rest.syn = Some((base, ends));
@@ -131,7 +134,7 @@ impl Flow {
         Sent::Nothing
     }
 
-    /// A segment with `payload` bytes came from the other end. `scale` is that of a SYN.
+    /// A segment with `payload` bytes came from the other end. `scale` is the window scale of a SYN.
     pub fn on_segment_received(&mut self, header: &TcpHeader, payload: u32, scale: Option<u8>, now: Instant) -> Answer {
         let has = |flag: u8| header.flags & flag != 0;
         let previous = self.previous(now);
@@ -139,12 +142,12 @@ impl Flow {
             if !self.ends.takes_reset(header, self.base, self.sequence(self.sent)) {
                 return Answer::Implausible;
             }
-            // Its acknowledgement says that the bytes arrived, not that anybody has them.
+            // The acknowledgement of an RST shows that the bytes arrived, not that a program has them.
             self.marks.set(Marks::BROKEN_OFF, true);
             return Answer::Fits;
         }
         if !has(TcpHeader::ACK) {
-            // Where the other end begins a new connection, our SYN in answer will tell.
+            // If the other end begins a new connection with this SYN, the local end's SYN|ACK will show it.
             return Answer::Fits;
         }
         if self.marks.has(Marks::SYN_WAITS)
@@ -154,8 +157,8 @@ impl Flow {
         }
         let acked = header.acknowledgement;
         let offset = sequence::offset(acked, self.base, self.sent);
-        // The answer to a SYN acknowledges no more than what the SYN carried. If it does, it belongs to a connection that
-        // began behind our back, and what it acknowledges was never sent by this one.
+        // The answer to a SYN acknowledges no more than the SYN carried. If this one does, it belongs to a connection
+        // that began unseen, and this connection never sent the bytes that it acknowledges.
         if has(TcpHeader::SYN) && !(0..=i64::from(self.rest.in_syn)).contains(&offset) {
             return match self.rest.origin == Origin::Middle || previous.is_some_and(|previous| previous.began_at(acked))
             {
@@ -166,7 +169,7 @@ impl Flow {
         if !has(TcpHeader::SYN) && previous.is_some_and(|previous| previous.covers(acked, 0)) {
             return Answer::Fits;
         }
-        // A SYN that acknowledges ours tells the other end's number.
+        // A SYN|ACK brings the other end's initial number, so it cannot be checked against one.
         let taken = has(TcpHeader::SYN) || self.ends.takes_answer(header);
         if !taken || offset > self.sent as i64 + i64::from(self.marks.has(Marks::SENT_FIN)) {
             return Answer::Implausible;

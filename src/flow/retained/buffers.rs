@@ -1,11 +1,11 @@
-//! Memory for the packets that are kept: buffers of a few sizes, the one given back last used first, because it is still
-//! in the processor's cache.
+//! Memory for kept packets: buffers of a few sizes. The buffer returned last is reused first, because it is still in
+//! the processor's cache.
 
 /// The smallest buffer.
 const SMALLEST: usize = 256;
-/// Each size is twice the one before: 128 KB is more than any packet has.
+/// Each size is twice the one before. The largest, 128 KB, exceeds any packet.
 const SIZES: usize = 10;
-/// Unused buffers hold no more than this in all.
+/// Unused buffers hold at most this many bytes in total.
 const UNUSED_MAX: usize = 8 << 20;
 
 /// Unused buffers.
@@ -16,12 +16,12 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// What a buffer for `len` bytes takes.
+    /// The size of a buffer for `len` bytes.
     pub fn size(len: usize) -> usize {
         len.max(SMALLEST).next_power_of_two()
     }
 
-    /// A copy of these bytes, beside which the unused hold no more than `unused_max`.
+    /// Copies `bytes` into a buffer, and shrinks the unused buffers to `unused_max` bytes.
     pub fn copy(&mut self, bytes: &[u8], unused_max: usize) -> Vec<u8> {
         let size = Self::size(bytes.len());
         let found = self.unused.get_mut(place(size)).and_then(Vec::pop);
@@ -34,7 +34,7 @@ impl Buffers {
         buffer
     }
 
-    /// Takes a buffer back that [`copy`](Self::copy) gave.
+    /// Returns a buffer that came from [`copy`](Self::copy).
     pub fn give_back(&mut self, mut buffer: Vec<u8>) {
         let size = Self::size(buffer.len());
         buffer.clear();
@@ -45,7 +45,7 @@ impl Buffers {
         }
     }
 
-    /// Bytes of the unused.
+    /// Bytes in unused buffers.
     pub fn unused_bytes(&self) -> usize {
         self.unused_bytes
     }
@@ -55,7 +55,7 @@ impl Buffers {
         if self.unused_bytes <= bytes {
             return;
         }
-        // The largest first: that is done soonest.
+        // Largest first: that takes the fewest steps.
         for (place, unused) in self.unused.iter_mut().enumerate().rev() {
             while self.unused_bytes > bytes && unused.pop().is_some() {
                 self.unused_bytes -= SMALLEST << place;
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_buffer_given_back_last_is_used_first_and_the_unused_are_bounded() {
+    fn the_buffer_returned_last_is_reused_first_and_unused_buffers_are_bounded() {
         let mut buffers = Buffers::default();
         let sizes = [0, 1, 256, 257, 1500, 65_535, 65_575].map(Buffers::size);
         assert_eq!(sizes, [256, 256, 256, 512, 2048, 65_536, 131_072]);
@@ -86,7 +86,7 @@ mod tests {
         let third = buffers.copy(&[3; 2000], usize::MAX);
         assert_eq!((third.as_ptr(), &third[..]), (at, &[3; 2000][..]));
         assert_eq!(buffers.unused_bytes(), 2048);
-        // Of a size of which there is none, with no room beside the unused.
+        // No unused buffer has this size, and `unused_max` leaves no room for the unused ones.
         buffers.give_back(third);
         let fourth = buffers.copy(&[4; 100], 1000);
         assert_eq!(buffers.unused_bytes(), 0);

@@ -1,25 +1,25 @@
-//! When the lowest packet of a flow that is not acknowledged is sent again: after a time that doubles from try to try, as
-//! TCP does it (RFC 6298), at once when our end has just acknowledged what was sent again before, and not for ever.
+//! When the lowest unacknowledged packet of a flow is sent again: after a time that doubles with each try, as in TCP
+//! (RFC 6298), or at once when the local end has just acknowledged the previous repeat. The number of tries is limited.
 //!
-//! One packet of a flow is on its way at a time. What is missing behind it shows when it is acknowledged.
+//! One packet of a flow is under way at a time. Once it is acknowledged, the next missing packet is known.
 
 use std::time::{Duration, Instant};
 
-/// From the last packet of a flow until the first is sent again: longer than a TCP delays an acknowledgement.
+/// From a flow's last packet to its first repeat: longer than a TCP delays an acknowledgement.
 pub const FIRST: Duration = Duration::from_millis(200);
 /// The longest time between two tries.
 const LONGEST: Duration = Duration::from_secs(4);
-/// Tries without any word from our end: four minutes. Each word of it allows one more.
+/// Tries without a segment from the local end: four minutes. Each segment from it allows one more.
 const TRIES_MAX: u32 = 64;
 
 /// The state of one flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeats {
-    /// When something of it was last sent, by its sender or again.
+    /// When a packet of it was last sent, by its sender or as a repeat.
     sent_at: Instant,
     wait: Duration,
     tries: u32,
-    /// Our end has said that it has no room.
+    /// The local end has closed its window.
     is_shut: bool,
 }
 
@@ -28,18 +28,18 @@ impl Repeats {
         Self { sent_at: now, wait: FIRST, tries: 0, is_shut: false }
     }
 
-    /// The sender lives.
+    /// The sender has sent a packet: it is alive.
     #[inline]
     pub fn on_handed_on(&mut self, now: Instant) {
         (self.sent_at, self.wait, self.tries) = (now, FIRST, 0);
     }
 
-    /// When to send again; never if it was tried often enough.
+    /// When to send again; never once the tries are used up.
     pub fn due_at(&self) -> Option<Instant> {
         (self.tries < TRIES_MAX).then(|| self.sent_at + self.wait)
     }
 
-    /// It was sent again; gives when it will be next.
+    /// A packet was sent again; returns the time of the next repeat.
     pub fn on_repeated(&mut self, now: Instant) -> Instant {
         self.sent_at = now;
         self.wait = (self.wait * 2).min(LONGEST);
@@ -47,11 +47,11 @@ impl Repeats {
         now + self.wait
     }
 
-    /// Our end has spoken, and there is more that it has not acknowledged; `is_news` if it has acknowledged something.
-    /// Gives when to send again, where that has changed.
+    /// The local end sent a segment, and unacknowledged packets remain; `is_news` if the segment acknowledged something
+    /// new. Returns when to send again, if that has changed.
     pub fn on_word(&mut self, is_news: bool, is_open: bool, now: Instant) -> Option<Instant> {
         let was_shut = std::mem::replace(&mut self.is_shut, !is_open);
-        // Not while its sender may live: that is the one to judge.
+        // No repeat was sent yet: the sender may be alive and retransmits itself.
         if self.tries == 0 {
             return None;
         }

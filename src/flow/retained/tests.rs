@@ -1,5 +1,5 @@
-//! Packets that are kept, against a plain list, a LAN that loses, and ends that say too little. No clock runs: time is
-//! counted.
+//! Compares kept packets with a plain list; simulates a lossy LAN and local ends that acknowledge little. Time is
+//! passed in, not measured.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ fn handed(slot: u32, begin: u64, upto: u64, packet: &[u8]) -> Handed<'_> {
     Handed { slot, peer: (slot % 2) as u16, begin, upto, header: header(upto as u16), packet, clock: None }
 }
 
-/// Numbers of the packets of a flow, from the lowest byte on.
+/// The packets of a flow, lowest byte first.
 fn list(retained: &Retained, slot: u32) -> Vec<(u64, u64, usize)> {
     let mut found = Vec::new();
     let mut at = retained.flows.get(slot as usize).and_then(Option::as_ref).map_or(NONE, |flow| flow.head);
@@ -28,7 +28,7 @@ fn list(retained: &Retained, slot: u32) -> Vec<(u64, u64, usize)> {
     found
 }
 
-/// The same by the plainest means: one list in order of age.
+/// The reference model: one list in order of age.
 #[derive(Default)]
 struct Model {
     packets: Vec<(u32, u64, u64, usize)>,
@@ -103,7 +103,7 @@ proptest! {
                     let is_known = retained.flows.get(slot as usize).is_some_and(Option::is_some);
                     let acked = model.acked.entry(slot).or_default();
                     *acked = if is_known { upto.max(*acked) } else { 0 };
-                    // From the front only: what overlaps goes when its turn comes.
+                    // Only from the front: overlapping packets are dropped when they are first.
                     while let Some(first) = model.list(slot).first().filter(|it| it.1 <= model.acked[&slot]).copied() {
                         let first = (slot, first.0, first.1, first.2);
                         let at = model.packets.iter().position(|it| *it == first).unwrap();
@@ -131,9 +131,9 @@ proptest! {
         }
     }
 
-    /// A TCP at our end behind a LAN that loses, and a sender that is gone.
+    /// The local TCP behind a lossy LAN, and a sender that is gone.
     #[test]
-    fn whatever_the_lan_loses_behind_a_sender_that_is_gone_arrives(seed in 0u64..1_000_000, percent in 0u32..40) {
+    fn every_packet_lost_on_the_lan_arrives_after_the_sender_is_gone(seed in 0u64..1_000_000, percent in 0u32..40) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let start = Instant::now();
         let mut now = start;
@@ -152,7 +152,7 @@ proptest! {
                 if !is_lost(&mut rng) {
                     end.take(begin, upto);
                 }
-                // Its word may be lost as well; a later one says the same.
+                // The acknowledgement may be lost too; a later one covers it.
                 if !is_lost(&mut rng) {
                     retained.on_acknowledged(slot, end.upto, true, now);
                 }
@@ -160,11 +160,11 @@ proptest! {
             }
             ends[slot as usize].all = begin;
         }
-        prop_assert!(retained.poll(|_| false, now + Duration::from_secs(10)).is_none(), "the senders live");
+        prop_assert!(retained.poll(|_| false, now + Duration::from_secs(10)).is_none(), "the senders are alive");
         let wanted = |ends: &[Receiver]| ends.iter().any(|end| end.upto < end.all);
         while wanted(&ends) {
             let next = retained.deadline(|_| Some(start));
-            now = now.max(next.expect("something is missing"));
+            now = now.max(next.expect("a packet is missing"));
             prop_assert!(now < start + Duration::from_secs(240));
             while let Some((header, bytes)) = retained.poll(|_| true, now) {
                 let slot = u32::from(bytes[0]);
@@ -187,7 +187,7 @@ proptest! {
     }
 }
 
-/// What a TCP has.
+/// The receive state of a TCP.
 #[derive(Clone, Default)]
 struct Receiver {
     sent: BTreeMap<u8, (u64, u64, [u8; 2])>,
@@ -209,19 +209,19 @@ fn at(start: Instant, millis: u64) -> Instant {
     start + Duration::from_millis(millis)
 }
 
-/// How often it sends until `until`, if nothing is heard.
+/// Counts the repeats until `until`; `on_repeat` is called after each one.
 fn repeats(
     retained: &mut Retained,
     mut now: Instant,
     until: Instant,
-    mut word: impl FnMut(&mut Retained, Instant),
+    mut on_repeat: impl FnMut(&mut Retained, Instant),
 ) -> u32 {
     let mut count = 0;
     let start = now;
     while now < until {
         if retained.poll(|_| true, now).is_some() {
             count += 1;
-            word(retained, now);
+            on_repeat(retained, now);
         } else {
             let Some(next) = retained.deadline(|_| Some(start)) else { break };
             now = next.max(now + Duration::from_micros(1));
@@ -231,13 +231,13 @@ fn repeats(
 }
 
 #[test]
-fn what_is_missing_is_sent_again_from_the_lowest_on_and_only_while_its_sender_is_silent() {
+fn missing_packets_are_repeated_lowest_first_and_only_while_the_sender_is_silent() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     for number in [1, 0, 2] {
         retained.keep(&handed(0, number * 100, number * 100 + 100, &[number as u8; 100]), start);
     }
-    // A pure end of the stream, which an acknowledgement of the bytes alone does not acknowledge.
+    // A segment with only a FIN: an acknowledgement of the bytes alone does not acknowledge it.
     retained.keep(&handed(0, 300, 301, &[3; 40]), start);
     assert_eq!(retained.kept(0), 301);
     let sent = |retained: &mut Retained, now| retained.poll(|peer| peer == 0, now).map(|(_, bytes)| bytes[0]);
@@ -250,25 +250,25 @@ fn what_is_missing_is_sent_again_from_the_lowest_on_and_only_while_its_sender_is
     assert_eq!(sent(&mut retained, at(start, 212)), None, "one at a time");
     retained.on_acknowledged(0, 150, true, at(start, 212));
     assert_eq!(retained.kept(0), 151);
-    assert_eq!(sent(&mut retained, at(start, 212)), Some(1), "at once, because the last one was of use");
+    assert_eq!(sent(&mut retained, at(start, 212)), Some(1), "at once, because the last repeat was acknowledged");
     retained.on_acknowledged(0, 150, true, at(start, 213));
-    assert_eq!(sent(&mut retained, at(start, 213)), None, "it says nothing new");
-    assert_eq!(sent(&mut retained, at(start, 632)), Some(1), "then after twice the time");
-    // The sender is heard again: that is the one to send.
+    assert_eq!(sent(&mut retained, at(start, 213)), None, "no new acknowledgement");
+    assert_eq!(sent(&mut retained, at(start, 632)), Some(1), "then after twice the wait");
+    // The sender is alive again and retransmits itself.
     retained.on_acknowledged(0, 200, true, at(start, 640));
     assert!(retained.poll(|_| false, at(start, 640)).is_none());
     assert!(retained.poll(|_| false, at(start, 10_000)).is_none());
     retained.keep(&handed(0, 301, 401, &[4; 100]), at(start, 10_000));
     retained.on_acknowledged(0, 300, true, at(start, 10_001));
     assert_eq!(sent(&mut retained, at(start, 10_002)), None);
-    assert_eq!(sent(&mut retained, at(start, 10_201)), Some(3), "the end of the stream");
+    assert_eq!(sent(&mut retained, at(start, 10_201)), Some(3), "the FIN");
     retained.on_acknowledged(0, 401, true, at(start, 10_202));
     assert_eq!((retained.kept(0), retained.is_empty()), (0, true));
     assert_eq!(retained.tally().repeated, 4);
 }
 
 #[test]
-fn an_end_that_has_no_room_is_asked_seldom_and_gets_more_the_moment_it_has() {
+fn a_closed_window_is_probed_rarely_and_an_opened_one_gets_a_packet_at_once() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     (0..100).for_each(|number| retained.keep(&handed(0, number * 1000, number * 1000 + 1000, &[0; 1000]), start));
@@ -282,23 +282,26 @@ fn an_end_that_has_no_room_is_asked_seldom_and_gets_more_the_moment_it_has() {
 }
 
 #[test]
-fn an_end_that_says_nothing_more_is_left_alone_until_it_does() {
+fn a_silent_local_end_gets_no_more_repeats_until_it_sends_a_segment() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     retained.keep(&handed(0, 0, 1000, &[0; 1000]), start);
     let tried = repeats(&mut retained, start, at(start, 3_600_000), |_, _| ());
     assert_eq!(tried, 64);
-    assert_eq!(retained.deadline(|_| Some(start)), None, "nobody wakes for it");
+    assert_eq!(retained.deadline(|_| Some(start)), None, "no wake-up is scheduled");
     assert_eq!(retained.kept(0), 1000);
     let now = at(start, 3_600_000);
     retained.on_acknowledged(0, 0, true, now);
-    assert_eq!(repeats(&mut retained, now, at(start, 7_200_000), |_, _| ()), 1, "a word of it is worth one try");
+    assert_eq!(repeats(&mut retained, now, at(start, 7_200_000), |_, _| ()), 1, "a segment allows one more try");
     retained.on_acknowledged(0, 400, true, at(start, 7_200_000));
-    assert!(repeats(&mut retained, at(start, 7_200_000), at(start, 7_210_000), |_, _| ()) > 3, "and news all of them");
+    assert!(
+        repeats(&mut retained, at(start, 7_200_000), at(start, 7_210_000), |_, _| ()) > 3,
+        "a new acknowledgement allows all tries again"
+    );
 }
 
 #[test]
-fn flows_without_number_whose_end_never_acknowledges_are_bounded() {
+fn memory_is_bounded_for_many_flows_that_are_never_acknowledged() {
     let start = Instant::now();
     let bounds = Bounds { memory: 8 << 20, flow: 1 << 20 };
     let mut retained = Retained::new(bounds);
@@ -306,7 +309,7 @@ fn flows_without_number_whose_end_never_acknowledges_are_bounded() {
     let mut kept = 0;
     for round in 0..40u64 {
         for slot in 0..10_000 {
-            // Every size, and one flow with much more than the others.
+            // All sizes, and one flow with far more bytes than the others.
             let len = if slot == 0 { 60_000 } else { 100 + (slot as usize * 7 + round as usize * 311) % 3000 };
             let times = if slot == 0 { 25 } else { 1 };
             for number in 0..times {
@@ -321,8 +324,8 @@ fn flows_without_number_whose_end_never_acknowledges_are_bounded() {
         assert!(tally.memory > bounds.memory / 2, "the bound is used: {tally:?}");
         assert_eq!(tally.dropped + tally.packets, kept);
     }
-    assert!(retained.entries.len() <= bounds.memory / (256 + ENTRY_COST), "so are the tables");
-    // All of them are due at once: the LAN is not flooded.
+    assert!(retained.entries.len() <= bounds.memory / (256 + ENTRY_COST), "the tables are bounded, too");
+    // All flows are due at once: the LAN is not flooded.
     let mut bytes = 0;
     for milli in 1000..2000 {
         while let Some((_, packet)) = retained.poll(|_| true, at(start, milli)) {
@@ -338,7 +341,7 @@ fn flows_without_number_whose_end_never_acknowledges_are_bounded() {
 }
 
 #[test]
-fn a_flow_that_is_forgotten_leaves_nothing_in_the_queue() {
+fn a_forgotten_flow_leaves_no_entry_in_the_due_queue() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     for slot in 0..4 {
@@ -348,11 +351,11 @@ fn a_flow_that_is_forgotten_leaves_nothing_in_the_queue() {
     [1, 2].into_iter().for_each(|slot| retained.forget(slot));
     retained.keep(&handed(1, 0, 100, &[9; 100]), at(start, 300));
     assert!(retained.poll(|_| true, at(start, 300)).is_some_and(|(_, bytes)| bytes[0] == 3));
-    assert!(retained.poll(|_| true, at(start, 300)).is_none(), "another connection has its time");
+    assert!(retained.poll(|_| true, at(start, 300)).is_none(), "the new connection starts its own wait");
 }
 
 #[test]
-fn what_comes_far_out_of_order_costs_a_bounded_search() {
+fn a_packet_far_out_of_order_costs_a_bounded_search() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     (0..2000).rev().for_each(|number| retained.keep(&handed(0, number * 10, number * 10 + 10, &[1]), start));
@@ -366,7 +369,7 @@ fn what_comes_far_out_of_order_costs_a_bounded_search() {
 }
 
 #[test]
-fn what_is_sent_again_bears_the_latest_clock_or_the_mirror_throws_it_away() {
+fn a_repeated_packet_carries_the_senders_latest_timestamp() {
     let start = Instant::now();
     let mut retained = Retained::new(Bounds::default());
     let packet = |clock: u32, len: usize| {
@@ -384,10 +387,10 @@ fn what_is_sent_again_bears_the_latest_clock_or_the_mirror_throws_it_away() {
     };
     keep(&mut retained, 0, u32::MAX, 100);
     keep(&mut retained, 100, u32::MAX, 100);
-    // The sender has sent the first again, then dies; an older packet overtakes nothing.
+    // The sender retransmits the first packet, then dies. An older timestamp replaces nothing.
     keep(&mut retained, 0, 5, 100);
     keep(&mut retained, 200, 4, 100);
-    // A word without a byte has a clock, too.
+    // A segment without payload has a timestamp, too.
     keep(&mut retained, 300, 6, 0);
     retained.on_acknowledged(0, 100, true, start);
     let (_, sent) = retained.poll(|_| true, at(start, 300)).unwrap();

@@ -1,14 +1,14 @@
-//! Connections that follow each other on the same ports, and which of them is meant.
+//! Successive connections on the same ports, and which one a segment belongs to.
 
 use super::*;
 
 #[test]
-fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered() {
+fn a_syn_on_the_ports_of_a_live_connection_starts_a_new_one_when_acknowledged() {
     let (mut desk, id) = living();
     desk.tcp(1, SYN, 70_000_000, 0, 1);
     desk.sent(&segment(4, 1, ACK, 2000, 77, 500), VirtioHeader::default(), 1);
     desk.protect(1);
-    assert_eq!(desk.on_wire(id), 1500, "nobody has answered it");
+    assert_eq!(desk.on_wire(id), 1500, "the SYN is not acknowledged");
     desk.tcp(1, SYN, 90_000_000, 0, 2);
     desk.received(&shown(SYN | ACK, 5000, 90_000_001), VirtioHeader::default());
     let key = desk.table.flows().next().unwrap().key;
@@ -22,7 +22,7 @@ fn a_syn_on_the_ports_of_a_living_connection_begins_another_when_it_is_answered(
 }
 
 #[test]
-fn another_syn_is_another_instance_and_old_packets_are_strays() {
+fn a_new_syn_starts_a_new_instance_and_old_packets_are_strays() {
     let mut desk = Desk::new();
     let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 50, 0);
@@ -43,7 +43,7 @@ fn another_syn_is_another_instance_and_old_packets_are_strays() {
 }
 
 #[test]
-fn a_connection_begun_behind_our_back_is_noticed() {
+fn a_connection_whose_beginning_was_not_seen_is_detected() {
     let mut desk = Desk::new();
     let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     let mut ids = Vec::new();
@@ -59,12 +59,12 @@ fn a_connection_begun_behind_our_back_is_noticed() {
     desk.answer(2, SYN | ACK, 100);
     assert!(desk.table.flow(syn).is_some());
     desk.answer(2, SYN | ACK, 4242);
-    assert_eq!(desk.table.flow(syn), None, "its SYN took another road");
+    assert_eq!(desk.table.flow(syn), None, "its SYN took another path");
     assert_eq!(desk.told(), ["new 3", "Replaced 3"]);
 }
 
 #[test]
-fn a_connection_that_begins_with_the_same_number_is_another() {
+fn a_connection_with_the_same_initial_number_is_a_new_instance() {
     for closing in [FIN | ACK, RST] {
         let mut desk = Desk::new();
         let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
@@ -76,12 +76,12 @@ fn a_connection_that_begins_with_the_same_number_is_another() {
         let new = desk.tcp(1, SYN, 99, 0, 1).unwrap();
         assert_ne!(old, new, "{closing}");
         desk.tcp(1, ACK, 100, 50, 1);
-        assert_eq!(desk.on_wire(new), 0, "nothing of it has left");
+        assert_eq!(desk.on_wire(new), 0, "none of its bytes have left");
     }
 }
 
 #[test]
-fn instances_rise_over_all_tables() {
+fn instance_numbers_increase_across_all_tables() {
     let instances = Instances::default();
     let mut desks = [Desk::new(), Desk::new()];
     for desk in &mut desks {
@@ -92,7 +92,7 @@ fn instances_rise_over_all_tables() {
 }
 
 #[test]
-fn the_longest_idle_gives_way_and_closed_flows_first() {
+fn closed_flows_are_evicted_first_then_the_longest_idle() {
     let mut desk = Desk::new();
     for port in 1..=4 {
         desk.tcp(port, SYN, 99, 0, 0);
@@ -111,9 +111,9 @@ fn the_longest_idle_gives_way_and_closed_flows_first() {
     assert_eq!(desk.table.deadline(), None);
 }
 
-/// A server that numbers its connections close together, and a client that fills the room between them at once.
+/// A server whose initial numbers lie close together, and a client that skips the range between them at once.
 #[test]
-fn what_the_earlier_connection_acknowledged_late_is_not_the_next_ones() {
+fn a_late_acknowledgement_of_the_previous_connection_does_not_count_for_the_next() {
     let mut desk = Desk::new();
     desk.tcp(1, SYN, 999, 0, 0).unwrap();
     desk.tcp(1, ACK, 1000, 5000, 0);
@@ -123,11 +123,11 @@ fn what_the_earlier_connection_acknowledged_late_is_not_the_next_ones() {
     assert_eq!(desk.bytes(next, Level::Acked), 0);
     desk.now += Duration::from_secs(3);
     desk.answer(1, ACK, 6000);
-    assert_eq!(desk.bytes(next, Level::Acked), 1000, "none of the earlier one's comes that late");
+    assert_eq!(desk.bytes(next, Level::Acked), 1000, "packets of the previous connection no longer come that late");
 }
 
 #[test]
-fn single_strays_among_good_segments_never_begin_another_instance() {
+fn single_strays_among_good_segments_never_start_an_instance() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 0);

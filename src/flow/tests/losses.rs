@@ -1,9 +1,9 @@
-//! What was lost, dropped or forgotten: holes, violations, and what makes them good.
+//! Lost, dropped and forgotten data: holes, violations, and their repair.
 
 use super::*;
 
 #[test]
-fn a_failed_block_holds_its_flow_until_sent_again_or_acknowledged() {
+fn a_failed_block_holds_its_flow_until_its_bytes_are_sent_again_or_acknowledged() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     for sbn in 0..4 {
@@ -15,7 +15,7 @@ fn a_failed_block_holds_its_flow_until_sent_again_or_acknowledged() {
     for sbn in [0, 1, 3] {
         desk.protect(sbn);
     }
-    assert_eq!(desk.on_wire(id), 0, "what failed stays failed");
+    assert_eq!(desk.on_wire(id), 0, "a failed block stays failed");
     desk.tcp(1, ACK, 100, 10, 4);
     desk.protect(4);
     assert_eq!(desk.on_wire(id), 20);
@@ -24,14 +24,14 @@ fn a_failed_block_holds_its_flow_until_sent_again_or_acknowledged() {
 }
 
 #[test]
-fn what_cannot_be_recorded_is_not_called_protected() {
+fn bytes_that_cannot_be_recorded_are_not_protected() {
     let mut desk = Desk::with(Limits { flows: 8, ranges: 2, ..Limits::default() });
     let tcp = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 0);
     let udp = desk.udp(1, 10, 0).unwrap();
     desk.tcp(1, ACK, 110, 10, 1);
     let again = desk.udp(1, 10, 1).unwrap();
-    assert_eq!(desk.udp(1, 10, 1), Some(again), "it begins again once");
+    assert_eq!(desk.udp(1, 10, 1), Some(again), "it restarts only once");
     for sbn in 0..2 {
         desk.protect(sbn);
     }
@@ -44,7 +44,7 @@ fn what_cannot_be_recorded_is_not_called_protected() {
 }
 
 #[test]
-fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
+fn a_violation_lists_ranges_and_holds_the_flow_until_repaired() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     for sbn in 0..3 {
@@ -56,7 +56,7 @@ fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
     }
     desk.told();
     desk.table.on_block_failed(block(1), desk.now);
-    assert_eq!(desk.on_wire(id), 30, "too late to call it failed");
+    assert_eq!(desk.on_wire(id), 30, "a protected block can no longer fail");
     let violation = desk.table.violation(block(1), desk.now);
     assert!(violation.breaks_promise());
     let ranges: Vec<_> = violation.ranges.iter().map(|lost| (lost.flow.id, lost.start.bytes, lost.end.bytes)).collect();
@@ -68,7 +68,7 @@ fn a_violation_names_ranges_and_holds_the_flow_until_made_good() {
     assert_eq!(desk.on_wire(id), 30, "held");
     desk.tcp(1, ACK, 110, 10, 4);
     desk.protect(4);
-    assert_eq!(desk.on_wire(id), 30, "held until it has arrived");
+    assert_eq!(desk.on_wire(id), 30, "held until the bytes have arrived");
     desk.table.on_block_protected(block(4), Level::Decoded);
     assert_eq!(desk.on_wire(id), 40);
     let again = desk.table.violation(block(1), desk.now);
@@ -103,7 +103,7 @@ fn a_violation_of_a_forgotten_block_holds_every_flow() {
 }
 
 #[test]
-fn a_forgotten_block_that_was_decoded_breaks_no_promise() {
+fn a_forgotten_block_that_was_decoded_is_no_violation() {
     let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
     desk.tcp(1, SYN, 99, 0, 0).unwrap();
     for sbn in 0..3 {
@@ -115,7 +115,7 @@ fn a_forgotten_block_that_was_decoded_breaks_no_promise() {
 }
 
 #[test]
-fn a_violation_is_told_with_the_lowest_byte_lost_until_all_is_acknowledged() {
+fn the_lowest_lost_byte_is_reported_until_all_lost_bytes_are_acknowledged() {
     let mut desk = Desk::new();
     let id = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     for sbn in 0..3 {
@@ -132,7 +132,7 @@ fn a_violation_is_told_with_the_lowest_byte_lost_until_all_is_acknowledged() {
 }
 
 #[test]
-fn a_block_decided_after_its_flow_gave_way_says_nothing_of_the_next() {
+fn a_block_decided_after_its_flow_was_evicted_does_not_affect_the_next_flow() {
     let mut desk = Desk::with(Limits { flows: 1, ..Limits::default() });
     let old = desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 0);
@@ -147,7 +147,7 @@ fn a_block_decided_after_its_flow_gave_way_says_nothing_of_the_next() {
 }
 
 #[test]
-fn an_event_names_the_block_that_raised_it() {
+fn an_event_carries_the_block_that_raised_the_position() {
     let mut desk = Desk::new();
     desk.tcp(1, SYN, 99, 0, 0).unwrap();
     desk.tcp(1, ACK, 100, 10, 7);
@@ -180,9 +180,9 @@ fn a_violation_above_another_does_not_hide_it() {
     }
 }
 
-/// A barrier is answered when nothing is missing: neither what failed last nor what failed before it.
+/// A barrier needs all failed bytes: those of the last failed block and of all before it.
 #[test]
-fn a_hole_is_made_good_when_all_that_failed_is_there_again_whatever_failed_last() {
+fn a_hole_is_repaired_only_when_all_failed_bytes_are_covered_in_any_order() {
     for order in [[0, 2], [2, 0]] {
         let mut desk = Desk::new();
         desk.tcp(1, SYN, 99, 0, 0).unwrap();
@@ -214,9 +214,10 @@ fn bytes_that_could_not_be_recorded_are_a_hole() {
     assert_eq!(desk.table.made_good(), Some(Level::Decoded));
 }
 
-/// Nobody knows which bytes a forgotten block held: any UDP packet that has not arrived may be lost, and is not sent again.
+/// The bytes of a forgotten block are not known: any UDP packet that has not arrived may be lost, and is not sent
+/// again.
 #[test]
-fn a_violation_of_a_forgotten_block_begins_every_udp_flow_again_and_leaves_a_hole_in_every_tcp_flow() {
+fn a_violation_of_a_forgotten_block_restarts_every_udp_flow_and_leaves_a_hole_in_every_tcp_flow() {
     let mut desk = Desk::with(Limits { flows: 4, blocks: 2, ..Limits::default() });
     desk.tcp(1, SYN, 99, 0, 0).unwrap();
     let (mut udp, mut sbn) = (None, 0);
@@ -230,7 +231,7 @@ fn a_violation_of_a_forgotten_block_begins_every_udp_flow_again_and_leaves_a_hol
     assert_eq!(desk.table.flow(udp).unwrap().position(Level::OnWire).packets, 3);
     let violation = desk.table.violation(block(0), desk.now);
     assert!(violation.breaks_promise() && violation.forgotten);
-    assert_eq!(desk.table.flow(udp), None, "its count begins again");
+    assert_eq!(desk.table.flow(udp), None, "its count restarts");
     assert_eq!(desk.table.made_good(), None);
     desk.answer(1, ACK, 130);
     assert_eq!(desk.table.made_good(), Some(Level::Decoded));

@@ -1,9 +1,9 @@
-//! What a barrier is answered, and when; and what was read and is in no block.
+//! When barriers are answered, and with which level; and packets that were read but put into no block.
 
 use super::*;
 
 #[test]
-fn a_barrier_about_nothing_is_told_from_one_about_something() {
+fn a_barrier_that_covers_nothing_is_answered_as_acked() {
     let mut bench = Bench::up();
     bench.protection.ask_barrier(1);
     bench.packet(0);
@@ -16,7 +16,7 @@ fn a_barrier_about_nothing_is_told_from_one_about_something() {
 }
 
 #[test]
-fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
+fn a_barrier_waits_only_for_everything_read_before_it() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.send(1);
@@ -42,7 +42,7 @@ fn a_barrier_waits_for_everything_read_before_it_and_for_nothing_else() {
 }
 
 #[test]
-fn a_barrier_passed_over_bytes_that_were_known_to_be_lost() {
+fn a_barrier_waits_for_lost_bytes_to_be_sent_again() {
     for claimed in [false, true] {
         let mut bench = Bench::tcp();
         bench.send(0);
@@ -59,53 +59,53 @@ fn a_barrier_passed_over_bytes_that_were_known_to_be_lost() {
         );
         bench.leave(1);
         bench.hear(vec![], 0, 2);
-        // Where a promise was broken only the peer's word makes it good.
+        // A broken claim is repaired only by a report of the peer.
         let level = if claimed { Level::Decoded } else { Level::OnWire };
         assert!(bench.notifications().contains(&Notification::Barrier(1, Some(level))));
     }
 }
 
 #[test]
-fn the_loss_of_a_forgotten_block_failed_no_barrier() {
+fn the_loss_of_a_forgotten_block_fails_its_barrier() {
     let mut bench = Bench::tcp();
     bench.send(0);
     bench.protection.ask_barrier(1);
-    // Another flow goes on.
+    // Another flow continues.
     (bench.packet, bench.view) = (Bench::up().packet, Bench::up().view);
     fill(&mut bench, 1);
     (1..=BLOCKS_MAX as u64).for_each(|sbn| bench.left(sbn));
     bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let told = bench.notifications();
-    assert!(told.contains(&Notification::Barrier(1, None)), "{told:?}");
+    let reported = bench.notifications();
+    assert!(reported.contains(&Notification::Barrier(1, None)), "{reported:?}");
     assert!(
-        !told.iter().any(|notification| matches!(notification, Notification::Violation(_))),
-        "it was never called protected"
+        !reported.iter().any(|notification| matches!(notification, Notification::Violation(_))),
+        "it was never claimed as protected"
     );
     bench.protection.ask_barrier(2);
     bench.protection.handle_timeout(bench.now);
-    let told = bench.notifications();
+    let reported = bench.notifications();
     assert!(
-        !told.iter().any(|notification| matches!(notification, Notification::Barrier(..))),
-        "its bytes are nowhere: {told:?}"
+        !reported.iter().any(|notification| matches!(notification, Notification::Barrier(..))),
+        "no other block covers its bytes: {reported:?}"
     );
 }
 
 #[test]
-fn a_barrier_too_many_is_answered_at_once_with_no() {
+fn a_barrier_beyond_the_limit_fails_at_once() {
     let mut bench = Bench::up();
     bench.packet(0);
     (0..300).for_each(|id| bench.protection.ask_barrier(id));
-    let told = bench.notifications();
-    let refused = told
+    let reported = bench.notifications();
+    let refused = reported
         .iter()
         .filter(|notification| matches!(notification, Notification::Barrier(id, None) if *id >= 256))
         .count();
-    let answered = told.iter().filter(|notification| matches!(notification, Notification::Barrier(..))).count();
+    let answered = reported.iter().filter(|notification| matches!(notification, Notification::Barrier(..))).count();
     assert_eq!((refused, answered), (44, 44));
 }
 
 #[test]
-fn bytes_sent_again_and_only_protected_were_answered_as_decoded() {
+fn a_barrier_over_resent_bytes_is_decoded_only_after_they_are_decoded() {
     let mut bench = Bench::tcp();
     bench.send(0);
     bench.hear(vec![run(0, 1, 0)], 0, 1);
@@ -124,7 +124,7 @@ fn bytes_sent_again_and_only_protected_were_answered_as_decoded() {
 }
 
 #[test]
-fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
+fn a_barrier_waits_for_a_forgotten_block_until_it_is_decoded() {
     let mut bench = Bench::up();
     bench.send(0);
     bench.protection.ask_barrier(1);
@@ -134,7 +134,7 @@ fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
     bench.protection.handle_timeout(bench.now);
     assert!(
         !bench.notifications().iter().any(|notification| matches!(notification, Notification::Barrier(..))),
-        "nobody knows of block 0"
+        "the outcome of block 0 is unknown"
     );
     assert_eq!(bench.protection.counters().forgotten, 1);
     bench.hear(vec![], 0, 1);
@@ -145,7 +145,7 @@ fn a_block_that_had_to_be_forgotten_was_answered_as_protected() {
 }
 
 #[test]
-fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
+fn claims_voided_by_a_restart_do_not_count_as_decoded() {
     let mut bench = Bench::up();
     bench.leave(0);
     bench.event(BlockEvent::PeerRestarted);
@@ -158,7 +158,7 @@ fn what_a_restarted_peer_took_with_it_was_answered_as_decoded() {
 }
 
 #[test]
-fn an_abandoned_block_was_taken_for_decoded() {
+fn an_abandoned_block_does_not_count_as_decoded() {
     let mut bench = Bench::up();
     bench.packet(0);
     bench.event(BlockEvent::Abandoned { block: block(0) });
@@ -168,7 +168,7 @@ fn an_abandoned_block_was_taken_for_decoded() {
 }
 
 #[test]
-fn a_packet_that_was_read_and_dropped_was_no_hole_and_a_barrier_said_yes() {
+fn a_packet_that_was_read_and_dropped_is_a_hole_for_barriers() {
     let mut bench = Bench::tcp();
     bench.leave(0);
     bench.next_segment(TcpHeader::ACK, 110, 10);
@@ -185,7 +185,7 @@ fn a_packet_that_was_read_and_dropped_was_no_hole_and_a_barrier_said_yes() {
 }
 
 #[test]
-fn a_datagram_that_was_read_and_dropped_was_counted_over() {
+fn a_udp_flow_restarts_behind_a_datagram_that_was_read_and_dropped() {
     let mut bench = Bench::up();
     bench.leave(0);
     let instance = bench.protection.flows().flows().next().unwrap().id.instance();

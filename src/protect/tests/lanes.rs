@@ -4,7 +4,7 @@ use super::*;
 use crate::protect::LaneProtection;
 
 #[test]
-fn a_lane_waits_for_the_last_of_its_peers() {
+fn a_lane_waits_for_every_one_of_its_peers() {
     let [first, mut second] = [Bench::up(), Bench::up()];
     second.send(0);
     let now = second.now.max(first.now);
@@ -17,19 +17,19 @@ fn a_lane_waits_for_the_last_of_its_peers() {
 }
 
 #[test]
-fn a_peer_with_much_to_tell_kept_the_others_from_telling() {
+fn peers_with_many_notifications_take_turns() {
     let mut peers = [Bench::up(), Bench::up()];
     for bench in &mut peers {
         bench.packet(0);
         (0..300).for_each(|id| bench.protection.ask_barrier(id));
     }
     let mut lane_protection = LaneProtection::new(peers.into_iter().map(|bench| bench.protection).collect());
-    let told: Vec<u16> = (0..6).map(|_| lane_protection.poll_notification().unwrap().0.0).collect();
-    assert_eq!(told, [0, 1, 0, 1, 0, 1]);
+    let order: Vec<u16> = (0..6).map(|_| lane_protection.poll_notification().unwrap().0.0).collect();
+    assert_eq!(order, [0, 1, 0, 1, 0, 1]);
 }
 
 #[test]
-fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
+fn a_timestamp_counts_for_the_peer_of_its_datagram() {
     let mut peers = [Bench::up(), Bench::up()];
     peers.iter_mut().for_each(|bench| bench.send(0));
     let now = peers.iter().map(|bench| bench.now).max().unwrap();
@@ -42,7 +42,7 @@ fn a_timestamp_speaks_for_the_peer_whose_datagram_it_is_of() {
 }
 
 #[test]
-fn a_timestamp_that_never_comes_is_not_waited_for_for_ever() {
+fn a_missing_timestamp_is_not_awaited_forever() {
     let bench = Bench::up();
     let mut lane_protection = LaneProtection::new(vec![bench.protection]);
     lane_protection.on_taken(PeerId(0), 0, 1, bench.now);

@@ -1,4 +1,4 @@
-//! The rules of trust, and trust against a man on the path who delays, holds, reorders and swallows.
+//! The rules of trust, and trust against an attacker on the path who delays, holds, reorders and drops datagrams.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -10,7 +10,7 @@ use crate::wire::report::Report;
 const RTT: Duration = Duration::from_millis(10);
 const STEP: Duration = Duration::from_millis(20);
 
-/// A link that is looked at every 20 ms, as a lane does it.
+/// A link that is checked every 20 ms, as a lane does.
 struct Link {
     trust: Trust,
     now: Instant,
@@ -21,7 +21,7 @@ impl Link {
         Self { trust: Trust::new(TRUST_MAX), now: Instant::now() }
     }
 
-    /// Lets time pass, with proofs or without; tells for how long the link was trusted.
+    /// Lets time pass, with or without proofs; returns how long the link was trusted.
     fn pass(&mut self, time: Duration, is_good: bool) -> Duration {
         let end = self.now + time;
         let mut trusted = Duration::ZERO;
@@ -41,7 +41,7 @@ const fn ms(millis: u64) -> Duration {
 }
 
 #[test]
-fn a_proof_is_good_for_three_of_the_least_round_trips_between_the_floor_and_the_cap() {
+fn a_proof_is_valid_for_three_least_round_trips_between_the_floor_and_the_cap() {
     for (max, rtt, life) in
         [(600, 0, 100), (600, 30, 100), (600, 50, 150), (600, 200, 600), (600, 3000, 600), (100, 99, 100)]
     {
@@ -59,13 +59,13 @@ fn a_proof_is_good_for_three_of_the_least_round_trips_between_the_floor_and_the_
 }
 
 #[test]
-fn one_proof_or_two_are_not_enough_to_be_trusted() {
+fn trust_needs_three_proofs() {
     let mut link = Link::new();
     for (proofs, is_trusted) in [(1, false), (2, false), (3, true)] {
         link.now += STEP;
         link.trust.on_proof(Some(link.now - RTT), Some(RTT), link.now);
         assert_eq!(link.trust.holds(link.now), is_trusted, "{proofs}");
-        // The same again is no other proof.
+        // The same proof again does not count.
         link.trust.on_proof(Some(link.now - RTT), Some(RTT), link.now);
         assert_eq!(link.trust.holds(link.now), is_trusted, "{proofs}");
     }
@@ -82,7 +82,7 @@ fn proofs_with_a_gap_between_them_do_not_add_up() {
 }
 
 #[test]
-fn reports_that_come_out_of_a_queue_when_they_are_old_restore_nothing() {
+fn queued_reports_that_have_expired_restore_no_trust() {
     let mut link = Link::new();
     link.pass(ms(200), true);
     let held = link.now;
@@ -94,7 +94,7 @@ fn reports_that_come_out_of_a_queue_when_they_are_old_restore_nothing() {
 }
 
 #[test]
-fn another_path_or_another_run_of_the_peer_has_to_prove_itself() {
+fn a_new_path_or_a_new_run_of_the_peer_must_be_proven() {
     let mut link = Link::new();
     for (is_moved, trusted_after) in [(false, STEP * 3), (true, STEP * 6), (true, STEP * 11), (false, STEP * 11)] {
         link.pass(ms(900), true);
@@ -108,14 +108,14 @@ fn another_path_or_another_run_of_the_peer_has_to_prove_itself() {
             false => link.trust.on_new_run(),
         }
         assert!(!link.trust.holds(link.now));
-        assert_eq!(link.trust.life(), PROOF_FLOOR, "nor is its round trip known");
+        assert_eq!(link.trust.life(), PROOF_FLOOR, "its round trip is unknown, too");
         assert_eq!(link.pass(trusted_after - STEP, true), Duration::ZERO, "{is_moved}");
         assert_eq!(link.pass(STEP, true), STEP, "{is_moved}");
     }
 }
 
 #[test]
-fn a_link_that_comes_and_goes_is_trusted_later_each_time_and_then_no_more() {
+fn a_link_that_comes_and_goes_is_trusted_later_each_time_and_finally_never() {
     let mut link = Link::new();
     let mut trusted = Vec::new();
     for _ in 0..8 {
@@ -127,7 +127,7 @@ fn a_link_that_comes_and_goes_is_trusted_later_each_time_and_then_no_more() {
 }
 
 #[test]
-fn whoever_sleeps_is_woken_when_trust_returns() {
+fn the_deadline_is_the_time_when_trust_returns() {
     let mut link = Link::new();
     link.pass(ms(200), true);
     link.pass(ms(300), false);
@@ -140,7 +140,7 @@ fn whoever_sleeps_is_woken_when_trust_returns() {
 }
 
 #[test]
-fn trust_returns_within_two_seconds_however_often_it_was_lost_and_each_ten_seconds_forgive_half() {
+fn trust_returns_within_two_seconds_and_ten_trusted_seconds_halve_the_probation() {
     let mut link = Link::new();
     for _ in 0..20 {
         assert!(link.pass(PROBATION_MAX + ms(200), true) >= ms(100));
@@ -157,7 +157,7 @@ fn trust_returns_within_two_seconds_however_often_it_was_lost_and_each_ten_secon
 }
 
 #[test]
-fn the_first_fresh_proof_after_a_standstill_does_not_continue_what_was_before() {
+fn the_first_proof_after_a_standstill_starts_a_new_count() {
     let mut link = Link::new();
     link.pass(ms(200), true);
     link.now += ms(400);
@@ -169,31 +169,31 @@ fn the_first_fresh_proof_after_a_standstill_does_not_continue_what_was_before() 
 }
 
 #[test]
-fn a_host_that_stood_still_trusts_nothing_old_and_does_not_blame_the_link() {
+fn a_standstill_of_the_host_ends_trust_but_adds_no_probation() {
     let mut link = Link::new();
     for _ in 0..10 {
         assert!(link.pass(ms(200), true) >= ms(140), "three proofs are enough");
         let written = link.now;
         link.now += ms(400);
         link.trust.on_proof(Some(written), Some(RTT), link.now);
-        assert!(!link.trust.holds(link.now), "what lay in the socket meanwhile is as old as the standstill");
+        assert!(!link.trust.holds(link.now), "a report that waited in the socket is as old as the standstill");
     }
     assert_eq!(link.trust.probation, Duration::ZERO);
 }
 
-/// What a man on the path does in one direction for a while.
+/// The attacker's behaviour in one direction for a while.
 #[derive(Clone, Copy, Debug)]
 enum Mood {
     Pass,
     Delay(Duration),
-    /// All comes out at the end, perhaps the last first.
+    /// All reports leave at the end, perhaps in reverse order.
     Hold {
         reversed: bool,
     },
     Swallow,
 }
 
-/// One direction: what is under way, when it leaves the man, and its place among what leaves then.
+/// One direction: the reports under way, with their departure time and their order at that time.
 #[derive(Default)]
 struct Way {
     mood: Option<(Mood, Instant)>,
@@ -234,7 +234,7 @@ impl Way {
 }
 
 #[test]
-fn whatever_a_man_on_the_path_does_trust_ends_with_the_cap() {
+fn an_attacker_on_the_path_cannot_extend_trust_beyond_the_cap() {
     let (mut trusted, mut capped) = (0, 0);
     for seed in 0..150 {
         let random = &mut SmallRng::seed_from_u64(seed);
@@ -245,7 +245,7 @@ fn whatever_a_man_on_the_path_does_trust_ends_with_the_cap() {
         near.set_claims(true);
         let (mut forth, mut back) = (Way::default(), Way::default());
         let mut trust = Trust::new(max);
-        // When each report was written that reached the peer: it was let through then or later.
+        // When each report that reached the peer was written: the attacker passed it on then or later.
         let mut written = Vec::<(u64, Instant)>::new();
         let mut passed: Option<Instant> = None;
         let mut samples = Vec::<(Instant, Duration)>::new();
@@ -279,12 +279,12 @@ fn whatever_a_man_on_the_path_does_trust_ends_with_the_cap() {
             }
             trusted += 1;
             let age = now - passed.expect("nothing is trusted before a report has passed");
-            assert!(age <= max, "seed {seed}: trusted {age:?} after the last report that was let through");
+            assert!(age <= max, "seed {seed}: trusted {age:?} after the last report that passed");
             let lately = samples.iter().rev().take_while(|(at, _)| now - *at <= Duration::from_secs(9));
             let least = lately.map(|(_, sample)| *sample).min().expect("it was measured");
             assert!(
                 age <= (least * 3 + ms(1)).max(PROOF_FLOOR),
-                "seed {seed}: {age:?}, the least of late is {least:?}"
+                "seed {seed}: {age:?}, the least recent round trip is {least:?}"
             );
             capped += u64::from(least * 3 > max);
         }
@@ -294,7 +294,7 @@ fn whatever_a_man_on_the_path_does_trust_ends_with_the_cap() {
 }
 
 #[test]
-fn a_path_that_nobody_hinders_is_trusted_always() {
+fn an_undisturbed_path_is_always_trusted() {
     for (rtt, max) in [(1, 100), (50, 600), (200, 600), (500, 600), (900, 1000)] {
         let start = Instant::now();
         let (mut near, mut far) = (Reporting::new(start), Reporting::new(start));
