@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use onwire::flow::{BlockId, Event, FlowKey, FlowTable, Instances, Level, Limits};
+use onwire::flow::{BlockId, Event, FlowKey, FlowTable, InstanceCounter, Level, Limits};
 use onwire::wire::packet::PacketView;
 use onwire::wire::virtio::VirtioHeader;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -122,7 +122,7 @@ const STEPS: [&str; 6] = ["map", "on_sent", "protect", "events", "decode", "ack"
 /// Nanoseconds per packet, by [`STEPS`].
 fn measure(flows: usize) -> [f64; 6] {
     let mut random = SmallRng::seed_from_u64(1);
-    let mut table = FlowTable::new(Limits::default(), random.random(), Instances::default());
+    let mut table = FlowTable::new(Limits::default(), random.random(), InstanceCounter::default());
     let mut map: HashMap<FlowKey, u64> = HashMap::new();
     let now = Instant::now();
     let mut sequences = vec![1 + PAYLOAD as u32; flows];

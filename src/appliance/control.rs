@@ -30,7 +30,7 @@ use crate::appliance::peering::Peering;
 use crate::appliance::setup;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::{Config, Notify};
-use crate::flow::Instances;
+use crate::flow::InstanceCounter;
 use crate::io::log;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::status_socket::{Owner, StatusSocket};
@@ -359,7 +359,7 @@ fn set_protection(
     let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
     tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
     let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
-    let instances = Instances::default();
+    let instances = InstanceCounter::default();
     for (number, ((lane, _, _), publish_path)) in (0..).zip(lanes.iter_mut().zip(PublishPath::of_lanes(port, &wakers)))
     {
         let stamps = lane.stamps();

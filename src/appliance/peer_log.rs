@@ -16,7 +16,7 @@ use crate::tunnel::handshake::HandshakeDrop;
 const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
 /// For each reason, dropped handshakes are logged for at most this many addresses. Any sender can cause
 /// [`HandshakeDrop::Stranger`]; that does not hide a sender that knows our public key.
-const STRANGERS_MAX: usize = 64;
+const LOGGED_DROPS_MAX: usize = 64;
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl PeerLog {
             _ => return,
         };
         let of_reason = self.reported_drops.iter().filter(|(logged, _)| *logged == reason).count();
-        if of_reason < STRANGERS_MAX && !self.reported_drops.contains(&(reason, from)) {
+        if of_reason < LOGGED_DROPS_MAX && !self.reported_drops.contains(&(reason, from)) {
             self.reported_drops.push((reason, from));
             let words = format!("a handshake from {from} {words}; of this address it is not said again");
             self.lines.push_back(LogLine { level: Level::WARN, peer: None, words });
@@ -263,7 +263,7 @@ mod tests {
         assert!(all[0].contains("192.0.2.1") && all[0].contains("peers[].public_key"), "{all:?}");
         assert!(all[1].contains("preshared_key") && all[2].contains("onwire pubkey"), "{all:?}");
         (0..=255).for_each(|last| log.on_dropped(HandshakeDrop::Stranger, from(last)));
-        assert_eq!(logged(&mut log).len() + 1, STRANGERS_MAX, "a flood is bounded");
+        assert_eq!(logged(&mut log).len() + 1, LOGGED_DROPS_MAX, "a flood is bounded");
         log.on_dropped(HandshakeDrop::UnknownPeer, from(9));
         assert_eq!(logged(&mut log).len(), 1, "and hides no sender that has our key");
     }

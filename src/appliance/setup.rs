@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::appliance::notify::port::NotifyPortSettings;
 use crate::config::{self, Config, Repair};
 use crate::fec::plan::Plan;
-use crate::flow::{FlowTable, Instances, Limits};
+use crate::flow::{FlowTable, InstanceCounter, Limits};
 use crate::io::tun::{Offload, TunOptions};
 use crate::io::udp::{StampChoice, StampState, Switch, UdpOptions};
 use crate::notify::envelope::KeyRing;
@@ -132,7 +132,7 @@ pub fn lane_protection(
     config: &Config,
     level: Level,
     stamps: StampState,
-    instances: &Instances,
+    instances: &InstanceCounter,
     seed: u64,
 ) -> LaneProtection {
     let evidence = match (level, stamps) {

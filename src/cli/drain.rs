@@ -128,7 +128,7 @@ impl Drain {
         let mut verdict = Verdict::Complete;
         let (mut text, mut peers) = (String::new(), Vec::new());
         for Found { peer, arrived, assessment } in found {
-            let assessment = assessment.at_the_end();
+            let assessment = assessment.at_deadline();
             verdict = verdict.max(assessment.verdict);
             peers.push(peer_json(&peer, &arrived, &assessment));
             show(&mut text, &peer, &arrived, &assessment);

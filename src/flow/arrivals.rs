@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::ages::{Ages, Line};
+use super::idle_order::{Ages, IdleClass};
 use super::index::Index;
 use super::key::{FlowKey, Hash, PackedKey};
 use super::plausible::{Ends, Segment, has_sound_checksum};
@@ -226,7 +226,7 @@ impl Arrival {
 
 /// The bytes of a flow in a packet from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Brought {
+pub struct ArrivedSegment {
     /// The flow's slot; another flow may have had it before.
     pub slot: u32,
     /// Its first byte.
@@ -290,7 +290,7 @@ impl Arrivals {
         virtio: VirtioHeader,
         is_written: bool,
         now: Instant,
-    ) -> Option<Brought> {
+    ) -> Option<ArrivedSegment> {
         if !is_written {
             self.refused_at = Some(now);
         }
@@ -318,9 +318,9 @@ impl Arrivals {
         }
         let segment = TcpHeader { sequence: base, ..header };
         let (begin, upto) = flow.on_segment(&segment, len, scale, now).unwrap_or_default();
-        self.ages.remove(Line::Tcp, slot);
-        self.ages.append(Line::Tcp, slot);
-        Some(Brought { slot, begin, upto, is_new, clock: Clock::find(view, &header, packet) })
+        self.ages.remove(IdleClass::Tcp, slot);
+        self.ages.append(IdleClass::Tcp, slot);
+        Some(ArrivedSegment { slot, begin, upto, is_new, clock: Clock::find(view, &header, packet) })
     }
 
     /// When the last packet that could not be delivered came.
@@ -381,9 +381,9 @@ impl Arrivals {
     fn open(&mut self, flow: Arrival) -> u32 {
         let packed = PackedKey::new(&flow.key);
         let hash = self.hash.of(&packed);
-        let slot = match self.ages.oldest(Line::Tcp).filter(|_| self.flows.len() >= self.flows_max) {
+        let slot = match self.ages.oldest(IdleClass::Tcp).filter(|_| self.flows.len() >= self.flows_max) {
             Some(oldest) => {
-                self.ages.remove(Line::Tcp, oldest);
+                self.ages.remove(IdleClass::Tcp, oldest);
                 let place = &mut self.flows[oldest as usize];
                 self.index.remove(place.0, oldest);
                 self.evicted += u64::from(!place.2.is_over());
@@ -396,7 +396,7 @@ impl Arrivals {
             }
         };
         self.index.insert(hash, slot);
-        self.ages.append(Line::Tcp, slot);
+        self.ages.append(IdleClass::Tcp, slot);
         slot
     }
 }

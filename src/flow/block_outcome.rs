@@ -32,7 +32,7 @@ pub struct Violation {
 
 impl Violation {
     /// Data that was claimed as protected is lost.
-    pub fn breaks_promise(&self) -> bool {
+    pub fn voids_claim(&self) -> bool {
         self.level >= Some(Level::OnWire)
     }
 }
@@ -104,7 +104,7 @@ impl FlowTable {
     /// remembered would count as a violation each time.
     pub fn violation(&mut self, block: BlockId, now: Instant) -> Violation {
         let violation = self.lose(block, now);
-        self.counters.violations += u64::from(violation.breaks_promise());
+        self.counters.violations += u64::from(violation.voids_claim());
         violation
     }
 
@@ -129,7 +129,7 @@ impl FlowTable {
             return violation;
         };
         violation.level = known.level;
-        let promised = violation.breaks_promise();
+        let is_claimed = violation.voids_claim();
         let mut broken = Vec::new();
         while let Some(range) = known.ranges.next(&self.blocks) {
             let slot = range.flow.slot;
@@ -138,7 +138,7 @@ impl FlowTable {
                 continue;
             };
             let (start, end) = (flow.present(range.span.start), flow.present(range.span.end));
-            if promised {
+            if is_claimed {
                 flow.on_lost(range.span);
             }
             violation.ranges.push(BlockRange { flow: flow.state(), start, end });
@@ -147,7 +147,7 @@ impl FlowTable {
             }
             self.on_hole(slot, range.span);
         }
-        violation.forgotten = promised && known.forgotten;
+        violation.forgotten = is_claimed && known.forgotten;
         // The bytes of a forgotten block were sent long before. So a second forgotten block at the same `now` finds all
         // flows held.
         if violation.forgotten && self.held_at.replace(now) != Some(now) {
@@ -191,7 +191,7 @@ impl FlowTable {
 
     /// The level that TCP bytes of failed or unrecorded blocks have reached since. None while some of them are neither
     /// protected by another block nor acknowledged.
-    pub fn made_good(&mut self) -> Option<Level> {
+    pub fn repaired_level(&mut self) -> Option<Level> {
         let flows = &mut self.flows;
         let mut open = false;
         self.holed.retain(|id| {
@@ -217,7 +217,7 @@ impl FlowTable {
         }
         if self.holed.len() >= self.flows.len() {
             // Drops the flows whose holes have been repaired in the meantime.
-            self.made_good();
+            self.repaired_level();
         }
         self.holed.push(id);
     }

@@ -37,7 +37,7 @@ struct Entry {
 impl Entry {
     const NEW: Self = Self { head: NONE, tail: NONE, level: None, decided: false, forgotten: false };
 
-    fn promised(&self) -> bool {
+    fn is_claimed(&self) -> bool {
         self.level >= Some(Level::OnWire) && !self.decided
     }
 }
@@ -229,7 +229,7 @@ impl Blocks {
     fn drop_first(&mut self, profile: usize) {
         let queue = &mut self.queues[profile];
         if let Some(entry) = queue.entries.pop_front() {
-            if entry.promised() {
+            if entry.is_claimed() {
                 let start = if queue.dropped.is_empty() { queue.first } else { queue.dropped.start };
                 queue.dropped = start..queue.first.saturating_add(1);
             }

@@ -44,7 +44,7 @@ pub(super) struct Events {
     waiting: VecDeque<Event>,
     /// Set once the reader was too slow: the lowest instance whose beginning was not reported; `u64::MAX` before there
     /// is one.
-    untold_from: Option<u64>,
+    unreported_from: Option<u64>,
     /// The ends of earlier instances since then: no other event would report them. Bounded by the number of live flows.
     gone: VecDeque<Event>,
     /// Flows whose positions changed, each once.
@@ -57,14 +57,14 @@ impl Events {
     }
 
     pub fn push(&mut self, event: Event) {
-        if self.untold_from.is_none() && self.waiting.len() < WAITING_MAX {
+        if self.unreported_from.is_none() && self.waiting.len() < WAITING_MAX {
             self.waiting.push_back(event);
             return;
         }
-        let untold_from = self.untold_from.get_or_insert(u64::MAX);
+        let unreported_from = self.unreported_from.get_or_insert(u64::MAX);
         match &event {
-            Event::New(flow) => *untold_from = flow.id.instance().min(*untold_from),
-            Event::Gone { flow, .. } if flow.id.instance() < *untold_from => self.gone.push_back(event),
+            Event::New(flow) => *unreported_from = flow.id.instance().min(*unreported_from),
+            Event::Gone { flow, .. } if flow.id.instance() < *unreported_from => self.gone.push_back(event),
             Event::Gone { .. } | Event::Protected { .. } | Event::Overflow => {}
         }
     }
@@ -77,7 +77,7 @@ impl Events {
     /// The next event other than a position change.
     pub fn pop(&mut self) -> Option<Event> {
         let event = self.waiting.pop_front().or_else(|| self.gone.pop_front());
-        event.or_else(|| self.untold_from.take().map(|_| Event::Overflow))
+        event.or_else(|| self.unreported_from.take().map(|_| Event::Overflow))
     }
 
     pub fn changed_len(&self) -> usize {

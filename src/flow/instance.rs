@@ -10,8 +10,8 @@ mod segments;
 
 use std::time::Instant;
 
-use super::ages::Line;
 use super::coverage::{Coverage, Mark, Span};
+use super::idle_order::IdleClass;
 use super::key::{FlowKey, PackedKey};
 use super::plausible::Ends;
 use super::sequence::Previous;
@@ -21,7 +21,7 @@ use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::TCP;
 use crate::wire::payload_id::BlockId;
 
-use marks::Marks;
+use marks::FlowFlags;
 pub(super) use segments::{Answer, Sent};
 
 /// Levels that blocks reach. [`Level::Acked`] needs no coverage: acknowledgements are cumulative.
@@ -46,11 +46,11 @@ pub(super) struct Flow {
     rest: Box<Rest>,
     /// Sequence numbers and windows seen from both ends of a TCP connection.
     ends: Ends,
-    pub line: Line,
+    pub line: IdleClass,
     /// Levels whose change was not reported yet.
-    pub untold: u8,
+    pub unreported: u8,
     strays: u8,
-    marks: Marks,
+    marks: FlowFlags,
 }
 
 // One more field would cost every packet a third cache line.
@@ -96,14 +96,14 @@ impl Flow {
             packed: PackedKey::new(&key),
             base,
             strays: 0,
-            untold: 0,
-            marks: Marks::default().with(Marks::ANCHORED, origin == Origin::Start),
+            unreported: 0,
+            marks: FlowFlags::default().with(FlowFlags::ANCHORED, origin == Origin::Start),
             ends: Ends::default(),
             last_range: u32::MAX,
             last_block: 0,
             sent: 0,
             acked: 0,
-            line: if tcp { Line::Tcp } else { Line::Udp },
+            line: if tcp { IdleClass::Tcp } else { IdleClass::Udp },
             seen_at: now,
             rest: Box::new(Rest {
                 coverage: Default::default(),
@@ -133,7 +133,7 @@ impl Flow {
             std::mem::swap(kept, cleared);
         }
         if self.is_tcp() {
-            next.marks.set(Marks::GUARDED, true);
+            next.marks.set(FlowFlags::HAS_PREVIOUS, true);
             next.rest.previous = Some(Previous::new(self.base, self.sequence(self.sent), now));
         }
         // It stays in its current list; the caller moves it.
@@ -146,7 +146,8 @@ impl Flow {
     }
 
     pub fn is_closed(&self) -> bool {
-        self.marks.has(Marks::BROKEN_OFF) || (self.marks.has(Marks::SENT_FIN) && self.marks.has(Marks::RECEIVED_FIN))
+        self.marks.has(FlowFlags::BROKEN_OFF)
+            || (self.marks.has(FlowFlags::SENT_FIN) && self.marks.has(FlowFlags::RECEIVED_FIN))
     }
 
     /// The number of its last range if that is in `block`. Reading a range of another block would only cost a cache
@@ -170,11 +171,11 @@ impl Flow {
     /// The previous connection, while its packets may still come.
     #[inline]
     fn previous(&mut self, now: Instant) -> Option<Previous> {
-        if !self.marks.has(Marks::GUARDED) {
+        if !self.marks.has(FlowFlags::HAS_PREVIOUS) {
             return None;
         }
         let previous = self.rest.previous.filter(|previous| !previous.is_over(now));
-        self.marks.set(Marks::GUARDED, previous.is_some());
+        self.marks.set(FlowFlags::HAS_PREVIOUS, previous.is_some());
         previous
     }
 
@@ -240,7 +241,7 @@ impl Flow {
 
     /// Updates the position of each level. Returns true if there are changes to report and there were none before.
     pub fn settle(&mut self, by: Option<BlockId>) -> bool {
-        if !self.marks.has(Marks::ANCHORED) {
+        if !self.marks.has(FlowFlags::ANCHORED) {
             return false;
         }
         let rest = &mut *self.rest;
@@ -262,15 +263,15 @@ impl Flow {
         if self.acked >= rest.violated_below {
             rest.violated = None;
         }
-        let before = self.untold;
+        let before = self.unreported;
         for (level, (told, mark)) in Level::ALL.into_iter().zip(rest.told.iter_mut().zip(marks)) {
             if mark.offset > told.offset {
                 *told = mark;
-                self.untold |= bit(level);
+                self.unreported |= bit(level);
                 rest.raised_by = by;
             }
         }
-        before == 0 && self.untold != 0
+        before == 0 && self.unreported != 0
     }
 
     pub fn position(&self, level: Level) -> Position {
@@ -307,7 +308,7 @@ impl Flow {
             cookie: rest.cookie,
             origin: rest.origin,
             origin_sequence: self.is_tcp().then_some(self.base),
-            anchored: self.marks.has(Marks::ANCHORED),
+            anchored: self.marks.has(FlowFlags::ANCHORED),
             sent: self.present(self.sent()),
             positions: rest.told.map(|mark| self.present(mark)),
             violated: rest.violated.map(|mark| self.present(mark)),

@@ -14,12 +14,12 @@
 //! Start with `table`, then read `block_outcome` (decided blocks) and `instance` (one connection and its positions).
 //! [`arrivals`] and [`retained`] serve the receiving end: what was delivered here, for drain and for the last hop.
 
-mod ages;
 pub mod arrivals;
 mod block_outcome;
 mod blocks;
 mod coverage;
 mod events;
+mod idle_order;
 mod index;
 mod instance;
 mod key;
@@ -34,7 +34,7 @@ mod tests;
 pub use block_outcome::{BlockRange, Violation};
 pub use events::Event;
 pub use key::FlowKey;
-pub use state::{Counters, FlowId, FlowState, Instances, Limits, Position};
+pub use state::{Counters, FlowId, FlowState, InstanceCounter, Limits, Position};
 pub use table::{FlowTable, TooManyCookies};
 
 pub use crate::notify::message::{GoneReason, Level, Origin};

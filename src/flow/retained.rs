@@ -13,14 +13,14 @@
 //! headers. The caller knows when a sender is silent.
 
 mod buffers;
-mod repeats;
+mod retransmit_timer;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use self::buffers::Buffers;
-use self::repeats::Repeats;
-use super::ages::{Ages, Line, NONE};
+use self::retransmit_timer::RetransmitTimer;
+use super::idle_order::{Ages, IdleClass, NONE};
 use crate::wire::timestamp::Clock;
 use crate::wire::virtio::VirtioHeader;
 
@@ -48,7 +48,7 @@ impl Default for Bounds {
 
 /// A TCP packet that was delivered here.
 #[derive(Clone, Copy, Debug)]
-pub struct Handed<'a> {
+pub struct DeliveredPacket<'a> {
     /// The flow's slot.
     pub slot: u32,
     /// The peer that sent it.
@@ -107,7 +107,7 @@ struct Flow {
     acked: u64,
     /// The sender's latest delivered TCP timestamp: the local TCP rejects an older one.
     clock: Option<u32>,
-    repeats: Repeats,
+    repeats: RetransmitTimer,
     /// It is in the `due` queue.
     is_queued: bool,
 }
@@ -122,7 +122,7 @@ impl Flow {
             payload: 0,
             acked: 0,
             clock: None,
-            repeats: Repeats::new(now),
+            repeats: RetransmitTimer::new(now),
             is_queued: false,
         }
     }
@@ -172,7 +172,7 @@ impl Retained {
 
     /// Keeps a packet unless it has no bytes, is acknowledged, or is already kept.
     #[inline]
-    pub fn keep(&mut self, handed: &Handed<'_>, now: Instant) {
+    pub fn keep(&mut self, handed: &DeliveredPacket<'_>, now: Instant) {
         let at = handed.slot as usize;
         if self.flows.len() <= at {
             self.flows.resize_with(at + 1, || None);
@@ -206,7 +206,7 @@ impl Retained {
         let unused_max = self.bounds.memory - self.charge - charge;
         let bytes = self.buffers.copy(handed.packet, unused_max);
         self.insert(handed, behind, bytes, charge);
-        self.wake(now + repeats::FIRST);
+        self.wake(now + retransmit_timer::FIRST);
     }
 
     /// The local end has acknowledged everything before `upto`; `is_open` if its window is open.
@@ -221,8 +221,8 @@ impl Retained {
         }
         let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
         if head == NONE {
-            flow.repeats = Repeats::new(now);
-        } else if let Some(at) = flow.repeats.on_word(is_news, is_open, now) {
+            flow.repeats = RetransmitTimer::new(now);
+        } else if let Some(at) = flow.repeats.on_ack(is_news, is_open, now) {
             if at <= now {
                 self.enqueue(slot);
             } else {
@@ -292,7 +292,7 @@ impl Retained {
             self.tally.dropped += 1;
         }
         while self.charge + charge > self.bounds.memory {
-            let Some(oldest) = self.ages.oldest(Line::Tcp) else { break };
+            let Some(oldest) = self.ages.oldest(IdleClass::Tcp) else { break };
             self.remove(oldest);
             self.tally.dropped += 1;
         }
@@ -300,7 +300,7 @@ impl Retained {
 
     /// The packet of the flow behind which this one belongs, [`NONE`] for the front. Returns nothing if that place is
     /// too far to search.
-    fn place(&self, handed: &Handed<'_>) -> Option<u32> {
+    fn place(&self, handed: &DeliveredPacket<'_>) -> Option<u32> {
         let flow = self.flows[handed.slot as usize].as_ref()?;
         let (mut low, mut high) = (flow.head, flow.tail);
         for _ in 0..STEPS_MAX {
@@ -314,8 +314,8 @@ impl Retained {
         None
     }
 
-    fn insert(&mut self, handed: &Handed<'_>, before: u32, bytes: Vec<u8>, charge: usize) {
-        let &Handed { slot, begin, upto, header, clock, .. } = handed;
+    fn insert(&mut self, handed: &DeliveredPacket<'_>, before: u32, bytes: Vec<u8>, charge: usize) {
+        let &DeliveredPacket { slot, begin, upto, header, clock, .. } = handed;
         let Some(Some(flow)) = self.flows.get_mut(slot as usize) else { return };
         let behind = self.entries.get(before as usize).map_or(flow.head, |entry| entry.behind);
         let entry = Entry { slot, before, behind, begin, upto, header, clock, bytes };
@@ -334,7 +334,7 @@ impl Retained {
         *self.entries.get_mut(before as usize).map_or(&mut flow.head, |entry| &mut entry.behind) = number;
         *self.entries.get_mut(behind as usize).map_or(&mut flow.tail, |entry| &mut entry.before) = number;
         self.charge += charge;
-        self.ages.append(Line::Tcp, number);
+        self.ages.append(IdleClass::Tcp, number);
         self.tally.packets += 1;
         let peer = usize::from(flow.peer);
         if self.of_peer.len() <= peer {
@@ -351,7 +351,7 @@ impl Retained {
         let bytes = std::mem::take(&mut entry.bytes);
         let charge = Buffers::size(bytes.len()) + ENTRY_COST;
         self.buffers.give_back(bytes);
-        self.ages.remove(Line::Tcp, number);
+        self.ages.remove(IdleClass::Tcp, number);
         self.vacant.push(number);
         self.charge -= charge;
         self.tally.packets -= 1;

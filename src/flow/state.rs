@@ -14,7 +14,7 @@ pub(super) fn bit(level: Level) -> u8 {
     1 << level.index()
 }
 
-/// One instance of a flow. The instance number alone is unique among all tables with the same [`Instances`]; it is
+/// One instance of a flow. The instance number alone is unique among all tables with the same [`InstanceCounter`]; it is
 /// never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowId {
@@ -23,7 +23,7 @@ pub struct FlowId {
 }
 
 impl FlowId {
-    /// The instance number among all [`Instances`]; a later instance of the same 5-tuple has a higher one.
+    /// The instance number among all [`InstanceCounter`]; a later instance of the same 5-tuple has a higher one.
     pub fn instance(self) -> u64 {
         self.instance
     }
@@ -32,9 +32,9 @@ impl FlowId {
 /// Numbers the instances of all tables of an appliance, from 1. Subscribers treat a higher number under the same
 /// 5-tuple as a later connection, on any lane.
 #[derive(Clone, Debug, Default)]
-pub struct Instances(Arc<AtomicU64>);
+pub struct InstanceCounter(Arc<AtomicU64>);
 
-impl Instances {
+impl InstanceCounter {
     pub(super) fn next(&self) -> u64 {
         // Only the counter is shared, so no other memory needs ordering with it.
         self.0.fetch_add(1, Ordering::Relaxed) + 1
@@ -90,7 +90,7 @@ impl FlowState {
     /// Its position at `level` as reported to subscribers; none where nothing is known. UDP has no acknowledgements,
     /// and a TCP flow first seen in the middle has no position before an acknowledgement has reached its first seen
     /// byte.
-    pub fn told(&self, level: Level) -> Option<Position> {
+    pub fn reported(&self, level: Level) -> Option<Position> {
         let known = self.anchored && (level != Level::Acked || self.origin_sequence.is_some());
         known.then(|| self.position(level))
     }

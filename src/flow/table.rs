@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::ages::{self, Ages, Line};
 use super::blocks::Blocks;
 use super::coverage::Span;
 use super::events::{Event, Events};
+use super::idle_order::{self, Ages, IdleClass};
 use super::index::Index;
 use super::instance::{Answer, Flow, Sent};
 use super::key::{FlowKey, Hash, PackedKey};
 use super::plausible::{Segment, has_sound_checksum};
-use super::state::{Counters, FlowId, FlowState, Instances, Limits, bit};
+use super::state::{Counters, FlowId, FlowState, InstanceCounter, Limits, bit};
 use crate::notify::message::GoneReason;
 use crate::notify::message::{Level, Origin};
 use crate::wire::offload::UDP_HEADER;
@@ -58,7 +58,7 @@ pub struct FlowTable {
     pub(super) events: Events,
     pub(super) counters: Counters,
     cookies: BTreeMap<PackedKey, (u64, Instant)>,
-    instances: Instances,
+    instances: InstanceCounter,
     /// TCP flows that may have a hole.
     pub(super) holed: Vec<FlowId>,
     /// When all flows were last held because a forgotten block was lost.
@@ -68,7 +68,7 @@ pub struct FlowTable {
 impl FlowTable {
     /// An empty table. `seed` must be secret, so that others cannot choose ports that are slow to look up. All tables
     /// of an appliance share `instances`.
-    pub fn new(limits: Limits, seed: u64, instances: Instances) -> Self {
+    pub fn new(limits: Limits, seed: u64, instances: InstanceCounter) -> Self {
         let flows = limits.flows.clamp(1, 1 << 24);
         let limits = Limits { flows, ..limits };
         Self {
@@ -253,12 +253,12 @@ impl FlowTable {
             let id = self.events.first_changed()?;
             let flow = self.flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == id);
             if let Some(flow) = flow
-                && let Some(level) = Level::ALL.into_iter().find(|level| flow.untold & bit(*level) != 0)
+                && let Some(level) = Level::ALL.into_iter().find(|level| flow.unreported & bit(*level) != 0)
             {
-                flow.untold &= !bit(level);
+                flow.unreported &= !bit(level);
                 let (position, block) = (flow.position(level), flow.raised_by());
                 let event = Event::Protected { flow: flow.state(), level, position, block };
-                if flow.untold == 0 {
+                if flow.unreported == 0 {
                     self.events.pop_changed();
                 }
                 return Some(event);
@@ -307,17 +307,17 @@ impl FlowTable {
 
     /// When the next flow will have been idle for too long.
     pub fn deadline(&self) -> Option<Instant> {
-        Line::ALL.into_iter().filter_map(|line| self.oldest(line).map(|(_, due)| due)).min()
+        IdleClass::ALL.into_iter().filter_map(|line| self.oldest(line).map(|(_, due)| due)).min()
     }
 
     /// Removes flows that have been idle for too long.
     pub fn handle_timeout(&mut self, now: Instant) {
         let mut removals = REMOVALS_MAX;
-        for line in Line::ALL {
+        for line in IdleClass::ALL {
             while removals > 0
                 && let Some((slot, _)) = self.oldest(line).filter(|&(_, due)| due <= now)
             {
-                let reason = if line == Line::Closed { GoneReason::Closed } else { GoneReason::Idle };
+                let reason = if line == IdleClass::Closed { GoneReason::Closed } else { GoneReason::Idle };
                 self.remove(slot, reason);
                 removals -= 1;
             }
@@ -325,13 +325,13 @@ impl FlowTable {
     }
 
     /// The longest idle flow of a list, and when it is removed.
-    fn oldest(&self, line: Line) -> Option<(u32, Instant)> {
+    fn oldest(&self, line: IdleClass) -> Option<(u32, Instant)> {
         let slot = self.ages.oldest(line)?;
         let flow = self.flows.get(slot as usize)?.as_ref()?;
         let life = match line {
-            Line::Closed => self.limits.closed,
-            Line::Udp => self.limits.udp_idle,
-            Line::Tcp => self.limits.tcp_idle,
+            IdleClass::Closed => self.limits.closed,
+            IdleClass::Udp => self.limits.udp_idle,
+            IdleClass::Tcp => self.limits.tcp_idle,
         };
         Some((slot, flow.seen_at + life + AGE_STEP))
     }
@@ -390,7 +390,8 @@ impl FlowTable {
         let idle = |line| {
             self.ages.oldest(line).and_then(|slot| Some((self.flows.get(slot as usize)?.as_ref()?.seen_at, slot)))
         };
-        let victim = idle(Line::Closed).or_else(|| [Line::Udp, Line::Tcp].into_iter().filter_map(idle).min());
+        let victim =
+            idle(IdleClass::Closed).or_else(|| [IdleClass::Udp, IdleClass::Tcp].into_iter().filter_map(idle).min());
         if let Some((_, slot)) = victim {
             self.counters.evicted += 1;
             self.remove(slot, GoneReason::Evicted);
@@ -413,9 +414,9 @@ impl FlowTable {
             return;
         };
         let line = match flow.is_tcp() {
-            _ if flow.is_closed() => Line::Closed,
-            true => Line::Tcp,
-            false => Line::Udp,
+            _ if flow.is_closed() => IdleClass::Closed,
+            true => IdleClass::Tcp,
+            false => IdleClass::Udp,
         };
         if line != flow.line || now.saturating_duration_since(flow.seen_at) >= AGE_STEP {
             self.ages.remove(flow.line, slot);
@@ -429,7 +430,7 @@ impl FlowTable {
         let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
             return false;
         };
-        let last = flow.range_in(block).unwrap_or(ages::NONE);
+        let last = flow.range_in(block).unwrap_or(idle_order::NONE);
         let recorded = self.blocks.record(block, flow.id, span, last);
         match recorded {
             Some(range) => flow.set_range(range, block),

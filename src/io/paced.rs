@@ -44,7 +44,7 @@ impl Paced {
     }
 
     /// A line is written now.
-    pub fn on_said(&mut self, now: Instant) {
+    pub fn on_logged(&mut self, now: Instant) {
         self.said_at = Some(now);
     }
 

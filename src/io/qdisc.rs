@@ -19,7 +19,7 @@ use super::netlink::Netlink;
 
 /// Kinds of queues that send or keep every datagram that they have taken. Every other kind, also one of a newer kernel,
 /// is suspect. Kinds with child queues are listed if they drop nothing themselves: their children are checked as well.
-const HONEST: &[&str] =
+const NO_SILENT_DROPS: &[&str] =
     &["noqueue", "pfifo", "bfifo", "pfifo_fast", "fq", "mq", "mqprio", "prio", "multiq", "htb", "hfsc", "drr", "qfq"];
 
 /// The egress of this host to a destination.
@@ -42,7 +42,7 @@ impl Egress {
     /// Whether a queue of the device may drop a datagram that it has taken, so that no send fails. True for an unknown
     /// queue.
     pub fn may_drop_silently(&self) -> bool {
-        self.kinds.iter().any(|kind| !HONEST.contains(&kind.as_str()))
+        self.kinds.iter().any(|kind| !NO_SILENT_DROPS.contains(&kind.as_str()))
     }
 }
 

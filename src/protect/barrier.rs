@@ -50,7 +50,7 @@ impl Barriers {
         self.0.drain(..).map(|barrier| barrier.id).for_each(fail);
     }
 
-    /// Answers the barriers whose blocks are all protected. `made_good` returns the level that the bytes of failed
+    /// Answers the barriers whose blocks are all protected. `repaired_level` returns the level that the bytes of failed
     /// blocks have reached since; while some are not sent again, no barrier is answered.
     ///
     /// A barrier requested before any packet was read is answered with [`Level::Acked`], which no block can reach. A
@@ -58,16 +58,16 @@ impl Barriers {
     pub fn settle(
         &mut self,
         ledger: &Ledger,
-        made_good: impl FnOnce() -> Option<Level>,
+        repaired_level: impl FnOnce() -> Option<Level>,
         mut answer: impl FnMut(u64, Level),
     ) {
         if self.0.is_empty() {
             return;
         }
-        let Some(made_good) = made_good() else { return };
+        let Some(repaired_level) = repaired_level() else { return };
         // Each barrier covers everything that the earlier ones cover, so the later ones wait for the first.
         while let Some(barrier) = self.0.front() {
-            let mut decoded = made_good >= Level::Decoded && !ledger.has_void_claims();
+            let mut decoded = repaired_level >= Level::Decoded && !ledger.has_void_claims();
             for end in &barrier.ends {
                 match ledger.is_covered(*end) {
                     Some(with_peer) => decoded &= with_peer,

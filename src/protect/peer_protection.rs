@@ -26,7 +26,7 @@ const LEAVES_WITHIN: Duration = Duration::from_millis(400);
 const _: () = assert!(LEAVES_WITHIN.as_millis() + 100 <= SENDER_PAUSE.as_millis());
 
 /// Ranges of flows reported per block.
-const RANGES_TOLD: usize = 8;
+const RANGES_PUBLISHED: usize = 8;
 
 /// The protection of one peer's flows on one lane.
 #[derive(Debug)]
@@ -37,14 +37,14 @@ pub struct PeerProtection {
     departures: Departures,
     health: Health,
     barriers: Barriers,
-    told: (LinkState, StateReason),
+    published_state: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
     refresh: Option<usize>,
     /// The refresh before the violation at the front is done.
     is_refreshed: bool,
     /// A subscriber wants a notification for each block.
-    tells_blocks: bool,
+    publishes_blocks: bool,
     counters: Counters,
 }
 
@@ -58,11 +58,11 @@ impl PeerProtection {
             departures: Departures::default(),
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
-            told: (LinkState::Down, StateReason::NoSession),
+            published_state: (LinkState::Down, StateReason::NoSession),
             notifications: VecDeque::new(),
             refresh: None,
             is_refreshed: false,
-            tells_blocks: false,
+            publishes_blocks: false,
             counters: Counters::default(),
         }
     }
@@ -148,7 +148,7 @@ impl PeerProtection {
                 self.claim(block, left.size, Level::OnWire);
             } else {
                 self.counters.untrusted += 1;
-                self.tell_block(block, left.size, None);
+                self.publish_block(block, left.size, None);
             }
         }
         self.settle_barriers();
@@ -221,7 +221,7 @@ impl PeerProtection {
             }
         }
         self.flows.handle_timeout(now);
-        self.tell_state(now);
+        self.publish_state(now);
         self.settle_barriers();
     }
 
@@ -282,8 +282,8 @@ impl PeerProtection {
     }
 
     /// Whether to send a notification for each block from now on.
-    pub fn set_tells_blocks(&mut self, tells: bool) {
-        self.tells_blocks = tells;
+    pub fn set_publishes_blocks(&mut self, tells: bool) {
+        self.publishes_blocks = tells;
     }
 
     /// No block waits for the kernel or for a timestamp.
@@ -303,7 +303,7 @@ impl PeerProtection {
 
     /// The state of the link as last reported.
     pub fn state(&self) -> (LinkState, StateReason) {
-        self.told
+        self.published_state
     }
 
     /// The counts so far.
@@ -322,26 +322,26 @@ impl PeerProtection {
             self.ledger.claim(block);
         }
         self.flows.on_block_protected(block, level);
-        self.tell_block(block, size, Some(level));
+        self.publish_block(block, size, Some(level));
     }
 
     fn settle_barriers(&mut self) {
         let Self { barriers, ledger, flows, notifications, .. } = self;
         let answer = |id, level| notifications.push_back(Notification::Barrier(id, Some(level)));
-        barriers.settle(ledger, || flows.made_good(), answer);
+        barriers.settle(ledger, || flows.repaired_level(), answer);
     }
 
-    fn tell_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {
-        if self.tells_blocks {
-            let ranges = self.flows.ranges(block, RANGES_TOLD);
+    fn publish_block(&mut self, block: BlockId, (source_symbols, repair_symbols): Size, level: Option<Level>) {
+        if self.publishes_blocks {
+            let ranges = self.flows.ranges(block, RANGES_PUBLISHED);
             self.notifications.push_back(Notification::Block { block, source_symbols, repair_symbols, level, ranges });
         }
     }
 
-    fn tell_state(&mut self, now: Instant) {
+    fn publish_state(&mut self, now: Instant) {
         let state = self.health.state(now);
-        if state != self.told {
-            self.told = state;
+        if state != self.published_state {
+            self.published_state = state;
             self.notifications.push_back(Notification::State(state.0, state.1));
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::BLOCKS_MAX;
 use super::{Evidence, Notification, PeerProtection};
-use crate::flow::{FlowTable, Instances, Level, Limits};
+use crate::flow::{FlowTable, InstanceCounter, Level, Limits};
 use crate::notify::message::{Event, LinkState, StateReason};
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
@@ -44,7 +44,8 @@ impl Bench {
     fn new(evidence: Evidence) -> Self {
         let packet = samples::ipv4(UDP, &[], &samples::udp(10));
         let view = PacketView::parse(&packet).unwrap();
-        let protection = PeerProtection::new(FlowTable::new(Limits::default(), 7, Instances::default()), evidence);
+        let protection =
+            PeerProtection::new(FlowTable::new(Limits::default(), 7, InstanceCounter::default()), evidence);
         Self { protection, now: Instant::now(), packet, view, sends: Vec::new() }
     }
 
@@ -489,7 +490,7 @@ fn departures_and_proofs_of_the_old_path_do_not_count_for_a_new_one() {
 fn a_subscriber_of_blocks_gets_each_block_with_its_ranges() {
     let mut bench = Bench::up();
     bench.leave(0);
-    bench.protection.set_tells_blocks(true);
+    bench.protection.set_publishes_blocks(true);
     bench.leave(1);
     bench.event(BlockEvent::Unsendable);
     bench.leave(2);

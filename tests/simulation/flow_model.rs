@@ -11,7 +11,9 @@
 
 use std::time::{Duration, Instant};
 
-use onwire::flow::{BlockId, Event, FlowId, FlowState, FlowTable, GoneReason, Instances, Level, Limits, Violation};
+use onwire::flow::{
+    BlockId, Event, FlowId, FlowState, FlowTable, GoneReason, InstanceCounter, Level, Limits, Violation,
+};
 use onwire::wire::checksum;
 use onwire::wire::packet::PacketView;
 use onwire::wire::virtio::VirtioHeader;
@@ -189,7 +191,7 @@ impl World {
     fn new(isn: u32) -> Self {
         let limits = Limits { flows: 4, ranges: 4096, ..Limits::default() };
         let mut world = Self {
-            table: FlowTable::new(limits, 3, Instances::default()),
+            table: FlowTable::new(limits, 3, InstanceCounter::default()),
             now: Instant::now(),
             connections: Vec::new(),
             sbn: 0,

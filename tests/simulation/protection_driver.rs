@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use onwire::flow::{FlowTable, Instances, Limits};
+use onwire::flow::{FlowTable, InstanceCounter, Limits};
 use onwire::protect::{Evidence, LaneProtection, PeerProtection};
 use onwire::wire::payload_id::BlockId;
 use rand::Rng;
@@ -92,9 +92,9 @@ impl HostSettings {
 
     /// The protection of a new run.
     pub fn lane_protection(&self) -> LaneProtection {
-        let flows = FlowTable::new(self.limits, 7, Instances::default());
+        let flows = FlowTable::new(self.limits, 7, InstanceCounter::default());
         let mut protection = PeerProtection::new(flows, self.evidence);
-        protection.set_tells_blocks(true);
+        protection.set_publishes_blocks(true);
         LaneProtection::new(vec![protection])
     }
 }

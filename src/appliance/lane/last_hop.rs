@@ -9,8 +9,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::lane::tun_writer::TunWriter;
-use crate::flow::arrivals::{Acknowledged, Arrivals, Brought};
-use crate::flow::retained::{Bounds, Handed, Retained};
+use crate::flow::arrivals::{Acknowledged, Arrivals, ArrivedSegment};
+use crate::flow::retained::{Bounds, DeliveredPacket, Retained};
 use crate::tunnel::forwarder::Deliverable;
 use crate::tunnel::peer::Peer;
 use crate::wire::packet::PacketView;
@@ -71,8 +71,8 @@ impl LastHop {
         }
         let claims = self.sources.get(usize::from(peer.0)).is_some_and(|source| source.claims);
         if claims {
-            let Brought { slot, begin, upto, clock, .. } = brought;
-            retained.keep(&Handed { slot, peer: peer.0, begin, upto, header, packet, clock }, now);
+            let ArrivedSegment { slot, begin, upto, clock, .. } = brought;
+            retained.keep(&DeliveredPacket { slot, peer: peer.0, begin, upto, header, packet, clock }, now);
         }
     }
 
@@ -99,7 +99,7 @@ impl LastHop {
     /// Hands on again what was lost between us and the mirror, if its peer is silent. `is_dry`: nothing lies unread in
     /// the socket, so that no peer only seems silent.
     #[inline]
-    pub fn mend(&mut self, peers: &[Peer], tun_writer: &mut TunWriter, is_dry: bool, now: Instant) {
+    pub fn resend(&mut self, peers: &[Peer], tun_writer: &mut TunWriter, is_dry: bool, now: Instant) {
         if self.retained.is_none() {
             return;
         }
@@ -127,7 +127,7 @@ impl LastHop {
         peers.any(|(peer, source)| source.silent_at.is_some_and(|at| at <= now) && retained.has_of(peer))
     }
 
-    /// When to call [`mend`](Self::mend) if nothing comes.
+    /// When to call [`resend`](Self::resend) if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
         self.retained.as_ref()?.deadline(|peer| silent_at(&self.sources, peer))
     }

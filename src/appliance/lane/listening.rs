@@ -35,7 +35,7 @@ pub struct Silence {
 
 /// A request for a snapshot that waits for its answer.
 #[derive(Debug)]
-struct Question<T> {
+struct SnapshotRequest<T> {
     from: T,
     at: Instant,
     turns: u32,
@@ -51,7 +51,7 @@ pub struct Listening<T> {
     peers: Vec<(Option<Instant>, Duration)>,
     overflows: u64,
     overflowed_at: Option<Instant>,
-    questions: Vec<Question<T>>,
+    questions: Vec<SnapshotRequest<T>>,
 }
 
 impl<T> Listening<T> {
@@ -97,7 +97,7 @@ impl<T> Listening<T> {
     /// A snapshot is requested at `now`. Returns a request that has to be answered at once, to make room.
     pub fn on_question(&mut self, from: T, now: Instant) -> Option<T> {
         let oldest = (self.questions.len() >= QUESTIONS_MAX).then(|| self.questions.remove(0).from);
-        self.questions.push(Question { from, at: now, turns: 0 });
+        self.questions.push(SnapshotRequest { from, at: now, turns: 0 });
         oldest
     }
 
@@ -109,9 +109,9 @@ impl<T> Listening<T> {
     /// A request that may be answered now, and whether everything that came before it is read.
     pub fn poll_question(&mut self) -> Option<(T, bool)> {
         let read_until = self.receive_lag.read_until();
-        let ready = |question: &Question<T>| question.at <= read_until || question.turns >= TURNS_MAX;
+        let ready = |question: &SnapshotRequest<T>| question.at <= read_until || question.turns >= TURNS_MAX;
         let place = self.questions.iter().position(ready)?;
-        let Question { from, at, .. } = self.questions.remove(place);
+        let SnapshotRequest { from, at, .. } = self.questions.remove(place);
         Some((from, at <= read_until))
     }
 

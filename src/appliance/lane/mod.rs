@@ -32,9 +32,9 @@ mod busy_poll;
 pub mod channel;
 pub mod last_hop;
 pub(super) mod listening;
+mod problem_log;
 mod readiness;
 mod receive_lag;
-mod say;
 mod send_error_log;
 mod sending;
 pub mod snapshot;
@@ -201,7 +201,7 @@ impl Lane {
                 self.answer(&reply, is_read);
             }
             self.listening.on_turn_end();
-            self.last_hop.mend(self.forwarder.peers(), &mut self.tun_writer, !self.ready.udp, now);
+            self.last_hop.resend(self.forwarder.peers(), &mut self.tun_writer, !self.ready.udp, now);
             self.follow_protection();
             // Entries that a drain left keep the lane from sleeping, and the poll may not report them again: read them
             // now.
@@ -246,7 +246,7 @@ impl Lane {
             while let Some(to) = self.udp.poll_late_error() {
                 driver.on_late_error(to, &self.forwarder, now);
             }
-            say::log_send_errors(&mut self.send_error_log, self.number, errors, now);
+            problem_log::log_send_errors(&mut self.send_error_log, self.number, errors, now);
         }
         driver.publish(&mut self.forwarder, now);
     }

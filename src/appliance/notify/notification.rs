@@ -32,8 +32,8 @@ pub fn level_of(evidence: Evidence) -> Level {
 
 /// The message about a flow toward `peer`; `level` is the one that counts as protected.
 pub fn flow_message(state: &FlowState, event: Event, block: Option<(u16, u16)>, peer: u32, level: Level) -> Flow {
-    let position = |level| state.told(level).map(|position| position.bytes);
-    let packets = state.told(level).filter(|_| state.origin_sequence.is_none());
+    let position = |level| state.reported(level).map(|position| position.bytes);
+    let packets = state.reported(level).filter(|_| state.origin_sequence.is_none());
     Flow {
         key: key_of(&state.key),
         instance: state.id.instance(),

@@ -176,7 +176,10 @@ impl ProtectionDriver {
             LaneRequest::Flush => forwarder.flush(now),
             LaneRequest::Blocks(wanted) => {
                 self.publishes_blocks = wanted;
-                self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.set_tells_blocks(wanted));
+                self.lane_protection
+                    .peers_mut()
+                    .iter_mut()
+                    .for_each(|protection| protection.set_publishes_blocks(wanted));
             }
             LaneRequest::Barrier(id) => {
                 self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));

@@ -36,7 +36,7 @@ impl ViolationLog {
         if self.ranges.is_due(now)
             && let Some(words) = self.take_message()
         {
-            self.ranges.on_said(now);
+            self.ranges.on_logged(now);
             tracing::error!("{words}");
         }
     }

@@ -18,7 +18,7 @@ use crate::tunnel::receiver::ReceiveProgress;
 /// A silence shorter than this never means that nothing is in flight.
 const QUIET_MIN: Duration = Duration::from_millis(500);
 /// Flows that are listed one by one: those that lack something first.
-const FLOWS_TOLD: usize = 256;
+const FLOWS_LISTED: usize = 256;
 /// Flows idle for this long are left out: their TCP has given up long ago.
 const FLOW_LIFE: Duration = Duration::from_secs(125 * 60);
 
@@ -195,7 +195,7 @@ impl ArrivedStatus {
         flows.retain(|flow| !flow.is_over());
         let flows_known = flows.len() as u64;
         flows.sort_by_key(|flow| (!flow.has_gap(), flow.unacknowledged() == 0, std::cmp::Reverse(flow.seen)));
-        flows.truncate(FLOWS_TOLD);
+        flows.truncate(FLOWS_LISTED);
         let mut status = Self {
             heard_ms_ago: lanes.clone().filter_map(|(_, lane)| lane.heard_at).max().map(ms_since),
             silent_ms: lanes.clone().map(|(_, lane)| lane.silence.lasted).min().unwrap_or_default().as_secs_f64() * 1e3,

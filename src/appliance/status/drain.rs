@@ -151,7 +151,7 @@ impl DrainAssessment {
     }
 
     /// The verdict when there is no more time to wait.
-    pub fn at_the_end(mut self) -> Self {
+    pub fn at_deadline(mut self) -> Self {
         for what in std::mem::take(&mut self.waits_for) {
             self.add_reason(Verdict::Incomplete, format!("still waiting for {what}"));
         }
@@ -233,7 +233,7 @@ mod tests {
         for (change, verdict, words) in rows {
             let mut arrived = drained();
             change(&mut arrived);
-            let assessment = assess(&arrived).at_the_end();
+            let assessment = assess(&arrived).at_deadline();
             assert_eq!(assessment.verdict, verdict, "{assessment:?}");
             assert!(assessment.reasons.iter().any(|it| it.contains(words)) || words.is_empty(), "{assessment:?}");
             assert_eq!(assessment.reasons.is_empty(), words.is_empty(), "{assessment:?}");
@@ -267,7 +267,7 @@ mod tests {
             change(&mut arrived);
             let assessment = assess(&arrived);
             assert!(assessment.waits_for.iter().any(|it| it.contains(words)), "{assessment:?}");
-            let end = assessment.at_the_end();
+            let end = assessment.at_deadline();
             assert!(end.verdict == Verdict::Incomplete && end.reasons[0].contains(words), "{end:?}");
         }
         let mut unseen = drained();

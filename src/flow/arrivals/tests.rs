@@ -36,7 +36,7 @@ impl Bench {
     }
 
     /// A segment from the peer: flags, where it begins and how long it is.
-    fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) -> Option<Brought> {
+    fn came(&mut self, port: u16, flags: u8, begin: u32, len: usize) -> Option<ArrivedSegment> {
         let bytes = packet(self.ipv4, port, false, flags, [BASE.wrapping_add(begin), 1], len);
         let view = PacketView::parse(&bytes).unwrap();
         self.arrivals.on_incoming(&view, &bytes, VirtioHeader::default(), true, self.now)
@@ -109,7 +109,7 @@ fn a_reset_by_the_sender_does_not_hide_bytes_lost_on_the_lan() {
 #[test]
 fn byte_ranges_and_acknowledgements_count_the_fin_as_one() {
     let mut bench = Bench::new(true);
-    let told = |slot, begin, upto, is_new| Some(Brought { slot, begin, upto, is_new, clock: None });
+    let told = |slot, begin, upto, is_new| Some(ArrivedSegment { slot, begin, upto, is_new, clock: None });
     assert_eq!(bench.came(1, TcpHeader::SYN, u32::MAX, 0), told(0, 0, 0, true));
     assert_eq!(bench.came(2, TcpHeader::SYN, u32::MAX, 0), told(1, 0, 0, true));
     assert_eq!(bench.came(1, ACK, 0, 100), told(0, 0, 100, false));

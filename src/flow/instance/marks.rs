@@ -2,9 +2,9 @@
 
 /// A set of the marks below.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Marks(u8);
+pub(super) struct FlowFlags(u8);
 
-impl Marks {
+impl FlowFlags {
     /// Everything before offset 0 is protected or acknowledged, or there was nothing.
     pub const ANCHORED: u8 = 1;
     /// The local end has sent its FIN.
@@ -14,7 +14,7 @@ impl Marks {
     /// One end has reset the connection.
     pub const BROKEN_OFF: u8 = 8;
     /// Packets of the previous connection may still come.
-    pub const GUARDED: u8 = 16;
+    pub const HAS_PREVIOUS: u8 = 16;
     /// A SYN was sent that the other end has not answered.
     pub const SYN_WAITS: u8 = 32;
 

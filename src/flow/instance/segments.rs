@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::marks::Marks;
+use super::marks::FlowFlags;
 use super::{Flow, bytes};
 use crate::flow::coverage::Span;
 use crate::flow::plausible::Ends;
@@ -47,7 +47,7 @@ impl Flow {
             if !self.ends.takes_sent_reset(header, self.sequence(self.acked), self.sequence(self.sent)) {
                 return Sent::Stray;
             }
-            self.marks.set(Marks::BROKEN_OFF, true);
+            self.marks.set(FlowFlags::BROKEN_OFF, true);
             return Sent::Nothing;
         }
         let previous = self.previous(now);
@@ -80,11 +80,11 @@ impl Flow {
             self.sent = end as u64;
             if payload > 0 {
                 // An end that has reset or finished the connection sends no more data: that RST or FIN was a stray.
-                self.marks.set(Marks::BROKEN_OFF | Marks::SENT_FIN, false);
+                self.marks.set(FlowFlags::BROKEN_OFF | FlowFlags::SENT_FIN, false);
             }
         }
         if fin && end >= 0 && end as u64 == self.sent {
-            self.marks.set(Marks::SENT_FIN, true);
+            self.marks.set(FlowFlags::SENT_FIN, true);
         }
         let start = (start.max(0) as u64).max(self.acked);
         match u64::try_from(end) {
@@ -111,7 +111,7 @@ impl Flow {
             return Sent::Begins(Origin::Start, base);
         }
         if base == self.base {
-            self.marks.set(Marks::ANCHORED, true);
+            self.marks.set(FlowFlags::ANCHORED, true);
             self.ends.on_sent(header, scale);
             // The other end may refuse data in a SYN (RFC 7413) even if the data arrives. It counts when it is
             // acknowledged or sent again.
@@ -130,7 +130,7 @@ impl Flow {
         let mut ends = Ends::default();
         ends.on_sent(header, scale);
         self.rest.syn = Some((base, ends));
-        self.marks.set(Marks::SYN_WAITS, true);
+        self.marks.set(FlowFlags::SYN_WAITS, true);
         Sent::Nothing
     }
 
@@ -143,14 +143,14 @@ impl Flow {
                 return Answer::Implausible;
             }
             // The acknowledgement of an RST shows that the bytes arrived, not that a program has them.
-            self.marks.set(Marks::BROKEN_OFF, true);
+            self.marks.set(FlowFlags::BROKEN_OFF, true);
             return Answer::Fits;
         }
         if !has(TcpHeader::ACK) {
             // If the other end begins a new connection with this SYN, the local end's SYN|ACK will show it.
             return Answer::Fits;
         }
-        if self.marks.has(Marks::SYN_WAITS)
+        if self.marks.has(FlowFlags::SYN_WAITS)
             && let Some((base, ends)) = self.rest.syn.filter(|(base, _)| header.acknowledgement == *base)
         {
             return Answer::Begins(Origin::Start, base, ends);
@@ -171,7 +171,7 @@ impl Flow {
         }
         // A SYN|ACK brings the other end's initial number, so it cannot be checked against one.
         let taken = has(TcpHeader::SYN) || self.ends.takes_answer(header);
-        if !taken || offset > self.sent as i64 + i64::from(self.marks.has(Marks::SENT_FIN)) {
+        if !taken || offset > self.sent as i64 + i64::from(self.marks.has(FlowFlags::SENT_FIN)) {
             return Answer::Implausible;
         }
         if !self.ends.is_recent(offset, self.acked) {
@@ -179,12 +179,12 @@ impl Flow {
         }
         self.ends.on_answer(header, payload, scale);
         if has(TcpHeader::FIN) {
-            self.marks.set(Marks::RECEIVED_FIN, true);
+            self.marks.set(FlowFlags::RECEIVED_FIN, true);
         }
         let Ok(offset) = u64::try_from(offset) else {
             return Answer::Fits;
         };
-        self.marks.set(Marks::ANCHORED, true);
+        self.marks.set(FlowFlags::ANCHORED, true);
         self.acked = self.acked.max(offset.min(self.sent));
         Answer::Fits
     }

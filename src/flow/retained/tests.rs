@@ -13,8 +13,8 @@ fn header(mark: u16) -> VirtioHeader {
     VirtioHeader { gso_size: mark, ..VirtioHeader::default() }
 }
 
-fn handed(slot: u32, begin: u64, upto: u64, packet: &[u8]) -> Handed<'_> {
-    Handed { slot, peer: (slot % 2) as u16, begin, upto, header: header(upto as u16), packet, clock: None }
+fn handed(slot: u32, begin: u64, upto: u64, packet: &[u8]) -> DeliveredPacket<'_> {
+    DeliveredPacket { slot, peer: (slot % 2) as u16, begin, upto, header: header(upto as u16), packet, clock: None }
 }
 
 /// The packets of a flow, lowest byte first.
@@ -383,7 +383,7 @@ fn a_repeated_packet_carries_the_senders_latest_timestamp() {
     let keep = |retained: &mut Retained, begin, clock, len| {
         let packet = packet(clock, len);
         let upto = begin + len as u64;
-        retained.keep(&Handed { clock: clock_of(&packet), ..handed(0, begin, upto, &packet) }, start);
+        retained.keep(&DeliveredPacket { clock: clock_of(&packet), ..handed(0, begin, upto, &packet) }, start);
     };
     keep(&mut retained, 0, u32::MAX, 100);
     keep(&mut retained, 100, u32::MAX, 100);

@@ -65,7 +65,7 @@ impl Netlink {
                 }
                 _ => "",
             };
-            explain(&error, format_args!("cannot add route {}{advice}", Words(route)))
+            explain(&error, format_args!("cannot add route {}{advice}", RouteText(route)))
         })
     }
 
@@ -73,7 +73,7 @@ impl Netlink {
     pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
         match self.ask(RouteNetlinkMessage::DelRoute(encode(route)), 0) {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {
-                Err(explain(&error, format_args!("cannot remove route {}", Words(route))))
+                Err(explain(&error, format_args!("cannot remove route {}", RouteText(route))))
             }
             _ => Ok(()),
         }
@@ -239,9 +239,9 @@ fn local_address(message: &AddressMessage) -> Option<LocalAddress> {
 }
 
 /// A route as `ip route` would write it.
-struct Words<'a>(&'a Route);
+struct RouteText<'a>(&'a Route);
 
-impl std::fmt::Display for Words<'_> {
+impl std::fmt::Display for RouteText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} dev {}", self.0.prefix, self.0.device)?;
         if let Some(source) = self.0.preferred_source {

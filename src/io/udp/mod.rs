@@ -30,7 +30,7 @@ pub use stamps::{StampChoice, StampState, StampsOff};
 use super::explain;
 use super::retry::Retry;
 use arrival::ArrivalClock;
-use stamps::OnTheirWay;
+use stamps::InFlight;
 
 /// Whether to use a feature that some kernels and devices lack.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub struct UdpSocket {
     stamps_before: StampState,
     stamp_retry: Retry,
     changes: VecDeque<Change>,
-    on_their_way: OnTheirWay,
+    on_their_way: InFlight,
     errors_left: bool,
     counts: ErrorCounts,
     late_errors: Vec<IpAddr>,
@@ -152,7 +152,7 @@ impl UdpSocket {
             stamps_before: stamps,
             stamp_retry: Retry::after(REFUSALS_MAX),
             changes: VecDeque::new(),
-            on_their_way: OnTheirWay::new(stamps),
+            on_their_way: InFlight::new(stamps),
             errors_left: false,
             counts: ErrorCounts::default(),
             late_errors: Vec::new(),

@@ -83,7 +83,7 @@ pub struct SendOutcome {
 }
 
 /// A target in the kernel's form, and the size of its datagrams.
-struct Envelope {
+struct Destination {
     address: RawAddress,
     length: libc::socklen_t,
     from: Option<PacketInfo>,
@@ -125,7 +125,7 @@ impl UdpSocket {
         let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
         let from = target.from.map(|from| PacketInfo::new(from, self.local.is_ipv6()));
-        let envelope = Envelope { address, length, from, segment, alone: target.alone };
+        let envelope = Destination { address, length, from, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
         let mut is_whole = true;
         while outcome.sent < bytes.len() {
@@ -153,7 +153,7 @@ impl UdpSocket {
     }
 
     /// Sends from the front what fits in one call; returns how many timestamps were requested. `Ok` is never empty.
-    fn send_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<(Taken, usize)> {
+    fn send_batch(&mut self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<(Taken, usize)> {
         let stamp = stamp.filter(|_| self.asks_for_stamps());
         match self.try_batch(envelope, bytes, stamp) {
             Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
@@ -204,7 +204,7 @@ impl UdpSocket {
     }
 
     /// Requests the source address of the envelope, and the timestamp with this id, if one is wanted.
-    fn requests(&self, envelope: &Envelope, stamp: Option<u32>) -> Requests {
+    fn requests(&self, envelope: &Destination, stamp: Option<u32>) -> Requests {
         let requests = match (self.stamps, stamp) {
             (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
             (StampState::LoopedData, Some(_)) => Requests::stamp(None),
@@ -216,7 +216,7 @@ impl UdpSocket {
         }
     }
 
-    fn try_batch(&mut self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+    fn try_batch(&mut self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
         let segment = envelope.segment;
         if bytes.len() <= segment {
             return retried(|| self.send_one(envelope, bytes, &self.requests(envelope, stamp)));
@@ -250,7 +250,7 @@ impl UdpSocket {
     }
 
     /// One `sendmsg`: a datagram, or a train for the kernel to cut if `requests` says so.
-    fn send_one(&self, envelope: &Envelope, bytes: &[u8], requests: &Requests) -> io::Result<Taken> {
+    fn send_one(&self, envelope: &Destination, bytes: &[u8], requests: &Requests) -> io::Result<Taken> {
         let mut slice = io_slice(bytes);
         let message = message(envelope, &mut slice, requests);
         // SAFETY: the message points to the address, the slice and the control messages, all alive until the call
@@ -261,7 +261,7 @@ impl UdpSocket {
     }
 
     /// One `sendmmsg`: up to [`MAX_SEGMENTS`] datagrams from the front.
-    fn send_each(&self, envelope: &Envelope, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+    fn send_each(&self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
         let segment = envelope.segment;
         let mut slices = [io_slice(&[]); MAX_SEGMENTS];
         let mut requests = [const { Requests::NONE }; MAX_SEGMENTS];
@@ -288,7 +288,7 @@ fn io_slice(bytes: &[u8]) -> libc::iovec {
 }
 
 /// A message of one slice. The kernel only reads what the pointers point to; they are mutable because of the C API.
-fn message(envelope: &Envelope, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
+fn message(envelope: &Destination, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
     // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_name = ptr::from_ref(&envelope.address).cast_mut().cast();

@@ -138,7 +138,7 @@ const UDP_LENGTH: usize = 4;
 
 /// The datagrams whose requested timestamp has not come. Empty, and without memory, where timestamps have ids.
 #[derive(Debug)]
-pub(super) struct OnTheirWay {
+pub(super) struct InFlight {
     datagrams: VecDeque<Sent>,
     packet: Box<[u8]>,
 }
@@ -152,7 +152,7 @@ struct Sent {
     prefix: [u8; PREFIX],
 }
 
-impl OnTheirWay {
+impl InFlight {
     pub(super) fn new(state: StampState) -> Self {
         let (datagrams, bytes) = match state {
             StampState::LoopedData => (MAX_ON_THEIR_WAY, PACKET_BYTES),
@@ -241,7 +241,7 @@ mod tests {
         bytes
     }
 
-    fn claim(sent: &mut OnTheirWay, packet: &[u8]) -> Option<u32> {
+    fn claim(sent: &mut InFlight, packet: &[u8]) -> Option<u32> {
         sent.buffer()[..packet.len()].copy_from_slice(packet);
         sent.claim(packet.len())
     }
@@ -251,7 +251,7 @@ mod tests {
         let datagram = |byte: u8, len: usize| -> Vec<u8> { (0..len).map(|at| byte ^ at as u8).collect() };
         let (long, short, tiny) = (datagram(1, 1452), datagram(2, 40), datagram(3, 5));
         for headers in [0, 20, 34, 40, 54, 60, 200] {
-            let mut sent = OnTheirWay::new(StampState::LoopedData);
+            let mut sent = InFlight::new(StampState::LoopedData);
             for (stamp, bytes) in [(u32::MAX, &long), (0, &short), (1, &tiny)] {
                 sent.push_all(stamp, bytes, bytes.len(), 1);
             }
@@ -278,13 +278,13 @@ mod tests {
     fn a_train_is_found_by_its_first_datagram_or_as_a_whole_and_one_cut_by_us_by_each_datagram() {
         let train: Vec<u8> = (0..2500u32).map(|at| (at * at) as u8).collect();
         for (packets, found) in [(1, [&train[..1000], &[], &[]]), (1, [&train[..], &[], &[]])] {
-            let mut sent = OnTheirWay::new(StampState::LoopedData);
+            let mut sent = InFlight::new(StampState::LoopedData);
             sent.push_all(7, &train, 1000, packets);
             assert_eq!(claim(&mut sent, &packet(28, &train[1000..2000], 0)), None, "a later one says nothing");
             assert_eq!(claim(&mut sent, &packet(28, found[0], 0)), Some(7));
             assert_eq!(claim(&mut sent, &packet(28, found[0], 0)), None);
         }
-        let mut sent = OnTheirWay::new(StampState::LoopedData);
+        let mut sent = InFlight::new(StampState::LoopedData);
         sent.push_all(8, &train, 1000, 3);
         for (number, datagram) in (8..).zip(train.chunks(1000)) {
             assert_eq!(claim(&mut sent, &packet(28, datagram, 0)), Some(number));
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn of_two_datagrams_that_look_alike_neither_is_reported() {
-        let mut sent = OnTheirWay::new(StampState::LoopedData);
+        let mut sent = InFlight::new(StampState::LoopedData);
         sent.push(1, b"the same sixteen bytes, and more", 32);
         sent.push(2, b"the same sixteen bytes, and else", 32);
         sent.push(3, b"others are not affected by that.", 32);
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_memory_is_bounded_and_forgets_the_oldest() {
-        let mut sent = OnTheirWay::new(StampState::LoopedData);
+        let mut sent = InFlight::new(StampState::LoopedData);
         let capacity = sent.datagrams.capacity();
         let datagram = |number: u32| [number.to_be_bytes(), [7; 4], [7; 4], [7; 4], [7; 4]].concat();
         for number in 0..MAX_ON_THEIR_WAY as u32 + 2 {

@@ -183,7 +183,7 @@ fn a_standstill_of_the_host_ends_trust_but_adds_no_probation() {
 
 /// The attacker's behaviour in one direction for a while.
 #[derive(Clone, Copy, Debug)]
-enum Mood {
+enum AttackerAction {
     Pass,
     Delay(Duration),
     /// All reports leave at the end, perhaps in reverse order.
@@ -196,7 +196,7 @@ enum Mood {
 /// One direction: the reports under way, with their departure time and their order at that time.
 #[derive(Default)]
 struct Way {
-    mood: Option<(Mood, Instant)>,
+    mood: Option<(AttackerAction, Instant)>,
     under_way: Vec<(Instant, i64, Report)>,
     taken: i64,
 }
@@ -207,10 +207,10 @@ impl Way {
             Some((mood, until)) if until > now => (mood, until),
             _ => {
                 let mood = match random.random_range(0..6) {
-                    0..=2 => Mood::Pass,
-                    3 => Mood::Delay(ms(random.random_range(0..1500))),
-                    4 => Mood::Hold { reversed: random.random() },
-                    _ => Mood::Swallow,
+                    0..=2 => AttackerAction::Pass,
+                    3 => AttackerAction::Delay(ms(random.random_range(0..1500))),
+                    4 => AttackerAction::Hold { reversed: random.random() },
+                    _ => AttackerAction::Swallow,
                 };
                 (mood, now + ms(random.random_range(20..3000)))
             }
@@ -218,10 +218,10 @@ impl Way {
         self.mood = Some((mood, until));
         self.taken += 1;
         let (at, place) = match mood {
-            Mood::Pass => (now + base, self.taken),
-            Mood::Delay(most) => (now + base + most.mul_f64(random.random()), self.taken),
-            Mood::Hold { reversed } => (until + base, if reversed { -self.taken } else { self.taken }),
-            Mood::Swallow => return,
+            AttackerAction::Pass => (now + base, self.taken),
+            AttackerAction::Delay(most) => (now + base + most.mul_f64(random.random()), self.taken),
+            AttackerAction::Hold { reversed } => (until + base, if reversed { -self.taken } else { self.taken }),
+            AttackerAction::Swallow => return,
         };
         self.under_way.push((at, place, report));
         self.under_way.sort_by_key(|(at, place, _)| (*at, *place));
@@ -304,7 +304,7 @@ fn an_undisturbed_path_is_always_trusted() {
         for millis in 0..20_000 {
             let now = start + ms(millis);
             for (from, way) in [(&mut near, &mut forth), (&mut far, &mut back)] {
-                way.mood = Some((Mood::Pass, now + ms(1)));
+                way.mood = Some((AttackerAction::Pass, now + ms(1)));
                 if from.is_due(now) {
                     way.take(from.begin(true, now), ms(rtt) / 2, &mut SmallRng::seed_from_u64(0), now);
                 }

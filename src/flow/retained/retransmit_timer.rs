@@ -14,7 +14,7 @@ const TRIES_MAX: u32 = 64;
 
 /// The state of one flow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Repeats {
+pub(super) struct RetransmitTimer {
     /// When a packet of it was last sent, by its sender or as a repeat.
     sent_at: Instant,
     wait: Duration,
@@ -23,7 +23,7 @@ pub(super) struct Repeats {
     is_shut: bool,
 }
 
-impl Repeats {
+impl RetransmitTimer {
     pub fn new(now: Instant) -> Self {
         Self { sent_at: now, wait: FIRST, tries: 0, is_shut: false }
     }
@@ -49,7 +49,7 @@ impl Repeats {
 
     /// The local end sent a segment, and unacknowledged packets remain; `is_news` if the segment acknowledged something
     /// new. Returns when to send again, if that has changed.
-    pub fn on_word(&mut self, is_news: bool, is_open: bool, now: Instant) -> Option<Instant> {
+    pub fn on_ack(&mut self, is_news: bool, is_open: bool, now: Instant) -> Option<Instant> {
         let was_shut = std::mem::replace(&mut self.is_shut, !is_open);
         // No repeat was sent yet: the sender may be alive and retransmits itself.
         if self.tries == 0 {

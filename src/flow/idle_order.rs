@@ -6,14 +6,14 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// A list of flows that share a lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum IdleClass {
     /// Both ends have sent a FIN, or one end has reset the connection.
     Closed,
     Udp,
     Tcp,
 }
 
-impl Line {
+impl IdleClass {
     pub const ALL: [Self; 3] = [Self::Closed, Self::Udp, Self::Tcp];
 }
 
@@ -40,12 +40,12 @@ impl Ages {
         Self { ends: [Ends { oldest: NONE, newest: NONE }; 3], links: Vec::with_capacity(capacity) }
     }
 
-    pub fn oldest(&self, line: Line) -> Option<u32> {
+    pub fn oldest(&self, line: IdleClass) -> Option<u32> {
         Some(self.ends[line as usize].oldest).filter(|&slot| slot != NONE)
     }
 
     /// Appends a slot that is in no list.
-    pub fn append(&mut self, line: Line, slot: u32) {
+    pub fn append(&mut self, line: IdleClass, slot: u32) {
         let at = slot as usize;
         if self.links.len() <= at {
             self.links.resize(at + 1, Links { older: NONE, newer: NONE });
@@ -59,7 +59,7 @@ impl Ages {
     }
 
     /// Removes a slot that is in `line`.
-    pub fn remove(&mut self, line: Line, slot: u32) {
+    pub fn remove(&mut self, line: IdleClass, slot: u32) {
         let Links { older, newer } = self.links[slot as usize];
         match older {
             NONE => self.ends[line as usize].oldest = newer,
@@ -83,18 +83,18 @@ mod tests {
             let mut ages = Ages::new(0);
             let mut model: [Vec<u32>; 3] = Default::default();
             for (slot, to) in steps {
-                for line in Line::ALL {
+                for line in IdleClass::ALL {
                     let list = &mut model[line as usize];
                     if let Some(at) = list.iter().position(|&candidate| candidate == slot) {
                         list.remove(at);
                         ages.remove(line, slot);
                     }
                 }
-                if let Some(&line) = Line::ALL.get(to) {
+                if let Some(&line) = IdleClass::ALL.get(to) {
                     model[line as usize].push(slot);
                     ages.append(line, slot);
                 }
-                for line in Line::ALL {
+                for line in IdleClass::ALL {
                     let mut found = Vec::new();
                     let mut next = ages.ends[line as usize].oldest;
                     while next != NONE {
