@@ -1,6 +1,6 @@
-//! What happens to a block on its way out of this host, for whoever has to know when it is protected.
+//! The steps of a block on its way out of this host, from which its protection is decided.
 //!
-//! Told only toward peers for which protection is claimed, in order. Nothing is decided here.
+//! Events are made only toward peers for which protection is claimed, in order. Nothing is decided here.
 
 use crate::wire::payload_id::BlockId;
 
@@ -16,31 +16,33 @@ pub enum BlockEvent {
         /// m, its repair symbols.
         repair_symbols: u16,
     },
-    /// The kernel took its last datagram, and every one before it unless [`Unsendable`](Self::Unsendable) said otherwise.
+    /// The kernel took its last datagram, and all its datagrams before that, unless an [`Unsendable`](Self::Unsendable)
+    /// came before. Only for blocks with repair symbols.
     Sent {
         /// The block.
         block: BlockId,
-        /// With which of all sends, counted from 0.
+        /// The number of the send that took it; sends to a peer are counted from 0.
         last: u64,
-        /// That send was of its last datagram alone.
+        /// That send took only this datagram.
         alone: bool,
     },
-    /// It ended before it was complete, and nothing more of it is sent.
+    /// It was ended before it was complete; nothing more of it is sent.
     Abandoned {
         /// The block.
         block: BlockId,
     },
-    /// A datagram could not be sent: no block that was not sent as a whole before this can be whole on the link.
+    /// A datagram could not be sent. A block that was not sent completely before this event may be incomplete on the
+    /// link.
     Unsendable,
-    /// Datagrams go to another address from now on, perhaps by another device: no departure after this shows that what was
-    /// begun before has left, and no proof of the round trip from before is one of the new path.
+    /// Datagrams take another path from now on, perhaps through another device. A departure after this does not show
+    /// that a block begun before has left, and a proof of the round trip from before does not hold for the new path.
     Moved,
-    /// The peer was started anew, or is heard for the first time: it has no block that was sent before.
-    /// [`Void`](Self::Void) follows for each profile.
+    /// The peer was restarted, or this is its first session: it has no block that was sent before. [`Void`](Self::Void)
+    /// follows for each profile.
     PeerRestarted,
-    /// The blocks of the profile before this one were not sent to the present run of the peer.
+    /// Blocks of this profile below `below` were not sent to the present run of the peer.
     Void {
-        /// The first that is, or will be.
+        /// The first block that was or will be sent to it.
         below: BlockId,
     },
 }

@@ -1,22 +1,22 @@
-//! Loss of datagrams as the counters tell it: how many did not arrive, and in what runs.
+//! Loss of datagrams, found from gaps in their counts: how many did not arrive, and in runs of which length.
 //!
 //! The count of a lane rises by one with each datagram, so a gap is a loss unless a late datagram fills it. A gap is
-//! counted into the burst lengths once it is so far behind that nothing late is expected. Whether a datagram is
-//! authentic and fresh was decided before.
+//! settled when it is so far behind that no late datagram is expected; then its length is final. The caller has checked
+//! that a datagram is authentic and fresh.
 
 use std::collections::VecDeque;
 
 use crate::wire::report::{BURST_CLASSES, burst_class};
 
-/// How far behind the newest datagram a gap is taken for final.
+/// A gap this far behind the newest datagram is final.
 const SETTLED_AFTER: u64 = 1024;
-/// Gaps that may be open at a time; beyond, the oldest is settled early.
+/// Gaps that may be open at a time. Beyond this, the oldest is settled early.
 const OPEN_GAPS_MAX: usize = 512;
 
-/// What was lost of one session's datagrams on one lane.
+/// The losses of one session's datagrams on one lane.
 #[derive(Debug, Default)]
 pub struct Loss {
-    /// The count that comes next if nothing is lost.
+    /// The next count if nothing is lost.
     next: u64,
     received: u64,
     /// Gaps that may still be filled, oldest first: first missing count and length.
@@ -25,7 +25,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Notes that the datagram with this count arrived, for the first time.
+    /// Notes the first arrival of the datagram with this count.
     pub fn on_datagram(&mut self, count: u64) {
         self.received += 1;
         if count == self.next {
@@ -54,7 +54,7 @@ impl Loss {
         self.next - self.received
     }
 
-    /// Runs of lost datagrams by length, those that may still be filled included.
+    /// Runs of lost datagrams by length, including those that may still be filled.
     pub fn burst_lengths(&self) -> [u64; BURST_CLASSES] {
         let mut lengths = self.burst_lengths;
         for &(_, length) in &self.gaps {
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_before_the_first_arrival_counts() {
+    fn losses_before_the_first_arrival_count() {
         assert_eq!(after(&[3]).lost(), 3);
     }
 
     #[test]
-    fn memory_is_bounded_and_nothing_is_forgotten() {
+    fn memory_is_bounded_and_every_loss_is_counted() {
         let counts: Vec<u64> = (0..100_000).filter(|count| count % 2 == 1).collect();
         let loss = after(&counts);
         assert!(loss.gaps.len() <= OPEN_GAPS_MAX);

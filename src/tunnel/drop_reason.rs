@@ -1,9 +1,9 @@
-//! Why something was thrown away. Bad input is counted here and goes no further; it is never an error that travels.
+//! Why input was dropped. Bad input is counted here and goes no further; it is never an error for the caller.
 
 /// Declares the reasons, their names in status output, and their number in one place.
 macro_rules! drop_reasons {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
-        /// Why a datagram, a packet or an ADU was thrown away.
+        /// Why a datagram, a packet or an ADU was dropped.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum DropReason {
             $($(#[doc = $doc])* $variant,)*
@@ -22,7 +22,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// Datagram: shorter than its headers, or of no type of ours.
+    /// Datagram: shorter than its headers, or of an unknown type.
     NotOurs = "not_ours",
     /// Datagram: no session has this receiver index.
     UnknownSession = "unknown_session",
@@ -30,7 +30,7 @@ drop_reasons! {
     ExpiredSession = "expired_session",
     /// Datagram: its counter belongs to another lane.
     WrongLane = "wrong_lane",
-    /// Datagram: the tag does not fit: corrupt or forged.
+    /// Datagram: the tag is wrong: corrupt or forged.
     BadTag = "bad_tag",
     /// Datagram: its counter was seen before.
     Replayed = "replayed",
@@ -42,7 +42,7 @@ drop_reasons! {
     Contradictory = "contradictory_symbol",
     /// Symbol: its block was already given up or delivered.
     LateSymbol = "late_symbol",
-    /// Symbol or report: what it tells of would take more memory than its sender may have us hold.
+    /// Symbol or report: it needs more memory than its sender may use here.
     NoRoom = "no_room",
     /// ADU from the peer: does not parse, or its offload header does not fit.
     MalformedAdu = "malformed_adu",
@@ -56,13 +56,13 @@ drop_reasons! {
     ForeignSource = "foreign_source",
     /// Packet from the TUN: there is no session with its peer yet.
     NoSession = "no_session",
-    /// Packet from the TUN: as much as may wait for the rate of the path to its peer waits already.
+    /// Packet from the TUN: the queue for the rate of the path to its peer is full.
     PathQueueFull = "path_queue_full",
     /// Packet for the TUN: the kernel refused it.
     TunRefused = "tun_refused",
     /// Datagram: the kernel refused to send it.
     SendFailed = "send_failed",
-    /// Handshake: damaged, forged, replayed, from a stranger, or too many.
+    /// Handshake: damaged, forged, replayed, from an unauthenticated sender, or too many.
     Handshake = "handshake",
 }
 
@@ -81,7 +81,7 @@ impl Drops {
         self.0[reason as usize] += number;
     }
 
-    /// How many were dropped for this reason.
+    /// The number of drops for this reason.
     pub fn of(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
     }

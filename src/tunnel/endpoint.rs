@@ -1,21 +1,21 @@
-//! Where a peer is, and by which of our addresses it called us.
+//! The addresses of both ends of the path to a peer.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The two ends of the way to a peer.
+/// The two ends of the path to a peer.
 ///
-/// Who is called answers from the address that was called: a firewall between the two lets an answer pass only if it comes
-/// from there. Who calls leaves its own address to the kernel, which knows the routes of the moment.
+/// An answer leaves from the address that the peer sent to: a firewall between the two passes an answer only from that
+/// address. A node that begins a handshake leaves its own address to the kernel, which knows the present routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where the peer is.
+    /// The peer's address.
     pub remote: SocketAddr,
-    /// Our address that it called; none leaves it to the kernel.
+    /// Our address that the peer sent to; `None`: the kernel chooses.
     pub local: Option<IpAddr>,
 }
 
 impl Endpoint {
-    /// The same place for a peer, our own address left to the kernel.
+    /// The same peer address; the kernel chooses ours.
     pub fn without_local(self) -> Self {
         Self { local: None, ..self }
     }

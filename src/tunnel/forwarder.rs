@@ -1,11 +1,11 @@
-//! One lane's share of the tunnel: packets in, datagrams out; datagrams in, packets out.
+//! One lane's part of the tunnel: packets in, datagrams out; datagrams in, packets out.
 //!
 //! ```text
 //!   TUN ── room, handle_packet ──▶ policy ─▶ sender ─▶ outbox ── poll_transmit ──▶ UDP
 //!   TUN ◀── poll_delivery ── checks ◀─ receiver ◀─ session ◀── handle_datagram ── UDP
 //! ```
 //!
-//! Handshakes are not read here. How to drive it: [`Forwarder`].
+//! Handshake datagrams are not read here. How to drive a [`Forwarder`]: [`crate::tunnel`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ use crate::wire::packet::PacketView;
 use crate::wire::payload_id::BlockId;
 use crate::wire::virtio::VirtioHeader;
 
-/// What a forwarder is made from.
+/// The configuration of a forwarder.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Our lane's number.
@@ -44,26 +44,25 @@ pub struct Settings {
     pub peers: Vec<PeerSettings>,
     /// Redundancy profiles, by number.
     pub profiles: Vec<Profile>,
-    /// How ADUs leave.
+    /// The order in which ADUs leave, and how long a hole waits.
     pub delivery: Delivery,
 }
 
-/// Where the last packet went: the next one is read to the same block, because it probably goes there too.
+/// Where the last packet went: the next one is read into the same block, because it probably goes there too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Destination {
     peer: usize,
     profile: usize,
 }
 
-/// A packet on its way to a peer, seen before it is put into its block, or dropped because there is no session or too much
-/// waits for the path: whoever follows its flow must know that it is missing.
+/// A packet to a peer, shown before it is put into its block or dropped: to follow its flow, the observer needs both.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
-    /// Where it goes.
+    /// The peer that it goes to.
     pub peer: PeerId,
-    /// The block it will be in; none if it is dropped.
+    /// The block it will be in; `None` if it is dropped: no session, or too much waits for the path.
     pub block: Option<BlockId>,
-    /// Its offload header, checked, and with [`VirtioHeader::DATA_VALID`] where this host has verified its checksum.
+    /// Its offload header, checked; with [`VirtioHeader::DATA_VALID`] if this host has verified its checksum.
     pub header: VirtioHeader,
     /// The packet or super-packet.
     pub packet: &'a [u8],
@@ -71,21 +70,21 @@ pub struct Outgoing<'a> {
     pub view: &'a PacketView,
 }
 
-/// A packet that belongs to nobody: somebody's prefixes or routes are wrong.
+/// A dropped packet whose addresses fit no prefix of ours or of a peer: prefixes or routes are wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// Why it was dropped.
     pub reason: DropReason,
-    /// Where it came from ...
+    /// Its source.
     pub source: IpAddr,
-    /// ... and where it wanted to.
+    /// Its destination.
     pub destination: IpAddr,
 }
 
 /// A packet for the TUN.
 #[derive(Debug)]
 pub struct Deliverable<'a> {
-    /// Where it comes from.
+    /// The peer that it comes from.
     pub peer: PeerId,
     /// Its offload header, checked.
     pub header: VirtioHeader,
@@ -95,12 +94,11 @@ pub struct Deliverable<'a> {
     pub view: PacketView,
 }
 
-/// The state machine of one lane. It does nothing by itself: the caller gives it inputs, then polls all outputs.
+/// The state machine of one lane: the caller gives it inputs, then polls all outputs.
 ///
-/// `handle_*`, `install`, `flush` and `on_*` are inputs, `poll_*` are outputs, [`poll_timeout`](Self::poll_timeout) is the
-/// timer, the rest are queries. [`crate::tunnel`] has the order of a turn, and what happens if an output is not drained.
-/// The caller reads the clock once a turn. What comes is judged by when it came: [`handle_datagram`](Self::handle_datagram)
-/// and [`poll_delivery`](Self::poll_delivery) have that for their `now`, which is behind the clock of a lane that is late.
+/// [`crate::tunnel`] has the order of a turn, and what happens if an output is not drained. The caller reads the clock
+/// once a turn. Only [`handle_datagram`](Self::handle_datagram) and [`poll_delivery`](Self::poll_delivery) take times
+/// of arrival, which are earlier if the lane is late.
 pub struct Forwarder {
     lane: u8,
     local_prefixes: PrefixTable<()>,
@@ -110,18 +108,18 @@ pub struct Forwarder {
     code: Code,
     drops: Drops,
     last: Destination,
-    /// Packets for another destination than the last are moved through here.
+    /// A packet for another destination than the last is moved through here.
     scratch: Vec<u8>,
-    /// Which peer's outbox is looked at first.
+    /// The peer whose outbox is polled first.
     turn: usize,
-    /// Receiver indices of all live sessions.
+    /// Receiver indices of all live sessions, with their peers.
     indices: Vec<(u32, u16)>,
-    /// The last one, until somebody asks.
+    /// The last one, until it is polled.
     stray: Option<Stray>,
 }
 
 impl Forwarder {
-    /// A lane with no sessions yet.
+    /// A lane without sessions.
     pub fn new(settings: Settings, now: Instant) -> Self {
         let Settings { lane, local_prefixes, peer_prefixes, peers, profiles, delivery } = settings;
         let peers: Vec<Peer> = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, now)).collect();
@@ -143,13 +141,13 @@ impl Forwarder {
         }
     }
 
-    /// Where the next packet from the TUN may be read to: [`PACKET_MAX`] bytes.
+    /// The buffer for the next packet from the TUN: [`PACKET_MAX`] bytes.
     pub fn room(&mut self) -> &mut [u8] {
         let Destination { peer, profile } = self.last;
         self.peers[peer].room(&self.profiles[profile])
     }
 
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); shows it to `observe` if it belongs to a peer.
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); `observe` sees it if it is for a peer.
     pub fn handle_packet(
         &mut self,
         header: VirtioHeader,
@@ -205,21 +203,21 @@ impl Forwarder {
         }
     }
 
-    /// The TUN is dry: nothing that was read waits for a neighbour any longer.
+    /// The TUN is empty: the open symbols leave short.
     pub fn handle_idle(&mut self, now: Instant) {
         for peer in &mut self.peers {
             peer.handle_idle(&mut self.code, now);
         }
     }
 
-    /// Takes a datagram that is not of the handshake; it is opened in place. `now` is when it came, however late it is read.
+    /// Takes a datagram that is not of the handshake; opens it in place. `now` is when it came, not when it was read.
     pub fn handle_datagram(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
         if let Err(reason) = self.receive(datagram, from, now) {
             self.drops.count(reason);
         }
     }
 
-    // Length and type, session, seal, replay window, then the payload's own bounds: nothing is believed earlier.
+    // In this order: length and type, session, seal, replay window, bounds of the payload. Nothing is trusted earlier.
     fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), DropReason> {
         let header = Header::parse(datagram).ok_or(DropReason::NotOurs)?;
         let index = header.receiver_index;
@@ -245,7 +243,7 @@ impl Forwarder {
             Freshness::TooOld => return Err(DropReason::TooOld),
         }
         let is_data = header.datagram_type != DatagramType::Report;
-        // What is routed into the tunnel is no place to send to: it would come back in.
+        // An address that is routed into the tunnel is not learned: what is sent there would come back in.
         let newest =
             newest && (peer.address() == Some(from) || self.peer_prefixes.lookup(from.ip().to_canonical()).is_none());
         peer.on_authentic(index, is_data, from, newest, &mut self.code, now);
@@ -257,8 +255,8 @@ impl Forwarder {
         }
     }
 
-    /// The next packet for the TUN. `now` is a time until which everything that came has been handed in: no block is given
-    /// up while what it waits for may be unread.
+    /// The next packet for the TUN. Every datagram that came until `now` must have been handed in: no block is given up
+    /// while its missing symbols may be unread.
     pub fn poll_delivery(&mut self, now: Instant) -> Option<Deliverable<'_>> {
         for peer in 0..self.peers.len() {
             while let Some((profile, ready)) = self.peers[peer].next_adu(now) {
@@ -275,7 +273,7 @@ impl Forwarder {
         None
     }
 
-    /// A peer may only send from its own prefixes to ours, whatever route its ADU came by.
+    /// A peer may send only from its own prefixes to ours, whatever its ADU claims.
     fn judge(&mut self, peer: usize, profile: u8, ready: &Ready) -> Result<(VirtioHeader, PacketView), DropReason> {
         let packet = self.peers[peer].packet(profile, ready);
         let view = PacketView::parse(packet).map_err(|_| DropReason::MalformedAdu)?;
@@ -288,14 +286,14 @@ impl Forwarder {
         Ok((header, view))
     }
 
-    /// Closes blocks, gives up others, reports: whatever is due at `now`.
+    /// Closes the open blocks and writes the reports that are due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         for peer in &mut self.peers {
             peer.handle_timeout(&mut self.code, now);
         }
     }
 
-    /// Closes all open blocks, as before an end.
+    /// Closes all open blocks, for example before the lane stops.
     pub fn flush(&mut self, now: Instant) {
         for peer in &mut self.peers {
             peer.flush(&mut self.code, now);
@@ -313,17 +311,17 @@ impl Forwarder {
         }
     }
 
-    /// There is room for what further packets would make.
+    /// No outbox is full: packets may be read.
     pub fn wants_packets(&self) -> bool {
         !self.peers.iter().any(|peer| peer.outbox.is_full())
     }
 
-    /// A train waits that nothing will be added to.
+    /// A complete train waits: nothing more is added to it.
     pub fn has_full_train(&self) -> bool {
         self.peers.iter().any(|peer| peer.outbox.has_full_train())
     }
 
-    /// The next train to send; answer with [`on_sent`](Self::on_sent) or [`on_unsendable`](Self::on_unsendable).
+    /// The next train to send; then call [`on_sent`](Self::on_sent), after an error also `on_unsendable`.
     pub fn poll_transmit(&mut self, trains: Trains, now: Instant) -> Option<(PeerId, Transmit<'_>)> {
         let peers = self.peers.len();
         for step in 0..peers {
@@ -350,76 +348,73 @@ impl Forwarder {
         self.peers[usize::from(peer.0)].on_sent(bytes, now);
     }
 
-    /// The datagram of `bytes` at the front of the train cannot be sent; the next one may be.
+    /// The datagram of `bytes` at the front of the train cannot be sent and is skipped.
     pub fn on_unsendable(&mut self, peer: PeerId, bytes: usize, now: Instant) {
         self.peers[usize::from(peer.0)].skip(bytes, now);
         self.drops.count(DropReason::SendFailed);
     }
 
-    /// Nothing can be sent to this peer from our address that it called. Returns that, unless it is the same as the last time.
+    /// Our present address cannot send to this peer. Returns the address, unless it is the same as the last time.
     pub fn on_unroutable(&mut self, peer: PeerId, now: Instant) -> Option<IpAddr> {
         self.peers[usize::from(peer.0)].on_unroutable(now)
     }
 
-    /// What happened to a block toward a peer for which protection is claimed; drain it each turn.
+    /// The next event of a block toward a peer for which protection is claimed; drain it each turn.
     pub fn poll_block_event(&mut self) -> Option<(PeerId, BlockEvent)> {
-        let told = |(number, peer): (usize, &mut Peer)| Some((PeerId(number as u16), peer.poll_block_event()?));
-        self.peers.iter_mut().enumerate().find_map(told)
+        let event = |(number, peer): (usize, &mut Peer)| Some((PeerId(number as u16), peer.poll_block_event()?));
+        self.peers.iter_mut().enumerate().find_map(event)
     }
 
-    /// What an error from the path quotes is the beginning of a datagram that was sent here: nobody off the path can know
-    /// its index and its counter.
+    /// Whether `quoted`, from an error of the path, begins a datagram sent here; off the path its counter is unknown.
     pub fn is_own(&self, quoted: &[u8]) -> bool {
         let header = Header::parse_quoted(quoted);
         header.is_some_and(|it| self.peers.iter().any(|peer| peer.sessions.has_sent(it.receiver_index, it.counter)))
     }
 
-    /// A packet that belongs to nobody, the last one since this was asked.
+    /// The last stray packet since the last call.
     pub fn poll_stray(&mut self) -> Option<Stray> {
         self.stray.take()
     }
 
-    /// The kernel refused so many packets for the TUN.
+    /// The kernel refused this number of packets for the TUN.
     pub fn on_refused(&mut self, packets: u64) {
         self.drops.add(DropReason::TunRefused, packets);
     }
 
-    /// What the reports of a peer have told since the last time; whoever does not ask loses nothing by it.
+    /// What a peer has reported since the last call. Until then reports are merged, and no loss is forgotten.
     pub fn poll_feedback(&mut self) -> Option<(PeerId, Feedback)> {
         let mut peers = self.peers.iter_mut().enumerate();
         peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_feedback()?)))
     }
 
-    /// A session in which the peer called us and has now shown that it has the keys.
+    /// The receiver index of a session under which the first authentic datagram has come: the peer has its keys.
     pub fn poll_confirmed(&mut self) -> Option<u32> {
         self.peers.iter_mut().find_map(|peer| peer.sessions.poll_confirmed())
     }
 
-    /// A peer with which a new session is wanted.
+    /// A peer that needs a new session.
     pub fn poll_request(&mut self, now: Instant) -> Option<PeerId> {
         let wanting = self.peers.iter_mut().position(|peer| peer.wants_session(now))?;
         Some(PeerId(wanting as u16))
     }
 
-    /// What has changed of how full-sized datagrams arrive at a peer; told once.
+    /// A change in how full-sized datagrams arrive at a peer; returned once.
     pub fn poll_train_news(&mut self) -> Option<(PeerId, TrainNews)> {
         let mut peers = self.peers.iter_mut().enumerate();
         peers.find_map(|(number, peer)| Some((PeerId(number as u16), peer.poll_train_news()?)))
     }
 
-    /// When something has to happen if nothing comes: then call [`handle_timeout`](Self::handle_timeout) and drain all
-    /// outputs, [`poll_request`](Self::poll_request) among them.
+    /// The next deadline if no input comes: then call [`handle_timeout`](Self::handle_timeout) and drain all outputs.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.peers.iter().filter_map(|peer| peer.poll_timeout(now)).min()
     }
 
-    /// How long a hole waits now, of the peer of whom it waits longest.
+    /// How long a hole waits now: the longest hold of all peers.
     pub fn hold(&self) -> Duration {
         self.peers.iter().map(|peer| peer.hold()).max().unwrap_or_default()
     }
 
-    /// When a block is given up, if nothing more comes: the caller looks whether anything has come before it says that it is
-    /// so late.
+    /// When a block is given up if nothing more comes. Read UDP again before `poll_delivery` gets such a time.
     pub fn held_until(&self) -> Option<Instant> {
         self.peers.iter().filter_map(|peer| peer.held_until()).min()
     }
@@ -429,23 +424,23 @@ impl Forwarder {
         &self.peers
     }
 
-    /// What was thrown away.
+    /// The counts of what was dropped.
     pub fn drops(&self) -> &Drops {
         &self.drops
     }
 
-    /// The peer at whose side this inner address is.
+    /// The peer whose prefixes contain this inner address.
     pub fn owner(&self, address: IpAddr) -> Option<PeerId> {
         self.peer_prefixes.lookup(address).copied()
     }
 
-    /// Bytes held for incomplete blocks.
+    /// Bytes held for received blocks.
     pub fn memory(&self) -> usize {
         self.peers.iter().map(Peer::memory).sum()
     }
 }
 
-/// Multicast is no stray: every device has some.
+/// Multicast is not noted: every device sends some.
 fn note_stray(stray: &mut Option<Stray>, reason: DropReason, view: &PacketView) -> DropReason {
     if !view.destination.is_multicast() {
         *stray = Some(Stray { reason, source: view.source, destination: view.destination });

@@ -1,11 +1,12 @@
-//! What two nodes tell each other of themselves, sealed inside the handshake, and whether they can work together.
+//! The hello: how two nodes describe themselves to each other, sealed inside the handshake, and whether they can work
+//! together.
 //!
 //! ```text
 //!  | version | lanes | ciphers | reserved | symbol size (16) | reserved (16) | epoch (64) | later additions ... |
 //! ```
 //!
-//! Big-endian, reserved is zero. Bytes behind the ones known are ignored, so that later versions can add to it.
-//! When and to whom it is sent is the handshake's matter.
+//! Big-endian, reserved is zero. Bytes after the known ones are ignored, so that later versions can add to it. The
+//! handshake decides when and to which node it is sent.
 
 use super::seal::{Cipher, CipherSet};
 
@@ -23,14 +24,14 @@ pub struct Hello {
     pub ciphers: CipherSet,
     /// The largest symbol it will send, in bytes: a multiple of 64.
     pub symbol_size: u16,
-    /// Random at each start: another epoch means that the node has forgotten everything.
+    /// Random at each start: a new epoch means that the node was restarted and has forgotten everything.
     pub epoch: u64,
 }
 
-/// Why two authentic nodes cannot work together. The text says what to change.
+/// Why two authentic nodes cannot work together. The error text names the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Incompatibility {
-    /// Other formats behind the handshake.
+    /// The formats behind the handshake differ.
     #[error("the peer speaks protocol version {theirs}, this node {ours}; run the same onwire release at both ends")]
     Version {
         /// Of this node.
@@ -60,7 +61,7 @@ impl Hello {
     /// Bytes that [`emit`](Self::emit) writes and that [`parse`](Self::parse) needs at least.
     pub const LEN: usize = 16;
 
-    /// Reads a greeting; `None` if it is too short or describes no possible node.
+    /// Reads a hello; `None` if it is too short or describes no possible node.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let &[version, lanes, ciphers, _, size_high, size_low, _, _, ref epoch @ ..] = bytes.first_chunk::<16>()?;
         let symbol_size = u16::from_be_bytes([size_high, size_low]);
@@ -74,7 +75,7 @@ impl Hello {
         })
     }
 
-    /// The bytes of the greeting.
+    /// The bytes of the hello.
     pub fn emit(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0] = self.version;
@@ -85,7 +86,7 @@ impl Hello {
         bytes
     }
 
-    /// The cipher of a session between the two, or why there can be none. Both ends come to the same answer.
+    /// The cipher of a session between the two, or why none is possible. Both ends get the same result.
     pub fn agree(&self, remote: &Self) -> Result<Cipher, Incompatibility> {
         if self.version != remote.version {
             return Err(Incompatibility::Version { ours: self.version, theirs: remote.version });
@@ -111,7 +112,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_added_later_is_ignored_and_what_is_missing_refused() {
+    fn later_additions_are_ignored_and_a_short_hello_is_refused() {
         let bytes = HELLO.emit();
         assert_eq!(bytes, *b"\x02\x02\x03\0\x05\x80\0\0\x01\x23\x45\x67\x89\xab\xcd\xef");
         assert_eq!(Hello::parse(&bytes), Some(HELLO));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn two_nodes_agree_or_say_why_not() {
+    fn two_nodes_agree_or_get_the_reason() {
         let aes = CipherSet::only(Cipher::Aes256Gcm);
         let chacha = CipherSet::only(Cipher::ChaCha20Poly1305);
         let rows = [
@@ -146,7 +147,7 @@ mod tests {
                 (Ok(cipher), wanted) => {
                     assert_eq!((Ok(cipher), theirs.agree(&ours)), (wanted, Ok(cipher)));
                 }
-                (Err(why), Err(words)) => assert!(why.to_string().contains(words) && theirs.agree(&ours).is_err()),
+                (Err(why), Err(text)) => assert!(why.to_string().contains(text) && theirs.agree(&ours).is_err()),
                 (Err(why), Ok(_)) => panic!("{why}"),
             }
         }

@@ -1,8 +1,8 @@
 //! The long-lived keys of a node: X25519 key pairs and preshared keys, as text and as bytes.
 //!
 //! The text form is WireGuard's: 44 characters of base64. Secrets are wiped when dropped and never printed, and no
-//! error repeats the text it complains about. Files and their modes are not known here
-//! ([`crate::config::key_file`]), nor are the short-lived keys of a session ([`super::seal`]).
+//! error contains the text that it rejects. Files and their modes are in [`crate::config::key_file`], the short-lived
+//! keys of a session in [`super::seal`].
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub const KEY_LEN: usize = 32;
 
 const TEXT_LEN: usize = 44;
 
-/// Strict: one text for one key, so that comparing configurations compares keys.
+/// Strict: each key has exactly one text, so comparing configurations compares keys.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::RequireCanonical),
@@ -31,18 +31,18 @@ pub enum KeyError {
     /// The text is too short or too long.
     #[error("a key is {TEXT_LEN} characters of base64; this has {found}")]
     Length {
-        /// Characters found, surrounding white space apart.
+        /// Characters found, without surrounding white space.
         found: usize,
     },
-    /// A character that base64 does not have, or has only elsewhere.
+    /// A character that base64 does not have, or not at this position.
     #[error(
         "a key is {TEXT_LEN} characters of base64, the last of them `=`; character {position} does not belong there"
     )]
     Character {
-        /// Which one, the first being 1.
+        /// Its position, counted from 1.
         position: usize,
     },
-    /// All bytes are zero: a placeholder, with which everybody could compute the shared secret.
+    /// All bytes are zero: a placeholder, with which any attacker could compute the shared secret.
     #[error("a key of zeros protects nothing")]
     Zero,
 }
@@ -59,7 +59,7 @@ fn parse_text(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
         return Err(KeyError::Character { position: at + 1 });
     }
     let mut bytes = Zeroizing::new([0; KEY_LEN]);
-    // What is still wrong can only be the missing `=` or stray bits in the character before it.
+    // Only two errors remain: a missing `=`, or stray bits in the character before it.
     let length = BASE64
         .decode_slice(text, bytes.as_mut_slice())
         .map_err(|_| KeyError::Character { position: if text.ends_with('=') { TEXT_LEN - 1 } else { TEXT_LEN } })?;
@@ -77,7 +77,7 @@ fn parse_text(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
 pub struct PrivateKey([u8; KEY_LEN]);
 
 impl PrivateKey {
-    /// Makes a new key from a generator fit for secrets.
+    /// Makes a new key from a cryptographic random number generator.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         random.fill_bytes(bytes.as_mut_slice());
@@ -97,7 +97,7 @@ impl PrivateKey {
         parse_text(text).map(|bytes| Self::clamped(&bytes))
     }
 
-    /// The base64 form, for the key file. It wipes itself too.
+    /// The base64 form, for the key file. The text is wiped when dropped.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64.encode(self.0))
     }
@@ -161,13 +161,13 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A secret that both peers hold besides their key pairs, mixed into every handshake. The default, 32 zero bytes,
-/// is what Noise prescribes for "none".
+/// A secret that both peers hold besides their key pairs, mixed into every handshake. The default, 32 zero bytes, is
+/// the value that Noise prescribes for "none".
 #[derive(Clone, Default)]
 pub struct PresharedKey([u8; KEY_LEN]);
 
 impl PresharedKey {
-    /// Makes a new key from a generator fit for secrets.
+    /// Makes a new key from a cryptographic random number generator.
     pub fn generate(random: &mut impl CryptoRng) -> Self {
         let mut key = Self::default();
         random.fill_bytes(&mut key.0);
@@ -179,7 +179,7 @@ impl PresharedKey {
         parse_text(text).map(|bytes| Self(*bytes))
     }
 
-    /// The base64 form, for the key file. It wipes itself too.
+    /// The base64 form, for the key file. The text is wiped when dropped.
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(BASE64.encode(self.0))
     }
@@ -210,7 +210,7 @@ mod tests {
 
     /// RFC 7748, section 6.1.
     #[test]
-    fn public_keys_are_those_of_the_rfc() {
+    fn public_keys_match_rfc_7748() {
         let hex = |text: &str| -> [u8; 32] {
             std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
         };
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_key_is_refused_with_a_reason() {
+    fn a_malformed_key_is_refused_with_a_reason() {
         let good = PrivateKey::generate(&mut StdRng::seed_from_u64(2)).public_key().to_string();
         let with = |at: usize, c: char| -> String {
             good.chars().enumerate().map(|(i, old)| if i == at { c } else { old }).collect()

@@ -1,7 +1,7 @@
-//! Blocks that were given up with something missing, remembered for whoever wants to use what arrived.
+//! Blocks that were given up with something missing, remembered for status and drain.
 //!
-//! The newest runs are kept, with the time of each; all are counted. What was in the blocks is not known here, nor whether
-//! it came later by another way; what the sender is told of them is another matter.
+//! The newest runs are kept, with the time of each; all blocks are counted. What the blocks contained is not known
+//! here, nor whether it came later by another path. What is reported to the sender is in `unreported_losses`.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -16,7 +16,7 @@ pub struct LostBlocks {
     pub profile: u8,
     /// The first of them.
     pub first: u64,
-    /// How many.
+    /// The number of blocks.
     pub count: u64,
     /// When the last of them was given up.
     pub at: Instant,
@@ -44,7 +44,7 @@ impl Losses {
         self.newest.push_back(LostBlocks { profile, first, count, at: now });
     }
 
-    /// Adds what another part of the same peer has lost, which has ended.
+    /// Adds the losses of another receiver of the same peer.
     pub fn append(&mut self, other: &Self) {
         self.blocks += other.blocks;
         self.newest.extend(&other.newest);
@@ -58,7 +58,7 @@ impl Losses {
         self.newest.iter()
     }
 
-    /// All blocks.
+    /// The number of all lost blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_counted_and_the_newest_are_named() {
+    fn all_blocks_are_counted_and_the_newest_runs_are_kept() {
         let now = Instant::now();
         let mut losses = Losses::default();
         let rows = [(0, 5, 1), (0, 6, 2), (1, 8, 1), (1, 10, 1)];

@@ -1,7 +1,8 @@
-//! mac1: the cheap lock in front of the handshake.
+//! mac1: a cheap check in front of the handshake.
 //!
-//! HMAC-SHA256, cut to 16 bytes, under a key that anybody can compute who knows the receiver's public key. It costs a
-//! stranger's datagram one hash and no reply. It authenticates nobody: that is the handshake's work.
+//! HMAC-SHA256, cut to 16 bytes. Its key follows from the receiver's public key, so every node that knows that key can
+//! compute it. A datagram with a wrong mac1 costs one hash and gets no reply. mac1 does not authenticate the sender:
+//! the handshake does that.
 
 use ring::{digest, hmac};
 
@@ -12,7 +13,7 @@ use crate::wire::handshake::MAC_LEN;
 pub(super) struct MacKey(hmac::Key);
 
 impl MacKey {
-    /// Of the node with this public key: SHA-256 over a label and the key.
+    /// The key for the node with this public key: SHA-256 over a label and the public key.
     pub fn of(receiver: &PublicKey) -> Self {
         let mut hash = digest::Context::new(&digest::SHA256);
         hash.update(b"onwire mac1");
@@ -26,7 +27,7 @@ impl MacKey {
         *tag.as_ref().first_chunk().expect("HMAC-SHA256 gives 32 bytes")
     }
 
-    /// Whether the mac is right, in a time that does not tell how wrong it is.
+    /// Whether the mac is right. The time does not depend on which bytes are wrong.
     pub fn verify(&self, bytes: &[u8], mac: &[u8; MAC_LEN]) -> bool {
         let wanted = self.sign(bytes);
         wanted.iter().zip(mac).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0

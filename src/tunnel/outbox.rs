@@ -1,14 +1,15 @@
-//! Datagrams on their way out to one peer, sealed, in trains of equal length: what one system call can take.
+//! Sealed datagrams that wait to be sent to one peer, in trains of equal length: one train for one system call.
 //!
-//! A datagram is written where it will be sent from. A train holds datagrams of one length, the last may be shorter.
-//! The bounds on the queue are kept by whoever reads the TUN. Where the path has a rate of its own, what would wait for
-//! longer than `queue_max` is dropped ([`is_over`](Outbox::is_over)): other peers must not wait for this one. Elsewhere
-//! only the socket can hold datagrams up, which all peers share, and no more is read ([`is_full`](Outbox::is_full)).
+//! A datagram is written into the memory that it is sent from. A train holds datagrams of one length; the last may be
+//! shorter. The caller that reads the TUN keeps the bounds on the queue. If the path has a rate, a packet that would
+//! wait longer than `queue_max` is dropped ([`is_over`](Outbox::is_over)): other peers must not wait for this one.
+//! Without a rate only the socket, which all peers share, can hold datagrams up; then no more packets are read
+//! ([`is_full`](Outbox::is_full)).
 //!
-//! Sends are counted, and each block that ends is told with the number of the send that took its last datagram: the
-//! departure of a block is shown send by send. The kernel stamps only the first datagram of a train that it cuts; that
-//! the others have left is shown by the next send. So the datagram that ends the last block that waits travels alone,
-//! because nothing else may follow for long.
+//! Sends are counted. Each block that ends is reported with the number of the send that took its last datagram, because
+//! timestamps show send by send what has left. The kernel stamps only the first datagram of a train that it cuts; the
+//! next send shows that the others have left. So the datagram that ends the last waiting block travels alone: the next
+//! send may be far away.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,19 +20,19 @@ use crate::wire::payload_id::BlockId;
 
 /// The most datagrams in a train (the kernel's `UDP_MAX_SEGMENTS` before 6.9 is 64).
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
-/// The most bytes in a train: an IP packet less its headers, with some room.
+/// The most bytes in a train: an IP packet less its headers, with a margin.
 pub const TRAIN_BYTES_MAX: usize = 65_000;
-/// Trains that may wait for the socket before no more packets are read.
+/// No more packets are read when this many trains wait for the socket.
 const TRAINS_MAX: usize = 4;
 /// Bytes that may wait, however fast the path is.
 const BYTES_MAX: usize = 64 << 20;
-/// Trains that are kept for their memory.
+/// Empty trains that are kept for their memory.
 const SPARE_MAX: usize = 64;
 
-/// Equal datagrams for one address.
+/// Datagrams of equal length for one address.
 #[derive(Debug, Default)]
 struct Train {
-    /// As long as the longest train; the first `fill` bytes are datagrams.
+    /// A buffer for the longest train; the first `fill` bytes are datagrams.
     bytes: Vec<u8>,
     fill: usize,
     datagram_len: usize,
@@ -39,7 +40,7 @@ struct Train {
     /// Nothing more may be added: a shorter datagram ended it, or part of it was sent.
     ended: bool,
     sent: usize,
-    /// The blocks whose last datagram is in it.
+    /// The blocks whose last datagram is in this train.
     ends: Vec<BlockId>,
 }
 
@@ -48,7 +49,7 @@ impl Train {
         self.fill - self.sent
     }
 
-    /// Bytes of what is left but for the last datagram.
+    /// The bytes left, without the last datagram.
     fn but_last(&self) -> usize {
         (self.left().saturating_sub(1)) / self.datagram_len.max(1) * self.datagram_len
     }
@@ -57,7 +58,7 @@ impl Train {
 /// Which trains to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trains {
-    /// Those that nothing more is added to: more is about to come.
+    /// Only complete trains: more packets are about to come.
     Full,
     /// All.
     All,
@@ -66,7 +67,7 @@ pub enum Trains {
 /// A train for the socket.
 #[derive(Debug)]
 pub struct Transmit<'a> {
-    /// Where to, and from which address.
+    /// The destination, and our own address.
     pub to: Endpoint,
     /// Datagrams end to end.
     pub bytes: &'a [u8],
@@ -92,13 +93,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty outbox with this pacing; where there is a rate, nothing waits for it for much longer than `queue_max`.
+    /// An empty outbox. If `pacer` has a rate, datagrams wait for it for not much longer than `queue_max`.
     pub fn new(pacer: Pacer, queue_max: Duration) -> Self {
         let train_max = pacer.train_max(TRAIN_BYTES_MAX);
         Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max, queue_max, waiting: 0, sends: 0 }
     }
 
-    /// Room for one more datagram of `len` bytes, which hold anything.
+    /// Appends a datagram of `len` bytes and returns it for filling; it holds old bytes.
     pub fn append(&mut self, len: usize) -> &mut [u8] {
         let fits = self.queue.back().is_some_and(|train| {
             !train.ended
@@ -129,31 +130,32 @@ impl Outbox {
         &mut train.bytes[start..train.fill]
     }
 
-    /// Ends the train that could be added to: the next datagram begins another.
+    /// Ends the open train: the next datagram begins another.
     pub fn end_train(&mut self) {
         if let Some(train) = self.queue.back_mut() {
             train.ended = true;
         }
     }
 
-    /// The datagram appended last is the last of `block`.
+    /// Notes that the datagram appended last is the last of `block`.
     pub fn end_block(&mut self, block: BlockId) {
         if let Some(train) = self.queue.back_mut() {
             train.ends.push(block);
         }
     }
 
-    /// A train waits that nothing more will be added to.
+    /// A complete train waits: nothing more is added to it.
     pub fn has_full_train(&self) -> bool {
         self.queue.len() > 1 || self.queue.front().is_some_and(|train| train.datagrams == TRAIN_DATAGRAMS_MAX)
     }
 
-    /// So much waits for the socket that no more should be made. The rate of one path holds up nobody else.
+    /// Enough trains wait for the socket: no more packets should be read. Never true with a rate, because one slow path
+    /// must not hold up other peers.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= TRAINS_MAX && !self.pacer.has_rate()
     }
 
-    /// What is made now would wait for too long behind what waits for the path's rate.
+    /// A datagram appended now would wait too long for the path's rate.
     pub fn is_over(&self, now: Instant) -> bool {
         self.pacer.has_rate()
             && (self.waiting > BYTES_MAX || self.pacer.delay_behind(self.waiting, now) > self.queue_max)
@@ -164,7 +166,7 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    /// The next of `trains`, or the beginning of it, if pacing lets it leave.
+    /// The front train or its beginning, if it is one of `trains` and pacing lets it leave.
     pub fn front(&self, to: Endpoint, trains: Trains, now: Instant) -> Option<Transmit<'_>> {
         let train = self.queue.front()?;
         if (trains == Trains::Full && !self.has_full_train()) || self.pacer.ready_at(now).is_some() {
@@ -179,20 +181,20 @@ impl Outbox {
         Some(Transmit { to, bytes, datagram_len: train.datagram_len, send: self.sends })
     }
 
-    /// When pacing lets the next train leave, if one waits for that.
+    /// When pacing lets the front train leave, if it has to wait for that.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         if self.queue.is_empty() { None } else { self.pacer.ready_at(now) }
     }
 
-    /// Notes that the socket took `bytes` of the front train. Calls `taken` with each block whose last datagram was there,
-    /// when all of the train was taken, with the number of this send and whether it was of that datagram alone.
+    /// Notes that the socket took `bytes` of the front train. When all of the train is taken, calls `taken` for each
+    /// block that ends in it, with the number of this send and whether this send was a single datagram.
     pub fn on_sent(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
         let send = self.sends;
         self.sends += u64::from(bytes > 0);
         self.advance(send, bytes, now, taken);
     }
 
-    /// Passes over `bytes` of the front train, which cannot be sent: this is no send.
+    /// Skips `bytes` of the front train, which cannot be sent. This is not a send.
     pub fn skip(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
         self.advance(self.sends, bytes, now, taken);
     }
@@ -219,7 +221,7 @@ impl Outbox {
         }
     }
 
-    /// Throws away the front train, which cannot be sent; returns how many datagrams that were.
+    /// Drops the front train, which cannot be sent; returns its number of datagrams.
     pub fn discard_front(&mut self) -> u64 {
         let Some(train) = self.queue.pop_front() else { return 0 };
         let datagrams = train.left().div_ceil(train.datagram_len.max(1));
@@ -228,7 +230,7 @@ impl Outbox {
         datagrams as u64
     }
 
-    /// Throws away everything; returns how many datagrams that were.
+    /// Drops everything; returns the number of datagrams.
     pub fn discard_all(&mut self) -> u64 {
         let mut datagrams = 0;
         while !self.queue.is_empty() {
@@ -283,16 +285,16 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_slower_than_what_is_offered_held_up_all_others() {
+    fn a_path_slower_than_its_load_does_not_hold_up_other_peers() {
         let (to, mut now, queue_max) =
             (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now(), Duration::from_millis(50));
-        // 1 Mbit/s, offered ten times as much.
+        // The path carries 1 Mbit/s; the load is ten times as much.
         let mut outbox = Outbox::new(Pacer::new(Some(125_000)), queue_max);
         let (mut waits, mut offered, mut dropped, mut left) = (VecDeque::new(), 0, 0, 0);
         let mut longest = Duration::ZERO;
         for _ in 0..5_000 {
             now += Duration::from_millis(1);
-            assert!(!outbox.is_full(), "others are read on");
+            assert!(!outbox.is_full(), "packets for other peers are still read");
             offered += 1250;
             if outbox.is_over(now) {
                 dropped += 1250;
@@ -316,17 +318,18 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_path_holds_no_more_than_its_memory_however_long_a_packet_may_wait() {
+    fn a_fast_path_holds_at_most_its_memory_bound_for_any_waiting_time() {
         let now = Instant::now();
         let mut outbox = Outbox::new(Pacer::new(Some(12_500_000_000)), Duration::from_secs(1));
         while !outbox.is_over(now) {
             outbox.append(65_000);
         }
         assert!(outbox.waiting <= BYTES_MAX + 65_000, "{}", outbox.waiting);
-        assert!(outbox.waiting > BYTES_MAX, "the rate alone would take more");
+        assert!(outbox.waiting > BYTES_MAX, "the rate alone would allow more");
     }
 
-    /// Sends all of `trains`; of each its datagrams, and the blocks that the kernel has then, alone or not.
+    /// Sends all of `trains`. Returns for each send its datagrams, and the blocks that end with it: `true` if the end
+    /// was alone.
     fn sent(outbox: &mut Outbox, trains: Trains, now: Instant) -> Vec<(usize, Vec<(u64, bool)>)> {
         let to = Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117)));
         let mut sent = Vec::new();
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(sent(&mut outbox, Trains::Full, now), [], "one train, not full");
         append(&mut outbox, 30, None);
         assert_eq!(sent(&mut outbox, Trains::Full, now), [(64, vec![(0, false), (1, false)])]);
-        assert_eq!(sent(&mut outbox, Trains::All, now), [(26, vec![])], "nothing ends in it, and it shows what did");
+        assert_eq!(sent(&mut outbox, Trains::All, now), [(26, vec![])], "it follows blocks 0 and 1; none ends in it");
         append(&mut outbox, 1, Some(2));
         assert_eq!(sent(&mut outbox, Trains::All, now), [(1, vec![(2, true)])]);
         append(&mut outbox, 70, Some(3));
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn sends_are_counted_when_the_kernel_took_something_and_a_block_ends_with_the_one_that_took_its_end() {
+    fn a_send_counts_if_the_kernel_took_bytes_and_a_block_ends_with_the_send_of_its_last_datagram() {
         let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         append(&mut outbox, 4, Some(0));
@@ -378,7 +381,7 @@ mod tests {
         outbox.on_sent(1000, now, |block, _, _| panic!("{block:?}"));
         append(&mut outbox, 3, None);
         assert_eq!(outbox.front(to, Trains::All, now).unwrap().send, 1);
-        // The rest of the first train is not the last that waits any more.
+        // Another train waits behind the first, so the rest of the first leaves in one send.
         assert_eq!(sent(&mut outbox, Trains::All, now), [(3, vec![(0, false)]), (3, vec![])]);
         assert_eq!(outbox.sends, 3);
         outbox.on_sent(0, now, |block, _, _| panic!("{block:?}"));

@@ -1,11 +1,11 @@
-//! Pacing: a token bucket that keeps trains from being lost in the first queue behind this host.
+//! Pacing: a token bucket that keeps trains from overflowing the first queue behind this host.
 //!
 //! Tokens are time. Sending `n` bytes costs `n / rate`; a train may leave while the debt is below one quantum, so that
 //! trains keep their size and the long-run rate holds.
 
 use std::time::{Duration, Instant};
 
-/// How much time of the link one train may take.
+/// The link time that one train may take.
 const QUANTUM: Duration = Duration::from_micros(250);
 /// The shortest train: two full datagrams.
 const TRAIN_MIN: usize = 3000;
@@ -14,17 +14,17 @@ const TRAIN_MIN: usize = 3000;
 #[derive(Debug)]
 pub struct Pacer {
     bytes_per_second: Option<u64>,
-    /// The link is busy with what was sent until then.
+    /// Until then the link is busy with what was sent.
     busy_until: Option<Instant>,
 }
 
 impl Pacer {
-    /// A pacer for a link of so many bytes a second; `None` never delays.
+    /// A pacer for a link of `bytes_per_second`; `None` never delays.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self { bytes_per_second: bytes_per_second.filter(|&rate| rate > 0), busy_until: None }
     }
 
-    /// The largest train that fits the quantum.
+    /// The bytes of the largest train: what fits the quantum, at most `limit`.
     pub fn train_max(&self, limit: usize) -> usize {
         match self.bytes_per_second {
             None => limit,
@@ -32,12 +32,12 @@ impl Pacer {
         }
     }
 
-    /// Whether there is a rate that the link is kept to.
+    /// Whether the link has a rate.
     pub fn has_rate(&self) -> bool {
         self.bytes_per_second.is_some()
     }
 
-    /// How long something waits behind `bytes` that are still to be sent.
+    /// How long a datagram waits behind `bytes` that are still to be sent.
     pub fn delay_behind(&self, bytes: usize, now: Instant) -> Duration {
         let debt = self.busy_until.map_or(Duration::ZERO, |busy| busy.saturating_duration_since(now));
         self.bytes_per_second.map_or(debt, |rate| debt + Duration::from_secs_f64(bytes as f64 / rate as f64))

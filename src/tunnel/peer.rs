@@ -1,7 +1,7 @@
-//! One peer as one lane sees it: sessions, what is being sent, what is being received.
+//! One peer on one lane: sessions, what is being sent, what is being received.
 //!
-//! Which peer a packet or datagram belongs to was found before; addresses of packets are checked by
-//! [`super::forwarder`].
+//! [`super::forwarder`] finds the peer of a packet or datagram, and checks the addresses of packets. Start with
+//! [`Peer::reserve`] for packets out and [`Peer::handle_source`] for datagrams in.
 
 mod address;
 mod memory;
@@ -33,18 +33,18 @@ use crate::wire::report::Reception;
 /// What is configured about a peer.
 #[derive(Clone, Debug)]
 pub struct PeerSettings {
-    /// Where the same lane of the peer listens, if known.
+    /// The address where the same lane of the peer listens, if known.
     pub address: Option<SocketAddr>,
     /// Bytes of a full symbol toward this peer.
     pub symbol_size: usize,
-    /// The rate of the path in bytes a second, if it is to be paced.
+    /// The rate of the path in bytes per second; `None`: no pacing.
     pub bytes_per_second: Option<u64>,
     /// How long a packet may wait for that rate.
     pub queue_max: Duration,
     /// Which packet gets which profile.
     pub policy: Policy,
-    /// Somebody is told what is protected: blocks are followed until they have left this host, and the peer is asked to
-    /// report often also when idle.
+    /// Protection is claimed toward this peer: blocks are followed until they have left this host, and the peer is
+    /// asked to report often also when idle.
     pub claims: bool,
 }
 
@@ -53,9 +53,9 @@ pub struct Peer {
     settings: PeerSettings,
     lane: u8,
     delivery: Delivery,
-    /// Where datagrams go.
+    /// The address that datagrams go to.
     address: Option<SocketAddr>,
-    /// From which address; none leaves it to the kernel.
+    /// The address that they leave from; `None`: the kernel chooses.
     local: Option<IpAddr>,
     /// The last address from which nothing could be sent.
     refused: Option<IpAddr>,
@@ -63,39 +63,39 @@ pub struct Peer {
     pub(super) sessions: Sessions,
     /// What waits to be sent.
     pub(super) outbox: Outbox,
-    /// Reports both ways.
+    /// Reports in both directions.
     pub(super) reporting: Reporting,
     /// By our profile number; made when first used.
     senders: Vec<Option<Box<Sender>>>,
-    /// By the peer's profile number; made when first heard.
+    /// By the peer's profile number; made when first used.
     receivers: Vec<Option<Box<Receiver>>>,
-    /// Those of earlier runs of the peer that still hold something: it leaves before anything of the present run.
+    /// Receivers of earlier runs of the peer that still hold ADUs. These leave before those of the present run.
     retiring: VecDeque<Box<Receiver>>,
     /// Bytes that `receivers` and `retiring` hold.
     held: usize,
-    /// What earlier runs of the peer sent and was given up.
+    /// Blocks of earlier runs of the peer that were given up.
     losses: Losses,
-    /// When something authentic last came.
+    /// When the last authentic datagram came.
     last_heard: Option<Instant>,
     /// By our profile number: the first block begun for the present run of the peer; 0 where it is not set.
     sent_from: Vec<u64>,
     sent: Sent,
-    /// What happened to blocks and was not told yet; drained each turn.
+    /// Block events that were not polled yet; drained each turn.
     block_events: VecDeque<BlockEvent>,
-    /// What reports told of our blocks, until somebody asks.
+    /// What reports say about our blocks, until the next poll.
     feedback: Option<Feedback>,
-    /// Which profile a report begins with, so that each has its turn when not all have room in one.
+    /// The profile that the next report begins with. It rotates, because not all may have room in one report.
     report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
     train_watch: TrainWatch,
-    /// What was found of trains, and nobody was told yet.
+    /// A finding about trains that was not polled yet.
     train_news: Option<TrainNews>,
     scratch: Vec<u8>,
 }
 
 impl Peer {
-    /// A peer that was never heard.
+    /// A peer without a session.
     pub fn new(settings: PeerSettings, lane: u8, delivery: Delivery, now: Instant) -> Self {
         let mut reporting = Reporting::new(now);
         reporting.set_claims(settings.claims);
@@ -132,12 +132,12 @@ impl Peer {
         &self.settings.policy
     }
 
-    /// Where a packet for this profile may be read to.
+    /// The buffer for a packet of this profile.
     pub fn room(&mut self, profile: &Profile) -> &mut [u8] {
         self.sender(profile).room()
     }
 
-    /// Reserves the place of the next packet of this profile: a session that seals and a queue with room.
+    /// Reserves the place of the next packet of this profile. Needs a session that seals and a queue with room.
     ///
     /// # Errors
     /// Why the packet has to be dropped.
@@ -170,12 +170,12 @@ impl Peer {
         Ok(Reservation::new(sender, egress, &mut self.reporting, now))
     }
 
-    /// The TUN is dry.
+    /// The TUN is empty.
     pub fn handle_idle(&mut self, code: &mut Code, now: Instant) {
         self.with_egress(code, now, |sender, egress| sender.handle_idle(egress, now));
     }
 
-    /// Closes blocks whose time is up, reports if that is due.
+    /// Closes blocks whose deadline has passed, and writes a report if one is due.
     pub fn handle_timeout(&mut self, code: &mut Code, now: Instant) {
         if self.senders.iter().flatten().any(|sender| sender.deadline().is_some_and(|deadline| deadline <= now)) {
             self.with_egress(code, now, |sender, egress| sender.handle_timeout(egress, now));
@@ -185,15 +185,15 @@ impl Peer {
         }
     }
 
-    /// Closes every open block now, as before an end.
+    /// Closes every open block now, for example before the lane stops.
     pub fn flush(&mut self, code: &mut Code, now: Instant) {
         self.with_egress(code, now, |sender, egress| sender.close(egress));
     }
 
     /// Takes the keys of a finished handshake.
     ///
-    /// Only an answer to our own call shows where the peer is. A call may be a copy of an old one, sent by anybody; the
-    /// first datagram under its keys is not, and tells the address.
+    /// Only a response to our own initiation shows the peer's address. An initiation may be a copy of an old one from
+    /// any sender. The first datagram under its keys cannot be a copy, so it shows the address.
     pub fn install(&mut self, established: &Established, code: &mut Code, now: Instant) {
         if established.role == Role::Initiator {
             let heard_from = established.endpoint.remote;
@@ -209,7 +209,7 @@ impl Peer {
         }
     }
 
-    /// Follows up on an authentic, fresh datagram under `receiver_index`.
+    /// Notes an authentic, fresh datagram under `receiver_index`; `newest` if it may show the peer's address.
     pub fn on_authentic(
         &mut self,
         receiver_index: u32,
@@ -224,7 +224,7 @@ impl Peer {
         }
         self.reporting.on_feedback(is_data, now);
         self.last_heard = Some(now);
-        // What is late under an older session was sent before the peer moved.
+        // A datagram that was overtaken or is under an older session may be from before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
             self.send_to(from, now);
         }
@@ -242,7 +242,7 @@ impl Peer {
         self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_repair(id, symbol, ingress))
     }
 
-    /// The next ADU that may leave, and the profile it came in.
+    /// The next ADU that may leave, and its profile.
     pub fn next_adu(&mut self, now: Instant) -> Option<(u8, Ready)> {
         let (reception, held) = (&mut self.reception, &mut self.held);
         while let Some(retiring) = self.retiring.front_mut() {
@@ -269,7 +269,7 @@ impl Peer {
         next
     }
 
-    /// The packet that [`next_adu`](Self::next_adu) has just named.
+    /// The packet that [`next_adu`](Self::next_adu) has just returned.
     pub fn packet(&self, profile: u8, ready: &Ready) -> &[u8] {
         let receiver = match ready.retired {
             true => self.retiring.front(),
@@ -278,7 +278,7 @@ impl Peer {
         receiver.expect("it has just named an ADU").packet(ready)
     }
 
-    /// Counts an ADU that was handed on.
+    /// Counts a delivered ADU.
     pub fn on_delivered(&mut self, bytes: usize) {
         self.reception.adus += 1;
         self.reception.adu_bytes += bytes as u64;
@@ -295,21 +295,21 @@ impl Peer {
         self.outbox.on_sent(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
     }
 
-    /// Datagrams were thrown away unsent.
+    /// Datagrams were dropped unsent.
     pub fn on_unsendable(&mut self) {
         if self.settings.claims {
             self.block_events.push_back(BlockEvent::Unsendable);
         }
     }
 
-    /// The datagram of `bytes` at the front of the front train cannot be sent.
+    /// Skips the datagram of `bytes` at the front of the front train, which cannot be sent.
     pub fn skip(&mut self, bytes: usize, now: Instant) {
         self.on_unsendable();
         let events = &mut self.block_events;
         self.outbox.skip(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
     }
 
-    /// What happened to a block, in order.
+    /// The next block event, in order.
     pub fn poll_block_event(&mut self) -> Option<BlockEvent> {
         self.block_events.pop_front()
     }
@@ -319,7 +319,7 @@ impl Peer {
         !self.outbox.is_empty()
     }
 
-    /// Keys, for status.
+    /// Sessions, for status.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
     }
@@ -334,7 +334,7 @@ impl Peer {
         self.sent
     }
 
-    /// When something has to happen if nothing comes.
+    /// The next deadline if no input comes.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let senders = self.senders.iter().flatten().filter_map(|sender| sender.deadline());
         let receivers = self.held_until();
@@ -344,7 +344,7 @@ impl Peer {
         senders.chain(receivers).chain(report).chain(request).chain(self.outbox.ready_at(now)).min()
     }
 
-    /// A new session is wanted: the one in use is worn, or the peer seems to have lost it. Said once per interval.
+    /// A new session is wanted: the one in use is worn, or the peer seems to have lost it. True once per interval.
     pub fn wants_session(&mut self, now: Instant) -> bool {
         let Some(session) = self.sessions.current() else { return false };
         self.reporting.wants_session(session.is_worn(now), now)
@@ -359,7 +359,7 @@ impl Peer {
         self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size)))
     }
 
-    /// Runs `act` for each sender; without a session their blocks are forgotten. Tells whether there was one.
+    /// Runs `act` for each sender and returns true. Without a session, abandons their blocks and returns false.
     fn with_egress(
         &mut self,
         code: &mut Code,
@@ -390,7 +390,8 @@ impl Peer {
         }
     }
 
-    /// Every hole is final now. What is whole behind one was called protected, and its sender may not be there to repeat it.
+    /// Every hole is final now. A whole ADU behind one still leaves: it may have been called protected, and its sender
+    /// may not be there to repeat it.
     fn retire_receivers(&mut self) {
         for mut receiver in self.receivers.drain(..).flatten() {
             receiver.retire();
@@ -416,8 +417,8 @@ impl Peer {
                 let ends = self.senders.iter().flatten().map(|sender| sender.block_id());
                 self.block_events.extend(ends.map(|below| BlockEvent::Void { below }));
             }
-            // What the earlier run told stays told; it proves nothing of this one.
-            self.feedback.iter_mut().for_each(|heard| heard.proven_at = None);
+            // Feedback of the earlier run stays; its proof does not hold for the new run.
+            self.feedback.iter_mut().for_each(|feedback| feedback.proven_at = None);
             self.reporting.on_new_epoch(now);
             self.train_watch.on_new_epoch();
         }
@@ -475,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_departure_after_the_peer_moved_is_told_from_those_before() {
+    fn each_new_address_of_the_peer_makes_one_moved_event() {
         let (now, mut code) = (Instant::now(), Code::new());
         let at = |host: u8| SocketAddr::from(([192, 0, 2, host], 7117));
         let mut peer = peer(None, 0, now);
@@ -484,13 +485,13 @@ mod tests {
             peer.on_authentic(1, false, at(host), true, &mut code, now);
             std::iter::from_fn(|| peer.poll_block_event()).filter(|event| *event == BlockEvent::Moved).count()
         };
-        assert_eq!(moves(&mut peer, 1), 0, "nothing was sent to anywhere else");
+        assert_eq!(moves(&mut peer, 1), 0, "nothing was sent to another address");
         assert_eq!(moves(&mut peer, 3), 1);
         assert_eq!(moves(&mut peer, 3), 0);
     }
 
     #[test]
-    fn who_is_called_answers_from_the_address_that_was_called_until_that_is_gone() {
+    fn datagrams_leave_from_the_address_that_the_peer_used_until_it_is_gone() {
         let (now, mut code) = (Instant::now(), Code::new());
         let [called, other]: [IpAddr; 2] = ["198.51.100.7", "2001:db8::7"].map(|text| text.parse().unwrap());
         let remote = SocketAddr::from(([192, 0, 2, 1], 7117));
@@ -500,24 +501,24 @@ mod tests {
             ..established(Role::Responder, remote, now)
         };
         peer.install(&call, &mut code, now);
-        assert_eq!(peer.endpoint(), None, "whether the caller has the keys is not known");
+        assert_eq!(peer.endpoint(), None, "the initiator has not proven its keys");
         peer.on_authentic(1, false, remote, true, &mut code, now);
         assert_eq!(peer.endpoint(), Some(call.endpoint));
         let moved = |peer: &mut Peer| std::iter::from_fn(|| peer.poll_block_event()).any(|it| it == BlockEvent::Moved);
         moved(&mut peer);
         assert_eq!(peer.on_unroutable(now), Some(called));
-        assert!(moved(&mut peer), "another way, which has to prove itself");
+        assert!(moved(&mut peer), "the new path needs its own proof");
         assert_eq!(peer.endpoint(), Some(remote.into()));
         assert_eq!(peer.on_unroutable(now), None);
         assert!(!moved(&mut peer));
-        // It calls that address again.
+        // The peer uses that address again.
         let again = Established { local_index: 2, ..call.clone() };
         peer.install(&again, &mut code, now);
         peer.on_authentic(2, false, remote, true, &mut code, now);
         assert_eq!(peer.endpoint(), Some(call.endpoint));
-        assert_eq!(peer.on_unroutable(now), None, "that was said");
+        assert_eq!(peer.on_unroutable(now), None, "reported before");
         assert!(moved(&mut peer));
-        // A call by an address of the other family, and data from this one: the kernel chooses.
+        // The initiation came to an address of the other family, the data comes over this one: the kernel chooses.
         let call = Established { local_index: 3, endpoint: Endpoint { remote, local: Some(other) }, ..call };
         peer.install(&call, &mut code, now);
         peer.on_authentic(3, false, remote, true, &mut code, now);
@@ -525,13 +526,13 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_call_moved_the_peer_to_the_address_of_a_stranger() {
+    fn a_replayed_initiation_does_not_move_the_peer() {
         let (now, mut code) = (Instant::now(), Code::new());
         let at = |host: u8, port: u16| SocketAddr::from(([192, 0, 2, host], port));
         for lane in [0, 1] {
             let mut peer = peer(Some(at(1, 7117 + u16::from(lane))), lane, now);
             peer.install(&established(Role::Responder, at(66, 6666), now), &mut code, now);
-            assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: anybody can repeat a call");
+            assert_eq!(peer.address(), Some(at(1, 7117 + u16::from(lane))), "lane {lane}: initiations can be replayed");
             peer.on_authentic(1, false, at(3, 7117 + u16::from(lane)), true, &mut code, now);
             assert_eq!(peer.address(), Some(at(3, 7117 + u16::from(lane))), "lane {lane}: only the peer has the keys");
             peer.install(&established(Role::Initiator, at(4, 7117), now), &mut code, now);

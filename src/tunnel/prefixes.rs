@@ -1,8 +1,8 @@
-//! The longest prefix that contains an address.
+//! Looks up the longest prefix that contains an address.
 //!
-//! Prefixes nest or are disjoint, so they cut the line of all addresses into ranges that each have one answer. The ranges are
-//! computed once; a lookup is one binary search, with no difference between two prefixes and two thousand. The table
-//! cannot be changed: a new configuration makes a new one. Whether overlapping prefixes make sense is not judged here.
+//! Two prefixes nest or are disjoint, so prefixes cut the line of all addresses into ranges that each have one answer.
+//! The ranges are computed once; a lookup is one binary search, fast with two prefixes and with two thousand. The table
+//! cannot be changed: a new configuration makes a new one. Whether overlapping prefixes make sense is not checked here.
 
 use std::net::IpAddr;
 
@@ -67,7 +67,7 @@ struct Nested {
     owner: usize,
 }
 
-/// Ranges without gaps between them: each begins at its start and ends before the next one's.
+/// Ranges without gaps between them: each begins at its start and ends before the next start.
 #[derive(Clone, Debug)]
 struct Ranges {
     starts: Vec<u128>,
@@ -162,14 +162,14 @@ mod tests {
             ("::ffff:10.2.0.1", None),
             ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Some(8)),
         ];
-        assert!(table.ipv4.starts.is_sorted() && table.ipv6.starts.is_sorted(), "they are searched");
+        assert!(table.ipv4.starts.is_sorted() && table.ipv6.starts.is_sorted(), "binary search needs sorted starts");
         for (address, expected) in rows {
             assert_eq!(table.lookup(address.parse().unwrap()).copied(), expected, "{address}");
         }
     }
 
     #[test]
-    fn an_empty_table_and_default_routes() {
+    fn an_empty_table_matches_nothing_and_default_routes_match_all() {
         assert_eq!(table(&[]).lookup(IpAddr::V4(Ipv4Addr::LOCALHOST)), None);
         let both = table(&["0.0.0.0/0", "::/0"]);
         assert_eq!(both.lookup(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), Some(&0));
@@ -207,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_trying_every_prefix(
+        fn agrees_with_a_search_of_every_prefix(
             prefixes in prop::collection::vec(prefix(), 0..80),
             addresses in prop::collection::vec(address(), 1..40),
         ) {

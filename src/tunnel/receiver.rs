@@ -1,17 +1,19 @@
 //! The receiving side of one profile of one peer: blocks being filled, and the order in which their ADUs leave.
 //!
 //! Blocks are held from `next`, the oldest that is neither delivered nor given up. With strict ordering an ADU leaves
-//! when everything before it has left; a hole holds what follows until it is filled, or until `hold` has passed since the end
-//! of its block was known (something of a later block came, or the sender's report that it is closed) and nothing more of it
-//! has come. How long `hold` is follows how late symbols come (`reordering`). A sender that is still at it may pause for
-//! longer. A block given up still yields the ADUs that are whole.
-//! Addresses and offload headers of ADUs are checked by the caller.
+//! after everything before it. A hole holds back what follows until it is filled or its block is given up: when `hold`
+//! has passed since the end of the block was known (something of a later block came, or the sender reported the block
+//! closed) and since its last new symbol. `hold` follows how late symbols come (`reordering`). A sender in the midst of
+//! a block may pause for longer. A given-up block still yields its whole ADUs. The caller checks addresses and offload
+//! headers of ADUs.
 //!
-//! What is told of the fate of blocks is true of every block: from `decoded_from` to below `next` each was handed on
-//! whole, or is in `given_up` until the sender is known to have heard of it.
+//! Reports hold for every block: each block from `decoded_from` to below `next` was delivered whole, or is in
+//! `given_up` until the sender has acknowledged a report that names it.
 //!
-//! Bounds: [`OPEN_BLOCKS_MAX`] blocks; beyond, the oldest is given up. And the memory that the peer's other profiles leave: what
-//! would take more is thrown away before it is taken (`room`).
+//! Bounds: [`OPEN_BLOCKS_MAX`] blocks; beyond this, the oldest is given up. And the memory that the peer's other
+//! profiles leave: a symbol that needs more is dropped before any memory is taken (`room`).
+//!
+//! Start with [`Receiver::handle_source`] and [`Receiver::next_adu`].
 
 mod open_block;
 mod progress;
@@ -38,23 +40,23 @@ pub use room::{MEMORY_HIGH, MEMORY_MAX};
 
 /// Blocks of one profile that may be open at a time.
 pub const OPEN_BLOCKS_MAX: u64 = 4096;
-/// The first symbol to arrive of a new epoch may be of a block as high as this: the ones before it are under way.
+/// The first symbol of a new epoch may be of any block below this one: the blocks before it may still be under way.
 const REORDERED_START: u64 = 64;
-/// How long a sender may pause in the midst of a block, at the least.
+/// The least time that a sender may pause in the midst of a block.
 pub const SENDER_PAUSE: Duration = Duration::from_millis(500);
 
-/// How ADUs of different blocks leave.
+/// The order in which ADUs leave, and how long a hole waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// In the order in which they were sent; otherwise as soon as each is whole.
+    /// ADUs leave in the order in which they were sent; otherwise each leaves as soon as it is whole.
     pub strict: bool,
-    /// How long a hole waits at the least.
+    /// The least time that a hole waits.
     pub hold: Duration,
-    /// And at the most, where symbols come that late.
+    /// The most, if symbols come that late.
     pub hold_max: Duration,
 }
 
-/// What a received symbol is taken with: the counterpart of [`Egress`](super::sender::Egress).
+/// What a receiver needs to take a symbol: the counterpart of [`Egress`](super::sender::Egress).
 pub struct Ingress<'a> {
     /// Rebuilds symbols.
     pub code: &'a mut Code,
@@ -64,7 +66,7 @@ pub struct Ingress<'a> {
     pub now: Instant,
 }
 
-/// An ADU that may leave: where it lies.
+/// An ADU that may leave: its place in its block.
 #[derive(Debug)]
 pub struct Ready {
     /// Its header.
@@ -82,29 +84,30 @@ pub struct Receiver {
     profile: u8,
     strict: bool,
     reordering: Reordering,
-    /// The block at the front of `blocks`; 0 until something is heard.
+    /// The block at the front of `blocks`; 0 until something was received.
     next: u64,
-    /// The first block of which anything was heard: older ones are not missed.
+    /// The first block that was received or reported: older ones are not missed.
     heard_from: Option<u64>,
-    /// `next` at its beginning: nothing is told of blocks below.
+    /// The first `next`: reports do not cover blocks below.
     decoded_from: u64,
-    /// The first block that is accounted for; below `decoded_from` when the sender told late that there were earlier ones.
+    /// The first block that is accounted for. It is below `decoded_from` if the sender reported later that there were
+    /// earlier ones.
     accounted_from: u64,
-    /// The sender has told that blocks below this one are closed.
+    /// The sender has reported that blocks below this one are closed.
     closed_below: u64,
     given_up: UnreportedLosses,
-    /// Blocks below this one are given up as they come to the front, and take no more symbols: what leaves of them has
-    /// to leave in order, and an ADU behind a hole may have left.
+    /// Blocks below this one are given up when they come to the front, and take no more symbols: their ADUs must leave
+    /// in order, and one behind a hole may have left already.
     give_up_below: u64,
-    /// The last block, given up when its sender was not known to have closed it. Were more of it or behind it to come, it
-    /// would be lost.
+    /// The last block, given up while its sender was not known to have closed it. If more of it or a later block comes,
+    /// it is lost.
     unfinished: Option<u64>,
     losses: Losses,
     /// It belongs to an earlier run of the peer: nothing more comes.
     retired: bool,
     /// The last is always open; before it, `None` is a block of which nothing came.
     blocks: VecDeque<Option<Box<OpenBlock>>>,
-    /// Without strict ordering: blocks that got a symbol since the last look, each once.
+    /// Without strict ordering: blocks that got a symbol since the last poll, each once.
     touched: Vec<u64>,
     /// Bytes of all blocks, open and spare, and of the lists of them.
     memory: usize,
@@ -145,7 +148,7 @@ impl Receiver {
     /// Takes a source symbol.
     pub fn handle_source(&mut self, id: SourceId, symbol: &[u8], ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if id.unprotected {
-            // Nothing will fill a hole: holding back what follows would only add delay.
+            // Without repair symbols nothing fills a hole: holding back what follows would only add delay.
             self.strict = false;
         }
         self.reordering.on_symbol(id.sbn, ingress.now);
@@ -166,7 +169,7 @@ impl Receiver {
     pub fn handle_repair(&mut self, id: RepairId, symbol: &[u8], ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         self.reordering.on_symbol(id.sbn, ingress.now);
         if id.sbn < self.lowest_wanted() {
-            // The usual end of a block that lost nothing.
+            // Usual for a block that lost nothing: it has left before its repair symbols come.
             if self.unfinished == Some(id.sbn) {
                 self.on_unfinished_end(ingress.now);
             }
@@ -176,14 +179,14 @@ impl Receiver {
         let (room, open) = self.opened(id.sbn);
         let held = open.block.memory();
         let insertion = open.block.insert_repair(id, symbol, room);
-        // Closed, but the rest of its repair may be under way: its sender's host may stand still between two of them.
+        // Closed, but more repair symbols may be under way: the sender's host may stop between two of them.
         open.closed = true;
         open.hear(insertion, ingress.now);
         self.on_insertion(id.sbn, insertion, held, ingress)?;
         self.learn_previous(id.sbn, id.previous_symbols.into(), ingress)
     }
 
-    /// A symbol of block `sbn` tells how many source symbols the block before had; 0 tells nothing.
+    /// A symbol of block `sbn` carries the number of source symbols of the block before; 0 if unknown.
     fn learn_previous(&mut self, sbn: u64, symbols: u16, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if symbols == 0 || sbn <= self.lowest_wanted() {
             return Ok(());
@@ -196,7 +199,7 @@ impl Receiver {
         self.on_insertion(sbn - 1, insertion, held, ingress)
     }
 
-    /// Takes what the sender told of its closed blocks: those of which nothing came are missed from now on.
+    /// Takes the sender's report of its closed blocks: those of which nothing came are missed from now on.
     pub fn handle_sent(&mut self, told: SentBelow, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         let Some(last) = told.below.checked_sub(1).filter(|&last| last >= told.from) else { return Ok(()) };
         if self.heard_from.is_none() {
@@ -215,10 +218,10 @@ impl Receiver {
             self.closed_below = told.below;
             return Ok(());
         }
-        // Where there is no room the next report tells it again.
+        // Without room nothing is noted, and the next report repeats it.
         self.open_block(last, ingress)?;
         self.closed_below = told.below;
-        // The report may have overtaken the end of the block: it has its time from now on.
+        // The report may have overtaken the end of the block: its hold begins now.
         let (_, open) = self.opened(last);
         open.end(ingress.now);
         let held = open.block.memory();
@@ -252,7 +255,7 @@ impl Receiver {
         self.next_adu_out_of_order()
     }
 
-    /// The packet of an ADU that [`next_adu`](Self::next_adu) has just named.
+    /// The packet of an ADU that [`next_adu`](Self::next_adu) has just returned.
     pub fn packet(&self, ready: &Ready) -> &[u8] {
         let index = (ready.sbn - self.next) as usize;
         let open = self.blocks.get(index).and_then(Option::as_ref).expect("the block stays until the next look");
@@ -283,20 +286,20 @@ impl Receiver {
         let Some(open) = self.blocks.front()? else {
             return Some(self.blocks.iter().flatten().next()?.since + hold);
         };
-        // While its sender sends, symbols that fill the hole are on their way, however long it pauses in the midst of it: its
-        // host may have stood still. It will call the block protected when it has sent the rest.
+        // While the sender is in the midst of the block, the missing symbols may be on their way, however long it
+        // pauses: its host may have stopped. It calls the block protected when it has sent the rest.
         let longest = open.missing_since? + hold.max(SENDER_PAUSE);
         Some(if open.ended { longest.min(open.heard + hold) } else { longest })
     }
 
-    /// More came of or behind a block that was given up as unfinished: it was sent, and is lost.
+    /// More came of the unfinished block or of a later one: it was sent in full, so it is lost.
     fn on_unfinished_end(&mut self, now: Instant) {
         if let Some(sbn) = self.unfinished.take() {
             self.losses.add(self.profile, sbn, 1, now);
         }
     }
 
-    /// Counts blocks from `next`, of which those before `heard_from` are not missed.
+    /// Begins with block `next`; blocks below `heard_from` are not missed.
     fn begin(&mut self, next: u64, heard_from: u64) {
         self.next = next;
         self.decoded_from = next;
@@ -304,7 +307,7 @@ impl Receiver {
         self.heard_from = Some(heard_from);
     }
 
-    /// Opens the block with this number, which is not below `next`, if need be and if there is room.
+    /// Opens block `sbn`, which is not below `next`, if it is not open and there is room.
     fn open_block(&mut self, sbn: u64, ingress: &mut Ingress<'_>) -> Result<(), DropReason> {
         if self.heard_from.is_none() {
             self.begin(if sbn < REORDERED_START { 0 } else { sbn }, sbn);
@@ -335,7 +338,7 @@ impl Receiver {
         let mut open = self.take_spare(index + 1, now).ok_or(DropReason::NoRoom)?;
         if self.blocks.len() <= index {
             self.reordering.on_newer(sbn, now);
-            // What was the last block is closed, or something new would not have come.
+            // A later block begins, so the last block is closed.
             if let Some(Some(last)) = self.blocks.back_mut() {
                 last.missing_since.get_or_insert(now);
                 last.end(now);
@@ -348,7 +351,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// The block with this number, which was opened just now, and how many bytes more it may hold.
+    /// Block `sbn`, which was opened just now, and how many more bytes it may hold.
     fn opened(&mut self, sbn: u64) -> (usize, &mut OpenBlock) {
         let (room, index) = (self.room(), (sbn - self.next) as usize);
         let open = self.blocks.get_mut(index).and_then(Option::as_mut);
@@ -366,7 +369,7 @@ impl Receiver {
         let is_last = (sbn - self.next) as usize + 1 == self.blocks.len();
         let (strict, closed_below) = (self.strict, self.closed_below);
         let (room, open) = self.opened(sbn);
-        // What the insertion has taken is not counted yet.
+        // The bytes that the insertion took are not counted yet.
         let room = room.saturating_sub(open.block.memory() - held);
         let mut is_touched = false;
         if insertion == Insertion::New {
@@ -403,13 +406,13 @@ impl Receiver {
         let delivered = front.as_ref().is_some_and(|open| open.block.is_delivered());
         reception.blocks += u64::from(missed);
         reception.unrecoverable_blocks += u64::from(missed && !delivered);
-        // Of a block in which bytes made no sense, not everything was handed on although nothing is missing.
+        // A block with malformed bytes was not delivered whole, although nothing is missing.
         if !front.as_ref().is_some_and(|open| open.block.is_delivered() && open.block.malformed() == 0) {
             let symbols = front.as_ref().map_or(0, |open| open.block.delivered_symbols());
             self.given_up.add(self.next, 1, symbols as u16);
             let closed = !self.blocks.is_empty() || front.as_ref().is_none_or(|open| open.closed);
             match missed {
-                // Of nothing but its first symbols nobody can tell whether that was all.
+                // Only its first symbols came: they may be all.
                 true if !closed && symbols > 0 => {}
                 true if !closed => self.unfinished = Some(self.next),
                 true => self.losses.add(self.profile, self.next, 1, now),

@@ -1,33 +1,34 @@
-//! The replay window of one sender lane in one session: each counter is taken once, in whatever order they arrive.
+//! The replay window of one sender lane in one session: each counter is accepted once, in any order of arrival.
 //!
-//! The ring of words of RFC 6479: moving forward clears whole words instead of shifting bits. Ask only after the
-//! datagram was opened, or a forger could move the window. It knows neither lanes nor sessions: whoever receives
-//! keeps one window for each lane of each session.
+//! A ring of words as in RFC 6479: moving forward clears whole words instead of shifting bits. Check a counter only
+//! after the datagram was opened, or a forger could move the window. The window knows neither lanes nor sessions: the
+//! receiving side keeps one for each lane of each session.
 
 /// Words of the ring: a power of two, 16 KiB in all.
 const WORDS: usize = 2048;
 
-/// What became of a counter.
+/// Whether a counter is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// First time: take the datagram.
+    /// First time: accept the datagram.
     Fresh,
     /// Seen before.
     Replayed,
-    /// So far behind the highest that it cannot be told.
+    /// Too far behind the highest to be remembered.
     TooOld,
 }
 
-/// Remembers the last 131,008 counters and more behind the highest one.
+/// Remembers at least the 131,008 counters behind the highest one.
 #[derive(Clone)]
 pub struct ReplayWindow {
     highest: u64,
-    /// Bit c % 64 of word c / 64 % WORDS: counter c was seen. Words ahead of the highest's are stale, those behind valid.
+    /// Bit c % 64 of word c / 64 % WORDS: counter c was seen. Words ahead of the highest are stale, those behind are
+    /// valid.
     seen: Box<[u64; WORDS]>,
 }
 
 impl ReplayWindow {
-    /// Counters behind the highest that are certain to be told apart.
+    /// Counters behind the highest that are always remembered.
     pub const SPAN: u64 = (WORDS as u64 - 1) * 64;
 
     /// A window that has seen nothing.
@@ -35,13 +36,13 @@ impl ReplayWindow {
         Self { highest: 0, seen: Box::new([0; WORDS]) }
     }
 
-    /// Judges a counter and remembers it.
+    /// Checks a counter and remembers it.
     #[inline]
     pub fn accept(&mut self, counter: u64) -> Freshness {
         let word = counter / 64;
         let newest = self.highest / 64;
         if word > newest {
-            // A leap over the whole ring clears each word once, however far it goes.
+            // A jump over the whole ring clears each word once, whatever its length.
             for stale in 1..=(word - newest).min(WORDS as u64) {
                 self.seen[Self::slot(newest.wrapping_add(stale))] = 0;
             }
@@ -60,7 +61,7 @@ impl ReplayWindow {
         Freshness::Fresh
     }
 
-    /// The highest counter taken so far; 0 also before the first.
+    /// The highest counter accepted so far; 0 also before the first.
     pub fn highest(&self) -> u64 {
         self.highest
     }
@@ -90,7 +91,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn edges() {
+    fn counters_at_the_edges_of_the_window() {
         let span = ReplayWindow::SPAN;
         assert!(span >= 65_536);
         let rows: &[&[(u64, Freshness)]] = &[
@@ -120,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_set_of_everything_seen(start in prop_oneof![Just(0), 0..u64::MAX], steps in steps()) {
+        fn agrees_with_a_set_of_all_counters_seen(start in prop_oneof![Just(0), 0..u64::MAX], steps in steps()) {
             let mut window = ReplayWindow::new();
             let mut model = HashSet::new();
             let mut highest = start;

@@ -1,9 +1,10 @@
-//! When to report to a peer, what its reports tell about the link, and when its silence means that it is gone.
+//! When to report to a peer, what its reports show about the link, and when its silence means that it has lost the
+//! session.
 //!
-//! Both sides report every [`WHILE_ACTIVE`] while data flows in either direction or either of them claims protection, and
-//! every [`WHILE_IDLE`] otherwise: that is the keepalive. Each report echoes the newest one heard, which gives both sides
-//! the round trip, and proves that both directions worked. No sender ever waits for a report. What reports tell of
-//! blocks, and what follows from a proof that is old, is not decided here.
+//! Both sides report every [`WHILE_ACTIVE`] while data flows in either direction or either of them claims protection,
+//! and every [`WHILE_IDLE`] otherwise: that is the keepalive. Each report echoes the newest one received. The echo
+//! gives the round trip, and proves that both directions worked. No sender ever waits for a report. What reports mean
+//! for blocks, and what follows from an old proof, is not decided here.
 
 use std::time::{Duration, Instant};
 
@@ -14,45 +15,45 @@ use crate::wire::report::{Reception, Report};
 pub const WHILE_ACTIVE: Duration = Duration::from_millis(20);
 /// Interval of reports otherwise.
 pub const WHILE_IDLE: Duration = Duration::from_secs(1);
-/// Data without any answer for this long, or for three round trips if that is more: the peer has lost the session.
+/// No datagram for this long after data was sent, or for three round trips if that is more: the peer has lost the
+/// session.
 const SILENT_FLOOR: Duration = Duration::from_millis(250);
-/// Nothing at all for this long although nothing was asked: as above.
+/// No datagram for this long although no data was sent: as above.
 const SILENT_IDLE: Duration = Duration::from_millis(3500);
-/// How often a new session may be asked for.
+/// The least time between two requests for a new session.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The state of reports to and from one peer on one lane.
 #[derive(Debug)]
 pub struct Reporting {
     start: Instant,
-    /// Our side claims protection from what reports tell.
+    /// Our side claims protection on the evidence of reports.
     claims: bool,
-    /// The peer says the same of itself.
+    /// The peer does so, as its reports state.
     peer_claims: bool,
     reported_at: Option<Instant>,
-    /// `sent_at` of our newest report, of which no two have the same.
+    /// `sent_at` of our newest report; no two reports have the same.
     sent_at: u64,
     /// `sent_at` of our newest report that the peer's present run has echoed; 0 for none.
     acknowledged: u64,
-    /// `sent_at` of our newest report when the peer's address changed: what was written by then may have gone to the one
-    /// before.
+    /// `sent_at` of our newest report when the path changed: reports up to this one may have taken the old path.
     path_from: u64,
     /// When data was first sent or received since the last report.
     active_since: Option<Instant>,
     /// The newest `sent_at` of the peer's reports, and when it came.
     remote_clock: Option<(u64, Instant)>,
-    /// Smoothed; anybody on the path can make it long.
+    /// The smoothed round trip; any node on the path can make it long.
     rtt: Option<Duration>,
     round_trips: RoundTrips,
     heard_at: Option<Instant>,
-    /// When the first data since the last word from the peer was sent.
+    /// When we sent the first data after the peer's last datagram.
     unanswered_since: Option<Instant>,
     requested_at: Option<Instant>,
     peer_reception: Option<(Reception, Instant)>,
 }
 
 impl Reporting {
-    /// Nothing heard, nothing told; `start` is the zero of our clock in reports.
+    /// No reports yet in either direction; `start` is the zero of our clock in reports.
     pub fn new(start: Instant) -> Self {
         Self {
             start,
@@ -73,12 +74,12 @@ impl Reporting {
         }
     }
 
-    /// Whether our side claims protection from what reports tell: then both sides report often also when idle.
+    /// Sets whether our side claims protection: then both sides report often also when idle.
     pub fn set_claims(&mut self, claims: bool) {
         self.claims = claims;
     }
 
-    /// There is something to tell that should not wait for an idle line.
+    /// There is something to report that should not wait for [`WHILE_IDLE`].
     pub fn on_news(&mut self, now: Instant) {
         self.active_since.get_or_insert(now);
     }
@@ -89,7 +90,7 @@ impl Reporting {
         self.unanswered_since.get_or_insert(now);
     }
 
-    /// Something authentic came; `is_data` if it was a symbol.
+    /// An authentic datagram came; `is_data` if it was a symbol.
     pub fn on_feedback(&mut self, is_data: bool, now: Instant) {
         if is_data {
             self.active_since.get_or_insert(now);
@@ -98,7 +99,7 @@ impl Reporting {
         self.unanswered_since = None;
     }
 
-    /// A new session is in use: report at once and often, until the peer is heard.
+    /// A new session is in use: report at once and often, until the peer answers.
     pub fn on_session(&mut self, now: Instant) {
         self.active_since = Some(now);
         self.reported_at = None;
@@ -106,7 +107,7 @@ impl Reporting {
         self.unanswered_since = None;
     }
 
-    /// A report came. Tells whether it is the newest: what an older one says is to be ignored.
+    /// Takes a report. Returns whether it is the newest; the caller ignores older ones.
     pub fn handle_report(&mut self, report: &Report, now: Instant) -> bool {
         if self.remote_clock.is_some_and(|(newest, _)| report.sent_at <= newest) {
             return false;
@@ -121,7 +122,7 @@ impl Reporting {
             self.acknowledged = self.acknowledged.max(report.echo);
             let away = self.micros(now).saturating_sub(report.echo);
             let sample = Duration::from_micros(away.saturating_sub(u64::from(report.echo_delay)));
-            // RFC 6298's smoothing; the first sample counts whole.
+            // Smoothing as in RFC 6298; the first sample counts in full.
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
             if report.echo > self.path_from {
                 self.round_trips.on_sample(sample, now);
@@ -135,12 +136,12 @@ impl Reporting {
         self.sent_at
     }
 
-    /// `sent_at` of our newest report that the peer's present run is known to have; 0 for none.
+    /// `sent_at` of our newest report that the peer's present run is known to have received; 0 for none.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// When that report was written, if it went to the peer's present address: both directions worked at that moment.
+    /// When that report was written, if it took the present path: both directions worked at that moment.
     pub fn proven_at(&self) -> Option<Instant> {
         let since_start = Some(self.acknowledged).filter(|sent_at| *sent_at > self.path_from)?.checked_sub(1)?;
         Some(self.start + Duration::from_micros(since_start))
@@ -148,7 +149,8 @@ impl Reporting {
 
     /// When the next report is due.
     pub fn due_at(&self) -> Option<Instant> {
-        // Not before what has begun to flow can have an end: the report then tells of all of a short burst.
+        // Not at the first data: a short burst ends before `WHILE_ACTIVE` has passed, and the report then covers all of
+        // it.
         let reported_at = self.reported_at?;
         if self.claims || self.peer_claims {
             return Some(reported_at + WHILE_ACTIVE);
@@ -161,7 +163,7 @@ impl Reporting {
         self.due_at().is_none_or(|due| due <= now)
     }
 
-    /// Begins a report that is sent now; `confirmed` if the peer was heard under the present session.
+    /// Begins a report that is sent now; `confirmed` if a datagram of the peer came under the present session.
     pub fn begin(&mut self, confirmed: bool, now: Instant) -> Report {
         self.reported_at = Some(now);
         self.sent_at = self.micros(now).max(self.sent_at + 1);
@@ -180,15 +182,15 @@ impl Reporting {
         }
     }
 
-    /// When a new session will be wanted if nothing is heard until then: at once if the session is `worn`, else when the
-    /// peer will have been silent for too long.
+    /// When to request a new session if no datagram comes until then: at once if the session is `worn`, else when the
+    /// peer has been silent for too long.
     pub fn request_at(&self, worn: bool, now: Instant) -> Option<Instant> {
         let wanted = if worn { Some(now) } else { self.silent_at() };
         let allowed = self.requested_at.map(|at| at + REQUEST_INTERVAL);
         wanted.map(|at| allowed.map_or(at, |allowed| at.max(allowed)))
     }
 
-    /// A new session is wanted now; said once per interval.
+    /// A new session is wanted now; true once per interval.
     pub fn wants_session(&mut self, worn: bool, now: Instant) -> bool {
         let wanted = self.request_at(worn, now).is_some_and(|at| at <= now);
         if wanted {
@@ -197,7 +199,7 @@ impl Reporting {
         wanted
     }
 
-    /// The peer has said nothing for longer than one that lives and has the session.
+    /// The peer has been silent for longer than a live peer with this session would be.
     pub fn is_silent(&self, now: Instant) -> bool {
         self.silent_at().is_some_and(|at| at <= now)
     }
@@ -209,12 +211,12 @@ impl Reporting {
         unanswered.into_iter().chain(silent).min()
     }
 
-    /// The peer calls bytes protected, by its own word.
+    /// The peer claims protection, as its reports state.
     pub fn peer_claims(&self) -> bool {
         self.peer_claims
     }
 
-    /// How often a peer that lives says something at least.
+    /// The longest interval between two reports of a live peer.
     pub fn peer_interval(&self) -> Duration {
         if self.claims || self.peer_claims { WHILE_ACTIVE } else { WHILE_IDLE }
     }
@@ -229,12 +231,12 @@ impl Reporting {
         self.round_trips.least()
     }
 
-    /// What the peer said of our datagrams, and when it said so.
+    /// What the peer reported about our datagrams, and when that report came.
     pub fn peer_reception(&self) -> Option<(Reception, Instant)> {
         self.peer_reception
     }
 
-    /// The clock of the peer's earlier run is forgotten, and what that run had of ours.
+    /// Forgets the clock of the peer's earlier run, and what that run has received.
     pub fn on_new_epoch(&mut self, now: Instant) {
         self.remote_clock = None;
         self.peer_reception = None;
@@ -243,7 +245,7 @@ impl Reporting {
         self.round_trips = RoundTrips::new(now);
     }
 
-    /// Datagrams go to another address from now on. What was echoed so far proves nothing of the way there.
+    /// Datagrams take another path from now on. Echoes so far do not prove the new path.
     pub fn on_new_path(&mut self, now: Instant) {
         self.path_from = self.sent_at;
         self.round_trips = RoundTrips::new(now);
@@ -260,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_round_trip_is_measured_without_the_time_a_report_was_held() {
+    fn the_round_trip_excludes_the_time_that_the_peer_held_the_report() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let (mut near, mut far) = (Reporting::new(at(0)), Reporting::new(at(0)));
@@ -301,14 +303,14 @@ mod tests {
     }
 
     #[test]
-    fn the_round_trip_is_proven_by_what_was_sent_and_came_back_from_this_run_of_the_peer() {
+    fn an_echo_by_the_present_run_of_the_peer_proves_the_round_trip() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut near = Reporting::new(start);
         let first = near.begin(true, at(10)).sent_at;
         let second = near.begin(true, at(10)).sent_at;
         near.begin(true, at(30));
-        assert!(second > first, "else the echo of one would stand for the other");
+        assert!(second > first, "an echo must identify one report");
         let rows = [
             (1, 0, true, None),
             (2, first, true, Some(at(10))),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_the_address_changed_proves_nothing_of_the_new_path() {
+    fn a_report_written_before_the_address_changed_does_not_prove_the_new_path() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut near = Reporting::new(start);
@@ -347,7 +349,7 @@ mod tests {
             (None, None),
             "it waited in the outbox, or went to the old address"
         );
-        assert_eq!(near.acknowledged(), second, "the peer has it all the same");
+        assert_eq!(near.acknowledged(), second, "the peer still has it");
         let third = near.begin(true, at(60)).sent_at;
         assert_eq!(echo(&mut near, second, at(70)), (None, None));
         assert_eq!(echo(&mut near, third, at(140)), (Some(at(60)), Some(Duration::from_millis(80))));
@@ -365,7 +367,7 @@ mod tests {
         reporting.on_data_sent(after(4000));
         assert!(!reporting.wants_session(false, after(4200)));
         assert!(reporting.wants_session(false, after(4300)));
-        assert!(!reporting.wants_session(false, after(4400)), "asked a moment ago");
+        assert!(!reporting.wants_session(false, after(4400)), "requested a moment ago");
         assert!(reporting.wants_session(false, after(4600)));
     }
 }

@@ -1,7 +1,7 @@
-//! The place of one packet in the open block of a peer, from the moment that it is known until the packet is in it.
+//! The place of one packet in a peer's open block, reserved before the packet is put there.
 //!
-//! Whoever holds a [`Reservation`] knows the block before the packet is in it, and putting it there cannot fail: session,
-//! queue and block are borrowed, so nothing can take them away meanwhile.
+//! A [`Reservation`] knows its block before the packet is in it, and its `commit` cannot fail: it borrows session,
+//! queue and block, so nothing else can change them meanwhile.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::sender::{Egress, Sender};
 use crate::wire::payload_id::BlockId;
 use crate::wire::virtio::VirtioHeader;
 
-/// The place of one packet.
+/// A reserved place for one packet.
 pub struct Reservation<'a> {
     sender: &'a mut Sender,
     egress: Egress<'a>,
@@ -33,7 +33,7 @@ impl<'a> Reservation<'a> {
         &self.sender.room()[..len]
     }
 
-    /// Puts the packet of `len` bytes into the block; seals what is full, closes a full block.
+    /// Puts the packet of `len` bytes into the block; seals full symbols, closes a full block.
     pub fn commit(mut self, virtio: VirtioHeader, len: usize) {
         self.sender.commit(virtio, len, &mut self.egress, self.now);
         self.reporting.on_data_sent(self.now);

@@ -1,25 +1,25 @@
-//! The least round trip of the last ten seconds: what the path itself takes.
+//! The least round trip of the last ten seconds: the time that the path itself takes.
 //!
-//! A mean says what the path and everything that waits on it take, so whoever makes datagrams wait decides it. The least
-//! one is not lengthened while any report passes unhindered. What it is used for is not known here.
+//! A mean includes the time in queues, so a sender that fills a queue changes it. The least round trip stays the same
+//! while at least one report passes without delay. What it is used for is not known here.
 
 use std::time::{Duration, Instant};
 
-/// The window slides in steps of this.
+/// The window moves in steps of one slot.
 const SLOT: Duration = Duration::from_secs(1);
 const SLOTS: usize = 10;
 
 /// The least round trip of a window.
 #[derive(Debug)]
 pub struct RoundTrips {
-    /// The least of each second; the present one is at `at` and began at `since`.
+    /// The least of each slot. The present slot is `at` and began at `since`.
     slots: [Option<Duration>; SLOTS],
     at: usize,
     since: Instant,
 }
 
 impl RoundTrips {
-    /// Nothing measured.
+    /// An empty window.
     pub fn new(now: Instant) -> Self {
         Self { slots: [None; SLOTS], at: 0, since: now }
     }
@@ -35,7 +35,7 @@ impl RoundTrips {
         *least = sample.min(*least);
     }
 
-    /// The least, as of the last sample.
+    /// The least round trip in the window, as of the last sample.
     pub fn least(&self) -> Option<Duration> {
         self.slots.iter().flatten().min().copied()
     }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_silence_nothing_old_counts() {
+    fn after_a_long_silence_old_samples_do_not_count() {
         let start = Instant::now();
         let mut trips = RoundTrips::new(start);
         trips.on_sample(Duration::from_millis(10), start);

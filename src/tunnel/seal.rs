@@ -1,8 +1,8 @@
 //! Sealing and opening of datagrams in place, and the choice of cipher.
 //!
-//! The nonce is the datagram's own counter behind four zero bytes, so a counter must never be used twice with one
-//! key: [`Counter`] hands them out, one for each lane. Whether a counter was seen before is not asked here
-//! ([`super::replay`]), nor where keys come from ([`super::handshake`]).
+//! The nonce is four zero bytes and the datagram's own counter, so a counter must never be used twice with one key:
+//! [`Counter`] gives them out, one `Counter` for each lane. Replays are detected in [`super::replay`]; keys come from
+//! [`super::handshake`].
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::wire::datagram::{self, TAG_LEN, count_of, lane_of};
 
-/// Ask for a new session when a lane has sealed this many datagrams with one key. At 10 Gbit/s that is five minutes;
-/// with 2^28 datagrams of 1.5 KB an attacker's advantage against AES-GCM stays under 2^-58 (RFC 8446, section 5.5,
-/// draws the line there).
+/// Request a new session when a lane has sealed this many datagrams with one key. At 10 Gbit/s that is five minutes;
+/// with 2^28 datagrams of 1.5 KB an attacker's advantage against AES-GCM stays under 2^-58 (RFC 8446, section 5.5, sets
+/// its limit there).
 pub const REKEY_AFTER_DATAGRAMS: u64 = 1 << 28;
 
 /// Stop sealing with a key at this many datagrams of a lane: far below the end of the 56-bit counter.
 pub const REFUSE_AFTER_DATAGRAMS: u64 = 1 << 36;
 
-/// An authenticated cipher for datagrams. Both take a 32-byte key and add a 16-byte tag.
+/// An authenticated cipher for datagrams. Both ciphers take a 32-byte key and add a 16-byte tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cipher {
-    /// AES-256-GCM, where the processors of both ends do AES.
+    /// AES-256-GCM, if the processors of both ends have instructions for AES.
     Aes256Gcm,
     /// ChaCha20-Poly1305 (RFC 8439), fast in software everywhere.
     ChaCha20Poly1305,
@@ -50,8 +50,8 @@ impl fmt::Display for Cipher {
     }
 }
 
-/// The ciphers a node is willing to use, as one octet: bit 0 AES-256-GCM, bit 1 ChaCha20-Poly1305.
-/// Bits that mean nothing yet are kept and ignored.
+/// The ciphers a node is willing to use, as one octet: bit 0 AES-256-GCM, bit 1 ChaCha20-Poly1305. Unknown bits are
+/// kept and ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CipherSet(u8);
 
@@ -59,8 +59,9 @@ impl CipherSet {
     const AES_256_GCM: u8 = 1;
     const CHACHA20_POLY1305: u8 = 2;
 
-    /// What suits this processor: always ChaCha20-Poly1305, and AES-256-GCM where the hardware does AES and the
-    /// carry-less multiplication GCM needs. A node without them does not offer AES, so that its peer does not choose it.
+    /// The ciphers for this processor: always ChaCha20-Poly1305, and AES-256-GCM if the hardware has AES and the
+    /// carry-less multiplication that GCM needs. A node without them does not offer AES, so that its peer does not
+    /// choose it.
     pub fn preferred() -> Self {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         let hardware = is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq");
@@ -92,12 +93,12 @@ impl CipherSet {
         }
     }
 
-    /// The octet of the wire.
+    /// The octet on the wire.
     pub const fn bits(self) -> u8 {
         self.0
     }
 
-    /// Reads the octet of the wire.
+    /// Reads the octet on the wire.
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
@@ -105,14 +106,14 @@ impl CipherSet {
 
 impl fmt::Display for CipherSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words = 0;
+        let mut named = 0;
         for cipher in [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
             if self.choose(Self::only(cipher)).is_some() {
-                write!(f, "{}{cipher}", if words == 0 { "" } else { " or " })?;
-                words += 1;
+                write!(f, "{}{cipher}", if named == 0 { "" } else { " or " })?;
+                named += 1;
             }
         }
-        if words == 0 { write!(f, "no cipher known here (bits {:#04x})", self.0) } else { Ok(()) }
+        if named == 0 { write!(f, "no cipher known here (bits {:#04x})", self.0) } else { Ok(()) }
     }
 }
 
@@ -122,7 +123,7 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The key of one direction at the end that sends. Lanes share it: sealing needs no exclusive access.
+/// The key of one direction, at the end that sends. Lanes share it: sealing needs no exclusive access.
 pub struct SealingKey {
     key: LessSafeKey,
     cipher: Cipher,
@@ -144,7 +145,7 @@ impl SealingKey {
         tag.as_ref().try_into().expect("both ciphers have a tag of 16 bytes")
     }
 
-    /// Which cipher was negotiated.
+    /// The negotiated cipher.
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }
@@ -156,7 +157,7 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// The key of one direction at the end that receives.
+/// The key of one direction, at the end that receives.
 pub struct OpeningKey {
     key: LessSafeKey,
     cipher: Cipher,
@@ -168,13 +169,13 @@ impl OpeningKey {
         Self { key: cipher.key(bytes), cipher }
     }
 
-    /// Verifies header, body and tag and decrypts in place; the body without its tag, or `None` if anything at all
-    /// was changed. After `None` the bytes are worthless.
+    /// Verifies header, body and tag, and decrypts in place. Returns the body without its tag, or `None` if any bit was
+    /// changed. After `None` the bytes are useless.
     pub fn open<'a>(&self, counter: u64, header: &[u8], body_and_tag: &'a mut [u8]) -> Option<&'a mut [u8]> {
         self.key.open_in_place(nonce(counter), Aad::from(header), body_and_tag).ok()
     }
 
-    /// Which cipher was negotiated.
+    /// The negotiated cipher.
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }
@@ -194,7 +195,7 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Starts at 0. One for each lane and session, never two for the same pair.
+    /// Starts at 0. Each pair of lane and session has exactly one `Counter`.
     pub fn new(lane: u8) -> Self {
         Self { lane, sealed: 0 }
     }
@@ -226,7 +227,7 @@ impl Counter {
         self.sealed == REFUSE_AFTER_DATAGRAMS
     }
 
-    /// Whether it is time to ask for a new session ([`REKEY_AFTER_DATAGRAMS`]).
+    /// Whether to request a new session ([`REKEY_AFTER_DATAGRAMS`]).
     pub fn wants_rekey(&self) -> bool {
         self.sealed >= REKEY_AFTER_DATAGRAMS
     }
@@ -239,7 +240,7 @@ mod tests {
     const CIPHERS: [Cipher; 2] = [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
 
     #[test]
-    fn what_was_sealed_opens_and_nothing_else_does() {
+    fn only_an_unchanged_sealed_datagram_opens() {
         for cipher in CIPHERS {
             let (sealing, opening) = (SealingKey::new(cipher, &[7; 32]), OpeningKey::new(cipher, &[7; 32]));
             let header = *b"\x04\0\0\x01\0\0\0\0\0\0\0\x2a";
@@ -279,9 +280,9 @@ mod tests {
             (chacha, aes, None, "ChaCha20-Poly1305"),
             (CipherSet::from_bits(0x80), both, None, "no cipher known here (bits 0x80)"),
         ];
-        for (a, b, chosen, words) in rows {
+        for (a, b, chosen, text) in rows {
             assert_eq!((a.choose(b), b.choose(a)), (chosen, chosen));
-            assert_eq!(a.to_string(), words);
+            assert_eq!(a.to_string(), text);
         }
         assert!(CipherSet::preferred().choose(chacha).is_some());
     }

@@ -2,11 +2,11 @@
 //!
 //! 1. The TUN is read into [`room`](Sender::room); [`commit`](Sender::commit) takes the packet as an ADU.
 //! 2. Full symbols leave at once: protection never delays data.
-//! 3. The TUN is dry: the open symbol leaves short, the block stays open for `close_when_idle`.
+//! 3. The TUN is empty: the open symbol leaves short, the block stays open for `close_when_idle`.
 //! 4. The block is full, idle or old: it closes, and its repair symbols leave.
 //!
-//! When a lost block ends is told by its repair symbols and by all symbols of the next block. What the peer
-//! makes of it all is not known here.
+//! The length of a block is in its repair symbols and in all symbols of the next block, so the receiver learns where a
+//! lost block ends. What arrives at the peer is not known here.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,27 +21,27 @@ use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
 use crate::wire::payload_id::{BlockId, PAYLOAD_ID_LEN, RepairId, SourceId};
 use crate::wire::virtio::VirtioHeader;
 
-/// How blocks of a profile are closed and how much is added to them.
+/// How blocks of a profile are closed and how many repair symbols they get.
 #[derive(Clone, Debug)]
 pub struct Profile {
     /// The profile's number in our datagrams.
     pub number: u8,
-    /// Source symbols at which a block closes.
+    /// A block closes when it has this many source symbols.
     pub block_symbols: usize,
-    /// A block closes when nothing has come for this long.
+    /// A block closes when the TUN has been empty for this long.
     pub close_when_idle: Duration,
-    /// A block closes this long after its first byte, whatever comes.
+    /// A block closes this long after its first byte at the latest.
     pub close_after: Duration,
-    /// Repair symbols for each size of block.
+    /// Repair symbols for each block length.
     pub plan: Plan,
 }
 
-/// What was sent to a peer, since the start.
+/// Counts of what was sent to a peer since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Packets and super-packets.
     pub adus: u64,
-    /// Bytes of them.
+    /// Bytes in them.
     pub adu_bytes: u64,
     /// Blocks closed.
     pub blocks: u64,
@@ -49,11 +49,11 @@ pub struct Sent {
     pub source_symbols: u64,
     /// Repair symbols sent.
     pub repair_symbols: u64,
-    /// Of them, those that fill a datagram: as long as any of ours.
+    /// Source and repair symbols of full length. Their datagrams are the longest that we send.
     pub full_symbols: u64,
     /// Datagrams of every kind.
     pub datagrams: u64,
-    /// UDP payload bytes of them.
+    /// UDP payload bytes in them.
     pub bytes: u64,
     /// Packets and super-packets that were dropped because too much waited for the path's rate.
     pub queue_dropped: u64,
@@ -74,17 +74,17 @@ impl Sent {
     }
 }
 
-/// Where sealed datagrams go, and what it takes to make them.
+/// What a sender needs to seal datagrams, and where they go.
 pub struct Egress<'a> {
-    /// Seals, and counts datagrams.
+    /// Seals datagrams and numbers them.
     pub session: &'a mut Session,
-    /// Takes what was sealed.
+    /// Takes the sealed datagrams.
     pub outbox: &'a mut Outbox,
     /// Computes repair symbols.
     pub code: &'a mut Code,
     /// Counts what is sent.
     pub sent: &'a mut Sent,
-    /// Takes what happens to blocks, if protection is claimed toward this peer.
+    /// Takes the events of blocks, if protection is claimed toward this peer.
     pub events: Option<&'a mut VecDeque<BlockEvent>>,
 }
 
@@ -135,12 +135,12 @@ impl Sender {
         }
     }
 
-    /// Where the next packet may be read to.
+    /// The buffer for the next packet.
     pub fn room(&mut self) -> &mut [u8] {
         self.block.room()
     }
 
-    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); sends what is full, closes a full block.
+    /// Takes the packet of `len` bytes at the front of [`room`](Self::room); sends full symbols, closes a full block.
     pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>, now: Instant) {
         self.opened_at.get_or_insert(now);
         self.idle_since = None;
@@ -153,7 +153,7 @@ impl Sender {
         }
     }
 
-    /// The TUN is dry: nothing that was read waits for a neighbour any longer.
+    /// The TUN is empty: the open symbol leaves short.
     pub fn handle_idle(&mut self, egress: &mut Egress<'_>, now: Instant) {
         if self.is_open() {
             self.block.finish_symbol();
@@ -162,7 +162,7 @@ impl Sender {
         }
     }
 
-    /// Closes the block if its time is up.
+    /// Closes the block if its deadline has passed.
     pub fn handle_timeout(&mut self, egress: &mut Egress<'_>, now: Instant) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.close(egress);
@@ -203,14 +203,14 @@ impl Sender {
         self.begin_next(k as u16);
     }
 
-    /// Every block below this one is closed, and k of the last of them; 0 if it has none, because it was abandoned.
+    /// The number below which every block is closed, and k of the last of them; k is 0 if that block was abandoned.
     pub fn closed_below(&self) -> (u64, u16) {
         (self.sbn, self.previous_symbols)
     }
 
-    /// Forgets the open block: its session or the peer that had the beginning of it is gone. Its number is not used
-    /// again, or symbols of two blocks would be taken for one; and what the peer's earlier run has delivered of it cannot
-    /// be rebuilt by the new one and delivered again.
+    /// Forgets the open block: its session has ended, or the peer that has its beginning was restarted. Its number is
+    /// not used again, for two reasons. Symbols of two blocks would look like one block. And the new run of the peer
+    /// could rebuild and deliver again what the earlier run has delivered.
     ///
     /// Returns the block, if one was open.
     pub fn abandon(&mut self) -> Option<BlockId> {
@@ -291,7 +291,7 @@ mod tests {
 
     const E: usize = 128;
 
-    /// A sender with what surrounds it, and the keys to read what it makes.
+    /// A sender with its session and outbox.
     struct Bench {
         sender: Sender,
         sessions: Sessions,
@@ -303,8 +303,8 @@ mod tests {
         now: Instant,
     }
 
-    /// A datagram as a row tells it: source (sbn, esi, k of the block before) or repair (sbn, esi, k, m), which must tell the
-    /// same of the block before.
+    /// A datagram as a test compares it: source (sbn, esi, k of the previous block) or repair (sbn, esi, k, m). A
+    /// repair symbol must carry the same k of the previous block as the source symbols.
     #[derive(Debug, PartialEq, Eq)]
     enum Datagram {
         Source(u64, u16, u16),
@@ -367,7 +367,7 @@ mod tests {
             });
         }
 
-        /// Everything sent since the last look.
+        /// Everything sent since the last call.
         fn sent(&mut self) -> Vec<Datagram> {
             let key = OpeningKey::new(Cipher::ChaCha20Poly1305, &[1; 32]);
             let mut datagrams = Vec::new();
@@ -386,11 +386,11 @@ mod tests {
                         }
                         _ => {
                             let (id, _) = RepairId::parse(opened).unwrap();
-                            let told = datagrams.iter().rev().find_map(|it| match it {
+                            let seen = datagrams.iter().rev().find_map(|it| match it {
                                 Source(sbn, _, previous) if *sbn == id.sbn => Some(*previous),
                                 _ => None,
                             });
-                            assert!(told.is_none_or(|previous| previous == u16::from(id.previous_symbols)), "{id:?}");
+                            assert!(seen.is_none_or(|previous| previous == u16::from(id.previous_symbols)), "{id:?}");
                             Repair(id.sbn, id.esi, id.source_symbols, id.repair_symbols)
                         }
                     });
@@ -417,12 +417,12 @@ mod tests {
         assert_eq!(
             bench.sent(),
             [Source(1, 2, 4), Source(1, 3, 4), Source(1, 4, 4), Repair(1, 5, 5, 2), Repair(1, 6, 5, 2)],
-            "of block 0 all say that it had 4"
+            "all carry 4 as the length of block 0"
         );
     }
 
     #[test]
-    fn without_a_plan_nothing_is_repaired() {
+    fn without_a_plan_no_repair_symbols_are_sent() {
         let mut bench = Bench::new(0);
         bench.push(600);
         assert_eq!(bench.sent(), (0..5).map(|esi| Source(0, esi, 0)).collect::<Vec<_>>());
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_closes_when_nothing_comes_or_when_it_is_old() {
+    fn a_block_closes_when_it_is_idle_or_old() {
         let mut bench = Bench::new(1);
         let start = bench.now;
         let micros = |micros| start + Duration::from_micros(micros);
@@ -438,10 +438,10 @@ mod tests {
         bench.push(10);
         assert_eq!(bench.sender.deadline(), Some(micros(2000)), "the TUN may have more");
         bench.with(|sender, egress| sender.handle_idle(egress, micros(5)));
-        assert_eq!(bench.sent(), [Source(0, 0, 0)], "no byte waits for a neighbour");
+        assert_eq!(bench.sent(), [Source(0, 0, 0)], "no byte waits for the next packet");
         assert_eq!(bench.sender.deadline(), Some(micros(55)));
         bench.with(|sender, egress| sender.handle_idle(egress, micros(30)));
-        assert_eq!(bench.sender.deadline(), Some(micros(55)), "idle since the first time");
+        assert_eq!(bench.sender.deadline(), Some(micros(55)), "idle since the first call");
         bench.push(10);
         assert_eq!(bench.sender.deadline(), Some(micros(2000)));
         bench.with(|sender, egress| sender.handle_idle(egress, micros(1990)));
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_block_that_is_claimed_is_marked() {
+    fn the_end_of_a_block_is_marked_where_protection_is_claimed() {
         let mut bench = Bench::new(2);
         bench.claims = true;
         bench.push(600);
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_an_abandoned_block_was_used_again() {
+    fn the_number_of_an_abandoned_block_is_not_used_again() {
         let mut bench = Bench::new(1);
         bench.push(200);
         assert_eq!(bench.sent(), [Source(0, 0, 0)]);
@@ -481,6 +481,6 @@ mod tests {
         bench.sender.abandon();
         assert!(!bench.sender.is_open() && bench.sender.deadline().is_none());
         bench.push(200);
-        assert_eq!(bench.sent(), [Source(1, 0, 0)], "and the length of block 0 is not known");
+        assert_eq!(bench.sent(), [Source(1, 0, 0)], "an abandoned block has no length");
     }
 }

@@ -1,8 +1,8 @@
 //! Sessions with one peer on one lane: which key seals, which keys still open, and what was seen under each.
 //!
-//! As in WireGuard there are up to three. `current` seals. `previous` still opens what was under way when keys changed.
-//! `next` is a responder's new session: it becomes current with the first authentic datagram under it, because only
-//! that proves that the initiator has the key. Keys are agreed elsewhere.
+//! As in WireGuard there are up to three. `current` seals. `previous` still opens what was under way when the keys
+//! changed. `next` is a responder's new session: it becomes current with the first authentic datagram under it, because
+//! only that proves that the initiator has the key. Keys are agreed in [`super::handshake`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::seal::{Counter, OpeningKey, SealingKey};
 use crate::wire::datagram::{DatagramType, Header, TAG_LEN, count_of};
 use crate::wire::report::Reception;
 
-/// One pair of keys and what was sent and seen under it on this lane.
+/// One pair of keys, and what was sent and received under it on this lane.
 #[derive(Debug)]
 pub struct Session {
     local_index: u32,
@@ -30,7 +30,7 @@ pub struct Session {
     local: Option<IpAddr>,
     established_at: Instant,
     heard: bool,
-    /// That something came under it was told.
+    /// `confirm` has noted that a datagram came under it.
     told: bool,
 }
 
@@ -68,7 +68,7 @@ impl Session {
         self.opening.open(counter, clear, sealed)
     }
 
-    /// Notes an authentic datagram; tells whether it is the newest so far.
+    /// Notes an authentic datagram; also returns whether its counter is the highest so far.
     pub fn accept(&mut self, counter: u64) -> (Freshness, bool) {
         let count = count_of(counter);
         let newest = !self.heard || count > self.window.highest();
@@ -85,7 +85,7 @@ impl Session {
         !self.counter.is_exhausted() && !self.is_expired(now)
     }
 
-    /// So much was sealed, or so much time has passed, that a new session is due.
+    /// A new session is due: enough was sealed, or enough time has passed.
     pub fn is_worn(&self, now: Instant) -> bool {
         self.counter.wants_rekey() || self.is_expired(now)
     }
@@ -100,12 +100,12 @@ impl Session {
         self.established_at
     }
 
-    /// What the peer told of itself.
+    /// The peer's hello.
     pub fn remote(&self) -> &Hello {
         &self.remote
     }
 
-    /// Our address by which the peer called for it, if it did.
+    /// Our own address for this session; `None`: the kernel chooses.
     pub fn local(&self) -> Option<IpAddr> {
         self.local
     }
@@ -119,12 +119,12 @@ impl Session {
     }
 }
 
-/// What a new session means for what is known of the peer.
+/// What a new session means for the state of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The same run of the peer, new keys.
     Rekeyed,
-    /// The peer was started anew, or is heard for the first time: its blocks are numbered from the beginning.
+    /// The peer was restarted, or this is its first session: its blocks are numbered from the beginning.
     NewEpoch,
 }
 
@@ -134,7 +134,7 @@ pub struct Sessions {
     current: Option<Session>,
     previous: Option<Session>,
     next: Option<Session>,
-    /// `previous` is of a handshake that crossed the one of `current`: the peer may go on using it.
+    /// `previous` is of a handshake that crossed the one of `current`: the peer may still use it.
     crossed: bool,
     epoch: Option<u64>,
     established: u64,
@@ -150,9 +150,9 @@ impl Sessions {
         let session = Session::new(established, lane);
         match established.role {
             Role::Initiator => {
-                // The two ends may have begun a handshake at the same time. The peer uses the other one's session until
-                // it hears of this one, so it still opens; but it must not come to seal when something late is heard
-                // under it: the peer may have forgotten it by then.
+                // Both ends may have begun a handshake at the same time. The peer uses the session that it began until
+                // a datagram of this one arrives there, so that session still opens. But it must not become the sealing
+                // one when a late datagram comes under it: the peer may have dropped it by then.
                 let pending = self.next.take_if(|next| next.remote.epoch == session.remote.epoch);
                 self.crossed = pending.is_some();
                 Some(self.promote(session, pending))
@@ -173,7 +173,8 @@ impl Sessions {
             .find(|session| session.local_index == receiver_index)
     }
 
-    /// Notes an authentic datagram under this index: the responder's next session is in use from now on.
+    /// Notes an authentic datagram under this index. If the index is that of `next`, this session is in use from now
+    /// on.
     pub fn confirm(&mut self, receiver_index: u32) -> Option<Change> {
         if let Some(current) = self.current.as_mut().filter(|current| current.local_index == receiver_index) {
             if !std::mem::replace(&mut current.told, true) {
@@ -188,19 +189,19 @@ impl Sessions {
         Some(self.promote(session, None))
     }
 
-    /// The receiver index that [`confirm`](Self::confirm) was last called for, told once.
+    /// The receiver index of a session under which the first authentic datagram has come; returned once.
     pub fn poll_confirmed(&mut self) -> Option<u32> {
         self.confirmed.take()
     }
 
-    /// The session that seals, if there is one that may.
+    /// The session that seals, if one may.
     pub fn sealing(&mut self, now: Instant) -> Option<&mut Session> {
         self.current.as_mut().filter(|session| session.can_seal(now))
     }
 
     /// The peer is known to have the keys of the session in use.
     pub fn is_confirmed(&self) -> bool {
-        // Whoever uses the session of a crossing handshake has answered ours before.
+        // A peer that uses the session of a crossing handshake has answered ours before.
         let crossing = self.previous.as_ref().filter(|_| self.crossed);
         [self.current.as_ref(), crossing].into_iter().flatten().any(|session| session.heard)
     }
@@ -210,12 +211,12 @@ impl Sessions {
         self.current.as_ref()
     }
 
-    /// Datagrams with this receiver index belong to the session in use.
+    /// This receiver index is that of the session in use.
     pub fn is_current(&self, receiver_index: u32) -> bool {
         self.current.as_ref().is_some_and(|session| session.local_index == receiver_index)
     }
 
-    /// A datagram with this header was sent to the peer in a session that still lives.
+    /// A datagram with this header was sent to the peer in a live session.
     pub fn has_sent(&self, receiver_index: u32, counter: u64) -> bool {
         let live = [&self.current, &self.previous, &self.next].into_iter().flatten();
         live.into_iter().any(|session| session.remote_index == receiver_index && session.counter.has_given(counter))
@@ -254,7 +255,8 @@ impl Sessions {
             let displaced = self.previous.replace(session);
             self.retire(displaced);
         }
-        // What an earlier run of the peer sealed would be numbered against this one's blocks, and it must not take over.
+        // Datagrams of an earlier run of the peer would be matched with blocks of the new one, and its sessions must
+        // not become current.
         for slot in [&mut self.previous, &mut self.next] {
             let stale = slot.take_if(|session| Some(session.remote.epoch) == ended);
             if let Some(session) = stale {
@@ -303,11 +305,11 @@ mod tests {
     enum Step {
         Initiated(u32, u64),
         Responded(u32, u64),
-        Feedback(u32),
+        Received(u32),
     }
-    use Step::{Feedback, Initiated, Responded};
+    use Step::{Initiated, Received, Responded};
 
-    /// What seals and what else opens after these steps.
+    /// The index that seals, and the other indices that open, after these steps.
     fn after(steps: &[Step]) -> (Option<u32>, Vec<u32>) {
         let now = Instant::now();
         let mut sessions = Sessions::default();
@@ -319,8 +321,8 @@ mod tests {
                 Responded(index, epoch) => {
                     assert_eq!(sessions.install(&established(Role::Responder, index, epoch, now), 0), None);
                 }
-                Feedback(index) => {
-                    sessions.find(index).expect("a step hears a known session").accept(0);
+                Received(index) => {
+                    sessions.find(index).expect("a step names a known session").accept(0);
                     sessions.confirm(index);
                 }
             }
@@ -333,19 +335,20 @@ mod tests {
     fn which_session_seals_and_which_still_open() {
         let rows: &[(&[Step], Option<u32>, &[u32])] = &[
             (&[Responded(1, 7)], None, &[1]),
-            (&[Responded(1, 7), Feedback(1)], Some(1), &[]),
+            (&[Responded(1, 7), Received(1)], Some(1), &[]),
             (&[Initiated(1, 7), Initiated(2, 7)], Some(2), &[1]),
             (&[Initiated(1, 7), Initiated(2, 7), Initiated(3, 7)], Some(3), &[2]),
             (&[Initiated(1, 7), Responded(2, 7)], Some(1), &[2]),
-            (&[Initiated(1, 7), Responded(2, 7), Feedback(1)], Some(1), &[2]),
-            (&[Initiated(1, 7), Responded(2, 7), Feedback(2)], Some(2), &[1]),
+            (&[Initiated(1, 7), Responded(2, 7), Received(1)], Some(1), &[2]),
+            (&[Initiated(1, 7), Responded(2, 7), Received(2)], Some(2), &[1]),
             // A new run of the peer: nothing of the earlier one opens any more.
             (&[Initiated(1, 7), Initiated(2, 8)], Some(2), &[]),
-            (&[Initiated(1, 7), Responded(2, 8), Feedback(2)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 8), Received(2)], Some(2), &[]),
             (&[Initiated(1, 7), Responded(2, 7), Initiated(3, 8)], Some(3), &[]),
-            // The answer of an earlier run comes late, after the new run has called: that call is not forgotten.
+            // The response of an earlier run comes late, after the initiation of the new run: the session of the new
+            // run stays.
             (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7)], Some(3), &[1, 2]),
-            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7), Feedback(2)], Some(2), &[]),
+            (&[Initiated(1, 7), Responded(2, 8), Initiated(3, 7), Received(2)], Some(2), &[]),
         ];
         for (row, (steps, current, others)) in rows.iter().enumerate() {
             assert_eq!(after(steps), (*current, others.to_vec()), "row {row}");
@@ -353,13 +356,13 @@ mod tests {
     }
 
     #[test]
-    fn a_late_datagram_of_a_crossing_handshake_brought_back_a_session_the_peer_had_forgotten() {
-        let (current, others) = after(&[Initiated(1, 7), Responded(2, 7), Initiated(3, 7), Feedback(2)]);
+    fn a_late_datagram_of_a_crossing_handshake_does_not_change_the_sealing_session() {
+        let (current, others) = after(&[Initiated(1, 7), Responded(2, 7), Initiated(3, 7), Received(2)]);
         assert_eq!((current, others), (Some(3), vec![2]));
     }
 
     #[test]
-    fn a_peer_heard_under_a_crossing_session_has_ours_too() {
+    fn a_datagram_under_a_crossing_session_confirms_the_current_one() {
         let now = Instant::now();
         let mut sessions = Sessions::default();
         sessions.install(&established(Role::Responder, 1, 7, now), 0);
@@ -374,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_received_under_retired_sessions_still_counts() {
+    fn datagrams_under_retired_sessions_still_count() {
         let now = Instant::now();
         let mut sessions = Sessions::default();
         for index in 1..6 {
@@ -388,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_session_neither_seals_nor_is_called_fresh() {
+    fn an_old_session_does_not_seal_and_is_expired() {
         let now = Instant::now();
         let mut sessions = Sessions::default();
         sessions.install(&established(Role::Initiator, 1, 7, now), 0);
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_asks_for_another_in_time_and_never_seals_with_a_number_twice() {
+    fn a_session_is_worn_in_time_and_stops_sealing_before_its_counter_ends() {
         use crate::tunnel::seal::{REFUSE_AFTER_DATAGRAMS, REKEY_AFTER_DATAGRAMS};
         let now = Instant::now();
         let rows = [

@@ -1,32 +1,34 @@
-//! Do trains arrive? Some drivers and kernels lose or damage what they segment, and nobody says so.
+//! Finds out whether trains arrive. Some drivers and kernels lose or damage what they segment, without an error.
 //!
-//! When the peer's reports go on, and echo ours, while hardly any full-sized datagram arrives, either the segmentation loses
-//! them or the path carries nothing of their size: reports are shorter than either. So like is compared with like, and
-//! nothing is decided for good:
+//! If the peer's reports continue and echo ours, while hardly any full-sized datagram arrives, there are two causes:
+//! the segmentation loses them, or the path does not carry their size. Reports are shorter, so they arrive in both
+//! cases. A trial separates the causes, and no finding is final:
 //!
 //! ```text
 //!   trains ── hardly any arrive, twice ─▶ trial, each alone ── they arrive ─▶ trains once more ── hardly any ─▶ alone
-//!     ▲                                          │ nor do they                      │ they arrive          for a while │
-//!     ├──────────────────── it is the path ◀─────┘                                  │                                 │
-//!     ├─────────────────────────────────── it was an outage ◀───────────────────────┘                                 │
-//!     └────────────── they arrive again ◀── trains for another try, else alone for twice as long ◀────────────────────┘
+//!     ▲                                          │ nor do they                      │ they arrive        for a while │
+//!     ├──────────────────── it is the path ◀─────┘                                  │                               │
+//!     ├─────────────────────────────────── it was an outage ◀───────────────────────┘                               │
+//!     └────────────── they arrive again ◀── trains for another try, else alone for twice as long ◀──────────────────┘
 //! ```
 //!
-//! It does not send and says nothing aloud: [`TrainNews`] tells what has changed.
+//! It neither sends nor logs: [`TrainNews`] reports what has changed.
 
 use std::time::{Duration, Instant};
 
 use super::sender::Sent;
 use crate::wire::report::Report;
 
-/// How long datagrams have to go missing, twice in a row: an outage of the path is over sooner or stops reports too.
+/// The length of a window. Datagrams must be missing in two windows in a row: an outage of the path is shorter, or
+/// stops reports too.
 const WINDOW: Duration = Duration::from_millis(500);
-/// How many full-sized ones have to be sent meanwhile; few, because a starving TCP sends no more.
+/// The fewest full-sized datagrams that decide a window; few, because a starving TCP sends no more.
 const DATAGRAMS: u64 = 8;
-/// And when neither most nor few of them were lost.
+/// The same, if neither most nor few of them were lost.
 const DECISIVE: u64 = 32;
 
-/// How long trains are not tried again, and a path that loses them is not tried with single datagrams: at first and at most.
+/// The wait before trains are tried again, and before a path that loses full-sized datagrams gets another trial: at
+/// first and at most.
 const WAIT_MIN: Duration = Duration::from_secs(60);
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
@@ -35,22 +37,23 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 enum Mode {
     /// In trains.
     Trains,
-    /// Each alone, to see whether they arrive then.
+    /// Each alone, to see whether they arrive this way.
     Trial,
-    /// In trains once more: was it them?
+    /// In trains again, to confirm that trains are the cause.
     Reversal,
     /// Each alone until then, because trains do not arrive.
     Alone(Instant),
-    /// In trains for another try.
+    /// In trains, to see whether they arrive again.
     Retry,
 }
 
 /// What has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainNews {
-    /// Hardly any full-sized datagram arrives, though reports do: each is sent alone to see whether it is the trains.
+    /// Hardly any full-sized datagram arrives, though reports do: each is sent alone to see whether trains are the
+    /// cause.
     Trial,
-    /// They arrive alone and not in trains: each is sent alone, and trains are tried again after so long.
+    /// They arrive alone and not in trains: each is sent alone, and trains are tried again after this time.
     Alone(Duration),
     /// They arrive neither way: the path does not carry their size.
     PathLoses,
@@ -58,16 +61,17 @@ pub enum TrainNews {
     Arrive,
 }
 
-/// Compares the full-sized datagrams that were sent, in trains or alone, with what the peer says has arrived.
+/// Compares the full-sized datagrams that were sent, in trains or alone, with what the peer reports as received.
 #[derive(Debug)]
 pub struct TrainWatch {
     mode: Mode,
     mark: Option<Mark>,
-    /// Only a report that echoes a later one of ours tells of how datagrams leave now.
+    /// `sent_at` of our newest report when the mode began. Only a report that echoes a later one shows the effect of
+    /// the mode.
     from: u64,
     /// The window before this one was bad.
     bad_before: bool,
-    /// The path was found to lose them: not tried again before then.
+    /// The path was found to lose them; no trial before this time.
     path_until: Option<Instant>,
     wait: Duration,
 }
@@ -81,7 +85,7 @@ struct Mark {
     echo: u64,
 }
 
-/// What a window shows.
+/// The result of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Window {
     /// Hardly any arrive.
@@ -99,17 +103,17 @@ impl Default for TrainWatch {
 }
 
 impl TrainWatch {
-    /// Full-sized datagrams are to be sent one a call.
+    /// Full-sized datagrams are sent one per system call.
     pub fn sends_alone(&self) -> bool {
         matches!(self.mode, Mode::Trial | Mode::Alone(_))
     }
 
-    /// That is so because trains do not arrive, and not only to see whether they do.
+    /// They are sent alone because trains do not arrive, and not only for a trial.
     pub fn is_settled(&self) -> bool {
         matches!(self.mode, Mode::Alone(_))
     }
 
-    /// Full-sized datagrams arrive neither way.
+    /// Full-sized datagrams arrive neither in trains nor alone.
     pub fn path_loses(&self) -> bool {
         self.path_until.is_some()
     }
@@ -160,17 +164,17 @@ impl TrainWatch {
                 self.go(Mode::Trains, sent_at);
                 Some(TrainNews::Arrive)
             }
-            // Nothing is looked at while each is sent alone.
+            // Unreachable: this mode returned above.
             (Mode::Alone(_), _) => None,
         }
     }
 
-    /// Another run of the peer counts anew. What was found of the way to it stays.
+    /// A new run of the peer counts from 0. Findings about the path stay.
     pub fn on_new_epoch(&mut self) {
         (self.mark, self.bad_before, self.from) = (None, false, 0);
     }
 
-    /// How long to wait now; twice as long the next time.
+    /// Returns the present wait, and doubles it for the next time.
     fn lengthen(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (2 * wait).min(WAIT_MAX);
@@ -181,7 +185,7 @@ impl TrainWatch {
         (self.mode, self.mark, self.from, self.bad_before) = (mode, None, sent_at, false);
     }
 
-    /// What is shown since the mark, once that is enough; then another window begins.
+    /// The result since the mark, once there is enough to decide; then another window begins.
     fn look(&mut self, report: &Report, sent: &Sent, now: Instant) -> Option<Window> {
         if report.echo <= self.from {
             return None;
@@ -193,25 +197,26 @@ impl TrainWatch {
         if now.saturating_duration_since(mark.at) < WINDOW || full < DATAGRAMS {
             return None;
         }
-        // Reports share the counter with data, so what they close behind them is counted as lost at once.
+        // Reports share the counter with data, so a report that arrives shows at once which datagrams before it are
+        // lost.
         let (lost, symbols) = (lost.saturating_sub(mark.lost), symbols.saturating_sub(mark.symbols));
         let echoes = report.echo > mark.echo;
-        // The peer does not tell which were lost. A small part of many short ones may be as many as all long ones; and more
-        // than there were symbols are reports too, which travel alone.
+        // The peer does not report which datagrams were lost. A small part of many short ones may be as many as all
+        // long ones. If more than the symbols were lost, reports were lost too, which travel alone.
         let is_of_long_ones = lost > symbols / 3 && lost <= symbols + symbols / 4;
         let window = match () {
-            // Our reports do not arrive either: the path is dead, which shows nothing of trains.
+            // Our reports do not arrive either: the path is dead, which shows nothing about trains.
             () if !echoes => Some(Window::Mixed),
             () if lost > full / 4 * 3 => is_of_long_ones.then_some(Window::Bad),
             () if lost > full / 4 => Some(Window::Mixed),
             () => Some(Window::Good),
         };
-        // Of so few the last may have been sent after the report was: more of them decide.
+        // The last of so few may have been sent after the peer wrote the report: wait for more.
         if echoes && window == Some(Window::Mixed) && full < DECISIVE {
             return None;
         }
         self.mark = Some(fresh);
-        // In a trial a path that is dead shows nothing either way.
+        // In a trial, a dead path shows nothing either way.
         window.filter(|_| echoes || self.mode == Mode::Trains)
     }
 }
@@ -221,18 +226,17 @@ mod tests {
     use super::*;
     use crate::wire::report::Reception;
 
-    /// A path over which so many of ten full-sized datagrams are lost, in trains and alone.
+    /// How many of ten full-sized datagrams a path loses, in trains and alone.
     #[derive(Clone, Copy)]
     struct Path {
         in_trains: u64,
         alone: u64,
         echoes: bool,
-        /// Short datagrams beside them, and how many of those are lost.
+        /// Short datagrams sent besides, and how many of those are lost.
         short: (u64, u64),
     }
 
-    /// Runs for some seconds, with reports each 100 ms and ten datagrams between them; tells what is new, by the tenth of a
-    /// second.
+    /// A sender with ten full-sized datagrams and one report each 100 ms. Its news come with the tenth of a second.
     struct Bench {
         watch: TrainWatch,
         start: Instant,
@@ -283,19 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn trains_are_given_up_only_when_single_datagrams_arrive_and_trains_do_not_once_more() {
+    fn trains_are_given_up_only_if_single_datagrams_arrive_and_trains_fail_again() {
         let alone = TrainNews::Alone(WAIT_MIN);
         let rows = [
             ("trains are lost", path(10, 0), vec![TrainNews::Trial, alone], true),
             ("large datagrams are lost", path(10, 10), vec![TrainNews::Trial, TrainNews::PathLoses], false),
             ("a bad path, but data arrives", path(3, 3), vec![], false),
-            ("half of what is alone is lost", path(10, 5), vec![TrainNews::Trial, TrainNews::PathLoses], false),
+            ("half of the single datagrams are lost", path(10, 5), vec![TrainNews::Trial, TrainNews::PathLoses], false),
             ("our reports do not arrive either", Path { echoes: false, ..path(10, 10) }, vec![], false),
             ("one of a hundred short ones is lost", Path { short: (900, 9), ..path(0, 0) }, vec![], false),
             ("a tenth of everything is lost", Path { short: (300, 30), ..path(1, 1) }, vec![], false),
-            ("and of the reports", Path { short: (0, 20), ..path(1, 1) }, vec![], false),
+            ("a tenth of everything and many reports are lost", Path { short: (0, 20), ..path(1, 1) }, vec![], false),
             (
-                "short ones beside, which arrive",
+                "trains are lost, short datagrams arrive",
                 Path { short: (10, 0), ..path(10, 0) },
                 vec![TrainNews::Trial, alone],
                 true,
@@ -310,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn four_seconds_without_large_datagrams_made_it_slow_until_a_restart() {
-        // However long they are lost, and whenever in a trial that ends: trains are in use a moment later.
+    fn after_an_outage_of_large_datagrams_trains_are_used_again() {
+        // For each length of the outage, so also if it ends within a trial: trains are in use soon after it.
         for tenths in 1..80 {
             let mut bench = Bench::new();
             bench.run(2, path(0, 0));
@@ -325,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_tried_again_less_and_less_often_and_its_end_is_told() {
+    fn a_finding_is_tried_again_after_growing_waits_and_its_end_is_reported() {
         let mut bench = Bench::new();
         let news = bench.run(1000, path(10, 0));
         let waits: Vec<u64> = news
@@ -339,23 +343,23 @@ mod tests {
         let news = bench.run(1000, path(0, 0));
         assert_eq!((kinds(&news), bench.watch.sends_alone()), (vec![TrainNews::Arrive], false));
         let news = bench.run(10, path(10, 0));
-        assert_eq!(kinds(&news), [TrainNews::Trial, TrainNews::Alone(WAIT_MIN)], "and from the beginning");
+        assert_eq!(kinds(&news), [TrainNews::Trial, TrainNews::Alone(WAIT_MIN)], "the waits begin again");
 
         let mut bench = Bench::new();
         let news = bench.run(300, path(10, 10));
         let trials = kinds(&news).iter().filter(|found| **found == TrainNews::Trial).count();
-        let said = kinds(&news).iter().filter(|found| **found == TrainNews::PathLoses).count();
-        assert_eq!((trials, said, bench.watch.path_loses()), (3, 1, true), "at 1, 61 and 181 seconds, said once");
+        let reported = kinds(&news).iter().filter(|found| **found == TrainNews::PathLoses).count();
+        assert_eq!((trials, reported, bench.watch.path_loses()), (3, 1, true), "at 1, 61 and 181 s, reported once");
         assert_eq!(kinds(&bench.run(2, path(0, 0))), [TrainNews::Arrive]);
         assert!(!bench.watch.path_loses());
     }
 
     #[test]
-    fn what_left_before_the_trial_says_nothing_of_it() {
+    fn losses_from_before_a_trial_do_not_decide_it() {
         let mut bench = Bench::new();
         while bench.step(path(10, 10)) != Some(TrainNews::Trial) {}
         let sent_at = bench.echo;
-        // Reports that echo what was written before it go on telling of losses.
+        // Reports that echo one from before the trial still count losses.
         for _ in 0..100 {
             bench.tenth += 1;
             bench.sent.full_symbols += 10;
@@ -367,16 +371,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_burst_of_a_starving_sender_that_no_report_covered_cleared_the_trains() {
+    fn a_last_burst_that_no_report_covers_does_not_count_as_arrived() {
         let (mut watch, start) = (TrainWatch::default(), Instant::now());
-        // Seconds, datagrams sent by then, and how many of them the peer knew to be lost; six at a time.
+        // Seconds, datagrams sent by then, and how many of them the peer counts as lost.
         let reports = [(0, 0, 0), (1, 12, 12), (3, 24, 18), (6, 30, 30), (12, 42, 36)];
-        let told = reports.map(|(second, sent, lost)| {
+        let has_news = reports.map(|(second, sent, lost)| {
             let report =
                 Report { echo: 1 + second, reception: Reception { lost, ..Reception::default() }, ..Report::default() };
             let sent = Sent { full_symbols: sent, source_symbols: sent, ..Sent::default() };
             watch.handle_report(&report, &sent, 1 + second, start + Duration::from_secs(second)).is_some()
         });
-        assert_eq!(told, [false, false, false, true, false]);
+        assert_eq!(has_news, [false, false, false, true, false]);
     }
 }

@@ -1,9 +1,10 @@
-//! Blocks of one profile that were given up with something missing, until the sender is known to have heard of them.
+//! Blocks of one profile that were given up with something missing, kept until the sender has acknowledged a report
+//! that names them.
 //!
-//! A run is named in every report from the first that has room for it, until an echo shows that one of these has
-//! arrived. So each run comes to its turn once, in order, and stays; the named ones are always the oldest. When there
-//! are too many, runs are merged over what lies between: naming a good block costs the sender a false alarm, leaving
-//! out a lost one costs data. Which blocks are lost, and what else a report tells, is not known here.
+//! A run is named in every report, from the first that has room for it until an echo shows that one of these reports
+//! has arrived. New runs are named in order, so the named runs are always the oldest. If there are too many, runs are
+//! merged, and so are the blocks between: naming a good block costs the sender a false alarm, leaving out a lost one
+//! costs data. Which blocks are lost, and what else a report contains, is not known here.
 
 use std::collections::VecDeque;
 
@@ -18,7 +19,7 @@ struct Run {
     first: u64,
     count: u64,
     symbols: u16,
-    /// The `sent_at` of the first report that named it; what is set is set for a prefix of the runs.
+    /// The `sent_at` of the first report that named it. The runs with a value are a prefix of all runs.
     named_at: Option<u64>,
 }
 
@@ -28,7 +29,7 @@ impl Run {
     }
 }
 
-/// What was given up and is not known to be known.
+/// Given-up blocks whose report is not acknowledged.
 #[derive(Debug, Default)]
 pub struct UnreportedLosses {
     runs: VecDeque<Run>,
@@ -52,7 +53,7 @@ impl UnreportedLosses {
         self.runs.push_back(Run { first, count, symbols, named_at: None });
     }
 
-    /// Runs that were named and have to be named again.
+    /// Runs that were named and must be named again.
     pub fn named(&self) -> usize {
         self.named
     }
@@ -62,12 +63,13 @@ impl UnreportedLosses {
         self.named < self.runs.len()
     }
 
-    /// Nothing waits to be acknowledged.
+    /// No run waits for an acknowledgement.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Names in the report written at `sent_at` what has to be named again, and as many more runs as there is `room` for.
+    /// Adds to `lost`, for the report written at `sent_at`, all runs that must be named again, and as many new ones as
+    /// `room` allows.
     pub fn name(&mut self, profile: u8, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
         while *room > 0 && self.named < self.runs.len() {
             let run = &mut self.runs[self.named];
@@ -89,12 +91,12 @@ impl UnreportedLosses {
         }));
     }
 
-    /// The first block from `from` on that no report has named.
+    /// The first block at or above `from` that no report has named.
     pub fn first_unnamed(&self, from: u64) -> Option<u64> {
         self.runs.range(self.named..).filter(|run| run.end() > from).map(|run| run.first.max(from)).min()
     }
 
-    /// The report written at `sent_at` has arrived: what it named is known.
+    /// The report written at `sent_at` has arrived: removes the runs that it named.
     pub fn on_acknowledged(&mut self, sent_at: u64) {
         while self.runs.front().is_some_and(|run| run.named_at.is_some_and(|named| named <= sent_at)) {
             self.runs.pop_front();
@@ -107,9 +109,9 @@ impl UnreportedLosses {
 mod tests {
     use super::*;
 
-    fn named(given_up: &mut UnreportedLosses, sent_at: u64, mut room: usize) -> Vec<(u64, u32, u16)> {
+    fn named(losses: &mut UnreportedLosses, sent_at: u64, mut room: usize) -> Vec<(u64, u32, u16)> {
         let mut lost = Vec::new();
-        given_up.name(3, sent_at, &mut room, &mut lost);
+        losses.name(3, sent_at, &mut room, &mut lost);
         assert!(lost.iter().all(|run| run.profile == 3));
         lost.iter().map(|run| (run.first, run.count, run.symbols)).collect()
     }
@@ -124,39 +126,39 @@ mod tests {
             (&[(1, 1 << 33, 0)], &[(1, u32::MAX, 0), (1 << 32, u32::MAX, 0), ((1 << 33) - 1, 2, 0)]),
         ];
         for (added, wanted) in rows {
-            let mut given_up = UnreportedLosses::default();
-            added.iter().for_each(|&(first, count, symbols)| given_up.add(first, count, symbols));
-            assert_eq!(named(&mut given_up, 1, 16), wanted);
+            let mut losses = UnreportedLosses::default();
+            added.iter().for_each(|&(first, count, symbols)| losses.add(first, count, symbols));
+            assert_eq!(named(&mut losses, 1, 16), wanted);
         }
     }
 
     #[test]
     fn a_run_is_named_again_until_a_report_that_named_it_has_arrived() {
-        let mut given_up = UnreportedLosses::default();
-        [2, 4, 6].iter().for_each(|&first| given_up.add(first, 1, 0));
-        assert_eq!(given_up.first_unnamed(0), Some(2));
-        assert_eq!(named(&mut given_up, 10, 2), [(2, 1, 0), (4, 1, 0)]);
-        assert_eq!((given_up.first_unnamed(0), given_up.first_unnamed(7)), (Some(6), None));
-        given_up.on_acknowledged(9);
-        assert_eq!(named(&mut given_up, 11, 1), [(2, 1, 0), (4, 1, 0), (6, 1, 0)]);
-        given_up.add(7, 1, 0);
-        assert_eq!(given_up.first_unnamed(0), Some(7), "what was named does not grow");
-        given_up.on_acknowledged(10);
-        assert_eq!(named(&mut given_up, 12, 0), [(6, 1, 0)]);
-        given_up.on_acknowledged(12);
-        assert_eq!(named(&mut given_up, 13, 1), [(7, 1, 0)]);
-        given_up.on_acknowledged(13);
-        assert!(given_up.is_empty() && given_up.named() == 0);
+        let mut losses = UnreportedLosses::default();
+        [2, 4, 6].iter().for_each(|&first| losses.add(first, 1, 0));
+        assert_eq!(losses.first_unnamed(0), Some(2));
+        assert_eq!(named(&mut losses, 10, 2), [(2, 1, 0), (4, 1, 0)]);
+        assert_eq!((losses.first_unnamed(0), losses.first_unnamed(7)), (Some(6), None));
+        losses.on_acknowledged(9);
+        assert_eq!(named(&mut losses, 11, 1), [(2, 1, 0), (4, 1, 0), (6, 1, 0)]);
+        losses.add(7, 1, 0);
+        assert_eq!(losses.first_unnamed(0), Some(7), "a named run does not grow");
+        losses.on_acknowledged(10);
+        assert_eq!(named(&mut losses, 12, 0), [(6, 1, 0)]);
+        losses.on_acknowledged(12);
+        assert_eq!(named(&mut losses, 13, 1), [(7, 1, 0)]);
+        losses.on_acknowledged(13);
+        assert!(losses.is_empty() && losses.named() == 0);
     }
 
     #[test]
-    fn too_many_runs_are_merged_over_what_lies_between_and_nothing_lost_is_left_out() {
-        let mut given_up = UnreportedLosses::default();
+    fn too_many_runs_are_merged_and_no_lost_block_is_left_out() {
+        let mut losses = UnreportedLosses::default();
         let added: Vec<u64> = (0..5000).map(|number| 100 + 2 * number).chain([5]).collect();
-        added.iter().for_each(|&first| given_up.add(first, 1, 1));
-        assert_eq!(given_up.runs.len(), RUNS_MAX);
-        assert_eq!(given_up.first_unnamed(20), Some(20), "the run from 5 to the end was not named");
-        let runs = named(&mut given_up, 1, usize::MAX);
+        added.iter().for_each(|&first| losses.add(first, 1, 1));
+        assert_eq!(losses.runs.len(), RUNS_MAX);
+        assert_eq!(losses.first_unnamed(20), Some(20), "the run from 5 to the end was not named");
+        let runs = named(&mut losses, 1, usize::MAX);
         let covers = |sbn: u64| runs.iter().any(|&(first, count, _)| (first..first + u64::from(count)).contains(&sbn));
         assert!(added.into_iter().all(covers));
     }

@@ -118,7 +118,7 @@ fn delivered(forwarder: &mut Forwarder, now: Instant) -> Vec<(VirtioHeader, Vec<
 }
 
 #[test]
-fn a_packet_crosses_as_it_was_and_a_replay_does_not() {
+fn a_packet_crosses_unchanged_and_a_replay_is_dropped() {
     let now = Instant::now();
     let [mut near, mut far] = pair(now);
     let (header, packet) = samples::partial(4, UDP, samples::udp(3000), Some(1000));
@@ -134,7 +134,7 @@ fn a_packet_crosses_as_it_was_and_a_replay_does_not() {
 }
 
 #[test]
-fn what_does_not_belong_here_is_counted_by_reason() {
+fn wrong_input_is_counted_by_reason() {
     let now = Instant::now();
     let plain = VirtioHeader::default();
     let good = samples::ipv4(UDP, &[], &samples::udp(10));
@@ -185,7 +185,7 @@ fn a_peer_may_send_only_from_its_own_prefixes() {
 }
 
 #[test]
-fn an_expired_session_kept_the_lane_awake() {
+fn an_expired_session_does_not_keep_the_lane_awake() {
     let now = Instant::now();
     let [mut near, _] = pair(now);
     let later = now + REJECT_AFTER;
@@ -193,11 +193,11 @@ fn an_expired_session_kept_the_lane_awake() {
     assert_eq!(near.poll_request(later), Some(PeerId(0)));
     assert_eq!(near.poll_request(later), None);
     assert_eq!(datagrams(&mut near, later), Vec::<Vec<u8>>::new());
-    assert!(near.poll_timeout(later).is_some_and(|at| at > later), "to ask again");
+    assert!(near.poll_timeout(later).is_some_and(|at| at > later), "to request again");
 }
 
 #[test]
-fn the_lane_wakes_to_ask_for_a_session_when_data_stays_unanswered() {
+fn the_lane_wakes_to_request_a_session_when_data_stays_unanswered() {
     let start = Instant::now();
     let [mut near, _] = pair(start);
     push(&mut near, VirtioHeader::default(), &samples::ipv4(UDP, &[], &samples::udp(10)), start);
@@ -214,7 +214,7 @@ fn the_lane_wakes_to_ask_for_a_session_when_data_stays_unanswered() {
 }
 
 #[test]
-fn the_new_run_of_a_peer_could_deliver_again_what_the_earlier_one_had() {
+fn a_new_run_of_the_peer_does_not_deliver_a_packet_again() {
     let now = Instant::now();
     let [mut near, mut far] = pair(now);
     let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
@@ -222,7 +222,7 @@ fn the_new_run_of_a_peer_could_deliver_again_what_the_earlier_one_had() {
     near.handle_idle(now);
     carry(&mut near, 1, &mut far, now);
     assert_eq!(delivered(&mut far, now).len(), 1);
-    // The block is open still; the repair symbol that closes it would rebuild the packet.
+    // The block is still open; the repair symbol that closes it would rebuild the packet.
     let mut again = forwarder(2, now);
     again.install(&established(2, Role::Responder, 1, now), now);
     near.install(&established(1, Role::Initiator, 3, now), now);
@@ -231,21 +231,21 @@ fn the_new_run_of_a_peer_could_deliver_again_what_the_earlier_one_had() {
     assert_eq!(delivered(&mut again, now + Duration::from_secs(1)), []);
 }
 
-/// Whatever `from` has to send, as if it came from the host `side`.
+/// Hands everything that `from` has to send to `to`, as if it came from the host `side`.
 fn report(from: &mut Forwarder, side: u8, to: &mut Forwarder, now: Instant) {
     from.handle_timeout(now);
     carry(from, side, to, now);
 }
 
 fn proven_at(forwarder: &mut Forwarder) -> Option<Instant> {
-    forwarder.poll_feedback().and_then(|(_, heard)| heard.proven_at)
+    forwarder.poll_feedback().and_then(|(_, feedback)| feedback.proven_at)
 }
 
 #[test]
-fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
+fn a_new_address_is_proven_by_an_echo_of_a_report_written_for_it() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
-    // The peer is heard from elsewhere once, or its address is changed to and fro.
+    // The peer sends from another address once, or its address changes to and fro.
     for path in [&[(9, 40)][..], &[(9, 40), (2, 60), (9, 80)]] {
         let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
         report(&mut near, 1, &mut far, at(20));
@@ -262,11 +262,11 @@ fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
             report(&mut far, host, &mut near, at(millis));
         }
         assert_eq!(moves(&mut near), path.len());
-        assert_eq!(proven_at(&mut near), None, "what the old path has proven and nobody has asked for yet");
+        assert_eq!(proven_at(&mut near), None, "the old path has proven this, and it was not polled yet");
         assert_eq!(near.poll_transmit(Trains::All, at(90)).map(|(_, train)| train.to.remote), Some(address(9)));
         carry(&mut near, 1, &mut far, at(90));
         report(&mut far, 9, &mut near, at(100));
-        assert_eq!(proven_at(&mut near), None, "it was written before, wherever it went");
+        assert_eq!(proven_at(&mut near), None, "it was written before the move");
         report(&mut near, 1, &mut far, at(110));
         report(&mut far, 9, &mut near, at(120));
         assert_eq!(proven_at(&mut near), Some(at(110)));
@@ -275,7 +275,7 @@ fn a_new_address_is_proven_by_what_was_written_for_it_and_answered() {
 }
 
 #[test]
-fn a_proof_that_was_heard_and_not_asked_for_is_none_of_an_address_that_data_came_from() {
+fn a_proof_that_was_not_polled_does_not_hold_for_a_new_address() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     for (host, proven) in [(2, Some(at(20))), (9, None)] {
@@ -290,13 +290,13 @@ fn a_proof_that_was_heard_and_not_asked_for_is_none_of_an_address_that_data_came
 }
 
 #[test]
-fn a_proof_of_the_earlier_run_is_none_of_the_new_one() {
+fn a_proof_of_the_earlier_run_does_not_hold_for_the_new_one() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
     let [mut near, mut far] = pair_of([forwarder_that(true, 1, start), forwarder(2, start)], start);
     report(&mut near, 1, &mut far, at(520));
     report(&mut far, 2, &mut near, at(520));
-    // Nobody has asked for it when the peer is there anew, with a clock that begins anew.
+    // The proof was not polled yet when the peer is restarted, with a new clock.
     let mut again = forwarder(2, at(540));
     again.install(&established(2, Role::Responder, 1, at(540)), at(540));
     near.install(&established(1, Role::Initiator, 3, at(540)), at(540));
@@ -305,11 +305,11 @@ fn a_proof_of_the_earlier_run_is_none_of_the_new_one() {
     report(&mut again, 2, &mut near, at(560));
     assert_eq!(proven_at(&mut near), None, "its first report was written before it had read one of ours");
     report(&mut again, 2, &mut near, at(580));
-    assert_eq!(proven_at(&mut near), Some(at(540)), "by what was written for the new run");
+    assert_eq!(proven_at(&mut near), Some(at(540)), "by a report written for the new run");
 }
 
 #[test]
-fn an_address_is_not_learned_from_what_is_late_or_of_an_old_session() {
+fn an_address_is_not_learned_from_a_late_datagram_or_an_old_session() {
     let now = Instant::now();
     let later = now + Duration::from_millis(20);
     let [mut near, mut far] = pair(now);
@@ -318,19 +318,19 @@ fn an_address_is_not_learned_from_what_is_late_or_of_an_old_session() {
         remote_index: 13 - u32::from(side),
         ..established(side, role, u64::from(3 - side), later)
     };
-    let speak = |far: &mut Forwarder| {
+    let send = |far: &mut Forwarder| {
         push(far, VirtioHeader::default(), &answer(), now);
         far.flush(now);
         datagrams(far, now)
     };
-    let (mut early, mut late) = (speak(&mut far), speak(&mut far));
+    let (mut early, mut late) = (send(&mut far), send(&mut far));
     near.handle_datagram(&mut late[0], address(2), now);
     near.handle_datagram(&mut early[0], address(7), now);
     assert_eq!(near.peers()[0].address(), Some(address(2)), "it was overtaken");
     near.handle_datagram(&mut late[1], address(3), now);
     assert_eq!(near.peers()[0].address(), Some(address(3)), "the newest shows where the peer is");
 
-    let mut old = speak(&mut far);
+    let mut old = send(&mut far);
     near.install(&session(1, Role::Responder), later);
     far.install(&session(2, Role::Initiator), later);
     carry(&mut far, 4, &mut near, later);
@@ -364,7 +364,7 @@ fn answer() -> Vec<u8> {
 }
 
 #[test]
-fn that_this_host_has_verified_a_checksum_is_shown_here_and_not_told_to_the_peer() {
+fn a_verified_checksum_is_shown_to_the_observer_and_not_sent_to_the_peer() {
     let now = Instant::now();
     let packet = samples::ipv4(UDP, &[], &samples::udp(100));
     let [mut near, mut far] = pair(now);
@@ -381,7 +381,7 @@ fn that_this_host_has_verified_a_checksum_is_shown_here_and_not_told_to_the_peer
     }
 }
 
-/// What the near side sends as `packets` and the far one does with them.
+/// The packets that the far side delivers when the near side sends `packets`.
 fn exchange(near: &mut Forwarder, far: &mut Forwarder, packets: &[&[u8]], now: Instant) -> Vec<Vec<u8>> {
     far.install(&established(2, Role::Responder, 1, now), now);
     near.install(&established(1, Role::Initiator, 2, now), now);
@@ -395,7 +395,7 @@ fn exchange(near: &mut Forwarder, far: &mut Forwarder, packets: &[&[u8]], now: I
 #[test]
 fn a_packet_from_the_prefix_of_another_peer_is_not_delivered() {
     let now = Instant::now();
-    // The near side is peer 0 of the far one, and sends in the name of its peer 1 too.
+    // The near side is peer 0 of the far one, and also sends from the prefix of its peer 1.
     let mut near = forwarder_with(&[1, 3], &[(2, 0)], false, now);
     let mut far = forwarder_with(&[2], &[(1, 0), (3, 1)], false, now);
     let own = samples::ipv4(UDP, &[], &samples::udp(10));
@@ -418,7 +418,7 @@ fn a_packet_to_an_address_that_is_not_ours_is_not_delivered() {
 }
 
 #[test]
-fn what_could_not_be_sent_is_told_to_whoever_claims() {
+fn an_unsendable_datagram_makes_an_event_where_protection_is_claimed() {
     let now = Instant::now();
     let mut near = forwarder_with(&[1], &[(2, 0)], true, now);
     near.install(&established(1, Role::Initiator, 2, now), now);
@@ -429,14 +429,14 @@ fn what_could_not_be_sent_is_told_to_whoever_claims() {
     let (peer, train) = near.poll_transmit(Trains::All, now).unwrap();
     let len = train.datagram_len.min(train.bytes.len());
     near.on_unsendable(peer, len, now);
-    let told: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).collect();
-    assert!(told.contains(&(PeerId(0), BlockEvent::Unsendable)), "{told:?}");
+    let events: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).collect();
+    assert!(events.contains(&(PeerId(0), BlockEvent::Unsendable)), "{events:?}");
     assert_eq!(near.drops().of(DropReason::SendFailed), 1);
 }
 
-/// Whoever has no key must not be able to use up a number that the peer will use, nor to move the window over those to come.
+/// A sender without the key must not use up a number that the peer will use, nor move the window over later numbers.
 #[test]
-fn a_forged_datagram_does_not_touch_the_window() {
+fn a_forged_datagram_does_not_change_the_replay_window() {
     let now = Instant::now();
     let [mut near, mut far] = pair(now);
     let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
@@ -459,14 +459,14 @@ fn a_forged_datagram_does_not_touch_the_window() {
 }
 
 #[test]
-fn a_datagram_from_below_the_window_is_not_opened_again() {
+fn a_datagram_from_below_the_replay_window_is_dropped() {
     let now = Instant::now();
     let [mut near, mut far] = pair(now);
     let (header, packet) = samples::partial(4, UDP, samples::udp(1300), None);
     push(&mut near, header, &packet, now);
     near.flush(now);
     let recorded = datagrams(&mut near, now);
-    // The peer has sent so many since.
+    // The peer has sent very many datagrams since.
     assert_eq!(far.peers[0].sessions.find(2).unwrap().accept(1 << 40).0, Freshness::Fresh);
     recorded.iter().cloned().for_each(|mut datagram| far.handle_datagram(&mut datagram, address(1), now));
     assert_eq!(far.drops().of(DropReason::TooOld), recorded.len() as u64);
@@ -474,7 +474,7 @@ fn a_datagram_from_below_the_window_is_not_opened_again() {
 }
 
 #[test]
-fn a_new_run_of_the_peer_voids_what_was_sent_to_the_earlier_one() {
+fn a_new_run_of_the_peer_voids_blocks_sent_to_the_earlier_one() {
     let now = Instant::now();
     let mut near = forwarder_with(&[1], &[(2, 0)], true, now);
     near.install(&established(1, Role::Initiator, 2, now), now);
@@ -485,18 +485,18 @@ fn a_new_run_of_the_peer_voids_what_was_sent_to_the_earlier_one() {
     std::iter::from_fn(|| near.poll_block_event()).for_each(drop);
     let block = |sbn| BlockId { profile: 0, sbn };
     near.install(&established(1, Role::Initiator, 3, now), now);
-    let told: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).map(|(_, event)| event).collect();
+    let events: Vec<_> = std::iter::from_fn(|| near.poll_block_event()).map(|(_, event)| event).collect();
     let wanted =
         [BlockEvent::Abandoned { block: block(1) }, BlockEvent::PeerRestarted, BlockEvent::Void { below: block(2) }];
-    assert_eq!(told, wanted, "the first was sent, the second was open");
+    assert_eq!(events, wanted, "the first was sent, the second was open");
     near.install(&established(1, Role::Initiator, 3, now), now);
     assert_eq!(near.poll_block_event(), None, "new keys of the same run");
 }
 
-/// Losses that were named wait for the word that they were heard. What has no room beside them must wait too, or it would be
-/// taken for told.
+/// Named losses wait for their acknowledgement. Losses that have no room in the report must wait too, and must not
+/// count as reported.
 #[test]
-fn every_loss_is_told_however_many_wait_and_however_many_reports_are_lost() {
+fn every_loss_is_reported_with_many_waiting_and_many_reports_lost() {
     let start = Instant::now();
     let [mut near, mut far] = pair(start);
     let packet = samples::ipv4(UDP, &[], &samples::udp(10));
@@ -509,7 +509,7 @@ fn every_loss_is_told_however_many_wait_and_however_many_reports_are_lost() {
             _ => carry(&mut near, 1, &mut far, start),
         }
     }
-    let (mut told, mut below) = (Vec::new(), 0);
+    let (mut reported, mut below) = (Vec::new(), 0);
     for turn in 1..100 {
         let now = start + Duration::from_millis(20 * turn);
         delivered(&mut far, now);
@@ -519,13 +519,13 @@ fn every_loss_is_told_however_many_wait_and_however_many_reports_are_lost() {
             ..10 => drop(datagrams(&mut far, now)),
             _ => carry(&mut far, 2, &mut near, now),
         }
-        while let Some((_, heard)) = near.poll_feedback() {
-            told.extend(heard.lost);
-            below = heard.progress.first().map_or(below, |progress| progress.decoded_below);
+        while let Some((_, feedback)) = near.poll_feedback() {
+            reported.extend(feedback.lost);
+            below = feedback.progress.first().map_or(below, |progress| progress.decoded_below);
             let lost = (0..below).step_by(2);
-            let is_told =
-                |sbn: u64| told.iter().any(|run| (run.first..run.first + u64::from(run.count)).contains(&sbn));
-            assert!(lost.into_iter().all(is_told), "decoded below {below}, {told:?}");
+            let is_reported =
+                |sbn: u64| reported.iter().any(|run| (run.first..run.first + u64::from(run.count)).contains(&sbn));
+            assert!(lost.into_iter().all(is_reported), "decoded below {below}, {reported:?}");
         }
     }
     assert_eq!(below, blocks);

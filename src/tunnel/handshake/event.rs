@@ -1,4 +1,4 @@
-//! What the handshakes of a node report: new sessions, peers that cannot be worked with, datagrams that were dropped.
+//! The events of the handshakes of a node: new sessions, peers it cannot work with, dropped datagrams.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,22 +9,23 @@ use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::hello::{Hello, Incompatibility};
 use crate::tunnel::seal::{OpeningKey, SealingKey};
 
-/// Who sent the first message of a session.
+/// Which end sent the initiation of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// We did. The session is proven: seal with it at once, even if only an empty report, as the peer waits for that.
+    /// We did. The session is proven: seal with it at once, even if only an empty report, because the peer waits for
+    /// that.
     Initiator,
-    /// The peer did. Open with it at once, but go on sealing with the session before until something was opened with
-    /// this one: only then is it proven that the peer has our answer and the preshared key.
+    /// The peer did. Open with it at once, but go on sealing with the session before until a datagram was opened with
+    /// this one: only that proves that the peer has our response and the preshared key.
     Responder,
 }
 
 /// A new session with a peer, for the lanes.
 #[derive(Clone, Debug)]
 pub struct Established {
-    /// With whom.
+    /// The peer.
     pub peer: PeerId,
-    /// Who began, and so who may seal first.
+    /// Which end began; the initiator seals first.
     pub role: Role,
     /// The receiver index of datagrams to us.
     pub local_index: u32,
@@ -34,34 +35,34 @@ pub struct Established {
     pub sealing: Arc<SealingKey>,
     /// For datagrams from the peer.
     pub opening: Arc<OpeningKey>,
-    /// What the peer says of itself.
+    /// The peer's hello.
     pub remote: Hello,
-    /// Where datagrams of this session go, on lane 0 (lane i adds i to the port), and from which of our addresses.
+    /// The addresses of both ends for datagrams of this session on lane 0; lane i adds i to the peer's port.
     pub endpoint: Endpoint,
     /// When it began; invalid [`REJECT_AFTER`](super::REJECT_AFTER) later.
     pub at: Instant,
 }
 
-/// Something the appliance must act upon or tell its user.
+/// An event that the appliance must act on or log.
 #[derive(Clone, Debug)]
 pub enum HandshakeEvent {
     /// A session to hand to the lanes.
     Established(Established),
-    /// The peer is who it should be, but the two cannot work together. Said once for each start of the peer.
+    /// The peer is authentic, but the two cannot work together. Made once for each start of the peer.
     Incompatible {
         /// Which peer.
         peer: PeerId,
-        /// Why, in words for the log.
+        /// The reason, for the log.
         what: Incompatibility,
     },
 }
 
-/// Why a handshake datagram changed nothing. To be counted; only [`Incompatible`](Self::Incompatible) was answered.
+/// Why a handshake datagram changed nothing. Each is counted; only [`Incompatible`](Self::Incompatible) was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeDrop {
     /// Not a handshake datagram, or of an impossible length.
     Malformed,
-    /// mac1 is wrong: the sender does not know who we are.
+    /// mac1 is wrong: the sender does not know our public key.
     Stranger,
     /// Too many handshakes at once.
     RateLimited,
@@ -71,13 +72,13 @@ pub enum HandshakeDrop {
     UnknownPeer,
     /// An initiation not newer than the newest from this peer.
     Replayed,
-    /// A response to nothing that waits for one.
+    /// A response that no initiation waits for.
     Unexpected,
-    /// Authentic, but what the peer says of itself cannot be read.
+    /// Authentic, but the hello cannot be read.
     BadHello,
     /// Authentic, but the two cannot work together.
     Incompatible,
-    /// From an address that is routed into the tunnel: an answer would come back in through it.
+    /// From an address that is routed into the tunnel: a response would come back in through it.
     InsideTunnel,
 }
 

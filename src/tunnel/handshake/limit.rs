@@ -1,10 +1,10 @@
-//! A limit on how often something costly is done: so many at once, so many a second.
+//! A rate limit for costly work: a burst at once, then a number per second.
 //!
-//! It does not tell senders apart; it only protects the processor.
+//! It does not distinguish senders; it only protects the processor.
 
 use std::time::{Duration, Instant};
 
-/// The virtual-scheduling form of a leaky bucket (ITU-T I.371, annex A): one instant is all it remembers.
+/// The virtual-scheduling form of a leaky bucket (ITU-T I.371, annex A): its only state is one instant.
 pub(super) struct RateLimit {
     interval: Duration,
     tolerance: Duration,
@@ -12,7 +12,7 @@ pub(super) struct RateLimit {
 }
 
 impl RateLimit {
-    /// Allows `burst` (at least 1) at once and `per_second` lasting.
+    /// Allows `burst` (at least 1) at once, then `per_second`.
     pub fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         let interval = Duration::from_secs(1) / per_second;
         Self { interval, tolerance: interval * (burst - 1), due: now }

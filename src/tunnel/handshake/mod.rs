@@ -1,18 +1,19 @@
 //! The handshakes of a node with all of its peers, as a pure state machine.
 //!
-//! A session takes two datagrams ([`crate::wire::handshake`]). In the order of what they cost, an initiation passes:
-//! its length, mac1, the rate limit, the cryptography, the list of peers, its timestamp. Only then is it answered and
-//! only then does it leave any state; whoever is not a peer gets no reply.
+//! A session takes two datagrams ([`crate::wire::handshake`]): an initiation and a response. An initiation is checked
+//! in the order of cost: its length, mac1, the rate limit, the cryptography, the list of peers, its timestamp. Only
+//! then is it answered, and only then does it leave any state; a sender that is not a peer gets no reply.
 //!
-//! Both ends may begin at the same moment. Both are answered; the attempt of the node with the greater public key
-//! stands, the other node drops its own, so that one session remains. If datagrams are lost two may remain, one for
-//! each direction, until the next renewal. Sessions live side by side until they expire, so nothing in flight is lost.
+//! Both ends may begin at the same moment. Both initiations are answered; the attempt of the node with the greater
+//! public key stands, the other node drops its own, so that one session remains. If datagrams are lost, two may remain,
+//! one for each direction, until the next renewal. Sessions exist side by side until they expire, so nothing in flight
+//! is lost.
 //!
-//! Where a peer is, is believed from a response to our own initiation, or when [`Handshakes::on_confirmed`] says that
-//! the peer used the session it began. An initiation alone does not move a peer: after a restart we could not tell
+//! A peer's address is learned from a response to our own initiation, or when [`Handshakes::on_confirmed`] reports that
+//! the peer used the session it began. An initiation alone does not move a peer: after a restart we could not recognize
 //! a recorded one.
 //!
-//! It does not seal datagrams, hold sessions for the lanes, judge whether a link is healthy, or read a clock.
+//! It does not seal datagrams, hold sessions for the lanes, check the health of a link, or read a clock.
 //!
 //! Start with [`Handshakes::handle_datagram`]; then `peer`, the attempt with one peer, and `noise`, the cryptography.
 
@@ -45,29 +46,29 @@ use super::seal::{Cipher, OpeningKey, SealingKey};
 use crate::wire::datagram::DatagramType;
 use crate::wire::handshake::{INDEX_MAX, Initiation, Response, split_mac};
 
-/// The initiator of a session begins a new one after this long ...
+/// The initiator of a session begins a new one after this long.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 /// A session this old neither seals nor opens (WireGuard's `REJECT_AFTER_TIME`).
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
-/// ... and the responder after this long, if the initiator did not.
+/// The responder begins a new one after this long, if the initiator did not.
 pub const REKEY_AS_RESPONDER_AFTER: Duration = Duration::from_secs(135);
-/// Handshake datagrams a second that get as far as the cryptography ...
+/// Handshake datagrams per second that reach the cryptography.
 const COMPUTED_PER_SECOND: u32 = 200;
-/// ... and at once.
+/// The same, in one burst.
 const COMPUTED_AT_ONCE: u32 = 50;
 
-/// Who a node is: what [`Handshakes::new`] needs to know of it.
+/// The identity of this node.
 pub struct Identity {
     /// Its secret key.
     pub private: PrivateKey,
-    /// What it tells its peers of itself; the symbol size is each peer's own.
+    /// Its hello; the symbol size is set for each peer.
     pub hello: Hello,
 }
 
-/// Whose an index is, so that no two live sessions share one.
+/// The owner of an index, so that no two live sessions share one.
 struct IndexUse {
     peer: PeerId,
-    /// `None` while it stands for an attempt.
+    /// `None` for an attempt.
     session: Option<Session>,
 }
 
@@ -77,9 +78,9 @@ struct Session {
     since: Instant,
 }
 
-/// All handshakes of a node. PendingInitiation [`poll_transmit`](Self::poll_transmit) and [`poll_event`](Self::poll_event) until
-/// they are empty after every other call, and [`handle_timeout`](Self::handle_timeout) when
-/// [`poll_timeout`](Self::poll_timeout) says.
+/// All handshakes of a node. After every other call, poll [`poll_transmit`](Self::poll_transmit) and
+/// [`poll_event`](Self::poll_event) until they are empty. Call [`handle_timeout`](Self::handle_timeout) at the time
+/// that [`poll_timeout`](Self::poll_timeout) returns.
 pub struct Handshakes {
     identity: Identity,
     public: PublicKey,
@@ -88,18 +89,20 @@ pub struct Handshakes {
     by_key: HashMap<PublicKey, PeerId>,
     indices: HashMap<u32, IndexUse>,
     random: Box<dyn RngCore + Send>,
-    /// The wall clock at one instant, and the last time told to a peer: told times only grow, whatever the clock does.
+    /// The wall clock at one instant.
     started: (Duration, Instant),
+    /// The last timestamp sent to a peer; these only grow, whatever the clock does.
     last_told: Duration,
     initiations: RateLimit,
-    /// Apart from the initiations, so that a flood of those does not keep our own from being answered.
+    /// Separate from the initiations, so that a flood of those does not block the responses to our own.
     responses: RateLimit,
     transmits: VecDeque<(Endpoint, Vec<u8>)>,
     events: VecDeque<HandshakeEvent>,
 }
 
 impl Handshakes {
-    /// Starts without sessions and without sending: [`request`](Self::request) each peer that should be called.
+    /// Starts without sessions and sends nothing: call [`request`](Self::request) for each peer that should be
+    /// contacted.
     ///
     /// `peers` in the order of the configuration, each key once; `random` for indices and jitter; `unix_time` is the
     /// wall clock at `now`.
@@ -130,41 +133,41 @@ impl Handshakes {
         }
     }
 
-    /// Begins a handshake unless one is under way. Without a known endpoint nothing happens: the peer has to call.
+    /// Begins a handshake unless one is under way. Without a known endpoint nothing happens: the peer has to begin.
     pub fn request(&mut self, peer: PeerId, now: Instant) {
         if self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.attempt.is_none()) {
             self.send_initiation(peer, now);
         }
     }
 
-    /// The peer is called at this address from now on, where nothing better is known.
+    /// Sets the configured address of a peer, to which initiations go if no other is proven.
     pub fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
         if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
             peer.configured = Some(endpoint);
         }
     }
 
-    /// The first datagram was opened with a session: it works in both directions, and the peer is where it said. Tells which
-    /// peer that is. The appliance must call this once for each session.
+    /// The first datagram was opened with a session: it works in both directions, and the peer's address is proven.
+    /// Returns the peer. The appliance must call this once for each session.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) -> Option<PeerId> {
         let IndexUse { peer: id, session: Some(session) } = self.indices.get(&local_index)? else { return None };
         let id = *id;
         if session.role == Role::Initiator {
-            // The answer to our own call has shown that.
+            // The response to our own initiation has shown that.
             return Some(id);
         }
         let peer = &mut self.peers[usize::from(id.0)];
         peer.proven = Some(session.endpoint);
         peer.renew_at = Some((session.since + REKEY_AS_RESPONDER_AFTER).max(now));
-        // An attempt made since then is for something newer, such as the renewal of this very session.
+        // A later attempt is for something newer, such as the renewal of this very session.
         if let Some(attempt) = peer.attempt.take_if(|attempt| attempt.since <= session.since) {
             self.indices.remove(&attempt.local_index);
         }
         Some(id)
     }
 
-    /// Takes a datagram whose type says handshake. What is wrong with it is returned, to be counted. `from` is where it came
-    /// from, and which of our addresses it was sent to, if that is known.
+    /// Takes a handshake datagram. The error is the reason to count. `from` is its source address, and our address that
+    /// it was sent to, if that is known.
     pub fn handle_datagram(
         &mut self,
         datagram: &[u8],
@@ -187,7 +190,7 @@ impl Handshakes {
         }
     }
 
-    /// Repeats and renews what is due, and forgets what has expired.
+    /// Repeats and renews handshakes that are due, and forgets expired sessions.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.indices.retain(|_, index| index.session.as_ref().is_none_or(|session| now < session.since + REJECT_AFTER));
         for id in 0..self.peers.len() {
@@ -197,17 +200,17 @@ impl Handshakes {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called; `None` if nothing is planned.
+    /// When to call [`handle_timeout`](Self::handle_timeout); `None` if nothing is planned.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.peers.iter().filter_map(Peer::due).min()
     }
 
-    /// The next datagram to send from lane 0, where to, and from which address.
+    /// The next datagram to send from lane 0, and the addresses of both ends.
     pub fn poll_transmit(&mut self) -> Option<(Endpoint, Vec<u8>)> {
         self.transmits.pop_front()
     }
 
-    /// The next thing that happened.
+    /// The next event.
     pub fn poll_event(&mut self) -> Option<HandshakeEvent> {
         self.events.pop_front()
     }
@@ -226,37 +229,37 @@ impl Handshakes {
         if !self.initiations.allow(now) {
             return Err(HandshakeDrop::RateLimited);
         }
-        let heard =
+        let opened =
             ReceivedInitiation::listen(&self.identity.private, initiation.noise).ok_or(HandshakeDrop::NotAuthentic)?;
-        let id = *self.by_key.get(&heard.caller).ok_or(HandshakeDrop::UnknownPeer)?;
+        let id = *self.by_key.get(&opened.caller).ok_or(HandshakeDrop::UnknownPeer)?;
         let peer = &mut self.peers[usize::from(id.0)];
-        let (told, hello) = heard.payload.split_first_chunk().ok_or(HandshakeDrop::BadHello)?;
-        if peer.newest.is_some_and(|newest: Timestamp| *told <= newest) {
+        let (sent_at, hello) = opened.payload.split_first_chunk().ok_or(HandshakeDrop::BadHello)?;
+        if peer.newest.is_some_and(|newest: Timestamp| *sent_at <= newest) {
             return Err(HandshakeDrop::Replayed);
         }
-        peer.newest = Some(*told);
-        let judged = self.judge(id, hello);
-        if judged == Err(HandshakeDrop::BadHello) {
+        peer.newest = Some(*sent_at);
+        let agreed = self.judge(id, hello);
+        if agreed == Err(HandshakeDrop::BadHello) {
             return Err(HandshakeDrop::BadHello);
         }
 
         // An incompatible peer is answered too: its operator should read the reason in its own log.
         let preshared = &self.peers[usize::from(id.0)].preshared;
-        let (noise, keys) = heard.answer(preshared, &self.hello_for(id).emit()).ok_or(HandshakeDrop::NotAuthentic)?;
-        let local_index = if judged.is_ok() { self.reserve_index(id) } else { 0 };
+        let (noise, keys) = opened.answer(preshared, &self.hello_for(id).emit()).ok_or(HandshakeDrop::NotAuthentic)?;
+        let local_index = if agreed.is_ok() { self.reserve_index(id) } else { 0 };
         let response = Response { receiver_index: initiation.sender_index, sender_index: local_index, noise: &noise };
         self.transmit(id, from, response.emit());
-        let (remote, cipher) = judged?;
+        let (remote, cipher) = agreed?;
 
         let peer = &mut self.peers[usize::from(id.0)];
         if self.public < peer.public
             && let Some(attempt) = peer.attempt.take()
         {
             self.indices.remove(&attempt.local_index);
-            // The peer's attempt stands. Should it come to nothing, ours begins again.
+            // The peer's attempt stands. If it fails, ours begins again.
             peer.renew_at = Some(now + RETRY_LONGEST);
         }
-        // An unproven session must not put off the renewal of a proven one.
+        // An unproven session must not delay the renewal of a proven one.
         peer.renew_at.get_or_insert(now + REKEY_AS_RESPONDER_AFTER);
         let (sealing, opening) = session_keys(cipher, &keys);
         self.establish(Established {
@@ -283,14 +286,16 @@ impl Handshakes {
             return Err(HandshakeDrop::RateLimited);
         }
         let (hello, keys) = call.finish(response.noise).ok_or(HandshakeDrop::NotAuthentic)?;
-        let judged = self.judge(id, &hello);
+        let agreed = self.judge(id, &hello);
         let peer = &mut self.peers[usize::from(id.0)];
-        if let (Err(_), Some(attempt)) = (&judged, &mut peer.attempt) {
-            // The answer is used up, the attempt is not: the peer's operator may be mending it right now.
+        if let (Err(_), Some(attempt)) = (&agreed, &mut peer.attempt) {
+            // The response is used up, the attempt is not: the peer's operator may be changing its configuration right
+            // now.
             attempt.call = None;
         }
-        let (remote, cipher) = judged?;
-        // As it was called; to which of our addresses the answer came says only what the kernel chose.
+        let (remote, cipher) = agreed?;
+        // Our own address is that of the initiation; the one that the response came to only shows what the kernel
+        // chose.
         let endpoint = Endpoint { local: peer.attempt.take().and_then(|attempt| attempt.local), ..from };
         peer.proven = Some(endpoint);
         peer.renew_at = Some(now + REKEY_AFTER);
@@ -317,12 +322,12 @@ impl Handshakes {
         self.events.push_back(HandshakeEvent::Established(established));
     }
 
-    /// What an authentic peer says of itself, and the cipher for it; tells the user if the two cannot work together.
+    /// The hello of an authentic peer, and the cipher for it. Makes an event if the two cannot work together.
     fn judge(&mut self, id: PeerId, hello: &[u8]) -> Result<(Hello, Cipher), HandshakeDrop> {
         let remote = Hello::parse(hello).ok_or(HandshakeDrop::BadHello)?;
         let cipher = self.identity.hello.agree(&remote).map_err(|what| {
-            let told = Some((remote.epoch, what));
-            if std::mem::replace(&mut self.peers[usize::from(id.0)].told, told) != told {
+            let reason = Some((remote.epoch, what));
+            if std::mem::replace(&mut self.peers[usize::from(id.0)].told, reason) != reason {
                 self.events.push_back(HandshakeEvent::Incompatible { peer: id, what });
             }
             HandshakeDrop::Incompatible
@@ -330,7 +335,7 @@ impl Handshakes {
         Ok((remote, cipher))
     }
 
-    /// What we tell this peer: how long our symbols are depends on the path to it.
+    /// Our hello for this peer: the symbol size depends on the path to it.
     fn hello_for(&self, id: PeerId) -> Hello {
         Hello { symbol_size: self.peers[usize::from(id.0)].symbol_size, ..self.identity.hello }
     }
@@ -353,7 +358,7 @@ impl Handshakes {
         let payload = [&timestamp(self.last_told)[..], &self.hello_for(id).emit()].concat();
         let placed = PendingInitiation::place(&self.identity.private, &peer.public, &peer.preshared, &payload);
         let local_index = self.reserve_index(id);
-        // Without randomness there is no call; the next retry may have some.
+        // Without randomness there is no initiation; the next retry may have some.
         let call = placed.map(|(call, noise)| {
             self.transmit(id, endpoint, Initiation { sender_index: local_index, noise: &noise }.emit());
             call
@@ -369,8 +374,8 @@ impl Handshakes {
         self.transmits.push_back((to, datagram));
     }
 
-    /// A random index that nothing live uses; 0 stays free to mean "no session". The rate limit keeps the live ones
-    /// below 40,000 of 16 million, so a free one is found soon.
+    /// A random index that no live session or attempt uses; 0 stays free to mean "no session". The rate limit keeps the
+    /// live ones below 40,000 of 16 million, so a free one is found soon.
     fn reserve_index(&mut self, peer: PeerId) -> u32 {
         loop {
             let index = self.random.next_u32() & INDEX_MAX;

@@ -1,8 +1,8 @@
 //! The cryptography of the handshake: `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s`, as in WireGuard, by `snow`.
 //!
-//! The initiator knows whom it calls and proves its own identity in the first message; the responder's answer proves
-//! the rest and mixes in the preshared key. No timers, no indices, no policy here. `None` means that the bytes are not
-//! authentic, or that the operating system gave no randomness.
+//! The initiator knows the responder's key and proves its own identity in the first message. The second message proves
+//! the responder and mixes in the preshared key. No timers, no indices, no policy here. `None` means that the bytes are
+//! not authentic, or that the operating system gave no randomness.
 
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
@@ -13,10 +13,10 @@ use crate::wire::handshake::MAX_LEN;
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 /// Both ends hash it in: it names the protocol and the version of the handshake itself.
 const PROLOGUE: &[u8] = b"onwire handshake 1";
-/// Where psk2 sits: at the end of the second message.
+/// The place of psk2: the end of the second message.
 const PSK_PLACE: u8 = 2;
 
-/// The keys of the two directions as one end sees them. They wipe themselves.
+/// The keys of the two directions as one end sees them, wiped when dropped.
 pub(super) struct RawKeys {
     pub sealing: Zeroizing<[u8; 32]>,
     pub opening: Zeroizing<[u8; 32]>,
@@ -53,11 +53,11 @@ fn read(state: &mut HandshakeState, message: &[u8]) -> Option<Vec<u8>> {
     Some(payload)
 }
 
-/// An initiation that waits for its answer.
+/// An initiation that waits for its response.
 pub(super) struct PendingInitiation(HandshakeState);
 
 impl PendingInitiation {
-    /// Calls the owner of `remote`; also returns the first message.
+    /// Begins a handshake with the owner of `remote`; also returns the first message.
     pub fn place(
         local: &PrivateKey,
         remote: &PublicKey,
@@ -70,7 +70,7 @@ impl PendingInitiation {
         Some((Self(state), message))
     }
 
-    /// Reads the second message. After a forged one the true one can still come: nothing is given up.
+    /// Reads the second message. A forged one changes nothing: the genuine one can still come.
     pub fn finish(&mut self, message: &[u8]) -> Option<(Vec<u8>, RawKeys)> {
         let payload = read(&mut self.0, message)?;
         Some((payload, RawKeys::split(&mut self.0)))
@@ -80,9 +80,9 @@ impl PendingInitiation {
 /// An authentic initiation, read but not answered.
 pub(super) struct ReceivedInitiation {
     state: HandshakeState,
-    /// Who calls, proven.
+    /// The initiator, proven.
     pub caller: PublicKey,
-    /// What the caller sealed into its message.
+    /// What the initiator sealed into its message.
     pub payload: Vec<u8>,
 }
 
@@ -110,14 +110,14 @@ mod tests {
     use rand::rngs::StdRng;
 
     #[test]
-    fn both_ends_hold_the_same_keys_and_a_forged_answer_does_no_harm() {
+    fn both_ends_hold_the_same_keys_and_a_forged_response_changes_nothing() {
         let mut random = StdRng::seed_from_u64(5);
         let (a, b) = (PrivateKey::generate(&mut random), PrivateKey::generate(&mut random));
         let psk = PresharedKey::generate(&mut random);
         let (mut call, first) = PendingInitiation::place(&a, &b.public_key(), &psk, b"from a").unwrap();
-        let heard = ReceivedInitiation::listen(&b, &first).unwrap();
-        assert_eq!((heard.caller, heard.payload.as_slice()), (a.public_key(), &b"from a"[..]));
-        let (second, at_b) = heard.answer(&psk, b"from b").unwrap();
+        let received = ReceivedInitiation::listen(&b, &first).unwrap();
+        assert_eq!((received.caller, received.payload.as_slice()), (a.public_key(), &b"from a"[..]));
+        let (second, at_b) = received.answer(&psk, b"from b").unwrap();
         for bit in 0..second.len() * 8 {
             let mut forged = second.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
@@ -128,6 +128,6 @@ mod tests {
         let (payload, at_a) = call.finish(&second).unwrap();
         assert_eq!(payload, b"from b");
         assert_eq!((at_a.sealing, at_a.opening), (at_b.opening, at_b.sealing));
-        assert!(call.finish(&second).is_none(), "an answer counts once");
+        assert!(call.finish(&second).is_none(), "a response counts once");
     }
 }

@@ -1,6 +1,6 @@
-//! One peer as the handshakes see it: its keys, where it may be reached, the attempt under way and when to renew.
+//! One peer as the handshakes see it: its keys, its addresses, the attempt under way and when to renew.
 //!
-//! It decides when something is due and where it goes; it neither writes nor reads messages.
+//! It decides when an initiation is due and where it goes; it neither writes nor reads messages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::tunnel::hello::Incompatibility;
 use crate::tunnel::keys::{PresharedKey, PublicKey};
 use crate::tunnel::mac::MacKey;
 
-/// Wait this long for the first answer, then twice as long each time ...
+/// The wait for the first response; it doubles with each initiation.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-/// ... but never longer than this.
+/// The longest wait.
 pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// Seconds and nanoseconds, big-endian, so that later is greater byte by byte.
+/// Seconds and nanoseconds, big-endian, so that a later time is greater byte by byte.
 pub(super) type Timestamp = [u8; 12];
 
 /// The moment `since_unix` in the form of TAI64N, whose seconds count from 2^62 at 1970. Leap seconds do not matter.
@@ -27,30 +27,30 @@ pub(super) fn timestamp(since_unix: Duration) -> Timestamp {
     bytes
 }
 
-/// What the configuration says of a peer.
+/// The configuration of a peer.
 #[derive(Clone, Debug)]
 pub struct HandshakePeer {
-    /// Its identity.
+    /// Its public key.
     pub public: PublicKey,
-    /// The secret shared with it besides; the default is none.
+    /// The preshared key; the default is none.
     pub preshared: PresharedKey,
-    /// Where it listens, lane 0; `None` waits until it calls.
+    /// Its address for lane 0; `None`: the peer has to begin.
     pub endpoint: Option<SocketAddr>,
     /// The largest symbol we send it, in bytes: what the path to it carries.
     pub symbol_size: u16,
 }
 
-/// A handshake that we began and that is not finished. It is repeated for ever.
+/// A handshake that we began and that is not finished. It is repeated without end.
 pub(super) struct Attempt {
-    /// `None` after an answer that was authentic but of no use.
+    /// `None` without randomness, or after a response that was authentic but of no use.
     pub call: Option<PendingInitiation>,
     /// The index in the initiation last sent.
     pub local_index: u32,
-    /// When it was asked for.
+    /// When it was requested.
     pub since: Instant,
     /// Initiations sent so far.
     pub sent: u32,
-    /// Our own address in the last one; none if it was left to the kernel.
+    /// Our own address in the last one; `None`: the kernel chose.
     pub local: Option<IpAddr>,
     /// When to send the next initiation.
     pub retry_at: Instant,
@@ -63,14 +63,14 @@ pub(super) struct Peer {
     pub mac: MacKey,
     pub configured: Option<SocketAddr>,
     pub symbol_size: u16,
-    /// Where the peer last proved to be.
+    /// The last proven address of the peer.
     pub proven: Option<Endpoint>,
     /// The newest timestamp from the peer.
     pub newest: Option<Timestamp>,
     pub attempt: Option<Attempt>,
-    /// When to begin again although nobody asks.
+    /// When to begin again without a request.
     pub renew_at: Option<Instant>,
-    /// The last incompatibility told, and the peer's epoch then.
+    /// The last incompatibility reported, and the peer's epoch then.
     pub told: Option<(u64, Incompatibility)>,
 }
 
@@ -90,9 +90,9 @@ impl Peer {
         }
     }
 
-    /// Where the initiation number `sent` goes: where the peer last was, and every second time where the configuration
-    /// says, as the peer may have come back there. Then the kernel chooses our own address too: the one that was called may
-    /// lead nowhere any more.
+    /// The addresses for initiation number `sent`: the proven one, and every second time the configured one, because
+    /// the peer may be back there. Then the kernel chooses our own address too: the proven one may have no route any
+    /// more.
     pub fn endpoint(&self, sent: u32) -> Option<Endpoint> {
         let configured = self.configured.map(Endpoint::from);
         match sent.is_multiple_of(2) {
@@ -101,7 +101,7 @@ impl Peer {
         }
     }
 
-    /// The next thing to do, if any.
+    /// When the next initiation is due, if any.
     pub fn due(&self) -> Option<Instant> {
         self.attempt.as_ref().map(|attempt| attempt.retry_at).or(self.renew_at)
     }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_peer_is_sought_where_it_was_and_where_it_should_be() {
+    fn initiations_alternate_between_the_proven_and_the_configured_address() {
         let [configured, elsewhere] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         let public = PublicKey::from_bytes([1; 32]);
         let mut peer = Peer::new(HandshakePeer {
@@ -144,7 +144,7 @@ mod tests {
         });
         let tried = |peer: &Peer| [0, 1, 2].map(|sent| peer.endpoint(sent).unwrap());
         assert_eq!(tried(&peer), [configured.into(); 3]);
-        // It called this address of ours, and hears answers from there; but that may be gone.
+        // The peer used this address of ours, and receives what is sent from it; but the address may be gone.
         let called = Endpoint { remote: elsewhere, local: Some("198.51.100.7".parse().unwrap()) };
         peer.proven = Some(called);
         assert_eq!(tried(&peer), [called, configured.into(), called]);

@@ -1,4 +1,4 @@
-//! Nodes that shake hands over a network on virtual time, which loses, delays, repeats and forges.
+//! Handshakes of nodes over a network in virtual time, which loses, delays, repeats and forges datagrams.
 
 use std::collections::HashSet;
 
@@ -33,7 +33,7 @@ fn peer(node: u8) -> HandshakePeer {
     HandshakePeer { public: key(node).public_key(), preshared, endpoint: Some(address(node)), symbol_size: 1408 }
 }
 
-/// A node as an appliance would run it: it keeps its sessions and seals with the one it may.
+/// A node as an appliance would run it: it keeps its sessions and seals with the one that may seal.
 struct Node {
     number: u8,
     handshakes: Handshakes,
@@ -207,8 +207,8 @@ impl Net {
         self.now = end;
     }
 
-    /// Each node opens what the other seals.
-    fn assert_talking(&self) {
+    /// Checks that each node opens what the other seals.
+    fn assert_both_open(&self) {
         for (from, to) in [(0, 1), (1, 0)] {
             let from = self.nodes[from].current();
             let to = self.nodes[to].session(from.remote_index).expect("the session of the datagram");
@@ -220,9 +220,9 @@ impl Net {
         }
     }
 
-    /// They also use the same session in both directions.
+    /// Checks that they also use the same session in both directions.
     fn assert_one_session(&self) {
-        self.assert_talking();
+        self.assert_both_open();
         let (a, b) = (self.nodes[0].current(), self.nodes[1].current());
         assert_eq!((a.local_index, a.remote_index), (b.remote_index, b.local_index));
         assert_ne!(a.role, b.role);
@@ -234,7 +234,7 @@ impl Net {
         found.expect("such a datagram was sent").1.clone()
     }
 
-    /// What becomes of a datagram that arrives out of nowhere, a moment later; nothing may be said to anybody.
+    /// Hands in a datagram from an unknown address, a moment later. If it is dropped, nothing may be sent or kept.
     fn inject(&mut self, node: usize, datagram: &[u8]) -> Result<(), HandshakeDrop> {
         self.now += 10 * MS;
         let (now, node) = (self.now, &mut self.nodes[node]);
@@ -249,7 +249,7 @@ impl Net {
     }
 }
 
-/// Makes mac1 right again, as anybody can who knows the receiver's public key.
+/// Makes mac1 right again, as any sender can that knows the receiver's public key.
 fn sign(mut datagram: Vec<u8>, receiver: u8) -> Vec<u8> {
     datagram.truncate(datagram.len().saturating_sub(MAC_LEN));
     let mac = MacKey::of(&key(receiver).public_key()).sign(&datagram);
@@ -258,7 +258,7 @@ fn sign(mut datagram: Vec<u8>, receiver: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_call_makes_one_session_that_works_both_ways() {
+fn a_handshake_makes_one_session_that_works_both_ways() {
     let mut net = Net::pair();
     net.request(0);
     net.request(0);
@@ -273,7 +273,7 @@ fn a_call_makes_one_session_that_works_both_ways() {
 }
 
 #[test]
-fn an_answer_and_the_next_call_leave_from_the_address_that_was_called() {
+fn a_response_and_the_next_initiation_leave_from_the_address_that_the_peer_used() {
     let mut net = Net::pair();
     net.request(0);
     net.run(SECOND);
@@ -281,7 +281,7 @@ fn an_answer_and_the_next_call_leave_from_the_address_that_was_called() {
     net.request(0);
     let call = net.last(DatagramType::Initiation);
     let now = net.now;
-    // Node 1 has not heard this one yet.
+    // `call` has not reached node 1 yet.
     let node = &mut net.nodes[1];
     assert_eq!(node.handshakes.handle_datagram(&call, called, now), Ok(()));
     assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(called));
@@ -290,13 +290,13 @@ fn an_answer_and_the_next_call_leave_from_the_address_that_was_called() {
     assert!(node.handshakes.on_confirmed(session.local_index, now).is_some());
     node.handshakes.request(PeerId(0), now);
     assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(called));
-    // Nobody answers there: the address may be gone, so the kernel chooses for every second call.
+    // No response comes from there: our address may be gone, so the kernel chooses for every second initiation.
     node.handshakes.handle_timeout(now + SECOND);
     assert_eq!(node.handshakes.poll_transmit().map(|(to, _)| to), Some(address(1).into()));
 }
 
 #[test]
-fn both_beginning_at_once_end_with_the_same_session() {
+fn two_handshakes_begun_at_once_end_with_the_same_session() {
     for skew in [0, 1, 24, 25, 26, 49, 50, 51] {
         let mut net = Net::pair();
         net.request(0);
@@ -306,7 +306,7 @@ fn both_beginning_at_once_end_with_the_same_session() {
         net.assert_one_session();
         let carried = net.carried.len();
         net.run(30 * SECOND);
-        assert_eq!(net.carried.len(), carried, "skew {skew} ms: they are still at it");
+        assert_eq!(net.carried.len(), carried, "skew {skew} ms: datagrams are still sent");
     }
 }
 
@@ -331,7 +331,7 @@ fn any_of_the_first_messages_may_be_lost() {
             }
             net.run(SECOND);
             // Lost datagrams can leave them with two sessions, one for each direction; the next renewal makes it one.
-            net.assert_talking();
+            net.assert_both_open();
             net.run(140 * SECOND);
             net.assert_one_session();
         }
@@ -341,7 +341,7 @@ fn any_of_the_first_messages_may_be_lost() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn a_wild_network_only_delays_them(seed: u64, loss in 0.0..0.5f64, slowest in 1..600u32) {
+    fn a_bad_network_only_delays_a_session(seed: u64, loss in 0.0..0.5f64, slowest in 1..600u32) {
         let mut net = Net::new(vec![(hello(1), vec![peer(2)]), (hello(2), vec![peer(1)])], seed);
         net.fate = Box::new(move |_, random| {
             let copies = if random.random_bool(loss) { 0 } else { random.random_range(1..3) };
@@ -395,7 +395,7 @@ fn the_responder_renews_when_the_initiator_does_not() {
 }
 
 #[test]
-fn a_restart_of_either_side_heals_within_a_second() {
+fn after_a_restart_of_either_side_a_new_session_is_there_within_a_second() {
     for (restarted, survivor) in [(0, 1), (1, 0)] {
         let mut net = Net::pair();
         net.request(0);
@@ -411,12 +411,12 @@ fn a_restart_of_either_side_heals_within_a_second() {
 }
 
 #[test]
-fn a_dead_peer_is_called_for_ever_but_not_often() {
+fn initiations_to_a_dead_peer_continue_at_a_low_rate() {
     let mut net = Net::pair();
     net.fate = Box::new(|_, _| Vec::new());
     net.request(0);
     net.run(600 * SECOND);
-    assert!((100..130).contains(&net.carried.len()), "{} calls", net.carried.len());
+    assert!((100..130).contains(&net.carried.len()), "{} initiations", net.carried.len());
     assert_eq!(net.nodes[0].handshakes.indices.len(), 1);
     net.fate = Box::new(|_, _| vec![25 * MS]);
     net.run(7 * SECOND);
@@ -424,7 +424,7 @@ fn a_dead_peer_is_called_for_ever_but_not_often() {
 }
 
 #[test]
-fn a_node_without_endpoints_waits_to_be_called() {
+fn a_node_without_endpoints_waits_for_an_initiation() {
     let mut net =
         Net::new(vec![(hello(1), vec![HandshakePeer { endpoint: None, ..peer(2) }]), (hello(2), vec![peer(1)])], 0);
     net.request(0);
@@ -432,7 +432,7 @@ fn a_node_without_endpoints_waits_to_be_called() {
     net.request(1);
     net.run(SECOND);
     net.assert_one_session();
-    // Now it knows where the peer is.
+    // Now it knows the peer's address.
     net.request(0);
     net.run(SECOND);
     assert_eq!(net.nodes[0].current().role, Role::Initiator);
@@ -453,7 +453,7 @@ fn three_nodes_do_not_disturb_each_other() {
 }
 
 #[test]
-fn another_preshared_key_makes_no_proven_session() {
+fn a_different_preshared_key_makes_no_proven_session() {
     let preshared = PresharedKey::generate(&mut StdRng::seed_from_u64(8));
     let mut net =
         Net::new(vec![(hello(1), vec![HandshakePeer { preshared, ..peer(2) }]), (hello(2), vec![peer(1)])], 0);
@@ -470,7 +470,7 @@ fn another_preshared_key_makes_no_proven_session() {
 }
 
 #[test]
-fn incompatible_nodes_both_say_so_once_and_recover_when_mended() {
+fn incompatible_nodes_both_report_it_once_and_recover_after_a_change() {
     let lanes = Hello { lanes: 4, ..hello(2) };
     let mut net = Net::new(vec![(hello(1), vec![peer(2)]), (lanes, vec![peer(1)])], 0);
     net.request(0);
@@ -485,7 +485,7 @@ fn incompatible_nodes_both_say_so_once_and_recover_when_mended() {
 }
 
 #[test]
-fn a_stranger_gets_no_reply_and_leaves_no_state() {
+fn an_unauthenticated_sender_gets_no_reply_and_leaves_no_state() {
     let mut net = Net::new(vec![(hello(1), vec![peer(2)]), (hello(2), vec![]), (hello(3), vec![peer(2)])], 0);
     net.fate = Box::new(|_, _| Vec::new());
     net.request(0);
@@ -506,7 +506,7 @@ fn a_stranger_gets_no_reply_and_leaves_no_state() {
 }
 
 #[test]
-fn damage_to_any_byte_is_noticed_and_the_true_message_still_works() {
+fn damage_to_any_byte_is_detected_and_the_genuine_message_still_works() {
     let mut net = Net::pair();
     net.fate = Box::new(|_, _| Vec::new());
     net.request(0);
@@ -515,7 +515,7 @@ fn damage_to_any_byte_is_noticed_and_the_true_message_still_works() {
         let mut damaged = initiation.clone();
         damaged[at] ^= bit;
         assert!(net.inject(1, &damaged).is_err(), "byte {at}");
-        // Indices are covered by mac1 only: whoever forges it on the path could as well drop the datagram.
+        // Only mac1 covers indices: an attacker on the path who can forge it could as well drop the datagram.
         if !(1..4).contains(&at) {
             let outcome = net.inject(1, &sign(damaged, 2));
             assert_eq!(outcome.is_ok(), at >= initiation.len() - MAC_LEN, "byte {at}");
@@ -548,7 +548,7 @@ fn damage_to_any_byte_is_noticed_and_the_true_message_still_works() {
 }
 
 #[test]
-fn a_replayed_initiation_is_dropped_and_after_a_restart_moves_nobody() {
+fn a_replayed_initiation_is_dropped_and_after_a_restart_does_not_move_the_peer() {
     let mut net = Net::pair();
     net.request(0);
     net.run(SECOND);
@@ -569,7 +569,7 @@ fn a_replayed_initiation_is_dropped_and_after_a_restart_moves_nobody() {
 }
 
 #[test]
-fn a_flood_is_limited_and_does_not_stop_our_own_calls() {
+fn a_flood_is_limited_and_does_not_stop_our_own_handshakes() {
     let mut net = Net::pair();
     net.request(0);
     let mut forged = net.last(DatagramType::Initiation);

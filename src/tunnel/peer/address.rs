@@ -1,4 +1,4 @@
-//! Where datagrams for a peer go and from which of our addresses, and what follows when that changes.
+//! The two addresses of the path to a peer, and what follows when one changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -13,16 +13,17 @@ impl Peer {
         self.address
     }
 
-    /// The same, and from which address they leave.
+    /// The same, with the address that they leave from.
     pub fn endpoint(&self) -> Option<Endpoint> {
         let remote = self.address?;
-        // The peer may have moved to another family.
+        // The peer may have moved to the other address family.
         let local = self.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
         Some(Endpoint { remote, local })
     }
 
-    /// Nothing can be sent from our address that the peer called: it is gone, or no route leads from it. The kernel chooses
-    /// from now on, until a new session tells another. Returns that address, if it is another than the last time.
+    /// Nothing can be sent from our address that the peer sent to: it is gone, or no route leads from it. The kernel
+    /// chooses from now on, until a new session names another. Returns the address, unless it is the same as the last
+    /// time.
     pub fn on_unroutable(&mut self, now: Instant) -> Option<IpAddr> {
         let refused = self.local?;
         self.set_local(None, now);
@@ -36,7 +37,7 @@ impl Peer {
         }
     }
 
-    /// Datagrams go there from now on.
+    /// Datagrams go to this address from now on.
     pub(super) fn send_to(&mut self, address: SocketAddr, now: Instant) {
         if self.address.replace(address).is_none_or(|before| before == address) {
             return;
@@ -44,8 +45,8 @@ impl Peer {
         self.on_new_path(now);
     }
 
-    /// Datagrams go another way from now on. That is proven by an echo of what is written after this: whoever has not got
-    /// the keys cannot answer it.
+    /// Datagrams take another path from now on. Only an echo of a report that is written after this proves the path: a
+    /// node without the keys cannot echo it.
     fn on_new_path(&mut self, now: Instant) {
         self.feedback.iter_mut().for_each(|feedback| feedback.proven_at = None);
         self.reporting.on_new_path(now);

@@ -1,7 +1,8 @@
-//! What a peer may have us hold on a lane, all its profiles together.
+//! The memory that one peer may use on one lane, all its profiles together.
 //!
-//! Each profile may take what the others leave. Before everything is taken the profile that holds most gives its oldest blocks
-//! up, so that none that holds little goes without for long. How a profile counts is in [`super::super::receiver`].
+//! Each profile may use what the others leave. Before all is used, the profile that holds most gives up its oldest
+//! blocks, so that a small profile is not without room for long. How a profile counts its memory is in
+//! [`super::super::receiver`].
 
 use std::time::Instant;
 
@@ -10,16 +11,16 @@ use crate::fec::code::Code;
 use crate::tunnel::drop_reason::DropReason;
 use crate::tunnel::receiver::{Ingress, MEMORY_HIGH, MEMORY_MAX, Receiver};
 
-/// What is given back at least where something has found no room.
+/// The least that is freed when something has found no room.
 const RELIEF: usize = MEMORY_MAX - MEMORY_HIGH;
 
 impl Peer {
-    /// Bytes held for blocks that are not complete, for the next ones, and for lists of them.
+    /// Bytes held for incomplete blocks, for spare ones, and for the lists of them.
     pub fn memory(&self) -> usize {
         self.held
     }
 
-    /// Runs `act` for the receiver of a profile, within what the peer may have us hold.
+    /// Runs `act` for the receiver of a profile, within the peer's memory limit.
     pub(super) fn with_ingress(
         &mut self,
         profile: u8,
@@ -32,7 +33,7 @@ impl Peer {
             self.receivers.resize_with(index + 1, || None);
         }
         if self.receivers[index].is_none() {
-            // No session tells how long the symbols are.
+            // Without a session the symbol size is not known.
             let session = self.sessions.current().ok_or(DropReason::UnknownSession)?;
             let symbol_size = usize::from(session.remote().symbol_size);
             self.receivers[index] = Some(Box::new(Receiver::new(profile, symbol_size, self.delivery)));

@@ -1,5 +1,5 @@
-//! What arrived from a peer, for whoever wants to use it when the peer is gone: what waits, what was given up, when
-//! something last came. What follows from it is not decided here.
+//! What arrived from a peer, for status and drain: what waits, what was given up, when the last datagram came. What
+//! follows from it is not decided here.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use crate::tunnel::receiver::ReceiveProgress;
 use crate::wire::report::Reception;
 
 impl Peer {
-    /// What waits of each profile that was heard, in the present run of the peer.
+    /// What waits of each profile of the peer's present run.
     pub fn receive_progress(&self) -> impl Iterator<Item = ReceiveProgress> + '_ {
         self.receivers.iter().flatten().map(|receiver| receiver.receive_progress())
     }
 
-    /// What earlier runs of the peer sent has all left.
+    /// All ADUs of the peer's earlier runs have left.
     pub fn earlier_runs_drained(&self) -> bool {
         self.retiring.is_empty()
     }
 
-    /// What was given up.
+    /// The blocks that were given up.
     pub fn losses(&self) -> Losses {
         let mut losses = self.losses.clone();
         self.retiring
@@ -29,24 +29,24 @@ impl Peer {
         losses
     }
 
-    /// How long a hole waits now, in the profile in which it waits longest.
+    /// How long a hole waits now: the longest hold of all profiles.
     pub fn hold(&self) -> Duration {
         self.receivers.iter().flatten().map(|receiver| receiver.hold()).fold(self.delivery.hold, Duration::max)
     }
 
-    /// When a block will be given up, if nothing more comes.
+    /// When the next block is given up if nothing more comes.
     pub fn held_until(&self) -> Option<Instant> {
         self.receivers.iter().flatten().filter_map(|receiver| receiver.deadline()).min()
     }
 
-    /// What was received.
+    /// Counts of what was received.
     pub fn reception(&self) -> Reception {
         let mut reception = self.reception;
         self.sessions.add_to(&mut reception);
         reception
     }
 
-    /// When something authentic last came.
+    /// When the last authentic datagram came.
     pub fn last_heard(&self) -> Option<Instant> {
         self.last_heard
     }

@@ -1,4 +1,4 @@
-//! What a peer and we tell each other of the other's blocks: reports out, reports in.
+//! Reports to and from a peer: what became of the blocks of both sides.
 //!
 //! When a report is due is decided in [`super::super::reporting`].
 
@@ -30,27 +30,27 @@ impl Peer {
         feedback.least_rtt = self.reporting.least_rtt();
         let from = |profile: u8| self.sent_from.get(usize::from(profile)).copied().unwrap_or(0);
         report.lost.iter().for_each(|&run| feedback.on_lost(run, from(run.profile)));
-        report.progress.iter().for_each(|&told| feedback.on_progress(told, from(told.profile)));
+        report.progress.iter().for_each(|&entry| feedback.on_progress(entry, from(entry.profile)));
         let mut outcome = Ok(());
-        for &told in &report.sent {
+        for &entry in &report.sent {
             let taken =
-                self.with_ingress(told.profile, code, now, |receiver, ingress| receiver.handle_sent(told, ingress));
+                self.with_ingress(entry.profile, code, now, |receiver, ingress| receiver.handle_sent(entry, ingress));
             outcome = outcome.and(taken);
         }
         outcome
     }
 
-    /// What has changed of how full-sized datagrams arrive; told once.
+    /// A change in how full-sized datagrams arrive; returned once.
     pub fn poll_train_news(&mut self) -> Option<TrainNews> {
         self.train_news.take()
     }
 
-    /// Whether trains arrive at this peer.
+    /// The watch on whether trains arrive at this peer.
     pub fn train_watch(&self) -> &TrainWatch {
         &self.train_watch
     }
 
-    /// What reports told of our blocks since the last time.
+    /// What the peer has reported about our blocks since the last call.
     pub fn poll_feedback(&mut self) -> Option<Feedback> {
         self.feedback.take()
     }
@@ -74,7 +74,7 @@ impl Peer {
         egress.outbox.end_train();
     }
 
-    /// Puts in what became of the peer's blocks and which of ours it should have.
+    /// Adds the fate of the peer's blocks, and which of our blocks the peer should have.
     fn tell_fates(&mut self, report: &mut Report, now: Instant) {
         let capacity = Capacity::of(self.settings.symbol_size + PAYLOAD_ID_LEN);
         let turn = self.report_turn;
@@ -86,7 +86,7 @@ impl Peer {
         let (behind, front) = self.receivers.split_at_mut(first);
         for receiver in front.iter_mut().chain(behind).flatten() {
             receiver.name_given_up(report.sent_at, &mut room, &mut report.lost);
-            // Only now it is known what is named.
+            // Only after naming: the progress depends on which blocks are named.
             if report.progress.len() < capacity.progress {
                 report.progress.extend(receiver.progress());
             }
@@ -102,7 +102,7 @@ impl Peer {
             })
             .take(capacity.sent)
             .collect();
-        // The peer should hear soon of what is still to be told, and we of its having feedback.
+        // Report again soon while a loss is not acknowledged or a block is open; a loss also asks for a reply.
         let unsettled = unsettled && !self.reporting.is_silent(now);
         report.wants_reply |= unsettled;
         if unsettled || self.senders.iter().flatten().any(|sender| sender.is_open()) {

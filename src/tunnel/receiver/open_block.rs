@@ -1,30 +1,30 @@
-//! A block that is being filled, and what its coming tells of its sender.
+//! A block being filled, and the times that decide how long it waits.
 
 use std::time::Instant;
 
 use crate::fec::received_block::{Insertion, ReceivedBlock};
 
-/// A block and what its coming tells.
+/// A block being filled.
 #[derive(Debug)]
 pub(super) struct OpenBlock {
     pub(super) block: ReceivedBlock,
-    /// When anything was first heard of it.
+    /// When it was first known.
     pub(super) since: Instant,
-    /// Since when something of it is known to be missing, or may be because it is not the last any more.
+    /// Since when something is known to be missing, or may be because it is not the last block any more.
     pub(super) missing_since: Option<Instant>,
-    /// When something of it came last, or its end did.
+    /// When its last new symbol came, or its end was known.
     pub(super) heard: Instant,
-    /// Its sender is known to have closed it, and to have sent all of it unless it died in that moment.
+    /// Its sender is known to have closed it, and to have sent all of it unless it stopped at that moment.
     pub(super) closed: bool,
     /// Something came that its sender sent after it.
     pub(super) ended: bool,
-    /// It is in the list of those that got a symbol.
+    /// It is in the list of blocks that got a symbol.
     pub(super) touched: bool,
 }
 
 impl OpenBlock {
-    /// Bytes of a block beside those that it counts itself: its own fields, the least list of holes, and what the
-    /// allocator keeps beside each of its pieces.
+    /// Bytes of a block besides those that it counts itself: its own fields, the smallest list of holes, and the
+    /// allocator's own bytes for each piece.
     pub(super) const OVERHEAD: usize = size_of::<Self>() + 192;
 
     /// An empty block of symbols of up to `symbol_size` bytes.
@@ -33,7 +33,7 @@ impl OpenBlock {
         Self { block, since: now, missing_since: None, heard: now, closed: false, ended: false, touched: false }
     }
 
-    /// It is heard of for the first time; `is_last` unless something of a later block came.
+    /// Begins the block; `is_last` unless something of a later block came.
     pub(super) fn begin(&mut self, is_last: bool, now: Instant) {
         self.since = now;
         self.heard = now;
@@ -43,7 +43,7 @@ impl OpenBlock {
         self.touched = false;
     }
 
-    /// A symbol of it came. What came twice is nothing new of it.
+    /// A symbol of it came. A duplicate is not new.
     pub(super) fn hear(&mut self, insertion: Insertion, now: Instant) {
         if insertion == Insertion::New {
             self.heard = now;

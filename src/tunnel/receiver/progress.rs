@@ -1,6 +1,6 @@
-//! What can be told of the receiving side of a profile: to its sender in reports, and to whoever wants to use what arrived.
+//! The state of a receiver, for reports to its sender, and for status and drain.
 //!
-//! Nothing is taken in or handed on here, and nothing is given up but by the end of the sender's run.
+//! Nothing is received or delivered here. Only [`Receiver::retire`] gives up blocks, when the sender's run has ended.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::tunnel::lost_blocks::Losses;
 use crate::tunnel::unreported_losses::UnreportedLosses;
 use crate::wire::report::{LostRun, Progress};
 
-/// How much of what came waits, and what will not be whole.
+/// What waits, and what will not be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveProgress {
     /// The sender's profile.
     pub profile: u8,
     /// Blocks that hold back something, or of which something may still come.
     pub waiting: usize,
-    /// The last block that was heard of, if something of it is missing and its sender is not known to have closed it.
+    /// The last known block, if something of it is missing and its sender is not known to have closed it.
     pub unfinished: Option<u64>,
 }
 
 impl Receiver {
-    /// The peer was started anew: nothing more comes, so that what waits behind a hole may leave now.
+    /// The peer was restarted: nothing more comes, so ADUs behind a hole may leave now.
     pub fn retire(&mut self) {
         self.retired = true;
         self.give_up_below = self.next + self.blocks.len() as u64;
@@ -37,12 +37,12 @@ impl Receiver {
         self.reordering.hold()
     }
 
-    /// Nothing is held.
+    /// No block is held.
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
-    /// What was given up.
+    /// The blocks that were given up.
     pub fn losses(&self) -> &Losses {
         &self.losses
     }
@@ -52,7 +52,7 @@ impl Receiver {
         let is_open_end = |open: &OpenBlock| !open.block.has_hole() && !open.closed && open.missing_since.is_none();
         let torn = match self.blocks.back() {
             Some(Some(open)) if self.blocks.len() == 1 && is_open_end(open) => {
-                // Of nothing but its first symbols nobody can tell whether that was all.
+                // Only its first symbols came: they may be all.
                 Some(open.block.delivered_symbols() == 0)
             }
             _ => None,
@@ -62,7 +62,7 @@ impl Receiver {
         ReceiveProgress { profile: self.profile, waiting, unfinished }
     }
 
-    /// How far this profile has come, for a report that names what [`name_given_up`](Self::name_given_up) has put in.
+    /// The progress of this profile. Call it after [`name_given_up`](Self::name_given_up) for the same report.
     pub fn progress(&self) -> Option<Progress> {
         self.heard_from?;
         Some(Progress {
@@ -73,17 +73,17 @@ impl Receiver {
         })
     }
 
-    /// Names blocks given up in the report written at `sent_at`, those named before first.
+    /// Adds given-up blocks to the report written at `sent_at`, those named before first.
     pub fn name_given_up(&mut self, sent_at: u64, room: &mut usize, lost: &mut Vec<LostRun>) {
         self.given_up.name(self.profile, sent_at, room, lost);
     }
 
-    /// The sender has our report written at `sent_at`.
+    /// The sender has received our report written at `sent_at`.
     pub fn on_acknowledged(&mut self, sent_at: u64) {
         self.given_up.on_acknowledged(sent_at);
     }
 
-    /// Blocks given up of which the sender is not known to have heard.
+    /// Given-up blocks whose report is not acknowledged.
     pub fn given_up(&self) -> &UnreportedLosses {
         &self.given_up
     }

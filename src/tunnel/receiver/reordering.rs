@@ -1,38 +1,39 @@
-//! How far symbols come behind the end of their block, and how long a hole waits because of it.
+//! How late symbols come after the end of their block, and how long a hole waits because of it.
 //!
-//! A path that reorders delivers some symbols long after those sent behind them. A hole that waits for less gives a block up
-//! although nothing of it was lost. So the wait follows what was seen: it grows at once, by a quarter more than what came
-//! latest, and shrinks by a sixteenth in each second in which something comes. The configuration bounds it on both sides.
+//! A path that reorders delivers some symbols long after later ones. A shorter wait would give up a block that lost
+//! nothing. So the wait follows what was seen: it grows at once, to a quarter more than the greatest lateness, and
+//! shrinks by a sixteenth in each second in which something comes. The configuration bounds it on both sides.
 //!
-//! What is measured is the time since something of a later block came first, not since the symbol was expected: a path or a
-//! sender that stands still delays everything alike, and reorders nothing.
+//! Lateness is the time since the first symbol of a later block came, not since the symbol was expected: a path or a
+//! sender that stops delays all symbols alike, and reorders nothing.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-/// At most so many moments are remembered.
+/// The most moments that are remembered.
 const MOMENTS_MAX: u32 = 512;
 /// How often the wait shrinks.
 const SHRINK_EVERY: Duration = Duration::from_secs(1);
-/// By which part of itself.
+/// The wait shrinks by this part of itself.
 const SHRINK_BY: u32 = 16;
 
-/// What was seen of one profile.
+/// The lateness seen in one profile.
 #[derive(Debug)]
 pub struct Reordering {
     bounds: RangeInclusive<Duration>,
-    /// The wait that what was seen asks for; less than the lower bound if nothing does.
+    /// The wait for the lateness seen; it may be less than the lower bound.
     wanted: Duration,
     shrunk_at: Option<Instant>,
-    /// How exactly lateness is known: a quarter of the shortest wait, or as many moments as may be over the longest.
+    /// The resolution of lateness: a quarter of the shortest wait, or the longest wait divided by `MOMENTS_MAX` if that
+    /// is more.
     step: Duration,
-    /// The newest block that had begun by then, oldest first, at least a step apart.
+    /// The newest block at a moment, and the moment; oldest first, at least a step apart.
     moments: VecDeque<(u64, Instant)>,
 }
 
 impl Reordering {
-    /// A hole waits for so long.
+    /// `bounds` are the shortest and the longest wait.
     pub fn new(bounds: RangeInclusive<Duration>) -> Self {
         let step = (*bounds.start() / 4).max(*bounds.end() / MOMENTS_MAX);
         Self { bounds, wanted: Duration::ZERO, shrunk_at: None, step, moments: VecDeque::new() }
@@ -44,7 +45,7 @@ impl Reordering {
         self.wanted.clamp(*self.bounds.start(), *self.bounds.end())
     }
 
-    /// A block began that is newer than all before: those have ended.
+    /// A block began that is newer than all others: those have ended.
     pub fn on_newer(&mut self, sbn: u64, now: Instant) {
         let shrunk_at = self.shrunk_at.get_or_insert(now);
         if now.saturating_duration_since(*shrunk_at) >= SHRINK_EVERY {
@@ -55,13 +56,13 @@ impl Reordering {
             return;
         }
         self.moments.push_back((sbn, now));
-        // What is older than the longest wait was too late for any.
+        // Moments older than the longest wait are too old to matter.
         while self.moments.get(1).is_some_and(|&(_, at)| now.saturating_duration_since(at) > *self.bounds.end()) {
             self.moments.pop_front();
         }
     }
 
-    /// A symbol of this block came. How long ago the block had ended, if it is not the newest, is known to a step.
+    /// A symbol of this block came. If the block is not the newest, the time since its end is known to one step.
     pub fn on_symbol(&mut self, sbn: u64, now: Instant) {
         let newer = self.moments.partition_point(|&(newest, _)| newest <= sbn);
         let Some(&(_, ended)) = self.moments.get(newer) else { return };
@@ -82,7 +83,7 @@ mod tests {
         (Reordering::new(20 * MS..=250 * MS), Instant::now())
     }
 
-    /// A block each millisecond, each with one symbol that comes `late` after the next began, until the end of `times`.
+    /// Begins a block in each millisecond of `times`. Each has one symbol, `late` ms after the next block begins.
     fn run(reordering: &mut Reordering, start: Instant, times: std::ops::Range<u32>, late: u32) {
         for time in times {
             let now = start + time * MS;
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_longer_than_what_comes_late_and_within_its_bounds() {
+    fn the_wait_covers_the_lateness_seen_within_its_bounds() {
         for late in [10, 30, 60, 120, 190, 240, 1000, 5000] {
             let (mut reordering, start) = bench();
             run(&mut reordering, start, 0..late + 500, late);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_longest_wait_hid_symbols_that_came_a_little_late() {
+    fn a_little_lateness_is_seen_under_a_long_longest_wait() {
         let bounds = 20 * MS..=Duration::from_secs(10);
         let (mut reordering, start) = (Reordering::new(bounds), Instant::now());
         run(&mut reordering, start, 0..2000, 60);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_remembered_moments_are_bounded() {
         for bounds in [20 * MS..=250 * MS, MS..=Duration::from_secs(10), 20 * MS..=20 * MS] {
             let (mut reordering, start) = (Reordering::new(bounds.clone()), Instant::now());
             run(&mut reordering, start, 0..100_000, 200);

@@ -1,31 +1,32 @@
-//! The memory of one profile: what it holds is counted, and nothing is taken that would be more than it may hold.
+//! The memory of one profile: what it holds is counted, and nothing is taken that would exceed the limit.
 //!
-//! A sender that is authentic and gone mad, or in somebody's hands, chooses how long its blocks are and how many are open. So
-//! each growth is counted before it is made: the lists of blocks, the blocks, their symbols. What has no room is thrown away as
-//! if it had been lost. How much one profile may hold is what the others of its peer leave; before that bound is reached the
-//! oldest blocks of whoever holds most give way, as [`super::super::peer`] says.
+//! An authentic sender that is faulty or compromised chooses how long its blocks are and how many are open. So each
+//! growth is counted before it is made: the lists of blocks, the blocks, their symbols. Input without room is dropped,
+//! as if it had been lost. One profile may hold what the others of its peer leave. Before that limit is reached, the
+//! profile that holds most gives up its oldest blocks ([`super::super::peer`]).
 
 use std::time::Instant;
 
 use super::open_block::OpenBlock;
 use super::{OPEN_BLOCKS_MAX, Receiver};
 
-/// Bytes that the blocks of all profiles of one peer on one lane may hold, spare ones and the lists of them included.
+/// Bytes that the blocks of all profiles of one peer on one lane may hold, including spare blocks and the lists of
+/// blocks.
 pub const MEMORY_MAX: usize = 64 << 20;
-/// From here on the oldest blocks give way.
+/// From here on the oldest blocks are given up.
 pub const MEMORY_HIGH: usize = MEMORY_MAX / 8 * 7;
 
-/// Empty blocks that are kept for their memory, and bytes of all of them.
+/// Empty blocks that are kept for their memory, and the bytes of all of them.
 const SPARE_MAX: usize = 64;
 const SPARE_MEMORY_MAX: usize = 8 << 20;
-/// Longer blocks are not kept: only a few of them would be more than all that may be.
+/// A longer block is not kept: a few of them would fill the limit.
 const SPARE_BLOCK_MAX: usize = 512 << 10;
 
-/// Bytes of an open block's places in the lists.
+/// Bytes of one block's places in the lists.
 const PLACE: usize = size_of::<Option<Box<OpenBlock>>>() + size_of::<u64>();
 
 impl Receiver {
-    /// Bytes that this profile may hold from now on; more that it holds already stays.
+    /// Sets the bytes that this profile may hold; what it holds already stays.
     pub fn set_memory_max(&mut self, bytes: usize) {
         self.memory_max = bytes;
     }
@@ -35,8 +36,8 @@ impl Receiver {
         self.memory
     }
 
-    /// Gives back so many bytes: spare blocks at once, and then the oldest open ones, whose memory is free when what is whole
-    /// of them has left.
+    /// Frees `bytes`: spare blocks at once, then the oldest open blocks, whose memory is free when their whole ADUs
+    /// have left.
     pub fn relieve(&mut self, bytes: usize) {
         let before = self.memory;
         self.memory -= self.spare_memory;
@@ -58,7 +59,7 @@ impl Receiver {
         self.memory_max.saturating_sub(self.memory)
     }
 
-    /// An empty block, and places for so many in the lists; none if there is no room.
+    /// An empty block, with `places` places in the lists; `None` without room.
     pub(super) fn take_spare(&mut self, places: usize, now: Instant) -> Option<Box<OpenBlock>> {
         let have = self.blocks.capacity().min(self.touched.capacity());
         if places > have {
@@ -83,7 +84,7 @@ impl Receiver {
         Some(Box::new(OpenBlock::new(self.symbol_size, now)))
     }
 
-    /// Keeps a block that is done with for the next one, or gives its memory back.
+    /// Keeps a finished block for the next one, or frees its memory.
     pub(super) fn put_aside(&mut self, mut open: Box<OpenBlock>) {
         open.block.clear();
         let bytes = OpenBlock::OVERHEAD + open.block.memory();

@@ -1,4 +1,4 @@
-//! Tests of what comes in: blocks, order, holes, and what is given up.
+//! Tests of the receiver: blocks, order, holes, and what is given up.
 
 use super::*;
 use crate::fec::source_block::SourceBlock;
@@ -7,7 +7,7 @@ use crate::wire::virtio::VirtioHeader;
 const E: usize = 64;
 const HOLD: Duration = Duration::from_millis(10);
 
-/// An receiver side fed with blocks of small packets, one in each symbol; a packet says where it was.
+/// A receiver fed with blocks of small packets, one in each symbol. A packet contains its sbn and esi.
 struct Bench {
     receiver: Receiver,
     code: Code,
@@ -34,7 +34,7 @@ impl Bench {
         self.symbol(sbn, esi, if sbn == 0 { 0 } else { 3 }, millis)
     }
 
-    /// The same, of blocks as long as the symbol before says; 0 says nothing.
+    /// The same, with `previous_symbols` as the length of the block before; 0 if unknown.
     fn symbol(&mut self, sbn: u64, esi: u16, previous_symbols: u16, millis: u64) -> Result<(), DropReason> {
         let mut block = SourceBlock::new(E, 8);
         block.room()[..2].copy_from_slice(&[sbn as u8, esi as u8]);
@@ -47,7 +47,7 @@ impl Bench {
             block.symbol(0),
             &mut Ingress { code: &mut self.code, reception: &mut self.reception, now },
         );
-        // As its peer does.
+        // As `Peer::with_ingress` does.
         let excess = self.receiver.memory().saturating_sub(MEMORY_HIGH);
         if excess > 0 {
             self.receiver.relieve(excess);
@@ -55,12 +55,12 @@ impl Bench {
         taken
     }
 
-    /// A block of one packet of which only this repair symbol comes; it has two.
+    /// Repair symbol `index` of two, of a block of one packet; nothing else of the block comes.
     fn lone_repair(&mut self, sbn: u64, index: u16, previous_symbols: u8, millis: u64) {
         self.repair(sbn, 1, index, previous_symbols, millis);
     }
 
-    /// One of two repair symbols of a block of `k` source symbols.
+    /// Repair symbol `index` of two, of a block of `k` source symbols.
     fn repair(&mut self, sbn: u64, k: u8, index: u16, previous_symbols: u8, millis: u64) {
         let mut block = SourceBlock::new(E, 8);
         for esi in 0..k {
@@ -87,15 +87,15 @@ impl Bench {
         Some((packet[0], packet[1]))
     }
 
-    /// The sender tells that it has closed blocks `from..below`, and k of the last.
-    fn told(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
-        let (told, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
+    /// The sender reports that it has closed blocks `from..below`, and k of the last.
+    fn report_closed(&mut self, from: u64, below: u64, symbols: u16, millis: u64) {
+        let (sent, now) = (SentBelow { profile: 0, from, below, symbols }, self.at(millis));
         self.receiver
-            .handle_sent(told, &mut Ingress { code: &mut self.code, reception: &mut self.reception, now })
+            .handle_sent(sent, &mut Ingress { code: &mut self.code, reception: &mut self.reception, now })
             .unwrap();
     }
 
-    /// What the next report tells: blocks lost with their symbols, and which are done with.
+    /// What the next report contains: lost blocks with their symbols, and the range of decided blocks.
     fn fates(&mut self) -> (Vec<(u64, u32, u16)>, Range<u64>) {
         let (mut room, mut lost) = (16, Vec::new());
         self.receiver.name_given_up(1, &mut room, &mut lost);
@@ -110,7 +110,7 @@ impl Bench {
 }
 
 #[test]
-fn a_hole_holds_what_follows_until_it_is_filled_or_given_up() {
+fn a_hole_holds_back_what_follows_until_it_is_filled_or_given_up() {
     let mut bench = Bench::new(true);
     for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)] {
         bench.source(sbn, esi, 0).unwrap();
@@ -131,30 +131,30 @@ fn a_hole_holds_what_follows_until_it_is_filled_or_given_up() {
 }
 
 #[test]
-fn a_block_whose_sender_was_late_was_given_up_with_its_repair_on_the_way() {
+fn a_block_waits_for_a_sender_that_pauses_in_its_midst() {
     let mut bench = Bench::new(true);
     bench.source(0, 0, 0).unwrap();
     assert_eq!((bench.all(0), bench.receiver.deadline()), (vec![(0, 0)], None));
-    // Its sender pauses for longer than a hole may hold, and again with a hole before what it has sent.
+    // The sender pauses for longer than the hold, first without a hole and then with one.
     bench.source(0, 2, 50).unwrap();
     assert_eq!((bench.all(50), bench.receiver.deadline()), (vec![], Some(bench.at(550))));
     bench.source(0, 1, 549).unwrap();
     assert_eq!((bench.all(549), bench.receiver.deadline()), (vec![(0, 1), (0, 2)], None));
-    // From the end of a block on it has the time that a hole may hold, also when the end comes late.
+    // The hold runs from the end of a block, also if the end is known late.
     bench.source(1, 1, 600).unwrap();
     assert_eq!(bench.all(600), []);
     assert_eq!(bench.receiver.deadline(), Some(bench.at(1100)));
-    bench.told(0, 2, 3, 700);
+    bench.report_closed(0, 2, 3, 700);
     assert_eq!(bench.receiver.deadline(), Some(bench.at(710)));
     bench.source(1, 2, 705).unwrap();
-    assert_eq!(bench.receiver.deadline(), Some(bench.at(715)), "more of it comes");
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(715)), "more of it came");
     bench.source(1, 0, 714).unwrap();
     assert_eq!(bench.all(714), [(1, 0), (1, 1), (1, 2)]);
     assert_eq!(bench.reception.unrecoverable_blocks, 0);
 }
 
 #[test]
-fn a_sender_that_paused_between_two_repair_symbols_lost_the_block() {
+fn a_block_waits_for_a_sender_that_pauses_between_two_repair_symbols() {
     let mut bench = Bench::new(true);
     bench.source(0, 2, 0).unwrap();
     bench.repair(0, 3, 0, 0, 1);
@@ -164,7 +164,7 @@ fn a_sender_that_paused_between_two_repair_symbols_lost_the_block() {
 }
 
 #[test]
-fn what_is_whole_behind_a_hole_was_dropped_when_the_peer_started_anew() {
+fn whole_adus_behind_a_hole_leave_when_the_peer_restarts() {
     let mut bench = Bench::new(true);
     for (sbn, esi) in [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2), (3, 0)] {
         bench.source(sbn, esi, 0).unwrap();
@@ -173,8 +173,7 @@ fn what_is_whole_behind_a_hole_was_dropped_when_the_peer_started_anew() {
     bench.receiver.retire();
     assert_eq!(bench.all(1), [(0, 2), (1, 0), (1, 1), (1, 2), (3, 0)], "at once, and in order");
     assert!(bench.receiver.is_empty());
-    // Nothing told where block 1 ends. That of block 3 is not lost: its sender ended in the middle of it, as far as
-    // anybody knows.
+    // The end of block 1 was not known, so it is lost. Block 3 is not: its sender may have ended in the middle of it.
     let lost: Vec<_> = bench.receiver.losses().newest().map(|lost| (lost.first, lost.count)).collect();
     assert_eq!(lost, [(0, 3)]);
 }
@@ -188,7 +187,7 @@ fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
         (|it| drop(it.all(500)), 0, Some(0), 0),
         (|it| assert!(it.source(0, 1, 501).is_err()), 0, Some(0), 0),
         (|it| it.source(1, 0, 502).unwrap(), 0, None, 1),
-        (|it| it.told(0, 2, 3, 503), 1, None, 1),
+        (|it| it.report_closed(0, 2, 3, 503), 1, None, 1),
         (|it| drop(it.all(513)), 0, None, 2),
     ];
     let mut bench = Bench::new(true);
@@ -202,14 +201,14 @@ fn a_last_block_is_unfinished_until_something_shows_that_it_was_sent() {
 }
 
 #[test]
-fn a_block_without_its_repair_before_one_without_its_source_was_called_lost() {
+fn a_block_without_repair_before_one_without_source_is_not_lost() {
     for strict in [true, false] {
         let mut bench = Bench::new(strict);
         (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
         assert_eq!(bench.all(0).len(), 3);
         // All repair symbols of block 0 are lost, and the source symbol of block 1: no more than each has repair for.
         bench.lone_repair(1, 0, 3, 1);
-        assert_eq!((bench.all(1), bench.receiver.deadline()), (vec![(1, 0)], None), "and nothing waits for it");
+        assert_eq!((bench.all(1), bench.receiver.deadline()), (vec![(1, 0)], None), "nothing waits for block 0");
         bench.all(100);
         let receive_progress = bench.receiver.receive_progress();
         assert_eq!(
@@ -218,7 +217,7 @@ fn a_block_without_its_repair_before_one_without_its_source_was_called_lost() {
         );
         assert_eq!((bench.fates(), bench.reception.unrecoverable_blocks), ((vec![], 0..2), 0));
     }
-    // A block that had more is missed, and one of which nobody tells the end may have had more.
+    // A block that had more symbols is missed. So is one of unknown length: it may have had more.
     for previous_symbols in [4, 0] {
         let mut bench = Bench::new(true);
         (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
@@ -244,96 +243,96 @@ fn without_order_adus_leave_as_they_become_whole() {
 }
 
 #[test]
-fn a_symbol_that_came_between_two_looks_at_a_block_given_up_left_out_of_order() {
+fn a_late_symbol_of_a_block_being_given_up_is_dropped() {
     let mut bench = Bench::new(true);
     for (sbn, esi) in [(0, 1), (0, 2), (1, 0)] {
         bench.source(sbn, esi, 0).unwrap();
     }
-    assert_eq!(bench.one(10), Some((0, 1)), "symbol 0 was jumped over");
+    assert_eq!(bench.one(10), Some((0, 1)), "symbol 0 was skipped");
     assert_eq!(bench.source(0, 0, 10), Err(DropReason::LateSymbol));
     assert_eq!(bench.all(10), [(0, 2), (1, 0)]);
 }
 
 #[test]
-fn a_block_of_which_nothing_came_is_given_up_with_the_next() {
+fn a_block_of_which_nothing_came_is_given_up_after_the_hold() {
     let mut bench = Bench::new(true);
     (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
     assert_eq!(bench.all(0).len(), 3);
     bench.source(2, 0, 5).unwrap();
     assert_eq!(bench.all(14), []);
     assert_eq!(bench.all(15), [(2, 0)]);
-    // Nothing has told that block 0 ended where it seemed to.
+    // Block 0 counts too: its end was not known.
     assert_eq!(bench.reception.unrecoverable_blocks, 2);
 }
 
 #[test]
-fn what_was_before_the_first_block_heard_is_not_missed() {
+fn blocks_before_the_first_one_received_are_not_missed() {
     let mut bench = Bench::new(true);
     bench.source(1000, 0, 0).unwrap();
     assert_eq!(bench.all(0), [(232, 0)]);
     assert_eq!(bench.source(999, 0, 0), Err(DropReason::LateSymbol));
     let mut bench = Bench::new(true);
     bench.source(40, 0, 0).unwrap();
-    assert_eq!(bench.all(9), [], "earlier ones may only be late");
+    assert_eq!(bench.all(9), [], "earlier blocks may be late");
     assert_eq!(bench.all(10), [(40, 0)]);
-    // Block 39 was mentioned by a symbol of block 40, no other.
+    // Only block 39 was named, by a symbol of block 40. It is not missed.
     assert_eq!(bench.reception.unrecoverable_blocks, 0);
 }
 
 #[test]
-fn a_receiver_that_began_in_the_middle_called_what_was_before_decoded() {
+fn a_receiver_that_begins_in_the_middle_does_not_report_earlier_blocks_as_decoded() {
     let mut bench = Bench::new(true);
     bench.source(71, 0, 0).unwrap();
     bench.all(0);
     assert_eq!(bench.fates(), (vec![], 71..71));
-    bench.told(64, 72, 1, 1);
+    bench.report_closed(64, 72, 1, 1);
     bench.all(1);
-    assert_eq!(bench.fates(), (vec![(64, 7, 0)], 71..72), "those before were sent to this run, too");
+    assert_eq!(bench.fates(), (vec![(64, 7, 0)], 71..72), "blocks 64 to 70 were sent to this run, too");
     let mut bench = Bench::new(true);
     bench.source(3, 0, 0).unwrap();
     bench.all(10);
-    assert_eq!(bench.fates(), (vec![(0, 3, 0)], 0..3), "not missed by the statistics, and not decoded");
+    assert_eq!(bench.fates(), (vec![(0, 3, 0)], 0..3), "neither missed nor decoded");
 }
 
 #[test]
-fn a_tail_of_which_nothing_came_is_given_up_without_later_traffic() {
+fn last_blocks_of_which_nothing_came_are_given_up_without_later_traffic() {
     let mut bench = Bench::new(true);
     (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
     bench.all(0);
-    bench.told(0, 4, 3, 20);
+    bench.report_closed(0, 4, 3, 20);
     assert_eq!((bench.all(20), bench.receiver.deadline()), (vec![], Some(bench.at(30))));
-    bench.told(0, 4, 3, 29);
+    bench.report_closed(0, 4, 3, 29);
     assert_eq!((bench.all(29), bench.fates().1), (vec![], 0..0), "the end of block 0 may be late, too");
-    assert_eq!(bench.all(30), [], "hearing it again prolongs nothing");
-    // Block 0 may be whole: 3 symbols of it came, and the sender knows whether that is all.
+    assert_eq!(bench.all(30), [], "a repeated report does not prolong the hold");
+    // Block 0 may be whole: 3 symbols of it came, and the sender knows whether these are all.
     assert_eq!(bench.fates(), (vec![(0, 1, 3), (1, 3, 0)], 0..4));
     assert_eq!(bench.reception.unrecoverable_blocks, 4);
     assert_eq!(bench.receiver.deadline(), None);
 }
 
 #[test]
-fn the_report_tells_where_the_last_block_ends_and_may_overtake_it() {
+fn a_report_shows_the_end_of_the_last_block_and_may_overtake_it() {
     let mut bench = Bench::new(true);
     (0..3).for_each(|esi| bench.source(0, esi, 0).unwrap());
-    bench.told(0, 1, 3, 5);
+    bench.report_closed(0, 1, 3, 5);
     bench.all(5);
     assert_eq!(bench.fates(), (vec![], 0..1));
     bench.source(1, 0, 6).unwrap();
-    bench.told(0, 2, 3, 40);
-    assert_eq!(bench.all(49), [(1, 0)], "the rest has its time from the report on");
+    bench.report_closed(0, 2, 3, 40);
+    assert_eq!(bench.all(49), [(1, 0)], "the hold of the rest begins at the report");
     (1..3).for_each(|esi| bench.source(1, esi, 49).unwrap());
     assert_eq!(bench.all(49).len(), 2);
-    bench.told(0, 3, 0, 50);
+    bench.report_closed(0, 3, 0, 50);
     bench.source(2, 0, 50).unwrap();
     assert_eq!(bench.all(60), [(2, 0)]);
     assert_eq!(bench.fates(), (vec![(2, 1, 1)], 0..3), "an abandoned block has no length");
 }
 
 #[test]
-fn a_receiver_that_heard_nothing_counts_from_where_the_sender_began_for_it() {
+fn a_receiver_without_symbols_begins_at_the_first_block_that_the_sender_reports() {
     for (from, below) in [(0, 3), (500, 503)] {
         let mut bench = Bench::new(true);
-        bench.told(from, below, 3, 0);
+        bench.report_closed(from, below, 3, 0);
         assert_eq!(bench.all(10), []);
         assert_eq!(bench.fates(), (vec![(from, 3, 0)], from..below));
         assert_eq!(bench.reception.unrecoverable_blocks, 3);
@@ -341,10 +340,10 @@ fn a_receiver_that_heard_nothing_counts_from_where_the_sender_began_for_it() {
 }
 
 #[test]
-fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
+fn reported_blocks_are_bounded_and_all_are_named_for_any_numbers() {
     let mut bench = Bench::new(true);
     for below in [1, OPEN_BLOCKS_MAX + 50, 2 * OPEN_BLOCKS_MAX, 9 * OPEN_BLOCKS_MAX, 1 << 48] {
-        bench.told(0, below, 3, 0);
+        bench.report_closed(0, below, 3, 0);
         assert!(bench.receiver.blocks.len() as u64 <= 2 * OPEN_BLOCKS_MAX);
         assert!(bench.receiver.memory() < 1 << 18, "no more than the lists");
         while bench.one(0).is_some() {}
@@ -366,7 +365,7 @@ fn blocks_told_of_are_bounded_and_all_are_named_whatever_numbers_come() {
 }
 
 #[test]
-fn an_outage_gives_up_whole_blocks_that_were_not_handed_on() {
+fn an_outage_gives_up_whole_blocks_that_were_not_delivered() {
     let mut bench = Bench::new(true);
     for (sbn, esi) in [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0)] {
         bench.source(sbn, esi, 0).unwrap();
@@ -378,7 +377,7 @@ fn an_outage_gives_up_whole_blocks_that_were_not_handed_on() {
 }
 
 #[test]
-fn open_blocks_are_bounded_whatever_numbers_come() {
+fn open_blocks_are_bounded_for_any_numbers() {
     let mut bench = Bench::new(true);
     for sbn in [0, 100, OPEN_BLOCKS_MAX + 50, 3 * OPEN_BLOCKS_MAX, 1 << 48] {
         bench.source(sbn, 0, 0).unwrap();
@@ -390,7 +389,7 @@ fn open_blocks_are_bounded_whatever_numbers_come() {
 }
 
 #[test]
-fn many_long_blocks_held_more_memory_than_the_bound() {
+fn many_long_blocks_stay_within_the_memory_bound() {
     let mut bench = Bench::new(true);
     (0..400).for_each(|sbn| bench.source(sbn, 1, 0).unwrap());
     for sbn in (0..400).rev() {
@@ -407,23 +406,23 @@ fn many_long_blocks_held_more_memory_than_the_bound() {
 }
 
 #[test]
-fn what_has_no_room_is_dropped_and_told_and_what_was_told_before_is_told_again() {
+fn input_without_room_is_dropped_and_a_repeated_report_is_taken_once_there_is_room() {
     let mut bench = Bench::new(true);
     bench.receiver.set_memory_max(10_000);
     assert_eq!(bench.source(0, 8000, 0), Err(DropReason::NoRoom));
-    assert_eq!(bench.source(0, 0, 0), Ok(()), "what there is room for is taken");
-    let told = SentBelow { profile: 0, from: 0, below: 4000, symbols: 3 };
+    assert_eq!(bench.source(0, 0, 0), Ok(()), "a symbol with room is taken");
+    let sent = SentBelow { profile: 0, from: 0, below: 4000, symbols: 3 };
     let now = bench.at(0);
     let Bench { receiver, code, reception, .. } = &mut bench;
-    assert_eq!(receiver.handle_sent(told, &mut Ingress { code, reception, now }), Err(DropReason::NoRoom));
+    assert_eq!(receiver.handle_sent(sent, &mut Ingress { code, reception, now }), Err(DropReason::NoRoom));
     assert!(receiver.memory() <= 10_000, "{}", receiver.memory());
     receiver.set_memory_max(MEMORY_MAX);
-    assert_eq!(receiver.handle_sent(told, &mut Ingress { code, reception, now }), Ok(()));
+    assert_eq!(receiver.handle_sent(sent, &mut Ingress { code, reception, now }), Ok(()));
     assert_eq!(receiver.blocks.len(), 4000);
 }
 
 #[test]
-fn a_block_is_looked_at_once_however_its_symbols_take_turns_with_those_of_another() {
+fn a_block_is_listed_once_when_its_symbols_alternate_with_those_of_another() {
     let mut bench = Bench::new(false);
     for esi in 0..1000 {
         bench.symbol(7, esi, 0, 0).unwrap();
@@ -436,9 +435,9 @@ fn a_block_is_looked_at_once_however_its_symbols_take_turns_with_those_of_anothe
     assert_eq!(bench.all(0).len(), 1);
 }
 
-/// Nothing is missing in it, and yet it was not handed on whole: the sender must not take it for decoded.
+/// No symbol is missing, but the block was not delivered whole: the sender must not take it as decoded.
 #[test]
-fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
+fn a_block_with_malformed_bytes_is_named_lost_and_not_decoded() {
     let mut bench = Bench::new(true);
     bench.source(0, 0, 0).unwrap();
     let now = bench.at(0);
@@ -454,26 +453,26 @@ fn a_block_whose_bytes_make_no_sense_is_named_and_not_called_decoded() {
 }
 
 #[test]
-fn a_hole_is_given_up_by_its_own_time_whatever_comes_behind_it() {
+fn later_blocks_do_not_prolong_the_hold_of_a_hole() {
     let mut bench = Bench::new(true);
     bench.source(0, 2, 0).unwrap();
     bench.source(0, 1, 8).unwrap();
-    assert_eq!(bench.receiver.deadline(), Some(bench.at(500)), "its sender may be at it");
+    assert_eq!(bench.receiver.deadline(), Some(bench.at(500)), "its sender may pause");
     for millis in [9, 12, 18] {
         bench.source(1, millis as u16 % 3, millis).unwrap_or_default();
-        assert_eq!(bench.receiver.deadline(), Some(bench.at(19)), "from its end on");
+        assert_eq!(bench.receiver.deadline(), Some(bench.at(19)), "the hold runs from its end");
     }
 }
 
 #[test]
-fn the_oldest_blocks_give_way_where_long_ones_hold_too_much_memory() {
+fn the_oldest_blocks_are_given_up_when_long_ones_hold_too_much_memory() {
     let mut bench = Bench::new(true);
     for sbn in 0..400 {
         bench.symbol(sbn, 8191, 0, 0).unwrap();
         bench.all(0);
         assert!(bench.receiver.memory() <= MEMORY_MAX, "{} bytes", bench.receiver.memory());
     }
-    assert!(bench.receiver.memory() > MEMORY_MAX / 2, "the control");
-    let (lost, told) = bench.fates();
-    assert!(lost.iter().any(|&(first, count, _)| first == 0 && count > 100), "{lost:?} {told:?}");
+    assert!(bench.receiver.memory() > MEMORY_MAX / 2, "control: the memory is used");
+    let (lost, done) = bench.fates();
+    assert!(lost.iter().any(|&(first, count, _)| first == 0 && count > 100), "{lost:?} {done:?}");
 }
