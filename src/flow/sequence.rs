@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 pub(super) const REACH: i64 = 1 << 30;
 
 /// How long packets of the previous connection may still arrive from the network.
-const GUARD_TIME: Duration = Duration::from_secs(3);
+const REUSE_TIME: Duration = Duration::from_secs(3);
 
 /// Packets of the previous connection are expected within this distance of its last byte, on both sides. Linux advances
 /// its initial numbers by 15.6 million a second, so a port reused after one second is clear of it.
-const GUARD_BYTES: u32 = 1 << 22;
+const REUSE_BYTES: u32 = 1 << 22;
 
 /// The offset of `sequence`, counted from `base`, that is nearest to `near`; negative before `base`.
 pub(super) fn offset(sequence: u32, base: u32, near: u64) -> i64 {
@@ -34,7 +34,7 @@ impl Previous {
     /// A connection whose first byte had the number `base` and whose known bytes ended before `next`; replaced at
     /// `now`.
     pub fn new(base: u32, next: u32, now: Instant) -> Self {
-        Self { base, next, until: now + GUARD_TIME }
+        Self { base, next, until: now + REUSE_TIME }
     }
 
     pub fn is_over(&self, now: Instant) -> bool {
@@ -51,8 +51,8 @@ impl Previous {
     /// They may belong to its successor as well, if that began nearby; its first bytes then count only when
     /// acknowledged.
     pub fn covers(&self, sequence: u32, len: u32) -> bool {
-        let low = self.next.wrapping_sub(GUARD_BYTES);
-        sequence.wrapping_add(len).wrapping_sub(low) <= 2 * GUARD_BYTES + len
+        let low = self.next.wrapping_sub(REUSE_BYTES);
+        sequence.wrapping_add(len).wrapping_sub(low) <= 2 * REUSE_BYTES + len
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     fn the_previous_connection_is_recognised_around_its_end() {
         let now = Instant::now();
         let previous = Previous::new(10, 1000, now);
-        let bytes = GUARD_BYTES;
+        let bytes = REUSE_BYTES;
         let table = [
             (1000, 1, true),
             (1000u32.wrapping_sub(bytes), 1, true),
@@ -93,6 +93,6 @@ mod tests {
         for (sequence, len, expected) in table {
             assert_eq!(previous.covers(sequence, len), expected, "{sequence} {len}");
         }
-        assert!(!previous.is_over(now) && previous.is_over(now + GUARD_TIME));
+        assert!(!previous.is_over(now) && previous.is_over(now + REUSE_TIME));
     }
 }

@@ -91,7 +91,7 @@ pub fn clean_up(directory: &Path, trace: &Trace) -> Vec<String> {
         // Delete only a directory that has the name this program gives.
         if files.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&run_files(run))) {
             let _ = fs::remove_dir_all(&files);
-            files.file_name().into_iter().for_each(data_dir::remove_leftovers);
+            files.file_name().into_iter().for_each(data_dir::remove_stale);
         }
         let _ = fs::remove_file(marker);
     }

@@ -31,9 +31,9 @@ use crate::{
 fn drain(pair: &Pair<'_>, arguments: &[&str]) -> (i32, Value, String) {
     let socket = pair.syracuse.socket.to_str().unwrap();
     let output = Command::new(ONWIRE).args(["drain", "--json", "--socket", socket]).args(arguments).output().unwrap();
-    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     let object = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    (output.status.code().unwrap(), object, complaints)
+    (output.status.code().unwrap(), object, errors)
 }
 
 fn reasons(object: &Value) -> String {
@@ -78,9 +78,9 @@ fn a_lost_site_drains_to_complete_with_all_protected_data() {
     };
     commit(&mut client, &mut stream);
     // While the primary lives, drain returns `incomplete` with the reason.
-    let (code, object, complaints) = drain(&pair, &["--timeout", "2500ms"]);
+    let (code, object, errors) = drain(&pair, &["--timeout", "2500ms"]);
     assert_eq!((code, &object["verdict"], &object["peers"][0]["alive"]), (1, &json!("incomplete"), &json!(true)));
-    assert!(complaints.contains("lives") && reasons(&object).contains("silence"), "{complaints} {object:#}");
+    assert!(errors.contains("lives") && reasons(&object).contains("silence"), "{errors} {object:#}");
 
     testbed.wan().tell("set forth loss 5%").unwrap();
     let (mut written, mut on_wire) = (4096, 0);

@@ -7,7 +7,6 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -22,9 +21,6 @@ use onwire::{
         wan::control::{Remote, Truth},
     },
 };
-
-/// One lab at a time: a run cleans up after dead ones, and one of the tests must see a dead one first.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// A lab of the executable; dropping it ends it.
 struct Lab {
@@ -96,8 +92,8 @@ impl Drop for Lab {
 }
 
 #[test]
-fn a_signal_ends_the_lab_without_leftovers() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn a_signal_ends_the_lab_and_leaves_nothing() {
+    let _alone = crate::alone();
     for signal in ["-INT", "-TERM"] {
         let mut lab = Lab::start();
         assert_eq!(lab.namespaces().len(), 5);
@@ -110,7 +106,7 @@ fn a_signal_ends_the_lab_without_leftovers() {
 
 #[test]
 fn the_next_run_removes_the_remains_of_a_crash() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = crate::alone();
     let mut dead = Lab::start();
     dead.signal("-KILL");
     dead.child.wait().unwrap();
@@ -122,7 +118,7 @@ fn the_next_run_removes_the_remains_of_a_crash() {
 
 #[test]
 fn tcp_transfers_every_byte_over_a_hostile_wan() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = crate::alone();
     let lab = Lab::start();
     for setting in ["delay 2ms", "loss 0.3%", "duplicate 1%", "corrupt 0.2%", "reorder 1%, reorder_delay 1ms"] {
         lab.wan.tell(&format!("set {setting}")).unwrap();
@@ -150,7 +146,7 @@ fn tcp_transfers_every_byte_over_a_hostile_wan() {
 
 #[test]
 fn the_counters_are_exact_for_trains_of_datagrams() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = crate::alone();
     let lab = Lab::start();
     lab.wan.tell("set delay 2ms, loss 2%, duplicate 1%").unwrap();
     let bind = |node: &str, address: &str| {
@@ -194,7 +190,7 @@ fn receiver_address() -> SocketAddr {
 
 #[test]
 fn a_blackhole_drops_datagrams_in_flight_and_a_cut_does_not() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = crate::alone();
     let lab = Lab::start();
     lab.wan.tell("set delay 300ms").unwrap();
     let socket = lab.node("ithaca").run(|| std::net::UdpSocket::bind("192.0.2.1:0").unwrap()).unwrap();

@@ -8,6 +8,7 @@ use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
 
 /// Runs the command; the files of a failed run are deleted with the test's directory.
 fn lab(words: &[&str]) -> Output {
+    let _beside = crate::beside_others();
     let files = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
     command.args(words).env("TMPDIR", files.path()).output().unwrap()
@@ -206,8 +207,8 @@ fn packets_lost_on_the_last_hop_are_delivered_again() {
     assert!(kept["acknowledged"].as_u64() > Some(0), "{said}");
     // In so few trials it is chance whether the LAN loses relevant data; that drain finds it is not.
     assert!(control["trials_with_loss"].as_u64() <= control["incomplete"].as_u64(), "{said}");
-    let crowd = &result["metrics"]["crowd"];
-    assert!(crowd["kept_bytes"].as_u64() <= Some(64 << 20) && crowd["dropped"].as_u64() > Some(0), "{said}");
+    let many_flows = &result["metrics"]["crowd"];
+    assert!(many_flows["kept_bytes"].as_u64() <= Some(64 << 20) && many_flows["dropped"].as_u64() > Some(0), "{said}");
 }
 
 #[test]

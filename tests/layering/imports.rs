@@ -50,6 +50,7 @@ const MODULES: &[Module] = &[
             "tunnel::keys",
             "notify",
             "io::descriptors",
+            "io::status_socket",
             "io::log",
             "io::sock_diag",
         ],

@@ -50,6 +50,8 @@ const GIVEN_NAMES: &[&str] = &[
     "try_set_handler",
     // std::sync, tracing-appender
     "MutexGuard",
+    "RwLockReadGuard",
+    "RwLockWriteGuard",
     "WorkerGuard",
     // processes and files: the kernel's own word
     "kill_process_group",
@@ -69,8 +71,6 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
     ("desk", "status socket, or testbed"),
     ("judgement", "assessment"),
     ("inbound", "receiver, or received"),
-    ("complaints", "errors"),
-    ("lateness", "receive lag, or how late"),
     ("outlet", "TUN writer"),
     ("rehearsal", "test of a dialect"),
     ("twins", "pair, or both by their names"),
@@ -79,7 +79,8 @@ const PRIVATE_WORDS: &[(&str, &str)] = &[
 ];
 
 /// The same, in identifiers only: prose and the keys of results may say them.
-const PRIVATE_NAMES: &[(&str, &str)] = &[("guard", "what it protects, as in lane protection"), ("crowd", "many flows")];
+const PRIVATE_NAMES: &[(&str, &str)] =
+    &[("guard", "what it protects, as in lane protection"), ("complaints", "errors"), ("crowd", "many flows")];
 
 /// Ordinary words that name no type and no module.
 const TYPE_NAMES: &[(&str, &str)] = &[
@@ -92,6 +93,7 @@ const TYPE_NAMES: &[(&str, &str)] = &[
     ("Course", "run, or outcome"),
     ("Agenda", "run queue"),
     ("Notice", "notification"),
+    ("Lateness", "receive lag"),
 ];
 
 /// What a type or a module is named after.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::fields::{Fields, Unknown, attribute as kind};
-use super::notice::FloorCharBoundary;
+use super::notification::FloorCharBoundary;
 use super::{DONE, ERROR, Header, Malformed, Message, Raw, Token, command, emit_any, emit_generic, flags};
 use crate::attribute::{Attributes, put, put_u32, put_u64};
 

@@ -18,15 +18,17 @@
 mod answer;
 mod fields;
 mod flow;
-mod notice;
+mod notification;
 mod request;
 
 pub use crate::attribute::Malformed;
 pub use answer::{Challenge, Done, Refusal, RefusalCode, Subscribed};
 pub use fields::{FIELDS, Field, KEY_FIELDS, PEER_FIELDS, RANGE_FIELDS, Shape};
 pub use flow::{Event, Filter, Flow, FlowKey, GoneReason, Level, Origin, Positions};
-pub(super) use notice::emit_state;
-pub use notice::{Barrier, Block, Heartbeat, LinkState, MAX_PEERS, MAX_RANGES, Peer, Range, StateReason, Violation};
+pub(super) use notification::emit_state;
+pub use notification::{
+    Barrier, Block, Heartbeat, LinkState, MAX_PEERS, MAX_RANGES, Peer, Range, StateReason, Violation,
+};
 pub use request::{GROUP_BLOCKS, GROUP_FLOWS, Request, Token};
 
 /// Our `nlmsg_type`: a fixed number, since there is no kernel to assign one. On the wire it reads `ow`.
@@ -195,7 +197,7 @@ impl Message {
         Ok(match command {
             command::FLOW => Message::Flow(Flow::from_fields(&fields)?),
             command::BLOCK => Message::Block(Block::from_fields(fields)?),
-            command::STATE => Message::State(notice::state_from_fields(fields)?),
+            command::STATE => Message::State(notification::state_from_fields(fields)?),
             command::VIOLATION => Message::Violation(Violation::from_fields(fields)?),
             command::HEARTBEAT => Message::Heartbeat(Heartbeat::from_fields(fields)?),
             command::BARRIER => Message::Barrier(Barrier::from_fields(&fields)?),
@@ -210,7 +212,7 @@ impl Message {
         match self {
             Message::Flow(flow) => flow.emit(header, out),
             Message::Block(block) => block.emit(header, out),
-            Message::State(peer) => notice::emit_state(peer, header, out),
+            Message::State(peer) => notification::emit_state(peer, header, out),
             Message::Violation(violation) => violation.emit(header, out),
             Message::Heartbeat(heartbeat) => heartbeat.emit(header, out),
             Message::Barrier(barrier) => barrier.emit(header, out),

@@ -83,11 +83,11 @@ fn a_connection_with_the_same_initial_number_is_a_new_instance() {
 #[test]
 fn instance_numbers_increase_across_all_tables() {
     let instances = InstanceCounter::default();
-    let mut desks = [Bench::new(), Bench::new()];
-    for bench in &mut desks {
+    let mut benches = [Bench::new(), Bench::new()];
+    for bench in &mut benches {
         bench.table = FlowTable::new(Limits::default(), 1, instances.clone());
     }
-    let mut open = |at: usize, syn| desks[at].tcp(1, SYN, syn, 0, 0).unwrap().instance();
+    let mut open = |at: usize, syn| benches[at].tcp(1, SYN, syn, 0, 0).unwrap().instance();
     assert_eq!([open(0, 9), open(1, 9), open(0, 0x5000_0000), open(1, 0x5000_0000)], [1, 2, 3, 4]);
 }
 

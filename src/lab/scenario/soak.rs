@@ -164,7 +164,7 @@ fn soak(
     progress.bar.finish_and_clear();
     let mut benchmark = Benchmark::parse(&pgbench.output());
     if let Err(error) = pgbench.wait(Duration::ZERO) {
-        benchmark.complaints.push(error.to_string());
+        benchmark.errors.push(error.to_string());
     }
     Ok(Findings { benchmark, duration, looks, ..Findings::default() })
 }
@@ -270,12 +270,12 @@ fn median(mut values: Vec<u64>) -> Option<u64> {
 
 fn report(found: &Findings) -> Report {
     let mut report = Report::default();
-    let Benchmark { transactions, failed, latency_ms, speed, complaints } = &found.benchmark;
-    let mut said = format!("{transactions} transactions, {failed} failed, {} complaints", complaints.len());
-    if let Some(first) = complaints.first() {
+    let Benchmark { transactions, failed, latency_ms, speed, errors } = &found.benchmark;
+    let mut said = format!("{transactions} transactions, {failed} failed, {} complaints", errors.len());
+    if let Some(first) = errors.first() {
         said += &format!(": {first}");
     }
-    let holds = *transactions > 0 && *failed == 0 && complaints.is_empty();
+    let holds = *transactions > 0 && *failed == 0 && errors.is_empty();
     report.claim("pgbench ends without a failed transaction and without an error", said, holds);
     let [primary, mirror] = found.history;
     let said = format!("{mirror} of {transactions}, {primary} at the primary");
@@ -306,7 +306,7 @@ fn report(found: &Findings) -> Report {
     report.metric("seconds", found.duration.as_secs());
     report.metric("transactions", *transactions);
     report.metric("failed", *failed);
-    report.metric("complaints", complaints.clone());
+    report.metric("complaints", errors.clone());
     report.metric("transactions_per_second", *speed);
     report.metric("latency_ms", *latency_ms);
     report.metric("acknowledged_early", found.early);
@@ -385,7 +385,7 @@ mod tests {
         };
         assert!(with(&|_| {}));
         assert!(!with(&|it| it.benchmark.failed = 1));
-        assert!(!with(&|it| it.benchmark.complaints.push("error".to_owned())));
+        assert!(!with(&|it| it.benchmark.errors.push("error".to_owned())));
         assert!(!with(&|it| it.benchmark.transactions = 0), "nothing was done");
         assert!(!with(&|it| it.history = [1000, 999]) && !with(&|it| it.history = [999; 2]), "one is missing");
         assert!(!with(&|it| it.is_equal = false));

@@ -138,7 +138,7 @@ impl Drop for DataDir {
 }
 
 /// Removes from memory the data of a run whose files were in `files`.
-pub fn remove_leftovers(files: &OsStr) {
+pub fn remove_stale(files: &OsStr) {
     if let Some(name) = files.to_str() {
         private::remove_all(Path::new(MEMORY), name);
     }

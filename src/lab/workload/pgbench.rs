@@ -14,11 +14,11 @@ pub struct Benchmark {
     /// Transactions per second.
     pub speed: f64,
     /// The lines with errors and warnings.
-    pub complaints: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 /// Words that mark a line with an error or a warning, of pgbench or of the server.
-const COMPLAINTS: [&str; 4] = ["error", "fatal", "aborted", "warning"];
+const ERROR_WORDS: [&str; 4] = ["error", "fatal", "aborted", "warning"];
 
 impl Benchmark {
     /// Parses the output of a run.
@@ -26,14 +26,14 @@ impl Benchmark {
         let number = |name: &str| output.lines().find_map(|line| number_after(line, name)).unwrap_or_default();
         let complains = |line: &&str| {
             let line = line.to_lowercase();
-            COMPLAINTS.iter().any(|word| line.contains(word))
+            ERROR_WORDS.iter().any(|word| line.contains(word))
         };
         Self {
             transactions: number("number of transactions actually processed: ") as u64,
             failed: number("number of failed transactions: ") as u64,
             latency_ms: number("latency average = "),
             speed: number("tps = "),
-            complaints: output.lines().filter(complains).map(str::to_owned).collect(),
+            errors: output.lines().filter(complains).map(str::to_owned).collect(),
         }
     }
 }
@@ -64,8 +64,7 @@ mod tests {
              latency average = 84.250 ms\nlatency stddev = 40.000 ms\ninitial connection time = 30.1 ms\n\
              tps = 373.500000 (without initial connection time)\n";
         let found = Benchmark::parse(output);
-        let wanted =
-            Benchmark { transactions: 747, failed: 2, latency_ms: 84.25, speed: 373.5, complaints: Vec::new() };
+        let wanted = Benchmark { transactions: 747, failed: 2, latency_ms: 84.25, speed: 373.5, errors: Vec::new() };
         assert_eq!(found, wanted);
         assert_eq!(speed_now(output), Some(401.0));
         assert_eq!(speed_now("progress: "), None);
@@ -81,7 +80,7 @@ mod tests {
             let found = Benchmark::parse(&format!(
                 "pgbench (15.14)\n{line}\nRun was aborted; the above results are incomplete.\n"
             ));
-            assert_eq!((found.complaints.len(), found.transactions), (2, 0), "{line}");
+            assert_eq!((found.errors.len(), found.transactions), (2, 0), "{line}");
         }
     }
 }

@@ -195,13 +195,13 @@ enum AttackerAction {
 
 /// One direction: the reports under way, with their departure time and their order at that time.
 #[derive(Default)]
-struct Way {
+struct Direction {
     mood: Option<(AttackerAction, Instant)>,
     under_way: Vec<(Instant, i64, Report)>,
     taken: i64,
 }
 
-impl Way {
+impl Direction {
     fn take(&mut self, report: Report, base: Duration, random: &mut SmallRng, now: Instant) {
         let (mood, until) = match self.mood {
             Some((mood, until)) if until > now => (mood, until),
@@ -243,7 +243,7 @@ fn an_attacker_on_the_path_cannot_extend_trust_beyond_the_cap() {
         let start = Instant::now();
         let (mut near, mut far) = (Reporting::new(start), Reporting::new(start));
         near.set_claims(true);
-        let (mut forth, mut back) = (Way::default(), Way::default());
+        let (mut forth, mut back) = (Direction::default(), Direction::default());
         let mut trust = Trust::new(max);
         // When each report that reached the peer was written: the attacker passed it on then or later.
         let mut written = Vec::<(u64, Instant)>::new();
@@ -299,7 +299,7 @@ fn an_undisturbed_path_is_always_trusted() {
         let start = Instant::now();
         let (mut near, mut far) = (Reporting::new(start), Reporting::new(start));
         near.set_claims(true);
-        let (mut forth, mut back) = (Way::default(), Way::default());
+        let (mut forth, mut back) = (Direction::default(), Direction::default());
         let mut trust = Trust::new(ms(max));
         for millis in 0..20_000 {
             let now = start + ms(millis);
