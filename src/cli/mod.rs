@@ -50,6 +50,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "one value, made once")]
 pub enum Command {
     /// Run the appliance in the foreground until INT or TERM
     Run(run::Run),

@@ -99,7 +99,7 @@ impl Code {
     /// `layout.size` bytes. The part of each source symbol that carries no data must be zero.
     ///
     /// Returns how many were written: all, or none if the block is empty, if `layout` does not fit `source`, or if
-    /// there would be more than [`MAX_ENCODING_SYMBOLS`].
+    /// there would be more than [`MAX_ENCODING_SYMBOLS`](super::layout::MAX_ENCODING_SYMBOLS).
     pub fn encode(
         &mut self,
         layout: SymbolLayout,

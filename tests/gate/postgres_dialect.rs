@@ -23,23 +23,23 @@ fn a_commit_is_acknowledged_when_it_is_protected_and_flush_stays_real() {
     let mut it = replicating();
     assert_eq!(it.phase(), "replication of slot mirror");
     it.mirror(&status(0x1000, 0x1000, 0x900, 0));
-    assert_eq!(it.to_primary_since(), status(0x1000, 0x1000, 0x900, 0), "unchanged");
+    assert_eq!(it.received_by_primary(), status(0x1000, 0x1000, 0x900, 0), "unchanged");
     it.primary(&wal(0x1000, 0x80));
     assert_eq!(it.mirror_heard(), wal(0x1000, 0x80));
     assert_eq!(it.marks(), [(wal(0x1000, 0x80).len(), 0x1080)]);
-    assert_eq!(it.to_primary_since(), b"", "nothing before it is protected");
+    assert_eq!(it.received_by_primary(), b"", "nothing before it is protected");
     it.release(0x1080);
-    assert_eq!(it.to_primary_since(), status(0x1080, 0x1000, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x1080, 0x1000, 0x900, 0));
     assert_eq!(it.counts(), (1, 1));
     it.mirror(&status(0x1040, 0x1040, 0x1000, 1));
     assert_eq!(
-        it.to_primary_since(),
+        it.received_by_primary(),
         status(0x1080, 0x1040, 0x1000, 1),
         "write does not fall, all else is the mirror's"
     );
     assert_eq!(it.acknowledged(), Some(0x1040), "the mirror's own status, not the gate's");
     it.release(0x1080);
-    assert_eq!(it.to_primary_since(), b"", "acknowledged already");
+    assert_eq!(it.received_by_primary(), b"", "acknowledged already");
 }
 
 #[test]
@@ -80,18 +80,26 @@ fn nothing_is_acknowledged_for_a_client_that_has_flushed_or_applied_nothing() {
     let mut it = replicating();
     it.primary(&wal(0x1000, 0x80));
     it.release(0x1080);
-    assert_eq!(it.to_primary_since(), b"", "it has acknowledged nothing yet");
+    assert_eq!(it.received_by_primary(), b"", "it has acknowledged nothing yet");
     it.mirror(&status(0x1010, 0, 0, 0));
-    assert_eq!(it.to_primary_since(), status(0x1010, 0, 0, 0), "as pg_receivewal and pg_basebackup without a slot do");
+    assert_eq!(
+        it.received_by_primary(),
+        status(0x1010, 0, 0, 0),
+        "as pg_receivewal and pg_basebackup without a slot do"
+    );
     it.mirror(&status(0x1010, 0x1008, 0, 0));
-    assert_eq!(it.to_primary_since(), status(0x1010, 0x1008, 0, 0), "as they do with a slot");
+    assert_eq!(it.received_by_primary(), status(0x1010, 0x1008, 0, 0), "as they do with a slot");
     it.release(0x1080);
-    assert_eq!(it.to_primary_since(), b"", "they apply nothing, and are no mirror");
+    assert_eq!(it.received_by_primary(), b"", "they apply nothing, and are no mirror");
     it.mirror(&status(0x1010, 0x1008, 0x1000, 0));
-    assert_eq!(it.to_primary_since(), status(0x1080, 0x1008, 0x1000, 0));
+    assert_eq!(it.received_by_primary(), status(0x1080, 0x1008, 0x1000, 0));
     it.primary(&wal(0x1080, 1));
     it.release_as(0x1081, Release::Exposed);
-    assert_eq!(it.to_primary_since(), status(0x1081, 0x1008, 0x1000, 0), "the policy decided; the message is the same");
+    assert_eq!(
+        it.received_by_primary(),
+        status(0x1081, 0x1008, 0x1000, 0),
+        "the policy decided; the message is the same"
+    );
 }
 
 #[test]
@@ -107,7 +115,7 @@ fn an_acknowledgement_waits_for_the_end_of_the_mirrors_message() {
         it.mirror(&feedback[cut..]);
         let ours = status(0x1080, 0x1000, 0x900, 0);
         let (before, after) = ([&ours[..], &feedback].concat(), [&feedback[..], &ours].concat());
-        let sent = it.to_primary_since();
+        let sent = it.received_by_primary();
         // Until its sixth byte, nothing of the mirror's message has been forwarded.
         assert_eq!(sent, if cut < 6 { before } else { after }, "cut at {cut}");
     }
@@ -122,7 +130,7 @@ fn an_acknowledgement_waits_for_the_end_of_the_mirrors_message() {
         it.release(0x1080);
         it.mirror(&theirs[cut..]);
         assert_eq!(
-            it.to_primary_since(),
+            it.received_by_primary(),
             [status(0x1080, 0x1000, 0x900, 0), status(0x1080, 0x1010, 0x900, 0)].concat()
         );
     }
@@ -138,7 +146,7 @@ fn a_change_of_timeline_forgets_everything() {
     it.release(0x1100);
     it.forget();
     it.mirror(&status(0x1100, 0x1100, 0x900, 0));
-    assert_eq!(it.to_primary_since(), status(0x1100, 0x1100, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x1100, 0x1100, 0x900, 0));
     it.mirror(&message(b'c', b""));
     it.primary(&[message(b'T', b"\0\x02"), message(b'D', b"2"), message(b'C', b"SELECT\0")].concat());
     it.primary(&[message(b'C', b"START_STREAMING\0"), message(b'Z', b"I")].concat());
@@ -150,9 +158,9 @@ fn a_change_of_timeline_forgets_everything() {
     let mark = it.marks()[0].1;
     assert!(mark > 0x1100, "{mark:#x} is above every mark of the earlier timeline");
     it.release(mark);
-    assert_eq!(it.to_primary_since(), b"", "the mirror must acknowledge first, again");
+    assert_eq!(it.received_by_primary(), b"", "the mirror must acknowledge first, again");
     it.mirror(&status(0x1000, 0x1000, 0x900, 0));
-    assert_eq!(it.to_primary_since(), status(0x1080, 0x1000, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x1080, 0x1000, 0x900, 0));
     assert_eq!(it.warnings(), 0, "{:?}", it.notes());
 }
 
@@ -171,12 +179,12 @@ fn a_logical_subscriber_is_acknowledged_early_too() {
     let whole = [wal(0x2000, 20), wal(0x1f00, 5000), wal(0x2040, 26)].concat().len();
     assert_eq!(it.marks(), [(wal(0, 20).len(), 0x2000), (whole, 0x2040)]);
     it.release(0x2040);
-    assert_eq!(it.to_primary_since(), status(0x2040, 0x900, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x2040, 0x900, 0x900, 0));
     // Nothing of the next transaction is published: only a keepalive is sent for it.
     it.primary(&keepalive(0x2100));
     assert_eq!(it.marks().last(), Some(&(whole + keepalive(0).len(), 0x2100)));
     it.release(0x2100);
-    assert_eq!(it.to_primary_since(), status(0x2100, 0x900, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x2100, 0x900, 0x900, 0));
 }
 
 #[test]
@@ -218,7 +226,7 @@ fn after_the_end_of_the_stream_nothing_is_acknowledged_for_the_mirror() {
         it.forget();
         it.primary(&end);
         it.release(0x1008);
-        assert_eq!(it.to_primary_since(), b"");
+        assert_eq!(it.received_by_primary(), b"");
     }
     for end in [message(b'c', b""), message(b'X', b"")] {
         let mut it = replicating();
@@ -227,7 +235,7 @@ fn after_the_end_of_the_stream_nothing_is_acknowledged_for_the_mirror() {
         it.forget();
         it.mirror(&end);
         it.release(0x1008);
-        assert_eq!(it.to_primary_since(), end);
+        assert_eq!(it.received_by_primary(), end);
     }
 }
 
@@ -245,14 +253,14 @@ fn unknown_messages_are_forwarded_with_one_warning() {
         assert_eq!(it.mirror_heard(), [stream.clone(), wal(0x1008, 8)].concat());
         it.release(0x1010);
         it.mirror(&status(0x1003, 0x1001, 0x900, 0));
-        assert_eq!(it.to_primary_since(), status(0x1003, 0x1001, 0x900, 0), "only the mirror's own status");
+        assert_eq!(it.received_by_primary(), status(0x1003, 0x1001, 0x900, 0), "only the mirror's own status");
         assert_eq!(it.warnings(), 1, "{:?}", it.notes());
     }
     let mut it = replicating();
     let long = copy(&[b'r'; 40]);
     it.mirror(&long);
     it.mirror(&long);
-    assert_eq!((it.to_primary_since(), it.warnings()), ([&long[..], &long].concat(), 1));
+    assert_eq!((it.received_by_primary(), it.warnings()), ([&long[..], &long].concat(), 1));
     let mut it = Exchange::new(PLAIN);
     it.log_in("replication\0true\0\0");
     it.primary(&message(b'W', b"\0\0\0"));
@@ -281,18 +289,18 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
     it.mirror(&gss);
     it.mirror(&ssl[..3]);
     it.mirror(&ssl[3..]);
-    assert_eq!((it.mirror_heard(), it.to_primary_since()), (b"NN".to_vec(), vec![]));
+    assert_eq!((it.mirror_heard(), it.received_by_primary()), (b"NN".to_vec(), vec![]));
     let start = startup(0x3_0002, "user\0u\0database\0d\0\0");
     it.mirror(&start);
     it.mirror(b"Q and whatever");
     it.primary(b"anything");
-    assert_eq!(it.to_primary_since(), [&start[..], b"Q and whatever"].concat());
+    assert_eq!(it.received_by_primary(), [&start[..], b"Q and whatever"].concat());
     assert_eq!(it.mirror_heard(), b"NNanything");
     assert_eq!((it.phase(), it.notes().len()), ("ordinary session".to_owned(), 0));
 
     let mut it = Exchange::new(PLAIN);
     it.mirror(&cancel());
-    assert_eq!((it.to_primary_since(), it.phase()), (cancel(), "cancellation".to_owned()));
+    assert_eq!((it.received_by_primary(), it.phase()), (cancel(), "cancellation".to_owned()));
 
     for (first, phase) in
         [(&b"\x16\x03\x01\0\x05hello"[..], "TLS passed through"), (b"GET / HTTP", "an unknown protocol")]
@@ -300,13 +308,13 @@ fn requests_for_encryption_are_declined_and_everything_else_passes() {
         let mut it = Exchange::new(PLAIN);
         it.mirror(first);
         it.primary(first);
-        assert_eq!((it.to_primary_since(), it.mirror_heard()), (first.to_vec(), first.to_vec()));
+        assert_eq!((it.received_by_primary(), it.mirror_heard()), (first.to_vec(), first.to_vec()));
         assert_eq!((it.phase(), it.warnings()), (phase.to_owned(), 1));
     }
     let mut it = Exchange::new(PLAIN);
     it.mirror(&startup(0x3_0000, "user\0u\0\0")[..7]);
     it.end(Side::Mirror);
-    assert_eq!(it.to_primary_since(), &startup(0x3_0000, "user\0u\0\0")[..7], "what was held is not lost");
+    assert_eq!(it.received_by_primary(), &startup(0x3_0000, "user\0u\0\0")[..7], "what was held is not lost");
 }
 
 #[test]
@@ -315,7 +323,7 @@ fn endless_requests_for_encryption_are_answered_only_twice() {
     let mut it = Exchange::new(PLAIN);
     it.mirror(&request.repeat(100_000));
     assert_eq!(it.mirror_heard(), b"NN");
-    assert_eq!(it.to_primary_since(), request.repeat(99_998), "the primary refuses it with its own error");
+    assert_eq!(it.received_by_primary(), request.repeat(99_998), "the primary refuses it with its own error");
     assert_eq!((it.phase(), it.warnings()), ("an unknown protocol".to_owned(), 1));
 }
 
@@ -327,12 +335,12 @@ fn tls_ends_at_the_gate_on_both_legs() {
     it.secured(Side::Mirror);
     let start = startup(0x3_0000, "user\0r\0replication\0true\0\0");
     it.mirror(&start);
-    assert_eq!(it.to_primary_since(), startup(80_877_103, ""), "the start-up packet waits for TLS");
+    assert_eq!(it.received_by_primary(), startup(80_877_103, ""), "the start-up packet waits for TLS");
     it.forget();
     it.primary(b"S");
-    assert_eq!((it.to_primary_since(), it.tls()), (vec![], vec![(Side::Primary, 0)]));
+    assert_eq!((it.received_by_primary(), it.tls()), (vec![], vec![(Side::Primary, 0)]));
     it.secured(Side::Primary);
-    assert_eq!(it.to_primary_since(), start);
+    assert_eq!(it.received_by_primary(), start);
     let list = |names: &str| message(b'R', &[&[0, 0, 0, 10], names.as_bytes()].concat());
     it.primary(&list("SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"));
     assert_eq!(it.mirror_heard(), list("SCRAM-SHA-256\0\0"), "channel binding cannot work");
@@ -340,14 +348,14 @@ fn tls_ends_at_the_gate_on_both_legs() {
     let first = message(b'p', b"SCRAM-SHA-256\0\0\0\0\x0dn,,n=,r=nonce");
     it.mirror(&first);
     it.primary(&[message(b'R', b"\0\0\0\x0br=nonce"), message(b'R', b"\0\0\0\x0cv=")].concat());
-    assert_eq!(it.to_primary_since(), first);
+    assert_eq!(it.received_by_primary(), first);
     it.primary(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat());
     it.start("START_REPLICATION 0/1000");
     it.mirror(&status(0x1000, 0x1000, 0x900, 0));
     it.primary(&wal(0x1000, 4));
     it.forget();
     it.release(0x1004);
-    assert_eq!(it.to_primary_since(), status(0x1004, 0x1000, 0x900, 0));
+    assert_eq!(it.received_by_primary(), status(0x1004, 0x1000, 0x900, 0));
     assert_eq!(it.closing(), None);
 }
 
@@ -365,7 +373,7 @@ fn a_client_that_requires_channel_binding_gets_an_error_with_the_remedy() {
     assert!(it.closing().unwrap().contains("channel_binding=disable"), "{:?}", it.closing());
     let said = String::from_utf8_lossy(&it.mirror_heard()).into_owned();
     assert!(said.starts_with('E') && said.contains("channel_binding=disable"), "{said:?}");
-    assert_eq!(it.to_primary_since(), b"");
+    assert_eq!(it.received_by_primary(), b"");
 }
 
 #[test]
@@ -396,16 +404,16 @@ fn nothing_passes_without_tls_where_tls_is_configured() {
         assert!(reason.contains(wanted), "wanted {wanted:?}, got {reason:?}");
         let said = String::from_utf8_lossy(&it.mirror_heard()).into_owned();
         assert!(said.starts_with('E') && said.contains(wanted), "{said:?}");
-        let sent = it.to_primary_since();
+        let sent = it.received_by_primary();
         assert!(sent.is_empty() || sent == startup(80_877_103, ""), "{sent:?}");
         it.mirror(b"more");
         it.primary(b"more");
-        assert_eq!(it.to_primary_since().len(), 0, "it is over");
+        assert_eq!(it.received_by_primary().len(), 0, "it is over");
     }
     // Every libpq before 17 sends cancel requests without encryption; they carry no data.
     let mut it = Exchange::new(TlsChoice { accepts: true, connects: false });
     it.mirror(&cancel());
-    assert_eq!(it.to_primary_since(), cancel());
+    assert_eq!(it.received_by_primary(), cancel());
 }
 
 /// An event of a session, for the properties below.

@@ -155,7 +155,7 @@ impl Exchange {
     }
 
     /// The bytes sent to the primary since the last call.
-    pub fn to_primary_since(&mut self) -> Vec<u8> {
+    pub fn received_by_primary(&mut self) -> Vec<u8> {
         let news = self.to_primary[self.seen[0]..].to_vec();
         self.seen[0] = self.to_primary.len();
         news
