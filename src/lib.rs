@@ -1,6 +1,6 @@
 //! onwire: a pair of transparent layer-3 appliances that make a wide-area link keep what it carries.
 //!
-//! Read [`architecture`] first. The modules, from the pure core outwards; `tests/layering.rs` checks which module may
+//! Read [`architecture`] first. The modules, from the pure core outwards; `tests/layering` checks which module may
 //! import which:
 //!
 //! * [`wire`] bytes to values and back;
