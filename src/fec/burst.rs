@@ -34,10 +34,10 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_lone_commit_survives_what_lies_between_its_groups() {
+    fn a_lone_commit_survives_what_lies_between_its_symbols() {
         let commit: Vec<_> = [0, 0, 0, 0, 2, 2, 2, 2].map(|at| MS * at).into();
         assert_eq!(longest_survived(&commit, 4), 2 * MS);
-        assert_eq!(longest_survived(&commit, 3), Duration::ZERO, "one group alone is too much");
+        assert_eq!(longest_survived(&commit, 3), Duration::ZERO, "what leaves at once is too much");
         assert_eq!(longest_survived(&commit, 8), Duration::MAX);
         assert_eq!(longest_survived(&[], 0), Duration::MAX);
     }
