@@ -1,55 +1,36 @@
 //! `onwire watch`, `onwire wait` and `onwire flows`, run as a user runs them: real connections on the loopback, and a
 //! publisher that sends what the test orders.
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::appliance::{Appliance, Order, secret};
 use onwire::config::key_file;
 use onwire::notify::client::Client;
-use onwire::notify::envelope::KeyRing;
 use onwire::notify::message::*;
-use onwire::notify::publisher::{Limits, Publisher};
-use onwire::notify::secret::Secret;
 use serde_json::{Value, json};
 
-enum Tell {
-    Flow(Box<Flow>),
-    State(Peer),
-    Violation(Range),
-    Block(Block),
-    /// Nothing more is sent.
-    Silence,
-}
-
-struct Appliance {
-    address: SocketAddr,
-    tell: Option<Sender<Tell>>,
-    thread: Option<JoinHandle<()>>,
+/// An appliance, and the key file that its users have.
+struct Publishing {
+    appliance: Appliance,
     folder: tempfile::TempDir,
 }
 
-impl Appliance {
-    fn start(address: &str) -> Appliance {
+impl Publishing {
+    fn start(address: &str) -> Publishing {
         let folder = tempfile::tempdir().unwrap();
-        let secret = Secret::from_random(&[5; 32]);
-        key_file::write(&folder.path().join("notify.key"), &secret.to_text()).unwrap();
-        let socket = UdpSocket::bind(address).unwrap();
-        let address = socket.local_addr().unwrap();
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || publish(&socket, &secret, &told));
-        Appliance { address, tell: Some(tell), thread: Some(thread), folder }
+        key_file::write(&folder.path().join("notify.key"), &secret().to_text()).unwrap();
+        Publishing { appliance: Appliance::at(address.parse().unwrap(), 42), folder }
     }
 
-    fn tell(&self, tell: Tell) {
-        self.tell.as_ref().unwrap().send(tell).unwrap();
+    fn publish(&self, order: Order) {
+        self.appliance.order(order);
     }
 
-    fn tell_flow(&self, flow: Flow) {
-        self.tell(Tell::Flow(Box::new(flow)));
+    fn publish_flow(&self, flow: Flow) {
+        self.publish(Order::Flow(Box::new(flow)));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,47 +39,13 @@ impl Appliance {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onwire"));
-        command.args(arguments).env("ONWIRE_NOTIFY", self.address.to_string());
+        command.args(arguments).env("ONWIRE_NOTIFY", self.appliance.address.to_string());
         command.env("ONWIRE_NOTIFY_KEY", self.path("notify.key"));
         command
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
-    }
-}
-
-impl Drop for Appliance {
-    fn drop(&mut self) {
-        self.tell = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn publish(socket: &UdpSocket, secret: &Secret, told: &Receiver<Tell>) {
-    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let mut keys = KeyRing::new();
-    keys.insert(secret.to_key(1)).unwrap();
-    let mut publisher = Publisher::new(keys, Limits::default(), 42, &[8; 32], Instant::now());
-    let mut bytes = [0; 2048];
-    let mut silent = false;
-    loop {
-        match told.try_recv() {
-            Ok(Tell::Flow(flow)) => publisher.publish_flow(&flow, Instant::now()),
-            Ok(Tell::State(peer)) => publisher.publish_state(&peer, Instant::now()),
-            Ok(Tell::Violation(range)) => publisher.publish_violation(1, &[range], Instant::now()),
-            Ok(Tell::Block(block)) => publisher.publish_block(&block),
-            Ok(Tell::Silence) => silent = true,
-            Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => {}
-        }
-        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-            publisher.handle_datagram(from, &bytes[..len], Instant::now());
-        }
-        publisher.handle_timeout(Instant::now());
-        publisher.poll_datagrams(64, Instant::now(), |to, bytes| silent || socket.send_to(bytes, to).is_ok());
     }
 }
 
@@ -110,8 +57,8 @@ fn code(output: &Output) -> Option<i32> {
     output.status.code()
 }
 
-fn link(state: LinkState, reason: StateReason) -> Tell {
-    Tell::State(Peer { id: 1, name: Some("syracuse".into()), state, reason })
+fn link(state: LinkState, reason: StateReason) -> Order {
+    Order::State(Peer { id: 1, name: Some("syracuse".into()), state, reason })
 }
 
 fn flow(key: FlowKey, on_wire: Option<u64>) -> Flow {
@@ -157,10 +104,10 @@ fn stuffed() -> Stuffed {
 
 #[test]
 fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
-    let appliance = Appliance::start("127.0.0.1:0");
+    let appliance = Publishing::start("127.0.0.1:0");
     let sent = stuffed();
-    appliance.tell(link(LinkState::Up, StateReason::None));
-    appliance.tell_flow(flow(sent.key, Some(sent.written - 1)));
+    appliance.publish(link(LinkState::Up, StateReason::None));
+    appliance.publish_flow(flow(sent.key, Some(sent.written - 1)));
     let short = ["wait", "--to", &sent.to, "--timeout", "300ms"];
     let output = appliance.run(&short);
     assert_eq!(code(&output), Some(1), "{}", text(&output.stderr));
@@ -172,7 +119,7 @@ fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
         appliance.command(&["wait", "--to", &sent.to]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "a byte is missing");
-    appliance.tell_flow(flow(sent.key, Some(sent.written)));
+    appliance.publish_flow(flow(sent.key, Some(sent.written)));
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), Some(0));
     assert!(text(&output.stdout).starts_with("protected (on_wire): "), "{}", text(&output.stdout));
@@ -188,7 +135,7 @@ fn wait_returns_when_every_byte_is_protected_and_not_one_earlier() {
 
 #[test]
 fn wait_prints_the_reason_when_bytes_are_not_protected() {
-    let appliance = Appliance::start("127.0.0.1:0");
+    let appliance = Publishing::start("127.0.0.1:0");
     let sent = stuffed();
     let arguments = ["wait", "--to", &sent.to, "--timeout", "300ms"];
     let said = |wanted: &str| {
@@ -197,20 +144,20 @@ fn wait_prints_the_reason_when_bytes_are_not_protected() {
         assert!(code(&output) == Some(1) && words.contains(wanted), "{wanted}:\n{words}");
     };
     said("the appliance has not seen this flow");
-    appliance.tell(link(LinkState::Degraded, StateReason::NoReports));
-    appliance.tell_flow(flow(sent.key, Some(10)));
+    appliance.publish(link(LinkState::Degraded, StateReason::NoReports));
+    appliance.publish_flow(flow(sent.key, Some(10)));
     said("the link is degraded: no reports");
-    appliance.tell_flow(flow(sent.key, Some(sent.written)));
-    appliance.tell(Tell::Violation(Range { key: sent.key, instance: 1, start: 0, end: 5 }));
+    appliance.publish_flow(flow(sent.key, Some(sent.written)));
+    appliance.publish(Order::Violation(1, Range { key: sent.key, instance: 1, start: 0, end: 5 }));
     said("lost on the path");
     // The same addresses, and more than this socket has taken.
-    appliance.tell_flow(Flow { instance: 2, ..flow(sent.key, Some(sent.written + 1)) });
+    appliance.publish_flow(Flow { instance: 2, ..flow(sent.key, Some(sent.written + 1)) });
     said("another connection");
 }
 
 #[test]
 fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
-    let appliance = Appliance::start("127.0.0.1:0");
+    let appliance = Publishing::start("127.0.0.1:0");
     let unused = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut sent = stuffed();
     let arguments = ["wait", "--notify", &unused, "--to", &sent.to, "--timeout", "20s"];
@@ -227,7 +174,7 @@ fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
 }
 
 /// Checks what `wait` prints about a host, and its exit code; its message must contain `wanted`.
-fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &str) {
+fn nothing_to_wait_for(appliance: &Publishing, to: &str, open: usize, wanted: &str) {
     for option in [&[][..], &["--require"]] {
         let output = appliance.run(&[&["wait", "--to", to][..], option].concat());
         let words = text(&output.stderr);
@@ -251,8 +198,8 @@ fn nothing_to_wait_for(appliance: &Appliance, to: &str, open: usize, wanted: &st
 
 #[test]
 fn wait_does_not_succeed_when_there_is_nothing_to_wait_for() {
-    let appliance = Appliance::start("127.0.0.1:0");
-    appliance.tell(link(LinkState::Up, StateReason::None));
+    let appliance = Publishing::start("127.0.0.1:0");
+    appliance.publish(link(LinkState::Up, StateReason::None));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap().to_string();
     nothing_to_wait_for(&appliance, &to, 0, "no open TCP connection of this host goes to");
@@ -275,10 +222,10 @@ fn wait_does_not_succeed_when_there_is_nothing_to_wait_for() {
 
 #[test]
 fn wait_does_not_succeed_when_the_appliance_knows_only_other_connections() {
-    let appliance = Appliance::start("127.0.0.1:0");
-    appliance.tell(link(LinkState::Up, StateReason::None));
+    let appliance = Publishing::start("127.0.0.1:0");
+    appliance.publish(link(LinkState::Up, StateReason::None));
     let (sent, other) = (stuffed(), stuffed());
-    appliance.tell_flow(flow(other.key, Some(u64::MAX / 2)));
+    appliance.publish_flow(flow(other.key, Some(u64::MAX / 2)));
     let output = appliance.run(&["wait", "--to", &sent.to, "--timeout", "400ms"]);
     assert_eq!(code(&output), Some(1), "{output:?}");
     assert!(text(&output.stderr).contains("has not seen this flow"), "{output:?}");
@@ -293,16 +240,16 @@ fn wait_does_not_succeed_when_the_appliance_knows_only_other_connections() {
 
 #[test]
 fn flows_are_shown_as_received_and_a_violated_one_stands_out() {
-    let appliance = Appliance::start("127.0.0.1:0");
+    let appliance = Publishing::start("127.0.0.1:0");
     let key = |port: u16| FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 5432).into());
-    appliance.tell(link(LinkState::Up, StateReason::None));
+    appliance.publish(link(LinkState::Up, StateReason::None));
     for port in 1..=200 {
-        appliance.tell_flow(Flow { cookie: (port == 7).then_some(99), ..flow(key(port), Some(1_000_000)) });
+        appliance.publish_flow(Flow { cookie: (port == 7).then_some(99), ..flow(key(port), Some(1_000_000)) });
     }
     let other =
         FlowKey { protocol: 17, source: "[fd00::1]:53".parse().unwrap(), destination: "[fd00::2]:53".parse().unwrap() };
-    appliance.tell_flow(Flow { origin: Origin::Middle, packets: Some(3), ..flow(other, Some(12)) });
-    appliance.tell(Tell::Violation(Range { key: key(9), instance: 1, start: 40, end: 60 }));
+    appliance.publish_flow(Flow { origin: Origin::Middle, packets: Some(3), ..flow(other, Some(12)) });
+    appliance.publish(Order::Violation(1, Range { key: key(9), instance: 1, start: 40, end: 60 }));
     // The publisher sends one per turn of its loop; the violation comes last.
     let deadline = Instant::now() + Duration::from_secs(30);
     let told = loop {
@@ -335,26 +282,26 @@ fn flows_are_shown_as_received_and_a_violated_one_stands_out() {
 #[test]
 fn watch_shows_each_change_once_and_captures_all_datagrams() {
     // The port that the dissector knows, at an address that no other test uses.
-    let appliance = Appliance::start("127.71.18.1:7118");
+    let appliance = Publishing::start("127.71.18.1:7118");
     let key = FlowKey::tcp("10.1.0.1:4000".parse().unwrap(), "10.2.0.1:5432".parse().unwrap());
     let hidden = FlowKey::tcp("10.1.0.1:4001".parse().unwrap(), "10.2.0.9:80".parse().unwrap());
-    appliance.tell(link(LinkState::Up, StateReason::None));
-    appliance.tell_flow(Flow { event: Event::New, ..flow(key, None) });
+    appliance.publish(link(LinkState::Up, StateReason::None));
+    appliance.publish_flow(Flow { event: Event::New, ..flow(key, None) });
     let capture = appliance.path("notify.pcap");
     let arguments = ["watch", "--json", "--blocks", "--to", "10.2.0.1", "--for", "3s", "--pcap"];
     let mut command = appliance.command(&arguments);
     let child = command.arg(&capture).stdout(std::process::Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    appliance.tell_flow(flow(hidden, Some(1)));
-    appliance.tell_flow(flow(key, Some(65_536)));
+    appliance.publish_flow(flow(hidden, Some(1)));
+    appliance.publish_flow(flow(key, Some(65_536)));
     let range = Range { key, instance: 1, start: 0, end: 100 };
     let block =
         Block { peer: 1, lane: 0, profile: 0, sbn: 91, k: 32, m: 4, level: Some(Level::OnWire), ranges: vec![range] };
-    appliance.tell(Tell::Block(block));
-    appliance.tell(Tell::Violation(Range { start: 40, end: 60, ..range }));
-    appliance.tell(link(LinkState::Degraded, StateReason::Violation));
+    appliance.publish(Order::Block(block));
+    appliance.publish(Order::Violation(1, Range { start: 40, end: 60, ..range }));
+    appliance.publish(link(LinkState::Degraded, StateReason::Violation));
     std::thread::sleep(Duration::from_millis(500));
-    appliance.tell(Tell::Silence);
+    appliance.publish(Order::Silence);
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), Some(0));
 
@@ -411,8 +358,8 @@ fn tshark(capture: &Path, arguments: &[&str]) -> String {
 
 #[test]
 fn watch_counts_its_lines_and_reports_an_appliance_that_does_not_answer() {
-    let appliance = Appliance::start("127.0.0.1:0");
-    appliance.tell(link(LinkState::Up, StateReason::None));
+    let appliance = Publishing::start("127.0.0.1:0");
+    appliance.publish(link(LinkState::Up, StateReason::None));
     let output = appliance.run(&["watch", "--count", "2"]);
     assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
     let lines: Vec<&str> = text(&output.stdout).lines().collect();
@@ -431,8 +378,8 @@ fn watch_counts_its_lines_and_reports_an_appliance_that_does_not_answer() {
 
 #[test]
 fn a_wrong_command_line_is_reported_with_exit_code_2() {
-    let appliance = Appliance::start("127.0.0.1:0");
-    std::fs::write(appliance.path("open.key"), Secret::from_random(&[5; 32]).to_text().as_str()).unwrap();
+    let appliance = Publishing::start("127.0.0.1:0");
+    std::fs::write(appliance.path("open.key"), secret().to_text().as_str()).unwrap();
     std::fs::set_permissions(appliance.path("open.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let open = appliance.path("open.key").display().to_string();
     for (arguments, wanted) in [

@@ -9,6 +9,8 @@
 //! names the command that installs the server.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../appliance/mod.rs"]
+mod appliance;
 mod arrivals;
 mod bytes;
 mod command;

@@ -1,12 +1,9 @@
 //! The basis for the tests of gates: an appliance that reports what a test wants, a protocol of lines, a gate in a
 //! thread. Makes no assertions about the results.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,20 +14,10 @@ use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
 use onwire::gate::listener::Make;
 use onwire::gate::proxy::{Proxy, Stop};
 use onwire::gate::status::{ConnectionStatus, Status};
-use onwire::io::namespace::NetworkNamespace;
-use onwire::io::sock_diag::tcp_sockets;
 use onwire::io::status_socket;
-use onwire::notify::envelope::KeyRing;
-use onwire::notify::message::{Event, Flow, FlowKey, Level, Origin, Positions, Range};
-use onwire::notify::publisher::{Asked, Limits, Publisher};
-use onwire::notify::secret::Secret;
+use onwire::notify::message::{FlowKey, Level};
 
-/// The key of the tests, in the form of a key file.
-pub const KEY: &str = "BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU=";
-
-pub fn secret() -> Secret {
-    Secret::parse(KEY).unwrap()
-}
+pub use crate::appliance::{Appliance, KEY, secret};
 
 /// A time limit that no healthy run reaches.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -68,158 +55,6 @@ pub fn until<A: Answer>(what: &str, mut check: impl FnMut() -> A) -> A::Found {
         }
         assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-enum PublishOrder {
-    Flow(Flow),
-    Violation(Range),
-}
-
-/// The notification port of an appliance that reports whatever the test orders.
-pub struct Appliance {
-    pub address: SocketAddr,
-    orders: Sender<PublishOrder>,
-    protects_all: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Appliance {
-    pub fn start() -> Appliance {
-        Appliance::at("127.0.0.1:0".parse().unwrap(), 42)
-    }
-
-    /// At an address, as a run with this epoch.
-    pub fn at(address: SocketAddr, epoch: u64) -> Appliance {
-        Appliance::begin(None, address, epoch)
-    }
-
-    /// In a network namespace.
-    pub fn in_namespace(name: &str, address: SocketAddr) -> Appliance {
-        Appliance::begin(Some(NetworkNamespace::named(name).unwrap()), address, 42)
-    }
-
-    fn begin(namespace: Option<NetworkNamespace>, address: SocketAddr, epoch: u64) -> Appliance {
-        let (orders, received) = channel();
-        let (protects_all, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (wanted, stopped) = (Arc::clone(&protects_all), Arc::clone(&stop));
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
-            // Only this thread enters the namespace, and the socket it opens is in it.
-            namespace.iter().for_each(|namespace| namespace.enter().unwrap());
-            let socket = UdpSocket::bind(address).unwrap();
-            tell.send(socket.local_addr().unwrap()).unwrap();
-            publish(&socket, epoch, &received, &wanted, &stopped);
-        });
-        let address = told.recv().expect("the appliance has its port");
-        Appliance { address, orders, protects_all, stop, thread: Some(thread) }
-    }
-
-    /// From now on each watched flow is protected as soon as it is sent.
-    pub fn protect_all(&self) {
-        self.protects_all.store(true, Ordering::Relaxed);
-    }
-
-    /// Reports that everything below `on_wire` of the flow is on the wire.
-    pub fn protect(&self, key: FlowKey, on_wire: u64) {
-        self.tell(key, Level::OnWire, Positions { on_wire: Some(on_wire), ..Positions::default() });
-    }
-
-    /// Reports that everything below `on_wire` was on the wire, and that the byte at `violated` is lost.
-    pub fn tell_lost(&self, key: FlowKey, on_wire: u64, violated: u64) {
-        let positions = Positions { on_wire: Some(on_wire), ..Positions::default() };
-        self.tell_flow(key, Level::OnWire, positions, Some(violated));
-    }
-
-    /// Reports positions of a flow.
-    pub fn tell(&self, key: FlowKey, level: Level, positions: Positions) {
-        self.tell_flow(key, level, positions, None);
-    }
-
-    fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
-        let flow = Flow { violated, ..flow(key, level, positions) };
-        self.orders.send(PublishOrder::Flow(flow)).unwrap();
-        // A datagram without meaning wakes the publisher, so that it reads the order at once.
-        let knock = UdpSocket::bind("127.0.0.1:0").unwrap();
-        knock.send_to(&[0], self.address).unwrap();
-    }
-
-    /// Reports that claimed bytes are lost.
-    pub fn violate(&self, key: FlowKey, start: u64, end: u64) {
-        self.orders.send(PublishOrder::Violation(Range { key, instance: 1, start, end })).unwrap();
-    }
-}
-
-impl Drop for Appliance {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Runs the publisher of an appliance until `stop` is set.
-fn publish(
-    socket: &UdpSocket,
-    epoch: u64,
-    orders: &Receiver<PublishOrder>,
-    protects_all: &AtomicBool,
-    stop: &AtomicBool,
-) {
-    socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let mut keys = KeyRing::new();
-    keys.insert(secret().to_key(1)).unwrap();
-    let mut publisher = Publisher::new(keys, Limits::default(), epoch, &[8; 32], Instant::now());
-    // The position up to which each watched flow was reported as protected.
-    let mut watched = BTreeMap::new();
-    let on_wire = |key, bytes| flow(key, Level::OnWire, Positions { on_wire: Some(bytes), ..Positions::default() });
-    let mut bytes = [0; 2048];
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok((len, from)) = socket.recv_from(&mut bytes) {
-            publisher.handle_datagram(from, &bytes[..len], Instant::now());
-        }
-        while let Some(asked) = publisher.poll_asked() {
-            if let Asked::Register { key, .. } = asked {
-                watched.entry(key).or_insert(0);
-            }
-        }
-        for order in orders.try_iter() {
-            match order {
-                PublishOrder::Flow(flow) => publisher.publish_flow(&flow, Instant::now()),
-                PublishOrder::Violation(range) => publisher.publish_violation(0, &[range], Instant::now()),
-            }
-        }
-        if protects_all.load(Ordering::Relaxed) {
-            for it in tcp_sockets(|_| true).unwrap() {
-                let key = FlowKey::tcp(it.local, it.remote);
-                let sent = it.sent.map_or(0, |sent| sent.written);
-                if let Some(told) = watched.get_mut(&key).filter(|told| **told < sent) {
-                    *told = sent;
-                    publisher.publish_flow(&on_wire(key, sent), Instant::now());
-                }
-            }
-        }
-        publisher.handle_timeout(Instant::now());
-        publisher.poll_datagrams(64, Instant::now(), |to, bytes| socket.send_to(bytes, to).is_ok());
-    }
-}
-
-fn flow(key: FlowKey, level: Level, positions: Positions) -> Flow {
-    Flow {
-        key,
-        instance: 1,
-        peer: 0,
-        event: Event::Protected,
-        level,
-        origin: Origin::Start,
-        origin_seq: Some(1000),
-        positions,
-        violated: None,
-        packets: None,
-        cookie: None,
-        block: None,
     }
 }
 
