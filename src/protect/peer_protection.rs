@@ -237,7 +237,7 @@ impl PeerProtection {
         loop {
             if let Some(place) = self.refresh {
                 let next = self.flows.flows_from(place).next();
-                self.refresh = next.map(|(place, _)| place + 1);
+                self.refresh = next.map(|(after, _)| after);
                 let Some((_, state)) = next else { continue };
                 return Some(Notification::Flow { state, event: Event::Protected, block: None });
             }

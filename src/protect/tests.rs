@@ -627,7 +627,8 @@ fn all_flows_are_reported_before_a_violation_of_a_forgotten_block() {
     bench.notifications();
     bench.hear(vec![run(0, 1, 0)], 0, 1);
     let reported = bench.notifications();
-    let [before @ .., Notification::Violation(lost)] = &reported[..] else { panic!("{reported:?}") };
+    let at = reported.iter().position(|it| matches!(it, Notification::Violation(_))).expect("a violation");
+    let (before, Notification::Violation(lost)) = (&reported[..at], &reported[at]) else { panic!("{reported:?}") };
     assert!(lost.forgotten, "{lost:?}");
     for state in bench.protection.flows().flows() {
         let is_report = |it: &&Notification| matches!(it, Notification::Flow { state: of, .. } if of.id == state.id);
