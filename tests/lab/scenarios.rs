@@ -8,7 +8,9 @@ use onwire::lab::{scenario::SCENARIOS, trace::need_programs};
 
 /// Runs the command; the files of a failed run are deleted with the test's directory.
 fn lab(words: &[&str]) -> Output {
-    let _beside = crate::beside_others();
+    // Commits are timed in slices of a quarter of a second: another scenario would take the link's trust in most of them.
+    let is_timed = words.first() == Some(&"commit-latency");
+    let _lock = if is_timed { (Some(crate::alone()), None) } else { (None, Some(crate::beside_others())) };
     let files = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
     command.args(words).env("TMPDIR", files.path()).output().unwrap()
