@@ -241,12 +241,11 @@ impl Control {
 
     /// Sends the status to callers of the status socket.
     fn answer_callers(&mut self, now: Instant) {
-        if self.status_socket.handle_ready(self.poll.registry(), now) {
+        while self.status_socket.handle_ready(self.poll.registry(), now) {
             let mut document = serde_json::to_vec(&self.status("running")).expect("a status is plain values");
             document.push(b'\n');
             self.status_socket.answer(&document);
         }
-        self.status_socket.handle_timeout(now);
     }
 
     /// Sends new sessions to the lanes, and handshake datagrams to lane 0.

@@ -261,8 +261,7 @@ impl Proxy {
     }
 
     fn on_callers(&mut self, now: Instant) {
-        let Some(socket) = &mut self.status_socket else { return };
-        if socket.handle_ready(self.poll.registry(), now) {
+        while self.status_socket.as_mut().is_some_and(|socket| socket.handle_ready(self.poll.registry(), now)) {
             let mut document = serde_json::to_vec(&self.status(now)).expect("a status is plain values");
             document.push(b'\n');
             self.status_socket.iter_mut().for_each(|socket| socket.answer(&document));
@@ -326,8 +325,8 @@ impl Proxy {
                 self.settle(at, now);
             }
         }
-        if let Some(status_socket) = &mut self.status_socket {
-            status_socket.handle_timeout(now);
+        if self.status_socket.as_ref().and_then(StatusSocket::poll_timeout).is_some_and(|at| at <= now) {
+            self.on_callers(now);
         }
         for at in self.run_queue.overdue(now) {
             self.settle(at, now);
@@ -415,11 +414,9 @@ impl Proxy {
         let tick = self.replicates.then_some(self.tick);
         let listeners =
             self.listeners.iter().flat_map(|listener| [listener.again, listener.probes.poll_timeout()]).flatten().min();
-        let status_socket = self.status_socket.as_ref().and_then(StatusSocket::poll_timeout);
-        let due = [connections, tick, listeners, status_socket, self.violation_log.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min();
+        let callers = self.status_socket.as_ref().and_then(StatusSocket::poll_timeout);
+        let due =
+            [connections, tick, listeners, callers, self.violation_log.poll_timeout()].into_iter().flatten().min();
         let due = due.map_or(self.subscription.poll_timeout(), |due| due.min(self.subscription.poll_timeout()));
         due.saturating_duration_since(Instant::now())
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
-/// Callers served at once; more are turned away.
+/// Callers served at once; more wait in the backlog until a place is free.
 pub const CALLERS: usize = 8;
 /// How long a caller may be slow.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -95,16 +95,22 @@ impl StatusSocket {
         (self.first..=self.first + CALLERS).contains(&token.0)
     }
 
-    /// Accepts callers and goes on with slow ones. True if callers wait for a document: then call [`answer`](Self::answer).
+    /// Drops callers that were slow for too long, goes on with the others and accepts more. True if callers wait for a
+    /// document: then call [`answer`](Self::answer), and this again, because their places may be free then. The poll reports
+    /// each of them once: call this too when [`poll_timeout`](Self::poll_timeout) has come.
     pub fn handle_ready(&mut self, registry: &Registry, now: Instant) -> bool {
-        while let Ok((mut stream, _)) = self.listener.accept() {
-            // Dropping the stream turns the caller away.
-            let Some(at) = self.callers.iter().position(Option::is_none) else { continue };
+        for place in &mut self.callers {
+            if place.as_ref().is_some_and(|caller| now >= caller.since + PATIENCE) {
+                *place = None;
+            }
+        }
+        self.write();
+        while let Some(at) = self.callers.iter().position(Option::is_none) {
+            let Ok((mut stream, _)) = self.listener.accept() else { break };
             if registry.register(&mut stream, Token(self.first + 1 + at), Interest::WRITABLE).is_ok() {
                 self.callers[at] = Some(Caller { stream, rest: None, since: now });
             }
         }
-        self.write();
         self.callers.iter().flatten().any(|caller| caller.rest.is_none())
     }
 
@@ -119,15 +125,6 @@ impl StatusSocket {
     fn write(&mut self) {
         for place in &mut self.callers {
             if place.as_mut().is_some_and(|caller| caller.is_done()) {
-                *place = None;
-            }
-        }
-    }
-
-    /// Drops callers that were slow for too long.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        for place in &mut self.callers {
-            if place.as_ref().is_some_and(|caller| now >= caller.since + PATIENCE) {
                 *place = None;
             }
         }
@@ -228,15 +225,42 @@ mod tests {
         }
         assert_eq!(reader.join().unwrap().len(), document.len());
         assert_eq!(socket.callers.iter().flatten().count(), slow.len());
-        let surplus: Vec<_> = (0..CALLERS).map(|_| StdStream::connect(&path).unwrap()).collect();
+        let surplus = StdStream::connect(&path).unwrap();
+        let asked = path.clone();
+        let behind = std::thread::spawn(move || ask(&asked).unwrap());
+        while !turn(&mut socket, start) {}
+        assert_eq!(socket.callers.iter().flatten().count(), CALLERS);
         turn(&mut socket, start);
-        assert_eq!(socket.callers.iter().flatten().count(), CALLERS, "more are turned away");
-        socket.handle_timeout(start + PATIENCE);
-        assert_eq!(socket.callers.iter().flatten().count(), 0);
+        assert_eq!(socket.callers.iter().flatten().count(), CALLERS, "more wait");
+        // Places are free after the time of the slow ones, and those that waited take them.
+        let late = start + PATIENCE;
+        while !behind.is_finished() && start.elapsed() < Duration::from_secs(20) {
+            turn(&mut socket, late);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(behind.join().unwrap().len(), document.len());
         drop((slow, surplus));
         poll.poll(&mut Events::with_capacity(8), Some(Duration::ZERO)).unwrap();
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn many_callers_at_once_are_all_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gate.sock");
+        let poll = Poll::new().unwrap();
+        let mut socket = StatusSocket::open(&path, &OWNER, poll.registry(), 1).unwrap();
+        let callers: Vec<_> = (0..5 * CALLERS).map(|_| StdStream::connect(&path).unwrap()).collect();
+        while socket.handle_ready(poll.registry(), Instant::now()) {
+            socket.answer(b"{}");
+        }
+        for mut caller in callers {
+            let mut text = String::new();
+            caller.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            caller.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "{}");
+        }
     }
 
     #[test]

@@ -235,12 +235,7 @@ impl PeerProtection {
     /// depend on them.
     pub fn poll_notification(&mut self) -> Option<Notification> {
         loop {
-            if let Some(place) = self.refresh {
-                let next = self.flows.flows_from(place).next();
-                self.refresh = next.map(|(after, _)| after);
-                let Some((_, state)) = next else { continue };
-                return Some(Notification::Flow { state, event: Event::Protected, block: None });
-            }
+            // Before a refresh goes on: a flow's beginning must not follow a newer report of the same flow.
             match self.flows.poll_event() {
                 Some(FlowEvent::New(state)) => {
                     return Some(Notification::Flow { state, event: Event::New, block: None });
@@ -252,19 +247,29 @@ impl PeerProtection {
                 Some(FlowEvent::Gone { flow: state, reason }) => {
                     return Some(Notification::Flow { state, event: Event::Gone(reason), block: None });
                 }
-                Some(FlowEvent::Overflow) => self.refresh = Some(0),
-                None => match self.notifications.front() {
-                    // The flows with lost bytes are not known. A subscriber that sees the new violation count must know
-                    // which positions are valid, so all flows are reported before the violation.
-                    Some(Notification::Violation(lost)) if lost.forgotten && !self.is_refreshed => {
-                        self.is_refreshed = true;
-                        self.refresh = Some(0);
-                    }
-                    _ => {
-                        self.is_refreshed = false;
-                        return self.notifications.pop_front();
-                    }
-                },
+                Some(FlowEvent::Overflow) => {
+                    self.refresh = Some(0);
+                    continue;
+                }
+                None => {}
+            }
+            if let Some(place) = self.refresh {
+                let next = self.flows.flows_from(place).next();
+                self.refresh = next.map(|(after, _)| after);
+                let Some((_, state)) = next else { continue };
+                return Some(Notification::Flow { state, event: Event::Protected, block: None });
+            }
+            match self.notifications.front() {
+                // The flows with lost bytes are not known. A subscriber that sees the new violation count must know which
+                // positions are valid, so all flows are reported before the violation.
+                Some(Notification::Violation(lost)) if lost.forgotten && !self.is_refreshed => {
+                    self.is_refreshed = true;
+                    self.refresh = Some(0);
+                }
+                _ => {
+                    self.is_refreshed = false;
+                    return self.notifications.pop_front();
+                }
             }
         }
     }

@@ -281,10 +281,8 @@ fn the_memory_of_the_publisher_is_bounded() {
     // Gone flows make room.
     let refused = pair.publisher.counters().flows_refused;
     pair.publisher.publish_flow(&flow(200, 10), now);
-    assert_eq!(
-        (pair.publisher.counters().flows_refused, pair.publisher.flows.len()),
-        (refused, 8.min(pair.publisher.flows.len()))
-    );
+    assert_eq!(pair.publisher.counters().flows_refused, refused);
+    assert!(pair.publisher.flows.len() <= 8, "{}", pair.publisher.flows.len());
 }
 
 #[test]

@@ -385,7 +385,7 @@ impl Lane {
             || (self.ready.tun && self.forwarder.wants_packets())
             || self.ready.errors
             || self.udp.errors_left()
-            || self.driver.as_mut().is_some_and(ProtectionDriver::is_busy);
+            || self.driver.as_ref().is_some_and(ProtectionDriver::is_busy);
         let mut is_soon = false;
         if !busy {
             let protection_due = self.driver.as_mut().and_then(|driver| driver.deadline(now));

@@ -32,6 +32,8 @@ pub struct ProtectionDriver {
     stamps_read: Vec<u32>,
     uses_stamps: bool,
     publishes_blocks: bool,
+    /// Every notification so far is on its way.
+    has_published: bool,
 }
 
 impl ProtectionDriver {
@@ -39,7 +41,17 @@ impl ProtectionDriver {
     pub fn new(lane: u8, lane_protection: LaneProtection, publish_path: PublishPath, bound: Option<IpAddr>) -> Self {
         let uses_stamps = lane_protection.peers().iter().any(|peer| peer.evidence() == Evidence::Timestamps);
         let (egress, stamps_read) = (EgressWatch::default(), Vec::new());
-        Self { lane, lane_protection, publish_path, egress, bound, stamps_read, uses_stamps, publishes_blocks: false }
+        Self {
+            lane,
+            lane_protection,
+            publish_path,
+            egress,
+            bound,
+            stamps_read,
+            uses_stamps,
+            publishes_blocks: false,
+            has_published: false,
+        }
     }
 
     /// A packet is about to be put into its block.
@@ -197,8 +209,12 @@ impl ProtectionDriver {
     }
 
     fn publish_all(&mut self, now: Instant) {
+        self.has_published = false;
         while self.publish_path.can_publish() {
-            let Some((peer, notification)) = self.lane_protection.poll_notification() else { return };
+            let Some((peer, notification)) = self.lane_protection.poll_notification() else {
+                self.has_published = true;
+                return;
+            };
             self.publish_notification(peer, notification, now);
         }
     }
@@ -218,9 +234,10 @@ impl ProtectionDriver {
     }
 
     /// There is more to do than fitted into this turn.
-    pub fn is_busy(&mut self) -> bool {
+    pub fn is_busy(&self) -> bool {
         !self.stamps_read.is_empty()
-            || !self.publish_path.can_publish()
+            || !self.has_published
+            || self.publish_path.has_unsent()
             || self.publish_path.port().is_some_and(|port| port.is_busy())
     }
 
@@ -231,7 +248,7 @@ impl ProtectionDriver {
 
     /// Nothing waits for the kernel, for a timestamp or to be published.
     pub fn is_settled(&mut self) -> bool {
-        self.lane_protection.is_settled() && self.publish_path.is_done()
+        self.lane_protection.is_settled() && self.has_published && self.publish_path.is_done()
     }
 
     /// The lane's protection, for status.
@@ -242,5 +259,51 @@ impl ProtectionDriver {
     /// The lane's path to the notification port.
     pub fn publish_path(&mut self) -> &mut PublishPath {
         &mut self.publish_path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mio::{Poll, Token, Waker};
+
+    use super::*;
+    use crate::appliance::notify::port::{NotifyPort, NotifyPortSettings};
+    use crate::appliance::notify::publish_path::NOTIFICATIONS_MAX;
+    use crate::flow::{FlowTable, InstanceCounter, Limits};
+    use crate::notify::envelope::KeyRing;
+    use crate::protect::PeerProtection;
+
+    #[test]
+    fn a_lane_has_not_settled_and_does_not_sleep_while_a_notification_waits_for_room() {
+        let (poll, now) = (Poll::new().unwrap(), Instant::now());
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let settings = NotifyPortSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            keys: KeyRing::default(),
+            peers: vec!["syracuse".to_owned()],
+            lanes: 2,
+            epoch: 1,
+            secret: [0; 32],
+        };
+        let mut paths = PublishPath::of_lanes(NotifyPort::open(settings, now).unwrap(), &vec![waker; 2]);
+        let (relay, mut port) = (paths.pop().unwrap(), paths.pop().unwrap());
+        let flows = FlowTable::new(Limits::default(), 1, InstanceCounter::default());
+        let peer = PeerProtection::new(flows, Evidence::HandOver);
+        let mut driver = ProtectionDriver::new(1, LaneProtection::new(vec![peer]), relay, None);
+        // The answers fill the channel; one more waits behind it, and another in the protection of the peer.
+        for id in 0..NOTIFICATIONS_MAX as u64 + 2 {
+            driver.lane_protection.peers_mut().iter_mut().for_each(|peer| peer.ask_barrier(id));
+            driver.lane_protection.handle_timeout(now);
+        }
+        driver.publish_all(now);
+        assert!(driver.is_busy() && !driver.is_settled());
+        port.forward(now);
+        assert!(!driver.is_settled(), "there is room now, and the last answer has not used it");
+        assert!(driver.is_busy());
+        driver.publish_all(now);
+        driver.publish_path.forward(now);
+        assert!(driver.is_settled() && !driver.is_busy());
     }
 }

@@ -16,7 +16,7 @@ use crate::appliance::notify::port::NotifyPort;
 use crate::notify::message::FlowKey;
 
 /// Notifications that may wait for lane 0.
-const NOTIFICATIONS_MAX: usize = 4096;
+pub(super) const NOTIFICATIONS_MAX: usize = 4096;
 /// Requests that may wait for a lane.
 const REQUESTS_MAX: usize = 256;
 
@@ -180,6 +180,14 @@ impl PublishPath {
         match self {
             Self::Port { others_done, .. } => *others_done,
             Self::Relay { .. } => self.can_publish(),
+        }
+    }
+
+    /// Something waits in this lane: for room in the channel, or for lane 0 to be woken.
+    pub fn has_unsent(&self) -> bool {
+        match self {
+            Self::Port { .. } => false,
+            Self::Relay { unsent, wake_pending, .. } => !unsent.is_empty() || *wake_pending,
         }
     }
 
