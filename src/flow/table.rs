@@ -21,8 +21,7 @@ use super::instance::{Answer, Flow, Sent};
 use super::key::{FlowKey, Hash, PackedKey};
 use super::plausible::{Segment, has_sound_checksum};
 use super::state::{Counters, FlowId, FlowState, InstanceCounter, Limits, bit};
-use crate::notify::message::GoneReason;
-use crate::notify::message::{Level, Origin};
+use crate::notify::message::{GoneReason, Level, Origin};
 use crate::wire::offload::UDP_HEADER;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
 use crate::wire::payload_id::BlockId;
@@ -410,9 +409,7 @@ impl FlowTable {
     /// The flow was seen: moves it to the newest place of its list.
     #[inline]
     fn touch(&mut self, slot: u32, now: Instant) {
-        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
-            return;
-        };
+        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else { return };
         let line = match flow.is_tcp() {
             _ if flow.is_closed() => IdleClass::Closed,
             true => IdleClass::Tcp,
@@ -427,9 +424,7 @@ impl FlowTable {
     }
 
     fn record(&mut self, slot: u32, block: BlockId, span: Span) -> bool {
-        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else {
-            return false;
-        };
+        let Some(flow) = self.flows.get_mut(slot as usize).and_then(Option::as_mut) else { return false };
         let last = flow.range_in(block).unwrap_or(idle_order::NONE);
         let recorded = self.blocks.record(block, flow.id, span, last);
         match recorded {

@@ -244,9 +244,7 @@ impl Proxy {
                 let at = (token.0 - LEGS) / 2;
                 match self.slots.get_mut(at) {
                     Some(Some((_, Occupant::Arrival(arrival)))) => arrival.leg().on_event(event),
-                    Some(Some((_, Occupant::Connection(connection)))) => {
-                        connection.leg(token.0 % 2 == 0).on_event(event)
-                    }
+                    Some(Some((_, Occupant::Connection(it)))) => it.leg(token.0 % 2 == 0).on_event(event),
                     _ => return,
                 }
                 self.run_queue.on_ready(at);
