@@ -41,6 +41,7 @@ pub(super) fn flow(port: u16, on_wire: u64) -> Flow {
         packets: None,
         cookie: None,
         block: None,
+        survives_burst: 0,
     }
 }
 

@@ -188,6 +188,7 @@ fn profile(number: u8, profile: &config::Profile) -> Profile {
         plan: match profile.repair {
             Repair::None => Plan::none(),
             Repair::Fixed { symbols, assume_loss } => Plan::fixed(block_symbols, usize::from(symbols), assume_loss),
+            Repair::Targets(targets) => Plan::fixed(block_symbols, usize::from(targets.min), targets.assume_loss),
         },
     }
 }

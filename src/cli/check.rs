@@ -193,8 +193,15 @@ fn show_profile(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
     match profile.repair {
         Repair::None => line(f, &profile.name, format_args!("unprotected, {closes}")),
         Repair::Fixed { symbols, .. } => {
-            let overhead = profile.overhead() * 100.0;
+            let overhead = f64::from(symbols) / f64::from(k.max(1)) * 100.0;
             line(f, &profile.name, format_args!("k {k}, m {symbols}, overhead {overhead:.1} %, {closes}"))
+        }
+        Repair::Targets(targets) => {
+            let residual = targets.residual.map_or("none".to_owned(), |residual| format!("{residual:e}"));
+            let burst = show_duration(targets.survive_burst);
+            let (min, most) = (targets.min, targets.max_overhead * 100.0);
+            let targets = format!("residual {residual}, survives {burst}, m at least {min}, overhead at most {most} %");
+            line(f, &profile.name, format_args!("planned: {targets}; {closes} at the latest"))
         }
     }
 }

@@ -97,7 +97,7 @@ impl Drain {
             }
             if now >= next_word {
                 next_word = now + PROGRESS;
-                found.iter().for_each(complain_of);
+                found.iter().for_each(print_waiting);
             }
             std::thread::sleep(ROUND.min((begin + self.timeout).saturating_duration_since(now)));
         }
@@ -155,7 +155,7 @@ fn peer_json(peer: &str, arrived: &ArrivedStatus, assessment: &DrainAssessment) 
 }
 
 /// Prints what the drain waits for, and what to do if waiting is useless.
-fn complain_of(Found { peer, assessment, .. }: &Found) {
+fn print_waiting(Found { peer, assessment, .. }: &Found) {
     if assessment.waits_for.is_empty() {
         return;
     }

@@ -37,7 +37,7 @@ pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify,
 pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
 pub use policy::PolicyRule;
 pub use problem::{ConfigErrors, Place, Problem, Severity};
-pub use redundancy::{Profile, Repair};
+pub use redundancy::{Profile, Repair, Targets};
 pub use reporting::{Log, LogFormat, LogLevel, Status};
 pub use tun::{Offload, Tun};
 pub use units::Rate;

@@ -7,7 +7,7 @@ use super::name::{NAME, parse_name};
 use super::problem::did_you_mean;
 use super::schema;
 use super::table::{Field, Reading, Table};
-use super::units::{parse_duration, parse_fraction, show_duration};
+use super::units::{parse_duration, parse_fraction, parse_percent, show_duration};
 
 /// How the traffic of one kind is cut into blocks and protected.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,23 +39,23 @@ pub enum Repair {
         /// no worse at any greater loss either, and the reverse does not hold.
         assume_loss: f64,
     },
+    /// What must hold; the appliance chooses the numbers for the link as it is.
+    Targets(Targets),
 }
 
-impl Repair {
-    /// Repair symbols of a full block: m.
-    pub fn symbols(self) -> u16 {
-        match self {
-            Self::None => 0,
-            Self::Fixed { symbols, .. } => symbols,
-        }
-    }
-}
-
-impl Profile {
-    /// m/k of a full block, as a fraction.
-    pub fn overhead(&self) -> f64 {
-        f64::from(self.repair.symbols()) / f64::from(self.block_symbols.max(1))
-    }
+/// What must hold on the link.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Targets {
+    /// The chance that a block is lost is at most this on the measured link; none: no such promise.
+    pub residual: Option<f64>,
+    /// An interruption of the link of this length, at any moment, loses nothing that is called protected.
+    pub survive_burst: Duration,
+    /// Repair bytes are at most this share of the source bytes, over a second.
+    pub max_overhead: f64,
+    /// Each block gets at least this many repair symbols.
+    pub min: u16,
+    /// The loss that is assumed until enough has been measured.
+    pub assume_loss: f64,
 }
 
 /// The profile that exists when the file has none, and that a peer has unless it names another.
@@ -74,6 +74,15 @@ impl Default for Profile {
 }
 
 const DEFAULT_LOSS: f64 = 0.001;
+/// With targets: the longest block, which a stream needs to survive an interruption cheaply, and how long it may take.
+const PLANNED_SYMBOLS: u16 = 512;
+const PLANNED_AFTER: Duration = Duration::from_millis(20);
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self { residual: None, survive_burst: Duration::ZERO, max_overhead: 1.0, min: 2, assume_loss: 0.01 }
+    }
+}
 
 impl Profile {
     pub(super) fn read_all(root: &Table<'_>, reading: &mut Reading<'_>) -> Vec<Self> {
@@ -98,6 +107,11 @@ impl Profile {
             reading.error(&field.key, "found a bad profile name", NAME, "");
         }
         let table = field.table(&schema::PROFILE, reading);
+        let repair = Repair::read(&table.field("repair"), reading).unwrap_or(default.repair);
+        let default = match repair {
+            Repair::Targets(_) => Self { block_symbols: PLANNED_SYMBOLS, close_after: PLANNED_AFTER, ..default },
+            Repair::None | Repair::Fixed { .. } => default,
+        };
         let block_symbols = table.field("block_symbols").number(1..=4096, reading);
         let longest = Duration::from_secs(1);
         let idle = duration(&table.field("close_when_idle"), Duration::ZERO..=longest, reading);
@@ -120,7 +134,7 @@ impl Profile {
             block_symbols: block_symbols.map_or(default.block_symbols, |symbols| symbols as u16),
             close_when_idle,
             close_after: after,
-            repair: Repair::read(&table.field("repair"), reading).unwrap_or(default.repair),
+            repair,
         }
     }
 }
@@ -136,21 +150,60 @@ impl Repair {
             return field.read("none, or a table such as { fixed: 4 }", word, reading);
         }
         let table = field.table(&schema::REPAIR, reading);
-        let later = schema::REPAIR.later.iter().any(|(name, _)| table.field(name).is_present());
-        let fixed = if later {
-            table.field("fixed")
-        } else {
-            table.required("fixed", "a whole number from 1 to 4096", reading)
-        };
-        let symbols = fixed.number(1..=4096, reading);
-        let loss = |text: &str| match parse_fraction(text)? {
-            loss if loss > 0.0 && loss <= 0.5 => Ok(loss),
+        let targets = TARGETS.iter().filter(|key| table.field(key).is_present()).copied().collect::<Vec<_>>();
+        if targets.is_empty() {
+            let symbols = table.required("fixed", "a whole number from 1 to 4096, or a target", reading);
+            let symbols = symbols.number(1..=4096, reading);
+            let assume_loss = loss(&table.field("assume_loss"), reading).unwrap_or(DEFAULT_LOSS);
+            return Some(Self::Fixed { symbols: symbols? as u16, assume_loss });
+        }
+        let fixed = table.field("fixed");
+        if fixed.is_present() {
+            let found = format!("found beside {}", targets.join(", "));
+            let hint = "with `fixed` nothing is planned: remove it, or the targets";
+            reading.error(&fixed.key, &found, "either `fixed` or targets", hint);
+        }
+        Some(Self::Targets(Targets::read(&table, reading)))
+    }
+}
+
+/// The keys of targets.
+const TARGETS: [&str; 4] = ["residual", "survive_burst", "max_overhead", "min"];
+
+impl Targets {
+    fn read(table: &Table<'_>, reading: &mut Reading<'_>) -> Self {
+        let default = Self::default();
+        let chance = |text: &str| match text.parse().or_else(|_| parse_fraction(text))? {
+            chance if (1e-30..=0.1).contains(&chance) => Ok(chance),
             _ => Err(String::new()),
         };
-        let allowed = "a loss above 0 and up to 50%, such as 0.1%";
-        let assume_loss = table.field("assume_loss").read(allowed, loss, reading);
-        Some(Self::Fixed { symbols: symbols? as u16, assume_loss: assume_loss.unwrap_or(DEFAULT_LOSS) })
+        let share = |text: &str| match parse_fraction(text).or_else(|_| parse_percent(text))? {
+            share if (0.01..=10.0).contains(&share) => Ok(share),
+            _ => Err(String::new()),
+        };
+        let longest = Duration::from_millis(400);
+        let residual = table.field("residual").read("a chance from 1e-30 to 0.1, such as 1e-9", chance, reading);
+        let survive_burst = duration(&table.field("survive_burst"), Duration::ZERO..=longest, reading);
+        let max_overhead = table.field("max_overhead").read("a share from 1% to 1000%, such as 50%", share, reading);
+        let min = table.field("min").number(0..=4096, reading);
+        let assume_loss = loss(&table.field("assume_loss"), reading);
+        Self {
+            residual,
+            survive_burst: survive_burst.unwrap_or(default.survive_burst),
+            max_overhead: max_overhead.unwrap_or(default.max_overhead),
+            min: min.map_or(default.min, |min| min as u16),
+            assume_loss: assume_loss.unwrap_or(default.assume_loss),
+        }
     }
+}
+
+/// Reads a loss above 0.
+fn loss(field: &Field<'_>, reading: &mut Reading<'_>) -> Option<f64> {
+    let parse = |text: &str| match parse_fraction(text)? {
+        loss if loss > 0.0 && loss <= 0.5 => Ok(loss),
+        _ => Err(String::new()),
+    };
+    field.read("a loss above 0 and up to 50%, such as 0.1%", parse, reading)
 }
 
 /// Reads a duration within a range.

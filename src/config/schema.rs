@@ -32,16 +32,8 @@ pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "queue", "udp_gso"]
 /// One profile under `redundancy`.
 pub const PROFILE: Keys = keys("redundancy.*", &["block_symbols", "close_when_idle", "close_after", "repair"]);
 /// `repair` of a profile.
-pub const REPAIR: Keys = Keys {
-    table: "redundancy.*.repair",
-    in_force: &["fixed", "assume_loss"],
-    later: &[
-        ("residual", "repair planned for a residual loss"),
-        ("survive_burst", "repair planned for a burst"),
-        ("min", "the least repair of a plan"),
-        ("max_overhead", "the most repair of a plan"),
-    ],
-};
+pub const REPAIR: Keys =
+    keys("redundancy.*.repair", &["fixed", "residual", "survive_burst", "max_overhead", "min", "assume_loss"]);
 /// One rule of `policy`.
 pub const RULE: Keys = keys("policy[]", &["to", "from", "protocol", "port", "dscp", "redundancy"]);
 /// `delivery`.

@@ -82,6 +82,14 @@ pub fn parse_fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Reads `50%` or `1000%`. The error is a hint.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    match split(text)? {
+        (number, "%") => Ok(number / 100.0),
+        (number, _) => Err(format!("add the sign: {number}%")),
+    }
+}
+
 /// A duration with the largest unit that leaves a whole number.
 pub fn show_duration(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();

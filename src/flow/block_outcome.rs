@@ -18,7 +18,7 @@ use crate::wire::payload_id::BlockId;
 pub struct Violation {
     /// The block.
     pub block: BlockId,
-    /// The level reported for the block; from [`Level::OnWire`] on, protection had been claimed. None if nothing was
+    /// The level reported for the block; from [`Level::Early`] on, protection had been claimed. None if nothing was
     /// reported. Where the level is no longer known, [`Level::OnWire`] is assumed.
     pub level: Option<Level>,
     /// Its ranges of flows that still exist.
@@ -33,7 +33,7 @@ pub struct Violation {
 impl Violation {
     /// Data that was claimed as protected is lost.
     pub fn voids_claim(&self) -> bool {
-        self.level >= Some(Level::OnWire)
+        self.level >= Some(Level::Early)
     }
 }
 
@@ -54,12 +54,16 @@ impl FlowTable {
     ///
     /// [`Level::Decoded`] and above end what is remembered of the block.
     pub fn on_block_protected(&mut self, block: BlockId, level: Level) {
+        let promise = self.promise(block.profile);
         let Some(mut known) = self.blocks.raise(block, level) else {
             return;
         };
         while let Some(range) = known.ranges.next(&self.blocks) {
             let slot = range.flow.slot;
             if let Some(flow) = self.flow_mut(slot).filter(|flow| flow.id == range.flow) {
+                if level == Level::OnWire {
+                    flow.on_promise(promise);
+                }
                 if !flow.on_reached(range.span, known.level, level) {
                     self.counters.forgotten_spans += 1;
                 }
@@ -89,7 +93,7 @@ impl FlowTable {
     /// Its TCP bytes count once they are acknowledged or sent again; a UDP flow in it ends and begins again.
     pub fn on_block_failed(&mut self, block: BlockId, now: Instant) {
         if let Some(level) = self.blocks.find(block).map(|known| known.level)
-            && level >= Some(Level::OnWire)
+            && level >= Some(Level::Early)
         {
             // It was claimed as protected; only a violation takes that back.
             return;

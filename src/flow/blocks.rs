@@ -38,7 +38,7 @@ impl Entry {
     const NEW: Self = Self { head: NONE, tail: NONE, level: None, decided: false, forgotten: false };
 
     fn is_claimed(&self) -> bool {
-        self.level >= Some(Level::OnWire) && !self.decided
+        self.level >= Some(Level::Early) && !self.decided
     }
 }
 

@@ -8,7 +8,7 @@ mod holes;
 mod marks;
 mod segments;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::coverage::{Coverage, Mark, Span};
 use super::idle_order::IdleClass;
@@ -25,7 +25,7 @@ use marks::FlowFlags;
 pub(super) use segments::{Answer, Sent};
 
 /// Levels that blocks reach. [`Level::Acked`] needs no coverage: acknowledgements are cumulative.
-const COVERED: [Level; 3] = [Level::Queued, Level::OnWire, Level::Decoded];
+const COVERED: [Level; 4] = [Level::Queued, Level::Early, Level::OnWire, Level::Decoded];
 
 /// The fields that a packet of a steady flow touches, in two cache lines: with many flows, cache misses dominate the
 /// time. All other fields are in [`Rest`].
@@ -60,10 +60,12 @@ const _: () = assert!(size_of::<Option<Flow>>() == 128);
 #[derive(Debug)]
 pub(super) struct Rest {
     /// By level, weakest first; each covers at least what the next one does.
-    coverage: [Coverage; 3],
-    told: [Mark; 4],
+    coverage: [Coverage; COVERED.len()],
+    told: [Mark; Level::COUNT],
     /// Packets sent, in a flow that counts packets.
     packets: u64,
+    /// The shortest interruption that one of its protected blocks was promised to survive.
+    survives_burst: Option<Duration>,
     /// The lowest byte that was claimed as protected and then lost, until everything lost is acknowledged.
     violated: Option<Mark>,
     /// Bytes before this were claimed as protected and then lost: nothing behind them is protected before they are
@@ -109,6 +111,7 @@ impl Flow {
                 coverage: Default::default(),
                 told: Default::default(),
                 packets: 0,
+                survives_burst: None,
                 violated: None,
                 lost_below: 0,
                 violated_below: 0,
@@ -213,6 +216,12 @@ impl Flow {
         kept
     }
 
+    /// Bytes of it are protected, and survive an interruption of this length.
+    pub fn on_promise(&mut self, survives_burst: Duration) {
+        let shortest = self.rest.survives_burst.map_or(survives_burst, |shortest| shortest.min(survives_burst));
+        self.rest.survives_burst = Some(shortest);
+    }
+
     /// `span` was claimed as protected and is lost.
     pub fn on_lost(&mut self, span: Span) {
         let arrived = self.arrived();
@@ -246,7 +255,7 @@ impl Flow {
         }
         let rest = &mut *self.rest;
         let mut above = bytes(self.acked);
-        let mut marks = [above; 4];
+        let mut marks = [above; Level::COUNT];
         for (coverage, mark) in rest.coverage.iter_mut().zip(&mut marks).rev() {
             coverage.advance_to(above);
             above = coverage.mark();
@@ -256,9 +265,8 @@ impl Flow {
         if decoded.offset >= rest.lost_below {
             rest.lost_below = 0;
         } else {
-            // Bytes behind the loss are not reported as queued or on the wire before the loss is repaired.
-            marks[Level::Queued.index()] = decoded;
-            marks[Level::OnWire.index()] = decoded;
+            // Bytes behind the loss are not reported as having left before the loss is repaired.
+            marks[..Level::Decoded.index()].fill(decoded);
         }
         if self.acked >= rest.violated_below {
             rest.violated = None;
@@ -311,6 +319,7 @@ impl Flow {
             anchored: self.marks.has(FlowFlags::ANCHORED),
             sent: self.present(self.sent()),
             positions: rest.told.map(|mark| self.present(mark)),
+            survives_burst: rest.survives_burst.unwrap_or_default(),
             violated: rest.violated.map(|mark| self.present(mark)),
             closed: self.is_closed(),
             seen_at: self.seen_at,

@@ -71,7 +71,9 @@ pub struct FlowState {
     /// The end of the last byte or packet sent.
     pub sent: Position,
     /// Its position at each [`Level`].
-    pub positions: [Position; 4],
+    pub positions: [Position; Level::COUNT],
+    /// The interruption of the link that bytes at [`Level::OnWire`] survive, whenever it comes.
+    pub survives_burst: Duration,
     /// The lowest byte that was claimed as protected and then lost, until the other end has acknowledged all lost
     /// bytes. Positions reported behind it are void.
     pub violated: Option<Position>,

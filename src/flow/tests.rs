@@ -398,10 +398,10 @@ fn a_state_reports_no_position_where_none_is_known() {
         let flow = bench.table.flow(id).unwrap();
         (flow.origin_sequence, Level::ALL.map(|level| flow.reported(level).map(|position| position.bytes)))
     };
-    assert_eq!(reported(&bench, middle), (Some(5000), [None; 4]));
+    assert_eq!(reported(&bench, middle), (Some(5000), [None; Level::COUNT]));
     bench.answer(1, ACK, 5000);
-    assert_eq!(reported(&bench, middle), (Some(5000), [Some(100), Some(100), Some(0), Some(0)]));
-    assert_eq!(reported(&bench, udp), (None, [Some(10), Some(10), Some(0), None]));
+    assert_eq!(reported(&bench, middle), (Some(5000), [Some(100), Some(100), Some(100), Some(0), Some(0)]));
+    assert_eq!(reported(&bench, udp), (None, [Some(10), Some(10), Some(10), Some(0), None]));
 }
 
 #[test]
@@ -511,7 +511,7 @@ proptest! {
                     bench.table.on_sent(&packet, &view, VirtioHeader::default(), block(sbn), bench.now);
                 }
                 (5..7, Ok(view)) => bench.table.on_received(&packet, &view, VirtioHeader::default(), bench.now),
-                (7, _) => bench.table.on_block_protected(block(sbn), Level::ALL[usize::from(value & 3)]),
+                (7, _) => bench.table.on_block_protected(block(sbn), Level::ALL[usize::from(value) % Level::COUNT]),
                 (8, _) => bench.table.on_block_failed(block(sbn), bench.now),
                 (9, _) => {
                     bench.table.violation(block(sbn), bench.now);

@@ -37,7 +37,7 @@ pub enum FirstSender {
 }
 
 /// Which end sends first in a protocol.
-pub fn first_word(kind: Kind) -> FirstSender {
+pub fn first_sender(kind: Kind) -> FirstSender {
     match kind {
         Kind::Postgres | Kind::Redis => FirstSender::Caller,
         Kind::MariaDb => FirstSender::Server,

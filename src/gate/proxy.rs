@@ -316,7 +316,7 @@ impl Proxy {
             for at in 0..self.slots.len() {
                 if let Some(Some((_, Occupant::Connection(connection)))) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.subscription, now);
-                    if let Some(range) = connection.poll_untold_loss(&self.subscription) {
+                    if let Some(range) = connection.poll_unreported_loss(&self.subscription) {
                         connection.on_violation(&range, &mut self.violation_log);
                     }
                 }
@@ -389,7 +389,7 @@ impl Proxy {
         let Some(listener) = self.listeners.get_mut(listener) else { return };
         if let Some(message) = overdue {
             listener.warn(now, &message);
-        } else if let Some(client) = mute.filter(|_| kinds::first_word(listener.gate.kind) == FirstSender::Server) {
+        } else if let Some(client) = mute.filter(|_| kinds::first_sender(listener.gate.kind) == FirstSender::Server) {
             listener.totals.probes += 1;
             if let Some(message) = listener.probes.on_late_probe(client, listener.gate.upstream, now) {
                 tracing::warn!(gate = %listener.gate.name, "{message}");

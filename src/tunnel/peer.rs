@@ -222,7 +222,7 @@ impl Peer {
         if let Some(change) = self.sessions.confirm(receiver_index) {
             self.on_session(change, code, now);
         }
-        self.reporting.on_feedback(is_data, now);
+        self.reporting.on_authentic(is_data, now);
         self.last_heard = Some(now);
         // A datagram that was overtaken or is under an older session may be from before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {

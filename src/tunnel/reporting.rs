@@ -91,7 +91,7 @@ impl Reporting {
     }
 
     /// An authentic datagram came; `is_data` if it was a symbol.
-    pub fn on_feedback(&mut self, is_data: bool, now: Instant) {
+    pub fn on_authentic(&mut self, is_data: bool, now: Instant) {
         if is_data {
             self.active_since.get_or_insert(now);
         }
@@ -363,7 +363,7 @@ mod tests {
         reporting.on_session(now);
         assert!(!reporting.wants_session(false, after(3400)));
         assert!(reporting.wants_session(false, after(3600)));
-        reporting.on_feedback(false, after(3600));
+        reporting.on_authentic(false, after(3600));
         reporting.on_data_sent(after(4000));
         assert!(!reporting.wants_session(false, after(4200)));
         assert!(reporting.wants_session(false, after(4300)));

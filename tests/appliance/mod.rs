@@ -182,5 +182,6 @@ fn flow(key: FlowKey, level: Level, positions: Positions) -> Flow {
         packets: None,
         cookie: None,
         block: None,
+        survives_burst: 0,
     }
 }

@@ -5,3 +5,8 @@
 mod appliance;
 mod keys;
 mod notify;
+#[path = "../../notify/tests/notify/tshark.rs"]
+mod tshark;
+
+/// The documents that describe the protocol.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");

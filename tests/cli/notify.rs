@@ -2,11 +2,12 @@
 //! publisher that sends what the test orders.
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use crate::appliance::{Appliance, Order, secret};
+use crate::tshark::tshark;
 use onwire::config::key_file;
 use onwire::notify::client::Client;
 use onwire::notify::message::*;
@@ -75,6 +76,7 @@ fn flow(key: FlowKey, on_wire: Option<u64>) -> Flow {
         packets: None,
         cookie: None,
         block: Some((32, 4)),
+        survives_burst: 0,
     }
 }
 
@@ -342,18 +344,6 @@ fn watch_shows_each_change_once_and_captures_all_datagrams() {
         "udp.checksum.status == 0 or ip.checksum.status == 0",
     ];
     assert_eq!(tshark(&capture, &checks), "", "checksums that are wrong");
-}
-
-fn tshark(capture: &Path, arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol/onwire.lua");
-    let output = Command::new("tshark")
-        .args(["-n", "-X", &format!("lua_script:{}", script.display()), "-r"])
-        .arg(capture)
-        .args(arguments)
-        .output()
-        .expect("this test runs tshark: apt-get install tshark");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]

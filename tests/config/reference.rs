@@ -159,7 +159,6 @@ fn values_are_read_as_they_are_written() {
     let profile = config.profile(peer.redundancy).unwrap();
     assert_eq!((profile.name.as_str(), profile.block_symbols), ("long", 256));
     assert_eq!(profile.repair, Repair::Fixed { symbols: 32, assume_loss: 0.02 });
-    assert_eq!(profile.overhead(), 0.125);
     assert_eq!(config.delivery.hold, Duration::from_millis(80), "four times close_after");
     assert!(!config.delivery.last_hop);
     let rule = config.policy[0];

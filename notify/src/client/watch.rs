@@ -238,6 +238,7 @@ mod tests {
             packets: None,
             cookie: None,
             block: None,
+            survives_burst: 0,
         }
     }
 

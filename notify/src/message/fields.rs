@@ -80,6 +80,8 @@ table! {
         HEARTBEAT = 30, "heartbeat", U32;
         HEAD = 31, "head", U64;
         VIOLATED = 32, "violated", U64;
+        EARLY = 33, "early", U64;
+        SURVIVES_BURST = 34, "survives-burst", U32;
     }
 }
 
@@ -154,6 +156,7 @@ pub struct Fields {
     pub heartbeat: Option<u32>,
     pub head: Option<u64>,
     pub violated: Option<u64>,
+    pub survives_burst: Option<u32>,
 }
 
 impl Fields {
@@ -205,6 +208,8 @@ impl Fields {
                 attribute::HEARTBEAT => fields.heartbeat = Some(read.u32()?),
                 attribute::HEAD => fields.head = Some(read.u64()?),
                 attribute::VIOLATED => fields.violated = Some(read.u64()?),
+                attribute::EARLY => fields.positions.early = Some(read.u64()?),
+                attribute::SURVIVES_BURST => fields.survives_burst = Some(read.u32()?),
                 _ => refuse(&read, unknown)?,
             }
         }

@@ -10,36 +10,52 @@ use crate::attribute::{put, put_nested, put_u8, put_u16, put_u32, put_u64};
 
 /// How strong the evidence of protection is, from weakest to strongest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
 pub enum Level {
     /// The kernel took all datagrams of the block; they may still be in this host.
-    Queued = 1,
+    Queued,
+    /// The data and the early repair symbols of the block have left this host while the link was healthy; late repair
+    /// symbols, which the profile promises, have not: single losses are survived, an interruption is not yet.
+    Early,
     /// All datagrams of the block have left this host while the link was healthy: *protected*.
-    OnWire = 2,
+    OnWire,
     /// The peer appliance holds the whole block.
-    Decoded = 3,
+    Decoded,
     /// The mirror's TCP has acknowledged the bytes.
-    Acked = 4,
+    Acked,
 }
 
 impl Level {
+    /// How many there are.
+    pub const COUNT: usize = 5;
     /// From lowest to highest.
-    pub const ALL: [Level; 4] = [Level::Queued, Level::OnWire, Level::Decoded, Level::Acked];
+    pub const ALL: [Level; Level::COUNT] = [Level::Queued, Level::Early, Level::OnWire, Level::Decoded, Level::Acked];
 
     /// Its place in [`ALL`](Self::ALL).
     pub fn index(self) -> usize {
-        self as usize - Level::Queued as usize
+        self as usize
+    }
+
+    /// Its number in messages. `Early` came last, and its number is not between those of its neighbours.
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Level::Queued => 1,
+            Level::OnWire => 2,
+            Level::Decoded => 3,
+            Level::Acked => 4,
+            Level::Early => 5,
+        }
     }
 
     /// The level with this number.
     pub fn from_wire(value: u8) -> Option<Level> {
-        Level::ALL.into_iter().find(|level| *level as u8 == value)
+        Level::ALL.into_iter().find(|level| level.to_wire() == value)
     }
 
     /// As it is written in configuration and output.
     pub fn name(self) -> &'static str {
         match self {
             Level::Queued => "queued",
+            Level::Early => "early",
             Level::OnWire => "on_wire",
             Level::Decoded => "decoded",
             Level::Acked => "acked",
@@ -203,6 +219,8 @@ pub enum Origin {
 pub struct Positions {
     /// At [`Level::Queued`].
     pub queued: Option<u64>,
+    /// At [`Level::Early`].
+    pub early: Option<u64>,
     /// At [`Level::OnWire`].
     pub on_wire: Option<u64>,
     /// At [`Level::Decoded`].
@@ -217,6 +235,7 @@ impl Positions {
     pub fn at(&self, level: Level) -> Option<u64> {
         match level {
             Level::Queued => self.queued,
+            Level::Early => self.early,
             Level::OnWire => self.on_wire,
             Level::Decoded => self.decoded,
             Level::Acked => self.acked,
@@ -227,6 +246,7 @@ impl Positions {
     pub fn set(&mut self, level: Level, position: u64) {
         *match level {
             Level::Queued => &mut self.queued,
+            Level::Early => &mut self.early,
             Level::OnWire => &mut self.on_wire,
             Level::Decoded => &mut self.decoded,
             Level::Acked => &mut self.acked,
@@ -242,6 +262,7 @@ impl Positions {
     /// Raises each position to the other's where that is higher; positions never fall.
     pub fn raise(&mut self, other: &Positions) {
         self.queued = self.queued.max(other.queued);
+        self.early = self.early.max(other.early);
         self.on_wire = self.on_wire.max(other.on_wire);
         self.decoded = self.decoded.max(other.decoded);
         self.acked = self.acked.max(other.acked);
@@ -276,6 +297,9 @@ pub struct Flow {
     pub cookie: Option<u64>,
     /// Source and repair symbols of the block that raised the position last.
     pub block: Option<(u16, u16)>,
+    /// The interruption of the link, in microseconds, that bytes at [`Level::OnWire`] survive whatever moment it comes
+    /// at; 0 where nothing is promised. Bytes at [`Level::Early`] survive none.
+    pub survives_burst: u32,
 }
 
 impl Flow {
@@ -305,10 +329,11 @@ impl Flow {
             packets: fields.packets,
             cookie: fields.filter.cookie,
             block: fields.k.zip(fields.m),
+            survives_burst: fields.survives_burst.unwrap_or(0),
         })
     }
 
-    /// Appends the message: at most 244 bytes.
+    /// Appends the message: at most 264 bytes.
     pub fn emit(&self, header: Header, out: &mut Vec<u8>) {
         emit_generic(command::FLOW, header, out, |out| {
             put_nested(out, kind::KEY, |out| Filter::exactly(&self.key).emit_key(out));
@@ -322,12 +347,14 @@ impl Flow {
             if let Event::Gone(reason) = self.event {
                 put_u8(out, kind::GONE_REASON, reason as u8);
             }
-            put_u8(out, kind::LEVEL, self.level as u8);
+            put_u8(out, kind::LEVEL, self.level.to_wire());
             put_u8(out, kind::ORIGIN, self.origin as u8);
             put_u32(out, kind::PEER_ID, self.peer);
             if let Some(seq) = self.origin_seq {
                 put_u32(out, kind::ORIGIN_SEQ, seq);
             }
+            // Without late repair both are the same, and only one is sent.
+            let early = self.positions.early.filter(|early| Some(*early) > self.positions.on_wire);
             let numbers = [
                 (kind::QUEUED, self.positions.queued),
                 (kind::ON_WIRE, self.positions.on_wire),
@@ -336,6 +363,7 @@ impl Flow {
                 (kind::VIOLATED, self.violated),
                 (kind::PACKETS, self.packets),
                 (kind::COOKIE, self.cookie),
+                (kind::EARLY, early),
             ];
             for (kind, number) in numbers {
                 if let Some(number) = number {
@@ -345,6 +373,9 @@ impl Flow {
             if let Some((k, m)) = self.block {
                 put_u16(out, kind::K, k);
                 put_u16(out, kind::M, m);
+            }
+            if self.survives_burst > 0 {
+                put_u32(out, kind::SURVIVES_BURST, self.survives_burst);
             }
         });
     }

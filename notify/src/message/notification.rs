@@ -68,6 +68,10 @@ pub enum StateReason {
     NoSession = 5,
     /// Set by the administrator.
     Administrator = 6,
+    /// What the profile promises cannot be kept on this link.
+    Target = 7,
+    /// The link loses in another way than the plan assumes.
+    Model = 8,
 }
 
 impl StateReason {
@@ -81,12 +85,14 @@ impl StateReason {
             StateReason::NoTimestamps => "no timestamps",
             StateReason::NoSession => "no session",
             StateReason::Administrator => "administrator",
+            StateReason::Target => "target not reachable",
+            StateReason::Model => "model violated",
         }
     }
 
     fn from_wire(value: u8) -> StateReason {
-        use StateReason::{Administrator, NoReports, NoSession, NoTimestamps, SendErrors, Violation};
-        let known = [NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator];
+        use StateReason::{Administrator, Model, NoReports, NoSession, NoTimestamps, SendErrors, Target, Violation};
+        let known = [NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model];
         known.into_iter().find(|reason| *reason as u8 == value).unwrap_or(StateReason::None)
     }
 }
@@ -222,7 +228,7 @@ impl Block {
             put_u16(out, kind::K, self.k);
             put_u16(out, kind::M, self.m);
             if let Some(level) = self.level {
-                put_u8(out, kind::LEVEL, level as u8);
+                put_u8(out, kind::LEVEL, level.to_wire());
             }
             self.ranges.iter().take(MAX_RANGES).for_each(|range| range.emit(out));
         });
@@ -307,7 +313,7 @@ impl Barrier {
     pub fn emit(&self, header: Header, out: &mut Vec<u8>) {
         emit_generic(command::BARRIER, header, out, |out| {
             if let Some(level) = self.level {
-                put_u8(out, kind::LEVEL, level as u8);
+                put_u8(out, kind::LEVEL, level.to_wire());
             }
         });
     }

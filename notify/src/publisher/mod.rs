@@ -172,6 +172,7 @@ enum Entry {
 ///     packets: None,
 ///     cookie: None,
 ///     block: None,
+///     survives_burst: 0,
 /// };
 /// publisher.publish_flow(&flow, now);
 ///

@@ -104,6 +104,7 @@ fn flow(key: FlowKey) -> Flow {
         packets: None,
         cookie: None,
         block: None,
+        survives_burst: 0,
     }
 }
 
@@ -182,7 +183,7 @@ fn an_unknown_flow_a_lost_contact_and_no_watch_never_mean_protected_even_for_zer
     let flow_key = Client::flow_of(&stream).unwrap().key;
     let nowhere = FlowKey::tcp(([10, 9, 9, 9], 1).into(), ([10, 9, 9, 9], 2).into());
     let all = Some(1 << 40);
-    let all_levels = Positions { queued: all, on_wire: all, decoded: all, acked: all };
+    let all_levels = Positions { queued: all, early: None, on_wire: all, decoded: all, acked: all };
     let appliance = Appliance::start(Flow { positions: all_levels, ..flow(flow_key) }, 0);
     let mut client = Client::connect(appliance.address, key()).unwrap();
     client.set_least_level(Level::Queued);

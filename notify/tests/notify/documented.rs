@@ -2,9 +2,9 @@
 //! and their answers.
 #![allow(clippy::unwrap_used)]
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::flows::{at, flow};
 use onwire_notify::client::{Core, Wish};
 use onwire_notify::envelope::{Direction, Envelope, Key, KeyRing, LEN};
 use onwire_notify::message::*;
@@ -17,29 +17,8 @@ fn key() -> Key {
     Key::new(1, &[1; 32]).unwrap()
 }
 
-fn at(ip: u8, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, ip], port))
-}
-
-fn flow(port: u16) -> Flow {
-    Flow {
-        key: FlowKey::tcp(at(1, port), at(2, 80)),
-        instance: u64::from(port) + 1,
-        peer: 0,
-        event: Event::Protected,
-        level: Level::OnWire,
-        origin: Origin::Start,
-        origin_seq: Some(1),
-        positions: Positions { on_wire: Some(10), ..Positions::default() },
-        violated: None,
-        packets: None,
-        cookie: None,
-        block: None,
-    }
-}
-
 fn range(port: u16) -> Range {
-    Range { key: flow(port).key, instance: u64::from(port) + 1, start: 0, end: 5 }
+    Range { key: flow(port, 10).key, instance: u64::from(port) + 1, start: 0, end: 5 }
 }
 
 /// A publisher, and a client that does exactly what the page describes.
@@ -132,10 +111,10 @@ fn numbers(received: &[(Header, Message)]) -> Vec<u32> {
 fn the_answer_about_an_unknown_flow_ends_at_the_head_so_that_a_client_stops_asking() {
     let mut harness = Harness::new();
     harness.subscribe(Filter::default());
-    (0..100).for_each(|port| harness.publisher.publish_flow(&flow(port), harness.now));
+    (0..100).for_each(|port| harness.publisher.publish_flow(&flow(port, 10), harness.now));
     harness.received();
     for (port, since, flows) in [(5, 0, 1), (5, 90, 1), (500, 0, 0), (500, 90, 0)] {
-        let request = Request::GetFlows { since, begun: None, count: 1, filter: Filter::exactly(&flow(port).key) };
+        let request = Request::GetFlows { since, begun: None, count: 1, filter: Filter::exactly(&flow(port, 10).key) };
         let received = harness.ask(2, request);
         let end = done(&received);
         let found = received.iter().filter(|(header, _)| header.port == PORT).count() - 1;
@@ -143,7 +122,7 @@ fn the_answer_about_an_unknown_flow_ends_at_the_head_so_that_a_client_stops_aski
         assert!(end.head >= 100);
     }
     // Our own client with such a filter stops asking, too.
-    let wish = Wish { filter: Filter::exactly(&flow(500).key), follow: true, ..Wish::default() };
+    let wish = Wish { filter: Filter::exactly(&flow(500, 10).key), follow: true, ..Wish::default() };
     let mut client = Core::new(key(), wish, 8, harness.now);
     let mut asked = 0;
     for _ in 0..40 {
@@ -167,13 +146,13 @@ fn the_answer_about_an_unknown_flow_ends_at_the_head_so_that_a_client_stops_aski
 fn a_renewal_takes_any_token_and_a_new_subscription_is_challenged_and_counts_from_1() {
     let mut harness = Harness::new();
     harness.subscribe(Filter::default());
-    harness.publisher.publish_flow(&flow(1), harness.now);
-    harness.publisher.publish_flow(&flow(2), harness.now);
+    harness.publisher.publish_flow(&flow(1, 10), harness.now);
+    harness.publisher.publish_flow(&flow(2, 10), harness.now);
     assert_eq!(numbers(&harness.received()), [1, 2]);
     for token in [Token::default(), Token([0xab; 16])] {
         assert!(granted(&harness.ask(3, subscribe(token, Filter::default()))));
     }
-    harness.publisher.publish_flow(&flow(3), harness.now);
+    harness.publisher.publish_flow(&flow(3, 10), harness.now);
     assert_eq!(numbers(&harness.received()), [3], "a renewal goes on counting");
 
     harness.now += Duration::from_secs(2);
@@ -181,7 +160,7 @@ fn a_renewal_takes_any_token_and_a_new_subscription_is_challenged_and_counts_fro
     harness.received();
     assert_eq!(harness.publisher.subscribers().count(), 0, "the lease has ended");
     harness.subscribe(Filter::default());
-    harness.publisher.publish_flow(&flow(4), harness.now);
+    harness.publisher.publish_flow(&flow(4, 10), harness.now);
     let received = harness.received();
     assert_eq!(numbers(&received), [1]);
     assert!(matches!(&received[0].1, Message::Flow(flow) if flow.key.source.port() == 4), "from then on: {received:?}");
@@ -192,7 +171,7 @@ fn a_filter_applies_to_flows_only() {
     let mut harness = Harness::new();
     let filter = Filter { source_port: Some(5), ..Filter::default() };
     harness.subscribe(filter);
-    (1..10).for_each(|port| harness.publisher.publish_flow(&flow(port), harness.now));
+    (1..10).for_each(|port| harness.publisher.publish_flow(&flow(port, 10), harness.now));
     let peer = Peer { id: 0, name: Some("syracuse".into()), state: LinkState::Up, reason: StateReason::None };
     harness.publisher.publish_state(&peer, harness.now);
     harness.publisher.publish_violation(0, &[range(7)], harness.now);
@@ -238,13 +217,13 @@ fn a_loss_of_many_ranges_is_several_violations_and_a_loss_without_ranges_counts_
 
 #[test]
 fn flags_beyond_the_request_flag_change_nothing() {
-    let whole = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&flow(1).key) };
-    let register = Request::Register { key: flow(1).key, cookie: 5 };
+    let whole = Request::GetFlows { since: 0, begun: None, count: 1, filter: Filter::exactly(&flow(1, 10).key) };
+    let register = Request::Register { key: flow(1, 10).key, cookie: 5 };
     for request in [whole, register, Request::Flush, Request::Unsubscribe] {
         let answers = [1u16, 1 | 4, 1 | 0x300, 0xffff].map(|flags| {
             let mut harness = Harness::new();
             harness.subscribe(Filter::default());
-            harness.publisher.publish_flow(&flow(1), harness.now);
+            harness.publisher.publish_flow(&flow(1, 10), harness.now);
             harness.received();
             harness.ask_with(2, request, |bytes| bytes[LEN + 6..LEN + 8].copy_from_slice(&flags.to_le_bytes()))
         });
@@ -272,7 +251,7 @@ fn a_complete_dump_contains_everything_up_to_notified() {
     let mut harness = Harness::new();
     harness.subscribe(Filter::default());
     for port in 1..8 {
-        harness.publisher.publish_flow(&flow(port), harness.now);
+        harness.publisher.publish_flow(&flow(port, 10), harness.now);
     }
     assert_eq!(numbers(&harness.received()), [1, 2, 3, 4, 5, 6, 7]);
     // The dump is read in pages of three flows.

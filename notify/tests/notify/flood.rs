@@ -34,6 +34,7 @@ fn flow(number: u16) -> Flow {
         packets: None,
         cookie: None,
         block: None,
+        survives_burst: 0,
     }
 }
 

@@ -4,8 +4,13 @@
 mod client;
 mod documented;
 mod flood;
+mod flows;
 mod messages;
 mod publisher;
 mod simulation;
+mod tshark;
 mod vectors;
 mod wireshark;
+
+/// The documents that describe the protocol.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");

@@ -28,12 +28,13 @@ fn key() -> impl Strategy<Value = FlowKey> {
 }
 
 fn level() -> impl Strategy<Value = Level> {
-    (0..4usize).prop_map(|at| Level::ALL[at])
+    (0..Level::COUNT).prop_map(|at| Level::ALL[at])
 }
 
 fn positions() -> impl Strategy<Value = Positions> {
-    any::<[Option<u64>; 4]>().prop_map(|[queued, on_wire, decoded, acked]| Positions {
+    any::<[Option<u64>; 5]>().prop_map(|[queued, early, on_wire, decoded, acked]| Positions {
         queued,
+        early: early.filter(|early| Some(*early) > on_wire),
         on_wire,
         decoded,
         acked,
@@ -53,10 +54,10 @@ prop_compose! {
     fn flow()(
         key in key(), instance: u64, peer: u32, event in event(), level in level(), middle: bool,
         origin_seq: Option<u32>, positions in positions(), violated: Option<u64>, packets: Option<u64>, cookie: Option<u64>,
-        block: Option<(u16, u16)>,
+        block: Option<(u16, u16)>, survives_burst: u32,
     ) -> Flow {
         let origin = if middle { Origin::Middle } else { Origin::Start };
-        Flow { key, instance, peer, event, level, origin, origin_seq, positions, violated, packets, cookie, block }
+        Flow { key, instance, peer, event, level, origin, origin_seq, positions, violated, packets, cookie, block, survives_burst }
     }
 }
 

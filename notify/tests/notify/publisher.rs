@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::flows::{at, flow};
 use onwire_notify::client::{Core, Wish};
 use onwire_notify::envelope::{Direction, Envelope, Key, KeyRing, LEN};
 use onwire_notify::message::*;
@@ -16,32 +17,11 @@ fn key(id: u16) -> Key {
     Key::new(id, &[id as u8; 32]).unwrap()
 }
 
-fn at(ip: u8, port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, ip], port))
-}
-
 fn publisher(now: Instant) -> Publisher {
     let mut keys = KeyRing::new();
     keys.insert(key(1)).unwrap();
     keys.insert(key(2)).unwrap();
     Publisher::new(keys, Limits::default(), EPOCH, &[3; 32], now)
-}
-
-fn flow(port: u16, position: u64) -> Flow {
-    Flow {
-        key: FlowKey::tcp(at(1, port), at(2, 80)),
-        instance: u64::from(port) + 1,
-        peer: 0,
-        event: Event::Protected,
-        level: Level::OnWire,
-        origin: Origin::Start,
-        origin_seq: Some(1),
-        positions: Positions { on_wire: Some(position), ..Positions::default() },
-        violated: None,
-        packets: None,
-        cookie: None,
-        block: None,
-    }
 }
 
 /// Carries datagrams both ways until neither side has more; nothing is lost. Returns those that the client sent.

@@ -161,6 +161,7 @@ impl World {
             packets: None,
             cookie: None,
             block: Some((32, 4)),
+            survives_burst: 0,
         };
         self.publisher.publish_flow(&flow, self.now);
     }
@@ -484,6 +485,7 @@ fn a_large_dump_arrives_whole_at_30_percent_loss() {
             packets: None,
             cookie: None,
             block: None,
+            survives_burst: 0,
         };
         world.publisher.publish_flow(&flow, now);
     }

@@ -26,6 +26,7 @@ fn flow() -> Flow {
         origin: Origin::Start,
         origin_seq: Some(0xfffffff0),
         positions: Positions {
+            early: None,
             queued: Some(70_000),
             on_wire: Some(65_536),
             decoded: Some(40_000),
@@ -35,6 +36,7 @@ fn flow() -> Flow {
         packets: None,
         cookie: Some(0xfeed),
         block: Some((32, 4)),
+        survives_burst: 0,
     }
 }
 
@@ -68,6 +70,7 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
         packets: Some(4),
         cookie: None,
         block: None,
+        survives_burst: 0,
         ..flow()
     };
     let block =

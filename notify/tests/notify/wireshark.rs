@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::process::Command;
+
+use crate::tshark::tshark;
 
 /// Names and datagrams of `docs/protocol/vectors.txt`.
 fn vectors() -> Vec<(String, Vec<u8>)> {
@@ -44,20 +45,6 @@ fn pcap(datagrams: &[(String, Vec<u8>)]) -> Vec<u8> {
         file.extend_from_slice(datagram);
     }
     file
-}
-
-fn tshark(capture: &Path, arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol/onwire.lua");
-    let output = Command::new("tshark")
-        .args(["-n", "-X", &format!("lua_script:{}", script.display()), "-r"])
-        .arg(capture)
-        .args(arguments)
-        .output()
-        .expect("this test runs tshark: apt-get install tshark");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{errors}");
-    assert!(!errors.contains("Lua"), "{errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

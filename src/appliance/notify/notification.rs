@@ -44,6 +44,7 @@ pub fn flow_message(state: &FlowState, event: Event, block: Option<(u16, u16)>, 
         origin_seq: state.origin_sequence,
         positions: Positions {
             queued: position(Level::Queued),
+            early: position(Level::Early),
             on_wire: position(Level::OnWire),
             decoded: position(Level::Decoded),
             acked: position(Level::Acked),
@@ -52,6 +53,7 @@ pub fn flow_message(state: &FlowState, event: Event, block: Option<(u16, u16)>, 
         packets: packets.map(|position| position.packets),
         cookie: state.cookie,
         block,
+        survives_burst: u32::try_from(state.survives_burst.as_micros()).unwrap_or(u32::MAX),
     }
 }
 

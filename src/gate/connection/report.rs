@@ -75,7 +75,7 @@ impl Connection {
     }
 
     /// A loss that the flow's state reports without a range, once it is clear that no range will come.
-    pub fn poll_untold_loss(&mut self, subscription: &Subscription) -> Option<Bytes<u64>> {
+    pub fn poll_unreported_loss(&mut self, subscription: &Subscription) -> Option<Bytes<u64>> {
         let lost =
             self.key.filter(|_| self.condition == Reason::Violated).and_then(|key| subscription.lowest_loss(&key));
         let untold = lost.filter(|start| !self.early.knows(*start));

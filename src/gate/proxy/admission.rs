@@ -72,7 +72,7 @@ impl Proxy {
         }
         let listener = &mut self.listeners[number];
         listener.connections += 1;
-        let first = kinds::first_word(listener.gate.kind);
+        let first = kinds::first_sender(listener.gate.kind);
         let arrival = Arrival::new(self.next_number, (client, leg), first, listener.gate.start_timeout, now);
         self.next_number += 1;
         self.slots[at] = Some((number, Occupant::Arrival(arrival)));

@@ -174,7 +174,7 @@ impl UdpSocket {
         let mut control = ControlBuffer::EMPTY;
         let fd = self.as_raw_fd();
         for _ in 0..MAX_ENTRIES {
-            let buffer = self.on_their_way.buffer();
+            let buffer = self.in_flight.buffer();
             let mut about = RawAddress::EMPTY;
             let Ok((len, control_len)) = receive_message(fd, buffer, &mut about, &mut control, libc::MSG_ERRQUEUE)
             else {
@@ -243,7 +243,7 @@ impl UdpSocket {
         let stamp = match self.stamps {
             _ if queued.info != SCM_TSTAMP_SND => None,
             StampState::OwnId => Some(queued.data),
-            StampState::LoopedData => self.on_their_way.claim(len),
+            StampState::LoopedData => self.in_flight.claim(len),
             StampState::Off(_) => None,
         };
         match stamp {

@@ -125,13 +125,13 @@ impl UdpSocket {
         let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
         let from = target.from.map(|from| PacketInfo::new(from, self.local.is_ipv6()));
-        let envelope = Destination { address, length, from, segment, alone: target.alone };
+        let destination = Destination { address, length, from, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
         let mut is_whole = true;
         while outcome.sent < bytes.len() {
             let rest = &bytes[outcome.sent..];
             let number = stamp.map(|stamp| stamp.wrapping_add(outcome.stamps as u32));
-            match self.send_batch(&envelope, rest, number) {
+            match self.send_batch(&destination, rest, number) {
                 Ok((taken, stamps)) => {
                     outcome.sent += taken.bytes;
                     outcome.stamps += stamps;
@@ -153,12 +153,17 @@ impl UdpSocket {
     }
 
     /// Sends from the front what fits in one call; returns how many timestamps were requested. `Ok` is never empty.
-    fn send_batch(&mut self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<(Taken, usize)> {
+    fn send_batch(
+        &mut self,
+        destination: &Destination,
+        bytes: &[u8],
+        stamp: Option<u32>,
+    ) -> io::Result<(Taken, usize)> {
         let stamp = stamp.filter(|_| self.asks_for_stamps());
-        match self.try_batch(envelope, bytes, stamp) {
+        match self.try_batch(destination, bytes, stamp) {
             Err(error) if stamp.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
                 // As for segmentation: the request was to blame only if sending works without it.
-                let taken = self.try_batch(envelope, bytes, None)?;
+                let taken = self.try_batch(destination, bytes, None)?;
                 let is_new = self.stamp_retry.on_refused();
                 if is_new {
                     self.changes.push_back(Change::Refused(Extra::Timestamps, error));
@@ -175,7 +180,7 @@ impl UdpSocket {
                     self.changes.push_back(Change::Back(Extra::Timestamps));
                 }
                 if self.stamps == StampState::LoopedData {
-                    self.on_their_way.push_all(stamp, &bytes[..taken.bytes], envelope.segment, taken.packets);
+                    self.in_flight.push_all(stamp, &bytes[..taken.bytes], destination.segment, taken.packets);
                 }
                 Ok((taken, taken.packets))
             }
@@ -204,29 +209,29 @@ impl UdpSocket {
     }
 
     /// Requests the source address of the envelope, and the timestamp with this id, if one is wanted.
-    fn requests(&self, envelope: &Destination, stamp: Option<u32>) -> Requests {
+    fn requests(&self, destination: &Destination, stamp: Option<u32>) -> Requests {
         let requests = match (self.stamps, stamp) {
             (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
             (StampState::LoopedData, Some(_)) => Requests::stamp(None),
             _ => Requests::NONE,
         };
-        match &envelope.from {
+        match &destination.from {
             Some(from) => requests.from(from),
             None => requests,
         }
     }
 
-    fn try_batch(&mut self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
-        let segment = envelope.segment;
+    fn try_batch(&mut self, destination: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+        let segment = destination.segment;
         if bytes.len() <= segment {
-            return retried(|| self.send_one(envelope, bytes, &self.requests(envelope, stamp)));
+            return retried(|| self.send_one(destination, bytes, &self.requests(destination, stamp)));
         }
         let fitting = (MAX_BYTES / segment).clamp(1, MAX_SEGMENTS);
-        let size = u16::try_from(segment).ok().filter(|_| !envelope.alone && fitting > 1 && self.cuts_trains());
-        let Some(size) = size else { return retried(|| self.send_each(envelope, bytes, stamp)) };
+        let size = u16::try_from(segment).ok().filter(|_| !destination.alone && fitting > 1 && self.cuts_trains());
+        let Some(size) = size else { return retried(|| self.send_each(destination, bytes, stamp)) };
         let batch = &bytes[..bytes.len().min(fitting * segment)];
-        let cut = self.requests(envelope, stamp).segment(size);
-        let result = retried(|| self.send_one(envelope, batch, &cut));
+        let cut = self.requests(destination, stamp).segment(size);
+        let result = retried(|| self.send_one(destination, batch, &cut));
         let Err(error) = result else {
             if self.gso_retry.on_taken() {
                 self.gso = GsoState::Active;
@@ -239,7 +244,7 @@ impl UdpSocket {
         };
         // The device or the kernel may not cut this train. Cut it here; the segmentation was to blame only if that
         // works.
-        let taken = retried(|| self.send_each(envelope, batch, stamp))?;
+        let taken = retried(|| self.send_each(destination, batch, stamp))?;
         if self.gso_retry.on_refused() {
             self.changes.push_back(Change::Refused(Extra::Segmentation, error));
         }
@@ -250,9 +255,9 @@ impl UdpSocket {
     }
 
     /// One `sendmsg`: a datagram, or a train for the kernel to cut if `requests` says so.
-    fn send_one(&self, envelope: &Destination, bytes: &[u8], requests: &Requests) -> io::Result<Taken> {
+    fn send_one(&self, destination: &Destination, bytes: &[u8], requests: &Requests) -> io::Result<Taken> {
         let mut slice = io_slice(bytes);
-        let message = message(envelope, &mut slice, requests);
+        let message = message(destination, &mut slice, requests);
         // SAFETY: the message points to the address, the slice and the control messages, all alive until the call
         // returns; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(self.as_raw_fd(), &raw const message, 0) };
@@ -261,8 +266,8 @@ impl UdpSocket {
     }
 
     /// One `sendmmsg`: up to [`MAX_SEGMENTS`] datagrams from the front.
-    fn send_each(&self, envelope: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
-        let segment = envelope.segment;
+    fn send_each(&self, destination: &Destination, bytes: &[u8], stamp: Option<u32>) -> io::Result<Taken> {
+        let segment = destination.segment;
         let mut slices = [io_slice(&[]); MAX_SEGMENTS];
         let mut requests = [const { Requests::NONE }; MAX_SEGMENTS];
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_SEGMENTS];
@@ -271,8 +276,8 @@ impl UdpSocket {
             bytes.chunks(segment).zip(&mut slices).zip(&mut messages).zip(&mut requests)
         {
             *slice = io_slice(datagram);
-            *asked = self.requests(envelope, stamp.map(|stamp| stamp.wrapping_add(count)));
-            slot.write(libc::mmsghdr { msg_hdr: message(envelope, slice, asked), msg_len: 0 });
+            *asked = self.requests(destination, stamp.map(|stamp| stamp.wrapping_add(count)));
+            slot.write(libc::mmsghdr { msg_hdr: message(destination, slice, asked), msg_len: 0 });
             count += 1;
         }
         // SAFETY: the first `count` messages are initialised and point to the address, their slices and the control
@@ -288,11 +293,11 @@ fn io_slice(bytes: &[u8]) -> libc::iovec {
 }
 
 /// A message of one slice. The kernel only reads what the pointers point to; they are mutable because of the C API.
-fn message(envelope: &Destination, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
+fn message(destination: &Destination, slice: &mut libc::iovec, requests: &Requests) -> libc::msghdr {
     // SAFETY: msghdr is plain data for which all zeros is a valid value (some C libraries pad it).
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_name = ptr::from_ref(&envelope.address).cast_mut().cast();
-    message.msg_namelen = envelope.length;
+    message.msg_name = ptr::from_ref(&destination.address).cast_mut().cast();
+    message.msg_namelen = destination.length;
     message.msg_iov = slice;
     message.msg_iovlen = 1;
     message.msg_control = requests.as_bytes().as_ptr().cast_mut().cast();

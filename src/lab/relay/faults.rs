@@ -225,6 +225,7 @@ impl Faults {
         if let Some(key) = self.target {
             let positions = Positions {
                 queued: Some(FORGED_POSITION),
+                early: Some(FORGED_POSITION),
                 on_wire: Some(FORGED_POSITION),
                 decoded: Some(FORGED_POSITION),
                 acked: Some(FORGED_POSITION),
@@ -242,6 +243,7 @@ impl Faults {
                 packets: None,
                 cookie: None,
                 block: None,
+                survives_burst: 0,
             };
             flow.emit(Header { flags: 0, seq: self.rng.random_range(1..100_000), port: 0 }, &mut forged);
         }

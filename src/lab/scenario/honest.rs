@@ -57,7 +57,7 @@ struct Arm {
     level: Level,
     trials: u32,
     /// Trials in which the program was notified that its bytes are protected, by the level of the notification.
-    told: [u32; 4],
+    told: [u32; Level::COUNT],
     /// Bytes called protected.
     bytes: u64,
     /// Of these, bytes that did not arrive.
@@ -70,11 +70,11 @@ struct Arm {
 
 impl Arm {
     fn new(level: Level, trials: u32) -> Self {
-        Self { level, trials, told: [0; 4], bytes: 0, lost: 0, lossy: 0, waits: Times::default() }
+        Self { level, trials, told: [0; Level::COUNT], bytes: 0, lost: 0, lossy: 0, waits: Times::default() }
     }
 
     fn on_trial(&mut self, level: Level, claimed: u64, arrived: u64, waited: Duration) {
-        self.told[level as usize - 1] += 1;
+        self.told[level.index()] += 1;
         self.bytes += claimed;
         self.lost += claimed.saturating_sub(arrived);
         self.lossy += u32::from(arrived < claimed);
@@ -176,7 +176,7 @@ fn report(arms: &[Arm; 2]) -> Report {
         honest.lost == 0 && honest.bytes > 0,
     );
     // A notification after an acknowledgement would prove nothing about the queue.
-    let by_departure = honest.told[Level::OnWire as usize - 1];
+    let by_departure = honest.told[Level::OnWire.index()];
     report.claim(
         "at on_wire, programs are told, and mostly before anything came back",
         format!("{}, {by_departure} of them before", told(honest)),
@@ -216,7 +216,7 @@ fn report(arms: &[Arm; 2]) -> Report {
             json!({
                 "trials": arm.trials,
                 "told": arm.told(),
-                "told_at": Level::ALL.map(|level| (level.name(), arm.told[level as usize - 1]))
+                "told_at": Level::ALL.map(|level| (level.name(), arm.told[level.index()]))
                     .into_iter().collect::<std::collections::BTreeMap<_, _>>(),
                 "bytes_protected": arm.bytes,
                 "bytes_lost": arm.lost,

@@ -116,6 +116,7 @@ mod tests {
             packets: Some(on_wire / 100),
             cookie: None,
             block: Some((2, 3)),
+            survives_burst: 0,
         })
     }
 
