@@ -1,7 +1,7 @@
 //! Turns the checked configuration into the values from which state machines and sockets are made.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
 use rand::rngs::StdRng;
@@ -149,6 +149,7 @@ pub fn lane_protection(
     let protection = |_| {
         let mut protection = PeerProtection::new(table(), evidence);
         protection.limit_trust(trust_max);
+        protection.set_promises(config.profiles.iter().map(survive_burst).collect());
         protection
     };
     LaneProtection::new(config.peers.iter().map(protection).collect())
@@ -190,6 +191,16 @@ fn profile(number: u8, profile: &config::Profile) -> Profile {
             Repair::Fixed { symbols, assume_loss } => Plan::fixed(block_symbols, usize::from(symbols), assume_loss),
             Repair::Targets(targets) => Plan::fixed(block_symbols, usize::from(targets.min), targets.assume_loss),
         },
+        survive_burst: survive_burst(profile),
+        keeps_promise: true,
+    }
+}
+
+/// The interruption of the link that blocks of this profile are promised to survive.
+fn survive_burst(profile: &config::Profile) -> Duration {
+    match profile.repair {
+        Repair::Targets(targets) => targets.survive_burst,
+        Repair::None | Repair::Fixed { .. } => Duration::ZERO,
     }
 }
 

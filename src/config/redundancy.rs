@@ -181,7 +181,7 @@ impl Targets {
             share if (0.01..=10.0).contains(&share) => Ok(share),
             _ => Err(String::new()),
         };
-        let longest = Duration::from_millis(400);
+        let longest = Duration::from_millis(250);
         let residual = table.field("residual").read("a chance from 1e-30 to 0.1, such as 1e-9", chance, reading);
         let survive_burst = duration(&table.field("survive_burst"), Duration::ZERO..=longest, reading);
         let max_overhead = table.field("max_overhead").read("a share from 1% to 1000%, such as 50%", share, reading);

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::state::{FlowId, FlowState, Position};
+use super::state::{FlowId, FlowState};
 use crate::notify::message::{GoneReason, Level};
 use crate::wire::payload_id::BlockId;
 
@@ -16,14 +16,12 @@ const WAITING_MAX: usize = 4096;
 pub enum Event {
     /// A flow or a new instance of one.
     New(FlowState),
-    /// Everything before `position` has reached `level`.
+    /// Positions have risen.
     Protected {
-        /// The flow, with all its levels.
+        /// The flow, with all its positions.
         flow: FlowState,
-        /// The level that rose.
-        level: Level,
-        /// Its new position at that level.
-        position: Position,
+        /// Which of them have risen since the last event of the flow, by [`Level::index`].
+        raised: [bool; Level::COUNT],
         /// The block that last raised a position of the flow; none if an acknowledgement did.
         block: Option<BlockId>,
     },

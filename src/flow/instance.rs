@@ -282,10 +282,6 @@ impl Flow {
         before == 0 && self.unreported != 0
     }
 
-    pub fn position(&self, level: Level) -> Position {
-        self.present(self.rest.told[level.index()])
-    }
-
     /// The block that last raised a position.
     pub fn raised_by(&self) -> Option<BlockId> {
         self.rest.raised_by

@@ -96,7 +96,8 @@ impl FlowTable {
         self.promises = promises;
     }
 
-    pub(super) fn promise(&self, profile: u8) -> Duration {
+    /// As above, of one profile.
+    pub fn promise(&self, profile: u8) -> Duration {
         self.promises.get(usize::from(profile)).copied().unwrap_or_default()
     }
 
@@ -264,18 +265,13 @@ impl FlowTable {
         loop {
             let id = self.events.first_changed()?;
             let flow = self.flows.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|flow| flow.id == id);
-            if let Some(flow) = flow
-                && let Some(level) = Level::ALL.into_iter().find(|level| flow.unreported & bit(*level) != 0)
-            {
-                flow.unreported &= !bit(level);
-                let (position, block) = (flow.position(level), flow.raised_by());
-                let event = Event::Protected { flow: flow.state(), level, position, block };
-                if flow.unreported == 0 {
-                    self.events.pop_changed();
-                }
-                return Some(event);
-            }
             self.events.pop_changed();
+            if let Some(flow) = flow.filter(|flow| flow.unreported != 0) {
+                // One event for all levels: each has the full state.
+                let raised = Level::ALL.map(|level| flow.unreported & bit(level) != 0);
+                flow.unreported = 0;
+                return Some(Event::Protected { flow: flow.state(), raised, block: flow.raised_by() });
+            }
         }
     }
 

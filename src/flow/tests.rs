@@ -73,13 +73,19 @@ impl Bench {
     /// All pending events, abbreviated.
     fn events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.table.poll_event())
-            .map(|event| match event {
-                Event::New(flow) => format!("new {}", flow.id.instance()),
-                Event::Protected { flow, level, position, .. } => {
-                    format!("{level:?} {} {} {}", flow.id.instance(), position.bytes, position.sequence)
+            .flat_map(|event| match event {
+                Event::New(flow) => vec![format!("new {}", flow.id.instance())],
+                Event::Protected { flow, raised, .. } => {
+                    // Without late parts, early rises with on_wire.
+                    let levels = Level::ALL.into_iter().filter(|level| raised[level.index()] && *level != Level::Early);
+                    let line = |level| {
+                        let position = flow.position(level);
+                        format!("{level:?} {} {} {}", flow.id.instance(), position.bytes, position.sequence)
+                    };
+                    levels.map(line).collect()
                 }
-                Event::Gone { flow, reason } => format!("{reason:?} {}", flow.id.instance()),
-                Event::Overflow => "overflow".to_owned(),
+                Event::Gone { flow, reason } => vec![format!("{reason:?} {}", flow.id.instance())],
+                Event::Overflow => vec!["overflow".to_owned()],
             })
             .collect()
     }

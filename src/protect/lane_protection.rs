@@ -1,14 +1,15 @@
 //! The protection of one lane: the [`PeerProtection`] of each peer, and the timestamps that the lane waits for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::notification::Notification;
 use super::peer_protection::PeerProtection;
-use super::tx_timestamps::Stamps;
+use super::tx_timestamps::{Stamps, TakenSend};
 use crate::tunnel::PeerId;
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
+use crate::wire::payload_id::BlockId;
 
 /// The protection of one lane.
 #[derive(Debug)]
@@ -53,11 +54,11 @@ impl LaneProtection {
         self.stamps.next()
     }
 
-    /// The kernel took this send toward `peer`; it was asked for this many timestamps.
-    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
-        self.stamps.begin(peer, send, timestamps, now);
-        if let Some(protection) = self.peers.get_mut(usize::from(peer.0)) {
-            protection.on_taken(send);
+    /// The kernel took this send; it was asked for this many timestamps.
+    pub fn on_taken(&mut self, taken: TakenSend, timestamps: usize, now: Instant) {
+        self.stamps.begin(taken, timestamps, now);
+        if let Some(protection) = self.peers.get_mut(usize::from(taken.peer.0)) {
+            protection.on_taken(taken.send);
         }
     }
 
@@ -73,11 +74,20 @@ impl LaneProtection {
 
     /// The timestamp with this id came.
     pub fn on_stamp(&mut self, number: u32, now: Instant) {
-        if let Some((peer, send)) = self.stamps.take(number)
-            && let Some(protection) = self.peers.get_mut(usize::from(peer.0))
+        if let Some(left) = self.stamps.take(number)
+            && let Some(protection) = self.peers.get_mut(usize::from(left.peer.0))
         {
-            protection.on_left(send, now);
+            protection.on_left(left.send, left.queued, now);
         }
+    }
+
+    /// A block whose early part has left this host: its peer, and how long what has left lately has lagged at most.
+    pub fn poll_early_left(&mut self, now: Instant) -> Option<(PeerId, BlockId, Duration)> {
+        let mut peers = self.peers.iter_mut().enumerate();
+        peers.find_map(|(number, peer)| {
+            let (block, lag) = peer.poll_early_left(now)?;
+            Some((PeerId(number as u16), block, lag))
+        })
     }
 
     /// A report of a peer brought feedback.

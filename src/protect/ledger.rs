@@ -3,10 +3,15 @@
 //! A block moves one way: open, closed, sent, then it has left or its timestamp is missing. Nothing is claimed here;
 //! whether a block that has left is protected also depends on the link.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+pub use self::queue::Size;
+use self::queue::{Entry, Queue, Stage};
+use crate::notify::message::Level;
+use crate::tunnel::block_event::Part;
 use crate::wire::payload_id::BlockId;
 
 /// Undecided blocks per profile; beyond, the oldest is forgotten, except for its number.
@@ -14,106 +19,28 @@ pub(super) const BLOCKS_MAX: usize = 16_384;
 /// A timestamp counts only within this time after the send.
 pub const STAMP_WITHIN: Duration = Duration::from_secs(1);
 
-/// The progress of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Accepts packets.
-    Open,
-    /// Complete; the kernel has not taken it yet.
-    Closed,
-    /// The kernel took all of it; its timestamp may come.
-    Sent { since: Instant },
-    /// It was claimed as protected.
-    Claimed,
-    /// Nothing will prove that it has left; only a report can decide it.
-    Unproven,
-    /// The peer has it, or it is void: it is decided.
-    Done,
-}
-
+/// A part of a block that the kernel has taken completely.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    source_symbols: u16,
-    repair_symbols: u16,
-    stage: Stage,
-    /// No earlier send carries a datagram of it.
-    first_send: u64,
-    /// When its first packet came; none if it never had one.
-    opened: Option<Instant>,
-}
-
-impl Entry {
-    const NEW: Self = Self { source_symbols: 0, repair_symbols: 0, stage: Stage::Open, first_send: 0, opened: None };
-}
-
-/// The blocks of one profile.
-#[derive(Debug, Default)]
-struct Queue {
-    first: u64,
-    entries: VecDeque<Entry>,
-    /// Blocks below this one do not wait for a timestamp.
-    unstamped_from: u64,
-    /// The span of forgotten blocks that the peer has not reported on yet; and the span of the claimed ones among them.
-    forgotten: Range<u64>,
-    forgotten_claims: Range<u64>,
-    /// All bytes that flows sent before this block opened are held already.
-    held: u64,
-}
-
-impl Queue {
-    fn entry(&mut self, sbn: u64) -> Option<&mut Entry> {
-        self.entries.get_mut(usize::try_from(sbn.checked_sub(self.first)?).ok()?)
-    }
-
-    fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
-    }
-
-    /// Forgets the oldest block. Returns true if it was undecided.
-    fn forget_first(&mut self) -> bool {
-        let Some(entry) = self.entries.pop_front() else { return false };
-        let sbn = self.first;
-        self.first += 1;
-        if entry.stage == Stage::Done {
-            return false;
-        }
-        extend(&mut self.forgotten, sbn);
-        if entry.stage == Stage::Claimed {
-            extend(&mut self.forgotten_claims, sbn);
-        }
-        true
-    }
-
-    fn drop_done(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.stage == Stage::Done) {
-            self.entries.pop_front();
-            self.first += 1;
-        }
-    }
-}
-
-fn extend(range: &mut Range<u64>, sbn: u64) {
-    let start = if range.is_empty() { sbn } else { range.start };
-    *range = start..sbn + 1;
-}
-
-/// Source and repair symbols of a block.
-pub type Size = (u16, u16);
-
-/// A block that the kernel has taken completely.
-#[derive(Clone, Copy, Debug)]
-pub struct SentBlock {
-    /// Its symbols.
+pub struct SentPart {
+    /// The symbols of the block.
     pub size: Size,
     /// No earlier send carries a datagram of it.
     pub first_send: u64,
+    /// No other part follows.
+    pub is_last: bool,
 }
 
-/// A block that has left this host completely.
+/// A part of a block that has left this host completely.
 #[derive(Clone, Copy, Debug)]
-pub struct LeftBlock {
-    /// Its symbols.
+pub struct LeftPart {
+    /// The symbols of the block.
     pub size: Size,
+    /// What the block has reached by that.
+    pub level: Level,
+    /// Its late part follows in time after this.
+    pub is_followed: bool,
+    /// The late part: how long after the kernel took the early part.
+    pub after_early: Option<Duration>,
     /// The time from its first packet until it was known to have left; none if it never had a packet.
     pub took: Option<Duration>,
 }
@@ -183,21 +110,47 @@ impl Ledger {
     }
 
     /// `block` is complete.
-    pub fn on_closed(&mut self, block: BlockId, (source_symbols, repair_symbols): Size) {
+    pub fn on_closed(
+        &mut self,
+        block: BlockId,
+        (source_symbols, repair_symbols): Size,
+        has_late: bool,
+        keeps_promise: bool,
+    ) {
         let Some(entry) = self.entry(block) else { return };
         entry.source_symbols = source_symbols;
         entry.repair_symbols = repair_symbols;
+        (entry.has_late, entry.keeps_promise) = (has_late, keeps_promise);
         if entry.stage == Stage::Open {
             // Without repair symbols a block is never protected.
             entry.stage = if repair_symbols == 0 { Stage::Unproven } else { Stage::Closed };
         }
     }
 
-    /// The kernel took the last datagram of `block`. Returns `Some` if it took all the others too.
-    pub fn on_sent(&mut self, block: BlockId, now: Instant) -> Option<SentBlock> {
-        let entry = self.entry(block).filter(|entry| entry.stage == Stage::Closed)?;
-        entry.stage = Stage::Sent { since: now };
-        Some(SentBlock { size: (entry.source_symbols, entry.repair_symbols), first_send: entry.first_send })
+    /// The kernel took the last datagram of a part of `block`. Returns `Some` if it took all the others of the part too.
+    pub fn on_sent(&mut self, block: BlockId, part: Part, now: Instant) -> Option<SentPart> {
+        let queue = self.queues.get_mut(usize::from(block.profile))?;
+        let entry = queue.entry(block.sbn)?;
+        match (part, entry.stage) {
+            (Part::Early, Stage::Closed) => entry.stage = Stage::Sent { since: now },
+            (Part::Late, Stage::Early { since }) => entry.stage = Stage::LateSent { since: now, early: since },
+            _ => return None,
+        }
+        let is_last = part == Part::Late || !entry.has_late;
+        let sent = SentPart { size: entry.size(), first_send: entry.first_send, is_last };
+        if part == Part::Late {
+            queue.late_sent.push_back(block.sbn);
+        }
+        Some(sent)
+    }
+
+    /// The late part of `block` does not leave, or too late.
+    pub fn on_promise_broken(&mut self, block: BlockId) {
+        let Some(entry) = self.entry(block) else { return };
+        entry.keeps_promise = false;
+        if matches!(entry.stage, Stage::Early { .. } | Stage::LateSent { .. }) {
+            entry.stage = Stage::Unproven;
+        }
     }
 
     /// No more datagrams of `block` will be sent.
@@ -215,6 +168,13 @@ impl Ledger {
     pub fn on_unsendable(&mut self) -> u64 {
         let mut hit = 0;
         for queue in &mut self.queues {
+            // Of these, some datagrams of the late part may be the ones.
+            while let Some(sbn) = queue.early.pop_front() {
+                if let Some(entry) = queue.entry(sbn).filter(|entry| matches!(entry.stage, Stage::Early { .. })) {
+                    entry.stage = Stage::Unproven;
+                    hit += 1;
+                }
+            }
             for entry in queue.entries.iter_mut().rev() {
                 match entry.stage {
                     Stage::Open | Stage::Closed => {
@@ -225,7 +185,11 @@ impl Ledger {
                     // This block never waits for a timestamp; earlier ones may.
                     Stage::Unproven if entry.repair_symbols == 0 && entry.source_symbols > 0 => {}
                     // Blocks leave in order: all blocks before this one were sent or hit already.
-                    Stage::Sent { .. } | Stage::Claimed | Stage::Unproven => break,
+                    Stage::Sent { .. }
+                    | Stage::Early { .. }
+                    | Stage::LateSent { .. }
+                    | Stage::Claimed
+                    | Stage::Unproven => break,
                 }
             }
         }
@@ -238,7 +202,7 @@ impl Ledger {
         let mut hit = 0;
         for queue in &mut self.queues {
             for entry in queue.entries.iter_mut() {
-                if matches!(entry.stage, Stage::Open | Stage::Closed | Stage::Sent { .. }) {
+                if !matches!(entry.stage, Stage::Claimed | Stage::Unproven | Stage::Done) {
                     entry.stage = Stage::Unproven;
                     hit += 1;
                 }
@@ -247,18 +211,36 @@ impl Ledger {
         hit
     }
 
-    /// `block` is known at `now` to have left this host completely. Returns `Some` if it was waiting for that.
-    pub fn on_left(&mut self, block: BlockId, now: Instant) -> Option<LeftBlock> {
-        let entry = self.entry(block).filter(|entry| matches!(entry.stage, Stage::Sent { .. }))?;
-        entry.stage = Stage::Unproven;
+    /// A part of `block` is known at `now` to have left this host completely; `next_send` is the number of the next send.
+    /// Returns `Some` if the block was waiting for that.
+    pub fn on_left(&mut self, block: BlockId, part: Part, next_send: u64, now: Instant) -> Option<LeftPart> {
+        let queue = self.queues.get_mut(usize::from(block.profile))?;
+        let entry = queue.entry(block.sbn)?;
+        let since = match (part, entry.stage) {
+            (Part::Early, Stage::Sent { since }) => since,
+            (Part::Late, Stage::LateSent { early, .. }) => early,
+            _ => return None,
+        };
+        let is_followed = part == Part::Early && entry.has_late;
+        entry.stage = if is_followed { Stage::Early { since } } else { Stage::Unproven };
+        entry.first_send = next_send;
         let took = entry.opened.map(|opened| now.saturating_duration_since(opened));
-        Some(LeftBlock { size: (entry.source_symbols, entry.repair_symbols), took })
+        let after_early = (part == Part::Late).then(|| now.saturating_duration_since(since));
+        let left = LeftPart { size: entry.size(), level: entry.left_level(part), is_followed, took, after_early };
+        if is_followed {
+            queue.early.push_back(block.sbn);
+        }
+        queue.drop_early();
+        Some(left)
     }
 
-    /// `block`, which has left, is claimed as protected.
-    pub fn claim(&mut self, block: BlockId) {
+    /// A part of `block`, which has left, is claimed as protected.
+    pub fn claim(&mut self, block: BlockId, level: Level) {
         if let Some(entry) = self.entry(block) {
-            entry.stage = Stage::Claimed;
+            entry.is_claimed = true;
+            if level >= Level::OnWire {
+                entry.stage = Stage::Claimed;
+            }
         }
     }
 
@@ -273,23 +255,36 @@ impl Ledger {
                 queue.entries[at].stage = Stage::Unproven;
                 missing += 1;
             }
+            while let Some((sbn, since)) = queue.oldest_late() {
+                if since + STAMP_WITHIN > now {
+                    break;
+                }
+                queue.late_sent.pop_front();
+                queue.entry(sbn).into_iter().for_each(|entry| entry.stage = Stage::Unproven);
+                missing += 1;
+            }
         }
         missing
     }
 
     /// When the next timestamp is overdue.
     pub fn deadline(&mut self) -> Option<Instant> {
-        let oldest = self.queues.iter_mut().filter_map(Queue::oldest_sent).map(|(_, since)| since).min();
-        oldest.map(|since| since + STAMP_WITHIN)
+        let oldest = self.queues.iter_mut().flat_map(|queue| {
+            let early = queue.oldest_sent().map(|(_, since)| since);
+            early.into_iter().chain(queue.oldest_late().map(|(_, since)| since))
+        });
+        oldest.min().map(|since| since + STAMP_WITHIN)
     }
 
-    /// No block waits for the kernel or for a timestamp.
+    /// No block waits for the kernel, for a timestamp or for its late part.
     pub fn is_settled(&mut self) -> bool {
+        self.queues.iter_mut().for_each(Queue::drop_early);
         let unsent = |queue: &Queue| {
             let last = queue.entries.iter().rev().find(|entry| entry.stage != Stage::Done);
             last.is_some_and(|entry| matches!(entry.stage, Stage::Open | Stage::Closed))
         };
-        !self.queues.iter().any(unsent) && self.deadline().is_none()
+        let waits = |queue: &Queue| unsent(queue) || !queue.early.is_empty();
+        !self.queues.iter().any(waits) && self.deadline().is_none()
     }
 
     /// The peer has given up `count` blocks from `first` on; if it is a single block, the peer has its first `symbols`
@@ -313,7 +308,7 @@ impl Ledger {
             let fate = match stage {
                 Stage::Done => continue,
                 _ if whole => Fate::Whole,
-                stage => Fate::Lost { claimed: stage == Stage::Claimed },
+                _ => Fate::Lost { claimed: entry.is_claimed },
             };
             tell(BlockId { sbn, ..first }, fate);
         }
@@ -390,7 +385,8 @@ impl Ledger {
     pub fn on_void(&mut self, below: BlockId) {
         if let Some(queue) = self.queues.get(usize::from(below.profile)) {
             let before = usize::try_from(below.sbn.saturating_sub(queue.first)).unwrap_or(usize::MAX);
-            self.claims_void |= queue.entries.iter().take(before).any(|entry| entry.stage == Stage::Claimed);
+            self.claims_void |=
+                queue.entries.iter().take(before).any(|entry| entry.is_claimed && entry.stage != Stage::Done);
             self.claims_void |= !queue.forgotten_claims.is_empty();
         }
         self.on_decoded(below.profile, below.sbn);
@@ -398,28 +394,5 @@ impl Ledger {
 
     fn entry(&mut self, block: BlockId) -> Option<&mut Entry> {
         self.queues.get_mut(usize::from(block.profile))?.entry(block.sbn)
-    }
-}
-
-impl Queue {
-    /// The oldest block that waits for its timestamp.
-    fn oldest_sent(&mut self) -> Option<(usize, Instant)> {
-        let from = usize::try_from(self.unstamped_from.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        for (at, entry) in self.entries.iter().enumerate().skip(from) {
-            match entry.stage {
-                Stage::Sent { since } => {
-                    self.unstamped_from = self.first + at as u64;
-                    return Some((at, since));
-                }
-                // The blocks behind it were not sent either.
-                Stage::Open | Stage::Closed => {
-                    self.unstamped_from = self.first + at as u64;
-                    return None;
-                }
-                Stage::Claimed | Stage::Unproven | Stage::Done => {}
-            }
-        }
-        self.unstamped_from = self.end();
-        None
     }
 }

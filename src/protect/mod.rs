@@ -21,6 +21,7 @@ mod lane_protection;
 mod ledger;
 mod notification;
 mod peer_protection;
+mod send_lag;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -31,4 +32,4 @@ pub use lane_protection::LaneProtection;
 pub use notification::{Counters, Notification};
 pub use peer_protection::PeerProtection;
 pub use trust::{PROOF_FLOOR, TRUST_MAX};
-pub use tx_timestamps::Stamps;
+pub use tx_timestamps::{Stamps, TakenSend};

@@ -46,6 +46,8 @@ pub struct Counters {
     pub protected: u64,
     /// Blocks that left too late or while the link was not trusted, or whose path changed before they left.
     pub untrusted: u64,
+    /// Blocks whose late part did not leave, or too close to the early one: they are protected early at most.
+    pub promises_broken: u64,
     /// Blocks with a datagram that could not be sent.
     pub unsendable: u64,
     /// Overdue timestamps.
@@ -63,6 +65,7 @@ impl Counters {
     pub fn add(&mut self, other: &Self) {
         self.protected += other.protected;
         self.untrusted += other.untrusted;
+        self.promises_broken += other.promises_broken;
         self.unsendable += other.unsendable;
         self.stamps_missing += other.stamps_missing;
         self.lost += other.lost;

@@ -11,12 +11,14 @@ use super::evidence::Evidence;
 use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
 use super::notification::{Counters, Notification};
+use super::send_lag::SendLag;
 use super::tx_timestamps::Departures;
 use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
 use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
+use crate::tunnel::late_repair::LATE_SLACK;
 use crate::tunnel::receiver::SENDER_PAUSE;
 use crate::wire::payload_id::BlockId;
 
@@ -35,6 +37,9 @@ pub struct PeerProtection {
     flows: FlowTable,
     ledger: Ledger,
     departures: Departures,
+    lag: SendLag,
+    /// Blocks whose early part has left, until they are polled.
+    early_left: VecDeque<BlockId>,
     health: Health,
     barriers: Barriers,
     published_state: (LinkState, StateReason),
@@ -56,6 +61,8 @@ impl PeerProtection {
             flows,
             ledger: Ledger::default(),
             departures: Departures::default(),
+            lag: SendLag::default(),
+            early_left: VecDeque::new(),
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             published_state: (LinkState::Down, StateReason::NoSession),
@@ -70,6 +77,11 @@ impl PeerProtection {
     /// The link is trusted for at most `max` after our last datagram that is known to have arrived.
     pub fn limit_trust(&mut self, max: Duration) {
         self.health.limit_trust(max);
+    }
+
+    /// By profile: the interruption of the link that its blocks are promised to survive.
+    pub fn set_promises(&mut self, promises: Vec<Duration>) {
+        self.flows.set_promises(promises);
     }
 
     /// A packet is about to be put into its block, or was dropped here.
@@ -91,17 +103,24 @@ impl PeerProtection {
     /// A block on its way out changed its state.
     pub fn on_block(&mut self, event: BlockEvent, now: Instant) {
         match event {
-            BlockEvent::Closed { block, source_symbols, repair_symbols } => {
-                self.ledger.on_closed(block, (source_symbols, repair_symbols));
+            BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise } => {
+                self.ledger.on_closed(block, (source_symbols, repair_symbols), has_late, keeps_promise);
             }
-            BlockEvent::Sent { block, last, alone } => {
-                let Some(sent) = self.ledger.on_sent(block, now) else { return };
+            BlockEvent::Sent { block, part, last, alone } => {
+                let Some(sent) = self.ledger.on_sent(block, part, now) else { return };
                 if self.evidence == Evidence::Timestamps {
-                    self.departures.on_sent(block, sent.first_send, last, alone);
+                    self.departures.on_sent((block, part), sent.first_send, last, alone);
+                } else if !sent.is_last {
+                    // The kernel has it, and nothing will show more.
+                    self.ledger.on_left(block, part, self.departures.next_send(), now);
                 } else if self.health_allows(now) {
                     self.claim(block, sent.size, Level::Queued);
                     self.settle_barriers();
                 }
+            }
+            BlockEvent::PromiseBroken { block } => {
+                self.counters.promises_broken += 1;
+                self.ledger.on_promise_broken(block);
             }
             BlockEvent::Abandoned { block } => {
                 self.ledger.on_abandoned(block);
@@ -138,20 +157,33 @@ impl PeerProtection {
         self.departures.is_waiting()
     }
 
-    /// The send with this number has left this host.
-    pub fn on_left(&mut self, send: u64, now: Instant) {
+    /// The send with this number, whose first datagram was queued at `queued`, has left this host.
+    pub fn on_left(&mut self, send: u64, queued: Instant, now: Instant) {
         self.health.on_stamp();
+        self.lag.on_left(queued, now);
         self.departures.on_left(send, now);
-        while let Some(block) = self.departures.poll_left() {
-            let Some(left) = self.ledger.on_left(block, now) else { continue };
-            if left.took.is_some_and(|took| took <= LEAVES_WITHIN) && self.health.is_healthy(now) {
-                self.claim(block, left.size, Level::OnWire);
+        while let Some((block, part)) = self.departures.poll_left() {
+            let next_send = self.departures.next_send();
+            let Some(left) = self.ledger.on_left(block, part, next_send, now) else { continue };
+            if left.is_followed {
+                self.early_left.push_back(block);
+            }
+            let in_time = left.took.is_some_and(|took| took <= LEAVES_WITHIN)
+                && left.after_early.is_none_or(|after| after <= self.flows.promise(block.profile) + LATE_SLACK);
+            if in_time && self.health.is_healthy(now) {
+                self.claim(block, left.size, left.level);
             } else {
                 self.counters.untrusted += 1;
                 self.publish_block(block, left.size, None);
             }
         }
         self.settle_barriers();
+    }
+
+    /// A block whose early part has left, and whose late part follows in time after this; and how long what has left
+    /// lately has lagged at most.
+    pub fn poll_early_left(&mut self, now: Instant) -> Option<(BlockId, Duration)> {
+        Some((self.early_left.pop_front()?, self.lag.greatest(now)))
     }
 
     /// A report of the peer brought the outcome of blocks.
@@ -322,9 +354,9 @@ impl PeerProtection {
     }
 
     fn claim(&mut self, block: BlockId, size: Size, level: Level) {
-        if level >= Level::OnWire {
-            self.counters.protected += 1;
-            self.ledger.claim(block);
+        if level >= Level::Early {
+            self.counters.protected += u64::from(level >= Level::OnWire);
+            self.ledger.claim(block, level);
         }
         self.flows.on_block_protected(block, level);
         self.publish_block(block, size, Some(level));

@@ -12,7 +12,7 @@ use super::{Evidence, Notification, PeerProtection};
 use crate::flow::{FlowTable, InstanceCounter, Level, Limits};
 use crate::notify::message::{Event, LinkState, StateReason};
 use crate::tunnel::PeerId;
-use crate::tunnel::block_event::BlockEvent;
+use crate::tunnel::block_event::{BlockEvent, Part};
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::Outgoing;
 use crate::wire::packet::{PacketView, TCP, TcpHeader, UDP};
@@ -125,11 +125,17 @@ impl Bench {
         let last = self.sends.len() as u64;
         self.sends.push(sbn);
         self.protection.on_taken(last);
-        self.event(BlockEvent::Sent { block: block(sbn), last, alone: true });
+        self.event(BlockEvent::Sent { block: block(sbn), last, alone: true, part: Part::Early });
     }
 
     fn close(&mut self, sbn: u64) {
-        self.event(BlockEvent::Closed { block: block(sbn), source_symbols: 2, repair_symbols: 1 });
+        self.event(BlockEvent::Closed {
+            block: block(sbn),
+            source_symbols: 2,
+            repair_symbols: 1,
+            has_late: false,
+            keeps_promise: true,
+        });
     }
 
     /// A block of one packet, taken by the kernel.
@@ -148,7 +154,7 @@ impl Bench {
     /// The timestamp of the block's send came; for an unknown block, one of a send that never was.
     fn left(&mut self, sbn: u64) {
         let at = self.sends.iter().position(|sent| *sent == sbn).unwrap_or(self.sends.len());
-        self.protection.on_left(at as u64, self.now);
+        self.protection.on_left(at as u64, self.now, self.now);
     }
 
     fn hear(&mut self, lost: Vec<LostRun>, from: u64, below: u64) {
@@ -224,10 +230,10 @@ fn a_block_in_several_sends_is_protected_when_all_of_them_have_left() {
     bench.protection.on_taken(0);
     bench.close(0);
     bench.protection.on_taken(1);
-    bench.event(BlockEvent::Sent { block: block(0), last: 1, alone: false });
+    bench.event(BlockEvent::Sent { block: block(0), last: 1, alone: false, part: Part::Early });
     bench.protection.on_taken(2);
     for (send, protected) in [(1, 0), (2, 0), (0, 10)] {
-        bench.protection.on_left(send, bench.now);
+        bench.protection.on_left(send, bench.now, bench.now);
         assert_eq!(bench.protected(), protected, "send {send}");
     }
 }
@@ -516,7 +522,13 @@ fn a_subscriber_of_blocks_gets_each_block_with_its_ranges() {
 fn a_profile_without_repair_symbols_is_never_protected() {
     let mut bench = Bench::up();
     bench.packet(0);
-    bench.event(BlockEvent::Closed { block: block(0), source_symbols: 2, repair_symbols: 0 });
+    bench.event(BlockEvent::Closed {
+        block: block(0),
+        source_symbols: 2,
+        repair_symbols: 0,
+        has_late: false,
+        keeps_promise: true,
+    });
     bench.sent(0);
     bench.left(0);
     assert_eq!(bench.protected(), 0);
@@ -549,7 +561,13 @@ fn a_send_error_fails_waiting_blocks_before_one_without_repair_symbols() {
     bench.packet(0);
     bench.close(0);
     bench.packet(1);
-    bench.event(BlockEvent::Closed { block: block(1), source_symbols: 2, repair_symbols: 0 });
+    bench.event(BlockEvent::Closed {
+        block: block(1),
+        source_symbols: 2,
+        repair_symbols: 0,
+        has_late: false,
+        keeps_promise: true,
+    });
     bench.event(BlockEvent::Unsendable);
     bench.sent(0);
     bench.pass(101);

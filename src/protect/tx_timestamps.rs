@@ -15,16 +15,30 @@ use std::time::Instant;
 
 use super::ledger::STAMP_WITHIN;
 use crate::tunnel::PeerId;
+use crate::tunnel::block_event::Part;
 use crate::wire::payload_id::BlockId;
 
 /// Timestamps that may be waited for; beyond, the oldest no longer counts.
 const STAMPS_MAX: usize = 65_536;
+
+/// A send that the kernel has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenSend {
+    /// Where it goes.
+    pub peer: PeerId,
+    /// Its number among the sends to that peer.
+    pub send: u64,
+    /// When its first datagram was appended to the queue toward the peer.
+    pub queued: Instant,
+}
 
 /// A timestamp that was requested.
 #[derive(Clone, Copy, Debug)]
 struct PendingStamp {
     peer: PeerId,
     send: u64,
+    /// When its first datagram was appended to the queue toward the peer.
+    queued: Instant,
     since: Instant,
     has_come: bool,
     /// The distance to the last timestamp of the send.
@@ -53,28 +67,30 @@ impl Stamps {
         self.first.wrapping_add(self.waiting.len() as u32)
     }
 
-    /// The kernel took a send toward `peer`, with this many timestamps requested from id [`next`](Self::next) on.
-    pub fn begin(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+    /// The kernel took a send, with this many timestamps requested from id [`next`](Self::next) on.
+    pub fn begin(&mut self, taken: TakenSend, timestamps: usize, now: Instant) {
+        let TakenSend { peer, send, queued } = taken;
         for place in 0..timestamps {
             if self.waiting.len() >= STAMPS_MAX {
                 self.drop_first();
             }
             let to_last = timestamps - 1 - place;
             let missing = if to_last == 0 { timestamps } else { 0 };
-            self.waiting.push_back(PendingStamp { peer, send, since: now, has_come: false, to_last, missing });
+            let stamp = PendingStamp { peer, send, queued, since: now, has_come: false, to_last, missing };
+            self.waiting.push_back(stamp);
         }
     }
 
     /// The timestamp with id `number` came. Returns the send if this was its last missing timestamp. Each id counts
     /// once.
-    pub fn take(&mut self, number: u32) -> Option<(PeerId, u64)> {
+    pub fn take(&mut self, number: u32) -> Option<TakenSend> {
         let at = number.wrapping_sub(self.first) as usize;
         let waiting = self.waiting.get_mut(at).filter(|waiting| !waiting.has_come)?;
         waiting.has_come = true;
         let last_at = at + waiting.to_last;
         let last = self.waiting.get_mut(last_at)?;
         last.missing -= 1;
-        let left = (last.missing == 0).then_some((last.peer, last.send));
+        let left = (last.missing == 0).then_some(TakenSend { peer: last.peer, send: last.send, queued: last.queued });
         while self.waiting.front().is_some_and(PendingStamp::is_done) {
             self.drop_first();
         }
@@ -105,10 +121,11 @@ const BLOCKS_MAX: usize = 65_536;
 /// Overtaken sends that are waited for; beyond, the oldest counts as one that never left.
 const OVERTAKEN_MAX: usize = 4_096;
 
-/// A block that the kernel has taken.
+/// A part of a block that the kernel has taken.
 #[derive(Clone, Debug)]
 struct PendingBlock {
     block: BlockId,
+    part: Part,
     /// The sends that may have carried one of its datagrams.
     sends: RangeInclusive<u64>,
     /// Its last datagram was a send of its own: no later send is needed to show that it has left.
@@ -136,7 +153,7 @@ pub(super) struct Departures {
     held: Vec<PendingBlock>,
     /// Sends that the kernel has taken so far.
     taken: u64,
-    ready: VecDeque<BlockId>,
+    ready: VecDeque<(BlockId, Part)>,
 }
 
 impl Departures {
@@ -150,12 +167,12 @@ impl Departures {
         self.taken = self.taken.max(send + 1);
     }
 
-    /// The kernel has taken all of `block`, in sends from `first` or later up to `last`.
-    pub fn on_sent(&mut self, block: BlockId, first: u64, last: u64, alone: bool) {
+    /// The kernel has taken all of a part of `block`, in sends from `first` or later up to `last`.
+    pub fn on_sent(&mut self, (block, part): (BlockId, Part), first: u64, last: u64, alone: bool) {
         if self.waiting.len() >= BLOCKS_MAX {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(PendingBlock { block, sends: first..=last.max(first), alone });
+        self.waiting.push_back(PendingBlock { block, part, sends: first..=last.max(first), alone });
         self.settle();
     }
 
@@ -189,8 +206,8 @@ impl Departures {
         !(self.waiting.is_empty() && self.held.is_empty() && self.ready.is_empty())
     }
 
-    /// The next block that is now known to have left.
-    pub fn poll_left(&mut self) -> Option<BlockId> {
+    /// The next part of a block that is now known to have left.
+    pub fn poll_left(&mut self) -> Option<(BlockId, Part)> {
         self.ready.pop_front()
     }
 
@@ -221,7 +238,7 @@ impl Departures {
             }
             let Some(waiting) = self.waiting.pop_front() else { return };
             match self.is_shown(&waiting) {
-                Some(true) => self.ready.push_back(waiting.block),
+                Some(true) => self.ready.push_back((waiting.block, waiting.part)),
                 Some(false) => self.held.push(waiting),
                 None => {}
             }
@@ -231,7 +248,7 @@ impl Departures {
     fn settle_held(&mut self) {
         for waiting in std::mem::take(&mut self.held) {
             match self.is_shown(&waiting) {
-                Some(true) => self.ready.push_back(waiting.block),
+                Some(true) => self.ready.push_back((waiting.block, waiting.part)),
                 Some(false) => self.held.push(waiting),
                 None => {}
             }
@@ -254,9 +271,13 @@ mod stamps_tests {
 
     const PEER: PeerId = PeerId(0);
 
+    fn take(stamps: &mut Stamps, number: u32) -> Option<(PeerId, u64)> {
+        stamps.take(number).map(|taken| (taken.peer, taken.send))
+    }
+
     fn begin(stamps: &mut Stamps, send: u64, timestamps: usize, now: Instant) -> u32 {
         let number = stamps.next();
-        stamps.begin(PEER, send, timestamps, now);
+        stamps.begin(TakenSend { peer: PEER, send, queued: now }, timestamps, now);
         number
     }
 
@@ -266,12 +287,12 @@ mod stamps_tests {
         let mut stamps = Stamps { first: u32::MAX - 1, waiting: VecDeque::new() };
         let numbers: Vec<u32> = (0..4).map(|send| begin(&mut stamps, send, 1, now)).collect();
         assert_eq!(numbers, [u32::MAX - 1, u32::MAX, 0, 1]);
-        assert_eq!(stamps.take(0), Some((PEER, 2)));
-        assert_eq!(stamps.take(0), None);
-        assert_eq!(stamps.take(u32::MAX - 1), Some((PEER, 0)));
-        assert_eq!(stamps.take(u32::MAX - 1), None, "forgotten");
-        assert_eq!(stamps.take(2), None, "never assigned");
-        assert_eq!(stamps.take(1), Some((PEER, 3)));
+        assert_eq!(take(&mut stamps, 0), Some((PEER, 2)));
+        assert_eq!(take(&mut stamps, 0), None);
+        assert_eq!(take(&mut stamps, u32::MAX - 1), Some((PEER, 0)));
+        assert_eq!(take(&mut stamps, u32::MAX - 1), None, "forgotten");
+        assert_eq!(take(&mut stamps, 2), None, "never assigned");
+        assert_eq!(take(&mut stamps, 1), Some((PEER, 3)));
     }
 
     #[test]
@@ -284,10 +305,10 @@ mod stamps_tests {
             let next = begin(&mut stamps, 2, 1, now);
             for (place, number) in order.into_iter().enumerate() {
                 let left = (place == 2).then_some((PEER, 0));
-                assert_eq!(stamps.take(train.wrapping_add(number)), left, "{order:?}");
-                assert_eq!(stamps.take(train.wrapping_add(number)), None, "the same again");
+                assert_eq!(take(&mut stamps, train.wrapping_add(number)), left, "{order:?}");
+                assert_eq!(take(&mut stamps, train.wrapping_add(number)), None, "the same again");
             }
-            assert_eq!(stamps.take(next), Some((PEER, 2)));
+            assert_eq!(take(&mut stamps, next), Some((PEER, 2)));
             assert!(!stamps.is_waiting());
         }
     }
@@ -297,12 +318,12 @@ mod stamps_tests {
         let start = Instant::now();
         let mut stamps = Stamps::default();
         let train = begin(&mut stamps, 0, 2, start);
-        assert_eq!(stamps.take(train + 1), None);
+        assert_eq!(take(&mut stamps, train + 1), None);
         stamps.handle_timeout(start + STAMP_WITHIN);
-        assert_eq!(stamps.take(train), None);
+        assert_eq!(take(&mut stamps, train), None);
         let long = begin(&mut stamps, 1, STAMPS_MAX + 1, start);
         for number in 0..=STAMPS_MAX as u32 {
-            assert_eq!(stamps.take(long + number), None, "the first timestamp was dropped");
+            assert_eq!(take(&mut stamps, long + number), None, "the first timestamp was dropped");
         }
     }
 
@@ -315,12 +336,12 @@ mod stamps_tests {
             begin(&mut stamps, send, 1, start);
         }
         assert_eq!(stamps.waiting.len(), STAMPS_MAX);
-        assert_eq!(stamps.take(first), None);
-        assert_eq!(stamps.take(first + 1), Some((PEER, 1)));
+        assert_eq!(take(&mut stamps, first), None);
+        assert_eq!(take(&mut stamps, first + 1), Some((PEER, 1)));
         let late = begin(&mut stamps, 9, 1, start + STAMP_WITHIN / 2);
         stamps.handle_timeout(start + STAMP_WITHIN);
         assert_eq!(stamps.waiting.len(), 1);
-        assert_eq!(stamps.take(late), Some((PEER, 9)));
+        assert_eq!(take(&mut stamps, late), Some((PEER, 9)));
         assert!(!stamps.is_waiting());
     }
 }
@@ -336,16 +357,16 @@ mod departures_tests {
     }
 
     fn told(departures: &mut Departures) -> Vec<u64> {
-        std::iter::from_fn(|| departures.poll_left()).map(|block| block.sbn).collect()
+        std::iter::from_fn(|| departures.poll_left()).map(|(block, _)| block.sbn).collect()
     }
 
     #[test]
     fn a_later_timestamp_proves_no_earlier_send() {
         let now = Instant::now();
         let mut departures = Departures::default();
-        departures.on_sent(block(1), 0, 0, true);
-        departures.on_sent(block(2), 1, 2, true);
-        departures.on_sent(block(3), 3, 3, true);
+        departures.on_sent((block(1), Part::Early), 0, 0, true);
+        departures.on_sent((block(2), Part::Early), 1, 2, true);
+        departures.on_sent((block(3), Part::Early), 3, 3, true);
         departures.on_left(0, now);
         departures.on_left(2, now);
         departures.on_left(3, now);
@@ -360,7 +381,7 @@ mod departures_tests {
     fn a_block_that_ends_inside_a_train_has_left_with_a_later_send() {
         let now = Instant::now();
         let mut departures = Departures::default();
-        departures.on_sent(block(1), 0, 0, false);
+        departures.on_sent((block(1), Part::Early), 0, 0, false);
         departures.on_left(0, now);
         assert_eq!(told(&mut departures), [0u64; 0], "only the first datagram of the train is known to have left");
         departures.on_left(1, now);
@@ -371,13 +392,13 @@ mod departures_tests {
     fn a_given_up_block_never_counts_as_left_and_delays_no_later_block() {
         let now = Instant::now();
         let mut departures = Departures::default();
-        departures.on_sent(block(1), 0, 0, true);
+        departures.on_sent((block(1), Part::Early), 0, 0, true);
         departures.on_left(1, now);
         departures.handle_timeout(now + STAMP_WITHIN);
         departures.on_left(0, now);
         // Block 2 may have a datagram in send 0, which was given up.
-        departures.on_sent(block(2), 0, 1, true);
-        departures.on_sent(block(3), 1, 1, true);
+        departures.on_sent((block(2), Part::Early), 0, 1, true);
+        departures.on_sent((block(3), Part::Early), 1, 1, true);
         assert_eq!(told(&mut departures), [3]);
         assert!(departures.held.is_empty() && departures.overtaken.is_empty());
     }
@@ -386,7 +407,7 @@ mod departures_tests {
     fn memory_is_bounded_and_a_forgotten_block_never_counts_as_left() {
         let now = Instant::now();
         let mut departures = Departures::default();
-        (0..BLOCKS_MAX as u64 + 3).for_each(|sbn| departures.on_sent(block(sbn), sbn, sbn, true));
+        (0..BLOCKS_MAX as u64 + 3).for_each(|sbn| departures.on_sent((block(sbn), Part::Early), sbn, sbn, true));
         assert_eq!(departures.waiting.len(), BLOCKS_MAX);
         departures.on_left(BLOCKS_MAX as u64 + 2, now);
         assert_eq!((departures.overtaken.len(), told(&mut departures)), (OVERTAKEN_MAX, vec![BLOCKS_MAX as u64 + 2]));
@@ -412,7 +433,7 @@ mod departures_tests {
                 let (first, last) = (next + gap, next + gap + length);
                 // A datagram never ends two blocks.
                 let alone = alone && gap > 0;
-                departures.on_sent(block(sbn as u64), first, last, alone);
+                departures.on_sent((block(sbn as u64), Part::Early), first, last, alone);
                 known.push((sbn as u64, first, last, alone));
                 next = last + u64::from(alone);
             }

@@ -4,6 +4,15 @@
 
 use crate::wire::payload_id::BlockId;
 
+/// A part of a block whose datagrams leave together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The source symbols and the repair symbols that leave right behind them.
+    Early,
+    /// The repair symbols that leave later, so that an interruption of the link cannot take both parts.
+    Late,
+}
+
 /// A step of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockEvent {
@@ -13,18 +22,29 @@ pub enum BlockEvent {
         block: BlockId,
         /// k, its source symbols.
         source_symbols: u16,
-        /// m, its repair symbols.
+        /// m, its repair symbols, late ones included.
         repair_symbols: u16,
+        /// A late part follows.
+        has_late: bool,
+        /// It gets all that its profile promises; otherwise it is protected early at most.
+        keeps_promise: bool,
     },
-    /// The kernel took its last datagram, and all its datagrams before that, unless an [`Unsendable`](Self::Unsendable)
-    /// came before. Only for blocks with repair symbols.
+    /// The kernel took the last datagram of a part, and all datagrams of it before that, unless an
+    /// [`Unsendable`](Self::Unsendable) came before. Only for blocks with repair symbols.
     Sent {
         /// The block.
         block: BlockId,
+        /// The part.
+        part: Part,
         /// The number of the send that took it; sends to a peer are counted from 0.
         last: u64,
         /// That send took only this datagram.
         alone: bool,
+    },
+    /// The late part does not leave, or too late: the promise is not kept.
+    PromiseBroken {
+        /// The block.
+        block: BlockId,
     },
     /// It was ended before it was complete; nothing more of it is sent.
     Abandoned {

@@ -122,7 +122,9 @@ impl Forwarder {
     /// A lane without sessions.
     pub fn new(settings: Settings, now: Instant) -> Self {
         let Settings { lane, local_prefixes, peer_prefixes, peers, profiles, delivery } = settings;
-        let peers: Vec<Peer> = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, now)).collect();
+        let mut peers: Vec<Peer> = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, now)).collect();
+        let spread = profiles.iter().map(|profile| profile.survive_burst).max().unwrap_or_default();
+        peers.iter_mut().for_each(|peer| peer.set_late_spread(spread));
         assert!(!peers.is_empty() && !profiles.is_empty(), "the configuration has at least one of each");
         let profile = peers[0].policy().default_profile().0.into();
         Self {
@@ -357,6 +359,24 @@ impl Forwarder {
     /// Our present address cannot send to this peer. Returns the address, unless it is the same as the last time.
     pub fn on_unroutable(&mut self, peer: PeerId, now: Instant) -> Option<IpAddr> {
         self.peers[usize::from(peer.0)].on_unroutable(now)
+    }
+
+    /// The caller learns when blocks have left this host, and calls [`on_early_left`](Self::on_early_left).
+    pub fn set_shows_departures(&mut self, shows: bool) {
+        self.peers.iter_mut().for_each(|peer| peer.set_shows_departures(shows));
+    }
+
+    /// The early part of `block` has left this host by now, nothing of it more than `lag` after it was sent: its late part
+    /// follows in time.
+    pub fn on_early_left(&mut self, peer: PeerId, block: BlockId, lag: Duration, now: Instant) {
+        self.peers[usize::from(peer.0)].on_early_left(block, lag, now);
+    }
+
+    /// From the next block on, blocks of this profile toward `peer` follow it.
+    pub fn set_profile(&mut self, peer: PeerId, profile: &Profile) {
+        if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
+            peer.set_profile(profile);
+        }
     }
 
     /// The next event of a block toward a peer for which protection is claimed; drain it each turn.

@@ -64,6 +64,7 @@ pub mod forwarder;
 pub mod handshake;
 pub mod hello;
 pub mod keys;
+pub mod late_repair;
 pub mod lost_blocks;
 mod mac;
 pub mod outbox;

@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::block_event::Part;
 use super::endpoint::Endpoint;
 use super::pacer::Pacer;
 use crate::wire::payload_id::BlockId;
@@ -40,8 +41,10 @@ struct Train {
     /// Nothing more may be added: a shorter datagram ended it, or part of it was sent.
     ended: bool,
     sent: usize,
-    /// The blocks whose last datagram is in this train.
-    ends: Vec<BlockId>,
+    /// The parts of blocks whose last datagram is in this train.
+    ends: Vec<(BlockId, Part)>,
+    /// When its first datagram was appended.
+    since: Option<Instant>,
 }
 
 impl Train {
@@ -75,6 +78,8 @@ pub struct Transmit<'a> {
     pub datagram_len: usize,
     /// The number of this send, if the kernel takes anything of it.
     pub send: u64,
+    /// When its first datagram was appended.
+    pub since: Instant,
 }
 
 /// What waits to be sent to one peer.
@@ -100,7 +105,7 @@ impl Outbox {
     }
 
     /// Appends a datagram of `len` bytes and returns it for filling; it holds old bytes.
-    pub fn append(&mut self, len: usize) -> &mut [u8] {
+    pub fn append(&mut self, len: usize, now: Instant) -> &mut [u8] {
         let fits = self.queue.back().is_some_and(|train| {
             !train.ended
                 && len <= train.datagram_len
@@ -119,6 +124,7 @@ impl Outbox {
                 ended: false,
                 sent: 0,
                 ends,
+                since: Some(now),
             });
         }
         let train = self.queue.back_mut().expect("a train was pushed when none fitted");
@@ -137,10 +143,10 @@ impl Outbox {
         }
     }
 
-    /// Notes that the datagram appended last is the last of `block`.
-    pub fn end_block(&mut self, block: BlockId) {
+    /// Notes that the datagram appended last is the last of a part of `block`.
+    pub fn end_part(&mut self, block: BlockId, part: Part) {
         if let Some(train) = self.queue.back_mut() {
-            train.ends.push(block);
+            train.ends.push((block, part));
         }
     }
 
@@ -178,7 +184,8 @@ impl Outbox {
             _ => train.left(),
         };
         let bytes = &train.bytes[train.sent..train.sent + len];
-        Some(Transmit { to, bytes, datagram_len: train.datagram_len, send: self.sends })
+        let since = train.since.unwrap_or(now);
+        Some(Transmit { to, bytes, datagram_len: train.datagram_len, send: self.sends, since })
     }
 
     /// When pacing lets the front train leave, if it has to wait for that.
@@ -187,19 +194,19 @@ impl Outbox {
     }
 
     /// Notes that the socket took `bytes` of the front train. When all of the train is taken, calls `taken` for each
-    /// block that ends in it, with the number of this send and whether this send was a single datagram.
-    pub fn on_sent(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
+    /// part of a block that ends in it, with the number of this send and whether this send was a single datagram.
+    pub fn on_sent(&mut self, bytes: usize, now: Instant, taken: impl FnMut((BlockId, Part), u64, bool)) {
         let send = self.sends;
         self.sends += u64::from(bytes > 0);
         self.advance(send, bytes, now, taken);
     }
 
     /// Skips `bytes` of the front train, which cannot be sent. This is not a send.
-    pub fn skip(&mut self, bytes: usize, now: Instant, taken: impl FnMut(BlockId, u64, bool)) {
+    pub fn skip(&mut self, bytes: usize, now: Instant, taken: impl FnMut((BlockId, Part), u64, bool)) {
         self.advance(self.sends, bytes, now, taken);
     }
 
-    fn advance(&mut self, send: u64, bytes: usize, now: Instant, mut taken: impl FnMut(BlockId, u64, bool)) {
+    fn advance(&mut self, send: u64, bytes: usize, now: Instant, mut taken: impl FnMut((BlockId, Part), u64, bool)) {
         self.pacer.on_sent(bytes, now);
         let Some(train) = self.queue.front_mut() else { return };
         self.waiting -= bytes.min(train.left());
@@ -209,7 +216,7 @@ impl Outbox {
             return;
         }
         let alone = bytes <= train.datagram_len;
-        train.ends.drain(..).for_each(|block| taken(block, send, alone));
+        train.ends.drain(..).for_each(|end| taken(end, send, alone));
         if let Some(train) = self.queue.pop_front() {
             self.keep(train);
         }
@@ -251,7 +258,7 @@ mod tests {
         let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for len in [100, 100, 40, 40, 100] {
-            outbox.append(len).fill(len as u8);
+            outbox.append(len, now).fill(len as u8);
         }
         let mut trains = Vec::new();
         while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -267,10 +274,10 @@ mod tests {
         let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for _ in 0..1000 {
-            outbox.append(1452);
+            outbox.append(1452, now);
         }
         for _ in 0..1000 {
-            outbox.append(100);
+            outbox.append(100, now);
         }
         let mut datagrams = 0;
         while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -299,7 +306,7 @@ mod tests {
             if outbox.is_over(now) {
                 dropped += 1250;
             } else {
-                outbox.append(1250).fill(0);
+                outbox.append(1250, now).fill(0);
                 waits.push_back(now);
             }
             while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -322,7 +329,7 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::new(Pacer::new(Some(12_500_000_000)), Duration::from_secs(1));
         while !outbox.is_over(now) {
-            outbox.append(65_000);
+            outbox.append(65_000, now);
         }
         assert!(outbox.waiting <= BYTES_MAX + 65_000, "{}", outbox.waiting);
         assert!(outbox.waiting > BYTES_MAX, "the rate alone would allow more");
@@ -337,7 +344,7 @@ mod tests {
             let (len, datagrams, number) =
                 (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len), train.send);
             let mut taken = Vec::new();
-            outbox.on_sent(len, now, |block, send, alone| {
+            outbox.on_sent(len, now, |(block, _), send, alone| {
                 assert_eq!(send, number);
                 taken.push((block.sbn, alone));
             });
@@ -347,8 +354,8 @@ mod tests {
     }
 
     fn append(outbox: &mut Outbox, datagrams: usize, ends: Option<u64>) {
-        (0..datagrams).for_each(|_| outbox.append(1000).fill(0));
-        ends.into_iter().for_each(|sbn| outbox.end_block(BlockId { profile: 0, sbn }));
+        (0..datagrams).for_each(|_| outbox.append(1000, Instant::now()).fill(0));
+        ends.into_iter().for_each(|sbn| outbox.end_part(BlockId { profile: 0, sbn }, Part::Early));
     }
 
     #[test]

@@ -12,10 +12,11 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::block_event::BlockEvent;
+use super::block_event::{BlockEvent, Part};
 use super::drop_reason::DropReason;
 use super::feedback::Feedback;
 use super::handshake::{Established, Role};
+use super::late_repair::LATE_SLACK;
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::pacer::Pacer;
@@ -27,7 +28,7 @@ use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
 use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
-use crate::wire::payload_id::{RepairId, SourceId};
+use crate::wire::payload_id::{BlockId, RepairId, SourceId};
 use crate::wire::report::Reception;
 
 /// What is configured about a peer.
@@ -80,6 +81,10 @@ pub struct Peer {
     /// By our profile number: the first block begun for the present run of the peer; 0 where it is not set.
     sent_from: Vec<u64>,
     sent: Sent,
+    /// What replaces the configured profiles, by number.
+    profiles: Vec<Option<Profile>>,
+    /// The caller learns when blocks have left.
+    shows_departures: bool,
     /// Block events that were not polled yet; drained each turn.
     block_events: VecDeque<BlockEvent>,
     /// What reports say about our blocks, until the next poll.
@@ -117,6 +122,8 @@ impl Peer {
             last_heard: None,
             sent_from: Vec::new(),
             sent: Sent::default(),
+            profiles: Vec::new(),
+            shows_departures: false,
             block_events: VecDeque::new(),
             feedback: None,
             report_turn: 0,
@@ -166,19 +173,20 @@ impl Peer {
             code,
             sent: &mut self.sent,
             events: self.settings.claims.then_some(&mut self.block_events),
+            now,
         };
-        Ok(Reservation::new(sender, egress, &mut self.reporting, now))
+        Ok(Reservation::new(sender, egress, &mut self.reporting))
     }
 
     /// The TUN is empty.
     pub fn handle_idle(&mut self, code: &mut Code, now: Instant) {
-        self.with_egress(code, now, |sender, egress| sender.handle_idle(egress, now));
+        self.with_egress(code, now, |sender, egress| sender.handle_idle(egress));
     }
 
     /// Closes blocks whose deadline has passed, and writes a report if one is due.
     pub fn handle_timeout(&mut self, code: &mut Code, now: Instant) {
         if self.senders.iter().flatten().any(|sender| sender.deadline().is_some_and(|deadline| deadline <= now)) {
-            self.with_egress(code, now, |sender, egress| sender.handle_timeout(egress, now));
+            self.with_egress(code, now, |sender, egress| sender.handle_timeout(egress));
         }
         if self.reporting.is_due(now) {
             self.report(code, now);
@@ -291,8 +299,7 @@ impl Peer {
 
     /// The socket took `bytes` of the front train.
     pub fn on_sent(&mut self, bytes: usize, now: Instant) {
-        let events = &mut self.block_events;
-        self.outbox.on_sent(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
+        self.advance(now, |outbox, taken| outbox.on_sent(bytes, now, taken));
     }
 
     /// Datagrams were dropped unsent.
@@ -305,8 +312,54 @@ impl Peer {
     /// Skips the datagram of `bytes` at the front of the front train, which cannot be sent.
     pub fn skip(&mut self, bytes: usize, now: Instant) {
         self.on_unsendable();
-        let events = &mut self.block_events;
-        self.outbox.skip(bytes, now, |block, last, alone| events.push_back(BlockEvent::Sent { block, last, alone }));
+        self.advance(now, |outbox, taken| outbox.skip(bytes, now, taken));
+    }
+
+    fn advance(&mut self, now: Instant, act: impl FnOnce(&mut Outbox, &mut dyn FnMut((BlockId, Part), u64, bool))) {
+        let (events, senders) = (&mut self.block_events, &mut self.senders);
+        let (claims, shows_departures) = (self.settings.claims, self.shows_departures);
+        act(&mut self.outbox, &mut |(block, part), last, alone| {
+            if claims {
+                events.push_back(BlockEvent::Sent { block, part, last, alone });
+            }
+            if part == Part::Early && !shows_departures {
+                // Nothing shows when it leaves. The kernel has it, which is the best that is known.
+                let sender = senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
+                sender.map(|sender| sender.on_early_left(block.sbn, Duration::ZERO, now));
+            }
+        });
+    }
+
+    /// The longest time by which late parts follow early ones; the peer waits for them.
+    pub fn set_late_spread(&mut self, spread: Duration) {
+        self.reporting.set_late_spread(if spread.is_zero() { spread } else { spread + LATE_SLACK });
+    }
+
+    /// The caller learns when blocks have left this host, and calls [`on_early_left`](Self::on_early_left).
+    pub fn set_shows_departures(&mut self, shows: bool) {
+        self.shows_departures = shows;
+    }
+
+    /// The early part of `block` has left this host by now, nothing of it more than `lag` after it was sent.
+    pub fn on_early_left(&mut self, block: BlockId, lag: Duration, now: Instant) {
+        let sender = self.senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
+        let is_kept = sender.is_none_or(|sender| sender.on_early_left(block.sbn, lag, now));
+        // A peer that does not know late repair may have given up the block when it comes.
+        if !is_kept || self.reporting.peer_late_spread().is_none() {
+            self.block_events.push_back(BlockEvent::PromiseBroken { block });
+        }
+    }
+
+    /// From the next block on, blocks of this profile follow it.
+    pub fn set_profile(&mut self, profile: &Profile) {
+        let index = usize::from(profile.number);
+        if self.profiles.len() <= index {
+            self.profiles.resize(index + 1, None);
+        }
+        self.profiles[index] = Some(profile.clone());
+        if let Some(sender) = self.senders.get_mut(index).and_then(Option::as_mut) {
+            sender.set_profile(profile.clone());
+        }
     }
 
     /// The next block event, in order.
@@ -314,9 +367,9 @@ impl Peer {
         self.block_events.pop_front()
     }
 
-    /// Datagrams wait for the socket or for the rate of the path.
+    /// Datagrams wait for the socket, for the rate of the path, or for their time.
     pub fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.senders.iter().flatten().any(|sender| sender.has_late())
     }
 
     /// Sessions, for status.
@@ -356,7 +409,12 @@ impl Peer {
             self.senders.resize_with(index + 1, || None);
         }
         let symbol_size = self.settings.symbol_size;
-        self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size)))
+        let planned = self.profiles.get(index).and_then(Option::as_ref);
+        self.senders[index].get_or_insert_with(|| {
+            let mut sender = Box::new(Sender::new(profile.clone(), symbol_size));
+            planned.into_iter().for_each(|planned| sender.set_profile(planned.clone()));
+            sender
+        })
     }
 
     /// Runs `act` for each sender and returns true. Without a session, abandons their blocks and returns false.
@@ -376,6 +434,7 @@ impl Peer {
             code,
             sent: &mut self.sent,
             events: self.settings.claims.then_some(&mut self.block_events),
+            now,
         };
         let senders = self.senders.iter_mut().flatten();
         senders.for_each(|sender| act(sender, &mut egress));
@@ -383,6 +442,9 @@ impl Peer {
     }
 
     fn abandon_blocks(&mut self) {
+        for sender in self.senders.iter_mut().flatten() {
+            sender.drop_late(&mut self.sent, self.settings.claims.then_some(&mut self.block_events));
+        }
         for block in self.senders.iter_mut().flatten().filter_map(|sender| sender.abandon()) {
             if self.settings.claims {
                 self.block_events.push_back(BlockEvent::Abandoned { block });

@@ -84,6 +84,8 @@ pub struct Receiver {
     profile: u8,
     strict: bool,
     reordering: Reordering,
+    /// A hole waits at least this long, because late repair symbols may fill it.
+    late_hold: Duration,
     /// The block at the front of `blocks`; 0 until something was received.
     next: u64,
     /// The first block that was received or reported: older ones are not missed.
@@ -126,6 +128,7 @@ impl Receiver {
             profile,
             strict: delivery.strict,
             reordering: Reordering::new(delivery.hold..=delivery.hold_max.max(delivery.hold)),
+            late_hold: Duration::ZERO,
             next: 0,
             heard_from: None,
             decoded_from: 0,
@@ -282,7 +285,7 @@ impl Receiver {
     }
 
     fn front_deadline(&self) -> Option<Instant> {
-        let hold = self.reordering.hold();
+        let hold = self.hold();
         let Some(open) = self.blocks.front()? else {
             return Some(self.blocks.iter().flatten().next()?.since + hold);
         };

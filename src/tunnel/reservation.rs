@@ -3,8 +3,6 @@
 //! A [`Reservation`] knows its block before the packet is in it, and its `commit` cannot fail: it borrows session,
 //! queue and block, so nothing else can change them meanwhile.
 
-use std::time::Instant;
-
 use super::reporting::Reporting;
 use super::sender::{Egress, Sender};
 use crate::wire::payload_id::BlockId;
@@ -15,12 +13,11 @@ pub struct Reservation<'a> {
     sender: &'a mut Sender,
     egress: Egress<'a>,
     reporting: &'a mut Reporting,
-    now: Instant,
 }
 
 impl<'a> Reservation<'a> {
-    pub(super) fn new(sender: &'a mut Sender, egress: Egress<'a>, reporting: &'a mut Reporting, now: Instant) -> Self {
-        Self { sender, egress, reporting, now }
+    pub(super) fn new(sender: &'a mut Sender, egress: Egress<'a>, reporting: &'a mut Reporting) -> Self {
+        Self { sender, egress, reporting }
     }
 
     /// The block that the packet will be in.
@@ -35,7 +32,7 @@ impl<'a> Reservation<'a> {
 
     /// Puts the packet of `len` bytes into the block; seals full symbols, closes a full block.
     pub fn commit(mut self, virtio: VirtioHeader, len: usize) {
-        self.sender.commit(virtio, len, &mut self.egress, self.now);
-        self.reporting.on_data_sent(self.now);
+        self.sender.commit(virtio, len, &mut self.egress);
+        self.reporting.on_data_sent(self.egress.now);
     }
 }

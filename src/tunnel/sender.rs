@@ -11,10 +11,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::block_event::BlockEvent;
+use super::block_event::{BlockEvent, Part};
+use super::late_repair::{EarlyPart, LatePart, LateRepair, Spread};
 use super::outbox::Outbox;
 use super::session::Session;
 use crate::fec::code::Code;
+use crate::fec::layout::MAX_ENCODING_SYMBOLS;
 use crate::fec::plan::Plan;
 use crate::fec::source_block::SourceBlock;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
@@ -32,8 +34,13 @@ pub struct Profile {
     pub close_when_idle: Duration,
     /// A block closes this long after its first byte at the latest.
     pub close_after: Duration,
-    /// Repair symbols for each block length.
+    /// Repair symbols that leave with each block, by its length.
     pub plan: Plan,
+    /// An interruption of the link of this length, at any moment, loses no block whose late part has left. Zero: there is
+    /// no late part.
+    pub survive_burst: Duration,
+    /// The plan reaches what the profile promises on the link as it is.
+    pub keeps_promise: bool,
 }
 
 /// Counts of what was sent to a peer since the start.
@@ -47,8 +54,12 @@ pub struct Sent {
     pub blocks: u64,
     /// Source symbols sent.
     pub source_symbols: u64,
-    /// Repair symbols sent.
+    /// Repair symbols sent, late ones included.
     pub repair_symbols: u64,
+    /// Repair symbols sent late.
+    pub late_symbols: u64,
+    /// Late repair symbols that were not sent: there was no room, or their block did not leave in time.
+    pub late_dropped: u64,
     /// Source and repair symbols of full length. Their datagrams are the longest that we send.
     pub full_symbols: u64,
     /// Datagrams of every kind.
@@ -67,6 +78,8 @@ impl Sent {
         self.blocks += other.blocks;
         self.source_symbols += other.source_symbols;
         self.repair_symbols += other.repair_symbols;
+        self.late_symbols += other.late_symbols;
+        self.late_dropped += other.late_dropped;
         self.full_symbols += other.full_symbols;
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
@@ -86,6 +99,8 @@ pub struct Egress<'a> {
     pub sent: &'a mut Sent,
     /// Takes the events of blocks, if protection is claimed toward this peer.
     pub events: Option<&'a mut VecDeque<BlockEvent>>,
+    /// The present.
+    pub now: Instant,
 }
 
 impl Egress<'_> {
@@ -94,7 +109,7 @@ impl Egress<'_> {
         let header = self.session.next_header(datagram_type);
         let clear = header.emit();
         let len = HEADER_LEN + prefix.len() + body.len() + TAG_LEN;
-        let datagram = self.outbox.append(len);
+        let datagram = self.outbox.append(len, self.now);
         let (head, sealed) = datagram.split_at_mut(HEADER_LEN);
         let (text, tag) = sealed.split_at_mut(prefix.len() + body.len());
         head.copy_from_slice(&clear);
@@ -117,6 +132,13 @@ pub struct Sender {
     previous_symbols: u16,
     opened_at: Option<Instant>,
     idle_since: Option<Instant>,
+    /// When each source symbol of the open block was sent; empty without late repair.
+    times: Vec<Instant>,
+    late: LateRepair,
+    /// How long what was sent has waited in this host of late, at most.
+    lag: Duration,
+    /// Replaces the profile when the next block begins.
+    next_profile: Option<Profile>,
 }
 
 impl Sender {
@@ -132,6 +154,24 @@ impl Sender {
             previous_symbols: 0,
             opened_at: None,
             idle_since: None,
+            times: Vec::new(),
+            late: LateRepair::default(),
+            lag: Duration::ZERO,
+            next_profile: None,
+        }
+    }
+
+    /// Blocks follow this profile from the next one on. It has the same number, and blocks that are no longer.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.next_profile = Some(profile);
+        if !self.is_open() {
+            self.follow_profile();
+        }
+    }
+
+    fn follow_profile(&mut self) {
+        if let Some(next) = self.next_profile.take() {
+            self.profile = next;
         }
     }
 
@@ -141,8 +181,8 @@ impl Sender {
     }
 
     /// Takes the packet of `len` bytes at the front of [`room`](Self::room); sends full symbols, closes a full block.
-    pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>, now: Instant) {
-        self.opened_at.get_or_insert(now);
+    pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>) {
+        self.opened_at.get_or_insert(egress.now);
         self.idle_since = None;
         self.block.commit(virtio, len);
         egress.sent.adus += 1;
@@ -154,23 +194,33 @@ impl Sender {
     }
 
     /// The TUN is empty: the open symbol leaves short.
-    pub fn handle_idle(&mut self, egress: &mut Egress<'_>, now: Instant) {
+    pub fn handle_idle(&mut self, egress: &mut Egress<'_>) {
         if self.is_open() {
             self.block.finish_symbol();
             self.send_finished(egress);
-            self.idle_since.get_or_insert(now);
+            self.idle_since.get_or_insert(egress.now);
         }
     }
 
-    /// Closes the block if its deadline has passed.
-    pub fn handle_timeout(&mut self, egress: &mut Egress<'_>, now: Instant) {
-        if self.deadline().is_some_and(|deadline| deadline <= now) {
+    /// Closes the block if its deadline has passed, and sends the late parts that are due.
+    pub fn handle_timeout(&mut self, egress: &mut Egress<'_>) {
+        if self.closes_at().is_some_and(|deadline| deadline <= egress.now) {
             self.close(egress);
         }
+        while let Some(part) = self.late.poll_due(egress.now) {
+            self.send_late(&part, egress);
+        }
+        while let Some(part) = self.late.poll_expired(egress.now) {
+            drop_late(&part, egress.sent, egress.events.as_deref_mut());
+        }
     }
 
-    /// When the open block closes if nothing more comes.
+    /// When the open block closes or a late part is due, if nothing more comes.
     pub fn deadline(&self) -> Option<Instant> {
+        self.closes_at().into_iter().chain(self.late.deadline()).min()
+    }
+
+    fn closes_at(&self) -> Option<Instant> {
         let latest = self.opened_at? + self.profile.close_after;
         Some(match self.idle_since {
             Some(since) => latest.min(since + self.profile.close_when_idle),
@@ -191,21 +241,56 @@ impl Sender {
         self.block.finish_symbol();
         self.send_finished(egress);
         let k = self.block.finished();
-        let m = self.profile.plan.repair_symbols(k);
+        let early = self.profile.plan.repair_symbols(k);
+        let late = self.late_symbols(early, egress.now);
+        let (block, m) = (self.block_id(), early + late);
+        let mut has_late = late > 0;
         if m > 0 {
-            self.send_repair(k, m, egress);
+            let size = self.send_repair(k, early, m, egress);
+            has_late = has_late && self.keep_late(k, early, m, size, egress);
         }
+        let keeps_promise = self.profile.keeps_promise && has_late == (late > 0);
         if let Some(events) = &mut egress.events {
             let (source_symbols, repair_symbols) = (k as u16, m as u16);
-            events.push_back(BlockEvent::Closed { block: self.block_id(), source_symbols, repair_symbols });
+            events.push_back(BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise });
         }
         egress.sent.blocks += 1;
         self.begin_next(k as u16);
     }
 
+    /// The late repair symbols of the block that closes now. There are none without early ones: the last of these shows
+    /// when the early part has left.
+    fn late_symbols(&self, early: usize, now: Instant) -> usize {
+        if self.profile.survive_burst.is_zero() || early == 0 {
+            return 0;
+        }
+        let part = EarlyPart { source: &self.times, repair_symbols: early, closed_at: now };
+        let late = part.late_symbols(self.profile.survive_burst, self.lag);
+        late.min(MAX_ENCODING_SYMBOLS.saturating_sub(self.block.finished() + early))
+    }
+
     /// The number below which every block is closed, and k of the last of them; k is 0 if that block was abandoned.
     pub fn closed_below(&self) -> (u64, u16) {
         (self.sbn, self.previous_symbols)
+    }
+
+    /// The early part of block `sbn` has left this host by now, nothing of it more than `lag` after it was sent: its late
+    /// part follows. Returns false if the block's promise is not kept.
+    pub fn on_early_left(&mut self, sbn: u64, lag: Duration, now: Instant) -> bool {
+        self.lag = lag;
+        self.late.on_early_left(sbn, lag, now) != Some(Spread::Broken)
+    }
+
+    /// A late part waits.
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Drops the late parts: their session has ended, or the peer was restarted.
+    pub fn drop_late(&mut self, sent: &mut Sent, mut events: Option<&mut VecDeque<BlockEvent>>) {
+        while let Some(part) = self.late.pop() {
+            drop_late(&part, sent, events.as_deref_mut());
+        }
     }
 
     /// Forgets the open block: its session has ended, or the peer that has its beginning was restarted. Its number is
@@ -230,6 +315,8 @@ impl Sender {
         self.block.clear();
         self.opened_at = None;
         self.idle_since = None;
+        self.times.clear();
+        self.follow_profile();
     }
 
     fn send_finished(&mut self, egress: &mut Egress<'_>) {
@@ -245,34 +332,80 @@ impl Sender {
             let symbol = self.block.symbol(esi);
             egress.seal(DatagramType::Source, &id.emit(), symbol);
             egress.sent.source_symbols += 1;
+            if !self.profile.survive_burst.is_zero() {
+                self.times.push(egress.now);
+            }
             egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
         }
     }
 
-    fn send_repair(&mut self, k: usize, m: usize, egress: &mut Egress<'_>) {
+    /// Computes all repair symbols of the block and sends the early ones. Returns their size.
+    fn send_repair(&mut self, k: usize, early: usize, m: usize, egress: &mut Egress<'_>) -> usize {
         let (layout, source) = self.block.coded();
-        egress.code.encode(layout, source, m, &mut self.repair);
-        for (index, symbol) in self.repair.chunks_exact(layout.size).enumerate() {
-            let id = RepairId {
-                profile: self.profile.number,
-                esi: (k + index) as u16,
-                sbn: self.sbn,
-                source_symbols: k as u16,
-                repair_symbols: m as u16,
-                previous_symbols: RepairId::previous(self.previous_symbols),
-            };
-            egress.seal(DatagramType::Repair, &id.emit(), symbol);
-            egress.sent.repair_symbols += 1;
-            egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
+        let encoded = egress.code.encode(layout, source, m, &mut self.repair);
+        debug_assert_eq!(encoded, m, "plan and late part keep the limits of the code");
+        let first = self.repair_id(k, 0, m);
+        send_symbols(first, &self.repair[..early * layout.size], layout.size, self.symbol_size, egress);
+        if egress.events.is_some() || early < m {
+            egress.outbox.end_part(self.block_id(), Part::Early);
         }
+        layout.size
+    }
+
+    fn repair_id(&self, k: usize, index: usize, m: usize) -> RepairId {
+        RepairId {
+            profile: self.profile.number,
+            esi: (k + index) as u16,
+            sbn: self.sbn,
+            source_symbols: k as u16,
+            repair_symbols: m as u16,
+            previous_symbols: RepairId::previous(self.previous_symbols),
+        }
+    }
+
+    /// Keeps the repair symbols behind the early ones until they are due. Returns false if there is no room.
+    fn keep_late(&mut self, k: usize, early: usize, m: usize, size: usize, egress: &mut Egress<'_>) -> bool {
+        let first = self.repair_id(k, early, m);
+        let symbols = &self.repair[early * size..];
+        let part = EarlyPart { source: &self.times, repair_symbols: early, closed_at: egress.now };
+        let is_kept = self.late.push(first, symbols, size, part, self.profile.survive_burst);
+        if !is_kept {
+            egress.sent.late_dropped += (m - early) as u64;
+        }
+        is_kept
+    }
+
+    fn send_late(&self, part: &LatePart, egress: &mut Egress<'_>) {
+        send_symbols(part.first, &part.symbols, part.symbol_size, self.symbol_size, egress);
+        egress.sent.late_symbols += part.count();
         if egress.events.is_some() {
-            egress.outbox.end_block(self.block_id());
+            let block = BlockId { profile: part.first.profile, sbn: part.first.sbn };
+            egress.outbox.end_part(block, Part::Late);
         }
     }
 
     /// Bytes of a full datagram of this sender.
     pub fn datagram_len(&self) -> usize {
         HEADER_LEN + PAYLOAD_ID_LEN + self.symbol_size + TAG_LEN
+    }
+}
+
+/// Sends repair symbols of one block, which lie end to end in `symbols`; the first has the id `first`.
+fn send_symbols(first: RepairId, symbols: &[u8], size: usize, full: usize, egress: &mut Egress<'_>) {
+    for (index, symbol) in symbols.chunks_exact(size).enumerate() {
+        let id = RepairId { esi: first.esi + index as u16, ..first };
+        egress.seal(DatagramType::Repair, &id.emit(), symbol);
+        egress.sent.repair_symbols += 1;
+        egress.sent.full_symbols += u64::from(symbol.len() == full);
+    }
+}
+
+/// A late part is not sent.
+fn drop_late(part: &LatePart, sent: &mut Sent, events: Option<&mut VecDeque<BlockEvent>>) {
+    sent.late_dropped += part.count();
+    if let Some(events) = events {
+        let block = BlockId { profile: part.first.profile, sbn: part.first.sbn };
+        events.push_back(BlockEvent::PromiseBroken { block });
     }
 }
 
@@ -340,6 +473,8 @@ mod tests {
                 close_when_idle: Duration::from_micros(50),
                 close_after: Duration::from_millis(2),
                 plan: Plan::fixed(4, repair_symbols, 0.01),
+                survive_burst: Duration::ZERO,
+                keeps_promise: true,
             };
             let (outbox, code) = (Outbox::new(Pacer::new(None), Duration::ZERO), Code::new());
             let (sender, events) = (Sender::new(profile, E), VecDeque::new());
@@ -354,16 +489,22 @@ mod tests {
                 code: &mut self.code,
                 sent: &mut self.sent,
                 events: self.claims.then_some(&mut self.events),
+                now: self.now,
             };
             act(&mut self.sender, &mut egress)
         }
 
+        fn at(&mut self, now: Instant, act: impl FnOnce(&mut Sender, &mut Egress<'_>)) {
+            let before = std::mem::replace(&mut self.now, now);
+            self.with(act);
+            self.now = before;
+        }
+
         fn push(&mut self, len: usize) {
-            let now = self.now;
             let header = VirtioHeader { flags: u8::from(len > E), ..VirtioHeader::default() };
             self.with(|sender, egress| {
                 sender.room()[..len].fill(7);
-                sender.commit(header, len, egress, now);
+                sender.commit(header, len, egress);
             });
         }
 
@@ -437,18 +578,18 @@ mod tests {
         assert_eq!(bench.sender.deadline(), None);
         bench.push(10);
         assert_eq!(bench.sender.deadline(), Some(micros(2000)), "the TUN may have more");
-        bench.with(|sender, egress| sender.handle_idle(egress, micros(5)));
+        bench.at(micros(5), |sender, egress| sender.handle_idle(egress));
         assert_eq!(bench.sent(), [Source(0, 0, 0)], "no byte waits for the next packet");
         assert_eq!(bench.sender.deadline(), Some(micros(55)));
-        bench.with(|sender, egress| sender.handle_idle(egress, micros(30)));
+        bench.at(micros(30), |sender, egress| sender.handle_idle(egress));
         assert_eq!(bench.sender.deadline(), Some(micros(55)), "idle since the first call");
         bench.push(10);
         assert_eq!(bench.sender.deadline(), Some(micros(2000)));
-        bench.with(|sender, egress| sender.handle_idle(egress, micros(1990)));
+        bench.at(micros(1990), |sender, egress| sender.handle_idle(egress));
         assert_eq!(bench.sender.deadline(), Some(micros(2000)), "old before it is idle");
-        bench.with(|sender, egress| sender.handle_timeout(egress, micros(1999)));
+        bench.at(micros(1999), |sender, egress| sender.handle_timeout(egress));
         assert_eq!(bench.sent(), [Source(0, 1, 0)]);
-        bench.with(|sender, egress| sender.handle_timeout(egress, micros(2000)));
+        bench.at(micros(2000), |sender, egress| sender.handle_timeout(egress));
         assert_eq!(bench.sent(), [Repair(0, 2, 2, 1)]);
         assert_eq!(bench.sender.deadline(), None);
     }
@@ -464,12 +605,14 @@ mod tests {
         while let Some(train) = bench.outbox.front(to, Trains::All, now) {
             let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));
             let mut taken = Vec::new();
-            bench.outbox.on_sent(len, now, |block, send, alone| taken.push((block.sbn, send, alone)));
+            bench.outbox.on_sent(len, now, |(block, _), send, alone| taken.push((block.sbn, send, alone)));
             trains.push((datagrams, taken));
         }
         assert_eq!(trains, [(5, vec![]), (2, vec![]), (1, vec![(0, 2, true)])]);
         let block = BlockId { profile: 0, sbn: 0 };
-        assert_eq!(bench.events, [BlockEvent::Closed { block, source_symbols: 5, repair_symbols: 3 }]);
+        let (source_symbols, repair_symbols) = (5, 3);
+        let closed = BlockEvent::Closed { block, source_symbols, repair_symbols, has_late: false, keeps_promise: true };
+        assert_eq!(bench.events, [closed]);
     }
 
     #[test]

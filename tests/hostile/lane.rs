@@ -23,6 +23,8 @@ pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instan
         close_when_idle: Duration::from_micros(50),
         close_after: Duration::from_millis(2),
         plan: Plan::fixed(8, 2, 0.01),
+        survive_burst: Duration::ZERO,
+        keeps_promise: true,
     };
     let peer = PeerSettings {
         address: None,

@@ -38,7 +38,8 @@ pub struct Taken {
 struct Block {
     handed: usize,
     refused: bool,
-    entered: usize,
+    /// When each datagram entered the link.
+    entered: Vec<Duration>,
     stamped: bool,
     claimed: Option<Level>,
     violated: bool,
@@ -84,6 +85,12 @@ struct RunRecord {
     proofs: HashMap<Run, Duration>,
     /// The least round trip with each run of the peer. No simulation lasts longer than the window in which it counts.
     least_rtt: HashMap<Run, Duration>,
+}
+
+/// The most of these moments within some window of this length.
+fn most_within(moments: &[Duration], window: Duration) -> usize {
+    let within = |begin: &Duration| moments.iter().filter(|at| (*begin..*begin + window).contains(*at)).count();
+    moments.iter().map(within).max().unwrap_or(0)
 }
 
 /// Checks the claims of all runs.
@@ -141,8 +148,8 @@ impl ClaimChecker {
     }
 
     /// A datagram of a block entered the link.
-    pub fn on_entered(&mut self, run: Run, block: BlockId) {
-        self.block(run, block).entered += 1;
+    pub fn on_entered(&mut self, run: Run, block: BlockId, now: Duration) {
+        self.block(run, block).entered.push(now);
     }
 
     /// A timestamp was read. It is of a datagram that the host took with or after the last datagrams of the blocks in
@@ -232,11 +239,31 @@ impl ClaimChecker {
         let symbols = usize::from(source_symbols + repair_symbols);
         assert!(repair_symbols > 0, "{block:?} of {run:?} has no repair symbols: {level:?}");
         assert!(!known.refused, "a datagram of {block:?} of {run:?} was refused: {level:?}");
-        assert_eq!(known.handed, symbols, "not all of {block:?} of {run:?} was taken: {level:?}");
+        let profile = &ground_truth.scenario.sides[run.side.index()].profiles[usize::from(block.profile)];
+        if level == Level::Early {
+            let handed = known.handed;
+            assert!(handed > source_symbols.into(), "only {handed} symbols of {block:?} of {run:?} were taken");
+            assert!(
+                known.entered.len() > source_symbols.into(),
+                "the early part of {block:?} of {run:?} is in the host"
+            );
+        } else {
+            assert_eq!(known.handed, symbols, "not all of {block:?} of {run:?} was taken: {level:?}");
+        }
         if level >= Level::OnWire {
+            assert!(profile.keeps_promise, "{block:?} of {run:?} has not what its profile promises");
             assert!(known.stamped, "no timestamp of {block:?} of {run:?} came: {level:?}");
-            assert_eq!(known.entered, symbols, "some of {block:?} of {run:?} is still in the host");
+            assert_eq!(known.entered.len(), symbols, "some of {block:?} of {run:?} is still in the host");
             self.outcome.claimed_blocks += 1;
+            // The promise: no interruption of this length could take more symbols than there are repair symbols.
+            if !profile.survive_burst.is_zero() {
+                let most = most_within(&known.entered, profile.survive_burst);
+                assert!(
+                    most <= usize::from(repair_symbols),
+                    "{most} symbols of {block:?} of {run:?} at once: {known:?}"
+                );
+                self.outcome.late_blocks += 1;
+            }
         }
         let to = ground_truth.model.sealed_for(run, block).expect("it was sent");
         let proof = record.proofs.get(&to).copied();
@@ -260,6 +287,8 @@ impl ClaimChecker {
             if (position.bytes, position.packets) != (known.bytes, known.packets) {
                 record.check_position(run, flow, level, ground_truth);
                 self.outcome.positions_reported += usize::from(level == Level::OnWire);
+                let is_ahead = level == Level::Early && position.bytes > flow.position(Level::OnWire).bytes;
+                self.outcome.early_positions += usize::from(is_ahead);
             }
         }
     }
@@ -328,7 +357,7 @@ impl ClaimChecker {
         let verdicts = ground_truth.model.verdicts(last, ground_truth.scenario);
         let outcome = &mut self.outcome;
         for (&run, record) in &self.records {
-            for (&id, block) in record.blocks.iter().filter(|(_, block)| block.claimed >= Some(Level::OnWire)) {
+            for (&id, block) in record.blocks.iter().filter(|(_, block)| block.claimed >= Some(Level::Early)) {
                 let verdict = verdicts[&(run, id)];
                 match verdict {
                     Verdict::Whole => outcome.kept += 1,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use onwire::protect::LaneProtection;
+use onwire::protect::{Evidence, LaneProtection};
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::{DropReason, Drops};
 use onwire::tunnel::forwarder::{Forwarder, Settings};
@@ -97,7 +97,7 @@ impl Endpoint {
             claims: settings.claims,
             policy: Policy::new(rules, ProfileId(0)),
         };
-        let forwarder = Forwarder::new(
+        let mut forwarder = Forwarder::new(
             Settings {
                 lane: scenario.lane,
                 local_prefixes: [true, false].map(|ipv4| (prefix(side, ipv4), ())).into_iter().collect(),
@@ -108,6 +108,8 @@ impl Endpoint {
             },
             now,
         );
+        forwarder.set_shows_departures(settings.claims && settings.host.evidence == Evidence::Timestamps);
+        let promises = settings.profiles.iter().map(|profile| profile.survive_burst).collect();
         Self {
             run: Run { side, restarts: 0 },
             epoch: random.random(),
@@ -115,7 +117,7 @@ impl Endpoint {
             forwarder,
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
-            lane_protection: settings.claims.then(|| settings.host.lane_protection()),
+            lane_protection: settings.claims.then(|| settings.host.lane_protection(promises)),
             device_has_dropped: false,
             stamps: Vec::new(),
             ended: Vec::new(),

@@ -120,7 +120,7 @@ fn forged() -> impl Strategy<Value = Forged> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let level = prop_oneof![2 => Just(Level::Queued), 6 => Just(Level::OnWire), 3 => Just(Level::Decoded)];
+    let level = prop_oneof![2 => Just(Level::Queued), 3 => Just(Level::Early), 6 => Just(Level::OnWire), 3 => Just(Level::Decoded)];
     prop_oneof![
         12 => (1usize..60).prop_map(|len| Step::Send { len }),
         1 => (1usize..30).prop_map(|len| Step::Miss { len }),
@@ -182,7 +182,7 @@ struct World {
     exact: bool,
     id: Option<FlowId>,
     /// The highest reported positions of the current instance.
-    reported: [u64; 4],
+    reported: [u64; Level::COUNT],
     /// Forged data segments since the sender's last own one.
     forged: u8,
 }
@@ -198,7 +198,7 @@ impl World {
             blocks: vec![(0, Held::new(), None)],
             exact: true,
             id: None,
-            reported: [0; 4],
+            reported: [0; Level::COUNT],
             forged: 0,
         };
         world.begin(isn);
@@ -336,7 +336,7 @@ impl World {
                 }
                 self.table.on_block_protected(block, level);
             }
-            Step::Fail { index } if index + 1 < self.blocks.len() && self.blocks[index].2 < Some(Level::OnWire) => {
+            Step::Fail { index } if index + 1 < self.blocks.len() && self.blocks[index].2 < Some(Level::Early) => {
                 let (sbn, ..) = self.blocks.remove(index);
                 self.table.on_block_failed(BlockId { profile: 2, sbn }, self.now);
             }
@@ -348,7 +348,7 @@ impl World {
                 self.check_violation(&violation, &held);
                 for (connection, start, end) in held {
                     let connection = &mut self.connections[connection];
-                    if level >= Some(Level::OnWire) && end > connection.contiguous(Level::Decoded) && end > start {
+                    if level >= Some(Level::Early) && end > connection.contiguous(Level::Decoded) && end > start {
                         connection.lost_below = connection.lost_below.max(end);
                     }
                 }
@@ -414,16 +414,19 @@ impl World {
                 Event::New(flow) => {
                     assert_ne!(Some(flow.id), self.id);
                     self.id = Some(flow.id);
-                    self.reported = [0; 4];
+                    self.reported = [0; Level::COUNT];
                 }
-                Event::Protected { flow, level, position, .. } => {
+                Event::Protected { flow, raised, .. } => {
                     assert_eq!(Some(flow.id), self.id);
-                    assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
-                    assert!(position.bytes > self.reported[level.index()], "reported positions only rise");
-                    self.reported[level.index()] = position.bytes;
-                    if level != Level::Acked {
-                        let expected = connection.contiguous(level) as u64;
-                        assert!(position.bytes <= expected, "{level:?} {} of {expected}", position.bytes);
+                    for level in Level::ALL.into_iter().filter(|level| raised[level.index()]) {
+                        let position = flow.position(level);
+                        assert_eq!(position.sequence, connection.isn.wrapping_add(1 + position.bytes as u32));
+                        assert!(position.bytes > self.reported[level.index()], "reported positions only rise");
+                        self.reported[level.index()] = position.bytes;
+                        if level != Level::Acked {
+                            let expected = connection.contiguous(level) as u64;
+                            assert!(position.bytes <= expected, "{level:?} {} of {expected}", position.bytes);
+                        }
                     }
                 }
                 Event::Gone { reason, .. } => assert_eq!(reason, GoneReason::Replaced),
@@ -442,7 +445,7 @@ impl World {
         if decoded >= connection.lost_below {
             connection.lost_below = 0;
         }
-        for level in [Level::Queued, Level::OnWire, Level::Decoded] {
+        for level in [Level::Queued, Level::Early, Level::OnWire, Level::Decoded] {
             let reported = self.reported[level.index()];
             let expected = connection.contiguous(level) as u64;
             if connection.lost_below > 0 && level < Level::Decoded {

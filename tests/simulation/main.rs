@@ -62,6 +62,7 @@ fn packets_arrive_and_protection_claims_hold_whatever_the_links_do() {
         assert!(total.violations > 0 && total.barriers_granted > 0 && total.barriers_denied > 0, "{total:?}");
         let checked = number_from("ONWIRE_SEEDS").unwrap_or(SEEDS) as usize;
         assert!(total.kept + total.rebuilt >= checked, "one block for each seed at least: {total:?}");
+        assert!(total.late_blocks > checked / 10 && total.early_positions > 0, "late parts must occur: {total:?}");
         assert!(total.silent_tails > 0 && total.whole_although_lost > 0, "each case must occur: {total:?}");
     }
 }

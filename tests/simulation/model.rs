@@ -315,7 +315,7 @@ impl Model {
         for (&stream, blocks) in &self.streams {
             let from = stream.from;
             let receiver = last[from.side.other().index()];
-            let hold = scenario.sides[receiver.side.index()].delivery.hold;
+            let hold = scenario.sides[receiver.side.index()].delivery.hold + scenario.late_spread(from.side);
             let lowest = first_seen(blocks, receiver);
             let mut later: Option<Duration> = None;
             for (&sbn, block) in blocks.iter().rev() {

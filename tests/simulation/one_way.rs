@@ -73,7 +73,7 @@ impl World {
             return;
         }
         if let Some(block) = block_of(&sealed.content) {
-            self.claim_checker.on_entered(sealed.from, block);
+            self.claim_checker.on_entered(sealed.from, block, self.now);
         }
         let random = &mut self.random;
         let transmission = self.ends[side.index()].link.transmit(random, self.now);

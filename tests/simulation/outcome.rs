@@ -23,6 +23,10 @@ pub struct Outcome {
     pub silent_tails: usize,
     /// Blocks claimed as protected.
     pub claimed_blocks: usize,
+    /// Of them: with a late part.
+    pub late_blocks: usize,
+    /// Positions reported at level early alone.
+    pub early_positions: usize,
     /// Of them: arrived without losing a datagram.
     pub kept: usize,
     /// Of them: arrived although datagrams were lost, at most as many as there were repair symbols.
@@ -62,6 +66,8 @@ impl Outcome {
         self.whole_although_lost += other.whole_although_lost;
         self.silent_tails += other.silent_tails;
         self.claimed_blocks += other.claimed_blocks;
+        self.late_blocks += other.late_blocks;
+        self.early_positions += other.early_positions;
         self.kept += other.kept;
         self.rebuilt += other.rebuilt;
         self.excused_lost += other.excused_lost;

@@ -91,10 +91,11 @@ impl HostSettings {
     }
 
     /// The protection of a new run.
-    pub fn lane_protection(&self) -> LaneProtection {
+    pub fn lane_protection(&self, promises: Vec<Duration>) -> LaneProtection {
         let flows = FlowTable::new(self.limits, 7, InstanceCounter::default());
         let mut protection = PeerProtection::new(flows, self.evidence);
         protection.set_publishes_blocks(true);
+        protection.set_promises(promises);
         LaneProtection::new(vec![protection])
     }
 }
@@ -139,6 +140,9 @@ impl World {
         for (number, ended) in end.stamps.drain(..) {
             self.claim_checker.on_stamp(end.run, &end.ended[..ended]);
             lane_protection.on_stamp(number, now);
+        }
+        while let Some((peer, block, lag)) = lane_protection.poll_early_left(now) {
+            end.forwarder.on_early_left(peer, block, lag, now);
         }
         lane_protection.handle_timeout(now);
         self.claim_checker.on_peer_run(end.run, end.forwarder.peers()[0].sessions().epoch());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use onwire::fec::plan::Plan;
+use onwire::tunnel::late_repair::LATE_SLACK;
 use onwire::tunnel::receiver::Delivery;
 use onwire::tunnel::sender::Profile;
 use rand::rngs::SmallRng;
@@ -11,6 +12,9 @@ use rand::{Rng, SeedableRng};
 use crate::link::LinkSettings;
 use crate::protection_driver::{HostSettings, QUEUE_MAX};
 use crate::side::Side;
+
+/// The longest interruption that a profile promises to survive.
+const SPREAD_MAX: Duration = Duration::from_millis(20);
 
 /// A disruption of one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,13 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// How much longer the peer of a side waits for late repair symbols.
+    pub fn late_spread(&self, side: Side) -> Duration {
+        let longest = self.sides[side.index()].profiles.iter().map(|profile| profile.survive_burst).max();
+        let longest = longest.unwrap_or_default();
+        if longest.is_zero() { longest } else { longest + LATE_SLACK }
+    }
+
     /// The scenario of a seed.
     pub fn of(seed: u64) -> Self {
         let random = &mut SmallRng::seed_from_u64(seed);
@@ -92,7 +103,7 @@ impl Scenario {
                 disruptions.push((lead + length.mul_f64(random.random()), side, disruption));
             }
         }
-        let hold = sides.iter().map(|side| side.delivery.hold_max).max().unwrap_or_default();
+        let hold = sides.iter().map(|side| side.delivery.hold_max).max().unwrap_or_default() + SPREAD_MAX + LATE_SLACK;
         let slowest = sides.iter().map(|side| side.link.delay + side.link.jitter).max().unwrap_or_default();
         // Long enough for every handshake to end and for every held or travelling datagram to be decided.
         let faults_end = lead + length.mul_f64(1.2) + slowest * 8;
@@ -161,5 +172,11 @@ fn random_profile(number: u8, random: &mut SmallRng) -> Profile {
         close_when_idle: Duration::from_micros(random.random_range(0..idle)),
         close_after: Duration::from_micros(random.random_range(100..after)),
         plan: Plan::fixed(block_symbols, repair_symbols, 0.01),
+        survive_burst: if repair_symbols > 0 && random.random_bool(0.3) {
+            SPREAD_MAX.mul_f64(random.random::<f64>().powi(2))
+        } else {
+            Duration::ZERO
+        },
+        keeps_promise: random.random_bool(0.95),
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use onwire::flow::FlowKey;
-use onwire::protect::Evidence;
+use onwire::protect::{Evidence, TakenSend};
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::outbox::Trains;
@@ -118,7 +118,7 @@ impl World {
             let end = &mut self.ends[side.index()];
             let Some((peer, train)) = end.forwarder.poll_transmit(Trains::All, now) else { return false };
             assert_eq!(peer, PeerId(0));
-            let send = train.send;
+            let taken = TakenSend { peer, send: train.send, queued: train.since };
             if self.random.random_bool(0.01) {
                 // The socket is full: the same train is sent again later.
                 return true;
@@ -147,7 +147,7 @@ impl World {
                 .filter(|lane_protection| lane_protection.peers()[0].evidence() == Evidence::Timestamps)
             {
                 numbers = Some(lane_protection.next_stamp());
-                lane_protection.on_taken(peer, send, if gso { 1 } else { datagrams.len() }, now);
+                lane_protection.on_taken(taken, if gso { 1 } else { datagrams.len() }, now);
             }
             let mut is_dropped = false;
             for (place, datagram) in (0..).zip(datagrams) {
@@ -195,7 +195,9 @@ impl World {
             .iter()
             .map(|profile| {
                 let symbols = profile.block_symbols + 65_600 / settings.symbol_size + 2;
-                ((symbols + profile.plan.repair_symbols(symbols)) * (settings.symbol_size + 44)) as u64
+                // Late parts of several blocks may be due in one turn.
+                let blocks = if profile.survive_burst.is_zero() { 1 } else { 32 };
+                (blocks * (symbols + profile.plan.repair_symbols(symbols)) * (settings.symbol_size + 44)) as u64
             })
             .sum();
         let waiting = end.forwarder.peers()[0].sent().bytes - end.drained;

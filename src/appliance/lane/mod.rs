@@ -165,6 +165,7 @@ impl Lane {
         if let Some(port) = driver.publish_path().port() {
             self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE)?;
         }
+        self.forwarder.set_shows_departures(driver.shows_departures());
         self.driver = Some(driver);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Lane;
 use crate::appliance::notify::protection_driver::ProtectionDriver;
 use crate::io::udp::{Change, Target};
+use crate::protect::TakenSend;
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::outbox::Trains;
@@ -38,7 +39,7 @@ impl Lane {
             let PeerTarget { alone } = self.targets[usize::from(peer.0)];
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
-            let send = train.send;
+            let taken = TakenSend { peer, send: train.send, queued: train.since };
             let stamp = self.driver.as_ref().and_then(ProtectionDriver::next_stamp);
             let target = Target { to: train.to.remote, from: train.to.local, alone };
             let mut outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
@@ -51,7 +52,7 @@ impl Lane {
                 }
             }
             if let Some(driver) = self.driver.as_mut().filter(|_| outcome.sent > 0) {
-                driver.on_taken(peer, send, outcome.stamps, now);
+                driver.on_taken(taken, outcome.stamps, now);
             }
             self.ready.sendable = !outcome.blocked;
             self.forwarder.on_sent(peer, outcome.sent, now);

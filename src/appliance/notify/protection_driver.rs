@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::appliance::notify::egress_watch::EgressWatch;
 use crate::appliance::notify::notification::{LaneNotification, key_from, level_of};
 use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
+use crate::notify::message::Level;
 use crate::notify::publisher::Asked;
-use crate::protect::{Evidence, LaneProtection, Notification};
+use crate::protect::{Evidence, LaneProtection, Notification, TakenSend};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
@@ -71,10 +72,15 @@ impl ProtectionDriver {
         self.uses_stamps.then(|| self.lane_protection.next_stamp())
     }
 
-    /// The kernel took send number `send` toward `peer`; `timestamps` of them were requested.
-    pub fn on_taken(&mut self, peer: PeerId, send: u64, timestamps: usize, now: Instant) {
+    /// Timestamps show when blocks have left this host.
+    pub fn shows_departures(&self) -> bool {
+        self.uses_stamps
+    }
+
+    /// The kernel took this send; it was asked for this many timestamps.
+    pub fn on_taken(&mut self, taken: TakenSend, timestamps: usize, now: Instant) {
         if self.uses_stamps {
-            self.lane_protection.on_taken(peer, send, timestamps, now);
+            self.lane_protection.on_taken(taken, timestamps, now);
         }
     }
 
@@ -133,6 +139,9 @@ impl ProtectionDriver {
         }
         for number in self.stamps_read.drain(..) {
             self.lane_protection.on_stamp(number, now);
+        }
+        while let Some((peer, block, lag)) = self.lane_protection.poll_early_left(now) {
+            forwarder.on_early_left(peer, block, lag, now);
         }
         self.lane_protection.handle_timeout(now);
         if let Some(port) = self.publish_path.port_mut() {
@@ -220,6 +229,10 @@ impl ProtectionDriver {
     }
 
     fn publish_notification(&mut self, peer: PeerId, notification: Notification, now: Instant) {
+        // Readers of blocks are told once, when a block is decided.
+        if matches!(notification, Notification::Block { level: Some(Level::Early), .. }) {
+            return;
+        }
         let level = level_of(self.lane_protection.peers()[usize::from(peer.0)].evidence());
         let from = LaneNotification { peer: u32::from(peer.0), lane: self.lane, level, notification };
         self.publish_path.publish(from, now);

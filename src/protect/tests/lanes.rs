@@ -1,7 +1,7 @@
 //! Several peers on one lane.
 
 use super::*;
-use crate::protect::LaneProtection;
+use crate::protect::{LaneProtection, TakenSend};
 
 #[test]
 fn a_lane_waits_for_every_one_of_its_peers() {
@@ -35,7 +35,7 @@ fn a_timestamp_counts_for_the_peer_of_its_datagram() {
     let now = peers.iter().map(|bench| bench.now).max().unwrap();
     let mut lane_protection = LaneProtection::new(peers.into_iter().map(|bench| bench.protection).collect());
     let number = lane_protection.next_stamp();
-    lane_protection.on_taken(PeerId(1), 0, 1, now);
+    lane_protection.on_taken(TakenSend { peer: PeerId(1), send: 0, queued: now }, 1, now);
     lane_protection.on_stamp(number, now);
     let protected: Vec<_> = lane_protection.peers().iter().map(|peer| peer.counters().protected).collect();
     assert_eq!(protected, [0, 1]);
@@ -45,7 +45,7 @@ fn a_timestamp_counts_for_the_peer_of_its_datagram() {
 fn a_missing_timestamp_is_not_awaited_forever() {
     let bench = Bench::up();
     let mut lane_protection = LaneProtection::new(vec![bench.protection]);
-    lane_protection.on_taken(PeerId(0), 0, 1, bench.now);
+    lane_protection.on_taken(TakenSend { peer: PeerId(0), send: 0, queued: bench.now }, 1, bench.now);
     assert!(lane_protection.is_waiting());
     lane_protection.handle_timeout(bench.now + crate::protect::ledger::STAMP_WITHIN);
     assert!(!lane_protection.is_waiting());

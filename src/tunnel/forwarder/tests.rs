@@ -34,6 +34,8 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         close_when_idle: Duration::from_micros(50),
         close_after: Duration::from_millis(2),
         plan: Plan::fixed(4, 1, 0.01),
+        survive_burst: Duration::ZERO,
+        keeps_promise: true,
     };
     let peer = PeerSettings {
         address: None,

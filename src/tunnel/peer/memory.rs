@@ -36,7 +36,9 @@ impl Peer {
             // Without a session the symbol size is not known.
             let session = self.sessions.current().ok_or(DropReason::UnknownSession)?;
             let symbol_size = usize::from(session.remote().symbol_size);
-            self.receivers[index] = Some(Box::new(Receiver::new(profile, symbol_size, self.delivery)));
+            let mut receiver = Box::new(Receiver::new(profile, symbol_size, self.delivery));
+            receiver.set_late_spread(self.reporting.peer_late_spread().unwrap_or_default());
+            self.receivers[index] = Some(receiver);
         }
         let receiver = self.receivers[index].as_mut().expect("it was made above if it was not there");
         let others = self.held - receiver.memory();

@@ -23,6 +23,8 @@ impl Peer {
         }
         let news = self.train_watch.handle_report(&report, &self.sent, self.reporting.sent_at(), now);
         self.train_news = news.or(self.train_news);
+        let spread = self.reporting.peer_late_spread().unwrap_or_default();
+        self.receivers.iter_mut().flatten().for_each(|receiver| receiver.set_late_spread(spread));
         let acknowledged = self.reporting.acknowledged();
         self.receivers.iter_mut().flatten().for_each(|receiver| receiver.on_acknowledged(acknowledged));
         let feedback = self.feedback.get_or_insert_default();
@@ -67,7 +69,7 @@ impl Peer {
         let Some(session) = self.sessions.sealing(now) else { return };
         self.scratch.clear();
         report.emit(&mut self.scratch);
-        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None };
+        let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None, now };
         // A report travels alone, so that it arrives even where trains do not.
         egress.outbox.end_train();
         egress.seal(DatagramType::Report, &[], &self.scratch);

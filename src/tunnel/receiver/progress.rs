@@ -9,6 +9,9 @@ use crate::tunnel::lost_blocks::Losses;
 use crate::tunnel::unreported_losses::UnreportedLosses;
 use crate::wire::report::{LostRun, Progress};
 
+/// No sender's late repair symbols are waited for longer, whatever it reports.
+const LATE_SPREAD_MAX: Duration = Duration::from_millis(500);
+
 /// What waits, and what will not be whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveProgress {
@@ -32,9 +35,15 @@ impl Receiver {
         self.profile
     }
 
-    /// How long a hole waits now.
+    /// How long a hole waits now: as the lateness seen demands, and at least until late repair symbols may have come.
     pub fn hold(&self) -> Duration {
-        self.reordering.hold()
+        self.reordering.hold().max(self.late_hold)
+    }
+
+    /// Late repair symbols may leave this much later than the rest of their block.
+    pub fn set_late_spread(&mut self, spread: Duration) {
+        let spread = spread.min(LATE_SPREAD_MAX);
+        self.late_hold = if spread.is_zero() { spread } else { self.reordering.least() + spread };
     }
 
     /// No block is held.

@@ -39,6 +39,11 @@ impl Reordering {
         Self { bounds, wanted: Duration::ZERO, shrunk_at: None, step, moments: VecDeque::new() }
     }
 
+    /// The least time that a hole waits.
+    pub fn least(&self) -> Duration {
+        *self.bounds.start()
+    }
+
     /// How long a hole waits.
     #[inline]
     pub fn hold(&self) -> Duration {
