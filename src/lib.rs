@@ -5,6 +5,7 @@
 //!
 //! * [`wire`] bytes to values and back;
 //! * [`fec`] the erasure code, the block being built and the block being filled;
+//! * [`plan`] from what must hold on a link to block lengths and numbers of repair symbols;
 //! * [`tunnel`] the state machines of a peer: sender, receiver, session;
 //! * [`flow`] TCP sequence numbers to the position up to which a flow is protected;
 //! * [`protect`] when a block may be called protected, and what takes it back;
@@ -25,6 +26,7 @@ pub mod gate;
 pub mod io;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod plan;
 pub mod protect;
 pub mod tunnel;
 pub mod wire;

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// A link with two states.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GilbertElliott {
-    good_loss: f64,
-    bad_loss: f64,
+    pub(super) good_loss: f64,
+    pub(super) bad_loss: f64,
     /// Changes from good to bad a second, while the link is good.
     worsens: f64,
     /// Changes from bad to good a second, while the link is bad.
@@ -31,6 +31,26 @@ impl GilbertElliott {
         is_valid.then_some(Self { good_loss, bad_loss, worsens, recovers })
     }
 
+    /// The loss while the link is good.
+    pub fn good_loss(&self) -> f64 {
+        self.good_loss
+    }
+
+    /// The loss while the link is bad.
+    pub fn bad_loss(&self) -> f64 {
+        self.bad_loss
+    }
+
+    /// How long the link stays good, in the mean, in seconds.
+    pub fn good_seconds(&self) -> f64 {
+        self.worsens.recip()
+    }
+
+    /// How long the link stays bad, in the mean, in seconds.
+    pub fn bad_seconds(&self) -> f64 {
+        self.recovers.recip()
+    }
+
     /// The share of time in which the link is bad.
     pub fn bad_share(&self) -> f64 {
         self.worsens / (self.worsens + self.recovers)
@@ -43,7 +63,7 @@ impl GilbertElliott {
     }
 
     /// The chances to be bad after `time` if good now, and to be good after it if bad now.
-    fn changes(&self, time: Duration) -> (f64, f64) {
+    pub(super) fn changes(&self, time: Duration) -> (f64, f64) {
         let forgotten = -(-(self.worsens + self.recovers) * time.as_secs_f64()).exp_m1();
         let bad = self.bad_share();
         (bad * forgotten, (1.0 - bad) * forgotten)

@@ -11,7 +11,7 @@ use super::residual::{ln_residual, residual};
 
 /// The most source symbols by which one super-packet overfills a block on a 1500-byte path: 64 KB in symbols of 1408
 /// bytes, and one more for its header.
-const OVERFILL: usize = 48;
+pub const OVERFILL: usize = 48;
 
 /// The number of repair symbols for every number of source symbols.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +57,17 @@ impl Plan {
             repair.push(entry(m));
         }
         Self { block_symbols, assume_loss, repair }
+    }
+
+    /// The repair symbols of every length, the first entry for one source symbol, as found for a `loss`. Lengths beyond
+    /// the table get the share of its last entry. Numbers are cut to the limits of the code.
+    pub fn from_table(block_symbols: usize, loss: f64, mut repair: Vec<u16>) -> Self {
+        repair.truncate(MAX_ENCODING_SYMBOLS / 2);
+        if repair.iter().all(|&m| m == 0) {
+            return Self::none();
+        }
+        repair.iter_mut().for_each(|m| *m = (*m).min((MAX_ENCODING_SYMBOLS / 4) as u16));
+        Self { block_symbols: block_symbols.clamp(1, repair.len()), assume_loss: loss, repair }
     }
 
     /// No repair symbols for any block.
@@ -121,6 +132,16 @@ mod tests {
             assert_eq!(plan.overhead(), 0.0);
             assert_eq!(plan.residual(32), 1.0);
         }
+    }
+
+    #[test]
+    fn a_plan_from_a_table_has_its_numbers_and_goes_on_beyond_it() {
+        let plan = Plan::from_table(3, 0.01, vec![1, 2, 4]);
+        assert_eq!([0, 1, 2, 3, 6].map(|k| plan.repair_symbols(k)), [0, 1, 2, 4, 8]);
+        assert_eq!(plan.residual(2), residual(2, 2, 0.01));
+        let huge = Plan::from_table(4096, 0.01, vec![u16::MAX; 20_000]);
+        assert!([1, 4096, 9000].iter().all(|&k| k + huge.repair_symbols(k) <= MAX_ENCODING_SYMBOLS));
+        assert!(Plan::from_table(8, 0.01, vec![0; 8]).is_none() && Plan::from_table(8, 0.01, Vec::new()).is_none());
     }
 
     #[test]

@@ -8,16 +8,18 @@ use crate::source::Source;
 const MODULES: &[Module] = &[
     Module { name: "wire", may_import: &[], pure: true },
     Module { name: "fec", may_import: &["wire"], pure: true },
+    Module { name: "plan", may_import: &["fec"], pure: true },
     Module { name: "tunnel", may_import: &["fec", "wire"], pure: true },
     Module { name: "flow", may_import: &["wire", "notify::message"], pure: true },
     Module { name: "protect", may_import: &["flow", "tunnel", "wire", "notify::message"], pure: true },
     Module { name: "notify", may_import: &[], pure: false },
     // One place knows where the fields of the kernel's `struct tcp_info` lie.
     Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
-    Module { name: "config", may_import: &["tunnel::keys", "tunnel::policy", "notify"], pure: false },
+    // What cannot be reached on a configured link is an error of the configuration.
+    Module { name: "config", may_import: &["tunnel::keys", "tunnel::policy", "notify", "plan"], pure: false },
     Module {
         name: "appliance",
-        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify"],
+        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify", "plan"],
         pure: false,
     },
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
@@ -47,6 +49,7 @@ const MODULES: &[Module] = &[
             "appliance",
             "config",
             "gate",
+            "plan",
             "tunnel::keys",
             "notify",
             "io::descriptors",
