@@ -184,7 +184,7 @@ fn wait_demands_that_an_interruption_is_survived_or_does_not_wait_for_late_repai
         let positions = Positions { early: Some(sent.written), on_wire: Some(on_wire), ..Positions::default() };
         appliance.publish_flow(Flow { positions, survives_burst, ..flow(sent.key, None) });
     };
-    let wait = |more: &[&str]| appliance.run(&[&["wait", "--to", &sent.to, "--timeout", "300ms"], more].concat());
+    let wait = |more: &[&str]| appliance.run(&[&["wait", "--to", &sent.to, "--timeout", "300ms"][..], more].concat());
     promise(sent.written - 1, 2000);
     let output = wait(&["--survive-burst", "0ms"]);
     assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
@@ -237,7 +237,8 @@ fn late_repair_and_its_promise_are_shown_where_a_profile_has_them() {
         assert!(text(&output.stdout).contains(part), "{part}: {}", text(&output.stdout));
     }
     let told: Vec<Value> = serde_json::from_slice(&appliance.run(&["flows", "--json"]).stdout).unwrap();
-    let shown: Vec<_> = told.iter().map(|flow| (&flow["early"], &flow["on_wire"], &flow["survives_burst_us"])).collect();
+    let shown: Vec<_> =
+        told.iter().map(|flow| (&flow["early"], &flow["on_wire"], &flow["survives_burst_us"])).collect();
     assert_eq!(shown, [(&Value::Null, &json!(500), &json!(0)), (&json!(7777), &json!(500), &json!(1500))]);
     let output = appliance.run(&["watch", "--count", "3", "--for", "10s"]);
     let line = text(&output.stdout).lines().find(|line| line.contains(":2 ")).unwrap_or_default().to_owned();

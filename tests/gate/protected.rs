@@ -226,7 +226,9 @@ fn an_appliance_without_late_repair_satisfies_a_gate_that_demands_none() {
 fn a_gate_that_demands_more_than_the_profile_promises_waits_for_the_mirror_and_says_why() {
     let log = keep_log();
     let said = |words: &str| String::from_utf8(log.lock().unwrap().clone()).unwrap().matches(words).count();
-    for (survives, reason) in [(0, "promises to survive no interruption"), (1000, "an interruption of 1ms, not a longer")] {
+    for (survives, reason) in
+        [(0, "promises to survive no interruption"), (1000, "an interruption of 1ms, not a longer")]
+    {
         let Scene { appliance, gate, mut session, .. } = demanding(Some(Duration::from_millis(2)), Policy::Auto);
         appliance.tell_late(session.key, 4, 4, survives);
         session.hears_nothing(LONG_ENOUGH);
@@ -250,10 +252,9 @@ fn a_gate_that_demands_more_than_the_profile_promises_waits_for_the_mirror_and_s
 
 #[test]
 fn the_peer_and_the_mirror_satisfy_any_demand() {
-    for positions in [
-        Positions { decoded: Some(4), ..Positions::default() },
-        Positions { acked: Some(4), ..Positions::default() },
-    ] {
+    for positions in
+        [Positions { decoded: Some(4), ..Positions::default() }, Positions { acked: Some(4), ..Positions::default() }]
+    {
         let demanded = Some(Duration::from_millis(400));
         let Scene { appliance, gate: _gate, mut session, .. } = demanding(demanded, Policy::Auto);
         appliance.tell(session.key, Level::OnWire, positions);

@@ -14,7 +14,7 @@ use crate::message::{Event, Flow, FlowKey, Level, Origin, Range};
 
 /// What a message says of its flow besides positions.
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Report {
     peer: u32,
     /// The level that the appliance's configuration calls protected.
     level: Level,
@@ -29,7 +29,7 @@ pub struct Watch {
     /// The instance in the present run of the appliance.
     pinned: Option<u64>,
     /// What the last message about the pinned flow said.
-    told: Option<Told>,
+    report: Option<Report>,
     /// Claims of earlier runs, as stream offsets.
     floor: Claims,
     /// Claims about the pinned instance, in its own positions.
@@ -49,7 +49,7 @@ impl Watch {
         Watch {
             key,
             pinned: None,
-            told: None,
+            report: None,
             floor: Claims::default(),
             current: Claims::default(),
             shift: None,
@@ -66,12 +66,12 @@ impl Watch {
 
     /// The peer that the flow is sent to.
     pub fn peer(&self) -> Option<u32> {
-        self.told.map(|told| told.peer)
+        self.report.map(|report| report.peer)
     }
 
     /// The interruption that the flow's bytes on the wire survive, as reported last.
     pub fn survives_burst(&self) -> Option<Duration> {
-        self.told.map(|told| told.survives_burst)
+        self.report.map(|report| report.survives_burst)
     }
 
     /// The highest position claimed at any level, for comparison with what the program has written.
@@ -106,7 +106,7 @@ impl Watch {
             self.current.raise(&flow.positions, flow.survives_burst);
             self.losses.on_acked(self.acked());
             let survives_burst = Duration::from_micros(flow.survives_burst.into());
-            self.told = Some(Told { peer: flow.peer, level: flow.level, survives_burst });
+            self.report = Some(Report { peer: flow.peer, level: flow.level, survives_burst });
             if let Event::Gone(reason) = flow.event {
                 self.end = Some(Reason::Gone(reason));
             }
@@ -160,7 +160,7 @@ impl Watch {
         self.losses.on_restart(self.highest());
         self.floor = floor;
         self.pinned = None;
-        self.told = None;
+        self.report = None;
         self.current = Claims::default();
         self.shift = None;
     }
@@ -175,14 +175,14 @@ impl Watch {
         if let Some(level) = Level::ALL.into_iter().rev().find(covered) {
             return Status::Protected { level };
         }
-        match (self.end, self.told) {
+        match (self.end, self.report) {
             (Some(reason), _) => Status::Never(reason),
             (None, None) => Status::Pending(Reason::UnknownFlow),
             _ if suspect => Status::Pending(Reason::Violated),
             _ if self.shift.is_none() => Status::Pending(Reason::MiddleOfFlow),
-            (None, Some(told)) if told.level < need.level => Status::Pending(Reason::Level(told.level)),
-            (None, Some(told)) if told.survives_burst < need.survives_burst => {
-                Status::Pending(Reason::SurvivesBurst(told.survives_burst))
+            (None, Some(report)) if report.level < need.level => Status::Pending(Reason::Level(report.level)),
+            (None, Some(report)) if report.survives_burst < need.survives_burst => {
+                Status::Pending(Reason::SurvivesBurst(report.survives_burst))
             }
             _ => Status::Pending(Reason::Deadline),
         }
