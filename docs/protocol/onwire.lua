@@ -15,13 +15,13 @@ local commands = {
 }
 local types = { [2] = "ERROR", [3] = "DONE", [family] = "onwire" }
 local events = { [1] = "new", [2] = "protected", [3] = "gone" }
-local levels = { [1] = "queued", [2] = "on_wire", [3] = "decoded", [4] = "acked" }
+local levels = { [1] = "queued", [2] = "on_wire", [3] = "decoded", [4] = "acked", [5] = "early" }
 local origins = { [0] = "start", [1] = "middle" }
 local gone_reasons = { [1] = "closed", [2] = "idle", [3] = "evicted", [4] = "replaced" }
 local states = { [1] = "up", [2] = "degraded", [3] = "down", [4] = "draining" }
 local state_reasons = {
   [0] = "none", [1] = "no reports", [2] = "violation", [3] = "send errors", [4] = "no timestamps", [5] = "no session",
-  [6] = "administrator",
+  [6] = "administrator", [7] = "target not reachable", [8] = "model violated",
 }
 
 local key_table = {
@@ -76,6 +76,8 @@ local message_table = {
   [30] = { "heartbeat", "u32" },
   [31] = { "head", "u64" },
   [32] = { "violated", "u64" },
+  [33] = { "early", "u64" },
+  [34] = { "survives-burst", "u32" },
 }
 local error_table = { [1] = { "text", "string" }, [2] = { "offset", "u32" } }
 

@@ -99,6 +99,9 @@ impl Display for GatesSummary<'_> {
             line(f, "listens", gate.listen)?;
             line(f, "upstream", gate.upstream)?;
             line(f, "policy", format_args!("{}, level {}", gate.policy, gate.level.name()))?;
+            if let Some(burst) = gate.survive_burst {
+                line(f, "protect", format_args!("survives an interruption of {}", show_duration(burst)))?;
+            }
             if let Some(cap) = gate.max_unprotected {
                 line(f, "cap", format_args!("{cap} bytes unprotected"))?;
             }

@@ -24,6 +24,9 @@ Examples:
   onwire flows --to mirror:5432             those to one host and port
   onwire flows --json | jq '.[] | select(.violated)'
 
+The columns early and survives are there where a profile has late repair: early is ahead of on_wire while late repair
+has not left, and survives is the interruption that bytes at on_wire survive.
+
 JSON: an array of objects with the fields of a flow in `onwire watch --json`.
 Exit codes: 0 shown, 1 failure, 2 usage, 3 no contact with the appliance.")]
 pub struct Flows {
@@ -101,19 +104,25 @@ fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String
     }
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
-    table.set_header([
-        "protocol",
-        "source",
-        "destination",
-        "from",
-        "queued",
-        "on_wire",
-        "decoded",
-        "acked",
-        "peer",
-        "cookie",
-        "state",
-    ]);
+    // Profiles without late repair have neither.
+    let has_late = flows.values().any(|flow| flow.positions.early.is_some() || flow.survives_burst > 0);
+    let late = |column: &'static str| has_late.then_some(column);
+    let header = [
+        Some("protocol"),
+        Some("source"),
+        Some("destination"),
+        Some("from"),
+        Some("queued"),
+        late("early"),
+        Some("on_wire"),
+        Some("decoded"),
+        Some("acked"),
+        late("survives"),
+        Some("peer"),
+        Some("cookie"),
+        Some("state"),
+    ];
+    table.set_header(header.into_iter().flatten());
     for flow in flows.values() {
         let position = |level| flow.positions.at(level).map_or("-".to_owned(), grouped);
         let peer = peers.get(&flow.peer);
@@ -132,19 +141,26 @@ fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String
         if let Some(start) = flow.violated {
             state = format!("VIOLATED from {}, {state}", grouped(start));
         }
-        table.add_row([
-            notification::protocol(flow.key.protocol),
-            flow.key.source.to_string(),
-            flow.key.destination.to_string(),
-            if flow.origin == Origin::Start { "start" } else { "middle" }.to_owned(),
-            position(Level::Queued),
-            position(Level::OnWire),
-            position(Level::Decoded),
-            position(Level::Acked),
-            peer,
-            flow.cookie.map_or("-".to_owned(), |cookie| cookie.to_string()),
-            state,
-        ]);
+        let survives = match flow.survives_burst {
+            0 => "-".to_owned(),
+            burst => notification::burst(burst),
+        };
+        let row = [
+            Some(notification::protocol(flow.key.protocol)),
+            Some(flow.key.source.to_string()),
+            Some(flow.key.destination.to_string()),
+            Some(if flow.origin == Origin::Start { "start" } else { "middle" }.to_owned()),
+            Some(position(Level::Queued)),
+            has_late.then(|| position(Level::Early)),
+            Some(position(Level::OnWire)),
+            Some(position(Level::Decoded)),
+            Some(position(Level::Acked)),
+            Some(survives).filter(|_| has_late),
+            Some(peer),
+            Some(flow.cookie.map_or("-".to_owned(), |cookie| cookie.to_string())),
+            Some(state),
+        ];
+        table.add_row(row.into_iter().flatten());
     }
     format!("{table}\n")
 }

@@ -54,6 +54,10 @@ pub struct Gate {
     /// The least that counts as protected: on_wire, or queued where devices give no timestamps
     #[arg(long, default_value = "on_wire", value_parser = gate::parse_level)]
     level: Level,
+    /// The interruption that bytes must survive: 0ms for none, or a time that the profile must promise; default: what
+    /// the profile promises
+    #[arg(long, value_name = "TIME", value_parser = gate::parse_burst)]
+    survive_burst: Option<Duration>,
     /// Kind tcp: read no more from the application while so much is unprotected
     #[arg(long, value_name = "BYTES", value_parser = gate::parse_size)]
     max_unprotected: Option<u64>,
@@ -140,6 +144,7 @@ impl Gate {
             upstream,
             policy: self.policy,
             level: self.level,
+            survive_burst: self.survive_burst,
             max_unprotected: self.max_unprotected,
             connections: self.connections as usize,
             start_timeout: self.start_timeout,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 
 use super::render::grouped;
+use crate::config::units::show_duration;
 use crate::notify::message::{Block, Event, Flow, FlowKey, Level, Origin, Peer, Range, Violation};
 
 /// `tcp 10.1.0.1:40000 -> 10.2.0.1:5432`.
@@ -41,6 +42,9 @@ pub fn flow(flow: &Flow) -> String {
     if let Some((k, m)) = flow.block {
         let _ = write!(text, "  k {k} m {m}");
     }
+    if flow.survives_burst > 0 {
+        let _ = write!(text, "  survives {}", burst(flow.survives_burst));
+    }
     if flow.origin == Origin::Middle {
         text.push_str("  seen from its middle");
     }
@@ -54,6 +58,11 @@ pub fn flow(flow: &Flow) -> String {
         let _ = write!(text, "  VIOLATED from {}", grouped(start));
     }
     text
+}
+
+/// An interruption in microseconds, for people.
+pub fn burst(micros: u32) -> String {
+    show_duration(Duration::from_micros(micros.into()))
 }
 
 /// The state of a link: `degraded: no reports`.
@@ -125,6 +134,7 @@ pub fn flow_json(flow: &Flow, peer: Option<&Peer>) -> Map<String, Value> {
         "origin": if flow.origin == Origin::Start { "start" } else { "middle" },
         "origin_seq": flow.origin_seq,
         "queued": flow.positions.queued,
+        "early": flow.positions.early,
         "on_wire": flow.positions.on_wire,
         "decoded": flow.positions.decoded,
         "acked": flow.positions.acked,
@@ -133,6 +143,7 @@ pub fn flow_json(flow: &Flow, peer: Option<&Peer>) -> Map<String, Value> {
         "cookie": flow.cookie,
         "k": flow.block.map(|(k, _)| k),
         "m": flow.block.map(|(_, m)| m),
+        "survives_burst_us": flow.survives_burst,
         "peer": flow.peer,
         "peer_name": peer.and_then(|peer| peer.name.as_deref()),
         "link": peer.map(|peer| peer.state.name()),

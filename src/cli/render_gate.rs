@@ -1,9 +1,11 @@
 //! The status of gates as text for people. Computes nothing.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::output_line::OutputLine;
 use super::render::{duration, grouped, write_log_loss};
+use crate::config::units::show_duration;
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
 /// The whole status, a few lines per gate and per replicating connection.
@@ -51,8 +53,14 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     let totals = &gate.totals;
     writeln!(
         out,
-        "\n{}: {} on {} to {}, policy {}, level {}",
-        gate.name, gate.kind, gate.listen, gate.upstream, gate.policy, gate.level
+        "\n{}: {} on {} to {}, policy {}, level {}{}",
+        gate.name,
+        gate.kind,
+        gate.listen,
+        gate.upstream,
+        gate.policy,
+        gate.level,
+        demanded(gate.survive_burst_s)
     )?;
     writeln!(
         out,
@@ -101,6 +109,20 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     gate.connections.iter().filter(|it| it.replicates).try_for_each(|it| write_connection(out, it))
 }
 
+/// What the gate demands besides the level.
+fn demanded(survive_burst_s: Option<f64>) -> String {
+    match survive_burst_s {
+        None => String::new(),
+        Some(0.0) => ", late repair is not waited for".to_owned(),
+        Some(burst) => format!(", survives an interruption of {}", burst_words(burst)),
+    }
+}
+
+/// An interruption as it was written; a document may hold any number.
+fn burst_words(seconds: f64) -> String {
+    Duration::try_from_secs_f64(seconds).map_or(format!("{seconds} s"), show_duration)
+}
+
 fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result {
     writeln!(out, "  {}: {}, {}, {}", it.number, it.client, OutputLine(&it.phase), duration(it.age_s))?;
     writeln!(
@@ -113,6 +135,9 @@ fn write_connection(out: &mut String, it: &ConnectionStatus) -> std::fmt::Result
         grouped(it.injected_acks),
         grouped(it.waiting)
     )?;
+    if let Some(burst) = it.survives_burst_s.filter(|burst| *burst > 0.0) {
+        writeln!(out, "    on the wire: survives an interruption of {}", burst_words(burst))?;
+    }
     if it.exposed > 0 {
         writeln!(out, "    EXPOSED: {} bytes are acknowledged and nowhere but here", grouped(it.exposed))?;
     }
@@ -139,6 +164,7 @@ mod tests {
             upstream: ([127, 0, 0, 1], 5432).into(),
             policy: "auto".to_owned(),
             level: "on_wire".to_owned(),
+            survive_burst_s: None,
             totals,
             connections: vec![],
         };

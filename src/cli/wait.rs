@@ -18,7 +18,7 @@ use super::subscription::Subscription;
 use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, notification, print, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
-use crate::notify::client::{Client, Reason, Status, Wish};
+use crate::notify::client::{Client, Need, Reason, Status, Wish};
 use crate::notify::message::{FlowKey, Level};
 
 /// Wait until all that local sockets have sent to a host is protected
@@ -27,15 +27,19 @@ use crate::notify::message::{FlowKey, Level};
 Examples:
   redis-cli SET order 17 && onwire wait --to mirror     the replica's connection, whoever opened it
   onwire wait --to mirror:5432 --timeout 2s || alarm 'not protected'
+  onwire wait --to mirror --survive-burst 2ms           it also survives an interruption of the link of 2 ms
+  onwire wait --to mirror --survive-burst 0ms           does not wait for late repair: single losses are survived
   onwire wait --to mirror --json | jq .flows
 
 It counts what every open TCP connection of this network namespace to that host (all its addresses) has been given so
 far, and waits until all of it is on the wire together with its repair, or acknowledged by the host. What is sent
-meanwhile does not prolong the wait. A connection that ended before is not counted. Where no open connection has sent
+meanwhile does not prolong the wait. Some profiles have late repair, so that an interruption loses nothing: without
+--survive-burst that is waited for too, whatever the profile promises; with a time the profile must promise as much, or
+the mirror must have the bytes. A connection that ended before is not counted. Where no open connection has sent
 anything there is nothing to wait for, and that is no yes: exit code 4, or 0 with --allow-none.
 
 JSON: { protected, level, reason, open, ended, flows: [{ protocol, source, destination, bytes, protected, missing, level,
-        reason }] }. open, ended: connections to the host that the kernel knows. protected is false where flows is empty.
+        reason, survives_burst_us }] }. survives_burst_us: what the flow promises; null where that is unknown. open, ended: connections to the host that the kernel knows. protected is false where flows is empty.
 Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no contact with the appliance, 4 nothing to wait
 for.")]
 pub struct Wait {
@@ -50,6 +54,9 @@ pub struct Wait {
     /// What to wait for: queued, on_wire, decoded or acked
     #[arg(long, default_value = "on_wire", value_parser = parse_level)]
     level: Level,
+    /// The interruption of the link that the bytes must survive at any moment; 0ms: none
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "level")]
+    survive_burst: Option<Duration>,
     /// End with 0 also where no open connection has sent anything
     #[arg(long)]
     allow_none: bool,
@@ -62,8 +69,11 @@ pub struct Wait {
 }
 
 fn parse_level(text: &str) -> Result<Level, String> {
-    let level = Level::ALL.into_iter().find(|level| level.name() == text);
-    level.ok_or_else(|| "allowed: queued, on_wire, decoded, acked".to_owned())
+    let level = Level::ALL.into_iter().filter(|level| *level != Level::Early).find(|level| level.name() == text);
+    level.ok_or_else(|| match text {
+        "early" => "to end before late repair has left, write --survive-burst 0ms".to_owned(),
+        _ => "allowed: queued, on_wire, decoded, acked".to_owned(),
+    })
 }
 
 /// How often the kernel is queried again.
@@ -151,22 +161,27 @@ impl Awaited {
         self.vanished && matches!(self.status, Status::Never(_))
     }
 
-    fn protected(&self, client: &Client, least: Level) -> u64 {
+    fn protected(&self, client: &Client, need: Need) -> u64 {
         // If something was lost after the claim, only what the far end has acknowledged is certain.
         let claimed = match self.reason() {
             Some(Reason::Violated | Reason::OtherConnection) => 0,
-            _ => client.core().covered(&self.key, least),
+            _ => client.core().covered(&self.key, need),
         };
         self.acknowledged.max(claimed).min(self.bytes)
     }
 }
 
 impl Wait {
+    /// What it waits for.
+    fn need(&self) -> Need {
+        self.survive_burst.map_or(self.level.into(), Need::surviving)
+    }
+
     /// Waits; see the exit codes above.
     pub fn run(self) -> ExitCode {
         let prepared = Destination::resolve(&self.to).and_then(|to| {
             let mut client = self.subscription.client(Wish::default())?;
-            client.set_least_level(self.level);
+            client.set_need(self.need());
             Ok((to, client))
         });
         let (to, mut client) = match prepared {
@@ -218,7 +233,7 @@ impl Wait {
             if !had_contact && now >= begin + FIRST_CONTACT {
                 return Ok((flows, NO_CONTACT));
             }
-            progress.show(&open, client, self.level);
+            progress.show(&open, client, self.need());
             let round = deadline.map_or(now + ROUND, |deadline| deadline.min(now + ROUND));
             match open.iter().find(|flow| matches!(flow.status, Status::Pending(_))) {
                 Some(flow) => {
@@ -245,7 +260,7 @@ impl Wait {
             flow.status = if flow.acknowledged >= flow.bytes {
                 Status::Protected { level: Level::Acked }
             } else {
-                client.core().status(&flow.key, flow.bytes, self.level, Instant::now())
+                client.core().status(&flow.key, flow.bytes, self.need(), Instant::now())
             };
         }
         Ok(())
@@ -264,7 +279,7 @@ impl Wait {
         let nothing = flows.is_empty().then(|| connections.words(to));
         if self.json {
             let flow = |flow: &Awaited| {
-                let protected = flow.protected(client, self.level);
+                let protected = flow.protected(client, self.need());
                 let mut fields = notification::key_json(&flow.key);
                 fields.extend(notification::object(json!({
                     "bytes": flow.bytes,
@@ -272,6 +287,7 @@ impl Wait {
                     "missing": flow.bytes - protected,
                     "level": flow.level().map(Level::name),
                     "reason": flow.reason().map(|reason| reason.to_string()),
+                    "survives_burst_us": client.core().survives_burst(&flow.key).map(|burst| burst.as_micros() as u64),
                 })));
                 Value::Object(fields)
             };
@@ -309,11 +325,15 @@ impl Wait {
             }
             _ => print_error(format_args!("onwire wait: not protected within {waited}\n")),
         }
+        let too_little = open.iter().any(|flow| matches!(flow.reason(), Some(Reason::SurvivesBurst(_))));
         for flow in open {
-            let missing = grouped(flow.bytes - flow.protected(client, self.level));
+            let missing = grouped(flow.bytes - flow.protected(client, self.need()));
             let (key, of) = (notification::key(&flow.key), grouped(flow.bytes));
             let why = flow.reason().map_or(String::new(), |reason| format!(": {reason}"));
             print_error(format_args!("  {key}  {missing} of {of} bytes are not protected{why}\n"));
+        }
+        if too_little {
+            print_error(format_args!("  = {MORE}\n"));
         }
         ExitCode::from(code)
     }
@@ -322,6 +342,9 @@ impl Wait {
 const REMEDY: &str = "run it on the host and in the network namespace of the program that sends, while its connection \
                       is open, and name the address that its connection goes to (`ss -tn`); --allow-none makes this exit \
                       code 0";
+
+const MORE: &str = "raise `survive_burst` of their profile under `redundancy` of the appliance, or demand less with \
+                    --survive-burst";
 
 fn count(connections: usize) -> String {
     format!("{connections} connection{}", if connections == 1 { "" } else { "s" })
@@ -338,14 +361,14 @@ impl Progress {
         Self { next: Some(begin + PROGRESS[0]).filter(|_| io::stderr().is_terminal()), shown: false }
     }
 
-    fn show(&mut self, open: &[&Awaited], client: &Client, least: Level) {
+    fn show(&mut self, open: &[&Awaited], client: &Client, need: Need) {
         let now = Instant::now();
         if self.next.is_none_or(|next| now < next) {
             return;
         }
         self.next = Some(now + PROGRESS[1]);
         self.shown = true;
-        let missing: u64 = open.iter().map(|flow| flow.bytes - flow.protected(client, least)).sum();
+        let missing: u64 = open.iter().map(|flow| flow.bytes - flow.protected(client, need)).sum();
         let why = open.iter().find_map(|flow| flow.reason().filter(|reason| *reason != Reason::Deadline));
         let why = why.map_or(String::new(), |reason| format!(", {reason}"));
         print_error(format_args!("\r\x1b[Kwaiting for {} bytes of {}{why}", grouped(missing), count(open.len())));

@@ -33,14 +33,16 @@ Examples:
 
 Positions are bytes since the start of the flow (since its first byte seen, where it was seen from its middle):
 queued: the kernel has them; on_wire: they have left this host with their repair, which is what \"protected\" means;
-decoded: the peer appliance has them; acked: the mirror has acknowledged them.
+early: they have left with their early repair, and late repair, which some profiles have, has not (shown where it is ahead
+of on_wire); survives: the interruption of the link that bytes at on_wire survive; decoded: the peer appliance has them; acked: the mirror has acknowledged them.
 
 JSON: one object a line. Every object has
   time        seconds since 1970        type   flow, link, violation, block, contact
 flow:         protocol, source, destination, instance, event (new, protected, gone), gone_reason, level (what the
-              appliance calls protected: on_wire, or queued), origin (start, middle), origin_seq, queued, on_wire,
-              decoded, acked (positions or null), violated (claims above it are void unless acked), packets (UDP), cookie,
-              k and m of the last block, peer, peer_name, link
+              appliance calls protected: on_wire, or queued), origin (start, middle), origin_seq, queued, early
+              (null where not ahead of on_wire), on_wire, decoded, acked (positions or null), violated (claims above it are
+              void unless acked), packets (UDP), cookie, k and m of the last block, survives_burst_us (0: none), peer,
+              peer_name, link
 link:         peer, peer_name, link (up, degraded, down, draining), reason
 violation:    number, peer, ranges: [{ protocol, source, destination, instance, start, end }]
 block:        peer, lane, profile, sbn, k, m, level (null: failed), ranges

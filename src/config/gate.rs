@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Problem;
 use super::reporting::Log;
 use super::units::{parse_duration, show_duration};
+use crate::notify::client::Need;
 use crate::notify::envelope::Key;
 use crate::notify::message::Level;
 use crate::notify::secret::Secret;
@@ -64,6 +65,9 @@ pub struct Gate {
     pub policy: Policy,
     /// The lowest level that counts as protected.
     pub level: Level,
+    /// The interruption of the link that bytes must survive before they count as protected; 0: early repair suffices.
+    /// `None`: whatever the profile promises.
+    pub survive_burst: Option<Duration>,
     /// Bytes that may be unprotected; kind tcp only.
     pub max_unprotected: Option<u64>,
     /// Most connections at once.
@@ -104,12 +108,18 @@ impl Gate {
             upstream,
             policy: Policy::Auto,
             level: Level::OnWire,
+            survive_burst: None,
             max_unprotected: None,
             connections: 1,
             start_timeout: DEFAULT_START_TIMEOUT,
             tls: None,
             upstream_tls: None,
         }
+    }
+
+    /// What must hold of bytes before they are acknowledged.
+    pub fn need(&self) -> Need {
+        self.survive_burst.map_or(self.level.into(), Need::surviving)
     }
 
     /// Checks that its values fit together.
@@ -131,6 +141,10 @@ impl Gate {
         if self.kind != Kind::Tcp && self.max_unprotected.is_some() {
             let hint = "remove it: here the primary itself waits for acknowledgements";
             return fault(format!("found max_unprotected at a gate of kind {kind}"), "kind tcp only", hint);
+        }
+        if self.level == Level::Queued && self.survive_burst.is_some() {
+            let hint = "remove one of the two: bytes that are only queued may survive nothing";
+            return fault("found survive_burst and level queued".to_owned(), "one of the two", hint);
         }
         if self.listen == self.upstream {
             let hint = "it would connect to itself; correct one of the two";
@@ -306,6 +320,10 @@ pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(30);
 const START_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 /// That range, for people.
 pub const START_TIMEOUT_RANGE: &str = "a time from 1s to 3600s, such as 30s";
+/// The interruptions that a gate may demand to survive: those that a profile may promise.
+const BURSTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_millis(400);
+/// That range, for people.
+pub const BURST_RANGE: &str = "a duration from 0us to 400ms";
 /// The default status socket.
 pub const DEFAULT_STATUS: &str = "/run/onwire/gate.sock";
 /// The default for the appliance's notification port.
@@ -324,7 +342,21 @@ pub const LEVELS: [(&str, Level); 2] = [("on_wire", Level::OnWire), ("queued", L
 /// A hint.
 pub fn parse_level(text: &str) -> Result<Level, String> {
     let level = LEVELS.iter().find(|(word, _)| *word == text).map(|(_, level)| *level);
-    level.ok_or_else(|| "allowed: on_wire, or queued where devices give no timestamps".to_owned())
+    level.ok_or_else(|| match text {
+        "early" => "to acknowledge before late repair has left, write survive_burst 0ms".to_owned(),
+        _ => "allowed: on_wire, or queued where devices give no timestamps".to_owned(),
+    })
+}
+
+/// Reads the interruption that bytes must survive: `2ms`.
+///
+/// # Errors
+/// A hint.
+pub fn parse_burst(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        burst if BURSTS.contains(&burst) => Ok(burst),
+        _ => Err("no profile promises to survive a longer interruption".to_owned()),
+    }
 }
 
 /// Reads how long a connection may take to begin: `30s`.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::gate::{
-    Certificate, DEFAULT_CONNECTIONS, DEFAULT_START_TIMEOUT, DEFAULT_STATUS, Gate, GateNotify, Gates, Kind, LEVELS,
-    MOST_CONNECTIONS, POLICIES, Policy, START_TIMEOUT_RANGE, UpstreamTls, names, parse_size, parse_start_timeout,
+    BURST_RANGE, Certificate, DEFAULT_CONNECTIONS, DEFAULT_START_TIMEOUT, DEFAULT_STATUS, Gate, GateNotify, Gates,
+    Kind, LEVELS, MOST_CONNECTIONS, POLICIES, Policy, START_TIMEOUT_RANGE, UpstreamTls, names, parse_burst, parse_size,
+    parse_start_timeout,
 };
 use super::key_file;
 use super::node::parse_listen;
@@ -111,6 +112,8 @@ fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {
     let upstream = table.required("upstream", ADDRESS, reading).read(ADDRESS, parse_listen, reading);
     let policy = table.field("policy").read(POLICIES, Policy::parse, reading).unwrap_or(Policy::Auto);
     let level = table.field("level").choose(&LEVELS, reading).unwrap_or(Level::OnWire);
+    let protect = table.field("protect").table(&schema::GATE_PROTECT, reading);
+    let survive_burst = protect.field("survive_burst").read(BURST_RANGE, parse_burst, reading);
     let cap = table.field("max_unprotected");
     let max_unprotected = cap.read(SIZE, parse_size, reading);
     let connections = table.field("connections").number(1..=MOST_CONNECTIONS, reading);
@@ -129,6 +132,7 @@ fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {
         upstream: upstream?,
         policy,
         level,
+        survive_burst,
         max_unprotected,
         connections: connections.map_or(DEFAULT_CONNECTIONS, |number| number as usize),
         start_timeout: start.unwrap_or(DEFAULT_START_TIMEOUT),

@@ -63,6 +63,7 @@ pub const GATE: Keys = keys(
         "upstream",
         "policy",
         "level",
+        "protect",
         "max_unprotected",
         "connections",
         "start_timeout",
@@ -70,6 +71,8 @@ pub const GATE: Keys = keys(
         "upstream_tls",
     ],
 );
+/// `protect` of a gate.
+pub const GATE_PROTECT: Keys = keys("gates[].protect", &["survive_burst"]);
 /// `tls` of a gate.
 pub const GATE_TLS: Keys = keys("gates[].tls", &["certificate", "key"]);
 /// `upstream_tls` of a gate.
@@ -78,7 +81,8 @@ pub const GATE_UPSTREAM_TLS: Keys = keys("gates[].upstream_tls", &["authority", 
 pub const GATE_STATUS: Keys = keys("status", &["socket"]);
 
 /// Every table of a file of gates.
-pub const GATE_TABLES: [Keys; 7] = [GATE_ROOT, GATE_NOTIFY, GATE, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, LOG];
+pub const GATE_TABLES: [Keys; 8] =
+    [GATE_ROOT, GATE_NOTIFY, GATE, GATE_PROTECT, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, LOG];
 
 /// Every table of an appliance's file.
 pub const TABLES: [Keys; 14] =

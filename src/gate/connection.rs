@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::report::remedy;
 use super::dialect::{Dialect, Note, Release, Side, Turn};
 use super::early::Early;
 use super::exposure::Exposure;
@@ -182,7 +183,7 @@ impl Connection {
         let policy = &self.policy;
         let exposed = self.marks.release(|waiting| policy.exposes(waiting.since).is_some_and(|due| due <= now));
         if let Some(last) = exposed {
-            let covered = self.key.map_or(0, |key| subscription.covered(&key, self.gate.level, now));
+            let covered = self.key.map_or(0, |key| subscription.covered(&key, self.gate.need(), now));
             self.counts.exposures += 1;
             let safe = self.released_to.max(covered);
             self.counts.exposed_bytes += self.exposure.on_released(safe, (last.offset, last.mark));
@@ -199,8 +200,8 @@ impl Connection {
             return false;
         };
         self.compare_written(subscription);
-        let level = self.gate.level;
-        let Some(last) = self.marks.release(|waiting| subscription.covers(&key, waiting.offset, level, now)) else {
+        let need = self.gate.need();
+        let Some(last) = self.marks.release(|waiting| subscription.covers(&key, waiting.offset, need, now)) else {
             return false;
         };
         self.released_to = self.released_to.max(last.offset);
@@ -228,20 +229,17 @@ impl Connection {
         let (Some(key), true, false) = (self.key, self.policy.replicates(), self.closing) else {
             return;
         };
-        self.condition = subscription.condition(&key, self.gate.level, now);
+        self.condition = subscription.condition(&key, self.gate.need(), now);
         if let Some(reason) = self.policy.on_condition(self.condition, now) {
             self.counts.ended_by_strict += 1;
             let why = format!(
-                "{reason}, for {} s: the policy strict does not let it go on. Does the route from {} to {} lead into the \
-                 appliance's TUN, and is {} that appliance?",
+                "{reason}, for {} s: the policy strict does not let it go on. {}",
                 GRACE.as_secs(),
-                key.source.ip(),
-                key.destination.ip(),
-                subscription.address()
+                remedy(reason, &key, subscription.address())
             );
             return self.close(&why, now);
         }
-        self.log_blind(now);
+        self.log_blind(subscription.address(), now);
     }
 
     /// When something is due if no event comes.

@@ -71,7 +71,7 @@ impl PolicyState {
     }
 }
 
-/// Whether the appliance does not know the flow, or can only report a lower level than the gate requires. A link that
+/// Whether the appliance does not know the flow, or reports a lower level or promises less than the gate requires. A link that
 /// is down and an appliance that does not answer do not count: they recover, and until then the gate waits for the
 /// mirror's own acknowledgement.
 fn is_blind(condition: Reason) -> bool {
@@ -79,6 +79,7 @@ fn is_blind(condition: Reason) -> bool {
         Reason::UnknownFlow
         | Reason::MiddleOfFlow
         | Reason::Level(_)
+        | Reason::SurvivesBurst(_)
         | Reason::Gone(_)
         | Reason::OtherConnection
         | Reason::Refused => true,
@@ -105,6 +106,7 @@ mod tests {
             (Policy::Strict, Reason::UnknownFlow, true),
             (Policy::Strict, Reason::Level(Level::Queued), true),
             (Policy::Strict, Reason::MiddleOfFlow, true),
+            (Policy::Strict, Reason::SurvivesBurst(Duration::ZERO), true),
             (Policy::Strict, Reason::NoContact, false),
             (Policy::Strict, link, false),
             (Policy::Strict, Reason::Deadline, false),

@@ -432,6 +432,7 @@ impl Proxy {
                 upstream: listener.gate.upstream,
                 policy: listener.gate.policy.to_string(),
                 level: listener.gate.level.name().to_owned(),
+                survive_burst_s: listener.gate.survive_burst.map(|burst| burst.as_secs_f64()),
                 totals,
                 connections: live().map(|occupant| occupant.status(&self.subscription, now)).collect(),
             }

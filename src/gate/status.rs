@@ -79,6 +79,9 @@ pub struct GateStatus {
     pub policy: String,
     /// The lowest level that counts as protected.
     pub level: String,
+    /// The interruption that bytes must survive before they are acknowledged; `None`: whatever the profile promises.
+    #[serde(default)]
+    pub survive_burst_s: Option<f64>,
     /// Sums since the start, including ended connections.
     pub totals: Totals,
     /// Open connections.
@@ -157,11 +160,14 @@ pub struct ConnectionStatus {
     pub tls: (bool, bool),
     /// Time since it was accepted.
     pub age_s: f64,
+    /// The interruption that bytes of the flow survive once they are on the wire; `None` while nothing was reported.
+    #[serde(default)]
+    pub survives_burst_s: Option<f64>,
     /// End of the bytes given to the stream toward the mirror.
     pub sent: u64,
     /// End of the bytes that the kernel has taken.
     pub written: u64,
-    /// End of the bytes that the appliance reports as protected, at the lowest level or better.
+    /// End of the bytes that the appliance reports as protected, and that meet what the gate demands.
     pub protected: u64,
     /// End of the bytes acknowledged to the primary because they were protected: the offset of the last mark.
     pub released: u64,
@@ -195,6 +201,7 @@ impl ConnectionStatus {
             replicates: false,
             tls: (false, false),
             age_s: 0.0,
+            survives_burst_s: None,
             sent: 0,
             written: 0,
             protected: 0,

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
 
 use super::status::{LinkStatus, NotifyStatus};
-use crate::notify::client::{Core, Reason, Status, Wish};
+use crate::notify::client::{Core, Need, Reason, Status, Wish};
 use crate::notify::envelope::Key;
-use crate::notify::message::{Filter, FlowKey, Level, LinkState, Request};
+use crate::notify::message::{Filter, FlowKey, LinkState, Request};
 
 /// Datagrams read at once; connections are served in between.
 const BUDGET: usize = 512;
@@ -179,17 +179,17 @@ impl Subscription {
         self.core.handle_written(key, written);
     }
 
-    /// Whether everything below `offset` is protected. False while some datagrams are unread: they may withdraw
+    /// Whether everything below `offset` meets `need`. False while some datagrams are unread: they may withdraw
     /// protection.
-    pub fn covers(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> bool {
+    pub fn covers(&self, key: &FlowKey, offset: u64, need: Need, now: Instant) -> bool {
         !self.readable
-            && matches!(self.core.status(key, offset, least, now), Status::Protected { level } if level >= least)
+            && matches!(self.core.status(key, offset, need, now), Status::Protected { level } if level >= need.level)
     }
 
     /// Why nothing beyond what is covered can be called protected at this moment; [`Reason::Deadline`] when nothing is
     /// wrong and protection will follow.
-    pub fn condition(&self, key: &FlowKey, least: Level, now: Instant) -> Reason {
-        match self.core.status(key, u64::MAX, least, now) {
+    pub fn condition(&self, key: &FlowKey, need: Need, now: Instant) -> Reason {
+        match self.core.status(key, u64::MAX, need, now) {
             Status::Pending(reason) | Status::Never(reason) => reason,
             // No stream is that long.
             Status::Protected { .. } => Reason::OtherConnection,
@@ -197,11 +197,16 @@ impl Subscription {
     }
 
     /// The end of what was claimed as covered, for people. 0 when claims are void.
-    pub fn covered(&self, key: &FlowKey, least: Level, now: Instant) -> u64 {
-        match self.condition(key, least, now) {
+    pub fn covered(&self, key: &FlowKey, need: Need, now: Instant) -> u64 {
+        match self.condition(key, need, now) {
             Reason::Violated | Reason::OtherConnection => 0,
-            _ => self.core.covered(key, least),
+            _ => self.core.covered(key, need),
         }
+    }
+
+    /// The interruption that the flow's bytes on the wire survive, for people; `None` before the first report.
+    pub fn survives_burst(&self, key: &FlowKey) -> Option<Duration> {
+        self.core.survives_burst(key)
     }
 
     /// A range of bytes that was lost after it had been called protected, with the number of the connection whose

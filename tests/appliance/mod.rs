@@ -96,6 +96,14 @@ impl Appliance {
         self.tell_flow(key, level, positions, None);
     }
 
+    /// Reports what has left of a flow whose bytes on the wire survive an interruption of `survives` microseconds:
+    /// data and early repair of the bytes below `early`, everything of those below `on_wire`.
+    pub fn tell_late(&self, key: FlowKey, early: u64, on_wire: u64, survives: u32) {
+        let positions = Positions { early: Some(early), on_wire: Some(on_wire), ..Positions::default() };
+        let flow = Flow { survives_burst: survives, ..flow(key, Level::OnWire, positions) };
+        self.order(Order::Flow(Box::new(flow)));
+    }
+
     fn tell_flow(&self, key: FlowKey, level: Level, positions: Positions, violated: Option<u64>) {
         let flow = Flow { violated, ..flow(key, level, positions) };
         self.order(Order::Flow(Box::new(flow)));

@@ -175,6 +175,76 @@ fn wait_without_an_appliance_ends_with_3_and_with_acknowledged_bytes_with_0() {
     assert!(text(&output.stdout).starts_with("protected (acked): "), "{}", text(&output.stdout));
 }
 
+#[test]
+fn wait_demands_that_an_interruption_is_survived_or_does_not_wait_for_late_repair() {
+    let appliance = Publishing::start("127.0.0.1:0");
+    let sent = stuffed();
+    appliance.publish(link(LinkState::Up, StateReason::None));
+    let promise = |on_wire, survives_burst| {
+        let positions = Positions { early: Some(sent.written), on_wire: Some(on_wire), ..Positions::default() };
+        appliance.publish_flow(Flow { positions, survives_burst, ..flow(sent.key, None) });
+    };
+    let wait = |more: &[&str]| appliance.run(&[&["wait", "--to", &sent.to, "--timeout", "300ms"][..], more].concat());
+    promise(sent.written - 1, 2000);
+    let output = wait(&["--survive-burst", "0ms"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("protected (early): "), "{}", text(&output.stdout));
+    for more in [&[][..], &["--survive-burst", "2ms"]] {
+        let output = wait(more);
+        assert_eq!(code(&output), Some(1), "late repair of a byte has not left: {more:?}");
+        assert!(text(&output.stderr).contains("  1 of "), "{}", text(&output.stderr));
+    }
+
+    promise(sent.written, 2000);
+    for more in [&[][..], &["--survive-burst", "2ms"]] {
+        let output = wait(more);
+        assert_eq!(code(&output), Some(0), "{more:?}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).starts_with("protected (on_wire): "), "{}", text(&output.stdout));
+    }
+    let output = wait(&["--survive-burst", "2001us"]);
+    let words = text(&output.stderr);
+    assert_eq!(code(&output), Some(1), "{words}");
+    assert!(words.contains("promises to survive an interruption of 2ms, not a longer one"), "{words}");
+    assert!(words.contains("  = raise `survive_burst` of their profile under `redundancy`"), "{words}");
+    let told: Value = serde_json::from_slice(&wait(&["--survive-burst", "2001us", "--json"]).stdout).unwrap();
+    let flow = &told["flows"][0];
+    assert_eq!((&flow["protected"], &flow["survives_burst_us"]), (&json!(0), &json!(2000)), "{told}");
+
+    // There is one way to say it.
+    for (arguments, wanted) in [
+        (&["--level", "early"][..], "--survive-burst 0ms"),
+        (&["--level", "acked", "--survive-burst", "2ms"], "cannot be used with"),
+        (&["--survive-burst", "2"], "2ms"),
+    ] {
+        let output = wait(arguments);
+        assert_eq!(code(&output), Some(2));
+        assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn late_repair_and_its_promise_are_shown_where_a_profile_has_them() {
+    let appliance = Publishing::start("127.0.0.1:0");
+    let key = |port: u16| FlowKey::tcp(([10, 1, 0, 1], port).into(), ([10, 2, 0, 1], 5432).into());
+    appliance.publish_flow(flow(key(1), Some(500)));
+    let plain = appliance.run(&["flows"]);
+    assert!(!text(&plain.stdout).contains("early") && !text(&plain.stdout).contains("survives"), "{plain:?}");
+    let positions = Positions { early: Some(7777), on_wire: Some(500), ..Positions::default() };
+    let late = Flow { instance: 2, positions, survives_burst: 1500, ..flow(key(2), None) };
+    appliance.publish_flow(late);
+    let output = appliance.run(&["flows"]);
+    for part in ["early", "survives", "7,777", "1500us"] {
+        assert!(text(&output.stdout).contains(part), "{part}: {}", text(&output.stdout));
+    }
+    let told: Vec<Value> = serde_json::from_slice(&appliance.run(&["flows", "--json"]).stdout).unwrap();
+    let shown: Vec<_> =
+        told.iter().map(|flow| (&flow["early"], &flow["on_wire"], &flow["survives_burst_us"])).collect();
+    assert_eq!(shown, [(&Value::Null, &json!(500), &json!(0)), (&json!(7777), &json!(500), &json!(1500))]);
+    let output = appliance.run(&["watch", "--count", "3", "--for", "10s"]);
+    let line = text(&output.stdout).lines().find(|line| line.contains(":2 ")).unwrap_or_default().to_owned();
+    assert!(line.contains("on_wire 500  early 7,777") && line.contains("survives 1500us"), "{output:?}");
+}
+
 /// Checks what `wait` prints about a host, and its exit code; its message must contain `wanted`.
 fn nothing_to_wait_for(appliance: &Publishing, to: &str, open: usize, wanted: &str) {
     for option in [&[][..], &["--require"]] {

@@ -248,16 +248,39 @@ fn an_address_in_use_is_reported_with_the_remedy() {
 }
 
 #[test]
+fn there_is_one_way_to_say_that_late_repair_is_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = key_file(directory.path());
+    let gate = ["gate", "postgres", "--listen", "127.0.0.1:1", "--upstream", "127.0.0.1:2", "--key", &key];
+    for (more, wanted) in [
+        (&["--level", "early"][..], "write survive_burst 0ms"),
+        (&["--level", "queued", "--survive-burst", "0ms"], "found survive_burst and level queued"),
+        (&["--survive-burst", "401ms"], "no profile promises to survive a longer interruption"),
+    ] {
+        let output = onwire(&[&gate[..], more].concat());
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
+        assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn the_reference_of_gates_is_valid_and_shows_every_key() {
     let directory = tempfile::tempdir().unwrap();
     key_file(directory.path());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gate.yaml");
     let text = std::fs::read_to_string(source).unwrap();
-    let gates = onwire::config::gate_file::parse(&text, &directory.path().join("gate.yaml"))
-        .unwrap_or_else(|errors| panic!("{errors}"));
+    let parse = |text: &str| {
+        let gates = onwire::config::gate_file::parse(text, &directory.path().join("gate.yaml"));
+        gates.unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let gates = parse(&text);
     assert!(gates.warnings.is_empty());
     let [gate] = &gates.gates[..] else { panic!("{gates:?}") };
     assert_eq!((gate.max_unprotected, gate.connections, gates.notify.key_id), (Some(1 << 20), 64, 1));
+    for (written, read) in [("null", None), ("0ms", Some(Duration::ZERO)), ("2ms", Some(Duration::from_millis(2)))] {
+        let text = text.replace("survive_burst: null", &format!("survive_burst: {written}"));
+        assert_eq!(parse(&text).gates[0].survive_burst, read);
+    }
     // The example shows the default.
     assert_eq!(gate.start_timeout, onwire::config::gate::DEFAULT_START_TIMEOUT);
     let keys = onwire::config::schema::GATE_TABLES;

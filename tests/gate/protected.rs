@@ -187,6 +187,81 @@ fn a_level_below_the_configured_one_is_not_enough() {
     }
 }
 
+/// A scene whose gate demands that bytes survive an interruption of this length, and one line without acknowledgement.
+fn demanding(survive_burst: Option<Duration>, policy: Policy) -> Scene {
+    let mut scene = Scene::with(|upstream| Gate { survive_burst, ..gate(upstream, policy) });
+    scene.session.replicate("one\n");
+    scene
+}
+
+#[test]
+fn late_repair_is_waited_for_unless_the_gate_demands_to_survive_no_interruption() {
+    let none = Some(Duration::ZERO);
+    for (survive_burst, at_early) in [(none, true), (None, false), (Some(Duration::from_millis(1)), false)] {
+        let Scene { appliance, gate, mut session, .. } = demanding(survive_burst, Policy::Auto);
+        appliance.tell_late(session.key, 3, 0, 2000);
+        session.hears_nothing(LONG_ENOUGH);
+        appliance.tell_late(session.key, 4, 3, 2000);
+        if !at_early {
+            session.hears_nothing(LONG_ENOUGH);
+            assert_eq!(gate.connection("a report", |it| it.protected > 0).protected, 3);
+            appliance.tell_late(session.key, 4, 4, 2000);
+        }
+        session.hears("P1\n");
+        assert_eq!(gate.connection("all of it", |it| it.protected == 4).survives_burst_s, Some(0.002));
+        assert_eq!(gate.status().gates[0].survive_burst_s, survive_burst.map(|burst| burst.as_secs_f64()));
+    }
+}
+
+#[test]
+fn an_appliance_without_late_repair_satisfies_a_gate_that_demands_none() {
+    let Scene { appliance, gate: _gate, mut session, .. } = demanding(Some(Duration::ZERO), Policy::Auto);
+    appliance.protect(session.key, 3);
+    session.hears_nothing(LONG_ENOUGH);
+    appliance.protect(session.key, 4);
+    session.hears("P1\n");
+}
+
+#[test]
+fn a_gate_that_demands_more_than_the_profile_promises_waits_for_the_mirror_and_says_why() {
+    let log = keep_log();
+    let said = |words: &str| String::from_utf8(log.lock().unwrap().clone()).unwrap().matches(words).count();
+    for (survives, reason) in
+        [(0, "promises to survive no interruption"), (1000, "an interruption of 1ms, not a longer")]
+    {
+        let Scene { appliance, gate, mut session, .. } = demanding(Some(Duration::from_millis(2)), Policy::Auto);
+        appliance.tell_late(session.key, 4, 4, survives);
+        session.hears_nothing(LONG_ENOUGH);
+        let seen = gate.connection("the reason", |it| it.reason.as_ref().is_some_and(|told| told.contains(reason)));
+        assert_eq!((seen.protected, seen.waiting), (0, 1));
+        session.mirror.write_all(b"A1\n").unwrap();
+        session.hears("A1\n");
+        until("the reason is logged", || said(reason) > 0);
+        // It is logged once, and its end too.
+        std::thread::sleep(LONG_ENOUGH);
+        assert_eq!((said(reason), said("Raise `survive_burst` of the flow's profile") > 0), (1, true));
+        let ends = "the profile of the flow promises what this gate demands now";
+        let before = said(ends);
+        session.replicate("two\n");
+        appliance.tell_late(session.key, 8, 8, 2000);
+        session.hears("P2\n");
+        until("its end is logged", || said(ends) == before + 1);
+        gate.connection("no reason", |it| it.reason.is_none());
+    }
+}
+
+#[test]
+fn the_peer_and_the_mirror_satisfy_any_demand() {
+    for positions in
+        [Positions { decoded: Some(4), ..Positions::default() }, Positions { acked: Some(4), ..Positions::default() }]
+    {
+        let demanded = Some(Duration::from_millis(400));
+        let Scene { appliance, gate: _gate, mut session, .. } = demanding(demanded, Policy::Auto);
+        appliance.tell(session.key, Level::OnWire, positions);
+        session.hears("P1\n");
+    }
+}
+
 #[test]
 fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() {
     let log = keep_log();

@@ -138,6 +138,7 @@ pub fn gate(upstream: SocketAddr, policy: Policy) -> Gate {
         upstream,
         policy,
         level: Level::OnWire,
+        survive_burst: None,
         max_unprotected: None,
         connections: 1024,
         start_timeout: DEFAULT_START_TIMEOUT,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::core::{Core, Wish};
+use super::need::Need;
 use super::requests::Outcome;
 use super::status::{Reason, Status};
 use crate::envelope::Key;
@@ -69,7 +70,7 @@ pub struct LocalFlow {
 pub struct Client {
     socket: UdpSocket,
     core: Core,
-    level: Level,
+    need: Need,
     outgoing: Vec<u8>,
     recorder: Option<Recorder>,
     /// Unread datagrams may be left in the socket.
@@ -126,13 +127,34 @@ impl Client {
         let mut epoch = [0; 8];
         SystemRandom::new().fill(&mut epoch).map_err(|_| io::Error::other("the system has no random numbers"))?;
         let core = Core::new(key, wish, u64::from_le_bytes(epoch), Instant::now());
-        let (level, outgoing) = (Level::OnWire, vec![]);
-        Ok(Client { socket, core, level, outgoing, recorder: None, is_behind: false })
+        let (need, outgoing) = (Level::OnWire.into(), vec![]);
+        Ok(Client { socket, core, need, outgoing, recorder: None, is_behind: false })
     }
 
-    /// Requires at least this level from now on; [`Level::OnWire`] at first.
+    /// Demands this of all bytes from now on; at first [`Level::OnWire`], whatever interruption the profile promises to
+    /// survive.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use onwire_notify::client::{Client, Need};
+    /// # use onwire_notify::secret::{LEN, Secret};
+    /// # let key = Secret::from_random(&[7; LEN]).to_key(1);
+    /// # let mut client = Client::connect("127.0.0.1:7118", key)?;
+    ///
+    /// // Waits end only when the bytes survive an interruption of 2 ms, or are at the peer.
+    /// client.set_need(Need::surviving(Duration::from_millis(2)));
+    /// // Late repair is not waited for.
+    /// client.set_need(Need::surviving(Duration::ZERO));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn set_need(&mut self, need: Need) {
+        self.need = need;
+    }
+
+    /// Demands at least this level from now on: [`Client::set_need`] with nothing but a level.
     pub fn set_least_level(&mut self, level: Level) {
-        self.level = level;
+        self.set_need(level.into());
     }
 
     /// Passes every incoming datagram from now on, authentic or not, to `recorder`: source, destination, bytes.
@@ -176,7 +198,7 @@ impl Client {
         for _ in 0..ROUNDS {
             self.turn(Instant::now())?;
             if !self.is_behind {
-                return Ok(self.core.status(key, offset, self.level, Instant::now()));
+                return Ok(self.core.status(key, offset, self.need, Instant::now()));
             }
         }
         Ok(Status::Pending(Reason::Deadline))
@@ -185,7 +207,7 @@ impl Client {
     /// Waits until all bytes below `offset` of a watched flow are protected or certainly will not be, or the deadline
     /// passes.
     pub fn wait(&mut self, key: &FlowKey, offset: u64, deadline: Instant) -> io::Result<Waited> {
-        self.wait_until(deadline, |client, now| match client.core.status(key, offset, client.level, now) {
+        self.wait_until(deadline, |client, now| match client.core.status(key, offset, client.need, now) {
             Status::Protected { level } => Ok(Waited::Protected { level }),
             Status::Never(reason) => Ok(Waited::NotProtected { reason }),
             Status::Pending(reason) => Err(reason),
@@ -220,16 +242,20 @@ impl Client {
         let waited = self.wait(&flow.key, flow.written, deadline)?;
         // Claims of more bytes than this socket has written are about another connection.
         self.core.handle_written(&flow.key, tcp_info::written(stream)?);
-        match (waited, self.core.status(&flow.key, flow.written, self.level, Instant::now())) {
+        match (waited, self.core.status(&flow.key, flow.written, self.need, Instant::now())) {
             (Waited::Protected { .. }, Status::Never(reason)) => Ok(Waited::NotProtected { reason }),
             _ => Ok(waited),
         }
     }
 
-    /// Waits until everything that the appliance has read from its TUN by now is protected.
+    /// Waits until everything that the appliance has read from its TUN by now is protected. The answer does not say which
+    /// interruption is survived: with one demanded, only [`Level::Decoded`] and better count.
     pub fn barrier(&mut self, deadline: Instant) -> io::Result<Waited> {
-        let least = self.level;
+        let Need { level: least, survives_burst } = self.need;
         self.ask(Request::Barrier, deadline, |outcome| match outcome {
+            Outcome::Barrier(Some(level)) if level >= least && !survives_burst.is_zero() && level < Level::Decoded => {
+                Waited::NotProtected { reason: Reason::SurvivesBurst(Duration::ZERO) }
+            }
             Outcome::Barrier(Some(level)) if level >= least => Waited::Protected { level },
             Outcome::Barrier(Some(level)) => Waited::NotProtected { reason: Reason::Level(level) },
             Outcome::Barrier(None) => Waited::NotProtected { reason: Reason::Failed },

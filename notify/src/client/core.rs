@@ -12,13 +12,14 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::need::Need;
 use super::requests::{Outcome, Purpose, Requests};
 use super::sequence::Sequence;
 use super::status::{Reason, Status};
 use super::violations::Violations;
 use super::watch::Watch;
 use crate::envelope::{self, Direction, Envelope, Key, KeyRing};
-use crate::message::{Filter, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, Level, LinkState, Message, Peer, Request, Token};
+use crate::message::{Filter, FlowKey, GROUP_BLOCKS, GROUP_FLOWS, LinkState, Message, Peer, Request, Token};
 use crate::replay::ReplayWindow;
 
 /// After this long without a heartbeat the client subscribes again: the appliance may have restarted.
@@ -209,13 +210,13 @@ impl Core {
         }
     }
 
-    /// The status of all bytes below `offset` of a watched flow, at level `least` or better.
-    pub fn status(&self, key: &FlowKey, offset: u64, least: Level, now: Instant) -> Status {
+    /// The status of all bytes below `offset` of a watched flow: whether they meet `need`, a [`Need`] or a level.
+    pub fn status(&self, key: &FlowKey, offset: u64, need: impl Into<Need>, now: Instant) -> Status {
         let Some(watch) = self.watches.get(key) else {
             return Status::Never(Reason::UnknownFlow);
         };
         let trusting = self.contact.as_ref().is_some_and(|contact| contact.violations.are_known());
-        match watch.status(offset, least, trusting) {
+        match watch.status(offset, need.into(), trusting) {
             Status::Protected { .. } | Status::Pending(_) if !self.has_contact(now) => {
                 Status::Pending(Reason::NoContact)
             }
@@ -227,10 +228,16 @@ impl Core {
         }
     }
 
-    /// The offset below which all bytes of a watched flow were claimed at `least` or better. For display only:
-    /// violations and lost contact do not lower it. Decide by [`Core::status`].
-    pub fn covered(&self, key: &FlowKey, least: Level) -> u64 {
-        self.watches.get(key).map_or(0, |watch| watch.covered(least))
+    /// The offset below which all bytes of a watched flow were claimed to meet `need`. For display only: violations and
+    /// lost contact do not lower it. Decide by [`Core::status`].
+    pub fn covered(&self, key: &FlowKey, need: impl Into<Need>) -> u64 {
+        self.watches.get(key).map_or(0, |watch| watch.covered(need.into()))
+    }
+
+    /// The interruption that a watched flow's bytes on the wire survive, as reported last; `None` before the first
+    /// report. For display only, too.
+    pub fn survives_burst(&self, key: &FlowKey) -> Option<Duration> {
+        self.watches.get(key).and_then(Watch::survives_burst)
     }
 
     /// The next range of a watched flow that was lost after it had been called protected, as stream offsets. Each

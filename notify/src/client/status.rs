@@ -1,6 +1,7 @@
 //! Whether bytes are protected, and the reason if they are not.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::message::{GoneReason, Level, LinkState, StateReason};
 
@@ -19,6 +20,8 @@ pub enum Reason {
     Link(LinkState, StateReason),
     /// The best level of the appliance is lower than the level asked for.
     Level(Level),
+    /// The profile of the flow promises to survive an interruption of this length; a longer one is asked for.
+    SurvivesBurst(Duration),
     /// The flow ended before the bytes were protected.
     Gone(GoneReason),
     /// Another connection has taken the 5-tuple, or the appliance knows another one under it.
@@ -43,6 +46,15 @@ impl fmt::Display for Reason {
             Reason::MiddleOfFlow => out.write_str("the appliance saw this flow only from its middle"),
             Reason::Link(state, reason) => write!(out, "the link is {}: {}", state.name(), reason.name()),
             Reason::Level(level) => write!(out, "the appliance can say no more than {}", level.name()),
+            Reason::SurvivesBurst(Duration::ZERO) => {
+                out.write_str("the profile of this flow promises to survive no interruption")
+            }
+            Reason::SurvivesBurst(burst) => {
+                write!(
+                    out,
+                    "the profile of this flow promises to survive an interruption of {burst:?}, not a longer one"
+                )
+            }
             Reason::Gone(reason) => write!(out, "the flow ended first ({})", reason.name()),
             Reason::OtherConnection => out.write_str("the appliance knows another connection by these addresses"),
             Reason::Violated => out.write_str("bytes that were called protected are lost on the path"),

@@ -4,9 +4,23 @@
 //! instance is therefore taken from the answer to a lookup that was sent *after* the program had its connection.
 //! Claims of an earlier run of the appliance stand: bytes that were protected then are protected now.
 
+use std::time::Duration;
+
+use super::claims::Claims;
 use super::losses::Losses;
+use super::need::Need;
 use super::status::{Reason, Status};
-use crate::message::{Event, Flow, FlowKey, Level, Origin, Positions, Range};
+use crate::message::{Event, Flow, FlowKey, Level, Origin, Range};
+
+/// What a message says of its flow besides positions.
+#[derive(Clone, Copy, Debug)]
+struct Report {
+    peer: u32,
+    /// The level that the appliance's configuration calls protected.
+    level: Level,
+    /// The interruption that bytes on the wire survive.
+    survives_burst: Duration,
+}
 
 /// What is known about one flow.
 #[derive(Debug)]
@@ -14,12 +28,12 @@ pub struct Watch {
     key: FlowKey,
     /// The instance in the present run of the appliance.
     pinned: Option<u64>,
-    /// Peer and configured level of the pinned flow.
-    told: Option<(u32, Level)>,
+    /// What the last message about the pinned flow said.
+    report: Option<Report>,
     /// Claims of earlier runs, as stream offsets.
-    floor: Positions,
+    floor: Claims,
     /// Claims about the pinned instance, in its own positions.
-    current: Positions,
+    current: Claims,
     /// The stream offset of the pinned instance's position 0; `None` when unknown.
     shift: Option<i64>,
     /// The absolute sequence number of the stream's first byte.
@@ -35,9 +49,9 @@ impl Watch {
         Watch {
             key,
             pinned: None,
-            told: None,
-            floor: Positions::default(),
-            current: Positions::default(),
+            report: None,
+            floor: Claims::default(),
+            current: Claims::default(),
             shift: None,
             first_seq: None,
             losses: Losses::default(),
@@ -52,12 +66,17 @@ impl Watch {
 
     /// The peer that the flow is sent to.
     pub fn peer(&self) -> Option<u32> {
-        self.told.map(|(peer, _)| peer)
+        self.report.map(|report| report.peer)
+    }
+
+    /// The interruption that the flow's bytes on the wire survive, as reported last.
+    pub fn survives_burst(&self) -> Option<Duration> {
+        self.report.map(|report| report.survives_burst)
     }
 
     /// The highest position claimed at any level, for comparison with what the program has written.
     pub fn highest(&self) -> u64 {
-        Level::ALL.into_iter().filter_map(|level| self.reach(level)).max().unwrap_or(0)
+        Level::ALL.into_iter().filter_map(|level| self.reach(level.into())).max().unwrap_or(0)
     }
 
     /// The answer to a lookup that was sent after the program had its connection.
@@ -80,12 +99,14 @@ impl Watch {
             self.end = Some(Reason::OtherConnection);
         } else if flow.instance == pinned {
             // Only acknowledgements of this run order its messages; those of an earlier run do not.
-            let [acked, reported] = [&self.current, &flow.positions]
-                .map(|positions| positions.acked.map_or(0, |position| self.placed(position)));
+            let acked = self.current.at(Level::Acked, Duration::ZERO);
+            let [acked, reported] =
+                [acked, flow.positions.acked].map(|acked| acked.map_or(0, |position| self.placed(position)));
             self.losses.on_reported(flow.violated.map(|start| self.placed(start)), reported, acked);
-            self.current.raise(&flow.positions);
+            self.current.raise(&flow.positions, flow.survives_burst);
             self.losses.on_acked(self.acked());
-            self.told = Some((flow.peer, flow.level));
+            let survives_burst = Duration::from_micros(flow.survives_burst.into());
+            self.report = Some(Report { peer: flow.peer, level: flow.level, survives_burst });
             if let Event::Gone(reason) = flow.event {
                 self.end = Some(Reason::Gone(reason));
             }
@@ -116,60 +137,67 @@ impl Watch {
 
     /// The stream offset up to which the mirror has acknowledged.
     fn acked(&self) -> u64 {
-        self.reach(Level::Acked).unwrap_or(0)
+        self.reach(Level::Acked.into()).unwrap_or(0)
     }
 
     /// The program's socket shows that this is another connection.
     pub fn on_mismatch(&mut self) {
         self.end = Some(Reason::OtherConnection);
-        self.current = Positions::default();
-        self.floor = Positions::default();
+        self.current = Claims::default();
+        self.floor = Claims::default();
     }
 
     /// The appliance restarted: claims stand, the instance must be looked up again.
     pub fn on_restart(&mut self) {
-        let reached = Level::ALL.map(|level| self.reach(level));
-        for (level, reach) in Level::ALL.into_iter().zip(reached) {
-            if let Some(reach) = reach {
-                self.floor.set(level, reach);
-            }
+        let mut floor = self.floor.clone();
+        for level in Level::ALL {
+            self.reach(level.into()).into_iter().for_each(|reach| floor.raise_level(level, reach));
+        }
+        for burst in self.floor.bursts().chain(self.current.bursts()) {
+            let need = Need::surviving(Duration::from_micros(burst.into()));
+            self.reach(need).into_iter().for_each(|reach| floor.raise_burst(burst, reach));
         }
         self.losses.on_restart(self.highest());
+        self.floor = floor;
         self.pinned = None;
-        self.told = None;
-        self.current = Positions::default();
+        self.report = None;
+        self.current = Claims::default();
         self.shift = None;
     }
 
-    /// The status of all bytes below `offset`, at `least` or better. `trusting` is false while a counted violation is
-    /// not known exactly: then only the mirror's acknowledgement counts.
-    pub fn status(&self, offset: u64, least: Level, trusting: bool) -> Status {
+    /// The status of all bytes below `offset`: whether they meet `need`. `trusting` is false while a counted violation
+    /// is not known exactly: then only the mirror's acknowledgement counts.
+    pub fn status(&self, offset: u64, need: Need, trusting: bool) -> Status {
         let suspect = !trusting || self.losses.lowest().is_some_and(|start| offset > start);
-        let least_now = if suspect { Level::Acked } else { least };
-        let covered = |level: &Level| *level >= least_now && self.reach(*level).is_some_and(|reach| reach >= offset);
+        let least = if suspect { Level::Acked } else { need.level };
+        let reach = |level: Level| self.reach(Need { level, ..need });
+        let covered = |level: &Level| *level >= least && reach(*level).is_some_and(|reach| reach >= offset);
         if let Some(level) = Level::ALL.into_iter().rev().find(covered) {
             return Status::Protected { level };
         }
-        match (self.end, self.told) {
+        match (self.end, self.report) {
             (Some(reason), _) => Status::Never(reason),
             (None, None) => Status::Pending(Reason::UnknownFlow),
             _ if suspect => Status::Pending(Reason::Violated),
             _ if self.shift.is_none() => Status::Pending(Reason::MiddleOfFlow),
-            (None, Some((_, level))) if level < least => Status::Pending(Reason::Level(level)),
+            (None, Some(report)) if report.level < need.level => Status::Pending(Reason::Level(report.level)),
+            (None, Some(report)) if report.survives_burst < need.survives_burst => {
+                Status::Pending(Reason::SurvivesBurst(report.survives_burst))
+            }
             _ => Status::Pending(Reason::Deadline),
         }
     }
 
-    /// The stream offset below which all bytes were claimed at `least` or better, whatever was violated: to show people
-    /// how much is missing. Use [`Watch::status`] to decide.
-    pub fn covered(&self, least: Level) -> u64 {
-        let levels = Level::ALL.into_iter().filter(|level| *level >= least);
-        levels.filter_map(|level| self.reach(level)).max().unwrap_or(0)
+    /// The stream offset below which all bytes were claimed to meet `need`, whatever was violated: to show people how
+    /// much is missing. Use [`Watch::status`] to decide.
+    pub fn covered(&self, need: Need) -> u64 {
+        let levels = Level::ALL.into_iter().filter(|level| *level >= need.level);
+        levels.filter_map(|level| self.reach(Need { level, ..need })).max().unwrap_or(0)
     }
 
-    /// The stream offset below which all bytes are covered at this level.
-    fn reach(&self, level: Level) -> Option<u64> {
-        let floor = self.floor.at(level);
+    /// The stream offset below which all bytes are covered at exactly the level of this need.
+    fn reach(&self, Need { level, survives_burst: burst }: Need) -> Option<u64> {
+        let floor = self.floor.at(level, burst);
         let Some(shift) = self.shift else {
             return floor;
         };
@@ -178,9 +206,9 @@ impl Watch {
         let from = place(shift, 0);
         let mut better = Level::ALL.into_iter().filter(|better| *better >= level);
         let joined = from == 0
-            || self.current.acked.is_some()
-            || better.any(|better| self.floor.at(better).is_some_and(|floor| floor >= from));
-        let current = self.current.at(level).filter(|_| joined).map(|position| place(shift, position));
+            || self.current.at(Level::Acked, burst).is_some()
+            || better.any(|better| self.floor.at(better, burst).is_some_and(|floor| floor >= from));
+        let current = self.current.at(level, burst).filter(|_| joined).map(|position| place(shift, position));
         floor.max(current)
     }
 
@@ -202,7 +230,8 @@ impl Watch {
             (Origin::Middle, Some(first), Some(seq)) => {
                 // Sequence numbers wrap: take the offset nearest to what is known. If it is wrong by whole turns, it is
                 // too low, which is safe.
-                let anchor = Level::ALL.into_iter().filter_map(|level| self.floor.at(level)).max().unwrap_or(0);
+                let floor = |level| self.floor.at(level, Duration::ZERO);
+                let anchor = Level::ALL.into_iter().filter_map(floor).max().unwrap_or(0);
                 let distance = seq.wrapping_sub(first.wrapping_add(anchor as u32)).cast_signed();
                 Some(anchor.cast_signed().saturating_add(i64::from(distance)))
             }
@@ -219,7 +248,7 @@ fn place(shift: i64, position: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::message::GoneReason;
+    use crate::message::{GoneReason, Positions};
 
     use super::*;
 
@@ -249,7 +278,7 @@ mod tests {
     }
 
     fn status_at(watch: &Watch, offset: u64) -> Status {
-        watch.status(offset, Level::OnWire, true)
+        watch.status(offset, Level::OnWire.into(), true)
     }
 
     const YES: Status = Status::Protected { level: Level::OnWire };
@@ -288,12 +317,78 @@ mod tests {
     #[test]
     fn levels_are_not_mixed_up() {
         let watch = pinned(100);
-        assert_eq!(watch.status(50, Level::Decoded, true), Status::Pending(Reason::Level(Level::OnWire)));
+        assert_eq!(watch.status(50, Level::Decoded.into(), true), Status::Pending(Reason::Level(Level::OnWire)));
         let mut watch = Watch::new(flow(3, 0).key);
         let queued = Positions { queued: Some(90), ..Positions::default() };
         watch.on_answer(&Flow { positions: queued, level: Level::Queued, ..flow(3, 0) });
         assert_eq!(status_at(&watch, 50), Status::Pending(Reason::Level(Level::Queued)));
-        assert_eq!(watch.status(50, Level::Queued, true), Status::Protected { level: Level::Queued });
+        assert_eq!(watch.status(50, Level::Queued.into(), true), Status::Protected { level: Level::Queued });
+    }
+
+    #[test]
+    fn early_counts_only_for_a_program_that_asks_for_no_more() {
+        let mut watch = pinned(100);
+        watch.on_flow(&Flow { positions: Positions { early: Some(150), ..flow(3, 100).positions }, ..flow(3, 0) });
+        let early = Need::surviving(Duration::ZERO);
+        assert_eq!(watch.status(150, early, true), Status::Protected { level: Level::Early });
+        assert_eq!(watch.status(100, early, true), YES);
+        assert_eq!(watch.status(151, early, true), Status::Pending(Reason::Deadline));
+        assert_eq!(watch.status(150, Level::Queued.into(), true), Status::Protected { level: Level::Early });
+        for need in [Need::from(Level::OnWire), Need::surviving(Duration::from_micros(1))] {
+            assert!(matches!(watch.status(101, need, true), Status::Pending(_)), "{need:?}");
+            assert!(watch.covered(need) <= 100);
+        }
+        // An appliance without timestamps can say nothing of it.
+        watch.on_flow(&Flow { level: Level::Queued, ..flow(3, 0) });
+        assert_eq!(watch.status(151, early, true), Status::Pending(Reason::Level(Level::Queued)));
+    }
+
+    #[test]
+    fn on_wire_counts_only_under_a_promise_that_is_long_enough() {
+        let (demanded, less) = (Duration::from_millis(2), Duration::from_micros(1999));
+        let (need, short) = (Need::surviving(demanded), Status::Pending(Reason::SurvivesBurst(less)));
+        let mut watch = pinned(100);
+        assert_eq!(watch.status(100, need, true), Status::Pending(Reason::SurvivesBurst(Duration::ZERO)));
+        watch.on_flow(&Flow { survives_burst: 1999, ..flow(3, 100) });
+        assert_eq!((watch.status(100, need, true), watch.covered(need)), (short, 0));
+        assert_eq!(watch.survives_burst(), Some(less));
+        watch.on_flow(&Flow { survives_burst: 2000, ..flow(3, 200) });
+        assert_eq!((watch.status(200, need, true), watch.covered(need)), (YES, 200));
+        watch.on_flow(&Flow { survives_burst: 1999, ..flow(3, 300) });
+        assert_eq!((watch.status(200, need, true), watch.status(201, need, true)), (YES, short));
+        assert_eq!(status_at(&watch, 300), YES);
+        for (level, positions) in [
+            (Level::Decoded, Positions { decoded: Some(250), ..Positions::default() }),
+            (Level::Acked, Positions { acked: Some(300), ..Positions::default() }),
+        ] {
+            let end = positions.at(level).unwrap();
+            watch.on_flow(&Flow { positions, ..flow(3, 0) });
+            assert_eq!(watch.status(end, need, true), Status::Protected { level }, "it is at the peer");
+        }
+    }
+
+    #[test]
+    fn a_promise_of_an_earlier_run_stands_and_a_lesser_one_does_not_join_it() {
+        let need = Need::surviving(Duration::from_millis(2));
+        // What the new run promises, and the offset that is then known to survive 2 ms.
+        for (survives_burst, end) in [(2000, 150), (1999, 100)] {
+            let mut watch = pinned(0);
+            watch.on_flow(&Flow { survives_burst: 5000, ..flow(3, 100) });
+            watch.on_restart();
+            assert_eq!(watch.status(100, need, true), YES);
+            let middle = Flow { origin: Origin::Middle, origin_seq: Some(1080), survives_burst, ..flow(1, 70) };
+            watch.on_answer(&middle);
+            assert_eq!(watch.status(end, need, true), YES, "{survives_burst}");
+            assert!(matches!(watch.status(end + 1, need, true), Status::Pending(_)), "{survives_burst}");
+            assert_eq!(status_at(&watch, 150), YES);
+        }
+        // Bytes before the first one seen were on the wire under a lesser promise only.
+        let mut watch = pinned(0);
+        watch.on_flow(&Flow { survives_burst: 1000, ..flow(3, 100) });
+        watch.on_restart();
+        let middle = Flow { origin: Origin::Middle, origin_seq: Some(1080), survives_burst: 2000, ..flow(1, 70) };
+        watch.on_answer(&middle);
+        assert_eq!((status_at(&watch, 150), watch.covered(need)), (YES, 0));
     }
 
     #[test]
@@ -306,7 +401,7 @@ mod tests {
         watch.on_flow(&Flow { positions: acked, ..flow(3, 0) });
         assert_eq!(status_at(&watch, 70), Status::Protected { level: Level::Acked });
         assert_eq!(status_at(&watch, 100), YES, "the loss is repaired, and the bytes after it were never lost");
-        assert_eq!(pinned(100).status(50, Level::OnWire, false), Status::Pending(Reason::Violated));
+        assert_eq!(pinned(100).status(50, Level::OnWire.into(), false), Status::Pending(Reason::Violated));
     }
 
     #[test]

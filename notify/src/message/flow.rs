@@ -35,7 +35,8 @@ impl Level {
         self as usize
     }
 
-    /// Its number in messages. `Early` came last, and its number is not between those of its neighbours.
+    /// Its number in messages. `Early` came last, and its number is not between those of its neighbours; it is reserved:
+    /// no message has it, since readers that came before it would drop the whole message.
     pub fn to_wire(self) -> u8 {
         match self {
             Level::Queued => 1,
@@ -44,6 +45,13 @@ impl Level {
             Level::Acked => 4,
             Level::Early => 5,
         }
+    }
+
+    /// Appends the attribute `level`. Every reader must be able to read it, so `Early` is lowered to the level below: that
+    /// claims less, and is true.
+    pub(super) fn emit(self, out: &mut Vec<u8>) {
+        let level = if self == Level::Early { Level::Queued } else { self };
+        put_u8(out, kind::LEVEL, level.to_wire());
     }
 
     /// The level with this number.
@@ -219,7 +227,7 @@ pub enum Origin {
 pub struct Positions {
     /// At [`Level::Queued`].
     pub queued: Option<u64>,
-    /// At [`Level::Early`].
+    /// At [`Level::Early`]; in a message only where it is ahead of `on_wire`.
     pub early: Option<u64>,
     /// At [`Level::OnWire`].
     pub on_wire: Option<u64>,
@@ -316,6 +324,8 @@ impl Flow {
             0 => Origin::Start,
             _ => Origin::Middle,
         };
+        // It says something only where it is ahead.
+        let early = fields.positions.early.filter(|early| Some(*early) > fields.positions.on_wire);
         Ok(Flow {
             key: fields.filter.to_key().ok_or(Malformed::AttributeMissing { kind: kind::KEY })?,
             instance: fields.need(fields.instance, kind::INSTANCE)?,
@@ -324,7 +334,7 @@ impl Flow {
             level,
             origin,
             origin_seq: fields.origin_seq,
-            positions: fields.positions,
+            positions: Positions { early, ..fields.positions },
             violated: fields.violated,
             packets: fields.packets,
             cookie: fields.filter.cookie,
@@ -333,7 +343,7 @@ impl Flow {
         })
     }
 
-    /// Appends the message: at most 264 bytes.
+    /// Appends the message: at most 268 bytes.
     pub fn emit(&self, header: Header, out: &mut Vec<u8>) {
         emit_generic(command::FLOW, header, out, |out| {
             put_nested(out, kind::KEY, |out| Filter::exactly(&self.key).emit_key(out));
@@ -347,7 +357,7 @@ impl Flow {
             if let Event::Gone(reason) = self.event {
                 put_u8(out, kind::GONE_REASON, reason as u8);
             }
-            put_u8(out, kind::LEVEL, self.level.to_wire());
+            self.level.emit(out);
             put_u8(out, kind::ORIGIN, self.origin as u8);
             put_u32(out, kind::PEER_ID, self.peer);
             if let Some(seq) = self.origin_seq {

@@ -198,7 +198,7 @@ pub struct Block {
     pub k: u16,
     /// Repair symbols.
     pub m: u16,
-    /// The level it reached; `None`: it failed.
+    /// The level it reached; `None`: it failed. [`Level::Early`] is sent as [`Level::Queued`].
     pub level: Option<Level>,
     /// The bytes it carried; at most [`MAX_RANGES`] are sent.
     pub ranges: Vec<Range>,
@@ -228,7 +228,7 @@ impl Block {
             put_u16(out, kind::K, self.k);
             put_u16(out, kind::M, self.m);
             if let Some(level) = self.level {
-                put_u8(out, kind::LEVEL, level.to_wire());
+                level.emit(out);
             }
             self.ranges.iter().take(MAX_RANGES).for_each(|range| range.emit(out));
         });
@@ -300,7 +300,8 @@ impl Heartbeat {
 /// level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {
-    /// The level that was reached; `None`: something failed and will not become protected.
+    /// The level that was reached; `None`: something failed and will not become protected. [`Level::Early`] is sent as
+    /// [`Level::Queued`]: an appliance waits for more before it answers.
     pub level: Option<Level>,
 }
 
@@ -313,7 +314,7 @@ impl Barrier {
     pub fn emit(&self, header: Header, out: &mut Vec<u8>) {
         emit_generic(command::BARRIER, header, out, |out| {
             if let Some(level) = self.level {
-                put_u8(out, kind::LEVEL, level.to_wire());
+                level.emit(out);
             }
         });
     }

@@ -365,7 +365,7 @@ impl Publisher {
     }
 
     /// Answers a barrier: everything read from the TUN before its request has reached `level`; `None`: something
-    /// failed.
+    /// failed. Wait until late repair has left: [`Level::Early`] is sent as [`Level::Queued`], which clients take for no.
     pub fn publish_barrier(&mut self, id: u64, level: Option<Level>) {
         for session in &mut self.sessions {
             if let Some(waiting) = session.barriers.iter_mut().find(|waiting| waiting.id == id) {

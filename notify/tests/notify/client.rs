@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use onwire_notify::client::{Client, Reason, Status, Waited, Wish};
+use onwire_notify::client::{Client, Need, Reason, Status, Waited, Wish};
 use onwire_notify::envelope::{Key, KeyRing};
 use onwire_notify::message::*;
 use onwire_notify::publisher::{Asked, Limits, Publisher};
@@ -125,6 +125,14 @@ fn a_write_is_protected_when_the_appliance_reports_it_and_not_before() {
     assert_eq!(waited, Waited::Protected { level: Level::OnWire });
     assert_eq!(client.barrier(soon()).unwrap(), Waited::Protected { level: Level::OnWire });
     assert_eq!(client.register(flow_key, 9, soon()).unwrap(), Ok(()));
+    let hundred = || Instant::now() + Duration::from_millis(100);
+    let none = Waited::NotProtected { reason: Reason::SurvivesBurst(Duration::ZERO) };
+    client.set_need(Need::surviving(Duration::from_millis(2)));
+    assert_eq!(client.wait(&flow_key, 5, hundred()).unwrap(), none);
+    assert_eq!(client.barrier(soon()).unwrap(), none, "its answer says nothing of interruptions");
+    client.set_need(Need::surviving(Duration::ZERO));
+    assert_eq!(client.wait(&flow_key, 5, soon()).unwrap(), Waited::Protected { level: Level::OnWire });
+    assert_eq!(client.barrier(soon()).unwrap(), Waited::Protected { level: Level::OnWire });
     client.set_least_level(Level::Acked);
     let waited = client.wait(&flow_key, 5, Instant::now() + Duration::from_millis(20)).unwrap();
     assert_eq!(waited, Waited::NotProtected { reason: Reason::Level(Level::OnWire) });

@@ -27,8 +27,9 @@ fn key() -> impl Strategy<Value = FlowKey> {
     })
 }
 
+/// A level that messages name; `early` is reserved.
 fn level() -> impl Strategy<Value = Level> {
-    (0..Level::COUNT).prop_map(|at| Level::ALL[at])
+    (0..Level::COUNT).prop_map(|at| Level::ALL[at]).prop_filter("reserved", |level| *level != Level::Early)
 }
 
 fn positions() -> impl Strategy<Value = Positions> {
@@ -62,13 +63,13 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn peer(named: bool)(id: u32, name in "[a-zäß]{1,20}", state in 0..4usize, reason in 0..7usize) -> Peer {
+    fn peer(named: bool)(id: u32, name in "[a-zäß]{1,20}", state in 0..4usize, reason in 0..9usize) -> Peer {
         use StateReason::*;
         Peer {
             id,
             name: named.then(|| name.into()),
             state: [LinkState::Up, LinkState::Degraded, LinkState::Down, LinkState::Draining][state],
-            reason: [None, NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator][reason],
+            reason: [None, NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model][reason],
         }
     }
 }
@@ -188,6 +189,7 @@ proptest! {
             message.emit(*header, &mut bytes);
             prop_assert!(bytes.len() - start <= MAX_DATAGRAM - onwire_notify::envelope::LEN);
             prop_assert_eq!(bytes.len() % 4, 0);
+            prop_assert!(!matches!(message, Message::Flow(_)) || bytes.len() - start <= 268);
         }
         let read: Vec<_> = Messages::new(&bytes).collect();
         prop_assert_eq!(read.len(), messages.len());
@@ -301,6 +303,55 @@ fn unknown_attributes_are_refused_in_requests_and_ignored_in_messages() {
     bytes[..4].copy_from_slice(&len);
     let raw = Messages::new(&bytes).next().unwrap().unwrap();
     assert_eq!(Message::parse(&raw), Ok(Message::Barrier(Barrier { level: Some(Level::OnWire) })));
+}
+
+/// Clients from before level `early` drop a whole message in which they meet it.
+#[test]
+fn no_message_says_level_early() {
+    let flow = crate::flows::flow(1, 100);
+    let block = Block { peer: 0, lane: 0, profile: 0, sbn: 1, k: 1, m: 1, level: Some(Level::Early), ranges: vec![] };
+    for message in [
+        Message::Flow(Flow { level: Level::Early, ..flow }),
+        Message::Block(block),
+        Message::Barrier(Barrier { level: Some(Level::Early) }),
+    ] {
+        let mut bytes = vec![];
+        message.emit(Header::default(), &mut bytes);
+        let level = match Message::parse(&Messages::new(&bytes).next().unwrap().unwrap()).unwrap() {
+            Message::Flow(flow) => Some(flow.level),
+            Message::Block(block) => block.level,
+            Message::Barrier(barrier) => barrier.level,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(level, Some(Level::Queued), "{message:?}");
+    }
+}
+
+/// Publishers and clients from before `early` and `survives-burst`, and values that say nothing.
+#[test]
+fn a_flow_without_late_repair_has_neither_attribute_and_early_counts_only_where_it_is_ahead() {
+    let emitted = |flow: &Flow| {
+        let mut bytes = vec![];
+        flow.emit(Header::default(), &mut bytes);
+        bytes
+    };
+    let read = |bytes: &[u8]| match Message::parse(&Messages::new(bytes).next().unwrap().unwrap()).unwrap() {
+        Message::Flow(flow) => flow,
+        other => panic!("{other:?}"),
+    };
+    let plain = crate::flows::flow(1, 100);
+    let early = |early| Flow { positions: Positions { early: Some(early), ..plain.positions }, ..plain };
+    for same in [early(0), early(99), early(100)] {
+        assert_eq!(emitted(&same), emitted(&plain));
+    }
+    let ahead = Flow { survives_burst: 2000, ..early(101) };
+    assert_eq!(read(&emitted(&ahead)), ahead);
+    assert_eq!(emitted(&ahead).len(), emitted(&plain).len() + 12 + 8);
+    // A value that is not ahead says nothing, whoever sent it.
+    let mut bytes = emitted(&ahead);
+    let at = bytes.windows(4).position(|bytes| bytes == [12, 0, 33, 0]).unwrap() + 4;
+    bytes[at..at + 8].copy_from_slice(&100u64.to_le_bytes());
+    assert_eq!(read(&bytes), Flow { survives_burst: 2000, ..plain });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use onwire_notify::client::{Core, Outcome, Status, Wish};
+use onwire_notify::client::{Core, Need, Outcome, Status, Wish};
 use onwire_notify::envelope::{Key, KeyRing};
 use onwire_notify::message::*;
 use onwire_notify::publisher::{Asked, Limits, Publisher};
@@ -16,6 +16,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const TICK: Duration = Duration::from_micros(250);
+/// The interruption that some clients demand to survive, and promises of flows, in microseconds.
+const DEMANDED: u32 = 2000;
+const PROMISES: [u32; 4] = [0, 1999, DEMANDED, 60_000];
 const FLOWS: usize = 6;
 const CLIENTS: usize = 3;
 
@@ -40,11 +43,18 @@ struct Connection {
     written: u64,
     /// Every byte below is protected or acknowledged.
     truth: u64,
+    /// Every byte below has left with its early repair, or is acknowledged.
+    early_truth: u64,
+    /// Every byte below is on the wire and survives an interruption of [`DEMANDED`], or is acknowledged.
+    burst_truth: u64,
     acked: u64,
-    /// In the present run of the appliance: instance, first byte seen, bytes protected since.
+    /// In the present run of the appliance: instance, first byte seen, bytes protected since, bytes early since, and the
+    /// promise.
     instance: u64,
     origin: u64,
     since: u64,
+    early: u64,
+    promise: u32,
     /// When the protected position last rose.
     raised: Option<Instant>,
 }
@@ -66,7 +76,8 @@ struct World {
     delays: Vec<Duration>,
     /// For each client and connection: the position whose delay was measured last.
     measured: BTreeMap<(usize, usize), u64>,
-    protected: u64,
+    /// How often a true claim was accepted: as promised, early, with a burst demanded.
+    protected: [u64; 3],
 }
 
 fn address(client: usize) -> SocketAddr {
@@ -110,7 +121,7 @@ impl World {
             recorded: vec![],
             delays: vec![],
             measured: BTreeMap::new(),
-            protected: 0,
+            protected: [0; 3],
         };
         for flow in 0..FLOWS {
             let connection = world.connect(flow);
@@ -128,10 +139,14 @@ impl World {
             isn: self.rng.random(),
             written: 0,
             truth: 0,
+            early_truth: 0,
+            burst_truth: 0,
             acked: 0,
             instance: self.instances,
             origin: 0,
             since: 0,
+            early: 0,
+            promise: PROMISES[self.rng.random_range(0..PROMISES.len())],
             raised: None,
         }
     }
@@ -156,12 +171,17 @@ impl World {
             level: Level::OnWire,
             origin: if middle { Origin::Middle } else { Origin::Start },
             origin_seq: Some(connection.isn.wrapping_add(connection.origin as u32)),
-            positions: Positions { on_wire: Some(connection.since), acked, ..Positions::default() },
+            positions: Positions {
+                early: Some(connection.early),
+                on_wire: Some(connection.since),
+                acked,
+                ..Positions::default()
+            },
             violated: None,
             packets: None,
             cookie: None,
             block: Some((32, 4)),
-            survives_burst: 0,
+            survives_burst: connection.promise,
         };
         self.publisher.publish_flow(&flow, self.now);
     }
@@ -169,14 +189,41 @@ impl World {
     /// More bytes of a flow become protected.
     fn protect(&mut self, flow: usize) {
         let more = self.rng.random_range(1..100_000);
+        self.connections[flow].since += more;
+        self.settle(flow);
+    }
+
+    /// More bytes leave with their early repair; late repair has not left.
+    fn leave_early(&mut self, flow: usize) {
+        let more = self.rng.random_range(1..100_000);
+        self.connections[flow].early += more;
+        self.settle(flow);
+    }
+
+    /// The plan changes: from now on another interruption is survived, by all bytes that the peer does not hold.
+    fn plan(&mut self, flow: usize) {
+        self.connections[flow].promise = PROMISES[self.rng.random_range(0..PROMISES.len())];
+        self.settle(flow);
+    }
+
+    /// Makes the truth of what the flow's positions say now, and publishes them.
+    fn settle(&mut self, flow: usize) {
         let now = self.now;
         let connection = &mut self.connections[flow];
-        connection.since += more;
+        connection.early = connection.early.max(connection.since);
         let reached = connection.origin + connection.since;
-        connection.written = connection.written.max(reached);
-        if connection.origin <= connection.truth {
-            connection.truth = connection.truth.max(reached);
+        let early = connection.origin + connection.early;
+        connection.written = connection.written.max(early);
+        // Positions count only when everything before the first byte seen is covered too.
+        if connection.origin <= connection.truth && reached > connection.truth {
+            connection.truth = reached;
             connection.raised = Some(now);
+        }
+        if connection.origin <= connection.early_truth {
+            connection.early_truth = connection.early_truth.max(early);
+        }
+        if connection.origin <= connection.burst_truth && connection.promise >= DEMANDED {
+            connection.burst_truth = connection.burst_truth.max(reached);
         }
         self.publish(flow, Event::Protected);
     }
@@ -186,13 +233,14 @@ impl World {
         let now = self.now;
         let connection = &mut self.connections[flow];
         connection.acked = self.rng.random_range(connection.acked..=connection.written);
-        connection.truth = connection.truth.max(connection.acked);
+        for truth in [&mut connection.truth, &mut connection.early_truth, &mut connection.burst_truth] {
+            *truth = connection.acked.max(*truth);
+        }
         if connection.acked >= connection.origin {
             connection.since = connection.since.max(connection.acked - connection.origin);
-            connection.truth = connection.truth.max(connection.origin + connection.since);
             connection.raised = Some(now);
         }
-        self.publish(flow, Event::Protected);
+        self.settle(flow);
     }
 
     /// A new connection takes over the addresses, and the clients watch it.
@@ -215,7 +263,8 @@ impl World {
             connection.instance = self.instances;
             connection.written += self.rng.random_range(0..2) * self.rng.random_range(0..50_000);
             connection.origin = self.rng.random_range(connection.truth..=connection.written).max(1);
-            connection.since = 0;
+            (connection.since, connection.early) = (0, 0);
+            connection.promise = PROMISES[self.rng.random_range(0..PROMISES.len())];
             connection.raised = None;
             self.publish(flow, Event::New);
         }
@@ -302,17 +351,27 @@ impl World {
     fn check(&mut self) {
         for (at, client) in self.clients.iter().enumerate() {
             for (flow, connection) in self.connections.iter().enumerate() {
-                let status = |offset| client.status(&connection.key, offset, Level::OnWire, self.now);
-                let more = status(connection.truth + 1);
-                assert!(!matches!(more, Status::Protected { .. }), "client {at}, flow {flow}: {more:?}");
+                let burst = Duration::from_micros(DEMANDED.into());
+                let needs = [
+                    (Need::from(Level::OnWire), connection.truth),
+                    (Need::surviving(Duration::ZERO), connection.early_truth),
+                    (Need::surviving(burst), connection.burst_truth),
+                ];
+                for ((need, truth), known) in needs.into_iter().zip(&mut self.protected) {
+                    let status = |offset| client.status(&connection.key, offset, need, self.now);
+                    let more = status(truth + 1);
+                    let is_more = matches!(more, Status::Protected { .. });
+                    assert!(!is_more, "client {at}, flow {flow}, {need:?}: {more:?}");
+                    *known += u64::from(truth > 0 && matches!(status(truth), Status::Protected { .. }));
+                }
                 let Some(raised) = connection.raised else {
                     continue;
                 };
-                if matches!(status(connection.truth), Status::Protected { .. }) {
-                    self.protected += 1;
-                    if self.measured.insert((at, flow), connection.truth) != Some(connection.truth) {
-                        self.delays.push(self.now - raised);
-                    }
+                let status = client.status(&connection.key, connection.truth, Level::OnWire, self.now);
+                if matches!(status, Status::Protected { .. })
+                    && self.measured.insert((at, flow), connection.truth) != Some(connection.truth)
+                {
+                    self.delays.push(self.now - raised);
                 }
             }
         }
@@ -354,12 +413,15 @@ fn bytes_that_a_client_calls_protected_are_protected_whatever_the_link_and_resta
                 }
                 5..=12 => world.reconnect(flow),
                 13..=30 => world.acknowledge(flow),
+                31..=45 => world.leave_early(flow),
+                46..=50 => world.plan(flow),
                 _ => world.protect(flow),
             }
             let pause = Duration::from_micros(world.rng.random_range(250..20_000));
             world.run(pause);
         }
-        assert!(world.protected > 0, "a test in which nothing is ever protected shows nothing");
+        let seldom = world.protected.iter().any(|known| *known == 0);
+        assert!(!seldom, "a test in which nothing is ever protected shows nothing: {:?}", world.protected);
         assert!(world.publisher.subscribers().count() < 64);
     }
 }

@@ -75,6 +75,15 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
     };
     let block =
         Block { peer: 1, lane: 0, profile: 1, sbn: 91, k: 32, m: 4, level: Some(Level::OnWire), ranges: vec![range] };
+    let late = Flow {
+        positions: Positions { early: Some(69_000), ..flow().positions },
+        survives_burst: 2000,
+        block: Some((4, 6)),
+        ..flow()
+    };
+    let whole = Flow { positions: Positions { on_wire: Some(69_000), early: None, ..flow().positions }, ..late };
+    let unreachable = Peer { reason: StateReason::Target, ..degraded.clone() };
+    let mismodelled = Peer { reason: StateReason::Model, ..degraded.clone() };
     let requests: Vec<(&'static str, u64, u32, Request)> = vec![
         ("subscribe, without a token", 0, 1, subscribe(Token::default())),
         ("subscribe, with the token", PUBLISHER, 1, subscribe(token)),
@@ -121,6 +130,10 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
         ("barrier, reached", answer(6), Message::Barrier(Barrier { level: Some(Level::OnWire) })),
         ("acknowledgement", answer(5), Message::Acknowledged),
         ("refusal", answer(8), Message::Refused(refusal)),
+        ("flow, late repair has not left", notification(6), Message::Flow(late)),
+        ("flow, late repair has left", notification(7), Message::Flow(whole)),
+        ("state, a target that cannot be reached", notification(8), Message::State(unreachable)),
+        ("state, a model that does not hold", notification(9), Message::State(mismodelled)),
     ];
     let mut vectors = vec![];
     for (at, (name, receiver, seq, request)) in requests.into_iter().enumerate() {
@@ -167,6 +180,30 @@ fn the_documented_vectors_equal_the_datagrams_of_this_crate() {
     }
     let found = std::fs::read_to_string(&path).expect("the vectors are in docs/protocol/vectors.txt");
     assert!(found == text, "docs/protocol/vectors.txt is not what is made here: run with UPDATE_VECTORS=1 and look");
+}
+
+/// The names of levels and reasons are those of the documents.
+#[test]
+fn every_level_and_reason_is_documented() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let page = std::fs::read_to_string(docs.join("protocol.md")).expect("docs/protocol.md");
+    let yaml = std::fs::read_to_string(docs.join("protocol/onwire.yaml")).expect("docs/protocol/onwire.yaml");
+    let lua = std::fs::read_to_string(docs.join("protocol/onwire.lua")).expect("docs/protocol/onwire.lua");
+    let mut levels = Level::ALL.map(|level| (level.to_wire(), level.name()));
+    levels.sort();
+    use StateReason::*;
+    let reasons = [None, NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model];
+    let reasons = reasons.map(|reason| (reason as u8, reason.name()));
+    for (row, list) in [("`level` | u8", &levels[..]), ("`reason` | u8", &reasons[..])] {
+        let line = page.lines().find(|line| line.contains(row)).expect("a row of the table");
+        for (number, name) in list {
+            assert!(line.contains(&format!("{number} {name}")), "{number} {name} in protocol.md: {line}");
+            assert!(lua.contains(&format!("[{number}] = \"{name}\"")), "{number} {name} in onwire.lua");
+        }
+        let entries: Vec<String> = list.iter().map(|(_, name)| name.replace([' ', '_'], "-")).collect();
+        let entries = format!("entries: [{}]", entries.join(", "));
+        assert!(yaml.contains(&entries), "{entries} in onwire.yaml");
+    }
 }
 
 /// Every attribute is in the tables of `docs/protocol.md`, in the YAML description and in the Lua dissector.

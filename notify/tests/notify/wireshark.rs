@@ -82,7 +82,12 @@ fn tshark_reads_every_vector() {
         "BARRIER",
         "ACK",
         "ERROR",
+        "FLOW",
+        "FLOW",
+        "STATE",
+        "STATE",
     ];
+    assert_eq!(expected.len(), vectors.len());
     for ((line, (name, datagram)), expected) in lines.iter().zip(&vectors).zip(expected) {
         assert_eq!(line[0], expected, "{name}");
         // Wireshark's own netlink dissector saw the message, with its length.
@@ -94,7 +99,17 @@ fn tshark_reads_every_vector() {
     assert_eq!(lines[13][2..4], ["512", "53"]);
 
     let text = tshark(&capture, &["-V"]);
-    for part in ["event: protected (2)", "level: on_wire (2)", "state: degraded (2)", "name: syracuse", "fd00:2::1"] {
+    for part in [
+        "event: protected (2)",
+        "level: on_wire (2)",
+        "state: degraded (2)",
+        "name: syracuse",
+        "fd00:2::1",
+        "early: 69000",
+        "survives-burst: 2000",
+        "reason: target not reachable (7)",
+        "reason: model violated (8)",
+    ] {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
 }

@@ -12,6 +12,7 @@ use crate::gate::status::{ConnectionStatus, Totals};
 use crate::gate::subscription::Subscription;
 use crate::gate::violation_log::ViolationLog;
 use crate::notify::client::Reason;
+use crate::notify::message::FlowKey;
 
 impl Connection {
     /// Its counters.
@@ -30,7 +31,7 @@ impl Connection {
     pub fn status(&self, subscription: &Subscription, now: Instant) -> ConnectionStatus {
         let age = |at: Instant| now.saturating_duration_since(at).as_secs_f64();
         let sent = self.mirror.offset();
-        let protected = self.key.map_or(0, |key| subscription.covered(&key, self.gate.level, now)).min(sent);
+        let protected = self.key.map_or(0, |key| subscription.covered(&key, self.gate.need(), now)).min(sent);
         let healthy = self.condition == Reason::Deadline;
         ConnectionStatus {
             number: self.number,
@@ -41,6 +42,7 @@ impl Connection {
             replicates: self.policy.replicates(),
             tls: (self.mirror.has_tls(), self.primary.has_tls()),
             age_s: age(self.accepted),
+            survives_burst_s: self.key.and_then(|key| subscription.survives_burst(&key)).map(|it| it.as_secs_f64()),
             sent,
             written: self.mirror.written().unwrap_or(sent),
             protected,
@@ -108,8 +110,8 @@ impl Connection {
         }
     }
 
-    /// Logs once that the appliance does not see the flow, and once that it sees the flow again.
-    pub(super) fn log_blind(&mut self, now: Instant) {
+    /// Logs once that the appliance cannot give what the gate demands for the flow, and once that it can again.
+    pub(super) fn log_blind(&mut self, appliance: SocketAddr, now: Instant) {
         let (gate, number, blind) = (&self.gate.name, self.number, self.policy.blind(now));
         let Some(key) = self.key.filter(|_| blind != self.logged_blind) else {
             return;
@@ -117,10 +119,15 @@ impl Connection {
         match blind {
             Some(reason) => tracing::warn!(
                 %gate, connection = number,
-                "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements",
-                key.source, key.destination
+                "nothing of {} -> {} is called protected ({reason}): it waits for the mirror's own acknowledgements. {}",
+                key.source, key.destination, remedy(reason, &key, appliance)
             ),
-            None => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
+            None => match self.logged_blind {
+                Some(Reason::SurvivesBurst(_)) => {
+                    tracing::info!(%gate, connection = number, "the profile of the flow promises what this gate demands now");
+                }
+                _ => tracing::info!(%gate, connection = number, "the appliance sees the connection now"),
+            },
         }
         self.logged_blind = blind;
     }
@@ -135,5 +142,21 @@ impl Connection {
                 end - start, self.gate.policy
             );
         }
+    }
+}
+
+/// What to do when the appliance cannot give what the gate demands.
+pub(super) fn remedy(reason: Reason, key: &FlowKey, appliance: SocketAddr) -> String {
+    match reason {
+        Reason::SurvivesBurst(_) => {
+            "Raise `survive_burst` of the flow's profile under `redundancy` of the appliance, or \
+                                     demand less in `protect` of the gate"
+                .to_owned()
+        }
+        _ => format!(
+            "Does the route from {} to {} lead into the appliance's TUN, and is {appliance} that appliance?",
+            key.source.ip(),
+            key.destination.ip()
+        ),
     }
 }
