@@ -27,6 +27,7 @@ use crate::appliance::notify::port::NotifyPort;
 use crate::appliance::notify::protection_driver::ProtectionDriver;
 use crate::appliance::notify::publish_path::PublishPath;
 use crate::appliance::peering::Peering;
+use crate::appliance::planning::{NewPlan, Planning};
 use crate::appliance::setup;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::{Config, Notify};
@@ -100,6 +101,7 @@ pub struct Control {
     routes: Option<Routes>,
     tun: TunStatus,
     uplinks: Uplinks,
+    planning: Planning,
 }
 
 impl Control {
@@ -128,7 +130,10 @@ impl Control {
             let (commands, to_lane) = sync_channel(COMMANDS_MAX);
             let channel = LaneChannel { commands: to_lane, events: notify.clone(), control: Arc::clone(&waker) };
             let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
-            let (lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
+            let (mut lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
+            if setup::has_targets(&config) {
+                lane.report_links(started);
+            }
             prepared.push((lane, commands, waker));
         }
         if let Some(notify) = &config.notify {
@@ -155,7 +160,9 @@ impl Control {
         let on_name = Arc::clone(&waker);
         let wake = Arc::new(move || drop(on_name.wake()));
         let peering = Peering::new(&config, handshakes, wake, started);
+        let planning = Planning::new(&config, lanes.len(), started);
         let control = Self {
+            planning,
             config,
             epoch,
             started,
@@ -212,6 +219,7 @@ impl Control {
         }
         self.peering.handle_timeout(now);
         self.send_handshakes(now);
+        self.send_plans();
         for uplink in self.uplinks.look(now) {
             let sent = |lane: &LaneHandle| lane.send(Command::Uplink(uplink));
             if !self.lanes.iter().map(sent).fold(true, |all, sent| all & sent) {
@@ -230,6 +238,7 @@ impl Control {
         match event {
             LaneEvent::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
             LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
+            LaneEvent::Link { lane, peer, link } => self.planning.on_link(lane, peer, *link, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
             LaneEvent::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
@@ -267,6 +276,19 @@ impl Control {
                 lane.send(Command::Handshake { to, datagram });
             }
         }
+    }
+
+    /// Sends new plans to the lanes. A lane that is too busy gets its plan in a later turn.
+    fn send_plans(&mut self) {
+        let mut unsent = Vec::new();
+        while let Some(plan) = self.planning.poll_plan() {
+            let NewPlan { lane, peer, profile, reason } = &plan;
+            let command = Command::Plan { peer: *peer, profile: profile.clone(), reason: *reason };
+            if !self.lanes[*lane].send(command) {
+                unsent.push(plan);
+            }
+        }
+        unsent.into_iter().for_each(|plan| self.planning.on_unsent(plan));
     }
 
     /// Removes the routes first, so that nothing more comes in; then stops the lanes, which send what they have.

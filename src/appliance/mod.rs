@@ -6,7 +6,7 @@
 //! * [`host`]: names, routes and interfaces of this machine.
 //!
 //! Beside these wings: [`control`] is the control thread, `peering` and `peer_log` are its sessions and what it logs
-//! about them, `setup` makes state machines from the configuration.
+//! about them, `setup` makes state machines from the configuration, [`planning`] follows links and plans repair.
 //!
 //! Start with [`lane`], whose first comment lists the steps of a turn. Then read [`control`], or `notify` to follow how
 //! bytes become "protected". The meaning of bytes, and what may be called protected, is decided in [`crate::tunnel`],
@@ -18,5 +18,6 @@ pub mod lane;
 mod notify;
 mod peer_log;
 mod peering;
+pub mod planning;
 mod setup;
 pub mod status;

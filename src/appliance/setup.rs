@@ -14,6 +14,7 @@ use crate::io::tun::{Offload, TunOptions};
 use crate::io::udp::{StampChoice, StampState, Switch, UdpOptions};
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::Level;
+use crate::plan::{self, Link, SendPlan};
 use crate::protect::{Evidence, LaneProtection, PeerProtection, TRUST_MAX};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Settings;
@@ -113,12 +114,19 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         .iter()
         .enumerate()
         .flat_map(|(number, peer)| peer.prefixes.iter().map(move |&prefix| (prefix, PeerId(number as u16))));
+    // Peers whose symbols have another size get plans of their own as soon as their link is known.
+    let symbol_bytes = config.peers.first().map_or(1, |peer| usize::from(peer.path.symbol_size()));
     Settings {
         lane,
         local_prefixes: config.node.local_prefixes.iter().map(|&prefix| (prefix, ())).collect(),
         peer_prefixes: owned.collect(),
         peers: peers.collect(),
-        profiles: config.profiles.iter().enumerate().map(|(number, it)| profile(number as u8, it)).collect(),
+        profiles: config
+            .profiles
+            .iter()
+            .enumerate()
+            .map(|(number, it)| profile(number as u8, it, symbol_bytes))
+            .collect(),
         delivery: Delivery {
             strict: config.delivery.ordering == config::Ordering::Strict,
             hold: config.delivery.hold,
@@ -179,20 +187,63 @@ pub fn notify_port_settings(
     }
 }
 
-fn profile(number: u8, profile: &config::Profile) -> Profile {
+fn profile(number: u8, profile: &config::Profile, symbol_bytes: usize) -> Profile {
     let block_symbols = usize::from(profile.block_symbols);
+    let plan = match profile.repair {
+        Repair::None => Plan::none(),
+        Repair::Fixed { symbols, assume_loss } => Plan::fixed(block_symbols, usize::from(symbols), assume_loss),
+        Repair::Targets(configured) => {
+            let link = Link::assumed(configured.assume_loss);
+            return planned(number, &plan::choose(&targets(&configured), &limits(profile, symbol_bytes), &link));
+        }
+    };
     Profile {
         number,
         block_symbols,
         close_when_idle: profile.close_when_idle,
         close_after: profile.close_after,
-        plan: match profile.repair {
-            Repair::None => Plan::none(),
-            Repair::Fixed { symbols, assume_loss } => Plan::fixed(block_symbols, usize::from(symbols), assume_loss),
-            Repair::Targets(targets) => Plan::fixed(block_symbols, usize::from(targets.min), targets.assume_loss),
-        },
-        survive_burst: survive_burst(profile),
+        plan,
+        survive_burst: Duration::ZERO,
         keeps_promise: true,
+    }
+}
+
+/// Some profile states what must hold in place of numbers.
+pub fn has_targets(config: &Config) -> bool {
+    config.profiles.iter().any(|profile| matches!(profile.repair, Repair::Targets(_)))
+}
+
+/// A plan as the sender follows it.
+pub fn planned(number: u8, plan: &SendPlan) -> Profile {
+    Profile {
+        number,
+        block_symbols: plan.block_symbols,
+        close_when_idle: plan.close_when_idle,
+        close_after: plan.close_after,
+        plan: plan.repair.clone(),
+        survive_burst: plan.survive_burst,
+        keeps_promise: plan.unreached.is_empty(),
+    }
+}
+
+/// What must hold, as the planner takes it.
+pub fn targets(configured: &config::Targets) -> plan::Targets {
+    plan::Targets {
+        residual: configured.residual,
+        survive_burst: configured.survive_burst,
+        max_overhead: configured.max_overhead,
+        min: configured.min.into(),
+    }
+}
+
+/// Within what the plans of a profile must stay.
+pub fn limits(profile: &config::Profile, symbol_bytes: usize) -> plan::Limits {
+    plan::Limits {
+        block_symbols: profile.block_symbols.into(),
+        close_after: profile.close_after,
+        base_close_when_idle: profile.close_when_idle,
+        base_close_after: profile.close_after.min(plan::CLOSE_AFTER),
+        symbol_bytes,
     }
 }
 

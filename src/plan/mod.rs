@@ -76,6 +76,13 @@ pub struct Link {
     pub peer_knows_late: bool,
 }
 
+impl Link {
+    /// A link of which nothing is known but what the configuration assumes.
+    pub fn assumed(loss: f64) -> Self {
+        Self { loss, bursts: None, symbols_per_second: 0.0, congested: false, peer_knows_late: true }
+    }
+}
+
 /// How blocks are cut and protected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SendPlan {

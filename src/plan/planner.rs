@@ -5,6 +5,7 @@
 //! or keeps overhead within bounds is done at once; everything else waits while there were [`CHANGES_A_MINUTE`].
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::choose::{Rates, choose_between};
@@ -92,6 +93,20 @@ pub enum Reason {
     Congestion(bool),
     /// Whether the peer accepts late repair.
     Peer(bool),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loss(before, now) => write!(f, "the loss is at most {now:.1e}, before {before:.1e}"),
+            Self::Bursts => f.write_str("the link loses in other bursts"),
+            Self::Rate(before, now) => write!(f, "up to {now:.0} symbols a second, before {before:.0}"),
+            Self::Congestion(true) => f.write_str("a full queue loses datagrams"),
+            Self::Congestion(false) => f.write_str("no full queue loses datagrams any more"),
+            Self::Peer(true) => f.write_str("the peer accepts late repair"),
+            Self::Peer(false) => f.write_str("the peer does not accept late repair"),
+        }
+    }
 }
 
 impl Change {

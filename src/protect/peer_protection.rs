@@ -42,6 +42,7 @@ pub struct PeerProtection {
     early_left: VecDeque<BlockId>,
     health: Health,
     barriers: Barriers,
+    plan_reason: Option<StateReason>,
     published_state: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
@@ -65,6 +66,7 @@ impl PeerProtection {
             early_left: VecDeque::new(),
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
+            plan_reason: None,
             published_state: (LinkState::Down, StateReason::NoSession),
             notifications: VecDeque::new(),
             refresh: None,
@@ -375,8 +377,17 @@ impl PeerProtection {
         }
     }
 
+    /// Why the link is degraded although it works: what the plan promises is not what was asked for.
+    pub fn set_plan_reason(&mut self, reason: Option<StateReason>) {
+        self.plan_reason = reason;
+    }
+
     fn publish_state(&mut self, now: Instant) {
-        let state = self.health.state(now);
+        let state = match (self.health.state(now), self.plan_reason) {
+            // What has less than it was promised is claimed early at most, so claims go on.
+            ((LinkState::Up, _), Some(reason)) => (LinkState::Degraded, reason),
+            (state, _) => state,
+        };
         if state != self.published_state {
             self.published_state = state;
             self.notifications.push_back(Notification::State(state.0, state.1));

@@ -125,6 +125,8 @@ impl Egress<'_> {
 #[derive(Debug)]
 pub struct Sender {
     profile: Profile,
+    /// The longest block that `block` has memory for.
+    room_for: usize,
     block: SourceBlock,
     repair: Vec<u8>,
     symbol_size: usize,
@@ -146,6 +148,7 @@ impl Sender {
     pub fn new(profile: Profile, symbol_size: usize) -> Self {
         let block = SourceBlock::new(symbol_size, profile.block_symbols);
         Self {
+            room_for: profile.block_symbols,
             profile,
             block,
             repair: Vec::new(),
@@ -161,7 +164,7 @@ impl Sender {
         }
     }
 
-    /// Blocks follow this profile from the next one on. It has the same number, and blocks that are no longer.
+    /// Blocks follow this profile from the next one on. It has the same number.
     pub fn set_profile(&mut self, profile: Profile) {
         self.next_profile = Some(profile);
         if !self.is_open() {
@@ -171,6 +174,10 @@ impl Sender {
 
     fn follow_profile(&mut self) {
         if let Some(next) = self.next_profile.take() {
+            if next.block_symbols > self.room_for {
+                self.block = SourceBlock::new(self.symbol_size, next.block_symbols);
+                self.room_for = next.block_symbols;
+            }
             self.profile = next;
         }
     }

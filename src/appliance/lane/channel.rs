@@ -8,9 +8,12 @@ use mio::Waker;
 
 use crate::appliance::host::uplinks::Uplink;
 use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::appliance::planning::LaneLink;
+use crate::notify::message::StateReason;
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::Established;
+use crate::tunnel::sender::Profile;
 
 /// A command of the control thread to a lane.
 #[derive(Debug)]
@@ -28,6 +31,15 @@ pub enum Command {
     Snapshot(SyncSender<LaneSnapshot>),
     /// The egress to a peer has changed.
     Uplink(Uplink),
+    /// From the next block on, blocks toward a peer follow this profile.
+    Plan {
+        /// The peer.
+        peer: PeerId,
+        /// The profile.
+        profile: Box<Profile>,
+        /// Why the link is degraded although it works; none if it is not.
+        reason: Option<StateReason>,
+    },
     /// Send what is left, and end.
     Stop,
 }
@@ -46,6 +58,15 @@ pub enum LaneEvent {
     SessionConfirmed {
         /// Our index of the session.
         local_index: u32,
+    },
+    /// What the lane knows of its link to a peer.
+    Link {
+        /// The lane.
+        lane: u8,
+        /// The peer.
+        peer: PeerId,
+        /// The link.
+        link: Box<LaneLink>,
     },
     /// A new session with this peer is wanted.
     SessionWanted(PeerId),

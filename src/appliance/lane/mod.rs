@@ -20,7 +20,8 @@
 //! 12. log a new kind of stray packet, and each kind of stray packet or send error that has ended. Steps 10 and 11 log
 //!     new kinds of send errors;
 //! 13. send events to the control thread: which sessions are confirmed, and which are wanted;
-//! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains;
+//! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains. Where profiles have targets,
+//!     report what is known of the links;
 //! 15. after a stop command: close all blocks, send, repeat step 10, and end once nothing waits or the time is up;
 //! 16. sleep until a descriptor is ready or the next deadline. Before a very near deadline the lane may spin instead.
 //!
@@ -31,6 +32,7 @@ mod answer;
 mod busy_poll;
 pub mod channel;
 pub mod last_hop;
+mod link_news;
 pub(super) mod listening;
 mod problem_log;
 mod readiness;
@@ -54,6 +56,7 @@ use self::sending::PeerTarget;
 use crate::appliance::lane::busy_poll::BusyPoll;
 use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
+use crate::appliance::lane::link_news::LinkNews;
 use crate::appliance::lane::listening::Listening;
 use crate::appliance::lane::readiness::Readiness;
 use crate::appliance::lane::receive_lag::ReceiveLag;
@@ -113,6 +116,7 @@ pub struct Lane {
     listening: Listening<SyncSender<LaneSnapshot>>,
     /// What was handed on to the mirror.
     last_hop: LastHop,
+    link_news: LinkNews,
     /// How datagrams leave for each peer.
     targets: Vec<PeerTarget>,
     /// Set by a stop command: the lane ends by then.
@@ -153,6 +157,7 @@ impl Lane {
             busy_poll: BusyPoll::default(),
             listening: Listening::new(ReceiveLag::new(hold, room, now), peers, now),
             last_hop,
+            link_news: LinkNews::default(),
             targets: Vec::new(),
             stopping: None,
             driver: None,
@@ -168,6 +173,11 @@ impl Lane {
         self.forwarder.set_shows_departures(driver.shows_departures());
         self.driver = Some(driver);
         Ok(())
+    }
+
+    /// From now on this lane reports what it knows of its links: there are profiles with targets.
+    pub fn report_links(&mut self, now: Instant) {
+        self.link_news.begin(now);
     }
 
     /// Which kind of transmit timestamps this lane's socket uses.
@@ -217,6 +227,9 @@ impl Lane {
                 self.send_event(LaneEvent::SessionWanted(peer));
             }
             self.log_changes();
+            for (peer, link) in self.link_news.take(self.forwarder.peers(), now) {
+                self.send_event(LaneEvent::Link { lane: self.number, peer, link: Box::new(link) });
+            }
             if self.stopping.is_some_and(|latest| self.has_drained(latest, now)) {
                 return Ok(());
             }
@@ -270,6 +283,12 @@ impl Lane {
                     }
                 }
                 Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
+                Ok(Command::Plan { peer, profile, reason }) => {
+                    self.forwarder.set_profile(peer, &profile);
+                    if let Some(driver) = &mut self.driver {
+                        driver.set_plan_reason(peer, reason);
+                    }
+                }
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {

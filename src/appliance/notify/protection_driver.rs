@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::appliance::notify::egress_watch::EgressWatch;
 use crate::appliance::notify::notification::{LaneNotification, key_from, level_of};
 use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
-use crate::notify::message::Level;
+use crate::notify::message::{Level, StateReason};
 use crate::notify::publisher::Asked;
 use crate::protect::{Evidence, LaneProtection, Notification, TakenSend};
 use crate::tunnel::PeerId;
@@ -81,6 +81,13 @@ impl ProtectionDriver {
     pub fn on_taken(&mut self, taken: TakenSend, timestamps: usize, now: Instant) {
         if self.uses_stamps {
             self.lane_protection.on_taken(taken, timestamps, now);
+        }
+    }
+
+    /// Why the link to a peer is degraded although it works.
+    pub fn set_plan_reason(&mut self, peer: PeerId, reason: Option<StateReason>) {
+        if let Some(protection) = self.lane_protection.peers_mut().get_mut(usize::from(peer.0)) {
+            protection.set_plan_reason(reason);
         }
     }
 
