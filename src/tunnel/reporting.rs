@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::round_trips::RoundTrips;
-use crate::wire::report::{Reception, Report};
+use crate::wire::report::{Extension, Reception, Report};
 
 /// Interval of reports while data flows.
 pub const WHILE_ACTIVE: Duration = Duration::from_millis(20);
@@ -50,6 +50,10 @@ pub struct Reporting {
     unanswered_since: Option<Instant>,
     requested_at: Option<Instant>,
     peer_reception: Option<(Reception, Instant)>,
+    late_spread: Duration,
+    congested: bool,
+    peer_late_spread: Option<Duration>,
+    peer_congested: bool,
 }
 
 impl Reporting {
@@ -71,12 +75,26 @@ impl Reporting {
             unanswered_since: None,
             requested_at: None,
             peer_reception: None,
+            late_spread: Duration::ZERO,
+            congested: false,
+            peer_late_spread: None,
+            peer_congested: false,
         }
     }
 
     /// Sets whether our side claims protection: then both sides report often also when idle.
     pub fn set_claims(&mut self, claims: bool) {
         self.claims = claims;
+    }
+
+    /// Sets how long after the other symbols of a block our late repair symbols may follow, at most.
+    pub fn set_late_spread(&mut self, late_spread: Duration) {
+        self.late_spread = late_spread;
+    }
+
+    /// Sets whether losses on the way to the peer are taken for those of a full queue.
+    pub fn set_congested(&mut self, congested: bool) {
+        self.congested = congested;
     }
 
     /// There is something to report that should not wait for [`WHILE_IDLE`].
@@ -114,6 +132,8 @@ impl Reporting {
         }
         self.remote_clock = Some((report.sent_at, now));
         self.peer_claims = report.wants_reports;
+        self.peer_late_spread = report.extension.as_ref().map(|extension| extension.late_spread);
+        self.peer_congested = report.extension.as_ref().is_some_and(|extension| extension.congested);
         if report.wants_reply {
             self.active_since.get_or_insert(now);
         }
@@ -178,6 +198,7 @@ impl Reporting {
             echo_delay: u32::try_from(held.as_micros()).unwrap_or(u32::MAX),
             wants_reply: !confirmed,
             wants_reports: self.claims,
+            extension: Some(Extension { late_spread: self.late_spread, congested: self.congested, runs: Vec::new() }),
             ..Report::default()
         }
     }
@@ -236,11 +257,24 @@ impl Reporting {
         self.peer_reception
     }
 
+    /// How long the peer's late repair symbols may follow the other symbols of their block, at most. `None`: the peer has
+    /// not said so, or is of an earlier release, which sends none.
+    pub fn peer_late_spread(&self) -> Option<Duration> {
+        self.peer_late_spread
+    }
+
+    /// The peer takes the losses of its datagrams to us for those of a full queue.
+    pub fn peer_congested(&self) -> bool {
+        self.peer_congested
+    }
+
     /// Forgets the clock of the peer's earlier run, and what that run has received.
     pub fn on_new_epoch(&mut self, now: Instant) {
         self.remote_clock = None;
         self.peer_reception = None;
         self.peer_claims = false;
+        self.peer_late_spread = None;
+        self.peer_congested = false;
         self.acknowledged = 0;
         self.round_trips = RoundTrips::new(now);
     }
@@ -300,6 +334,30 @@ mod tests {
         far.on_new_epoch(start);
         far.begin(true, start);
         assert_eq!(far.due_at(), Some(start + WHILE_IDLE));
+    }
+
+    #[test]
+    fn each_side_tells_its_late_spread_and_whether_it_is_congested() {
+        let start = Instant::now();
+        let (mut near, mut far) = (Reporting::new(start), Reporting::new(start));
+        far.handle_report(&near.begin(true, start), start);
+        assert_eq!((far.peer_late_spread(), far.peer_congested()), (Some(Duration::ZERO), false));
+        near.set_late_spread(Duration::from_millis(3));
+        near.set_congested(true);
+        let report = near.begin(true, start);
+        far.handle_report(&report, start);
+        assert_eq!((far.peer_late_spread(), far.peer_congested()), (Some(Duration::from_millis(3)), true));
+        let rows = [
+            (Report { sent_at: report.sent_at - 1, ..Report::default() }, Some(Duration::from_millis(3)), true),
+            (Report { sent_at: report.sent_at + 1, ..Report::default() }, None, false),
+            (near.begin(true, start + WHILE_ACTIVE), Some(Duration::from_millis(3)), true),
+        ];
+        for (report, late_spread, congested) in rows {
+            far.handle_report(&report, start);
+            assert_eq!((far.peer_late_spread(), far.peer_congested()), (late_spread, congested), "{report:?}");
+        }
+        far.on_new_epoch(start);
+        assert_eq!((far.peer_late_spread(), far.peer_congested()), (None, false));
     }
 
     #[test]

@@ -9,12 +9,16 @@
 //!  per profile:  profile (8) | 0 (24)               | highest sbn (64) | decoded from sbn (64) | decoded below (64)
 //!  per sent:     profile (8) | 0 (8) | symbols (16) | from sbn (64)    | below sbn (64)
 //!  per lost:     profile (8) | 0 (8) | symbols (16) | count (32)       | first sbn (64)
+//!  extension:    late_spread (32) | flags (8) | runs (8) | 0 (16)
+//!  per run:      first count (64) | length (32)
 //! ```
 //!
 //! Big-endian, inside the seal. All counts start when the receiver starts and only grow, except that a late datagram
 //! takes back a loss: so a lost report costs nothing. Times are microseconds since the start of the writer. Bytes
-//! behind the last entry are ignored, so that later versions can add to the end. This file does not know when a report
-//! is due, or which lost blocks it must name again.
+//! behind the last entry are ignored, so that later versions can add to the end: earlier versions neither write nor read
+//! the [`Extension`]. This file does not know when a report is due, or which lost blocks it must name again.
+
+use std::time::Duration;
 
 use super::payload_id::{SBN_MAX, SOURCE_SYMBOLS_MAX};
 
@@ -29,6 +33,8 @@ const COUNTS: usize = 10;
 const PROGRESS_LEN: usize = 28;
 const SENT_LEN: usize = 20;
 const LOST_LEN: usize = 16;
+const EXTENSION_LEN: usize = 8;
+const RUN_LEN: usize = 12;
 /// The payload of a report on the smallest configurable path (576 bytes): every list has room in it.
 const ROOM_MIN: usize = 464;
 
@@ -125,6 +131,28 @@ pub struct LostRun {
     pub symbols: u16,
 }
 
+/// What reports of this version say behind the last block entry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extension {
+    /// The writer's late repair symbols follow the other symbols of their block at most this much later, in whole
+    /// microseconds: the reader holds a block that long.
+    pub late_spread: Duration,
+    /// The writer takes the losses on the way to the reader for those of a full queue.
+    pub congested: bool,
+    /// The newest final runs of the reader's datagrams that did not arrive, oldest first; at most [`ENTRIES_MAX`]. They
+    /// are of the session that seals the report. Nothing in them was checked.
+    pub runs: Vec<LossRun>,
+}
+
+/// A run of datagrams that did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossRun {
+    /// The count of the first.
+    pub first: u64,
+    /// How many.
+    pub length: u32,
+}
+
 /// How many entries fit into a report on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -134,14 +162,18 @@ pub struct Capacity {
     pub sent: usize,
     /// Entries of [`Report::lost`].
     pub lost: usize,
+    /// Entries of [`Extension::runs`].
+    pub runs: usize,
 }
 
 impl Capacity {
-    /// What fits into a payload of `bytes`, a third for each list.
+    /// What fits into a payload of `bytes`: a third for each list about blocks, and what they leave for the runs.
     pub fn of(bytes: usize) -> Self {
-        let third = (bytes.max(ROOM_MIN) - FIXED_LEN) / 3;
-        let fitting = |len: usize| (third / len).min(ENTRIES_MAX);
-        Self { progress: fitting(PROGRESS_LEN), sent: fitting(SENT_LEN), lost: fitting(LOST_LEN) }
+        let room = bytes.max(ROOM_MIN) - FIXED_LEN - EXTENSION_LEN;
+        let fitting = |len: usize| (room / 3 / len).min(ENTRIES_MAX);
+        let (progress, sent, lost) = (fitting(PROGRESS_LEN), fitting(SENT_LEN), fitting(LOST_LEN));
+        let left = room - progress * PROGRESS_LEN - sent * SENT_LEN - lost * LOST_LEN;
+        Self { progress, sent, lost, runs: (left / RUN_LEN).min(ENTRIES_MAX) }
     }
 }
 
@@ -166,6 +198,8 @@ pub struct Report {
     pub sent: Vec<SentBelow>,
     /// Blocks of the reader's profiles that were given up; at most [`ENTRIES_MAX`].
     pub lost: Vec<LostRun>,
+    /// `None`: the writer is of an earlier version.
+    pub extension: Option<Extension>,
 }
 
 impl Report {
@@ -213,6 +247,9 @@ impl Report {
             out.extend(entry.count.to_be_bytes());
             out.extend(entry.first.to_be_bytes());
         }
+        if let Some(extension) = &self.extension {
+            extension.emit(out);
+        }
     }
 
     /// Reads a report; `None` if it is too short for its announced lists, or an entry is out of bounds.
@@ -253,7 +290,40 @@ impl Report {
             progress: progress?,
             sent: sent?,
             lost: lost?,
+            extension: match rest.split_first_chunk() {
+                Some((fixed, runs)) => Some(Extension::parse(fixed, runs)?),
+                None => None,
+            },
         })
+    }
+}
+
+impl Extension {
+    fn emit(&self, out: &mut Vec<u8>) {
+        let runs = &self.runs[..self.runs.len().min(ENTRIES_MAX)];
+        out.extend(u32::try_from(self.late_spread.as_micros()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend([u8::from(self.congested), runs.len() as u8, 0, 0]);
+        for run in runs {
+            out.extend(run.first.to_be_bytes());
+            out.extend(run.length.to_be_bytes());
+        }
+    }
+
+    /// `None` if fewer runs follow than are announced, or too many are.
+    fn parse(fixed: &[u8; EXTENSION_LEN], mut rest: &[u8]) -> Option<Self> {
+        let [flags, runs] = [fixed[4], fixed[5]];
+        let runs: Option<Vec<_>> = (0..runs).map(|_| Some(LossRun::parse(take(&mut rest)?))).collect();
+        Some(Self {
+            late_spread: Duration::from_micros(number(&fixed[..4])),
+            congested: flags & 1 != 0,
+            runs: runs.filter(|runs| runs.len() <= ENTRIES_MAX)?,
+        })
+    }
+}
+
+impl LossRun {
+    fn parse(entry: &[u8; RUN_LEN]) -> Self {
+        Self { first: number(&entry[..8]), length: number(&entry[8..]) as u32 }
     }
 }
 
@@ -297,46 +367,128 @@ fn number(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Every report that a writer may write.
+    fn reports() -> impl Strategy<Value = Report> {
+        let progress = (any::<u8>(), 0..=SBN_MAX, 0..=SBN_MAX + 1, 0..=SBN_MAX + 1).prop_map(
+            |(profile, highest, decoded_from, decoded_below)| Progress {
+                profile,
+                highest,
+                decoded_from,
+                decoded_below,
+            },
+        );
+        let sent = (any::<u8>(), 0..=SBN_MAX / 2, 0..=SBN_MAX / 2, 0..=8192u16)
+            .prop_map(|(profile, from, more, symbols)| SentBelow { profile, from, below: from + more, symbols });
+        let lost = (any::<u8>(), 0..=SBN_MAX, 1..=u32::MAX, 0..=8192u16)
+            .prop_map(|(profile, first, count, symbols)| LostRun { profile, first, count, symbols });
+        let run = any::<(u64, u32)>().prop_map(|(first, length)| LossRun { first, length });
+        let extension = (any::<u32>(), any::<bool>(), prop::collection::vec(run, 0..=ENTRIES_MAX)).prop_map(
+            |(micros, congested, runs)| Extension {
+                late_spread: Duration::from_micros(micros.into()),
+                congested,
+                runs,
+            },
+        );
+        let reception = any::<([u64; COUNTS], [u64; BURST_CLASSES])>().prop_map(|(counts, burst_lengths)| {
+            let [received, lost, recovered_symbols, recovered_blocks, blocks, unrecoverable_blocks, late, ..] = counts;
+            let [.., duplicates, adus, adu_bytes] = counts;
+            Reception {
+                received,
+                lost,
+                recovered_symbols,
+                recovered_blocks,
+                blocks,
+                unrecoverable_blocks,
+                late,
+                duplicates,
+                adus,
+                adu_bytes,
+                burst_lengths,
+            }
+        });
+        let lists = (
+            prop::collection::vec(progress, 0..=ENTRIES_MAX),
+            prop::collection::vec(sent, 0..=ENTRIES_MAX),
+            prop::collection::vec(lost, 0..=ENTRIES_MAX),
+            prop::option::of(extension),
+        );
+        (any::<(u64, u64, u32, bool, bool)>(), reception, lists).prop_map(
+            |(
+                (sent_at, echo, echo_delay, wants_reply, wants_reports),
+                reception,
+                (progress, sent, lost, extension),
+            )| {
+                Report {
+                    sent_at,
+                    echo,
+                    echo_delay,
+                    wants_reply,
+                    wants_reports,
+                    reception,
+                    progress,
+                    sent,
+                    lost,
+                    extension,
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_report_round_trips_and_ignores_additions_of_later_versions(
+            report in reports(),
+            addition in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let mut bytes = Vec::new();
+            report.emit(&mut bytes);
+            prop_assert_eq!(Report::parse(&bytes), Some(report.clone()));
+            if report.extension.is_some() {
+                bytes.extend(addition);
+                prop_assert_eq!(Report::parse(&bytes), Some(report));
+            }
+        }
+
+        #[test]
+        fn a_report_is_read_in_full_or_not_at_all(report in reports()) {
+            let earlier = Report { extension: None, ..report.clone() };
+            let (mut bytes, mut without) = (Vec::new(), Vec::new());
+            report.emit(&mut bytes);
+            earlier.emit(&mut without);
+            // Up to here an earlier version reads, and it ignores the rest.
+            prop_assert!(bytes.starts_with(&without));
+            for len in 0..bytes.len() {
+                let is_earlier = (without.len()..without.len() + EXTENSION_LEN).contains(&len);
+                prop_assert_eq!(Report::parse(&bytes[..len]), is_earlier.then(|| earlier.clone()), "{} bytes", len);
+            }
+        }
+    }
 
     #[test]
-    fn a_report_round_trips_and_ignores_additions_of_later_versions() {
-        let report = Report {
-            sent_at: 1,
-            echo: 2,
-            echo_delay: 3,
-            wants_reply: true,
-            wants_reports: false,
-            reception: Reception {
-                received: 4,
-                lost: 5,
-                recovered_symbols: 6,
-                recovered_blocks: 7,
-                blocks: 30,
-                unrecoverable_blocks: 8,
-                late: 9,
-                duplicates: 10,
-                adus: 11,
-                adu_bytes: 12,
-                burst_lengths: [13, 14, 15, 16, 17, 18, 19, 20],
-            },
-            progress: vec![
-                Progress { profile: 0, highest: 21, decoded_from: 7, decoded_below: 22 },
-                Progress { profile: 200, highest: SBN_MAX, decoded_from: 0, decoded_below: SBN_MAX + 1 },
-            ],
-            sent: vec![SentBelow { profile: 9, from: 3, below: 44, symbols: 8192 }],
-            lost: vec![
-                LostRun { profile: 0, first: 12, count: 1, symbols: 5 },
-                LostRun { profile: 200, first: SBN_MAX, count: u32::MAX, symbols: 0 },
-            ],
-        };
+    fn a_report_has_these_bytes() {
+        let runs = vec![LossRun { first: 0x0102_0304_0506_0708, length: 0x090a_0b0c }];
+        let extension = Extension { late_spread: Duration::from_micros(0x1020), congested: true, runs };
         let mut bytes = Vec::new();
-        report.emit(&mut bytes);
-        assert_eq!(Report::parse(&bytes), Some(report.clone()));
-        for len in 0..bytes.len() {
-            assert_eq!(Report::parse(&bytes[..len]), None, "{len} bytes");
+        Report { sent_at: 1, extension: Some(extension), ..Report::default() }.emit(&mut bytes);
+        assert_eq!((bytes[..8].to_vec(), bytes.len()), (vec![0, 0, 0, 0, 0, 0, 0, 1], 188));
+        assert_eq!(bytes[168..], [0, 0, 0x10, 0x20, 1, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let long = Extension { late_spread: Duration::MAX, ..Extension::default() };
+        bytes.clear();
+        Report { extension: Some(long), ..Report::default() }.emit(&mut bytes);
+        assert_eq!(bytes[168..], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn more_runs_than_a_report_may_have_are_refused() {
+        let mut bytes = Vec::new();
+        Report { extension: Some(Extension::default()), ..Report::default() }.emit(&mut bytes);
+        bytes.extend([1; 17 * RUN_LEN]);
+        for (runs, is_readable) in [(16, true), (17, false), (255, false)] {
+            bytes[173] = runs;
+            assert_eq!(Report::parse(&bytes).is_some(), is_readable, "{runs} runs");
         }
-        bytes.extend([0xff; 9]);
-        assert_eq!(Report::parse(&bytes), Some(report));
     }
 
     #[test]
@@ -350,6 +502,8 @@ mod tests {
             Report { progress: vec![progress; ENTRIES_MAX], ..Report::default() },
             Report { sent: vec![sent; ENTRIES_MAX], ..Report::default() },
             Report { lost: vec![lost; ENTRIES_MAX], ..Report::default() },
+            Report { extension: Some(Extension::default()), ..Report::default() },
+            Report { extension: Some(Extension { congested: true, ..Extension::default() }), ..Report::default() },
         ];
         for report in rows {
             let mut bytes = Vec::new();
@@ -393,12 +547,26 @@ mod tests {
     fn a_full_report_fits_the_path() {
         for bytes in [464, 500, 1168, 1424, 9104] {
             let capacity = Capacity::of(bytes);
-            let len =
-                FIXED_LEN + capacity.progress * PROGRESS_LEN + capacity.sent * SENT_LEN + capacity.lost * LOST_LEN;
-            assert!(len <= bytes, "{capacity:?} takes {len} of {bytes} bytes");
+            let report = Report {
+                progress: vec![
+                    Progress { profile: 0, highest: 0, decoded_from: 0, decoded_below: 0 };
+                    capacity.progress
+                ],
+                sent: vec![SentBelow { profile: 0, from: 0, below: 0, symbols: 0 }; capacity.sent],
+                lost: vec![LostRun { profile: 0, first: 0, count: 1, symbols: 0 }; capacity.lost],
+                extension: Some(Extension {
+                    runs: vec![LossRun { first: 0, length: 1 }; capacity.runs],
+                    ..Extension::default()
+                }),
+                ..Report::default()
+            };
+            let mut written = Vec::new();
+            report.emit(&mut written);
+            assert!(written.len() <= bytes, "{capacity:?} takes {} of {bytes} bytes", written.len());
             assert!(capacity.progress >= 3 && capacity.sent >= 3 && capacity.lost >= 3, "{capacity:?}");
+            assert!(capacity.runs >= 2, "{capacity:?}");
         }
-        assert_eq!(Capacity::of(1424), Capacity { progress: 14, sent: 16, lost: 16 });
+        assert_eq!(Capacity::of(1424), Capacity { progress: 14, sent: 16, lost: 16, runs: 16 });
     }
 
     #[test]
