@@ -64,6 +64,8 @@ fuzz_target!(|input: &[u8]| {
                 assert!(feedback.proven_at.is_none_or(|at| at <= now), "proven at a time in the future");
             }
         }
+        let estimate = forwarder.peers()[0].estimate(now);
+        assert!((estimate.loss..=1.0).contains(&estimate.loss_upper), "{estimate:?}");
         assert!(forwarder.memory() <= MEMORY_MAX);
         while forwarder.poll_request(now).is_some() {}
         assert!(forwarder.poll_timeout(now).is_none_or(|at| at > now), "all is drained, yet something is due");

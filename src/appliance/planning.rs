@@ -15,7 +15,7 @@ use crate::notify::message::StateReason;
 use crate::plan::planner::Change;
 use crate::plan::{Link, Planner, SendPlan, Target, Targets};
 use crate::tunnel::PeerId;
-use crate::tunnel::estimate::LinkEstimate;
+use crate::tunnel::estimate::link_estimate::LinkEstimate;
 use crate::tunnel::sender::Profile;
 
 /// Fewer datagrams than this say nothing about a link: the assumed loss counts.

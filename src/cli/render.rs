@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::appliance::host::routes::RouteTrouble;
+use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 
 /// The whole status, a few lines per peer.
@@ -123,6 +124,9 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     if let Some(report) = &peer.peer_report {
         write_received(out, "its side", &report.received)?;
     }
+    if let Some(link) = &peer.link {
+        writeln!(out, "  way there {}", way_there(link))?;
+    }
     Ok(())
 }
 
@@ -144,6 +148,43 @@ fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> s
         grouped(received.unrecoverable_blocks),
         grouped(received.blocks)
     )
+}
+
+/// What is known of the link to a peer.
+fn way_there(link: &LinkStatus) -> String {
+    let Some(age) = link.age_ms else { return "loss not known: no report of datagrams yet".to_owned() };
+    let mut text = format!(
+        "loss {} % (at 95 % below {} %, {} old)",
+        percent(link.loss),
+        percent(link.loss_upper),
+        duration(age / 1e3)
+    );
+    match (link.ever.count, link.last_hour.count) {
+        (0, _) => text.push_str("; no two in a row"),
+        (_, 0) => _ = write!(text, "; longest interruption {:.1} ms, none for an hour", link.ever.longest_ms),
+        _ => {
+            let [minute, hour, ever] =
+                [link.last_minute, link.last_hour, link.ever].map(|of| format!("{:.1}", of.longest_ms));
+            _ = write!(text, "; longest interruption {minute} ms in a minute, {hour} ms in an hour, {ever} ms in all");
+        }
+    }
+    if link.model_violated {
+        text.push_str("; one was longer than those before allow");
+    }
+    if link.congested {
+        text.push_str("; congested: a full queue loses, set `path.rate`");
+    }
+    text
+}
+
+/// A share, with two digits that say something.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent == 0.0 {
+        return "0".to_owned();
+    }
+    let decimals = (1.0 - percent.max(1e-9).log10().floor()).clamp(0.0, 8.0) as usize;
+    format!("{percent:.decimals$}")
 }
 
 pub fn duration(seconds: f64) -> String {
@@ -180,6 +221,35 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::appliance::status::link::InterruptionStatus;
+
+    #[test]
+    fn the_way_to_a_peer_is_told_with_its_age() {
+        let longest = |longest_ms| InterruptionStatus { count: 1, longest_ms, ..InterruptionStatus::default() };
+        let known = LinkStatus { loss: 0.01234, loss_upper: 0.021, age_ms: Some(40.0), ..LinkStatus::default() };
+        let rows = [
+            (LinkStatus::default(), "loss not known: no report of datagrams yet"),
+            (known.clone(), "loss 1.2 % (at 95 % below 2.1 %, 0.0 s old); no two in a row"),
+            (
+                LinkStatus { loss: 0.0, loss_upper: 0.000_034_5, ever: longest(2.0), ..known.clone() },
+                "loss 0 % (at 95 % below 0.0034 %, 0.0 s old); longest interruption 2.0 ms, none for an hour",
+            ),
+            (
+                LinkStatus {
+                    last_hour: longest(2.5),
+                    ever: longest(12.0),
+                    model_violated: true,
+                    congested: true,
+                    ..known.clone()
+                },
+                "loss 1.2 % (at 95 % below 2.1 %, 0.0 s old); longest interruption 0.0 ms in a minute, 2.5 ms in an hour, \
+                 12.0 ms in all; one was longer than those before allow; congested: a full queue loses, set `path.rate`",
+            ),
+        ];
+        for (link, text) in rows {
+            assert_eq!(way_there(&link), text);
+        }
+    }
 
     #[test]
     fn numbers_are_grouped_and_scaled() {

@@ -3,15 +3,23 @@
 //! The count of a lane rises by one with each datagram, so a gap is a loss unless a late datagram fills it. A gap is
 //! settled when it is so far behind that no late datagram is expected; then its length is final. The caller has checked
 //! that a datagram is authentic and fresh.
+//!
+//! Final gaps are told to the sender, each in several reports, because a report may be lost. To that end a gap is also final
+//! some time after it was seen: on a link with little traffic the next thousand datagrams may take an hour.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
-use crate::wire::report::{BURST_CLASSES, burst_class};
+use crate::wire::report::{BURST_CLASSES, ENTRIES_MAX, LossRun, burst_class};
 
 /// A gap this far behind the newest datagram is final.
 const SETTLED_AFTER: u64 = 1024;
 /// Gaps that may be open at a time. Beyond this, the oldest is settled early.
 const OPEN_GAPS_MAX: usize = 512;
+/// A gap that was there in a report this long ago is told as final.
+const TOLD_AFTER: Duration = Duration::from_millis(250);
+/// How many reports name a run.
+const TELLINGS: u8 = 4;
 
 /// The losses of one session's datagrams on one lane.
 #[derive(Debug, Default)]
@@ -22,6 +30,12 @@ pub struct Loss {
     /// Gaps that may still be filled, oldest first: first missing count and length.
     gaps: VecDeque<(u64, u64)>,
     burst_lengths: [u64; BURST_CLASSES],
+    /// The newest final gaps that were not told often enough, oldest first, and how often each was told.
+    final_gaps: VecDeque<(LossRun, u8)>,
+    /// Gaps that begin below this count were final before.
+    final_below: u64,
+    /// The value of `next` at an earlier report, and when that was.
+    noted: Option<(u64, Instant)>,
 }
 
 impl Loss {
@@ -63,10 +77,39 @@ impl Loss {
         lengths
     }
 
-    fn settle_oldest(&mut self) {
-        if let Some((_, length)) = self.gaps.pop_front() {
-            self.burst_lengths[burst_class(length)] += 1;
+    /// Appends the newest final runs, at most `most`, for a report that is written now.
+    pub fn tell_runs(&mut self, most: usize, runs: &mut Vec<LossRun>, now: Instant) {
+        let noted = *self.noted.get_or_insert((self.next, now));
+        if now.saturating_duration_since(noted.1) >= TOLD_AFTER {
+            let old = self.gaps.iter().position(|&(first, length)| first + length > noted.0).unwrap_or(self.gaps.len());
+            (0..old).for_each(|index| self.tell(self.gaps[index]));
+            self.noted = Some((self.next, now));
         }
+        let skipped = self.final_gaps.len().saturating_sub(most);
+        for (run, tellings) in self.final_gaps.iter_mut().skip(skipped) {
+            *tellings += 1;
+            runs.push(*run);
+        }
+        self.final_gaps.retain(|&(_, tellings)| tellings < TELLINGS);
+    }
+
+    fn settle_oldest(&mut self) {
+        if let Some(gap) = self.gaps.pop_front() {
+            self.burst_lengths[burst_class(gap.1)] += 1;
+            self.tell(gap);
+        }
+    }
+
+    /// The gap is final: the next reports name it.
+    fn tell(&mut self, (first, length): (u64, u64)) {
+        if first < self.final_below {
+            return;
+        }
+        self.final_below = first + length;
+        if self.final_gaps.len() == ENTRIES_MAX {
+            self.final_gaps.pop_front();
+        }
+        self.final_gaps.push_back((LossRun { first, length: u32::try_from(length).unwrap_or(u32::MAX) }, 0));
     }
 
     /// A late datagram shrinks its gap, closes it, or cuts it in two.
@@ -126,5 +169,48 @@ mod tests {
         assert!(loss.gaps.len() <= OPEN_GAPS_MAX);
         assert_eq!(loss.lost(), 50_000);
         assert_eq!(loss.burst_lengths()[0], 50_000);
+    }
+
+    #[test]
+    fn a_final_run_is_told_in_several_reports_and_then_no_more() {
+        let start = Instant::now();
+        let mut loss = after(&[0, 3, 4, 9]);
+        let mut told = |loss: &mut Loss, millis: u64, most| {
+            let mut runs = Vec::new();
+            loss.tell_runs(most, &mut runs, start + Duration::from_millis(millis));
+            runs.into_iter().map(|run| (run.first, run.length)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut loss, 0, 16), [], "they are too young");
+        loss.on_datagram(6);
+        loss.on_datagram(20);
+        assert_eq!(told(&mut loss, 249, 16), []);
+        for millis in 250..254 {
+            let most = if millis == 251 { 2 } else { 16 };
+            let expected = [(1, 2), (5, 1), (7, 2)];
+            assert_eq!(told(&mut loss, millis, most), expected[expected.len() - most.min(3)..], "{millis} ms");
+        }
+        assert_eq!(told(&mut loss, 260, 16), [(1, 2)], "one report had no room for it");
+        assert_eq!(told(&mut loss, 300, 16), []);
+        // The gap before 20 was younger at the report before.
+        assert_eq!(told(&mut loss, 510, 16), [(10, 10)]);
+        loss.on_datagram(21 + SETTLED_AFTER);
+        assert_eq!(told(&mut loss, 511, 16), [(10, 10)], "what is told as final is not told anew when it is settled");
+        loss.on_datagram(23 + 2 * SETTLED_AFTER);
+        assert_eq!(
+            told(&mut loss, 512, 16),
+            [(10, 10), (21, SETTLED_AFTER as u32)],
+            "enough datagrams make a gap final"
+        );
+    }
+
+    #[test]
+    fn of_many_runs_the_newest_are_told() {
+        let mut loss = after(&(0..10_000).filter(|count| count % 2 == 1).collect::<Vec<_>>());
+        let mut runs = Vec::new();
+        loss.tell_runs(16, &mut runs, Instant::now());
+        assert_eq!(runs.len(), 16);
+        assert!(runs.windows(2).all(|pair| pair[0].first + 2 == pair[1].first), "{runs:?}");
+        let newest = loss.gaps.front().expect("some gaps are open").0 - 2;
+        assert_eq!(runs[15], LossRun { first: newest, length: 1 });
     }
 }

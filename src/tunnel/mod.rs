@@ -59,6 +59,7 @@ pub mod block_event;
 mod datagram_loss;
 pub mod drop_reason;
 pub mod endpoint;
+pub mod estimate;
 pub mod feedback;
 pub mod forwarder;
 pub mod handshake;

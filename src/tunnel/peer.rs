@@ -4,6 +4,7 @@
 //! [`Peer::reserve`] for packets out and [`Peer::handle_source`] for datagrams in.
 
 mod address;
+mod link;
 mod memory;
 mod receive_progress;
 mod reports;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::block_event::{BlockEvent, Part};
 use super::drop_reason::DropReason;
+use super::estimate::Estimator;
 use super::feedback::Feedback;
 use super::handshake::{Established, Role};
 use super::late_repair::LATE_SLACK;
@@ -96,6 +98,9 @@ pub struct Peer {
     train_watch: TrainWatch,
     /// A finding about trains that was not polled yet.
     train_news: Option<TrainNews>,
+    estimator: Estimator,
+    /// The receiver index of the newest authentic datagram.
+    heard_under: Option<u32>,
     scratch: Vec<u8>,
 }
 
@@ -130,6 +135,8 @@ impl Peer {
             reception: Reception::default(),
             train_watch: TrainWatch::default(),
             train_news: None,
+            estimator: Estimator::new(now),
+            heard_under: None,
             scratch: Vec::new(),
         }
     }
@@ -232,6 +239,7 @@ impl Peer {
         }
         self.reporting.on_authentic(is_data, now);
         self.last_heard = Some(now);
+        self.heard_under = Some(receiver_index);
         // A datagram that was overtaken or is under an older session may be from before the peer moved.
         if newest && self.sessions.is_current(receiver_index) {
             self.send_to(from, now);
@@ -299,6 +307,7 @@ impl Peer {
 
     /// The socket took `bytes` of the front train.
     pub fn on_sent(&mut self, bytes: usize, now: Instant) {
+        self.note_sent(bytes, now);
         self.advance(now, |outbox, taken| outbox.on_sent(bytes, now, taken));
     }
 
@@ -483,6 +492,7 @@ impl Peer {
             self.feedback.iter_mut().for_each(|feedback| feedback.proven_at = None);
             self.reporting.on_new_epoch(now);
             self.train_watch.on_new_epoch();
+            self.estimator.on_new_epoch(now);
         }
         let local = self.sessions.current().and_then(|session| session.local());
         self.set_local(local, now);

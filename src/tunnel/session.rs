@@ -14,7 +14,7 @@ use super::hello::Hello;
 use super::replay::{Freshness, ReplayWindow};
 use super::seal::{Counter, OpeningKey, SealingKey};
 use crate::wire::datagram::{DatagramType, Header, TAG_LEN, count_of};
-use crate::wire::report::Reception;
+use crate::wire::report::{LossRun, Reception};
 
 /// One pair of keys, and what was sent and received under it on this lane.
 #[derive(Debug)]
@@ -78,6 +78,12 @@ impl Session {
             self.loss.on_datagram(count);
         }
         (freshness, newest)
+    }
+
+    /// Appends the newest final runs of the peer's datagrams that did not arrive, at most `most`, for a report under this
+    /// session.
+    pub fn tell_runs(&mut self, most: usize, runs: &mut Vec<LossRun>, now: Instant) {
+        self.loss.tell_runs(most, runs, now);
     }
 
     /// The session may still be used for sending.

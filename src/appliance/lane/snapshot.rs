@@ -9,6 +9,7 @@ use crate::appliance::status::protection::{NotifyStatus, ProtectionSnapshot};
 use crate::io::udp::ErrorCounts;
 use crate::protect::PeerProtection;
 use crate::tunnel::drop_reason::Drops;
+use crate::tunnel::estimate::link_estimate::LinkEstimate;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::sender::Sent;
 use crate::wire::report::Reception;
@@ -106,6 +107,8 @@ pub struct PeerSnapshot {
     pub hold: Duration,
     /// What the peer last reported as received, and how long ago.
     pub peer_reception: Option<(Reception, Duration)>,
+    /// What is known of the way to it.
+    pub estimate: LinkEstimate,
     /// Its protection, where notifications are configured.
     pub promises: Option<ProtectionSnapshot>,
     /// What arrived, and what is missing.
@@ -131,6 +134,7 @@ impl PeerSnapshot {
             reception: peer.reception(),
             hold: peer.hold(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
+            estimate: peer.estimate(now),
             promises: protection.map(ProtectionSnapshot::take),
             arrived,
         }

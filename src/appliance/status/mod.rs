@@ -5,6 +5,7 @@
 
 pub mod arrivals;
 pub mod drain;
+pub mod link;
 pub mod protection;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::appliance::host::routes::RouteTrouble;
 use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
+use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::sender::Sent;
@@ -139,6 +141,9 @@ pub struct PeerStatus {
     pub received: ReceivedStatus,
     /// What the peer reports as received from us.
     pub peer_report: Option<PeerReport>,
+    /// What is known of the way to the peer.
+    #[serde(default)]
+    pub link: Option<LinkStatus>,
     /// The protection of flows, if notifications are configured.
     #[serde(default)]
     pub protection: Option<ProtectionStatus>,
@@ -254,6 +259,7 @@ impl PeerStatus {
             },
             peer_report: reported_ago
                 .map(|ago| PeerReport { received: (&reported).into(), age_ms: ago.as_secs_f64() * 1e3 }),
+            link: LinkStatus::gather(lanes.clone().map(|lane| &lane.estimate)),
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }

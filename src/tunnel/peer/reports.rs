@@ -17,10 +17,11 @@ use crate::wire::report::{Capacity, Report, SentBelow};
 impl Peer {
     /// Takes a report.
     pub fn handle_report(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
-        let report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
+        let mut report = Report::parse(opened).ok_or(DropReason::BadPayload)?;
         if !self.reporting.handle_report(&report, now) {
             return Ok(());
         }
+        self.learn_link(&mut report, now);
         let news = self.train_watch.handle_report(&report, &self.sent, self.reporting.sent_at(), now);
         self.train_news = news.or(self.train_news);
         let spread = self.reporting.peer_late_spread().unwrap_or_default();
@@ -63,10 +64,16 @@ impl Peer {
         if self.sessions.sealing(now).is_none() {
             return;
         }
+        self.reporting.set_congested(self.estimator.is_congested(now));
         let mut report = self.reporting.begin(confirmed, now);
         report.reception = reception;
         self.tell_fates(&mut report, now);
+        let capacity = self.report_capacity();
         let Some(session) = self.sessions.sealing(now) else { return };
+        if let Some(extension) = &mut report.extension {
+            // Counts are those of one session. The reader looks for these in the session that seals the report.
+            session.tell_runs(capacity.runs, &mut extension.runs, now);
+        }
         self.scratch.clear();
         report.emit(&mut self.scratch);
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None, now };
@@ -76,9 +83,13 @@ impl Peer {
         egress.outbox.end_train();
     }
 
+    fn report_capacity(&self) -> Capacity {
+        Capacity::of(self.settings.symbol_size + PAYLOAD_ID_LEN)
+    }
+
     /// Adds the fate of the peer's blocks, and which of our blocks the peer should have.
     fn tell_fates(&mut self, report: &mut Report, now: Instant) {
-        let capacity = Capacity::of(self.settings.symbol_size + PAYLOAD_ID_LEN);
+        let capacity = self.report_capacity();
         let turn = self.report_turn;
         self.report_turn = turn.wrapping_add(1);
         let named: usize = self.receivers.iter().flatten().map(|receiver| receiver.given_up().named()).sum();

@@ -1,0 +1,191 @@
+//! Whether losses are those of a full queue.
+//!
+//! A queue that is full has a delay, and it is full because of what is sent. So losses are taken for those of a queue if far more
+//! of the datagrams are lost while the round trip is clearly above its least, or while more is sent, than otherwise. Losses that come
+//! as often without delay and at a low rate are not. If there is always delay, only a great one counts, because a path may have
+//! jitter of its own.
+//!
+//! Losses in runs are less evidence than independent ones, so the comparison takes the clumping of losses into account.
+
+use std::time::{Duration, Instant};
+
+use super::evidence::Interval;
+
+/// Reports are taken together until they cover this time: a shorter one has too few datagrams.
+const STEP: Duration = Duration::from_millis(50);
+/// A longer silence says nothing about the rate.
+const STEP_MAX: Duration = Duration::from_secs(1);
+/// After this time half of what was compared is forgotten.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// After this time the highest rate counts half. It must be known longer than the losses at that rate.
+const PEAK_HALF_LIFE: Duration = Duration::from_secs(30);
+/// Congestion lasts this long after it was last found.
+const LASTS: Duration = Duration::from_secs(5);
+/// The least delay that can be a queue: timers and schedulers of hosts delay reports by less.
+const DELAY_MIN: Duration = Duration::from_millis(3);
+/// The least delay that is a queue without any comparison.
+const DELAY_SURE: Duration = Duration::from_millis(10);
+/// The least round trip rises to a longer one within this time: the route may have changed.
+const ROUTE_CHANGES: Duration = Duration::from_secs(60);
+/// The same while congested: a standing queue must not pass for a longer route.
+const ROUTE_CHANGES_CONGESTED: Duration = Duration::from_secs(600);
+/// More than this share of the highest rate is a high one, less than that share a low one.
+const HIGH_RATE: f64 = 0.7;
+const LOW_RATE: f64 = 0.5;
+/// Losses so many standard deviations apart are different.
+const DEVIATIONS: f64 = 5.0;
+/// Fewer losses than this, as independent ones, show nothing.
+const LOSSES_MIN: f64 = 8.0;
+/// Fewer datagrams than this without delay are nothing to compare with.
+const COMPARED_MIN: f64 = 200.0;
+
+/// Datagrams that were sent under some condition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    datagrams: f64,
+    lost: f64,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.lost = (self.lost + other.lost).clamp(0.0, self.datagrams);
+    }
+
+    fn share(&self) -> f64 {
+        self.lost / self.datagrams
+    }
+
+    /// Clearly more of these are lost than of `others`.
+    fn loses_more_than(&self, others: &Self, clumping: f64) -> bool {
+        let (ours, theirs) = (self.share(), others.share());
+        let all = (self.lost + others.lost) / (self.datagrams + others.datagrams);
+        let spread = all * (1.0 - all) * clumping * (self.datagrams.recip() + others.datagrams.recip());
+        // Where nothing was sent, a share is not a number, and nothing is greater.
+        self.lost >= LOSSES_MIN * clumping
+            && ours > 2.0 * theirs
+            && (ours - theirs).powi(2) > DEVIATIONS.powi(2) * spread
+    }
+}
+
+/// The search for congestion on the way to the peer.
+#[derive(Debug)]
+pub struct Congestion {
+    /// With and without delay.
+    delayed: Tally,
+    prompt: Tally,
+    /// While much and while little was sent.
+    fast: Tally,
+    slow: Tally,
+    /// The last delayed losses had a delay that is a queue without comparison.
+    is_sure: bool,
+    /// The highest rate, in datagrams a second; older ones count less.
+    peak: f64,
+    /// The round trip without a queue.
+    least: Option<Duration>,
+    heard_at: Instant,
+    /// Reports that are not compared yet, their time, and the most delay.
+    step: Tally,
+    covers: Duration,
+    delay: Duration,
+    at: Instant,
+    /// When congestion was last found.
+    found: Option<Instant>,
+}
+
+impl Congestion {
+    /// Nothing was sent.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            delayed: Tally::default(),
+            prompt: Tally::default(),
+            fast: Tally::default(),
+            slow: Tally::default(),
+            is_sure: false,
+            peak: 0.0,
+            least: None,
+            heard_at: now,
+            step: Tally::default(),
+            covers: Duration::ZERO,
+            delay: Duration::ZERO,
+            at: now,
+            found: None,
+        }
+    }
+
+    /// Losses are those of a full queue, or were a moment ago.
+    pub fn is_found(&self, now: Instant) -> bool {
+        self.found.is_some_and(|at| now.saturating_duration_since(at) < LASTS)
+    }
+
+    /// The round trips of a report.
+    pub fn on_round_trip(&mut self, rtt: Duration, least: Duration, now: Instant) {
+        let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.heard_at, now));
+        let (least, within) =
+            (least.min(rtt), if self.is_found(now) { ROUTE_CHANGES_CONGESTED } else { ROUTE_CHANGES });
+        let known = self.least.unwrap_or(least);
+        let risen =
+            known + least.saturating_sub(known).mul_f64((elapsed.as_secs_f64() / within.as_secs_f64()).min(1.0));
+        self.least = Some(risen.min(least));
+        self.delay = self.delay.max(rtt.saturating_sub(risen.min(least)));
+    }
+
+    /// What a report says of the time `covers`, in which losses came `clumping` at a time. `rate` is what is sent: in datagrams a
+    /// second. It is not taken from the report, because the peer learns of losses only when something arrives again.
+    pub fn on_interval(&mut self, interval: &Interval, covers: Duration, clumping: f64, rate: f64, now: Instant) {
+        self.step.add(&Tally { datagrams: interval.datagrams, lost: interval.lost });
+        self.covers = self.covers.saturating_add(covers);
+        if self.covers < STEP {
+            return;
+        }
+        let step = std::mem::take(&mut self.step);
+        let (covers, delay) = (std::mem::take(&mut self.covers), std::mem::take(&mut self.delay));
+        self.forget(now);
+        let threshold = self.least.map_or(Duration::MAX, |least| (least / 4).max(DELAY_MIN));
+        let is_delayed = delay >= threshold;
+        if is_delayed {
+            self.delayed.add(&step);
+            if step.lost > 0.0 {
+                self.is_sure = delay >= DELAY_SURE.max(threshold.saturating_mul(2));
+            }
+        } else {
+            self.prompt.add(&step);
+        }
+        self.peak = self.peak.max(rate);
+        let is_fast = covers <= STEP_MAX && rate >= self.peak * HIGH_RATE;
+        if is_fast {
+            self.fast.add(&step);
+        } else if covers <= STEP_MAX && rate <= self.peak * LOW_RATE {
+            self.slow.add(&step);
+        }
+        let behind_delay = match self.prompt.datagrams < COMPARED_MIN {
+            true => self.is_sure && self.delayed.lost >= LOSSES_MIN * clumping,
+            false => self.delayed.loses_more_than(&self.prompt, clumping),
+        };
+        // Congestion that is over must not go on because of the losses that there always are.
+        let is_typical = |tally: &Tally| step.lost > 0.0 && step.share() >= tally.share() / 2.0;
+        if (is_delayed && behind_delay && is_typical(&self.delayed))
+            || (is_fast && self.fast.loses_more_than(&self.slow, clumping) && is_typical(&self.fast))
+        {
+            self.found = Some(now);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.at);
+        let kept = |half_life: Duration| (-elapsed.as_secs_f64() / half_life.as_secs_f64()).exp2();
+        self.peak *= kept(PEAK_HALF_LIFE);
+        let kept = kept(HALF_LIFE);
+        for tally in [&mut self.delayed, &mut self.prompt, &mut self.fast, &mut self.slow] {
+            tally.datagrams *= kept;
+            tally.lost *= kept;
+        }
+        self.at = now;
+    }
+
+    /// Round trips to the peer's new run may be others.
+    pub fn on_new_epoch(&mut self) {
+        self.least = None;
+        self.delay = Duration::ZERO;
+    }
+}

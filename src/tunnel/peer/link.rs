@@ -1,0 +1,37 @@
+//! What is known of the link to a peer: feeds the estimator of [`crate::tunnel::estimate`].
+
+use std::time::Instant;
+
+use super::Peer;
+use crate::tunnel::estimate::link_estimate::LinkEstimate;
+use crate::tunnel::outbox::Trains;
+use crate::wire::datagram::Header;
+use crate::wire::report::Report;
+
+impl Peer {
+    /// What is known of the link to this peer, on this lane.
+    pub fn estimate(&self, now: Instant) -> LinkEstimate {
+        self.estimator.estimate(now)
+    }
+
+    /// The socket takes `bytes` of the front train, which is still there.
+    pub(super) fn note_sent(&mut self, bytes: usize, now: Instant) {
+        let Some(endpoint) = self.endpoint().filter(|_| bytes > 0) else { return };
+        let Some(train) = self.outbox.front(endpoint, Trains::All, now) else { return };
+        // The counts in a train follow each other, because each datagram is sealed where it is appended.
+        if let Some(header) = Header::parse(train.bytes) {
+            let datagrams = bytes.div_ceil(train.datagram_len.max(1)) as u64;
+            self.estimator.on_sent(header.counter, datagrams, bytes as u64, now);
+        }
+    }
+
+    /// Takes what a report says about the link; the report is the newest datagram.
+    pub(super) fn learn_link(&mut self, report: &mut Report, now: Instant) {
+        // Counts of another session mean other datagrams of ours.
+        let is_current = self.heard_under.is_some_and(|index| self.sessions.is_current(index));
+        if let Some(extension) = report.extension.as_mut().filter(|_| !is_current) {
+            extension.runs.clear();
+        }
+        self.estimator.on_report(report, self.reporting.rtt(), self.reporting.least_rtt(), now);
+    }
+}
