@@ -24,7 +24,7 @@ fn every_scenario_is_listed_and_others_are_refused() {
     }
     let refused = lab(&["quikstart"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, throughput, watch, "));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, residual, goodput, "));
 }
 
 #[test]
