@@ -22,6 +22,7 @@ use crate::{
         pair::{Pair, PairOptions},
         plot::{Plot, PlotLine},
         report::Report,
+        wan::loss_trace::LossTrace,
         workload::iperf::BulkPlan,
     },
 };
@@ -65,6 +66,16 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let mut losses = if chosen.is_empty() { LOSSES.to_vec() } else { chosen.clone() };
     losses.retain(|loss| *loss > 0.0);
     losses.insert(0, 0.0);
+    // A trace comes last, with the repair for its mean.
+    let trace = match &stage.options.loss_trace {
+        Some(file) => {
+            let read = LossTrace::read(file).map_err(|error| LabError::Sentence(error.to_string()))?;
+            let (datagrams, lost) = read.counts();
+            losses.push(lost as f64 / datagrams.max(1) as f64);
+            Some(format!("trace {}", file.display()))
+        }
+        None => None,
+    };
     let available = std::fs::read_to_string(AVAILABLE).map_err(LabError::doing(format!("read {AVAILABLE}")))?;
     let controls = ["cubic", "bbr"].into_iter().filter(|name| available.split_whitespace().any(|it| it == *name));
     let controls: Vec<&'static str> = controls.collect();
@@ -82,7 +93,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.set_tcp(&network, &WAN_TCP)?;
     network.tell_wan(&format!("set rate {RATE_MBIT}mbit, queue 2500kB"))?;
     let mut rows = Vec::new();
-    for loss in &losses {
+    for (at, loss) in losses.iter().enumerate() {
+        let trace = trace.as_deref().filter(|_| at + 1 == losses.len());
+        let words = trace.map_or_else(|| format!("{}%", loss * 100.0), str::to_owned);
         let repair = repair_for(*loss);
         let text = format!("{{ fixed: {repair}, assume_loss: {}% }}", loss.max(0.001) * 100.0);
         let label = format!("goodput-{}", loss * 100.0);
@@ -91,13 +104,13 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         let pair = Pair::start(&network, &options)?;
         for (round_trip, congestion) in ROUND_TRIPS.into_iter().flat_map(|it| controls.iter().map(move |c| (it, *c))) {
             let row = Row { congestion, through: true, round_trip, loss: *loss, repair, mbit: 0.0, retransmits: 0 };
-            rows.push(measure(stage, &network, row, seconds)?);
+            rows.push(measure(stage, &network, row, (&words, seconds))?);
         }
         pair.stop()?;
         plain_route(&network, "add")?;
         for (round_trip, congestion) in ROUND_TRIPS.into_iter().flat_map(|it| controls.iter().map(move |c| (it, *c))) {
             let row = Row { congestion, through: false, round_trip, loss: *loss, repair: 0, mbit: 0.0, retransmits: 0 };
-            rows.push(measure(stage, &network, row, seconds)?);
+            rows.push(measure(stage, &network, row, (&words, seconds))?);
         }
         plain_route(&network, "del")?;
     }
@@ -106,14 +119,19 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     Ok(report)
 }
 
-fn measure(stage: &Stage<'_>, network: &Network<'_>, row: Row, seconds: u64) -> Result<Row, LabError> {
+fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    row: Row,
+    (losses, seconds): (&str, u64),
+) -> Result<Row, LabError> {
     let Row { congestion, round_trip, loss, through, .. } = row;
     // A route's congestion control overrides the one that a program asks for.
     let route = network.run("primary", &["ip", "-4", "route", "show", "default"])?;
     let words = route.split_whitespace().collect::<Vec<_>>();
     let gateway = words.iter().skip_while(|word| **word != "via").nth(1).copied().unwrap_or_default();
     network.run("primary", &["ip", "route", "replace", "default", "via", gateway, "congctl", congestion])?;
-    network.tell_wan(&format!("set delay {}us, loss {}%", round_trip * 500, loss * 100.0))?;
+    network.tell_wan(&format!("set delay {}us, loss {losses}", round_trip * 500))?;
     stage.pause(Duration::from_millis(200))?;
     let way = if through { "through" } else { "plain" };
     let name = format!("{way}-{congestion}-{round_trip}-{}", loss * 100.0);

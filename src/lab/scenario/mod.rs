@@ -9,6 +9,7 @@
 mod blackhole;
 mod burst;
 mod cap;
+mod changing;
 mod commit_latency;
 mod congestion;
 mod crash_matrix;
@@ -72,7 +73,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 27] = [
+pub const SCENARIOS: [Scenario; 28] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -107,6 +108,13 @@ pub const SCENARIOS: [Scenario; 27] = [
         topology: "pair",
         programs: &["ip", "sysctl", "iperf3", "ping"],
         run: congestion::run,
+    },
+    Scenario {
+        name: "changing",
+        summary: "a link that is clean, loses single datagrams, then bursts, then is clean: does the repair follow, at what cost?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: changing::run,
     },
     Scenario {
         name: "throughput",
@@ -281,6 +289,8 @@ pub struct LabOptions {
     pub trials: Option<u32>,
     /// Losses to try, in scenarios that try several; empty: the scenario's own.
     pub losses: Vec<f64>,
+    /// A file with recorded losses, its full path.
+    pub loss_trace: Option<PathBuf>,
     /// Names of the parts of the scenario to run; empty: all.
     pub arms: Vec<String>,
     /// Factor for all time limits: for slow machines and debug builds.
@@ -419,7 +429,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
         );
     }
 }

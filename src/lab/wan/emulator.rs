@@ -124,7 +124,7 @@ impl Direction {
             }
             self.timer.set(self.link.poll_timeout(), now)?;
             // Around an interruption the thread does not sleep, so that it reads each train when it arrives.
-            let wait = self.link.is_interruption_near(now, AWAKE).then_some(Duration::ZERO);
+            let wait = self.link.interruptions().is_near(now, AWAKE).then_some(Duration::ZERO);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
@@ -164,14 +164,14 @@ impl Direction {
                     // What has been read already cannot be lost any more.
                     let late = Instant::now().saturating_duration_since(from);
                     let window = Window { from: from + late, until: until + late, swallowed: 0 };
-                    self.link.interrupt(window.from, window.until);
+                    self.link.interruptions().add(window.from, window.until);
                     let _ = answer_to.send(window);
                 }
                 Ok(Request::LoseNext(count, bytes, answer_to)) => {
                     self.link.lose_next(count, bytes);
                     let _ = answer_to.send(());
                 }
-                Ok(Request::Interruptions(answer_to)) => drop(answer_to.send(self.link.interruptions().collect())),
+                Ok(Request::Interruptions(answer_to)) => drop(answer_to.send(self.link.interruptions().all().collect())),
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
             }

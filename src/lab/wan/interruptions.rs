@@ -107,14 +107,15 @@ pub struct Window {
 
 /// The interruptions of a direction: those to come, and the last that were.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Windows {
+pub struct Windows {
     windows: VecDeque<Window>,
     /// Nothing is to be swallowed from here on, so that most datagrams need one comparison.
     last_end: Option<Instant>,
 }
 
 impl Windows {
-    pub(super) fn add(&mut self, from: Instant, until: Instant) {
+    /// Loses everything that enters from `from` until before `until`.
+    pub fn add(&mut self, from: Instant, until: Instant) {
         if self.windows.len() == WINDOWS_MAX {
             self.windows.pop_front();
         }
@@ -123,7 +124,7 @@ impl Windows {
     }
 
     /// Whether an interruption lasts or is about to begin.
-    pub(super) fn is_near(&self, now: Instant, near: Duration) -> bool {
+    pub fn is_near(&self, now: Instant, near: Duration) -> bool {
         let is_over = self.last_end.is_none_or(|end| now >= end);
         !is_over && self.windows.iter().any(|window| window.from <= now + near && now < window.until)
     }
@@ -138,7 +139,8 @@ impl Windows {
         window.map(|window| window.swallowed += datagrams).is_some()
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = Window> {
+    /// Those to come and the last that were, and what each has swallowed.
+    pub fn all(&self) -> impl Iterator<Item = Window> {
         self.windows.iter().copied()
     }
 }

@@ -16,7 +16,7 @@ use super::{
     counters::Counters,
     draw::{Draw, LossDraw},
     impairment::{Impairment, Passage},
-    interruptions::{NextLosses, Window, Windows},
+    interruptions::{NextLosses, Windows},
     train::{Pool, Shape, Train, headers_of},
 };
 use crate::wire::{
@@ -135,24 +135,14 @@ impl Link {
         }
     }
 
-    /// Loses everything that enters from `from` until before `until`.
-    pub fn interrupt(&mut self, from: Instant, until: Instant) {
-        self.interruptions.add(from, until);
-    }
-
-    /// Whether an interruption lasts or begins within `near`.
-    pub fn is_interruption_near(&self, now: Instant, near: Duration) -> bool {
-        self.interruptions.is_near(now, near)
+    /// The interruptions, to be added to and to be asked.
+    pub fn interruptions(&mut self) -> &mut Windows {
+        &mut self.interruptions
     }
 
     /// Loses the next `count` datagrams of at least `bytes` bytes.
     pub fn lose_next(&mut self, count: u64, bytes: u64) {
         self.next_losses = NextLosses::new(count, bytes);
-    }
-
-    /// The interruptions to come and the last that were, and what each has swallowed.
-    pub fn interruptions(&self) -> impl Iterator<Item = Window> {
-        self.interruptions.all()
     }
 
     /// A buffer for a packet of `length` bytes, from those returned by [`recycle`](Self::recycle).
