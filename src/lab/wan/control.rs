@@ -219,8 +219,8 @@ impl Remote {
     /// Interrupts the direction from the first device to the second for `length`, beginning `after` from now; returns the true
     /// window.
     pub fn interrupt(&self, length: Duration, after: Duration) -> io::Result<Interruption> {
-        let [length, after] = [length, after].map(|time| time.as_nanos() as f64 / 1e3);
-        let answer = self.tell(&format!("interrupt forth {length}us at {after}us"))?;
+        let [length, after] = [length, after].map(|time| time.as_nanos());
+        let answer = self.tell(&format!("interrupt forth {length}ns at {after}ns"))?;
         Ok(serde_json::from_value(answer["interruptions"][0].clone())?)
     }
 

@@ -77,8 +77,7 @@ fn one_block(bench: &mut Bench<'_>, lost: u64, burst: &mut Burst) -> Result<u64,
     burst.missing += judged.missing;
     burst.violations += judged.violations;
     burst.protected += u32::from(judged.protected_after.is_some());
-    let blocks = received.blocks + received.unrecoverable_blocks;
-    burst.invalid += u32::from(swallowed != lost || blocks > 1);
+    burst.invalid += u32::from(swallowed != lost || sent(|sent| sent.blocks) != 1);
     if let Some(wait) = judged.protected_after {
         burst.waits.record(wait);
     }
