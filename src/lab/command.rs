@@ -2,7 +2,10 @@
 //!
 //! Exit codes: 0 done and all claims hold, 1 failure or a claim does not hold, 2 usage error.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -10,7 +13,7 @@ use crate::lab::{
     scenario::{self, LabOptions, SCENARIOS},
     trace::say,
     units,
-    wan::{control::Remote, emulator, impairment::Impairment},
+    wan::{control::Remote, emulator, impairment::Impairment, loss_trace::LossTrace},
 };
 
 /// Builds a network of two sites and an emulated WAN on this machine and runs real programs through real appliances.
@@ -49,6 +52,9 @@ pub struct Lab {
     /// Losses to try, such as 0.1%,5%, in `disaster`.
     #[arg(long, value_name = "LOSS", value_delimiter = ',', value_parser = read_loss)]
     loss: Vec<f64>,
+    /// Replay the losses of this file, one line a datagram (1, 0) or a run (120 ok, 3 lost), in `loss`, `goodput` and `changing`.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Run only these parts, in scenarios that have several; an unknown name lists the known ones.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     arm: Vec<String>,
@@ -138,14 +144,39 @@ pub fn main() -> ExitCode {
 }
 
 fn run_scenario(args: Lab) -> Result<bool, String> {
-    let Lab { scenario, topology, json, seed, seconds, trials, loss, arm, slack, keep, quiet, .. } = args;
+    let Lab { scenario, topology, json, seed, seconds, trials, loss, trace, arm, slack, keep, quiet, .. } = args;
     let (losses, arms, is_quiet) = (loss, arm, quiet);
-    let options = LabOptions { scenario, topology, json, seed, seconds, trials, losses, arms, slack, keep, is_quiet };
+    let loss_trace = trace.map(|file| read_trace(&file)).transpose()?;
+    let options = LabOptions {
+        scenario,
+        topology,
+        json,
+        seed,
+        seconds,
+        trials,
+        losses,
+        loss_trace,
+        arms,
+        slack,
+        keep,
+        is_quiet,
+    };
     scenario::run(&options).map_err(|error| error.to_string())
 }
 
 fn read_loss(text: &str) -> Result<f64, String> {
     units::parse_probability(text).map_err(|error| error.to_string())
+}
+
+/// The full path of a trace that can be read, so that an error is told before anything is built.
+fn read_trace(file: &Path) -> Result<PathBuf, String> {
+    LossTrace::read(file).map_err(|error| format!("--trace: {error}"))?;
+    let full = file.canonicalize().map_err(|error| format!("--trace: {}: {error}", file.display()))?;
+    match full.to_str() {
+        // The emulator's commands are lists with commas.
+        Some(text) if !text.contains([',', '\n']) => Ok(full),
+        _ => Err(format!("--trace: {}: allowed: a path of UTF-8 without a comma", full.display())),
+    }
 }
 
 fn read_slack(text: &str) -> Result<f64, String> {

@@ -8,11 +8,13 @@
 //!
 //! Start with [`scenario`], whose table lists all experiments, then [`pair`] and [`network`].
 
+pub mod binomial;
 pub mod cleanup;
 pub mod command;
 pub mod error;
 pub mod load;
 pub mod median;
+pub mod monotonic;
 pub mod network;
 pub mod pair;
 pub mod path_attacker;

@@ -36,6 +36,10 @@ pub struct PairOptions {
     pub repair: String,
     /// `block_symbols:` of that profile.
     pub block_symbols: u32,
+    /// Further keys of that profile, one a line; the lines after the first are indented by four spaces.
+    pub profile: String,
+    /// Further keys of `path`, each with a comma before it: `, rate: 1mbit`.
+    pub path: String,
     /// `offload:` of the TUN: `auto` or `off`.
     pub offload: &'static str,
     /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances send no notifications.
@@ -50,6 +54,8 @@ impl Default for PairOptions {
             label: "onwire".to_owned(),
             repair: "{ fixed: 4 }".to_owned(),
             block_symbols: 32,
+            profile: String::new(),
+            path: String::new(),
             offload: "auto",
             notify: None,
             last_hop: true,
@@ -158,7 +164,7 @@ impl<'n> Pair<'n> {
             return Err(LabError::Sentence(format!("this scenario needs two appliances; the topology has {found}")));
         };
         let [near_key, far_key] = [make_key(network, near, options)?, make_key(network, far, options)?];
-        let to = |name, plan, key| RemotePeer { name, plan, key, path: "" };
+        let to = |name, plan, key| RemotePeer { name, plan, key, path: &options.path };
         let near_peers = [to(far, far_plan, far_key.1.as_str())];
         let far_peers = [to(near, near_plan, near_key.1.as_str())];
         let near = start(network, options, (near, near_plan, &near_key.0), &near_peers)?;
@@ -299,7 +305,7 @@ fn configuration(
         plan.local_prefixes.iter().map(|prefix| format!("{:?}", prefix.to_string())).collect::<Vec<_>>().join(", ")
     };
     let (own_prefixes, listen) = (list(own), own.listen);
-    let PairOptions { repair, block_symbols, offload, .. } = options;
+    let PairOptions { repair, block_symbols, profile, offload, .. } = options;
     let (tun_mtu, path_mtu) = (own.tun_mtu, own.path_mtu);
     let peers: String = peers
         .iter()
@@ -331,6 +337,7 @@ peers:
   lab:
     block_symbols: {block_symbols}
     repair: {repair}
+    {profile}
 status:
   socket: {socket:?}
 "

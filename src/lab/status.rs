@@ -105,6 +105,8 @@ pub struct Sent {
     pub source_symbols: u64,
     /// Repair symbols.
     pub repair_symbols: u64,
+    /// Blocks.
+    pub blocks: u64,
     /// Datagrams.
     pub datagrams: u64,
     /// Bytes of the user's packets.

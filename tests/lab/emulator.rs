@@ -17,6 +17,7 @@ use onwire::{
         udp::{UdpOptions, UdpSocket},
     },
     lab::{
+        monotonic::Monotonic,
         trace::need_programs,
         wan::control::{Remote, Truth},
     },
@@ -207,4 +208,67 @@ fn a_blackhole_drops_datagrams_in_flight_and_a_cut_does_not() {
     }
     let error = lab.wan.tell("set los 1%").unwrap_err().to_string();
     assert!(error.contains("did you mean \"loss\""), "{error}");
+}
+
+#[test]
+fn an_interruption_loses_what_enters_within_its_window() {
+    const LENGTH: Duration = Duration::from_millis(2);
+    let _alone = crate::alone();
+    let lab = Lab::start();
+    lab.wan.tell("set delay 5ms").unwrap();
+    let socket = lab.node("ithaca").run(|| std::net::UdpSocket::bind("192.0.2.1:0").unwrap()).unwrap();
+    let receiver = lab.node("syracuse").run(|| std::net::UdpSocket::bind("192.0.2.2:9000").unwrap()).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut misjudged = Vec::new();
+    for _ in 0..9 {
+        let window = lab.wan.interrupt(LENGTH, Duration::from_millis(10)).unwrap();
+        let clock = Monotonic::now();
+        let [from, until] = [window.from_ns, window.until_ns].map(|at| clock.to_instant(at));
+        assert_eq!(until - from, LENGTH);
+        while Instant::now() + LENGTH < from {
+            std::hint::spin_loop();
+        }
+        let mut sent = Vec::new();
+        while Instant::now() < until + LENGTH {
+            let begin = Instant::now();
+            socket.send_to(&(sent.len() as u32).to_be_bytes(), "192.0.2.2:9000").unwrap();
+            sent.push(begin);
+            thread::sleep(Duration::from_micros(20));
+        }
+        let (mut arrived, mut number) = (vec![false; sent.len()], [0; 4]);
+        while let Ok(4) = receiver.recv(&mut number) {
+            arrived[u32::from_be_bytes(number) as usize] = true;
+        }
+        let missing = arrived.iter().filter(|arrived| !**arrived).count() as u64;
+        let told = lab.wan.interruptions().unwrap();
+        let told = told.iter().find(|it| it.direction == 0 && it.from_ns == window.from_ns).unwrap();
+        // The kernel's own messages may add a few.
+        assert!((missing..missing + 4).contains(&told.swallowed), "{told:?}, {missing} missing of {}", sent.len());
+        for (at, arrived) in sent.iter().zip(&arrived) {
+            assert!(*arrived || *at < until, "sent {:?} behind the end and lost", *at - until);
+        }
+        // A packet is read a little after it was sent: some that were sent before the beginning are lost, and some that were sent
+        // before the end arrive.
+        let wrongly = |(at, arrived): (&Instant, &bool)| (*arrived == (from..until).contains(at)).then_some(*at);
+        let late = sent.iter().zip(&arrived).filter_map(wrongly);
+        let edge = |at: Instant| if at < from { from - at } else { until.saturating_duration_since(at) };
+        misjudged.push(late.map(edge).max().unwrap_or_default());
+    }
+    misjudged.sort();
+    println!("the furthest misjudged packet of each window was this far from its edge: {misjudged:?}");
+    assert!(misjudged[misjudged.len() / 2] < Duration::from_millis(1), "{misjudged:?}");
+}
+
+#[test]
+fn a_number_of_long_datagrams_is_lost_exactly() {
+    let _alone = crate::alone();
+    let lab = Lab::start();
+    let socket = lab.node("ithaca").run(|| std::net::UdpSocket::bind("192.0.2.1:0").unwrap()).unwrap();
+    let before = lab.settled();
+    lab.wan.tell("lose forth 3 longer 500B").unwrap();
+    for length in [10, 1000, 20, 1000, 1000, 1000, 30] {
+        socket.send_to(&vec![7; length], "192.0.2.2:9000").unwrap();
+    }
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(lab.settled().since(&before).forth.lost.chance, 3);
 }

@@ -24,7 +24,7 @@ fn every_scenario_is_listed_and_others_are_refused() {
     }
     let refused = lab(&["quikstart"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, throughput, watch, "));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("allowed: quickstart, loss, residual, goodput, "));
 }
 
 #[test]
@@ -83,6 +83,80 @@ fn the_loss_scenario_passes_and_writes_its_result() {
     let agreement = claims.iter().find(|claim| claim["claim"].as_str().is_some_and(|claim| claim.starts_with(truth)));
     assert_eq!(agreement.expect(&said)["pass"], true, "{said}");
     assert!(sweep[3]["recovered_symbols"].as_u64() > Some(0), "{said}");
+}
+
+#[test]
+fn a_trace_with_an_error_is_refused_and_a_good_one_is_replayed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    std::fs::write(file.path(), "1\n0\nperhaps\n").unwrap();
+    let refused = lab(&["loss", "--trace", path]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains(&format!("{path}, line 3: found \"perhaps\"")), "{said}");
+    std::fs::write(file.path(), "199 ok\n1 lost\n").unwrap();
+    let (result, said) = result_of(&["loss", "--seconds", "2", "--trace", path]);
+    let sweep = result["metrics"]["sweep"].as_array().expect(&said);
+    assert_eq!(sweep.len(), 2);
+    let share = sweep[1]["emulator_loss"].as_f64().expect(&said);
+    assert!((share - 0.005).abs() < 0.001, "{share}: {said}");
+}
+
+#[test]
+fn counted_residual_losses_agree_with_the_formulas() {
+    let (result, said) = result_of(&["residual", "--trials", "30000"]);
+    let cells = result["metrics"]["cells"].as_array().expect(&said);
+    assert_eq!(cells.len(), 8, "{said}");
+    for cell in cells {
+        assert!(cell["lost"].as_u64() > Some(0), "{cell}: {said}");
+        // So few blocks do not refute each wrong formula, but they agree with each right one.
+        let bounds = ["interval_low", "expected", "interval_high"].map(|key| cell[key].as_f64().expect(&said));
+        assert!(bounds.is_sorted(), "{cell}: {said}");
+    }
+    let rarest = result["metrics"]["rarest"]["sampled"].as_f64().expect(&said);
+    assert!((rarest / 2.66e-19 - 1.0).abs() < 0.1, "{said}");
+}
+
+#[test]
+fn a_burst_of_as_many_datagrams_as_repair_symbols_is_rebuilt() {
+    let words = [&["burst", "--arm", "datagrams,survive,fixed", "--trials", "6"], &SLACK[..]].concat();
+    let (result, said) = result_with_servers(&words);
+    let bursts = result["metrics"]["datagrams"].as_array().expect(&said);
+    let [rebuilt, lost] = [&bursts[0], &bursts[1]];
+    assert_eq!((&rebuilt["lost_blocks"], &rebuilt["missing_packets"]), (&Value::from(0), &Value::from(0)), "{said}");
+    assert_eq!((&lost["lost_blocks"], &lost["violations"]), (&lost["blocks"], &lost["blocks"]), "{said}");
+    let cells = result["metrics"]["interruptions"].as_array().expect(&said);
+    assert_eq!(cells.len(), 8, "three lengths with a promise, one without, of two loads: {said}");
+    for cell in cells {
+        assert!(cell["swallowed_datagrams"].as_u64() > Some(0), "{cell}: {said}");
+        assert_eq!(cell["trials_with_loss"], cell["trials_with_violation_told"], "{cell}: {said}");
+    }
+}
+
+#[test]
+fn goodput_is_measured_with_and_without_appliances() {
+    let (result, said) = result_of(&["goodput", "--seconds", "1", "--loss", "1%"]);
+    let rows = result["metrics"]["goodput"].as_array().expect(&said);
+    assert!(rows.len() >= 8 && rows.len().is_multiple_of(8), "two losses, two round trips, two ways: {said}");
+    assert!(rows.iter().all(|row| row["goodput_mbit"].as_f64() > Some(0.0)), "{said}");
+}
+
+#[test]
+fn repaired_flows_share_a_bottleneck_with_a_plain_one() {
+    let (result, said) = result_of(&["congestion", "--seconds", "2", "--slack", "4"]);
+    let arms = result["metrics"]["arms"].as_array().expect(&said);
+    assert_eq!(arms.len(), 3, "{said}");
+    assert!(arms.iter().all(|arm| arm["queue_drops"].as_u64() > Some(0) && arm["plain_mbit"].as_f64() > Some(0.0)), "{said}");
+    let added = &result["metrics"]["added_delay"];
+    assert!(added["unpaced_p50_us"].as_u64() > added["idle_p50_us"].as_u64(), "{said}");
+}
+
+#[test]
+fn a_changing_link_is_measured_regime_by_regime() {
+    let (result, said) = result_of(&["changing", "--seconds", "4"]);
+    let regimes = result["metrics"]["regimes"].as_array().expect(&said);
+    assert_eq!(regimes.len(), 8, "{said}");
+    assert!(regimes.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["overhead"].as_f64() > Some(0.0)), "{said}");
 }
 
 /// How much longer a debug build on a busy machine may take.
@@ -181,7 +255,7 @@ fn a_disaster_loses_nothing_that_network_sync_acknowledged() {
     // In so few trials it is chance whether the controls lose something; only that they run is checked.
     let (result, said) = result_with_servers(&["disaster", "--trials", "2", "--loss", "1%"]);
     let cells = result["metrics"]["cells"].as_array().expect(&said);
-    assert_eq!(cells.len(), 10, "{said}");
+    assert_eq!(cells.len(), 16, "{said}");
     for cell in cells {
         assert!(cell["acknowledged"].as_u64() > Some(0), "{cell}: {said}");
         if cell["arm"] == "network-sync" {
@@ -194,7 +268,7 @@ fn a_disaster_loses_nothing_that_network_sync_acknowledged() {
     let claims = result["claims"].as_array().expect(&said);
     let of_drain =
         claims.iter().filter(|it| it["claim"].as_str().is_some_and(|claim| claim.contains("drain never says")));
-    assert!(of_drain.clone().count() == 4 && of_drain.clone().all(|it| it["pass"] == true), "{said}");
+    assert!(of_drain.clone().count() == 10 && of_drain.clone().all(|it| it["pass"] == true), "{said}");
     // The plain route loses something in every trial: after a lost packet TCP stalls all later data.
     let local = cells.iter().filter(|cell| cell["arm"] == "local-sync");
     assert!(local.filter_map(|cell| cell["lost"].as_u64()).sum::<u64>() > 0, "{said}");
@@ -285,7 +359,7 @@ fn pgbench_behind_the_gate_runs_without_errors() {
 #[test]
 fn an_unknown_arm_is_refused_with_the_known_ones() {
     for (scenario, allowed) in
-        [("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
+        [("burst", "datagrams"), ("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
     {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);
         assert_eq!(refused.status.code(), Some(1), "{scenario}");

@@ -25,11 +25,13 @@ const MODULES: &[Module] = &[
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
     Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
-    // The lab's programs wait for notifications as a user's would; its attacks forge them.
+    // The lab's programs wait for notifications as a user's would; its attacks forge them. It counts what the code rebuilds and
+    // compares that with the formulas.
     Module {
         name: "lab",
         may_import: &[
             "config",
+            "fec",
             "io",
             "wire",
             "appliance::status",

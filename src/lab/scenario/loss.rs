@@ -23,7 +23,7 @@ const BLOCK_SYMBOLS: u32 = 64;
 const SWEEP: [&str; 8] = ["0%", "0.1%", "0.5%", "1%", "2%", "5%", "bursts 0.025% 25%", "bursts 0.25% 25%"];
 
 struct Row {
-    loss: &'static str,
+    loss: String,
     bulk: Bulk,
     received: Received,
     truth: Counters,
@@ -49,7 +49,11 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let options = PairOptions { repair: REPAIR.to_owned(), block_symbols: BLOCK_SYMBOLS, ..PairOptions::default() };
     let pair = Pair::start(&network, &options)?;
     let mut rows = Vec::new();
-    for (number, loss) in SWEEP.into_iter().enumerate() {
+    let sweep = match &stage.options.loss_trace {
+        Some(file) => vec![SWEEP[0].to_owned(), format!("trace {}", file.display())],
+        None => SWEEP.map(str::to_owned).to_vec(),
+    };
+    for (number, loss) in sweep.into_iter().enumerate() {
         stage.say(&format!("  loss {loss} ..."));
         network.tell_wan(&format!("set loss {loss}"))?;
         let truth = || wan.truth().map_err(LabError::doing("read the emulator's counters"));
@@ -84,7 +88,7 @@ fn report(rows: &[Row]) -> Report {
     let mut report = Report::default();
     let free = rows.first().map_or(0.0, |row| row.bulk.bits_per_second).max(1.0);
     for row in rows {
-        let is_light = ["0.1%", "0.5%", "1%"].contains(&row.loss);
+        let is_light = ["0.1%", "0.5%", "1%"].contains(&row.loss.as_str());
         if is_light {
             let left = row.received.unrecoverable_blocks;
             let found = format!("{left} blocks; this machine itself dropped {}", row.own_drops);
@@ -106,12 +110,17 @@ fn report(rows: &[Row]) -> Report {
             let rebuilt = row.received.recovered_symbols;
             report.claim("control: 5 % loss is seen and rebuilt", format!("{rebuilt} symbols"), rebuilt > 0);
         }
+        if row.loss.starts_with("trace ") {
+            let (told, real) = (row.received.lost, row.truth.lost.chance);
+            let found = format!("{real} datagrams lost, {told} told, {} blocks left", row.received.unrecoverable_blocks);
+            report.claim("the losses of the trace are seen", found, real > 0 && told > 0);
+        }
     }
     report.table(
         &["loss", "raw", "rebuilt symbols", "left blocks", "residual", "goodput", "of loss-free", "TCP sent again"],
         rows.iter().map(|row| {
             vec![
-                row.loss.to_owned(),
+                row.loss.clone(),
                 format!("{:.2} %", row.truth.loss() * 100.0),
                 row.received.recovered_symbols.to_string(),
                 row.received.unrecoverable_blocks.to_string(),

@@ -7,10 +7,14 @@
 //! scenario receives.
 
 mod blackhole;
+mod burst;
 mod cap;
+mod changing;
 mod commit_latency;
+mod congestion;
 mod crash_matrix;
 mod disaster;
+mod goodput;
 mod held_link;
 mod honest;
 mod last_hop;
@@ -20,6 +24,7 @@ mod notify_faults;
 mod quickstart;
 mod recovery;
 mod redis_mariadb;
+mod residual;
 mod shell;
 mod slot;
 mod slow_peer;
@@ -68,7 +73,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 23] = [
+pub const SCENARIOS: [Scenario; 28] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -82,6 +87,34 @@ pub const SCENARIOS: [Scenario; 23] = [
         topology: "pair",
         programs: &["ip", "sysctl", "iperf3"],
         run: loss::run,
+    },
+    Scenario {
+        name: "residual",
+        summary: "a million blocks through the code for each of eight links: is the formula for what cannot be rebuilt true?",
+        topology: "pair",
+        programs: &[],
+        run: residual::run,
+    },
+    Scenario {
+        name: "goodput",
+        summary: "one TCP flow over 0 to 5 % loss at 50 and 100 ms, cubic and bbr, through the appliances and without them",
+        topology: "pair",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: goodput::run,
+    },
+    Scenario {
+        name: "congestion",
+        summary: "repaired flows and a plain one share a full bottleneck: what is left to the plain one, and how long are queues?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "iperf3", "ping"],
+        run: congestion::run,
+    },
+    Scenario {
+        name: "changing",
+        summary: "a link that is clean, loses single datagrams, then bursts, then is clean: does the repair follow, at what cost?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "iperf3"],
+        run: changing::run,
     },
     Scenario {
         name: "throughput",
@@ -152,6 +185,13 @@ pub const SCENARIOS: [Scenario; 23] = [
         topology: "pair-uplink",
         programs: &["ip", "sysctl", "tc"],
         run: uplink::run,
+    },
+    Scenario {
+        name: "burst",
+        summary: "bursts of as many datagrams as repair symbols and one more; interruptions of 1, 2 and 4 ms: what do they take?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: burst::run,
     },
     Scenario {
         name: "disaster",
@@ -249,6 +289,8 @@ pub struct LabOptions {
     pub trials: Option<u32>,
     /// Losses to try, in scenarios that try several; empty: the scenario's own.
     pub losses: Vec<f64>,
+    /// A file with recorded losses, its full path.
+    pub loss_trace: Option<PathBuf>,
     /// Names of the parts of the scenario to run; empty: all.
     pub arms: Vec<String>,
     /// Factor for all time limits: for slow machines and debug builds.
@@ -387,7 +429,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
         );
     }
 }

@@ -19,8 +19,14 @@ use super::Stage;
 use crate::{
     io::namespace::NetworkNamespace,
     lab::{
-        error::LabError, median::median, network::Network, pair::PairOptions, process::Process, report::Report,
-        star::Star, status::PeerStatus, workload::iperf::BulkPlan,
+        error::LabError,
+        median::median,
+        network::Network,
+        pair::PairOptions,
+        report::Report,
+        star::Star,
+        status::PeerStatus,
+        workload::{iperf::BulkPlan, ping::Ping},
     },
 };
 
@@ -107,33 +113,12 @@ fn measure(network: &Network<'_>, star: &Star, what: (u32, bool), seconds: u64) 
     };
     let bulk = bulk.start(network)?;
     let to = address("mirror-c")?.to_string();
-    let deadline = seconds.to_string();
-    let words = ["ping", "-n", "-i", "0.02", "-w", &deadline, &to];
-    let mut ping = network.start("primary", &format!("{name}-ping"), &words)?;
+    let ping = Ping::start(network, &format!("{name}-ping"), "primary", &to, seconds)?;
     let bulk = bulk.finish()?;
-    wait(&mut ping, seconds)?;
+    let pings = ping.finish()?;
     let slow = (sent()? - before) as f64 * 8.0 / since.elapsed().as_secs_f64();
     drop(flood);
-    Ok(Round { bits_per_second: bulk.bits_per_second, ping_ms: median(ping_times(&ping.output())), slow })
-}
-
-/// Waits for the end of `ping`. Its exit status is ignored, because it reports a lost answer as failure.
-fn wait(ping: &mut Process, seconds: u64) -> Result<(), LabError> {
-    let deadline = Instant::now() + Duration::from_secs(seconds + 10);
-    while ping.is_running() {
-        if Instant::now() > deadline {
-            return Err(LabError::Sentence("ping does not end".to_owned()));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// The times of the answers, in milliseconds; lost answers are left out. Without any answer the median is zero, which
-/// fails the claim.
-fn ping_times(output: &str) -> Vec<f64> {
-    let time = |line: &str| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok();
-    output.lines().filter_map(time).collect()
+    Ok(Round { bits_per_second: bulk.bits_per_second, ping_ms: pings.quantile(0.5).as_secs_f64() * 1e3, slow })
 }
 
 /// Datagrams at a steady rate to a port without a listener. Dropping it ends it.
@@ -225,14 +210,6 @@ fn report([calm, flooded]: &[Vec<Round>; 2], peers: &[PeerStatus], slack: f64) -
 mod tests {
     use super::*;
     use crate::lab::status::Sent;
-
-    #[test]
-    fn ping_times_are_read() {
-        let output = "64 bytes from 10.4.0.1: icmp_seq=1 ttl=62 time=0.25 ms\n\n--- 10.4.0.1 ping statistics ---\n\
-                      64 bytes from 10.4.0.1: icmp_seq=2 ttl=62 time=1.5 ms\nrtt min/avg = 0.1/0.2 ms";
-        assert_eq!(ping_times(output), [0.25, 1.5]);
-        assert_eq!(ping_times(""), [0.0; 0]);
-    }
 
     #[test]
     fn a_slow_peer_that_costs_the_others_too_much_fails() {

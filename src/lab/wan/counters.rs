@@ -18,6 +18,8 @@ pub struct Lost {
     pub cut: u64,
     /// Lost in a blackhole, at the entrance or in flight.
     pub blackhole: u64,
+    /// Entered during an interruption.
+    pub interrupted: u64,
     /// The emulator's own memory bound was reached; zero in any valid experiment.
     pub overflow: u64,
     /// The receiving kernel refused it.
@@ -27,7 +29,7 @@ pub struct Lost {
 impl Lost {
     /// All causes together.
     pub fn total(&self) -> u64 {
-        self.chance + self.queue + self.mtu + self.cut + self.blackhole + self.overflow + self.refused
+        self.chance + self.queue + self.mtu + self.cut + self.blackhole + self.interrupted + self.overflow + self.refused
     }
 }
 
@@ -44,7 +46,7 @@ pub struct Counters {
     pub delivered_bytes: u64,
     /// Datagrams that did not leave.
     pub lost: Lost,
-    /// Datagrams lost by the loss model after the last one that passed: the receiver cannot notice them.
+    /// Datagrams lost by the loss model or an interruption after the last one that passed: the receiver cannot notice them.
     pub lost_last: u64,
     /// Additional copies that left.
     pub duplicated: u64,
@@ -72,6 +74,7 @@ impl Counters {
             mtu: self.lost.mtu - earlier.lost.mtu,
             cut: self.lost.cut - earlier.lost.cut,
             blackhole: self.lost.blackhole - earlier.lost.blackhole,
+            interrupted: self.lost.interrupted - earlier.lost.interrupted,
             overflow: self.lost.overflow - earlier.lost.overflow,
             refused: self.lost.refused - earlier.lost.refused,
         };

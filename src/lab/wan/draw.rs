@@ -3,7 +3,14 @@
 //! Gaps between events of a fixed probability are geometric, so one random number serves a whole run of datagrams, and
 //! the cost is per event, not per datagram. This module knows positions in a run, not packets.
 
+use std::time::Instant;
+
 use rand::Rng;
+
+use super::{
+    interruptions::{Timed, TimedDraw},
+    loss_trace::{LossTrace, TracePlace},
+};
 
 /// Events of one fixed probability per datagram.
 #[derive(Clone, Debug)]
@@ -37,7 +44,7 @@ impl Draw {
 }
 
 /// The loss model of a direction.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Loss {
     /// Each datagram is lost independently with this probability.
     Independent(f64),
@@ -52,45 +59,84 @@ pub enum Loss {
         /// Loss in the good state.
         good: f64,
     },
+    /// The same in time: how long a state lasts does not depend on the datagrams.
+    Timed(Timed),
+    /// A recorded sequence.
+    Trace(LossTrace),
 }
 
 impl Loss {
     /// The long-run share of datagrams that this model loses.
     pub fn mean(&self) -> f64 {
-        match *self {
-            Loss::Independent(probability) => probability,
-            Loss::Bursts { start, .. } if start <= 0.0 => match *self {
-                Loss::Bursts { good, .. } => good,
-                Loss::Independent(probability) => probability,
-            },
+        match self {
+            Loss::Independent(probability) => *probability,
+            Loss::Bursts { start, good, .. } if *start <= 0.0 => *good,
             Loss::Bursts { start, stop, bad, good } => (start * bad + stop * good) / (start + stop),
+            Loss::Timed(timed) => timed.mean_loss(),
+            Loss::Trace(trace) => {
+                let (datagrams, lost) = trace.counts();
+                lost as f64 / datagrams.max(1) as f64
+            }
         }
     }
 }
 
 /// The state of a [`Loss`] model between datagrams.
 #[derive(Clone, Debug)]
-pub struct LossDraw {
-    loss: Loss,
-    current: Draw,
-    is_bad: bool,
-    /// Datagrams until the state changes; never reached without bursts.
-    stay: u64,
+pub struct LossDraw(State);
+
+#[derive(Clone, Debug)]
+enum State {
+    Independent(Draw),
+    Bursts(BurstDraw),
+    Timed(TimedDraw),
+    Trace(TracePlace),
 }
 
 impl LossDraw {
-    /// Creates the model in the good state.
-    pub fn new(loss: Loss, rng: &mut impl Rng) -> Self {
-        let (probability, stay) = match loss {
-            Loss::Independent(probability) => (probability, u64::MAX),
-            Loss::Bursts { start, good, .. } => (good, gap(start, rng)),
-        };
-        Self { loss, current: Draw::new(probability, rng), is_bad: false, stay }
+    /// Creates the model: bursts begin in the good state, a trace at its beginning.
+    pub fn new(loss: &Loss, rng: &mut impl Rng) -> Self {
+        Self(match loss {
+            Loss::Independent(probability) => State::Independent(Draw::new(*probability, rng)),
+            Loss::Bursts { start, stop, bad, good } => {
+                State::Bursts(BurstDraw::new([*start, *stop], [*good, *bad], rng))
+            }
+            Loss::Timed(timed) => State::Timed(TimedDraw::new(*timed, rng)),
+            Loss::Trace(trace) => State::Trace(trace.begin()),
+        })
     }
 
-    /// Passes `count` datagrams and calls `hit` with the position of each lost datagram, in rising order.
+    /// Passes `count` datagrams that enter at `now`, and calls `hit` with the position of each lost datagram, in rising order.
     #[inline]
-    pub fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
+    pub fn pass(&mut self, count: u64, now: Instant, rng: &mut impl Rng, hit: impl FnMut(u64)) {
+        match &mut self.0 {
+            State::Independent(draw) => draw.pass(count, rng, hit),
+            State::Bursts(draw) => draw.pass(count, rng, hit),
+            State::Timed(draw) => draw.pass(count, now, rng, hit),
+            State::Trace(place) => place.pass(count, hit),
+        }
+    }
+}
+
+/// The state of [`Loss::Bursts`]. Index 0 of each pair belongs to the good state.
+#[derive(Clone, Debug)]
+struct BurstDraw {
+    /// Chance per datagram to leave the state.
+    leave: [f64; 2],
+    loss: [f64; 2],
+    current: Draw,
+    is_bad: bool,
+    /// Datagrams until the state changes.
+    stay: u64,
+}
+
+impl BurstDraw {
+    fn new(leave: [f64; 2], loss: [f64; 2], rng: &mut impl Rng) -> Self {
+        let stay = gap(leave[0], rng);
+        Self { leave, loss, current: Draw::new(loss[0], rng), is_bad: false, stay }
+    }
+
+    fn pass(&mut self, count: u64, rng: &mut impl Rng, mut hit: impl FnMut(u64)) {
         let mut at = 0;
         while self.stay < count - at {
             let run = self.stay;
@@ -105,15 +151,11 @@ impl LossDraw {
     }
 
     fn turn(&mut self, rng: &mut impl Rng) {
-        let Loss::Bursts { start, stop, bad, good } = self.loss else {
-            self.stay = u64::MAX;
-            return;
-        };
         self.is_bad = !self.is_bad;
-        let (loss, leave) = if self.is_bad { (bad, stop) } else { (good, start) };
+        let state = usize::from(self.is_bad);
         // A state lasts for at least one datagram; otherwise two changes with probability 1 would loop for ever.
-        self.stay = gap(leave, rng).saturating_add(1);
-        self.current = Draw::new(loss, rng);
+        self.stay = gap(self.leave[state], rng).saturating_add(1);
+        self.current = Draw::new(self.loss[state], rng);
     }
 }
 
@@ -139,11 +181,12 @@ mod tests {
 
     fn lost(loss: Loss, runs: &[u64], seed: u64) -> Vec<u64> {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut draw = LossDraw::new(loss, &mut rng);
+        let mut draw = LossDraw::new(&loss, &mut rng);
         let mut hits = Vec::new();
         let mut base = 0;
+        let now = Instant::now();
         for &run in runs {
-            draw.pass(run, &mut rng, |at| hits.push(base + at));
+            draw.pass(run, now, &mut rng, |at| hits.push(base + at));
             base += run;
         }
         hits
@@ -162,7 +205,7 @@ mod tests {
     #[test]
     fn bursts_have_the_modelled_mean_loss_and_length() {
         let loss = Loss::Bursts { start: 0.0025, stop: 0.25, bad: 1.0, good: 0.0 };
-        let hits = lost(loss, &[44; 20_000], 3);
+        let hits = lost(loss.clone(), &[44; 20_000], 3);
         let bursts = 1 + hits.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
         let mean = hits.len() as f64 / bursts as f64;
         assert!((3.6..4.4).contains(&mean), "mean burst {mean}");
@@ -173,8 +216,8 @@ mod tests {
     #[test]
     fn the_size_of_trains_does_not_change_the_losses() {
         for loss in [Loss::Independent(0.03), Loss::Bursts { start: 0.02, stop: 0.3, bad: 0.8, good: 0.001 }] {
-            let whole = lost(loss, &[9_000], 11);
-            assert_eq!(whole, lost(loss, &[1; 9_000], 11));
+            let whole = lost(loss.clone(), &[9_000], 11);
+            assert_eq!(whole, lost(loss.clone(), &[1; 9_000], 11));
             assert_eq!(whole, lost(loss, &[45; 200], 11));
             assert!(!whole.is_empty());
         }

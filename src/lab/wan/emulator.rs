@@ -14,7 +14,7 @@ use std::{
         mpsc::{self, Receiver, TryRecvError},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -23,6 +23,7 @@ use super::{
     control,
     direction::{DirectionHandle, Request},
     impairment::Impairment,
+    interruptions::Window,
     link::Link,
     train::{Pool, Train},
 };
@@ -95,6 +96,9 @@ const TURN: usize = 32;
 /// from delaying a change for ever.
 const TURNS_BEFORE_CHANGE: usize = 64;
 
+/// How long before an interruption the thread stops sleeping.
+const AWAKE: Duration = Duration::from_millis(1);
+
 struct Direction {
     from: Arc<Tun>,
     to: Arc<Tun>,
@@ -112,14 +116,16 @@ impl Direction {
             if !self.answer(&mut buffer)? {
                 return Ok(());
             }
+            let dry = self.read(&mut buffer)?;
             let now = Instant::now();
-            let dry = self.read(&mut buffer, now)?;
             self.write(now);
             if !dry {
                 continue;
             }
             self.timer.set(self.link.poll_timeout(), now)?;
-            match self.poll.poll(&mut events, None) {
+            // Around an interruption the thread does not sleep, so that it reads each train when it arrives.
+            let wait = self.link.interruptions().is_near(now, AWAKE).then_some(Duration::ZERO);
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -138,7 +144,7 @@ impl Direction {
                 Ok(Request::Set(changes, answer_to)) => {
                     // Datagrams that were sent before the change get the old properties.
                     for _ in 0..TURNS_BEFORE_CHANGE {
-                        if self.read(buffer, Instant::now())? {
+                        if self.read(buffer)? {
                             break;
                         }
                     }
@@ -154,6 +160,18 @@ impl Direction {
                     };
                     drop(answer_to.send(answer));
                 }
+                Ok(Request::Interrupt(from, until, answer_to)) => {
+                    // What has been read already cannot be lost any more.
+                    let late = Instant::now().saturating_duration_since(from);
+                    let window = Window { from: from + late, until: until + late, swallowed: 0 };
+                    self.link.interruptions().add(window.from, window.until);
+                    let _ = answer_to.send(window);
+                }
+                Ok(Request::LoseNext(count, bytes, answer_to)) => {
+                    self.link.lose_next(count, bytes);
+                    let _ = answer_to.send(());
+                }
+                Ok(Request::Interruptions(answer_to)) => drop(answer_to.send(self.link.interruptions().all().collect())),
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
             }
@@ -161,7 +179,7 @@ impl Direction {
     }
 
     /// Reads trains until the device is empty or the turn is over; `true` if it is empty.
-    fn read(&mut self, buffer: &mut Vec<u8>, now: Instant) -> io::Result<bool> {
+    fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         for _ in 0..TURN {
             let mut header = [0; VirtioHeader::LEN];
             let length = match self.from.read(&mut header, buffer) {
@@ -181,7 +199,8 @@ impl Direction {
             } else {
                 packet.extend_from_slice(&buffer[..length]);
             }
-            self.link.handle_train(Train { header, packet }, now);
+            // Each train has its own time: an interruption begins between two of them.
+            self.link.handle_train(Train { header, packet }, Instant::now());
         }
         Ok(false)
     }

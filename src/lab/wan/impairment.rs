@@ -3,9 +3,9 @@
 //! Topology files (`wan: { delay: 25ms, loss: 1% }`), the command line and the control socket (`set loss 1%`) share one
 //! grammar. [`super::link`] applies the properties.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use super::draw::Loss;
+use super::{draw::Loss, interruptions::Timed, loss_trace::LossTrace};
 use crate::lab::units::{self, UnitError};
 
 /// Whether anything passes.
@@ -84,6 +84,9 @@ pub enum SettingError {
         /// What is wrong with it.
         source: UnitError,
     },
+    /// The file of a trace cannot be used.
+    #[error("loss: {0}")]
+    Trace(String),
 }
 
 impl Impairment {
@@ -108,7 +111,15 @@ impl Impairment {
         match key {
             "delay" => self.delay = units::parse_duration(value).map_err(wrong)?,
             "jitter" => self.jitter = units::parse_duration(value).map_err(wrong)?,
-            "loss" => self.loss = parse_loss(value).map_err(wrong)?,
+            "loss" => {
+                self.loss = match value.split_once(char::is_whitespace) {
+                    Some(("trace", file)) => {
+                        let trace = LossTrace::read(Path::new(file.trim()));
+                        Loss::Trace(trace.map_err(|error| SettingError::Trace(error.to_string()))?)
+                    }
+                    _ => parse_loss(value).map_err(wrong)?,
+                }
+            }
             "reorder" => self.reorder = units::parse_probability(value).map_err(wrong)?,
             "reorder_delay" => self.reorder_delay = units::parse_duration(value).map_err(wrong)?,
             "duplicate" => self.duplicate = units::parse_probability(value).map_err(wrong)?,
@@ -132,11 +143,14 @@ impl Impairment {
             parts.push(format!("jitter {:?}", self.jitter));
         }
         if self.loss != perfect.loss {
-            parts.push(match self.loss {
-                Loss::Independent(p) => format!("loss {}%", p * 100.0),
-                Loss::Bursts { stop, .. } => {
-                    format!("loss {:.2}% in bursts of {:.1}", self.loss.mean() * 100.0, 1.0 / stop.max(1e-9))
+            let mean = self.loss.mean() * 100.0;
+            parts.push(match &self.loss {
+                Loss::Independent(_) => format!("loss {mean}%"),
+                Loss::Bursts { stop, .. } => format!("loss {mean:.2}% in bursts of {:.1}", 1.0 / stop.max(1e-9)),
+                Loss::Timed(Timed { good, bad, .. }) => {
+                    format!("loss {mean:.2}% in interruptions of {bad:?} after {good:?}")
                 }
+                Loss::Trace(trace) => format!("loss {mean:.2}% from a trace of {} datagrams", trace.counts().0),
             });
         }
         for (name, probability) in [("reorder", self.reorder), ("duplicate", self.duplicate), ("corrupt", self.corrupt)]
@@ -167,11 +181,13 @@ fn unknown_key(key: &str) -> SettingError {
     SettingError::Key { found: key.to_owned(), hint }
 }
 
-/// Parses `1%` or `bursts START STOP [BAD [GOOD]]`.
+/// Parses `1%`, `bursts START STOP [BAD [GOOD]]` or `interruptions GOOD BAD [BAD_LOSS [GOOD_LOSS]]`.
 fn parse_loss(text: &str) -> Result<Loss, UnitError> {
     let mut words = text.split_whitespace();
-    if words.next() != Some("bursts") {
-        return units::parse_probability(text).map(Loss::Independent);
+    match words.next() {
+        Some("bursts") => {}
+        Some("interruptions") => return parse_timed(text, &words.collect::<Vec<_>>()).map(Loss::Timed),
+        _ => return units::parse_probability(text).map(Loss::Independent),
     }
     let values = words.map(units::parse_probability).collect::<Result<Vec<_>, _>>()?;
     let (start, stop, bad, good) = match values[..] {
@@ -186,6 +202,22 @@ fn parse_loss(text: &str) -> Result<Loss, UnitError> {
         }
     };
     Ok(Loss::Bursts { start, stop, bad, good })
+}
+
+fn parse_timed(text: &str, words: &[&str]) -> Result<Timed, UnitError> {
+    let wrong = UnitError {
+        found: text.to_owned(),
+        allowed: "`interruptions MEAN_GOOD MEAN_BAD [BAD_LOSS [GOOD_LOSS]]` such as `interruptions 5s 3ms`, no time zero",
+    };
+    let (good, bad, losses) = match words {
+        [good, bad, losses @ ..] if losses.len() <= 2 => (good, bad, losses),
+        _ => return Err(wrong),
+    };
+    let (good, bad) = (units::parse_duration(good)?, units::parse_duration(bad)?);
+    let losses = losses.iter().map(|loss| units::parse_probability(loss)).collect::<Result<Vec<_>, _>>()?;
+    let loss = |at: usize, default| losses.get(at).copied().unwrap_or(default);
+    let timed = Timed { good, bad, bad_loss: loss(0, 1.0), good_loss: loss(1, 0.0) };
+    if good.is_zero() || bad.is_zero() { Err(wrong) } else { Ok(timed) }
 }
 
 fn parse_mtu(text: &str) -> Result<usize, UnitError> {
@@ -240,6 +272,32 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_in_time_is_parsed_and_described() {
+        let mut impairment = Impairment::default();
+        impairment.set("loss", "interruptions 997ms 3ms").unwrap();
+        let (good, bad) = (Duration::from_millis(997), Duration::from_millis(3));
+        assert_eq!(impairment.loss, Loss::Timed(Timed { good, bad, bad_loss: 1.0, good_loss: 0.0 }));
+        assert_eq!(impairment.describe(), "delay 0ns, loss 0.30% in interruptions of 3ms after 997ms");
+        impairment.set("loss", "interruptions 1s 2ms 50% 0.1%").unwrap();
+        let (good, bad) = (Duration::from_secs(1), Duration::from_millis(2));
+        assert_eq!(impairment.loss, Loss::Timed(Timed { good, bad, bad_loss: 0.5, good_loss: 0.001 }));
+    }
+
+    #[test]
+    fn a_trace_is_read_from_its_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "999 ok\nlost\n").unwrap();
+        let mut impairment = Impairment::default();
+        impairment.set("loss", &format!("trace {}", file.path().display())).unwrap();
+        assert_eq!(impairment.describe(), "delay 0ns, loss 0.10% from a trace of 1000 datagrams");
+        let before = impairment.clone();
+        std::fs::write(file.path(), "999 ok\nmaybe\n").unwrap();
+        let error = impairment.set("loss", &format!("trace {}", file.path().display())).unwrap_err().to_string();
+        assert!(error.starts_with("loss: /") && error.contains(", line 2: found \"maybe\""), "{error}");
+        assert_eq!(impairment, before);
+    }
+
+    #[test]
     fn an_error_names_what_is_allowed_and_changes_nothing() {
         let mut impairment = Impairment::default();
         let error = impairment.set("delai", "1ms").unwrap_err().to_string();
@@ -249,7 +307,18 @@ mod tests {
         );
         let error = impairment.set("passage", "ajar").unwrap_err().to_string();
         assert_eq!(error, "passage: found \"ajar\"; allowed: open, cut or blackhole");
-        for (key, value) in [("loss", "bursts"), ("loss", "bursts 1% 2% 3% 4% 5%"), ("mtu", "10"), ("rate", "fast")] {
+        for (key, value) in [
+            ("loss", "bursts"),
+            ("loss", "bursts 1% 2% 3% 4% 5%"),
+            ("loss", "interruptions 5s"),
+            ("loss", "interruptions 5s 0ms"),
+            ("loss", "interruptions 0ms 5s"),
+            ("loss", "interruptions 5s 1ms 2"),
+            ("loss", "interruptions 5s 1ms 1 0 0"),
+            ("loss", "trace"),
+            ("mtu", "10"),
+            ("rate", "fast"),
+        ] {
             assert!(impairment.set(key, value).is_err(), "{key} {value}");
         }
         assert_eq!(impairment, Impairment::default());

@@ -16,6 +16,7 @@ use super::{
     counters::Counters,
     draw::{Draw, LossDraw},
     impairment::{Impairment, Passage},
+    interruptions::{NextLosses, Windows},
     train::{Pool, Shape, Train, headers_of},
 };
 use crate::wire::{
@@ -35,6 +36,8 @@ pub struct Link {
     counters: Counters,
     rng: SmallRng,
     loss: LossDraw,
+    interruptions: Windows,
+    next_losses: NextLosses,
     duplicate: Draw,
     corrupt: Draw,
     reorder: Draw,
@@ -73,7 +76,7 @@ impl Link {
     /// A link with these properties; the same seed and the same datagrams give the same events.
     pub fn new(impairment: Impairment, seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let loss = LossDraw::new(impairment.loss, &mut rng);
+        let loss = LossDraw::new(&impairment.loss, &mut rng);
         let [duplicate, corrupt, reorder] = [impairment.duplicate, impairment.corrupt, impairment.reorder]
             .map(|probability| Draw::new(probability, &mut rng));
         Self {
@@ -81,6 +84,8 @@ impl Link {
             counters: Counters::default(),
             rng,
             loss,
+            interruptions: Windows::default(),
+            next_losses: NextLosses::default(),
             duplicate,
             corrupt,
             reorder,
@@ -111,7 +116,7 @@ impl Link {
         let new = &self.impairment;
         // A model that did not change keeps its state, so that a new delay does not end a burst.
         if old.loss != new.loss {
-            self.loss = LossDraw::new(new.loss, &mut self.rng);
+            self.loss = LossDraw::new(&new.loss, &mut self.rng);
         }
         for (draw, before, after) in [
             (&mut self.duplicate, old.duplicate, new.duplicate),
@@ -128,6 +133,16 @@ impl Link {
         if new.passage == Passage::Blackhole {
             self.swallow();
         }
+    }
+
+    /// The interruptions, to be added to and to be asked.
+    pub fn interruptions(&mut self) -> &mut Windows {
+        &mut self.interruptions
+    }
+
+    /// Loses the next `count` datagrams of at least `bytes` bytes.
+    pub fn lose_next(&mut self, count: u64, bytes: u64) {
+        self.next_losses = NextLosses::new(count, bytes);
     }
 
     /// A buffer for a packet of `length` bytes, from those returned by [`recycle`](Self::recycle).
@@ -160,6 +175,10 @@ impl Link {
             Passage::Blackhole => Some(&mut lost.blackhole),
             Passage::Open if shape.each > self.impairment.mtu as u64 => Some(&mut lost.mtu),
             Passage::Open if self.memory + train.packet.capacity() > MEMORY => Some(&mut lost.overflow),
+            Passage::Open if self.interruptions.swallow(shape.segments, now) => {
+                self.counters.lost_last += shape.segments;
+                Some(&mut lost.interrupted)
+            }
             Passage::Open => None,
         };
         if let Some(cause) = refused {
@@ -167,7 +186,7 @@ impl Link {
             self.recycle(train);
             return;
         }
-        self.draw_fates(shape.segments);
+        self.draw_fates(shape, now);
         match self.impairment.rate {
             None => self.pass_whole(train, shape, now),
             Some(rate) => self.pass_queue(train, shape, rate, now),
@@ -207,15 +226,17 @@ impl Link {
     }
 
     /// Draws the events of all datagrams at once; `fates` stays empty without events.
-    fn draw_fates(&mut self, segments: u64) {
-        let Self { rng, fates, loss, duplicate, corrupt, reorder, .. } = self;
+    fn draw_fates(&mut self, shape: Shape, now: Instant) {
+        let Self { rng, fates, loss, next_losses, duplicate, corrupt, reorder, .. } = self;
+        let Shape { segments, each, .. } = shape;
         let count = segments as usize;
         fates.clear();
         let mut mark = |at: u64, set: fn(&mut Fate)| {
             fates.resize(count, Fate::default());
             set(&mut fates[at as usize]);
         };
-        loss.pass(segments, rng, |at| mark(at, |fate| fate.lost = true));
+        (0..next_losses.take(segments, each)).for_each(|at| mark(at, |fate| fate.lost = true));
+        loss.pass(segments, now, rng, |at| mark(at, |fate| fate.lost = true));
         duplicate.pass(segments, rng, |at| mark(at, |fate| fate.duplicated = true));
         corrupt.pass(segments, rng, |at| mark(at, |fate| fate.corrupted = true));
         reorder.pass(segments, rng, |at| mark(at, |fate| fate.reordered = true));

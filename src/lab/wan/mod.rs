@@ -13,5 +13,7 @@ pub mod direction;
 pub mod draw;
 pub mod emulator;
 pub mod impairment;
+pub mod interruptions;
 pub mod link;
+pub mod loss_trace;
 pub mod train;

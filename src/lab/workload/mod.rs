@@ -1,7 +1,8 @@
 //! Real programs that send traffic through a lab, and the kernel's counters of it.
 //!
-//! Some run programs that a user has ([`rsync`], [`iperf`], [`pgbench`]); others are threads of the lab with sockets
-//! inside the nodes ([`stream`], [`request_response`], [`steady_writes`], [`many_flows`], [`rows`]). [`data`] generates
+//! Some run programs that a user has ([`rsync`], [`iperf`], [`pgbench`], [`ping`]); others are threads of the lab with sockets
+//! inside the nodes ([`stream`], [`request_response`], [`steady_writes`], [`many_flows`], [`numbered`],
+//! [`rows`]). [`data`] generates
 //! files, [`kernel`] reads counters. The scenario decides what a result proves.
 //!
 //! Start with [`stream`], which shows how a socket is made inside a node.
@@ -10,7 +11,9 @@ pub mod data;
 pub mod iperf;
 pub mod kernel;
 pub mod many_flows;
+pub mod numbered;
 pub mod pgbench;
+pub mod ping;
 pub mod request_response;
 pub mod rows;
 pub mod rsync;

@@ -1,7 +1,10 @@
 //! The arms of a disaster: when a write counts as acknowledged, and what protects it on the way; and the number of
 //! repair symbols for a loss.
 //!
-//! The mathematics assumes independent losses, as the emulator produces them. Runs nothing.
+//! The mathematics assumes independent losses, as the emulator produces them; the arms with losses in time have targets instead
+//! of numbers. Runs nothing.
+
+use std::time::Duration;
 
 use crate::lab::error::LabError;
 
@@ -12,6 +15,23 @@ const RESIDUAL: f64 = 1e-9;
 
 /// A loss that one repair symbol does not survive.
 const MUCH_LOSS: f64 = 0.05;
+
+/// Losses in time: interruptions of 3 ms in the mean, and their share of time.
+const BURSTS: (&str, f64) = ("interruptions 497ms 3ms", 0.006);
+/// The interruption that ends in the cut, and what survives it.
+const INTERRUPTION: Duration = Duration::from_millis(2);
+const SURVIVING: &str = "{ residual: 1e-9, survive_burst: 2ms, max_overhead: 400%, min: 4 }";
+
+/// What happens to the WAN before the cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// Half a second of loss, in the emulator's syntax.
+    Loss(&'static str),
+    /// Half a second in which each datagram is lost with the chosen chance.
+    SingleLosses,
+    /// An interruption of this length that ends in the cut.
+    Interruption(Duration),
+}
 
 /// When a write counts as acknowledged, and how it travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +46,26 @@ pub enum Arm {
     NetworkSyncNoRepair,
     /// Acknowledged when it is protected, with one repair symbol at any loss.
     TooLittleRepair,
+    /// Acknowledged when it is protected, with targets, on a link that loses in bursts.
+    NetworkSyncBursts,
+    /// Acknowledged when it is protected, with targets; the cut begins as an interruption.
+    NetworkSyncInterrupted,
+    /// The same with a fixed number of repair symbols.
+    FixedInterrupted,
 }
 
 impl Arm {
-    /// Every arm; the first is the one that must not lose anything.
-    pub const ALL: [Self; 5] =
-        [Self::NetworkSync, Self::LocalSync, Self::LocalSyncFec, Self::NetworkSyncNoRepair, Self::TooLittleRepair];
+    /// Every arm; the first is the one whose losses the user chooses and that must not lose anything.
+    pub const ALL: [Self; 8] = [
+        Self::NetworkSync,
+        Self::LocalSync,
+        Self::LocalSyncFec,
+        Self::NetworkSyncNoRepair,
+        Self::TooLittleRepair,
+        Self::NetworkSyncBursts,
+        Self::NetworkSyncInterrupted,
+        Self::FixedInterrupted,
+    ];
 
     /// Its name in output and options.
     pub fn name(self) -> &'static str {
@@ -41,6 +75,9 @@ impl Arm {
             Self::LocalSyncFec => "local-sync+fec",
             Self::NetworkSyncNoRepair => "network-sync-norepair",
             Self::TooLittleRepair => "too-little-repair",
+            Self::NetworkSyncBursts => "network-sync-bursts",
+            Self::NetworkSyncInterrupted => "network-sync-interrupted",
+            Self::FixedInterrupted => "fixed-interrupted",
         }
     }
 
@@ -62,7 +99,21 @@ impl Arm {
 
     /// Whether a write waits for the notification that it is protected.
     pub fn waits_for_protection(self) -> bool {
-        matches!(self, Self::NetworkSync | Self::TooLittleRepair)
+        self.must_not_lose() || matches!(self, Self::TooLittleRepair | Self::FixedInterrupted)
+    }
+
+    /// Whether it must not lose anything; each other arm is a control.
+    pub fn must_not_lose(self) -> bool {
+        matches!(self, Self::NetworkSync | Self::NetworkSyncBursts | Self::NetworkSyncInterrupted)
+    }
+
+    /// What happens to the WAN.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::NetworkSyncBursts => Fault::Loss(BURSTS.0),
+            Self::NetworkSyncInterrupted | Self::FixedInterrupted => Fault::Interruption(INTERRUPTION),
+            _ => Fault::SingleLosses,
+        }
     }
 
     /// The chosen losses at which the arm is tried. Too little repair shows only at a high loss: the data must be lost
@@ -70,13 +121,31 @@ impl Arm {
     pub fn losses(self, chosen: &[f64]) -> Vec<f64> {
         match self {
             Self::TooLittleRepair => vec![chosen.iter().copied().fold(MUCH_LOSS, f64::max)],
+            Self::NetworkSyncBursts => vec![BURSTS.1],
+            Self::NetworkSyncInterrupted | Self::FixedInterrupted => vec![0.0],
             _ => chosen.to_vec(),
         }
     }
 
-    /// Repair symbols of a full block at this loss.
+    /// `repair` in the configuration.
+    pub fn repair_text(self, loss: f64) -> String {
+        match self.repair(loss) {
+            _ if self.has_targets() => SURVIVING.to_owned(),
+            0 => "none".to_owned(),
+            symbols if loss == 0.0 => format!("{{ fixed: {symbols} }}"),
+            symbols => format!("{{ fixed: {symbols}, assume_loss: {}% }}", loss * 100.0),
+        }
+    }
+
+    /// Whether it has targets instead of a number of repair symbols.
+    pub fn has_targets(self) -> bool {
+        matches!(self, Self::NetworkSyncBursts | Self::NetworkSyncInterrupted)
+    }
+
+    /// Repair symbols of a full block at this loss; with targets, the fewest.
     pub fn repair(self, loss: f64) -> u32 {
         match self {
+            Self::NetworkSyncBursts | Self::NetworkSyncInterrupted | Self::FixedInterrupted => 4,
             Self::NetworkSync | Self::LocalSyncFec => repair_for(loss),
             Self::TooLittleRepair => 1,
             Self::LocalSync | Self::NetworkSyncNoRepair => 0,
@@ -134,6 +203,9 @@ mod tests {
         assert_eq!(Arm::NetworkSync.losses(&[0.001, 0.01]), [0.001, 0.01]);
         assert_eq!(Arm::TooLittleRepair.losses(&[0.001, 0.01]), [MUCH_LOSS]);
         assert_eq!(Arm::TooLittleRepair.losses(&[0.1]), [0.1]);
+        assert_eq!(Arm::NetworkSync.repair_text(0.01), "{ fixed: 8, assume_loss: 1% }");
+        assert_eq!(Arm::FixedInterrupted.repair_text(0.0), "{ fixed: 4 }");
+        assert!(Arm::NetworkSyncInterrupted.repair_text(0.0).contains("survive_burst: 2ms"));
         assert!(Arm::TooLittleRepair.repair(0.05) < Arm::NetworkSync.repair(0.001));
     }
 

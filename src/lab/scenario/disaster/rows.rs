@@ -36,9 +36,13 @@ pub fn trial(site: &mut Site<'_>, servers: &PostgresPair<'_>, rng: &mut SmallRng
     site.mend()?;
     servers.renew()?;
     let policy = match site.arm {
-        Arm::NetworkSync | Arm::TooLittleRepair => Some("auto"),
         Arm::NetworkSyncNoRepair => Some("available=0ms"),
         Arm::LocalSync | Arm::LocalSyncFec => None,
+        Arm::NetworkSync
+        | Arm::TooLittleRepair
+        | Arm::NetworkSyncBursts
+        | Arm::NetworkSyncInterrupted
+        | Arm::FixedInterrupted => Some("auto"),
     };
     let mut gate = match (site.publisher()?, policy) {
         (Some(publisher), Some(policy)) => Some(servers.start_gate(publisher, policy)?),

@@ -10,12 +10,13 @@ use std::{
 };
 
 use super::{
-    arm::{Arm, BLOCK_SYMBOLS},
+    arm::{Arm, BLOCK_SYMBOLS, Fault},
     drain::{self, Drained},
 };
 use crate::{
     lab::{
         error::LabError,
+        monotonic::Monotonic,
         network::Network,
         pair::{Pair, PairOptions, Publisher, RunningAppliance},
         scenario::{Stage, stage::plain_route},
@@ -37,6 +38,9 @@ const PEER_REPORT: Duration = Duration::from_millis(500);
 /// If nothing has arrived at the mirror's appliance for this long, nothing is in flight any more.
 const QUIET: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// From the order of an interruption to its beginning, and how long the emulator may take to hear of the cut.
+const LEAD: Duration = Duration::from_millis(5);
+const UNTIL_TOLD: Duration = Duration::from_millis(500);
 
 /// A WAN without loss.
 const WHOLE: &str = "set loss 0%, passage open";
@@ -80,13 +84,9 @@ impl<'s> Site<'s> {
             plain_route(network, "add")?;
             return Ok(Self { stage, network, arm, loss, pair: None });
         }
-        let repair = match arm.repair(loss) {
-            0 => "none".to_owned(),
-            symbols => format!("{{ fixed: {symbols}, assume_loss: {}% }}", loss * 100.0),
-        };
         let options = PairOptions {
             label: format!("{}-{}", arm.name(), loss * 100.0),
-            repair,
+            repair: arm.repair_text(loss),
             block_symbols: BLOCK_SYMBOLS,
             notify: Some("on_wire"),
             ..PairOptions::default()
@@ -128,9 +128,19 @@ impl<'s> Site<'s> {
             }
             _ => None,
         };
-        self.network.tell_wan(&format!("set loss {}%", self.loss * 100.0))?;
-        self.stage.pause(if is_told { SHORT_LOSS } else { LOSS_BEFORE_CUT })?;
-        let cut = Instant::now();
+        let before_cut = if is_told { SHORT_LOSS } else { LOSS_BEFORE_CUT };
+        let cut = match self.arm.fault() {
+            Fault::Interruption(length) => self.interrupt_until_cut(length)?,
+            fault => {
+                let loss = match fault {
+                    Fault::Loss(loss) => loss.to_owned(),
+                    _ => format!("{}%", self.loss * 100.0),
+                };
+                self.network.tell_wan(&format!("set loss {loss}"))?;
+                self.stage.pause(before_cut)?;
+                Instant::now()
+            }
+        };
         self.network.tell_wan(if is_told { "cut forth" } else { "cut" })?;
         kill();
         if is_told {
@@ -142,6 +152,17 @@ impl<'s> Site<'s> {
         listener.map_or(Ok(0), Subscriber::finish)?;
         let violations = violations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Strike { cut, violations })
+    }
+
+    /// Interrupts the WAN; returns its moment of the cut, which is `length` after the beginning. The interruption lasts until the
+    /// emulator has been told of the cut, so that nothing enters between the two.
+    fn interrupt_until_cut(&self, length: Duration) -> Result<Instant, LabError> {
+        let missing = || LabError::Sentence("an interruption needs an emulator".to_owned());
+        let wan = self.network.wan().ok_or_else(missing)?;
+        let window = wan.interrupt(length + UNTIL_TOLD, LEAD).map_err(LabError::doing("order an interruption"))?;
+        let cut = Monotonic::now().to_instant(window.from_ns) + length;
+        std::thread::sleep(cut.saturating_duration_since(Instant::now()));
+        Ok(cut)
     }
 
     /// Drains the mirror as its operator would, then waits until the WAN is empty; on the plain route it only waits.

@@ -241,3 +241,48 @@ proptest! {
         prop_assert_eq!(run(), run());
     }
 }
+
+#[test]
+fn an_interruption_swallows_whole_trains_by_their_time_and_is_counted() {
+    let now = Instant::now();
+    let mut link = Link::new(with(&[("delay", "25ms")]), 1);
+    link.interruptions().add(now + 3 * MS, now + 5 * MS);
+    for at in 0..8 {
+        link.handle_train(train(10), now + MS * at);
+    }
+    assert_eq!(link.counters().lost.interrupted, 20);
+    assert_eq!(link.interruptions().all().map(|window| window.swallowed).collect::<Vec<_>>(), [20]);
+    assert_eq!(link.counters().lost_last, 0, "trains have passed behind it");
+    assert_eq!(drain(&mut link, now + 100 * MS).len(), 6);
+    assert!(link.counters().balanced());
+    link.interruptions().add(now + 8 * MS, now + 9 * MS);
+    link.handle_train(train(10), now + 8 * MS);
+    assert_eq!(link.counters().lost_last, 10);
+}
+
+#[test]
+fn so_many_of_the_next_long_datagrams_are_lost() {
+    let now = Instant::now();
+    let mut link = Link::new(with(&[("delay", "1ms")]), 1);
+    link.lose_next(13, 500);
+    link.handle_train(plain(1, 100), now);
+    link.handle_train(train(10), now);
+    link.handle_train(train(10), now);
+    link.handle_train(train(10), now);
+    assert_eq!((link.counters().lost.chance, link.counters().entered), (13, 31));
+    drain(&mut link, now + 2 * MS);
+    assert_eq!((link.counters().delivered, link.counters().balanced()), (18, true));
+}
+
+#[test]
+fn a_trace_repeats_and_other_settings_do_not_restart_it() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "2 ok\n1 lost\n").unwrap();
+    let (now, loss) = (Instant::now(), format!("trace {}", file.path().display()));
+    let mut link = Link::new(with(&[("loss", &loss)]), 1);
+    link.handle_train(train(4), now);
+    link.set_impairment(with(&[("loss", &loss), ("delay", "1ms")]));
+    link.handle_train(train(4), now);
+    link.handle_train(train(1), now);
+    assert_eq!((link.counters().lost.chance, link.counters().lost_last), (3, 1));
+}

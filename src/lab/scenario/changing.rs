@@ -1,0 +1,311 @@
+//! A link that changes: clean, single losses, bursts, clean again. Does the repair follow, how much does it cost where there is
+//! nothing to repair, and how often does the plan change?
+//!
+//! The rate is far below that of the path, so nothing here is congestion. The control has the floor of the plan at all times: if
+//! it loses nothing either, the bursts prove nothing.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{
+    Stage,
+    stage::{WAN_TCP, ends},
+};
+use crate::lab::{
+    error::LabError,
+    network::Network,
+    pair::{Pair, PairOptions},
+    plot::{Plot, PlotLine},
+    report::Report,
+    status::{Received, Sent, Status, share},
+    workload::iperf::BulkPlan,
+};
+
+/// Of each regime.
+const SECONDS: u64 = 100;
+/// How much of a regime is given to the plan before anything counts. Repair grows at once and shrinks after a minute.
+const SETTLING_UP: f64 = 0.1;
+const SETTLING_DOWN: f64 = 0.75;
+const RATE: &str = "20M";
+const BLOCK_SYMBOLS: u32 = 512;
+const BLOCK_TIME: &str = "close_after: 20ms";
+/// The plan, and its floor alone.
+const ARMS: [(&str, &str); 2] =
+    [("planned", "{ residual: 1e-6, max_overhead: 100%, min: 2 }"), ("floor", "{ fixed: 2 }")];
+/// What repair may cost on a clean link, of the source symbols; or what the floor costs and this much more.
+const CLEAN_OVERHEAD: f64 = 0.05;
+const ABOVE_FLOOR: f64 = 0.01;
+/// Blocks that may be lost in bursts after the settling time, of those that the floor loses.
+const BURST_SHARE: f64 = 0.1;
+const CHANGES_A_MINUTE: f64 = 6.0;
+const SAMPLE: Duration = Duration::from_millis(500);
+
+struct Regime {
+    name: &'static str,
+    loss: &'static str,
+    settling: f64,
+}
+
+const REGIMES: [Regime; 4] = [
+    Regime { name: "clean", loss: "0%", settling: SETTLING_UP },
+    Regime { name: "single losses, 1 %", loss: "1%", settling: SETTLING_UP },
+    Regime { name: "bursts of 3 ms", loss: "interruptions 497ms 3ms", settling: SETTLING_UP },
+    Regime { name: "clean again", loss: "0%", settling: SETTLING_DOWN },
+];
+
+/// One regime with one arm, after the settling time.
+struct Row {
+    arm: &'static str,
+    regime: usize,
+    received: Received,
+    overhead: f64,
+    /// Changes of the plan in the whole regime, where the appliance counts them.
+    changes: Option<u64>,
+    /// Repair symbols for each source symbol, over the time since the beginning.
+    samples: Vec<(f64, f64)>,
+}
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let seconds = stage.options.seconds.unwrap_or(SECONDS).max(4);
+    let names = REGIMES.iter().map(|regime| regime.name).collect::<Vec<_>>().join("; ");
+    stage.say(&format!(
+        "changing: a TCP flow of {RATE}bit/s while the link changes: {names}; {seconds} s each. First with a plan for the measured\n\
+         link, then with its floor alone.\n"
+    ));
+    let network = stage.build()?;
+    stage.set_tcp(&network, &WAN_TCP)?;
+    let mut rows = Vec::new();
+    for (arm, repair) in ARMS {
+        network.tell_wan("set loss 0%")?;
+        let options = PairOptions {
+            label: arm.to_owned(),
+            repair: repair.to_owned(),
+            profile: BLOCK_TIME.to_owned(),
+            block_symbols: BLOCK_SYMBOLS,
+            ..PairOptions::default()
+        };
+        let pair = Pair::start(&network, &options)?;
+        let plan = BulkPlan {
+            name: arm,
+            from: "primary",
+            to: "mirror",
+            address: ends(&network)?[1],
+            flows: 1,
+            // It must not end before the last regime does.
+            seconds: seconds * REGIMES.len() as u64 + 30,
+            congestion: "cubic",
+            rate: Some(RATE),
+        };
+        let bulk = plan.start(&network)?;
+        stage.pause(Duration::from_secs(1))?;
+        let begin = Instant::now();
+        for regime in 0..REGIMES.len() {
+            let row = measure(stage, &network, &pair, (arm, regime), begin, Duration::from_secs(seconds))?;
+            stage.say(&format!(
+                "  {arm}, {}: {} of {} blocks lost, {:.1} % repair",
+                REGIMES[regime].name,
+                row.received.unrecoverable_blocks,
+                row.received.blocks,
+                row.overhead * 100.0
+            ));
+            rows.push(row);
+        }
+        drop(bulk);
+        pair.stop()?;
+    }
+    Ok(report(&rows, seconds))
+}
+
+fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &Pair<'_>,
+    (arm, regime): (&'static str, usize),
+    begin: Instant,
+    length: Duration,
+) -> Result<Row, LabError> {
+    let Regime { loss, settling, .. } = REGIMES[regime];
+    // A recorded trace takes the place of the bursts.
+    let loss = match &stage.options.loss_trace {
+        Some(file) if loss.starts_with("interruptions") => format!("trace {}", file.display()),
+        _ => loss.to_owned(),
+    };
+    network.tell_wan(&format!("set loss {loss}"))?;
+    let (start, settled_at) = (Instant::now(), length.mul_f64(settling));
+    let near_text = pair.appliances[0].status_text(network)?;
+    let changes_before = plan_changes(&near_text);
+    let mut last = pair.status()?;
+    let (mut settled, mut samples) = (None, Vec::new());
+    while start.elapsed() < length {
+        stage.pause(SAMPLE.min(length.saturating_sub(start.elapsed())))?;
+        let now = pair.status()?;
+        samples.push((begin.elapsed().as_secs_f64(), overhead(&last[0], &now[0])));
+        if settled.is_none() && start.elapsed() >= settled_at {
+            settled = Some(now.clone());
+        }
+        last = now;
+    }
+    let settled = settled.unwrap_or_else(|| last.clone());
+    let changes = plan_changes(&pair.appliances[0].status_text(network)?);
+    Ok(Row {
+        arm,
+        regime,
+        received: last[1].peer().received.since(&settled[1].peer().received),
+        overhead: overhead(&settled[0], &last[0]),
+        changes: changes.zip(changes_before).map(|(after, before)| after.saturating_sub(before)),
+        samples,
+    })
+}
+
+/// Repair symbols for each source symbol between two statuses.
+fn overhead(before: &Status, after: &Status) -> f64 {
+    let (before, after): (Sent, Sent) = (before.peer().sent, after.peer().sent);
+    let repair = after.repair_symbols.saturating_sub(before.repair_symbols);
+    share(repair, after.source_symbols.saturating_sub(before.source_symbols))
+}
+
+/// How often the plan has changed, if the status tells: the sum of all numbers `changes` inside a `plan`, or `plan_changes`.
+fn plan_changes(status: &str) -> Option<u64> {
+    fn count(value: &Value, is_plan: bool) -> Option<u64> {
+        let of = |(key, value): (&String, &Value)| match value {
+            Value::Number(number) if key == "plan_changes" || (is_plan && key == "changes") => number.as_u64(),
+            _ => count(value, key == "plan"),
+        };
+        let found: Vec<u64> = match value {
+            Value::Object(object) => object.iter().filter_map(of).collect(),
+            Value::Array(array) => array.iter().filter_map(|value| count(value, is_plan)).collect(),
+            _ => Vec::new(),
+        };
+        (!found.is_empty()).then(|| found.iter().sum())
+    }
+    count(&serde_json::from_str(status).ok()?, false)
+}
+
+fn report(rows: &[Row], seconds: u64) -> Report {
+    let mut report = Report::default();
+    let of = |arm: &str, regime: usize| rows.iter().find(|row| row.arm == arm && row.regime == regime);
+    for regime in 0..REGIMES.len() {
+        let (Some(planned), Some(floor)) = (of(ARMS[0].0, regime), of(ARMS[1].0, regime)) else {
+            report.claim(format!("{}: measured with both", REGIMES[regime].name), "no", false);
+            continue;
+        };
+        let name = REGIMES[regime].name;
+        let [lost, floor_lost] = [planned, floor].map(|row| row.received.unrecoverable_blocks);
+        let found = format!("{lost} of {} blocks; with the floor {floor_lost}", planned.received.blocks);
+        let has_blocks = planned.received.blocks > 0;
+        if REGIMES[regime].loss.starts_with("interruptions") {
+            let claim = format!("{name}: after the settling time at most {BURST_SHARE} of the blocks that the floor loses");
+            report.claim(claim, found.clone(), has_blocks && lost as f64 <= BURST_SHARE * floor_lost as f64);
+            report.claim(format!("control: {name}: the floor alone loses some"), found, floor_lost > 0);
+        } else {
+            report.claim(format!("{name}: after the settling time no block is lost"), found, has_blocks && lost == 0);
+        }
+        if REGIMES[regime].loss == "0%" {
+            let most = CLEAN_OVERHEAD.max(floor.overhead + ABOVE_FLOOR);
+            report.claim(
+                format!("{name}: after the settling time repair is at most {:.1} % of the source", most * 100.0),
+                format!("{:.1} %", planned.overhead * 100.0),
+                planned.overhead > 0.0 && planned.overhead <= most,
+            );
+        }
+    }
+    let changes: Vec<u64> = rows.iter().filter(|row| row.arm == ARMS[0].0).filter_map(|row| row.changes).collect();
+    if !changes.is_empty() {
+        let sum = changes.iter().sum::<u64>();
+        let most = (CHANGES_A_MINUTE * (seconds * REGIMES.len() as u64) as f64 / 60.0).max(CHANGES_A_MINUTE);
+        let claim = format!("the plan changes at most {CHANGES_A_MINUTE} times a minute, and does change");
+        report.claim(claim, format!("{sum} times in {} regimes", changes.len()), sum > 0 && sum as f64 <= most);
+    }
+    report.table(
+        &["arm", "regime", "blocks", "lost", "recovered", "repair of source", "plan changes"],
+        rows.iter().map(|row| {
+            vec![
+                row.arm.to_owned(),
+                REGIMES[row.regime].name.to_owned(),
+                row.received.blocks.to_string(),
+                row.received.unrecoverable_blocks.to_string(),
+                row.received.recovered_blocks.to_string(),
+                format!("{:.1} %", row.overhead * 100.0),
+                row.changes.map_or("not told".to_owned(), |changes| changes.to_string()),
+            ]
+        }),
+    );
+    let regimes = rows.iter().map(|row| {
+        json!({
+            "arm": row.arm,
+            "regime": REGIMES[row.regime].name,
+            "loss": REGIMES[row.regime].loss,
+            "blocks": row.received.blocks,
+            "unrecoverable_blocks": row.received.unrecoverable_blocks,
+            "recovered_blocks": row.received.recovered_blocks,
+            "overhead": row.overhead,
+            "plan_changes": row.changes,
+            "samples": row.samples.iter().map(|(at, share)| json!({ "at_s": at, "overhead": share })).collect::<Vec<_>>(),
+        })
+    });
+    report.metric("regimes", regimes.collect::<Vec<Value>>());
+    report.metric("seconds_of_each", seconds);
+    let line = |arm: &str, is_dashed| PlotLine {
+        name: arm.to_owned(),
+        is_dashed,
+        points: rows
+            .iter()
+            .filter(|row| row.arm == arm)
+            .flat_map(|row| row.samples.iter().map(|(at, share)| (at.round(), share * 100.0)))
+            .collect(),
+    };
+    report.draw(Plot {
+        title: "Repair on a changing link".to_owned(),
+        across: "seconds".to_owned(),
+        upwards: "% of source symbols".to_owned(),
+        lines: vec![line(ARMS[0].0, false), line(ARMS[1].0, true)],
+    });
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        let row = |arm, regime, lost, overhead| Row {
+            arm,
+            regime,
+            received: Received { blocks: 1000, unrecoverable_blocks: lost, ..Received::default() },
+            overhead,
+            changes: Some(1),
+            samples: vec![(1.0, overhead)],
+        };
+        let planned = [0.05, 0.2, 0.4, 0.055].into_iter().enumerate().map(|(at, share)| row("planned", at, 0, share));
+        let floor = [0, 9, 90, 0].into_iter().enumerate().map(|(at, lost)| row("floor", at, lost, 0.05));
+        planned.chain(floor).collect()
+    }
+
+    #[test]
+    fn a_lost_block_a_dear_clean_link_and_a_weak_control_fail() {
+        let passes = |change: fn(&mut Vec<Row>)| {
+            let mut rows = rows();
+            change(&mut rows);
+            report(&rows, 60).passes()
+        };
+        assert!(passes(|_| ()));
+        assert!(!passes(|rows| rows[1].received.unrecoverable_blocks = 1));
+        assert!(!passes(|rows| rows[2].received.unrecoverable_blocks = 10));
+        assert!(!passes(|rows| rows[3].overhead = 0.1));
+        assert!(!passes(|rows| rows[6].received.unrecoverable_blocks = 0));
+        assert!(!passes(|rows| rows[0].changes = Some(30)));
+        assert!(!passes(|rows| rows[0].received.blocks = 0));
+        assert!(!passes(|rows| rows.truncate(7)));
+        assert!(passes(|rows| rows.iter_mut().for_each(|row| row.changes = None)), "an appliance that does not plan yet");
+    }
+
+    #[test]
+    fn changes_of_the_plan_are_found_where_they_are_told() {
+        assert_eq!(plan_changes(r#"{ "peers": [ { "plan": { "changes": 3 } }, { "plan": { "changes": 4 } } ] }"#), Some(7));
+        assert_eq!(plan_changes(r#"{ "peers": [ { "sent": { "plan_changes": 2 } } ] }"#), Some(2));
+        assert_eq!(plan_changes(r#"{ "peers": [ { "route": { "changes": 2 } } ] }"#), None);
+        assert_eq!(plan_changes("{"), None);
+    }
+}
