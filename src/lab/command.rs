@@ -147,20 +147,8 @@ fn run_scenario(args: Lab) -> Result<bool, String> {
     let Lab { scenario, topology, json, seed, seconds, trials, loss, trace, arm, slack, keep, quiet, .. } = args;
     let (losses, arms, is_quiet) = (loss, arm, quiet);
     let loss_trace = trace.map(|file| read_trace(&file)).transpose()?;
-    let options = LabOptions {
-        scenario,
-        topology,
-        json,
-        seed,
-        seconds,
-        trials,
-        losses,
-        loss_trace,
-        arms,
-        slack,
-        keep,
-        is_quiet,
-    };
+    let options =
+        LabOptions { scenario, topology, json, seed, seconds, trials, losses, loss_trace, arms, slack, keep, is_quiet };
     scenario::run(&options).map_err(|error| error.to_string())
 }
 

@@ -224,7 +224,7 @@ fn an_interruption_loses_what_enters_within_its_window() {
         let window = lab.wan.interrupt(LENGTH, Duration::from_millis(10)).unwrap();
         let clock = Monotonic::now();
         let [from, until] = [window.from_ns, window.until_ns].map(|at| clock.to_instant(at));
-        assert_eq!(until - from, LENGTH);
+        assert!((until - from).abs_diff(LENGTH) < Duration::from_micros(1));
         while Instant::now() + LENGTH < from {
             std::hint::spin_loop();
         }
@@ -240,8 +240,7 @@ fn an_interruption_loses_what_enters_within_its_window() {
             arrived[u32::from_be_bytes(number) as usize] = true;
         }
         let missing = arrived.iter().filter(|arrived| !**arrived).count() as u64;
-        let told = lab.wan.interruptions().unwrap();
-        let told = told.iter().find(|it| it.direction == 0 && it.from_ns == window.from_ns).unwrap();
+        let told = lab.wan.look_at(&window).unwrap();
         // The kernel's own messages may add a few.
         assert!((missing..missing + 4).contains(&told.swallowed), "{told:?}, {missing} missing of {}", sent.len());
         for (at, arrived) in sent.iter().zip(&arrived) {

@@ -146,7 +146,10 @@ fn repaired_flows_share_a_bottleneck_with_a_plain_one() {
     let (result, said) = result_of(&["congestion", "--seconds", "2", "--slack", "4"]);
     let arms = result["metrics"]["arms"].as_array().expect(&said);
     assert_eq!(arms.len(), 3, "{said}");
-    assert!(arms.iter().all(|arm| arm["queue_drops"].as_u64() > Some(0) && arm["plain_mbit"].as_f64() > Some(0.0)), "{said}");
+    assert!(
+        arms.iter().all(|arm| arm["queue_drops"].as_u64() > Some(0) && arm["plain_mbit"].as_f64() > Some(0.0)),
+        "{said}"
+    );
     let added = &result["metrics"]["added_delay"];
     assert!(added["unpaced_p50_us"].as_u64() > added["idle_p50_us"].as_u64(), "{said}");
 }
@@ -156,7 +159,10 @@ fn a_changing_link_is_measured_regime_by_regime() {
     let (result, said) = result_of(&["changing", "--seconds", "4"]);
     let regimes = result["metrics"]["regimes"].as_array().expect(&said);
     assert_eq!(regimes.len(), 8, "{said}");
-    assert!(regimes.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["overhead"].as_f64() > Some(0.0)), "{said}");
+    assert!(
+        regimes.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["overhead"].as_f64() > Some(0.0)),
+        "{said}"
+    );
 }
 
 /// How much longer a debug build on a busy machine may take.
@@ -358,9 +364,12 @@ fn pgbench_behind_the_gate_runs_without_errors() {
 
 #[test]
 fn an_unknown_arm_is_refused_with_the_known_ones() {
-    for (scenario, allowed) in
-        [("burst", "datagrams"), ("disaster", "local-sync+fec"), ("crash-matrix", "gate-halted"), ("uplink", "neighbour")]
-    {
+    for (scenario, allowed) in [
+        ("burst", "datagrams"),
+        ("disaster", "local-sync+fec"),
+        ("crash-matrix", "gate-halted"),
+        ("uplink", "neighbour"),
+    ] {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);
         assert_eq!(refused.status.code(), Some(1), "{scenario}");
         assert!(String::from_utf8_lossy(&refused.stderr).contains(allowed), "{scenario}");

@@ -196,7 +196,8 @@ fn report(rows: &[Row], seconds: u64) -> Report {
         let found = format!("{lost} of {} blocks; with the floor {floor_lost}", planned.received.blocks);
         let has_blocks = planned.received.blocks > 0;
         if REGIMES[regime].loss.starts_with("interruptions") {
-            let claim = format!("{name}: after the settling time at most {BURST_SHARE} of the blocks that the floor loses");
+            let claim =
+                format!("{name}: after the settling time at most {BURST_SHARE} of the blocks that the floor loses");
             report.claim(claim, found.clone(), has_blocks && lost as f64 <= BURST_SHARE * floor_lost as f64);
             report.claim(format!("control: {name}: the floor alone loses some"), found, floor_lost > 0);
         } else {
@@ -298,12 +299,18 @@ mod tests {
         assert!(!passes(|rows| rows[0].changes = Some(30)));
         assert!(!passes(|rows| rows[0].received.blocks = 0));
         assert!(!passes(|rows| rows.truncate(7)));
-        assert!(passes(|rows| rows.iter_mut().for_each(|row| row.changes = None)), "an appliance that does not plan yet");
+        assert!(
+            passes(|rows| rows.iter_mut().for_each(|row| row.changes = None)),
+            "an appliance that does not plan yet"
+        );
     }
 
     #[test]
     fn changes_of_the_plan_are_found_where_they_are_told() {
-        assert_eq!(plan_changes(r#"{ "peers": [ { "plan": { "changes": 3 } }, { "plan": { "changes": 4 } } ] }"#), Some(7));
+        assert_eq!(
+            plan_changes(r#"{ "peers": [ { "plan": { "changes": 3 } }, { "plan": { "changes": 4 } } ] }"#),
+            Some(7)
+        );
         assert_eq!(plan_changes(r#"{ "peers": [ { "sent": { "plan_changes": 2 } } ] }"#), Some(2));
         assert_eq!(plan_changes(r#"{ "peers": [ { "route": { "changes": 2 } } ] }"#), None);
         assert_eq!(plan_changes("{"), None);

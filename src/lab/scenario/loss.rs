@@ -112,7 +112,8 @@ fn report(rows: &[Row]) -> Report {
         }
         if row.loss.starts_with("trace ") {
             let (told, real) = (row.received.lost, row.truth.lost.chance);
-            let found = format!("{real} datagrams lost, {told} told, {} blocks left", row.received.unrecoverable_blocks);
+            let found =
+                format!("{real} datagrams lost, {told} told, {} blocks left", row.received.unrecoverable_blocks);
             report.claim("the losses of the trace are seen", found, real > 0 && told > 0);
         }
     }

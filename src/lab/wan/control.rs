@@ -161,7 +161,8 @@ fn parse(line: &str) -> Result<Command, String> {
         "interrupt" => {
             let (length, after) = rest.split_once(" at ").unwrap_or((rest, "0"));
             let [length, after] = [length, after].map(units::parse_duration);
-            let (length, after) = (length.map_err(|error| error.to_string())?, after.map_err(|error| error.to_string())?);
+            let (length, after) =
+                (length.map_err(|error| error.to_string())?, after.map_err(|error| error.to_string())?);
             Ok(Command::Interrupt { directions, length, after })
         }
         "open" | "cut" | "blackhole" if rest.is_empty() => {
@@ -224,6 +225,14 @@ impl Remote {
         Ok(serde_json::from_value(answer["interruptions"][0].clone())?)
     }
 
+    /// What an interruption has become. Nanoseconds differ a little from answer to answer, so the nearest one is it.
+    pub fn look_at(&self, asked: &Interruption) -> io::Result<Interruption> {
+        let mut all = self.interruptions()?;
+        all.retain(|it| it.direction == asked.direction);
+        let nearest = all.into_iter().min_by_key(|it| it.from_ns.abs_diff(asked.from_ns));
+        nearest.ok_or_else(|| io::Error::other("there was no interruption"))
+    }
+
     /// The last interruptions.
     pub fn interruptions(&self) -> io::Result<Vec<Interruption>> {
         Ok(serde_json::from_value(self.tell("interruptions")?["interruptions"].take())?)
@@ -255,7 +264,10 @@ mod tests {
         assert_eq!(parse("cut forth"), Ok(set(&[0], &[("passage", "cut")])));
         assert_eq!(parse("open"), Ok(set(&[0, 1], &[("passage", "open")])));
         let (length, after) = (Duration::from_millis(2), Duration::from_micros(1500));
-        assert_eq!(parse("interrupt 2ms"), Ok(Command::Interrupt { directions: &[0, 1], length, after: Duration::ZERO }));
+        assert_eq!(
+            parse("interrupt 2ms"),
+            Ok(Command::Interrupt { directions: &[0, 1], length, after: Duration::ZERO })
+        );
         assert_eq!(parse("interrupt back 2ms at 1.5ms"), Ok(Command::Interrupt { directions: &[1], length, after }));
         assert_eq!(parse("interruptions"), Ok(Command::Interruptions));
         assert_eq!(parse("lose forth 4 longer 700B"), Ok(Command::LoseNext { directions: &[0], count: 4, bytes: 700 }));
@@ -264,7 +276,9 @@ mod tests {
 
     #[test]
     fn invalid_commands_are_refused_with_the_allowed_ones() {
-        for line in ["", "lose", "lose x", "lose -1", "set", "set loss", "set forth", "cut everything", "counters now", "help"] {
+        for line in
+            ["", "lose", "lose x", "lose -1", "set", "set loss", "set forth", "cut everything", "counters now", "help"]
+        {
             assert!(parse(line).unwrap_err().contains("allowed: set"), "{line}");
         }
         for line in ["interrupt", "interrupt forth", "interrupt 2", "interrupt 2ms at", "interrupt 2ms at noon"] {

@@ -29,7 +29,14 @@ pub struct Lost {
 impl Lost {
     /// All causes together.
     pub fn total(&self) -> u64 {
-        self.chance + self.queue + self.mtu + self.cut + self.blackhole + self.interrupted + self.overflow + self.refused
+        self.chance
+            + self.queue
+            + self.mtu
+            + self.cut
+            + self.blackhole
+            + self.interrupted
+            + self.overflow
+            + self.refused
     }
 }
 

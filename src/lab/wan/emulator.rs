@@ -171,7 +171,9 @@ impl Direction {
                     self.link.lose_next(count, bytes);
                     let _ = answer_to.send(());
                 }
-                Ok(Request::Interruptions(answer_to)) => drop(answer_to.send(self.link.interruptions().all().collect())),
+                Ok(Request::Interruptions(answer_to)) => {
+                    drop(answer_to.send(self.link.interruptions().all().collect()))
+                }
                 Err(TryRecvError::Empty) => return Ok(true),
                 Err(TryRecvError::Disconnected) => return Ok(false),
             }

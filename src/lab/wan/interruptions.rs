@@ -241,8 +241,7 @@ mod tests {
         assert!(!windows.swallow(1, now));
         windows.add(now + 5 * MS, now + 7 * MS);
         windows.add(now + 9 * MS, now + 10 * MS);
-        let swallowed: Vec<u32> =
-            (0..12_000).step_by(250).filter(|at| windows.swallow(3, now + US * *at)).collect();
+        let swallowed: Vec<u32> = (0..12_000).step_by(250).filter(|at| windows.swallow(3, now + US * *at)).collect();
         assert_eq!(swallowed, [5000, 5250, 5500, 5750, 6000, 6250, 6500, 6750, 9000, 9250, 9500, 9750]);
         assert_eq!(windows.all().map(|window| window.swallowed).collect::<Vec<_>>(), [24, 12]);
         assert!(!windows.swallow(1, now + 10 * MS));

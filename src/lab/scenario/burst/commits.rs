@@ -91,7 +91,10 @@ pub fn claim(report: &mut Report, all: &[Commits], slack: f64) {
         let found = format!("{sync:?}, local {local:?}; {counts:?} commits");
         let holds = sync <= local + promised + above && !counts.contains(&0);
         report.claim(
-            format!("PostgreSQL, survive_burst {promised:?}: p50 of a commit is at most local + {:?}", promised + above),
+            format!(
+                "PostgreSQL, survive_burst {promised:?}: p50 of a commit is at most local + {:?}",
+                promised + above
+            ),
             found.clone(),
             holds,
         );

@@ -107,12 +107,7 @@ pub struct Cell {
 }
 
 /// Measures all loads with a repair.
-pub fn measure(
-    stage: &Stage<'_>,
-    network: &Network<'_>,
-    repair: Repair,
-    trials: u32,
-) -> Result<Vec<Cell>, LabError> {
+pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials: u32) -> Result<Vec<Cell>, LabError> {
     let (text, block_symbols) = repair.profile();
     let label = if repair == Repair::Fixed { "fixed" } else { "survive" };
     let mut bench = Bench::start(stage, network, label, (text, "", block_symbols))?;
@@ -171,9 +166,7 @@ fn trial(bench: &mut Bench<'_>, cell: &mut Cell, rng: &mut SmallRng) -> Result<O
     }
     let packets = flow.packets;
     let judged = bench.judge(flow, violations)?;
-    let windows = bench.wan()?.interruptions().map_err(LabError::doing("ask for the interruptions"))?;
-    let of_trial = windows.iter().find(|it| it.direction == 0 && it.from_ns == window.from_ns);
-    let swallowed = of_trial.map_or(0, |it| it.swallowed);
+    let swallowed = bench.wan()?.look_at(&window).map_err(LabError::doing("ask for an interruption"))?.swallowed;
     cell.trials += 1;
     cell.hit += u32::from(swallowed > 0);
     cell.swallowed += swallowed;

@@ -123,7 +123,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         let pair = match arm.repair() {
             Some(repair) => {
                 let label = format!("congestion-{}", repair.len());
-                Some(Pair::start(&network, &PairOptions { label, repair: repair.to_owned(), ..PairOptions::default() })?)
+                Some(Pair::start(
+                    &network,
+                    &PairOptions { label, repair: repair.to_owned(), ..PairOptions::default() },
+                )?)
             }
             None => {
                 plain_route(&network, "add")?;
