@@ -43,7 +43,7 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, seconds: u64) -> Result
     let mut all = Vec::new();
     for survive_burst in PROMISES {
         let millis = survive_burst.as_millis();
-        let repair = format!("{{ residual: 1e-9, survive_burst: {millis}ms, max_overhead: 400%, min: 2 }}");
+        let repair = format!("{{ survive_burst: {millis}ms, max_overhead: 400%, min: 2 }}");
         let label = format!("commits-{millis}");
         let options =
             PairOptions { label, repair, block_symbols: 512, notify: Some("on_wire"), ..PairOptions::default() };

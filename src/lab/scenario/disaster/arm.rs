@@ -20,7 +20,7 @@ const MUCH_LOSS: f64 = 0.05;
 const BURSTS: (&str, f64) = ("interruptions 497ms 3ms", 0.006);
 /// The interruption that ends in the cut, and what survives it.
 const INTERRUPTION: Duration = Duration::from_millis(2);
-const SURVIVING: &str = "{ residual: 1e-9, survive_burst: 2ms, max_overhead: 400%, min: 4 }";
+const SURVIVING: &str = "{ survive_burst: 2ms, max_overhead: 400%, min: 4 }";
 
 /// What happens to the WAN before the cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
