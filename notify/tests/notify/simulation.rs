@@ -48,12 +48,13 @@ struct Connection {
     /// Every byte below is on the wire and survives an interruption of [`DEMANDED`], or is acknowledged.
     burst_truth: u64,
     acked: u64,
-    /// In the present run of the appliance: instance, first byte seen, bytes protected since, bytes early since, and the
-    /// promise.
+    /// In the present run of the appliance: instance, first byte seen, bytes protected since, bytes early since, bytes
+    /// protected since that survive [`DEMANDED`], and the promise.
     instance: u64,
     origin: u64,
     since: u64,
     early: u64,
+    surviving: u64,
     promise: u32,
     /// When the protected position last rose.
     raised: Option<Instant>,
@@ -146,6 +147,7 @@ impl World {
             origin: 0,
             since: 0,
             early: 0,
+            surviving: 0,
             promise: PROMISES[self.rng.random_range(0..PROMISES.len())],
             raised: None,
         }
@@ -222,8 +224,11 @@ impl World {
         if connection.origin <= connection.early_truth {
             connection.early_truth = connection.early_truth.max(early);
         }
-        if connection.origin <= connection.burst_truth && connection.promise >= DEMANDED {
-            connection.burst_truth = connection.burst_truth.max(reached);
+        if connection.promise >= DEMANDED {
+            connection.surviving = connection.since;
+        }
+        if connection.origin <= connection.burst_truth {
+            connection.burst_truth = connection.burst_truth.max(connection.origin + connection.surviving);
         }
         self.publish(flow, Event::Protected);
     }
@@ -263,7 +268,7 @@ impl World {
             connection.instance = self.instances;
             connection.written += self.rng.random_range(0..2) * self.rng.random_range(0..50_000);
             connection.origin = self.rng.random_range(connection.truth..=connection.written).max(1);
-            (connection.since, connection.early) = (0, 0);
+            (connection.since, connection.early, connection.surviving) = (0, 0, 0);
             connection.promise = PROMISES[self.rng.random_range(0..PROMISES.len())];
             connection.raised = None;
             self.publish(flow, Event::New);
