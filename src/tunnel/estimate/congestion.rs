@@ -38,6 +38,8 @@ const DEVIATIONS: f64 = 5.0;
 const LOSSES_MIN: f64 = 8.0;
 /// Fewer datagrams than this without delay are nothing to compare with.
 const COMPARED_MIN: f64 = 200.0;
+/// So many datagrams without delay, or at a low rate, are not forgotten.
+const REFERENCE: f64 = 2000.0;
 
 /// Datagrams that were sent under some condition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +52,11 @@ impl Tally {
     fn add(&mut self, other: &Self) {
         self.datagrams += other.datagrams;
         self.lost = (self.lost + other.lost).clamp(0.0, self.datagrams);
+    }
+
+    fn keep(&mut self, share: f64) {
+        self.datagrams *= share;
+        self.lost *= share;
     }
 
     fn share(&self) -> f64 {
@@ -121,13 +128,13 @@ impl Congestion {
     /// The round trips of a report.
     pub fn on_round_trip(&mut self, rtt: Duration, least: Duration, now: Instant) {
         let elapsed = now.saturating_duration_since(std::mem::replace(&mut self.heard_at, now));
-        let (least, within) =
-            (least.min(rtt), if self.is_found(now) { ROUTE_CHANGES_CONGESTED } else { ROUTE_CHANGES });
+        let within = if self.is_found(now) { ROUTE_CHANGES_CONGESTED } else { ROUTE_CHANGES };
         let known = self.least.unwrap_or(least);
         let risen =
             known + least.saturating_sub(known).mul_f64((elapsed.as_secs_f64() / within.as_secs_f64()).min(1.0));
-        self.least = Some(risen.min(least));
-        self.delay = self.delay.max(rtt.saturating_sub(risen.min(least)));
+        let least = risen.min(least);
+        self.least = Some(least);
+        self.delay = self.delay.max(rtt.saturating_sub(least));
     }
 
     /// What a report says of the time `covers`, in which losses came `clumping` at a time. `rate` is what is sent: in datagrams a
@@ -176,9 +183,11 @@ impl Congestion {
         let kept = |half_life: Duration| (-elapsed.as_secs_f64() / half_life.as_secs_f64()).exp2();
         self.peak *= kept(PEAK_HALF_LIFE);
         let kept = kept(HALF_LIFE);
-        for tally in [&mut self.delayed, &mut self.prompt, &mut self.fast, &mut self.slow] {
-            tally.datagrams *= kept;
-            tally.lost *= kept;
+        self.delayed.keep(kept);
+        self.fast.keep(kept);
+        // What others are compared with is kept until there is something newer: a link may be busy for hours.
+        for tally in [&mut self.prompt, &mut self.slow] {
+            tally.keep(kept.max((REFERENCE / tally.datagrams).min(1.0)));
         }
         self.at = now;
     }

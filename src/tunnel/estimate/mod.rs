@@ -82,8 +82,8 @@ impl Estimator {
         self.evidence.on_sent(datagrams);
     }
 
-    /// Takes a report; its runs must be of the session under which datagrams leave now. `rtt` is the round trip, and `least_rtt`
-    /// the least of the last seconds.
+    /// Takes a report; its runs must be of the session under which datagrams leave now. `rtt` is the round trip, less
+    /// the time in queues of this node, and `least_rtt` the least of the last seconds.
     pub fn on_report(&mut self, report: &Report, rtt: Option<Duration>, least_rtt: Option<Duration>, now: Instant) {
         // Before the counts: each run is compared with what was known without it.
         let runs = report.extension.iter().flat_map(|extension| &extension.runs);

@@ -160,7 +160,7 @@ fn independent(loss: f64, seed: u64) -> impl FnMut(&mut Link) -> bool {
 fn the_loss_is_below_its_bound_and_near_its_value() {
     for (loss, apart, train) in [(0.0003, 100, 1), (0.01, 1000, 5), (0.05, 10_000, 4)] {
         let mut inside = 0;
-        for seed in 0..40 {
+        for seed in 0..20 {
             let mut link = Link::new();
             link.send(20_000 * MS, Duration::from_micros(apart), train, independent(loss, seed));
             let found = link.estimate();
@@ -173,7 +173,7 @@ fn the_loss_is_below_its_bound_and_near_its_value() {
             assert!(!link.was_congested && !found.model_violated, "seed {seed}: {found:?}");
             assert!(found.age.is_some_and(|age| age <= REPORTS_EVERY * 4), "seed {seed}: {found:?}");
         }
-        assert!(inside >= 36, "loss {loss}: {inside} of 40");
+        assert!(inside >= 18, "loss {loss}: {inside} of 20");
     }
 }
 
@@ -183,7 +183,7 @@ fn the_loss_of_interruptions_is_below_its_bound_and_their_time_is_found() {
         [(0.0, 0.3, 0.003, 250, 1), (0.005, 0.5, 0.005, 200, 2), (0.01, 0.4, 0.02, 2000, 4)]
     {
         let (mut inside, mut near, mut violated) = (0, 0, 0);
-        for seed in 0..40 {
+        for seed in 0..20 {
             let mut states = States::new(seed, good_loss, [good, bad]);
             let loss = states.mean_loss();
             let mut link = Link::new();
@@ -202,13 +202,13 @@ fn the_loss_of_interruptions_is_below_its_bound_and_their_time_is_found() {
             );
             assert!(found.last_minute.longest.at_least.as_secs_f64() < bad * 14.0, "seed {seed}: {found:?}");
         }
-        assert!(inside >= 36 && near >= 36 && violated <= 2, "{bad} s bad: {inside}, {near}, {violated} of 40");
+        assert!(inside >= 18 && near >= 18 && violated <= 1, "{bad} s bad: {inside}, {near}, {violated} of 20");
     }
 }
 
 #[test]
 fn a_run_that_the_fit_does_not_allow_violates_it_for_a_minute() {
-    for seed in 0..5 {
+    for seed in 0..3 {
         let mut link = Link::new();
         let mut states = States::new(seed, 0.001, [0.3, 0.002]);
         link.send(65_000 * MS, MS / 5, 2, |link| states.loses(link.now));
@@ -245,7 +245,7 @@ fn queue(capacity: f64, most: Duration, loss: f64, seed: u64) -> impl FnMut(&mut
 fn losses_of_a_full_queue_are_congestion() {
     // The queue is deep, so delay shows it; or shallow, so only the rate does.
     for (most, loss) in [(60, 0.0), (60, 0.01), (2, 0.0), (2, 0.003)] {
-        for seed in 0..10 {
+        for seed in 0..5 {
             let mut link = Link::new();
             let mut lossy = queue(5000.0, MS * most, loss, seed);
             // Below the capacity nothing is lost for long; the sender then sends a third more than the link takes.
@@ -274,7 +274,7 @@ fn an_overload_without_pause_is_congestion() {
 #[test]
 fn losses_that_do_not_depend_on_delay_and_rate_are_not_congestion() {
     for (loss, jitter) in [(0.01, 0), (0.05, 0), (0.02, 8), (0.05, 4)] {
-        for seed in 0..10 {
+        for seed in 0..5 {
             let mut link = Link::new();
             let mut random = SmallRng::seed_from_u64(seed);
             let mut lossy = |link: &mut Link| {
@@ -291,8 +291,21 @@ fn losses_that_do_not_depend_on_delay_and_rate_are_not_congestion() {
 }
 
 #[test]
+fn losses_on_a_link_that_is_always_delayed_are_those_that_it_always_has() {
+    for seed in 0..2 {
+        let mut link = Link::new();
+        let mut lossy = independent(0.02, seed);
+        link.send(5_000 * MS, MS, 1, &mut lossy);
+        // Something else fills the queue, perhaps that of the other direction.
+        link.queued = 40 * MS;
+        link.send(150_000 * MS, MS / 2, 1, &mut lossy);
+        assert!(!link.was_congested, "seed {seed}: {:?}", link.estimator.congestion);
+    }
+}
+
+#[test]
 fn interruptions_at_a_changing_rate_are_not_congestion() {
-    for seed in 0..10 {
+    for seed in 0..5 {
         let mut link = Link::new();
         let mut states = States::new(seed, 0.001, [0.5, 0.004]);
         for turn in 1..60 {

@@ -1,6 +1,6 @@
 //! What is known of the link to a peer: feeds the estimator of [`crate::tunnel::estimate`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Peer;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
@@ -32,6 +32,9 @@ impl Peer {
         if let Some(extension) = report.extension.as_mut().filter(|_| !is_current) {
             extension.runs.clear();
         }
-        self.estimator.on_report(report, self.reporting.rtt(), self.reporting.least_rtt(), now);
+        // What waits here for the rate of the path is no queue of the path.
+        let own_queue = self.settings.bytes_per_second.map_or(Duration::ZERO, |_| self.settings.queue_max);
+        let rtt = self.reporting.rtt().map(|rtt| rtt.saturating_sub(own_queue));
+        self.estimator.on_report(report, rtt, self.reporting.least_rtt(), now);
     }
 }
