@@ -221,7 +221,8 @@ fn check_times(config: &Config, reading: &mut Reading<'_>) {
             "redundancy.{}.close_after and redundancy.{}.repair.survive_burst together: {close} and {burst}",
             slowest.name, latest.name
         );
-        let hint = "late repair comes survive_burst after its block closes: wait longer here, or shorten one of the two";
+        let hint =
+            "late repair comes survive_burst after its block closes: wait longer here, or shorten one of the two";
         reading.error("delivery.hold", &found(&than), &allowed, hint);
     }
 }
@@ -246,7 +247,8 @@ fn check_plans(config: &Config, reading: &mut Reading<'_>) {
             let plan = plan::choose(&targets.into(), &profile.limits(peer.path.symbol_size()), &link);
             for unreached in &plan.unreached {
                 let key = format!("redundancy.{}.repair.{}", profile.name, unreached.target.key());
-                let found = format!("cannot be reached at the path.rate of {rate} to {}: {}", peer.name, unreached.cause);
+                let found =
+                    format!("cannot be reached at the path.rate of {rate} to {}: {}", peer.name, unreached.cause);
                 let remedies: Vec<_> = unreached.remedies.iter().map(ToString::to_string).collect();
                 let hint = match &remedies[..] {
                     [] => "lower the targets".to_owned(),
