@@ -11,6 +11,7 @@ use crate::config::gate::{Gate, Gates};
 use crate::config::units::show_duration;
 use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair, gate_file};
 use crate::gate::tls::Tls;
+use crate::plan::{self, prediction::Prediction, prediction::Traffic};
 
 /// Check a configuration file and say what it would run
 #[derive(Debug, Args)]
@@ -199,14 +200,32 @@ fn show_profile(f: &mut fmt::Formatter<'_>, profile: &Profile) -> fmt::Result {
             let overhead = f64::from(symbols) / f64::from(k.max(1)) * 100.0;
             line(f, &profile.name, format_args!("k {k}, m {symbols}, overhead {overhead:.1} %, {closes}"))
         }
-        Repair::Targets(targets) => {
+        Repair::Targets(planned) => {
+            let targets = planned;
             let residual = targets.residual.map_or("none".to_owned(), |residual| format!("{residual:e}"));
             let burst = show_duration(targets.survive_burst);
             let (min, most) = (targets.min, targets.max_overhead * 100.0);
             let targets = format!("residual {residual}, survives {burst}, m at least {min}, overhead at most {most} %");
-            line(f, &profile.name, format_args!("planned: {targets}; {closes} at the latest"))
+            line(f, &profile.name, format_args!("planned: {targets}; {closes} at the latest"))?;
+            show_plan(f, profile, planned)
         }
     }
+}
+
+/// What would be planned for a lone commit at the assumed loss.
+fn show_plan(f: &mut fmt::Formatter<'_>, profile: &Profile, targets: config::Targets) -> fmt::Result {
+    const COMMIT: usize = 4;
+    // On an idle link the size of symbols has no effect.
+    let plan = plan::choose(&targets.into(), &profile.limits(1408), &targets.assumed_link(0.0));
+    let lone = Prediction::new(&plan, Traffic::Lone(COMMIT));
+    let (early, late) = (lone.early, lone.late);
+    let loss = targets.assume_loss * 100.0;
+    line(
+        f,
+        "",
+        format_args!("at {loss} % loss: {early} early and {late} late repair symbols for a commit of {COMMIT}"),
+    )?;
+    plan.unreached.iter().try_for_each(|unreached| line(f, "", unreached))
 }
 
 fn show_rule(f: &mut fmt::Formatter<'_>, config: &Config, rule: &PolicyRule) -> fmt::Result {

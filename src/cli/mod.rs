@@ -9,6 +9,7 @@
 pub mod check;
 mod destination;
 pub mod drain;
+pub mod explain;
 pub mod flows;
 pub mod gate;
 pub mod keygen;
@@ -68,6 +69,8 @@ pub enum Command {
     Drain(drain::Drain),
     /// Check a configuration file and say what it would run
     Check(check::Check),
+    /// Say what a redundancy profile is worth on a link: delay, overhead, the interruption it survives, the chance of a loss
+    Explain(explain::Explain),
     /// Make a private key, or a notification key
     Keygen(keygen::Keygen),
     /// Print the public key of a private key
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),
         },

@@ -9,6 +9,7 @@ use super::table::Reading;
 use super::units::show_duration;
 use super::{Config, Endpoint, Offload};
 use crate::notify::message::MAX_PEERS;
+use crate::plan;
 
 /// Notes what is wrong between the values of `config`; some values may be stand-ins for wrong ones.
 pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
     check_notify(config, reading);
     check_times(config, reading);
     if reading.is_clean() {
+        check_plans(config, reading);
         warn_of_useless_rules(config, reading);
     }
 }
@@ -202,15 +204,59 @@ fn check_notify(config: &Config, reading: &mut Reading<'_>) {
 }
 
 fn check_times(config: &Config, reading: &mut Reading<'_>) {
+    let hold = config.delivery.hold;
+    let found = |than: &str| format!("found {}, shorter than {than}", show_duration(hold));
     let slowest = config.profiles.iter().max_by_key(|profile| profile.close_after);
-    if let Some(profile) = slowest
-        && config.delivery.hold < profile.close_after
-    {
-        let hold = show_duration(config.delivery.hold);
-        let close = show_duration(profile.close_after);
-        let found = format!("found {hold}, shorter than redundancy.{}.close_after: {close}", profile.name);
+    let latest = config.profiles.iter().max_by_key(|profile| profile.survive_burst());
+    let (Some(slowest), Some(latest)) = (slowest, latest) else { return };
+    let least = slowest.close_after + latest.survive_burst();
+    let allowed = format!("{} to 10s", show_duration(least));
+    if hold < slowest.close_after {
+        let than = format!("redundancy.{}.close_after: {}", slowest.name, show_duration(slowest.close_after));
         let hint = "a lost symbol's repair comes when its block closes: whoever waits less never sees it";
-        reading.error("delivery.hold", &found, &format!("{close} to 10s"), hint);
+        reading.error("delivery.hold", &found(&than), &allowed, hint);
+    } else if hold < least {
+        let (close, burst) = (show_duration(slowest.close_after), show_duration(latest.survive_burst()));
+        let than = format!(
+            "redundancy.{}.close_after and redundancy.{}.repair.survive_burst together: {close} and {burst}",
+            slowest.name, latest.name
+        );
+        let hint =
+            "late repair comes survive_burst after its block closes: wait longer here, or shorten one of the two";
+        reading.error("delivery.hold", &found(&than), &allowed, hint);
+    }
+}
+
+/// The targets that a planned profile cannot reach at the rate of the path, each once.
+fn check_plans(config: &Config, reading: &mut Reading<'_>) {
+    let mut judged = Vec::new();
+    for peer in &config.peers {
+        let Some(rate) = peer.path.rate else { continue };
+        for (number, profile) in config.profiles.iter().enumerate() {
+            let is_used = usize::from(peer.redundancy) == number
+                || config.policy.iter().any(|rule| usize::from(rule.redundancy) == number);
+            let Some(targets) = profile.targets().filter(|_| is_used) else { continue };
+            let case = (number, rate, peer.path.symbol_size());
+            if judged.contains(&case) || peer.path.symbol_size() == 0 {
+                continue;
+            }
+            judged.push(case);
+            // The path carries repair too.
+            let source = rate.bytes_per_second() as f64 / (1.0 + targets.max_overhead);
+            let link = targets.assumed_link(source / f64::from(peer.path.symbol_size()));
+            let plan = plan::choose(&targets.into(), &profile.limits(peer.path.symbol_size()), &link);
+            for unreached in &plan.unreached {
+                let key = format!("redundancy.{}.repair.{}", profile.name, unreached.target.key());
+                let found =
+                    format!("cannot be reached at the path.rate of {rate} to {}: {}", peer.name, unreached.cause);
+                let remedies: Vec<_> = unreached.remedies.iter().map(ToString::to_string).collect();
+                let hint = match &remedies[..] {
+                    [] => "lower the targets".to_owned(),
+                    some => format!("what would reach it: {}", some.join(", or ")),
+                };
+                reading.error(&key, &found, "", &hint);
+            }
+        }
     }
 }
 

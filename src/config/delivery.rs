@@ -52,9 +52,10 @@ impl Delivery {
         let ordering = table.field("ordering").choose(&ordering, reading);
         let longest = Duration::from_secs(10);
         let hold = duration(&table.field("hold"), Duration::from_millis(1)..=longest, reading);
-        let slowest = profiles.iter().map(|profile| profile.close_after).max();
+        let slowest = profiles.iter().map(|profile| profile.close_after).max().unwrap_or_default();
+        let latest = profiles.iter().map(Profile::survive_burst).max().unwrap_or_default();
         let last_hop = table.field("last_hop").choose(&[("on", true), ("off", false)], reading);
-        let default = (slowest.unwrap_or_default() * 4).max(Duration::from_millis(20));
+        let default = (slowest * 4).max(slowest + latest * 2).max(Duration::from_millis(20));
         let hold = hold.unwrap_or(default.min(longest));
         let hold_max = duration(&table.field("hold_max"), hold..=longest, reading);
         Self {

@@ -8,6 +8,7 @@ use super::problem::did_you_mean;
 use super::schema;
 use super::table::{Field, Reading, Table};
 use super::units::{parse_duration, parse_fraction, parse_percent, show_duration};
+use crate::plan;
 
 /// How the traffic of one kind is cut into blocks and protected.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +86,30 @@ impl Default for Targets {
 }
 
 impl Profile {
+    /// What must hold, if this profile has targets.
+    pub fn targets(&self) -> Option<Targets> {
+        match self.repair {
+            Repair::Targets(targets) => Some(targets),
+            Repair::None | Repair::Fixed { .. } => None,
+        }
+    }
+
+    /// How long after the early repair symbols of a block the late ones leave; zero without any.
+    pub fn survive_burst(&self) -> Duration {
+        self.targets().map_or(Duration::ZERO, |targets| targets.survive_burst)
+    }
+
+    /// Within what a plan for this profile must stay, on a path with symbols of so many bytes.
+    pub fn limits(&self, symbol_bytes: u16) -> plan::Limits {
+        plan::Limits {
+            block_symbols: self.block_symbols.into(),
+            close_after: self.close_after,
+            base_close_when_idle: self.close_when_idle,
+            base_close_after: plan::CLOSE_AFTER,
+            symbol_bytes: symbol_bytes.into(),
+        }
+    }
+
     pub(super) fn read_all(root: &Table<'_>, reading: &mut Reading<'_>) -> Vec<Self> {
         let field = root.field("redundancy");
         if !field.is_present() {
@@ -170,7 +195,20 @@ impl Repair {
 /// The keys of targets.
 const TARGETS: [&str; 4] = ["residual", "survive_burst", "max_overhead", "min"];
 
+impl From<Targets> for plan::Targets {
+    fn from(targets: Targets) -> Self {
+        let Targets { residual, survive_burst, max_overhead, min, .. } = targets;
+        Self { residual, survive_burst, max_overhead, min: min.into() }
+    }
+}
+
 impl Targets {
+    /// The link that is assumed until enough has been measured, at a rate in source symbols a second.
+    pub fn assumed_link(&self, symbols_per_second: f64) -> plan::Link {
+        let loss = self.assume_loss;
+        plan::Link { loss, bursts: None, symbols_per_second, congested: false, peer_knows_late: true }
+    }
+
     fn read(table: &Table<'_>, reading: &mut Reading<'_>) -> Self {
         let default = Self::default();
         let chance = |text: &str| match text.parse().or_else(|_| parse_fraction(text))? {

@@ -13,6 +13,8 @@ use super::gilbert_elliott::GilbertElliott;
 
 /// What is too small to count.
 const NEGLIGIBLE: f64 = 1e-60;
+/// What is dropped while symbols are added.
+const VANISHING: f64 = 1e-100;
 
 /// Blocks of rising length on a link, and the chance that each is lost.
 #[derive(Clone, Debug)]
@@ -23,6 +25,7 @@ pub struct BlockFailures {
     until_late: (f64, f64),
     /// How likely the link is in the state, good or bad, when the last source symbol leaves, after so many losses.
     after: [Vec<f64>; 2],
+    source_symbols: usize,
     ln_factorials: Vec<f64>,
     /// How likely more than so many late symbols are lost if the link was in the state, good or bad, at the early ones.
     late: [Vec<f64>; 2],
@@ -37,6 +40,7 @@ impl BlockFailures {
             between: link.changes(apart),
             until_late: link.changes(late_after),
             after: [vec![1.0 - bad], vec![bad]],
+            source_symbols: 0,
             ln_factorials: vec![0.0],
             late: [Vec::new(), Vec::new()],
         }
@@ -45,7 +49,8 @@ impl BlockFailures {
     /// One more source symbol.
     pub fn add_source(&mut self) {
         let [good, bad] = &mut self.after;
-        if good.len() > 1 {
+        self.source_symbols += 1;
+        if self.source_symbols > 1 {
             let (to_bad, to_good) = self.between;
             for (good, bad) in good.iter_mut().zip(bad.iter_mut()) {
                 let change = (*good * to_bad, *bad * to_good);
@@ -57,16 +62,23 @@ impl BlockFailures {
             let mut fewer = 0.0;
             for chance in state.iter_mut() {
                 let here = *chance;
-                *chance = here * (1.0 - loss) + fewer * loss;
+                let now = here * (1.0 - loss) + fewer * loss;
+                // Numbers that are nearly zero are slow to compute with.
+                *chance = if now < VANISHING { 0.0 } else { now };
                 fewer = here;
             }
-            state.push(fewer * loss);
+            state.push(if fewer * loss < VANISHING { 0.0 } else { fewer * loss });
+        }
+        let [good, bad] = &mut self.after;
+        while good.len() > 1 && good.last() == Some(&0.0) && bad.last() == Some(&0.0) {
+            good.pop();
+            bad.pop();
         }
     }
 
     /// Source symbols so far, k.
     pub fn source_symbols(&self) -> usize {
-        self.after[0].len() - 1
+        self.source_symbols
     }
 
     /// The chance that more than `early + late` of the symbols are lost, if so many repair symbols leave at the two moments.

@@ -109,17 +109,19 @@ impl Choice {
             unreached.push(Unreached { target, cause, remedies: vec![Remedy::NewerPeer] });
             late = Duration::ZERO;
         }
-        if let Some(fitting) = self.fit(late) {
-            return self.finish(fitting, late, unreached);
-        }
+        let mut too_dear = match self.fit(late) {
+            Ok(fitting) => return self.finish(fitting, late, unreached),
+            Err(early) => early,
+        };
         if !late.is_zero() {
-            unreached.push(self.too_dear(Target::SurviveBurst, &self.single(), late));
-            if let Some(fitting) = self.fit(Duration::ZERO) {
-                return self.finish(fitting, Duration::ZERO, unreached);
-            }
+            unreached.push(self.too_dear(Target::SurviveBurst, &too_dear, late));
+            too_dear = match self.fit(Duration::ZERO) {
+                Ok(fitting) => return self.finish(fitting, Duration::ZERO, unreached),
+                Err(early) => early,
+            };
         }
         if self.residual.is_some() {
-            unreached.push(self.too_dear(Target::Residual, &self.single(), Duration::ZERO));
+            unreached.push(self.too_dear(Target::Residual, &too_dear, Duration::ZERO));
         }
         let fitting = self.cut();
         let is_within = |&rate: &f64| {
@@ -191,22 +193,26 @@ impl Choice {
         Fitting { early, close_when_idle: base_close_when_idle, close_after: base_close_after }
     }
 
-    /// The shortest blocks with which everything is within what is allowed.
-    fn fit(&self, late: Duration) -> Option<Fitting> {
+    /// The shortest blocks with which everything is within what is allowed; else the symbols that were too many.
+    fn fit(&self, late: Duration) -> Result<Fitting, Early> {
         let single = self.single();
         // What bursts need comes on top, so what single losses need must fit in any case.
         if self.fits(&single, self.limits.base_close_after, late) {
             let mut early = single.clone();
             self.add_bursts(&mut early, Duration::ZERO, late);
             if self.fits(&early, self.limits.base_close_after, late) {
-                return Some(self.short(early));
+                return Ok(self.short(early));
             }
         }
-        self.span(&single, late)?;
+        if self.span(&single, late).is_none() {
+            return Err(single);
+        }
         let mut early = single;
         self.add_bursts(&mut early, apart(self.rates[2]), late);
-        let span = self.span(&early, late)?;
-        Some(Fitting { early, close_when_idle: span, close_after: span })
+        match self.span(&early, late) {
+            Some(span) => Ok(Fitting { early, close_when_idle: span, close_after: span }),
+            None => Err(early),
+        }
     }
 
     fn fits(&self, early: &Early, close_after: Duration, late: Duration) -> bool {
@@ -265,10 +271,12 @@ impl Choice {
     fn longer_block(&self, early: &Early, longest: usize, late: Duration) -> Option<Remedy> {
         let [low, _, high] = self.rates;
         let allowed = self.allowed(high);
+        // With bursts a longer block may need more than this estimates, so nothing is promised.
+        let needs_more = self.residual.is_some() && early.symbols != self.single().symbols;
         let mut m = usize::from(early.symbols[longest - 1]);
         let lengths = std::iter::successors(Some(longest + 1), |k| Some(k + 1 + k / 32));
-        for k in lengths.take_while(|&k| k <= MOST_SYMBOLS && span_of(k, low) <= LONGEST) {
-            if let (Some(target), true) = (self.residual, early.symbols.first() != early.symbols.last()) {
+        for k in lengths.take_while(|&k| !needs_more && k <= MOST_SYMBOLS && span_of(k, low) <= LONGEST) {
+            if let Some(target) = self.residual {
                 // A plan may give it what a length up to a sixteenth longer needs.
                 m = fewest(k + k / 16 + 1, m, self.link.loss, target.ln());
             }

@@ -54,26 +54,43 @@ impl Early {
     /// Adds what is needed on a link with bursts, where source symbols leave `apart` from each other, and the late ones
     /// `survive_burst` after the last. A length that cannot be helped keeps its number.
     pub fn add_for_bursts(&mut self, target: f64, link: GilbertElliott, apart: Duration, survive_burst: Duration) {
+        let late = |k| late_symbols(k, apart, survive_burst);
         let mut failures = BlockFailures::new(link, apart, survive_burst);
-        let (mut least, mut hopeless_below) = (0, 0);
-        for k in 1..=self.symbols.len() {
-            failures.add_source();
-            let late = late_symbols(k, apart, survive_burst);
+        let (mut filled, mut least, mut hopeless_below) = (0, 0, 0);
+        while filled < self.symbols.len() {
+            let k = rung_after(filled).min(self.symbols.len());
+            let mut each = failures.clone();
+            (filled..k).for_each(|_| failures.add_source());
+            // A length up to k is no likelier lost: fewer source symbols, and at least as many late ones as the shortest has.
             let before = least.max(usize::from(self.symbols[k - 1]));
-            let chance = failures.failure(before, late);
-            least = before;
-            if chance > target {
-                // A length that is a little longer than a hopeless one is not tried: each trial is dear.
-                let most = (2 * k + TRIED).min(MOST).max(before);
-                let at_best = if k < hopeless_below { chance } else { failures.failure(most, late) };
-                if at_best > target {
-                    self.note(k, at_best);
-                    hopeless_below = hopeless_below.max(k + k / 4 + 1);
-                } else {
-                    least = bisect(before, most, |m| failures.failure(m, late) <= target);
-                }
+            let fewest_late = late(filled + 1);
+            let enough = if k < hopeless_below {
+                None
+            } else {
+                search(before, most(k), |m| failures.failure(m, fewest_late) <= target)
+            };
+            if let Some(m) = enough {
+                least = m;
+                self.symbols[filled..k].fill(entry(m));
+                filled = k;
+                continue;
             }
-            self.symbols[k - 1] = entry(least);
+            for k in filled + 1..=k {
+                each.add_source();
+                least = least.max(usize::from(self.symbols[k - 1]));
+                // A length that is a little longer than a hopeless one is not tried: each trial is dear.
+                if k >= hopeless_below {
+                    match search(least, most(k), |m| each.failure(m, late(k)) <= target) {
+                        Some(m) => least = m,
+                        None => {
+                            self.note(k, each.failure(most(k).max(least), late(k)));
+                            hopeless_below = k + k / 4 + 1;
+                        }
+                    }
+                }
+                self.symbols[k - 1] = entry(least);
+            }
+            filled = k;
         }
     }
 
@@ -91,6 +108,20 @@ pub fn fewest(k: usize, least: usize, loss: f64, ln_target: f64) -> usize {
         return least;
     }
     bisect(least, MOST.max(least), is_enough)
+}
+
+/// The most early symbols that are tried for k source symbols where there are bursts.
+fn most(k: usize) -> usize {
+    (2 * k + TRIED).min(MOST)
+}
+
+/// The fewest from `least` to `most` that is enough, if `most` is.
+fn search(least: usize, most: usize, mut is_enough: impl FnMut(usize) -> bool) -> Option<usize> {
+    let most = most.max(least);
+    if is_enough(least) {
+        return Some(least);
+    }
+    is_enough(most).then(|| bisect(least, most, is_enough))
 }
 
 /// The fewest that is enough: more than `too_few`, at most `most`, which counts as enough. It looks near `too_few` first.
