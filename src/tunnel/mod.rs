@@ -56,6 +56,7 @@
 //! ends.
 
 pub mod block_event;
+mod codel;
 mod datagram_loss;
 pub mod drop_reason;
 pub mod endpoint;
@@ -67,6 +68,7 @@ pub mod keys;
 pub mod lost_blocks;
 mod mac;
 pub mod outbox;
+pub mod outer_class;
 mod pacer;
 pub mod peer;
 pub mod policy;

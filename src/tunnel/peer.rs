@@ -4,6 +4,7 @@
 //! [`Peer::reserve`] for packets out and [`Peer::handle_source`] for datagrams in.
 
 mod address;
+mod congestion;
 mod memory;
 mod receive_progress;
 mod reports;
@@ -18,6 +19,7 @@ use super::feedback::Feedback;
 use super::handshake::{Established, Role};
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
+use super::outer_class::OuterRule;
 use super::pacer::Pacer;
 use super::policy::Policy;
 use super::receiver::{Delivery, Ready, Receiver};
@@ -27,8 +29,9 @@ use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
 use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
-use crate::wire::payload_id::{RepairId, SourceId};
 use crate::wire::report::Reception;
+
+pub use congestion::Marks;
 
 /// What is configured about a peer.
 #[derive(Clone, Debug)]
@@ -41,6 +44,10 @@ pub struct PeerSettings {
     pub bytes_per_second: Option<u64>,
     /// How long a packet may wait for that rate.
     pub queue_max: Duration,
+    /// The DSCP and ECN field of datagrams.
+    pub outer: OuterRule,
+    /// Packets that were rebuilt are marked while the peer meets congestion.
+    pub signals_rebuilt: bool,
     /// Which packet gets which profile.
     pub policy: Policy,
     /// Protection is claimed toward this peer: blocks are followed until they have left this host, and the peer is
@@ -88,6 +95,7 @@ pub struct Peer {
     report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
+    marks: Marks,
     train_watch: TrainWatch,
     /// A finding about trains that was not polled yet.
     train_news: Option<TrainNews>,
@@ -121,6 +129,7 @@ impl Peer {
             feedback: None,
             report_turn: 0,
             reception: Reception::default(),
+            marks: Marks::default(),
             train_watch: TrainWatch::default(),
             train_news: None,
             scratch: Vec::new(),
@@ -187,7 +196,7 @@ impl Peer {
 
     /// Closes every open block now, for example before the lane stops.
     pub fn flush(&mut self, code: &mut Code, now: Instant) {
-        self.with_egress(code, now, |sender, egress| sender.close(egress));
+        self.with_egress(code, now, |sender, egress| sender.close(egress, now));
     }
 
     /// Takes the keys of a finished handshake.
@@ -228,18 +237,6 @@ impl Peer {
         if newest && self.sessions.is_current(receiver_index) {
             self.send_to(from, now);
         }
-    }
-
-    /// Takes a source symbol.
-    pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
-        let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_source(id, symbol, ingress))
-    }
-
-    /// Takes a repair symbol.
-    pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
-        let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_repair(id, symbol, ingress))
     }
 
     /// The next ADU that may leave, and its profile.
@@ -355,8 +352,8 @@ impl Peer {
         if self.senders.len() <= index {
             self.senders.resize_with(index + 1, || None);
         }
-        let symbol_size = self.settings.symbol_size;
-        self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size)))
+        let (symbol_size, outer) = (self.settings.symbol_size, self.settings.outer);
+        self.senders[index].get_or_insert_with(|| Box::new(Sender::new(profile.clone(), symbol_size, outer)))
     }
 
     /// Runs `act` for each sender and returns true. Without a session, abandons their blocks and returns false.
@@ -449,6 +446,8 @@ mod tests {
             symbol_size: 1408,
             bytes_per_second: None,
             queue_max: Duration::ZERO,
+            outer: OuterRule::default(),
+            signals_rebuilt: false,
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };

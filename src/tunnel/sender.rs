@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
 use super::outbox::Outbox;
+use super::outer_class::{OuterRule, SymbolClasses};
 use super::session::Session;
 use crate::fec::code::Code;
 use crate::fec::plan::Plan;
 use crate::fec::source_block::SourceBlock;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
 use crate::wire::payload_id::{BlockId, PAYLOAD_ID_LEN, RepairId, SourceId};
+use crate::wire::traffic_class::TrafficClass;
 use crate::wire::virtio::VirtioHeader;
 
 /// How blocks of a profile are closed and how many repair symbols they get.
@@ -57,6 +59,12 @@ pub struct Sent {
     pub bytes: u64,
     /// Packets and super-packets that were dropped because too much waited for the path's rate.
     pub queue_dropped: u64,
+    /// Packets, and first segments of super-packets, that were dropped because the queue for the path's rate stands.
+    pub standing_dropped: u64,
+    /// Packets and super-packets that were marked for the same reason.
+    pub standing_marked: u64,
+    /// Repair symbols that were not sent for the same reason.
+    pub repair_shed: u64,
 }
 
 impl Sent {
@@ -71,6 +79,9 @@ impl Sent {
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
         self.queue_dropped += other.queue_dropped;
+        self.standing_dropped += other.standing_dropped;
+        self.standing_marked += other.standing_marked;
+        self.repair_shed += other.repair_shed;
     }
 }
 
@@ -90,11 +101,11 @@ pub struct Egress<'a> {
 
 impl Egress<'_> {
     /// Seals one datagram of `prefix` and `body` straight into the outbox.
-    pub fn seal(&mut self, datagram_type: DatagramType, prefix: &[u8], body: &[u8]) {
+    pub fn seal(&mut self, datagram_type: DatagramType, class: TrafficClass, prefix: &[u8], body: &[u8]) {
         let header = self.session.next_header(datagram_type);
         let clear = header.emit();
         let len = HEADER_LEN + prefix.len() + body.len() + TAG_LEN;
-        let datagram = self.outbox.append(len);
+        let datagram = self.outbox.append(len, class);
         let (head, sealed) = datagram.split_at_mut(HEADER_LEN);
         let (text, tag) = sealed.split_at_mut(prefix.len() + body.len());
         head.copy_from_slice(&clear);
@@ -111,6 +122,7 @@ impl Egress<'_> {
 pub struct Sender {
     profile: Profile,
     block: SourceBlock,
+    classes: SymbolClasses,
     repair: Vec<u8>,
     symbol_size: usize,
     sbn: u64,
@@ -121,11 +133,13 @@ pub struct Sender {
 
 impl Sender {
     /// A sender that has sent nothing yet.
-    pub fn new(profile: Profile, symbol_size: usize) -> Self {
+    pub fn new(profile: Profile, symbol_size: usize, outer: OuterRule) -> Self {
         let block = SourceBlock::new(symbol_size, profile.block_symbols);
+        let classes = SymbolClasses::new(outer, SourceBlock::symbols_max(symbol_size, profile.block_symbols));
         Self {
             profile,
             block,
+            classes,
             repair: Vec::new(),
             symbol_size,
             sbn: 0,
@@ -144,12 +158,13 @@ impl Sender {
     pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>, now: Instant) {
         self.opened_at.get_or_insert(now);
         self.idle_since = None;
-        self.block.commit(virtio, len);
+        let class = TrafficClass::of(&self.block.room()[..len]);
+        self.classes.add(self.block.commit(virtio, len), class);
         egress.sent.adus += 1;
         egress.sent.adu_bytes += len as u64;
         self.send_finished(egress);
         if self.block.symbols() >= self.profile.block_symbols {
-            self.close(egress);
+            self.close(egress, now);
         }
     }
 
@@ -165,7 +180,7 @@ impl Sender {
     /// Closes the block if its deadline has passed.
     pub fn handle_timeout(&mut self, egress: &mut Egress<'_>, now: Instant) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.close(egress);
+            self.close(egress, now);
         }
     }
 
@@ -183,15 +198,19 @@ impl Sender {
         !self.block.is_empty()
     }
 
-    /// Closes the open block now: sends what is left of it and its repair symbols.
-    pub fn close(&mut self, egress: &mut Egress<'_>) {
+    /// Closes the open block now: sends what is left of it and its repair symbols. Behind a queue that stands there are
+    /// none, so the block is never protected: they would make the congestion worse that they are meant to survive.
+    pub fn close(&mut self, egress: &mut Egress<'_>, now: Instant) {
         if !self.is_open() {
             return;
         }
         self.block.finish_symbol();
         self.send_finished(egress);
         let k = self.block.finished();
-        let m = self.profile.plan.repair_symbols(k);
+        let mut m = self.profile.plan.repair_symbols(k);
+        if egress.outbox.sheds_repair(now) {
+            egress.sent.repair_shed += std::mem::take(&mut m) as u64;
+        }
         if m > 0 {
             self.send_repair(k, m, egress);
         }
@@ -228,6 +247,7 @@ impl Sender {
         self.previous_symbols = previous_symbols;
         self.sbn += 1;
         self.block.clear();
+        self.classes.clear();
         self.opened_at = None;
         self.idle_since = None;
     }
@@ -243,7 +263,7 @@ impl Sender {
                 first_adu: self.block.first_adu(esi),
             };
             let symbol = self.block.symbol(esi);
-            egress.seal(DatagramType::Source, &id.emit(), symbol);
+            egress.seal(DatagramType::Source, self.classes.source(esi), &id.emit(), symbol);
             egress.sent.source_symbols += 1;
             egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
         }
@@ -261,7 +281,7 @@ impl Sender {
                 repair_symbols: m as u16,
                 previous_symbols: RepairId::previous(self.previous_symbols),
             };
-            egress.seal(DatagramType::Repair, &id.emit(), symbol);
+            egress.seal(DatagramType::Repair, self.classes.repair(), &id.emit(), symbol);
             egress.sent.repair_symbols += 1;
             egress.sent.full_symbols += u64::from(symbol.len() == self.symbol_size);
         }
@@ -342,7 +362,7 @@ mod tests {
                 plan: Plan::fixed(4, repair_symbols, 0.01),
             };
             let (outbox, code) = (Outbox::new(Pacer::new(None), Duration::ZERO), Code::new());
-            let (sender, events) = (Sender::new(profile, E), VecDeque::new());
+            let (sender, events) = (Sender::new(profile, E, OuterRule::default()), VecDeque::new());
             Self { sender, sessions, outbox, code, sent: Sent::default(), claims: false, events, now }
         }
 

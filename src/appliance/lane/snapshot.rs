@@ -9,7 +9,7 @@ use crate::appliance::status::protection::{NotifyStatus, ProtectionSnapshot};
 use crate::io::udp::ErrorCounts;
 use crate::protect::PeerProtection;
 use crate::tunnel::drop_reason::Drops;
-use crate::tunnel::peer::Peer;
+use crate::tunnel::peer::{Marks, Peer};
 use crate::tunnel::sender::Sent;
 use crate::wire::report::Reception;
 
@@ -102,6 +102,8 @@ pub struct PeerSnapshot {
     pub sent: Sent,
     /// What we received.
     pub reception: Reception,
+    /// Packets from it that were marked.
+    pub marks: Marks,
     /// How long a hole waits.
     pub hold: Duration,
     /// What the peer last reported as received, and how long ago.
@@ -129,6 +131,7 @@ impl PeerSnapshot {
             trains: TrainStatus::of(peer),
             sent: peer.sent(),
             reception: peer.reception(),
+            marks: peer.marks(),
             hold: peer.hold(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
             promises: protection.map(ProtectionSnapshot::take),

@@ -70,7 +70,7 @@ impl Peer {
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None };
         // A report travels alone, so that it arrives even where trains do not.
         egress.outbox.end_train();
-        egress.seal(DatagramType::Report, &[], &self.scratch);
+        egress.seal(DatagramType::Report, self.settings.outer.plain(), &[], &self.scratch);
         egress.outbox.end_train();
     }
 
