@@ -7,6 +7,8 @@
 //!
 //! The `room` argument bounds the memory that a datagram can make a block hold, before anything is allocated.
 
+mod traits;
+
 use std::ops::Range;
 
 use super::code::Code;
@@ -33,11 +35,6 @@ const SYMBOL_OVERHEAD: usize = 2 + 2 + 1 + 2 * size_of::<Range<usize>>();
 /// Bytes of state per repair symbol: its index.
 const REPAIR_OVERHEAD: usize = 2;
 
-/// A source symbol's datagram was marked by the path.
-const MARKED: u8 = 1;
-/// A source symbol was rebuilt.
-const REBUILT: u8 = 2;
-
 /// A block under reconstruction; its memory is reused for the next block.
 #[derive(Debug)]
 pub struct ReceivedBlock {
@@ -46,7 +43,7 @@ pub struct ReceivedBlock {
     /// Bytes of each source symbol up to the highest that arrived; 0 for a missing one.
     lengths: Vec<u16>,
     first_adus: Vec<u16>,
-    /// [`MARKED`], [`REBUILT`] of each.
+    /// [`traits::MARKED`], [`traits::REBUILT`] of each.
     traits: Vec<u8>,
     /// Some symbol has one of these.
     has_traits: bool,
@@ -217,7 +214,7 @@ impl ReceivedBlock {
         for (length, traits) in self.lengths.iter_mut().zip(&mut self.traits) {
             if *length == 0 {
                 *length = size as u16;
-                *traits |= REBUILT;
+                *traits |= traits::REBUILT;
             }
         }
         self.has_traits = true;
@@ -260,27 +257,6 @@ impl ReceivedBlock {
                 None => self.cursor = self.next_symbol(self.cursor),
             }
         }
-    }
-
-    /// The path marked the datagram of source symbol `esi`. Returns whether an ADU with bytes in it is still to leave.
-    pub fn mark(&mut self, esi: u16) -> bool {
-        let esi = usize::from(esi);
-        if self.has_left(esi + 1) || !self.has_symbol(esi) {
-            return false;
-        }
-        self.traits[esi] |= MARKED;
-        self.has_traits = true;
-        true
-    }
-
-    /// Whether a symbol with bytes of this packet was marked by the path, and whether one was rebuilt.
-    pub fn traits(&self, packet: &Range<usize>) -> (bool, bool) {
-        if !self.has_traits {
-            return (false, false);
-        }
-        let symbols = packet.start / self.symbol_size..packet.end.div_ceil(self.symbol_size);
-        let all = self.traits.get(symbols).unwrap_or_default().iter().fold(0, |all, traits| all | traits);
-        (all & MARKED != 0, all & REBUILT != 0)
     }
 
     /// The buffer that [`next_adu`](Self::next_adu) points into.

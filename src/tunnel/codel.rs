@@ -70,7 +70,8 @@ impl Codel {
                 self.picking = true;
                 // If it stood a moment ago, the rate of picking that ended that was about right.
                 let before = self.count - self.first_count;
-                let was_recent = self.next.is_some_and(|next| now.saturating_duration_since(next) < INTERVAL * REMEMBERED);
+                let was_recent =
+                    self.next.is_some_and(|next| now.saturating_duration_since(next) < INTERVAL * REMEMBERED);
                 self.count = if before > 1 && was_recent { before } else { 1 };
                 self.first_count = self.count;
                 self.next = Some(now + spacing(self.count));
@@ -136,7 +137,13 @@ mod tests {
     /// A sender that grows its window by one packet a round trip and halves it for a loss, at most once a round trip
     /// (RFC 5681, without slow start), over a queue of `cost` a packet. Returns the waits of its packets in the last
     /// half of `time`, and the share of the link that it used.
-    fn run(cost: Duration, round_trip: Duration, time: Duration, start: Instant, with_codel: bool) -> (Vec<Duration>, f64) {
+    fn run(
+        cost: Duration,
+        round_trip: Duration,
+        time: Duration,
+        start: Instant,
+        with_codel: bool,
+    ) -> (Vec<Duration>, f64) {
         let (mut queue, mut window, mut in_flight) = (Queue::new(cost, start), 10.0f64, 0.0);
         let (mut heard, mut deaf_until): (VecDeque<(Instant, Heard)>, _) = (VecDeque::new(), start);
         let (mut waits, mut sent, mut now) = (Vec::new(), 0, start);
@@ -159,7 +166,9 @@ mod tests {
                     waits.push(queue.wait(now));
                 }
                 let wait = queue.wait(now);
-                let outcome = if with_codel { queue.offer(now) } else {
+                let outcome = if with_codel {
+                    queue.offer(now)
+                } else {
                     queue.empty_at = queue.empty_at.max(now) + cost;
                     Ok(queue.empty_at)
                 };
@@ -195,10 +204,8 @@ mod tests {
     #[test]
     fn packets_are_picked_faster_while_the_queue_stands() {
         let (start, mut codel) = (Instant::now(), Codel::new(Duration::from_secs(1)));
-        let picked: Vec<u128> = (0..1000)
-            .filter(|&ms| codel.on_packet(20 * MS, start + ms * MS))
-            .map(u128::from)
-            .collect();
+        let picked: Vec<u128> =
+            (0..1000).filter(|&ms| codel.on_packet(20 * MS, start + ms * MS)).map(u128::from).collect();
         // The first after one interval; then 100 / sqrt(n) ms apart.
         let mut expected = vec![100.0, 200.0];
         for count in 2..30u32 {

@@ -154,13 +154,7 @@ impl Forwarder {
     }
 
     /// Takes the packet of `len` bytes at the front of [`room`](Self::room); `observe` sees it if it is for a peer.
-    pub fn handle_packet(
-        &mut self,
-        header: VirtioHeader,
-        len: usize,
-        now: Instant,
-        observe: impl FnMut(Outgoing<'_>),
-    ) {
+    pub fn handle_packet(&mut self, header: VirtioHeader, len: usize, now: Instant, observe: impl FnMut(Outgoing<'_>)) {
         if let Err(reason) = self.forward(header, len, now, observe) {
             self.drops.count(reason);
         }
@@ -186,13 +180,7 @@ impl Forwarder {
     }
 
     // In this order: length and type, session, seal, replay window, bounds of the payload. Nothing is trusted earlier.
-    fn receive(
-        &mut self,
-        datagram: &mut [u8],
-        from: SocketAddr,
-        marked: bool,
-        now: Instant,
-    ) -> Result<(), DropReason> {
+    fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, marked: bool, now: Instant) -> Result<(), DropReason> {
         let header = Header::parse(datagram).ok_or(DropReason::NotOurs)?;
         let index = header.receiver_index;
         let known = self.indices.iter().find(|&&(candidate, _)| candidate == index);

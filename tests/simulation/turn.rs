@@ -10,6 +10,7 @@ use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::outbox::Trains;
 use onwire::wire::packet::UDP;
 use onwire::wire::segment::segment_count;
+use onwire::wire::virtio::VirtioHeader;
 use rand::Rng;
 
 use crate::claims::Taken;
