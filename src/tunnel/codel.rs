@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn a_sender_that_would_fill_any_queue_is_held_near_the_target_and_uses_the_link() {
-        for (cost, round_trip) in [(MS / 4, 20 * MS), (MS, 40 * MS), (MS / 8, 50 * MS)] {
-            let (start, time) = (Instant::now(), Duration::from_secs(30));
+        for (cost, round_trip) in [(MS / 4, 20 * MS), (MS, 40 * MS), (MS / 2, 50 * MS)] {
+            let (start, time) = (Instant::now(), Duration::from_secs(40));
             let (mut waits, used) = run(cost, round_trip, time, start, true);
             waits.sort();
             let median = waits[waits.len() / 2];

@@ -235,7 +235,7 @@ impl Forwarder {
                                 self.scratch.clear();
                                 self.scratch.extend_from_slice(peer.packet(profile, &ready));
                                 mark_congestion(&mut self.scratch);
-                                &self.scratch
+                                &self.scratch[..]
                             }
                         };
                         return Some(Deliverable { peer: id, header, packet, view });
