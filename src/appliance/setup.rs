@@ -20,6 +20,7 @@ use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::{HandshakePeer, Handshakes, Identity};
 use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
+use crate::tunnel::outer_class::OuterRule;
 use crate::tunnel::peer::PeerSettings;
 use crate::tunnel::policy::{Policy, ProfileId, Protocol, Rule};
 use crate::tunnel::receiver::Delivery;
@@ -52,7 +53,9 @@ pub fn udp_options(config: &Config) -> UdpOptions {
     };
     let wants_stamps = config.notify.as_ref().is_some_and(|notify| notify.level != Level::Queued);
     let stamps = if wants_stamps { StampChoice::Auto } else { StampChoice::Off };
-    UdpOptions { gso, stamps, ..UdpOptions::default() }
+    // A datagram is marked only if its sender says that it may be; both sides usually say the same.
+    let classes = config.peers.iter().any(|peer| peer.path.ecn == config::OuterEcn::Copy);
+    UdpOptions { gso, stamps, classes, ..UdpOptions::default() }
 }
 
 /// Where each peer's lane 0 listens, as far as the configuration has an address; names are resolved later.
@@ -106,6 +109,14 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         // The lanes share the rate: together they must not be faster than the path.
         bytes_per_second: peer.path.rate.map(|rate| (rate.bytes_per_second() / u64::from(config.tun.queues)).max(1)),
         queue_max: peer.path.queue,
+        outer: OuterRule {
+            copies_ecn: peer.path.ecn == config::OuterEcn::Copy,
+            dscp: match peer.path.dscp {
+                config::OuterDscp::Copy => None,
+                config::OuterDscp::Fixed(dscp) => Some(dscp),
+            },
+        },
+        signals_rebuilt: peer.path.congestion == config::Congestion::Signal,
         claims: config.notify.is_some(),
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });

@@ -120,6 +120,16 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
         let dropped = grouped(sent.queue_dropped);
         writeln!(out, "            {dropped} packets dropped: more came than path.rate carries")?;
     }
+    if sent.standing_dropped + sent.standing_marked + sent.repair_shed > 0 {
+        writeln!(
+            out,
+            "            the queue for path.rate stood: {} packets dropped and {} marked so that senders slow down; {} repair \
+             symbols not sent",
+            grouped(sent.standing_dropped),
+            grouped(sent.standing_marked),
+            grouped(sent.repair_shed)
+        )?;
+    }
     write_received(out, "received", &peer.received)?;
     if let Some(report) = &peer.peer_report {
         write_received(out, "its side", &report.received)?;
@@ -147,7 +157,17 @@ fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> s
         grouped(received.recovered_blocks),
         grouped(received.unrecoverable_blocks),
         grouped(received.blocks)
-    )
+    )?;
+    let (path, rebuilt) = (received.path_marked.unwrap_or(0), received.rebuilt_marked.unwrap_or(0));
+    if path + rebuilt > 0 {
+        writeln!(
+            out,
+            "            {} packets marked because the path marked datagrams, {} because congestion had lost them",
+            grouped(path),
+            grouped(rebuilt)
+        )?;
+    }
+    Ok(())
 }
 
 /// What is known of the link to a peer.

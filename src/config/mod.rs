@@ -10,6 +10,7 @@
 
 mod check;
 mod delivery;
+mod dscp;
 pub mod gate;
 pub mod gate_file;
 pub mod key_file;
@@ -34,7 +35,7 @@ use std::path::Path;
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
 pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify, NotifyKey};
-pub use peer::{Endpoint, Host, OuterPath, Peer, UdpGso};
+pub use peer::{Congestion, Endpoint, Host, OuterDscp, OuterEcn, OuterPath, Peer, UdpGso};
 pub use policy::PolicyRule;
 pub use problem::{ConfigErrors, Place, Problem, Severity};
 pub use redundancy::{Profile, Repair, Targets};

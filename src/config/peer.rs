@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
+use super::dscp::parse_dscp;
 use super::key_file;
 use super::name::{NAME, parse_name};
 use super::redundancy::{self, Profile, duration};
@@ -50,6 +51,12 @@ pub struct OuterPath {
     pub queue: Duration,
     /// Whether trains of datagrams leave in one system call.
     pub udp_gso: UdpGso,
+    /// Whether datagrams take over that the packets in them may be marked instead of dropped.
+    pub ecn: OuterEcn,
+    /// The DSCP of datagrams.
+    pub dscp: OuterDscp,
+    /// What packets say whose loss was mended while the path was congested.
+    pub congestion: Congestion,
 }
 
 /// With a shorter queue, one train of a slow path would fill it.
@@ -79,6 +86,33 @@ pub enum UdpGso {
     On,
     /// One datagram per call.
     Off,
+}
+
+/// The ECN field of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OuterEcn {
+    /// They may be marked if every packet in them may be; their marks go to those packets.
+    Copy,
+    /// They are never marked.
+    Off,
+}
+
+/// The DSCP of datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OuterDscp {
+    /// That of the first packet in each.
+    Copy,
+    /// This one, 0 to 63.
+    Fixed(u8),
+}
+
+/// What rebuilt packets say of congestion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// They are marked, where their senders understand marks.
+    Signal,
+    /// Nothing.
+    Hide,
 }
 
 /// The address of a peer: a host and the port of its lane 0.
@@ -179,11 +213,22 @@ impl OuterPath {
         let queue = duration(&table.field("queue"), QUEUE_MIN..=QUEUE_MAX, reading);
         let udp_gso = [("auto", UdpGso::Auto), ("on", UdpGso::On), ("off", UdpGso::Off)];
         let udp_gso = table.field("udp_gso").choose(&udp_gso, reading);
+        let ecn = table.field("ecn").choose(&[("copy", OuterEcn::Copy), ("off", OuterEcn::Off)], reading);
+        let parse = |text: &str| match text {
+            "copy" => Ok(OuterDscp::Copy),
+            code => parse_dscp(code).map(OuterDscp::Fixed),
+        };
+        let dscp = table.field("dscp").read("copy, 0 to 63, or a name such as ef, af41 or cs1", parse, reading);
+        let wishes = [("signal", Congestion::Signal), ("hide", Congestion::Hide)];
+        let congestion = table.field("congestion").choose(&wishes, reading);
         Self {
             mtu: mtu.map_or(1500, |mtu| mtu as u16),
             rate,
             queue: queue.unwrap_or(Self::QUEUE),
             udp_gso: udp_gso.unwrap_or(UdpGso::Auto),
+            ecn: ecn.unwrap_or(OuterEcn::Copy),
+            dscp: dscp.unwrap_or(OuterDscp::Fixed(0)),
+            congestion: congestion.unwrap_or(Congestion::Signal),
         }
     }
 }
@@ -342,7 +387,15 @@ mod tests {
     #[test]
     fn the_symbol_size_is_what_the_path_leaves() {
         for (mtu, size) in [(1500, 1408), (576, 448), (1280, 1152), (9000, 8896), (9216, 9088), (0, 0)] {
-            let path = OuterPath { mtu, rate: None, queue: OuterPath::QUEUE, udp_gso: UdpGso::Auto };
+            let path = OuterPath {
+                mtu,
+                rate: None,
+                queue: OuterPath::QUEUE,
+                udp_gso: UdpGso::Auto,
+                ecn: OuterEcn::Copy,
+                dscp: OuterDscp::Copy,
+                congestion: Congestion::Hide,
+            };
             assert_eq!(path.symbol_size(), size, "{mtu}");
         }
     }

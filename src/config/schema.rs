@@ -28,7 +28,7 @@ pub const TUN: Keys = keys("tun", &["name", "mtu", "offload", "queues", "txqueue
 pub const PEER: Keys =
     keys("peers[]", &["name", "public_key", "preshared_key_file", "endpoint", "prefixes", "path", "redundancy"]);
 /// `path` of a peer.
-pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "queue", "udp_gso"]);
+pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "queue", "udp_gso", "ecn", "dscp", "congestion"]);
 /// One profile under `redundancy`.
 pub const PROFILE: Keys = keys("redundancy.*", &["block_symbols", "close_when_idle", "close_after", "repair"]);
 /// `repair` of a profile.

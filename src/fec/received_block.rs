@@ -7,6 +7,8 @@
 //!
 //! The `room` argument bounds the memory that a datagram can make a block hold, before anything is allocated.
 
+mod traits;
+
 use std::ops::Range;
 
 use super::code::Code;
@@ -27,8 +29,9 @@ pub enum Insertion {
     NoRoom,
 }
 
-/// Bytes of state per source symbol: its length, the offset of its first ADU, and the holes that it may bound.
-const SYMBOL_OVERHEAD: usize = 2 + 2 + 2 * size_of::<Range<usize>>();
+/// Bytes of state per source symbol: its length, the offset of its first ADU, its traits, and the holes that it may
+/// bound.
+const SYMBOL_OVERHEAD: usize = 2 + 2 + 1 + 2 * size_of::<Range<usize>>();
 /// Bytes of state per repair symbol: its index.
 const REPAIR_OVERHEAD: usize = 2;
 
@@ -40,6 +43,10 @@ pub struct ReceivedBlock {
     /// Bytes of each source symbol up to the highest that arrived; 0 for a missing one.
     lengths: Vec<u16>,
     first_adus: Vec<u16>,
+    /// [`traits::MARKED`], [`traits::REBUILT`] of each.
+    traits: Vec<u8>,
+    /// Some symbol has one of these.
+    has_traits: bool,
     /// The number of source symbols that are there.
     present: usize,
     /// The number of source symbols at the front before the first missing one.
@@ -66,6 +73,8 @@ impl ReceivedBlock {
             source: Vec::new(),
             lengths: Vec::new(),
             first_adus: Vec::new(),
+            traits: Vec::new(),
+            has_traits: false,
             present: 0,
             prefix: 0,
             symbols: None,
@@ -173,7 +182,7 @@ impl ReceivedBlock {
     /// The most bytes of memory that this block holds.
     pub fn memory(&self) -> usize {
         self.source.capacity()
-            + self.lengths.capacity().max(self.first_adus.capacity()) * SYMBOL_OVERHEAD
+            + self.lengths.capacity().max(self.first_adus.capacity()).max(self.traits.capacity()) * SYMBOL_OVERHEAD
             + self.repair.capacity()
             + self.repair_indices.capacity() * REPAIR_OVERHEAD
     }
@@ -202,11 +211,13 @@ impl ReceivedBlock {
         if code.decode(layout, &mut self.source, &present, self.repair_symbols, &repair).is_err() {
             return 0;
         }
-        for length in &mut self.lengths {
+        for (length, traits) in self.lengths.iter_mut().zip(&mut self.traits) {
             if *length == 0 {
                 *length = size as u16;
+                *traits |= traits::REBUILT;
             }
         }
+        self.has_traits = true;
         self.present = k;
         self.prefix = k;
         lost
@@ -257,6 +268,8 @@ impl ReceivedBlock {
     pub fn clear(&mut self) {
         self.lengths.clear();
         self.first_adus.clear();
+        self.traits.clear();
+        self.has_traits = false;
         self.present = 0;
         self.prefix = 0;
         self.symbols = None;
@@ -281,7 +294,7 @@ impl ReceivedBlock {
     /// Makes space for `symbols` source symbols, if that needs no more than `room` bytes. It reserves as many more as
     /// the block already has space for, so that a block that grows symbol by symbol is not copied each time.
     fn reserve(&mut self, symbols: usize, room: usize) -> bool {
-        let have = self.lengths.capacity().min(self.first_adus.capacity());
+        let have = self.lengths.capacity().min(self.first_adus.capacity()).min(self.traits.capacity());
         let bytes = symbols * self.symbol_size;
         let more_bytes = bytes.saturating_sub(self.source.capacity());
         let needed = more_bytes + symbols.saturating_sub(have) * SYMBOL_OVERHEAD;
@@ -293,11 +306,13 @@ impl ReceivedBlock {
             let symbols = symbols + ahead.min(SOURCE_SYMBOLS_MAX.saturating_sub(symbols));
             self.lengths.reserve_exact(symbols.saturating_sub(self.lengths.len()));
             self.first_adus.reserve_exact(symbols.saturating_sub(self.first_adus.len()));
+            self.traits.reserve_exact(symbols.saturating_sub(self.traits.len()));
             self.source.reserve_exact((symbols * self.symbol_size).saturating_sub(self.source.len()));
         }
         if self.lengths.len() < symbols {
             self.lengths.resize(symbols, 0);
             self.first_adus.resize(symbols, NO_ADU);
+            self.traits.resize(symbols, 0);
         }
         if self.source.len() < bytes {
             self.source.resize(bytes, 0);

@@ -75,8 +75,9 @@ impl SourceBlock {
         &mut self.buffer[start..start + PACKET_MAX]
     }
 
-    /// Makes the packet of `len` bytes at the front of [`room`](Self::room) the next ADU.
-    pub fn commit(&mut self, virtio: VirtioHeader, len: usize) {
+    /// Makes the packet of `len` bytes at the front of [`room`](Self::room) the next ADU. Returns the symbols in which it
+    /// has bytes.
+    pub fn commit(&mut self, virtio: VirtioHeader, len: usize) -> std::ops::Range<usize> {
         debug_assert!(len > 0 && len <= PACKET_MAX);
         let start = self.adu_start();
         if self.has_open_symbol() && start > self.fill {
@@ -99,6 +100,7 @@ impl SourceBlock {
         let full = self.fill / self.symbol_size;
         self.lengths.resize(full.max(self.lengths.len()), self.symbol_size as u16);
         self.note_symbols(self.symbols().saturating_sub(1));
+        symbol..(self.fill - 1) / self.symbol_size + 1
     }
 
     /// Finishes the open symbol at its present length: the next ADU begins a new one.

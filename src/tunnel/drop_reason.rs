@@ -58,6 +58,9 @@ drop_reasons! {
     NoSession = "no_session",
     /// Packet from the TUN: the queue for the rate of the path to its peer is full.
     PathQueueFull = "path_queue_full",
+    /// Packet from the TUN, or the first segment of a super-packet: the queue for the rate of the path stands, and the
+    /// sender of this one understands no marks.
+    PathQueueStands = "path_queue_stands",
     /// Packet for the TUN: the kernel refused it.
     TunRefused = "tun_refused",
     /// Datagram: the kernel refused to send it.

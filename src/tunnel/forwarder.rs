@@ -7,6 +7,8 @@
 //!
 //! Handshake datagrams are not read here. How to drive a [`Forwarder`]: [`crate::tunnel`].
 
+mod outward;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -25,10 +27,10 @@ use super::train_watch::TrainNews;
 use crate::fec::code::Code;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, Header, lane_of};
-use crate::wire::finish::settle_offload;
 use crate::wire::offload::check_offload;
 use crate::wire::packet::PacketView;
 use crate::wire::payload_id::BlockId;
+use crate::wire::traffic_class::{TrafficClass, mark_congestion};
 use crate::wire::virtio::VirtioHeader;
 
 /// The configuration of a forwarder.
@@ -55,12 +57,13 @@ struct Destination {
     profile: usize,
 }
 
-/// A packet to a peer, shown before it is put into its block or dropped: to follow its flow, the observer needs both.
+/// A packet to a peer, shown before it is put into its block or dropped: to follow its flow, the observer needs both. Of
+/// a super-packet, the first segment may be dropped and the others go: then the observer sees two packets.
 #[derive(Debug)]
 pub struct Outgoing<'a> {
     /// The peer that it goes to.
     pub peer: PeerId,
-    /// The block it will be in; `None` if it is dropped: no session, or too much waits for the path.
+    /// The block it will be in; `None` if it is dropped: no session, too much waits for the path, or for too long.
     pub block: Option<BlockId>,
     /// Its offload header, checked; with [`VirtioHeader::DATA_VALID`] if this host has verified its checksum.
     pub header: VirtioHeader,
@@ -108,8 +111,10 @@ pub struct Forwarder {
     code: Code,
     drops: Drops,
     last: Destination,
-    /// A packet for another destination than the last is moved through here.
+    /// A packet for another destination than the last is moved through here; one that is marked leaves from here.
     scratch: Vec<u8>,
+    /// A segment that is dropped.
+    segment: Vec<u8>,
     /// The peer whose outbox is polled first.
     turn: usize,
     /// Receiver indices of all live sessions, with their peers.
@@ -137,6 +142,7 @@ impl Forwarder {
             drops: Drops::default(),
             last: Destination { peer: 0, profile },
             scratch: Vec::with_capacity(PACKET_MAX),
+            segment: Vec::new(),
             turn: 0,
             indices: Vec::new(),
             stray: None,
@@ -150,58 +156,9 @@ impl Forwarder {
     }
 
     /// Takes the packet of `len` bytes at the front of [`room`](Self::room); `observe` sees it if it is for a peer.
-    pub fn handle_packet(
-        &mut self,
-        header: VirtioHeader,
-        len: usize,
-        now: Instant,
-        observe: impl FnOnce(Outgoing<'_>),
-    ) {
+    pub fn handle_packet(&mut self, header: VirtioHeader, len: usize, now: Instant, observe: impl FnMut(Outgoing<'_>)) {
         if let Err(reason) = self.forward(header, len, now, observe) {
             self.drops.count(reason);
-        }
-    }
-
-    fn forward(
-        &mut self,
-        header: VirtioHeader,
-        len: usize,
-        now: Instant,
-        observe: impl FnOnce(Outgoing<'_>),
-    ) -> Result<(), DropReason> {
-        let read_to = self.last;
-        let room = self.peers[read_to.peer].room(&self.profiles[read_to.profile]);
-        let packet = room.get_mut(..len).ok_or(DropReason::MalformedPacket)?;
-        let was_verified = header.flags & VirtioHeader::DATA_VALID;
-        let (header, view) = settle_offload(header, packet).map_err(|_| DropReason::MalformedPacket)?;
-        let peer = match (self.local_prefixes.lookup(view.source), self.peer_prefixes.lookup(view.destination)) {
-            (Some(()), Some(peer)) => usize::from(peer.0),
-            (None, _) => return Err(note_stray(&mut self.stray, DropReason::ForeignSource, &view)),
-            (_, None) => return Err(note_stray(&mut self.stray, DropReason::NoPeer, &view)),
-        };
-        let profile = usize::from(self.peers[peer].policy().classify(&view).0);
-        let destination = Destination { peer, profile };
-        if destination != read_to {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(&self.peers[read_to.peer].room(&self.profiles[read_to.profile])[..len]);
-            self.peers[peer].room(&self.profiles[profile])[..len].copy_from_slice(&self.scratch);
-            self.last = destination;
-        }
-        let id = PeerId(peer as u16);
-        let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
-        let seen = VirtioHeader { flags: header.flags | was_verified, ..header };
-        match peer.reserve(profile, &mut self.code, now) {
-            Ok(mut reservation) => {
-                let (block, packet) = (Some(reservation.block()), reservation.packet(len));
-                observe(Outgoing { peer: id, block, header: seen, packet, view: &view });
-                reservation.commit(header, len);
-                Ok(())
-            }
-            Err(reason) => {
-                let packet = &peer.room(profile)[..len];
-                observe(Outgoing { peer: id, block: None, header: seen, packet, view: &view });
-                Err(reason)
-            }
         }
     }
 
@@ -214,13 +171,18 @@ impl Forwarder {
 
     /// Takes a datagram that is not of the handshake; opens it in place. `now` is when it came, not when it was read.
     pub fn handle_datagram(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
-        if let Err(reason) = self.receive(datagram, from, now) {
+        self.handle_arrival(datagram, from, false, now);
+    }
+
+    /// The same; `marked` if the path has marked it as having met congestion.
+    pub fn handle_arrival(&mut self, datagram: &mut [u8], from: SocketAddr, marked: bool, now: Instant) {
+        if let Err(reason) = self.receive(datagram, from, marked, now) {
             self.drops.count(reason);
         }
     }
 
     // In this order: length and type, session, seal, replay window, bounds of the payload. Nothing is trusted earlier.
-    fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) -> Result<(), DropReason> {
+    fn receive(&mut self, datagram: &mut [u8], from: SocketAddr, marked: bool, now: Instant) -> Result<(), DropReason> {
         let header = Header::parse(datagram).ok_or(DropReason::NotOurs)?;
         let index = header.receiver_index;
         let known = self.indices.iter().find(|&&(candidate, _)| candidate == index);
@@ -250,8 +212,8 @@ impl Forwarder {
             newest && (peer.address() == Some(from) || self.peer_prefixes.lookup(from.ip().to_canonical()).is_none());
         peer.on_authentic(index, is_data, from, newest, &mut self.code, now);
         match header.datagram_type {
-            DatagramType::Source => peer.handle_source(opened, &mut self.code, now),
-            DatagramType::Repair => peer.handle_repair(opened, &mut self.code, now),
+            DatagramType::Source => peer.handle_source(opened, marked, &mut self.code, now),
+            DatagramType::Repair => peer.handle_repair(opened, marked, &mut self.code, now),
             DatagramType::Report => peer.handle_report(opened, &mut self.code, now),
             DatagramType::Initiation | DatagramType::Response => Err(DropReason::NotOurs),
         }
@@ -267,7 +229,18 @@ impl Forwarder {
                     Ok((header, view)) => {
                         let (id, peer) = (PeerId(peer as u16), &mut self.peers[peer]);
                         peer.on_delivered(ready.header.packet_len);
-                        return Some(Deliverable { peer: id, header, packet: peer.packet(profile, &ready), view });
+                        let class = TrafficClass::of(peer.packet(profile, &ready));
+                        let packet = match peer.takes_mark(&ready, class) {
+                            false => peer.packet(profile, &ready),
+                            // The block may need these bytes as they are, to rebuild others.
+                            true => {
+                                self.scratch.clear();
+                                self.scratch.extend_from_slice(peer.packet(profile, &ready));
+                                mark_congestion(&mut self.scratch);
+                                &self.scratch[..]
+                            }
+                        };
+                        return Some(Deliverable { peer: id, header, packet, view });
                     }
                 }
             }
@@ -283,7 +256,7 @@ impl Forwarder {
         let owner = self.peer_prefixes.lookup(view.source);
         let addressed = owner.is_some_and(|owner| usize::from(owner.0) == peer);
         if !addressed || self.local_prefixes.lookup(view.destination).is_none() {
-            return Err(note_stray(&mut self.stray, DropReason::ForeignAddress, &view));
+            return Err(outward::note_stray(&mut self.stray, DropReason::ForeignAddress, &view));
         }
         Ok((header, view))
     }
@@ -458,14 +431,6 @@ impl Forwarder {
     pub fn memory(&self) -> usize {
         self.peers.iter().map(Peer::memory).sum()
     }
-}
-
-/// Multicast is not noted: every device sends some.
-fn note_stray(stray: &mut Option<Stray>, reason: DropReason, view: &PacketView) -> DropReason {
-    if !view.destination.is_multicast() {
-        *stray = Some(Stray { reason, source: view.source, destination: view.destination });
-    }
-    reason
 }
 
 #[cfg(test)]

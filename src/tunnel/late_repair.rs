@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::fec::burst;
 use crate::wire::payload_id::RepairId;
+use crate::wire::traffic_class::TrafficClass;
 
 /// Bytes of late parts that may wait in one profile.
 const BYTES_MAX: usize = 8 << 20;
@@ -33,6 +34,8 @@ pub struct LatePart {
     pub symbols: Vec<u8>,
     /// Bytes of each.
     pub symbol_size: usize,
+    /// DSCP and ECN field of their datagrams.
+    pub class: TrafficClass,
     closed_at: Instant,
     /// The interruption that the block is promised to survive, which is also how much later the late part leaves.
     survive: Duration,
@@ -98,7 +101,8 @@ impl LateRepair {
         self.parts.is_empty()
     }
 
-    /// Adds the late part of a block: `symbols` of `symbol_size` bytes end to end, the first with the id `first`, to leave
+    /// Adds the late part of a block: `symbols` of `symbol_size` bytes end to end, the first with the id `first`, of class
+    /// `class`, to leave
     /// `survive` after the early part. Returns false if there is no room.
     #[must_use]
     pub fn push(
@@ -106,6 +110,7 @@ impl LateRepair {
         first: RepairId,
         symbols: &[u8],
         symbol_size: usize,
+        class: TrafficClass,
         early: EarlyPart<'_>,
         survive: Duration,
     ) -> bool {
@@ -118,7 +123,7 @@ impl LateRepair {
         let closed_at = early.closed_at;
         let expires = closed_at + EARLY_WITHIN;
         self.next = Some(self.next.map_or(expires, |next| next.min(expires)));
-        self.parts.push_back(LatePart { first, symbols, symbol_size, closed_at, survive, survives, due: None });
+        self.parts.push_back(LatePart { first, symbols, symbol_size, class, closed_at, survive, survives, due: None });
         true
     }
 
@@ -169,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const CLASS: TrafficClass = TrafficClass(0);
 
     fn first(sbn: u64, k: usize, m: usize) -> RepairId {
         let (source_symbols, repair_symbols) = (k as u16, m as u16);
@@ -180,7 +186,7 @@ mod tests {
         let early = part(times, early);
         let symbols = early.late_symbols(survive, Duration::ZERO);
         let id = first(sbn, times.len(), early.repair_symbols + symbols);
-        assert!(late.push(id, &vec![0; symbols * 10], 10, early, survive));
+        assert!(late.push(id, &vec![0; symbols * 10], 10, CLASS, early, survive));
         symbols
     }
 
@@ -240,10 +246,10 @@ mod tests {
     fn memory_is_bounded_and_what_finds_no_room_is_refused() {
         let start = Instant::now();
         let mut late = LateRepair::default();
-        let mut offer = |sbn, bytes| late.push(first(sbn, 1, 2), &vec![0; bytes], 1000, part(&[start], 1), MS);
+        let mut offer = |sbn, bytes| late.push(first(sbn, 1, 2), &vec![0; bytes], 1000, CLASS, part(&[start], 1), MS);
         assert!((0..8).all(|sbn| offer(sbn, BYTES_MAX / 8)) && !offer(8, 1));
         let mut late = LateRepair::default();
-        let mut offer = |sbn| late.push(first(sbn, 1, 2), &[0], 1, part(&[start], 1), MS);
+        let mut offer = |sbn| late.push(first(sbn, 1, 2), &[0], 1, CLASS, part(&[start], 1), MS);
         assert!((0..PARTS_MAX as u64).all(&mut offer) && !offer(PARTS_MAX as u64));
     }
 
@@ -265,7 +271,7 @@ mod tests {
             let count = part(&times, early).late_symbols(survive, us(known_lag));
             let mut late = LateRepair::default();
             let id = first(0, times.len(), early + count);
-            prop_assert!(late.push(id, &vec![0; count], 1, part(&times, early), survive));
+            prop_assert!(late.push(id, &vec![0; count], 1, CLASS, part(&times, early), survive));
             // Datagrams leave in order, each with its own lag.
             let mut left: Vec<Instant> = Vec::new();
             for (sent, lag) in times.iter().copied().chain(vec![closed_at; early]).zip(lags) {

@@ -18,8 +18,8 @@
 //! Its methods are of four kinds. No input fails: bad input is counted in [`drops`](forwarder::Forwarder::drops).
 //!
 //! * **Inputs.** [`handle_packet`](forwarder::Forwarder::handle_packet) takes the packet that was read into
-//!   [`room`](forwarder::Forwarder::room), [`handle_datagram`](forwarder::Forwarder::handle_datagram) a datagram from
-//!   UDP, [`install`](forwarder::Forwarder::install) the keys of a handshake.
+//!   [`room`](forwarder::Forwarder::room), [`handle_arrival`](forwarder::Forwarder::handle_arrival) a datagram from
+//!   UDP, with whether the path marked it, [`install`](forwarder::Forwarder::install) the keys of a handshake.
 //!   [`handle_idle`](forwarder::Forwarder::handle_idle) reports that the TUN is empty,
 //!   [`flush`](forwarder::Forwarder::flush) closes the open blocks. `on_sent`, `on_unsendable`, `on_unroutable` and
 //!   `on_refused` report what became of an output.
@@ -56,6 +56,7 @@
 //! ends.
 
 pub mod block_event;
+mod codel;
 mod datagram_loss;
 pub mod drop_reason;
 pub mod endpoint;
@@ -69,6 +70,7 @@ pub mod late_repair;
 pub mod lost_blocks;
 mod mac;
 pub mod outbox;
+pub mod outer_class;
 mod pacer;
 pub mod peer;
 pub mod policy;

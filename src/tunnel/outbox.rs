@@ -1,10 +1,12 @@
 //! Sealed datagrams that wait to be sent to one peer, in trains of equal length: one train for one system call.
 //!
-//! A datagram is written into the memory that it is sent from. A train holds datagrams of one length; the last may be
-//! shorter. The caller that reads the TUN keeps the bounds on the queue. If the path has a rate, a packet that would
+//! A datagram is written into the memory that it is sent from. A train holds datagrams of one length and one traffic
+//! class; the last may be shorter. The caller that reads the TUN keeps the bounds on the queue. If the path has a rate, a packet that would
 //! wait longer than `queue_max` is dropped ([`is_over`](Outbox::is_over)): other peers must not wait for this one.
 //! Without a rate only the socket, which all peers share, can hold datagrams up; then no more packets are read
-//! ([`is_full`](Outbox::is_full)).
+//! ([`is_full`](Outbox::is_full)). If the wait for the rate stays long, packets are picked that tell their senders
+//! ([`picks`](Outbox::picks)), and blocks close without repair symbols ([`sheds_repair`](Outbox::sheds_repair)): more
+//! bytes behind a full queue would rebuild nothing.
 //!
 //! Sends are counted. Each block that ends is reported with the number of the send that took its last datagram, because
 //! timestamps show send by send what has left. The kernel stamps only the first datagram of a train that it cuts; the
@@ -15,9 +17,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::block_event::Part;
+use super::codel::Codel;
 use super::endpoint::Endpoint;
 use super::pacer::Pacer;
 use crate::wire::payload_id::BlockId;
+use crate::wire::traffic_class::TrafficClass;
 
 /// The most datagrams in a train (the kernel's `UDP_MAX_SEGMENTS` before 6.9 is 64).
 pub const TRAIN_DATAGRAMS_MAX: usize = 64;
@@ -37,6 +41,7 @@ struct Train {
     bytes: Vec<u8>,
     fill: usize,
     datagram_len: usize,
+    class: TrafficClass,
     datagrams: usize,
     /// Nothing more may be added: a shorter datagram ended it, or part of it was sent.
     ended: bool,
@@ -76,6 +81,8 @@ pub struct Transmit<'a> {
     pub bytes: &'a [u8],
     /// Bytes of each datagram; the last may be shorter.
     pub datagram_len: usize,
+    /// DSCP and ECN field of each.
+    pub class: TrafficClass,
     /// The number of this send, if the kernel takes anything of it.
     pub send: u64,
     /// When its first datagram was appended.
@@ -88,6 +95,7 @@ pub struct Outbox {
     queue: VecDeque<Train>,
     spare: Vec<Train>,
     pacer: Pacer,
+    codel: Codel,
     train_max: usize,
     /// How long a datagram may wait for the path's rate.
     queue_max: Duration,
@@ -101,14 +109,16 @@ impl Outbox {
     /// An empty outbox. If `pacer` has a rate, datagrams wait for it for not much longer than `queue_max`.
     pub fn new(pacer: Pacer, queue_max: Duration) -> Self {
         let train_max = pacer.train_max(TRAIN_BYTES_MAX);
-        Self { queue: VecDeque::new(), spare: Vec::new(), pacer, train_max, queue_max, waiting: 0, sends: 0 }
+        let codel = Codel::new(queue_max);
+        Self { queue: VecDeque::new(), spare: Vec::new(), pacer, codel, train_max, queue_max, waiting: 0, sends: 0 }
     }
 
     /// Appends a datagram of `len` bytes and returns it for filling; it holds old bytes.
-    pub fn append(&mut self, len: usize, now: Instant) -> &mut [u8] {
+    pub fn append(&mut self, len: usize, class: TrafficClass, now: Instant) -> &mut [u8] {
         let fits = self.queue.back().is_some_and(|train| {
             !train.ended
                 && len <= train.datagram_len
+                && class == train.class
                 && train.datagrams < TRAIN_DATAGRAMS_MAX
                 && train.fill + len <= self.train_max
         });
@@ -120,6 +130,7 @@ impl Outbox {
                 bytes,
                 fill: 0,
                 datagram_len: len,
+                class,
                 datagrams: 0,
                 ended: false,
                 sent: 0,
@@ -167,6 +178,26 @@ impl Outbox {
             && (self.waiting > BYTES_MAX || self.pacer.delay_behind(self.waiting, now) > self.queue_max)
     }
 
+    /// How long a datagram appended now would wait, as far as that is more than the trains that the pace makes anyway: a
+    /// slow path takes longer than the target for one.
+    fn wait(&self, now: Instant) -> Duration {
+        match self.pacer.has_rate() && self.waiting > self.train_max {
+            true => self.pacer.delay_behind(self.waiting, now),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// A packet is about to be put into a block. Returns whether it is to tell its sender that the queue stands.
+    pub fn picks(&mut self, now: Instant) -> bool {
+        let wait = self.wait(now);
+        self.codel.on_packet(wait, now)
+    }
+
+    /// The queue stands: a block that closes now gets no repair symbols.
+    pub fn sheds_repair(&self, now: Instant) -> bool {
+        self.codel.stands(self.wait(now), now)
+    }
+
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -185,7 +216,8 @@ impl Outbox {
         };
         let bytes = &train.bytes[train.sent..train.sent + len];
         let since = train.since.unwrap_or(now);
-        Some(Transmit { to, bytes, datagram_len: train.datagram_len, send: self.sends, since })
+        let (datagram_len, class) = (train.datagram_len, train.class);
+        Some(Transmit { to, bytes, datagram_len, class, send: self.sends, since })
     }
 
     /// When pacing lets the front train leave, if it has to wait for that.
@@ -253,12 +285,73 @@ mod tests {
 
     use super::*;
 
+    const PLAIN: TrafficClass = TrafficClass(0);
+
+    #[test]
+    fn a_datagram_of_another_class_begins_another_train() {
+        let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
+        let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
+        for (count, class) in [(3, 0), (2, 2), (1, 0), (4, 0xb8)] {
+            (0..count).for_each(|_| outbox.append(100, TrafficClass(class), now).fill(class));
+        }
+        let mut trains = Vec::new();
+        while let Some(train) = outbox.front(to, Trains::All, now) {
+            let (len, class) = (train.bytes.len(), train.class.0);
+            assert!(train.bytes.iter().all(|&byte| byte == class));
+            outbox.on_sent(len, now, |_, _, _| {});
+            trains.push((len / 100, class));
+        }
+        assert_eq!(trains, [(3, 0), (2, 2), (1, 0), (4, 0xb8)]);
+    }
+
+    /// Offers bytes at `load` times the rate of the path, in packets of `packet` bytes, for `time`. Sends as the pace
+    /// allows. Returns how many were picked, and how often repair would have been shed.
+    fn offered(rate: u64, load: f64, packet: usize, time: Duration) -> (u32, u32) {
+        let (to, start) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
+        let mut outbox = Outbox::new(Pacer::new(Some(rate)), Duration::from_millis(50));
+        let step = Duration::from_secs_f64(packet as f64 / (rate as f64 * load));
+        let (mut now, mut next, mut picked, mut shed) = (start, start, 0, 0);
+        while now < start + time {
+            if next <= now {
+                next += step;
+                if !outbox.is_over(now) {
+                    picked += u32::from(outbox.picks(now));
+                    (0..packet.div_ceil(1250)).for_each(|_| outbox.append(1250, PLAIN, now).fill(0));
+                    shed += u32::from(outbox.sheds_repair(now));
+                }
+            }
+            while let Some(train) = outbox.front(to, Trains::All, now) {
+                assert!(train.bytes.len() <= (rate as usize / 4000).max(3000), "a train of at most a quantum");
+                let len = train.bytes.len();
+                outbox.on_sent(len, now, |_, _, _| {});
+            }
+            now += Duration::from_micros(50);
+        }
+        (picked, shed)
+    }
+
+    #[test]
+    fn only_a_load_above_the_rate_makes_the_queue_stand() {
+        let time = Duration::from_secs(1);
+        for rate in [20_000, 125_000, 1_250_000, 12_500_000] {
+            for packet in [1250, 12_500] {
+                assert_eq!(offered(rate, 0.9, packet, time), (0, 0), "{rate} bytes a second, {packet} at once");
+            }
+        }
+        for rate in [1_250_000, 12_500_000] {
+            for packet in [1250, 12_500] {
+                let (picked, shed) = offered(rate, 2.0, packet, time);
+                assert!(picked > 2 && shed > 2, "{picked} picked, {shed} shed at {rate} bytes a second");
+            }
+        }
+    }
+
     #[test]
     fn equal_datagrams_share_a_train_and_a_shorter_one_ends_it() {
         let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for len in [100, 100, 40, 40, 100] {
-            outbox.append(len, now).fill(len as u8);
+            outbox.append(len, PLAIN, now).fill(len as u8);
         }
         let mut trains = Vec::new();
         while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -274,10 +367,10 @@ mod tests {
         let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
         let mut outbox = Outbox::new(Pacer::new(None), Duration::ZERO);
         for _ in 0..1000 {
-            outbox.append(1452, now);
+            outbox.append(1452, PLAIN, now);
         }
         for _ in 0..1000 {
-            outbox.append(100, now);
+            outbox.append(100, PLAIN, now);
         }
         let mut datagrams = 0;
         while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -306,7 +399,7 @@ mod tests {
             if outbox.is_over(now) {
                 dropped += 1250;
             } else {
-                outbox.append(1250, now).fill(0);
+                outbox.append(1250, PLAIN, now).fill(0);
                 waits.push_back(now);
             }
             while let Some(train) = outbox.front(to, Trains::All, now) {
@@ -329,7 +422,7 @@ mod tests {
         let now = Instant::now();
         let mut outbox = Outbox::new(Pacer::new(Some(12_500_000_000)), Duration::from_secs(1));
         while !outbox.is_over(now) {
-            outbox.append(65_000, now);
+            outbox.append(65_000, PLAIN, now);
         }
         assert!(outbox.waiting <= BYTES_MAX + 65_000, "{}", outbox.waiting);
         assert!(outbox.waiting > BYTES_MAX, "the rate alone would allow more");
@@ -354,7 +447,7 @@ mod tests {
     }
 
     fn append(outbox: &mut Outbox, datagrams: usize, ends: Option<u64>) {
-        (0..datagrams).for_each(|_| outbox.append(1000, Instant::now()).fill(0));
+        (0..datagrams).for_each(|_| outbox.append(1000, PLAIN, Instant::now()).fill(0));
         ends.into_iter().for_each(|sbn| outbox.end_part(BlockId { profile: 0, sbn }, Part::Early));
     }
 

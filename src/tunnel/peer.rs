@@ -4,6 +4,7 @@
 //! [`Peer::reserve`] for packets out and [`Peer::handle_source`] for datagrams in.
 
 mod address;
+mod congestion;
 mod link;
 mod memory;
 mod receive_progress;
@@ -21,6 +22,7 @@ use super::handshake::{Established, Role};
 use super::late_repair::LATE_SLACK;
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
+use super::outer_class::OuterRule;
 use super::pacer::Pacer;
 use super::policy::Policy;
 use super::receiver::{Delivery, Ready, Receiver};
@@ -30,8 +32,10 @@ use super::sender::{Egress, Profile, Sender, Sent};
 use super::session::{Change, Sessions};
 use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
-use crate::wire::payload_id::{BlockId, RepairId, SourceId};
+use crate::wire::payload_id::BlockId;
 use crate::wire::report::Reception;
+
+pub use congestion::Marks;
 
 /// What is configured about a peer.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub struct PeerSettings {
     pub bytes_per_second: Option<u64>,
     /// How long a packet may wait for that rate.
     pub queue_max: Duration,
+    /// The DSCP and ECN field of datagrams.
+    pub outer: OuterRule,
+    /// Packets that were rebuilt are marked while the peer meets congestion.
+    pub signals_rebuilt: bool,
     /// Which packet gets which profile.
     pub policy: Policy,
     /// Protection is claimed toward this peer: blocks are followed until they have left this host, and the peer is
@@ -95,6 +103,7 @@ pub struct Peer {
     report_turn: usize,
     /// Blocks and ADUs; datagrams are counted by the sessions.
     reception: Reception,
+    marks: Marks,
     train_watch: TrainWatch,
     /// A finding about trains that was not polled yet.
     train_news: Option<TrainNews>,
@@ -133,6 +142,7 @@ impl Peer {
             feedback: None,
             report_turn: 0,
             reception: Reception::default(),
+            marks: Marks::default(),
             train_watch: TrainWatch::default(),
             train_news: None,
             estimator: Estimator::new(now),
@@ -244,18 +254,6 @@ impl Peer {
         if newest && self.sessions.is_current(receiver_index) {
             self.send_to(from, now);
         }
-    }
-
-    /// Takes a source symbol.
-    pub fn handle_source(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
-        let (id, symbol) = SourceId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_source(id, symbol, ingress))
-    }
-
-    /// Takes a repair symbol.
-    pub fn handle_repair(&mut self, opened: &[u8], code: &mut Code, now: Instant) -> Result<(), DropReason> {
-        let (id, symbol) = RepairId::parse(opened).ok_or(DropReason::BadPayload)?;
-        self.with_ingress(id.profile, code, now, |receiver, ingress| receiver.handle_repair(id, symbol, ingress))
     }
 
     /// The next ADU that may leave, and its profile.
@@ -417,10 +415,10 @@ impl Peer {
         if self.senders.len() <= index {
             self.senders.resize_with(index + 1, || None);
         }
-        let symbol_size = self.settings.symbol_size;
+        let (symbol_size, outer) = (self.settings.symbol_size, self.settings.outer);
         let planned = self.profiles.get(index).and_then(Option::as_ref);
         self.senders[index].get_or_insert_with(|| {
-            let mut sender = Box::new(Sender::new(profile.clone(), symbol_size));
+            let mut sender = Box::new(Sender::new(profile.clone(), symbol_size, outer));
             planned.into_iter().for_each(|planned| sender.set_profile(planned.clone()));
             sender
         })
@@ -521,6 +519,8 @@ mod tests {
             symbol_size: 1408,
             bytes_per_second: None,
             queue_max: Duration::ZERO,
+            outer: OuterRule::default(),
+            signals_rebuilt: false,
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };

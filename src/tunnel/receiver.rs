@@ -15,6 +15,7 @@
 //!
 //! Start with [`Receiver::handle_source`] and [`Receiver::next_adu`].
 
+mod marks;
 mod open_block;
 mod progress;
 mod reordering;
@@ -73,6 +74,10 @@ pub struct Ready {
     pub header: AduHeader,
     sbn: u64,
     packet: Range<usize>,
+    /// The path marked a datagram with bytes of it.
+    pub(super) marked: bool,
+    /// Some of its bytes were rebuilt.
+    pub(super) rebuilt: bool,
     /// It is of an earlier run of the peer.
     pub(super) retired: bool,
 }
@@ -244,7 +249,8 @@ impl Receiver {
             match self.blocks.front_mut()? {
                 Some(open) => {
                     if let Some((header, packet)) = open.block.next_adu(skip_holes) {
-                        return Some(Ready { header, sbn: self.next, packet, retired: self.retired });
+                        let (marked, rebuilt) = open.block.traits(&packet);
+                        return Some(Ready { header, sbn: self.next, packet, marked, rebuilt, retired: self.retired });
                     }
                     if !open.block.is_delivered() && !given_up {
                         break;
@@ -274,8 +280,11 @@ impl Receiver {
         while let Some(&sbn) = self.touched.last() {
             let index = sbn.checked_sub(self.next).map(|index| index as usize);
             let open = index.and_then(|index| self.blocks.get_mut(index)).and_then(Option::as_mut);
-            if let Some((header, packet)) = open.and_then(|open| open.block.next_adu(true)) {
-                return Some(Ready { header, sbn, packet, retired: self.retired });
+            if let Some(open) = open
+                && let Some((header, packet)) = open.block.next_adu(true)
+            {
+                let (marked, rebuilt) = open.block.traits(&packet);
+                return Some(Ready { header, sbn, packet, marked, rebuilt, retired: self.retired });
             }
             if let Some(open) = self.touched.pop().and(index).and_then(|index| self.blocks.get_mut(index)?.as_mut()) {
                 open.touched = false;

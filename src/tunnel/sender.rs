@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::block_event::{BlockEvent, Part};
 use super::late_repair::{EarlyPart, LatePart, LateRepair, Spread};
 use super::outbox::Outbox;
+use super::outer_class::{OuterRule, SymbolClasses};
 use super::session::Session;
 use crate::fec::code::Code;
 use crate::fec::layout::MAX_ENCODING_SYMBOLS;
@@ -21,6 +22,7 @@ use crate::fec::plan::Plan;
 use crate::fec::source_block::SourceBlock;
 use crate::wire::datagram::{DatagramType, HEADER_LEN, TAG_LEN};
 use crate::wire::payload_id::{BlockId, PAYLOAD_ID_LEN, RepairId, SourceId};
+use crate::wire::traffic_class::TrafficClass;
 use crate::wire::virtio::VirtioHeader;
 
 /// How blocks of a profile are closed and how many repair symbols they get.
@@ -68,6 +70,12 @@ pub struct Sent {
     pub bytes: u64,
     /// Packets and super-packets that were dropped because too much waited for the path's rate.
     pub queue_dropped: u64,
+    /// Packets, and first segments of super-packets, that were dropped because the queue for the path's rate stands.
+    pub standing_dropped: u64,
+    /// Packets and super-packets that were marked for the same reason.
+    pub standing_marked: u64,
+    /// Repair symbols that were not sent for the same reason.
+    pub repair_shed: u64,
 }
 
 impl Sent {
@@ -84,6 +92,9 @@ impl Sent {
         self.datagrams += other.datagrams;
         self.bytes += other.bytes;
         self.queue_dropped += other.queue_dropped;
+        self.standing_dropped += other.standing_dropped;
+        self.standing_marked += other.standing_marked;
+        self.repair_shed += other.repair_shed;
     }
 }
 
@@ -105,11 +116,11 @@ pub struct Egress<'a> {
 
 impl Egress<'_> {
     /// Seals one datagram of `prefix` and `body` straight into the outbox.
-    pub fn seal(&mut self, datagram_type: DatagramType, prefix: &[u8], body: &[u8]) {
+    pub fn seal(&mut self, datagram_type: DatagramType, class: TrafficClass, prefix: &[u8], body: &[u8]) {
         let header = self.session.next_header(datagram_type);
         let clear = header.emit();
         let len = HEADER_LEN + prefix.len() + body.len() + TAG_LEN;
-        let datagram = self.outbox.append(len, self.now);
+        let datagram = self.outbox.append(len, class, self.now);
         let (head, sealed) = datagram.split_at_mut(HEADER_LEN);
         let (text, tag) = sealed.split_at_mut(prefix.len() + body.len());
         head.copy_from_slice(&clear);
@@ -128,6 +139,7 @@ pub struct Sender {
     /// The longest block that `block` has memory for.
     room_for: usize,
     block: SourceBlock,
+    classes: SymbolClasses,
     repair: Vec<u8>,
     symbol_size: usize,
     sbn: u64,
@@ -145,12 +157,14 @@ pub struct Sender {
 
 impl Sender {
     /// A sender that has sent nothing yet.
-    pub fn new(profile: Profile, symbol_size: usize) -> Self {
+    pub fn new(profile: Profile, symbol_size: usize, outer: OuterRule) -> Self {
         let block = SourceBlock::new(symbol_size, profile.block_symbols);
+        let classes = SymbolClasses::new(outer, SourceBlock::symbols_max(symbol_size, profile.block_symbols));
         Self {
             room_for: profile.block_symbols,
             profile,
             block,
+            classes,
             repair: Vec::new(),
             symbol_size,
             sbn: 0,
@@ -176,6 +190,7 @@ impl Sender {
         if let Some(next) = self.next_profile.take() {
             if next.block_symbols > self.room_for {
                 self.block = SourceBlock::new(self.symbol_size, next.block_symbols);
+                self.classes.make_room(SourceBlock::symbols_max(self.symbol_size, next.block_symbols));
                 self.room_for = next.block_symbols;
             }
             self.profile = next;
@@ -191,7 +206,8 @@ impl Sender {
     pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>) {
         self.opened_at.get_or_insert(egress.now);
         self.idle_since = None;
-        self.block.commit(virtio, len);
+        let class = TrafficClass::of(&self.block.room()[..len]);
+        self.classes.add(self.block.commit(virtio, len), class);
         egress.sent.adus += 1;
         egress.sent.adu_bytes += len as u64;
         self.send_finished(egress);
@@ -215,7 +231,12 @@ impl Sender {
             self.close(egress);
         }
         while let Some(part) = self.late.poll_due(egress.now) {
-            self.send_late(&part, egress);
+            if egress.outbox.sheds_repair(egress.now) {
+                egress.sent.repair_shed += part.count();
+                drop_late(&part, egress.sent, egress.events.as_deref_mut());
+            } else {
+                self.send_late(&part, egress);
+            }
         }
         while let Some(part) = self.late.poll_expired(egress.now) {
             drop_late(&part, egress.sent, egress.events.as_deref_mut());
@@ -240,7 +261,8 @@ impl Sender {
         !self.block.is_empty()
     }
 
-    /// Closes the open block now: sends what is left of it and its repair symbols.
+    /// Closes the open block now: sends what is left of it and its repair symbols. Behind a queue that stands there are
+    /// none, so the block is never protected: they would make the congestion worse that they are meant to survive.
     pub fn close(&mut self, egress: &mut Egress<'_>) {
         if !self.is_open() {
             return;
@@ -248,15 +270,19 @@ impl Sender {
         self.block.finish_symbol();
         self.send_finished(egress);
         let k = self.block.finished();
-        let early = self.profile.plan.repair_symbols(k);
-        let late = self.late_symbols(early, egress.now);
+        let mut early = self.profile.plan.repair_symbols(k);
+        let mut late = self.late_symbols(early, egress.now);
+        let is_promised = late > 0;
+        if egress.outbox.sheds_repair(egress.now) {
+            egress.sent.repair_shed += (std::mem::take(&mut early) + std::mem::take(&mut late)) as u64;
+        }
         let (block, m) = (self.block_id(), early + late);
         let mut has_late = late > 0;
         if m > 0 {
             let size = self.send_repair(k, early, m, egress);
             has_late = has_late && self.keep_late(k, early, m, size, egress);
         }
-        let keeps_promise = self.profile.keeps_promise && has_late == (late > 0);
+        let keeps_promise = self.profile.keeps_promise && has_late == is_promised;
         if let Some(events) = &mut egress.events {
             let (source_symbols, repair_symbols) = (k as u16, m as u16);
             events.push_back(BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise });
@@ -320,6 +346,7 @@ impl Sender {
         self.previous_symbols = previous_symbols;
         self.sbn += 1;
         self.block.clear();
+        self.classes.clear();
         self.opened_at = None;
         self.idle_since = None;
         self.times.clear();
@@ -337,7 +364,7 @@ impl Sender {
                 first_adu: self.block.first_adu(esi),
             };
             let symbol = self.block.symbol(esi);
-            egress.seal(DatagramType::Source, &id.emit(), symbol);
+            egress.seal(DatagramType::Source, self.classes.source(esi), &id.emit(), symbol);
             egress.sent.source_symbols += 1;
             if !self.profile.survive_burst.is_zero() {
                 self.times.push(egress.now);
@@ -352,7 +379,14 @@ impl Sender {
         let encoded = egress.code.encode(layout, source, m, &mut self.repair);
         debug_assert_eq!(encoded, m, "plan and late part keep the limits of the code");
         let first = self.repair_id(k, 0, m);
-        send_symbols(first, &self.repair[..early * layout.size], layout.size, self.symbol_size, egress);
+        send_symbols(
+            first,
+            &self.repair[..early * layout.size],
+            layout.size,
+            self.symbol_size,
+            self.classes.repair(),
+            egress,
+        );
         if egress.events.is_some() || early < m {
             egress.outbox.end_part(self.block_id(), Part::Early);
         }
@@ -375,7 +409,7 @@ impl Sender {
         let first = self.repair_id(k, early, m);
         let symbols = &self.repair[early * size..];
         let part = EarlyPart { source: &self.times, repair_symbols: early, closed_at: egress.now };
-        let is_kept = self.late.push(first, symbols, size, part, self.profile.survive_burst);
+        let is_kept = self.late.push(first, symbols, size, self.classes.repair(), part, self.profile.survive_burst);
         if !is_kept {
             egress.sent.late_dropped += (m - early) as u64;
         }
@@ -383,7 +417,7 @@ impl Sender {
     }
 
     fn send_late(&self, part: &LatePart, egress: &mut Egress<'_>) {
-        send_symbols(part.first, &part.symbols, part.symbol_size, self.symbol_size, egress);
+        send_symbols(part.first, &part.symbols, part.symbol_size, self.symbol_size, part.class, egress);
         egress.sent.late_symbols += part.count();
         if egress.events.is_some() {
             let block = BlockId { profile: part.first.profile, sbn: part.first.sbn };
@@ -398,10 +432,17 @@ impl Sender {
 }
 
 /// Sends repair symbols of one block, which lie end to end in `symbols`; the first has the id `first`.
-fn send_symbols(first: RepairId, symbols: &[u8], size: usize, full: usize, egress: &mut Egress<'_>) {
+fn send_symbols(
+    first: RepairId,
+    symbols: &[u8],
+    size: usize,
+    full: usize,
+    class: TrafficClass,
+    egress: &mut Egress<'_>,
+) {
     for (index, symbol) in symbols.chunks_exact(size).enumerate() {
         let id = RepairId { esi: first.esi + index as u16, ..first };
-        egress.seal(DatagramType::Repair, &id.emit(), symbol);
+        egress.seal(DatagramType::Repair, class, &id.emit(), symbol);
         egress.sent.repair_symbols += 1;
         egress.sent.full_symbols += u64::from(symbol.len() == full);
     }
@@ -484,7 +525,7 @@ mod tests {
                 keeps_promise: true,
             };
             let (outbox, code) = (Outbox::new(Pacer::new(None), Duration::ZERO), Code::new());
-            let (sender, events) = (Sender::new(profile, E), VecDeque::new());
+            let (sender, events) = (Sender::new(profile, E, OuterRule::default()), VecDeque::new());
             Self { sender, sessions, outbox, code, sent: Sent::default(), claims: false, events, now }
         }
 

@@ -3,7 +3,8 @@
 //!
 //! Ours: [`datagram`] (the clear header), [`payload_id`] (which symbol), [`adu`] (a packet in a block), [`report`],
 //! [`handshake`]. The user's: [`packet`] (a view of the headers), [`virtio`], [`offload`] and [`finish`] (what the
-//! kernel leaves to a device), [`segment`] (cutting super-packets), [`checksum`], [`timestamp`].
+//! kernel leaves to a device), [`segment`] (cutting super-packets), [`traffic_class`] (DSCP and ECN),
+//! [`checksum`], [`timestamp`].
 //!
 //! Start with [`datagram`] and [`payload_id`] beside `docs/wire.md`, or with [`packet`].
 
@@ -20,4 +21,5 @@ pub mod report;
 pub(crate) mod samples;
 pub mod segment;
 pub mod timestamp;
+pub mod traffic_class;
 pub mod virtio;

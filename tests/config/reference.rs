@@ -141,7 +141,7 @@ fn values_are_read_as_they_are_written() {
          tun: {{ name: tun7, mtu: 9000, queues: 4, txqueuelen: 1000 }}\n\
          peers:\n\
          - name: b\n  public_key: {peer}\n  preshared_key_file: a.key\n  endpoint: \"[2001:db8::2]:9000\"\n\
-         \x20 prefixes: [10.2.0.0/24]\n  path: {{ mtu: 9000, rate: 950mbit, udp_gso: off }}\n  redundancy: long\n\
+         \x20 prefixes: [10.2.0.0/24]\n  path: {{ mtu: 9000, rate: 950mbit, udp_gso: off, ecn: off, dscp: af41, congestion: hide }}\n  redundancy: long\n\
          redundancy:\n  none: {{ repair: none }}\n\
          \x20 long: {{ block_symbols: 256, close_when_idle: 1ms, close_after: 20ms, repair: {{ fixed: 32, assume_loss: 2% }} }}\n\
          policy: [{{ to: 10.2.0.0/25, protocol: udp, port: 1-1024, dscp: ef, redundancy: none }}]\n\
@@ -156,6 +156,8 @@ fn values_are_read_as_they_are_written() {
     assert_eq!(peer.preshared_key.as_ref().map(PresharedKey::to_text), Some(key.to_text()));
     assert_eq!(peer.path.rate.map(config::Rate::bits_per_second), Some(950_000_000));
     assert_eq!(peer.path.udp_gso, config::UdpGso::Off);
+    assert_eq!((peer.path.ecn, peer.path.dscp), (config::OuterEcn::Off, config::OuterDscp::Fixed(34)));
+    assert_eq!(peer.path.congestion, config::Congestion::Hide);
     let profile = config.profile(peer.redundancy).unwrap();
     assert_eq!((profile.name.as_str(), profile.block_symbols), ("long", 256));
     assert_eq!(profile.repair, Repair::Fixed { symbols: 32, assume_loss: 0.02 });

@@ -28,6 +28,8 @@ pub struct Seen {
     pub from: SocketAddr,
     /// Its destination.
     pub to: SocketAddr,
+    /// Its DSCP and ECN field.
+    pub class: u8,
     /// The UDP payload.
     pub bytes: Vec<u8>,
 }
@@ -95,6 +97,7 @@ fn parse(packet: &[u8]) -> Option<Seen> {
     Some(Seen {
         from: SocketAddr::from((address(12)?, port(header)?)),
         to: SocketAddr::from((address(16)?, port(header + 2)?)),
+        class: packet[1],
         bytes: packet.get(header + 8..)?.to_vec(),
     })
 }

@@ -19,6 +19,7 @@ mod streams;
 mod testbed;
 
 mod addresses;
+mod congestion;
 mod drain;
 mod ends;
 mod icmp;

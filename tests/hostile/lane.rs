@@ -9,6 +9,7 @@ use onwire::tunnel::PeerId;
 use onwire::tunnel::forwarder::{Forwarder, Settings};
 use onwire::tunnel::handshake::{Established, Role};
 use onwire::tunnel::hello::{Hello, PROTOCOL_VERSION};
+use onwire::tunnel::outer_class::OuterRule;
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId};
 use onwire::tunnel::receiver::Delivery;
@@ -31,6 +32,8 @@ pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instan
         symbol_size: symbol_size.into(),
         bytes_per_second: None,
         queue_max: Duration::ZERO,
+        outer: OuterRule::default(),
+        signals_rebuilt: false,
         claims,
         policy: Policy::new([], ProfileId(0)),
     };

@@ -524,6 +524,87 @@ fn an_answer_leaves_from_the_address_that_received_the_request() {
 }
 
 #[test]
+fn each_datagram_comes_with_its_class_and_only_equal_ones_are_merged() {
+    let options = UdpOptions { classes: true, ..UdpOptions::default() };
+    let bound = |address: &str| UdpSocket::bind(address.parse().unwrap(), options).unwrap();
+    for (listen, call) in
+        [("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:0", "[::1]:0"), ("[::]:0", "127.0.0.1:0"), ("[::]:0", "[::]:0")]
+    {
+        let (mut receiver, mut silent, mut sender) = (bound(listen), bind(listen, Switch::Auto), bound(call));
+        let to = |socket: &UdpSocket, family: &str| match family.contains("127") {
+            true => SocketAddr::from(([127, 0, 0, 1], socket.local_addr().port())),
+            false => format!("[::1]:{}", socket.local_addr().port()).parse().unwrap(),
+        };
+        let (mut seen, mut expected) = (vec![], vec![]);
+        for class in [0, 2, 3, 0xb8, 0xba, 2] {
+            for alone in [false, true] {
+                let target = Target { class, alone, ..to(&receiver, call).into() };
+                // With a train, and a timestamp request.
+                let outcome = sender.send(target, &content(1452 * 5), 1452, Some(1));
+                assert_eq!(outcome.sent, 1452 * 5, "{:?}", outcome.error);
+                expected.extend([class; 5]);
+            }
+        }
+        let (bytes, trains) = receive(&mut receiver, 1452 * 60);
+        assert_eq!(bytes.len(), 1452 * 60);
+        for train in trains {
+            seen.extend(vec![train.class; train.len.div_ceil(train.segment)]);
+        }
+        assert_eq!(seen, expected, "{listen} {call}");
+        let target = Target { class: 3, ..to(&silent, call).into() };
+        assert_eq!(sender.send(target, b"hello", 0, None).sent, 5);
+        assert_eq!(receive(&mut silent, 5).1[0].class, 0, "this socket did not ask");
+    }
+}
+
+#[test]
+fn trains_of_different_classes_are_not_merged_on_a_device() {
+    let words = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
+        assert!(done.status.success(), "{words:?}: {done:?}");
+    };
+    let [near, far] = ["near", "far"].map(|end| format!("owclass-{end}-{}", std::process::id()));
+    let _removed = [Removed(near.clone()), Removed(far.clone())];
+    words(&format!("ip netns add {near}"));
+    words(&format!("ip netns add {far}"));
+    words(&format!("ip link add v0 netns {near} type veth peer name v0 netns {far}"));
+    for (node, address) in [(&near, "192.0.2.1/24"), (&far, "192.0.2.2/24")] {
+        words(&format!("ip -n {node} addr add {address} dev v0"));
+        words(&format!("ip -n {node} link set v0 up"));
+    }
+    let options = UdpOptions { classes: true, gso: Switch::Off, ..UdpOptions::default() };
+    let bind = |node: &str, at: &str| {
+        NetworkNamespace::named(node).unwrap().run(|| UdpSocket::bind(at.parse().unwrap(), options).unwrap()).unwrap()
+    };
+    let (mut sender, mut receiver) = (bind(&near, "192.0.2.1:0"), bind(&far, "192.0.2.2:0"));
+    let mut expected = vec![];
+    for number in 0..60u8 {
+        let class = if number % 10 == 9 { 3 } else { 2 };
+        let target = Target { class, ..receiver.local_addr().into() };
+        assert_eq!(sender.send(target, &[class; 1000], 0, None).sent, 1000);
+        expected.push(class);
+    }
+    let (bytes, trains) = receive(&mut receiver, 60_000);
+    let mut at = 0;
+    for train in trains {
+        assert!(bytes[at..at + train.len].iter().all(|&class| class == train.class), "merged with another class");
+        at += train.len;
+    }
+    assert_eq!(at, 60_000);
+    assert_eq!(bytes.chunks(1000).map(|datagram| datagram[0]).collect::<Vec<_>>(), expected);
+}
+
+/// A namespace that is removed with this value.
+struct Removed(String);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+#[test]
 fn a_removed_source_address_is_an_error_and_changes_no_other_state() {
     for (listen, gone) in [("0.0.0.0:0", "203.0.113.9"), ("[::]:0", "203.0.113.9")] {
         let (mut node, mut peer) = (bind(listen, Switch::Auto), bind("127.0.0.1:0", Switch::Auto));

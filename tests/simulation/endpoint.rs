@@ -8,6 +8,7 @@ use onwire::protect::{Evidence, LaneProtection};
 use onwire::tunnel::PeerId;
 use onwire::tunnel::drop_reason::{DropReason, Drops};
 use onwire::tunnel::forwarder::{Forwarder, Settings};
+use onwire::tunnel::outer_class::OuterRule;
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId, Rule};
 use onwire::tunnel::sender::Sent;
@@ -94,6 +95,8 @@ impl Endpoint {
             symbol_size: settings.symbol_size,
             bytes_per_second: settings.bytes_per_second,
             queue_max: QUEUE_MAX,
+            outer: OuterRule::default(),
+            signals_rebuilt: false,
             claims: settings.claims,
             policy: Policy::new(rules, ProfileId(0)),
         };

@@ -10,6 +10,7 @@ use onwire::tunnel::drop_reason::DropReason;
 use onwire::tunnel::outbox::Trains;
 use onwire::wire::packet::UDP;
 use onwire::wire::segment::segment_count;
+use onwire::wire::virtio::VirtioHeader;
 use rand::Rng;
 
 use crate::claims::Taken;
@@ -69,7 +70,7 @@ impl World {
             let drops = end.forwarder.drops().clone();
             end.forwarder.room()[..packet.bytes.len()].copy_from_slice(&packet.bytes);
             let lane_protection = &mut end.lane_protection;
-            let (mut taken, mut dropped) = (None, None);
+            let (mut taken, mut dropped, mut rest) = (None, None, None);
             end.forwarder.handle_packet(packet.header, packet.bytes.len(), now, |outgoing| {
                 if let Some(lane_protection) = lane_protection {
                     let strays = lane_protection.peers()[0].flows().counters().strays;
@@ -86,7 +87,14 @@ impl World {
                         flow.filter(|flow| if view.protocol == UDP { flow.sent.packets > 0 } else { !is_stray });
                     let instance = counted.map(|flow| flow.id.instance());
                     taken = outgoing.block.map(|block| Taken { number, block, instance, datagrams });
-                    dropped = (!is_stray).then_some((number, instance));
+                    if outgoing.block.is_none() {
+                        dropped = (!is_stray).then_some((number, instance));
+                    }
+                }
+                if outgoing.block.is_some() {
+                    let flags = outgoing.header.flags & VirtioHeader::NEEDS_CSUM;
+                    let header = VirtioHeader { flags, ..outgoing.header };
+                    rest = Some(Packet { header, bytes: outgoing.packet.to_vec() });
                 }
             });
             match newly_dropped(&drops, end.forwarder.drops())[..] {
@@ -97,8 +105,20 @@ impl World {
                     let profile = profile_of(&packet.bytes);
                     self.model.on_taken(end.run, number, profile, packet);
                 }
+                // The first segment of a super-packet was dropped, and the rest is taken.
+                [(DropReason::PathQueueStands, 1)] if rest.is_some() => {
+                    assert!(self.scenario.sides[side.index()].bytes_per_second.is_some());
+                    if let Some((number, instance)) = dropped {
+                        self.claim_checker.on_dropped(end.run, number, instance);
+                    }
+                    if let Some(taken) = taken {
+                        self.claim_checker.on_taken(end.run, taken, &self.hosts);
+                    }
+                    let profile = profile_of(&packet.bytes);
+                    self.model.on_taken(end.run, number, profile, rest.expect("it is there"));
+                }
                 // `PathQueueFull` comes from a path with a low rate: other paths must not wait for it.
-                [(DropReason::NoSession | DropReason::PathQueueFull, 1)] => {
+                [(DropReason::NoSession | DropReason::PathQueueFull | DropReason::PathQueueStands, 1)] => {
                     let has_rate = self.scenario.sides[side.index()].bytes_per_second.is_some();
                     assert!(has_rate || end.forwarder.drops().of(DropReason::PathQueueFull) == 0);
                     if let Some((number, instance)) = dropped {

@@ -75,6 +75,7 @@ use crate::tunnel::peer::Peer;
 use crate::wire::adu::PACKET_MAX;
 use crate::wire::datagram::DatagramType;
 use crate::wire::handshake::MAX_LEN as HANDSHAKE_MAX;
+use crate::wire::traffic_class::TrafficClass;
 use crate::wire::virtio::VirtioHeader;
 
 const TUN: Token = Token(0);
@@ -368,7 +369,8 @@ impl Lane {
                     let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
                     self.send_event(event);
                 } else {
-                    self.forwarder.handle_datagram(datagram, received.from, arrived);
+                    let marked = TrafficClass(received.class).is_ce();
+                    self.forwarder.handle_arrival(datagram, received.from, marked, arrived);
                 }
             }
             self.deliver(now);

@@ -40,8 +40,9 @@ impl Lane {
             let len = train.bytes.len();
             let datagram_len = train.datagram_len;
             let taken = TakenSend { peer, send: train.send, queued: train.since };
+            let class = train.class.0;
             let stamp = self.driver.as_ref().and_then(ProtectionDriver::next_stamp);
-            let target = Target { to: train.to.remote, from: train.to.local, alone };
+            let target = Target { to: train.to.remote, from: train.to.local, alone, class };
             let mut outcome = self.udp.send(target, train.bytes, datagram_len, stamp);
             if target.from.is_some() && outcome.sent == 0 && outcome.error.as_ref().is_some_and(is_unroutable) {
                 // This address is to blame only if sending works from another one: a link may be down for a moment.

@@ -10,7 +10,7 @@ use crate::io::udp::ErrorCounts;
 use crate::protect::PeerProtection;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
-use crate::tunnel::peer::Peer;
+use crate::tunnel::peer::{Marks, Peer};
 use crate::tunnel::sender::Sent;
 use crate::wire::report::Reception;
 
@@ -103,6 +103,8 @@ pub struct PeerSnapshot {
     pub sent: Sent,
     /// What we received.
     pub reception: Reception,
+    /// Packets from it that were marked.
+    pub marks: Marks,
     /// How long a hole waits.
     pub hold: Duration,
     /// What the peer last reported as received, and how long ago.
@@ -132,6 +134,7 @@ impl PeerSnapshot {
             trains: TrainStatus::of(peer),
             sent: peer.sent(),
             reception: peer.reception(),
+            marks: peer.marks(),
             hold: peer.hold(),
             peer_reception: peer.reporting().peer_reception().map(|(reception, at)| (reception, since(at))),
             estimate: peer.estimate(now),

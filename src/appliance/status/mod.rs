@@ -21,6 +21,7 @@ use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
 use crate::tunnel::drop_reason::Drops;
+use crate::tunnel::peer::Marks;
 use crate::tunnel::sender::Sent;
 use crate::wire::report::Reception;
 
@@ -172,6 +173,15 @@ pub struct SentStatus {
     /// Packets and super-packets dropped because too much waited for `path.rate`.
     #[serde(default)]
     pub queue_dropped: u64,
+    /// Packets, and first segments of super-packets, dropped because the queue for `path.rate` stands.
+    #[serde(default)]
+    pub standing_dropped: u64,
+    /// Packets and super-packets marked for the same reason.
+    #[serde(default)]
+    pub standing_marked: u64,
+    /// Repair symbols not sent for the same reason: their blocks are not protected.
+    #[serde(default)]
+    pub repair_shed: u64,
     /// Bytes sent for each byte of packets, less one.
     pub overhead: f64,
 }
@@ -205,6 +215,13 @@ pub struct ReceivedStatus {
     /// while symbols come that late. `None` in what a peer reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<f64>,
+    /// Packets and super-packets marked because the path marked a datagram. `None` in what a peer reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_marked: Option<u64>,
+    /// Packets and super-packets marked because they were rebuilt while the peer met congestion. `None` in what a peer
+    /// reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt_marked: Option<u64>,
     /// Datagrams seen before.
     pub duplicates: u64,
     /// Runs of lost datagrams of length 1, 2, 3-4, 5-8, 9-16, 17-32, 33-64, more.
@@ -226,11 +243,13 @@ impl PeerStatus {
     pub fn gather<'a>(name: &str, lanes: impl Iterator<Item = &'a PeerSnapshot> + Clone) -> Self {
         let mut sent = Sent::default();
         let mut reception = Reception::default();
+        let mut marks = Marks::default();
         let mut reported = Reception::default();
         let mut reported_ago: Option<Duration> = None;
         for lane in lanes.clone() {
             sent.add(&lane.sent);
             reception.add(&lane.reception);
+            marks.add(&lane.marks);
             if let Some((peer_reception, ago)) = &lane.peer_reception {
                 reported.add(peer_reception);
                 reported_ago = reported_ago.max(Some(*ago));
@@ -255,6 +274,8 @@ impl PeerStatus {
             sent: sent.into(),
             received: ReceivedStatus {
                 hold_ms: lanes.clone().map(|lane| lane.hold).max().map(|hold| hold.as_secs_f64() * 1e3),
+                path_marked: Some(marks.from_path),
+                rebuilt_marked: Some(marks.rebuilt),
                 ..(&reception).into()
             },
             peer_report: reported_ago
@@ -277,6 +298,9 @@ impl From<Sent> for SentStatus {
             datagrams: sent.datagrams,
             bytes: sent.bytes,
             queue_dropped: sent.queue_dropped,
+            standing_dropped: sent.standing_dropped,
+            standing_marked: sent.standing_marked,
+            repair_shed: sent.repair_shed,
             overhead: share(sent.bytes.saturating_sub(sent.adu_bytes), sent.adu_bytes),
         }
     }
@@ -297,6 +321,8 @@ impl From<&Reception> for ReceivedStatus {
             adu_bytes: reception.adu_bytes,
             late: reception.late,
             hold_ms: None,
+            path_marked: None,
+            rebuilt_marked: None,
             duplicates: reception.duplicates,
             burst_lengths: reception.burst_lengths,
         }

@@ -65,7 +65,7 @@ const SLOT: usize = HEADER + WORD;
 const SOURCE_SLOT: usize = HEADER + size_of::<libc::in6_pktinfo>().next_multiple_of(WORD);
 
 /// Bytes of all requests of one send.
-const REQUESTS_LEN: usize = 3 * SLOT + SOURCE_SLOT;
+const REQUESTS_LEN: usize = 4 * SLOT + SOURCE_SLOT;
 
 /// A source address in the kernel's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl PacketInfo {
 /// refuses this one, as older kernels do.
 const SCM_TS_OPT_ID: libc::c_int = 81;
 
-/// The control messages of one send: at most three whose data fits in a word, and a source address.
+/// The control messages of one send: at most four whose data fits in a word, and a source address.
 #[repr(align(8))]
 pub(super) struct Requests {
     bytes: [u8; REQUESTS_LEN],
@@ -154,6 +154,16 @@ impl Requests {
         }
     }
 
+    /// Adds this DSCP and ECN field, toward an IPv6 or an IPv4 address; the latter also from an IPv6 socket.
+    #[inline]
+    pub(super) fn class(self, class: u8, to_v6: bool) -> Self {
+        let value = libc::c_int::from(class).to_ne_bytes();
+        match to_v6 {
+            true => self.and(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &value),
+            false => self.and(libc::IPPROTO_IP, libc::IP_TOS, &value),
+        }
+    }
+
     /// Adds a message.
     #[inline]
     fn and(mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Self {
@@ -171,6 +181,17 @@ impl Requests {
     #[inline]
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+}
+
+/// The DSCP and ECN field that a datagram came with, if this message holds it.
+#[inline]
+pub(super) fn parse_class(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<u8> {
+    match (level, kind) {
+        // One byte, although it is sent as an integer.
+        (libc::IPPROTO_IP, libc::IP_TOS) => data.first().copied(),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => leading_u32(data).map(|class| class as u8),
+        _ => None,
     }
 }
 
@@ -225,6 +246,7 @@ mod tests {
         let cut = (libc::SOL_UDP, libc::UDP_SEGMENT, &segment[..]);
         let [v4, v6] = [false, true].map(|v6| PacketInfo::new("192.0.2.1".parse().unwrap(), v6));
         let (PacketInfo::V4(v4_data), PacketInfo::V6(v6_data)) = (v4, v6) else { panic!("{v4:?} {v6:?}") };
+        let (tos, ect) = (0xb8i32.to_ne_bytes(), 2i32.to_ne_bytes());
         let from_v4 = (libc::IPPROTO_IP, libc::IP_PKTINFO, &v4_data[..]);
         let from_v6 = (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &v6_data[..]);
         for (requests, expected) in [
@@ -235,6 +257,11 @@ mod tests {
             (Requests::stamp(Some(0xfedc_ba98)).segment(1452), vec![stamped, numbered, cut]),
             (Requests::stamp(Some(0xfedc_ba98)).from(&v6).segment(1452), vec![stamped, numbered, from_v6, cut]),
             (Requests::NONE.from(&v4), vec![from_v4]),
+            (Requests::NONE.class(0xb8, false), vec![(libc::IPPROTO_IP, libc::IP_TOS, &tos[..])]),
+            (
+                Requests::stamp(Some(0xfedc_ba98)).from(&v6).class(2, true).segment(1452),
+                vec![stamped, numbered, from_v6, (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &ect[..]), cut],
+            ),
         ] {
             let len = |data: &[u8]| HEADER + data.len().next_multiple_of(WORD);
             assert_eq!(requests.as_bytes().len(), expected.iter().map(|(_, _, data)| len(data)).sum::<usize>());

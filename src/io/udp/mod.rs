@@ -84,11 +84,13 @@ pub struct UdpOptions {
     pub stamps: StampChoice,
     /// Size of the send buffer and of the receive buffer, in bytes; as much of it as the system allows.
     pub buffer_bytes: usize,
+    /// Each datagram comes with its DSCP and ECN field.
+    pub classes: bool,
 }
 
 impl Default for UdpOptions {
     fn default() -> Self {
-        Self { gso: Switch::Auto, stamps: StampChoice::Auto, buffer_bytes: 8 << 20 }
+        Self { gso: Switch::Auto, stamps: StampChoice::Auto, buffer_bytes: 8 << 20, classes: false }
     }
 }
 
@@ -250,6 +252,13 @@ fn open(address: SocketAddr, options: UdpOptions) -> io::Result<StdSocket> {
             control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         } else {
             control::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        }
+    }
+    if options.classes {
+        // Without them no mark of the path is seen; a kernel that lacks one family has no datagrams of it.
+        let _ = control::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
+        if address.is_ipv6() {
+            let _ = control::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
         }
     }
     control::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::address::RawAddress;
 use super::arrival::parse_stamp;
-use super::control::{ControlBuffer, Messages, PacketInfo, leading_u32};
+use super::control::{ControlBuffer, Messages, PacketInfo, leading_u32, parse_class};
 use super::{UdpSocket, unmapped};
 
 /// The result of one call.
@@ -28,6 +28,9 @@ pub struct Received {
     /// When the first of them came to this host, however late it is read; `None` where the kernel does not report it,
     /// or its clock was set meanwhile.
     pub arrived: Option<Instant>,
+    /// Their DSCP and ECN field, which is the same for all: the kernel merges no others. 0 if it is not asked for
+    /// ([`UdpOptions::classes`](super::UdpOptions::classes)).
+    pub class: u8,
 }
 
 /// ICMP errors that may precede a datagram. More of them are a flood: the loop must go on.
@@ -65,16 +68,20 @@ impl UdpSocket {
         let Some(from) = address.decode() else {
             return Ok(None);
         };
-        let (mut segment, mut stamp, mut to) = (len.max(1), None, None);
+        let (mut segment, mut stamp, mut to, mut class) = (len.max(1), None, None, None);
         for (level, kind, data) in Messages(&control.0[..control_len]) {
             match (level, kind, leading_u32(data)) {
                 (libc::SOL_UDP, libc::UDP_GRO, Some(size @ 1..)) => segment = size as usize,
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, Some(total)) => self.on_overflows(total),
                 (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, _) => stamp = parse_stamp(data),
-                _ => to = to.or(PacketInfo::parse(level, kind, data)),
+                _ => {
+                    to = to.or(PacketInfo::parse(level, kind, data));
+                    class = class.or(parse_class(level, kind, data));
+                }
             }
         }
-        Ok(Some(Received { len, segment, from: unmapped(from), to, arrived: self.arrivals.tell(stamp) }))
+        let (from, class, arrived) = (unmapped(from), class.unwrap_or(0), self.arrivals.tell(stamp));
+        Ok(Some(Received { len, segment, from, to, arrived, class }))
     }
 }
 

@@ -59,11 +59,13 @@ pub struct Target {
     pub from: Option<IpAddr>,
     /// Each datagram by itself, although the kernel could cut the train.
     pub alone: bool,
+    /// DSCP and ECN field of each datagram.
+    pub class: u8,
 }
 
 impl From<SocketAddr> for Target {
     fn from(to: SocketAddr) -> Self {
-        Self { to, from: None, alone: false }
+        Self { to, from: None, alone: false, class: 0 }
     }
 }
 
@@ -87,6 +89,8 @@ struct Destination {
     address: RawAddress,
     length: libc::socklen_t,
     from: Option<PacketInfo>,
+    class: u8,
+    is_v6: bool,
     segment: usize,
     alone: bool,
 }
@@ -125,7 +129,8 @@ impl UdpSocket {
         let (address, length) = RawAddress::new(mapped(target.to, self.local.is_ipv6()));
         let segment = if segment == 0 { bytes.len() } else { segment };
         let from = target.from.map(|from| PacketInfo::new(from, self.local.is_ipv6()));
-        let destination = Destination { address, length, from, segment, alone: target.alone };
+        let (class, is_v6) = (target.class, target.to.is_ipv6());
+        let destination = Destination { address, length, from, class, is_v6, segment, alone: target.alone };
         let mut outcome = SendOutcome::default();
         let mut is_whole = true;
         while outcome.sent < bytes.len() {
@@ -208,16 +213,20 @@ impl UdpSocket {
         }
     }
 
-    /// Requests the source address of the envelope, and the timestamp with this id, if one is wanted.
+    /// Requests the source address of the envelope, its class unless that is 0, and the timestamp with this id, if one is wanted.
     fn requests(&self, destination: &Destination, stamp: Option<u32>) -> Requests {
         let requests = match (self.stamps, stamp) {
             (StampState::OwnId, Some(_)) => Requests::stamp(stamp),
             (StampState::LoopedData, Some(_)) => Requests::stamp(None),
             _ => Requests::NONE,
         };
-        match &destination.from {
+        let requests = match &destination.from {
             Some(from) => requests.from(from),
             None => requests,
+        };
+        match destination.class {
+            0 => requests,
+            class => requests.class(class, destination.is_v6),
         }
     }
 

@@ -94,7 +94,7 @@ const TRIAL_IDS: [u32; 2] = [0xffff_ffff, 0x5a5a_0001];
 fn own_ids_work(is_v6: bool) -> bool {
     let trial = || {
         let address: SocketAddr = if is_v6 { (Ipv6Addr::LOCALHOST, 0).into() } else { (Ipv4Addr::LOCALHOST, 0).into() };
-        let options = UdpOptions { gso: Switch::Off, stamps: StampChoice::Off, buffer_bytes: 64 << 10 };
+        let options = UdpOptions { gso: Switch::Off, stamps: StampChoice::Off, buffer_bytes: 64 << 10, classes: false };
         let mut socket = UdpSocket::bind(address, options)?;
         socket.stamps = StampState::OwnId;
         report(socket.as_fd(), socket.stamps)?;

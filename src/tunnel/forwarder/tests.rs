@@ -1,8 +1,11 @@
 //! Tests of the forwarder: packets in and out of it, sessions, and what it drops.
 
+mod congestion;
+
 use super::super::handshake::REJECT_AFTER;
 use super::super::handshake::Role;
 use super::super::hello::{Hello, PROTOCOL_VERSION};
+use super::super::outer_class::OuterRule;
 use super::super::policy::{Policy, ProfileId};
 use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
 use super::*;
@@ -42,6 +45,8 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         symbol_size: 1408,
         bytes_per_second: None,
         queue_max: Duration::ZERO,
+        outer: OuterRule::default(),
+        signals_rebuilt: false,
         claims,
         policy: Policy::new([], ProfileId(0)),
     };

@@ -26,6 +26,7 @@ impl Peer {
         self.train_news = news.or(self.train_news);
         let spread = self.reporting.peer_late_spread().unwrap_or_default();
         self.receivers.iter_mut().flatten().for_each(|receiver| receiver.set_late_spread(spread));
+        self.set_marks_rebuilt(self.reporting.peer_congested());
         let acknowledged = self.reporting.acknowledged();
         self.receivers.iter_mut().flatten().for_each(|receiver| receiver.on_acknowledged(acknowledged));
         let feedback = self.feedback.get_or_insert_default();
@@ -79,7 +80,7 @@ impl Peer {
         let mut egress = Egress { session, outbox: &mut self.outbox, code, sent: &mut self.sent, events: None, now };
         // A report travels alone, so that it arrives even where trains do not.
         egress.outbox.end_train();
-        egress.seal(DatagramType::Report, &[], &self.scratch);
+        egress.seal(DatagramType::Report, self.settings.outer.plain(), &[], &self.scratch);
         egress.outbox.end_train();
     }
 

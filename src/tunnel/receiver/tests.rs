@@ -476,3 +476,66 @@ fn the_oldest_blocks_are_given_up_when_long_ones_hold_too_much_memory() {
     let (lost, done) = bench.fates();
     assert!(lost.iter().any(|&(first, count, _)| first == 0 && count > 100), "{lost:?} {done:?}");
 }
+
+#[test]
+fn the_symbols_of_a_packet_decide_whether_it_is_marked_or_rebuilt() {
+    use proptest::prelude::*;
+    let strategy = (
+        prop::collection::vec(1usize..200, 1..12),
+        prop::collection::vec(any::<bool>(), 64),
+        prop::option::of(any::<prop::sample::Index>()),
+    );
+    proptest!(|((packets, marks, lost) in strategy)| {
+        let mut block = SourceBlock::new(E, 64);
+        let virtio = VirtioHeader::default();
+        let symbols: Vec<Range<usize>> = packets
+            .iter()
+            .map(|&len| {
+                block.room()[..len].fill(1);
+                block.commit(virtio, len)
+            })
+            .collect();
+        block.finish_symbol();
+        let k = block.finished();
+        prop_assume!(k <= marks.len());
+        let lost = lost.map(|index| index.index(k));
+        let (mut code, mut reception, mut repair, now) = (Code::new(), Reception::default(), vec![], Instant::now());
+        let (layout, source) = block.coded();
+        code.encode(layout, source, 1, &mut repair);
+        let mut receiver = Receiver::new(0, E, Delivery { strict: true, hold: HOLD, hold_max: HOLD });
+        for esi in (0..k).filter(|&esi| Some(esi) != lost) {
+            let id = SourceId {
+                profile: 0,
+                unprotected: false,
+                esi: esi as u16,
+                sbn: 0,
+                previous_symbols: 0,
+                first_adu: block.first_adu(esi),
+            };
+            let ingress = &mut Ingress { code: &mut code, reception: &mut reception, now };
+            receiver.handle_source(id, block.symbol(esi), ingress).unwrap();
+            if marks[esi] {
+                prop_assert!(receiver.mark(id), "nothing has left");
+            }
+        }
+        let id = RepairId {
+            profile: 0,
+            esi: k as u16,
+            sbn: 0,
+            source_symbols: k as u16,
+            repair_symbols: 1,
+            previous_symbols: 0,
+        };
+        let ingress = &mut Ingress { code: &mut code, reception: &mut reception, now };
+        receiver.handle_repair(id, &repair, ingress).unwrap();
+        for (len, symbols) in packets.iter().zip(symbols) {
+            let ready = receiver.next_adu(&mut reception, now).expect("all is there");
+            prop_assert_eq!(ready.header.packet_len, *len);
+            // The header may end where a symbol ends; only bytes of the packet count.
+            let mut marked = symbols.clone().filter(|&esi| marks[esi] && Some(esi) != lost);
+            let first = ready.packet.start / E;
+            prop_assert_eq!(ready.marked, marked.any(|esi| esi >= first));
+            prop_assert_eq!(ready.rebuilt, lost.is_some_and(|esi| symbols.contains(&esi) && esi >= first));
+        }
+    });
+}
