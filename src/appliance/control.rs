@@ -327,7 +327,9 @@ impl Control {
         let mut by_name = named(&drops);
         by_name.extend(self.peering.drops().map(|(why, count)| (why.to_string(), count)));
         let peers = self.config.peers.iter().enumerate().map(|(number, peer)| {
-            PeerStatus::gather(&peer.name, snapshots.iter().filter_map(move |lane| lane.peers.get(number)))
+            let mut status = PeerStatus::gather(&peer.name, snapshots.iter().filter_map(|lane| lane.peers.get(number)));
+            status.plans = self.planning.status(number);
+            status
         });
         Status {
             node: self.config.node.name.clone(),

@@ -7,9 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::appliance::setup;
+use crate::appliance::status::plan::PlanStatus;
 use crate::config::{Config, Repair};
 use crate::notify::message::StateReason;
 use crate::plan::planner::Change;
@@ -45,29 +44,6 @@ pub struct NewPlan {
     pub profile: Box<Profile>,
     /// Why the link is degraded although it works; none if it is not.
     pub reason: Option<StateReason>,
-}
-
-/// A profile with targets toward one peer on one lane, for status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PlanStatus {
-    /// The profile.
-    pub profile: String,
-    /// The lane.
-    pub lane: usize,
-    /// The most source symbols of a block.
-    pub block_symbols: usize,
-    /// How long a block may take, in microseconds.
-    pub close_after_us: u64,
-    /// Repair symbols that leave with the longest block.
-    pub repair_symbols: usize,
-    /// How much later the late repair symbols leave, in microseconds; 0: there are none.
-    pub survive_burst_us: u64,
-    /// Repair symbols per source symbol at the present rate.
-    pub overhead: f64,
-    /// Targets that are not reached, and what would reach them.
-    pub unreached: Vec<String>,
-    /// How often the plan has changed.
-    pub changes: u64,
 }
 
 /// The planner of one profile toward one peer on one lane.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::appliance::host::routes::RouteTrouble;
 use crate::appliance::status::link::LinkStatus;
+use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 
 /// The whole status, a few lines per peer.
@@ -136,6 +137,30 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     }
     if let Some(link) = &peer.link {
         writeln!(out, "  way there {}", way_there(link))?;
+    }
+    peer.plans.iter().try_for_each(|plan| write_plan(out, plan))
+}
+
+/// A profile that is planned, and which of its targets are not reached.
+fn write_plan(out: &mut String, plan: &PlanStatus) -> std::fmt::Result {
+    let late = match plan.survive_burst_us {
+        0 => String::new(),
+        late => format!(", late repair after {} ms", late as f64 / 1e3),
+    };
+    writeln!(
+        out,
+        "  planned   {} on lane {}: blocks of up to {} symbols and {} ms with {} repair symbols{late}; {:.1} % repair now; {} \
+         changes",
+        plan.profile,
+        plan.lane,
+        plan.block_symbols,
+        plan.close_after_us as f64 / 1e3,
+        plan.repair_symbols,
+        plan.overhead * 100.0,
+        plan.changes
+    )?;
+    for unreached in &plan.unreached {
+        writeln!(out, "            {unreached}")?;
     }
     Ok(())
 }

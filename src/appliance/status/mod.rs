@@ -6,6 +6,7 @@
 pub mod arrivals;
 pub mod drain;
 pub mod link;
+pub mod plan;
 pub mod protection;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::link::LinkStatus;
+use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
@@ -145,6 +147,9 @@ pub struct PeerStatus {
     /// What is known of the way to the peer.
     #[serde(default)]
     pub link: Option<LinkStatus>,
+    /// Profiles with targets, by lane: what is planned for this link.
+    #[serde(default)]
+    pub plans: Vec<PlanStatus>,
     /// The protection of flows, if notifications are configured.
     #[serde(default)]
     pub protection: Option<ProtectionStatus>,
@@ -164,8 +169,14 @@ pub struct SentStatus {
     pub blocks: u64,
     /// Source symbols.
     pub source_symbols: u64,
-    /// Repair symbols.
+    /// Repair symbols, late ones included.
     pub repair_symbols: u64,
+    /// Repair symbols sent late.
+    #[serde(default)]
+    pub late_symbols: u64,
+    /// Late repair symbols that were not sent: no room, or their block did not leave in time.
+    #[serde(default)]
+    pub late_dropped: u64,
     /// Datagrams of every kind.
     pub datagrams: u64,
     /// UDP payload bytes.
@@ -281,6 +292,7 @@ impl PeerStatus {
             peer_report: reported_ago
                 .map(|ago| PeerReport { received: (&reported).into(), age_ms: ago.as_secs_f64() * 1e3 }),
             link: LinkStatus::gather(lanes.clone().map(|lane| &lane.estimate)),
+            plans: Vec::new(),
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }
@@ -295,6 +307,8 @@ impl From<Sent> for SentStatus {
             blocks: sent.blocks,
             source_symbols: sent.source_symbols,
             repair_symbols: sent.repair_symbols,
+            late_symbols: sent.late_symbols,
+            late_dropped: sent.late_dropped,
             datagrams: sent.datagrams,
             bytes: sent.bytes,
             queue_dropped: sent.queue_dropped,

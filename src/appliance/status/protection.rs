@@ -53,6 +53,9 @@ pub struct ProtectionStatus {
     pub protected_blocks: u64,
     /// Blocks that left this host while the link could not be trusted.
     pub untrusted_blocks: u64,
+    /// Blocks whose late repair did not leave as promised: they are protected early at most.
+    #[serde(default)]
+    pub promises_broken: u64,
     /// Blocks with a datagram that could not be sent.
     pub unsendable_blocks: u64,
     /// Timestamps that did not come in time: their blocks are not protected.
@@ -91,6 +94,7 @@ impl ProtectionStatus {
                 .sum(),
             protected_blocks: counters.protected,
             untrusted_blocks: counters.untrusted,
+            promises_broken: counters.promises_broken,
             unsendable_blocks: counters.unsendable,
             stamps_missing: counters.stamps_missing,
             lost_blocks: counters.lost,
