@@ -3,6 +3,7 @@
 
 mod barriers;
 mod lanes;
+mod late;
 mod refresh;
 
 use std::time::{Duration, Instant};
