@@ -1,6 +1,6 @@
 //! A table of a profile over losses and rates: the numbers of a block of the stream.
 
-use comfy_table::Table;
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 
 use super::explained::{Explained, Question};
 use super::text::percent;
@@ -13,7 +13,7 @@ const RATES: [u64; 5] = [1, 10, 100, 1000, 10_000];
 /// The table, with its title.
 pub fn table(profile: &Profile, question: &Question) -> String {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(UTF8_BORDERS_ONLY);
     table.set_header(["loss", "rate", "k", "early", "late", "overhead", "survives", "lost with", "not reached"]);
     for loss in LOSSES {
         for rate in RATES {
@@ -37,5 +37,5 @@ pub fn table(profile: &Profile, question: &Question) -> String {
             ]);
         }
     }
-    format!("{}\n{}\n", profile.name, table.trim_fmt())
+    format!("{}\n{}\n", profile.name, table)
 }
