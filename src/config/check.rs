@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::peer::NO_PREFIX;
 use super::table::Reading;
 use super::units::show_duration;
-use super::{Config, Endpoint, Offload};
+use super::{Config, Endpoint, Offload, Targets};
 use crate::notify::message::MAX_PEERS;
 use crate::plan;
 
@@ -247,8 +247,12 @@ fn check_plans(config: &Config, reading: &mut Reading<'_>) {
             let plan = plan::choose(&targets.into(), &profile.limits(peer.path.symbol_size()), &link);
             for unreached in &plan.unreached {
                 let key = format!("redundancy.{}.repair.{}", profile.name, unreached.target.key());
-                let found =
-                    format!("cannot be reached at the path.rate of {rate} to {}: {}", peer.name, unreached.cause);
+                let found = format!(
+                    "found {}, which cannot be reached at the path.rate of {rate} to {}: {}",
+                    shown(&targets, unreached.target),
+                    peer.name,
+                    unreached.cause
+                );
                 let remedies: Vec<_> = unreached.remedies.iter().map(ToString::to_string).collect();
                 let hint = match &remedies[..] {
                     [] => "lower the targets".to_owned(),
@@ -257,6 +261,15 @@ fn check_plans(config: &Config, reading: &mut Reading<'_>) {
                 reading.error(&key, &found, "", &hint);
             }
         }
+    }
+}
+
+/// A target as it is written.
+fn shown(targets: &Targets, target: plan::Target) -> String {
+    match target {
+        plan::Target::Residual => targets.residual.map_or("null".to_owned(), |chance| format!("{chance:e}")),
+        plan::Target::SurviveBurst => show_duration(targets.survive_burst),
+        plan::Target::MaxOverhead => format!("{}%", (targets.max_overhead * 100.0).round()),
     }
 }
 

@@ -76,6 +76,12 @@ impl BlockFailures {
         }
     }
 
+    /// From now on late repair symbols leave so long after the early ones.
+    pub fn set_late_after(&mut self, late_after: Duration) {
+        self.until_late = self.link.changes(late_after);
+        self.late = [Vec::new(), Vec::new()];
+    }
+
     /// Source symbols so far, k.
     pub fn source_symbols(&self) -> usize {
         self.source_symbols
@@ -96,12 +102,12 @@ impl BlockFailures {
                 }
                 // Up to `early` losses, the late symbols may all be lost.
                 let skip = (early + 1).saturating_sub(lost + first).min(chances.len());
-                let beyond = chances[skip..].iter().enumerate().map(|(at, chance)| {
-                    let spent = lost + first + skip + at;
-                    let spare = (early + late).checked_sub(spent);
-                    chance * spare.map_or(1.0, |spare| too_many[spare])
-                });
-                failed += likely * beyond.sum::<f64>();
+                let beyond = &chances[skip..];
+                // The more early symbols are lost, the fewer late ones may be; beyond that, the block is lost in any case.
+                let bearable = (early + late + 1).saturating_sub(lost + first + skip).min(too_many.len());
+                let (some, rest) = beyond.split_at(bearable.min(beyond.len()));
+                let with_late: f64 = some.iter().zip(too_many[..bearable].iter().rev()).map(|(a, b)| a * b).sum();
+                failed += likely * (with_late + rest.iter().sum::<f64>());
             }
         }
         failed.min(1.0)
@@ -197,7 +203,10 @@ mod tests {
         ) {
             let link = GilbertElliott::new(good_loss, MS * good_ms, bad_loss, MS * bad_ms).unwrap();
             let (apart, late_after) = (Duration::from_micros(apart_us.into()), MS * late_ms);
-            let found = at(link, k, apart, late_after).failure(early, late);
+            let mut failures = at(link, k, apart, MS * 3);
+            failures.failure(early, late);
+            failures.set_late_after(late_after);
+            let found = failures.failure(early, late);
             let expected = link.block_failure(&schedule(k, early, late, apart, late_after), early + late);
             let error = (found - expected).abs();
             prop_assert!(error <= expected * 1e-9 + 1e-40, "{found:e} is not {expected:e}");

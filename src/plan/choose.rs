@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use super::early::{Early, fewest};
+use super::early::{self, Early, fewest};
 use super::unreached::{Cause, Remedy, Target, Unreached};
 use super::{FREE_REPAIR, Limits, Link, MOST_LOSS, SendPlan, Targets, apart, late_symbols, symbols_within};
-use crate::fec::gilbert_elliott::GilbertElliott;
+use crate::fec::block_failures::BlockFailures;
 use crate::fec::plan::Plan;
 use crate::fec::residual::residual;
 
@@ -273,9 +273,12 @@ impl Choice {
         let allowed = self.allowed(high);
         // With bursts a longer block may need more than this estimates, so nothing is promised.
         let needs_more = self.residual.is_some() && early.symbols != self.single().symbols;
+        // However long a block is, what is lost on the average must be repaired.
+        let is_hopeless = self.residual.is_some() && allowed < self.link.loss / (1.0 - self.link.loss);
         let mut m = usize::from(early.symbols[longest - 1]);
         let lengths = std::iter::successors(Some(longest + 1), |k| Some(k + 1 + k / 32));
-        for k in lengths.take_while(|&k| !needs_more && k <= MOST_SYMBOLS && span_of(k, low) <= LONGEST) {
+        for k in lengths.take_while(|&k| !needs_more && !is_hopeless && k <= MOST_SYMBOLS && span_of(k, low) <= LONGEST)
+        {
             if let Some(target) = self.residual {
                 // A plan may give it what a length up to a sixteenth longer needs.
                 m = fewest(k + k / 16 + 1, m, self.link.loss, target.ln());
@@ -297,7 +300,12 @@ impl Choice {
         let first = late.max(Duration::from_millis(1)) * 2;
         let longer = std::iter::successors(Some(first), |time| Some(*time * 2));
         let mut longer = longer.take_while(|time| *time <= LONGEST_BURST);
-        let enough = longer.find(|time| lone_chance(link, k, self.min.max(2 * k), *time) <= target);
+        let mut lone = BlockFailures::new(link, Duration::ZERO, late);
+        (0..k).for_each(|_| lone.add_source());
+        let enough = longer.find(|time| {
+            lone.set_late_after(*time);
+            lone.failure(early::most(k), k) <= target
+        });
         enough.map(Remedy::SurviveBurst).into_iter().chain(easier).collect()
     }
 }
@@ -306,13 +314,4 @@ impl Choice {
 fn span_of(k: usize, rate: f64) -> Duration {
     let seconds = (k as f64 + 0.01) / rate;
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-}
-
-/// The chance that a lone block of `k` symbols is lost if its late repair leaves `late` after it.
-fn lone_chance(link: GilbertElliott, k: usize, early: usize, late: Duration) -> f64 {
-    let schedule: Vec<_> = (0..k + early)
-        .map(|_| Duration::ZERO)
-        .chain((0..late_symbols(k, Duration::ZERO, late)).map(|_| late))
-        .collect();
-    link.block_failure(&schedule, schedule.len() - k)
 }

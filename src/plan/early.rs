@@ -111,7 +111,7 @@ pub fn fewest(k: usize, least: usize, loss: f64, ln_target: f64) -> usize {
 }
 
 /// The most early symbols that are tried for k source symbols where there are bursts.
-fn most(k: usize) -> usize {
+pub fn most(k: usize) -> usize {
     (2 * k + TRIED).min(MOST)
 }
 

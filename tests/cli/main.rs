@@ -3,6 +3,7 @@
 
 #[path = "../appliance/mod.rs"]
 mod appliance;
+mod explain;
 mod keys;
 mod notify;
 #[path = "../../notify/tests/notify/tshark.rs"]
