@@ -175,7 +175,7 @@ mod tests {
     fn a_final_run_is_told_in_several_reports_and_then_no_more() {
         let start = Instant::now();
         let mut loss = after(&[0, 3, 4, 9]);
-        let mut told = |loss: &mut Loss, millis: u64, most| {
+        let told = |loss: &mut Loss, millis: u64, most| {
             let mut runs = Vec::new();
             loss.tell_runs(most, &mut runs, start + Duration::from_millis(millis));
             runs.into_iter().map(|run| (run.first, run.length)).collect::<Vec<_>>()
