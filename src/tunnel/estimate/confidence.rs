@@ -14,8 +14,9 @@ const HITS_MAX: f64 = 1000.0;
 /// The probability below which the true one lies with [`CONFIDENCE`]; 1 without trials.
 pub fn upper_bound(hits: f64, trials: f64) -> f64 {
     let (hits, trials) = (hits.max(0.0), trials.max(0.0));
-    // Not a number is not less than anything.
-    if !(hits < trials) || !trials.is_finite() {
+    // What is not a number is not less than anything.
+    let are_counts = hits < trials && trials.is_finite();
+    if !are_counts {
         return 1.0;
     }
     let scale = (HITS_MAX / hits).min(1.0);

@@ -91,7 +91,7 @@ impl Mixture {
 
 /// Fits a link to `runs`, in which `lost` of `datagrams` were lost.
 pub fn fit(runs: &Runs, lost: f64, datagrams: f64) -> Option<LinkFit> {
-    if !(datagrams >= DATAGRAMS_MIN) {
+    if datagrams.is_nan() || datagrams < DATAGRAMS_MIN {
         return None;
     }
     let loss = (lost / datagrams).clamp(0.0, 1.0);
@@ -101,7 +101,7 @@ pub fn fit(runs: &Runs, lost: f64, datagrams: f64) -> Option<LinkFit> {
         let link = GilbertElliott::new(loss, ANY_TIME, loss, ANY_TIME)?;
         Some(LinkFit { link, good_loss: loss, good: None, bad: None, error, runs: count })
     };
-    if !(count > 0.0) {
+    if count <= 0.0 {
         return independent(0.0);
     }
     let lengths = runs.lengths(lost);

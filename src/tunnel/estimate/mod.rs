@@ -57,7 +57,7 @@ impl Estimator {
     /// Nothing is known.
     pub fn new(now: Instant) -> Self {
         Self {
-            times: SendTimes::new(),
+            times: SendTimes::default(),
             rate: SendRate::new(now),
             evidence: Evidence::default(),
             history: History::new(now),

@@ -48,12 +48,13 @@ pub struct SendTimes {
     grain: Duration,
 }
 
-impl SendTimes {
-    /// Nothing was sent.
-    pub fn new() -> Self {
+impl Default for SendTimes {
+    fn default() -> Self {
         Self { entries: VecDeque::new(), grain: GRAINS[0] }
     }
+}
 
+impl SendTimes {
     /// `datagrams` left, the first of them with the counter `first`.
     pub fn on_sent(&mut self, first: u64, datagrams: u64, now: Instant) {
         let below = first.saturating_add(datagrams);
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn a_run_lies_between_the_datagrams_around_it() {
         let start = Instant::now();
-        let mut times = SendTimes::new();
+        let mut times = SendTimes::default();
         for (first, datagrams, millis) in [(0, 1, 0), (1, 2, 10), (3, 1, 20), (4, 1, 50)] {
             times.on_sent(first, datagrams, start + Duration::from_millis(millis));
         }
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn a_new_session_makes_earlier_counters_unknown() {
         let start = Instant::now();
-        let mut times = SendTimes::new();
+        let mut times = SendTimes::default();
         times.on_sent(0, 1000, start);
         times.on_sent(0, 1, start + US * 900);
         assert_eq!(times.interruption(10, 5), None);
@@ -163,7 +164,7 @@ mod tests {
     fn memory_is_bounded_and_the_times_reach_back_at_any_rate() {
         let start = Instant::now();
         for apart in [US * 2, US * 10, US * 50, US * 300, US * 20_000] {
-            let mut times = SendTimes::new();
+            let mut times = SendTimes::default();
             let sent = 12_000_000 / apart.as_micros() as u64;
             (0..sent).for_each(|counter| times.on_sent(counter, 1, start + apart * counter as u32));
             assert!(times.entries.len() <= ENTRIES_MAX);
@@ -185,7 +186,7 @@ mod tests {
             (first, length) in (0u64..100, 1u64..20),
         ) {
             let start = Instant::now();
-            let mut times = SendTimes::new();
+            let mut times = SendTimes::default();
             let mut left = Vec::new();
             let (mut counter, mut now) = (0, start);
             for (datagrams, micros, unsent) in trains {

@@ -98,7 +98,7 @@ impl Link {
                 ..Report::default()
             };
             self.least.push_back((at, sample));
-            if report.sent_at % self.report_loss != 0 {
+            if !report.sent_at.is_multiple_of(self.report_loss) {
                 self.reports.push_back((at + ROUND_TRIP / 2, report, self.rtt));
             }
         }
