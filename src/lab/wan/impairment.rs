@@ -5,7 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{draw::Loss, interruptions::Timed, loss_trace::LossTrace};
+use super::{interruptions::Timed, loss::Loss, loss_trace::LossTrace};
 use crate::lab::units::{self, UnitError};
 
 /// Whether anything passes.

@@ -14,9 +14,10 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
     counters::Counters,
-    draw::{Draw, LossDraw},
+    draw::Draw,
     impairment::{Impairment, Passage},
     interruptions::{NextLosses, Windows},
+    loss::LossDraw,
     train::{Pool, Shape, Train, headers_of},
 };
 use crate::wire::{

@@ -15,5 +15,6 @@ pub mod emulator;
 pub mod impairment;
 pub mod interruptions;
 pub mod link;
+pub mod loss;
 pub mod loss_trace;
 pub mod train;

@@ -14,8 +14,8 @@ use crate::{
     lab::{
         error::LabError,
         wan::{
-            draw::{Loss, LossDraw},
             interruptions::Timed,
+            loss::{Loss, LossDraw},
         },
     },
 };
