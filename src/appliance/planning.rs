@@ -142,7 +142,7 @@ impl Planning {
         let own = &self.links[lane][peer];
         let of_link = |entry: &&mut Entry| (entry.lane, entry.peer) == (lane, peer);
         let mut changed = Vec::new();
-        for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(&entry)) {
+        for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(entry)) {
             let link = link_of(&all, entry.assume_loss, own.rate, own.link.peer_knows_late);
             if let Some(change) = entry.planner.update(&link, now) {
                 entry.changes += 1;
@@ -151,7 +151,7 @@ impl Planning {
             }
         }
         let reason = self.reason(lane, peer, all.model_violated);
-        for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(&entry)) {
+        for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(entry)) {
             let doubted = all.model_violated && entry.targets.residual.is_some();
             let told = Told { keeps_promise: keeps_promise(entry.planner.plan()) && !doubted, reason };
             if changed.contains(&at) || told != entry.told {

@@ -85,6 +85,16 @@ pub struct PeerStatus {
     pub received: Received,
     /// The protection toward the peer, if it is on.
     pub protection: Option<ProtectionStatus>,
+    /// Profiles with targets.
+    pub plans: Vec<PlanStatus>,
+}
+
+/// A profile with targets on one lane.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PlanStatus {
+    /// How often its plan has changed.
+    pub changes: u64,
 }
 
 /// The protection of flows.

@@ -61,7 +61,7 @@ struct Row {
     received: Received,
     overhead: f64,
     /// Changes of the plan in the whole regime, where the appliance counts them.
-    changes: Option<u64>,
+    changes: u64,
     /// Repair symbols for each source symbol, over the time since the beginning.
     samples: Vec<(f64, f64)>,
 }
@@ -101,11 +101,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         let bulk = plan.start(&network)?;
         stage.pause(Duration::from_secs(1))?;
         let begin = Instant::now();
-        for regime in 0..REGIMES.len() {
+        for (regime, Regime { name, .. }) in REGIMES.iter().enumerate() {
             let row = measure(stage, &network, &pair, (arm, regime), begin, Duration::from_secs(seconds))?;
             stage.say(&format!(
-                "  {arm}, {}: {} of {} blocks lost, {:.1} % repair",
-                REGIMES[regime].name,
+                "  {arm}, {name}: {} of {} blocks lost, {:.1} % repair",
                 row.received.unrecoverable_blocks,
                 row.received.blocks,
                 row.overhead * 100.0
@@ -134,9 +133,8 @@ fn measure(
     };
     network.tell_wan(&format!("set loss {loss}"))?;
     let (start, settled_at) = (Instant::now(), length.mul_f64(settling));
-    let near_text = pair.appliances[0].status_text(network)?;
-    let changes_before = plan_changes(&near_text);
     let mut last = pair.status()?;
+    let changes_before = plan_changes(&last[0]);
     let (mut settled, mut samples) = (None, Vec::new());
     while start.elapsed() < length {
         stage.pause(SAMPLE.min(length.saturating_sub(start.elapsed())))?;
@@ -148,13 +146,13 @@ fn measure(
         last = now;
     }
     let settled = settled.unwrap_or_else(|| last.clone());
-    let changes = plan_changes(&pair.appliances[0].status_text(network)?);
+    let changes = plan_changes(&last[0]);
     Ok(Row {
         arm,
         regime,
         received: last[1].peer().received.since(&settled[1].peer().received),
         overhead: overhead(&settled[0], &last[0]),
-        changes: changes.zip(changes_before).map(|(after, before)| after.saturating_sub(before)),
+        changes: changes.saturating_sub(changes_before),
         samples,
     })
 }
@@ -166,36 +164,23 @@ fn overhead(before: &Status, after: &Status) -> f64 {
     share(repair, after.source_symbols.saturating_sub(before.source_symbols))
 }
 
-/// How often the plan has changed, if the status tells: the sum of all numbers `changes` inside a `plan`, or `plan_changes`.
-fn plan_changes(status: &str) -> Option<u64> {
-    fn count(value: &Value, is_plan: bool) -> Option<u64> {
-        let of = |(key, value): (&String, &Value)| match value {
-            Value::Number(number) if key == "plan_changes" || (is_plan && key == "changes") => number.as_u64(),
-            _ => count(value, key == "plan"),
-        };
-        let found: Vec<u64> = match value {
-            Value::Object(object) => object.iter().filter_map(of).collect(),
-            Value::Array(array) => array.iter().filter_map(|value| count(value, is_plan)).collect(),
-            _ => Vec::new(),
-        };
-        (!found.is_empty()).then(|| found.iter().sum())
-    }
-    count(&serde_json::from_str(status).ok()?, false)
+/// How often plans have changed, on all lanes.
+fn plan_changes(status: &Status) -> u64 {
+    status.peer().plans.iter().map(|plan| plan.changes).sum()
 }
 
 fn report(rows: &[Row], seconds: u64) -> Report {
     let mut report = Report::default();
     let of = |arm: &str, regime: usize| rows.iter().find(|row| row.arm == arm && row.regime == regime);
-    for regime in 0..REGIMES.len() {
+    for (regime, Regime { name, loss, .. }) in REGIMES.iter().enumerate() {
         let (Some(planned), Some(floor)) = (of(ARMS[0].0, regime), of(ARMS[1].0, regime)) else {
-            report.claim(format!("{}: measured with both", REGIMES[regime].name), "no", false);
+            report.claim(format!("{name}: measured with both"), "no", false);
             continue;
         };
-        let name = REGIMES[regime].name;
         let [lost, floor_lost] = [planned, floor].map(|row| row.received.unrecoverable_blocks);
         let found = format!("{lost} of {} blocks; with the floor {floor_lost}", planned.received.blocks);
         let has_blocks = planned.received.blocks > 0;
-        if REGIMES[regime].loss.starts_with("interruptions") {
+        if loss.starts_with("interruptions") {
             let claim =
                 format!("{name}: after the settling time at most {BURST_SHARE} of the blocks that the floor loses");
             report.claim(claim, found.clone(), has_blocks && lost as f64 <= BURST_SHARE * floor_lost as f64);
@@ -203,7 +188,7 @@ fn report(rows: &[Row], seconds: u64) -> Report {
         } else {
             report.claim(format!("{name}: after the settling time no block is lost"), found, has_blocks && lost == 0);
         }
-        if REGIMES[regime].loss == "0%" {
+        if *loss == "0%" {
             let most = CLEAN_OVERHEAD.max(floor.overhead + ABOVE_FLOOR);
             report.claim(
                 format!("{name}: after the settling time repair is at most {:.1} % of the source", most * 100.0),
@@ -212,7 +197,7 @@ fn report(rows: &[Row], seconds: u64) -> Report {
             );
         }
     }
-    let changes: Vec<u64> = rows.iter().filter(|row| row.arm == ARMS[0].0).filter_map(|row| row.changes).collect();
+    let changes: Vec<u64> = rows.iter().filter(|row| row.arm == ARMS[0].0).map(|row| row.changes).collect();
     if !changes.is_empty() {
         let sum = changes.iter().sum::<u64>();
         let most = (CHANGES_A_MINUTE * (seconds * REGIMES.len() as u64) as f64 / 60.0).max(CHANGES_A_MINUTE);
@@ -229,7 +214,7 @@ fn report(rows: &[Row], seconds: u64) -> Report {
                 row.received.unrecoverable_blocks.to_string(),
                 row.received.recovered_blocks.to_string(),
                 format!("{:.1} %", row.overhead * 100.0),
-                row.changes.map_or("not told".to_owned(), |changes| changes.to_string()),
+                row.changes.to_string(),
             ]
         }),
     );
@@ -276,7 +261,7 @@ mod tests {
             regime,
             received: Received { blocks: 1000, unrecoverable_blocks: lost, ..Received::default() },
             overhead,
-            changes: Some(1),
+            changes: 1,
             samples: vec![(1.0, overhead)],
         };
         let planned = [0.05, 0.2, 0.4, 0.055].into_iter().enumerate().map(|(at, share)| row("planned", at, 0, share));
@@ -296,23 +281,9 @@ mod tests {
         assert!(!passes(|rows| rows[2].received.unrecoverable_blocks = 10));
         assert!(!passes(|rows| rows[3].overhead = 0.1));
         assert!(!passes(|rows| rows[6].received.unrecoverable_blocks = 0));
-        assert!(!passes(|rows| rows[0].changes = Some(30)));
+        assert!(!passes(|rows| rows[0].changes = 30));
         assert!(!passes(|rows| rows[0].received.blocks = 0));
         assert!(!passes(|rows| rows.truncate(7)));
-        assert!(
-            passes(|rows| rows.iter_mut().for_each(|row| row.changes = None)),
-            "an appliance that does not plan yet"
-        );
-    }
-
-    #[test]
-    fn changes_of_the_plan_are_found_where_they_are_told() {
-        assert_eq!(
-            plan_changes(r#"{ "peers": [ { "plan": { "changes": 3 } }, { "plan": { "changes": 4 } } ] }"#),
-            Some(7)
-        );
-        assert_eq!(plan_changes(r#"{ "peers": [ { "sent": { "plan_changes": 2 } } ] }"#), Some(2));
-        assert_eq!(plan_changes(r#"{ "peers": [ { "route": { "changes": 2 } } ] }"#), None);
-        assert_eq!(plan_changes("{"), None);
+        assert!(!passes(|rows| rows.iter_mut().for_each(|row| row.changes = 0)), "a plan that does not follow");
     }
 }

@@ -155,7 +155,7 @@ impl TracePlace {
         let mut at = 0;
         while at < count {
             let part = self.left.min(count - at);
-            if (self.run % 2 == 0) == self.trace.begins_lost {
+            if (self.run.is_multiple_of(2)) == self.trace.begins_lost {
                 (at..at + part).for_each(&mut hit);
             }
             at += part;
