@@ -184,7 +184,7 @@ fn wait_demands_that_an_interruption_is_survived_or_does_not_wait_for_late_repai
         let positions = Positions { early: Some(sent.written), on_wire: Some(on_wire), ..Positions::default() };
         appliance.publish_flow(Flow { positions, survives_burst, ..flow(sent.key, None) });
     };
-    let wait = |more: &[&str]| appliance.run(&[&["wait", "--to", &sent.to, "--timeout", "300ms"][..], more].concat());
+    let wait = |more: &[&str]| appliance.run(&[&["wait", "--to", &sent.to, "--timeout", "2s"][..], more].concat());
     promise(sent.written - 1, 2000);
     let output = wait(&["--survive-burst", "0ms"]);
     assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
