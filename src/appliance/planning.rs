@@ -56,12 +56,12 @@ struct Entry {
     planner: Planner,
     changes: u64,
     /// What the lane was told last.
-    told: Told,
+    state: PlanState,
 }
 
 /// What a plan is worth on the link as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Told {
+struct PlanState {
     keeps_promise: bool,
     reason: Option<StateReason>,
 }
@@ -118,8 +118,8 @@ impl Planning {
                     let limits = setup::limits(profile_config, usize::from(peer_config.path.symbol_size()));
                     let assume_loss = configured.assume_loss;
                     let planner = Planner::new(targets, limits, &Link::assumed(assume_loss), now);
-                    let told = Told { keeps_promise: keeps_promise(planner.plan()), reason: None };
-                    entries.push(Entry { lane, peer, profile, targets, assume_loss, planner, changes: 0, told });
+                    let state = PlanState { keeps_promise: keeps_promise(planner.plan()), reason: None };
+                    entries.push(Entry { lane, peer, profile, targets, assume_loss, planner, changes: 0, state });
                 }
             }
         }
@@ -153,11 +153,11 @@ impl Planning {
         let reason = self.reason(lane, peer, all.model_violated);
         for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(entry)) {
             let doubted = all.model_violated && entry.targets.residual.is_some();
-            let told = Told { keeps_promise: keeps_promise(entry.planner.plan()) && !doubted, reason };
-            if changed.contains(&at) || told != entry.told {
-                entry.told = told;
+            let state = PlanState { keeps_promise: keeps_promise(entry.planner.plan()) && !doubted, reason };
+            if changed.contains(&at) || state != entry.state {
+                entry.state = state;
                 let mut profile = setup::planned(entry.profile as u8, entry.planner.plan());
-                profile.keeps_promise = told.keeps_promise;
+                profile.keeps_promise = state.keeps_promise;
                 let new = NewPlan { lane, peer: PeerId(peer as u16), profile: Box::new(profile), reason };
                 self.waiting.retain(|waiting| !waiting.is_replaced_by(&new));
                 self.waiting.push_back(new);

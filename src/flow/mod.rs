@@ -17,6 +17,7 @@
 pub mod arrivals;
 mod block_outcome;
 mod blocks;
+mod cookies;
 mod coverage;
 mod events;
 mod idle_order;
@@ -32,10 +33,11 @@ mod table;
 mod tests;
 
 pub use block_outcome::{BlockRange, Violation};
+pub use cookies::TooManyCookies;
 pub use events::Event;
 pub use key::FlowKey;
 pub use state::{Counters, FlowId, FlowState, InstanceCounter, Limits, Position};
-pub use table::{FlowTable, TooManyCookies};
+pub use table::FlowTable;
 
 pub use crate::notify::message::{GoneReason, Level, Origin};
 pub use crate::wire::payload_id::BlockId;

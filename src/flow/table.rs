@@ -10,8 +10,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
 use super::blocks::Blocks;
 use super::coverage::Span;
 use super::events::{Event, Events};
@@ -34,20 +32,10 @@ const AGE_STEP: Duration = Duration::from_secs(1);
 /// Flows that one call of [`FlowTable::handle_timeout`] removes at most.
 const REMOVALS_MAX: usize = 256;
 
-/// No more cookies can be kept for flows that do not exist yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "{limit} flows that do not exist yet have a cookie, and no more can be kept; register when the connection is made"
-)]
-pub struct TooManyCookies {
-    /// The limit.
-    pub limit: usize,
-}
-
 /// All flows of one lane toward one peer.
 #[derive(Debug)]
 pub struct FlowTable {
-    limits: Limits,
+    pub(super) limits: Limits,
     hash: Hash,
     index: Index,
     pub(super) flows: Vec<Option<Flow>>,
@@ -56,7 +44,7 @@ pub struct FlowTable {
     pub(super) blocks: Blocks,
     pub(super) events: Events,
     pub(super) counters: Counters,
-    cookies: BTreeMap<PackedKey, (u64, Instant)>,
+    pub(super) cookies: BTreeMap<PackedKey, (u64, Instant)>,
     instances: InstanceCounter,
     /// TCP flows that may have a hole.
     pub(super) holed: Vec<FlowId>,
@@ -232,30 +220,6 @@ impl FlowTable {
         self.touch(slot, now);
     }
 
-    /// Sets a subscriber's cookie for the 5-tuple. It appears in all reports of the current and later instances.
-    ///
-    /// For a flow that does not exist yet, the cookie is kept for [`Limits::udp_idle`] and applied when its first
-    /// packet is sent. A later cookie replaces it. Returns the flow if it exists.
-    pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<Option<FlowId>, TooManyCookies> {
-        let packed = PackedKey::new(key);
-        if let Some(slot) = self.find_slot(&packed)
-            && let Some(flow) = self.flow_mut(slot)
-        {
-            flow.set_cookie(cookie);
-            return Ok(Some(flow.id));
-        }
-        let limit = self.limits.cookies;
-        if self.cookies.len() >= limit && !self.cookies.contains_key(&packed) {
-            let life = self.limits.udp_idle;
-            self.cookies.retain(|_, (_, since)| now.saturating_duration_since(*since) < life);
-            if self.cookies.len() >= limit {
-                return Err(TooManyCookies { limit });
-            }
-        }
-        self.cookies.insert(packed, (cookie, now));
-        Ok(None)
-    }
-
     /// The next change. Events of a flow after it is [gone](Event::Gone) belong to another instance.
     #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
@@ -345,7 +309,7 @@ impl FlowTable {
     }
 
     #[inline]
-    fn find_slot(&self, key: &PackedKey) -> Option<u32> {
+    pub(super) fn find_slot(&self, key: &PackedKey) -> Option<u32> {
         let matches = |slot: u32| self.flows[slot as usize].as_ref().is_some_and(|flow| flow.packed == *key);
         self.index.find(self.hash.of(key), matches)
     }

@@ -28,8 +28,8 @@ pub use unreached::{Cause, Remedy, Target, Unreached};
 pub const CLOSE_WHEN_IDLE: Duration = Duration::from_micros(50);
 /// See [`CLOSE_WHEN_IDLE`].
 pub const CLOSE_AFTER: Duration = Duration::from_micros(500);
-/// Repair of up to so many bytes a second, 1 Mbit/s, is always allowed.
-pub const FREE_REPAIR: f64 = 125_000.0;
+/// Repair of up to so many bytes a second, 2.5 Mbit/s, is always allowed.
+pub const FREE_REPAIR: f64 = 312_500.0;
 /// A loss beyond this is a broken link; nothing is planned for it.
 pub const MOST_LOSS: f64 = 0.5;
 

@@ -129,7 +129,7 @@ mod tests {
     }
 
     /// What a sender hears one round trip after it sent.
-    enum Heard {
+    enum Answer {
         Arrived,
         Lost,
     }
@@ -145,19 +145,19 @@ mod tests {
         with_codel: bool,
     ) -> (Vec<Duration>, f64) {
         let (mut queue, mut window, mut in_flight) = (Queue::new(cost, start), 10.0f64, 0.0);
-        let (mut heard, mut deaf_until): (VecDeque<(Instant, Heard)>, _) = (VecDeque::new(), start);
+        let (mut heard, mut deaf_until): (VecDeque<(Instant, Answer)>, _) = (VecDeque::new(), start);
         let (mut waits, mut sent, mut now) = (Vec::new(), 0, start);
         while now < start + time {
             while heard.front().is_some_and(|(at, _)| *at <= now) {
                 let (_, what) = heard.pop_front().unwrap();
                 in_flight -= 1.0;
                 match what {
-                    Heard::Arrived => window += 1.0 / window,
-                    Heard::Lost if now >= deaf_until => {
+                    Answer::Arrived => window += 1.0 / window,
+                    Answer::Lost if now >= deaf_until => {
                         window = (window / 2.0).max(2.0);
                         deaf_until = now + round_trip + queue.wait(now);
                     }
-                    Heard::Lost => {}
+                    Answer::Lost => {}
                 }
             }
             while in_flight < window {
@@ -175,9 +175,9 @@ mod tests {
                 match outcome {
                     Ok(left) => {
                         sent += u32::from(now > start + time / 2);
-                        heard.push_back((left + round_trip, Heard::Arrived));
+                        heard.push_back((left + round_trip, Answer::Arrived));
                     }
-                    Err(()) => heard.push_back((now + wait + round_trip, Heard::Lost)),
+                    Err(()) => heard.push_back((now + wait + round_trip, Answer::Lost)),
                 }
             }
             let next = heard.front().map_or(now + MS, |(at, _)| *at);

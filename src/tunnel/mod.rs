@@ -82,6 +82,7 @@ pub mod reservation;
 mod round_trips;
 pub mod seal;
 pub mod sender;
+pub mod sent;
 pub mod session;
 pub mod train_watch;
 mod unreported_losses;

@@ -5,6 +5,7 @@
 
 mod address;
 mod congestion;
+mod leaving;
 mod link;
 mod memory;
 mod receive_progress;
@@ -14,12 +15,11 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::block_event::{BlockEvent, Part};
+use super::block_event::BlockEvent;
 use super::drop_reason::DropReason;
 use super::estimate::Estimator;
 use super::feedback::Feedback;
 use super::handshake::{Established, Role};
-use super::late_repair::LATE_SLACK;
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::outer_class::OuterRule;
@@ -28,11 +28,11 @@ use super::policy::Policy;
 use super::receiver::{Delivery, Ready, Receiver};
 use super::reporting::Reporting;
 use super::reservation::Reservation;
-use super::sender::{Egress, Profile, Sender, Sent};
+use super::sender::{Egress, Profile, Sender};
+use super::sent::Sent;
 use super::session::{Change, Sessions};
 use super::train_watch::{TrainNews, TrainWatch};
 use crate::fec::code::Code;
-use crate::wire::payload_id::BlockId;
 use crate::wire::report::Reception;
 
 pub use congestion::Marks;
@@ -301,72 +301,6 @@ impl Peer {
     /// Counts a datagram that was seen before.
     pub fn on_duplicate(&mut self) {
         self.reception.duplicates += 1;
-    }
-
-    /// The socket took `bytes` of the front train.
-    pub fn on_sent(&mut self, bytes: usize, now: Instant) {
-        self.note_sent(bytes, now);
-        self.advance(now, |outbox, taken| outbox.on_sent(bytes, now, taken));
-    }
-
-    /// Datagrams were dropped unsent.
-    pub fn on_unsendable(&mut self) {
-        if self.settings.claims {
-            self.block_events.push_back(BlockEvent::Unsendable);
-        }
-    }
-
-    /// Skips the datagram of `bytes` at the front of the front train, which cannot be sent.
-    pub fn skip(&mut self, bytes: usize, now: Instant) {
-        self.on_unsendable();
-        self.advance(now, |outbox, taken| outbox.skip(bytes, now, taken));
-    }
-
-    fn advance(&mut self, now: Instant, act: impl FnOnce(&mut Outbox, &mut dyn FnMut((BlockId, Part), u64, bool))) {
-        let (events, senders) = (&mut self.block_events, &mut self.senders);
-        let (claims, shows_departures) = (self.settings.claims, self.shows_departures);
-        act(&mut self.outbox, &mut |(block, part), last, alone| {
-            if claims {
-                events.push_back(BlockEvent::Sent { block, part, last, alone });
-            }
-            if part == Part::Early && !shows_departures {
-                // Nothing shows when it leaves. The kernel has it, which is the best that is known.
-                let sender = senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
-                sender.map(|sender| sender.on_early_left(block.sbn, Duration::ZERO, now));
-            }
-        });
-    }
-
-    /// The longest time by which late parts follow early ones; the peer waits for them.
-    pub fn set_late_spread(&mut self, spread: Duration) {
-        self.reporting.set_late_spread(if spread.is_zero() { spread } else { spread + LATE_SLACK });
-    }
-
-    /// The caller learns when blocks have left this host, and calls [`on_early_left`](Self::on_early_left).
-    pub fn set_shows_departures(&mut self, shows: bool) {
-        self.shows_departures = shows;
-    }
-
-    /// The early part of `block` has left this host by now, nothing of it more than `lag` after it was sent.
-    pub fn on_early_left(&mut self, block: BlockId, lag: Duration, now: Instant) {
-        let sender = self.senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
-        let is_kept = sender.is_none_or(|sender| sender.on_early_left(block.sbn, lag, now));
-        // A peer that does not know late repair may have given up the block when it comes.
-        if !is_kept || self.reporting.peer_late_spread().is_none() {
-            self.block_events.push_back(BlockEvent::PromiseBroken { block });
-        }
-    }
-
-    /// From the next block on, blocks of this profile follow it.
-    pub fn set_profile(&mut self, profile: &Profile) {
-        let index = usize::from(profile.number);
-        if self.profiles.len() <= index {
-            self.profiles.resize(index + 1, None);
-        }
-        self.profiles[index] = Some(profile.clone());
-        if let Some(sender) = self.senders.get_mut(index).and_then(Option::as_mut) {
-            sender.set_profile(profile.clone());
-        }
     }
 
     /// The next block event, in order.

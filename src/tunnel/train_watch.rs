@@ -16,7 +16,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sender::Sent;
+use super::sent::Sent;
 use crate::wire::report::Report;
 
 /// The length of a window. Datagrams must be missing in two windows in a row: an outage of the path is shorter, or

@@ -11,7 +11,7 @@ use onwire::tunnel::forwarder::{Forwarder, Settings};
 use onwire::tunnel::outer_class::OuterRule;
 use onwire::tunnel::peer::PeerSettings;
 use onwire::tunnel::policy::{Policy, ProfileId, Rule};
-use onwire::tunnel::sender::Sent;
+use onwire::tunnel::sent::Sent;
 use onwire::wire::payload_id::BlockId;
 use onwire::wire::report::{Reception, Report};
 use rand::Rng;

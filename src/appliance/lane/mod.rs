@@ -31,6 +31,7 @@
 mod answer;
 mod busy_poll;
 pub mod channel;
+mod commands;
 pub mod last_hop;
 mod link_news;
 pub(super) mod listening;
@@ -46,7 +47,7 @@ pub(super) mod tun_writer;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, TryRecvError};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -54,7 +55,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use self::sending::PeerTarget;
 use crate::appliance::lane::busy_poll::BusyPoll;
-use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
+use crate::appliance::lane::channel::{LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::link_news::LinkNews;
 use crate::appliance::lane::listening::Listening;
@@ -264,48 +265,6 @@ impl Lane {
             problem_log::log_send_errors(&mut self.send_error_log, self.number, errors, now);
         }
         driver.publish(&mut self.forwarder, now);
-    }
-
-    fn run_commands(&mut self, now: Instant) {
-        loop {
-            match self.channel.commands.try_recv() {
-                Ok(Command::Install(established)) => {
-                    self.forwarder.install(&established, now);
-                    if let Some(driver) = &mut self.driver {
-                        driver.follow(&self.forwarder);
-                    }
-                }
-                Ok(Command::Handshake { to, datagram }) => {
-                    self.send_handshake(to, &datagram);
-                }
-                Ok(Command::Snapshot(reply)) => {
-                    if let Some(reply) = self.listening.on_question(reply, now) {
-                        self.answer(&reply, false);
-                    }
-                }
-                Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
-                Ok(Command::Plan { peer, profile, reason }) => {
-                    self.forwarder.set_profile(peer, &profile);
-                    if let Some(driver) = &mut self.driver {
-                        driver.set_plan_reason(peer, reason);
-                    }
-                }
-                Ok(Command::Stop) => self.stop(now),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    self.stop(now);
-                    break;
-                }
-            }
-        }
-        self.ready.commands = false;
-    }
-
-    fn stop(&mut self, now: Instant) {
-        self.stopping.get_or_insert(now + DRAIN);
-        if let Some(driver) = &mut self.driver {
-            driver.on_drain();
-        }
     }
 
     fn read_tun(&mut self, now: Instant) -> io::Result<()> {

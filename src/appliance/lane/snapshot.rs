@@ -11,7 +11,7 @@ use crate::protect::PeerProtection;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
 use crate::tunnel::peer::{Marks, Peer};
-use crate::tunnel::sender::Sent;
+use crate::tunnel::sent::Sent;
 use crate::wire::report::Reception;
 
 /// One lane's counts since the start.

@@ -24,7 +24,7 @@ use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
-use crate::tunnel::sender::Sent;
+use crate::tunnel::sent::Sent;
 use crate::wire::report::Reception;
 
 /// The whole of a running appliance.

@@ -1,0 +1,51 @@
+//! What a lane does at the command of the control thread.
+
+use std::sync::mpsc::TryRecvError;
+use std::time::Instant;
+
+use super::{DRAIN, Lane};
+use crate::appliance::lane::channel::Command;
+
+impl Lane {
+    pub(super) fn run_commands(&mut self, now: Instant) {
+        loop {
+            match self.channel.commands.try_recv() {
+                Ok(Command::Install(established)) => {
+                    self.forwarder.install(&established, now);
+                    if let Some(driver) = &mut self.driver {
+                        driver.follow(&self.forwarder);
+                    }
+                }
+                Ok(Command::Handshake { to, datagram }) => {
+                    self.send_handshake(to, &datagram);
+                }
+                Ok(Command::Snapshot(reply)) => {
+                    if let Some(reply) = self.listening.on_question(reply, now) {
+                        self.answer(&reply, false);
+                    }
+                }
+                Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
+                Ok(Command::Plan { peer, profile, reason }) => {
+                    self.forwarder.set_profile(peer, &profile);
+                    if let Some(driver) = &mut self.driver {
+                        driver.set_plan_reason(peer, reason);
+                    }
+                }
+                Ok(Command::Stop) => self.stop(now),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.stop(now);
+                    break;
+                }
+            }
+        }
+        self.ready.commands = false;
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.stopping.get_or_insert(now + DRAIN);
+        if let Some(driver) = &mut self.driver {
+            driver.on_drain();
+        }
+    }
+}
