@@ -55,7 +55,7 @@ impl Question {
     }
 
     fn bursts(&self) -> Option<GilbertElliott> {
-        self.measured.as_ref()?.estimate.as_ref()?.bursts?.link()
+        self.measured.as_ref()?.bursts()
     }
 }
 
@@ -169,7 +169,7 @@ impl Explained {
             profile: profile.name.clone(),
             loss,
             loss_from,
-            loss_age_s: measured.and_then(|measured| Some(measured.estimate.as_ref()?.age_s)),
+            loss_age_s: measured.and_then(Measured::age_s),
             rate_bits: question.rate.bits_per_second(),
             knows_bursts: bursts.is_some(),
             round_trip_s: question.round_trip.map(|time| time.as_secs_f64()),

@@ -1,12 +1,16 @@
-//! What a running appliance has measured toward a peer, from its status. A status without estimates has only counts.
+//! What a running appliance has measured toward a peer, from its status.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::appliance::status::link::LinkStatus;
 use crate::io::status_socket;
 use crate::plan::GilbertElliott;
+
+/// Fewer datagrams than this say nothing about a link.
+const EVIDENCE_MIN: f64 = 1000.0;
 
 /// The part of the status that is needed.
 #[derive(Debug, Deserialize)]
@@ -24,9 +28,9 @@ pub struct Measured {
     sent: Sent,
     #[serde(default)]
     peer_report: Option<Report>,
-    /// Estimates, where the appliance makes them.
+    /// What is known of the way to it.
     #[serde(default)]
-    pub estimate: Option<Estimate>,
+    link: Option<LinkStatus>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -43,38 +47,7 @@ struct Report {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Received {
-    raw_loss: f64,
-    datagrams: u64,
     unrecoverable_blocks: u64,
-}
-
-/// An estimate of the loss toward a peer.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Estimate {
-    /// The share of datagrams that is lost at most, at 95 %.
-    pub loss_bound: f64,
-    /// Seconds since the newest datagram that it rests on.
-    pub age_s: f64,
-    /// How the link loses in bursts.
-    #[serde(default)]
-    pub bursts: Option<Bursts>,
-}
-
-/// A fit with two states.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub struct Bursts {
-    good_loss: f64,
-    good_s: f64,
-    bad_loss: f64,
-    bad_s: f64,
-}
-
-impl Bursts {
-    /// The link, if the numbers describe one.
-    pub fn link(&self) -> Option<GilbertElliott> {
-        let time = |seconds| Duration::try_from_secs_f64(seconds).ok();
-        GilbertElliott::new(self.good_loss, time(self.good_s)?, self.bad_loss, time(self.bad_s)?)
-    }
 }
 
 impl Measured {
@@ -83,17 +56,26 @@ impl Measured {
         self.rtt_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok())
     }
 
-    /// The upper bound of the loss at 95 %: of the estimate, else of all that the peer has counted since its start.
+    /// The way to the peer, if enough datagrams went it.
+    fn link(&self) -> Option<&LinkStatus> {
+        self.link.as_ref().filter(|link| link.datagrams >= EVIDENCE_MIN)
+    }
+
+    /// The upper bound of the loss at 95 %.
     pub fn loss_bound(&self) -> Option<f64> {
-        if let Some(estimate) = &self.estimate {
-            return Some(estimate.loss_bound);
-        }
-        let received = &self.peer_report.as_ref()?.received;
-        let came = received.datagrams as f64;
-        let all = came / (1.0 - received.raw_loss).max(1e-9);
-        // Three more than were lost bound what no loss was seen of; beyond that, two standard deviations do.
-        let lost = received.raw_loss * all;
-        (all > 0.0).then(|| ((lost + 3.0 + 2.0 * lost.sqrt()) / all).min(1.0))
+        self.link().map(|link| link.loss_upper)
+    }
+
+    /// How long ago a report last told of datagrams, in seconds.
+    pub fn age_s(&self) -> Option<f64> {
+        Some(self.link()?.age_ms? / 1e3)
+    }
+
+    /// How the link loses in bursts, if it does.
+    pub fn bursts(&self) -> Option<GilbertElliott> {
+        let fit = self.link()?.fit.as_ref()?;
+        let time = |millis: f64| Duration::try_from_secs_f64(millis / 1e3).ok();
+        GilbertElliott::new(fit.good_loss, time(fit.good_ms?)?, 1.0, time(fit.bad_ms?)?)
     }
 
     /// Blocks that we sent, and those that the peer could not rebuild.
@@ -120,21 +102,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_bound_the_loss_and_an_estimate_outranks_them() {
+    fn a_link_that_is_known_well_enough_gives_loss_bursts_and_age() {
         let status = |more: &str| {
             format!(
                 r#"{{"node":"ithaca","peers":[{{"name":"syracuse","rtt_ms":7.5,"sent":{{"blocks":1000}},
-                "peer_report":{{"received":{{"raw_loss":0.0,"datagrams":3000,"unrecoverable_blocks":1}}}}{more}}}]}}"#
+                "peer_report":{{"received":{{"unrecoverable_blocks":1}}}}{more}}}]}}"#
             )
         };
-        let counted = find(&status(""), "syracuse").unwrap();
-        assert_eq!((counted.round_trip(), counted.blocks()), (Some(Duration::from_micros(7500)), (1000, 1)));
-        assert!((counted.loss_bound().unwrap() - 0.001).abs() < 1e-12);
-        let bursts = r#"{"good_loss":0.0001,"good_s":1.0,"bad_loss":0.9,"bad_s":0.002}"#;
-        let estimate = format!(r#","estimate":{{"loss_bound":0.02,"age_s":3.0,"bursts":{bursts}}}"#);
-        let estimated = find(&status(&estimate), "syracuse").unwrap();
-        assert_eq!(estimated.loss_bound(), Some(0.02));
-        assert!(estimated.estimate.unwrap().bursts.unwrap().link().is_some());
+        let fit = r#"{"good_loss":0.0001,"good_ms":1000.0,"bad_ms":2.0,"error":0.1}"#;
+        let link = |datagrams| {
+            status(&format!(r#","link":{{"loss_upper":0.02,"datagrams":{datagrams},"age_ms":3000.0,"fit":{fit}}}"#))
+        };
+        for unknown in [status(""), link(10)] {
+            let measured = find(&unknown, "syracuse").unwrap();
+            assert_eq!((measured.round_trip(), measured.blocks()), (Some(Duration::from_micros(7500)), (1000, 1)));
+            assert_eq!((measured.loss_bound(), measured.bursts(), measured.age_s()), (None, None, None));
+        }
+        let measured = find(&link(5000), "syracuse").unwrap();
+        assert_eq!((measured.loss_bound(), measured.age_s()), (Some(0.02), Some(3.0)));
+        assert!(measured.bursts().is_some());
         assert!(find(&status(""), "troy").unwrap_err().contains("no peer troy"));
         assert!(find("{}", "troy").unwrap_err().contains("no status"));
     }
