@@ -28,11 +28,11 @@ fn mark_all(testbed: &Testbed) {
     }
 }
 
-/// TCP in both end hosts uses ECN, or not, and slows down by the standard's rules.
+/// TCP in both end hosts uses ECN, or not, and slows down by the rules of the standard. (A namespace may choose reno, whatever the host uses.)
 fn set_tcp(testbed: &Testbed, ecn: bool) {
     for node in ["primary", "mirror"] {
         let ecn = format!("net.ipv4.tcp_ecn={}", u8::from(ecn));
-        testbed.run(node, &["sysctl", "-w", &ecn, "net.ipv4.tcp_congestion_control=cubic"]).unwrap();
+        testbed.run(node, &["sysctl", "-w", &ecn, "net.ipv4.tcp_congestion_control=reno"]).unwrap();
     }
 }
 
