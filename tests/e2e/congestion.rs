@@ -55,6 +55,8 @@ fn send_classes(testbed: &Testbed, at: &str, classes: &[u8]) -> Vec<(u8, Vec<u8>
     };
     let any = if at.contains(':') { "::" } else { "0.0.0.0" };
     let (mut sender, mut receiver) = (bind("primary", any), bind("mirror", at));
+    // Until the neighbours are known, datagrams wait, and leave together.
+    testbed.run("primary", &["ping", "-n", "-c", "1", "-W", "5", at]).unwrap();
     let mut came: Vec<(u8, Vec<u8>)> = classes.iter().map(|&class| (class, vec![])).collect();
     let mut buffer = vec![0; 65_536];
     let (total, mut sent, mut received) = (20 * classes.len(), 0, 0);
