@@ -1,7 +1,7 @@
 //! Whether losses are those of a full queue.
 //!
 //! A queue that is full has a delay, and it is full because of what is sent. So losses are taken for those of a queue if far more
-//! of the datagrams are lost while the round trip is clearly above its least, or while more is sent, than otherwise. Losses that come
+//! of the datagrams are lost while the round trip is clearly above its least, or while more is sent for a while, than otherwise. Losses that come
 //! as often without delay and at a low rate are not. If there is always delay, only a great one counts, because a path may have
 //! jitter of its own.
 //!
@@ -32,6 +32,9 @@ const ROUTE_CHANGES_CONGESTED: Duration = Duration::from_secs(600);
 /// More than this share of the highest rate is a high one, less than that share a low one.
 const HIGH_RATE: f64 = 0.7;
 const LOW_RATE: f64 = 0.5;
+/// A high rate counts when it has lasted so long: an interruption that hits one message is no sign of a queue, although hardly
+/// anything is sent between messages.
+const HIGH_FOR: Duration = Duration::from_secs(1);
 /// Losses so many standard deviations apart are different.
 const DEVIATIONS: f64 = 5.0;
 /// Fewer losses than this, as independent ones, show nothing.
@@ -88,6 +91,8 @@ pub struct Congestion {
     is_sure: bool,
     /// The highest rate, in datagrams a second; older ones count less.
     peak: f64,
+    /// Since when the rate has been high.
+    high_since: Option<Instant>,
     /// The round trip without a queue.
     least: Option<Duration>,
     heard_at: Instant,
@@ -110,6 +115,7 @@ impl Congestion {
             slow: Tally::default(),
             is_sure: false,
             peak: 0.0,
+            high_since: None,
             least: None,
             heard_at: now,
             step: Tally::default(),
@@ -159,7 +165,10 @@ impl Congestion {
             self.prompt.add(&step);
         }
         self.peak = self.peak.max(rate);
-        let is_fast = covers <= STEP_MAX && rate >= self.peak * HIGH_RATE;
+        let is_high = covers <= STEP_MAX && rate >= self.peak * HIGH_RATE;
+        let since = if is_high { *self.high_since.get_or_insert(now) } else { now };
+        self.high_since = is_high.then_some(since);
+        let is_fast = is_high && now.saturating_duration_since(since) >= HIGH_FOR;
         if is_fast {
             self.fast.add(&step);
         } else if covers <= STEP_MAX && rate <= self.peak * LOW_RATE {

@@ -318,6 +318,18 @@ fn interruptions_at_a_changing_rate_are_not_congestion() {
 }
 
 #[test]
+fn interruptions_that_always_hit_a_message_are_not_congestion() {
+    let mut link = Link::new();
+    for message in 0..300 {
+        // Between messages only keepalives are sent, and they arrive.
+        link.send(150 * MS, 20 * MS, 1, |_| false);
+        let lost = message % 3 == 0;
+        link.send(10 * MS, 10 * MS, 40, |_| lost);
+        assert!(!link.was_congested, "after {message} messages");
+    }
+}
+
+#[test]
 fn an_idle_link_teaches_nothing_and_says_its_age() {
     let mut link = Link::new();
     link.send(30_000 * MS, MS, 10, independent(0.01, 1));
