@@ -6,6 +6,18 @@
 
 use std::time::Duration;
 
+/// An interruption may be anywhere on the path, and symbols do not come there exactly as far apart as they left. So repair
+/// provides for one that is longer by an eighth, at least by the first and at most by the second of these.
+const JITTER: [Duration; 2] = [Duration::from_micros(250), Duration::from_millis(2)];
+/// What is sent may wait in its host, for longer than what is sent later. At least so much is provided for: the length of a
+/// turn of a busy lane.
+pub const LAG_MIN: Duration = Duration::from_micros(500);
+
+/// The interruption that repair provides for, so that one of length `survive` is survived.
+pub fn provided_for(survive: Duration) -> Duration {
+    survive + (survive / 8).clamp(JITTER[0], JITTER[1])
+}
+
 /// The longest interruption that a block survives with certainty, at any moment. `schedule` has the times at which its symbols
 /// leave, rising. [`Duration::MAX`] if it may lose all of them.
 pub fn longest_survived(schedule: &[Duration], repair_symbols: usize) -> Duration {

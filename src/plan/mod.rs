@@ -18,6 +18,8 @@ pub mod unreached;
 
 use std::time::Duration;
 
+use crate::fec::burst;
+
 pub use crate::fec::gilbert_elliott::GilbertElliott;
 pub use crate::fec::plan::Plan;
 pub use choose::choose;
@@ -129,7 +131,8 @@ pub fn late_symbols(k: usize, apart: Duration, survive_burst: Duration) -> usize
     if apart.is_zero() {
         return k;
     }
-    let within = survive_burst.as_nanos().div_ceil(apart.as_nanos());
+    let window = burst::provided_for(survive_burst) + burst::LAG_MIN;
+    let within = window.as_nanos().div_ceil(apart.as_nanos());
     usize::try_from(within).map_or(k, |within| within.saturating_add(1).min(k))
 }
 

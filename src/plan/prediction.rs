@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{GilbertElliott, SendPlan, apart, late_symbols};
-use crate::fec::burst::longest_survived;
+use crate::fec::burst::{longest_survived, provided_for};
 use crate::fec::residual::residual;
 
 /// The traffic that fills a block.
@@ -23,7 +23,7 @@ pub enum Kind {
     Source,
     /// A repair symbol that leaves when the block closes.
     Early,
-    /// A repair symbol that leaves `survive_burst` later.
+    /// A repair symbol that leaves `survive_burst`, and what is provided beyond it, later.
     Late,
 }
 
@@ -70,13 +70,13 @@ impl Prediction {
         let early = plan.repair.repair_symbols(source);
         let late = late_symbols(source, between, plan.survive_burst);
         let sources = (0..source as u32).map(|number| (between * number, Kind::Source));
-        let at = closes + plan.survive_burst;
+        let waits = if late > 0 { provided_for(plan.survive_burst) } else { Duration::ZERO };
+        let at = closes + waits;
         let schedule: Vec<_> = sources
             .chain(std::iter::repeat_n((closes, Kind::Early), early))
             .chain(std::iter::repeat_n((at, Kind::Late), late))
             .collect();
         let times: Vec<_> = schedule.iter().map(|(at, _)| *at).collect();
-        let waits = if late > 0 { plan.survive_burst } else { Duration::ZERO };
         Self { survives: longest_survived(&times, early + late), schedule, source, early, late, closes, waits }
     }
 
@@ -158,7 +158,7 @@ mod tests {
     fn a_lone_commit_survives_the_burst_and_waits_for_it() {
         let lone = Prediction::new(&plan(2 * MS), Traffic::Lone(4));
         assert_eq!((lone.source, lone.early, lone.late), (4, 2, 4));
-        assert_eq!((lone.closes, lone.waits), (MS / 20, 2 * MS));
+        assert_eq!((lone.closes, lone.waits), (MS / 20, provided_for(2 * MS)));
         assert!(lone.survives >= 2 * MS);
         assert_eq!(lone.overhead(), 1.5);
         assert_eq!(lone.drawn(20), "ssssee...................llll");
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn a_stream_survives_the_burst_at_its_rate() {
         let stream = Prediction::new(&plan(2 * MS), Traffic::Stream(10_000.0));
-        assert_eq!((stream.source, stream.early, stream.late), (64, 2, 21));
+        assert_eq!((stream.source, stream.early, stream.late), (64, 2, 29));
         assert!(stream.survives >= 2 * MS, "{:?}", stream.survives);
         assert_eq!(stream.closes, MS / 10 * 63);
-        assert!(stream.drawn(40).contains("(64)ee") && stream.drawn(40).ends_with("llllllll(21)"));
+        assert!(stream.drawn(40).contains("(64)ee") && stream.drawn(40).ends_with("llllllll(29)"));
         let slow = Prediction::new(&plan(2 * MS), Traffic::Stream(100.0));
         assert_eq!((slow.source, slow.closes), (1, MS / 20), "nothing comes for longer than the block waits");
     }

@@ -20,8 +20,6 @@ const BYTES_MAX: usize = 8 << 20;
 const PARTS_MAX: usize = 4096;
 /// A late part whose early part is not known to have left after this time is dropped: the peer has given the block up.
 const EARLY_WITHIN: Duration = Duration::from_millis(400);
-/// The least lag that is provided for: the length of a turn of a busy lane.
-const LAG_MIN: Duration = Duration::from_micros(500);
 /// How much later than T after the early part the late part may leave. The peer is told to wait that long.
 pub const LATE_SLACK: Duration = Duration::from_millis(20);
 
@@ -75,7 +73,7 @@ impl EarlyPart<'_> {
     /// How many repair symbols must leave late, so that no interruption of length `survive` takes more symbols than the
     /// block has repair symbols. What was sent may lag by up to `lag` in this host.
     pub fn late_symbols(&self, survive: Duration, lag: Duration) -> usize {
-        let most = burst::most_within(&self.schedule(), survive + lag.max(LAG_MIN));
+        let most = burst::most_within(&self.schedule(), burst::provided_for(survive) + lag.max(burst::LAG_MIN));
         most.saturating_sub(self.repair_symbols)
     }
 
@@ -131,7 +129,7 @@ impl LateRepair {
     /// part.
     pub fn on_early_left(&mut self, sbn: u64, lag: Duration, now: Instant) -> Option<Spread> {
         let part = self.parts.iter_mut().find(|part| part.first.sbn == sbn && part.due.is_none())?;
-        part.due = Some(now + part.survive);
+        part.due = Some(now + burst::provided_for(part.survive));
         self.next = self.next.min(part.due).or(part.due);
         // Each symbol left at most `lag` after it was sent, so two of them are at most that much closer together.
         Some(if part.survives >= part.survive.saturating_add(lag) { Spread::Kept } else { Spread::Broken })
@@ -201,7 +199,7 @@ mod tests {
         assert_eq!(part(&commit, 2).late_symbols(2 * MS, Duration::ZERO), 4);
         let stream: Vec<_> = (0..200).map(|number| start + Duration::from_micros(100) * number).collect();
         let late = part(&stream, 2).late_symbols(2 * MS, Duration::ZERO);
-        assert!((23..=26).contains(&late), "20 in two milliseconds, and the least lag: {late}");
+        assert!((25..=29).contains(&late), "20 in two milliseconds, and what is provided for: {late}");
         assert!(part(&stream, 2).late_symbols(2 * MS, MS) >= late + 4, "lag costs symbols");
         let nothing = EarlyPart { source: &[], repair_symbols: 0, closed_at: start };
         assert_eq!(nothing.late_symbols(2 * MS, Duration::ZERO), 0);
@@ -218,10 +216,11 @@ mod tests {
         assert_eq!(late.on_early_left(1, Duration::ZERO, start + MS), Some(Spread::Kept));
         assert_eq!(late.on_early_left(1, Duration::ZERO, start + MS), None, "it left before");
         assert_eq!(late.on_early_left(7, Duration::ZERO, start + MS), None);
-        assert_eq!(late.deadline(), Some(start + 3 * MS));
-        assert!(late.poll_due(start + 3 * MS - Duration::from_nanos(1)).is_none());
-        assert_eq!(late.poll_due(start + 3 * MS).unwrap().first.sbn, 1);
-        assert!(late.poll_due(start + 3 * MS).is_none() && late.poll_expired(start + 3 * MS).is_none());
+        let due = start + MS + burst::provided_for(2 * MS);
+        assert_eq!(late.deadline(), Some(due));
+        assert!(late.poll_due(due - Duration::from_nanos(1)).is_none());
+        assert_eq!(late.poll_due(due).unwrap().first.sbn, 1);
+        assert!(late.poll_due(due).is_none() && late.poll_expired(due).is_none());
         assert_eq!(late.poll_expired(start + EARLY_WITHIN).unwrap().first.sbn, 0);
         assert_eq!(late.pop().unwrap().first.sbn, 2);
         assert!(late.is_empty() && late.deadline().is_none() && late.bytes == 0);
@@ -233,7 +232,7 @@ mod tests {
         let stream: Vec<_> = (0..100).map(|number| start + Duration::from_micros(100) * number).collect();
         let mut late = LateRepair::default();
         let now = start + 10 * MS;
-        for (sbn, lag, expected) in [(0, LAG_MIN, Spread::Kept), (1, 4 * MS, Spread::Broken)] {
+        for (sbn, lag, expected) in [(0, burst::LAG_MIN, Spread::Kept), (1, 5 * MS, Spread::Broken)] {
             push(&mut late, sbn, &stream, 2, 2 * MS);
             assert_eq!(late.on_early_left(sbn, lag, now), Some(expected), "{lag:?}");
         }
@@ -281,13 +280,13 @@ mod tests {
             let lag = sent.zip(&left).map(|(sent, left)| *left - sent).max().unwrap();
             let known = *left.last().unwrap() + us(after);
             let kept = late.on_early_left(0, lag, known).unwrap() == Spread::Kept;
-            let part = late.poll_due(known + survive).unwrap();
-            left.extend(vec![known + survive; part.count() as usize]);
+            let part = late.poll_due(known + burst::provided_for(survive)).unwrap();
+            left.extend(vec![known + burst::provided_for(survive); part.count() as usize]);
             let most = left.iter().map(|begin| left.iter().filter(|at| (*begin..*begin + survive).contains(*at)).count());
             let most = most.max().unwrap();
             prop_assert!(!kept || most <= early + count, "{most} of {} within {survive:?}", early + count);
             // What was provided for is kept.
-            prop_assert!(kept || lag > us(known_lag).max(LAG_MIN), "{lag:?}");
+            prop_assert!(kept || lag > us(known_lag).max(burst::LAG_MIN), "{lag:?}");
         }
     }
 }

@@ -102,7 +102,7 @@ fn a_running_appliance_is_asked_for_what_it_has_measured() {
     let text = explained(directory.path(), &["steady", "--socket", "it.sock"]);
     answers.join().unwrap();
     assert!(text.contains("none of 30000 blocks lost: at most 1.0e-4 at 95 %"), "{text}");
-    assert!(text.contains("measured; single losses only"), "{text}");
+    assert!(text.contains("measured 20 ms ago; single losses only"), "{text}");
     assert!(text.contains("an answer of the peer takes 7.5 ms"), "{text}");
 }
 
