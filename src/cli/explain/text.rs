@@ -88,7 +88,9 @@ fn rounded(number: f64) -> String {
     let digits = match number {
         n if n >= 100.0 => 0,
         n if n >= 10.0 => 1,
-        _ => 2,
+        n if n >= 0.1 || n <= 0.0 => 2,
+        // Two digits that say something.
+        n => (1.0 - n.log10().floor()).min(12.0) as usize,
     };
     let text = format!("{number:.digits$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

@@ -47,12 +47,15 @@ pub struct Interruption {
     pub until_ns: u64,
     /// Datagrams that it has swallowed so far.
     pub swallowed: u64,
+    /// The longest time around it in which the emulator did not look for datagrams.
+    pub unseen_ns: u64,
 }
 
 impl Interruption {
     fn new(direction: usize, window: Window, clock: Monotonic) -> Self {
         let [from_ns, until_ns] = [window.from, window.until].map(|at| clock.to_ns(at));
-        Self { direction, from_ns, until_ns, swallowed: window.swallowed }
+        let unseen_ns = window.unseen.as_nanos() as u64;
+        Self { direction, from_ns, until_ns, swallowed: window.swallowed, unseen_ns }
     }
 }
 

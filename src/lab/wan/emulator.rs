@@ -97,7 +97,7 @@ const TURN: usize = 32;
 const TURNS_BEFORE_CHANGE: usize = 64;
 
 /// How long before an interruption the thread stops sleeping.
-const AWAKE: Duration = Duration::from_millis(1);
+const AWAKE: Duration = Duration::from_millis(4);
 
 struct Direction {
     from: Arc<Tun>,
@@ -112,12 +112,17 @@ impl Direction {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         let mut buffer = vec![0; Pool::LARGE];
+        let mut looked_at = Instant::now();
         loop {
             if !self.answer(&mut buffer)? {
                 return Ok(());
             }
             let dry = self.read(&mut buffer)?;
             let now = Instant::now();
+            let looked_at = std::mem::replace(&mut looked_at, now);
+            if self.link.interruptions().is_near(now, AWAKE) {
+                self.link.interruptions().on_gap(looked_at, now, AWAKE);
+            }
             self.write(now);
             if !dry {
                 continue;
@@ -163,7 +168,8 @@ impl Direction {
                 Ok(Request::Interrupt(from, until, answer_to)) => {
                     // What has been read already cannot be lost any more.
                     let late = Instant::now().saturating_duration_since(from);
-                    let window = Window { from: from + late, until: until + late, swallowed: 0 };
+                    let window =
+                        Window { from: from + late, until: until + late, swallowed: 0, unseen: Duration::ZERO };
                     self.link.interruptions().add(window.from, window.until);
                     let _ = answer_to.send(window);
                 }

@@ -103,6 +103,9 @@ pub struct Window {
     pub until: Instant,
     /// Datagrams that it has swallowed so far.
     pub swallowed: u64,
+    /// The longest time around it in which the emulator did not look for datagrams: some may have entered so much later than they
+    /// came.
+    pub unseen: Duration,
 }
 
 /// The interruptions of a direction: those to come, and the last that were.
@@ -119,7 +122,7 @@ impl Windows {
         if self.windows.len() == WINDOWS_MAX {
             self.windows.pop_front();
         }
-        self.windows.push_back(Window { from, until, swallowed: 0 });
+        self.windows.push_back(Window { from, until, swallowed: 0, unseen: Duration::ZERO });
         self.last_end = self.last_end.max(Some(until));
     }
 
@@ -127,6 +130,14 @@ impl Windows {
     pub fn is_near(&self, now: Instant, near: Duration) -> bool {
         let is_over = self.last_end.is_none_or(|end| now >= end);
         !is_over && self.windows.iter().any(|window| window.from <= now + near && now < window.until)
+    }
+
+    /// From `from` until `now` nobody looked for datagrams. Counts for interruptions that last then or are as `near` as this.
+    pub fn on_gap(&mut self, from: Instant, now: Instant, near: Duration) {
+        let is_hit = |window: &&mut Window| window.from <= now + near && from < window.until;
+        for window in self.windows.iter_mut().filter(is_hit) {
+            window.unseen = window.unseen.max(now.saturating_duration_since(from));
+        }
     }
 
     /// Whether datagrams that enter now are swallowed.
@@ -247,6 +258,9 @@ mod tests {
         assert!(!windows.swallow(1, now + 10 * MS));
         let near = [0, 4, 6, 7, 8, 9, 10].map(|at| windows.is_near(now + at * MS, MS));
         assert_eq!(near, [false, true, true, false, true, true, false]);
+        windows.on_gap(now + 2 * MS, now + 3 * MS, MS);
+        windows.on_gap(now + 6 * MS, now + 8 * MS, MS);
+        assert_eq!(windows.all().map(|window| window.unseen).collect::<Vec<_>>(), [2 * MS, 2 * MS]);
         let mut next = NextLosses::new(5, 700);
         let losses = [(3, 60), (3, 1400), (9, 1400), (9, 1400)].map(|(count, bytes)| next.take(count, bytes));
         assert_eq!(losses, [0, 3, 2, 0]);

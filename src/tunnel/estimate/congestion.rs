@@ -32,6 +32,9 @@ const ROUTE_CHANGES_CONGESTED: Duration = Duration::from_secs(600);
 /// More than this share of the highest rate is a high one, less than that share a low one.
 const HIGH_RATE: f64 = 0.7;
 const LOW_RATE: f64 = 0.5;
+/// Below this share hardly more than keepalives are sent, and they are nothing to compare with: what interrupts the link seldom
+/// hits one.
+const IDLE_RATE: f64 = 0.05;
 /// A high rate counts when it has lasted so long: an interruption that hits one message is no sign of a queue, although hardly
 /// anything is sent between messages.
 const HIGH_FOR: Duration = Duration::from_secs(1);
@@ -171,7 +174,7 @@ impl Congestion {
         let is_fast = is_high && now.saturating_duration_since(since) >= HIGH_FOR;
         if is_fast {
             self.fast.add(&step);
-        } else if covers <= STEP_MAX && rate <= self.peak * LOW_RATE {
+        } else if covers <= STEP_MAX && (self.peak * IDLE_RATE..=self.peak * LOW_RATE).contains(&rate) {
             self.slow.add(&step);
         }
         let behind_delay = match self.prompt.datagrams < COMPARED_MIN {

@@ -94,6 +94,8 @@ pub struct Cell {
     pub repair: Repair,
     pub length: Duration,
     pub trials: u32,
+    /// Trials that do not count, because the emulator did not see when datagrams came.
+    pub blurred: u32,
     /// Trials in which the interruption took a datagram.
     pub hit: u32,
     pub swallowed: u64,
@@ -106,6 +108,12 @@ pub struct Cell {
     pub waits: Times,
 }
 
+/// Where the emulator did not look for longer than this, on a busy machine, datagrams may seem to come closer together than
+/// they came.
+const UNSEEN_MAX: Duration = Duration::from_micros(200);
+/// So many times more trials than wanted may be blurred.
+const BLURRED_MAX: u32 = 4;
+
 /// Measures all loads with a repair.
 pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials: u32) -> Result<Vec<Cell>, LabError> {
     let (text, block_symbols) = repair.profile();
@@ -116,7 +124,8 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials:
     for (load, length) in Load::ALL.into_iter().flat_map(|load| repair.lengths().iter().map(move |it| (load, *it))) {
         let mut cell = Cell::new(load, repair, length);
         let mut said = Instant::now();
-        for number in 0..trials {
+        while cell.trials < trials && cell.blurred < BLURRED_MAX * trials {
+            let number = cell.trials;
             stage.trace.check_stop()?;
             if said.elapsed() > Duration::from_secs(5) {
                 stage.say(&format!("    {number} of {trials}"));
@@ -166,7 +175,12 @@ fn trial(bench: &mut Bench<'_>, cell: &mut Cell, rng: &mut SmallRng) -> Result<O
     }
     let packets = flow.packets;
     let judged = bench.judge(flow, violations)?;
-    let swallowed = bench.wan()?.look_at(&window).map_err(LabError::doing("ask for an interruption"))?.swallowed;
+    let seen = bench.wan()?.look_at(&window).map_err(LabError::doing("ask for an interruption"))?;
+    if Duration::from_nanos(seen.unseen_ns) > UNSEEN_MAX {
+        cell.blurred += 1;
+        return Ok(None);
+    }
+    let swallowed = seen.swallowed;
     cell.trials += 1;
     cell.hit += u32::from(swallowed > 0);
     cell.swallowed += swallowed;
@@ -217,6 +231,7 @@ impl Cell {
             repair,
             length,
             trials: 0,
+            blurred: 0,
             hit: 0,
             swallowed: 0,
             protected: 0,
@@ -229,8 +244,10 @@ impl Cell {
 
     /// Adds the claims of the cell.
     pub fn claim(&self, report: &mut Report) {
-        let Self { trials, protected, hit, lossy, told, .. } = self;
-        let found = format!("{lossy} of {protected} protected, of {trials}; {hit} were hit; told in {told}");
+        let Self { trials, blurred, protected, hit, lossy, told, .. } = self;
+        let found = format!(
+            "{lossy} of {protected} protected, of {trials} ({blurred} more blurred); {hit} were hit; told in {told}"
+        );
         let name = format!("{}, {}, {:?}", self.repair.name(), self.load.name(), self.length);
         if self.repair == Repair::SurviveBurst && self.length <= PROMISED {
             // An interruption that meets nothing proves nothing.
@@ -264,6 +281,7 @@ impl Cell {
             "repair": self.repair.name(),
             "interruption_us": self.length.as_micros() as u64,
             "trials": self.trials,
+            "blurred_trials": self.blurred,
             "hit": self.hit,
             "swallowed_datagrams": self.swallowed,
             "protected": self.protected,
