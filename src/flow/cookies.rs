@@ -21,7 +21,7 @@ pub struct TooManyCookies {
 impl FlowTable {
     /// Sets a subscriber's cookie for the 5-tuple. It appears in all reports of the current and later instances.
     ///
-    /// For a flow that does not exist yet, the cookie is kept for [`Limits::udp_idle`] and applied when its first
+    /// For a flow that does not exist yet, the cookie is kept for `Limits::udp_idle` and applied when its first
     /// packet is sent. A later cookie replaces it. Returns the flow if it exists.
     pub fn register(&mut self, key: &FlowKey, cookie: u64, now: Instant) -> Result<Option<FlowId>, TooManyCookies> {
         let packed = PackedKey::new(key);

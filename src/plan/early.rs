@@ -34,7 +34,7 @@ impl Early {
     }
 
     /// The fewest symbols with which a block is lost no likelier than `target` if each symbol is lost with `loss`; for a
-    /// shorter block beyond [`EXACT`], those of the next longer one that is computed. At least `min`.
+    /// shorter block beyond `EXACT`, those of the next longer one that is computed. At least `min`.
     pub fn for_loss(target: f64, loss: f64, min: usize, longest: usize) -> Self {
         let mut early = Self::only(min, longest);
         let ln_target = target.ln();
@@ -101,7 +101,7 @@ impl Early {
     }
 }
 
-/// The fewest symbols, `least` or more, that are enough for k; [`MOST`] if none are.
+/// The fewest symbols, `least` or more, that are enough for k; `MOST` if none are.
 pub fn fewest(k: usize, least: usize, loss: f64, ln_target: f64) -> usize {
     let is_enough = |m: usize| ln_residual(k, m, loss) <= ln_target;
     if is_enough(least) {

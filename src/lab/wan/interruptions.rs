@@ -1,9 +1,9 @@
 //! Loss in time: a link that is good or bad for random times, and windows in which nothing passes.
 //!
-//! [`TimedDraw`] is the Gilbert-Elliott model in continuous time: both states last for exponential times, and the state at the
+//! `TimedDraw` is the Gilbert-Elliott model in continuous time: both states last for exponential times, and the state at the
 //! moment at which a datagram enters decides its loss. [`Windows`] are single interruptions that a scenario asks for. Both
 //! decide by the time that the caller gives for a datagram; neither has a timer, so how late a thread wakes changes nothing.
-//! [`NextLosses`] are asked for by number instead.
+//! `NextLosses` are asked for by number instead.
 
 use std::{
     collections::VecDeque,

@@ -7,7 +7,7 @@ use super::fit::LinkFit;
 use super::interruptions::Interruptions;
 use crate::wire::report::BURST_CLASSES;
 
-/// What is known of one direction of a link. Evidence is forgotten as [`super::evidence`] says.
+/// What is known of one direction of a link. Evidence is forgotten as `evidence` says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinkEstimate {
     /// Datagrams whose fate is known, newer ones in full and older ones in part.

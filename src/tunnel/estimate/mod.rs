@@ -1,7 +1,7 @@
 //! What reports say about the link to a peer: loss, interruptions, congestion.
 //!
 //! One [`Estimator`] for each peer and lane. It notes when datagrams left, takes the peer's reports, and makes of both a
-//! [`LinkEstimate`](link_estimate::LinkEstimate). All of it is about the direction from this node to the peer. Datagrams that the
+//! [`LinkEstimate`]. All of it is about the direction from this node to the peer. Datagrams that the
 //! peer's own full receive buffer dropped are in it, because reports do not tell them apart. What follows from an estimate is
 //! decided elsewhere.
 
