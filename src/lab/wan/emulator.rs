@@ -112,15 +112,15 @@ impl Direction {
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(8);
         let mut buffer = vec![0; Pool::LARGE];
-        let mut looked_at = Instant::now();
+        let mut looked_at = None;
         loop {
             if !self.answer(&mut buffer)? {
                 return Ok(());
             }
             let dry = self.read(&mut buffer)?;
             let now = Instant::now();
-            let looked_at = std::mem::replace(&mut looked_at, now);
-            if self.link.interruptions().is_near(now, AWAKE) {
+            // What comes while the thread sleeps wakes it; what comes while it does not run, although it wants to, waits.
+            if let Some(looked_at) = looked_at.take() {
                 self.link.interruptions().on_gap(looked_at, now, AWAKE);
             }
             self.write(now);
@@ -130,6 +130,7 @@ impl Direction {
             self.timer.set(self.link.poll_timeout(), now)?;
             // Around an interruption the thread does not sleep, so that it reads each train when it arrives.
             let wait = self.link.interruptions().is_near(now, AWAKE).then_some(Duration::ZERO);
+            looked_at = wait.map(|_| now);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
