@@ -99,10 +99,11 @@ pub struct Congestion {
     /// The round trip without a queue.
     least: Option<Duration>,
     heard_at: Instant,
-    /// Reports that are not compared yet, their time, and the most delay.
+    /// Reports that are not compared yet, their time, and the least delay: a host that stands still for a moment delays one
+    /// report, a queue delays all.
     step: Tally,
     covers: Duration,
-    delay: Duration,
+    delay: Option<Duration>,
     at: Instant,
     /// When congestion was last found.
     found: Option<Instant>,
@@ -123,7 +124,7 @@ impl Congestion {
             heard_at: now,
             step: Tally::default(),
             covers: Duration::ZERO,
-            delay: Duration::ZERO,
+            delay: None,
             at: now,
             found: None,
         }
@@ -143,7 +144,8 @@ impl Congestion {
             known + least.saturating_sub(known).mul_f64((elapsed.as_secs_f64() / within.as_secs_f64()).min(1.0));
         let least = risen.min(least);
         self.least = Some(least);
-        self.delay = self.delay.max(rtt.saturating_sub(least));
+        let delay = rtt.saturating_sub(least);
+        self.delay = Some(self.delay.map_or(delay, |known| known.min(delay)));
     }
 
     /// What a report says of the time `covers`, in which losses came `clumping` at a time. `rate` is what is sent: in datagrams a
@@ -155,7 +157,8 @@ impl Congestion {
             return;
         }
         let step = std::mem::take(&mut self.step);
-        let (covers, delay) = (std::mem::take(&mut self.covers), std::mem::take(&mut self.delay));
+        let covers = std::mem::take(&mut self.covers);
+        let delay = self.delay.take().unwrap_or_default();
         self.forget(now);
         let threshold = self.least.map_or(Duration::MAX, |least| (least / 4).max(DELAY_MIN));
         let is_delayed = delay >= threshold;
@@ -207,6 +210,6 @@ impl Congestion {
     /// Round trips to the peer's new run may be others.
     pub fn on_new_epoch(&mut self) {
         self.least = None;
-        self.delay = Duration::ZERO;
+        self.delay = None;
     }
 }
