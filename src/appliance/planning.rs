@@ -12,7 +12,7 @@ use crate::appliance::status::plan::PlanStatus;
 use crate::config::{Config, Repair};
 use crate::notify::message::StateReason;
 use crate::plan::planner::Change;
-use crate::plan::{Link, Planner, SendPlan, Target, Targets};
+use crate::plan::{Link, Planner, Targets};
 use crate::tunnel::PeerId;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
 use crate::tunnel::sender::Profile;
@@ -118,7 +118,7 @@ impl Planning {
                     let limits = setup::limits(profile_config, usize::from(peer_config.path.symbol_size()));
                     let assume_loss = configured.assume_loss;
                     let planner = Planner::new(targets, limits, &Link::assumed(assume_loss), now);
-                    let state = PlanState { keeps_promise: keeps_promise(planner.plan()), reason: None };
+                    let state = PlanState { keeps_promise: planner.plan().keeps_promise(), reason: None };
                     entries.push(Entry { lane, peer, profile, targets, assume_loss, planner, changes: 0, state });
                 }
             }
@@ -153,7 +153,7 @@ impl Planning {
         let reason = self.reason(lane, peer, all.model_violated);
         for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(entry)) {
             let doubted = all.model_violated && entry.targets.residual.is_some();
-            let state = PlanState { keeps_promise: keeps_promise(entry.planner.plan()) && !doubted, reason };
+            let state = PlanState { keeps_promise: entry.planner.plan().keeps_promise() && !doubted, reason };
             if changed.contains(&at) || state != entry.state {
                 entry.state = state;
                 let mut profile = setup::planned(entry.profile as u8, entry.planner.plan());
@@ -168,7 +168,7 @@ impl Planning {
     /// Why the link is degraded although it works.
     fn reason(&self, lane: usize, peer: usize, model_violated: bool) -> Option<StateReason> {
         let mut entries = self.entries.iter().filter(|entry| (entry.lane, entry.peer) == (lane, peer));
-        let is_missed = entries.clone().any(|entry| !keeps_promise(entry.planner.plan()));
+        let is_missed = entries.clone().any(|entry| !entry.planner.plan().keeps_promise());
         let is_doubted = model_violated && entries.any(|entry| entry.targets.residual.is_some());
         is_missed.then_some(StateReason::Target).or(is_doubted.then_some(StateReason::Model))
     }
@@ -214,11 +214,6 @@ fn link_of(estimate: &LinkEstimate, assume_loss: f64, symbols_per_second: f64, p
         congested: estimate.congested,
         peer_knows_late,
     }
-}
-
-/// What is called protected is reached. The overhead is another matter.
-fn keeps_promise(plan: &SendPlan) -> bool {
-    plan.reaches(Target::Residual) && plan.reaches(Target::SurviveBurst)
 }
 
 fn log_change(change: &Change, peer: &str, profile: &str, lane: usize) {

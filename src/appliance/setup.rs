@@ -129,6 +129,7 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
     let symbol_bytes = config.peers.first().map_or(1, |peer| usize::from(peer.path.symbol_size()));
     Settings {
         lane,
+        survive_burst: config.profiles.iter().map(survive_burst).max().unwrap_or_default(),
         local_prefixes: config.node.local_prefixes.iter().map(|&prefix| (prefix, ())).collect(),
         peer_prefixes: owned.collect(),
         peers: peers.collect(),
@@ -233,7 +234,7 @@ pub fn planned(number: u8, plan: &SendPlan) -> Profile {
         close_after: plan.close_after,
         plan: plan.repair.clone(),
         survive_burst: plan.survive_burst,
-        keeps_promise: plan.unreached.is_empty(),
+        keeps_promise: plan.keeps_promise(),
     }
 }
 

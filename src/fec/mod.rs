@@ -8,6 +8,7 @@
 //! Start with [`source_block`]: its diagram is the layout of both blocks. `transform`, `positions` and `locator` are
 //! internals of the code.
 
+pub mod beta;
 pub mod block_failures;
 pub mod burst;
 pub mod code;

@@ -108,6 +108,11 @@ impl SendPlan {
         self.unreached.iter().all(|unreached| unreached.target != target)
     }
 
+    /// What is called protected is what was asked for. The overhead is another matter.
+    pub fn keeps_promise(&self) -> bool {
+        self.reaches(Target::Residual) && self.reaches(Target::SurviveBurst)
+    }
+
     /// Source symbols of the blocks that an even stream of this many symbols a second is cut into.
     pub fn symbols_at(&self, symbols_per_second: f64) -> usize {
         symbols_within(self.close_after, symbols_per_second, self.block_symbols)

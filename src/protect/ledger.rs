@@ -26,8 +26,10 @@ pub struct SentPart {
     pub size: Size,
     /// No earlier send carries a datagram of it.
     pub first_send: u64,
-    /// No other part follows.
-    pub is_last: bool,
+    /// What the block has reached when it has left.
+    pub level: Level,
+    /// Its late part follows.
+    pub is_followed: bool,
 }
 
 /// A part of a block that has left this host completely.
@@ -136,8 +138,9 @@ impl Ledger {
             (Part::Late, Stage::Early { since }) => entry.stage = Stage::LateSent { since: now, early: since },
             _ => return None,
         }
-        let is_last = part == Part::Late || !entry.has_late;
-        let sent = SentPart { size: entry.size(), first_send: entry.first_send, is_last };
+        let is_followed = part == Part::Early && entry.has_late;
+        let (size, level) = (entry.size(), entry.left_level(part));
+        let sent = SentPart { size, first_send: entry.first_send, level, is_followed };
         if part == Part::Late {
             queue.late_sent.push_back(block.sbn);
         }
@@ -148,6 +151,8 @@ impl Ledger {
     pub fn on_promise_broken(&mut self, block: BlockId) {
         let Some(entry) = self.entry(block) else { return };
         entry.keeps_promise = false;
+        // No late part follows, or it does not count: nothing waits for it.
+        entry.has_late = false;
         if matches!(entry.stage, Stage::Early { .. } | Stage::LateSent { .. }) {
             entry.stage = Stage::Unproven;
         }

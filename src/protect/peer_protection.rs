@@ -18,7 +18,7 @@ use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::tunnel::block_event::BlockEvent;
 use crate::tunnel::feedback::Feedback;
 use crate::tunnel::forwarder::{Deliverable, Outgoing};
-use crate::tunnel::late_repair::LATE_SLACK;
+use crate::tunnel::late_repair;
 use crate::tunnel::receiver::SENDER_PAUSE;
 use crate::wire::payload_id::BlockId;
 
@@ -112,10 +112,10 @@ impl PeerProtection {
                 let Some(sent) = self.ledger.on_sent(block, part, now) else { return };
                 if self.evidence == Evidence::Timestamps {
                     self.departures.on_sent((block, part), sent.first_send, last, alone);
-                } else if !sent.is_last {
+                } else if sent.is_followed {
                     // The kernel has it, and nothing will show more.
                     self.ledger.on_left(block, part, self.departures.next_send(), now);
-                } else if self.health_allows(now) {
+                } else if sent.level >= Level::OnWire && self.health_allows(now) {
                     self.claim(block, sent.size, Level::Queued);
                     self.settle_barriers();
                 }
@@ -171,7 +171,7 @@ impl PeerProtection {
                 self.early_left.push_back(block);
             }
             let in_time = left.took.is_some_and(|took| took <= LEAVES_WITHIN)
-                && left.after_early.is_none_or(|after| after <= self.flows.promise(block.profile) + LATE_SLACK);
+                && left.after_early.is_none_or(|after| after <= late_repair::spread(self.flows.promise(block.profile)));
             if in_time && self.health.is_healthy(now) {
                 self.claim(block, left.size, left.level);
             } else {

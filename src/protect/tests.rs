@@ -2,6 +2,7 @@
 //! peers on one lane in `lanes`.
 
 mod barriers;
+mod forgotten;
 mod lanes;
 mod late;
 mod refresh;
@@ -178,6 +179,11 @@ impl Bench {
     fn protected(&mut self) -> u64 {
         self.reached(Level::OnWire)
     }
+}
+
+/// As many blocks as are remembered, from `first` on.
+fn fill(bench: &mut Bench, first: u64) {
+    (first..first + BLOCKS_MAX as u64).for_each(|sbn| bench.send(sbn));
 }
 
 #[test]
@@ -575,39 +581,4 @@ fn a_send_error_fails_waiting_blocks_before_one_without_repair_symbols() {
     bench.prove(3);
     bench.left(0);
     assert_eq!(bench.protected(), 0);
-}
-
-/// As many blocks as are remembered, from `first` on.
-fn fill(bench: &mut Bench, first: u64) {
-    (first..first + BLOCKS_MAX as u64).for_each(|sbn| bench.send(sbn));
-}
-
-#[test]
-fn the_loss_of_a_forgotten_protected_block_is_reported_once() {
-    let mut bench = Bench::tcp();
-    bench.leave(0);
-    assert!(bench.protected() > 0);
-    fill(&mut bench, 1);
-    bench.hear(vec![run(0, 1, 0)], 0, 1);
-    let violations = |reported: &[Notification]| {
-        reported.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count()
-    };
-    assert_eq!(violations(&bench.notifications()), 1);
-    bench.hear(vec![run(0, 1, 0)], 0, 1);
-    assert_eq!(violations(&bench.notifications()), 0, "it is reported once");
-    assert_eq!(bench.protection.counters().violations, 1);
-}
-
-/// For a single block, a report contains how many of its first symbols came. For a run of blocks it cannot.
-#[test]
-fn a_run_of_lost_blocks_is_lost_whatever_its_symbol_count() {
-    let mut bench = Bench::up();
-    [0, 1].into_iter().for_each(|sbn| bench.leave(sbn));
-    bench.hear(vec![run(0, 2, 2)], 0, 2);
-    let reported = bench.notifications();
-    assert_eq!(
-        reported.iter().filter(|notification| matches!(notification, Notification::Violation(_))).count(),
-        2,
-        "{reported:?}"
-    );
 }

@@ -48,6 +48,9 @@ pub struct Settings {
     pub profiles: Vec<Profile>,
     /// The order in which ADUs leave, and how long a hole waits.
     pub delivery: Delivery,
+    /// The longest interruption that a profile may ever promise to survive, whatever the plan is now: peers are told to wait
+    /// for late repair that long.
+    pub survive_burst: Duration,
 }
 
 /// Where the last packet went: the next one is read into the same block, because it probably goes there too.
@@ -126,10 +129,9 @@ pub struct Forwarder {
 impl Forwarder {
     /// A lane without sessions.
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let Settings { lane, local_prefixes, peer_prefixes, peers, profiles, delivery } = settings;
-        let mut peers: Vec<Peer> = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, now)).collect();
-        let spread = profiles.iter().map(|profile| profile.survive_burst).max().unwrap_or_default();
-        peers.iter_mut().for_each(|peer| peer.set_late_spread(spread));
+        let Settings { lane, local_prefixes, peer_prefixes, peers, profiles, delivery, survive_burst } = settings;
+        let peers = peers.into_iter().map(|peer| Peer::new(peer, lane, delivery, survive_burst, now));
+        let peers: Vec<Peer> = peers.collect();
         assert!(!peers.is_empty() && !profiles.is_empty(), "the configuration has at least one of each");
         let profile = peers[0].policy().default_profile().0.into();
         Self {

@@ -20,8 +20,13 @@ const BYTES_MAX: usize = 8 << 20;
 const PARTS_MAX: usize = 4096;
 /// A late part whose early part is not known to have left after this time is dropped: the peer has given the block up.
 const EARLY_WITHIN: Duration = Duration::from_millis(400);
-/// How much later than T after the early part the late part may leave. The peer is told to wait that long.
+/// How much later than T after the early part the late part may leave.
 pub const LATE_SLACK: Duration = Duration::from_millis(20);
+
+/// How much later than the early part of a block its late part may come; none without late parts. The peer is told.
+pub fn spread(survive_burst: Duration) -> Duration {
+    if survive_burst.is_zero() { survive_burst } else { survive_burst + LATE_SLACK }
+}
 
 /// The late part of one block.
 #[derive(Debug)]
@@ -100,8 +105,7 @@ impl LateRepair {
     }
 
     /// Adds the late part of a block: `symbols` of `symbol_size` bytes end to end, the first with the id `first`, of class
-    /// `class`, to leave
-    /// `survive` after the early part. Returns false if there is no room.
+    /// `class`, to leave `survive` after the early part. Returns false if there is no room.
     #[must_use]
     pub fn push(
         &mut self,

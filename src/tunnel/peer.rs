@@ -20,6 +20,7 @@ use super::drop_reason::DropReason;
 use super::estimate::Estimator;
 use super::feedback::Feedback;
 use super::handshake::{Established, Role};
+use super::late_repair;
 use super::lost_blocks::Losses;
 use super::outbox::Outbox;
 use super::outer_class::OuterRule;
@@ -115,9 +116,10 @@ pub struct Peer {
 
 impl Peer {
     /// A peer without a session.
-    pub fn new(settings: PeerSettings, lane: u8, delivery: Delivery, now: Instant) -> Self {
+    pub fn new(settings: PeerSettings, lane: u8, delivery: Delivery, survive_burst: Duration, now: Instant) -> Self {
         let mut reporting = Reporting::new(now);
         reporting.set_claims(settings.claims);
+        reporting.set_late_spread(late_repair::spread(survive_burst));
         Self {
             address: settings.address,
             local: None,
@@ -458,7 +460,7 @@ mod tests {
             policy: Policy::new([], ProfileId(0)),
             claims: true,
         };
-        Peer::new(settings, lane, Delivery { strict: true, hold: HOLD, hold_max: HOLD }, now)
+        Peer::new(settings, lane, Delivery { strict: true, hold: HOLD, hold_max: HOLD }, Duration::ZERO, now)
     }
 
     fn established(role: Role, endpoint: SocketAddr, at: Instant) -> Established {

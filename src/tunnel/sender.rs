@@ -246,7 +246,8 @@ impl Sender {
             return 0;
         }
         let part = EarlyPart { source: &self.times, repair_symbols: early, closed_at: now };
-        let late = part.late_symbols(self.profile.survive_burst, self.lag);
+        // At least one: only a block with a late part is judged by what has lagged in truth.
+        let late = part.late_symbols(self.profile.survive_burst, self.lag).max(1);
         late.min(MAX_ENCODING_SYMBOLS.saturating_sub(self.block.finished() + early))
     }
 
@@ -256,10 +257,10 @@ impl Sender {
     }
 
     /// The early part of block `sbn` has left this host by now, nothing of it more than `lag` after it was sent: its late
-    /// part follows. Returns false if the block's promise is not kept.
-    pub fn on_early_left(&mut self, sbn: u64, lag: Duration, now: Instant) -> bool {
+    /// part follows. `None` if it has none.
+    pub fn on_early_left(&mut self, sbn: u64, lag: Duration, now: Instant) -> Option<Spread> {
         self.lag = lag;
-        self.late.on_early_left(sbn, lag, now) != Some(Spread::Broken)
+        self.late.on_early_left(sbn, lag, now)
     }
 
     /// A late part waits.
@@ -406,220 +407,4 @@ fn drop_late(part: &LatePart, sent: &mut Sent, events: Option<&mut VecDeque<Bloc
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::handshake::{Established, Role};
-    use super::super::hello::{Hello, PROTOCOL_VERSION};
-    use super::super::outbox::Trains;
-    use super::super::pacer::Pacer;
-    use super::super::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
-    use super::super::session::Sessions;
-    use super::*;
-    use crate::tunnel::PeerId;
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
-    const E: usize = 128;
-
-    /// A sender with its session and outbox.
-    struct Bench {
-        sender: Sender,
-        sessions: Sessions,
-        outbox: Outbox,
-        code: Code,
-        sent: Sent,
-        claims: bool,
-        events: VecDeque<BlockEvent>,
-        now: Instant,
-    }
-
-    /// A datagram as a test compares it: source (sbn, esi, k of the previous block) or repair (sbn, esi, k, m). A
-    /// repair symbol must carry the same k of the previous block as the source symbols.
-    #[derive(Debug, PartialEq, Eq)]
-    enum Datagram {
-        Source(u64, u16, u16),
-        Repair(u64, u16, u16, u16),
-    }
-    use Datagram::{Repair, Source};
-
-    impl Bench {
-        fn new(repair_symbols: usize) -> Self {
-            let now = Instant::now();
-            let mut sessions = Sessions::default();
-            let established = Established {
-                peer: PeerId(0),
-                role: Role::Initiator,
-                local_index: 1,
-                remote_index: 2,
-                sealing: Arc::new(SealingKey::new(Cipher::ChaCha20Poly1305, &[1; 32])),
-                opening: Arc::new(OpeningKey::new(Cipher::ChaCha20Poly1305, &[2; 32])),
-                remote: Hello {
-                    version: PROTOCOL_VERSION,
-                    lanes: 1,
-                    ciphers: CipherSet::preferred(),
-                    epoch: 7,
-                    symbol_size: E as u16,
-                },
-                endpoint: SocketAddr::from(([192, 0, 2, 1], 7117)).into(),
-                at: now,
-            };
-            sessions.install(&established, 0);
-            let profile = Profile {
-                number: 0,
-                block_symbols: 4,
-                close_when_idle: Duration::from_micros(50),
-                close_after: Duration::from_millis(2),
-                plan: Plan::fixed(4, repair_symbols, 0.01),
-                survive_burst: Duration::ZERO,
-                keeps_promise: true,
-            };
-            let (outbox, code) = (Outbox::new(Pacer::new(None), Duration::ZERO), Code::new());
-            let (sender, events) = (Sender::new(profile, E, OuterRule::default()), VecDeque::new());
-            Self { sender, sessions, outbox, code, sent: Sent::default(), claims: false, events, now }
-        }
-
-        fn with<T>(&mut self, act: impl FnOnce(&mut Sender, &mut Egress<'_>) -> T) -> T {
-            let session = self.sessions.sealing(self.now).unwrap();
-            let mut egress = Egress {
-                session,
-                outbox: &mut self.outbox,
-                code: &mut self.code,
-                sent: &mut self.sent,
-                events: self.claims.then_some(&mut self.events),
-                now: self.now,
-            };
-            act(&mut self.sender, &mut egress)
-        }
-
-        fn at(&mut self, now: Instant, act: impl FnOnce(&mut Sender, &mut Egress<'_>)) {
-            let before = std::mem::replace(&mut self.now, now);
-            self.with(act);
-            self.now = before;
-        }
-
-        fn push(&mut self, len: usize) {
-            let header = VirtioHeader { flags: u8::from(len > E), ..VirtioHeader::default() };
-            self.with(|sender, egress| {
-                sender.room()[..len].fill(7);
-                sender.commit(header, len, egress);
-            });
-        }
-
-        /// Everything sent since the last call.
-        fn sent(&mut self) -> Vec<Datagram> {
-            let key = OpeningKey::new(Cipher::ChaCha20Poly1305, &[1; 32]);
-            let mut datagrams = Vec::new();
-            while let Some(train) =
-                self.outbox.front(SocketAddr::from(([192, 0, 2, 1], 7117)).into(), Trains::All, self.now)
-            {
-                let len = train.bytes.len();
-                for datagram in train.bytes.chunks(train.datagram_len) {
-                    let header = crate::wire::datagram::Header::parse(datagram).unwrap();
-                    let (clear, mut sealed) = (&datagram[..HEADER_LEN], datagram[HEADER_LEN..].to_vec());
-                    let opened = key.open(header.counter, clear, &mut sealed).unwrap();
-                    datagrams.push(match header.datagram_type {
-                        DatagramType::Source => {
-                            let (id, _) = SourceId::parse(opened).unwrap();
-                            Source(id.sbn, id.esi, id.previous_symbols)
-                        }
-                        _ => {
-                            let (id, _) = RepairId::parse(opened).unwrap();
-                            let seen = datagrams.iter().rev().find_map(|it| match it {
-                                Source(sbn, _, previous) if *sbn == id.sbn => Some(*previous),
-                                _ => None,
-                            });
-                            assert!(seen.is_none_or(|previous| previous == u16::from(id.previous_symbols)), "{id:?}");
-                            Repair(id.sbn, id.esi, id.source_symbols, id.repair_symbols)
-                        }
-                    });
-                }
-                self.outbox.on_sent(len, self.now, |_, _, _| {});
-            }
-            datagrams
-        }
-    }
-
-    #[test]
-    fn full_symbols_leave_at_once_and_a_full_block_closes() {
-        let mut bench = Bench::new(1);
-        bench.push(100);
-        assert_eq!(bench.sent(), []);
-        bench.push(100);
-        assert_eq!(bench.sent(), [Source(0, 0, 0)]);
-        bench.push(200);
-        assert_eq!(bench.sent(), [Source(0, 1, 0), Source(0, 2, 0), Source(0, 3, 0), Repair(0, 4, 4, 1)]);
-        assert!(!bench.sender.is_open());
-        bench.push(300);
-        assert_eq!(bench.sent(), [Source(1, 0, 4), Source(1, 1, 4)]);
-        bench.push(200);
-        assert_eq!(
-            bench.sent(),
-            [Source(1, 2, 4), Source(1, 3, 4), Source(1, 4, 4), Repair(1, 5, 5, 2), Repair(1, 6, 5, 2)],
-            "all carry 4 as the length of block 0"
-        );
-    }
-
-    #[test]
-    fn without_a_plan_no_repair_symbols_are_sent() {
-        let mut bench = Bench::new(0);
-        bench.push(600);
-        assert_eq!(bench.sent(), (0..5).map(|esi| Source(0, esi, 0)).collect::<Vec<_>>());
-        assert_eq!((bench.sent.blocks, bench.sent.repair_symbols), (1, 0));
-    }
-
-    #[test]
-    fn a_block_closes_when_it_is_idle_or_old() {
-        let mut bench = Bench::new(1);
-        let start = bench.now;
-        let micros = |micros| start + Duration::from_micros(micros);
-        assert_eq!(bench.sender.deadline(), None);
-        bench.push(10);
-        assert_eq!(bench.sender.deadline(), Some(micros(2000)), "the TUN may have more");
-        bench.at(micros(5), |sender, egress| sender.handle_idle(egress));
-        assert_eq!(bench.sent(), [Source(0, 0, 0)], "no byte waits for the next packet");
-        assert_eq!(bench.sender.deadline(), Some(micros(55)));
-        bench.at(micros(30), |sender, egress| sender.handle_idle(egress));
-        assert_eq!(bench.sender.deadline(), Some(micros(55)), "idle since the first call");
-        bench.push(10);
-        assert_eq!(bench.sender.deadline(), Some(micros(2000)));
-        bench.at(micros(1990), |sender, egress| sender.handle_idle(egress));
-        assert_eq!(bench.sender.deadline(), Some(micros(2000)), "old before it is idle");
-        bench.at(micros(1999), |sender, egress| sender.handle_timeout(egress));
-        assert_eq!(bench.sent(), [Source(0, 1, 0)]);
-        bench.at(micros(2000), |sender, egress| sender.handle_timeout(egress));
-        assert_eq!(bench.sent(), [Repair(0, 2, 2, 1)]);
-        assert_eq!(bench.sender.deadline(), None);
-    }
-
-    #[test]
-    fn the_end_of_a_block_is_marked_where_protection_is_claimed() {
-        let mut bench = Bench::new(2);
-        bench.claims = true;
-        bench.push(600);
-        bench.push(100);
-        let (to, now) = (SocketAddr::from(([192, 0, 2, 1], 7117)).into(), bench.now);
-        let mut trains = Vec::new();
-        while let Some(train) = bench.outbox.front(to, Trains::All, now) {
-            let (len, datagrams) = (train.bytes.len(), train.bytes.len().div_ceil(train.datagram_len));
-            let mut taken = Vec::new();
-            bench.outbox.on_sent(len, now, |(block, _), send, alone| taken.push((block.sbn, send, alone)));
-            trains.push((datagrams, taken));
-        }
-        assert_eq!(trains, [(5, vec![]), (2, vec![]), (1, vec![(0, 2, true)])]);
-        let block = BlockId { profile: 0, sbn: 0 };
-        let (source_symbols, repair_symbols) = (5, 3);
-        let closed = BlockEvent::Closed { block, source_symbols, repair_symbols, has_late: false, keeps_promise: true };
-        assert_eq!(bench.events, [closed]);
-    }
-
-    #[test]
-    fn the_number_of_an_abandoned_block_is_not_used_again() {
-        let mut bench = Bench::new(1);
-        bench.push(200);
-        assert_eq!(bench.sent(), [Source(0, 0, 0)]);
-        bench.sender.abandon();
-        bench.sender.abandon();
-        assert!(!bench.sender.is_open() && bench.sender.deadline().is_none());
-        bench.push(200);
-        assert_eq!(bench.sent(), [Source(1, 0, 0)], "an abandoned block has no length");
-    }
-}
+mod tests;

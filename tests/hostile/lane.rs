@@ -44,6 +44,7 @@ pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instan
         peers: vec![peer],
         profiles: vec![profile],
         delivery,
+        survive_burst: Duration::ZERO,
     };
     Forwarder::new(settings, now)
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use onwire::flow::{FlowState, Level, Violation};
-use onwire::protect::{Notification, PROOF_FLOOR, TRUST_MAX};
+use onwire::protect::{Evidence, Notification, PROOF_FLOOR, TRUST_MAX};
 use onwire::wire::payload_id::BlockId;
 
 use crate::hosts::{Direction, Hosts, SegmentInfo};
@@ -240,6 +240,10 @@ impl ClaimChecker {
         assert!(repair_symbols > 0, "{block:?} of {run:?} has no repair symbols: {level:?}");
         assert!(!known.refused, "a datagram of {block:?} of {run:?} was refused: {level:?}");
         let profile = &ground_truth.scenario.sides[run.side.index()].profiles[usize::from(block.profile)];
+        let host = &ground_truth.scenario.sides[run.side.index()].host;
+        if host.evidence != Evidence::Timestamps {
+            assert!(profile.keeps_promise, "{block:?} of {run:?} has not what its profile promises: {level:?}");
+        }
         if level == Level::Early {
             let handed = known.handed;
             assert!(handed > source_symbols.into(), "only {handed} symbols of {block:?} of {run:?} were taken");

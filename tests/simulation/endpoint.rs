@@ -108,6 +108,7 @@ impl Endpoint {
                 peers: vec![peer],
                 profiles: settings.profiles.clone(),
                 delivery: settings.delivery,
+                survive_burst: settings.profiles.iter().map(|it| it.survive_burst).max().unwrap_or_default(),
             },
             now,
         );

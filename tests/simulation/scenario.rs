@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onwire::fec::plan::Plan;
-use onwire::tunnel::late_repair::LATE_SLACK;
+use onwire::tunnel::late_repair::{self, LATE_SLACK};
 use onwire::tunnel::receiver::Delivery;
 use onwire::tunnel::sender::Profile;
 use rand::rngs::SmallRng;
@@ -71,8 +71,7 @@ impl Scenario {
     /// How much longer the peer of a side waits for late repair symbols.
     pub fn late_spread(&self, side: Side) -> Duration {
         let longest = self.sides[side.index()].profiles.iter().map(|profile| profile.survive_burst).max();
-        let longest = longest.unwrap_or_default();
-        if longest.is_zero() { longest } else { longest + LATE_SLACK }
+        late_repair::spread(longest.unwrap_or_default())
     }
 
     /// The scenario of a seed.

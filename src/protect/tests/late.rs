@@ -176,6 +176,41 @@ fn with_the_kernel_as_only_evidence_a_block_is_queued_when_its_late_part_is_take
 }
 
 #[test]
+fn with_the_kernel_as_only_evidence_a_block_without_what_it_was_promised_is_not_queued() {
+    for (has_late, broken) in [(false, false), (true, false), (true, true)] {
+        let mut bench = Bench::new(Evidence::HandOver);
+        bench.protection.on_session(true);
+        bench.prove(3);
+        bench.packet(0);
+        // Either the plan reaches less, or it turns out when the early part was taken.
+        let keeps_promise = broken;
+        bench.event(BlockEvent::Closed {
+            block: block(0),
+            source_symbols: 2,
+            repair_symbols: 5,
+            has_late,
+            keeps_promise,
+        });
+        bench.sent(0);
+        if broken {
+            bench.event(BlockEvent::PromiseBroken { block: block(0) });
+        }
+        bench.send_late(0);
+        assert_eq!(bench.reached(Level::Queued), 0, "{has_late} {broken}");
+    }
+}
+
+#[test]
+fn a_promise_that_is_broken_before_the_early_part_has_left_leaves_nothing_to_wait_for() {
+    let mut bench = Bench::promising();
+    bench.send_early(0);
+    bench.event(BlockEvent::PromiseBroken { block: block(0) });
+    bench.left(0);
+    assert_eq!((bench.levels(), bench.early_left()), ((10, 0), vec![]));
+    assert!(bench.protection.is_settled());
+}
+
+#[test]
 fn a_barrier_waits_for_late_parts() {
     let mut bench = Bench::promising();
     bench.send_early(0);

@@ -57,6 +57,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         peers: vec![peer; others.len()],
         profiles: vec![profile],
         delivery: Delivery { strict: true, hold: Duration::from_millis(10), hold_max: Duration::from_millis(10) },
+        survive_burst: Duration::ZERO,
     };
     Forwarder::new(settings, now)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Peer;
 use crate::tunnel::block_event::{BlockEvent, Part};
-use crate::tunnel::late_repair::LATE_SLACK;
+use crate::tunnel::late_repair::Spread;
 use crate::tunnel::outbox::Outbox;
 use crate::tunnel::sender::Profile;
 use crate::wire::payload_id::BlockId;
@@ -33,6 +33,7 @@ impl Peer {
     fn advance(&mut self, now: Instant, act: impl FnOnce(&mut Outbox, &mut dyn FnMut((BlockId, Part), u64, bool))) {
         let (events, senders) = (&mut self.block_events, &mut self.senders);
         let (claims, shows_departures) = (self.settings.claims, self.shows_departures);
+        let peer_knows_late = self.reporting.peer_late_spread().is_some();
         act(&mut self.outbox, &mut |(block, part), last, alone| {
             if claims {
                 events.push_back(BlockEvent::Sent { block, part, last, alone });
@@ -40,14 +41,12 @@ impl Peer {
             if part == Part::Early && !shows_departures {
                 // Nothing shows when it leaves. The kernel has it, which is the best that is known.
                 let sender = senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
-                sender.map(|sender| sender.on_early_left(block.sbn, Duration::ZERO, now));
+                let spread = sender.and_then(|sender| sender.on_early_left(block.sbn, Duration::ZERO, now));
+                if claims && is_broken(spread, peer_knows_late) {
+                    events.push_back(BlockEvent::PromiseBroken { block });
+                }
             }
         });
-    }
-
-    /// The longest time by which late parts follow early ones; the peer waits for them.
-    pub fn set_late_spread(&mut self, spread: Duration) {
-        self.reporting.set_late_spread(if spread.is_zero() { spread } else { spread + LATE_SLACK });
     }
 
     /// The caller learns when blocks have left this host, and calls [`on_early_left`](Self::on_early_left).
@@ -58,9 +57,8 @@ impl Peer {
     /// The early part of `block` has left this host by now, nothing of it more than `lag` after it was sent.
     pub fn on_early_left(&mut self, block: BlockId, lag: Duration, now: Instant) {
         let sender = self.senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
-        let is_kept = sender.is_none_or(|sender| sender.on_early_left(block.sbn, lag, now));
-        // A peer that does not know late repair may have given up the block when it comes.
-        if !is_kept || self.reporting.peer_late_spread().is_none() {
+        let spread = sender.and_then(|sender| sender.on_early_left(block.sbn, lag, now));
+        if is_broken(spread, self.reporting.peer_late_spread().is_some()) {
             self.block_events.push_back(BlockEvent::PromiseBroken { block });
         }
     }
@@ -76,4 +74,10 @@ impl Peer {
             sender.set_profile(profile.clone());
         }
     }
+}
+
+/// Whether a block with a late part, if it has one, cannot keep its promise. A peer that does not know late repair may have
+/// given up the block when it comes.
+fn is_broken(spread: Option<Spread>, peer_knows_late: bool) -> bool {
+    spread.is_some_and(|spread| spread == Spread::Broken || !peer_knows_late)
 }

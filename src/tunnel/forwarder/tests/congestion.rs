@@ -38,6 +38,7 @@ fn forwarder(side: u8, rate: Option<u64>, repair: usize, now: Instant) -> Forwar
         peers: vec![peer],
         profiles: vec![profile],
         delivery: Delivery { strict: true, hold: 10 * MS, hold_max: 10 * MS },
+        survive_burst: Duration::ZERO,
     };
     Forwarder::new(settings, now)
 }
