@@ -441,11 +441,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::fec::plan::Plan;
     use crate::tunnel::PeerId;
+    use crate::tunnel::block_event::Part;
     use crate::tunnel::endpoint::Endpoint;
     use crate::tunnel::hello::{Hello, PROTOCOL_VERSION};
+    use crate::tunnel::outbox::Trains;
     use crate::tunnel::policy::ProfileId;
     use crate::tunnel::seal::{Cipher, CipherSet, OpeningKey, SealingKey};
+    use crate::wire::payload_id::BlockId;
+    use crate::wire::report::{Extension, Report};
+    use crate::wire::virtio::VirtioHeader;
 
     const HOLD: Duration = Duration::from_millis(20);
 
@@ -545,6 +551,43 @@ mod tests {
             assert_eq!(peer.address(), Some(at(3, 7117 + u16::from(lane))), "lane {lane}: only the peer has the keys");
             peer.install(&established(Role::Initiator, at(4, 7117), now), &mut code, now);
             assert_eq!(peer.address(), Some(at(4, 7117 + u16::from(lane))), "lane {lane}: it answered from there");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_knows_no_late_repair_is_promised_none_with_timestamps_and_without() {
+        for (shows_departures, knows_late) in [(true, false), (true, true), (false, false), (false, true)] {
+            let (now, mut code) = (Instant::now(), Code::new());
+            let to = SocketAddr::from(([192, 0, 2, 1], 7117));
+            let mut peer = peer(Some(to), 0, now);
+            peer.install(&established(Role::Initiator, to, now), &mut code, now);
+            peer.set_shows_departures(shows_departures);
+            let extension = knows_late.then(Extension::default);
+            peer.reporting.handle_report(&Report { sent_at: 1, extension, ..Report::default() }, now);
+            let profile = Profile {
+                number: 0,
+                block_symbols: 4,
+                close_when_idle: Duration::ZERO,
+                close_after: Duration::from_millis(1),
+                plan: Plan::fixed(4, 2, 0.01),
+                survive_burst: Duration::from_millis(2),
+                keeps_promise: true,
+            };
+            peer.reserve(&profile, &mut code, now).unwrap().commit(VirtioHeader::default(), 50);
+            peer.flush(&mut code, now);
+            while let Some(train) = peer.outbox.front(to.into(), Trains::All, now) {
+                let bytes = train.bytes.len();
+                peer.on_sent(bytes, now);
+            }
+            let block = BlockId { profile: 0, sbn: 0 };
+            if shows_departures {
+                peer.on_early_left(block, Duration::ZERO, now);
+            }
+            let events: Vec<_> = std::iter::from_fn(|| peer.poll_block_event()).collect();
+            let early = events.iter().position(|it| matches!(it, BlockEvent::Sent { part: Part::Early, .. }));
+            let broken = events.iter().position(|it| *it == BlockEvent::PromiseBroken { block });
+            assert_eq!(broken.is_some(), !knows_late, "{events:?}");
+            assert!(early.is_some() && broken.is_none_or(|broken| Some(broken) > early), "{events:?}");
         }
     }
 }
