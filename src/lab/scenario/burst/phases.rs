@@ -93,9 +93,11 @@ pub struct Cell {
     pub load: Load,
     pub repair: Repair,
     pub length: Duration,
+    /// Trials that were wanted, and those that count.
+    wanted: u32,
     pub trials: u32,
     /// Trials that do not count, because the emulator did not see when datagrams came.
-    pub blurred: u32,
+    pub unseen: u32,
     /// Trials in which the interruption took a datagram.
     pub hit: u32,
     pub swallowed: u64,
@@ -111,8 +113,8 @@ pub struct Cell {
 /// Where the emulator did not look for longer than this, on a busy machine, datagrams may seem to come closer together than
 /// they came.
 const UNSEEN_MAX: Duration = Duration::from_micros(200);
-/// So many times more trials than wanted may be blurred.
-const BLURRED_MAX: u32 = 4;
+/// So many times more trials than wanted may be unseen.
+const UNSEEN_TRIALS_MAX: u32 = 4;
 
 /// Measures all loads with a repair.
 pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials: u32) -> Result<Vec<Cell>, LabError> {
@@ -122,9 +124,9 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials:
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let mut cells = Vec::new();
     for (load, length) in Load::ALL.into_iter().flat_map(|load| repair.lengths().iter().map(move |it| (load, *it))) {
-        let mut cell = Cell::new(load, repair, length);
+        let mut cell = Cell { wanted: trials, ..Cell::new(load, repair, length) };
         let mut said = Instant::now();
-        while cell.trials < trials && cell.blurred < BLURRED_MAX * trials {
+        while cell.trials < trials && cell.unseen < UNSEEN_TRIALS_MAX * trials {
             let number = cell.trials;
             stage.trace.check_stop()?;
             if said.elapsed() > Duration::from_secs(5) {
@@ -177,7 +179,7 @@ fn trial(bench: &mut Bench<'_>, cell: &mut Cell, rng: &mut SmallRng) -> Result<O
     let judged = bench.judge(flow, violations)?;
     let seen = bench.wan()?.look_at(&window).map_err(LabError::doing("ask for an interruption"))?;
     if Duration::from_nanos(seen.unseen_ns) > UNSEEN_MAX {
-        cell.blurred += 1;
+        cell.unseen += 1;
         return Ok(None);
     }
     let swallowed = seen.swallowed;
@@ -230,8 +232,9 @@ impl Cell {
             load,
             repair,
             length,
+            wanted: 0,
             trials: 0,
-            blurred: 0,
+            unseen: 0,
             hit: 0,
             swallowed: 0,
             protected: 0,
@@ -244,14 +247,14 @@ impl Cell {
 
     /// Adds the claims of the cell.
     pub fn claim(&self, report: &mut Report) {
-        let Self { trials, blurred, protected, hit, lossy, told, .. } = self;
+        let Self { wanted, trials, unseen, protected, hit, lossy, told, .. } = self;
         let found = format!(
-            "{lossy} of {protected} protected, of {trials} ({blurred} more blurred); {hit} were hit; told in {told}"
+            "{lossy} of {protected} protected, of {trials} ({unseen} more unseen); {hit} were hit; told in {told}"
         );
         let name = format!("{}, {}, {:?}", self.repair.name(), self.load.name(), self.length);
         if self.repair == Repair::SurviveBurst && self.length <= PROMISED {
-            // An interruption that meets nothing proves nothing.
-            let is_valid = *protected > 0 && 4 * hit >= *trials;
+            // An interruption that meets nothing proves nothing, and neither does a trial that was not seen.
+            let is_valid = *protected > 0 && 4 * hit >= *trials && trials >= wanted;
             report.claim(format!("{name}: nothing called protected is lost"), found, is_valid && *lossy == 0);
         } else {
             let claim = format!("control: {name}: some is lost, and each loss is told as a violation");
@@ -281,7 +284,7 @@ impl Cell {
             "repair": self.repair.name(),
             "interruption_us": self.length.as_micros() as u64,
             "trials": self.trials,
-            "blurred_trials": self.blurred,
+            "unseen_trials": self.unseen,
             "hit": self.hit,
             "swallowed_datagrams": self.swallowed,
             "protected": self.protected,
@@ -315,6 +318,7 @@ mod tests {
         assert!(!passes(&cell(Repair::SurviveBurst, promised, 1, 1)));
         assert!(!passes(&cell(Repair::SurviveBurst, short, 1, 1)));
         assert!(!passes(&Cell { hit: 3, ..cell(Repair::SurviveBurst, promised, 0, 0) }), "they met nothing");
+        assert!(!passes(&Cell { wanted: 101, ..cell(Repair::SurviveBurst, promised, 0, 0) }), "too few were seen");
         assert!(!passes(&Cell { protected: 0, ..cell(Repair::SurviveBurst, promised, 0, 0) }), "nothing was promised");
         assert!(passes(&cell(Repair::SurviveBurst, long, 5, 5)));
         assert!(!passes(&cell(Repair::SurviveBurst, long, 5, 4)), "an untold loss");
