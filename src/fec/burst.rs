@@ -7,15 +7,16 @@
 use std::time::Duration;
 
 /// An interruption may be anywhere on the path, and symbols do not come there exactly as far apart as they left. So repair
-/// provides for one that is longer by an eighth, at least by the first and at most by the second of these.
-const JITTER: [Duration; 2] = [Duration::from_micros(250), Duration::from_millis(2)];
+/// provides for one that is longer by a sixteenth, at least by the first and at most by the second of these. A commit waits that
+/// much longer, so it is no more than what measurements ask for; see the scenario `burst`.
+const JITTER: [Duration; 2] = [Duration::from_micros(125), Duration::from_millis(1)];
 /// What is sent may wait in its host, for longer than what is sent later. At least so much is provided for: the length of a
 /// turn of a busy lane.
 pub const LAG_MIN: Duration = Duration::from_micros(500);
 
 /// The interruption that repair provides for, so that one of length `survive` is survived.
 pub fn provided_for(survive: Duration) -> Duration {
-    survive + (survive / 8).clamp(JITTER[0], JITTER[1])
+    survive + (survive / 16).clamp(JITTER[0], JITTER[1])
 }
 
 /// The longest interruption that a block survives with certainty, at any moment. `schedule` has the times at which its symbols

@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn a_stream_survives_the_burst_at_its_rate() {
         let stream = Prediction::new(&plan(2 * MS), Traffic::Stream(10_000.0));
-        assert_eq!((stream.source, stream.early, stream.late), (64, 2, 29));
+        assert_eq!((stream.source, stream.early, stream.late), (64, 2, 28));
         assert!(stream.survives >= 2 * MS, "{:?}", stream.survives);
         assert_eq!(stream.closes, MS / 10 * 63);
-        assert!(stream.drawn(40).contains("(64)ee") && stream.drawn(40).ends_with("llllllll(29)"));
+        assert!(stream.drawn(40).contains("(64)ee") && stream.drawn(40).ends_with("llllllll(28)"));
         let slow = Prediction::new(&plan(2 * MS), Traffic::Stream(100.0));
         assert_eq!((slow.source, slow.closes), (1, MS / 20), "nothing comes for longer than the block waits");
     }

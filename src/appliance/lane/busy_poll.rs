@@ -1,5 +1,6 @@
 //! Whether a lane spins instead of sleeping before a very near deadline. Sleeping and being woken by the timer takes
-//! about as long as a block stays open for another packet.
+//! about as long as a block stays open for another packet. So a lane also wakes a little before a far deadline: that of a
+//! late part, for which a commit waits.
 //!
 //! Spinning helps a single write whose writer waits for an answer. In a stream of packets the processor is better left
 //! to the program that sends them.
@@ -26,6 +27,11 @@ impl BusyPoll {
     #[inline]
     pub fn on_packet(&mut self) {
         self.packets = self.packets.saturating_add(1);
+    }
+
+    /// When to wake for `due`: a little earlier where the lane would spin then.
+    pub fn wakes_at(&self, due: Instant, now: Instant) -> Instant {
+        if self.packets <= FEW && due.saturating_duration_since(now) > SPIN { due - SPIN } else { due }
     }
 
     /// Whether to spin until `due`.
@@ -63,5 +69,18 @@ mod tests {
         assert!(!busy_poll.should_spin(micros(2050), micros(2000)));
         assert!(!busy_poll.should_spin(micros(2050), micros(2010)));
         assert!(busy_poll.should_spin(micros(3050), micros(3000)), "calm again");
+    }
+
+    #[test]
+    fn a_lane_wakes_early_for_a_far_deadline_and_not_in_a_stream() {
+        let start = Instant::now();
+        let micros = |micros| start + Duration::from_micros(micros);
+        let mut busy_poll = BusyPoll::default();
+        busy_poll.on_packet();
+        assert_eq!(busy_poll.wakes_at(micros(2000), start), micros(1940));
+        assert!(busy_poll.should_spin(micros(2000), micros(1940)));
+        assert_eq!(busy_poll.wakes_at(micros(2000), micros(1990)), micros(2000), "near enough to spin, or not to");
+        (0..=FEW).for_each(|_| busy_poll.on_packet());
+        assert_eq!(busy_poll.wakes_at(micros(4000), micros(2000)), micros(4000));
     }
 }

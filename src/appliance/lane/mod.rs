@@ -381,7 +381,7 @@ impl Lane {
             let due = [due, protection_due, look, self.last_hop.deadline()].into_iter().flatten().min();
             is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
             if !is_soon {
-                self.timer.set(due, now)?;
+                self.timer.set(due.map(|due| self.busy_poll.wakes_at(due, now)), now)?;
             }
             self.listening.receive_lag.on_sleep(due, now);
         } else {

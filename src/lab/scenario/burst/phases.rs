@@ -113,6 +113,8 @@ pub struct Cell {
 /// Where the emulator did not look for longer than this, on a busy machine, datagrams may seem to come closer together than
 /// they came.
 const UNSEEN_MAX: Duration = Duration::from_micros(200);
+/// A control shows that something is lost, which does not take more trials than this.
+const CONTROL_TRIALS: u32 = 100;
 /// So many times more trials than wanted may be unseen.
 const UNSEEN_TRIALS_MAX: u32 = 4;
 
@@ -124,13 +126,15 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, repair: Repair, trials:
     let mut rng = SmallRng::seed_from_u64(stage.options.seed);
     let mut cells = Vec::new();
     for (load, length) in Load::ALL.into_iter().flat_map(|load| repair.lengths().iter().map(move |it| (load, *it))) {
-        let mut cell = Cell { wanted: trials, ..Cell::new(load, repair, length) };
+        let mut cell = Cell::new(load, repair, length);
+        cell.wanted = if cell.is_promised() { trials } else { trials.min(CONTROL_TRIALS) };
+        let wanted = cell.wanted;
         let mut said = Instant::now();
-        while cell.trials < trials && cell.unseen < UNSEEN_TRIALS_MAX * trials {
+        while cell.trials < wanted && cell.unseen < UNSEEN_TRIALS_MAX * wanted {
             let number = cell.trials;
             stage.trace.check_stop()?;
             if said.elapsed() > Duration::from_secs(5) {
-                stage.say(&format!("    {number} of {trials}"));
+                stage.say(&format!("    {number} of {wanted}"));
                 said = Instant::now();
             }
             if let Some(surprise) = trial(&mut bench, &mut cell, &mut rng)? {
@@ -245,6 +249,11 @@ impl Cell {
         }
     }
 
+    /// An interruption of this length is promised to take nothing.
+    fn is_promised(&self) -> bool {
+        self.repair == Repair::SurviveBurst && self.length <= PROMISED
+    }
+
     /// Adds the claims of the cell.
     pub fn claim(&self, report: &mut Report) {
         let Self { wanted, trials, unseen, protected, hit, lossy, told, .. } = self;
@@ -252,7 +261,7 @@ impl Cell {
             "{lossy} of {protected} protected, of {trials} ({unseen} more unseen); {hit} were hit; told in {told}"
         );
         let name = format!("{}, {}, {:?}", self.repair.name(), self.load.name(), self.length);
-        if self.repair == Repair::SurviveBurst && self.length <= PROMISED {
+        if self.is_promised() {
             // An interruption that meets nothing proves nothing, and neither does a trial that was not seen.
             let is_valid = *protected > 0 && 4 * hit >= *trials && trials >= wanted;
             report.claim(format!("{name}: nothing called protected is lost"), found, is_valid && *lossy == 0);
