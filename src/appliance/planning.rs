@@ -15,6 +15,7 @@ use crate::plan::planner::Change;
 use crate::plan::{Link, Planner, Targets};
 use crate::tunnel::PeerId;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
+use crate::tunnel::estimate::send_times::Interruption;
 use crate::tunnel::sender::Profile;
 
 /// Fewer datagrams than this say nothing about a link: the assumed loss counts.
@@ -57,6 +58,13 @@ struct Entry {
     changes: u64,
     /// What the lane was told last.
     state: PlanState,
+}
+
+impl Entry {
+    /// The model that `residual` was planned with is violated by an interruption that the plan does not survive anyway.
+    fn is_doubted(&self, violated_by: Option<Interruption>) -> bool {
+        self.targets.residual.is_some() && violated_by.is_some_and(|it| it.at_least > self.targets.survive_burst)
+    }
 }
 
 /// What a plan is worth on the link as it is.
@@ -150,10 +158,10 @@ impl Planning {
                 changed.push(at);
             }
         }
-        let reason = self.reason(lane, peer, all.model_violated);
+        let reason = self.reason(lane, peer, all.violated_by);
         for (at, entry) in self.entries.iter_mut().enumerate().filter(|(_, entry)| of_link(entry)) {
-            let doubted = all.model_violated && entry.targets.residual.is_some();
-            let state = PlanState { keeps_promise: entry.planner.plan().keeps_promise() && !doubted, reason };
+            let keeps_promise = entry.planner.plan().keeps_promise() && !entry.is_doubted(all.violated_by);
+            let state = PlanState { keeps_promise, reason };
             if changed.contains(&at) || state != entry.state {
                 entry.state = state;
                 let mut profile = setup::planned(entry.profile as u8, entry.planner.plan());
@@ -166,10 +174,10 @@ impl Planning {
     }
 
     /// Why the link is degraded although it works.
-    fn reason(&self, lane: usize, peer: usize, model_violated: bool) -> Option<StateReason> {
+    fn reason(&self, lane: usize, peer: usize, violated_by: Option<Interruption>) -> Option<StateReason> {
         let mut entries = self.entries.iter().filter(|entry| (entry.lane, entry.peer) == (lane, peer));
         let is_missed = entries.clone().any(|entry| !entry.planner.plan().keeps_promise());
-        let is_doubted = model_violated && entries.any(|entry| entry.targets.residual.is_some());
+        let is_doubted = entries.any(|entry| entry.is_doubted(violated_by));
         is_missed.then_some(StateReason::Target).or(is_doubted.then_some(StateReason::Model))
     }
 

@@ -131,6 +131,14 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
             grouped(sent.repair_shed)
         )?;
     }
+    if sent.repaired_dropped > 0 {
+        let dropped = grouped(sent.repaired_dropped);
+        writeln!(
+            out,
+            "            {dropped} packets dropped so that senders slow down: a full queue on the path dropped as many, and they \
+             were repaired"
+        )?;
+    }
     write_received(out, "received", &peer.received)?;
     if let Some(report) = &peer.peer_report {
         write_received(out, "its side", &report.received)?;

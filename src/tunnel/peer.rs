@@ -51,7 +51,8 @@ pub struct PeerSettings {
     pub queue_max: Duration,
     /// The DSCP and ECN field of datagrams.
     pub outer: OuterRule,
-    /// Packets that were rebuilt are marked while the peer meets congestion.
+    /// Senders hear of losses that a full queue caused and the code has repaired: packets that were rebuilt are marked while
+    /// the peer meets congestion, and packets whose senders understand no marks are dropped while we do.
     pub signals_rebuilt: bool,
     /// Which packet gets which profile.
     pub policy: Policy,

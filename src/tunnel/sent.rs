@@ -31,6 +31,9 @@ pub struct Sent {
     pub standing_marked: u64,
     /// Repair symbols that were not sent for the same reason.
     pub repair_shed: u64,
+    /// Packets, and first segments of super-packets, that were dropped because the code had repaired as many losses of a full
+    /// queue on the path.
+    pub repaired_dropped: u64,
 }
 
 impl Sent {
@@ -50,5 +53,6 @@ impl Sent {
         self.standing_dropped += other.standing_dropped;
         self.standing_marked += other.standing_marked;
         self.repair_shed += other.repair_shed;
+        self.repaired_dropped += other.repaired_dropped;
     }
 }

@@ -87,7 +87,7 @@ impl LinkStatus {
             last_hour: (&estimate.last_hour).into(),
             ever: (&estimate.ever).into(),
             fit: estimate.fit.as_ref().map(Into::into),
-            model_violated: estimate.model_violated,
+            model_violated: estimate.violated_by.is_some(),
             congested: estimate.congested,
             datagrams_per_second: estimate.datagrams_per_second,
             bytes_per_second: estimate.bytes_per_second,

@@ -193,6 +193,10 @@ pub struct SentStatus {
     /// Repair symbols not sent for the same reason: their blocks are not protected.
     #[serde(default)]
     pub repair_shed: u64,
+    /// Packets, and first segments of super-packets, dropped because the code had repaired as many losses of a full queue on the
+    /// path.
+    #[serde(default)]
+    pub repaired_dropped: u64,
     /// Bytes sent for each byte of packets, less one.
     pub overhead: f64,
 }
@@ -315,6 +319,7 @@ impl From<Sent> for SentStatus {
             standing_dropped: sent.standing_dropped,
             standing_marked: sent.standing_marked,
             repair_shed: sent.repair_shed,
+            repaired_dropped: sent.repaired_dropped,
             overhead: share(sent.bytes.saturating_sub(sent.adu_bytes), sent.adu_bytes),
         }
     }

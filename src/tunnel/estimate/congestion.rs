@@ -193,6 +193,17 @@ impl Congestion {
         }
     }
 
+    #[cfg(test)]
+    pub fn find(&mut self, now: Instant) {
+        self.found = Some(now);
+    }
+
+    /// The share of datagrams that is lost without congestion; zero where that is not known.
+    pub fn usual_loss(&self) -> f64 {
+        let enough = |tally: &&Tally| tally.datagrams >= COMPARED_MIN;
+        [&self.prompt, &self.slow].into_iter().filter(enough).map(Tally::share).fold(0.0, f64::max)
+    }
+
     fn forget(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at);
         let kept = |half_life: Duration| (-elapsed.as_secs_f64() / half_life.as_secs_f64()).exp2();

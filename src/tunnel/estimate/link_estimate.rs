@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::confidence::upper_bound;
 use super::fit::LinkFit;
 use super::interruptions::Interruptions;
+use super::send_times::Interruption;
 use crate::wire::report::BURST_CLASSES;
 
 /// What is known of one direction of a link. Evidence is forgotten as `evidence` says.
@@ -33,8 +34,9 @@ pub struct LinkEstimate {
     /// A link with two states that would lose so; `None` without enough evidence, and where runs are only known by their number:
     /// of a peer of an earlier release.
     pub fit: Option<LinkFit>,
-    /// In the last minute, a run was so long that the runs before it made it less likely than one in a million.
-    pub model_violated: bool,
+    /// A run that was so long that the runs before it made it less likely than one in a million: of the last minute, and longer
+    /// ago, up to an hour, while the runs since do not make it likely.
+    pub violated_by: Option<Interruption>,
     /// Datagrams that are sent, a second.
     pub datagrams_per_second: f64,
     /// UDP payload bytes that are sent, a second.
@@ -57,7 +59,7 @@ impl Default for LinkEstimate {
             last_hour: Interruptions::default(),
             ever: Interruptions::default(),
             fit: None,
-            model_violated: false,
+            violated_by: None,
             datagrams_per_second: 0.0,
             bytes_per_second: 0.0,
             congested: false,
@@ -87,7 +89,7 @@ impl LinkEstimate {
         if runs(&other.fit) > runs(&self.fit) {
             self.fit = other.fit;
         }
-        self.model_violated |= other.model_violated;
+        self.violated_by = self.violated_by.max(other.violated_by);
         self.datagrams_per_second += other.datagrams_per_second;
         self.bytes_per_second += other.bytes_per_second;
         self.congested |= other.congested;

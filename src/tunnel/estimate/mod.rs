@@ -12,6 +12,7 @@ pub mod fit;
 pub mod interruptions;
 pub mod link_estimate;
 mod rate;
+mod repaired;
 mod runs;
 pub mod send_times;
 #[cfg(test)]
@@ -24,15 +25,18 @@ use evidence::Evidence;
 use interruptions::History;
 use link_estimate::LinkEstimate;
 use rate::SendRate;
-use send_times::SendTimes;
+use repaired::RepairedLosses;
+use send_times::{Interruption, SendTimes};
 
 use crate::wire::datagram::count_of;
 use crate::wire::report::{ENTRIES_MAX, LossRun, Report, burst_class};
 
 /// A run less likely than this violates the model.
 const CHANCE_MIN: f64 = 1e-6;
-/// How long a violation lasts.
+/// A violation lasts at least this long, and then until the runs since make it likely enough,
 const VIOLATED_FOR: Duration = Duration::from_secs(60);
+/// but no longer than this.
+const VIOLATED_MAX: Duration = Duration::from_secs(3600);
 /// With fewer datagrams there is no model to violate.
 const DATAGRAMS_MIN: f64 = 10_000.0;
 
@@ -44,13 +48,22 @@ pub struct Estimator {
     evidence: Evidence,
     history: History,
     congestion: Congestion,
+    repaired: RepairedLosses,
     /// `sent_at` of the last report.
     reported_at: Option<u64>,
     /// The peer named runs of the present session up to this count.
     named_below: u64,
     /// The count of the newest datagram.
     newest: u64,
-    violated_at: Option<Instant>,
+    violation: Option<Violation>,
+}
+
+/// A run that is longer than those before it allow; of several, the longest and the time of the last.
+#[derive(Clone, Copy, Debug)]
+struct Violation {
+    length: u64,
+    interruption: Interruption,
+    at: Instant,
 }
 
 impl Estimator {
@@ -62,10 +75,11 @@ impl Estimator {
             evidence: Evidence::default(),
             history: History::new(now),
             congestion: Congestion::new(now),
+            repaired: RepairedLosses::default(),
             reported_at: None,
             named_below: 0,
             newest: 0,
-            violated_at: None,
+            violation: None,
         }
     }
 
@@ -92,11 +106,15 @@ impl Estimator {
         if let (Some(rtt), Some(least)) = (rtt, least_rtt) {
             self.congestion.on_round_trip(rtt, least, now);
         }
+        self.end_violation(now);
         let interval = self.evidence.on_report(&report.reception, now);
         if let (Some(interval), Some(covers)) = (interval, covers) {
             let clumping = self.evidence.runs().clumping(self.evidence.lost());
             let (rate, _) = self.rate.per_second(now);
             self.congestion.on_interval(&interval, Duration::from_micros(covers), clumping, rate, now);
+            let usual = interval.datagrams * self.congestion.usual_loss();
+            let repaired = report.reception.recovered_symbols;
+            self.repaired.on_report(repaired, usual, interval.lost, self.congestion.is_found(now));
         }
     }
 
@@ -108,18 +126,33 @@ impl Estimator {
         // Only what left can have been lost on the way, so a lie is ignored.
         let Some(interruption) = self.times.interruption(run.first, length) else { return };
         self.named_below = run.first.saturating_add(length);
-        let (datagrams, runs) = (self.evidence.datagrams(), self.evidence.runs());
-        if datagrams >= DATAGRAMS_MIN {
-            // About the upper confidence bound of the loss, whatever the count.
-            let lost = self.evidence.lost();
-            let loss = ((lost + 3.0 + 2.0 * lost.sqrt()) / datagrams).min(1.0);
-            if runs.chance(length, interruption, loss) < CHANCE_MIN {
-                self.violated_at = Some(now);
-            }
+        if self.evidence.datagrams() >= DATAGRAMS_MIN && self.chance(length, interruption) < CHANCE_MIN {
+            let before = self.violation.filter(|before| before.interruption.at_least > interruption.at_least);
+            let longest = before.unwrap_or(Violation { length, interruption, at: now });
+            self.violation = Some(Violation { at: now, ..longest });
         }
         self.evidence.runs_mut().on_timed(burst_class(length), interruption);
         if length > 1 {
             self.history.add(interruption, now);
+        }
+    }
+
+    /// The chance of a run as long as this one.
+    fn chance(&self, length: u64, interruption: Interruption) -> f64 {
+        // About the upper confidence bound of the loss, whatever the count.
+        let lost = self.evidence.lost();
+        let loss = ((lost + 3.0 + 2.0 * lost.sqrt()) / self.evidence.datagrams()).min(1.0);
+        self.evidence.runs().chance(length, interruption, loss)
+    }
+
+    fn end_violation(&mut self, now: Instant) {
+        let has_ended = |violation: &Violation| {
+            let age = now.saturating_duration_since(violation.at);
+            age >= VIOLATED_MAX
+                || (age >= VIOLATED_FOR && self.chance(violation.length, violation.interruption) >= CHANCE_MIN)
+        };
+        if self.violation.as_ref().is_some_and(has_ended) {
+            self.violation = None;
         }
     }
 
@@ -128,6 +161,7 @@ impl Estimator {
         self.times.clear();
         self.evidence.on_new_epoch();
         self.congestion.on_new_epoch();
+        self.repaired.on_new_epoch();
         self.reported_at = None;
         self.named_below = 0;
     }
@@ -135,6 +169,19 @@ impl Estimator {
     /// Losses are those of a full queue, or were a few seconds ago.
     pub fn is_congested(&self, now: Instant) -> bool {
         self.congestion.is_found(now)
+    }
+
+    /// Whether the sender of a packet is due to hear of a loss that a full queue caused and the code has repaired; it does now.
+    pub fn takes_repaired_loss(&mut self, now: Instant) -> bool {
+        self.is_congested(now) && self.repaired.take()
+    }
+
+    /// So many losses are due to be heard.
+    #[cfg(test)]
+    pub(in crate::tunnel) fn owe_repaired_losses(&mut self, due: u64, now: Instant) {
+        self.congestion.find(now);
+        self.repaired.on_report(0, 0.0, 0.0, true);
+        self.repaired.on_report(due, 0.0, due as f64, true);
     }
 
     /// All that is known.
@@ -151,7 +198,7 @@ impl Estimator {
             last_hour: self.history.last_hour(now),
             ever: self.history.ever(),
             fit: fit::fit(runs, lost, datagrams),
-            model_violated: self.violated_at.is_some_and(|at| now.saturating_duration_since(at) < VIOLATED_FOR),
+            violated_by: self.violation.map(|violation| violation.interruption),
             datagrams_per_second,
             bytes_per_second,
             congested: self.is_congested(now),

@@ -1,4 +1,5 @@
-//! A packet from the TUN to its block: checks, peer, profile, and what becomes of it if the queue for its path stands.
+//! A packet from the TUN to its block: checks, peer, profile, and what becomes of it if a queue is full: that for the rate of its
+//! path stands, or one on the path has dropped what the code repaired.
 //!
 //! A packet that is to tell its sender so is marked if the sender understands marks (RFC 3168). Else it is dropped: a
 //! packet whole, a super-packet its first segment only. CoDel counts packets as the path carries them; a super-packet can
@@ -13,9 +14,9 @@ use crate::tunnel::drop_reason::DropReason;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::sender::Profile;
 use crate::wire::finish::settle_offload;
-use crate::wire::packet::PacketView;
+use crate::wire::packet::{PacketView, TCP};
 use crate::wire::segment::{segment_count, segment_range};
-use crate::wire::traffic_class::mark_congestion;
+use crate::wire::traffic_class::{TrafficClass, mark_congestion};
 use crate::wire::virtio::VirtioHeader;
 
 /// A packet in the room of its block, with its headers.
@@ -55,8 +56,7 @@ impl Forwarder {
         let (peer, profile) = (&mut self.peers[peer], &self.profiles[profile]);
         let seen = |header: VirtioHeader| VirtioHeader { flags: header.flags | was_verified, ..header };
         let mut read = Read { header, len, view };
-        if peer.picks(now) && !mark(peer, profile, len) {
-            peer.on_picked_dropped();
+        if let Some(reason) = told_by_drop(peer, profile, &read, now) {
             let rest = cut_first(peer, profile, &read, &mut self.segment, &mut self.scratch);
             let (header, dropped) = match &rest {
                 Some((header, _)) => (*header, &self.segment[..]),
@@ -64,10 +64,10 @@ impl Forwarder {
             };
             observe(Outgoing { peer: id, block: None, header: seen(header), packet: dropped, view: &read.view });
             match rest {
-                None => return Err(DropReason::PathQueueStands),
+                None => return Err(reason),
                 Some((_, rest)) => read = rest,
             }
-            self.drops.count(DropReason::PathQueueStands);
+            self.drops.count(reason);
         }
         let Read { header, len, view } = read;
         match peer.reserve(profile, &mut self.code, now) {
@@ -84,6 +84,20 @@ impl Forwarder {
             }
         }
     }
+}
+
+/// Why the packet in the room, or its first segment, is dropped so that its sender slows down; `None` if it is not.
+fn told_by_drop(peer: &mut Peer, profile: &Profile, read: &Read, now: Instant) -> Option<DropReason> {
+    if peer.picks(now) && !mark(peer, profile, read.len) {
+        peer.on_picked_dropped();
+        return Some(DropReason::PathQueueStands);
+    }
+    let class = TrafficClass::of(&peer.room(profile)[..read.len]);
+    if read.view.protocol == TCP && peer.takes_repaired_loss(read.len, class, now) {
+        peer.on_repaired_dropped();
+        return Some(DropReason::RepairedLoss);
+    }
+    None
 }
 
 /// Marks the packet in the room, if its sender understands that.

@@ -14,6 +14,9 @@ use crate::tunnel::receiver::Ready;
 use crate::wire::payload_id::{RepairId, SourceId};
 use crate::wire::traffic_class::TrafficClass;
 
+/// A packet of this many bytes is one of a bulk transfer.
+const BULK_LEN: usize = 1000;
+
 /// Marks on packets from a peer: what was counted, and what is owed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -100,6 +103,22 @@ impl Peer {
     pub(in crate::tunnel) fn picks(&mut self, now: Instant) -> bool {
         let is_queued = self.settings.bytes_per_second.is_some() && self.sessions.sealing(now).is_some();
         is_queued && !self.outbox.is_over(now) && self.outbox.picks(now)
+    }
+
+    /// Whether a TCP packet of `len` bytes is to be dropped, so that its sender hears of a loss that a full queue caused and the
+    /// code has repaired. Only what fills queues is: a short packet is a request, a commit or an acknowledgement. Senders that
+    /// understand marks hear of the loss itself, at the peer.
+    pub(in crate::tunnel) fn takes_repaired_loss(&mut self, len: usize, class: TrafficClass, now: Instant) -> bool {
+        self.settings.signals_rebuilt
+            && len >= BULK_LEN
+            && self.sessions.sealing(now).is_some()
+            && self.estimator.takes_repaired_loss(now)
+            && !class.is_ect()
+    }
+
+    /// The packet that was to hear of a repaired loss, or its first segment, is dropped.
+    pub(in crate::tunnel) fn on_repaired_dropped(&mut self) {
+        self.sent.repaired_dropped += 1;
     }
 
     /// The packet that was picked is marked.

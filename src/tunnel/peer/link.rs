@@ -14,6 +14,12 @@ impl Peer {
         self.estimator.estimate(now)
     }
 
+    /// So many losses of a full queue were repaired.
+    #[cfg(test)]
+    pub(in crate::tunnel) fn owe_repaired_losses(&mut self, due: u64, now: Instant) {
+        self.estimator.owe_repaired_losses(due, now);
+    }
+
     /// The socket takes `bytes` of the front train, which is still there.
     pub(super) fn note_sent(&mut self, bytes: usize, now: Instant) {
         let Some(endpoint) = self.endpoint().filter(|_| bytes > 0) else { return };

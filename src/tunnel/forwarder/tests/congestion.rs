@@ -241,6 +241,41 @@ fn rebuilt_packets_are_marked_while_the_peer_meets_congestion() {
 }
 
 #[test]
+fn senders_without_marks_lose_as_many_segments_as_were_repaired_of_what_a_full_queue_dropped() {
+    let now = Instant::now();
+    let [mut near, mut far] = congested_pair(None, 1, now);
+    let mut offer = |near: &mut Forwarder, payload: usize, class: u8, protocol: u8| {
+        let (header, mut packet) = segment(0, payload, class);
+        if protocol != TCP {
+            (packet[9], packet[10], packet[11]) = (protocol, 0, 0);
+            let sum = !crate::wire::checksum::sum(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        near.room()[..packet.len()].copy_from_slice(&packet);
+        let mut seen = Vec::new();
+        near.handle_packet(
+            if protocol == TCP { header } else { VirtioHeader::default() },
+            packet.len(),
+            now,
+            |outgoing| {
+                seen.push((outgoing.block.is_some(), outgoing.packet.len() - 40));
+            },
+        );
+        carry(near, 1, &mut far, now);
+        seen
+    };
+    near.peers[0].owe_repaired_losses(4, now);
+    assert_eq!(offer(&mut near, 100, 0, TCP), [(true, 100)], "a commit fills no queue");
+    assert_eq!(offer(&mut near, 1000, 0, 17), [(true, 1000)], "nobody knows whether UDP would listen");
+    assert_eq!(offer(&mut near, 10_000, 0, TCP), [(false, 1000), (true, 9000)]);
+    assert_eq!(offer(&mut near, 1000, 0, TCP), [(false, 1000)]);
+    assert_eq!(offer(&mut near, 10_000, 2, TCP), [(true, 10_000)], "the peer marks what it rebuilds of this");
+    assert_eq!(offer(&mut near, 10_000, 0, TCP), [(false, 1000), (true, 9000)], "the last of four");
+    assert_eq!(offer(&mut near, 10_000, 0, TCP), [(true, 10_000)]);
+    assert_eq!((near.peers()[0].sent().repaired_dropped, near.drops().of(DropReason::RepairedLoss)), (3, 3));
+}
+
+#[test]
 fn a_datagram_may_be_marked_only_if_all_of_its_packets_may() {
     let now = Instant::now();
     let [mut near, _] = congested_pair(None, 1, now);
