@@ -3,6 +3,8 @@
 //! It reaches the lanes through bounded channels, with a waker in each direction: nothing that an unauthenticated
 //! sender sends to it can delay a packet. It owns no packet and no block.
 
+mod reload;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -17,6 +19,9 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use reload::ProtectionSource;
+pub use reload::Reloading;
+
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::Lane;
@@ -28,7 +33,7 @@ use crate::appliance::notify::protection_driver::ProtectionDriver;
 use crate::appliance::notify::publish_path::PublishPath;
 use crate::appliance::peering::Peering;
 use crate::appliance::planning::{NewPlan, Planning};
-use crate::appliance::setup;
+use crate::appliance::setup::{self, ProtectionSettings};
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::{Config, Notify};
 use crate::flow::InstanceCounter;
@@ -102,11 +107,16 @@ pub struct Control {
     tun: TunStatus,
     uplinks: Uplinks,
     planning: Planning,
+    /// What was read last: `config` also holds what reloads have removed.
+    written: Config,
+    /// `None` without notifications.
+    protection: Option<ProtectionSource>,
+    reloading: Reloading,
 }
 
 impl Control {
     /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
-    pub fn start(config: Config) -> Result<Self, RunError> {
+    pub fn start(config: Config, reloading: Reloading) -> Result<Self, RunError> {
         let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
         let (epoch, arrivals_seed) = (random.random(), random.random());
         let poll = Poll::new()?;
@@ -136,9 +146,10 @@ impl Control {
             }
             prepared.push((lane, commands, waker));
         }
-        if let Some(notify) = &config.notify {
-            set_protection(&config, notify, &mut prepared, random_of_notify, started)?;
-        }
+        let protection = match &config.notify {
+            Some(notify) => Some(set_protection(&config, notify, &mut prepared, random_of_notify, started)?),
+            None => None,
+        };
         let routes = Routes::install(&config, &device, started)?;
         poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
         let mut lanes = Vec::new();
@@ -163,7 +174,10 @@ impl Control {
         let planning = Planning::new(&config, lanes.len(), started);
         let control = Self {
             planning,
+            written: config.clone(),
             config,
+            protection,
+            reloading,
             epoch,
             started,
             poll,
@@ -212,7 +226,7 @@ impl Control {
             tracing::info!(status = %serde_json::to_string(&status).unwrap_or_default(), "status");
         }
         if self.signals.take(Signal::HangUp) {
-            tracing::warn!("SIGHUP: reloading is not supported yet; restart to use a changed configuration");
+            self.reload_file(now);
         }
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event, now)?;
@@ -326,7 +340,7 @@ impl Control {
         drops.add(DropReason::Handshake, self.peering.drops().map(|(_, count)| count).sum());
         let mut by_name = named(&drops);
         by_name.extend(self.peering.drops().map(|(why, count)| (why.to_string(), count)));
-        let peers = self.config.peers.iter().enumerate().map(|(number, peer)| {
+        let peers = self.config.peers.iter().enumerate().filter(|(_, peer)| !peer.is_removed).map(|(number, peer)| {
             let mut status = PeerStatus::gather(&peer.name, snapshots.iter().filter_map(|lane| lane.peers.get(number)));
             status.plans = self.planning.status(number);
             status
@@ -343,6 +357,7 @@ impl Control {
             peers: peers.collect(),
             notify: snapshots.iter().find_map(|lane| lane.notify.clone()),
             drops: by_name,
+            reload: self.reloading.status(),
         }
     }
 
@@ -378,11 +393,12 @@ fn set_protection(
     lanes: &mut [(Lane, SyncSender<Command>, Arc<Waker>)],
     mut random: StdRng,
     now: Instant,
-) -> io::Result<()> {
+) -> io::Result<ProtectionSource> {
     let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
     tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
     let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
     let instances = InstanceCounter::default();
+    let mut of_lanes = Vec::new();
     for (number, ((lane, _, _), publish_path)) in (0..).zip(lanes.iter_mut().zip(PublishPath::of_lanes(port, &wakers)))
     {
         let stamps = lane.stamps();
@@ -392,7 +408,9 @@ fn set_protection(
                  the kernel has taken, which may still be lost with this host"
             );
         }
-        let lane_protection = setup::lane_protection(config, notify.level, stamps, &instances, random.random());
+        of_lanes.push(stamps);
+        let settings = ProtectionSettings::new(config, notify.level, stamps, &instances, random.random());
+        let lane_protection = setup::lane_protection(&settings, config);
         lane.set_protection(ProtectionDriver::new(
             number,
             lane_protection,
@@ -400,7 +418,7 @@ fn set_protection(
             setup::bound_address(config),
         ))?;
     }
-    Ok(())
+    Ok(ProtectionSource { stamps: of_lanes, instances, random })
 }
 
 fn describe(config: &Config, queues: &[Tun]) -> TunStatus {

@@ -34,6 +34,7 @@ enum Contact {
     Calling,
     Silent,
     Up,
+    Removed,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +51,24 @@ struct Entry {
     unresolved: Option<String>,
 }
 
+impl Entry {
+    fn new(endpoint: Option<SocketAddr>, now: Instant) -> Self {
+        Self {
+            contact: Contact::Calling,
+            since: now,
+            is_reported: false,
+            has_answered: false,
+            endpoint,
+            unresolved: None,
+        }
+    }
+
+    /// That it does not answer is still to be logged.
+    fn is_awaited(&self) -> bool {
+        matches!(self.contact, Contact::Calling | Contact::Silent) && !self.is_reported && self.unresolved.is_none()
+    }
+}
+
 /// What is logged about all peers.
 #[derive(Debug)]
 pub struct PeerLog {
@@ -61,15 +80,24 @@ pub struct PeerLog {
 impl PeerLog {
     /// All peers are being called; `endpoints` are their addresses, where known.
     pub fn new(endpoints: impl IntoIterator<Item = Option<SocketAddr>>, now: Instant) -> Self {
-        let peers = endpoints.into_iter().map(|endpoint| Entry {
-            contact: Contact::Calling,
-            since: now,
-            is_reported: false,
-            has_answered: false,
-            endpoint,
-            unresolved: None,
-        });
+        let peers = endpoints.into_iter().map(|endpoint| Entry::new(endpoint, now));
         Self { peers: peers.collect(), reported_drops: Vec::new(), lines: VecDeque::new() }
+    }
+
+    /// Peers are called anew, by number with their addresses: they are new, or removed ones are back.
+    pub fn on_called(&mut self, peer: PeerId, endpoint: Option<SocketAddr>, now: Instant) {
+        let number = usize::from(peer.0);
+        if self.peers.len() <= number {
+            self.peers.resize(number + 1, Entry::new(None, now));
+        }
+        self.peers[number] = Entry::new(endpoint, now);
+    }
+
+    /// The peer is none any more: its silence is no news.
+    pub fn on_removed(&mut self, peer: PeerId) {
+        if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {
+            entry.contact = Contact::Removed;
+        }
     }
 
     /// A handshake with the peer has succeeded.
@@ -149,7 +177,7 @@ impl PeerLog {
     pub fn handle_timeout(&mut self, now: Instant) {
         for at in 0..self.peers.len() {
             let entry = &mut self.peers[at];
-            if entry.contact == Contact::Up || entry.is_reported || entry.unresolved.is_some() {
+            if !entry.is_awaited() {
                 continue;
             }
             if now < entry.since + UNANSWERED_AFTER {
@@ -180,8 +208,8 @@ impl PeerLog {
 
     /// When a peer will not have answered for too long.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waiting = |entry: &&Entry| entry.contact != Contact::Up && !entry.is_reported && entry.unresolved.is_none();
-        self.peers.iter().filter(waiting).map(|entry| entry.since + UNANSWERED_AFTER).min()
+        let waiting = self.peers.iter().filter(|entry| entry.is_awaited());
+        waiting.map(|entry| entry.since + UNANSWERED_AFTER).min()
     }
 
     /// The next line to write.

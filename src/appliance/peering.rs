@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::appliance::host::names::{Answer, Names};
 use crate::appliance::peer_log::{LogLine, PeerLog};
 use crate::appliance::setup;
-use crate::config::{Config, Host};
+use crate::config::{Config, Host, Peer};
 use crate::io::netlink::Netlink;
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
@@ -28,6 +28,31 @@ struct Known {
     path_mtu: u16,
     /// It was logged that its path is narrower than that.
     is_mtu_reported: bool,
+}
+
+impl Known {
+    fn new((peer, address): (&Peer, &Option<SocketAddr>)) -> Self {
+        Self {
+            name: peer.name.clone(),
+            endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
+            address: address.map(Endpoint::from),
+            path_mtu: peer.path.mtu,
+            is_mtu_reported: false,
+        }
+    }
+}
+
+/// The endpoints that are names.
+fn names(config: &Config) -> impl Iterator<Item = (PeerId, String)> {
+    (0..).zip(&config.peers).filter_map(|(number, peer)| {
+        let endpoint = peer.endpoint.as_ref()?;
+        matches!(endpoint.host, Host::Name(_)).then(|| (PeerId(number), endpoint.to_string()))
+    })
+}
+
+/// The prefixes that are routed into the tunnel.
+fn routed(config: &Config) -> PrefixTable<()> {
+    config.peers.iter().flat_map(|peer| &peer.prefixes).map(|&prefix| (prefix, ())).collect()
 }
 
 /// All peers, as the control thread knows them.
@@ -50,31 +75,46 @@ impl Peering {
     /// answer.
     pub fn new(config: &Config, mut handshakes: Handshakes, wake: Arc<dyn Fn() + Send + Sync>, now: Instant) -> Self {
         let endpoints = setup::endpoints(config);
-        let known = |(peer, address): (&crate::config::Peer, &Option<SocketAddr>)| Known {
-            name: peer.name.clone(),
-            endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
-            address: address.map(Endpoint::from),
-            path_mtu: peer.path.mtu,
-            is_mtu_reported: false,
-        };
-        let names = (0..).zip(&config.peers).filter_map(|(number, peer)| {
-            let endpoint = peer.endpoint.as_ref()?;
-            matches!(endpoint.host, Host::Name(_)).then(|| (PeerId(number), endpoint.to_string()))
-        });
         for number in 0..config.peers.len() {
             handshakes.request(PeerId(number as u16), now);
         }
         Self {
             handshakes,
             drops: [0; HandshakeDrop::ALL.len()],
-            names: Names::new(names, Arc::new(crate::appliance::host::names::ask_system), wake, now),
+            names: Names::new(names(config), Arc::new(crate::appliance::host::names::ask_system), wake, now),
             log: PeerLog::new(endpoints.iter().copied(), now),
-            routed: config.peers.iter().flat_map(|peer| &peer.prefixes).map(|&prefix| (prefix, ())).collect(),
+            routed: routed(config),
             listens_on_ipv6: config.node.listen.is_ipv6(),
             bound: setup::bound_address(config),
-            peers: config.peers.iter().zip(&endpoints).map(known).collect(),
+            peers: config.peers.iter().zip(&endpoints).map(Known::new).collect(),
             established: VecDeque::new(),
         }
+    }
+
+    /// Follows another configuration with the same numbers. Sessions go on; a handshake begins with each peer that is new or has
+    /// another address or preshared key.
+    pub fn reload(&mut self, before: &Config, config: &Config, now: Instant) {
+        let endpoints = setup::endpoints(config);
+        self.routed = routed(config);
+        for (number, (peer, &endpoint)) in config.peers.iter().zip(&endpoints).enumerate() {
+            let id = PeerId(number as u16);
+            let was_peer = before.peers.get(number).is_some_and(|before| !before.is_removed);
+            match (was_peer, peer.is_removed) {
+                (true, true) => self.log.on_removed(id),
+                (false, false) => self.log.on_called(id, endpoint, now),
+                _ => {}
+            }
+            let fresh = Known::new((peer, &endpoint));
+            match self.peers.get_mut(number) {
+                Some(known) if known.endpoint == fresh.endpoint => {
+                    *known = Known { address: known.address, is_mtu_reported: known.is_mtu_reported, ..fresh };
+                }
+                Some(known) => *known = fresh,
+                None => self.peers.push(fresh),
+            }
+        }
+        self.names.reload(names(config), now);
+        self.handshakes.reload(setup::handshake_peers(config, &endpoints), now);
     }
 
     /// Takes a handshake datagram.

@@ -61,6 +61,10 @@ struct Entry {
 }
 
 impl Entry {
+    fn place(&self) -> (usize, usize, usize) {
+        (self.lane, self.peer, self.profile)
+    }
+
     /// The model that `residual` was planned with is violated by an interruption that the plan does not survive anyway.
     fn is_doubted(&self, violated_by: Option<Interruption>) -> bool {
         self.targets.residual.is_some() && violated_by.is_some_and(|it| it.at_least > self.targets.survive_burst)
@@ -119,7 +123,7 @@ impl Planning {
     pub fn new(config: &Config, lanes: usize, now: Instant) -> Self {
         let mut entries = Vec::new();
         for lane in 0..lanes {
-            for (peer, peer_config) in config.peers.iter().enumerate() {
+            for (peer, peer_config) in config.peers.iter().enumerate().filter(|(_, peer)| !peer.is_removed) {
                 for (profile, profile_config) in config.profiles.iter().enumerate() {
                     let Repair::Targets(configured) = profile_config.repair else { continue };
                     let targets = setup::targets(&configured);
@@ -138,6 +142,31 @@ impl Planning {
             profiles: config.profiles.iter().map(|profile| profile.name.clone()).collect(),
             waiting: VecDeque::new(),
         }
+    }
+
+    /// Follows another configuration with the same numbers. A plan goes on where neither its profile nor its peer has changed.
+    pub fn reload(&mut self, before: &Config, config: &Config, now: Instant) {
+        let lanes = self.links.len();
+        let mut fresh = Self::new(config, lanes, now);
+        let is_same = |(_, peer, profile): (usize, usize, usize)| {
+            before.profiles.get(profile) == Some(&config.profiles[profile])
+                && before.peers.get(peer).is_some_and(|peer| !peer.is_removed)
+        };
+        for entry in fresh.entries.iter_mut().filter(|entry| is_same(entry.place())) {
+            if let Some(at) = self.entries.iter().position(|known| known.place() == entry.place()) {
+                *entry = self.entries.swap_remove(at);
+                // The lane has forgotten why its link is degraded, and is told again.
+                entry.state.reason = None;
+            }
+        }
+        for (links, known) in fresh.links.iter_mut().zip(&mut self.links) {
+            for (link, known) in links.iter_mut().zip(known) {
+                *link = std::mem::take(known);
+            }
+        }
+        fresh.waiting = std::mem::take(&mut self.waiting);
+        fresh.waiting.retain(|plan| is_same((plan.lane, plan.peer.0.into(), plan.profile.number.into())));
+        *self = fresh;
     }
 
     /// Takes what a lane knows of its link to `peer`.

@@ -71,12 +71,7 @@ pub fn handshakes(
     random: StdRng,
     now: Instant,
 ) -> Handshakes {
-    let peers = config.peers.iter().zip(endpoints).map(|(peer, &endpoint)| HandshakePeer {
-        public: peer.public_key(),
-        preshared: peer.preshared_key.clone().unwrap_or_default(),
-        endpoint,
-        symbol_size: peer.path.symbol_size(),
-    });
+    let peers = handshake_peers(config, endpoints).into_iter().flatten();
     let hello = Hello {
         version: PROTOCOL_VERSION,
         lanes: config.tun.queues as u8,
@@ -88,6 +83,19 @@ pub fn handshakes(
     // A clock before 1970 gives 0; after a restart, peers then refuse us until the clock is set.
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Handshakes::new(identity, peers.collect(), Box::new(random), unix_time, now)
+}
+
+/// The peers as handshakes take them; `None` for one that is a peer no more.
+pub fn handshake_peers(config: &Config, endpoints: &[Option<SocketAddr>]) -> Vec<Option<HandshakePeer>> {
+    let peer = |(peer, &endpoint): (&config::Peer, &Option<SocketAddr>)| {
+        (!peer.is_removed).then(|| HandshakePeer {
+            public: peer.public_key(),
+            preshared: peer.preshared_key.clone().unwrap_or_default(),
+            endpoint,
+            symbol_size: peer.path.symbol_size(),
+        })
+    };
+    config.peers.iter().zip(endpoints).map(peer).collect()
 }
 
 /// The source address that the socket's bind fixes; `None` where the kernel chooses.
@@ -118,6 +126,7 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
         },
         signals_rebuilt: peer.path.congestion == config::Congestion::Signal,
         claims: config.notify.is_some(),
+        is_removed: peer.is_removed,
         policy: Policy::new(config.policy.iter().flat_map(rules), ProfileId(peer.redundancy)),
     });
     let owned = config
@@ -147,32 +156,53 @@ pub fn forwarder_settings(config: &Config, endpoints: &[Option<SocketAddr>], lan
     }
 }
 
-/// The protection of a lane. Its evidence is the configured one, if timestamps are available.
-pub fn lane_protection(
-    config: &Config,
-    level: Level,
-    stamps: StampState,
-    instances: &InstanceCounter,
+/// What the protection of a peer is made from.
+#[derive(Clone, Debug)]
+pub struct ProtectionSettings {
+    limits: Limits,
+    /// Secret: others must not choose ports that are slow to look up.
     seed: u64,
-) -> LaneProtection {
-    let evidence = match (level, stamps) {
-        (Level::Queued, _) => Evidence::HandOver,
-        (_, StampState::Off(_)) => Evidence::HandOverOnly,
-        (_, StampState::OwnId | StampState::LoopedData) => Evidence::Timestamps,
-    };
-    let tables = config.peers.len() * usize::from(config.tun.queues);
-    let all = Limits::default();
-    let share = |limit: usize, least: usize| (limit / tables).max(least.min(limit));
-    let limits = Limits { flows: share(all.flows, 4096), ranges: share(all.ranges, 16_384), ..all };
-    let table = || FlowTable::new(limits, seed, instances.clone());
-    let trust_max = config.notify.as_ref().map_or(TRUST_MAX, |notify| notify.trust_max);
-    let protection = |_| {
-        let mut protection = PeerProtection::new(table(), evidence);
-        protection.limit_trust(trust_max);
-        protection.set_promises(config.profiles.iter().map(survive_burst).collect());
+    instances: InstanceCounter,
+    evidence: Evidence,
+    trust_max: Duration,
+    /// By profile: the interruption that its blocks are promised to survive.
+    pub promises: Vec<Duration>,
+}
+
+impl ProtectionSettings {
+    /// Those of a lane. The evidence is the configured one, if timestamps are available.
+    pub fn new(config: &Config, level: Level, stamps: StampState, instances: &InstanceCounter, seed: u64) -> Self {
+        let evidence = match (level, stamps) {
+            (Level::Queued, _) => Evidence::HandOver,
+            (_, StampState::Off(_)) => Evidence::HandOverOnly,
+            (_, StampState::OwnId | StampState::LoopedData) => Evidence::Timestamps,
+        };
+        let tables = config.peers.len() * usize::from(config.tun.queues);
+        let all = Limits::default();
+        let share = |limit: usize, least: usize| (limit / tables).max(least.min(limit));
+        Self {
+            limits: Limits { flows: share(all.flows, 4096), ranges: share(all.ranges, 16_384), ..all },
+            seed,
+            instances: instances.clone(),
+            evidence,
+            trust_max: config.notify.as_ref().map_or(TRUST_MAX, |notify| notify.trust_max),
+            promises: config.profiles.iter().map(survive_burst).collect(),
+        }
+    }
+
+    /// The protection of one peer.
+    pub fn make(&self) -> PeerProtection {
+        let table = FlowTable::new(self.limits, self.seed, self.instances.clone());
+        let mut protection = PeerProtection::new(table, self.evidence);
+        protection.limit_trust(self.trust_max);
+        protection.set_promises(self.promises.clone());
         protection
-    };
-    LaneProtection::new(config.peers.iter().map(protection).collect())
+    }
+}
+
+/// The protection of a lane.
+pub fn lane_protection(settings: &ProtectionSettings, config: &Config) -> LaneProtection {
+    LaneProtection::new(config.peers.iter().map(|_| settings.make()).collect())
 }
 
 const _: () = assert!(config::DEFAULT_TRUST_MAX.as_nanos() == TRUST_MAX.as_nanos(), "what is documented is what holds");
@@ -184,19 +214,24 @@ pub fn notify_port_settings(
     epoch: u64,
     secret: [u8; 32],
 ) -> NotifyPortSettings {
-    let mut keys = KeyRing::new();
-    for key in &notify.keys {
-        // The configuration check has made sure that there are not too many keys and that their ids differ.
-        let _ = keys.insert(key.secret.to_key(key.id));
-    }
     NotifyPortSettings {
         listen: notify.listen,
-        keys,
+        keys: key_ring(notify),
         peers: config.peers.iter().map(|peer| peer.name.clone()).collect(),
         lanes: usize::from(config.tun.queues),
         epoch,
         secret,
     }
+}
+
+/// The keys of subscribers.
+pub fn key_ring(notify: &config::Notify) -> KeyRing {
+    let mut keys = KeyRing::new();
+    for key in &notify.keys {
+        // The configuration check has made sure that there are not too many keys and that their ids differ.
+        let _ = keys.insert(key.secret.to_key(key.id));
+    }
+    keys
 }
 
 fn profile(number: u8, profile: &config::Profile, symbol_bytes: usize) -> Profile {

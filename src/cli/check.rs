@@ -1,15 +1,18 @@
 //! `onwire check`: prints what is wrong with a configuration, or what would run. Starts nothing.
 
 use std::fmt::{self, Display};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{USAGE, print, print_error};
+use super::{FAILURE, USAGE, print, print_error};
+use crate::config::changes::{Change, Takes, changes};
 use crate::config::gate::{Gate, Gates};
 use crate::config::units::show_duration;
-use crate::config::{self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Profile, Repair, gate_file};
+use crate::config::{
+    self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Problem, Profile, Repair, Source, gate_file,
+};
 use crate::gate::tls::Tls;
 use crate::plan::{self, prediction::Prediction, prediction::Traffic};
 
@@ -19,42 +22,125 @@ use crate::plan::{self, prediction::Prediction, prediction::Traffic};
 Examples:
   onwire check /etc/onwire/ithaca.yaml                what would run, or every error at once
   onwire check new.yaml && mv new.yaml /etc/onwire/ithaca.yaml   only when it is good
+  onwire check /etc/onwire/ithaca.yaml new.yaml       what differs, and whether a reload is enough
+  render ithaca | onwire check - --as /etc/onwire/ithaca.yaml   standard input, as if it lay there
 
 Key files and certificates are read too; run it as the user the appliance or gate runs as. Host names are not resolved.
-Exit codes: 0 good (warnings may be printed), 2 errors.")]
+Exit codes: 0 good (warnings may be printed), 1 two good files of an appliance, and a difference needs a restart, 2 errors.")]
 pub struct Check {
-    /// The configuration file
+    /// The configuration file; - reads standard input
     file: PathBuf,
+    /// A second file: check both, and say what it changes
+    other: Option<PathBuf>,
+    /// Resolve relative key files, and name the file in messages, as if it lay here; of two files, the second
+    #[arg(long = "as", value_name = "PATH")]
+    place: Option<PathBuf>,
+}
+
+/// A good file of either kind.
+enum Good {
+    Appliance(Box<Config>),
+    Gates(Gates),
+}
+
+impl Good {
+    fn warnings(&self) -> &[Problem] {
+        match self {
+            Self::Appliance(config) => &config.warnings,
+            Self::Gates(gates) => &gates.warnings,
+        }
+    }
+}
+
+impl Display for Good {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Appliance(config) => Summary(config).fmt(f),
+            Self::Gates(gates) => GatesSummary(gates).fmt(f),
+        }
+    }
 }
 
 impl Check {
-    /// Checks the file; exit code 2 when it cannot be used.
+    /// Checks the file or both; exit code 2 when one cannot be used.
     pub fn run(self) -> ExitCode {
-        let mut faults = Vec::new();
-        let checked = match gate_file::is_at(&self.file) {
-            true => gate_file::load(&self.file).map(|gates| {
-                faults = certificate_faults(&gates);
-                (GatesSummary(&gates).to_string(), gates.warnings)
-            }),
-            false => config::load(&self.file).map(|config| (Summary(&config).to_string(), config.warnings)),
+        let Some(other) = &self.other else {
+            return match check(&self.file, self.place.as_deref()) {
+                Some((shown, good)) => print(format_args!("{}: good\n\n{good}", shown.display())),
+                None => ExitCode::from(USAGE),
+            };
         };
-        match checked {
-            Ok((_, warnings)) if !faults.is_empty() => {
-                warnings.iter().for_each(print_error);
-                let (file, count) = (self.file.display(), faults.len());
-                faults.iter().for_each(|fault| print_error(format_args!("{file}: {fault}\n")));
-                print_error(format_args!("{file}: {count} error{}\n", if count == 1 { "" } else { "s" }));
-                ExitCode::from(USAGE)
-            }
-            Ok((summary, warnings)) => {
-                warnings.iter().for_each(print_error);
-                print(format_args!("{}: good\n\n{summary}", self.file.display()))
-            }
-            Err(errors) => {
-                print_error(format_args!("{errors}{}: {}\n", self.file.display(), Count(&errors)));
-                ExitCode::from(USAGE)
-            }
+        if self.file == Path::new("-") && *other == self.file {
+            print_error("standard input can be only one of the two files\n");
+            return ExitCode::from(USAGE);
         }
+        // Both are checked, so that all errors are told at once.
+        let (old, new) = (check(&self.file, None), check(other, self.place.as_deref()));
+        match (old, new) {
+            (Some((old, Good::Appliance(before))), Some((new, Good::Appliance(after)))) => {
+                print_changes(&old, &new, &changes(&before, &after))
+            }
+            (Some((old, _)), Some((new, _))) => {
+                let (old, new) = (old.display(), new.display());
+                print_error(format_args!(
+                    "{old} and {new} are good, but only two files of an appliance can be compared\n"
+                ));
+                ExitCode::from(USAGE)
+            }
+            _ => ExitCode::from(USAGE),
+        }
+    }
+}
+
+/// Checks one file and prints what is wrong with it. Returns how it is called, if it is good.
+fn check(file: &Path, place: Option<&Path>) -> Option<(PathBuf, Good)> {
+    let shown = place.unwrap_or(file).to_owned();
+    let parsed = Source::read(file, place).and_then(|source| match source.is_of_gates() {
+        true => gate_file::parse(&source.text, &source.path).map(Good::Gates),
+        false => config::parse(&source.text, &source.path).map(|config| Good::Appliance(Box::new(config))),
+    });
+    match parsed {
+        Ok(good) => {
+            good.warnings().iter().for_each(print_error);
+            let faults = match &good {
+                Good::Gates(gates) => certificate_faults(gates),
+                Good::Appliance(_) => Vec::new(),
+            };
+            if faults.is_empty() {
+                return Some((shown, good));
+            }
+            let (file, count) = (shown.display(), faults.len());
+            faults.iter().for_each(|fault| print_error(format_args!("{file}: {fault}\n")));
+            print_error(format_args!("{file}: {count} error{}\n", if count == 1 { "" } else { "s" }));
+        }
+        Err(errors) => print_error(format_args!("{errors}{}: {}\n", shown.display(), Count(&errors))),
+    }
+    None
+}
+
+/// Prints what the new file changes. Exit code 1 when a reload is not enough.
+fn print_changes(old: &Path, new: &Path, changes: &[Change]) -> ExitCode {
+    let takes = |change: &Change| match change.takes {
+        Takes::Reload => "with a reload",
+        Takes::Restart => "NEEDS A RESTART",
+    };
+    let width = changes.iter().map(|change| change.key.len()).max().unwrap_or(0);
+    let lines =
+        changes.iter().map(|change| format!("  {:width$}  {:7}  {}\n", change.key, change.what.word(), takes(change)));
+    let count = match changes.len() {
+        0 => "no difference".to_owned(),
+        1 => "1 difference".to_owned(),
+        count => format!("{count} differences"),
+    };
+    let shown = print(format_args!(
+        "{} -> {}: both good, {count}\n{}",
+        old.display(),
+        new.display(),
+        lines.collect::<String>()
+    ));
+    match changes.iter().any(|change| change.takes == Takes::Restart) {
+        true => ExitCode::from(FAILURE),
+        false => shown,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Registry, reload};
 
 use super::output_line;
 use crate::config::{Log, LogFormat, LogLevel};
@@ -22,7 +24,10 @@ pub fn start(log: Log) -> LogWriter {
     let writer = LogWriter::open(io::stderr(), notice);
     let lines = writer.lines();
     // A log that was started before, by a test or an embedding program, stays.
-    let _ = subscriber(log, io::stderr().is_terminal(), move || lines.clone()).try_init();
+    let (subscriber, set_filter) = subscriber(log, io::stderr().is_terminal(), move || lines.clone());
+    if subscriber.try_init().is_ok() {
+        let _ = SET_FILTER.set(set_filter);
+    }
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
         let trace = match trace.status() {
@@ -37,26 +42,43 @@ pub fn start(log: Log) -> LogWriter {
     writer
 }
 
-/// Turns events into lines. Each event is one line, even if it contains text from other hosts.
-pub(super) fn subscriber<W>(log: Log, ansi: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    let level = match log.level {
+/// Sets the level of the log that was started.
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+type SetFilter = Box<dyn Fn(LevelFilter) + Send + Sync>;
+
+/// From now on the log of this process has this level.
+pub fn set_level(level: LogLevel) {
+    if let Some(set_filter) = SET_FILTER.get() {
+        set_filter(filter(level));
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let subscriber = fmt::fmt().with_max_level(level).with_ansi(ansi).with_writer(writer);
-    match log.format {
+    }
+}
+
+/// Turns events into lines, and sets which. Each event is one line, even if it contains text from other hosts.
+pub(super) fn subscriber<W>(log: Log, ansi: bool, writer: W) -> (Box<dyn Subscriber + Send + Sync>, SetFilter)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let lines = fmt::layer().with_ansi(ansi).with_writer(writer);
+    let subscriber: Box<dyn Subscriber + Send + Sync> = match log.format {
         LogFormat::Text => {
             let fields = fmt::format::debug_fn(output_line::write_field).delimited(" ");
-            Box::new(subscriber.with_target(false).fmt_fields(fields).finish())
+            Box::new(Registry::default().with(filter).with(lines.with_target(false).fmt_fields(fields)))
         }
-        LogFormat::Json => Box::new(subscriber.json().flatten_event(true).finish()),
-    }
+        LogFormat::Json => Box::new(Registry::default().with(filter).with(lines.json().flatten_event(true))),
+    };
+    (subscriber, Box::new(move |level| drop(handle.reload(level))))
 }
 
 fn words(lost: u64) -> String {

@@ -18,6 +18,7 @@ pub mod log;
 mod notification;
 mod output_line;
 pub mod pubkey;
+pub mod reload;
 mod render;
 mod render_gate;
 pub mod run;
@@ -55,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the appliance in the foreground until INT or TERM
     Run(run::Run),
+    /// Let a running appliance read its file again, all of it or nothing
+    Reload(reload::Reload),
     /// Show what a running appliance knows: peers, loss, recovery, drops
     Status(status::Status),
     /// Show live which bytes of which flow are protected
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(command) => command.run(),
+            Command::Reload(command) => command.run(),
             Command::Status(command) => command.run(),
             Command::Watch(command) => command.run(),
             Command::Wait(command) => command.run(),

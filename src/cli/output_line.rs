@@ -83,7 +83,7 @@ mod tests {
         let kept = Kept::default();
         let sink = kept.clone();
         let log = crate::config::Log { level: crate::config::LogLevel::Info, format };
-        let subscriber = crate::cli::log::subscriber(log, false, move || sink.clone());
+        let (subscriber, _) = crate::cli::log::subscriber(log, false, move || sink.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(gate = %text, connection = 7, name = text, "ended: {text}");
         });

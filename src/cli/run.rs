@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{limits, log, print_error, render};
-use crate::appliance::control::Control;
+use crate::appliance::control::{Control, Reloading};
 use crate::config;
 
 /// Arguments of `onwire run`.
@@ -17,7 +17,8 @@ Examples:
   onwire run --config /etc/onwire/ithaca.yaml   run in the foreground; routes are removed at the end
   systemctl enable --now onwire@ithaca          run as a service, with config/onwire@.service
 
-Signals: INT and TERM stop cleanly (a second INT at once); USR1 writes the status to the log.
+Signals: INT and TERM stop cleanly (a second INT at once); HUP reads the file again, and follows it if it is good; USR1 writes
+the status to the log.
 Needs CAP_NET_ADMIN for the TUN device and its routes.")]
 pub struct Run {
     /// The configuration file.
@@ -41,7 +42,8 @@ impl Run {
         }
         let lanes = config.tun.queues;
         limits::raise(limits::for_lanes(lanes), &format!("{lanes} lanes"));
-        match Control::start(config).and_then(Control::run) {
+        let reloading = Reloading::new(self.config, log::set_level);
+        match Control::start(config, reloading).and_then(Control::run) {
             Ok(status) => {
                 log.say(&render::status(&status));
                 ExitCode::SUCCESS

@@ -62,11 +62,6 @@ pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     }
 }
 
-/// Whether the file is one of gates instead of an appliance's: it has `gates` at its top.
-pub fn is_at(path: &Path) -> bool {
-    read_text(path).is_ok_and(|text| text.lines().any(|line| line.starts_with("gates:")))
-}
-
 fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
     let notify = read_notify(root, reading);
     let field = root.required("gates", GATES, reading);

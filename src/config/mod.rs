@@ -8,6 +8,7 @@
 //! configuration has its own file here; `check` compares keys with each other. [`gate_file`] reads the other kind of
 //! file, that of `onwire gate`.
 
+pub mod changes;
 mod check;
 mod delivery;
 mod dscp;
@@ -21,6 +22,7 @@ mod peer;
 mod policy;
 mod problem;
 mod redundancy;
+mod renumber;
 mod reporting;
 pub mod schema;
 mod table;
@@ -30,7 +32,7 @@ mod yaml;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
 pub use node::Node;
@@ -82,19 +84,46 @@ impl Config {
 /// More than any configuration needs; a larger file is some other file.
 const MOST_BYTES: u64 = 256 * 1024;
 
+/// The text of a configuration, and where it lies.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The text.
+    pub text: String,
+    /// Its file: key files are resolved from there, and messages name it.
+    pub path: PathBuf,
+}
+
+impl Source {
+    /// Reads `file`, or standard input if it is `-`. What is read counts as if it lay at `place`, if that is given.
+    ///
+    /// # Errors
+    /// It cannot be read, is too long, or is no text.
+    pub fn read(file: &Path, place: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let path = place.unwrap_or(file);
+        let text = if file == Path::new("-") { read_all(io::stdin()) } else { read_text(file) };
+        match text {
+            Ok(text) => Ok(Self { text, path: path.to_owned() }),
+            Err((found, hint)) => {
+                let mut reading = Reading::new(path, "");
+                reading.error_at(Place::default(), "", &found, hint);
+                Err(ConfigErrors { problems: reading.into_problems() })
+            }
+        }
+    }
+
+    /// It is a file of gates instead of an appliance's: it has `gates` at its top.
+    pub fn is_of_gates(&self) -> bool {
+        self.text.lines().any(|line| line.starts_with("gates:"))
+    }
+}
+
 /// Reads and checks a configuration file and the key files it names.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    match read_text(path) {
-        Ok(text) => parse(&text, path),
-        Err((found, hint)) => {
-            let mut reading = Reading::new(path, "");
-            reading.error_at(Place::default(), "", &found, hint);
-            Err(ConfigErrors { problems: reading.into_problems() })
-        }
-    }
+    let source = Source::read(path, None)?;
+    parse(&source.text, &source.path)
 }
 
 /// Checks the text of a configuration file as if the file were at `path`; key files are resolved from there.
@@ -150,9 +179,13 @@ fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
         };
         (format!("cannot be read: {error}"), hint)
     };
-    let file = File::open(path).map_err(failed)?;
+    read_all(File::open(path).map_err(failed)?)
+}
+
+fn read_all(reader: impl Read) -> Result<String, (String, &'static str)> {
     let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let read = reader.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| (format!("cannot be read: {error}"), ""))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err((format!("is larger than {} KiB", MOST_BYTES / 1024), "is it a configuration?"));
     }

@@ -38,6 +38,8 @@ pub struct Peer {
     pub path: OuterPath,
     /// Number of the profile for packets that no policy rule matches.
     pub redundancy: u8,
+    /// A reload has removed it; its number stays taken.
+    pub is_removed: bool,
 }
 
 /// The outer path to a peer.
@@ -198,6 +200,7 @@ impl Peer {
             prefixes,
             path: OuterPath::read(&path_table, reading),
             redundancy: redundancy.unwrap_or_default(),
+            is_removed: false,
         }
     }
 }

@@ -138,8 +138,10 @@ mod tests {
         assert!((extra - 1..=extra).contains(&lost), "{lost}: one line may be with the thread");
         drop((step, log));
         let written = written.lock().unwrap();
-        assert!(written.contains(&format!("{lost} lost\n")), "{lost} of {}", written.lines().count());
-        assert_eq!(written.lines().count(), LINES_MAX + extra - lost + 1);
+        // On a busy machine the thread may find lines missing before all of them are.
+        let notices: Vec<usize> = written.lines().filter_map(|line| line.strip_suffix(" lost")?.parse().ok()).collect();
+        assert_eq!(notices.iter().sum::<usize>(), lost, "{notices:?}");
+        assert_eq!(written.lines().count(), LINES_MAX + extra - lost + notices.len());
     }
 
     #[test]

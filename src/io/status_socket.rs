@@ -184,6 +184,22 @@ pub fn ask(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// Sends SIGHUP to the process whose status socket is at `path`.
+///
+/// # Errors
+/// There is none, or it may not be signalled; the text says what to do.
+pub fn signal_owner(path: &Path) -> io::Result<()> {
+    let stream = StdStream::connect(path)?;
+    let owner = rustix::net::sockopt::socket_peercred(&stream)?.pid;
+    rustix::process::kill_process(owner, rustix::process::Signal::HUP).map_err(|error| {
+        let text = format!(
+            "cannot signal process {owner}: {error}; run this as root, or as the user of that process",
+            owner = owner.as_raw_nonzero()
+        );
+        io::Error::new(io::Error::from(error).kind(), text)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use mio::{Events, Poll};

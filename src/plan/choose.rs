@@ -101,7 +101,12 @@ impl Choice {
                 unreached.push(Unreached { target, cause: Cause::Congested, remedies: vec![Remedy::Pace] });
             }
             let early = Early::only(self.min, self.limits.block_symbols);
-            return self.finish(self.short(early), Duration::ZERO, unreached);
+            // The longest blocks have the least repair. Nothing is called protected before the peer has it, so nobody waits for
+            // the end of a block; without a target somebody may.
+            let span = if unreached.is_empty() { self.span(&early, Duration::ZERO) } else { None };
+            let span = span.unwrap_or(self.limits.close_after);
+            let fitting = Fitting { early, close_when_idle: span, close_after: span };
+            return self.finish(fitting, Duration::ZERO, unreached);
         }
         let mut late = self.survive_burst;
         if self.wants_late() && !self.link.peer_knows_late {

@@ -94,6 +94,9 @@ proptest! {
         if congested {
             prop_assert!((1..=block_symbols).all(|k| early(k) == min) && plan.survive_burst.is_zero());
             prop_assert_eq!(plan.reaches(Target::Residual), residual_target.is_none());
+            // The least repair while nothing is promised anyway.
+            let is_promised = plan.unreached.is_empty();
+            prop_assert!(is_promised || plan.close_when_idle == limits.close_after);
         }
     }
 

@@ -26,6 +26,11 @@ impl LaneProtection {
         Self { peers, stamps: Stamps::default(), turn: 0 }
     }
 
+    /// There is one more peer, behind those that there were.
+    pub fn add_peer(&mut self, peer: PeerProtection) {
+        self.peers.push(peer);
+    }
+
     /// A packet is about to be put into its block.
     #[inline]
     pub fn on_outgoing(&mut self, outgoing: &Outgoing<'_>, now: Instant) {

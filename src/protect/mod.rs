@@ -21,6 +21,7 @@ mod lane_protection;
 mod ledger;
 mod notification;
 mod peer_protection;
+mod promises;
 mod send_lag;
 #[cfg(test)]
 mod tests;

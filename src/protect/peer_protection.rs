@@ -11,6 +11,7 @@ use super::evidence::Evidence;
 use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
 use super::notification::{Counters, Notification};
+use super::promises::Promises;
 use super::send_lag::SendLag;
 use super::tx_timestamps::Departures;
 use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
@@ -43,6 +44,7 @@ pub struct PeerProtection {
     health: Health,
     barriers: Barriers,
     plan_reason: Option<StateReason>,
+    promises: Promises,
     published_state: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
@@ -67,6 +69,7 @@ impl PeerProtection {
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             plan_reason: None,
+            promises: Promises::default(),
             published_state: (LinkState::Down, StateReason::NoSession),
             notifications: VecDeque::new(),
             refresh: None,
@@ -83,7 +86,14 @@ impl PeerProtection {
 
     /// By profile: the interruption of the link that its blocks are promised to survive.
     pub fn set_promises(&mut self, promises: Vec<Duration>) {
-        self.flows.set_promises(promises);
+        self.flows.set_promises(promises.clone());
+        self.promises.set(promises);
+    }
+
+    /// The same, while blocks are on their way.
+    pub fn change_promises(&mut self, promises: Vec<Duration>, now: Instant) {
+        self.promises.change(promises, now);
+        self.flows.set_promises(self.promises.all().to_vec());
     }
 
     /// A packet is about to be put into its block, or was dropped here.
@@ -171,7 +181,9 @@ impl PeerProtection {
                 self.early_left.push_back(block);
             }
             let in_time = left.took.is_some_and(|took| took <= LEAVES_WITHIN)
-                && left.after_early.is_none_or(|after| after <= late_repair::spread(self.flows.promise(block.profile)));
+                && left
+                    .after_early
+                    .is_none_or(|after| after <= late_repair::spread(self.promises.longest(block.profile.into())));
             if in_time && self.health.is_healthy(now) {
                 self.claim(block, left.size, left.level);
             } else {
@@ -254,6 +266,9 @@ impl PeerProtection {
                 self.health.on_stamp_missing();
             }
         }
+        if self.promises.handle_timeout(now) {
+            self.flows.set_promises(self.promises.all().to_vec());
+        }
         self.flows.handle_timeout(now);
         self.publish_state(now);
         self.settle_barriers();
@@ -262,7 +277,8 @@ impl PeerProtection {
     /// When [`handle_timeout`](Self::handle_timeout) is next due if no input comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let stamps = self.ledger.deadline().filter(|_| self.evidence == Evidence::Timestamps);
-        [stamps, self.health.deadline(now), self.flows.deadline()].into_iter().flatten().min()
+        let deadlines = [stamps, self.health.deadline(now), self.flows.deadline(), self.promises.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The next notification. Positions come before the violations that void them, and before the barrier answers that

@@ -8,6 +8,7 @@
 //! Handshake datagrams are not read here. How to drive a [`Forwarder`]: [`crate::tunnel`].
 
 mod outward;
+mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -282,6 +283,10 @@ impl Forwarder {
         if let Some(peer) = self.peers.get_mut(usize::from(established.peer.0)) {
             peer.install(established, &mut self.code, now);
         }
+        self.index_sessions();
+    }
+
+    fn index_sessions(&mut self) {
         self.indices.clear();
         for (number, peer) in self.peers.iter().enumerate() {
             self.indices.extend(peer.sessions.indices().map(|index| (index, number as u16)));

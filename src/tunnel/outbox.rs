@@ -113,6 +113,15 @@ impl Outbox {
         Self { queue: VecDeque::new(), spare: Vec::new(), pacer, codel, train_max, queue_max, waiting: 0, sends: 0 }
     }
 
+    /// From now on the path has this pace. What waits stays, and leaves at it.
+    pub fn set_pace(&mut self, pacer: Pacer, queue_max: Duration) {
+        // Its buffer may be too short for what a train may hold now.
+        self.queue.iter_mut().for_each(|train| train.ended = true);
+        self.train_max = pacer.train_max(TRAIN_BYTES_MAX);
+        self.codel = Codel::new(queue_max);
+        (self.pacer, self.queue_max) = (pacer, queue_max);
+    }
+
     /// Appends a datagram of `len` bytes and returns it for filling; it holds old bytes.
     pub fn append(&mut self, len: usize, class: TrafficClass, now: Instant) -> &mut [u8] {
         let fits = self.queue.back().is_some_and(|train| {

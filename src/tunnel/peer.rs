@@ -9,6 +9,7 @@ mod leaving;
 mod link;
 mod memory;
 mod receive_progress;
+mod reload;
 mod reports;
 
 use std::collections::VecDeque;
@@ -59,6 +60,8 @@ pub struct PeerSettings {
     /// Protection is claimed toward this peer: blocks are followed until they have left this host, and the peer is
     /// asked to report often also when idle.
     pub claims: bool,
+    /// It is no peer any more. Its number stays taken: it may come back.
+    pub is_removed: bool,
 }
 
 /// One peer on one lane.
@@ -466,6 +469,7 @@ mod tests {
             signals_rebuilt: false,
             policy: Policy::new([], ProfileId(0)),
             claims: true,
+            is_removed: false,
         };
         Peer::new(settings, lane, Delivery { strict: true, hold: HOLD, hold_max: HOLD }, Duration::ZERO, now)
     }

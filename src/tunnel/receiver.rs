@@ -15,6 +15,7 @@
 //!
 //! Start with [`Receiver::handle_source`] and [`Receiver::next_adu`].
 
+mod delivery;
 mod marks;
 mod open_block;
 mod progress;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use self::open_block::OpenBlock;
 use self::reordering::Reordering;
+pub use delivery::Delivery;
+
 use super::drop_reason::DropReason;
 use super::lost_blocks::Losses;
 use super::unreported_losses::UnreportedLosses;
@@ -45,17 +48,6 @@ pub const OPEN_BLOCKS_MAX: u64 = 4096;
 const REORDERED_START: u64 = 64;
 /// The least time that a sender may pause in the midst of a block.
 pub const SENDER_PAUSE: Duration = Duration::from_millis(500);
-
-/// The order in which ADUs leave, and how long a hole waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// ADUs leave in the order in which they were sent; otherwise each leaves as soon as it is whole.
-    pub strict: bool,
-    /// The least time that a hole waits.
-    pub hold: Duration,
-    /// The most, if symbols come that late.
-    pub hold_max: Duration,
-}
 
 /// What a receiver needs to take a symbol: the counterpart of [`Egress`](super::sender::Egress).
 pub struct Ingress<'a> {
@@ -132,7 +124,7 @@ impl Receiver {
             symbol_size,
             profile,
             strict: delivery.strict,
-            reordering: Reordering::new(delivery.hold..=delivery.hold_max.max(delivery.hold)),
+            reordering: Reordering::new(delivery.bounds()),
             late_hold: Duration::ZERO,
             next: 0,
             heard_from: None,
@@ -151,6 +143,11 @@ impl Receiver {
             spare: Vec::new(),
             spare_memory: 0,
         }
+    }
+
+    /// A hole waits so long from now on; the order stays as it is.
+    pub fn set_hold(&mut self, delivery: Delivery) {
+        self.reordering.set_bounds(delivery.bounds());
     }
 
     /// Takes a source symbol.

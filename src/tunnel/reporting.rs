@@ -92,6 +92,11 @@ impl Reporting {
         self.late_spread = late_spread;
     }
 
+    /// The same, but never less than before: late repair of earlier blocks is on its way.
+    pub fn extend_late_spread(&mut self, late_spread: Duration) {
+        self.late_spread = self.late_spread.max(late_spread);
+    }
+
     /// Sets whether losses on the way to the peer are taken for those of a full queue.
     pub fn set_congested(&mut self, congested: bool) {
         self.congested = congested;

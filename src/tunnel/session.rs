@@ -171,6 +171,14 @@ impl Sessions {
         }
     }
 
+    /// Ends all sessions. What was counted stays.
+    pub fn end(&mut self) {
+        for session in [self.current.take(), self.previous.take(), self.next.take()] {
+            self.retire(session);
+        }
+        (self.crossed, self.confirmed) = (false, None);
+    }
+
     /// The session that a datagram with this receiver index belongs to.
     pub fn find(&mut self, receiver_index: u32) -> Option<&mut Session> {
         [&mut self.current, &mut self.previous, &mut self.next]

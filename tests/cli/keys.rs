@@ -167,3 +167,61 @@ fn check_prints_what_would_run_and_warns() {
     assert!(warned.contains("a.yaml:6:3: warning: policy[1]: never reached: policy[0] (line 5)"), "{warned}");
     assert!(warned.contains("a.yaml:7:9: warning: policy[2].to: never matches"), "{warned}");
 }
+
+/// Two good files of one appliance; the second has what `edit` makes of the first.
+fn two_files(directory: &Path, edit: impl Fn(&str) -> String) {
+    onwire(directory, &["keygen", "a.key"], b"");
+    let peer = onwire(directory, &["keygen", "b.key"], b"");
+    let config = format!(
+        "node: {{ name: a, key_file: a.key, local_prefixes: [10.1.0.0/24] }}\n\
+         tun: {{ queues: 1 }}\n\
+         peers: [{{ name: b, public_key: \"{}\", prefixes: [10.2.0.0/24] }}]\n",
+        text(&peer.stdout).trim()
+    );
+    fs::write(directory.join("old.yaml"), &config).unwrap();
+    fs::write(directory.join("new.yaml"), edit(&config)).unwrap();
+}
+
+#[test]
+fn check_of_two_files_says_what_a_reload_takes_over() {
+    let directory = tempfile::tempdir().unwrap();
+    two_files(directory.path(), |old| old.replace("10.2.0.0/24]", "10.2.0.0/24, 10.3.0.0/24]"));
+    let reload = onwire(directory.path(), &["check", "old.yaml", "new.yaml"], b"");
+    assert_eq!(reload.status.code(), Some(0), "{}", text(&reload.stderr));
+    let expected = "old.yaml -> new.yaml: both good, 1 difference\n  peers[b].prefixes  changed  with a reload";
+    assert_eq!(text(&reload.stdout), expected);
+    let same = onwire(directory.path(), &["check", "new.yaml", "new.yaml"], b"");
+    assert!(same.status.success() && text(&same.stdout).contains("no difference"), "{}", text(&same.stdout));
+    let directory = tempfile::tempdir().unwrap();
+    two_files(directory.path(), |old| old.replace("queues: 1", "queues: 2"));
+    let restart = onwire(directory.path(), &["check", "old.yaml", "new.yaml"], b"");
+    assert_eq!(restart.status.code(), Some(1));
+    assert!(text(&restart.stdout).contains("tun.queues  changed  NEEDS A RESTART"), "{}", text(&restart.stdout));
+    fs::write(directory.path().join("old.yaml"), "nodes: 1\n").unwrap();
+    fs::write(directory.path().join("new.yaml"), "peer: 1\n").unwrap();
+    let both = onwire(directory.path(), &["check", "old.yaml", "new.yaml"], b"");
+    assert_eq!(both.status.code(), Some(2));
+    let said = text(&both.stderr);
+    assert!(said.contains("old.yaml:1") && said.contains("new.yaml:1"), "all errors of both: {said}");
+}
+
+#[test]
+fn check_reads_standard_input_as_if_it_lay_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    two_files(directory.path(), str::to_owned);
+    let config = fs::read(directory.path().join("old.yaml")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let place = directory.path().join("rendered.yaml");
+    let place = place.to_str().unwrap();
+    let good = onwire(elsewhere.path(), &["check", "-", "--as", place], &config);
+    assert!(good.status.success(), "{}", text(&good.stderr));
+    assert!(text(&good.stdout).starts_with(&format!("{place}: good")), "{}", text(&good.stdout));
+    let lost = onwire(elsewhere.path(), &["check", "-"], &config);
+    assert_eq!(lost.status.code(), Some(2), "the key file is not here");
+    assert!(text(&lost.stderr).contains("node.key_file"), "{}", text(&lost.stderr));
+    let compared =
+        onwire(elsewhere.path(), &["check", place.replace("rendered", "old").as_str(), "-", "--as", place], &config);
+    assert_eq!(compared.status.code(), Some(0), "{}", text(&compared.stderr));
+    let twice = onwire(elsewhere.path(), &["check", "-", "-"], &config);
+    assert_eq!(twice.status.code(), Some(2));
+}

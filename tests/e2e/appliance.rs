@@ -37,7 +37,7 @@ pub struct Appliance<'g> {
 
 impl Appliance<'_> {
     /// Writes its configuration: the base with these changes.
-    fn configure(&self, changes: Changes<'_>) {
+    pub fn configure(&self, changes: Changes<'_>) {
         let mut config = self.base.clone();
         for (pointer, value) in changes {
             let (parent, key) = pointer.rsplit_once('/').expect("a pointer begins with a slash");

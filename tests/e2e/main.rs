@@ -34,6 +34,7 @@ mod protected_loss;
 mod protected_restart;
 mod protected_site;
 mod protected_strangers;
+mod reload;
 mod restart;
 mod routes;
 mod settings;

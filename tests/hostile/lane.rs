@@ -35,6 +35,7 @@ pub fn forwarder(symbol_size: u16, claims: bool, delivery: Delivery, now: Instan
         outer: OuterRule::default(),
         signals_rebuilt: false,
         claims,
+        is_removed: false,
         policy: Policy::new([], ProfileId(0)),
     };
     let settings = Settings {

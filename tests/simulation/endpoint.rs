@@ -98,6 +98,7 @@ impl Endpoint {
             outer: OuterRule::default(),
             signals_rebuilt: false,
             claims: settings.claims,
+            is_removed: false,
             policy: Policy::new(rules, ProfileId(0)),
         };
         let mut forwarder = Forwarder::new(

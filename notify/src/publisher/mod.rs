@@ -13,6 +13,7 @@
 mod allowance;
 mod challenge;
 mod deliver;
+mod keys;
 mod log;
 mod requests;
 mod session;

@@ -307,3 +307,23 @@ fn an_entry_forgotten_before_it_was_sent_leaves_a_gap_in_the_numbers() {
         assert_eq!(is_stale(&mut pair, start), is_missed, "{count} flows that are gone");
     }
 }
+
+#[test]
+fn a_subscription_ends_with_its_key_and_others_go_on() {
+    let now = Instant::now();
+    let ring = |ids: &[u16], other: bool| {
+        let mut keys = KeyRing::new();
+        for &id in ids {
+            let own = if other { crate::envelope::Key::new(id, &[99; 32]).unwrap() } else { key(id) };
+            keys.insert(own).unwrap();
+        }
+        keys
+    };
+    for (keys, is_kept) in [(ring(&[1, 9], false), true), (ring(&[9], false), false), (ring(&[1, 9], true), false)] {
+        let mut pair = Pair::watching(now);
+        pair.publisher.publish_flow(&flow(4000, 10), now);
+        pair.publisher.set_keys(keys);
+        assert_eq!(pair.publisher.subscribers().count(), usize::from(is_kept));
+        assert_eq!(pair.answers(now).is_empty(), !is_kept, "nothing is sent under a key that is gone");
+    }
+}

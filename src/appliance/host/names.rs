@@ -35,6 +35,12 @@ struct Name {
     is_reachable: bool,
 }
 
+impl Name {
+    fn new(peer: PeerId, text: String, now: Instant) -> Self {
+        Self { peer, text, is_pending: false, next: now, delay: RETRY_FIRST, is_reachable: false }
+    }
+}
+
 /// The result of a query.
 #[derive(Debug)]
 pub struct Answer {
@@ -61,10 +67,20 @@ impl Names {
         wake: Arc<dyn Fn() + Send + Sync>,
         now: Instant,
     ) -> Self {
-        let name =
-            |(peer, text)| Name { peer, text, is_pending: false, next: now, delay: RETRY_FIRST, is_reachable: false };
+        let name = |(peer, text)| Name::new(peer, text, now);
         let (answer, answers) = channel();
         Self { names: names.into_iter().map(name).collect(), resolve, wake, answers, answer }
+    }
+
+    /// These are the names from now on. One that is new is resolved at once.
+    pub fn reload(&mut self, names: impl IntoIterator<Item = (PeerId, String)>, now: Instant) {
+        let names: Vec<_> = names.into_iter().collect();
+        self.names.retain(|name| names.iter().any(|(peer, text)| (name.peer, &name.text) == (*peer, text)));
+        for (peer, text) in names {
+            if !self.names.iter().any(|name| name.peer == peer) {
+                self.names.push(Name::new(peer, text, now));
+            }
+        }
     }
 
     /// The peer becomes reachable, or is not any more.

@@ -102,6 +102,56 @@ impl Routes {
         Ok(routes)
     }
 
+    /// Follows another configuration. Where a new route cannot be added, all is as before.
+    pub fn reload(&mut self, config: &Config) -> io::Result<()> {
+        let prefixes: Vec<IpNetwork> = config.peers.iter().flat_map(|peer| &peer.prefixes).copied().collect();
+        let before = std::mem::replace(&mut self.locals, config.node.local_prefixes.clone());
+        let added = self.add_missing(&prefixes);
+        let added = match added {
+            Ok(added) => added,
+            Err(error) => {
+                self.locals = before;
+                return Err(error);
+            }
+        };
+        let (kept, gone) = std::mem::take(&mut self.wanted).into_iter().partition(|it| prefixes.contains(&it.prefix));
+        self.wanted = kept;
+        self.wanted.extend(added);
+        gone.into_iter().for_each(|wanted| self.remove(&wanted));
+        // Other sources, too.
+        let sources = self.sources()?;
+        self.check_all(&sources);
+        Ok(())
+    }
+
+    /// Adds the routes to those of `prefixes` that have none. Where one cannot be added, none is.
+    fn add_missing(&mut self, prefixes: &[IpNetwork]) -> io::Result<Vec<Wanted>> {
+        let sources = self.sources()?;
+        let mut added: Vec<Wanted> = Vec::new();
+        for &prefix in prefixes {
+            if self.wanted.iter().chain(&added).any(|wanted| wanted.prefix == prefix) {
+                continue;
+            }
+            let route = self.route(prefix, &sources);
+            match self.netlink.add_route(&route) {
+                Ok(()) => added.push(Wanted { prefix, added: Some(route), trouble: None }),
+                Err(error) => {
+                    added.iter().for_each(|wanted| self.remove(wanted));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    fn remove(&mut self, wanted: &Wanted) {
+        if let Some(route) = &wanted.added
+            && let Err(error) = self.netlink.remove_route(route)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
     /// When to check next.
     pub fn poll_timeout(&self) -> Instant {
         self.next_look
@@ -321,10 +371,7 @@ fn forwards(ipv6: bool) -> bool {
 
 impl Drop for Routes {
     fn drop(&mut self) {
-        for route in self.wanted.iter().filter_map(|wanted| wanted.added) {
-            if let Err(error) = self.netlink.remove_route(&route) {
-                tracing::warn!("{error}");
-            }
-        }
+        let wanted = std::mem::take(&mut self.wanted);
+        wanted.iter().for_each(|wanted| self.remove(wanted));
     }
 }

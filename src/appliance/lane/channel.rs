@@ -8,10 +8,12 @@ use mio::Waker;
 
 use crate::appliance::host::uplinks::Uplink;
 use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::appliance::notify::protection_driver::ProtectionChanges;
 use crate::appliance::planning::LaneLink;
 use crate::notify::message::StateReason;
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
+use crate::tunnel::forwarder::Settings;
 use crate::tunnel::handshake::Established;
 use crate::tunnel::sender::Profile;
 
@@ -40,8 +42,25 @@ pub enum Command {
         /// Why the link is degraded although it works; none if it is not.
         reason: Option<StateReason>,
     },
+    /// Follow another configuration.
+    Reload(Box<LaneReload>),
     /// Send what is left, and end.
     Stop,
+}
+
+/// Another configuration of a lane.
+#[derive(Debug)]
+pub struct LaneReload {
+    /// What the forwarder follows.
+    pub settings: Settings,
+    /// Profiles that are not as before, by number.
+    pub changed_profiles: Vec<u8>,
+    /// Some profile has targets: report what is known of the links.
+    pub reports_links: bool,
+    /// Changes of protection; `None` without notifications.
+    pub protection: Option<ProtectionChanges>,
+    /// Answered when it is done.
+    pub done: SyncSender<()>,
 }
 
 /// An event that a lane reports to the control thread.

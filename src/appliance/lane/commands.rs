@@ -4,7 +4,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::Instant;
 
 use super::{DRAIN, Lane};
-use crate::appliance::lane::channel::Command;
+use crate::appliance::lane::channel::{Command, LaneReload};
 
 impl Lane {
     pub(super) fn run_commands(&mut self, now: Instant) {
@@ -31,6 +31,7 @@ impl Lane {
                         driver.set_plan_reason(peer, reason);
                     }
                 }
+                Ok(Command::Reload(reload)) => self.reload(*reload, now),
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
@@ -40,6 +41,19 @@ impl Lane {
             }
         }
         self.ready.commands = false;
+    }
+
+    fn reload(&mut self, reload: LaneReload, now: Instant) {
+        let LaneReload { settings, changed_profiles, reports_links, protection, done } = reload;
+        self.forwarder.reload(settings, &changed_profiles, now);
+        self.listening.set_peers(self.forwarder.peers().len());
+        self.link_news.set(reports_links, now);
+        if let (Some(driver), Some(changes)) = (&mut self.driver, protection) {
+            driver.reload(changes, now);
+            driver.follow(&self.forwarder);
+        }
+        // Nobody may wait for it any more.
+        let _ = done.try_send(());
     }
 
     fn stop(&mut self, now: Instant) {

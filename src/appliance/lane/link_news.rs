@@ -17,9 +17,9 @@ pub(super) struct LinkNews {
 }
 
 impl LinkNews {
-    /// From now on there are reports.
-    pub fn begin(&mut self, now: Instant) {
-        self.due = Some(now);
+    /// From now on there are reports, or none.
+    pub fn set(&mut self, reports: bool, now: Instant) {
+        self.due = reports.then_some(now);
     }
 
     /// What is known of each link, if a report is due.

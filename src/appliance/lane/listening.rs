@@ -67,6 +67,11 @@ impl<T> Listening<T> {
         }
     }
 
+    /// There are `peers` peers now, at least as many as before.
+    pub fn set_peers(&mut self, peers: usize) {
+        self.peers.resize(peers, (None, Duration::ZERO));
+    }
+
     /// Whether to read the socket although no event reported more: a request waits, a hole is about to be given up at
     /// `held_until`, or the socket was not read for a while.
     pub fn wants_look(&self, held_until: Option<Instant>, now: Instant) -> bool {

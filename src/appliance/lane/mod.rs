@@ -179,7 +179,7 @@ impl Lane {
 
     /// From now on this lane reports what it knows of its links: there are profiles with targets.
     pub fn report_links(&mut self, now: Instant) {
-        self.link_news.begin(now);
+        self.link_news.set(true, now);
     }
 
     /// Which kind of transmit timestamps this lane's socket uses.

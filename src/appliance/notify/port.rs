@@ -47,12 +47,28 @@ struct Link {
     name: String,
     lanes: Vec<(LinkState, StateReason)>,
     published: Option<(LinkState, StateReason)>,
+    /// It is no peer any more: nothing is sent there, so it says nothing about what is.
+    is_removed: bool,
 }
 
 impl Link {
-    fn is_down(&self) -> bool {
-        self.lanes.iter().any(|(state, _)| *state == LinkState::Down)
+    fn new(name: String, lanes: usize) -> Self {
+        let unknown = (LinkState::Down, StateReason::NoSession);
+        Self { name, lanes: vec![unknown; lanes], published: None, is_removed: false }
     }
+
+    fn is_down(&self) -> bool {
+        !self.is_removed && self.lanes.iter().any(|(state, _)| *state == LinkState::Down)
+    }
+}
+
+/// What of a port can change while it runs.
+#[derive(Clone, Debug)]
+pub struct NotifyPortChanges {
+    /// The keys of subscribers.
+    pub keys: KeyRing,
+    /// The peers by number: their names, and whether they are peers no more. At least as many as before.
+    pub peers: Vec<(String, bool)>,
 }
 
 /// A barrier that lanes still have to answer.
@@ -102,9 +118,7 @@ impl NotifyPort {
         let socket = UdpSocket::bind(settings.listen).map_err(words)?;
         socket.set_nonblocking(true)?;
         let listen = socket.local_addr()?;
-        let unknown = (LinkState::Down, StateReason::NoSession);
-        let links =
-            settings.peers.into_iter().map(|name| Link { name, lanes: vec![unknown; settings.lanes], published: None });
+        let links = settings.peers.into_iter().map(|name| Link::new(name, settings.lanes));
         let mut port = Self {
             socket,
             listen,
@@ -119,6 +133,21 @@ impl NotifyPort {
         };
         (0..port.links.len()).for_each(|peer| port.publish_link(peer, now));
         Ok(port)
+    }
+
+    /// Follows these changes. Subscribers keep their subscriptions, unless their key is gone.
+    pub fn reload(&mut self, changes: NotifyPortChanges, lanes: usize, now: Instant) {
+        self.publisher.set_keys(changes.keys);
+        for (number, (name, is_removed)) in changes.peers.into_iter().enumerate() {
+            match self.links.get_mut(number) {
+                Some(link) => link.is_removed = is_removed,
+                None => {
+                    self.links.push(Link::new(name, lanes));
+                    self.publish_link(number, now);
+                }
+            }
+        }
+        self.pending = true;
     }
 
     /// Takes a notification of a lane; [`send`](Self::send) sends it to subscribers.

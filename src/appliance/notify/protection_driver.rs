@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::appliance::notify::egress_watch::EgressWatch;
 use crate::appliance::notify::notification::{LaneNotification, key_from, level_of};
+use crate::appliance::notify::port::NotifyPortChanges;
 use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
+use crate::appliance::setup::ProtectionSettings;
 use crate::notify::message::{Level, StateReason};
 use crate::notify::publisher::Asked;
 use crate::protect::{Evidence, LaneProtection, Notification, TakenSend};
@@ -19,6 +21,15 @@ use crate::tunnel::peer::Peer;
 
 /// When to retry a request to a lane that has no room.
 const ASK_STEP: Duration = Duration::from_millis(1);
+
+/// What of a lane's protection can change while it runs.
+#[derive(Debug)]
+pub struct ProtectionChanges {
+    /// What the protection of new peers is made from.
+    pub settings: ProtectionSettings,
+    /// Changes of the notification port.
+    pub port: NotifyPortChanges,
+}
 
 /// Drives one lane's protection.
 #[derive(Debug)]
@@ -35,6 +46,8 @@ pub struct ProtectionDriver {
     publishes_blocks: bool,
     /// Every notification so far is on its way.
     has_published: bool,
+    /// By number: it is a peer no more.
+    removed: Vec<bool>,
 }
 
 impl ProtectionDriver {
@@ -52,6 +65,26 @@ impl ProtectionDriver {
             uses_stamps,
             publishes_blocks: false,
             has_published: false,
+            removed: Vec::new(),
+        }
+    }
+
+    /// Follows these changes; [`Forwarder::reload`] comes first.
+    pub fn reload(&mut self, changes: ProtectionChanges, now: Instant) {
+        for protection in self.lane_protection.peers_mut() {
+            protection.change_promises(changes.settings.promises.clone(), now);
+            // Whoever plans tells again.
+            protection.set_plan_reason(None);
+        }
+        while self.lane_protection.peers().len() < changes.port.peers.len() {
+            let mut protection = changes.settings.make();
+            protection.set_publishes_blocks(self.publishes_blocks);
+            self.lane_protection.add_peer(protection);
+        }
+        self.removed = changes.port.peers.iter().map(|(_, is_removed)| *is_removed).collect();
+        let lanes = self.publish_path.other_lanes() + 1;
+        if let Some(port) = self.publish_path.port_mut() {
+            port.reload(changes.port, lanes, now);
         }
     }
 
@@ -187,7 +220,7 @@ impl ProtectionDriver {
     }
 
     fn send_round(&mut self, request: LaneRequest, now: Instant) {
-        let peers = self.lane_protection.peers().len();
+        let peers = self.lane_protection.peers().len() - self.removed.iter().filter(|removed| **removed).count();
         if let (LaneRequest::Barrier(id), lanes) = (request, self.publish_path.other_lanes() + 1)
             && let Some(port) = self.publish_path.port_mut()
         {
@@ -210,7 +243,11 @@ impl ProtectionDriver {
                     .for_each(|protection| protection.set_publishes_blocks(wanted));
             }
             LaneRequest::Barrier(id) => {
-                self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
+                for (number, protection) in self.lane_protection.peers_mut().iter_mut().enumerate() {
+                    if !self.removed.get(number).is_some_and(|removed| *removed) {
+                        protection.ask_barrier(id);
+                    }
+                }
                 // If everything is protected already, the barrier is answered in this turn.
                 self.lane_protection.handle_timeout(now);
             }

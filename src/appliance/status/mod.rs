@@ -8,6 +8,7 @@ pub mod drain;
 pub mod link;
 pub mod plan;
 pub mod protection;
+pub mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
+use crate::appliance::status::reload::ReloadStatus;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
 use crate::tunnel::sent::Sent;
@@ -54,6 +56,9 @@ pub struct Status {
     pub notify: Option<NotifyStatus>,
     /// What was dropped, by reason, over all lanes; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
+    /// How reloads ended.
+    #[serde(default)]
+    pub reload: ReloadStatus,
 }
 
 /// The TUN device.

@@ -48,6 +48,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         outer: OuterRule::default(),
         signals_rebuilt: false,
         claims,
+        is_removed: false,
         policy: Policy::new([], ProfileId(0)),
     };
     let settings = Settings {

@@ -133,6 +133,36 @@ impl Handshakes {
         }
     }
 
+    /// The peers are these from now on, in the same order, more behind them; `None`: one is no peer any more. A handshake begins with
+    /// each that is new or has another preshared key or address.
+    pub fn reload(&mut self, peers: Vec<Option<HandshakePeer>>, now: Instant) {
+        self.by_key.clear();
+        for (number, settings) in (0..=u16::MAX).zip(peers) {
+            let id = PeerId(number);
+            let known = self.peers.get_mut(usize::from(number));
+            let Some(settings) = settings else {
+                known.into_iter().for_each(Peer::forget);
+                self.indices.retain(|_, index| index.peer != id);
+                continue;
+            };
+            self.by_key.insert(settings.public, id);
+            let is_other = match known {
+                Some(peer) => peer.reload(settings),
+                None => {
+                    self.peers.push(Peer::new(settings));
+                    true
+                }
+            };
+            if is_other {
+                // An attempt under way is with what was configured before.
+                if let Some(attempt) = self.peers[usize::from(number)].attempt.take() {
+                    self.indices.remove(&attempt.local_index);
+                }
+                self.request(id, now);
+            }
+        }
+    }
+
     /// Begins a handshake unless one is under way. Without a known endpoint nothing happens: the peer has to begin.
     pub fn request(&mut self, peer: PeerId, now: Instant) {
         if self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.attempt.is_none()) {

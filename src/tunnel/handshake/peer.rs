@@ -70,6 +70,8 @@ pub(super) struct Peer {
     pub attempt: Option<Attempt>,
     /// When to begin again without a request.
     pub renew_at: Option<Instant>,
+    /// It is no peer any more.
+    pub is_removed: bool,
     /// The last incompatibility reported, and the peer's epoch then.
     pub told: Option<(u64, Incompatibility)>,
 }
@@ -86,8 +88,28 @@ impl Peer {
             newest: None,
             attempt: None,
             renew_at: None,
+            is_removed: false,
             told: None,
         }
+    }
+
+    /// Follows other settings; the key is the same. True if the next handshake would be another.
+    pub fn reload(&mut self, settings: HandshakePeer) -> bool {
+        let was_removed = std::mem::take(&mut self.is_removed);
+        let is_elsewhere = settings.endpoint.is_some() && settings.endpoint != self.configured;
+        let is_other = was_removed || is_elsewhere || self.preshared.to_text() != settings.preshared.to_text();
+        if is_elsewhere {
+            self.proven = None;
+        }
+        // An address that a name has is found again.
+        self.configured = settings.endpoint.or(self.configured);
+        self.preshared = settings.preshared;
+        is_other
+    }
+
+    /// It is no peer any more. What shows a replayed initiation stays known.
+    pub fn forget(&mut self) {
+        (self.attempt, self.renew_at, self.proven, self.is_removed) = (None, None, None, true);
     }
 
     /// The addresses for initiation number `sent`: the proven one, and every second time the configured one, because

@@ -54,6 +54,11 @@ impl Peer {
         self.shows_departures = shows;
     }
 
+    /// See [`set_shows_departures`](Self::set_shows_departures).
+    pub fn shows_departures(&self) -> bool {
+        self.shows_departures
+    }
+
     /// The early part of `block` has left this host by now, nothing of it more than `lag` after it was sent.
     pub fn on_early_left(&mut self, block: BlockId, lag: Duration, now: Instant) {
         let sender = self.senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);

@@ -32,11 +32,21 @@ pub struct Reordering {
     moments: VecDeque<(u64, Instant)>,
 }
 
+fn step(bounds: &RangeInclusive<Duration>) -> Duration {
+    (*bounds.start() / 4).max(*bounds.end() / MOMENTS_MAX)
+}
+
 impl Reordering {
     /// `bounds` are the shortest and the longest wait.
     pub fn new(bounds: RangeInclusive<Duration>) -> Self {
-        let step = (*bounds.start() / 4).max(*bounds.end() / MOMENTS_MAX);
+        let step = step(&bounds);
         Self { bounds, wanted: Duration::ZERO, shrunk_at: None, step, moments: VecDeque::new() }
+    }
+
+    /// The shortest and the longest wait from now on.
+    pub fn set_bounds(&mut self, bounds: RangeInclusive<Duration>) {
+        self.step = step(&bounds);
+        self.bounds = bounds;
     }
 
     /// The least time that a hole waits.

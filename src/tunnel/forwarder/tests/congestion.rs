@@ -20,6 +20,7 @@ fn forwarder(side: u8, rate: Option<u64>, repair: usize, now: Instant) -> Forwar
         outer: OuterRule { copies_ecn: true, dscp: Some(0) },
         signals_rebuilt: true,
         claims: true,
+        is_removed: false,
         policy: Policy::new([], ProfileId(0)),
     };
     let profile = Profile {

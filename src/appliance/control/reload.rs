@@ -1,0 +1,173 @@
+//! The configuration changes while the appliance runs.
+//!
+//! A file is read and checked whole before anything follows it. What cannot change while the appliance runs is named, and then nothing
+//! changes. The lanes come first and the routes last: a packet that a new route brings finds its peer.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::{Control, LaneHandle};
+use crate::appliance::lane::channel::{Command, LaneReload};
+use crate::appliance::notify::port::NotifyPortChanges;
+use crate::appliance::notify::protection_driver::ProtectionChanges;
+use crate::appliance::setup::{self, ProtectionSettings};
+use crate::appliance::status::reload::{Outcome, ReloadStatus};
+use crate::config::changes::{Change, Takes, changes};
+use crate::config::{self, Config, LogLevel};
+use crate::flow::InstanceCounter;
+use crate::io::udp::StampState;
+
+/// How long a lane may take to follow.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(1);
+
+/// Where the configuration comes from, what follows it besides the appliance, and how reloads ended.
+pub struct Reloading {
+    file: PathBuf,
+    set_log_level: fn(LogLevel),
+    attempts: u64,
+    last: Option<Outcome>,
+}
+
+impl Reloading {
+    /// Reloads read `file` again; `set_log_level` sets what is logged.
+    pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
+        Self { file, set_log_level, attempts: 0, last: None }
+    }
+
+    /// For status.
+    pub(super) fn status(&self) -> ReloadStatus {
+        ReloadStatus { attempts: self.attempts, last: self.last.clone() }
+    }
+}
+
+/// What the protection of further peers is made from.
+pub(super) struct ProtectionSource {
+    /// By lane.
+    pub stamps: Vec<StampState>,
+    pub instances: InstanceCounter,
+    pub random: StdRng,
+}
+
+impl Control {
+    /// Reads the file again and follows it, and logs how that ended.
+    pub(super) fn reload_file(&mut self, now: Instant) {
+        let file = self.reloading.file.clone();
+        let outcome = config::load(&file).map_err(|errors| errors.to_string()).and_then(|new| {
+            let warnings = new.warnings.clone();
+            let changes = self.reload(new, now)?;
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            Ok(changes)
+        });
+        let (is_good, text) = match outcome {
+            Ok(changes) if changes.is_empty() => (true, "nothing has changed".to_owned()),
+            Ok(changes) => (true, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            Err(text) => (false, text.trim_end().to_owned()),
+        };
+        match is_good {
+            true => tracing::info!("{} reloaded: {text}", file.display()),
+            false => {
+                text.lines().for_each(|line| tracing::error!("{line}"));
+                tracing::error!(
+                    "{} was not reloaded, and nothing has changed; `onwire check {0}` checks it",
+                    file.display()
+                );
+            }
+        }
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.reloading.attempts += 1;
+        self.reloading.last = Some(Outcome { is_good, at_s: at.as_secs_f64(), text });
+    }
+
+    /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
+    fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, String> {
+        let changes = changes(&self.written, &new);
+        let fixed: Vec<_> =
+            changes.iter().filter(|change| change.takes == Takes::Restart).map(|change| &change.key[..]).collect();
+        if !fixed.is_empty() {
+            let keys = fixed.join(", ");
+            return Err(format!("cannot change while onwire runs: {keys}; restart onwire, or take the change back"));
+        }
+        let next = new.clone().renumbered_after(&self.config)?;
+        let followed = self.follow_lanes(&next).and_then(|()| {
+            let routes = self.routes.as_mut().map_or(Ok(()), |routes| routes.reload(&next));
+            routes.map_err(|error| error.to_string())
+        });
+        if let Err(error) = followed {
+            // Lanes may know more peers now: those that are new are none again.
+            let back = self.written.clone().renumbered_after(&next)?;
+            self.config = next;
+            let undone = self.follow_lanes(&back);
+            self.config = back;
+            return Err(match undone {
+                Ok(()) => error,
+                Err(more) => format!("{error}; and back: {more}"),
+            });
+        }
+        let before = std::mem::replace(&mut self.config, next);
+        self.written = new;
+        self.peering.reload(&before, &self.config, now);
+        self.planning.reload(&before, &self.config, now);
+        (self.reloading.set_log_level)(self.config.log.level);
+        Ok(changes)
+    }
+
+    /// Lets all lanes follow, and waits until they have.
+    fn follow_lanes(&mut self, next: &Config) -> Result<(), String> {
+        let endpoints = setup::endpoints(next);
+        let (done, dones) = sync_channel(self.lanes.len());
+        let changed_profiles: Vec<u8> = (0..=u8::MAX)
+            .zip(&next.profiles)
+            .filter(|(number, profile)| self.config.profiles.get(usize::from(*number)) != Some(profile))
+            .map(|(number, _)| number)
+            .collect();
+        let deadline = Instant::now() + FOLLOWED_WITHIN;
+        for (number, lane) in (0..).zip(&self.lanes) {
+            let reload = LaneReload {
+                settings: setup::forwarder_settings(next, &endpoints, number),
+                changed_profiles: changed_profiles.clone(),
+                reports_links: setup::has_targets(next),
+                protection: protection_changes(self.protection.as_mut(), next, number),
+                done: done.clone(),
+            };
+            send(lane, Command::Reload(Box::new(reload)), deadline).map_err(|()| {
+                format!("lane {number} does not take commands: it is too busy, or stands still; try again")
+            })?;
+        }
+        for _ in &self.lanes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            dones.recv_timeout(left).map_err(|_| "a lane is too busy to follow; try again".to_owned())?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until there is room for the command.
+fn send(lane: &LaneHandle, mut command: Command, deadline: Instant) -> Result<(), ()> {
+    loop {
+        command = match lane.commands.try_send(command) {
+            Ok(()) => return lane.waker.wake().map_err(drop),
+            Err(TrySendError::Full(command)) if Instant::now() < deadline => command,
+            Err(_) => return Err(()),
+        };
+        std::thread::sleep(STEP);
+    }
+}
+
+/// What changes of a lane's protection.
+fn protection_changes(source: Option<&mut ProtectionSource>, next: &Config, lane: u8) -> Option<ProtectionChanges> {
+    let (source, notify) = (source?, next.notify.as_ref()?);
+    let stamps = *source.stamps.get(usize::from(lane))?;
+    let seed = source.random.random();
+    Some(ProtectionChanges {
+        settings: ProtectionSettings::new(next, notify.level, stamps, &source.instances, seed),
+        port: NotifyPortChanges {
+            keys: setup::key_ring(notify),
+            peers: next.peers.iter().map(|peer| (peer.name.clone(), peer.is_removed)).collect(),
+        },
+    })
+}

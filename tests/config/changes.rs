@@ -1,0 +1,93 @@
+//! What differs between two files, and the numbers that a reload keeps.
+
+use std::fs;
+
+use onwire::config::changes::{Takes, changes};
+use onwire::config::{self, Config, key_file};
+use onwire::tunnel::keys::PrivateKey;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+fn key(seed: u64) -> PrivateKey {
+    PrivateKey::generate(&mut StdRng::seed_from_u64(seed))
+}
+
+/// A peer of this number, with more keys.
+fn peer(number: u64, more: &str) -> String {
+    let public = key(number).public_key();
+    format!("  - {{ name: peer-{number}, public_key: \"{public}\", prefixes: [10.{number}.0.0/16]{more} }}\n")
+}
+
+/// A configuration of these peers and the rest of a file.
+fn config(peers: &[String], rest: &str) -> Config {
+    let directory = tempfile::tempdir().unwrap();
+    key_file::write(&directory.path().join("own.key"), &key(1).to_text()).unwrap();
+    let text = format!(
+        "node: {{ name: own, key_file: own.key, local_prefixes: [10.1.0.0/16] }}\npeers:\n{}{rest}",
+        peers.concat()
+    );
+    let path = directory.path().join("onwire.yaml");
+    fs::write(&path, text).unwrap();
+    config::load(&path).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The keys that differ; those that need a restart with a `!`.
+fn keys(old: &Config, new: &Config) -> Vec<String> {
+    let shown = |change: &onwire::config::changes::Change| {
+        let mark = if change.takes == Takes::Restart { "!" } else { "" };
+        format!("{change}{mark}")
+    };
+    changes(old, new).iter().map(shown).collect()
+}
+
+#[test]
+fn every_difference_is_named_with_what_it_takes() {
+    let base = || config(&[peer(2, ""), peer(3, "")], "");
+    assert_eq!(keys(&base(), &base()), Vec::<String>::new());
+    for (peers, rest, expected) in [
+        (vec![peer(2, "")], "", "peers[peer-3] removed"),
+        (vec![peer(3, ""), peer(4, ""), peer(2, "")], "", "peers[peer-4] added"),
+        (vec![peer(2, ", path: { rate: 10mbit }"), peer(3, "")], "", "peers[peer-2].path.rate changed"),
+        (vec![peer(2, ", path: { mtu: 1400 }"), peer(3, "")], "", "peers[peer-2].path.mtu changed!"),
+        (vec![peer(2, ", endpoint: \"192.0.2.9:7117\""), peer(3, "")], "", "peers[peer-2].endpoint changed"),
+        (vec![peer(2, ""), peer(3, ""), peer(4, ", path: { udp_gso: off }")], "", "peers[peer-4] added!"),
+        (vec![peer(2, ""), peer(3, "")], "tun: { queues: 2 }\n", "tun.queues changed!"),
+        (vec![peer(2, ""), peer(3, "")], "log: { level: debug }\n", "log.level changed"),
+        (vec![peer(2, ""), peer(3, "")], "redundancy: { steady: { repair: none } }\n", "redundancy.steady changed"),
+        (vec![peer(2, ""), peer(3, "")], "policy: [{ protocol: udp, redundancy: steady }]\n", "policy changed"),
+    ] {
+        assert_eq!(keys(&base(), &config(&peers, rest)), [expected]);
+    }
+}
+
+#[test]
+fn the_order_of_peers_and_profiles_is_no_difference() {
+    let of =
+        |profiles: &str| format!("redundancy: {{ {profiles} }}\npolicy: [{{ protocol: udp, redundancy: fast }}]\n");
+    let one = config(&[peer(2, ", redundancy: fast"), peer(3, "")], &of("steady: {}, fast: { repair: none }"));
+    let other = config(&[peer(3, ""), peer(2, ", redundancy: fast")], &of("fast: { repair: none }, steady: {}"));
+    assert_eq!(keys(&one, &other), Vec::<String>::new());
+    let after = other.renumbered_after(&one).unwrap();
+    let names = |config: &Config| -> Vec<String> { config.peers.iter().map(|peer| peer.name.clone()).collect() };
+    assert_eq!(names(&after), names(&one));
+    assert_eq!((after.peers[0].redundancy, after.policy[0].redundancy), (1, 1));
+    assert_eq!(after.profiles, one.profiles);
+}
+
+#[test]
+fn numbers_stay_taken_and_come_back() {
+    let profiles = |names: &str| format!("redundancy: {{ steady: {{}}{names} }}\n");
+    let first = config(&[peer(2, ""), peer(3, "")], &profiles(", a: {}"));
+    let second = config(&[peer(4, ", redundancy: b"), peer(3, "")], &profiles(", b: {}"));
+    let second = second.renumbered_after(&first).unwrap();
+    let shown = |config: &Config| -> Vec<(String, bool, usize)> {
+        config.peers.iter().map(|peer| (peer.name.clone(), peer.is_removed, peer.prefixes.len())).collect()
+    };
+    let named = |name: &str, is_removed: bool| (name.to_owned(), is_removed, usize::from(!is_removed));
+    assert_eq!(shown(&second), [named("peer-2", true), named("peer-3", false), named("peer-4", false)]);
+    assert_eq!(second.profile(second.peers[2].redundancy).unwrap().name, "b");
+    let third = config(&[peer(2, ", redundancy: a")], &profiles(", a: {}")).renumbered_after(&second).unwrap();
+    assert_eq!(shown(&third), [named("peer-2", false), named("peer-3", true), named("peer-4", true)]);
+    assert_eq!(third.profile(third.peers[0].redundancy).unwrap().name, "a");
+    assert_eq!(third.profiles.len(), 3);
+}
