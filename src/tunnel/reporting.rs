@@ -44,6 +44,7 @@ pub struct Reporting {
     remote_clock: Option<(u64, Instant)>,
     /// The smoothed round trip; any node on the path can make it long.
     rtt: Option<Duration>,
+    latest_rtt: Option<Duration>,
     round_trips: RoundTrips,
     heard_at: Option<Instant>,
     /// When we sent the first data after the peer's last datagram.
@@ -70,6 +71,7 @@ impl Reporting {
             active_since: None,
             remote_clock: None,
             rtt: None,
+            latest_rtt: None,
             round_trips: RoundTrips::new(start),
             heard_at: None,
             unanswered_since: None,
@@ -148,6 +150,7 @@ impl Reporting {
             let away = self.micros(now).saturating_sub(report.echo);
             let sample = Duration::from_micros(away.saturating_sub(u64::from(report.echo_delay)));
             // Smoothing as in RFC 6298; the first sample counts in full.
+            self.latest_rtt = Some(sample);
             self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
             if report.echo > self.path_from {
                 self.round_trips.on_sample(sample, now);
@@ -250,6 +253,11 @@ impl Reporting {
     /// The smoothed round trip.
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// The last round trip alone.
+    pub fn latest_rtt(&self) -> Option<Duration> {
+        self.latest_rtt
     }
 
     /// The least round trip of the last ten seconds with the peer's present run and over the present path.

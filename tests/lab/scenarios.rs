@@ -160,7 +160,7 @@ fn repaired_flows_share_a_bottleneck_with_a_plain_one() {
 fn a_changing_link_is_measured_regime_by_regime() {
     let (result, said) = result_of(&["changing", "--seconds", "4"]);
     let regimes = result["metrics"]["regimes"].as_array().expect(&said);
-    assert_eq!(regimes.len(), 8, "{said}");
+    assert_eq!(regimes.len(), 10, "{said}");
     assert!(
         regimes.iter().all(|row| row["blocks"].as_u64() > Some(0) && row["overhead"].as_f64() > Some(0.0)),
         "{said}"

@@ -186,6 +186,7 @@ fn measure(
         seconds,
         congestion: "cubic",
         rate: Some(rate),
+        write: None,
     });
     let bulk = plan.map(|plan| plan.run(network)).transpose()?;
     while !writer.is_finished() {

@@ -72,6 +72,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
             seconds,
             congestion: "cubic",
             rate: None,
+            write: None,
         };
         let bulk = plan.run(&network)?;
         stage.pause(Duration::from_millis(400))?;

@@ -110,6 +110,7 @@ fn measure(network: &Network<'_>, star: &Star, what: (u32, bool), seconds: u64) 
         seconds,
         congestion: "cubic",
         rate: None,
+        write: None,
     };
     let bulk = bulk.start(network)?;
     let to = address("mirror-c")?.to_string();

@@ -36,6 +36,8 @@ pub struct BulkPlan<'a> {
     pub congestion: &'a str,
     /// The rate limit of each flow, in the syntax of iperf3 (`500M`); none: no limit.
     pub rate: Option<&'a str>,
+    /// Bytes of each write, for an even stream at a rate; none: those of iperf3, 128 KiB.
+    pub write: Option<&'a str>,
 }
 
 /// A running bulk transfer. Dropping it ends it.
@@ -74,7 +76,9 @@ impl BulkPlan<'_> {
             "5000",
         ];
         let rate = self.rate.map(|rate| ["-b", rate]);
-        let words = [&words[..], rate.as_ref().map_or(&[], |rate| &rate[..])].concat();
+        let write = self.write.map(|write| ["-l", write]);
+        let more = [rate, write].into_iter().flatten().flatten();
+        let words: Vec<&str> = words.into_iter().chain(more).collect();
         let client = network.start(self.from, &format!("{}-iperf", self.name), &words)?;
         Ok(RunningBulk { client, _server: server, limit: Duration::from_secs(self.seconds + 30) })
     }

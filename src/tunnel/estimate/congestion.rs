@@ -5,14 +5,20 @@
 //! as often without delay and at a low rate are not. If there is always delay, only a great one counts, because a path may have
 //! jitter of its own.
 //!
-//! Losses in runs are less evidence than independent ones, so the comparison takes the clumping of losses into account.
+//! A run of losses is one event, however many datagrams it took: a queue that overflows for the first time may take hundreds. So
+//! runs are compared.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::evidence::Interval;
 
 /// Reports are taken together until they cover this time: a shorter one has too few datagrams.
 const STEP: Duration = Duration::from_millis(50);
+/// A delay shows so long after the losses of the same queue at the latest: the queue also drops and holds up what would show it.
+const SHOWS_WITHIN: Duration = Duration::from_millis(200);
+/// A peer that reports more often is judged with less.
+const STEPS_MAX: usize = 64;
 /// A longer silence says nothing about the rate.
 const STEP_MAX: Duration = Duration::from_secs(1);
 /// After this time half of what was compared is forgotten.
@@ -38,10 +44,14 @@ const IDLE_RATE: f64 = 0.05;
 /// A high rate counts when it has lasted so long: an interruption that hits one message is no sign of a queue, although hardly
 /// anything is sent between messages.
 const HIGH_FOR: Duration = Duration::from_secs(1);
-/// Losses so many standard deviations apart are different.
+/// Numbers of runs so many standard deviations apart are different.
 const DEVIATIONS: f64 = 5.0;
-/// Fewer losses than this, as independent ones, show nothing.
-const LOSSES_MIN: f64 = 8.0;
+/// Fewer runs than this show nothing.
+const RUNS_MIN: f64 = 8.0;
+/// Behind a great delay, so many are enough.
+const RUNS_SURE: f64 = 4.0;
+/// If fewer runs than this are to be expected without delay, that there are none says nothing.
+const EXPECTED_MIN: f64 = 3.0;
 /// Fewer datagrams than this without delay are nothing to compare with.
 const COMPARED_MIN: f64 = 200.0;
 /// So many datagrams without delay, or at a low rate, are not forgotten.
@@ -52,33 +62,57 @@ const REFERENCE: f64 = 2000.0;
 struct Tally {
     datagrams: f64,
     lost: f64,
+    /// Runs of those.
+    runs: f64,
 }
 
 impl Tally {
     fn add(&mut self, other: &Self) {
         self.datagrams += other.datagrams;
         self.lost = (self.lost + other.lost).clamp(0.0, self.datagrams);
+        self.runs = (self.runs + other.runs).clamp(0.0, self.datagrams);
     }
 
     fn keep(&mut self, share: f64) {
         self.datagrams *= share;
         self.lost *= share;
+        self.runs *= share;
     }
 
+    /// Runs for each datagram.
     fn share(&self) -> f64 {
-        self.lost / self.datagrams
+        self.runs / self.datagrams
     }
 
-    /// Clearly more of these are lost than of `others`.
-    fn loses_more_than(&self, others: &Self, clumping: f64) -> bool {
+    /// Clearly more runs begin in these than in `others`.
+    fn loses_more_than(&self, others: &Self) -> bool {
         let (ours, theirs) = (self.share(), others.share());
-        let all = (self.lost + others.lost) / (self.datagrams + others.datagrams);
-        let spread = all * (1.0 - all) * clumping * (self.datagrams.recip() + others.datagrams.recip());
+        let all = (self.runs + others.runs) / (self.datagrams + others.datagrams);
+        let spread = all * (1.0 - all) * (self.datagrams.recip() + others.datagrams.recip());
         // Where nothing was sent, a share is not a number, and nothing is greater.
-        self.lost >= LOSSES_MIN * clumping
-            && ours > 2.0 * theirs
-            && (ours - theirs).powi(2) > DEVIATIONS.powi(2) * spread
+        self.runs >= RUNS_MIN && ours > 2.0 * theirs && (ours - theirs).powi(2) > DEVIATIONS.powi(2) * spread
     }
+}
+
+/// How much is sent, of what was sent at most lately.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Much, for a while.
+    Fast,
+    /// Little.
+    Slow,
+    /// Neither.
+    Other,
+}
+
+/// What reports say of a short time.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    tally: Tally,
+    /// The least in it: a host that stands still for a moment delays one report, a queue delays all.
+    delay: Duration,
+    pace: Pace,
+    at: Instant,
 }
 
 /// The search for congestion on the way to the peer.
@@ -99,8 +133,9 @@ pub struct Congestion {
     /// The round trip without a queue.
     least: Option<Duration>,
     heard_at: Instant,
-    /// Reports that are not compared yet, their time, and the least delay: a host that stands still for a moment delays one
-    /// report, a queue delays all.
+    /// Steps that are not compared yet.
+    steps: VecDeque<Step>,
+    /// The present step, its time, and the least delay in it.
     step: Tally,
     covers: Duration,
     delay: Option<Duration>,
@@ -122,6 +157,7 @@ impl Congestion {
             high_since: None,
             least: None,
             heard_at: now,
+            steps: VecDeque::new(),
             step: Tally::default(),
             covers: Duration::ZERO,
             delay: None,
@@ -148,46 +184,66 @@ impl Congestion {
         self.delay = Some(self.delay.map_or(delay, |known| known.min(delay)));
     }
 
-    /// What a report says of the time `covers`, in which losses came `clumping` at a time. `rate` is what is sent: in datagrams a
+    /// What a report says of the time `covers`. `rate` is what is sent: in datagrams a
     /// second. It is not taken from the report, because the peer learns of losses only when something arrives again.
-    pub fn on_interval(&mut self, interval: &Interval, covers: Duration, clumping: f64, rate: f64, now: Instant) {
-        self.step.add(&Tally { datagrams: interval.datagrams, lost: interval.lost });
+    pub fn on_interval(&mut self, interval: &Interval, covers: Duration, rate: f64, now: Instant) {
+        self.step.add(&Tally { datagrams: interval.datagrams, lost: interval.lost, runs: interval.runs });
         self.covers = self.covers.saturating_add(covers);
         if self.covers < STEP {
             return;
         }
-        let step = std::mem::take(&mut self.step);
+        let tally = std::mem::take(&mut self.step);
         let covers = std::mem::take(&mut self.covers);
         let delay = self.delay.take().unwrap_or_default();
-        self.forget(now);
-        let threshold = self.least.map_or(Duration::MAX, |least| (least / 4).max(DELAY_MIN));
-        let is_delayed = delay >= threshold;
-        if is_delayed {
-            self.delayed.add(&step);
-            if step.lost > 0.0 {
-                self.is_sure = delay >= DELAY_SURE.max(threshold.saturating_mul(2));
-            }
-        } else {
-            self.prompt.add(&step);
-        }
         self.peak = self.peak.max(rate);
         let is_high = covers <= STEP_MAX && rate >= self.peak * HIGH_RATE;
         let since = if is_high { *self.high_since.get_or_insert(now) } else { now };
         self.high_since = is_high.then_some(since);
-        let is_fast = is_high && now.saturating_duration_since(since) >= HIGH_FOR;
-        if is_fast {
-            self.fast.add(&step);
+        let pace = if is_high && now.saturating_duration_since(since) >= HIGH_FOR {
+            Pace::Fast
         } else if covers <= STEP_MAX && (self.peak * IDLE_RATE..=self.peak * LOW_RATE).contains(&rate) {
-            self.slow.add(&step);
+            Pace::Slow
+        } else {
+            Pace::Other
+        };
+        self.steps.push_back(Step { tally, delay, pace, at: now });
+        while self.steps.front().is_some_and(|step| step.at + SHOWS_WITHIN <= now || self.steps.len() > STEPS_MAX) {
+            // Its own delay or that of a later one: a queue that has just filled also holds up what would show its delay.
+            let delay = self.steps.iter().map(|step| step.delay).max().unwrap_or_default();
+            let Some(step) = self.steps.pop_front() else { break };
+            self.judge(&Step { delay, ..step }, now);
         }
-        let behind_delay = match self.prompt.datagrams < COMPARED_MIN {
-            true => self.is_sure && self.delayed.lost >= LOSSES_MIN * clumping,
-            false => self.delayed.loses_more_than(&self.prompt, clumping),
+    }
+
+    fn judge(&mut self, step: &Step, now: Instant) {
+        self.forget(now);
+        let tally = &step.tally;
+        let threshold = self.least.map_or(Duration::MAX, |least| (least / 4).max(DELAY_MIN));
+        let is_delayed = step.delay >= threshold;
+        if is_delayed {
+            self.delayed.add(tally);
+            if tally.runs > 0.0 {
+                self.is_sure = step.delay >= DELAY_SURE.max(threshold.saturating_mul(2));
+            }
+        } else {
+            self.prompt.add(tally);
+        }
+        match step.pace {
+            Pace::Fast => self.fast.add(tally),
+            Pace::Slow => self.slow.add(tally),
+            Pace::Other => {}
+        }
+        // Where too little came without delay to compare with, a great delay is enough: a full queue lets nothing through without.
+        let is_comparable = self.prompt.datagrams >= COMPARED_MIN
+            && self.prompt.runs + self.prompt.datagrams * self.delayed.share() >= EXPECTED_MIN;
+        let behind_delay = match is_comparable {
+            false => self.is_sure && self.delayed.runs >= RUNS_SURE,
+            true => self.delayed.loses_more_than(&self.prompt),
         };
         // Congestion that is over must not go on because of the losses that there always are.
-        let is_typical = |tally: &Tally| step.lost > 0.0 && step.share() >= tally.share() / 2.0;
+        let is_typical = |all: &Tally| tally.runs > 0.0 && tally.share() >= all.share() / 2.0;
         if (is_delayed && behind_delay && is_typical(&self.delayed))
-            || (is_fast && self.fast.loses_more_than(&self.slow, clumping) && is_typical(&self.fast))
+            || (step.pace == Pace::Fast && self.fast.loses_more_than(&self.slow) && is_typical(&self.fast))
         {
             self.found = Some(now);
         }
@@ -201,7 +257,11 @@ impl Congestion {
     /// The share of datagrams that is lost without congestion; zero where that is not known.
     pub fn usual_loss(&self) -> f64 {
         let enough = |tally: &&Tally| tally.datagrams >= COMPARED_MIN;
-        [&self.prompt, &self.slow].into_iter().filter(enough).map(Tally::share).fold(0.0, f64::max)
+        [&self.prompt, &self.slow]
+            .into_iter()
+            .filter(enough)
+            .map(|tally| tally.lost / tally.datagrams)
+            .fold(0.0, f64::max)
     }
 
     fn forget(&mut self, now: Instant) {
@@ -222,5 +282,6 @@ impl Congestion {
     pub fn on_new_epoch(&mut self) {
         self.least = None;
         self.delay = None;
+        self.steps.clear();
     }
 }

@@ -20,6 +20,8 @@ pub struct Interval {
     pub datagrams: f64,
     /// Those that did not arrive; below zero if late datagrams have arrived after all.
     pub lost: f64,
+    /// Runs of those.
+    pub runs: f64,
 }
 
 /// The evidence of one direction.
@@ -56,7 +58,8 @@ impl Evidence {
         self.untold -= datagrams;
         let lost = (i128::from(reception.lost) - i128::from(last.lost) - unsent as i128).min(datagrams.into());
         let lost = (lost as f64).max(-self.lost);
-        let interval = Interval { datagrams: datagrams as f64, lost: if unsent > 0 { lost.max(0.0) } else { lost } };
+        let lost = if unsent > 0 { lost.max(0.0) } else { lost };
+        let mut interval = Interval { datagrams: datagrams as f64, lost, runs: 0.0 };
         if datagrams == 0 {
             return None;
         }
@@ -65,8 +68,11 @@ impl Evidence {
         self.lost = (self.lost + interval.lost).clamp(0.0, self.datagrams);
         for (class, runs) in self.runs.classes.iter_mut().enumerate() {
             let more = i128::from(reception.burst_lengths[class]) - i128::from(last.burst_lengths[class]);
-            *runs = (*runs + more.min(datagrams.into()) as f64).clamp(0.0, self.datagrams);
+            let more = more.min(datagrams.into()) as f64;
+            *runs = (*runs + more).clamp(0.0, self.datagrams);
+            interval.runs += more;
         }
+        interval.runs = interval.runs.clamp(0.0, interval.datagrams);
         Some(interval)
     }
 
@@ -129,9 +135,9 @@ mod tests {
         assert_eq!(evidence.on_report(&reception(500, 500), now), None);
         assert_eq!((evidence.datagrams(), evidence.age(now)), (0.0, None));
         let interval = evidence.on_report(&reception(590, 510), now);
-        assert_eq!(interval, Some(Interval { datagrams: 100.0, lost: 10.0 }));
+        assert_eq!(interval, Some(Interval { datagrams: 100.0, lost: 10.0, runs: 0.0 }));
         let late = evidence.on_report(&reception(600, 505), now);
-        assert_eq!(late, Some(Interval { datagrams: 5.0, lost: -5.0 }));
+        assert_eq!(late, Some(Interval { datagrams: 5.0, lost: -5.0, runs: 0.0 }));
         assert_eq!((evidence.datagrams(), evidence.lost()), (105.0, 5.0));
     }
 
@@ -163,11 +169,17 @@ mod tests {
         evidence.on_report(&reception(0, 0), now);
         evidence.on_report(&reception(90, 10), now);
         assert_eq!(evidence.on_report(&reception(5, 0), now), None, "the counts fell");
-        assert_eq!(evidence.on_report(&reception(15, 0), now), Some(Interval { datagrams: 10.0, lost: 0.0 }));
+        assert_eq!(
+            evidence.on_report(&reception(15, 0), now),
+            Some(Interval { datagrams: 10.0, lost: 0.0, runs: 0.0 })
+        );
         evidence.on_new_epoch();
         evidence.on_sent(100);
         assert_eq!(evidence.on_report(&reception(30, 3), now), None);
-        assert_eq!(evidence.on_report(&reception(50, 3), now), Some(Interval { datagrams: 20.0, lost: 0.0 }));
+        assert_eq!(
+            evidence.on_report(&reception(50, 3), now),
+            Some(Interval { datagrams: 20.0, lost: 0.0, runs: 0.0 })
+        );
         assert_eq!(evidence.lost().round(), 10.0);
     }
 
@@ -177,7 +189,10 @@ mod tests {
         let mut evidence = Evidence::default();
         evidence.on_report(&reception(0, 0), now);
         evidence.on_sent(90);
-        assert_eq!(evidence.on_report(&reception(88, 12), now), Some(Interval { datagrams: 90.0, lost: 2.0 }));
+        assert_eq!(
+            evidence.on_report(&reception(88, 12), now),
+            Some(Interval { datagrams: 90.0, lost: 2.0, runs: 0.0 })
+        );
     }
 
     proptest! {

@@ -109,9 +109,8 @@ impl Estimator {
         self.end_violation(now);
         let interval = self.evidence.on_report(&report.reception, now);
         if let (Some(interval), Some(covers)) = (interval, covers) {
-            let clumping = self.evidence.runs().clumping(self.evidence.lost());
             let (rate, _) = self.rate.per_second(now);
-            self.congestion.on_interval(&interval, Duration::from_micros(covers), clumping, rate, now);
+            self.congestion.on_interval(&interval, Duration::from_micros(covers), rate, now);
             let usual = interval.datagrams * self.congestion.usual_loss();
             let repaired = report.reception.recovered_symbols;
             self.repaired.on_report(repaired, usual, interval.lost, self.congestion.is_found(now));

@@ -24,7 +24,7 @@ struct Link {
     now: Duration,
     estimator: Estimator,
     peer: Loss,
-    /// Reports on their way, with the round trip that they show, smoothed.
+    /// Reports on their way, with the round trip that they show.
     reports: VecDeque<(Duration, Report, Duration)>,
     report_due: Duration,
     rtt: Duration,
@@ -84,7 +84,7 @@ impl Link {
                 self.peer.tell_runs(16, &mut runs, self.start + at);
             }
             let sample = ROUND_TRIP + self.queued;
-            self.rtt = (self.rtt * 7 + sample) / 8;
+            self.rtt = sample;
             let reception = Reception {
                 received: self.peer.received(),
                 lost: self.peer.lost(),
@@ -314,6 +314,20 @@ fn an_overload_without_pause_is_congestion() {
     for second in 0..60 {
         link.send(1_000 * MS, MS * 3 / 20, 1, &mut lossy);
         assert!(second < 3 || link.estimate().congested, "after {second} s: {:?}", link.estimator.congestion);
+    }
+}
+
+#[test]
+fn a_first_overflow_does_not_hide_the_next_ones() {
+    for seed in 0..5 {
+        let mut link = Link::new();
+        link.send(1_000 * MS, MS / 2, 1, |_| false);
+        // Slow start: the queue overflows by hundreds at once.
+        link.queued = 40 * MS;
+        link.send(60 * MS, MS / 10, 1, |_| true);
+        let mut full = queue(5000.0, 40 * MS, 0.0, seed);
+        link.send(8_000 * MS, MS * 9 / 50, 1, &mut full);
+        assert!(link.estimate().congested, "seed {seed}: {:?}", link.estimator.congestion);
     }
 }
 

@@ -40,7 +40,8 @@ impl Peer {
         }
         // What waits here for the rate of the path is no queue of the path.
         let own_queue = self.settings.bytes_per_second.map_or(Duration::ZERO, |_| self.settings.queue_max);
-        let rtt = self.reporting.rtt().map(|rtt| rtt.saturating_sub(own_queue));
+        // A mean would show a queue that has just filled only when its losses are over.
+        let rtt = self.reporting.latest_rtt().map(|rtt| rtt.saturating_sub(own_queue));
         self.estimator.on_report(report, rtt, self.reporting.least_rtt(), now);
     }
 }

@@ -54,6 +54,7 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, seconds: u64) -> Result
             seconds,
             congestion: "cubic",
             rate: None,
+            write: None,
         };
         let bulk = plan.start(network)?;
         let ping = Ping::start(network, &format!("{label}-ping"), "primary", &to, seconds)?;

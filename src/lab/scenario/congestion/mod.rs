@@ -168,6 +168,7 @@ fn measure(stage: &Stage<'_>, network: &Network<'_>, arm: Arm, seconds: u64) -> 
         seconds,
         congestion: "cubic",
         rate: None,
+        write: None,
     };
     let [carried, plain] = [format!("{label}-carried"), format!("{label}-plain")];
     let plain_address = PLAIN_MIRROR.parse().map_err(|_| LabError::Sentence("no address".to_owned()))?;

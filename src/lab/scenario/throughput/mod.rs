@@ -167,7 +167,17 @@ fn gather_many_flows(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) 
 }
 
 fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
-    BulkPlan { name, from: "primary", to: "mirror", address, flows, seconds, congestion: "cubic", rate: None }
+    BulkPlan {
+        name,
+        from: "primary",
+        to: "mirror",
+        address,
+        flows,
+        seconds,
+        congestion: "cubic",
+        rate: None,
+        write: None,
+    }
 }
 
 fn measure(
