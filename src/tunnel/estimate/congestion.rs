@@ -51,7 +51,7 @@ const RUNS_MIN: f64 = 8.0;
 /// Behind a great delay, so many are enough.
 const RUNS_SURE: f64 = 4.0;
 /// If fewer runs than this are to be expected without delay, that there are none says nothing.
-const EXPECTED_MIN: f64 = 3.0;
+const EXPECTED_MIN: f64 = 10.0;
 /// Fewer datagrams than this without delay are nothing to compare with.
 const COMPARED_MIN: f64 = 200.0;
 /// So many datagrams without delay, or at a low rate, are not forgotten.
@@ -241,7 +241,8 @@ impl Congestion {
             true => self.delayed.loses_more_than(&self.prompt),
         };
         // Congestion that is over must not go on because of the losses that there always are.
-        let is_typical = |all: &Tally| tally.runs > 0.0 && tally.share() >= all.share() / 2.0;
+        let usual = 2.0 * self.prompt.share();
+        let is_typical = |all: &Tally| tally.runs > 0.0 && tally.share() >= (all.share() / 2.0).min(usual);
         if (is_delayed && behind_delay && is_typical(&self.delayed))
             || (step.pace == Pace::Fast && self.fast.loses_more_than(&self.slow) && is_typical(&self.fast))
         {
