@@ -113,6 +113,9 @@ impl Peering {
                 None => self.peers.push(fresh),
             }
         }
+        for (number, _) in (0..).zip(&config.peers).filter(|(_, peer)| peer.endpoint.is_none()) {
+            self.handshakes.clear_endpoint(PeerId(number));
+        }
         self.names.reload(names(config), now);
         self.handshakes.reload(setup::handshake_peers(config, &endpoints), now);
     }

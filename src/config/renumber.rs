@@ -47,10 +47,18 @@ fn profiles(before: &[Profile], new: Vec<Profile>) -> Result<(Vec<Profile>, Vec<
     Ok((all, numbers))
 }
 
+/// What stays as it was at the start of a peer.
+fn has_same_symbols(known: &Peer, new: &Peer) -> bool {
+    let fixed = |peer: &Peer| (peer.path.mtu, peer.path.ecn, peer.path.dscp);
+    fixed(known) == fixed(new)
+}
+
 fn peers(before: &[Peer], mut new: Vec<Peer>) -> Result<Vec<Peer>, String> {
     let mut all = Vec::new();
     for known in before {
-        let now = new.iter().position(|new| is_same_peer(known, new));
+        // One that comes back with another path has another size of symbols: it gets another number.
+        let fits = |new: &Peer| !known.is_removed || has_same_symbols(known, new);
+        let now = new.iter().position(|new| is_same_peer(known, new) && fits(new));
         all.push(match now {
             Some(at) => new.remove(at),
             None => Peer { is_removed: true, prefixes: Vec::new(), endpoint: None, ..known.clone() },

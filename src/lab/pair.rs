@@ -118,6 +118,16 @@ impl RunningAppliance {
         &self.socket
     }
 
+    /// Its configuration file.
+    pub fn config(&self) -> &str {
+        &self.command[3]
+    }
+
+    /// Lets it read its file again; an error if it does not follow it.
+    pub fn reload(&self, network: &Network<'_>) -> Result<String, LabError> {
+        network.trace().run(&[&onwire_program()?, "reload", "--socket", &path_text(&self.socket)?])
+    }
+
     /// Its notification address and key, if the pair was started with notifications.
     pub fn publisher(&self) -> Result<&Publisher, LabError> {
         let silent = || LabError::Sentence(format!("the appliance of {} was started without notifications", self.node));

@@ -79,6 +79,8 @@ pub struct PeerStatus {
     pub state: String,
     /// Round trip of the tunnel.
     pub rtt_ms: Option<f64>,
+    /// Handshakes finished.
+    pub sessions: u64,
     /// What we sent.
     pub sent: Sent,
     /// What we received.

@@ -90,4 +90,8 @@ fn numbers_stay_taken_and_come_back() {
     assert_eq!(shown(&third), [named("peer-2", false), named("peer-3", true), named("peer-4", true)]);
     assert_eq!(third.profile(third.peers[0].redundancy).unwrap().name, "a");
     assert_eq!(third.profiles.len(), 3);
+    let fourth = config(&[peer(3, ", path: { mtu: 1300 }"), peer(2, "")], "").renumbered_after(&third).unwrap();
+    let numbers = fourth.peers.iter().filter(|peer| !peer.is_removed).map(|peer| peer.name.clone());
+    assert_eq!(numbers.collect::<Vec<_>>(), ["peer-2", "peer-3"]);
+    assert_eq!((fourth.peers.len(), fourth.peers[3].path.mtu), (4, 1300), "its symbols have another size");
 }

@@ -167,6 +167,13 @@ fn a_changing_link_is_measured_regime_by_regime() {
     );
 }
 
+#[test]
+fn reloads_under_load_lose_nothing() {
+    let (result, said) = result_with_servers(&[&["reload", "--trials", "60"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["packets"]["sent"].as_u64() > Some(100), "{said}");
+}
+
 /// How much longer a debug build on a busy machine may take.
 const SLACK: [&str; 2] = ["--slack", "20"];
 

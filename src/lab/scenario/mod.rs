@@ -24,6 +24,7 @@ mod notify_faults;
 mod quickstart;
 mod recovery;
 mod redis_mariadb;
+mod reload;
 mod residual;
 mod shell;
 mod slot;
@@ -73,7 +74,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 28] = [
+pub const SCENARIOS: [Scenario; 29] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -248,6 +249,13 @@ pub const SCENARIOS: [Scenario; 28] = [
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv"],
         run: slot::run,
+    },
+    Scenario {
+        name: "reload",
+        summary: "a thousand changes of the configuration under load: is a packet lost, does a connection of a gate end?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: reload::run,
     },
     Scenario {
         name: "soak",
@@ -429,7 +437,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, soak, cap, shell"
         );
     }
 }

@@ -170,6 +170,13 @@ impl Handshakes {
         }
     }
 
+    /// The peer has no configured address any more.
+    pub fn clear_endpoint(&mut self, peer: PeerId) {
+        if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
+            peer.configured = None;
+        }
+    }
+
     /// Sets the configured address of a peer, to which initiations go if no other is proven.
     pub fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
         if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
