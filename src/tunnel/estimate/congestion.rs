@@ -1,9 +1,9 @@
 //! Whether losses are those of a full queue.
 //!
 //! A queue that is full has a delay, and it is full because of what is sent. So losses are taken for those of a queue if far more
-//! of the datagrams are lost while the round trip is clearly above its least, or while more is sent for a while, than otherwise. Losses that come
-//! as often without delay and at a low rate are not. If there is always delay, only a great one counts, because a path may have
-//! jitter of its own.
+//! of the datagrams are lost while the round trip is clearly above its least, or while more is sent for a while, than otherwise.
+//! Losses that come as often without delay and at a low rate are not. Where hardly anything comes without delay, as in slow start,
+//! only a great delay counts, because a path may have jitter of its own.
 //!
 //! A run of losses is one event, however many datagrams it took: a queue that overflows for the first time may take hundreds. So
 //! runs are compared.
