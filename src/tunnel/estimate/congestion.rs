@@ -54,6 +54,8 @@ const RUNS_SURE: f64 = 4.0;
 const EXPECTED_MIN: f64 = 10.0;
 /// Fewer datagrams than this without delay are nothing to compare with.
 const COMPARED_MIN: f64 = 200.0;
+/// The usual loss is known from so many.
+const USUAL_MIN: f64 = 1000.0;
 /// So many datagrams without delay, or at a low rate, are not forgotten.
 const REFERENCE: f64 = 2000.0;
 
@@ -62,8 +64,9 @@ const REFERENCE: f64 = 2000.0;
 struct Tally {
     datagrams: f64,
     lost: f64,
-    /// Runs of those.
+    /// Runs of those, and those of three and more.
     runs: f64,
+    long_runs: f64,
 }
 
 impl Tally {
@@ -71,12 +74,14 @@ impl Tally {
         self.datagrams += other.datagrams;
         self.lost = (self.lost + other.lost).clamp(0.0, self.datagrams);
         self.runs = (self.runs + other.runs).clamp(0.0, self.datagrams);
+        self.long_runs = (self.long_runs + other.long_runs).clamp(0.0, self.runs);
     }
 
     fn keep(&mut self, share: f64) {
         self.datagrams *= share;
         self.lost *= share;
         self.runs *= share;
+        self.long_runs *= share;
     }
 
     /// Runs for each datagram.
@@ -187,7 +192,8 @@ impl Congestion {
     /// What a report says of the time `covers`. `rate` is what is sent: in datagrams a
     /// second. It is not taken from the report, because the peer learns of losses only when something arrives again.
     pub fn on_interval(&mut self, interval: &Interval, covers: Duration, rate: f64, now: Instant) {
-        self.step.add(&Tally { datagrams: interval.datagrams, lost: interval.lost, runs: interval.runs });
+        let Interval { datagrams, lost, runs, long_runs } = *interval;
+        self.step.add(&Tally { datagrams, lost, runs, long_runs });
         self.covers = self.covers.saturating_add(covers);
         if self.covers < STEP {
             return;
@@ -233,11 +239,11 @@ impl Congestion {
             Pace::Slow => self.slow.add(tally),
             Pace::Other => {}
         }
-        // Where too little came without delay to compare with, a great delay is enough: a full queue lets nothing through without.
+        // Where too little came without delay to compare with, a great delay is enough for losses that do not come one by one.
         let is_comparable = self.prompt.datagrams >= COMPARED_MIN
             && self.prompt.runs + self.prompt.datagrams * self.delayed.share() >= EXPECTED_MIN;
         let behind_delay = match is_comparable {
-            false => self.is_sure && self.delayed.runs >= RUNS_SURE,
+            false => self.is_sure && self.delayed.long_runs >= RUNS_SURE,
             true => self.delayed.loses_more_than(&self.prompt),
         };
         // Congestion that is over must not go on because of the losses that there always are.
@@ -255,14 +261,14 @@ impl Congestion {
         self.found = Some(now);
     }
 
-    /// The share of datagrams that is lost without congestion; zero where that is not known.
-    pub fn usual_loss(&self) -> f64 {
-        let enough = |tally: &&Tally| tally.datagrams >= COMPARED_MIN;
-        [&self.prompt, &self.slow]
-            .into_iter()
-            .filter(enough)
-            .map(|tally| tally.lost / tally.datagrams)
-            .fold(0.0, f64::max)
+    /// The share of datagrams that may be lost without congestion, generously; `None` where that is not known.
+    pub fn usual_loss(&self) -> Option<f64> {
+        let enough = |tally: &&Tally| tally.datagrams >= USUAL_MIN;
+        let most = |tally: &Tally| {
+            let share = tally.lost / tally.datagrams;
+            (share + 3.0 * (share / tally.datagrams).sqrt() + 3.0 / tally.datagrams) * 1.5
+        };
+        [&self.prompt, &self.slow].into_iter().filter(enough).map(most).max_by(f64::total_cmp)
     }
 
     fn forget(&mut self, now: Instant) {

@@ -6,12 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::runs::Runs;
+use super::runs::{Runs, bounds};
 use crate::wire::report::Reception;
 
 const HALF_LIFE: Duration = Duration::from_secs(30);
 /// The fewest datagrams after which half is forgotten.
 const HALF_LIFE_DATAGRAMS: f64 = 3000.0;
+
+/// Independent losses hardly ever make a run of this length.
+const LONG_RUN: u32 = 3;
 
 /// What one report says about the time since the one before.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +25,8 @@ pub struct Interval {
     pub lost: f64,
     /// Runs of those.
     pub runs: f64,
+    /// Runs of three and more.
+    pub long_runs: f64,
 }
 
 /// The evidence of one direction.
@@ -59,7 +64,7 @@ impl Evidence {
         let lost = (i128::from(reception.lost) - i128::from(last.lost) - unsent as i128).min(datagrams.into());
         let lost = (lost as f64).max(-self.lost);
         let lost = if unsent > 0 { lost.max(0.0) } else { lost };
-        let mut interval = Interval { datagrams: datagrams as f64, lost, runs: 0.0 };
+        let mut interval = Interval { datagrams: datagrams as f64, lost, runs: 0.0, long_runs: 0.0 };
         if datagrams == 0 {
             return None;
         }
@@ -71,8 +76,10 @@ impl Evidence {
             let more = more.min(datagrams.into()) as f64;
             *runs = (*runs + more).clamp(0.0, self.datagrams);
             interval.runs += more;
+            interval.long_runs += if bounds(class).0 >= LONG_RUN { more } else { 0.0 };
         }
         interval.runs = interval.runs.clamp(0.0, interval.datagrams);
+        interval.long_runs = interval.long_runs.clamp(0.0, interval.runs);
         Some(interval)
     }
 
@@ -135,9 +142,9 @@ mod tests {
         assert_eq!(evidence.on_report(&reception(500, 500), now), None);
         assert_eq!((evidence.datagrams(), evidence.age(now)), (0.0, None));
         let interval = evidence.on_report(&reception(590, 510), now);
-        assert_eq!(interval, Some(Interval { datagrams: 100.0, lost: 10.0, runs: 0.0 }));
+        assert_eq!(interval, Some(Interval { datagrams: 100.0, lost: 10.0, runs: 0.0, long_runs: 0.0 }));
         let late = evidence.on_report(&reception(600, 505), now);
-        assert_eq!(late, Some(Interval { datagrams: 5.0, lost: -5.0, runs: 0.0 }));
+        assert_eq!(late, Some(Interval { datagrams: 5.0, lost: -5.0, runs: 0.0, long_runs: 0.0 }));
         assert_eq!((evidence.datagrams(), evidence.lost()), (105.0, 5.0));
     }
 
@@ -171,14 +178,14 @@ mod tests {
         assert_eq!(evidence.on_report(&reception(5, 0), now), None, "the counts fell");
         assert_eq!(
             evidence.on_report(&reception(15, 0), now),
-            Some(Interval { datagrams: 10.0, lost: 0.0, runs: 0.0 })
+            Some(Interval { datagrams: 10.0, lost: 0.0, runs: 0.0, long_runs: 0.0 })
         );
         evidence.on_new_epoch();
         evidence.on_sent(100);
         assert_eq!(evidence.on_report(&reception(30, 3), now), None);
         assert_eq!(
             evidence.on_report(&reception(50, 3), now),
-            Some(Interval { datagrams: 20.0, lost: 0.0, runs: 0.0 })
+            Some(Interval { datagrams: 20.0, lost: 0.0, runs: 0.0, long_runs: 0.0 })
         );
         assert_eq!(evidence.lost().round(), 10.0);
     }
@@ -191,7 +198,7 @@ mod tests {
         evidence.on_sent(90);
         assert_eq!(
             evidence.on_report(&reception(88, 12), now),
-            Some(Interval { datagrams: 90.0, lost: 2.0, runs: 0.0 })
+            Some(Interval { datagrams: 90.0, lost: 2.0, runs: 0.0, long_runs: 0.0 })
         );
     }
 

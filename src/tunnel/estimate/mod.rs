@@ -111,9 +111,11 @@ impl Estimator {
         if let (Some(interval), Some(covers)) = (interval, covers) {
             let (rate, _) = self.rate.per_second(now);
             self.congestion.on_interval(&interval, Duration::from_micros(covers), rate, now);
-            let usual = interval.datagrams * self.congestion.usual_loss();
-            let repaired = report.reception.recovered_symbols;
-            self.repaired.on_report(repaired, usual, interval.lost, self.congestion.is_found(now));
+            // Where the usual loss is not known, no loss is held against a queue: most of them may be the link's own.
+            let usual = self.congestion.usual_loss();
+            let is_told = usual.is_some() && self.congestion.is_found(now);
+            let usual = interval.datagrams * usual.unwrap_or_default();
+            self.repaired.on_report(report.reception.recovered_symbols, usual, interval.lost, is_told);
         }
     }
 

@@ -307,6 +307,25 @@ fn repaired_losses_of_a_full_queue_are_due_to_be_heard_and_those_of_the_link_are
 }
 
 #[test]
+fn random_losses_behind_a_full_queue_are_not_held_against_it() {
+    let taken = |link: &mut Link| {
+        let now = link.start + link.now;
+        std::iter::from_fn(|| link.estimator.takes_repaired_loss(now).then_some(())).count()
+    };
+    for (seed, loss) in (0..4).flat_map(|seed| [0.001, 0.01, 0.05].map(|loss| (seed, loss))) {
+        // From the first datagram on the queue is long, and nothing tells what the link loses without it.
+        let mut link = Link::new();
+        link.queued = 40 * MS;
+        let mut rain = independent(loss, seed);
+        link.send(10_000 * MS, MS / 8, 1, |link| {
+            link.queued = 40 * MS;
+            rain(link)
+        });
+        assert_eq!(taken(&mut link), 0, "seed {seed}, {loss}");
+    }
+}
+
+#[test]
 fn an_overload_without_pause_is_congestion() {
     let mut link = Link::new();
     let mut lossy = queue(5000.0, MS * 50, 0.0, 0);
