@@ -64,7 +64,7 @@ const REFERENCE: f64 = 2000.0;
 struct Tally {
     datagrams: f64,
     lost: f64,
-    /// Runs of those, and those of three and more.
+    /// Runs of those, and those of five and more.
     runs: f64,
     long_runs: f64,
 }
@@ -239,7 +239,7 @@ impl Congestion {
             Pace::Slow => self.slow.add(tally),
             Pace::Other => {}
         }
-        // Where too little came without delay to compare with, a great delay is enough for losses that do not come one by one.
+        // Where too little came without delay to compare with, a great delay is enough for long runs.
         let is_comparable = self.prompt.datagrams >= COMPARED_MIN
             && self.prompt.runs + self.prompt.datagrams * self.delayed.share() >= EXPECTED_MIN;
         let behind_delay = match is_comparable {

@@ -14,7 +14,7 @@ const HALF_LIFE: Duration = Duration::from_secs(30);
 const HALF_LIFE_DATAGRAMS: f64 = 3000.0;
 
 /// Independent losses hardly ever make a run of this length.
-const LONG_RUN: u32 = 3;
+const LONG_RUN: u32 = 5;
 
 /// What one report says about the time since the one before.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub struct Interval {
     pub lost: f64,
     /// Runs of those.
     pub runs: f64,
-    /// Runs of three and more.
+    /// Runs of five and more.
     pub long_runs: f64,
 }
 

@@ -111,11 +111,9 @@ impl Estimator {
         if let (Some(interval), Some(covers)) = (interval, covers) {
             let (rate, _) = self.rate.per_second(now);
             self.congestion.on_interval(&interval, Duration::from_micros(covers), rate, now);
-            // Where the usual loss is not known, no loss is held against a queue: most of them may be the link's own.
-            let usual = self.congestion.usual_loss();
-            let is_told = usual.is_some() && self.congestion.is_found(now);
-            let usual = interval.datagrams * usual.unwrap_or_default();
-            self.repaired.on_report(report.reception.recovered_symbols, usual, interval.lost, is_told);
+            let usual = self.congestion.usual_loss().map(|share| share * interval.datagrams);
+            let repaired = report.reception.recovered_symbols;
+            self.repaired.on_report(repaired, usual, &interval, self.congestion.is_found(now));
         }
     }
 
@@ -181,8 +179,9 @@ impl Estimator {
     #[cfg(test)]
     pub(in crate::tunnel) fn owe_repaired_losses(&mut self, due: u64, now: Instant) {
         self.congestion.find(now);
-        self.repaired.on_report(0, 0.0, 0.0, true);
-        self.repaired.on_report(due, 0.0, due as f64, true);
+        let interval = evidence::Interval { datagrams: 1e6, lost: due as f64, runs: 1.0, long_runs: 1.0 };
+        self.repaired.on_report(0, Some(0.0), &interval, true);
+        self.repaired.on_report(due, Some(0.0), &interval, true);
     }
 
     /// All that is known.
