@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use onwire::flow::{BlockId, Event, FlowKey, FlowTable, InstanceCounter, Level, Limits};
 use onwire::wire::packet::PacketView;
@@ -158,7 +158,7 @@ fn measure(flows: usize) -> [f64; 6] {
             }
             next(&mut spent[step]);
         }
-        table.on_block_protected(block, Level::OnWire);
+        table.on_block_protected(block, Level::OnWire, Duration::ZERO);
         next(&mut spent[2]);
         drain(&mut table);
         next(&mut spent[3]);

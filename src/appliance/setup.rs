@@ -165,8 +165,6 @@ pub struct ProtectionSettings {
     instances: InstanceCounter,
     evidence: Evidence,
     trust_max: Duration,
-    /// By profile: the interruption that its blocks are promised to survive.
-    pub promises: Vec<Duration>,
 }
 
 impl ProtectionSettings {
@@ -186,7 +184,6 @@ impl ProtectionSettings {
             instances: instances.clone(),
             evidence,
             trust_max: config.notify.as_ref().map_or(TRUST_MAX, |notify| notify.trust_max),
-            promises: config.profiles.iter().map(survive_burst).collect(),
         }
     }
 
@@ -195,7 +192,6 @@ impl ProtectionSettings {
         let table = FlowTable::new(self.limits, self.seed, self.instances.clone());
         let mut protection = PeerProtection::new(table, self.evidence);
         protection.limit_trust(self.trust_max);
-        protection.set_promises(self.promises.clone());
         protection
     }
 }

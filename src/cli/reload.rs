@@ -49,7 +49,7 @@ impl Reload {
         match outcome {
             Ok(outcome) if outcome.is_good => print(format_args!("reloaded: {}\n", outcome.text)),
             Ok(outcome) => {
-                print_error(format_args!("{}\nonwire reload: nothing has changed\n", outcome.text));
+                print_error(format_args!("{}\n", outcome.text));
                 ExitCode::from(FAILURE)
             }
             Err(error) => {

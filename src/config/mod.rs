@@ -103,11 +103,7 @@ impl Source {
         let text = if file == Path::new("-") { read_all(io::stdin()) } else { read_text(file) };
         match text {
             Ok(text) => Ok(Self { text, path: path.to_owned() }),
-            Err((found, hint)) => {
-                let mut reading = Reading::new(path, "");
-                reading.error_at(Place::default(), "", &found, hint);
-                Err(ConfigErrors { problems: reading.into_problems() })
-            }
+            Err(fault) => Err(unreadable(path, fault)),
         }
     }
 
@@ -117,13 +113,19 @@ impl Source {
     }
 }
 
+fn unreadable(path: &Path, (found, hint): (String, &str)) -> ConfigErrors {
+    let mut reading = Reading::new(path, "");
+    reading.error_at(Place::default(), "", &found, hint);
+    ConfigErrors { problems: reading.into_problems() }
+}
+
 /// Reads and checks a configuration file and the key files it names.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let source = Source::read(path, None)?;
-    parse(&source.text, &source.path)
+    let text = read_text(path).map_err(|fault| unreadable(path, fault))?;
+    parse(&text, path)
 }
 
 /// Checks the text of a configuration file as if the file were at `path`; key files are resolved from there.

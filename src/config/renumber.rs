@@ -1,10 +1,10 @@
 //! Numbers of peers and profiles when a configuration follows another while an appliance runs.
 //!
 //! Datagrams, notifications and counts name peers and profiles by number, so what is known keeps its number. What is gone stays
-//! in the lists: a removed peer without prefixes, a removed profile that nothing names.
+//! in the lists: a removed peer without prefixes, a removed profile without repair that nothing names.
 
 use super::changes::is_same_peer;
-use super::{Config, Peer, PolicyRule, Profile};
+use super::{Config, Peer, PolicyRule, Profile, Repair};
 use crate::notify::message::MAX_PEERS;
 
 /// More profiles have no number.
@@ -31,7 +31,8 @@ impl Config {
 
 /// The profiles, and the number of each of `new`.
 fn profiles(before: &[Profile], new: Vec<Profile>) -> Result<(Vec<Profile>, Vec<u8>), String> {
-    let mut all = before.to_vec();
+    // What is gone has no target that could be missed.
+    let mut all: Vec<_> = before.iter().map(|known| Profile { repair: Repair::None, ..known.clone() }).collect();
     let mut numbers = Vec::new();
     for profile in new {
         let at = all.iter().position(|known| known.name == profile.name).unwrap_or(all.len());

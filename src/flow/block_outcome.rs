@@ -3,7 +3,7 @@
 //! The caller has evaluated the evidence: timestamps, errors, link health, reports. This module only updates the flows.
 //! The blocks of a profile may be decided in any order.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::coverage::Span;
 use super::instance::Flow;
@@ -52,9 +52,9 @@ pub struct BlockRange {
 impl FlowTable {
     /// `block` is complete and has reached `level`; so have its bytes of each flow, once everything before them has.
     ///
-    /// [`Level::Decoded`] and above end what is remembered of the block.
-    pub fn on_block_protected(&mut self, block: BlockId, level: Level) {
-        let promise = self.promise(block.profile);
+    /// [`Level::Decoded`] and above end what is remembered of the block. On the wire it survives an interruption of the link of the
+    /// length `survives`.
+    pub fn on_block_protected(&mut self, block: BlockId, level: Level, survives: Duration) {
         let Some(mut known) = self.blocks.raise(block, level) else {
             return;
         };
@@ -62,7 +62,7 @@ impl FlowTable {
             let slot = range.flow.slot;
             if let Some(flow) = self.flow_mut(slot).filter(|flow| flow.id == range.flow) {
                 if level == Level::OnWire {
-                    flow.on_promise(promise);
+                    flow.on_promise(survives);
                 }
                 if !flow.on_reached(range.span, known.level, level) {
                     self.counters.forgotten_spans += 1;
@@ -82,7 +82,7 @@ impl FlowTable {
     pub fn on_blocks_decoded(&mut self, profile: u8, below: u64) {
         self.blocks.settle_below(profile, below);
         while let Some(block) = self.blocks.first_below(profile, below) {
-            self.on_block_protected(block, Level::Decoded);
+            self.on_block_protected(block, Level::Decoded, Duration::ZERO);
             // A block decoded out of order is released already. Any other block must not delay those behind it.
             self.blocks.release(block);
         }

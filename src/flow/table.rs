@@ -50,8 +50,6 @@ pub struct FlowTable {
     pub(super) holed: Vec<FlowId>,
     /// When all flows were last held because a forgotten block was lost.
     pub(super) held_at: Option<Instant>,
-    /// By profile: the interruption of the link that its blocks survive once they are on the wire.
-    promises: Vec<Duration>,
 }
 
 impl FlowTable {
@@ -73,20 +71,8 @@ impl FlowTable {
             instances,
             holed: Vec::new(),
             held_at: None,
-            promises: Vec::new(),
             limits,
         }
-    }
-
-    /// The interruption of the link that blocks of each profile survive once they are on the wire; none where it is not
-    /// named.
-    pub fn set_promises(&mut self, promises: Vec<Duration>) {
-        self.promises = promises;
-    }
-
-    /// As above, of one profile.
-    pub fn promise(&self, profile: u8) -> Duration {
-        self.promises.get(usize::from(profile)).copied().unwrap_or_default()
     }
 
     /// `packet` was put into the open `block`; `view` and `virtio` describe it. Without a block the packet was dropped

@@ -59,7 +59,7 @@ impl Bench {
     }
 
     fn protect(&mut self, sbn: u64) {
-        self.table.on_block_protected(block(sbn), Level::OnWire);
+        self.table.on_block_protected(block(sbn), Level::OnWire, Duration::ZERO);
     }
 
     fn bytes(&self, id: FlowId, level: Level) -> u64 {
@@ -372,7 +372,7 @@ fn without_acknowledgements_contiguous_bytes_extend_the_reach() {
         bench.tcp(1, ACK, sequence, 60_000, sbn);
         sequence = sequence.wrapping_add(60_000);
         bench.protect(sbn);
-        bench.table.on_block_protected(block(sbn), Level::Decoded);
+        bench.table.on_block_protected(block(sbn), Level::Decoded, Duration::ZERO);
     }
     assert_eq!(bench.on_wire(id), 20_000 * 60_000, "more than a window");
     assert_eq!(bench.table.counters().strays, 0);
@@ -517,7 +517,7 @@ proptest! {
                     bench.table.on_sent(&packet, &view, VirtioHeader::default(), block(sbn), bench.now);
                 }
                 (5..7, Ok(view)) => bench.table.on_received(&packet, &view, VirtioHeader::default(), bench.now),
-                (7, _) => bench.table.on_block_protected(block(sbn), Level::ALL[usize::from(value) % Level::COUNT]),
+                (7, _) => bench.table.on_block_protected(block(sbn), Level::ALL[usize::from(value) % Level::COUNT], Duration::ZERO),
                 (8, _) => bench.table.on_block_failed(block(sbn), bench.now),
                 (9, _) => {
                     bench.table.violation(block(sbn), bench.now);

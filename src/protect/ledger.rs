@@ -43,6 +43,8 @@ pub struct LeftPart {
     pub is_followed: bool,
     /// The late part: how long after the kernel took the early part.
     pub after_early: Option<Duration>,
+    /// The interruption that the block was promised to survive when it closed.
+    pub survives: Duration,
     /// The time from its first packet until it was known to have left; none if it never had a packet.
     pub took: Option<Duration>,
 }
@@ -117,12 +119,12 @@ impl Ledger {
         block: BlockId,
         (source_symbols, repair_symbols): Size,
         has_late: bool,
-        keeps_promise: bool,
+        (keeps_promise, survives): (bool, Duration),
     ) {
         let Some(entry) = self.entry(block) else { return };
         entry.source_symbols = source_symbols;
         entry.repair_symbols = repair_symbols;
-        (entry.has_late, entry.keeps_promise) = (has_late, keeps_promise);
+        (entry.has_late, entry.keeps_promise, entry.survives) = (has_late, keeps_promise, survives);
         if entry.stage == Stage::Open {
             // Without repair symbols a block is never protected.
             entry.stage = if repair_symbols == 0 { Stage::Unproven } else { Stage::Closed };
@@ -231,7 +233,8 @@ impl Ledger {
         entry.first_send = next_send;
         let took = entry.opened.map(|opened| now.saturating_duration_since(opened));
         let after_early = (part == Part::Late).then(|| now.saturating_duration_since(since));
-        let left = LeftPart { size: entry.size(), level: entry.left_level(part), is_followed, took, after_early };
+        let (size, level, survives) = (entry.size(), entry.left_level(part), entry.survives);
+        let left = LeftPart { size, level, is_followed, took, after_early, survives };
         if is_followed {
             queue.early.push_back(block.sbn);
         }
@@ -239,14 +242,16 @@ impl Ledger {
         Some(left)
     }
 
-    /// A part of `block`, which has left, is claimed as protected.
-    pub fn claim(&mut self, block: BlockId, level: Level) {
+    /// A part of `block`, which has left, is claimed as protected. Returns the interruption that the block survives.
+    pub fn claim(&mut self, block: BlockId, level: Level) -> Duration {
+        let survives = self.entry(block).map_or(Duration::ZERO, |entry| entry.survives);
         if let Some(entry) = self.entry(block) {
             entry.is_claimed = true;
             if level >= Level::OnWire {
                 entry.stage = Stage::Claimed;
             }
         }
+        survives
     }
 
     /// Stops waiting for blocks whose timestamp is overdue. Returns the number of these blocks.

@@ -21,7 +21,6 @@ mod lane_protection;
 mod ledger;
 mod notification;
 mod peer_protection;
-mod promises;
 mod send_lag;
 #[cfg(test)]
 mod tests;

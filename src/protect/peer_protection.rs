@@ -11,7 +11,6 @@ use super::evidence::Evidence;
 use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
 use super::notification::{Counters, Notification};
-use super::promises::Promises;
 use super::send_lag::SendLag;
 use super::tx_timestamps::Departures;
 use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
@@ -44,7 +43,6 @@ pub struct PeerProtection {
     health: Health,
     barriers: Barriers,
     plan_reason: Option<StateReason>,
-    promises: Promises,
     published_state: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
@@ -69,7 +67,6 @@ impl PeerProtection {
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             plan_reason: None,
-            promises: Promises::default(),
             published_state: (LinkState::Down, StateReason::NoSession),
             notifications: VecDeque::new(),
             refresh: None,
@@ -82,18 +79,6 @@ impl PeerProtection {
     /// The link is trusted for at most `max` after our last datagram that is known to have arrived.
     pub fn limit_trust(&mut self, max: Duration) {
         self.health.limit_trust(max);
-    }
-
-    /// By profile: the interruption of the link that its blocks are promised to survive.
-    pub fn set_promises(&mut self, promises: Vec<Duration>) {
-        self.flows.set_promises(promises.clone());
-        self.promises.set(promises);
-    }
-
-    /// The same, while blocks are on their way.
-    pub fn change_promises(&mut self, promises: Vec<Duration>, now: Instant) {
-        self.promises.change(promises, now);
-        self.flows.set_promises(self.promises.all().to_vec());
     }
 
     /// A packet is about to be put into its block, or was dropped here.
@@ -115,8 +100,9 @@ impl PeerProtection {
     /// A block on its way out changed its state.
     pub fn on_block(&mut self, event: BlockEvent, now: Instant) {
         match event {
-            BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise } => {
-                self.ledger.on_closed(block, (source_symbols, repair_symbols), has_late, keeps_promise);
+            BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise, survives } => {
+                let size = (source_symbols, repair_symbols);
+                self.ledger.on_closed(block, size, has_late, (keeps_promise, survives));
             }
             BlockEvent::Sent { block, part, last, alone } => {
                 let Some(sent) = self.ledger.on_sent(block, part, now) else { return };
@@ -181,9 +167,7 @@ impl PeerProtection {
                 self.early_left.push_back(block);
             }
             let in_time = left.took.is_some_and(|took| took <= LEAVES_WITHIN)
-                && left
-                    .after_early
-                    .is_none_or(|after| after <= late_repair::spread(self.promises.longest(block.profile.into())));
+                && left.after_early.is_none_or(|after| after <= late_repair::spread(left.survives));
             if in_time && self.health.is_healthy(now) {
                 self.claim(block, left.size, left.level);
             } else {
@@ -222,7 +206,7 @@ impl PeerProtection {
     fn on_lost(&mut self, first: BlockId, count: u64, symbols: u16, now: Instant) {
         let Self { ledger, flows, barriers, notifications, counters, health, .. } = self;
         ledger.on_lost(first, count, symbols, |block, fate| match fate {
-            Fate::Whole => flows.on_block_protected(block, Level::Decoded),
+            Fate::Whole => flows.on_block_protected(block, Level::Decoded, Duration::ZERO),
             Fate::Lost { claimed } => {
                 counters.lost += 1;
                 let violation = flows.violation(block, now);
@@ -266,9 +250,6 @@ impl PeerProtection {
                 self.health.on_stamp_missing();
             }
         }
-        if self.promises.handle_timeout(now) {
-            self.flows.set_promises(self.promises.all().to_vec());
-        }
         self.flows.handle_timeout(now);
         self.publish_state(now);
         self.settle_barriers();
@@ -277,8 +258,7 @@ impl PeerProtection {
     /// When [`handle_timeout`](Self::handle_timeout) is next due if no input comes.
     pub fn deadline(&mut self, now: Instant) -> Option<Instant> {
         let stamps = self.ledger.deadline().filter(|_| self.evidence == Evidence::Timestamps);
-        let deadlines = [stamps, self.health.deadline(now), self.flows.deadline(), self.promises.deadline()];
-        deadlines.into_iter().flatten().min()
+        [stamps, self.health.deadline(now), self.flows.deadline()].into_iter().flatten().min()
     }
 
     /// The next notification. Positions come before the violations that void them, and before the barrier answers that
@@ -372,11 +352,13 @@ impl PeerProtection {
     }
 
     fn claim(&mut self, block: BlockId, size: Size, level: Level) {
-        if level >= Level::Early {
+        let survives = if level >= Level::Early {
             self.counters.protected += u64::from(level >= Level::OnWire);
-            self.ledger.claim(block, level);
-        }
-        self.flows.on_block_protected(block, level);
+            self.ledger.claim(block, level)
+        } else {
+            Duration::ZERO
+        };
+        self.flows.on_block_protected(block, level, survives);
         self.publish_block(block, size, Some(level));
     }
 

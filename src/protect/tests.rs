@@ -137,6 +137,7 @@ impl Bench {
             repair_symbols: 1,
             has_late: false,
             keeps_promise: true,
+            survives: Duration::ZERO,
         });
     }
 
@@ -535,6 +536,7 @@ fn a_profile_without_repair_symbols_is_never_protected() {
         repair_symbols: 0,
         has_late: false,
         keeps_promise: true,
+        survives: Duration::ZERO,
     });
     bench.sent(0);
     bench.left(0);
@@ -574,6 +576,7 @@ fn a_send_error_fails_waiting_blocks_before_one_without_repair_symbols() {
         repair_symbols: 0,
         has_late: false,
         keeps_promise: true,
+        survives: Duration::ZERO,
     });
     bench.event(BlockEvent::Unsendable);
     bench.sent(0);

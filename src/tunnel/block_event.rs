@@ -2,6 +2,8 @@
 //!
 //! Events are made only toward peers for which protection is claimed, in order. Nothing is decided here.
 
+use std::time::Duration;
+
 use crate::wire::payload_id::BlockId;
 
 /// A part of a block whose datagrams leave together.
@@ -28,6 +30,9 @@ pub enum BlockEvent {
         has_late: bool,
         /// It gets all that its profile promises; otherwise it is protected early at most.
         keeps_promise: bool,
+        /// The interruption of the link that it survives if it does. It is that of the profile under which the block closed,
+        /// whatever the profile is when the block has left.
+        survives: Duration,
     },
     /// The kernel took the last datagram of a part, and all datagrams of it before that, unless an
     /// [`Unsendable`](Self::Unsendable) came before. Only for blocks with repair symbols.

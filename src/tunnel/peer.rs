@@ -226,6 +226,10 @@ impl Peer {
     /// Only a response to our own initiation shows the peer's address. An initiation may be a copy of an old one from
     /// any sender. The first datagram under its keys cannot be a copy, so it shows the address.
     pub fn install(&mut self, established: &Established, code: &mut Code, now: Instant) {
+        // The handshake may have ended just before the peer was removed.
+        if self.settings.is_removed {
+            return;
+        }
         if established.role == Role::Initiator {
             let heard_from = established.endpoint.remote;
             let moved = self.address.is_none_or(|address| address.ip() != heard_from.ip());
@@ -568,7 +572,8 @@ mod tests {
             peer.install(&established(Role::Initiator, to, now), &mut code, now);
             peer.set_shows_departures(shows_departures);
             let extension = knows_late.then(Extension::default);
-            peer.reporting.handle_report(&Report { sent_at: 1, extension, ..Report::default() }, now);
+            let echo = peer.reporting.begin(true, now).sent_at;
+            peer.reporting.handle_report(&Report { sent_at: 1, echo, extension, ..Report::default() }, now);
             let profile = Profile {
                 number: 0,
                 block_symbols: 4,

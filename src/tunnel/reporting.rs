@@ -38,6 +38,8 @@ pub struct Reporting {
     acknowledged: u64,
     /// `sent_at` of our newest report when the path changed: reports up to this one may have taken the old path.
     path_from: u64,
+    /// `sent_at` of our newest report when late repair began to come later: reports up to this one do not say so.
+    spread_from: u64,
     /// When data was first sent or received since the last report.
     active_since: Option<Instant>,
     /// The newest `sent_at` of the peer's reports, and when it came.
@@ -68,6 +70,7 @@ impl Reporting {
             sent_at: 0,
             acknowledged: 0,
             path_from: 0,
+            spread_from: 0,
             active_since: None,
             remote_clock: None,
             rtt: None,
@@ -96,7 +99,14 @@ impl Reporting {
 
     /// The same, but never less than before: late repair of earlier blocks is on its way.
     pub fn extend_late_spread(&mut self, late_spread: Duration) {
-        self.late_spread = self.late_spread.max(late_spread);
+        if late_spread > self.late_spread {
+            (self.late_spread, self.spread_from) = (late_spread, self.sent_at);
+        }
+    }
+
+    /// The peer knows late repair, and has answered a report that says how long to wait for it: it gives no block up before.
+    pub fn peer_waits_for_late(&self) -> bool {
+        self.peer_late_spread.is_some() && self.acknowledged > self.spread_from
     }
 
     /// Sets whether losses on the way to the peer are taken for those of a full queue.

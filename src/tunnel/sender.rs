@@ -233,7 +233,15 @@ impl Sender {
         let keeps_promise = self.profile.keeps_promise && has_late == is_promised;
         if let Some(events) = &mut egress.events {
             let (source_symbols, repair_symbols) = (k as u16, m as u16);
-            events.push_back(BlockEvent::Closed { block, source_symbols, repair_symbols, has_late, keeps_promise });
+            let survives = self.profile.survive_burst;
+            events.push_back(BlockEvent::Closed {
+                block,
+                source_symbols,
+                repair_symbols,
+                has_late,
+                keeps_promise,
+                survives,
+            });
         }
         egress.sent.blocks += 1;
         self.begin_next(k as u16);

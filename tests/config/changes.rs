@@ -3,7 +3,7 @@
 use std::fs;
 
 use onwire::config::changes::{Takes, changes};
-use onwire::config::{self, Config, key_file};
+use onwire::config::{self, Config, Repair, key_file};
 use onwire::tunnel::keys::PrivateKey;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -86,6 +86,7 @@ fn numbers_stay_taken_and_come_back() {
     let named = |name: &str, is_removed: bool| (name.to_owned(), is_removed, usize::from(!is_removed));
     assert_eq!(shown(&second), [named("peer-2", true), named("peer-3", false), named("peer-4", false)]);
     assert_eq!(second.profile(second.peers[2].redundancy).unwrap().name, "b");
+    assert!(matches!(second.profiles[1].repair, Repair::None), "what is gone has no target");
     let third = config(&[peer(2, ", redundancy: a")], &profiles(", a: {}")).renumbered_after(&second).unwrap();
     assert_eq!(shown(&third), [named("peer-2", false), named("peer-3", true), named("peer-4", true)]);
     assert_eq!(third.profile(third.peers[0].redundancy).unwrap().name, "a");

@@ -114,7 +114,6 @@ impl Endpoint {
             now,
         );
         forwarder.set_shows_departures(settings.claims && settings.host.evidence == Evidence::Timestamps);
-        let promises = settings.profiles.iter().map(|profile| profile.survive_burst).collect();
         Self {
             run: Run { side, restarts: 0 },
             epoch: random.random(),
@@ -122,7 +121,7 @@ impl Endpoint {
             forwarder,
             link: Link::new(settings.link.clone()),
             tun: VecDeque::new(),
-            lane_protection: settings.claims.then(|| settings.host.lane_protection(promises)),
+            lane_protection: settings.claims.then(|| settings.host.lane_protection()),
             device_has_dropped: false,
             stamps: Vec::new(),
             ended: Vec::new(),

@@ -334,7 +334,7 @@ impl World {
                 if level == Level::Decoded {
                     self.blocks.remove(index);
                 }
-                self.table.on_block_protected(block, level);
+                self.table.on_block_protected(block, level, Duration::ZERO);
             }
             Step::Fail { index } if index + 1 < self.blocks.len() && self.blocks[index].2 < Some(Level::Early) => {
                 let (sbn, ..) = self.blocks.remove(index);

@@ -91,11 +91,10 @@ impl HostSettings {
     }
 
     /// The protection of a new run.
-    pub fn lane_protection(&self, promises: Vec<Duration>) -> LaneProtection {
+    pub fn lane_protection(&self) -> LaneProtection {
         let flows = FlowTable::new(self.limits, 7, InstanceCounter::default());
         let mut protection = PeerProtection::new(flows, self.evidence);
         protection.set_publishes_blocks(true);
-        protection.set_promises(promises);
         LaneProtection::new(vec![protection])
     }
 }

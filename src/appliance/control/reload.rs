@@ -53,11 +53,26 @@ pub(super) struct ProtectionSource {
     pub random: StdRng,
 }
 
+/// Why a reload failed, for people.
+enum Failure {
+    /// All is as before.
+    Unchanged(String),
+    /// Neither the new configuration nor the one before could be followed by all lanes.
+    HalfDone(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Unchanged(text)
+    }
+}
+
 impl Control {
     /// Reads the file again and follows it, and logs how that ended.
     pub(super) fn reload_file(&mut self, now: Instant) {
         let file = self.reloading.file.clone();
-        let outcome = config::load(&file).map_err(|errors| errors.to_string()).and_then(|new| {
+        let read = config::load(&file).map_err(|errors| Failure::Unchanged(errors.to_string()));
+        let outcome = read.and_then(|new| {
             let warnings = new.warnings.clone();
             let changes = self.reload(new, now)?;
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -66,16 +81,20 @@ impl Control {
         let (is_good, text) = match outcome {
             Ok(changes) if changes.is_empty() => (true, "nothing has changed".to_owned()),
             Ok(changes) => (true, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-            Err(text) => (false, text.trim_end().to_owned()),
+            Err(Failure::Unchanged(text)) => (
+                false,
+                format!("{}\nnothing has changed; `onwire check {}` checks the file", text.trim_end(), file.display()),
+            ),
+            Err(Failure::HalfDone(text)) => (
+                false,
+                format!("{text}\nsome lanes follow the new file and some the old one: reload again, or restart"),
+            ),
         };
         match is_good {
             true => tracing::info!("{} reloaded: {text}", file.display()),
             false => {
+                tracing::error!("{} was not reloaded", file.display());
                 text.lines().for_each(|line| tracing::error!("{line}"));
-                tracing::error!(
-                    "{} was not reloaded, and nothing has changed; `onwire check {0}` checks it",
-                    file.display()
-                );
             }
         }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -84,13 +103,14 @@ impl Control {
     }
 
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
-    fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, String> {
+    fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
         let fixed: Vec<_> =
             changes.iter().filter(|change| change.takes == Takes::Restart).map(|change| &change.key[..]).collect();
         if !fixed.is_empty() {
             let keys = fixed.join(", ");
-            return Err(format!("cannot change while onwire runs: {keys}; restart onwire, or take the change back"));
+            let text = format!("cannot change while onwire runs: {keys}; restart onwire, or take the change back");
+            return Err(Failure::Unchanged(text));
         }
         let next = new.clone().renumbered_after(&self.config)?;
         let followed = self.follow_lanes(&next).and_then(|()| {
@@ -104,19 +124,21 @@ impl Control {
             let undone = self.follow_lanes(&back);
             self.config = back;
             return Err(match undone {
-                Ok(()) => error,
-                Err(more) => format!("{error}; and back: {more}"),
+                Ok(()) => Failure::Unchanged(error),
+                Err(more) => Failure::HalfDone(format!("{error}; and the way back: {more}")),
             });
         }
         let before = std::mem::replace(&mut self.config, next);
         self.written = new;
+        self.uplinks.retain(|peer| self.config.peers.get(usize::from(peer.0)).is_some_and(|peer| !peer.is_removed));
         self.peering.reload(&before, &self.config, now);
         self.planning.reload(&before, &self.config, now);
         (self.reloading.set_log_level)(self.config.log.level);
         Ok(changes)
     }
 
-    /// Lets all lanes follow, and waits until they have.
+    /// Lets all lanes follow, one after the other, and waits until each has. Lane 0 is the last: it has the notification port, and a
+    /// barrier must not wait for a peer that another lane does not know yet.
     fn follow_lanes(&mut self, next: &Config) -> Result<(), String> {
         let endpoints = setup::endpoints(next);
         let (done, dones) = sync_channel(self.lanes.len());
@@ -126,7 +148,8 @@ impl Control {
             .map(|(number, _)| number)
             .collect();
         let deadline = Instant::now() + FOLLOWED_WITHIN;
-        for (number, lane) in (0..).zip(&self.lanes) {
+        for (at, lane) in self.lanes.iter().enumerate().rev() {
+            let number = at as u8;
             let reload = LaneReload {
                 settings: setup::forwarder_settings(next, &endpoints, number),
                 changed_profiles: changed_profiles.clone(),
@@ -134,13 +157,11 @@ impl Control {
                 protection: protection_changes(self.protection.as_mut(), next, number),
                 done: done.clone(),
             };
-            send(lane, Command::Reload(Box::new(reload)), deadline).map_err(|()| {
-                format!("lane {number} does not take commands: it is too busy, or stands still; try again")
-            })?;
-        }
-        for _ in &self.lanes {
+            let is_sent = send(lane, Command::Reload(Box::new(reload)), deadline).is_ok();
             let left = deadline.saturating_duration_since(Instant::now());
-            dones.recv_timeout(left).map_err(|_| "a lane is too busy to follow; try again".to_owned())?;
+            if !is_sent || dones.recv_timeout(left).is_err() {
+                return Err(format!("lane {number} is too busy to follow, or stands still; try again"));
+            }
         }
         Ok(())
     }

@@ -118,9 +118,8 @@ impl Routes {
         self.wanted = kept;
         self.wanted.extend(added);
         gone.into_iter().for_each(|wanted| self.remove(&wanted));
-        // Other sources, too.
-        let sources = self.sources()?;
-        self.check_all(&sources);
+        // The sources may be others too. What fails now is repaired at the next look.
+        self.next_look = self.checked_at;
         Ok(())
     }
 

@@ -46,6 +46,11 @@ impl Uplinks {
         self.next_look = Some(now);
     }
 
+    /// Forgets the peers for which `is_kept` is false.
+    pub fn retain(&mut self, is_kept: impl Fn(PeerId) -> bool) {
+        self.peers.retain(|&peer, _| is_kept(peer));
+    }
+
     /// When to check next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.next_look

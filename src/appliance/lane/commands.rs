@@ -45,6 +45,8 @@ impl Lane {
 
     fn reload(&mut self, reload: LaneReload, now: Instant) {
         let LaneReload { settings, changed_profiles, reports_links, protection, done } = reload;
+        self.forwarder.remove_peers(&settings, now);
+        self.deliver(now);
         self.forwarder.reload(settings, &changed_profiles, now);
         self.listening.set_peers(self.forwarder.peers().len());
         self.link_news.set(reports_links, now);

@@ -71,11 +71,15 @@ pub struct NotifyPortChanges {
     pub peers: Vec<(String, bool)>,
 }
 
-/// A barrier that lanes still have to answer.
+/// Who answers a barrier: a lane, for one of its peers, both by number.
+pub type Answerer = (u8, u32);
+
+/// A barrier that lanes still have to answer. While a configuration changes, lanes know different peers: only the answers count
+/// that were missing when it began.
 #[derive(Debug)]
 struct Barrier {
     id: u64,
-    missing: usize,
+    missing: Vec<Answerer>,
     level: Level,
 }
 
@@ -175,7 +179,7 @@ impl NotifyPort {
                 }
                 self.publish_link(peer as usize, now);
             }
-            Notification::Barrier(id, level) => self.on_barrier(id, level),
+            Notification::Barrier(id, level) => self.on_barrier(id, (lane, peer), level),
         }
     }
 
@@ -191,24 +195,34 @@ impl NotifyPort {
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
     }
 
-    /// Begins a barrier that waits for `answers` answers.
-    pub fn begin_barrier(&mut self, id: u64, answers: usize) {
-        self.barriers.push(Barrier { id, missing: answers, level: Level::Acked });
+    /// Begins a barrier that waits for `missing`.
+    pub fn begin_barrier(&mut self, id: u64, missing: Vec<Answerer>) {
+        let is_hopeless = missing.is_empty() || self.links.iter().any(Link::is_down);
+        self.barriers.push(Barrier { id, missing, level: Level::Acked });
         // Packets for a peer without a session are dropped and are in no block, so no lane could answer for them.
-        if answers == 0 || self.links.iter().any(Link::is_down) {
-            self.on_barrier(id, None);
+        if is_hopeless {
+            self.fail_barrier(id);
         }
     }
 
-    fn on_barrier(&mut self, id: u64, level: Option<Level>) {
+    /// The barrier cannot be answered.
+    pub fn fail_barrier(&mut self, id: u64) {
+        if let Some(at) = self.barriers.iter().position(|barrier| barrier.id == id) {
+            self.barriers.swap_remove(at);
+            self.publisher.publish_barrier(id, None);
+        }
+    }
+
+    fn on_barrier(&mut self, id: u64, from: Answerer, level: Option<Level>) {
         let Some(at) = self.barriers.iter().position(|barrier| barrier.id == id) else { return };
         let barrier = &mut self.barriers[at];
-        barrier.missing = barrier.missing.saturating_sub(1);
+        let Some(answered) = barrier.missing.iter().position(|missing| *missing == from) else { return };
+        barrier.missing.swap_remove(answered);
         let outcome = match level {
             None => None,
             Some(level) => {
                 barrier.level = barrier.level.min(level);
-                if barrier.missing > 0 {
+                if !barrier.missing.is_empty() {
                     return;
                 }
                 // No lane ever read anything: there is nothing that could be protected.
@@ -349,8 +363,13 @@ mod tests {
             port.read(now);
             while let Some(asked) = port.poll_asked() {
                 let Asked::Barrier { id } = asked else { panic!("{asked:?}") };
-                port.begin_barrier(id, answers.len());
-                answers.iter().for_each(|level| publish(&mut port, 0, Notification::Barrier(id, *level)));
+                port.begin_barrier(id, vec![(0, 0), (0, 1)]);
+                for (peer, level) in (0..).zip(answers) {
+                    // Answers of a lane that follows a change of the configuration earlier or later, and one twice.
+                    publish(&mut port, 7, Notification::Barrier(id, Some(Level::Decoded)));
+                    publish(&mut port, peer, Notification::Barrier(id, level));
+                    publish(&mut port, peer, Notification::Barrier(id, Some(Level::Decoded)));
+                }
             }
             port.send(now);
             std::thread::sleep(Duration::from_millis(1));

@@ -72,7 +72,6 @@ impl ProtectionDriver {
     /// Follows these changes; [`Forwarder::reload`] comes first.
     pub fn reload(&mut self, changes: ProtectionChanges, now: Instant) {
         for protection in self.lane_protection.peers_mut() {
-            protection.change_promises(changes.settings.promises.clone(), now);
             // Whoever plans tells again.
             protection.set_plan_reason(None);
         }
@@ -207,28 +206,29 @@ impl ProtectionDriver {
                 Asked::Flush => LaneRequest::Flush,
                 Asked::Barrier { id } => LaneRequest::Barrier(id),
             };
-            self.send_round(request, now);
+            self.send_round(request);
             self.run_request(request, forwarder, now);
         }
         let wanted = self.publish_path.port().map(|port| port.wants_blocks());
         if let Some(wanted) = wanted.filter(|wanted| *wanted != self.publishes_blocks)
             && self.publish_path.can_request()
         {
-            self.send_round(LaneRequest::Blocks(wanted), now);
+            self.send_round(LaneRequest::Blocks(wanted));
             self.run_request(LaneRequest::Blocks(wanted), forwarder, now);
         }
     }
 
-    fn send_round(&mut self, request: LaneRequest, now: Instant) {
-        let peers = self.lane_protection.peers().len() - self.removed.iter().filter(|removed| **removed).count();
-        if let (LaneRequest::Barrier(id), lanes) = (request, self.publish_path.other_lanes() + 1)
-            && let Some(port) = self.publish_path.port_mut()
-        {
-            port.begin_barrier(id, peers * lanes);
+    fn send_round(&mut self, request: LaneRequest) {
+        let is_peer = |peer: &u32| !self.removed.get(*peer as usize).is_some_and(|removed| *removed);
+        let peers: Vec<u32> = (0..self.lane_protection.peers().len() as u32).filter(is_peer).collect();
+        let lanes = self.publish_path.other_lanes() as u8;
+        let missing = (0..=lanes).flat_map(|lane| peers.iter().map(move |&peer| (lane, peer))).collect();
+        if let (LaneRequest::Barrier(id), Some(port)) = (request, self.publish_path.port_mut()) {
+            port.begin_barrier(id, missing);
         }
         let ended = self.publish_path.send_all(request);
-        if let (LaneRequest::Barrier(id), 1..) = (request, ended) {
-            self.publish_notification(PeerId(0), Notification::Barrier(id, None), now);
+        if let (LaneRequest::Barrier(id), 1.., Some(port)) = (request, ended, self.publish_path.port_mut()) {
+            port.fail_barrier(id);
         }
     }
 
@@ -243,11 +243,7 @@ impl ProtectionDriver {
                     .for_each(|protection| protection.set_publishes_blocks(wanted));
             }
             LaneRequest::Barrier(id) => {
-                for (number, protection) in self.lane_protection.peers_mut().iter_mut().enumerate() {
-                    if !self.removed.get(number).is_some_and(|removed| *removed) {
-                        protection.ask_barrier(id);
-                    }
-                }
+                self.lane_protection.peers_mut().iter_mut().for_each(|protection| protection.ask_barrier(id));
                 // If everything is protected already, the barrier is answered in this turn.
                 self.lane_protection.handle_timeout(now);
             }

@@ -69,7 +69,7 @@ fn a_violation_lists_ranges_and_holds_the_flow_until_repaired() {
     bench.tcp(1, ACK, 110, 10, 4);
     bench.protect(4);
     assert_eq!(bench.on_wire(id), 30, "held until the bytes have arrived");
-    bench.table.on_block_protected(block(4), Level::Decoded);
+    bench.table.on_block_protected(block(4), Level::Decoded, Duration::ZERO);
     assert_eq!(bench.on_wire(id), 40);
     let again = bench.table.violation(block(1), bench.now);
     assert!(!again.voids_claim() && again.ranges.is_empty());

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::notify::message::Level;
 use crate::tunnel::block_event::Part;
@@ -42,6 +42,8 @@ pub(super) struct Entry {
     pub has_late: bool,
     /// It is on the wire when all its parts have left; otherwise it is never more than early.
     pub keeps_promise: bool,
+    /// The interruption that it survives then.
+    pub survives: Duration,
     /// It was claimed at level early: some reader may count on it.
     pub is_claimed: bool,
     /// No earlier send carries a datagram of the part that waits.
@@ -57,6 +59,7 @@ impl Entry {
         stage: Stage::Open,
         has_late: false,
         keeps_promise: true,
+        survives: Duration::ZERO,
         is_claimed: false,
         first_send: 0,
         opened: None,

@@ -6,20 +6,24 @@ use crate::tunnel::late_repair::LATE_SLACK;
 const SURVIVE: Duration = Duration::from_millis(2);
 
 impl Bench {
-    /// A link that is up, and a profile that promises to survive an interruption.
-    fn promising() -> Self {
-        let mut bench = Self::up();
-        bench.protection.set_promises(vec![SURVIVE]);
-        bench
+    /// The early part of a block of one packet is taken by the kernel. Its profile promises to survive an interruption.
+    fn send_early(&mut self, sbn: u64) {
+        self.send_early_of(sbn, SURVIVE);
     }
 
-    /// The early part of a block of one packet is taken by the kernel.
-    fn send_early(&mut self, sbn: u64) {
+    fn send_early_of(&mut self, sbn: u64, survives: Duration) {
         self.packet(sbn);
         let (source_symbols, repair_symbols) = (2, 5);
         let keeps_promise = true;
         let has_late = true;
-        self.event(BlockEvent::Closed { block: block(sbn), source_symbols, repair_symbols, has_late, keeps_promise });
+        self.event(BlockEvent::Closed {
+            block: block(sbn),
+            source_symbols,
+            repair_symbols,
+            has_late,
+            keeps_promise,
+            survives,
+        });
         self.sent(sbn);
     }
 
@@ -43,7 +47,7 @@ impl Bench {
 
 #[test]
 fn a_block_is_early_with_its_early_part_and_on_the_wire_with_its_late_part() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     assert_eq!((bench.levels(), bench.early_left()), ((0, 0), vec![]));
     bench.left(0);
@@ -63,7 +67,7 @@ fn a_block_is_early_with_its_early_part_and_on_the_wire_with_its_late_part() {
 
 #[test]
 fn the_greatest_lag_of_what_has_left_goes_with_the_early_part() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     let queued = bench.now;
     bench.pass(7);
@@ -77,7 +81,7 @@ fn the_greatest_lag_of_what_has_left_goes_with_the_early_part() {
 #[test]
 fn a_late_part_that_leaves_too_late_for_the_peer_does_not_count() {
     for (after, on_wire) in [(SURVIVE + LATE_SLACK, 10), (SURVIVE + LATE_SLACK + Duration::from_micros(1), 0)] {
-        let mut bench = Bench::promising();
+        let mut bench = Bench::up();
         bench.send_early(0);
         bench.left(0);
         bench.now += after;
@@ -96,7 +100,7 @@ fn a_broken_promise_leaves_a_block_early_and_nothing_waits_for_it() {
         |bench| bench.protection.on_dropped_here(bench.now),
     ];
     for (number, what) in broken.into_iter().enumerate() {
-        let mut bench = Bench::promising();
+        let mut bench = Bench::up();
         bench.send_early(0);
         bench.left(0);
         what(&mut bench);
@@ -113,10 +117,17 @@ fn a_broken_promise_leaves_a_block_early_and_nothing_waits_for_it() {
 
 #[test]
 fn a_profile_that_is_not_kept_is_early_at_most() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.packet(0);
     let (has_late, keeps_promise) = (false, false);
-    bench.event(BlockEvent::Closed { block: block(0), source_symbols: 2, repair_symbols: 5, has_late, keeps_promise });
+    bench.event(BlockEvent::Closed {
+        block: block(0),
+        source_symbols: 2,
+        repair_symbols: 5,
+        has_late,
+        keeps_promise,
+        survives: SURVIVE,
+    });
     bench.sent(0);
     bench.left(0);
     assert_eq!((bench.levels(), bench.early_left()), ((10, 0), vec![]));
@@ -125,7 +136,7 @@ fn a_profile_that_is_not_kept_is_early_at_most() {
 
 #[test]
 fn the_loss_of_a_block_that_was_early_is_a_violation() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     bench.left(0);
     bench.notifications();
@@ -140,7 +151,7 @@ fn the_loss_of_a_block_that_was_early_is_a_violation() {
 
 #[test]
 fn an_early_part_that_never_leaves_has_no_late_part() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     (0..60).for_each(|_| bench.prove(1));
     bench.notifications();
@@ -151,7 +162,7 @@ fn an_early_part_that_never_leaves_has_no_late_part() {
 
 #[test]
 fn a_late_part_whose_timestamp_is_missing_does_not_count_and_is_not_waited_for() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     bench.left(0);
     let late = bench.send_late(0);
@@ -168,7 +179,6 @@ fn with_the_kernel_as_only_evidence_a_block_is_queued_when_its_late_part_is_take
     let mut bench = Bench::new(Evidence::HandOver);
     bench.protection.on_session(true);
     bench.prove(3);
-    bench.protection.set_promises(vec![SURVIVE]);
     bench.send_early(0);
     assert_eq!(bench.reached(Level::Queued), 0);
     bench.send_late(0);
@@ -190,6 +200,7 @@ fn with_the_kernel_as_only_evidence_a_block_without_what_it_was_promised_is_not_
             repair_symbols: 5,
             has_late,
             keeps_promise,
+            survives: SURVIVE,
         });
         bench.sent(0);
         if broken {
@@ -202,7 +213,7 @@ fn with_the_kernel_as_only_evidence_a_block_without_what_it_was_promised_is_not_
 
 #[test]
 fn a_promise_that_is_broken_before_the_early_part_has_left_leaves_nothing_to_wait_for() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     bench.event(BlockEvent::PromiseBroken { block: block(0) });
     bench.left(0);
@@ -212,7 +223,7 @@ fn a_promise_that_is_broken_before_the_early_part_has_left_leaves_nothing_to_wai
 
 #[test]
 fn a_barrier_waits_for_late_parts() {
-    let mut bench = Bench::promising();
+    let mut bench = Bench::up();
     bench.send_early(0);
     bench.left(0);
     bench.protection.ask_barrier(1);
@@ -221,4 +232,24 @@ fn a_barrier_waits_for_late_parts() {
     let late = bench.send_late(0);
     bench.protection.on_left(late, bench.now, bench.now);
     assert!(bench.notifications().iter().any(is_answer));
+}
+
+#[test]
+fn a_block_keeps_the_promise_of_the_profile_under_which_it_closed() {
+    // The profile changes while blocks are on their way, from one to the other or back.
+    for promised in [[SURVIVE, 2 * SURVIVE], [2 * SURVIVE, SURVIVE]] {
+        let mut bench = Bench::up();
+        for (sbn, survives) in (0..).zip(promised) {
+            bench.send_early_of(sbn, survives);
+            bench.left(sbn);
+            let late = bench.send_late(sbn);
+            bench.protection.on_left(late, bench.now, bench.now);
+        }
+        let told = |notification: &Notification| match notification {
+            Notification::Flow { state, event: Event::Protected, .. } => Some(state.survives_burst),
+            _ => None,
+        };
+        let last = bench.notifications().iter().filter_map(told).next_back();
+        assert_eq!(last, Some(SURVIVE), "a flow is promised what all of its blocks survive");
+    }
 }

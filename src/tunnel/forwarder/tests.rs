@@ -1,6 +1,7 @@
 //! Tests of the forwarder: packets in and out of it, sessions, and what it drops.
 
 mod congestion;
+mod reload;
 
 use super::super::handshake::REJECT_AFTER;
 use super::super::handshake::Role;
@@ -30,6 +31,10 @@ fn forwarder_that(claims: bool, side: u8, now: Instant) -> Forwarder {
 
 /// A forwarder whose own prefixes are those of the sides `local`; each of the others belongs to a peer.
 fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant) -> Forwarder {
+    Forwarder::new(settings_with(local, others, claims), now)
+}
+
+fn settings_with(local: &[u8], others: &[(u8, u16)], claims: bool) -> Settings {
     let prefix = |side: u8| format!("10.{side}.0.0/16").parse().expect("a prefix");
     let profile = Profile {
         number: 0,
@@ -51,7 +56,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         is_removed: false,
         policy: Policy::new([], ProfileId(0)),
     };
-    let settings = Settings {
+    Settings {
         lane: 0,
         local_prefixes: local.iter().map(|&side| (prefix(side), ())).collect(),
         peer_prefixes: others.iter().map(|&(side, peer)| (prefix(side), PeerId(peer))).collect(),
@@ -59,8 +64,7 @@ fn forwarder_with(local: &[u8], others: &[(u8, u16)], claims: bool, now: Instant
         profiles: vec![profile],
         delivery: Delivery { strict: true, hold: Duration::from_millis(10), hold_max: Duration::from_millis(10) },
         survive_burst: Duration::ZERO,
-    };
-    Forwarder::new(settings, now)
+    }
 }
 
 fn established(side: u8, role: Role, epoch: u64, at: Instant) -> Established {

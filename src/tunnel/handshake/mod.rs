@@ -165,7 +165,7 @@ impl Handshakes {
 
     /// Begins a handshake unless one is under way. Without a known endpoint nothing happens: the peer has to begin.
     pub fn request(&mut self, peer: PeerId, now: Instant) {
-        if self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.attempt.is_none()) {
+        if self.peers.get(usize::from(peer.0)).is_some_and(|peer| peer.attempt.is_none() && !peer.is_removed) {
             self.send_initiation(peer, now);
         }
     }

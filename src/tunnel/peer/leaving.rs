@@ -33,7 +33,7 @@ impl Peer {
     fn advance(&mut self, now: Instant, act: impl FnOnce(&mut Outbox, &mut dyn FnMut((BlockId, Part), u64, bool))) {
         let (events, senders) = (&mut self.block_events, &mut self.senders);
         let (claims, shows_departures) = (self.settings.claims, self.shows_departures);
-        let peer_knows_late = self.reporting.peer_late_spread().is_some();
+        let peer_waits = self.reporting.peer_waits_for_late();
         act(&mut self.outbox, &mut |(block, part), last, alone| {
             if claims {
                 events.push_back(BlockEvent::Sent { block, part, last, alone });
@@ -42,7 +42,7 @@ impl Peer {
                 // Nothing shows when it leaves. The kernel has it, which is the best that is known.
                 let sender = senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
                 let spread = sender.and_then(|sender| sender.on_early_left(block.sbn, Duration::ZERO, now));
-                if claims && is_broken(spread, peer_knows_late) {
+                if claims && is_broken(spread, peer_waits) {
                     events.push_back(BlockEvent::PromiseBroken { block });
                 }
             }
@@ -63,7 +63,7 @@ impl Peer {
     pub fn on_early_left(&mut self, block: BlockId, lag: Duration, now: Instant) {
         let sender = self.senders.get_mut(usize::from(block.profile)).and_then(Option::as_mut);
         let spread = sender.and_then(|sender| sender.on_early_left(block.sbn, lag, now));
-        if is_broken(spread, self.reporting.peer_late_spread().is_some()) {
+        if is_broken(spread, self.reporting.peer_waits_for_late()) {
             self.block_events.push_back(BlockEvent::PromiseBroken { block });
         }
     }
@@ -81,8 +81,8 @@ impl Peer {
     }
 }
 
-/// Whether a block with a late part, if it has one, cannot keep its promise. A peer that does not know late repair may have
-/// given up the block when it comes.
-fn is_broken(spread: Option<Spread>, peer_knows_late: bool) -> bool {
-    spread.is_some_and(|spread| spread == Spread::Broken || !peer_knows_late)
+/// Whether a block with a late part, if it has one, cannot keep its promise. A peer that does not know how late it comes may have
+/// given up the block by then.
+fn is_broken(spread: Option<Spread>, peer_waits: bool) -> bool {
+    spread.is_some_and(|spread| spread == Spread::Broken || !peer_waits)
 }

@@ -200,7 +200,14 @@ fn the_end_of_a_block_is_marked_where_protection_is_claimed() {
     assert_eq!(trains, [(5, vec![]), (2, vec![]), (1, vec![(0, 2, true)])]);
     let block = BlockId { profile: 0, sbn: 0 };
     let (source_symbols, repair_symbols) = (5, 3);
-    let closed = BlockEvent::Closed { block, source_symbols, repair_symbols, has_late: false, keeps_promise: true };
+    let closed = BlockEvent::Closed {
+        block,
+        source_symbols,
+        repair_symbols,
+        has_late: false,
+        keeps_promise: true,
+        survives: Duration::ZERO,
+    };
     assert_eq!(bench.events, [closed]);
 }
 
@@ -241,7 +248,14 @@ fn a_late_part_follows_its_early_part_in_time_and_once() {
     let sbn = close_one(&mut bench);
     assert_eq!(bench.sent(), [Source(sbn, 0, 0), Repair(sbn, 1, 1, 3), Repair(sbn, 2, 1, 3)], "one of three is late");
     let (source_symbols, repair_symbols, block) = (1, 3, BlockId { profile: 0, sbn });
-    let closed = BlockEvent::Closed { block, source_symbols, repair_symbols, has_late: true, keeps_promise: true };
+    let closed = BlockEvent::Closed {
+        block,
+        source_symbols,
+        repair_symbols,
+        has_late: true,
+        keeps_promise: true,
+        survives: SURVIVE,
+    };
     assert_eq!(std::mem::take(&mut bench.events), [closed]);
     let left = bench.now + Duration::from_micros(80);
     assert_eq!(bench.sender.on_early_left(sbn, Duration::ZERO, left), Some(Spread::Kept));
