@@ -91,6 +91,29 @@ mod tests {
     }
 
     #[test]
+    fn the_level_of_a_log_changes_while_it_is_written() {
+        use tracing_subscriber::filter::LevelFilter;
+        for format in [crate::config::LogFormat::Text, crate::config::LogFormat::Json] {
+            let kept = Kept::default();
+            let sink = kept.clone();
+            let log = crate::config::Log { level: crate::config::LogLevel::Info, format };
+            let (subscriber, set_level) = crate::cli::log::subscriber(log, false, move || sink.clone());
+            tracing::subscriber::with_default(subscriber, || {
+                for (number, level) in
+                    [LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::ERROR].into_iter().enumerate()
+                {
+                    set_level(level);
+                    tracing::debug!("debug {number}");
+                    tracing::info!("info {number}");
+                }
+            });
+            let said = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            let is_said = ["info 0", "debug 1", "info 1", "debug 0", "info 2"].map(|text| said.contains(text));
+            assert_eq!(is_said, [true, true, true, false, false], "{said}");
+        }
+    }
+
+    #[test]
     fn a_log_line_has_its_fields() {
         let said = logged("pg", crate::config::LogFormat::Text);
         assert!(said.ends_with(" WARN ended: pg gate=pg connection=7 name=\"pg\"\n"), "{said}");

@@ -18,6 +18,7 @@ pub mod qdisc;
 pub mod retry;
 pub mod signal;
 pub mod sock_diag;
+pub mod socket_owner;
 pub mod status_socket;
 pub mod tcp;
 pub mod timer;

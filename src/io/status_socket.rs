@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::socket_owner;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
@@ -189,8 +190,8 @@ pub fn ask(path: &Path) -> io::Result<String> {
 /// # Errors
 /// There is none, or it may not be signalled; the text says what to do.
 pub fn signal_owner(path: &Path) -> io::Result<()> {
-    let stream = StdStream::connect(path)?;
-    let owner = rustix::net::sockopt::socket_peercred(&stream)?.pid;
+    let hidden = || io::Error::other("its process is in another container: send SIGHUP to it there");
+    let owner = socket_owner::owner(&StdStream::connect(path)?)?.ok_or_else(hidden)?;
     rustix::process::kill_process(owner, rustix::process::Signal::HUP).map_err(|error| {
         let text = format!(
             "cannot signal process {owner}: {error}; run this as root, or as the user of that process",

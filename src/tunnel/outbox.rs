@@ -313,6 +313,23 @@ mod tests {
         assert_eq!(trains, [(3, 0), (2, 2), (1, 0), (4, 0xb8)]);
     }
 
+    #[test]
+    fn a_pace_changes_while_a_short_train_waits() {
+        let (to, now) = (Endpoint::from(SocketAddr::from(([192, 0, 2, 1], 7117))), Instant::now());
+        let mut outbox = Outbox::new(Pacer::new(Some(1_000_000)), Duration::from_millis(50));
+        outbox.append(1400, PLAIN, now).fill(1);
+        outbox.set_pace(Pacer::new(None), Duration::from_millis(50));
+        // As many as one train of the new pace has; the buffer of the one that waits is too short for them.
+        (0..40).for_each(|_| outbox.append(1400, PLAIN, now).fill(2));
+        let mut sent = Vec::new();
+        while let Some(train) = outbox.front(to, Trains::All, now) {
+            sent.extend_from_slice(train.bytes);
+            let len = train.bytes.len();
+            outbox.on_sent(len, now, |_, _, _| {});
+        }
+        assert_eq!(sent, [vec![1; 1400], vec![2; 40 * 1400]].concat());
+    }
+
     /// Offers bytes at `load` times the rate of the path, in packets of `packet` bytes, for `time`. Sends as the pace
     /// allows. Returns how many were picked, and how often repair would have been shed.
     fn offered(rate: u64, load: f64, packet: usize, time: Duration) -> (u32, u32) {

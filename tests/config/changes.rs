@@ -96,3 +96,25 @@ fn numbers_stay_taken_and_come_back() {
     assert_eq!(numbers.collect::<Vec<_>>(), ["peer-2", "peer-3"]);
     assert_eq!((fourth.peers.len(), fourth.peers[3].path.mtu), (4, 1300), "its symbols have another size");
 }
+
+#[test]
+fn more_peers_or_profiles_than_there_are_numbers_for_are_refused() {
+    let mut before = config(&[peer(2, "")], "");
+    let mut reloads = 0;
+    let refused = loop {
+        let number = 3 + reloads;
+        match config(&[peer(number, "")], "").renumbered_after(&before) {
+            Ok(after) => before = after,
+            Err(text) => break text,
+        }
+        reloads += 1;
+    };
+    assert_eq!((before.peers.len(), reloads), (32, 31));
+    assert!(refused.contains("32 different peers") && refused.contains("restart"), "{refused}");
+    let profiles = |from: usize| {
+        let names: String = (from..from + 200).map(|number| format!(", p{number}: {{}}")).collect();
+        config(&[peer(2, "")], &format!("redundancy: {{ steady: {{}}{names} }}\n"))
+    };
+    let refused = profiles(200).renumbered_after(&profiles(0)).unwrap_err();
+    assert!(refused.contains("256 different profiles") && refused.contains("restart"), "{refused}");
+}

@@ -125,9 +125,13 @@ fn a_bad_file_or_a_fixed_key_changes_nothing_and_all_faults_are_named() {
     pair.ithaca.configure(&[("/peers", json!([peer])), ("/redundancy", json!({ "steady": { "repair": "none" } }))]);
     let (code, said) = reload(&pair.ithaca);
     let routes = testbed.run("ithaca", &["ip", "route", "show", "dev", "ow0"]).unwrap();
-    if code == Some(1) {
-        assert!(!routes.contains("10.7.0.0"), "{said}\n{routes}");
-    }
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("10.8.0.0/24") && said.contains("nothing has changed"), "{said}");
+    assert!(routes.contains("10.2.0.0/24") && !routes.contains("10.7.0.0"), "{said}\n{routes}");
+    let repair = || pair.ithaca.status().peers[0].sent.repair_symbols;
+    let before = repair();
+    assert!(testbed.ping("primary", MIRROR[0]).contains(" 0% packet loss"));
+    assert!(repair() > before, "the lanes repair as before");
     fs::write(&pair.ithaca.config, good).unwrap();
     let (code, said) = reload(&pair.ithaca);
     assert_eq!(code, Some(0), "{said}");

@@ -111,16 +111,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         };
         let pair = Pair::start(&network, &options)?;
         let plan = BulkPlan {
-            name: arm,
-            from: "primary",
-            to: "mirror",
-            address: ends(&network)?[1],
-            flows: 1,
-            // It must not end before the last regime does.
-            seconds: seconds * regimes.len() as u64 + 30,
-            congestion: "cubic",
             rate: Some(RATE),
             write: Some(WRITE),
+            // It must not end before the last regime does.
+            ..BulkPlan::to_mirror(arm, ends(&network)?[1], seconds * regimes.len() as u64 + 30)
         };
         let bulk = plan.start(&network)?;
         stage.pause(Duration::from_secs(1))?;

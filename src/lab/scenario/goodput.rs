@@ -136,17 +136,7 @@ fn measure(
     let way = if through { "through" } else { "plain" };
     let name = format!("{way}-{congestion}-{round_trip}-{}", loss * 100.0);
     let address = ends(network)?[1];
-    let plan = BulkPlan {
-        name: &name,
-        from: "primary",
-        to: "mirror",
-        address,
-        flows: 1,
-        seconds,
-        congestion,
-        rate: None,
-        write: None,
-    };
+    let plan = BulkPlan { congestion, ..BulkPlan::to_mirror(&name, address, seconds) };
     let bulk = plan.run(network)?;
     let mbit = bulk.bits_per_second / 1e6;
     stage.say(&format!("  {way}, {congestion}, {round_trip} ms, {} %: {mbit:.1} Mbit/s", loss * 100.0));

@@ -177,17 +177,7 @@ fn measure(
     let begin = Instant::now();
     let writer = thread::spawn(move || write(socket, &writing, writes, seed));
     let seconds = (GAP.end * writes).as_secs() + 1;
-    let plan = rate.map(|rate| BulkPlan {
-        name: "load",
-        from: "primary",
-        to: "mirror",
-        address,
-        flows: 1,
-        seconds,
-        congestion: "cubic",
-        rate: Some(rate),
-        write: None,
-    });
+    let plan = rate.map(|rate| BulkPlan { rate: Some(rate), ..BulkPlan::to_mirror("load", address, seconds) });
     let bulk = plan.map(|plan| plan.run(network)).transpose()?;
     while !writer.is_finished() {
         if begin.elapsed() > Duration::from_secs(2 * seconds + 30) {

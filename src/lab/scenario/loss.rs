@@ -63,17 +63,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         };
         let own_before = own_drops(&before)?;
         let name = format!("loss-{number}");
-        let plan = BulkPlan {
-            name: &name,
-            from: "primary",
-            to: "mirror",
-            address,
-            flows: 1,
-            seconds,
-            congestion: "cubic",
-            rate: None,
-            write: None,
-        };
+        let plan = BulkPlan::to_mirror(&name, address, seconds);
         let bulk = plan.run(&network)?;
         stage.pause(Duration::from_millis(400))?;
         let after = pair.appliances[1].status(&network)?;

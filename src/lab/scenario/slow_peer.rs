@@ -101,17 +101,7 @@ fn measure(network: &Network<'_>, star: &Star, what: (u32, bool), seconds: u64) 
     };
     let flood = is_flooded.then(|| Flood::start(network, address("mirror")?)).transpose()?;
     let (before, since) = (sent()?, Instant::now());
-    let bulk = BulkPlan {
-        name: &name,
-        from: "primary",
-        to: "mirror-b",
-        address: address("mirror-b")?,
-        flows: 1,
-        seconds,
-        congestion: "cubic",
-        rate: None,
-        write: None,
-    };
+    let bulk = BulkPlan { to: "mirror-b", ..BulkPlan::to_mirror(&name, address("mirror-b")?, seconds) };
     let bulk = bulk.start(network)?;
     let to = address("mirror-c")?.to_string();
     let ping = Ping::start(network, &format!("{name}-ping"), "primary", &to, seconds)?;

@@ -48,7 +48,22 @@ pub struct RunningBulk {
     limit: Duration,
 }
 
-impl BulkPlan<'_> {
+impl<'a> BulkPlan<'a> {
+    /// One flow of cubic from primary to mirror, as fast as it goes.
+    pub fn to_mirror(name: &'a str, address: IpAddr, seconds: u64) -> Self {
+        Self {
+            name,
+            from: "primary",
+            to: "mirror",
+            address,
+            flows: 1,
+            seconds,
+            congestion: "cubic",
+            rate: None,
+            write: None,
+        }
+    }
+
     /// Runs it to its end.
     pub fn run(&self, network: &Network<'_>) -> Result<Bulk, LabError> {
         self.start(network)?.finish()

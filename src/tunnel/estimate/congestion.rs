@@ -292,3 +292,22 @@ impl Congestion {
         self.steps.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_reports_without_end_fills_no_queue() {
+        let now = Instant::now();
+        let mut congestion = Congestion::new(now);
+        let interval = Interval { datagrams: 10.0, lost: 1.0, runs: 1.0, long_runs: 0.0 };
+        for _ in 0..10_000 {
+            // It says that each covers a second, and all come at once.
+            congestion.on_round_trip(Duration::from_millis(20), Duration::from_millis(20), now);
+            congestion.on_interval(&interval, Duration::from_secs(1), 1000.0, now);
+        }
+        assert_eq!(congestion.steps.len(), STEPS_MAX);
+        assert!(congestion.prompt.datagrams > 90_000.0, "what did not fit is judged: {congestion:?}");
+    }
+}

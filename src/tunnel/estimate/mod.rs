@@ -33,10 +33,12 @@ use crate::wire::report::{ENTRIES_MAX, LossRun, Report, burst_class};
 
 /// A run less likely than this violates the model.
 const CHANCE_MIN: f64 = 1e-6;
-/// A violation lasts at least this long, and then until the runs since make it likely enough,
+/// A violation lasts until this much was reported without another one and the runs since make it likely enough,
 const VIOLATED_FOR: Duration = Duration::from_secs(60);
-/// but no longer than this.
+/// or until this much was.
 const VIOLATED_MAX: Duration = Duration::from_secs(3600);
+/// Two reports further apart say nothing about the time between them beyond this.
+const REPORTED_APART: Duration = Duration::from_secs(1);
 /// With fewer datagrams there is no model to violate.
 const DATAGRAMS_MIN: f64 = 10_000.0;
 
@@ -58,12 +60,14 @@ pub struct Estimator {
     violation: Option<Violation>,
 }
 
-/// A run that is longer than those before it allow; of several, the longest and the time of the last.
+/// A run that is longer than those before it allow; of several, the longest. Time that merely passes does not end it.
 #[derive(Clone, Copy, Debug)]
 struct Violation {
     length: u64,
     interruption: Interruption,
-    at: Instant,
+    /// For how long reports have come since the last of them, and the newest report.
+    reported: Duration,
+    heard_at: Instant,
 }
 
 impl Estimator {
@@ -106,7 +110,7 @@ impl Estimator {
         if let (Some(rtt), Some(least)) = (rtt, least_rtt) {
             self.congestion.on_round_trip(rtt, least, now);
         }
-        self.end_violation(now);
+        self.watch_violation(now);
         let interval = self.evidence.on_report(&report.reception, now);
         if let (Some(interval), Some(covers)) = (interval, covers) {
             let (rate, _) = self.rate.per_second(now);
@@ -127,8 +131,8 @@ impl Estimator {
         self.named_below = run.first.saturating_add(length);
         if self.evidence.datagrams() >= DATAGRAMS_MIN && self.chance(length, interruption) < CHANCE_MIN {
             let before = self.violation.filter(|before| before.interruption.at_least > interruption.at_least);
-            let longest = before.unwrap_or(Violation { length, interruption, at: now });
-            self.violation = Some(Violation { at: now, ..longest });
+            let (length, interruption) = before.map_or((length, interruption), |it| (it.length, it.interruption));
+            self.violation = Some(Violation { length, interruption, reported: Duration::ZERO, heard_at: now });
         }
         self.evidence.runs_mut().on_timed(burst_class(length), interruption);
         if length > 1 {
@@ -144,15 +148,14 @@ impl Estimator {
         self.evidence.runs().chance(length, interruption, loss)
     }
 
-    fn end_violation(&mut self, now: Instant) {
-        let has_ended = |violation: &Violation| {
-            let age = now.saturating_duration_since(violation.at);
-            age >= VIOLATED_MAX
-                || (age >= VIOLATED_FOR && self.chance(violation.length, violation.interruption) >= CHANCE_MIN)
-        };
-        if self.violation.as_ref().is_some_and(has_ended) {
-            self.violation = None;
-        }
+    /// A report came.
+    fn watch_violation(&mut self, now: Instant) {
+        let Some(mut violation) = self.violation else { return };
+        violation.reported += now.saturating_duration_since(violation.heard_at).min(REPORTED_APART);
+        violation.heard_at = now;
+        let is_likely = || self.chance(violation.length, violation.interruption) >= CHANCE_MIN;
+        let is_over = violation.reported >= VIOLATED_MAX || (violation.reported >= VIOLATED_FOR && is_likely());
+        self.violation = (!is_over).then_some(violation);
     }
 
     /// The peer was restarted: it counts from zero.

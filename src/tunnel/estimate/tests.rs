@@ -226,6 +226,11 @@ fn a_run_that_the_fit_does_not_allow_violates_it_for_an_hour() {
         assert!(found.violated_by == Some(longest), "seed {seed}: {found:?}");
         assert!(found.last_minute.longest.at_least < 100 * MS, "seed {seed}: {found:?}");
         assert!(found.ever.longest == longest && found.last_hour.longest == longest, "seed {seed}: {found:?}");
+        // Silence proves nothing.
+        let reported = link.report_due;
+        (link.now, link.report_due) = (link.now + 7_200_000 * MS, reported + 7_200_000 * MS);
+        link.send(1_000 * MS, MS * 5, 1, |link| states.loses(link.now));
+        assert!(link.estimate().violated_by == Some(longest), "seed {seed}: {:?}", link.estimate());
         link.send(3_540_000 * MS, MS * 5, 1, |link| states.loses(link.now));
         let found = link.estimate();
         assert!(found.violated_by.is_none() && found.ever.longest == longest, "seed {seed}: {found:?}");

@@ -45,17 +45,7 @@ pub fn measure(stage: &Stage<'_>, network: &Network<'_>, seconds: u64) -> Result
         if label == "paced" {
             idle = Ping::start(network, "idle-ping", "primary", &to, IDLE_SECONDS)?.finish()?;
         }
-        let plan = BulkPlan {
-            name: label,
-            from: "primary",
-            to: "mirror",
-            address,
-            flows: 1,
-            seconds,
-            congestion: "cubic",
-            rate: None,
-            write: None,
-        };
+        let plan = BulkPlan::to_mirror(label, address, seconds);
         let bulk = plan.start(network)?;
         let ping = Ping::start(network, &format!("{label}-ping"), "primary", &to, seconds)?;
         let bulk = bulk.finish()?;

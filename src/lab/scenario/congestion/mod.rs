@@ -167,17 +167,7 @@ fn measure(
     let wan = network.wan().ok_or_else(|| LabError::Sentence("this scenario needs an emulator".to_owned()))?;
     let truth = || wan.truth().map_err(LabError::doing("read the emulator's counters"));
     let label = format!("{}-{number}", arm.name().replace([' ', ':'], "-"));
-    let plan = |name, address, flows| BulkPlan {
-        name,
-        from: "primary",
-        to: "mirror",
-        address,
-        flows,
-        seconds,
-        congestion: "cubic",
-        rate: None,
-        write: None,
-    };
+    let plan = |name, address, flows| BulkPlan { flows, ..BulkPlan::to_mirror(name, address, seconds) };
     let [carried, plain] = [format!("{label}-carried"), format!("{label}-plain")];
     let plain_address = PLAIN_MIRROR.parse().map_err(|_| LabError::Sentence("no address".to_owned()))?;
     let before = truth()?;

@@ -167,17 +167,7 @@ fn gather_many_flows(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) 
 }
 
 fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
-    BulkPlan {
-        name,
-        from: "primary",
-        to: "mirror",
-        address,
-        flows,
-        seconds,
-        congestion: "cubic",
-        rate: None,
-        write: None,
-    }
+    BulkPlan { flows, ..BulkPlan::to_mirror(name, address, seconds) }
 }
 
 fn measure(
