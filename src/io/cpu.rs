@@ -1,4 +1,5 @@
-//! Which processor a thread runs on.
+//! Which processor a thread runs on, and before which others.
+#![allow(unsafe_code)]
 
 use std::io;
 
@@ -29,6 +30,18 @@ pub fn stay_on(processors: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &only)?)
 }
 
+/// Lets this thread run before all ordinary ones (`SCHED_FIFO`), or as an ordinary one again. Only for moments: a thread
+/// that runs first and never sleeps leaves its processor to nobody. Needs `CAP_SYS_NICE`.
+pub fn run_first(first: bool) -> io::Result<()> {
+    let (policy, sched_priority) = if first { (libc::SCHED_FIFO, 1) } else { (libc::SCHED_OTHER, 0) };
+    let parameters = libc::sched_param { sched_priority };
+    // SAFETY: 0 is this thread, and `parameters` lives until the call ends, which keeps no pointer to it.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +54,20 @@ mod tests {
             let after = sched_getaffinity(None).unwrap();
             assert!(before.is_set(chosen));
             assert_eq!((after.count(), sched_getcpu()), (1, chosen));
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_runs_first_and_then_as_others_do() {
+        let thread = std::thread::spawn(|| {
+            for (first, policy) in [(true, libc::SCHED_FIFO), (false, libc::SCHED_OTHER)] {
+                run_first(first).unwrap();
+                // The 41st field of proc_pid_stat(5); the name in brackets is the second and has no blank here.
+                let text = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+                let found = text.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap();
+                assert_eq!(found, policy.to_string());
+            }
         });
         thread.join().unwrap();
     }

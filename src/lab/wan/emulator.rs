@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     io::{
+        cpu,
         timer::Timer,
         tun::{Tun, TunOptions},
     },
@@ -113,6 +114,7 @@ impl Direction {
         let mut events = Events::with_capacity(8);
         let mut buffer = vec![0; Pool::LARGE];
         let mut looked_at = None;
+        let mut is_first = false;
         loop {
             if !self.answer(&mut buffer)? {
                 return Ok(());
@@ -129,7 +131,14 @@ impl Direction {
             }
             self.timer.set(self.link.poll_timeout(), now)?;
             // Around an interruption the thread does not sleep, so that it reads each train when it arrives.
-            let wait = self.link.interruptions().is_near(now, AWAKE).then_some(Duration::ZERO);
+            let is_near = self.link.interruptions().is_near(now, AWAKE);
+            if is_near != is_first {
+                // Other programs of a busy machine must not keep it from seeing the interruption; where that is not
+                // allowed, more interruptions are found unseen.
+                let _ = cpu::run_first(is_near);
+                is_first = is_near;
+            }
+            let wait = is_near.then_some(Duration::ZERO);
             looked_at = wait.map(|_| now);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
