@@ -21,7 +21,7 @@ local gone_reasons = { [1] = "closed", [2] = "idle", [3] = "evicted", [4] = "rep
 local states = { [1] = "up", [2] = "degraded", [3] = "down", [4] = "draining" }
 local state_reasons = {
   [0] = "none", [1] = "no reports", [2] = "violation", [3] = "send errors", [4] = "no timestamps", [5] = "no session",
-  [6] = "administrator", [7] = "target not reachable", [8] = "model violated",
+  [6] = "administrator", [7] = "target not reachable", [8] = "model violated", [9] = "bypass",
 }
 
 local key_table = {

@@ -3,6 +3,8 @@
 //! It reaches the lanes through bounded channels, with a waker in each direction: nothing that an unauthenticated
 //! sender sends to it can delay a packet. It owns no packet and no block.
 
+mod detour;
+mod protection;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,7 +22,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use reload::ProtectionSource;
+use detour::Detour;
+use protection::{ProtectionSource, set_protection};
 pub use reload::Reloading;
 
 use crate::appliance::host::routes::Routes;
@@ -28,29 +32,26 @@ use crate::appliance::lane::Lane;
 use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::snapshot::LaneSnapshot;
-use crate::appliance::notify::port::NotifyPort;
-use crate::appliance::notify::protection_driver::ProtectionDriver;
-use crate::appliance::notify::publish_path::PublishPath;
 use crate::appliance::peering::Peering;
 use crate::appliance::planning::{NewPlan, Planning};
-use crate::appliance::setup::{self, ProtectionSettings};
+use crate::appliance::pulse::Pulse;
+use crate::appliance::setup;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
-use crate::config::{Config, Notify};
-use crate::flow::InstanceCounter;
+use crate::config::Config;
 use crate::io::log;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::status_socket::{Owner, StatusSocket};
 use crate::io::tun::Tun;
-use crate::io::udp::{StampState, UdpSocket};
-use crate::notify::message::Level;
+use crate::io::udp::UdpSocket;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
 
 const WAKER: Token = Token(0);
 const ROUTES: Token = Token(1);
+const WATCHDOG: Token = Token(2);
 /// The first token of the status socket.
-const STATUS: usize = 2;
+const STATUS: usize = 3;
 
 /// Root and the socket's group may connect.
 const OWNER: Owner = Owner {
@@ -111,6 +112,10 @@ pub struct Control {
     written: Config,
     /// `None` without notifications.
     protection: Option<ProtectionSource>,
+    /// Whether the lanes turn.
+    pulse: Pulse,
+    /// `None` where packets for a peer that is down are dropped.
+    detour: Option<Detour>,
     reloading: Reloading,
 }
 
@@ -133,12 +138,18 @@ impl Control {
         let device = tun.name.clone();
 
         let (notify, events) = sync_channel(EVENTS_MAX);
-        let mut prepared = Vec::new();
+        let (mut prepared, mut turns) = (Vec::new(), Vec::new());
         for (number, queue) in (0..).zip(queues) {
             let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
             let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
             let (commands, to_lane) = sync_channel(COMMANDS_MAX);
-            let channel = LaneChannel { commands: to_lane, events: notify.clone(), control: Arc::clone(&waker) };
+            turns.push(Arc::new(AtomicU64::new(0)));
+            let channel = LaneChannel {
+                commands: to_lane,
+                events: notify.clone(),
+                control: Arc::clone(&waker),
+                turns: Arc::clone(&turns[usize::from(number)]),
+            };
             let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
             let (mut lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
             if setup::has_targets(&config) {
@@ -150,7 +161,12 @@ impl Control {
             Some(notify) => Some(set_protection(&config, notify, &mut prepared, random_of_notify, started)?),
             None => None,
         };
-        let routes = Routes::install(&config, &device, started)?;
+        let detour = Detour::start(&config, &device)?;
+        let withdrawn = detour.as_ref().map(|detour| detour.withdrawn(&config)).unwrap_or_default();
+        let routes = Routes::install(&config, &device, withdrawn, started)?;
+        if let Some(descriptor) = detour.as_ref().and_then(Detour::descriptor) {
+            poll.registry().register(&mut SourceFd(&descriptor), WATCHDOG, Interest::READABLE)?;
+        }
         poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
         let mut lanes = Vec::new();
         for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
@@ -175,8 +191,10 @@ impl Control {
         let control = Self {
             planning,
             written: config.clone(),
+            pulse: Pulse::new(turns, detour::stuck_after(&config), started),
             config,
             protection,
+            detour,
             reloading,
             epoch,
             started,
@@ -190,6 +208,7 @@ impl Control {
             tun,
             uplinks: Uplinks::default(),
         };
+        control.tell_withdrawn();
         control.announce();
         Ok(control)
     }
@@ -208,8 +227,15 @@ impl Control {
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
             let callers = self.status_socket.poll_timeout();
-            let due =
-                [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes, callers].into_iter().flatten().min();
+            let due = [
+                self.peering.poll_timeout(),
+                self.uplinks.poll_timeout(),
+                routes,
+                callers,
+                self.bypass_due(),
+                Some(self.pulse.poll_timeout()),
+            ];
+            let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
@@ -221,6 +247,7 @@ impl Control {
     }
 
     fn turn(&mut self, now: Instant) -> Result<(), RunError> {
+        self.read_watchdog(now);
         if self.signals.take(Signal::User1) {
             let status = self.status("running");
             tracing::info!(status = %serde_json::to_string(&status).unwrap_or_default(), "status");
@@ -231,6 +258,8 @@ impl Control {
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event, now)?;
         }
+        self.look_at_lanes(now);
+        self.follow_bypass(now);
         self.peering.handle_timeout(now);
         self.send_handshakes(now);
         self.send_plans();
@@ -254,6 +283,7 @@ impl Control {
             LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
             LaneEvent::Link { lane, peer, link } => self.planning.on_link(lane, peer, *link, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
+            LaneEvent::Reach { lane, peer, reach } => self.on_reach(lane, peer, reach, now),
             LaneEvent::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
                 return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
@@ -308,6 +338,7 @@ impl Control {
     /// Removes the routes first, so that nothing more comes in; then stops the lanes, which send what they have.
     fn stop(&mut self) -> Status {
         self.tun.tx_dropped = self.dropped();
+        self.tell_of_the_end();
         self.routes = None;
         // Nothing reads events any more. Dropping the receiver frees a lane that waits because a flood has filled the
         // channel.
@@ -343,6 +374,7 @@ impl Control {
         let peers = self.config.peers.iter().enumerate().filter(|(_, peer)| !peer.is_removed).map(|(number, peer)| {
             let mut status = PeerStatus::gather(&peer.name, snapshots.iter().filter_map(|lane| lane.peers.get(number)));
             status.plans = self.planning.status(number);
+            status.bypass = self.bypass_status(number);
             status
         });
         Status {
@@ -358,6 +390,7 @@ impl Control {
             notify: snapshots.iter().find_map(|lane| lane.notify.clone()),
             drops: by_name,
             reload: self.reloading.status(),
+            watchdog: self.watchdog_status(),
         }
     }
 
@@ -384,41 +417,6 @@ impl Control {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
         }
     }
-}
-
-/// Opens the notification port and gives each lane a driver.
-fn set_protection(
-    config: &Config,
-    notify: &Notify,
-    lanes: &mut [(Lane, SyncSender<Command>, Arc<Waker>)],
-    mut random: StdRng,
-    now: Instant,
-) -> io::Result<ProtectionSource> {
-    let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
-    tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
-    let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
-    let instances = InstanceCounter::default();
-    let mut of_lanes = Vec::new();
-    for (number, ((lane, _, _), publish_path)) in (0..).zip(lanes.iter_mut().zip(PublishPath::of_lanes(port, &wakers)))
-    {
-        let stamps = lane.stamps();
-        if let (StampState::Off(_), true) = (stamps, notify.level != Level::Queued) {
-            tracing::warn!(
-                "no transmit timestamps: {stamps}. Nothing will be called protected; `notify.level: queued` tells what \
-                 the kernel has taken, which may still be lost with this host"
-            );
-        }
-        of_lanes.push(stamps);
-        let settings = ProtectionSettings::new(config, notify.level, stamps, &instances, random.random());
-        let lane_protection = setup::lane_protection(&settings, config);
-        lane.set_protection(ProtectionDriver::new(
-            number,
-            lane_protection,
-            publish_path,
-            setup::bound_address(config),
-        ))?;
-    }
-    Ok(ProtectionSource { stamps: of_lanes, instances, random })
 }
 
 fn describe(config: &Config, queues: &[Tun]) -> TunStatus {

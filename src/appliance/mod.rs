@@ -12,6 +12,7 @@
 //! bytes become "protected". The meaning of bytes, and what may be called protected, is decided in [`crate::tunnel`],
 //! [`crate::flow`] and [`crate::protect`].
 
+pub mod bypass;
 pub mod control;
 pub mod host;
 pub mod lane;
@@ -19,5 +20,7 @@ mod notify;
 mod peer_log;
 mod peering;
 pub mod planning;
+mod pulse;
 mod setup;
 pub mod status;
+pub mod watchdog;

@@ -26,6 +26,7 @@ pub mod status;
 mod subscription;
 pub mod wait;
 pub mod watch;
+pub mod watchdog;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -78,6 +79,9 @@ pub enum Command {
     Keygen(keygen::Keygen),
     /// Print the public key of a private key
     Pubkey(pubkey::Pubkey),
+    /// Watch an appliance that withdraws its routes when it stands still; `run` starts this
+    #[command(hide = true)]
+    Watchdog(watchdog::Watchdog),
 }
 
 const EXAMPLES: &str = "\
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
             Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),
+            Command::Watchdog(command) => command.run(),
         },
         Err(error) => {
             // A reader that has closed standard output is not worth a message.

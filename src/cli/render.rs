@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::appliance::host::routes::RouteTrouble;
+use crate::appliance::host::route_trouble::RouteTrouble;
+use crate::appliance::status::bypass::WatchdogStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
@@ -40,6 +41,10 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     )?;
     for (prefix, trouble) in &tun.route_troubles {
         writeln!(out, "  {prefix}: {}", route_trouble(trouble, &tun.name))?;
+    }
+    if let Some(WatchdogStatus { pid, stalls }) = status.watchdog {
+        let process = pid.map_or("ENDED, restart onwire".to_owned(), |pid| format!("process {pid}"));
+        writeln!(out, "  watchdog: {process}; onwire stood still {stalls} times")?;
     }
     for lane in &status.lanes {
         writeln!(
@@ -82,6 +87,7 @@ fn route_trouble(trouble: &RouteTrouble, device: &str) -> String {
         }
         RouteTrouble::Missing { cause } => format!("route missing: {cause}"),
         RouteTrouble::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
+        RouteTrouble::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
         RouteTrouble::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
     }
 }
@@ -92,6 +98,9 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     if let Some(age) = peer.session_age_s {
         let rtt = peer.rtt_ms.map_or("unknown".to_owned(), |rtt| format!("{rtt:.1} ms"));
         writeln!(out, "  session   {} old, {} so far, round trip {rtt}", duration(age), peer.sessions)?;
+    }
+    if let Some(cause) = peer.bypass.as_ref().and_then(|bypass| bypass.cause.as_ref()) {
+        writeln!(out, "  BYPASS    {cause}: its routes are withdrawn, and packets take the plain route, unprotected")?;
     }
     if let Some(protection) = &peer.protection {
         let because = if protection.reason == "none" { String::new() } else { format!(" ({})", protection.reason) };

@@ -67,7 +67,10 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     found.compare("delivery.hold", delivery.hold == then.hold, Takes::Reload);
     found.compare("delivery.hold_max", delivery.hold_max == then.hold_max, Takes::Reload);
     found.compare("delivery.last_hop", delivery.last_hop == then.last_hop, Takes::Restart);
-    found.compare("bypass", old.bypass == new.bypass, Takes::Reload);
+    let (bypass, then) = (&old.bypass, &new.bypass);
+    found.compare("bypass.when_down", bypass.when_down == then.when_down, Takes::Restart);
+    found.compare("bypass.return_after", bypass.return_after == then.return_after, Takes::Reload);
+    found.compare("bypass.stuck_after", bypass.stuck_after == then.stuck_after, Takes::Reload);
     found.notify(old.notify.as_ref(), new.notify.as_ref());
     found.compare("status.socket", old.status.socket == new.status.socket, Takes::Restart);
     found.compare("log.level", old.log.level == new.log.level, Takes::Reload);

@@ -33,6 +33,10 @@ pub enum Ordering {
 pub struct Bypass {
     /// The action.
     pub when_down: WhenDown,
+    /// For how long a peer must be fit before its routes come back.
+    pub return_after: Duration,
+    /// A lane that makes no turn for this long stands still.
+    pub stuck_after: Duration,
 }
 
 /// The action while a peer is down.
@@ -40,10 +44,16 @@ pub struct Bypass {
 pub enum WhenDown {
     /// Packets for the peer are dropped and counted.
     Drop,
+    /// The routes to the peer's prefixes are withdrawn: packets take whatever other route there is.
+    WithdrawRoutes,
 }
 
 /// The default of `hold_max`: paths that reorder more are broken in other ways too.
 const HOLD_MAX: Duration = Duration::from_millis(250);
+/// The default of `return_after`: a restarted peer is not trusted before it has stayed for a second.
+const RETURN_AFTER: Duration = Duration::from_secs(1);
+/// The default of `stuck_after`: a busy machine does not hold up a lane for so long.
+const STUCK_AFTER: Duration = Duration::from_millis(400);
 
 impl Delivery {
     pub(super) fn read(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
@@ -70,14 +80,16 @@ impl Delivery {
 impl Bypass {
     pub(super) fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Self {
         let table = root.field("bypass").table(&schema::BYPASS, reading);
-        let word = |text: &str| match text {
-            "drop" => Ok(WhenDown::Drop),
-            "withdraw_routes" => {
-                Err("withdrawing routes is not in this version; write drop, or remove the key".to_owned())
-            }
-            _ => Err(String::new()),
-        };
-        let when_down = table.field("when_down").read("drop", word, reading);
-        Self { when_down: when_down.unwrap_or(WhenDown::Drop) }
+        let words = [("drop", WhenDown::Drop), ("withdraw_routes", WhenDown::WithdrawRoutes)];
+        let when_down = table.field("when_down").choose(&words, reading);
+        let return_after = table.field("return_after");
+        let return_after = duration(&return_after, Duration::from_millis(100)..=Duration::from_secs(600), reading);
+        let stuck_after = table.field("stuck_after");
+        let stuck_after = duration(&stuck_after, Duration::from_millis(200)..=Duration::from_secs(60), reading);
+        Self {
+            when_down: when_down.unwrap_or(WhenDown::Drop),
+            return_after: return_after.unwrap_or(RETURN_AFTER),
+            stuck_after: stuck_after.unwrap_or(STUCK_AFTER),
+        }
     }
 }

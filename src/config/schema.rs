@@ -39,7 +39,7 @@ pub const RULE: Keys = keys("policy[]", &["to", "from", "protocol", "port", "dsc
 /// `delivery`.
 pub const DELIVERY: Keys = keys("delivery", &["ordering", "hold", "hold_max", "last_hop"]);
 /// `bypass`.
-pub const BYPASS: Keys = keys("bypass", &["when_down"]);
+pub const BYPASS: Keys = keys("bypass", &["when_down", "return_after", "stuck_after"]);
 /// `notify`.
 pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level", "trust_max"]);
 /// One of `keys` of `notify`.

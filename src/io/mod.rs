@@ -9,6 +9,8 @@
 
 pub mod cpu;
 pub mod descriptors;
+#[cfg(feature = "lab")]
+pub mod hold;
 pub mod log;
 #[cfg(feature = "lab")]
 pub mod namespace;
@@ -24,6 +26,7 @@ pub mod tcp;
 pub mod timer;
 pub mod tun;
 pub mod udp;
+pub mod watchdog;
 
 /// An error of the same kind that names the failed action and the remedy.
 fn explain(error: &std::io::Error, words: std::fmt::Arguments<'_>) -> std::io::Error {

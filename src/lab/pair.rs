@@ -46,6 +46,8 @@ pub struct PairOptions {
     pub notify: Option<&'static str>,
     /// Whether `delivery.last_hop:` is on.
     pub last_hop: bool,
+    /// Further keys of the file, a line each.
+    pub further: &'static str,
 }
 
 impl Default for PairOptions {
@@ -59,6 +61,7 @@ impl Default for PairOptions {
             offload: "auto",
             notify: None,
             last_hop: true,
+            further: "",
         }
     }
 }
@@ -276,6 +279,7 @@ pub(super) fn start(
     if !options.last_hop {
         text += "delivery: { last_hop: off }\n";
     }
+    text += options.further;
     let file = network.trace().write_file(&format!("{name}.yaml"), &text)?;
     let command = [onwire_program()?, "run".to_owned(), "--config".to_owned(), path_text(&file)?];
     let process = network.start(node, &name, &command.each_ref().map(String::as_str))?;

@@ -89,6 +89,16 @@ pub struct PeerStatus {
     pub protection: Option<ProtectionStatus>,
     /// Profiles with targets.
     pub plans: Vec<PlanStatus>,
+    /// Which way packets for it take, where routes are withdrawn.
+    pub bypass: Option<BypassStatus>,
+}
+
+/// The way of packets for a peer.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BypassStatus {
+    /// They take the plain route.
+    pub withdrawn: bool,
 }
 
 /// A profile with targets on one lane.

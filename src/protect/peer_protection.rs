@@ -43,6 +43,7 @@ pub struct PeerProtection {
     health: Health,
     barriers: Barriers,
     plan_reason: Option<StateReason>,
+    is_bypassed: bool,
     published_state: (LinkState, StateReason),
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
@@ -67,6 +68,7 @@ impl PeerProtection {
             health: Health::new(evidence == Evidence::HandOverOnly),
             barriers: Barriers::default(),
             plan_reason: None,
+            is_bypassed: false,
             published_state: (LinkState::Down, StateReason::NoSession),
             notifications: VecDeque::new(),
             refresh: None,
@@ -380,8 +382,17 @@ impl PeerProtection {
         self.plan_reason = reason;
     }
 
+    /// Packets for the peer take another route, or no longer do. What went into blocks before is claimed as ever.
+    pub fn set_bypassed(&mut self, is_bypassed: bool) {
+        self.is_bypassed = is_bypassed;
+    }
+
     fn publish_state(&mut self, now: Instant) {
         let state = match (self.health.state(now), self.plan_reason) {
+            // Of all reasons of a link that is not down, this one says what becomes of the next packet.
+            ((state, _), _) if self.is_bypassed && state != LinkState::Down => {
+                (LinkState::Degraded, StateReason::Bypass)
+            }
             // What has less than it was promised is claimed early at most, so claims go on.
             ((LinkState::Up, _), Some(reason)) => (LinkState::Degraded, reason),
             (state, _) => state,

@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod appliance;
+mod bypass;
 mod capture;
 mod datagrams;
 mod streams;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use onwire::appliance::host::routes::RouteTrouble;
+use onwire::appliance::host::route_trouble::RouteTrouble;
 use serde_json::json;
 
 use crate::{

@@ -72,6 +72,8 @@ pub enum StateReason {
     Target = 7,
     /// The link loses in another way than the plan assumes.
     Model = 8,
+    /// Packets take another route than the tunnel, unprotected.
+    Bypass = 9,
 }
 
 impl StateReason {
@@ -87,12 +89,15 @@ impl StateReason {
             StateReason::Administrator => "administrator",
             StateReason::Target => "target not reachable",
             StateReason::Model => "model violated",
+            StateReason::Bypass => "bypass",
         }
     }
 
     fn from_wire(value: u8) -> StateReason {
-        use StateReason::{Administrator, Model, NoReports, NoSession, NoTimestamps, SendErrors, Target, Violation};
-        let known = [NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model];
+        use StateReason::{
+            Administrator, Bypass, Model, NoReports, NoSession, NoTimestamps, SendErrors, Target, Violation,
+        };
+        let known = [NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model, Bypass];
         known.into_iter().find(|reason| *reason as u8 == value).unwrap_or(StateReason::None)
     }
 }

@@ -84,6 +84,7 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
     let whole = Flow { positions: Positions { on_wire: Some(69_000), early: None, ..flow().positions }, ..late };
     let unreachable = Peer { reason: StateReason::Target, ..degraded.clone() };
     let mismodelled = Peer { reason: StateReason::Model, ..degraded.clone() };
+    let bypassed = Peer { reason: StateReason::Bypass, ..degraded.clone() };
     let requests: Vec<(&'static str, u64, u32, Request)> = vec![
         ("subscribe, without a token", 0, 1, subscribe(Token::default())),
         ("subscribe, with the token", PUBLISHER, 1, subscribe(token)),
@@ -134,6 +135,7 @@ fn vectors() -> Vec<(&'static str, Direction, u64, u64, Vec<u8>)> {
         ("flow, late repair has left", notification(7), Message::Flow(whole)),
         ("state, a target that cannot be reached", notification(8), Message::State(unreachable)),
         ("state, a model that does not hold", notification(9), Message::State(mismodelled)),
+        ("state, packets take another route", notification(10), Message::State(bypassed)),
     ];
     let mut vectors = vec![];
     for (at, (name, receiver, seq, request)) in requests.into_iter().enumerate() {
@@ -192,7 +194,8 @@ fn every_level_and_reason_is_documented() {
     let mut levels = Level::ALL.map(|level| (level.to_wire(), level.name()));
     levels.sort();
     use StateReason::*;
-    let reasons = [None, NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model];
+    let reasons =
+        [None, NoReports, Violation, SendErrors, NoTimestamps, NoSession, Administrator, Target, Model, Bypass];
     let reasons = reasons.map(|reason| (reason as u8, reason.name()));
     for (row, list) in [("`level` | u8", &levels[..]), ("`reason` | u8", &reasons[..])] {
         let line = page.lines().find(|line| line.contains(row)).expect("a row of the table");

@@ -86,6 +86,7 @@ fn tshark_reads_every_vector() {
         "FLOW",
         "STATE",
         "STATE",
+        "STATE",
     ];
     assert_eq!(expected.len(), vectors.len());
     for ((line, (name, datagram)), expected) in lines.iter().zip(&vectors).zip(expected) {
@@ -109,6 +110,7 @@ fn tshark_reads_every_vector() {
         "survives-burst: 2000",
         "reason: target not reachable (7)",
         "reason: model violated (8)",
+        "reason: bypass (9)",
     ] {
         assert!(text.contains(part), "{part} in:\n{text}");
     }

@@ -7,19 +7,13 @@ use std::path::PathBuf;
 use std::sync::mpsc::{TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rand::Rng;
-use rand::rngs::StdRng;
-
+use super::protection::protection_changes;
 use super::{Control, LaneHandle};
 use crate::appliance::lane::channel::{Command, LaneReload};
-use crate::appliance::notify::port::NotifyPortChanges;
-use crate::appliance::notify::protection_driver::ProtectionChanges;
-use crate::appliance::setup::{self, ProtectionSettings};
+use crate::appliance::setup;
 use crate::appliance::status::reload::{Outcome, ReloadStatus};
 use crate::config::changes::{Change, Takes, changes};
 use crate::config::{self, Config, LogLevel};
-use crate::flow::InstanceCounter;
-use crate::io::udp::StampState;
 
 /// How long a lane may take to follow.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(2);
@@ -43,14 +37,6 @@ impl Reloading {
     pub(super) fn status(&self) -> ReloadStatus {
         ReloadStatus { attempts: self.attempts, last: self.last.clone() }
     }
-}
-
-/// What the protection of further peers is made from.
-pub(super) struct ProtectionSource {
-    /// By lane.
-    pub stamps: Vec<StampState>,
-    pub instances: InstanceCounter,
-    pub random: StdRng,
 }
 
 /// Why a reload failed, for people.
@@ -114,7 +100,8 @@ impl Control {
         }
         let next = new.clone().renumbered_after(&self.config)?;
         let followed = self.follow_lanes(&next).and_then(|()| {
-            let routes = self.routes.as_mut().map_or(Ok(()), |routes| routes.reload(&next));
+            let withdrawn = self.detour.as_ref().map(|detour| detour.withdrawn_in(&next)).unwrap_or_default();
+            let routes = self.routes.as_mut().map_or(Ok(()), |routes| routes.reload(&next, withdrawn));
             routes.map_err(|error| error.to_string())
         });
         if let Err(error) = followed {
@@ -133,6 +120,7 @@ impl Control {
         self.uplinks.retain(|peer| self.config.peers.get(usize::from(peer.0)).is_some_and(|peer| !peer.is_removed));
         self.peering.reload(&before, &self.config, now);
         self.planning.reload(&before, &self.config, now);
+        self.reload_bypass();
         (self.reloading.set_log_level)(self.config.log.level);
         Ok(changes)
     }
@@ -177,18 +165,4 @@ fn send(lane: &LaneHandle, mut command: Command, deadline: Instant) -> Result<()
         };
         std::thread::sleep(STEP);
     }
-}
-
-/// What changes of a lane's protection.
-fn protection_changes(source: Option<&mut ProtectionSource>, next: &Config, lane: u8) -> Option<ProtectionChanges> {
-    let (source, notify) = (source?, next.notify.as_ref()?);
-    let stamps = *source.stamps.get(usize::from(lane))?;
-    let seed = source.random.random();
-    Some(ProtectionChanges {
-        settings: ProtectionSettings::new(next, notify.level, stamps, &source.instances, seed),
-        port: NotifyPortChanges {
-            keys: setup::key_ring(notify),
-            peers: next.peers.iter().map(|peer| (peer.name.clone(), peer.is_removed)).collect(),
-        },
-    })
 }

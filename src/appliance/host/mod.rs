@@ -4,5 +4,6 @@
 //! `notify`. Start with [`routes`].
 
 pub(super) mod names;
+pub mod route_trouble;
 pub mod routes;
 pub(super) mod uplinks;

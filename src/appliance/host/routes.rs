@@ -4,16 +4,18 @@
 //! routes, and packets for the mirror leave unprotected by the next best route. So changes that the kernel reports are
 //! followed, and the routes are checked each second in any case. What is ours is restored; each trouble is logged once
 //! when it begins and once when it ends.
+//!
+//! The routes of a peer can be withdrawn: then they are kept away in the same manner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
 
+use super::route_trouble::{self, RouteTrouble, address_inside, forwarding_key};
 use crate::config::Config;
 use crate::io::netlink::{Change, Monitor, Netlink, ROUTE_PROTOCOL, Route};
 
@@ -22,34 +24,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Endless changes of routes do not lead to more frequent checks than this.
 const LEAST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is wrong with the route of packets into the device; for each prefix the first that applies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "trouble")]
-pub enum RouteTrouble {
-    /// The device was set down; nothing comes in.
-    DeviceDown,
-    /// Packets to the prefix take another route.
-    Elsewhere {
-        /// The prefix of that route.
-        prefix: String,
-        /// The index of its device.
-        device: u32,
-    },
-    /// There is no route, and the kernel refuses ours.
-    Missing {
-        /// The kernel's error.
-        cause: String,
-    },
-    /// This host has no address in `local_prefixes` and does not forward for hosts that have one.
-    NotForwarding,
-    /// `local_prefixes` holds other hosts too, but this host does not forward for them.
-    OwnProgramsOnly,
-}
-
 /// A mirror subnet and the state of its route.
 #[derive(Debug)]
 struct Wanted {
     prefix: IpNetwork,
+    peer: usize,
     added: Option<Route>,
     trouble: Option<RouteTrouble>,
 }
@@ -64,22 +43,28 @@ pub struct Routes {
     is_mtu_reported: bool,
     locals: Vec<IpNetwork>,
     wanted: Vec<Wanted>,
+    /// The numbers of the peers whose routes are withdrawn.
+    withdrawn: BTreeSet<usize>,
     checked_at: Instant,
     next_look: Instant,
 }
 
 impl Routes {
-    /// Brings the device up and adds a route for each prefix of each peer.
+    /// Brings the device up and adds a route for each prefix of each peer, except for those that are withdrawn. Routes that an
+    /// earlier run has left on the device are removed.
     ///
     /// Where this host has an address within `local_prefixes`, the routes make its own programs send from that address:
     /// the peer accepts no other, and the device has no address to choose.
-    pub fn install(config: &Config, device: &str, now: Instant) -> io::Result<Self> {
+    pub fn install(config: &Config, device: &str, withdrawn: BTreeSet<usize>, now: Instant) -> io::Result<Self> {
         let monitor = Monitor::open()?;
         let mut netlink = Netlink::open()?;
         let index = netlink.link_index(device)?;
         netlink.set_no_ipv6_address(index)?;
         netlink.set_up(index)?;
-        let prefixes = config.peers.iter().flat_map(|peer| &peer.prefixes);
+        for left in netlink.routes(ROUTE_PROTOCOL)?.iter().filter(|route| route.device == index) {
+            tracing::info!(prefix = %left.prefix, "removing a route that an earlier run has left");
+            netlink.remove_route(left)?;
+        }
         let mut routes = Self {
             netlink,
             monitor,
@@ -88,59 +73,104 @@ impl Routes {
             mtu: u32::from(config.tun.mtu),
             is_mtu_reported: false,
             locals: config.node.local_prefixes.clone(),
-            wanted: prefixes.map(|&prefix| Wanted { prefix, added: None, trouble: None }).collect(),
+            wanted: wanted(config),
+            withdrawn,
             checked_at: now,
             next_look: now + INTERVAL,
         };
         let sources = routes.sources()?;
         for at in 0..routes.wanted.len() {
-            let route = routes.route(routes.wanted[at].prefix, &sources);
-            routes.netlink.add_route(&route)?;
-            routes.wanted[at].added = Some(route);
+            if !routes.is_withdrawn(at) {
+                let route = routes.route(routes.wanted[at].prefix, &sources);
+                routes.netlink.add_route(&route)?;
+                routes.wanted[at].added = Some(route);
+            }
         }
         routes.check_all(&sources);
         Ok(routes)
     }
 
-    /// Follows another configuration. Where a new route cannot be added, all is as before.
-    pub fn reload(&mut self, config: &Config) -> io::Result<()> {
-        let prefixes: Vec<IpNetwork> = config.peers.iter().flat_map(|peer| &peer.prefixes).copied().collect();
-        let before = std::mem::replace(&mut self.locals, config.node.local_prefixes.clone());
-        let added = self.add_missing(&prefixes);
-        let added = match added {
-            Ok(added) => added,
-            Err(error) => {
-                self.locals = before;
-                return Err(error);
+    /// Follows another configuration and other withdrawn peers. Where a new route cannot be added, all is as before.
+    pub fn reload(&mut self, config: &Config, withdrawn: BTreeSet<usize>) -> io::Result<()> {
+        let locals_before = std::mem::replace(&mut self.locals, config.node.local_prefixes.clone());
+        let withdrawn_before = std::mem::replace(&mut self.withdrawn, withdrawn);
+        let mut next = wanted(config);
+        if let Err(error) = self.add_missing(&mut next) {
+            (self.locals, self.withdrawn) = (locals_before, withdrawn_before);
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut self.wanted, next);
+        for old in &before {
+            if self.wanted.iter().all(|new| new.prefix != old.prefix) {
+                self.remove(old);
             }
-        };
-        let (kept, gone) = std::mem::take(&mut self.wanted).into_iter().partition(|it| prefixes.contains(&it.prefix));
-        self.wanted = kept;
-        self.wanted.extend(added);
-        gone.into_iter().for_each(|wanted| self.remove(&wanted));
+        }
         // The sources may be others too. What fails now is repaired at the next look.
         self.next_look = self.checked_at;
         Ok(())
     }
 
-    /// Adds the routes to those of `prefixes` that have none. Where one cannot be added, none is.
-    fn add_missing(&mut self, prefixes: &[IpNetwork]) -> io::Result<Vec<Wanted>> {
+    /// Takes what is known of the prefixes that stay, and adds the routes of new ones. Where one cannot be added, none is.
+    fn add_missing(&mut self, next: &mut [Wanted]) -> io::Result<()> {
         let sources = self.sources()?;
-        let mut added: Vec<Wanted> = Vec::new();
-        for &prefix in prefixes {
-            if self.wanted.iter().chain(&added).any(|wanted| wanted.prefix == prefix) {
-                continue;
-            }
-            let route = self.route(prefix, &sources);
-            match self.netlink.add_route(&route) {
-                Ok(()) => added.push(Wanted { prefix, added: Some(route), trouble: None }),
-                Err(error) => {
-                    added.iter().for_each(|wanted| self.remove(wanted));
+        let mut added = Vec::new();
+        for new in next {
+            if let Some(old) = self.wanted.iter().find(|old| old.prefix == new.prefix) {
+                (new.added, new.trouble) = (old.added, old.trouble.clone());
+            } else if !self.withdrawn.contains(&new.peer) {
+                let route = self.route(new.prefix, &sources);
+                if let Err(error) = self.netlink.add_route(&route) {
+                    added.iter().for_each(|route| drop(self.netlink.remove_route(route)));
                     return Err(error);
                 }
+                added.push(route);
+                new.added = Some(route);
             }
         }
-        Ok(added)
+        Ok(())
+    }
+
+    /// Removes the routes of a peer, and keeps them away.
+    pub fn withdraw(&mut self, peer: usize) {
+        self.withdrawn.insert(peer);
+        for at in self.of_peer(peer) {
+            if let Some(route) = self.wanted[at].added.take()
+                && let Err(error) = self.netlink.remove_route(&route)
+            {
+                tracing::warn!("{error}");
+            }
+        }
+        // Whether there is a plain route is looked at soon, and need not hold up the next peer.
+        self.next_look = self.checked_at;
+    }
+
+    /// Adds the routes of a peer again. Where one cannot be added, none is.
+    pub fn restore(&mut self, peer: usize) -> io::Result<()> {
+        let sources = self.sources()?;
+        self.withdrawn.remove(&peer);
+        for at in self.of_peer(peer) {
+            let route = self.route(self.wanted[at].prefix, &sources);
+            if let Err(error) = self.netlink.replace_route(&route) {
+                self.withdraw(peer);
+                return Err(error);
+            }
+            self.wanted[at].added = Some(route);
+        }
+        self.next_look = self.checked_at;
+        Ok(())
+    }
+
+    /// Sets the device up again, after somebody has set it down. The kernel has removed its routes.
+    pub fn set_up(&mut self) -> io::Result<()> {
+        self.netlink.set_up(self.device)
+    }
+
+    fn of_peer(&self, peer: usize) -> Vec<usize> {
+        (0..self.wanted.len()).filter(|at| self.wanted[*at].peer == peer).collect()
+    }
+
+    fn is_withdrawn(&self, at: usize) -> bool {
+        self.withdrawn.contains(&self.wanted[at].peer)
     }
 
     fn remove(&mut self, wanted: &Wanted) {
@@ -232,6 +262,9 @@ impl Routes {
 
     /// What is wrong with the route to one prefix, after what can be restored is restored.
     fn check_route(&mut self, at: usize, sources: &[Option<IpAddr>; 2]) -> Option<RouteTrouble> {
+        if self.is_withdrawn(at) {
+            return self.check_withdrawn(at);
+        }
         let prefix = self.wanted[at].prefix;
         let route = self.route(prefix, sources);
         let address = address_inside(prefix);
@@ -282,42 +315,28 @@ impl Routes {
         }
     }
 
+    /// What is wrong with a prefix whose packets are to take the plain route.
+    fn check_withdrawn(&mut self, at: usize) -> Option<RouteTrouble> {
+        let Wanted { prefix, added, .. } = &mut self.wanted[at];
+        let removed = added.take().map(|route| self.netlink.remove_route(&route));
+        if let Some(Err(error)) = removed {
+            tracing::warn!("{error}");
+        }
+        match self.netlink.route_to(address_inside(*prefix)) {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(RouteTrouble::NoPlainRoute),
+            Err(error) => Some(RouteTrouble::Missing { cause: error.to_string() }),
+        }
+    }
+
     /// Logs trouble when it begins, and when it has ended.
     fn log_trouble(&mut self, at: usize, found: Option<RouteTrouble>) {
+        let is_withdrawn = self.is_withdrawn(at);
         let Wanted { prefix, trouble, .. } = &mut self.wanted[at];
-        if *trouble == found {
-            return;
+        if *trouble != found {
+            route_trouble::log(*prefix, &self.name, found.as_ref(), trouble.as_ref(), is_withdrawn);
+            *trouble = found;
         }
-        let name = &self.name;
-        match &found {
-            None => tracing::info!(prefix = %prefix, "packets to the prefix come to {name} again"),
-            Some(RouteTrouble::DeviceDown) => tracing::warn!(
-                prefix = %prefix,
-                "{name} was set down: nothing comes in, and packets to the prefix may leave unprotected by another route; \
-                 `ip link set {name} up` (the routes come back by themselves)"
-            ),
-            Some(RouteTrouble::Elsewhere { prefix: other, device }) => tracing::warn!(
-                prefix = %prefix,
-                "packets to the prefix do not come to {name}: the route to {other} over link {device} is preferred; \
-                 `ip route get {}` shows it, remove it or give it another metric",
-                address_inside(*prefix)
-            ),
-            Some(RouteTrouble::Missing { cause }) => tracing::warn!(
-                prefix = %prefix,
-                "the route into {name} is missing and cannot be restored: {cause}; packets to the prefix may leave unprotected"
-            ),
-            Some(RouteTrouble::NotForwarding) => tracing::warn!(
-                "this host has no address in local_prefixes and does not forward either, so nothing will come to {prefix} \
-                 from here; `sysctl -w {}=1`",
-                forwarding_key(prefix.is_ipv6())
-            ),
-            Some(RouteTrouble::OwnProgramsOnly) => tracing::warn!(
-                "this host does not forward: of local_prefixes only its own programs reach {prefix}; `sysctl -w {}=1`, or \
-                 write its address alone in local_prefixes",
-                forwarding_key(prefix.is_ipv6())
-            ),
-        }
-        *trouble = found;
     }
 
     fn check_mtu(&mut self) {
@@ -340,26 +359,22 @@ impl AsRawFd for Routes {
     }
 }
 
+/// The prefixes of all peers.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let of_peer = |(peer, of): (usize, &crate::config::Peer)| {
+        of.prefixes.iter().map(|&prefix| Wanted { prefix, peer, added: None, trouble: None }).collect::<Vec<_>>()
+    };
+    config.peers.iter().enumerate().flat_map(of_peer).collect()
+}
+
 /// The network alone, without host bits.
 fn prefix_of(prefix: IpNetwork) -> IpNetwork {
     IpNetwork::new(prefix.network(), prefix.prefix()).unwrap_or(prefix)
 }
 
-/// An address inside, but not the first: that may count as the network itself.
-fn address_inside(prefix: IpNetwork) -> IpAddr {
-    match prefix {
-        IpNetwork::V4(network) => network.nth(1).unwrap_or(network.network()).into(),
-        IpNetwork::V6(network) => network.nth(1).unwrap_or(network.network()).into(),
-    }
-}
-
 /// A single address, not a network.
 fn is_host(prefix: IpNetwork) -> bool {
     prefix.prefix() == if prefix.is_ipv4() { 32 } else { 128 }
-}
-
-fn forwarding_key(ipv6: bool) -> &'static str {
-    if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" }
 }
 
 /// Whether this host forwards packets; true where that cannot be read.

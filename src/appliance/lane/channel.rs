@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use mio::Waker;
 
+use crate::appliance::bypass::Reach;
 use crate::appliance::host::uplinks::Uplink;
 use crate::appliance::lane::snapshot::LaneSnapshot;
 use crate::appliance::notify::protection_driver::ProtectionChanges;
@@ -41,6 +43,15 @@ pub enum Command {
         profile: Box<Profile>,
         /// Why the link is degraded although it works; none if it is not.
         reason: Option<StateReason>,
+    },
+    /// Packets for a peer are about to take the plain route, or no longer do: publish it.
+    Bypass {
+        /// The peer.
+        peer: PeerId,
+        /// They are about to.
+        begins: bool,
+        /// Answered when it is published.
+        done: SyncSender<()>,
     },
     /// Follow another configuration.
     Reload(Box<LaneReload>),
@@ -89,6 +100,15 @@ pub enum LaneEvent {
     },
     /// A new session with this peer is wanted.
     SessionWanted(PeerId),
+    /// A lane reaches a peer in another way than before.
+    Reach {
+        /// The lane.
+        lane: u8,
+        /// The peer.
+        peer: PeerId,
+        /// How, from now on.
+        reach: Reach,
+    },
     /// The lane has ended, by command or by an error.
     Ended {
         /// Its number.
@@ -107,4 +127,6 @@ pub struct LaneChannel {
     pub events: SyncSender<LaneEvent>,
     /// Wakes the control thread.
     pub control: Arc<Waker>,
+    /// Turns so far: whoever reads the same number for long finds that the lane stands still.
+    pub turns: Arc<AtomicU64>,
 }

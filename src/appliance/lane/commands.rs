@@ -31,6 +31,12 @@ impl Lane {
                         driver.set_plan_reason(peer, reason);
                     }
                 }
+                Ok(Command::Bypass { peer, begins, done }) => {
+                    if let Some(driver) = &mut self.driver {
+                        driver.set_bypassed(peer, begins);
+                    }
+                    self.untold.push(done);
+                }
                 Ok(Command::Reload(reload)) => self.reload(*reload, now),
                 Ok(Command::Stop) => self.stop(now),
                 Err(TryRecvError::Empty) => break,

@@ -19,7 +19,7 @@
 //!     notifications;
 //! 12. log a new kind of stray packet, and each kind of stray packet or send error that has ended. Steps 10 and 11 log
 //!     new kinds of send errors;
-//! 13. send events to the control thread: which sessions are confirmed, and which are wanted;
+//! 13. send events to the control thread: which sessions are confirmed, which are wanted, and how peers are reached;
 //! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains. Where profiles have targets,
 //!     report what is known of the links;
 //! 15. after a stop command: close all blocks, send, repeat step 10, and end once nothing waits or the time is up;
@@ -36,6 +36,7 @@ pub mod last_hop;
 mod link_news;
 pub(super) mod listening;
 mod problem_log;
+mod reach_news;
 mod readiness;
 mod receive_lag;
 mod send_error_log;
@@ -47,6 +48,7 @@ pub(super) mod tun_writer;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,7 @@ use crate::appliance::lane::channel::{LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::link_news::LinkNews;
 use crate::appliance::lane::listening::Listening;
+use crate::appliance::lane::reach_news::ReachNews;
 use crate::appliance::lane::readiness::Readiness;
 use crate::appliance::lane::receive_lag::ReceiveLag;
 use crate::appliance::lane::send_error_log::SendErrorLog;
@@ -119,6 +122,9 @@ pub struct Lane {
     /// What was handed on to the mirror.
     last_hop: LastHop,
     link_news: LinkNews,
+    reach_news: ReachNews,
+    /// Who waits until a bypass is published.
+    untold: Vec<SyncSender<()>>,
     /// How datagrams leave for each peer.
     targets: Vec<PeerTarget>,
     /// Set by a stop command: the lane ends by then.
@@ -160,6 +166,8 @@ impl Lane {
             listening: Listening::new(ReceiveLag::new(hold, room, now), peers, now),
             last_hop,
             link_news: LinkNews::default(),
+            reach_news: ReachNews::default(),
+            untold: Vec::new(),
             targets: Vec::new(),
             stopping: None,
             driver: None,
@@ -202,6 +210,7 @@ impl Lane {
         loop {
             let now = Instant::now();
             self.listening.receive_lag.on_turn(now);
+            self.channel.turns.fetch_add(1, Ordering::Relaxed);
             if self.ready.commands {
                 self.run_commands(now);
             }
@@ -216,6 +225,10 @@ impl Lane {
             self.listening.on_turn_end();
             self.last_hop.resend(self.forwarder.peers(), &mut self.tun_writer, !self.ready.udp, now);
             self.follow_protection();
+            // Whoever asked may be gone.
+            for done in self.untold.drain(..) {
+                let _ = done.try_send(());
+            }
             // Entries that a drain left keep the lane from sleeping, and the poll may not report them again: read them
             // now.
             if std::mem::take(&mut self.ready.errors) | self.udp.errors_left() {
@@ -228,6 +241,7 @@ impl Lane {
             while let Some(peer) = self.forwarder.poll_request(now) {
                 self.send_event(LaneEvent::SessionWanted(peer));
             }
+            self.tell_reach(now);
             self.log_changes();
             for (peer, link) in self.link_news.take(self.forwarder.peers(), now) {
                 self.send_event(LaneEvent::Link { lane: self.number, peer, link: Box::new(link) });
@@ -261,6 +275,9 @@ impl Lane {
             let errors = self.udp.drain_own_errors(&is_own, &mut |number| driver.on_stamp(number));
             while let Some(to) = self.udp.poll_late_error() {
                 driver.on_late_error(to, &self.forwarder, now);
+            }
+            while let Some(address) = self.udp.poll_refused() {
+                self.reach_news.on_refused(address, self.forwarder.peers(), now);
             }
             problem_log::log_send_errors(&mut self.send_error_log, self.number, errors, now);
         }
@@ -352,11 +369,24 @@ impl Lane {
         self.forwarder.on_refused(refused);
     }
 
-    fn send_event(&mut self, event: LaneEvent) {
-        match self.channel.events.try_send(event) {
+    /// False if the event is lost, and counted.
+    fn send_event(&mut self, event: LaneEvent) -> bool {
+        let is_sent = self.channel.events.try_send(event).is_ok();
+        match is_sent {
             // Waking fails only if the control thread's poll is gone, and with it the thread.
-            Ok(()) => drop(self.channel.control.wake()),
-            Err(_) => self.notices_lost += 1,
+            true => drop(self.channel.control.wake()),
+            false => self.notices_lost += 1,
+        }
+        is_sent
+    }
+
+    /// Tells the control thread how peers are reached. What is lost is told again in the next turn.
+    fn tell_reach(&mut self, now: Instant) {
+        while let Some((peer, reach)) = self.reach_news.poll(self.forwarder.peers(), now) {
+            if !self.send_event(LaneEvent::Reach { lane: self.number, peer, reach }) {
+                break;
+            }
+            self.reach_news.on_told(peer, reach);
         }
     }
 

@@ -42,6 +42,9 @@ impl Lane {
                 driver.on_late_error(to, &self.forwarder, now);
             }
         }
+        while let Some(address) = self.udp.poll_refused() {
+            self.reach_news.on_refused(address, self.forwarder.peers(), now);
+        }
         log_send_errors(&mut self.send_error_log, self.number, found, now);
     }
 

@@ -123,6 +123,13 @@ impl ProtectionDriver {
         }
     }
 
+    /// Packets for the peer take the plain route, or no longer do.
+    pub fn set_bypassed(&mut self, peer: PeerId, is_bypassed: bool) {
+        if let Some(protection) = self.lane_protection.peers_mut().get_mut(usize::from(peer.0)) {
+            protection.set_bypassed(is_bypassed);
+        }
+    }
+
     /// A timestamp that comes now may decide that something is protected.
     pub fn awaits_departures(&self) -> bool {
         self.lane_protection.is_waiting() && self.lane_protection.awaits_departures()

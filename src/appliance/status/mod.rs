@@ -4,6 +4,7 @@
 //! [`Status`].
 
 pub mod arrivals;
+pub mod bypass;
 pub mod drain;
 pub mod link;
 pub mod plan;
@@ -16,10 +17,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::appliance::host::routes::RouteTrouble;
+use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
+use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
@@ -59,6 +61,9 @@ pub struct Status {
     /// How reloads ended.
     #[serde(default)]
     pub reload: ReloadStatus,
+    /// The process that watches this one, where there is one.
+    #[serde(default)]
+    pub watchdog: Option<WatchdogStatus>,
 }
 
 /// The TUN device.
@@ -155,6 +160,9 @@ pub struct PeerStatus {
     /// Profiles with targets, by lane: what is planned for this link.
     #[serde(default)]
     pub plans: Vec<PlanStatus>,
+    /// Which way packets for it take, where routes are withdrawn.
+    #[serde(default)]
+    pub bypass: Option<BypassStatus>,
     /// The protection of flows, if notifications are configured.
     #[serde(default)]
     pub protection: Option<ProtectionStatus>,
@@ -302,6 +310,7 @@ impl PeerStatus {
                 .map(|ago| PeerReport { received: (&reported).into(), age_ms: ago.as_secs_f64() * 1e3 }),
             link: LinkStatus::gather(lanes.clone().map(|lane| &lane.estimate)),
             plans: Vec::new(),
+            bypass: None,
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
             protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
         }

@@ -4,7 +4,7 @@
 //! come the same way. What they prove is not decided here.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::AddAssign;
 use std::os::fd::AsRawFd;
 
@@ -206,8 +206,11 @@ impl UdpSocket {
                     self.counts.doubtful += 1;
                     continue;
                 }
-                let to = about.decode().map(|to| unmapped(to).ip());
-                self.handle_queued(&queued, to, len, stamped);
+                let to = about.decode().map(unmapped);
+                if let Some(to) = to.filter(|_| is_from_path && queued.errno == libc::ECONNREFUSED) {
+                    self.note_refusal(to);
+                }
+                self.handle_queued(&queued, to.map(|to| to.ip()), len, stamped);
             }
         }
     }
@@ -222,6 +225,18 @@ impl UdpSocket {
     /// [`drain_errors`](Self::drain_errors). The unspecified address stands for any.
     pub fn poll_late_error(&mut self) -> Option<IpAddr> {
         self.late_errors.pop()
+    }
+
+    /// A destination where nobody listens, as its host has said, since this was last asked.
+    pub fn poll_refused(&mut self) -> Option<SocketAddr> {
+        self.refused.pop()
+    }
+
+    fn note_refusal(&mut self, to: SocketAddr) {
+        // One that does not fit is refused again soon.
+        if self.refused.len() < LATE_ERRORS_MAX && !self.refused.contains(&to) {
+            self.refused.push(to);
+        }
     }
 
     /// `to` is the destination of the datagram concerned; `len` bytes of it came back.

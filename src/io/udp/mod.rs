@@ -111,6 +111,7 @@ pub struct UdpSocket {
     errors_left: bool,
     counts: ErrorCounts,
     late_errors: Vec<IpAddr>,
+    refused: Vec<SocketAddr>,
     overflows: u64,
     arrivals: ArrivalClock,
 }
@@ -158,6 +159,7 @@ impl UdpSocket {
             errors_left: false,
             counts: ErrorCounts::default(),
             late_errors: Vec::new(),
+            refused: Vec::new(),
             overflows: 0,
             arrivals: ArrivalClock::default(),
         })

@@ -32,8 +32,32 @@ const STEP: Duration = Duration::from_millis(20);
 /// The receive buffer: packets that this program reads late must not count as lost on the way.
 const BUFFER: usize = 8 << 20;
 
-/// The numbers that have arrived, by source port.
-type Arrived = Arc<Mutex<HashMap<u16, HashSet<u32>>>>;
+/// What has arrived, by source port.
+type Arrived = Arc<Mutex<HashMap<u16, Arrivals>>>;
+
+/// What has arrived of one flow.
+#[derive(Debug)]
+struct Arrivals {
+    numbers: HashSet<u32>,
+    /// Packets whose number had arrived before.
+    twice: u64,
+    /// When the last one came, and the longest time without one since somebody asked.
+    last: Instant,
+    longest_gap: Duration,
+}
+
+impl Arrivals {
+    fn new() -> Self {
+        Self { numbers: HashSet::new(), twice: 0, last: Instant::now(), longest_gap: Duration::ZERO }
+    }
+
+    fn add(&mut self, number: u32) {
+        let now = Instant::now();
+        self.twice += u64::from(!self.numbers.insert(number));
+        self.longest_gap = self.longest_gap.max(now - self.last);
+        self.last = now;
+    }
+}
 
 /// The receiver of the flows.
 #[derive(Debug)]
@@ -80,7 +104,7 @@ impl NumberedSink {
             let socket = self.from.0.run(|| UdpSocket::bind((self.from.1, 0)))??;
             socket.connect(self.at)?;
             let key = FlowKey { protocol: UDP, source: socket.local_addr()?, destination: self.at };
-            lock(&self.arrived).insert(key.source.port(), HashSet::new());
+            lock(&self.arrived).insert(key.source.port(), Arrivals::new());
             Ok(NumberedFlow { key, packets: 0, bytes: 0, socket })
         };
         open().map_err(LabError::doing("open a UDP flow"))
@@ -88,8 +112,20 @@ impl NumberedSink {
 
     /// How many packets of a flow have not arrived.
     pub fn missing(&self, flow: &NumberedFlow) -> u64 {
-        let arrived = lock(&self.arrived).get(&flow.key.source.port()).map_or(0, HashSet::len);
+        let arrived = lock(&self.arrived).get(&flow.key.source.port()).map_or(0, |of| of.numbers.len());
         u64::from(flow.packets).saturating_sub(arrived as u64)
+    }
+
+    /// How many packets of a flow have arrived more than once.
+    pub fn twice(&self, flow: &NumberedFlow) -> u64 {
+        lock(&self.arrived).get(&flow.key.source.port()).map_or(0, |of| of.twice)
+    }
+
+    /// The longest time without a packet of a flow since the last call, also if it still lasts.
+    pub fn take_longest_gap(&self, flow: &FlowKey) -> Duration {
+        let mut arrived = lock(&self.arrived);
+        let Some(of) = arrived.get_mut(&flow.source.port()) else { return Duration::ZERO };
+        std::mem::take(&mut of.longest_gap).max(of.last.elapsed())
     }
 
     /// Waits until all packets of a flow have arrived, or none has come for `quiet`; returns how many are missing.
@@ -130,18 +166,18 @@ impl NumberedFlow {
     }
 }
 
-fn read(socket: &UdpSocket, arrived: &Mutex<HashMap<u16, HashSet<u32>>>, is_over: &AtomicBool) {
+fn read(socket: &UdpSocket, arrived: &Mutex<HashMap<u16, Arrivals>>, is_over: &AtomicBool) {
     let mut packet = [0; 2 * LONGEST];
     while !is_over.load(Ordering::Relaxed) {
         // The timeout lets the loop check whether it must end.
         let Ok((NUMBER.., from)) = socket.recv_from(&mut packet) else { continue };
         let Some(number) = packet.first_chunk() else { continue };
-        if let Some(numbers) = lock(arrived).get_mut(&from.port()) {
-            numbers.insert(u32::from_be_bytes(*number));
+        if let Some(of) = lock(arrived).get_mut(&from.port()) {
+            of.add(u32::from_be_bytes(*number));
         }
     }
 }
 
-fn lock(arrived: &Mutex<HashMap<u16, HashSet<u32>>>) -> MutexGuard<'_, HashMap<u16, HashSet<u32>>> {
+fn lock(arrived: &Mutex<HashMap<u16, Arrivals>>) -> MutexGuard<'_, HashMap<u16, Arrivals>> {
     arrived.lock().unwrap_or_else(PoisonError::into_inner)
 }
