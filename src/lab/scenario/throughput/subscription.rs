@@ -15,7 +15,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Stage, plan};
+use super::{
+    Stage, plan,
+    slices::{Pairs, SLICE, Slice, slice},
+};
 use crate::{
     lab::{
         error::LabError,
@@ -25,7 +28,6 @@ use crate::{
         report::Report,
         status::NotifyStatus,
         subscriber::Subscriber,
-        workload::kernel::received_by_device,
     },
     notify::message::Message,
 };
@@ -37,30 +39,17 @@ const LEAD: Duration = Duration::from_secs(1);
 /// A new subscriber first receives the state of every flow, which is not part of its running cost.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
-const SLICE: Duration = Duration::from_millis(150);
 /// Pairs between two progress lines.
 const PROGRESS_EVERY: usize = 5;
 /// A subscriber must leave at least this share of the speed.
 const LEAST: f64 = 0.95;
-
-/// A short time with or without the subscriber.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Slice {
-    seconds: f64,
-    /// Received by the mirror.
-    bytes: f64,
-    /// Processor time of both appliances.
-    cpu_seconds: f64,
-    /// Messages that the subscriber received.
-    messages: u64,
-}
 
 /// All slices of one transfer.
 #[derive(Debug)]
 pub struct Turns {
     flows: u32,
     /// Without and with, whichever came first.
-    pairs: Vec<[Slice; 2]>,
+    pairs: Pairs,
     /// Flows in the table of the near appliance, at the end.
     flows_followed: u64,
     /// Messages that the subscriber dropped because it was too slow.
@@ -124,7 +113,7 @@ pub fn measure(
     // The transfer is ended after the last slice; a slow machine must not reach its end earlier.
     let mut bulk = plan(&name, address, flows, 3 * lasts.as_secs()).start(network)?;
     stage.pause(LEAD)?;
-    let mut turns = Turns { flows, pairs: Vec::new(), flows_followed: 0, dropped: 0 };
+    let mut turns = Turns { flows, pairs: Pairs::default(), flows_followed: 0, dropped: 0 };
     for number in 1..=PAIRS {
         let mut slices = [Slice::default(); 2];
         // The order alternates, so that a drift affects both equally.
@@ -137,12 +126,13 @@ pub fn measure(
             if number == 1 {
                 check(&notify_status(network, pair)?, is_watched.into())?;
             }
-            slices[usize::from(is_watched)] = slice(stage, network, pair, listener.as_ref())?;
+            let messages = || listener.as_ref().map_or(0, Listener::messages);
+            slices[usize::from(is_watched)] = slice(stage, network, pair, messages)?;
             turns.dropped += listener.map_or(Ok(0), Listener::finish)?;
         }
-        turns.pairs.push(slices);
+        turns.pairs.0.push(slices);
         if number % PROGRESS_EVERY == 0 {
-            let ratio = median(turns.ratios());
+            let ratio = median(turns.pairs.ratios());
             stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
         }
     }
@@ -174,67 +164,22 @@ fn check(found: &NotifyStatus, expected: u64) -> Result<(), LabError> {
     )))
 }
 
-fn slice(
-    stage: &Stage<'_>,
-    network: &Network<'_>,
-    pair: &Pair<'_>,
-    listener: Option<&Listener>,
-) -> Result<Slice, LabError> {
-    let look = || -> Result<_, LabError> {
-        let bytes = received_by_device(network, "mirror", "site0")?;
-        let cpu: Duration = pair.cpu_times().iter().sum();
-        Ok((Instant::now(), bytes, cpu, listener.map_or(0, Listener::messages)))
-    };
-    let (began, bytes, cpu, messages) = look()?;
-    stage.pause(SLICE)?;
-    let end = look()?;
-    Ok(Slice {
-        seconds: (end.0 - began).as_secs_f64(),
-        bytes: end.1.saturating_sub(bytes) as f64,
-        cpu_seconds: end.2.saturating_sub(cpu).as_secs_f64(),
-        messages: end.3 - messages,
-    })
-}
-
-impl Slice {
-    fn gbit(&self) -> f64 {
-        self.bytes * 8.0 / 1e9 / self.seconds.max(1e-9)
-    }
-}
-
 impl Turns {
-    fn each(&self, of: impl Fn(&[Slice; 2]) -> f64) -> Vec<f64> {
-        self.pairs.iter().map(of).collect()
-    }
-
-    /// Speed with the subscriber relative to without, pair by pair; zero if nothing arrived without.
-    fn ratios(&self) -> Vec<f64> {
-        self.each(|[without, with]| if without.bytes > 0.0 { with.gbit() / without.gbit() } else { 0.0 })
-    }
-
-    /// Processor time per GB over all slices together, because the kernel counts it in hundredths of a second.
-    fn cpu_per_gb(&self, is_watched: bool) -> f64 {
-        let slices = self.pairs.iter().map(|pair| pair[usize::from(is_watched)]);
-        let (cpu, bytes) =
-            slices.fold((0.0, 0.0), |(cpu, bytes), slice| (cpu + slice.cpu_seconds, bytes + slice.bytes));
-        cpu / (bytes / 1e9).max(1e-9)
-    }
-
     /// Adds the claims.
     pub fn report(&self, report: &mut Report, many_flows: u64, but: &str) {
-        let (ratio, [low, high]) = (median(self.ratios()), median_bounds(self.ratios()));
+        let (ratio, [low, high]) = (median(self.pairs.ratios()), median_bounds(self.pairs.ratios()));
         let Self { flows, flows_followed, dropped, .. } = self;
         report.claim(
             format!("a subscriber to all flows leaves {LEAST} of the speed, {flows} flow(s)"),
             format!(
                 "{ratio:.3} ({low:.3} to {high:.3} with 95 % certainty, {PAIRS} pairs of slices{but}); CPU s per GB, both \
                  appliances: {:.2} without, {:.2} with",
-                self.cpu_per_gb(false),
-                self.cpu_per_gb(true)
+                self.pairs.cpu_per_gb(0),
+                self.pairs.cpu_per_gb(1)
             ),
             ratio >= LEAST,
         );
-        let told = self.each(|[_, with]| with.messages as f64 / with.seconds.max(1e-9));
+        let told = self.pairs.each(|[_, with]| with.messages as f64 / with.seconds.max(1e-9));
         let least = told.iter().copied().fold(f64::INFINITY, f64::min);
         report.claim(
             format!("it is told all the while, with {many_flows} flows and more in the table, {flows} flow(s)"),
@@ -247,14 +192,14 @@ impl Turns {
     pub fn to_json(&self) -> Value {
         let numbers = |slice: &Slice| json!({ "gbit": slice.gbit(), "messages": slice.messages });
         let pairs =
-            self.pairs.iter().map(|[without, with]| json!({ "without": numbers(without), "with": numbers(with) }));
-        let [low, high] = median_bounds(self.ratios());
+            self.pairs.0.iter().map(|[without, with]| json!({ "without": numbers(without), "with": numbers(with) }));
+        let [low, high] = median_bounds(self.pairs.ratios());
         json!({
-            "ratio": median(self.ratios()),
+            "ratio": median(self.pairs.ratios()),
             "ratio_least": low,
             "ratio_most": high,
-            "cpu_seconds_per_gb_without": self.cpu_per_gb(false),
-            "cpu_seconds_per_gb_with": self.cpu_per_gb(true),
+            "cpu_seconds_per_gb_without": self.pairs.cpu_per_gb(0),
+            "cpu_seconds_per_gb_with": self.pairs.cpu_per_gb(1),
             "flows_followed": self.flows_followed,
             "messages_not_taken": self.dropped,
             "pairs": pairs.collect::<Vec<_>>(),
@@ -270,7 +215,7 @@ pub mod tests {
     pub fn turns(with: f64, disturbed: usize, messages: u64) -> Turns {
         let slice = |gbit: f64| Slice { seconds: 0.5, bytes: gbit / 16.0 * 1e9, cpu_seconds: 0.4375, messages };
         let pair = |at| [slice(7.0), slice(if at < disturbed { 1.0 } else { 7.0 * with })];
-        Turns { flows: 4, pairs: (0..PAIRS).map(pair).collect(), flows_followed: 10_004, dropped: 0 }
+        Turns { flows: 4, pairs: Pairs((0..PAIRS).map(pair).collect()), flows_followed: 10_004, dropped: 0 }
     }
 
     fn passes(turns: &Turns, many_flows: u64) -> bool {
@@ -296,7 +241,7 @@ pub mod tests {
     #[test]
     fn slices_without_traffic_fail() {
         let mut turns = turns(0.97, 0, 9);
-        turns.pairs.iter_mut().take(PAIRS / 2 + 1).for_each(|[without, _]| without.bytes = 0.0);
+        turns.pairs.0.iter_mut().take(PAIRS / 2 + 1).for_each(|[without, _]| without.bytes = 0.0);
         assert!(!passes(&turns, 10_000));
     }
 

@@ -1,0 +1,133 @@
+//! The cost of a planner: the same flows through the same pair, in short slices alternately with a fixed repair and with a
+//! plan. A reload changes from one to the other, and loses nothing.
+
+use std::{fs, net::IpAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{
+    FIXED, PLANNED, Stage, plan,
+    slices::{Pairs, SLICE, slice},
+};
+use crate::lab::{
+    error::LabError,
+    median::{median, median_bounds},
+    network::Network,
+    pair::Pair,
+    report::Report,
+};
+
+/// An odd number, so that the median is one of the values.
+const PAIRS: usize = 61;
+/// Time until the flows have reached their speed.
+const LEAD: Duration = Duration::from_secs(1);
+/// Time until a plan follows what is known of the link.
+const SETTLE: Duration = Duration::from_millis(400);
+/// Pairs between two progress lines.
+const PROGRESS_EVERY: usize = 10;
+/// A plan must leave at least this share of the speed.
+const LEAST: f64 = 0.98;
+
+/// All slices of one transfer.
+#[derive(Debug)]
+pub struct PlanTurns {
+    flows: u32,
+    /// With the fixed repair, and with the plan.
+    pairs: Pairs,
+}
+
+/// Measures slices alternately, while this many flows go through the pair.
+pub fn measure(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &Pair<'_>,
+    address: IpAddr,
+    flows: u32,
+) -> Result<PlanTurns, LabError> {
+    let near = &pair.appliances[0];
+    let fixed = fs::read_to_string(near.config()).map_err(LabError::doing("read a configuration"))?;
+    let texts = [fixed.clone(), fixed.replace(FIXED, PLANNED)];
+    let lasts = LEAD + (SETTLE + SLICE) * 2 * PAIRS as u32;
+    // The transfer is ended after the last slice; a slow machine must not reach its end earlier.
+    let mut bulk = plan(&format!("plan-turns-{flows}"), address, flows, 3 * lasts.as_secs()).start(network)?;
+    stage.pause(LEAD)?;
+    let mut turns = PlanTurns { flows, pairs: Pairs::default() };
+    for number in 1..=PAIRS {
+        let mut slices = [Default::default(); 2];
+        // The order alternates, so that a drift affects both equally.
+        for which in [number % 2, 1 - number % 2] {
+            fs::write(near.config(), &texts[which]).map_err(LabError::doing("write a configuration"))?;
+            near.reload(network)?;
+            stage.pause(SETTLE)?;
+            let is_planned = !near.status(network)?.peer().plans.is_empty();
+            if is_planned != (which == 1) {
+                return Err(LabError::Sentence("a slice has not the repair that it is to measure".to_owned()));
+            }
+            slices[which] = slice(stage, network, pair, || 0)?;
+        }
+        turns.pairs.0.push(slices);
+        if number % PROGRESS_EVERY == 0 {
+            let ratio = median(turns.pairs.ratios());
+            stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
+        }
+    }
+    if !bulk.is_running() {
+        return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
+    }
+    Ok(turns)
+}
+
+impl PlanTurns {
+    /// Adds the claim.
+    pub fn report(&self, report: &mut Report, but: &str) {
+        let (ratio, [low, high]) = (median(self.pairs.ratios()), median_bounds(self.pairs.ratios()));
+        report.claim(
+            format!("with a planner at least {LEAST} of the same repair without, {} flow(s)", self.flows),
+            format!(
+                "{ratio:.3} ({low:.3} to {high:.3} with 95 % certainty, {} pairs of slices{but}); CPU s per GB, both appliances: {:.2} \
+                 without, {:.2} with",
+                self.pairs.0.len(),
+                self.pairs.cpu_per_gb(0),
+                self.pairs.cpu_per_gb(1)
+            ),
+            ratio >= LEAST,
+        );
+    }
+
+    /// The numbers.
+    pub fn to_json(&self) -> Value {
+        let [low, high] = median_bounds(self.pairs.ratios());
+        json!({
+            "ratio": median(self.pairs.ratios()),
+            "ratio_least": low,
+            "ratio_most": high,
+            "cpu_seconds_per_gb_fixed": self.pairs.cpu_per_gb(0),
+            "cpu_seconds_per_gb_planned": self.pairs.cpu_per_gb(1),
+        })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::slices::Slice;
+    use super::*;
+
+    /// Turns whose slices with a plan have this share of the speed, except some that were disturbed.
+    pub fn turns(with: f64, disturbed: usize) -> PlanTurns {
+        let slice = |gbit: f64| Slice { seconds: 0.5, bytes: gbit / 16.0 * 1e9, cpu_seconds: 0.4375, messages: 0 };
+        let pair = |at| [slice(7.0), slice(if at < disturbed { 1.0 } else { 7.0 * with })];
+        PlanTurns { flows: 4, pairs: Pairs((0..PAIRS).map(pair).collect()) }
+    }
+
+    #[test]
+    fn a_minority_of_disturbed_slices_is_ignored_and_a_costly_plan_fails() {
+        let passes = |turns: PlanTurns| {
+            let mut report = Report::default();
+            turns.report(&mut report, "");
+            report.passes()
+        };
+        assert!(passes(turns(0.985, 0)) && passes(turns(0.985, PAIRS / 2)));
+        assert!(!passes(turns(0.985, PAIRS / 2 + 1)) && !passes(turns(0.975, 0)));
+        assert_eq!(turns(0.5, 0).to_json()["ratio"], json!(0.5));
+    }
+}
