@@ -173,6 +173,15 @@ fn a_changing_link_is_measured_regime_by_regime() {
 }
 
 #[test]
+fn an_appliance_that_fails_leaves_the_plain_route() {
+    let (result, said) = result_with_servers(&[&["bypass", "--trials", "4"], &SLACK[..]].concat());
+    let trials = result["metrics"]["trials"].as_array().expect(&said);
+    let faults: Vec<_> = trials.iter().filter_map(|trial| trial["fault"].as_str()).collect();
+    assert_eq!(faults, ["kill -9", "SIGSTOP", "abort", "a lane hangs"], "{said}");
+    assert_eq!(result["metrics"]["disasters"].as_array().map(Vec::len), Some(1), "{said}");
+}
+
+#[test]
 fn reloads_under_load_lose_nothing() {
     let (result, said) = result_with_servers(&[&["reload", "--trials", "60"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");

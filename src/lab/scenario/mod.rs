@@ -8,6 +8,7 @@
 
 mod blackhole;
 mod burst;
+mod bypass;
 mod cap;
 mod changing;
 mod commit_latency;
@@ -74,7 +75,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 29] = [
+pub const SCENARIOS: [Scenario; 30] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -258,6 +259,13 @@ pub const SCENARIOS: [Scenario; 29] = [
         run: reload::run,
     },
     Scenario {
+        name: "bypass",
+        summary: "a hundred times an appliance dies, is stopped or hangs under load: how soon is the plain route taken, what is lost?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "unshare", "setpriv"],
+        run: bypass::run,
+    },
+    Scenario {
         name: "soak",
         summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
         topology: "pair",
@@ -437,7 +445,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }

@@ -1,0 +1,243 @@
+//! An appliance dies, stands still or hangs under load: how soon do packets take the plain route, and is anything lost or
+//! delivered twice that should not be?
+//!
+//! Numbered UDP packets flow both ways each millisecond; the longest time without one is how long the bypass took.
+//! PostgreSQL commits through a gate meanwhile. In some trials the primary site dies during the bypass: what was
+//! acknowledged must be at the mirror.
+//!
+//! Start with [`run`]. [`fault`] is what befalls an appliance, [`report`] what is claimed.
+
+mod fault;
+mod report;
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use self::{
+    fault::Fault,
+    report::{Disaster, Found, Trial},
+};
+use super::{
+    Stage,
+    stage::{WAN_TCP, ends},
+};
+use crate::{
+    lab::{
+        error::LabError,
+        network::Network,
+        pair::{Pair, PairOptions},
+        report::Report,
+        servers::postgres_pair::{Follows, PostgresPair},
+        workload::{
+            numbered::{NumberedFlow, NumberedSink},
+            rows::{self, ClientPlan, Clients, Rhythm},
+        },
+    },
+    notify::message::FlowKey,
+};
+
+const TRIALS: u32 = 100;
+/// One of so many trials ends with the death of the primary site.
+const DISASTER_EVERY: u32 = 5;
+const ONE_WAY: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(1);
+const BYTES: usize = 300;
+/// How long a fault lasts, or the time until the disaster at most.
+const LASTS: Duration = Duration::from_millis(1500);
+/// How long the appliances may take to carry packets again.
+const CARRIED_WITHIN: Duration = Duration::from_secs(20);
+/// After the last packet, another one may come within this time.
+const QUIET: Duration = Duration::from_secs(1);
+const CONFIG: &str = "bypass: { when_down: withdraw_routes, return_after: 300ms }\n";
+const CLIENTS: ClientPlan<'static> =
+    ClientPlan { clients: 2, from: 1, bytes: 400, before: "", rhythm: Rhythm::steady(Duration::from_millis(4)) };
+
+/// Runs the scenario.
+pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let trials = stage.options.trials.unwrap_or(TRIALS).max(4);
+    let disasters = (trials / DISASTER_EVERY).max(1);
+    stage.say(&format!(
+        "bypass: {trials} times an appliance is killed, aborts, is stopped, or its lane hangs, at either side in turn, with UDP packets\n\
+         each {INTERVAL:?} in both directions and PostgreSQL commits through a gate. {disasters} more times the primary site dies meanwhile.\n"
+    ));
+    let network = stage.build()?;
+    stage.set_tcp(&network, &WAN_TCP)?;
+    network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
+    for (node, prefix) in [("ithaca", "10.2.0.0/24"), ("syracuse", "10.1.0.0/24")] {
+        network.run(node, &["ip", "route", "add", prefix, "dev", "wan0", "metric", "1000"])?;
+    }
+    let options = PairOptions { notify: Some("on_wire"), further: CONFIG, ..PairOptions::default() };
+    let mut pair = Pair::start(&network, &options)?;
+    let servers = PostgresPair::prepare(&network, ends(&network)?)?;
+    let mut found = Found { slack: stage.options.slack, ..Found::default() };
+    faults(stage, &network, &mut pair, &servers, trials, &mut found)?;
+    let mut rng = SmallRng::seed_from_u64(stage.options.seed);
+    for number in 0..disasters {
+        let fault = Fault::ALL[number as usize % Fault::ALL.len()];
+        found.disasters.push(disaster(stage, &network, &mut pair, &servers, fault, &mut rng)?);
+        stage.say(&format!("    disaster {} of {disasters}", number + 1));
+    }
+    pair.appliances.iter_mut().for_each(|appliance| appliance.process.kill());
+    Ok(report::report(&found))
+}
+
+/// All faults, one after the other, under one load.
+fn faults(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &mut Pair<'_>,
+    servers: &PostgresPair<'_>,
+    trials: u32,
+    found: &mut Found,
+) -> Result<(), LabError> {
+    wait_carried(stage, network, pair)?;
+    servers.renew()?;
+    let gate = servers.start_gate(pair.appliances[0].publisher()?, "auto")?;
+    let primary = servers.start_primary("remote_write", "mirror")?;
+    let mirror = servers.launch_mirror(Follows::Gate)?;
+    servers.wait_followed(&primary)?;
+    let connections = |status: &serde_json::Value| {
+        let gate = &status["gates"][0];
+        let open = gate["connections"].as_array().map_or(0, |open| open.len() as u64);
+        [gate["totals"]["connections"].as_u64().unwrap_or(0), open]
+    };
+    let before = connections(&gate.status(network)?);
+    let clients = Clients::start(&primary, CLIENTS)?;
+    let [from, to] = ends(network)?;
+    let sinks = [
+        NumberedSink::listen(network, ("primary", from), ("mirror", to))?,
+        NumberedSink::listen(network, ("mirror", to), ("primary", from))?,
+    ];
+    let mut said = Instant::now();
+    for number in 0..trials as usize {
+        stage.trace.check_stop()?;
+        if said.elapsed() > Duration::from_secs(5) {
+            stage.say(&format!("    {number} of {trials}"));
+            said = Instant::now();
+        }
+        let (fault, side) = (Fault::ALL[number % 4], number / 4 % 2);
+        let committed = clients.count();
+        let mut held = None;
+        let (longest, twice, _) = under_load(&sinks, |flows| {
+            stage.pause(Duration::from_millis(100))?;
+            for (flow, sink) in flows.iter().zip(&sinks) {
+                let _ = sink.take_longest_gap(flow);
+            }
+            held = fault.begin(&mut pair.appliances[side])?;
+            stage.pause(LASTS)?;
+            Ok(flows.iter().zip(&sinks).map(|(flow, sink)| sink.take_longest_gap(flow)).max().unwrap_or_default())
+        })?;
+        // The way back, with new flows: nothing of them may be lost.
+        let ((), twice_back, missing) = under_load(&sinks, |_| {
+            fault.end(&mut pair.appliances[side], held.take(), network)?;
+            wait_carried(stage, network, pair)?;
+            stage.pause(Duration::from_millis(100))
+        })?;
+        found.trials.push(Trial {
+            fault,
+            longest: longest.saturating_sub(INTERVAL),
+            twice: twice + twice_back,
+            missing_at_return: missing,
+            commits: clients.count() - committed,
+        });
+    }
+    found.commits = clients.finish().len();
+    let after = connections(&gate.status(network)?);
+    found.connections = [after[0] - before[0], before[1].saturating_sub(after[1])];
+    sinks.into_iter().for_each(NumberedSink::end);
+    drop((mirror, primary, gate));
+    Ok(())
+}
+
+/// Runs `act` while a flow goes each way; also returns how many packets arrived twice, and how many did not arrive.
+fn under_load<T>(
+    sinks: &[NumberedSink; 2],
+    act: impl FnOnce(&[FlowKey; 2]) -> Result<T, LabError>,
+) -> Result<(T, u64, u64), LabError> {
+    let mut flows = [sinks[0].open()?, sinks[1].open()?];
+    let keys = flows.each_ref().map(|flow| flow.key);
+    let is_over = AtomicBool::new(false);
+    let found = thread::scope(|scope| {
+        let sending: Vec<_> = flows.iter_mut().map(|flow| scope.spawn(|| send(flow, &is_over))).collect();
+        let found = act(&keys);
+        is_over.store(true, Ordering::Relaxed);
+        sending.into_iter().for_each(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        found
+    })?;
+    let (mut twice, mut missing) = (0, 0);
+    for (flow, sink) in flows.into_iter().zip(sinks) {
+        missing += sink.drain(&flow, QUIET);
+        twice += sink.twice(&flow);
+        sink.forget(flow);
+    }
+    Ok((found, twice, missing))
+}
+
+fn send(flow: &mut NumberedFlow, is_over: &AtomicBool) {
+    let mut next = Instant::now();
+    while !is_over.load(Ordering::Relaxed) {
+        // Where a device has just gone, the kernel may refuse a packet; that is a gap as any other.
+        let _ = flow.send(BYTES);
+        next += INTERVAL;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Waits until both appliances carry packets.
+fn wait_carried(stage: &Stage<'_>, network: &Network<'_>, pair: &Pair<'_>) -> Result<(), LabError> {
+    let deadline = Instant::now() + CARRIED_WITHIN.mul_f64(stage.options.slack);
+    loop {
+        let is_carried = pair.appliances.iter().all(|appliance| {
+            let status = appliance.status(network);
+            status.is_ok_and(|status| status.is_up() && status.peer().bypass.is_some_and(|bypass| !bypass.withdrawn))
+        });
+        if is_carried {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(LabError::Sentence(format!("the appliances do not carry again within {CARRIED_WITHIN:?}")));
+        }
+        stage.pause(Duration::from_millis(20))?;
+    }
+}
+
+/// A fault of the primary's appliance, and the death of its site a moment later.
+fn disaster(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    pair: &mut Pair<'_>,
+    servers: &PostgresPair<'_>,
+    fault: Fault,
+    rng: &mut SmallRng,
+) -> Result<Disaster, LabError> {
+    network.tell_wan("set loss 0%, passage open")?;
+    pair.restart()?;
+    wait_carried(stage, network, pair)?;
+    servers.renew()?;
+    let mut gate = servers.start_gate(pair.appliances[0].publisher()?, "auto")?;
+    let mut primary = servers.start_primary("remote_write", "mirror")?;
+    let mut mirror = servers.launch_mirror(Follows::Gate)?;
+    servers.wait_followed(&primary)?;
+    let clients = Clients::start(&primary, CLIENTS)?;
+    stage.pause(Duration::from_millis(500))?;
+    let held = fault.begin(&mut pair.appliances[0])?;
+    stage.pause(rng.random_range(Duration::ZERO..LASTS))?;
+    let cut = Instant::now();
+    network.tell_wan("cut")?;
+    primary.server.crash();
+    gate.crash();
+    drop(held);
+    pair.appliances[0].process.kill();
+    let acknowledged: Vec<_> = clients.finish().into_iter().filter(|row| row.at < cut).collect();
+    stage.pause(QUIET)?;
+    servers.wait_replayed(&mut mirror)?;
+    let survived = rows::ids(&mirror)?;
+    let lost = acknowledged.iter().filter(|row| survived.binary_search(&row.id).is_err()).count();
+    mirror.server.crash();
+    Ok(Disaster { fault, acknowledged: acknowledged.len(), lost })
+}
