@@ -4,8 +4,8 @@
 //! sender sends to it can delay a packet. It owns no packet and no block.
 
 mod reload;
+mod service;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -22,6 +22,7 @@ use rand::{Rng, SeedableRng};
 use reload::ProtectionSource;
 pub use reload::Reloading;
 
+use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::Lane;
@@ -38,6 +39,8 @@ use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named}
 use crate::config::{Config, Notify};
 use crate::flow::InstanceCounter;
 use crate::io::log;
+use crate::io::restriction::Restrictions;
+use crate::io::sd_notify::SdNotify;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::status_socket::{Owner, StatusSocket};
 use crate::io::tun::Tun;
@@ -66,6 +69,8 @@ const EVENTS_MAX: usize = 256;
 const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// How long the end may take: lanes send what they have, and wait for its timestamps.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an appliance could not start or go on, as a sentence for its user.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +117,8 @@ pub struct Control {
     /// `None` without notifications.
     protection: Option<ProtectionSource>,
     reloading: Reloading,
+    service: SdNotify,
+    restrictions: Restrictions,
 }
 
 impl Control {
@@ -129,7 +136,7 @@ impl Control {
         let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
         let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
-        let tun = describe(&config, &queues);
+        let tun = TunStatus::new(&config, &queues);
         let device = tun.name.clone();
 
         let (notify, events) = sync_channel(EVENTS_MAX);
@@ -152,6 +159,9 @@ impl Control {
         };
         let routes = Routes::install(&config, &device, started)?;
         poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
+        let service = service::open(started);
+        // Everything is open, and all threads that work come now: they inherit what is left.
+        let restrictions = privileges::give_up(&config, reloading.file());
         let mut lanes = Vec::new();
         for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
             let (ended, control) = (notify.clone(), Arc::clone(&waker));
@@ -172,7 +182,7 @@ impl Control {
         let wake = Arc::new(move || drop(on_name.wake()));
         let peering = Peering::new(&config, handshakes, wake, started);
         let planning = Planning::new(&config, lanes.len(), started);
-        let control = Self {
+        let mut control = Self {
             planning,
             written: config.clone(),
             config,
@@ -189,8 +199,12 @@ impl Control {
             routes,
             tun,
             uplinks: Uplinks::default(),
+            service,
+            restrictions,
         };
         control.announce();
+        let line = control.service_line();
+        control.service.ready(&line);
         Ok(control)
     }
 
@@ -204,12 +218,14 @@ impl Control {
             }
             if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
                 tracing::info!("stopping");
+                self.service.stopping(STOPPED_WITHIN);
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
             let callers = self.status_socket.poll_timeout();
-            let due =
-                [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes, callers].into_iter().flatten().min();
+            let service = self.service.poll_timeout(now);
+            let due = [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes, callers, service];
+            let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
@@ -245,6 +261,7 @@ impl Control {
             routes.look(now);
         }
         self.answer_callers(now);
+        self.tell_service(now);
         Ok(())
     }
 
@@ -358,6 +375,7 @@ impl Control {
             notify: snapshots.iter().find_map(|lane| lane.notify.clone()),
             drops: by_name,
             reload: self.reloading.status(),
+            restrictions: self.restrictions.clone(),
         }
     }
 
@@ -419,20 +437,4 @@ fn set_protection(
         ))?;
     }
     Ok(ProtectionSource { stamps: of_lanes, instances, random })
-}
-
-fn describe(config: &Config, queues: &[Tun]) -> TunStatus {
-    let first = &queues[0];
-    let offloads = first.offloads();
-    TunStatus {
-        name: first.name().to_owned(),
-        mtu: u32::from(config.tun.mtu),
-        backend: if offloads.vnet_header { "fast" } else { "simple" }.to_owned(),
-        fallback: first.fallback().map(str::to_owned),
-        tcp_offload: offloads.tcp,
-        udp_offload: offloads.udp,
-        queues: queues.len(),
-        tx_dropped: None,
-        route_troubles: BTreeMap::new(),
-    }
 }
