@@ -95,11 +95,8 @@ impl SdNotify {
 
     /// The process does its work: gives a sign of life, if one is due.
     pub fn alive(&mut self, now: Instant) {
-        let Some(to) = &mut self.to else { return };
-        if let Some(lines) = to.unsent.take() {
-            to.send_surely(lines);
-        }
-        if let Some((every, due)) = &mut to.life
+        if let Some(to) = &mut self.to
+            && let Some((every, due)) = &mut to.life
             && *due <= now
         {
             *due = now + *every;
@@ -107,9 +104,13 @@ impl SdNotify {
         }
     }
 
-    /// Whether it is time for the line about the state, once a second at most: then call [`show`](Self::show).
+    /// Whether it is time for the line about the state, once a second at most: then call [`show`](Self::show). Sends what
+    /// found no room before.
     pub fn wants_status(&mut self, now: Instant) -> bool {
         let Some(to) = &mut self.to else { return false };
+        if let Some(lines) = to.unsent.take() {
+            to.send_surely(lines);
+        }
         to.wants_look = now < to.next_look;
         if !to.wants_look {
             to.next_look = now + STATUS_EVERY;
@@ -182,11 +183,6 @@ mod tests {
             (Self { socket, _directory: directory }, notify)
         }
 
-        /// Takes room until there is none.
-        fn has_room(&self, notify: &SdNotify) -> bool {
-            notify.to.as_ref().unwrap().send("FULL\n")
-        }
-
         fn heard(&self) -> Vec<String> {
             let mut bytes = [0; 4096];
             let datagrams =
@@ -236,25 +232,17 @@ mod tests {
     fn what_finds_no_room_is_sent_again_but_for_signs_of_life() {
         let start = Instant::now();
         let (listener, mut notify) = Listener::open(Some(Duration::from_secs(3)), start);
-        let mut second = 0;
-        let mut turn = |notify: &mut SdNotify| {
-            second += 1;
-            notify.alive(start + Duration::from_secs(second));
-            start + Duration::from_secs(second)
-        };
-        while listener.has_room(&notify) {
-            turn(&mut notify);
-        }
+        while notify.to.as_ref().unwrap().send("FULL\n") {}
         notify.ready("well");
-        let now = turn(&mut notify);
+        notify.alive(start);
+        assert_eq!(notify.poll_timeout(start), Some(start + AGAIN));
+        assert!(notify.wants_status(start));
         notify.show("changed");
-        assert_eq!(notify.poll_timeout(now), Some(now + AGAIN));
-        assert!(listener.heard().iter().all(|lines| lines == "WATCHDOG=1\n" || lines == "FULL\n"));
-        turn(&mut notify);
+        assert!(listener.heard().iter().all(|lines| lines == "FULL\n"));
+        assert!(notify.wants_status(start + STATUS_EVERY));
         notify.show("changed");
-        let heard = listener.heard();
-        assert_eq!(heard[..1], ["READY=1\nSTATUS=well\n"]);
-        assert_eq!(heard[heard.len() - 1], "STATUS=changed\n");
+        assert_eq!(listener.heard(), ["READY=1\nSTATUS=well\n", "STATUS=changed\n"]);
+        assert_eq!(notify.poll_timeout(start), Some(start + STATUS_EVERY), "of the sign of life");
     }
 
     #[test]

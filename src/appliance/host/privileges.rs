@@ -40,7 +40,8 @@ fn needs(config: &Config, file: &Path) -> Needs {
     Needs {
         // Routes are restored, and come and go with reloads. Sockets are not opened again.
         capabilities: CapabilitySet::NET_ADMIN,
-        files: [file.to_owned()].into_iter().chain(keys).collect(),
+        // The last is often a link to where some other program writes it.
+        files: [file.to_owned()].into_iter().chain(keys).chain(["/etc/resolv.conf".into()]).collect(),
         readable: RESOLVER.into_iter().chain(SYSTEM).map(PathBuf::from).collect(),
         sockets: vec![config.status.socket.clone()],
     }
@@ -50,10 +51,14 @@ fn needs(config: &Config, file: &Path) -> Needs {
 mod tests {
     use std::path::Path;
 
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
     use super::*;
     use crate::appliance::host::names::ask_system;
     use crate::config;
     use crate::io::restriction::tests::is_alone;
+    use crate::tunnel::keys::PrivateKey;
 
     #[test]
     fn names_are_resolved_afterwards_and_forwarding_is_seen() {
@@ -61,9 +66,10 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let key = |name: &str| {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut key = |name: &str| {
             let path = directory.path().join(name);
-            config::key_file::write(&path, &"A".repeat(43).chars().chain(['=']).collect::<String>()).unwrap();
+            config::key_file::write(&path, &PrivateKey::generate(&mut random).to_text()).unwrap();
             path
         };
         let file = directory.path().join("ithaca.yaml");
@@ -72,12 +78,12 @@ mod tests {
             "node: {{ name: ithaca, key_file: {}, local_prefixes: [10.1.0.0/24] }}\npeers:\n  - {{ name: syracuse, public_key: \
              {}, preshared_key_file: {}, prefixes: [10.2.0.0/24] }}\nnotify: {{ keys: [{{ id: 1, file: {} }}] }}\n",
             own.display(),
-            format_args!("{}B=", "A".repeat(42)),
+            PrivateKey::generate(&mut StdRng::seed_from_u64(2)).public_key().to_text(),
             preshared.display(),
             notify.display()
         );
         let config = config::parse(&text, &file).unwrap_or_else(|errors| panic!("{errors}"));
-        assert_eq!(needs(&config, &file).files, [file.clone(), own, preshared, notify]);
+        assert_eq!(needs(&config, &file).files, [file.clone(), own, preshared, notify, "/etc/resolv.conf".into()]);
 
         let restrictions = give_up(&config, &file);
         assert_eq!(restrictions.missing, Vec::<String>::new());

@@ -17,6 +17,8 @@ use super::{Files, Needs, real_directory};
 /// deny connections to sockets by their path, which a resolver needs.
 const VERSION: ABI = ABI::V7;
 
+const OPEN: &str = "the files that this process may open are not restricted";
+
 /// What a thread may open.
 pub(super) struct Rules {
     readable: BTreeSet<PathBuf>,
@@ -38,23 +40,20 @@ impl Rules {
     /// # Errors
     /// A sentence: what is not restricted and what it takes.
     pub(super) fn confine(self) -> Result<Files, String> {
-        let status = self.apply().map_err(|error| format!("files are not restricted: {error}"))?;
+        let status = self.apply().map_err(|error| format!("{OPEN}: {error}"))?;
         match (status.ruleset, status.landlock) {
             (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
-                Err("files are not restricted: Landlock is off; add `landlock` to `lsm=` of the kernel's command line"
-                    .to_owned())
+                Err(format!("{OPEN}: Landlock is off; add `landlock` to `lsm=` of the kernel's command line"))
             }
-            (RulesetStatus::NotEnforced, _) => {
-                Err("files are not restricted: this kernel has no Landlock, which came \
-                                                    with Linux 5.13"
-                    .to_owned())
-            }
+            (RulesetStatus::NotEnforced, _) => Err(format!(
+                "{OPEN}: this kernel has no Landlock, which came with Linux 5.13, or a container refuses its system calls"
+            )),
             (_, LandlockStatus::Available { effective_abi, .. }) => Ok(Files {
                 landlock: effective_abi as u32,
                 readable: self.readable.into_iter().collect(),
                 sockets: self.sockets.into_iter().collect(),
             }),
-            (_, status) => Err(format!("files are not restricted: {status:?}")),
+            (_, status) => Err(format!("{OPEN}: {status:?}")),
         }
     }
 

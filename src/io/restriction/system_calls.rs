@@ -126,7 +126,7 @@ const X32: u32 = 0x4000_0000;
 /// # Errors
 /// A sentence: what is not restricted and what it takes.
 pub(super) fn refuse() -> Result<usize, String> {
-    let failed = |error: String| format!("system calls are not restricted: {error}");
+    let failed = |error: String| format!("the system calls of this process are not restricted: {error}");
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().chain(REFUSED_HERE).map(always).collect();
     rules.insert(libc::SYS_clone, NAMESPACES.iter().map(has_flag).collect::<Result<_, _>>().map_err(failed)?);
     let count = rules.len() + 1;
