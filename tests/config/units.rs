@@ -10,13 +10,12 @@ use serde_json::Value;
 const UNITS: [(&str, u32, &[&str]); 2] = [
     (
         "onwire@.service",
-        18,
+        17,
         &[
             "AmbientCapabilities=",
             "CapabilityBoundingSet=~CAP_NET_ADMIN",
             "DeviceAllow=",
             "IPAddressDeny=",
-            "PrivateDevices=",
             "PrivateNetwork=",
             "PrivateUsers=",
             "ProcSubset=",

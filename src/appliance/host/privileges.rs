@@ -49,8 +49,6 @@ fn needs(config: &Config, file: &Path) -> Needs {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
