@@ -171,8 +171,8 @@ fn files_of_another_user_stay_readable_for_root() {
 }
 
 #[test]
-fn a_service_manager_that_was_found_before_is_still_told() {
-    if !is_alone("io::restriction::tests::a_service_manager_that_was_found_before_is_still_told") {
+fn what_listens_to_sd_notify_is_still_told() {
+    if !is_alone("io::restriction::tests::what_listens_to_sd_notify_is_still_told") {
         return;
     }
     let name = format!("onwire-restricted-{}", std::process::id());
