@@ -76,7 +76,7 @@ mod tests {
             "node: {{ name: ithaca, key_file: {}, local_prefixes: [10.1.0.0/24] }}\npeers:\n  - {{ name: syracuse, public_key: \
              {}, preshared_key_file: {}, prefixes: [10.2.0.0/24] }}\nnotify: {{ keys: [{{ id: 1, file: {} }}] }}\n",
             own.display(),
-            PrivateKey::generate(&mut StdRng::seed_from_u64(2)).public_key().to_text(),
+            PrivateKey::generate(&mut StdRng::seed_from_u64(2)).public_key(),
             preshared.display(),
             notify.display()
         );
