@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
@@ -41,7 +41,7 @@ pub fn reduce(keep: CapabilitySet, files: &[PathBuf]) -> io::Result<()> {
     }
 }
 
-fn is_denied(file: &PathBuf) -> bool {
+fn is_denied(file: &Path) -> bool {
     File::open(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 

@@ -194,7 +194,7 @@ fn what_listens_to_sd_notify_is_still_told() {
 
 #[test]
 fn without_privileges_the_action_runs_once_and_its_panic_is_passed_on() {
-    assert_eq!(without_privileges(|| capabilities::names()), Vec::<String>::new());
+    assert_eq!(without_privileges(capabilities::names), Vec::<String>::new());
     let panic = std::panic::catch_unwind(|| without_privileges(|| panic!("as intended")));
     assert_eq!(panic.unwrap_err().downcast_ref::<&str>(), Some(&"as intended"));
     assert!(fs::read_dir("/").is_ok(), "this thread can do as before");
