@@ -6,8 +6,8 @@
 mod detour;
 mod protection;
 mod reload;
+mod service;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -26,6 +26,7 @@ use detour::Detour;
 use protection::{ProtectionSource, set_protection};
 pub use reload::Reloading;
 
+use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::Lane;
@@ -39,6 +40,8 @@ use crate::appliance::setup;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
 use crate::config::Config;
 use crate::io::log;
+use crate::io::restriction::Restrictions;
+use crate::io::sd_notify::SdNotify;
 use crate::io::signal::{PendingSignals, Signal};
 use crate::io::status_socket::{Owner, StatusSocket};
 use crate::io::tun::Tun;
@@ -67,6 +70,8 @@ const EVENTS_MAX: usize = 256;
 const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+/// How long the end may take: lanes send what they have, and wait for its timestamps.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an appliance could not start or go on, as a sentence for its user.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +122,8 @@ pub struct Control {
     /// `None` where packets for a peer that is down are dropped.
     detour: Option<Detour>,
     reloading: Reloading,
+    service: SdNotify,
+    restrictions: Restrictions,
 }
 
 impl Control {
@@ -134,7 +141,7 @@ impl Control {
         let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
         let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
-        let tun = describe(&config, &queues);
+        let tun = TunStatus::new(&config, &queues);
         let device = tun.name.clone();
 
         let (notify, events) = sync_channel(EVENTS_MAX);
@@ -168,6 +175,9 @@ impl Control {
             poll.registry().register(&mut SourceFd(&descriptor), WATCHDOG, Interest::READABLE)?;
         }
         poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
+        let service = service::open(started);
+        // Everything is open, and all threads that work come now: they inherit what is left.
+        let restrictions = privileges::give_up(&config, reloading.file());
         let mut lanes = Vec::new();
         for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
             let (ended, control) = (notify.clone(), Arc::clone(&waker));
@@ -188,7 +198,7 @@ impl Control {
         let wake = Arc::new(move || drop(on_name.wake()));
         let peering = Peering::new(&config, handshakes, wake, started);
         let planning = Planning::new(&config, lanes.len(), started);
-        let control = Self {
+        let mut control = Self {
             planning,
             written: config.clone(),
             pulse: Pulse::new(turns, detour::stuck_after(&config), started),
@@ -207,9 +217,13 @@ impl Control {
             routes,
             tun,
             uplinks: Uplinks::default(),
+            service,
+            restrictions,
         };
         control.tell_withdrawn();
         control.announce();
+        let line = control.service_line();
+        control.service.ready(&line);
         Ok(control)
     }
 
@@ -223,6 +237,7 @@ impl Control {
             }
             if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
                 tracing::info!("stopping");
+                self.service.stopping(STOPPED_WITHIN);
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
@@ -234,6 +249,7 @@ impl Control {
                 callers,
                 self.bypass_due(),
                 Some(self.pulse.poll_timeout()),
+                self.service.poll_timeout(now),
             ];
             let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
@@ -274,6 +290,7 @@ impl Control {
             routes.look(now);
         }
         self.answer_callers(now);
+        self.tell_service(now);
         Ok(())
     }
 
@@ -391,6 +408,7 @@ impl Control {
             drops: by_name,
             reload: self.reloading.status(),
             watchdog: self.watchdog_status(),
+            restrictions: self.restrictions.clone(),
         }
     }
 
@@ -416,21 +434,5 @@ impl Control {
         if let Some(reason) = &self.tun.fallback {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
         }
-    }
-}
-
-fn describe(config: &Config, queues: &[Tun]) -> TunStatus {
-    let first = &queues[0];
-    let offloads = first.offloads();
-    TunStatus {
-        name: first.name().to_owned(),
-        mtu: u32::from(config.tun.mtu),
-        backend: if offloads.vnet_header { "fast" } else { "simple" }.to_owned(),
-        fallback: first.fallback().map(str::to_owned),
-        tcp_offload: offloads.tcp,
-        udp_offload: offloads.udp,
-        queues: queues.len(),
-        tx_dropped: None,
-        route_troubles: BTreeMap::new(),
     }
 }

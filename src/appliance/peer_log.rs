@@ -132,6 +132,11 @@ impl PeerLog {
         self.push_line(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
     }
 
+    /// How many peers are up.
+    pub fn up(&self) -> usize {
+        self.peers.iter().filter(|entry| entry.contact == Contact::Up).count()
+    }
+
     /// The name of the peer's endpoint has this new address.
     pub fn on_resolved(&mut self, peer: PeerId, endpoint: SocketAddr) {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };

@@ -182,6 +182,11 @@ impl Peering {
         }
     }
 
+    /// How many peers are up.
+    pub fn up(&self) -> usize {
+        self.log.up()
+    }
+
     /// When something is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = [self.handshakes.poll_timeout(), self.names.poll_timeout(), self.log.poll_timeout()];

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use crate::io::netlink::Netlink;
+use crate::io::restriction::{CapabilitySet, Needs, restrict};
 use crate::io::watchdog;
 
 /// Watches the appliance at the other end of standard input until it has ended.
@@ -18,6 +19,8 @@ pub fn run(device: &str) -> io::Result<()> {
     // What acting needs is made before.
     let mut netlink = Netlink::open()?;
     let index = netlink.link_index(device)?;
+    // What cannot be given up is not worth a line: the appliance says it of itself.
+    restrict(&Needs { capabilities: CapabilitySet::NET_ADMIN, files: vec![], readable: vec![], sockets: vec![] });
     let set_down = || {
         // A device of a process that has died is gone, unless somebody has made it to stay.
         let is_ours = netlink.link(device).is_ok_and(|link| link.index == index && link.up);

@@ -1,7 +1,7 @@
 //! `onwire gate`: ack gates, in the foreground. Turns options into values; the gates are in [`crate::gate`].
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -153,8 +153,10 @@ impl Gate {
         };
         one.check().map_err(|fault| words(fault.to_string()))?;
         let (secret, key_id) = self.subscription.secret().map_err(words)?;
+        let files = [self.subscription.key_file()].into_iter().chain(one.files()).map(Path::to_owned).collect();
         Ok(Gates {
             notify: GateNotify { address: self.subscription.notify, secret, key_id },
+            files,
             gates: vec![one],
             status: Some(self.status.clone()),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },

@@ -7,6 +7,7 @@ use crate::appliance::status::bypass::WatchdogStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
+use crate::io::restriction::Restrictions;
 
 /// The whole status, a few lines per peer.
 pub fn status(status: &Status) -> String {
@@ -14,6 +15,12 @@ pub fn status(status: &Status) -> String {
     // Writing to a string cannot fail.
     let _ = write_status(&mut text, status);
     text
+}
+
+/// Writes what the process has given up, and what not.
+pub fn write_restrictions(out: &mut String, restrictions: &Restrictions) -> std::fmt::Result {
+    writeln!(out, "  restricted to: {}", restrictions.summary())?;
+    restrictions.missing.iter().try_for_each(|missing| writeln!(out, "  not restricted: {missing}"))
 }
 
 /// Writes how many log lines were lost, if any.
@@ -28,6 +35,7 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     let tun = &status.tun;
     writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
     write_log_loss(out, status.log_lines_lost)?;
+    write_restrictions(out, &status.restrictions)?;
     let offloads = match (tun.tcp_offload, tun.udp_offload) {
         (true, true) => "TCP and UDP super-packets",
         (true, false) => "TCP super-packets",

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::output_line::OutputLine;
-use super::render::{duration, grouped, write_log_loss};
+use super::render::{duration, grouped, write_log_loss, write_restrictions};
 use crate::config::units::show_duration;
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
@@ -19,6 +19,7 @@ pub fn status(status: &Status) -> String {
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "gates: {}, onwire {}, {}", status.state, status.version, duration(status.uptime_s))?;
     write_log_loss(out, status.log_lines_lost)?;
+    write_restrictions(out, &status.restrictions)?;
     let notify = &status.notify;
     match (notify.contact, notify.heard_s) {
         (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,

@@ -19,7 +19,7 @@ Examples:
 
 Signals: INT and TERM stop cleanly (a second INT at once); HUP reads the file again, and follows it if it is good; USR1 writes
 the status to the log.
-Needs CAP_NET_ADMIN for the TUN device and its routes.")]
+Needs CAP_NET_ADMIN for the TUN device and its routes. Once it is set up it gives up all else; `onwire status` says so.")]
 pub struct Run {
     /// The configuration file.
     #[arg(long, short, value_name = "FILE")]

@@ -1,7 +1,7 @@
 //! Options shared by `watch`, `wait`, `flows` and `gate`: which appliance to query, and with which key. Sends nothing.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -43,6 +43,11 @@ impl Subscription {
             format!("{error}\n  = {hint}{further}")
         })?;
         Ok((secret, self.key_id))
+    }
+
+    /// The key's file.
+    pub fn key_file(&self) -> &Path {
+        &self.key
     }
 
     /// What to check when the appliance does not answer.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Problem;
@@ -28,6 +28,8 @@ pub struct Gates {
     pub status: Option<PathBuf>,
     /// The log.
     pub log: Log,
+    /// The files that all this was read from, or that are read when the gates open: configuration, keys, certificates.
+    pub files: Vec<PathBuf>,
     /// Values that are legal but probably not meant.
     pub warnings: Vec<Problem>,
 }
@@ -117,6 +119,13 @@ impl Gate {
         }
     }
 
+    /// The files that are read when it opens.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let upstream =
+            self.upstream_tls.iter().flat_map(|tls| [&tls.authority].into_iter().chain(pair(&tls.certificate)));
+        pair(&self.tls).chain(upstream).map(PathBuf::as_path)
+    }
+
     /// What must hold of bytes before they are acknowledged.
     pub fn need(&self) -> Need {
         self.survive_burst.map_or(self.level.into(), Need::surviving)
@@ -161,6 +170,10 @@ pub struct Certificate {
     pub chain: PathBuf,
     /// The private key.
     pub key: PathBuf,
+}
+
+fn pair(certificate: &Option<Certificate>) -> impl Iterator<Item = &PathBuf> {
+    certificate.iter().flat_map(|it| [&it.chain, &it.key])
 }
 
 /// TLS to a server.

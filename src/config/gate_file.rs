@@ -82,22 +82,26 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
             reading.error(&key(element, "name"), &format!("found {}", gate.name), "a name of its own", &hint);
         }
     }
-    let gates = gates.into_iter().map(|(_, gate)| gate).collect();
+    let gates: Vec<Gate> = gates.into_iter().map(|(_, gate)| gate).collect();
     let status = root.field("status").table(&schema::GATE_STATUS, reading);
     let socket = status.field("socket").read("a path", |text| Ok(text.to_owned()), reading);
     let socket = socket.map_or(PathBuf::from(DEFAULT_STATUS), |text| reading.resolve(&text));
     let log = Log::read(root, reading);
-    Some(Gates { notify: notify?, gates, status: Some(socket), log, warnings: Vec::new() })
+    let (notify, key_file) = notify?;
+    let mut files = vec![reading.file().to_owned(), key_file];
+    gates.iter().for_each(|gate| files.extend(gate.files().map(Path::to_owned)));
+    Some(Gates { notify, gates, status: Some(socket), log, files, warnings: Vec::new() })
 }
 
-fn read_notify(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<GateNotify> {
+/// The appliance, and the file of its key.
+fn read_notify(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<(GateNotify, PathBuf)> {
     let table = root.required_table("notify", &schema::GATE_NOTIFY, reading);
     let address = table.required("address", ADDRESS, reading).read(ADDRESS, parse_listen, reading);
     let id = table.field("key_id").number(1..=u16::MAX.into(), reading).unwrap_or(1);
     let what = "the path of a file made by `onwire keygen --notify`";
     let file = table.required("key_file", what, reading);
-    let (_, secret) = key_file::read_field(&file, what, key_file::KEYGEN_NOTIFY, Secret::parse, reading);
-    Some(GateNotify { address: address?, secret: secret?, key_id: u16::try_from(id).unwrap_or(1) })
+    let (path, secret) = key_file::read_field(&file, what, key_file::KEYGEN_NOTIFY, Secret::parse, reading);
+    Some((GateNotify { address: address?, secret: secret?, key_id: u16::try_from(id).unwrap_or(1) }, path?))
 }
 
 fn read_gate(element: &Field<'_>, reading: &mut Reading<'_>) -> Option<Gate> {

@@ -93,8 +93,12 @@ pub(super) fn read_field<Key, Wrong: std::error::Error + Send + Sync + 'static>(
     let name = |text: &str| if text.is_empty() { Err(String::new()) } else { Ok(text.to_owned()) };
     let Some(path) = field.read(allowed, name, reading) else { return (None, None) };
     let path = reading.resolve(&path);
-    let key = read(&path, parse)
-        .map_err(|error| reading.error(&field.key, &error.to_string(), "", &error.hint(&path, command)));
+    let key = read(&path, parse).map_err(|error| {
+        reading.error(&field.key, &error.to_string(), "", &error.hint(&path, command));
+        if matches!(&error, KeyFileError::Io { error, .. } if error.kind() == io::ErrorKind::PermissionDenied) {
+            reading.mark_denied(&path);
+        }
+    });
     (Some(path), key.ok())
 }
 

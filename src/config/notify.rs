@@ -1,6 +1,7 @@
 //! `notify`: the address for subscriptions, their keys, and what counts as protected. Does not open the socket.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::key_file;
@@ -30,6 +31,8 @@ pub struct Notify {
 pub struct NotifyKey {
     /// Its number in the datagrams; not 0.
     pub id: u16,
+    /// Its file.
+    pub file: PathBuf,
     /// The secret that its holders share with the appliance.
     pub secret: Secret,
 }
@@ -90,6 +93,6 @@ fn read_key(element: &Field<'_>, numbers: &mut Vec<(u16, String)>, reading: &mut
         numbers.push((id, element.key.clone()));
     }
     let file = table.required("file", FILE, reading);
-    let (_, secret) = key_file::read_field(&file, FILE, key_file::KEYGEN_NOTIFY, Secret::parse, reading);
-    Some(NotifyKey { id: id?, secret: secret? })
+    let (path, secret) = key_file::read_field(&file, FILE, key_file::KEYGEN_NOTIFY, Secret::parse, reading);
+    Some(NotifyKey { id: id?, file: path?, secret: secret? })
 }

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration file, reported so that users can correct it. Problems are found elsewhere.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Whether a [`Problem`] stops the appliance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,8 @@ pub struct Problem {
     pub allowed: String,
     /// What to do next; may be empty.
     pub hint: String,
+    /// The file that the operating system does not let this process read, where that is what is wrong.
+    pub denied: Option<PathBuf>,
     /// The line, as far as it fits, and how many columns were skipped on its left.
     pub(super) excerpt: Option<(String, usize)>,
 }
@@ -58,6 +60,11 @@ impl ConfigErrors {
     pub fn errors(&self) -> usize {
         let is_error = |problem: &&Problem| problem.severity == Severity::Error;
         self.problems.iter().filter(is_error).count()
+    }
+
+    /// The files that the operating system does not let this process read.
+    pub fn denied(&self) -> impl Iterator<Item = &Path> {
+        self.problems.iter().filter_map(|problem| problem.denied.as_deref())
     }
 }
 
@@ -158,6 +165,7 @@ mod tests {
             found: "found 100".into(),
             allowed: "576 to 9216".into(),
             hint: "think".into(),
+            denied: None,
             excerpt: excerpt(&["tun:", "  mtu: 100"], place),
         };
         let expected =

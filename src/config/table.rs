@@ -23,6 +23,11 @@ impl<'a> Reading<'a> {
         Self { file, lines: text.lines().collect(), problems: Vec::new(), places: HashMap::new() }
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &Path {
+        self.file
+    }
+
     /// `path`, relative to the directory of the configuration file.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
@@ -51,6 +56,13 @@ impl<'a> Reading<'a> {
     /// `line N`, the line of `key`, for references from other messages.
     pub(super) fn line(&self, key: &str) -> String {
         format!("line {}", self.place(key).line)
+    }
+
+    /// The error noted last is that the operating system does not let this process read `file`.
+    pub(super) fn mark_denied(&mut self, file: &Path) {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.denied = Some(file.to_owned());
+        }
     }
 
     /// Everything noted, in the order of the file.
@@ -82,6 +94,7 @@ impl<'a> Reading<'a> {
             text.map(|c| if c.is_control() { '?' } else { c }).collect()
         };
         self.problems.push(Problem {
+            denied: None,
             severity,
             file: self.file.to_owned(),
             place,

@@ -33,6 +33,7 @@ pub mod marks;
 pub mod pem;
 pub mod policy;
 pub mod postgres;
+mod privileges;
 pub mod proxy;
 pub mod redis;
 pub mod returns;

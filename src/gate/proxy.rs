@@ -2,9 +2,11 @@
 //!
 //! A turn: wait; read the appliance's notifications and release what they cover; move the bytes of connections that are
 //! ready; do what is due. The clock is read once per turn. The loop knows no protocol and decides nothing about marks.
-//! `admission` decides which callers are accepted, and when the gate connects to the server for them.
+//! `admission` decides which callers are accepted, and when the gate connects to the server for them; `service` when the loop
+//! wakes, and what the service manager is told.
 
 mod admission;
+mod service;
 
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +20,8 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+use service::Service;
 
 use super::arrival::Arrival;
 use super::connection::{Connection, Scratch};
@@ -122,6 +126,7 @@ pub struct Proxy {
     started: Instant,
     tick: Instant,
     next_number: u64,
+    service: Service,
 }
 
 impl Occupant {
@@ -189,6 +194,7 @@ impl Proxy {
             started: now,
             tick: now + TICK,
             next_number: 1,
+            service: Service::default(),
         })
     }
 
@@ -217,6 +223,7 @@ impl Proxy {
                 gate = %gate.name, kind = gate.kind.name(), %policy, upstream = %gate.upstream, "listening on {address}"
             );
         }
+        self.tell_ready();
         let mut events = Events::with_capacity(1024);
         let mut more = false;
         loop {
@@ -230,6 +237,7 @@ impl Proxy {
                 self.on_event(event, now);
             }
             more = self.turn(now);
+            self.tell_service(now);
             if self.stopping.is_some() && self.slots.iter().all(Option::is_none) {
                 return Ok(self.status(now));
             }
@@ -273,6 +281,7 @@ impl Proxy {
         }
         if self.stop.stop.load(Ordering::Acquire) && self.stopping.is_none() {
             self.stopping = Some(now);
+            self.service.stopping(STOP_LINGER);
             for listener in &mut self.listeners {
                 listener.socket = None;
             }
@@ -407,18 +416,6 @@ impl Proxy {
         }
     }
 
-    fn timeout(&self) -> Duration {
-        let connections = self.run_queue.poll_timeout();
-        let tick = self.replicates.then_some(self.tick);
-        let listeners =
-            self.listeners.iter().flat_map(|listener| [listener.again, listener.probes.poll_timeout()]).flatten().min();
-        let callers = self.status_socket.as_ref().and_then(StatusSocket::poll_timeout);
-        let due =
-            [connections, tick, listeners, callers, self.violation_log.poll_timeout()].into_iter().flatten().min();
-        let due = due.map_or(self.subscription.poll_timeout(), |due| due.min(self.subscription.poll_timeout()));
-        due.saturating_duration_since(Instant::now())
-    }
-
     fn status(&self, now: Instant) -> Status {
         let gates = self.listeners.iter().enumerate().map(|(number, listener)| {
             let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, occupant)| occupant);
@@ -445,6 +442,7 @@ impl Proxy {
             log_lines_lost: log::lines_lost(),
             notify: self.subscription.status(now),
             gates: gates.collect(),
+            restrictions: self.service.restrictions.clone(),
         }
     }
 }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::io::restriction::Restrictions;
+
 /// One process with its gates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -25,6 +27,9 @@ pub struct Status {
     pub notify: NotifyStatus,
     /// The gates, in the order of the configuration.
     pub gates: Vec<GateStatus>,
+    /// What the process has given up since it was set up.
+    #[serde(default)]
+    pub restrictions: Restrictions,
 }
 
 /// The value of [`Status::role`].

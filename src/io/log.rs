@@ -9,6 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+use super::restriction::without_privileges;
+
 /// Lines that may wait for the writing thread.
 const LINES_MAX: usize = 4096;
 
@@ -36,7 +38,7 @@ impl LogWriter {
         let unplaced = Arc::new(OnceLock::new());
         let sink = Counting { sink, notice, unplaced: Arc::clone(&unplaced), failed: 0, told: 0 };
         let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
-        let (lines, at_end) = builder.finish(sink);
+        let (lines, at_end) = without_privileges(|| builder.finish(sink));
         // Only the losses of the first log of a process are reported by `lines_lost`.
         let _ = UNPLACED.set(lines.error_counter());
         let _ = unplaced.set(lines.error_counter());

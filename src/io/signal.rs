@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
 
 use super::explain;
+use super::restriction::without_privileges;
 
 /// A signal to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +38,12 @@ impl Signal {
 /// Interrupts that come this close together are one.
 const SAME_INTERRUPT: Duration = Duration::from_millis(300);
 
-/// Calls `deliver` for each signal, on a thread of this module. Once per process.
+/// Calls `deliver` for each signal, on a thread of this module that has no privileges. Once per process.
 pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
+    without_privileges(|| start(deliver))
+}
+
+fn start(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     let deliver = Arc::new(deliver);
     let mut others = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP, SIGUSR1])
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;

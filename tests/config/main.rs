@@ -1,7 +1,8 @@
-//! The configuration: golden errors, the reference file, and randomly damaged files.
+//! The configuration: golden errors, the reference file, randomly damaged files, and the systemd units.
 #![allow(clippy::unwrap_used)]
 
 mod changes;
 mod invalid;
 mod reference;
 mod robust;
+mod units;

@@ -54,9 +54,15 @@ impl Appliance<'_> {
 
     /// Starts it, or starts it again.
     pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// As [`start`](Self::start), with these variables in its environment: `NAME=value`.
+    pub fn start_with(&mut self, variables: &[&str]) {
         self.starts += 1;
         let (name, config) = (format!("{}-{}", self.node, self.starts), self.config.to_str().unwrap());
-        self.process = Some(self.testbed.start(self.node, &name, &[ONWIRE, "run", "--config", config]));
+        let words = [&["env"], variables, &[ONWIRE, "run", "--config", config]].concat();
+        self.process = Some(self.testbed.start(self.node, &name, &words));
     }
 
     /// Starts it with its log in the file `log`.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Runs `onwire reload`; its exit code and everything that it says.
-fn reload(appliance: &Appliance<'_>) -> (Option<i32>, String) {
+pub fn reload(appliance: &Appliance<'_>) -> (Option<i32>, String) {
     let socket = appliance.socket.to_str().unwrap();
     let output = std::process::Command::new(ONWIRE).args(["reload", "--socket", socket]).output().unwrap();
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();

@@ -342,3 +342,71 @@ fn the_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
     assert_eq!(limits, "500 500");
     assert!(said.contains("may have 500 descriptors open, and 1024 connections of all gates need 2112"), "{said}");
 }
+
+/// The lines of `/proc/PID/task/*/status`, by thread.
+fn threads(process: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap()).collect()
+}
+
+#[test]
+fn a_gate_gives_up_all_privileges_but_its_port_and_tells_the_service_manager_how_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_server, upstream) = server();
+    let appliance = Appliance::start();
+    let path = directory.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let told = |words: &str| {
+        let mut bytes = [0; 4096];
+        until(words, || {
+            let count = manager.recv(&mut bytes).unwrap();
+            let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+            text.contains(words).then_some(text)
+        })
+    };
+    let (socket, key) = (directory.path().join("gate.sock").display().to_string(), key_file(directory.path()));
+    let (listen, upstream, notify) =
+        (format!("127.0.0.1:{}", free_port()), upstream.to_string(), appliance.address.to_string());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onwire"));
+    command
+        .args(["gate", "tcp", "--listen", &listen, "--upstream", &upstream, "--notify", &notify, "--key", &key])
+        .args(["--max-unprotected", "64KiB", "--status", &socket])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "300000");
+    let (mut program, _) = Program::spawn(&mut command);
+    assert!(told("READY=1").contains(&format!("the appliance at {}", appliance.address)));
+    told(&format!("STATUS=hears the appliance at {}, 0 connections\n", appliance.address));
+    for _ in 0..3 {
+        told("WATCHDOG=1");
+    }
+    let _caller = TcpStream::connect(&listen).unwrap();
+    told(", 1 connections");
+
+    let is_root = rustix::process::geteuid().is_root();
+    let threads = threads(program.0.id());
+    assert!(threads.len() > 2, "{threads:?}");
+    for status in &threads {
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t")).unwrap();
+        assert_eq!((line("NoNewPrivs"), line("Seccomp")), ("1", "2"), "{status}");
+        // CAP_NET_BIND_SERVICE is number 10. The log, which is older than the gate, has not even that.
+        let kept = if is_root && line("Name") != "log" { 1_u64 << 10 } else { 0 };
+        let sets = ["CapEff", "CapPrm", "CapInh", "CapAmb"].map(|set| u64::from_str_radix(line(set), 16).unwrap());
+        assert_eq!(sets, [kept, kept, 0, 0], "{status}");
+    }
+    let json = onwire(&["status", "--socket", &socket, "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let home = directory.path().canonicalize().unwrap();
+    assert_eq!(value["restrictions"]["missing"], serde_json::json!([]));
+    assert_eq!(value["restrictions"]["files"]["sockets"], serde_json::json!([home]));
+    let readable = value["restrictions"]["files"]["readable"].as_array().unwrap().clone();
+    assert!(
+        readable.contains(&serde_json::json!(home)) && !readable.contains(&serde_json::json!("/etc")),
+        "{readable:?}"
+    );
+
+    program.signal(rustix::process::Signal::TERM);
+    told("STOPPING=1\nEXTEND_TIMEOUT_USEC=");
+    assert!(program.0.wait().unwrap().success());
+    assert!(!Path::new(&socket).exists());
+}

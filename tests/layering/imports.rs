@@ -57,6 +57,7 @@ const MODULES: &[Module] = &[
             "io::descriptors",
             "io::status_socket",
             "io::log",
+            "io::restriction",
             "io::sock_diag",
         ],
         pure: false,

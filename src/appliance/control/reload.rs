@@ -3,7 +3,7 @@
 //! A file is read and checked whole before anything follows it. What cannot change while the appliance runs is named, and then nothing
 //! changes. The lanes come first and the routes last: a packet that a new route brings finds its peer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::appliance::lane::channel::{Command, LaneReload};
 use crate::appliance::setup;
 use crate::appliance::status::reload::{Outcome, ReloadStatus};
 use crate::config::changes::{Change, Takes, changes};
-use crate::config::{self, Config, LogLevel};
+use crate::config::{self, Config, ConfigErrors, LogLevel};
 
 /// How long a lane may take to follow.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(2);
@@ -31,6 +31,16 @@ impl Reloading {
     /// Reloads read `file` again; `set_log_level` sets what is logged.
     pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
         Self { file, set_log_level, attempts: 0, last: None }
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// How the last reload ended.
+    pub(super) fn last(&self) -> Option<&Outcome> {
+        self.last.as_ref()
     }
 
     /// For status.
@@ -57,7 +67,8 @@ impl Control {
     /// Reads the file again and follows it, and logs how that ended.
     pub(super) fn reload_file(&mut self, now: Instant) {
         let file = self.reloading.file.clone();
-        let read = config::load(&file).map_err(|errors| Failure::Unchanged(errors.to_string()));
+        self.service.reloading();
+        let read = config::load(&file).map_err(|errors| Failure::Unchanged(self.explain(&errors, &file)));
         let outcome = read.and_then(|new| {
             let warnings = new.warnings.clone();
             let changes = self.reload(new, now)?;
@@ -86,6 +97,17 @@ impl Control {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.reloading.attempts += 1;
         self.reloading.last = Some(Outcome { is_good, at_s: at.as_secs_f64(), text });
+        let line = self.service_line();
+        self.service.ready(&line);
+    }
+
+    /// What is wrong with `file`, and whether that is because this process may not read everywhere any more.
+    fn explain(&self, errors: &ConfigErrors, file: &Path) -> String {
+        let mut denied = [file].into_iter().chain(errors.denied());
+        match denied.find_map(|denied| self.restrictions.advice(denied)) {
+            Some(advice) => format!("{errors}{advice}\n"),
+            None => errors.to_string(),
+        }
     }
 
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.

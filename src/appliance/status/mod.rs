@@ -26,6 +26,9 @@ use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
 use crate::appliance::status::reload::ReloadStatus;
+use crate::config::Config;
+use crate::io::restriction::Restrictions;
+use crate::io::tun::Tun;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
 use crate::tunnel::sent::Sent;
@@ -64,6 +67,9 @@ pub struct Status {
     /// The process that watches this one, where there is one.
     #[serde(default)]
     pub watchdog: Option<WatchdogStatus>,
+    /// What the process has given up since it was set up.
+    #[serde(default)]
+    pub restrictions: Restrictions,
 }
 
 /// The TUN device.
@@ -88,6 +94,25 @@ pub struct TunStatus {
     /// What is wrong with the route of packets into the device, by prefix; empty when all is well.
     #[serde(default)]
     pub route_troubles: BTreeMap<String, RouteTrouble>,
+}
+
+impl TunStatus {
+    /// A device that was just opened.
+    pub(super) fn new(config: &Config, queues: &[Tun]) -> Self {
+        let first = &queues[0];
+        let offloads = first.offloads();
+        Self {
+            name: first.name().to_owned(),
+            mtu: u32::from(config.tun.mtu),
+            backend: if offloads.vnet_header { "fast" } else { "simple" }.to_owned(),
+            fallback: first.fallback().map(str::to_owned),
+            tcp_offload: offloads.tcp,
+            udp_offload: offloads.udp,
+            queues: queues.len(),
+            tx_dropped: None,
+            route_troubles: BTreeMap::new(),
+        }
+    }
 }
 
 /// One lane.
