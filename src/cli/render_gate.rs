@@ -53,14 +53,18 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     let totals = &gate.totals;
     writeln!(
         out,
-        "\n{}: {} on {} to {}, policy {}, level {}{}",
+        "\n{}: {} on {} to {}, policy {}, level {}{}{}",
         gate.name,
         gate.kind,
         gate.listen,
         gate.upstream,
         gate.policy,
         gate.level,
-        demanded(gate.survive_burst_s)
+        demanded(gate.survive_burst_s),
+        match gate.state.as_str() {
+            "draining" => "; DRAINING: it accepts nobody any more",
+            _ => "",
+        }
     )?;
     writeln!(
         out,
@@ -73,6 +77,9 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
         grouped(totals.overdue),
         grouped(totals.probes)
     )?;
+    if gate.earlier_settings > 0 {
+        writeln!(out, "  {} of them keep earlier settings, from before a reload", grouped(gate.earlier_settings))?;
+    }
     writeln!(
         out,
         "  acknowledgements: {} real, {} given early; {} bytes to mirrors, {} from them",
@@ -160,6 +167,8 @@ mod tests {
         let gate = |totals: Totals| GateStatus {
             name: "pg".to_owned(),
             kind: "postgres".to_owned(),
+            state: "listening".to_owned(),
+            earlier_settings: 0,
             listen: ([127, 0, 0, 1], 6432).into(),
             upstream: ([127, 0, 0, 1], 5432).into(),
             policy: "auto".to_owned(),

@@ -57,7 +57,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     let clean = reading.is_clean();
     let problems = reading.into_problems();
     match gates {
-        Some(gates) if clean => Ok(Gates { warnings: problems, ..gates }),
+        Some(gates) if clean => Ok(Gates { file: Some(path.to_owned()), warnings: problems, ..gates }),
         _ => Err(ConfigErrors { problems }),
     }
 }
@@ -87,7 +87,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
     let socket = status.field("socket").read("a path", |text| Ok(text.to_owned()), reading);
     let socket = socket.map_or(PathBuf::from(DEFAULT_STATUS), |text| reading.resolve(&text));
     let log = Log::read(root, reading);
-    Some(Gates { notify: notify?, gates, status: Some(socket), log, warnings: Vec::new() })
+    Some(Gates { notify: notify?, gates, status: Some(socket), log, file: None, warnings: Vec::new() })
 }
 
 fn read_notify(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<GateNotify> {

@@ -166,6 +166,7 @@ impl Running {
             gates: vec![gate],
             status: Some(socket.clone()),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            file: None,
             warnings: vec![],
         };
         let proxy = open(&config).unwrap();

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{TrySendError, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -15,8 +15,8 @@ use crate::appliance::lane::channel::{Command, LaneReload};
 use crate::appliance::notify::port::NotifyPortChanges;
 use crate::appliance::notify::protection_driver::ProtectionChanges;
 use crate::appliance::setup::{self, ProtectionSettings};
-use crate::appliance::status::reload::{Outcome, ReloadStatus};
-use crate::config::changes::{Change, Takes, changes};
+use crate::config::changes::{Change, changes};
+use crate::config::reload::{Failure, ReloadStatus, Reloads, refuse_fixed, words};
 use crate::config::{self, Config, LogLevel};
 use crate::flow::InstanceCounter;
 use crate::io::udp::StampState;
@@ -29,19 +29,18 @@ const STEP: Duration = Duration::from_millis(1);
 pub struct Reloading {
     file: PathBuf,
     set_log_level: fn(LogLevel),
-    attempts: u64,
-    last: Option<Outcome>,
+    reloads: Reloads,
 }
 
 impl Reloading {
     /// Reloads read `file` again; `set_log_level` sets what is logged.
     pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
-        Self { file, set_log_level, attempts: 0, last: None }
+        Self { reloads: Reloads::new(Some(file.clone())), file, set_log_level }
     }
 
     /// For status.
     pub(super) fn status(&self) -> ReloadStatus {
-        ReloadStatus { attempts: self.attempts, last: self.last.clone() }
+        self.reloads.status()
     }
 }
 
@@ -53,65 +52,24 @@ pub(super) struct ProtectionSource {
     pub random: StdRng,
 }
 
-/// Why a reload failed, for people.
-enum Failure {
-    /// All is as before.
-    Unchanged(String),
-    /// Neither the new configuration nor the one before could be followed by all lanes.
-    HalfDone(String),
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self::Unchanged(text)
-    }
-}
-
 impl Control {
     /// Reads the file again and follows it, and logs how that ended.
     pub(super) fn reload_file(&mut self, now: Instant) {
         let file = self.reloading.file.clone();
         let read = config::load(&file).map_err(|errors| Failure::Unchanged(errors.to_string()));
-        let outcome = read.and_then(|new| {
+        let ended = read.and_then(|new| {
             let warnings = new.warnings.clone();
             let changes = self.reload(new, now)?;
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            Ok(changes)
+            Ok(words(&changes))
         });
-        let (is_good, text) = match outcome {
-            Ok(changes) if changes.is_empty() => (true, "nothing has changed".to_owned()),
-            Ok(changes) => (true, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-            Err(Failure::Unchanged(text)) => (
-                false,
-                format!("{}\nnothing has changed; `onwire check {}` checks the file", text.trim_end(), file.display()),
-            ),
-            Err(Failure::HalfDone(text)) => (
-                false,
-                format!("{text}\nsome lanes follow the new file and some the old one: reload again, or restart"),
-            ),
-        };
-        match is_good {
-            true => tracing::info!("{} reloaded: {text}", file.display()),
-            false => {
-                tracing::error!("{} was not reloaded", file.display());
-                text.lines().for_each(|line| tracing::error!("{line}"));
-            }
-        }
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.reloading.attempts += 1;
-        self.reloading.last = Some(Outcome { is_good, at_s: at.as_secs_f64(), text });
+        self.reloading.reloads.on_end(ended);
     }
 
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
     fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
-        let fixed: Vec<_> =
-            changes.iter().filter(|change| change.takes == Takes::Restart).map(|change| &change.key[..]).collect();
-        if !fixed.is_empty() {
-            let keys = fixed.join(", ");
-            let text = format!("cannot change while onwire runs: {keys}; restart onwire, or take the change back");
-            return Err(Failure::Unchanged(text));
-        }
+        refuse_fixed(&changes)?;
         let next = new.clone().renumbered_after(&self.config)?;
         let followed = self.follow_lanes(&next).and_then(|()| {
             let routes = self.routes.as_mut().map_or(Ok(()), |routes| routes.reload(&next));

@@ -8,7 +8,6 @@ pub mod drain;
 pub mod link;
 pub mod plan;
 pub mod protection;
-pub mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,7 +22,7 @@ use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
-use crate::appliance::status::reload::ReloadStatus;
+use crate::config::reload::ReloadStatus;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
 use crate::tunnel::sent::Sent;
