@@ -69,9 +69,8 @@ impl Reload {
 
 fn ask(socket: &Path) -> Result<Status, String> {
     let text = status_socket::ask(socket).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|_| {
-        format!("{} is not the socket of an appliance or a gate of this version", socket.display())
-    })
+    serde_json::from_str(&text)
+        .map_err(|_| format!("{} is not the socket of an appliance or a gate of this version", socket.display()))
 }
 
 /// Waits for the end of a reload behind `attempts` others.

@@ -100,7 +100,8 @@ mod tests {
     }
 
     const PG: &str = "name: pg, kind: postgres, listen: 127.0.0.1:6432, upstream: 127.0.0.1:5432";
-    const CAPPED: &str = "name: app, kind: tcp, listen: 127.0.0.1:9000, upstream: 127.0.0.1:9001, max_unprotected: 1MiB";
+    const CAPPED: &str =
+        "name: app, kind: tcp, listen: 127.0.0.1:9000, upstream: 127.0.0.1:9001, max_unprotected: 1MiB";
 
     /// What differs; what needs a restart with a `!`.
     fn shown(old: &Gates, new: &Gates) -> Vec<String> {
@@ -138,7 +139,11 @@ mod tests {
             (&[PG, CAPPED], "log: { format: json }\n", "log.format changed!"),
             (&[PG, CAPPED], "notify: { address: 127.0.0.1:7119, key_file: one.key }\n", "notify.address changed"),
             (&[PG, CAPPED], "notify: { address: 127.0.0.1:7118, key_file: other.key }\n", "notify.key_file changed"),
-            (&[PG, CAPPED], "notify: { address: 127.0.0.1:7118, key_file: one.key, key_id: 2 }\n", "notify.key_id changed"),
+            (
+                &[PG, CAPPED],
+                "notify: { address: 127.0.0.1:7118, key_file: one.key, key_id: 2 }\n",
+                "notify.key_id changed",
+            ),
         ] {
             // The default path of the status socket is the same in both.
             assert_eq!(shown(&base(), &parse(gates, rest)), [expected]);

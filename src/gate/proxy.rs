@@ -8,13 +8,15 @@
 mod admission;
 mod reload;
 mod report;
+mod stop;
+
+pub use stop::Stop;
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -55,46 +57,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long connections may take to deliver what the gate holds when the process is asked to stop.
 const STOP_LINGER: Duration = Duration::from_secs(1);
 
-/// Asks a running [`Proxy`] to do something, from any thread.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    stop: Arc<AtomicBool>,
-    report: Arc<AtomicBool>,
-    reload: SyncSender<Read>,
-    waker: Arc<Waker>,
-}
-
-/// A file that was read again, or what is wrong with it.
-type Read = Result<Prepared, String>;
 /// Chooses the side that connects to a gate, and its dialect.
 type Dialects = Box<dyn Fn(&Gate) -> (Side, Make) + Send>;
-
-impl Stop {
-    /// Closes the sockets, ends the connections, and makes [`Proxy::run`] return.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Writes the status to the log.
-    pub fn report(&self) {
-        self.report.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Follows what was read, all of it or nothing. The status says how that ended. Waits while an earlier reload has not
-    /// begun.
-    pub fn reload(&self, read: Result<Prepared, String>) {
-        // It fails only when the loop is gone.
-        let _ = self.reload.send(read);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // It fails only when the loop is gone, and then there is nothing to wake.
-        let _ = self.waker.wake();
-    }
-}
 
 /// A caller of a gate, and what it came with.
 struct Slot {
@@ -153,7 +117,7 @@ pub struct Proxy {
     /// What the gates follow.
     config: Gates,
     reloads: Reloads,
-    read: Receiver<Read>,
+    read: Receiver<stop::Read>,
     on_reloaded: fn(&Gates),
 }
 
@@ -187,15 +151,10 @@ impl Proxy {
     ///
     /// # Errors
     /// As [`Proxy::start`].
-    pub fn start_with(
-        config: &Gates,
-        dialects: impl Fn(&Gate) -> (Side, Make) + Send + 'static,
-    ) -> io::Result<Proxy> {
+    pub fn start_with(config: &Gates, dialects: impl Fn(&Gate) -> (Side, Make) + Send + 'static) -> io::Result<Proxy> {
         let now = Instant::now();
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (reload, read) = sync_channel(1);
-        let stop = Stop { stop: Arc::default(), report: Arc::default(), reload, waker };
+        let (stop, read) = Stop::new(Waker::new(poll.registry(), WAKER)?);
         let Prepared { gates: config, tls } =
             Prepared::new(config.clone()).map_err(|faults| io::Error::other(faults.join("\n")))?;
         let mut subscription =
@@ -303,11 +262,11 @@ impl Proxy {
     }
 
     fn on_wake(&mut self, now: Instant) {
-        if self.stop.report.swap(false, Ordering::AcqRel) {
+        if self.stop.poll_report() {
             let text = serde_json::to_string(&self.status(now)).expect("a status is plain values");
             tracing::info!("status {text}");
         }
-        if self.stop.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+        if self.stop.is_asked_to_stop() && self.stopping.is_none() {
             self.stopping = Some(now);
             for listener in &mut self.listeners {
                 listener.socket = None;
@@ -393,7 +352,9 @@ impl Proxy {
     }
 
     fn release(&mut self, at: usize, now: Instant) {
-        let Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) = self.slots.get_mut(at) else { return };
+        let Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) = self.slots.get_mut(at) else {
+            return;
+        };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.subscription, now) {
             // The connection may now do what it held back.
             self.run_queue.on_ready(at);

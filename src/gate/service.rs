@@ -35,9 +35,11 @@ fn start_reader(file: Option<PathBuf>, stop: Stop) -> io::Result<SyncSender<()>>
     let (ask, asked) = sync_channel(1);
     let read = move || match &file {
         Some(file) => Prepared::read(file),
-        None => Err("this gate was started with options, which do not change; start it again with others, or with a file \
+        None => {
+            Err("this gate was started with options, which do not change; start it again with others, or with a file \
                      (`onwire gate --config FILE`)"
-            .to_owned()),
+                .to_owned())
+        }
     };
     let body = move || asked.iter().for_each(|()| stop.reload(read()));
     thread::Builder::new().name("reload".to_owned()).spawn(body)?;

@@ -89,7 +89,8 @@ impl Proxy {
 
     /// Does what is due with a caller that has sent nothing.
     pub(super) fn look_at_arrival(&mut self, at: usize, now: Instant) {
-        let Some(Some(Slot { listener, settings, occupant: Occupant::Arrival(arrival) })) = self.slots.get_mut(at) else {
+        let Some(Some(Slot { listener, settings, occupant: Occupant::Arrival(arrival) })) = self.slots.get_mut(at)
+        else {
             return;
         };
         let Some(listener) = numbered(&mut self.listeners, *listener) else { return };

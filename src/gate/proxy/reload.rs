@@ -68,7 +68,8 @@ impl Proxy {
         let mut changes = gate_changes(&self.config, &new.gates);
         for (gate, tls) in new.gates.gates.iter().zip(&new.tls) {
             let old = self.config.gates.iter().find(|old| old.name == gate.name);
-            let have_same_names = old.is_some_and(|old| (&old.tls, &old.upstream_tls) == (&gate.tls, &gate.upstream_tls));
+            let have_same_names =
+                old.is_some_and(|old| (&old.tls, &old.upstream_tls) == (&gate.tls, &gate.upstream_tls));
             if have_same_names && self.named(&gate.name).is_some_and(|listener| !listener.settings.tls.is_like(tls)) {
                 let key = format!("gates[{}]: certificate files", gate.name);
                 changes.push(Change { key, what: What::Changed, takes: Takes::Reload });
@@ -113,7 +114,9 @@ impl Proxy {
             // Last, because it cannot be taken back. Only a cap makes buffers smaller, and a socket has the same cap afterwards.
             for gate in &new.gates {
                 let fitted = self.socket_on(gate.listen).map_or(Ok(()), |socket| socket.fit(gate));
-                fitted.unwrap_or_else(|error| faults.push(format!("gate {}: cannot set its buffers: {error}", gate.name)));
+                fitted.unwrap_or_else(|error| {
+                    faults.push(format!("gate {}: cannot set its buffers: {error}", gate.name))
+                });
             }
         }
         if faults.is_empty() { Ok(Opened { sockets, notify }) } else { Err(faults.join("\n")) }
@@ -147,7 +150,8 @@ impl Proxy {
         for (gate, tls) in self.config.gates.iter().zip(tls) {
             let kept = held.iter().position(|(address, _)| *address == gate.listen);
             let is_new = kept.is_none();
-            let Some(socket) = kept.map(|at| held.swap_remove(at).1).or_else(|| opened.next()) else { continue };
+            let socket = kept.map(|at| held.swap_remove(at).1).or_else(|| opened.next());
+            let socket = socket.expect("a socket was opened for each address on which none listens");
             let old = before.iter().position(|listener| listener.settings.gate.name == gate.name);
             let old = old.map(|at| before.remove(at));
             let settings = self.settings(gate, tls, old.as_ref());
