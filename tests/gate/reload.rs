@@ -113,12 +113,13 @@ fn a_gate_that_was_removed_accepts_nobody_and_its_connections_go_on() {
     let text = two.gate.follow(|gates| drop(gates.gates.remove(0)));
     assert!(text.starts_with("gates[one] removed; ") && text.contains("connections keep"), "{text}");
     assert!(is_closed(two.listen[0]));
-    for mut caller in waiting {
+    waiting.iter().for_each(|mut caller| caller.write_all(b"A1\n").unwrap());
+    for _ in &waiting {
         let (mut primary, _) = two.primaries[0].accept().unwrap();
         primary.set_read_timeout(Some(SOON)).unwrap();
-        caller.write_all(b"A1\n").unwrap();
         primary.read_exact(&mut [0; 3]).unwrap();
     }
+    drop(waiting);
     until("they are over", || two.gate.gate("one").is_some_and(|it| it.connections.len() == 1));
     session.replicate("one\n");
     two.appliance.protect(session.key, 4);
