@@ -19,6 +19,10 @@ pub fn status(status: &Status) -> String {
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "gates: {}, onwire {}, {}", status.state, status.version, duration(status.uptime_s))?;
     write_log_loss(out, status.log_lines_lost)?;
+    if let Some(last) = status.reload.last.as_ref().filter(|last| !last.is_good) {
+        let first = last.text.lines().next().unwrap_or_default();
+        writeln!(out, "  NOT RELOADED, all goes on as before: {}", OutputLine(first))?;
+    }
     let notify = &status.notify;
     match (notify.contact, notify.heard_s) {
         (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,

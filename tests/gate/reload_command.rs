@@ -93,9 +93,9 @@ fn a_gate_follows_its_file_or_says_everything_that_is_wrong_with_it() {
     assert_eq!((code, said), (Some(0), words));
     Through::open(other, &site.server).passes();
     first.passes();
-    let text = onwire(&["status", "--config", &site.file()]);
-    let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("1 of them keep earlier settings"), "{text}");
+    let shown = |from: &[&str]| String::from_utf8(onwire(&[&["status"], from].concat()).stdout).unwrap();
+    let text = shown(&["--config", &site.file()]);
+    assert!(text.contains("1 of them keep earlier settings") && !text.contains("NOT RELOADED"), "{text}");
 
     // Everything that is wrong is said, and nothing changes.
     let certificate = |port: u16| format!(", tls: {{ certificate: {port}.pem, key: {port}.key }}");
@@ -117,6 +117,9 @@ fn a_gate_follows_its_file_or_says_everything_that_is_wrong_with_it() {
     assert_eq!(status["reload"]["attempts"], 4);
     assert_eq!(status["reload"]["last"]["is_good"], false);
     assert!(program.log().contains("was not reloaded"), "{}", program.log());
+
+    let text = shown(&["--socket", site.path("gate.sock").to_str().unwrap()]);
+    assert!(text.contains("NOT RELOADED") && text.contains("cannot read "), "{text}");
 
     // SIGHUP does the same; the level of the log follows.
     site.write("gate.yaml", &[(one, "")], "log: { level: debug }\n");
