@@ -8,12 +8,13 @@ use clap::Args;
 
 use super::{FAILURE, USAGE, print, print_error};
 use crate::config::changes::{Change, Takes, changes};
-use crate::config::gate::{Gate, Gates};
+use crate::config::gate::Gates;
+use crate::config::gate_changes::gate_changes;
 use crate::config::units::show_duration;
 use crate::config::{
     self, Config, ConfigErrors, Ordering, Peer, PolicyRule, Problem, Profile, Repair, Source, gate_file,
 };
-use crate::gate::tls::Tls;
+use crate::gate::prepared::Prepared;
 use crate::plan::{self, prediction::Prediction, prediction::Traffic};
 
 /// Check a configuration file and say what it would run
@@ -26,7 +27,7 @@ Examples:
   render ithaca | onwire check - --as /etc/onwire/ithaca.yaml   standard input, as if it lay there
 
 Key files and certificates are read too; run it as the user the appliance or gate runs as. Host names are not resolved.
-Exit codes: 0 good (warnings may be printed), 1 two good files of an appliance, and a difference needs a restart, 2 errors.")]
+Exit codes: 0 good (warnings may be printed), 1 two good files, and a difference needs a restart, 2 errors.")]
 pub struct Check {
     /// The configuration file; - reads standard input
     file: PathBuf,
@@ -80,10 +81,13 @@ impl Check {
             (Some((old, Good::Appliance(before))), Some((new, Good::Appliance(after)))) => {
                 print_changes(&old, &new, &changes(&before, &after))
             }
+            (Some((old, Good::Gates(before))), Some((new, Good::Gates(after)))) => {
+                print_changes(&old, &new, &gate_changes(&before, &after))
+            }
             (Some((old, _)), Some((new, _))) => {
                 let (old, new) = (old.display(), new.display());
                 print_error(format_args!(
-                    "{old} and {new} are good, but only two files of an appliance can be compared\n"
+                    "{old} and {new} are good, but one is of an appliance and the other of gates: nothing to compare\n"
                 ));
                 ExitCode::from(USAGE)
             }
@@ -103,7 +107,7 @@ fn check(file: &Path, place: Option<&Path>) -> Option<(PathBuf, Good)> {
         Ok(good) => {
             good.warnings().iter().for_each(print_error);
             let faults = match &good {
-                Good::Gates(gates) => certificate_faults(gates),
+                Good::Gates(gates) => Prepared::new(gates.clone()).err().unwrap_or_default(),
                 Good::Appliance(_) => Vec::new(),
             };
             if faults.is_empty() {
@@ -142,16 +146,6 @@ fn print_changes(old: &Path, new: &Path, changes: &[Change]) -> ExitCode {
         true => ExitCode::from(FAILURE),
         false => shown,
     }
-}
-
-/// Everything that is wrong with the certificates and keys of the gates, with the messages that their start would
-/// print.
-fn certificate_faults(gates: &Gates) -> Vec<String> {
-    let both = |gate: &Gate| {
-        let legs = [Tls::load(gate.tls.as_ref(), None), Tls::load(None, gate.upstream_tls.as_ref())];
-        legs.into_iter().filter_map(Result::err).map(|fault| format!("gate {}: {fault}", gate.name)).collect::<Vec<_>>()
-    };
-    gates.gates.iter().flat_map(both).collect()
 }
 
 /// `3 errors, 1 warning`.

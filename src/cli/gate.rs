@@ -33,7 +33,8 @@ that the appliance does not see, too; available=TIME acknowledges after TIME wit
 Protocols of votes (Raft, etcd, Galera, Group Replication, Kafka) have no gate: their acknowledgements are promises that
 nobody else can make.
 
-Signals: INT and TERM stop cleanly; USR1 writes the status to the log.
+Signals: INT and TERM stop cleanly; HUP reads the file again, and follows it if it is good: connections go on, later ones get
+the new settings; USR1 writes the status to the log.
 Exit codes: 0 asked to stop, 1 failure, 2 usage or configuration.")]
 pub struct Gate {
     /// The protocol: postgres, redis, mariadb, tcp
@@ -111,15 +112,18 @@ impl Gate {
         for warning in &gates.warnings {
             tracing::warn!("{warning}");
         }
-        let connections = gates.gates.iter().map(|gate| gate.connections).sum();
-        limits::raise(limits::for_connections(connections), &format!("{connections} connections of all gates"));
-        match service::run(&gates) {
+        raise_limit(&gates);
+        let on_reloaded = |gates: &Gates| {
+            log::set_level(gates.log.level);
+            raise_limit(gates);
+        };
+        match service::run(&gates, on_reloaded) {
             Ok(status) => {
                 log.say(&render_gate::status(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                tracing::error!("{error}");
+                error.to_string().lines().for_each(|line| tracing::error!("{line}"));
                 ExitCode::from(FAILURE)
             }
         }
@@ -160,7 +164,14 @@ impl Gate {
             gates: vec![one],
             status: Some(self.status.clone()),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            file: None,
             warnings: Vec::new(),
         })
     }
+}
+
+/// As many descriptors as the connections of all gates need.
+fn raise_limit(gates: &Gates) {
+    let connections = gates.gates.iter().map(|gate| gate.connections).sum();
+    limits::raise(limits::for_connections(connections), &format!("{connections} connections of all gates"));
 }

@@ -1,16 +1,22 @@
-//! `onwire reload`: lets a running appliance read its file again, and says how that ended.
+//! `onwire reload`: lets a running appliance or gate process read its file again, and says how that ended.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde::Deserialize;
 
 use super::status::find_socket;
 use super::{FAILURE, print, print_error};
-use crate::appliance::status::Status;
-use crate::appliance::status::reload::Outcome;
+use crate::config::reload::{Outcome, ReloadStatus};
 use crate::io::status_socket;
+
+/// What a status of either kind says of reloads.
+#[derive(Deserialize)]
+struct Status {
+    reload: ReloadStatus,
+}
 
 /// An appliance follows within milliseconds; a busy one may take longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
@@ -22,10 +28,11 @@ const STEP: Duration = Duration::from_millis(20);
 Examples:
   onwire check /etc/onwire/ithaca.yaml && onwire reload   look for mistakes first
   onwire reload --socket /run/onwire/ithaca.sock          of several appliances
+  onwire reload --socket /run/onwire/gate.sock            the gates of this host
 
-The appliance reads the file that it was started with. It follows all of it, or nothing: what is wrong, or cannot change while
-it runs, is said here and in its log, and it goes on as before. Packets and sessions go on. SIGHUP does the same.
-Exit codes: 0 it follows the file, 1 it does not, 2 usage. Run it as root, or as the user of the appliance.")]
+The process reads the file that it was started with. It follows all of it, or nothing: what is wrong, or cannot change while
+it runs, is said here and in its log, and it goes on as before. Packets, sessions and connections go on. SIGHUP does the same.
+Exit codes: 0 it follows the file, 1 it does not, 2 usage. Run it as root, or as the user of that process.")]
 pub struct Reload {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
@@ -62,9 +69,8 @@ impl Reload {
 
 fn ask(socket: &Path) -> Result<Status, String> {
     let text = status_socket::ask(socket).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|_| {
-        format!("{} is not the socket of an appliance of this version; gates are restarted instead", socket.display())
-    })
+    serde_json::from_str(&text)
+        .map_err(|_| format!("{} is not the socket of an appliance or a gate of this version", socket.display()))
 }
 
 /// Waits for the end of a reload behind `attempts` others.
@@ -77,5 +83,5 @@ fn wait(socket: &Path, attempts: u64) -> Result<Outcome, String> {
             _ => std::thread::sleep(STEP),
         }
     }
-    Err(format!("the appliance has not said within {ANSWERED_WITHIN:?} how it ended; its log does"))
+    Err(format!("it has not said within {ANSWERED_WITHIN:?} how it ended; its log does"))
 }

@@ -20,6 +20,10 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     writeln!(out, "gates: {}, onwire {}, {}", status.state, status.version, duration(status.uptime_s))?;
     write_log_loss(out, status.log_lines_lost)?;
     write_restrictions(out, &status.restrictions)?;
+    if let Some(last) = status.reload.last.as_ref().filter(|last| !last.is_good) {
+        let first = last.text.lines().next().unwrap_or_default();
+        writeln!(out, "  NOT RELOADED, all goes on as before: {}", OutputLine(first))?;
+    }
     let notify = &status.notify;
     match (notify.contact, notify.heard_s) {
         (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,
@@ -54,14 +58,18 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
     let totals = &gate.totals;
     writeln!(
         out,
-        "\n{}: {} on {} to {}, policy {}, level {}{}",
+        "\n{}: {} on {} to {}, policy {}, level {}{}{}",
         gate.name,
         gate.kind,
         gate.listen,
         gate.upstream,
         gate.policy,
         gate.level,
-        demanded(gate.survive_burst_s)
+        demanded(gate.survive_burst_s),
+        match gate.state.as_str() {
+            "draining" => "; DRAINING: it accepts nobody any more",
+            _ => "",
+        }
     )?;
     writeln!(
         out,
@@ -74,6 +82,9 @@ fn write_gate(out: &mut String, gate: &GateStatus) -> std::fmt::Result {
         grouped(totals.overdue),
         grouped(totals.probes)
     )?;
+    if gate.earlier_settings > 0 {
+        writeln!(out, "  {} of them keep earlier settings, from before a reload", grouped(gate.earlier_settings))?;
+    }
     writeln!(
         out,
         "  acknowledgements: {} real, {} given early; {} bytes to mirrors, {} from them",
@@ -161,6 +172,8 @@ mod tests {
         let gate = |totals: Totals| GateStatus {
             name: "pg".to_owned(),
             kind: "postgres".to_owned(),
+            state: "listening".to_owned(),
+            earlier_settings: 0,
             listen: ([127, 0, 0, 1], 6432).into(),
             upstream: ([127, 0, 0, 1], 5432).into(),
             policy: "auto".to_owned(),

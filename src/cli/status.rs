@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::{print, print_error, render, render_gate};
 use crate::appliance::status::Status as ApplianceStatus;
-use crate::config;
 use crate::config::gate::DEFAULT_STATUS;
+use crate::config::{self, ConfigErrors, Source, gate_file};
 use crate::gate::status::{ROLE, Status as GateStatus};
 use crate::io::status_socket;
 
@@ -75,7 +75,7 @@ pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command:
         return Ok(socket.to_owned());
     }
     if let Some(file) = config {
-        return config::load(file).map(|config| config.status.socket).map_err(|errors| {
+        return socket_of(file).map_err(|errors| {
             eprint!("{errors}");
             ExitCode::from(2)
         });
@@ -96,4 +96,14 @@ pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command:
     };
     eprintln!("onwire {command}: {found} Name one with --socket or --config");
     Err(ExitCode::from(2))
+}
+
+/// The status socket that a file of either kind names.
+fn socket_of(file: &Path) -> Result<PathBuf, ConfigErrors> {
+    let source = Source::read(file, None)?;
+    if source.is_of_gates() {
+        let gates = gate_file::parse(&source.text, &source.path)?;
+        return Ok(gates.status.unwrap_or_else(|| PathBuf::from(DEFAULT_STATUS)));
+    }
+    config::parse(&source.text, &source.path).map(|config| config.status.socket)
 }

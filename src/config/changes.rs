@@ -89,15 +89,16 @@ fn rules(config: &Config) -> impl Iterator<Item = (PolicyRule, &str)> {
     config.policy.iter().map(move |rule| (PolicyRule { redundancy: 0, ..*rule }, name(rule)))
 }
 
+/// The differences found so far.
 #[derive(Default)]
-struct Found(Vec<Change>);
+pub(super) struct Found(pub(super) Vec<Change>);
 
 impl Found {
-    fn add(&mut self, key: impl Into<String>, what: What, takes: Takes) {
+    pub(super) fn add(&mut self, key: impl Into<String>, what: What, takes: Takes) {
         self.0.push(Change { key: key.into(), what, takes });
     }
 
-    fn compare(&mut self, key: impl Into<String>, is_same: bool, takes: Takes) {
+    pub(super) fn compare(&mut self, key: impl Into<String>, is_same: bool, takes: Takes) {
         if !is_same {
             self.add(key, What::Changed, takes);
         }

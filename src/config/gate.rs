@@ -30,6 +30,8 @@ pub struct Gates {
     pub log: Log,
     /// The files that all this was read from, or that are read when the gates open: configuration, keys, certificates.
     pub files: Vec<PathBuf>,
+    /// The file that describes them; `None`: options do.
+    pub file: Option<PathBuf>,
     /// Values that are legal but probably not meant.
     pub warnings: Vec<Problem>,
 }
@@ -53,7 +55,7 @@ impl GateNotify {
 }
 
 /// One gate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// Its name in logs and status.
     pub name: String,
@@ -129,6 +131,28 @@ impl Gate {
     /// What must hold of bytes before they are acknowledged.
     pub fn need(&self) -> Need {
         self.survive_burst.map_or(self.level.into(), Need::surviving)
+    }
+
+    /// Whether a connection is served as under `other`. The certificates are compared by their contents, elsewhere.
+    pub fn serves_like(&self, other: &Gate) -> bool {
+        // Each field is named, so that nobody forgets a new one here.
+        let Gate {
+            name,
+            kind,
+            listen: _,
+            upstream,
+            policy,
+            level,
+            survive_burst,
+            max_unprotected,
+            connections: _,
+            start_timeout,
+            tls: _,
+            upstream_tls: _,
+        } = self;
+        (name, kind, upstream, policy) == (&other.name, &other.kind, &other.upstream, &other.policy)
+            && (level, survive_burst) == (&other.level, &other.survive_burst)
+            && (max_unprotected, start_timeout) == (&other.max_unprotected, &other.start_timeout)
     }
 
     /// Checks that its values fit together.

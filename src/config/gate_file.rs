@@ -57,7 +57,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     let clean = reading.is_clean();
     let problems = reading.into_problems();
     match gates {
-        Some(gates) if clean => Ok(Gates { warnings: problems, ..gates }),
+        Some(gates) if clean => Ok(Gates { file: Some(path.to_owned()), warnings: problems, ..gates }),
         _ => Err(ConfigErrors { problems }),
     }
 }
@@ -90,7 +90,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
     let (notify, key_file) = notify?;
     let mut files = vec![reading.file().to_owned(), key_file];
     gates.iter().for_each(|gate| files.extend(gate.files().map(Path::to_owned)));
-    Some(Gates { notify, gates, status: Some(socket), log, files, warnings: Vec::new() })
+    Some(Gates { notify, gates, status: Some(socket), log, file: None, files, warnings: Vec::new() })
 }
 
 /// The appliance, and the file of its key.

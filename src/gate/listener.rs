@@ -1,10 +1,12 @@
-//! A gate's listening socket, its settings and its counters. The loop that serves it is [`super::proxy`].
+//! A gate's listening socket, the settings of its connections, and its counters. The loop that serves it is [`super::proxy`].
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
 use rustix::net::sockopt;
 
 use super::arrival::Probes;
@@ -20,20 +22,68 @@ pub const CAPPED_BUFFER: usize = 128 * 1024;
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// Makes the dialect of a new connection.
-pub type Make = Box<dyn Fn(&Gate, TlsChoice) -> Box<dyn Dialect> + Send>;
+pub type Make = Box<dyn Fn(&Gate, TlsChoice) -> Box<dyn Dialect> + Send + Sync>;
 
-/// A gate that listens.
-pub struct GateListener {
-    /// Its configuration.
+/// What a connection is made with. It keeps this until it ends: a reload gives its gate other settings for later ones.
+pub struct Settings {
+    /// The gate as it is configured.
     pub gate: Arc<Gate>,
-    /// `None` once the process stops.
-    pub socket: Option<TcpListener>,
     /// TLS that ends at the gate.
     pub tls: Tls,
     /// The side that connects to it.
     pub caller: Side,
     /// Makes dialects.
     pub make: Make,
+}
+
+impl Settings {
+    /// Whether a connection is served as under `other`.
+    pub fn serves_like(&self, other: &Settings) -> bool {
+        self.gate.serves_like(&other.gate) && self.tls.is_like(&other.tls)
+    }
+}
+
+/// A socket that listens.
+pub struct ListeningSocket {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Its token in the poll.
+    pub token: Token,
+}
+
+impl ListeningSocket {
+    /// Opens the socket of a gate.
+    ///
+    /// # Errors
+    /// The address cannot be used; the message names it and the remedy.
+    pub fn open(gate: &Gate, registry: &Registry, token: Token) -> io::Result<ListeningSocket> {
+        let mut socket = ListeningSocket { socket: bind(gate)?, token };
+        socket.fit(gate)?;
+        registry.register(&mut socket.socket, token, Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    /// Makes the buffers of later connections as small as the cap of the gate wants them. It never makes them larger.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn fit(&self, gate: &Gate) -> io::Result<()> {
+        if gate.max_unprotected.is_some() {
+            // Bytes that wait here were accepted from the application and are not protected either.
+            sockopt::set_socket_recv_buffer_size(&self.socket, CAPPED_BUFFER / 2)?;
+        }
+        Ok(())
+    }
+}
+
+/// A gate that listens, or that has stopped to listen and still has connections.
+pub struct GateListener {
+    /// Callers name it by this number, which no other gate of the process ever had.
+    pub number: usize,
+    /// For connections from now on.
+    pub settings: Arc<Settings>,
+    /// `None` once the gate accepts nobody any more: a reload has removed it, or the process stops.
+    pub socket: Option<ListeningSocket>,
     /// Callers may be waiting to be accepted.
     pub ready: bool,
     /// When to try again after an error.
@@ -48,44 +98,50 @@ pub struct GateListener {
 }
 
 impl GateListener {
-    /// Opens the socket.
-    ///
-    /// # Errors
-    /// An address or a file cannot be used; the message names it and the remedy.
-    pub fn open(gate: &Gate, caller: Side, make: Make) -> io::Result<GateListener> {
-        let tls = Tls::load(gate.tls.as_ref(), gate.upstream_tls.as_ref())
-            .map_err(|error| io::Error::other(format!("gate {}: {error}", gate.name)))?;
-        Ok(GateListener {
-            gate: Arc::new(gate.clone()),
-            socket: Some(listen(gate)?),
-            tls,
-            caller,
-            make,
-            ready: false,
+    /// A gate without connections.
+    pub fn new(number: usize, settings: Arc<Settings>, socket: Option<ListeningSocket>) -> GateListener {
+        GateListener {
+            number,
+            settings,
+            socket,
+            // Callers may have come before the poll knew of the socket.
+            ready: true,
             again: None,
             warned: None,
             probes: Probes::default(),
             connections: 0,
             totals: Totals::default(),
-        })
+        }
+    }
+
+    /// From now on callers are accepted from this socket, and get these settings.
+    pub fn follow(&mut self, settings: Arc<Settings>, socket: ListeningSocket) {
+        (self.settings, self.socket) = (settings, Some(socket));
+        (self.ready, self.again) = (true, None);
+    }
+
+    /// The address on which it listens, or did.
+    pub fn address(&self) -> SocketAddr {
+        let bound = self.socket.as_ref().and_then(|listening| listening.socket.local_addr().ok());
+        bound.unwrap_or(self.settings.gate.listen)
+    }
+
+    /// Logs that it listens.
+    pub fn announce(&self) {
+        let gate = &self.settings.gate;
+        tracing::info!(
+            gate = %gate.name, kind = gate.kind.name(), policy = %gate.policy, upstream = %gate.upstream,
+            "listening on {}", self.address()
+        );
     }
 
     /// Logs a warning, unless one was logged just before.
     pub fn warn(&mut self, now: Instant, message: &str) {
         if self.warned.is_none_or(|at| now >= at + REPEAT) {
             self.warned = Some(now);
-            tracing::warn!(gate = %self.gate.name, "{message}");
+            tracing::warn!(gate = %self.settings.gate.name, "{message}");
         }
     }
-}
-
-fn listen(gate: &Gate) -> io::Result<TcpListener> {
-    let socket = bind(gate)?;
-    if gate.max_unprotected.is_some() {
-        // Bytes that wait here were accepted from the application and are not protected either.
-        sockopt::set_socket_recv_buffer_size(&socket, CAPPED_BUFFER / 2)?;
-    }
-    Ok(socket)
 }
 
 fn bind(gate: &Gate) -> io::Result<TcpListener> {

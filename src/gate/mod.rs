@@ -10,9 +10,9 @@
 //! * [`subscription`]: what the appliance reports as protected;
 //! * [`leg`]: a socket and the bytes that wait for it, with [`tls`] where TLS ends at the gate and [`pem`] for its
 //!   files. [`connection`]: two legs and a dialect;
-//! * [`service`]: a gate process. [`proxy`]: its event loop. [`run_queue`]: the connections that the loop serves next.
-//!   [`listener`]: one listening gate. [`arrival`]: callers that have sent nothing yet. [`status`]: the status
-//!   output.
+//! * [`service`]: a gate process. [`proxy`]: its event loop, and how it follows a file that was read again ([`prepared`]).
+//!   [`run_queue`]: the connections that the loop serves next. [`listener`]: one listening gate. [`arrival`]: callers
+//!   that have sent nothing yet. [`status`]: the status output.
 //!
 //! A gate never decides what is protected: the appliance notifies the gate, over `notify`.
 //!
@@ -33,6 +33,8 @@ pub mod marks;
 pub mod pem;
 pub mod policy;
 pub mod postgres;
+
+pub mod prepared;
 mod privileges;
 pub mod proxy;
 pub mod redis;

@@ -3,20 +3,24 @@
 //! A turn: wait; read the appliance's notifications and release what they cover; move the bytes of connections that are
 //! ready; do what is due. The clock is read once per turn. The loop knows no protocol and decides nothing about marks.
 //! `admission` decides which callers are accepted, and when the gate connects to the server for them; `service` when the loop
-//! wakes, and what the service manager is told.
+//! wakes, and what the service manager is told. `reload` follows a file that was read again, `report` says what the gates do.
 
 mod admission;
+mod reload;
+mod report;
 mod service;
+mod stop;
+
+pub use stop::Stop;
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -27,13 +31,14 @@ use super::arrival::Arrival;
 use super::connection::{Connection, Scratch};
 use super::dialect::Side;
 use super::kinds::{self, FirstSender};
-use super::listener::{GateListener, Make};
+use super::listener::{GateListener, ListeningSocket, Make, Settings};
+use super::prepared::Prepared;
 use super::run_queue::RunQueue;
-use super::status::{ConnectionStatus, GateStatus, ROLE, Status, Totals};
+use super::status::{ConnectionStatus, Status, Totals};
 use super::subscription::Subscription;
 use super::violation_log::ViolationLog;
 use crate::config::gate::{Gate, Gates};
-use crate::io::log;
+use crate::config::reload::Reloads;
 use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 
 const WAKER: Token = Token(0);
@@ -54,34 +59,18 @@ const LEGS: usize = 1 << 16;
 const TICK: Duration = Duration::from_millis(250);
 /// How long connections may take to deliver what the gate holds when the process is asked to stop.
 const STOP_LINGER: Duration = Duration::from_secs(1);
-/// Asks a running [`Proxy`] to do something, from any thread.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    stop: Arc<AtomicBool>,
-    report: Arc<AtomicBool>,
-    waker: Arc<Waker>,
+
+/// Chooses the side that connects to a gate, and its dialect.
+type Dialects = Box<dyn Fn(&Gate) -> (Side, Make) + Send>;
+
+/// A caller of a gate, and what it came with.
+struct Slot {
+    /// The number of its listener.
+    listener: usize,
+    settings: Arc<Settings>,
+    occupant: Occupant,
 }
 
-impl Stop {
-    /// Closes the sockets, ends the connections, and makes [`Proxy::run`] return.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Writes the status to the log.
-    pub fn report(&self) {
-        self.report.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // It fails only when the loop is gone, and then there is nothing to wake.
-        let _ = self.waker.wake();
-    }
-}
-
-/// A caller of a gate.
 enum Occupant {
     /// It has sent nothing yet.
     Arrival(Arrival),
@@ -98,7 +87,7 @@ enum Occupant {
 ///   `on_callers` answer requests of programs at once.
 /// * **The turn**, after all events: first the subscription, because a new notification may withdraw protection; then
 ///   losses (`on_violations`); then `release` for each connection with waiting marks, because commits wait for that;
-///   then `accept`; then `pump`, followed by `release`, for each connection that is ready; then what is due: the tick,
+///   then a reload; then `accept`; then `pump`, followed by `release`, for each connection that is ready; then what is due: the tick,
 ///   slow callers of the status socket, deadlines. `turn` returns whether there is more to do at once.
 /// * **`settle`** follows every action on a connection. It removes a connection that is over. For any other it notes in
 ///   the run queue whether marks wait and when the connection is due. A connection that is not settled keeps its slot
@@ -110,9 +99,9 @@ enum Occupant {
 /// [`Turn`](super::dialect::Turn)) is done before the dialect gets more bytes.
 pub struct Proxy {
     poll: Poll,
+    /// Those of the configuration, in its order, then those that only have connections.
     listeners: Vec<GateListener>,
-    /// The callers, each with the index of its listener.
-    slots: Vec<Option<(usize, Occupant)>>,
+    slots: Vec<Option<Slot>>,
     free: Vec<usize>,
     run_queue: RunQueue,
     /// Some connection has noted marks, so that the tick is needed.
@@ -127,6 +116,13 @@ pub struct Proxy {
     tick: Instant,
     next_number: u64,
     service: Service,
+    next_listener: usize,
+    dialects: Dialects,
+    /// What the gates follow.
+    config: Gates,
+    reloads: Reloads,
+    read: Receiver<stop::Read>,
+    on_reloaded: fn(&Gates),
 }
 
 impl Occupant {
@@ -159,27 +155,27 @@ impl Proxy {
     ///
     /// # Errors
     /// As [`Proxy::start`].
-    pub fn start_with(config: &Gates, dialects: impl Fn(&Gate) -> (Side, Make)) -> io::Result<Proxy> {
+    pub fn start_with(config: &Gates, dialects: impl Fn(&Gate) -> (Side, Make) + Send + 'static) -> io::Result<Proxy> {
         let now = Instant::now();
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let stop = Stop { stop: Arc::default(), report: Arc::default(), waker };
+        let (stop, read) = Stop::new(Waker::new(poll.registry(), WAKER)?);
+        let Prepared { gates: config, tls } =
+            Prepared::new(config.clone()).map_err(|faults| io::Error::other(faults.join("\n")))?;
         let mut subscription =
             Subscription::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
         poll.registry().register(subscription.socket(), SUBSCRIPTION, Interest::READABLE)?;
         let mut listeners = Vec::new();
-        for (number, gate) in config.gates.iter().enumerate() {
+        for ((number, gate), tls) in config.gates.iter().enumerate().zip(tls) {
+            let socket = ListeningSocket::open(gate, poll.registry(), Token(LISTENERS + number))?;
             let (caller, make) = dialects(gate);
-            let mut listener = GateListener::open(gate, caller, make)?;
-            if let Some(socket) = &mut listener.socket {
-                poll.registry().register(socket, Token(LISTENERS + number), Interest::READABLE)?;
-            }
-            listeners.push(listener);
+            let settings = Settings { gate: Arc::new(gate.clone()), tls, caller, make };
+            listeners.push(GateListener::new(number, Arc::new(settings), Some(socket)));
         }
         let status_socket =
             config.status.as_ref().map(|path| StatusSocket::open(path, &OWNER, poll.registry(), STATUS)).transpose()?;
         Ok(Proxy {
             poll,
+            next_listener: listeners.len(),
             listeners,
             slots: Vec::new(),
             free: Vec::new(),
@@ -195,7 +191,17 @@ impl Proxy {
             tick: now + TICK,
             next_number: 1,
             service: Service::default(),
+            dialects: Box::new(dialects),
+            reloads: Reloads::new(config.file.clone()),
+            config,
+            read,
+            on_reloaded: |_| {},
         })
+    }
+
+    /// What to call with the configuration that a reload has taken over.
+    pub fn on_reloaded(self, on_reloaded: fn(&Gates)) -> Proxy {
+        Proxy { on_reloaded, ..self }
     }
 
     /// The handle that stops it.
@@ -208,7 +214,8 @@ impl Proxy {
     /// # Errors
     /// The kernel does not return an address.
     pub fn addresses(&self) -> io::Result<Vec<std::net::SocketAddr>> {
-        self.listeners.iter().filter_map(|listener| listener.socket.as_ref()).map(TcpListener::local_addr).collect()
+        let sockets = self.listeners.iter().filter_map(|listener| listener.socket.as_ref());
+        sockets.map(|listening| listening.socket.local_addr()).collect()
     }
 
     /// Serves until it is asked to stop. Returns the last status.
@@ -216,13 +223,7 @@ impl Proxy {
     /// # Errors
     /// The kernel refuses to wait for events.
     pub fn run(mut self) -> io::Result<Status> {
-        for listener in &self.listeners {
-            let (gate, policy) = (&listener.gate, listener.gate.policy);
-            let address = listener.socket.as_ref().map(TcpListener::local_addr).transpose()?.unwrap_or(gate.listen);
-            tracing::info!(
-                gate = %gate.name, kind = gate.kind.name(), %policy, upstream = %gate.upstream, "listening on {address}"
-            );
-        }
+        self.listeners.iter().for_each(GateListener::announce);
         self.tell_ready();
         let mut events = Events::with_capacity(1024);
         let mut more = false;
@@ -251,35 +252,28 @@ impl Proxy {
             token if token.0 >= LEGS => {
                 let at = (token.0 - LEGS) / 2;
                 match self.slots.get_mut(at) {
-                    Some(Some((_, Occupant::Arrival(arrival)))) => arrival.leg().on_event(event),
-                    Some(Some((_, Occupant::Connection(it)))) => it.leg(token.0 % 2 == 0).on_event(event),
+                    Some(Some(Slot { occupant: Occupant::Arrival(arrival), .. })) => arrival.leg().on_event(event),
+                    Some(Some(Slot { occupant: Occupant::Connection(it), .. })) => {
+                        it.leg(token.0 % 2 == 0).on_event(event);
+                    }
                     _ => return,
                 }
                 self.run_queue.on_ready(at);
             }
             token if token.0 >= LISTENERS => {
-                if let Some(listener) = self.listeners.get_mut(token.0 - LISTENERS) {
-                    listener.ready = true;
-                }
+                let is_it = |it: &&mut GateListener| it.socket.as_ref().is_some_and(|socket| socket.token == token);
+                self.listeners.iter_mut().filter(is_it).for_each(|listener| listener.ready = true);
             }
             _ => self.on_callers(now),
         }
     }
 
-    fn on_callers(&mut self, now: Instant) {
-        while self.status_socket.as_mut().is_some_and(|socket| socket.handle_ready(self.poll.registry(), now)) {
-            let mut document = serde_json::to_vec(&self.status(now)).expect("a status is plain values");
-            document.push(b'\n');
-            self.status_socket.iter_mut().for_each(|socket| socket.answer(&document));
-        }
-    }
-
     fn on_wake(&mut self, now: Instant) {
-        if self.stop.report.swap(false, Ordering::AcqRel) {
+        if self.stop.poll_report() {
             let text = serde_json::to_string(&self.status(now)).expect("a status is plain values");
             tracing::info!("status {text}");
         }
-        if self.stop.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+        if self.stop.is_asked_to_stop() && self.stopping.is_none() {
             self.stopping = Some(now);
             self.service.stopping(STOP_LINGER);
             for listener in &mut self.listeners {
@@ -287,11 +281,11 @@ impl Proxy {
             }
             for at in 0..self.slots.len() {
                 match self.slots.get_mut(at) {
-                    Some(Some((_, Occupant::Connection(connection)))) => {
+                    Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) => {
                         connection.end_by(now + STOP_LINGER);
                         self.run_queue.on_ready(at);
                     }
-                    Some(Some((_, Occupant::Arrival(_)))) => self.drop_arrival(at),
+                    Some(Some(Slot { occupant: Occupant::Arrival(_), .. })) => self.drop_arrival(at),
                     _ => {}
                 }
             }
@@ -306,12 +300,13 @@ impl Proxy {
         for at in self.run_queue.waiting() {
             self.release(at, now);
         }
-        for number in 0..self.listeners.len() {
-            more |= self.accept(number, now);
+        self.poll_reload(now);
+        for at in 0..self.listeners.len() {
+            more |= self.accept(at, now);
         }
         for at in self.run_queue.poll_ready() {
             match self.slots.get_mut(at) {
-                Some(Some((_, Occupant::Connection(connection)))) => {
+                Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) => {
                     if connection.pump(&mut self.scratch, &mut self.subscription, now) {
                         self.run_queue.on_ready(at);
                     }
@@ -323,7 +318,7 @@ impl Proxy {
         if now >= self.tick {
             (self.tick, self.replicates) = (now + TICK, false);
             for at in 0..self.slots.len() {
-                if let Some(Some((_, Occupant::Connection(connection)))) = self.slots.get_mut(at) {
+                if let Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) = self.slots.get_mut(at) {
                     connection.on_tick(&mut self.subscription, now);
                     if let Some(range) = connection.poll_unreported_loss(&self.subscription) {
                         connection.on_violation(&range, &mut self.violation_log);
@@ -340,9 +335,10 @@ impl Proxy {
         }
         for listener in &mut self.listeners {
             if let Some(message) = listener.probes.poll_end(now) {
-                tracing::info!(gate = %listener.gate.name, "{message}");
+                tracing::info!(gate = %listener.settings.gate.name, "{message}");
             }
         }
+        self.drop_drained();
         more || self.run_queue.has_ready()
     }
 
@@ -353,8 +349,8 @@ impl Proxy {
             lost.entry(number).or_default().push(range);
         }
         if !lost.is_empty() {
-            for occupant in self.slots.iter_mut().flatten().map(|(_, occupant)| occupant) {
-                if let Occupant::Connection(connection) = occupant {
+            for slot in self.slots.iter_mut().flatten() {
+                if let Occupant::Connection(connection) = &mut slot.occupant {
                     let ranges = lost.remove(&connection.number()).unwrap_or_default();
                     ranges.iter().for_each(|range| connection.on_violation(range, &mut self.violation_log));
                 }
@@ -364,7 +360,9 @@ impl Proxy {
     }
 
     fn release(&mut self, at: usize, now: Instant) {
-        let Some(Some((_, Occupant::Connection(connection)))) = self.slots.get_mut(at) else { return };
+        let Some(Some(Slot { occupant: Occupant::Connection(connection), .. })) = self.slots.get_mut(at) else {
+            return;
+        };
         if connection.is_waiting() && connection.release(&mut self.scratch, &mut self.subscription, now) {
             // The connection may now do what it held back.
             self.run_queue.on_ready(at);
@@ -376,14 +374,14 @@ impl Proxy {
     fn settle(&mut self, at: usize, now: Instant) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         let over = match slot {
-            Some((_, Occupant::Arrival(_))) => return self.look_at_arrival(at, now),
-            Some((_, Occupant::Connection(connection))) if !connection.is_over(now) => {
+            Some(Slot { occupant: Occupant::Arrival(_), .. }) => return self.look_at_arrival(at, now),
+            Some(Slot { occupant: Occupant::Connection(connection), .. }) if !connection.is_over(now) => {
                 self.replicates |= connection.replicates();
                 return self.run_queue.on_state(at, connection.is_waiting(), connection.poll_timeout());
             }
             slot => slot.take(),
         };
-        let Some((listener, Occupant::Connection(mut connection))) = over else { return };
+        let Some(Slot { listener, settings, occupant: Occupant::Connection(mut connection) }) = over else { return };
         let overdue = connection.poll_overdue(now);
         let mute = connection.silent_caller();
         for is_caller in [true, false] {
@@ -395,13 +393,14 @@ impl Proxy {
             self.subscription.unwatch(&key);
         }
         self.forget(at, listener, &counts);
-        let Some(listener) = self.listeners.get_mut(listener) else { return };
+        let Some(listener) = numbered(&mut self.listeners, listener) else { return };
+        let gate = &settings.gate;
         if let Some(message) = overdue {
             listener.warn(now, &message);
-        } else if let Some(client) = mute.filter(|_| kinds::first_sender(listener.gate.kind) == FirstSender::Server) {
+        } else if let Some(client) = mute.filter(|_| kinds::first_sender(gate.kind) == FirstSender::Server) {
             listener.totals.probes += 1;
-            if let Some(message) = listener.probes.on_late_probe(client, listener.gate.upstream, now) {
-                tracing::warn!(gate = %listener.gate.name, "{message}");
+            if let Some(message) = listener.probes.on_late_probe(client, gate.upstream, now) {
+                tracing::warn!(gate = %gate.name, "{message}");
             }
         }
     }
@@ -410,39 +409,14 @@ impl Proxy {
     fn forget(&mut self, at: usize, listener: usize, counts: &Totals) {
         self.run_queue.forget(at);
         self.free.push(at);
-        if let Some(listener) = self.listeners.get_mut(listener) {
+        if let Some(listener) = numbered(&mut self.listeners, listener) {
             listener.connections -= 1;
             listener.totals.add(counts);
         }
     }
+}
 
-    fn status(&self, now: Instant) -> Status {
-        let gates = self.listeners.iter().enumerate().map(|(number, listener)| {
-            let live = || self.slots.iter().flatten().filter(|(at, _)| *at == number).map(|(_, occupant)| occupant);
-            let mut totals = listener.totals.clone();
-            live().for_each(|occupant| totals.add(&occupant.counts()));
-            let socket = listener.socket.as_ref().and_then(|socket| socket.local_addr().ok());
-            GateStatus {
-                name: listener.gate.name.clone(),
-                kind: listener.gate.kind.name().to_owned(),
-                listen: socket.unwrap_or(listener.gate.listen),
-                upstream: listener.gate.upstream,
-                policy: listener.gate.policy.to_string(),
-                level: listener.gate.level.name().to_owned(),
-                survive_burst_s: listener.gate.survive_burst.map(|burst| burst.as_secs_f64()),
-                totals,
-                connections: live().map(|occupant| occupant.status(&self.subscription, now)).collect(),
-            }
-        });
-        Status {
-            role: ROLE.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: if self.stopping.is_some() { "stopping" } else { "running" }.to_owned(),
-            uptime_s: now.saturating_duration_since(self.started).as_secs_f64(),
-            log_lines_lost: log::lines_lost(),
-            notify: self.subscription.status(now),
-            gates: gates.collect(),
-            restrictions: self.service.restrictions.clone(),
-        }
-    }
+/// The listener with this number.
+fn numbered(listeners: &mut [GateListener], number: usize) -> Option<&mut GateListener> {
+    listeners.iter_mut().find(|listener| listener.number == number)
 }

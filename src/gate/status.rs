@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
 
 /// One process with its gates.
@@ -25,11 +26,14 @@ pub struct Status {
     pub log_lines_lost: u64,
     /// The subscription at the appliance.
     pub notify: NotifyStatus,
-    /// The gates, in the order of the configuration.
+    /// The gates, in the order of the configuration; then those that a reload has removed and that still have connections.
     pub gates: Vec<GateStatus>,
     /// What the process has given up since it was set up.
     #[serde(default)]
     pub restrictions: Restrictions,
+    /// How often the file was read again, and how that ended.
+    #[serde(default)]
+    pub reload: ReloadStatus,
 }
 
 /// The value of [`Status::role`].
@@ -76,6 +80,9 @@ pub struct GateStatus {
     pub name: String,
     /// The protocol.
     pub kind: String,
+    /// `listening`, or `draining`: it accepts nobody any more, and ends with its last connection.
+    #[serde(default)]
+    pub state: String,
     /// The address on which it listens.
     pub listen: SocketAddr,
     /// The address it connects to.
@@ -89,6 +96,9 @@ pub struct GateStatus {
     pub survive_burst_s: Option<f64>,
     /// Sums since the start, including ended connections.
     pub totals: Totals,
+    /// Open connections that began before a reload and keep other settings than later ones get.
+    #[serde(default)]
+    pub earlier_settings: u64,
     /// Open connections.
     pub connections: Vec<ConnectionStatus>,
 }
@@ -165,6 +175,9 @@ pub struct ConnectionStatus {
     pub tls: (bool, bool),
     /// Time since it was accepted.
     pub age_s: f64,
+    /// It began before a reload, and keeps other settings than later ones get.
+    #[serde(default)]
+    pub earlier_settings: bool,
     /// The interruption that bytes of the flow survive once they are on the wire; `None` while nothing was reported.
     #[serde(default)]
     pub survives_burst_s: Option<f64>,
@@ -206,6 +219,7 @@ impl ConnectionStatus {
             replicates: false,
             tls: (false, false),
             age_s: 0.0,
+            earlier_settings: false,
             survives_burst_s: None,
             sent: 0,
             written: 0,

@@ -21,6 +21,9 @@ const BUDGET: usize = 512;
 /// Flows whose cookies are registered again at once after the appliance restarted.
 const REGISTRATIONS: usize = 512;
 
+/// An appliance that the gate was moved to answers within this time, or its silence is logged.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// The subscription.
 #[derive(Debug)]
 pub struct Subscription {
@@ -37,6 +40,8 @@ pub struct Subscription {
     runs: u64,
     losses: u64,
     links: Vec<(u32, LinkState)>,
+    /// When silence is logged although there was no contact before: it was moved to this address.
+    expected: Option<Instant>,
 }
 
 impl Subscription {
@@ -46,14 +51,10 @@ impl Subscription {
     /// # Errors
     /// A socket cannot be opened.
     pub fn open(address: SocketAddr, key: Key, epoch: u64, now: Instant) -> io::Result<Subscription> {
-        let any: SocketAddr = match address {
-            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-        };
         // Only TCP: a gate has no other flows.
         let wish = Wish { filter: Filter { protocol: Some(6), ..Filter::default() }, ..Wish::default() };
         Ok(Subscription {
-            socket: UdpSocket::bind(any)?,
+            socket: Subscription::bind(address)?,
             address,
             core: Core::new(key, wish, epoch, now),
             readable: false,
@@ -65,7 +66,27 @@ impl Subscription {
             runs: 0,
             losses: 0,
             links: Vec::new(),
+            expected: None,
         })
+    }
+
+    /// A socket for an appliance at this address.
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        UdpSocket::bind(any)
+    }
+
+    /// From now on asks the appliance at `address`, or the same one with another key. The flows stay watched. `epoch` is random.
+    pub fn move_to(&mut self, socket: UdpSocket, address: SocketAddr, key: Key, epoch: u64, now: Instant) {
+        (self.socket, self.address, self.readable) = (socket, address, true);
+        self.core.move_to(key, epoch, now);
+        (self.run, self.contact, self.expected) = (None, false, Some(now + ANSWERS_WITHIN));
     }
 
     /// The socket, for a poll.
@@ -109,8 +130,9 @@ impl Subscription {
 
     fn on_change(&mut self, now: Instant) {
         let contact = self.core.has_contact(now);
-        if contact != self.contact {
-            self.contact = contact;
+        let is_missed = !contact && self.expected.is_some_and(|expected| now >= expected);
+        if contact != self.contact || is_missed {
+            (self.contact, self.expected) = (contact, None);
             match contact {
                 true => tracing::info!("the appliance at {} tells what is protected", self.address),
                 false => {

@@ -7,19 +7,20 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use ::ring::digest::{Context, SHA256};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, Error, RootCertStore, ServerConfig, ServerConnection};
 
 use super::dialect::TlsChoice;
 use super::pem::{certificates, private_key};
-use crate::config::gate::{Certificate, UpstreamTls};
+use crate::config::gate::{Certificate, Gate, UpstreamTls};
 
 /// The TLS configuration of a gate; empty if no TLS ends at the gate.
 #[derive(Clone, Default)]
 pub struct Tls {
-    server: Option<Arc<ServerConfig>>,
-    client: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    server: Option<(Arc<ServerConfig>, Contents)>,
+    client: Option<(Arc<ClientConfig>, ServerName<'static>, Contents)>,
 }
 
 impl fmt::Debug for Tls {
@@ -40,6 +41,24 @@ impl Tls {
         Ok(Tls { server, client })
     }
 
+    /// Reads the files of a gate.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them; each message names the gate and the file.
+    pub fn of(gate: &Gate) -> Result<Tls, Vec<String>> {
+        let named = |fault| format!("gate {}: {fault}", gate.name);
+        match (Tls::load(gate.tls.as_ref(), None), Tls::load(None, gate.upstream_tls.as_ref())) {
+            (Ok(Tls { server, .. }), Ok(Tls { client, .. })) => Ok(Tls { server, client }),
+            (one, other) => Err([one, other].into_iter().filter_map(Result::err).map(named).collect()),
+        }
+    }
+
+    /// Whether a session is the same as with `other`: certificates, keys, authorities and the name of the server.
+    pub fn is_like(&self, other: &Tls) -> bool {
+        let contents = |tls: &Tls| (tls.server.as_ref().map(|it| it.1), tls.client.as_ref().map(|it| it.2));
+        contents(self) == contents(other)
+    }
+
     /// The legs on which TLS is configured.
     pub fn choice(&self) -> TlsChoice {
         TlsChoice { accepts: self.server.is_some(), connects: self.client.is_some() }
@@ -50,7 +69,7 @@ impl Tls {
     /// # Errors
     /// No certificate is configured.
     pub fn accept(&self) -> Result<Session, String> {
-        let config = self.server.as_ref().ok_or("the gate has no certificate for those who connect to it")?;
+        let (config, _) = self.server.as_ref().ok_or("the gate has no certificate for those who connect to it")?;
         let session = ServerConnection::new(Arc::clone(config)).map_err(|error| error.to_string())?;
         Ok(Session::new(session.into()))
     }
@@ -60,30 +79,52 @@ impl Tls {
     /// # Errors
     /// TLS is not configured for it.
     pub fn connect(&self) -> Result<Session, String> {
-        let (config, name) = self.client.as_ref().ok_or("the gate is not configured for TLS to the server")?;
+        let (config, name, _) = self.client.as_ref().ok_or("the gate is not configured for TLS to the server")?;
         let session = ClientConnection::new(Arc::clone(config), name.clone()).map_err(|error| error.to_string())?;
         Ok(Session::new(session.into()))
     }
 }
 
-fn server(files: &Certificate, provider: &Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, String> {
+/// A hash of what files held, which tells whether they hold it still.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Contents([u8; 32]);
+
+impl Contents {
+    fn of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Contents {
+        let mut sum = Context::new(&SHA256);
+        for part in parts {
+            sum.update(&part.len().to_be_bytes());
+            sum.update(part);
+        }
+        Contents(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    fn of_pair(chain: &[CertificateDer<'_>], key: &PrivateKeyDer<'_>) -> Contents {
+        Contents::of(chain.iter().map(AsRef::as_ref).chain([key.secret_der()]))
+    }
+}
+
+fn server(files: &Certificate, provider: &Arc<CryptoProvider>) -> Result<(Arc<ServerConfig>, Contents), String> {
     let chain = certificates(&files.chain)?;
     let key = private_key(&files.key)?;
+    let contents = Contents::of_pair(&chain, &key);
     let config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| no_pair(files, &error))?;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), contents))
 }
 
 fn client(
     wish: &UpstreamTls,
     provider: &Arc<CryptoProvider>,
-) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+) -> Result<(Arc<ClientConfig>, ServerName<'static>, Contents), String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&wish.authority)? {
+    let authorities = certificates(&wish.authority)?;
+    let contents = Contents::of(authorities.iter().map(AsRef::as_ref).chain([wish.name.as_bytes()]));
+    for certificate in authorities {
         roots.add(certificate).map_err(|error| {
             let file = wish.authority.display();
             format!(
@@ -95,17 +136,18 @@ fn client(
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots);
-    let config = match &wish.certificate {
-        None => builder.with_no_client_auth(),
+    let (config, contents) = match &wish.certificate {
+        None => (builder.with_no_client_auth(), contents),
         Some(files) => {
             let (chain, key) = (certificates(&files.chain)?, private_key(&files.key)?);
-            builder.with_client_auth_cert(chain, key).map_err(|error| no_pair(files, &error))?
+            let contents = Contents::of([&contents.0[..], &Contents::of_pair(&chain, &key).0]);
+            (builder.with_client_auth_cert(chain, key).map_err(|error| no_pair(files, &error))?, contents)
         }
     };
     let name = ServerName::try_from(wish.name.clone()).map_err(|_| {
         format!("{:?} is neither a host name nor an address; name what the certificate says", wish.name)
     })?;
-    Ok((Arc::new(config), name))
+    Ok((Arc::new(config), name, contents))
 }
 
 fn no_pair(files: &Certificate, error: &Error) -> String {

@@ -4,21 +4,22 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::servers::free_port;
 use crate::testbed::*;
 
-fn onwire(arguments: &[&str]) -> Output {
+pub fn onwire(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onwire")).args(arguments).output().unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A key file that only its owner can read.
-fn key_file(directory: &Path) -> String {
+pub fn key_file(directory: &Path) -> String {
     use std::os::unix::fs::OpenOptionsExt;
     let path = directory.join("notify.key");
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
@@ -26,8 +27,8 @@ fn key_file(directory: &Path) -> String {
     path.display().to_string()
 }
 
-/// The program; it ends with the test.
-struct Program(Child);
+/// The program, and what it logs after its start; it ends with the test.
+pub struct Program(Child, Arc<Mutex<String>>);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -37,7 +38,7 @@ impl Drop for Program {
 }
 
 impl Program {
-    fn start(arguments: &[&str]) -> (Program, Vec<String>) {
+    pub fn start(arguments: &[&str]) -> (Program, Vec<String>) {
         Program::spawn(Command::new(env!("CARGO_BIN_EXE_onwire")).args(arguments))
     }
 
@@ -48,13 +49,22 @@ impl Program {
         while !said.last().is_some_and(|line: &String| line.contains("listening")) {
             said.push(lines.next().unwrap_or_else(|| panic!("it ended: {said:?}")).unwrap());
         }
-        std::thread::spawn(move || lines.count());
-        (Program(child), said)
+        let log = Arc::<Mutex<String>>::default();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| *kept.lock().unwrap() += &(line + "\n"))
+        });
+        (Program(child, log), said)
+    }
+
+    /// What it has logged since its start.
+    pub fn log(&self) -> String {
+        self.1.lock().unwrap().clone()
     }
 
     /// A gate of kind tcp with a cap and the policy strict, and its files in `directory`. Also returns its log lines,
     /// its listen address, and its status socket.
-    fn tcp(
+    pub fn tcp(
         directory: &Path,
         upstream: SocketAddr,
         cap: &str,
@@ -70,7 +80,7 @@ impl Program {
         (program, said, listen, socket)
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, signal).unwrap();
     }

@@ -2,14 +2,16 @@
 //! not otherwise.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::servers::found::Version;
 use crate::servers::{Gateway, Server, directory, free_port};
 use crate::testbed::until;
-use onwire::config::gate::Kind;
+use onwire::config::gate::{Gate, Kind, Policy};
 
 /// A server, its port and its files.
 struct Site {
@@ -48,10 +50,7 @@ impl Site {
     }
 
     fn try_ask(&self, command: &str) -> Option<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        answer(&mut BufReader::new(stream))
+        ask(self.port, command)
     }
 
     fn ask(&self, command: &str) -> String {
@@ -69,6 +68,14 @@ impl Site {
         assert_eq!(answer(&mut reader).unwrap(), "+OK");
         (answer(&mut reader).unwrap(), begun.elapsed())
     }
+}
+
+/// Asks whoever answers at this port of ours.
+fn ask(port: u16, command: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
+    answer(&mut BufReader::new(stream))
 }
 
 /// A reply of one line, or a bulk string.
@@ -190,4 +197,56 @@ fn a_mirror_that_comes_back_without_acknowledged_writes_is_reported(version: Ver
     until("the gate has noticed", || gate.shortfalls().0 > 0);
     let (times, bytes) = gate.shortfalls();
     assert!(times == 1 && bytes > 50, "{times} times, {bytes} bytes");
+}
+
+#[test]
+fn no_write_fails_and_no_mirror_reconnects_while_the_gate_reloads_a_hundred_times() {
+    let primary = Site::start(Version::Distribution, "primary.conf", &["--repl-diskless-sync-delay", "0"]);
+    let gate = Gateway::start(Kind::Redis, primary.port);
+    let port = gate.port();
+    let mirror = Site::start(Version::Distribution, "mirror.conf", &["--replicaof", "127.0.0.1", &port.to_string()]);
+    until("the mirror is in step", || gate.has_phase("replication"));
+    gate.protect(true);
+    let (done, written, asked) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let spare = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut rounds = 0_u64;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            while !done.load(Relaxed) {
+                assert_eq!(primary.set_and_wait(&written.load(Relaxed).to_string(), LATE).0, ":1");
+                written.fetch_add(1, Relaxed);
+            }
+        });
+        // Another client of the gate comes again and again.
+        let newcomer = scope.spawn(|| {
+            while !done.load(Relaxed) {
+                assert_eq!(ask(port, "PING").as_deref(), Some("+PONG"));
+                asked.fetch_add(1, Relaxed);
+            }
+        });
+        let is_enough = |rounds| rounds >= 100 && written.load(Relaxed) >= 200 && asked.load(Relaxed) >= 200;
+        while !is_enough(rounds) && !writer.is_finished() && !newcomer.is_finished() {
+            gate.running().follow(|gates| {
+                let own = &mut gates.gates[0];
+                own.policy =
+                    [Policy::Auto, Policy::Strict, Policy::Available(Duration::from_secs(9))][rounds as usize % 3];
+                own.connections = 100 + rounds as usize;
+                own.survive_burst = (rounds % 2 == 0).then_some(Duration::ZERO);
+                if rounds % 5 == 0 {
+                    let new = Gate { name: "spare".to_owned(), listen: spare, ..gates.gates[0].clone() };
+                    gates.gates.push(new);
+                }
+            });
+            rounds += 1;
+        }
+        done.store(true, Relaxed);
+    });
+    let stats = primary.ask("INFO stats");
+    assert!(stats.contains("sync_full:1\r") && stats.contains("sync_partial_ok:0\r"), "{stats}");
+    let status = gate.running().status();
+    let replicating: Vec<_> = status.gates[0].connections.iter().filter(|it| it.replicates).collect();
+    assert_eq!((replicating.len(), status.gates[0].totals.replicating, status.reload.attempts), (1, 1, rounds));
+    assert!(gate.injected() > 0, "writes are acknowledged early");
+    let last = (written.load(Relaxed) - 1).to_string();
+    until("the mirror has the last write", || mirror.ask("GET key") == last);
 }

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 use crate::testbed::*;
 
 /// A socket that counts the bytes read from it.
-struct Counted(TcpStream, u64);
+pub struct Counted(pub TcpStream, pub u64);
 
 impl Read for Counted {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -36,7 +36,7 @@ impl Write for Counted {
 }
 
 /// A self-signed certificate for `localhost`, in files.
-fn certificate(directory: &Path, name: &str) -> Certificate {
+pub fn certificate(directory: &Path, name: &str) -> Certificate {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let path = |what: &str| -> PathBuf { directory.join(format!("{name}.{what}")) };
     std::fs::write(path("pem"), made.cert.pem()).unwrap();
@@ -44,7 +44,7 @@ fn certificate(directory: &Path, name: &str) -> Certificate {
     Certificate { chain: path("pem"), key: path("key") }
 }
 
-fn client(trusted: &Certificate) -> ClientConnection {
+pub fn client(trusted: &Certificate) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&trusted.chain).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

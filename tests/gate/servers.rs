@@ -155,6 +155,11 @@ impl Gateway {
         *self.protecting.lock().expect("the thread that protects has not failed") = protecting;
     }
 
+    /// The gate itself.
+    pub fn running(&self) -> &Running {
+        &self.gate
+    }
+
     /// Acknowledgements that the gate gave in the mirror's place.
     pub fn injected(&self) -> u64 {
         self.gate.status().gates[0].totals.injected_acks

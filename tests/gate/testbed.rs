@@ -9,11 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use onwire::config::gate::{DEFAULT_START_TIMEOUT, Gate, GateNotify, Gates, Kind, Policy};
+use onwire::config::reload::Outcome;
 use onwire::config::{Log, LogFormat, LogLevel};
 use onwire::gate::dialect::{Dialect, Release, Side, TlsChoice, Turn};
 use onwire::gate::listener::Make;
+use onwire::gate::prepared::Prepared;
 use onwire::gate::proxy::{Proxy, Stop};
-use onwire::gate::status::{ConnectionStatus, Status};
+use onwire::gate::status::{ConnectionStatus, GateStatus, Status};
 use onwire::io::status_socket;
 use onwire::notify::message::{FlowKey, Level};
 
@@ -124,6 +126,7 @@ impl Dialect for Lines {
 pub struct Running {
     pub address: SocketAddr,
     pub socket: PathBuf,
+    config: Gates,
     stop: Stop,
     thread: Option<JoinHandle<Status>>,
     _directory: tempfile::TempDir,
@@ -159,20 +162,54 @@ impl Running {
     }
 
     fn start(gate: Gate, notify: SocketAddr, open: impl FnOnce(&Gates) -> std::io::Result<Proxy>) -> Running {
+        Running::start_all(vec![gate], notify, open)
+    }
+
+    /// Several gates for the protocol of lines.
+    pub fn all_lines(gates: Vec<Gate>, notify: SocketAddr) -> Running {
+        Running::start_all(gates, notify, |config| Proxy::start_with(config, |_| (Side::Mirror, Lines::make())))
+    }
+
+    fn start_all(gates: Vec<Gate>, notify: SocketAddr, open: impl FnOnce(&Gates) -> std::io::Result<Proxy>) -> Running {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("gate.sock");
         let config = Gates {
             notify: GateNotify { address: notify, secret: secret(), key_id: 1 },
-            gates: vec![gate],
+            gates,
             status: Some(socket.clone()),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
+            file: None,
             files: vec![],
             warnings: vec![],
         };
         let proxy = open(&config).unwrap();
         let (address, stop) = (proxy.addresses().unwrap()[0], proxy.stopper());
         let thread = Some(std::thread::spawn(move || proxy.run().unwrap()));
-        Running { address, socket, stop, thread, _directory: directory }
+        Running { address, socket, config, stop, thread, _directory: directory }
+    }
+
+    /// Reloads its first configuration with this change. Returns how that ended.
+    pub fn reload(&self, change: impl FnOnce(&mut Gates)) -> Outcome {
+        let mut gates = self.config.clone();
+        change(&mut gates);
+        let before = self.status().reload.attempts;
+        self.stop.reload(Prepared::new(gates).map_err(|faults| faults.join("\n")));
+        until("the reload has ended", || {
+            let reload = self.status().reload;
+            reload.last.filter(|_| reload.attempts == before + 1)
+        })
+    }
+
+    /// The same, and it must be followed. Returns what it says.
+    pub fn follow(&self, change: impl FnOnce(&mut Gates)) -> String {
+        let Outcome { is_good, text, .. } = self.reload(change);
+        assert!(is_good, "{text}");
+        text
+    }
+
+    /// The gate of this name, as status shows it.
+    pub fn gate(&self, name: &str) -> Option<GateStatus> {
+        self.status().gates.into_iter().find(|gate| gate.name == name)
     }
 
     pub fn status(&self) -> Status {
@@ -215,7 +252,12 @@ pub struct Session {
 impl Session {
     /// The mirror connects to the gate, and the gate to the primary.
     pub fn open(gate: &Running, primary: &TcpListener) -> Session {
-        let mirror = TcpStream::connect(gate.address).unwrap();
+        Session::at(gate.address, primary)
+    }
+
+    /// The same with the gate that listens there.
+    pub fn at(gate: SocketAddr, primary: &TcpListener) -> Session {
+        let mirror = TcpStream::connect(gate).unwrap();
         let (primary, _) = primary.accept().unwrap();
         for stream in [&primary, &mirror] {
             stream.set_read_timeout(Some(SOON)).unwrap();

@@ -341,3 +341,49 @@ fn datagrams_for_another_run_of_the_client_are_ignored() {
     pair.deliver_answers(&of_other, later);
     assert_eq!(last(&pair), before);
 }
+
+/// Carries datagrams until the client has contact, and nothing that it asks for afterwards.
+fn subscribe_only(pair: &mut Pair, now: Instant) {
+    for _ in 0..2 {
+        let requests = pair.requests(now);
+        pair.deliver_requests(&requests, now);
+        let answers = pair.answers(now);
+        pair.deliver_answers(&answers, now);
+    }
+    assert!(pair.client.has_contact(now));
+}
+
+#[test]
+fn a_client_that_moves_to_another_key_keeps_its_claims_and_hears_nothing_under_the_old_key() {
+    let now = Instant::now();
+    let mut pair = Pair::watching(now);
+    pair.client.move_to(key(2), 99, now);
+    assert_eq!((pair.status(100, now), pair.client.run()), (Status::Pending(Reason::NoContact), None));
+    pair.publisher.publish_flow(&flow(1, 150), now);
+    let under_the_old = pair.answers(now);
+    assert!(!under_the_old.is_empty());
+    pair.deliver_answers(&under_the_old, now);
+    assert_eq!(pair.status(100, now), Status::Pending(Reason::NoContact));
+    subscribe_only(&mut pair, now);
+    assert_eq!(pair.status(100, now), YES, "claims stand");
+    assert_eq!(pair.status(101, now), Status::Pending(Reason::UnknownFlow), "it has not looked the flow up yet");
+    pair.exchange(now);
+    assert_eq!((pair.status(150, now), pair.status(151, now)), (YES, Status::Pending(Reason::Deadline)));
+}
+
+/// The same run answers as before: it may have counted a violation while the client had no subscription.
+#[test]
+fn after_a_move_no_claim_counts_before_what_was_violated_meanwhile_is_known() {
+    let now = Instant::now();
+    let mut pair = Pair::watching(now);
+    pair.client.move_to(key(2), 99, now);
+    pair.publisher.publish_violation(0, &[Range { key: flow(1, 0).key, instance: 1, start: 40, end: 60 }], now);
+    pair.publisher.publish_flow(&Flow { violated: Some(40), ..flow(1, 100) }, now);
+    // What the publisher still sends to the old subscription is lost.
+    drop(pair.answers(now));
+    subscribe_only(&mut pair, now);
+    assert_eq!(pair.status(41, now), Status::Pending(Reason::Violated));
+    assert_eq!(pair.status(40, now), Status::Pending(Reason::Violated), "it is not known yet where the loss begins");
+    pair.exchange(now);
+    assert_eq!((pair.status(40, now), pair.status(41, now)), (YES, Status::Pending(Reason::Violated)));
+}

@@ -5,14 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{TrySendError, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::protection::protection_changes;
 use super::{Control, LaneHandle};
 use crate::appliance::lane::channel::{Command, LaneReload};
 use crate::appliance::setup;
-use crate::appliance::status::reload::{Outcome, ReloadStatus};
-use crate::config::changes::{Change, Takes, changes};
+use crate::config::changes::{Change, changes};
+use crate::config::reload::{Failure, Outcome, ReloadStatus, Reloads, refuse_fixed, words};
 use crate::config::{self, Config, ConfigErrors, LogLevel};
 
 /// How long a lane may take to follow.
@@ -23,14 +23,13 @@ const STEP: Duration = Duration::from_millis(1);
 pub struct Reloading {
     file: PathBuf,
     set_log_level: fn(LogLevel),
-    attempts: u64,
-    last: Option<Outcome>,
+    reloads: Reloads,
 }
 
 impl Reloading {
     /// Reloads read `file` again; `set_log_level` sets what is logged.
     pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
-        Self { file, set_log_level, attempts: 0, last: None }
+        Self { reloads: Reloads::new(Some(file.clone())), file, set_log_level }
     }
 
     /// The file.
@@ -40,26 +39,12 @@ impl Reloading {
 
     /// How the last reload ended.
     pub(super) fn last(&self) -> Option<&Outcome> {
-        self.last.as_ref()
+        self.reloads.last()
     }
 
     /// For status.
     pub(super) fn status(&self) -> ReloadStatus {
-        ReloadStatus { attempts: self.attempts, last: self.last.clone() }
-    }
-}
-
-/// Why a reload failed, for people.
-enum Failure {
-    /// All is as before.
-    Unchanged(String),
-    /// Neither the new configuration nor the one before could be followed by all lanes.
-    HalfDone(String),
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self::Unchanged(text)
+        self.reloads.status()
     }
 }
 
@@ -69,34 +54,13 @@ impl Control {
         let file = self.reloading.file.clone();
         self.service.reloading();
         let read = config::load(&file).map_err(|errors| Failure::Unchanged(self.explain(&errors, &file)));
-        let outcome = read.and_then(|new| {
+        let ended = read.and_then(|new| {
             let warnings = new.warnings.clone();
             let changes = self.reload(new, now)?;
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            Ok(changes)
+            Ok(words(&changes))
         });
-        let (is_good, text) = match outcome {
-            Ok(changes) if changes.is_empty() => (true, "nothing has changed".to_owned()),
-            Ok(changes) => (true, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-            Err(Failure::Unchanged(text)) => (
-                false,
-                format!("{}\nnothing has changed; `onwire check {}` checks the file", text.trim_end(), file.display()),
-            ),
-            Err(Failure::HalfDone(text)) => (
-                false,
-                format!("{text}\nsome lanes follow the new file and some the old one: reload again, or restart"),
-            ),
-        };
-        match is_good {
-            true => tracing::info!("{} reloaded: {text}", file.display()),
-            false => {
-                tracing::error!("{} was not reloaded", file.display());
-                text.lines().for_each(|line| tracing::error!("{line}"));
-            }
-        }
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.reloading.attempts += 1;
-        self.reloading.last = Some(Outcome { is_good, at_s: at.as_secs_f64(), text });
+        self.reloading.reloads.on_end(ended);
         let line = self.service_line();
         self.service.ready(&line);
     }
@@ -113,13 +77,7 @@ impl Control {
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
     fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
-        let fixed: Vec<_> =
-            changes.iter().filter(|change| change.takes == Takes::Restart).map(|change| &change.key[..]).collect();
-        if !fixed.is_empty() {
-            let keys = fixed.join(", ");
-            let text = format!("cannot change while onwire runs: {keys}; restart onwire, or take the change back");
-            return Err(Failure::Unchanged(text));
-        }
+        refuse_fixed(&changes)?;
         let next = new.clone().renumbered_after(&self.config)?;
         let followed = self.follow_lanes(&next).and_then(|()| {
             let withdrawn = self.detour.as_ref().map(|detour| detour.withdrawn_in(&next)).unwrap_or_default();

@@ -9,7 +9,6 @@ pub mod drain;
 pub mod link;
 pub mod plan;
 pub mod protection;
-pub mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +24,8 @@ use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
-use crate::appliance::status::reload::ReloadStatus;
 use crate::config::Config;
+use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
 use crate::io::tun::Tun;
 use crate::tunnel::drop_reason::Drops;

@@ -42,6 +42,8 @@ impl Connection {
             replicates: self.policy.replicates(),
             tls: (self.mirror.has_tls(), self.primary.has_tls()),
             age_s: age(self.accepted),
+            // Its gate knows.
+            earlier_settings: false,
             survives_burst_s: self.key.and_then(|key| subscription.survives_burst(&key)).map(|it| it.as_secs_f64()),
             sent,
             written: self.mirror.written().unwrap_or(sent),

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Interest, Token};
+use rustix::net::sockopt;
 
-use super::{LEGS, Occupant, Proxy};
+use super::{LEGS, Occupant, Proxy, Slot, numbered};
 use crate::gate::arrival::{Arrival, ArrivalAction};
 use crate::gate::connection::Connection;
 use crate::gate::kinds;
 use crate::gate::leg::Leg;
+use crate::gate::listener::CAPPED_BUFFER;
 
 /// How long accepting pauses after an error, which is usually a lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -23,8 +25,8 @@ const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 impl Proxy {
     /// Accepts the callers that wait. True when there may be more.
-    pub(super) fn accept(&mut self, number: usize, now: Instant) -> bool {
-        let Some(listener) = self.listeners.get_mut(number) else { return false };
+    pub(super) fn accept(&mut self, place: usize, now: Instant) -> bool {
+        let Some(listener) = self.listeners.get_mut(place) else { return false };
         if listener.again.is_some_and(|again| now >= again) {
             (listener.again, listener.ready) = (None, true);
         }
@@ -32,18 +34,18 @@ impl Proxy {
             return false;
         }
         for _ in 0..ACCEPTS {
-            let listener = &mut self.listeners[number];
-            let Some(socket) = &listener.socket else { return false };
-            match socket.accept() {
+            let listener = &mut self.listeners[place];
+            let Some(listening) = &listener.socket else { return false };
+            match listening.socket.accept() {
                 Ok((stream, client)) => {
-                    if listener.connections >= listener.gate.connections {
+                    let most = listener.settings.gate.connections;
+                    if listener.connections >= most {
                         listener.totals.refused += 1;
-                        let most = listener.gate.connections;
                         listener.warn(now, &format!("{client} was turned away: there are {most} connections already"));
                         continue;
                     }
-                    if let Err(error) = self.admit(number, client, Leg::accepted(stream), now) {
-                        self.listeners[number].warn(now, &format!("cannot serve {client}: {error}"));
+                    if let Err(error) = self.admit(place, client, Leg::accepted(stream), now) {
+                        self.listeners[place].warn(now, &format!("cannot serve {client}: {error}"));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -64,33 +66,41 @@ impl Proxy {
     }
 
     /// Gives a caller a slot.
-    fn admit(&mut self, number: usize, client: SocketAddr, mut leg: Leg, now: Instant) -> io::Result<()> {
+    fn admit(&mut self, place: usize, client: SocketAddr, mut leg: Leg, now: Instant) -> io::Result<()> {
         let at = self.free.last().copied().unwrap_or(self.slots.len());
+        if self.listeners[place].settings.gate.max_unprotected.is_some() {
+            // It has the small buffer of the socket that listens, unless it has waited there since before the gate had a cap.
+            sockopt::set_socket_recv_buffer_size(&*leg.stream(), CAPPED_BUFFER / 2)?;
+        }
         self.poll.registry().register(leg.stream(), token(at, true), BOTH)?;
         if self.free.pop().is_none() {
             self.slots.push(None);
         }
-        let listener = &mut self.listeners[number];
+        let listener = &mut self.listeners[place];
         listener.connections += 1;
-        let first = kinds::first_sender(listener.gate.kind);
-        let arrival = Arrival::new(self.next_number, (client, leg), first, listener.gate.start_timeout, now);
+        let settings = Arc::clone(&listener.settings);
+        let (first, patience) = (kinds::first_sender(settings.gate.kind), settings.gate.start_timeout);
+        let occupant = Occupant::Arrival(Arrival::new(self.next_number, (client, leg), first, patience, now));
         self.next_number += 1;
-        self.slots[at] = Some((number, Occupant::Arrival(arrival)));
+        self.slots[at] = Some(Slot { listener: listener.number, settings, occupant });
         self.run_queue.on_ready(at);
         Ok(())
     }
 
     /// Does what is due with a caller that has sent nothing.
     pub(super) fn look_at_arrival(&mut self, at: usize, now: Instant) {
-        let Some(Some((number, Occupant::Arrival(arrival)))) = self.slots.get_mut(at) else { return };
-        let listener = &mut self.listeners[*number];
+        let Some(Some(Slot { listener, settings, occupant: Occupant::Arrival(arrival) })) = self.slots.get_mut(at)
+        else {
+            return;
+        };
+        let Some(listener) = numbered(&mut self.listeners, *listener) else { return };
         match arrival.intent(now) {
             ArrivalAction::Stays => return self.run_queue.on_state(at, false, Some(arrival.poll_timeout())),
             ArrivalAction::Enters => return self.connect_upstream(at, now),
             ArrivalAction::Left => {
                 listener.totals.probes += 1;
-                if let Some(message) = listener.probes.on_probe(arrival.client(), listener.gate.upstream, now) {
-                    tracing::info!(gate = %listener.gate.name, "{message}");
+                if let Some(message) = listener.probes.on_probe(arrival.client(), settings.gate.upstream, now) {
+                    tracing::info!(gate = %settings.gate.name, "{message}");
                 }
             }
             ArrivalAction::Overdue => {
@@ -104,38 +114,42 @@ impl Proxy {
 
     /// Removes a caller that has sent nothing.
     pub(super) fn drop_arrival(&mut self, at: usize) {
-        let Some((listener, Occupant::Arrival(mut arrival))) = self.slots.get_mut(at).and_then(Option::take) else {
-            return;
-        };
+        let slot = self.slots.get_mut(at).and_then(Option::take);
+        let Some(Slot { listener, occupant: Occupant::Arrival(mut arrival), .. }) = slot else { return };
         // Closing the socket also removes it from the poll.
         let _ = self.poll.registry().deregister(arrival.leg().stream());
         self.forget(at, listener, &arrival.counts());
     }
 
-    /// Connects to the server for a caller.
+    /// Connects to the server for a caller, with the settings that it came with.
     fn connect_upstream(&mut self, at: usize, now: Instant) {
-        let Some(Some((number, Occupant::Arrival(arrival)))) = self.slots.get(at) else { return };
-        let (number, client) = (*number, arrival.client());
-        let listener = &mut self.listeners[number];
-        let called = Leg::connecting(listener.gate.upstream).and_then(|mut leg| {
+        let Some(Some(Slot { listener, settings, occupant: Occupant::Arrival(arrival) })) = self.slots.get(at) else {
+            return;
+        };
+        let (number, settings, client) = (*listener, Arc::clone(settings), arrival.client());
+        let upstream = settings.gate.upstream;
+        let called = Leg::connecting(upstream).and_then(|mut leg| {
             self.poll.registry().register(leg.stream(), token(at, false), BOTH)?;
             Ok(leg)
         });
-        let upstream = match called {
+        let leg = match called {
             Ok(leg) => leg,
             Err(error) => {
-                listener.totals.connect_failures += 1;
-                let upstream = listener.gate.upstream;
-                listener.warn(now, &format!("cannot connect to {upstream} for {client}: {error}"));
+                if let Some(listener) = numbered(&mut self.listeners, number) {
+                    listener.totals.connect_failures += 1;
+                    listener.warn(now, &format!("cannot connect to {upstream} for {client}: {error}"));
+                }
                 return self.drop_arrival(at);
             }
         };
-        let made = ((listener.make)(&listener.gate, listener.tls.choice()), listener.caller, listener.tls.clone());
-        let gate = Arc::clone(&listener.gate);
-        let Some((_, Occupant::Arrival(arrival))) = self.slots[at].take() else { return };
-        let (name, client, leg, accepted) = arrival.enter();
-        let connection = Connection::new(name, gate, made, (client, leg, upstream), now).accepted_at(accepted);
-        self.slots[at] = Some((number, Occupant::Connection(Box::new(connection))));
+        let dialect = (settings.make)(&settings.gate, settings.tls.choice());
+        let made = (dialect, settings.caller, settings.tls.clone());
+        let gate = Arc::clone(&settings.gate);
+        let Some(Slot { occupant: Occupant::Arrival(arrival), .. }) = self.slots[at].take() else { return };
+        let (name, client, accepted_leg, accepted) = arrival.enter();
+        let connection = Connection::new(name, gate, made, (client, accepted_leg, leg), now).accepted_at(accepted);
+        let occupant = Occupant::Connection(Box::new(connection));
+        self.slots[at] = Some(Slot { listener: number, settings, occupant });
         self.run_queue.on_state(at, false, None);
         self.run_queue.on_ready(at);
     }

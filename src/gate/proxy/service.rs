@@ -33,6 +33,11 @@ impl Proxy {
         Proxy { service: Service { notify, restrictions }, ..self }
     }
 
+    /// The gates follow another configuration now.
+    pub(super) fn tell_reloading(&mut self) {
+        self.service.notify.reloading();
+    }
+
     /// All gates listen.
     pub(super) fn tell_ready(&mut self) {
         let status = self.line(Instant::now());
@@ -53,7 +58,9 @@ impl Proxy {
         let notify = self.subscription.status(now);
         let contact = if notify.contact { "hears" } else { "does not hear" };
         let connections = self.slots.len() - self.free.len();
-        format!("{contact} the appliance at {}, {connections} connections", notify.address)
+        let last = self.reloads.last().filter(|last| !last.is_good);
+        let failed = last.map_or("", |_| "; the last reload failed, see the log");
+        format!("{contact} the appliance at {}, {connections} connections{failed}", notify.address)
     }
 
     /// How long the loop may sleep.
