@@ -93,6 +93,9 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
         let rtt = peer.rtt_ms.map_or("unknown".to_owned(), |rtt| format!("{rtt:.1} ms"));
         writeln!(out, "  session   {} old, {} so far, round trip {rtt}", duration(age), peer.sessions)?;
     }
+    if let (Some("next_public_key"), Some(key)) = (peer.key.as_deref(), &peer.public_key) {
+        writeln!(out, "  key       next_public_key, {key}: write it as public_key, and reload")?;
+    }
     if let Some(protection) = &peer.protection {
         let because = if protection.reason == "none" { String::new() } else { format!(" ({})", protection.reason) };
         writeln!(

@@ -325,8 +325,8 @@ impl Lane {
                     // make us copy more.
                     let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
                     let from = Endpoint { remote: received.from, local: received.to };
-                    let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
-                    self.send_event(event);
+                    let is_sent = self.channel.handshakes.try_send((from, datagram.to_vec())).is_ok();
+                    self.on_sent_to_control(is_sent);
                 } else {
                     let marked = TrafficClass(received.class).is_ce();
                     self.forwarder.handle_arrival(datagram, received.from, marked, arrived);
@@ -353,10 +353,15 @@ impl Lane {
     }
 
     fn send_event(&mut self, event: LaneEvent) {
-        match self.channel.events.try_send(event) {
+        let is_sent = self.channel.events.try_send(event).is_ok();
+        self.on_sent_to_control(is_sent);
+    }
+
+    fn on_sent_to_control(&mut self, is_sent: bool) {
+        match is_sent {
             // Waking fails only if the control thread's poll is gone, and with it the thread.
-            Ok(()) => drop(self.channel.control.wake()),
-            Err(_) => self.notices_lost += 1,
+            true => drop(self.channel.control.wake()),
+            false => self.notices_lost += 1,
         }
     }
 
