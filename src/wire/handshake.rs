@@ -162,7 +162,8 @@ impl<'a> CookieReply<'a> {
     }
 }
 
-const _: () = assert!(CookieReply::LEN < INITIATION_HEADER + MESSAGE_1_MIN + MAC_LEN, "no reply is longer than its cause");
+const _: () =
+    assert!(CookieReply::LEN < INITIATION_HEADER + MESSAGE_1_MIN + MAC_LEN, "no reply is longer than its cause");
 
 fn body<'a>(datagram: &'a [u8], wanted: &[DatagramType], minimum: usize) -> Option<&'a [u8]> {
     let (body, _) = split_mac(datagram)?;

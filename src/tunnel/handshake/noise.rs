@@ -37,7 +37,11 @@ impl RawKeys {
 
 fn builder(local: &PrivateKey) -> Option<Builder<'_>> {
     let params = PATTERN.parse().ok()?;
-    Builder::with_resolver(params, Box::new(WipingResolver)).local_private_key(local.as_bytes()).ok()?.prologue(PROLOGUE).ok()
+    Builder::with_resolver(params, Box::new(WipingResolver))
+        .local_private_key(local.as_bytes())
+        .ok()?
+        .prologue(PROLOGUE)
+        .ok()
 }
 
 fn write(state: &mut HandshakeState, payload: &[u8]) -> Option<Vec<u8>> {

@@ -161,10 +161,8 @@ impl Peer {
         let loses_key = self.set_keys([Some(settings.public), settings.next].into_iter().flatten());
         let was_removed = std::mem::take(&mut self.is_removed);
         let is_elsewhere = settings.endpoint.is_some() && settings.endpoint != self.configured;
-        let is_other = loses_key
-            || was_removed
-            || is_elsewhere
-            || self.preshared.to_text() != settings.preshared.to_text();
+        let is_other =
+            loses_key || was_removed || is_elsewhere || self.preshared.to_text() != settings.preshared.to_text();
         if is_elsewhere {
             self.proven = None;
         }
