@@ -30,7 +30,7 @@ use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::Lane;
-use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
+use crate::appliance::lane::channel::{Command, HandshakeDatagram, LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::snapshot::LaneSnapshot;
 use crate::appliance::peering::Peering;
@@ -46,6 +46,7 @@ use crate::io::signal::{PendingSignals, Signal};
 use crate::io::status_socket::{Owner, StatusSocket};
 use crate::io::tun::Tun;
 use crate::io::udp::UdpSocket;
+use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
@@ -66,6 +67,8 @@ const OWNER: Owner = Owner {
 
 /// Events that may wait for the control thread, of all lanes.
 const EVENTS_MAX: usize = 256;
+/// Handshake datagrams that may wait for it. It takes no more at once, so that a flood keeps it from nothing else.
+const HANDSHAKES_MAX: usize = 256;
 /// Commands that may wait for one lane.
 const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
@@ -108,6 +111,7 @@ pub struct Control {
     status_socket: StatusSocket,
     peering: Peering,
     events: Receiver<LaneEvent>,
+    handshakes: Receiver<HandshakeDatagram>,
     lanes: Vec<LaneHandle>,
     routes: Option<Routes>,
     tun: TunStatus,
@@ -145,6 +149,7 @@ impl Control {
         let device = tun.name.clone();
 
         let (notify, events) = sync_channel(EVENTS_MAX);
+        let (to_peering, of_lanes) = sync_channel(HANDSHAKES_MAX);
         let (mut prepared, mut turns) = (Vec::new(), Vec::new());
         for (number, queue) in (0..).zip(queues) {
             let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
@@ -154,6 +159,7 @@ impl Control {
             let channel = LaneChannel {
                 commands: to_lane,
                 events: notify.clone(),
+                handshakes: to_peering.clone(),
                 control: Arc::clone(&waker),
                 turns: Arc::clone(&turns[usize::from(number)]),
             };
@@ -213,6 +219,7 @@ impl Control {
             status_socket,
             peering,
             events,
+            handshakes: of_lanes,
             lanes,
             routes,
             tun,
@@ -232,9 +239,10 @@ impl Control {
         let mut events = Events::with_capacity(8);
         let outcome = loop {
             let now = Instant::now();
-            if let Err(error) = self.turn(now) {
-                break Err(error);
-            }
+            let has_more = match self.turn(now) {
+                Ok(has_more) => has_more,
+                Err(error) => break Err(error),
+            };
             if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
                 tracing::info!("stopping");
                 self.service.stopping(STOPPED_WITHIN);
@@ -253,7 +261,7 @@ impl Control {
             ];
             let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, if has_more { Some(Duration::ZERO) } else { timeout }) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => break Err(error.into()),
                 _ => {}
             }
@@ -262,7 +270,8 @@ impl Control {
         outcome.map(|()| status)
     }
 
-    fn turn(&mut self, now: Instant) -> Result<(), RunError> {
+    /// Does what there is to do. True if handshake datagrams are left.
+    fn turn(&mut self, now: Instant) -> Result<bool, RunError> {
         self.read_watchdog(now);
         if self.signals.take(Signal::User1) {
             let status = self.status("running");
@@ -276,6 +285,8 @@ impl Control {
         }
         self.look_at_lanes(now);
         self.follow_bypass(now);
+        let come: Vec<_> = self.handshakes.try_iter().take(HANDSHAKES_MAX).collect();
+        come.iter().for_each(|(from, datagram)| self.peering.handle_datagram(datagram, *from, now));
         self.peering.handle_timeout(now);
         self.send_handshakes(now);
         self.send_plans();
@@ -291,12 +302,11 @@ impl Control {
         }
         self.answer_callers(now);
         self.tell_service(now);
-        Ok(())
+        Ok(come.len() == HANDSHAKES_MAX)
     }
 
     fn handle_event(&mut self, event: LaneEvent, now: Instant) -> Result<(), RunError> {
         match event {
-            LaneEvent::Handshake { from, datagram } => self.peering.handle_datagram(&datagram, from, now),
             LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
             LaneEvent::Link { lane, peer, link } => self.planning.on_link(lane, peer, *link, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
@@ -331,11 +341,10 @@ impl Control {
                 }
             }
         }
-        while let Some((to, datagram)) = self.peering.poll_transmit() {
-            if let Some(lane) = self.lanes.first() {
-                // A handshake that is not sent is repeated by its timer.
-                lane.send(Command::Handshake { to, datagram });
-            }
+        let datagrams: Vec<_> = std::iter::from_fn(|| self.peering.poll_transmit()).collect();
+        if let (Some(lane), false) = (self.lanes.first(), datagrams.is_empty()) {
+            // A handshake that is not sent is repeated by its timer.
+            lane.send(Command::Handshakes(datagrams));
         }
     }
 
@@ -360,6 +369,7 @@ impl Control {
         // Nothing reads events any more. Dropping the receiver frees a lane that waits because a flood has filled the
         // channel.
         self.events = sync_channel(0).1;
+        self.handshakes = sync_channel(0).1;
         for lane in &self.lanes {
             // A full channel empties while the lane runs; when the lane has ended, `send` fails.
             let _ = lane.commands.send(Command::Stop);
@@ -392,10 +402,12 @@ impl Control {
             let mut status = PeerStatus::gather(&peer.name, snapshots.iter().filter_map(|lane| lane.peers.get(number)));
             status.plans = self.planning.status(number);
             status.bypass = self.bypass_status(number);
+            (status.key, status.public_key) = self.peering.key_in_use(PeerId(number as u16)).unzip();
             status
         });
         Status {
             node: self.config.node.name.clone(),
+            public_key: self.config.node.private_key().public_key().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             epoch: format!("{:016x}", self.epoch),

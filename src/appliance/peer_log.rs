@@ -48,7 +48,8 @@ struct Entry {
     has_answered: bool,
     /// The address that handshakes go to.
     endpoint: Option<SocketAddr>,
-    unresolved: Option<String>,
+    /// Why its name has no address, all causes since it had one.
+    unresolved: Vec<String>,
 }
 
 impl Entry {
@@ -59,13 +60,13 @@ impl Entry {
             is_reported: false,
             has_answered: false,
             endpoint,
-            unresolved: None,
+            unresolved: Vec::new(),
         }
     }
 
     /// That it does not answer is still to be logged.
     fn is_awaited(&self) -> bool {
-        matches!(self.contact, Contact::Calling | Contact::Silent) && !self.is_reported && self.unresolved.is_none()
+        matches!(self.contact, Contact::Calling | Contact::Silent) && !self.is_reported && self.unresolved.is_empty()
     }
 }
 
@@ -118,6 +119,8 @@ impl PeerLog {
             _ => String::new(),
         };
         entry.contact = Contact::Up;
+        // Its name is not asked for any more.
+        entry.unresolved.clear();
         let at = entry.endpoint.map_or(String::new(), |endpoint| format!(" with {endpoint}"));
         self.push_line(Level::INFO, peer, format!("session established{at}{after}"));
         true
@@ -137,21 +140,57 @@ impl PeerLog {
         self.peers.iter().filter(|entry| entry.contact == Contact::Up).count()
     }
 
-    /// The name of the peer's endpoint has this new address.
-    pub fn on_resolved(&mut self, peer: PeerId, endpoint: SocketAddr) {
+    /// The name of the peer's endpoint has an address; `is_new`: another one than before.
+    pub fn on_resolved(&mut self, peer: PeerId, endpoint: SocketAddr, is_new: bool) {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
-        entry.unresolved = None;
-        entry.endpoint = Some(endpoint);
-        self.push_line(Level::INFO, peer, format!("its endpoint is {endpoint}"));
+        let was_unresolved = !std::mem::take(&mut entry.unresolved).is_empty();
+        if is_new {
+            entry.endpoint = Some(endpoint);
+        }
+        if was_unresolved {
+            self.push_line(Level::INFO, peer, format!("its endpoint resolves again, to {endpoint}"));
+        } else if is_new {
+            self.push_line(Level::INFO, peer, format!("its endpoint is {endpoint}"));
+        }
     }
 
-    /// The name of the peer's endpoint has no address that can be used.
-    pub fn on_unresolved(&mut self, peer: PeerId, cause: &str) {
+    /// The name of the peer's endpoint has no address that can be used. Each cause is logged once until it has one.
+    pub fn on_unresolved(&mut self, peer: PeerId, cause: String) {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return };
-        if entry.unresolved.as_deref() != Some(cause) {
-            entry.unresolved = Some(cause.to_owned());
-            self.push_line(Level::WARN, peer, format!("{cause}; it is asked for again"));
+        if !entry.unresolved.contains(&cause) {
+            self.lines.push_back(LogLine {
+                level: Level::WARN,
+                peer: Some(peer),
+                words: format!("{cause}; it is asked for again, after 30 s at the latest"),
+            });
+            entry.unresolved.push(cause);
         }
+    }
+
+    /// The peer has proved which of its two keys it has.
+    pub fn on_key(&mut self, peer: PeerId, name: &str, is_next: bool) {
+        let words = match is_next {
+            true => format!(
+                "it uses its {name} now: write that as public_key, take next_public_key away, and reload, so that the key \
+                 before is refused"
+            ),
+            false => format!("it uses its {name}"),
+        };
+        self.push_line(Level::INFO, peer, words);
+    }
+
+    /// More handshakes come than are computed without a cookie, or no more.
+    pub fn on_load(&mut self, is_loaded: bool) {
+        let (level, words) = match is_loaded {
+            true => (
+                Level::WARN,
+                "more than 200 handshakes a second come: a flood, or many peers at once. Until that ends, a sender must show \
+                 that it receives at its address, which takes a round trip more; peers of earlier releases cannot, and are \
+                 called from here. `drops` of `onwire status` counts them; a firewall may admit only the peers' addresses",
+            ),
+            false => (Level::INFO, "no flood of handshakes any more"),
+        };
+        self.lines.push_back(LogLine { level, peer: None, words: words.to_owned() });
     }
 
     /// A handshake datagram from this address was dropped. Logs why, if its sender may be meant to be a peer.
@@ -160,7 +199,7 @@ impl PeerLog {
             HandshakeDrop::Stranger => {
                 "is meant for another node: whoever sent it has another public key for this node than `onwire pubkey` shows"
             }
-            HandshakeDrop::UnknownPeer => "has a key that is in none of peers[].public_key here",
+            HandshakeDrop::UnknownPeer => "has a key that is in none of peers[].public_key and next_public_key here",
             HandshakeDrop::NotAuthentic => {
                 "cannot be opened: it has another preshared_key than we have for that peer, or was damaged"
             }
@@ -305,15 +344,43 @@ mod tests {
     fn a_name_without_an_address_is_logged_once_and_its_end_too() {
         let start = Instant::now();
         let mut log = PeerLog::new([None], start);
-        (0..9).for_each(|_| log.on_unresolved(PEER, "cannot resolve the endpoint mirror.example:7117"));
+        let fail = |log: &mut PeerLog, cause: &str| log.on_unresolved(PEER, format!("cannot resolve: {cause}"));
+        for _ in 0..9 {
+            fail(&mut log, "no such name");
+            fail(&mut log, "try again");
+        }
         log.handle_timeout(start + Duration::from_secs(60));
-        log.on_resolved(PEER, endpoint());
-        assert_eq!(
-            logged(&mut log),
-            [
-                "WARN cannot resolve the endpoint mirror.example:7117; it is asked for again",
-                "INFO its endpoint is 192.0.2.2:7117"
-            ]
-        );
+        log.on_resolved(PEER, endpoint(), true);
+        log.on_resolved(PEER, endpoint(), false);
+        let again = "it is asked for again, after 30 s at the latest";
+        let all = logged(&mut log);
+        assert_eq!(all[..2], ["no such name", "try again"].map(|it| format!("WARN cannot resolve: {it}; {again}")));
+        assert_eq!(all[2..], ["INFO its endpoint resolves again, to 192.0.2.2:7117"]);
+        // The same address as before ends it too.
+        fail(&mut log, "no such name");
+        log.on_resolved(PEER, endpoint(), false);
+        assert_eq!(logged(&mut log).len(), 2);
+        // A peer that is up is not asked for; what fails later is another failure.
+        fail(&mut log, "no such name");
+        log.on_confirmed(PEER, start);
+        log.on_wanted(PEER, start);
+        fail(&mut log, "no such name");
+        assert_eq!(logged(&mut log).len(), 4);
+        log.on_resolved(PEER, SocketAddr::from(([192, 0, 2, 9], 7117)), true);
+        log.on_resolved(PEER, endpoint(), true);
+        assert_eq!(logged(&mut log)[1], "INFO its endpoint is 192.0.2.2:7117");
+    }
+
+    #[test]
+    fn the_key_in_use_and_a_load_are_logged_with_the_remedy() {
+        let mut log = PeerLog::new([None], Instant::now());
+        log.on_key(PEER, "next_public_key", true);
+        log.on_key(PEER, "public_key", false);
+        log.on_load(true);
+        log.on_load(false);
+        let all = logged(&mut log);
+        assert!(all[0].starts_with("INFO it uses its next_public_key now: write that as public_key"), "{all:?}");
+        assert_eq!(all[1], "INFO it uses its public_key");
+        assert!(all[2].starts_with("WARN more than 200 handshakes a second") && all[3].starts_with("INFO no flood"));
     }
 }

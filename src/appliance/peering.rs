@@ -17,6 +17,7 @@ use crate::io::netlink::Netlink;
 use crate::tunnel::PeerId;
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::handshake::{Established, HandshakeDrop, HandshakeEvent, Handshakes};
+use crate::tunnel::keys::PublicKey;
 use crate::tunnel::prefixes::PrefixTable;
 
 /// The state of a peer here.
@@ -25,6 +26,12 @@ struct Known {
     /// As configured; empty if it is not configured.
     endpoint: String,
     address: Option<Endpoint>,
+    /// The address that its name has here, and all that it had.
+    resolved: Option<(SocketAddr, Vec<SocketAddr>)>,
+    /// Its keys, each with its name in the file.
+    keys: Vec<(&'static str, PublicKey)>,
+    /// The name of the key that it proved last.
+    key_in_use: Option<&'static str>,
     path_mtu: u16,
     /// It was logged that its path is narrower than that.
     is_mtu_reported: bool,
@@ -36,6 +43,9 @@ impl Known {
             name: peer.name.clone(),
             endpoint: peer.endpoint.as_ref().map_or_else(String::new, ToString::to_string),
             address: address.map(Endpoint::from),
+            resolved: None,
+            keys: peer.public_keys().collect(),
+            key_in_use: None,
             path_mtu: peer.path.mtu,
             is_mtu_reported: false,
         }
@@ -48,6 +58,16 @@ fn names(config: &Config) -> impl Iterator<Item = (PeerId, String)> {
         let endpoint = peer.endpoint.as_ref()?;
         matches!(endpoint.host, Host::Name(_)).then(|| (PeerId(number), endpoint.to_string()))
     })
+}
+
+/// The address to try of those that a name has, which are sorted here: the one after the address tried last, which did
+/// not answer, or the first as the resolver has put them.
+fn choose(usable: &mut Vec<SocketAddr>, tried: Option<&(SocketAddr, Vec<SocketAddr>)>) -> Option<SocketAddr> {
+    let first = usable.first().copied()?;
+    usable.sort_unstable();
+    usable.dedup();
+    let tried = tried.and_then(|(tried, _)| usable.iter().position(|address| address == tried));
+    Some(tried.map_or(first, |at| usable[(at + 1) % usable.len()]))
 }
 
 /// The prefixes that are routed into the tunnel.
@@ -107,7 +127,8 @@ impl Peering {
             let fresh = Known::new((peer, &endpoint));
             match self.peers.get_mut(number) {
                 Some(known) if known.endpoint == fresh.endpoint => {
-                    *known = Known { address: known.address, is_mtu_reported: known.is_mtu_reported, ..fresh };
+                    let (address, is_mtu_reported) = (known.address, known.is_mtu_reported);
+                    *known = Known { address, is_mtu_reported, resolved: known.resolved.take(), ..fresh };
                 }
                 Some(known) => *known = fresh,
                 None => self.peers.push(fresh),
@@ -118,6 +139,29 @@ impl Peering {
         }
         self.names.reload(names(config), now);
         self.handshakes.reload(setup::handshake_peers(config, &endpoints), now);
+        self.handshakes.set_private_key(config.node.private_key(), now);
+        self.name_keys(false);
+    }
+
+    /// Finds the names of the keys in use; logs one that is another than before, where a peer has two.
+    fn name_keys(&mut self, is_news: bool) {
+        for (number, known) in (0..).zip(&mut self.peers) {
+            let Some(in_use) = self.handshakes.key_in_use(PeerId(number)) else { continue };
+            let name = known.keys.iter().find(|(_, key)| *key == in_use).map(|(name, _)| *name);
+            if std::mem::replace(&mut known.key_in_use, name) == name {
+                continue;
+            }
+            if let (Some(name), true, true) = (name, is_news, known.keys.len() > 1) {
+                self.log.on_key(PeerId(number), name, name != known.keys[0].0);
+            }
+        }
+    }
+
+    /// The name in the file of the key that the peer proved last, and the key, for status.
+    pub fn key_in_use(&self, peer: PeerId) -> Option<(String, String)> {
+        let known = self.peers.get(usize::from(peer.0))?;
+        let (name, key) = known.keys.iter().find(|(name, _)| Some(*name) == known.key_in_use)?;
+        Some(((*name).to_owned(), key.to_string()))
     }
 
     /// Takes a handshake datagram.
@@ -175,8 +219,10 @@ impl Peering {
                 HandshakeEvent::Incompatible { peer, what } => {
                     tracing::error!(peer = self.name(peer), "cannot work with this peer: {what}");
                 }
+                HandshakeEvent::Load(is_loaded) => self.log.on_load(is_loaded),
             }
         }
+        self.name_keys(true);
         while let Some(line) = self.log.poll_line() {
             self.write_line(&line);
         }
@@ -208,30 +254,40 @@ impl Peering {
         HandshakeDrop::ALL.into_iter().zip(self.drops).filter(|(_, count)| *count > 0)
     }
 
-    fn on_answer(&mut self, Answer { peer, found }: Answer, now: Instant) {
+    fn on_answer(&mut self, Answer { peer, found, .. }: Answer, now: Instant) {
         let Some(known) = self.peers.get(usize::from(peer.0)) else { return };
-        let fitting = |address: &SocketAddr| self.listens_on_ipv6 || address.is_ipv4();
+        let fits = |address: &SocketAddr| self.listens_on_ipv6 || address.is_ipv4();
         let cause = match found {
             Err(cause) => format!("{cause}; check the name with `getent hosts`, or write its address"),
-            Ok(addresses) => match addresses.iter().find(|address| fitting(address) && !self.is_routed(address.ip())) {
-                Some(&address) => {
-                    let before = self.peers[usize::from(peer.0)].address.replace(address.into());
-                    if before.map(|before| before.remote) != Some(address) {
-                        self.handshakes.set_endpoint(peer, address);
-                        self.log.on_resolved(peer, address);
-                        self.handshakes.request(peer, now);
+            Ok(addresses) => {
+                let usable = |address: &&SocketAddr| fits(address) && !self.is_routed(address.ip());
+                let mut usable: Vec<SocketAddr> = addresses.iter().filter(usable).copied().collect();
+                match choose(&mut usable, known.resolved.as_ref()) {
+                    Some(address) => return self.on_resolved(peer, address, usable, now),
+                    None if addresses.iter().any(fits) => {
+                        "its address is inside peers[].prefixes, and so would be reached through the tunnel itself"
+                            .to_owned()
                     }
-                    return;
+                    None => "it has no IPv4 address and node.listen is IPv4".to_owned(),
                 }
-                None if addresses.iter().any(fitting) => {
-                    "its address is inside peers[].prefixes, and so would be reached through the tunnel itself"
-                        .to_owned()
-                }
-                None => "it has no IPv4 address and node.listen is IPv4".to_owned(),
-            },
+            }
         };
         let cause = format!("cannot resolve the endpoint {}: {cause}", known.endpoint);
-        self.log.on_unresolved(peer, &cause);
+        self.log.on_unresolved(peer, cause);
+    }
+
+    fn on_resolved(&mut self, peer: PeerId, address: SocketAddr, all: Vec<SocketAddr>, now: Instant) {
+        let known = &mut self.peers[usize::from(peer.0)];
+        let before = known.resolved.replace((address, all));
+        let is_other = before.as_ref().is_none_or(|(before, _)| *before != address);
+        // One address after the other of the same name is no news.
+        let is_new = before.is_none_or(|(_, before)| known.resolved.as_ref().is_some_and(|(_, all)| *all != before));
+        self.log.on_resolved(peer, address, is_new);
+        if is_other {
+            known.address = Some(address.into());
+            self.handshakes.set_endpoint(peer, address, now);
+            self.handshakes.request(peer, now);
+        }
     }
 
     /// Logs a device whose MTU is smaller than `path.mtu`: it drops every full datagram.
@@ -268,5 +324,29 @@ impl Peering {
 
     fn name(&self, peer: PeerId) -> &str {
         self.peers.get(usize::from(peer.0)).map_or("?", |known| &known.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_a_name_are_tried_one_after_the_other() {
+        let address = |last: u8| SocketAddr::from(([192, 0, 2, last], 7117));
+        let mut tried = None;
+        let mut next = |answer: &[u8]| {
+            let mut usable: Vec<_> = answer.iter().map(|last| address(*last)).collect();
+            let chosen = choose(&mut usable, tried.as_ref())?;
+            tried = Some((chosen, usable));
+            Some(chosen)
+        };
+        // Resolvers turn the order.
+        assert_eq!(next(&[2, 1, 3]), Some(address(2)));
+        assert_eq!(next(&[1, 3, 2, 2]), Some(address(3)));
+        assert_eq!(next(&[3, 2, 1]), Some(address(1)));
+        assert_eq!(next(&[1]), Some(address(1)));
+        assert_eq!(next(&[7]), Some(address(7)), "another address");
+        assert_eq!(next(&[]), None);
     }
 }

@@ -90,6 +90,7 @@ pub fn handshake_peers(config: &Config, endpoints: &[Option<SocketAddr>]) -> Vec
     let peer = |(peer, &endpoint): (&config::Peer, &Option<SocketAddr>)| {
         (!peer.is_removed).then(|| HandshakePeer {
             public: peer.public_key(),
+            next: peer.next_public_key,
             preshared: peer.preshared_key.clone().unwrap_or_default(),
             endpoint,
             symbol_size: peer.path.symbol_size(),

@@ -265,6 +265,9 @@ fn show_peer(f: &mut fmt::Formatter<'_>, config: &Config, peer: &Peer) -> fmt::R
         Some(rate) => line(f, "pacing", format_args!("{rate}, data and repair together"))?,
         None => line(f, "pacing", "none")?,
     }
+    if peer.next_public_key.is_some() {
+        line(f, "keys", "two: it is accepted under public_key and next_public_key")?;
+    }
     let preshared = if peer.preshared_key.is_some() { "yes" } else { "no" };
     line(f, "preshared", preshared)?;
     line(f, "redundancy", profile_name(config, peer.redundancy))

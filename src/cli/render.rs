@@ -110,6 +110,9 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     if let Some(cause) = peer.bypass.as_ref().and_then(|bypass| bypass.cause.as_ref()) {
         writeln!(out, "  BYPASS    {cause}: its routes are withdrawn, and packets take the plain route, unprotected")?;
     }
+    if let (Some("next_public_key"), Some(key)) = (peer.key.as_deref(), &peer.public_key) {
+        writeln!(out, "  key       next_public_key, {key}: write it as public_key, and reload")?;
+    }
     if let Some(protection) = &peer.protection {
         let because = if protection.reason == "none" { String::new() } else { format!(" ({})", protection.reason) };
         writeln!(

@@ -1,6 +1,6 @@
 //! What differs between two configurations, and what of it an appliance takes over while it runs.
 //!
-//! What the kernel or a peer was told at the start stays as it is: sockets, the device, the identity, the size of symbols.
+//! What the kernel or a peer was told at the start stays as it is: sockets, the device, the name, the size of symbols.
 
 use std::fmt;
 
@@ -78,9 +78,10 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     found.0
 }
 
-/// The same peer: a peer with another key is another peer, whatever its name is.
+/// The same peer: one of its keys is in both. A peer with another key is another peer, whatever its name is.
 pub fn is_same_peer(old: &Peer, new: &Peer) -> bool {
-    (&old.name, old.public_key) == (&new.name, new.public_key)
+    let has = |key| new.public_keys().any(|(_, other)| other == key);
+    old.name == new.name && old.public_keys().any(|(_, key)| has(key))
 }
 
 /// The rules with the names of their profiles: numbers differ between files.
@@ -108,7 +109,7 @@ impl Found {
         let (old, new) = (&old.node, &new.node);
         let same_key = old.private_key().public_key() == new.private_key().public_key();
         self.compare("node.name", old.name == new.name, Takes::Restart);
-        self.compare("node.key_file", same_key, Takes::Restart);
+        self.compare("node.key_file", same_key, Takes::Reload);
         self.compare("node.listen", old.listen == new.listen, Takes::Restart);
         self.compare("node.local_prefixes", old.local_prefixes == new.local_prefixes, Takes::Reload);
     }
@@ -129,6 +130,12 @@ impl Found {
                 self.add(format!("peers[{}]", before.name), What::Removed, Takes::Reload);
                 continue;
             };
+            self.compare(key("public_key"), before.public_key == after.public_key, Takes::Reload);
+            match (before.next_public_key, after.next_public_key) {
+                (None, Some(_)) => self.add(key("next_public_key"), What::Added, Takes::Reload),
+                (Some(_), None) => self.add(key("next_public_key"), What::Removed, Takes::Reload),
+                (old, new) => self.compare(key("next_public_key"), old == new, Takes::Reload),
+            }
             let psk = |peer: &Peer| peer.preshared_key.as_ref().map(|key| key.to_text());
             self.compare(key("preshared_key_file"), psk(before) == psk(after), Takes::Reload);
             self.compare(key("endpoint"), before.endpoint == after.endpoint, Takes::Reload);

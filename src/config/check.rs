@@ -10,6 +10,7 @@ use super::units::show_duration;
 use super::{Config, Endpoint, Offload, Targets};
 use crate::notify::message::MAX_PEERS;
 use crate::plan;
+use crate::tunnel::keys::PublicKey;
 
 /// Notes what is wrong between the values of `config`; some values may be stand-ins for wrong ones.
 pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
@@ -44,22 +45,30 @@ fn check_names(config: &Config, reading: &mut Reading<'_>) {
     }
 }
 
+/// Two keys are the same only by mistake, also those of one peer: each must say by itself who has it.
 fn check_keys(config: &Config, reading: &mut Reading<'_>) {
     let own = config.node.public_key();
+    let mut seen: Vec<(String, PublicKey)> = Vec::new();
     for (at, peer) in config.peers.iter().enumerate() {
-        if peer.public_key.is_none() {
-            continue;
-        }
-        let key = format!("peers[{at}].public_key");
-        if peer.public_key == own {
-            let hint = "write the key that `onwire pubkey` prints on the peer, not here";
-            reading.error(&key, "found this node's own public key", "the public key of the peer", hint);
-        }
-        let same = |other: &&super::Peer| other.public_key == peer.public_key;
-        if let Some(first) = config.peers[..at].iter().position(|other| same(&other)) {
-            let found = format!("found the public key of peers[{first}]");
-            let hint = "each appliance has its own key: run `onwire keygen` on each";
-            reading.error(&key, &found, "a key of its own for each peer", hint);
+        for (name, public) in peer.public_keys() {
+            let key = format!("peers[{at}].{name}");
+            if Some(public) == own {
+                let hint = "write the key that `onwire pubkey` prints on the peer, not here";
+                reading.error(&key, "found this node's own public key", "the public key of the peer", hint);
+            }
+            match seen.iter().find(|(_, other)| *other == public) {
+                Some((first, _)) if first.starts_with(&format!("peers[{at}].")) => {
+                    let hint = "write the new key here and the present one in public_key, or take this line away";
+                    reading.error(&key, "found the same key as in public_key", "another key of the same peer", hint);
+                }
+                Some((first, _)) => {
+                    let owner = first.split('.').next().unwrap_or_default();
+                    let found = format!("found the public key of {owner}");
+                    let hint = "each appliance has its own key: run `onwire keygen` on each";
+                    reading.error(&key, &found, "a key of its own for each peer", hint);
+                }
+                None => seen.push((key, public)),
+            }
         }
     }
 }

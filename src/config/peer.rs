@@ -19,6 +19,9 @@ use crate::tunnel::keys::{PresharedKey, PublicKey};
 /// The port of lane 0 unless the file says otherwise.
 pub(super) const DEFAULT_PORT: u16 = 7117;
 
+const PUBLIC_KEY: &str = "public_key";
+const NEXT_PUBLIC_KEY: &str = "next_public_key";
+
 /// One appliance at another site, and the path to it.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -26,6 +29,8 @@ pub struct Peer {
     pub name: String,
     /// `None` only while a faulty file is being read.
     pub(super) public_key: Option<PublicKey>,
+    /// Another public key of the same peer, while it changes its key: it is accepted under either.
+    pub next_public_key: Option<PublicKey>,
     /// The file of the preshared key.
     pub preshared_key_file: Option<PathBuf>,
     /// The preshared key, mixed into the handshake.
@@ -160,6 +165,12 @@ impl Peer {
         self.public_key.expect("a peer without a readable key is an error, and then there is no configuration")
     }
 
+    /// The keys under which it is accepted, each with its name in the file; one, or two while it changes its key.
+    pub fn public_keys(&self) -> impl Iterator<Item = (&'static str, PublicKey)> {
+        let named = [(PUBLIC_KEY, self.public_key), (NEXT_PUBLIC_KEY, self.next_public_key)];
+        named.into_iter().filter_map(|(name, key)| Some((name, key?)))
+    }
+
     pub(super) fn read_all(root: &Table<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Vec<Self> {
         let allowed = "a list of at least one peer";
         let field = root.required("peers", allowed, reading);
@@ -173,10 +184,10 @@ impl Peer {
     fn read(element: &Field<'_>, profiles: &[Profile], reading: &mut Reading<'_>) -> Self {
         let table = element.table(&schema::PEER, reading);
         let name = table.required("name", NAME, reading).read(NAME, parse_name, reading);
-        let public_key = "the 44 characters that `onwire pubkey` prints on the peer";
-        let field = table.required("public_key", public_key, reading);
+        let a_key = "the 44 characters that `onwire pubkey` prints on the peer";
         let parse = |text: &str| PublicKey::parse(text).map_err(|error| error.to_string());
-        let public_key = field.read(public_key, parse, reading);
+        let public_key = table.required(PUBLIC_KEY, a_key, reading).read(a_key, parse, reading);
+        let next_public_key = table.field(NEXT_PUBLIC_KEY).read(&format!("{a_key}, or null"), parse, reading);
 
         let field = table.field("preshared_key_file");
         let allowed = "the path of a key file, or null";
@@ -194,6 +205,7 @@ impl Peer {
         Self {
             name: name.unwrap_or_default(),
             public_key,
+            next_public_key,
             preshared_key_file: path,
             preshared_key,
             endpoint,

@@ -57,8 +57,10 @@ fn has_same_symbols(known: &Peer, new: &Peer) -> bool {
 fn peers(before: &[Peer], mut new: Vec<Peer>) -> Result<Vec<Peer>, String> {
     let mut all = Vec::new();
     for known in before {
-        // One that comes back with another path has another size of symbols: it gets another number.
-        let fits = |new: &Peer| !known.is_removed || has_same_symbols(known, new);
+        // One that comes back with another path has another size of symbols: it gets another number. One that is still here
+        // under another of its keys keeps that number.
+        let is_here = |new: &Peer| before.iter().any(|other| !other.is_removed && is_same_peer(other, new));
+        let fits = |new: &Peer| !known.is_removed || has_same_symbols(known, new) && !is_here(new);
         let now = new.iter().position(|new| is_same_peer(known, new) && fits(new));
         all.push(match now {
             Some(at) => new.remove(at),

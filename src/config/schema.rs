@@ -25,8 +25,10 @@ pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefi
 /// `tun`.
 pub const TUN: Keys = keys("tun", &["name", "mtu", "offload", "queues", "txqueuelen"]);
 /// One of `peers`.
-pub const PEER: Keys =
-    keys("peers[]", &["name", "public_key", "preshared_key_file", "endpoint", "prefixes", "path", "redundancy"]);
+pub const PEER: Keys = keys(
+    "peers[]",
+    &["name", "public_key", "next_public_key", "preshared_key_file", "endpoint", "prefixes", "path", "redundancy"],
+);
 /// `path` of a peer.
 pub const PATH: Keys = keys("peers[].path", &["mtu", "rate", "queue", "udp_gso", "ecn", "dscp", "congestion"]);
 /// One profile under `redundancy`.

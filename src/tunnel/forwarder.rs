@@ -218,7 +218,10 @@ impl Forwarder {
             DatagramType::Source => peer.handle_source(opened, marked, &mut self.code, now),
             DatagramType::Repair => peer.handle_repair(opened, marked, &mut self.code, now),
             DatagramType::Report => peer.handle_report(opened, &mut self.code, now),
-            DatagramType::Initiation | DatagramType::Response => Err(DropReason::NotOurs),
+            DatagramType::Initiation
+            | DatagramType::Response
+            | DatagramType::CookieReply
+            | DatagramType::CookieInitiation => Err(DropReason::NotOurs),
         }
     }
 

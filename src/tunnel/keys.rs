@@ -10,9 +10,9 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rand::CryptoRng;
-use snow::params::DHChoice;
-use snow::resolvers::{CryptoResolver, DefaultResolver};
 use zeroize::{Zeroize, Zeroizing};
+
+use super::curve;
 
 /// Bytes in each of the keys here.
 pub const KEY_LEN: usize = 32;
@@ -45,6 +45,9 @@ pub enum KeyError {
     /// All bytes are zero: a placeholder, with which any attacker could compute the shared secret.
     #[error("a key of zeros protects nothing")]
     Zero,
+    /// A public key whose shared secret with any private key is zero.
+    #[error("a point of low order is no public key: the shared secret with it is zero, so that it protects nothing")]
+    LowOrder,
 }
 
 /// Reads 32 bytes from base64; white space around the text is allowed, as a key file ends in a newline.
@@ -104,10 +107,7 @@ impl PrivateKey {
 
     /// The public half.
     pub fn public_key(&self) -> PublicKey {
-        let mut pair =
-            DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("the use-curve25519 feature of snow is on");
-        pair.set(&self.0);
-        PublicKey(pair.pubkey().try_into().expect("a Curve25519 public key has 32 bytes"))
+        PublicKey(curve::public_of(&self.0))
     }
 
     /// The secret itself, for the handshake.
@@ -138,9 +138,10 @@ impl PublicKey {
         Self(bytes)
     }
 
-    /// Reads the base64 form.
+    /// Reads the base64 form. A point of low order is refused: with it, anyone could pass for the peer.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        parse_text(text).map(|bytes| Self(*bytes))
+        let bytes = parse_text(text)?;
+        if curve::is_low_order(&bytes) { Err(KeyError::LowOrder) } else { Ok(Self(*bytes)) }
     }
 
     /// The 32 bytes.
@@ -262,6 +263,14 @@ mod tests {
         for (text, error) in rows {
             assert_eq!(PublicKey::parse(&text), Err(error), "{text}");
             assert!(!text.contains('/') || !error.to_string().contains(&text));
+        }
+    }
+
+    #[test]
+    fn a_point_of_low_order_is_no_public_key() {
+        for point in curve::low_order_points() {
+            let wanted = if point == [0; KEY_LEN] { KeyError::Zero } else { KeyError::LowOrder };
+            assert_eq!(PublicKey::parse(&PublicKey(point).to_string()), Err(wanted), "{point:02x?}");
         }
     }
 

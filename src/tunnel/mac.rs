@@ -23,15 +23,23 @@ impl MacKey {
 
     /// The mac of these bytes.
     pub fn sign(&self, bytes: &[u8]) -> [u8; MAC_LEN] {
-        let tag = hmac::sign(&self.0, bytes);
-        *tag.as_ref().first_chunk().expect("HMAC-SHA256 gives 32 bytes")
+        short_mac(&self.0, bytes)
     }
 
-    /// Whether the mac is right. The time does not depend on which bytes are wrong.
+    /// Whether the mac is right.
     pub fn verify(&self, bytes: &[u8], mac: &[u8; MAC_LEN]) -> bool {
-        let wanted = self.sign(bytes);
-        wanted.iter().zip(mac).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
+        equals(&self.sign(bytes), mac)
     }
+}
+
+/// The first 16 bytes of an HMAC-SHA256.
+pub(super) fn short_mac(key: &hmac::Key, bytes: &[u8]) -> [u8; MAC_LEN] {
+    *hmac::sign(key, bytes).as_ref().first_chunk().expect("HMAC-SHA256 gives 32 bytes")
+}
+
+/// Whether two macs are equal. The time does not depend on which bytes differ.
+pub(super) fn equals(wanted: &[u8; MAC_LEN], mac: &[u8; MAC_LEN]) -> bool {
+    wanted.iter().zip(mac).fold(0, |wrong, (a, b)| wrong | (a ^ b)) == 0
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@
 
 pub mod block_event;
 mod codel;
+mod curve;
 mod datagram_loss;
 pub mod drop_reason;
 pub mod endpoint;

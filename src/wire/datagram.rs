@@ -25,12 +25,16 @@ pub enum DatagramType {
     Initiation = 1,
     /// Second message of the handshake.
     Response = 2,
+    /// The answer of a node under load to an initiation without a cookie.
+    CookieReply = 3,
     /// A source symbol.
     Source = 4,
     /// A repair symbol.
     Repair = 5,
     /// What the receiver saw; also the keepalive.
     Report = 6,
+    /// First message of the handshake, with the proof of a cookie.
+    CookieInitiation = 7,
 }
 
 impl DatagramType {
@@ -39,16 +43,18 @@ impl DatagramType {
         Some(match *datagram.first()? {
             1 => Self::Initiation,
             2 => Self::Response,
+            3 => Self::CookieReply,
             4 => Self::Source,
             5 => Self::Repair,
             6 => Self::Report,
+            7 => Self::CookieInitiation,
             _ => return None,
         })
     }
 
     /// Handshake datagrams are read by the control thread, all others by the lane.
     pub fn is_handshake(self) -> bool {
-        matches!(self, Self::Initiation | Self::Response)
+        matches!(self, Self::Initiation | Self::Response | Self::CookieReply | Self::CookieInitiation)
     }
 }
 

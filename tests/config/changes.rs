@@ -14,14 +14,29 @@ fn key(seed: u64) -> PrivateKey {
 
 /// A peer of this number, with more keys.
 fn peer(number: u64, more: &str) -> String {
-    let public = key(number).public_key();
+    peer_with_key(number, number, more)
+}
+
+/// The same with the public key of another number.
+fn peer_with_key(number: u64, of: u64, more: &str) -> String {
+    let public = key(of).public_key();
     format!("  - {{ name: peer-{number}, public_key: \"{public}\", prefixes: [10.{number}.0.0/16]{more} }}\n")
+}
+
+/// The public key to come, as more of a peer.
+fn next(of: u64) -> String {
+    format!(", next_public_key: \"{}\"", key(of).public_key())
 }
 
 /// A configuration of these peers and the rest of a file.
 fn config(peers: &[String], rest: &str) -> Config {
+    config_with_key(1, peers, rest)
+}
+
+/// The same with another own key.
+fn config_with_key(own: u64, peers: &[String], rest: &str) -> Config {
     let directory = tempfile::tempdir().unwrap();
-    key_file::write(&directory.path().join("own.key"), &key(1).to_text()).unwrap();
+    key_file::write(&directory.path().join("own.key"), &key(own).to_text()).unwrap();
     let text = format!(
         "node: {{ name: own, key_file: own.key, local_prefixes: [10.1.0.0/16] }}\npeers:\n{}{rest}",
         peers.concat()
@@ -58,6 +73,37 @@ fn every_difference_is_named_with_what_it_takes() {
     ] {
         assert_eq!(keys(&base(), &config(&peers, rest)), [expected]);
     }
+}
+
+#[test]
+fn a_peer_that_keeps_one_of_its_keys_is_the_same_and_keeps_its_number() {
+    let before = config(&[peer(2, ""), peer(3, "")], "");
+    let both = config(&[peer(3, ""), peer(2, &next(12))], "");
+    let after = config(&[peer(3, ""), peer_with_key(2, 12, "")], "");
+    assert_eq!(keys(&before, &both), ["peers[peer-2].next_public_key added"]);
+    assert_eq!(keys(&both, &after), ["peers[peer-2].public_key changed", "peers[peer-2].next_public_key removed"]);
+    let other = config(&[peer(2, &next(13)), peer(3, "")], "");
+    assert_eq!(keys(&both, &other), ["peers[peer-2].next_public_key changed"]);
+    assert_eq!(keys(&before, &after), ["peers[peer-2] removed", "peers[peer-2] added"]);
+    let [both, after] = [both.renumbered_after(&before).unwrap(), after.renumbered_after(&before).unwrap()];
+    let shown = |config: &Config| -> Vec<(String, bool)> {
+        config.peers.iter().map(|peer| (peer.name.clone(), peer.is_removed)).collect()
+    };
+    let named = |number: u64, is_removed: bool| (format!("peer-{number}"), is_removed);
+    assert_eq!(shown(&both), [named(2, false), named(3, false)]);
+    assert_eq!(shown(&after), [named(2, true), named(3, false), named(2, false)], "another peer of that name");
+    // Its earlier key does not lead to the number that was left behind.
+    let again = config(&[peer_with_key(2, 12, &next(2)), peer(3, "")], "").renumbered_after(&after).unwrap();
+    assert_eq!(shown(&again), shown(&after));
+    let after = config(&[peer(3, ""), peer_with_key(2, 12, "")], "").renumbered_after(&both).unwrap();
+    assert_eq!(shown(&after), [named(2, false), named(3, false)]);
+}
+
+#[test]
+fn another_own_key_takes_a_reload() {
+    let of = |own| config_with_key(own, &[peer(2, "")], "");
+    assert_eq!(keys(&of(1), &of(7)), ["node.key_file changed"]);
+    assert_eq!(keys(&of(7), &of(7)), Vec::<String>::new());
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod congestion;
 mod drain;
 mod ends;
 mod icmp;
+mod keys;
 mod log;
 mod loss;
 mod paths;

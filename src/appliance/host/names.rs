@@ -1,7 +1,8 @@
 //! Resolves the names of endpoints in the background: a name server that does not answer delays nothing else.
 //!
-//! A name is resolved at the start, and again while its peer is not reachable, because its address may have changed.
-//! Each query has its own thread, because the system's resolver blocks; each name has at most one query at a time.
+//! A name is resolved at the start, and again while its peer is not reachable, because its address may have changed: one
+//! second after it fell silent, then after twice the time each, up to [`RETRY_LONGEST`]. Each query has its own thread,
+//! because the system's resolver blocks; each name has at most one query at a time.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::tunnel::PeerId;
 
-/// The first failure is followed by another query after this time, which doubles with each failure ...
+/// The first query for a peer that is not reachable is followed by another after this time, which doubles each time ...
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// ... up to this limit. It is also the interval of queries for a peer that is not reachable.
+/// ... up to this limit.
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 
 /// Resolves a name: returns its addresses, or why it has none.
@@ -46,6 +47,8 @@ impl Name {
 pub struct Answer {
     /// The peer whose endpoint it is.
     pub peer: PeerId,
+    /// Host and port, as asked for.
+    pub text: String,
     /// Its addresses, or why there are none.
     pub found: Result<Vec<SocketAddr>, String>,
 }
@@ -88,7 +91,7 @@ impl Names {
         for name in self.names.iter_mut().filter(|name| name.peer == peer && name.is_reachable != is_reachable) {
             name.is_reachable = is_reachable;
             // The known address is tried first.
-            name.next = now + RETRY_FIRST;
+            (name.next, name.delay) = (now + RETRY_FIRST, RETRY_FIRST);
         }
     }
 
@@ -102,7 +105,8 @@ impl Names {
             let (resolve, wake, answer) = (Arc::clone(&self.resolve), Arc::clone(&self.wake), self.answer.clone());
             let ask = move || {
                 // The receiver may be gone.
-                let _ = answer.send(Answer { peer, found: resolve(&text) });
+                let found = resolve(&text);
+                let _ = answer.send(Answer { peer, text, found });
                 wake();
             };
             // Without a thread, the query is tried again later.
@@ -111,15 +115,17 @@ impl Names {
         }
     }
 
-    /// The next answer, if there is one.
+    /// The next answer, if there is one. An answer for a name that a reload has replaced is dropped.
     pub fn poll_answer(&mut self, now: Instant) -> Option<Answer> {
-        let answer = self.answers.try_recv().ok()?;
-        if let Some(name) = self.names.iter_mut().find(|name| name.peer == answer.peer) {
+        loop {
+            let answer = self.answers.try_recv().ok()?;
+            let asked = |name: &&mut Name| (name.peer, &name.text) == (answer.peer, &answer.text);
+            let Some(name) = self.names.iter_mut().find(asked) else { continue };
             name.is_pending = false;
-            name.next = now + if answer.found.is_ok() { RETRY_LONGEST } else { name.delay };
-            name.delay = if answer.found.is_ok() { RETRY_FIRST } else { (name.delay * 2).min(RETRY_LONGEST) };
+            name.next = now + name.delay;
+            name.delay = (name.delay * 2).min(RETRY_LONGEST);
+            return Some(answer);
         }
-        Some(answer)
     }
 
     /// When the next query is due.
@@ -180,6 +186,49 @@ mod tests {
         assert_eq!(names.poll_timeout(), Some(now + RETRY_FIRST), "a peer that is not reachable may have moved");
         drop(gate);
         assert_eq!(answer(&mut names, now).found, Err("given up".to_owned()));
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_for_within_seconds_again_and_again() {
+        let start = Instant::now();
+        let resolve = |_: &str| Ok(vec![SocketAddr::from(([192, 0, 2, 7], 1))]);
+        let mut names = Names::new([(PeerId(0), "good:1".to_owned())], Arc::new(resolve), Arc::new(|| {}), start);
+        for _ in 0..2 {
+            names.set_reachable(PeerId(0), true, start);
+            assert_eq!(names.poll_timeout(), None, "a peer that is reachable has the right address");
+            names.set_reachable(PeerId(0), false, start);
+            let mut now = start;
+            let asked_after = [0; 7].map(|_| {
+                let due = names.poll_timeout().unwrap();
+                let waited = (due - now).as_secs();
+                now = due;
+                names.handle_timeout(now);
+                assert!(answer(&mut names, now).found.is_ok());
+                waited
+            });
+            assert_eq!(asked_after, [1, 1, 2, 4, 8, 16, 30]);
+        }
+    }
+
+    #[test]
+    fn an_answer_for_a_name_that_was_replaced_is_dropped() {
+        let start = Instant::now();
+        let (gate, held) = channel::<()>();
+        let held = Mutex::new(held);
+        let resolve = move |name: &str| {
+            if name == "before:1" {
+                let _ = held.lock().unwrap().recv();
+            }
+            Ok(vec![SocketAddr::from(([192, 0, 2, if name == "before:1" { 1 } else { 2 }], 1))])
+        };
+        let mut names = Names::new([(PeerId(0), "before:1".to_owned())], Arc::new(resolve), Arc::new(|| {}), start);
+        names.handle_timeout(start);
+        names.reload([(PeerId(0), "after:1".to_owned())], start);
+        drop(gate);
+        std::thread::sleep(Duration::from_millis(20));
+        names.handle_timeout(start);
+        assert_eq!(answer(&mut names, start).text, "after:1");
+        assert!(names.poll_answer(start).is_none());
     }
 
     #[test]

@@ -24,13 +24,8 @@ use crate::tunnel::sender::Profile;
 pub enum Command {
     /// Use these keys.
     Install(Box<Established>),
-    /// Send this handshake datagram.
-    Handshake {
-        /// Its destination and source address.
-        to: Endpoint,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
+    /// Send these handshake datagrams, each to its destination from its source address.
+    Handshakes(Vec<HandshakeDatagram>),
     /// Reply with your counts.
     Snapshot(SyncSender<LaneSnapshot>),
     /// The egress to a peer has changed.
@@ -77,13 +72,6 @@ pub struct LaneReload {
 /// An event that a lane reports to the control thread.
 #[derive(Debug)]
 pub enum LaneEvent {
-    /// A handshake datagram came.
-    Handshake {
-        /// Its source, and the address of ours that it was sent to.
-        from: Endpoint,
-        /// The datagram.
-        datagram: Vec<u8>,
-    },
     /// The peer has proved that it has the keys of a session that it initiated.
     SessionConfirmed {
         /// Our index of the session.
@@ -118,6 +106,9 @@ pub enum LaneEvent {
     },
 }
 
+/// A handshake datagram that came: its source, the address of ours that it was sent to, and its bytes.
+pub type HandshakeDatagram = (Endpoint, Vec<u8>);
+
 /// The lane's ends of its channels.
 #[derive(Debug)]
 pub struct LaneChannel {
@@ -125,6 +116,8 @@ pub struct LaneChannel {
     pub commands: Receiver<Command>,
     /// Events to the control thread. Bounded: an event that does not fit is counted and dropped.
     pub events: SyncSender<LaneEvent>,
+    /// Handshake datagrams to the control thread, the same way: a flood of them displaces no event.
+    pub handshakes: SyncSender<HandshakeDatagram>,
     /// Wakes the control thread.
     pub control: Arc<Waker>,
     /// Turns so far: whoever reads the same number for long finds that the lane stands still.

@@ -16,8 +16,8 @@ impl Lane {
                         driver.follow(&self.forwarder);
                     }
                 }
-                Ok(Command::Handshake { to, datagram }) => {
-                    self.send_handshake(to, &datagram);
+                Ok(Command::Handshakes(datagrams)) => {
+                    datagrams.iter().for_each(|(to, datagram)| self.send_handshake(*to, datagram));
                 }
                 Ok(Command::Snapshot(reply)) => {
                     if let Some(reply) = self.listening.on_question(reply, now) {

@@ -32,6 +32,7 @@ mod answer;
 mod busy_poll;
 pub mod channel;
 mod commands;
+mod events;
 pub mod last_hop;
 mod link_news;
 pub(super) mod listening;
@@ -342,8 +343,8 @@ impl Lane {
                     // make us copy more.
                     let datagram = &datagram[..datagram.len().min(HANDSHAKE_MAX + 1)];
                     let from = Endpoint { remote: received.from, local: received.to };
-                    let event = LaneEvent::Handshake { from, datagram: datagram.to_vec() };
-                    self.send_event(event);
+                    let is_sent = self.channel.handshakes.try_send((from, datagram.to_vec())).is_ok();
+                    self.on_sent_to_control(is_sent);
                 } else {
                     let marked = TrafficClass(received.class).is_ce();
                     self.forwarder.handle_arrival(datagram, received.from, marked, arrived);
@@ -367,27 +368,6 @@ impl Lane {
             self.last_hop.on_incoming(&deliverable, is_written, until);
         }
         self.forwarder.on_refused(refused);
-    }
-
-    /// False if the event is lost, and counted.
-    fn send_event(&mut self, event: LaneEvent) -> bool {
-        let is_sent = self.channel.events.try_send(event).is_ok();
-        match is_sent {
-            // Waking fails only if the control thread's poll is gone, and with it the thread.
-            true => drop(self.channel.control.wake()),
-            false => self.notices_lost += 1,
-        }
-        is_sent
-    }
-
-    /// Tells the control thread how peers are reached. What is lost is told again in the next turn.
-    fn tell_reach(&mut self, now: Instant) {
-        while let Some((peer, reach)) = self.reach_news.poll(self.forwarder.peers(), now) {
-            if !self.send_event(LaneEvent::Reach { lane: self.number, peer, reach }) {
-                break;
-            }
-            self.reach_news.on_told(peer, reach);
-        }
     }
 
     fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {

@@ -38,6 +38,9 @@ use crate::wire::report::Reception;
 pub struct Status {
     /// `node.name`.
     pub node: String,
+    /// Its public key.
+    #[serde(default)]
+    pub public_key: String,
     /// Version of the program.
     pub version: String,
     /// Time since the start.
@@ -163,6 +166,12 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// Time since the last handshake.
     pub session_age_s: Option<f64>,
+    /// The key that the peer proved last: `public_key` or `next_public_key`.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// That key.
+    #[serde(default)]
+    pub public_key: Option<String>,
     /// Smoothed round trip, of the slowest lane.
     pub rtt_ms: Option<f64>,
     /// The epoch of the peer, which identifies its run, in hexadecimal.
@@ -319,6 +328,8 @@ impl PeerStatus {
             state: state.to_owned(),
             endpoint: first.and_then(|lane| lane.address),
             session_age_s: first.and_then(|lane| lane.session_age).map(|age| age.as_secs_f64()),
+            key: None,
+            public_key: None,
             rtt_ms: lanes.clone().filter_map(|lane| lane.rtt).max().map(|rtt| rtt.as_secs_f64() * 1e3),
             epoch: first.and_then(|lane| lane.epoch).map(|epoch| format!("{epoch:016x}")),
             sessions: first.map_or(0, |lane| lane.sessions),

@@ -55,16 +55,19 @@ pub enum HandshakeEvent {
         /// The reason, for the log.
         what: Incompatibility,
     },
+    /// More initiations come than are computed without proof of their senders' addresses; `false`: no more.
+    Load(bool),
 }
 
-/// Why a handshake datagram changed nothing. Each is counted; only [`Incompatible`](Self::Incompatible) was answered.
+/// Why a handshake datagram changed nothing. Each is counted; only [`Incompatible`](Self::Incompatible) was answered, and
+/// [`WithoutCookie`](Self::WithoutCookie) with a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HandshakeDrop {
     /// Not a handshake datagram, or of an impossible length.
     Malformed,
     /// mac1 is wrong: the sender does not know our public key.
     Stranger,
-    /// Too many handshakes at once.
+    /// Too many handshakes at once, of all senders or of this one.
     RateLimited,
     /// The cryptography failed: damaged, forged, another version, another preshared key.
     NotAuthentic,
@@ -72,7 +75,7 @@ pub enum HandshakeDrop {
     UnknownPeer,
     /// An initiation not newer than the newest from this peer.
     Replayed,
-    /// A response that no initiation waits for.
+    /// A response or a cookie that no initiation waits for.
     Unexpected,
     /// Authentic, but the hello cannot be read.
     BadHello,
@@ -80,11 +83,13 @@ pub enum HandshakeDrop {
     Incompatible,
     /// From an address that is routed into the tunnel: a response would come back in through it.
     InsideTunnel,
+    /// Under load, an initiation without a valid cookie. Its sender got one.
+    WithoutCookie,
 }
 
 impl HandshakeDrop {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Stranger,
         Self::RateLimited,
@@ -95,6 +100,7 @@ impl HandshakeDrop {
         Self::BadHello,
         Self::Incompatible,
         Self::InsideTunnel,
+        Self::WithoutCookie,
     ];
 
     /// The reason's name in counters and metrics.
@@ -110,6 +116,7 @@ impl HandshakeDrop {
             Self::BadHello => "handshake_bad_hello",
             Self::Incompatible => "handshake_incompatible",
             Self::InsideTunnel => "handshake_inside_tunnel",
+            Self::WithoutCookie => "handshake_without_cookie",
         }
     }
 }

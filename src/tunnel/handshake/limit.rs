@@ -27,6 +27,11 @@ impl RateLimit {
         }
         allowed
     }
+
+    /// The whole burst is allowed again.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.due <= now
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! The handshakes of a node with all of its peers, as a pure state machine.
 //!
 //! A session takes two datagrams ([`crate::wire::handshake`]): an initiation and a response. An initiation is checked
-//! in the order of cost: its length, mac1, the rate limit, the cryptography, the list of peers, its timestamp. Only
-//! then is it answered, and only then does it leave any state; a sender that is not a peer gets no reply.
+//! in the order of cost: its length, mac1, its [admission], the cryptography, the list of peers, its timestamp. Only
+//! then is it answered, and only then does it leave any state. A sender that is not a peer gets no reply, except under
+//! load: then a sender that knows our public key gets a [cookie], and with it sends its initiation again.
+//!
+//! A peer may have two public keys while it changes its own. It is the same peer under either; the one in use is the one
+//! that it proved last.
 //!
 //! Both ends may begin at the same moment. Both initiations are answered; the attempt of the node with the greater
 //! public key stands, the other node drops its own, so that one session remains. If datagrams are lost, two may remain,
@@ -15,17 +19,22 @@
 //!
 //! It does not seal datagrams, hold sessions for the lanes, check the health of a link, or read a clock.
 //!
-//! Start with [`Handshakes::handle_datagram`]; then `peer`, the attempt with one peer, and `noise`, the cryptography.
+//! Start with [`Handshakes::handle_datagram`]; then `initiator`, `peer`, the attempt with one peer, and `noise`, the
+//! cryptography.
 
+mod admission;
+mod cookie;
 mod event;
+mod initiator;
 mod limit;
 mod noise;
 mod peer;
+mod reload;
+mod resolver;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,9 +43,11 @@ use rand::RngCore;
 pub use event::{Established, HandshakeDrop, HandshakeEvent, Role};
 pub use peer::HandshakePeer;
 
+use self::admission::{Admission, Decision, Sender};
+use self::cookie::{CookieSeal, CookieSecret};
 use self::limit::RateLimit;
-use self::noise::{PendingInitiation, RawKeys, ReceivedInitiation};
-use self::peer::{Attempt, Peer, RETRY_LONGEST, Timestamp, retry_delay, timestamp};
+use self::noise::{RawKeys, ReceivedInitiation};
+use self::peer::{Peer, RETRY_LONGEST};
 use super::PeerId;
 use super::endpoint::Endpoint;
 use super::hello::Hello;
@@ -44,7 +55,9 @@ use super::keys::{PrivateKey, PublicKey};
 use super::mac::MacKey;
 use super::seal::{Cipher, OpeningKey, SealingKey};
 use crate::wire::datagram::DatagramType;
-use crate::wire::handshake::{INDEX_MAX, Initiation, Response, split_mac};
+use crate::wire::handshake::{
+    COOKIE_NONCE_LEN, CookieReply, INDEX_MAX, Initiation, MAC_LEN, Response, split_mac, split_mac2,
+};
 
 /// The initiator of a session begins a new one after this long.
 pub const REKEY_AFTER: Duration = Duration::from_secs(120);
@@ -52,10 +65,10 @@ pub const REKEY_AFTER: Duration = Duration::from_secs(120);
 pub const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// The responder begins a new one after this long, if the initiator did not.
 pub const REKEY_AS_RESPONDER_AFTER: Duration = Duration::from_secs(135);
-/// Handshake datagrams per second that reach the cryptography.
-const COMPUTED_PER_SECOND: u32 = 200;
+/// Responses and cookies per second that reach the cryptography.
+const RESPONSES_PER_SECOND: u32 = 200;
 /// The same, in one burst.
-const COMPUTED_AT_ONCE: u32 = 50;
+const RESPONSES_AT_ONCE: u32 = 50;
 
 /// The identity of this node.
 pub struct Identity {
@@ -74,6 +87,8 @@ struct IndexUse {
 
 struct Session {
     role: Role,
+    /// The key that the peer proves with it.
+    key: PublicKey,
     endpoint: Endpoint,
     since: Instant,
 }
@@ -85,6 +100,10 @@ pub struct Handshakes {
     identity: Identity,
     public: PublicKey,
     mac: MacKey,
+    /// Seals the cookies that we send.
+    cookies: CookieSeal,
+    cookie_secret: CookieSecret,
+    admission: Admission,
     peers: Vec<Peer>,
     by_key: HashMap<PublicKey, PeerId>,
     indices: HashMap<u32, IndexUse>,
@@ -93,8 +112,7 @@ pub struct Handshakes {
     started: (Duration, Instant),
     /// The last timestamp sent to a peer; these only grow, whatever the clock does.
     last_told: Duration,
-    initiations: RateLimit,
-    /// Separate from the initiations, so that a flood of those does not block the responses to our own.
+    /// Separate from the admission of initiations, so that a flood of those does not block the responses to our own.
     responses: RateLimit,
     transmits: VecDeque<(Endpoint, Vec<u8>)>,
     events: VecDeque<HandshakeEvent>,
@@ -104,21 +122,25 @@ impl Handshakes {
     /// Starts without sessions and sends nothing: call [`request`](Self::request) for each peer that should be
     /// contacted.
     ///
-    /// `peers` in the order of the configuration, each key once; `random` for indices and jitter; `unix_time` is the
-    /// wall clock at `now`.
+    /// `peers` in the order of the configuration, each key once; `random` for indices, jitter and cookies, so that it must be
+    /// one for cryptography; `unix_time` is the wall clock at `now`.
     pub fn new(
         identity: Identity,
         peers: Vec<HandshakePeer>,
-        random: Box<dyn RngCore + Send>,
+        mut random: Box<dyn RngCore + Send>,
         unix_time: Duration,
         now: Instant,
     ) -> Self {
         let public = identity.private.public_key();
         let peers: Vec<Peer> = peers.into_iter().map(Peer::new).collect();
-        let by_key = (0..=u16::MAX).zip(&peers).map(|(id, peer)| (peer.public, PeerId(id))).collect();
+        let keys = (0..=u16::MAX).zip(&peers).flat_map(|(id, peer)| peer.keys().map(move |key| (key, PeerId(id))));
+        let by_key = keys.collect();
         Self {
             identity,
             mac: MacKey::of(&public),
+            cookies: CookieSeal::of(&public),
+            cookie_secret: CookieSecret::new(&mut *random, now),
+            admission: Admission::new(now),
             public,
             peers,
             by_key,
@@ -126,40 +148,9 @@ impl Handshakes {
             random,
             started: (unix_time, now),
             last_told: Duration::ZERO,
-            initiations: RateLimit::new(COMPUTED_PER_SECOND, COMPUTED_AT_ONCE, now),
-            responses: RateLimit::new(COMPUTED_PER_SECOND, COMPUTED_AT_ONCE, now),
+            responses: RateLimit::new(RESPONSES_PER_SECOND, RESPONSES_AT_ONCE, now),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
-        }
-    }
-
-    /// The peers are these from now on, in the same order, more behind them; `None`: one is no peer any more. A handshake begins with
-    /// each that is new or has another preshared key or address.
-    pub fn reload(&mut self, peers: Vec<Option<HandshakePeer>>, now: Instant) {
-        self.by_key.clear();
-        for (number, settings) in (0..=u16::MAX).zip(peers) {
-            let id = PeerId(number);
-            let known = self.peers.get_mut(usize::from(number));
-            let Some(settings) = settings else {
-                known.into_iter().for_each(Peer::forget);
-                self.indices.retain(|_, index| index.peer != id);
-                continue;
-            };
-            self.by_key.insert(settings.public, id);
-            let is_other = match known {
-                Some(peer) => peer.reload(settings),
-                None => {
-                    self.peers.push(Peer::new(settings));
-                    true
-                }
-            };
-            if is_other {
-                // An attempt under way is with what was configured before.
-                if let Some(attempt) = self.peers[usize::from(number)].attempt.take() {
-                    self.indices.remove(&attempt.local_index);
-                }
-                self.request(id, now);
-            }
         }
     }
 
@@ -170,18 +161,9 @@ impl Handshakes {
         }
     }
 
-    /// The peer has no configured address any more.
-    pub fn clear_endpoint(&mut self, peer: PeerId) {
-        if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
-            peer.configured = None;
-        }
-    }
-
-    /// Sets the configured address of a peer, to which initiations go if no other is proven.
-    pub fn set_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
-        if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
-            peer.configured = Some(endpoint);
-        }
+    /// The public key that the peer last proved to have; `None` before the first session.
+    pub fn key_in_use(&self, peer: PeerId) -> Option<PublicKey> {
+        self.peers.get(usize::from(peer.0))?.in_use
     }
 
     /// The first datagram was opened with a session: it works in both directions, and the peer's address is proven.
@@ -194,6 +176,9 @@ impl Handshakes {
             return Some(id);
         }
         let peer = &mut self.peers[usize::from(id.0)];
+        if peer.key(&session.key).is_some() {
+            peer.in_use = Some(session.key);
+        }
         peer.proven = Some(session.endpoint);
         peer.renew_at = Some((session.since + REKEY_AS_RESPONDER_AFTER).max(now));
         // A later attempt is for something newer, such as the renewal of this very session.
@@ -213,15 +198,25 @@ impl Handshakes {
     ) -> Result<(), HandshakeDrop> {
         let from = from.into();
         match DatagramType::of(datagram) {
-            Some(DatagramType::Initiation) => {
+            Some(DatagramType::Initiation | DatagramType::CookieInitiation) => {
+                if !self.admission.may_check(now) {
+                    return Err(HandshakeDrop::RateLimited);
+                }
+                let (datagram, mac2) = split_mac2(datagram).ok_or(HandshakeDrop::Malformed)?;
                 let initiation = Initiation::parse(datagram).ok_or(HandshakeDrop::Malformed)?;
                 self.check_mac(datagram)?;
+                self.admit(datagram, mac2, initiation.sender_index, from, now)?;
                 self.handle_initiation(initiation, from, now)
             }
             Some(DatagramType::Response) => {
                 let response = Response::parse(datagram).ok_or(HandshakeDrop::Malformed)?;
+                self.awaited(response.receiver_index)?;
                 self.check_mac(datagram)?;
                 self.handle_response(response, from, now)
+            }
+            Some(DatagramType::CookieReply) => {
+                let reply = CookieReply::parse(datagram).ok_or(HandshakeDrop::Malformed)?;
+                self.handle_cookie_reply(reply, now)
             }
             _ => Err(HandshakeDrop::Malformed),
         }
@@ -235,11 +230,12 @@ impl Handshakes {
                 self.send_initiation(PeerId(id as u16), now);
             }
         }
+        self.events.extend(self.admission.poll_news(now).map(HandshakeEvent::Load));
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout); `None` if nothing is planned.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.peers.iter().filter_map(Peer::due).min()
+        self.peers.iter().filter_map(Peer::due).chain(self.admission.calm_at()).min()
     }
 
     /// The next datagram to send from lane 0, and the addresses of both ends.
@@ -257,24 +253,54 @@ impl Handshakes {
         if self.mac.verify(covered, mac) { Ok(()) } else { Err(HandshakeDrop::Stranger) }
     }
 
+    /// Whether to compute an initiation whose mac1 is right; if not, its sender may get a cookie. `signed` is what mac2
+    /// covers.
+    fn admit(
+        &mut self,
+        signed: &[u8],
+        mac2: Option<&[u8; MAC_LEN]>,
+        sender_index: u32,
+        from: Endpoint,
+        now: Instant,
+    ) -> Result<(), HandshakeDrop> {
+        self.cookie_secret.rotate(&mut *self.random, now);
+        let address = from.remote.ip();
+        let sender = Sender {
+            address,
+            is_of_peer: self.peers.iter().any(|peer| peer.is_at(address)),
+            has_cookie: mac2.is_some_and(|mac2| self.cookie_secret.verify(from.remote, signed, mac2)),
+        };
+        match self.admission.decide(sender, now) {
+            Decision::Compute => Ok(()),
+            Decision::Drop => Err(HandshakeDrop::RateLimited),
+            Decision::SendCookie => {
+                let (_, mac1) = split_mac(signed).ok_or(HandshakeDrop::Malformed)?;
+                let mut nonce = [0; COOKIE_NONCE_LEN];
+                self.random.fill_bytes(&mut nonce);
+                let sealed = self.cookies.seal(&self.cookie_secret.cookie(from.remote), &nonce, mac1);
+                let reply = CookieReply { receiver_index: sender_index, nonce: &nonce, sealed: &sealed };
+                self.transmits.push_back((from, reply.emit()));
+                Err(HandshakeDrop::WithoutCookie)
+            }
+        }
+    }
+
     fn handle_initiation(
         &mut self,
         initiation: Initiation<'_>,
         from: Endpoint,
         now: Instant,
     ) -> Result<(), HandshakeDrop> {
-        if !self.initiations.allow(now) {
-            return Err(HandshakeDrop::RateLimited);
-        }
         let opened =
             ReceivedInitiation::listen(&self.identity.private, initiation.noise).ok_or(HandshakeDrop::NotAuthentic)?;
-        let id = *self.by_key.get(&opened.caller).ok_or(HandshakeDrop::UnknownPeer)?;
-        let peer = &mut self.peers[usize::from(id.0)];
+        let caller = opened.caller;
+        let id = *self.by_key.get(&caller).ok_or(HandshakeDrop::UnknownPeer)?;
+        let key = self.peers[usize::from(id.0)].key_mut(&caller).ok_or(HandshakeDrop::UnknownPeer)?;
         let (sent_at, hello) = opened.payload.split_first_chunk().ok_or(HandshakeDrop::BadHello)?;
-        if peer.newest.is_some_and(|newest: Timestamp| *sent_at <= newest) {
+        if key.newest.is_some_and(|newest| *sent_at <= newest) {
             return Err(HandshakeDrop::Replayed);
         }
-        peer.newest = Some(*sent_at);
+        key.newest = Some(*sent_at);
         let agreed = self.judge(id, hello);
         if agreed == Err(HandshakeDrop::BadHello) {
             return Err(HandshakeDrop::BadHello);
@@ -285,11 +311,11 @@ impl Handshakes {
         let (noise, keys) = opened.answer(preshared, &self.hello_for(id).emit()).ok_or(HandshakeDrop::NotAuthentic)?;
         let local_index = if agreed.is_ok() { self.reserve_index(id) } else { 0 };
         let response = Response { receiver_index: initiation.sender_index, sender_index: local_index, noise: &noise };
-        self.transmit(id, from, response.emit());
+        self.transmit(id, &caller, from, response.emit());
         let (remote, cipher) = agreed?;
 
         let peer = &mut self.peers[usize::from(id.0)];
-        if self.public < peer.public
+        if self.public < caller
             && let Some(attempt) = peer.attempt.take()
         {
             self.indices.remove(&attempt.local_index);
@@ -299,7 +325,7 @@ impl Handshakes {
         // An unproven session must not delay the renewal of a proven one.
         peer.renew_at.get_or_insert(now + REKEY_AS_RESPONDER_AFTER);
         let (sealing, opening) = session_keys(cipher, &keys);
-        self.establish(Established {
+        let established = Established {
             peer: id,
             role: Role::Responder,
             local_index,
@@ -309,19 +335,19 @@ impl Handshakes {
             remote,
             endpoint: from,
             at: now,
-        });
+        };
+        self.establish(established, caller);
         Ok(())
     }
 
     fn handle_response(&mut self, response: Response<'_>, from: Endpoint, now: Instant) -> Result<(), HandshakeDrop> {
         let local_index = response.receiver_index;
-        let id = self.indices.get(&local_index).ok_or(HandshakeDrop::Unexpected)?.peer;
-        let peer = &mut self.peers[usize::from(id.0)];
-        let attempt = peer.attempt.as_mut().filter(|attempt| attempt.local_index == local_index);
-        let call = attempt.and_then(|attempt| attempt.call.as_mut()).ok_or(HandshakeDrop::Unexpected)?;
+        let id = self.awaited(local_index)?;
         if !self.responses.allow(now) {
             return Err(HandshakeDrop::RateLimited);
         }
+        let attempt = self.peers[usize::from(id.0)].attempt.as_mut().ok_or(HandshakeDrop::Unexpected)?;
+        let (called, call) = (attempt.key, attempt.call.as_mut().ok_or(HandshakeDrop::Unexpected)?);
         let (hello, keys) = call.finish(response.noise).ok_or(HandshakeDrop::NotAuthentic)?;
         let agreed = self.judge(id, &hello);
         let peer = &mut self.peers[usize::from(id.0)];
@@ -333,11 +359,11 @@ impl Handshakes {
         let (remote, cipher) = agreed?;
         // Our own address is that of the initiation; the one that the response came to only shows what the kernel
         // chose.
-        let endpoint = Endpoint { local: peer.attempt.take().and_then(|attempt| attempt.local), ..from };
-        peer.proven = Some(endpoint);
+        let endpoint = Endpoint { local: peer.attempt.take().and_then(|attempt| attempt.to.local), ..from };
+        (peer.proven, peer.in_use) = (Some(endpoint), Some(called));
         peer.renew_at = Some(now + REKEY_AFTER);
         let (sealing, opening) = session_keys(cipher, &keys);
-        self.establish(Established {
+        let established = Established {
             peer: id,
             role: Role::Initiator,
             local_index,
@@ -347,12 +373,14 @@ impl Handshakes {
             remote,
             endpoint,
             at: now,
-        });
+        };
+        self.establish(established, called);
         Ok(())
     }
 
-    fn establish(&mut self, established: Established) {
-        let session = Session { role: established.role, endpoint: established.endpoint, since: established.at };
+    fn establish(&mut self, established: Established, key: PublicKey) {
+        let (role, endpoint, since) = (established.role, established.endpoint, established.at);
+        let session = Session { role, key, endpoint, since };
         let index_use = IndexUse { peer: established.peer, session: Some(session) };
         self.indices.insert(established.local_index, index_use);
         self.peers[usize::from(established.peer.0)].told = None;
@@ -375,40 +403,6 @@ impl Handshakes {
     /// Our hello for this peer: the symbol size depends on the path to it.
     fn hello_for(&self, id: PeerId) -> Hello {
         Hello { symbol_size: self.peers[usize::from(id.0)].symbol_size, ..self.identity.hello }
-    }
-
-    /// Begins or repeats the attempt with a peer: each initiation has its own keys, index and timestamp.
-    fn send_initiation(&mut self, id: PeerId, now: Instant) {
-        let peer = &mut self.peers[usize::from(id.0)];
-        peer.renew_at = None;
-        let (since, sent) = match peer.attempt.take() {
-            Some(attempt) => {
-                self.indices.remove(&attempt.local_index);
-                (attempt.since, attempt.sent)
-            }
-            None => (now, 0),
-        };
-        let peer = &self.peers[usize::from(id.0)];
-        let Some(endpoint) = peer.endpoint(sent) else { return };
-        let clock = self.started.0 + now.saturating_duration_since(self.started.1);
-        self.last_told = clock.max(self.last_told + Duration::from_nanos(1));
-        let payload = [&timestamp(self.last_told)[..], &self.hello_for(id).emit()].concat();
-        let placed = PendingInitiation::place(&self.identity.private, &peer.public, &peer.preshared, &payload);
-        let local_index = self.reserve_index(id);
-        // Without randomness there is no initiation; the next retry may have some.
-        let call = placed.map(|(call, noise)| {
-            self.transmit(id, endpoint, Initiation { sender_index: local_index, noise: &noise }.emit());
-            call
-        });
-        let retry_at = now + retry_delay(sent, self.random.next_u32());
-        let (sent, local) = (sent.saturating_add(1), endpoint.local);
-        self.peers[usize::from(id.0)].attempt = Some(Attempt { call, local_index, since, sent, local, retry_at });
-    }
-
-    fn transmit(&mut self, id: PeerId, to: Endpoint, mut datagram: Vec<u8>) {
-        let mac = self.peers[usize::from(id.0)].mac.sign(&datagram);
-        datagram.extend(mac);
-        self.transmits.push_back((to, datagram));
     }
 
     /// A random index that no live session or attempt uses; 0 stays free to mean "no session". The rate limit keeps the

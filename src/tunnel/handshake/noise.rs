@@ -7,6 +7,7 @@
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
+use super::resolver::WipingResolver;
 use crate::tunnel::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::wire::handshake::MAX_LEN;
 
@@ -36,7 +37,11 @@ impl RawKeys {
 
 fn builder(local: &PrivateKey) -> Option<Builder<'_>> {
     let params = PATTERN.parse().ok()?;
-    Builder::new(params).local_private_key(local.as_bytes()).ok()?.prologue(PROLOGUE).ok()
+    Builder::with_resolver(params, Box::new(WipingResolver))
+        .local_private_key(local.as_bytes())
+        .ok()?
+        .prologue(PROLOGUE)
+        .ok()
 }
 
 fn write(state: &mut HandshakeState, payload: &[u8]) -> Option<Vec<u8>> {
@@ -108,6 +113,110 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
+    use snow::Error;
+    use snow::params::{CipherChoice, DHChoice, HashChoice};
+    use snow::resolvers::{CryptoResolver, DefaultResolver};
+    use snow::types::{Cipher, Dh, Hash, Random};
+
+    use crate::tunnel::curve::low_order_points;
+
+    /// A node that a library without our checks and wiping runs, as releases before these do.
+    fn plain(local: &PrivateKey) -> Builder<'_> {
+        let builder = Builder::new(PATTERN.parse().unwrap()).local_private_key(local.as_bytes()).unwrap();
+        builder.prologue(PROLOGUE).unwrap()
+    }
+
+    #[test]
+    fn an_earlier_release_understands_and_is_understood() {
+        let mut random = StdRng::seed_from_u64(6);
+        let (a, b) = (PrivateKey::generate(&mut random), PrivateKey::generate(&mut random));
+        let psk = PresharedKey::generate(&mut random);
+        // Theirs begins.
+        let public = b.public_key();
+        let builder = plain(&a).remote_public_key(public.as_bytes()).unwrap();
+        let mut theirs = builder.psk(PSK_PLACE, psk.as_bytes()).unwrap().build_initiator().unwrap();
+        let first = write(&mut theirs, b"from a").unwrap();
+        let (second, ours) = ReceivedInitiation::listen(&b, &first).unwrap().answer(&psk, b"from b").unwrap();
+        assert_eq!(read(&mut theirs, &second).unwrap(), b"from b");
+        assert_eq!(RawKeys::split(&mut theirs).sealing, ours.opening);
+        // Ours begins.
+        let (mut call, first) = PendingInitiation::place(&a, &b.public_key(), &psk, b"from a").unwrap();
+        let mut theirs = plain(&b).psk(PSK_PLACE, psk.as_bytes()).unwrap().build_responder().unwrap();
+        assert_eq!(read(&mut theirs, &first).unwrap(), b"from a");
+        let second = write(&mut theirs, b"from b").unwrap();
+        assert_eq!(call.finish(&second).unwrap().1.sealing, RawKeys::split(&mut theirs).opening);
+    }
+
+    /// An attacker whose key pairs are a point of low order and nothing: every shared secret is zero.
+    struct LowOrder([u8; 32]);
+
+    impl Dh for LowOrder {
+        fn name(&self) -> &'static str {
+            "25519"
+        }
+
+        fn pub_len(&self) -> usize {
+            32
+        }
+
+        fn priv_len(&self) -> usize {
+            32
+        }
+
+        fn set(&mut self, _: &[u8]) {}
+
+        fn generate(&mut self, _: &mut dyn Random) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn pubkey(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn privkey(&self) -> &[u8] {
+            &[0; 32]
+        }
+
+        fn dh(&self, _: &[u8], out: &mut [u8]) -> Result<(), Error> {
+            out[..32].fill(0);
+            Ok(())
+        }
+    }
+
+    impl CryptoResolver for LowOrder {
+        fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+            DefaultResolver.resolve_rng()
+        }
+
+        fn resolve_dh(&self, _: &DHChoice) -> Option<Box<dyn Dh>> {
+            Some(Box::new(Self(self.0)))
+        }
+
+        fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+            DefaultResolver.resolve_hash(choice)
+        }
+
+        fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+            DefaultResolver.resolve_cipher(choice)
+        }
+    }
+
+    #[test]
+    fn an_initiation_without_any_secret_is_refused() {
+        let b = PrivateKey::generate(&mut StdRng::seed_from_u64(7));
+        let public = b.public_key();
+        for point in low_order_points() {
+            let builder = Builder::with_resolver(PATTERN.parse().unwrap(), Box::new(LowOrder(point)));
+            let builder = builder.local_private_key(&[1; 32]).unwrap().prologue(PROLOGUE).unwrap();
+            let builder = builder.remote_public_key(public.as_bytes()).unwrap();
+            let mut attacker = builder.psk(PSK_PLACE, &[0; 32]).unwrap().build_initiator().unwrap();
+            let first = write(&mut attacker, b"without a secret").unwrap();
+            // Without the check it passes, as from a peer that is configured with that point.
+            let mut unchecked = plain(&b).build_responder().unwrap();
+            assert!(read(&mut unchecked, &first).is_some(), "the attack is one: {point:02x?}");
+            assert!(ReceivedInitiation::listen(&b, &first).is_none(), "{point:02x?}");
+        }
+    }
 
     #[test]
     fn both_ends_hold_the_same_keys_and_a_forged_response_changes_nothing() {
