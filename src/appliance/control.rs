@@ -3,7 +3,11 @@
 //! It reaches the lanes through bounded channels, with a waker in each direction: nothing that an unauthenticated
 //! sender sends to it can delay a packet. It owns no packet and no block.
 
+mod apply;
+mod confirmation;
+mod protection;
 mod reload;
+pub mod request;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,6 +23,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use protection::set_protection;
 use reload::ProtectionSource;
 pub use reload::Reloading;
 
@@ -28,21 +33,16 @@ use crate::appliance::lane::Lane;
 use crate::appliance::lane::channel::{Command, LaneChannel, LaneEvent};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::snapshot::LaneSnapshot;
-use crate::appliance::notify::port::NotifyPort;
-use crate::appliance::notify::protection_driver::ProtectionDriver;
-use crate::appliance::notify::publish_path::PublishPath;
 use crate::appliance::peering::Peering;
 use crate::appliance::planning::{NewPlan, Planning};
-use crate::appliance::setup::{self, ProtectionSettings};
+use crate::appliance::setup;
 use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
-use crate::config::{Config, Notify};
-use crate::flow::InstanceCounter;
+use crate::config::Config;
 use crate::io::log;
 use crate::io::signal::{PendingSignals, Signal};
-use crate::io::status_socket::{Owner, StatusSocket};
+use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 use crate::io::tun::Tun;
-use crate::io::udp::{StampState, UdpSocket};
-use crate::notify::message::Level;
+use crate::io::udp::UdpSocket;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
 use crate::tunnel::forwarder::Forwarder;
@@ -52,6 +52,9 @@ const ROUTES: Token = Token(1);
 /// The first token of the status socket.
 const STATUS: usize = 2;
 
+/// The first token of the control socket.
+const CONTROL: usize = STATUS + CALLERS + 1;
+
 /// Root and the socket's group may connect.
 const OWNER: Owner = Owner {
     mode: 0o660,
@@ -59,6 +62,9 @@ const OWNER: Owner = Owner {
     on_in_use: ": another onwire with this status socket is running",
     option: "in `status.socket`",
 };
+
+/// Who may change what runs: those who may signal it.
+const CONTROL_OWNER: Owner = Owner { mode: 0o600, ..OWNER };
 
 /// Events that may wait for the control thread, of all lanes.
 const EVENTS_MAX: usize = 256;
@@ -116,7 +122,7 @@ pub struct Control {
 
 impl Control {
     /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
-    pub fn start(config: Config, reloading: Reloading) -> Result<Self, RunError> {
+    pub fn start(config: Config, mut reloading: Reloading) -> Result<Self, RunError> {
         let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
         let (epoch, arrivals_seed) = (random.random(), random.random());
         let poll = Poll::new()?;
@@ -124,6 +130,7 @@ impl Control {
         let on_signal = Arc::clone(&waker);
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
         let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
+        reloading.listen(&config.status.socket, poll.registry())?;
 
         let endpoints = setup::endpoints(&config);
         let random_of_notify = StdRng::from_rng(&mut random);
@@ -204,10 +211,11 @@ impl Control {
             }
             if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
                 tracing::info!("stopping");
+                self.reloading.on_stop();
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
-            let callers = self.status_socket.poll_timeout();
+            let callers = self.status_socket.poll_timeout().into_iter().chain(self.reloading.poll_timeout()).min();
             let due =
                 [self.peering.poll_timeout(), self.uplinks.poll_timeout(), routes, callers].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
@@ -228,6 +236,7 @@ impl Control {
         if self.signals.take(Signal::HangUp) {
             self.reload_file(now);
         }
+        self.handle_requests();
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event, now)?;
         }
@@ -358,6 +367,7 @@ impl Control {
             notify: snapshots.iter().find_map(|lane| lane.notify.clone()),
             drops: by_name,
             reload: self.reloading.status(),
+            configuration: self.reloading.configuration(Instant::now()),
         }
     }
 
@@ -384,41 +394,6 @@ impl Control {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
         }
     }
-}
-
-/// Opens the notification port and gives each lane a driver.
-fn set_protection(
-    config: &Config,
-    notify: &Notify,
-    lanes: &mut [(Lane, SyncSender<Command>, Arc<Waker>)],
-    mut random: StdRng,
-    now: Instant,
-) -> io::Result<ProtectionSource> {
-    let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
-    tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
-    let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
-    let instances = InstanceCounter::default();
-    let mut of_lanes = Vec::new();
-    for (number, ((lane, _, _), publish_path)) in (0..).zip(lanes.iter_mut().zip(PublishPath::of_lanes(port, &wakers)))
-    {
-        let stamps = lane.stamps();
-        if let (StampState::Off(_), true) = (stamps, notify.level != Level::Queued) {
-            tracing::warn!(
-                "no transmit timestamps: {stamps}. Nothing will be called protected; `notify.level: queued` tells what \
-                 the kernel has taken, which may still be lost with this host"
-            );
-        }
-        of_lanes.push(stamps);
-        let settings = ProtectionSettings::new(config, notify.level, stamps, &instances, random.random());
-        let lane_protection = setup::lane_protection(&settings, config);
-        lane.set_protection(ProtectionDriver::new(
-            number,
-            lane_protection,
-            publish_path,
-            setup::bound_address(config),
-        ))?;
-    }
-    Ok(ProtectionSource { stamps: of_lanes, instances, random })
 }
 
 fn describe(config: &Config, queues: &[Tun]) -> TunStatus {

@@ -9,12 +9,14 @@
 
 pub mod cpu;
 pub mod descriptors;
+pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]
 pub mod namespace;
 pub mod netlink;
 pub mod paced;
 pub mod qdisc;
+pub mod request_socket;
 pub mod retry;
 pub mod signal;
 pub mod sock_diag;

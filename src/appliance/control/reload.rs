@@ -3,22 +3,27 @@
 //! A file is read and checked whole before anything follows it. What cannot change while the appliance runs is named, and then nothing
 //! changes. The lanes come first and the routes last: a packet that a new route brings finds its peer.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mio::Registry;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::{Control, LaneHandle};
+use super::confirmation::Confirmation;
+use super::request::control_socket;
+use super::{CONTROL, CONTROL_OWNER, Control, LaneHandle};
 use crate::appliance::lane::channel::{Command, LaneReload};
 use crate::appliance::notify::port::NotifyPortChanges;
 use crate::appliance::notify::protection_driver::ProtectionChanges;
 use crate::appliance::setup::{self, ProtectionSettings};
 use crate::appliance::status::reload::{Outcome, ReloadStatus};
 use crate::config::changes::{Change, Takes, changes};
-use crate::config::{self, Config, LogLevel};
+use crate::config::{Config, LogLevel, Source};
 use crate::flow::InstanceCounter;
+use crate::io::request_socket::RequestSocket;
 use crate::io::udp::StampState;
 
 /// How long a lane may take to follow.
@@ -27,16 +32,37 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// Where the configuration comes from, what follows it besides the appliance, and how reloads ended.
 pub struct Reloading {
-    file: PathBuf,
+    pub(super) file: PathBuf,
+    /// The text that is followed: `Control::written` is made of it.
+    pub(super) text: String,
     set_log_level: fn(LogLevel),
     attempts: u64,
     last: Option<Outcome>,
+    pub(super) confirmation: Confirmation<Followed>,
+    /// `None` before the start.
+    pub(super) requests: Option<RequestSocket>,
+}
+
+/// A configuration that was followed, and can be again without its files.
+#[derive(Clone)]
+pub(super) struct Followed {
+    pub text: String,
+    pub config: Config,
 }
 
 impl Reloading {
-    /// Reloads read `file` again; `set_log_level` sets what is logged.
-    pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
-        Self { file, set_log_level, attempts: 0, last: None }
+    /// The appliance follows `source`, and reloads read its file again; `set_log_level` sets what is logged.
+    pub fn new(source: Source, set_log_level: fn(LogLevel)) -> Self {
+        // For people in another directory, who ask for it. Where the working directory is gone, as it is.
+        let file = std::path::absolute(&source.path).unwrap_or(source.path);
+        let (confirmation, text) = (Confirmation::default(), source.text);
+        Self { file, text, set_log_level, attempts: 0, last: None, confirmation, requests: None }
+    }
+
+    /// Opens the control socket beside the status socket.
+    pub(super) fn listen(&mut self, status_socket: &Path, registry: &Registry) -> io::Result<()> {
+        self.requests = Some(RequestSocket::open(&control_socket(status_socket), &CONTROL_OWNER, registry, CONTROL)?);
+        Ok(())
     }
 
     /// For status.
@@ -54,7 +80,9 @@ pub(super) struct ProtectionSource {
 }
 
 /// Why a reload failed, for people.
-enum Failure {
+pub(super) enum Failure {
+    /// It is not the time for it.
+    Refused(String),
     /// All is as before.
     Unchanged(String),
     /// Neither the new configuration nor the one before could be followed by all lanes.
@@ -71,16 +99,10 @@ impl Control {
     /// Reads the file again and follows it, and logs how that ended.
     pub(super) fn reload_file(&mut self, now: Instant) {
         let file = self.reloading.file.clone();
-        let read = config::load(&file).map_err(|errors| Failure::Unchanged(errors.to_string()));
-        let outcome = read.and_then(|new| {
-            let warnings = new.warnings.clone();
-            let changes = self.reload(new, now)?;
-            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            Ok(changes)
-        });
+        let outcome = self.reload_from(&file, now);
         let (is_good, text) = match outcome {
-            Ok(changes) if changes.is_empty() => (true, "nothing has changed".to_owned()),
-            Ok(changes) => (true, changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            Ok(changes) => (true, list(&changes)),
+            Err(Failure::Refused(text)) => (false, format!("{text}\nnothing has changed")),
             Err(Failure::Unchanged(text)) => (
                 false,
                 format!("{}\nnothing has changed; `onwire check {}` checks the file", text.trim_end(), file.display()),
@@ -102,8 +124,20 @@ impl Control {
         self.reloading.last = Some(Outcome { is_good, at_s: at.as_secs_f64(), text });
     }
 
+    fn reload_from(&mut self, file: &Path, now: Instant) -> Result<Vec<Change>, Failure> {
+        self.reloading.confirmation.refusal(now).map_or(Ok(()), |text| Err(Failure::Refused(text)))?;
+        let read = Source::open(file).and_then(|source| Ok((source.parse()?, source.text)));
+        let (new, text) = read.map_err(|errors| Failure::Unchanged(errors.to_string()))?;
+        let warnings = new.warnings.clone();
+        let changes = self.follow(new, now)?;
+        self.reloading.text = text;
+        self.reloading.confirmation.on_reloaded();
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(changes)
+    }
+
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
-    fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
+    pub(super) fn follow(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
         let fixed: Vec<_> =
             changes.iter().filter(|change| change.takes == Takes::Restart).map(|change| &change.key[..]).collect();
@@ -164,6 +198,14 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+/// What has changed, for people.
+pub(super) fn list(changes: &[Change]) -> String {
+    match changes {
+        [] => "nothing has changed".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

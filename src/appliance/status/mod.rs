@@ -4,6 +4,7 @@
 //! [`Status`].
 
 pub mod arrivals;
+pub mod candidate;
 pub mod drain;
 pub mod link;
 pub mod plan;
@@ -20,6 +21,7 @@ use crate::appliance::host::routes::RouteTrouble;
 use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
+use crate::appliance::status::candidate::ConfigurationStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
@@ -59,6 +61,9 @@ pub struct Status {
     /// How reloads ended.
     #[serde(default)]
     pub reload: ReloadStatus,
+    /// What is followed, and the last candidate.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
 }
 
 /// The TUN device.
