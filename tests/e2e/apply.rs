@@ -137,7 +137,7 @@ fn what_is_not_confirmed_goes_back_by_itself_and_loses_nothing() {
     let testbed = Testbed::perfect();
     // On a busy machine a lane may not run for a second: no packet is lost for that.
     let long_queue = ("/tun/txqueuelen", json!(10_000));
-    let pair = Pair::start(&testbed, &[long_queue.clone()]);
+    let pair = Pair::start(&testbed, std::slice::from_ref(&long_queue));
     let (primary, mirror) = (testbed.node("primary"), testbed.node("mirror"));
     let before = text(&pair.ithaca.config);
     let file = candidate(&testbed, "new.yaml", &pair.ithaca.text(&[long_queue, more_repair()]));
