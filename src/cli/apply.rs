@@ -31,10 +31,11 @@ const ROUND: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  onwire apply new.yaml --confirm-within 60s       follow it; yes keeps it, without an answer it goes back after a minute
-  onwire apply new.yaml --confirm-within 60s --no-wait && probe && onwire confirm    in a script
-  onwire confirm                                   keep it, from any terminal; `onwire confirm --reject` goes back now
-  onwire apply new.yaml                            follow it and keep it, if all of it can be followed
+  onwire apply new.yaml --confirm-within 60s   follow it: yes keeps it, else it goes back in time
+  onwire confirm                               keep it, from any terminal
+  onwire confirm --reject                      go back now
+  onwire apply new.yaml                        follow it and keep it, if all of it can be followed
+  onwire apply new.yaml --confirm-within 60s --no-wait && probe && onwire confirm
 
 The candidate counts as if it lay at the configuration file: key files are found from there. The appliance follows all of it, as
 in a reload, or nothing: what is wrong, or cannot change while it runs, is said. Unconfirmed, it goes back by itself to what it
