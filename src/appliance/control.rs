@@ -3,35 +3,30 @@
 //! It reaches the lanes through bounded channels, with a waker in each direction: nothing that an unauthenticated
 //! sender sends to it can delay a packet. It owns no packet and no block.
 
+mod apply;
+mod confirmation;
 mod detour;
 mod protection;
 mod reload;
+pub mod request;
 mod service;
+mod start;
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use mio::{Events, Poll, Waker};
 
 use detour::Detour;
-use protection::{ProtectionSource, set_protection};
+use protection::ProtectionSource;
 pub use reload::Reloading;
 
-use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
-use crate::appliance::lane::Lane;
-use crate::appliance::lane::channel::{Command, HandshakeDatagram, LaneChannel, LaneEvent};
-use crate::appliance::lane::last_hop::LastHop;
+use crate::appliance::lane::channel::{Command, HandshakeDatagram, LaneEvent};
 use crate::appliance::lane::snapshot::LaneSnapshot;
 use crate::appliance::peering::Peering;
 use crate::appliance::planning::{NewPlan, Planning};
@@ -43,34 +38,13 @@ use crate::io::log;
 use crate::io::restriction::Restrictions;
 use crate::io::sd_notify::SdNotify;
 use crate::io::signal::{PendingSignals, Signal};
-use crate::io::status_socket::{Owner, StatusSocket};
-use crate::io::tun::Tun;
-use crate::io::udp::UdpSocket;
+use crate::io::status_socket::StatusSocket;
 use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
-use crate::tunnel::forwarder::Forwarder;
 
-const WAKER: Token = Token(0);
-const ROUTES: Token = Token(1);
-const WATCHDOG: Token = Token(2);
-/// The first token of the status socket.
-const STATUS: usize = 3;
-
-/// Root and the socket's group may connect.
-const OWNER: Owner = Owner {
-    mode: 0o660,
-    on_denied: ": run as root, or choose another path in `status.socket`",
-    on_in_use: ": another onwire with this status socket is running",
-    option: "in `status.socket`",
-};
-
-/// Events that may wait for the control thread, of all lanes.
-const EVENTS_MAX: usize = 256;
 /// Handshake datagrams that may wait for it. It takes no more at once, so that a flood keeps it from nothing else.
 const HANDSHAKES_MAX: usize = 256;
-/// Commands that may wait for one lane.
-const COMMANDS_MAX: usize = 64;
 /// How long a lane may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// How long the end may take: lanes send what they have, and wait for its timestamps.
@@ -131,109 +105,6 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens everything and starts the lanes. Nothing is left behind if a step fails.
-    pub fn start(config: Config, reloading: Reloading) -> Result<Self, RunError> {
-        let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
-        let (epoch, arrivals_seed) = (random.random(), random.random());
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let on_signal = Arc::clone(&waker);
-        let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
-        let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
-
-        let endpoints = setup::endpoints(&config);
-        let random_of_notify = StdRng::from_rng(&mut random);
-        let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
-        let queues = Tun::open(&config.tun.name, setup::tun_options(&config))?;
-        let tun = TunStatus::new(&config, &queues);
-        let device = tun.name.clone();
-
-        let (notify, events) = sync_channel(EVENTS_MAX);
-        let (to_peering, of_lanes) = sync_channel(HANDSHAKES_MAX);
-        let (mut prepared, mut turns) = (Vec::new(), Vec::new());
-        for (number, queue) in (0..).zip(queues) {
-            let udp = UdpSocket::bind(setup::lane_address(config.node.listen, number), setup::udp_options(&config))?;
-            let forwarder = Forwarder::new(setup::forwarder_settings(&config, &endpoints, number), started);
-            let (commands, to_lane) = sync_channel(COMMANDS_MAX);
-            turns.push(Arc::new(AtomicU64::new(0)));
-            let channel = LaneChannel {
-                commands: to_lane,
-                events: notify.clone(),
-                handshakes: to_peering.clone(),
-                control: Arc::clone(&waker),
-                turns: Arc::clone(&turns[usize::from(number)]),
-            };
-            let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
-            let (mut lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
-            if setup::has_targets(&config) {
-                lane.report_links(started);
-            }
-            prepared.push((lane, commands, waker));
-        }
-        let protection = match &config.notify {
-            Some(notify) => Some(set_protection(&config, notify, &mut prepared, random_of_notify, started)?),
-            None => None,
-        };
-        let detour = Detour::start(&config, &device)?;
-        let withdrawn = detour.as_ref().map(|detour| detour.withdrawn(&config)).unwrap_or_default();
-        let routes = Routes::install(&config, &device, withdrawn, started)?;
-        if let Some(descriptor) = detour.as_ref().and_then(Detour::descriptor) {
-            poll.registry().register(&mut SourceFd(&descriptor), WATCHDOG, Interest::READABLE)?;
-        }
-        poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
-        let service = service::open(started);
-        // Everything is open, and all threads that work come now: they inherit what is left.
-        let restrictions = privileges::give_up(&config, reloading.file());
-        let mut lanes = Vec::new();
-        for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
-            let (ended, control) = (notify.clone(), Arc::clone(&waker));
-            let body = move || {
-                catch_unwind(AssertUnwindSafe(|| lane.run())).unwrap_or_else(|panic| {
-                    // An appliance that has lost a lane must not seem to run.
-                    let cause = Some(io::Error::other("it panicked, which is a bug; the message is above"));
-                    let _ = ended.send(LaneEvent::Ended { lane: number, cause });
-                    let _ = control.wake();
-                    resume_unwind(panic)
-                })
-            };
-            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(body)?;
-            lanes.push(LaneHandle { commands, waker: lane_waker, thread });
-        }
-        let routes = Some(routes);
-        let on_name = Arc::clone(&waker);
-        let wake = Arc::new(move || drop(on_name.wake()));
-        let peering = Peering::new(&config, handshakes, wake, started);
-        let planning = Planning::new(&config, lanes.len(), started);
-        let mut control = Self {
-            planning,
-            written: config.clone(),
-            pulse: Pulse::new(turns, detour::stuck_after(&config), started),
-            config,
-            protection,
-            detour,
-            reloading,
-            epoch,
-            started,
-            poll,
-            signals,
-            status_socket,
-            peering,
-            events,
-            handshakes: of_lanes,
-            lanes,
-            routes,
-            tun,
-            uplinks: Uplinks::default(),
-            service,
-            restrictions,
-        };
-        control.tell_withdrawn();
-        control.announce();
-        let line = control.service_line();
-        control.service.ready(&line);
-        Ok(control)
-    }
-
     /// Runs until a signal stops it or a lane fails; returns the last status.
     pub fn run(mut self) -> Result<Status, RunError> {
         let mut events = Events::with_capacity(8);
@@ -246,6 +117,7 @@ impl Control {
             if self.signals.take(Signal::Interrupt) || self.signals.take(Signal::Terminate) {
                 tracing::info!("stopping");
                 self.service.stopping(STOPPED_WITHIN);
+                self.reloading.on_stop();
                 break Ok(());
             }
             let routes = self.routes.as_ref().map(Routes::poll_timeout);
@@ -255,6 +127,7 @@ impl Control {
                 self.uplinks.poll_timeout(),
                 routes,
                 callers,
+                self.reloading.poll_timeout(),
                 self.bypass_due(),
                 Some(self.pulse.poll_timeout()),
                 self.service.poll_timeout(now),
@@ -280,6 +153,7 @@ impl Control {
         if self.signals.take(Signal::HangUp) {
             self.reload_file(now);
         }
+        self.handle_requests();
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event, now)?;
         }
@@ -421,30 +295,11 @@ impl Control {
             reload: self.reloading.status(),
             watchdog: self.watchdog_status(),
             restrictions: self.restrictions.clone(),
+            configuration: self.reloading.configuration(Instant::now()),
         }
     }
 
     fn dropped(&mut self) -> Option<u64> {
         self.routes.as_mut()?.dropped().ok()
-    }
-
-    fn announce(&self) {
-        let config = &self.config;
-        tracing::info!(
-            node = config.node.name,
-            listen = %config.node.listen,
-            lanes = self.lanes.len(),
-            tun = self.tun.name,
-            backend = self.tun.backend,
-            epoch = format_args!("{:016x}", self.epoch),
-            "onwire {} is running",
-            env!("CARGO_PKG_VERSION")
-        );
-        for route in self.routes.iter().flat_map(Routes::added) {
-            tracing::info!(prefix = %route.prefix, source = ?route.preferred_source, "route installed");
-        }
-        if let Some(reason) = &self.tun.fallback {
-            tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");
-        }
     }
 }

@@ -6,7 +6,10 @@
 //! Start with [`main`]; `run` and `gate` start long-lived processes, the other subcommands query, print or create
 //! something and exit.
 
+pub mod apply;
 pub mod check;
+pub mod confirm;
+mod control;
 mod destination;
 pub mod drain;
 pub mod explain;
@@ -59,6 +62,10 @@ pub enum Command {
     Run(run::Run),
     /// Let a running appliance read its file again, all of it or nothing
     Reload(reload::Reload),
+    /// Let a running appliance follow a candidate, which goes back by itself unless it is confirmed
+    Apply(apply::Apply),
+    /// Keep the candidate that a running appliance follows, or go back
+    Confirm(confirm::Confirm),
     /// Show what a running appliance knows: peers, loss, recovery, drops
     Status(status::Status),
     /// Show live which bytes of which flow are protected
@@ -102,6 +109,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => match cli.command {
             Command::Run(command) => command.run(),
             Command::Reload(command) => command.run(),
+            Command::Apply(command) => command.run(),
+            Command::Confirm(command) => command.run(),
             Command::Status(command) => command.run(),
             Command::Watch(command) => command.run(),
             Command::Wait(command) => command.run(),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::status::bypass::WatchdogStatus;
+use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
@@ -31,9 +32,28 @@ pub fn write_log_loss(out: &mut String, lines: u64) -> std::fmt::Result {
     }
 }
 
+fn candidate_line(candidate: &CandidateStatus) -> String {
+    let CandidateStatus { state, goes_back_in_s, text, .. } = candidate;
+    match state {
+        CandidateState::Unconfirmed => {
+            let left = goes_back_in_s.unwrap_or_default().ceil();
+            format!("unconfirmed, goes back in {left} s unless `onwire confirm` keeps it: {text}")
+        }
+        CandidateState::GoingBack => format!("GOING BACK, tries each second: {text}"),
+        CandidateState::WentBack => format!("went back: {text}"),
+        CandidateState::Confirmed => {
+            format!("confirmed, but NOT IN THE FILE, a restart runs the one before: run `onwire confirm`: {text}")
+        }
+        CandidateState::Saved => format!("confirmed: {text}"),
+    }
+}
+
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     let tun = &status.tun;
     writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
+    if let Some(candidate) = &status.configuration.candidate {
+        writeln!(out, "  candidate: {}", candidate_line(candidate))?;
+    }
     write_log_loss(out, status.log_lines_lost)?;
     write_restrictions(out, &status.restrictions)?;
     let offloads = match (tun.tcp_offload, tun.udp_offload) {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{limits, log, print_error, render};
 use crate::appliance::control::{Control, Reloading};
-use crate::config;
+use crate::config::Source;
 
 /// Arguments of `onwire run`.
 #[derive(Debug, Args)]
@@ -29,8 +29,9 @@ pub struct Run {
 impl Run {
     /// Runs. Returns 0 when asked to stop, 1 when it cannot start or continue, 2 when the configuration is wrong.
     pub fn run(self) -> ExitCode {
-        let config = match config::load(&self.config) {
-            Ok(config) => config,
+        let read = Source::open(&self.config).and_then(|source| Ok((source.parse()?, source)));
+        let (config, source) = match read {
+            Ok(read) => read,
             Err(errors) => {
                 print_error(errors);
                 return ExitCode::from(2);
@@ -42,7 +43,7 @@ impl Run {
         }
         let lanes = config.tun.queues;
         limits::raise(limits::for_lanes(lanes), &format!("{lanes} lanes"));
-        let reloading = Reloading::new(self.config, log::set_level);
+        let reloading = Reloading::new(source, log::set_level);
         match Control::start(config, reloading).and_then(Control::run) {
             Ok(status) => {
                 log.say(&render::status(&status));

@@ -25,6 +25,7 @@ mod problem;
 mod redundancy;
 pub mod reload;
 mod renumber;
+pub mod replacement;
 mod reporting;
 pub mod schema;
 mod table;
@@ -109,6 +110,32 @@ impl Source {
         }
     }
 
+    /// The text of a file at `path` that was read elsewhere.
+    ///
+    /// # Errors
+    /// It is longer than a file may be.
+    pub fn of(text: String, path: &Path) -> Result<Self, ConfigErrors> {
+        let text = read_all(text.as_bytes()).map_err(|fault| unreadable(path, fault))?;
+        Ok(Self { text, path: path.to_owned() })
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// It cannot be read, is too long, or is no text.
+    pub fn open(path: &Path) -> Result<Self, ConfigErrors> {
+        let text = read_text(path).map_err(|fault| unreadable(path, fault))?;
+        Ok(Self { text, path: path.to_owned() })
+    }
+
+    /// Reads and checks it as the configuration of an appliance.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn parse(&self) -> Result<Config, ConfigErrors> {
+        parse(&self.text, &self.path)
+    }
+
     /// It is a file of gates instead of an appliance's: it has `gates` at its top.
     pub fn is_of_gates(&self) -> bool {
         self.text.lines().any(|line| line.starts_with("gates:"))
@@ -126,8 +153,13 @@ fn unreadable(path: &Path, (found, hint): (String, &str)) -> ConfigErrors {
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let text = read_text(path).map_err(|fault| unreadable(path, fault))?;
-    parse(&text, path)
+    Source::open(path)?.parse()
+}
+
+/// SHA-256 of a text, in hexadecimal, as `sha256sum` prints it.
+pub fn sha256(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Checks the text of a configuration file as if the file were at `path`; key files are resolved from there.

@@ -31,6 +31,8 @@ pub struct Outcome {
 /// Why a reload failed, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// It is not the time for it.
+    Refused(String),
     /// All is as before.
     Unchanged(String),
     /// Neither the new configuration nor the one before could be followed by all lanes.
@@ -75,6 +77,7 @@ impl Reloads {
         };
         let (is_good, text) = match ended {
             Ok(text) => (true, text),
+            Err(Failure::Refused(text)) => (false, format!("{text}\nnothing has changed")),
             Err(Failure::Unchanged(text)) => (false, format!("{}\nnothing has changed{check}", text.trim_end())),
             Err(Failure::HalfDone(text)) => (
                 false,

@@ -11,12 +11,14 @@ pub mod cpu;
 pub mod descriptors;
 #[cfg(feature = "lab")]
 pub mod hold;
+pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]
 pub mod namespace;
 pub mod netlink;
 pub mod paced;
 pub mod qdisc;
+pub mod request_socket;
 pub mod restriction;
 pub mod retry;
 pub mod sd_notify;

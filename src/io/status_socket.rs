@@ -4,13 +4,14 @@
 //! read at once waits for it, up to a bound and for a while. What the document says is the owner's business.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::local_listener::LocalListener;
+pub use super::local_listener::Owner;
 use super::socket_owner;
-use mio::net::{UnixListener, UnixStream};
+use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 /// Callers served at once; more wait in the backlog until a place is free.
@@ -20,24 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More than any status.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Whose socket it is: who may ask, and the advice in errors.
-#[derive(Clone, Copy, Debug)]
-pub struct Owner {
-    /// Permissions of the file.
-    pub mode: u32,
-    /// What to do when the path may not be written.
-    pub on_denied: &'static str,
-    /// What to do when another process answers at the path.
-    pub on_in_use: &'static str,
-    /// The option or key that names the path.
-    pub option: &'static str,
-}
-
 /// The socket. Its file is removed when this is dropped.
 #[derive(Debug)]
 pub struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
+    listener: LocalListener,
     callers: Vec<Option<Caller>>,
     /// The token of the listener; those of callers follow it.
     first: usize,
@@ -58,37 +45,8 @@ impl StatusSocket {
     /// # Errors
     /// The path cannot be used; the text says what to do.
     pub fn open(path: &Path, owner: &Owner, registry: &Registry, first: usize) -> io::Result<StatusSocket> {
-        let explain = |error: io::Error| {
-            let advice = match error.kind() {
-                io::ErrorKind::PermissionDenied => owner.on_denied,
-                io::ErrorKind::NotFound => ": its directory does not exist",
-                io::ErrorKind::AddrInUse => owner.on_in_use,
-                _ => "",
-            };
-            io::Error::new(error.kind(), format!("cannot open the status socket {}{advice} ({error})", path.display()))
-        };
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory).map_err(explain)?;
-        }
-        if let Ok(found) = std::fs::symlink_metadata(path) {
-            if !found.file_type().is_socket() {
-                let text = format!(
-                    "cannot open the status socket {}: there is something else of this name, which is left alone; choose \
-                     another path {}",
-                    path.display(),
-                    owner.option
-                );
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-            }
-            if StdStream::connect(path).is_ok() {
-                return Err(explain(io::ErrorKind::AddrInUse.into()));
-            }
-            std::fs::remove_file(path).map_err(explain)?;
-        }
-        let mut listener = UnixListener::bind(path).map_err(explain)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(owner.mode)).map_err(explain)?;
-        registry.register(&mut listener, Token(first), Interest::READABLE)?;
-        Ok(StatusSocket { listener, path: path.to_owned(), callers: (0..CALLERS).map(|_| None).collect(), first })
+        let listener = LocalListener::open("status socket", path, owner, registry, Token(first))?;
+        Ok(StatusSocket { listener, callers: (0..CALLERS).map(|_| None).collect(), first })
     }
 
     /// Whether this token is one of ours.
@@ -107,7 +65,7 @@ impl StatusSocket {
         }
         self.write();
         while let Some(at) = self.callers.iter().position(Option::is_none) {
-            let Ok((mut stream, _)) = self.listener.accept() else { break };
+            let Some(mut stream) = self.listener.accept() else { break };
             if registry.register(&mut stream, Token(self.first + 1 + at), Interest::WRITABLE).is_ok() {
                 self.callers[at] = Some(Caller { stream, rest: None, since: now });
             }
@@ -150,13 +108,6 @@ impl Caller {
                 Err(_) => return true,
             }
         }
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        // A file that is gone already is what was wanted.
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -203,6 +154,8 @@ pub fn signal_owner(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use mio::{Events, Poll};
 
     use super::*;
@@ -220,7 +173,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let refused = StatusSocket::open(&path, &OWNER, poll.registry(), 1).err().unwrap();
         assert!(refused.to_string().contains("another gate"));
-        while socket.listener.accept().is_ok() {}
+        while socket.listener.accept().is_some() {}
 
         let (document, start) = ("x".repeat(4_000_000), Instant::now());
         let registry = poll.registry().try_clone().unwrap();

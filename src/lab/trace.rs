@@ -191,6 +191,7 @@ pub fn need_programs(programs: &[&str]) -> Result<(), LabError> {
 fn package_of(program: &str) -> &'static str {
     match program {
         "ip" | "tc" | "ss" => "iproute2",
+        "script" => "bsdutils",
         "sysctl" => "procps",
         "nft" => "nftables",
         "ethtool" => "ethtool",

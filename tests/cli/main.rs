@@ -3,6 +3,7 @@
 
 #[path = "../appliance/mod.rs"]
 mod appliance;
+mod apply;
 mod explain;
 mod keys;
 mod notify;

@@ -38,6 +38,12 @@ pub struct Appliance<'g> {
 impl Appliance<'_> {
     /// Writes its configuration: the base with these changes.
     pub fn configure(&self, changes: Changes<'_>) {
+        fs::write(&self.config, self.text(changes)).unwrap();
+        self.testbed.command(&[ONWIRE, "check", self.config.to_str().unwrap()]);
+    }
+
+    /// The text of a configuration: the base with these changes.
+    pub fn text(&self, changes: Changes<'_>) -> String {
         let mut config = self.base.clone();
         for (pointer, value) in changes {
             let (parent, key) = pointer.rsplit_once('/').expect("a pointer begins with a slash");
@@ -48,8 +54,7 @@ impl Appliance<'_> {
             }
         }
         // JSON is YAML.
-        fs::write(&self.config, format!("{config:#}")).unwrap();
-        self.testbed.command(&[ONWIRE, "check", self.config.to_str().unwrap()]);
+        format!("{config:#}")
     }
 
     /// Starts it, or starts it again.

@@ -20,6 +20,8 @@ mod streams;
 mod testbed;
 
 mod addresses;
+mod apply;
+mod apply_terminal;
 mod congestion;
 mod drain;
 mod ends;

@@ -55,6 +55,8 @@ const MODULES: &[Module] = &[
             "tunnel::keys",
             "notify",
             "io::descriptors",
+            "io::request_socket",
+            "io::signal",
             "io::status_socket",
             "io::log",
             "io::restriction",

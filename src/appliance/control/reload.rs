@@ -3,17 +3,24 @@
 //! A file is read and checked whole before anything follows it. What cannot change while the appliance runs is named, and then nothing
 //! changes. The lanes come first and the routes last: a packet that a new route brings finds its peer.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use mio::Registry;
+
+use super::confirmation::Confirmation;
 use super::protection::protection_changes;
+use super::request::control_socket;
+use super::start::{CONTROL, CONTROL_OWNER};
 use super::{Control, LaneHandle};
 use crate::appliance::lane::channel::{Command, LaneReload};
 use crate::appliance::setup;
 use crate::config::changes::{Change, changes};
 use crate::config::reload::{Failure, Outcome, ReloadStatus, Reloads, refuse_fixed, words};
-use crate::config::{self, Config, ConfigErrors, LogLevel};
+use crate::config::{Config, ConfigErrors, LogLevel, Source};
+use crate::io::request_socket::RequestSocket;
 
 /// How long a lane may take to follow.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(2);
@@ -21,15 +28,36 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// Where the configuration comes from, what follows it besides the appliance, and how reloads ended.
 pub struct Reloading {
-    file: PathBuf,
+    pub(super) file: PathBuf,
+    /// The text that is followed: `Control::written` is made of it.
+    pub(super) text: String,
     set_log_level: fn(LogLevel),
     reloads: Reloads,
+    pub(super) confirmation: Confirmation<Followed>,
+    /// `None` before the start.
+    pub(super) requests: Option<RequestSocket>,
+}
+
+/// A configuration that was followed, and can be again without its files.
+#[derive(Clone)]
+pub(super) struct Followed {
+    pub text: String,
+    pub config: Config,
 }
 
 impl Reloading {
-    /// Reloads read `file` again; `set_log_level` sets what is logged.
-    pub fn new(file: PathBuf, set_log_level: fn(LogLevel)) -> Self {
-        Self { reloads: Reloads::new(Some(file.clone())), file, set_log_level }
+    /// The appliance follows `source`, and reloads read its file again; `set_log_level` sets what is logged.
+    pub fn new(source: Source, set_log_level: fn(LogLevel)) -> Self {
+        // For people in another directory, who ask for it. Where the working directory is gone, as it is.
+        let file = std::path::absolute(&source.path).unwrap_or(source.path);
+        let (reloads, confirmation) = (Reloads::new(Some(file.clone())), Confirmation::default());
+        Self { file, text: source.text, set_log_level, reloads, confirmation, requests: None }
+    }
+
+    /// Opens the control socket beside the status socket.
+    pub(super) fn listen(&mut self, status_socket: &Path, registry: &Registry) -> io::Result<()> {
+        self.requests = Some(RequestSocket::open(&control_socket(status_socket), &CONTROL_OWNER, registry, CONTROL)?);
+        Ok(())
     }
 
     /// The file.
@@ -53,20 +81,14 @@ impl Control {
     pub(super) fn reload_file(&mut self, now: Instant) {
         let file = self.reloading.file.clone();
         self.service.reloading();
-        let read = config::load(&file).map_err(|errors| Failure::Unchanged(self.explain(&errors, &file)));
-        let ended = read.and_then(|new| {
-            let warnings = new.warnings.clone();
-            let changes = self.reload(new, now)?;
-            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            Ok(words(&changes))
-        });
+        let ended = self.reload_from(&file, now).map(|changes| words(&changes));
         self.reloading.reloads.on_end(ended);
         let line = self.service_line();
         self.service.ready(&line);
     }
 
     /// What is wrong with `file`, and whether that is because this process may not read everywhere any more.
-    fn explain(&self, errors: &ConfigErrors, file: &Path) -> String {
+    pub(super) fn explain(&self, errors: &ConfigErrors, file: &Path) -> String {
         let mut denied = [file].into_iter().chain(errors.denied());
         match denied.find_map(|denied| self.restrictions.advice(denied)) {
             Some(advice) => format!("{errors}{advice}\n"),
@@ -74,8 +96,20 @@ impl Control {
         }
     }
 
+    fn reload_from(&mut self, file: &Path, now: Instant) -> Result<Vec<Change>, Failure> {
+        self.reloading.confirmation.refusal(now).map_or(Ok(()), |text| Err(Failure::Refused(text)))?;
+        let read = Source::open(file).and_then(|source| Ok((source.parse()?, source.text)));
+        let (new, text) = read.map_err(|errors| Failure::Unchanged(self.explain(&errors, file)))?;
+        let warnings = new.warnings.clone();
+        let changes = self.follow(new, now)?;
+        self.reloading.text = text;
+        self.reloading.confirmation.on_reloaded();
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(changes)
+    }
+
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
-    fn reload(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
+    pub(super) fn follow(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
         refuse_fixed(&changes)?;
         let next = new.clone().renumbered_after(&self.config)?;

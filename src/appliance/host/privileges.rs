@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::appliance::control::request::control_socket;
 use crate::config::Config;
 use crate::io::restriction::{CapabilitySet, Needs, Restrictions, restrict};
 
@@ -43,7 +44,7 @@ fn needs(config: &Config, file: &Path) -> Needs {
         // The last is often a link to where some other program writes it.
         files: [file.to_owned()].into_iter().chain(keys).chain(["/etc/resolv.conf".into()]).collect(),
         readable: RESOLVER.into_iter().chain(SYSTEM).map(PathBuf::from).collect(),
-        sockets: vec![config.status.socket.clone()],
+        sockets: vec![config.status.socket.clone(), control_socket(&config.status.socket)],
     }
 }
 

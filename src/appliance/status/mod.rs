@@ -5,6 +5,7 @@
 
 pub mod arrivals;
 pub mod bypass;
+pub mod candidate;
 pub mod drain;
 pub mod link;
 pub mod plan;
@@ -21,6 +22,7 @@ use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
+use crate::appliance::status::candidate::ConfigurationStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
@@ -72,6 +74,9 @@ pub struct Status {
     /// What the process has given up since it was set up.
     #[serde(default)]
     pub restrictions: Restrictions,
+    /// What is followed, and the last candidate.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
 }
 
 /// The TUN device.

@@ -1,0 +1,45 @@
+//! What the appliance follows, and what became of the last candidate (`onwire apply`), for people and programs.
+
+use serde::{Deserialize, Serialize};
+
+/// The file of the configuration, and the last candidate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// Where the appliance reads its configuration.
+    pub file: String,
+    /// SHA-256 of the text that it follows: that of the file, unless one of them has changed.
+    pub sha256: String,
+    /// The last candidate; `None` before the first.
+    pub candidate: Option<CandidateStatus>,
+}
+
+/// A candidate, since it was followed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CandidateStatus {
+    /// Where it stands.
+    pub state: CandidateState,
+    /// How long until it goes back by itself; `None` if it does not.
+    pub goes_back_in_s: Option<f64>,
+    /// SHA-256 of its text.
+    pub sha256: String,
+    /// SHA-256 of the text that was followed before.
+    pub before_sha256: String,
+    /// What it changes, or why it went back: for people.
+    pub text: String,
+}
+
+/// Where a candidate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CandidateState {
+    /// It is followed, and goes back unless it is confirmed.
+    Unconfirmed,
+    /// It is followed no more, or by some lanes alone; the way back is tried each second.
+    GoingBack,
+    /// What was before is followed again.
+    WentBack,
+    /// It is followed and stays, but the file is not replaced yet: a restart runs the one before.
+    Confirmed,
+    /// It is followed and is in the file.
+    Saved,
+}
