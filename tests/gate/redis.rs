@@ -231,8 +231,8 @@ fn no_write_fails_and_no_mirror_reconnects_while_the_gate_reloads_a_hundred_time
                 own.policy =
                     [Policy::Auto, Policy::Strict, Policy::Available(Duration::from_secs(9))][rounds as usize % 3];
                 own.connections = 100 + rounds as usize;
-                own.survive_burst = (rounds % 2 == 0).then_some(Duration::ZERO);
-                if rounds % 5 == 0 {
+                own.survive_burst = rounds.is_multiple_of(2).then_some(Duration::ZERO);
+                if rounds.is_multiple_of(5) {
                     let new = Gate { name: "spare".to_owned(), listen: spare, ..gates.gates[0].clone() };
                     gates.gates.push(new);
                 }
