@@ -1,9 +1,9 @@
 //! The handshakes of a node with all of its peers, as a pure state machine.
 //!
 //! A session takes two datagrams ([`crate::wire::handshake`]): an initiation and a response. An initiation is checked
-//! in the order of cost: its length, mac1, its [admission], the cryptography, the list of peers, its timestamp. Only
+//! in the order of cost: its length, mac1, its `admission`, the cryptography, the list of peers, its timestamp. Only
 //! then is it answered, and only then does it leave any state. A sender that is not a peer gets no reply, except under
-//! load: then a sender that knows our public key gets a [cookie], and with it sends its initiation again.
+//! load: then a sender that knows our public key gets a `cookie`, and with it sends its initiation again.
 //!
 //! A peer may have two public keys while it changes its own. It is the same peer under either; the one in use is the one
 //! that it proved last.
