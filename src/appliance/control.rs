@@ -240,6 +240,8 @@ impl Control {
         self.tun.tx_dropped = self.dropped();
         self.tell_of_the_end();
         self.routes = None;
+        // A stop may take longer than a beat, and nothing is left to watch: a device made by hand stays up.
+        self.detour = None;
         // Nothing reads events any more. Dropping the receiver frees a lane that waits because a flood has filled the
         // channel.
         self.events = sync_channel(0).1;
