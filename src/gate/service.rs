@@ -13,6 +13,7 @@ use super::privileges;
 use super::proxy::{Proxy, Stop};
 use super::status::Status;
 use crate::config::gate::Gates;
+use crate::io::restriction::Restrictions;
 use crate::io::sd_notify::SdNotify;
 use crate::io::signal::{self, Signal};
 
@@ -27,9 +28,10 @@ pub fn run(gates: &Gates, on_reloaded: fn(&Gates)) -> io::Result<Status> {
     });
     let proxy = Proxy::start(gates)?.on_reloaded(on_reloaded);
     // Everything is open. Threads that start from here on inherit what is left.
-    let proxy = proxy.as_process(notify, privileges::give_up(gates));
+    let restrictions = privileges::give_up(gates);
+    let proxy = proxy.as_process(notify, restrictions.clone());
     let stop = proxy.stopper();
-    let reload = start_reader(gates.file.clone(), stop.clone())?;
+    let reload = start_reader(gates.file.clone(), restrictions, stop.clone())?;
     signal::listen(move |signal| match signal {
         Signal::Interrupt | Signal::Terminate => stop.stop(),
         Signal::User1 => stop.report(),
@@ -40,10 +42,10 @@ pub fn run(gates: &Gates, on_reloaded: fn(&Gates)) -> io::Result<Status> {
 }
 
 /// The thread that reads the file each time it is asked to.
-fn start_reader(file: Option<PathBuf>, stop: Stop) -> io::Result<SyncSender<()>> {
+fn start_reader(file: Option<PathBuf>, restrictions: Restrictions, stop: Stop) -> io::Result<SyncSender<()>> {
     let (ask, asked) = sync_channel(1);
     let read = move || match &file {
-        Some(file) => Prepared::read(file),
+        Some(file) => Prepared::read(file, &restrictions),
         None => {
             Err("this gate was started with options, which do not change; start it again with others, or with a file \
                      (`onwire gate --config FILE`)"

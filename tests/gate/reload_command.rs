@@ -166,3 +166,24 @@ fn two_files_of_gates_are_compared() {
     let output = onwire(&["check", &site.file(), appliance]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
+
+#[test]
+fn a_file_that_the_process_may_not_read_any_more_is_named_with_what_to_do() {
+    let (site, port, elsewhere) = (Site::new(), free_port(), tempfile::tempdir().unwrap());
+    key_file(elsewhere.path());
+    site.write("gate.yaml", &[(port, "")], "");
+    let (_program, _) = Program::start(&["gate", "--config", &site.file()]);
+    let text = std::fs::read_to_string(site.file()).unwrap();
+    let key = elsewhere.path().join("notify.key").display().to_string();
+    let certificate = format!("kind: redis, tls: {{ certificate: {key}, key: {key} }}");
+    for (there, changed) in
+        [("its key", text.replace("notify.key", &key)), ("a certificate", text.replace("kind: tcp", &certificate))]
+    {
+        std::fs::write(site.file(), changed).unwrap();
+        let (code, said) = site.reload();
+        assert_eq!(code, Some(1), "{there}: {said}");
+        assert!(said.contains(&format!("{key} is outside of what this process may read")), "{there}: {said}");
+    }
+    std::fs::write(site.file(), text).unwrap();
+    assert_eq!(site.reload().0, Some(0));
+}
