@@ -24,6 +24,8 @@ pub enum Cause {
     Refused,
     /// A lane, or all of this appliance, stood still.
     Stall,
+    /// The kernel refuses its routes.
+    Routes,
 }
 
 impl Cause {
@@ -34,6 +36,7 @@ impl Cause {
             Cause::Silent => "the peer is silent",
             Cause::Refused => "nobody listens at the peer's address",
             Cause::Stall => "this appliance stood still",
+            Cause::Routes => "its routes cannot be added",
         }
     }
 }
@@ -74,6 +77,8 @@ struct Entry {
     restored_at: Option<Instant>,
     doublings: u32,
     withdrawals: u64,
+    /// Its routes could not be added since they were last there.
+    is_unrestored: bool,
     is_removed: bool,
 }
 
@@ -88,6 +93,7 @@ impl Entry {
             restored_at: None,
             doublings: 0,
             withdrawals: 0,
+            is_unrestored: false,
             is_removed: false,
         }
     }
@@ -112,7 +118,7 @@ impl Entry {
         }
         let is_relapse = self.restored_at.is_some_and(|at| now < at + RELAPSE);
         self.doublings = if is_relapse { (self.doublings + 1).min(DOUBLINGS_MAX) } else { 0 };
-        (self.cause, self.is_told) = (Some(cause), false);
+        (self.cause, self.is_told, self.is_unrestored) = (Some(cause), false, false);
         self.withdrawals += 1;
     }
 }
@@ -186,11 +192,12 @@ impl Bypass {
         None
     }
 
-    /// The routes could not be added again: the peer must be fit for as long once more.
-    pub fn on_unrestored(&mut self, peer: PeerId, now: Instant) {
-        if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {
-            (entry.cause, entry.fit_since) = (Some(Cause::Unheard), Some(now));
-        }
+    /// The routes could not be added again: the peer must be fit for as long once more. True the first time since they were
+    /// there.
+    pub fn on_unrestored(&mut self, peer: PeerId, now: Instant) -> bool {
+        let Some(entry) = self.peers.get_mut(usize::from(peer.0)) else { return false };
+        (entry.cause, entry.fit_since, entry.restored_at) = (Some(Cause::Routes), Some(now), None);
+        !std::mem::replace(&mut entry.is_unrestored, true)
     }
 
     /// Why packets for a peer take the plain route; none if they do not. And how often that began.
@@ -320,8 +327,13 @@ mod tests {
     fn routes_that_could_not_be_restored_are_tried_again() {
         let now = Instant::now();
         let mut bypass = carried(now);
-        bypass.on_unrestored(PEER, now);
-        assert_eq!(changes(&mut bypass, now), []);
-        assert_eq!(changes(&mut bypass, now + SECOND), [Change::Restore]);
+        for round in 0..3 {
+            let now = now + SECOND * round;
+            assert_eq!(bypass.on_unrestored(PEER, now), round == 0, "said once");
+            assert_eq!((changes(&mut bypass, now), bypass.state(0)), (vec![], Some((Some(Cause::Routes), 0))));
+            assert_eq!(changes(&mut bypass, now + SECOND), [Change::Restore]);
+        }
+        bypass.on_reach(0, PEER, Reach::Silent, now + SECOND * 3);
+        assert!(bypass.on_unrestored(PEER, now + SECOND * 4), "after they were there again");
     }
 }

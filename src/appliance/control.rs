@@ -258,12 +258,14 @@ impl Control {
     fn status(&mut self, state: &str) -> Status {
         self.tun.tx_dropped = self.dropped();
         self.tun.route_troubles = self.routes.as_ref().map(Routes::troubles).unwrap_or_default();
+        self.expect_wait(ANSWER_WITHIN);
         let (reply, answers) = sync_channel(self.lanes.len());
         let asked = self.lanes.iter().filter(|lane| lane.send(Command::Snapshot(reply.clone()))).count();
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut snapshots: Vec<LaneSnapshot> = (0..asked)
             .map_while(|_| answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok())
             .collect();
+        self.expect_wait(Duration::ZERO);
         snapshots.sort_by_key(|snapshot| snapshot.lane);
         self.compose(state, &snapshots)
     }

@@ -116,6 +116,7 @@ fn route_trouble(trouble: &RouteTrouble, device: &str) -> String {
         RouteTrouble::Missing { cause } => format!("route missing: {cause}"),
         RouteTrouble::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
         RouteTrouble::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
+        RouteTrouble::NotWithdrawn { cause } => format!("the route of an unreached peer cannot be removed: {cause}"),
         RouteTrouble::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
     }
 }

@@ -53,7 +53,8 @@ impl Watchdog {
     /// # Errors
     /// The program cannot be started.
     pub fn start(program: &Path, arguments: &[&str]) -> io::Result<Self> {
-        let failed = |error: io::Error| explain(&error, format_args!("cannot start the watchdog process"));
+        let remedy = "allow this process to start another, or do without (`bypass.when_down: drop`)";
+        let failed = |error: io::Error| explain(&error, format_args!("cannot start the watchdog process; {remedy}"));
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let child = Command::new(program)

@@ -15,6 +15,7 @@ use crate::{
     capture::{Capture, Seen},
     datagrams::{Sink, Stream},
     protected_site::{client, make_key, notify, wait_link},
+    reload::reload,
     streams,
     testbed::{MIRROR, PRIMARY, Testbed},
 };
@@ -56,6 +57,15 @@ fn wait_withdrawn(appliance: &Appliance<'_>, cause: &str) {
 fn device(testbed: &Testbed) -> String {
     let shown = testbed.run("ithaca", &["ip", "route", "get", MIRROR[0]]).unwrap();
     shown.split_once(" dev ").unwrap().1.split(' ').next().unwrap().to_owned()
+}
+
+/// Waits until packets from ithaca to the mirror take the plain route.
+fn wait_plain(testbed: &Testbed) {
+    let deadline = Instant::now() + SOON;
+    while device(testbed) != "wan0" {
+        assert!(Instant::now() < deadline, "packets still go into the device of an appliance that does not carry them");
+        std::thread::sleep(INTERVAL);
+    }
 }
 
 /// Waits until packets arrive that were sent after this call.
@@ -122,11 +132,7 @@ fn an_appliance_that_stands_still_leaves_the_plain_route() {
     assert_eq!((before.pid.is_some(), before.stalls), (true, 0));
     pair.ithaca.set_halted(true);
     // Nothing of ithaca runs but the watchdog process.
-    let deadline = Instant::now() + SOON;
-    while device(&testbed) != "wan0" {
-        assert!(Instant::now() < deadline, "packets still go into the device of a process that is halted");
-        std::thread::sleep(INTERVAL);
-    }
+    wait_plain(&testbed);
     wait_flow(&sink);
     wait_withdrawn(&pair.syracuse, "the peer is silent");
     copy(&testbed);
@@ -151,11 +157,7 @@ fn a_lane_that_hangs_leaves_the_plain_route_and_is_said() {
         let (sink, stream) = flow(&testbed);
         wait_flow(&sink);
         let held = HeldThread::hold(pair.ithaca.id(), lane).unwrap();
-        let deadline = Instant::now() + SOON;
-        while device(&testbed) != "wan0" {
-            assert!(Instant::now() < deadline, "packets still go to the lane that hangs");
-            std::thread::sleep(INTERVAL);
-        }
+        wait_plain(&testbed);
         wait_flow(&sink);
         wait_withdrawn(&pair.syracuse, "the peer is silent");
         copy(&testbed);
@@ -179,11 +181,7 @@ fn a_device_made_by_hand_does_not_swallow_packets_after_a_crash_and_old_routes_a
     let (sink, stream) = flow(&testbed);
     wait_flow(&sink);
     pair.ithaca.kill();
-    let deadline = Instant::now() + SOON;
-    while device(&testbed) != "wan0" {
-        assert!(Instant::now() < deadline, "packets still go into the device of a process that is dead");
-        std::thread::sleep(INTERVAL);
-    }
+    wait_plain(&testbed);
     wait_flow(&sink);
     // What a run without a watchdog would have left.
     testbed.run("ithaca", &["ip", "link", "set", "ow0", "up"]).unwrap();
@@ -281,4 +279,45 @@ fn subscribers_hear_of_a_bypass_before_the_first_packet_takes_the_plain_route() 
             wait_link(&mut client, LinkState::Up);
         }
     }
+}
+
+#[test]
+fn a_peer_that_was_removed_and_is_back_is_carried_again() {
+    let testbed = Testbed::perfect();
+    let pair = pair(&testbed, &[("/tun/queues", json!(2))]);
+    let with = [withdraws(), ("/tun/queues", json!(2))];
+    let key = "1nuvm6GBB0fIa18x8nswNQBjV92lr08gkyfD8y05Ah8=";
+    let other = json!([{ "name": "utica", "public_key": key, "prefixes": ["10.9.0.0/24"] }]);
+    let without = [&with[..], &[("/peers", other)]].concat();
+    for _ in 0..3 {
+        pair.ithaca.configure(&without);
+        assert_eq!(reload(&pair.ithaca).0, Some(0));
+        assert_eq!(device(&testbed), "wan0");
+        pair.ithaca.configure(&with);
+        assert_eq!(reload(&pair.ithaca).0, Some(0));
+        wait_carried(&pair.ithaca);
+        assert_eq!(device(&testbed), "ow0");
+        copy(&testbed);
+    }
+}
+
+#[test]
+fn a_route_of_somebody_else_is_not_replaced_and_that_is_said_once() {
+    let testbed = Testbed::perfect();
+    // The plain route has the metric that ours would have.
+    testbed.run("ithaca", &["ip", "route", "add", "10.2.0.0/24", "via", "192.0.2.2"]).unwrap();
+    let pair = Pair::start(&testbed, &[withdraws()]);
+    wait_withdrawn(&pair.ithaca, "its routes cannot be added");
+    let tried = Instant::now();
+    // It is tried again each 300 ms.
+    while tried.elapsed() < Duration::from_secs(1) {
+        wait_withdrawn(&pair.ithaca, "its routes cannot be added");
+        let shown = testbed.run("ithaca", &["ip", "route", "show", "10.2.0.0/24"]).unwrap();
+        assert!(shown.contains("via 192.0.2.2") && !shown.contains("ow0"), "{shown}");
+    }
+    assert_eq!(pair.ithaca.output().matches("there is one with this metric already").count(), 1);
+    testbed.run("ithaca", &["ip", "route", "change", "10.2.0.0/24", "via", "192.0.2.2"]).unwrap();
+    testbed.run("ithaca", &["ip", "route", "del", "10.2.0.0/24", "via", "192.0.2.2"]).unwrap();
+    wait_carried(&pair.ithaca);
+    copy(&testbed);
 }

@@ -4,7 +4,7 @@
 //! Subscribers are told before the first packet takes the plain route. When the peer can be trusted again is decided in
 //! [`crate::appliance::bypass`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -35,6 +35,10 @@ pub(super) struct Detour {
     watchdog: Watchdog,
     stalls: u64,
     stalled_at: Option<Instant>,
+    /// It acts, and has not said that it has.
+    is_acting: bool,
+    /// What lanes were too busy to take: by lane and peer, whether packets take the plain route.
+    untold: BTreeMap<(usize, PeerId), bool>,
 }
 
 impl Detour {
@@ -47,7 +51,8 @@ impl Detour {
         let lanes = usize::from(config.tun.queues);
         let mut bypass = Bypass::new(0, lanes, config.bypass.return_after);
         bypass.reload(&are_removed(config), config.bypass.return_after);
-        Ok(Some(Self { bypass, watchdog, stalls: 0, stalled_at: None }))
+        let (stalled_at, untold) = (None, BTreeMap::new());
+        Ok(Some(Self { bypass, watchdog, stalls: 0, stalled_at, is_acting: false, untold }))
     }
 
     /// Which peers are not carried.
@@ -86,7 +91,10 @@ fn are_removed(config: &Config) -> Vec<bool> {
 impl Control {
     /// First in a turn: what the watchdog process has done meanwhile, before anything else looks at the routes.
     pub(super) fn read_watchdog(&mut self, now: Instant) {
-        while let Some(news) = self.detour.as_mut().and_then(|detour| detour.watchdog.poll_news()) {
+        while let Some(detour) = &mut self.detour
+            && let Some(news) = detour.watchdog.poll_news()
+        {
+            let was_acting = std::mem::replace(&mut detour.is_acting, news == News::Acts);
             match news {
                 News::Acts => {
                     tracing::error!(
@@ -96,15 +104,14 @@ impl Control {
                     );
                     self.on_stall(now);
                 }
-                News::Acted => {
-                    if let Some(Err(error)) = self.routes.as_mut().map(|routes| routes.set_up()) {
-                        tracing::warn!("{error}");
-                    }
-                }
+                News::Acted => {}
                 News::Gone => tracing::warn!(
                     "the watchdog process has ended: if onwire stands still now, its routes stay and packets are lost; restart \
                      onwire"
                 ),
+            }
+            if was_acting && let Some(routes) = &mut self.routes {
+                routes.set_up_again();
             }
         }
     }
@@ -148,70 +155,111 @@ impl Control {
         }
     }
 
+    /// The control thread may wait for its lanes for this long: that is no stall.
+    pub(super) fn expect_wait(&mut self, longest: Duration) {
+        if let Some(detour) = &mut self.detour {
+            detour.watchdog.beat(self.config.bypass.stuck_after + longest);
+        }
+    }
+
     /// Withdraws and restores routes.
     pub(super) fn follow_bypass(&mut self, now: Instant) {
+        self.tell_untold();
+        let mut due = Vec::new();
         while let Some((peer, change)) = self.detour.as_mut().and_then(|detour| detour.bypass.poll_change(now)) {
-            let number = usize::from(peer.0);
-            let name = self.config.peers.get(number).map_or("?", |peer| &peer.name).to_owned();
-            let Some(routes) = &mut self.routes else { return };
             match change {
-                Change::Withdraw(cause) => {
-                    self.tell_bypass(peer, true, true);
-                    if let Some(routes) = &mut self.routes {
-                        routes.withdraw(number);
-                    }
-                    tracing::warn!(
-                        peer = name,
-                        "{}: its routes are withdrawn, and packets for it take the plain route, UNPROTECTED",
-                        cause.name()
-                    );
+                Change::Withdraw(cause) => due.push((peer, cause)),
+                Change::Restore => {
+                    self.withdraw(&mut due);
+                    self.restore(peer, now);
                 }
-                Change::Restore => match routes.restore(number) {
-                    Ok(()) => {
-                        self.tell_bypass(peer, false, false);
-                        tracing::info!(peer = name, "its routes are back: packets for it are protected again");
-                    }
-                    Err(error) => {
-                        tracing::warn!(peer = name, "{error}; packets for it go on by the plain route");
-                        if let Some(detour) = &mut self.detour {
-                            detour.bypass.on_unrestored(peer, now);
-                        }
-                    }
-                },
+            }
+        }
+        self.withdraw(&mut due);
+    }
+
+    /// All of them at once: a lane that stands still is waited for once.
+    fn withdraw(&mut self, due: &mut Vec<(PeerId, Cause)>) {
+        let peers: Vec<_> = due.iter().map(|(peer, _)| *peer).collect();
+        self.tell_bypass(&peers, true, true);
+        for (peer, cause) in due.drain(..) {
+            if let Some(routes) = &mut self.routes {
+                routes.withdraw(peer.0.into());
+            }
+            tracing::warn!(
+                peer = self.peer_name(peer),
+                "{}: its routes are withdrawn, and packets for it take the plain route, UNPROTECTED",
+                cause.name()
+            );
+        }
+    }
+
+    fn restore(&mut self, peer: PeerId, now: Instant) {
+        let (Some(routes), Some(detour)) = (&mut self.routes, &mut self.detour) else { return };
+        match routes.restore(peer.0.into()) {
+            Ok(()) => {
+                self.tell_bypass(&[peer], false, false);
+                tracing::info!(peer = self.peer_name(peer), "its routes are back: packets for it are protected again");
+            }
+            Err(error) => {
+                if detour.bypass.on_unrestored(peer, now) {
+                    let name = self.peer_name(peer);
+                    tracing::warn!(peer = name, "{error}; packets for it go on by the plain route, UNPROTECTED");
+                }
             }
         }
     }
 
-    /// Tells the lanes that packets for a peer are about to take the plain route, or no longer do. Where `waits`, waits until lane
-    /// 0, which has the notification port, has told the subscribers.
-    fn tell_bypass(&self, peer: PeerId, begins: bool, waits: bool) {
-        let (done, dones) = sync_channel(1);
+    fn peer_name(&self, peer: PeerId) -> &str {
+        self.config.peers.get(usize::from(peer.0)).map_or("?", |peer| &peer.name)
+    }
+
+    /// Tells the lanes that packets for peers are about to take the plain route, or no longer do. Where `waits`, waits until lane
+    /// 0, which has the notification port, has told the subscribers. What a lane is too busy to take is told later.
+    fn tell_bypass(&mut self, peers: &[PeerId], begins: bool, waits: bool) {
+        let Some(detour) = &mut self.detour else { return };
+        let (last_done, told) = sync_channel(1);
+        let mut is_awaited = false;
         for (number, lane) in self.lanes.iter().enumerate().rev() {
-            // The answers of other lanes find the channel full or gone.
-            let done = if number == 0 { done.clone() } else { sync_channel(1).0 };
-            if !lane.send(Command::Bypass { peer, begins, done }) {
-                tracing::warn!("lane {number} is too busy to say that packets take the plain route");
+            for (at, &peer) in peers.iter().enumerate() {
+                // Lane 0 comes last, and answers the last command when it has followed all of them.
+                is_awaited = number == 0 && at + 1 == peers.len();
+                let done = if is_awaited { last_done.clone() } else { sync_channel(1).0 };
+                match lane.send(Command::Bypass { peer, begins, done }) {
+                    true => drop(detour.untold.remove(&(number, peer))),
+                    false => drop(detour.untold.insert((number, peer), begins)),
+                }
             }
         }
-        if waits {
-            let _ = dones.recv_timeout(TOLD_WITHIN);
+        drop(last_done);
+        if waits && is_awaited {
+            // Without an answer: it stands still, is too busy, or has no room for the command.
+            let _ = told.recv_timeout(TOLD_WITHIN);
         }
+    }
+
+    fn tell_untold(&mut self) {
+        let Some(detour) = &mut self.detour else { return };
+        let lanes = &self.lanes;
+        detour.untold.retain(|(number, peer), begins| {
+            let command = Command::Bypass { peer: *peer, begins: *begins, done: sync_channel(1).0 };
+            !lanes.get(*number).is_none_or(|lane| lane.send(command))
+        });
     }
 
     /// Before the routes go for good: the plain route takes all packets from then on.
-    pub(super) fn tell_of_the_end(&self) {
+    pub(super) fn tell_of_the_end(&mut self) {
         let Some(detour) = &self.detour else { return };
-        for (number, _) in (0..).zip(&self.config.peers).filter(|(number, _)| detour.cause(*number).is_none()) {
-            self.tell_bypass(PeerId(number as u16), true, true);
-        }
+        let numbers = (0..self.config.peers.len()).filter(|number| detour.cause(*number).is_none());
+        let carried: Vec<_> = numbers.map(|number| PeerId(number as u16)).collect();
+        self.tell_bypass(&carried, true, true);
     }
 
     /// At start and after a reload: lanes learn which peers are not carried.
-    pub(super) fn tell_withdrawn(&self) {
+    pub(super) fn tell_withdrawn(&mut self) {
         let Some(detour) = &self.detour else { return };
-        for number in detour.withdrawn(&self.config) {
-            self.tell_bypass(PeerId(number as u16), true, false);
-        }
+        let withdrawn: Vec<_> = detour.withdrawn(&self.config).iter().map(|number| PeerId(*number as u16)).collect();
+        self.tell_bypass(&withdrawn, true, false);
     }
 
     /// Follows `config`, which the lanes follow already.

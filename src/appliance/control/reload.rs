@@ -142,6 +142,7 @@ impl Control {
     /// Lets all lanes follow, one after the other, and waits until each has. Lane 0 is the last: it has the notification port, and a
     /// barrier must not wait for a peer that another lane does not know yet.
     fn follow_lanes(&mut self, next: &Config) -> Result<(), String> {
+        self.expect_wait(FOLLOWED_WITHIN);
         let endpoints = setup::endpoints(next);
         let (done, dones) = sync_channel(self.lanes.len());
         let changed_profiles: Vec<u8> = (0..=u8::MAX)

@@ -29,6 +29,11 @@ pub enum RouteTrouble {
     OwnProgramsOnly,
     /// Our route is withdrawn, and there is no other: packets go nowhere.
     NoPlainRoute,
+    /// Our route is to be withdrawn, and the kernel refuses to remove it.
+    NotWithdrawn {
+        /// The kernel's error.
+        cause: String,
+    },
 }
 
 /// Logs trouble with the route to `prefix` into the device `name` when it begins, and when it has ended: then `found` is none.
@@ -43,6 +48,14 @@ pub(super) fn log(
         None if ended == Some(&RouteTrouble::NoPlainRoute) && is_withdrawn => {
             tracing::info!(prefix = %prefix, "there is a plain route to the prefix again")
         }
+        None if is_withdrawn && matches!(ended, Some(RouteTrouble::NotWithdrawn { .. })) => {
+            tracing::info!(prefix = %prefix, "the route into {name} is removed")
+        }
+        Some(RouteTrouble::NotWithdrawn { cause }) => tracing::warn!(
+            prefix = %prefix,
+            "the peer is not reached, and its route cannot be removed: {cause}; packets go to {name} and are lost; `ip route del \
+             {prefix} dev {name}`"
+        ),
         None if is_withdrawn => {}
         Some(RouteTrouble::NoPlainRoute) => tracing::warn!(
             prefix = %prefix,

@@ -45,6 +45,8 @@ pub struct Routes {
     wanted: Vec<Wanted>,
     /// The numbers of the peers whose routes are withdrawn.
     withdrawn: BTreeSet<usize>,
+    /// The device was set down for us.
+    is_to_be_up: bool,
     checked_at: Instant,
     next_look: Instant,
 }
@@ -75,6 +77,7 @@ impl Routes {
             locals: config.node.local_prefixes.clone(),
             wanted: wanted(config),
             withdrawn,
+            is_to_be_up: false,
             checked_at: now,
             next_look: now + INTERVAL,
         };
@@ -134,23 +137,31 @@ impl Routes {
     pub fn withdraw(&mut self, peer: usize) {
         self.withdrawn.insert(peer);
         for at in self.of_peer(peer) {
-            if let Some(route) = self.wanted[at].added.take()
-                && let Err(error) = self.netlink.remove_route(&route)
-            {
-                tracing::warn!("{error}");
-            }
+            // What fails is tried again at the next look, and said there.
+            let _ = self.remove_withdrawn(at);
         }
         // Whether there is a plain route is looked at soon, and need not hold up the next peer.
         self.next_look = self.checked_at;
     }
 
-    /// Adds the routes of a peer again. Where one cannot be added, none is.
+    fn remove_withdrawn(&mut self, at: usize) -> io::Result<()> {
+        if let Some(route) = &self.wanted[at].added {
+            self.netlink.remove_route(route)?;
+        }
+        self.wanted[at].added = None;
+        Ok(())
+    }
+
+    /// Adds the routes of a peer again. Where one cannot be added, none is. A route of somebody else is never replaced.
     pub fn restore(&mut self, peer: usize) -> io::Result<()> {
         let sources = self.sources()?;
         self.withdrawn.remove(&peer);
         for at in self.of_peer(peer) {
             let route = self.route(self.wanted[at].prefix, &sources);
-            if let Err(error) = self.netlink.replace_route(&route) {
+            // One that could not be removed is still there.
+            if self.wanted[at].added.is_none()
+                && let Err(error) = self.netlink.add_route(&route)
+            {
                 self.withdraw(peer);
                 return Err(error);
             }
@@ -160,9 +171,11 @@ impl Routes {
         Ok(())
     }
 
-    /// Sets the device up again, after somebody has set it down. The kernel has removed its routes.
-    pub fn set_up(&mut self) -> io::Result<()> {
-        self.netlink.set_up(self.device)
+    /// The watchdog process has set the device down, and the kernel has removed its routes: it is set up again, now or at a later
+    /// look.
+    pub fn set_up_again(&mut self) {
+        self.is_to_be_up = true;
+        self.next_look = self.checked_at;
     }
 
     fn of_peer(&self, peer: usize) -> Vec<usize> {
@@ -208,6 +221,12 @@ impl Routes {
         }
         self.checked_at = now;
         self.next_look = now + INTERVAL;
+        if self.is_to_be_up {
+            match self.netlink.set_up(self.device) {
+                Ok(()) => self.is_to_be_up = false,
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
         match self.sources() {
             Ok(sources) => self.check_all(&sources),
             Err(error) => tracing::debug!("{error}"),
@@ -317,12 +336,10 @@ impl Routes {
 
     /// What is wrong with a prefix whose packets are to take the plain route.
     fn check_withdrawn(&mut self, at: usize) -> Option<RouteTrouble> {
-        let Wanted { prefix, added, .. } = &mut self.wanted[at];
-        let removed = added.take().map(|route| self.netlink.remove_route(&route));
-        if let Some(Err(error)) = removed {
-            tracing::warn!("{error}");
+        if let Err(error) = self.remove_withdrawn(at) {
+            return Some(RouteTrouble::NotWithdrawn { cause: error.to_string() });
         }
-        match self.netlink.route_to(address_inside(*prefix)) {
+        match self.netlink.route_to(address_inside(self.wanted[at].prefix)) {
             Ok(Some(_)) => None,
             Ok(None) => Some(RouteTrouble::NoPlainRoute),
             Err(error) => Some(RouteTrouble::Missing { cause: error.to_string() }),

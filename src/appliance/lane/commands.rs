@@ -56,6 +56,7 @@ impl Lane {
         self.forwarder.reload(settings, &changed_profiles, now);
         self.listening.set_peers(self.forwarder.peers().len());
         self.link_news.set(reports_links, now);
+        self.reach_news.forget();
         if let (Some(driver), Some(changes)) = (&mut self.driver, protection) {
             driver.reload(changes, now);
             driver.follow(&self.forwarder);

@@ -29,6 +29,11 @@ impl ReachNews {
         }
     }
 
+    /// All is told again: another configuration is followed, which knows a peer that was removed and is back as a new one.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+
     /// A peer that is reached in another way than was told.
     pub fn poll(&mut self, peers: &[Peer], now: Instant) -> Option<(PeerId, Reach)> {
         self.0.resize(peers.len(), Entry::default());
@@ -48,7 +53,7 @@ fn reach(entry: &Entry, peer: &Peer, now: Instant) -> Reach {
     // Whoever is heard later listens again.
     let is_refused = entry.refused_at.is_some_and(|at| peer.last_heard().is_some_and(|heard| heard <= at));
     match is_refused {
-        _ if peer.last_heard().is_none() => Reach::Unheard,
+        _ if peer.last_heard().is_none() || peer.sessions().current().is_none() => Reach::Unheard,
         true => Reach::Refused,
         false if peer.reporting().is_silent(now) => Reach::Silent,
         false => Reach::Fit,

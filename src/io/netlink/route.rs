@@ -81,10 +81,21 @@ impl Netlink {
 
     /// All routes of the main table, IPv4 and IPv6, with this protocol id.
     pub fn routes(&mut self, protocol: u8) -> io::Result<Vec<Route>> {
+        // The kernel filters where it can (4.20 and newer): a router may have a million of other routes.
+        let filters = self.socket.set_netlink_get_strict_chk(true).is_ok();
+        let routes = self.routes_filtered(protocol, filters);
+        let _ = self.socket.set_netlink_get_strict_chk(false);
+        routes
+    }
+
+    fn routes_filtered(&mut self, protocol: u8, filters: bool) -> io::Result<Vec<Route>> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
+            if filters {
+                message.header.protocol = protocol.into();
+            }
             let shown = self
                 .dump(RouteNetlinkMessage::GetRoute(message))
                 .map_err(|error| explain(&error, format_args!("cannot list the routes")))?;

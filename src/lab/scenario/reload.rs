@@ -23,7 +23,7 @@ use crate::lab::{
     network::Network,
     pair::{Pair, PairOptions, RunningAppliance},
     report::Report,
-    servers::postgres_pair::{Follows, PostgresPair},
+    servers::postgres_pair::PostgresPair,
     workload::{
         numbered::{NumberedFlow, NumberedSink},
         rows::{ClientPlan, Clients, Rhythm},
@@ -84,17 +84,8 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     network.tell_wan(&format!("set delay {}ms", ONE_WAY.as_millis()))?;
     let pair = Pair::start(&network, &PairOptions { notify: Some("on_wire"), ..PairOptions::default() })?;
     let servers = PostgresPair::prepare(&network, ends(&network)?)?;
-    servers.renew()?;
-    let gate = servers.start_gate(pair.appliances[0].publisher()?, "auto")?;
-    let primary = servers.start_primary("remote_write", "mirror")?;
-    let mirror = servers.launch_mirror(Follows::Gate)?;
-    servers.wait_followed(&primary)?;
-    let connections = |status: &serde_json::Value| {
-        let gate = &status["gates"][0];
-        let open = gate["connections"].as_array().map_or(0, |open| open.len() as u64);
-        [gate["totals"]["connections"].as_u64().unwrap_or(0), open]
-    };
-    let gate_before = connections(&gate.status(&network)?);
+    let (gate, primary, mirror) = servers.start_behind_gate(pair.appliances[0].publisher()?)?;
+    let gate_before = gate.connections(&network)?;
     let sessions = |pair: &Pair<'_>| -> Result<u64, LabError> {
         Ok(pair.status()?.iter().map(|status| status.peer().sessions).sum())
     };
@@ -116,7 +107,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     found.packets = flow.packets;
     found.commits = clients.finish().len();
     found.sessions = sessions(&pair)? - sessions_before;
-    let [accepted, open] = connections(&gate.status(&network)?);
+    let [accepted, open] = gate.connections(&network)?;
     found.connections = [accepted - gate_before[0], gate_before[1].saturating_sub(open)];
     sink.forget(flow);
     sink.end();

@@ -65,6 +65,14 @@ impl Gate {
         Ok(Self { process, socket })
     }
 
+    /// How many connections its first gate has accepted so far, and how many are open.
+    pub fn connections(&self, network: &Network<'_>) -> Result<[u64; 2], LabError> {
+        let status = self.status(network)?;
+        let gate = &status["gates"][0];
+        let open = gate["connections"].as_array().map_or(0, |open| open.len() as u64);
+        Ok([gate["totals"]["connections"].as_u64().unwrap_or(0), open])
+    }
+
     /// Its status.
     pub fn status(&self, network: &Network<'_>) -> Result<Value, LabError> {
         let socket = path_text(&self.socket)?;

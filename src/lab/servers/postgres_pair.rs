@@ -120,6 +120,16 @@ impl<'n> PostgresPair<'n> {
         self.programs.pgbench(self.network, ("primary", primary), words)
     }
 
+    /// From the prepared data: a primary that waits for the mirror behind a gate, and a mirror that follows it.
+    pub fn start_behind_gate(&self, publisher: &Publisher) -> Result<(Gate, Postgres, Postgres), LabError> {
+        self.renew()?;
+        let gate = self.start_gate(publisher, "auto")?;
+        let primary = self.start_primary("remote_write", "mirror")?;
+        let mirror = self.launch_mirror(Follows::Gate)?;
+        self.wait_followed(&primary)?;
+        Ok((gate, primary, mirror))
+    }
+
     /// Starts a gate between primary and standby.
     pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
         let plan = GatePlan {

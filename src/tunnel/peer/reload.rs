@@ -33,5 +33,6 @@ impl Peer {
         self.abandon_blocks();
         self.retire_receivers();
         self.sessions.end();
+        self.last_heard = None;
     }
 }

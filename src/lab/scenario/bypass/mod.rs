@@ -32,7 +32,7 @@ use crate::{
         network::Network,
         pair::{Pair, PairOptions},
         report::Report,
-        servers::postgres_pair::{Follows, PostgresPair},
+        servers::postgres_pair::PostgresPair,
         workload::{
             numbered::{NumberedFlow, NumberedSink},
             rows::{self, ClientPlan, Clients, Rhythm},
@@ -96,17 +96,8 @@ fn faults(
     found: &mut Found,
 ) -> Result<(), LabError> {
     wait_carried(stage, network, pair)?;
-    servers.renew()?;
-    let gate = servers.start_gate(pair.appliances[0].publisher()?, "auto")?;
-    let primary = servers.start_primary("remote_write", "mirror")?;
-    let mirror = servers.launch_mirror(Follows::Gate)?;
-    servers.wait_followed(&primary)?;
-    let connections = |status: &serde_json::Value| {
-        let gate = &status["gates"][0];
-        let open = gate["connections"].as_array().map_or(0, |open| open.len() as u64);
-        [gate["totals"]["connections"].as_u64().unwrap_or(0), open]
-    };
-    let before = connections(&gate.status(network)?);
+    let (gate, primary, mirror) = servers.start_behind_gate(pair.appliances[0].publisher()?)?;
+    let before = gate.connections(network)?;
     let clients = Clients::start(&primary, CLIENTS)?;
     let [from, to] = ends(network)?;
     let sinks = [
@@ -147,7 +138,7 @@ fn faults(
         });
     }
     found.commits = clients.finish().len();
-    let after = connections(&gate.status(network)?);
+    let after = gate.connections(network)?;
     found.connections = [after[0] - before[0], before[1].saturating_sub(after[1])];
     sinks.into_iter().for_each(NumberedSink::end);
     drop((mirror, primary, gate));
@@ -218,11 +209,7 @@ fn disaster(
     network.tell_wan("set loss 0%, passage open")?;
     pair.restart()?;
     wait_carried(stage, network, pair)?;
-    servers.renew()?;
-    let mut gate = servers.start_gate(pair.appliances[0].publisher()?, "auto")?;
-    let mut primary = servers.start_primary("remote_write", "mirror")?;
-    let mut mirror = servers.launch_mirror(Follows::Gate)?;
-    servers.wait_followed(&primary)?;
+    let (mut gate, mut primary, mut mirror) = servers.start_behind_gate(pair.appliances[0].publisher()?)?;
     let clients = Clients::start(&primary, CLIENTS)?;
     stage.pause(Duration::from_millis(500))?;
     let held = fault.begin(&mut pair.appliances[0])?;

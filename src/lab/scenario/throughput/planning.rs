@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     FIXED, PLANNED, Stage, plan,
-    slices::{Pairs, SLICE, slice},
+    slices::{LEAD, Pairs, SLICE, alternate, slice},
 };
 use crate::lab::{
     error::LabError,
@@ -19,12 +19,8 @@ use crate::lab::{
 
 /// An odd number, so that the median is one of the values.
 const PAIRS: usize = 61;
-/// Time until the flows have reached their speed.
-const LEAD: Duration = Duration::from_secs(1);
 /// Time until a plan follows what is known of the link.
 const SETTLE: Duration = Duration::from_millis(400);
-/// Pairs between two progress lines.
-const PROGRESS_EVERY: usize = 10;
 /// A plan must leave at least this share of the speed.
 const LEAST: f64 = 0.98;
 
@@ -51,30 +47,20 @@ pub fn measure(
     // The transfer is ended after the last slice; a slow machine must not reach its end earlier.
     let mut bulk = plan(&format!("plan-turns-{flows}"), address, flows, 3 * lasts.as_secs()).start(network)?;
     stage.pause(LEAD)?;
-    let mut turns = PlanTurns { flows, pairs: Pairs::default() };
-    for number in 1..=PAIRS {
-        let mut slices = [Default::default(); 2];
-        // The order alternates, so that a drift affects both equally.
-        for which in [number % 2, 1 - number % 2] {
-            fs::write(near.config(), &texts[which]).map_err(LabError::doing("write a configuration"))?;
-            near.reload(network)?;
-            stage.pause(SETTLE)?;
-            let is_planned = !near.status(network)?.peer().plans.is_empty();
-            if is_planned != (which == 1) {
-                return Err(LabError::Sentence("a slice has not the repair that it is to measure".to_owned()));
-            }
-            slices[which] = slice(stage, network, pair, || 0)?;
+    let pairs = alternate(stage, (PAIRS, flows), |_, which| {
+        fs::write(near.config(), &texts[which]).map_err(LabError::doing("write a configuration"))?;
+        near.reload(network)?;
+        stage.pause(SETTLE)?;
+        let is_planned = !near.status(network)?.peer().plans.is_empty();
+        if is_planned != (which == 1) {
+            return Err(LabError::Sentence("a slice has not the repair that it is to measure".to_owned()));
         }
-        turns.pairs.0.push(slices);
-        if number % PROGRESS_EVERY == 0 {
-            let ratio = median(turns.pairs.ratios());
-            stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
-        }
-    }
+        slice(stage, network, pair, || 0)
+    })?;
     if !bulk.is_running() {
         return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
     }
-    Ok(turns)
+    Ok(PlanTurns { flows, pairs })
 }
 
 impl PlanTurns {

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Stage;
-use crate::lab::{error::LabError, network::Network, pair::Pair, workload::kernel::received_by_device};
+use crate::lab::{error::LabError, median::median, network::Network, pair::Pair, workload::kernel::received_by_device};
 
 /// The length of a slice.
 pub const SLICE: Duration = Duration::from_millis(150);
@@ -50,6 +50,33 @@ impl Slice {
     pub fn gbit(&self) -> f64 {
         self.bytes * 8.0 / 1e9 / self.seconds.max(1e-9)
     }
+}
+
+/// Time until the flows have reached their speed.
+pub const LEAD: Duration = Duration::from_secs(1);
+/// Pairs between two progress lines.
+const PROGRESS_EVERY: usize = 5;
+
+/// Takes `count` pairs: `take` gets the number of the pair, from 1, and which slice of it, and prepares it. The order
+/// alternates, so that a drift affects both equally.
+pub fn alternate(
+    stage: &Stage<'_>,
+    (count, flows): (usize, u32),
+    mut take: impl FnMut(usize, usize) -> Result<Slice, LabError>,
+) -> Result<Pairs, LabError> {
+    let mut pairs = Pairs::default();
+    for number in 1..=count {
+        let mut slices = [Slice::default(); 2];
+        for which in [1 - number % 2, number % 2] {
+            slices[which] = take(number, which)?;
+        }
+        pairs.0.push(slices);
+        if number % PROGRESS_EVERY == 0 {
+            let ratio = median(pairs.ratios());
+            stage.say(&format!("  {number} of {count} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
+        }
+    }
+    Ok(pairs)
 }
 
 /// Pairs of slices: without and with, whichever came first.

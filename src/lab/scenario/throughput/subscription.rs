@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     Stage, plan,
-    slices::{Pairs, SLICE, Slice, slice},
+    slices::{LEAD, Pairs, SLICE, Slice, alternate, slice},
 };
 use crate::{
     lab::{
@@ -34,13 +34,9 @@ use crate::{
 
 /// An odd number, so that the median is one of the values.
 const PAIRS: usize = 101;
-/// Time until the flows have reached their speed.
-const LEAD: Duration = Duration::from_secs(1);
 /// A new subscriber first receives the state of every flow, which is not part of its running cost.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(50);
-/// Pairs between two progress lines.
-const PROGRESS_EVERY: usize = 5;
 /// A subscriber must leave at least this share of the speed.
 const LEAST: f64 = 0.95;
 
@@ -113,37 +109,28 @@ pub fn measure(
     // The transfer is ended after the last slice; a slow machine must not reach its end earlier.
     let mut bulk = plan(&name, address, flows, 3 * lasts.as_secs()).start(network)?;
     stage.pause(LEAD)?;
-    let mut turns = Turns { flows, pairs: Pairs::default(), flows_followed: 0, dropped: 0 };
-    for number in 1..=PAIRS {
-        let mut slices = [Slice::default(); 2];
-        // The order alternates, so that a drift affects both equally.
-        for is_watched in [number % 2 == 0, number % 2 == 1] {
-            let listener = is_watched.then(|| Listener::start(network, &pair.appliances[0])).transpose()?;
-            if let Some(listener) = &listener {
-                listener.wait_complete(stage)?;
-            }
-            stage.pause(SETTLE)?;
-            if number == 1 {
-                check(&notify_status(network, pair)?, is_watched.into())?;
-            }
-            let messages = || listener.as_ref().map_or(0, Listener::messages);
-            slices[usize::from(is_watched)] = slice(stage, network, pair, messages)?;
-            turns.dropped += listener.map_or(Ok(0), Listener::finish)?;
+    let mut dropped = 0;
+    let pairs = alternate(stage, (PAIRS, flows), |number, which| {
+        let listener = (which == 1).then(|| Listener::start(network, &pair.appliances[0])).transpose()?;
+        if let Some(listener) = &listener {
+            listener.wait_complete(stage)?;
         }
-        turns.pairs.0.push(slices);
-        if number % PROGRESS_EVERY == 0 {
-            let ratio = median(turns.pairs.ratios());
-            stage.say(&format!("  {number} of {PAIRS} pairs of slices, {flows} flow(s): {ratio:.3} of the speed"));
+        stage.pause(SETTLE)?;
+        if number == 1 {
+            check(&notify_status(network, pair)?, which as u64)?;
         }
-    }
+        let slice = slice(stage, network, pair, || listener.as_ref().map_or(0, Listener::messages))?;
+        dropped += listener.map_or(Ok(0), Listener::finish)?;
+        Ok(slice)
+    })?;
     if !bulk.is_running() {
         return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
     }
     stage.pause(SETTLE)?;
     check(&notify_status(network, pair)?, 0)?;
     let protection = pair.appliances[0].status(network)?.peer().protection;
-    turns.flows_followed = protection.map_or(0, |protection| protection.flows);
-    Ok(turns)
+    let flows_followed = protection.map_or(0, |protection| protection.flows);
+    Ok(Turns { flows, pairs, flows_followed, dropped })
 }
 
 fn notify_status(network: &Network<'_>, pair: &Pair<'_>) -> Result<NotifyStatus, LabError> {
