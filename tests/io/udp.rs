@@ -114,6 +114,11 @@ fn a_closed_port_is_counted_and_affects_no_later_datagram() {
         let counts = sender.drain_errors(&mut |_| {});
         assert_eq!((counts.unreachable, counts.total()), (4, 4), "{address}");
         assert_eq!(sender.drain_errors(&mut |_| {}).total(), 0);
+        assert_eq!((sender.poll_refused(), sender.poll_refused()), (Some(closed), None), "once, however often");
+        // Any host can send such an error; one that quotes nothing of ours says nothing.
+        assert_eq!(sender.send_train(closed, b"hello", 5).sent, 5);
+        assert_eq!(sender.drain_own_errors(&|_| false, &mut |_| {}).doubtful, 1);
+        assert_eq!(sender.poll_refused(), None);
     }
 }
 

@@ -340,6 +340,11 @@ mod tests {
         assert_eq!(reported(&[(icmp, None)]), [any]);
         let many: Vec<_> = (0..=LATE_ERRORS_MAX as u8).map(|host| (icmp, Some(at(host)))).collect();
         assert_eq!(reported(&many), [any], "no destination is left out");
+        for port in 1..=2 * LATE_ERRORS_MAX as u16 {
+            socket.note_refusal((at(1), port).into());
+            socket.note_refusal((at(1), port).into());
+        }
+        assert_eq!(std::iter::from_fn(|| socket.poll_refused()).count(), LATE_ERRORS_MAX);
     }
 
     #[test]
