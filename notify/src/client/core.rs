@@ -129,8 +129,6 @@ pub struct Core {
     /// A run of the publisher that has sent a challenge and granted nothing yet, and its token.
     pub(super) candidate: Option<(u64, Token)>,
     pub(super) contact: Option<Contact>,
-    /// Another publisher is asked than the one that made the claims known here, and has granted nothing yet.
-    pub(super) is_moving: bool,
     pub(super) renew: Instant,
     pub(super) peers: BTreeMap<u32, Peer>,
     pub(super) watches: HashMap<FlowKey, Watch>,
@@ -156,7 +154,6 @@ impl Core {
             requests: Requests::new((epoch >> 32) as u32 | 1),
             candidate: None,
             contact: None,
-            is_moving: false,
             renew: now,
             peers: BTreeMap::new(),
             watches: HashMap::new(),
@@ -167,15 +164,16 @@ impl Core {
     }
 
     /// From now on asks another publisher, or the same one with another key; the caller sends from another socket. There is no
-    /// contact until that one has granted the subscription. Claims stand as after a restart of the publisher. `epoch` is
-    /// random and not 0.
+    /// contact until that one has granted the subscription, and no claim about a flow counts until it has answered about that flow.
+    /// `epoch` is random and not 0.
     pub fn move_to(&mut self, key: Key, epoch: u64, now: Instant) {
         let mut ring = KeyRing::new();
         ring.insert(key.clone()).expect("an empty ring takes a key");
         self.requests.remove(|purpose| purpose == Purpose::Subscribe);
-        let (contact, candidate, is_moving) = (None, None, true);
         (self.key, self.ring, self.epoch, self.count) = (key, ring, epoch.max(1), 0);
-        (self.contact, self.candidate, self.is_moving, self.renew) = (contact, candidate, is_moving, now);
+        (self.contact, self.candidate, self.renew) = (None, None, now);
+        self.peers.clear();
+        self.watches.values_mut().for_each(Watch::on_move);
     }
 
     /// Whether the present run of the publisher has granted a lease that still lasts, and its heartbeats arrive.

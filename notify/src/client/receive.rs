@@ -61,10 +61,6 @@ impl Core {
             Ok(Message::Subscribed(granted)) if self.candidate.is_some_and(|(epoch, _)| epoch == envelope.sender) => {
                 let mut window = ReplayWindow::default();
                 window.accept(envelope.counter);
-                let violations = match std::mem::take(&mut self.is_moving) {
-                    true => Violations::after_move(granted.violations),
-                    false => Violations::new(granted.violations),
-                };
                 self.contact = Some(Contact {
                     epoch: envelope.sender,
                     window,
@@ -72,7 +68,7 @@ impl Core {
                     gap_since: None,
                     mark: 0,
                     begun: None,
-                    violations,
+                    violations: Violations::new(granted.violations),
                     lease: granted.lease,
                     ends: asked + granted.lease,
                     heartbeat: now,

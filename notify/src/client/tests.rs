@@ -365,9 +365,9 @@ fn a_client_that_moves_to_another_key_keeps_its_claims_and_hears_nothing_under_t
     pair.deliver_answers(&under_the_old, now);
     assert_eq!(pair.status(100, now), Status::Pending(Reason::NoContact));
     subscribe_only(&mut pair, now);
-    assert_eq!(pair.status(100, now), YES, "claims stand");
-    assert_eq!(pair.status(101, now), Status::Pending(Reason::UnknownFlow), "it has not looked the flow up yet");
+    assert_eq!(pair.status(100, now), Status::Pending(Reason::UnknownFlow), "it has not looked the flow up yet");
     pair.exchange(now);
+    assert_eq!(pair.status(100, now), YES, "claims stand");
     assert_eq!((pair.status(150, now), pair.status(151, now)), (YES, Status::Pending(Reason::Deadline)));
 }
 
@@ -382,8 +382,32 @@ fn after_a_move_no_claim_counts_before_what_was_violated_meanwhile_is_known() {
     // What the publisher still sends to the old subscription is lost.
     drop(pair.answers(now));
     subscribe_only(&mut pair, now);
-    // Without a violation these claims would stand; it is not known yet where the loss begins, nor how the flow is.
-    assert_eq!([40, 41].map(|offset| pair.status(offset, now)), [Status::Pending(Reason::UnknownFlow); 2]);
+    let pending = [Status::Pending(Reason::UnknownFlow); 2];
+    assert_eq!([40, 41].map(|offset| pair.status(offset, now)), pending);
+    // The dump comes whole before the answer about the flow.
+    let requests = pair.requests(now);
+    assert!(requests.len() > 1);
+    for request in requests.into_iter().rev() {
+        assert_eq!([40, 41].map(|offset| pair.status(offset, now)), pending);
+        pair.deliver_requests(&[request], now);
+        let answers = pair.answers(now);
+        pair.deliver_answers(&answers, now);
+    }
     pair.exchange(now);
     assert_eq!((pair.status(40, now), pair.status(41, now)), (YES, Status::Pending(Reason::Violated)));
+}
+
+#[test]
+fn a_flow_that_is_gone_from_one_publisher_is_asked_for_at_the_next() {
+    let now = Instant::now();
+    let mut pair = Pair::watching(now);
+    pair.publisher.publish_flow(&Flow { event: Event::Gone(GoneReason::Idle), ..flow(1, 100) }, now);
+    let answers = pair.answers(now);
+    pair.deliver_answers(&answers, now);
+    assert_eq!(pair.status(101, now), Status::Never(Reason::Gone(GoneReason::Idle)));
+    pair.client.move_to(key(2), 99, now);
+    pair.publisher = Pair::watching(now).publisher;
+    pair.publisher.publish_flow(&flow(1, 120), now);
+    let later = exchange_for(&mut pair, now, 50);
+    assert_eq!(pair.status(120, later), YES);
 }

@@ -23,12 +23,6 @@ impl Violations {
         Violations { known: before, ahead: BTreeSet::new(), highest: before }
     }
 
-    /// As [`new`](Self::new), if the claims known here may be this run's own, made before it was left: it may have counted a
-    /// violation of them since, which is known only with the first dump.
-    pub fn after_move(before: u64) -> Violations {
-        Violations { known: before.saturating_sub(1), ..Violations::new(before) }
-    }
-
     /// Violation `number` is known now. Returns whether it was unknown before.
     pub fn on_number(&mut self, number: u64) -> bool {
         self.on_highest(number);

@@ -40,6 +40,8 @@ pub struct Watch {
     first_seq: Option<u32>,
     /// Losses after the claim.
     losses: Losses,
+    /// Another publisher is asked than the one that made these claims, and has not answered about the flow yet.
+    is_moved: bool,
     end: Option<Reason>,
 }
 
@@ -55,6 +57,7 @@ impl Watch {
             shift: None,
             first_seq: None,
             losses: Losses::default(),
+            is_moved: false,
             end: None,
         }
     }
@@ -147,6 +150,15 @@ impl Watch {
         self.floor = Claims::default();
     }
 
+    /// Another publisher is asked from now on. It may be the same run, and have counted a loss meanwhile: it says so when it answers
+    /// about the flow, and until then no claim counts. A flow that is gone from the one before may be alive at this one.
+    pub fn on_move(&mut self) {
+        self.is_moved = true;
+        self.end.take_if(|end| matches!(end, Reason::Gone(_)));
+        // What is known of the instance is of the one before.
+        self.on_restart();
+    }
+
     /// The appliance restarted: claims stand, the instance must be looked up again.
     pub fn on_restart(&mut self) {
         let mut floor = self.floor.clone();
@@ -168,7 +180,7 @@ impl Watch {
     /// The status of all bytes below `offset`: whether they meet `need`. `trusting` is false while a counted violation
     /// is not known exactly: then only the mirror's acknowledgement counts.
     pub fn status(&self, offset: u64, need: Need, trusting: bool) -> Status {
-        let suspect = !trusting || self.losses.lowest().is_some_and(|start| offset > start);
+        let suspect = !trusting || self.is_moved || self.losses.lowest().is_some_and(|start| offset > start);
         let least = if suspect { Level::Acked } else { need.level };
         let reach = |level: Level| self.reach(Need { level, ..need });
         let covered = |level: &Level| *level >= least && reach(*level).is_some_and(|reach| reach >= offset);
@@ -238,6 +250,7 @@ impl Watch {
             (Origin::Middle, _, _) => None,
         };
         self.pinned = Some(flow.instance);
+        self.is_moved = false;
     }
 }
 
