@@ -164,6 +164,15 @@ impl Peering {
         Some(((*name).to_owned(), key.to_string()))
     }
 
+    /// Calls the peers that `next` had removed and `config` has again: their sessions have ended meanwhile.
+    pub fn call_again(&mut self, next: &Config, config: &Config, now: Instant) {
+        for (number, (gone, back)) in (0..).zip(next.peers.iter().zip(&config.peers)) {
+            if gone.is_removed && !back.is_removed {
+                self.handshakes.request(PeerId(number), now);
+            }
+        }
+    }
+
     /// Takes a handshake datagram.
     pub fn handle_datagram(&mut self, datagram: &[u8], from: Endpoint, now: Instant) {
         let address = from.remote.ip();

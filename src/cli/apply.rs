@@ -113,25 +113,29 @@ impl Apply {
             confirm_within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         };
         let shown = self.file.display();
-        let answer = control.ask(&request).map_err(|text| {
+        // From here on Ctrl-C lets it go back.
+        let is_asked = self.confirm_within.is_some() && !self.no_wait && std::io::stdin().is_terminal();
+        let events = is_asked.then(listen).transpose().map_err(failed)?;
+        let answer = control.ask_for_any(&request).map_err(|text| {
             failed(format!(
-                "{shown}, as {}:\n{}\nit is not followed; nothing has changed",
-                file.display(),
-                text.trim_end()
+                "{text}\nwhether it is followed is not known: `onwire status` says so, and `onwire confirm --reject` goes back"
             ))
         })?;
+        if !answer.is_good {
+            return Err(failed(format!("{shown}, as {}:\n{}", file.display(), answer.text)));
+        }
         if self.confirm_within.is_none() {
             let kept = control.keep(&digest, replacement).map_err(failed)?;
             return Ok(format!("followed: {}\n{kept}", answer.text));
         }
         let followed = format!("followed, unconfirmed: {}", answer.text);
         let after = show_duration(within);
-        if self.no_wait || !std::io::stdin().is_terminal() {
+        let Some(events) = events else {
             return Ok(format!("{followed}\nit goes back in {after}; `onwire confirm` keeps it"));
-        }
+        };
         let asked = format!("it goes back in {after}: type yes to keep it, no (or Ctrl-C) to go back now");
         print(format_args!("{followed}\n{asked}\n"));
-        wait(control, &digest, replacement, &listen().map_err(failed)?).map_err(failed)
+        wait(control, &digest, replacement, &events).map_err(failed)
     }
 }
 
@@ -159,8 +163,11 @@ fn wait(
                 let ended =
                     |error| format!("{error}\nif the appliance was restarted, it runs the configuration of before");
                 let configuration = control.ask(&Request::Show).map_err(ended)?.configuration;
-                if let Some(end) = end(&configuration, digest) {
-                    return end;
+                match end(&configuration, digest) {
+                    // Whoever has confirmed it elsewhere may not have written the file.
+                    End::Confirmed => return control.keep(digest, replacement),
+                    End::Other(end) => return end,
+                    End::No => {}
                 }
                 continue;
             }
@@ -168,16 +175,27 @@ fn wait(
     }
 }
 
-/// How the candidate ended; `None` while it is unconfirmed.
-fn end(configuration: &ConfigurationStatus, digest: &str) -> Option<Result<String, String>> {
+/// How a candidate ended.
+enum End {
+    /// It has not.
+    No,
+    /// Someone has confirmed it, and the file does not have it yet.
+    Confirmed,
+    Other(Result<String, String>),
+}
+
+fn end(configuration: &ConfigurationStatus, digest: &str) -> End {
     let Some(candidate) = configuration.candidate.as_ref().filter(|it| it.sha256 == digest) else {
         let file = &configuration.file;
-        return Some(Err(format!("it is not followed any more: the appliance was restarted, and runs {file}")));
+        return End::Other(Err(format!("it is not followed any more: the appliance was restarted, and runs {file}")));
     };
     match candidate.state {
-        CandidateState::Unconfirmed => None,
-        CandidateState::GoingBack | CandidateState::WentBack => Some(Err(format!("went back: {}", candidate.text))),
-        CandidateState::Confirmed | CandidateState::Saved => Some(Ok("confirmed elsewhere".to_owned())),
+        CandidateState::Unconfirmed => End::No,
+        CandidateState::GoingBack | CandidateState::WentBack => {
+            End::Other(Err(format!("went back: {}", candidate.text)))
+        }
+        CandidateState::Confirmed => End::Confirmed,
+        CandidateState::Saved => End::Other(Ok("confirmed elsewhere".to_owned())),
     }
 }
 

@@ -20,14 +20,19 @@ impl ControlSocket {
 
     /// The answer. One that is not good is an error with its text.
     pub(super) fn ask(&self, request: &Request) -> Result<Answer, String> {
+        let answer = self.ask_for_any(request)?;
+        if answer.is_good { Ok(answer) } else { Err(answer.text) }
+    }
+
+    /// The answer, good or not. Without one it is not known what the appliance has done.
+    pub(super) fn ask_for_any(&self, request: &Request) -> Result<Answer, String> {
         let text = request_socket::ask(&self.path, &request.emit()).map_err(|error| error.to_string())?;
-        let answer: Answer = serde_json::from_str(&text).map_err(|error| {
+        serde_json::from_str(&text).map_err(|error| {
             format!(
                 "{}: not an answer that this version knows ({error}); are both programs of the same version?",
                 self.path.display()
             )
-        })?;
-        if answer.is_good { Ok(answer) } else { Err(answer.text) }
+        })
     }
 
     /// Writes a candidate beside the appliance's configuration file, which has the text with the digest `before`.

@@ -66,7 +66,9 @@ impl RequestSocket {
     /// has reported one of our tokens and when [`poll_timeout`](Self::poll_timeout) has come.
     pub fn poll_request(&mut self, registry: &Registry, now: Instant) -> Option<(CallerId, Vec<u8>)> {
         for place in &mut self.callers {
-            if place.as_mut().is_some_and(|caller| now >= caller.since + PATIENCE || !caller.goes_on()) {
+            // Whoever has sent all of its line is not slow, however long the process was busy.
+            let is_slow = |caller: &Caller| now >= caller.since + PATIENCE && !caller.has_line();
+            if place.as_mut().is_some_and(|caller| !caller.goes_on() || is_slow(caller)) {
                 *place = None;
             }
         }
@@ -121,6 +123,10 @@ impl Caller {
                 }
             },
         }
+    }
+
+    fn has_line(&self) -> bool {
+        matches!(&self.step, Step::Reads(line) if line.contains(&b'\n'))
     }
 
     fn take_line(&mut self) -> Option<Vec<u8>> {
@@ -241,6 +247,14 @@ mod tests {
         assert_eq!((bench.poll(late), bench.callers()), (None, 1));
         assert_eq!((bench.poll(late + PATIENCE), bench.callers()), (None, 0));
         drop((silent, behind));
+        // Two came in one turn, and the first held the process up: the second has said all it has to say.
+        let mut both = [bench.connect(), bench.connect()];
+        both.iter_mut().for_each(|caller| caller.write_all(b"hello\n").unwrap());
+        let (first, _) = bench.poll(late).unwrap();
+        bench.socket.answer(first, b"yes".to_vec(), late + PATIENCE * 2);
+        let (second, _) = bench.poll(late + PATIENCE * 2).unwrap();
+        bench.socket.answer(second, b"yes".to_vec(), late + PATIENCE * 2);
+        assert_eq!((bench.poll(late + PATIENCE * 2), bench.callers()), (None, 0));
 
         let mut endless = bench.connect();
         endless.set_nonblocking(true).unwrap();

@@ -47,3 +47,4 @@ mod settings;
 mod setup_faults;
 mod strangers;
 mod tunnels;
+mod way_back;

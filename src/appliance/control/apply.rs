@@ -34,13 +34,22 @@ impl Reloading {
 
     /// The appliance stops.
     pub(super) fn on_stop(&self) {
-        if !self.file_is_followed() {
-            tracing::warn!("what is followed is not in {}: the next start runs what the file has", self.file.display());
+        match self.file_is_followed() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(
+                    "what is followed is not in {}: the next start runs what the file has",
+                    self.file.display()
+                );
+            }
+            Err(error) => tracing::warn!("whether the next start runs the same is not known: {error}"),
         }
     }
 
-    fn file_is_followed(&self) -> bool {
-        Source::open(&self.file).is_ok_and(|source| source.text == self.text)
+    /// Whether the file has what is followed.
+    fn file_is_followed(&self) -> Result<bool, String> {
+        let source = Source::open(&self.file).map_err(|errors| errors.to_string().trim_end().to_owned())?;
+        Ok(source.text == self.text)
     }
 }
 
@@ -94,23 +103,24 @@ impl Control {
     }
 
     fn apply(&mut self, text: String, replaces: String, within: Duration) -> Result<String, String> {
+        let refused = |text: String| format!("{}\nit is not followed; nothing has changed", text.trim_end());
         // The time for a confirmation begins with the answer.
         let now = Instant::now();
         if let Some(refusal) = self.reloading.confirmation.refusal(now) {
-            return Err(refusal);
+            return Err(refused(refusal));
         }
         if within.is_zero() || within > CONFIRMED_WITHIN_MAX {
-            return Err(format!("the time for a confirmation is at most {CONFIRMED_WITHIN_MAX:?}, and not 0"));
+            return Err(refused(format!("the time for a confirmation is at most {CONFIRMED_WITHIN_MAX:?}, and not 0")));
         }
         let file = self.reloading.file.clone();
         if sha256(&self.reloading.text) != replaces {
             let file = file.display();
-            return Err(format!(
+            return Err(refused(format!(
                 "what the appliance follows has changed in between, or is not what {file} has: look again"
-            ));
+            )));
         }
-        let source = Source::of(text, &file).map_err(|errors| errors.to_string())?;
-        let new = source.parse().map_err(|errors| self.explain(&errors, &file))?;
+        let source = Source::of(text, &file).map_err(|errors| refused(errors.to_string()))?;
+        let new = source.parse().map_err(|errors| refused(self.explain(&errors, &file)))?;
         let warnings = new.warnings.clone();
         let candidate = |changes| Candidate { digest: sha256(&source.text), before: replaces, changes };
         let before = Followed { text: self.reloading.text.clone(), config: self.written.clone() };
@@ -126,7 +136,7 @@ impl Control {
                     .map(|warning| format!("\n{warning}"))
                     .fold(changes, |text, more| text + more.trim_end()))
             }
-            Err(Failure::Refused(text) | Failure::Unchanged(text)) => Err(text),
+            Err(Failure::Refused(text) | Failure::Unchanged(text)) => Err(refused(text)),
             Err(Failure::HalfDone(text)) => {
                 tracing::error!("some lanes follow a candidate and some do not; all go back: {text}");
                 self.reloading.confirmation.on_half_done(candidate(String::new()), before, Instant::now());
@@ -138,7 +148,10 @@ impl Control {
     /// The file is said to have what was confirmed.
     fn on_saved(&mut self, digest: &str) -> Result<String, String> {
         let file = self.reloading.file.display().to_string();
-        if !self.reloading.file_is_followed() {
+        let is_followed = self.reloading.file_is_followed();
+        if !is_followed
+            .map_err(|error| format!("the appliance cannot read {file} any more, and a restart could not: {error}"))?
+        {
             return Err(format!(
                 "the appliance finds something else in {file} than what it follows: was the file replaced in another mount \
                  namespace? Write it there and run `onwire reload`"
@@ -164,7 +177,7 @@ impl Control {
 
     fn go_back(&mut self, now: Instant) {
         let Some(before) = self.reloading.confirmation.before().cloned() else { return };
-        let outcome = match self.follow(before.config, now) {
+        let outcome = match self.change_to(before.config, now) {
             Ok(_) => Ok(()),
             Err(Failure::Refused(text) | Failure::Unchanged(text) | Failure::HalfDone(text)) => Err(text),
         };

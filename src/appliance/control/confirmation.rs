@@ -131,7 +131,12 @@ impl<B> Confirmation<B> {
                 *state = State::Confirmed { until: now + SAVED_WITHIN, is_late: false };
                 Ok(())
             }
-            State::Confirmed { .. } | State::Saved => Ok(()),
+            // Whoever repeats it writes the file now: nothing else is followed meanwhile.
+            State::Confirmed { until, .. } => {
+                *until = now + SAVED_WITHIN;
+                Ok(())
+            }
+            State::Saved => Ok(()),
             State::Unconfirmed { .. } => Err(format!("too late: it goes back, {}", Why::NotConfirmed.text())),
             State::GoingBack { why, .. } | State::WentBack(why) => {
                 Err(format!("too late: it went back, {}", why.text()))
@@ -326,6 +331,12 @@ mod tests {
         assert!(confirmation.on_saved("new").is_err(), "not before it is confirmed");
         assert_eq!(confirmation.confirm("new", start), Ok(()));
         assert_eq!(confirmation.confirm("new", start), Ok(()), "two may confirm at once");
+        // Whoever repeats it later writes the file then: it has the same time.
+        let later = start + SAVED_WITHIN;
+        assert!(confirmation.refusal(later).is_none());
+        assert_eq!(confirmation.confirm("new", later), Ok(()));
+        assert!(confirmation.refusal(later + SAVED_WITHIN - MILLISECOND).is_some());
+        let start = later;
         assert!(confirmation.refusal(start).is_some(), "a reload would read the file of before");
         assert!(confirmation.reject(start).is_err());
         let late = start + SAVED_WITHIN;

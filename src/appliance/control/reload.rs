@@ -16,6 +16,7 @@ use super::request::control_socket;
 use super::start::{CONTROL, CONTROL_OWNER};
 use super::{Control, LaneHandle};
 use crate::appliance::lane::channel::{Command, LaneReload};
+use crate::appliance::planning::Planning;
 use crate::appliance::setup;
 use crate::config::changes::{Change, changes};
 use crate::config::reload::{Failure, Outcome, ReloadStatus, Reloads, refuse_fixed, words};
@@ -36,6 +37,8 @@ pub struct Reloading {
     pub(super) confirmation: Confirmation<Followed>,
     /// `None` before the start.
     pub(super) requests: Option<RequestSocket>,
+    /// Some lanes follow one configuration and some another: which profiles they have is not known.
+    lanes_differ: bool,
 }
 
 /// A configuration that was followed, and can be again without its files.
@@ -51,7 +54,7 @@ impl Reloading {
         // For people in another directory, who ask for it. Where the working directory is gone, as it is.
         let file = std::path::absolute(&source.path).unwrap_or(source.path);
         let (reloads, confirmation) = (Reloads::new(Some(file.clone())), Confirmation::default());
-        Self { file, text: source.text, set_log_level, reloads, confirmation, requests: None }
+        Self { file, text: source.text, set_log_level, reloads, confirmation, requests: None, lanes_differ: false }
     }
 
     /// Opens the control socket beside the status socket.
@@ -110,8 +113,13 @@ impl Control {
 
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
     pub(super) fn follow(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
+        refuse_fixed(&changes(&self.written, &new))?;
+        self.change_to(new, now)
+    }
+
+    /// As [`follow`](Self::follow), for what this process has followed before: it needs no restart.
+    pub(super) fn change_to(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         let changes = changes(&self.written, &new);
-        refuse_fixed(&changes)?;
         let next = new.clone().renumbered_after(&self.config)?;
         let followed = self.follow_lanes(&next).and_then(|()| {
             let withdrawn = self.detour.as_ref().map(|detour| detour.withdrawn_in(&next)).unwrap_or_default();
@@ -121,19 +129,29 @@ impl Control {
         if let Err(error) = followed {
             // Lanes may know more peers now: those that are new are none again.
             let back = self.written.clone().renumbered_after(&next)?;
-            self.config = next;
+            self.config = next.clone();
             let undone = self.follow_lanes(&back);
+            // The lanes have ended the sessions of peers that are peers again, and forgotten what was planned.
+            self.peering.call_again(&next, &back, now);
+            self.planning.reload(&next, &back, now);
             self.config = back;
             return Err(match undone {
                 Ok(()) => Failure::Unchanged(error),
-                Err(more) => Failure::HalfDone(format!("{error}; and the way back: {more}")),
+                Err(more) => {
+                    self.reloading.lanes_differ = true;
+                    Failure::HalfDone(format!("{error}; and the way back: {more}"))
+                }
             });
         }
         let before = std::mem::replace(&mut self.config, next);
         self.written = new;
         self.uplinks.retain(|peer| self.config.peers.get(usize::from(peer.0)).is_some_and(|peer| !peer.is_removed));
         self.peering.reload(&before, &self.config, now);
-        self.planning.reload(&before, &self.config, now);
+        match std::mem::take(&mut self.reloading.lanes_differ) {
+            // Every plan has begun anew.
+            true => self.planning = Planning::new(&self.config, self.lanes.len(), now),
+            false => self.planning.reload(&before, &self.config, now),
+        }
         self.reload_bypass();
         (self.reloading.set_log_level)(self.config.log.level);
         Ok(changes)
@@ -147,7 +165,10 @@ impl Control {
         let (done, dones) = sync_channel(self.lanes.len());
         let changed_profiles: Vec<u8> = (0..=u8::MAX)
             .zip(&next.profiles)
-            .filter(|(number, profile)| self.config.profiles.get(usize::from(*number)) != Some(profile))
+            .filter(|(number, profile)| {
+                let is_other = self.config.profiles.get(usize::from(*number)) != Some(profile);
+                is_other || self.reloading.lanes_differ
+            })
             .map(|(number, _)| number)
             .collect();
         let deadline = Instant::now() + FOLLOWED_WITHIN;
