@@ -4,7 +4,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Instant;
 
@@ -35,8 +35,14 @@ pub fn run(gates: &Gates, on_reloaded: fn(&Gates)) -> io::Result<Status> {
     signal::listen(move |signal| match signal {
         Signal::Interrupt | Signal::Terminate => stop.stop(),
         Signal::User1 => stop.report(),
-        // If one waits already, it will read what is there now.
-        Signal::HangUp => drop(reload.try_send(())),
+        Signal::HangUp => match reload.try_send(()) {
+            // If one waits already, it will read what is there now.
+            Ok(()) | Err(TrySendError::Full(())) => {}
+            Err(TrySendError::Disconnected(())) => tracing::error!(
+                "cannot reload: the thread that reads the file has ended, which is a fault of onwire; connections go on. Restart the \
+                 gates when that is possible"
+            ),
+        },
     })?;
     proxy.run()
 }

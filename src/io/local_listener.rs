@@ -77,7 +77,15 @@ impl LocalListener {
 
 impl Drop for LocalListener {
     fn drop(&mut self) {
-        // A file that is gone already is what was wanted.
-        let _ = std::fs::remove_file(&self.path);
+        match std::fs::remove_file(&self.path) {
+            Ok(()) => {}
+            // That is what was wanted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Nothing answers there any more, and the next start replaces it.
+            Err(error) => tracing::info!(
+                "the socket {} stays behind ({error}): its directory must be writable by the user of this process; nothing depends on it",
+                self.path.display()
+            ),
+        }
     }
 }

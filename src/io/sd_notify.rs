@@ -152,10 +152,9 @@ impl Connection {
         !self.socket.send(lines.as_bytes()).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// What waits from before is older, and is not sent any more.
     fn send_surely(&mut self, lines: String) {
-        if !self.send(&lines) {
-            self.unsent = Some(lines);
-        }
+        self.unsent = (!self.send(&lines)).then_some(lines);
     }
 }
 
@@ -203,6 +202,25 @@ mod tests {
         assert_eq!(notify.poll_timeout(start + Duration::from_secs(10)), Some(start + Duration::from_secs(12)));
         assert_eq!(notify.poll_timeout(late), Some(late + AGAIN), "it was due, and its owner does not spin");
         assert!(listener.heard().is_empty());
+    }
+
+    #[test]
+    fn what_found_no_room_is_not_sent_after_what_is_newer() {
+        let start = Instant::now();
+        let (listener, mut notify) = Listener::open(Some(Duration::from_secs(9)), start);
+        let fill = |notify: &mut SdNotify| while notify.to.as_mut().unwrap().send("WATCHDOG=1\n") {};
+        fill(&mut notify);
+        notify.reloading();
+        while !listener.heard().is_empty() {}
+        notify.ready("1 of 1 peers up");
+        assert!(notify.wants_status(start));
+        assert_eq!(listener.heard(), ["READY=1\nSTATUS=1 of 1 peers up\n"]);
+        fill(&mut notify);
+        notify.ready("0 of 1 peers up");
+        while !listener.heard().is_empty() {}
+        assert_eq!(notify.poll_timeout(start), Some(start + AGAIN));
+        notify.wants_status(start);
+        assert_eq!(listener.heard(), ["READY=1\nSTATUS=0 of 1 peers up\n"], "what must be known comes later");
     }
 
     #[test]

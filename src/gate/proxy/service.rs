@@ -35,13 +35,18 @@ impl Proxy {
 
     /// The gates follow another configuration now.
     pub(super) fn tell_reloading(&mut self) {
-        self.service.notify.reloading();
+        // A stop that was told stays told.
+        if self.stopping.is_none() {
+            self.service.notify.reloading();
+        }
     }
 
     /// All gates listen.
     pub(super) fn tell_ready(&mut self) {
-        let status = self.line(Instant::now());
-        self.service.notify.ready(&status);
+        if self.stopping.is_none() {
+            let status = self.line(Instant::now());
+            self.service.notify.ready(&status);
+        }
     }
 
     /// Once a turn: a sign of life, and the state where it has changed.
