@@ -87,8 +87,9 @@ pub struct Mirror {
     pub name: String,
     /// Whether no other mirror has this name. If not, the address it comes from is part of its identity.
     pub is_unique: bool,
-    /// For example "system 7, timeline 1". Places of different histories are not compared.
-    pub history: String,
+    /// For example "system 7, timeline 1". Places of different histories are not compared. `None`: the protocol names none,
+    /// and places mean something only at the server that the gate connects to.
+    pub history: Option<String>,
 }
 
 /// Everything up to this place was acknowledged to the primary before the mirror acknowledged it itself.
@@ -109,14 +110,18 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a mirror of this gate that comes from `address`.
-    pub fn new(gate: &str, mirror: &Mirror, address: impl fmt::Display) -> Key {
+    /// The key of a mirror of this gate that comes from `address` for the server `upstream`.
+    pub fn new(gate: &str, mirror: &Mirror, address: impl fmt::Display, upstream: impl fmt::Display) -> Key {
         let name = |text: &str| text.chars().take(MOST_NAME).flat_map(char::escape_debug).collect::<String>();
         let whom = match mirror.is_unique {
             true => name(&mirror.name),
             false => format!("{} at {address}", name(&mirror.name)),
         };
-        Key { gate: gate.to_owned(), mirror: whom, history: name(&mirror.history) }
+        let history = match &mirror.history {
+            Some(history) => name(history),
+            None => format!("positions at {upstream}"),
+        };
+        Key { gate: gate.to_owned(), mirror: whom, history }
     }
 }
 
@@ -215,7 +220,8 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::new("pg", &Mirror { name: name.into(), is_unique: true, history: "timeline 1".into() }, "10.2.0.1")
+        let mirror = Mirror { name: name.into(), is_unique: true, history: Some("timeline 1".into()) };
+        Key::new("pg", &mirror, "10.2.0.1", "10.1.0.1:5432")
     }
 
     fn wal(at: u64) -> EarlyPosition {
@@ -294,10 +300,15 @@ mod tests {
 
     #[test]
     fn mirrors_with_the_same_name_differ_by_address_and_memory_is_bounded() {
-        let shared = Mirror { name: "walreceiver\n".into(), is_unique: false, history: "timeline 1".into() };
-        let (one, two) = (Key::new("pg", &shared, "10.2.0.1"), Key::new("pg", &shared, "10.2.0.2"));
+        let shared = Mirror { name: "walreceiver\n".into(), is_unique: false, history: Some("timeline 1".into()) };
+        let of = |mirror: &Mirror, address, upstream| Key::new("pg", mirror, address, upstream);
+        let (one, two) = (of(&shared, "10.2.0.1", "10.1.0.1:1"), of(&shared, "10.2.0.2", "10.1.0.1:1"));
         assert_ne!(one, two);
         assert_eq!(one.mirror, "walreceiver\\n at 10.2.0.1");
+        // A history that has a name is the same at another server; without one, places mean nothing there.
+        assert_eq!(one, of(&shared, "10.2.0.1", "10.1.0.2:1"));
+        let unnamed = Mirror { history: None, ..shared.clone() };
+        assert_ne!(of(&unnamed, "10.2.0.1", "10.1.0.1:1"), of(&unnamed, "10.2.0.1", "10.1.0.2:1"));
         let mut returns = EarlyPositions::default();
         for at in 0..MOST + 10 {
             returns.on_early_position(&key(&format!("slot {at}")), &wal(1));
@@ -307,6 +318,6 @@ mod tests {
         assert!(returns.recall(&key("slot 0")).is_some(), "looked up all the time");
         assert!(returns.recall(&key("slot 5")).is_none());
         let long = Mirror { name: "x".repeat(10_000), ..shared };
-        assert!(Key::new("pg", &long, "10.2.0.1").mirror.len() < 200);
+        assert!(of(&long, "10.2.0.1", "10.1.0.1:1").mirror.len() < 200);
     }
 }

@@ -58,7 +58,7 @@ fn a_mirror_is_identified_by_its_slot_or_else_by_its_name() {
             it.start(&format!("START_REPLICATION {command}"));
             let found = it.mirror_is().unwrap();
             assert_eq!((found.name.as_str(), found.is_unique), (name, is_unique));
-            assert_eq!(found.history, history);
+            assert_eq!(found.history.as_deref(), Some(history));
             it.primary(&wal(0x1000, 0x80));
             it.mirror(&status(0x1000, 0x1000, 0x900, 0));
             assert_eq!(it.early_position(), None);

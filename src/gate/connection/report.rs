@@ -92,7 +92,7 @@ impl Connection {
     /// with less.
     pub(super) fn remember(&mut self, turn: &Turn, returns: &mut EarlyPositions, now: Instant) {
         if let Some(mirror) = turn.mirror() {
-            let key = Key::new(&self.gate.name, mirror, self.client.ip());
+            let key = Key::new(&self.gate.name, mirror, self.client.ip(), self.gate.upstream);
             self.dialect.on_recalled(returns.recall(&key));
             (self.mirror_key, self.early_position) = (Some(key), None);
         }

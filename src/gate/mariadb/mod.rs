@@ -228,7 +228,7 @@ impl MariaDb {
             self.server = resumption::server(&packet.head);
             let name = format!("server {}", self.server);
             // The primary itself does not serve two replicas with the same number.
-            turn.on_mirror(Mirror { name, is_unique: true, history: "positions in its binary logs".to_owned() });
+            turn.on_mirror(Mirror { name, is_unique: true, history: None });
             self.stage = Stage::Dump(Dump::Asked);
         }
     }

@@ -341,7 +341,7 @@ impl Session {
             };
             let timeline = start.timeline.map_or("unnamed".to_owned(), |timeline| timeline.to_string());
             let history = format!("system {}, timeline {timeline}", self.system.as_deref().unwrap_or("unnamed"));
-            turn.on_mirror(Mirror { name, is_unique: start.slot.is_some(), history });
+            turn.on_mirror(Mirror { name, is_unique: start.slot.is_some(), history: Some(history) });
         }
         if self.commands.len() < MOST_COMMANDS {
             self.commands.push_back(command);

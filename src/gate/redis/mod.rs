@@ -194,7 +194,7 @@ impl Redis {
             (port, "") => format!("the replica with port {port}"),
             (port, address) => format!("replica {address}:{port}"),
         };
-        Mirror { name, is_unique: false, history: format!("replication {id}") }
+        Mirror { name, is_unique: false, history: Some(format!("replication {id}")) }
     }
 
     /// The primary sent a line that is not an answer, or not in the form of an answer before replication.

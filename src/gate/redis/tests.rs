@@ -228,7 +228,7 @@ fn a_replica_that_comes_back_without_an_acknowledged_write_is_reported() {
         let renamed = reconnected_at(new_id, write, cut);
         assert_eq!(renamed.shortfalls, [Place::Offset(1000)]);
         let named = renamed.named.unwrap();
-        assert_eq!(named.history, "replication 1234567890123456789012345678901234567890");
+        assert_eq!(named.history.as_deref(), Some("replication 1234567890123456789012345678901234567890"));
         assert_eq!((named.name.as_str(), named.is_unique), ("the replica with port 6380", false));
         assert_eq!(renamed.early_position, Some(EarlyPosition { place: Place::Offset(1060), stamp: 0 }));
         let whole = "+FULLRESYNC 8de1787ba490483314a4d30f1c628bc5025eb761 1000\r\n$9\r\nREDIS0010";
