@@ -10,6 +10,7 @@ mod protection;
 mod reload;
 pub mod request;
 mod service;
+mod session_queue;
 mod start;
 
 use std::io;
@@ -23,6 +24,7 @@ use mio::{Events, Poll, Waker};
 use detour::Detour;
 use protection::ProtectionSource;
 pub use reload::Reloading;
+use session_queue::SessionQueue;
 
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -42,6 +44,7 @@ use crate::io::status_socket::StatusSocket;
 use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
+use crate::tunnel::handshake::Established;
 
 /// Handshake datagrams that may wait for it. It takes no more at once, so that a flood keeps it from nothing else.
 const HANDSHAKES_MAX: usize = 256;
@@ -84,6 +87,7 @@ pub struct Control {
     signals: Arc<PendingSignals>,
     status_socket: StatusSocket,
     peering: Peering,
+    sessions: SessionQueue<Box<Established>>,
     events: Receiver<LaneEvent>,
     handshakes: Receiver<HandshakeDatagram>,
     lanes: Vec<LaneHandle>,
@@ -202,19 +206,17 @@ impl Control {
         }
     }
 
-    /// Sends new sessions to the lanes, and handshake datagrams to lane 0.
+    /// Sends new sessions to the lanes, and handshake datagrams to lane 0. A lane that is too busy gets its session in a later turn.
     fn send_handshakes(&mut self, now: Instant) {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {
                 let Endpoint { remote, local } = established.endpoint;
                 self.uplinks.add(established.peer, remote.ip(), local.or(setup::bound_address(&self.config)), now);
             }
-            for (number, lane) in self.lanes.iter().enumerate() {
-                if !lane.send(Command::Install(Box::new(established.clone()))) {
-                    tracing::warn!("lane {number} is too busy for a new session; it will ask for another");
-                }
-            }
+            self.sessions.push(self.lanes.len(), established.peer, &Box::new(established));
         }
+        let lanes = &self.lanes;
+        self.sessions.send(|lane, session| lanes[lane].send(Command::Install(session.clone())));
         let datagrams: Vec<_> = std::iter::from_fn(|| self.peering.poll_transmit()).collect();
         if let (Some(lane), false) = (self.lanes.first(), datagrams.is_empty()) {
             // A handshake that is not sent is repeated by its timer.

@@ -94,6 +94,16 @@ impl PeerLog {
         self.peers[number] = Entry::new(endpoint, now);
     }
 
+    /// The peer's endpoint is another one, whose address is this, if it is known.
+    pub fn on_endpoint(&mut self, peer: PeerId, endpoint: Option<SocketAddr>, now: Instant) {
+        match self.peers.get_mut(usize::from(peer.0)) {
+            // What was said about the endpoint before is not said of this one.
+            Some(entry) if entry.contact == Contact::Up => entry.unresolved.clear(),
+            Some(entry) if entry.contact != Contact::Removed => *entry = Entry::new(endpoint, now),
+            _ => {}
+        }
+    }
+
     /// The peer is none any more: its silence is no news.
     pub fn on_removed(&mut self, peer: PeerId) {
         if let Some(entry) = self.peers.get_mut(usize::from(peer.0)) {
@@ -369,6 +379,32 @@ mod tests {
         log.on_resolved(PEER, SocketAddr::from(([192, 0, 2, 9], 7117)), true);
         log.on_resolved(PEER, endpoint(), true);
         assert_eq!(logged(&mut log)[1], "INFO its endpoint is 192.0.2.2:7117");
+    }
+
+    #[test]
+    fn another_endpoint_is_waited_for_and_reported_as_a_new_one() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let other = SocketAddr::from(([192, 0, 2, 9], 7117));
+        let mut log = PeerLog::new([Some(endpoint()), None], start);
+        log.handle_timeout(at(10));
+        log.on_confirmed(PeerId(1), at(10));
+        assert_eq!(logged(&mut log).len(), 3);
+        for peer in [PEER, PeerId(1)] {
+            log.on_unresolved(peer, "cannot resolve".to_owned());
+            log.on_endpoint(peer, Some(other), at(20));
+        }
+        assert_eq!(log.up(), 1, "a session goes on");
+        logged(&mut log);
+        assert_eq!(log.poll_timeout(), Some(at(30)));
+        log.handle_timeout(at(30));
+        let all = logged(&mut log);
+        assert!(all.len() == 1 && all[0].starts_with("WARN the peer does not answer at 192.0.2.9:7117"), "{all:?}");
+        log.on_unresolved(PeerId(1), "cannot resolve".to_owned());
+        assert_eq!(logged(&mut log).len(), 1, "of another endpoint it is news");
+        log.on_removed(PEER);
+        log.on_endpoint(PEER, Some(other), at(40));
+        assert_eq!(log.poll_timeout(), None);
     }
 
     #[test]

@@ -130,7 +130,10 @@ impl Peering {
                     let (address, is_mtu_reported) = (known.address, known.is_mtu_reported);
                     *known = Known { address, is_mtu_reported, resolved: known.resolved.take(), ..fresh };
                 }
-                Some(known) => *known = fresh,
+                Some(known) => {
+                    *known = fresh;
+                    self.log.on_endpoint(id, endpoint, now);
+                }
                 None => self.peers.push(fresh),
             }
         }
@@ -189,10 +192,10 @@ impl Peering {
 
     /// Something came under the keys of this session for the first time.
     pub fn on_confirmed(&mut self, local_index: u32, now: Instant) {
-        if let Some(peer) = self.handshakes.on_confirmed(local_index, now)
-            && self.log.on_confirmed(peer, now)
-        {
-            self.names.set_reachable(peer, true, now);
+        let Some(peer) = self.handshakes.on_confirmed(local_index, now) else { return };
+        // A name that a reload has brought for a peer that was up all the time is right too.
+        self.names.set_reachable(peer, true, now);
+        if self.log.on_confirmed(peer, now) {
             self.check_mtu(peer);
         }
     }

@@ -22,6 +22,7 @@ use crate::config::changes::{Change, changes};
 use crate::config::reload::{Failure, Outcome, ReloadStatus, Reloads, refuse_fixed, words};
 use crate::config::{Config, ConfigErrors, LogLevel, Source};
 use crate::io::request_socket::RequestSocket;
+use crate::tunnel::PeerId;
 
 /// How long a lane may take to follow.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(2);
@@ -145,7 +146,10 @@ impl Control {
         }
         let before = std::mem::replace(&mut self.config, next);
         self.written = new;
-        self.uplinks.retain(|peer| self.config.peers.get(usize::from(peer.0)).is_some_and(|peer| !peer.is_removed));
+        let peers = &self.config.peers;
+        let is_peer = |peer: PeerId| peers.get(usize::from(peer.0)).is_some_and(|peer| !peer.is_removed);
+        self.uplinks.retain(is_peer);
+        self.sessions.retain(is_peer);
         self.peering.reload(&before, &self.config, now);
         match std::mem::take(&mut self.reloading.lanes_differ) {
             // Every plan has begun anew.

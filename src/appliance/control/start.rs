@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use super::detour::{self, Detour};
 use super::protection::set_protection;
+use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
@@ -148,6 +149,7 @@ impl Control {
             signals,
             status_socket,
             peering,
+            sessions: SessionQueue::new(),
             events,
             handshakes: of_lanes,
             lanes,

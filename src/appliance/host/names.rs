@@ -115,13 +115,17 @@ impl Names {
         }
     }
 
-    /// The next answer, if there is one. An answer for a name that a reload has replaced is dropped.
+    /// The next answer, if there is one. An answer for a name that a reload has replaced is dropped, and one for a peer
+    /// that has become reachable meanwhile: its address is right, and the answer's may be old.
     pub fn poll_answer(&mut self, now: Instant) -> Option<Answer> {
         loop {
             let answer = self.answers.try_recv().ok()?;
             let asked = |name: &&mut Name| (name.peer, &name.text) == (answer.peer, &answer.text);
             let Some(name) = self.names.iter_mut().find(asked) else { continue };
             name.is_pending = false;
+            if name.is_reachable {
+                continue;
+            }
             name.next = now + name.delay;
             name.delay = (name.delay * 2).min(RETRY_LONGEST);
             return Some(answer);
@@ -210,9 +214,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_for_a_name_that_was_replaced_is_dropped() {
-        let start = Instant::now();
+    /// A name whose query waits until the gate is dropped; then `before:1` is 192.0.2.1, and all else 192.0.2.2. The
+    /// receiver hears of each answer.
+    fn held(start: Instant) -> (Names, Sender<()>, Receiver<()>) {
         let (gate, held) = channel::<()>();
         let held = Mutex::new(held);
         let resolve = move |name: &str| {
@@ -221,14 +225,36 @@ mod tests {
             }
             Ok(vec![SocketAddr::from(([192, 0, 2, if name == "before:1" { 1 } else { 2 }], 1))])
         };
-        let mut names = Names::new([(PeerId(0), "before:1".to_owned())], Arc::new(resolve), Arc::new(|| {}), start);
+        let (woken, answered) = channel();
+        let woken = Mutex::new(woken);
+        let wake = move || drop(woken.lock().unwrap().send(()));
+        let mut names = Names::new([(PeerId(0), "before:1".to_owned())], Arc::new(resolve), Arc::new(wake), start);
         names.handle_timeout(start);
+        (names, gate, answered)
+    }
+
+    #[test]
+    fn an_answer_for_a_name_that_was_replaced_is_dropped() {
+        let start = Instant::now();
+        let (mut names, gate, answered) = held(start);
         names.reload([(PeerId(0), "after:1".to_owned())], start);
         drop(gate);
-        std::thread::sleep(Duration::from_millis(20));
+        answered.recv_timeout(Duration::from_secs(20)).unwrap();
         names.handle_timeout(start);
         assert_eq!(answer(&mut names, start).text, "after:1");
-        assert!(names.poll_answer(start).is_none());
+    }
+
+    #[test]
+    fn an_answer_for_a_peer_that_has_become_reachable_is_dropped() {
+        let start = Instant::now();
+        let (mut names, gate, answered) = held(start);
+        names.set_reachable(PeerId(0), true, start);
+        drop(gate);
+        answered.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(names.poll_answer(start).is_none(), "its address is right");
+        names.set_reachable(PeerId(0), false, start);
+        names.handle_timeout(start + RETRY_FIRST);
+        assert_eq!(answer(&mut names, start).text, "before:1", "it is asked for again");
     }
 
     #[test]
