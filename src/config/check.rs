@@ -8,7 +8,6 @@ use super::peer::NO_PREFIX;
 use super::table::Reading;
 use super::units::show_duration;
 use super::{Config, Endpoint, Offload, Targets};
-use crate::notify::message::MAX_PEERS;
 use crate::plan;
 use crate::tunnel::keys::PublicKey;
 
@@ -27,7 +26,14 @@ pub(super) fn check(config: &Config, reading: &mut Reading<'_>) {
     }
 }
 
+/// More peers are for more appliances.
+const PEERS_MAX: usize = 256;
+
 fn check_names(config: &Config, reading: &mut Reading<'_>) {
+    if config.peers.len() > PEERS_MAX {
+        let found = format!("found {} peers", config.peers.len());
+        reading.error("peers", &found, &format!("at most {PEERS_MAX}"), "divide them among appliances");
+    }
     for (at, peer) in config.peers.iter().enumerate() {
         let key = format!("peers[{at}].name");
         if peer.name.is_empty() {
@@ -193,12 +199,6 @@ fn check_last_port(key: &str, first: u16, queues: u16, reading: &mut Reading<'_>
 
 fn check_notify(config: &Config, reading: &mut Reading<'_>) {
     let Some(notify) = &config.notify else { return };
-    if config.peers.len() > MAX_PEERS {
-        let found = format!("found {} peers", config.peers.len());
-        let hint =
-            "subscribers are told the links to no more; take `notify` away, or divide the peers among appliances";
-        reading.error("peers", &found, &format!("at most {MAX_PEERS} where there is `notify`"), hint);
-    }
     let (tunnel, address) = (config.node.listen, notify.listen);
     let same_host = tunnel.ip() == address.ip() || tunnel.ip().is_unspecified() || address.ip().is_unspecified();
     let lane = address.port().checked_sub(tunnel.port()).filter(|lane| *lane < config.tun.queues);

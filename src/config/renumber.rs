@@ -5,7 +5,7 @@
 
 use super::changes::is_same_peer;
 use super::{Config, Peer, PolicyRule, Profile, Repair};
-use crate::notify::message::MAX_PEERS;
+use crate::notify::publisher::MAX_PEERS;
 
 /// More profiles have no number.
 const PROFILES_MAX: usize = 256;

@@ -219,7 +219,8 @@ impl<'n> Pair<'n> {
 
 /// Waits until all report established sessions.
 pub(super) fn wait_up(network: &Network<'_>, appliances: &mut [RunningAppliance]) -> Result<(), LabError> {
-    let deadline = Instant::now() + UP_WITHIN;
+    // Many on one machine start one after the other.
+    let deadline = Instant::now() + UP_WITHIN.max(appliances.len() as u32 * Duration::from_secs(1));
     for appliance in appliances {
         let RunningAppliance { socket, process, node, .. } = appliance;
         let left = deadline.saturating_duration_since(Instant::now());

@@ -23,6 +23,12 @@ fn peer_with_key(number: u64, of: u64, more: &str) -> String {
     format!("  - {{ name: peer-{number}, public_key: \"{public}\", prefixes: [10.{number}.0.0/16]{more} }}\n")
 }
 
+/// A peer with a prefix of one address: there may be thousands.
+fn narrow_peer(number: u64, more: &str) -> String {
+    let (public, [.., a, b]) = (key(number).public_key(), number.to_be_bytes());
+    format!("  - {{ name: peer-{number}, public_key: \"{public}\", prefixes: [10.2.{a}.{b}/32]{more} }}\n")
+}
+
 /// The public key to come, as more of a peer.
 fn next(of: u64) -> String {
     format!(", next_public_key: \"{}\"", key(of).public_key())
@@ -121,6 +127,22 @@ fn the_order_of_peers_and_profiles_is_no_difference() {
 }
 
 #[test]
+fn more_peers_than_one_appliance_has_are_refused() {
+    let read = |count: u64| {
+        let peers: Vec<_> = (2..2 + count).map(|number| narrow_peer(number, "")).collect();
+        let directory = tempfile::tempdir().unwrap();
+        key_file::write(&directory.path().join("own.key"), &key(1).to_text()).unwrap();
+        let node = "node: { name: own, key_file: own.key, local_prefixes: [10.1.0.0/16] }";
+        let path = directory.path().join("onwire.yaml");
+        fs::write(&path, format!("{node}\npeers:\n{}", peers.concat())).unwrap();
+        config::load(&path).map(|config| config.peers.len()).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(read(256), Ok(256));
+    let refused = read(257).unwrap_err();
+    assert!(refused.contains("peers: found 257 peers; allowed: at most 256"), "{refused}");
+}
+
+#[test]
 fn numbers_stay_taken_and_come_back() {
     let profiles = |names: &str| format!("redundancy: {{ steady: {{}}{names} }}\n");
     let first = config(&[peer(2, ""), peer(3, "")], &profiles(", a: {}"));
@@ -145,18 +167,18 @@ fn numbers_stay_taken_and_come_back() {
 
 #[test]
 fn more_peers_or_profiles_than_there_are_numbers_for_are_refused() {
-    let mut before = config(&[peer(2, "")], "");
+    let peers = |from: u64| -> Vec<String> { (from..from + 250).map(|number| narrow_peer(number, "")).collect() };
+    let mut before = config(&peers(2), "");
     let mut reloads = 0;
     let refused = loop {
-        let number = 3 + reloads;
-        match config(&[peer(number, "")], "").renumbered_after(&before) {
+        match config(&peers(252 + 250 * reloads), "").renumbered_after(&before) {
             Ok(after) => before = after,
             Err(text) => break text,
         }
         reloads += 1;
     };
-    assert_eq!((before.peers.len(), reloads), (32, 31));
-    assert!(refused.contains("32 different peers") && refused.contains("restart"), "{refused}");
+    assert_eq!((before.peers.len(), reloads), (1000, 3));
+    assert!(refused.contains("1024 different peers") && refused.contains("restart"), "{refused}");
     let profiles = |from: usize| {
         let names: String = (from..from + 200).map(|number| format!(", p{number}: {{}}")).collect();
         config(&[peer(2, "")], &format!("redundancy: {{ steady: {{}}{names} }}\n"))

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Filter, FlowKey, Level, MAX_PEERS, MAX_RANGES, Malformed, Peer, Positions, Range, Token};
+use super::{Filter, FlowKey, HEARTBEAT_PEERS, Level, MAX_RANGES, Malformed, Peer, Positions, Range, Token};
 use crate::attribute::{Attribute, Attributes};
 
 /// How the value of an attribute is read.
@@ -193,7 +193,7 @@ impl Fields {
                     fields.ranges.push(parse_range(&read, unknown)?);
                 }
                 attribute::PEER => {
-                    bounded(fields.peers.len(), MAX_PEERS, &read)?;
+                    bounded(fields.peers.len(), HEARTBEAT_PEERS, &read)?;
                     fields.peers.push(parse_peer(&read, unknown)?);
                 }
                 attribute::LEASE => fields.lease = Some(read.u32()?),

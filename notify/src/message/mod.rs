@@ -27,7 +27,7 @@ pub use fields::{FIELDS, Field, KEY_FIELDS, PEER_FIELDS, RANGE_FIELDS, Shape};
 pub use flow::{Event, Filter, Flow, FlowKey, GoneReason, Level, Origin, Positions};
 pub(super) use notification::emit_state;
 pub use notification::{
-    Barrier, Block, Heartbeat, LinkState, MAX_PEERS, MAX_RANGES, Peer, Range, StateReason, Violation,
+    Barrier, Block, HEARTBEAT_PEERS, Heartbeat, LinkState, MAX_RANGES, Peer, Range, StateReason, Violation,
 };
 pub use request::{GROUP_BLOCKS, GROUP_FLOWS, Request, Token};
 

@@ -7,8 +7,8 @@ use super::fields::{self, Fields, attribute as kind};
 use super::{Filter, FlowKey, Header, Level, Malformed, command, emit_generic};
 use crate::attribute::{put, put_nested, put_u8, put_u16, put_u32, put_u64};
 
-/// The most peers in one heartbeat, and so in one appliance.
-pub const MAX_PEERS: usize = 32;
+/// The most links in one heartbeat.
+pub const HEARTBEAT_PEERS: usize = 32;
 /// The most ranges in one BLOCK or VIOLATION.
 pub const MAX_RANGES: usize = 8;
 /// The most bytes of a peer's name; longer names are cut between characters.
@@ -278,7 +278,7 @@ pub struct Heartbeat {
     pub version: u64,
     /// Violation messages so far in this epoch.
     pub violations: u64,
-    /// All links, without names, at most [`MAX_PEERS`].
+    /// Links, without names, at most [`HEARTBEAT_PEERS`]: all, or the next after those of the heartbeat before.
     pub peers: Vec<Peer>,
 }
 
@@ -296,7 +296,7 @@ impl Heartbeat {
         emit_generic(command::HEARTBEAT, header, out, |out| {
             put_u64(out, kind::VERSION, self.version);
             put_u64(out, kind::VIOLATIONS, self.violations);
-            self.peers.iter().take(MAX_PEERS).for_each(|peer| peer.emit(false, out));
+            self.peers.iter().take(HEARTBEAT_PEERS).for_each(|peer| peer.emit(false, out));
         });
     }
 }

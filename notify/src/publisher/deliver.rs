@@ -12,7 +12,7 @@ use super::session::Session;
 use super::{Entry, HEARTBEAT, Publisher};
 use crate::envelope::{self, Direction, Envelope};
 use crate::message::{
-    Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
+    Challenge, Done, GROUP_BLOCKS, GROUP_FLOWS, HEARTBEAT_PEERS, Header, Heartbeat, MAX_DATAGRAM, Message, Peer, flags,
 };
 
 /// Entries of the log looked at for one subscriber in one datagram: a filter that matches nothing must not hold up a
@@ -316,7 +316,10 @@ impl Publisher {
         if session.heartbeat > now {
             return false;
         }
-        let peers = self.peers.iter().filter_map(|(_, slot)| match self.log.value(*slot) {
+        // Where there are more links than fit, each heartbeat has the next ones.
+        let (of_links, first) = (self.peers.len(), session.heartbeat_link);
+        let next = self.peers.iter().cycle().skip(first).take(of_links.min(HEARTBEAT_PEERS));
+        let peers = next.filter_map(|(_, slot)| match self.log.value(*slot) {
             Some(Entry::Peer(peer)) => Some(Peer { name: None, ..*peer }),
             _ => None,
         });
@@ -327,6 +330,7 @@ impl Publisher {
         }
         // After a pause of the whole appliance one heartbeat is enough.
         session.heartbeat = (session.heartbeat + HEARTBEAT).max(now + HEARTBEAT / 2);
+        session.heartbeat_link = (first + of_links.min(HEARTBEAT_PEERS)) % of_links.max(1);
         false
     }
 }

@@ -30,7 +30,7 @@ use self::log::{Log, Slot};
 use self::session::Session;
 use super::envelope::KeyRing;
 use super::message::{
-    Block, Event, Flow, FlowKey, Header, Level, MAX_PEERS, MAX_RANGES, Message, Peer, Range, Refusal, Violation,
+    Block, Event, Flow, FlowKey, Header, Level, MAX_RANGES, Message, Peer, Range, Refusal, Violation,
 };
 
 /// Bounds on everything that could grow.
@@ -74,6 +74,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// The most links that a publisher tells of, from its start on.
+pub const MAX_PEERS: usize = 1024;
 
 /// The time between heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);

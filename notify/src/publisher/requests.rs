@@ -109,6 +109,7 @@ impl Publisher {
             missed: self.forgotten,
             blocks: self.block_count,
             heartbeat: now,
+            heartbeat_link: 0,
             answers: Default::default(),
             barriers: Default::default(),
             pages: Default::default(),

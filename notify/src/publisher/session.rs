@@ -81,6 +81,8 @@ pub struct Session {
     pub blocks: u64,
     /// When the next heartbeat is due.
     pub heartbeat: Instant,
+    /// The first link of the next heartbeat, counted from 0.
+    pub heartbeat_link: usize,
     /// Answers to send.
     pub answers: VecDeque<(Header, Message)>,
     /// Barriers asked for.

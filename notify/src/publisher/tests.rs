@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Asked, Limits};
+use super::{Asked, HEARTBEAT, Limits};
 use crate::client::{Core, Outcome, Wish};
 use crate::envelope::{self, Direction, Envelope, KeyRing};
 use crate::message::{
-    Done, Event, Filter, Flow, GoneReason, Level, Message, Messages, Positions, Range, Request, Subscribed,
+    Done, Event, Filter, Flow, GoneReason, Level, LinkState, Message, Messages, Peer, Positions, Range, Request,
+    StateReason, Subscribed,
 };
 use crate::pair::{EPOCH, Pair, flow, home, key};
 
@@ -33,6 +34,10 @@ fn numbered(request: Request, seq: u32, counter: u64) -> Vec<u8> {
 
 fn gone(port: u16) -> Flow {
     Flow { event: Event::Gone(GoneReason::Closed), ..flow(port, 10) }
+}
+
+fn link(id: u32, state: LinkState) -> Peer {
+    Peer { id, name: Some(format!("site-{id}").into()), state, reason: StateReason::None }
 }
 
 /// The messages in datagrams of the publisher.
@@ -80,6 +85,33 @@ fn a_session_is_bound_to_its_address_its_key_and_both_epochs() {
     }
     pair.publisher.handle_datagram(home(), &sealed(&[Request::Flush], own), now);
     assert_eq!(pair.publisher.poll_asked(), Some(Asked::Flush), "the control");
+}
+
+#[test]
+fn heartbeats_tell_of_all_links_in_turn_however_many_there_are() {
+    let mut now = Instant::now();
+    let mut pair = Pair::watching(now);
+    for links in [5, 32, 80] {
+        (0..links).for_each(|id| pair.publisher.publish_state(&link(id, LinkState::Up), now));
+        pair.exchange(now);
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            now += HEARTBEAT;
+            let received = messages(&pair.answers(now));
+            let beats = received.iter().filter_map(|message| match message {
+                Message::Heartbeat(heartbeat) => Some(heartbeat.peers.iter().map(|peer| peer.id).collect::<Vec<_>>()),
+                _ => None,
+            });
+            let beat: Vec<u32> = beats.flatten().collect();
+            assert_eq!(beat.len(), (links as usize).min(32), "one heartbeat");
+            told.extend(beat);
+        }
+        let due: Vec<u32> = (0..links).cycle().take(told.len()).collect();
+        let begins = told[0];
+        assert_eq!(told, due.iter().map(|id| (id + begins) % links).collect::<Vec<_>>(), "{links}");
+        pair.exchange(now);
+        assert_eq!(pair.client.peers().count(), links as usize);
+    }
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn message() -> impl Strategy<Value = Message> {
         peer(true).prop_map(Message::State),
         (any::<(u64, u32)>(), vec(range(), 0..=MAX_RANGES))
             .prop_map(|((number, peer), ranges)| Message::Violation(Violation { number, peer, ranges })),
-        (any::<(u64, u64)>(), vec(peer(false), 0..=MAX_PEERS))
+        (any::<(u64, u64)>(), vec(peer(false), 0..=HEARTBEAT_PEERS))
             .prop_map(|((version, violations), peers)| Message::Heartbeat(Heartbeat { version, violations, peers })),
         option::of(level()).prop_map(|level| Message::Barrier(Barrier { level })),
         any::<[u8; 16]>().prop_map(|token| Message::Challenge(Challenge { token: Token(token) })),

@@ -227,7 +227,9 @@ mod tests {
         };
         let (woken, answered) = channel();
         let woken = Mutex::new(woken);
-        let wake = move || drop(woken.lock().unwrap().send(()));
+        let wake = move || {
+            let _ = woken.lock().unwrap().send(());
+        };
         let mut names = Names::new([(PeerId(0), "before:1".to_owned())], Arc::new(resolve), Arc::new(wake), start);
         names.handle_timeout(start);
         (names, gate, answered)

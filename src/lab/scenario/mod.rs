@@ -22,6 +22,7 @@ mod last_hop;
 mod latency;
 mod loss;
 mod notify_faults;
+mod peers;
 mod quickstart;
 mod recovery;
 mod redis_mariadb;
@@ -75,7 +76,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 30] = [
+pub const SCENARIOS: [Scenario; 31] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -180,6 +181,13 @@ pub const SCENARIOS: [Scenario; 30] = [
         topology: "star",
         programs: &["ip", "sysctl", "iperf3", "ping"],
         run: slow_peer::run,
+    },
+    Scenario {
+        name: "peers",
+        summary: "one appliance with 64 peers: how soon are all up, and what does a peer take of memory, processor and speed?",
+        topology: "star",
+        programs: &["ip", "sysctl", "iperf3", "ping"],
+        run: peers::run,
     },
     Scenario {
         name: "uplink",
@@ -445,7 +453,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }
