@@ -107,6 +107,8 @@ pub struct BypassStatus {
 pub struct PlanStatus {
     /// How often its plan has changed.
     pub changes: u64,
+    /// Repair symbols of a full block.
+    pub repair_symbols: u64,
 }
 
 /// The protection of flows.
