@@ -30,12 +30,16 @@ Key files and certificates are read too; run it as the user the appliance or gat
 Exit codes: 0 good (warnings may be printed), 1 two good files, and a difference needs a restart, 2 errors.")]
 pub struct Check {
     /// The configuration file; - reads standard input
-    file: PathBuf,
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
     /// A second file: check both, and say what it changes
     other: Option<PathBuf>,
     /// Resolve relative key files, and name the file in messages, as if it lay here; of two files, the second
     #[arg(long = "as", value_name = "PATH")]
     place: Option<PathBuf>,
+    /// The same as FILE, as other commands have it
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["file", "other"])]
+    config: Option<PathBuf>,
 }
 
 /// A good file of either kind.
@@ -65,18 +69,20 @@ impl Display for Good {
 impl Check {
     /// Checks the file or both; exit code 2 when one cannot be used.
     pub fn run(self) -> ExitCode {
+        // One of the two is there.
+        let file = self.file.or(self.config).unwrap_or_default();
         let Some(other) = &self.other else {
-            return match check(&self.file, self.place.as_deref()) {
+            return match check(&file, self.place.as_deref()) {
                 Some((shown, good)) => print(format_args!("{}: good\n\n{good}", shown.display())),
                 None => ExitCode::from(USAGE),
             };
         };
-        if self.file == Path::new("-") && *other == self.file {
+        if file == Path::new("-") && *other == file {
             print_error("standard input can be only one of the two files\n");
             return ExitCode::from(USAGE);
         }
         // Both are checked, so that all errors are told at once.
-        let (old, new) = (check(&self.file, None), check(other, self.place.as_deref()));
+        let (old, new) = (check(&file, None), check(other, self.place.as_deref()));
         match (old, new) {
             (Some((old, Good::Appliance(before))), Some((new, Good::Appliance(after)))) => {
                 print_changes(&old, &new, &changes(&before, &after))

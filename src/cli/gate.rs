@@ -20,6 +20,9 @@ use crate::notify::message::Level;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  onwire gate postgres --listen 10.1.0.254:5433 --upstream 10.1.0.1:5432    the standby's primary_conninfo names 10.1.0.254:5433
+  onwire gate redis --listen 10.1.0.254:6380 --upstream 10.1.0.1:6379       replicaof 10.1.0.254 6380
+  onwire gate mariadb --listen 10.1.0.254:3307 --upstream 10.1.0.1:3306     CHANGE MASTER TO MASTER_HOST='10.1.0.254', MASTER_PORT=3307
   onwire gate tcp --listen 127.0.0.1:9000 --upstream 10.2.0.1:9000 --max-unprotected 1MiB
   onwire gate --config /etc/onwire/gate.yaml              several gates in one process
   onwire status --socket /run/onwire/gate.sock            what they do, --json for programs

@@ -15,6 +15,7 @@ pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod gate;
+mod help;
 pub mod keygen;
 mod limits;
 pub mod log;
@@ -35,7 +36,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Something failed while it ran.
 pub const FAILURE: u8 = 1;
@@ -105,7 +106,10 @@ Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no c
 
 /// Parses the command line and runs what it asks for.
 pub fn main() -> ExitCode {
-    match Cli::try_parse() {
+    let mut command = help::with_paragraphs(Cli::command());
+    let parsed =
+        command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed.map_err(|error| error.format(&mut command)) {
         Ok(cli) => match cli.command {
             Command::Run(command) => command.run(),
             Command::Reload(command) => command.run(),

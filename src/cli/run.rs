@@ -21,15 +21,20 @@ Signals: INT and TERM stop cleanly (a second INT at once); HUP reads the file ag
 the status to the log.
 Needs CAP_NET_ADMIN for the TUN device and its routes. Once it is set up it gives up all else; `onwire status` says so.")]
 pub struct Run {
-    /// The configuration file.
-    #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", required_unless_present = "file")]
+    config: Option<PathBuf>,
+    /// The same, without --config
+    #[arg(conflicts_with = "config")]
+    file: Option<PathBuf>,
 }
 
 impl Run {
     /// Runs. Returns 0 when asked to stop, 1 when it cannot start or continue, 2 when the configuration is wrong.
     pub fn run(self) -> ExitCode {
-        let read = Source::open(&self.config).and_then(|source| Ok((source.parse()?, source)));
+        // One of the two is there.
+        let file = self.config.or(self.file).unwrap_or_default();
+        let read = Source::open(&file).and_then(|source| Ok((source.parse()?, source)));
         let (config, source) = match read {
             Ok(read) => read,
             Err(errors) => {

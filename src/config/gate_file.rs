@@ -13,7 +13,7 @@ use super::problem::ConfigErrors;
 use super::reporting::Log;
 use super::schema;
 use super::table::{Field, Reading, Table};
-use super::{Place, read_text, yaml};
+use super::{has_key, read_text, whole_file, yaml};
 use crate::notify::message::Level;
 use crate::notify::secret::Secret;
 
@@ -30,12 +30,7 @@ const PEM: &str = "the path of a PEM file";
 pub fn load(path: &Path) -> Result<Gates, ConfigErrors> {
     match read_text(path) {
         Ok(text) => parse(&text, path),
-        Err((found, _)) => {
-            let mut reading = Reading::new(path, "");
-            let hint = "config/gate.yaml explains every key";
-            reading.error_at(Place::default(), "", &found, hint);
-            Err(ConfigErrors { problems: reading.into_problems() })
-        }
+        Err((found, _)) => Err(whole_file(path, &found, "config/gate.yaml explains every key")),
     }
 }
 
@@ -45,6 +40,10 @@ pub fn load(path: &Path) -> Result<Gates, ConfigErrors> {
 /// As [`load`].
 pub fn parse(text: &str, path: &Path) -> Result<Gates, ConfigErrors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if (has_key(text, "node") || has_key(text, "peers")) && !has_key(text, "gates") {
+        let hint = format!("`onwire run --config {}` runs it; a file of gates has gates", path.display());
+        return Err(whole_file(path, "found an appliance's file", &hint));
+    }
     let mut reading = Reading::new(path, text);
     let (tree, faults) = yaml::parse(text);
     for fault in faults {

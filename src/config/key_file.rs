@@ -56,8 +56,12 @@ pub enum KeyFileError {
 impl KeyFileError {
     /// What to do about it; may be empty. `command` makes such keys.
     pub fn hint(&self, path: &Path, command: &str) -> String {
+        let directory = path.parent().map(Path::display).map_or_else(String::new, |directory| directory.to_string());
         let path = path.display();
         match self {
+            Self::Io { action: "written", error, .. } if error.kind() == io::ErrorKind::NotFound => {
+                format!("make its directory first: mkdir -p {directory}")
+            }
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
                 format!("make one: {command} {path}")
             }

@@ -138,14 +138,24 @@ impl Source {
 
     /// It is a file of gates instead of an appliance's: it has `gates` at its top.
     pub fn is_of_gates(&self) -> bool {
-        self.text.lines().any(|line| line.starts_with("gates:"))
+        has_key(&self.text, "gates")
     }
 }
 
-fn unreadable(path: &Path, (found, hint): (String, &str)) -> ConfigErrors {
+/// Whether a file has this key at its top.
+fn has_key(text: &str, key: &str) -> bool {
+    text.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
+}
+
+/// What is wrong with the file as a whole.
+fn whole_file(path: &Path, found: &str, hint: &str) -> ConfigErrors {
     let mut reading = Reading::new(path, "");
-    reading.error_at(Place::default(), "", &found, hint);
+    reading.error_at(Place::default(), "", found, hint);
     ConfigErrors { problems: reading.into_problems() }
+}
+
+fn unreadable(path: &Path, (found, hint): (String, &str)) -> ConfigErrors {
+    whole_file(path, &found, hint)
 }
 
 /// Reads and checks a configuration file and the key files it names.
@@ -168,6 +178,11 @@ pub fn sha256(text: &str) -> String {
 /// As [`load`].
 pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // Of a file of the other kind, all that could be said about its keys would mislead.
+    if has_key(text, "gates") && !has_key(text, "node") && !has_key(text, "peers") {
+        let hint = format!("`onwire gate --config {}` runs it; an appliance's file has node and peers", path.display());
+        return Err(whole_file(path, "found a file of gates", &hint));
+    }
     let mut reading = Reading::new(path, text);
     let (tree, faults) = yaml::parse(text);
     for fault in faults {

@@ -225,3 +225,38 @@ fn check_reads_standard_input_as_if_it_lay_elsewhere() {
     let twice = onwire(elsewhere.path(), &["check", "-", "-"], &config);
     assert_eq!(twice.status.code(), Some(2));
 }
+
+#[test]
+fn a_file_of_the_other_kind_is_recognised() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("gate.yaml"), "notify: { key_file: none.key }\ngates: []\n").unwrap();
+    fs::write(directory.path().join("node.yaml"), "node: { name: ithaca }\npeers: []\n").unwrap();
+    for (arguments, says) in [
+        (&["run", "--config", "gate.yaml"][..], "found a file of gates\n  = `onwire gate --config gate.yaml` runs it"),
+        (&["run", "gate.yaml"], "found a file of gates\n  = `onwire gate --config gate.yaml` runs it"),
+        (&["gate", "--config", "node.yaml"], "found an appliance's file\n  = `onwire run --config node.yaml` runs it"),
+    ] {
+        let refused = onwire(directory.path(), arguments, b"");
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        let errors = text(&refused.stderr);
+        assert!(errors.contains(says) && !errors.contains("unknown key"), "{arguments:?}: {errors}");
+    }
+    for arguments in [&["check", "gate.yaml"][..], &["check", "--config", "gate.yaml"]] {
+        let checked = onwire(directory.path(), arguments, b"");
+        assert!(text(&checked.stderr).contains("gates: "), "it is checked as what it is: {}", text(&checked.stderr));
+    }
+    for arguments in [&["run"][..], &["check"], &["run", "node.yaml", "--config", "node.yaml"]] {
+        assert_eq!(onwire(directory.path(), arguments, b"").status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_directory_for_a_key_that_is_missing_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [&["keygen", "none/a.key"][..], &["keygen", "--notify", "none/a.key"]] {
+        let refused = onwire(directory.path(), arguments, b"");
+        assert_eq!(refused.status.code(), Some(1));
+        let errors = text(&refused.stderr);
+        assert!(errors.ends_with("= make its directory first: mkdir -p none"), "{errors}");
+    }
+}
