@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::render::grouped;
-use super::subscription::Subscription;
+use super::subscription::FileOrSubscription;
 use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
@@ -31,7 +31,7 @@ JSON: an array of objects with the fields of a flow in `onwire watch --json`.
 Exit codes: 0 shown, 1 failure, 2 usage, 3 no contact with the appliance.")]
 pub struct Flows {
     #[command(flatten)]
-    subscription: Subscription,
+    subscription: FileOrSubscription,
     /// Only flows to this host
     #[arg(long, value_name = "HOST[:PORT]")]
     to: Option<String>,
@@ -55,14 +55,16 @@ impl Flows {
             Err(words) => return wrong(words),
         };
         let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
-        let mut client = match self.subscription.client(Wish::following(filter, false)) {
-            Ok(client) => client,
+        let found = self.subscription.find();
+        let found = found.and_then(|at| at.client(Wish::following(filter, false)).map(|client| (at, client)));
+        let (publisher, mut client) = match found {
+            Ok(found) => found,
             Err(words) => return wrong(words),
         };
         let flows = match collect(&mut client, to.as_ref()) {
             Ok(Some(flows)) => flows,
             Ok(None) => {
-                let (at, advice) = (self.subscription.notify, self.subscription.advice());
+                let (at, advice) = (publisher.address, publisher.advice());
                 print_error(format_args!("onwire flows: the appliance at {at} does not answer\n  = {advice}\n"));
                 return ExitCode::from(NO_CONTACT);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::subscription::Subscription;
+use super::subscription::{Publisher, Subscription};
 use super::{FAILURE, USAGE, limits, log, print_error, render_gate};
 use crate::config::gate::{
     self, Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, GateNotify, Gates, Kind, Policy, UpstreamTls,
@@ -159,10 +159,10 @@ impl Gate {
             upstream_tls,
         };
         one.check().map_err(|fault| words(fault.to_string()))?;
-        let (secret, key_id) = self.subscription.secret().map_err(words)?;
-        let files = [self.subscription.key_file()].into_iter().chain(one.files()).map(Path::to_owned).collect();
+        let Publisher { address, key_file, key_id, secret } = self.subscription.find().map_err(words)?;
+        let files = [key_file.as_path()].into_iter().chain(one.files()).map(Path::to_owned).collect();
         Ok(Gates {
-            notify: GateNotify { address: self.subscription.notify, secret, key_id },
+            notify: GateNotify { address, secret, key_id },
             files,
             gates: vec![one],
             status: Some(self.status.clone()),

@@ -80,9 +80,7 @@ pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command:
             ExitCode::from(2)
         });
     }
-    let entries = std::fs::read_dir("/run/onwire").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut sockets: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect();
+    let mut sockets = sockets();
     if sockets.len() == 2 {
         // Besides the only appliance there are gates, which are queried only by name.
         sockets.retain(|path| path != Path::new(DEFAULT_STATUS));
@@ -96,6 +94,16 @@ pub(super) fn find_socket(socket: Option<&Path>, config: Option<&Path>, command:
     };
     eprintln!("onwire {command}: {found} Name one with --socket or --config");
     Err(ExitCode::from(2))
+}
+
+fn sockets() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/run/onwire").into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect()
+}
+
+/// The status sockets of this host that are not those of gates, as far as their names say.
+pub(super) fn appliance_sockets() -> Vec<PathBuf> {
+    sockets().into_iter().filter(|path| path != Path::new(DEFAULT_STATUS)).collect()
 }
 
 /// The status socket that a file of either kind names.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::destination::Destination;
 use super::render::grouped;
-use super::subscription::Subscription;
+use super::subscription::{FileOrSubscription, Publisher};
 use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, notification, print, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
@@ -44,7 +44,7 @@ Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no conta
 for.")]
 pub struct Wait {
     #[command(flatten)]
-    subscription: Subscription,
+    subscription: FileOrSubscription,
     /// The host at the far end
     #[arg(long, value_name = "HOST[:PORT]")]
     to: String,
@@ -180,11 +180,12 @@ impl Wait {
     /// Waits; see the exit codes above.
     pub fn run(self) -> ExitCode {
         let prepared = Destination::resolve(&self.to).and_then(|to| {
-            let mut client = self.subscription.client(Wish::default())?;
+            let publisher = self.subscription.find()?;
+            let mut client = publisher.client(Wish::default())?;
             client.set_need(self.need());
-            Ok((to, client))
+            Ok((to, publisher, client))
         });
-        let (to, mut client) = match prepared {
+        let (to, publisher, mut client) = match prepared {
             Ok(prepared) => prepared,
             Err(words) => {
                 print_error(format_args!("onwire wait: {words}\n"));
@@ -196,7 +197,7 @@ impl Wait {
             Ok((Connections::count(&sockets), flows, code))
         });
         match waited {
-            Ok((connections, flows, code)) => self.tell(&to, &client, connections, &flows, code),
+            Ok((connections, flows, code)) => self.tell(&to, (&publisher, &client), connections, &flows, code),
             Err(error) => {
                 print_error(format_args!("onwire wait: {error}\n"));
                 ExitCode::from(FAILURE)
@@ -269,7 +270,7 @@ impl Wait {
     fn tell(
         &self,
         to: &Destination,
-        client: &Client,
+        (publisher, client): (&Publisher, &Client),
         connections: Connections,
         flows: &[Awaited],
         code: u8,
@@ -319,9 +320,9 @@ impl Wait {
         let waited = show_duration(self.timeout);
         match code {
             NO_CONTACT => {
-                let at = self.subscription.notify;
+                let at = publisher.address;
                 print_error(format_args!("onwire wait: the appliance at {at} does not answer\n"));
-                print_error(format_args!("  = {}\n", self.subscription.advice()));
+                print_error(format_args!("  = {}\n", publisher.advice()));
             }
             _ => print_error(format_args!("onwire wait: not protected within {waited}\n")),
         }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::destination::Destination;
 use super::output_line::OutputLine;
-use super::subscription::Subscription;
+use super::subscription::{FileOrSubscription, Publisher};
 use super::{FAILURE, NO_CONTACT, USAGE, notification, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::notify::client::{Client, Wish};
@@ -51,7 +51,7 @@ contact:      contact (true, false), run (another text after a restart of the ap
 Exit codes: 0 done, 1 failure, 2 usage, 3 there was never contact with the appliance.")]
 pub struct Watch {
     #[command(flatten)]
-    subscription: Subscription,
+    subscription: FileOrSubscription,
     /// For programs: one JSON object a line
     #[arg(long)]
     json: bool,
@@ -96,8 +96,10 @@ impl Watch {
         };
         let filter = to.as_ref().map(Destination::filter).unwrap_or_default();
         let filter = Filter { protocol: self.protocol, ..filter };
-        let mut client = match self.subscription.client(Wish::following(filter, self.blocks)) {
-            Ok(client) => client,
+        let found = self.subscription.find();
+        let found = found.and_then(|at| at.client(Wish::following(filter, self.blocks)).map(|client| (at, client)));
+        let (publisher, mut client) = match found {
+            Ok(found) => found,
             Err(words) => return wrong(words),
         };
         if let Some(path) = &self.pcap {
@@ -111,7 +113,7 @@ impl Watch {
                 Err(error) => return wrong(format!("cannot write {}: {error}", path.display())),
             }
         }
-        match Screen::new(self, to).follow(&mut client) {
+        match Screen::new(self, publisher, to).follow(&mut client) {
             Ok(code) => code,
             // A reader that has closed standard output has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -131,6 +133,7 @@ fn run_json(run: Option<u64>) -> Option<String> {
 /// What was printed last, so that only changes are printed.
 struct Screen {
     options: Watch,
+    publisher: Publisher,
     to: Option<Destination>,
     flows: HashMap<FlowKey, Flow>,
     links: HashMap<u32, Peer>,
@@ -147,9 +150,10 @@ const MOST_VIOLATIONS: usize = 1024;
 const MOST_FLOWS: usize = 100_000;
 
 impl Screen {
-    fn new(options: Watch, to: Option<Destination>) -> Self {
+    fn new(options: Watch, publisher: Publisher, to: Option<Destination>) -> Self {
         Self {
             options,
+            publisher,
             to,
             flows: HashMap::new(),
             links: HashMap::new(),
@@ -189,7 +193,7 @@ impl Screen {
 
     fn show_contact(&mut self, client: &Client, begin: Instant) -> io::Result<()> {
         let now = Instant::now();
-        let at = self.options.subscription.notify;
+        let at = self.publisher.address;
         let run = client.core().run().filter(|_| client.core().has_contact(now));
         match run {
             Some(run) if self.run != Some(run) || self.silent_since.is_some() => {
@@ -224,7 +228,7 @@ impl Screen {
                 });
                 self.line("contact", words, notification::object(fields))?;
                 if self.run.is_none() {
-                    print_error(format_args!("  = {}\n", self.options.subscription.advice()));
+                    print_error(format_args!("  = {}\n", self.publisher.advice()));
                 }
                 Ok(())
             }

@@ -11,6 +11,8 @@ use crate::tshark::tshark;
 use onwire::config::key_file;
 use onwire::notify::client::Client;
 use onwire::notify::message::*;
+use onwire::tunnel::keys::PrivateKey;
+use rand::{SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 /// An appliance, and the key file that its users have.
@@ -436,6 +438,62 @@ fn watch_counts_its_lines_and_reports_an_appliance_that_does_not_answer() {
     assert!(text(&output.stdout).contains("count nothing as protected"), "{}", text(&output.stdout));
     let output = appliance.run(&["flows", "--key-id", "2"]);
     assert_eq!(code(&output), Some(3), "{}", text(&output.stdout));
+}
+
+#[test]
+fn the_file_of_an_appliance_or_of_gates_says_whom_to_ask() {
+    let appliance = Publishing::start("127.0.0.1:0");
+    let write = |name: &str, text: String| {
+        std::fs::write(appliance.path(name), text).unwrap();
+        appliance.path(name).display().to_string()
+    };
+    let address = appliance.appliance.address;
+    let gates = write(
+        "gate.yaml",
+        format!(
+            "notify: {{ address: \"{address}\", key_file: notify.key }}\n\
+             gates: [{{ kind: tcp, listen: 127.0.0.1:9000, upstream: 127.0.0.2:9000 }}]\n"
+        ),
+    );
+    let key = |seed| PrivateKey::generate(&mut StdRng::seed_from_u64(seed));
+    key_file::write(&appliance.path("own.key"), &key(1).to_text()).unwrap();
+    let node = |name: &str, notify: &str| {
+        write(
+            name,
+            format!(
+                "node: {{ name: own, key_file: own.key, local_prefixes: [10.1.0.0/16] }}\n{notify}\
+                 peers: [{{ name: far, public_key: \"{}\", prefixes: [10.2.0.0/16] }}]\n",
+                key(2).public_key()
+            ),
+        )
+    };
+    let everywhere = format!("0.0.0.0:{}", address.port());
+    let keys = "keys: [{ id: 7, file: notify.key }, { id: 1, file: notify.key }]";
+    let file = node("node.yaml", &format!("notify: {{ listen: \"{everywhere}\", {keys} }}\n"));
+    let silent = node("silent.yaml", "");
+    // The environment says something else: a file that is named counts more, an option most.
+    let run = |arguments: &[&str]| {
+        let mut command = appliance.command(arguments);
+        command.env("ONWIRE_NOTIFY", "127.0.0.1:1").env("ONWIRE_NOTIFY_KEY", "nowhere.key").output().unwrap()
+    };
+    let own_key = appliance.path("notify.key").display().to_string();
+    let (address, open) = (address.to_string(), "localhost:1");
+    for (arguments, ends) in [
+        (&["flows", "--config", &gates][..], 0),
+        (&["flows", "--config", &file, "--key-id", "1"], 0),
+        (&["flows", "--config", &file], 3),
+        (&["flows", "--config", &file, "--key-id", "1", "--notify", open], 3),
+        (&["flows", "--config", &file, "--key-id", "4"], 2),
+        (&["flows", "--config", &silent], 2),
+        (&["flows", "--notify", &address], 2),
+        (&["flows", "--notify", &address, "--key", &own_key], 0),
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), Some(ends), "{arguments:?}: {}", text(&output.stderr));
+    }
+    let told = |arguments: &[&str]| text(&run(arguments).stderr).to_owned();
+    assert!(told(&["flows", "--config", &file, "--key-id", "4"]).contains("it has no key 4; it has 7, 1"));
+    assert!(told(&["flows", "--config", &silent]).contains("it has no `notify`"));
 }
 
 #[test]
