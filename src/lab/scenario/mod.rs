@@ -15,6 +15,7 @@ mod commit_latency;
 mod congestion;
 mod crash_matrix;
 mod disaster;
+mod forged;
 mod goodput;
 mod held_link;
 mod honest;
@@ -75,7 +76,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 30] = [
+pub const SCENARIOS: [Scenario; 31] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -166,6 +167,13 @@ pub const SCENARIOS: [Scenario; 30] = [
         topology: "pair-held",
         programs: &["ip", "sysctl"],
         run: held_link::run,
+    },
+    Scenario {
+        name: "forged",
+        summary: "ten million forged datagrams and a hundred thousand initiations beside a transfer: what do they change? ten minutes",
+        topology: "pair-wan",
+        programs: &["ip", "sysctl", "nft"],
+        run: forged::run,
     },
     Scenario {
         name: "notify-faults",
@@ -445,7 +453,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }
