@@ -22,6 +22,7 @@ mod honest;
 mod last_hop;
 mod latency;
 mod loss;
+mod malicious;
 mod notify_faults;
 mod quickstart;
 mod recovery;
@@ -76,7 +77,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 31] = [
+pub const SCENARIOS: [Scenario; 32] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -174,6 +175,13 @@ pub const SCENARIOS: [Scenario; 31] = [
         topology: "pair-wan",
         programs: &["ip", "sysctl", "nft"],
         run: forged::run,
+    },
+    Scenario {
+        name: "malicious",
+        summary: "a peer with its key seals the worst symbols and lies in its reports: what does it cost, is any promise false?",
+        topology: "star",
+        programs: &["ip", "sysctl", "nft"],
+        run: malicious::run,
     },
     Scenario {
         name: "notify-faults",
@@ -453,7 +461,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }
