@@ -37,6 +37,7 @@ const MODULES: &[Module] = &[
             "tunnel::handshake",
             "tunnel::hello",
             "tunnel::keys",
+            "tunnel::mac",
             "tunnel::seal",
             "tunnel::PeerId",
             "appliance::status",

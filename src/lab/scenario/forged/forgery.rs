@@ -8,9 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng, rngs::StdRng};
-use ring::{digest, hmac};
-
 use crate::{
     lab::error::LabError,
     tunnel::{
@@ -18,6 +15,7 @@ use crate::{
         handshake::{HandshakePeer, Handshakes, Identity},
         hello::{Hello, PROTOCOL_VERSION},
         keys::{PresharedKey, PrivateKey, PublicKey},
+        mac::MacKey,
         seal::CipherSet,
     },
     wire::{
@@ -25,6 +23,7 @@ use crate::{
         handshake::{Initiation, MAC_LEN},
     },
 };
+use rand::{Rng, RngCore, SeedableRng, rngs::SmallRng, rngs::StdRng};
 
 /// The longest datagram.
 pub const LONGEST: usize = 1472;
@@ -67,7 +66,7 @@ pub struct Forged {
 #[derive(Debug)]
 pub struct Forger {
     targets: [Target; 2],
-    mac: [hmac::Key; 2],
+    mac: [MacKey; 2],
     initiations: [Vec<Vec<u8>>; 2],
     recorded: Recorded,
     rng: SmallRng,
@@ -81,7 +80,7 @@ impl Forger {
             (0..INITIATIONS).map(|_| initiation_to(target, random)).collect::<Result<Vec<_>, _>>()
         };
         let initiations = [of(&targets[0], &mut random)?, of(&targets[1], &mut random)?];
-        let mac = [mac_key(&targets[0])?, mac_key(&targets[1])?];
+        let mac = [MacKey::of(&public_key(&targets[0])?), MacKey::of(&public_key(&targets[1])?)];
         Ok(Self { targets, mac, initiations, recorded, rng: SmallRng::seed_from_u64(seed) })
     }
 
@@ -218,7 +217,7 @@ impl Forger {
     /// Makes mac1, the last bytes, right.
     fn sign(&self, target: usize, out: &mut [u8]) {
         let (covered, mac1) = out.split_at_mut(out.len() - MAC_LEN);
-        mac1.copy_from_slice(&hmac::sign(&self.mac[target], covered).as_ref()[..MAC_LEN]);
+        mac1.copy_from_slice(&self.mac[target].sign(covered));
     }
 
     fn source(&mut self, target: usize, is_of_peer: bool, ports: std::ops::Range<u16>) -> SocketAddrV4 {
@@ -252,18 +251,6 @@ fn initiation_to(target: &Target, random: &mut StdRng) -> Result<Vec<u8>, LabErr
 fn public_key(target: &Target) -> Result<PublicKey, LabError> {
     PublicKey::parse(&target.public_key)
         .map_err(|error| LabError::Sentence(format!("the public key {}: {error}", target.public_key)))
-}
-
-/// The key of mac1 (docs/wire.md).
-fn mac_key(target: &Target) -> Result<hmac::Key, LabError> {
-    use base64::Engine as _;
-    let public = base64::prelude::BASE64_STANDARD.decode(&target.public_key);
-    let public =
-        public.map_err(|error| LabError::Sentence(format!("the public key {}: {error}", target.public_key)))?;
-    let mut hash = digest::Context::new(&digest::SHA256);
-    hash.update(b"onwire mac1");
-    hash.update(&public);
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, hash.finish().as_ref()))
 }
 
 /// The address of an appliance, of IPv4.
@@ -311,7 +298,7 @@ mod tests {
             assert!(forged.is_initiation);
             types.insert(out[0]);
             let (covered, mac1) = split_mac(split_mac2(&out).unwrap().0).unwrap();
-            assert_eq!(hmac::sign(&forger.mac[forged.target], covered).as_ref()[..MAC_LEN], mac1[..]);
+            assert!(forger.mac[forged.target].verify(covered, mac1));
             if forged.target == 0 {
                 let at = now + Duration::from_millis(100 * step);
                 reasons.insert(format!(
