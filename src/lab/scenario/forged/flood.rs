@@ -104,11 +104,6 @@ impl Attacker {
 }
 
 impl Flood {
-    /// Datagrams sent so far.
-    pub fn so_far(&self) -> u64 {
-        self.counts.datagrams.load(Ordering::Relaxed)
-    }
-
     /// Whether all are sent.
     pub fn is_over(&self) -> bool {
         self.sending.is_finished()

@@ -24,7 +24,7 @@ use crate::{
         seal::CipherSet,
     },
     wire::{
-        datagram::{DatagramType, HEADER_LEN, Header, counter},
+        datagram::{DatagramType, HEADER_LEN, Header, count_of, counter},
         payload_id::{RepairId, SourceId},
         report::Report,
     },
@@ -42,8 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Seen {
     /// The clock of the newest report.
     pub newest_report: u64,
-    /// The highest block, and how many blocks had repair.
+    /// The highest block.
     pub highest: u64,
+    /// Authentic datagrams, and the count of the newest in its session.
+    pub datagrams: u64,
+    pub newest_count: u64,
     /// The least and the most repair symbols of a block since [`Peer::forget_repair`].
     pub repair: Option<(u16, u16)>,
     /// Sessions made.
@@ -198,6 +201,8 @@ impl Peer {
         let Some((session, _)) = found else { return };
         let (clear, sealed) = datagram.split_at_mut(HEADER_LEN);
         let Some(opened) = session.opening.open(header.counter, clear, sealed) else { return };
+        self.seen.datagrams += 1;
+        self.seen.newest_count = count_of(header.counter);
         match header.datagram_type {
             DatagramType::Source => {
                 if let Some((id, _)) = SourceId::parse(opened) {
