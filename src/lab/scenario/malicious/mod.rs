@@ -63,6 +63,8 @@ const HONEST_LOSS: u32 = 100;
 const LOOK: Duration = Duration::from_millis(50);
 /// No arm takes longer: what costs too much shows in the number of datagrams too.
 const ARM_MOST: Duration = Duration::from_secs(60);
+/// A lane that is busy for longer has stopped to serve anybody.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 const ARMS: [&str; 7] =
     ["lone-symbols", "erasures", "extremes", "far-numbers", "many-profiles", "reports", "handshakes"];
@@ -190,8 +192,21 @@ impl<'n> Bench<'n> {
 
     /// Datagrams that the victim has received from the malicious peer.
     fn received(&self) -> Result<u64, LabError> {
-        let status = self.victim.status(self.network)?;
-        Ok(status.peers.iter().find(|peer| peer.name == MALICIOUS).map_or(0, |peer| peer.received.datagrams))
+        let deadline = Instant::now() + ANSWERS_WITHIN;
+        loop {
+            let status = self.victim.status(self.network)?;
+            // A status lacks a lane that has been busy for half a second.
+            if !status.lanes.is_empty() {
+                let peer = status.peers.iter().find(|peer| peer.name == MALICIOUS);
+                return Ok(peer.map_or(0, |peer| peer.received.datagrams));
+            }
+            if Instant::now() > deadline {
+                return Err(LabError::Sentence(format!(
+                    "the lane of {VICTIM} has not answered within {ANSWERS_WITHIN:?}"
+                )));
+            }
+            self.stage.trace.check_stop()?;
+        }
     }
 
     fn cpu(&self) -> Duration {
@@ -248,7 +263,7 @@ impl<'n> Bench<'n> {
             received = now;
         }
         size = size.max(self.victim.process.memory().unwrap_or_default());
-        let (time, received) = (begun.elapsed(), self.received()? - before.0);
+        let (time, received) = (begun.elapsed(), self.received()?.saturating_sub(before.0));
         let cpu = (self.cpu() - before.1).as_secs_f64();
         if behaviour.is_none() {
             self.idle = cpu / time.as_secs_f64();
