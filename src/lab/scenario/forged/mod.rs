@@ -123,7 +123,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
             kept.push(goodput);
         }
     }
-    found.storm = attack.storm(&traffic, datagrams.saturating_sub(found.datagrams), &mut found)?;
+    found.unpaced = attack.unpaced(&traffic, datagrams.saturating_sub(found.datagrams), &mut found)?;
     attack.slice(&traffic, steady.min(PER_SECOND as u64 * 5), Some(CONTROL_PORT), &mut found)?;
     found.memory.grow(&pair);
     let statuses = pair.status()?;
@@ -274,7 +274,7 @@ impl Attack<'_> {
     }
 
     /// Sends as fast as it goes; returns the rate.
-    fn storm(&mut self, traffic: &Traffic, datagrams: u64, found: &mut Found) -> Result<f64, LabError> {
+    fn unpaced(&mut self, traffic: &Traffic, datagrams: u64, found: &mut Found) -> Result<f64, LabError> {
         let (mut left, mut time) = (datagrams, Duration::ZERO);
         let before = traffic.stream.received();
         while left > 0 {
@@ -295,7 +295,7 @@ impl Attack<'_> {
             let rate = sent.datagrams as f64 / sent.time.as_secs_f64();
             self.stage.say(&format!("  {} of {} forged datagrams, {rate:.0}/s", found.datagrams, found.planned));
         }
-        found.storm_goodput = (traffic.stream.received() - before) as f64 * 8.0 / time.as_secs_f64().max(1e-9);
+        found.unpaced_goodput = (traffic.stream.received() - before) as f64 * 8.0 / time.as_secs_f64().max(1e-9);
         Ok(datagrams as f64 / time.as_secs_f64().max(1e-9))
     }
 

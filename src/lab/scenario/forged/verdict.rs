@@ -65,8 +65,8 @@ pub struct Found {
     pub flooded_rates: Vec<f64>,
     pub calm_rates: Vec<f64>,
     /// The rate of what was sent as fast as it went, and the goodput meanwhile.
-    pub storm: f64,
-    pub storm_goodput: f64,
+    pub unpaced: f64,
+    pub unpaced_goodput: f64,
     /// Datagrams that the appliances say they have refused, and those that found no room in their sockets.
     pub counted: u64,
     pub overflows: u64,
@@ -181,7 +181,7 @@ fn metrics(report: &mut Report, found: &Found, ratio: f64, restarts: &[String]) 
         json!({ "ratio": ratio, "flooded": found.flooded, "calm": found.calm,
         "per_second": found.per_second }),
     );
-    report.metric("storm", json!({ "per_second": found.storm, "goodput": found.storm_goodput }));
+    report.metric("unpaced", json!({ "per_second": found.unpaced, "goodput": found.unpaced_goodput }));
     let restarts: Vec<u64> = restarts.iter().filter_map(|took| took.parse().ok()).collect();
     report.metric("restarts_ms", restarts);
 }

@@ -55,6 +55,7 @@ const REPORTS_PER_SECOND: f64 = 100.0;
 /// How long all is said to be lost, and how long all is said to arrive: repair grows at once, and shrinks after a minute.
 const LOST_FOR: Duration = Duration::from_secs(10);
 const SECONDS: u64 = 75;
+const HANDSHAKES_FOR: Duration = Duration::from_secs(10);
 /// The least repair of each block: `min` of the profile.
 const FLOOR: u16 = 6;
 /// One datagram of so many to the honest peer is lost.
@@ -62,7 +63,7 @@ const HONEST_LOSS: u32 = 100;
 /// How often the size of the process is read.
 const LOOK: Duration = Duration::from_millis(50);
 /// No arm takes longer: what costs too much shows in the number of datagrams too.
-const ARM_MOST: Duration = Duration::from_secs(60);
+const ARM_MOST: Duration = Duration::from_secs(150);
 /// A lane that is busy for longer has stopped to serve anybody.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -222,6 +223,9 @@ impl<'n> Bench<'n> {
         most: Duration,
         found: &mut Found,
     ) -> Result<(), LabError> {
+        self.peer.ensure()?;
+        // Each symbol of a new block costs a block; all of them are to arrive.
+        let per_second = if behaviour == Some(Behaviour::LoneSymbols) { PER_SECOND / 2.0 } else { PER_SECOND };
         let before = (self.received()?, self.cpu(), self.flows()?.so_far());
         let begun = Instant::now();
         let (mut sent, mut payload, mut size, mut looked) = (0, Vec::new(), 0, begun - LOOK);
@@ -237,7 +241,7 @@ impl<'n> Bench<'n> {
                 self.stage.trace.check_stop()?;
             }
             self.peer.serve()?;
-            let due = ((now - begun).as_secs_f64() * PER_SECOND) as u64;
+            let due = ((now - begun).as_secs_f64() * per_second) as u64;
             if behaviour.is_none() || sent >= due {
                 thread::sleep(Duration::from_micros(500));
                 continue;
@@ -285,6 +289,7 @@ impl<'n> Bench<'n> {
 
     /// Sends reports as often as a peer does that is to be believed.
     fn lie(&mut self, behaviour: Behaviour, time: Duration, found: &mut Found) -> Result<(), LabError> {
+        self.peer.ensure()?;
         let begun = Instant::now();
         let mut payload = Vec::new();
         let mut number = 0;
@@ -308,11 +313,10 @@ impl<'n> Bench<'n> {
 
     /// Handshakes without end: renewals, and restarts with blocks left open.
     fn handshakes(&mut self, found: &mut Found) -> Result<(), LabError> {
-        let time = Duration::from_secs(10).min(ARM_MOST);
         let before = (self.cpu(), self.peer.seen.sessions, self.flows()?.so_far());
         let begun = Instant::now();
         let (mut number, mut size, mut payload) = (0, 0, Vec::new());
-        while begun.elapsed() < time {
+        while begun.elapsed() < HANDSHAKES_FOR {
             self.stage.trace.check_stop()?;
             if number % 4 == 3 {
                 self.peer.restart()?;

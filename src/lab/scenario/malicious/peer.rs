@@ -137,6 +137,11 @@ impl Peer {
         Ok(())
     }
 
+    /// Makes a session if there is none.
+    pub fn ensure(&mut self) -> Result<(), LabError> {
+        if self.current.is_some() { Ok(()) } else { self.connect() }
+    }
+
     /// Forgets how much repair blocks had.
     pub fn forget_repair(&mut self) {
         self.seen.repair = None;
@@ -222,7 +227,10 @@ impl Peer {
                 }
             }
         }
-        if session.role == Role::Responder && self.current != Some(header.receiver_index) {
+        // The newest one that the victim uses; a late datagram of an earlier one does not bring that back.
+        let place = |index| self.sessions.iter().position(|(session, _)| session.local_index == index);
+        let is_newer = self.current.and_then(place) < place(header.receiver_index);
+        if session.role == Role::Responder && is_newer {
             self.current = Some(header.receiver_index);
             self.handshakes.on_confirmed(header.receiver_index, now);
         }
@@ -238,8 +246,10 @@ impl Peer {
             self.seen.sessions += 1;
             let (index, role) = (session.local_index, session.role);
             self.sessions.push_back((session, 0));
-            if self.sessions.len() > SESSIONS_KEPT {
-                self.sessions.pop_front();
+            while self.sessions.len() > SESSIONS_KEPT {
+                // The oldest but for the one that seals.
+                let oldest = usize::from(self.sessions.front().map(|(session, _)| session.local_index) == self.current);
+                self.sessions.remove(oldest);
             }
             if role == Role::Initiator {
                 self.current = Some(index);
