@@ -76,11 +76,11 @@ const UP_WITHIN: Duration = Duration::from_secs(30);
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let datagrams = u64::from(stage.options.trials.unwrap_or(DATAGRAMS)).max(1000);
     stage.say(&format!(
-        "forged: TCP at the rate of the path, {RATE}, and {FLOWS} UDP flows from primary to mirror, all bytes checked. An attacker in the WAN\n\
-         sends both appliances {datagrams} datagrams: random ones of each type, genuine ones mutated, truncated, extended,\n\
-         spliced, replayed and sent back, and one of {INITIATION_EVERY} an initiation with a right mac1; with the peer's source\n\
-         address or any other. A twentieth of them at {PER_SECOND}/s, in turns with the same to a port that nobody reads; then as\n\
-         fast as they go; then an appliance is restarted {RESTARTS} times among initiations.\n"
+        "forged: TCP at the rate of the path, {RATE}, and {FLOWS} UDP flows from primary to mirror, all bytes checked. An attacker\n\
+         in the WAN sends both appliances {datagrams} datagrams: random ones of each type, genuine ones mutated, truncated,\n\
+         extended, spliced, replayed and sent back, and one of {INITIATION_EVERY} an initiation with a right mac1; with the peer's\n\
+         source address or any other. A twentieth of them at {PER_SECOND}/s, in turns with the same to a port that nobody reads;\n\
+         then as fast as they go; then an appliance is restarted {RESTARTS} times among initiations.\n"
     ));
     let network = stage.build()?;
     for node in NODES {
