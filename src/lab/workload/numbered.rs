@@ -203,8 +203,10 @@ fn fill(packet: &mut [u8], number: u32) {
     let (head, body) = packet.split_at_mut(HEAD);
     head[..4].copy_from_slice(&number.to_be_bytes());
     head[4..].copy_from_slice(&length.to_be_bytes());
+    // Each bit of the number changes the highest byte of this product.
+    let seed = (number.wrapping_mul(0x9e37_79b1) >> 24) as u8;
     for (at, byte) in body.iter_mut().enumerate() {
-        *byte = (number as u8).wrapping_mul(31) ^ (number >> 8) as u8 ^ (at as u8).wrapping_mul(7);
+        *byte = seed ^ (at as u8).wrapping_mul(7);
     }
 }
 
