@@ -53,6 +53,8 @@ pub struct Code {
     repair_indices: Vec<usize>,
     repair_places: Vec<usize>,
     seen: Vec<bool>,
+    /// Of the repair symbols that are used: their spans, ascending.
+    spans: Vec<usize>,
     product: Vec<Piece>,
     decoder: Option<DefaultRateDecoder<ShortLocator>>,
     forced: Option<Decoding>,
@@ -84,6 +86,7 @@ impl Code {
             repair_indices: Vec::new(),
             repair_places: Vec::new(),
             seen: Vec::new(),
+            spans: Vec::new(),
             product: Vec::new(),
             decoder: None,
             forced: None,
@@ -112,7 +115,7 @@ impl Code {
             return 0;
         }
         let positions = Positions::new(layout.symbols, repair_symbols);
-        let (encoded, _) = self.transform.run(positions, layout, source, None, repair_symbols);
+        let (encoded, _) = self.transform.encode(positions, layout, source, repair_symbols);
         repair.extend_from_slice(encoded.as_flattened());
         repair_symbols
     }
@@ -144,17 +147,26 @@ impl Code {
             return Err(TooFewSymbols { lost, usable });
         }
 
-        let decoding = self.forced.unwrap_or_else(|| Cost::new(layout, repair_symbols).cheaper(lost));
-        let scratch = scratch(layout, repair_symbols);
-        if scratch > SCRATCH_MAX {
+        if !Self::may_decode(layout, repair_symbols) {
             return Err(TooFewSymbols { lost, usable: 0 });
         }
+        let decoding = self.forced.unwrap_or_else(|| Cost::new(layout, repair_symbols, lost).cheaper(lost));
         let decoded = self.decode_by(decoding, layout, source, present, repair_symbols, repair);
-        if scratch > SCRATCH_KEPT {
-            self.transform = Transform::new();
-            self.decoder = None;
+        if scratch(layout, repair_symbols) > SCRATCH_KEPT {
+            match decoding {
+                Decoding::Transform => self.decoder = None,
+                Decoding::Syndrome if self.transform.scratch_bytes() > SCRATCH_KEPT => {
+                    self.transform = Transform::new()
+                }
+                Decoding::Syndrome => {}
+            }
         }
         decoded.map(|()| lost).map_err(|_| TooFewSymbols { lost, usable: 0 })
+    }
+
+    /// Whether blocks of this layout are decoded at all: some would take too much memory.
+    pub fn may_decode(layout: SymbolLayout, repair_symbols: usize) -> bool {
+        scratch(layout, repair_symbols) <= SCRATCH_MAX
     }
 
     fn decode_by(
@@ -209,11 +221,20 @@ impl Code {
         self.coefficients.solve(positions, &self.lost, &self.repair_indices);
         self.product.resize(pieces, [0; 64]);
 
-        let (syndromes, engine) = self.transform.run(positions, layout, source, Some(present), wanted);
+        // A peer may claim thousands of repair symbols and send one: only the spans are computed that have one of those
+        // which came.
+        let span = positions.span;
+        self.spans.clear();
+        self.spans.extend(self.repair_indices.iter().map(|index| index / span));
+        self.spans.sort_unstable();
+        self.spans.dedup();
+        let spans = &self.spans;
+        let (syndromes, engine) = self.transform.encode_spans(positions, layout, (source, present), spans, wanted);
+        let at = |index: usize| spans.partition_point(|number| *number < index / span) * span + index % span;
         let factored = self.lost.len() >= FACTORED_FROM;
         let received = self.repair_indices.iter().zip(&self.repair_places);
         for (j, (&index, &place)) in received.enumerate() {
-            let syndrome = &mut syndromes[index * pieces..][..pieces];
+            let syndrome = &mut syndromes[at(index) * pieces..][..pieces];
             utils::xor(syndrome, repair[place].1.as_chunks().0);
             if factored {
                 multiply(engine, syndrome, self.coefficients.of_syndrome(j));
@@ -224,7 +245,7 @@ impl Code {
         for (i, &lost) in self.lost.iter().enumerate() {
             let (rebuilt, _) = source[layout.range(lost)].as_chunks_mut();
             for (j, &index) in self.repair_indices.iter().enumerate() {
-                let syndrome = &syndromes[index * pieces..][..pieces];
+                let syndrome = &syndromes[at(index) * pieces..][..pieces];
                 let factor =
                     if factored { self.coefficients.between(i, j) } else { self.coefficients.coefficient(i, j) };
                 if j == 0 {
@@ -305,7 +326,7 @@ impl Cost {
     /// One step of the locator's transforms; it does not depend on the symbol's size.
     const LOCATOR: usize = 60;
 
-    fn new(layout: SymbolLayout, repair_symbols: usize) -> Self {
+    fn new(layout: SymbolLayout, repair_symbols: usize, lost: usize) -> Self {
         let pieces = layout.size / 64;
         let (k, m) = (layout.symbols, repair_symbols);
         let Positions { span, repair_first } = Positions::new(k, m);
@@ -313,7 +334,9 @@ impl Cost {
         let points = (span + large).next_power_of_two();
 
         let layers = |points: usize| points.ilog2() as usize;
-        let encode = (large.next_multiple_of(span) + span) / 2 * layers(span);
+        // Of the repair symbols no more spans are computed than symbols are lost.
+        let encoded = if repair_first { large } else { large.min(lost * span) };
+        let encode = (encoded.next_multiple_of(span) + span) / 2 * layers(span);
         let transform = (span + large) * layers(points);
         Self {
             pieces,

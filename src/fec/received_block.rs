@@ -195,11 +195,16 @@ impl ReceivedBlock {
         if lost == 0 || self.repair_indices.len() < lost {
             return 0;
         }
-        let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        if usize::from(longest) > self.repair_size || !self.reserve(k, room) {
+        let size = self.repair_size;
+        let layout = SymbolLayout { symbols: k, stride: self.symbol_size, size };
+        // Asked first: what follows would be repeated with each symbol of a block that is never decoded.
+        if !Code::may_decode(layout, self.repair_symbols) {
             return 0;
         }
-        let size = self.repair_size;
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        if usize::from(longest) > size || !self.reserve(k, room) {
+            return 0;
+        }
         for (esi, &length) in self.lengths.iter().enumerate() {
             let start = esi * self.symbol_size;
             self.source[start + usize::from(length)..start + size].fill(0);
@@ -207,7 +212,6 @@ impl ReceivedBlock {
         let present: Vec<bool> = self.lengths.iter().map(|&length| length > 0).collect();
         let repair: Vec<(u16, &[u8])> =
             self.repair_indices.iter().copied().zip(self.repair.chunks_exact(size)).collect();
-        let layout = SymbolLayout { symbols: k, stride: self.symbol_size, size };
         if code.decode(layout, &mut self.source, &present, self.repair_symbols, &repair).is_err() {
             return 0;
         }

@@ -27,23 +27,40 @@ impl Transform {
         Self { engine: DefaultEngine::new(), scratch: Vec::new() }
     }
 
-    /// Encodes a block whose missing symbols count as zeros. Returns the first `wanted` repair symbols, end to end,
-    /// which the caller may change in place, and the engine.
-    pub(super) fn run(
+    /// Encodes a block. Returns the first `wanted` repair symbols, end to end, and the engine.
+    pub(super) fn encode(
         &mut self,
         positions: Positions,
         layout: SymbolLayout,
         source: &[u8],
-        present: Option<&[bool]>,
         wanted: usize,
     ) -> (&mut [Piece], &DefaultEngine) {
-        let block = Block { layout, source, present };
+        let block = Block { layout, source, present: None };
         if positions.repair_first {
             self.through_repair(positions.span, &block, wanted);
         } else {
-            self.through_source(positions.span, &block, wanted);
+            self.through_source(positions.span, &block, 0..wanted.div_ceil(positions.span), wanted);
         }
         (&mut self.scratch[..wanted * block.pieces()], &self.engine)
+    }
+
+    /// Encodes a block whose missing symbols count as zeros, but only these spans of its repair symbols, ascending, and
+    /// no symbol from `wanted` on. Returns the spans, end to end, which the caller may change in place, and the engine.
+    pub(super) fn encode_spans(
+        &mut self,
+        positions: Positions,
+        layout: SymbolLayout,
+        (source, present): (&[u8], &[bool]),
+        spans: &[usize],
+        wanted: usize,
+    ) -> (&mut [Piece], &DefaultEngine) {
+        let block = Block { layout, source, present: Some(present) };
+        if positions.repair_first {
+            self.through_repair(positions.span, &block, wanted);
+        } else {
+            self.through_source(positions.span, &block, spans.iter().copied(), wanted);
+        }
+        (&mut self.scratch[..spans.len() * positions.span * block.pieces()], &self.engine)
     }
 
     /// More source than repair symbols: each span of source symbols is transformed and added up, then one transform
@@ -72,25 +89,29 @@ impl Transform {
 
     /// Fewer source than repair symbols: one transform of the source symbols, then one for each span of repair
     /// symbols.
-    fn through_source(&mut self, span: usize, block: &Block<'_>, wanted: usize) {
+    fn through_source(
+        &mut self,
+        span: usize,
+        block: &Block<'_>,
+        spans: impl ExactSizeIterator<Item = usize>,
+        wanted: usize,
+    ) {
         let pieces = block.pieces();
         let room = span * pieces;
-        let runs = wanted.div_ceil(span);
-        self.reserve((runs + 1) * room);
-        let (repair, rest) = self.scratch.split_at_mut(runs * room);
+        self.reserve((spans.len() + 1) * room);
+        let (repair, rest) = self.scratch.split_at_mut(spans.len() * room);
         let spectrum = &mut rest[..room];
 
         let k = block.layout.symbols;
         block.load(0..k, spectrum);
         ifft(&self.engine, span, pieces, spectrum, k, 0);
-        for (run, out) in repair.chunks_exact_mut(room).enumerate() {
-            let start = run * span;
+        for (number, out) in spans.zip(repair.chunks_exact_mut(room)) {
+            let start = number * span;
             out.copy_from_slice(spectrum);
             fft(&self.engine, span, pieces, out, span.min(wanted - start), start + span);
         }
     }
 
-    #[cfg(test)]
     pub(super) fn scratch_bytes(&self) -> usize {
         self.scratch.len() * 64
     }

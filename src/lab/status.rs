@@ -119,6 +119,8 @@ pub struct ProtectionStatus {
     pub flows: u64,
     /// State of the link: `up`, or another.
     pub state: String,
+    /// Blocks that were called protected and are lost.
+    pub violations: u64,
 }
 
 /// Counters of what was sent.

@@ -13,13 +13,14 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{error::LabError, wan::impairment::Impairment};
 
 /// The topologies inside the program: name and text.
-pub const BUILT_IN: [(&str, &str); 9] = [
+pub const BUILT_IN: [(&str, &str); 10] = [
     ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
     ("pair-veth", include_str!("../../netns/pair-veth.yaml")),
     ("pair-held", include_str!("../../netns/pair-held.yaml")),
     ("pair-uplink", include_str!("../../netns/pair-uplink.yaml")),
     ("pair-lan", include_str!("../../netns/pair-lan.yaml")),
+    ("pair-wan", include_str!("../../netns/pair-wan.yaml")),
     ("star", include_str!("../../netns/star.yaml")),
     ("pair-outer-v6", include_str!("../../netns/pair-outer-v6.yaml")),
     ("pair-inner-9000", include_str!("../../netns/pair-inner-9000.yaml")),

@@ -10,7 +10,8 @@ use super::keys::PublicKey;
 use crate::wire::handshake::MAC_LEN;
 
 /// The mac1 key of one receiver.
-pub(super) struct MacKey(hmac::Key);
+#[derive(Debug)]
+pub struct MacKey(hmac::Key);
 
 impl MacKey {
     /// The key for the node with this public key: SHA-256 over a label and the public key.

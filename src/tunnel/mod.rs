@@ -69,7 +69,7 @@ pub mod hello;
 pub mod keys;
 pub mod late_repair;
 pub mod lost_blocks;
-mod mac;
+pub mod mac;
 pub mod outbox;
 pub mod outer_class;
 mod pacer;

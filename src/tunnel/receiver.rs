@@ -238,8 +238,11 @@ impl Receiver {
     /// The next ADU that may leave at `now`.
     pub fn next_adu(&mut self, reception: &mut Reception, now: Instant) -> Option<Ready> {
         loop {
-            if self.front_deadline().is_some_and(|at| at <= now) {
-                self.give_up_below = self.give_up_below.max(self.next + 1);
+            if self.next >= self.give_up_below
+                && let Some((at, below)) = self.front_deadline()
+                && at <= now
+            {
+                self.give_up_below = below;
             }
             let given_up = self.next < self.give_up_below;
             let skip_holes = given_up || !self.strict;
@@ -270,7 +273,7 @@ impl Receiver {
 
     /// When the front block will be given up, if something is missing in it.
     pub fn deadline(&self) -> Option<Instant> {
-        self.front_deadline()
+        self.front_deadline().map(|(at, _)| at)
     }
 
     fn next_adu_out_of_order(&mut self) -> Option<Ready> {
@@ -290,15 +293,19 @@ impl Receiver {
         None
     }
 
-    fn front_deadline(&self) -> Option<Instant> {
+    /// When the front block will be given up, and below which block: all of which nothing came have one deadline. Looking for
+    /// it once for each of them would take their number squared.
+    fn front_deadline(&self) -> Option<(Instant, u64)> {
         let hold = self.hold();
         let Some(open) = self.blocks.front()? else {
-            return Some(self.blocks.iter().flatten().next()?.since + hold);
+            let mut numbered = (self.next..).zip(&self.blocks);
+            let (first, open) = numbered.find_map(|(sbn, open)| Some((sbn, open.as_ref()?)))?;
+            return Some((open.since + hold, first));
         };
         // While the sender is in the midst of the block, the missing symbols may be on their way, however long it
         // pauses: its host may have stopped. It calls the block protected when it has sent the rest.
         let longest = open.missing_since? + hold.max(SENDER_PAUSE);
-        Some(if open.ended { longest.min(open.heard + hold) } else { longest })
+        Some((if open.ended { longest.min(open.heard + hold) } else { longest }, self.next + 1))
     }
 
     /// More came of the unfinished block or of a later one: it was sent in full, so it is lost.

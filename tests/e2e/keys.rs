@@ -97,6 +97,17 @@ fn a_peer_that_restarts_in_a_flood_gets_its_session() {
     let mut pair = Pair::start(&testbed, &[]);
     let public = pair.syracuse.status().public_key;
     testbed.run("ithaca", &["ip", "address", "add", "198.51.100.1/32", "dev", "lo"]).unwrap();
+    let nft = |rule: &str| {
+        let words: Vec<&str> = ["nft"].into_iter().chain(rule.split(' ')).collect();
+        let done = testbed.run("ithaca", &words);
+        done.unwrap_or_else(|error| panic!("{error:?}; nft missing? apt-get install nftables"))
+    };
+    nft("add table inet flood");
+    nft("add chain inet flood in { type filter hook input priority 0 ; }");
+    nft("add chain inet flood out { type filter hook output priority 0 ; }");
+    // The first byte of a datagram is its type: a cookie reply of 60 bytes, and an initiation that proves a cookie.
+    nft("add rule inet flood in udp sport 7117 udp length 68 @th,64,8 3 counter");
+    nft("add rule inet flood out udp dport 7117 @th,64,8 7 counter");
     let node = testbed.node("ithaca");
     let target: SocketAddr = "192.0.2.2:7117".parse().unwrap();
     let sockets: Vec<_> = (0..64).map(|_| node.run(|| UdpSocket::bind("198.51.100.1:0").unwrap()).unwrap()).collect();
@@ -133,4 +144,13 @@ fn a_peer_that_restarts_in_a_flood_gets_its_session() {
     assert!(drops("handshake_not_authentic") < sent / 50, "{:?}", status.drops);
     assert!(drops("handshake_without_cookie") as f64 <= 6000.0 * took.as_secs_f64() + 200.0, "{:?}", status.drops);
     assert!(pair.syracuse.output().contains("more than 200 handshakes a second"), "{}", pair.syracuse.output());
+    // The peer had to show cookies, and they were sent.
+    let counted = |chain: &str| -> u64 {
+        let rules = nft(&format!("list chain inet flood {chain}"));
+        let count = rules.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        count.parse().unwrap()
+    };
+    let (replies, shown) = (counted("in"), counted("out"));
+    println!("{replies} cookies came, {shown} initiations showed one");
+    assert!(shown > 0 && replies >= shown, "{replies} cookies came, {shown} initiations showed one");
 }

@@ -222,6 +222,39 @@ fn an_attacker_on_the_path_cannot_prolong_the_trust_in_a_link() {
 }
 
 #[test]
+fn forged_datagrams_change_nothing() {
+    need_programs(&["nft"]).unwrap_or_else(|error| panic!("{error}"));
+    let (result, said) = result_of(&["forged", "--trials", "200000", "--slack", "20"]);
+    let metrics = &result["metrics"];
+    for (of, wrong) in [("stream", "wrong"), ("packets", "wrong"), ("packets", "twice"), ("packets", "of_nobody")] {
+        assert_eq!(metrics[of][wrong], 0, "{of} {wrong}: {said}");
+    }
+    assert_eq!(metrics["replies"]["others"], 0, "{said}");
+    assert!(metrics["datagrams"]["refused"].as_u64() > Some(100_000), "{said}");
+    assert!(metrics["replies"]["cookies"].as_u64() > Some(0), "{said}");
+    assert_eq!(metrics["restarts_ms"].as_array().map(Vec::len), Some(3), "{said}");
+}
+
+#[test]
+fn a_malicious_peer_makes_no_promise_to_another_false() {
+    need_programs(&["nft"]).unwrap_or_else(|error| panic!("{error}"));
+    let (result, said) = result_of(&["malicious", "--trials", "20000", "--seconds", "4", "--slack", "20"]);
+    let metrics = &result["metrics"];
+    let honest = &metrics["honest"];
+    for wrong in ["protected_and_missing", "wrong", "violations"] {
+        assert_eq!(honest[wrong], 0, "{wrong}: {said}");
+    }
+    assert!(honest["protected"].as_u64() > Some(0) && honest["lost"].as_u64() > Some(0), "{said}");
+    let behaviours = metrics["behaviours"].as_array().expect(&said);
+    assert_eq!(behaviours.len(), 2 + 1 + 12 + 3 + 1 + 1, "{said}");
+    assert!(behaviours.iter().skip(1).all(|of| of["received"].as_u64() > Some(0)), "{said}");
+    // The floor holds whatever the reports say.
+    for told in ["nothing_arrives", "all_arrives"] {
+        assert!(metrics["repair"][told]["least"].as_u64() >= metrics["repair"]["floor"].as_u64(), "{told}: {said}");
+    }
+}
+
+#[test]
 fn a_slow_peer_does_not_slow_the_others() {
     let (result, said) = result_of(&["slow-peer", "--trials", "2", "--seconds", "2", "--slack", "2"]);
     assert_eq!(result["pass"], true, "{said}");
@@ -400,6 +433,7 @@ fn an_unknown_arm_is_refused_with_the_known_ones() {
         ("disaster", "local-sync+fec"),
         ("crash-matrix", "gate-halted"),
         ("uplink", "neighbour"),
+        ("malicious", "far-numbers"),
     ] {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);
         assert_eq!(refused.status.code(), Some(1), "{scenario}");

@@ -25,8 +25,8 @@ const MODULES: &[Module] = &[
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
     Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
-    // The lab's programs wait for notifications as a user's would; its attacks forge them. It counts what the code rebuilds and
-    // compares that with the formulas.
+    // The lab's programs wait for notifications as a user's would; its attacks forge them, and make sessions with keys of their
+    // own. It counts what the code rebuilds and compares that with the formulas.
     Module {
         name: "lab",
         may_import: &[
@@ -34,6 +34,12 @@ const MODULES: &[Module] = &[
             "fec",
             "io",
             "wire",
+            "tunnel::handshake",
+            "tunnel::hello",
+            "tunnel::keys",
+            "tunnel::mac",
+            "tunnel::seal",
+            "tunnel::PeerId",
             "appliance::status",
             "notify::client",
             "notify::envelope",

@@ -286,7 +286,7 @@ fn empty_blocks_and_blocks_without_repair_symbols_are_handled() {
 fn few_losses_use_syndromes_and_many_in_a_large_block_use_the_transform() {
     let choice = |k, m, lost| {
         let layout = SymbolLayout { symbols: k, stride: 1408, size: 1408 };
-        Cost::new(layout, m).cheaper(lost)
+        Cost::new(layout, m, lost).cheaper(lost)
     };
     for (k, m) in [(1, 1), (8, 2), (20, 4), (64, 8), (256, 32)] {
         for lost in 1..=m.min(k) {
@@ -298,14 +298,37 @@ fn few_losses_use_syndromes_and_many_in_a_large_block_use_the_transform() {
 }
 
 #[test]
+fn few_symbols_of_many_that_are_claimed_rebuild_the_block() {
+    let mut code = Code::new();
+    for (k, m) in [(1, 8192), (3, 5000), (16, 8192), (64, 8192), (5, 31)] {
+        let sample = Sample::new(&mut code, k, m, 128, 9);
+        // The last one, and others far apart.
+        let repair: Vec<usize> = (0..k).map(|at| m - 1 - at * 97 % m).collect();
+        for decoding in [Decoding::Syndrome, Decoding::Transform] {
+            code.force_decoding(Some(decoding));
+            sample.check(&mut code, &vec![false; k], &repair);
+        }
+        code.force_decoding(None);
+        sample.check(&mut code, &vec![false; k], &repair);
+    }
+}
+
+#[test]
 fn a_claim_of_many_repair_symbols_does_not_allocate_scratch() {
     let layout = SymbolLayout { symbols: 1, stride: 65_472, size: 65_472 };
     let (mut code, mut source) = (Code::new(), vec![0; layout.size]);
     let symbol = vec![7; layout.size];
     let refused = code.decode(layout, &mut source, &[false], 8192, &[(8191, &symbol)]);
     assert_eq!((refused, code.transform.scratch_bytes()), (Err(TooFewSymbols { lost: 1, usable: 0 }), 0));
-    // Scratch memory for a large block is freed afterwards.
+    // What is computed depends on the symbols that came, not on those that are claimed.
     assert_eq!(code.decode(layout, &mut source, &[false], 1000, &[(999, &symbol)]), Ok(1));
+    assert_eq!(code.transform.scratch_bytes(), 2 * layout.size);
+    // Scratch memory for a large block is freed afterwards.
+    let layout = SymbolLayout { symbols: 400, ..layout };
+    let (mut source, mut present) = (vec![0; 400 * layout.size], vec![true; 400]);
+    present[7] = false;
+    code.force_decoding(Some(Decoding::Syndrome));
+    assert_eq!(code.decode(layout, &mut source, &present, 500, &[(499, &symbol)]), Ok(1));
     assert_eq!(code.transform.scratch_bytes(), 0);
     // Our largest block is decoded.
     assert!(scratch(SymbolLayout { symbols: 4096, stride: 9088, size: 9088 }, 4096) <= SCRATCH_MAX);

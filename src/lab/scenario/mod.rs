@@ -15,12 +15,14 @@ mod commit_latency;
 mod congestion;
 mod crash_matrix;
 mod disaster;
+mod forged;
 mod goodput;
 mod held_link;
 mod honest;
 mod last_hop;
 mod latency;
 mod loss;
+mod malicious;
 mod notify_faults;
 mod peers;
 mod quickstart;
@@ -76,7 +78,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 31] = [
+pub const SCENARIOS: [Scenario; 33] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -167,6 +169,20 @@ pub const SCENARIOS: [Scenario; 31] = [
         topology: "pair-held",
         programs: &["ip", "sysctl"],
         run: held_link::run,
+    },
+    Scenario {
+        name: "forged",
+        summary: "ten million forged datagrams and a hundred thousand initiations beside a transfer: what do they change? ten minutes",
+        topology: "pair-wan",
+        programs: &["ip", "sysctl", "nft"],
+        run: forged::run,
+    },
+    Scenario {
+        name: "malicious",
+        summary: "a peer with its key seals the worst symbols and lies in its reports: what does it cost, is any promise false?",
+        topology: "star",
+        programs: &["ip", "sysctl", "nft"],
+        run: malicious::run,
     },
     Scenario {
         name: "notify-faults",
@@ -453,7 +469,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }

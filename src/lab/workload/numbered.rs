@@ -1,5 +1,5 @@
-//! UDP flows of numbered packets, and which of them have arrived: nothing is sent again, so what the code does not rebuild is
-//! missing.
+//! UDP flows of numbered packets, and which of them have arrived as they were sent: nothing is sent again, so what the code does
+//! not rebuild is missing.
 //!
 //! Each flow has its own source port. Sockets are made inside the nodes; the threads are the lab's.
 
@@ -24,9 +24,9 @@ use crate::{
 };
 
 const UDP: u8 = 17;
-/// The longest packet; each begins with its number.
+/// The longest packet; each begins with its number and its length, which decide every further byte.
 pub const LONGEST: usize = 1400;
-const NUMBER: usize = 4;
+const HEAD: usize = 6;
 /// How often the receiver checks whether it must end.
 const STEP: Duration = Duration::from_millis(20);
 /// The receive buffer: packets that this program reads late must not count as lost on the way.
@@ -41,6 +41,8 @@ struct Arrivals {
     numbers: HashSet<u32>,
     /// Packets whose number had arrived before.
     twice: u64,
+    /// Packets that were not sent like this.
+    wrong: u64,
     /// When the last one came, and the longest time without one since somebody asked.
     last: Instant,
     longest_gap: Duration,
@@ -48,7 +50,7 @@ struct Arrivals {
 
 impl Arrivals {
     fn new() -> Self {
-        Self { numbers: HashSet::new(), twice: 0, last: Instant::now(), longest_gap: Duration::ZERO }
+        Self { numbers: HashSet::new(), twice: 0, wrong: 0, last: Instant::now(), longest_gap: Duration::ZERO }
     }
 
     fn add(&mut self, number: u32) {
@@ -121,6 +123,19 @@ impl NumberedSink {
         lock(&self.arrived).get(&flow.key.source.port()).map_or(0, |of| of.twice)
     }
 
+    /// How many packets of a flow have arrived otherwise than they were sent, or were never sent.
+    pub fn wrong(&self, flow: &NumberedFlow) -> u64 {
+        let never_sent = |of: &Arrivals| of.numbers.iter().filter(|number| **number >= flow.packets).count() as u64;
+        lock(&self.arrived).get(&flow.key.source.port()).map_or(0, |of| of.wrong + never_sent(of))
+    }
+
+    /// How many of the first `packets` packets of a flow have not arrived.
+    pub fn missing_of(&self, flow: &FlowKey, packets: u32) -> u64 {
+        let arrived = lock(&self.arrived);
+        let Some(of) = arrived.get(&flow.source.port()) else { return packets.into() };
+        (0..packets).filter(|number| !of.numbers.contains(number)).count() as u64
+    }
+
     /// The longest time without a packet of a flow since the last call, also if it still lasts.
     pub fn take_longest_gap(&self, flow: &FlowKey) -> Duration {
         let mut arrived = lock(&self.arrived);
@@ -156,10 +171,11 @@ impl NumberedSink {
 impl NumberedFlow {
     /// Sends the next packet, of `length` bytes.
     pub fn send(&mut self, length: usize) -> Result<(), LabError> {
-        let mut packet = [7; LONGEST];
-        packet[..NUMBER].copy_from_slice(&self.packets.to_be_bytes());
-        let length = length.clamp(NUMBER, LONGEST);
-        self.socket.send(&packet[..length]).map_err(LabError::doing("send a UDP packet"))?;
+        let mut packet = [0; LONGEST];
+        let packet = &mut packet[..length.clamp(HEAD, LONGEST)];
+        fill(packet, self.packets);
+        let length = packet.len();
+        self.socket.send(packet).map_err(LabError::doing("send a UDP packet"))?;
         self.packets += 1;
         self.bytes += length as u64;
         Ok(())
@@ -170,14 +186,59 @@ fn read(socket: &UdpSocket, arrived: &Mutex<HashMap<u16, Arrivals>>, is_over: &A
     let mut packet = [0; 2 * LONGEST];
     while !is_over.load(Ordering::Relaxed) {
         // The timeout lets the loop check whether it must end.
-        let Ok((NUMBER.., from)) = socket.recv_from(&mut packet) else { continue };
-        let Some(number) = packet.first_chunk() else { continue };
+        let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
+        let number = number_of(&packet[..length]);
         if let Some(of) = lock(arrived).get_mut(&from.port()) {
-            of.add(u32::from_be_bytes(*number));
+            match number {
+                Some(number) => of.add(number),
+                None => of.wrong += 1,
+            }
         }
     }
 }
 
+/// Writes packet number `number` of this length.
+fn fill(packet: &mut [u8], number: u32) {
+    let length = packet.len() as u16;
+    let (head, body) = packet.split_at_mut(HEAD);
+    head[..4].copy_from_slice(&number.to_be_bytes());
+    head[4..].copy_from_slice(&length.to_be_bytes());
+    // Each bit of the number changes the highest byte of this product.
+    let seed = (number.wrapping_mul(0x9e37_79b1) >> 24) as u8;
+    for (at, byte) in body.iter_mut().enumerate() {
+        *byte = seed ^ (at as u8).wrapping_mul(7);
+    }
+}
+
+/// The number of a packet; `None` if some byte is not as it was sent.
+fn number_of(packet: &[u8]) -> Option<u32> {
+    let number = u32::from_be_bytes(*packet.first_chunk()?);
+    let mut sent = [0; LONGEST];
+    let sent = sent.get_mut(..packet.len()).filter(|sent| sent.len() >= HEAD)?;
+    fill(sent, number);
+    (sent == packet).then_some(number)
+}
+
 fn lock(arrived: &Mutex<HashMap<u16, Arrivals>>) -> MutexGuard<'_, HashMap<u16, Arrivals>> {
     arrived.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_was_not_sent_so_has_no_number() {
+        let mut packet = [0; 40];
+        fill(&mut packet, 70_000);
+        assert_eq!(number_of(&packet), Some(70_000));
+        assert_eq!(number_of(&packet[..39]), None);
+        assert_eq!(number_of(&[&packet[..], &[0]].concat()), None);
+        assert_eq!(number_of(&packet[..5]), None);
+        for at in 0..packet.len() {
+            let mut damaged = packet;
+            damaged[at] ^= 0x10;
+            assert_eq!(number_of(&damaged), None, "byte {at}");
+        }
+    }
 }

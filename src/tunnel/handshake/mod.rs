@@ -176,10 +176,13 @@ impl Handshakes {
             return Some(id);
         }
         let peer = &mut self.peers[usize::from(id.0)];
-        if peer.key(&session.key).is_some() {
-            peer.in_use = Some(session.key);
+        if peer.key(&session.key).is_none() {
+            // A reload has removed this key meanwhile: the session proves nothing about the peer, and does not last. An
+            // attempt under way is with a key that the peer has.
+            self.request(id, now);
+            return Some(id);
         }
-        peer.proven = Some(session.endpoint);
+        (peer.proven, peer.in_use) = (Some(session.endpoint), Some(session.key));
         peer.renew_at = Some((session.since + REKEY_AS_RESPONDER_AFTER).max(now));
         // A later attempt is for something newer, such as the renewal of this very session.
         if let Some(attempt) = peer.attempt.take_if(|attempt| attempt.since <= session.since) {
@@ -405,8 +408,9 @@ impl Handshakes {
         Hello { symbol_size: self.peers[usize::from(id.0)].symbol_size, ..self.identity.hello }
     }
 
-    /// A random index that no live session or attempt uses; 0 stays free to mean "no session". The rate limit keeps the
-    /// live ones below 40,000 of 16 million, so a free one is found soon.
+    /// A random index that no live session or attempt uses; 0 stays free to mean "no session". A free one is found soon:
+    /// `admission` lets peers make 600 sessions a second, each is known for 180 s, so 108,000 of 16 million are in use at
+    /// most.
     fn reserve_index(&mut self, peer: PeerId) -> u32 {
         loop {
             let index = self.random.next_u32() & INDEX_MAX;

@@ -539,3 +539,37 @@ fn the_symbols_of_a_packet_decide_whether_it_is_marked_or_rebuilt() {
         }
     });
 }
+
+#[test]
+fn blocks_of_which_nothing_came_are_given_up_at_one_moment() {
+    let mut bench = Bench::new(true);
+    bench.source(0, 0, 0).unwrap();
+    bench.symbol(5, 0, 0, 1).unwrap();
+    assert_eq!(bench.all(1), [(0, 0)]);
+    assert_eq!(bench.all(10), []);
+    assert_eq!(bench.all(12), [(5, 0)]);
+    let (lost, decided) = bench.fates();
+    assert_eq!((lost.iter().map(|run| run.1).sum::<u32>(), decided), (5, 0..5));
+}
+
+/// The time of steps from block to block, with one symbol of each.
+fn time_of_steps(by: u64, steps: u64) -> Duration {
+    let time = |_| {
+        let mut bench = Bench::new(true);
+        let begun = Instant::now();
+        for step in 0..steps {
+            bench.source(step * by, 0, step).unwrap();
+            while bench.one(step).is_some() {}
+        }
+        begun.elapsed()
+    };
+    (0..3).map(time).min().unwrap()
+}
+
+/// A peer that goes ahead as far as blocks are kept costs what the blocks cost that are passed, not their square.
+#[test]
+fn a_gap_costs_no_more_than_its_blocks() {
+    let (gaps, blocks) = (time_of_steps(OPEN_BLOCKS_MAX - 1, 100), time_of_steps(1, 20_000));
+    println!("100 gaps {gaps:?}, 20,000 blocks {blocks:?}");
+    assert!(gaps < 4 * blocks, "100 gaps {gaps:?}, 20,000 blocks {blocks:?}");
+}

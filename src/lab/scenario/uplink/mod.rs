@@ -13,7 +13,7 @@
 mod faults;
 mod load;
 mod losses;
-mod notified;
+pub(super) mod notified;
 mod one_stamp;
 mod testbed;
 mod verdict;

@@ -119,6 +119,38 @@ fn the_response_to_a_key_that_was_removed_meanwhile_makes_no_session() {
     assert_eq!((session_count(&net)[1], in_use(&net)), (0, None));
 }
 
+/// A responder's session counts when the peer uses it; by then its key may be gone.
+#[test]
+fn a_session_of_a_key_that_was_removed_meanwhile_proves_nothing() {
+    let mut net = Net::pair();
+    let both = HandshakePeer { next: Some(public(NEW)), ..peer(1) };
+    let now = net.now;
+    net.nodes[1].handshakes.reload(vec![Some(both.clone())], now);
+    // Node 1 begins, and node 2 has answered.
+    net.request(0);
+    net.run(26 * MS);
+    let [session] = &net.nodes[1].sessions[..] else { panic!("{}", net.nodes[1].sessions.len()) };
+    let local_index = session.local_index;
+    let only_new = HandshakePeer { public: public(NEW), next: None, ..both };
+    let now = net.now;
+    let node = &mut net.nodes[1].handshakes;
+    // An attempt under way does not depend on the removed key, and goes on.
+    for has_attempt in [false, true] {
+        let sent = |node: &mut Handshakes| std::iter::from_fn(|| node.poll_transmit()).count();
+        node.peers[0].attempt = None;
+        node.reload(vec![Some(only_new.clone())], now);
+        if has_attempt {
+            node.request(PeerId(0), now);
+        }
+        let begun = sent(node);
+        assert_eq!(node.on_confirmed(local_index, now), Some(PeerId(0)));
+        assert_eq!((begun, sent(node)), if has_attempt { (1, 0) } else { (0, 1) });
+        let peer = &node.peers[0];
+        assert_eq!((peer.in_use, peer.proven, peer.renew_at), (None, None, None));
+        assert_eq!(peer.attempt.as_ref().map(|attempt| attempt.key), Some(public(NEW)));
+    }
+}
+
 #[test]
 fn both_nodes_change_their_keys_at_once() {
     let mut net = Net::pair();
