@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{error::LabError, wan::impairment::Impairment};
 
 /// The topologies inside the program: name and text.
-pub const BUILT_IN: [(&str, &str); 9] = [
+pub const BUILT_IN: [(&str, &str); 10] = [
     ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
     ("pair-veth", include_str!("../../netns/pair-veth.yaml")),
@@ -21,6 +21,7 @@ pub const BUILT_IN: [(&str, &str); 9] = [
     ("pair-uplink", include_str!("../../netns/pair-uplink.yaml")),
     ("pair-lan", include_str!("../../netns/pair-lan.yaml")),
     ("star", include_str!("../../netns/star.yaml")),
+    ("scale-out", include_str!("../../netns/scale-out.yaml")),
     ("pair-outer-v6", include_str!("../../netns/pair-outer-v6.yaml")),
     ("pair-inner-9000", include_str!("../../netns/pair-inner-9000.yaml")),
 ];
@@ -232,7 +233,7 @@ mod tests {
                 topology.appliances().count(),
                 match name {
                     "plain" => 0,
-                    "star" => 4,
+                    "star" | "scale-out" => 4,
                     _ => 2,
                 },
                 "{name}"

@@ -27,6 +27,7 @@ mod recovery;
 mod redis_mariadb;
 mod reload;
 mod residual;
+mod scale_out;
 mod shell;
 mod slot;
 mod slow_peer;
@@ -75,7 +76,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 30] = [
+pub const SCENARIOS: [Scenario; 31] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -266,6 +267,13 @@ pub const SCENARIOS: [Scenario; 30] = [
         run: bypass::run,
     },
     Scenario {
+        name: "scale-out",
+        summary: "two pairs side by side, routed by BIRD: appliances die and stand still: how soon do flows move, what is lost?",
+        topology: "scale-out",
+        programs: &["ip", "sysctl", "bird", "unshare", "setpriv"],
+        run: scale_out::run,
+    },
+    Scenario {
         name: "soak",
         summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
         topology: "pair",
@@ -445,7 +453,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, scale-out, soak, cap, shell"
         );
     }
 }

@@ -73,6 +73,16 @@ impl Gate {
         Ok([gate["totals"]["connections"].as_u64().unwrap_or(0), open])
     }
 
+    /// How often its first gate has acknowledged something because it was protected.
+    pub fn released(&self, network: &Network<'_>) -> Result<u64, LabError> {
+        Ok(self.status(network)?["gates"][0]["totals"]["released"].as_u64().unwrap_or(0))
+    }
+
+    /// Why nothing more could be called protected of the first connection of its first gate; none: nothing is wrong.
+    pub fn reason(&self, network: &Network<'_>) -> Result<Option<String>, LabError> {
+        Ok(self.status(network)?["gates"][0]["connections"][0]["reason"].as_str().map(str::to_owned))
+    }
+
     /// Its status.
     pub fn status(&self, network: &Network<'_>) -> Result<Value, LabError> {
         let socket = path_text(&self.socket)?;

@@ -16,7 +16,7 @@ use super::{
 use crate::lab::{error::LabError, network::Network, pair::Publisher, process::Process, workload::rows};
 
 /// The port of the gate, at the primary's address.
-const GATE_PORT: u16 = 5433;
+pub const GATE_PORT: u16 = 5433;
 /// How long the standby may take to follow.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(20);
 /// A standby whose positions do not change for this long has replayed everything it can.

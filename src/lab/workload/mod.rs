@@ -2,11 +2,12 @@
 //!
 //! Some run programs that a user has ([`rsync`], [`iperf`], [`pgbench`], [`ping`]); others are threads of the lab with sockets
 //! inside the nodes ([`stream`], [`request_response`], [`steady_writes`], [`many_flows`], [`numbered`],
-//! [`rows`]). [`data`] generates
+//! [`both_ways`], [`rows`]). [`data`] generates
 //! files, [`kernel`] reads counters. The scenario decides what a result proves.
 //!
 //! Start with [`stream`], which shows how a socket is made inside a node.
 
+pub mod both_ways;
 pub mod data;
 pub mod iperf;
 pub mod kernel;
