@@ -1,10 +1,13 @@
 //! The faults under load, one after the other: when the routers follow, what flows lose, and what the gate does meanwhile.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     CLIENTS, INTERVAL, LASTS,
-    report::{Away, Found, Trial, bound},
+    report::{Away, Found, Moved, Trial, bound},
     site::{SITES, Sites},
 };
 use crate::lab::{
@@ -13,6 +16,7 @@ use crate::lab::{
     median::median,
     network::Network,
     pair::Pair,
+    route_watch::RouteWatch,
     scenario::stage::{Stage, ends},
     servers::{gate::Gate, postgres_pair::PostgresPair},
     workload::{
@@ -24,7 +28,9 @@ use crate::lab::{
 
 /// TCP connections with requests and answers.
 const CONNECTIONS: usize = 6;
-/// How long commits are timed before a fault.
+/// New flows have begun after this time.
+const STARTED: Duration = Duration::from_millis(100);
+/// How long commits and flows are watched before a fault.
 const CALM: Duration = Duration::from_millis(300);
 /// What was on its way when the routes changed is over after this time.
 const SETTLED: Duration = Duration::from_millis(300);
@@ -40,6 +46,7 @@ struct Bench<'b, 'n> {
     network: &'b Network<'n>,
     sites: &'b mut Sites,
     pairs: &'b mut [Pair<'n>],
+    servers: &'b PostgresPair<'n>,
     gate: &'b Gate,
     clients: &'b Clients,
     load: &'b BothWays,
@@ -50,18 +57,18 @@ pub fn run<'n>(
     stage: &Stage<'_>,
     network: &Network<'n>,
     (sites, pairs): (&mut Sites, &mut Vec<Pair<'n>>),
-    servers: &PostgresPair<'_>,
+    servers: &PostgresPair<'n>,
     load: &BothWays,
     trials: u32,
     found: &mut Found,
 ) -> Result<(), LabError> {
-    let (gate, primary, mirror) = servers.start_behind_gate(pairs[0].appliances[0].publisher()?)?;
+    let (gate, primary, mirror) = servers.start_behind_movable_gate(pairs[0].appliances[0].publisher()?)?;
     let before = gate.connections(network)?;
     let clients = Clients::start(&primary, CLIENTS)?;
     let [_, to] = ends(network)?;
     let start = |_| RequestResponse::start(network, "primary", "mirror", to);
     let requests = (0..CONNECTIONS).map(start).collect::<Result<Vec<_>, _>>()?;
-    let mut bench = Bench { stage, network, sites, pairs, gate: &gate, clients: &clients, load };
+    let mut bench = Bench { stage, network, sites, pairs, servers, gate: &gate, clients: &clients, load };
     let (mut calm, mut away) = (Vec::new(), Vec::new());
     for number in 0..trials as usize {
         stage.trace.check_stop()?;
@@ -77,6 +84,7 @@ pub fn run<'n>(
         calm.push(windows.0);
         away.extend(windows.1);
     }
+    found.moved = bench.moved()?;
     let answers = requests.into_iter().map(RequestResponse::finish).collect::<Result<Vec<_>, _>>()?;
     found.answers = answers.iter().map(|it| it.count()).collect();
     let rows = clients.finish();
@@ -101,20 +109,28 @@ impl Bench<'_, '_> {
         let fault = [Fault::Kill, Fault::Halt][(number + number / 4) % 2];
         let (pair, side) = (number / 2 % 2, number % 2);
         self.wait_early(Instant::now())?;
-        let calm = (Instant::now(), Instant::now() + CALM);
-        self.stage.pause(CALM)?;
         let committed = self.clients.count();
+        let (load, routes) = (self.load, &mut self.sites.routes);
+        let (stage, gate, network, clients) = (self.stage, self.gate, self.network, self.clients);
+        let appliance = &mut self.pairs[pair].appliances[side];
         let mut held = None;
-        let load = self.load;
-        let ((withdrawn, longest, away), during) = load.run(|gaps| {
-            self.stage.pause(Duration::from_millis(100))?;
+        let ((withdrawn, longest, calm, away), during) = load.run(|gaps| {
+            stage.pause(STARTED)?;
             gaps.begin();
+            let calm = (Instant::now(), Instant::now() + CALM);
+            stage.pause(CALM)?;
+            let longest_before = gaps.longest();
             let begun = Instant::now();
-            held = fault.begin(&mut self.pairs[pair].appliances[side])?;
-            let withdrawn = self.wait_withdrawn(fault, pair, begun)?;
-            let away = if pair == 0 { Some(self.look_away()?) } else { None };
-            self.stage.pause(LASTS.saturating_sub(begun.elapsed()))?;
-            Ok((withdrawn, gaps.longest(), away))
+            let limit = bound(fault).mul_f64(stage.options.slack).max(Duration::from_secs(3));
+            // A process that is killed takes a while to be gone; the routers are watched meanwhile.
+            let withdrawn = thread::scope(|scope| {
+                let watching = scope.spawn(|| wait_withdrawn(routes, pair, begun, limit));
+                held = fault.begin(appliance)?;
+                watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+            let away = if pair == 0 { Some(look_away(stage, network, gate, clients)?) } else { None };
+            stage.pause(LASTS.saturating_sub(begun.elapsed()))?;
+            Ok((withdrawn, [longest_before, gaps.longest()], calm, away))
         })?;
         // The way back, with new flows: nothing of them may be lost.
         let (returned, back) = load.run(|_| {
@@ -132,7 +148,8 @@ impl Bench<'_, '_> {
             node: self.pairs[pair].appliances[side].node().to_owned(),
             withdrawn: withdrawn[side],
             withdrawn_far: withdrawn[1 - side],
-            longest: longest.saturating_sub(INTERVAL),
+            longest_before: longest[0].saturating_sub(INTERVAL),
+            longest: longest[1].saturating_sub(INTERVAL),
             twice: during.twice + back.twice,
             missing: during.missing,
             missing_at_return: back.missing,
@@ -144,27 +161,28 @@ impl Bench<'_, '_> {
         Ok((trial, (calm, window)))
     }
 
-    /// How long after the fault each router no longer had the pair.
-    fn wait_withdrawn(&mut self, fault: Fault, pair: usize, begun: Instant) -> Result<[Option<Duration>; 2], LabError> {
-        let limit = bound(fault).mul_f64(self.stage.options.slack).max(Duration::from_secs(3));
-        let mut withdrawn = [None; 2];
-        for ((site, routes), withdrawn) in SITES.iter().zip(&mut self.sites.routes).zip(&mut withdrawn) {
-            *withdrawn = routes.wait(begun, limit, |now| !now.contains(site.gateways[pair]))?;
-        }
-        Ok(withdrawn)
-    }
-
-    /// What the gate does while its flow is on the other pair.
-    fn look_away(&mut self) -> Result<(Away, Window), LabError> {
-        self.stage.pause(SETTLED)?;
-        let (from, early, commits) = (Instant::now(), self.gate.released(self.network)?, self.clients.count());
-        self.stage.pause(LASTS / 2)?;
-        let away = Away {
-            commits: self.clients.count() - commits,
-            released: self.gate.released(self.network)? - early,
-            reason: self.gate.reason(self.network)?,
+    /// The first pair stays away, and the gate is moved to the second one: to where its flow is. Then both go back.
+    fn moved(&mut self) -> Result<Moved, LabError> {
+        self.wait_early(Instant::now())?;
+        let (begun, limit) = (Instant::now(), bound(Fault::Kill).mul_f64(self.stage.options.slack));
+        let held = Fault::Kill.begin(&mut self.pairs[0].appliances[0])?;
+        wait_withdrawn(&mut self.sites.routes, 0, begun, limit.max(Duration::from_secs(3)))?;
+        let (away, _) = look_away(self.stage, self.network, self.gate, self.clients)?;
+        let ask = |pair: &Pair<'_>| {
+            let plan = self.servers.gate_plan(pair.appliances[0].publisher()?, "auto");
+            self.gate.move_to(self.network, &plan).map(|()| Instant::now())
         };
-        Ok((away, (from, Instant::now())))
+        let asked = ask(&self.pairs[1])?;
+        let early_there = self.wait_early(asked)?;
+        let (committed, released) = (self.clients.count(), self.gate.released(self.network)?);
+        self.stage.pause(LASTS / 2)?;
+        let (commits, released) = (self.clients.count() - committed, self.gate.released(self.network)? - released);
+        Fault::Kill.end(&mut self.pairs[0].appliances[0], held, self.network)?;
+        self.sites.wait_carried(self.stage, self.pairs)?;
+        let (left_behind, _) = look_away(self.stage, self.network, self.gate, self.clients)?;
+        let asked = ask(&self.pairs[0])?;
+        let early_back = self.wait_early(asked)?;
+        Ok(Moved { aways: [away, left_behind], early_there, commits, released, early_back })
     }
 
     /// Waits until the gate acknowledges early; returns how long that took, none if it does not.
@@ -178,4 +196,40 @@ impl Bench<'_, '_> {
         }
         Ok(Some(since.elapsed()))
     }
+}
+
+/// How long after the fault each router no longer had the pair; none: it still had it when the time was up.
+fn wait_withdrawn(
+    routes: &mut [RouteWatch; 2],
+    pair: usize,
+    begun: Instant,
+    limit: Duration,
+) -> Result<[Option<Duration>; 2], LabError> {
+    let mut withdrawn = [None; 2];
+    while withdrawn.contains(&None) && begun.elapsed() < limit {
+        for ((site, routes), withdrawn) in SITES.iter().zip(&mut *routes).zip(&mut withdrawn) {
+            let has_it = routes.gateways()?.contains(site.gateways[pair]);
+            *withdrawn = withdrawn.or((!has_it).then(|| begun.elapsed()));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(withdrawn)
+}
+
+/// What the gate does while its flow is on the other pair.
+fn look_away(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    gate: &Gate,
+    clients: &Clients,
+) -> Result<(Away, Window), LabError> {
+    stage.pause(SETTLED)?;
+    let (from, early, commits) = (Instant::now(), gate.released(network)?, clients.count());
+    stage.pause(LASTS / 2)?;
+    let away = Away {
+        commits: clients.count() - commits,
+        released: gate.released(network)? - early,
+        reason: gate.reason(network)?,
+    };
+    Ok((away, (from, Instant::now())))
 }
