@@ -34,6 +34,8 @@ const STARTED: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_millis(300);
 /// What was on its way when the routes changed is over after this time.
 const SETTLED: Duration = Duration::from_millis(300);
+/// How long the gate may take to say why nothing is protected: a lease is a second.
+const REASON_WITHIN: Duration = Duration::from_secs(2);
 /// How long the gate may take to acknowledge early again.
 const EARLY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -128,7 +130,7 @@ impl Bench<'_, '_> {
                 held = fault.begin(appliance)?;
                 watching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })?;
-            let away = if pair == 0 { Some(look_away(stage, network, gate, clients)?) } else { None };
+            let away = if pair == 0 { Some(look_at_fault(stage, network, gate, clients)?) } else { None };
             stage.pause(LASTS.saturating_sub(begun.elapsed()))?;
             Ok((withdrawn, [longest_before, gaps.longest()], calm, away))
         })?;
@@ -167,7 +169,7 @@ impl Bench<'_, '_> {
         let (begun, limit) = (Instant::now(), bound(Fault::Kill).mul_f64(self.stage.options.slack));
         let held = Fault::Kill.begin(&mut self.pairs[0].appliances[0])?;
         wait_withdrawn(&mut self.sites.routes, 0, begun, limit.max(Duration::from_secs(3)))?;
-        let (away, _) = look_away(self.stage, self.network, self.gate, self.clients)?;
+        let (away, _) = look_at_fault(self.stage, self.network, self.gate, self.clients)?;
         let ask = |pair: &Pair<'_>| {
             let plan = self.servers.gate_plan(pair.appliances[0].publisher()?, "auto");
             self.gate.move_to(self.network, &plan).map(|()| Instant::now())
@@ -182,7 +184,7 @@ impl Bench<'_, '_> {
         let (left_behind, _) = look_away(self.stage, self.network, self.gate, self.clients)?;
         let asked = ask(&self.pairs[0])?;
         let early_back = self.wait_early(asked)?;
-        Ok(Moved { aways: [away, left_behind], early_there, commits, released, early_back })
+        Ok(Moved { away, left_behind, early_there, commits, released, early_back })
     }
 
     /// Waits until the gate acknowledges early; returns how long that took, none if it does not.
@@ -216,7 +218,7 @@ fn wait_withdrawn(
     Ok(withdrawn)
 }
 
-/// What the gate does while its flow is on the other pair.
+/// What the gate does while its flow is on the pair that it does not ask.
 fn look_away(
     stage: &Stage<'_>,
     network: &Network<'_>,
@@ -232,4 +234,20 @@ fn look_away(
         reason: gate.reason(network)?,
     };
     Ok((away, (from, Instant::now())))
+}
+
+/// Like [`look_away`], where an appliance has failed: the gate knows why nothing is protected, at the latest after a lease.
+fn look_at_fault(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    gate: &Gate,
+    clients: &Clients,
+) -> Result<(Away, Window), LabError> {
+    let (mut away, window) = look_away(stage, network, gate, clients)?;
+    let deadline = Instant::now() + REASON_WITHIN.mul_f64(stage.options.slack);
+    while away.reason.is_none() && Instant::now() < deadline {
+        stage.pause(Duration::from_millis(20))?;
+        away.reason = gate.reason(network)?;
+    }
+    Ok((away, window))
 }

@@ -24,6 +24,7 @@ use super::{
 use crate::lab::{
     error::LabError,
     fault::Fault,
+    network::Network,
     pair::{Pair, PairOptions},
     report::Report,
     servers::postgres_pair::PostgresPair,
@@ -35,8 +36,8 @@ use crate::lab::{
 };
 
 const TRIALS: u32 = 40;
-/// One of so many trials ends with the death of the primary site.
-const DISASTER_EVERY: u32 = 5;
+/// For so many trials there is a disaster: the primary site dies.
+const DISASTER_EVERY: u32 = 4;
 const ONE_WAY: Duration = Duration::from_millis(10);
 /// Flows in each direction, and the time between two packets of each.
 const FLOWS: usize = 12;
@@ -81,12 +82,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
 
 /// The same without `withdraw_routes`: an appliance whose peer is dead goes on announcing the far site. Returns the longest time
 /// without a packet.
-fn control(
-    stage: &Stage<'_>,
-    network: &crate::lab::network::Network<'_>,
-    sites: &mut Sites,
-    load: &BothWays,
-) -> Result<Duration, LabError> {
+fn control(stage: &Stage<'_>, network: &Network<'_>, sites: &mut Sites, load: &BothWays) -> Result<Duration, LabError> {
     let mut pairs = Pair::start_all(network, &PairOptions { label: "dropping".to_owned(), ..PairOptions::default() })?;
     sites.wait_both(stage)?;
     let (longest, _) = load.run(|gaps| {

@@ -52,8 +52,9 @@ pub struct Trial {
 /// The gate was moved to the second pair while the first one was away, and back when that one carried again.
 #[derive(Clone, Debug, Default)]
 pub struct Moved {
-    /// Before each of the two moves, with its flow on the pair that it does not ask.
-    pub aways: [Away; 2],
+    /// Before the first move; before the second one, with both pairs well and its flow on the one that it does not ask.
+    pub away: Away,
+    pub left_behind: Away,
     /// From each move until it acknowledged early; none: never.
     pub early_there: Option<Duration>,
     pub early_back: Option<Duration>,
@@ -185,7 +186,7 @@ fn claim_commits(found: &Found, report: &mut Report) {
         accepted == 0 && ended == 0 && idle == 0,
     );
     let moved = &found.moved;
-    let away: Vec<_> = found.trials.iter().filter_map(|trial| trial.away.as_ref()).chain(&moved.aways).collect();
+    let away: Vec<_> = found.trials.iter().filter_map(|trial| trial.away.as_ref()).chain([&moved.away]).collect();
     let released: u64 = away.iter().map(|away| away.released).sum();
     let commits: u64 = away.iter().map(|away| away.commits).sum();
     let silent = away.iter().filter(|away| away.reason.is_none()).count();
@@ -284,7 +285,8 @@ mod tests {
             drains: ["complete"; 2],
         };
         let moved = Moved {
-            aways: [away.clone(), away],
+            left_behind: Away { reason: None, ..away.clone() },
+            away,
             early_there: Some(SHORT),
             early_back: Some(SHORT),
             commits: 4,
@@ -311,7 +313,7 @@ mod tests {
             found.trials[0].away.as_mut().expect("a trial of the gate's pair")
         }
         assert!(report(&good()).passes());
-        let broken: [fn(&mut Found); 31] = [
+        let broken: [fn(&mut Found); 33] = [
             |found| found.spread.flows[1][0] = 0,
             |found| found.spread.packets[0][1] = 0,
             |found| found.spread.parted = Some([1, 9]),
@@ -330,7 +332,9 @@ mod tests {
             |found| away(found).released = 1,
             |found| away(found).commits = 0,
             |found| away(found).reason = None,
-            |found| found.moved.aways[1].released = 1,
+            |found| found.moved.away.reason = None,
+            |found| found.moved.left_behind.released = 1,
+            |found| found.moved.left_behind.commits = 0,
             |found| found.moved.early_there = None,
             |found| found.moved.early_back = None,
             |found| found.moved.released = 0,
