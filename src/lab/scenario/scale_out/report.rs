@@ -203,10 +203,19 @@ fn claim_commits(found: &Found, report: &mut Report) {
     report.claim(
         "moved to the pair that has its flow, it acknowledges early, and back again",
         format!(
-            "{:?} and {:?} later, {} early of {} commits",
-            moved.early_there, moved.early_back, moved.released, moved.commits
+            "{:.1?} and {:.1?} later, {} early of {} commits",
+            moved.early_there.unwrap_or_default(),
+            moved.early_back.unwrap_or_default(),
+            moved.released,
+            moved.commits
         ),
         moved.early_there.is_some() && moved.early_back.is_some() && moved.released > 0,
+    );
+    let left = &moved.left_behind;
+    report.claim(
+        "left behind by its flow, it acknowledges nothing early",
+        format!("{} early of {} commits", left.released, left.commits),
+        left.released == 0 && left.commits > 0,
     );
     let never = found.trials.iter().filter(|trial| trial.early_again.is_none()).count();
     let longest = found.trials.iter().filter_map(|trial| trial.early_again).max().unwrap_or_default();
