@@ -71,15 +71,33 @@ impl BothWays {
             sending.into_iter().for_each(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             found
         })?;
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome { twice: 0, missing: self.drain(&flows) };
         for (flows, sink) in flows.into_iter().zip(&self.sinks) {
             for flow in flows {
-                outcome.missing += sink.drain(&flow, QUIET);
                 outcome.twice += sink.twice(&flow);
                 sink.forget(flow);
             }
         }
         Ok((found, outcome))
+    }
+
+    /// Waits until all packets have arrived, or none has come for a while; returns how many are missing.
+    fn drain(&self, flows: &[Vec<NumberedFlow>; 2]) -> u64 {
+        let missing = || -> u64 {
+            let of = |(sink, flows): (&NumberedSink, &Vec<NumberedFlow>)| {
+                flows.iter().map(|it| sink.missing(it)).sum::<u64>()
+            };
+            self.sinks.iter().zip(flows).map(of).sum()
+        };
+        let (mut last, mut since) = (missing(), Instant::now());
+        while last > 0 && since.elapsed() < QUIET {
+            thread::sleep(Duration::from_millis(1));
+            let now = missing();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        last
     }
 
     /// Stops listening.
