@@ -34,7 +34,7 @@ pub struct Lab {
     /// The scenario; `onwire-lab list` shows them.
     #[arg(default_value = SCENARIOS[0].name)]
     scenario: String,
-    /// A built-in topology (pair, pair-veth, pair-uplink, pair-outer-v6, pair-inner-9000, pair-held, pair-lan, pair-wan, star, plain) or a file like those in netns/.
+    /// A built-in topology (pair, pair-veth, pair-uplink, pair-outer-v6, pair-inner-9000, pair-held, pair-lan, pair-wan, star, scale-out, plain) or a file like those in netns/.
     #[arg(long, value_name = "NAME|FILE")]
     topology: Option<String>,
     /// Write the result as JSON, and a plot, where there is one, beside it as .svg.

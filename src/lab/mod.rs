@@ -2,16 +2,18 @@
 //!
 //! [`topology`] reads a lab's plan, [`network`] builds it with [`wan`] in its middle, and [`pair`] starts two
 //! appliances in it. [`workload`] sends traffic through them, [`servers`] are the databases that replicate through
-//! them. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
+//! them. [`bird`] routes between several pairs, and [`fault`] is what befalls an appliance. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
 //! [`path_attacker`] delays and drops the datagrams between the appliances. A [`scenario`] measures and checks claims.
 //! The lab runs the executables as a user would; nothing here is part of an appliance.
 //!
 //! Start with [`scenario`], whose table lists all experiments, then [`pair`] and [`network`].
 
 pub mod binomial;
+pub mod bird;
 pub mod cleanup;
 pub mod command;
 pub mod error;
+pub mod fault;
 pub mod load;
 pub mod median;
 pub mod monotonic;
@@ -24,6 +26,7 @@ pub mod process;
 pub mod program;
 pub mod relay;
 pub mod report;
+pub mod route_watch;
 pub mod scenario;
 pub mod servers;
 pub mod star;

@@ -4,6 +4,7 @@
 //! Uses the executable as a user would: `keygen`, `run`, `status`. Contains nothing of how an appliance works.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -169,13 +170,42 @@ pub struct Pair<'n> {
 }
 
 impl<'n> Pair<'n> {
-    /// Generates keys and configurations, starts both appliances and waits until both report an established session.
+    /// Starts the two appliances of a topology: see [`start_between`](Self::start_between).
     pub fn start(network: &'n Network<'n>, options: &PairOptions) -> Result<Self, LabError> {
         let plans: Vec<_> = network.topology().appliances().collect();
-        let [(near, near_plan), (far, far_plan)] = plans[..] else {
+        let [near, far] = plans[..] else {
             let found = plans.len();
             return Err(LabError::Sentence(format!("this scenario needs two appliances; the topology has {found}")));
         };
+        Self::start_between(network, options, [near, far])
+    }
+
+    /// Starts each appliance of a topology with the one that it names as its peer. The pairs are in the order of the names of
+    /// their first appliances.
+    pub fn start_all(network: &'n Network<'n>, options: &PairOptions) -> Result<Vec<Self>, LabError> {
+        let plans: BTreeMap<_, _> = network.topology().appliances().collect();
+        let firsts = plans.iter().filter(|(name, plan)| **name < plan.peer.as_str());
+        firsts
+            .map(|(near, plan)| {
+                let far = plan.peer.as_str();
+                match plans.get(far) {
+                    Some(of_far) if of_far.peer == *near => {
+                        Self::start_between(network, options, [(near, plan), (far, of_far)])
+                    }
+                    _ => Err(LabError::Sentence(format!(
+                        "{far} does not name {near} as its peer; this scenario needs pairs"
+                    ))),
+                }
+            })
+            .collect()
+    }
+
+    /// Generates keys and configurations, starts both appliances and waits until both report an established session.
+    fn start_between(
+        network: &'n Network<'n>,
+        options: &PairOptions,
+        [(near, near_plan), (far, far_plan)]: [(&str, &AppliancePlan); 2],
+    ) -> Result<Self, LabError> {
         let [near_key, far_key] = [make_key(network, near, options)?, make_key(network, far, options)?];
         let to = |name, plan, key| RemotePeer { name, plan, key, path: &options.path };
         let near_peers = [to(far, far_plan, far_key.1.as_str())];
@@ -209,6 +239,14 @@ impl<'n> Pair<'n> {
     pub fn stop(self) -> Result<[Ended; 2], LabError> {
         let [near, far] = self.appliances;
         Ok([near.stop(self.network)?, far.stop(self.network)?])
+    }
+
+    /// Whether both carry packets, where they withdraw their routes while they do not.
+    pub fn is_carried(&self) -> bool {
+        self.appliances.iter().all(|appliance| {
+            let status = appliance.status(self.network);
+            status.is_ok_and(|status| status.is_up() && status.peer().bypass.is_some_and(|bypass| !bypass.withdrawn))
+        })
     }
 
     /// Waits until both report an established session.

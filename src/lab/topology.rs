@@ -22,6 +22,7 @@ pub const BUILT_IN: [(&str, &str); 10] = [
     ("pair-lan", include_str!("../../netns/pair-lan.yaml")),
     ("pair-wan", include_str!("../../netns/pair-wan.yaml")),
     ("star", include_str!("../../netns/star.yaml")),
+    ("scale-out", include_str!("../../netns/scale-out.yaml")),
     ("pair-outer-v6", include_str!("../../netns/pair-outer-v6.yaml")),
     ("pair-inner-9000", include_str!("../../netns/pair-inner-9000.yaml")),
 ];
@@ -233,7 +234,7 @@ mod tests {
                 topology.appliances().count(),
                 match name {
                     "plain" => 0,
-                    "star" => 4,
+                    "star" | "scale-out" => 4,
                     _ => 2,
                 },
                 "{name}"

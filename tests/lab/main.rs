@@ -1,6 +1,7 @@
 //! Runs the lab as a user does.
 #![allow(clippy::unwrap_used)]
 
+mod bird;
 mod emulator;
 mod scenarios;
 

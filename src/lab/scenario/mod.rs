@@ -30,6 +30,7 @@ mod recovery;
 mod redis_mariadb;
 mod reload;
 mod residual;
+mod scale_out;
 mod shell;
 mod slot;
 mod slow_peer;
@@ -78,7 +79,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 33] = [
+pub const SCENARIOS: [Scenario; 34] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -290,6 +291,13 @@ pub const SCENARIOS: [Scenario; 33] = [
         run: bypass::run,
     },
     Scenario {
+        name: "scale-out",
+        summary: "two pairs side by side, routed by BIRD: appliances die and stand still: how soon do flows move, what is lost?",
+        topology: "scale-out",
+        programs: &["ip", "sysctl", "bird", "unshare", "setpriv"],
+        run: scale_out::run,
+    },
+    Scenario {
         name: "soak",
         summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
         topology: "pair",
@@ -469,7 +477,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, scale-out, soak, cap, shell"
         );
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Starts and ends the gate; its status is JSON, which the scenario interprets.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -65,12 +69,39 @@ impl Gate {
         Ok(Self { process, socket })
     }
 
+    /// Starts it from a file, without `more`, and waits until it listens. Such a gate can [move](Self::move_to).
+    pub fn start_from_file(network: &Network<'_>, plan: &GatePlan<'_>) -> Result<Self, LabError> {
+        let socket = network.trace().directory().join(format!("{}.sock", plan.name));
+        let _ = std::fs::remove_file(&socket);
+        let file = write_file(network, plan, &socket)?;
+        let mut process = network.start(plan.node, plan.name, &[&onwire_program()?, "gate", "--config", &file])?;
+        process.wait_for_output("listening", LISTENS_WITHIN)?;
+        Ok(Self { process, socket })
+    }
+
+    /// From now on it asks the appliance of this plan, which is otherwise the one that it was started with.
+    pub fn move_to(&self, network: &Network<'_>, plan: &GatePlan<'_>) -> Result<(), LabError> {
+        write_file(network, plan, &self.socket)?;
+        let socket = path_text(&self.socket)?;
+        network.trace().run(&[&onwire_program()?, "reload", "--socket", &socket]).map(drop)
+    }
+
     /// How many connections its first gate has accepted so far, and how many are open.
     pub fn connections(&self, network: &Network<'_>) -> Result<[u64; 2], LabError> {
         let status = self.status(network)?;
         let gate = &status["gates"][0];
         let open = gate["connections"].as_array().map_or(0, |open| open.len() as u64);
         Ok([gate["totals"]["connections"].as_u64().unwrap_or(0), open])
+    }
+
+    /// How often its first gate has acknowledged something because it was protected.
+    pub fn released(&self, network: &Network<'_>) -> Result<u64, LabError> {
+        Ok(self.status(network)?["gates"][0]["totals"]["released"].as_u64().unwrap_or(0))
+    }
+
+    /// Why nothing more could be called protected of the first connection of its first gate; none: nothing is wrong.
+    pub fn reason(&self, network: &Network<'_>) -> Result<Option<String>, LabError> {
+        Ok(self.status(network)?["gates"][0]["connections"][0]["reason"].as_str().map(str::to_owned))
     }
 
     /// Its status.
@@ -90,4 +121,19 @@ impl Gate {
     pub fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
     }
+}
+
+/// Writes the file of a gate; returns its path. Strings are quoted as JSON, which YAML reads.
+fn write_file(network: &Network<'_>, plan: &GatePlan<'_>, socket: &Path) -> Result<String, LabError> {
+    let GatePlan { kind, name, listen, upstream, policy, publisher, .. } = plan;
+    let (key, id, socket) = (path_text(&publisher.key_file)?, publisher.key.id(), path_text(socket)?);
+    let text = format!(
+        "notify: {{ address: \"{}\", key_file: {key:?}, key_id: {id} }}
+gates:
+  - {{ kind: {kind}, listen: \"{listen}\", upstream: \"{upstream}\", policy: {policy} }}
+status: {{ socket: {socket:?} }}
+",
+        publisher.address
+    );
+    path_text(&network.trace().write_file(&format!("{name}.yaml"), &text)?)
 }

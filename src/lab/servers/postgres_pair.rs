@@ -16,7 +16,7 @@ use super::{
 use crate::lab::{error::LabError, network::Network, pair::Publisher, process::Process, workload::rows};
 
 /// The port of the gate, at the primary's address.
-const GATE_PORT: u16 = 5433;
+pub const GATE_PORT: u16 = 5433;
 /// How long the standby may take to follow.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(20);
 /// A standby whose positions do not change for this long has replayed everything it can.
@@ -122,8 +122,21 @@ impl<'n> PostgresPair<'n> {
 
     /// From the prepared data: a primary that waits for the mirror behind a gate, and a mirror that follows it.
     pub fn start_behind_gate(&self, publisher: &Publisher) -> Result<(Gate, Postgres, Postgres), LabError> {
+        self.start_behind(&self.gate_plan(publisher, "auto"), Gate::start)
+    }
+
+    /// Like [`start_behind_gate`](Self::start_behind_gate), with a gate that can move to another appliance.
+    pub fn start_behind_movable_gate(&self, publisher: &Publisher) -> Result<(Gate, Postgres, Postgres), LabError> {
+        self.start_behind(&self.gate_plan(publisher, "auto"), Gate::start_from_file)
+    }
+
+    fn start_behind(
+        &self,
+        plan: &GatePlan<'_>,
+        start: impl FnOnce(&Network<'_>, &GatePlan<'_>) -> Result<Gate, LabError>,
+    ) -> Result<(Gate, Postgres, Postgres), LabError> {
         self.renew()?;
-        let gate = self.start_gate(publisher, "auto")?;
+        let gate = start(self.network, plan)?;
         let primary = self.start_primary("remote_write", "mirror")?;
         let mirror = self.launch_mirror(Follows::Gate)?;
         self.wait_followed(&primary)?;
@@ -132,7 +145,12 @@ impl<'n> PostgresPair<'n> {
 
     /// Starts a gate between primary and standby.
     pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
-        let plan = GatePlan {
+        Gate::start(self.network, &self.gate_plan(publisher, policy))
+    }
+
+    /// The settings of a gate between primary and standby.
+    pub fn gate_plan<'p>(&self, publisher: &'p Publisher, policy: &'p str) -> GatePlan<'p> {
+        GatePlan {
             kind: "postgres",
             node: "primary",
             name: "gate",
@@ -141,8 +159,7 @@ impl<'n> PostgresPair<'n> {
             policy,
             publisher,
             more: Vec::new(),
-        };
-        Gate::start(self.network, &plan)
+        }
     }
 
     /// Waits until the standby follows the primary.

@@ -5,40 +5,31 @@
 //! PostgreSQL commits through a gate meanwhile. In some trials the primary site dies during the bypass: what was
 //! acknowledged must be at the mirror.
 //!
-//! Start with [`run`]. [`fault`] is what befalls an appliance, [`report`] what is claimed.
+//! Start with [`run`]. [`report`] is what is claimed.
 
-mod fault;
 mod report;
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use self::{
-    fault::Fault,
-    report::{Disaster, Found, Trial},
-};
+use self::report::{Disaster, Found, Trial};
 use super::{
     Stage,
     stage::{WAN_TCP, ends},
 };
-use crate::{
-    lab::{
-        error::LabError,
-        network::Network,
-        pair::{Pair, PairOptions},
-        report::Report,
-        servers::postgres_pair::PostgresPair,
-        workload::{
-            numbered::{NumberedFlow, NumberedSink},
-            rows::{self, ClientPlan, Clients, Rhythm},
-        },
+use crate::lab::{
+    error::LabError,
+    fault::Fault,
+    network::Network,
+    pair::{Pair, PairOptions},
+    report::Report,
+    servers::postgres_pair::PostgresPair,
+    workload::{
+        both_ways::BothWays,
+        numbered::NumberedSink,
+        rows::{self, ClientPlan, Clients, Rhythm},
     },
-    notify::message::FlowKey,
 };
 
 const TRIALS: u32 = 100;
@@ -46,7 +37,6 @@ const TRIALS: u32 = 100;
 const DISASTER_EVERY: u32 = 5;
 const ONE_WAY: Duration = Duration::from_millis(10);
 const INTERVAL: Duration = Duration::from_millis(1);
-const BYTES: usize = 300;
 /// How long a fault lasts, or the time until the disaster at most.
 const LASTS: Duration = Duration::from_millis(1500);
 /// How long the appliances may take to carry packets again.
@@ -95,7 +85,7 @@ fn faults(
     trials: u32,
     found: &mut Found,
 ) -> Result<(), LabError> {
-    wait_carried(stage, network, pair)?;
+    wait_carried(stage, pair)?;
     let (gate, primary, mirror) = servers.start_behind_gate(pair.appliances[0].publisher()?)?;
     let before = gate.connections(network)?;
     let clients = Clients::start(&primary, CLIENTS)?;
@@ -104,6 +94,7 @@ fn faults(
         NumberedSink::listen(network, ("primary", from), ("mirror", to))?,
         NumberedSink::listen(network, ("mirror", to), ("primary", from))?,
     ];
+    let load = BothWays { sinks, each: 1, interval: INTERVAL };
     let mut said = Instant::now();
     for number in 0..trials as usize {
         stage.trace.check_stop()?;
@@ -114,80 +105,40 @@ fn faults(
         let (fault, side) = (Fault::ALL[number % 4], number / 4 % 2);
         let committed = clients.count();
         let mut held = None;
-        let (longest, twice, _) = under_load(&sinks, |flows| {
+        let (longest, during) = load.run(|gaps| {
             stage.pause(Duration::from_millis(100))?;
-            for (flow, sink) in flows.iter().zip(&sinks) {
-                let _ = sink.take_longest_gap(flow);
-            }
+            gaps.begin();
             held = fault.begin(&mut pair.appliances[side])?;
             stage.pause(LASTS)?;
-            Ok(flows.iter().zip(&sinks).map(|(flow, sink)| sink.take_longest_gap(flow)).max().unwrap_or_default())
+            Ok(gaps.longest())
         })?;
         // The way back, with new flows: nothing of them may be lost.
-        let ((), twice_back, missing) = under_load(&sinks, |_| {
+        let ((), back) = load.run(|_| {
             fault.end(&mut pair.appliances[side], held.take(), network)?;
-            wait_carried(stage, network, pair)?;
+            wait_carried(stage, pair)?;
             stage.pause(Duration::from_millis(100))
         })?;
         found.trials.push(Trial {
             fault,
             longest: longest.saturating_sub(INTERVAL),
-            twice: twice + twice_back,
-            missing_at_return: missing,
+            twice: during.twice + back.twice,
+            missing_at_return: back.missing,
             commits: clients.count() - committed,
         });
     }
     found.commits = clients.finish().len();
     let after = gate.connections(network)?;
     found.connections = [after[0] - before[0], before[1].saturating_sub(after[1])];
-    sinks.into_iter().for_each(NumberedSink::end);
+    load.end();
     drop((mirror, primary, gate));
     Ok(())
 }
 
-/// Runs `act` while a flow goes each way; also returns how many packets arrived twice, and how many did not arrive.
-fn under_load<T>(
-    sinks: &[NumberedSink; 2],
-    act: impl FnOnce(&[FlowKey; 2]) -> Result<T, LabError>,
-) -> Result<(T, u64, u64), LabError> {
-    let mut flows = [sinks[0].open()?, sinks[1].open()?];
-    let keys = flows.each_ref().map(|flow| flow.key);
-    let is_over = AtomicBool::new(false);
-    let found = thread::scope(|scope| {
-        let sending: Vec<_> = flows.iter_mut().map(|flow| scope.spawn(|| send(flow, &is_over))).collect();
-        let found = act(&keys);
-        is_over.store(true, Ordering::Relaxed);
-        sending.into_iter().for_each(|it| it.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        found
-    })?;
-    let (mut twice, mut missing) = (0, 0);
-    for (flow, sink) in flows.into_iter().zip(sinks) {
-        missing += sink.drain(&flow, QUIET);
-        twice += sink.twice(&flow);
-        sink.forget(flow);
-    }
-    Ok((found, twice, missing))
-}
-
-fn send(flow: &mut NumberedFlow, is_over: &AtomicBool) {
-    let mut next = Instant::now();
-    while !is_over.load(Ordering::Relaxed) {
-        // Where a device has just gone, the kernel may refuse a packet; that is a gap as any other.
-        let _ = flow.send(BYTES);
-        next += INTERVAL;
-        thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-}
-
 /// Waits until both appliances carry packets.
-fn wait_carried(stage: &Stage<'_>, network: &Network<'_>, pair: &Pair<'_>) -> Result<(), LabError> {
+fn wait_carried(stage: &Stage<'_>, pair: &Pair<'_>) -> Result<(), LabError> {
     let deadline = Instant::now() + CARRIED_WITHIN.mul_f64(stage.options.slack);
     loop {
-        let is_carried = pair.appliances.iter().all(|appliance| {
-            let status = appliance.status(network);
-            status.is_ok_and(|status| status.is_up() && status.peer().bypass.is_some_and(|bypass| !bypass.withdrawn))
-        });
-        if is_carried {
+        if pair.is_carried() {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -208,7 +159,7 @@ fn disaster(
 ) -> Result<Disaster, LabError> {
     network.tell_wan("set loss 0%, passage open")?;
     pair.restart()?;
-    wait_carried(stage, network, pair)?;
+    wait_carried(stage, pair)?;
     let (mut gate, mut primary, mut mirror) = servers.start_behind_gate(pair.appliances[0].publisher()?)?;
     let clients = Clients::start(&primary, CLIENTS)?;
     stage.pause(Duration::from_millis(500))?;

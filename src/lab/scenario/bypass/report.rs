@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 
-use super::fault::Fault;
-use crate::lab::{median::median, report::Report};
+use crate::lab::{fault::Fault, median::median, report::Report};
 
 /// How long a bypass may take when the process is gone, and when it stands still.
 const AFTER_CRASH: Duration = Duration::from_millis(100);

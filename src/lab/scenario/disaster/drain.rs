@@ -30,6 +30,17 @@ pub enum Verdict {
     Incomplete,
 }
 
+impl Verdict {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Unfinished => "unfinished",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
 /// One drain.
 #[derive(Clone, Copy, Debug)]
 pub struct Drained {

@@ -21,8 +21,10 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Kill, Self::Halt, Self::Abort, Self::Hang];
 
+    /// Its name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill -9",
