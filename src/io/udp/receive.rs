@@ -33,11 +33,12 @@ pub struct Received {
     pub class: u8,
 }
 
-/// ICMP errors that may precede a datagram. More of them are a flood: the loop must go on.
+/// Errors that may precede a datagram. More of them are a flood, or do not end: the loop must go on.
 const MAX_PENDING_ERRORS: usize = 16;
 
 impl UdpSocket {
-    /// Receives a train, or `None` when there is nothing. `buffer` must hold 65,536 bytes: what does not fit is cut off.
+    /// Receives a train, or `None` when there is nothing, or when only errors came
+    /// ([`is_unread`](Self::is_unread)). `buffer` must hold 65,536 bytes: what does not fit is cut off.
     ///
     /// Errors of earlier sends are not reported here: see [`drain_errors`](Self::drain_errors).
     pub fn recv_train(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
@@ -48,16 +49,30 @@ impl UdpSocket {
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.arrivals.on_empty();
+                    self.is_unread = false;
                     return Ok(None);
                 }
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EFAULT | libc::ENOTSOCK)) => {
                     return Err(error);
                 }
-                // An ICMP error of an earlier datagram. Reading it here clears it; its copy is in the error queue.
-                Err(_) => {}
+                // Reading an ICMP error of an earlier datagram clears it; its copy is in the error queue.
+                Err(error) if is_of_earlier_send(&error) => {}
+                Err(error) => self.receive_error = Some(error),
             }
         }
+        self.is_unread = true;
         Ok(None)
+    }
+
+    /// The last [`recv_train`](Self::recv_train) that returned nothing did not find the socket empty: something may lie
+    /// there, and no event will report it again.
+    pub fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
+    /// An error of receiving that is not about an earlier datagram, since this was last asked.
+    pub fn poll_receive_error(&mut self) -> Option<io::Error> {
+        self.receive_error.take()
     }
 
     #[inline]
@@ -83,6 +98,26 @@ impl UdpSocket {
         let (from, class, arrived) = (unmapped(from), class.unwrap_or(0), self.arrivals.tell(stamp));
         Ok(Some(Received { len, segment, from, to, arrived, class }))
     }
+}
+
+/// Whether an error of a receiving call is one that an earlier datagram brought about, or a signal.
+fn is_of_earlier_send(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EMSGSIZE
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EACCES
+        )
+    )
 }
 
 /// Bytes that an error quotes of its datagram: the clear header.
