@@ -12,6 +12,7 @@ pub mod binomial;
 pub mod cleanup;
 pub mod command;
 pub mod error;
+pub mod injection;
 pub mod load;
 pub mod median;
 pub mod monotonic;

@@ -75,6 +75,11 @@ impl Process {
         self.ended.is_none()
     }
 
+    /// Its exit code, if it has ended by itself or was asked to; none after a signal.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.ended?.code()
+    }
+
     /// Processor time it has used, user and system, all threads; `None` after its end.
     pub fn cpu_time(&self) -> Option<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
@@ -103,6 +108,14 @@ impl Process {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.failed(status.to_string())),
             None => Ok(()),
+        }
+    }
+
+    /// Waits until it has ended, whatever its exit code, but not longer than `limit`.
+    pub fn wait_end(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.is_running() && Instant::now() < deadline {
+            thread::sleep(STEP);
         }
     }
 

@@ -197,6 +197,7 @@ fn package_of(program: &str) -> &'static str {
         "ethtool" => "ethtool",
         "iperf3" => "iperf3",
         "rsync" => "rsync",
+        "strace" => "strace",
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",

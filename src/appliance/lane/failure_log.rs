@@ -88,7 +88,12 @@ mod tests {
             }
             logged.extend(log.poll_ended(now).map(|words| format!("{second} {words}")));
         }
-        let begins = ["0 datagrams cannot be read; ", "5 the TUN refuses packets", "65 the TUN takes packets again: ", "159 datagrams are read again: "];
+        let begins = [
+            "0 datagrams cannot be read; ",
+            "5 the TUN refuses packets",
+            "65 the TUN takes packets again: ",
+            "159 datagrams are read again: ",
+        ];
         assert_eq!(logged.len(), begins.len(), "{logged:?}");
         assert!(logged.iter().zip(begins).all(|(line, begin)| line.starts_with(begin)), "{logged:?}");
         assert!(logged[0].contains("`free`") && logged[0].contains("Cannot allocate memory"), "{logged:?}");

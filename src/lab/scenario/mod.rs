@@ -18,6 +18,7 @@ mod disaster;
 mod goodput;
 mod held_link;
 mod honest;
+mod inject;
 mod last_hop;
 mod latency;
 mod loss;
@@ -75,7 +76,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 30] = [
+pub const SCENARIOS: [Scenario; 31] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -187,6 +188,13 @@ pub const SCENARIOS: [Scenario; 30] = [
         topology: "pair-uplink",
         programs: &["ip", "sysctl", "tc"],
         run: uplink::run,
+    },
+    Scenario {
+        name: "inject",
+        summary: "each system call fails with each error it can have: is any \"protected\" false, does it live, is it said?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "strace"],
+        run: inject::run,
     },
     Scenario {
         name: "burst",
@@ -445,7 +453,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, notify-faults, slow-peer, uplink, inject, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, soak, cap, shell"
         );
     }
 }

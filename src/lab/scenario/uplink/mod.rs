@@ -11,9 +11,9 @@
 //! sides that are compared, `one_stamp` is the control.
 
 mod faults;
-mod load;
+pub(super) mod load;
 mod losses;
-mod notified;
+pub(super) mod notified;
 mod one_stamp;
 mod testbed;
 mod verdict;
