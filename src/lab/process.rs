@@ -92,6 +92,12 @@ impl Process {
         memory_of(&status)
     }
 
+    /// How many descriptors it has open, and how many threads; `None` after its end.
+    pub fn descriptors_and_threads(&self) -> Option<[u64; 2]> {
+        let count = |what: &str| Some(std::fs::read_dir(format!("/proc/{}/{what}", self.id())).ok()?.count() as u64);
+        Some([count("fd")?, count("task")?])
+    }
+
     /// Waits until it ends by itself; an error if it fails, takes too long, or a signal asks the lab to stop.
     pub fn wait(&mut self, limit: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + limit;
@@ -268,6 +274,9 @@ mod tests {
     fn a_process_receives_lines_on_its_standard_input() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = trace(directory.path()).start("obey", &["sh"]).unwrap();
+        assert!(
+            process.descriptors_and_threads().is_some_and(|[descriptors, threads]| descriptors >= 3 && threads == 1)
+        );
         process.tell("echo one; echo two").unwrap();
         process.wait_for_output("one\ntwo\n", Duration::from_secs(5)).unwrap();
         process.terminate().unwrap();

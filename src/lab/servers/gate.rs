@@ -45,7 +45,12 @@ pub struct Gate {
     /// Its process.
     pub process: Process,
     socket: PathBuf,
+    /// Of a gate that has a file: its place, and its text with `POLICY` for the policy.
+    file: Option<(PathBuf, String)>,
 }
+
+/// Stands for the policy in the text of a gate's file.
+const POLICY: &str = "POLICY";
 
 impl Gate {
     /// Starts it and waits until it listens.
@@ -62,7 +67,36 @@ impl Gate {
         words.extend(plan.more.iter().map(String::as_str));
         let mut process = network.start(plan.node, plan.name, &words)?;
         process.wait_for_output("listening", LISTENS_WITHIN)?;
-        Ok(Self { process, socket })
+        Ok(Self { process, socket, file: None })
+    }
+
+    /// Starts one that has its settings from a file, and waits until it listens.
+    pub fn start_with_file(network: &Network<'_>, plan: &GatePlan<'_>) -> Result<Self, LabError> {
+        let socket = network.trace().directory().join(format!("{}.sock", plan.name));
+        let GatePlan { kind, listen, upstream, publisher, .. } = plan;
+        let (key, id) = (path_text(&publisher.key_file)?, publisher.key.id());
+        let text = format!(
+            "notify: {{ address: \"{}\", key_file: {key:?}, key_id: {id} }}\ngates:\n  - {{ kind: {kind}, listen: \"{listen}\", \
+             upstream: \"{upstream}\", policy: {POLICY} }}\nstatus: {{ socket: {:?} }}\n",
+            publisher.address,
+            path_text(&socket)?
+        );
+        let name = format!("{}.yaml", plan.name);
+        let file = network.trace().write_file(&name, &text.replace(POLICY, plan.policy))?;
+        let words = [&onwire_program()?, "gate", "--config", &path_text(&file)?];
+        let mut process = network.start(plan.node, plan.name, &words)?;
+        process.wait_for_output("listening", LISTENS_WITHIN)?;
+        Ok(Self { process, socket, file: Some((file, text)) })
+    }
+
+    /// Writes another policy into its file and lets it read that.
+    pub fn reload_with(&self, network: &Network<'_>, policy: &str) -> Result<(), LabError> {
+        let Some((file, text)) = &self.file else {
+            return Err(LabError::Sentence("this gate was started without a file".to_owned()));
+        };
+        std::fs::write(file, text.replace(POLICY, policy)).map_err(LabError::doing("write the gate's file"))?;
+        let socket = path_text(&self.socket)?;
+        network.trace().run(&[&onwire_program()?, "reload", "--socket", &socket]).map(drop)
     }
 
     /// How many connections its first gate has accepted so far, and how many are open.

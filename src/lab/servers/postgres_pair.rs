@@ -69,6 +69,11 @@ impl<'n> PostgresPair<'n> {
         Ok(pair)
     }
 
+    /// The network that the servers are in.
+    pub fn network(&self) -> &'n Network<'n> {
+        self.network
+    }
+
     /// The release, and the location of the data.
     pub fn describe(&self) -> Result<String, LabError> {
         Ok(format!("{}, {}", self.programs.version(self.network)?, self.place.describe()))
@@ -132,7 +137,16 @@ impl<'n> PostgresPair<'n> {
 
     /// Starts a gate between primary and standby.
     pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
-        let plan = GatePlan {
+        Gate::start(self.network, &self.gate_plan(publisher, policy))
+    }
+
+    /// Starts a gate that can read its settings again.
+    pub fn start_gate_with_file(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
+        Gate::start_with_file(self.network, &self.gate_plan(publisher, policy))
+    }
+
+    fn gate_plan<'p>(&self, publisher: &'p Publisher, policy: &'p str) -> GatePlan<'p> {
+        GatePlan {
             kind: "postgres",
             node: "primary",
             name: "gate",
@@ -141,8 +155,7 @@ impl<'n> PostgresPair<'n> {
             policy,
             publisher,
             more: Vec::new(),
-        };
-        Gate::start(self.network, &plan)
+        }
     }
 
     /// Waits until the standby follows the primary.
