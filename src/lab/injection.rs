@@ -8,13 +8,18 @@ use std::{
     collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{error::LabError, process::Process, program::path_text, trace::Trace};
 
 /// How long `strace` may take to attach.
 const ATTACHES_WITHIN: Duration = Duration::from_secs(10);
+/// How long the program may take to stand still.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
 /// What `strace` writes behind a call that it has changed.
 const MARK: &str = "(INJECTED)";
 
@@ -36,6 +41,7 @@ pub struct Injected<'a> {
 pub struct Injection {
     process: Process,
     record: PathBuf,
+    pid: u32,
 }
 
 impl Injected<'_> {
@@ -59,19 +65,52 @@ impl Injection {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut process = trace.start("strace", &words)?;
         process.wait_for_output(" attached", ATTACHES_WITHIN)?;
-        Ok(Self { process, record })
+        Ok(Self { process, record, pid })
     }
 
     /// Detaches: from then on calls succeed again. Returns how many got the error.
+    ///
+    /// The program stands still meanwhile. A call that `strace` has begun to change would get another error if it let go
+    /// just then, which no kernel returns: a program that stands still is in no such call.
     pub fn detach(mut self) -> Result<u64, LabError> {
         // It ends by itself when the program has ended.
         if self.process.is_running() {
-            self.process.terminate()?;
+            signal(self.pid, Signal::STOP);
+            let deadline = Instant::now() + STOPS_WITHIN;
+            while !stands_still(self.pid) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let ended = self.process.terminate();
+            signal(self.pid, Signal::CONT);
+            ended?;
         }
         let record = fs::read(&self.record).map_err(LabError::doing("read what strace has recorded"))?;
         let _ = fs::remove_file(&self.record);
         Ok(String::from_utf8_lossy(&record).lines().filter(|line| line.ends_with(MARK)).count() as u64)
     }
+}
+
+impl Drop for Injection {
+    fn drop(&mut self) {
+        // After an error on the way the program must not stand still for good.
+        signal(self.pid, Signal::CONT);
+    }
+}
+
+/// The program may have ended.
+fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = pid.map(|pid| kill_process(pid, signal));
+}
+
+/// Whether all threads of a process are stopped; also if it is gone.
+fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
+    })
 }
 
 /// The sockets of a process, as links in `/proc/PID/fd` show them.

@@ -183,7 +183,10 @@ impl Lane {
     /// From now on this lane publishes what is protected.
     pub fn set_protection(&mut self, mut driver: ProtectionDriver) -> io::Result<()> {
         if let Some(port) = driver.publish_path().port() {
-            self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE)?;
+            let watched = self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE);
+            watched.map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot watch the notification port: {error}"))
+            })?;
         }
         self.forwarder.set_shows_departures(driver.shows_departures());
         self.driver = Some(driver);

@@ -42,8 +42,17 @@ impl UdpSocket {
     ///
     /// Errors of earlier sends are not reported here: see [`drain_errors`](Self::drain_errors).
     pub fn recv_train(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        self.first_train(|socket| socket.receive(buffer))
+    }
+
+    /// The first train of a few calls.
+    #[inline]
+    fn first_train(
+        &mut self,
+        mut receive: impl FnMut(&mut Self) -> io::Result<Option<Received>>,
+    ) -> io::Result<Option<Received>> {
         for _ in 0..MAX_PENDING_ERRORS {
-            match self.receive(buffer) {
+            match receive(self) {
                 Ok(Some(received)) => return Ok(Some(received)),
                 // A message without a source is not from the network.
                 Ok(None) => {}
@@ -229,4 +238,32 @@ pub(super) fn receive_message(
     #[allow(clippy::unnecessary_cast, reason = "not a usize in every C library")]
     let control_len = message.msg_controllen as usize;
     Ok((len.min(buffer.len()), control_len.min(control.0.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::udp::UdpOptions;
+
+    #[test]
+    fn a_socket_that_only_gives_errors_is_unread_and_not_empty() {
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        for (errno, is_told) in
+            [(libc::ENOMEM, true), (libc::ENOBUFS, true), (libc::ECONNREFUSED, false), (libc::EINTR, false)]
+        {
+            let mut calls = 0;
+            let failing = |_: &mut UdpSocket| {
+                calls += 1;
+                Err(io::Error::from_raw_os_error(errno))
+            };
+            assert!(socket.first_train(failing).unwrap().is_none(), "{errno}");
+            assert_eq!((calls, socket.is_unread()), (MAX_PENDING_ERRORS, true), "{errno}");
+            assert_eq!(socket.poll_receive_error().is_some(), is_told, "{errno}");
+            assert!(socket.poll_receive_error().is_none(), "told once");
+            assert!(socket.recv_train(&mut [0; 10]).unwrap().is_none());
+            assert!(!socket.is_unread(), "it is empty");
+        }
+        let gone = |_: &mut UdpSocket| Err(io::Error::from_raw_os_error(libc::EBADF));
+        assert!(socket.first_train(gone).is_err());
+    }
 }

@@ -275,7 +275,7 @@ pub const SCENARIOS: [Scenario; 31] = [
     },
     Scenario {
         name: "soak",
-        summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
+        summary: "pgbench through the gate for minutes or hours under changing loss, reloads, restarts: errors, missing rows, growth?",
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv"],
         run: soak::run,

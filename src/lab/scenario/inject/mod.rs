@@ -34,7 +34,7 @@ use crate::{
         pair::{Pair, PairOptions},
         report::Report,
         subscriber::Subscriber,
-        workload::stream::Sink,
+        workload::stream::{Sink, Stream},
     },
     notify::message::Message,
 };
@@ -166,10 +166,15 @@ impl Lab<'_> {
             trial.packets += claim.1.packets;
             trial.packets_missing += load.missing(claim.0, claim.1.packets);
         }
-        for stream in &load.streams {
-            let bytes = notes.before(&stream.key(), now).map_or(0, |claim| claim.bytes);
-            trial.bytes_missing += bytes.saturating_sub(stream.received());
+        // TCP sends again what the mirror's TUN has refused; after a second without an answer it takes its time.
+        let missing = || {
+            let told = |stream: &Stream| notes.before(&stream.key(), now).map_or(0, |claim| claim.bytes);
+            load.streams.iter().map(|stream| told(stream).saturating_sub(stream.received())).sum::<u64>()
+        };
+        while missing() > 0 && now.elapsed() < RECOVERY.mul_f64(self.stage.options.slack) {
+            self.stage.pause(Duration::from_millis(10))?;
         }
+        trial.bytes_missing = missing();
         if let (true, Ok(after)) = (trial.ended.is_none(), self.pair.status()) {
             let count = |of: &[crate::lab::status::Status; 2], side: usize, name: &str| {
                 of[side].drops.get(name).copied().unwrap_or_default()

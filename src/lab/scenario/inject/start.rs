@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, io,
     time::{Duration, Instant},
 };
 
@@ -71,7 +71,8 @@ impl Start {
     /// It went on and stopped well, or it was refused with words of its own.
     pub fn is_sound(&self) -> bool {
         let is_calm = !self.log.contains("panicked");
-        let is_refused = self.code == Some(1) && !self.went_on && !self.words().is_empty();
+        // 2: the configuration, or a file that it names, cannot be read.
+        let is_refused = matches!(self.code, Some(1 | 2)) && !self.went_on && !is_bare(self.words());
         is_calm && (is_refused || (self.went_on && self.code == Some(0)))
     }
 
@@ -104,6 +105,13 @@ impl fmt::Display for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}: {}, {}", self.call, self.number, self.error, self.outcome(), self.words())
     }
+}
+
+/// Whether a line only has the system's name for an error, and not what was tried.
+fn is_bare(line: &str) -> bool {
+    let said = line.rsplit("ERROR ").next().unwrap_or_default();
+    let number = said.rsplit("(os error ").next().and_then(|rest| rest.strip_suffix(')')?.parse().ok());
+    said.trim().is_empty() || number.is_some_and(|number| io::Error::from_raw_os_error(number).to_string() == said)
 }
 
 /// Starts the appliance of the primary's site again and again.
@@ -220,6 +228,8 @@ mod tests {
         assert!(start(Some(1), false, "error: the port is in use\n"));
         assert!(start(Some(0), true, ""));
         assert!(!start(Some(1), false, ""), "without a word");
+        assert!(!start(Some(1), false, "ERROR Cannot allocate memory (os error 12)"), "without what was tried");
+        assert!(start(Some(2), false, "ERROR a.yaml: cannot be read: Input/output error (os error 5)"));
         assert!(!start(Some(0), false, "fine"), "it has not started");
         assert!(!start(Some(101), false, "thread main panicked at"));
         assert!(!start(None, false, "hangs"));

@@ -22,7 +22,7 @@ const GROWTH_SHARE: f64 = 0.05;
 const GROWTH: u64 = 1 << 20;
 /// Bytes an hour that a process may grow by.
 pub const SLOPE_MAX: f64 = 1e6;
-/// A life that lasts so long after its warm-up must show that it grows less; a shorter one must not show that it grows more.
+/// A life that lasts so long after its warm-up shows its slope; in a shorter one a late buffer is more than the limit.
 const TELLING: Duration = Duration::from_secs(20 * 60);
 
 /// What a process uses at one time.
@@ -123,10 +123,14 @@ impl Life {
         theil_sen(&(0..SPANS as u32).filter_map(middle).collect::<Vec<_>>())
     }
 
-    /// Whether the slope is less than what is allowed, as far as so long a life can tell.
+    /// Whether it lasts long enough to show its slope.
+    pub fn is_telling(&self) -> bool {
+        self.length().saturating_sub(warm(self.length())) >= TELLING
+    }
+
+    /// Whether it grows less than is allowed, as far as it lasts long enough to show that.
     pub fn is_level(&self) -> bool {
-        let is_telling = self.length().saturating_sub(warm(self.length())) >= TELLING;
-        self.slope().is_some_and(|slope| if is_telling { slope.per_hour } else { slope.bounds[0] } < SLOPE_MAX)
+        self.slope().is_some_and(|slope| !self.is_telling() || slope.per_hour < SLOPE_MAX)
     }
 
     /// Every look, as JSON.
@@ -225,9 +229,10 @@ mod tests {
             assert!(slope.bounds[0] <= slope.per_hour && slope.per_hour <= slope.bounds[1], "{slope:?}");
             assert_eq!(run.is_level(), is_level, "{per_hour}: {slope:?}");
         }
-        // Five minutes cannot tell one megabyte an hour, and must tell sixty.
-        assert!(life(300, |second| 20 * MB + noise(second) + second * 1_200_000 / 3600).is_level());
-        assert!(!life(300, |second| 20 * MB + noise(second) + second * 60_000_000 / 3600).is_level());
+        // Five minutes cannot tell two megabytes an hour; sixty are more than the process may grow by.
+        let short = |per_hour: u64| life(300, move |second| 20 * MB + noise(second) + second * per_hour / 3600);
+        assert!(!short(2_000_000).is_telling() && short(2_000_000).is_level());
+        assert!(!short(60_000_000).growth().unwrap().is_level());
     }
 
     #[test]

@@ -82,10 +82,11 @@ fn claim_life(report: &mut Report, described: &str, life: &Life) {
     let limit = SLOPE_MAX / 1e6;
     let after = life.length().saturating_sub(warm(life.length())).as_secs();
     let said = life.slope().map_or("not known".to_owned(), |slope| {
-        format!("{}, after {after} s of warm life", slope_text(slope.per_hour, slope.bounds))
+        let words = if life.is_telling() { "" } else { ": too short to tell" };
+        format!("{}, in {after} s of warm life{words}", slope_text(slope.per_hour, slope.bounds))
     });
     report.claim(
-        format!("it does not grow by {limit:.0} MB an hour (within 20 minutes: it does not surely)"),
+        format!("it grows by less than {limit:.0} MB an hour (told after 20 minutes of warm life)"),
         said,
         life.is_level(),
     );
