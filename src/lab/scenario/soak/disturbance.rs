@@ -118,7 +118,7 @@ impl Disturbance {
 
     /// Kills it, or stops it, in turn.
     fn restart(&mut self, network: &Network<'_>, appliance: &mut RunningAppliance) -> Result<(), LabError> {
-        if (self.counts.kills + self.counts.stops) % 2 == 0 {
+        if (self.counts.kills + self.counts.stops).is_multiple_of(2) {
             self.counts.kills += 1;
         } else {
             let exit = appliance.process.terminate()?;
