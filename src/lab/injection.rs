@@ -186,19 +186,14 @@ mod tests {
         need_programs(&["strace"]).unwrap_or_else(|error| panic!("{error}"));
         let directory = tempfile::tempdir().unwrap();
         let trace = Trace::new("ow-test", directory.path(), false, Arc::default()).unwrap();
-        let mut program = trace
-            .start(
-                "reader",
-                &[
-                    "sh",
-                    "-c",
-                    "while read word; do cat /etc/hostname >/dev/null 2>&1 && echo $word yes || echo $word no; done",
-                ],
-            )
-            .unwrap();
+        let word = directory.path().join("word");
+        fs::write(&word, "word").unwrap();
+        let word = word.canonicalize().unwrap().display().to_string();
+        let script = format!("while read line; do cat {word} >/dev/null 2>&1 && echo $line yes || echo $line no; done");
+        let mut program = trace.start("reader", &["sh", "-c", &script]).unwrap();
         program.tell("first").unwrap();
         program.wait_for_output("first yes", Duration::from_secs(10)).unwrap();
-        let paths = ["/etc/hostname".to_owned()];
+        let paths = [word];
         let injected = Injected { calls: "openat", error: "EMFILE", when: "1+1", paths: &paths };
         let injection = Injection::attach(&trace, program.id(), &injected).unwrap();
         program.tell("second").unwrap();
