@@ -64,6 +64,13 @@ impl From<io::Error> for RunError {
     }
 }
 
+impl RunError {
+    /// For `map_err`: an error of the system with what was tried.
+    fn doing(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self(format!("cannot {what}: {error}"))
+    }
+}
+
 /// The control thread's handle of a lane.
 struct LaneHandle {
     commands: SyncSender<Command>,

@@ -66,7 +66,10 @@ impl KeyFileError {
                 format!("make one: {command} {path}")
             }
             Self::Io { action: "written", .. } => String::new(),
-            Self::Io { .. } => "run as the user who owns it".to_owned(),
+            Self::Io { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => {
+                "run as the user who owns it".to_owned()
+            }
+            Self::Io { .. } => String::new(),
             Self::Exposed { .. } => {
                 format!("chmod 600 {path}; if others may have read it, make a new key")
             }

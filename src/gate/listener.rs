@@ -59,7 +59,9 @@ impl ListeningSocket {
     pub fn open(gate: &Gate, registry: &Registry, token: Token) -> io::Result<ListeningSocket> {
         let mut socket = ListeningSocket { socket: bind(gate)?, token };
         socket.fit(gate)?;
-        registry.register(&mut socket.socket, token, Interest::READABLE)?;
+        registry.register(&mut socket.socket, token, Interest::READABLE).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot watch the socket of the gate at {}: {error}", gate.listen))
+        })?;
         Ok(socket)
     }
 

@@ -141,6 +141,11 @@ impl Occupant {
     }
 }
 
+fn cannot_watch(error: io::Error) -> io::Error {
+    let words = format!("cannot watch sockets and signals (`ulimit -n` shows how many files may be open): {error}");
+    io::Error::new(error.kind(), words)
+}
+
 impl Proxy {
     /// Opens everything: from here on the kernel accepts callers.
     ///
@@ -157,13 +162,13 @@ impl Proxy {
     /// As [`Proxy::start`].
     pub fn start_with(config: &Gates, dialects: impl Fn(&Gate) -> (Side, Make) + Send + 'static) -> io::Result<Proxy> {
         let now = Instant::now();
-        let poll = Poll::new()?;
-        let (stop, read) = Stop::new(Waker::new(poll.registry(), WAKER)?);
+        let poll = Poll::new().map_err(cannot_watch)?;
+        let (stop, read) = Stop::new(Waker::new(poll.registry(), WAKER).map_err(cannot_watch)?);
         let Prepared { gates: config, tls } =
             Prepared::new(config.clone()).map_err(|faults| io::Error::other(faults.join("\n")))?;
         let mut subscription =
             Subscription::open(config.notify.address, config.notify.key(), StdRng::from_os_rng().random(), now)?;
-        poll.registry().register(subscription.socket(), SUBSCRIPTION, Interest::READABLE)?;
+        poll.registry().register(subscription.socket(), SUBSCRIPTION, Interest::READABLE).map_err(cannot_watch)?;
         let mut listeners = Vec::new();
         for ((number, gate), tls) in config.gates.iter().enumerate().zip(tls) {
             let socket = ListeningSocket::open(gate, poll.registry(), Token(LISTENERS + number))?;

@@ -65,7 +65,7 @@ impl LocalListener {
         }
         let mut listener = UnixListener::bind(path).map_err(explain)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(owner.mode)).map_err(explain)?;
-        registry.register(&mut listener, token, Interest::READABLE)?;
+        registry.register(&mut listener, token, Interest::READABLE).map_err(explain)?;
         Ok(Self { listener, path: path.to_owned() })
     }
 

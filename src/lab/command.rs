@@ -46,6 +46,9 @@ pub struct Lab {
     /// Length of each measurement.
     #[arg(long)]
     seconds: Option<u64>,
+    /// The same in hours, such as 0.5, for `soak`.
+    #[arg(long, conflicts_with = "seconds", value_parser = read_hours)]
+    hours: Option<f64>,
     /// Number of trials, in scenarios that repeat trials.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     trials: Option<u32>,
@@ -144,7 +147,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run_scenario(args: Lab) -> Result<bool, String> {
-    let Lab { scenario, topology, json, seed, seconds, trials, loss, trace, arm, slack, keep, quiet, .. } = args;
+    let Lab { scenario, topology, json, seed, seconds, hours, trials, loss, trace, arm, slack, keep, quiet, .. } = args;
+    let seconds = seconds.or(hours.map(|hours| (hours * 3600.0) as u64));
     let (losses, arms, is_quiet) = (loss, arm, quiet);
     let loss_trace = trace.map(|file| read_trace(&file)).transpose()?;
     let options =
@@ -164,6 +168,13 @@ fn read_trace(file: &Path) -> Result<PathBuf, String> {
         // The emulator's commands are lists with commas.
         Some(text) if !text.contains([',', '\n']) => Ok(full),
         _ => Err(format!("--trace: {}: allowed: a path of UTF-8 without a comma", full.display())),
+    }
+}
+
+fn read_hours(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(hours) if (0.001..=1000.0).contains(&hours) => Ok(hours),
+        _ => Err("allowed: a number from 0.001 to 1000".to_owned()),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod cleanup;
 pub mod command;
 pub mod error;
 pub mod fault;
+pub mod injection;
 pub mod load;
 pub mod median;
 pub mod monotonic;

@@ -145,11 +145,17 @@ impl RunningAppliance {
 
     /// Kills it if it still runs, and starts it again with the same configuration. Does not wait for its session.
     pub fn restart(&mut self, network: &Network<'_>) -> Result<(), LabError> {
+        self.restart_under(network, &[])
+    }
+
+    /// As [`restart`](Self::restart), with words before its command.
+    pub fn restart_under(&mut self, network: &Network<'_>, before: &[&str]) -> Result<(), LabError> {
         self.process.kill();
         // A killed process leaves the socket file; the new process would seem ready at once.
         let _ = std::fs::remove_file(&self.socket);
         let name = self.process.name().to_owned();
-        self.process = network.start(&self.node, &name, &self.command.each_ref().map(String::as_str))?;
+        let words = before.iter().copied().chain(self.command.iter().map(String::as_str));
+        self.process = network.start(&self.node, &name, &words.collect::<Vec<_>>())?;
         Ok(())
     }
 

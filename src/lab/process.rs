@@ -75,6 +75,11 @@ impl Process {
         self.ended.is_none()
     }
 
+    /// Its exit code, if it has ended by itself or was asked to; none after a signal.
+    pub fn exit_code(&self) -> Option<i32> {
+        self.ended?.code()
+    }
+
     /// Processor time it has used, user and system, all threads; `None` after its end.
     pub fn cpu_time(&self) -> Option<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
@@ -85,6 +90,12 @@ impl Process {
     pub fn memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         memory_of(&status)
+    }
+
+    /// How many descriptors it has open, and how many threads; `None` after its end.
+    pub fn descriptors_and_threads(&self) -> Option<[u64; 2]> {
+        let count = |what: &str| Some(std::fs::read_dir(format!("/proc/{}/{what}", self.id())).ok()?.count() as u64);
+        Some([count("fd")?, count("task")?])
     }
 
     /// Waits until it ends by itself; an error if it fails, takes too long, or a signal asks the lab to stop.
@@ -103,6 +114,14 @@ impl Process {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(self.failed(status.to_string())),
             None => Ok(()),
+        }
+    }
+
+    /// Waits until it has ended, whatever its exit code, but not longer than `limit`.
+    pub fn wait_end(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.is_running() && Instant::now() < deadline {
+            thread::sleep(STEP);
         }
     }
 
@@ -255,6 +274,9 @@ mod tests {
     fn a_process_receives_lines_on_its_standard_input() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = trace(directory.path()).start("obey", &["sh"]).unwrap();
+        assert!(
+            process.descriptors_and_threads().is_some_and(|[descriptors, threads]| descriptors >= 3 && threads == 1)
+        );
         process.tell("echo one; echo two").unwrap();
         process.wait_for_output("one\ntwo\n", Duration::from_secs(5)).unwrap();
         process.terminate().unwrap();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::{error::LabError, wan::impairment::Impairment};
 
 /// The topologies inside the program: name and text.
-pub const BUILT_IN: [(&str, &str); 10] = [
+pub const BUILT_IN: [(&str, &str); 11] = [
     ("plain", include_str!("../../netns/plain.yaml")),
     ("pair", include_str!("../../netns/pair.yaml")),
     ("pair-veth", include_str!("../../netns/pair-veth.yaml")),

@@ -198,6 +198,7 @@ fn package_of(program: &str) -> &'static str {
         "iperf3" => "iperf3",
         "rsync" => "rsync",
         "bird" => "bird2",
+        "strace" => "strace",
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",

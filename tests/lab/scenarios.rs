@@ -301,6 +301,36 @@ fn protected_data_arrives_although_the_uplink_drops_silently() {
 }
 
 #[test]
+fn an_appliance_survives_calls_that_fail() {
+    need_programs(&["strace"]).unwrap_or_else(|error| panic!("{error}"));
+    let arms = "tun-read-fails,send-queue,receive-fails,netlink-hear,accept,tun-gone";
+    let (result, said) = result_of(&[&["inject", "--arm", arms], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    let trials = result["metrics"]["trials"].as_array().expect(&said);
+    assert_eq!(trials.len(), 17, "{said}");
+    assert!(trials.iter().any(|trial| trial["fault"] == "tun-gone" && trial["exit_code"] == 1), "{said}");
+}
+
+#[test]
+fn a_start_whose_call_fails_ends_with_words_or_goes_on() {
+    need_programs(&["strace"]).unwrap_or_else(|error| panic!("{error}"));
+    let (result, said) = result_of(&[&["inject", "--arm", "start"], &SLACK[..]].concat());
+    assert_eq!(result["pass"], true, "{said}");
+    assert!(result["metrics"]["starts"].as_array().map(Vec::len) > Some(30), "{said}");
+}
+
+#[test]
+fn hours_are_seconds_of_a_soak() {
+    for (hours, is_taken) in [("0", false), ("-1", false), ("much", false), ("0.5", true)] {
+        // Refused before anything is built: the second option, or the name.
+        let refused = lab(&["soak", "--hours", hours, "--seconds", "1"]);
+        assert_eq!(refused.status.code(), Some(2), "{hours}");
+        let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(words.contains("cannot be used with"), is_taken, "{hours}: {words}");
+    }
+}
+
+#[test]
 fn every_lone_write_is_reported_protected() {
     let (result, said) = result_of(&["latency", "--trials", "100", "--slack", "1000"]);
     assert_eq!(result["pass"], true, "{said}");
@@ -444,6 +474,7 @@ fn pgbench_behind_the_gate_runs_without_errors() {
     let metrics = &result["metrics"];
     assert!(metrics["memory_series"].as_array().map(Vec::len) > Some(20), "{said}");
     assert_eq!(metrics["rows"]["mirror"], metrics["transactions"], "{said}");
+    assert!(metrics["lives"]["far"].as_array().map(Vec::len) > Some(1), "{said}");
 }
 
 #[test]
@@ -454,6 +485,7 @@ fn an_unknown_arm_is_refused_with_the_known_ones() {
         ("crash-matrix", "gate-halted"),
         ("uplink", "neighbour"),
         ("malicious", "far-numbers"),
+        ("inject", "tun-read-fails"),
     ] {
         let refused = lab(&[scenario, "--arm", "no-such-arm"]);
         assert_eq!(refused.status.code(), Some(1), "{scenario}");

@@ -55,6 +55,9 @@ const OWNER: Owner = Owner {
 /// Who may change what runs: those who may signal it.
 pub(super) const CONTROL_OWNER: Owner = Owner { mode: 0o600, ..OWNER };
 
+/// What fails when the system has no descriptor or no memory left for a poll.
+const WATCH: &str = "watch sockets and signals (`ulimit -n` shows how many files may be open)";
+
 /// Events that may wait for the control thread, of all lanes.
 const EVENTS_MAX: usize = 256;
 /// Commands that may wait for one lane.
@@ -65,8 +68,8 @@ impl Control {
     pub fn start(config: Config, mut reloading: Reloading) -> Result<Self, RunError> {
         let (started, mut random) = (Instant::now(), StdRng::from_os_rng());
         let (epoch, arrivals_seed) = (random.random(), random.random());
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let poll = Poll::new().map_err(RunError::doing(WATCH))?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(RunError::doing(WATCH))?);
         let on_signal = Arc::clone(&waker);
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
         let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
@@ -95,7 +98,8 @@ impl Control {
                 turns: Arc::clone(&turns[usize::from(number)]),
             };
             let last_hop = LastHop::new(arrivals_seed, config.delivery.last_hop);
-            let (mut lane, waker) = Lane::new(number, queue, udp, forwarder, channel, last_hop)?;
+            let lane = Lane::new(number, queue, udp, forwarder, channel, last_hop);
+            let (mut lane, waker) = lane.map_err(RunError::doing(format_args!("set up lane {number}")))?;
             if setup::has_targets(&config) {
                 lane.report_links(started);
             }
@@ -109,9 +113,11 @@ impl Control {
         let withdrawn = detour.as_ref().map(|detour| detour.withdrawn(&config)).unwrap_or_default();
         let routes = Routes::install(&config, &device, withdrawn, started)?;
         if let Some(descriptor) = detour.as_ref().and_then(Detour::descriptor) {
-            poll.registry().register(&mut SourceFd(&descriptor), WATCHDOG, Interest::READABLE)?;
+            let watched = poll.registry().register(&mut SourceFd(&descriptor), WATCHDOG, Interest::READABLE);
+            watched.map_err(RunError::doing(WATCH))?;
         }
-        poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE)?;
+        let watched = poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE);
+        watched.map_err(RunError::doing(WATCH))?;
         let service = service::open(started);
         // Everything is open, and all threads that work come now: they inherit what is left.
         let restrictions = privileges::give_up(&config, reloading.file());
@@ -127,7 +133,10 @@ impl Control {
                     resume_unwind(panic)
                 })
             };
-            let thread = std::thread::Builder::new().name(format!("lane-{number}")).spawn(body)?;
+            let thread =
+                std::thread::Builder::new().name(format!("lane-{number}")).spawn(body).map_err(RunError::doing(
+                    format_args!("start the thread of lane {number} (`ulimit -u`, or TasksMax of the unit)"),
+                ))?;
             lanes.push(LaneHandle { commands, waker: lane_waker, thread });
         }
         let routes = Some(routes);

@@ -17,8 +17,8 @@
 //!     notifications;
 //! 11. empty the error queue if it may still hold entries: step 10 stops at a bound, and does nothing without
 //!     notifications;
-//! 12. log a new kind of stray packet, and each kind of stray packet or send error that has ended. Steps 10 and 11 log
-//!     new kinds of send errors;
+//! 12. log a new kind of stray packet or of failed reads and writes, and each kind of these or of send errors that has
+//!     ended. Steps 10 and 11 log new kinds of send errors;
 //! 13. send events to the control thread: which sessions are confirmed, which are wanted, and how peers are reached;
 //! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains. Where profiles have targets,
 //!     report what is known of the links;
@@ -33,6 +33,7 @@ mod busy_poll;
 pub mod channel;
 mod commands;
 mod events;
+mod failure_log;
 pub mod last_hop;
 mod link_news;
 pub(super) mod listening;
@@ -59,6 +60,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use self::sending::PeerTarget;
 use crate::appliance::lane::busy_poll::BusyPoll;
 use crate::appliance::lane::channel::{LaneChannel, LaneEvent};
+use crate::appliance::lane::failure_log::{Failure, FailureLog};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::link_news::LinkNews;
 use crate::appliance::lane::listening::Listening;
@@ -117,6 +119,7 @@ pub struct Lane {
     ready: Readiness,
     notices_lost: u64,
     send_error_log: SendErrorLog,
+    failure_log: FailureLog,
     strays: Strays,
     busy_poll: BusyPoll,
     listening: Listening<SyncSender<LaneSnapshot>>,
@@ -162,6 +165,7 @@ impl Lane {
             ready: Readiness::at_start(),
             notices_lost: 0,
             send_error_log: SendErrorLog::default(),
+            failure_log: FailureLog::default(),
             strays: Strays::default(),
             busy_poll: BusyPoll::default(),
             listening: Listening::new(ReceiveLag::new(hold, room, now), peers, now),
@@ -179,7 +183,10 @@ impl Lane {
     /// From now on this lane publishes what is protected.
     pub fn set_protection(&mut self, mut driver: ProtectionDriver) -> io::Result<()> {
         if let Some(port) = driver.publish_path().port() {
-            self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE)?;
+            let watched = self.poll.registry().register(&mut SourceFd(&port.as_raw_fd()), NOTIFY, Interest::READABLE);
+            watched.map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot watch the notification port: {error}"))
+            })?;
         }
         self.forwarder.set_shows_departures(driver.shows_departures());
         self.driver = Some(driver);
@@ -212,6 +219,7 @@ impl Lane {
             let now = Instant::now();
             self.listening.receive_lag.on_turn(now);
             self.channel.turns.fetch_add(1, Ordering::Relaxed);
+            self.ready.on_turn(now);
             if self.ready.commands {
                 self.run_commands(now);
             }
@@ -307,8 +315,12 @@ impl Lane {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready.tun = false,
-                Err(error) if is_transient(&error) => self.ready.tun = false,
-                Err(error) => return Err(error),
+                // The descriptor stays ready: the next try may find more.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.on_unread_tun(&error, now)?;
+                    self.ready.tun = false;
+                }
             }
             if self.forwarder.has_full_train() {
                 self.send(Trains::Full, now);
@@ -329,6 +341,10 @@ impl Lane {
             }
             let Some(received) = self.udp.recv_train(&mut self.buffer)? else {
                 self.ready.udp = false;
+                if self.udp.is_unread() {
+                    self.ready.on_failed_read(now);
+                    break;
+                }
                 self.listening.on_empty(self.forwarder.peers().iter().map(Peer::last_heard), now);
                 break;
             };
@@ -388,7 +404,8 @@ impl Lane {
                 // done.
                 due = due.map(|due| due.max(now + HELD_STEP));
             }
-            let due = [due, protection_due, look, self.last_hop.deadline()].into_iter().flatten().min();
+            let due = [due, protection_due, look, self.last_hop.deadline(), self.ready.deadline()];
+            let due = due.into_iter().flatten().min();
             is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
             if !is_soon {
                 self.timer.set(due.map(|due| self.busy_poll.wakes_at(due, now)), now)?;
@@ -420,11 +437,6 @@ impl Lane {
         }
         Ok(())
     }
-}
-
-/// The device is down or is being moved: packets come again when it is up.
-fn is_transient(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(libc::EIO)
 }
 
 const _: () = assert!(PACKET_MAX <= 1 << 17, "a packet's length fits the ADU header's 24 bits");

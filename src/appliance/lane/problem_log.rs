@@ -1,8 +1,9 @@
-//! What a lane logs about its packets: send errors and strays. It also reacts to an uplink with several queues.
+//! What a lane logs about its packets: send errors, reads and writes that failed, and strays. It also reacts to an uplink with several queues.
 
+use std::io;
 use std::time::Instant;
 
-use super::Lane;
+use super::{Failure, Lane};
 use crate::appliance::host::uplinks::Uplink;
 use crate::appliance::lane::send_error_log::SendErrorLog;
 use crate::io::cpu;
@@ -48,8 +49,34 @@ impl Lane {
         log_send_errors(&mut self.send_error_log, self.number, found, now);
     }
 
-    /// Logs a new kind of stray packet, and each kind of stray packet or send error that has ended.
+    /// The TUN could not be read: it is tried again, unless the device is gone.
+    pub(super) fn on_unread_tun(&mut self, error: &io::Error, now: Instant) -> io::Result<()> {
+        if let Some(end) = self.tun_writer.tun().gone(error) {
+            return Err(end);
+        }
+        self.ready.on_failed_read(now);
+        self.log_failure(Failure::ReadTun, error, now);
+        Ok(())
+    }
+
+    fn log_failure(&mut self, what: Failure, error: &io::Error, now: Instant) {
+        if let Some(words) = self.failure_log.note(what, error, now) {
+            tracing::warn!(lane = self.number, "{words}");
+        }
+    }
+
+    /// Logs a new kind of stray packet or of failed reads and writes, and each kind of these or of send errors that has
+    /// ended.
     pub(super) fn log_problems(&mut self, now: Instant) {
+        if let Some(error) = self.udp.poll_receive_error() {
+            self.log_failure(Failure::ReadSocket, &error, now);
+        }
+        if let Some(error) = self.tun_writer.poll_error() {
+            self.log_failure(Failure::WriteTun, &error, now);
+        }
+        if let Some(words) = self.failure_log.poll_ended(now) {
+            tracing::info!(lane = self.number, "{words}");
+        }
         if let Some(words) = self.forwarder.poll_stray().and_then(|stray| self.strays.note(stray, now)) {
             tracing::warn!(lane = self.number, "{words}");
         }

@@ -1,5 +1,7 @@
 //! Writes packets to the TUN: uncut where the device takes super-packets, else cut and with checksums from software.
 
+use std::io;
+
 use crate::io::retry::Retry;
 use crate::io::tun::Tun;
 use crate::wire::segment::{complete_checksum, segment_count, segment_range};
@@ -17,12 +19,14 @@ pub struct TunWriter {
     cut: u64,
     /// Whether the kernel takes UDP super-packets, after a change.
     changed: Option<bool>,
+    /// Why a packet was refused, if one was since somebody asked.
+    error: Option<io::Error>,
 }
 
 impl TunWriter {
     /// Takes over the queue.
     pub fn new(tun: Tun) -> Self {
-        Self { tun, scratch: Vec::new(), udp: Retry::after(REFUSALS_MAX), cut: 0, changed: None }
+        Self { tun, scratch: Vec::new(), udp: Retry::after(REFUSALS_MAX), cut: 0, changed: None, error: None }
     }
 
     /// The queue itself, to read from.
@@ -52,8 +56,16 @@ impl TunWriter {
                 }
                 is_written
             }
-            Err(_) => false,
+            Err(error) => {
+                self.error = Some(error);
+                false
+            }
         }
+    }
+
+    /// Why the kernel refused a packet, if it refused one since this was last asked.
+    pub fn poll_error(&mut self) -> Option<io::Error> {
+        self.error.take()
     }
 
     /// Whether the kernel takes UDP super-packets, after a change; returned once.
@@ -75,7 +87,10 @@ impl TunWriter {
             self.scratch.clear();
             let left = segment_range(header, packet, index..index + 1, &mut self.scratch);
             complete_checksum(left, &mut self.scratch);
-            all_written &= self.tun.write(&plain, &self.scratch).is_ok();
+            if let Err(error) = self.tun.write(&plain, &self.scratch) {
+                self.error = Some(error);
+                all_written = false;
+            }
         }
         all_written
     }

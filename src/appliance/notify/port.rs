@@ -120,8 +120,8 @@ impl NotifyPort {
             )
         };
         let socket = UdpSocket::bind(settings.listen).map_err(words)?;
-        socket.set_nonblocking(true)?;
-        let listen = socket.local_addr()?;
+        socket.set_nonblocking(true).map_err(words)?;
+        let listen = socket.local_addr().map_err(words)?;
         let links = settings.peers.into_iter().map(|name| Link::new(name, settings.lanes));
         let mut port = Self {
             socket,

@@ -129,6 +129,8 @@ impl Tun {
     /// Reads one packet, and its virtio header in native byte order. Returns the packet's length;
     /// [`io::ErrorKind::WouldBlock`] when there is none.
     ///
+    /// After another error a later call may succeed, unless the device is [`gone`](Self::gone).
+    ///
     /// `packet` must hold [`MAX_PACKET`] bytes.
     #[inline]
     pub fn read(&self, header: &mut [u8; 10], packet: &mut [u8]) -> io::Result<usize> {
@@ -176,6 +178,21 @@ impl Tun {
             Self::Fast(tun) => tun.name(),
             Self::Simple(tun) => tun.name(),
         }
+    }
+
+    /// The error of a read, explained, if it means that the device is gone: no later call can succeed.
+    pub fn gone(&self, error: &io::Error) -> Option<io::Error> {
+        let is_gone = matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EBADF));
+        let name = self.name();
+        is_gone.then(|| {
+            explain(
+                error,
+                format_args!(
+                    "the TUN device {name} is gone; another program has deleted it: let NetworkManager and the like leave \
+                     it alone, and start the appliance again"
+                ),
+            )
+        })
     }
 
     /// Switches the carrier: without it the kernel does not use the device's routes. Needs no capability.

@@ -33,31 +33,55 @@ pub struct Received {
     pub class: u8,
 }
 
-/// ICMP errors that may precede a datagram. More of them are a flood: the loop must go on.
+/// Errors that may precede a datagram. More of them are a flood, or do not end: the loop must go on.
 const MAX_PENDING_ERRORS: usize = 16;
 
 impl UdpSocket {
-    /// Receives a train, or `None` when there is nothing. `buffer` must hold 65,536 bytes: what does not fit is cut off.
+    /// Receives a train, or `None` when there is nothing, or when only errors came
+    /// ([`is_unread`](Self::is_unread)). `buffer` must hold 65,536 bytes: what does not fit is cut off.
     ///
     /// Errors of earlier sends are not reported here: see [`drain_errors`](Self::drain_errors).
     pub fn recv_train(&mut self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+        self.first_train(|socket| socket.receive(buffer))
+    }
+
+    /// The first train of a few calls.
+    #[inline]
+    fn first_train(
+        &mut self,
+        mut receive: impl FnMut(&mut Self) -> io::Result<Option<Received>>,
+    ) -> io::Result<Option<Received>> {
         for _ in 0..MAX_PENDING_ERRORS {
-            match self.receive(buffer) {
+            match receive(self) {
                 Ok(Some(received)) => return Ok(Some(received)),
                 // A message without a source is not from the network.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.arrivals.on_empty();
+                    self.is_unread = false;
                     return Ok(None);
                 }
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::EFAULT | libc::ENOTSOCK)) => {
                     return Err(error);
                 }
-                // An ICMP error of an earlier datagram. Reading it here clears it; its copy is in the error queue.
-                Err(_) => {}
+                // Reading an ICMP error of an earlier datagram clears it; its copy is in the error queue.
+                Err(error) if is_of_earlier_send(&error) => {}
+                Err(error) => self.receive_error = Some(error),
             }
         }
+        self.is_unread = true;
         Ok(None)
+    }
+
+    /// The last [`recv_train`](Self::recv_train) that returned nothing did not find the socket empty: something may lie
+    /// there, and no event will report it again.
+    pub fn is_unread(&self) -> bool {
+        self.is_unread
+    }
+
+    /// An error of receiving that is not about an earlier datagram, since this was last asked.
+    pub fn poll_receive_error(&mut self) -> Option<io::Error> {
+        self.receive_error.take()
     }
 
     #[inline]
@@ -83,6 +107,26 @@ impl UdpSocket {
         let (from, class, arrived) = (unmapped(from), class.unwrap_or(0), self.arrivals.tell(stamp));
         Ok(Some(Received { len, segment, from, to, arrived, class }))
     }
+}
+
+/// Whether an error of a receiving call is one that an earlier datagram brought about, or a signal.
+fn is_of_earlier_send(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINTR
+                | libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EMSGSIZE
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EACCES
+        )
+    )
 }
 
 /// Bytes that an error quotes of its datagram: the clear header.
@@ -194,4 +238,32 @@ pub(super) fn receive_message(
     #[allow(clippy::unnecessary_cast, reason = "not a usize in every C library")]
     let control_len = message.msg_controllen as usize;
     Ok((len.min(buffer.len()), control_len.min(control.0.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::udp::UdpOptions;
+
+    #[test]
+    fn a_socket_that_only_gives_errors_is_unread_and_not_empty() {
+        let mut socket = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), UdpOptions::default()).unwrap();
+        for (errno, is_told) in
+            [(libc::ENOMEM, true), (libc::ENOBUFS, true), (libc::ECONNREFUSED, false), (libc::EINTR, false)]
+        {
+            let mut calls = 0;
+            let failing = |_: &mut UdpSocket| {
+                calls += 1;
+                Err(io::Error::from_raw_os_error(errno))
+            };
+            assert!(socket.first_train(failing).unwrap().is_none(), "{errno}");
+            assert_eq!((calls, socket.is_unread()), (MAX_PENDING_ERRORS, true), "{errno}");
+            assert_eq!(socket.poll_receive_error().is_some(), is_told, "{errno}");
+            assert!(socket.poll_receive_error().is_none(), "told once");
+            assert!(socket.recv_train(&mut [0; 10]).unwrap().is_none());
+            assert!(!socket.is_unread(), "it is empty");
+        }
+        let gone = |_: &mut UdpSocket| Err(io::Error::from_raw_os_error(libc::EBADF));
+        assert!(socket.first_train(gone).is_err());
+    }
 }

@@ -19,6 +19,7 @@ mod forged;
 mod goodput;
 mod held_link;
 mod honest;
+mod inject;
 mod last_hop;
 mod latency;
 mod loss;
@@ -79,7 +80,7 @@ pub struct Scenario {
 }
 
 /// Every scenario; the first is the default.
-pub const SCENARIOS: [Scenario; 34] = [
+pub const SCENARIOS: [Scenario; 35] = [
     Scenario {
         name: "quickstart",
         summary: "rsync of 256 MB over 50 ms and 1 % loss, with the appliances and without, in about a minute",
@@ -214,6 +215,13 @@ pub const SCENARIOS: [Scenario; 34] = [
         run: uplink::run,
     },
     Scenario {
+        name: "inject",
+        summary: "each system call fails with each error it can have: is any \"protected\" false, does it live, is it said?",
+        topology: "pair",
+        programs: &["ip", "sysctl", "strace"],
+        run: inject::run,
+    },
+    Scenario {
         name: "burst",
         summary: "bursts of as many datagrams as repair symbols and one more; interruptions of 1, 2 and 4 ms: what do they take?",
         topology: "pair",
@@ -299,7 +307,7 @@ pub const SCENARIOS: [Scenario; 34] = [
     },
     Scenario {
         name: "soak",
-        summary: "pgbench with 32 clients through the gate for five minutes: errors, missing rows, memory that grows?",
+        summary: "pgbench through the gate for minutes or hours under changing loss, reloads, restarts: errors, missing rows, growth?",
         topology: "pair",
         programs: &["ip", "sysctl", "unshare", "setpriv"],
         run: soak::run,
@@ -477,7 +485,7 @@ mod tests {
         let error = find("quick").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, peers, uplink, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, scale-out, soak, cap, shell"
+            "there is no scenario \"quick\"; allowed: quickstart, loss, residual, goodput, congestion, changing, throughput, watch, honest, latency, recovery, blackhole, held-link, forged, malicious, notify-faults, slow-peer, peers, uplink, inject, burst, disaster, last-hop, commit-latency, redis, mariadb, crash-matrix, standstill, slot, reload, bypass, scale-out, soak, cap, shell"
         );
     }
 }

@@ -69,7 +69,8 @@ impl Gate {
         Ok(Self { process, socket })
     }
 
-    /// Starts it from a file, without `more`, and waits until it listens. Such a gate can [move](Self::move_to).
+    /// Starts it from a file, without `more`, and waits until it listens. Such a gate can [move](Self::move_to), and get
+    /// [another policy](Self::set_policy).
     pub fn start_from_file(network: &Network<'_>, plan: &GatePlan<'_>) -> Result<Self, LabError> {
         let socket = network.trace().directory().join(format!("{}.sock", plan.name));
         let _ = std::fs::remove_file(&socket);
@@ -82,6 +83,23 @@ impl Gate {
     /// From now on it asks the appliance of this plan, which is otherwise the one that it was started with.
     pub fn move_to(&self, network: &Network<'_>, plan: &GatePlan<'_>) -> Result<(), LabError> {
         write_file(network, plan, &self.socket)?;
+        self.reload(network)
+    }
+
+    /// Another policy from now on.
+    pub fn set_policy(&self, network: &Network<'_>, policy: &str) -> Result<(), LabError> {
+        // Its file lies beside its socket, under the same name.
+        let file = self.socket.with_extension("yaml");
+        let text = std::fs::read_to_string(&file).map_err(LabError::doing("read the gate's file"))?;
+        let parts = text.split_once("policy: ").and_then(|(before, rest)| Some((before, rest.split_once(" }")?.1)));
+        let (before, after) =
+            parts.ok_or_else(|| LabError::Sentence(format!("{}: there is no policy", file.display())))?;
+        let text = format!("{before}policy: {policy} }}{after}");
+        std::fs::write(&file, text).map_err(LabError::doing("write the gate's file"))?;
+        self.reload(network)
+    }
+
+    fn reload(&self, network: &Network<'_>) -> Result<(), LabError> {
         let socket = path_text(&self.socket)?;
         network.trace().run(&[&onwire_program()?, "reload", "--socket", &socket]).map(drop)
     }

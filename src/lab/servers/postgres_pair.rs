@@ -69,6 +69,11 @@ impl<'n> PostgresPair<'n> {
         Ok(pair)
     }
 
+    /// The network that the servers are in.
+    pub fn network(&self) -> &'n Network<'n> {
+        self.network
+    }
+
     /// The release, and the location of the data.
     pub fn describe(&self) -> Result<String, LabError> {
         Ok(format!("{}, {}", self.programs.version(self.network)?, self.place.describe()))
@@ -146,6 +151,11 @@ impl<'n> PostgresPair<'n> {
     /// Starts a gate between primary and standby.
     pub fn start_gate(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
         Gate::start(self.network, &self.gate_plan(publisher, policy))
+    }
+
+    /// Starts a gate that can read its settings again.
+    pub fn start_gate_with_file(&self, publisher: &Publisher, policy: &str) -> Result<Gate, LabError> {
+        Gate::start_from_file(self.network, &self.gate_plan(publisher, policy))
     }
 
     /// The settings of a gate between primary and standby.

@@ -11,7 +11,7 @@
 //! sides that are compared, `one_stamp` is the control.
 
 mod faults;
-mod load;
+pub(super) mod load;
 mod losses;
 pub(super) mod notified;
 mod one_stamp;
