@@ -190,6 +190,9 @@ fn metrics(report: &mut Report, found: &Found, ratio: f64, restarts: &[String]) 
 mod tests {
     use super::*;
 
+    /// What goes wrong, and how it shows.
+    type Change = (&'static str, fn(&mut Found));
+
     fn good() -> Found {
         Found {
             planned: 1000,
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn each_thing_that_an_attack_could_change_fails_the_scenario() {
         assert!(report(&good(), 1.0).passes());
-        let changes: [(&str, fn(&mut Found)); 21] = [
+        let changes: [Change; 21] = [
             ("a wrong byte", |it| it.stream.wrong = 1),
             ("a missing byte", |it| it.stream.received = 8),
             ("no transfer", |it| it.stream = Transferred::default()),

@@ -182,6 +182,9 @@ fn metrics(report: &mut Report, found: &Found, honest: f64) {
 mod tests {
     use super::*;
 
+    /// What goes wrong, and how it shows.
+    type Change = (&'static str, fn(&mut Found));
+
     fn good() -> Found {
         let row =
             |name: &str, micros| Row { name: name.to_owned(), received: 9, micros, size: 50 << 20, ..Row::default() };
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn each_false_promise_and_each_cost_without_bound_fails_the_scenario() {
         assert!(report(&good(), 1.0).passes());
-        let changes: [(&str, fn(&mut Found)); 15] = [
+        let changes: [Change; 15] = [
             ("a false promise", |it| it.flows.claimed_and_missing = 1),
             ("a wrong packet", |it| it.flows.wrong = 1),
             ("a violation", |it| it.violations = 1),
