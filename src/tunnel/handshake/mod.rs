@@ -47,7 +47,7 @@ use self::admission::{Admission, Decision, Sender};
 use self::cookie::{CookieSeal, CookieSecret};
 use self::limit::RateLimit;
 use self::noise::{RawKeys, ReceivedInitiation};
-use self::peer::{Peer, RETRY_LONGEST};
+use self::peer::{GIVES_WAY, Peer};
 use super::PeerId;
 use super::endpoint::Endpoint;
 use super::hello::Hello;
@@ -182,7 +182,7 @@ impl Handshakes {
             self.request(id, now);
             return Some(id);
         }
-        (peer.proven, peer.in_use) = (Some(session.endpoint), Some(session.key));
+        (peer.proven, peer.in_use, peer.gave_way) = (Some(session.endpoint), Some(session.key), false);
         peer.renew_at = Some((session.since + REKEY_AS_RESPONDER_AFTER).max(now));
         // A later attempt is for something newer, such as the renewal of this very session.
         if let Some(attempt) = peer.attempt.take_if(|attempt| attempt.since <= session.since) {
@@ -318,12 +318,14 @@ impl Handshakes {
         let (remote, cipher) = agreed?;
 
         let peer = &mut self.peers[usize::from(id.0)];
+        // The peer's attempt stands, and ours begins again if that fails. Once: a node that has just started takes copies of
+        // old initiations for new ones, and no number of copies may hold up its own attempt.
         if self.public < caller
+            && !peer.gave_way
             && let Some(attempt) = peer.attempt.take()
         {
             self.indices.remove(&attempt.local_index);
-            // The peer's attempt stands. If it fails, ours begins again.
-            peer.renew_at = Some(now + RETRY_LONGEST);
+            (peer.renew_at, peer.gave_way) = (Some(now + GIVES_WAY), true);
         }
         // An unproven session must not delay the renewal of a proven one.
         peer.renew_at.get_or_insert(now + REKEY_AS_RESPONDER_AFTER);
@@ -363,7 +365,7 @@ impl Handshakes {
         // Our own address is that of the initiation; the one that the response came to only shows what the kernel
         // chose.
         let endpoint = Endpoint { local: peer.attempt.take().and_then(|attempt| attempt.to.local), ..from };
-        (peer.proven, peer.in_use) = (Some(endpoint), Some(called));
+        (peer.proven, peer.in_use, peer.gave_way) = (Some(endpoint), Some(called), false);
         peer.renew_at = Some(now + REKEY_AFTER);
         let (sealing, opening) = session_keys(cipher, &keys);
         let established = Established {

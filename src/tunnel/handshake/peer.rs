@@ -16,7 +16,9 @@ use crate::wire::handshake::MAC_LEN;
 /// The wait for the first response; it doubles with each initiation.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait.
-pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(5);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// Where both ends begin at once, one gives way to the other for this long: a round trip and more.
+pub(super) const GIVES_WAY: Duration = Duration::from_millis(500);
 
 /// Seconds and nanoseconds, big-endian, so that a later time is greater byte by byte.
 pub(super) type Timestamp = [u8; 12];
@@ -94,6 +96,8 @@ pub(super) struct Peer {
     /// The last proven address of the peer.
     pub proven: Option<Endpoint>,
     pub attempt: Option<Attempt>,
+    /// Our attempt gave way to one of the peer, which has not led to a session yet.
+    pub gave_way: bool,
     /// When to begin again without a request.
     pub renew_at: Option<Instant>,
     /// It is no peer any more.
@@ -112,6 +116,7 @@ impl Peer {
             symbol_size: peer.symbol_size,
             proven: None,
             attempt: None,
+            gave_way: false,
             renew_at: None,
             is_removed: false,
             told: None,

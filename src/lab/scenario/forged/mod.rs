@@ -136,7 +136,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     found.overflows = statuses.iter().map(Status::receive_overflows).sum();
     found.strangers = replies::strangers(&network, "primary")? + replies::strangers(&network, "mirror")?;
     traffic.finish(&mut found);
-    let errors = replies::counted(&network, WAN)?.errors - errors_before;
+    let before_restarts = replies::counted(&network, WAN)?;
+    let errors = before_restarts.errors - errors_before;
+    found.early_responses = before_restarts.responses;
     for number in 0..RESTARTS {
         let took = attack.restart(&mut pair, &mut found)?;
         stage.say(&format!("  restart {} of {RESTARTS}: the session is up after {} ms", number + 1, took.as_millis()));

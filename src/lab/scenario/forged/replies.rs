@@ -8,9 +8,11 @@ use crate::lab::{error::LabError, network::Network};
 
 /// A cookie reply is 60 bytes; an initiation has at least 116 (docs/wire.md). With the header of UDP.
 const COOKIE_LENGTH: u16 = 60 + 8;
+const INITIATION_LENGTH: u16 = 116 + 8;
 /// What is counted, by name.
-const COUNTERS: [&str; 8] = [
+const COUNTERS: [&str; 9] = [
     "cookies",
+    "responses",
     "larger",
     "without_cause",
     "to_other_port",
@@ -25,6 +27,9 @@ const COUNTERS: [&str; 8] = [
 pub struct Replies {
     /// Cookies to strangers that sent an initiation.
     pub cookies: u64,
+    /// Responses to them, shorter than an initiation: an appliance that has just started takes a copy of an old initiation of
+    /// its peer for a new one. Nobody but the peer can use the answer.
+    pub responses: u64,
     /// Anything else to them: another type, or another length.
     pub larger: u64,
     /// Anything to strangers that sent something else.
@@ -42,7 +47,7 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Everything that is no cookie to a sender of an initiation, and nothing between the two.
+    /// Everything that is neither a cookie nor a response to a sender of an initiation, and nothing between the two.
     pub fn others(&self) -> u64 {
         self.larger + self.without_cause + self.to_other_port + self.errors
     }
@@ -70,6 +75,7 @@ pub fn count(network: &Network<'_>, wan: &str, appliances: [SocketAddrV4; 2]) ->
     ip protocol icmp counter name errors drop
     ip daddr {{ {near}, {far} }} udp dport {port} udp sport {port} goto to_peer
     udp dport {initiations} {cookie} counter name cookies drop
+    udp dport {initiations} @th,64,8 2 udp length < {INITIATION_LENGTH} counter name responses drop
     udp dport {initiations} counter name larger drop
     udp dport {others} counter name without_cause drop
     counter name to_other_port drop
@@ -87,10 +93,20 @@ pub fn count(network: &Network<'_>, wan: &str, appliances: [SocketAddrV4; 2]) ->
 /// What was counted so far.
 pub fn counted(network: &Network<'_>, wan: &str) -> Result<Replies, LabError> {
     let text = network.run(wan, &["nft", "list", "counters", "table", "inet", "lab"])?;
-    let [cookies, larger, without_cause, to_other_port, errors, peer_cookies, peer_responses, peer_initiations] =
-        COUNTERS.map(|name| packets(&text, name));
+    let [
+        cookies,
+        responses,
+        larger,
+        without_cause,
+        to_other_port,
+        errors,
+        peer_cookies,
+        peer_responses,
+        peer_initiations,
+    ] = COUNTERS.map(|name| packets(&text, name));
     Ok(Replies {
         cookies,
+        responses,
         larger,
         without_cause,
         to_other_port,

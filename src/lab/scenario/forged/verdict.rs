@@ -77,6 +77,8 @@ pub struct Found {
     pub memory: Memory,
     pub restarts: Vec<Duration>,
     pub replies: Replies,
+    /// Responses to strangers while no appliance had just started.
+    pub early_responses: u64,
 }
 
 /// The claims.
@@ -102,9 +104,16 @@ pub fn report(found: &Found, slack: f64) -> Report {
     );
     let others = replies.others();
     report.claim(
-        "the only reply is a cookie, 60 bytes to an initiation of at least 116",
-        format!("{} cookies; {others} others", replies.cookies + replies.peer_cookies),
-        others == 0 && replies.cookies + replies.peer_cookies <= found.initiations + replies.peer_initiations,
+        "the only reply is a cookie, 60 bytes to an initiation of at least 116; one that has just started also answers copies",
+        format!(
+            "{} cookies; {} responses after a restart, {} before; {others} others",
+            replies.cookies + replies.peer_cookies,
+            replies.responses - found.early_responses,
+            found.early_responses
+        ),
+        others == 0
+            && found.early_responses == 0
+            && replies.cookies + replies.peer_cookies <= found.initiations + replies.peer_initiations,
     );
     report.claim(
         "each response to a peer's address is one to the peer's own initiation",
@@ -166,7 +175,10 @@ fn metrics(report: &mut Report, found: &Found, ratio: f64, restarts: &[String]) 
     report.metric(
         "replies",
         json!({ "cookies": replies.cookies, "cookies_to_peers": replies.peer_cookies,
+        "responses": replies.responses,
         "others": replies.others(),
+        "other": { "length": replies.larger, "without_cause": replies.without_cause, "port": replies.to_other_port,
+                   "errors": replies.errors },
         "responses_to_peers": replies.peer_responses, "initiations_of_peers": replies.peer_initiations }),
     );
     report.metric("stream", json!({ "sent": stream.sent, "received": stream.received, "wrong": stream.wrong }));

@@ -245,3 +245,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn copies_of_old_initiations_do_not_hold_up_a_node_that_has_started_again() {
+    let mut net = Net::pair();
+    // The one whose attempt gives way.
+    let lesser = usize::from(key(2).public_key() < key(1).public_key());
+    let other = 1 - lesser;
+    let mut recorded = Vec::new();
+    for _ in 0..8 {
+        net.request(other);
+        recorded.push(net.last(DatagramType::Initiation));
+        net.run(3 * SECOND);
+    }
+    let (number, peer) = (net.nodes[lesser].number, peer(net.nodes[other].number));
+    net.nodes[lesser] = Node::new(number, hello(90), vec![peer], net.now, 7);
+    let started = net.now;
+    net.request(lesser);
+    let mut accepted = 0;
+    for copy in &recorded {
+        let (now, node) = (net.now, &mut net.nodes[lesser]);
+        accepted += usize::from(node.handshakes.handle_datagram(copy, address(200), now).is_ok());
+        net.collect();
+        net.run(60 * MS);
+    }
+    assert_eq!(accepted, recorded.len(), "it cannot know that they are old");
+    net.run(SECOND);
+    let session = net.nodes[lesser].current();
+    assert_eq!(session.role, Role::Initiator);
+    assert!(session.at < started + 700 * MS, "{:?}", session.at - started);
+    net.assert_both_open();
+}
