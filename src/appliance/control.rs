@@ -81,7 +81,16 @@ struct LaneHandle {
 impl LaneHandle {
     /// `false` if the lane is too busy to take a command, or gone.
     fn send(&self, command: Command) -> bool {
-        self.commands.try_send(command).is_ok() && self.waker.wake().is_ok()
+        let is_sent = self.commands.try_send(command).is_ok();
+        if is_sent {
+            self.wake();
+        }
+        is_sent
+    }
+
+    /// Where it cannot be woken, the lane takes the command in its next turn: it has been sent, and must not be sent again.
+    fn wake(&self) {
+        let _ = self.waker.wake();
     }
 }
 
@@ -213,7 +222,8 @@ impl Control {
         }
     }
 
-    /// Sends new sessions to the lanes, and handshake datagrams to lane 0. A lane that is too busy gets its session in a later turn.
+    /// Sends new sessions to the lanes, and handshake datagrams to lane 0. A lane that is too busy gets its session in a later
+    /// turn.
     fn send_handshakes(&mut self, now: Instant) {
         while let Some(established) = self.peering.poll_established() {
             if self.config.notify.is_some() {

@@ -7,6 +7,7 @@
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
@@ -140,10 +141,13 @@ impl Publisher {
     }
 }
 
+/// The appliance may stand still: then the default address is asked, within the time that the user set.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Where the only appliance of this host gives notifications; `None` if there is none, or several, or it gives none.
 fn only_publisher() -> Option<SocketAddr> {
     let [socket] = &appliance_sockets()[..] else { return None };
-    let status: Value = serde_json::from_str(&status_socket::ask(socket).ok()?).ok()?;
+    let status: Value = serde_json::from_str(&status_socket::ask_within(socket, PATIENCE).ok()?).ok()?;
     Some(reachable(status["notify"]["listen"].as_str()?.parse().ok()?))
 }
 

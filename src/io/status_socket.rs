@@ -116,6 +116,14 @@ impl Caller {
 /// # Errors
 /// There is no answer; the text says what to do.
 pub fn ask(path: &Path) -> io::Result<String> {
+    ask_within(path, Duration::from_secs(5))
+}
+
+/// The same, for who does not wait that long for an appliance that stands still.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_within(path: &Path, patience: Duration) -> io::Result<String> {
     let explain = |error: io::Error| {
         let advice = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -130,7 +138,7 @@ pub fn ask(path: &Path) -> io::Result<String> {
         io::Error::new(error.kind(), format!("cannot ask {}{advice} ({error})", path.display()))
     };
     let stream = StdStream::connect(path).map_err(explain)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(patience))?;
     let mut text = String::new();
     stream.take(MOST_BYTES).read_to_string(&mut text).map_err(explain)?;
     Ok(text)

@@ -2,7 +2,8 @@
 //!
 //! [`topology`] reads a lab's plan, [`network`] builds it with [`wan`] in its middle, and [`pair`] starts two
 //! appliances in it. [`workload`] sends traffic through them, [`servers`] are the databases that replicate through
-//! them. [`bird`] routes between several pairs, and [`fault`] is what befalls an appliance. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
+//! them. [`bird`] routes between several pairs, [`fault`] is what befalls an appliance, and [`injection`] lets its system
+//! calls fail. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
 //! [`path_attacker`] delays and drops the datagrams between the appliances. A [`scenario`] measures and checks claims.
 //! The lab runs the executables as a user would; nothing here is part of an appliance.
 //!

@@ -150,8 +150,15 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Takes the keys of a finished handshake; `Some` if they are in use at once.
+    /// Takes the keys of a finished handshake; `Some` if they are in use at once. A session that is here already stays as it
+    /// is: a second one under its keys would use their counters again.
     pub fn install(&mut self, established: &Established, lane: u8) -> Option<Change> {
+        let is_it = |known: &Session| {
+            known.local_index == established.local_index && Arc::ptr_eq(&known.sealing, &established.sealing)
+        };
+        if [&self.current, &self.previous, &self.next].into_iter().flatten().any(is_it) {
+            return None;
+        }
         self.established += 1;
         let session = Session::new(established, lane);
         match established.role {
@@ -401,6 +408,31 @@ mod tests {
             let mut reception = Reception::default();
             sessions.add_to(&mut reception);
             assert_eq!((reception.received, reception.lost), (2 * u64::from(index), u64::from(index)));
+        }
+    }
+
+    #[test]
+    fn a_session_that_is_installed_twice_does_not_begin_its_counters_again() {
+        let now = Instant::now();
+        for role in [Role::Initiator, Role::Responder] {
+            let mut sessions = Sessions::default();
+            let first = established(role, 1, 7, now);
+            sessions.install(&first, 0);
+            sessions.find(1).unwrap().accept(9);
+            sessions.confirm(1);
+            let counter =
+                |sessions: &mut Sessions| sessions.sealing(now).unwrap().next_header(DatagramType::Report).counter;
+            let used = counter(&mut sessions);
+            for _ in 0..2 {
+                assert_eq!(sessions.install(&first, 0), None);
+                assert!(counter(&mut sessions) > used, "{role:?}");
+                assert_eq!(sessions.indices().count(), 1, "{role:?}");
+                assert_eq!(sessions.find(1).unwrap().accept(9).0, Freshness::Replayed, "{role:?}");
+            }
+            // It may have been replaced meanwhile.
+            sessions.install(&established(Role::Initiator, 2, 7, now), 0);
+            assert_eq!(sessions.install(&first, 0), None);
+            assert_eq!(sessions.current().map(|session| session.local_index), Some(2));
         }
     }
 

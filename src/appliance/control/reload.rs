@@ -199,7 +199,10 @@ impl Control {
 fn send(lane: &LaneHandle, mut command: Command, deadline: Instant) -> Result<(), ()> {
     loop {
         command = match lane.commands.try_send(command) {
-            Ok(()) => return lane.waker.wake().map_err(drop),
+            Ok(()) => {
+                lane.wake();
+                return Ok(());
+            }
             Err(TrySendError::Full(command)) if Instant::now() < deadline => command,
             Err(_) => return Err(()),
         };

@@ -1,4 +1,5 @@
-//! What a lane logs about its packets: send errors, reads and writes that failed, and strays. It also reacts to an uplink with several queues.
+//! What a lane logs about its packets: send errors, reads and writes that failed, and strays. It also reacts to an uplink
+//! with several queues.
 
 use std::io;
 use std::time::Instant;

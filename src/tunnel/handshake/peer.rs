@@ -180,6 +180,7 @@ impl Peer {
     /// It is no peer any more. What shows a replayed initiation stays known.
     pub fn forget(&mut self) {
         (self.attempt, self.renew_at, self.proven, self.is_removed) = (None, None, None, true);
+        self.gave_way = false;
     }
 
     /// The addresses for initiation number `sent`: the proven one, and every second time the configured one, because
