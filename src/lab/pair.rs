@@ -176,7 +176,7 @@ pub struct Pair<'n> {
 }
 
 impl<'n> Pair<'n> {
-    /// Starts the two appliances of a topology: see [`start_between`](Self::start_between).
+    /// Starts the two appliances of a topology: makes keys and configurations, and waits until both have a session.
     pub fn start(network: &'n Network<'n>, options: &PairOptions) -> Result<Self, LabError> {
         let plans: Vec<_> = network.topology().appliances().collect();
         let [near, far] = plans[..] else {
