@@ -223,7 +223,7 @@ impl Peering {
                     tracing::debug!(
                         peer = self.name(established.peer),
                         endpoint = %established.endpoint,
-                        cipher = ?established.sealing.cipher(),
+                        cipher = %established.sealing.cipher(),
                         "handshake finished"
                     );
                     self.established.push_back(established);

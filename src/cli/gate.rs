@@ -122,7 +122,7 @@ impl Gate {
         };
         match service::run(&gates, on_reloaded) {
             Ok(status) => {
-                log.say(&render_gate::status(&status));
+                log.say_status(&render_gate::status(&status), || serde_json::to_string(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {

@@ -16,6 +16,7 @@ pub mod explain;
 pub mod flows;
 pub mod gate;
 mod help;
+mod journal;
 pub mod keygen;
 mod limits;
 pub mod log;

@@ -51,7 +51,7 @@ impl Run {
         let reloading = Reloading::new(source, log::set_level);
         match Control::start(config, reloading).and_then(Control::run) {
             Ok(status) => {
-                log.say(&render::status(&status));
+                log.say_status(&render::status(&status), || serde_json::to_string(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {

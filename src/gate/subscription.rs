@@ -23,6 +23,8 @@ const REGISTRATIONS: usize = 512;
 
 /// An appliance that the gate was moved to answers within this time, or its silence is logged.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// The same after the gate's start: both may start with the machine.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The subscription.
 #[derive(Debug)]
@@ -40,8 +42,12 @@ pub struct Subscription {
     runs: u64,
     losses: u64,
     links: Vec<(u32, LinkState)>,
-    /// When silence is logged although there was no contact before: it was moved to this address.
+    /// When silence is logged although there was no contact before: since the start, or since it was moved to this address.
     expected: Option<Instant>,
+    /// Since when there is no contact, if that was logged.
+    silent_since: Option<Instant>,
+    /// Since when links are not up, of those that were.
+    troubled: HashMap<u32, Instant>,
 }
 
 impl Subscription {
@@ -66,7 +72,9 @@ impl Subscription {
             runs: 0,
             losses: 0,
             links: Vec::new(),
-            expected: None,
+            expected: Some(now + STARTS_WITHIN),
+            silent_since: None,
+            troubled: HashMap::new(),
         })
     }
 
@@ -134,12 +142,18 @@ impl Subscription {
         if contact != self.contact || is_missed {
             (self.contact, self.expected) = (contact, None);
             match contact {
-                true => tracing::info!("the appliance at {} tells what is protected", self.address),
+                true => {
+                    let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
+                    let after = silent.map_or(String::new(), |silent| format!(" again, after {silent:.1} s"));
+                    tracing::info!("the appliance at {} tells what is protected{after}", self.address);
+                }
                 false => {
-                    self.losses += 1;
+                    self.losses += u64::from(!is_missed);
+                    self.silent_since = Some(now);
                     tracing::warn!(
                         "the appliance at {} does not answer: nothing counts as protected until it does, and the \
-                         mirror's own acknowledgements are waited for",
+                         mirror's own acknowledgements are waited for. Does `onwire run` run there with this \
+                         `notify.listen`, has it this secret under this `key_id`, and does UDP pass between?",
                         self.address
                     );
                 }
@@ -158,9 +172,25 @@ impl Subscription {
             let links: Vec<_> = links().collect();
             for peer in self.core.peers().filter(|peer| !self.links.contains(&(peer.id, peer.state))) {
                 let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
-                match peer.state {
-                    LinkState::Up => tracing::info!("the link to {name} is up"),
-                    _ => tracing::warn!("the link to {name} is {state} ({why}): nothing more becomes protected"),
+                let was_known = self.links.iter().any(|(id, _)| *id == peer.id);
+                match (peer.state, self.troubled.get(&peer.id)) {
+                    (LinkState::Up, Some(since)) => {
+                        let lasted = (now - *since).as_secs_f64();
+                        tracing::info!("the link to {name} is up again, after {lasted:.1} s");
+                        self.troubled.remove(&peer.id);
+                    }
+                    (LinkState::Up, None) => tracing::info!("the link to {name} is up"),
+                    (LinkState::Draining, _) => tracing::info!("the link to {name} is {state} ({why})"),
+                    (LinkState::Degraded | LinkState::Down, _) => {
+                        if was_known {
+                            self.troubled.entry(peer.id).or_insert(now);
+                        }
+                        tracing::warn!(
+                            "the link to {name} is {state} ({why}): nothing more becomes protected; the log of the \
+                             appliance at {} has the remedy",
+                            self.address
+                        );
+                    }
                 }
             }
             self.links = links;

@@ -9,8 +9,10 @@
 
 pub mod cpu;
 pub mod descriptors;
+pub mod episode;
 #[cfg(feature = "lab")]
 pub mod hold;
+pub mod journal;
 pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]

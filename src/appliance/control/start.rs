@@ -188,7 +188,7 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         for route in self.routes.iter().flat_map(Routes::added) {
-            tracing::info!(prefix = %route.prefix, source = ?route.preferred_source, "route installed");
+            tracing::info!(prefix = %route.prefix, source = route.preferred_source.map(display), "route installed");
         }
         if let Some(reason) = &self.tun.fallback {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");

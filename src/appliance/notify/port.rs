@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use crate::appliance::notify::excess_log::ExcessLog;
+use crate::appliance::notify::link_log::LinkLog;
 use crate::appliance::notify::notification::{LaneNotification, block_message, flow_message, range_message};
 use crate::appliance::notify::violation_log::ViolationLog;
 use crate::notify::envelope::KeyRing;
@@ -47,6 +48,7 @@ struct Link {
     name: String,
     lanes: Vec<(LinkState, StateReason)>,
     published: Option<(LinkState, StateReason)>,
+    log: LinkLog,
     /// It is no peer any more: nothing is sent there, so it says nothing about what is.
     is_removed: bool,
 }
@@ -54,7 +56,7 @@ struct Link {
 impl Link {
     fn new(name: String, lanes: usize) -> Self {
         let unknown = (LinkState::Down, StateReason::NoSession);
-        Self { name, lanes: vec![unknown; lanes], published: None, is_removed: false }
+        Self { name, lanes: vec![unknown; lanes], published: None, log: LinkLog::default(), is_removed: false }
     }
 
     fn is_down(&self) -> bool {
@@ -190,7 +192,10 @@ impl NotifyPort {
         if link.published.replace((state, reason)) == Some((state, reason)) {
             return;
         }
-        tracing::info!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        tracing::debug!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        if !link.is_removed {
+            link.log.note((state, reason), now);
+        }
         let name = Some(link.name.clone().into_boxed_str());
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
     }
@@ -270,6 +275,13 @@ impl NotifyPort {
     /// Sends to subscribers what is new to them, and logs what is due.
     pub fn send(&mut self, now: Instant) {
         self.violation_log.log_due(now);
+        for link in &mut self.links {
+            match link.log.poll(now) {
+                Some((tracing::Level::WARN, words)) => tracing::warn!(peer = link.name, "{words}"),
+                Some((_, words)) => tracing::info!(peer = link.name, "{words}"),
+                None => {}
+            }
+        }
         let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
         if let Some(words) = who.and_then(|(address, key)| self.excess_log.note(address, key, count, now)) {
             tracing::warn!("{words}");
@@ -291,7 +303,8 @@ impl NotifyPort {
 
     /// When to send next if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        let said = self.violation_log.deadline().into_iter().chain(self.excess_log.deadline());
+        let links = self.links.iter().filter_map(|link| link.log.deadline());
+        let said = self.violation_log.deadline().into_iter().chain(self.excess_log.deadline()).chain(links);
         self.publisher.poll_timeout().into_iter().chain(said).min()
     }
 
