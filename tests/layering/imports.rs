@@ -64,6 +64,7 @@ const MODULES: &[Module] = &[
             "io::request_socket",
             "io::signal",
             "io::status_socket",
+            "io::journal",
             "io::log",
             "io::restriction",
             "io::sock_diag",
