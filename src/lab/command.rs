@@ -37,7 +37,7 @@ pub struct Lab {
     /// A built-in topology (pair, pair-veth, pair-uplink, pair-outer-v6, pair-inner-9000, pair-held, pair-lan, pair-wan, star, scale-out, plain) or a file like those in netns/.
     #[arg(long, value_name = "NAME|FILE")]
     topology: Option<String>,
-    /// Write the result as JSON, and a plot, where there is one, beside it as .svg.
+    /// Write the result as JSON, and beside it a page as .html and a plot, where there is one, as .svg.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Seed of the WAN's random numbers and of the generated data.
