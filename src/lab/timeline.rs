@@ -1,5 +1,5 @@
 //! What the appliances of a pair say about themselves while a scenario runs: loss, repair, memory and the state of the link
-//! over time. A thread asks them a few times a second; scenarios that measure short times do without it.
+//! over time. A thread asks them now and then; scenarios that measure short times do without it.
 
 use std::{
     path::PathBuf,
@@ -18,9 +18,6 @@ use super::{
     status::Status,
 };
 use crate::io::status_socket;
-
-/// Time between two questions.
-const INTERVAL: Duration = Duration::from_millis(250);
 
 /// One answer.
 #[derive(Clone, Debug)]
@@ -46,8 +43,8 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Begins.
-    pub fn start(pair: &Pair<'_>) -> Self {
+    /// Begins, with this time between two questions.
+    pub fn start(pair: &Pair<'_>, interval: Duration) -> Self {
         let asked: Vec<(PathBuf, u32)> =
             pair.appliances.iter().map(|it| (it.socket().to_owned(), it.process.id())).collect();
         let names = pair.appliances.iter().map(|it| it.node().to_owned()).collect();
@@ -64,7 +61,7 @@ impl Timeline {
                         keeping.lock().unwrap_or_else(PoisonError::into_inner)[number].push(sample);
                     }
                 }
-                thread::sleep(INTERVAL);
+                thread::park_timeout(interval);
             }
         });
         Self { names, samples, stop, thread: Some(thread) }
@@ -81,6 +78,7 @@ impl Timeline {
     fn end(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }
@@ -134,7 +132,8 @@ fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
     let each = |of: &dyn Fn(&str, usize, &[Sample]) -> Vec<PlotLine>| -> Vec<PlotLine> {
         appliances.iter().enumerate().flat_map(|(number, (name, samples))| of(name, number, samples)).collect()
     };
-    vec![
+    let protects = appliances.iter().flat_map(|(_, samples)| samples).any(|sample| sample.state > 1);
+    let mut all = vec![
         plot(
             "Loss on the way to each appliance",
             "% of datagrams",
@@ -153,14 +152,6 @@ fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
             }),
         ),
         plot(
-            "State of the link (0 no session, 1 carries, 2 protects)",
-            "state",
-            each(&|name, number, samples| {
-                let points = samples.iter().map(|sample| (seconds(sample), f64::from(sample.state))).collect();
-                vec![line(format!("at {name}"), number, points)]
-            }),
-        ),
-        plot(
             "Memory",
             "resident MB",
             each(&|name, number, samples| {
@@ -168,7 +159,20 @@ fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
                 vec![line(name.to_owned(), number, points)]
             }),
         ),
-    ]
+    ];
+    // Without notifications nobody is told what is protected, and the state says nothing.
+    if protects {
+        let state = plot(
+            "State of the link (0 no session, 1 carries, 2 protects)",
+            "state",
+            each(&|name, number, samples| {
+                let points = samples.iter().map(|sample| (seconds(sample), f64::from(sample.state))).collect();
+                vec![line(format!("at {name}"), number, points)]
+            }),
+        );
+        all.insert(2, state);
+    }
+    all
 }
 
 #[cfg(test)]
@@ -190,6 +194,8 @@ mod tests {
         assert_eq!(points(1, 0), [(0.5, 2.0), (1.5, 0.0), (2.0, 0.0)]);
         assert_eq!(points(2, 0)[0], (0.0, 2.0));
         assert_eq!(points(3, 0)[4], (2.0, 20.0));
+        let unprotected = plots(&[("ithaca", vec![Sample { state: 1, ..sample(0.0, 0, 0) }])]);
+        assert!(unprotected.len() == 3 && unprotected[2].title == "Memory");
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         Ok(Transfer { bytes, elapsed, tcp, truth, latencies, is_equal })
     };
     stage.say("256 MB with rsync through the appliances, and small requests from mirror to primary beside it ...");
-    let timeline = Timeline::start(&pair);
+    let timeline = Timeline::start(&pair, Duration::from_millis(250));
     let through = transfer("large", &large, BYTES, Duration::from_millis(500))?;
     let seen = timeline.finish();
     let after = pair.status()?;
