@@ -202,6 +202,7 @@ fn package_of(program: &str) -> &'static str {
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",
+        "python3" => "python3",
         "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",
     }

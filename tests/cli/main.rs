@@ -7,6 +7,7 @@ mod apply;
 mod explain;
 mod keys;
 mod notify;
+mod python;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 

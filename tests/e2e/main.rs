@@ -39,6 +39,7 @@ mod protected_loss;
 mod protected_restart;
 mod protected_site;
 mod protected_strangers;
+mod python_client;
 mod reload;
 mod restart;
 mod routes;

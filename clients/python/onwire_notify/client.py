@@ -132,6 +132,16 @@ class Client:
         """Waits for contact with the appliance."""
         return self._until(lambda: self._endpoint.core.has_contact(now()) or None, timeout) is not None
 
+    @property
+    def run(self) -> int:
+        """The present run of the appliance: another number after each restart; 0 before the first contact."""
+        return self._endpoint.core.run
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that failed a check: forged, replayed, or for somebody else."""
+        return self._endpoint.core.dropped
+
     def peers(self) -> List[Peer]:
         """The links of the appliance, as they were last reported."""
         self._endpoint.turn()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 from dataclasses import replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from onwire_notify import messages as m
 from onwire_notify import requests
@@ -55,12 +55,12 @@ class Scene(unittest.TestCase):
         for seq in lookups(asked, flow.key):
             self.hear(self.publisher.page(seq, flow))
 
-    def connect(self, flow: Flow = START, **changes: int) -> None:
+    def connect(self, flow: Flow = START, **changes: Any) -> None:
         """A subscription with one watched flow that is identified."""
         self.core.watch(CONNECTION, self.now)
         asked = self.subscribe()
         self.end_dump(asked)
-        self.pin(replace(flow, **changes), asked)  # type: ignore[arg-type]
+        self.pin(replace(flow, **changes), asked)
         self.hear(self.publisher.heartbeat(1))
 
     def restart(self, epoch: int = 99) -> None:
@@ -87,9 +87,9 @@ class Scene(unittest.TestCase):
     def protected(self, need: Need = Need.ON_WIRE) -> Optional[int]:
         return self.core.protected(CONNECTION, need, self.now)
 
-    def tell(self, flow: Flow = START, **changes: object) -> bytes:
+    def tell(self, flow: Flow = START, **changes: Any) -> bytes:
         """The next notification of a flow, which the test gives to the client."""
-        return self.publisher.flow(replace(flow, **changes))  # type: ignore[arg-type]
+        return self.publisher.flow(replace(flow, **changes))
 
 
 class Trust(Scene):
