@@ -203,6 +203,8 @@ fn package_of(program: &str) -> &'static str {
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",
         "python3" => "python3",
+        "ocf-tester" => "resource-agents",
+        "xmllint" => "libxml2-utils",
         "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",
     }

@@ -1,4 +1,4 @@
-"""The rules of `docs/protocol.md`, *What a client must do*, on a clock of the test and with a publisher that obeys it."""
+"""The rules of `docs/protocol.md`, *What a client must do*, on a clock of the test and with a publisher that obeys."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class Scene(unittest.TestCase):
         self.end_dump(asked)
         self.after_restart = asked
 
-    def run_for(self, seconds: float, answer: Optional[Callable[[Sent], List[bytes]]] = None) -> List[Tuple[float, Sent]]:
+    def run_for(
+        self, seconds: float, answer: Optional[Callable[[Sent], List[bytes]]] = None
+    ) -> List[Tuple[float, Sent]]:
         """Time passes; returns what the client asks meanwhile, and when."""
         end, asked = self.now + seconds, []
         while self.now < end:
@@ -457,7 +459,8 @@ class Dumps(Scene):
         self.hear(self.tell(on_wire=10))
         (seq, _), = dumps([it for _, it in self.run_for(0.012)])
         self.publisher.number += 1
-        self.hear(self.publisher.send(self.publisher.done(seq, 0, version=4, head=4, notified=self.publisher.number - 1)))
+        before = self.publisher.number - 1
+        self.hear(self.publisher.send(self.publisher.done(seq, 0, version=4, head=4, notified=before)))
         self.assertEqual(dumps([it for _, it in self.run_for(0.05)]), [], "notification 3 was not missed yet")
         self.hear(self.publisher.heartbeat(4))
         self.assertEqual([since for _, since in dumps([it for _, it in self.run_for(0.012)])], [4], "but now it is")
