@@ -402,6 +402,24 @@ class Losses(Scene):
         self.pin(replace(START, on_wire=100), asked)
         self.assertEqual(self.protected(), 40)
 
+    def test_a_violated_that_came_before_the_flow_was_identified_counts(self) -> None:
+        self.core.watch(CONNECTION, self.now)
+        asked = self.subscribe()
+        self.end_dump(asked)
+        self.hear(self.tell(on_wire=100, acked=10, violated=40))
+        self.pin(replace(START, on_wire=100, acked=10), asked)
+        self.assertEqual(self.protected(), 40)
+        self.hear(self.tell(on_wire=100, acked=41))
+        self.assertEqual(self.protected(), 100)
+
+    def test_a_grant_counts_violations_too(self) -> None:
+        self.connect(on_wire=100, acked=10)
+        renewal = [it[1] for it in self.run_for(0.26) if it[1][0] is Command.SUBSCRIBE][0]
+        self.assertEqual(self.protected(), 100)
+        self.publisher.violations = 1
+        self.hear(self.publisher.grant(renewal[1]))
+        self.assertEqual(self.protected(), 10)
+
     def test_violated_is_repaired_by_a_later_message_without_it(self) -> None:
         self.connect(on_wire=100, acked=10)
         old = self.tell(on_wire=100, acked=10, violated=30)
@@ -501,6 +519,14 @@ class Dumps(Scene):
             asked = self.ask()
         self.assertEqual(heads, [(0, None), (48, 100), (96, 100), (50, 130)])
         self.assertEqual(dumps(asked), [])
+
+    def test_a_page_that_begins_later_than_asked_is_no_answer(self) -> None:
+        self.connect(on_wire=100, acked=10)
+        self.publisher.violations = 1
+        self.hear(self.publisher.heartbeat(2))
+        (seq, since), = dumps([it for _, it in self.run_for(0.012)])
+        self.hear(self.publisher.send(self.publisher.done(seq, 0, since=since + 1, version=9, head=9)))
+        self.assertEqual(self.protected(), 10)
 
     def test_a_dump_of_changes_names_no_head(self) -> None:
         self.connect()
