@@ -57,6 +57,8 @@ class AsyncClient:
         if self._timer is not None:
             self._timer.cancel()
         self._endpoint.close()
+        # Whoever still waits learns of it.
+        self._wake()
 
     def watch(self, key: FlowKey) -> None:
         """Follows the connection that has this key now. Call it when the connection exists, and once for each."""

@@ -133,6 +133,18 @@ class Waiting(unittest.TestCase):
             appliance.on_flush = protect
             self.assertEqual(asyncio.run(program(appliance.address)), [False, True, True])
 
+    def test_a_wait_ends_when_its_client_is_closed(self) -> None:
+        async def program(address: Tuple[str, int]) -> None:
+            async with AsyncClient(address, KEY) as client:
+                client.watch(self.flow.key)
+                waiting = asyncio.ensure_future(client.wait(self.flow.key, 1, SOON))
+                await asyncio.sleep(0.05)
+            with self.assertRaisesRegex(RuntimeError, "closed"):
+                await asyncio.wait_for(waiting, 1)
+
+        with LivePublisher(self.flow) as appliance:
+            asyncio.run(program(appliance.address))
+
     def test_an_event_loop_that_waits_does_not_spin(self) -> None:
         async def program(address: Tuple[str, int]) -> float:
             async with AsyncClient(address, KEY) as client:
