@@ -101,11 +101,12 @@ class AsyncClient:
     async def barrier(self, timeout: float, need: Need = Need.ON_WIRE) -> Wait:
         """Waits until everything that the appliance has read until now is protected, to all peers."""
         deadline, again = now() + timeout, 0.01
+        level: Optional[Need] = None
         while True:
             try:
                 outcome = await self._ask(requests.barrier, deadline - now())
             except NotAnsweredError as error:
-                return Wait(False, None, str(error), self.has_contact())
+                return Wait(False, level, str(error), self.has_contact())
             if not isinstance(outcome, Barrier):
                 raise RefusedError(str(outcome))
             if outcome.level is None:

@@ -150,11 +150,12 @@ class Client:
     def barrier(self, timeout: float, need: Need = Need.ON_WIRE) -> Wait:
         """Waits until everything that the appliance has read until now is protected, to all peers."""
         deadline, again = now() + timeout, _BARRIER_AGAIN
+        level: Optional[Need] = None
         while True:
             try:
                 outcome = self._ask(requests.barrier, deadline - now())
             except NotAnsweredError as error:
-                return Wait(False, None, str(error), self._endpoint.core.has_contact(now()))
+                return Wait(False, level, str(error), self._endpoint.core.has_contact(now()))
             if not isinstance(outcome, Barrier):
                 raise RefusedError(str(outcome))
             level = NEEDS[outcome.level] if outcome.level is not None else None

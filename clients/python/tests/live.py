@@ -19,7 +19,9 @@ HEARTBEAT = 0.02
 class LivePublisher:
     """Knows the flows that a test gives it. All methods may be called from the test's thread."""
 
-    def __init__(self, *flows: Flow) -> None:
+    def __init__(self, *flows: Flow, lease_ms: int = 30_000) -> None:
+        # A test on a busy machine must not lose contact because nothing runs for a second.
+        self._lease_ms = lease_ms
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.settimeout(0.005)
@@ -84,7 +86,7 @@ class LivePublisher:
             else:
                 publisher.number = publisher.number if client == self._client else 0
                 self._client = client
-                self._send(publisher.grant(seq))
+                self._send(publisher.grant(seq, self._lease_ms))
         elif client != self._client:
             return False
         elif command is Command.GET_FLOWS:

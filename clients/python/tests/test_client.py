@@ -53,6 +53,7 @@ class Waiting(unittest.TestCase):
         with LivePublisher(self.flow) as appliance, Client(appliance.address, KEY) as client:
             self.near.sendall(b"hello")
             self.assertEqual(bytes_written(self.near), 5)
+            self.assertTrue(client.wait_contact(SOON))
             waited = client.wait_sent(self.near, 0.3)
             self.assertFalse(waited)
             self.assertTrue(waited.has_contact)
@@ -100,7 +101,7 @@ class Waiting(unittest.TestCase):
         with LivePublisher() as appliance, Client(appliance.address, KEY) as client:
             self.assertTrue(client.barrier(SOON))
             appliance.barrier_level = Level.QUEUED
-            waited = client.barrier(0.1)
+            waited = client.barrier(1.0)
             self.assertEqual((waited.is_protected, waited.level), (False, Need.QUEUED))
             appliance.barrier_level = None
             self.assertIn("failed", client.barrier(SOON).reason)
@@ -124,7 +125,7 @@ class Waiting(unittest.TestCase):
                 self.assertTrue(client.has_contact())
                 return [bool(short), *results]
 
-        with other_near, other_far, LivePublisher(self.flow, other) as appliance:
+        with other_near, other_far, LivePublisher(self.flow, other, lease_ms=1000) as appliance:
 
             def protect() -> None:
                 appliance.publish(replace(self.flow, on_wire=5))
@@ -187,7 +188,7 @@ class Command(unittest.TestCase):
             (source, destination) = ("%s:%s" % end for end in (near.getsockname(), near.getpeername()))
             ends = ["--source", source, "--destination", destination]
             self.assertEqual(self.run_command("wait", *at, *ends, "--bytes", "5")[:2], (0, "protected: on_wire\n"))
-            code, _, said = self.run_command("wait", *at, *ends, "--bytes", "6", "--timeout", "0.3")
+            code, _, said = self.run_command("wait", *at, *ends, "--bytes", "6", "--timeout", "3")
             self.assertEqual((code, said), (1, "not protected: 5 of 6 bytes\n"))
             code, said, _ = self.run_command("wait", *at, "--json")
             self.assertEqual((code, json.loads(said)["protected"]), (0, True))
@@ -202,7 +203,7 @@ class Command(unittest.TestCase):
             flow = replace(flow_of(near), on_wire=5)
 
             async def publish() -> "tuple[int, str, str]":
-                at = ["--notify", f"127.0.0.1:{appliance.address[1]}", "--for", "1"]
+                at = ["--notify", f"127.0.0.1:{appliance.address[1]}", "--for", "2"]
                 watching = asyncio.get_running_loop().run_in_executor(None, self.run_command, "watch", "--json", *at)
                 for _ in range(20):
                     await asyncio.sleep(0.03)
