@@ -33,6 +33,9 @@ struct Agent<'t> {
 impl<'t> Agent<'t> {
     fn new(testbed: &'t Testbed, name: &'static str, parameters: &[(&'static str, &str)]) -> Self {
         need_programs(&["ocf-tester", "xmllint"]).unwrap_or_else(|error| panic!("{error}"));
+        // A cluster runs its actions as root, and whoever wants to reads its meta-data: it lies where everybody may read.
+        set_mode(testbed.directory().to_str().unwrap(), 0o755);
+        fs::copy(format!("{AGENTS}/{name}"), testbed.directory().join(name)).unwrap();
         let mut agent = Self { testbed, name, parameters: Vec::new() };
         agent.set("binary", ONWIRE);
         parameters.iter().for_each(|(parameter, value)| agent.set(parameter, value));
@@ -46,7 +49,7 @@ impl<'t> Agent<'t> {
 
     /// Runs an action; returns its exit code and what it says.
     fn act(&self, action: &str) -> (i32, String) {
-        let mut command = Command::new(format!("{AGENTS}/{}", self.name));
+        let mut command = Command::new(self.testbed.directory().join(self.name));
         // A stop has two seconds of patience, not 25.
         let meta =
             [("OCF_RESKEY_CRM_meta_timeout", "7000"), ("OCF_RESOURCE_INSTANCE", "test"), ("OCF_ROOT", "/usr/lib/ocf")];
@@ -66,7 +69,7 @@ impl<'t> Agent<'t> {
         for (name, value) in &self.parameters {
             words.extend(["-o".to_owned(), format!("{name}={value}")]);
         }
-        words.push(format!("{AGENTS}/{}", self.name));
+        words.push(path(self.testbed, self.name));
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let said = self.testbed.run("ithaca", &words).unwrap_or_else(|error| panic!("{error}"));
         assert!(said.contains("passed all tests"), "{said}");
@@ -85,6 +88,10 @@ impl Drop for Agent<'_> {
     }
 }
 
+fn set_mode(path: &str, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
 /// A path in the directory of a test.
 fn path(testbed: &Testbed, name: &str) -> String {
     testbed.directory().join(name).to_str().unwrap().to_owned()
@@ -97,7 +104,7 @@ fn the_agent_runs_an_appliance_as_a_cluster_expects() {
     let config = pair.ithaca.config.to_str().unwrap().to_owned();
     let (pid_file, log) = (path(&testbed, "agent.pid"), path(&testbed, "agent.log"));
     // Opening the TUN device takes root where the device is not for everybody.
-    let parameters = [("config", &*config), ("user", ""), ("pidfile", &pid_file), ("log", &log)];
+    let parameters = [("config", &*config), ("user", ""), ("pidfile", &*pid_file), ("log", &*log)];
     let mut agent = Agent::new(&testbed, "onwire", &parameters);
     agent.tester();
 
@@ -152,12 +159,17 @@ fn the_agent_runs_gates_as_another_user() {
         "gates": [{ "kind": "postgres", "listen": "127.0.0.1:6432", "upstream": "127.0.0.1:5432" }],
     });
     fs::write(&config, gates.to_string()).unwrap();
-    fs::set_permissions(testbed.directory(), fs::Permissions::from_mode(0o777)).unwrap();
     testbed.command(&["chown", "nobody", &path(&testbed, "notify.key")]);
     let (pid_file, log) = (path(&testbed, "gates.pid"), path(&testbed, "gates.log"));
     let parameters =
-        [("config", &*config), ("kind", "gate"), ("user", "nobody"), ("pidfile", &pid_file), ("log", &log)];
-    let agent = Agent::new(&testbed, "onwire", &parameters);
+        [("config", &*config), ("kind", "gate"), ("user", "nobody"), ("pidfile", &*pid_file), ("log", &*log)];
+    let mut agent = Agent::new(&testbed, "onwire", &parameters);
+    // Its status socket is made there.
+    set_mode(testbed.directory().to_str().unwrap(), 0o777);
+    // The one that was built may lie where another user cannot go.
+    let binary = path(&testbed, "program");
+    fs::copy(ONWIRE, &binary).unwrap();
+    agent.set("binary", &binary);
     agent.tester();
     agent.expect("start", SUCCESS, "");
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid("gates.pid").as_raw_nonzero())).unwrap();
@@ -174,13 +186,13 @@ fn the_drain_agent_starts_only_where_nothing_is_missing() {
     let testbed = Testbed::perfect();
     let config = path(&testbed, "any.yaml");
     fs::write(&config, "").unwrap();
-    let (state, binary) = (path(&testbed, "drained"), path(&testbed, "onwire"));
+    let (state, binary) = (path(&testbed, "drained"), path(&testbed, "fake-onwire"));
     let answers = |code: i32| {
         fs::write(&binary, format!("#!/bin/sh\necho \"$@\" >>{binary}.arguments\nexit {code}\n")).unwrap();
-        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        set_mode(&binary, 0o755);
     };
     answers(0);
-    let parameters = [("config", &*config), ("peer", "ithaca"), ("state", &state), ("binary", &binary)];
+    let parameters = [("config", &*config), ("peer", "ithaca"), ("state", &*state), ("binary", &*binary)];
     let mut agent = Agent::new(&testbed, "onwire-drain", &parameters);
     agent.tester();
     let arguments = fs::read_to_string(format!("{binary}.arguments")).unwrap();

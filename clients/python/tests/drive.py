@@ -5,8 +5,9 @@ Commands on standard input, one a line:
   unwatch                         ends that
   contact                         answers when there is contact
   status OFFSET                   whether so many bytes of the connection are protected now
+  dropped                         how many datagrams failed a check
 On standard output, each with the time of the kernel's monotonic clock in nanoseconds at the end:
-  protected OFFSET | unwatched | contact RUN | status yes|no REASON | end DROPPED
+  protected OFFSET | unwatched | contact RUN | status yes|no REASON | dropped COUNT
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Driver:
             say("unwatched")
         elif command == "contact":
             self.wants_contact = True
+        elif command == "dropped":
+            say(f"dropped {self.client.dropped}")
         elif command == "status" and self.key is not None:
             status = self.client.status(self.key, int(words[0]))
             say(f"status {'yes' if status.is_protected else 'no'} {status.reason}")
@@ -86,7 +89,6 @@ def main() -> None:
                     break
                 driver.obey(*line.split())
             driver.work()
-        say(f"end {client.dropped}")
 
 
 if __name__ == "__main__":
