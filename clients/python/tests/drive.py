@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import select
-import sys
 import time
 from typing import Optional
 
@@ -80,14 +79,16 @@ def main() -> None:
     options = parser.parse_args()
     with Client(options.notify, read_key(options.key)) as client:
         driver = Driver(client)
+        # Unbuffered: a second line must not wait where `select` does not see it.
+        commands = open(0, "rb", buffering=0)
         say("ready")
         while True:
-            ready, _, _ = select.select([sys.stdin], [], [], 0)
+            ready, _, _ = select.select([commands], [], [], 0)
             if ready:
-                line = sys.stdin.readline()
+                line = commands.readline()
                 if not line:
                     break
-                driver.obey(*line.split())
+                driver.obey(*line.decode().split())
             driver.work()
 
 
