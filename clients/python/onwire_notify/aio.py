@@ -16,7 +16,6 @@ from .envelope import Key
 from .flow_key import FlowKey
 from .messages import Barrier, Peer
 from .requests import Wish
-from .tcp_info import bytes_written
 
 _T = TypeVar("_T")
 
@@ -79,7 +78,7 @@ class AsyncClient:
         Of a stream: `writer.get_extra_info("socket")`, after `await writer.drain()`.
         """
         key = self._endpoint.watch_socket(connection)
-        return await self._wait(key, bytes_written(connection), timeout, need, connection)
+        return await self._wait(key, self._endpoint.written(key, connection), timeout, need, connection)
 
     def protected(self, key: FlowKey, need: Need = Need.ON_WIRE) -> Optional[int]:
         """All bytes of a watched flow below this offset are protected. None: nothing is known, or no contact."""

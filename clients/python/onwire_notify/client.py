@@ -19,7 +19,6 @@ from .envelope import Key
 from .flow_key import FlowKey
 from .messages import Barrier, Level, Peer, Refused
 from .requests import Wish
-from .tcp_info import bytes_written
 
 _T = TypeVar("_T")
 
@@ -111,7 +110,7 @@ class Client:
     def wait_sent(self, connection: socket.socket, timeout: float, need: Need = Need.ON_WIRE) -> Wait:
         """Waits until all that was written so far into a connected TCP socket is protected."""
         key = self._endpoint.watch_socket(connection)
-        return self._wait(key, bytes_written(connection), timeout, need, connection)
+        return self._wait(key, self._endpoint.written(key, connection), timeout, need, connection)
 
     def status(self, key: FlowKey, offset: int, need: Need = Need.ON_WIRE) -> Status:
         """What `wait` would say now."""

@@ -11,7 +11,7 @@ from .core import Core, Status
 from .envelope import Key
 from .flow_key import FlowKey
 from .requests import Wish
-from .tcp_info import bytes_written, socket_cookie
+from .tcp_info import Written, socket_cookie
 
 DEFAULT_PORT = 7118
 _MOST_BYTES = 2048
@@ -63,7 +63,7 @@ class Endpoint:
             self.socket.close()
             raise
         self.core = Core(key, now(), wish, survives_burst_us, is_following)
-        self._cookies: Dict[FlowKey, int] = {}
+        self._sockets: Dict[FlowKey, Tuple[int, Written]] = {}
         self.taken = 0
         """Datagrams that arrived."""
 
@@ -98,20 +98,24 @@ class Endpoint:
         """Watches what this connected socket sends. Another socket with the same addresses is another flow."""
         key = FlowKey.of_socket(connection)
         cookie = socket_cookie(connection)
-        if self._cookies.get(key) != cookie:
+        if key not in self._sockets or self._sockets[key][0] != cookie:
             self.core.unwatch(key)
-            self._cookies[key] = cookie
+            self._sockets[key] = (cookie, Written())
         self.core.watch(key, now())
         return key
 
     def forget(self, key: FlowKey) -> None:
         """Watches a flow no more."""
-        self._cookies.pop(key, None)
+        self._sockets.pop(key, None)
         self.core.unwatch(key)
+
+    def written(self, key: FlowKey, connection: socket.socket) -> int:
+        """Bytes that were written into a socket that is watched."""
+        return self._sockets[key][1].count(connection)
 
     def status(self, key: FlowKey, offset: int, need: Need, connection: Optional[socket.socket]) -> Status:
         """Whether bytes are protected. With the connection it is known how much was written into it."""
-        if connection is not None and self.core.highest(key) > bytes_written(connection):
+        if connection is not None and self.core.highest(key) > self.written(key, connection):
             reason = "the appliance has seen more bytes than were written: another connection has these addresses"
             return Status(False, None, reason, is_final=True)
         return self.core.status(key, offset, need, now())

@@ -21,7 +21,7 @@ from onwire_notify.__main__ import main
 from onwire_notify.aio import AsyncClient
 from onwire_notify.endpoint import split_host
 from onwire_notify.messages import Event, Flow, Level, Origin
-from onwire_notify.tcp_info import bytes_written
+from onwire_notify.tcp_info import Written, bytes_written, socket_cookie
 
 from .live import LivePublisher
 from .publisher import KEY
@@ -77,6 +77,18 @@ class Waiting(unittest.TestCase):
             time.sleep(0.1)
             self.assertFalse(client.wait(self.flow.key, 5, 0))
             self.assertFalse(client.status(self.flow.key, 5).is_protected)
+
+    def test_the_bytes_of_a_socket_are_counted_at_both_ends(self) -> None:
+        for end, other in ((self.near, self.far), (self.far, self.near)):
+            counter = Written()
+            self.assertEqual(counter.count(end), 0)
+            for total in (1, 3, 70_000):
+                end.sendall(bytes(total - counter.count(end)))
+                self.assertEqual((counter.count(end), bytes_written(end)), (total, total))
+            while total:
+                total -= len(other.recv(total))
+            self.assertEqual((counter.count(end), bytes_written(end)), (70_000, 70_000))
+        self.assertNotEqual(socket_cookie(self.near), socket_cookie(self.far))
 
     def test_claims_of_more_than_was_written_are_about_another_connection(self) -> None:
         self.near.sendall(b"hello")
