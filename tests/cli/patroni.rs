@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const HOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/patroni/pre_promote.py");
@@ -21,7 +22,7 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let host = Self { directory: tempfile::tempdir().unwrap() };
-        host.drain(0, &answer("complete", false, ""));
+        host.drain(0, &answer("complete", false, json!([])));
         host.program("ss", "echo 'ESTAB 0 0 10.2.0.10:50000 10.1.0.10:6432'");
         host.program("psql", "echo 0/3000148");
         host
@@ -70,14 +71,12 @@ impl Host {
 }
 
 /// The answer of `onwire drain --json` about one peer.
-fn answer(verdict: &str, is_alive: bool, missing: &str) -> String {
-    let reasons = if verdict == "incomplete" { "\"block 7 was given up\"" } else { "" };
-    let flows = format!("[{{ \"source\": \"10.1.0.10:1\", \"missing\": [{missing}] }}]");
-    format!(
-        "{{ \"node\": \"syracuse\", \"verdict\": \"{verdict}\", \"waited_s\": 0.5, \"peers\": [{{ \"peer\": \"ithaca\", \
-         \"verdict\": \"{verdict}\", \"alive\": {is_alive}, \"reasons\": [{reasons}], \"arrived\": {{ \"flows\": {flows} }} \
-         }}] }}"
-    )
+fn answer(verdict: &str, is_alive: bool, missing: Value) -> String {
+    let reasons = if verdict == "incomplete" { json!(["block 7 was given up"]) } else { json!([]) };
+    let arrived = json!({ "flows": [{ "source": "10.1.0.10:1", "missing": missing }] });
+    let peer =
+        json!({ "peer": "ithaca", "verdict": verdict, "alive": is_alive, "reasons": reasons, "arrived": arrived });
+    json!({ "node": "syracuse", "verdict": verdict, "waited_s": 0.5, "peers": [peer] }).to_string()
 }
 
 #[test]
@@ -87,7 +86,7 @@ fn a_mirror_is_promoted_after_a_drain_that_lacks_nothing() {
     let arguments = fs::read_to_string(host.path("arguments")).unwrap();
     assert!(arguments.starts_with("drain --json --timeout 3"), "{arguments}");
     assert!(arguments.contains("--peer ithaca --socket /run/onwire/syracuse.sock"), "{arguments}");
-    host.drain(0, &answer("unfinished", false, ""));
+    host.drain(0, &answer("unfinished", false, json!([])));
     host.expect(&[], 0, "drained: unfinished");
     host.program("ss", "true");
     host.program("psql", "echo");
@@ -97,7 +96,7 @@ fn a_mirror_is_promoted_after_a_drain_that_lacks_nothing() {
 #[test]
 fn missing_bytes_are_the_operators_decision_made_before() {
     let host = Host::new();
-    host.drain(1, &answer("incomplete", false, "{ \"from\": 5, \"to\": 9 }"));
+    host.drain(1, &answer("incomplete", false, json!([{ "from": 5, "to": 9 }])));
     host.expect(&[], 1, "ithaca: block 7 was given up");
     host.expect(&["--if-alive", "stream-ended"], 1, "missing");
     host.expect(&["--if-incomplete", "promote"], 0, "missing");
@@ -106,14 +105,14 @@ fn missing_bytes_are_the_operators_decision_made_before() {
 #[test]
 fn a_peer_that_lives_is_promoted_past_only_after_it_has_ended_the_stream() {
     let host = Host::new();
-    host.drain(1, &answer("incomplete", true, ""));
+    host.drain(1, &answer("incomplete", true, json!([])));
     host.expect(&[], 1, "ithaca lives");
     host.expect(&["--if-incomplete", "promote"], 1, "ithaca lives");
     host.expect(&["--if-alive", "stream-ended"], 1, "has not ended");
     host.program("ss", "true");
     host.expect(&[], 1, "ithaca lives");
     host.expect(&["--if-alive", "stream-ended"], 0, "promote");
-    host.drain(1, &answer("incomplete", true, "{ \"from\": 5, \"to\": 9 }"));
+    host.drain(1, &answer("incomplete", true, json!([{ "from": 5, "to": 9 }])));
     host.expect(&["--if-alive", "stream-ended"], 1, "ithaca lives");
 }
 
@@ -129,7 +128,7 @@ fn an_answer_that_says_nothing_promotes_nobody() {
         host.expect(&[], 1, "onwire drain");
     }
     for (code, verdict) in [(0, "incomplete"), (1, "complete"), (139, "complete")] {
-        host.drain(code, &answer(verdict, false, ""));
+        host.drain(code, &answer(verdict, false, json!([])));
         assert_ne!(host.promote(&[]).0, 0, "{code} {verdict}");
     }
 }

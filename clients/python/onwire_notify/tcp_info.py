@@ -27,9 +27,9 @@ class _Info(NamedTuple):
 class Written:
     """Counts the bytes that were written into one TCP socket since it was connected.
 
-    The kernel counts a send that fails on this host, because there is no route, again when it succeeds. So the sum of what
-    was sent is too high after the appliance's route was away. What is acknowledged and what is in the queue is exact, but for
-    the SYN, which counts as a byte where this end connected. That is seen as long as no send has failed.
+    The kernel counts a send that fails on this host, because there is no route, again when it succeeds. So the sum of
+    what was sent is too high after the appliance's route was away. What is acknowledged and what is in the queue is exact,
+    but for the SYN, which counts as a byte where this end connected. That is seen as long as no send has failed.
     """
 
     def __init__(self) -> None:
