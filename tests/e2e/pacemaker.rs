@@ -33,7 +33,7 @@ struct Agent<'t> {
 impl<'t> Agent<'t> {
     fn new(testbed: &'t Testbed, name: &'static str, parameters: &[(&'static str, &str)]) -> Self {
         need_programs(&["ocf-tester", "xmllint"]).unwrap_or_else(|error| panic!("{error}"));
-        // A cluster runs its actions as root, and whoever wants to reads its meta-data: it lies where everybody may read.
+        // Any user may ask an agent for its meta-data, so it lies where any may read.
         set_mode(testbed.directory().to_str().unwrap(), 0o755);
         fs::copy(format!("{AGENTS}/{name}"), testbed.directory().join(name)).unwrap();
         let mut agent = Self { testbed, name, parameters: Vec::new() };
