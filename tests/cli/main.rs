@@ -7,6 +7,9 @@ mod apply;
 mod explain;
 mod keys;
 mod notify;
+mod patroni;
+mod python;
+mod scripts;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 

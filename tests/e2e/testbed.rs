@@ -131,6 +131,11 @@ impl Testbed {
         NetworkNamespace::named(&self.network.namespace(name)).unwrap()
     }
 
+    /// The network of the nodes, for the lab's own programs.
+    pub fn network(&self) -> &Network<'static> {
+        &self.network
+    }
+
     /// The emulator's control connection.
     pub fn wan(&self) -> &Remote {
         &self.emulator.as_ref().expect("this testbed has an emulator").1
