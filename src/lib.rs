@@ -14,12 +14,16 @@
 //! * [`appliance`] where state machines meet system calls;
 //! * [`notify`] tells programs which bytes of which flow are protected: the crate `onwire-notify`, usable alone;
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
+//! * [`doctor`] what around an appliance keeps it from working, and what to do about it;
+//! * [`bugreport`] one text about a host, without secrets;
 //! * `lab` namespaces, an emulated WAN, scenarios: the program `onwire-lab`, with the feature `lab`;
 //! * [`cli`] one file a subcommand.
 
 pub mod appliance;
+pub mod bugreport;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod fec;
 pub mod flow;
 pub mod gate;

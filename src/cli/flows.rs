@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::Value;
 
 use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::render::grouped;
 use super::subscription::FileOrSubscription;
-use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error};
+use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error, table};
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
 
@@ -78,7 +77,7 @@ impl Flows {
             let flows = flows.values().map(|flow| Value::Object(notification::flow_json(flow, peers.get(&flow.peer))));
             print(format_args!("{:#}\n", Value::Array(flows.collect())))
         } else {
-            print(table(&flows, &peers))
+            print(flow_table(&flows, &peers))
         }
     }
 }
@@ -100,12 +99,11 @@ fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Opt
     }
 }
 
-fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String {
+fn flow_table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String {
     if flows.is_empty() {
         return "no flows\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
+    let mut table = table::for_output();
     // Profiles without late repair have neither.
     let has_late = flows.values().any(|flow| flow.positions.early.is_some() || flow.survives_burst > 0);
     let late = |column: &'static str| has_late.then_some(column);

@@ -7,10 +7,12 @@
 //! something and exit.
 
 pub mod apply;
+pub mod bugreport;
 pub mod check;
 pub mod confirm;
 mod control;
 mod destination;
+pub mod doctor;
 pub mod drain;
 pub mod explain;
 pub mod flows;
@@ -29,6 +31,7 @@ mod render_gate;
 pub mod run;
 pub mod status;
 mod subscription;
+mod table;
 pub mod wait;
 pub mod watch;
 pub mod watchdog;
@@ -82,6 +85,10 @@ pub enum Command {
     Drain(drain::Drain),
     /// Check a configuration file and say what it would run
     Check(check::Check),
+    /// Look for what keeps an appliance from working, on this host and toward its peers, and say what to do
+    Doctor(doctor::Doctor),
+    /// Write one file with all that a person needs to help, without secrets
+    Bugreport(bugreport::Bugreport),
     /// Say what a redundancy profile is worth on a link: delay, overhead, the interruption it survives, the chance of a loss
     Explain(explain::Explain),
     /// Make a private key, or a notification key
@@ -99,6 +106,7 @@ A pair, from nothing:
   onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
   onwire run --config /etc/onwire/ithaca.yaml on each appliance
   onwire status                               loss, recovery, round trip
+  onwire doctor                               where something does not work: what, and what to do
   onwire wait --to mirror                     until what was sent there is protected
 
 Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance,
@@ -123,6 +131,8 @@ pub fn main() -> ExitCode {
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Bugreport(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),

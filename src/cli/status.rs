@@ -101,6 +101,11 @@ fn sockets() -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect()
 }
 
+/// All status sockets of this host.
+pub(super) fn all_sockets() -> Vec<PathBuf> {
+    sockets()
+}
+
 /// The status sockets of this host that are not those of gates, as far as their names say.
 pub(super) fn appliance_sockets() -> Vec<PathBuf> {
     sockets().into_iter().filter(|path| path != Path::new(DEFAULT_STATUS)).collect()

@@ -7,9 +7,13 @@
 //! Start with [`tun`] and [`udp`], which carry all packets. [`netlink`] and [`qdisc`] ask the kernel about the egress
 //! of these packets.
 
+pub mod clock;
+pub mod command;
 pub mod cpu;
 pub mod descriptors;
 pub mod episode;
+pub mod echo;
+pub mod ethtool;
 #[cfg(feature = "lab")]
 pub mod hold;
 pub mod journal;

@@ -4,6 +4,7 @@
 #[path = "../appliance/mod.rs"]
 mod appliance;
 mod apply;
+mod doctor;
 mod explain;
 mod keys;
 mod notify;

@@ -23,6 +23,7 @@ mod addresses;
 mod apply;
 mod apply_terminal;
 mod congestion;
+mod doctor;
 mod drain;
 mod ends;
 mod icmp;

@@ -25,6 +25,13 @@ const MODULES: &[Module] = &[
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
     Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
+    // It judges what surrounds an appliance as a person would: from the system, and from what a running one tells.
+    Module {
+        name: "doctor",
+        may_import: &["config", "io", "appliance::status", "appliance::host", "notify::message", "tunnel::keys"],
+        pure: false,
+    },
+    Module { name: "bugreport", may_import: &["doctor", "config", "io", "tunnel::keys"], pure: false },
     // The lab's programs wait for notifications as a user's would; its attacks forge them, and make sessions with keys of their
     // own. It counts what the code rebuilds and compares that with the formulas.
     Module {
@@ -55,7 +62,9 @@ const MODULES: &[Module] = &[
         name: "cli",
         may_import: &[
             "appliance",
+            "bugreport",
             "config",
+            "doctor",
             "gate",
             "plan",
             "tunnel::keys",
