@@ -29,6 +29,7 @@ mod icmp;
 mod keys;
 mod log;
 mod loss;
+mod metrics;
 mod paths;
 mod privileges;
 mod protected;
