@@ -2,12 +2,13 @@
 //! back-end.
 //!
 //! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
-//! all variants, or a round that the median leaves out. A subscriber or a plan alone costs too little for this method;
-//! [`subscription`] and [`planning`] measure them within one transfer.
+//! all variants, or a round that the median leaves out. A subscriber, a plan or a scrape of metrics alone costs too little for this
+//! method; [`subscription`], [`planning`] and [`scraping`] measure them within one transfer.
 //!
 //! Start with [`run`].
 
 mod planning;
+mod scraping;
 mod slices;
 mod subscription;
 
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::{
     planning::PlanTurns,
+    scraping::ScrapeTurns,
     subscription::{Listener, Turns},
 };
 use super::Stage;
@@ -148,7 +150,15 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let turns = take_turns(stage, &network, address)?;
     stage.say("what a plan costs: the same flows with it and with a fixed repair, in turns");
     let plan_turns = take_plan_turns(stage, &network, address)?;
-    Ok(report(&rows, &turns, &plan_turns, &load))
+    stage.say("what metrics cost: the same flows with scrapes and without, in turns");
+    let scrape_turns = take_scrape_turns(stage, &network, address)?;
+    let mut all = report(&rows, &turns, &plan_turns, &load);
+    let but = if load.is_busy() { "; the machine was busy" } else { "" };
+    for (turns, label) in scrape_turns.iter().zip(["scrape_turns_flows_1", "scrape_turns_flows_4"]) {
+        turns.report(&mut all, but);
+        all.metric(label, turns.to_json());
+    }
+    Ok(all)
 }
 
 /// Starts the appliances of the variant with a subscriber, and measures one transfer for each number of flows.
@@ -183,6 +193,24 @@ fn take_plan_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) ->
     let turns = [
         planning::measure(stage, network, &pair, address, one)?,
         planning::measure(stage, network, &pair, address, four)?,
+    ];
+    pair.stop()?;
+    Ok(turns)
+}
+
+/// Starts appliances with a metrics port, and measures one transfer for each number of flows.
+fn take_scrape_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<[ScrapeTurns; 2], LabError> {
+    let options = PairOptions {
+        label: "scrape-turns".to_owned(),
+        repair: FIXED.to_owned(),
+        further: scraping::METRICS,
+        ..PairOptions::default()
+    };
+    let pair = Pair::start(network, &options)?;
+    let [one, four] = FLOWS;
+    let turns = [
+        scraping::measure(stage, network, &pair, address, one)?,
+        scraping::measure(stage, network, &pair, address, four)?,
     ];
     pair.stop()?;
     Ok(turns)
