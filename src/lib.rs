@@ -11,6 +11,7 @@
 //! * [`protect`] when a block may be called protected, and what takes it back;
 //! * [`io`] every system call and all of the `unsafe`;
 //! * [`config`] one YAML file, checked;
+//! * [`metrics`] values of a status as metrics, and the port at which they are asked for;
 //! * [`appliance`] where state machines meet system calls;
 //! * [`notify`] tells programs which bytes of which flow are protected: the crate `onwire-notify`, usable alone;
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
@@ -30,6 +31,7 @@ pub mod gate;
 pub mod io;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod metrics;
 pub mod plan;
 pub mod protect;
 pub mod tunnel;

@@ -6,6 +6,7 @@
 mod apply;
 mod confirmation;
 mod detour;
+mod monitoring;
 mod protection;
 mod reload;
 pub mod request;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Waker};
 
 use detour::Detour;
+use monitoring::Monitoring;
 use protection::ProtectionSource;
 pub use reload::Reloading;
 use session_queue::SessionQueue;
@@ -120,6 +122,7 @@ pub struct Control {
     /// `None` where packets for a peer that is down are dropped.
     detour: Option<Detour>,
     reloading: Reloading,
+    monitoring: Monitoring,
     service: SdNotify,
     restrictions: Restrictions,
 }
@@ -195,6 +198,7 @@ impl Control {
             routes.look(now);
         }
         self.answer_callers(now);
+        self.answer_metrics();
         self.tell_service(now);
         Ok(come.len() == HANDSHAKES_MAX)
     }

@@ -47,7 +47,7 @@ impl Run {
             tracing::warn!("{warning}");
         }
         let lanes = config.tun.queues;
-        limits::raise(limits::for_lanes(lanes), &format!("{lanes} lanes"));
+        limits::raise(limits::for_lanes(lanes) + limits::for_metrics(config.metrics), &format!("{lanes} lanes"));
         let reloading = Reloading::new(source, log::set_level);
         match Control::start(config, reloading).and_then(Control::run) {
             Ok(status) => {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Problem;
+use super::metrics::Metrics;
 use super::reporting::Log;
 use super::units::{parse_duration, show_duration};
 use crate::notify::client::Need;
@@ -26,6 +27,8 @@ pub struct Gates {
     pub gates: Vec<Gate>,
     /// Path of the status socket, if there is one.
     pub status: Option<PathBuf>,
+    /// The metrics port; `None`: there is none.
+    pub metrics: Option<Metrics>,
     /// The log.
     pub log: Log,
     /// The files that all this was read from, or that are read when the gates open: configuration, keys, certificates.

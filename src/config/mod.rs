@@ -16,6 +16,7 @@ pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
 pub mod key_file;
+mod metrics;
 mod name;
 mod node;
 mod notify;
@@ -38,6 +39,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
+pub use metrics::{APPLIANCE_PORT as APPLIANCE_METRICS_PORT, GATE_PORT as GATE_METRICS_PORT, Metrics};
 pub use node::Node;
 pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify, NotifyKey};
 pub use peer::{Congestion, Endpoint, Host, OuterDscp, OuterEcn, OuterPath, Peer, UdpGso};
@@ -71,6 +73,8 @@ pub struct Config {
     pub notify: Option<Notify>,
     /// The status socket.
     pub status: Status,
+    /// The metrics port; `None`: there is none.
+    pub metrics: Option<Metrics>,
     /// The log.
     pub log: Log,
     /// Values that are legal but probably not meant.
@@ -211,6 +215,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         bypass: Bypass::read(root, reading),
         notify: Notify::read(root, reading),
         status: Status::read(root, &node.name, reading),
+        metrics: Metrics::read(root, APPLIANCE_METRICS_PORT, reading),
         log: Log::read(root, reading),
         warnings: Vec::new(),
         node,

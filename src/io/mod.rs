@@ -17,6 +17,7 @@ pub mod ethtool;
 #[cfg(feature = "lab")]
 pub mod hold;
 pub mod journal;
+pub mod http;
 pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]

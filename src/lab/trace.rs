@@ -199,6 +199,7 @@ fn package_of(program: &str) -> &'static str {
         "rsync" => "rsync",
         "bird" => "bird2",
         "strace" => "strace",
+        "prometheus" | "promtool" => "prometheus",
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",

@@ -3,6 +3,7 @@
 
 mod changes;
 mod invalid;
+mod monitoring;
 mod reference;
 mod robust;
 mod units;

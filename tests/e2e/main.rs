@@ -31,6 +31,7 @@ mod keys;
 mod log;
 mod loss;
 mod pacemaker;
+mod metrics;
 mod paths;
 mod privileges;
 mod protected;

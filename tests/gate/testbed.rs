@@ -177,6 +177,7 @@ impl Running {
             notify: GateNotify { address: notify, secret: secret(), key_id: 1 },
             gates,
             status: Some(socket.clone()),
+            metrics: None,
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             file: None,
             files: vec![],

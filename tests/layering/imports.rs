@@ -17,14 +17,16 @@ const MODULES: &[Module] = &[
     Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
     // What cannot be reached on a configured link is an error of the configuration.
     Module { name: "config", may_import: &["tunnel::keys", "tunnel::policy", "notify", "plan"], pure: false },
+    // It shows statuses of others, whatever is in them.
+    Module { name: "metrics", may_import: &["config", "io"], pure: false },
     Module {
         name: "appliance",
-        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify", "plan"],
+        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify", "plan", "metrics"],
         pure: false,
     },
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
-    Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
+    Module { name: "gate", may_import: &["notify", "config", "io", "metrics"], pure: false },
     // It judges what surrounds an appliance as a person would: from the system, and from what a running one tells.
     Module {
         name: "doctor",
@@ -77,6 +79,7 @@ const MODULES: &[Module] = &[
             "io::log",
             "io::restriction",
             "io::sock_diag",
+            "metrics::port",
         ],
         pure: false,
     },

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::detour::{self, Detour};
+use super::monitoring::Monitoring;
 use super::protection::set_protection;
 use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
@@ -74,7 +75,7 @@ impl Control {
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
         let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
         reloading.listen(&config.status.socket, poll.registry())?;
-
+        let monitoring = Monitoring::start(&config, &waker)?;
         let endpoints = setup::endpoints(&config);
         let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
@@ -152,6 +153,7 @@ impl Control {
             protection,
             detour,
             reloading,
+            monitoring,
             epoch,
             started,
             poll,

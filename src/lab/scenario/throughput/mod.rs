@@ -2,12 +2,13 @@
 //! back-end.
 //!
 //! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
-//! all variants, or a round that the median leaves out. A subscriber or a plan alone costs too little for this method;
-//! [`subscription`] and [`planning`] measure them within one transfer.
+//! all variants, or a round that the median leaves out. A subscriber, a plan or a scrape of metrics alone costs too little for this
+//! method; [`subscription`], [`planning`] and [`scraping`] measure them within one transfer.
 //!
 //! Start with [`run`].
 
 mod planning;
+mod scraping;
 mod slices;
 mod subscription;
 
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::{
     planning::PlanTurns,
+    scraping::ScrapeTurns,
     subscription::{Listener, Turns},
 };
 use super::Stage;
@@ -40,7 +42,7 @@ const FLOWS: [u32; 2] = [1, 4];
 /// Every other round goes through the variants backwards, so that a machine that becomes slower favours none.
 const ROUNDS: usize = 5;
 /// The parts, for `--arm`.
-const PARTS: [&str; 3] = ["rounds", "subscriber", "plan"];
+const PARTS: [&str; 4] = ["rounds", "subscriber", "plan", "metrics"];
 const SECONDS: u64 = 3;
 
 /// A way to carry the traffic.
@@ -152,6 +154,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         stage.say("what a plan costs: the same flows with it and with a fixed repair, in turns");
         measured.plan = Some(take_plan_turns(stage, &network, address)?);
     }
+    if runs("metrics") {
+        stage.say("what metrics cost: the same flows with scrapes and without, in turns");
+        measured.scrapes = Some(take_scrape_turns(stage, &network, address)?);
+    }
     Ok(report(&measured, &load))
 }
 
@@ -203,6 +209,24 @@ fn take_plan_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) ->
     let turns = [
         planning::measure(stage, network, &pair, address, one)?,
         planning::measure(stage, network, &pair, address, four)?,
+    ];
+    pair.stop()?;
+    Ok(turns)
+}
+
+/// Starts appliances with a metrics port, and measures one transfer for each number of flows.
+fn take_scrape_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<[ScrapeTurns; 2], LabError> {
+    let options = PairOptions {
+        label: "scrape-turns".to_owned(),
+        repair: FIXED.to_owned(),
+        further: scraping::METRICS,
+        ..PairOptions::default()
+    };
+    let pair = Pair::start(network, &options)?;
+    let [one, four] = FLOWS;
+    let turns = [
+        scraping::measure(stage, network, &pair, address, one)?,
+        scraping::measure(stage, network, &pair, address, four)?,
     ];
     pair.stop()?;
     Ok(turns)
@@ -287,12 +311,17 @@ struct Measured {
     rounds: Option<[Row; 7]>,
     subscriber: Option<[Turns; 2]>,
     plan: Option<[PlanTurns; 2]>,
+    scrapes: Option<[ScrapeTurns; 2]>,
 }
 
 fn report(measured: &Measured, load: &Load) -> Report {
     let mut report = Report::default();
     let but = if load.is_busy() { "; the machine was busy" } else { "" };
     for (turns, label) in measured.plan.iter().flatten().zip(["plan_turns_flows_1", "plan_turns_flows_4"]) {
+        turns.report(&mut report, but);
+        report.metric(label, turns.to_json());
+    }
+    for (turns, label) in measured.scrapes.iter().flatten().zip(["scrape_turns_flows_1", "scrape_turns_flows_4"]) {
         turns.report(&mut report, but);
         report.metric(label, turns.to_json());
     }
@@ -415,7 +444,7 @@ mod tests {
         let judged = |rows: [Row; 7], subscriber: [f64; 2], plan: [f64; 2]| {
             let subscriber = Some(subscriber.map(|ratio| subscription::tests::turns(ratio, 0, 9)));
             let plan = Some(plan.map(|ratio| planning::tests::turns(ratio, 0)));
-            report(&Measured { rounds: Some(rows), subscriber, plan }, &calm)
+            report(&Measured { rounds: Some(rows), subscriber, plan, scrapes: None }, &calm)
         };
         let passes = judged(rows([1.0; 3]), [1.0; 2], [1.0; 2]);
         assert!(passes.passes());
