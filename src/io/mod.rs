@@ -11,13 +11,13 @@ pub mod clock;
 pub mod command;
 pub mod cpu;
 pub mod descriptors;
-pub mod episode;
 pub mod echo;
+pub mod episode;
 pub mod ethtool;
 #[cfg(feature = "lab")]
 pub mod hold;
-pub mod journal;
 pub mod http;
+pub mod journal;
 pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]
