@@ -14,6 +14,7 @@
 //! * [`appliance`] where state machines meet system calls;
 //! * [`notify`] tells programs which bytes of which flow are protected: the crate `onwire-notify`, usable alone;
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
+//! * [`manual`] manual pages and completions of a command line;
 //! * `lab` namespaces, an emulated WAN, scenarios: the program `onwire-lab`, with the feature `lab`;
 //! * [`cli`] one file a subcommand.
 
@@ -26,6 +27,7 @@ pub mod gate;
 pub mod io;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod manual;
 pub mod plan;
 pub mod protect;
 pub mod tunnel;

@@ -16,12 +16,15 @@ pub mod explain;
 pub mod flows;
 pub mod gate;
 mod help;
+pub mod init;
 pub mod keygen;
 mod limits;
 pub mod log;
+pub mod manual;
 mod notification;
 mod output_line;
 pub mod pubkey;
+pub mod reference;
 pub mod reload;
 mod render;
 mod render_gate;
@@ -59,6 +62,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "one value, made once")]
 pub enum Command {
+    /// Write a configuration file and a key to begin with
+    Init(init::Init),
     /// Run the appliance in the foreground until INT or TERM
     Run(run::Run),
     /// Let a running appliance read its file again, all of it or nothing
@@ -81,6 +86,8 @@ pub enum Command {
     Drain(drain::Drain),
     /// Check a configuration file and say what it would run
     Check(check::Check),
+    /// Print a file that shows every key of a configuration, with its default and its meaning
+    Reference(reference::Reference),
     /// Say what a redundancy profile is worth on a link: delay, overhead, the interruption it survives, the chance of a loss
     Explain(explain::Explain),
     /// Make a private key, or a notification key
@@ -90,11 +97,17 @@ pub enum Command {
     /// Watch an appliance that withdraws its routes when it stands still; `run` starts this
     #[command(hide = true)]
     Watchdog(watchdog::Watchdog),
+    /// Write the manual pages into a directory; packages have them
+    #[command(hide = true)]
+    Man(manual::Man),
+    /// Print the completions for a shell; packages have them
+    #[command(hide = true)]
+    Completions(manual::Completions),
 }
 
 const EXAMPLES: &str = "\
 A pair, from nothing:
-  onwire keygen /etc/onwire/ithaca.key        on each appliance; prints the public key for the peer's file
+  onwire init --node ithaca                   on each appliance; prints the public key for the peer's file
   onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
   onwire run --config /etc/onwire/ithaca.yaml on each appliance
   onwire status                               loss, recovery, round trip
@@ -104,13 +117,19 @@ Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no c
 4 nothing of what was asked about.
 `onwire COMMAND --help` has examples of each command.";
 
+/// The definition of the command line.
+fn command() -> clap::Command {
+    help::with_paragraphs(Cli::command())
+}
+
 /// Parses the command line and runs what it asks for.
 pub fn main() -> ExitCode {
-    let mut command = help::with_paragraphs(Cli::command());
+    let mut command = command();
     let parsed =
         command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed.map_err(|error| error.format(&mut command)) {
         Ok(cli) => match cli.command {
+            Command::Init(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Reload(command) => command.run(),
             Command::Apply(command) => command.run(),
@@ -122,10 +141,13 @@ pub fn main() -> ExitCode {
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Reference(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),
             Command::Watchdog(command) => command.run(),
+            Command::Man(command) => command.run(),
+            Command::Completions(command) => command.run(),
         },
         Err(error) => {
             // A reader that has closed standard output is not worth a message.

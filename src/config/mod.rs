@@ -16,7 +16,7 @@ pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
 pub mod key_file;
-mod name;
+pub mod name;
 mod node;
 mod notify;
 mod peer;
@@ -223,9 +223,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
 fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => {
-                "config/reference.yaml explains every key; config/pair holds a pair to start from"
-            }
+            io::ErrorKind::NotFound => "`onwire init` writes one to begin with; `onwire reference` explains every key",
             _ => "",
         };
         (format!("cannot be read: {error}"), hint)

@@ -5,6 +5,7 @@
 mod appliance;
 mod apply;
 mod explain;
+mod init;
 mod keys;
 mod notify;
 #[path = "../../notify/tests/notify/tshark.rs"]

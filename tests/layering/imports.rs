@@ -25,6 +25,8 @@ const MODULES: &[Module] = &[
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
     Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
+    // It knows a command line by its definition alone.
+    Module { name: "manual", may_import: &[], pure: false },
     // The lab's programs wait for notifications as a user's would; its attacks forge them, and make sessions with keys of their
     // own. It counts what the code rebuilds and compares that with the formulas.
     Module {
@@ -33,6 +35,7 @@ const MODULES: &[Module] = &[
             "config",
             "fec",
             "io",
+            "manual",
             "wire",
             "tunnel::handshake",
             "tunnel::hello",
@@ -57,6 +60,7 @@ const MODULES: &[Module] = &[
             "appliance",
             "config",
             "gate",
+            "manual",
             "plan",
             "tunnel::keys",
             "notify",
