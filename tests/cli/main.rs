@@ -8,6 +8,8 @@ mod explain;
 mod init;
 mod keys;
 mod notify;
+#[cfg(feature = "lab")]
+mod packaging;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 
