@@ -16,6 +16,7 @@ pub mod explain;
 pub mod flows;
 pub mod gate;
 mod help;
+pub mod hook;
 pub mod init;
 pub mod keygen;
 mod limits;
@@ -97,6 +98,9 @@ pub enum Command {
     /// Watch an appliance that withdraws its routes when it stands still; `run` starts this
     #[command(hide = true)]
     Watchdog(watchdog::Watchdog),
+    /// Run a hook of an appliance; `run` starts this
+    #[command(hide = true)]
+    Hook(hook::Hook),
     /// Write the manual pages into a directory; packages have them
     #[command(hide = true)]
     Man(manual::Man),
@@ -146,6 +150,7 @@ pub fn main() -> ExitCode {
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),
             Command::Watchdog(command) => command.run(),
+            Command::Hook(command) => command.run(),
             Command::Man(command) => command.run(),
             Command::Completions(command) => command.run(),
         },

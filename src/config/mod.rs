@@ -15,6 +15,7 @@ mod dscp;
 pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
+pub mod hooks;
 pub mod key_file;
 pub mod name;
 mod node;
@@ -48,6 +49,7 @@ pub use reporting::{Log, LogFormat, LogLevel, Status};
 pub use tun::{Offload, Tun};
 pub use units::Rate;
 
+use hooks::Hook;
 use table::{Reading, Table};
 
 /// One appliance's configuration, complete: every default is filled in and every cross-check has passed.
@@ -69,6 +71,8 @@ pub struct Config {
     pub bypass: Bypass,
     /// The notifications of what is protected; `None`: no notifications.
     pub notify: Option<Notify>,
+    /// Programs that are run when something happens.
+    pub hooks: Vec<Hook>,
     /// The status socket.
     pub status: Status,
     /// The log.
@@ -210,6 +214,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         delivery: Delivery::read(root, &profiles, reading),
         bypass: Bypass::read(root, reading),
         notify: Notify::read(root, reading),
+        hooks: Hook::read_all(root, reading),
         status: Status::read(root, &node.name, reading),
         log: Log::read(root, reading),
         warnings: Vec::new(),

@@ -17,7 +17,19 @@ pub struct Keys {
 /// The top of the file.
 pub const ROOT: Keys = Keys {
     table: "",
-    in_force: &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "notify", "status", "log"],
+    in_force: &[
+        "node",
+        "tun",
+        "peers",
+        "redundancy",
+        "policy",
+        "delivery",
+        "bypass",
+        "notify",
+        "hooks",
+        "status",
+        "log",
+    ],
     later: &[("metrics", "metrics for Prometheus")],
 };
 /// `node`.
@@ -46,6 +58,8 @@ pub const BYPASS: Keys = keys("bypass", &["when_down", "return_after", "stuck_af
 pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level", "trust_max"]);
 /// One of `keys` of `notify`.
 pub const NOTIFY_KEY: Keys = keys("notify.keys[]", &["id", "file"]);
+/// One of `hooks`.
+pub const HOOK: Keys = keys("hooks[]", &["on", "run", "time_limit"]);
 /// `status`.
 pub const STATUS: Keys = keys("status", &["socket"]);
 /// `log`.
@@ -87,8 +101,8 @@ pub const GATE_TABLES: [Keys; 8] =
     [GATE_ROOT, GATE_NOTIFY, GATE, GATE_PROTECT, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, LOG];
 
 /// Every table of an appliance's file.
-pub const TABLES: [Keys; 14] =
-    [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, STATUS, LOG];
+pub const TABLES: [Keys; 15] =
+    [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, HOOK, STATUS, LOG];
 
 const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
     Keys { table, in_force, later: &[] }

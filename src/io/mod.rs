@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod descriptors;
 #[cfg(feature = "lab")]
 pub mod hold;
+pub mod hook;
 pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]

@@ -25,6 +25,7 @@ mod apply_terminal;
 mod congestion;
 mod drain;
 mod ends;
+mod hooks;
 mod icmp;
 mod keys;
 mod log;

@@ -11,6 +11,7 @@ pub(super) mod egress_watch;
 mod excess_log;
 pub(super) mod notification;
 pub(super) mod port;
+pub(super) mod port_news;
 pub(super) mod protection_driver;
 pub(super) mod publish_path;
 mod violation_log;
