@@ -17,6 +17,7 @@
 //! * [`gate`] ack gates: proxies that acknowledge what is protected;
 //! * [`doctor`] what around an appliance keeps it from working, and what to do about it;
 //! * [`bugreport`] one text about a host, without secrets;
+//! * [`manual`] manual pages and completions of a command line;
 //! * `lab` namespaces, an emulated WAN, scenarios: the program `onwire-lab`, with the feature `lab`;
 //! * [`cli`] one file a subcommand.
 
@@ -31,6 +32,7 @@ pub mod gate;
 pub mod io;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod manual;
 pub mod metrics;
 pub mod plan;
 pub mod protect;

@@ -6,6 +6,7 @@
 mod apply;
 mod confirmation;
 mod detour;
+mod hooks;
 mod monitoring;
 mod protection;
 mod reload;
@@ -23,11 +24,13 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Waker};
 
 use detour::Detour;
+use hooks::ToldStates;
 use monitoring::Monitoring;
 use protection::ProtectionSource;
 pub use reload::Reloading;
 use session_queue::SessionQueue;
 
+use crate::appliance::hooks::Hooks;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::channel::{Command, HandshakeDatagram, LaneEvent};
@@ -123,6 +126,8 @@ pub struct Control {
     detour: Option<Detour>,
     reloading: Reloading,
     monitoring: Monitoring,
+    hooks: Hooks,
+    told_states: ToldStates,
     service: SdNotify,
     restrictions: Restrictions,
 }
@@ -154,6 +159,7 @@ impl Control {
                 self.bypass_due(),
                 Some(self.pulse.poll_timeout()),
                 self.service.poll_timeout(now),
+                self.hooks.poll_timeout(now),
             ];
             let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
@@ -197,6 +203,7 @@ impl Control {
         if let Some(routes) = &mut self.routes {
             routes.look(now);
         }
+        self.turn_hooks();
         self.answer_callers(now);
         self.answer_metrics();
         self.tell_service(now);
@@ -209,6 +216,7 @@ impl Control {
             LaneEvent::Link { lane, peer, link } => self.planning.on_link(lane, peer, *link, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
             LaneEvent::Reach { lane, peer, reach } => self.on_reach(lane, peer, reach, now),
+            LaneEvent::Port { peer, news } => self.on_port_news(peer, *news),
             LaneEvent::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
                 return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
@@ -321,6 +329,7 @@ impl Control {
             drops: by_name,
             reload: self.reloading.status(),
             watchdog: self.watchdog_status(),
+            hooks: self.hooks.status(),
             restrictions: self.restrictions.clone(),
             configuration: self.reloading.configuration(Instant::now()),
         }

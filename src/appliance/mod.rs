@@ -14,6 +14,7 @@
 
 pub mod bypass;
 pub mod control;
+pub mod hooks;
 pub mod host;
 pub mod lane;
 pub mod metrics;

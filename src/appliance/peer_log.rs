@@ -136,13 +136,14 @@ impl PeerLog {
         true
     }
 
-    /// The peer is silent, or its session is worn.
-    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
+    /// The peer is silent, or its session is worn. True if it was up before.
+    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) -> bool {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact == Contact::Up) else {
-            return;
+            return false;
         };
         (entry.contact, entry.since, entry.is_reported, entry.has_answered) = (Contact::Silent, now, false, false);
         self.push_line(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
+        true
     }
 
     /// How many peers are up.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::config::schema::{GATE_TABLES, Keys, TABLES};
+use crate::config::schema::{GATE_TABLES, TABLES};
 
 /// What stands where something was left out.
 pub const LEFT_OUT: &str = "(left out)";
@@ -42,6 +42,8 @@ fn kind_of(key: &str) -> Kind {
         "public_key" | "next_public_key" => Kind::PublicKey,
         "local_prefixes" | "prefixes" | "to" | "from" => Kind::Networks,
         "key_file" | "preshared_key_file" | "file" | "socket" | "certificate" | "key" | "authority" => Kind::Path,
+        // The arguments of a hook may be a password.
+        "run" => Kind::Unknown,
         key if is_known(key) => Kind::Word,
         _ => Kind::Unknown,
     }
@@ -49,8 +51,7 @@ fn kind_of(key: &str) -> Kind {
 
 /// A key of any table of either kind of file.
 fn is_known(key: &str) -> bool {
-    let has = |keys: &Keys| keys.in_force.contains(&key) || keys.later.iter().any(|(later, _)| *later == key);
-    TABLES.iter().chain(&GATE_TABLES).any(has)
+    TABLES.iter().chain(&GATE_TABLES).any(|keys| keys.in_force.contains(&key))
 }
 
 /// The text of a configuration without secrets. Never longer than a few times the text.

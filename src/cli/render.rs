@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::status::bypass::WatchdogStatus;
 use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
+use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
@@ -73,6 +74,11 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(WatchdogStatus { pid, stalls }) = status.watchdog {
         let process = pid.map_or("ENDED, restart onwire".to_owned(), |pid| format!("process {pid}"));
         writeln!(out, "  watchdog: {process}; onwire stood still {stalls} times")?;
+    }
+    for HookStatus { program, pid, runs, failed, last, .. } in &status.hooks {
+        let process = if pid.is_none() { "ITS PROCESS HAS ENDED, restart onwire; " } else { "" };
+        let last = last.as_ref().map_or(String::new(), |last| format!("; the last {last}"));
+        writeln!(out, "  hook {program}: {process}{runs} runs, {failed} failed{last}")?;
     }
     for lane in &status.lanes {
         writeln!(

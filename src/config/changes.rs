@@ -73,6 +73,8 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     found.compare("bypass.return_after", bypass.return_after == then.return_after, Takes::Reload);
     found.compare("bypass.stuck_after", bypass.stuck_after == then.stuck_after, Takes::Reload);
     found.notify(old.notify.as_ref(), new.notify.as_ref());
+    // Their processes are started before the appliance gives up what that takes.
+    found.compare("hooks", old.hooks == new.hooks, Takes::Restart);
     found.compare("status.socket", old.status.socket == new.status.socket, Takes::Restart);
     found.metrics(old.metrics, new.metrics);
     found.compare("log.level", old.log.level == new.log.level, Takes::Reload);

@@ -31,7 +31,7 @@ const PEM: &str = "the path of a PEM file";
 pub fn load(path: &Path) -> Result<Gates, ConfigErrors> {
     match read_text(path) {
         Ok(text) => parse(&text, path),
-        Err((found, _)) => Err(whole_file(path, &found, "config/gate.yaml explains every key")),
+        Err((found, _)) => Err(whole_file(path, &found, "`onwire reference gate` prints one that explains every key")),
     }
 }
 

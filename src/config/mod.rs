@@ -15,9 +15,10 @@ mod dscp;
 pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
+pub mod hooks;
 pub mod key_file;
 mod metrics;
-mod name;
+pub mod name;
 mod node;
 mod notify;
 mod peer;
@@ -50,6 +51,7 @@ pub use reporting::{Log, LogFormat, LogLevel, Status};
 pub use tun::{Offload, Tun};
 pub use units::Rate;
 
+use hooks::Hook;
 use table::{Reading, Table};
 
 /// One appliance's configuration, complete: every default is filled in and every cross-check has passed.
@@ -71,6 +73,8 @@ pub struct Config {
     pub bypass: Bypass,
     /// The notifications of what is protected; `None`: no notifications.
     pub notify: Option<Notify>,
+    /// Programs that are run when something happens.
+    pub hooks: Vec<Hook>,
     /// The status socket.
     pub status: Status,
     /// The metrics port; `None`: there is none.
@@ -214,6 +218,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         delivery: Delivery::read(root, &profiles, reading),
         bypass: Bypass::read(root, reading),
         notify: Notify::read(root, reading),
+        hooks: Hook::read_all(root, reading),
         status: Status::read(root, &node.name, reading),
         metrics: Metrics::read(root, APPLIANCE_METRICS_PORT, reading),
         log: Log::read(root, reading),
@@ -228,9 +233,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
 fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => {
-                "config/reference.yaml explains every key; config/pair holds a pair to start from"
-            }
+            io::ErrorKind::NotFound => "`onwire init` writes one to begin with; `onwire reference` explains every key",
             _ => "",
         };
         (format!("cannot be read: {error}"), hint)

@@ -14,7 +14,20 @@ pub struct Keys {
 /// The top of the file.
 pub const ROOT: Keys = keys(
     "",
-    &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "notify", "status", "metrics", "log"],
+    &[
+        "node",
+        "tun",
+        "peers",
+        "redundancy",
+        "policy",
+        "delivery",
+        "bypass",
+        "notify",
+        "hooks",
+        "status",
+        "metrics",
+        "log",
+    ],
 );
 /// `node`.
 pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefixes"]);
@@ -42,6 +55,8 @@ pub const BYPASS: Keys = keys("bypass", &["when_down", "return_after", "stuck_af
 pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level", "trust_max"]);
 /// One of `keys` of `notify`.
 pub const NOTIFY_KEY: Keys = keys("notify.keys[]", &["id", "file"]);
+/// One of `hooks`.
+pub const HOOK: Keys = keys("hooks[]", &["on", "run", "time_limit"]);
 /// `status`.
 pub const STATUS: Keys = keys("status", &["socket"]);
 /// `metrics`.
@@ -85,8 +100,10 @@ pub const GATE_TABLES: [Keys; 9] =
     [GATE_ROOT, GATE_NOTIFY, GATE, GATE_PROTECT, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, METRICS, LOG];
 
 /// Every table of an appliance's file.
-pub const TABLES: [Keys; 15] =
-    [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, STATUS, METRICS, LOG];
+pub const TABLES: [Keys; 16] = [
+    ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, HOOK, STATUS, METRICS,
+    LOG,
+];
 
 const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
     Keys { table, in_force }

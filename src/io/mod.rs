@@ -16,6 +16,7 @@ pub mod episode;
 pub mod ethtool;
 #[cfg(feature = "lab")]
 pub mod hold;
+pub mod hook;
 pub mod http;
 pub mod journal;
 pub mod local_listener;

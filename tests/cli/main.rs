@@ -6,8 +6,11 @@ mod appliance;
 mod apply;
 mod doctor;
 mod explain;
+mod init;
 mod keys;
 mod notify;
+#[cfg(feature = "lab")]
+mod packaging;
 mod patroni;
 mod python;
 mod scripts;

@@ -73,6 +73,7 @@ fn every_difference_is_named_with_what_it_takes() {
         (vec![peer(2, ", endpoint: \"192.0.2.9:7117\""), peer(3, "")], "", "peers[peer-2].endpoint changed"),
         (vec![peer(2, ""), peer(3, ""), peer(4, ", path: { udp_gso: off }")], "", "peers[peer-4] added!"),
         (vec![peer(2, ""), peer(3, "")], "tun: { queues: 2 }\n", "tun.queues changed!"),
+        (vec![peer(2, ""), peer(3, "")], "hooks: [{ run: [/bin/true] }]\n", "hooks changed!"),
         (vec![peer(2, ""), peer(3, "")], "log: { level: debug }\n", "log.level changed"),
         (vec![peer(2, ""), peer(3, "")], "metrics: {}\n", "metrics added"),
         (vec![peer(2, ""), peer(3, "")], "redundancy: { steady: { repair: none } }\n", "redundancy.steady changed"),

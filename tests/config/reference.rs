@@ -71,7 +71,7 @@ fn keys_of(text: &str) -> Vec<String> {
         let path = match above.map(|(_, path)| path.as_str()) {
             None => key.to_owned(),
             Some("redundancy") => "redundancy.*".to_owned(),
-            Some(list @ ("peers" | "policy" | "notify.keys")) => format!("{list}[].{key}"),
+            Some(list @ ("peers" | "policy" | "notify.keys" | "hooks")) => format!("{list}[].{key}"),
             Some(table) => format!("{table}.{key}"),
         };
         tables.retain(|(outer, _)| *outer < indent);

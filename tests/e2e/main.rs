@@ -26,6 +26,7 @@ mod congestion;
 mod doctor;
 mod drain;
 mod ends;
+mod hooks;
 mod icmp;
 mod keys;
 mod log;

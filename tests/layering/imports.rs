@@ -34,6 +34,8 @@ const MODULES: &[Module] = &[
         pure: false,
     },
     Module { name: "bugreport", may_import: &["doctor", "config", "io", "tunnel::keys"], pure: false },
+    // It knows a command line by its definition alone.
+    Module { name: "manual", may_import: &[], pure: false },
     // The lab's programs wait for notifications as a user's would; its attacks forge them, and make sessions with keys of their
     // own. It counts what the code rebuilds and compares that with the formulas.
     Module {
@@ -42,6 +44,7 @@ const MODULES: &[Module] = &[
             "config",
             "fec",
             "io",
+            "manual",
             "wire",
             "tunnel::handshake",
             "tunnel::hello",
@@ -68,6 +71,7 @@ const MODULES: &[Module] = &[
             "config",
             "doctor",
             "gate",
+            "manual",
             "plan",
             "tunnel::keys",
             "notify",

@@ -91,6 +91,7 @@ impl Control {
                 Ok("confirmed".to_owned())
             }
             Request::Saved { sha256 } => self.on_saved(&sha256),
+            Request::Drained { peers, waited_s } => self.on_drained(&peers, waited_s),
             Request::Reject => {
                 self.reloading.confirmation.reject(now)?;
                 self.follow_confirmation(now);

@@ -14,10 +14,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::detour::{self, Detour};
+use super::hooks::ToldStates;
 use super::monitoring::Monitoring;
 use super::protection::set_protection;
 use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
+use crate::appliance::hooks::Hooks;
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -30,6 +32,7 @@ use crate::appliance::pulse::Pulse;
 use crate::appliance::setup;
 use crate::appliance::status::TunStatus;
 use crate::config::Config;
+use crate::io::request_socket;
 use crate::io::signal::PendingSignals;
 use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 use crate::io::tun::Tun;
@@ -44,6 +47,9 @@ const STATUS: usize = 3;
 
 /// The first token of the control socket.
 pub(super) const CONTROL: usize = STATUS + CALLERS + 1;
+
+/// The first token of the hooks.
+const HOOKS: usize = CONTROL + request_socket::CALLERS + 1;
 
 /// Root and the socket's group may connect.
 const OWNER: Owner = Owner {
@@ -110,6 +116,12 @@ impl Control {
             Some(notify) => Some(set_protection(&config, notify, &mut prepared, random_of_notify, started)?),
             None => None,
         };
+        let hooks = Hooks::start(&config.node.name, &config.hooks)?;
+        for (number, descriptor) in hooks.descriptors().enumerate() {
+            let token = Token(HOOKS + number);
+            let watched = poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE);
+            watched.map_err(RunError::doing(WATCH))?;
+        }
         let detour = Detour::start(&config, &device)?;
         let withdrawn = detour.as_ref().map(|detour| detour.withdrawn(&config)).unwrap_or_default();
         let routes = Routes::install(&config, &device, withdrawn, started)?;
@@ -167,6 +179,8 @@ impl Control {
             routes,
             tun,
             uplinks: Uplinks::default(),
+            hooks,
+            told_states: ToldStates::default(),
             service,
             restrictions,
         };

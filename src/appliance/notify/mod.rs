@@ -12,6 +12,7 @@ mod excess_log;
 mod link_log;
 pub(super) mod notification;
 pub(super) mod port;
+pub(super) mod port_news;
 pub(super) mod protection_driver;
 pub(super) mod publish_path;
 mod violation_log;

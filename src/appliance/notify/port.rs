@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::appliance::notify::excess_log::ExcessLog;
 use crate::appliance::notify::link_log::LinkLog;
 use crate::appliance::notify::notification::{LaneNotification, block_message, flow_message, range_message};
+use crate::appliance::notify::port_news::PortNews;
 use crate::appliance::notify::violation_log::ViolationLog;
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::{Level, LinkState, Peer, StateReason};
@@ -93,6 +94,8 @@ pub struct NotifyPort {
     publisher: Publisher,
     links: Vec<Link>,
     barriers: Vec<Barrier>,
+    /// `None` where nobody takes them.
+    news: Option<PortNews>,
     violation_log: ViolationLog,
     excess_log: ExcessLog,
     buffer: Box<[u8; REQUEST_MAX]>,
@@ -131,6 +134,7 @@ impl NotifyPort {
             publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
             links: links.collect(),
             barriers: Vec::new(),
+            news: None,
             violation_log: ViolationLog::default(),
             excess_log: ExcessLog::default(),
             buffer: Box::new([0; REQUEST_MAX]),
@@ -139,6 +143,16 @@ impl NotifyPort {
         };
         (0..port.links.len()).for_each(|peer| port.publish_link(peer, now));
         Ok(port)
+    }
+
+    /// Keeps news for the control thread from now on.
+    pub fn keep_news(&mut self) {
+        self.news = Some(PortNews::default());
+    }
+
+    /// The news that wait for the control thread.
+    pub fn news_mut(&mut self) -> Option<&mut PortNews> {
+        self.news.as_mut()
     }
 
     /// Follows these changes. Subscribers keep their subscriptions, unless their key is gone.
@@ -172,6 +186,9 @@ impl NotifyPort {
                 let ranges: Vec<_> = lost.ranges.iter().map(range_message).collect();
                 let name = self.links.get(peer as usize).map_or("?", |link| &link.name);
                 self.violation_log.note(name, &ranges, now);
+                if let Some(news) = &mut self.news {
+                    news.on_violation(peer, &ranges);
+                }
                 self.publisher.publish_violation(peer, &ranges, now);
             }
             Notification::State(state, reason) => {
@@ -195,6 +212,9 @@ impl NotifyPort {
         tracing::debug!(peer = link.name, state = state.name(), reason = reason.name(), "link");
         if !link.is_removed {
             link.log.note((state, reason), now);
+        }
+        if let Some(news) = &mut self.news {
+            news.on_state(peer as u32, state, reason);
         }
         let name = Some(link.name.clone().into_boxed_str());
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);

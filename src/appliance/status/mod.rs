@@ -7,6 +7,7 @@ pub mod arrivals;
 pub mod bypass;
 pub mod candidate;
 pub mod drain;
+pub mod hooks;
 pub mod link;
 pub mod plan;
 pub mod protection;
@@ -23,6 +24,7 @@ use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::appliance::status::candidate::ConfigurationStatus;
+use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
@@ -71,6 +73,9 @@ pub struct Status {
     /// The process that watches this one, where there is one.
     #[serde(default)]
     pub watchdog: Option<WatchdogStatus>,
+    /// Programs that are run when something happens.
+    #[serde(default)]
+    pub hooks: Vec<HookStatus>,
     /// What the process has given up since it was set up.
     #[serde(default)]
     pub restrictions: Restrictions,
