@@ -197,7 +197,7 @@ fn scalar_end(text: &str) -> usize {
         b'#' => at > 0 && is_space(at - 1),
         _ => false,
     };
-    (0..bytes.len()).find(|at| ends(*at)).unwrap_or(bytes.len()).max(1.min(bytes.len()))
+    (0..bytes.len()).find(|at| ends(*at)).unwrap_or(bytes.len()).max(1)
 }
 
 /// The value, if it is harmless in this place.

@@ -36,8 +36,8 @@ impl Secrets {
         }
         secrets.public.insert(config.node.private_key().public_key().to_string());
         // A private key that somebody has written where a public one belongs is still private.
-        let private: Vec<String> = secrets.known.iter().map(|key| key.to_string()).collect();
-        secrets.public.retain(|key| !private.contains(key));
+        let Self { known, public } = &mut secrets;
+        public.retain(|key| known.iter().all(|secret| secret.as_str() != key.trim_end_matches('=')));
         secrets
     }
 

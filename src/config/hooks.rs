@@ -162,6 +162,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_wrong_value_is_an_error_at_its_key() {
+        let text = "hooks:\n  - run: logger -t onwire\n  - { on: [links, drain, drain], run: [logger], time_limit: 1h }\n  - { on: [], \
+                    run: [], shell: /bin/sh }\n  - time_limit: 10ms\n  - { on: link, run: [/nonexistent/hook, [more]] }\n  - \
+                    /usr/bin/logger\n";
+        let errors = crate::config::parse(text, Path::new("onwire.yaml")).unwrap_err();
+        let keys: Vec<&str> = errors.problems.iter().map(|problem| problem.key.as_str()).collect();
+        for key in [
+            "hooks[0].run",
+            "hooks[1].on[0]",
+            "hooks[1].on[2]",
+            "hooks[1].run[0]",
+            "hooks[1].time_limit",
+            "hooks[2].on",
+            "hooks[2].run",
+            "hooks[2].shell",
+            "hooks[3].run",
+            "hooks[3].time_limit",
+            "hooks[4].on",
+            "hooks[4].run[0]",
+            "hooks[4].run[1]",
+            "hooks[5]",
+        ] {
+            assert!(keys.contains(&key), "{key}: {keys:?}");
+        }
+    }
+
+    #[test]
     fn a_program_that_cannot_be_run_or_is_everybodys_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("hook");

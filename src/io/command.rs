@@ -2,7 +2,6 @@
 //!
 //! For commands that an operator starts, and not for a running appliance: it waits.
 
-use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
@@ -48,8 +47,9 @@ const STEP: Duration = Duration::from_millis(5);
 /// The program is missing, does not start, or does not end in time.
 pub fn run(words: &[&str], patience: Duration, most: usize) -> Result<Output, CommandError> {
     let name = words.first().copied().unwrap_or_default();
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(OsString::from(MORE_PATHS));
+    // An empty part would be the present directory.
+    let mut path = std::env::var_os("PATH").filter(|path| !path.is_empty()).unwrap_or_else(|| "/usr/bin".into());
+    path.push(MORE_PATHS);
     let started = Command::new("env")
         .arg(name)
         .args(words.get(1..).unwrap_or_default())

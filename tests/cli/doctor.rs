@@ -21,7 +21,7 @@ fn a_file_that_is_missing_or_of_gates_is_a_usage_error_that_says_what_to_do() {
     fs::write(&gates, "gates: []\n").unwrap();
     let gates = gates.to_str().unwrap();
     for command in ["doctor", "bugreport"] {
-        for (file, words) in [("/nowhere/a.yaml", "cannot be read"), (gates, "`onwire status")] {
+        for (file, words) in [("/nowhere/a.yaml", "cannot be read"), (gates, "of gates see `onwire check")] {
             let output = onwire(&[command, "--config", file]);
             assert_eq!(output.status.code(), Some(2), "{command} {file}");
             let said = text(&output.stderr);

@@ -109,6 +109,8 @@ fn the_documents_say_what_the_appliance_does() {
     let mut shapes = [BTreeSet::new(), BTreeSet::new()];
     keys(&status, "", &mut shapes[0]);
     keys(&command, "", &mut shapes[1]);
+    // Reasons that never occurred are left out, and one may occur between the two.
+    shapes.iter_mut().for_each(|paths| paths.retain(|path| !path.contains("drops.")));
     assert_eq!(shapes[0], shapes[1]);
     assert_eq!(status["epoch"], command["epoch"]);
 
@@ -295,7 +297,8 @@ fn callers_that_misbehave_cost_no_packet_and_no_memory_and_delay_no_scrape() {
     // More hang than there are places, some readers stop, some say nonsense, some leave.
     let hanging: Vec<_> = (0..150).map(|_| send("GET /metrics HTTP/1.1\r\nX: ")).collect();
     let stopped: Vec<_> = (0..40).map(|_| send("GET /status.json HTTP/1.1\r\n\r\n")).collect();
-    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000));
+    // What is behind the longest head is thrown away up to 64 KiB: this caller still reads why it is refused.
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(40_000));
     for text in [&*long, "\0\0\0\0", "POST /metrics HTTP/1.1\r\nContent-Length: 9\r\n\r\n", "GET", ""] {
         (0..20).for_each(|_| drop(send(text)));
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use onwire::config::Metrics;
 use onwire::config::gate::Policy;
 
+use crate::appliance::Order;
 use crate::command::{Program, key_file, onwire, stderr};
 use crate::servers::free_port;
 use crate::testbed::*;

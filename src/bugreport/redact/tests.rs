@@ -19,7 +19,7 @@ const SECRETS: [&str; 8] = [
 
 /// Parts of a secret that must not be seen: its beginning and its end.
 fn assert_hidden(shown: &str, secret: &str, whole: &str) {
-    let length = 10.min(secret.len());
+    let length = secret.len().min(10);
     for part in [&secret[..length], &secret[secret.len() - length..]] {
         assert!(!shown.contains(part), "{part:?} of {secret:?} is in\n{shown}\nof\n{whole}");
     }

@@ -133,6 +133,7 @@ pub(super) mod tests {
             drops: Default::default(),
             reload: Default::default(),
             watchdog: None,
+            hooks: Vec::new(),
             restrictions: Default::default(),
             configuration: Default::default(),
         }

@@ -91,9 +91,12 @@ fn timestamps(uplink: &UplinkFacts, device: &str) -> Option<Finding> {
         (Err(cause), _) => Finding::fault(CHECK, format!("this system gives no timestamps ({cause}): {words}"))
             .remedy("a kernel that has them (SOF_TIMESTAMPING_TX_SOFTWARE)")
             .remedy(queued),
-        (Ok(()), Some(false)) => Finding::fault(CHECK, format!("the driver of {device} gives no timestamps: {words}"))
-            .remedy("another driver or device: `ethtool -T` shows software-transmit where it works")
-            .remedy(queued),
+        // A few drivers give them and do not say so.
+        (Ok(()), Some(false)) => {
+            Finding::warning(CHECK, format!("by its driver {device} gives no timestamps: {words}"))
+                .remedy("another driver or device: `ethtool -T` shows software-transmit where it works")
+                .remedy(queued)
+        }
         (Ok(()), Some(true)) => Finding::ok(CHECK, format!("{device} gives them")),
         (Ok(()), None) => Finding::unseen(CHECK, format!("the driver of {device} does not say whether it gives them")),
     })
@@ -160,7 +163,7 @@ mod tests {
             (uplink("fq_codel"), "qdisc", Level::Warning, "tc qdisc replace dev wan0 root fq"),
             (UplinkFacts { mtu: Some(1400), ..base() }, "mtu", Level::Fault, "mtu: 1400"),
             (UplinkFacts { timestamps: Err("off".into()), ..base() }, "timestamps", Level::Fault, "kernel"),
-            (UplinkFacts { features: Some(blind), ..base() }, "timestamps", Level::Fault, "ethtool -T"),
+            (UplinkFacts { features: Some(blind), ..base() }, "timestamps", Level::Warning, "ethtool -T"),
             (UplinkFacts { features: Some(off), ..base() }, "offload", Level::Warning, "ethtool -K wan0 gro on"),
             (UplinkFacts { tun: "wan0".into(), ..base() }, "uplink", Level::Fault, "outside of `peers[].prefixes`"),
             (

@@ -51,10 +51,11 @@ pub fn read(config: &Config, uplinks: &[UplinkFacts], status: Option<&Status>) -
 
 fn echoes(uplink: &UplinkFacts) -> Result<Vec<(u16, Answer)>, String> {
     let to: IpAddr = uplink.to.as_ref().map_err(Clone::clone)?.ip();
-    let probe =
-        |sizes: &[u16], each| echo::probe(to, uplink.from, sizes, each, PATIENCE).map_err(|error| error.to_string());
+    let probe = |sizes: &[u16], each: u16| {
+        echo::probe(to, uplink.from, sizes, each, PATIENCE).map_err(|error| error.to_string())
+    };
     let mut found = probe(&[SMALL, uplink.datagram], EACH)?;
-    let is = |size, wanted| found.get(&size).is_some_and(|answer| *answer == wanted);
+    let is = |size: u16, wanted: Answer| found.get(&size).is_some_and(|answer| *answer == wanted);
     if is(SMALL, Answer::Came) && is(uplink.datagram, Answer::Silent) {
         let steps: Vec<u16> = STEPS.into_iter().filter(|step| *step < uplink.datagram).collect();
         found.extend(probe(&steps, 3)?);

@@ -87,9 +87,8 @@ fn named(file: &Path) -> Result<Subject, String> {
     let source = Source::open(file).map_err(|errors| errors.to_string())?;
     if source.is_of_gates() {
         return Err(format!(
-            "{shown} is a file of gates: name the file of the appliance; of gates see `onwire check {shown}` and \
-                 `onwire status \
-             --config {shown}`"
+            "{shown} is a file of gates: name the file of the appliance; of gates see `onwire check {shown}` and `onwire \
+             status --config {shown}`"
         ));
     }
     Ok(match source.parse() {

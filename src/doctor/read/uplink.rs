@@ -38,7 +38,7 @@ pub fn read(config: &Config, status: Option<&Status>) -> Vec<UplinkFacts> {
             mtu: device.and_then(link).map(|link| link.mtu),
             features: device.and_then(|name| ethtool::features(name).ok()),
             is_hardware: device.is_some_and(|name| Path::new("/sys/class/net").join(name).join("device").exists()),
-            datagram: datagram_bytes(&peer.path, to.as_ref().map_or(false, |to| to.ip().is_ipv6())),
+            datagram: datagram_bytes(&peer.path, to.as_ref().is_ok_and(|to| to.ip().is_ipv6())),
             tun: config.tun.name.clone(),
             needs_timestamps: config.notify.as_ref().map(|notify| notify.level != Level::Queued),
             timestamps: timestamps.clone(),
