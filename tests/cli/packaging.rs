@@ -53,7 +53,8 @@ fn each_command_that_help_shows_has_a_page_and_groff_has_nothing_to_say_about_it
     assert_eq!(names(directory.path()), wanted);
     for page in wanted {
         let path = directory.path().join(&page);
-        let output = run("groff", &["-man", "-Tutf8", "-K", "utf8", "-ww", path.to_str().unwrap()], "groff-base");
+        let output =
+            run("groff", &["-man", "-Tutf8", "-P-cbou", "-K", "utf8", "-ww", path.to_str().unwrap()], "groff-base");
         assert!(output.stderr.is_empty(), "{page}: {}", String::from_utf8_lossy(&output.stderr));
         let shown = String::from_utf8(output.stdout).unwrap();
         assert!(shown.contains("NAME") && shown.contains("DESCRIPTION"), "{page}: {shown}");

@@ -90,11 +90,13 @@ mod tests {
         let inside = || {
             let run = |words: &str| {
                 let status = Command::new("ip").args(words.split(' ')).status();
-                assert!(status.unwrap_or_else(|error| panic!("ip: {error}: apt-get install iproute2")).success());
+                let status = status.unwrap_or_else(|error| panic!("ip: {error}: apt-get install iproute2"));
+                assert!(status.success(), "ip {words}: {status}");
             };
             run("link set lo up");
-            run("link add owr0 type dummy");
+            run("link add owr0 type veth peer name owr1");
             run("link set owr0 up");
+            run("link set owr1 up");
             run("route add 10.2.0.0/24 dev owr0 metric 7");
             run("route add 10.2.0.128/25 dev owr0 proto 117");
             run("route add blackhole 10.2.0.0/24 metric 4294967295");
