@@ -150,8 +150,12 @@ impl Source {
     }
 }
 
-/// Whether a file has this key at its top.
+/// Whether a file has this key at its top; of one that cannot be parsed, as far as its lines say.
 fn has_key(text: &str, key: &str) -> bool {
+    // Not all YAML has a key at the begin of a line: JSON is YAML too.
+    if let (Some(yaml::Node { value: yaml::Value::Table(entries), .. }), _) = yaml::parse(text) {
+        return entries.iter().any(|entry| entry.key == key);
+    }
     text.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
 }
 
