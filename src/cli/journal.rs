@@ -85,7 +85,8 @@ impl Visit for Fields {
 }
 
 fn cut(value: &str) -> &str {
-    &value[..value.floor_char_boundary(VALUE_MAX)]
+    let end = (0..=VALUE_MAX.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
+    &value[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -106,6 +106,9 @@ impl Sample {
     }
 }
 
+/// The lines of an appliance: its name, its number, and what it has answered.
+type LinesOf<'a> = &'a dyn Fn(&str, usize, &[Sample]) -> Vec<PlotLine>;
+
 fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
     let seconds = |sample: &Sample| (sample.at.as_secs_f64() * 10.0).round() / 10.0;
     // Between two answers, where the counters have not begun again.
@@ -129,7 +132,7 @@ fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
         lines,
     };
     let line = |name: String, number: usize, points| PlotLine { name, is_dashed: number > 0, points };
-    let each = |of: &dyn Fn(&str, usize, &[Sample]) -> Vec<PlotLine>| -> Vec<PlotLine> {
+    let each = |of: LinesOf<'_>| -> Vec<PlotLine> {
         appliances.iter().enumerate().flat_map(|(number, (name, samples))| of(name, number, samples)).collect()
     };
     let protects = appliances.iter().flat_map(|(_, samples)| samples).any(|sample| sample.state > 1);
