@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::testbed::{ONWIRE, Testbed};
 
 /// How long two appliances may take to set up their session.
-const UP_WITHIN: Duration = Duration::from_secs(15);
+const UP_WITHIN: Duration = Duration::from_secs(60);
 
 const NODES: [&str; 2] = ["ithaca", "syracuse"];
 

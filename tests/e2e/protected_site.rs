@@ -142,7 +142,7 @@ pub fn connection(testbed: &Testbed) -> TcpStream {
 
 /// The deadline for anything that must happen, also on a busy machine.
 pub fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+    Instant::now() + Duration::from_secs(60)
 }
 
 /// Writes, and waits until everything written is protected; returns the level.
