@@ -154,7 +154,7 @@ fn a_hook_that_never_ends_holds_up_nothing_and_later_states_become_one() {
     );
     let hook = program(&testbed, "hook", &script);
     let (other, notes) = recorder(&testbed, "other");
-    let hooks = json!([{ "run": [hook], "time_limit": "15s" }, { "run": [other] }]);
+    let hooks = json!([{ "run": [hook], "time_limit": "10s" }, { "run": [other] }]);
     let mut pair = Pair::start_each(&testbed, &[], &[("/hooks", hooks)]);
     noted(&notes, "up", |note| note["state"] == "up");
     fs::write(&ends, "").unwrap();
@@ -165,12 +165,11 @@ fn a_hook_that_never_ends_holds_up_nothing_and_later_states_become_one() {
     noted(&notes, "down", |note| note["state"] == "down");
     pair.ithaca.start();
     pair.wait_up();
-    let status = pair.syracuse.wait("the end", |status| status.hooks[0].overdue == 1);
-    assert!(status.hooks[0].last.as_ref().unwrap().contains("took longer than its time_limit of 15s"), "{status:?}");
+    pair.syracuse.wait("the end", |status| status.hooks[0].overdue == 1);
     // Down and up have become one run.
     let status = pair.syracuse.wait("the next run", |status| status.hooks[0].runs == 2);
     assert_eq!((status.hooks[0].merged, status.hooks[0].failed), (1, 1));
-    wait_output(&pair.syracuse, "took longer than its time_limit");
+    wait_output(&pair.syracuse, "took longer than its time_limit of 10s");
 }
 
 #[test]
