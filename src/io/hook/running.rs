@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process,
-    kill_process_group, pidfd_open, set_child_subreaper, setrlimit, waitid, waitpid,
+    kill_process_group, pidfd_open, set_child_subreaper, setrlimit, wait, waitid, waitpid,
 };
 
 use crate::io::restriction;
@@ -240,7 +240,7 @@ impl Drop for Running {
 pub fn end_orphans() -> usize {
     let until = Instant::now() + ORPHANS_END_WITHIN;
     loop {
-        while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         let children = children();
         for &child in &children {
             let _ = kill_process(child, Signal::KILL);
