@@ -147,17 +147,21 @@ fn a_broken_promise_is_told_with_its_bytes_where_notifications_are_configured() 
 #[test]
 fn a_hook_that_never_ends_holds_up_nothing_and_later_states_become_one() {
     let testbed = Testbed::perfect();
-    let ends = testbed.directory().join("ends");
+    let hangs = testbed.directory().join("hangs");
     let script = format!(
-        "trap '' TERM\nif [ \"$ONWIRE_STATE\" = up ] && [ ! -e {0} ]; then while :; do sleep 0.1; done; fi",
-        ends.display()
+        "trap '' TERM\nif [ \"$ONWIRE_STATE\" = up ] && [ ! -e {0} ]; then : >{0}; while :; do sleep 0.1; done; fi",
+        hangs.display()
     );
     let hook = program(&testbed, "hook", &script);
     let (other, notes) = recorder(&testbed, "other");
     let hooks = json!([{ "run": [hook], "time_limit": "10s" }, { "run": [other] }]);
     let mut pair = Pair::start_each(&testbed, &[], &[("/hooks", hooks)]);
     noted(&notes, "up", |note| note["state"] == "up");
-    fs::write(&ends, "").unwrap();
+    let deadline = soon();
+    while !hangs.exists() {
+        assert!(Instant::now() < deadline, "the hook was not run");
+        thread::sleep(Duration::from_millis(5));
+    }
     // While it hangs: packets pass, the status comes, and the other hook is run.
     assert!(testbed.ping("primary", &format!("-c 5 -i 0.05 -W 2 {}", MIRROR[0])).contains(" 0% packet loss"));
     assert_eq!(pair.syracuse.status().hooks[0].runs, 0);
