@@ -144,7 +144,8 @@ impl Subscription {
             match contact {
                 true => {
                     let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
-                    let after = silent.map_or(String::new(), |silent| format!(" again, after {silent:.1} s"));
+                    let after =
+                        silent.map_or(String::new(), |silent| format!(", {silent:.1} s after its silence was logged"));
                     tracing::info!("the appliance at {} tells what is protected{after}", self.address);
                 }
                 false => {

@@ -126,6 +126,20 @@ impl Appliance<'_> {
         self.process.as_ref().map(Process::output).unwrap_or_default()
     }
 
+    /// Waits until it has said these words; returns its output. A thread of its own writes the log, so that a line may come after
+    /// what it is about.
+    pub fn wait_said(&self, words: &str) -> String {
+        let deadline = Instant::now() + UP_WITHIN;
+        loop {
+            let output = self.output();
+            if output.contains(words) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "{}: nothing of {words:?} in {UP_WITHIN:?}: {output}", self.node);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until its session is up.
     pub fn wait_up(&self) {
         self.wait("a session", |status| status.peers[0].state == "up");

@@ -173,9 +173,8 @@ fn what_is_not_confirmed_goes_back_by_itself_and_loses_nothing() {
     let sent = stream.end();
     assert!(sink.wait_for(sent as usize), "{} of {sent} arrived", sink.count());
     sink.arrived().assert_once();
-    let log = pair.ithaca.output();
-    assert!(log.contains("unconfirmed, and goes back in 2s: redundancy.steady changed"), "{log}");
-    assert!(log.contains("went back to what was followed before the candidate: not confirmed in time"), "{log}");
+    pair.ithaca.wait_said("unconfirmed, and goes back in 2s: redundancy.steady changed");
+    pair.ithaca.wait_said("went back to what was followed before the candidate: not confirmed in time");
     assert_eq!(onwire(&pair.ithaca, &["reload"]).0, Some(0), "nothing is in the way any more");
 }
 

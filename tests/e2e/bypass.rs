@@ -119,7 +119,7 @@ fn the_death_of_either_appliance_leaves_the_plain_route_and_the_return_loses_not
         assert_eq!(device(&testbed), "ow0");
         copy(&testbed);
     }
-    assert!(pair.syracuse.output().contains("its routes are withdrawn"), "{}", pair.syracuse.output());
+    pair.syracuse.wait_said("its routes are withdrawn");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn an_appliance_that_stands_still_leaves_the_plain_route() {
     let status = pair.ithaca.status();
     assert_eq!(status.watchdog.unwrap(), onwire::appliance::status::bypass::WatchdogStatus { stalls: 1, ..before });
     assert_eq!(status.peers[0].bypass.as_ref().unwrap().withdrawals, 1);
-    assert!(pair.ithaca.output().contains("onwire stood still"), "{}", pair.ithaca.output());
+    pair.ithaca.wait_said("onwire stood still");
     copy(&testbed);
 }
 
@@ -168,8 +168,8 @@ fn a_lane_that_hangs_leaves_the_plain_route_and_is_said() {
         stream.end();
         sink.arrived().assert_once();
     }
-    let said = pair.ithaca.output();
-    assert!(said.contains("the lane stands still") && said.contains("the lane turns again"), "{said}");
+    pair.ithaca.wait_said("the lane stands still");
+    let said = pair.ithaca.wait_said("the lane turns again");
     assert!(!said.contains("onwire stood still"), "{said}");
 }
 
@@ -218,9 +218,8 @@ fn a_missing_plain_route_is_said_and_a_peer_that_was_never_reached_gets_no_route
     [&pair.ithaca, &pair.syracuse].into_iter().for_each(wait_carried);
     assert_eq!(trouble(&pair.ithaca), None);
     copy(&testbed);
-    let said = pair.ithaca.output();
-    assert!(said.contains("there is a plain route to the prefix again"), "{said}");
-    assert!(said.contains("there is no plain route to the prefix either"), "{said}");
+    pair.ithaca.wait_said("there is a plain route to the prefix again");
+    pair.ithaca.wait_said("there is no plain route to the prefix either");
 }
 
 #[test]
@@ -235,7 +234,7 @@ fn the_end_of_the_watchdog_process_is_said() {
     assert_eq!(pair.ithaca.status().watchdog.unwrap().pid, Some(watchdog));
     rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
     pair.ithaca.wait("word of its end", |status| status.watchdog.as_ref().is_some_and(|it| it.pid.is_none()));
-    assert!(pair.ithaca.output().contains("the watchdog process has ended"), "{}", pair.ithaca.output());
+    pair.ithaca.wait_said("the watchdog process has ended");
     copy(&testbed);
 }
 

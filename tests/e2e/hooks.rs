@@ -55,19 +55,6 @@ fn noted(notes: &PathBuf, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-/// Waits until the appliance says something.
-fn wait_output(appliance: &Appliance<'_>, words: &str) -> String {
-    let deadline = soon();
-    loop {
-        let output = appliance.output();
-        if output.contains(words) {
-            return output;
-        }
-        assert!(Instant::now() < deadline, "never {words:?}: {output}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// The children of a process.
 fn children(process: u32) -> Vec<u32> {
     let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -173,7 +160,7 @@ fn a_hook_that_never_ends_holds_up_nothing_and_later_states_become_one() {
     // Down and up have become one run.
     let status = pair.syracuse.wait("the next run", |status| status.hooks[0].runs == 2);
     assert_eq!((status.hooks[0].merged, status.hooks[0].failed), (1, 1));
-    wait_output(&pair.syracuse, "took longer than its time_limit of 10s");
+    pair.syracuse.wait_said("took longer than its time_limit of 10s");
 }
 
 #[test]
@@ -186,9 +173,9 @@ fn hooks_that_fail_or_cannot_be_run_are_logged_with_what_they_say_and_end_with_t
     let mut pair = Pair::prepare_each(&testbed, &[], &[("/hooks", hooks)]);
     fs::remove_file(&gone).unwrap();
     pair.run();
-    let output = wait_output(&pair.syracuse, "the hook ended with exit code 3");
+    let output = pair.syracuse.wait_said("the hook ended with exit code 3");
     assert!(output.contains("no route to the pager"), "{output}");
-    wait_output(&pair.syracuse, "the hook cannot be run: No such file or directory");
+    pair.syracuse.wait_said("the hook cannot be run: No such file or directory");
     let status = pair.syracuse.wait("two runs", |status| status.hooks[..2].iter().all(|hook| hook.runs == 1));
     assert_eq!(status.hooks[..2].iter().map(|hook| hook.failed).collect::<Vec<_>>(), [1, 1]);
     // The appliance itself still starts nothing.
@@ -233,5 +220,5 @@ fn a_changed_hook_needs_a_restart_and_a_hook_whose_process_has_died_is_said() {
     .unwrap();
     let status = pair.ithaca.wait("the end of the process", |status| status.hooks[0].pid.is_none());
     assert_eq!(status.peers[0].state, "up");
-    wait_output(&pair.ithaca, "the process of the hook has ended");
+    pair.ithaca.wait_said("the process of the hook has ended");
 }

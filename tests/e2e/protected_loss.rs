@@ -82,8 +82,8 @@ fn a_lost_protected_write_is_a_violation_with_its_bytes_until_acknowledged() {
 
     let counted = pair.ithaca.status().peers[0].protection.clone().unwrap();
     assert!(counted.violations >= 3 && counted.lost_blocks >= counted.violations, "{counted:?}");
-    let log = pair.ithaca.output();
-    assert!(log.contains("a promise was broken") && log.contains(" > 10.2.0.1:"), "{log}");
+    let log = pair.ithaca.wait_said("a promise was broken");
+    assert!(log.contains(" > 10.2.0.1:"), "{log}");
     let received = messages(&mut follower);
     let mut numbers = Vec::new();
     let mut ranges = 0;

@@ -51,7 +51,7 @@ fn routes_are_restored_after_an_address_was_renewed() {
             assert!(is_answered(&testbed, "primary", at) && is_answered(&testbed, "ithaca", at), "round {round}, {at}");
         }
     }
-    assert!(pair.ithaca.output().contains("route restored"), "{}", pair.ithaca.output());
+    pair.ithaca.wait_said("route restored");
 }
 
 #[test]
@@ -70,6 +70,8 @@ fn routes_are_restored_after_the_tun_was_set_down_and_up() {
     for at in MIRROR {
         assert!(is_answered(&testbed, "primary", at), "{at}");
     }
+    let both = |log: &str| log.matches("come to ow0 again").count() == 2;
+    pair.ithaca.wait("word of both prefixes", |_| both(&pair.ithaca.output()));
     let log = pair.ithaca.output();
     assert_eq!(log.matches("was set down").count(), 2, "one for each prefix: {log}");
     assert_eq!(log.matches("come to ow0 again").count(), 2, "{log}");

@@ -12,16 +12,6 @@ use crate::{
     testbed::{MIRROR, ONWIRE, Testbed},
 };
 
-/// Waits until the log contains these words, and returns the log.
-fn wait_said(appliance: &Appliance<'_>, words: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !appliance.output().contains(words) {
-        assert!(Instant::now() < deadline, "nothing of {words:?} in {}", appliance.output());
-        thread::sleep(Duration::from_millis(20));
-    }
-    appliance.output()
-}
-
 fn key(testbed: &Testbed, name: &str) -> String {
     let file = testbed.directory().join(name);
     let file = file.to_str().unwrap();
@@ -50,7 +40,7 @@ fn a_wrong_key_is_logged_once_on_both_sides() {
         let mut pair = Pair::prepare_each(&testbed, ithaca, syracuse);
         pair.ithaca.start();
         pair.syracuse.start();
-        let log = [wait_said(&pair.ithaca, at_ithaca), wait_said(&pair.syracuse, at_syracuse)];
+        let log = [pair.ithaca.wait_said(at_ithaca), pair.syracuse.wait_said(at_syracuse)];
         // Several further handshakes follow; each message still appears only once.
         thread::sleep(Duration::from_secs(3));
         for (log, words) in log.iter().zip([at_ithaca, at_syracuse]) {
@@ -77,13 +67,13 @@ fn a_session_is_logged_only_when_data_passes_not_only_handshakes() {
     let mut pair = Pair::prepare(&testbed, &[]);
     pair.ithaca.start();
     pair.syracuse.start();
-    let log = wait_said(&pair.ithaca, "answers handshakes, but nothing else of it arrives");
+    let log = pair.ithaca.wait_said("answers handshakes, but nothing else of it arrives");
     assert!(!log.contains("session established"), "{log}");
     for node in ["ithaca", "syracuse"] {
         testbed.run(node, &["nft", "delete", "table", "inet", "wall"]).unwrap();
     }
     pair.wait_up();
-    let log = wait_said(&pair.ithaca, "session established");
+    let log = pair.ithaca.wait_said("session established");
     assert_eq!(
         (log.matches("nothing else of it").count(), log.matches("session established").count()),
         (1, 1),
@@ -98,7 +88,7 @@ fn an_unresolvable_endpoint_does_not_stop_the_appliance() {
     let mut pair = Pair::prepare_each(&testbed, &name, &[]);
     pair.ithaca.start();
     // No peer has called yet: the appliance runs and logs the error.
-    let log = wait_said(&pair.ithaca, "cannot resolve the endpoint mirror.invalid:7117");
+    let log = pair.ithaca.wait_said("cannot resolve the endpoint mirror.invalid:7117");
     assert!(log.contains("getent hosts") && log.contains("it is asked for again"), "{log}");
     pair.syracuse.start();
     pair.wait_up();
@@ -113,7 +103,7 @@ fn disagreeing_prefixes_are_logged_once() {
     for _ in 0..3 {
         assert!(testbed.ping("primary", "-W 1 10.2.0.1").contains("100% packet loss"));
     }
-    let log = wait_said(&pair.syracuse, "dropped, as foreign_address: a packet from 10.1.0.1 to 10.2.0.1");
+    let log = pair.syracuse.wait_said("dropped, as foreign_address: a packet from 10.1.0.1 to 10.2.0.1");
     assert_eq!(log.matches("foreign_address").count(), 1, "{log}");
 }
 
@@ -122,7 +112,7 @@ fn a_path_mtu_larger_than_the_device_is_logged_once() {
     let testbed = Testbed::perfect();
     let large = [("/peers/0/path/mtu", json!(9000))];
     let pair = Pair::start(&testbed, &large);
-    let log = wait_said(&pair.ithaca, "path.mtu is 9000, and wan0, by which the peer is reached, has 1500");
+    let log = pair.ithaca.wait_said("path.mtu is 9000, and wan0, by which the peer is reached, has 1500");
     assert_eq!(log.matches("path.mtu is 9000").count(), 1, "{log}");
 }
 
@@ -134,7 +124,7 @@ fn a_handshake_from_inside_the_tunnels_prefixes_is_dropped_and_logged() {
     let mut pair = Pair::prepare_each(&testbed, &[("/peers/0/endpoint", json!(null))], &inside);
     pair.ithaca.start();
     pair.syracuse.start();
-    wait_said(&pair.ithaca, "comes from inside peers[].prefixes");
+    pair.ithaca.wait_said("comes from inside peers[].prefixes");
     thread::sleep(Duration::from_secs(2));
     let status = pair.ithaca.status();
     assert!(status.drops.get("handshake_inside_tunnel").is_some_and(|count| *count > 1), "{status:?}");

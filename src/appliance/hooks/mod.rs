@@ -108,7 +108,12 @@ impl Hooks {
 
     /// For status.
     pub fn status(&self) -> Vec<HookStatus> {
-        self.hooks.iter().map(|entry| entry.status.clone()).collect()
+        // Its process counts what was dropped there; what found no room on the way is dropped here.
+        let status = |entry: &Entry| HookStatus {
+            dropped: entry.status.dropped + entry.unsent.dropped(),
+            ..entry.status.clone()
+        };
+        self.hooks.iter().map(status).collect()
     }
 }
 
@@ -163,4 +168,33 @@ fn arguments(hook: &Hook) -> Vec<String> {
     let limit = format!("{}ms", hook.time_limit.as_millis());
     let first = [SUBCOMMAND.to_owned(), "--time-limit".to_owned(), limit, "--".to_owned(), program];
     first.into_iter().chain(hook.arguments.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_that_stands_still_has_no_room_for_is_bounded_and_counted() {
+        let hook = Hook {
+            on: vec![HookEvent::Link],
+            program: "/bin/page".into(),
+            arguments: Vec::new(),
+            time_limit: Duration::from_secs(1),
+        };
+        // It never reads, and ends by itself.
+        let process = HookProcess::start(Path::new("/bin/sleep"), &["3".to_owned()]).unwrap();
+        let status = HookStatus::new(&hook, process.pid());
+        let entry = Entry { hook, process, unsent: Waiting::default(), status };
+        let mut hooks = Hooks { node: "ithaca".to_owned(), hooks: vec![entry] };
+        assert_eq!(hooks.poll_timeout(Instant::now()), None);
+        let fact = |state: &str| Fact::Link { state: state.into(), reason: "none".into(), before: "down".into() };
+        for number in 0..5000 {
+            hooks.tell(&format!("peer-{number}"), fact("up"));
+        }
+        let dropped = hooks.status()[0].dropped;
+        assert!((1..5000).contains(&dropped), "{dropped}");
+        assert!(hooks.poll_timeout(Instant::now()).is_some(), "the rest waits");
+        assert!(!hooks.wants(HookEvent::Drain) && hooks.tell("peer-1", Fact::of_drain("complete", &[], 1.0)) == 0);
+    }
 }

@@ -66,7 +66,10 @@ impl LinkLog {
         if state.0 == LinkState::Up {
             let troubled = std::mem::take(&mut self.troubled).as_secs_f64();
             let after = if is_first { String::new() } else { format!(" again, after {troubled:.1} s") };
-            return Some((Level::INFO, format!("the link is up{after}: what goes to the peer is protected{often}")));
+            return Some((
+                Level::INFO,
+                format!("the link is up{after}: bytes to the peer can become protected{often}"),
+            ));
         }
         let (name, reason) = (state.0.name(), state.1.name());
         let level = match state.0 {
@@ -100,7 +103,9 @@ fn meaning(reason: StateReason) -> &'static str {
             "the device gives no transmit timestamps, so nothing is called protected; `notify.level: queued` tells what the \
              kernel has taken"
         }
-        StateReason::Administrator => "it is drained by an administrator's command, and is protected meanwhile",
+        StateReason::Administrator => {
+            "it is drained by an administrator's command: bytes that were sent can still become protected"
+        }
         StateReason::Target => {
             "this link cannot keep what `redundancy` promises, so nothing more is called protected; `onwire explain` has the cause \
              and what would be reached"
@@ -133,7 +138,7 @@ mod tests {
         log.note(UP, at(start, 20.0));
         assert_eq!(
             log.poll(at(start, 20.0)),
-            Some((Level::INFO, "the link is up: what goes to the peer is protected".to_owned()))
+            Some((Level::INFO, "the link is up: bytes to the peer can become protected".to_owned()))
         );
         log.note(SILENT, at(start, 40.0));
         let (level, text) = log.poll(at(start, 40.0)).unwrap();
