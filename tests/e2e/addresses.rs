@@ -1,10 +1,7 @@
 //! Hosts with several addresses: an answer leaves from the address that received the datagram, and a tunnel survives
 //! the loss of that address.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 

@@ -15,7 +15,7 @@ use onwire::notify::message::LinkState;
 use serde_json::{Value, json};
 
 use crate::{
-    appliance::{Appliance, Pair},
+    appliance::Pair,
     protected_site::{client, connection, notifying_pair, soon, wait_link},
     reload::reload,
     testbed::{MIRROR, ONWIRE, Testbed},

@@ -1,14 +1,11 @@
 //! Errors in a configuration and around it: logged once, with a remedy, and without effect on anything else.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use serde_json::json;
 
 use crate::{
-    appliance::{Appliance, Pair},
+    appliance::Pair,
     testbed::{MIRROR, ONWIRE, Testbed},
 };
 
