@@ -57,7 +57,7 @@ fn a_caller_is_connected_with_its_first_byte_and_a_silent_one_is_dropped() {
         stream.read_exact(&mut [0; 9]).unwrap();
         let begun = Instant::now();
         assert_eq!(silent.read(&mut [0]).unwrap(), 0, "dropped");
-        assert!(begun.elapsed() < Duration::from_secs(25));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         assert!(nobody_has_come(&server));
         until("counted", || (gate.status().gates[0].totals.overdue >= 1).then_some(()));
     }
