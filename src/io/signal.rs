@@ -4,13 +4,17 @@
 //! thread, so nothing here runs inside a signal handler. The caller decides how to react to a signal.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{backend::SignalDelivery, exfiltrator::SignalOnly};
 
 use super::explain;
 use super::restriction::without_privileges;
@@ -38,6 +42,10 @@ impl Signal {
 /// Interrupts that come this close together are one.
 const SAME_INTERRUPT: Duration = Duration::from_millis(300);
 
+/// How late a signal is seen whose wake-up the kernel has refused (`ENOBUFS`): the handler has noted it, so looking finds
+/// it.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// Calls `deliver` for each signal, on a thread of this module that has no privileges. Once per process.
 pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     without_privileges(|| start(deliver))
@@ -45,7 +53,10 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
 
 fn start(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     let deliver = Arc::new(deliver);
-    let mut others = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP, SIGUSR1])
+    let mut others = UnixStream::pair()
+        .and_then(|(read, write)| {
+            SignalDelivery::with_pipe(read, write, SignalOnly::default(), [SIGTERM, SIGHUP, SIGUSR1])
+        })
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
     let first: OnceLock<Instant> = OnceLock::new();
     let on_interrupt = Arc::clone(&deliver);
@@ -63,12 +74,19 @@ fn start(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            for number in others.forever() {
-                deliver(match number {
-                    SIGHUP => Signal::HangUp,
-                    SIGUSR1 => Signal::User1,
-                    _ => Signal::Terminate,
-                });
+            loop {
+                let polled = poll(&mut [PollFd::new(others.get_read(), PollFlags::IN)], Some(&LOOK_EVERY));
+                if polled.is_err_and(|error| error != Errno::INTR) {
+                    // Not in a loop without a pause.
+                    thread::sleep(Duration::from_secs(1));
+                }
+                for number in others.pending() {
+                    deliver(match number {
+                        SIGHUP => Signal::HangUp,
+                        SIGUSR1 => Signal::User1,
+                        _ => Signal::Terminate,
+                    });
+                }
             }
         })
         .map_err(|error| explain(&error, format_args!("cannot start the thread for signals")))?;
