@@ -1,7 +1,8 @@
 //! The command line: one file per subcommand, no logic.
 //!
-//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 no appliance sends notifications, 4
-//! nothing of what was asked about exists.
+//! Exit codes, the same in all commands: 0 asked to stop or done, 1 failure, or the answer is no; 2 usage or
+//! configuration; 3 no appliance or gate answers; 4 nothing of what was asked about exists. `docs/operations.md` has a
+//! table.
 //!
 //! Start with [`main`]; `run` and `gate` start long-lived processes, the other subcommands query, print or create
 //! something and exit.
@@ -15,17 +16,20 @@ pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod gate;
+mod health;
 mod help;
 pub mod keygen;
 mod limits;
 pub mod log;
 mod notification;
 mod output_line;
+mod processes;
 pub mod pubkey;
 pub mod reload;
 mod render;
 mod render_gate;
 pub mod run;
+pub mod schema;
 pub mod status;
 mod subscription;
 pub mod wait;
@@ -38,11 +42,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Something failed while it ran.
+/// Something failed while it ran, or the answer to what was asked is no.
 pub const FAILURE: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
-/// The appliance does not answer requests for notifications.
+/// No appliance answers, or no gate.
 pub const NO_CONTACT: u8 = 3;
 /// Nothing of what was asked about exists. Not 0: "all of nothing is protected" must not count as success.
 pub const NOTHING: u8 = 4;
@@ -67,7 +71,7 @@ pub enum Command {
     Apply(apply::Apply),
     /// Keep the candidate that a running appliance follows, or go back
     Confirm(confirm::Confirm),
-    /// Show what a running appliance knows: peers, loss, recovery, drops
+    /// Show what the appliances and gates of this host know: peers, loss, recovery, drops; or whether all is well
     Status(status::Status),
     /// Show live which bytes of which flow are protected
     Watch(watch::Watch),
@@ -79,6 +83,8 @@ pub enum Command {
     Gate(gate::Gate),
     /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
     Drain(drain::Drain),
+    /// Print the JSON Schema of a status or of a configuration file, for editors and programs
+    Schema(schema::Schema),
     /// Check a configuration file and say what it would run
     Check(check::Check),
     /// Say what a redundancy profile is worth on a link: delay, overhead, the interruption it survives, the chance of a loss
@@ -100,7 +106,7 @@ A pair, from nothing:
   onwire status                               loss, recovery, round trip
   onwire wait --to mirror                     until what was sent there is protected
 
-Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance,
+Exit codes: 0 done or asked to stop, 1 failure, or the answer is no; 2 usage or configuration, 3 nothing answers,
 4 nothing of what was asked about.
 `onwire COMMAND --help` has examples of each command.";
 
@@ -122,6 +128,7 @@ pub fn main() -> ExitCode {
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Schema(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),

@@ -15,6 +15,7 @@ mod dscp;
 pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
+pub mod json_schema;
 pub mod key_file;
 mod name;
 mod node;

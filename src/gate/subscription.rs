@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use mio::net::UdpSocket;
 
 use super::status::{LinkStatus, NotifyStatus};
+use crate::io::since::Since;
 use crate::notify::client::{Core, Need, Reason, Status, Wish};
 use crate::notify::envelope::Key;
-use crate::notify::message::{Filter, FlowKey, LinkState, Request};
+use crate::notify::message::{Filter, FlowKey, LinkState, Request, StateReason};
 
 /// Datagrams read at once; connections are served in between.
 const BUDGET: usize = 512;
@@ -23,6 +24,14 @@ const REGISTRATIONS: usize = 512;
 
 /// An appliance that the gate was moved to answers within this time, or its silence is logged.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A link between appliances, as it was reported last.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    peer: u32,
+    state: (LinkState, StateReason),
+    since: Instant,
+}
 
 /// The subscription.
 #[derive(Debug)]
@@ -35,11 +44,13 @@ pub struct Subscription {
     flows: HashMap<FlowKey, u64>,
     run: Option<u64>,
     contact: bool,
+    /// Since when there is contact, or none.
+    since: Instant,
     datagram: Vec<u8>,
     received: u64,
     runs: u64,
     losses: u64,
-    links: Vec<(u32, LinkState)>,
+    links: Vec<Link>,
     /// When silence is logged although there was no contact before: it was moved to this address.
     expected: Option<Instant>,
 }
@@ -61,6 +72,7 @@ impl Subscription {
             flows: HashMap::new(),
             run: None,
             contact: false,
+            since: now,
             datagram: Vec::new(),
             received: 0,
             runs: 0,
@@ -86,7 +98,7 @@ impl Subscription {
     pub fn move_to(&mut self, socket: UdpSocket, address: SocketAddr, key: Key, epoch: u64, now: Instant) {
         (self.socket, self.address, self.readable) = (socket, address, true);
         self.core.move_to(key, epoch, now);
-        (self.run, self.contact, self.expected) = (None, false, Some(now + ANSWERS_WITHIN));
+        (self.run, self.contact, self.since, self.expected) = (None, false, now, Some(now + ANSWERS_WITHIN));
     }
 
     /// The socket, for a poll.
@@ -131,6 +143,9 @@ impl Subscription {
     fn on_change(&mut self, now: Instant) {
         let contact = self.core.has_contact(now);
         let is_missed = !contact && self.expected.is_some_and(|expected| now >= expected);
+        if contact != self.contact {
+            self.since = now;
+        }
         if contact != self.contact || is_missed {
             (self.contact, self.expected) = (contact, None);
             match contact {
@@ -153,17 +168,23 @@ impl Subscription {
                 self.core.request(Request::Register { key, cookie }, now);
             }
         }
-        let links = || self.core.peers().map(|peer| (peer.id, peer.state));
-        if !links().eq(self.links.iter().copied()) {
-            let links: Vec<_> = links().collect();
-            for peer in self.core.peers().filter(|peer| !self.links.contains(&(peer.id, peer.state))) {
+        let links = || self.core.peers().map(|peer| (peer.id, (peer.state, peer.reason)));
+        if !links().eq(self.links.iter().map(|link| (link.peer, link.state))) {
+            let before = |peer: u32| self.links.iter().find(|link| link.peer == peer);
+            let followed = links().map(|(peer, state)| {
+                let since = before(peer).filter(|link| link.state == state).map_or(now, |link| link.since);
+                Link { peer, state, since }
+            });
+            let followed: Vec<_> = followed.collect();
+            // Another reason for the same state is no news for the log.
+            for peer in self.core.peers().filter(|peer| before(peer.id).is_none_or(|link| link.state.0 != peer.state)) {
                 let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
                 match peer.state {
                     LinkState::Up => tracing::info!("the link to {name} is up"),
                     _ => tracing::warn!("the link to {name} is {state} ({why}): nothing more becomes protected"),
                 }
             }
-            self.links = links;
+            self.links = followed;
         }
     }
 
@@ -252,11 +273,16 @@ impl Subscription {
         let link = |peer: &crate::notify::message::Peer| LinkStatus {
             name: peer.name.as_deref().unwrap_or_default().to_owned(),
             state: peer.state.name().to_owned(),
+            since: self.links.iter().find(|link| link.peer == peer.id).map(|link| Since::of(link.since, now)),
             reason: peer.reason.name().to_owned(),
         };
+        let contact = self.core.has_contact(now);
+        // A turn that sees the change comes later than this question.
+        let since = if contact == self.contact { self.since } else { now };
         NotifyStatus {
             address: self.address,
-            contact: self.core.has_contact(now),
+            contact,
+            since: Some(Since::of(since, now)),
             stale: self.core.is_stale(),
             heard_s: self.core.last_received().map(|at| now.saturating_duration_since(at).as_secs_f64()),
             runs: self.runs,

@@ -23,6 +23,7 @@ pub mod restriction;
 pub mod retry;
 pub mod sd_notify;
 pub mod signal;
+pub mod since;
 pub mod sock_diag;
 pub mod socket_owner;
 pub mod status_socket;

@@ -7,6 +7,10 @@ mod apply;
 mod explain;
 mod keys;
 mod notify;
+mod processes;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
+mod status;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 

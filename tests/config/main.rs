@@ -3,6 +3,9 @@
 
 mod changes;
 mod invalid;
+mod json_schema;
 mod reference;
 mod robust;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
 mod units;

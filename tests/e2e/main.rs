@@ -42,9 +42,12 @@ mod protected_strangers;
 mod reload;
 mod restart;
 mod routes;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
 mod service;
 mod settings;
 mod setup_faults;
+mod status;
 mod strangers;
 mod tunnels;
 mod way_back;

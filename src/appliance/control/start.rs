@@ -17,6 +17,7 @@ use super::detour::{self, Detour};
 use super::protection::set_protection;
 use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
+use crate::appliance::history::History;
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -146,6 +147,7 @@ impl Control {
         let planning = Planning::new(&config, lanes.len(), started);
         let mut control = Self {
             planning,
+            history: History::new(lanes.len(), started),
             written: config.clone(),
             pulse: Pulse::new(turns, detour::stuck_after(&config), started),
             config,
