@@ -32,6 +32,8 @@ pub mod run;
 pub mod schema;
 pub mod status;
 mod subscription;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod wait;
 pub mod watch;
 pub mod watchdog;
@@ -73,6 +75,9 @@ pub enum Command {
     Confirm(confirm::Confirm),
     /// Show what the appliances and gates of this host know: peers, loss, recovery, drops; or whether all is well
     Status(status::Status),
+    /// Show the appliances and gates of this host on one screen, live
+    #[cfg(feature = "top")]
+    Top(top::Top),
     /// Show live which bytes of which flow are protected
     Watch(watch::Watch),
     /// Wait until all that local sockets have sent to a host is protected
@@ -122,6 +127,8 @@ pub fn main() -> ExitCode {
             Command::Apply(command) => command.run(),
             Command::Confirm(command) => command.run(),
             Command::Status(command) => command.run(),
+            #[cfg(feature = "top")]
+            Command::Top(command) => command.run(),
             Command::Watch(command) => command.run(),
             Command::Wait(command) => command.run(),
             Command::Flows(command) => command.run(),

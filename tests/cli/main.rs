@@ -11,6 +11,8 @@ mod processes;
 #[path = "../json_schema/mod.rs"]
 mod schema_check;
 mod status;
+#[cfg(feature = "top")]
+mod top;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 
