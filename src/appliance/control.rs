@@ -6,6 +6,8 @@
 mod apply;
 mod confirmation;
 mod detour;
+mod hooks;
+mod monitoring;
 mod protection;
 mod reload;
 pub mod request;
@@ -22,11 +24,14 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Waker};
 
 use detour::Detour;
+use hooks::ToldStates;
+use monitoring::Monitoring;
 use protection::ProtectionSource;
 pub use reload::Reloading;
 use session_queue::SessionQueue;
 
 use crate::appliance::history::History;
+use crate::appliance::hooks::Hooks;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
 use crate::appliance::lane::channel::{Command, HandshakeDatagram, LaneEvent};
@@ -124,6 +129,9 @@ pub struct Control {
     /// `None` where packets for a peer that is down are dropped.
     detour: Option<Detour>,
     reloading: Reloading,
+    monitoring: Monitoring,
+    hooks: Hooks,
+    told_states: ToldStates,
     service: SdNotify,
     restrictions: Restrictions,
 }
@@ -156,6 +164,7 @@ impl Control {
                 Some(self.pulse.poll_timeout()),
                 Some(self.history.poll_timeout()),
                 self.service.poll_timeout(now),
+                self.hooks.poll_timeout(now),
             ];
             let due = due.into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(now));
@@ -203,7 +212,9 @@ impl Control {
         if let Some(routes) = &mut self.routes {
             routes.look(now);
         }
+        self.turn_hooks();
         self.answer_callers(now);
+        self.answer_metrics();
         self.tell_service(now);
         Ok(come.len() == HANDSHAKES_MAX)
     }
@@ -215,6 +226,7 @@ impl Control {
             LaneEvent::Counts { lane, peers } => self.history.on_sample(lane.into(), peers, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
             LaneEvent::Reach { lane, peer, reach } => self.on_reach(lane, peer, reach, now),
+            LaneEvent::Port { peer, news } => self.on_port_news(peer, *news),
             LaneEvent::Ended { lane, cause } => {
                 let cause = cause.map_or("it ended without being asked to".to_owned(), |cause| cause.to_string());
                 return Err(RunError(format!("lane {lane} cannot go on: {cause}")));
@@ -334,6 +346,7 @@ impl Control {
             drops: by_name,
             reload: self.reloading.status(),
             watchdog: self.watchdog_status(),
+            hooks: self.hooks.status(),
             restrictions: self.restrictions.clone(),
             configuration: self.reloading.configuration(Instant::now()),
         }

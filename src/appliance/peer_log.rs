@@ -13,7 +13,7 @@ use crate::tunnel::PeerId;
 use crate::tunnel::handshake::HandshakeDrop;
 
 /// A peer is logged as not answering when nothing came from it for this long.
-const UNANSWERED_AFTER: Duration = Duration::from_secs(10);
+const UNANSWERED_AFTER: Duration = Duration::from_secs(5);
 /// For each reason, dropped handshakes are logged for at most this many addresses. Any sender can cause
 /// [`HandshakeDrop::Stranger`]; that does not hide a sender that knows our public key.
 const LOGGED_DROPS_MAX: usize = 64;
@@ -136,13 +136,14 @@ impl PeerLog {
         true
     }
 
-    /// The peer is silent, or its session is worn.
-    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
+    /// The peer is silent, or its session is worn. True if it was up before.
+    pub fn on_wanted(&mut self, peer: PeerId, now: Instant) -> bool {
         let Some(entry) = self.peers.get_mut(usize::from(peer.0)).filter(|entry| entry.contact == Contact::Up) else {
-            return;
+            return false;
         };
         (entry.contact, entry.since, entry.is_reported, entry.has_answered) = (Contact::Silent, now, false, false);
         self.push_line(Level::WARN, peer, "the peer is silent or its session is worn; calling it".to_owned());
+        true
     }
 
     /// How many peers are up.
@@ -313,9 +314,9 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut log = PeerLog::new([Some(endpoint()), None], start);
-        log.handle_timeout(at(9));
+        log.handle_timeout(at(4));
         assert_eq!(logged(&mut log), [""; 0]);
-        assert_eq!(log.poll_timeout(), Some(at(10)));
+        assert_eq!(log.poll_timeout(), Some(at(5)));
         (10..100).for_each(|second| log.handle_timeout(at(second)));
         let all = logged(&mut log);
         assert!(all[0].starts_with("WARN the peer does not answer at 192.0.2.2:7117"), "{all:?}");
@@ -396,8 +397,8 @@ mod tests {
         }
         assert_eq!(log.up(), 1, "a session goes on");
         logged(&mut log);
-        assert_eq!(log.poll_timeout(), Some(at(30)));
-        log.handle_timeout(at(30));
+        assert_eq!(log.poll_timeout(), Some(at(25)));
+        log.handle_timeout(at(25));
         let all = logged(&mut log);
         assert!(all.len() == 1 && all[0].starts_with("WARN the peer does not answer at 192.0.2.9:7117"), "{all:?}");
         log.on_unresolved(PeerId(1), "cannot resolve".to_owned());

@@ -88,6 +88,8 @@ pub struct Peering {
     bound: Option<IpAddr>,
     peers: Vec<Known>,
     established: VecDeque<Established>,
+    /// Peers that are up now, or no longer, for whoever asks.
+    contacts: VecDeque<(PeerId, bool)>,
 }
 
 impl Peering {
@@ -108,6 +110,7 @@ impl Peering {
             bound: setup::bound_address(config),
             peers: config.peers.iter().zip(&endpoints).map(Known::new).collect(),
             established: VecDeque::new(),
+            contacts: VecDeque::new(),
         }
     }
 
@@ -196,13 +199,16 @@ impl Peering {
         // A name that a reload has brought for a peer that was up all the time is right too.
         self.names.set_reachable(peer, true, now);
         if self.log.on_confirmed(peer, now) {
+            self.contacts.push_back((peer, true));
             self.check_mtu(peer);
         }
     }
 
     /// A new session with this peer is wanted.
     pub fn on_wanted(&mut self, peer: PeerId, now: Instant) {
-        self.log.on_wanted(peer, now);
+        if self.log.on_wanted(peer, now) {
+            self.contacts.push_back((peer, false));
+        }
         self.names.set_reachable(peer, false, now);
         self.handshakes.request(peer, now);
     }
@@ -223,7 +229,7 @@ impl Peering {
                     tracing::debug!(
                         peer = self.name(established.peer),
                         endpoint = %established.endpoint,
-                        cipher = ?established.sealing.cipher(),
+                        cipher = %established.sealing.cipher(),
                         "handshake finished"
                     );
                     self.established.push_back(established);
@@ -243,6 +249,11 @@ impl Peering {
     /// How many peers are up.
     pub fn up(&self) -> usize {
         self.log.up()
+    }
+
+    /// A peer that is up now, or no longer.
+    pub fn poll_contact(&mut self) -> Option<(PeerId, bool)> {
+        self.contacts.pop_front()
     }
 
     /// When something is due.

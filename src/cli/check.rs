@@ -45,7 +45,7 @@ pub struct Check {
 /// A good file of either kind.
 enum Good {
     Appliance(Box<Config>),
-    Gates(Gates),
+    Gates(Box<Gates>),
 }
 
 impl Good {
@@ -106,14 +106,14 @@ impl Check {
 fn check(file: &Path, place: Option<&Path>) -> Option<(PathBuf, Good)> {
     let shown = place.unwrap_or(file).to_owned();
     let parsed = Source::read(file, place).and_then(|source| match source.is_of_gates() {
-        true => gate_file::parse(&source.text, &source.path).map(Good::Gates),
+        true => gate_file::parse(&source.text, &source.path).map(|gates| Good::Gates(Box::new(gates))),
         false => config::parse(&source.text, &source.path).map(|config| Good::Appliance(Box::new(config))),
     });
     match parsed {
         Ok(good) => {
             good.warnings().iter().for_each(print_error);
             let faults = match &good {
-                Good::Gates(gates) => Prepared::new(gates.clone()).err().unwrap_or_default(),
+                Good::Gates(gates) => Prepared::new(Gates::clone(gates)).err().unwrap_or_default(),
                 Good::Appliance(_) => Vec::new(),
             };
             if faults.is_empty() {
@@ -174,11 +174,14 @@ struct GatesSummary<'a>(&'a Gates);
 
 impl Display for GatesSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gates { notify, gates, status, .. } = self.0;
+        let Gates { notify, gates, status, metrics, .. } = self.0;
         writeln!(f, "gates")?;
         line(f, "appliance", format_args!("{} (UDP), key {}", notify.address, notify.key_id))?;
         if let Some(status) = status {
             line(f, "status", status.display())?;
+        }
+        if let Some(metrics) = metrics {
+            line(f, "metrics", format_args!("http://{}/metrics", metrics.listen))?;
         }
         for gate in gates {
             writeln!(f, "\ngate {}", gate.name)?;
@@ -244,6 +247,9 @@ impl Display for Summary<'_> {
             None => line(f, "notify", "none: nobody is told what is protected")?,
         }
         line(f, "status", config.status.socket.display())?;
+        if let Some(metrics) = config.metrics {
+            line(f, "metrics", format_args!("http://{}/metrics", metrics.listen))?;
+        }
         for peer in &config.peers {
             writeln!(f)?;
             show_peer(f, config, peer)?;

@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::control::ControlSocket;
 use super::processes::find_socket;
 use super::{FAILURE, NO_CONTACT, USAGE, print, print_error};
+use crate::appliance::control::request::{Drained, Request};
 use crate::appliance::status::Status;
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::drain::{DrainAssessment, Verdict, assess};
+use crate::appliance::status::hooks::HookStatus;
+use crate::config::hooks::HookEvent;
 use crate::config::units::parse_duration;
-use crate::gate;
 use crate::io::status_socket::{self, SCHEMA_VERSION};
 
 /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
@@ -95,7 +98,7 @@ impl Drain {
             let now = Instant::now();
             let waits = found.iter().any(|peer| !peer.assessment.waits_for.is_empty());
             if !waits || now >= begin + self.timeout {
-                return self.print_result(&status.node, found, now - begin);
+                return self.end(&status, &socket, found, now - begin);
             }
             if now >= next_word {
                 next_word = now + PROGRESS;
@@ -126,24 +129,45 @@ impl Drain {
         Ok(found)
     }
 
-    fn print_result(&self, node: &str, found: Vec<Found>, waited: Duration) -> ExitCode {
+    fn end(&self, status: &Status, socket: &Path, found: Vec<Found>, waited: Duration) -> ExitCode {
         let mut verdict = Verdict::Complete;
         let (mut text, mut peers) = (String::new(), Vec::new());
         for Found { peer, arrived, assessment } in found {
             let assessment = assessment.at_deadline();
             verdict = verdict.max(assessment.verdict);
-            peers.push(peer_json(&peer, &arrived, &assessment));
             show(&mut text, &peer, &arrived, &assessment);
+            peers.push((peer, arrived, assessment));
         }
+        let drained = peers.iter().map(|(peer, _, assessment)| Drained {
+            peer: peer.clone(),
+            verdict: assessment.verdict,
+            reasons: assessment.reasons.clone(),
+        });
+        let drained: Vec<_> = drained.collect();
+        let peers = peers.iter().map(|(peer, arrived, assessment)| peer_json(peer, arrived, assessment));
+        let peers: Vec<_> = peers.collect();
         let document = json!({
             "schema_version": SCHEMA_VERSION,
-            "node": node,
+            "node": status.node,
             "verdict": verdict.name(),
             "waited_s": waited.as_secs_f64(),
             "peers": peers,
         });
         let printed = if self.json { print(format_args!("{document:#}\n")) } else { print(text) };
+        tell_hooks(status, socket, drained, waited);
         if printed != ExitCode::SUCCESS || verdict < Verdict::Incomplete { printed } else { ExitCode::from(FAILURE) }
+    }
+}
+
+/// Tells the appliance's hooks of the verdict, which was printed before: nothing delays that.
+fn tell_hooks(status: &Status, socket: &Path, peers: Vec<Drained>, waited: Duration) {
+    let is_wanted = |hook: &HookStatus| hook.on.iter().any(|event| event == HookEvent::Drain.name());
+    if !status.hooks.iter().any(is_wanted) {
+        return;
+    }
+    let request = Request::Drained { peers, waited_s: waited.as_secs_f64() };
+    if let Err(error) = ControlSocket::beside(socket).ask(&request) {
+        print_error(format_args!("onwire drain: the hooks of the appliance do not hear of this: {error}\n"));
     }
 }
 
@@ -213,6 +237,5 @@ fn ask(socket: &Path) -> io::Result<Status> {
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
     let status: Status = serde_json::from_str(&document).map_err(|error| wrong(&error.to_string()))?;
-    // What is missing in a document counts as zero: of another program's nothing would be left.
-    if status.role == gate::status::ROLE { Err(wrong("it is of gates")) } else { Ok(status) }
+    if status.is_of_another() { Err(wrong("it is of gates")) } else { Ok(status) }
 }

@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
 use serde_json::{Value, json};
 
 use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::render::grouped;
 use super::subscription::FileOrSubscription;
-use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error};
+use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error, table};
 use crate::io::status_socket::SCHEMA_VERSION;
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
@@ -80,7 +79,7 @@ impl Flows {
             let flows: Vec<Value> = flows.collect();
             print(format_args!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "flows": flows })))
         } else {
-            print(table(&flows, &peers))
+            print(flow_table(&flows, &peers))
         }
     }
 }
@@ -102,12 +101,11 @@ fn collect(client: &mut Client, to: Option<&Destination>) -> std::io::Result<Opt
     }
 }
 
-fn table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String {
+fn flow_table(flows: &BTreeMap<FlowKey, Flow>, peers: &BTreeMap<u32, Peer>) -> String {
     if flows.is_empty() {
         return "no flows\n".to_owned();
     }
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
+    let mut table = table::for_output();
     // Profiles without late repair have neither.
     let has_late = flows.values().any(|flow| flow.positions.early.is_some() || flow.survives_burst > 0);
     let late = |column: &'static str| has_late.then_some(column);

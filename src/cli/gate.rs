@@ -12,7 +12,7 @@ use super::{FAILURE, USAGE, limits, log, print_error, render_gate};
 use crate::config::gate::{
     self, Certificate, DEFAULT_CONNECTIONS, DEFAULT_STATUS, GateNotify, Gates, Kind, Policy, UpstreamTls,
 };
-use crate::config::{Log, LogFormat, LogLevel, gate_file};
+use crate::config::{Log, LogFormat, LogLevel, Metrics, gate_file};
 use crate::gate::service;
 use crate::notify::message::Level;
 
@@ -77,6 +77,9 @@ pub struct Gate {
     /// The status socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_STATUS)]
     status: PathBuf,
+    /// Answer http://ADDR:PORT/metrics for Prometheus; not authenticated
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
     /// Certificate chain for TLS toward who connects to the gate, PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -115,6 +118,11 @@ impl Gate {
         for warning in &gates.warnings {
             tracing::warn!("{warning}");
         }
+        if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
+            tracing::warn!(
+                "--metrics {address}: whoever reaches it reads metrics and status, without a key and unencrypted"
+            );
+        }
         raise_limit(&gates);
         let on_reloaded = |gates: &Gates| {
             log::set_level(gates.log.level);
@@ -122,7 +130,7 @@ impl Gate {
         };
         match service::run(&gates, on_reloaded) {
             Ok(status) => {
-                log.say(&render_gate::status(&status));
+                log.say_status(&render_gate::status(&status), || serde_json::to_string(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -166,6 +174,7 @@ impl Gate {
             files,
             gates: vec![one],
             status: Some(self.status.clone()),
+            metrics: self.metrics.map(|listen| Metrics { listen }),
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             file: None,
             warnings: Vec::new(),
@@ -176,5 +185,6 @@ impl Gate {
 /// As many descriptors as the connections of all gates need.
 fn raise_limit(gates: &Gates) {
     let connections = gates.gates.iter().map(|gate| gate.connections).sum();
-    limits::raise(limits::for_connections(connections), &format!("{connections} connections of all gates"));
+    let needed = limits::for_connections(connections) + limits::for_metrics(gates.metrics);
+    limits::raise(needed, &format!("{connections} connections of all gates"));
 }

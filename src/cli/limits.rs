@@ -1,6 +1,8 @@
 //! How many file descriptors a service may open: as many as the system allows, with a warning if these are too few.
 
+use crate::config::Metrics;
 use crate::io::descriptors;
+use crate::metrics::port::DESCRIPTORS;
 
 /// Descriptors that a service has open besides its connections or lanes: log, polls, the sockets of status and
 /// notifications, and their callers.
@@ -16,6 +18,11 @@ pub fn for_connections(connections: usize) -> u64 {
 /// Descriptors that an appliance with `lanes` lanes needs.
 pub fn for_lanes(lanes: u16) -> u64 {
     BESIDE + OF_LANE * u64::from(lanes)
+}
+
+/// Descriptors that a metrics port needs, if there is one.
+pub fn for_metrics(metrics: Option<Metrics>) -> u64 {
+    metrics.map_or(0, |_| DESCRIPTORS)
 }
 
 /// Raises the soft limit to the hard one. Warns if the limit is still lower than `needed` for `purpose`.

@@ -8,23 +8,30 @@
 //! something and exit.
 
 pub mod apply;
+pub mod bugreport;
 pub mod check;
 pub mod confirm;
 mod control;
 mod destination;
+pub mod doctor;
 pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod gate;
 mod health;
 mod help;
+pub mod hook;
+pub mod init;
+mod journal;
 pub mod keygen;
 mod limits;
 pub mod log;
+pub mod manual;
 mod notification;
 mod output_line;
 mod processes;
 pub mod pubkey;
+pub mod reference;
 pub mod reload;
 mod render;
 mod render_gate;
@@ -32,6 +39,7 @@ pub mod run;
 pub mod schema;
 pub mod status;
 mod subscription;
+mod table;
 #[cfg(feature = "top")]
 pub mod top;
 pub mod wait;
@@ -65,6 +73,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "one value, made once")]
 pub enum Command {
+    /// Write a configuration file and a key to begin with
+    Init(init::Init),
     /// Run the appliance in the foreground until INT or TERM
     Run(run::Run),
     /// Let a running appliance read its file again, all of it or nothing
@@ -92,6 +102,12 @@ pub enum Command {
     Schema(schema::Schema),
     /// Check a configuration file and say what it would run
     Check(check::Check),
+    /// Look for what keeps an appliance from working, on this host and toward its peers, and say what to do
+    Doctor(doctor::Doctor),
+    /// Write one file with all that a person needs to help, without secrets
+    Bugreport(bugreport::Bugreport),
+    /// Print a file that shows every key of a configuration, with its default and its meaning
+    Reference(reference::Reference),
     /// Say what a redundancy profile is worth on a link: delay, overhead, the interruption it survives, the chance of a loss
     Explain(explain::Explain),
     /// Make a private key, or a notification key
@@ -101,27 +117,43 @@ pub enum Command {
     /// Watch an appliance that withdraws its routes when it stands still; `run` starts this
     #[command(hide = true)]
     Watchdog(watchdog::Watchdog),
+    /// Run a hook of an appliance; `run` starts this
+    #[command(hide = true)]
+    Hook(hook::Hook),
+    /// Write the manual pages into a directory; packages have them
+    #[command(hide = true)]
+    Man(manual::Man),
+    /// Print the completions for a shell; packages have them
+    #[command(hide = true)]
+    Completions(manual::Completions),
 }
 
 const EXAMPLES: &str = "\
 A pair, from nothing:
-  onwire keygen /etc/onwire/ithaca.key        on each appliance; prints the public key for the peer's file
+  onwire init --node ithaca                   on each appliance; prints the public key for the peer's file
   onwire check /etc/onwire/ithaca.yaml        every error at once, or what would run
   onwire run --config /etc/onwire/ithaca.yaml on each appliance
   onwire status                               loss, recovery, round trip
+  onwire doctor                               where something does not work: what, and what to do
   onwire wait --to mirror                     until what was sent there is protected
 
 Exit codes: 0 done or asked to stop, 1 failure, or the answer is no; 2 usage or configuration, 3 nothing answers,
 4 nothing of what was asked about.
 `onwire COMMAND --help` has examples of each command.";
 
+/// The definition of the command line.
+fn command() -> clap::Command {
+    help::with_paragraphs(Cli::command())
+}
+
 /// Parses the command line and runs what it asks for.
 pub fn main() -> ExitCode {
-    let mut command = help::with_paragraphs(Cli::command());
+    let mut command = command();
     let parsed =
         command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed.map_err(|error| error.format(&mut command)) {
         Ok(cli) => match cli.command {
+            Command::Init(command) => command.run(),
             Command::Run(command) => command.run(),
             Command::Reload(command) => command.run(),
             Command::Apply(command) => command.run(),
@@ -136,10 +168,16 @@ pub fn main() -> ExitCode {
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::Schema(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Bugreport(command) => command.run(),
+            Command::Reference(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Keygen(command) => command.run(),
             Command::Pubkey(command) => command.run(),
             Command::Watchdog(command) => command.run(),
+            Command::Hook(command) => command.run(),
+            Command::Man(command) => command.run(),
+            Command::Completions(command) => command.run(),
         },
         Err(error) => {
             // A reader that has closed standard output is not worth a message.

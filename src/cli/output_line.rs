@@ -55,6 +55,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cli::log::{Reader, subscriber};
+    use crate::config::LogLevel;
 
     #[test]
     fn line_ends_and_terminal_controls_are_escaped_and_the_rest_stays() {
@@ -79,11 +81,10 @@ mod tests {
         }
     }
 
-    fn logged(text: &str, format: crate::config::LogFormat) -> String {
+    fn logged(text: &str, reader: Reader) -> String {
         let kept = Kept::default();
         let sink = kept.clone();
-        let log = crate::config::Log { level: crate::config::LogLevel::Info, format };
-        let (subscriber, _) = crate::cli::log::subscriber(log, false, move || sink.clone());
+        let (subscriber, _) = subscriber(LogLevel::Info, reader, move || sink.clone());
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(gate = %text, connection = 7, name = text, "ended: {text}");
         });
@@ -93,11 +94,10 @@ mod tests {
     #[test]
     fn the_level_of_a_log_changes_while_it_is_written() {
         use tracing_subscriber::filter::LevelFilter;
-        for format in [crate::config::LogFormat::Text, crate::config::LogFormat::Json] {
+        for reader in [Reader::Text, Reader::Json, Reader::Journal] {
             let kept = Kept::default();
             let sink = kept.clone();
-            let log = crate::config::Log { level: crate::config::LogLevel::Info, format };
-            let (subscriber, set_level) = crate::cli::log::subscriber(log, false, move || sink.clone());
+            let (subscriber, set_level) = subscriber(LogLevel::Info, reader, move || sink.clone());
             tracing::subscriber::with_default(subscriber, || {
                 for (number, level) in
                     [LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::ERROR].into_iter().enumerate()
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_log_line_has_its_fields() {
-        let said = logged("pg", crate::config::LogFormat::Text);
+        let said = logged("pg", Reader::Text);
         assert!(said.ends_with(" WARN ended: pg gate=pg connection=7 name=\"pg\"\n"), "{said}");
     }
 
@@ -124,12 +124,12 @@ mod tests {
         fn bytes_from_another_host_never_begin_a_line_in_the_log(
             text in "(\\PC|[\\x00-\\x1f\\x7f-\\x9f]|\u{2028}|\u{202e}){0,20}",
         ) {
-            for format in [crate::config::LogFormat::Text, crate::config::LogFormat::Json] {
-                let said = logged(&format!("x\nERROR \x1b[31m{text}"), format);
+            for reader in [Reader::Text, Reader::Json] {
+                let said = logged(&format!("x\nERROR \x1b[31m{text}"), reader);
                 let line = said.strip_suffix('\n').unwrap();
-                match format {
-                    crate::config::LogFormat::Text => prop_assert!(!line.contains(char::is_control), "{:?}", line),
-                    crate::config::LogFormat::Json => prop_assert!(!line.contains(|it: char| it < ' '), "{:?}", line),
+                match reader {
+                    Reader::Json => prop_assert!(!line.contains(|it: char| it < ' '), "{:?}", line),
+                    _ => prop_assert!(!line.contains(char::is_control), "{:?}", line),
                 }
             }
         }

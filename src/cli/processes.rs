@@ -22,7 +22,7 @@ const DIRECTORY: &str = "/run/onwire";
 /// The variable that names another directory.
 const VARIABLE: &str = "ONWIRE_SOCKETS";
 /// How long a process may take to say what it is.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,6 +151,21 @@ impl Host {
         }
     }
 
+    /// The status sockets of appliances; where none listens, those that may have been left behind by one.
+    pub fn appliance_sockets(&self) -> Vec<PathBuf> {
+        let appliances = self.processes.iter().filter(|process| process.kind == Kind::Appliance);
+        let found: Vec<PathBuf> = appliances.map(|process| process.socket.clone()).collect();
+        if found.is_empty() {
+            return self.stale.iter().filter(|socket| Kind::of_name(socket) == Kind::Appliance).cloned().collect();
+        }
+        found
+    }
+
+    /// All status sockets, also those that were left behind.
+    pub fn all_sockets(&self) -> Vec<PathBuf> {
+        self.processes.iter().map(|process| &process.socket).chain(&self.stale).cloned().collect()
+    }
+
     /// The process that is meant where none is named: the only one, or the only appliance beside gates.
     fn only(self) -> Result<Process, (u8, String)> {
         if self.processes.is_empty() {
@@ -231,6 +246,16 @@ mod tests {
             let found = host.only().map(|process| process.socket.display().to_string()).map_err(|(code, _)| code);
             assert_eq!(found, expected.map(str::to_owned));
         }
+    }
+
+    #[test]
+    fn the_sockets_of_appliances_are_those_that_listen_or_else_those_that_were_left() {
+        let stale = || vec!["/s/gate.sock".into(), "/s/old.sock".into()];
+        let mut host = Host { stale: stale(), ..Host::default() };
+        assert_eq!(host.appliance_sockets(), [Path::new("/s/old.sock")]);
+        host.processes = vec![process("/s/a.sock", Kind::Appliance), process("/s/g.sock", Kind::Gates)];
+        assert_eq!(host.appliance_sockets(), [Path::new("/s/a.sock")]);
+        assert_eq!(host.all_sockets(), ["/s/a.sock", "/s/g.sock", "/s/gate.sock", "/s/old.sock"].map(PathBuf::from));
     }
 
     #[test]

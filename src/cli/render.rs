@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::status::bypass::WatchdogStatus;
 use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
+use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::rates::RatesStatus;
@@ -75,6 +76,11 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(WatchdogStatus { pid, stalls }) = status.watchdog {
         let process = pid.map_or("ENDED, restart onwire".to_owned(), |pid| format!("process {pid}"));
         writeln!(out, "  watchdog: {process}; onwire stood still {stalls} times")?;
+    }
+    for HookStatus { program, pid, runs, failed, last, .. } in &status.hooks {
+        let process = if pid.is_none() { "ITS PROCESS HAS ENDED, restart onwire; " } else { "" };
+        let last = last.as_ref().map_or(String::new(), |last| format!("; the last {last}"));
+        writeln!(out, "  hook {program}: {process}{runs} runs, {failed} failed{last}")?;
     }
     for lane in &status.lanes {
         writeln!(
@@ -155,15 +161,19 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
         )?;
     }
     let sent = &peer.sent;
+    // Of nothing there is no share.
+    let more = match sent.adu_bytes {
+        0 => String::new(),
+        _ => format!(", {:.1} % more bytes", sent.overhead * 100.0),
+    };
     writeln!(
         out,
-        "  sent      {} packets ({}) in {} blocks: {} source and {} repair symbols, {:.1} % more bytes",
+        "  sent      {} packets ({}) in {} blocks: {} source and {} repair symbols{more}",
         grouped(sent.adus),
         bytes(sent.adu_bytes),
         grouped(sent.blocks),
         grouped(sent.source_symbols),
-        grouped(sent.repair_symbols),
-        sent.overhead * 100.0
+        grouped(sent.repair_symbols)
     )?;
     if sent.queue_dropped > 0 {
         let dropped = grouped(sent.queue_dropped);
@@ -225,19 +235,19 @@ fn write_plan(out: &mut String, plan: &PlanStatus) -> std::fmt::Result {
 }
 
 fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> std::fmt::Result {
-    writeln!(
-        out,
-        "  {label}  {} packets ({}); datagrams: {} came, {} lost{}",
-        grouped(received.adus),
-        bytes(received.adu_bytes),
-        grouped(received.datagrams),
-        grouped(received.lost),
-        if received.datagrams + received.lost == 0 {
-            String::new()
-        } else {
-            format!(" ({:.3} %)", received.raw_loss * 100.0)
-        }
-    )?;
+    let datagrams = match received.datagrams + received.lost {
+        0 => "no datagrams of blocks yet".to_owned(),
+        _ => format!(
+            "datagrams: {} came, {} lost ({:.3} %)",
+            grouped(received.datagrams),
+            grouped(received.lost),
+            received.raw_loss * 100.0
+        ),
+    };
+    writeln!(out, "  {label}  {} packets ({}); {datagrams}", grouped(received.adus), bytes(received.adu_bytes))?;
+    if received.datagrams + received.lost == 0 {
+        return Ok(());
+    }
     writeln!(
         out,
         "            {} symbols rebuilt in {} blocks; {} of {} blocks could not be rebuilt",
@@ -391,6 +401,20 @@ mod tests {
         for (link, text) in rows {
             assert_eq!(way_there(&link), text);
         }
+    }
+
+    #[test]
+    fn of_no_traffic_there_are_no_percentages() {
+        let mut text = String::new();
+        let idle = PeerStatus { name: "syracuse".to_owned(), ..PeerStatus::default() };
+        write_peer(&mut text, &idle).unwrap();
+        assert!(text.contains("0 packets") && !text.contains('%'), "{text}");
+        let mut busy = idle;
+        (busy.sent.adu_bytes, busy.sent.overhead) = (1000, 0.125);
+        (busy.received.datagrams, busy.received.lost, busy.received.raw_loss) = (99, 1, 0.01);
+        let mut text = String::new();
+        write_peer(&mut text, &busy).unwrap();
+        assert!(text.contains("12.5 % more bytes") && text.contains("99 came, 1 lost (1.000 %)"), "{text}");
     }
 
     #[test]

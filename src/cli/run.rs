@@ -47,11 +47,11 @@ impl Run {
             tracing::warn!("{warning}");
         }
         let lanes = config.tun.queues;
-        limits::raise(limits::for_lanes(lanes), &format!("{lanes} lanes"));
+        limits::raise(limits::for_lanes(lanes) + limits::for_metrics(config.metrics), &format!("{lanes} lanes"));
         let reloading = Reloading::new(source, log::set_level);
         match Control::start(config, reloading).and_then(Control::run) {
             Ok(status) => {
-                log.say(&render::status(&status));
+                log.say_status(&render::status(&status), || serde_json::to_string(&status));
                 ExitCode::SUCCESS
             }
             Err(error) => {

@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use super::{Config, Notify, NotifyKey, Peer, PolicyRule, Profile};
+use super::node::overlap;
+use super::{Config, Metrics, Notify, NotifyKey, Peer, PolicyRule, Profile};
 
 /// When a change takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +73,10 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
     found.compare("bypass.return_after", bypass.return_after == then.return_after, Takes::Reload);
     found.compare("bypass.stuck_after", bypass.stuck_after == then.stuck_after, Takes::Reload);
     found.notify(old.notify.as_ref(), new.notify.as_ref());
+    // Their processes are started before the appliance gives up what that takes.
+    found.compare("hooks", old.hooks == new.hooks, Takes::Restart);
     found.compare("status.socket", old.status.socket == new.status.socket, Takes::Restart);
+    found.metrics(old.metrics, new.metrics);
     found.compare("log.level", old.log.level == new.log.level, Takes::Reload);
     found.compare("log.format", old.log.format == new.log.format, Takes::Restart);
     found.0
@@ -171,6 +175,19 @@ impl Found {
         }
         for added in new.profiles.iter().filter(|new| find(&old.profiles, &new.name).is_none()) {
             self.add(format!("redundancy.{}", added.name), What::Added, Takes::Reload);
+        }
+    }
+
+    pub(super) fn metrics(&mut self, old: Option<Metrics>, new: Option<Metrics>) {
+        match (old, new) {
+            (None, Some(_)) => self.add("metrics", What::Added, Takes::Reload),
+            (Some(_), None) => self.add("metrics", What::Removed, Takes::Reload),
+            (Some(old), Some(new)) => {
+                // The new socket is opened before the old one is closed.
+                let takes = if overlap(old.listen, new.listen) { Takes::Restart } else { Takes::Reload };
+                self.compare("metrics.listen", old == new, takes);
+            }
+            (None, None) => {}
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 
 use super::Problem;
+use super::metrics::Metrics;
 use super::reporting::Log;
 use super::units::{parse_duration, show_duration};
 use crate::notify::client::Need;
@@ -28,6 +29,8 @@ pub struct Gates {
     pub gates: Vec<Gate>,
     /// Path of the status socket, if there is one.
     pub status: Option<PathBuf>,
+    /// The metrics port; `None`: there is none.
+    pub metrics: Option<Metrics>,
     /// The log.
     pub log: Log,
     /// The files that all this was read from, or that are read when the gates open: configuration, keys, certificates.

@@ -3,10 +3,9 @@
 //! A gate is known by its name. What connections are made with changes for later ones. Certificates are compared by the names of
 //! their files: what is in them is the business of [`crate::gate`].
 
-use std::net::SocketAddr;
-
 use super::changes::{Change, Found, Takes, What};
 use super::gate::{Gate, Gates};
+use super::node::overlap;
 
 /// Everything that differs, in the order of the file.
 pub fn gate_changes(old: &Gates, new: &Gates) -> Vec<Change> {
@@ -26,6 +25,7 @@ pub fn gate_changes(old: &Gates, new: &Gates) -> Vec<Change> {
         found.add(format!("gates[{}]", added.name), What::Added, takes.unwrap_or(Takes::Reload));
     }
     found.compare("status.socket", old.status == new.status, Takes::Restart);
+    found.metrics(old.metrics, new.metrics);
     found.compare("log.level", old.log.level == new.log.level, Takes::Reload);
     found.compare("log.format", old.log.format == new.log.format, Takes::Restart);
     found.0
@@ -56,12 +56,6 @@ fn listening(before: &[Gate], gate: &Gate) -> Takes {
         true => Takes::Restart,
         false => Takes::Reload,
     }
-}
-
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // A socket of all IPv6 addresses also has those of IPv4.
-    let has = |all: SocketAddr, other: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || other.is_ipv4());
-    one.port() == other.port() && (has(one, other) || has(other, one))
 }
 
 /// What it takes that a gate has its cap. A socket that listens for a gate with a cap has small buffers, which cannot grow again.
@@ -135,6 +129,7 @@ mod tests {
         for (gates, rest, expected) in [
             (&[PG][..], "", "gates[app] removed"),
             (&[CAPPED, PG, "kind: redis, listen: 127.0.0.1:1, upstream: 127.0.0.1:2"], "", "gates[redis] added"),
+            (&[PG, CAPPED], "metrics: {}\n", "metrics added"),
             (&[PG, CAPPED], "log: { level: debug }\n", "log.level changed"),
             (&[PG, CAPPED], "log: { format: json }\n", "log.format changed!"),
             (&[PG, CAPPED], "notify: { address: 127.0.0.1:7119, key_file: one.key }\n", "notify.address changed"),

@@ -8,7 +8,8 @@ use super::gate::{
     parse_start_timeout,
 };
 use super::key_file;
-use super::node::parse_listen;
+use super::metrics::{GATE_PORT, Metrics};
+use super::node::{overlap, parse_listen};
 use super::problem::ConfigErrors;
 use super::reporting::Log;
 use super::schema;
@@ -30,7 +31,7 @@ const PEM: &str = "the path of a PEM file";
 pub fn load(path: &Path) -> Result<Gates, ConfigErrors> {
     match read_text(path) {
         Ok(text) => parse(&text, path),
-        Err((found, _)) => Err(whole_file(path, &found, "config/gate.yaml explains every key")),
+        Err((found, _)) => Err(whole_file(path, &found, "`onwire reference gate` prints one that explains every key")),
     }
 }
 
@@ -81,15 +82,22 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Option<Gates> {
             reading.error(&key(element, "name"), &format!("found {}", gate.name), "a name of its own", &hint);
         }
     }
-    let gates: Vec<Gate> = gates.into_iter().map(|(_, gate)| gate).collect();
     let status = root.field("status").table(&schema::GATE_STATUS, reading);
     let socket = status.field("socket").read("a path", |text| Ok(text.to_owned()), reading);
     let socket = socket.map_or(PathBuf::from(DEFAULT_STATUS), |text| reading.resolve(&text));
+    let metrics = Metrics::read(root, GATE_PORT, reading);
+    if let Some(Metrics { listen }) = metrics
+        && let Some((element, _)) = gates.iter().find(|(_, gate)| gate.listen == listen || overlap(gate.listen, listen))
+    {
+        let hint = format!("the gate on {} listens there", reading.line(&element.key));
+        reading.error("metrics.listen", &format!("found {listen}"), "an address of its own", &hint);
+    }
+    let gates: Vec<Gate> = gates.into_iter().map(|(_, gate)| gate).collect();
     let log = Log::read(root, reading);
     let (notify, key_file) = notify?;
     let mut files = vec![reading.file().to_owned(), key_file];
     gates.iter().for_each(|gate| files.extend(gate.files().map(Path::to_owned)));
-    Some(Gates { notify, gates, status: Some(socket), log, file: None, files, warnings: Vec::new() })
+    Some(Gates { notify, gates, status: Some(socket), metrics, log, file: None, files, warnings: Vec::new() })
 }
 
 /// The appliance, and the file of its key.

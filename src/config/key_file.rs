@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -54,6 +54,11 @@ pub enum KeyFileError {
 }
 
 impl KeyFileError {
+    /// A file is there already. It was left as it is.
+    pub fn is_already_there(&self) -> bool {
+        matches!(self, Self::Io { action: "written", error, .. } if error.kind() == io::ErrorKind::AlreadyExists)
+    }
+
     /// What to do about it; may be empty. `command` makes such keys.
     pub fn hint(&self, path: &Path, command: &str) -> String {
         let directory = path.parent().map(Path::display).map_or_else(String::new, |directory| directory.to_string());
@@ -147,8 +152,29 @@ pub fn read<Key, Wrong: std::error::Error + Send + Sync + 'static>(
 /// # Errors
 /// The file exists already, and is left unchanged, or it cannot be written.
 pub fn write(path: &Path, key: &str) -> Result<(), KeyFileError> {
+    write_for(path, key, None)
+}
+
+/// To whom a file is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+/// As [`write`], and gives the file to its owner before the key is in it.
+///
+/// # Errors
+/// As [`write`]; or the file cannot be given away, which takes privileges.
+pub fn write_for(path: &Path, key: &str, owner: Option<Owner>) -> Result<(), KeyFileError> {
     let failed = |error| KeyFileError::Io { path: path.display().to_string(), action: "written", error };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    if let Some(Owner { uid, gid }) = owner {
+        // By its descriptor: the name may mean another file by now, where others can write to the directory.
+        fchown(&file, Some(uid), Some(gid)).map_err(failed)?;
+    }
     let line = Zeroizing::new(format!("{key}\n"));
     write_durably(&mut file, line.as_bytes()).map_err(failed)
 }

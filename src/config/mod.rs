@@ -15,9 +15,11 @@ mod dscp;
 pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
+pub mod hooks;
 pub mod json_schema;
 pub mod key_file;
-mod name;
+mod metrics;
+pub mod name;
 mod node;
 mod notify;
 mod peer;
@@ -39,6 +41,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use delivery::{Bypass, Delivery, Ordering, WhenDown};
+pub use metrics::{APPLIANCE_PORT as APPLIANCE_METRICS_PORT, GATE_PORT as GATE_METRICS_PORT, Metrics};
 pub use node::Node;
 pub use notify::{DEFAULT_PORT as DEFAULT_NOTIFY_PORT, DEFAULT_TRUST_MAX, Notify, NotifyKey};
 pub use peer::{Congestion, Endpoint, Host, OuterDscp, OuterEcn, OuterPath, Peer, UdpGso};
@@ -49,6 +52,7 @@ pub use reporting::{Log, LogFormat, LogLevel, Status};
 pub use tun::{Offload, Tun};
 pub use units::Rate;
 
+use hooks::Hook;
 use table::{Reading, Table};
 
 /// One appliance's configuration, complete: every default is filled in and every cross-check has passed.
@@ -70,8 +74,12 @@ pub struct Config {
     pub bypass: Bypass,
     /// The notifications of what is protected; `None`: no notifications.
     pub notify: Option<Notify>,
+    /// Programs that are run when something happens.
+    pub hooks: Vec<Hook>,
     /// The status socket.
     pub status: Status,
+    /// The metrics port; `None`: there is none.
+    pub metrics: Option<Metrics>,
     /// The log.
     pub log: Log,
     /// Values that are legal but probably not meant.
@@ -143,8 +151,12 @@ impl Source {
     }
 }
 
-/// Whether a file has this key at its top.
+/// Whether a file has this key at its top; of one that cannot be parsed, as far as its lines say.
 fn has_key(text: &str, key: &str) -> bool {
+    // Not all YAML has a key at the begin of a line: JSON is YAML too.
+    if let (Some(yaml::Node { value: yaml::Value::Table(entries), .. }), _) = yaml::parse(text) {
+        return entries.iter().any(|entry| entry.key == key);
+    }
     text.lines().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
 }
 
@@ -211,7 +223,9 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
         delivery: Delivery::read(root, &profiles, reading),
         bypass: Bypass::read(root, reading),
         notify: Notify::read(root, reading),
+        hooks: Hook::read_all(root, reading),
         status: Status::read(root, &node.name, reading),
+        metrics: Metrics::read(root, APPLIANCE_METRICS_PORT, reading),
         log: Log::read(root, reading),
         warnings: Vec::new(),
         node,
@@ -224,9 +238,7 @@ fn read(root: &Table<'_>, reading: &mut Reading<'_>) -> Config {
 fn read_text(path: &Path) -> Result<String, (String, &'static str)> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
-            io::ErrorKind::NotFound => {
-                "config/reference.yaml explains every key; config/pair holds a pair to start from"
-            }
+            io::ErrorKind::NotFound => "`onwire init` writes one to begin with; `onwire reference` explains every key",
             _ => "",
         };
         (format!("cannot be read: {error}"), hint)

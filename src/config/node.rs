@@ -61,6 +61,13 @@ impl Node {
 
 const LISTEN: &str = "an address and a port, such as 0.0.0.0:7117 or [::]:7117";
 
+/// Whether the kernel gives no socket one of these while another listens on the other. They are not the same.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // A socket of all IPv6 addresses also has those of IPv4.
+    let has = |all: SocketAddr, other: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || other.is_ipv4());
+    one.port() == other.port() && (has(one, other) || has(other, one))
+}
+
 /// Reads an address to listen at. The error is a hint.
 pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     match text.parse::<SocketAddr>() {

@@ -1,7 +1,6 @@
 //! The names of all keys, table by table. Their values are defined in the file of each table.
 //!
-//! The lists have three uses: to report unknown keys, to refuse keys that are not in force yet, and for a test that
-//! compares the commented reference with them.
+//! The lists have two uses: to report unknown keys, and for a test that compares the commented reference with them.
 
 /// The keys of one table of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -10,16 +9,26 @@ pub struct Keys {
     pub table: &'static str,
     /// Keys in force.
     pub in_force: &'static [&'static str],
-    /// Keys of a later version, each with what it will do.
-    pub later: &'static [(&'static str, &'static str)],
 }
 
 /// The top of the file.
-pub const ROOT: Keys = Keys {
-    table: "",
-    in_force: &["node", "tun", "peers", "redundancy", "policy", "delivery", "bypass", "notify", "status", "log"],
-    later: &[("metrics", "metrics for Prometheus")],
-};
+pub const ROOT: Keys = keys(
+    "",
+    &[
+        "node",
+        "tun",
+        "peers",
+        "redundancy",
+        "policy",
+        "delivery",
+        "bypass",
+        "notify",
+        "hooks",
+        "status",
+        "metrics",
+        "log",
+    ],
+);
 /// `node`.
 pub const NODE: Keys = keys("node", &["name", "key_file", "listen", "local_prefixes"]);
 /// `tun`.
@@ -46,13 +55,17 @@ pub const BYPASS: Keys = keys("bypass", &["when_down", "return_after", "stuck_af
 pub const NOTIFY: Keys = keys("notify", &["listen", "keys", "level", "trust_max"]);
 /// One of `keys` of `notify`.
 pub const NOTIFY_KEY: Keys = keys("notify.keys[]", &["id", "file"]);
+/// One of `hooks`.
+pub const HOOK: Keys = keys("hooks[]", &["on", "run", "time_limit"]);
 /// `status`.
 pub const STATUS: Keys = keys("status", &["socket"]);
+/// `metrics`.
+pub const METRICS: Keys = keys("metrics", &["listen"]);
 /// `log`.
 pub const LOG: Keys = keys("log", &["level", "format"]);
 
 /// The top of a file of gates.
-pub const GATE_ROOT: Keys = keys("", &["notify", "gates", "status", "log"]);
+pub const GATE_ROOT: Keys = keys("", &["notify", "gates", "status", "metrics", "log"]);
 /// `notify` of a file of gates.
 pub const GATE_NOTIFY: Keys = keys("notify", &["address", "key_file", "key_id"]);
 /// One of `gates`.
@@ -83,13 +96,15 @@ pub const GATE_UPSTREAM_TLS: Keys = keys("gates[].upstream_tls", &["authority", 
 pub const GATE_STATUS: Keys = keys("status", &["socket"]);
 
 /// Every table of a file of gates.
-pub const GATE_TABLES: [Keys; 8] =
-    [GATE_ROOT, GATE_NOTIFY, GATE, GATE_PROTECT, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, LOG];
+pub const GATE_TABLES: [Keys; 9] =
+    [GATE_ROOT, GATE_NOTIFY, GATE, GATE_PROTECT, GATE_TLS, GATE_UPSTREAM_TLS, GATE_STATUS, METRICS, LOG];
 
 /// Every table of an appliance's file.
-pub const TABLES: [Keys; 14] =
-    [ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, STATUS, LOG];
+pub const TABLES: [Keys; 16] = [
+    ROOT, NODE, TUN, PEER, PATH, PROFILE, REPAIR, RULE, DELIVERY, BYPASS, NOTIFY, NOTIFY_KEY, HOOK, STATUS, METRICS,
+    LOG,
+];
 
 const fn keys(table: &'static str, in_force: &'static [&'static str]) -> Keys {
-    Keys { table, in_force, later: &[] }
+    Keys { table, in_force }
 }

@@ -164,13 +164,7 @@ impl<'t> Table<'t> {
 
     fn check_keys(&self, keys: &Keys, reading: &mut Reading<'_>) {
         for entry in self.entries {
-            let key = join(&self.key, &entry.key);
             if keys.in_force.contains(&entry.key.as_str()) {
-                continue;
-            }
-            if let Some((_, what)) = keys.later.iter().find(|(name, _)| *name == entry.key) {
-                let hint = format!("{what}: not in this version; remove the key until then");
-                reading.error_at(entry.place, &key, "found a key that is not in force yet", &hint);
                 continue;
             }
             let all = format!("the keys here are {}", keys.in_force.join(", "));

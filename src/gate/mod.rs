@@ -12,7 +12,7 @@
 //!   files. [`connection`]: two legs and a dialect;
 //! * [`service`]: a gate process. [`proxy`]: its event loop, and how it follows a file that was read again ([`prepared`]).
 //!   [`run_queue`]: the connections that the loop serves next. [`listener`]: one listening gate. [`arrival`]: callers
-//!   that have sent nothing yet. [`status`]: the status output.
+//!   that have sent nothing yet. [`status`]: the status output. [`metrics`]: the same for Prometheus.
 //!
 //! A gate never decides what is protected: the appliance notifies the gate, over `notify`.
 //!
@@ -30,6 +30,7 @@ pub mod leg;
 pub mod listener;
 pub mod mariadb;
 pub mod marks;
+pub mod metrics;
 pub mod pem;
 pub mod policy;
 pub mod postgres;

@@ -6,6 +6,7 @@
 //! wakes, and what the service manager is told. `reload` follows a file that was read again, `report` says what the gates do.
 
 mod admission;
+mod monitoring;
 mod reload;
 mod report;
 mod service;
@@ -40,6 +41,7 @@ use super::violation_log::ViolationLog;
 use crate::config::gate::{Gate, Gates};
 use crate::config::reload::Reloads;
 use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
+use crate::metrics::port::MetricsPort;
 
 const WAKER: Token = Token(0);
 const SUBSCRIPTION: Token = Token(1);
@@ -108,6 +110,7 @@ pub struct Proxy {
     replicates: bool,
     subscription: Subscription,
     status_socket: Option<StatusSocket>,
+    metrics: Option<MetricsPort<Status>>,
     violation_log: ViolationLog,
     scratch: Scratch,
     stop: Stop,
@@ -178,6 +181,7 @@ impl Proxy {
         }
         let status_socket =
             config.status.as_ref().map(|path| StatusSocket::open(path, &OWNER, poll.registry(), STATUS)).transpose()?;
+        let metrics = config.metrics.map(|metrics| monitoring::open(metrics, &stop)).transpose()?;
         Ok(Proxy {
             poll,
             next_listener: listeners.len(),
@@ -188,6 +192,7 @@ impl Proxy {
             replicates: false,
             subscription,
             status_socket,
+            metrics,
             violation_log: ViolationLog::default(),
             scratch: Scratch::default(),
             stop,
@@ -344,6 +349,7 @@ impl Proxy {
             }
         }
         self.drop_drained();
+        self.answer_metrics(now);
         more || self.run_queue.has_ready()
     }
 

@@ -24,12 +24,15 @@ const REGISTRATIONS: usize = 512;
 
 /// An appliance that the gate was moved to answers within this time, or its silence is logged.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// The same after the gate's start: both may start with the machine.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A link between appliances, as it was reported last.
 #[derive(Clone, Copy, Debug)]
 struct Link {
     peer: u32,
     state: (LinkState, StateReason),
+    /// Since when it has that state for that reason.
     since: Instant,
 }
 
@@ -51,8 +54,13 @@ pub struct Subscription {
     runs: u64,
     losses: u64,
     links: Vec<Link>,
-    /// When silence is logged although there was no contact before: it was moved to this address.
+    /// When silence is logged although there was no contact before: since the start, or since it was moved to this address.
     expected: Option<Instant>,
+    /// There is no contact, and that was logged.
+    silence_logged: bool,
+    /// Since when links are degraded or down, for whatever reasons, of those that were known before. It outlives a restart of the
+    /// appliance, which tells its links anew.
+    troubled: HashMap<u32, Instant>,
 }
 
 impl Subscription {
@@ -78,7 +86,9 @@ impl Subscription {
             runs: 0,
             losses: 0,
             links: Vec::new(),
-            expected: None,
+            expected: Some(now + STARTS_WITHIN),
+            silence_logged: false,
+            troubled: HashMap::new(),
         })
     }
 
@@ -98,7 +108,10 @@ impl Subscription {
     pub fn move_to(&mut self, socket: UdpSocket, address: SocketAddr, key: Key, epoch: u64, now: Instant) {
         (self.socket, self.address, self.readable) = (socket, address, true);
         self.core.move_to(key, epoch, now);
-        (self.run, self.contact, self.since, self.expected) = (None, false, now, Some(now + ANSWERS_WITHIN));
+        if self.contact {
+            self.since = now;
+        }
+        (self.run, self.contact, self.expected) = (None, false, Some(now + ANSWERS_WITHIN));
     }
 
     /// The socket, for a poll.
@@ -143,18 +156,27 @@ impl Subscription {
     fn on_change(&mut self, now: Instant) {
         let contact = self.core.has_contact(now);
         let is_missed = !contact && self.expected.is_some_and(|expected| now >= expected);
-        if contact != self.contact {
-            self.since = now;
-        }
         if contact != self.contact || is_missed {
+            let before = self.since;
+            if contact != self.contact {
+                self.since = now;
+            }
             (self.contact, self.expected) = (contact, None);
             match contact {
-                true => tracing::info!("the appliance at {} tells what is protected", self.address),
+                true => {
+                    let after = match std::mem::take(&mut self.silence_logged) {
+                        true => format!(" again, after {:.1} s", (now - before).as_secs_f64()),
+                        false => String::new(),
+                    };
+                    tracing::info!("the appliance at {} tells what is protected{after}", self.address);
+                }
                 false => {
-                    self.losses += 1;
+                    self.losses += u64::from(!is_missed);
+                    self.silence_logged = true;
                     tracing::warn!(
                         "the appliance at {} does not answer: nothing counts as protected until it does, and the \
-                         mirror's own acknowledgements are waited for",
+                         mirror's own acknowledgements are waited for. Does `onwire run` run there with this \
+                         `notify.listen`, has it this secret under this `key_id`, and does UDP pass between?",
                         self.address
                     );
                 }
@@ -179,9 +201,25 @@ impl Subscription {
             // Another reason for the same state is no news for the log.
             for peer in self.core.peers().filter(|peer| before(peer.id).is_none_or(|link| link.state.0 != peer.state)) {
                 let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
-                match peer.state {
-                    LinkState::Up => tracing::info!("the link to {name} is up"),
-                    _ => tracing::warn!("the link to {name} is {state} ({why}): nothing more becomes protected"),
+                let was_known = before(peer.id).is_some();
+                match (peer.state, self.troubled.get(&peer.id)) {
+                    (LinkState::Up, Some(since)) => {
+                        let lasted = (now - *since).as_secs_f64();
+                        tracing::info!("the link to {name} is up again, after {lasted:.1} s");
+                        self.troubled.remove(&peer.id);
+                    }
+                    (LinkState::Up, None) => tracing::info!("the link to {name} is up"),
+                    (LinkState::Draining, _) => tracing::info!("the link to {name} is {state} ({why})"),
+                    (LinkState::Degraded | LinkState::Down, _) => {
+                        if was_known {
+                            self.troubled.entry(peer.id).or_insert(now);
+                        }
+                        tracing::warn!(
+                            "the link to {name} is {state} ({why}): nothing more becomes protected; the log of the \
+                             appliance at {} has the remedy",
+                            self.address
+                        );
+                    }
                 }
             }
             self.links = followed;

@@ -1,7 +1,8 @@
-//! Which processor a thread runs on, and before which others.
+//! Which processor a thread runs on, before which others, and how long the process ran on all of them.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
@@ -42,6 +43,19 @@ pub fn run_first(first: bool) -> io::Result<()> {
     }
 }
 
+/// Lets this thread run behind the others of the process, as far as it may: for work that no packet waits for.
+pub fn give_way() {
+    // Where a filter of system calls refuses it, it runs beside them.
+    let _ = rustix::process::nice(10);
+}
+
+/// The processor time of all threads of the process since it started.
+pub fn process_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or(0), nanoseconds.unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +70,24 @@ mod tests {
             assert_eq!((after.count(), sched_getcpu()), (1, chosen));
         });
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_gives_way_alone_and_its_time_is_that_of_the_process() {
+        let nice = || {
+            // The 19th field of proc_pid_stat(5).
+            let text = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            text.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse::<i32>().unwrap()
+        };
+        let (before, start) = (nice(), process_time());
+        let other = std::thread::spawn(move || {
+            give_way();
+            while process_time() < start + Duration::from_millis(20) {}
+            nice()
+        });
+        assert_eq!(other.join().unwrap(), (before + 10).min(19));
+        assert_eq!(nice(), before);
+        assert!(process_time() >= start + Duration::from_millis(20));
     }
 
     #[test]

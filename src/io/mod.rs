@@ -7,10 +7,18 @@
 //! Start with [`tun`] and [`udp`], which carry all packets. [`netlink`] and [`qdisc`] ask the kernel about the egress
 //! of these packets.
 
+pub mod clock;
+pub mod command;
 pub mod cpu;
 pub mod descriptors;
+pub mod echo;
+pub mod episode;
+pub mod ethtool;
 #[cfg(feature = "lab")]
 pub mod hold;
+pub mod hook;
+pub mod http;
+pub mod journal;
 pub mod local_listener;
 pub mod log;
 #[cfg(feature = "lab")]

@@ -47,6 +47,18 @@ impl Egress {
 }
 
 impl Egress {
+    /// One with a single queue of this kind, for tests of what follows from it.
+    #[cfg(test)]
+    pub fn made(device: &str, qdisc: &str) -> Self {
+        Self {
+            device: device.to_owned(),
+            index: 2,
+            qdisc: qdisc.to_owned(),
+            drops: Some(0),
+            kinds: vec![qdisc.to_owned()],
+        }
+    }
+
     /// Whether the device has several transmit queues, so that datagrams sent on different processors may overtake each
     /// other in this host.
     pub fn has_several_queues(&self) -> bool {
@@ -131,7 +143,8 @@ impl Netlink {
         device.ok_or_else(|| io::Error::from_raw_os_error(libc::ENETUNREACH))
     }
 
-    fn device_name(&mut self, index: u32) -> io::Result<String> {
+    /// The name of the link with this index.
+    pub fn device_name(&mut self, index: u32) -> io::Result<String> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         let shown = self.ask(RouteNetlinkMessage::GetLink(message), 0)?;

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::lab::{
     scenario::{self, LabOptions, SCENARIOS},
@@ -15,6 +15,7 @@ use crate::lab::{
     units,
     wan::{control::Remote, emulator, impairment::Impairment, loss_trace::LossTrace},
 };
+use crate::manual;
 
 /// Builds a network of two sites and an emulated WAN on this machine and runs real programs through real appliances.
 #[derive(Debug, Parser)]
@@ -37,7 +38,7 @@ pub struct Lab {
     /// A built-in topology (pair, pair-veth, pair-uplink, pair-outer-v6, pair-inner-9000, pair-held, pair-lan, pair-wan, star, scale-out, plain) or a file like those in netns/.
     #[arg(long, value_name = "NAME|FILE")]
     topology: Option<String>,
-    /// Write the result as JSON, and a plot, where there is one, beside it as .svg.
+    /// Write the result as JSON, and beside it a page as .html and a plot, where there is one, as .svg.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Seed of the WAN's random numbers and of the generated data.
@@ -87,6 +88,18 @@ enum Tool {
     /// Run as a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
     #[command(hide = true)]
     Wan(WanArgs),
+    /// Write the manual page into a directory; packages have it.
+    #[command(hide = true)]
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Print the completions for a shell; packages have them.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +148,11 @@ pub fn main() -> ExitCode {
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),
         Some(Tool::Wan(args)) => run_wan(args),
+        Some(Tool::Man { directory }) => write_pages(&directory),
+        Some(Tool::Completions { shell }) => {
+            say(String::from_utf8_lossy(&manual::completions(Lab::command(), shell)).trim_end());
+            return ExitCode::SUCCESS;
+        }
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -183,6 +201,14 @@ fn read_slack(text: &str) -> Result<f64, String> {
         Ok(slack) if (1.0..=1000.0).contains(&slack) => Ok(slack),
         _ => Err("allowed: a number from 1 to 1000; 1 claims what the documentation does".to_owned()),
     }
+}
+
+fn write_pages(directory: &Path) -> Result<bool, String> {
+    for page in manual::pages(Lab::command()) {
+        let failed = |error| format!("{} cannot be written: {error}", directory.join(&page.file).display());
+        page.write(directory).map_err(failed)?;
+    }
+    Ok(true)
 }
 
 fn tell(socket: PathBuf, command: &[String]) -> Result<bool, String> {

@@ -18,8 +18,9 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::error::{LabError, tail};
 
-/// How long a program may take to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a program may take to end after SIGTERM. On a busy machine the kernel alone takes seconds to remove a TUN device: it
+/// waits until all processors have passed an RCU grace period.
+const PATIENCE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(20);
 
 /// A running program. Dropping it ends it.
@@ -88,8 +89,7 @@ impl Process {
 
     /// Its resident memory in bytes, without swapped pages; `None` after its end.
     pub fn memory(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
-        memory_of(&status)
+        memory(self.id())
     }
 
     /// How many descriptors it has open, and how many threads; `None` after its end.
@@ -223,6 +223,11 @@ fn cpu_time_of(stat: &str) -> Option<Duration> {
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     Some(Duration::from_millis((user + system) * 10))
+}
+
+/// The resident memory of a process in bytes, without swapped pages; `None` after its end.
+pub fn memory(id: u32) -> Option<u64> {
+    memory_of(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?)
 }
 
 /// `VmRSS` of `/proc/PID/status`, in bytes.

@@ -23,8 +23,15 @@ pub struct Claim {
 pub struct Report {
     claims: Vec<Claim>,
     metrics: Map<String, Value>,
-    tables: Vec<Table>,
-    plot: Option<Plot>,
+    tables: Vec<Rows>,
+    plots: Vec<Plot>,
+}
+
+/// A table.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub headers: Vec<String>,
+    pub rows: Vec<Vec<String>>,
 }
 
 impl Report {
@@ -40,20 +47,33 @@ impl Report {
 
     /// Adds a table.
     pub fn table(&mut self, headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
-        let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY).set_header(headers.iter().copied());
-        table.add_rows(rows);
-        self.tables.push(table);
+        let headers = headers.iter().map(|header| (*header).to_owned()).collect();
+        self.tables.push(Rows { headers, rows: rows.into_iter().collect() });
     }
 
-    /// Adds the plot; a report has at most one.
+    /// Adds a plot. The first is also a file of its own.
     pub fn draw(&mut self, plot: Plot) {
-        self.plot = Some(plot);
+        self.plots.push(plot);
     }
 
-    /// The plot as SVG.
+    /// The first plot as SVG.
     pub fn to_svg(&self) -> Option<String> {
-        self.plot.as_ref().map(Plot::to_svg)
+        self.plots.first().map(Plot::to_svg)
+    }
+
+    /// The claims.
+    pub(super) fn claims(&self) -> &[Claim] {
+        &self.claims
+    }
+
+    /// The tables.
+    pub(super) fn tables(&self) -> &[Rows] {
+        &self.tables
+    }
+
+    /// The plots.
+    pub(super) fn plots(&self) -> &[Plot] {
+        &self.plots
     }
 
     /// Whether every claim holds; true without claims.
@@ -83,7 +103,13 @@ impl Report {
         for claim in &self.claims {
             claims.add_row([claim.claim.as_str(), &claim.found, if claim.holds { "ok" } else { "NOT SO" }]);
         }
-        let mut parts: Vec<_> = self.tables.iter().map(ToString::to_string).collect();
+        let table = |rows: &Rows| {
+            let mut table = Table::new();
+            table.load_style(UTF8_BORDERS_ONLY).set_header(&rows.headers);
+            table.add_rows(&rows.rows);
+            table.to_string()
+        };
+        let mut parts: Vec<_> = self.tables.iter().map(table).collect();
         if !self.claims.is_empty() {
             parts.push(claims.to_string());
         }

@@ -199,9 +199,13 @@ fn package_of(program: &str) -> &'static str {
         "rsync" => "rsync",
         "bird" => "bird2",
         "strace" => "strace",
+        "prometheus" | "promtool" => "prometheus",
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",
+        "python3" => "python3",
+        "ocf-tester" => "resource-agents",
+        "xmllint" => "libxml2-utils",
         "mariadbd" | "mariadb-install-db" => "mariadb-server",
         _ => "apt-file  (then: apt-file search it)",
     }

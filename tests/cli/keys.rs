@@ -241,7 +241,9 @@ fn a_file_of_the_other_kind_is_recognised() {
         let errors = text(&refused.stderr);
         assert!(errors.contains(says) && !errors.contains("unknown key"), "{arguments:?}: {errors}");
     }
-    for arguments in [&["check", "gate.yaml"][..], &["check", "--config", "gate.yaml"]] {
+    // JSON is YAML too, and has no key at the begin of a line.
+    fs::write(directory.path().join("gate.json"), r#"{"notify": {"key_file": "none.key"}, "gates": []}"#).unwrap();
+    for arguments in [&["check", "gate.yaml"][..], &["check", "--config", "gate.yaml"], &["check", "gate.json"]] {
         let checked = onwire(directory.path(), arguments, b"");
         assert!(text(&checked.stderr).contains("gates: "), "it is checked as what it is: {}", text(&checked.stderr));
     }

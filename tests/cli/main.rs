@@ -4,12 +4,19 @@
 #[path = "../appliance/mod.rs"]
 mod appliance;
 mod apply;
+mod doctor;
 mod explain;
+mod init;
 mod keys;
 mod notify;
+#[cfg(feature = "lab")]
+mod packaging;
+mod patroni;
 mod processes;
+mod python;
 #[path = "../json_schema/mod.rs"]
 mod schema_check;
+mod scripts;
 mod status;
 #[cfg(feature = "top")]
 mod top;

@@ -73,12 +73,32 @@ fn every_difference_is_named_with_what_it_takes() {
         (vec![peer(2, ", endpoint: \"192.0.2.9:7117\""), peer(3, "")], "", "peers[peer-2].endpoint changed"),
         (vec![peer(2, ""), peer(3, ""), peer(4, ", path: { udp_gso: off }")], "", "peers[peer-4] added!"),
         (vec![peer(2, ""), peer(3, "")], "tun: { queues: 2 }\n", "tun.queues changed!"),
+        (vec![peer(2, ""), peer(3, "")], "hooks: [{ run: [/bin/true] }]\n", "hooks changed!"),
         (vec![peer(2, ""), peer(3, "")], "log: { level: debug }\n", "log.level changed"),
+        (vec![peer(2, ""), peer(3, "")], "metrics: {}\n", "metrics added"),
         (vec![peer(2, ""), peer(3, "")], "redundancy: { steady: { repair: none } }\n", "redundancy.steady changed"),
         (vec![peer(2, ""), peer(3, "")], "policy: [{ protocol: udp, redundancy: steady }]\n", "policy changed"),
     ] {
         assert_eq!(keys(&base(), &config(&peers, rest)), [expected]);
     }
+}
+
+#[test]
+fn a_metrics_port_moves_with_a_reload_unless_the_kernel_has_no_room_beside_the_old_one() {
+    let at = |address: &str| config(&[peer(2, "")], &format!("metrics: {{ listen: \"{address}\" }}\n"));
+    let default = config(&[peer(2, "")], "metrics: {}\n");
+    assert_eq!(keys(&at("127.0.0.1:9718"), &default), Vec::<String>::new());
+    assert_eq!(keys(&default, &config(&[peer(2, "")], "")), ["metrics removed"]);
+    for (address, mark) in
+        [("127.0.0.1:9999", ""), ("127.0.0.2:9718", ""), ("[::1]:9718", ""), ("0.0.0.0:9718", "!"), ("[::]:9718", "!")]
+    {
+        assert_eq!(keys(&default, &at(address)), [format!("metrics.listen changed{mark}")], "{address}");
+    }
+    let warned: Vec<String> = at("192.0.2.1:9718").warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        warned.len() == 1 && warned[0].contains("metrics.listen: found 192.0.2.1:9718, which other hosts may reach")
+    );
+    assert!(at("[::1]:9718").warnings.is_empty());
 }
 
 #[test]

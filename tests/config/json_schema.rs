@@ -55,6 +55,7 @@ fn an_editor_sees_what_a_schema_can_say() {
         ("tun-offload-word", "/tun/offload"),
         ("delivery-words", "/delivery/ordering"),
         ("log-words", "/log/level"),
+        ("metrics-listen", "/metrics/listen"),
         ("path-rate-unit", "/peers/0/path/rate"),
         ("public-key-bad", "/peers/0/public_key"),
         ("prefix-list-empty", "minItems"),

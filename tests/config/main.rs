@@ -4,6 +4,7 @@
 mod changes;
 mod invalid;
 mod json_schema;
+mod monitoring;
 mod reference;
 mod robust;
 #[path = "../json_schema/mod.rs"]

@@ -92,9 +92,9 @@ impl Sink {
         self.arrived.lock().unwrap().times.len()
     }
 
-    /// Waits until `count` different numbers have arrived; `false` if that takes longer than five seconds.
+    /// Waits until `count` different numbers have arrived; `false` if that takes longer than 30 seconds.
     pub fn wait_for(&self, count: usize) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.count() < count && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }

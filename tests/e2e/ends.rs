@@ -82,9 +82,9 @@ fn an_interrupt_is_a_clean_stop_too() {
     let pair = Pair::prepare(&testbed, &[]);
     let config = pair.ithaca.config.to_str().unwrap();
     let mut process = testbed.start("ithaca", "interrupted", &[ONWIRE, "run", "--config", config]);
-    process.wait_for_output("is running", Duration::from_secs(5)).unwrap_or_else(|error| panic!("{error}"));
+    process.wait_for_output("is running", Duration::from_secs(60)).unwrap_or_else(|error| panic!("{error}"));
     process.signal(Signal::INT);
-    process.wait(Duration::from_secs(5)).unwrap_or_else(|error| panic!("{error}"));
+    process.wait(Duration::from_secs(60)).unwrap_or_else(|error| panic!("{error}"));
     assert_nothing_left(&testbed, &pair.ithaca);
 }
 
@@ -103,7 +103,7 @@ fn a_crash_leaves_no_route_and_no_obstacle() {
 
 /// Waits for a program that must fail to start; returns its output.
 fn refused(mut process: Process) -> String {
-    let error = process.wait(Duration::from_secs(5)).unwrap_err().to_string();
+    let error = process.wait(Duration::from_secs(60)).unwrap_err().to_string();
     assert!(error.contains("exit status: 1"), "{error}");
     process.output()
 }

@@ -1,4 +1,4 @@
-//! A log that is not read or cannot be written loses log lines and nothing else.
+//! A log that is not read or cannot be written loses log lines and nothing else. As JSON it is JSON to its last line.
 
 use std::{
     fs::File,
@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::json;
 
 use crate::{
@@ -59,4 +61,61 @@ fn an_unread_log_loses_lines_and_reports_that_later() {
     let line = received.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(line.starts_with("WARN "), "{line}");
     assert!(pair.ithaca.terminate().0.success());
+}
+
+/// The keys of a JSON object, each time they come: a map would keep the last of two.
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfMap;
+
+        impl<'de> Visitor<'de> for OfMap {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+
+        deserializer.deserialize_map(OfMap)
+    }
+}
+
+#[test]
+fn a_log_as_json_is_json_to_its_last_line_and_has_no_key_twice() {
+    let testbed = Testbed::perfect();
+    let changes = [("/log", json!({ "level": "debug", "format": "json" }))];
+    let mut pair = Pair::prepare_each(&testbed, &changes, &[]);
+    let log = testbed.directory().join("json.log");
+    pair.ithaca.start_logging_to(&log);
+    pair.syracuse.start();
+    pair.wait_up();
+    // The status, and the outcome of a reload, are lines too.
+    for signal in [Signal::USR1, Signal::HUP] {
+        kill_process(Pid::from_raw(pair.ithaca.id() as i32).unwrap(), signal).unwrap();
+    }
+    streams::copy(&testbed.node("primary"), &testbed.node("mirror"), MIRROR[0], 3, 100_000);
+    assert!(pair.ithaca.terminate().0.success());
+    let said = std::fs::read_to_string(&log).unwrap();
+    let mut last = None;
+    for line in said.lines() {
+        let Keys(mut keys) = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count, "a key twice: {line}");
+        last = Some(line);
+    }
+    let last: serde_json::Value = serde_json::from_str(last.expect("lines")).unwrap();
+    let status: serde_json::Value = serde_json::from_str(last["status"].as_str().expect("a status")).unwrap();
+    assert_eq!((&last["message"], &status["state"]), (&json!("stopped"), &json!("stopped")), "{said}");
 }

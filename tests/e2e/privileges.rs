@@ -37,7 +37,7 @@ fn assert_restricted(appliance: &Appliance<'_>) {
         assert_eq!((line(status, "NoNewPrivs"), line(status, "Seccomp")), ("1", "2"), "{name}: {status}");
     }
     let names: Vec<&str> = threads.iter().map(|(name, _)| &name[..]).collect();
-    for expected in ["onwire", "lane-0", "lane-1", "log", "signals"] {
+    for expected in ["onwire", "lane-0", "lane-1", "log", "metrics", "signals"] {
         assert!(names.contains(&expected), "{names:?}");
     }
 }
@@ -45,7 +45,7 @@ fn assert_restricted(appliance: &Appliance<'_>) {
 #[test]
 fn every_thread_of_a_running_appliance_keeps_only_what_routes_need() {
     let testbed = Testbed::perfect();
-    let pair = Pair::start(&testbed, &[("/tun/queues", json!(2))]);
+    let pair = Pair::start(&testbed, &[("/tun/queues", json!(2)), ("/metrics", json!({}))]);
     assert_restricted(&pair.ithaca);
     let restrictions = pair.ithaca.status().restrictions;
     assert_eq!((restrictions.no_new_privileges, restrictions.missing), (true, vec![]));

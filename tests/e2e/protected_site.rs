@@ -46,7 +46,8 @@ pub fn notify(testbed: &Testbed, level: &str) -> (&'static str, Value) {
     ("/notify", json!({ "listen": PORT, "keys": keys, "level": level, "trust_max": "5s" }))
 }
 
-fn key_file(testbed: &Testbed) -> String {
+/// The file of the notification key.
+pub fn key_file(testbed: &Testbed) -> String {
     testbed.directory().join("notify.key").to_str().unwrap().to_owned()
 }
 

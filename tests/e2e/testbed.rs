@@ -90,7 +90,7 @@ impl Testbed {
         let words = ["ip", "netns", "exec", &home, ONWIRE_LAB, "wan", "near", "far", "--control"];
         let options = [control.to_str().unwrap(), "--mtu", "1500", "--seed", "1"];
         let mut process = self.trace.start("emulator", &[&words[..], &options].concat()).unwrap();
-        process.wait_for_output("ready", Duration::from_secs(10)).unwrap_or_else(|error| panic!("{error}"));
+        process.wait_for_output("ready", Duration::from_secs(60)).unwrap_or_else(|error| panic!("{error}"));
         for (device, end) in ["near", "far"].into_iter().zip(&link.ends) {
             let (node, name) = (self.network.namespace(&end.node), end.device.as_str());
             self.command(&["ip", "-n", &home, "link", "set", device, "netns", &node, "name", name]);
@@ -129,6 +129,11 @@ impl Testbed {
     /// The namespace of a node.
     pub fn node(&self, name: &str) -> NetworkNamespace {
         NetworkNamespace::named(&self.network.namespace(name)).unwrap()
+    }
+
+    /// The network of the nodes, for the lab's own programs.
+    pub fn network(&self) -> &Network<'static> {
+        &self.network
     }
 
     /// The emulator's control connection.

@@ -36,7 +36,8 @@ fn probes_of_a_port_are_counted_and_not_passed_on_to_the_server() {
         let seen = gate.status().gates[0].clone();
         assert_eq!((seen.connections.len(), seen.totals.connections, seen.totals.overdue), (0, 130, 0), "{kind:?}");
         let words = format!("without a word, as health checks do: {}", server.local_addr().unwrap());
-        let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+        until_logged(&log, &words);
+        let said = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
         assert_eq!(said.matches(&words).count(), 1, "{said}");
     }
 }
@@ -56,7 +57,7 @@ fn a_caller_is_connected_with_its_first_byte_and_a_silent_one_is_dropped() {
         stream.read_exact(&mut [0; 9]).unwrap();
         let begun = Instant::now();
         assert_eq!(silent.read(&mut [0]).unwrap(), 0, "dropped");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(25));
         assert!(nobody_has_come(&server));
         until("counted", || (gate.status().gates[0].totals.overdue >= 1).then_some(()));
     }
@@ -80,9 +81,6 @@ fn a_silent_caller_that_stays_is_connected_if_the_server_sends_first() {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     drop(stream);
     until("counted", || (gate.status().gates[0].totals.probes == 1).then_some(()));
-    let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(
-        said.contains("left without a word: a mirror that insists on TLS") && said.contains("MASTER_SSL=0"),
-        "{said}"
-    );
+    let line = until_logged(&log, "left without a word: a mirror that insists on TLS");
+    assert!(line.contains("MASTER_SSL=0"), "{line}");
 }

@@ -133,12 +133,9 @@ fn a_violation_is_logged_and_counted_by_the_gate() {
     let words = format!(
         "a promise was broken: bytes that were called protected are lost on the path (1 ranges, 4 bytes: test, connection 1: {flow})"
     );
-    let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(
-        said.contains(&words) && said.contains("2 early acknowledgements stood on them, 2 of these bytes"),
-        "{said}"
-    );
-    assert!(said.lines().any(|line| line.contains(&words) && line.contains("ERROR")), "{said}");
+    let line = until_logged(&log, &words);
+    assert!(line.contains("2 early acknowledgements stood on them, 2 of these bytes"), "{line}");
+    assert!(line.contains("ERROR"), "{line}");
     // It stays counted after the mirror has the bytes, after the connection is over, and at the end.
     appliance.tell(session.key, Level::OnWire, Positions { acked: Some(14), ..Positions::default() });
     drop(session);
@@ -156,9 +153,8 @@ fn a_loss_that_only_the_flow_state_reports_is_logged_too() {
     appliance.protect(session.key, 8);
     session.hears("P2\n");
     appliance.tell_lost(session.key, 8, 5);
-    until("it is counted", || (gate.status().gates[0].totals.violations == 1).then_some(()));
-    let said = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(said.contains(&format!("{} bytes 5..8", session.key.destination)), "{said}");
+    until("it is counted", || gate.status().gates[0].totals.violations == 1);
+    until_logged(&log, &format!("{} bytes 5..8", session.key.destination));
     assert_eq!(gate.stop().gates[0].totals.broken_acks, 1);
 }
 
@@ -298,11 +294,8 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
         let totals = gate.stop().gates[0].totals.clone();
         assert_eq!(totals.ended_by_strict, u64::from(ends));
     }
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(
-        log.contains("the appliance has not seen this flow") && log.contains("can say no more than queued"),
-        "{log}"
-    );
+    until_logged(&log, "the appliance has not seen this flow");
+    until_logged(&log, "can say no more than queued");
 }
 
 #[test]
@@ -327,8 +320,8 @@ fn available_acknowledges_after_its_time_and_logs_what_it_exposed() {
     session.hears_nothing(time * 2);
     let totals = gate.stop().gates[0].totals.clone();
     assert_eq!((totals.exposures, totals.exposed_bytes), (1, 12));
-    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-    assert!(log.contains("ALARM: acknowledged 12 bytes") && log.contains("bytes 4 to 16, marks 2 to 2"), "{log}");
+    let line = until_logged(&log, "ALARM: acknowledged 12 bytes");
+    assert!(line.contains("bytes 4 to 16, marks 2 to 2"), "{line}");
 }
 
 #[test]

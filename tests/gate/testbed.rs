@@ -177,6 +177,7 @@ impl Running {
             notify: GateNotify { address: notify, secret: secret(), key_id: 1 },
             gates,
             status: Some(socket.clone()),
+            metrics: None,
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
             file: None,
             files: vec![],
@@ -336,6 +337,19 @@ pub fn keep_log() -> Arc<Mutex<Vec<u8>>> {
         log
     });
     Arc::clone(log)
+}
+
+/// Waits until a line of the log has these words, and returns it. What a gate counts may be seen before its line is there.
+pub fn until_logged(log: &Mutex<Vec<u8>>, words: &str) -> String {
+    let start = Instant::now();
+    loop {
+        let said = String::from_utf8_lossy(&log.lock().unwrap()).into_owned();
+        if let Some(line) = said.lines().find(|line| line.contains(words)) {
+            return line.to_owned();
+        }
+        assert!(start.elapsed() < SOON, "not logged within {SOON:?}: {words}\n{said}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 struct Sink(Arc<Mutex<Vec<u8>>>);

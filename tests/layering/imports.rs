@@ -17,14 +17,25 @@ const MODULES: &[Module] = &[
     Module { name: "io", may_import: &["notify::tcp_info"], pure: false },
     // What cannot be reached on a configured link is an error of the configuration.
     Module { name: "config", may_import: &["tunnel::keys", "tunnel::policy", "notify", "plan"], pure: false },
+    // It shows statuses of others, whatever is in them.
+    Module { name: "metrics", may_import: &["config", "io"], pure: false },
     Module {
         name: "appliance",
-        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify", "plan"],
+        may_import: &["tunnel", "fec", "wire", "io", "config", "flow", "protect", "notify", "plan", "metrics"],
         pure: false,
     },
     // A gate asks the appliance as any program would. Its sockets, signals and clock are those of `io`, mio and std; its
     // dialects are given bytes and say what to do with them.
-    Module { name: "gate", may_import: &["notify", "config", "io"], pure: false },
+    Module { name: "gate", may_import: &["notify", "config", "io", "metrics"], pure: false },
+    // It judges what surrounds an appliance as a person would: from the system, and from what a running one tells.
+    Module {
+        name: "doctor",
+        may_import: &["config", "io", "appliance::status", "appliance::host", "notify::message", "tunnel::keys"],
+        pure: false,
+    },
+    Module { name: "bugreport", may_import: &["doctor", "config", "io", "tunnel::keys"], pure: false },
+    // It knows a command line by its definition alone.
+    Module { name: "manual", may_import: &[], pure: false },
     // The lab's programs wait for notifications as a user's would; its attacks forge them, and make sessions with keys of their
     // own. It counts what the code rebuilds and compares that with the formulas.
     Module {
@@ -33,6 +44,7 @@ const MODULES: &[Module] = &[
             "config",
             "fec",
             "io",
+            "manual",
             "wire",
             "tunnel::handshake",
             "tunnel::hello",
@@ -55,18 +67,24 @@ const MODULES: &[Module] = &[
         name: "cli",
         may_import: &[
             "appliance",
+            "bugreport",
             "config",
+            "doctor",
             "gate",
+            "manual",
             "plan",
             "tunnel::keys",
             "notify",
             "io::descriptors",
             "io::request_socket",
             "io::signal",
+            "io::since",
             "io::status_socket",
+            "io::journal",
             "io::log",
             "io::restriction",
             "io::sock_diag",
+            "metrics::port",
         ],
         pure: false,
     },

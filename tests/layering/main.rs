@@ -11,6 +11,7 @@ mod content;
 mod dependencies;
 mod examples;
 mod imports;
+mod log_fields;
 mod paths;
 #[cfg(feature = "lab")]
 mod programs;
@@ -57,6 +58,7 @@ fn check(source: &Source, long_files: &[(&str, &str)], violations: &mut Vec<Stri
     if source.is_ours() {
         content::check(source, long_files, violations);
         imports::check(source, violations);
+        log_fields::check(source, violations);
     }
     words::check_names(source, violations);
     words::check_prose(&source.path, &source.comments, violations);

@@ -91,6 +91,7 @@ impl Control {
                 Ok("confirmed".to_owned())
             }
             Request::Saved { sha256 } => self.on_saved(&sha256),
+            Request::Drained { peers, waited_s } => self.on_drained(&peers, waited_s),
             Request::Reject => {
                 self.reloading.confirmation.reject(now)?;
                 self.follow_confirmation(now);
@@ -178,7 +179,10 @@ impl Control {
     fn go_back(&mut self, now: Instant) {
         let Some(before) = self.reloading.confirmation.before().cloned() else { return };
         let outcome = match self.change_to(before.config, now) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.metrics_go_back();
+                Ok(())
+            }
             Err(Failure::Refused(text) | Failure::Unchanged(text) | Failure::HalfDone(text)) => Err(text),
         };
         let error = outcome.as_ref().err().cloned().unwrap_or_default();

@@ -36,8 +36,12 @@ pub(super) fn set_protection(
     mut random: StdRng,
     now: Instant,
 ) -> io::Result<ProtectionSource> {
-    let port = NotifyPort::open(setup::notify_port_settings(config, notify, random.random(), random.random()), now)?;
-    tracing::info!(listen = %port.listen(), level = notify.level.name(), "notifications");
+    let settings = setup::notify_port_settings(config, notify, random.random(), random.random());
+    let mut port = NotifyPort::open(settings, now)?;
+    if !config.hooks.is_empty() {
+        port.keep_news();
+    }
+    tracing::info!(listen = %port.listen(), protected_at = notify.level.name(), "notifications");
     let wakers: Vec<Arc<Waker>> = lanes.iter().map(|(_, _, waker)| Arc::clone(waker)).collect();
     let instances = InstanceCounter::default();
     let mut of_lanes = Vec::new();

@@ -115,7 +115,10 @@ impl Control {
     /// Follows `new`: all of it, or nothing of it. Returns what has changed, or why nothing has.
     pub(super) fn follow(&mut self, new: Config, now: Instant) -> Result<Vec<Change>, Failure> {
         refuse_fixed(&changes(&self.written, &new))?;
-        self.change_to(new, now)
+        let metrics = self.monitoring.prepare(&new)?;
+        let changes = self.change_to(new, now)?;
+        self.monitoring.commit(metrics);
+        Ok(changes)
     }
 
     /// As [`follow`](Self::follow), for what this process has followed before: it needs no restart.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::status::candidate::ConfigurationStatus;
+use crate::appliance::status::drain::Verdict;
 
 /// A request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// What is followed, and the last candidate.
@@ -34,6 +35,25 @@ pub enum Request {
     },
     /// Go back to what was followed before the candidate, now.
     Reject,
+    /// A drain has ended: let the hooks hear of it.
+    Drained {
+        /// What was found of each peer.
+        peers: Vec<Drained>,
+        /// How long the drain took, in seconds.
+        waited_s: f64,
+    },
+}
+
+/// What a drain has found of a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drained {
+    /// Its name.
+    pub peer: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, in sentences.
+    pub reasons: Vec<String>,
 }
 
 impl Request {
@@ -95,6 +115,14 @@ mod tests {
             Request::Confirm { sha256: sha256.clone() },
             Request::Saved { sha256 },
             Request::Reject,
+            Request::Drained {
+                peers: vec![Drained {
+                    peer: "ithaca".into(),
+                    verdict: Verdict::Unfinished,
+                    reasons: vec!["a\nb".into()],
+                }],
+                waited_s: 0.25,
+            },
         ] {
             let line = request.emit();
             assert!(!line.contains('\n'), "{line}");

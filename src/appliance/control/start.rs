@@ -14,10 +14,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::detour::{self, Detour};
+use super::hooks::ToldStates;
+use super::monitoring::Monitoring;
 use super::protection::set_protection;
 use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
 use crate::appliance::history::History;
+use crate::appliance::hooks::Hooks;
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -30,6 +33,7 @@ use crate::appliance::pulse::Pulse;
 use crate::appliance::setup;
 use crate::appliance::status::TunStatus;
 use crate::config::Config;
+use crate::io::request_socket;
 use crate::io::signal::PendingSignals;
 use crate::io::status_socket::{CALLERS, Owner, StatusSocket};
 use crate::io::tun::Tun;
@@ -44,6 +48,9 @@ const STATUS: usize = 3;
 
 /// The first token of the control socket.
 pub(super) const CONTROL: usize = STATUS + CALLERS + 1;
+
+/// The first token of the hooks.
+const HOOKS: usize = CONTROL + request_socket::CALLERS + 1;
 
 /// Root and the socket's group may connect.
 const OWNER: Owner = Owner {
@@ -75,7 +82,7 @@ impl Control {
         let signals = PendingSignals::listen(move || drop(on_signal.wake()))?;
         let status_socket = StatusSocket::open(&config.status.socket, &OWNER, poll.registry(), STATUS)?;
         reloading.listen(&config.status.socket, poll.registry())?;
-
+        let monitoring = Monitoring::start(&config, &waker)?;
         let endpoints = setup::endpoints(&config);
         let random_of_notify = StdRng::from_rng(&mut random);
         let handshakes = setup::handshakes(&config, &endpoints, epoch, random, started);
@@ -110,6 +117,12 @@ impl Control {
             Some(notify) => Some(set_protection(&config, notify, &mut prepared, random_of_notify, started)?),
             None => None,
         };
+        let hooks = Hooks::start(&config.node.name, &config.hooks)?;
+        for (number, descriptor) in hooks.descriptors().enumerate() {
+            let token = Token(HOOKS + number);
+            let watched = poll.registry().register(&mut SourceFd(&descriptor), token, Interest::READABLE);
+            watched.map_err(RunError::doing(WATCH))?;
+        }
         let detour = Detour::start(&config, &device)?;
         let withdrawn = detour.as_ref().map(|detour| detour.withdrawn(&config)).unwrap_or_default();
         let routes = Routes::install(&config, &device, withdrawn, started)?;
@@ -154,6 +167,7 @@ impl Control {
             protection,
             detour,
             reloading,
+            monitoring,
             epoch,
             started,
             poll,
@@ -167,6 +181,8 @@ impl Control {
             routes,
             tun,
             uplinks: Uplinks::default(),
+            hooks,
+            told_states: ToldStates::default(),
             service,
             restrictions,
         };
@@ -190,7 +206,7 @@ impl Control {
             env!("CARGO_PKG_VERSION")
         );
         for route in self.routes.iter().flat_map(Routes::added) {
-            tracing::info!(prefix = %route.prefix, source = ?route.preferred_source, "route installed");
+            tracing::info!(prefix = %route.prefix, source = route.preferred_source.map(display), "route installed");
         }
         if let Some(reason) = &self.tun.fallback {
             tracing::warn!("the simple TUN back-end is used, which is several times slower: {reason}");

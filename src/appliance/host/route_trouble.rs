@@ -93,7 +93,7 @@ pub(super) fn log(
 }
 
 /// An address inside, but not the first: that may count as the network itself.
-pub(super) fn address_inside(prefix: IpNetwork) -> IpAddr {
+pub fn address_inside(prefix: IpNetwork) -> IpAddr {
     match prefix {
         IpNetwork::V4(network) => network.nth(1).unwrap_or(network.network()).into(),
         IpNetwork::V6(network) => network.nth(1).unwrap_or(network.network()).into(),
@@ -101,6 +101,6 @@ pub(super) fn address_inside(prefix: IpNetwork) -> IpAddr {
 }
 
 /// The sysctl that makes this host forward packets.
-pub(super) fn forwarding_key(ipv6: bool) -> &'static str {
+pub fn forwarding_key(ipv6: bool) -> &'static str {
     if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" }
 }

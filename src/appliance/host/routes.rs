@@ -303,7 +303,7 @@ impl Routes {
             };
             match restored {
                 Ok(()) => {
-                    tracing::info!(prefix = %prefix, source = ?route.preferred_source, "route restored; something had removed it");
+                    tracing::info!(prefix = %prefix, source = route.preferred_source.map(display), "route restored; something had removed it");
                     self.wanted[at].added = Some(route);
                     // Another route may still be preferred.
                     let found = self.netlink.route_to(address).ok().flatten();

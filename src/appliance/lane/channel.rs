@@ -11,6 +11,7 @@ use crate::appliance::bypass::Reach;
 use crate::appliance::host::uplinks::Uplink;
 use crate::appliance::lane::counts::PeerCounts;
 use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::appliance::notify::port_news::News;
 use crate::appliance::notify::protection_driver::ProtectionChanges;
 use crate::appliance::planning::LaneLink;
 use crate::notify::message::StateReason;
@@ -106,6 +107,13 @@ pub enum LaneEvent {
         peer: PeerId,
         /// How, from now on.
         reach: Reach,
+    },
+    /// The notification port has news of a peer.
+    Port {
+        /// The peer, by number.
+        peer: u32,
+        /// The news.
+        news: Box<News>,
     },
     /// The lane has ended, by command or by an error.
     Ended {

@@ -23,6 +23,21 @@ impl Lane {
         }
     }
 
+    /// Tells the control thread what the notification port has for it. What finds no room waits there.
+    pub(super) fn tell_port_news(&mut self) {
+        loop {
+            let port = self.driver.as_mut().and_then(|driver| driver.publish_path().port_mut());
+            let Some((peer, news)) = port.and_then(|port| port.news_mut()?.first()) else { return };
+            if !self.send_event(LaneEvent::Port { peer, news: Box::new(news) }) {
+                return;
+            }
+            let port = self.driver.as_mut().and_then(|driver| driver.publish_path().port_mut());
+            if let Some(news) = port.and_then(|port| port.news_mut()) {
+                news.on_told();
+            }
+        }
+    }
+
     pub(super) fn on_sent_to_control(&mut self, is_sent: bool) {
         match is_sent {
             // Waking fails only if the control thread's poll is gone, and with it the thread.

@@ -252,6 +252,7 @@ impl Lane {
                 self.send_event(LaneEvent::SessionWanted(peer));
             }
             self.tell_reach(now);
+            self.tell_port_news();
             self.log_changes();
             for (peer, link) in self.link_news.take(self.forwarder.peers(), now) {
                 self.send_event(LaneEvent::Link { lane: self.number, peer, link: Box::new(link) });

@@ -10,7 +10,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use crate::appliance::notify::excess_log::ExcessLog;
+use crate::appliance::notify::link_log::LinkLog;
 use crate::appliance::notify::notification::{LaneNotification, block_message, flow_message, range_message};
+use crate::appliance::notify::port_news::PortNews;
 use crate::appliance::notify::violation_log::ViolationLog;
 use crate::notify::envelope::KeyRing;
 use crate::notify::message::{Level, LinkState, Peer, StateReason};
@@ -47,6 +49,7 @@ struct Link {
     name: String,
     lanes: Vec<(LinkState, StateReason)>,
     published: Option<(LinkState, StateReason)>,
+    log: LinkLog,
     /// It is no peer any more: nothing is sent there, so it says nothing about what is.
     is_removed: bool,
 }
@@ -54,7 +57,7 @@ struct Link {
 impl Link {
     fn new(name: String, lanes: usize) -> Self {
         let unknown = (LinkState::Down, StateReason::NoSession);
-        Self { name, lanes: vec![unknown; lanes], published: None, is_removed: false }
+        Self { name, lanes: vec![unknown; lanes], published: None, log: LinkLog::default(), is_removed: false }
     }
 
     fn is_down(&self) -> bool {
@@ -91,6 +94,8 @@ pub struct NotifyPort {
     publisher: Publisher,
     links: Vec<Link>,
     barriers: Vec<Barrier>,
+    /// `None` where nobody takes them.
+    news: Option<PortNews>,
     violation_log: ViolationLog,
     excess_log: ExcessLog,
     buffer: Box<[u8; REQUEST_MAX]>,
@@ -129,6 +134,7 @@ impl NotifyPort {
             publisher: Publisher::new(settings.keys, Limits::default(), settings.epoch, &settings.secret, now),
             links: links.collect(),
             barriers: Vec::new(),
+            news: None,
             violation_log: ViolationLog::default(),
             excess_log: ExcessLog::default(),
             buffer: Box::new([0; REQUEST_MAX]),
@@ -137,6 +143,16 @@ impl NotifyPort {
         };
         (0..port.links.len()).for_each(|peer| port.publish_link(peer, now));
         Ok(port)
+    }
+
+    /// Keeps news for the control thread from now on.
+    pub fn keep_news(&mut self) {
+        self.news = Some(PortNews::default());
+    }
+
+    /// The news that wait for the control thread.
+    pub fn news_mut(&mut self) -> Option<&mut PortNews> {
+        self.news.as_mut()
     }
 
     /// Follows these changes. Subscribers keep their subscriptions, unless their key is gone.
@@ -170,6 +186,9 @@ impl NotifyPort {
                 let ranges: Vec<_> = lost.ranges.iter().map(range_message).collect();
                 let name = self.links.get(peer as usize).map_or("?", |link| &link.name);
                 self.violation_log.note(name, &ranges, now);
+                if let Some(news) = &mut self.news {
+                    news.on_violation(peer, &ranges);
+                }
                 self.publisher.publish_violation(peer, &ranges, now);
             }
             Notification::State(state, reason) => {
@@ -190,7 +209,13 @@ impl NotifyPort {
         if link.published.replace((state, reason)) == Some((state, reason)) {
             return;
         }
-        tracing::info!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        tracing::debug!(peer = link.name, state = state.name(), reason = reason.name(), "link");
+        if !link.is_removed {
+            link.log.note((state, reason), now);
+        }
+        if let Some(news) = &mut self.news {
+            news.on_state(peer as u32, state, reason);
+        }
         let name = Some(link.name.clone().into_boxed_str());
         self.publisher.publish_state(&Peer { id: peer as u32, name, state, reason }, now);
     }
@@ -270,6 +295,13 @@ impl NotifyPort {
     /// Sends to subscribers what is new to them, and logs what is due.
     pub fn send(&mut self, now: Instant) {
         self.violation_log.log_due(now);
+        for link in &mut self.links {
+            match link.log.poll(now) {
+                Some((tracing::Level::WARN, words)) => tracing::warn!(peer = link.name, "{words}"),
+                Some((_, words)) => tracing::info!(peer = link.name, "{words}"),
+                None => {}
+            }
+        }
         let (who, count) = (self.publisher.poll_excessive(), self.publisher.counters().excess);
         if let Some(words) = who.and_then(|(address, key)| self.excess_log.note(address, key, count, now)) {
             tracing::warn!("{words}");
@@ -291,7 +323,8 @@ impl NotifyPort {
 
     /// When to send next if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        let said = self.violation_log.deadline().into_iter().chain(self.excess_log.deadline());
+        let links = self.links.iter().filter_map(|link| link.log.deadline());
+        let said = self.violation_log.deadline().into_iter().chain(self.excess_log.deadline()).chain(links);
         self.publisher.poll_timeout().into_iter().chain(said).min()
     }
 

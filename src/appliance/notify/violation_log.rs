@@ -1,8 +1,10 @@
-//! Logs violations, with the bytes concerned: the first at once, later ones at most once a second. A program may
-//! already have acknowledged these bytes. Counters are kept elsewhere.
+//! Logs violations, with the bytes concerned: the first at once, later ones at most once a second; and when there was none
+//! for a minute, how many there were and for how long. A program may already have acknowledged these bytes. Counters are kept
+//! elsewhere.
 
 use std::time::Instant;
 
+use crate::io::episode::Episode;
 use crate::io::paced::Paced;
 use crate::notify::message::Range;
 
@@ -12,15 +14,21 @@ pub struct ViolationLog {
     losses: u64,
     bytes: u64,
     ranges: Paced,
+    episode: Episode,
+    /// Losses and bytes since the episode began.
+    total: (u64, u64),
 }
 
 impl ViolationLog {
     /// These ranges toward `peer` had been called protected and cannot be rebuilt. Empty if their flows are no longer
     /// known.
     pub fn note(&mut self, peer: &str, ranges: &[Range], now: Instant) {
+        self.episode.note(now);
         self.losses += 1;
+        self.total.0 += 1;
         for Range { key, start, end, .. } in ranges {
             self.bytes += end.saturating_sub(*start);
+            self.total.1 += end.saturating_sub(*start);
             self.ranges.add(format_args!("{} > {} ({peer}) bytes {start}..{end}", key.source, key.destination));
         }
         self.log_due(now);
@@ -28,7 +36,8 @@ impl ViolationLog {
 
     /// When there is more to log.
     pub fn deadline(&self) -> Option<Instant> {
-        self.ranges.deadline().filter(|_| self.losses > 0)
+        let line = self.ranges.deadline().filter(|_| self.losses > 0);
+        line.into_iter().chain(self.episode.deadline()).min()
     }
 
     /// Logs what is not logged yet, if the last line is old enough.
@@ -39,6 +48,17 @@ impl ViolationLog {
             self.ranges.on_logged(now);
             tracing::error!("{words}");
         }
+        if let Some(words) = self.take_end(now) {
+            tracing::info!("{words}");
+        }
+    }
+
+    fn take_end(&mut self, now: Instant) -> Option<String> {
+        let lasted = self.episode.poll_ended(now)?.as_secs_f64();
+        let (losses, bytes) = std::mem::take(&mut self.total);
+        Some(format!(
+            "no promise was broken for a minute: there were {losses} losses of {bytes} bytes, the last {lasted:.1} s after the first"
+        ))
     }
 
     fn take_message(&mut self) -> Option<String> {
@@ -72,6 +92,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::io::episode::QUIET;
     use crate::io::paced::INTERVAL;
     use crate::notify::message::FlowKey;
 
@@ -85,7 +106,7 @@ mod tests {
         let start = Instant::now();
         let mut log = ViolationLog::default();
         log.note("syracuse", &[range(1, 0)], start);
-        assert_eq!((log.losses, log.deadline()), (0, None), "logged");
+        assert_eq!((log.losses, log.deadline()), (0, Some(start + QUIET)), "logged");
         (2..12).for_each(|port| log.note("syracuse", &[range(port, 100)], start + Duration::from_millis(1)));
         assert_eq!((log.losses, log.deadline()), (10, Some(start + INTERVAL)));
         log.log_due(start + INTERVAL - Duration::from_nanos(1));
@@ -99,5 +120,13 @@ mod tests {
         assert_eq!(log.take_message(), None);
         log.note("syracuse", &[], start + INTERVAL / 2);
         assert!(log.take_message().unwrap().contains("of flows that are not known any more"));
+        let last = start + INTERVAL / 2;
+        assert_eq!(log.take_end(last + QUIET - Duration::from_nanos(1)), None);
+        let words = log.take_end(last + QUIET).unwrap();
+        assert_eq!(
+            words,
+            "no promise was broken for a minute: there were 12 losses of 110 bytes, the last 0.5 s after the first"
+        );
+        assert_eq!((log.take_end(last + QUIET * 9), log.deadline().is_some()), (None, false));
     }
 }

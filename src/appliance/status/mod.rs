@@ -7,6 +7,7 @@ pub mod arrivals;
 pub mod bypass;
 pub mod candidate;
 pub mod drain;
+pub mod hooks;
 pub mod lane;
 pub mod link;
 pub mod plan;
@@ -26,6 +27,7 @@ use crate::appliance::lane::snapshot::{PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::appliance::status::candidate::ConfigurationStatus;
+use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::lane::LaneStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
@@ -86,10 +88,20 @@ pub struct Status {
     pub reload: ReloadStatus,
     /// The process that watches this one, where there is one.
     pub watchdog: Option<WatchdogStatus>,
+    /// Programs that are run when something happens.
+    pub hooks: Vec<HookStatus>,
     /// What the process has given up since it was set up.
     pub restrictions: Restrictions,
     /// What is followed, and the last candidate.
     pub configuration: ConfigurationStatus,
+}
+
+impl Status {
+    /// It is the document of another program, such as gates: what that lacks counts as zero, so nothing is left of it.
+    pub fn is_of_another(&self) -> bool {
+        // An appliance of an earlier release does not say what it is.
+        !self.role.is_empty() && self.role != ROLE
+    }
 }
 
 /// The TUN device.

@@ -1,9 +1,8 @@
 //! A table of a profile over losses and rates: the numbers of a block of the stream.
 
-use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
-
 use super::explained::{Explained, Question};
 use super::text::percent;
+use crate::cli::table::for_output;
 use crate::config::{Profile, Rate};
 
 /// The losses and the rates, in megabits a second.
@@ -12,8 +11,7 @@ const RATES: [u64; 5] = [1, 10, 100, 1000, 10_000];
 
 /// The table, with its title.
 pub fn table(profile: &Profile, question: &Question) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
+    let mut table = for_output();
     table.set_header(["loss", "rate", "k", "early", "late", "overhead", "survives", "lost with", "not reached"]);
     for loss in LOSSES {
         for rate in RATES {

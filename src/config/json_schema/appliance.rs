@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 
 use super::scalar::{
     Chance, Dscp, Endpoint, File as PathText, Listen, Loss, Name, OuterDscp, Ports, Prefix, Protocol, PublicKey,
-    RateText, Share, Span,
+    RateText, Share, Span, Word,
 };
+use crate::config::hooks::HookEvent;
 use crate::config::{Congestion, LogFormat, LogLevel, Offload, Ordering, OuterEcn, UdpGso, WhenDown};
 
 /// The configuration of an onwire appliance. `config/reference.yaml` explains every key.
@@ -32,8 +33,13 @@ pub(super) struct File {
     bypass: Option<Bypass>,
     /// Notifications of what is protected, for programs that wait for it. Default: none.
     notify: Option<Notify>,
+    /// Programs that are run when something happens; default none. A change needs a restart.
+    #[schemars(length(max = 16))]
+    hooks: Option<Vec<Hook>>,
     /// The socket that `onwire status` asks.
     status: Option<Status>,
+    /// The metrics port, for Prometheus and health checks. Default: none.
+    metrics: Option<Metrics>,
     /// The log, on standard error.
     log: Option<Log>,
 }
@@ -271,6 +277,30 @@ pub(super) enum Level {
     OnWire,
     /// The kernel took them: for devices that give no timestamps.
     Queued,
+}
+
+/// A program, and what it is run for.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code, reason = "only the form counts")]
+struct Hook {
+    /// What it is run for; default all three.
+    #[schemars(length(min = 1, max = 3))]
+    on: Option<Vec<HookEvent>>,
+    /// The full path of a program, then its arguments, always the same. No shell runs it.
+    #[schemars(length(min = 1, max = 64))]
+    run: Vec<Word>,
+    /// How long one run may take, 100ms to 600s, default 10s; then it is ended.
+    time_limit: Option<Span>,
+}
+
+/// The metrics port.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code, reason = "only the form counts")]
+pub(super) struct Metrics {
+    /// Its TCP address; default 127.0.0.1:9718, of gates 127.0.0.1:9719: this host only.
+    listen: Option<Listen>,
 }
 
 /// The status socket.

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 
-use super::appliance::{Level, Log, Status};
+use super::appliance::{Level, Log, Metrics, Status};
 use super::scalar::{File as PathText, Listen, Policy, Size, Span};
 use crate::config::gate::Kind;
 
@@ -18,6 +18,8 @@ pub(super) struct File {
     gates: Vec<Gate>,
     /// The socket that `onwire status` asks.
     status: Option<Status>,
+    /// The metrics port, as in an appliance's file. Default: none.
+    metrics: Option<Metrics>,
     /// As in an appliance's file.
     log: Option<Log>,
 }

@@ -101,6 +101,7 @@ scalar!(PublicKey, "The 44 characters that `onwire pubkey` prints.", {
     "type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$"
 });
 scalar!(File, "A path; a relative one begins at the directory of this file.", { "type": "string", "minLength": 1 });
+scalar!(Word, "A word of a command line.", { "type": ["string", "number", "boolean"] });
 scalar!(Policy, "auto, strict, or available=TIME.", {
     "anyOf": [
         { "enum": ["auto", "strict"] },

@@ -14,15 +14,17 @@ use mio::{Interest, Token};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{LEGS, LISTENERS, Proxy, SUBSCRIPTION};
+use super::{LEGS, LISTENERS, Proxy, SUBSCRIPTION, monitoring};
 use crate::config::changes::{Change, Takes, What};
 use crate::config::gate::{Gate, Gates};
 use crate::config::gate_changes::gate_changes;
 use crate::config::reload::{Failure, refuse_fixed, words};
 use crate::gate::listener::{GateListener, ListeningSocket, Settings};
 use crate::gate::prepared::Prepared;
+use crate::gate::status::Status;
 use crate::gate::subscription::Subscription;
 use crate::gate::tls::Tls;
+use crate::metrics::port::MetricsPort;
 
 /// How often callers are accepted from a socket that closes, 64 at a time.
 const LAST_ACCEPTS: usize = 64;
@@ -31,6 +33,8 @@ const LAST_ACCEPTS: usize = 64;
 struct Opened {
     sockets: Vec<ListeningSocket>,
     notify: Option<UdpSocket>,
+    /// `None`: it stays as it is.
+    metrics: Option<Option<MetricsPort<Status>>>,
 }
 
 impl Proxy {
@@ -57,6 +61,9 @@ impl Proxy {
         if let Some(socket) = opened.notify {
             let notify = &prepared.gates.notify;
             self.subscription.move_to(socket, notify.address, notify.key(), StdRng::from_os_rng().random(), now);
+        }
+        if let Some(metrics) = opened.metrics {
+            self.metrics = metrics;
         }
         self.config = prepared.gates;
         self.replace_listeners(opened.sockets, prepared.tls);
@@ -112,6 +119,13 @@ impl Proxy {
             faults.push(format!("cannot open a socket for notifications from {}: {error}", notify.address));
             None
         });
+        let metrics = (self.config.metrics != new.metrics).then(|| {
+            let opened = new.metrics.map(|metrics| monitoring::open(metrics, &self.stop)).transpose();
+            opened.unwrap_or_else(|error| {
+                faults.push(error.to_string());
+                None
+            })
+        });
         if faults.is_empty() {
             // Last, because it cannot be taken back. Only a cap makes buffers smaller, and a socket has the same cap afterwards.
             for gate in &new.gates {
@@ -121,7 +135,7 @@ impl Proxy {
                 });
             }
         }
-        if faults.is_empty() { Ok(Opened { sockets, notify }) } else { Err(faults.join("\n")) }
+        if faults.is_empty() { Ok(Opened { sockets, notify, metrics }) } else { Err(faults.join("\n")) }
     }
 
     fn open_notify(&self, address: SocketAddr) -> io::Result<UdpSocket> {

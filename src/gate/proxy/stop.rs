@@ -55,7 +55,7 @@ impl Stop {
         self.report.swap(false, Ordering::AcqRel)
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // It fails only when the loop is gone, and then there is nothing to wake.
         let _ = self.waker.wake();
     }

@@ -10,6 +10,7 @@ mod counters;
 mod link;
 mod monitor;
 mod route;
+mod route_table;
 
 use std::io;
 
@@ -22,6 +23,7 @@ pub use counters::{CounterReader, LinkCounters};
 pub use link::{Link, LinkStatistics};
 pub use monitor::{Change, Monitor};
 pub use route::{LocalAddress, ROUTE_PROTOCOL, Route};
+pub use route_table::RouteEntry;
 
 use super::explain;
 

@@ -57,8 +57,8 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewRoute(encode(route)), flags).map(drop).map_err(|error| {
             let advice = match error.raw_os_error() {
                 Some(libc::EEXIST) => {
-                    ": there is one with this metric already; `ip route show` says whose: remove it or give \
-                         ours another metric"
+                    ": there is one with this metric already; `ip route show` says whose: remove that one, or \
+                         add it with a larger metric (ours has the best there is)"
                 }
                 Some(libc::EINVAL) if route.preferred_source.is_some() => {
                     ": the preferred source must be an address of this host"
@@ -225,7 +225,7 @@ fn decode(message: &RouteMessage) -> Option<Route> {
     })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
         RouteAddress::Inet6(address) => Some((*address).into()),

@@ -118,6 +118,16 @@ pub fn restrict(needs: &Needs) -> Restrictions {
     }
 }
 
+/// Drops all privileges of this process, which has one thread, for itself and for the programs that it starts. Files and system
+/// calls stay as they are.
+///
+/// # Errors
+/// It still has some.
+pub fn drop_privileges() -> std::io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    capabilities::reduce(CapabilitySet::empty(), &[])
+}
+
 /// Runs `action` on a thread that has given up all privileges and every file, and returns when it has ended. Threads that
 /// `action` starts have none either: for those that are older than [`restrict`].
 ///

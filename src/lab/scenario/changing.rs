@@ -16,7 +16,7 @@ use crate::lab::{
     error::LabError,
     network::Network,
     pair::{Pair, PairOptions},
-    plot::{Plot, PlotLine},
+    plot::{Plot, PlotLine, Scale},
     report::Report,
     status::{Received, Sent, Status, share},
     workload::iperf::BulkPlan,
@@ -278,6 +278,7 @@ fn report(rows: &[Row], seconds: u64) -> Report {
         title: "Repair on a changing link".to_owned(),
         across: "seconds".to_owned(),
         upwards: "% of source symbols".to_owned(),
+        scale: Scale::Logarithmic,
         lines: vec![line(ARMS[0].name, false), line(ARMS[1].name, true), line(ARMS[2].name, false)],
     });
     report

@@ -17,7 +17,7 @@ use crate::lab::{
     error::LabError,
     load::Load,
     pair::{Pair, PairOptions},
-    plot::{Plot, PlotLine},
+    plot::{Plot, PlotLine, Scale},
     report::Report,
     servers::{
         postgres::Postgres,
@@ -281,6 +281,7 @@ fn plot(rows: &[Row]) -> Plot {
         title: "PostgreSQL commit, one client".to_owned(),
         across: "round trip to the mirror, ms".to_owned(),
         upwards: "commit p50, ms".to_owned(),
+        scale: Scale::Logarithmic,
         lines: WaitMode::ALL.map(line).to_vec(),
     }
 }

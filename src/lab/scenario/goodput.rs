@@ -20,7 +20,7 @@ use crate::{
         load::Load,
         network::Network,
         pair::{Pair, PairOptions},
-        plot::{Plot, PlotLine},
+        plot::{Plot, PlotLine, Scale},
         report::Report,
         wan::loss_trace::LossTrace,
         workload::iperf::BulkPlan,
@@ -223,6 +223,7 @@ fn plot(rows: &[Row]) -> Plot {
         title: format!("Goodput of one TCP flow, path of {RATE_MBIT} Mbit/s"),
         across: "loss, %".to_owned(),
         upwards: "Mbit/s".to_owned(),
+        scale: Scale::Logarithmic,
         lines,
     }
 }

@@ -24,6 +24,7 @@ use crate::{
         load::Load,
         network::Network,
         pair::{Pair, PairOptions},
+        plot::{Plot, PlotLine, Scale},
         report::Report,
         subscriber::Subscriber,
         times::Times,
@@ -222,6 +223,25 @@ fn draw(arm: &Arm) -> String {
     text
 }
 
+/// The share of writes that were protected within a time.
+fn plot(arms: &[Arm; 2]) -> Plot {
+    let line = |arm: &Arm| PlotLine {
+        name: arm.name.to_owned(),
+        is_dashed: false,
+        points: (0..=200)
+            .map(|step| f64::from(step) / 200.0)
+            .map(|share| (arm.watch.times.micros(share * 0.995) as f64, 100.0 * share * 0.995))
+            .collect(),
+    };
+    Plot {
+        title: "From write to \"protected\" (without the slowest 0.5 %)".to_owned(),
+        across: "microseconds".to_owned(),
+        upwards: "% of writes within that time".to_owned(),
+        scale: Scale::Linear,
+        lines: arms.iter().map(line).collect(),
+    }
+}
+
 fn report(arms: &[Arm; 2], way: &Times, slack: f64) -> Report {
     let mut report = Report::default();
     let [idle, loaded] = arms;
@@ -256,6 +276,7 @@ fn report(arms: &[Arm; 2], way: &Times, slack: f64) -> Report {
     for arm in arms {
         report.metric(arm.name, arm.to_json());
     }
+    report.draw(plot(arms));
     report.metric("way_p50_us", way.micros(0.5));
     report.metric("close_when_idle_us", CLOSE_WHEN_IDLE.as_micros() as u64);
     report.metric("close_after_us", CLOSE_AFTER.as_micros() as u64);

@@ -58,7 +58,7 @@ pub use stage::Stage;
 use super::{
     cleanup::{self, Marker},
     error::LabError,
-    private,
+    page, private,
     report::Report,
     trace::{Trace, need_programs, say},
 };
@@ -131,6 +131,10 @@ pub fn run(options: &LabOptions) -> Result<bool, LabError> {
             std::fs::write(&path, svg).map_err(LabError::doing(format!("write {}", path.display())))?;
             say(format_args!("plot: {}", path.display()));
         }
+        let path = path.with_extension("html");
+        std::fs::write(&path, page::html(&report, scenario.name, options.seed))
+            .map_err(LabError::doing(format!("write {}", path.display())))?;
+        say(format_args!("page: {}", path.display()));
     }
     Ok(report.passes())
 }

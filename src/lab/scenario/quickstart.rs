@@ -11,6 +11,7 @@ use crate::lab::{
     pair::{Pair, PairOptions},
     report::Report,
     status::{Received, share},
+    timeline::Timeline,
     wan::{control::Truth, counters::Counters},
     workload::{
         data,
@@ -90,7 +91,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         Ok(Transfer { bytes, elapsed, tcp, truth, latencies, is_equal })
     };
     stage.say("256 MB with rsync through the appliances, and small requests from mirror to primary beside it ...");
+    let timeline = Timeline::start(&pair, Duration::from_millis(250));
     let through = transfer("large", &large, BYTES, Duration::from_millis(500))?;
+    let seen = timeline.finish();
     let after = pair.status()?;
     let uplinks = [dropped_by_device(&network, "ithaca", "wan0")?, dropped_by_device(&network, "syracuse", "wan0")?];
     let ended = pair.stop()?;
@@ -115,6 +118,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
         "cpu_seconds",
         json!({ &ended[0].node: ended[0].cpu.as_secs_f64(), &ended[1].node: ended[1].cpu.as_secs_f64() }),
     );
+    seen.into_iter().for_each(|plot| report.draw(plot));
     Ok(report)
 }
 

@@ -16,7 +16,7 @@ use super::{Stage, stage::WAN_TCP};
 use crate::lab::{
     error::LabError,
     load::Load,
-    plot::{Plot, PlotLine},
+    plot::{Plot, PlotLine, Scale},
     report::Report,
 };
 
@@ -99,6 +99,7 @@ fn plot(cells: &[phases::Cell]) -> Plot {
         title: "What was called protected and lost something".to_owned(),
         across: "interruption, ms".to_owned(),
         upwards: "% of trials".to_owned(),
+        scale: Scale::Linear,
         lines: Repair::ALL.into_iter().flat_map(|it| phases::Load::ALL.map(|load| line(it, load))).collect(),
     }
 }

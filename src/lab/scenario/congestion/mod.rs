@@ -20,7 +20,7 @@ use crate::lab::{
     median::median,
     network::Network,
     pair::{Pair, PairOptions},
-    plot::{Plot, PlotLine},
+    plot::{Plot, PlotLine, Scale},
     report::Report,
     times::Times,
     wan::counters::Counters,
@@ -245,6 +245,7 @@ fn report(rows: &[Row], seconds: u64, slack: f64) -> Report {
         title: "Three flows through one bottleneck".to_owned(),
         across: "0: without tunnel, 1: repair none, 2: repaired, and again".to_owned(),
         upwards: "Mbit/s, ms".to_owned(),
+        scale: Scale::Logarithmic,
         lines: vec![
             line("carried, Mbit/s", &|row| row.carried.bits_per_second / 1e6),
             line("plain, Mbit/s", &|row| row.plain.bits_per_second / 1e6),

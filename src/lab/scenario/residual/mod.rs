@@ -20,7 +20,7 @@ use crate::{
     lab::{
         binomial::clopper_pearson,
         error::LabError,
-        plot::{Plot, PlotLine},
+        plot::{Plot, PlotLine, Scale},
         report::Report,
         wan::interruptions::Timed,
     },
@@ -231,6 +231,7 @@ fn plot(points: &[Point]) -> Plot {
         title: format!("Chance to lose a block of {PLOTTED_SOURCE} source symbols"),
         across: "repair symbols".to_owned(),
         upwards: "chance".to_owned(),
+        scale: Scale::Logarithmic,
         lines: PLOTTED_LOSSES.into_iter().flat_map(|loss| [line(loss, true), line(loss, false)]).collect(),
     }
 }

@@ -39,6 +39,7 @@ use crate::lab::{
         postgres::Postgres,
         postgres_pair::{Follows, PostgresPair, Setting},
     },
+    timeline::Timeline,
     workload::pgbench::{Benchmark, speed_now},
 };
 
@@ -47,6 +48,9 @@ const SECONDS: u64 = 300;
 const CLIENTS: &str = "32";
 /// 400,000 accounts in four branches, for which the clients contend.
 const SCALE: &str = "4";
+/// Points of a line in the plots of what the appliances say, and the least time between two.
+const LOOKS_DRAWN: u32 = 600;
+const LOOK_LEAST: Duration = Duration::from_millis(250);
 /// Upper bound for creating the accounts, and for ending after the length of the run.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two reads of the memory; a short run has at least this number of reads.
@@ -109,7 +113,9 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let mut filling = servers.start_pgbench(&primary, &["--initialize", "--quiet", "--scale", SCALE])?;
     filling.wait(PATIENCE.mul_f64(stage.options.slack))?;
     servers.wait_even(&primary)?;
+    let timeline = Timeline::start(&pair, (duration / LOOKS_DRAWN).max(LOOK_LEAST));
     let mut findings = soak(stage, &servers, &primary, (&gate, &mut pair), duration)?;
+    let seen = timeline.finish();
     pair.wait_up()?;
     servers.wait_even(&primary)?;
     servers.wait_replayed(&mut mirror)?;
@@ -123,6 +129,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     pair.stop()?;
     let mut report = verdict::report(&findings);
     report.metric("load", load.to_json());
+    seen.into_iter().for_each(|plot| report.draw(plot));
     Ok(report)
 }
 

@@ -9,7 +9,7 @@ use super::{
     memory::{Growth, Life, SLOPE_MAX, warm},
 };
 use crate::lab::{
-    plot::{Plot, PlotLine},
+    plot::{Plot, PlotLine, Scale},
     report::Report,
     workload::pgbench::Benchmark,
 };
@@ -203,6 +203,7 @@ fn plot(found: &Findings) -> Plot {
         title: "Memory under load, loss, reloads and restarts".to_owned(),
         across: "minutes".to_owned(),
         upwards: "resident MB (medians)".to_owned(),
+        scale: Scale::Linear,
         lines: vec![
             line("the gate", false, &|from, to| size(&found.gate, from, to)),
             line("primary's appliance", false, &|from, to| size(&found.near, from, to)),

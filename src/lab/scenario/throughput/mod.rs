@@ -2,12 +2,13 @@
 //! back-end.
 //!
 //! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
-//! all variants, or a round that the median leaves out. A subscriber or a plan alone costs too little for this method;
-//! [`subscription`] and [`planning`] measure them within one transfer.
+//! all variants, or a round that the median leaves out. A subscriber, a plan or a scrape of metrics alone costs too little for this
+//! method; [`subscription`], [`planning`] and [`scraping`] measure them within one transfer.
 //!
 //! Start with [`run`].
 
 mod planning;
+mod scraping;
 mod slices;
 mod subscription;
 
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use self::{
     planning::PlanTurns,
+    scraping::ScrapeTurns,
     subscription::{Listener, Turns},
 };
 use super::Stage;
@@ -39,6 +41,8 @@ const TCP: [(&str, &str); 2] =
 const FLOWS: [u32; 2] = [1, 4];
 /// Every other round goes through the variants backwards, so that a machine that becomes slower favours none.
 const ROUNDS: usize = 5;
+/// The parts, for `--arm`.
+const PARTS: [&str; 4] = ["rounds", "subscriber", "plan", "metrics"];
 const SECONDS: u64 = 3;
 
 /// A way to carry the traffic.
@@ -120,6 +124,11 @@ impl Round {
 
 /// Runs the scenario.
 pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
+    let chosen = &stage.options.arms;
+    if let Some(unknown) = chosen.iter().find(|name| !PARTS.contains(&name.as_str())) {
+        return Err(LabError::Sentence(format!("--arm: found \"{unknown}\"; allowed: {}", PARTS.join(", "))));
+    }
+    let runs = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     let seconds = stage.options.seconds.unwrap_or(SECONDS);
     stage.say(&format!(
         "throughput: iperf3 from primary to mirror over a perfect link, one flow and four, {seconds} s each, {ROUNDS} rounds over\n\
@@ -131,6 +140,29 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.set_tcp(&network, &TCP)?;
     let no_address = || LabError::Sentence("the topology gives mirror no IPv4 address".to_owned());
     let address = network.topology().address("mirror", false).ok_or_else(no_address)?;
+    let mut measured = Measured::default();
+    if runs("rounds") {
+        measured.rounds = Some(take_rounds(stage, &network, address, seconds)?);
+    }
+    // Without this, the placement of programs on processors would matter more than what is compared.
+    stage.part_sites(&mut network)?;
+    if runs("subscriber") {
+        stage.say("what a subscriber costs: the same flows with it and without, in turns");
+        measured.subscriber = Some(take_turns(stage, &network, address)?);
+    }
+    if runs("plan") {
+        stage.say("what a plan costs: the same flows with it and with a fixed repair, in turns");
+        measured.plan = Some(take_plan_turns(stage, &network, address)?);
+    }
+    if runs("metrics") {
+        stage.say("what metrics cost: the same flows with scrapes and without, in turns");
+        measured.scrapes = Some(take_scrape_turns(stage, &network, address)?);
+    }
+    Ok(report(&measured, &load))
+}
+
+/// Measures each variant once a round, in one order and in the other.
+fn take_rounds(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr, seconds: u64) -> Result<[Row; 7], LabError> {
     let mut rows = VARIANTS.each_ref().map(|way| Row { way, rounds: Vec::new() });
     for number in 1..=ROUNDS {
         stage.say(&format!("round {number} of {ROUNDS}"));
@@ -139,16 +171,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
             ways.reverse();
         }
         for row in ways {
-            row.rounds.push(measure(stage, &network, row.way, number, address, seconds)?);
+            row.rounds.push(measure(stage, network, row.way, number, address, seconds)?);
         }
     }
-    stage.say("what a subscriber costs: the same flows with it and without, in turns");
-    // Without this, the placement of programs on processors would matter more than the subscriber.
-    stage.part_sites(&mut network)?;
-    let turns = take_turns(stage, &network, address)?;
-    stage.say("what a plan costs: the same flows with it and with a fixed repair, in turns");
-    let plan_turns = take_plan_turns(stage, &network, address)?;
-    Ok(report(&rows, &turns, &plan_turns, &load))
+    Ok(rows)
 }
 
 /// Starts the appliances of the variant with a subscriber, and measures one transfer for each number of flows.
@@ -183,6 +209,24 @@ fn take_plan_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) ->
     let turns = [
         planning::measure(stage, network, &pair, address, one)?,
         planning::measure(stage, network, &pair, address, four)?,
+    ];
+    pair.stop()?;
+    Ok(turns)
+}
+
+/// Starts appliances with a metrics port, and measures one transfer for each number of flows.
+fn take_scrape_turns(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr) -> Result<[ScrapeTurns; 2], LabError> {
+    let options = PairOptions {
+        label: "scrape-turns".to_owned(),
+        repair: FIXED.to_owned(),
+        further: scraping::METRICS,
+        ..PairOptions::default()
+    };
+    let pair = Pair::start(network, &options)?;
+    let [one, four] = FLOWS;
+    let turns = [
+        scraping::measure(stage, network, &pair, address, one)?,
+        scraping::measure(stage, network, &pair, address, four)?,
     ];
     pair.stop()?;
     Ok(turns)
@@ -261,10 +305,40 @@ fn measure(
     Ok(round)
 }
 
-fn report(rows: &[Row; 7], turns: &[Turns; 2], plan_turns: &[PlanTurns; 2], load: &Load) -> Report {
+/// What was measured, by parts.
+#[derive(Default)]
+struct Measured {
+    rounds: Option<[Row; 7]>,
+    subscriber: Option<[Turns; 2]>,
+    plan: Option<[PlanTurns; 2]>,
+    scrapes: Option<[ScrapeTurns; 2]>,
+}
+
+fn report(measured: &Measured, load: &Load) -> Report {
     let mut report = Report::default();
-    let [plain, _, repair, queued, watched, _, simple] = rows;
     let but = if load.is_busy() { "; the machine was busy" } else { "" };
+    for (turns, label) in measured.plan.iter().flatten().zip(["plan_turns_flows_1", "plan_turns_flows_4"]) {
+        turns.report(&mut report, but);
+        report.metric(label, turns.to_json());
+    }
+    for (turns, label) in measured.scrapes.iter().flatten().zip(["scrape_turns_flows_1", "scrape_turns_flows_4"]) {
+        turns.report(&mut report, but);
+        report.metric(label, turns.to_json());
+    }
+    let labels = ["subscriber_turns_flows_1", "subscriber_turns_flows_4"];
+    for (turns, label) in measured.subscriber.iter().flatten().zip(labels) {
+        turns.report(&mut report, MANY_FLOWS.into(), but);
+        report.metric(label, turns.to_json());
+    }
+    if let Some(rows) = &measured.rounds {
+        report_rounds(&mut report, rows, but);
+    }
+    report.metric("load", load.to_json());
+    report
+}
+
+fn report_rounds(report: &mut Report, rows: &[Row; 7], but: &str) {
+    let [plain, _, repair, queued, watched, _, simple] = rows;
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let ratios = repair.ratios(simple, at);
         let each = ratios.iter().map(|ratio| format!("{ratio:.1}")).collect::<Vec<_>>().join(", ");
@@ -274,14 +348,6 @@ fn report(rows: &[Row; 7], turns: &[Turns; 2], plan_turns: &[PlanTurns; 2], load
             format!("{ratio:.1} times ({each}{but})"),
             ratio >= 3.0,
         );
-    }
-    for (turns, label) in plan_turns.iter().zip(["plan_turns_flows_1", "plan_turns_flows_4"]) {
-        turns.report(&mut report, but);
-        report.metric(label, turns.to_json());
-    }
-    for (turns, label) in turns.iter().zip(["subscriber_turns_flows_1", "subscriber_turns_flows_4"]) {
-        turns.report(&mut report, MANY_FLOWS.into(), but);
-        report.metric(label, turns.to_json());
     }
     let followed = watched.rounds.iter().map(|round| round.flows_followed).min().unwrap_or(0);
     report.claim(
@@ -329,8 +395,6 @@ fn report(rows: &[Row; 7], turns: &[Turns; 2], plan_turns: &[PlanTurns; 2], load
         let flows = FLOWS.iter().enumerate().map(|(at, flows)| (format!("flows_{flows}"), numbers(row, plain, at)));
         report.metric(row.way.label, Value::Object(flows.collect()));
     }
-    report.metric("load", load.to_json());
-    report
 }
 
 /// The numbers of a variant with one flow or four: medians, and below them each round.
@@ -376,28 +440,29 @@ mod tests {
             let planned = row(planned, [7.0; 3]);
             [plain, none, row(repair, [7.0, 0.7, 7.0]), queued, watched, planned, row(simple, simple_gbits)]
         };
-        let turns = [1.0; 2].map(|ratio| subscription::tests::turns(ratio, 0, 9));
-        let plan_turns = [1.0; 2].map(|ratio| planning::tests::turns(ratio, 0));
         let calm = Load::parse("0.10 0.2 0.3 1/100 7", 2).unwrap();
-        let passes = report(&rows([1.0; 3]), &turns, &plan_turns, &calm);
+        let judged = |rows: [Row; 7], subscriber: [f64; 2], plan: [f64; 2]| {
+            let subscriber = Some(subscriber.map(|ratio| subscription::tests::turns(ratio, 0, 9)));
+            let plan = Some(plan.map(|ratio| planning::tests::turns(ratio, 0)));
+            report(&Measured { rounds: Some(rows), subscriber, plan, scrapes: None }, &calm)
+        };
+        let passes = judged(rows([1.0; 3]), [1.0; 2], [1.0; 2]);
         assert!(passes.passes());
         let value = passes.to_json("throughput", 1);
-        assert_eq!(value["claims"][0]["found"], "7.0 times (7.0, 0.7, 7.0)");
+        let claims = value["claims"].as_array().unwrap();
+        assert!(claims.iter().any(|claim| claim["found"] == "7.0 times (7.0, 0.7, 7.0)"), "{claims:?}");
         let flows = &value["metrics"]["repair_4_32"]["flows_4"];
         assert_eq!((&flows["gbit"], &flows["tcp_retransmits"]), (&json!(7.0), &json!(2)));
         assert_eq!(flows["rounds"][1]["gbit"], 0.7);
         assert_eq!(flows["rounds"][1]["cpu_seconds_per_gb_far"], 0.25);
         // A disturbance of a whole round affects both sides of the ratio.
-        assert!(report(&rows([1.0, 0.1, 1.0]), &turns, &plan_turns, &calm).passes());
-        assert!(!report(&rows([1.0, 1.0, 2.0].map(|gbit| gbit * 1.2)), &turns, &plan_turns, &calm).passes());
-        let slow = [1.0, 0.97].map(|ratio| planning::tests::turns(ratio, 0));
-        assert!(!report(&rows([1.0; 3]), &turns, &slow, &calm).passes(), "a planner that costs something");
-        let mut costly = turns;
-        costly[1] = subscription::tests::turns(0.94, 0, 9);
-        assert!(!report(&rows([1.0; 3]), &costly, &plan_turns, &calm).passes());
+        assert!(judged(rows([1.0, 0.1, 1.0]), [1.0; 2], [1.0; 2]).passes());
+        assert!(!judged(rows([1.0, 1.0, 2.0].map(|gbit| gbit * 1.2)), [1.0; 2], [1.0; 2]).passes());
+        assert!(!judged(rows([1.0; 3]), [1.0; 2], [1.0, 0.97]).passes(), "a planner that costs something");
+        assert!(!judged(rows([1.0; 3]), [1.0, 0.94], [1.0; 2]).passes());
         let mut untracked = rows([1.0; 3]);
         untracked[4].rounds[1].flows_followed = 9_999;
-        let turns = [1.0; 2].map(|ratio| subscription::tests::turns(ratio, 0, 9));
-        assert!(!report(&untracked, &turns, &plan_turns, &calm).passes());
+        assert!(!judged(untracked, [1.0; 2], [1.0; 2]).passes());
+        assert!(report(&Measured::default(), &calm).passes(), "nothing was claimed");
     }
 }

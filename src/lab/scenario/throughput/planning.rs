@@ -1,7 +1,11 @@
 //! The cost of a planner: the same flows through the same pair, in short slices alternately with a fixed repair and with a
 //! plan. A reload changes from one to the other, and loses nothing.
 
-use std::{fs, net::IpAddr, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -13,7 +17,7 @@ use crate::lab::{
     error::LabError,
     median::{median, median_bounds},
     network::Network,
-    pair::Pair,
+    pair::{Pair, RunningAppliance},
     report::Report,
 };
 
@@ -21,6 +25,8 @@ use crate::lab::{
 const PAIRS: usize = 61;
 /// Time until a plan follows what is known of the link.
 const SETTLE: Duration = Duration::from_millis(400);
+/// A plan is followed within this time; without that there is nothing to measure.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 /// The repair symbols of both.
 const REPAIR: u64 = 4;
 /// A plan that is bound to have the same repair: beside an appliance whose receive buffer was full once, it may have more.
@@ -55,11 +61,7 @@ pub fn measure(
         fs::write(near.config(), &texts[which]).map_err(LabError::doing("write a configuration"))?;
         near.reload(network)?;
         stage.pause(SETTLE)?;
-        let plans = near.status(network)?.peer().plans;
-        let is_same = plans.iter().all(|plan| plan.repair_symbols == REPAIR);
-        if plans.is_empty() == (which == 1) || !is_same {
-            return Err(LabError::Sentence("a slice has not the repair that it is to measure".to_owned()));
-        }
+        wait_for_repair(stage, network, near, which == 1)?;
         slice(stage, network, pair, || 0)
     })?;
     // The last slice may have been one with a plan, and the next measurement reads the file.
@@ -69,6 +71,29 @@ pub fn measure(
         return Err(LabError::Sentence("iperf3 ended before the last slice".to_owned()));
     }
     Ok(PlanTurns { flows, pairs })
+}
+
+/// Waits until the appliance has the repair of the slice: from a plan, or fixed.
+fn wait_for_repair(
+    stage: &Stage<'_>,
+    network: &Network<'_>,
+    near: &RunningAppliance,
+    is_planned: bool,
+) -> Result<(), LabError> {
+    let deadline = Instant::now() + FOLLOWED_WITHIN.mul_f64(stage.options.slack);
+    loop {
+        let repair: Vec<u64> = near.status(network)?.peer().plans.iter().map(|plan| plan.repair_symbols).collect();
+        if repair.is_empty() != is_planned && repair.iter().all(|symbols| *symbols == REPAIR) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(LabError::Sentence(format!(
+                "a slice has not the repair that it is to measure: the plans have {repair:?} symbols; wanted: {}",
+                if is_planned { format!("a plan with {REPAIR}") } else { "no plan".to_owned() }
+            )));
+        }
+        stage.pause(SETTLE / 4)?;
+    }
 }
 
 impl PlanTurns {

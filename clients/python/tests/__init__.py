@@ -1,0 +1,1 @@
+"""Run them in `clients/python`: python3 -m unittest"""
