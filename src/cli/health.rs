@@ -1,116 +1,19 @@
-//! Whether an appliance or a gate process is well at this moment, for `onwire status --check`: what a person would be
-//! called for.
-//!
-//! Counters of the past never count: a check that stays red for ever is switched off. It asks nobody and prints
-//! nothing.
-
-use serde::Serialize;
+//! What `onwire status --check` and `onwire top` print of what is not well, and of what is. Each program decides about
+//! itself what is well. This asks nobody.
 
 use super::output_line::OutputLine;
-use super::render::{candidate_line, duration, route_trouble};
-use crate::appliance::host::route_trouble::RouteTrouble;
-use crate::appliance::status::candidate::CandidateState;
-use crate::appliance::status::{PeerStatus, Status as ApplianceStatus};
+use super::render::duration;
+use crate::appliance::status::Status as ApplianceStatus;
 use crate::gate::status::{GateStatus, Status as GatesStatus};
-use crate::io::since::Since;
+use crate::io::problem::Problem;
 
-/// Something that is not well.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Problem {
-    /// Whose: `node.name` of an appliance, or `gates`.
-    pub process: String,
-    /// What it is.
-    pub text: String,
-    /// Since when, where that is known.
-    pub since: Option<Since>,
-}
-
-impl Problem {
-    /// One line.
-    pub fn line(&self) -> String {
-        let process = OutputLine(&self.process);
-        match self.since {
-            Some(since) => format!("{process}: {}, for {}", OutputLine(&self.text), duration(since.for_s)),
-            None => format!("{process}: {}", OutputLine(&self.text)),
-        }
+/// One line: what is not well, and since when.
+pub(super) fn line(problem: &Problem) -> String {
+    let (process, text) = (OutputLine(&problem.process), OutputLine(&problem.text));
+    match problem.since {
+        Some(since) => format!("{process}: {text}, for {}", duration(since.for_s)),
+        None => format!("{process}: {text}"),
     }
-}
-
-/// What is not well with an appliance.
-pub(super) fn of_appliance(status: &ApplianceStatus) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let mut add = |text: String, since| found.push(Problem { process: status.node.clone(), text, since });
-    if status.state != "running" {
-        add(format!("it is {}", status.state), None);
-    }
-    let silent = status.tun.queues.saturating_sub(status.lanes.len());
-    if silent > 0 {
-        add(format!("{silent} of {} lanes do not answer", status.tun.queues), None);
-    }
-    for (prefix, trouble) in &status.tun.route_troubles {
-        // The appliance of a host that is no router is as it was meant.
-        if *trouble != RouteTrouble::OwnProgramsOnly {
-            add(format!("{prefix}: {}", route_trouble(trouble, &status.tun.name)), None);
-        }
-    }
-    if status.watchdog.as_ref().is_some_and(|watchdog| watchdog.pid.is_none()) {
-        add("its watchdog process has ended: restart onwire".to_owned(), None);
-    }
-    if let Some(candidate) = &status.configuration.candidate
-        && matches!(candidate.state, CandidateState::GoingBack | CandidateState::Confirmed)
-    {
-        add(format!("candidate: {}", candidate_line(candidate)), None);
-    }
-    if let Some(last) = status.reload.last.as_ref().filter(|last| !last.is_good) {
-        add(format!("not reloaded: {}", last.text.lines().next().unwrap_or_default()), None);
-    }
-    for peer in &status.peers {
-        of_peer(peer, &mut add);
-    }
-    found
-}
-
-fn of_peer(peer: &PeerStatus, add: &mut impl FnMut(String, Option<Since>)) {
-    let name = &peer.name;
-    if peer.state != "up" {
-        return add(format!("peer {name} is {}", peer.state), peer.since);
-    }
-    if let Some(cause) = peer.bypass.as_ref().filter(|bypass| bypass.withdrawn).map(|bypass| &bypass.cause) {
-        let cause = cause.as_deref().unwrap_or("no cause is known");
-        return add(format!("packets for {name} take the plain route: {cause}"), None);
-    }
-    if let Some(protection) = peer.protection.as_ref().filter(|protection| protection.state != "up") {
-        let text = format!("link to {name} is {} ({})", protection.state, protection.reason);
-        add(text, protection.reason_since);
-    }
-}
-
-/// What is not well with a gate process.
-pub(super) fn of_gates(status: &GatesStatus) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let mut add = |text: String, since| found.push(Problem { process: "gates".to_owned(), text, since });
-    if status.state != "running" {
-        add(format!("they are {}", status.state), None);
-    }
-    if let Some(last) = status.reload.last.as_ref().filter(|last| !last.is_good) {
-        add(format!("not reloaded: {}", last.text.lines().next().unwrap_or_default()), None);
-    }
-    let notify = &status.notify;
-    if !notify.contact {
-        add(format!("the appliance at {} does not answer", notify.address), notify.since);
-    } else {
-        // Without contact, what was said of links is old.
-        for link in notify.links.iter().filter(|link| link.state != "up") {
-            add(format!("link to {} is {} ({})", link.name, link.state, link.reason), link.since);
-        }
-    }
-    for gate in &status.gates {
-        let exposed: u64 = gate.connections.iter().map(|connection| connection.exposed).sum();
-        if exposed > 0 {
-            add(format!("gate {}: {exposed} bytes are acknowledged and nowhere but here", gate.name), None);
-        }
-    }
-    found
 }
 
 /// What there is, when all is well: `ithaca: 2 peers up`.
@@ -129,11 +32,17 @@ pub(super) fn summary_of_gates(status: &GatesStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::appliance::host::route_trouble::RouteTrouble;
+    use crate::appliance::status::PeerStatus;
     use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
-    use crate::appliance::status::candidate::CandidateStatus;
+    use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
+    use crate::appliance::status::health::problems as appliance_problems;
+    use crate::appliance::status::hooks::HookStatus;
     use crate::appliance::status::lane::LaneStatus;
     use crate::appliance::status::protection::ProtectionStatus;
     use crate::config::reload::{Outcome, ReloadStatus};
+    use crate::gate::health::problems as gate_problems;
+    use crate::io::since::Since;
 
     fn appliance() -> ApplianceStatus {
         let lane = |lane: u8| serde_json::from_value::<LaneStatus>(serde_json::json!({ "lane": lane })).unwrap();
@@ -160,7 +69,7 @@ mod tests {
         let since = Some(Since { at_s: 1.0, for_s: 61.0 });
         let outcome = |is_good| Outcome { is_good, at_s: 0.0, text: "peers[0]: wrong\nmore".to_owned() };
         type Change<'a> = &'a dyn Fn(&mut ApplianceStatus);
-        let rows: [(Change<'_>, &str); 14] = [
+        let rows: [(Change<'_>, &str); 16] = [
             (&|_| {}, ""),
             (&|it| it.peers[0].protection = None, ""),
             (&|it| it.reload = ReloadStatus { attempts: 1, last: Some(outcome(true)) }, ""),
@@ -210,11 +119,22 @@ mod tests {
                 "ithaca: link to syracuse is degraded (no reports), for 1 min 1 s",
             ),
             (&|it| it.peers[0].state = "connecting".to_owned(), "ithaca: peer syracuse is connecting"),
+            (
+                &|it| {
+                    it.peers[0].state = "connecting".to_owned();
+                    it.peers[0].bypass = Some(BypassStatus { withdrawn: true, cause: None, withdrawals: 1 });
+                },
+                "ithaca: peer syracuse is connecting, and its packets take the plain route",
+            ),
+            (
+                &|it| it.hooks = vec![HookStatus { program: "/bin/page".to_owned(), ..HookStatus::default() }],
+                "ithaca: the process of the hook /bin/page has ended: restart onwire",
+            ),
         ];
         for (change, expected) in rows {
             let mut status = appliance();
             change(&mut status);
-            let found: Vec<String> = of_appliance(&status).iter().map(Problem::line).collect();
+            let found: Vec<String> = appliance_problems(&status).iter().map(line).collect();
             assert_eq!(found.join("\n"), expected);
         }
         assert_eq!(summary_of_appliance(&appliance()), "ithaca: 1 of 1 peer up");
@@ -240,7 +160,7 @@ mod tests {
             (gates(true, "up", 9), "gates: gate pg: 9 bytes are acknowledged and nowhere but here"),
         ];
         for (status, expected) in rows {
-            let found: Vec<String> = of_gates(&status).iter().map(Problem::line).collect();
+            let found: Vec<String> = gate_problems(&status).iter().map(line).collect();
             assert_eq!(found.join("\n"), expected);
         }
         assert_eq!(summary_of_gates(&gates(true, "up", 0)), "gates: pg");

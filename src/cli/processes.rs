@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn the_sockets_of_appliances_are_those_that_listen_or_else_those_that_were_left() {
-        let stale = || vec!["/s/gate.sock".into(), "/s/old.sock".into()];
-        let mut host = Host { stale: stale(), ..Host::default() };
+        let stale = vec!["/s/gate.sock".into(), "/s/old.sock".into()];
+        let mut host = Host { stale, ..Host::default() };
         assert_eq!(host.appliance_sockets(), [Path::new("/s/old.sock")]);
         host.processes = vec![process("/s/a.sock", Kind::Appliance), process("/s/g.sock", Kind::Gates)];
         assert_eq!(host.appliance_sockets(), [Path::new("/s/a.sock")]);

@@ -2,9 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::status::bypass::WatchdogStatus;
-use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
 use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
@@ -35,27 +33,11 @@ pub fn write_log_loss(out: &mut String, lines: u64) -> std::fmt::Result {
     }
 }
 
-pub fn candidate_line(candidate: &CandidateStatus) -> String {
-    let CandidateStatus { state, goes_back_in_s, text, .. } = candidate;
-    match state {
-        CandidateState::Unconfirmed => {
-            let left = goes_back_in_s.unwrap_or_default().ceil();
-            format!("unconfirmed, goes back in {left} s unless `onwire confirm` keeps it: {text}")
-        }
-        CandidateState::GoingBack => format!("GOING BACK, tries each second: {text}"),
-        CandidateState::WentBack => format!("went back: {text}"),
-        CandidateState::Confirmed => {
-            format!("confirmed, but NOT IN THE FILE, a restart runs the one before: run `onwire confirm`: {text}")
-        }
-        CandidateState::Saved => format!("confirmed: {text}"),
-    }
-}
-
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     let tun = &status.tun;
     writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
     if let Some(candidate) = &status.configuration.candidate {
-        writeln!(out, "  candidate: {}", candidate_line(candidate))?;
+        writeln!(out, "  candidate: {}", candidate.words())?;
     }
     write_log_loss(out, status.log_lines_lost)?;
     write_restrictions(out, &status.restrictions)?;
@@ -71,7 +53,7 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         tun.name, tun.backend, tun.mtu, dropped
     )?;
     for (prefix, trouble) in &tun.route_troubles {
-        writeln!(out, "  {prefix}: {}", route_trouble(trouble, &tun.name))?;
+        writeln!(out, "  {prefix}: {}", trouble.words(&tun.name))?;
     }
     if let Some(WatchdogStatus { pid, stalls }) = status.watchdog {
         let process = pid.map_or("ENDED, restart onwire".to_owned(), |pid| format!("process {pid}"));
@@ -113,20 +95,6 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(out, "  dropped: {} {reason}", grouped(*count))?;
     }
     Ok(())
-}
-
-pub fn route_trouble(trouble: &RouteTrouble, device: &str) -> String {
-    match trouble {
-        RouteTrouble::DeviceDown => format!("route missing, {device} is down: `ip link set {device} up`"),
-        RouteTrouble::Elsewhere { prefix, .. } => {
-            format!("route missing or not preferred: packets take the route to {prefix} instead; see `ip route get`")
-        }
-        RouteTrouble::Missing { cause } => format!("route missing: {cause}"),
-        RouteTrouble::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
-        RouteTrouble::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
-        RouteTrouble::NotWithdrawn { cause } => format!("the route of an unreached peer cannot be removed: {cause}"),
-        RouteTrouble::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
-    }
 }
 
 fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {

@@ -9,11 +9,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::health::{self, Problem};
+use super::health;
 use super::processes::{self, Host, Kind, Process, find_socket, unknown};
 use super::{FAILURE, NO_CONTACT, print, print_error, render, render_gate};
 use crate::appliance::status::Status as ApplianceStatus;
 use crate::gate::status::Status as GatesStatus;
+use crate::io::problem::Problem;
 use crate::io::status_socket::{self, SCHEMA_VERSION};
 
 /// Arguments of `onwire status`.
@@ -120,8 +121,8 @@ impl Document {
 
     fn problems(&self) -> Vec<Problem> {
         match self {
-            Self::Appliance(status) => health::of_appliance(status),
-            Self::Gates(status) => health::of_gates(status),
+            Self::Appliance(status) => crate::appliance::status::health::problems(status),
+            Self::Gates(status) => crate::gate::health::problems(status),
         }
     }
 
@@ -228,7 +229,7 @@ fn no_contact(text: &str) -> ExitCode {
 
 /// The line that a monitoring system shows, and one for each thing that is not well.
 fn check_text(documents: &[Document], problems: &[Problem], unanswered: &[Unanswered]) -> String {
-    let mut lines: Vec<String> = problems.iter().map(Problem::line).collect();
+    let mut lines: Vec<String> = problems.iter().map(health::line).collect();
     lines.extend(unanswered.iter().map(|it| it.error.clone()));
     let first = match (&lines[..], problems.is_empty()) {
         ([], _) => format!("OK: {}", documents.iter().map(Document::summary).collect::<Vec<_>>().join("; ")),

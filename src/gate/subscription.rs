@@ -108,6 +108,7 @@ impl Subscription {
     pub fn move_to(&mut self, socket: UdpSocket, address: SocketAddr, key: Key, epoch: u64, now: Instant) {
         (self.socket, self.address, self.readable) = (socket, address, true);
         self.core.move_to(key, epoch, now);
+        // Where there was no contact before, that lasts.
         if self.contact {
             self.since = now;
         }

@@ -25,6 +25,7 @@ pub mod log;
 pub mod namespace;
 pub mod netlink;
 pub mod paced;
+pub mod problem;
 pub mod qdisc;
 pub mod request_socket;
 pub mod restriction;

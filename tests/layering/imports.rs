@@ -76,6 +76,7 @@ const MODULES: &[Module] = &[
             "tunnel::keys",
             "notify",
             "io::descriptors",
+            "io::problem",
             "io::request_socket",
             "io::signal",
             "io::since",

@@ -37,6 +37,25 @@ pub enum RouteTrouble {
     },
 }
 
+impl RouteTrouble {
+    /// For people: what is wrong with the route into this device.
+    pub fn words(&self, device: &str) -> String {
+        match self {
+            Self::DeviceDown => format!("route missing, {device} is down: `ip link set {device} up`"),
+            Self::Elsewhere { prefix, .. } => {
+                format!(
+                    "route missing or not preferred: packets take the route to {prefix} instead; see `ip route get`"
+                )
+            }
+            Self::Missing { cause } => format!("route missing: {cause}"),
+            Self::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
+            Self::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
+            Self::NotWithdrawn { cause } => format!("the route of an unreached peer cannot be removed: {cause}"),
+            Self::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
+        }
+    }
+}
+
 /// Logs trouble with the route to `prefix` into the device `name` when it begins, and when it has ended: then `found` is none.
 pub(super) fn log(
     prefix: IpNetwork,

@@ -31,6 +31,25 @@ pub struct CandidateStatus {
     pub text: String,
 }
 
+impl CandidateStatus {
+    /// For people: where it stands, and what it changes.
+    pub fn words(&self) -> String {
+        let Self { state, goes_back_in_s, text, .. } = self;
+        match state {
+            CandidateState::Unconfirmed => {
+                let left = goes_back_in_s.unwrap_or_default().ceil();
+                format!("unconfirmed, goes back in {left} s unless `onwire confirm` keeps it: {text}")
+            }
+            CandidateState::GoingBack => format!("GOING BACK, tries each second: {text}"),
+            CandidateState::WentBack => format!("went back: {text}"),
+            CandidateState::Confirmed => {
+                format!("confirmed, but NOT IN THE FILE, a restart runs the one before: run `onwire confirm`: {text}")
+            }
+            CandidateState::Saved => format!("confirmed: {text}"),
+        }
+    }
+}
+
 /// Where a candidate stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

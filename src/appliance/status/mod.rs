@@ -7,6 +7,7 @@ pub mod arrivals;
 pub mod bypass;
 pub mod candidate;
 pub mod drain;
+pub mod health;
 pub mod hooks;
 pub mod lane;
 pub mod link;

@@ -9,12 +9,13 @@ use ratatui::crossterm::event::KeyCode;
 use super::flows::{FlowList, Flows};
 use super::history::{Column, History};
 use crate::appliance::status::{PeerStatus, Status as ApplianceStatus};
-use crate::cli::health::{self, Problem};
+use crate::cli::health;
 use crate::cli::output_line::OutputLine;
 use crate::cli::processes::Host;
 use crate::cli::render::way_there;
 use crate::cli::status::Document;
 use crate::gate::status::{ConnectionStatus, GateStatus, Status as GatesStatus};
+use crate::io::problem::Problem;
 
 /// A process that was seen.
 #[derive(Debug, Default)]
@@ -196,12 +197,12 @@ impl Model {
         for seen in self.processes.values() {
             let problems: Vec<Problem> = match &seen.document {
                 _ if seen.error.is_some() => Vec::new(),
-                Some(Document::Appliance(status)) => health::of_appliance(status),
-                Some(Document::Gates(status)) => health::of_gates(status),
+                Some(Document::Appliance(status)) => crate::appliance::status::health::problems(status),
+                Some(Document::Gates(status)) => crate::gate::health::problems(status),
                 None => Vec::new(),
             };
             found.extend(seen.error.iter().map(|error| OutputLine(error).to_string()));
-            found.extend(problems.iter().map(Problem::line));
+            found.extend(problems.iter().map(health::line));
         }
         found
     }

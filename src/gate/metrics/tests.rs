@@ -96,11 +96,13 @@ fn a_status_that_has_everything_exports_every_metric_once() {
 #[test]
 fn what_is_degraded_is_said_and_links_count_only_while_the_appliance_is_heard() {
     let mut status = full();
-    assert_eq!(degraded(&status), ["the link to utica is degraded: violation"]);
+    let exposed = "gates: gate pg: 14 bytes are acknowledged and nowhere but here";
+    assert_eq!(degraded(&status), ["gates: link to utica is degraded (violation)", exposed]);
     status.notify.contact = false;
-    assert_eq!(degraded(&status), ["the appliance at 127.0.0.1:7118 does not answer"]);
+    assert_eq!(degraded(&status), ["gates: the appliance at 127.0.0.1:7118 does not answer", exposed]);
+    status.gates.clear();
     (status.notify.contact, status.notify.links) = (true, vec![link("up", "none")]);
     assert_eq!(degraded(&status), Vec::<String>::new());
     status.state = "stopping".to_owned();
-    assert_eq!(degraded(&status), ["the gates are stopping"]);
+    assert_eq!(degraded(&status), ["gates: they are stopping"]);
 }
