@@ -164,10 +164,10 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// As [`write`], and gives the file to its owner before the key is in it.
+/// As [`write()`], and gives the file to its owner before the key is in it.
 ///
 /// # Errors
-/// As [`write`]; or the file cannot be given away, which takes privileges.
+/// As [`write()`]; or the file cannot be given away, which takes privileges.
 pub fn write_for(path: &Path, key: &str, owner: Option<Owner>) -> Result<(), KeyFileError> {
     let failed = |error| KeyFileError::Io { path: path.display().to_string(), action: "written", error };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;

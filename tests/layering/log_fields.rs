@@ -33,25 +33,28 @@ fn look(tokens: TokenStream, path: &str, violations: &mut Vec<String>) {
 fn check_event(tokens: TokenStream, path: &str, violations: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     for (at, token) in tokens.iter().enumerate() {
+        let line = token.span().start().line;
         match token {
-            TokenTree::Ident(name) if is_mark(tokens.get(at + 1), '=') && !is_mark(tokens.get(at + 2), '=') => {
-                if TAKEN.iter().any(|taken| name == taken) {
-                    let line = name.span().start().line;
-                    violations.push(format!(
-                        "{path}:{line}: the log field `{name}` is in each line already; give it another name"
-                    ));
-                }
-            }
-            TokenTree::Punct(mark)
-                if mark.as_char() == '?'
-                    && (at == 0 || is_mark(tokens.get(at - 1), '=') || is_mark(tokens.get(at - 1), ',')) =>
+            TokenTree::Ident(name)
+                if is_mark(tokens.get(at + 1), '=')
+                    && !is_mark(tokens.get(at + 2), '=')
+                    && TAKEN.iter().any(|taken| name == taken) =>
             {
-                let line = mark.span().start().line;
+                violations.push(format!(
+                    "{path}:{line}: the log field `{name}` is in each line already; give it another name"
+                ));
+            }
+            TokenTree::Punct(mark) if mark.as_char() == '?' && begins_value(&tokens[..at]) => {
                 violations.push(format!("{path}:{line}: a log field with `?`; write what it displays (`%`)"));
             }
             _ => {}
         }
     }
+}
+
+/// Whether a field's value comes next.
+fn begins_value(before: &[TokenTree]) -> bool {
+    before.is_empty() || is_mark(before.last(), '=') || is_mark(before.last(), ',')
 }
 
 fn is_mark(token: Option<&TokenTree>, wanted: char) -> bool {

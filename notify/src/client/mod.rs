@@ -9,6 +9,7 @@
 mod blocking;
 mod claims;
 mod core;
+mod early_losses;
 mod losses;
 mod need;
 mod receive;

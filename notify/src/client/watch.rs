@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::claims::Claims;
+use super::early_losses::EarlyLosses;
 use super::losses::Losses;
 use super::need::Need;
 use super::status::{Reason, Status};
@@ -40,6 +41,8 @@ pub struct Watch {
     first_seq: Option<u32>,
     /// Losses after the claim.
     losses: Losses,
+    /// Losses reported while the instance is not known.
+    early_losses: EarlyLosses,
     /// Another publisher is asked than the one that made these claims, and has not answered about the flow yet.
     is_moved: bool,
     end: Option<Reason>,
@@ -57,6 +60,7 @@ impl Watch {
             shift: None,
             first_seq: None,
             losses: Losses::default(),
+            early_losses: EarlyLosses::default(),
             is_moved: false,
             end: None,
         }
@@ -95,7 +99,15 @@ impl Watch {
 
     /// A notification.
     pub fn on_flow(&mut self, flow: &Flow) {
-        let Some(pinned) = self.pinned.filter(|_| flow.key == self.key && self.end.is_none()) else {
+        if flow.key != self.key || self.end.is_some() {
+            return;
+        }
+        let Some(pinned) = self.pinned else {
+            if let Some(start) = flow.violated {
+                // What the message claims above the loss may be void too.
+                let claimed = Level::ALL.into_iter().filter_map(|level| flow.positions.at(level)).max();
+                self.early_losses.note(flow.instance, start..claimed.unwrap_or(start).max(start.saturating_add(1)));
+            }
             return;
         };
         if flow.instance > pinned {
@@ -118,14 +130,25 @@ impl Watch {
 
     /// Bytes were lost after they had been called protected. Returns their stream offsets if this instance is affected.
     pub fn on_violation(&mut self, range: &Range) -> Option<std::ops::Range<u64>> {
-        if range.key != self.key || self.pinned.is_none_or(|pinned| pinned != range.instance) {
+        if range.key != self.key {
             return None;
         }
+        if self.is_open() {
+            self.early_losses.note(range.instance, range.start..range.end);
+        }
+        if self.pinned != Some(range.instance) {
+            return None;
+        }
+        Some(self.lose(range.start..range.end))
+    }
+
+    /// These positions of the pinned instance are lost. Returns their stream offsets.
+    fn lose(&mut self, range: std::ops::Range<u64>) -> std::ops::Range<u64> {
         // With an unknown shift the loss may be anywhere in the stream.
         let place = |shift| place(shift, range.start)..place(shift, range.end);
         let lost = self.shift.map_or(0..u64::MAX, place);
         self.losses.on_range(lost.clone(), self.acked());
-        Some(lost)
+        lost
     }
 
     /// The lowest lost offset that was called protected; `None` when nothing is lost.
@@ -175,6 +198,8 @@ impl Watch {
         self.report = None;
         self.current = Claims::default();
         self.shift = None;
+        // The next run counts its instances anew.
+        self.early_losses = EarlyLosses::default();
     }
 
     /// The status of all bytes below `offset`: whether they meet `need`. `trusting` is false while a counted violation
@@ -251,6 +276,9 @@ impl Watch {
         };
         self.pinned = Some(flow.instance);
         self.is_moved = false;
+        for range in self.early_losses.take(flow.instance) {
+            self.lose(range);
+        }
     }
 }
 
@@ -306,6 +334,31 @@ mod tests {
         assert_eq!(status_at(&watch, 101), Status::Pending(Reason::Deadline));
         watch.on_flow(&flow(2, 900));
         assert_eq!(status_at(&watch, 101), Status::Pending(Reason::Deadline));
+    }
+
+    #[test]
+    fn a_loss_that_overtakes_the_answer_counts_when_the_instance_is_known() {
+        let range = |instance| Range { key: flow(3, 0).key, instance, start: 40, end: 60 };
+        let violated = |instance| Flow { violated: Some(40), ..flow(instance, 60) };
+        for early in 0..4 {
+            let mut watch = Watch::new(flow(3, 0).key);
+            match early {
+                0 => assert_eq!(watch.on_violation(&range(3)), None),
+                1 => watch.on_flow(&violated(3)),
+                2 => assert_eq!(watch.on_violation(&range(2)), None, "of an earlier connection"),
+                _ => {
+                    watch.on_flow(&violated(3));
+                    watch.on_restart();
+                }
+            }
+            watch.on_answer(&flow(3, 100));
+            let is_hit = early < 2;
+            assert_eq!(status_at(&watch, 40), YES, "{early}");
+            assert_eq!(status_at(&watch, 41) == Status::Pending(Reason::Violated), is_hit, "{early}");
+            let acked = Positions { acked: Some(60), ..flow(3, 100).positions };
+            watch.on_flow(&Flow { positions: acked, ..flow(3, 100) });
+            assert_eq!(status_at(&watch, 100), YES, "{early}: the mirror has what was lost");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Resolves the names of endpoints in the background: a name server that does not answer delays nothing else.
 //!
 //! A name is resolved at the start, and again while its peer is not reachable, because its address may have changed: one
-//! second after it fell silent, then after twice the time each, up to [`RETRY_LONGEST`]. Each query has its own thread,
+//! second after it fell silent, then after twice the time each, up to `RETRY_LONGEST`. Each query has its own thread,
 //! because the system's resolver blocks; each name has at most one query at a time.
 
 use std::net::{SocketAddr, ToSocketAddrs};
