@@ -121,8 +121,8 @@ def _drain(options: argparse.Namespace, deadline: float) -> bool:
     try:
         answer = json.loads(out)
         verdict, peers = answer["verdict"], answer["peers"]
-        alive = [peer["peer"] for peer in peers if peer["alive"]]
-        reasons = [f"{peer['peer']}: {reason}" for peer in peers for reason in peer["reasons"]]
+        alive = [peer["name"] for peer in peers if peer["alive"]]
+        reasons = [f"{peer['name']}: {reason}" for peer in peers for reason in peer["reasons"]]
         missing = [flow for peer in peers for flow in (peer.get("arrived") or {}).get("flows", []) if flow["missing"]]
     except (ValueError, KeyError, TypeError) as error:
         end(REFUSE, f"the answer of `onwire drain` cannot be read ({error!r}): {out[:200]}")

@@ -30,6 +30,7 @@ use protection::ProtectionSource;
 pub use reload::Reloading;
 use session_queue::SessionQueue;
 
+use crate::appliance::history::History;
 use crate::appliance::hooks::Hooks;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -39,13 +40,14 @@ use crate::appliance::peering::Peering;
 use crate::appliance::planning::{NewPlan, Planning};
 use crate::appliance::pulse::Pulse;
 use crate::appliance::setup;
-use crate::appliance::status::{LaneStatus, PeerStatus, Status, TunStatus, named};
+use crate::appliance::status::lane::LaneStatus;
+use crate::appliance::status::{PeerStatus, ROLE, Status, TunStatus, named};
 use crate::config::Config;
 use crate::io::log;
 use crate::io::restriction::Restrictions;
 use crate::io::sd_notify::SdNotify;
 use crate::io::signal::{PendingSignals, Signal};
-use crate::io::status_socket::StatusSocket;
+use crate::io::status_socket::{SCHEMA_VERSION, StatusSocket};
 use crate::tunnel::PeerId;
 use crate::tunnel::drop_reason::{DropReason, Drops};
 use crate::tunnel::endpoint::Endpoint;
@@ -116,6 +118,8 @@ pub struct Control {
     tun: TunStatus,
     uplinks: Uplinks,
     planning: Planning,
+    /// The last seconds, for status.
+    history: History,
     /// What was read last: `config` also holds what reloads have removed.
     written: Config,
     /// `None` without notifications.
@@ -158,6 +162,7 @@ impl Control {
                 self.reloading.poll_timeout(),
                 self.bypass_due(),
                 Some(self.pulse.poll_timeout()),
+                Some(self.history.poll_timeout()),
                 self.service.poll_timeout(now),
                 self.hooks.poll_timeout(now),
             ];
@@ -193,6 +198,10 @@ impl Control {
         self.peering.handle_timeout(now);
         self.send_handshakes(now);
         self.send_plans();
+        for lane in self.history.handle_timeout(now) {
+            // A lane that is too busy for it is asked again later, as one that does not answer.
+            self.lanes[lane].send(Command::Counts);
+        }
         for uplink in self.uplinks.look(now) {
             let sent = |lane: &LaneHandle| lane.send(Command::Uplink(uplink));
             if !self.lanes.iter().map(sent).fold(true, |all, sent| all & sent) {
@@ -214,6 +223,7 @@ impl Control {
         match event {
             LaneEvent::SessionConfirmed { local_index } => self.peering.on_confirmed(local_index, now),
             LaneEvent::Link { lane, peer, link } => self.planning.on_link(lane, peer, *link, now),
+            LaneEvent::Counts { lane, peers } => self.history.on_sample(lane.into(), peers, now),
             LaneEvent::SessionWanted(peer) => self.peering.on_wanted(peer, now),
             LaneEvent::Reach { lane, peer, reach } => self.on_reach(lane, peer, reach, now),
             LaneEvent::Port { peer, news } => self.on_port_news(peer, *news),
@@ -301,20 +311,27 @@ impl Control {
         self.compose(state, &snapshots)
     }
 
-    fn compose(&self, state: &str, snapshots: &[LaneSnapshot]) -> Status {
+    fn compose(&mut self, state: &str, snapshots: &[LaneSnapshot]) -> Status {
+        let now = Instant::now();
+        let lately: Vec<_> =
+            (0..self.config.peers.len()).map(|peer| self.history.of_peer(peer, snapshots, now)).collect();
         let mut drops = Drops::default();
         snapshots.iter().for_each(|snapshot| drops.merge(&snapshot.drops));
         drops.add(DropReason::Handshake, self.peering.drops().map(|(_, count)| count).sum());
         let mut by_name = named(&drops);
         by_name.extend(self.peering.drops().map(|(why, count)| (why.to_string(), count)));
         let peers = self.config.peers.iter().enumerate().filter(|(_, peer)| !peer.is_removed).map(|(number, peer)| {
-            let mut status = PeerStatus::gather(&peer.name, snapshots.iter().filter_map(|lane| lane.peers.get(number)));
+            let lanes = snapshots.iter().filter_map(|lane| lane.peers.get(number));
+            let mut status = PeerStatus::gather(&peer.name, lanes, self.started, now);
+            (status.since, status.rates) = lately[number];
             status.plans = self.planning.status(number);
             status.bypass = self.bypass_status(number);
             (status.key, status.public_key) = self.peering.key_in_use(PeerId(number as u16)).unzip();
             status
         });
         Status {
+            role: ROLE.to_owned(),
+            schema_version: SCHEMA_VERSION,
             node: self.config.node.name.clone(),
             public_key: self.config.node.private_key().public_key().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -6,7 +6,8 @@
 //! * [`host`]: names, routes and interfaces of this machine.
 //!
 //! Beside these wings: [`control`] is the control thread, `peering` and `peer_log` are its sessions and what it logs
-//! about them, [`metrics`] exports a status to Prometheus, `setup` makes state machines from the configuration, [`planning`] follows links and plans repair.
+//! about them, [`metrics`] exports a status to Prometheus, `history` is the last seconds for status, `setup` makes state
+//! machines from the configuration, [`planning`] follows links and plans repair.
 //!
 //! Start with [`lane`], whose first comment lists the steps of a turn. Then read [`control`], or `notify` to follow how
 //! bytes become "protected". The meaning of bytes, and what may be called protected, is decided in [`crate::tunnel`],
@@ -14,6 +15,7 @@
 
 pub mod bypass;
 pub mod control;
+mod history;
 pub mod hooks;
 pub mod host;
 pub mod lane;

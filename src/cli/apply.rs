@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::control::ControlSocket;
-use super::status::find_socket;
+use super::processes::find_socket;
 use super::{FAILURE, USAGE, print, print_error};
 use crate::appliance::control::request::Request;
 use crate::appliance::status::candidate::{CandidateState, ConfigurationStatus};
@@ -37,12 +37,13 @@ Examples:
   onwire apply new.yaml                        follow it and keep it, if all of it can be followed
   onwire apply new.yaml --confirm-within 60s --no-wait && probe && onwire confirm
 
-The candidate counts as if it lay at the configuration file: key files are found from there. The appliance follows all of it, as
-in a reload, or nothing: what is wrong, or cannot change while it runs, is said. Unconfirmed, it goes back by itself to what it
-followed before, even if this command, its terminal or the way to it is gone; a restart goes back too. Once confirmed the candidate
-replaces the configuration file, at one moment.
-Exit codes: 0 followed and kept (with --no-wait, and where standard input is no terminal: followed, unconfirmed), 1 not, 2 usage.
-Run it as root, or as the user of the appliance where that user may replace the file.")]
+The candidate counts as if it lay at the configuration file: key files are found from there. The appliance follows
+all of it, as in a reload, or nothing: what is wrong, or cannot change while it runs, is said. Unconfirmed, it goes
+back by itself to what it followed before, even if this command, its terminal or the way to it is gone; a restart
+goes back too. Once confirmed the candidate replaces the configuration file, at one moment.
+Exit codes: 0 followed and kept (with --no-wait, and where standard input is no terminal: followed, unconfirmed), 1
+not, 2 usage, 3 no appliance answers. Run it as root, or as the user of the appliance where that user may replace the
+file.")]
 pub struct Apply {
     /// The candidate, another file than the configuration file; - reads standard input
     file: PathBuf,
@@ -93,7 +94,7 @@ impl Apply {
 
     fn apply(&self, control: &ControlSocket) -> Result<String, (u8, String)> {
         let failed = |text| (FAILURE, text);
-        let configuration = control.ask(&Request::Show).map_err(failed)?.configuration;
+        let configuration = control.ask_first(&Request::Show)?.configuration;
         let file = Path::new(&configuration.file);
         let source = Source::read(&self.file, Some(file)).map_err(|errors| (USAGE, errors.to_string()))?;
         if is_same(&self.file, file) {

@@ -10,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::doctor::with_progress;
-use super::{FAILURE, USAGE, print, print_error, status};
+use super::processes::{Host, PATIENCE};
+use super::{FAILURE, USAGE, print, print_error};
 use crate::bugreport;
 use crate::doctor::read;
 
@@ -38,8 +39,9 @@ pub struct Bugreport {
 impl Bugreport {
     /// Gathers and writes; exit code 1 when the file cannot be made.
     pub fn run(self) -> ExitCode {
-        let mut sockets = status::all_sockets();
-        let subject = match read::subject::find(self.config.as_deref(), &status::appliance_sockets()) {
+        let host = Host::ask(PATIENCE);
+        let mut sockets = host.all_sockets();
+        let subject = match read::subject::find(self.config.as_deref(), &host.appliance_sockets()) {
             Ok(subject) => subject,
             Err(error) => {
                 print_error(format_args!("onwire bugreport: {}\n", error.trim_end()));

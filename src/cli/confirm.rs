@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::control::ControlSocket;
-use super::status::find_socket;
+use super::processes::find_socket;
 use super::{FAILURE, print, print_error};
 use crate::appliance::control::request::Request;
 use crate::appliance::status::candidate::CandidateState;
@@ -21,8 +21,8 @@ Examples:
 
 The configuration file is replaced at one moment: its owner, its mode and a symbolic link stay. `onwire confirm` may be repeated:
 if it could not write the file, it does so then.
-Exit codes: 0 the candidate is followed and in the file (with --reject: the appliance went back), 1 not, 2 usage. Run it as root,
-or as the user of the appliance where that user may replace the file.")]
+Exit codes: 0 the candidate is followed and in the file (with --reject: the appliance went back), 1 not, 2 usage, 3 no
+appliance answers. Run it as root, or as the user of the appliance where that user may replace the file.")]
 pub struct Confirm {
     /// Go back now, instead of at the end of the time
     #[arg(long)]
@@ -44,33 +44,37 @@ impl Confirm {
         };
         let control = ControlSocket::beside(&socket);
         let outcome = match self.reject {
-            true => control.ask(&Request::Reject).map(|answer| answer.text),
+            true => control.ask_first(&Request::Reject).map(|answer| answer.text),
             false => keep(&control),
         };
         match outcome {
             Ok(text) => print(format_args!("{text}\n")),
-            Err(text) => {
+            Err((code, text)) => {
                 print_error(format_args!("onwire confirm: {text}\n"));
-                ExitCode::from(FAILURE)
+                ExitCode::from(code)
             }
         }
     }
 }
 
-fn keep(control: &ControlSocket) -> Result<String, String> {
-    let shown = control.ask(&Request::Show)?;
+/// The error has its exit code.
+fn keep(control: &ControlSocket) -> Result<String, (u8, String)> {
+    let failed = |text: String| (FAILURE, text);
+    let shown = control.ask_first(&Request::Show)?;
     let configuration = shown.configuration;
     let Some(candidate) = configuration.candidate else {
-        return Err("nothing is unconfirmed: there was no candidate since the start of the appliance".to_owned());
+        return Err(failed(
+            "nothing is unconfirmed: there was no candidate since the start of the appliance".to_owned(),
+        ));
     };
     match candidate.state {
         CandidateState::Saved => Ok("it was confirmed before".to_owned()),
         CandidateState::GoingBack | CandidateState::WentBack => {
-            Err(format!("too late, the appliance goes back to what it followed before: {}", candidate.text))
+            Err(failed(format!("too late, the appliance goes back to what it followed before: {}", candidate.text)))
         }
         CandidateState::Unconfirmed | CandidateState::Confirmed => {
-            let replacement = control.prepare(&configuration.file, &shown.followed, &candidate.before_sha256)?;
-            control.keep(&candidate.sha256, replacement)
+            let prepared = control.prepare(&configuration.file, &shown.followed, &candidate.before_sha256);
+            control.keep(&candidate.sha256, prepared.map_err(failed)?).map_err(failed)
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::{FAILURE, NO_CONTACT};
 use crate::appliance::control::request::{Answer, Request, control_socket};
 use crate::config::replacement::Replacement;
 use crate::io::request_socket;
@@ -20,14 +21,24 @@ impl ControlSocket {
 
     /// The answer. One that is not good is an error with its text.
     pub(super) fn ask(&self, request: &Request) -> Result<Answer, String> {
-        let answer = self.ask_for_any(request)?;
-        if answer.is_good { Ok(answer) } else { Err(answer.text) }
+        self.ask_first(request).map_err(|(_, text)| text)
+    }
+
+    /// As [`ask`](Self::ask), for the first question of a command: the error has its exit code.
+    pub(super) fn ask_first(&self, request: &Request) -> Result<Answer, (u8, String)> {
+        let text = request_socket::ask(&self.path, &request.emit()).map_err(|error| (NO_CONTACT, error.to_string()))?;
+        let answer = self.read(&text).map_err(|text| (FAILURE, text))?;
+        if answer.is_good { Ok(answer) } else { Err((FAILURE, answer.text)) }
     }
 
     /// The answer, good or not. Without one it is not known what the appliance has done.
     pub(super) fn ask_for_any(&self, request: &Request) -> Result<Answer, String> {
         let text = request_socket::ask(&self.path, &request.emit()).map_err(|error| error.to_string())?;
-        serde_json::from_str(&text).map_err(|error| {
+        self.read(&text)
+    }
+
+    fn read(&self, text: &str) -> Result<Answer, String> {
+        serde_json::from_str(text).map_err(|error| {
             format!(
                 "{}: not an answer that this version knows ({error}); are both programs of the same version?",
                 self.path.display()

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{FAILURE, USAGE, print, print_error, status};
+use super::processes::{Host, PATIENCE};
+use super::{FAILURE, USAGE, print, print_error};
 use crate::doctor::{self, Report, read};
 
 /// Arguments of `onwire doctor`.
@@ -42,7 +43,8 @@ const QUIET_FOR: Duration = Duration::from_secs(2);
 impl Doctor {
     /// Examines and prints; exit code 1 when there is a fault.
     pub fn run(self) -> ExitCode {
-        let subject = match read::subject::find(self.config.as_deref(), &status::appliance_sockets()) {
+        let sockets = Host::ask(PATIENCE).appliance_sockets();
+        let subject = match read::subject::find(self.config.as_deref(), &sockets) {
             Ok(subject) => subject,
             Err(error) => {
                 print_error(format_args!("onwire doctor: {}\n", error.trim_end()));

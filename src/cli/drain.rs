@@ -13,7 +13,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::control::ControlSocket;
-use super::{FAILURE, NO_CONTACT, USAGE, print, print_error, status};
+use super::processes::find_socket;
+use super::{FAILURE, NO_CONTACT, USAGE, print, print_error};
 use crate::appliance::control::request::{Drained, Request};
 use crate::appliance::status::Status;
 use crate::appliance::status::arrivals::ArrivedStatus;
@@ -21,7 +22,7 @@ use crate::appliance::status::drain::{DrainAssessment, Verdict, assess};
 use crate::appliance::status::hooks::HookStatus;
 use crate::config::hooks::HookEvent;
 use crate::config::units::parse_duration;
-use crate::io::status_socket;
+use crate::io::status_socket::{self, SCHEMA_VERSION};
 
 /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
 #[derive(Debug, Args)]
@@ -36,7 +37,7 @@ Run it on the mirror's appliance when the primary's site is gone, or its program
   unfinished  all that was sent to its end is here; what was being sent when the primary ended is here in part
   incomplete  something that may have been acknowledged is missing, or it is too early to say
 
-JSON: { node, verdict, waited_s, peers: [{ peer, verdict, alive, reasons: [], arrived: {} }] }
+JSON: { schema_version, node, verdict, waited_s, peers: [{ name, verdict, alive, reasons: [], arrived: {} }] }
 Exit codes: 0 complete or unfinished, 1 incomplete, 2 usage, 3 the appliance does not answer.")]
 pub struct Drain {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire
@@ -71,7 +72,7 @@ struct Found {
 impl Drain {
     /// Waits and prints the result; see the exit codes above.
     pub fn run(self) -> ExitCode {
-        let socket = match status::find_socket(self.socket.as_deref(), self.config.as_deref(), "drain") {
+        let socket = match find_socket(self.socket.as_deref(), self.config.as_deref(), "drain") {
             Ok(socket) => socket,
             Err(code) => return code,
         };
@@ -146,6 +147,7 @@ impl Drain {
         let peers = peers.iter().map(|(peer, arrived, assessment)| peer_json(peer, arrived, assessment));
         let peers: Vec<_> = peers.collect();
         let document = json!({
+            "schema_version": SCHEMA_VERSION,
             "node": status.node,
             "verdict": verdict.name(),
             "waited_s": waited.as_secs_f64(),
@@ -171,7 +173,7 @@ fn tell_hooks(status: &Status, socket: &Path, peers: Vec<Drained>, waited: Durat
 
 fn peer_json(peer: &str, arrived: &ArrivedStatus, assessment: &DrainAssessment) -> Value {
     json!({
-        "peer": peer,
+        "name": peer,
         "verdict": assessment.verdict.name(),
         "alive": assessment.is_alive,
         "reasons": assessment.reasons,
@@ -230,8 +232,10 @@ fn show(text: &mut String, peer: &str, arrived: &ArrivedStatus, assessment: &Dra
 /// Asks the appliance whose status socket this is.
 fn ask(socket: &Path) -> io::Result<Status> {
     let document = status_socket::ask(socket)?;
-    serde_json::from_str(&document).map_err(|error| {
-        let text = format!("{}: the answer is no status of an appliance of this version ({error})", socket.display());
+    let wrong = |why: &str| {
+        let text = format!("{}: the answer is no status of an appliance of this version ({why})", socket.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
-    })
+    };
+    let status: Status = serde_json::from_str(&document).map_err(|error| wrong(&error.to_string()))?;
+    if status.is_of_another() { Err(wrong("it is of gates")) } else { Ok(status) }
 }

@@ -18,6 +18,7 @@ use self::explained::{Explained, Question};
 use super::{FAILURE, NOTHING, USAGE, print, print_error};
 use crate::config::units::{parse_duration, parse_fraction, parse_rate};
 use crate::config::{self, Config, Profile, Rate, Repair};
+use crate::io::status_socket::SCHEMA_VERSION;
 use crate::plan::MOST_LOSS;
 
 /// Arguments of `onwire explain`.
@@ -31,7 +32,8 @@ Examples:
   onwire explain /etc/onwire/ithaca.yaml --socket /run/onwire/ithaca.sock   as the running appliance has measured it
   onwire explain /etc/onwire/ithaca.yaml --json | jq '.profiles[].lone.survives_s'
 
-Exit codes: 0 explained, 1 failure, 2 usage or configuration, 4 no such profile or peer.")]
+Exit codes: 0 explained, 1 failure, 2 usage or configuration, 3 the appliance at --socket does not answer, 4 no such
+profile or peer.")]
 pub struct Explain {
     /// The configuration file
     file: PathBuf,
@@ -106,7 +108,7 @@ impl Explain {
         };
         let measured = match &self.socket {
             None => None,
-            Some(socket) => Some(measured::ask(socket, &peer.name).map_err(|words| (FAILURE, words))?),
+            Some(socket) => Some(measured::ask(socket, &peer.name)?),
         };
         let question = Question {
             symbol_bytes: peer.path.symbol_size().max(1),
@@ -123,7 +125,10 @@ impl Explain {
         }
         let explained: Vec<_> = profiles.iter().map(|profile| Explained::new(profile, &question)).collect();
         if self.json {
-            let text = serde_json::to_string_pretty(&serde_json::json!({ "profiles": explained }));
+            let text = serde_json::to_string_pretty(&serde_json::json!({
+                "schema_version": SCHEMA_VERSION,
+                "profiles": explained,
+            }));
             return text.map(|text| text + "\n").map_err(|error| (FAILURE, error.to_string()));
         }
         Ok(explained.iter().map(text::paragraph).collect::<Vec<_>>().join("\n"))

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::destination::Destination;
 use super::output_line::OutputLine;
 use super::render::grouped;
 use super::subscription::FileOrSubscription;
 use super::{FAILURE, NO_CONTACT, USAGE, notification, print, print_error, table};
+use crate::io::status_socket::SCHEMA_VERSION;
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Origin, Peer};
 
@@ -21,12 +22,12 @@ use crate::notify::message::{Event, Flow, FlowKey, Level, LinkState, Message, Or
 Examples:
   onwire flows                              every flow and its position at each level, in bytes since its start
   onwire flows --to mirror:5432             those to one host and port
-  onwire flows --json | jq '.[] | select(.violated)'
+  onwire flows --json | jq '.flows[] | select(.violated)'
 
 The columns early and survives are there where a profile has late repair: early is ahead of on_wire while late repair
 has not left, and survives is the interruption that bytes at on_wire survive.
 
-JSON: an array of objects with the fields of a flow in `onwire watch --json`.
+JSON: { schema_version, flows: [] }; each has the fields of a flow in `onwire watch --json`.
 Exit codes: 0 shown, 1 failure, 2 usage, 3 no contact with the appliance.")]
 pub struct Flows {
     #[command(flatten)]
@@ -34,7 +35,7 @@ pub struct Flows {
     /// Only flows to this host
     #[arg(long, value_name = "HOST[:PORT]")]
     to: Option<String>,
-    /// For programs: one JSON array
+    /// For programs: one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -75,7 +76,8 @@ impl Flows {
         let peers: BTreeMap<u32, Peer> = client.core().peers().map(|peer| (peer.id, peer.clone())).collect();
         if self.json {
             let flows = flows.values().map(|flow| Value::Object(notification::flow_json(flow, peers.get(&flow.peer))));
-            print(format_args!("{:#}\n", Value::Array(flows.collect())))
+            let flows: Vec<Value> = flows.collect();
+            print(format_args!("{:#}\n", json!({ "schema_version": SCHEMA_VERSION, "flows": flows })))
         } else {
             print(flow_table(&flows, &peers))
         }

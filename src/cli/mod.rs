@@ -1,7 +1,8 @@
 //! The command line: one file per subcommand, no logic.
 //!
-//! Exit codes: 0 asked to stop or done, 1 failure, 2 usage or configuration, 3 no appliance sends notifications, 4
-//! nothing of what was asked about exists.
+//! Exit codes, the same in all commands: 0 asked to stop or done, 1 failure, or the answer is no; 2 usage or
+//! configuration; 3 no appliance or gate answers; 4 nothing of what was asked about exists. `docs/operations.md` has a
+//! table.
 //!
 //! Start with [`main`]; `run` and `gate` start long-lived processes, the other subcommands query, print or create
 //! something and exit.
@@ -17,6 +18,7 @@ pub mod drain;
 pub mod explain;
 pub mod flows;
 pub mod gate;
+mod health;
 mod help;
 pub mod hook;
 pub mod init;
@@ -27,15 +29,19 @@ pub mod log;
 pub mod manual;
 mod notification;
 mod output_line;
+mod processes;
 pub mod pubkey;
 pub mod reference;
 pub mod reload;
 mod render;
 mod render_gate;
 pub mod run;
+pub mod schema;
 pub mod status;
 mod subscription;
 mod table;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod wait;
 pub mod watch;
 pub mod watchdog;
@@ -46,11 +52,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Something failed while it ran.
+/// Something failed while it ran, or the answer to what was asked is no.
 pub const FAILURE: u8 = 1;
 /// The command line or the configuration is wrong.
 pub const USAGE: u8 = 2;
-/// The appliance does not answer requests for notifications.
+/// No appliance answers, or no gate.
 pub const NO_CONTACT: u8 = 3;
 /// Nothing of what was asked about exists. Not 0: "all of nothing is protected" must not count as success.
 pub const NOTHING: u8 = 4;
@@ -77,8 +83,11 @@ pub enum Command {
     Apply(apply::Apply),
     /// Keep the candidate that a running appliance follows, or go back
     Confirm(confirm::Confirm),
-    /// Show what a running appliance knows: peers, loss, recovery, drops
+    /// Show what the appliances and gates of this host know: peers, loss, recovery, drops; or whether all is well
     Status(status::Status),
+    /// Show the appliances and gates of this host on one screen, live
+    #[cfg(feature = "top")]
+    Top(top::Top),
     /// Show live which bytes of which flow are protected
     Watch(watch::Watch),
     /// Wait until all that local sockets have sent to a host is protected
@@ -89,6 +98,8 @@ pub enum Command {
     Gate(gate::Gate),
     /// At the mirror, before it is promoted: wait until all that is in flight has arrived, and say what is missing
     Drain(drain::Drain),
+    /// Print the JSON Schema of a status or of a configuration file, for editors and programs
+    Schema(schema::Schema),
     /// Check a configuration file and say what it would run
     Check(check::Check),
     /// Look for what keeps an appliance from working, on this host and toward its peers, and say what to do
@@ -126,7 +137,7 @@ A pair, from nothing:
   onwire doctor                               where something does not work: what, and what to do
   onwire wait --to mirror                     until what was sent there is protected
 
-Exit codes: 0 done or asked to stop, 1 failure, 2 usage or configuration, 3 no contact with the appliance,
+Exit codes: 0 done or asked to stop, 1 failure, or the answer is no; 2 usage or configuration, 3 nothing answers,
 4 nothing of what was asked about.
 `onwire COMMAND --help` has examples of each command.";
 
@@ -148,12 +159,15 @@ pub fn main() -> ExitCode {
             Command::Apply(command) => command.run(),
             Command::Confirm(command) => command.run(),
             Command::Status(command) => command.run(),
+            #[cfg(feature = "top")]
+            Command::Top(command) => command.run(),
             Command::Watch(command) => command.run(),
             Command::Wait(command) => command.run(),
             Command::Flows(command) => command.run(),
             Command::Gate(command) => command.run(),
             Command::Drain(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Schema(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Bugreport(command) => command.run(),
             Command::Reference(command) => command.run(),

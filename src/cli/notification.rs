@@ -146,7 +146,7 @@ pub fn flow_json(flow: &Flow, peer: Option<&Peer>) -> Map<String, Value> {
         "survives_burst_us": flow.survives_burst,
         "peer": flow.peer,
         "peer_name": peer.and_then(|peer| peer.name.as_deref()),
-        "link": peer.map(|peer| peer.state.name()),
+        "link_state": peer.map(|peer| peer.state.name()),
     })));
     fields
 }
@@ -156,7 +156,7 @@ pub fn link_json(peer: &Peer) -> Map<String, Value> {
     object(json!({
         "peer": peer.id,
         "peer_name": peer.name.as_deref(),
-        "link": peer.state.name(),
+        "state": peer.state.name(),
         "reason": peer.reason.name(),
     }))
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Deserialize;
 
-use super::status::find_socket;
-use super::{FAILURE, print, print_error};
+use super::processes::find_socket;
+use super::{FAILURE, NO_CONTACT, print, print_error};
 use crate::config::reload::{Outcome, ReloadStatus};
 use crate::io::status_socket;
 
@@ -30,9 +30,11 @@ Examples:
   onwire reload --socket /run/onwire/ithaca.sock          of several appliances
   onwire reload --socket /run/onwire/gate.sock            the gates of this host
 
-The process reads the file that it was started with. It follows all of it, or nothing: what is wrong, or cannot change while
-it runs, is said here and in its log, and it goes on as before. Packets, sessions and connections go on. SIGHUP does the same.
-Exit codes: 0 it follows the file, 1 it does not, 2 usage. Run it as root, or as the user of that process.")]
+The process reads the file that it was started with. It follows all of it, or nothing: what is wrong, or cannot
+change while it runs, is said here and in its log, and it goes on as before. Packets, sessions and connections go on.
+SIGHUP does the same.
+Exit codes: 0 it follows the file, 1 it does not, 2 usage, 3 nothing answers. Run it as root, or as the user of that
+process.")]
 pub struct Reload {
     /// The status socket; by default the one in the configuration, or the only one in /run/onwire.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
@@ -50,7 +52,7 @@ impl Reload {
             Err(code) => return code,
         };
         let outcome = ask(&socket).and_then(|before| {
-            status_socket::signal_owner(&socket).map_err(|error| error.to_string())?;
+            status_socket::signal_owner(&socket).map_err(|error| (FAILURE, error.to_string()))?;
             wait(&socket, before.reload.attempts)
         });
         match outcome {
@@ -59,22 +61,24 @@ impl Reload {
                 print_error(format_args!("{}\n", outcome.text));
                 ExitCode::from(FAILURE)
             }
-            Err(error) => {
+            Err((code, error)) => {
                 print_error(format_args!("onwire reload: {error}\n"));
-                ExitCode::from(FAILURE)
+                ExitCode::from(code)
             }
         }
     }
 }
 
-fn ask(socket: &Path) -> Result<Status, String> {
-    let text = status_socket::ask(socket).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text)
-        .map_err(|_| format!("{} is not the socket of an appliance or a gate of this version", socket.display()))
+/// The error has its exit code.
+fn ask(socket: &Path) -> Result<Status, (u8, String)> {
+    let text = status_socket::ask(socket).map_err(|error| (NO_CONTACT, error.to_string()))?;
+    serde_json::from_str(&text).map_err(|_| {
+        (FAILURE, format!("{} is not the socket of an appliance or a gate of this version", socket.display()))
+    })
 }
 
 /// Waits for the end of a reload behind `attempts` others.
-fn wait(socket: &Path, attempts: u64) -> Result<Outcome, String> {
+fn wait(socket: &Path, attempts: u64) -> Result<Outcome, (u8, String)> {
     let deadline = Instant::now() + ANSWERED_WITHIN;
     while Instant::now() < deadline {
         let reload = ask(socket)?.reload;
@@ -83,5 +87,5 @@ fn wait(socket: &Path, attempts: u64) -> Result<Outcome, String> {
             _ => std::thread::sleep(STEP),
         }
     }
-    Err(format!("it has not said within {ANSWERED_WITHIN:?} how it ended; its log does"))
+    Err((FAILURE, format!("it has not said within {ANSWERED_WITHIN:?} how it ended; its log does")))
 }

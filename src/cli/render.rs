@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::appliance::host::route_trouble::RouteTrouble;
 use crate::appliance::status::bypass::WatchdogStatus;
-use crate::appliance::status::candidate::{CandidateState, CandidateStatus};
 use crate::appliance::status::hooks::HookStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
+use crate::appliance::status::rates::RatesStatus;
 use crate::appliance::status::{PeerStatus, ReceivedStatus, Status};
 use crate::io::restriction::Restrictions;
+use crate::io::since::Since;
 
 /// The whole status, a few lines per peer.
 pub fn status(status: &Status) -> String {
@@ -33,27 +33,11 @@ pub fn write_log_loss(out: &mut String, lines: u64) -> std::fmt::Result {
     }
 }
 
-fn candidate_line(candidate: &CandidateStatus) -> String {
-    let CandidateStatus { state, goes_back_in_s, text, .. } = candidate;
-    match state {
-        CandidateState::Unconfirmed => {
-            let left = goes_back_in_s.unwrap_or_default().ceil();
-            format!("unconfirmed, goes back in {left} s unless `onwire confirm` keeps it: {text}")
-        }
-        CandidateState::GoingBack => format!("GOING BACK, tries each second: {text}"),
-        CandidateState::WentBack => format!("went back: {text}"),
-        CandidateState::Confirmed => {
-            format!("confirmed, but NOT IN THE FILE, a restart runs the one before: run `onwire confirm`: {text}")
-        }
-        CandidateState::Saved => format!("confirmed: {text}"),
-    }
-}
-
 fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     let tun = &status.tun;
     writeln!(out, "{}: {}, onwire {}, {}", status.node, status.state, status.version, duration(status.uptime_s))?;
     if let Some(candidate) = &status.configuration.candidate {
-        writeln!(out, "  candidate: {}", candidate_line(candidate))?;
+        writeln!(out, "  candidate: {}", candidate.words())?;
     }
     write_log_loss(out, status.log_lines_lost)?;
     write_restrictions(out, &status.restrictions)?;
@@ -69,7 +53,7 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
         tun.name, tun.backend, tun.mtu, dropped
     )?;
     for (prefix, trouble) in &tun.route_troubles {
-        writeln!(out, "  {prefix}: {}", route_trouble(trouble, &tun.name))?;
+        writeln!(out, "  {prefix}: {}", trouble.words(&tun.name))?;
     }
     if let Some(WatchdogStatus { pid, stalls }) = status.watchdog {
         let process = pid.map_or("ENDED, restart onwire".to_owned(), |pid| format!("process {pid}"));
@@ -113,23 +97,9 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn route_trouble(trouble: &RouteTrouble, device: &str) -> String {
-    match trouble {
-        RouteTrouble::DeviceDown => format!("route missing, {device} is down: `ip link set {device} up`"),
-        RouteTrouble::Elsewhere { prefix, .. } => {
-            format!("route missing or not preferred: packets take the route to {prefix} instead; see `ip route get`")
-        }
-        RouteTrouble::Missing { cause } => format!("route missing: {cause}"),
-        RouteTrouble::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
-        RouteTrouble::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
-        RouteTrouble::NotWithdrawn { cause } => format!("the route of an unreached peer cannot be removed: {cause}"),
-        RouteTrouble::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
-    }
-}
-
 fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     let endpoint = peer.endpoint.map_or("nowhere yet".to_owned(), |endpoint| endpoint.to_string());
-    writeln!(out, "\npeer {}: {} at {endpoint}", peer.name, peer.state)?;
+    writeln!(out, "\npeer {}: {}{} at {endpoint}", peer.name, peer.state, lasting(peer.since))?;
     if let Some(age) = peer.session_age_s {
         let rtt = peer.rtt_ms.map_or("unknown".to_owned(), |rtt| format!("{rtt:.1} ms"));
         writeln!(out, "  session   {} old, {} so far, round trip {rtt}", duration(age), peer.sessions)?;
@@ -141,10 +111,15 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
         writeln!(out, "  key       next_public_key, {key}: write it as public_key, and reload")?;
     }
     if let Some(protection) = &peer.protection {
-        let because = if protection.reason == "none" { String::new() } else { format!(" ({})", protection.reason) };
+        let since = lasting(protection.since);
+        let because = match (protection.reason.as_str(), protection.since == protection.reason_since) {
+            ("none", _) => String::new(),
+            (reason, true) => format!(" ({reason})"),
+            (reason, false) => format!(" ({reason}{})", lasting(protection.reason_since)),
+        };
         writeln!(
             out,
-            "  promises  link {}{because}; level {}; {} flows; {} blocks protected, {} not; {} violations",
+            "  promises  link {}{since}{because}; level {}; {} flows; {} blocks protected, {} not; {} violations",
             protection.state,
             protection.level,
             grouped(protection.flows),
@@ -196,6 +171,9 @@ fn write_peer(out: &mut String, peer: &PeerStatus) -> std::fmt::Result {
     }
     if let Some(link) = &peer.link {
         writeln!(out, "  way there {}", way_there(link))?;
+    }
+    if let Some(rates) = &peer.rates {
+        write_rates(out, rates)?;
     }
     peer.plans.iter().try_for_each(|plan| write_plan(out, plan))
 }
@@ -258,8 +236,42 @@ fn write_received(out: &mut String, label: &str, received: &ReceivedStatus) -> s
     Ok(())
 }
 
+/// ` for 2 h 3 min`; nothing of a process that does not say.
+pub fn lasting(since: Option<Since>) -> String {
+    since.map_or(String::new(), |since| format!(" for {}", duration(since.for_s)))
+}
+
+/// The last ten seconds.
+fn write_rates(out: &mut String, rates: &RatesStatus) -> std::fmt::Result {
+    let share = |share: Option<f64>| share.map_or("no".to_owned(), |share| format!("{} %", percent(share)));
+    let (sent, received) = (&rates.sent, &rates.received);
+    writeln!(
+        out,
+        "  last {:2.0} s sent {} packets/s ({}/s), {} more bytes for repair; received {} packets/s ({}/s), {} loss, \
+         {} symbols/s rebuilt",
+        rates.over_s,
+        grouped(sent.adus_per_second.round() as u64),
+        bytes(sent.adu_bytes_per_second.round() as u64),
+        share(sent.overhead),
+        grouped(received.adus_per_second.round() as u64),
+        bytes(received.adu_bytes_per_second.round() as u64),
+        share(received.raw_loss),
+        grouped(received.recovered_symbols_per_second.round() as u64)
+    )?;
+    if let Some(there) = rates.peer_report.filter(|there| there.datagrams_per_second + there.lost_per_second > 0.0) {
+        writeln!(
+            out,
+            "            its side: {} loss, {} symbols/s rebuilt, {} of blocks not rebuilt",
+            share(there.raw_loss),
+            grouped(there.recovered_symbols_per_second.round() as u64),
+            share(there.residual_loss)
+        )?;
+    }
+    Ok(())
+}
+
 /// What is known of the link to a peer.
-fn way_there(link: &LinkStatus) -> String {
+pub fn way_there(link: &LinkStatus) -> String {
     let Some(age) = link.age_ms else { return "loss not known: no report of datagrams yet".to_owned() };
     let mut text = format!(
         "loss {} % (at 95 % below {} %, {} old)",
@@ -286,7 +298,7 @@ fn way_there(link: &LinkStatus) -> String {
 }
 
 /// A share, with two digits that say something.
-fn percent(share: f64) -> String {
+pub fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent == 0.0 {
         return "0".to_owned();
@@ -304,7 +316,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
@@ -362,7 +374,7 @@ mod tests {
     #[test]
     fn of_no_traffic_there_are_no_percentages() {
         let mut text = String::new();
-        let idle = PeerStatus::gather("syracuse", std::iter::empty());
+        let idle = PeerStatus { name: "syracuse".to_owned(), ..PeerStatus::default() };
         write_peer(&mut text, &idle).unwrap();
         assert!(text.contains("0 packets") && !text.contains('%'), "{text}");
         let mut busy = idle;

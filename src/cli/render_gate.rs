@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::output_line::OutputLine;
-use super::render::{duration, grouped, write_log_loss, write_restrictions};
+use super::render::{duration, grouped, lasting, write_log_loss, write_restrictions};
 use crate::config::units::show_duration;
 use crate::gate::status::{ConnectionStatus, GateStatus, Status};
 
@@ -26,7 +26,7 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     let notify = &status.notify;
     match (notify.contact, notify.heard_s) {
-        (true, _) => writeln!(out, "  appliance at {}: heard", notify.address)?,
+        (true, _) => writeln!(out, "  appliance at {}: heard{}", notify.address, lasting(notify.since))?,
         (false, Some(heard)) => writeln!(
             out,
             "  appliance at {}: silent for {}: nothing counts as protected",
@@ -41,13 +41,14 @@ fn write_status(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     for link in &notify.links {
         match link.state.as_str() {
-            "up" => writeln!(out, "  link to {}: up", OutputLine(&link.name))?,
+            "up" => writeln!(out, "  link to {}: up{}", OutputLine(&link.name), lasting(link.since))?,
             state => writeln!(
                 out,
-                "  link to {}: {} ({})",
+                "  link to {}: {} ({}){}",
                 OutputLine(&link.name),
                 OutputLine(state),
-                OutputLine(&link.reason)
+                OutputLine(&link.reason),
+                lasting(link.since)
             )?,
         }
     }

@@ -10,12 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
 
-use super::status::appliance_sockets;
+use super::processes::only_appliance;
 use crate::config::key_file::{self, KEYGEN_NOTIFY};
 use crate::config::{self, DEFAULT_NOTIFY_PORT, Source, gate_file};
-use crate::io::status_socket;
 use crate::notify::client::{Client, Wish};
 use crate::notify::secret::Secret;
 
@@ -146,8 +144,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where the only appliance of this host gives notifications; `None` if there is none, or several, or it gives none.
 fn only_publisher() -> Option<SocketAddr> {
-    let [socket] = &appliance_sockets()[..] else { return None };
-    let status: Value = serde_json::from_str(&status_socket::ask_within(socket, PATIENCE).ok()?).ok()?;
+    let status = only_appliance(PATIENCE)?;
     Some(reachable(status["notify"]["listen"].as_str()?.parse().ok()?))
 }
 

@@ -18,6 +18,7 @@ use super::subscription::{FileOrSubscription, Publisher};
 use super::{FAILURE, NO_CONTACT, NOTHING, USAGE, notification, print, print_error};
 use crate::config::units::{parse_duration, show_duration};
 use crate::io::sock_diag::{Sent, TcpSocket, tcp_sockets};
+use crate::io::status_socket::SCHEMA_VERSION;
 use crate::notify::client::{Client, Need, Reason, Status, Wish};
 use crate::notify::message::{FlowKey, Level};
 
@@ -38,8 +39,10 @@ meanwhile does not prolong the wait. Some profiles have late repair, so that an 
 the mirror must have the bytes. A connection that ended before is not counted. Where no open connection has sent
 anything there is nothing to wait for, and that is no yes: exit code 4, or 0 with --allow-none.
 
-JSON: { protected, level, reason, open, ended, flows: [{ protocol, source, destination, bytes, protected, missing, level,
-        reason, survives_burst_us }] }. survives_burst_us: what the flow promises; null where that is unknown. open, ended: connections to the host that the kernel knows. protected is false where flows is empty.
+JSON: { schema_version, protected, level, reason, open, ended, flows: [{ protocol, source, destination, bytes,
+        protected, missing, level, reason, survives_burst_us }] }. survives_burst_us: what the flow promises; null where
+        that is unknown. open, ended: connections to the host that the kernel knows. protected is false where flows is
+        empty.
 Exit codes: 0 protected, 1 not protected within the timeout, 2 usage, 3 no contact with the appliance, 4 nothing to wait
 for.")]
 pub struct Wait {
@@ -293,6 +296,7 @@ impl Wait {
                 Value::Object(fields)
             };
             let notification = json!({
+                "schema_version": SCHEMA_VERSION,
                 "protected": code == 0 && nothing.is_none(),
                 "level": level.filter(|_| code == 0).map(Level::name),
                 "reason": nothing.or(reason),

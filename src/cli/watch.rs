@@ -17,6 +17,7 @@ use super::output_line::OutputLine;
 use super::subscription::{FileOrSubscription, Publisher};
 use super::{FAILURE, NO_CONTACT, USAGE, notification, print_error};
 use crate::config::units::{parse_duration, show_duration};
+use crate::io::status_socket::SCHEMA_VERSION;
 use crate::notify::client::{Client, Wish};
 use crate::notify::message::{Filter, Flow, FlowKey, LinkState, Message, Peer, Range, StateReason};
 use crate::notify::pcap::Pcap;
@@ -37,16 +38,16 @@ early: they have left with their early repair, and late repair, which some profi
 of on_wire); survives: the interruption of the link that bytes at on_wire survive; decoded: the peer appliance has them; acked: the mirror has acknowledged them.
 
 JSON: one object a line. Every object has
-  time        seconds since 1970        type   flow, link, violation, block, contact
+  schema_version     at_s   seconds since 1970     type   flow, link, violation, block, contact
 flow:         protocol, source, destination, instance, event (new, protected, gone), gone_reason, level (what the
               appliance calls protected: on_wire, or queued), origin (start, middle), origin_seq, queued, early
               (null where not ahead of on_wire), on_wire, decoded, acked (positions or null), violated (claims above it are
               void unless acked), packets (UDP), cookie, k and m of the last block, survives_burst_us (0: none), peer,
-              peer_name, link
-link:         peer, peer_name, link (up, degraded, down, draining), reason
+              peer_name, link_state
+link:         peer, peer_name, state (up, degraded, down, draining), reason
 violation:    number, peer, ranges: [{ protocol, source, destination, instance, start, end }]
 block:        peer, lane, profile, sbn, k, m, level (null: failed), ranges
-contact:      contact (true, false), run (another text after a restart of the appliance), silent_for seconds
+contact:      contact (true, false), epoch (another text after a restart of the appliance), silent_s
 
 Exit codes: 0 done, 1 failure, 2 usage, 3 there was never contact with the appliance.")]
 pub struct Watch {
@@ -126,7 +127,7 @@ impl Watch {
 }
 
 /// The run as text: JSON readers keep only 53 bits of a number.
-fn run_json(run: Option<u64>) -> Option<String> {
+fn epoch_json(run: Option<u64>) -> Option<String> {
     run.map(|run| format!("{run:016x}"))
 }
 
@@ -210,7 +211,7 @@ impl Screen {
                 }
                 let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
                 self.run = Some(run);
-                let fields = json!({ "contact": true, "run": run_json(Some(run)), "silent_for": silent });
+                let fields = json!({ "contact": true, "epoch": epoch_json(Some(run)), "silent_s": silent });
                 self.line("contact", words, notification::object(fields))
             }
             // At the start allow some time: the first answers take a round trip or two.
@@ -223,8 +224,8 @@ impl Screen {
                 let words = format!("no contact with {at} for {shown}: count nothing as protected");
                 let fields = json!({
                     "contact": false,
-                    "run": run_json(self.run),
-                    "silent_for": silent.as_secs_f64(),
+                    "epoch": epoch_json(self.run),
+                    "silent_s": silent.as_secs_f64(),
                 });
                 self.line("contact", words, notification::object(fields))?;
                 if self.run.is_none() {
@@ -310,7 +311,9 @@ impl Screen {
         let now = SystemTime::now();
         let mut out = io::stdout().lock();
         if self.options.json {
-            let mut object = notification::object(json!({ "time": notification::unix_time(now), "type": kind }));
+            let at = notification::unix_time(now);
+            let mut object =
+                notification::object(json!({ "schema_version": SCHEMA_VERSION, "at_s": at, "type": kind }));
             object.extend(fields);
             writeln!(out, "{}", Value::Object(object))?;
         } else {

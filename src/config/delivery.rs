@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+
 use super::redundancy::{Profile, duration};
 use super::schema;
 use super::table::{Reading, Table};
@@ -20,7 +22,8 @@ pub struct Delivery {
 }
 
 /// Delivery order within a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Ordering {
     /// In order; a hole holds later packets until its block is rebuilt or expires.
     Strict,
@@ -40,7 +43,8 @@ pub struct Bypass {
 }
 
 /// The action while a peer is down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum WhenDown {
     /// Packets for the peer are dropped and counted.
     Drop,

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
+
 use super::Problem;
 use super::metrics::Metrics;
 use super::reporting::Log;
@@ -215,7 +217,8 @@ pub struct UpstreamTls {
 }
 
 /// A protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "lowercase")]
 pub enum Kind {
     /// Streaming replication of PostgreSQL.
     Postgres,

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
+
 use super::redundancy::duration;
 use super::schema;
 use super::table::{Field, Reading, Table};
@@ -23,7 +25,8 @@ pub struct Hook {
 }
 
 /// What a hook is run for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum HookEvent {
     /// The state of the link to a peer has changed.
     Link,

@@ -16,6 +16,7 @@ pub mod gate;
 pub mod gate_changes;
 pub mod gate_file;
 pub mod hooks;
+pub mod json_schema;
 pub mod key_file;
 mod metrics;
 pub mod name;

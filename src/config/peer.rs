@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
+use schemars::JsonSchema;
 
 use super::dscp::parse_dscp;
 use super::key_file;
@@ -85,7 +86,8 @@ impl OuterPath {
 }
 
 /// UDP segmentation offload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum UdpGso {
     /// Probe it, and stop using it if it fails.
     Auto,
@@ -96,7 +98,8 @@ pub enum UdpGso {
 }
 
 /// The ECN field of datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum OuterEcn {
     /// They may be marked if every packet in them may be; their marks go to those packets.
     Copy,
@@ -114,7 +117,8 @@ pub enum OuterDscp {
 }
 
 /// What rebuilt packets say of congestion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Congestion {
     /// They are marked, where their senders understand marks.
     Signal,

@@ -4,12 +4,14 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Change, Takes};
 
 /// The last reload, and how many there were.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ReloadStatus {
     /// Reloads that were asked for since the start.
     pub attempts: u64,
@@ -18,7 +20,8 @@ pub struct ReloadStatus {
 }
 
 /// How a reload ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Outcome {
     /// The process follows what it has read; else it goes on as before.
     pub is_good: bool,

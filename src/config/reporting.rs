@@ -3,6 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
+
 use super::schema;
 use super::table::{Reading, Table};
 
@@ -23,7 +25,8 @@ pub struct Log {
 }
 
 /// Severity of log messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum LogLevel {
     /// Something failed.
     Error,
@@ -38,7 +41,8 @@ pub enum LogLevel {
 }
 
 /// Form of log messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum LogFormat {
     /// Lines for people.
     Text,

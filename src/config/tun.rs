@@ -1,5 +1,7 @@
 //! `tun`: the device on which packets enter and leave. Does not create it.
 
+use schemars::JsonSchema;
+
 use super::schema;
 use super::table::{Reading, Table};
 
@@ -19,7 +21,8 @@ pub struct Tun {
 }
 
 /// The TUN back-end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Offload {
     /// Super-packets if the kernel supports them.
     Auto,

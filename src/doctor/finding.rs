@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::doctor::facts::Subject;
+use crate::io::status_socket::SCHEMA_VERSION;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -113,7 +114,7 @@ impl Report {
     pub fn new(subject: &Subject, findings: Vec<Finding>) -> Self {
         let count = |level| findings.iter().filter(|finding| finding.level == level).count();
         Self {
-            schema_version: 1,
+            schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION"),
             node: subject.config().map(|config| config.node.name.clone()),
             configuration: subject.file.as_ref().map(|file| file.display().to_string()),

@@ -6,7 +6,9 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::health;
 use super::status::{ConnectionStatus, GateStatus, NotifyStatus, Status, Totals};
+use crate::io::problem::Problem;
 use crate::metrics::family::{Described, Family, Table, Unit, Value, counter, gauge};
 use crate::metrics::port::{MetricsPort, Pages};
 use crate::metrics::process::{self, Process};
@@ -65,21 +67,9 @@ pub fn described() -> Vec<Described> {
     process::described().chain(appliance).chain(gates).chain(BUFFERED.described()).collect()
 }
 
-/// What is degraded now, a few words each.
+/// What is degraded now, a line each: as `onwire status --check` says it.
 pub fn degraded(status: &Status) -> Vec<String> {
-    let mut words = Vec::new();
-    if status.state != "running" {
-        words.push(format!("the gates are {}", status.state));
-    }
-    match status.notify.contact {
-        true => {
-            let links = status.notify.links.iter().filter(|link| link.state != LinkState::Up.name());
-            words.extend(links.map(|link| format!("the link to {} is {}: {}", link.name, link.state, link.reason)));
-        }
-        // What is known of links is old then.
-        false => words.push(format!("the appliance at {} does not answer", status.notify.address)),
-    }
-    words
+    health::problems(status).iter().map(Problem::words).collect()
 }
 
 /// The subscription at the appliance.

@@ -13,6 +13,7 @@
 //! * [`service`]: a gate process. [`proxy`]: its event loop, and how it follows a file that was read again ([`prepared`]).
 //!   [`run_queue`]: the connections that the loop serves next. [`listener`]: one listening gate. [`arrival`]: callers
 //!   that have sent nothing yet. [`status`]: the status output. [`metrics`]: the same for Prometheus.
+//!   [`health`]: whether all is well.
 //!
 //! A gate never decides what is protected: the appliance notifies the gate, over `notify`.
 //!
@@ -25,6 +26,7 @@ pub mod dialect;
 mod dialect_tests;
 pub mod early;
 pub mod exposure;
+pub mod health;
 pub mod kinds;
 pub mod leg;
 pub mod listener;

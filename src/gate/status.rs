@@ -3,18 +3,24 @@
 //! Names and units are stable; sizes are in bytes, times in seconds. Totals outlive connections. This module computes
 //! nothing.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
+use crate::io::since::Since;
 
 /// One process with its gates.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "GatesStatus")]
 pub struct Status {
     /// `gate`, which distinguishes it from an appliance's document.
     pub role: String,
+    /// The version of this document's form.
+    pub schema_version: u32,
     /// Version of the program.
     pub version: String,
     /// `running` or `stopping`.
@@ -22,94 +28,138 @@ pub struct Status {
     /// Time since the start.
     pub uptime_s: f64,
     /// Log lines that no program read, or that could not be written.
-    #[serde(default)]
     pub log_lines_lost: u64,
     /// The subscription at the appliance.
     pub notify: NotifyStatus,
     /// The gates, in the order of the configuration; then those that a reload has removed and that still have connections.
     pub gates: Vec<GateStatus>,
     /// What the process has given up since it was set up.
-    #[serde(default)]
     pub restrictions: Restrictions,
     /// How often the file was read again, and how that ended.
-    #[serde(default)]
     pub reload: ReloadStatus,
 }
 
 /// The value of [`Status::role`].
 pub const ROLE: &str = "gate";
 
+/// For an address that a document of another release does not have.
+fn unspecified() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 0).into()
+}
+
 /// The subscription's state at the appliance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "GateNotifyStatus")]
 pub struct NotifyStatus {
     /// Its notification port.
+    #[serde(default = "unspecified")]
     pub address: SocketAddr,
     /// Whether the appliance answers: without contact nothing is acknowledged early.
+    #[serde(default)]
     pub contact: bool,
+    /// Since when it does, or does not; a gate of an earlier release does not say.
+    #[serde(default)]
+    pub since: Option<Since>,
     /// A change may have been missed, and was requested again.
+    #[serde(default)]
     pub stale: bool,
     /// Time since its last datagram.
+    #[serde(default)]
     pub heard_s: Option<f64>,
     /// Runs of the appliance that granted the subscription.
+    #[serde(default)]
     pub runs: u64,
     /// How often it stopped answering.
+    #[serde(default)]
     pub contacts_lost: u64,
     /// Datagrams received.
+    #[serde(default)]
     pub datagrams: u64,
     /// Flows watched.
+    #[serde(default)]
     pub flows: u64,
     /// The links to the appliance's peers.
+    #[serde(default)]
     pub links: Vec<LinkStatus>,
 }
 
+impl Default for NotifyStatus {
+    fn default() -> Self {
+        Self {
+            address: unspecified(),
+            contact: false,
+            since: None,
+            stale: false,
+            heard_s: None,
+            runs: 0,
+            contacts_lost: 0,
+            datagrams: 0,
+            flows: 0,
+            links: Vec::new(),
+        }
+    }
+}
+
 /// A link between appliances.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "GateLinkStatus")]
 pub struct LinkStatus {
     /// The peer.
     pub name: String,
     /// `up`, `degraded`, `down`, `draining`.
     pub state: String,
+    /// Since when the gate has heard so, with this reason; a gate of an earlier release does not say.
+    pub since: Option<Since>,
     /// Why, if not up.
     pub reason: String,
 }
 
 /// One gate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GateStatus {
     /// Its name in the configuration.
+    #[serde(default)]
     pub name: String,
     /// The protocol.
+    #[serde(default)]
     pub kind: String,
     /// `listening`, or `draining`: it accepts nobody any more, and ends with its last connection.
     #[serde(default)]
     pub state: String,
     /// The address on which it listens.
+    #[serde(default = "unspecified")]
     pub listen: SocketAddr,
     /// The address it connects to.
+    #[serde(default = "unspecified")]
     pub upstream: SocketAddr,
     /// `strict`, `auto`, `available=1s`.
+    #[serde(default)]
     pub policy: String,
     /// The lowest level that counts as protected.
+    #[serde(default)]
     pub level: String,
     /// The interruption that bytes must survive before they are acknowledged; `None`: whatever the profile promises.
     #[serde(default)]
     pub survive_burst_s: Option<f64>,
     /// Sums since the start, including ended connections.
+    #[serde(default)]
     pub totals: Totals,
     /// Open connections that began before a reload and keep other settings than later ones get.
     #[serde(default)]
     pub earlier_settings: u64,
     /// Open connections.
+    #[serde(default)]
     pub connections: Vec<ConnectionStatus>,
 }
 
 /// Counters of a gate; none of them ever falls.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
     /// Of these, callers that left without sending anything, as health checks of a port do.
-    #[serde(default)]
     pub probes: u64,
     /// Callers refused because there were too many connections.
     pub refused: u64,
@@ -119,7 +169,6 @@ pub struct Totals {
     pub ended_by_strict: u64,
     /// Callers dropped because something did not happen within the gate's `start_timeout`: TLS, start-up, or the
     /// caller's end after the server's.
-    #[serde(default)]
     pub overdue: u64,
     /// Connections that replicated.
     pub replicating: u64,
@@ -132,19 +181,14 @@ pub struct Totals {
     /// Bytes that were acknowledged in that way.
     pub exposed_bytes: u64,
     /// Ranges of the streams toward mirrors that were lost after they had been called protected.
-    #[serde(default)]
     pub violations: u64,
     /// Bytes of these that were acknowledged early, and that the mirror had not acknowledged itself by then.
-    #[serde(default)]
     pub broken_bytes: u64,
     /// Early acknowledgements that depended on such ranges, and that the mirror had not given itself by then.
-    #[serde(default)]
     pub broken_acks: u64,
     /// How often a mirror came back with less than had been acknowledged early for it.
-    #[serde(default)]
     pub shortfalls: u64,
     /// Bytes that the mirrors lacked, where the two positions can be subtracted.
-    #[serde(default)]
     pub shortfall_bytes: u64,
     /// Acknowledgements of the mirror that were forwarded.
     pub real_acks: u64,
@@ -157,23 +201,31 @@ pub struct Totals {
 }
 
 /// One connection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionStatus {
     /// Its number, also the cookie of its flow at the appliance.
+    #[serde(default)]
     pub number: u64,
     /// The caller's address.
+    #[serde(default = "unspecified")]
     pub client: SocketAddr,
     /// The flow toward the mirror: our address.
+    #[serde(default)]
     pub source: Option<SocketAddr>,
     /// The flow toward the mirror: the mirror's address.
+    #[serde(default)]
     pub destination: Option<SocketAddr>,
     /// What it does, in its protocol's terms.
+    #[serde(default)]
     pub phase: String,
     /// It has noted marks.
+    #[serde(default)]
     pub replicates: bool,
     /// Whether TLS ends at the gate on the leg toward the mirror, and on the leg toward the primary.
+    #[serde(default)]
     pub tls: (bool, bool),
     /// Time since it was accepted.
+    #[serde(default)]
     pub age_s: f64,
     /// It began before a reload, and keeps other settings than later ones get.
     #[serde(default)]
@@ -182,28 +234,40 @@ pub struct ConnectionStatus {
     #[serde(default)]
     pub survives_burst_s: Option<f64>,
     /// End of the bytes given to the stream toward the mirror.
+    #[serde(default)]
     pub sent: u64,
     /// End of the bytes that the kernel has taken.
+    #[serde(default)]
     pub written: u64,
     /// End of the bytes that the appliance reports as protected, and that meet what the gate demands.
+    #[serde(default)]
     pub protected: u64,
     /// End of the bytes acknowledged to the primary because they were protected: the offset of the last mark.
+    #[serde(default)]
     pub released: u64,
     /// Bytes sent and not protected.
+    #[serde(default)]
     pub unprotected: u64,
     /// Bytes acknowledged by the policy `available`, and since then neither protected nor acknowledged by the mirror.
+    #[serde(default)]
     pub exposed: u64,
     /// Marks that wait.
+    #[serde(default)]
     pub waiting: u64,
     /// Age of the oldest.
+    #[serde(default)]
     pub oldest_waiting_s: Option<f64>,
     /// Acknowledgements of the mirror that were forwarded.
+    #[serde(default)]
     pub real_acks: u64,
     /// Acknowledgements that the gate gave before the mirror did.
+    #[serde(default)]
     pub injected_acks: u64,
     /// Bytes that wait in the gate's memory, toward the mirror and toward the primary.
+    #[serde(default)]
     pub buffered: (u64, u64),
     /// Why nothing more could be called protected, as seen last; `None` when nothing is wrong.
+    #[serde(default)]
     pub reason: Option<String>,
 }
 

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use mio::net::UdpSocket;
 
 use super::status::{LinkStatus, NotifyStatus};
+use crate::io::since::Since;
 use crate::notify::client::{Core, Need, Reason, Status, Wish};
 use crate::notify::envelope::Key;
-use crate::notify::message::{Filter, FlowKey, LinkState, Request};
+use crate::notify::message::{Filter, FlowKey, LinkState, Request, StateReason};
 
 /// Datagrams read at once; connections are served in between.
 const BUDGET: usize = 512;
@@ -25,6 +26,15 @@ const REGISTRATIONS: usize = 512;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// The same after the gate's start: both may start with the machine.
 const STARTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A link between appliances, as it was reported last.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    peer: u32,
+    state: (LinkState, StateReason),
+    /// Since when it has that state for that reason.
+    since: Instant,
+}
 
 /// The subscription.
 #[derive(Debug)]
@@ -37,16 +47,19 @@ pub struct Subscription {
     flows: HashMap<FlowKey, u64>,
     run: Option<u64>,
     contact: bool,
+    /// Since when there is contact, or none.
+    since: Instant,
     datagram: Vec<u8>,
     received: u64,
     runs: u64,
     losses: u64,
-    links: Vec<(u32, LinkState)>,
+    links: Vec<Link>,
     /// When silence is logged although there was no contact before: since the start, or since it was moved to this address.
     expected: Option<Instant>,
-    /// Since when there is no contact, if that was logged.
-    silent_since: Option<Instant>,
-    /// Since when links are not up, of those that were.
+    /// There is no contact, and that was logged.
+    silence_logged: bool,
+    /// Since when links are degraded or down, for whatever reasons, of those that were known before. It outlives a restart of the
+    /// appliance, which tells its links anew.
     troubled: HashMap<u32, Instant>,
 }
 
@@ -67,13 +80,14 @@ impl Subscription {
             flows: HashMap::new(),
             run: None,
             contact: false,
+            since: now,
             datagram: Vec::new(),
             received: 0,
             runs: 0,
             losses: 0,
             links: Vec::new(),
             expected: Some(now + STARTS_WITHIN),
-            silent_since: None,
+            silence_logged: false,
             troubled: HashMap::new(),
         })
     }
@@ -94,6 +108,10 @@ impl Subscription {
     pub fn move_to(&mut self, socket: UdpSocket, address: SocketAddr, key: Key, epoch: u64, now: Instant) {
         (self.socket, self.address, self.readable) = (socket, address, true);
         self.core.move_to(key, epoch, now);
+        // Where there was no contact before, that lasts.
+        if self.contact {
+            self.since = now;
+        }
         (self.run, self.contact, self.expected) = (None, false, Some(now + ANSWERS_WITHIN));
     }
 
@@ -140,17 +158,22 @@ impl Subscription {
         let contact = self.core.has_contact(now);
         let is_missed = !contact && self.expected.is_some_and(|expected| now >= expected);
         if contact != self.contact || is_missed {
+            let before = self.since;
+            if contact != self.contact {
+                self.since = now;
+            }
             (self.contact, self.expected) = (contact, None);
             match contact {
                 true => {
-                    let silent = self.silent_since.take().map(|since| (now - since).as_secs_f64());
-                    let after =
-                        silent.map_or(String::new(), |silent| format!(", {silent:.1} s after its silence was logged"));
+                    let after = match std::mem::take(&mut self.silence_logged) {
+                        true => format!(", after {:.1} s without an answer", (now - before).as_secs_f64()),
+                        false => String::new(),
+                    };
                     tracing::info!("the appliance at {} tells what is protected{after}", self.address);
                 }
                 false => {
                     self.losses += u64::from(!is_missed);
-                    self.silent_since = Some(now);
+                    self.silence_logged = true;
                     tracing::warn!(
                         "the appliance at {} does not answer: nothing counts as protected until it does, and the \
                          mirror's own acknowledgements are waited for. Does `onwire run` run there with this \
@@ -168,12 +191,18 @@ impl Subscription {
                 self.core.request(Request::Register { key, cookie }, now);
             }
         }
-        let links = || self.core.peers().map(|peer| (peer.id, peer.state));
-        if !links().eq(self.links.iter().copied()) {
-            let links: Vec<_> = links().collect();
-            for peer in self.core.peers().filter(|peer| !self.links.contains(&(peer.id, peer.state))) {
+        let links = || self.core.peers().map(|peer| (peer.id, (peer.state, peer.reason)));
+        if !links().eq(self.links.iter().map(|link| (link.peer, link.state))) {
+            let before = |peer: u32| self.links.iter().find(|link| link.peer == peer);
+            let followed = links().map(|(peer, state)| {
+                let since = before(peer).filter(|link| link.state == state).map_or(now, |link| link.since);
+                Link { peer, state, since }
+            });
+            let followed: Vec<_> = followed.collect();
+            // Another reason for the same state is no news for the log.
+            for peer in self.core.peers().filter(|peer| before(peer.id).is_none_or(|link| link.state.0 != peer.state)) {
                 let (name, state, why) = (peer.name.as_deref().unwrap_or("?"), peer.state.name(), peer.reason.name());
-                let was_known = self.links.iter().any(|(id, _)| *id == peer.id);
+                let was_known = before(peer.id).is_some();
                 match (peer.state, self.troubled.get(&peer.id)) {
                     (LinkState::Up, Some(since)) => {
                         let lasted = (now - *since).as_secs_f64();
@@ -194,7 +223,7 @@ impl Subscription {
                     }
                 }
             }
-            self.links = links;
+            self.links = followed;
         }
     }
 
@@ -283,11 +312,16 @@ impl Subscription {
         let link = |peer: &crate::notify::message::Peer| LinkStatus {
             name: peer.name.as_deref().unwrap_or_default().to_owned(),
             state: peer.state.name().to_owned(),
+            since: self.links.iter().find(|link| link.peer == peer.id).map(|link| Since::of(link.since, now)),
             reason: peer.reason.name().to_owned(),
         };
+        let contact = self.core.has_contact(now);
+        // A turn that sees the change comes later than this question.
+        let since = if contact == self.contact { self.since } else { now };
         NotifyStatus {
             address: self.address,
-            contact: self.core.has_contact(now),
+            contact,
+            since: Some(Since::of(since, now)),
             stale: self.core.is_stale(),
             heard_s: self.core.last_received().map(|at| now.saturating_duration_since(at).as_secs_f64()),
             runs: self.runs,

@@ -14,6 +14,9 @@ use super::socket_owner;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+/// The version of the form of every JSON document of onwire. It grows when a field is renamed or removed, or means
+/// something else; fields are added without that.
+pub const SCHEMA_VERSION: u32 = 1;
 /// Callers served at once; more wait in the backlog until a place is free.
 pub const CALLERS: usize = 8;
 /// How long a caller may be slow.
@@ -124,24 +127,28 @@ pub fn ask(path: &Path) -> io::Result<String> {
 /// # Errors
 /// As [`ask`].
 pub fn ask_within(path: &Path, patience: Duration) -> io::Result<String> {
-    let explain = |error: io::Error| {
-        let advice = match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ": nothing is running with this status socket; start an appliance with `onwire run` or a gate with `onwire \
-                 gate`, or name another socket with --socket"
-            }
-            io::ErrorKind::PermissionDenied => {
-                ": ask as root, as the user it runs as, or as a member of the socket's group"
-            }
-            _ => "",
-        };
-        io::Error::new(error.kind(), format!("cannot ask {}{advice} ({error})", path.display()))
-    };
+    let explain = |error| explain(path, error);
     let stream = StdStream::connect(path).map_err(explain)?;
     stream.set_read_timeout(Some(patience))?;
     let mut text = String::new();
     stream.take(MOST_BYTES).read_to_string(&mut text).map_err(explain)?;
     Ok(text)
+}
+
+/// The error of asking the process whose status socket is at `path`, with what to do.
+pub fn explain(path: &Path, error: io::Error) -> io::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ": nothing is running with this status socket; start an appliance with `onwire run` or a gate with `onwire \
+             gate`, or name another socket with --socket"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": ask as root, as the user it runs as, or as a member of the socket's group"
+        }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ": it does not answer in time",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot ask {}{advice} ({error})", path.display()))
 }
 
 /// Sends SIGHUP to the process whose status socket is at `path`.

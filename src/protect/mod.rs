@@ -29,7 +29,7 @@ mod tx_timestamps;
 
 pub use evidence::Evidence;
 pub use lane_protection::LaneProtection;
-pub use notification::{Counters, Notification};
+pub use notification::{Counters, Notification, StateTimes};
 pub use peer_protection::PeerProtection;
 pub use trust::{PROOF_FLOOR, TRUST_MAX};
 pub use tx_timestamps::{Stamps, TakenSend};

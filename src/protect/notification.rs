@@ -1,5 +1,7 @@
 //! Notifications for subscribers of the appliance, in the core's own types.
 
+use std::time::Instant;
+
 use crate::flow::{BlockRange, FlowState, Violation};
 use crate::notify::message::{Event, Level, LinkState, StateReason};
 use crate::wire::payload_id::BlockId;
@@ -72,4 +74,13 @@ impl Counters {
         self.violations += other.violations;
         self.forgotten += other.forgotten;
     }
+}
+
+/// Since when a link has its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateTimes {
+    /// When it became up, degraded or down.
+    pub state: Instant,
+    /// When the reason became what it is: at that time or later.
+    pub reason: Instant,
 }

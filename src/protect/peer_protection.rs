@@ -10,7 +10,7 @@ use super::barrier::Barriers;
 use super::evidence::Evidence;
 use super::health::Health;
 use super::ledger::{Fate, Ledger, Size};
-use super::notification::{Counters, Notification};
+use super::notification::{Counters, Notification, StateTimes};
 use super::send_lag::SendLag;
 use super::tx_timestamps::Departures;
 use crate::flow::{Event as FlowEvent, FlowKey, FlowTable, TooManyCookies};
@@ -45,6 +45,8 @@ pub struct PeerProtection {
     plan_reason: Option<StateReason>,
     is_bypassed: bool,
     published_state: (LinkState, StateReason),
+    /// When the state became this one, and when its reason did; `None` before the first change.
+    changed_at: Option<StateTimes>,
     notifications: VecDeque<Notification>,
     /// Where in the flow table to continue: all flows are reported again, because the reader missed changes.
     refresh: Option<usize>,
@@ -70,6 +72,7 @@ impl PeerProtection {
             plan_reason: None,
             is_bypassed: false,
             published_state: (LinkState::Down, StateReason::NoSession),
+            changed_at: None,
             notifications: VecDeque::new(),
             refresh: None,
             is_refreshed: false,
@@ -343,6 +346,11 @@ impl PeerProtection {
         self.published_state
     }
 
+    /// Since when that is so; `None`: from the beginning.
+    pub fn state_since(&self) -> Option<StateTimes> {
+        self.changed_at
+    }
+
     /// The counts so far.
     pub fn counters(&self) -> Counters {
         Counters { forgotten: self.ledger.forgotten, ..self.counters }
@@ -398,6 +406,8 @@ impl PeerProtection {
             (state, _) => state,
         };
         if state != self.published_state {
+            let goes_on = self.changed_at.filter(|_| state.0 == self.published_state.0);
+            self.changed_at = Some(StateTimes { state: goes_on.map_or(now, |before| before.state), reason: now });
             self.published_state = state;
             self.notifications.push_back(Notification::State(state.0, state.1));
         }

@@ -325,6 +325,28 @@ fn a_link_is_trusted_for_three_round_trips_after_the_last_proof() {
 }
 
 #[test]
+fn a_state_and_its_reason_have_their_own_times() {
+    let mut bench = Bench::up();
+    bench.pass(1000);
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::NoReports));
+    let degraded_at = bench.now;
+    let since = bench.protection.state_since().unwrap();
+    assert_eq!((since.state, since.reason), (degraded_at, degraded_at));
+    bench.pass(50);
+    bench.protection.set_bypassed(true);
+    assert_eq!(bench.state(), (LinkState::Degraded, StateReason::Bypass));
+    let since = bench.protection.state_since().unwrap();
+    assert_eq!((since.state, since.reason), (degraded_at, bench.now), "it is degraded as before, for another reason");
+    bench.pass(50);
+    bench.state();
+    assert_eq!(bench.protection.state_since(), Some(since), "nothing has changed");
+    bench.protection.set_bypassed(false);
+    bench.prove(3);
+    assert_eq!(bench.state().0, LinkState::Up);
+    assert_eq!(bench.protection.state_since().unwrap().state, bench.now);
+}
+
+#[test]
 fn a_link_with_a_long_round_trip_is_trusted_up_to_the_configured_cap() {
     for (max, life) in [(None, 600), (Some(1500), 1200)] {
         let mut bench = Bench::new(Evidence::Timestamps);

@@ -36,8 +36,8 @@ fn without_an_appliance_or_with_a_wrong_time_it_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("new.yaml"), "").unwrap();
     let rows: [(&[&str], i32, &str); 5] = [
-        (&["apply", "new.yaml", "--socket", "a.sock"], 1, "a.ctl: no appliance of this version is running"),
-        (&["confirm", "--socket", "a.sock"], 1, "a.ctl: no appliance of this version is running"),
+        (&["apply", "new.yaml", "--socket", "a.sock"], 3, "a.ctl: no appliance of this version is running"),
+        (&["confirm", "--socket", "a.sock"], 3, "a.ctl: no appliance of this version is running"),
         (&["apply", "new.yaml", "--confirm-within", "0s"], 2, "1s to 1440min are possible"),
         (&["apply", "new.yaml", "--confirm-within", "60"], 2, "add the unit: 60us, 60ms or 60s"),
         (&["apply", "new.yaml", "--no-wait"], 2, "--confirm-within <TIME>"),

@@ -94,7 +94,7 @@ fn a_running_appliance_is_asked_for_what_it_has_measured() {
     let directory = directory();
     let socket = UnixListener::bind(directory.path().join("it.sock")).unwrap();
     let answer = r#"{"peers":[{"name":"syracuse","rtt_ms":7.5,"sent":{"blocks":30000},
-        "link":{"loss_upper":0.00001,"datagrams":300000,"age_ms":20},"peer_report":{"received":{"unrecoverable_blocks":0}}}]}"#;
+        "link":{"loss_upper":0.00001,"datagrams":300000,"age_ms":20},"peer_report":{"unrecoverable_blocks":0,"age_ms":9}}]}"#;
     let answers = std::thread::spawn(move || {
         let (mut caller, _) = socket.accept().unwrap();
         caller.write_all(answer.as_bytes()).unwrap();

@@ -12,8 +12,14 @@ mod notify;
 #[cfg(feature = "lab")]
 mod packaging;
 mod patroni;
+mod processes;
 mod python;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
 mod scripts;
+mod status;
+#[cfg(feature = "top")]
+mod top;
 #[path = "../../notify/tests/notify/tshark.rs"]
 mod tshark;
 

@@ -56,6 +56,13 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap().trim_end()
 }
 
+/// What `onwire flows --json` shows.
+fn flows_of(output: &Output) -> Vec<Value> {
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["schema_version"], 1, "{shown}");
+    shown["flows"].as_array().expect("flows are a list").clone()
+}
+
 fn code(output: &Output) -> Option<i32> {
     output.status.code()
 }
@@ -240,7 +247,7 @@ fn late_repair_and_its_promise_are_shown_where_a_profile_has_them() {
     for part in ["early", "survives", "7,777", "1500us"] {
         assert!(text(&output.stdout).contains(part), "{part}: {}", text(&output.stdout));
     }
-    let told: Vec<Value> = serde_json::from_slice(&appliance.run(&["flows", "--json"]).stdout).unwrap();
+    let told = flows_of(&appliance.run(&["flows", "--json"]));
     let shown: Vec<_> =
         told.iter().map(|flow| (&flow["early"], &flow["on_wire"], &flow["survives_burst_us"])).collect();
     assert_eq!(shown, [(&Value::Null, &json!(500), &json!(0)), (&json!(7777), &json!(500), &json!(1500))]);
@@ -307,10 +314,10 @@ fn wait_does_not_succeed_when_the_appliance_knows_only_other_connections() {
     assert!(text(&output.stderr).contains("has not seen this flow"), "{output:?}");
     // An empty list of flows is printed as such.
     for (arguments, wanted) in
-        [(&["flows", "--to", &sent.to][..], "no flows"), (&["flows", "--to", &sent.to, "--json"], "[]")]
+        [(&["flows", "--to", &sent.to][..], "no flows"), (&["flows", "--to", &sent.to, "--json"], "\"flows\": []\n}")]
     {
         let output = appliance.run(arguments);
-        assert_eq!((code(&output), text(&output.stdout)), (Some(0), wanted), "{output:?}");
+        assert!(code(&output) == Some(0) && text(&output.stdout).ends_with(wanted), "{output:?}");
     }
 }
 
@@ -331,7 +338,7 @@ fn flows_are_shown_as_received_and_a_violated_one_stands_out() {
     let told = loop {
         let output = appliance.run(&["flows", "--json"]);
         assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
-        let told: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let told = flows_of(&output);
         if told.iter().any(|flow| !flow["violated"].is_null()) || Instant::now() > deadline {
             break told;
         }
@@ -344,7 +351,7 @@ fn flows_are_shown_as_received_and_a_violated_one_stands_out() {
         (&Value::from("middle"), &Value::from(3))
     );
     assert_eq!(
-        (&of("10.1.0.1:9")["peer_name"], &of("10.1.0.1:9")["link"]),
+        (&of("10.1.0.1:9")["peer_name"], &of("10.1.0.1:9")["link_state"]),
         (&Value::from("syracuse"), &Value::from("up"))
     );
 
@@ -385,9 +392,9 @@ fn watch_shows_each_change_once_and_captures_all_datagrams() {
     let kinds = |kind: &str| lines.iter().filter(|line| line["type"] == kind).collect::<Vec<_>>();
     let contact = kinds("contact");
     assert_eq!(contact.iter().map(|line| line["contact"].clone()).collect::<Vec<_>>(), [true, false]);
-    assert!(contact.iter().all(|line| line["run"] == "000000000000002a"), "{contact:?}");
+    assert!(contact.iter().all(|line| line["epoch"] == "000000000000002a"), "{contact:?}");
     // A lease is one second, and was renewed at most a quarter second before the last heartbeat.
-    assert!(contact[1]["silent_for"].as_f64().unwrap() >= 0.5, "{contact:?}");
+    assert!(contact[1]["silent_s"].as_f64().unwrap() >= 0.5, "{contact:?}");
     let positions: Vec<&Value> = kinds("flow").iter().map(|line| &line["on_wire"]).collect();
     assert_eq!(positions[..2], [&Value::Null, &Value::from(65_536)], "{lines:#?}");
     // The violation also changes the flow; nothing is repeated.
@@ -398,9 +405,9 @@ fn watch_shows_each_change_once_and_captures_all_datagrams() {
         (&kinds("violation")[0]["ranges"][0]["start"], &kinds("block")[0]["sbn"]),
         (&Value::from(40), &Value::from(91))
     );
-    let links: Vec<&str> = kinds("link").iter().map(|line| line["link"].as_str().unwrap()).collect();
+    let links: Vec<&str> = kinds("link").iter().map(|line| line["state"].as_str().unwrap()).collect();
     assert_eq!(links, ["up", "degraded"]);
-    assert!(lines.iter().all(|line| line["time"].as_f64().unwrap() > 1e9));
+    assert!(lines.iter().all(|line| line["at_s"].as_f64().unwrap() > 1e9 && line["schema_version"] == 1));
 
     let decoded = tshark(&capture, &["-T", "fields", "-e", "ip.src", "-e", "_ws.col.Info", "-e", "_ws.malformed"]);
     let info: Vec<&str> = decoded.lines().collect();

@@ -75,8 +75,8 @@ fn answer(verdict: &str, is_alive: bool, missing: Value) -> String {
     let reasons = if verdict == "incomplete" { json!(["block 7 was given up"]) } else { json!([]) };
     let arrived = json!({ "flows": [{ "source": "10.1.0.10:1", "missing": missing }] });
     let peer =
-        json!({ "peer": "ithaca", "verdict": verdict, "alive": is_alive, "reasons": reasons, "arrived": arrived });
-    json!({ "node": "syracuse", "verdict": verdict, "waited_s": 0.5, "peers": [peer] }).to_string()
+        json!({ "name": "ithaca", "verdict": verdict, "alive": is_alive, "reasons": reasons, "arrived": arrived });
+    json!({ "schema_version": 1, "node": "syracuse", "verdict": verdict, "waited_s": 0.5, "peers": [peer] }).to_string()
 }
 
 #[test]

@@ -3,7 +3,10 @@
 
 mod changes;
 mod invalid;
+mod json_schema;
 mod monitoring;
 mod reference;
 mod robust;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
 mod units;

@@ -47,9 +47,12 @@ mod python_client;
 mod reload;
 mod restart;
 mod routes;
+#[path = "../json_schema/mod.rs"]
+mod schema_check;
 mod service;
 mod settings;
 mod setup_faults;
+mod status;
 mod strangers;
 mod tunnels;
 mod way_back;

@@ -109,8 +109,8 @@ fn the_documents_say_what_the_appliance_does() {
     let mut shapes = [BTreeSet::new(), BTreeSet::new()];
     keys(&status, "", &mut shapes[0]);
     keys(&command, "", &mut shapes[1]);
-    // Reasons that never occurred are left out, and one may occur between the two.
-    shapes.iter_mut().for_each(|paths| paths.retain(|path| !path.contains("drops.")));
+    // Reasons that never occurred are left out, and one may occur between the two; rates of what was not yet counted are null.
+    shapes.iter_mut().for_each(|paths| paths.retain(|path| !path.contains("drops.") && !path.contains("rates.")));
     assert_eq!(shapes[0], shapes[1]);
     assert_eq!(status["epoch"], command["epoch"]);
 

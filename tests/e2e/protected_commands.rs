@@ -103,7 +103,7 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
     let shown = |arguments: &[&str]| -> Vec<Value> {
         let output = run(&testbed, arguments);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        serde_json::from_value(json_of(&output)).unwrap()
+        serde_json::from_value(json_of(&output)["flows"].clone()).unwrap()
     };
     let flows = shown(&["flows", "--json"]);
     assert_eq!(flows.len(), expected.len(), "{flows:#?}");
@@ -115,7 +115,7 @@ fn flows_counts_the_bytes_of_tcp_and_the_packets_of_udp() {
         let flow = flows.iter().find(is_it).unwrap_or_else(|| panic!("{source} in {flows:#?}"));
         assert_eq!((&flow["on_wire"], &flow["packets"]), (&json!(bytes), packets), "{flow:#}");
         assert_eq!((&flow["origin"], &flow["level"]), (&json!("start"), &json!("on_wire")), "{flow:#}");
-        assert_eq!((&flow["peer_name"], &flow["link"]), (&json!("syracuse"), &json!("up")), "{flow:#}");
+        assert_eq!((&flow["peer_name"], &flow["link_state"]), (&json!("syracuse"), &json!("up")), "{flow:#}");
         assert_eq!(&flow["violated"], &Value::Null, "{flow:#}");
     }
     assert_eq!(shown(&["flows", "--json", "--to", MIRROR[1]]).len(), 4);
@@ -163,12 +163,12 @@ fn watch_shows_the_events_of_a_flow_and_of_the_link() {
     let positions: Vec<u64> = flow.iter().filter_map(|line| line["on_wire"].as_u64()).collect();
     assert!(positions.is_sorted() && positions.last() == Some(&(total as u64)), "{positions:?}");
     assert!(flow.iter().all(|line| line["instance"] == flow[0]["instance"]), "{flow:#?}");
-    let links: Vec<_> = of("link").iter().map(|line| line["link"].as_str().unwrap().to_owned()).collect();
+    let links: Vec<_> = of("link").iter().map(|line| line["state"].as_str().unwrap().to_owned()).collect();
     assert_eq!(
         (links.first().map(String::as_str), links.last().map(String::as_str)),
         (Some("up"), Some("up")),
         "{links:?}"
     );
-    let degraded = of("link").into_iter().find(|line| line["link"] == "degraded").expect("it was degraded");
+    let degraded = of("link").into_iter().find(|line| line["state"] == "degraded").expect("it was degraded");
     assert_eq!(degraded["reason"], "no reports");
 }

@@ -1,21 +1,22 @@
-//! What our crates depend on, as `cargo tree` lists it: `onwire` without the lab, and the crate of the protocol alone.
+//! What our crates depend on, as `cargo tree` lists it: `onwire` without its features, and the crate of the protocol
+//! alone.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::process::Command;
 
-/// Crates that only the lab uses.
-const OF_THE_LAB: [&str; 2] = ["hdrhistogram", "indicatif"];
+/// Crates that only the lab uses, and the screen.
+const OF_FEATURES: [(&str, &str); 3] = [("hdrhistogram", "lab"), ("indicatif", "lab"), ("ratatui", "top")];
 
 /// All that a program takes in with the crate of the protocol.
 const OF_THE_PROTOCOL: [&str; 5] = ["base64", "libc", "ring", "thiserror", "zeroize"];
 
 #[test]
-fn the_program_without_the_lab_needs_no_crate_of_the_lab() {
+fn the_program_without_features_needs_no_crate_of_theirs() {
     let crates = crates(&["--package", "onwire", "--no-default-features"]);
     assert!(crates.contains("onwire-notify") && crates.contains("mio"), "this is not the tree of onwire: {crates:?}");
-    for name in OF_THE_LAB {
-        assert!(!crates.contains(name), "Cargo.toml:1: onwire needs `{name}`; make it part of the feature `lab`");
+    for (name, feature) in OF_FEATURES {
+        assert!(!crates.contains(name), "Cargo.toml:1: onwire needs `{name}`; make it part of the feature `{feature}`");
     }
 }
 

@@ -53,6 +53,8 @@ const GIVEN_NAMES: &[&str] = &[
     "RwLockReadGuard",
     "RwLockWriteGuard",
     "WorkerGuard",
+    // ratatui
+    "Frame",
     // processes and files: the kernel's own word
     "kill_process_group",
     "process_group",

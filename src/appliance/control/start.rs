@@ -19,6 +19,7 @@ use super::monitoring::Monitoring;
 use super::protection::set_protection;
 use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
+use crate::appliance::history::History;
 use crate::appliance::hooks::Hooks;
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
@@ -159,6 +160,7 @@ impl Control {
         let planning = Planning::new(&config, lanes.len(), started);
         let mut control = Self {
             planning,
+            history: History::new(lanes.len(), started),
             written: config.clone(),
             pulse: Pulse::new(turns, detour::stuck_after(&config), started),
             config,

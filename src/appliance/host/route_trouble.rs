@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with the route of packets into the device; for each prefix the first that applies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "trouble")]
 pub enum RouteTrouble {
     /// The device was set down; nothing comes in.
@@ -34,6 +35,25 @@ pub enum RouteTrouble {
         /// The kernel's error.
         cause: String,
     },
+}
+
+impl RouteTrouble {
+    /// For people: what is wrong with the route into this device.
+    pub fn words(&self, device: &str) -> String {
+        match self {
+            Self::DeviceDown => format!("route missing, {device} is down: `ip link set {device} up`"),
+            Self::Elsewhere { prefix, .. } => {
+                format!(
+                    "route missing or not preferred: packets take the route to {prefix} instead; see `ip route get`"
+                )
+            }
+            Self::Missing { cause } => format!("route missing: {cause}"),
+            Self::NotForwarding => "this host does not forward, so nothing comes in".to_owned(),
+            Self::NoPlainRoute => "our route is withdrawn and there is no other: packets go nowhere".to_owned(),
+            Self::NotWithdrawn { cause } => format!("the route of an unreached peer cannot be removed: {cause}"),
+            Self::OwnProgramsOnly => "this host does not forward: only its own programs get there".to_owned(),
+        }
+    }
 }
 
 /// Logs trouble with the route to `prefix` into the device `name` when it begins, and when it has ended: then `found` is none.

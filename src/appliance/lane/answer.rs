@@ -4,6 +4,8 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use super::Lane;
+use crate::appliance::lane::channel::LaneEvent;
+use crate::appliance::lane::counts::PeerCounts;
 use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot};
 use crate::appliance::status::arrivals::ArrivalsSnapshot;
 use crate::appliance::status::protection::NotifyStatus;
@@ -15,6 +17,12 @@ impl Lane {
     pub(super) fn answer(&mut self, reply: &SyncSender<LaneSnapshot>, is_read: bool) {
         // The requester may have stopped waiting.
         let _ = reply.try_send(self.snapshot(is_read));
+    }
+
+    /// Answers the question for the few counts of each peer. If the answer finds no room, the question comes again.
+    pub(super) fn tell_counts(&mut self, now: Instant) {
+        let peers = self.forwarder.peers().iter().map(|peer| PeerCounts::of_peer(peer, now)).collect();
+        self.send_event(LaneEvent::Counts { lane: self.number, peers });
     }
 
     pub(super) fn snapshot(&mut self, is_read: bool) -> LaneSnapshot {

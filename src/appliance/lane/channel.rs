@@ -9,6 +9,7 @@ use mio::Waker;
 
 use crate::appliance::bypass::Reach;
 use crate::appliance::host::uplinks::Uplink;
+use crate::appliance::lane::counts::PeerCounts;
 use crate::appliance::lane::snapshot::LaneSnapshot;
 use crate::appliance::notify::port_news::News;
 use crate::appliance::notify::protection_driver::ProtectionChanges;
@@ -29,6 +30,8 @@ pub enum Command {
     Handshakes(Vec<HandshakeDatagram>),
     /// Reply with your counts.
     Snapshot(SyncSender<LaneSnapshot>),
+    /// Reply with the few counts that rates are made of, by an event.
+    Counts,
     /// The egress to a peer has changed.
     Uplink(Uplink),
     /// From the next block on, blocks toward a peer follow this profile.
@@ -86,6 +89,13 @@ pub enum LaneEvent {
         peer: PeerId,
         /// The link.
         link: Box<LaneLink>,
+    },
+    /// The counts that were asked for.
+    Counts {
+        /// The lane.
+        lane: u8,
+        /// Of each peer, by its number.
+        peers: Vec<PeerCounts>,
     },
     /// A new session with this peer is wanted.
     SessionWanted(PeerId),

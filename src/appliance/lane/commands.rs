@@ -24,6 +24,7 @@ impl Lane {
                         self.answer(&reply, false);
                     }
                 }
+                Ok(Command::Counts) => self.tell_counts(now),
                 Ok(Command::Uplink(uplink)) => self.on_uplink(uplink),
                 Ok(Command::Plan { peer, profile, reason }) => {
                     self.forwarder.set_profile(peer, &profile);

@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::lane::tun_writer::TunWriter;
@@ -39,7 +40,8 @@ pub struct LastHop {
 }
 
 /// What is kept for the last hop, as status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct LastHopStatus {
     /// Packets and super-packets that the mirror has not acknowledged.
     pub packets: u64,

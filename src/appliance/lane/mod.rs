@@ -32,6 +32,7 @@ mod answer;
 mod busy_poll;
 pub mod channel;
 mod commands;
+pub mod counts;
 mod events;
 mod failure_log;
 pub mod last_hop;

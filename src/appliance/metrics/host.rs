@@ -1,8 +1,9 @@
 //! The tables of the appliance as a process on its host: device, lanes, drops, notification port, watchdog.
 
+use crate::appliance::status::Status;
 use crate::appliance::status::bypass::WatchdogStatus;
+use crate::appliance::status::lane::LaneStatus;
 use crate::appliance::status::protection::NotifyStatus;
-use crate::appliance::status::{LaneStatus, Status};
 use crate::metrics::family::{Table, Unit, Value, counter, gauge};
 
 /// The device, and what is there once.

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-use super::status::{PeerStatus, Status};
+use super::status::{Status, health};
+use crate::io::problem::Problem;
 use crate::metrics::family::{Described, Family};
 use crate::metrics::port::{MetricsPort, Pages};
 use crate::metrics::process::{self, Process};
@@ -68,32 +69,9 @@ fn drops(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = (Vec<&'static s
     reasons.map(|reason| (vec![reason], counts.get(reason).copied().unwrap_or(0)))
 }
 
-/// What is degraded now, a few words each.
+/// What is degraded now, a line each: as `onwire status --check` says it.
 pub fn degraded(status: &Status) -> Vec<String> {
-    let mut words = Vec::new();
-    if status.state != "running" {
-        words.push(format!("the appliance is {}", status.state));
-    }
-    if lanes_missing(status) > 0 {
-        words.push(format!("{} of {} lanes do not answer", lanes_missing(status), status.tun.queues));
-    }
-    words.extend(status.tun.route_troubles.keys().map(|prefix| format!("the route to {prefix} is not in order")));
-    words.extend(status.peers.iter().filter_map(degraded_peer));
-    words
-}
-
-/// The first of these is the cause of the others.
-fn degraded_peer(peer: &PeerStatus) -> Option<String> {
-    let name = &peer.name;
-    if let Some(bypass) = peer.bypass.as_ref().filter(|bypass| bypass.withdrawn) {
-        let cause = bypass.cause.as_deref().unwrap_or("no cause is known");
-        return Some(format!("packets to {name} take the plain route: {cause}"));
-    }
-    if peer.state != "up" {
-        return Some(format!("peer {name} is {}", peer.state));
-    }
-    let protection = peer.protection.as_ref().filter(|protection| protection.state != "up")?;
-    Some(format!("protection toward {name} is {}: {}", protection.state, protection.reason))
+    health::problems(status).iter().map(Problem::words).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Every row of the tables has its value in a status that has everything, and what is degraded is said.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::*;
+use crate::appliance::status::PeerStatus;
 use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::metrics::family::Format;
 
@@ -33,7 +35,8 @@ fn full() -> Status {
         "lanes": [lane], "peers": [], "notify": notify, "drops": { "no_peer": 14, "handshake": 15, "handshake_stranger": 15 },
     });
     let mut status: Status = serde_json::from_value(status).unwrap();
-    let mut peer = PeerStatus::gather("syracuse", [].iter());
+    let now = Instant::now();
+    let mut peer = PeerStatus::gather("syracuse", [].iter(), now, now);
     peer.state = "up".to_owned();
     (peer.session_age_s, peer.rtt_ms) = (Some(60.0), Some(25.0));
     peer.sent.bytes = 1 << 53;
@@ -126,7 +129,7 @@ fn without_the_answer_of_a_lane_no_sum_over_lanes_is_exported() {
             ["peer", "sent", "received", "link", "protection", "plan", "drops", "bypass", "path", "congestion"];
         assert!(!is_sum.iter().any(|part| name.starts_with(&format!("onwire_{part}"))), "{name}");
     }
-    assert_eq!(degraded(&status), ["1 of 2 lanes do not answer"]);
+    assert_eq!(degraded(&status), ["ithaca: 1 of 2 lanes do not answer"]);
 }
 
 #[test]
@@ -141,24 +144,27 @@ fn what_is_degraded_is_said_with_its_cause_once_for_each_peer() {
         let protection = status.peers[0].protection.as_mut().unwrap();
         (protection.state, protection.reason) = ("degraded".to_owned(), "no timestamps".to_owned());
     };
-    assert_eq!(with(degrade), ["protection toward syracuse is degraded: no timestamps"]);
+    assert_eq!(with(degrade), ["ithaca: link to syracuse is degraded (no timestamps)"]);
     assert_eq!(
         with(|status| {
             status.peers[0].state = "silent".to_owned();
             status.peers[0].protection.as_mut().unwrap().state = "down".to_owned();
         }),
-        ["peer syracuse is silent"]
+        ["ithaca: peer syracuse is silent"]
     );
     let withdrawn = |status: &mut Status| {
         status.peers[0].state = "connecting".to_owned();
         let bypass = BypassStatus { withdrawn: true, cause: Some("no session".to_owned()), withdrawals: 1 };
         status.peers[0].bypass = Some(bypass);
     };
-    assert_eq!(with(withdrawn), ["packets to syracuse take the plain route: no session"]);
+    assert_eq!(with(withdrawn), ["ithaca: peer syracuse is connecting, and its packets take the plain route"]);
     let stopped = |status: &mut Status| {
         status.state = "stopped".to_owned();
         let trouble = serde_json::from_value(json!({ "trouble": "device_down" })).unwrap();
         status.tun.route_troubles.insert("10.2.0.0/24".to_owned(), trouble);
     };
-    assert_eq!(with(stopped), ["the appliance is stopped", "the route to 10.2.0.0/24 is not in order"]);
+    assert_eq!(
+        with(stopped),
+        ["ithaca: it is stopped", "ithaca: 10.2.0.0/24: route missing, ow0 is down: `ip link set ow0 up`"]
+    );
 }

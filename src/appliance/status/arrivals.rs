@@ -7,9 +7,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::lane::listening::Silence;
+use crate::appliance::status::unspecified;
 use crate::flow::arrivals::{Arrival, Arrivals};
 use crate::tunnel::lost_blocks::LostBlocks;
 use crate::tunnel::peer::Peer;
@@ -75,20 +77,18 @@ impl ArrivalsSnapshot {
 }
 
 /// What has arrived from a peer, over all lanes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ArrivedStatus {
     /// How long ago anything came; `None` if nothing has come since the start.
     pub heard_ms_ago: Option<f64>,
     /// For how long since then the sockets were found empty. Time in which the appliance stood still does not count. An
     /// appliance of an earlier release omits this, and is never silent.
-    #[serde(default)]
     pub silent_ms: f64,
     /// Lanes that had not read their socket to its end when they answered.
-    #[serde(default)]
     pub unread_lanes: u64,
     /// How long ago the kernel was found to have dropped datagrams for want of room in a socket; `None` if something
     /// came from the peer later.
-    #[serde(default)]
     pub overflowed_ms_ago: Option<f64>,
     /// After a silence of this length nothing is in flight any more.
     pub quiet_after_ms: f64,
@@ -111,7 +111,8 @@ pub struct ArrivedStatus {
 }
 
 /// A block with something missing, which may never have been sent to its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct UnfinishedBlock {
     /// The lane.
     pub lane: u8,
@@ -122,7 +123,8 @@ pub struct UnfinishedBlock {
 }
 
 /// Consecutive blocks that were given up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct LostStatus {
     /// The lane.
     pub lane: u8,
@@ -137,25 +139,34 @@ pub struct LostStatus {
 }
 
 /// One TCP flow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ArrivalStatus {
     /// The end at the peer's side.
+    #[serde(default = "unspecified")]
     pub source: SocketAddr,
     /// The end at our side.
+    #[serde(default = "unspecified")]
     pub destination: SocketAddr,
     /// Bytes are counted from the beginning of the connection; if false, from the first byte that was seen.
+    #[serde(default)]
     pub from_syn: bool,
     /// Bytes handed on without a gap.
+    #[serde(default)]
     pub bytes: u64,
     /// The sequence number of the next byte.
+    #[serde(default)]
     pub sequence: u32,
     /// The end of the highest byte handed on.
+    #[serde(default)]
     pub highest: u64,
     /// What is missing before that.
+    #[serde(default)]
     pub missing: Vec<MissingBytes>,
     /// For how long something is missing.
+    #[serde(default)]
     pub missing_for_ms: Option<f64>,
     /// Bytes that the TCP at our end has acknowledged; `None` if its acknowledgements were not seen.
+    #[serde(default)]
     pub acknowledged: Option<u64>,
     /// Bytes not acknowledged that are kept here to be handed on again.
     #[serde(default)]
@@ -163,7 +174,8 @@ pub struct ArrivalStatus {
 }
 
 /// Bytes of a flow that did not come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct MissingBytes {
     /// The first missing byte, counted from the flow's beginning.
     pub from: u64,

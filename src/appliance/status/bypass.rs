@@ -1,9 +1,11 @@
 //! Which way packets for a peer take where `bypass: withdraw_routes` is set, as status.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The way of packets for one peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct BypassStatus {
     /// Its routes are withdrawn: packets take the plain route, unprotected.
     pub withdrawn: bool,
@@ -14,7 +16,8 @@ pub struct BypassStatus {
 }
 
 /// The process that watches the appliance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct WatchdogStatus {
     /// Its process id; none if it has ended.
     pub pid: Option<u32>,

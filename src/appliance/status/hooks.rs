@@ -1,11 +1,13 @@
 //! Hooks in status: what each is run for, and how its runs went.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::hooks::{Hook, HookEvent};
 
 /// A hook.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct HookStatus {
     /// The program.
     pub program: String,
@@ -34,12 +36,7 @@ impl HookStatus {
             program: hook.program.display().to_string(),
             on: hook.on.iter().copied().map(HookEvent::name).map(str::to_owned).collect(),
             pid: Some(pid),
-            runs: 0,
-            failed: 0,
-            overdue: 0,
-            merged: 0,
-            dropped: 0,
-            last: None,
+            ..Self::default()
         }
     }
 }

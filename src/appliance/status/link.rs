@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::estimate::fit::LinkFit;
@@ -9,7 +10,7 @@ use crate::tunnel::estimate::interruptions::Interruptions;
 use crate::tunnel::estimate::link_estimate::LinkEstimate;
 
 /// What is known of the way to a peer, over all lanes.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LinkStatus {
     /// The share of datagrams that is lost.
@@ -41,7 +42,7 @@ pub struct LinkStatus {
 }
 
 /// Runs of at least two lost datagrams.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct InterruptionStatus {
     /// How many.
@@ -55,7 +56,7 @@ pub struct InterruptionStatus {
 }
 
 /// A link that is good and bad by turns.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FitStatus {
     /// The loss while it is good.

@@ -7,43 +7,63 @@ pub mod arrivals;
 pub mod bypass;
 pub mod candidate;
 pub mod drain;
+pub mod health;
 pub mod hooks;
+pub mod lane;
 pub mod link;
 pub mod plan;
 pub mod protection;
+pub mod rates;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::host::route_trouble::RouteTrouble;
-use crate::appliance::lane::last_hop::LastHopStatus;
-use crate::appliance::lane::snapshot::{LaneSnapshot, PeerSnapshot, TrainStatus};
+use crate::appliance::lane::counts::Contact;
+use crate::appliance::lane::snapshot::{PeerSnapshot, TrainStatus};
 use crate::appliance::status::arrivals::ArrivedStatus;
 use crate::appliance::status::bypass::{BypassStatus, WatchdogStatus};
 use crate::appliance::status::candidate::ConfigurationStatus;
 use crate::appliance::status::hooks::HookStatus;
+use crate::appliance::status::lane::LaneStatus;
 use crate::appliance::status::link::LinkStatus;
 use crate::appliance::status::plan::PlanStatus;
 use crate::appliance::status::protection::{NotifyStatus, ProtectionStatus};
+use crate::appliance::status::rates::RatesStatus;
 use crate::config::Config;
 use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
+use crate::io::since::Since;
 use crate::io::tun::Tun;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
 use crate::tunnel::sent::Sent;
 use crate::wire::report::Reception;
 
+/// The value of [`Status::role`].
+pub const ROLE: &str = "appliance";
+
+/// For an address that a document of another release does not have.
+pub(crate) fn unspecified() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 0).into()
+}
+
 /// The whole of a running appliance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "ApplianceStatus")]
 pub struct Status {
+    /// `appliance`, which distinguishes it from the document of gates.
+    pub role: String,
+    /// The version of this document's form.
+    pub schema_version: u32,
     /// `node.name`.
     pub node: String,
     /// Its public key.
-    #[serde(default)]
     pub public_key: String,
     /// Version of the program.
     pub version: String,
@@ -54,7 +74,6 @@ pub struct Status {
     /// `running` or `stopped`.
     pub state: String,
     /// Log lines that nothing read, or that could not be written.
-    #[serde(default)]
     pub log_lines_lost: u64,
     /// The TUN device.
     pub tun: TunStatus,
@@ -63,29 +82,32 @@ pub struct Status {
     /// Each peer, over all lanes.
     pub peers: Vec<PeerStatus>,
     /// The notification port, if there is one.
-    #[serde(default)]
     pub notify: Option<NotifyStatus>,
     /// What was dropped, by reason, over all lanes; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
     /// How reloads ended.
-    #[serde(default)]
     pub reload: ReloadStatus,
     /// The process that watches this one, where there is one.
-    #[serde(default)]
     pub watchdog: Option<WatchdogStatus>,
     /// Programs that are run when something happens.
-    #[serde(default)]
     pub hooks: Vec<HookStatus>,
     /// What the process has given up since it was set up.
-    #[serde(default)]
     pub restrictions: Restrictions,
     /// What is followed, and the last candidate.
-    #[serde(default)]
     pub configuration: ConfigurationStatus,
 }
 
+impl Status {
+    /// It is the document of another program, such as gates: what that lacks counts as zero, so nothing is left of it.
+    pub fn is_of_another(&self) -> bool {
+        // An appliance of an earlier release does not say what it is.
+        !self.role.is_empty() && self.role != ROLE
+    }
+}
+
 /// The TUN device.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct TunStatus {
     /// Its name.
     pub name: String,
@@ -104,7 +126,6 @@ pub struct TunStatus {
     /// Packets the kernel dropped because we read too slowly.
     pub tx_dropped: Option<u64>,
     /// What is wrong with the route of packets into the device, by prefix; empty when all is well.
-    #[serde(default)]
     pub route_troubles: BTreeMap<String, RouteTrouble>,
 }
 
@@ -127,60 +148,23 @@ impl TunStatus {
     }
 }
 
-/// One lane.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LaneStatus {
-    /// Its number.
-    pub lane: u8,
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// `active` or `off` with the reason.
-    pub udp_gso: String,
-    /// Datagrams dropped because our receive buffer was full.
-    pub receive_overflows: u64,
-    /// Errors of sending, all kinds.
-    pub send_errors: u64,
-    /// Datagrams a full queue of this host dropped.
-    pub queue_full: u64,
-    /// Datagrams too big for a device or the path.
-    pub too_big: u64,
-    /// The smallest path MTU that these errors named, until a minute after the last.
-    pub path_mtu: Option<u32>,
-    /// Errors from the path that quote no datagram of ours, and so are not trusted.
-    #[serde(default)]
-    pub doubtful_errors: u64,
-    /// How departures are timestamped: `by number`, `by content`, or `off` with the reason.
-    #[serde(default)]
-    pub timestamps: String,
-    /// Super-packets cut in software because the TUN does not take them.
-    pub cut_in_software: u64,
-    /// Events lost because the control thread was busy.
-    pub notices_lost: u64,
-    /// Bytes held for incomplete blocks.
-    pub memory: usize,
-    /// What is kept until the mirror has acknowledged it; `None` where that is switched off.
-    #[serde(default)]
-    pub last_hop: Option<LastHopStatus>,
-    /// What was dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
-}
-
 /// One peer, over all lanes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct PeerStatus {
     /// Its name.
     pub name: String,
     /// `up`; `silent` if it has a session and nothing comes from it; else `connecting`.
     pub state: String,
+    /// Since when, to a second; an appliance of an earlier release does not say.
+    pub since: Option<Since>,
     /// The address of its lane 0.
     pub endpoint: Option<SocketAddr>,
     /// Time since the last handshake.
     pub session_age_s: Option<f64>,
     /// The key that the peer proved last: `public_key` or `next_public_key`.
-    #[serde(default)]
     pub key: Option<String>,
     /// That key.
-    #[serde(default)]
     pub public_key: Option<String>,
     /// Smoothed round trip, of the slowest lane.
     pub rtt_ms: Option<f64>,
@@ -189,7 +173,6 @@ pub struct PeerStatus {
     /// Sessions so far.
     pub sessions: u64,
     /// How full-sized datagrams leave for it, on the worst lane: `in trains`, or `alone` and why.
-    #[serde(default)]
     pub trains: String,
     /// What we sent.
     pub sent: SentStatus,
@@ -197,25 +180,23 @@ pub struct PeerStatus {
     pub received: ReceivedStatus,
     /// What the peer reports as received from us.
     pub peer_report: Option<PeerReport>,
+    /// The last ten seconds; null in the first of them.
+    pub rates: Option<RatesStatus>,
     /// What is known of the way to the peer.
-    #[serde(default)]
     pub link: Option<LinkStatus>,
     /// Profiles with targets, by lane: what is planned for this link.
-    #[serde(default)]
     pub plans: Vec<PlanStatus>,
     /// Which way packets for it take, where routes are withdrawn.
-    #[serde(default)]
     pub bypass: Option<BypassStatus>,
     /// The protection of flows, if notifications are configured.
-    #[serde(default)]
     pub protection: Option<ProtectionStatus>,
     /// What arrived from the peer, for `onwire drain`.
-    #[serde(default)]
     pub arrived: Option<ArrivedStatus>,
 }
 
 /// What was sent to a peer.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct SentStatus {
     /// Packets and super-packets.
     pub adus: u64,
@@ -228,37 +209,31 @@ pub struct SentStatus {
     /// Repair symbols, late ones included.
     pub repair_symbols: u64,
     /// Repair symbols sent late.
-    #[serde(default)]
     pub late_symbols: u64,
     /// Late repair symbols that were not sent: no room, or their block did not leave in time.
-    #[serde(default)]
     pub late_dropped: u64,
     /// Datagrams of every kind.
     pub datagrams: u64,
     /// UDP payload bytes.
     pub bytes: u64,
     /// Packets and super-packets dropped because too much waited for `path.rate`.
-    #[serde(default)]
     pub queue_dropped: u64,
     /// Packets, and first segments of super-packets, dropped because the queue for `path.rate` stands.
-    #[serde(default)]
     pub standing_dropped: u64,
     /// Packets and super-packets marked for the same reason.
-    #[serde(default)]
     pub standing_marked: u64,
     /// Repair symbols not sent for the same reason: their blocks are not protected.
-    #[serde(default)]
     pub repair_shed: u64,
     /// Packets, and first segments of super-packets, dropped because the code had repaired as many losses of a full queue on the
     /// path.
-    #[serde(default)]
     pub repaired_dropped: u64,
     /// Bytes sent for each byte of packets, less one.
     pub overhead: f64,
 }
 
 /// What was received from a peer.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct ReceivedStatus {
     /// Datagrams, each once.
     pub datagrams: u64,
@@ -284,14 +259,14 @@ pub struct ReceivedStatus {
     pub late: u64,
     /// How long a hole waits now, on the lane and in the profile where it waits longest: `delivery.hold`, or longer
     /// while symbols come that late. `None` in what a peer reports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<f64>,
     /// Packets and super-packets marked because the path marked a datagram. `None` in what a peer reports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path_marked: Option<u64>,
     /// Packets and super-packets marked because they were rebuilt while the peer met congestion. `None` in what a peer
     /// reports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rebuilt_marked: Option<u64>,
     /// Datagrams seen before.
     pub duplicates: u64,
@@ -300,7 +275,8 @@ pub struct ReceivedStatus {
 }
 
 /// A peer's last report of what it received.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct PeerReport {
     /// The counts.
     #[serde(flatten)]
@@ -311,7 +287,13 @@ pub struct PeerReport {
 
 impl PeerStatus {
     /// Combines what the lanes know of one peer.
-    pub fn gather<'a>(name: &str, lanes: impl Iterator<Item = &'a PeerSnapshot> + Clone) -> Self {
+    /// `started`: when the appliance was; `now`: when the lanes answered.
+    pub fn gather<'a>(
+        name: &str,
+        lanes: impl Iterator<Item = &'a PeerSnapshot> + Clone,
+        started: Instant,
+        now: Instant,
+    ) -> Self {
         let mut sent = Sent::default();
         let mut reception = Reception::default();
         let mut marks = Marks::default();
@@ -327,15 +309,12 @@ impl PeerStatus {
             }
         }
         let first = lanes.clone().next();
-        let all = |is: fn(&PeerSnapshot) -> bool| first.is_some() && lanes.clone().all(is);
-        let state = match (all(|lane| lane.up), all(|lane| !lane.silent)) {
-            (true, true) => "up",
-            (true, false) => "silent",
-            (false, _) => "connecting",
-        };
+        let contact = Contact::of(lanes.clone().map(|lane| (lane.up, lane.silent)));
         Self {
             name: name.to_owned(),
-            state: state.to_owned(),
+            state: contact.name().to_owned(),
+            since: None,
+            rates: None,
             endpoint: first.and_then(|lane| lane.address),
             session_age_s: first.and_then(|lane| lane.session_age).map(|age| age.as_secs_f64()),
             key: None,
@@ -357,7 +336,7 @@ impl PeerStatus {
             plans: Vec::new(),
             bypass: None,
             arrived: ArrivedStatus::gather((0..).zip(lanes.clone().map(|lane| &lane.arrived))),
-            protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref())),
+            protection: ProtectionStatus::gather(lanes.filter_map(|lane| lane.promises.as_ref()), started, now),
         }
     }
 }
@@ -403,28 +382,6 @@ impl From<&Reception> for ReceivedStatus {
             rebuilt_marked: None,
             duplicates: reception.duplicates,
             burst_lengths: reception.burst_lengths,
-        }
-    }
-}
-
-impl From<&LaneSnapshot> for LaneStatus {
-    fn from(lane: &LaneSnapshot) -> Self {
-        Self {
-            lane: lane.lane,
-            listen: lane.listen,
-            udp_gso: lane.gso.clone(),
-            receive_overflows: lane.receive_overflows,
-            send_errors: lane.errors.total(),
-            queue_full: lane.errors.queue_full,
-            too_big: lane.errors.too_big,
-            doubtful_errors: lane.errors.doubtful,
-            path_mtu: lane.errors.path_mtu,
-            timestamps: lane.timestamps.clone(),
-            cut_in_software: lane.cut_in_software,
-            notices_lost: lane.notices_lost,
-            memory: lane.memory,
-            last_hop: lane.last_hop,
-            drops: named(&lane.drops),
         }
     }
 }

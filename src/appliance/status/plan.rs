@@ -1,9 +1,10 @@
 //! The part of status about profiles that state targets: what is sent, and what is not reached.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A profile with targets toward one peer on one lane, for status.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PlanStatus {
     /// The profile.

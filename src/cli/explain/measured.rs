@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::appliance::status::PeerReport;
 use crate::appliance::status::link::LinkStatus;
+use crate::cli::{FAILURE, NO_CONTACT};
 use crate::io::status_socket;
 use crate::plan::GilbertElliott;
 
@@ -27,7 +29,7 @@ pub struct Measured {
     #[serde(default)]
     sent: Sent,
     #[serde(default)]
-    peer_report: Option<Report>,
+    peer_report: Option<PeerReport>,
     /// What is known of the way to it.
     #[serde(default)]
     link: Option<LinkStatus>,
@@ -37,17 +39,6 @@ pub struct Measured {
 struct Sent {
     #[serde(default)]
     blocks: u64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Report {
-    received: Received,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Received {
-    unrecoverable_blocks: u64,
 }
 
 impl Measured {
@@ -84,10 +75,10 @@ impl Measured {
     }
 }
 
-/// Asks the appliance at `socket` for what it knows of `peer`.
-pub fn ask(socket: &Path, peer: &str) -> Result<Measured, String> {
-    let text = status_socket::ask(socket).map_err(|error| error.to_string())?;
-    find(&text, peer)
+/// Asks the appliance at `socket` for what it knows of `peer`. The error has its exit code.
+pub fn ask(socket: &Path, peer: &str) -> Result<Measured, (u8, String)> {
+    let text = status_socket::ask(socket).map_err(|error| (NO_CONTACT, error.to_string()))?;
+    find(&text, peer).map_err(|words| (FAILURE, words))
 }
 
 fn find(text: &str, peer: &str) -> Result<Measured, String> {
@@ -106,7 +97,7 @@ mod tests {
         let status = |more: &str| {
             format!(
                 r#"{{"node":"ithaca","peers":[{{"name":"syracuse","rtt_ms":7.5,"sent":{{"blocks":1000}},
-                "peer_report":{{"received":{{"unrecoverable_blocks":1}}}}{more}}}]}}"#
+                "peer_report":{{"unrecoverable_blocks":1,"age_ms":3.0}}{more}}}]}}"#
             )
         };
         let fit = r#"{"good_loss":0.0001,"good_ms":1000.0,"bad_ms":2.0,"error":0.1}"#;

@@ -1,6 +1,7 @@
 //! The running appliance itself: whether it answers, follows the file that is examined, and keeps up with its host.
 
-use crate::appliance::status::{LaneStatus, Status};
+use crate::appliance::status::Status;
+use crate::appliance::status::lane::LaneStatus;
 use crate::doctor::facts::Appliance;
 use crate::doctor::finding::Finding;
 
@@ -105,7 +106,8 @@ pub(super) mod tests {
             session_age_s: Some(3.0),
             rtt_ms: Some(10.0),
             sessions: 1,
-            ..PeerStatus::gather("syracuse", std::iter::empty())
+            name: "syracuse".to_owned(),
+            ..PeerStatus::default()
         };
         let lane: LaneStatus = serde_json::from_value(serde_json::json!({
             "lane": 0, "listen": "192.0.2.1:7117", "udp_gso": "active", "receive_overflows": 0, "send_errors": 0,
@@ -118,9 +120,7 @@ pub(super) mod tests {
             public_key: "KEY-OF-ITHACA".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: 60.0,
-            epoch: String::new(),
             state: "running".to_owned(),
-            log_lines_lost: 0,
             tun: TunStatus {
                 name: "ow0".to_owned(),
                 backend: "fast".to_owned(),
@@ -129,13 +129,7 @@ pub(super) mod tests {
             },
             lanes: vec![lane],
             peers: vec![peer],
-            notify: None,
-            drops: Default::default(),
-            reload: Default::default(),
-            watchdog: None,
-            hooks: Vec::new(),
-            restrictions: Default::default(),
-            configuration: Default::default(),
+            ..Status::default()
         }
     }
 

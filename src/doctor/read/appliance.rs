@@ -45,12 +45,16 @@ pub fn read(subject: &Subject) -> Appliance {
 
 fn ask(socket: &Path) -> Result<Status, String> {
     let text = status_socket::ask_within(socket, PATIENCE).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|error| {
+    let status: Status = serde_json::from_str(&text).map_err(|error| {
         format!(
             "{} gives no status that this version knows ({error}): is it of another version, or of gates?",
             socket.display()
         )
-    })
+    })?;
+    match status.is_of_another() {
+        true => Err(format!("{} is of another program, {}", socket.display(), status.role)),
+        false => Ok(status),
+    }
 }
 
 /// The systemd service of the process behind a socket.

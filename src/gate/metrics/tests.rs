@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::gate::status::{LinkStatus, ROLE};
+use crate::io::status_socket::SCHEMA_VERSION;
 use crate::metrics::family::Format;
 
 fn full() -> Status {
@@ -36,6 +37,7 @@ fn full() -> Status {
     };
     Status {
         role: ROLE.to_owned(),
+        schema_version: SCHEMA_VERSION,
         version: "1.2.3".to_owned(),
         state: "running".to_owned(),
         uptime_s: 1.0,
@@ -43,6 +45,7 @@ fn full() -> Status {
         notify: NotifyStatus {
             address: "127.0.0.1:7118".parse().unwrap(),
             contact: true,
+            since: None,
             stale: false,
             heard_s: Some(0.1),
             runs: 1,
@@ -58,7 +61,7 @@ fn full() -> Status {
 }
 
 fn link(state: &str, reason: &str) -> LinkStatus {
-    LinkStatus { name: "syracuse".to_owned(), state: state.to_owned(), reason: reason.to_owned() }
+    LinkStatus { name: "syracuse".to_owned(), state: state.to_owned(), since: None, reason: reason.to_owned() }
 }
 
 #[test]
@@ -93,11 +96,13 @@ fn a_status_that_has_everything_exports_every_metric_once() {
 #[test]
 fn what_is_degraded_is_said_and_links_count_only_while_the_appliance_is_heard() {
     let mut status = full();
-    assert_eq!(degraded(&status), ["the link to utica is degraded: violation"]);
+    let exposed = "gates: gate pg: 14 bytes are acknowledged and nowhere but here";
+    assert_eq!(degraded(&status), ["gates: link to utica is degraded (violation)", exposed]);
     status.notify.contact = false;
-    assert_eq!(degraded(&status), ["the appliance at 127.0.0.1:7118 does not answer"]);
+    assert_eq!(degraded(&status), ["gates: the appliance at 127.0.0.1:7118 does not answer", exposed]);
+    status.gates.clear();
     (status.notify.contact, status.notify.links) = (true, vec![link("up", "none")]);
     assert_eq!(degraded(&status), Vec::<String>::new());
     status.state = "stopping".to_owned();
-    assert_eq!(degraded(&status), ["the gates are stopping"]);
+    assert_eq!(degraded(&status), ["gates: they are stopping"]);
 }

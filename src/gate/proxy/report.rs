@@ -7,6 +7,7 @@ use super::{Proxy, Slot};
 use crate::gate::listener::GateListener;
 use crate::gate::status::{ConnectionStatus, GateStatus, ROLE, Status};
 use crate::io::log;
+use crate::io::status_socket::SCHEMA_VERSION;
 
 impl Slot {
     /// Whether it came before a reload that changed what its gate does for later callers.
@@ -34,6 +35,7 @@ impl Proxy {
     pub(super) fn status(&self, now: Instant) -> Status {
         Status {
             role: ROLE.to_owned(),
+            schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             state: if self.stopping.is_some() { "stopping" } else { "running" }.to_owned(),
             uptime_s: now.saturating_duration_since(self.started).as_secs_f64(),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 pub use rustix::thread::CapabilitySet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a process needs after it is set up.
@@ -37,7 +38,8 @@ impl Default for Needs {
 }
 
 /// What is in force, as status shows it. Names are stable.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Restrictions {
     /// No program that it might start gains a privilege.
     pub no_new_privileges: bool,
@@ -52,7 +54,8 @@ pub struct Restrictions {
 }
 
 /// What a process may still open by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Files {
     /// The version of the kernel's Landlock that restricts it.
     pub landlock: u32,

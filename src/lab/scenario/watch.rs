@@ -103,7 +103,7 @@ fn report(text: &str, json: &str, written: u64, arrived: u64) -> Report {
         objects.len() == lines && lines > 0,
     );
     let is_flow = |it: &Value, event: &str| it["type"] == "flow" && it["event"] == event;
-    let is_link = |it: &Value, state: &str| it["type"] == "link" && it["link"] == state;
+    let is_link = |it: &Value, state: &str| it["type"] == "link" && it["state"] == state;
     let failed = objects.iter().position(|it| is_link(it, "degraded"));
     let mended = failed.and_then(|at| objects[at..].iter().position(|it| is_link(it, "up")));
     let protected = objects.iter().filter(|it| is_flow(it, "protected")).count();
