@@ -231,14 +231,15 @@ mod tests {
 
     #[test]
     fn the_only_process_is_meant_and_else_the_only_appliance() {
-        let (appliance, gates) = (Kind::Appliance, Kind::Gates);
-        let rows: [(&[(&str, Kind)], Result<&str, u8>); 6] = [
+        type Row = (&'static [(&'static str, Kind)], Result<&'static str, u8>);
+        use Kind::{Appliance, Gates};
+        let rows: [Row; 6] = [
             (&[], Err(NO_CONTACT)),
-            (&[("a", appliance)], Ok("a")),
-            (&[("g", gates)], Ok("g")),
-            (&[("a", appliance), ("g", gates), ("h", gates)], Ok("a")),
-            (&[("a", appliance), ("b", appliance), ("g", gates)], Err(USAGE)),
-            (&[("g", gates), ("h", gates)], Err(USAGE)),
+            (&[("a", Appliance)], Ok("a")),
+            (&[("g", Gates)], Ok("g")),
+            (&[("a", Appliance), ("g", Gates), ("h", Gates)], Ok("a")),
+            (&[("a", Appliance), ("b", Appliance), ("g", Gates)], Err(USAGE)),
+            (&[("g", Gates), ("h", Gates)], Err(USAGE)),
         ];
         for (processes, expected) in rows {
             let processes = processes.iter().map(|(name, kind)| process(name, *kind)).collect();

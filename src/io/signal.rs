@@ -54,9 +54,7 @@ pub fn listen(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()
 fn start(deliver: impl Fn(Signal) + Send + Sync + 'static) -> io::Result<()> {
     let deliver = Arc::new(deliver);
     let mut others = UnixStream::pair()
-        .and_then(|(read, write)| {
-            SignalDelivery::with_pipe(read, write, SignalOnly::default(), [SIGTERM, SIGHUP, SIGUSR1])
-        })
+        .and_then(|(read, write)| SignalDelivery::with_pipe(read, write, SignalOnly, [SIGTERM, SIGHUP, SIGUSR1]))
         .map_err(|error| explain(&error, format_args!("cannot listen to signals")))?;
     let first: OnceLock<Instant> = OnceLock::new();
     let on_interrupt = Arc::clone(&deliver);
