@@ -14,7 +14,7 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::explain;
-use crate::notify::tcp_info;
+use crate::notify::tcp_info::{self, Written};
 
 /// A local TCP socket that is, or was until just now, connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,10 @@ pub struct TcpSocket {
 /// Bytes of the stream toward the other side, counted from the beginning of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Written into the socket so far, sent or not. While the end of a closed socket's stream waits to be sent it counts as
-    /// one byte more.
+    /// Written into the socket so far, sent or not; never less. While the end of a closed socket's stream waits to be sent it
+    /// counts as one byte more, and so may the SYN after a send has failed on this host.
     pub written: u64,
-    /// Acknowledged by the other side, at least; the end of the stream may make it one less than it is.
+    /// Acknowledged by the other side; never more, and one less while something is not acknowledged.
     pub acknowledged: u64,
 }
 
@@ -156,9 +156,8 @@ fn describe(response: &InetResponse) -> io::Result<Option<TcpSocket>> {
     });
     let sent = match info {
         Some(info) => {
-            let written = tcp_info::written_in(info)?;
-            // write_seq - snd_una: the end of the stream counts too once it is queued.
-            let acknowledged = written.saturating_sub(header.send_queue.into());
+            // Its queue is read before the numbers.
+            let Written { written, acknowledged, .. } = tcp_info::written_in(info, header.send_queue.into())?;
             Some(Sent { written, acknowledged })
         }
         None => None,

@@ -78,7 +78,7 @@ fn what_is_not_there_is_told_with_what_is() {
         (&["explain", "ithaca.yaml", "--peer", "troy"], 4, "no such peer; allowed: syracuse"),
         (&["explain", "ithaca.yaml", "--loss", "90%"], 2, "allowed: a loss above 0"),
         (&["explain", "troy.yaml"], 2, "troy.yaml: cannot be read"),
-        (&["explain", "ithaca.yaml", "--socket", "none.sock"], 1, "none.sock"),
+        (&["explain", "ithaca.yaml", "--socket", "none.sock"], 3, "none.sock"),
         (&["explain", "ithaca.yaml", "--svg", "no/chart.svg"], 1, "no/chart.svg cannot be written"),
     ] {
         let output = onwire(directory.path(), arguments);

@@ -80,7 +80,7 @@ fn a_link_and_a_drain_are_told_on_a_side_without_notifications_with_their_facts(
         (&input["event"], &input["node"], &input["before"]),
         (&json!("link"), &json!("syracuse"), &json!("down"))
     );
-    assert!(input["time"].as_f64().unwrap() > 1.7e9, "{input}");
+    assert!(input["at_s"].as_f64().unwrap() > 1.7e9, "{input}");
 
     pair.ithaca.kill();
     let down = noted(&notes, "down", |note| note["state"] == "down");

@@ -1,6 +1,7 @@
 //! The lab's command: the scenario list, refused arguments, and the documented JSON of the scenarios.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -54,6 +55,55 @@ fn commands_are_printed_unless_quiet() {
         let lines = errors.lines().filter(|line| line.starts_with("+ ip netns add ow-")).count();
         assert_eq!(lines, if are_printed { 5 } else { 0 }, "four nodes and the emulator: {errors}");
         assert!(!String::from_utf8_lossy(&output.stdout).contains("+ ip"), "commands are not part of the result");
+    }
+}
+
+#[test]
+fn what_the_shell_prints_can_be_run_as_it_stands() {
+    need_programs(&["psql"]).unwrap_or_else(|error| panic!("{error}"));
+    let _beside = crate::beside_others();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onwire-lab"));
+    command.args(["shell", "--quiet", "--seconds", "600"]).stdout(Stdio::piped());
+    let mut shell = UntilStopped(command.spawn().unwrap());
+    let mut lines = BufReader::new(shell.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("Ctrl-C")).collect();
+    let run = |wanted: &str, more: &str| {
+        let found = said.iter().find(|line| line.contains(wanted) && line.starts_with("  "));
+        let line = found.unwrap_or_else(|| panic!("no line with {wanted:?}: {said:#?}"));
+        let line = line.split("    #").next().unwrap_or_default();
+        let output = Command::new("sh").args(["-c", &format!("{line} {more}")]).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
+        assert!(output.status.success(), "{line} {more}: {text}");
+        text
+    };
+    assert!(run("status --socket", "").contains("peer"));
+    assert!(run("watch --notify", "--for 1s").contains("up"));
+    let standby = "-XAtc \"SELECT application_name, sync_state FROM pg_stat_replication\"";
+    assert_eq!(run("# primary", "-c true"), "", "a shell in a node");
+    assert!(run("psql", standby).contains("mirror|sync"));
+    assert!(run("gate.sock", "").contains("replication"));
+    run("tell", "");
+    shell.stop();
+    let rest: Vec<String> = lines.collect();
+    assert!(shell.0.wait().unwrap().success(), "{rest:#?}");
+}
+
+/// A lab that is taken down also when its test fails.
+struct UntilStopped(Child);
+
+impl UntilStopped {
+    fn stop(&self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for UntilStopped {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.stop();
+            let _ = self.0.wait();
+        }
     }
 }
 

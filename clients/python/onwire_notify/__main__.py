@@ -217,7 +217,7 @@ def _line(message: Followed) -> str:
 def _object(message: Followed) -> "dict[str, object]":
     kinds = {Flow: "flow", Peer: "link", Violation: "violation", Block: "block", Contact: "contact"}
     fields = {name: _plain(value) for name, value in vars(message).items()}
-    return {"time": time.time(), "type": kinds[type(message)], **fields}
+    return {"at_s": time.time(), "type": kinds[type(message)], **fields}
 
 
 def _plain(value: object) -> object:

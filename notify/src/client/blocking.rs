@@ -244,6 +244,13 @@ impl Client {
         self.core.handle_written(&flow.key, tcp_info::written(stream)?);
         match (waited, self.core.status(&flow.key, flow.written, self.need, Instant::now())) {
             (Waited::Protected { .. }, Status::Never(reason)) => Ok(Waited::NotProtected { reason }),
+            // The last byte may be none; if it is one, the other end has it.
+            (Waited::NotProtected { .. }, _) if tcp_info::is_acknowledged_but_uncertain(stream)? => {
+                match self.core.status(&flow.key, flow.written.saturating_sub(1), self.need, Instant::now()) {
+                    Status::Protected { level } => Ok(Waited::Protected { level }),
+                    Status::Pending(_) | Status::Never(_) => Ok(waited),
+                }
+            }
             _ => Ok(waited),
         }
     }

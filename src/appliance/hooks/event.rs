@@ -17,7 +17,7 @@ pub struct Event {
     /// The peer.
     pub peer: String,
     /// When, in seconds since 1970; of several, the last.
-    pub time: f64,
+    pub at_s: f64,
     /// Earlier events of the same kind and peer that are part of this one, because the hook was still running.
     pub merged: u64,
     /// What.
@@ -102,7 +102,7 @@ impl Event {
 
     /// Takes in a later event [like it](Self::is_like).
     pub fn merge(&mut self, later: Self) {
-        self.time = later.time;
+        self.at_s = later.at_s;
         self.merged += later.merged + 1;
         match (&mut self.fact, later.fact) {
             (Fact::Link { state, reason, .. }, Fact::Link { state: new, reason: why, .. }) => {
@@ -129,7 +129,7 @@ impl Event {
             ("ONWIRE_EVENT", self.fact.kind().name().to_owned()),
             ("ONWIRE_NODE", self.node.clone()),
             ("ONWIRE_PEER", self.peer.clone()),
-            ("ONWIRE_TIME", format!("{:.3}", self.time)),
+            ("ONWIRE_TIME", format!("{:.3}", self.at_s)),
             ("ONWIRE_MERGED", self.merged.to_string()),
         ];
         match &self.fact {
@@ -168,7 +168,7 @@ pub(super) mod tests {
     use crate::io::hook::MESSAGE_MAX;
 
     pub fn event(peer: &str, fact: Fact) -> Event {
-        Event { node: "ithaca".to_owned(), peer: peer.to_owned(), time: 1.5, merged: 0, fact }
+        Event { node: "ithaca".to_owned(), peer: peer.to_owned(), at_s: 1.5, merged: 0, fact }
     }
 
     pub fn link(peer: &str, before: &str, state: &str) -> Event {
@@ -200,7 +200,7 @@ pub(super) mod tests {
         }
         let json: serde_json::Value = serde_json::from_slice(&link("syracuse", "up", "down").emit()).unwrap();
         let wanted = serde_json::json!({
-            "event": "link", "node": "ithaca", "peer": "syracuse", "time": 1.5, "merged": 0,
+            "event": "link", "node": "ithaca", "peer": "syracuse", "at_s": 1.5, "merged": 0,
             "state": "down", "reason": "silent", "before": "up",
         });
         assert_eq!(json, wanted);

@@ -71,8 +71,8 @@ impl Hooks {
 
     /// Sends an event to the hooks that are run for it. Returns how many these are.
     pub fn tell(&mut self, peer: &str, fact: Fact) -> usize {
-        let time = SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| (since.as_secs_f64() * 1e3).round() / 1e3);
-        let event = Event { node: self.node.clone(), peer: peer.to_owned(), time, merged: 0, fact };
+        let at_s = SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| (since.as_secs_f64() * 1e3).round() / 1e3);
+        let event = Event { node: self.node.clone(), peer: peer.to_owned(), at_s, merged: 0, fact };
         let mut count = 0;
         for entry in self.hooks.iter_mut().filter(|entry| entry.hook.on.contains(&event.fact.kind())) {
             entry.unsent.push(event.clone());

@@ -263,7 +263,7 @@ pub const SCENARIOS: [Scenario; 35] = [
     },
     Scenario {
         name: "shell",
-        summary: "builds the lab and stays up; prints how to enter each node",
+        summary: "builds the lab with PostgreSQL behind a gate and stays up; prints how to enter and ask each part",
         topology: "pair",
         programs: &["ip", "sysctl"],
         run: shell::run,

@@ -191,6 +191,12 @@ impl Postgres {
         Session::connect(&self.socket, USER, "postgres")
     }
 
+    /// The command that opens a session by hand.
+    pub fn psql(&self) -> Result<String, LabError> {
+        let sockets = path_text(self.socket.parent().unwrap_or(&self.socket))?;
+        Ok(format!("psql -h {sockets} -p {PORT} -U {USER} postgres"))
+    }
+
     /// Shuts it down in the normal way.
     pub fn stop(&mut self) -> Result<(), LabError> {
         self.server.stop(Signal::INT)
