@@ -128,8 +128,8 @@ mod tests {
 
     const NEW: &str = "{\"type\":\"flow\",\"event\":\"new\"}\n";
     const PROTECTED: &str = "{\"type\":\"flow\",\"event\":\"protected\"}\n";
-    const DEGRADED: &str = "{\"type\":\"link\",\"link\":\"degraded\"}\n";
-    const UP: &str = "{\"type\":\"link\",\"link\":\"up\"}\n";
+    const DEGRADED: &str = "{\"type\":\"link\",\"state\":\"degraded\"}\n";
+    const UP: &str = "{\"type\":\"link\",\"state\":\"up\"}\n";
 
     #[test]
     fn an_unreported_link_failure_or_recovery_fails() {
