@@ -32,9 +32,10 @@ fn tcp_does_not_notice_two_percent_of_loss() {
     for appliance in [&pair.ithaca, &pair.syracuse] {
         let received = appliance.status().peers[0].received;
         assert_eq!(received.unrecoverable_blocks, 0, "{received:?}");
-        assert!(received.recovered_symbols > 0, "{received:?}");
     }
+    // Back go a few acknowledgements with much repair: whether a source symbol of them is lost is chance.
     let received = pair.syracuse.status().peers[0].received;
+    assert!(received.recovered_symbols > 0, "{received:?}");
     // Datagrams in flight between the two queries count on one side only.
     assert!(received.lost.abs_diff(truth.forth.lost.total()) < 40, "{received:?} and {truth:?}");
     // A busy machine delays an acknowledgement now and then; the WAN lost ten times as many datagrams.

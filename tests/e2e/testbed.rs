@@ -85,7 +85,8 @@ impl Testbed {
     /// Starts the emulator of the executable under test as the link between the appliances.
     fn join(&mut self, link: &LinkPlan) {
         let home = self.network.namespace("emulator");
-        let control = self.directory().join("wan.sock");
+        // Not a name that `onwire status` takes for an appliance's.
+        let control = self.directory().join("wan.control");
         self.command(&["ip", "netns", "add", &home]);
         let words = ["ip", "netns", "exec", &home, ONWIRE_LAB, "wan", "near", "far", "--control"];
         let options = [control.to_str().unwrap(), "--mtu", "1500", "--seed", "1"];
