@@ -133,10 +133,16 @@ impl History {
         for (lane, present) in present {
             let samples = self.lanes.get(lane).map(|lane| &lane.samples).into_iter().flatten();
             // Counts that are higher than at present are those of a peer that was removed, and is another one now.
-            let mut before = samples.filter_map(|sample| Some((sample.at, sample.peers.get(peer)?)));
-            let before = before.find(|(at, counts)| *at + INTERVAL / 2 <= now && counts.may_precede(present));
-            if let Some((at, before)) = before {
-                rates.add(before, present, now.saturating_duration_since(at));
+            let before = samples.filter_map(|sample| Some((sample.at, sample.peers.get(peer)?)));
+            let mut before =
+                before.filter(|(at, counts)| *at + INTERVAL / 2 <= now && counts.may_precede(present)).peekable();
+            if let Some((at, before)) = before.peek() {
+                rates.add(before, present, now.saturating_duration_since(*at));
+            }
+            // The first count of a new session is older than the peer's first report.
+            let mut reported = before.filter_map(|(at, counts)| Some((at, counts.reported.as_ref()?)));
+            if let (Some((at, before)), Some(present)) = (reported.next(), &present.reported) {
+                rates.add_report(before, present, now.saturating_duration_since(at));
             }
         }
         rates.finish()
@@ -177,6 +183,23 @@ mod tests {
         assert_eq!((rates.sent.overhead, rates.received.raw_loss), (Some(0.5), Some(0.1)));
         assert_eq!((rates.peer_report, rates.received.residual_loss), (None, None), "a share of nothing is no number");
         assert_eq!(history.lanes[0].samples.len(), 11, "older counts are forgotten");
+    }
+
+    #[test]
+    fn what_the_peer_reports_is_compared_with_its_first_report() {
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
+        let mut history = History::new(1, start);
+        for second in 0..4 {
+            // It has counted since long before our start.
+            let received = Received { datagrams: 5_000_000 + 90 * second, ..Received::default() };
+            let reported = (second > 0).then_some(received);
+            history.on_sample(0, vec![PeerCounts { reported, ..counts(second) }], at(second));
+        }
+        let present =
+            PeerCounts { reported: Some(Received { datagrams: 5_000_360, ..Received::default() }), ..counts(4) };
+        let rates = history.rates(0, [(0, &present)].into_iter(), at(4)).unwrap();
+        assert_eq!((rates.over_s, rates.peer_report.unwrap().datagrams_per_second), (4.0, 90.0));
     }
 
     #[test]

@@ -79,9 +79,11 @@ impl RatesStatus {
         sent.bytes_per_second += rate(|counts| counts.bytes);
         sent.repair_symbols_per_second += rate(|counts| counts.repair_symbols);
         self.received.add(&before.received, &present.received, seconds);
-        if let (Some(before), Some(present)) = (&before.reported, &present.reported) {
-            self.peer_report.get_or_insert_default().add(before, present, seconds);
-        }
+    }
+
+    /// Adds what the peer has reported of a lane, which became `present` within `time`.
+    pub(crate) fn add_report(&mut self, before: &Received, present: &Received, time: Duration) {
+        self.peer_report.get_or_insert_default().add(before, present, time.as_secs_f64());
     }
 
     /// Fills in the shares; `None` if no lane was added.
