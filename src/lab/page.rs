@@ -13,7 +13,7 @@ const STYLE: &str = "
 body { font: 15px/1.45 sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 table { border-collapse: collapse; width: 100%; margin: 0.7em 0; }
-th, td { text-align: left; vertical-align: top; padding: 0.3em 0.6em; border-bottom: 1px solid #ccc; overflow-wrap: anywhere; }
+th, td { text-align: left; vertical-align: top; padding: 0.3em 0.6em; border-bottom: 1px solid #ccc; overflow-wrap: break-word; }
 th { border-bottom: 2px solid #888; }
 .ok { color: #006b4f; } .fails { color: #a3260b; font-weight: bold; }
 svg { width: 100%; height: auto; border: 1px solid #ddd; margin: 0.7em 0; }
