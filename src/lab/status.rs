@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::wire::report::BURST_CLASSES;
+
 /// The status of an appliance.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -163,6 +165,8 @@ pub struct Received {
     pub blocks: u64,
     /// Bytes of the user's packets.
     pub adu_bytes: u64,
+    /// Runs of lost datagrams, by class of their length.
+    pub burst_lengths: [u64; BURST_CLASSES],
 }
 
 impl Status {
@@ -199,6 +203,9 @@ impl Received {
             unrecoverable_blocks: self.unrecoverable_blocks.saturating_sub(earlier.unrecoverable_blocks),
             blocks: self.blocks.saturating_sub(earlier.blocks),
             adu_bytes: self.adu_bytes.saturating_sub(earlier.adu_bytes),
+            burst_lengths: std::array::from_fn(|class| {
+                self.burst_lengths[class].saturating_sub(earlier.burst_lengths[class])
+            }),
         }
     }
 

@@ -17,7 +17,10 @@ use super::{
     process,
     status::Status,
 };
-use crate::io::status_socket;
+use crate::{io::status_socket, wire::report::BURST_CLASSES};
+
+/// The shortest run of each class.
+const SHORTEST: [f64; BURST_CLASSES] = [1.0, 2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0];
 
 /// One answer.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ struct Sample {
     lost: u64,
     rebuilt: u64,
     unrecoverable: u64,
+    /// Runs of lost datagrams, by class of their length.
+    runs: [u64; BURST_CLASSES],
     /// 2 when it protects, 1 when it carries, 0 when it does not.
     state: u8,
     memory: Option<u64>,
@@ -100,6 +105,7 @@ impl Sample {
             lost: peer.received.lost,
             rebuilt: peer.received.recovered_symbols,
             unrecoverable: peer.received.unrecoverable_blocks,
+            runs: peer.received.burst_lengths,
             state: u8::from(peer.state == "up") + u8::from(peer.state == "up" && protects),
             memory,
         }
@@ -175,16 +181,29 @@ fn plots(appliances: &[(&str, Vec<Sample>)]) -> Vec<Plot> {
         );
         all.insert(2, state);
     }
+    // Of the last run of each appliance: a restart counts anew.
+    let runs = each(&|name, number, samples| {
+        let counts = samples.last().map_or([0; BURST_CLASSES], |sample| sample.runs);
+        let points = SHORTEST.into_iter().zip(counts.map(|count| count as f64)).filter(|(_, count)| *count > 0.0);
+        vec![line(format!("to {name}"), number, points.collect())]
+    });
+    if runs.iter().any(|line| !line.points.is_empty()) {
+        let across = "datagrams lost in a row: 1, 2, 3 to 4, 5 to 8 and so on, from 65".to_owned();
+        let scale = Scale::Logarithmic;
+        all.push(Plot { across, scale, ..plot("Runs of lost datagrams, by length", "runs", runs) });
+    }
     all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::report::burst_class;
 
     fn sample(seconds: f64, received: u64, lost: u64) -> Sample {
         let at = Duration::from_secs_f64(seconds);
-        Sample { at, received, lost, rebuilt: lost, unrecoverable: 0, state: 2, memory: Some(20_000_000) }
+        let (runs, memory) = ([lost, 0, 0, 0, 0, 0, 0, lost / 10], Some(20_000_000));
+        Sample { at, received, lost, rebuilt: lost, unrecoverable: 0, runs, state: 2, memory }
     }
 
     #[test]
@@ -199,6 +218,18 @@ mod tests {
         assert_eq!(points(3, 0)[4], (2.0, 20.0));
         let unprotected = plots(&[("ithaca", vec![Sample { state: 1, ..sample(0.0, 0, 0) }])]);
         assert!(unprotected.len() == 3 && unprotected[2].title == "Memory");
+    }
+
+    #[test]
+    fn runs_of_lost_datagrams_are_drawn_by_their_length_where_there_are_any() {
+        let drawn = plots(&[("ithaca", vec![sample(0.0, 0, 0), sample(1.0, 900, 50)]), ("syracuse", Vec::new())]);
+        let runs = drawn.last().unwrap();
+        assert_eq!(runs.lines[0].points, [(1.0, 50.0), (65.0, 5.0)]);
+        assert_eq!(SHORTEST.map(|length| burst_class(length as u64)), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(
+            SHORTEST[1..].iter().map(|length| burst_class(*length as u64 - 1)).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 5, 6]
+        );
     }
 
     #[test]

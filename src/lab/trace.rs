@@ -200,6 +200,8 @@ fn package_of(program: &str) -> &'static str {
         "bird" => "bird2",
         "strace" => "strace",
         "prometheus" | "promtool" => "prometheus",
+        "chromium" => "chromium",
+        "psql" => "postgresql-client",
         "ping" => "iputils-ping",
         "unshare" | "setpriv" | "taskset" => "util-linux",
         "redis-server" => "redis-server",

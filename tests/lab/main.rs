@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bird;
+mod browser;
 mod emulator;
 mod scenarios;
 
