@@ -136,6 +136,33 @@ impl Drop for Terminal {
     }
 }
 
+#[test]
+fn it_ends_when_its_terminal_goes_away() {
+    let sockets = Sockets::new();
+    let _ithaca = sockets.serve("ithaca.sock", Some(losing(1)));
+    // The shell ignores hang-ups, as `nohup` does: then the terminal alone says it.
+    for before in ["", "trap '' HUP; "] {
+        let mut command = std::process::Command::new("script");
+        command.args(["-qec", &format!("{before}exec {} top", env!("CARGO_BIN_EXE_onwire")), "/dev/null"]);
+        command.env("ONWIRE_SOCKETS", sockets.directory()).env("TERM", "xterm-256color");
+        let terminal = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut terminal = terminal.unwrap_or_else(|error| panic!("script: {error}; apt-get install bsdutils"));
+        let mut shown = [0; 4096];
+        assert!(terminal.stdout.as_mut().unwrap().read(&mut shown).unwrap() > 0, "it shows something");
+        let children = format!("/proc/{0}/task/{0}/children", terminal.id());
+        let children = std::fs::read_to_string(children).unwrap();
+        let top: u32 = children.split_whitespace().next().expect("`script` runs it").parse().unwrap();
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
+        let deadline = Instant::now() + SOON;
+        let runs = || std::fs::read_to_string(format!("/proc/{top}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        while runs() {
+            assert!(Instant::now() < deadline, "process {top} goes on without a terminal ({before:?})");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
 /// An appliance after so many seconds, which loses a tenth of what it sends.
 fn losing(second: u64) -> Value {
     let mut document = appliance("ithaca", &[("syracuse", "up"), ("troy", "silent")]);

@@ -108,7 +108,8 @@ fn a_page_is_laid_out_as_it_should_be() {
     let html = page::html(&report(), "commit-latency", 1);
     assert_is_well_laid_out(&html, 1, 2);
     // The control: this look sees what is wrong.
-    let broken = html.replace("overflow-wrap: break-word", "overflow-wrap: anywhere; max-width: 2em");
+    let broken =
+        html.replace("overflow-wrap: break-word", "overflow-wrap: anywhere").replace("width: 100%", "width: 150px");
     assert_ne!(look(&broken)["cut"].as_array().map(Vec::len), Some(0), "words that are cut are seen");
     let wide = html.replace("<h2>Claims", "<div style=\"width: 2000px\">.</div><h2>Claims");
     assert!(look(&wide)["page"].as_f64() > Some(500.0), "a page that is too wide is seen");

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::processes::Host;
 use super::subscription::FileOrSubscription;
@@ -57,6 +58,8 @@ const INTERVALS: [Duration; 2] = [Duration::from_millis(200), Duration::from_sec
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a key may wait.
 const TICK: Duration = Duration::from_millis(50);
+/// After a signal it ends within this time, whatever the terminal does.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let time = parse_duration(text)?;
@@ -95,7 +98,10 @@ impl Top {
     fn follow(&self, flows: Option<FlowList>) -> io::Result<()> {
         let (sender, events) = channel();
         let of_signals = sender.clone();
-        signal::listen(move |signal| drop(of_signals.send(Event::Signal(signal))))?;
+        signal::listen(move |signal| {
+            let _ = of_signals.send(Event::Signal(signal));
+            end_at_last(signal);
+        })?;
         let interval = self.interval;
         std::thread::Builder::new().name("status".to_owned()).spawn(move || ask(&sender, interval))?;
         let mut screen = Screen::open()?;
@@ -133,7 +139,11 @@ fn next(events: &Receiver<Event>) -> io::Result<Option<Change>> {
         Ok(Event::Signal(_)) => return Ok(None),
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
     }
-    if !event::poll(TICK)? {
+    // Crossterm reads a terminal that is gone again and again, without an end.
+    if is_gone(TICK) {
+        return Ok(None);
+    }
+    if !event::poll(Duration::ZERO)? {
         return Ok(Some(Change::None));
     }
     Ok(match event::read()? {
@@ -147,6 +157,22 @@ fn next(events: &Receiver<Event>) -> io::Result<Option<Change>> {
         TerminalEvent::Resize(..) => Some(Change::Size),
         _ => Some(Change::None),
     })
+}
+
+/// Waits for a key; whether the terminal has hung up.
+fn is_gone(time: Duration) -> bool {
+    let (stdin, time) = (io::stdin(), Timespec::try_from(time).ok());
+    let mut keyboard = [PollFd::new(&stdin, PollFlags::IN)];
+    let _ = poll(&mut keyboard, time.as_ref());
+    keyboard[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+}
+
+/// Ends the process where it reads a terminal that has gone in just that moment.
+fn end_at_last(signal: Signal) {
+    if signal != Signal::User1 {
+        std::thread::sleep(ENDS_WITHIN);
+        std::process::exit(FAILURE.into());
+    }
 }
 
 /// Asks all processes again and again, until nobody wants to know.
