@@ -155,8 +155,10 @@ fn start(
     let before: Vec<&str> = words.iter().map(String::as_str).collect();
     appliance.restart_under(network, &before)?;
     let deadline = Instant::now() + STARTS_WITHIN.mul_f64(stage.options.slack);
-    let is_up =
-        |appliance: &RunningAppliance| appliance.process.output().contains("is running") && appliance.socket().exists();
+    // The error about a socket in use says that another one "is running".
+    let is_up = |appliance: &RunningAppliance| {
+        appliance.process.output().contains(" is running node=") && appliance.socket().exists()
+    };
     let mut went_on = false;
     while appliance.process.is_running() && Instant::now() < deadline {
         went_on = is_up(appliance);
