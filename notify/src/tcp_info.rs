@@ -3,7 +3,8 @@
 //! `TCP_INFO` has two sums. What was sent, without repetitions, and waits to be sent is exact until a send fails on this
 //! host, because there is no route: the kernel counts those bytes again when they leave. What is acknowledged and what is
 //! queued stays exact, but for the SYN, which counts as a byte where this end connected. Neither is ever too low, so the
-//! lesser of the two is taken.
+//! lesser of the two is taken. While a connection is being made the kernel says that nothing is queued, whatever is (TCP Fast
+//! Open sends bytes with the SYN): then only the first sum counts.
 //!
 //! These are the only system calls of the crate, and the only file with `unsafe` outside of the appliance's `io`: the
 //! crate imports nothing of the appliance, and there is no maintained safe wrapper of them. The file does not
@@ -15,12 +16,15 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
 /// Offsets of the fields in `struct tcp_info` of `linux/tcp.h`, which only grows at its end.
+const STATE: usize = 0;
 const BYTES_ACKED: usize = 120;
 const NOTSENT_BYTES: usize = 144;
 const BYTES_SENT: usize = 200;
 const BYTES_RETRANS: usize = 208;
 /// Bytes that Linux 4.19 fills, the first version with all four fields.
 const NEEDED: usize = 216;
+/// The states in which `SIOCOUTQ` is 0, whatever waits: `TCP_SYN_SENT`, `TCP_SYN_RECV`.
+const BEGINNING: [u8; 2] = [2, 3];
 /// How often the kernel is asked again because bytes were acknowledged between two questions.
 const TRIES: usize = 16;
 
@@ -30,7 +34,8 @@ pub struct Written {
     /// Bytes written into the socket, never less than were; one more where sends have failed on this host and this end
     /// connected, and where the socket was closed and its FIN is not sent yet.
     pub written: u64,
-    /// Bytes that the other side has acknowledged, never more than it has; one less while any are not acknowledged.
+    /// Bytes that the other side has acknowledged: `written` where it has all that was written before the question, else never
+    /// more than it has, and one less where the other end connected.
     pub acknowledged: u64,
     /// `written` is exact: no send has failed on this host.
     pub is_certain: bool,
@@ -53,13 +58,21 @@ fn of(stream: &TcpStream) -> io::Result<Written> {
     for _ in 0..TRIES {
         let queued = queued(stream)?;
         let after = info(stream)?;
-        // Bytes that were acknowledged in between may be in neither sum or in both.
-        if after.acked == before.acked {
-            return Ok(after.with_queued(queued));
+        if let Some(written) = counted(before, queued, after) {
+            return Ok(written);
         }
         before = after;
     }
     Ok(before.with_queued(u64::MAX))
+}
+
+/// From what the kernel said in this order; `None`: ask again.
+fn counted(before: Info, queued: u64, after: Info) -> Option<Written> {
+    if before.is_beginning || after.is_beginning {
+        return Some(after.with_queued(u64::MAX));
+    }
+    // Bytes that were acknowledged in between may be in neither sum or in both.
+    (after.acked == before.acked).then(|| after.with_queued(queued))
 }
 
 /// The same from a `struct tcp_info` that the caller already has, and the bytes in the socket's queue, which were asked for
@@ -76,6 +89,7 @@ struct Info {
     /// Sent, without repetitions, and waiting to be sent.
     sent: u64,
     acked: u64,
+    is_beginning: bool,
 }
 
 impl Info {
@@ -93,7 +107,7 @@ impl Info {
         notsent.copy_from_slice(&info[NOTSENT_BYTES..NOTSENT_BYTES + 4]);
         let once = word(BYTES_SENT).saturating_sub(word(BYTES_RETRANS));
         let sent = once.saturating_add(u32::from_ne_bytes(notsent).into());
-        Ok(Self { sent, acked: word(BYTES_ACKED) })
+        Ok(Self { sent, acked: word(BYTES_ACKED), is_beginning: BEGINNING.contains(&info[STATE]) })
     }
 
     fn with_queued(self, queued: u64) -> Written {
@@ -153,6 +167,32 @@ mod tests {
         other.read_exact(&mut vec![0; 100_000]).unwrap();
         assert_eq!(written(&stream).unwrap(), total);
     }
+
+    #[test]
+    fn what_is_written_before_the_connection_is_made_counts() {
+        let info = |state: u8, acked: u64, sent: u64| {
+            let mut info = [0; 224];
+            info[STATE] = state;
+            info[BYTES_ACKED..BYTES_ACKED + 8].copy_from_slice(&acked.to_ne_bytes());
+            info[BYTES_SENT..BYTES_SENT + 8].copy_from_slice(&sent.to_ne_bytes());
+            Info::read(&info).unwrap()
+        };
+        let [established, syn_sent, syn_received] = [1, 2, 3];
+        let of = |written, acknowledged| Some(Written { written, acknowledged, is_certain: true });
+        for (before, queued, after, expected) in [
+            ((syn_sent, 0, 500), 0, (syn_sent, 0, 500), of(500, 0)),
+            ((syn_received, 0, 500), 0, (syn_received, 0, 500), of(500, 0)),
+            ((syn_received, 0, 500), 0, (established, 0, 500), of(500, 0)),
+            ((syn_sent, 0, 500), 500, (established, 1, 500), of(500, 0)),
+            ((established, 1, 500), 500, (established, 1, 500), of(500, 0)),
+            ((established, 1, 500), 500, (established, 501, 500), None),
+            ((established, 501, 500), 0, (established, 501, 500), of(500, 500)),
+        ] {
+            let read = |(state, acked, sent)| info(state, acked, sent);
+            assert_eq!(counted(read(before), queued, read(after)), expected, "{before:?} {queued} {after:?}");
+        }
+    }
+
     #[test]
     fn sends_that_failed_count_once() {
         let info = |acked: u64, sent: u64, again: u64, waiting: u32| {

@@ -236,6 +236,32 @@ fn ask(socket: &Path) -> io::Result<Status> {
         let text = format!("{}: the answer is no status of an appliance of this version ({why})", socket.display());
         io::Error::new(io::ErrorKind::InvalidData, text)
     };
-    let status: Status = serde_json::from_str(&document).map_err(|error| wrong(&error.to_string()))?;
-    if status.is_of_another() { Err(wrong("it is of gates")) } else { Ok(status) }
+    let value: Value = serde_json::from_str(&document).map_err(|error| wrong(&error.to_string()))?;
+    let untold = untold(&value);
+    let status: Status = serde_json::from_value(value).map_err(|error| wrong(&error.to_string()))?;
+    match status.unfit().or(untold) {
+        Some(why) => Err(wrong(&why)),
+        None => Ok(status),
+    }
+}
+
+/// What the verdict rests on; lists among it are of what is missing, and an absent one must not count as empty.
+const NEEDED: [&str; 7] =
+    ["heard_ms_ago", "quiet_after_ms", "waiting_blocks", "unfinished", "lost", "refused_ms_ago", "flows"];
+/// The same of each flow.
+const NEEDED_OF_A_FLOW: [&str; 5] = ["source", "destination", "bytes", "missing", "acknowledged"];
+
+/// What a status does not say of what has arrived.
+fn untold(status: &Value) -> Option<String> {
+    let lacks = |object: &Value, keys: &[&str]| {
+        let key = keys.iter().find(|key| object.get(key).is_none())?;
+        Some(format!("it does not say `{key}` of what has arrived"))
+    };
+    let of_a_peer = |peer: &Value| {
+        // Of a peer without any of it the verdict is `incomplete`.
+        let arrived = peer.get("arrived").filter(|arrived| !arrived.is_null())?;
+        let flows = arrived["flows"].as_array().into_iter().flatten();
+        lacks(arrived, &NEEDED).or_else(|| flows.into_iter().find_map(|flow| lacks(flow, &NEEDED_OF_A_FLOW)))
+    };
+    status["peers"].as_array().into_iter().flatten().find_map(of_a_peer)
 }

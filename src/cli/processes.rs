@@ -21,6 +21,8 @@ use crate::io::status_socket;
 const DIRECTORY: &str = "/run/onwire";
 /// The variable that names another directory.
 const VARIABLE: &str = "ONWIRE_SOCKETS";
+/// Processes asked at the same time, with a thread each.
+const AT_ONCE: usize = 64;
 /// How long a process may take to say what it is.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -86,6 +88,12 @@ impl Process {
         let kind = answer.as_ref().map_or_else(|_| Kind::of_name(&socket), Kind::of);
         Some(Self { socket, kind, answer })
     }
+
+    /// One that could not be asked.
+    fn unanswered(socket: &Path) -> Self {
+        let answer = Err(format!("{}: it could not be asked, which is a bug of this command", socket.display()));
+        Self { socket: socket.to_owned(), kind: Kind::of_name(socket), answer }
+    }
 }
 
 /// What to say of an answer that is no status.
@@ -100,8 +108,28 @@ fn is_stale(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
+/// Asks these at the same time: each may be slow.
+fn ask_all(sockets: &[PathBuf], patience: Duration) -> Vec<Option<Process>> {
+    std::thread::scope(|scope| {
+        let ask = |socket: &PathBuf| {
+            let thread = std::thread::Builder::new();
+            let wanted = socket.clone();
+            let started = thread.spawn_scoped(scope, move || Process::ask(wanted, patience));
+            // Without a thread nobody is left out: it only takes longer.
+            started.map_err(|_| Process::ask(socket.clone(), patience))
+        };
+        let asked: Vec<_> = sockets.iter().map(ask).collect();
+        let answers = asked.into_iter().zip(sockets).map(|(asked, socket)| match asked {
+            // One of which nothing is known is not one that has ended.
+            Ok(thread) => thread.join().unwrap_or_else(|_| Some(Process::unanswered(socket))),
+            Err(process) => process,
+        });
+        answers.collect()
+    })
+}
+
 impl Host {
-    /// Asks all, at the same time.
+    /// Asks all, [`AT_ONCE`] at the same time.
     pub fn ask(patience: Duration) -> Self {
         let directory = directory();
         let mut sockets: Vec<PathBuf> = match std::fs::read_dir(&directory) {
@@ -115,16 +143,12 @@ impl Host {
         sockets.retain(|path| path.extension().is_some_and(|extension| extension == "sock"));
         sockets.sort();
         let mut host = Self::default();
-        let answers: Vec<_> = std::thread::scope(|scope| {
-            let ask = |socket: PathBuf| (socket.clone(), scope.spawn(move || Process::ask(socket, patience)));
-            let asked: Vec<_> = sockets.into_iter().map(ask).collect();
-            // A thread that asks does not panic; if one did, its socket is as one that does not answer.
-            asked.into_iter().map(|(socket, thread)| (socket, thread.join().ok().flatten())).collect()
-        });
-        for (socket, process) in answers {
-            match process {
-                Some(process) => host.processes.push(process),
-                None => host.stale.push(socket),
+        for sockets in sockets.chunks(AT_ONCE) {
+            for (socket, process) in sockets.iter().zip(ask_all(sockets, patience)) {
+                match process {
+                    Some(process) => host.processes.push(process),
+                    None => host.stale.push(socket.clone()),
+                }
             }
         }
         host.processes.sort_by(|one, other| (one.kind, &one.socket).cmp(&(other.kind, &other.socket)));

@@ -15,7 +15,7 @@ use super::{FAILURE, NO_CONTACT, print, print_error, render, render_gate};
 use crate::appliance::status::Status as ApplianceStatus;
 use crate::gate::status::Status as GatesStatus;
 use crate::io::problem::Problem;
-use crate::io::status_socket::{self, SCHEMA_VERSION};
+use crate::io::status_socket::{self, SCHEMA_VERSION, later_form};
 
 /// Arguments of `onwire status`.
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ Examples:
 
 --check prints one line, then one for each thing that is not well: a peer that is not up, a link that is degraded or
 down, a route that is missing, a gate without its appliance, a file that was not taken over. What happened in the
-past and is over does not count.
+past and is over does not count, and neither does a process that was killed: of one that must run, name the --config.
 
 JSON: { schema_version, appliances: [], gates: [], unanswered: [{ socket, error }] }, each with its socket; with
 --socket or --config the document of that one alone. With --check: { schema_version, ok, problems: [{ process, text,
@@ -112,6 +112,13 @@ impl Document {
         }
     }
 
+    fn schema_version(&self) -> u32 {
+        match self {
+            Self::Appliance(status) => status.schema_version,
+            Self::Gates(status) => status.schema_version,
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Appliance(status) => render::status(status),
@@ -162,7 +169,7 @@ impl Status {
         let mut documents = Vec::new();
         let mut unanswered = Vec::new();
         for process in &host.processes {
-            match Document::read(process) {
+            match Document::read(process).and_then(|document| self.judged(process, document)) {
                 Ok(document) => documents.push(document),
                 Err(error) => unanswered.push(Unanswered { socket: process.socket.clone(), error }),
             }
@@ -186,6 +193,14 @@ impl Status {
             }
         };
         if documents.is_empty() && printed == ExitCode::SUCCESS { ExitCode::from(NO_CONTACT) } else { printed }
+    }
+
+    /// What may be shown need not be a reason to call all well: of a document of a later form it is not known what is meant.
+    fn judged(&self, process: &Process, document: Document) -> Result<Document, String> {
+        match document.schema_version() > SCHEMA_VERSION && self.check {
+            true => Err(format!("{}: {}", process.socket.display(), later_form(document.schema_version()))),
+            false => Ok(document),
+        }
     }
 
     fn print_check(&self, documents: &[Document], unanswered: &[Unanswered]) -> ExitCode {

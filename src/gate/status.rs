@@ -3,7 +3,7 @@
 //! Names and units are stable; sizes are in bytes, times in seconds. Totals outlive connections. This module computes
 //! nothing.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
 use crate::io::since::Since;
+use crate::io::status_socket::unspecified;
 
 /// One process with its gates.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -41,11 +42,6 @@ pub struct Status {
 
 /// The value of [`Status::role`].
 pub const ROLE: &str = "gate";
-
-/// For an address that a document of another release does not have.
-fn unspecified() -> SocketAddr {
-    (Ipv4Addr::UNSPECIFIED, 0).into()
-}
 
 /// The subscription's state at the appliance.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

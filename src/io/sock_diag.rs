@@ -46,6 +46,7 @@ pub struct Sent {
 pub enum TcpState {
     Established,
     SynSent,
+    SynReceived,
     FinWait1,
     FinWait2,
     TimeWait,
@@ -56,9 +57,10 @@ pub enum TcpState {
 
 impl TcpState {
     /// The kernel's numbers (`net/tcp_states.h`). Those left out have no stream toward the other side.
-    const NUMBERS: [(u8, TcpState); 8] = [
+    const NUMBERS: [(u8, TcpState); 9] = [
         (1, TcpState::Established),
         (2, TcpState::SynSent),
+        (3, TcpState::SynReceived),
         (4, TcpState::FinWait1),
         (5, TcpState::FinWait2),
         (6, TcpState::TimeWait),
@@ -154,6 +156,10 @@ fn describe(response: &InetResponse) -> io::Result<Option<TcpSocket>> {
         Nla::TcpInfo(info) => Some(info),
         _ => None,
     });
+    // A request to connect that no program has accepted; with TCP Fast Open a program may, and may have written.
+    if info.is_none() && state == TcpState::SynReceived {
+        return Ok(None);
+    }
     let sent = match info {
         Some(info) => {
             // Its queue is read before the numbers.
@@ -284,6 +290,9 @@ mod tests {
         for length in 0..whole.len() {
             assert!(read(&whole[..length]).is_err(), "{length}");
         }
+        whole[1] = 3;
+        assert_eq!(read(&whole).unwrap().map(|socket| socket.state), Some(TcpState::SynReceived), "fast open");
+        assert_eq!(read(&whole[..header]).unwrap(), None, "nobody has accepted it");
         whole[1] = 10;
         assert_eq!(read(&whole).unwrap(), None, "a listener");
     }

@@ -4,6 +4,7 @@
 //! read at once waits for it, up to a bound and for a while. What the document says is the owner's business.
 
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,6 +18,17 @@ use mio::{Interest, Registry, Token};
 /// The version of the form of every JSON document of onwire. It grows when a field is renamed or removed, or means
 /// something else; fields are added without that.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// What to say of a document whose form is later than [`SCHEMA_VERSION`].
+pub fn later_form(version: u32) -> String {
+    format!("its schema_version is {version}, and this program knows {SCHEMA_VERSION}: use the onwire of that release")
+}
+
+/// For an address that a document of another release does not have.
+pub fn unspecified() -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, 0).into()
+}
+
 /// Callers served at once; more wait in the backlog until a place is free.
 pub const CALLERS: usize = 8;
 /// How long a caller may be slow.

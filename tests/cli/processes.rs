@@ -107,3 +107,17 @@ pub fn gates(contact: bool, link: &str) -> Value {
         }],
     })
 }
+
+#[test]
+fn more_processes_than_are_asked_at_once_are_all_asked() {
+    let sockets = Sockets::new();
+    for number in 0..150 {
+        let _said = sockets.serve(&format!("a{number:03}.sock"), Some(appliance("ithaca", &[("syracuse", "up")])));
+    }
+    sockets.leave("left.sock");
+    let output = sockets.run(&["status", "--json", "-v"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["appliances"].as_array().map(Vec::len), Some(150));
+    assert_eq!(shown["unanswered"], json!([]));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("left.sock: nothing listens"), "{output:?}");
+}

@@ -234,3 +234,72 @@ fn what_onwire_itself_writes_of_a_host_is_as_its_schema_says() {
     sockets.serve("odd.sock", Some(json!("odd")));
     assert_valid("status", &json_of(&sockets.run(&["status", "--json"])));
 }
+
+#[test]
+fn nothing_is_concluded_from_what_a_document_does_not_say() {
+    let sockets = Sockets::new();
+    let drained = || {
+        let mut document = earlier_appliance();
+        document["peers"][0]["arrived"]["heard_ms_ago"] = json!(60_000.0);
+        document["peers"][0]["arrived"]["silent_ms"] = json!(60_000.0);
+        document["peers"][0]["arrived"]["flows"] = json!([{
+            "source": "10.1.0.1:5432", "destination": "10.2.0.1:9", "from_syn": true, "bytes": 9, "sequence": 9,
+            "highest": 9, "missing": [], "missing_for_ms": null, "acknowledged": 9, "kept": 0,
+        }]);
+        document
+    };
+    let ithaca = sockets.serve("ithaca.sock", Some(drained()));
+    let drain = |document: Value| {
+        *ithaca.lock().unwrap() = Some(document);
+        sockets.run(&["drain", "--timeout", "1s"])
+    };
+    let output = drain(drained());
+    assert!(code(&output) == Some(0) && stdout(&output).contains(": complete"), "{output:?}");
+    for path in [
+        "arrived/heard_ms_ago",
+        "arrived/quiet_after_ms",
+        "arrived/waiting_blocks",
+        "arrived/unfinished",
+        "arrived/lost",
+        "arrived/refused_ms_ago",
+        "arrived/flows",
+        "arrived/flows/0/bytes",
+        "arrived/flows/0/missing",
+        "arrived/flows/0/acknowledged",
+    ] {
+        let mut document = drained();
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        document
+            .pointer_mut(&format!("/peers/0/{parent}"))
+            .and_then(Value::as_object_mut)
+            .unwrap()
+            .remove(key)
+            .unwrap();
+        let output = drain(document);
+        assert!(code(&output) == Some(3) && stderr(&output).contains(&format!("`{key}`")), "{path}: {output:?}");
+        assert!(!stdout(&output).contains("complete"), "{path}: {output:?}");
+    }
+    let without_lanes = |mut document: Value| {
+        document["tun"].as_object_mut().unwrap().remove("queues");
+        document
+    };
+    assert_eq!(code(&drain(without_lanes(drained()))), Some(3));
+    let mut nothing_arrived = drained();
+    nothing_arrived["peers"][0]["arrived"] = Value::Null;
+    let output = drain(nothing_arrived);
+    assert!(code(&output) == Some(1) && stdout(&output).contains("incomplete"), "{output:?}");
+
+    // A later form may mean something else by the same words.
+    let mut later = drained();
+    later["schema_version"] = json!(2);
+    let output = drain(later);
+    assert!(code(&output) == Some(3) && stderr(&output).contains("its schema_version is 2"), "{output:?}");
+    let mut well = appliance("ithaca", &[("syracuse", "up")]);
+    *ithaca.lock().unwrap() = Some(well.clone());
+    assert_eq!(code(&sockets.run(&["status", "--check"])), Some(0));
+    well["schema_version"] = json!(2);
+    *ithaca.lock().unwrap() = Some(well);
+    let output = sockets.run(&["status", "--check"]);
+    assert!(code(&output) == Some(3) && stdout(&output).starts_with("UNKNOWN: "), "{output:?}");
+    assert!(stdout(&output).contains("its schema_version is 2"), "{output:?}");
+}

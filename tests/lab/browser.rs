@@ -111,6 +111,10 @@ fn a_page_is_laid_out_as_it_should_be() {
     let broken =
         html.replace("overflow-wrap: break-word", "overflow-wrap: anywhere").replace("width: 100%", "width: 150px");
     assert_ne!(look(&broken)["cut"].as_array().map(Vec::len), Some(0), "words that are cut are seen");
+    let far = html.replace("</svg>", "<text x=\"900\" y=\"50\">a long word</text></svg>");
+    assert_eq!(look(&far)["outside"][0], "a long word", "text outside its plot is seen");
+    let small = html.replace("svg { width: 100%", "svg { width: 100px");
+    assert_eq!(look(&small)["small"], 1, "a plot that is too small is seen");
     let wide = html.replace("<h2>Claims", "<div style=\"width: 2000px\">.</div><h2>Claims");
     assert!(look(&wide)["page"].as_f64() > Some(500.0), "a page that is too wide is seen");
 }

@@ -76,8 +76,8 @@ fn what_the_shell_prints_can_be_run_as_it_stands() {
         assert!(output.status.success(), "{line} {more}: {text}");
         text
     };
-    assert!(run("status --socket", "").contains("peer"));
-    assert!(run("watch --notify", "--for 1s").contains("up"));
+    assert!(run("status --socket", "").contains("peer syracuse: up"));
+    assert!(run("watch --notify", "--for 1s").contains("link to syracuse  up"));
     let standby = "-XAtc \"SELECT application_name, sync_state FROM pg_stat_replication\"";
     assert_eq!(run("# primary", "-c true"), "", "a shell in a node");
     assert!(run("psql", standby).contains("mirror|sync"));

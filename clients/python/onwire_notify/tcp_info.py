@@ -9,16 +9,20 @@ import termios
 from typing import NamedTuple
 
 # Offsets in `struct tcp_info` of linux/tcp.h.
+_STATE_AT = 0
 _BYTES_ACKED_AT = 120
 _NOTSENT_BYTES_AT = 144
 _BYTES_SENT_AT = 200
 _BYTES_RETRANS_AT = 208
 _LENGTH = 256
 _SO_COOKIE = 57
+# TCP_SYN_SENT and TCP_SYN_RECV: there the kernel says that nothing is queued, whatever is.
+_BEGINNING = (2, 3)
 _TRIES = 16
 
 
 class _Info(NamedTuple):
+    is_beginning: bool
     acked: int
     sent: int
     """Sent, without repetitions, and waiting: what was written, unless a send failed on this host."""
@@ -41,6 +45,9 @@ class Written:
         for _ in range(_TRIES):
             queued = _queued(connection)
             after = _info(connection)
+            if before.is_beginning or after.is_beginning:
+                # TCP Fast Open sends bytes with the SYN.
+                return after.sent
             if before.acked == after.acked:
                 acked = after.acked + queued
                 self._counts_syn = self._counts_syn or after.sent == acked - 1
@@ -68,7 +75,7 @@ def _info(connection: socket.socket) -> _Info:
         int(struct.unpack_from("=Q", info, at)[0]) for at in (_BYTES_ACKED_AT, _BYTES_SENT_AT, _BYTES_RETRANS_AT)
     )
     (waiting,) = struct.unpack_from("=I", info, _NOTSENT_BYTES_AT)
-    return _Info(acked, sent - again + int(waiting))
+    return _Info(info[_STATE_AT] in _BEGINNING, acked, sent - again + int(waiting))
 
 
 def _queued(connection: socket.socket) -> int:

@@ -15,8 +15,9 @@ import unittest
 from dataclasses import replace
 from pathlib import Path
 from typing import List, Tuple
+from unittest import mock
 
-from onwire_notify import Client, FlowKey, Key, KeyFileError, Need, NotAnsweredError, Range, read_key
+from onwire_notify import Client, FlowKey, Key, KeyFileError, Need, NotAnsweredError, Range, read_key, tcp_info
 from onwire_notify.__main__ import main
 from onwire_notify.aio import AsyncClient
 from onwire_notify.endpoint import split_host
@@ -89,6 +90,14 @@ class Waiting(unittest.TestCase):
                 total -= len(other.recv(total))
             self.assertEqual((counter.count(end), bytes_written(end)), (70_000, 70_000))
         self.assertNotEqual(socket_cookie(self.near), socket_cookie(self.far))
+
+    def test_bytes_written_while_the_connection_is_made_count(self) -> None:
+        # TCP Fast Open sends them with the SYN, and the kernel says meanwhile that nothing is queued.
+        for before, after in ((2, 2), (3, 3), (3, 1), (2, 1)):
+            infos = [tcp_info._Info(state in tcp_info._BEGINNING, 0, 500) for state in (before, after)]
+            asked = mock.patch.object(tcp_info, "_info", side_effect=infos)
+            with asked, mock.patch.object(tcp_info, "_queued", return_value=0):
+                self.assertEqual(Written().count(self.near), 500)
 
     def test_claims_of_more_than_was_written_are_about_another_connection(self) -> None:
         self.near.sendall(b"hello")

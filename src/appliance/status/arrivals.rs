@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::appliance::lane::listening::Silence;
-use crate::appliance::status::unspecified;
 use crate::flow::arrivals::{Arrival, Arrivals};
+use crate::io::status_socket::unspecified;
 use crate::tunnel::lost_blocks::LostBlocks;
 use crate::tunnel::peer::Peer;
 use crate::tunnel::receiver::ReceiveProgress;

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{named, unspecified};
+use super::named;
 use crate::appliance::lane::last_hop::LastHopStatus;
 use crate::appliance::lane::snapshot::LaneSnapshot;
+use crate::io::status_socket::unspecified;
 
 /// One lane.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

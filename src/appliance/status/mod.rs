@@ -16,7 +16,7 @@ pub mod protection;
 pub mod rates;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::config::reload::ReloadStatus;
 use crate::io::restriction::Restrictions;
 use crate::io::since::Since;
+use crate::io::status_socket::{SCHEMA_VERSION, later_form};
 use crate::io::tun::Tun;
 use crate::tunnel::drop_reason::Drops;
 use crate::tunnel::peer::Marks;
@@ -46,11 +47,6 @@ use crate::wire::report::Reception;
 
 /// The value of [`Status::role`].
 pub const ROLE: &str = "appliance";
-
-/// For an address that a document of another release does not have.
-pub(crate) fn unspecified() -> SocketAddr {
-    (Ipv4Addr::UNSPECIFIED, 0).into()
-}
 
 /// The whole of a running appliance.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -98,10 +94,17 @@ pub struct Status {
 }
 
 impl Status {
-    /// It is the document of another program, such as gates: what that lacks counts as zero, so nothing is left of it.
-    pub fn is_of_another(&self) -> bool {
+    /// Why nothing may be concluded from this document: it is of gates or of a later form, and what it lacks counts
+    /// as zero here.
+    pub fn unfit(&self) -> Option<String> {
         // An appliance of an earlier release does not say what it is.
-        !self.role.is_empty() && self.role != ROLE
+        if !self.role.is_empty() && self.role != ROLE {
+            return Some("it is of gates, not of an appliance".to_owned());
+        }
+        if self.schema_version > SCHEMA_VERSION {
+            return Some(later_form(self.schema_version));
+        }
+        (self.tun.queues == 0).then(|| "it does not say how many lanes there are".to_owned())
     }
 }
 

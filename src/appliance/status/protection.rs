@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::appliance::notify::notification::level_of;
 use crate::appliance::notify::port::NotifyPort;
-use crate::appliance::status::unspecified;
 use crate::io::since::Since;
+use crate::io::status_socket::unspecified;
 use crate::notify::message::{LinkState, StateReason};
 use crate::notify::publisher;
 use crate::protect::{Counters, Evidence, PeerProtection, StateTimes};

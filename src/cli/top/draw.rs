@@ -7,7 +7,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Sparkline};
 
-use super::flows::{Flows, unprotected};
+use super::flows::{FLOWS_MAX, Flows, unprotected};
 use super::layout::{CURVES, Lines, Wishes, fit};
 use super::model::{GateRow, Model, PeerRow};
 use crate::cli::output_line::OutputLine;
@@ -283,6 +283,9 @@ fn flow_table(flows: &Flows, width: u16) -> Vec<Line<'static>> {
     }
     let columns = fitting(&FLOWS, width);
     let mut lines = vec![header(&FLOWS, &columns)];
+    if flows.is_cut {
+        lines.push(Line::styled(format!("of more than {}: onwire flows", grouped(FLOWS_MAX as u64)), BAD));
+    }
     for flow in &flows.flows {
         let text = row(&flow_cells(flow), &columns);
         lines.push(if flow.violated.is_some() { Line::styled(text, BAD) } else { Line::raw(text) });

@@ -12,7 +12,7 @@ mod terminal;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -56,6 +56,8 @@ pub struct Top {
 const INTERVALS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(60)];
 /// How long a process may take to answer before its rows are called old.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Answers and signals that wait for the screen.
+const EVENTS_MAX: usize = 4;
 /// How long a key may wait.
 const TICK: Duration = Duration::from_millis(50);
 /// After a signal it ends within this time, whatever the terminal does.
@@ -96,10 +98,10 @@ impl Top {
     }
 
     fn follow(&self, flows: Option<FlowList>) -> io::Result<()> {
-        let (sender, events) = channel();
+        let (sender, events) = sync_channel(EVENTS_MAX);
         let of_signals = sender.clone();
         signal::listen(move |signal| {
-            let _ = of_signals.send(Event::Signal(signal));
+            let _ = of_signals.try_send(Event::Signal(signal));
             end_at_last(signal);
         })?;
         let interval = self.interval;
@@ -175,13 +177,30 @@ fn end_at_last(signal: Signal) {
     }
 }
 
-/// Asks all processes again and again, until nobody wants to know.
-fn ask(answers: &Sender<Event>, interval: Duration) {
+/// Asks all processes again and again, until nobody wants to know. While the terminal takes nothing, answers are dropped.
+fn ask(answers: &SyncSender<Event>, interval: Duration) {
     loop {
         let begin = Instant::now();
-        if answers.send(Event::Answer(Host::ask(PATIENCE))).is_err() {
+        if let Err(TrySendError::Disconnected(_)) = answers.try_send(Event::Answer(Host::ask(PATIENCE))) {
             return;
         }
         std::thread::sleep(interval.saturating_sub(begin.elapsed()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_no_screen_takes_are_bounded() {
+        let (sender, events) = sync_channel(EVENTS_MAX);
+        let thread = std::thread::spawn(move || ask(&sender, Duration::from_millis(1)));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!thread.is_finished(), "it asks on");
+        let waiting = events.try_iter().take(2 * EVENTS_MAX).count();
+        assert!((1..=2 * EVENTS_MAX - 1).contains(&waiting), "{waiting} answers wait");
+        drop(events);
+        thread.join().unwrap();
     }
 }

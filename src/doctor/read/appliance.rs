@@ -51,9 +51,9 @@ fn ask(socket: &Path) -> Result<Status, String> {
             socket.display()
         )
     })?;
-    match status.is_of_another() {
-        true => Err(format!("{} is of another program, {}", socket.display(), status.role)),
-        false => Ok(status),
+    match status.unfit() {
+        Some(why) => Err(format!("{}: nothing can be concluded from its status: {why}", socket.display())),
+        None => Ok(status),
     }
 }
 
