@@ -1,7 +1,8 @@
 //! UDP flows of numbered packets, and which of them have arrived as they were sent: nothing is sent again, so what the code does
 //! not rebuild is missing.
 //!
-//! Each flow has its own source port. Sockets are made inside the nodes; the threads are the lab's.
+//! Each flow has its own source port and its own number: a port is used again, and packets of the flow that had it before may
+//! still come, from an appliance that stood still. Sockets are made inside the nodes; the threads are the lab's.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -24,9 +25,9 @@ use crate::{
 };
 
 const UDP: u8 = 17;
-/// The longest packet; each begins with its number and its length, which decide every further byte.
+/// The longest packet; each begins with its flow, its number and its length, which decide every further byte.
 pub const LONGEST: usize = 1400;
-const HEAD: usize = 6;
+const HEAD: usize = 10;
 /// How often the receiver checks whether it must end.
 const STEP: Duration = Duration::from_millis(20);
 /// The receive buffer: packets that this program reads late must not count as lost on the way.
@@ -38,6 +39,7 @@ type Arrived = Arc<Mutex<HashMap<u16, Arrivals>>>;
 /// What has arrived of one flow.
 #[derive(Debug)]
 struct Arrivals {
+    flow: u32,
     numbers: HashSet<u32>,
     /// Packets whose number had arrived before.
     twice: u64,
@@ -49,8 +51,8 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    fn new() -> Self {
-        Self { numbers: HashSet::new(), twice: 0, wrong: 0, last: Instant::now(), longest_gap: Duration::ZERO }
+    fn new(flow: u32) -> Self {
+        Self { flow, numbers: HashSet::new(), twice: 0, wrong: 0, last: Instant::now(), longest_gap: Duration::ZERO }
     }
 
     fn add(&mut self, number: u32) {
@@ -67,6 +69,8 @@ pub struct NumberedSink {
     at: SocketAddr,
     from: (NetworkNamespace, IpAddr),
     arrived: Arrived,
+    /// The number of the next flow.
+    next_flow: AtomicU32,
     is_over: Arc<AtomicBool>,
     reading: JoinHandle<()>,
 }
@@ -80,6 +84,8 @@ pub struct NumberedFlow {
     pub packets: u32,
     /// Bytes of payload sent.
     pub bytes: u64,
+    /// Its own number: no other flow to this sink has it.
+    number: u32,
     socket: UdpSocket,
 }
 
@@ -97,7 +103,7 @@ impl NumberedSink {
         let (arrived, is_over) = (Arrived::default(), Arc::<AtomicBool>::default());
         let (notes, over) = (arrived.clone(), is_over.clone());
         let reading = thread::spawn(move || read(&socket, &notes, &over));
-        Ok(Self { at, from: (near, from.1), arrived, is_over, reading })
+        Ok(Self { at, from: (near, from.1), arrived, next_flow: AtomicU32::new(0), is_over, reading })
     }
 
     /// Begins a flow from a new port.
@@ -106,8 +112,9 @@ impl NumberedSink {
             let socket = self.from.0.run(|| UdpSocket::bind((self.from.1, 0)))??;
             socket.connect(self.at)?;
             let key = FlowKey { protocol: UDP, source: socket.local_addr()?, destination: self.at };
-            lock(&self.arrived).insert(key.source.port(), Arrivals::new());
-            Ok(NumberedFlow { key, packets: 0, bytes: 0, socket })
+            let number = self.next_flow.fetch_add(1, Ordering::Relaxed);
+            lock(&self.arrived).insert(key.source.port(), Arrivals::new(number));
+            Ok(NumberedFlow { key, packets: 0, bytes: 0, number, socket })
         };
         open().map_err(LabError::doing("open a UDP flow"))
     }
@@ -173,7 +180,7 @@ impl NumberedFlow {
     pub fn send(&mut self, length: usize) -> Result<(), LabError> {
         let mut packet = [0; LONGEST];
         let packet = &mut packet[..length.clamp(HEAD, LONGEST)];
-        fill(packet, self.packets);
+        fill(packet, self.number, self.packets);
         let length = packet.len();
         self.socket.send(packet).map_err(LabError::doing("send a UDP packet"))?;
         self.packets += 1;
@@ -187,36 +194,39 @@ fn read(socket: &UdpSocket, arrived: &Mutex<HashMap<u16, Arrivals>>, is_over: &A
     while !is_over.load(Ordering::Relaxed) {
         // The timeout lets the loop check whether it must end.
         let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
-        let number = number_of(&packet[..length]);
+        let numbers = numbers_of(&packet[..length]);
         if let Some(of) = lock(arrived).get_mut(&from.port()) {
-            match number {
-                Some(number) => of.add(number),
-                None => of.wrong += 1,
+            match numbers {
+                Some((flow, number)) if flow == of.flow => of.add(number),
+                Some((flow, _)) if flow < of.flow => {}
+                _ => of.wrong += 1,
             }
         }
     }
 }
 
-/// Writes packet number `number` of this length.
-fn fill(packet: &mut [u8], number: u32) {
+/// Writes packet number `number` of a flow, of this length.
+fn fill(packet: &mut [u8], flow: u32, number: u32) {
     let length = packet.len() as u16;
     let (head, body) = packet.split_at_mut(HEAD);
-    head[..4].copy_from_slice(&number.to_be_bytes());
-    head[4..].copy_from_slice(&length.to_be_bytes());
-    // Each bit of the number changes the highest byte of this product.
-    let seed = (number.wrapping_mul(0x9e37_79b1) >> 24) as u8;
+    head[..4].copy_from_slice(&flow.to_be_bytes());
+    head[4..8].copy_from_slice(&number.to_be_bytes());
+    head[8..].copy_from_slice(&length.to_be_bytes());
+    // Each bit of both numbers changes the highest byte of its product.
+    let seed = (number.wrapping_mul(0x9e37_79b1) >> 24 ^ flow.wrapping_mul(0x85eb_ca6b) >> 24) as u8;
     for (at, byte) in body.iter_mut().enumerate() {
         *byte = seed ^ (at as u8).wrapping_mul(7);
     }
 }
 
-/// The number of a packet; `None` if some byte is not as it was sent.
-fn number_of(packet: &[u8]) -> Option<u32> {
-    let number = u32::from_be_bytes(*packet.first_chunk()?);
+/// The flow and the number of a packet; `None` if some byte is not as it was sent.
+fn numbers_of(packet: &[u8]) -> Option<(u32, u32)> {
+    let number_at = |at: usize| Some(u32::from_be_bytes(*packet.get(at..)?.first_chunk()?));
+    let (flow, number) = (number_at(0)?, number_at(4)?);
     let mut sent = [0; LONGEST];
     let sent = sent.get_mut(..packet.len()).filter(|sent| sent.len() >= HEAD)?;
-    fill(sent, number);
-    (sent == packet).then_some(number)
+    fill(sent, flow, number);
+    (sent == packet).then_some((flow, number))
 }
 
 fn lock(arrived: &Mutex<HashMap<u16, Arrivals>>) -> MutexGuard<'_, HashMap<u16, Arrivals>> {
@@ -230,15 +240,15 @@ mod tests {
     #[test]
     fn a_packet_that_was_not_sent_so_has_no_number() {
         let mut packet = [0; 40];
-        fill(&mut packet, 70_000);
-        assert_eq!(number_of(&packet), Some(70_000));
-        assert_eq!(number_of(&packet[..39]), None);
-        assert_eq!(number_of(&[&packet[..], &[0]].concat()), None);
-        assert_eq!(number_of(&packet[..5]), None);
+        fill(&mut packet, 9, 70_000);
+        assert_eq!(numbers_of(&packet), Some((9, 70_000)));
+        assert_eq!(numbers_of(&packet[..39]), None);
+        assert_eq!(numbers_of(&[&packet[..], &[0]].concat()), None);
+        assert_eq!(numbers_of(&packet[..9]), None);
         for at in 0..packet.len() {
             let mut damaged = packet;
             damaged[at] ^= 0x10;
-            assert_eq!(number_of(&damaged), None, "byte {at}");
+            assert_eq!(numbers_of(&damaged), None, "byte {at}");
         }
     }
 }
