@@ -119,7 +119,10 @@ impl fmt::Display for CipherSet {
 
 fn nonce(counter: u64) -> Nonce {
     let mut bytes = [0; aead::NONCE_LEN];
-    bytes[4..].copy_from_slice(&counter.to_be_bytes());
+    // Written as the cipher reads it, eight bytes and then four: a load that overlaps two stores waits until all stores
+    // before it are done, the copy of the last datagram among them.
+    bytes[..8].copy_from_slice(&(counter >> 32).to_be_bytes());
+    bytes[8..].copy_from_slice(&(counter as u32).to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
 
