@@ -263,6 +263,9 @@ impl Code {
         }
     }
 
+    // The crate's decoder puts a table of the whole field, 128 KB, on the stack: that part of the stack is touched when it
+    // runs, and not by every block with a few losses.
+    #[inline(never)]
     fn decode_transforms(
         &mut self,
         layout: SymbolLayout,

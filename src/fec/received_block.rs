@@ -189,12 +189,17 @@ impl ReceivedBlock {
 
     /// Rebuilds the missing source symbols if there are enough symbols, and if that needs no more than `room` bytes of
     /// new memory. Returns how many were rebuilt.
+    #[inline]
     pub fn rebuild(&mut self, code: &mut Code, room: usize) -> usize {
         let Some(k) = self.symbols else { return 0 };
         let lost = k - self.present;
-        if lost == 0 || self.repair_indices.len() < lost {
-            return 0;
-        }
+        if lost == 0 || self.repair_indices.len() < lost { 0 } else { self.decode(k, code, room) }
+    }
+
+    /// Apart from `rebuild`, which is called for every symbol: what decoding needs on the stack would be touched each time.
+    #[inline(never)]
+    fn decode(&mut self, k: usize, code: &mut Code, room: usize) -> usize {
+        let lost = k - self.present;
         let size = self.repair_size;
         let layout = SymbolLayout { symbols: k, stride: self.symbol_size, size };
         // Asked first: what follows would be repeated with each symbol of a block that is never decoded.
