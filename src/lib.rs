@@ -9,7 +9,7 @@
 //! * [`tunnel`] the state machines of a peer: sender, receiver, session;
 //! * [`flow`] TCP sequence numbers to the position up to which a flow is protected;
 //! * [`protect`] when a block may be called protected, and what takes it back;
-//! * [`io`] every system call and all of the `unsafe`;
+//! * [`io`] every system call, and all of the `unsafe` but the vector instructions of the code;
 //! * [`config`] one YAML file, checked;
 //! * [`metrics`] values of a status as metrics, and the port at which they are asked for;
 //! * [`appliance`] where state machines meet system calls;

@@ -17,10 +17,10 @@
 use reed_solomon_simd::engine::{Engine, utils};
 use reed_solomon_simd::rate::{DefaultRateDecoder, RateDecoder};
 
-use super::layout::SymbolLayout;
+use super::layout::{Piece, SymbolLayout};
 use super::locator::ShortLocator;
 use super::positions::{Coefficients, Positions};
-use super::transform::{Piece, Transform};
+use super::transform::Transform;
 
 /// With this many lost symbols or more, the factors of a row or column are multiplied once each. Every different factor
 /// of a product loads 128 bytes of multiplication table into the cache: e² of them cost more than the 2e extra

@@ -7,6 +7,9 @@ use std::ops::Range;
 /// The most encoding symbols, source and repair together, of one block.
 pub const MAX_ENCODING_SYMBOLS: usize = 16_384;
 
+/// A symbol is processed in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.
+pub(super) type Piece = [u8; 64];
+
 /// The layout of source symbols in a buffer: symbol i is the bytes `i * stride .. i * stride + size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SymbolLayout {

@@ -8,14 +8,16 @@
 //!
 //! This module does not decode; it only shortens that one step.
 
-use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_ORDER, GfElement, ShardsRefMut, tables};
+use reed_solomon_simd::engine::{Engine, GF_ORDER, GfElement, ShardsRefMut, tables};
 
-/// The default engine with another `eval_poly`.
-pub(super) struct ShortLocator(DefaultEngine);
+use super::engine::FieldEngine;
+
+/// The engine of this processor with another `eval_poly`.
+pub(super) struct ShortLocator(FieldEngine);
 
 impl ShortLocator {
     pub(super) fn new() -> Self {
-        Self(DefaultEngine::new())
+        Self(FieldEngine::new())
     }
 }
 

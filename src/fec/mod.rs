@@ -5,13 +5,16 @@
 //! the chance that the block is lost then; [`gilbert_elliott`] is that chance on a link that loses in bursts, [`block_failures`]
 //! computes it for every length at once, and [`burst`] is the interruption that a block survives with certainty. Nothing here sends or seals.
 //!
-//! Start with [`source_block`]: its diagram is the layout of both blocks. `transform`, `positions` and `locator` are
-//! internals of the code.
+//! Start with [`source_block`]: its diagram is the layout of both blocks. `transform`, `engine`, `gfni`, `positions` and `locator`
+//! are internals of the code.
 
 pub mod beta;
 pub mod block_failures;
 pub mod burst;
 pub mod code;
+mod engine;
+#[cfg(target_arch = "x86_64")]
+mod gfni;
 pub mod gilbert_elliott;
 pub mod layout;
 mod locator;

@@ -8,23 +8,21 @@
 //! This module checks nothing: [`super::code`] has checked that the symbols lie inside the block. It does not know how
 //! to compute a lost symbol from a syndrome.
 
-use reed_solomon_simd::engine::{DefaultEngine, Engine, ShardsRefMut, utils};
+use reed_solomon_simd::engine::{Engine, ShardsRefMut, utils};
 
-use super::layout::SymbolLayout;
+use super::engine::FieldEngine;
+use super::layout::{Piece, SymbolLayout};
 use super::positions::Positions;
-
-/// A symbol is processed in pieces of 64 bytes: the low bytes of 32 field elements, then their high bytes.
-pub(super) type Piece = [u8; 64];
 
 /// Engine and scratch of one lane.
 pub(super) struct Transform {
-    engine: DefaultEngine,
+    engine: FieldEngine,
     scratch: Vec<Piece>,
 }
 
 impl Transform {
     pub(super) fn new() -> Self {
-        Self { engine: DefaultEngine::new(), scratch: Vec::new() }
+        Self { engine: FieldEngine::new(), scratch: Vec::new() }
     }
 
     /// Encodes a block. Returns the first `wanted` repair symbols, end to end, and the engine.
@@ -34,7 +32,7 @@ impl Transform {
         layout: SymbolLayout,
         source: &[u8],
         wanted: usize,
-    ) -> (&mut [Piece], &DefaultEngine) {
+    ) -> (&mut [Piece], &FieldEngine) {
         let block = Block { layout, source, present: None };
         if positions.repair_first {
             self.through_repair(positions.span, &block, wanted);
@@ -53,7 +51,7 @@ impl Transform {
         (source, present): (&[u8], &[bool]),
         spans: &[usize],
         wanted: usize,
-    ) -> (&mut [Piece], &DefaultEngine) {
+    ) -> (&mut [Piece], &FieldEngine) {
         let block = Block { layout, source, present: Some(present) };
         if positions.repair_first {
             self.through_repair(positions.span, &block, wanted);
@@ -152,12 +150,12 @@ impl Block<'_> {
     }
 }
 
-fn ifft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
+fn ifft(e: &FieldEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.ifft(&mut data, 0, span, used, skew);
 }
 
-fn fft(e: &DefaultEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
+fn fft(e: &FieldEngine, span: usize, pieces: usize, data: &mut [Piece], used: usize, skew: usize) {
     let mut data = ShardsRefMut::new(span, pieces, data);
     e.fft(&mut data, 0, span, used, skew);
 }
