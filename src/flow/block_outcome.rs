@@ -92,13 +92,13 @@ impl FlowTable {
     ///
     /// Its TCP bytes count once they are acknowledged or sent again; a UDP flow in it ends and begins again.
     pub fn on_block_failed(&mut self, block: BlockId, now: Instant) {
-        if let Some(level) = self.blocks.find(block).map(|known| known.level)
-            && level >= Some(Level::Early)
-        {
+        if self.blocks.find(block).is_some_and(|known| known.level >= Some(Level::OnWire)) {
             // It was claimed as protected; only a violation takes that back.
             return;
         }
-        self.lose(block, now);
+        // If its early part was claimed, that stands too. But its late part will never be: for all that waits for it, the block
+        // is a hole.
+        self.lose(block, false, now);
     }
 
     /// `block` is lost: the peer could not rebuild it. Returns the flows and bytes in it, and the level that was
@@ -107,7 +107,7 @@ impl FlowTable {
     /// No flow in it advances before the loss is repaired. Pass each lost block once: a block that is no longer
     /// remembered would count as a violation each time.
     pub fn violation(&mut self, block: BlockId, now: Instant) -> Violation {
-        let violation = self.lose(block, now);
+        let violation = self.lose(block, true, now);
         self.counters.violations += u64::from(violation.voids_claim());
         violation
     }
@@ -127,13 +127,14 @@ impl FlowTable {
         ranges
     }
 
-    fn lose(&mut self, block: BlockId, now: Instant) -> Violation {
+    /// With `voids`, what was claimed of it is taken back.
+    fn lose(&mut self, block: BlockId, voids: bool, now: Instant) -> Violation {
         let mut violation = Violation { block, level: None, ranges: Vec::new(), gone: 0, forgotten: false };
         let Some(mut known) = self.blocks.find(block) else {
             return violation;
         };
         violation.level = known.level;
-        let is_claimed = violation.voids_claim();
+        let is_claimed = voids && violation.voids_claim();
         let mut broken = Vec::new();
         while let Some(range) = known.ranges.next(&self.blocks) {
             let slot = range.flow.slot;

@@ -202,6 +202,23 @@ fn a_hole_is_repaired_only_when_all_failed_bytes_are_covered_in_any_order() {
     }
 }
 
+/// Its late part will never follow, for example because the peer was restarted.
+#[test]
+fn a_block_of_which_only_the_early_part_was_claimed_is_a_hole_once_it_fails() {
+    let mut bench = Bench::new();
+    let id = bench.tcp(1, SYN, 99, 0, 0).unwrap();
+    bench.tcp(1, ACK, 100, 10, 0);
+    bench.table.on_block_protected(block(0), Level::Early, Duration::ZERO);
+    assert_eq!(bench.table.repaired_level(), Some(Level::Decoded), "nothing failed yet");
+    bench.table.on_block_failed(block(0), bench.now);
+    assert_eq!(bench.table.repaired_level(), None, "a barrier must wait for these bytes");
+    let state = bench.table.flow(id).unwrap();
+    assert_eq!((state.position(Level::Early).bytes, state.violated), (10, None), "what was claimed stands");
+    bench.tcp(1, ACK, 100, 10, 1);
+    bench.protect(1);
+    assert_eq!((bench.on_wire(id), bench.table.repaired_level()), (10, Some(Level::OnWire)));
+}
+
 #[test]
 fn bytes_that_could_not_be_recorded_are_a_hole() {
     let mut bench = Bench::with(Limits { flows: 8, ranges: 1, ..Limits::default() });
