@@ -103,6 +103,19 @@ impl SourceBlock {
         symbol..(self.fill - 1) / self.symbol_size + 1
     }
 
+    /// Fills the open symbol up to the length that the code takes, with zeros: they are padding to the peer, too. Then it is
+    /// as long as a repair symbol of a block of one symbol.
+    pub fn pad_symbol(&mut self) {
+        if self.has_open_symbol() {
+            let start = self.open_start();
+            let end = start + (self.fill - start).next_multiple_of(64).min(self.symbol_size);
+            self.buffer[self.fill..end].fill(0);
+            self.fill = end;
+            // It may be full now.
+            self.lengths.resize(self.fill / self.symbol_size, self.symbol_size as u16);
+        }
+    }
+
     /// Finishes the open symbol at its present length: the next ADU begins a new one.
     pub fn finish_symbol(&mut self) {
         if self.has_open_symbol() {
@@ -241,6 +254,24 @@ mod tests {
         push(&mut block, PACKET_MAX, VirtioHeader { flags: 1, ..plain() });
         block.finish_symbol();
         assert!(block.symbols() <= SourceBlock::symbols_max(E, 4));
+    }
+
+    #[test]
+    fn a_padded_symbol_is_as_long_as_a_repair_symbol_and_ends_with_zeros() {
+        for len in 1..2 * E - 12 {
+            let mut block = SourceBlock::new(E, 4);
+            push(&mut block, 50, plain());
+            block.clear();
+            push(&mut block, len, VirtioHeader { flags: 1, ..plain() });
+            block.pad_symbol();
+            block.finish_symbol();
+            let last = block.finished() - 1;
+            let bytes = block.symbol(last).len();
+            assert!(bytes.is_multiple_of(64), "{len} bytes: {bytes}");
+            let begun = 12 + len - last * E;
+            assert!(bytes - begun < 64 && block.symbol(last)[begun..].iter().all(|&byte| byte == 0), "{len} bytes");
+            assert_eq!((block.symbols(), block.take_finished()), (last + 1, 0..last + 1));
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub mod handshake;
 pub mod hello;
 pub mod keys;
 pub mod late_repair;
+pub mod lone_packets;
 pub mod lost_blocks;
 pub mod mac;
 pub mod outbox;

@@ -2,7 +2,8 @@
 //!
 //! 1. The TUN is read into [`room`](Sender::room); [`commit`](Sender::commit) takes the packet as an ADU.
 //! 2. Full symbols leave at once: protection never delays data.
-//! 3. The TUN is empty: the open symbol leaves short, the block stays open for `close_when_idle`.
+//! 3. The TUN is empty: the open symbol leaves short, the block stays open for `close_when_idle`, unless packets have come
+//!    alone of late ([`super::lone_packets`]).
 //! 4. The block is full, idle or old: it closes, and its repair symbols leave.
 //!
 //! The length of a block is in its repair symbols and in all symbols of the next block, so the receiver learns where a
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::block_event::{BlockEvent, Part};
 use super::late_repair::{EarlyPart, LatePart, LateRepair, Spread};
+use super::lone_packets::LonePackets;
 use super::outbox::Outbox;
 use super::outer_class::{OuterRule, SymbolClasses};
 use super::sent::Sent;
@@ -33,7 +35,7 @@ pub struct Profile {
     pub number: u8,
     /// A block closes when it has this many source symbols.
     pub block_symbols: usize,
-    /// A block closes when the TUN has been empty for this long.
+    /// A block closes when the TUN has been empty for this long, or at once where packets come alone.
     pub close_when_idle: Duration,
     /// A block closes this long after its first byte at the latest.
     pub close_after: Duration,
@@ -94,6 +96,9 @@ pub struct Sender {
     previous_symbols: u16,
     opened_at: Option<Instant>,
     idle_since: Option<Instant>,
+    /// Packets in the open block.
+    packets: usize,
+    lone: LonePackets,
     /// When each source symbol of the open block was sent; empty without late repair.
     times: Vec<Instant>,
     late: LateRepair,
@@ -119,6 +124,8 @@ impl Sender {
             previous_symbols: 0,
             opened_at: None,
             idle_since: None,
+            packets: 0,
+            lone: LonePackets::default(),
             times: Vec::new(),
             late: LateRepair::default(),
             lag: Duration::ZERO,
@@ -152,8 +159,12 @@ impl Sender {
 
     /// Takes the packet of `len` bytes at the front of [`room`](Self::room); sends full symbols, closes a full block.
     pub fn commit(&mut self, virtio: VirtioHeader, len: usize, egress: &mut Egress<'_>) {
-        self.opened_at.get_or_insert(egress.now);
+        if self.opened_at.is_none() {
+            self.opened_at = Some(egress.now);
+            self.lone.on_open(self.profile.close_when_idle, egress.now);
+        }
         self.idle_since = None;
+        self.packets += 1;
         let class = TrafficClass::of(&self.block.room()[..len]);
         self.classes.add(self.block.commit(virtio, len), class);
         egress.sent.adus += 1;
@@ -164,12 +175,22 @@ impl Sender {
         }
     }
 
-    /// The TUN is empty: the open symbol leaves short.
+    /// The TUN is empty: the open symbol leaves short. A packet that is expected to stay alone leaves with its repair
+    /// symbols; if it fits in one symbol, all have one length and are one train.
     pub fn handle_idle(&mut self, egress: &mut Egress<'_>) {
-        if self.is_open() {
+        if !self.is_open() {
+            return;
+        }
+        self.idle_since.get_or_insert(egress.now);
+        if self.packets == 1 && self.lone.expects() {
+            if self.block.symbols() == 1 && !self.profile.plan.is_none() {
+                self.block.pad_symbol();
+            }
+            self.lone.on_close_at_once(egress.now);
+            self.close(egress);
+        } else {
             self.block.finish_symbol();
             self.send_finished(egress);
-            self.idle_since.get_or_insert(egress.now);
         }
     }
 
@@ -244,6 +265,7 @@ impl Sender {
             });
         }
         egress.sent.blocks += 1;
+        self.lone.on_close(self.packets == 1 && self.idle_since.is_some());
         self.begin_next(k as u16);
     }
 
@@ -306,6 +328,7 @@ impl Sender {
         self.classes.clear();
         self.opened_at = None;
         self.idle_since = None;
+        self.packets = 0;
         self.times.clear();
         self.follow_profile();
     }

@@ -27,7 +27,7 @@ struct Bench {
 
 /// A datagram as a test compares it: source (sbn, esi, k of the previous block) or repair (sbn, esi, k, m). A
 /// repair symbol must carry the same k of the previous block as the source symbols.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Datagram {
     Source(u64, u16, u16),
     Repair(u64, u16, u16, u16),
@@ -181,6 +181,61 @@ fn a_block_closes_when_it_is_idle_or_old() {
     bench.at(micros(2000), |sender, egress| sender.handle_timeout(egress));
     assert_eq!(bench.sent(), [Repair(0, 2, 2, 1)]);
     assert_eq!(bench.sender.deadline(), None);
+}
+
+/// Packets of 10 bytes, each `gap` after the one before; returns what each turn sends before its block is idle for long
+/// enough, and the trains.
+fn lone_packets(bench: &mut Bench, count: usize, gap: Duration) -> Vec<Vec<Datagram>> {
+    let mut turns = Vec::new();
+    for _ in 0..count {
+        bench.now += gap;
+        let now = bench.now;
+        bench.at(now, |sender, egress| sender.handle_timeout(egress));
+        bench.sent();
+        bench.push(10);
+        bench.at(now, |sender, egress| sender.handle_idle(egress));
+        turns.push(bench.sent());
+    }
+    turns
+}
+
+#[test]
+fn packets_that_come_alone_leave_with_their_repair_symbols() {
+    let mut bench = Bench::new(2);
+    let turns = lone_packets(&mut bench, 6, Duration::from_millis(1));
+    let alone = |sbn: u64| vec![Source(sbn, 0, u16::from(sbn > 0))];
+    for (sbn, turn) in (0..4).zip(&turns) {
+        assert_eq!(*turn, alone(sbn), "nothing is known yet, so the block waits");
+    }
+    for (sbn, turn) in (4..).zip(&turns[4..]) {
+        assert_eq!(*turn, [alone(sbn), vec![Repair(sbn, 1, 1, 2), Repair(sbn, 2, 1, 2)]].concat());
+    }
+    assert_eq!(bench.sender.deadline(), None, "no timer is left");
+
+    // The block before would have taken this one.
+    let turns = lone_packets(&mut bench, 1, Duration::from_micros(49));
+    assert_eq!(turns, [alone(6)]);
+    bench.push(10);
+    bench.now += Duration::from_millis(1);
+    let turns = lone_packets(&mut bench, 4, Duration::from_millis(1));
+    assert!(turns.iter().all(|turn| turn.len() == 1), "two packets in a block: {turns:?}");
+}
+
+#[test]
+fn a_lone_packet_and_its_repair_symbols_are_one_train() {
+    let mut bench = Bench::new(2);
+    lone_packets(&mut bench, 4, Duration::from_millis(1));
+    bench.now += Duration::from_millis(1);
+    bench.with(|sender, egress| sender.handle_timeout(egress));
+    bench.sent();
+    bench.push(10);
+    bench.with(|sender, egress| sender.handle_idle(egress));
+    let to = SocketAddr::from(([192, 0, 2, 1], 7117)).into();
+    let train = bench.outbox.front(to, Trains::All, bench.now).unwrap();
+    assert_eq!(
+        (train.datagram_len, train.bytes.len() / train.datagram_len),
+        (HEADER_LEN + PAYLOAD_ID_LEN + 64 + TAG_LEN, 3)
+    );
 }
 
 #[test]
