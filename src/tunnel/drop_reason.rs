@@ -61,6 +61,9 @@ drop_reasons! {
     /// Packet from the TUN, or the first segment of a super-packet: the queue for the rate of the path stands, and the
     /// sender of this one understands no marks.
     PathQueueStands = "path_queue_stands",
+    /// Packet from the TUN, or the first segment of a super-packet: what we send waits at the peer until it is read, the
+    /// queue there stands, and the sender of this one understands no marks.
+    PeerQueueStands = "peer_queue_stands",
     /// TCP from the TUN, or the first segment of a super-packet: a full queue on the path has dropped as much, and the code has
     /// repaired it.
     RepairedLoss = "repaired_loss",

@@ -8,11 +8,13 @@
 //! Handshake datagrams are not read here. How to drive a [`Forwarder`]: [`crate::tunnel`].
 
 mod outward;
+mod packets;
 mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+pub use self::packets::{Deliverable, Outgoing, Stray};
 use super::PeerId;
 use super::block_event::BlockEvent;
 use super::drop_reason::{DropReason, Drops};
@@ -21,6 +23,7 @@ use super::handshake::Established;
 use super::outbox::{Trains, Transmit};
 use super::peer::{Peer, PeerSettings};
 use super::prefixes::PrefixTable;
+use super::receive_wait::ReceiveWait;
 use super::receiver::{Delivery, Ready};
 use super::replay::Freshness;
 use super::sender::Profile;
@@ -61,46 +64,6 @@ struct Destination {
     profile: usize,
 }
 
-/// A packet to a peer, shown before it is put into its block or dropped: to follow its flow, the observer needs both. Of
-/// a super-packet, the first segment may be dropped and the others go: then the observer sees two packets.
-#[derive(Debug)]
-pub struct Outgoing<'a> {
-    /// The peer that it goes to.
-    pub peer: PeerId,
-    /// The block it will be in; `None` if it is dropped: no session, too much waits for the path, or for too long.
-    pub block: Option<BlockId>,
-    /// Its offload header, checked; with [`VirtioHeader::DATA_VALID`] if this host has verified its checksum.
-    pub header: VirtioHeader,
-    /// The packet or super-packet.
-    pub packet: &'a [u8],
-    /// Its headers.
-    pub view: &'a PacketView,
-}
-
-/// A dropped packet whose addresses fit no prefix of ours or of a peer: prefixes or routes are wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stray {
-    /// Why it was dropped.
-    pub reason: DropReason,
-    /// Its source.
-    pub source: IpAddr,
-    /// Its destination.
-    pub destination: IpAddr,
-}
-
-/// A packet for the TUN.
-#[derive(Debug)]
-pub struct Deliverable<'a> {
-    /// The peer that it comes from.
-    pub peer: PeerId,
-    /// Its offload header, checked.
-    pub header: VirtioHeader,
-    /// The packet or super-packet.
-    pub packet: &'a [u8],
-    /// Its headers.
-    pub view: PacketView,
-}
-
 /// The state machine of one lane: the caller gives it inputs, then polls all outputs.
 ///
 /// [`crate::tunnel`] has the order of a turn, and what happens if an output is not drained. The caller reads the clock
@@ -125,6 +88,8 @@ pub struct Forwarder {
     indices: Vec<(u32, u16)>,
     /// The last one, until it is polled.
     stray: Option<Stray>,
+    /// How long datagrams wait until they are handed in.
+    receive_wait: ReceiveWait,
 }
 
 impl Forwarder {
@@ -149,6 +114,7 @@ impl Forwarder {
             turn: 0,
             indices: Vec::new(),
             stray: None,
+            receive_wait: ReceiveWait::default(),
         }
     }
 
@@ -170,6 +136,11 @@ impl Forwarder {
         for peer in &mut self.peers {
             peer.handle_idle(&mut self.code, now);
         }
+    }
+
+    /// What was read from the socket had waited so long there; zero: there was nothing. Peers are told of a queue that stands.
+    pub fn on_receive_wait(&mut self, wait: Duration, now: Instant) {
+        self.receive_wait.on_read(wait, now);
     }
 
     /// Takes a datagram that is not of the handshake; opens it in place. `now` is when it came, not when it was read.
@@ -269,7 +240,9 @@ impl Forwarder {
 
     /// Closes the open blocks and writes the reports that are due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let standing = self.receive_wait.standing(now);
         for peer in &mut self.peers {
+            peer.reporting.set_receive_wait(standing);
             peer.handle_timeout(&mut self.code, now);
         }
     }

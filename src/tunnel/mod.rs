@@ -77,6 +77,7 @@ mod pacer;
 pub mod peer;
 pub mod policy;
 pub mod prefixes;
+pub mod receive_wait;
 pub mod receiver;
 pub mod replay;
 pub mod reporting;

@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::block_event::BlockEvent;
+use super::codel::Codel;
 use super::drop_reason::DropReason;
 use super::estimate::Estimator;
 use super::feedback::Feedback;
@@ -115,6 +116,8 @@ pub struct Peer {
     /// A finding about trains that was not polled yet.
     train_news: Option<TrainNews>,
     estimator: Estimator,
+    /// Which packets tell their senders that the queue in front of the peer stands.
+    peer_codel: Codel,
     /// The receiver index of the newest authentic datagram.
     heard_under: Option<u32>,
     scratch: Vec<u8>,
@@ -154,6 +157,7 @@ impl Peer {
             train_watch: TrainWatch::default(),
             train_news: None,
             estimator: Estimator::new(now),
+            peer_codel: Codel::new(congestion::PEER_QUEUE_MAX),
             heard_under: None,
             scratch: Vec::new(),
         }

@@ -20,6 +20,8 @@ pub const WHILE_IDLE: Duration = Duration::from_secs(1);
 const SILENT_FLOOR: Duration = Duration::from_millis(250);
 /// No datagram for this long although no data was sent: as above.
 const SILENT_IDLE: Duration = Duration::from_millis(3500);
+/// What a report says of the peer's queue counts for so long: some reports may be lost.
+const WAIT_COUNTS: Duration = Duration::from_millis(100);
 /// The least time between two requests for a new session.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -55,8 +57,10 @@ pub struct Reporting {
     peer_reception: Option<(Reception, Instant)>,
     late_spread: Duration,
     congested: bool,
+    receive_wait: Duration,
     peer_late_spread: Option<Duration>,
     peer_congested: bool,
+    peer_receive_wait: Duration,
 }
 
 impl Reporting {
@@ -82,8 +86,10 @@ impl Reporting {
             peer_reception: None,
             late_spread: Duration::ZERO,
             congested: false,
+            receive_wait: Duration::ZERO,
             peer_late_spread: None,
             peer_congested: false,
+            peer_receive_wait: Duration::ZERO,
         }
     }
 
@@ -112,6 +118,11 @@ impl Reporting {
     /// Sets whether losses on the way to the peer are taken for those of a full queue.
     pub fn set_congested(&mut self, congested: bool) {
         self.congested = congested;
+    }
+
+    /// Sets how long the peer's datagrams wait in our socket.
+    pub fn set_receive_wait(&mut self, receive_wait: Duration) {
+        self.receive_wait = receive_wait;
     }
 
     /// There is something to report that should not wait for [`WHILE_IDLE`].
@@ -151,6 +162,7 @@ impl Reporting {
         self.peer_claims = report.wants_reports;
         self.peer_late_spread = report.extension.as_ref().map(|extension| extension.late_spread);
         self.peer_congested = report.extension.as_ref().is_some_and(|extension| extension.congested);
+        self.peer_receive_wait = report.extension.as_ref().map(|it| it.receive_wait).unwrap_or_default();
         if report.wants_reply {
             self.active_since.get_or_insert(now);
         }
@@ -216,7 +228,12 @@ impl Reporting {
             echo_delay: u32::try_from(held.as_micros()).unwrap_or(u32::MAX),
             wants_reply: !confirmed,
             wants_reports: self.claims,
-            extension: Some(Extension { late_spread: self.late_spread, congested: self.congested, runs: Vec::new() }),
+            extension: Some(Extension {
+                late_spread: self.late_spread,
+                congested: self.congested,
+                receive_wait: self.receive_wait,
+                runs: Vec::new(),
+            }),
             ..Report::default()
         }
     }
@@ -291,6 +308,13 @@ impl Reporting {
         self.peer_congested
     }
 
+    /// How long our datagrams wait at the peer until it reads them, by its last report; zero if that is old.
+    pub fn peer_receive_wait(&self, now: Instant) -> Duration {
+        let is_recent = |heard: Instant| now.saturating_duration_since(heard) < WAIT_COUNTS;
+        let recent = self.remote_clock.is_some_and(|(_, heard)| is_recent(heard));
+        if recent { self.peer_receive_wait } else { Duration::ZERO }
+    }
+
     /// Forgets the clock of the peer's earlier run, and what that run has received.
     pub fn on_new_epoch(&mut self, now: Instant) {
         self.remote_clock = None;
@@ -298,6 +322,7 @@ impl Reporting {
         self.peer_claims = false;
         self.peer_late_spread = None;
         self.peer_congested = false;
+        self.peer_receive_wait = Duration::ZERO;
         self.acknowledged = 0;
         self.round_trips = RoundTrips::new(now);
     }

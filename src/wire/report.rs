@@ -9,7 +9,7 @@
 //!  per profile:  profile (8) | 0 (24)               | highest sbn (64) | decoded from sbn (64) | decoded below (64)
 //!  per sent:     profile (8) | 0 (8) | symbols (16) | from sbn (64)    | below sbn (64)
 //!  per lost:     profile (8) | 0 (8) | symbols (16) | count (32)       | first sbn (64)
-//!  extension:    late_spread (32) | flags (8) | runs (8) | 0 (16)
+//!  extension:    late_spread (32) | flags (8) | runs (8) | receive_wait (16)
 //!  per run:      first count (64) | length (32)
 //! ```
 //!
@@ -35,6 +35,8 @@ const SENT_LEN: usize = 20;
 const LOST_LEN: usize = 16;
 const EXTENSION_LEN: usize = 8;
 const RUN_LEN: usize = 12;
+/// The unit of [`Extension::receive_wait`].
+pub const WAIT_STEP: Duration = Duration::from_micros(10);
 /// The payload of a report on the smallest configurable path (576 bytes): every list has room in it.
 const ROOM_MIN: usize = 464;
 
@@ -139,6 +141,9 @@ pub struct Extension {
     pub late_spread: Duration,
     /// The writer takes the losses on the way to the reader for those of a full queue.
     pub congested: bool,
+    /// The least time that datagrams have waited of late until the writer read them, in whole steps of [`WAIT_STEP`], and at
+    /// most 65,535 of them. Zero: they did not, or the writer does not know it.
+    pub receive_wait: Duration,
     /// The newest final runs of the reader's datagrams that did not arrive, oldest first; at most [`ENTRIES_MAX`]. They
     /// are of the session that seals the report. Nothing in them was checked.
     pub runs: Vec<LossRun>,
@@ -302,7 +307,9 @@ impl Extension {
     fn emit(&self, out: &mut Vec<u8>) {
         let runs = &self.runs[..self.runs.len().min(ENTRIES_MAX)];
         out.extend(u32::try_from(self.late_spread.as_micros()).unwrap_or(u32::MAX).to_be_bytes());
-        out.extend([u8::from(self.congested), runs.len() as u8, 0, 0]);
+        out.extend([u8::from(self.congested), runs.len() as u8]);
+        let steps = self.receive_wait.as_micros() / WAIT_STEP.as_micros();
+        out.extend(u16::try_from(steps).unwrap_or(u16::MAX).to_be_bytes());
         for run in runs {
             out.extend(run.first.to_be_bytes());
             out.extend(run.length.to_be_bytes());
@@ -316,6 +323,7 @@ impl Extension {
         Some(Self {
             late_spread: Duration::from_micros(number(&fixed[..4])),
             congested: flags & 1 != 0,
+            receive_wait: WAIT_STEP * number(&fixed[6..]) as u32,
             runs: runs.filter(|runs| runs.len() <= ENTRIES_MAX)?,
         })
     }
@@ -384,13 +392,14 @@ mod tests {
         let lost = (any::<u8>(), 0..=SBN_MAX, 1..=u32::MAX, 0..=8192u16)
             .prop_map(|(profile, first, count, symbols)| LostRun { profile, first, count, symbols });
         let run = any::<(u64, u32)>().prop_map(|(first, length)| LossRun { first, length });
-        let extension = (any::<u32>(), any::<bool>(), prop::collection::vec(run, 0..=ENTRIES_MAX)).prop_map(
-            |(micros, congested, runs)| Extension {
+        let runs = prop::collection::vec(run, 0..=ENTRIES_MAX);
+        let extension =
+            (any::<u32>(), any::<bool>(), any::<u16>(), runs).prop_map(|(micros, congested, steps, runs)| Extension {
                 late_spread: Duration::from_micros(micros.into()),
                 congested,
+                receive_wait: WAIT_STEP * u32::from(steps),
                 runs,
-            },
-        );
+            });
         let reception = any::<([u64; COUNTS], [u64; BURST_CLASSES])>().prop_map(|(counts, burst_lengths)| {
             let [received, lost, recovered_symbols, recovered_blocks, blocks, unrecoverable_blocks, late, ..] = counts;
             let [.., duplicates, adus, adu_bytes] = counts;
@@ -469,15 +478,16 @@ mod tests {
     #[test]
     fn a_report_has_these_bytes() {
         let runs = vec![LossRun { first: 0x0102_0304_0506_0708, length: 0x090a_0b0c }];
-        let extension = Extension { late_spread: Duration::from_micros(0x1020), congested: true, runs };
+        let (late_spread, receive_wait) = (Duration::from_micros(0x1020), WAIT_STEP * 0x304);
+        let extension = Extension { late_spread, congested: true, receive_wait, runs };
         let mut bytes = Vec::new();
         Report { sent_at: 1, extension: Some(extension), ..Report::default() }.emit(&mut bytes);
         assert_eq!((bytes[..8].to_vec(), bytes.len()), (vec![0, 0, 0, 0, 0, 0, 0, 1], 188));
-        assert_eq!(bytes[168..], [0, 0, 0x10, 0x20, 1, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        let long = Extension { late_spread: Duration::MAX, ..Extension::default() };
+        assert_eq!(bytes[168..], [0, 0, 0x10, 0x20, 1, 1, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let long = Extension { late_spread: Duration::MAX, receive_wait: Duration::MAX, ..Extension::default() };
         bytes.clear();
         Report { extension: Some(long), ..Report::default() }.emit(&mut bytes);
-        assert_eq!(bytes[168..], [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        assert_eq!(bytes[168..], [0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff]);
     }
 
     #[test]

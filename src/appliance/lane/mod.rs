@@ -348,8 +348,12 @@ impl Lane {
                     break;
                 }
                 self.listening.on_empty(self.forwarder.peers().iter().map(Peer::last_heard), now);
+                self.forwarder.on_receive_wait(Duration::ZERO, now);
                 break;
             };
+            if let Some(arrived) = received.arrived {
+                self.forwarder.on_receive_wait(now.saturating_duration_since(arrived), now);
+            }
             let arrived = self.listening.receive_lag.on_train(received.arrived, received.len, now);
             self.listening.on_overflows(self.udp.receive_overflows(), arrived);
             // An empty datagram is handled and counted too.

@@ -1,5 +1,5 @@
 //! A packet from the TUN to its block: checks, peer, profile, and what becomes of it if a queue is full: that for the rate of its
-//! path stands, or one on the path has dropped what the code repaired.
+//! path stands, or that in front of the peer, or one on the path has dropped what the code repaired.
 //!
 //! A packet that is to tell its sender so is marked if the sender understands marks (RFC 3168). Else it is dropped: a
 //! packet whole, a super-packet its first segment only. CoDel counts packets as the path carries them; a super-packet can
@@ -91,6 +91,9 @@ fn told_by_drop(peer: &mut Peer, profile: &Profile, read: &Read, now: Instant) -
     if peer.picks(now) && !mark(peer, profile, read.len) {
         peer.on_picked_dropped();
         return Some(DropReason::PathQueueStands);
+    }
+    if peer.picks_for_peer(read.len, now) && !mark(peer, profile, read.len) {
+        return Some(DropReason::PeerQueueStands);
     }
     let class = TrafficClass::of(&peer.room(profile)[..read.len]);
     if read.view.protocol == TCP && peer.takes_repaired_loss(read.len, class, now) {

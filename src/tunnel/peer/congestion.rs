@@ -5,7 +5,7 @@
 //! queue was full for all of them. Nothing is dropped for a mark. The receiver notes which packets are concerned; the
 //! forwarder marks the packet itself, because the block may still need its bytes to rebuild others.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Peer;
 use crate::fec::code::Code;
@@ -14,6 +14,8 @@ use crate::tunnel::receiver::Ready;
 use crate::wire::payload_id::{RepairId, SourceId};
 use crate::wire::traffic_class::TrafficClass;
 
+/// The queue in front of a peer, in its socket, is kept at half of this.
+pub(super) const PEER_QUEUE_MAX: Duration = Duration::from_millis(4);
 /// A packet of this many bytes is one of a bulk transfer.
 const BULK_LEN: usize = 1000;
 
@@ -103,6 +105,14 @@ impl Peer {
     pub(in crate::tunnel) fn picks(&mut self, now: Instant) -> bool {
         let is_queued = self.settings.bytes_per_second.is_some() && self.sessions.sealing(now).is_some();
         is_queued && !self.outbox.is_over(now) && self.outbox.picks(now)
+    }
+
+    /// A packet of `len` bytes is about to be put into a block. Returns whether it is to tell its sender that the queue in front
+    /// of the peer stands: the peer reads more slowly than we send. Only what fills queues is picked.
+    pub(in crate::tunnel) fn picks_for_peer(&mut self, len: usize, now: Instant) -> bool {
+        len >= BULK_LEN
+            && self.sessions.sealing(now).is_some()
+            && self.peer_codel.on_packet(self.reporting.peer_receive_wait(now), now)
     }
 
     /// Whether a TCP packet of `len` bytes is to be dropped, so that its sender hears of a loss that a full queue caused and the

@@ -261,7 +261,7 @@ impl Writer {
             }
             Lie::LateForEver => {
                 let late_spread = std::time::Duration::from_micros(u32::MAX.into());
-                report.extension = Some(Extension { late_spread, congested: true, runs: Vec::new() });
+                report.extension = Some(Extension { late_spread, congested: true, ..Extension::default() });
             }
             Lie::Nonsense => {
                 out.resize(self.rng.random_range(0..SYMBOL), 0);

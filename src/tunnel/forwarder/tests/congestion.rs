@@ -136,6 +136,49 @@ fn a_standing_queue_marks_packets_whose_sender_understands_it() {
     assert_eq!(came, taken);
 }
 
+/// Offers super-packets of ten segments without a rate for a second; the far end reads each datagram `wait` late. Returns how
+/// many segments were dropped, and how many packets were marked.
+fn late_reader(wait: Duration, class: u8) -> (u64, u64) {
+    let start = Instant::now();
+    let [mut near, mut far] = congested_pair(None, 1, start);
+    let (mut now, mut sequence, mut short) = (start, 0u32, 0);
+    while now < start + 1000 * MS {
+        let (header, packet) = segment(sequence, 10_000, class);
+        sequence += 10_000;
+        near.room()[..packet.len()].copy_from_slice(&packet);
+        near.handle_packet(header, packet.len(), now, |outgoing| {
+            let left = segment_count(outgoing.header, outgoing.packet);
+            assert!(outgoing.block.is_some() || left < 2, "one segment and no more");
+            short += u64::from(outgoing.block.is_none());
+        });
+        // An acknowledgement or a request.
+        let (header, packet) = segment(1, 100, class);
+        near.room()[..packet.len()].copy_from_slice(&packet);
+        near.handle_packet(header, packet.len(), now, |outgoing| {
+            assert!(outgoing.block.is_some(), "it fills no queue")
+        });
+        near.handle_idle(now);
+        now += 4 * MS;
+        near.handle_timeout(now);
+        far.on_receive_wait(wait, now);
+        carry(&mut near, 1, &mut far, now);
+        delivered(&mut far, now);
+        far.handle_timeout(now);
+        carry(&mut far, 0, &mut near, now);
+    }
+    assert_eq!(near.drops().of(DropReason::PeerQueueStands), short);
+    (short, near.peers()[0].sent().standing_marked)
+}
+
+#[test]
+fn senders_hear_of_a_queue_in_front_of_the_peer() {
+    assert_eq!(late_reader(MS, 0), (0, 0), "a short wait is none");
+    let (dropped, marked) = late_reader(3 * MS, 0);
+    assert!((8..40).contains(&dropped) && marked == 0, "{dropped} dropped, {marked} marked");
+    let (dropped, marked) = late_reader(3 * MS, 0x0a);
+    assert!(dropped == 0 && (8..40).contains(&marked), "{dropped} dropped, {marked} marked");
+}
+
 #[test]
 fn behind_a_standing_queue_blocks_close_without_repair_symbols() {
     let (_, _, [mut near, _]) = overloaded(0);
