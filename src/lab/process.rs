@@ -83,8 +83,13 @@ impl Process {
 
     /// Processor time it has used, user and system, all threads; `None` after its end.
     pub fn cpu_time(&self) -> Option<Duration> {
+        self.cpu_times().map(|times| times.iter().sum())
+    }
+
+    /// The same by place: in user mode and in the kernel.
+    pub fn cpu_times(&self) -> Option<[Duration; 2]> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        cpu_time_of(&stat)
+        cpu_times_of(&stat)
     }
 
     /// Its resident memory in bytes, without swapped pages; `None` after its end.
@@ -215,14 +220,13 @@ impl Drop for Process {
     }
 }
 
-/// The sum of fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms (Linux shows this unit on every known
+/// Fields 14 and 15 of `/proc/PID/stat`, in ticks of 10 ms (Linux shows this unit on every known
 /// architecture).
-fn cpu_time_of(stat: &str) -> Option<Duration> {
+fn cpu_times_of(stat: &str) -> Option<[Duration; 2]> {
     let after_name = &stat[stat.rfind(')')? + 1..];
     let mut fields = after_name.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(Duration::from_millis((user + system) * 10))
+    let mut next = || Some(Duration::from_millis(fields.next()?.parse::<u64>().ok()? * 10));
+    Some([next()?, next()?])
 }
 
 /// The resident memory of a process in bytes, without swapped pages; `None` after its end.
@@ -248,8 +252,8 @@ mod tests {
     #[test]
     fn cpu_time_is_read_after_a_name_with_brackets() {
         let stat = "12 (a) b) S 1 12 12 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 1 0 5";
-        assert_eq!(cpu_time_of(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(cpu_time_of("12"), None);
+        assert_eq!(cpu_times_of(stat), Some([1500, 250].map(Duration::from_millis)));
+        assert_eq!(cpu_times_of("12"), None);
     }
 
     #[test]

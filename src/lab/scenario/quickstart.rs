@@ -16,7 +16,7 @@ use crate::lab::{
     workload::{
         data,
         kernel::{TcpCounters, dropped_by_device},
-        request_response::{Latencies, RequestResponse},
+        request_response::{Latencies, RequestResponse, Talk},
         rsync::Daemon,
     },
 };
@@ -77,7 +77,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let transfer = |name: &str, source: &std::path::Path, bytes, settle| -> Result<Transfer, LabError> {
         let truth_before = truth(&network)?;
         let tcp_before = TcpCounters::of(&network, "primary")?;
-        let request_response = RequestResponse::start(&network, "mirror", "primary", primary)?;
+        let request_response = RequestResponse::start(&network, "mirror", "primary", primary, Talk::INTERACTIVE)?;
         let mut copy = daemon.copy(&network, "primary", source, name)?;
         let sent = || truth(&network).map_or(0, |now| now.forth.entered_bytes - truth_before.forth.entered_bytes);
         let elapsed = stage.watch(&mut copy, bytes, Duration::from_secs(180), sent)?;

@@ -18,9 +18,24 @@ use crate::{
     lab::{error::LabError, network::Network},
 };
 
-const REQUEST: usize = 100;
-const ANSWER: usize = 1000;
-const PAUSE: Duration = Duration::from_millis(20);
+/// What is asked and answered, and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Talk {
+    /// Bytes of a request.
+    pub request: usize,
+    /// Bytes of its answer.
+    pub answer: usize,
+    /// From an answer to the next request.
+    pub pause: Duration,
+}
+
+impl Talk {
+    /// A person's or a program's small requests, beside other traffic.
+    pub const INTERACTIVE: Self = Self { request: 100, answer: 1000, pause: Duration::from_millis(20) };
+    /// One request of 200 bytes after the other: what a single packet takes there and back.
+    pub const LONE: Self = Self { request: 200, answer: 200, pause: Duration::ZERO };
+}
+
 /// An answer that takes longer than this is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,7 +53,7 @@ pub struct Latencies(Vec<Duration>);
 
 impl RequestResponse {
     /// Starts requests from node `from` to `address` of node `to`.
-    pub fn start(network: &Network<'_>, from: &str, to: &str, address: IpAddr) -> Result<Self, LabError> {
+    pub fn start(network: &Network<'_>, from: &str, to: &str, address: IpAddr, talk: Talk) -> Result<Self, LabError> {
         let enter = |node: &str| NetworkNamespace::named(&network.namespace(node));
         let open = || -> io::Result<_> {
             let listener = enter(to)?.run(|| TcpListener::bind(SocketAddr::new(address, 0)))??;
@@ -56,8 +71,8 @@ impl RequestResponse {
         let over = is_over.clone();
         Ok(Self {
             is_over,
-            asking: thread::spawn(move || ask(asker, &over)),
-            answering: thread::spawn(move || answer(answerer)),
+            asking: thread::spawn(move || ask(asker, talk, &over)),
+            answering: thread::spawn(move || answer(answerer, talk)),
         })
     }
 
@@ -86,24 +101,26 @@ impl Latencies {
     }
 }
 
-fn ask(mut stream: TcpStream, is_over: &AtomicBool) -> io::Result<Vec<Duration>> {
+fn ask(mut stream: TcpStream, talk: Talk, is_over: &AtomicBool) -> io::Result<Vec<Duration>> {
     let mut latencies = Vec::new();
-    let mut answer = [0; ANSWER];
+    let (request, mut answer) = (vec![7; talk.request], vec![0; talk.answer]);
     while !is_over.load(Ordering::Relaxed) {
         let asked = Instant::now();
-        stream.write_all(&[7; REQUEST])?;
+        stream.write_all(&request)?;
         stream.read_exact(&mut answer)?;
         latencies.push(asked.elapsed());
-        thread::sleep(PAUSE);
+        if !talk.pause.is_zero() {
+            thread::sleep(talk.pause);
+        }
     }
     Ok(latencies)
 }
 
-fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let mut request = [0; REQUEST];
+fn answer(mut stream: TcpStream, talk: Talk) -> io::Result<()> {
+    let (mut request, answer) = (vec![0; talk.request], vec![7; talk.answer]);
     loop {
         match stream.read_exact(&mut request) {
-            Ok(()) => stream.write_all(&[7; ANSWER])?,
+            Ok(()) => stream.write_all(&answer)?,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         }

@@ -21,7 +21,7 @@ use crate::lab::{
     servers::{gate::Gate, postgres_pair::PostgresPair},
     workload::{
         both_ways::BothWays,
-        request_response::RequestResponse,
+        request_response::{RequestResponse, Talk},
         rows::{Clients, Committed},
     },
 };
@@ -68,7 +68,7 @@ pub fn run<'n>(
     let before = gate.connections(network)?;
     let clients = Clients::start(&primary, CLIENTS)?;
     let [_, to] = ends(network)?;
-    let start = |_| RequestResponse::start(network, "primary", "mirror", to);
+    let start = |_| RequestResponse::start(network, "primary", "mirror", to, Talk::INTERACTIVE);
     let requests = (0..CONNECTIONS).map(start).collect::<Result<Vec<_>, _>>()?;
     let mut bench = Bench { stage, network, sites, pairs, servers, gate: &gate, clients: &clients, load };
     let (mut calm, mut away) = (Vec::new(), Vec::new());
