@@ -242,8 +242,7 @@ impl Forwarder {
     pub fn handle_timeout(&mut self, now: Instant) {
         let standing = self.receive_wait.standing(now);
         for peer in &mut self.peers {
-            peer.reporting.set_receive_wait(standing);
-            peer.handle_timeout(&mut self.code, now);
+            peer.handle_timeout(&mut self.code, standing, now);
         }
     }
 

@@ -213,11 +213,12 @@ impl Peer {
     }
 
     /// Closes blocks whose deadline has passed, and writes a report if one is due.
-    pub fn handle_timeout(&mut self, code: &mut Code, now: Instant) {
+    pub fn handle_timeout(&mut self, code: &mut Code, receive_wait: Duration, now: Instant) {
         if self.senders.iter().flatten().any(|sender| sender.deadline().is_some_and(|deadline| deadline <= now)) {
             self.with_egress(code, now, |sender, egress| sender.handle_timeout(egress));
         }
         if self.reporting.is_due(now) {
+            self.reporting.set_receive_wait(receive_wait);
             self.report(code, now);
         }
     }
