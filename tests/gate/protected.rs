@@ -288,7 +288,10 @@ fn strict_ends_a_connection_that_the_appliance_does_not_see_and_auto_does_not() 
                 assert!(after >= Duration::from_secs(5), "{after:?}");
                 assert_eq!(session.mirror.read(&mut [0; 16]).unwrap(), 0);
             }
-            Err(_) => assert!(!ends, "{policy:?} {told:?}: it continues"),
+            Err(error) => {
+                let seen = format!("{error}; {:?}", gate.status().gates[0].connections);
+                assert!(!ends, "{policy:?} {told:?}: it continues: {seen}");
+            }
         }
         drop(session);
         let totals = gate.stop().gates[0].totals.clone();
