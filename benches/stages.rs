@@ -33,11 +33,11 @@ fn main() {
         match arg.as_str() {
             // Cargo passes this to every benchmark.
             "--bench" => {}
-            "--json" => json_file = args.next(),
-            other => {
-                eprintln!("unknown argument {other:?}; allowed: --json FILE");
-                std::process::exit(2);
-            }
+            "--json" => match args.next() {
+                Some(file) => json_file = Some(file),
+                None => usage("--json needs the name of a file"),
+            },
+            other => usage(&format!("unknown argument {other:?}")),
         }
     }
     let mut stages: Vec<Stage<'_>> = vec![
@@ -71,6 +71,11 @@ fn main() {
             std::process::exit(1);
         }
     }
+}
+
+fn usage(problem: &str) -> ! {
+    eprintln!("{problem}\nusage: cargo bench --bench stages [-- --json FILE]");
+    std::process::exit(2);
 }
 
 /// Nanoseconds of `run` for each of so many.

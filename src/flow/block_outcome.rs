@@ -154,12 +154,16 @@ impl FlowTable {
         }
         violation.forgotten = is_claimed && known.forgotten;
         // The bytes of a forgotten block were sent long before. So a second forgotten block at the same `now` finds all
-        // flows held.
-        if violation.forgotten && self.held_at.replace(now) != Some(now) {
+        // flows held; one whose claim is taken back also takes back theirs.
+        let is_held = self.held_at.is_some_and(|(at, voided)| at == now && (voided || !is_claimed));
+        if known.forgotten && !is_held {
+            self.held_at = Some((now, is_claimed));
             let mut held = Vec::new();
             for flow in self.flows.iter_mut().flatten() {
                 if let Some(span) = flow.unarrived() {
-                    flow.on_lost(span);
+                    if is_claimed {
+                        flow.on_lost(span);
+                    }
                     held.push((flow.id.slot, span));
                     if !flow.is_tcp() {
                         broken.push(flow.id);

@@ -48,8 +48,8 @@ pub struct FlowTable {
     instances: InstanceCounter,
     /// TCP flows that may have a hole.
     pub(super) holed: Vec<FlowId>,
-    /// When all flows were last held because a forgotten block was lost.
-    pub(super) held_at: Option<Instant>,
+    /// When all flows were last held because a forgotten block failed, and whether what was claimed of them was taken back.
+    pub(super) held_at: Option<(Instant, bool)>,
 }
 
 impl FlowTable {

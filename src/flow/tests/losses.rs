@@ -219,6 +219,27 @@ fn a_block_of_which_only_the_early_part_was_claimed_is_a_hole_once_it_fails() {
     assert_eq!((bench.on_wire(id), bench.table.repaired_level()), (10, Some(Level::OnWire)));
 }
 
+/// The same where the table no longer knows which bytes the block had: any that have not arrived may be the ones.
+#[test]
+fn a_forgotten_block_that_fails_before_it_is_on_the_wire_is_a_hole_in_every_flow() {
+    for level in [Level::Queued, Level::Early] {
+        let mut bench = Bench::with(Limits { flows: 4, ranges: 2, ..Limits::default() });
+        let id = bench.tcp(1, SYN, 99, 0, 0).unwrap();
+        for sbn in 0..3 {
+            bench.tcp(1, ACK, 100 + 10 * sbn as u32, 10, sbn);
+            bench.table.on_block_protected(block(sbn), level, Duration::ZERO);
+        }
+        assert_eq!(bench.table.counters().forgotten_blocks, 1, "{level:?}");
+        bench.table.on_blocks_void(block(1), bench.now);
+        assert_eq!(bench.table.repaired_level(), None, "{level:?}: a barrier must wait for these bytes");
+        assert_eq!(bench.table.flow(id).unwrap().violated, None, "{level:?}: nothing is taken back");
+        // A loss at the same moment takes back what was claimed, although all flows are held already.
+        assert_eq!(bench.table.violation(block(1), bench.now).voids_claim(), level == Level::Early);
+        bench.answer(1, ACK, 130);
+        assert_eq!(bench.table.repaired_level(), Some(Level::Decoded), "{level:?}");
+    }
+}
+
 #[test]
 fn bytes_that_could_not_be_recorded_are_a_hole() {
     let mut bench = Bench::with(Limits { flows: 8, ranges: 1, ..Limits::default() });
