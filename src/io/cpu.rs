@@ -49,6 +49,16 @@ pub fn give_way() {
     let _ = rustix::process::nice(10);
 }
 
+/// The nice value of this thread, from -20 (before all others) to 19. Threads that it starts inherit it.
+pub fn nice() -> io::Result<i32> {
+    Ok(rustix::process::getpriority_process(None)?)
+}
+
+/// Sets the nice value of this thread alone. A lower one needs `CAP_SYS_NICE` or `RLIMIT_NICE`; see setpriority(2).
+pub fn set_nice(value: i32) -> io::Result<()> {
+    Ok(rustix::process::setpriority_process(None, value)?)
+}
+
 /// The processor time of all threads of the process since it started.
 pub fn process_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
@@ -72,13 +82,28 @@ mod tests {
         thread.join().unwrap();
     }
 
+    /// The 19th field of proc_pid_stat(5).
+    fn nice_in_proc() -> i32 {
+        let text = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        text.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_thread_changes_its_nice_value_alone_and_those_it_starts_inherit_it() {
+        let before = nice().unwrap();
+        assert_eq!(before, nice_in_proc());
+        let higher = (before + 3).min(19);
+        let thread = std::thread::spawn(move || {
+            set_nice(higher).unwrap();
+            (nice().unwrap(), std::thread::spawn(nice_in_proc).join().unwrap())
+        });
+        assert_eq!(thread.join().unwrap(), (higher, higher));
+        assert_eq!(nice_in_proc(), before);
+    }
+
     #[test]
     fn a_thread_gives_way_alone_and_its_time_is_that_of_the_process() {
-        let nice = || {
-            // The 19th field of proc_pid_stat(5).
-            let text = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            text.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse::<i32>().unwrap()
-        };
+        let nice = nice_in_proc;
         let (before, start) = (nice(), process_time());
         let other = std::thread::spawn(move || {
             give_way();

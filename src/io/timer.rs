@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -56,6 +57,12 @@ impl Timer {
     /// The deadline that is set, if any.
     pub fn deadline(&self) -> Option<Instant> {
         self.armed
+    }
+
+    /// Sleeps until then; no descriptor ends it. A signal may.
+    pub fn pause_until(&self, moment: Instant) {
+        // Whatever fails, the caller only looks sooner.
+        let _ = clock_nanosleep_absolute(ClockId::Monotonic, &self.on_kernel_clock(moment));
     }
 
     /// Acknowledges an expiry, so that the descriptor is no longer readable. True if the deadline had passed; the timer
@@ -142,6 +149,16 @@ mod tests {
             assert!(!timer.acknowledge().unwrap());
             assert_eq!(timer.deadline(), None);
         }
+    }
+
+    #[test]
+    fn a_pause_lasts_until_its_end_and_one_that_has_passed_not_at_all() {
+        let timer = Timer::new().unwrap();
+        let now = Instant::now();
+        timer.pause_until(now + Duration::from_millis(2));
+        let paused = now.elapsed();
+        assert!(paused >= Duration::from_millis(2) && paused < Duration::from_millis(500), "{paused:?}");
+        timer.pause_until(now);
     }
 
     #[test]

@@ -64,6 +64,35 @@ fn every_thread_of_a_running_appliance_keeps_only_what_routes_need() {
     assert_restricted(&pair.ithaca);
 }
 
+/// The nice value of each thread of a process: the 19th field of proc_pid_stat(5).
+fn nice_values(process: &str) -> Vec<(String, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stat = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+    let parse = |stat: String| {
+        let (name, fields) = stat.split_once(" (").unwrap().1.rsplit_once(") ").unwrap();
+        (name.to_owned(), fields.split(' ').nth(16).unwrap().parse().unwrap())
+    };
+    stat.map(parse).collect()
+}
+
+#[test]
+fn lanes_run_before_ordinary_programs_and_other_threads_do_not() {
+    let testbed = Testbed::perfect();
+    let pair = Pair::start(&testbed, &[("/tun/queues", json!(2)), ("/metrics", json!({}))]);
+    // Whoever starts the tests may have chosen a value, which an appliance keeps.
+    let own = nice_values("self").into_iter().map(|(_, nice)| nice).min().unwrap();
+    let lanes = if own == 0 { -10 } else { own };
+    let found = nice_values(&pair.ithaca.id().to_string());
+    let is_lane = |name: &str| name.starts_with("lane-");
+    assert_eq!(found.iter().filter(|(name, _)| is_lane(name)).count(), 2, "{found:?}");
+    for (name, nice) in &found {
+        let expected = if is_lane(name) { lanes } else { own };
+        // Metrics give way.
+        assert!(*nice == expected || name == "metrics", "{name} at {nice}, expected {expected}: {found:?}");
+    }
+    assert!(pair.ithaca.output().contains(&format!("lanes run at nice {lanes}")), "{}", pair.ithaca.output());
+}
+
 #[test]
 fn a_reload_reads_new_and_replaced_files_beside_the_old_ones_and_says_why_it_reads_no_others() {
     let testbed = Testbed::perfect();

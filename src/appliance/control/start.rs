@@ -21,6 +21,7 @@ use super::session_queue::SessionQueue;
 use super::{Control, HANDSHAKES_MAX, LaneHandle, Reloading, RunError, service};
 use crate::appliance::history::History;
 use crate::appliance::hooks::Hooks;
+use crate::appliance::host::lane_priority::LanePriority;
 use crate::appliance::host::privileges;
 use crate::appliance::host::routes::Routes;
 use crate::appliance::host::uplinks::Uplinks;
@@ -133,7 +134,8 @@ impl Control {
         let watched = poll.registry().register(&mut SourceFd(&routes.as_raw_fd()), ROUTES, Interest::READABLE);
         watched.map_err(RunError::doing(WATCH))?;
         let service = service::open(started);
-        // Everything is open, and all threads that work come now: they inherit what is left.
+        // Everything is open, and all threads that work come now: they inherit what is left, and lanes the priority.
+        let priority = LanePriority::raise();
         let restrictions = privileges::give_up(&config, reloading.file());
         let mut lanes = Vec::new();
         for (number, (lane, commands, lane_waker)) in (0..).zip(prepared) {
@@ -153,6 +155,7 @@ impl Control {
                 ))?;
             lanes.push(LaneHandle { commands, waker: lane_waker, thread });
         }
+        priority.restore();
         let routes = Some(routes);
         let on_name = Arc::clone(&waker);
         let wake = Arc::new(move || drop(on_name.wake()));

@@ -4,6 +4,7 @@
 //! Only the control thread runs this code, so an answer may take its time. Lanes check the egress themselves, in
 //! `notify`. Start with [`routes`].
 
+pub(super) mod lane_priority;
 pub mod names;
 pub(super) mod privileges;
 pub mod route_trouble;

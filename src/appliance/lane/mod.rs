@@ -23,7 +23,8 @@
 //! 14. log changes: segmentation, timestamps, offloads of the TUN, the arrival of trains. Where profiles have targets,
 //!     report what is known of the links;
 //! 15. after a stop command: close all blocks, send, repeat step 10, and end once nothing waits or the time is up;
-//! 16. sleep until a descriptor is ready or the next deadline. Before a very near deadline the lane may spin instead.
+//! 16. sleep until a descriptor is ready or the next deadline. Before a very near deadline the lane may spin instead;
+//!     under load it pauses, and nothing wakes it meanwhile.
 //!
 //! The clock is read at the start of a turn and passed down. Steps 8, 10 and 15 read it again: a timestamp counts only
 //! while the link is healthy. What the bytes mean is decided in [`crate::tunnel`].
@@ -31,6 +32,7 @@
 mod answer;
 mod busy_poll;
 pub mod channel;
+mod coalescing;
 mod commands;
 pub mod counts;
 mod events;
@@ -44,6 +46,7 @@ mod readiness;
 mod receive_lag;
 mod send_error_log;
 mod sending;
+mod sleeping;
 pub mod snapshot;
 mod strays;
 pub(super) mod tun_writer;
@@ -61,6 +64,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use self::sending::PeerTarget;
 use crate::appliance::lane::busy_poll::BusyPoll;
 use crate::appliance::lane::channel::{LaneChannel, LaneEvent};
+use crate::appliance::lane::coalescing::Coalescing;
 use crate::appliance::lane::failure_log::{Failure, FailureLog};
 use crate::appliance::lane::last_hop::LastHop;
 use crate::appliance::lane::link_news::LinkNews;
@@ -99,11 +103,6 @@ const UDP_BUDGET: usize = 8;
 
 /// After a stop command, a lane waits at most this long for what it has sent to leave this host.
 const DRAIN: Duration = Duration::from_millis(500);
-/// While it waits, it checks this often.
-const STOP_STEP: Duration = Duration::from_millis(1);
-
-/// How often to check a hole that still holds after its time.
-const HELD_STEP: Duration = Duration::from_millis(1);
 
 /// One lane, before and while it runs.
 pub struct Lane {
@@ -123,6 +122,7 @@ pub struct Lane {
     failure_log: FailureLog,
     strays: Strays,
     busy_poll: BusyPoll,
+    coalescing: Coalescing,
     listening: Listening<SyncSender<LaneSnapshot>>,
     /// What was handed on to the mirror.
     last_hop: LastHop,
@@ -169,6 +169,7 @@ impl Lane {
             failure_log: FailureLog::default(),
             strays: Strays::default(),
             busy_poll: BusyPoll::default(),
+            coalescing: Coalescing::new(now),
             listening: Listening::new(ReceiveLag::new(hold, room, now), peers, now),
             last_hop,
             link_news: LinkNews::default(),
@@ -304,6 +305,7 @@ impl Lane {
             match self.tun_writer.tun().read(&mut header, self.forwarder.room()) {
                 Ok(len) => {
                     self.busy_poll.on_packet();
+                    self.coalescing.on_read(len);
                     let (driver, last_hop) = (&mut self.driver, &mut self.last_hop);
                     let header = VirtioHeader::from_native(header);
                     last_hop.on_read(&self.forwarder.room()[..len], header, now);
@@ -351,6 +353,7 @@ impl Lane {
                 self.forwarder.on_receive_wait(Duration::ZERO, now);
                 break;
             };
+            self.coalescing.on_read(received.len);
             if let Some(arrived) = received.arrived {
                 self.forwarder.on_receive_wait(now.saturating_duration_since(arrived), now);
             }
@@ -390,58 +393,6 @@ impl Lane {
             self.last_hop.on_incoming(&deliverable, is_written, until);
         }
         self.forwarder.on_refused(refused);
-    }
-
-    fn sleep(&mut self, events: &mut Events, now: Instant) -> io::Result<()> {
-        let busy = self.ready.udp
-            || self.listening.has_questions()
-            || (self.ready.tun && self.forwarder.wants_packets())
-            || self.ready.errors
-            || self.udp.errors_left()
-            || self.driver.as_ref().is_some_and(ProtectionDriver::is_busy);
-        let mut is_soon = false;
-        if !busy {
-            let protection_due = self.driver.as_mut().and_then(|driver| driver.deadline(now));
-            // No event reports that another lane has ended.
-            let look = self.stopping.map(|latest| latest.min(now + STOP_STEP));
-            let mut due = self.forwarder.poll_timeout(now);
-            if self.forwarder.held_until().is_some_and(|held| held <= now) {
-                // The hole still holds because the lane has not listened for long enough; all else that was due is
-                // done.
-                due = due.map(|due| due.max(now + HELD_STEP));
-            }
-            let due = [due, protection_due, look, self.last_hop.deadline(), self.ready.deadline()];
-            let due = due.into_iter().flatten().min();
-            is_soon = self.driver.is_some() && due.is_some_and(|due| self.busy_poll.should_spin(due, now));
-            if !is_soon {
-                self.timer.set(due.map(|due| self.busy_poll.wakes_at(due, now)), now)?;
-            }
-            self.listening.receive_lag.on_sleep(due, now);
-        } else {
-            self.listening.receive_lag.on_sleep(Some(now), now);
-        }
-        match self.poll.poll(events, (busy || is_soon).then_some(Duration::ZERO)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
-        for event in events.iter() {
-            match event.token() {
-                TUN => self.ready.tun = true,
-                UDP => {
-                    self.ready.udp |= event.is_readable();
-                    self.ready.errors |= event.is_error();
-                    self.ready.sendable |= event.is_writable();
-                }
-                NOTIFY => {
-                    if let Some(port) = self.driver.as_mut().and_then(|driver| driver.publish_path().port_mut()) {
-                        port.on_readable();
-                    }
-                }
-                TIMER => drop(self.timer.acknowledge()?),
-                _ => self.ready.commands = true,
-            }
-        }
-        Ok(())
     }
 }
 
