@@ -77,8 +77,10 @@ impl EgressWatch {
         }
     }
 
-    /// Calls `on_doubt` with each peer whose egress may have dropped something since the last call.
-    pub fn look(&mut self, mut on_doubt: impl FnMut(u16)) {
+    /// Reads the devices that lead to peers with `is_wanted`. Calls `on_doubt` with each peer behind one of these that
+    /// may have dropped something since it was last read, and with each peer whose egress has changed. A device that is
+    /// not read keeps its old counts: what it drops until then shows later.
+    pub fn look(&mut self, is_wanted: impl Fn(u16) -> bool, mut on_doubt: impl FnMut(u16)) {
         if self.kernel.is_none() {
             self.kernel = Kernel::open().ok();
         }
@@ -97,7 +99,9 @@ impl EgressWatch {
             }
         }
         for device in &mut self.devices {
-            device.may_have_dropped = device.look(self.kernel.as_mut());
+            let leads_to = |peer: &Option<PeerEgress>| peer.is_some_and(|peer| peer.device == Some(device.index));
+            let is_needed = (0..).zip(&self.peers).any(|(number, peer)| leads_to(peer) && is_wanted(number));
+            device.may_have_dropped = is_needed && device.look(self.kernel.as_mut());
         }
         for (number, peer) in (0..).zip(&mut self.peers) {
             let Some(peer) = peer else { continue };
@@ -174,9 +178,50 @@ mod tests {
     }
 
     fn doubtful(watch: &mut EgressWatch) -> Vec<u16> {
+        doubtful_if(watch, |_| true)
+    }
+
+    fn doubtful_if(watch: &mut EgressWatch, is_wanted: impl Fn(u16) -> bool) -> Vec<u16> {
         let mut peers = Vec::new();
-        watch.look(|peer| peers.push(peer));
+        watch.look(is_wanted, |peer| peers.push(peer));
         peers
+    }
+
+    #[test]
+    fn a_device_is_read_where_a_peer_behind_it_is_wanted_and_what_it_drops_before_shows_then_for_all_of_them() {
+        let inside = || {
+            for command in [
+                "link add oww0 type veth peer name oww1",
+                "link add oww2 type veth peer name oww3",
+                "link set oww0 up",
+                "link set oww1 up",
+                "link set oww2 up",
+                "link set oww3 up",
+                "address add 10.98.0.1/24 dev oww0",
+                "address add 10.97.0.1/24 dev oww2",
+                "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0",
+            ] {
+                run("ip", command);
+            }
+            run("tc", "qdisc replace dev oww0 root tbf rate 1mbit burst 5kb limit 20kb");
+            let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
+            let mut watch = EgressWatch::default();
+            watch.follow([to("10.98.0.2"), to("10.97.0.2"), to("10.98.0.3")].into_iter());
+            doubtful(&mut watch);
+            let limit = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            while !doubtful(&mut watch).is_empty() {
+                assert!(std::time::Instant::now() < limit, "the new links have to become calm");
+            }
+            let socket = UdpSocket::bind("10.98.0.1:0").unwrap();
+            (0..50).for_each(|_| drop(socket.send_to(&[0; 1000], "10.98.0.2:9")));
+            assert_eq!(doubtful_if(&mut watch, |peer| peer == 1), [0u16; 0], "that device is not read");
+            assert_eq!(doubtful_if(&mut watch, |_| false), [0u16; 0]);
+            assert_eq!(doubtful_if(&mut watch, |peer| peer == 2), [0, 2], "both are behind the device that dropped");
+            assert_eq!(doubtful(&mut watch), [0u16; 0]);
+            run("ip", "address add 10.98.0.9/24 dev oww0");
+            assert_eq!(doubtful_if(&mut watch, |_| false), [0, 2], "a change is told at once");
+        };
+        NetworkNamespace::anonymous().unwrap().run(inside).unwrap();
     }
 
     #[test]

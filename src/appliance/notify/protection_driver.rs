@@ -14,7 +14,7 @@ use crate::appliance::notify::publish_path::{LaneRequest, PublishPath};
 use crate::appliance::setup::ProtectionSettings;
 use crate::notify::message::{Level, StateReason};
 use crate::notify::publisher::Asked;
-use crate::protect::{Evidence, LaneProtection, Notification, TakenSend};
+use crate::protect::{Evidence, LaneProtection, Notification, PeerProtection, TakenSend};
 use crate::tunnel::PeerId;
 use crate::tunnel::forwarder::{Deliverable, Forwarder, Outgoing};
 use crate::tunnel::peer::Peer;
@@ -177,11 +177,16 @@ impl ProtectionDriver {
 
     /// Last: handles deadlines and requests, and publishes notifications.
     pub fn publish(&mut self, forwarder: &mut Forwarder, now: Instant) {
-        // The egress is checked only when a timestamp can decide something.
+        // The egress is checked only when a timestamp can decide something, and only to peers for which it can.
         if !self.stamps_read.is_empty() && self.lane_protection.awaits_departures() {
+            let peers = self.lane_protection.peers();
+            let awaits = |peer: u16| peers.get(usize::from(peer)).is_some_and(PeerProtection::awaits_departures);
+            let mut doubtful = Vec::new();
+            self.egress.look(awaits, |peer| doubtful.push(usize::from(peer)));
             let peers = self.lane_protection.peers_mut();
-            self.egress
-                .look(|peer| peers.get_mut(usize::from(peer)).into_iter().for_each(|it| it.on_dropped_here(now)));
+            doubtful
+                .into_iter()
+                .for_each(|peer| peers.get_mut(peer).into_iter().for_each(|it| it.on_dropped_here(now)));
         }
         for number in self.stamps_read.drain(..) {
             self.lane_protection.on_stamp(number, now);
