@@ -1,8 +1,10 @@
-//! The command line of `onwire-lab`: runs a scenario, lists the scenarios, or runs as the WAN emulator of a scenario.
+//! The command line of `onwire-lab`: runs a scenario, lists the scenarios, or runs as the WAN emulator or a bare
+//! tunnel of a scenario.
 //!
 //! Exit codes: 0 done and all claims hold, 1 failure or a claim does not hold, 2 usage error.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,6 +12,7 @@ use std::{
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::lab::{
+    bare_tunnel::{self, program::BareOptions},
     scenario::{self, LabOptions, SCENARIOS},
     trace::say,
     units,
@@ -88,6 +91,9 @@ enum Tool {
     /// Run as a WAN emulator between two new TUN devices until standard input ends. The lab starts this itself.
     #[command(hide = true)]
     Wan(WanArgs),
+    /// Run as one end of a bare tunnel until standard input ends. The lab starts this itself.
+    #[command(hide = true)]
+    BareTunnel(BareTunnelArgs),
     /// Write the manual page into a directory; packages have it.
     #[command(hide = true)]
     Man {
@@ -121,6 +127,20 @@ struct WanArgs {
     back: String,
 }
 
+#[derive(Debug, Args)]
+struct BareTunnelArgs {
+    /// Name of the TUN device.
+    device: String,
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// UDP address of this end.
+    #[arg(long)]
+    local: SocketAddr,
+    /// UDP address of the other end.
+    #[arg(long)]
+    peer: SocketAddr,
+}
+
 /// Exit code of a usage error.
 const USAGE: u8 = 2;
 
@@ -148,6 +168,7 @@ pub fn main() -> ExitCode {
         }
         Some(Tool::Tell { socket, command }) => tell(socket, &command),
         Some(Tool::Wan(args)) => run_wan(args),
+        Some(Tool::BareTunnel(args)) => run_bare_tunnel(args),
         Some(Tool::Man { directory }) => write_pages(&directory),
         Some(Tool::Completions { shell }) => {
             say(String::from_utf8_lossy(&manual::completions(Lab::command(), shell)).trim_end());
@@ -235,6 +256,12 @@ fn run_wan(args: WanArgs) -> Result<bool, String> {
         impairments: [read(&args.forth)?, read(&args.back)?],
     };
     emulator::run(options).map(|()| true).map_err(|error| error.to_string())
+}
+
+fn run_bare_tunnel(args: BareTunnelArgs) -> Result<bool, String> {
+    let BareTunnelArgs { device, mtu, local, peer } = args;
+    let ended = bare_tunnel::program::run(&BareOptions { device, mtu, local, peer });
+    ended.map(|()| true).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The lab: network namespaces, an emulated WAN, scenarios and their reports.
 //!
 //! [`topology`] reads a lab's plan, [`network`] builds it with [`wan`] in its middle, and [`pair`] starts two
-//! appliances in it. [`workload`] sends traffic through them, [`servers`] are the databases that replicate through
+//! appliances in it, in whose place [`carrier`] can use the plain route or a [`bare_tunnel`]. [`workload`] sends traffic through them, [`servers`] are the databases that replicate through
 //! them. [`bird`] routes between several pairs, [`fault`] is what befalls an appliance, and [`injection`] lets its system
 //! calls fail. [`subscriber`] receives the notifications, directly or through [`relay`], which corrupts what it forwards.
 //! [`path_attacker`] delays and drops the datagrams between the appliances. A [`scenario`] measures and checks claims.
@@ -9,8 +9,10 @@
 //!
 //! Start with [`scenario`], whose table lists all experiments, then [`pair`] and [`network`].
 
+pub mod bare_tunnel;
 pub mod binomial;
 pub mod bird;
+pub mod carrier;
 pub mod cleanup;
 pub mod command;
 pub mod error;

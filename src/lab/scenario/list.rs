@@ -67,7 +67,7 @@ pub const SCENARIOS: [Scenario; 35] = [
     },
     Scenario {
         name: "throughput",
-        summary: "how fast: plain route, no repair, 4 repair symbols for 32, with a subscriber, simple back-end; eight minutes",
+        summary: "how fast: plain route, bare tunnel, 4 repair symbols for 32, with a subscriber, simple back-end; 13 minutes",
         topology: "pair-veth",
         programs: &["ip", "sysctl", "iperf3"],
         run: throughput::run,

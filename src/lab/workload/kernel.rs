@@ -1,4 +1,5 @@
-//! The kernel's counters in a node: TCP segments sent and retransmitted, bytes a device received, trains it dropped.
+//! The kernel's counters in a node: TCP segments sent and retransmitted, bytes a device received, trains it dropped, datagrams a
+//! socket dropped.
 
 use std::fs;
 
@@ -51,6 +52,27 @@ pub fn dropped_by_device(network: &Network<'_>, node: &str, device: &str) -> Res
     dropped.ok_or_else(|| LabError::Sentence(format!("`ip -j -s link` says nothing of drops of {device}")))
 }
 
+/// Datagrams for which the receive buffers of the UDP sockets with this port of a node had no room. Read without starting a
+/// command.
+pub fn dropped_by_socket(network: &Network<'_>, node: &str, port: u16) -> Result<u64, LabError> {
+    let read = |path: &str| NetworkNamespace::named(&network.namespace(node))?.run(|| fs::read_to_string(path))?;
+    let doing = || LabError::doing(format!("read the UDP sockets of {node}"));
+    let v4 = read("/proc/thread-self/net/udp").map_err(doing())?;
+    // A kernel without IPv6 has no such file.
+    let v6 = read("/proc/thread-self/net/udp6").unwrap_or_default();
+    Ok(dropped_at(&v4, port) + dropped_at(&v6, port))
+}
+
+/// Parses one line per socket: its number, its own address and port in hex, and last what it dropped.
+fn dropped_at(text: &str, port: u16) -> u64 {
+    let own = |line: &str| {
+        let (_, found) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
+        Some(u16::from_str_radix(found, 16).ok()? == port)
+    };
+    let lines = text.lines().filter(|line| own(line) == Some(true));
+    lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
+}
+
 /// Bytes that a device of a node has received, with link-layer headers. Read without starting a command, because that
 /// would reduce the speed being measured.
 pub fn received_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
@@ -83,6 +105,14 @@ mod tests {
         let text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin OutSegs RetransSegs\nTcp: 200 1000 3\nTcpExt: A TCPTimeouts\nTcpExt: 9 2\n";
         assert_eq!(TcpCounters::parse(text), Some(TcpCounters { sent: 1000, retransmitted: 3, timeouts: 2 }));
         assert_eq!(TcpCounters::parse("Tcp: OutSegs\n"), None);
+    }
+
+    #[test]
+    fn drops_of_a_socket_are_found_by_its_port() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+             7: 010200C0:1BCD 020200C0:1BCD 01 00000000:00000000 00:00000000 00000000     0        0 99 2 0000000000000000 12\n\
+             8: 010200C0:1BCE 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 98 2 0000000000000000 5\n";
+        assert_eq!([dropped_at(text, 7117), dropped_at(text, 7118), dropped_at(text, 7119)], [12, 5, 0]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Throughput and its cost: the plain route, the tunnel without and with repair, with a subscriber, and the simple
-//! back-end.
+//! Throughput and its cost: the plain route, a bare tunnel, the tunnel without and with repair, with a subscriber, and the
+//! simple back-end.
 //!
 //! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
 //! all variants, or a round that the median leaves out. A subscriber, a plan or a scrape of metrics alone costs too little for this
@@ -12,6 +12,7 @@ mod rounds;
 mod scraping;
 mod slices;
 mod subscription;
+mod variant;
 
 use std::{net::IpAddr, time::Duration};
 
@@ -53,7 +54,7 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     stage.say(&format!(
         "throughput: iperf3 from primary to mirror over a perfect link, one flow and four, {seconds} s each, {} rounds over\n\
          all ways; medians count. All of it shares this machine's processors, so trust the ratios more than the digits.\n",
-        rounds::ROUNDS
+        rounds::rounds(stage)
     ));
     let load = Load::now()?;
     stage.say(&load.to_string());
@@ -149,7 +150,7 @@ fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
 /// What was measured, by parts.
 #[derive(Default)]
 struct Measured {
-    rounds: Option<[Row; 7]>,
+    rounds: Option<[Row; 8]>,
     subscriber: Option<[Turns; 2]>,
     plan: Option<[PlanTurns; 2]>,
     scrapes: Option<[ScrapeTurns; 2]>,
@@ -187,24 +188,27 @@ mod tests {
 
     #[test]
     fn one_disturbed_round_does_not_decide() {
-        let [plain, none, repair, queued, watched, planned, simple] = rounds::VARIANTS.each_ref();
+        let [plain, bare, none, repair, queued, watched, planned, simple] = rounds::VARIANTS.each_ref();
         let rows = |simple_gbits| {
-            let [plain, none] = [row(plain, [16.0; 3]), row(none, [8.0; 3])];
+            let [plain, bare, none] = [row(plain, [16.0; 3]), row(bare, [14.0; 3]), row(none, [8.0; 3])];
             let [queued, watched] = [row(queued, [6.9; 3]), row(watched, [6.8, 6.8, 1.0])];
             let planned = row(planned, [7.0; 3]);
-            [plain, none, row(repair, [7.0, 0.7, 7.0]), queued, watched, planned, row(simple, simple_gbits)]
+            [plain, bare, none, row(repair, [7.0, 0.7, 7.0]), queued, watched, planned, row(simple, simple_gbits)]
         };
         let calm = Load::parse("0.10 0.2 0.3 1/100 7", 2).unwrap();
-        let judged = |rows: [Row; 7], subscriber: [f64; 2], plan: [f64; 2]| {
+        let judged = |rows: [Row; 8], subscriber: [f64; 2], plan: [f64; 2]| {
             let subscriber = Some(subscriber.map(|ratio| subscription::tests::turns(ratio, 0, 9)));
             let plan = Some(plan.map(|ratio| planning::tests::turns(ratio, 0)));
-            report(&Measured { rounds: Some(rows), subscriber, plan, scrapes: None }, &calm)
+            report(&Measured { rounds: Some(rows), subscriber, plan, ..Measured::default() }, &calm)
         };
         let passes = judged(rows([1.0; 3]), [1.0; 2], [1.0; 2]);
         assert!(passes.passes());
         let value = passes.to_json("throughput", 1);
         let claims = value["claims"].as_array().unwrap();
         assert!(claims.iter().any(|claim| claim["found"] == "7.0 times (7.0, 0.7, 7.0)"), "{claims:?}");
+        // The disturbed round is one of three.
+        assert_eq!(value["metrics"]["bare_speed_ratio_flows_1"], 0.5);
+        assert_eq!(value["metrics"]["bare_lone_difference_us"], 0.0);
         let flows = &value["metrics"]["repair_4_32"]["flows_4"];
         assert_eq!((&flows["gbit"], &flows["tcp_retransmits"]), (&json!(7.0), &json!(2)));
         assert_eq!(flows["rounds"][1]["gbit"], 0.7);
@@ -215,7 +219,7 @@ mod tests {
         assert!(!judged(rows([1.0; 3]), [1.0; 2], [1.0, 0.97]).passes(), "a planner that costs something");
         assert!(!judged(rows([1.0; 3]), [1.0, 0.94], [1.0; 2]).passes());
         let mut untracked = rows([1.0; 3]);
-        untracked[4].rounds[1].flows_followed = 9_999;
+        untracked[5].rounds[1].flows_followed = 9_999;
         assert!(!judged(untracked, [1.0; 2], [1.0; 2]).passes());
         assert!(report(&Measured::default(), &calm).passes(), "nothing was claimed");
     }

@@ -5,12 +5,11 @@ use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{FIXED, FLOWS, LONGEST, MANY_FLOWS, gather_many_flows, plan, subscription::Listener};
+use super::{FIXED, FLOWS, MANY_FLOWS, gather_many_flows, plan, variant::Variant};
 use crate::lab::{
     error::LabError,
     median::median,
     network::Network,
-    pair::{Pair, PairOptions},
     report::Report,
     scenario::Stage,
     workload::{
@@ -20,42 +19,25 @@ use crate::lab::{
 };
 
 /// Every other round goes through the variants backwards, so that a machine that becomes slower favours none.
-pub const ROUNDS: usize = 5;
+const ROUNDS: usize = 5;
 /// How long lone requests are asked: some thousands.
 const LONE_TIME: Duration = Duration::from_millis(500);
 
 /// What the planner makes the same of on this link, which loses nothing.
 const PLANNED: &str = "{ residual: 1e-9, min: 4 }";
-/// A way to carry the traffic.
-pub struct Variant {
-    name: &'static str,
-    label: &'static str,
-    /// `repair` and `offload` of the appliances; none: the plain route.
-    pair: Option<(&'static str, &'static str)>,
-    /// The appliances notify at this level, and a subscriber receives the notifications of all flows.
-    notify: Option<&'static str>,
-}
 
 /// The ways, plain route first.
-pub const VARIANTS: [Variant; 7] = [
-    Variant { name: "plain route", label: "plain_route", pair: None, notify: None },
-    Variant { name: "onwire, repair: none", label: "no_repair", pair: Some(("none", "auto")), notify: None },
-    Variant { name: "onwire, repair 4 for 32", label: "repair_4_32", pair: Some((FIXED, "auto")), notify: None },
-    Variant {
-        name: "the same, subscriber, level queued",
-        label: "queued",
-        pair: Some((FIXED, "auto")),
-        notify: Some("queued"),
-    },
-    Variant {
-        name: "the same, with timestamps",
-        label: "subscriber",
-        pair: Some((FIXED, "auto")),
-        notify: Some("on_wire"),
-    },
-    Variant { name: "planned: residual, at least 4", label: "planned", pair: Some((PLANNED, "auto")), notify: None },
-    Variant { name: "onwire, simple back-end, 4 for 32", label: "simple", pair: Some((FIXED, "off")), notify: None },
+pub const VARIANTS: [Variant; 8] = [
+    Variant::plain_route(),
+    Variant::bare_tunnel(),
+    Variant::pair("onwire, repair: none", "no_repair", "none"),
+    Variant::pair("onwire, repair 4 for 32", "repair_4_32", FIXED),
+    Variant::pair("the same, subscriber, level queued", "queued", FIXED).notifying("queued"),
+    Variant::pair("the same, with timestamps", "subscriber", FIXED).notifying("on_wire"),
+    Variant::pair("planned: residual, at least 4", "planned", PLANNED),
+    Variant::pair("onwire, simple back-end, 4 for 32", "simple", FIXED).simple(),
 ];
+
 /// A variant measured in one round, with one flow and with four.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
@@ -90,7 +72,12 @@ impl Row {
 
     /// Speed relative to another variant in the same round, round by round.
     fn ratios(&self, other: &Self, at: usize) -> Vec<f64> {
-        self.rounds.iter().zip(&other.rounds).map(|(own, other)| own.gbit(at) / other.gbit(at).max(1e-9)).collect()
+        self.beside(other, |own, other| own.gbit(at) / other.gbit(at).max(1e-9))
+    }
+
+    /// A comparison with another variant in the same round, round by round.
+    fn beside(&self, other: &Self, of: impl Fn(&Round, &Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().zip(&other.rounds).map(|(own, other)| of(own, other)).collect()
     }
 }
 
@@ -98,39 +85,24 @@ impl Round {
     fn gbit(&self, at: usize) -> f64 {
         self.bulks[at].bits_per_second / 1e9
     }
+
+    /// Processor seconds per GB of both ends.
+    fn cpu_of_both(&self, at: usize) -> f64 {
+        self.cpu_per_gb[at].as_flattened().iter().sum()
+    }
 }
 
-/// What a pair has used and lost so far.
-struct Spent {
-    /// Processor time of the near and the far appliance, in user mode and in the kernel.
-    cpu: [[Duration; 2]; 2],
-    /// Packets that the near TUN dropped, datagrams that the far socket dropped.
-    lost: [u64; 2],
-}
-
-impl Spent {
-    fn now(pair: &Pair<'_>, network: &Network<'_>) -> Result<Self, LabError> {
-        let [near, far] = &pair.appliances;
-        let lost = [near.status(network)?.tun.tx_dropped, far.status(network)?.receive_overflows()];
-        let cpu = [near, far].map(|it| it.process.cpu_times().unwrap_or_default());
-        Ok(Self { cpu, lost })
-    }
-
-    /// Seconds for each of so many GB, and losses, since `before`.
-    fn since(&self, before: &Self, gb: f64) -> ([[f64; 2]; 2], [u64; 2]) {
-        let cpu = |side: usize, place: usize| {
-            self.cpu[side][place].saturating_sub(before.cpu[side][place]).as_secs_f64() / gb.max(1e-9)
-        };
-        let lost = |place: usize| self.lost[place].saturating_sub(before.lost[place]);
-        ([0, 1].map(|side| [0, 1].map(|place| cpu(side, place))), [0, 1].map(lost))
-    }
+/// How many rounds to take.
+pub fn rounds(stage: &Stage<'_>) -> usize {
+    stage.options.trials.map_or(ROUNDS, |rounds| rounds as usize)
 }
 
 /// Measures each variant once a round, in one order and in the other.
-pub fn take(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr, seconds: u64) -> Result<[Row; 7], LabError> {
+pub fn take(stage: &Stage<'_>, network: &Network<'_>, address: IpAddr, seconds: u64) -> Result<[Row; 8], LabError> {
     let mut rows = VARIANTS.each_ref().map(|way| Row { way, rounds: Vec::new() });
-    for number in 1..=ROUNDS {
-        stage.say(&format!("round {number} of {ROUNDS}"));
+    let count = rounds(stage);
+    for number in 1..=count {
+        stage.say(&format!("round {number} of {count}"));
         let mut ways: Vec<_> = rows.iter_mut().collect();
         if number % 2 == 0 {
             ways.reverse();
@@ -150,27 +122,11 @@ fn measure(
     address: IpAddr,
     seconds: u64,
 ) -> Result<Round, LabError> {
-    let routes = [("ithaca", "10.2.0.0/24", "192.0.2.2"), ("syracuse", "10.1.0.0/24", "192.0.2.1")];
     let label = format!("{}-{number}", way.label);
-    let pair = match way.pair {
-        Some((repair, offload)) => {
-            let label = label.clone();
-            let (repair, notify) = (repair.to_owned(), way.notify);
-            let profile = LONGEST.to_owned();
-            let options = PairOptions { label, repair, offload, notify, profile, ..PairOptions::default() };
-            Some(Pair::start(network, &options)?)
-        }
-        None => {
-            for (node, prefix, via) in routes {
-                network.run(node, &["ip", "route", "add", prefix, "via", via])?;
-            }
-            None
-        }
-    };
+    let carrier = way.start(network, &label)?;
     let mut round = Round::default();
-    let watched = pair.as_ref().filter(|_| way.notify.is_some());
-    let listener = watched.map(|pair| Listener::start(network, &pair.appliances[0])).transpose()?;
-    if way.notify.is_some() {
+    let listener = way.listen(network, &carrier)?;
+    if listener.is_some() {
         gather_many_flows(stage, network, address)?;
     }
     let talk = |talk| RequestResponse::start(network, "primary", "mirror", address, talk);
@@ -179,14 +135,13 @@ fn measure(
     round.lone_us = lone.finish()?.percentile_ms(50.0) * 1e3;
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let name = format!("{label}-{flows}");
-        let before = pair.as_ref().map(|pair| Spent::now(pair, network)).transpose()?;
+        let before = carrier.spent()?;
         let beside = talk(Talk::INTERACTIVE)?;
         let bulk = plan(&name, address, flows, seconds).run(network)?;
         round.bulks[at] = bulk;
-        if let (Some(pair), Some(before)) = (&pair, before) {
-            let now = Spent::now(pair, network)?;
-            (round.cpu_per_gb[at], round.lost_here[at]) = now.since(&before, bulk.bytes / 1e9);
-        }
+        let spent = carrier.spent()?.since(&before);
+        round.cpu_per_gb[at] = spent.cpu_for_each(bulk.bytes / 1e9);
+        round.lost_here[at] = [spent.lost_in_tun, spent.lost_in_socket];
         round.beside_ms[at] = beside.finish()?.percentile_ms(99.0);
         let plural = if flows == 1 { "flow " } else { "flows" };
         stage.say(&format!("  {:<34} {flows} {plural}  {:.2} Gbit/s", way.name, round.gbit(at)));
@@ -196,24 +151,17 @@ fn measure(
         let (messages, dropped) = (listener.messages(), listener.finish()?);
         stage.say(&format!("  (the subscriber took {messages} messages and dropped {dropped})"));
     }
-    if let Some(pair) = &pair {
+    if let Some(pair) = carrier.pair() {
         let protection = pair.appliances[0].status(network)?.peer().protection;
         round.flows_followed = protection.map_or(0, |protection| protection.flows);
     }
-    match pair {
-        Some(pair) => drop(pair.stop()?),
-        None => {
-            for (node, prefix, _) in routes {
-                network.run(node, &["ip", "route", "del", prefix])?;
-            }
-        }
-    }
+    carrier.stop()?;
     Ok(round)
 }
 
 /// What the rounds show.
-pub fn report(report: &mut Report, rows: &[Row; 7], but: &str) {
-    let [plain, _, repair, queued, watched, _, simple] = rows;
+pub fn report(report: &mut Report, rows: &[Row; 8], but: &str) {
+    let [plain, bare, _, repair, queued, watched, _, simple] = rows;
     for (at, flows) in FLOWS.into_iter().enumerate() {
         let ratios = repair.ratios(simple, at);
         let each = ratios.iter().map(|ratio| format!("{ratio:.1}")).collect::<Vec<_>>().join(", ");
@@ -245,6 +193,7 @@ pub fn report(report: &mut Report, rows: &[Row; 7], but: &str) {
         ratios("timestamps of every send, of level queued", watched, queued, "timestamps"),
     ];
     report.table(&["speed with, of the speed without, by rounds", "1 flow", "4 flows"], costs);
+    report_bare(report, repair, bare);
     let of_plain = |row: &Row, at: usize| median(row.ratios(plain, at));
     report.table(
         &["", "1 flow", "of plain", "4 flows", "of plain", "TCP sent again", "lost here: TUN, socket"],
@@ -260,7 +209,7 @@ pub fn report(report: &mut Report, rows: &[Row; 7], but: &str) {
                 format!("{:.2} Gbit/s", row.gbit(1)),
                 format!("{:.2}", of_plain(row, 1)),
                 format!("{}, {}", again(0), again(1)),
-                if row.way.pair.is_some() { format!("{}, {}", lost(0), lost(1)) } else { String::new() },
+                if row.way.has_processes() { format!("{}, {}", lost(0), lost(1)) } else { String::new() },
             ]
         }),
     );
@@ -276,17 +225,17 @@ pub fn report(report: &mut Report, rows: &[Row; 7], but: &str) {
         ],
         rows.iter().map(|row| {
             let cpu = |side: usize, place: usize| row.median(|round| round.cpu_per_gb[1][side][place]);
-            let side = |side: usize| match row.way.pair {
-                Some(_) => format!("{:.2}, {:.2}", cpu(side, 0), cpu(side, 1)),
-                None => "(no process)".to_owned(),
+            let side = |side: usize| match row.way.has_processes() {
+                true => format!("{:.2}, {:.2}", cpu(side, 0), cpu(side, 1)),
+                false => "(no process)".to_owned(),
             };
-            let both = row.median(|round| round.cpu_per_gb[1].as_flattened().iter().sum());
+            let both = row.median(|round| round.cpu_of_both(1));
             let lone = |row: &Row| row.median(|round| round.lone_us);
             vec![
                 row.way.name.to_owned(),
                 side(0),
                 side(1),
-                if row.way.pair.is_some() { format!("{both:.2}") } else { String::new() },
+                if row.way.has_processes() { format!("{both:.2}") } else { String::new() },
                 format!("{:.0} us", lone(row)),
                 format!("{:+.0} us", lone(row) - lone(plain)),
                 format!("{:.1} ms, {:.1} ms", row.median(|it| it.beside_ms[0]), row.median(|it| it.beside_ms[1])),
@@ -297,6 +246,27 @@ pub fn report(report: &mut Report, rows: &[Row; 7], but: &str) {
         let flows = FLOWS.iter().enumerate().map(|(at, flows)| (format!("flows_{flows}"), numbers(row, plain, at)));
         report.metric(row.way.label, Value::Object(flows.collect()));
     }
+}
+
+/// What repair, cipher and handling of loss cost: the pair beside a bare tunnel. No claim: the machine decides much of it.
+fn report_bare(report: &mut Report, pair: &Row, bare: &Row) {
+    let speed = |at: usize| pair.ratios(bare, at);
+    let cpu = |at: usize| pair.beside(bare, |own, bare| own.cpu_of_both(at) / bare.cpu_of_both(at).max(1e-9));
+    let lone = pair.beside(bare, |own, bare| own.lone_us - bare.lone_us);
+    let rows = [
+        ("speed, 1 flow", "bare_speed_ratio_flows_1", 2, speed(0)),
+        ("speed, 4 flows", "bare_speed_ratio_flows_4", 2, speed(1)),
+        ("processor time per GB, 1 flow", "bare_cpu_ratio_flows_1", 2, cpu(0)),
+        ("processor time per GB, 4 flows", "bare_cpu_ratio_flows_4", 2, cpu(1)),
+        ("round trip of a lone request, difference in us", "bare_lone_difference_us", 0, lone),
+    ];
+    let rows = rows.map(|(what, label, digits, each)| {
+        let rounds = each.iter().map(|value| format!("{value:.digits$}")).collect::<Vec<_>>().join(", ");
+        let middle = median(each);
+        report.metric(label, middle);
+        vec![what.to_owned(), format!("{middle:.digits$}"), rounds]
+    });
+    report.table(&["onwire with repair 4 for 32, relative to a bare tunnel", "median", "by rounds"], rows);
 }
 
 /// The numbers of a variant with one flow or four: medians, and below them each round.
@@ -350,13 +320,5 @@ pub mod tests {
             lost_here: [[0, 3]; 2],
         });
         Row { way, rounds: rounds.to_vec() }
-    }
-
-    #[test]
-    fn time_and_losses_are_those_since_the_beginning_for_each_gb() {
-        let millis = |of: [u64; 2]| of.map(Duration::from_millis);
-        let before = Spent { cpu: [millis([100, 200]), millis([0, 0])], lost: [7, 1] };
-        let now = Spent { cpu: [millis([600, 450]), millis([1000, 0])], lost: [7, 4] };
-        assert_eq!(now.since(&before, 0.5), ([[1.0, 0.5], [2.0, 0.0]], [0, 3]));
     }
 }
