@@ -43,6 +43,8 @@ pub struct PairOptions {
     pub path: String,
     /// `offload:` of the TUN: `auto` or `off`.
     pub offload: &'static str,
+    /// `queues:` of the TUN: the number of lanes.
+    pub queues: u16,
     /// `level:` of the notifications, `on_wire` or `queued`; none: the appliances send no notifications.
     pub notify: Option<&'static str>,
     /// Whether `delivery.last_hop:` is on.
@@ -60,6 +62,7 @@ impl Default for PairOptions {
             profile: String::new(),
             path: String::new(),
             offload: "auto",
+            queues: 1,
             notify: None,
             last_hop: true,
             further: "",
@@ -364,7 +367,7 @@ fn configuration(
         plan.local_prefixes.iter().map(|prefix| format!("{:?}", prefix.to_string())).collect::<Vec<_>>().join(", ")
     };
     let (own_prefixes, listen) = (list(own), own.listen);
-    let PairOptions { repair, block_symbols, profile, offload, .. } = options;
+    let PairOptions { repair, block_symbols, profile, offload, queues, .. } = options;
     let (tun_mtu, path_mtu) = (own.tun_mtu, own.path_mtu);
     let peers: String = peers
         .iter()
@@ -391,6 +394,7 @@ tun:
   name: ow0
   mtu: {tun_mtu}
   offload: {offload}
+  queues: {queues}
 peers:
 {peers}redundancy:
   lab:

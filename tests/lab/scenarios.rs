@@ -252,6 +252,19 @@ fn two_pairs_side_by_side_carry_and_take_over_from_each_other() {
 }
 
 #[test]
+fn packets_of_many_busy_flows_are_counted() {
+    let (result, said) = result_of(&["throughput", "--arm", "packets", "--trials", "1", "--seconds", "0"]);
+    assert_eq!(result["pass"], true, "{said}");
+    for carrier in ["plain_route", "bare_tunnel", "repair_4_32", "queued", "two_lanes", "simple"] {
+        for flows in ["flows_1", "flows_1000", "flows_10000"] {
+            let cell = &result["metrics"]["packets"][carrier][flows];
+            assert!(cell["delivered_most"].as_f64() > Some(0.0), "{carrier}, {flows}: {said}");
+            assert_eq!(cell["twice"], 0, "{carrier}, {flows}: {said}");
+        }
+    }
+}
+
+#[test]
 fn reloads_under_load_lose_nothing() {
     let (result, said) = result_with_servers(&[&["reload", "--trials", "60"], &SLACK[..]].concat());
     assert_eq!(result["pass"], true, "{said}");

@@ -73,6 +73,19 @@ fn dropped_at(text: &str, port: u16) -> u64 {
     lines.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum()
 }
 
+/// Packets that the kernel dropped on this machine because the backlog of a processor was full: a processor that is too busy
+/// loses there what one namespace gives to another.
+pub fn dropped_by_backlog() -> Result<u64, LabError> {
+    let path = "/proc/net/softnet_stat";
+    let text = fs::read_to_string(path).map_err(LabError::doing(format!("read {path}")))?;
+    Ok(dropped(&text))
+}
+
+/// Parses one line per processor: numbers in hex, of which the second is what it dropped.
+fn dropped(text: &str) -> u64 {
+    text.lines().filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok()).sum()
+}
+
 /// Bytes that a device of a node has received, with link-layer headers. Read without starting a command, because that
 /// would reduce the speed being measured.
 pub fn received_by_device(network: &Network<'_>, node: &str, device: &str) -> Result<u64, LabError> {
@@ -113,6 +126,11 @@ mod tests {
              7: 010200C0:1BCD 020200C0:1BCD 01 00000000:00000000 00:00000000 00000000     0        0 99 2 0000000000000000 12\n\
              8: 010200C0:1BCE 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 98 2 0000000000000000 5\n";
         assert_eq!([dropped_at(text, 7117), dropped_at(text, 7118), dropped_at(text, 7119)], [12, 5, 0]);
+    }
+
+    #[test]
+    fn drops_of_all_processors_are_added() {
+        assert_eq!(dropped("0a 10 00\n0b 02 00\n"), 18);
     }
 
     #[test]

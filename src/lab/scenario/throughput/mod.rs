@@ -3,10 +3,12 @@
 //!
 //! Every variant is measured once per round, and medians over the rounds count: a temporary disturbance then affects
 //! all variants, or a round that the median leaves out. A subscriber, a plan or a scrape of metrics alone costs too little for this
-//! method; [`subscription`], [`planning`] and [`scraping`] measure them within one transfer.
+//! method; [`subscription`], [`planning`] and [`scraping`] measure them within one transfer. [`packets`] counts
+//! packets per second instead of bytes, from many busy flows.
 //!
 //! Start with [`run`].
 
+mod packets;
 mod planning;
 mod rounds;
 mod scraping;
@@ -16,7 +18,7 @@ mod variant;
 
 use std::{net::IpAddr, time::Duration};
 
-use self::{planning::PlanTurns, rounds::Row, scraping::ScrapeTurns, subscription::Turns};
+use self::{packets::Packets, planning::PlanTurns, rounds::Row, scraping::ScrapeTurns, subscription::Turns};
 use super::Stage;
 use crate::lab::{
     error::LabError,
@@ -32,7 +34,7 @@ const TCP: [(&str, &str); 2] =
     [("net.ipv4.tcp_rmem", "4096 131072 6291456"), ("net.ipv4.tcp_wmem", "4096 16384 4194304")];
 const FLOWS: [u32; 2] = [1, 4];
 /// The parts, for `--arm`.
-const PARTS: [&str; 4] = ["rounds", "subscriber", "plan", "metrics"];
+const PARTS: [&str; 5] = ["rounds", "packets", "subscriber", "plan", "metrics"];
 const SECONDS: u64 = 3;
 
 const FIXED: &str = "{ fixed: 4 }";
@@ -65,6 +67,10 @@ pub fn run(stage: &Stage<'_>) -> Result<Report, LabError> {
     let mut measured = Measured::default();
     if runs("rounds") {
         measured.rounds = Some(rounds::take(stage, &network, address, seconds)?);
+    }
+    if runs("packets") {
+        stage.say("packets per second: UDP, IP packets of 64 bytes, from 1, 1,000 and 10,000 busy flows");
+        measured.packets = Some(packets::take(stage, &network, address)?);
     }
     // Without this, the placement of programs on processors would matter more than what is compared.
     stage.part_sites(&mut network)?;
@@ -151,6 +157,7 @@ fn plan(name: &str, address: IpAddr, flows: u32, seconds: u64) -> BulkPlan<'_> {
 #[derive(Default)]
 struct Measured {
     rounds: Option<[Row; 8]>,
+    packets: Option<Packets>,
     subscriber: Option<[Turns; 2]>,
     plan: Option<[PlanTurns; 2]>,
     scrapes: Option<[ScrapeTurns; 2]>,
@@ -174,6 +181,9 @@ fn report(measured: &Measured, load: &Load) -> Report {
     }
     if let Some(rows) = &measured.rounds {
         rounds::report(&mut report, rows, but);
+    }
+    if let Some(measured) = &measured.packets {
+        packets::report(&mut report, measured);
     }
     report.metric("load", load.to_json());
     report

@@ -28,6 +28,7 @@ struct Settings {
     offload: &'static str,
     /// They notify at this level, and a subscriber receives the notifications of all flows.
     notify: Option<&'static str>,
+    lanes: u16,
 }
 
 impl Variant {
@@ -43,7 +44,7 @@ impl Variant {
 
     /// Appliances with this repair, of the fast back-end and one lane, that do not notify.
     pub const fn pair(name: &'static str, label: &'static str, repair: &'static str) -> Self {
-        Self { name, label, kind: Kind::Appliances(Settings { repair, offload: "auto", notify: None }) }
+        Self { name, label, kind: Kind::Appliances(Settings { repair, offload: "auto", notify: None, lanes: 1 }) }
     }
 
     /// The same with notifications at this level and a subscriber to everything.
@@ -58,6 +59,12 @@ impl Variant {
         Self { kind: Kind::Appliances(Settings { offload: "off", ..settings }), ..self }
     }
 
+    /// The same with this many lanes.
+    pub const fn lanes(self, lanes: u16) -> Self {
+        let Kind::Appliances(settings) = self.kind else { return self };
+        Self { kind: Kind::Appliances(Settings { lanes, ..settings }), ..self }
+    }
+
     /// Whether processes carry the traffic, not the kernel alone.
     pub fn has_processes(&self) -> bool {
         !matches!(self.kind, Kind::PlainRoute)
@@ -68,12 +75,13 @@ impl Variant {
         match &self.kind {
             Kind::PlainRoute => Carrier::plain_route(network),
             Kind::BareTunnel => Carrier::bare_tunnel(network, label),
-            Kind::Appliances(Settings { repair, offload, notify }) => {
+            Kind::Appliances(Settings { repair, offload, notify, lanes }) => {
                 let options = PairOptions {
                     label: label.to_owned(),
                     repair: (*repair).to_owned(),
                     profile: LONGEST.to_owned(),
                     offload,
+                    queues: *lanes,
                     notify: *notify,
                     ..PairOptions::default()
                 };
