@@ -6,7 +6,7 @@ use std::fs;
 /// Texts of the lab: its command line, its scenarios, and one of them.
 const TEXTS: [&str; 3] = [
     "Builds a network of two sites and an emulated WAN on this machine",
-    "how fast: plain route, no repair, 4 repair symbols for 32",
+    "how fast: plain route, bare tunnel, 4 repair symbols for 32",
     "begin to send from primary to mirror",
 ];
 
