@@ -21,9 +21,9 @@ pub enum Carrier<'n> {
     /// The kernel of both hosts.
     PlainRoute(&'n Network<'n>),
     /// Super-packets through UDP, and nothing else.
-    BareTunnel(BareTunnel<'n>),
+    BareTunnel(Box<BareTunnel<'n>>),
     /// A pair of appliances.
-    Appliances(Pair<'n>),
+    Appliances(Box<Pair<'n>>),
 }
 
 /// What a carrier has used and lost so far.
@@ -50,12 +50,12 @@ impl<'n> Carrier<'n> {
 
     /// Starts a bare tunnel; the names of its logs begin with the label.
     pub fn bare_tunnel(network: &'n Network<'n>, label: &str) -> Result<Self, LabError> {
-        Ok(Self::BareTunnel(BareTunnel::start(network, label)?))
+        Ok(Self::BareTunnel(Box::new(BareTunnel::start(network, label)?)))
     }
 
     /// Starts a pair of appliances.
     pub fn appliances(network: &'n Network<'n>, options: &PairOptions) -> Result<Self, LabError> {
-        Ok(Self::Appliances(Pair::start(network, options)?))
+        Ok(Self::Appliances(Box::new(Pair::start(network, options)?)))
     }
 
     /// The appliances, if these carry.
