@@ -12,8 +12,9 @@ const PAUSE: Duration = Duration::from_micros(200);
 const LOAD: u128 = 125_000_000;
 /// at least this long.
 const WINDOW: Duration = Duration::from_millis(4);
-/// A packet costs much the same whatever its length: a shorter one counts as so many bytes.
-const PACKET: usize = 1250;
+/// A packet costs much the same whatever its length: a shorter one counts as so many bytes, and 50,000 a second are a load.
+/// One small request after the other is less, wherever its round trip takes 40 µs or more.
+const PACKET: usize = 2500;
 
 /// What a lane has carried lately.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ mod tests {
     fn a_lane_pauses_from_a_gigabit_a_second() {
         assert!(pauses(6_251).iter().all(|pause| *pause == Some(PAUSE)));
         assert!(pauses(6_200).iter().all(Option::is_none));
-        // One small request after the other, 20,000 a second, is no load; ten times as many are.
+        // One small request after the other, 10,000 a second, is 20,000 packets and no load.
         assert!(pauses(40).iter().all(Option::is_none));
     }
 
@@ -78,9 +79,9 @@ mod tests {
         let start = Instant::now();
         let mut coalescing = Coalescing::new(start);
         let later = start + WINDOW;
-        (0..399).for_each(|_| coalescing.on_read(40));
+        (0..199).for_each(|_| coalescing.on_read(40));
         assert_eq!(coalescing.pause(None, later), None);
-        (0..400).for_each(|_| coalescing.on_read(40));
+        (0..200).for_each(|_| coalescing.on_read(40));
         assert_eq!(coalescing.pause(None, later + WINDOW), Some(PAUSE));
     }
 
