@@ -177,6 +177,24 @@ mod tests {
         assert!(status.success(), "{program} {arguments}");
     }
 
+    /// Two devices that lead to networks of their own.
+    fn make_links() {
+        for command in [
+            "link set lo up",
+            "link add oww0 type veth peer name oww1",
+            "link add oww2 type veth peer name oww3",
+            "link set oww0 up",
+            "link set oww1 up",
+            "link set oww2 up",
+            "link set oww3 up",
+            "address add 10.98.0.1/24 dev oww0",
+            "address add 10.97.0.1/24 dev oww2",
+            "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0",
+        ] {
+            run("ip", command);
+        }
+    }
+
     fn doubtful(watch: &mut EgressWatch) -> Vec<u16> {
         doubtful_if(watch, |_| true)
     }
@@ -190,19 +208,7 @@ mod tests {
     #[test]
     fn a_device_is_read_where_a_peer_behind_it_is_wanted_and_what_it_drops_before_shows_then_for_all_of_them() {
         let inside = || {
-            for command in [
-                "link add oww0 type veth peer name oww1",
-                "link add oww2 type veth peer name oww3",
-                "link set oww0 up",
-                "link set oww1 up",
-                "link set oww2 up",
-                "link set oww3 up",
-                "address add 10.98.0.1/24 dev oww0",
-                "address add 10.97.0.1/24 dev oww2",
-                "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0",
-            ] {
-                run("ip", command);
-            }
+            make_links();
             run("tc", "qdisc replace dev oww0 root tbf rate 1mbit burst 5kb limit 20kb");
             let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
             let mut watch = EgressWatch::default();
@@ -227,20 +233,7 @@ mod tests {
     #[test]
     fn a_possible_drop_without_an_error_is_reported_at_the_next_look_and_only_for_the_peers_concerned() {
         let inside = || {
-            for command in [
-                "link set lo up",
-                "link add oww0 type veth peer name oww1",
-                "link add oww2 type veth peer name oww3",
-                "link set oww0 up",
-                "link set oww1 up",
-                "link set oww2 up",
-                "link set oww3 up",
-                "address add 10.98.0.1/24 dev oww0",
-                "address add 10.97.0.1/24 dev oww2",
-                "neighbor add 10.98.0.2 lladdr 02:00:00:00:00:02 dev oww0",
-            ] {
-                run("ip", command);
-            }
+            make_links();
             let to = |text: &str| Some((text.parse::<IpAddr>().unwrap(), None));
             let peers = [to("10.98.0.2"), to("10.97.0.2"), None];
             let mut watch = EgressWatch::default();
