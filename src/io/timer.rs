@@ -59,10 +59,12 @@ impl Timer {
         self.armed
     }
 
-    /// Sleeps until then; no descriptor ends it. A signal may.
-    pub fn pause_until(&self, moment: Instant) {
+    /// Sleeps until then, and returns how long that was; no descriptor ends it. A signal may.
+    pub fn pause_until(&self, moment: Instant) -> Duration {
+        let begun = Instant::now();
         // Whatever fails, the caller only looks sooner.
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &self.on_kernel_clock(moment));
+        begun.elapsed()
     }
 
     /// Acknowledges an expiry, so that the descriptor is no longer readable. True if the deadline had passed; the timer
@@ -155,9 +157,10 @@ mod tests {
     fn a_pause_lasts_until_its_end_and_one_that_has_passed_not_at_all() {
         let timer = Timer::new().unwrap();
         let now = Instant::now();
-        timer.pause_until(now + Duration::from_millis(2));
+        let said = timer.pause_until(now + Duration::from_millis(2));
         let paused = now.elapsed();
         assert!(paused >= Duration::from_millis(2) && paused < Duration::from_millis(500), "{paused:?}");
+        assert!(said <= paused && said > Duration::from_millis(1), "{said:?} of {paused:?}");
         timer.pause_until(now);
     }
 

@@ -143,6 +143,11 @@ impl Forwarder {
         self.receive_wait.on_read(wait, now);
     }
 
+    /// How long what was read lately had waited in the socket, at least; zero without a queue that stands.
+    pub fn receive_wait(&self, now: Instant) -> Duration {
+        self.receive_wait.standing(now)
+    }
+
     /// Takes a datagram that is not of the handshake; opens it in place. `now` is when it came, not when it was read.
     pub fn handle_datagram(&mut self, datagram: &mut [u8], from: SocketAddr, now: Instant) {
         self.handle_arrival(datagram, from, false, now);
@@ -240,7 +245,7 @@ impl Forwarder {
 
     /// Closes the open blocks and writes the reports that are due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let standing = self.receive_wait.standing(now);
+        let standing = self.receive_wait(now);
         for peer in &mut self.peers {
             peer.handle_timeout(&mut self.code, standing, now);
         }

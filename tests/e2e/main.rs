@@ -29,6 +29,7 @@ mod ends;
 mod hooks;
 mod icmp;
 mod keys;
+mod load;
 mod log;
 mod loss;
 mod metrics;

@@ -44,6 +44,8 @@ impl Lane {
             listen: self.udp.local_addr(),
             gso: self.udp.gso_state().to_string(),
             receive_overflows,
+            receive_wait: self.forwarder.receive_wait(now),
+            paused: self.coalescing.paused(),
             errors: self.send_error_log.total(),
             cut_in_software: self.tun_writer.cut(),
             notices_lost: self.notices_lost,

@@ -22,12 +22,13 @@ pub struct Coalescing {
     since: Instant,
     bytes: usize,
     is_loaded: bool,
+    paused: Duration,
 }
 
 impl Coalescing {
     /// Nothing was carried before `now`.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, is_loaded: false }
+        Self { since: now, bytes: 0, is_loaded: false, paused: Duration::ZERO }
     }
 
     /// A packet or a train of so many bytes was read.
@@ -45,6 +46,16 @@ impl Coalescing {
         }
         let pause = due.map_or(PAUSE, |due| due.saturating_duration_since(now).min(PAUSE));
         (self.is_loaded && !pause.is_zero()).then_some(pause)
+    }
+
+    /// The lane has paused so long.
+    pub fn on_paused(&mut self, lasted: Duration) {
+        self.paused += lasted;
+    }
+
+    /// How long it has paused altogether.
+    pub fn paused(&self) -> Duration {
+        self.paused
     }
 }
 

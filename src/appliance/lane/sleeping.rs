@@ -41,7 +41,7 @@ impl Lane {
             is_awake = is_soon || pause.is_some();
             self.listening.receive_lag.on_sleep(pause.map(|pause| now + pause).or(due), now);
             if let Some(pause) = pause {
-                self.timer.pause_until(now + pause);
+                self.coalescing.on_paused(self.timer.pause_until(now + pause));
             } else if !is_soon {
                 self.timer.set(due.map(|due| self.busy_poll.wakes_at(due, now)), now)?;
             }

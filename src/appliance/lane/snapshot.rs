@@ -25,6 +25,10 @@ pub struct LaneSnapshot {
     pub gso: String,
     /// Datagrams the kernel dropped because our receive buffer was full.
     pub receive_overflows: u64,
+    /// How long datagrams have waited in the socket lately, at least.
+    pub receive_wait: Duration,
+    /// How long it has paused under load.
+    pub paused: Duration,
     /// Errors of sending.
     pub errors: ErrorCounts,
     /// How departures are timestamped, as text.

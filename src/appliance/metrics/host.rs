@@ -37,8 +37,20 @@ pub(super) const LANES: Table<LaneStatus> = Table {
         counter(
             "lane_receive_overflow_datagrams",
             Unit::Number,
-            "Datagrams dropped because the receive buffer of the socket was full.",
+            "Datagrams dropped because the receive buffer of the socket was full; an uncut train of them counts once.",
             |it: &LaneStatus| it.receive_overflows.into(),
+        ),
+        gauge(
+            "lane_receive_wait",
+            Unit::Seconds,
+            "How long datagrams have waited in the receive buffer in the last 20 ms, at least.",
+            |it: &LaneStatus| (it.receive_wait_ms / 1e3).into(),
+        ),
+        counter(
+            "lane_paused",
+            Unit::Seconds,
+            "How long a lane under load has paused, so that more had come when it looked again.",
+            |it: &LaneStatus| (it.paused_ms / 1e3).into(),
         ),
         counter("lane_send_errors", Unit::Number, "Errors of sending, of all kinds.", |it: &LaneStatus| {
             it.send_errors.into()

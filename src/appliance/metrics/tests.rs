@@ -13,7 +13,8 @@ use crate::metrics::family::Format;
 /// A status in which nothing is absent and all is well.
 fn full() -> Status {
     let lane = json!({
-        "lane": 0, "listen": "192.0.2.1:7117", "udp_gso": "active", "receive_overflows": 1, "send_errors": 2, "queue_full": 3,
+        "lane": 0, "listen": "192.0.2.1:7117", "udp_gso": "active", "receive_overflows": 1,
+        "receive_wait_ms": 1.5, "paused_ms": 2500.0, "send_errors": 2, "queue_full": 3,
         "too_big": 4, "path_mtu": 1400, "timestamps": "by number", "cut_in_software": 5, "notices_lost": 6, "memory": 7,
         "last_hop": { "packets": 8, "flows": 9, "memory": 10, "dropped": 11, "repeated": 12 }, "drops": {},
     });

@@ -23,9 +23,15 @@ pub struct LaneStatus {
     /// `active` or `off` with the reason.
     #[serde(default)]
     pub udp_gso: String,
-    /// Datagrams dropped because our receive buffer was full.
+    /// Datagrams dropped because our receive buffer was full; an uncut train of them counts once.
     #[serde(default)]
     pub receive_overflows: u64,
+    /// How long datagrams have waited in our receive buffer in the last 20 ms, at least.
+    #[serde(default)]
+    pub receive_wait_ms: f64,
+    /// How long it has paused under load, so that more had come when it looked again.
+    #[serde(default)]
+    pub paused_ms: f64,
     /// Errors of sending, all kinds.
     #[serde(default)]
     pub send_errors: u64,
@@ -68,6 +74,8 @@ impl From<&LaneSnapshot> for LaneStatus {
             listen: lane.listen,
             udp_gso: lane.gso.clone(),
             receive_overflows: lane.receive_overflows,
+            receive_wait_ms: lane.receive_wait.as_secs_f64() * 1e3,
+            paused_ms: lane.paused.as_secs_f64() * 1e3,
             send_errors: lane.errors.total(),
             queue_full: lane.errors.queue_full,
             too_big: lane.errors.too_big,
