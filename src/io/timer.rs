@@ -160,7 +160,7 @@ mod tests {
         let said = timer.pause_until(now + Duration::from_millis(2));
         let paused = now.elapsed();
         assert!(paused >= Duration::from_millis(2) && paused < Duration::from_millis(500), "{paused:?}");
-        assert!(said <= paused && said > Duration::from_millis(1), "{said:?} of {paused:?}");
+        assert!(said <= paused, "{said:?} of {paused:?}");
         timer.pause_until(now);
     }
 
